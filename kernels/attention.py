@@ -1,0 +1,144 @@
+"""Causal attention with grouped queries: one function, several backends, the choice made once when the model is built.
+
+Shapes: s sequence, b micro batch, n query heads, g query groups (key/value heads, g divides n), d head size.
+Definition: kernels.reference.causal_grouped_attention.
+
+Which CUDA kernel runs under "sdpa" is torch's choice. According to torch's documentation and issue threads (not yet run
+on a GPU here): flash and cuDNN take grouped queries as they are, in bf16 and fp16; the memory-efficient kernel refuses
+them, so grouped queries in fp32, or with a head too large for flash and cuDNN, run the "math" kernel, which holds the
+[s, s] scores in memory. torch.nn.attention.sdpa_kernel pins one kernel, for measuring.
+"""
+
+import logging
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kernels.reference import causal_grouped_attention
+
+try:
+    from flash_attn import flash_attn_func  # pyright: ignore[reportMissingImports]  (an optional package)
+
+    _FLASH_IMPORT_ERROR = ""
+except ImportError as error:  # absent, or built for another torch: the text says which
+    flash_attn_func = None
+    _FLASH_IMPORT_ERROR = str(error)
+
+logger = logging.getLogger(__name__)
+
+FUSED_DTYPES = (torch.bfloat16, torch.float16)
+MAX_FUSED_HEAD_SIZE = 256
+"""Largest head that flash_attn, and torch's own flash kernel, are built for."""
+
+
+def _sdpa_attention(query: Tensor, key: Tensor, value: Tensor, softmax_scale: float | None) -> Tensor:
+    """torch's scaled_dot_product_attention on transposed views. [s, b, n, d], [s, b, g, d] twice -> [s, b, n, d]"""
+    # enable_gqa rather than repeating key and value n/g times. Measured on one CPU core, torch 2.13.0, n=8, g=2, d 64
+    # and 128, s 512 and 1,024, fp32 and bf16: torch's CPU flash kernel runs either way; with enable_gqa it reads the
+    # strided views with no copy in the forward (repeating makes 2) and allocates 0.35 (fp32) to 0.38 (bf16) of the
+    # bytes; time forward and backward is 0.96 to 0.98 of repeating.
+    output = F.scaled_dot_product_attention(
+        query.permute(1, 2, 0, 3),  # [b, n, s, d], a view
+        key.permute(1, 2, 0, 3),  # [b, g, s, d], a view
+        value.permute(1, 2, 0, 3),
+        is_causal=True,
+        scale=softmax_scale,
+        enable_gqa=query.shape[2] != key.shape[2],  # if equal, every kernel stays eligible
+    )
+    return output.permute(2, 0, 1, 3)
+
+
+def _flash_attention(query: Tensor, key: Tensor, value: Tensor, softmax_scale: float | None) -> Tensor:
+    """The flash_attn package (Dao, 2023, arXiv:2307.08691); groups queries natively. Not yet run on a GPU."""
+    assert flash_attn_func is not None, "flash_attn is missing; select_attention_backend refuses this backend first"
+    # [s, b, n, d] -> [b, s, n, d]: a view, since flash_attn only needs the last dimension to be contiguous.
+    batch_first = (tensor.transpose(0, 1) for tensor in (query, key, value))
+    return flash_attn_func(*batch_first, softmax_scale=softmax_scale, causal=True).transpose(0, 1)
+
+
+def _reference_attention(query: Tensor, key: Tensor, value: Tensor, softmax_scale: float | None) -> Tensor:
+    return causal_grouped_attention(query, key, value, softmax_scale)  # already [s, b, n * d]
+
+
+_BACKENDS: dict[str, Callable[[Tensor, Tensor, Tensor, float | None], Tensor]] = {
+    "sdpa": _sdpa_attention,
+    "flash": _flash_attention,
+    "reference": _reference_attention,
+}
+
+
+def causal_attention(
+    query: Tensor, key: Tensor, value: Tensor, backend: str, softmax_scale: float | None = None
+) -> Tensor:
+    """Causal attention in which query head j reads key/value head j // (n / g).
+
+    Args:
+        query [s, b, n, d]; key, value [s, b, g, d]; one dtype.
+        backend: what select_attention_backend returned.
+        softmax_scale: multiplies the scores; 1 / sqrt(d) if None.
+    Returns: [s, b, n * d], heads in order, in query.dtype.
+    Source: Vaswani et al., 2017 (arXiv:1706.03762); Ainslie et al., GQA, 2023 (arXiv:2305.13245).
+    """
+    assert query.dim() == 4, f"query must be [s, b, n, d], got {tuple(query.shape)}"
+    seq_length, batch, num_heads, head_size = query.shape
+    assert key.shape == value.shape, f"key {tuple(key.shape)} and value {tuple(value.shape)} must have the same shape"
+    assert key.dim() == 4 and (key.shape[0], key.shape[1], key.shape[3]) == (seq_length, batch, head_size), (
+        f"key {tuple(key.shape)} must be [s, b, g, d] with s, b, d of the query {tuple(query.shape)}: "
+        "every position attends to itself and to all before it, so both have the same length"
+    )
+    num_groups = key.shape[2]
+    assert num_heads % num_groups == 0, (
+        f"query heads ({num_heads}) must be a multiple of key/value heads ({num_groups})"
+    )
+    output = _BACKENDS[backend](query, key, value, softmax_scale)  # [s, b, n, d] or already flat
+    # A view, not a copy: sdpa and flash write the heads of a token next to each other.
+    return output.reshape(seq_length, batch, num_heads * head_size)
+
+
+def select_attention_backend(requested: str, device_type: str, dtype: torch.dtype, head_size: int) -> str:
+    """Settle the backend once, when the model is built, and log what was chosen and why.
+
+    "auto" is sdpa on every machine, so that what a run computes does not depend on whether an optional package is
+    installed; flash is there to be asked for.
+
+    Args: requested, one of "auto", "sdpa", "flash", "reference"; device_type "cuda" or "cpu"; dtype and head_size (d)
+        of query, key and value.
+    Returns: a backend for causal_attention.
+    Raises: ValueError if the requested backend cannot run here, with the reason and what can.
+    """
+    if requested not in ("auto", *_BACKENDS):
+        raise ValueError(f"unknown attention backend {requested!r}; known: auto, {', '.join(_BACKENDS)}")
+    if requested == "flash" and (obstacles := _flash_obstacles(device_type, dtype, head_size)):
+        raise ValueError(
+            f"attention backend 'flash' cannot run: {'; '.join(obstacles)}. It needs CUDA, the flash_attn package, "
+            f"bfloat16 or float16, and a head size up to {MAX_FUSED_HEAD_SIZE}; 'sdpa' (or 'auto') works here"
+        )
+    chosen = "sdpa" if requested == "auto" else requested
+    situation = f"{device_type}, {dtype}, head size {head_size}"
+    logger.info("attention backend: %s (requested: %s; %s)", chosen, requested, situation)
+    if chosen == "reference":
+        logger.warning("attention backend 'reference' holds the [s, s] scores of every head in memory: for tests only")
+    elif device_type == "cuda" and chosen == "sdpa" and (dtype not in FUSED_DTYPES or head_size > MAX_FUSED_HEAD_SIZE):
+        logger.warning(
+            "attention on %s: torch has no fused kernel for grouped queries here and may hold the [s, s] scores in "
+            "memory; bfloat16 or float16 with a head size up to %d avoids that",
+            situation,
+            MAX_FUSED_HEAD_SIZE,
+        )
+    return chosen
+
+
+def _flash_obstacles(device_type: str, dtype: torch.dtype, head_size: int) -> list[str]:
+    """Every reason why flash_attn cannot run, so that one message names them all; empty if it can."""
+    obstacles = []
+    if device_type != "cuda":
+        obstacles.append(f"the device is {device_type!r}")
+    if flash_attn_func is None:
+        obstacles.append(f"flash_attn is not importable ({_FLASH_IMPORT_ERROR})")
+    if dtype not in FUSED_DTYPES:
+        obstacles.append(f"the dtype is {dtype}")
+    if head_size > MAX_FUSED_HEAD_SIZE:
+        obstacles.append(f"the head size is {head_size}")
+    return obstacles

@@ -1,0 +1,113 @@
+"""The definition of each operation in plain torch: slow, short, and what every faster version is tested against.
+
+Shapes follow megatron-core's order, one letter each:
+    s sequence, b micro batch, h hidden, n query heads, g query groups (key/value heads), d head size,
+    f feed-forward size, v vocabulary. "..." stands for any leading dimensions.
+
+Arithmetic: every operation computes in fp32 (in fp64 for fp64 inputs, so that gradients can be checked against finite
+differences) and rounds once, at the end, to the dtype of its input. A faster version may round in other places; its
+test states by how much the results may then differ.
+"""
+
+import torch
+from torch import Tensor
+
+
+def _compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """fp32 for everything up to fp32, fp64 for fp64."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Root-mean-square layer normalisation: x / sqrt(mean(x^2) + eps) * weight over the last dimension.
+
+    The product with the weight is rounded once. Hugging Face's Llama rounds before the product as well, which in bf16
+    changes about one element in four by one unit in the last place.
+
+    Args: x [..., h]; weight [h]; eps > 0, added to the mean square.
+    Returns: [..., h] in x.dtype.
+    Source: Zhang and Sennrich, Root Mean Square Layer Normalization, 2019 (arXiv:1910.07467).
+    """
+    assert weight.shape == x.shape[-1:], f"weight {tuple(weight.shape)} must match the last dim of x {tuple(x.shape)}"
+    wide = x.to(_compute_dtype(x.dtype))
+    inverse_rms = torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + eps)  # [..., 1]
+    return (wide * inverse_rms * weight.to(wide.dtype)).to(x.dtype)
+
+
+def rotary_angles(seq_length: int, head_size: int, theta: float, device: torch.device | None = None) -> Tensor:
+    """Rotation angle of every position and every pair of channels: position * theta^(-2i/d), i = 0 .. d/2 - 1.
+
+    Args: seq_length s; head_size d, even; theta, the base of the geometric series of wavelengths (10,000 in the paper).
+    Returns: [s, d/2], radians, fp32.
+    Source: Su et al., RoFormer, 2021 (arXiv:2104.09864), section 3.2.2.
+    """
+    assert head_size % 2 == 0, f"head_size ({head_size}) must be even: rotary embedding turns pairs of channels"
+    exponent = torch.arange(0, head_size, 2, dtype=torch.float32, device=device) / head_size  # [d/2]
+    position = torch.arange(seq_length, dtype=torch.float32, device=device)  # [s]
+    return torch.outer(position, theta**-exponent)
+
+
+def rotary_embedding(x: Tensor, theta: float) -> Tensor:
+    """Turn each pair of channels of each head by an angle that grows with the position.
+
+    Half-rotation layout, as in GPT-NeoX and Hugging Face's Llama: channel i is paired with channel i + d/2. The paper,
+    and Meta's own checkpoints, pair 2i with 2i + 1; the two differ by a fixed permutation of each head's channels.
+
+    Args: x [s, b, n, d], positions 0 .. s - 1; theta as in rotary_angles.
+    Returns: [s, b, n, d] in x.dtype.
+    Source: Su et al., RoFormer, 2021 (arXiv:2104.09864).
+    """
+    assert x.dim() == 4, f"x must be [s, b, n, d], got {tuple(x.shape)}"
+    angles = rotary_angles(x.shape[0], x.shape[-1], theta, x.device)[:, None, None, :]  # [s, 1, 1, d/2]
+    first, second = x.to(_compute_dtype(x.dtype)).chunk(2, dim=-1)  # each [s, b, n, d/2]
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
+
+
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    """Gated feed-forward activation: gate * sigmoid(gate) * up, elementwise.
+
+    Args: gate, up [..., f], equal shapes.
+    Returns: [..., f] in gate.dtype.
+    Source: Shazeer, GLU Variants Improve Transformer, 2020 (arXiv:2002.05202).
+    """
+    assert gate.shape == up.shape, f"gate {tuple(gate.shape)} and up {tuple(up.shape)} must have the same shape"
+    wide = gate.to(_compute_dtype(gate.dtype))
+    return (wide * torch.sigmoid(wide) * up.to(wide.dtype)).to(gate.dtype)
+
+
+def causal_grouped_attention(query: Tensor, key: Tensor, value: Tensor, softmax_scale: float | None = None) -> Tensor:
+    """Causal attention with grouped queries, the whole [s, s] score matrix in memory.
+
+    Query heads are grouped in blocks: head j reads key/value head j // (n / g). g = n is multi-head attention, g = 1
+    multi-query.
+
+    Args: query [s, b, n, d]; key, value [s, b, g, d], g dividing n; softmax_scale multiplies the scores, 1/sqrt(d) if
+        None.
+    Returns: [s, b, n * d] in query.dtype, heads in order.
+    Source: Vaswani et al., 2017 (arXiv:1706.03762); groups: Ainslie et al., GQA, 2023 (arXiv:2305.13245).
+    """
+    seq_length, batch, num_heads, head_size = query.shape
+    num_groups = key.shape[2]
+    assert num_heads % num_groups == 0, f"query heads ({num_heads}) must be a multiple of groups ({num_groups})"
+    scale = head_size**-0.5 if softmax_scale is None else softmax_scale
+    compute = _compute_dtype(query.dtype)
+    # A dimension of its own for the heads of a group (r = n / g), so that keys and values broadcast over it.
+    grouped = query.to(compute).view(seq_length, batch, num_groups, num_heads // num_groups, head_size)
+    scores = torch.einsum("sbgrd,tbgd->bgrst", grouped, key.to(compute)) * scale  # [b, g, r, s, s]
+    future = torch.ones(seq_length, seq_length, dtype=torch.bool, device=query.device).triu(diagonal=1)
+    probabilities = scores.masked_fill(future, float("-inf")).softmax(dim=-1)
+    context = torch.einsum("bgrst,tbgd->sbgrd", probabilities, value.to(compute))  # [s, b, g, r, d]
+    return context.reshape(seq_length, batch, num_heads * head_size).to(query.dtype)
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Negative log likelihood of each label, in nats: logsumexp(logits) - logits[label].
+
+    Args: logits [..., v]; labels [...], integers in [0, v).
+    Returns: [...], not averaged, fp32 whatever the dtype of the logits (fp64 for fp64).
+    """
+    assert labels.shape == logits.shape[:-1], f"labels {tuple(labels.shape)} must fit logits {tuple(logits.shape)}"
+    wide = logits.to(_compute_dtype(logits.dtype))
+    chosen = wide.gather(-1, labels.unsqueeze(-1)).squeeze(-1)  # [...]
+    return wide.logsumexp(dim=-1) - chosen

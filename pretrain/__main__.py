@@ -1,0 +1,110 @@
+"""The command line: parse, call one function, exit code. ``python -m pretrain --help``.
+
+Rooms are imported inside the commands, so that ``--help`` and ``show`` do not wait for megatron-core.
+"""
+
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from pretrain.config.load import load_run
+from pretrain.config.schema import RunConfig
+from pretrain.exit_codes import CRASH, FINISHED, STOPPED, WRONG_INPUT, exit_code_of
+
+CONTEXT = {"help_option_names": ["-h", "--help"]}
+
+
+@click.group(context_settings=CONTEXT)
+def cli() -> None:
+    """Pretrain foundation language models."""
+
+
+@cli.command(context_settings=CONTEXT)
+@click.argument("config")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+def train(config: str, overrides: tuple[str, ...]) -> None:
+    """Train the run that CONFIG describes, or go on with it.
+
+    Under torchrun or srun it uses the ranks it is given; alone, it starts the local ranks the layout needs.
+    """
+    from pretrain.parallel.world import started_by_launcher
+
+    sys.exit(_guard(lambda: (_train_rank if started_by_launcher() else _train_local)(load_run(config, overrides))))
+
+
+@cli.command(context_settings=CONTEXT)
+@click.argument("config")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+def show(config: str, overrides: tuple[str, ...]) -> None:
+    """Print the resolved config and what follows from it."""
+    from rich.console import Console
+
+    from pretrain.inspect.show import show as show_run
+
+    def act() -> int:
+        show_run(load_run(config, overrides), Console())
+        return FINISHED
+
+    sys.exit(_guard(act))
+
+
+def _train_rank(run: RunConfig) -> int:
+    """Train as one rank of a world that exists or is this process alone."""
+    from pretrain.train.loop import Outcome
+    from pretrain.train.loop import train as train_run
+
+    return FINISHED if train_run(run) is Outcome.FINISHED else STOPPED
+
+
+def _train_local(run: RunConfig) -> int:
+    """Train on local ranks; checks what can be checked before any starts."""
+    from pretrain.config.derive import world_size
+    from pretrain.data.sources import open_sources
+    from pretrain.parallel.device import resolve_device
+    from pretrain.parallel.local import run_local_ranks
+
+    open_sources(run)
+    device_type = resolve_device(run.parallel.device)
+    if device_type == "cpu":
+        import pretrain.train.loop  # noqa: F401  forked ranks share this import
+    code, failure = run_local_ranks(
+        _local_rank, run, num_ranks=world_size(run.parallel), device_type=device_type, log_dir=Path(run.run_dir) / "logs"
+    )
+    if failure is None:
+        return code
+    if code == WRONG_INPUT:
+        print(f"error: {failure.error}", file=sys.stderr)
+    else:
+        print(f"rank {failure.rank} failed:\n{failure.text}", file=sys.stderr)
+        code = CRASH
+    return code
+
+
+def _local_rank(run: RunConfig) -> int:
+    import os
+
+    import torch
+
+    if not os.environ.get("OMP_NUM_THREADS"):
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ["WORLD_SIZE"])))
+    return _train_rank(run)
+
+
+def _guard(act: Callable[[], int]) -> int:
+    """Run ``act``; a mistake of the user's becomes one line and exit code 2, anything else a traceback and 70."""
+    try:
+        return act()
+    except Exception as error:
+        code = exit_code_of(error)
+        if code == WRONG_INPUT:
+            print(f"error: {error}", file=sys.stderr)
+        else:
+            traceback.print_exc()
+        return code
+
+
+if __name__ == "__main__":
+    cli()

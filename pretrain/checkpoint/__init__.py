@@ -1,0 +1,1 @@
+"""Checkpoint room: a directory per step, whole or not there."""

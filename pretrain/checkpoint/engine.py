@@ -1,0 +1,33 @@
+"""How megatron's sharded state reaches the disk: PyTorch's own writer, in this process.
+
+megatron-core's writer starts a manager and a writer process per save. That costs seconds, waits for ever if the writer
+dies, and leaves the manager behind when a rank is killed. A rank writes one file either way, and ranks write in parallel.
+The format is the same ("torch_dist"), and megatron's reader loads it.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch.distributed.checkpoint as torch_checkpoint
+from megatron.core.dist_checkpointing.strategies.torch import (
+    MCoreSavePlanner,
+    TorchDistSaveShardedStrategy,
+    _replace_state_dict_keys_with_sharded_keys,
+    mcore_to_pyt_state_dict,
+)
+
+
+class InProcessSave(TorchDistSaveShardedStrategy):
+    """Synchronous save with one file per rank, each synced to the disk."""
+
+    def __init__(self) -> None:
+        super().__init__("torch_dist", 1)
+
+    def save(self, sharded_state_dict: Any, checkpoint_dir: str | Path) -> None:
+        """Collective: every rank calls it with its part."""
+        by_key, _, _ = _replace_state_dict_keys_with_sharded_keys(sharded_state_dict, self.keep_only_main_replica)
+        torch_checkpoint.save(
+            mcore_to_pyt_state_dict(by_key, False),
+            storage_writer=torch_checkpoint.FileSystemWriter(checkpoint_dir, single_file_per_rank=True, sync_files=True),
+            planner=MCoreSavePlanner(dedup_replicated_tensors=False, flatten_state_dict=False),
+        )

@@ -1,0 +1,86 @@
+"""Find the newest whole checkpoint of a run and restore it, in any layout."""
+
+import dataclasses
+import json
+import logging
+from pathlib import Path
+
+from megatron.core import dist_checkpointing
+from megatron.core.distributed import DistributedDataParallel
+from megatron.core.optimizer import MegatronOptimizer
+from omegaconf import OmegaConf
+
+from pretrain.checkpoint.content import sharded_content
+from pretrain.checkpoint.paths import COMPLETE, CONFIG, SHARDS, STATE, checkpoints_dir, step_of
+from pretrain.config.schema import RunConfig
+from pretrain.model.gpt import unwrap
+from pretrain.optim.optimizer import inner_optimizers
+from pretrain.parallel.reduce import share_text
+from pretrain.parallel.world import World
+from pretrain.state import TrainState
+
+logger = logging.getLogger(__name__)
+
+FREE_TO_CHANGE = {"attention_backend"}
+"""Fields of the model that a resumed run may change: they say how it is computed, not what it is."""
+
+
+def newest_checkpoint(run_dir: str | Path) -> Path | None:
+    """The whole checkpoint of the highest step; None if the run has none."""
+    folder = checkpoints_dir(run_dir)
+    if not folder.is_dir():
+        return None
+    whole = [path for path in folder.iterdir() if step_of(path.name) is not None and (path / COMPLETE).is_file()]
+    return max(whole, key=lambda path: step_of(path.name) or 0, default=None)
+
+
+def load_checkpoint(
+    run: RunConfig, model: list[DistributedDataParallel], optimizer: MegatronOptimizer, world: World
+) -> TrainState:
+    """Restore the newest checkpoint into model and optimizer; the starting state if there is none.
+
+    Collective: every rank calls it. Rank 0 chooses, so that ranks never load different steps.
+    Raises: ValueError if the checkpoint is of another model or another order of data, naming each difference.
+    """
+    found = share_text(str(newest_checkpoint(run.run_dir) or ""), world)
+    if not found:
+        return TrainState()
+    folder = Path(found)
+    check_same_run(run, folder)
+    for part in inner_optimizers(optimizer):
+        if hasattr(part, "_init_optimizer_states_with_dummy_values"):
+            part._init_optimizer_states_with_dummy_values()  # the distributed optimizer loads into what is there
+    content = dist_checkpointing.load(sharded_content(model, optimizer, is_loading=True), str(folder / SHARDS))
+    chunks = unwrap(model)
+    for index, chunk in enumerate(chunks):
+        chunk.load_state_dict(content["model" if len(chunks) == 1 else f"model{index}"])
+    optimizer.load_state_dict(content["optimizer"])
+    for part in inner_optimizers(optimizer):
+        # All parameters now share one step tensor, which AdamW would count up once per parameter.
+        for parameter_state in part.optimizer.state.values():
+            parameter_state["step"] = parameter_state["step"].clone()
+    logger.info("resumed from %s", folder)
+    return TrainState(**json.loads((folder / STATE).read_text()))
+
+
+def check_same_run(run: RunConfig, folder: Path) -> None:
+    """Refuse to resume another model, or the same one on data in another order.
+
+    Raises: ValueError naming each difference.
+    """
+    saved = OmegaConf.load(folder / CONFIG)
+    differences = [
+        f"model.{field.name} (checkpoint {saved.model.get(field.name)}, config {getattr(run.model, field.name)})"
+        for field in dataclasses.fields(run.model)
+        if field.name not in FREE_TO_CHANGE and saved.model.get(field.name) != getattr(run.model, field.name)
+    ]
+    now = OmegaConf.structured(run)
+    for key in ("data.seq_length", "data.seed", "data.train"):
+        before, after = OmegaConf.select(saved, key), OmegaConf.select(now, key)
+        if before != after:
+            differences.append(f"{key} (checkpoint {before}, config {after})")
+    if differences:
+        raise ValueError(
+            f"checkpoint {folder} belongs to another run: {'; '.join(differences)}. Take these values back, or start a new "
+            "run in another run_dir"
+        )

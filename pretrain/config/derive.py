@@ -1,0 +1,120 @@
+"""Pure integers that follow from a configuration. Nothing here reads a file or knows a rank."""
+
+from pretrain.config.schema import BatchRampConfig, ModelConfig, OptimConfig, ParallelConfig, TrainConfig
+
+
+def kv_channels(model: ModelConfig) -> int:
+    """Size of one attention head."""
+    return model.kv_channels if model.kv_channels is not None else model.hidden_size // model.num_attention_heads
+
+
+def padded_vocab_size(model: ModelConfig) -> int:
+    """Rows of the embedding in memory: vocab_size rounded up, the same for every layout.
+
+    Megatron pads by the tensor-parallel size, so that the model itself depends on the layout; ours does not.
+    """
+    multiple = model.make_vocab_size_divisible_by
+    return -(-model.vocab_size // multiple) * multiple
+
+
+def num_parameters(model: ModelConfig) -> int:
+    """Trainable parameters, without vocabulary padding."""
+    head_size = kv_channels(model)
+    attention = model.hidden_size * head_size * (2 * model.num_attention_heads + 2 * model.num_query_groups)
+    feed_forward = 3 * model.hidden_size * model.ffn_hidden_size
+    norms = 2 * model.hidden_size
+    embeddings = model.vocab_size * model.hidden_size * (1 if model.share_embeddings_and_output_weights else 2)
+    return model.num_layers * (attention + feed_forward + norms) + model.hidden_size + embeddings
+
+
+def model_parallel_size(parallel: ParallelConfig) -> int:
+    """Ranks that hold one replica of the model."""
+    return parallel.tensor_model_parallel_size * parallel.pipeline_model_parallel_size
+
+
+def world_size(parallel: ParallelConfig) -> int:
+    """Ranks the layout asks for; one replica where data_parallel_size is left open."""
+    return model_parallel_size(parallel) * (parallel.data_parallel_size or 1)
+
+
+def data_parallel_size(parallel: ParallelConfig, *, num_ranks: int) -> int:
+    """Replicas on ``num_ranks`` ranks.
+
+    Raises: ValueError if the ranks are not a whole number of replicas, or not the number the config states.
+    """
+    per_replica = model_parallel_size(parallel)
+    if num_ranks % per_replica:
+        fits = max(1, num_ranks // per_replica) * per_replica
+        raise ValueError(
+            f"{num_ranks} ranks cannot hold whole replicas of parallel.tensor_model_parallel_size "
+            f"({parallel.tensor_model_parallel_size}) * parallel.pipeline_model_parallel_size "
+            f"({parallel.pipeline_model_parallel_size}) = {per_replica} ranks; start {fits} or {fits + per_replica} ranks"
+        )
+    found = num_ranks // per_replica
+    if parallel.data_parallel_size not in (None, found):
+        raise ValueError(
+            f"parallel.data_parallel_size ({parallel.data_parallel_size}) needs "
+            f"{per_replica * parallel.data_parallel_size} ranks and {num_ranks} are running; "
+            f"set parallel.data_parallel_size={found}, or null to take what is there"
+        )
+    return found
+
+
+def num_microbatches(*, global_batch_size: int, micro_batch_size: int, data_parallel_size: int) -> int:
+    """Forward passes each rank makes per optimizer step.
+
+    Args: sizes in samples, data_parallel_size in ranks.
+    Raises: ValueError if the global batch does not divide evenly.
+    """
+    per_pass = micro_batch_size * data_parallel_size
+    if global_batch_size % per_pass:
+        raise ValueError(
+            f"train.global_batch_size ({global_batch_size}) must be a multiple of train.micro_batch_size "
+            f"({micro_batch_size}) * data_parallel_size ({data_parallel_size}) = {per_pass}; "
+            f"the next one is {-(-global_batch_size // per_pass) * per_pass}"
+        )
+    return global_batch_size // per_pass
+
+
+def ramp_stages(ramp: BatchRampConfig, global_batch_size: int) -> int:
+    """Increments between the first and the full batch size."""
+    return (global_batch_size - ramp.start) // ramp.increment
+
+
+def global_batch_size_at(train: TrainConfig, consumed_samples: int) -> int:
+    """Samples of the next optimizer step after ``consumed_samples``.
+
+    The ramp is split into equal parts of samples, one per increment, as in Megatron's ``rampup_batch_size``.
+    """
+    ramp = train.batch_ramp
+    if ramp is None or consumed_samples > ramp.samples:
+        return train.global_batch_size
+    stages = ramp_stages(ramp, train.global_batch_size)
+    # consumed // (samples / stages), kept in integers
+    return min(train.global_batch_size, ramp.start + consumed_samples * stages // ramp.samples * ramp.increment)
+
+
+def consumed_samples_at(train: TrainConfig, step: int) -> int:
+    """Samples consumed when ``step`` optimizer steps are done; at most one loop turn per ramp stage."""
+    consumed, done = 0, 0
+    while done < step:
+        batch = global_batch_size_at(train, consumed)
+        if batch == train.global_batch_size:
+            return consumed + (step - done) * batch
+        assert train.batch_ramp is not None, "only a ramp makes a batch smaller than the full one"
+        stages = ramp_stages(train.batch_ramp, train.global_batch_size)
+        stage = (batch - train.batch_ramp.start) // train.batch_ramp.increment
+        stage_end = -(-(stage + 1) * train.batch_ramp.samples // stages)  # first sample of the next stage
+        steps_here = min(step - done, max(1, -(-(stage_end - consumed) // batch)))
+        consumed, done = consumed + steps_here * batch, done + steps_here
+    return consumed
+
+
+def train_samples(train: TrainConfig) -> int:
+    """Samples the whole run consumes."""
+    return consumed_samples_at(train, train.train_steps)
+
+
+def lr_decay_samples(optim: OptimConfig, train: TrainConfig) -> int:
+    """Samples, warm-up included, after which the learning rate is min_lr."""
+    return optim.lr_decay_samples if optim.lr_decay_samples is not None else train_samples(train)

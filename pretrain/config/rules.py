@@ -1,0 +1,182 @@
+"""Cross-field rules of a configuration. Each error names the fields, their values, the rule and a value that works."""
+
+from pretrain.config.derive import (
+    lr_decay_samples,
+    num_microbatches,
+    padded_vocab_size,
+    ramp_stages,
+)
+from pretrain.config.schema import ModelConfig, OptimConfig, ParallelConfig, RunConfig, TrainConfig
+
+
+def check(run: RunConfig) -> None:
+    """Refuse a configuration that cannot run, whatever the machine.
+
+    Raises: ValueError naming the first broken rule.
+    """
+    _positive(run)
+    _check_model(run.model)
+    _check_parallel(run.parallel, run.model, run.train)
+    _check_batch(run.train, run.parallel)
+    _check_optim(run.optim, run.train)
+    _check_data(run)
+
+
+def _positive(run: RunConfig) -> None:
+    sized = {
+        "model": ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups", "vocab_size",
+                  "kv_channels", "make_vocab_size_divisible_by", "rotary_base", "layernorm_epsilon", "init_method_std"),
+        "data": ("seq_length",),
+        "parallel": ("tensor_model_parallel_size", "pipeline_model_parallel_size",
+                     "virtual_pipeline_model_parallel_size", "data_parallel_size", "timeout_s"),
+        "optim": ("lr", "lr_decay_samples", "adam_eps"),
+        "train": ("train_steps", "global_batch_size", "micro_batch_size", "eval_interval", "eval_samples"),
+        "checkpoint": ("interval", "keep_last"),
+        "log": ("interval", "peak_tflops_per_gpu"),
+    }  # fmt: skip
+    for room, names in sized.items():
+        for name in names:
+            value = getattr(getattr(run, room), name)
+            if value is not None and not value > 0:
+                works = "1" if isinstance(value, int) else "a small number such as 1e-5"
+                raise ValueError(f"{room}.{name} ({value}) must be above 0; {works} works")
+    for room, name in (("optim", "min_lr"), ("optim", "lr_warmup_samples"), ("optim", "weight_decay"),
+                       ("optim", "clip_grad"), ("train", "max_skipped_steps")):  # fmt: skip
+        if getattr(getattr(run, room), name) < 0:
+            raise ValueError(f"{room}.{name} ({getattr(getattr(run, room), name)}) must not be negative; 0 works")
+    for name in ("adam_beta1", "adam_beta2"):
+        if not 0 <= getattr(run.optim, name) < 1:
+            raise ValueError(f"optim.{name} ({getattr(run.optim, name)}) must be at least 0 and below 1; 0.95 works")
+
+
+def _check_model(model: ModelConfig) -> None:
+    if model.kv_channels is None and model.hidden_size % model.num_attention_heads:
+        raise ValueError(
+            f"model.hidden_size ({model.hidden_size}) must be a multiple of model.num_attention_heads "
+            f"({model.num_attention_heads}), or model.kv_channels must state the head size; "
+            f"{_next_multiple(model.hidden_size, model.num_attention_heads)} works"
+        )
+    head_size = model.kv_channels or model.hidden_size // model.num_attention_heads
+    if head_size % 2:
+        raise ValueError(
+            f"the head size ({head_size}: model.kv_channels, or model.hidden_size / model.num_attention_heads) must be even "
+            f"for rotary positions; model.kv_channels={head_size + 1} works"
+        )
+    if model.num_attention_heads % model.num_query_groups:
+        works = max(g for g in range(1, model.num_query_groups + 1) if model.num_attention_heads % g == 0)
+        raise ValueError(
+            f"model.num_attention_heads ({model.num_attention_heads}) must be a multiple of model.num_query_groups "
+            f"({model.num_query_groups}); num_query_groups={works} works"
+        )
+
+
+def _check_parallel(parallel: ParallelConfig, model: ModelConfig, train: TrainConfig) -> None:
+    tensor = parallel.tensor_model_parallel_size
+    padded = padded_vocab_size(model)
+    for name, value in (("model.num_attention_heads", model.num_attention_heads),
+                        ("model.num_query_groups", model.num_query_groups),
+                        ("model.ffn_hidden_size", model.ffn_hidden_size),
+                        (f"model.vocab_size padded by model.make_vocab_size_divisible_by to {padded}", padded)):  # fmt: skip
+        if value % tensor:
+            works = max(size for size in range(1, tensor + 1) if value % size == 0)
+            raise ValueError(
+                f"{name} ({value}) must be a multiple of parallel.tensor_model_parallel_size ({tensor}); "
+                f"tensor_model_parallel_size={works} works"
+            )
+    if parallel.sequence_parallel and tensor == 1:
+        raise ValueError(
+            "parallel.sequence_parallel (true) needs parallel.tensor_model_parallel_size above 1 (now 1); "
+            "set parallel.sequence_parallel=false"
+        )
+    _check_pipeline(parallel, model)
+    if parallel.overlap_param_gather and not (parallel.use_distributed_optimizer and parallel.overlap_grad_reduce):
+        raise ValueError(
+            "parallel.overlap_param_gather (true) needs parallel.use_distributed_optimizer and parallel.overlap_grad_reduce; "
+            "set both to true, or overlap_param_gather to false"
+        )
+
+
+def _check_pipeline(parallel: ParallelConfig, model: ModelConfig) -> None:
+    pipeline, virtual = parallel.pipeline_model_parallel_size, parallel.virtual_pipeline_model_parallel_size
+    if virtual > 1 and pipeline == 1:
+        raise ValueError(
+            f"parallel.virtual_pipeline_model_parallel_size ({virtual}) needs parallel.pipeline_model_parallel_size above 1 "
+            "(now 1); set it to 1"
+        )
+    stages = pipeline * virtual
+    if model.num_layers % stages:
+        works = _next_multiple(model.num_layers, stages)
+        raise ValueError(
+            f"model.num_layers ({model.num_layers}) must be a multiple of parallel.pipeline_model_parallel_size ({pipeline}) * "
+            f"parallel.virtual_pipeline_model_parallel_size ({virtual}) = {stages}, so that every stage holds as many layers; "
+            f"num_layers={works} works, or pipeline_model_parallel_size="
+            f"{max(s for s in range(1, pipeline + 1) if model.num_layers % s == 0)} with one virtual stage"
+        )
+
+
+def _check_batch(train: TrainConfig, parallel: ParallelConfig) -> None:
+    ramp = train.batch_ramp
+    sizes = [train.global_batch_size]
+    if ramp is not None:
+        for name in ("start", "increment", "samples"):
+            if getattr(ramp, name) <= 0:
+                raise ValueError(f"train.batch_ramp.{name} ({getattr(ramp, name)}) must be above 0; 1 works")
+        if ramp.start >= train.global_batch_size or (train.global_batch_size - ramp.start) % ramp.increment:
+            raise ValueError(
+                f"train.batch_ramp goes from start ({ramp.start}) to train.global_batch_size ({train.global_batch_size}) and must "
+                f"reach it in whole increments ({ramp.increment}); increment={max(1, train.global_batch_size - ramp.start)} works "
+                "where start is below global_batch_size"
+            )
+        sizes += [ramp.start + k * ramp.increment for k in range(ramp_stages(ramp, train.global_batch_size))]
+    for size in sizes:
+        microbatches = num_microbatches(
+            global_batch_size=size,
+            micro_batch_size=train.micro_batch_size,
+            data_parallel_size=parallel.data_parallel_size or 1,
+        )
+        pipeline = parallel.pipeline_model_parallel_size
+        if parallel.virtual_pipeline_model_parallel_size > 1 and microbatches % pipeline:
+            raise ValueError(
+                f"the interleaved schedule needs a multiple of parallel.pipeline_model_parallel_size ({pipeline}) microbatches per "
+                f"step and a global batch of {size} gives {microbatches}; a global batch of "
+                f"{_next_multiple(microbatches, pipeline) * train.micro_batch_size * (parallel.data_parallel_size or 1)} works"
+            )
+
+
+def _check_optim(optim: OptimConfig, train: TrainConfig) -> None:
+    if optim.min_lr > optim.lr:
+        raise ValueError(f"optim.min_lr ({optim.min_lr}) must not be above optim.lr ({optim.lr}); {optim.lr / 10} works")
+    decay = lr_decay_samples(optim, train)
+    if optim.lr_warmup_samples > decay:
+        raise ValueError(
+            f"optim.lr_warmup_samples ({optim.lr_warmup_samples}) must not be above the {decay} samples of the schedule "
+            f"(optim.lr_decay_samples, or the whole run); {decay // 10} works"
+        )
+    if (optim.lr_decay_style == "WSD") != (optim.lr_wsd_decay_samples is not None):
+        raise ValueError(
+            f"optim.lr_wsd_decay_samples ({optim.lr_wsd_decay_samples}) belongs to optim.lr_decay_style WSD (now "
+            f"{optim.lr_decay_style}) and to it alone; with WSD {max(1, decay // 10)} works, else null"
+        )
+    if optim.lr_wsd_decay_samples is not None and not 0 < optim.lr_wsd_decay_samples <= decay - optim.lr_warmup_samples:
+        raise ValueError(
+            f"optim.lr_wsd_decay_samples ({optim.lr_wsd_decay_samples}) must be above 0 and fit between the warm-up "
+            f"({optim.lr_warmup_samples}) and the end of the schedule ({decay}); {max(1, (decay - optim.lr_warmup_samples) // 2)} works"
+        )
+
+
+def _check_data(run: RunConfig) -> None:
+    tensor = run.parallel.tensor_model_parallel_size
+    if run.parallel.sequence_parallel and run.data.seq_length % tensor:
+        raise ValueError(
+            f"data.seq_length ({run.data.seq_length}) must be a multiple of parallel.tensor_model_parallel_size ({tensor}) with "
+            f"sequence_parallel; {_next_multiple(run.data.seq_length, tensor)} works"
+        )
+    if not run.data.train:
+        raise ValueError("data.train (empty) must name at least one source, such as [{prefix: shards/train}]")
+    for index, source in enumerate(run.data.train):
+        if not source.weight > 0:
+            raise ValueError(f"data.train[{index}].weight ({source.weight}) must be above 0; 1.0 works")
+
+
+def _next_multiple(value: int, factor: int) -> int:
+    return -(-value // factor) * factor

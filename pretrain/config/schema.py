@@ -1,0 +1,199 @@
+"""The whole configuration of a run, one frozen dataclass per room.
+
+What must be chosen has no default. Rules that need more than one field, and everything that follows from the fields,
+live in ``derive.py``; reading YAML and overrides lives in ``load.py``. Names are Megatron's.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from omegaconf import MISSING
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Shape and initial values of a Llama-family decoder."""
+
+    num_layers: int = MISSING
+    """Transformer layers."""
+    hidden_size: int = MISSING
+    """Width of the residual stream."""
+    ffn_hidden_size: int = MISSING
+    """Width of the SwiGLU feed-forward, per gate."""
+    num_attention_heads: int = MISSING
+    """Query heads."""
+    num_query_groups: int = MISSING
+    """Key/value heads; each serves num_attention_heads / num_query_groups query heads."""
+    kv_channels: int | None = None
+    """Size of one head; null means hidden_size / num_attention_heads."""
+    vocab_size: int = MISSING
+    """Rows of the embedding a token id may name: at least the tokenizer's vocabulary."""
+    make_vocab_size_divisible_by: int = 128
+    """The embedding is padded to a multiple of this, whatever the layout; padded columns never take part in the loss."""
+    share_embeddings_and_output_weights: bool = False
+    """True ties the output projection to the embedding."""
+    rotary_base: float = 10_000.0
+    """Theta of the rotary position embedding."""
+    layernorm_epsilon: float = 1e-5
+    """Added to the mean square inside RMSNorm."""
+    init_method_std: float = 0.02
+    """Standard deviation of initial weights; projections into the residual stream use std / sqrt(2 * num_layers)."""
+    attention_backend: Literal["auto", "sdpa", "flash", "reference"] = "auto"
+    """Attention kernel; auto takes flash-attn on CUDA when it is installed, else PyTorch's own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """One token shard and its part in the mixture."""
+
+    prefix: str = MISSING
+    """Path of the shard without .bin / .idx / .json."""
+    weight: float = 1.0
+    """Share of the mixture relative to the other sources' weights; only the ratios matter."""
+    domain: str | None = None
+    """Name in logs; null means the domain the shard's manifest states."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What is read, in which order."""
+
+    tokenizer: str = MISSING
+    """Folder of the tokenizer that made the shards."""
+    seq_length: int = MISSING
+    """Tokens a sample predicts; a sample reads seq_length + 1 tokens."""
+    train: list[SourceConfig] = field(default_factory=list)
+    """Sources of the training mixture."""
+    held_out: list[SourceConfig] = field(default_factory=list)
+    """Sources of the held-out loss, one figure per domain; weights are not used."""
+    seed: int = 42
+    """Seed of the order of samples."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParallelConfig:
+    """How the model and the batch are laid out over ranks."""
+
+    tensor_model_parallel_size: int = 1
+    """Ranks that share each weight matrix."""
+    pipeline_model_parallel_size: int = 1
+    """Ranks that share the layers."""
+    virtual_pipeline_model_parallel_size: int = 1
+    """Model chunks per pipeline rank; above 1 the schedule is interleaved 1F1B."""
+    data_parallel_size: int | None = None
+    """Replicas; null means what the ranks given allow (one, when the local ranks are started for you)."""
+    sequence_parallel: bool = False
+    """Split norms and residuals along the sequence among tensor-parallel ranks."""
+    use_distributed_optimizer: bool = True
+    """Split optimizer state and fp32 master weights among data-parallel ranks."""
+    overlap_grad_reduce: bool = False
+    """Reduce gradients while the backward pass still runs."""
+    overlap_param_gather: bool = False
+    """Gather updated parameters while the next forward pass runs; needs the distributed optimizer and overlap_grad_reduce."""
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    """Where tensors live: CUDA talks NCCL, CPU talks gloo; auto takes CUDA when there is one."""
+    timeout_s: int = 600
+    """Seconds a collective may take before the run gives up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW and its learning-rate schedule."""
+
+    lr: float = MISSING
+    """Peak learning rate."""
+    min_lr: float = 0.0
+    """Learning rate at the end of the decay."""
+    lr_decay_style: Literal["constant", "linear", "cosine", "WSD"] = "cosine"
+    """Shape after the warm-up."""
+    lr_warmup_samples: int = 0
+    """Samples over which the rate rises linearly from 0."""
+    lr_decay_samples: int | None = None
+    """Samples, warm-up included, until min_lr; null means the whole run."""
+    lr_wsd_decay_samples: int | None = None
+    """WSD only: samples of the final decay, counted back from lr_decay_samples."""
+    weight_decay: float = 0.1
+    """Decoupled weight decay; not applied to norms and biases."""
+    adam_beta1: float = 0.9
+    """Decay of the first moment."""
+    adam_beta2: float = 0.95
+    """Decay of the second moment."""
+    adam_eps: float = 1e-8
+    """Added to the root of the second moment."""
+    clip_grad: float = 1.0
+    """Largest global gradient norm; 0 turns clipping off."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchRampConfig:
+    """Batch size that grows at the start: from ``start`` by ``increment`` in equal parts of ``samples``."""
+
+    start: int = MISSING
+    """First global batch size, in samples."""
+    increment: int = MISSING
+    """Growth at each stage, in samples."""
+    samples: int = MISSING
+    """Samples after which the full global_batch_size is reached."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long to train, with what batch, in what precision."""
+
+    train_steps: int = MISSING
+    """Optimizer steps in the whole run, counted across restarts."""
+    global_batch_size: int = MISSING
+    """Samples per optimizer step over all ranks."""
+    micro_batch_size: int = MISSING
+    """Samples per rank per forward pass."""
+    batch_ramp: BatchRampConfig | None = None
+    """Smaller global batches at the start; null means none."""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """bf16 keeps fp32 master weights and reduces gradients in fp32."""
+    recompute: Literal["none", "selective", "full"] = "none"
+    """Activations computed again in the backward pass: of attention (selective) or of whole layers (full)."""
+    seed: int = 42
+    """Seed of the initial weights."""
+    eval_interval: int | None = None
+    """Steps between held-out losses; null means never. The last step is always evaluated if there is held-out data."""
+    eval_samples: int = 64
+    """Held-out samples per domain and evaluation, at most."""
+    max_skipped_steps: int = 10
+    """Steps in a row with a non-finite gradient that are skipped before the run stops."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """When to write checkpoints."""
+
+    interval: int | None = None
+    """Steps between checkpoints; null means only at the end or at a requested stop."""
+    keep_last: int | None = None
+    """How many of the newest checkpoints to keep; null means all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogConfig:
+    """What is written where."""
+
+    interval: int = 10
+    """Steps between records."""
+    tensorboard: bool = True
+    """Also write TensorBoard events."""
+    peak_tflops_per_gpu: float | None = None
+    """Dense peak in TFLOP/s of the training precision, for MFU; null means look the device up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One run, whole."""
+
+    run_dir: str = MISSING
+    """Folder of logs and checkpoints; starting again with the same folder resumes."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    log: LogConfig = field(default_factory=LogConfig)

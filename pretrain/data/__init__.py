@@ -1,0 +1,1 @@
+"""Data room: sample number -> source -> chunk -> tokens, by arithmetic alone."""

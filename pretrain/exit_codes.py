@@ -1,0 +1,32 @@
+"""How the process ends is an interface: launch scripts decide by it."""
+
+import types
+from typing import Final
+
+FINISHED: Final = 0
+WRONG_INPUT: Final = 2
+"""The user's input is wrong; starting again will not help."""
+CRASH: Final = 70
+STOPPED: Final = 75
+"""Stopped on request with a checkpoint saved; start again to go on."""
+
+OUR_PACKAGES = frozenset({"pretrain", "tokenizer", "kernels", "launch"})
+
+
+def exit_code_of(error: BaseException) -> int:
+    """WRONG_INPUT for a ValueError that one of our rooms raised: those are written for people. Else CRASH.
+
+    A ValueError from inside a library is a crash: it says nothing about the user's input.
+    """
+    if isinstance(error, ValueError) and _raised_by_us(error.__traceback__):
+        return WRONG_INPUT
+    return CRASH
+
+
+def _raised_by_us(traceback: types.TracebackType | None) -> bool:
+    if traceback is None:
+        return False
+    while traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    package = traceback.tb_frame.f_globals.get("__package__") or ""
+    return package.split(".")[0] in OUR_PACKAGES

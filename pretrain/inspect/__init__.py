@@ -1,0 +1,1 @@
+"""Inspect room: what a config means, without training it."""

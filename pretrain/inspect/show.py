@@ -1,0 +1,59 @@
+"""``pretrain show``: the resolved tree of a run, and what follows from it."""
+
+from rich.console import Console
+from rich.table import Table
+
+from pretrain.config.derive import (
+    global_batch_size_at,
+    lr_decay_samples,
+    model_parallel_size,
+    num_microbatches,
+    num_parameters,
+    padded_vocab_size,
+    train_samples,
+    world_size,
+)
+from pretrain.config.load import to_yaml
+from pretrain.config.schema import RunConfig
+from pretrain.model.flops import flops_per_token
+
+
+def consequences(run: RunConfig) -> dict[str, str]:
+    """Every figure that follows from the config, by name, readable."""
+    train, seq_length = run.train, run.data.seq_length
+    replicas = run.parallel.data_parallel_size or 1
+    samples = train_samples(train)
+    full, causal = (flops_per_token(run.model, seq_length, causal=causal) for causal in (False, True))
+    first = global_batch_size_at(train, 0)
+    rows = {
+        "parameters": f"{num_parameters(run.model):,}",
+        "vocabulary in memory": f"{padded_vocab_size(run.model):,} rows for {run.model.vocab_size:,} tokens",
+        "ranks": f"{world_size(run.parallel):,} ({model_parallel_size(run.parallel)} per replica, {replicas} replicas"
+        + (")" if run.parallel.data_parallel_size else "; more ranks give more replicas)"),
+        "tokens per step": f"{train.global_batch_size * seq_length:,}"
+        + (f" (from {first * seq_length:,} at the start)" if first != train.global_batch_size else ""),
+        "microbatches per step and rank": str(
+            num_microbatches(
+                global_batch_size=train.global_batch_size,
+                micro_batch_size=train.micro_batch_size,
+                data_parallel_size=replicas,
+            )
+        ),
+        "steps": f"{train.train_steps:,}",
+        "samples": f"{samples:,}",
+        "tokens": f"{samples * seq_length:,}",
+        "learning rate": f"{run.optim.lr:g} -> {run.optim.min_lr:g}, {run.optim.lr_decay_style}, warm-up "
+        f"{run.optim.lr_warmup_samples:,} of {lr_decay_samples(run.optim, train):,} samples",
+        "FLOPs per token": f"{full:.4g} with full attention, {causal:.4g} with its causal half",
+        "FLOPs in all": f"{full * samples * seq_length:.4g} with full attention",
+    }
+    return rows
+
+
+def show(run: RunConfig, console: Console) -> None:
+    """Print the resolved tree as YAML, then a table of consequences."""
+    console.print(to_yaml(run), end="", highlight=False, markup=False, soft_wrap=True)
+    table = Table("what follows", "", show_edge=False, header_style="bold")
+    for name, value in consequences(run).items():
+        table.add_row(name, value)
+    console.print(table)

@@ -1,0 +1,1 @@
+"""Log room: one record, three sinks."""

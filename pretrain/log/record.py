@@ -1,0 +1,68 @@
+"""What a run reports: plain records with units in their names, and the arithmetic of throughput."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepRecord:
+    """One logged optimizer step; rates are means since the last record."""
+
+    step: int
+    consumed_samples: int
+    consumed_tokens: int
+    global_batch_size: int
+    loss: float
+    """Mean cross entropy per token of this step's batch, in nats."""
+    learning_rate: float
+    grad_norm: float
+    skipped_steps: int
+    step_time_s: float
+    tokens_per_second: float
+    tokens_per_second_per_gpu: float
+    mfu_full: float | None
+    """Model FLOPs utilisation, 0 to 1, with all of the attention matrix counted; None where the peak is unknown."""
+    mfu_causal: float | None
+    """The same with the causal half counted."""
+    peak_memory_bytes: int
+    """The largest of all ranks."""
+    eta_s: float
+    """Seconds until the last step at this pace."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalRecord:
+    """Held-out losses after a step."""
+
+    step: int
+    consumed_tokens: int
+    held_out_loss: dict[str, float]
+    """Mean cross entropy per token by domain, in nats."""
+    eval_time_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Throughput:
+    """Pace over some steps."""
+
+    step_time_s: float
+    tokens_per_second: float
+    tokens_per_second_per_gpu: float
+    eta_s: float
+
+
+def throughput(*, tokens: int, steps: int, elapsed_s: float, num_ranks: int, steps_left: int) -> Throughput:
+    """Pace of ``steps`` optimizer steps that trained ``tokens`` tokens in ``elapsed_s`` seconds on ``num_ranks`` ranks.
+
+    Raises: ValueError if no step or no time has passed.
+    """
+    if steps < 1 or elapsed_s <= 0 or num_ranks < 1:
+        raise ValueError(
+            f"throughput needs steps ({steps}) and num_ranks ({num_ranks}) of at least 1 and elapsed_s ({elapsed_s}) above 0"
+        )
+    per_second = tokens / elapsed_s
+    return Throughput(
+        step_time_s=elapsed_s / steps,
+        tokens_per_second=per_second,
+        tokens_per_second_per_gpu=per_second / num_ranks,
+        eta_s=elapsed_s / steps * steps_left,
+    )

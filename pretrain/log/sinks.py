@@ -1,0 +1,178 @@
+"""Where records go: console, JSONL, TensorBoard. Only one rank writes; the others hold sinks that do nothing."""
+
+import contextlib
+import dataclasses
+import json
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from pretrain.config.schema import RunConfig
+from pretrain.log.record import EvalRecord, StepRecord
+from pretrain.parallel.world import World
+
+Record = StepRecord | EvalRecord
+METRICS_FILE = "metrics.jsonl"
+TENSORBOARD_DIR = "tensorboard"
+
+
+class Sink(Protocol):
+    """Takes records as they come."""
+
+    def write(self, record: Record) -> None: ...
+
+    def say(self, message: str) -> None: ...
+
+
+class Sinks:
+    """All sinks of a rank as one."""
+
+    def __init__(self, sinks: Sequence[Sink]) -> None:
+        self._sinks = sinks
+
+    def write(self, record: Record) -> None:
+        """Give a record to every sink."""
+        for sink in self._sinks:
+            sink.write(record)
+
+    def say(self, message: str) -> None:
+        """A line for people."""
+        for sink in self._sinks:
+            sink.say(message)
+
+
+@contextlib.contextmanager
+def open_sinks(run: RunConfig, world: World, *, start_step: int) -> Iterator[Sinks]:
+    """Rank 0's sinks, appending to what an earlier part of the run wrote. No collective."""
+    with contextlib.ExitStack() as stack:
+        sinks: list[Sink] = []
+        if world.rank == 0:
+            folder = Path(run.run_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            stream = stack.enter_context((folder / METRICS_FILE).open("a", encoding="utf-8"))
+            sinks.append(JsonLines(stream))
+            if run.log.tensorboard:
+                sinks.append(stack.enter_context(contextlib.closing(TensorBoard(folder / TENSORBOARD_DIR, start_step))))
+            sinks.append(stack.enter_context(open_terminal(run.train.train_steps, start_step)))
+        yield Sinks(sinks)
+
+
+class JsonLines:
+    """One JSON object a line, flushed at once; "kind" says which record it is. NaN is written as null."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def write(self, record: Record) -> None:
+        kind = "step" if isinstance(record, StepRecord) else "eval"
+        fields = {name: _json_value(value) for name, value in dataclasses.asdict(record).items()}
+        self._stream.write(json.dumps({"kind": kind, **fields}, allow_nan=False) + "\n")
+        self._stream.flush()
+
+    def say(self, message: str) -> None: ...
+
+
+class TensorBoard:
+    """Scalars by name; steps on the axis. Steps that are trained again after a resume replace the old ones."""
+
+    def __init__(self, folder: Path, start_step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # costs a second: only the rank that writes pays it
+
+        self._writer = SummaryWriter(str(folder), purge_step=start_step + 1 if start_step else None)
+
+    def write(self, record: Record) -> None:
+        if isinstance(record, EvalRecord):
+            for domain, loss in record.held_out_loss.items():
+                self._writer.add_scalar(f"held_out_loss/{domain}", loss, record.step)
+            return
+        for name, value in dataclasses.asdict(record).items():
+            if name != "step" and value is not None:
+                self._writer.add_scalar(f"train/{name}", value, record.step)
+
+    def say(self, message: str) -> None: ...
+
+    def close(self) -> None:
+        """Write out what is buffered."""
+        self._writer.close()
+
+
+class Terminal:
+    """One line a record; on a terminal a progress bar stays below them."""
+
+    def __init__(self, console: Console, progress: Progress, train_steps: int, start_step: int) -> None:
+        self._console, self._progress = console, progress
+        self._task = progress.add_task("train", total=train_steps, completed=start_step)
+        self._train_steps = train_steps
+
+    def write(self, record: Record) -> None:
+        if isinstance(record, StepRecord):
+            self._progress.update(self._task, completed=record.step)
+            self.say(step_line(record, self._train_steps))
+        else:
+            self.say(eval_line(record))
+
+    def say(self, message: str) -> None:
+        self._console.print(message, highlight=False, markup=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def open_terminal(train_steps: int, start_step: int) -> Iterator[Terminal]:
+    """The console of rank 0, on standard output."""
+    console = Console(file=sys.stdout)
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+    with bar:
+        yield Terminal(console, bar, train_steps, start_step)
+
+
+def step_line(record: StepRecord, train_steps: int) -> str:
+    """The console line of a step."""
+    fields = [
+        f"step {record.step:>{len(str(train_steps))}}/{train_steps}",
+        f"loss {record.loss:.4f}",
+        f"lr {record.learning_rate:.2e}",
+        f"grad norm {record.grad_norm:.3f}",
+        f"tokens/s/GPU {record.tokens_per_second_per_gpu:,.0f}",
+        f"MFU {_percent(record.mfu_full)} full {_percent(record.mfu_causal)} causal",
+        f"memory {record.peak_memory_bytes / 2**30:.2f} GiB",
+        f"ETA {duration(record.eta_s)}",
+    ]
+    if record.skipped_steps:
+        fields.append(f"skipped {record.skipped_steps}")
+    return " | ".join(fields)
+
+
+def eval_line(record: EvalRecord) -> str:
+    """The console line of an evaluation."""
+    losses = "  ".join(f"{domain} {loss:.4f}" for domain, loss in record.held_out_loss.items())
+    return f"held-out loss after step {record.step}: {losses}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as 1d02h, 3h04m, 5m06s or 7s."""
+    whole = round(seconds)
+    days, hours, minutes, rest = whole // 86400, whole // 3600 % 24, whole // 60 % 60, whole % 60
+    if days:
+        return f"{days}d{hours:02}h"
+    if hours:
+        return f"{hours}h{minutes:02}m"
+    return f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f}%"
+
+
+def _json_value(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,49 @@
+"""Floating-point operations of a training step. Pure arithmetic."""
+
+from pretrain.config.derive import kv_channels
+from pretrain.config.schema import ModelConfig
+
+PEAK_TFLOPS = {
+    # Dense bf16 without sparsity, from NVIDIA's data sheets; matched against the start of the device's name.
+    "NVIDIA H100 PCIe": 756.0,
+    "NVIDIA H100": 989.4,
+    "NVIDIA H200": 989.4,
+    "NVIDIA GH200": 989.4,
+    "NVIDIA B200": 2250.0,
+    "NVIDIA A100": 312.0,
+    "NVIDIA L40S": 362.0,
+    "NVIDIA GeForce RTX 4090": 165.2,
+    "NVIDIA GeForce RTX 3090": 71.0,
+}
+
+
+def flops_per_token(model: ModelConfig, seq_length: int, *, causal: bool) -> float:
+    """Operations forward and backward for one predicted token, recomputation not counted.
+
+    Six per weight of a matrix product (the output layer is one, the embedding look-up is none), and for attention scores
+    and values 12 * layers * heads * head size * sequence where every position meets every other ("full", as Megatron
+    and PaLM count), half of it where only the causal half counts.
+
+    Source: Chowdhery et al., PaLM, 2022, appendix B; Narayanan et al., 2021 (arXiv:2104.04473), section 5.1.
+    """
+    head_size = kv_channels(model)
+    attention_weights = model.hidden_size * head_size * (2 * model.num_attention_heads + 2 * model.num_query_groups)
+    layer_weights = attention_weights + 3 * model.hidden_size * model.ffn_hidden_size
+    weights = model.num_layers * layer_weights + model.vocab_size * model.hidden_size
+    scores = 12 * model.num_layers * model.num_attention_heads * head_size * seq_length
+    return 6 * weights + (scores / 2 if causal else scores)
+
+
+def peak_tflops(device_name: str) -> float | None:
+    """Dense bf16 peak of a GPU in TFLOP/s, the longest name that fits; None where it is not known."""
+    known = [name for name in PEAK_TFLOPS if device_name.startswith(name)]
+    return PEAK_TFLOPS[max(known, key=len)] if known else None
+
+
+def model_flops_utilization(
+    *, tokens_per_second_per_gpu: float, flops_per_token: float, peak_tflops: float | None
+) -> float | None:
+    """Share of the peak that goes into the model, 0 to 1; None where the peak is not known."""
+    if peak_tflops is None:
+        return None
+    return tokens_per_second_per_gpu * flops_per_token / (peak_tflops * 1e12)

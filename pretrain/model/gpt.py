@@ -1,0 +1,97 @@
+"""Build the model of a run: GPTModel chunks of this pipeline rank, with their initial values, wrapped for replicas.
+
+Shapes: s sequence, b micro batch, v padded vocabulary; /t split by tensor parallelism.
+"""
+
+import torch
+from megatron.core import parallel_state
+from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
+from megatron.core.models.gpt import GPTModel
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+from kernels.attention import select_attention_backend
+from pretrain.config.derive import kv_channels, padded_vocab_size
+from pretrain.config.schema import RunConfig
+from pretrain.model.initialize import initialize
+from pretrain.model.layer_spec import stage_spec
+from pretrain.model.translate import PARAMS_DTYPE, transformer_config
+from pretrain.parallel.world import World
+
+
+class Decoder(GPTModel):
+    """GPTModel whose loss leaves out the columns that pad the vocabulary.
+
+    Megatron lets padding take part in the softmax, so a model exported without it is not the model that was trained.
+    """
+
+    def __init__(self, *, real_vocab_columns: int, **kwargs: object) -> None:
+        super().__init__(**kwargs)  # type: ignore[arg-type]
+        self.real_vocab_columns = real_vocab_columns
+        """Columns of this rank's part of the logits that stand for a token."""
+
+    def compute_language_model_loss(self, labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        """Cross entropy per token. labels [b, s], logits [s, b, v/t] -> [b, s], fp32."""
+        if self.real_vocab_columns < logits.shape[-1]:
+            logits[..., self.real_vocab_columns :] = torch.finfo(logits.dtype).min
+        return super().compute_language_model_loss(labels, logits)
+
+
+def build_model(run: RunConfig, world: World) -> list[DistributedDataParallel]:
+    """The pipeline chunks this rank holds, one per virtual stage, on the world's device.
+
+    Collective: every rank calls it (tied embeddings synchronise their two copies).
+    """
+    config = transformer_config(run)
+    backend = select_attention_backend(
+        run.model.attention_backend, world.device.type, PARAMS_DTYPE[run.train.precision], kv_channels(run.model)
+    )
+    stages = run.parallel.virtual_pipeline_model_parallel_size
+    chunks = [_chunk(run, world, config, backend, stage if stages > 1 else None) for stage in range(stages)]
+    for chunk in chunks:
+        initialize(chunk, run, tp_rank=world.tp_rank)
+    replicas = _wrap(chunks, config, run)
+    config.finalize_model_grads_func = finalize_model_grads
+    return replicas
+
+
+def unwrap(model: list[DistributedDataParallel]) -> list[Decoder]:
+    """The bare chunks inside their data-parallel wrappers."""
+    return [wrapped.module for wrapped in model]
+
+
+def _chunk(run: RunConfig, world: World, config: TransformerConfig, backend: str, stage: int | None) -> Decoder:
+    padded = padded_vocab_size(run.model)
+    columns = padded // world.tensor_model_parallel_size
+    return Decoder(
+        config=config,
+        transformer_layer_spec=stage_spec(config, backend),
+        vocab_size=padded,
+        max_sequence_length=run.data.seq_length,
+        pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=stage is None, vp_stage=stage),
+        post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=stage is None, vp_stage=stage),
+        parallel_output=True,
+        share_embeddings_and_output_weights=run.model.share_embeddings_and_output_weights,
+        position_embedding_type="rope",
+        rotary_base=run.model.rotary_base,
+        vp_stage=stage,
+        real_vocab_columns=min(columns, max(0, run.model.vocab_size - world.tp_rank * columns)),
+    ).to(world.device)
+
+
+def _wrap(chunks: list[Decoder], config: TransformerConfig, run: RunConfig) -> list[DistributedDataParallel]:
+    parallel = run.parallel
+    ddp_config = DistributedDataParallelConfig(
+        grad_reduce_in_fp32=True,
+        overlap_grad_reduce=parallel.overlap_grad_reduce,
+        overlap_param_gather=parallel.overlap_param_gather,
+        use_distributed_optimizer=parallel.use_distributed_optimizer,
+    )
+    wrapped = [
+        # Only the first chunk is cut into buckets, as in Megatron: the others' reductions hide behind its backward.
+        DistributedDataParallel(config, ddp_config, chunk, disable_bucketing=index > 0)
+        for index, chunk in enumerate(chunks)
+    ]
+    if parallel.overlap_grad_reduce:
+        no_sync = [chunk.no_sync for chunk in wrapped]
+        config.no_sync_func = no_sync[0] if len(wrapped) == 1 else no_sync
+    return wrapped

@@ -1,0 +1,97 @@
+"""The decoder layer, and the place where our kernels enter it.
+
+Shapes: s sequence, b micro batch, h hidden, n query heads, g query groups, d head size; /t split by tensor parallelism.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
+from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
+from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.identity_op import IdentityOp
+from megatron.core.transformer.mlp import MLP, MLPSubmodules
+from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
+from megatron.core.transformer.transformer_config import TransformerConfig
+from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
+
+from kernels.attention import causal_attention
+from kernels.rms_norm import rms_norm
+
+
+class RMSNorm(torch.nn.Module):
+    """RMSNorm over the hidden dimension (Zhang and Sennrich, 2019), [s, b, h] -> [s, b, h] or [s/t, b, h]."""
+
+    def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **_: Any) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = torch.nn.Parameter(torch.empty(hidden_size, dtype=config.params_dtype))
+        # Under sequence parallelism each tensor-parallel rank sees a part of the sequence, and so a part of this
+        # gradient; megatron sums the gradients of the parameters that carry this mark.
+        self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return rms_norm(hidden, self.weight, self.eps)
+
+
+class CausalSelfAttention(torch.nn.Module):
+    """The core of attention, between the projections: [s, b, n/t, d] and [s, b, g/t, d] twice -> [s, b, n/t * d]."""
+
+    def __init__(self, *, backend: str, config: TransformerConfig, softmax_scale: float | None = None, **_: Any) -> None:
+        super().__init__()
+        self.backend = backend
+        self.softmax_scale = softmax_scale
+
+    def forward(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: torch.Tensor | None, **_: Any
+    ) -> torch.Tensor:
+        assert attention_mask is None, "attention is causal by itself; nothing builds a mask"
+        return causal_attention(query, key, value, self.backend, self.softmax_scale)
+
+
+def residual_add(training: bool, fused: bool) -> Callable[..., torch.Tensor]:
+    """megatron's "bias, dropout, add" with neither bias nor dropout."""
+
+    def add(output_and_bias: tuple[torch.Tensor, None], residual: torch.Tensor, dropout: float) -> torch.Tensor:
+        output, bias = output_and_bias
+        assert bias is None and dropout == 0.0, "the Llama family has no biases and we train without dropout"
+        return residual + output
+
+    return add
+
+
+def layer_spec(attention_backend: str) -> ModuleSpec:
+    """One pre-norm decoder layer: RMSNorm, grouped attention, RMSNorm, SwiGLU."""
+    return ModuleSpec(
+        module=TransformerLayer,
+        submodules=TransformerLayerSubmodules(
+            input_layernorm=RMSNorm,
+            self_attention=ModuleSpec(
+                module=SelfAttention,
+                params={"attn_mask_type": AttnMaskType.causal},
+                submodules=SelfAttentionSubmodules(
+                    linear_qkv=ColumnParallelLinear,
+                    core_attention=partial(CausalSelfAttention, backend=attention_backend),
+                    linear_proj=RowParallelLinear,
+                    q_layernorm=IdentityOp,
+                    k_layernorm=IdentityOp,
+                ),
+            ),
+            self_attn_bda=residual_add,
+            pre_mlp_layernorm=RMSNorm,
+            mlp=ModuleSpec(
+                module=MLP, submodules=MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
+            ),
+            mlp_bda=residual_add,
+        ),
+    )
+
+
+def stage_spec(config: TransformerConfig, attention_backend: str) -> TransformerBlockSubmodules:
+    """The layers one pipeline stage holds; layer counts divide evenly, config/rules.py sees to it."""
+    stages = config.pipeline_model_parallel_size * (config.virtual_pipeline_model_parallel_size or 1)
+    layers = config.num_layers // stages
+    return TransformerBlockSubmodules(layer_specs=[layer_spec(attention_backend)] * layers, layer_norm=RMSNorm)

@@ -1,0 +1,80 @@
+"""Our configuration -> megatron-core's TransformerConfig."""
+
+import math
+
+import torch
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+from pretrain.config.derive import kv_channels
+from pretrain.config.schema import RunConfig
+
+PARAMS_DTYPE = {"bf16": torch.bfloat16, "fp32": torch.float32}
+"""Type of weights and activations, by train.precision."""
+
+
+def transformer_config(run: RunConfig) -> TransformerConfig:
+    """The megatron-core configuration of this run's model on this run's layout.
+
+    Fusions that need Apex, Transformer Engine or a compiler are off: kernels enter through layer_spec.py.
+    """
+    model, parallel = run.model, run.parallel
+    virtual = parallel.virtual_pipeline_model_parallel_size
+    dtype = PARAMS_DTYPE[run.train.precision]
+    return TransformerConfig(
+        num_layers=model.num_layers,
+        hidden_size=model.hidden_size,
+        ffn_hidden_size=model.ffn_hidden_size,
+        num_attention_heads=model.num_attention_heads,
+        num_query_groups=model.num_query_groups,
+        kv_channels=kv_channels(model),
+        normalization="RMSNorm",
+        layernorm_epsilon=model.layernorm_epsilon,
+        gated_linear_unit=True,
+        activation_func=torch.nn.functional.silu,
+        add_bias_linear=False,
+        attention_dropout=0.0,
+        hidden_dropout=0.0,
+        init_method_std=model.init_method_std,
+        # Values come from initialize.py. megatron still has to walk this path: it is where a weight learns that it is split.
+        perform_initialization=True,
+        init_method=leave_as_is,
+        output_layer_init_method=leave_as_is,
+        embedding_init_method=leave_as_is,
+        tensor_model_parallel_size=parallel.tensor_model_parallel_size,
+        pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
+        virtual_pipeline_model_parallel_size=virtual if virtual > 1 else None,
+        sequence_parallel=parallel.sequence_parallel,
+        params_dtype=dtype,
+        pipeline_dtype=dtype,
+        bf16=dtype is torch.bfloat16,
+        # Interleaved stages between two ranks: batched point-to-point swaps activations and gradients without a word.
+        overlap_p2p_comm=virtual > 1,
+        batch_p2p_comm=virtual == 1,
+        # Gradients are divided by the tokens of the whole batch, so that uneven masks weigh every token alike.
+        calculate_per_token_loss=True,
+        gradient_accumulation_fusion=False,
+        bias_activation_fusion=False,
+        bias_dropout_fusion=False,
+        masked_softmax_fusion=False,
+        persist_layer_norm=False,
+        apply_rope_fusion=False,
+        **_recompute(run.train.recompute),
+    )
+
+
+def leave_as_is(weight: torch.Tensor) -> torch.Tensor:
+    """An init method that draws nothing."""
+    return weight
+
+
+def residual_init_std(run: RunConfig) -> float:
+    """Standard deviation for projections into the residual stream: std / sqrt(2 * num_layers) (Shoeybi et al., 2019)."""
+    return run.model.init_method_std / math.sqrt(2 * run.model.num_layers)
+
+
+def _recompute(recompute: str) -> dict[str, object]:
+    if recompute == "full":
+        return {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
+    if recompute == "selective":
+        return {"recompute_granularity": "selective", "recompute_modules": ["core_attn"]}
+    return {}

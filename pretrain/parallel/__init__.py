@@ -1,0 +1,1 @@
+"""Parallel room: ranks, process groups, devices and the collectives on plain numbers."""

@@ -1,0 +1,240 @@
+"""Everything that lets megatron-core run on a CPU, in one file. Where CUDA is there, it changes nothing.
+
+megatron-core 0.16.1 writes ``device="cuda"`` and ``torch.cuda.current_device()`` in the modules listed below. On a CPU,
+``prepare_device`` gives each of those modules a ``torch`` of its own, which is torch in every name but two kinds:
+``torch.cuda`` (stand-ins that do nothing) and the factories (``zeros``, ``tensor``, ...), which read "cuda" as "cpu".
+torch itself stays as it is, so the hot path of PyTorch pays nothing; a ``TorchFunctionMode`` would cost on every call.
+
+Two things cannot be reached that way, being methods: ``Tensor.cuda`` and ``Tensor.type``. They are patched globally.
+
+Apart from the CPU, ``prepare_device`` mends one defect of megatron-core that shows on GPUs as well: see ``_mend_adam_state``.
+"""
+
+import contextlib
+import importlib
+import types
+from typing import Any, Literal
+
+import torch
+
+MEGATRON_MODULES_THAT_SAY_CUDA = (
+    "megatron.core.dist_checkpointing.exchange_utils",
+    "megatron.core.dist_checkpointing.strategies.async_utils",
+    "megatron.core.dist_checkpointing.strategies.filesystem_async",
+    "megatron.core.dist_checkpointing.strategies.fully_parallel",
+    "megatron.core.dist_checkpointing.strategies.state_dict_saver",
+    "megatron.core.distributed.distributed_data_parallel",
+    "megatron.core.distributed.param_and_grad_buffer",
+    "megatron.core.models.common.embeddings.rotary_pos_embedding",
+    "megatron.core.optimizer.clip_grads",
+    "megatron.core.optimizer.distrib_optimizer",
+    "megatron.core.optimizer.optimizer",
+    "megatron.core.pipeline_parallel.p2p_communication",
+    "megatron.core.pipeline_parallel.schedules",
+    "megatron.core.tensor_parallel.layers",
+    "megatron.core.tensor_parallel.mappings",
+    "megatron.core.tensor_parallel.random",
+    "megatron.core.transformer.transformer_layer",
+    "megatron.core.utils",
+)
+"""Modules on the path of a training run whose global ``torch`` is replaced on a CPU."""
+
+RNG_FUNCTIONS = ("_get_cuda_rng_state", "_set_cuda_rng_state")
+"""Functions of megatron.core.tensor_parallel.random that reach into the CUDA generator."""
+
+TENSOR_METHODS = ("cuda", "type")
+"""Methods of torch.Tensor patched on a CPU."""
+
+FACTORIES = ("empty", "empty_like", "full", "ones", "tensor", "zeros", "zeros_like", "arange")
+"""torch factories whose ``device`` is read as the CPU."""
+
+
+def resolve_device(requested: Literal["auto", "cuda", "cpu"]) -> Literal["cuda", "cpu"]:
+    """The device type a run uses.
+
+    Raises: ValueError if CUDA is asked for and PyTorch sees none.
+    """
+    if requested == "cuda" and not torch.cuda.is_available():
+        raise ValueError("parallel.device (cuda) needs a GPU and PyTorch sees none; parallel.device=cpu works")
+    if requested == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return requested
+
+
+def prepare_device(device_type: Literal["cuda", "cpu"], local_rank: int) -> torch.device:
+    """Make this process's device the current one, and megatron-core ready for it. May be called again."""
+    _mend_adam_state()
+    if device_type == "cuda":
+        torch.cuda.set_device(local_rank)
+        return torch.device("cuda", local_rank)
+    stand_in = _CpuTorch()
+    for name in MEGATRON_MODULES_THAT_SAY_CUDA:
+        vars(importlib.import_module(name))["torch"] = stand_in
+    _patch_rng()
+    _patch_tensor_methods()
+    return torch.device("cpu")
+
+
+def wait_for_device(device: torch.device) -> None:
+    """Block until the device has done what it was asked (a device sync); nothing to wait for on a CPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Largest memory held so far: by PyTorch's allocator on a GPU, by the process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def device_name(device: torch.device) -> str:
+    """Marketing name of the GPU, or ``cpu``."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+class _NoStream:
+    """Stands in for a CUDA stream or event: a CPU runs in order, so there is nothing to wait for."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+
+    def wait_stream(self, *args: Any) -> None: ...
+
+    def wait_event(self, *args: Any) -> None: ...
+
+    def record(self, *args: Any) -> None: ...
+
+    def synchronize(self) -> None: ...
+
+
+class _CpuCuda(types.ModuleType):
+    """``torch.cuda`` as megatron-core sees it on a CPU."""
+
+    Stream = Event = _NoStream
+
+    def __init__(self) -> None:
+        super().__init__("torch.cuda")
+        self.nvtx = types.SimpleNamespace(range_push=lambda *_: None, range_pop=lambda *_: None)
+
+    @staticmethod
+    def current_device() -> torch.device:
+        return torch.device("cpu")
+
+    @staticmethod
+    def current_stream(*_: Any) -> _NoStream:
+        return _NoStream()
+
+    default_stream = current_stream
+
+    @staticmethod
+    def stream(_: Any) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    @staticmethod
+    def synchronize(*_: Any) -> None: ...
+
+    @staticmethod
+    def empty_cache() -> None: ...
+
+    @staticmethod
+    def get_rng_state(*_: Any, **__: Any) -> torch.Tensor:
+        return torch.get_rng_state()
+
+    @staticmethod
+    def set_rng_state(state: torch.Tensor, *_: Any, **__: Any) -> None:
+        torch.set_rng_state(state)
+
+    @staticmethod
+    def manual_seed(seed: int) -> None:
+        torch.manual_seed(seed)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch.cuda, name)
+
+
+class _CpuTorch(types.ModuleType):
+    """``torch`` as megatron-core sees it on a CPU."""
+
+    def __init__(self) -> None:
+        super().__init__("torch")
+        self.cuda = _CpuCuda()
+        for name in FACTORIES:
+            setattr(self, name, _on_cpu(getattr(torch, name)))
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(torch, name)
+        setattr(self, name, value)  # the next look-up is a plain one
+        return value
+
+
+def _on_cpu(factory: Any) -> Any:
+    def create(*args: Any, **kwargs: Any) -> torch.Tensor:
+        if str(kwargs.get("device", "")).startswith("cuda"):
+            kwargs["device"] = "cpu"
+        return factory(*args, **kwargs)
+
+    return create
+
+
+def _patch_rng() -> None:
+    random = importlib.import_module("megatron.core.tensor_parallel.random")
+
+    def get_state(device: Any = "cpu", clone: bool = False, graph_safe: bool = False) -> torch.Tensor:
+        return torch.get_rng_state()
+
+    def set_state(new_state: torch.Tensor, device: Any = -1, graph_safe: bool = False) -> None:
+        torch.set_rng_state(new_state)
+
+    for name, function in zip(RNG_FUNCTIONS, (get_state, set_state), strict=True):
+        setattr(random, name, function)
+
+
+_torch_type = torch.Tensor.type
+
+
+def _patch_tensor_methods() -> None:
+    def cuda(self: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        return self
+
+    def cuda_named_type(self: torch.Tensor, dtype: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """megatron's optimizer and clipping compare ``type()`` with "torch.cuda.FloatTensor"."""
+        if dtype is not None:
+            return _torch_type(self, dtype, *args, **kwargs)
+        return _torch_type(self).replace("torch.", "torch.cuda.", 1)
+
+    torch.Tensor.cuda = cuda  # type: ignore[method-assign]
+    torch.Tensor.type = cuda_named_type  # type: ignore[method-assign,assignment]
+
+
+ADAM_STATE_METHODS = ("_get_main_param_and_optimizer_states", "_set_main_param_and_optimizer_states")
+"""Methods of DistributedOptimizer replaced on every device: see ``_mend_adam_state``."""
+
+
+def _mend_adam_state() -> None:
+    """Let DistributedOptimizer save and load the state of torch's AdamW.
+
+    Its two methods copy every key of a parameter's optimizer state; Apex keeps two moments there, torch a ``step`` as
+    well, which the ``fully_reshardable`` checkpoint does not hold, so that loading raises KeyError. These take the
+    master parameter and the two moments alone; the step travels in the parameter groups.
+    """
+    optimizer_class = importlib.import_module("megatron.core.optimizer.distrib_optimizer").DistributedOptimizer
+
+    def locate(self: Any, model_param: torch.nn.Parameter) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        group_index, group_order = self.model_param_group_index_map[model_param]
+        main = self.optimizer.param_groups[group_index]["params"][group_order]
+        return main, self.optimizer.state[main]
+
+    def get(self: Any, model_param: torch.nn.Parameter) -> dict[str, torch.Tensor]:
+        main, state = locate(self, model_param)
+        return {"param": main, "exp_avg": state["exp_avg"], "exp_avg_sq": state["exp_avg_sq"]}
+
+    def put(self: Any, model_param: torch.nn.Parameter, tensors: dict[str, torch.Tensor]) -> None:
+        main, state = locate(self, model_param)
+        main.data.copy_(tensors["param"])
+        for key in ("exp_avg", "exp_avg_sq"):
+            state[key].copy_(tensors[key])
+
+    for name, method in zip(ADAM_STATE_METHODS, (get, put), strict=True):
+        setattr(optimizer_class, name, method)

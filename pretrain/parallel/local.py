@@ -1,0 +1,163 @@
+"""Start the ranks of a run on this machine, and report the first one that fails, alone.
+
+Under torchrun or srun this file is not used. On a CPU ranks are forked, so that megatron-core is imported once; where CUDA
+is, they are spawned, since CUDA does not survive a fork.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any, Literal
+
+from pretrain.exit_codes import exit_code_of
+
+GRACE_S = 0.5
+"""How long to wait for further reports after the first failure, to find the earliest."""
+FORWARDED = (signal.SIGTERM, signal.SIGUSR1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """Why a rank ended."""
+
+    rank: int
+    time_s: float
+    error: BaseException | None
+    """What the rank raised, without its traceback; None if it died without a word."""
+    text: str
+    """The traceback, or how it died."""
+
+
+def run_local_ranks(
+    work: Callable[..., int], *args: Any, num_ranks: int, device_type: Literal["cuda", "cpu"], log_dir: Path
+) -> tuple[int, Failure | None]:
+    """Run ``work(*args)`` once per rank, with torchrun's environment variables, and wait for all.
+
+    Rank 0 keeps the terminal; the other ranks' output goes to log_dir/rank-00001.log and so on. SIGTERM and SIGUSR1 are
+    passed on to every rank. When one rank fails, the others are killed: they may be waiting for it for ever.
+
+    Returns: (the largest exit code of the ranks, None), or (the failed rank's, the earliest failure).
+    """
+    context = multiprocessing.get_context("fork" if device_type == "cpu" else "spawn")
+    environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(num_ranks)}
+    log_dir.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    processes, pipes = [], []
+    for rank in range(num_ranks):
+        ours, theirs = context.Pipe(duplex=False)
+        log = None if rank == 0 else log_dir / f"rank-{rank:05d}.log"
+        variables = {**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        process = context.Process(target=_rank_main, args=(work, args, variables, log, theirs), name=f"rank {rank}")
+        process.start()
+        theirs.close()
+        processes.append(process)
+        pipes.append(ours)
+    with _forward_signals(processes):
+        failure = _wait_for_all(processes, pipes, log_dir)
+    if failure is not None:
+        for process in processes:
+            if process.is_alive():
+                process.kill()
+    for process in processes:
+        process.join()
+    if failure is not None:
+        return processes[failure.rank].exitcode or 1, failure
+    return max(process.exitcode or 0 for process in processes), None
+
+
+def _rank_main(
+    work: Callable[..., int], args: tuple[Any, ...], variables: dict[str, str], log: Path | None, pipe: Connection
+) -> None:
+    os.environ.update(variables)
+    if log is not None:
+        stream = log.open("a")
+        os.dup2(stream.fileno(), sys.stdout.fileno())
+        os.dup2(stream.fileno(), sys.stderr.fileno())
+    try:
+        code = work(*args)
+        sys.stdout.flush()
+    except BaseException as error:
+        failed_at, exit_code = time.monotonic(), exit_code_of(error)
+        text = "".join(traceback.format_exception(error))
+        with contextlib.suppress(Exception):
+            pipe.send((failed_at, _portable(error), text))
+        if log is not None:
+            print(text, file=sys.stderr, flush=True)
+        os._exit(exit_code)  # no clean-up of process groups: peers may be inside a collective
+    sys.exit(code)
+
+
+def _portable(error: BaseException) -> BaseException:
+    """The error if it survives a pickle, else one with its text."""
+    import pickle
+
+    error = error.with_traceback(None)
+    error.__cause__ = error.__context__ = None
+    try:
+        return pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+
+
+def _wait_for_all(processes: list[Any], pipes: list[Connection], log_dir: Path) -> Failure | None:
+    """Block until all ranks ended well, or one did not."""
+    running = set(range(len(processes)))
+    while running:
+        wait([processes[rank].sentinel for rank in running] + [pipes[rank] for rank in running])
+        failed = _failures(processes, pipes, running, log_dir)
+        if failed:
+            time.sleep(GRACE_S)
+            failed += _failures(processes, pipes, running - {failure.rank for failure in failed}, log_dir)
+            # A rank that was killed is the cause even if its peers noticed before we did.
+            return min(failed, key=lambda failure: (failure.error is not None, failure.time_s))
+        running -= {rank for rank in running if processes[rank].exitcode is not None}
+    return None
+
+
+def _failures(processes: list[Any], pipes: list[Connection], ranks: set[int], log_dir: Path) -> list[Failure]:
+    found = []
+    for rank in sorted(ranks):
+        try:
+            if pipes[rank].poll():
+                time_s, error, text = pipes[rank].recv()
+                found.append(Failure(rank=rank, time_s=time_s, error=error, text=text))
+                continue
+        except EOFError:
+            processes[rank].join(timeout=5)
+        code = processes[rank].exitcode
+        if code is not None and code < 0:
+            place = "above" if rank == 0 else f"in {log_dir / f'rank-{rank:05d}.log'}"
+            text = f"rank {rank} was killed by {signal.Signals(-code).name}; what it wrote is {place}"
+            found.append(Failure(rank=rank, time_s=time.monotonic(), error=None, text=text))
+    return found
+
+
+@contextlib.contextmanager
+def _forward_signals(processes: list[Any]) -> Iterator[None]:
+    def forward(number: int, frame: Any) -> None:
+        for process in processes:
+            if process.is_alive():
+                os.kill(process.pid, number)
+
+    before = {number: signal.signal(number, forward) for number in FORWARDED}
+    before[signal.SIGINT] = signal.signal(signal.SIGINT, lambda *_: None)  # a terminal's Ctrl-C reaches the ranks itself
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]

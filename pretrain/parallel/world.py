@@ -1,0 +1,100 @@
+"""Open and close the world of one process: rank, device, process groups."""
+
+import contextlib
+import datetime
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
+
+from pretrain.config.derive import data_parallel_size
+from pretrain.config.schema import ParallelConfig
+from pretrain.parallel.device import prepare_device, resolve_device
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """This process's place in the rank grid. Ranks count from 0."""
+
+    rank: int
+    size: int
+    device: torch.device
+    tp_rank: int
+    pp_rank: int
+    dp_rank: int
+    tensor_model_parallel_size: int
+    pipeline_model_parallel_size: int
+    data_parallel_size: int
+
+    @property
+    def is_pipeline_first(self) -> bool:
+        """Holds the embedding."""
+        return self.pp_rank == 0
+
+    @property
+    def is_pipeline_last(self) -> bool:
+        """Holds the output layer and sees the loss."""
+        return self.pp_rank == self.pipeline_model_parallel_size - 1
+
+
+def started_by_launcher() -> bool:
+    """Whether torchrun, srun or our own launcher gave this process a rank."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ or "SLURM_PROCID" in os.environ and _slurm_tasks() > 1
+
+
+def rank_and_size() -> tuple[int, int, int]:
+    """(rank, world size, local rank) from torchrun's or Slurm's environment."""
+    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_RANK", "0"))
+    if started_by_launcher():
+        return int(os.environ["SLURM_PROCID"]), _slurm_tasks(), int(os.environ.get("SLURM_LOCALID", "0"))
+    return 0, 1, 0
+
+
+@contextlib.contextmanager
+def open_world(config: ParallelConfig, *, seed: int) -> Iterator[World]:
+    """Join the process groups of the layout (collective), and leave them at the end.
+
+    On an exception the groups are not torn down: a peer may be inside a collective, and the process is about to exit.
+    Raises: ValueError if the ranks given do not fit the layout.
+    """
+    rank, size, local_rank = rank_and_size()
+    replicas = data_parallel_size(config, num_ranks=size)
+    device = prepare_device(resolve_device(config.device), local_rank)
+    dist.init_process_group(
+        backend="nccl" if device.type == "cuda" else "gloo",
+        rank=rank,
+        world_size=size,
+        timeout=datetime.timedelta(seconds=config.timeout_s),
+        init_method=None if "MASTER_ADDR" in os.environ else "tcp://127.0.0.1:0" if size == 1 else "env://",
+    )
+    virtual = config.virtual_pipeline_model_parallel_size
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=config.tensor_model_parallel_size,
+        pipeline_model_parallel_size=config.pipeline_model_parallel_size,
+        virtual_pipeline_model_parallel_size=virtual if virtual > 1 else None,
+        distributed_timeout_minutes=max(1, config.timeout_s // 60),
+    )
+    # Without dropout nothing draws from it; sequence parallelism still forks it.
+    model_parallel_cuda_manual_seed(seed)
+    yield World(
+        rank=rank,
+        size=size,
+        device=device,
+        tp_rank=parallel_state.get_tensor_model_parallel_rank(),
+        pp_rank=parallel_state.get_pipeline_model_parallel_rank(),
+        dp_rank=parallel_state.get_data_parallel_rank(),
+        tensor_model_parallel_size=config.tensor_model_parallel_size,
+        pipeline_model_parallel_size=config.pipeline_model_parallel_size,
+        data_parallel_size=replicas,
+    )
+    parallel_state.destroy_model_parallel()
+    dist.destroy_process_group()
+
+
+def _slurm_tasks() -> int:
+    return int(os.environ.get("SLURM_NTASKS", "1"))

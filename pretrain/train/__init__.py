@@ -1,0 +1,1 @@
+"""Train room: the order of acts."""

@@ -1,0 +1,53 @@
+"""Held-out loss, one figure per domain."""
+
+import time
+from collections.abc import Sequence
+
+import torch
+from megatron.core.distributed import DistributedDataParallel
+
+from pretrain.config.schema import RunConfig
+from pretrain.data.batch import held_out_micro_batches
+from pretrain.data.sources import Source
+from pretrain.log.record import EvalRecord
+from pretrain.parallel.world import World
+from pretrain.state import TrainState
+from pretrain.train.step import mean_loss, run_micro_batches
+
+
+def evaluate(
+    model: list[DistributedDataParallel], sources: Sequence[Source], run: RunConfig, world: World, state: TrainState
+) -> EvalRecord:
+    """Loss on the first train.eval_samples chunks of every held-out source; sources of one domain are weighed by token.
+
+    Collective: every rank calls it after the same step.
+    """
+    started = time.perf_counter()
+    by_domain: dict[str, torch.Tensor] = {}
+    for chunk in model:
+        chunk.eval()
+    with torch.no_grad():
+        for source in sources:
+            counted = _evaluate_source(model, source, run, world)
+            by_domain[source.domain] = by_domain.get(source.domain, torch.zeros_like(counted)) + counted
+    for chunk in model:
+        chunk.train()
+    losses = {domain: mean_loss(counted, world) for domain, counted in by_domain.items()}
+    return EvalRecord(
+        step=state.step,
+        consumed_tokens=state.consumed_tokens,
+        held_out_loss=losses,
+        eval_time_s=time.perf_counter() - started,
+    )
+
+
+def _evaluate_source(
+    model: list[DistributedDataParallel], source: Source, run: RunConfig, world: World
+) -> torch.Tensor:
+    wanted = min(run.train.eval_samples, source.order.chunks_per_epoch)
+    per_pass = run.train.micro_batch_size * world.data_parallel_size
+    # The interleaved schedule takes a multiple of the pipeline size; rows past the last sample are masked out.
+    pipeline = world.pipeline_model_parallel_size if len(model) > 1 else 1
+    count = -(-wanted // (per_pass * pipeline)) * pipeline
+    batches = held_out_micro_batches(source, run, world, num_samples=wanted, count=count)
+    return run_micro_batches(model, batches, run, world, num_samples=count * per_pass, forward_only=True)

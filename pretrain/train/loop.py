@@ -1,0 +1,145 @@
+"""The spine: one run from its first to its last step, on one screen."""
+
+import enum
+import time
+
+from pretrain.checkpoint.load import load_checkpoint
+from pretrain.checkpoint.save import save_checkpoint
+from pretrain.config.derive import global_batch_size_at
+from pretrain.config.schema import RunConfig
+from pretrain.data.batch import TrainData, train_micro_batches
+from pretrain.data.sources import open_sources
+from pretrain.log.record import StepRecord, throughput
+from pretrain.log.sinks import open_sinks
+from pretrain.model.flops import flops_per_token, model_flops_utilization, peak_tflops
+from pretrain.model.gpt import build_model
+from pretrain.optim.optimizer import build_optimizer, set_learning_rate
+from pretrain.optim.schedule import learning_rate
+from pretrain.parallel.device import device_name, peak_memory_bytes
+from pretrain.parallel.reduce import largest
+from pretrain.parallel.world import World, open_world
+from pretrain.state import TrainState
+from pretrain.train.evaluate import evaluate
+from pretrain.train.step import StepResult, mean_loss, train_step
+from pretrain.train.stop import open_stop_signal
+
+
+class Outcome(enum.Enum):
+    """How ``train`` came to its end."""
+
+    FINISHED = "finished"
+    STOPPED = "stopped on request"
+
+
+class TooManySkippedStepsError(RuntimeError):
+    """The gradient was not finite for more steps in a row than train.max_skipped_steps allows."""
+
+
+def train(run: RunConfig) -> Outcome:
+    """Train a run from where it stands to its last step.
+
+    Collective over all ranks. On an exception no checkpoint is written and no further collective is issued: ranks may
+    disagree about where they are.
+    """
+    train_sources, held_out_sources = open_sources(run)
+    with open_world(run.parallel, seed=run.train.seed) as world, open_stop_signal() as stop:
+        model = build_model(run, world)
+        optimizer = build_optimizer(run, model)
+        state = load_checkpoint(run, model, optimizer, world)
+        data = TrainData(train_sources, run.data.seed)
+        with open_sinks(run, world, start_step=state.step) as sinks:
+            clock = Clock(state)
+            outcome = Outcome.FINISHED
+            while state.step < run.train.train_steps:
+                if stop.agreed(world):
+                    outcome = Outcome.STOPPED
+                    break
+                rate = learning_rate(run.optim, run.train, state.consumed_samples)
+                set_learning_rate(optimizer, rate)
+                batch_size = global_batch_size_at(run.train, state.consumed_samples)
+                batches = train_micro_batches(
+                    data, run, world, consumed_samples=state.consumed_samples, global_batch_size=batch_size
+                )
+                result = train_step(model, optimizer, batches, run, world, global_batch_size=batch_size)
+                state = state.after(num_samples=batch_size, seq_length=run.data.seq_length, skipped=result.skipped)
+                stop_if_diverged(run, state, result)
+                last = state.step == run.train.train_steps
+                if last or every(run.log.interval, state.step):
+                    sinks.write(step_record(run, world, state, result, clock, rate, batch_size))
+                if held_out_sources and (last or every(run.train.eval_interval, state.step)):
+                    sinks.write(evaluate(model, held_out_sources, run, world, state))
+                    clock.restart(state)
+                if last or every(run.checkpoint.interval, state.step):
+                    sinks.say(f"checkpoint: {save_checkpoint(run, model, optimizer, state, world)}")
+                    clock.restart(state)
+            if outcome is Outcome.STOPPED and state.step > 0:
+                sinks.say(f"stopped on request; checkpoint: {save_checkpoint(run, model, optimizer, state, world)}")
+    return outcome
+
+
+def every(interval: int | None, step: int) -> bool:
+    """Whether something that happens each ``interval`` steps happens after ``step``."""
+    return interval is not None and step % interval == 0
+
+
+def stop_if_diverged(run: RunConfig, state: TrainState, result: StepResult) -> None:
+    """Give up when the gradient stays not finite. All ranks see the same norm, so all of them raise."""
+    if state.skipped_in_a_row > run.train.max_skipped_steps:
+        raise TooManySkippedStepsError(
+            f"the gradient norm was not finite ({result.grad_norm}) in {state.skipped_in_a_row} steps in a row, up to step "
+            f"{state.step}; train.max_skipped_steps ({run.train.max_skipped_steps}) allows no more. No checkpoint was written: "
+            "resume from the last one with a lower optim.lr"
+        )
+
+
+class Clock:
+    """Time and tokens since the last record, without what is not training (evaluation, checkpoints)."""
+
+    def __init__(self, state: TrainState) -> None:
+        self.restart(state)
+
+    def restart(self, state: TrainState) -> None:
+        """Count from here."""
+        self.step, self.tokens, self.started = state.step, state.consumed_tokens, time.perf_counter()
+
+
+def step_record(
+    run: RunConfig, world: World, state: TrainState, result: StepResult, clock: Clock, rate: float, batch_size: int
+) -> StepRecord:
+    """The record of this step, the same on every rank. Collective; our device syncs are here."""
+    loss = mean_loss(result.loss_sum_and_tokens, world)
+    memory = int(largest(peak_memory_bytes(world.device), world))
+    pace = throughput(
+        tokens=state.consumed_tokens - clock.tokens,
+        steps=state.step - clock.step,
+        elapsed_s=time.perf_counter() - clock.started,
+        num_ranks=world.size,
+        steps_left=run.train.train_steps - state.step,
+    )
+    clock.restart(state)
+    peak = run.log.peak_tflops_per_gpu or peak_tflops(device_name(world.device))
+    full, causal = (
+        model_flops_utilization(
+            tokens_per_second_per_gpu=pace.tokens_per_second_per_gpu,
+            flops_per_token=flops_per_token(run.model, run.data.seq_length, causal=causal),
+            peak_tflops=peak,
+        )
+        for causal in (False, True)
+    )
+    return StepRecord(
+        step=state.step,
+        consumed_samples=state.consumed_samples,
+        consumed_tokens=state.consumed_tokens,
+        global_batch_size=batch_size,
+        loss=loss,
+        learning_rate=rate,
+        grad_norm=result.grad_norm,
+        skipped_steps=state.skipped_steps,
+        step_time_s=pace.step_time_s,
+        tokens_per_second=pace.tokens_per_second,
+        tokens_per_second_per_gpu=pace.tokens_per_second_per_gpu,
+        mfu_full=full,
+        mfu_causal=causal,
+        peak_memory_bytes=memory,
+        eta_s=pace.eta_s,
+    )

@@ -1,0 +1,209 @@
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokenizer.shards import EncodeOptions, ShardError, ShardManifest, ShardWriter, open_shard
+from tokenizer.verify import verify
+
+SHA = "ab" * 32
+OPTIONS = EncodeOptions(append_bos=True, append_eos=True, text_field="text")
+PROVENANCE = {"domain": "code", "licence": "CC0-1.0", "source": None, "input_files": [], "options": OPTIONS}
+DOCUMENTS = [[0, 5, 6, 1], [0, 1], [0, 99, 98, 97, 1]]
+
+
+def write_shard(prefix: Path, documents=DOCUMENTS, vocab_size: int = 100) -> ShardManifest:
+    with ShardWriter(prefix, vocab_size=vocab_size, tokenizer_sha256=SHA) as writer:
+        for document in documents:
+            writer.add_document(document)
+        return writer.finish(**PROVENANCE)
+
+
+def edit_manifest(prefix: Path, **changes) -> None:
+    path = Path(f"{prefix}.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def edit_bytes(path: Path, offset: int, content: bytes) -> None:
+    data = bytearray(path.read_bytes())
+    data[offset : offset + len(content)] = content
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(("vocab_size", "dtype"), [(65499, "uint16"), (65500, "int32"), (200_000, "int32")])
+def test_files_are_those_of_megatrons_builder_and_its_reader_opens_them(
+    tmp_path: Path, vocab_size: int, dtype: str
+) -> None:
+    torch = pytest.importorskip("torch")
+    from megatron.core.datasets.indexed_dataset import DType, IndexedDataset, IndexedDatasetBuilder
+
+    random = np.random.default_rng(0)
+    documents = [random.integers(0, vocab_size, size) for size in (1, 7, 1000, 3)]
+    documents[1][0] = vocab_size - 1
+    write_shard(tmp_path / "ours", documents, vocab_size)
+    builder = IndexedDatasetBuilder(str(tmp_path / "theirs.bin"), dtype=DType.optimal_dtype(vocab_size))
+    for document in documents:
+        builder.add_document(torch.from_numpy(document), [len(document)])
+    builder.finalize(str(tmp_path / "theirs.idx"))
+
+    assert open_shard(tmp_path / "ours").manifest.dtype == dtype
+    for suffix in ("bin", "idx"):
+        assert (tmp_path / f"ours.{suffix}").read_bytes() == (tmp_path / f"theirs.{suffix}").read_bytes()
+    read = IndexedDataset(str(tmp_path / "ours"))
+    assert len(read) == 4
+    assert all(np.array_equal(read[i], documents[i]) for i in range(4))
+
+
+@given(documents=st.lists(st.lists(st.integers(0, 99), min_size=1, max_size=9), min_size=1, max_size=9))
+def test_a_shard_gives_back_what_was_written(tmp_path_factory: pytest.TempPathFactory, documents) -> None:
+    prefix = tmp_path_factory.mktemp("shard") / "name.with.dots"
+    write_shard(prefix, documents)
+    shard = open_shard(prefix)
+    flat = [token for document in documents for token in document]
+    assert shard.tokens.tolist() == flat
+    assert shard.document_offsets.tolist() == [0, *np.cumsum([len(document) for document in documents]).tolist()]
+    assert [shard.document(i).tolist() for i in range(shard.num_documents)] == documents
+    assert (shard.num_documents, shard.num_tokens) == (len(documents), len(flat))
+    assert shard.manifest.highest_token_id == max(flat)
+    assert verify([prefix], deep=True)[0].problem is None
+
+
+def test_tokens_are_a_read_only_map_and_open_nothing_before_use(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a")
+    shard = open_shard(tmp_path / "a")
+    assert "tokens" not in vars(shard)
+    assert isinstance(shard.tokens, np.memmap)
+    assert shard.tokens.dtype == shard.dtype == np.uint16
+    with pytest.raises(ValueError, match="read-only"):
+        shard.tokens[0] = 1
+    with pytest.raises(ValueError, match="read-only"):
+        shard.document_offsets[0] = 1
+
+
+def test_a_pickled_shard_carries_its_name_and_not_its_tokens(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a", [[1] * 100_000])
+    shard = open_shard(tmp_path / "a")
+    assert shard.tokens[0] == 1
+    pickled = pickle.dumps(shard)
+    assert len(pickled) < 1000
+    assert pickle.loads(pickled).tokens.tolist() == shard.tokens.tolist()
+
+
+def test_nothing_is_left_when_the_block_fails(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), ShardWriter(tmp_path / "a", vocab_size=9, tokenizer_sha256=SHA) as writer:
+        writer.add_document([1])
+        assert [p.name for p in tmp_path.iterdir()] == ["a.bin.part"]
+        raise KeyError
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("failing", ["fsync_directory", "write_record", "index_bytes"])
+def test_nothing_is_left_when_finishing_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
+    def fail(*_) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(f"tokenizer.shards.{failing}", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_shard(tmp_path / "a")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_block_left_without_finish_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
+    with (
+        pytest.raises(AssertionError, match="left without finish"),
+        ShardWriter(tmp_path / "a", vocab_size=9, tokenizer_sha256=SHA) as writer,
+    ):
+        writer.add_document([1])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("suffix", ["bin", "idx", "json"])
+def test_an_existing_file_is_refused_and_left_alone(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / f"a.{suffix}").write_text("precious")
+    with pytest.raises(ShardError, match=rf"a\.{suffix} exists, and a shard is never overwritten"):
+        write_shard(tmp_path / "a")
+    assert (tmp_path / f"a.{suffix}").read_text() == "precious"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ([0, 100], "document 1 of .*a holds id 100, expected 0 to vocab_size - 1 = 99"),
+        ([-1, 5], "document 1 of .*a holds id -1, expected 0 to"),
+        ([], "leave out empty documents"),
+        ([[1, 2]], r"shape \(1, 2\)"),
+        ([1.0], "is float64"),
+    ],
+)
+def test_a_document_that_does_not_fit_is_refused(tmp_path: Path, document, message: str) -> None:
+    with pytest.raises(ShardError, match=message):
+        write_shard(tmp_path / "a", [[1], document])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_shard_without_documents_or_tokenizer_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ShardError, match="would hold no document"):
+        write_shard(tmp_path / "a", [])
+    with pytest.raises(ShardError, match=r"tokenizer_sha256 \('abc'\) 64 hexadecimal digits"):
+        ShardWriter(tmp_path / "a", vocab_size=3, tokenizer_sha256="abc")
+    assert not list(tmp_path.iterdir())
+
+
+# 34 header bytes, then 3 int32 lengths, 3 int64 pointers, 4 int64 document indices; tokens are 2 bytes.
+FAULTS = {
+    "cut bin": (
+        lambda p: Path(f"{p}.bin").write_bytes(Path(f"{p}.bin").read_bytes()[:-2]),
+        r"a\.bin has 20 bytes, expected 22",
+    ),
+    "long bin": (
+        lambda p: Path(f"{p}.bin").write_bytes(bytes(24)),
+        r"a\.bin has 24 bytes, expected 22 bytes \(11 tokens",
+    ),
+    "no bin": (lambda p: Path(f"{p}.bin").unlink(), r"a\.bin does not exist, expected 22 bytes"),
+    "no idx": (lambda p: Path(f"{p}.idx").unlink(), r"a\.idx does not exist, expected 102 bytes \(3 documents\)"),
+    "no json": (lambda p: Path(f"{p}.json").unlink(), r"a\.json does not exist; give the PREFIX"),
+    "cut idx": (lambda p: Path(f"{p}.idx").write_bytes(Path(f"{p}.idx").read_bytes()[:-8]), r"a\.idx has 94 bytes"),
+    "magic": (lambda p: edit_bytes(Path(f"{p}.idx"), 0, b"X"), r"header is \(b'XMIDIDX"),
+    "dtype code": (
+        lambda p: edit_bytes(Path(f"{p}.idx"), 17, b"\x04"),
+        r"header is .* 1, 4, 3, 4\), expected .* 1, 8, 3, 4\)",
+    ),
+    "first length": (lambda p: edit_bytes(Path(f"{p}.idx"), 34, b"\x05"), "second byte offset is 8, expected 10"),
+    "last length": (
+        lambda p: edit_bytes(Path(f"{p}.idx"), 42, b"\x06"),
+        "end of the last document in bytes is 24, expected 22",
+    ),
+    "first pointer": (lambda p: edit_bytes(Path(f"{p}.idx"), 46, b"\x02"), "first byte offset is 2, expected 0"),
+    "last pointer": (
+        lambda p: edit_bytes(Path(f"{p}.idx"), 62, b"\x0a"),
+        "end of the last document in bytes is 20, expected 22",
+    ),
+    "first document": (lambda p: edit_bytes(Path(f"{p}.idx"), 70, b"\x01"), "first document index is 1, expected 0"),
+    "last document": (lambda p: edit_bytes(Path(f"{p}.idx"), 94, b"\x02"), "last document index is 2, expected 3"),
+    "tokens": (lambda p: edit_manifest(p, num_tokens=12), "a.bin has 22 bytes, expected 24"),
+    "documents": (lambda p: edit_manifest(p, num_documents=2), "a.idx has 102 bytes, expected 82"),
+    "dtype": (lambda p: edit_manifest(p, dtype="int32"), "dtype is 'int32', expected 'uint16' by vocab_size"),
+    "highest": (
+        lambda p: edit_manifest(p, highest_token_id=100),
+        r"highest_token_id is 100, expected 0 to vocab_size - 1 = 99",
+    ),
+    "version": (lambda p: edit_manifest(p, format_version=2), "format_version is 2, expected 1"),
+    "tokenizer": (lambda p: edit_manifest(p, tokenizer_sha256=""), "tokenizer_sha256 is '', expected 64 hexadecimal"),
+    "unknown key": (lambda p: edit_manifest(p, colour="red"), "unknown key 'colour'"),
+    "json": (lambda p: Path(f"{p}.json").write_text("{"), "cannot be read as JSON"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_at_the_ends_is_found_on_opening(tmp_path: Path, name: str) -> None:
+    fault, message = FAULTS[name]
+    write_shard(tmp_path / "a")
+    open_shard(tmp_path / "a")
+    fault(tmp_path / "a")
+    with pytest.raises(ShardError, match=message):
+        open_shard(tmp_path / "a")

@@ -1,0 +1,163 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokenizer.load import load_tokenizer
+from tokenizer.spec import TokenizerSpec, load_spec
+from tokenizer.train import MAX_SENTENCE_BYTES, split_sentences, train_tokenizer
+
+WORDS = "the cat sat on the mat and the dog lay by the log"
+
+
+def pieces(tokenizer) -> list[str]:
+    return [tokenizer.processor.IdToPiece(i) for i in range(tokenizer.vocab_size)]
+
+
+def test_special_ids_come_first_and_then_reserved_and_user_defined_symbols(tokenizer_dir: Path) -> None:
+    tokenizer = load_tokenizer(tokenizer_dir)
+    assert pieces(tokenizer)[:9] == ["<s>", "</s>", "<unk>", "<pad>", "<turn>", "\n", "\n\n", "\t", "▁▁▁▁"]
+    assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.unk_id, tokenizer.pad_id) == (0, 1, 2, 3)
+    assert tokenizer.control_ids == (0, 1, 3, 4)
+    assert tokenizer.vocab_size == 600
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\u2581")))
+def test_every_text_comes_back_to_the_letter(tokenizer_dir: Path, text: str) -> None:
+    tokenizer = load_tokenizer(tokenizer_dir)
+    (ids,) = tokenizer.encode_batch([text], num_threads=1)
+    assert tokenizer.decode(ids.tolist()) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["  a \t\t b\n\n\n", "\r\n", "\0", "a\u3000\xa0b", " ", "\n \n", "        x", "e\u0301 \ufb01 \uff21"]
+)
+def test_whitespace_control_characters_and_unnormalized_letters_come_back(tokenizer_dir: Path, text: str) -> None:
+    tokenizer = load_tokenizer(tokenizer_dir)
+    (ids,) = tokenizer.encode_batch([text], num_threads=1)
+    assert tokenizer.decode(ids.tolist()) == text
+
+
+@pytest.mark.parametrize(("split", "expected"), [(True, ["▁", "2", "0", "2", "4"]), (False, ["▁2024"])])
+def test_digits_are_cut_one_by_one_if_the_spec_says_so(
+    tmp_path: Path, write_documents, split: bool, expected: list[str]
+) -> None:
+    path = write_documents(tmp_path / "a.jsonl", [WORDS, "2024" + " 2024" * 100])
+    tokenizer = train_tokenizer(TokenizerSpec(vocab_size=280, split_digits=split), [path], tmp_path / "out")
+    assert tokenizer.processor.EncodeAsPieces(" 2024") == expected
+
+
+def test_a_symbol_written_with_spaces_is_one_token(tokenizer_dir: Path) -> None:
+    processor = load_tokenizer(tokenizer_dir).processor
+    assert processor.EncodeAsPieces("\n    x") == ["\n", "▁▁▁▁", "x"]
+
+
+def test_training_twice_gives_the_same_bytes_in_any_folder_with_any_threads(
+    tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = TokenizerSpec(vocab_size=500)
+    inputs = [corpus / "held_out" / "code.jsonl"]
+    first = train_tokenizer(spec, inputs, tmp_path / "a")
+    second = train_tokenizer(spec, inputs, tmp_path / "deeper" / "b")
+    assert first.model_sha256 == second.model_sha256
+    assert (tmp_path / "a" / "spec.yaml").read_bytes() == (tmp_path / "deeper" / "b" / "spec.yaml").read_bytes()
+    monkeypatch.setattr("tokenizer.train.NUM_THREADS", 1)
+    third = train_tokenizer(spec, inputs, tmp_path / "c")
+    assert pieces(third) == pieces(first)
+    assert [third.processor.GetScore(i) for i in range(500)] == [first.processor.GetScore(i) for i in range(500)]
+
+
+def test_the_folder_tells_what_it_was_trained_from(tokenizer_dir: Path, corpus: Path) -> None:
+    info = json.loads((tokenizer_dir / "tokenizer-info.json").read_text())
+    assert [file["path"] for file in info["input_files"]] == [
+        str(corpus / "train" / f"{d}.jsonl") for d in ("code", "prose")
+    ]
+    assert info["num_documents"] == sum(len(Path(f["path"]).read_bytes().splitlines()) for f in info["input_files"])
+    assert load_spec(tokenizer_dir / "spec.yaml").reserved_tokens == ["<turn>"]
+    assert sorted(p.name for p in tokenizer_dir.iterdir()) == ["spec.yaml", "tokenizer-info.json", "tokenizer.model"]
+    assert [p.name for p in tokenizer_dir.parent.iterdir()] == ["small"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x" * (2 * MAX_SENTENCE_BYTES) + " zebra" * 50,  # one line far above SentencePiece's limit
+        "\u2585 zebra zebra zebra zebra",  # a line with SentencePiece's own mark
+        "\0 zebra zebra zebra zebra",
+        "\t zebra zebra zebra zebra",
+    ],
+)
+def test_no_document_is_left_out_of_training(tmp_path: Path, write_documents, text: str) -> None:
+    path = write_documents(tmp_path / "a.jsonl", [WORDS, *[text] * 3])
+    spec = TokenizerSpec(vocab_size=280, character_coverage=1.0)
+    tokenizer = train_tokenizer(spec, [path], tmp_path / "out")
+    assert any("z" in piece for piece in pieces(tokenizer))
+
+
+@given(st.text(st.sampled_from("ab \né🙂")), st.integers(min_value=4, max_value=12))
+def test_sentences_join_to_the_text_and_keep_to_the_limit(text: str, max_bytes: int) -> None:
+    parts = list(split_sentences(text, max_bytes))
+    assert "".join(parts) == text
+    assert all(len(part.encode()) <= max_bytes for part in parts)
+
+
+def test_sentences_are_cut_after_line_ends_then_before_spaces() -> None:
+    assert list(split_sentences("ab\ncd\nef gh", 7)) == ["ab\ncd\n", "ef gh"]
+    assert list(split_sentences("ab cd efg", 7)) == ["ab cd", " efg"]
+    assert list(split_sentences("ééé", 5)) == ["éé", "é"]
+
+
+def test_an_existing_output_is_refused_and_left_alone(tmp_path: Path, write_documents) -> None:
+    path = write_documents(tmp_path / "a.jsonl", [WORDS])
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ValueError, match=r"out exists, and a tokenizer is never overwritten .* name another --output"):
+        train_tokenizer(TokenizerSpec(vocab_size=290), [path], tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_too_large_a_vocabulary_is_refused_with_a_size_that_works(tmp_path: Path, write_documents) -> None:
+    path = write_documents(tmp_path / "a.jsonl", [WORDS])
+    with pytest.raises(ValueError, match=r"vocab_size 9000 .* Please set it to a value <= \d+"):
+        train_tokenizer(TokenizerSpec(vocab_size=9000), [path], tmp_path / "out")
+    assert [p.name for p in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+def test_a_broken_line_is_named_and_not_hidden_by_the_trainer(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "fine"}\n{"txt": "no"}\n')
+    with pytest.raises(ValueError, match=r"^\S*a\.jsonl:2: field 'text' must be a string"):
+        train_tokenizer(TokenizerSpec(vocab_size=290), [path], tmp_path / "out")
+
+
+def test_an_altered_or_missing_model_is_refused_by_name(tmp_path: Path, tokenizer_dir: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(tokenizer_dir, copy)
+    model = bytearray((copy / "tokenizer.model").read_bytes())
+    model[len(model) // 2] ^= 1
+    (copy / "tokenizer.model").write_bytes(model)
+    with pytest.raises(
+        ValueError, match=r"tokenizer\.model has sha256 \w+, but tokenizer-info\.json says \w+: it was alt"
+    ):
+        load_tokenizer(copy)
+    (copy / "tokenizer.model").unlink()
+    with pytest.raises(
+        ValueError, match=r"tokenizer\.model cannot be read \(No such file or directory\); train it again"
+    ):
+        load_tokenizer(copy)
+    (copy / "tokenizer-info.json").unlink()
+    with pytest.raises(ValueError, match=r"tokenizer-info\.json does not exist; train it again"):
+        load_tokenizer(copy)
+    with pytest.raises(ValueError, match=r"none does not exist"):
+        load_tokenizer(tmp_path / "none")
+
+
+def test_an_info_file_with_other_ids_than_the_model_is_refused(tmp_path: Path, tokenizer_dir: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(tokenizer_dir, copy)
+    info = json.loads((copy / "tokenizer-info.json").read_text())
+    (copy / "tokenizer-info.json").write_text(json.dumps(info | {"vocab_size": 601}))
+    with pytest.raises(ValueError, match=r"has vocab_size 600, but tokenizer-info\.json says 601"):
+        load_tokenizer(copy)

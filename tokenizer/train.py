@@ -1,0 +1,156 @@
+"""Train a SentencePiece BPE model from documents, the same bytes every time.
+
+SentencePiece drops text from its training in three ways without failing; none of them is left to happen here:
+- a sentence above its length limit is skipped: documents are cut into sentences below it, at line ends where possible;
+- a sentence that holds U+2585 (its own mark for unknown) is skipped: that character is a space to the trainer;
+- a number of threads and file names are written into the model: the number is fixed and there are no names, since
+  otherwise equal training would give models with different hashes.
+What it does drop is the line end that closes a sentence: nothing is lost when newlines are user-defined symbols.
+All of this is about what the merges are learned from. Encoding keeps every character (see spec.py).
+"""
+
+import hashlib
+import io
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import sentencepiece
+
+from tokenizer.documents import DocumentReader
+from tokenizer.files import fsync_directory, part_path, write_bytes_durably, write_record
+from tokenizer.load import INFO_NAME, MODEL_NAME, SPEC_NAME, Tokenizer, TokenizerInfo, load_tokenizer
+from tokenizer.spec import BOS_ID, CONTROL_PIECES, EOS_ID, PAD_ID, UNK_ID, TokenizerSpec, spec_as_yaml
+
+MAX_SENTENCE_BYTES = 1 << 16
+NUM_THREADS = 4  # any number gives the same tokens, but it is stored in the model file, so it is not a choice
+
+
+class SentenceStream:
+    """Feeds documents to the trainer as sentences, and keeps what the trainer would hide: counts and the real error."""
+
+    def __init__(self, reader: DocumentReader) -> None:
+        self.reader = reader
+        self.num_documents = 0
+        self.num_text_bytes = 0
+        self.error: ValueError | None = None
+
+    def __iter__(self) -> Iterator[str]:
+        try:
+            for document in self.reader:
+                self.num_documents += 1
+                self.num_text_bytes += document.num_bytes
+                yield from split_sentences(document.text.replace("\u2585", " "), MAX_SENTENCE_BYTES)
+        except ValueError as problem:
+            # SentencePiece turns any exception of its iterator into a RuntimeError with a C++ place in it.
+            self.error = problem
+            raise
+
+
+def split_sentences(text: str, max_bytes: int) -> Iterator[str]:
+    """Cut text into pieces of at most max_bytes UTF-8 bytes that join to the text again.
+
+    The cut is after the last line end that fits, else before the last space, else between two characters.
+    """
+    data = text.encode("utf-8")
+    start = 0
+    while len(data) - start > max_bytes:
+        limit = start + max_bytes
+        cut = data.rfind(b"\n", start, limit) + 1
+        if cut <= start:
+            cut = data.rfind(b" ", start, limit)
+        if cut <= start:
+            cut = limit
+            while data[cut] & 0xC0 == 0x80:  # a byte inside a character
+                cut -= 1
+        yield data[start:cut].decode("utf-8")
+        start = cut
+    yield data[start:].decode("utf-8")
+
+
+def train_tokenizer(
+    spec: TokenizerSpec, inputs: Sequence[str | Path], output_dir: str | Path, text_field: str = "text"
+) -> Tokenizer:
+    """Train a tokenizer on jsonl documents and write its folder (see load.py), whole or not at all.
+
+    The trainer holds all text in memory, several times over: give it a sample of a few GB, not the corpus.
+    Raises: ValueError if output_dir exists, an input is bad, or the text cannot give vocab_size tokens.
+    """
+    output_dir = Path(output_dir)
+    if output_dir.exists():
+        raise ValueError(
+            f"output folder {output_dir} exists, and a tokenizer is never overwritten (shards depend on it); "
+            "remove it or name another --output"
+        )
+    reader = DocumentReader(inputs, text_field)
+    sentences = SentenceStream(reader)
+    model = _train_model(spec, sentences)
+    info = TokenizerInfo(
+        format_version=1,
+        vocab_size=spec.vocab_size,
+        model_sha256=hashlib.sha256(model).hexdigest(),
+        bos_id=BOS_ID,
+        eos_id=EOS_ID,
+        unk_id=UNK_ID,
+        pad_id=PAD_ID,
+        text_field=text_field,
+        num_documents=sentences.num_documents,
+        num_text_bytes=sentences.num_text_bytes,
+        input_files=tuple(reader.input_files),
+        sentencepiece_version=sentencepiece.__version__,
+    )
+    part = part_path(output_dir)
+    shutil.rmtree(part, ignore_errors=True)  # what a killed training left
+    part.mkdir(parents=True)
+    try:
+        write_bytes_durably(part / MODEL_NAME, model)
+        write_bytes_durably(part / SPEC_NAME, spec_as_yaml(spec).encode("utf-8"))
+        write_record(part / INFO_NAME, info)
+        load_tokenizer(part)  # what is published opens
+        part.rename(output_dir)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    fsync_directory(output_dir.parent)
+    return load_tokenizer(output_dir)
+
+
+def _train_model(spec: TokenizerSpec, sentences: SentenceStream) -> bytes:
+    model = io.BytesIO()
+    bos, eos, unk, pad = CONTROL_PIECES
+    try:
+        sentencepiece.SentencePieceTrainer.Train(
+            sentence_iterator=iter(sentences),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=spec.vocab_size,
+            normalization_rule_name=spec.normalization,
+            character_coverage=spec.character_coverage,
+            byte_fallback=spec.byte_fallback,
+            split_digits=spec.split_digits,
+            max_sentencepiece_length=spec.max_piece_length,
+            # Inside SentencePiece a space is U+2581; a symbol written with a plain space would never match.
+            user_defined_symbols=[symbol.replace(" ", "\u2581") for symbol in spec.user_defined_symbols],
+            control_symbols=list(spec.reserved_tokens),
+            add_dummy_prefix=False,
+            remove_extra_whitespaces=False,
+            allow_whitespace_only_pieces=True,
+            bos_id=BOS_ID,
+            eos_id=EOS_ID,
+            unk_id=UNK_ID,
+            pad_id=PAD_ID,
+            bos_piece=bos,
+            eos_piece=eos,
+            unk_piece=unk,
+            pad_piece=pad,
+            max_sentence_length=MAX_SENTENCE_BYTES,
+            num_threads=NUM_THREADS,
+            minloglevel=2,
+        )
+    except RuntimeError as problem:
+        if sentences.error is not None:
+            raise sentences.error from None
+        reason = str(problem).rsplit("] ", 1)[-1]  # behind the C++ place and condition
+        raise ValueError(
+            f"vocab_size {spec.vocab_size} does not suit these {sentences.num_text_bytes} bytes of text: {reason}"
+        ) from None
+    return model.getvalue()
