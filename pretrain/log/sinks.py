@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pretrain.config.schema import RunConfig
 from pretrain.log.record import EvalRecord, StepRecord
+from pretrain.log.summary import duration, summary
 from pretrain.parallel.world import World
 
 Record = StepRecord | EvalRecord
@@ -44,6 +45,12 @@ class Sinks:
         """A line for people."""
         for sink in self._sinks:
             sink.say(message)
+
+    def finish(self, run_dir: str) -> None:
+        """The run's summary, for people; a rank without sinks reads nothing."""
+        if self._sinks:
+            for line in summary(Path(run_dir) / METRICS_FILE):
+                self.say(line)
 
 
 @contextlib.contextmanager
@@ -157,17 +164,6 @@ def eval_line(record: EvalRecord) -> str:
     """The console line of an evaluation."""
     losses = "  ".join(f"{domain} {loss:.4f}" for domain, loss in record.held_out_loss.items())
     return f"held-out loss after step {record.step}: {losses}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as 1d02h, 3h04m, 5m06s or 7s."""
-    whole = round(seconds)
-    days, hours, minutes, rest = whole // 86400, whole // 3600 % 24, whole // 60 % 60, whole % 60
-    if days:
-        return f"{days}d{hours:02}h"
-    if hours:
-        return f"{hours}h{minutes:02}m"
-    return f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
 
 
 def _percent(share: float | None) -> str:

@@ -48,6 +48,8 @@ def train(run: RunConfig) -> Outcome:
         state = load_checkpoint(run, model, optimizer, world)
         data = TrainData(train_sources, run.data.seed)
         with open_sinks(run, world, start_step=state.step) as sinks:
+            if state.step:
+                sinks.say(f"resumed after step {state.step}, {state.consumed_samples:,} samples")
             clock = Clock(state)
             outcome = Outcome.FINISHED
             while state.step < run.train.train_steps:
@@ -74,6 +76,9 @@ def train(run: RunConfig) -> Outcome:
                     clock.restart(state)
             if outcome is Outcome.STOPPED and state.step > 0:
                 sinks.say(f"stopped on request; checkpoint: {save_checkpoint(run, model, optimizer, state, world)}")
+            if outcome is Outcome.FINISHED:
+                sinks.say(f"complete: step {state.step} of {run.train.train_steps}")
+                sinks.finish(run.run_dir)
     return outcome
 
 

@@ -1,0 +1,68 @@
+# make demo    install, real text, tokenizer, shards, and a training run on 4 local ranks
+# make test    every test
+# The rest:    install, data, check, gpu, clean
+
+PYTHON ?= python3
+VENV   := .venv
+RUN    := $(VENV)/bin/python
+STAMP  := $(VENV)/.installed
+
+CORPUS := demo/corpus/train/code.jsonl
+TOKENS := demo/tokenizer/tokenizer.model
+SPLITS := train held_out
+SHARDS := $(foreach split,$(SPLITS),demo/shards/$(split)-code.json demo/shards/$(split)-prose.json)
+
+.DEFAULT_GOAL := help
+.PHONY: help install data demo test check gpu clean
+
+help:
+	@sed -n 's/^# //p' Makefile | head -3
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=python3.11")'
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --upgrade pip
+	$(RUN) -m pip install --quiet --editable '.[dev]'
+	touch $(STAMP)
+
+$(CORPUS): | $(STAMP)
+	$(RUN) -m tokenizer sample-corpus --output demo/corpus
+
+$(TOKENS): $(CORPUS)
+	rm -rf demo/tokenizer
+	$(RUN) -m tokenizer train tokenizer/specs/tiny-2k.yaml --input demo/corpus/train/code.jsonl demo/corpus/train/prose.jsonl --output demo/tokenizer
+
+# demo/shards/SPLIT-DOMAIN.json is a shard's manifest, written last: it is there only when the shard is whole.
+demo/shards/%.json: $(TOKENS)
+	rm -f demo/shards/$*.bin demo/shards/$*.idx demo/shards/$*.json
+	$(RUN) -m tokenizer encode --tokenizer demo/tokenizer --input demo/corpus/$(subst -,/,$*).jsonl --output demo/shards/$*
+
+data: $(SHARDS)
+
+demo: data
+	$(RUN) -m pretrain train configs/tiny.yaml
+	@echo
+	@echo 'What to try next:'
+	@echo '  make demo                                                    again: the run is complete, and says so'
+	@echo '  $(RUN) -m pretrain train configs/tiny.yaml train.train_steps=300     go on from the last checkpoint'
+	@echo '  $(RUN) -m pretrain show configs/lucie-7b/pretrain.yaml       a 7B run on 512 GPUs, and what follows from it'
+	@echo '  $(VENV)/bin/tensorboard --logdir runs                        the curves'
+	@echo '  $(RUN) -m pretrain train configs/smoke_gpu.yaml              123 M parameters, if there is a GPU'
+
+test: $(STAMP)
+	$(RUN) -m pytest tests
+
+check: $(STAMP)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/pyright
+	$(RUN) -m pytest tests
+
+gpu: data
+	$(RUN) -m pytest tests/gpu -rs
+	$(RUN) -m pretrain train configs/smoke_gpu.yaml
+
+clean:
+	rm -rf demo runs .venv *.egg-info .pytest_cache .ruff_cache .hypothesis

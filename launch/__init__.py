@@ -1,0 +1,1 @@
+"""Launch room: from one YAML to jobs on a cluster. It imports pretrain.config only."""
