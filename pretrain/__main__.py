@@ -12,7 +12,7 @@ import click
 
 from pretrain.config.load import load_run
 from pretrain.config.schema import RunConfig
-from pretrain.exit_codes import CRASH, FINISHED, STOPPED, WRONG_INPUT, exit_code_of
+from pretrain.exit_codes import CRASH, FINISHED, WRONG_INPUT, exit_code_of
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 
@@ -52,11 +52,10 @@ def show(config: str, overrides: tuple[str, ...]) -> None:
 
 
 def _train_rank(run: RunConfig) -> int:
-    """Train as one rank of a world that exists or is this process alone."""
-    from pretrain.train.loop import Outcome
+    """Train as one rank of a world that torchrun or srun started."""
     from pretrain.train.loop import train as train_run
 
-    return FINISHED if train_run(run) is Outcome.FINISHED else STOPPED
+    return int(train_run(run))
 
 
 def _train_local(run: RunConfig) -> int:
@@ -65,13 +64,12 @@ def _train_local(run: RunConfig) -> int:
     from pretrain.data.sources import open_sources
     from pretrain.parallel.device import resolve_device
     from pretrain.parallel.local import run_local_ranks
+    from pretrain.train.local_rank import local_rank
 
     open_sources(run)
     device_type = resolve_device(run.parallel.device)
-    if device_type == "cpu":
-        import pretrain.train.loop  # noqa: F401  forked ranks share this import
     code, failure = run_local_ranks(
-        _local_rank, run, num_ranks=world_size(run.parallel), device_type=device_type, log_dir=Path(run.run_dir) / "logs"
+        local_rank, run, num_ranks=world_size(run.parallel), device_type=device_type, log_dir=Path(run.run_dir) / "logs"
     )
     if failure is None:
         return code
@@ -81,16 +79,6 @@ def _train_local(run: RunConfig) -> int:
         print(f"rank {failure.rank} failed:\n{failure.text}", file=sys.stderr)
         code = CRASH
     return code
-
-
-def _local_rank(run: RunConfig) -> int:
-    import os
-
-    import torch
-
-    if not os.environ.get("OMP_NUM_THREADS"):
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ["WORLD_SIZE"])))
-    return _train_rank(run)
 
 
 def _guard(act: Callable[[], int]) -> int:

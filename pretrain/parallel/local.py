@@ -1,7 +1,7 @@
 """Start the ranks of a run on this machine, and report the first one that fails, alone.
 
-Under torchrun or srun this file is not used. On a CPU ranks are forked, so that megatron-core is imported once; where CUDA
-is, they are spawned, since CUDA does not survive a fork.
+Under torchrun or srun this file is not used. On a CPU ranks are forked from a server that has imported megatron-core once
+(and has no threads, which do not survive a fork); where CUDA is, they are spawned, since CUDA does not survive one either.
 """
 
 import contextlib
@@ -47,7 +47,9 @@ def run_local_ranks(
 
     Returns: (the largest exit code of the ranks, None), or (the failed rank's, the earliest failure).
     """
-    context = multiprocessing.get_context("fork" if device_type == "cpu" else "spawn")
+    context = multiprocessing.get_context("forkserver" if device_type == "cpu" else "spawn")
+    if device_type == "cpu":
+        context.set_forkserver_preload([work.__module__])
     environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(num_ranks)}
     log_dir.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()

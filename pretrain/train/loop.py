@@ -3,6 +3,7 @@
 import enum
 import time
 
+from pretrain import exit_codes
 from pretrain.checkpoint.load import load_checkpoint
 from pretrain.checkpoint.save import save_checkpoint
 from pretrain.config.derive import global_batch_size_at
@@ -24,11 +25,11 @@ from pretrain.train.step import StepResult, mean_loss, train_step
 from pretrain.train.stop import open_stop_signal
 
 
-class Outcome(enum.Enum):
-    """How ``train`` came to its end."""
+class Outcome(enum.IntEnum):
+    """How ``train`` came to its end; the value is the process's exit code."""
 
-    FINISHED = "finished"
-    STOPPED = "stopped on request"
+    FINISHED = exit_codes.FINISHED
+    STOPPED = exit_codes.STOPPED
 
 
 class TooManySkippedStepsError(RuntimeError):
@@ -50,6 +51,8 @@ def train(run: RunConfig) -> Outcome:
         with open_sinks(run, world, start_step=state.step) as sinks:
             if state.step:
                 sinks.say(f"resumed after step {state.step}, {state.consumed_samples:,} samples")
+            elif held_out_sources:
+                sinks.write(evaluate(model, held_out_sources, run, world, state))  # what an untrained model does
             clock = Clock(state)
             outcome = Outcome.FINISHED
             while state.step < run.train.train_steps:

@@ -1,0 +1,139 @@
+"""Planted faults: each breaks one rank's work the way a real bug would. Called in every rank before the run starts."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+
+def half_the_heads_dead_on_one_rank() -> None:
+    """The last rank's attention output is zero for half of its heads."""
+    from pretrain.model.layer_spec import CausalSelfAttention
+
+    if int(os.environ["RANK"]) != int(os.environ["WORLD_SIZE"]) - 1:
+        return
+    forward = CausalSelfAttention.forward
+
+    def broken(self: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        output = forward(self, *args, **kwargs)  # [s, b, n/t * d]
+        kept = torch.ones_like(output)
+        kept[..., : output.shape[-1] // 2] = 0
+        return output * kept
+
+    CausalSelfAttention.forward = broken  # type: ignore[method-assign]
+
+
+def one_micro_batch_dropped() -> None:
+    """The last micro batch of replica 0 counts for nothing."""
+    from pretrain.train import loop
+
+    batches_of = loop.train_micro_batches
+
+    def broken(data: Any, run: Any, world: Any, **kwargs: Any) -> Iterator[Any]:
+        batches = list(batches_of(data, run, world, **kwargs))
+        if world.dp_rank == 0 and batches[-1] is not None:
+            batches[-1] = replace(batches[-1], loss_mask=torch.zeros_like(batches[-1].loss_mask))
+        return iter(batches)
+
+    loop.train_micro_batches = broken
+
+
+def norm_gradient_not_reduced() -> None:
+    """Norms forget that under sequence parallelism each rank sees a part of the sequence."""
+    from pretrain.model.layer_spec import RMSNorm
+
+    build = RMSNorm.__init__
+
+    def broken(self: Any, *args: Any, **kwargs: Any) -> None:
+        build(self, *args, **kwargs)
+        self.weight.sequence_parallel = False
+
+    RMSNorm.__init__ = broken  # type: ignore[method-assign]
+
+
+def tied_copies_not_reduced() -> None:
+    """The first and the last stage update their copies of a tied embedding from their own gradients alone."""
+    from megatron.core.distributed import finalize_model_grads
+
+    finalize_model_grads.__globals__["_allreduce_word_embedding_grads"] = lambda *args, **kwargs: None
+
+
+def gradient_not_finite_at_step_3() -> None:
+    """The loss of the third step is infinite on replica 0."""
+    from pretrain.train import loop
+
+    step = loop.train_step
+    calls = iter(range(1, 1000))
+
+    def broken(model: Any, optimizer: Any, micro_batches: Any, run: Any, world: Any, **kwargs: Any) -> Any:
+        batches = list(micro_batches)
+        if next(calls) == 3 and world.dp_rank == 0 and batches[0] is not None:
+            batches[0] = replace(batches[0], loss_mask=batches[0].loss_mask * float("inf"))
+        return step(model, optimizer, iter(batches), run, world, **kwargs)
+
+    loop.train_step = broken
+
+
+def gradient_never_finite() -> None:
+    """The loss of every step is not a number."""
+    from pretrain.train import loop
+
+    batches_of = loop.train_micro_batches
+
+    def broken(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        for batch in batches_of(*args, **kwargs):
+            yield None if batch is None else replace(batch, loss_mask=batch.loss_mask * float("nan"))
+
+    loop.train_micro_batches = broken
+
+
+def rank_1_raises_at_step_2() -> None:
+    """Rank 1 alone fails between two collectives."""
+    from pretrain.train import loop
+
+    step = loop.train_step
+    calls = iter(range(1, 1000))
+
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        if next(calls) == 2 and os.environ["RANK"] == "1":
+            raise RuntimeError("the fan of rank 1 has stopped")
+        return step(*args, **kwargs)
+
+    loop.train_step = broken
+
+
+def rank_1_is_killed_at_step_2() -> None:
+    """Rank 1 dies without a word."""
+    from pretrain.train import loop
+
+    step = loop.train_step
+    calls = iter(range(1, 1000))
+
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        if next(calls) == 2 and os.environ["RANK"] == "1":
+            os.kill(os.getpid(), 9)
+        return step(*args, **kwargs)
+
+    loop.train_step = broken
+
+
+def uneven_masks() -> None:
+    """Not a fault: row r of the global batch keeps only its first (r * 7) % seq_length + 1 predictions."""
+    from pretrain.train import loop
+
+    batches_of = loop.train_micro_batches
+
+    def masked(data: Any, run: Any, world: Any, **kwargs: Any) -> Iterator[Any]:
+        for index, batch in enumerate(batches_of(data, run, world, **kwargs)):
+            if batch is None:
+                yield None
+                continue
+            first = (index * world.data_parallel_size + world.dp_rank) * run.train.micro_batch_size
+            mask = torch.zeros_like(batch.loss_mask)
+            for row in range(mask.shape[0]):
+                mask[row, : ((first + row) * 7) % mask.shape[1] + 1] = 1
+            yield replace(batch, loss_mask=mask)
+
+    loop.train_micro_batches = masked

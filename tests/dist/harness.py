@@ -1,0 +1,79 @@
+"""Train real runs on real local ranks, and read what they logged."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from pretrain.config.derive import world_size
+from pretrain.config.load import load_run
+from pretrain.config.schema import RunConfig
+from pretrain.parallel.local import Failure, run_local_ranks
+from pretrain.train.loop import train
+from tests.dist import faults
+from tests.runs.cases import GRAD_NORM_TOLERANCE, LOSS_TOLERANCE
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What a run logged, step by step."""
+
+    exit_code: int
+    failure: Failure | None
+    losses: dict[int, float | None]
+    grad_norms: dict[int, float | None]
+    skipped: dict[int, int]
+    held_out: dict[int, dict[str, float]]
+
+
+def rank_main(run: RunConfig, fault: str | None) -> int:
+    """One rank, with a fault planted or not."""
+    torch.set_num_threads(1)
+    if fault is not None:
+        getattr(faults, fault)()
+    return int(train(run))
+
+
+def run_and_trace(run: RunConfig, fault: str | None = None, *, fresh: bool = True) -> Trace:
+    """Train ``run`` on as many local ranks as it needs; from scratch unless told to resume."""
+    folder = Path(run.run_dir)
+    if fresh:
+        shutil.rmtree(folder, ignore_errors=True)
+    code, failure = run_local_ranks(
+        rank_main, run, fault, num_ranks=world_size(run.parallel), device_type="cpu", log_dir=folder / "logs"
+    )
+    metrics = folder / "metrics.jsonl"
+    records = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.is_file() else []
+    steps = [record for record in records if record["kind"] == "step"]
+    return Trace(
+        exit_code=code,
+        failure=failure,
+        losses={record["step"]: record["loss"] for record in steps},
+        grad_norms={record["step"]: record["grad_norm"] for record in steps},
+        skipped={record["step"]: record["skipped_steps"] for record in steps},
+        held_out={record["step"]: record["held_out_loss"] for record in records if record["kind"] == "eval"},
+    )
+
+
+def make_run(config: Path, run_dir: Path, *overrides: str) -> RunConfig:
+    """The tests' small run, changed by overrides."""
+    return load_run(config, [f"run_dir={run_dir}", *overrides])
+
+
+def assert_same_training(
+    trace: Trace, reference: Trace, *, loss: float = LOSS_TOLERANCE, grad_norm: float = GRAD_NORM_TOLERANCE
+) -> None:
+    """Every step's loss and gradient norm agree, relative to the reference."""
+    assert trace.exit_code == 0, f"the run failed: {trace.failure}"
+    assert trace.losses.keys() == reference.losses.keys() != set(), "not the same steps were logged"
+    for step, expected in reference.losses.items():
+        _assert_close(f"loss of step {step}", trace.losses[step], expected, loss)
+        _assert_close(f"gradient norm of step {step}", trace.grad_norms[step], reference.grad_norms[step], grad_norm)
+
+
+def _assert_close(what: str, found: float | None, expected: float | None, tolerance: float) -> None:
+    assert found is not None and expected is not None, f"{what} is missing or not finite"
+    error = abs(found - expected) / abs(expected)
+    assert error <= tolerance, f"{what}: {found} is {error:.2e} from {expected}, more than {tolerance:.0e}"

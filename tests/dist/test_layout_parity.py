@@ -1,0 +1,73 @@
+"""Every layout trains the same model on the same batches, and the comparison catches a fault in each of them."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.dist.harness import Trace, assert_same_training, make_run, run_and_trace
+from tests.runs.cases import DP2, LAYOUTS, PP2, TIED, TIED_LAYOUTS, TP2, Layout
+
+
+@pytest.fixture(scope="session")
+def tp1(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Trace:
+    return run_and_trace(make_run(small_run, tmp_path_factory.mktemp("tp1")))
+
+
+@pytest.fixture(scope="session")
+def tied_tp1(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Trace:
+    return run_and_trace(make_run(small_run, tmp_path_factory.mktemp("tied-tp1"), *TIED))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
+def test_a_layout_trains_what_one_rank_trains(layout: Layout, small_run: Path, tmp_path: Path, tp1: Trace) -> None:
+    trace = run_and_trace(make_run(small_run, tmp_path, *layout.overrides))
+    assert_same_training(trace, tp1)
+    assert trace.held_out[10] == pytest.approx(tp1.held_out[10], rel=2e-6)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
+def test_a_planted_fault_breaks_parity(layout: Layout, small_run: Path, tmp_path: Path, tp1: Trace) -> None:
+    trace = run_and_trace(make_run(small_run, tmp_path, *layout.overrides), layout.fault)
+    assert trace.exit_code == 0, f"the fault must go unnoticed by the run itself: {trace.failure}"
+    with pytest.raises(AssertionError, match=r"(loss|gradient norm) of step \d+: .* more than"):
+        assert_same_training(trace, tp1)
+
+
+@pytest.mark.parametrize("layout", TIED_LAYOUTS, ids=lambda layout: layout.name)
+def test_tied_embeddings_train_alike_in_every_layout(
+    layout: Layout, small_run: Path, tmp_path: Path, tied_tp1: Trace
+) -> None:
+    assert_same_training(run_and_trace(make_run(small_run, tmp_path / "sound", *TIED, *layout.overrides)), tied_tp1)
+    broken = run_and_trace(make_run(small_run, tmp_path / "broken", *TIED, *layout.overrides), layout.fault)
+    with pytest.raises(AssertionError, match=r"(loss|gradient norm) of step \d+: .* more than"):
+        assert_same_training(broken, tied_tp1)
+
+
+def test_uneven_loss_masks_weigh_every_token_alike_in_every_layout(small_run: Path, tmp_path: Path, tp1: Trace) -> None:
+    reference = run_and_trace(make_run(small_run, tmp_path / "one"), "uneven_masks")
+    assert reference.losses[1] != tp1.losses[1], "the masks must matter"
+    small = run_and_trace(make_run(small_run, tmp_path / "micro", "train.micro_batch_size=1"), "uneven_masks")
+    assert_same_training(small, reference)
+    wide = run_and_trace(make_run(small_run, tmp_path / "wide", *DP2, *PP2), "uneven_masks")
+    assert_same_training(wide, reference)
+
+
+# bf16 keeps 8 bits: one rounding is 2^-9 = 0.2 %, and sums under TP round in another order than whole ones. A loss averages
+# 512 tokens, whose errors are independent, so 0.2 % / sqrt(512) = 1e-4 per step is expected; ten steps of diverging weights
+# are allowed ten times that. A gradient norm is not an average over tokens: it is allowed 2 %.
+BF16_LOSS_TOLERANCE = 1e-3
+BF16_GRAD_NORM_TOLERANCE = 2e-2
+
+
+def test_bf16_follows_one_rank_within_rounding_and_learns(small_run: Path, tmp_path: Path) -> None:
+    bf16 = ("train.precision=bf16", "train.train_steps=30")
+    reference = run_and_trace(make_run(small_run, tmp_path / "tp1", *bf16))
+    trace = run_and_trace(make_run(small_run, tmp_path / "tp2-pp2", *bf16, *TP2, *PP2))
+    bounds = {"loss": BF16_LOSS_TOLERANCE, "grad_norm": BF16_GRAD_NORM_TOLERANCE}
+    assert_same_training(trace, reference, **bounds)
+    assert trace.losses[30] < trace.losses[1] - 1.0, "the loss must fall"
+    broken = run_and_trace(
+        make_run(small_run, tmp_path / "broken", *bf16, *TP2, *PP2), "half_the_heads_dead_on_one_rank"
+    )
+    with pytest.raises(AssertionError, match="more than"):
+        assert_same_training(broken, reference, **bounds)

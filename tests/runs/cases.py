@@ -1,0 +1,48 @@
+"""Runs as data: layouts that must train the same model on the same batches, and the fault that each test plants."""
+
+from dataclasses import dataclass
+
+LOSS_TOLERANCE = 2e-6
+GRAD_NORM_TOLERANCE = 2e-5
+"""Relative, fp32. Ten steps of summing in another order stay well inside; half of all heads dead moves the first loss by 1e-4."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way to lay a run out, and how to break it."""
+
+    name: str
+    overrides: tuple[str, ...]
+    fault: str
+    """Name of a function in tests/dist/faults.py."""
+
+
+TP2 = ("parallel.tensor_model_parallel_size=2",)
+PP2 = ("parallel.pipeline_model_parallel_size=2",)
+DP2 = ("parallel.data_parallel_size=2",)
+SP = ("parallel.sequence_parallel=true",)
+VP2 = ("parallel.virtual_pipeline_model_parallel_size=2",)
+NO_DISTRIBUTED_OPTIMIZER = ("parallel.use_distributed_optimizer=false",)
+OVERLAP = ("parallel.overlap_grad_reduce=true", "parallel.overlap_param_gather=true")
+
+LAYOUTS = (
+    Layout("tp2", TP2, "half_the_heads_dead_on_one_rank"),
+    Layout("tp2-sp", TP2 + SP, "norm_gradient_not_reduced"),
+    Layout("pp2", PP2, "one_micro_batch_dropped"),
+    Layout("pp2-vp2", PP2 + VP2, "one_micro_batch_dropped"),
+    Layout("dp2", DP2, "one_micro_batch_dropped"),
+    Layout("dp2-replicated-optimizer", DP2 + NO_DISTRIBUTED_OPTIMIZER, "one_micro_batch_dropped"),
+    Layout("dp2-overlap", DP2 + OVERLAP, "one_micro_batch_dropped"),
+    Layout("tp2-pp2", TP2 + PP2, "half_the_heads_dead_on_one_rank"),
+    Layout("tp2-sp-pp2-vp2", TP2 + SP + PP2 + VP2, "norm_gradient_not_reduced"),
+    Layout("tp2-pp2-dp2", TP2 + PP2 + DP2, "one_micro_batch_dropped"),
+    Layout("full-recompute", (*TP2, *SP, "train.recompute=full"), "norm_gradient_not_reduced"),
+    Layout("selective-recompute", ("train.recompute=selective",), "one_micro_batch_dropped"),
+)
+
+TIED_LAYOUTS = (
+    Layout("tied-tp2", TP2, "half_the_heads_dead_on_one_rank"),
+    Layout("tied-pp2", PP2, "tied_copies_not_reduced"),
+    Layout("tied-tp2-pp2-vp2", TP2 + PP2 + VP2, "tied_copies_not_reduced"),
+)
+TIED = ("model.share_embeddings_and_output_weights=true",)
