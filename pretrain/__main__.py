@@ -3,8 +3,10 @@
 Rooms are imported inside the commands, so that ``--help`` and ``show`` do not wait for megatron-core.
 """
 
+import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import click
 from pretrain.config.load import load_run
 from pretrain.config.schema import RunConfig
 from pretrain.exit_codes import CRASH, FINISHED, WRONG_INPUT, exit_code_of
+from pretrain.parallel.environment import rank_and_size, started_by_launcher
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 
@@ -30,8 +33,7 @@ def train(config: str, overrides: tuple[str, ...]) -> None:
 
     Under torchrun or srun it uses the ranks it is given; alone, it starts the local ranks the layout needs.
     """
-    from pretrain.parallel.world import started_by_launcher
-
+    _quiet_libraries()
     sys.exit(_guard(lambda: (_train_rank if started_by_launcher() else _train_local)(load_run(config, overrides))))
 
 
@@ -69,7 +71,12 @@ def _train_local(run: RunConfig) -> int:
     open_sources(run)
     device_type = resolve_device(run.parallel.device)
     code, failure = run_local_ranks(
-        local_rank, run, num_ranks=world_size(run.parallel), device_type=device_type, log_dir=Path(run.run_dir) / "logs"
+        local_rank,
+        run,
+        preload=["pretrain.train.loop"],
+        num_ranks=world_size(run.parallel),
+        device_type=device_type,
+        log_dir=Path(run.run_dir) / "logs",
     )
     if failure is None:
         return code
@@ -81,15 +88,26 @@ def _train_local(run: RunConfig) -> int:
     return code
 
 
+def _quiet_libraries() -> None:
+    """megatron-core warns of each optional package it does without, on every rank. Ranks inherit the environment."""
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"(megatron|torch)\.")
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.")
+    os.environ.setdefault("PYTHONWARNINGS", "ignore::UserWarning,ignore::FutureWarning")
+
+
 def _guard(act: Callable[[], int]) -> int:
-    """Run ``act``; a mistake of the user's becomes one line and exit code 2, anything else a traceback and 70."""
+    """Run ``act``; a mistake of the user's becomes one line and exit code 2, anything else a traceback and 70.
+
+    All ranks of a world find the same mistake: the first of each node says so.
+    """
     try:
         return act()
     except Exception as error:
         code = exit_code_of(error)
-        if code == WRONG_INPUT:
+        _, _, local_rank = rank_and_size()
+        if code == WRONG_INPUT and local_rank == 0:
             print(f"error: {error}", file=sys.stderr)
-        else:
+        elif code != WRONG_INPUT:
             traceback.print_exc()
         return code
 

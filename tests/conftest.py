@@ -57,7 +57,11 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     train_tokenizer(load_spec(SPEC), texts, folder / "tokenizer")
     for split in ("train", "held_out"):
         for domain in ("code", "prose"):
-            encode(folder / "tokenizer", [folder / "corpus" / split / f"{domain}.jsonl"], folder / "shards" / f"{split}-{domain}")
+            encode(
+                folder / "tokenizer",
+                [folder / "corpus" / split / f"{domain}.jsonl"],
+                folder / "shards" / f"{split}-{domain}",
+            )
     return folder
 
 

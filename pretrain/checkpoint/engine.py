@@ -28,6 +28,8 @@ class InProcessSave(TorchDistSaveShardedStrategy):
         by_key, _, _ = _replace_state_dict_keys_with_sharded_keys(sharded_state_dict, self.keep_only_main_replica)
         torch_checkpoint.save(
             mcore_to_pyt_state_dict(by_key, False),
-            storage_writer=torch_checkpoint.FileSystemWriter(checkpoint_dir, single_file_per_rank=True, sync_files=True),
+            storage_writer=torch_checkpoint.FileSystemWriter(
+                checkpoint_dir, single_file_per_rank=True, sync_files=True
+            ),
             planner=MCoreSavePlanner(dedup_replicated_tensors=False, flatten_state_dict=False),
         )

@@ -32,7 +32,9 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
         raise ValueError(f"config {path} is not readable YAML: {error}") from None
     if not OmegaConf.is_dict(from_file):
-        raise ValueError(f"config {path} must be a mapping such as 'run_dir: runs/mine'; it is a {type(from_file).__name__}")
+        raise ValueError(
+            f"config {path} must be a mapping such as 'run_dir: runs/mine'; it is a {type(from_file).__name__}"
+        )
     from_file = OmegaConf.to_container(from_file)
     _refuse_unknown(from_file, RunConfig, where=str(path))
     layers = [from_file]

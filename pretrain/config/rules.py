@@ -145,7 +145,9 @@ def _check_batch(train: TrainConfig, parallel: ParallelConfig) -> None:
 
 def _check_optim(optim: OptimConfig, train: TrainConfig) -> None:
     if optim.min_lr > optim.lr:
-        raise ValueError(f"optim.min_lr ({optim.min_lr}) must not be above optim.lr ({optim.lr}); {optim.lr / 10} works")
+        raise ValueError(
+            f"optim.min_lr ({optim.min_lr}) must not be above optim.lr ({optim.lr}); {optim.lr / 10} works"
+        )
     decay = lr_decay_samples(optim, train)
     if optim.lr_warmup_samples > decay:
         raise ValueError(

@@ -15,7 +15,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache, cached_property
+from functools import cached_property, lru_cache
 from itertools import accumulate
 
 from pretrain.data.order import permute
@@ -23,7 +23,9 @@ from pretrain.data.order import permute
 BLOCK_SAMPLES = 256
 RESOLUTION = 2**40
 """Shares are rounded to BLOCK_SAMPLES / RESOLUTION."""
-PHASE_STEP = 679_891_637_639  # odd, so that all phases come by; near RESOLUTION / golden ratio, so that they spread evenly
+PHASE_STEP = (
+    679_891_637_639  # odd, so that all phases come by; near RESOLUTION / golden ratio, so that they spread evenly
+)
 
 
 @dataclass(frozen=True)

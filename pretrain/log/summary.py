@@ -27,7 +27,9 @@ def summary(metrics: Path) -> list[str]:
             for before, record in zip([0, *(record["step"] for record in steps)], steps, strict=False)
             if record["step"] > before
         )
-        lines.append(f"pace            {rates[len(rates) // 2]:,.0f} tokens/s over all ranks (median), {duration(seconds)} of steps")
+        lines.append(
+            f"pace            {rates[len(rates) // 2]:,.0f} tokens/s over all ranks (median), {duration(seconds)} of steps"
+        )
     lines.append(f"run folder      {metrics.parent}  (metrics.jsonl, tensorboard/, checkpoints/, logs/)")
     return lines
 

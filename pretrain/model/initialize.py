@@ -70,7 +70,14 @@ def global_named_parameters(chunk: torch.nn.Module) -> Iterator[tuple[str, torch
 
 
 def _fill(
-    target: torch.Tensor, name: str, std: float, seed: int, *, row_start: int = 0, column_start: int = 0, columns: int | None = None
+    target: torch.Tensor,
+    name: str,
+    std: float,
+    seed: int,
+    *,
+    row_start: int = 0,
+    column_start: int = 0,
+    columns: int | None = None,
 ) -> None:
     rows = range(row_start, row_start + target.shape[0])
     full = full_rows(seed=seed, name=name, std=std, rows=rows, columns=columns or target.shape[1])

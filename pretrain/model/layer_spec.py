@@ -40,7 +40,9 @@ class RMSNorm(torch.nn.Module):
 class CausalSelfAttention(torch.nn.Module):
     """The core of attention, between the projections: [s, b, n/t, d] and [s, b, g/t, d] twice -> [s, b, n/t * d]."""
 
-    def __init__(self, *, backend: str, config: TransformerConfig, softmax_scale: float | None = None, **_: Any) -> None:
+    def __init__(
+        self, *, backend: str, config: TransformerConfig, softmax_scale: float | None = None, **_: Any
+    ) -> None:
         super().__init__()
         self.backend = backend
         self.softmax_scale = softmax_scale

@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -38,18 +38,23 @@ class Failure:
 
 
 def run_local_ranks(
-    work: Callable[..., int], *args: Any, num_ranks: int, device_type: Literal["cuda", "cpu"], log_dir: Path
+    work: Callable[..., int],
+    *args: Any,
+    num_ranks: int,
+    device_type: Literal["cuda", "cpu"],
+    log_dir: Path,
+    preload: Sequence[str] = (),
 ) -> tuple[int, Failure | None]:
     """Run ``work(*args)`` once per rank, with torchrun's environment variables, and wait for all.
 
     Rank 0 keeps the terminal; the other ranks' output goes to log_dir/rank-00001.log and so on. SIGTERM and SIGUSR1 are
-    passed on to every rank. When one rank fails, the others are killed: they may be waiting for it for ever.
+    passed on to every rank. The server of a CPU's ranks imports the modules in ``preload`` once for all. When one rank fails, the others are killed: they may be waiting for it for ever.
 
     Returns: (the largest exit code of the ranks, None), or (the failed rank's, the earliest failure).
     """
     context = multiprocessing.get_context("forkserver" if device_type == "cpu" else "spawn")
     if device_type == "cpu":
-        context.set_forkserver_preload([work.__module__])
+        context.set_forkserver_preload(list(preload))
     environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(num_ranks)}
     log_dir.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
@@ -151,7 +156,9 @@ def _forward_signals(processes: list[Any]) -> Iterator[None]:
                 os.kill(process.pid, number)
 
     before = {number: signal.signal(number, forward) for number in FORWARDED}
-    before[signal.SIGINT] = signal.signal(signal.SIGINT, lambda *_: None)  # a terminal's Ctrl-C reaches the ranks itself
+    before[signal.SIGINT] = signal.signal(
+        signal.SIGINT, lambda *_: None
+    )  # a terminal's Ctrl-C reaches the ranks itself
     try:
         yield
     finally:

@@ -14,6 +14,7 @@ from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 from pretrain.config.derive import data_parallel_size
 from pretrain.config.schema import ParallelConfig
 from pretrain.parallel.device import prepare_device, resolve_device
+from pretrain.parallel.environment import rank_and_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,20 +40,6 @@ class World:
     def is_pipeline_last(self) -> bool:
         """Holds the output layer and sees the loss."""
         return self.pp_rank == self.pipeline_model_parallel_size - 1
-
-
-def started_by_launcher() -> bool:
-    """Whether torchrun, srun or our own launcher gave this process a rank."""
-    return "RANK" in os.environ and "WORLD_SIZE" in os.environ or "SLURM_PROCID" in os.environ and _slurm_tasks() > 1
-
-
-def rank_and_size() -> tuple[int, int, int]:
-    """(rank, world size, local rank) from torchrun's or Slurm's environment."""
-    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
-        return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_RANK", "0"))
-    if started_by_launcher():
-        return int(os.environ["SLURM_PROCID"]), _slurm_tasks(), int(os.environ.get("SLURM_LOCALID", "0"))
-    return 0, 1, 0
 
 
 @contextlib.contextmanager
@@ -94,7 +81,3 @@ def open_world(config: ParallelConfig, *, seed: int) -> Iterator[World]:
     )
     parallel_state.destroy_model_parallel()
     dist.destroy_process_group()
-
-
-def _slurm_tasks() -> int:
-    return int(os.environ.get("SLURM_NTASKS", "1"))

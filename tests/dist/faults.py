@@ -137,3 +137,18 @@ def uneven_masks() -> None:
             yield replace(batch, loss_mask=mask)
 
     loop.train_micro_batches = masked
+
+
+def optimizer_state_forgotten() -> None:
+    """A resume that restores weights, but starts the moments from zero."""
+    from pretrain.train import loop
+
+    load = loop.load_checkpoint
+
+    def broken(run: Any, model: Any, optimizer: Any, world: Any) -> Any:
+        state = load(run, model, optimizer, world)
+        for moments in optimizer.chained_optimizers[0].optimizer.state.values():
+            moments["exp_avg"].zero_()
+        return state
+
+    loop.load_checkpoint = broken

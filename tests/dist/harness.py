@@ -42,8 +42,9 @@ def run_and_trace(run: RunConfig, fault: str | None = None, *, fresh: bool = Tru
     if fresh:
         shutil.rmtree(folder, ignore_errors=True)
     code, failure = run_local_ranks(
-        rank_main, run, fault, num_ranks=world_size(run.parallel), device_type="cpu", log_dir=folder / "logs"
-    )
+        rank_main, run, fault,
+        preload=["pretrain.train.loop"], num_ranks=world_size(run.parallel), device_type="cpu", log_dir=folder / "logs",
+    )  # fmt: skip
     metrics = folder / "metrics.jsonl"
     records = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.is_file() else []
     steps = [record for record in records if record["kind"] == "step"]

@@ -1,0 +1,136 @@
+"""Stop and resume: bit for bit in the same layout, within rounding in another; skipped steps; stopping on request."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pretrain.checkpoint.load import newest_checkpoint
+from pretrain.checkpoint.paths import checkpoints_dir, step_name
+from tests.dist.harness import Trace, assert_same_training, make_run, run_and_trace
+from tests.runs.cases import DP2, NO_DISTRIBUTED_OPTIMIZER, PP2, SP, TP2, VP2
+
+TP2_PP2 = (*TP2, *PP2)
+CHECKPOINT = ("checkpoint.interval=5",)
+
+
+@pytest.fixture(scope="session")
+def straight(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Trace]:
+    """Ten steps under TP2 x PP2 with a checkpoint at step 5."""
+    folder = tmp_path_factory.mktemp("straight")
+    trace = run_and_trace(make_run(small_run, folder, *TP2_PP2, *CHECKPOINT))
+    assert trace.exit_code == 0, trace.failure
+    return folder, trace
+
+
+def cut_back_to_step_5(source: Path, target: Path) -> None:
+    """A copy of a run that ended after its checkpoint of step 5."""
+    checkpoint = checkpoints_dir(source) / step_name(5)
+    shutil.copytree(checkpoint, checkpoints_dir(target) / step_name(5))
+
+
+def after_step_5(trace: Trace) -> Trace:
+    return Trace(
+        exit_code=trace.exit_code,
+        failure=trace.failure,
+        losses={step: loss for step, loss in trace.losses.items() if step > 5},
+        grad_norms={step: norm for step, norm in trace.grad_norms.items() if step > 5},
+        skipped=trace.skipped,
+        held_out=trace.held_out,
+    )
+
+
+@pytest.mark.parametrize(
+    "layout", [TP2_PP2, (*DP2, *NO_DISTRIBUTED_OPTIMIZER), (*PP2, *VP2)], ids=["tp2-pp2", "dp2-replicated", "pp2-vp2"]
+)
+def test_a_resumed_run_equals_the_straight_one_bit_for_bit(
+    layout: tuple[str, ...], small_run: Path, tmp_path: Path
+) -> None:
+    straight = run_and_trace(make_run(small_run, tmp_path / "straight", *layout, *CHECKPOINT))
+    cut_back_to_step_5(tmp_path / "straight", tmp_path / "resumed")
+    resumed = run_and_trace(make_run(small_run, tmp_path / "resumed", *layout, *CHECKPOINT), fresh=False)
+    assert resumed.exit_code == 0, resumed.failure
+    assert resumed.losses == after_step_5(straight).losses
+    assert resumed.grad_norms == after_step_5(straight).grad_norms
+    assert resumed.held_out[10] == straight.held_out[10]
+
+
+def test_bf16_resumes_bit_for_bit_from_its_master_weights(small_run: Path, tmp_path: Path) -> None:
+    bf16 = ("train.precision=bf16", *DP2, *CHECKPOINT)
+    straight = run_and_trace(make_run(small_run, tmp_path / "straight", *bf16))
+    cut_back_to_step_5(tmp_path / "straight", tmp_path / "resumed")
+    resumed = run_and_trace(make_run(small_run, tmp_path / "resumed", *bf16), fresh=False)
+    assert resumed.exit_code == 0, resumed.failure
+    assert resumed.losses == after_step_5(straight).losses
+
+
+@pytest.mark.parametrize("layout", [(), (*TP2, *SP), DP2, (*PP2, *VP2)], ids=["one rank", "tp2-sp", "dp2", "pp2-vp2"])
+def test_a_run_resumes_in_another_layout(
+    layout: tuple[str, ...], small_run: Path, tmp_path: Path, straight: tuple[Path, Trace]
+) -> None:
+    cut_back_to_step_5(straight[0], tmp_path)
+    resumed = run_and_trace(make_run(small_run, tmp_path, *layout), fresh=False)
+    assert_same_training(resumed, after_step_5(straight[1]))
+
+
+def test_forgetting_the_optimizer_state_would_be_noticed(
+    small_run: Path, tmp_path: Path, straight: tuple[Path, Trace]
+) -> None:
+    cut_back_to_step_5(straight[0], tmp_path)
+    resumed = run_and_trace(make_run(small_run, tmp_path), "optimizer_state_forgotten", fresh=False)
+    assert resumed.exit_code == 0, resumed.failure
+    with pytest.raises(AssertionError, match="more than"):
+        assert_same_training(resumed, after_step_5(straight[1]))
+
+
+def test_another_model_or_data_order_is_refused_by_name(
+    small_run: Path, tmp_path: Path, straight: tuple[Path, Trace]
+) -> None:
+    cut_back_to_step_5(straight[0], tmp_path)
+    changed = ("model.ffn_hidden_size=192", "data.seed=7")
+    trace = run_and_trace(make_run(small_run, tmp_path, *changed), fresh=False)
+    assert trace.exit_code == 2 and trace.failure is not None
+    message = str(trace.failure.error)
+    assert "model.ffn_hidden_size (checkpoint 176, config 192)" in message
+    assert "data.seed (checkpoint 42, config 7)" in message
+
+
+def test_a_folder_without_its_marker_is_not_resumed_from(
+    small_run: Path, tmp_path: Path, straight: tuple[Path, Trace]
+) -> None:
+    cut_back_to_step_5(straight[0], tmp_path)
+    shutil.copytree(checkpoints_dir(tmp_path) / step_name(5), checkpoints_dir(tmp_path) / step_name(9))
+    (checkpoints_dir(tmp_path) / step_name(9) / "COMPLETE").unlink()
+    newest = newest_checkpoint(tmp_path)
+    assert newest is not None and newest.name == step_name(5)
+
+
+def test_only_the_last_checkpoints_are_kept(small_run: Path, tmp_path: Path) -> None:
+    run_and_trace(make_run(small_run, tmp_path, "checkpoint.interval=2", "checkpoint.keep_last=2"))
+    assert sorted(path.name for path in checkpoints_dir(tmp_path).iterdir()) == [step_name(8), step_name(10)]
+
+
+def test_a_step_with_an_infinite_gradient_is_skipped_and_counted(small_run: Path, tmp_path: Path) -> None:
+    trace = run_and_trace(make_run(small_run, tmp_path, *DP2), "gradient_not_finite_at_step_3")
+    assert trace.exit_code == 0, trace.failure
+    assert trace.grad_norms[3] is None and trace.skipped[3] == 1 and trace.skipped[10] == 1
+    losses = [loss for step, loss in trace.losses.items() if step != 3]
+    assert all(loss is not None for loss in losses) and losses[-1] < losses[0], "training must go on"
+
+
+def test_too_many_infinite_gradients_in_a_row_stop_the_run_without_a_checkpoint(small_run: Path, tmp_path: Path) -> None:
+    trace = run_and_trace(make_run(small_run, tmp_path, *DP2, "train.max_skipped_steps=2"), "gradient_never_finite")
+    assert trace.exit_code == 70 and trace.failure is not None
+    assert "not finite (nan) in 3 steps in a row" in str(trace.failure.error)
+    assert newest_checkpoint(tmp_path) is None
+
+
+def test_a_batch_ramp_grows_the_batch_and_survives_a_resume(small_run: Path, tmp_path: Path) -> None:
+    ramp = ("train.batch_ramp={start: 4, increment: 2, samples: 24}", *CHECKPOINT)
+    straight = run_and_trace(make_run(small_run, tmp_path / "straight", *ramp))
+    sizes = [json.loads(line) for line in (tmp_path / "straight" / "metrics.jsonl").read_text().splitlines()]
+    assert [record["global_batch_size"] for record in sizes if record["kind"] == "step"] == [4, 4, 4, 6, 6, 8, 8, 8, 8, 8]
+    cut_back_to_step_5(tmp_path / "straight", tmp_path / "resumed")
+    resumed = run_and_trace(make_run(small_run, tmp_path / "resumed", *ramp), fresh=False)
+    assert resumed.losses == after_step_5(straight).losses
