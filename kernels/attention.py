@@ -100,8 +100,8 @@ def causal_attention(
 def select_attention_backend(requested: str, device_type: str, dtype: torch.dtype, head_size: int) -> str:
     """Settle the backend once, when the model is built, and log what was chosen and why.
 
-    "auto" is sdpa on every machine, so that what a run computes does not depend on whether an optional package is
-    installed; flash is there to be asked for.
+    "auto" takes flash where it can run (CUDA, the package installed, a type and head size it knows), else sdpa; the choice
+    is in the log.
 
     Args: requested, one of "auto", "sdpa", "flash", "reference"; device_type "cuda" or "cpu"; dtype and head_size (d)
         of query, key and value.
@@ -110,12 +110,13 @@ def select_attention_backend(requested: str, device_type: str, dtype: torch.dtyp
     """
     if requested not in ("auto", *_BACKENDS):
         raise ValueError(f"unknown attention backend {requested!r}; known: auto, {', '.join(_BACKENDS)}")
-    if requested == "flash" and (obstacles := _flash_obstacles(device_type, dtype, head_size)):
+    obstacles = _flash_obstacles(device_type, dtype, head_size)
+    if requested == "flash" and obstacles:
         raise ValueError(
             f"attention backend 'flash' cannot run: {'; '.join(obstacles)}. It needs CUDA, the flash_attn package, "
             f"bfloat16 or float16, and a head size up to {MAX_FUSED_HEAD_SIZE}; 'sdpa' (or 'auto') works here"
         )
-    chosen = "sdpa" if requested == "auto" else requested
+    chosen = requested if requested != "auto" else "sdpa" if obstacles else "flash"
     situation = f"{device_type}, {dtype}, head size {head_size}"
     logger.info("attention backend: %s (requested: %s; %s)", chosen, requested, situation)
     if chosen == "reference":

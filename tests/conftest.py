@@ -38,6 +38,7 @@ train:
   global_batch_size: 8
   micro_batch_size: 2
   precision: fp32
+  eval_interval: 4
   eval_samples: 5
 parallel:
   device: cpu

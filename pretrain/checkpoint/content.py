@@ -22,6 +22,10 @@ def sharded_content(
         "dp_cp_group": parallel_state.get_data_parallel_group(with_context_parallel=True),
         "chained_optim_avoid_prefix": True,
     }
+    for chunk in model:
+        if not is_loading and chunk.ddp_config.overlap_param_gather:
+            # The last update is still on its way: without this, weights of the step before would be written.
+            chunk.start_param_sync(force_sync=True)
     chunks = unwrap(model)
     names = ["model"] if len(chunks) == 1 else [f"model{index}" for index in range(len(chunks))]
     content: dict[str, Any] = {

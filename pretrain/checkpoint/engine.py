@@ -8,13 +8,14 @@ The format is the same ("torch_dist"), and megatron's reader loads it.
 from pathlib import Path
 from typing import Any
 
-import torch.distributed.checkpoint as torch_checkpoint
 from megatron.core.dist_checkpointing.strategies.torch import (
     MCoreSavePlanner,
     TorchDistSaveShardedStrategy,
     _replace_state_dict_keys_with_sharded_keys,
     mcore_to_pyt_state_dict,
 )
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
+from torch.distributed.checkpoint.state_dict_saver import save
 
 
 class InProcessSave(TorchDistSaveShardedStrategy):
@@ -26,10 +27,8 @@ class InProcessSave(TorchDistSaveShardedStrategy):
     def save(self, sharded_state_dict: Any, checkpoint_dir: str | Path) -> None:
         """Collective: every rank calls it with its part."""
         by_key, _, _ = _replace_state_dict_keys_with_sharded_keys(sharded_state_dict, self.keep_only_main_replica)
-        torch_checkpoint.save(
+        save(
             mcore_to_pyt_state_dict(by_key, False),
-            storage_writer=torch_checkpoint.FileSystemWriter(
-                checkpoint_dir, single_file_per_rank=True, sync_files=True
-            ),
+            storage_writer=FileSystemWriter(checkpoint_dir, single_file_per_rank=True, sync_files=True),
             planner=MCoreSavePlanner(dedup_replicated_tensors=False, flatten_state_dict=False),
         )

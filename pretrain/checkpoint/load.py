@@ -4,10 +4,12 @@ import dataclasses
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 from megatron.core import dist_checkpointing
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer
+from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from omegaconf import OmegaConf
 
 from pretrain.checkpoint.content import sharded_content
@@ -48,9 +50,9 @@ def load_checkpoint(
     folder = Path(found)
     check_same_run(run, folder)
     for part in inner_optimizers(optimizer):
-        if hasattr(part, "_init_optimizer_states_with_dummy_values"):
+        if isinstance(part, DistributedOptimizer):
             part._init_optimizer_states_with_dummy_values()  # the distributed optimizer loads into what is there
-    content = dist_checkpointing.load(sharded_content(model, optimizer, is_loading=True), str(folder / SHARDS))
+    content: Any = dist_checkpointing.load(sharded_content(model, optimizer, is_loading=True), str(folder / SHARDS))
     chunks = unwrap(model)
     for index, chunk in enumerate(chunks):
         chunk.load_state_dict(content["model" if len(chunks) == 1 else f"model{index}"])

@@ -1,6 +1,7 @@
 """Cross-field rules of a configuration. Each error names the fields, their values, the rule and a value that works."""
 
 from pretrain.config.derive import (
+    data_parallel_size,
     lr_decay_samples,
     num_microbatches,
     padded_vocab_size,
@@ -17,9 +18,17 @@ def check(run: RunConfig) -> None:
     _positive(run)
     _check_model(run.model)
     _check_parallel(run.parallel, run.model, run.train)
-    _check_batch(run.train, run.parallel)
+    _check_batch(run.train, run.parallel, run.parallel.data_parallel_size or 1)
     _check_optim(run.optim, run.train)
     _check_data(run)
+
+
+def check_ranks(run: RunConfig, num_ranks: int) -> None:
+    """Refuse ranks that the layout or the batch cannot use, before any of them waits for another.
+
+    Raises: ValueError naming the first broken rule.
+    """
+    _check_batch(run.train, run.parallel, data_parallel_size(run.parallel, num_ranks=num_ranks))
 
 
 def _positive(run: RunConfig) -> None:
@@ -114,7 +123,7 @@ def _check_pipeline(parallel: ParallelConfig, model: ModelConfig) -> None:
         )
 
 
-def _check_batch(train: TrainConfig, parallel: ParallelConfig) -> None:
+def _check_batch(train: TrainConfig, parallel: ParallelConfig, replicas: int) -> None:
     ramp = train.batch_ramp
     sizes = [train.global_batch_size]
     if ramp is not None:
@@ -132,14 +141,14 @@ def _check_batch(train: TrainConfig, parallel: ParallelConfig) -> None:
         microbatches = num_microbatches(
             global_batch_size=size,
             micro_batch_size=train.micro_batch_size,
-            data_parallel_size=parallel.data_parallel_size or 1,
+            data_parallel_size=replicas,
         )
         pipeline = parallel.pipeline_model_parallel_size
         if parallel.virtual_pipeline_model_parallel_size > 1 and microbatches % pipeline:
             raise ValueError(
                 f"the interleaved schedule needs a multiple of parallel.pipeline_model_parallel_size ({pipeline}) microbatches per "
                 f"step and a global batch of {size} gives {microbatches}; a global batch of "
-                f"{_next_multiple(microbatches, pipeline) * train.micro_batch_size * (parallel.data_parallel_size or 1)} works"
+                f"{_next_multiple(microbatches, pipeline) * train.micro_batch_size * replicas} works"
             )
 
 
@@ -162,7 +171,8 @@ def _check_optim(optim: OptimConfig, train: TrainConfig) -> None:
     if optim.lr_wsd_decay_samples is not None and not 0 < optim.lr_wsd_decay_samples <= decay - optim.lr_warmup_samples:
         raise ValueError(
             f"optim.lr_wsd_decay_samples ({optim.lr_wsd_decay_samples}) must be above 0 and fit between the warm-up "
-            f"({optim.lr_warmup_samples}) and the end of the schedule ({decay}); {max(1, (decay - optim.lr_warmup_samples) // 2)} works"
+            f"({optim.lr_warmup_samples}) and the end of the schedule ({decay}); "
+            f"{max(1, (decay - optim.lr_warmup_samples) // 2)} works"
         )
 
 

@@ -50,8 +50,8 @@ def _open(config: SourceConfig, data: DataConfig, tokenizer_sha256: str, *, shuf
     manifest = shard.manifest
     if manifest.tokenizer_sha256 != tokenizer_sha256:
         raise ValueError(
-            f"shard {config.prefix} was made by the tokenizer {manifest.tokenizer_sha256[:12]} and data.tokenizer ({data.tokenizer}) "
-            f"is {tokenizer_sha256[:12]}; name the tokenizer that made it, or encode the text again"
+            f"shard {config.prefix} was made by the tokenizer {manifest.tokenizer_sha256[:12]} and data.tokenizer "
+            f"({data.tokenizer}) is {tokenizer_sha256[:12]}; name the tokenizer that made it, or encode the text again"
         )
     order = ChunkOrder(
         num_tokens=shard.num_tokens,

@@ -13,7 +13,7 @@ from kernels.attention import select_attention_backend
 from pretrain.config.derive import kv_channels, padded_vocab_size
 from pretrain.config.schema import RunConfig
 from pretrain.model.initialize import initialize
-from pretrain.model.layer_spec import stage_spec
+from pretrain.model.layer_spec import CausalSelfAttention, stage_spec
 from pretrain.model.translate import PARAMS_DTYPE, transformer_config
 from pretrain.parallel.world import World
 
@@ -54,9 +54,21 @@ def build_model(run: RunConfig, world: World) -> list[DistributedDataParallel]:
     return replicas
 
 
+def attention_backend(model: list[DistributedDataParallel]) -> str:
+    """The attention kernel every layer of these chunks runs, for the log."""
+    backends = {
+        module.backend
+        for chunk in unwrap(model)
+        for module in chunk.modules()
+        if isinstance(module, CausalSelfAttention)
+    }
+    assert len(backends) == 1, f"layers must share one attention backend, found {sorted(backends)}"
+    return backends.pop()
+
+
 def unwrap(model: list[DistributedDataParallel]) -> list[Decoder]:
     """The bare chunks inside their data-parallel wrappers."""
-    return [wrapped.module for wrapped in model]
+    return [wrapped.module for wrapped in model]  # type: ignore[misc]
 
 
 def _chunk(run: RunConfig, world: World, config: TransformerConfig, backend: str, stage: int | None) -> Decoder:
@@ -93,5 +105,5 @@ def _wrap(chunks: list[Decoder], config: TransformerConfig, run: RunConfig) -> l
     ]
     if parallel.overlap_grad_reduce:
         no_sync = [chunk.no_sync for chunk in wrapped]
-        config.no_sync_func = no_sync[0] if len(wrapped) == 1 else no_sync
+        config.no_sync_func = no_sync[0] if len(wrapped) == 1 else no_sync  # type: ignore[assignment]
     return wrapped

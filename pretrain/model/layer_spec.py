@@ -82,12 +82,12 @@ def layer_spec(attention_backend: str) -> ModuleSpec:
                     k_layernorm=IdentityOp,
                 ),
             ),
-            self_attn_bda=residual_add,
+            self_attn_bda=residual_add,  # type: ignore[arg-type]
             pre_mlp_layernorm=RMSNorm,
             mlp=ModuleSpec(
                 module=MLP, submodules=MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
             ),
-            mlp_bda=residual_add,
+            mlp_bda=residual_add,  # type: ignore[arg-type]
         ),
     )
 
@@ -96,4 +96,5 @@ def stage_spec(config: TransformerConfig, attention_backend: str) -> Transformer
     """The layers one pipeline stage holds; layer counts divide evenly, config/rules.py sees to it."""
     stages = config.pipeline_model_parallel_size * (config.virtual_pipeline_model_parallel_size or 1)
     layers = config.num_layers // stages
-    return TransformerBlockSubmodules(layer_specs=[layer_spec(attention_backend)] * layers, layer_norm=RMSNorm)
+    specs = [layer_spec(attention_backend)] * layers
+    return TransformerBlockSubmodules(layer_specs=specs, layer_norm=RMSNorm)  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
 """Our configuration -> megatron-core's TransformerConfig."""
 
 import math
+from typing import Any
 
 import torch
 from megatron.core.transformer.transformer_config import TransformerConfig
@@ -72,7 +73,7 @@ def residual_init_std(run: RunConfig) -> float:
     return run.model.init_method_std / math.sqrt(2 * run.model.num_layers)
 
 
-def _recompute(recompute: str) -> dict[str, object]:
+def _recompute(recompute: str) -> dict[str, Any]:
     if recompute == "full":
         return {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
     if recompute == "selective":

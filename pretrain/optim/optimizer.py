@@ -44,7 +44,7 @@ def build_optimizer(run: RunConfig, model: list[DistributedDataParallel]) -> Meg
         use_distributed_optimizer=run.parallel.use_distributed_optimizer,
         overlap_param_gather=run.parallel.overlap_param_gather,
     )
-    optimizer = get_megatron_optimizer(config, model, use_gloo_process_groups=False)
+    optimizer = get_megatron_optimizer(config, list(model), use_gloo_process_groups=False)
     for group in optimizer.param_groups:
         # megatron's scheduler would do this; ours is a pure function that sets the rate alone.
         group["weight_decay"] = optim.weight_decay * group["wd_mult"]
@@ -71,7 +71,7 @@ def step_unless_not_finite(optimizer: MegatronOptimizer) -> Update:
     for part in inner_optimizers(optimizer):
         parameters = part.get_parameters()
         if parameters and part.config.clip_grad > 0.0:
-            clip_grad_by_total_norm_fp32(parameters, part.config.clip_grad, grad_norm)
+            clip_grad_by_total_norm_fp32(list(parameters), part.config.clip_grad, grad_norm)
     optimizer.step_with_ready_grads()
     return Update(grad_norm=grad_norm, skipped=False)
 

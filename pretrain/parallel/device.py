@@ -12,6 +12,7 @@ Apart from the CPU, ``prepare_device`` mends one defect of megatron-core that sh
 
 import contextlib
 import importlib
+import os
 import types
 from typing import Any, Literal
 
@@ -65,6 +66,9 @@ def prepare_device(device_type: Literal["cuda", "cpu"], local_rank: int) -> torc
     """Make this process's device the current one, and megatron-core ready for it. May be called again."""
     _mend_adam_state()
     if device_type == "cuda":
+        # One hardware queue: kernels start in the order they were issued, so that communication really goes first where
+        # tensor parallelism overlaps it with matrix products. Read when the context is made, that is below.
+        os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
         torch.cuda.set_device(local_rank)
         return torch.device("cuda", local_rank)
     stand_in = _CpuTorch()

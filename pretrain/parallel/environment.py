@@ -1,11 +1,14 @@
 """Which rank this process is, as torchrun, srun or our own launcher says it. Imports nothing heavy."""
 
 import os
+import subprocess
 
 
 def started_by_launcher() -> bool:
     """Whether torchrun, srun or our own launcher gave this process a rank."""
-    return ("RANK" in os.environ and "WORLD_SIZE" in os.environ) or ("SLURM_PROCID" in os.environ and _slurm_tasks() > 1)
+    return ("RANK" in os.environ and "WORLD_SIZE" in os.environ) or (
+        "SLURM_PROCID" in os.environ and _slurm_tasks() > 1
+    )
 
 
 def rank_and_size() -> tuple[int, int, int]:
@@ -19,3 +22,22 @@ def rank_and_size() -> tuple[int, int, int]:
 
 def _slurm_tasks() -> int:
     return int(os.environ.get("SLURM_NTASKS", "1"))
+
+
+def name_first_host() -> None:
+    """Under a bare srun, tell PyTorch where to meet: the first host of the step, on a port that follows from the job.
+
+    torchrun and our launcher have set both already.
+    Raises: ValueError if a world of several ranks has no meeting place.
+    """
+    if "MASTER_ADDR" in os.environ and "MASTER_PORT" in os.environ:
+        return
+    hosts = os.environ.get("SLURM_STEP_NODELIST")
+    if hosts is None:
+        raise ValueError(
+            f"MASTER_ADDR ({os.environ.get('MASTER_ADDR')}) and MASTER_PORT ({os.environ.get('MASTER_PORT')}) must say where ranks "
+            "meet; start with torchrun, with srun, or without either for local ranks"
+        )
+    listed = subprocess.run(["scontrol", "show", "hostnames", hosts], capture_output=True, text=True, check=True)
+    os.environ.setdefault("MASTER_ADDR", listed.stdout.split()[0])
+    os.environ.setdefault("MASTER_PORT", str(20_000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 10_000))

@@ -48,11 +48,12 @@ def run_local_ranks(
     """Run ``work(*args)`` once per rank, with torchrun's environment variables, and wait for all.
 
     Rank 0 keeps the terminal; the other ranks' output goes to log_dir/rank-00001.log and so on. SIGTERM and SIGUSR1 are
-    passed on to every rank. The server of a CPU's ranks imports the modules in ``preload`` once for all. When one rank fails, the others are killed: they may be waiting for it for ever.
+    passed on to every rank. The server of a CPU's ranks imports the modules in ``preload`` once for all. When one rank
+    fails, the others are killed: they may be waiting for it for ever.
 
     Returns: (the largest exit code of the ranks, None), or (the failed rank's, the earliest failure).
     """
-    context = multiprocessing.get_context("forkserver" if device_type == "cpu" else "spawn")
+    context: Any = multiprocessing.get_context("forkserver" if device_type == "cpu" else "spawn")
     if device_type == "cpu":
         context.set_forkserver_preload(list(preload))
     environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(num_ranks)}

@@ -2,7 +2,6 @@
 
 import contextlib
 import datetime
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,7 +13,7 @@ from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 from pretrain.config.derive import data_parallel_size
 from pretrain.config.schema import ParallelConfig
 from pretrain.parallel.device import prepare_device, resolve_device
-from pretrain.parallel.environment import rank_and_size
+from pretrain.parallel.environment import name_first_host, rank_and_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,13 +50,13 @@ def open_world(config: ParallelConfig, *, seed: int) -> Iterator[World]:
     """
     rank, size, local_rank = rank_and_size()
     replicas = data_parallel_size(config, num_ranks=size)
+    name_first_host()
     device = prepare_device(resolve_device(config.device), local_rank)
     dist.init_process_group(
         backend="nccl" if device.type == "cuda" else "gloo",
         rank=rank,
         world_size=size,
         timeout=datetime.timedelta(seconds=config.timeout_s),
-        init_method=None if "MASTER_ADDR" in os.environ else "tcp://127.0.0.1:0" if size == 1 else "env://",
     )
     virtual = config.virtual_pipeline_model_parallel_size
     parallel_state.initialize_model_parallel(

@@ -6,17 +6,19 @@ import time
 from pretrain import exit_codes
 from pretrain.checkpoint.load import load_checkpoint
 from pretrain.checkpoint.save import save_checkpoint
-from pretrain.config.derive import global_batch_size_at
+from pretrain.config.derive import global_batch_size_at, num_parameters
+from pretrain.config.rules import check_ranks
 from pretrain.config.schema import RunConfig
 from pretrain.data.batch import TrainData, train_micro_batches
 from pretrain.data.sources import open_sources
 from pretrain.log.record import StepRecord, throughput
 from pretrain.log.sinks import open_sinks
 from pretrain.model.flops import flops_per_token, model_flops_utilization, peak_tflops
-from pretrain.model.gpt import build_model
+from pretrain.model.gpt import attention_backend, build_model
 from pretrain.optim.optimizer import build_optimizer, set_learning_rate
 from pretrain.optim.schedule import learning_rate
 from pretrain.parallel.device import device_name, peak_memory_bytes
+from pretrain.parallel.environment import rank_and_size
 from pretrain.parallel.reduce import largest
 from pretrain.parallel.world import World, open_world
 from pretrain.state import TrainState
@@ -42,6 +44,8 @@ def train(run: RunConfig) -> Outcome:
     Collective over all ranks. On an exception no checkpoint is written and no further collective is issued: ranks may
     disagree about where they are.
     """
+    _, num_ranks, _ = rank_and_size()
+    check_ranks(run, num_ranks)
     train_sources, held_out_sources = open_sources(run)
     with open_world(run.parallel, seed=run.train.seed) as world, open_stop_signal() as stop:
         model = build_model(run, world)
@@ -49,6 +53,7 @@ def train(run: RunConfig) -> Outcome:
         state = load_checkpoint(run, model, optimizer, world)
         data = TrainData(train_sources, run.data.seed)
         with open_sinks(run, world, start_step=state.step) as sinks:
+            sinks.say(headline(run, world, attention_backend(model)))
             if state.step:
                 sinks.say(f"resumed after step {state.step}, {state.consumed_samples:,} samples")
             elif held_out_sources:
@@ -83,6 +88,17 @@ def train(run: RunConfig) -> Outcome:
                 sinks.say(f"complete: step {state.step} of {run.train.train_steps}")
                 sinks.finish(run.run_dir)
     return outcome
+
+
+def headline(run: RunConfig, world: World, attention: str) -> str:
+    """What runs where, in one line."""
+    virtual = run.parallel.virtual_pipeline_model_parallel_size
+    return (
+        f"{num_parameters(run.model):,} parameters, {run.train.precision}, attention {attention}, on {world.size} x "
+        f"{device_name(world.device)}: TP{world.tensor_model_parallel_size}{' + SP' if run.parallel.sequence_parallel else ''} x "
+        f"PP{world.pipeline_model_parallel_size}{f' ({virtual} stages a rank)' if virtual > 1 else ''} x "
+        f"DP{world.data_parallel_size}"
+    )
 
 
 def every(interval: int | None, step: int) -> bool:

@@ -68,7 +68,7 @@ def run_micro_batches(
     reports = get_forward_backward_func()(
         forward_step_func=_forward,
         data_iterator=_one_iterator_per_chunk(micro_batches, len(model)),
-        model=model if len(model) > 1 else model[0],
+        model=list(model) if len(model) > 1 else model[0],
         num_microbatches=count,
         seq_length=run.data.seq_length,
         micro_batch_size=run.train.micro_batch_size,

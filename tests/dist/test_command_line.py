@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -71,6 +72,16 @@ def test_ranks_that_do_not_fit_the_layout_are_refused_under_torchrun(small_run: 
     assert result.stderr.count("error: ") == 1 and "ValueError" not in result.stderr, "one rank speaks, in one line"
 
 
+def test_a_batch_that_the_ranks_given_cannot_share_is_refused_under_torchrun(small_run: Path, tmp_path: Path) -> None:
+    """data_parallel_size is left open here, so only the ranks tell; the second stage of the ramp is the one that fails."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "pretrain", "train"]
+    overrides = [f"run_dir={tmp_path}", "train.batch_ramp={start: 4, increment: 2, samples: 24}"]
+    result = subprocess.run(
+        [*torchrun, str(small_run), *overrides], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert "train.global_batch_size (6) must be a multiple of train.micro_batch_size (2) * data_parallel_size (2)" in result.stderr
+
+
 def test_torchrun_trains_what_the_local_ranks_train(small_run: Path, tmp_path: Path) -> None:
     ours = run_and_trace(make_run(small_run, tmp_path / "local", *DP2))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "pretrain", "train"]
@@ -80,6 +91,27 @@ def test_torchrun_trains_what_the_local_ranks_train(small_run: Path, tmp_path: P
     )  # fmt: skip
     losses = re.findall(r'"loss": ([0-9.]+)', (tmp_path / "torchrun" / "metrics.jsonl").read_text())
     assert [float(loss) for loss in losses] == list(ours.losses.values())
+
+
+def test_srun_s_environment_gives_each_process_its_rank(small_run: Path, tmp_path: Path) -> None:
+    ours = run_and_trace(make_run(small_run, tmp_path / "local", *DP2, "train.train_steps=3"))
+    environment = {"SLURM_NTASKS": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "pretrain", "train", str(small_run), f"run_dir={tmp_path / 'srun'}", "train.train_steps=3"]
+    ranks = [
+        subprocess.Popen(
+            command, cwd=ROOT, env={**os.environ, **environment, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)}
+        )
+        for rank in range(2)
+    ]
+    assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
+    losses = re.findall(r'"loss": ([0-9.]+)', (tmp_path / "srun" / "metrics.jsonl").read_text())
+    assert [float(loss) for loss in losses] == list(ours.losses.values())
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from pretrain.checkpoint.load import newest_checkpoint
 from pretrain.checkpoint.paths import checkpoints_dir, step_name
 from tests.dist.harness import Trace, assert_same_training, make_run, run_and_trace
-from tests.runs.cases import DP2, NO_DISTRIBUTED_OPTIMIZER, PP2, SP, TP2, VP2
+from tests.runs.cases import DP2, NO_DISTRIBUTED_OPTIMIZER, OVERLAP, PP2, SP, TP2, VP2
 
 TP2_PP2 = (*TP2, *PP2)
 CHECKPOINT = ("checkpoint.interval=5",)
@@ -42,7 +42,9 @@ def after_step_5(trace: Trace) -> Trace:
 
 
 @pytest.mark.parametrize(
-    "layout", [TP2_PP2, (*DP2, *NO_DISTRIBUTED_OPTIMIZER), (*PP2, *VP2)], ids=["tp2-pp2", "dp2-replicated", "pp2-vp2"]
+    "layout",
+    [TP2_PP2, (*DP2, *NO_DISTRIBUTED_OPTIMIZER), (*PP2, *VP2), (*DP2, *OVERLAP)],
+    ids=["tp2-pp2", "dp2-replicated", "pp2-vp2", "dp2-overlap"],
 )
 def test_a_resumed_run_equals_the_straight_one_bit_for_bit(
     layout: tuple[str, ...], small_run: Path, tmp_path: Path
@@ -56,8 +58,11 @@ def test_a_resumed_run_equals_the_straight_one_bit_for_bit(
     assert resumed.held_out[10] == straight.held_out[10]
 
 
-def test_bf16_resumes_bit_for_bit_from_its_master_weights(small_run: Path, tmp_path: Path) -> None:
-    bf16 = ("train.precision=bf16", *DP2, *CHECKPOINT)
+@pytest.mark.parametrize("optimizer", [(), NO_DISTRIBUTED_OPTIMIZER], ids=["distributed", "replicated"])
+def test_bf16_resumes_bit_for_bit_from_its_master_weights(
+    optimizer: tuple[str, ...], small_run: Path, tmp_path: Path
+) -> None:
+    bf16 = ("train.precision=bf16", *DP2, *optimizer, *CHECKPOINT)
     straight = run_and_trace(make_run(small_run, tmp_path / "straight", *bf16))
     cut_back_to_step_5(tmp_path / "straight", tmp_path / "resumed")
     resumed = run_and_trace(make_run(small_run, tmp_path / "resumed", *bf16), fresh=False)

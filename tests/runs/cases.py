@@ -35,6 +35,7 @@ LAYOUTS = (
     Layout("dp2-overlap", DP2 + OVERLAP, "one_micro_batch_dropped"),
     Layout("tp2-pp2", TP2 + PP2, "half_the_heads_dead_on_one_rank"),
     Layout("tp2-sp-pp2-vp2", TP2 + SP + PP2 + VP2, "norm_gradient_not_reduced"),
+    Layout("pp2-vp2-dp2-overlap", PP2 + VP2 + DP2 + OVERLAP, "one_micro_batch_dropped"),
     Layout("tp2-pp2-dp2", TP2 + PP2 + DP2, "one_micro_batch_dropped"),
     Layout("full-recompute", (*TP2, *SP, "train.recompute=full"), "norm_gradient_not_reduced"),
     Layout("selective-recompute", ("train.recompute=selective",), "one_micro_batch_dropped"),

@@ -149,7 +149,8 @@ def test_flash_that_cannot_run_is_refused_with_every_reason(monkeypatch: pytest.
     with pytest.raises(ValueError, match=r"cannot run: the dtype is torch.float32\. It needs"):
         select_attention_backend("flash", "cuda", torch.float32, 128)
     assert select_attention_backend("flash", "cuda", torch.bfloat16, 128) == "flash"
-    assert select_attention_backend("auto", "cuda", torch.bfloat16, 128) == "sdpa"
+    assert select_attention_backend("auto", "cuda", torch.bfloat16, 128) == "flash"
+    assert select_attention_backend("auto", "cuda", torch.float32, 128) == "sdpa"
 
 
 def test_flash_is_called_batch_first_causal_and_grouped(monkeypatch: pytest.MonkeyPatch) -> None:
