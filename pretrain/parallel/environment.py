@@ -21,7 +21,7 @@ def rank_and_size() -> tuple[int, int, int]:
 
 
 def _slurm_tasks() -> int:
-    return int(os.environ.get("SLURM_NTASKS", "1"))
+    return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
 
 
 def name_first_host() -> None:

@@ -1,5 +1,7 @@
 """Collectives on plain numbers: sums over replicas, news for every pipeline stage, agreement of all ranks."""
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
@@ -15,10 +17,12 @@ def sum_over_replicas_and_share(values: torch.Tensor, world: World) -> torch.Ten
     Collective: every rank calls it, in the same order. No device sync.
     """
     if world.is_pipeline_last:
-        dist.all_reduce(values, group=parallel_state.get_data_parallel_group())
+        replicas: Any = parallel_state.get_data_parallel_group()
+        dist.all_reduce(values, group=replicas)
     if world.pipeline_model_parallel_size > 1:
         last = parallel_state.get_pipeline_model_parallel_last_rank()
-        dist.broadcast(values, src=last, group=parallel_state.get_pipeline_model_parallel_group())
+        stages: Any = parallel_state.get_pipeline_model_parallel_group()
+        dist.broadcast(values, src=last, group=stages)
     return values
 
 

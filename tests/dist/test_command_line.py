@@ -95,7 +95,7 @@ def test_torchrun_trains_what_the_local_ranks_train(small_run: Path, tmp_path: P
 
 def test_srun_s_environment_gives_each_process_its_rank(small_run: Path, tmp_path: Path) -> None:
     ours = run_and_trace(make_run(small_run, tmp_path / "local", *DP2, "train.train_steps=3"))
-    environment = {"SLURM_NTASKS": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
+    environment = {"SLURM_STEP_NUM_TASKS": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "pretrain", "train", str(small_run), f"run_dir={tmp_path / 'srun'}", "train.train_steps=3"]
     ranks = [
         subprocess.Popen(

@@ -46,7 +46,7 @@ def test_digits_are_cut_one_by_one_if_the_spec_says_so(
     tmp_path: Path, write_documents, split: bool, expected: list[str]
 ) -> None:
     path = write_documents(tmp_path / "a.jsonl", [WORDS, "2024" + " 2024" * 100])
-    tokenizer = train_tokenizer(TokenizerSpec(vocab_size=280, split_digits=split), [path], tmp_path / "out")
+    tokenizer = train_tokenizer(TokenizerSpec(vocab_size=300, split_digits=split), [path], tmp_path / "out")
     assert tokenizer.processor.EncodeAsPieces(" 2024") == expected
 
 

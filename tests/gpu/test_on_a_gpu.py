@@ -1,0 +1,67 @@
+"""What only a GPU shows: NCCL, CUDA kernels against their definitions, bf16 training, the same initial weights as a CPU."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from kernels import reference
+from kernels.attention import causal_attention, select_attention_backend
+from kernels.rms_norm import rms_norm
+from pretrain.parallel.local import run_local_ranks
+from tests.dist.harness import make_run, rank_main, run_and_trace
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+
+
+def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found.double() - expected.double()).norm() / expected.double().norm())
+
+
+@pytest.mark.parametrize("num_groups", [1, 4, 16])
+def test_attention_in_bf16_follows_its_definition_forward_and_backward(num_groups: int) -> None:
+    torch.manual_seed(0)
+    shapes = [(512, 2, 16, 128), (512, 2, num_groups, 128), (512, 2, num_groups, 128)]
+    tensors = [torch.randn(shape, device="cuda", dtype=torch.bfloat16, requires_grad=True) for shape in shapes]
+    exact = [tensor.detach().double().requires_grad_() for tensor in tensors]
+    backend = select_attention_backend("auto", "cuda", torch.bfloat16, 128)
+    output, expected = causal_attention(*tensors, backend), reference.causal_grouped_attention(*exact)
+    assert relative_error(output, expected) < 2**-7
+    weight = torch.randn_like(expected)
+    output.backward(weight.to(output.dtype))
+    expected.backward(weight)
+    for found, wanted in zip(tensors, exact, strict=True):
+        assert found.grad is not None and wanted.grad is not None
+        assert relative_error(found.grad, wanted.grad) < 2e-2
+
+
+def test_rms_norm_in_bf16_follows_its_definition() -> None:
+    x = torch.randn(4096, 2048, device="cuda", dtype=torch.bfloat16)
+    weight = torch.rand(2048, device="cuda", dtype=torch.bfloat16)
+    assert relative_error(rms_norm(x, weight, 1e-5), reference.rms_norm(x, weight, 1e-5)) < 2**-8
+
+
+def train_on_cuda(config: Path, folder: Path, *overrides: str) -> dict[int, float]:
+    import json
+
+    run = make_run(config, folder, "parallel.device=cuda", *overrides)
+    code, failure = run_local_ranks(rank_main, run, None, num_ranks=1, device_type="cuda", log_dir=folder / "logs")
+    assert code == 0, failure
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {record["step"]: record["loss"] for record in records if record["kind"] == "step"}
+
+
+def test_a_gpu_trains_what_a_cpu_trains_in_fp32(small_run: Path, tmp_path: Path) -> None:
+    on_gpu = train_on_cuda(small_run, tmp_path / "gpu")
+    on_cpu = run_and_trace(make_run(small_run, tmp_path / "cpu")).losses
+    # The same initial weights bit for bit; matrix products sum in another order (TF32 is off by default).
+    assert on_gpu[1] == pytest.approx(on_cpu[1], rel=2e-6)
+    assert on_gpu[10] == pytest.approx(on_cpu[10], rel=1e-4)
+
+
+def test_bf16_learns_on_a_gpu_with_overlap(small_run: Path, tmp_path: Path) -> None:
+    overlap = ("parallel.overlap_grad_reduce=true", "parallel.overlap_param_gather=true")
+    losses = train_on_cuda(small_run, tmp_path, "train.precision=bf16", "train.train_steps=40", *overlap)
+    assert all(math.isfinite(loss) for loss in losses.values())
+    assert losses[40] < losses[1] - 1.0
