@@ -92,9 +92,8 @@ def _refuse_unknown(tree: Any, cls: type, where: str, prefix: str = "") -> None:
     for key, value in tree.items():
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1)
-            everywhere = _find_elsewhere(str(key))
-            suggestion = f"did you mean {prefix}{near[0]}?" if near else (
-                f"did you mean {everywhere}?" if everywhere else f"known here: {', '.join(known)}")  # fmt: skip
+            meant = _find_elsewhere(str(key)) or (f"{prefix}{near[0]}" if near else None)
+            suggestion = f"did you mean {meant}?" if meant else f"known here: {', '.join(known)}"
             raise ValueError(f"{where}: {prefix}{key} is not a key; {suggestion}")
         inner = _dataclass_in(hints[key])
         if inner is not None and isinstance(value, list):

@@ -1,0 +1,23 @@
+"""Write the golden resolved configurations again: ``python -m tests.golden.regenerate``; then read the difference."""
+
+from pathlib import Path
+
+from pretrain.config.load import load_run, to_yaml
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+
+
+def golden_path(config: Path) -> Path:
+    """Where the resolved tree of a shipped config is kept."""
+    return Path(__file__).parent / ("-".join(config.relative_to(ROOT / "configs").parts))
+
+
+def main() -> None:
+    """One file per shipped config."""
+    for config in CONFIGS:
+        golden_path(config).write_text(to_yaml(load_run(config)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""Integers that follow from a configuration."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pretrain.config.derive import (
+    consumed_samples_at,
+    global_batch_size_at,
+    lr_decay_samples,
+    num_microbatches,
+    num_parameters,
+    padded_vocab_size,
+    train_samples,
+)
+from pretrain.config.schema import BatchRampConfig, ModelConfig, OptimConfig, TrainConfig
+
+MODEL = ModelConfig(
+    num_layers=2, hidden_size=8, ffn_hidden_size=16, num_attention_heads=4, num_query_groups=2, vocab_size=130
+)
+
+
+def test_parameters_are_counted_by_hand() -> None:
+    # query 8x8, key and value 4x8 each, projection 8x8; gate, up, down 16x8; two norms of 8; a last norm; two embeddings
+    layer = 64 + 64 + 64 + 3 * 128 + 16
+    assert num_parameters(MODEL) == 2 * layer + 8 + 2 * 130 * 8
+    assert num_parameters(replace(MODEL, share_embeddings_and_output_weights=True)) == 2 * layer + 8 + 130 * 8
+
+
+@pytest.mark.parametrize(
+    ("vocab", "multiple", "padded"), [(130, 128, 256), (128, 128, 128), (1, 64, 64), (130, 1, 130)]
+)
+def test_the_vocabulary_is_padded_to_a_multiple_of_its_own(vocab: int, multiple: int, padded: int) -> None:
+    assert padded_vocab_size(replace(MODEL, vocab_size=vocab, make_vocab_size_divisible_by=multiple)) == padded
+
+
+def test_micro_batches_divide_the_global_batch() -> None:
+    assert num_microbatches(global_batch_size=24, micro_batch_size=2, data_parallel_size=3) == 4
+    with pytest.raises(
+        ValueError, match=r"\(25\) must be a multiple of .*\(2\) \* data_parallel_size \(3\) = 6; the next one is 30"
+    ):
+        num_microbatches(global_batch_size=25, micro_batch_size=2, data_parallel_size=3)
+
+
+@given(
+    start=st.integers(1, 20),
+    increment=st.integers(1, 10),
+    stages=st.integers(1, 8),
+    samples=st.integers(1, 2000),
+    steps=st.integers(0, 300),
+)
+def test_samples_consumed_are_the_sum_of_the_batches(
+    start: int, increment: int, stages: int, samples: int, steps: int
+) -> None:
+    ramp = BatchRampConfig(start=start, increment=increment, samples=samples)
+    train = TrainConfig(
+        train_steps=steps, global_batch_size=start + stages * increment, micro_batch_size=1, batch_ramp=ramp
+    )
+    consumed = 0
+    for step in range(steps):
+        assert consumed_samples_at(train, step) == consumed
+        batch = global_batch_size_at(train, consumed)
+        assert start <= batch <= train.global_batch_size and (batch - start) % increment == 0
+        consumed += batch
+    assert train_samples(train) == consumed
+
+
+def test_the_schedule_spans_the_run_unless_told_otherwise() -> None:
+    train = TrainConfig(train_steps=10, global_batch_size=8, micro_batch_size=1)
+    assert lr_decay_samples(OptimConfig(lr=1.0), train) == 80
+    assert lr_decay_samples(OptimConfig(lr=1.0, lr_decay_samples=33), train) == 33

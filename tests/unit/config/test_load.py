@@ -1,0 +1,95 @@
+"""Reading a run: what is refused, and what the refusal says."""
+
+from pathlib import Path
+
+import pytest
+
+from pretrain.config.load import load_run, to_yaml
+
+MINIMAL = """
+run_dir: runs/x
+model: {num_layers: 4, hidden_size: 64, ffn_hidden_size: 176, num_attention_heads: 8, num_query_groups: 4, vocab_size: 2000}
+data: {tokenizer: t, seq_length: 64, train: [{prefix: a}]}
+optim: {lr: 1.0e-3}
+train: {train_steps: 10, global_batch_size: 8, micro_batch_size: 2}
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "run.yaml"
+    path.write_text(MINIMAL)
+    return path
+
+
+def test_what_is_not_chosen_takes_its_default_and_overrides_win(config: Path) -> None:
+    run = load_run(config, ["optim.lr=2e-3", "train.train_steps=20", "checkpoint.interval=null"])
+    assert run.parallel.tensor_model_parallel_size == 1
+    assert (run.optim.lr, run.train.train_steps, run.checkpoint.interval) == (2e-3, 20, None)
+
+
+def test_a_later_override_wins(config: Path) -> None:
+    assert load_run(config, ["optim.lr=1e-3", "optim.lr=5e-3"]).optim.lr == 5e-3
+
+
+def test_a_run_is_frozen(config: Path) -> None:
+    with pytest.raises(AttributeError):
+        load_run(config).optim.lr = 1.0  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.train_step=3", "override: train.train_step is not a key; did you mean train.train_steps?"),
+        ("modle.num_layers=3", "modle is not a key; did you mean model?"),
+        ("train_steps=3", "train_steps is not a key; did you mean train.train_steps?"),
+        ("data.train=[{prefx: a}]", r"data.train\[0\].prefx is not a key; did you mean data.train\[0\].prefix?"),
+        ("train.batch_ramp={begin: 4}", "train.batch_ramp.begin is not a key; known here: start, increment, samples"),
+        ("train.train_steps=many", "train.train_steps: .*many.*Integer"),
+        ("train.train_steps=1e9", "train.train_steps: .*write whole numbers out, such as 1_000_000_000"),
+        ("train.precision=fp8", "train.precision: .*fp8.*bf16"),
+        ("optim.lr=fast", "optim.lr: .*fast"),
+        ("train_steps", "override 'train_steps' must be key=value, such as train.train_steps=100"),
+        ("=3", "override '=3' must be key=value"),
+        ("data.train=[", "override 'data.train=\\[' is not readable"),
+    ],
+)
+def test_an_override_that_says_nothing_known_is_refused_by_name(config: Path, override: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_run(config, [override])
+
+
+def test_an_unknown_key_in_the_file_is_refused_with_the_file_s_name(config: Path) -> None:
+    config.write_text(MINIMAL + "optimizer: {lr: 1}\n")
+    with pytest.raises(ValueError, match=r"run.yaml: optimizer is not a key; did you mean optim\?"):
+        load_run(config)
+
+
+def test_what_must_be_chosen_is_listed(config: Path) -> None:
+    config.write_text(MINIMAL.replace("optim: {lr: 1.0e-3}", "").replace("train_steps: 10, ", ""))
+    with pytest.raises(ValueError, match="must choose optim.lr, train.train_steps; these have no default"):
+        load_run(config)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("- a\n- b\n", "must be a mapping"), ("a: [", "is not readable YAML"), ("", "must choose data.seq_length")],
+)
+def test_a_file_that_is_no_config_is_refused(config: Path, text: str, message: str) -> None:
+    config.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_run(config)
+
+
+def test_a_missing_file_is_refused_with_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "tiny.yaml").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"config tinny.yaml is not a file; there is: configs/tiny.yaml"):
+        load_run("tinny.yaml")
+
+
+def test_the_resolved_tree_reads_back_as_the_same_run(config: Path, tmp_path: Path) -> None:
+    run = load_run(config, ["train.batch_ramp={start: 2, increment: 2, samples: 20}"])
+    (tmp_path / "resolved.yaml").write_text(to_yaml(run))
+    assert load_run(tmp_path / "resolved.yaml") == run

@@ -1,0 +1,111 @@
+"""Cross-field rules: each error names the fields, their values and a value that works, and that value does work."""
+
+from pathlib import Path
+
+import pytest
+
+from pretrain.config.load import load_run
+from pretrain.config.rules import check_ranks
+
+CONFIG = """
+run_dir: runs/x
+model: {num_layers: 4, hidden_size: 64, ffn_hidden_size: 176, num_attention_heads: 8, num_query_groups: 4, vocab_size: 2000}
+data: {tokenizer: t, seq_length: 64, train: [{prefix: a}]}
+optim: {lr: 1.0e-3}
+train: {train_steps: 10, global_batch_size: 8, micro_batch_size: 2}
+"""
+
+CASES = {
+    # name: (what breaks the rule, what the message says, what the message says works)
+    "zero": (["train.train_steps=0"], "train.train_steps (0) must be above 0", ["train.train_steps=1"]),
+    "negative rate": (["optim.lr=-1e-3"], "optim.lr (-0.001) must be above 0", ["optim.lr=1e-5"]),
+    "negative decay": (["optim.weight_decay=-1"], "optim.weight_decay (-1.0) must not be negative; 0 works", ["optim.weight_decay=0"]),
+    "beta": (["optim.adam_beta2=1.0"], "optim.adam_beta2 (1.0) must be at least 0 and below 1", ["optim.adam_beta2=0.95"]),
+    "heads": (["model.num_attention_heads=12"], "model.hidden_size (64) must be a multiple of model.num_attention_heads (12)",
+              ["model.hidden_size=72"]),
+    "odd head": (["model.kv_channels=7"], "the head size (7", ["model.kv_channels=8"]),
+    "groups": (["model.num_query_groups=3"], "model.num_attention_heads (8) must be a multiple of model.num_query_groups (3)",
+               ["model.num_query_groups=2"]),
+    "heads over ranks": (["parallel.tensor_model_parallel_size=3"], "model.num_attention_heads (8) must be a multiple of "
+                         "parallel.tensor_model_parallel_size (3)", ["parallel.tensor_model_parallel_size=2"]),
+    "groups over ranks": (["parallel.tensor_model_parallel_size=8"], "model.num_query_groups (4) must be a multiple of "
+                          "parallel.tensor_model_parallel_size (8)", ["parallel.tensor_model_parallel_size=4"]),
+    "vocabulary over ranks": (["parallel.tensor_model_parallel_size=4", "model.make_vocab_size_divisible_by=1", "model.vocab_size=2001"],
+                              "padded by model.make_vocab_size_divisible_by to 2001 (2001) must be a multiple", ["parallel.tensor_model_parallel_size=1"]),
+    "sequence parallel alone": (["parallel.sequence_parallel=true"], "parallel.sequence_parallel (true) needs",
+                                ["parallel.sequence_parallel=false"]),
+    "sequence over ranks": (["parallel.sequence_parallel=true", "parallel.tensor_model_parallel_size=2", "data.seq_length=63"],
+                            "data.seq_length (63) must be a multiple", ["data.seq_length=64"]),
+    "layers over stages": (["parallel.pipeline_model_parallel_size=3"], "model.num_layers (4) must be a multiple of "
+                           "parallel.pipeline_model_parallel_size (3)", ["model.num_layers=6"]),
+    "layers over virtual stages": (["parallel.pipeline_model_parallel_size=2", "parallel.virtual_pipeline_model_parallel_size=4"],
+                                   "model.num_layers (4) must be a multiple", ["model.num_layers=8"]),
+    "virtual without pipeline": (["parallel.virtual_pipeline_model_parallel_size=2"], "needs parallel.pipeline_model_parallel_size above 1",
+                                 ["parallel.virtual_pipeline_model_parallel_size=1"]),
+    "interleaved micro batches": (["parallel.pipeline_model_parallel_size=2", "parallel.virtual_pipeline_model_parallel_size=2",
+                                   "train.global_batch_size=6"], "a global batch of 6 gives 3; a global batch of 8 works",
+                                  ["train.global_batch_size=8"]),
+    "gather without overlap": (["parallel.overlap_param_gather=true"], "parallel.overlap_param_gather (true) needs",
+                               ["parallel.overlap_grad_reduce=true"]),
+    "batch": (["train.global_batch_size=9"], "train.global_batch_size (9) must be a multiple of train.micro_batch_size (2) * "
+              "data_parallel_size (1) = 2; the next one is 10", ["train.global_batch_size=10"]),
+    "batch over replicas": (["parallel.data_parallel_size=3"], "train.global_batch_size (8) must be a multiple of "
+                            "train.micro_batch_size (2) * data_parallel_size (3) = 6; the next one is 12", ["train.global_batch_size=12"]),
+    "ramp": (["train.batch_ramp={start: 2, increment: 4, samples: 10}"], "must reach it in whole increments (4); increment=6 works",
+             ["train.batch_ramp.increment=6"]),
+    "ramp stage": (["train.batch_ramp={start: 2, increment: 3, samples: 10}"], "train.global_batch_size (5) must be a multiple",
+                   ["train.batch_ramp.increment=6"]),
+    "rates": (["optim.min_lr=1"], "optim.min_lr (1.0) must not be above optim.lr (0.001); 0.0001 works", ["optim.min_lr=0.0001"]),
+    "warm-up": (["optim.lr_warmup_samples=81"], "optim.lr_warmup_samples (81) must not be above the 80 samples of the schedule",
+                ["optim.lr_warmup_samples=8"]),
+    "WSD without its decay": (["optim.lr_decay_style=WSD"], "optim.lr_wsd_decay_samples (None) belongs to optim.lr_decay_style WSD",
+                              ["optim.lr_wsd_decay_samples=8"]),
+    "WSD's decay without WSD": (["optim.lr_wsd_decay_samples=8"], "optim.lr_wsd_decay_samples (8) belongs to",
+                                ["optim.lr_wsd_decay_samples=null"]),
+    "WSD's decay too long": (["optim.lr_decay_style=WSD", "optim.lr_wsd_decay_samples=81"], "optim.lr_wsd_decay_samples (81) must be above 0",
+                             ["optim.lr_wsd_decay_samples=40"]),
+    "no source": (["data.train=[]"], "data.train (empty) must name at least one source", ["data.train=[{prefix: shards/train}]"]),
+    "weight": (["data.train=[{prefix: a, weight: 0}]"], "data.train[0].weight (0.0) must be above 0", ["data.train=[{prefix: a, weight: 1.0}]"]),
+}  # fmt: skip
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "run.yaml"
+    path.write_text(CONFIG)
+    return path
+
+
+@pytest.mark.parametrize(("broken", "message", "works"), CASES.values(), ids=list(CASES))
+def test_a_broken_rule_names_what_works_and_that_works(
+    broken: list[str], message: str, works: list[str], config: Path
+) -> None:
+    with pytest.raises(ValueError) as caught:
+        load_run(config, broken)
+    assert message in str(caught.value)
+    load_run(config, [*broken, *works])
+
+
+def test_ranks_left_over_are_refused_with_numbers_that_fit(config: Path) -> None:
+    run = load_run(config, ["parallel.tensor_model_parallel_size=2"])
+    check_ranks(run, 4)
+    with pytest.raises(ValueError, match=r"5 ranks cannot hold whole replicas of .* = 2 ranks; start 4 or 6 ranks"):
+        check_ranks(run, 5)
+
+
+def test_replicas_that_were_promised_and_are_not_there_are_refused(config: Path) -> None:
+    run = load_run(config, ["parallel.data_parallel_size=2"])
+    check_ranks(run, 2)
+    with pytest.raises(
+        ValueError, match=r"data_parallel_size \(2\) needs 2 ranks and 4 are running; set .*=4, or null"
+    ):
+        check_ranks(run, 4)
+
+
+def test_a_batch_that_the_ranks_found_cannot_share_is_refused(config: Path) -> None:
+    run = load_run(config)
+    check_ranks(run, 4)
+    with pytest.raises(
+        ValueError, match=r"train.global_batch_size \(8\) .* data_parallel_size \(3\) = 6; the next one is 12"
+    ):
+        check_ranks(run, 3)

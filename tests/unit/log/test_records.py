@@ -1,0 +1,90 @@
+"""Records: throughput arithmetic, and how a record reads in each sink."""
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from pretrain.log.record import EvalRecord, StepRecord, throughput
+from pretrain.log.sinks import JsonLines, TensorBoard, eval_line, step_line
+from pretrain.log.summary import duration, summary
+
+STEP = StepRecord(
+    step=20, consumed_samples=320, consumed_tokens=81920, global_batch_size=16, loss=5.25, learning_rate=3e-4,
+    grad_norm=0.5, skipped_steps=0, step_time_s=0.5, tokens_per_second=8192.0, tokens_per_second_per_gpu=2048.0,
+    mfu_full=0.412, mfu_causal=0.356, peak_memory_bytes=3 * 2**30, eta_s=90.0,
+)  # fmt: skip
+EVAL = EvalRecord(step=20, consumed_tokens=81920, held_out_loss={"code": 5.5, "prose": 5.75}, eval_time_s=1.0)
+
+
+def test_throughput_is_tokens_over_seconds_and_ranks() -> None:
+    pace = throughput(tokens=1000, steps=4, elapsed_s=2.0, num_ranks=5, steps_left=10)
+    assert (pace.tokens_per_second, pace.tokens_per_second_per_gpu, pace.step_time_s, pace.eta_s) == (
+        500,
+        100,
+        0.5,
+        5.0,
+    )
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"elapsed_s": 0.0}, {"num_ranks": 0}])
+def test_throughput_of_nothing_is_refused(wrong: dict) -> None:
+    good = {"tokens": 1000, "steps": 4, "elapsed_s": 2.0, "num_ranks": 5, "steps_left": 10}
+    with pytest.raises(ValueError, match="throughput needs steps"):
+        throughput(**{**good, **wrong})
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0s"), (59.4, "59s"), (61, "1m01s"), (3700, "1h01m"), (90000, "1d01h")]
+)
+def test_durations_are_short(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_the_console_line_says_everything_and_a_dash_for_an_unknown_peak() -> None:
+    line = step_line(STEP, 200)
+    for part in ("20/200", "loss 5.2500", "lr 3.00e-04", "grad norm 0.500", "tokens/s/GPU 2,048", "41.2% full 35.6% causal",
+                 "memory 3.00 GiB", "ETA 1m30s"):  # fmt: skip
+        assert part in line
+    assert "skipped" not in line and "skipped 2" in step_line(replace(STEP, skipped_steps=2), 200)
+    assert "MFU - full - causal" in step_line(replace(STEP, mfu_full=None, mfu_causal=None), 200)
+    assert eval_line(EVAL) == "held-out loss after step 20: code 5.5000  prose 5.7500"
+
+
+def test_a_line_of_json_is_valid_even_if_the_loss_is_not_a_number() -> None:
+    stream = io.StringIO()
+    sink = JsonLines(stream)
+    sink.write(replace(STEP, loss=float("nan"), grad_norm=float("inf")))
+    sink.write(EVAL)
+    step, evaluation = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert (step["kind"], step["loss"], step["grad_norm"], step["step"]) == ("step", None, None, 20)
+    assert (evaluation["kind"], evaluation["held_out_loss"]) == ("eval", {"code": 5.5, "prose": 5.75})
+
+
+def test_tensorboard_reads_what_was_written(tmp_path: Path) -> None:
+    sink = TensorBoard(tmp_path, start_step=0)
+    sink.write(STEP)
+    sink.write(EVAL)
+    sink.close()
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(20, 5.25)]
+    assert [(event.step, event.value) for event in events.Scalars("held_out_loss/prose")] == [(20, 5.75)]
+    assert "train/mfu_full" in events.Tags()["scalars"]
+
+
+def test_the_summary_goes_from_the_first_to_the_last_record(tmp_path: Path) -> None:
+    metrics = tmp_path / "metrics.jsonl"
+    with metrics.open("w") as stream:
+        sink = JsonLines(stream)
+        sink.write(replace(EVAL, step=0, held_out_loss={"code": 7.6, "prose": 7.7}))
+        sink.write(replace(STEP, step=10, loss=7.0))
+        sink.write(STEP)
+        sink.write(EVAL)
+    text = "\n".join(summary(metrics))
+    assert "training loss   7.0000 (step 10) -> 5.2500 (step 20)" in text
+    assert "held-out loss   7.6000 (step 0) -> 5.5000 (step 20)  code" in text
+    assert "8,192 tokens/s" in text and str(tmp_path) in text

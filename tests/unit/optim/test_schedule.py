@@ -1,0 +1,53 @@
+"""The learning rate as a function of samples."""
+
+import itertools
+from dataclasses import replace
+
+import pytest
+
+from pretrain.config.schema import OptimConfig, TrainConfig
+from pretrain.optim.schedule import learning_rate
+
+TRAIN = TrainConfig(train_steps=100, global_batch_size=10, micro_batch_size=1)  # 1,000 samples
+OPTIM = OptimConfig(lr=1.0, min_lr=0.1, lr_warmup_samples=100)
+
+
+def at(style: str, consumed: int, **changes: object) -> float:
+    return learning_rate(replace(OPTIM, lr_decay_style=style, **changes), TRAIN, consumed)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("style", ["constant", "linear", "cosine"])
+def test_the_warm_up_rises_linearly_from_zero(style: str) -> None:
+    assert [at(style, consumed) for consumed in (0, 25, 50, 100)] == pytest.approx([0, 0.25, 0.5, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("style", "middle", "after"), [("constant", 1.0, 1.0), ("linear", 0.55, 0.1), ("cosine", 0.55, 0.1)]
+)
+def test_the_middle_and_the_end_of_the_decay(style: str, middle: float, after: float) -> None:
+    assert at(style, 550) == pytest.approx(middle)
+    assert at(style, 1000) == at(style, 5000) == pytest.approx(after)
+
+
+def test_a_cosine_starts_and_ends_flat_and_a_line_does_not() -> None:
+    assert 1.0 - at("cosine", 110) < (1.0 - at("linear", 110)) / 10
+    assert at("cosine", 325) == pytest.approx(0.1 + 0.9 * 0.5 * (1 + 2**-0.5))
+
+
+def test_wsd_stays_and_then_falls_in_a_line() -> None:
+    rates = [at("WSD", consumed, lr_wsd_decay_samples=200) for consumed in (100, 500, 800, 900, 999, 1000)]
+    assert rates == pytest.approx([1.0, 1.0, 1.0, 0.55, 0.1045, 0.1])
+
+
+def test_the_decay_can_end_before_or_after_the_run() -> None:
+    assert at("linear", 300, lr_decay_samples=500) == pytest.approx(0.55)
+    assert at("linear", 600, lr_decay_samples=500) == pytest.approx(0.1)
+    assert at("linear", 1000, lr_decay_samples=1900) == pytest.approx(0.55)
+
+
+@pytest.mark.parametrize("style", ["linear", "cosine", "WSD"])
+def test_the_rate_never_jumps_nor_rises_after_the_warm_up(style: str) -> None:
+    changes = {"lr_wsd_decay_samples": 200} if style == "WSD" else {}
+    rates = [at(style, consumed, **changes) for consumed in range(100, 1100)]
+    steps = [left - right for left, right in itertools.pairwise(rates)]
+    assert min(steps) >= 0 and max(steps) < 0.01

@@ -1,0 +1,59 @@
+"""Every name that the device room patches exists in the pinned megatron-core."""
+
+import importlib
+import importlib.metadata
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from pretrain.parallel import device
+
+PYPROJECT = (Path(__file__).parents[3] / "pyproject.toml").read_text()
+
+
+@pytest.mark.parametrize("package", ["torch", "megatron-core"])
+def test_the_installed_version_is_the_pinned_one(package: str) -> None:
+    pinned = re.search(rf'"{package}==([^"]+)"', PYPROJECT)
+    assert pinned is not None
+    assert importlib.metadata.version(package).split("+")[0] == pinned.group(1)
+
+
+@pytest.mark.parametrize("name", device.MEGATRON_MODULES_THAT_SAY_CUDA)
+def test_a_module_given_another_torch_has_one_and_says_cuda(name: str) -> None:
+    module = importlib.import_module(name)
+    assert "torch" in vars(module)
+    assert re.search(r"""torch\.cuda\.|device=["']cuda|\.cuda\(|custom_fwd""", inspect.getsource(module))
+
+
+def test_the_modules_on_the_list_are_there_once() -> None:
+    assert len(set(device.MEGATRON_MODULES_THAT_SAY_CUDA)) == len(device.MEGATRON_MODULES_THAT_SAY_CUDA)
+
+
+def test_the_functions_and_methods_it_replaces_exist() -> None:
+    random = importlib.import_module("megatron.core.tensor_parallel.random")
+    assert all(callable(getattr(random, name)) for name in device.RNG_FUNCTIONS)
+    optimizer = importlib.import_module("megatron.core.optimizer.distrib_optimizer").DistributedOptimizer
+    assert all(callable(getattr(optimizer, name)) for name in device.ADAM_STATE_METHODS)
+    assert all(callable(getattr(torch.Tensor, name)) for name in device.TENSOR_METHODS)
+    assert all(callable(getattr(torch, name)) for name in device.FACTORIES)
+
+
+def test_the_stand_in_reads_cuda_as_cpu_and_is_torch_otherwise() -> None:
+    stand_in = device._CpuTorch()
+    assert stand_in.zeros(2, device="cuda").device.type == "cpu"
+    assert stand_in.cuda.current_device() == torch.device("cpu")
+    assert stand_in.Tensor is torch.Tensor and stand_in.matmul is torch.matmul
+    assert torch.cuda.current_device is not stand_in.cuda.current_device, "torch itself stays as it is"
+
+
+def test_asking_for_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=r"parallel.device \(cuda\) needs a GPU .*; parallel.device=cpu works"):
+        device.resolve_device("cuda")
+    assert device.resolve_device("auto") == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert device.resolve_device("auto") == "cuda"
+    assert device.resolve_device("cpu") == "cpu"
