@@ -67,7 +67,7 @@ def test_an_unknown_key_in_the_file_is_refused_with_the_file_s_name(config: Path
 
 def test_what_must_be_chosen_is_listed(config: Path) -> None:
     config.write_text(MINIMAL.replace("optim: {lr: 1.0e-3}", "").replace("train_steps: 10, ", ""))
-    with pytest.raises(ValueError, match="must choose optim.lr, train.train_steps; these have no default"):
+    with pytest.raises(ValueError, match=r"must choose optim\.lr, train\.train_steps; these have no default"):
         load_run(config)
 
 

@@ -66,7 +66,7 @@ def test_held_out_text_that_is_trained_on_is_refused_even_under_another_name(
 ) -> None:
     for suffix in (".bin", ".idx", ".json"):
         (tmp_path / f"copy{suffix}").write_bytes((data_folder / "shards" / f"train-code{suffix}").read_bytes())
-    with pytest.raises(ValueError, match="holds the same tokens as data.train shard .* must never be trained on"):
+    with pytest.raises(ValueError, match=r"holds the same tokens as data.train shard .* must never be trained on"):
         open_sources(run_with(small_run, f"data.held_out=[{{prefix: {tmp_path / 'copy'}}}]"))
 
 
