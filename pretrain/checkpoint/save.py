@@ -60,8 +60,9 @@ def save_checkpoint(
 def _drop_old(folder: Path, keep_last: int | None) -> None:
     if keep_last is None:
         return
-    complete = sorted((found for path in folder.iterdir() if (found := step_of(path.name)) is not None), reverse=True)
-    for step in complete[keep_last:]:
+    found = sorted((step for path in folder.iterdir() if (step := step_of(path.name)) is not None), reverse=True)
+    whole = [step for step in found if (folder / step_name(step) / COMPLETE).is_file()]
+    for step in (step for step in found if step < whole[:keep_last][-1]):  # half-deleted ones among them
         old = folder / step_name(step)
         (old / COMPLETE).unlink(missing_ok=True)  # first: a half-deleted folder must not look whole
         shutil.rmtree(old)

@@ -29,7 +29,7 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise ValueError(f"config {path} is not a file; there is: {', '.join(nearby) or 'no configs/ folder here'}")
     try:
         from_file = OmegaConf.load(file)
-    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
         raise ValueError(f"config {path} is not readable YAML: {error}") from None
     if not OmegaConf.is_dict(from_file):
         raise ValueError(

@@ -1,5 +1,8 @@
 """Cross-field rules of a configuration. Each error names the fields, their values, the rule and a value that works."""
 
+import math
+from dataclasses import fields
+
 from pretrain.config.derive import (
     data_parallel_size,
     lr_decay_samples,
@@ -7,7 +10,7 @@ from pretrain.config.derive import (
     padded_vocab_size,
     ramp_stages,
 )
-from pretrain.config.schema import ModelConfig, OptimConfig, ParallelConfig, RunConfig, TrainConfig
+from pretrain.config.schema import BatchRampConfig, ModelConfig, OptimConfig, ParallelConfig, RunConfig, TrainConfig
 
 
 def check(run: RunConfig) -> None:
@@ -15,6 +18,7 @@ def check(run: RunConfig) -> None:
 
     Raises: ValueError naming the first broken rule.
     """
+    _finite(run)
     _positive(run)
     _check_model(run.model)
     _check_parallel(run.parallel, run.model, run.train)
@@ -29,6 +33,18 @@ def check_ranks(run: RunConfig, num_ranks: int) -> None:
     Raises: ValueError naming the first broken rule.
     """
     _check_batch(run.train, run.parallel, data_parallel_size(run.parallel, num_ranks=num_ranks))
+
+
+def _finite(run: RunConfig) -> None:
+    """nan passes every comparison that would refuse it, and inf some of them."""
+    for room in ("model", "optim", "log"):
+        section = getattr(run, room)
+        for field in fields(section):
+            value = getattr(section, field.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                default = field.default if isinstance(field.default, float) else 1e-3
+                works = "null" if field.default is None else f"{default}"
+                raise ValueError(f"{room}.{field.name} ({value}) must be a finite number; {works} works")
 
 
 def _positive(run: RunConfig) -> None:
@@ -136,6 +152,7 @@ def _check_batch(train: TrainConfig, parallel: ParallelConfig, replicas: int) ->
                 f"reach it in whole increments ({ramp.increment}); increment={max(1, train.global_batch_size - ramp.start)} works "
                 "where start is below global_batch_size"
             )
+        _check_ramp_sizes(ramp, train, replicas)
         sizes += [ramp.start + k * ramp.increment for k in range(ramp_stages(ramp, train.global_batch_size))]
     for size in sizes:
         microbatches = num_microbatches(
@@ -149,6 +166,20 @@ def _check_batch(train: TrainConfig, parallel: ParallelConfig, replicas: int) ->
                 f"the interleaved schedule needs a multiple of parallel.pipeline_model_parallel_size ({pipeline}) microbatches per "
                 f"step and a global batch of {size} gives {microbatches}; a global batch of "
                 f"{_next_multiple(microbatches, pipeline) * train.micro_batch_size * replicas} works"
+            )
+
+
+def _check_ramp_sizes(ramp: BatchRampConfig, train: TrainConfig, replicas: int) -> None:
+    """Every stage's batch divides evenly exactly if the first one and the growth do, the full one being whole."""
+    full, per_pass = train.global_batch_size, train.micro_batch_size * replicas
+    if full % per_pass:
+        return  # the full batch has its own message
+    works = f"start={per_pass} with increment={full - per_pass}" if full > per_pass else "train.batch_ramp=null"
+    for name, value in (("start", ramp.start), ("increment", ramp.increment)):
+        if value % per_pass:
+            raise ValueError(
+                f"train.batch_ramp.{name} ({value}) must be a multiple of train.micro_batch_size ({train.micro_batch_size}) * "
+                f"data_parallel_size ({replicas}) = {per_pass}, so that the batch of every stage divides evenly; {works} works"
             )
 
 
@@ -186,8 +217,8 @@ def _check_data(run: RunConfig) -> None:
     if not run.data.train:
         raise ValueError("data.train (empty) must name at least one source, such as [{prefix: shards/train}]")
     for index, source in enumerate(run.data.train):
-        if not source.weight > 0:
-            raise ValueError(f"data.train[{index}].weight ({source.weight}) must be above 0; 1.0 works")
+        if not 0 < source.weight < math.inf:
+            raise ValueError(f"data.train[{index}].weight ({source.weight}) must be above 0 and finite; 1.0 works")
 
 
 def _next_multiple(value: int, factor: int) -> int:

@@ -171,4 +171,6 @@ def _percent(share: float | None) -> str:
 
 
 def _json_value(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _json_value(inner) for key, inner in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

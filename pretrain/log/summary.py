@@ -1,25 +1,25 @@
 """What a run came to, in a few lines at its end."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 
 def summary(metrics: Path) -> list[str]:
     """Lines for people, from a run's metrics file: losses first to last, pace, where things are."""
-    records = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    records = list(_records(metrics))
     steps = [record for record in records if record["kind"] == "step"]
     evaluations = [record for record in records if record["kind"] == "eval"]
     lines = []
     if steps:
         first, last = steps[0], steps[-1]
-        lines.append(f"training loss   {_loss(first)} (step {first['step']}) -> {_loss(last)} (step {last['step']})")
+        lines.append(f"training loss   {_figure(first['loss'])} (step {first['step']}) -> {_figure(last['loss'])} (step {last['step']})")
     for domain in evaluations[-1]["held_out_loss"] if evaluations else ():
         first, last = evaluations[0], evaluations[-1]
-        before, after = first["held_out_loss"].get(domain), last["held_out_loss"][domain]
-        if before is not None:
-            lines.append(
-                f"held-out loss   {before:.4f} (step {first['step']}) -> {after:.4f} (step {last['step']})  {domain}"
-            )
+        if domain in first["held_out_loss"]:
+            before, after = (_figure(record["held_out_loss"][domain]) for record in (first, last))
+            lines.append(f"held-out loss   {before} (step {first['step']}) -> {after} (step {last['step']})  {domain}")
     if steps:
         rates = sorted(record["tokens_per_second"] for record in steps)
         seconds = sum(
@@ -45,5 +45,12 @@ def duration(seconds: float) -> str:
     return f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
 
 
-def _loss(record: dict) -> str:
-    return "not finite" if record["loss"] is None else f"{record['loss']:.4f}"
+def _records(metrics: Path) -> Iterator[dict]:
+    """The whole lines: a run that was killed may leave a torn one, which must not fail a later run's end."""
+    for line in metrics.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            yield json.loads(line)
+
+
+def _figure(loss: float | None) -> str:
+    return "not finite" if loss is None else f"{loss:.4f}"

@@ -51,6 +51,9 @@ def transformer_config(run: RunConfig) -> TransformerConfig:
         # Interleaved stages between two ranks: batched point-to-point swaps activations and gradients without a word.
         overlap_p2p_comm=virtual > 1,
         batch_p2p_comm=virtual == 1,
+        # A stage's output lives on only as its neighbour's input: its memory is given back once it is sent. The interleaved
+        # schedule gives it back while the send may still read it: on gloo that corrupts activations (docs/log.md).
+        deallocate_pipeline_outputs=virtual == 1,
         # Gradients are divided by the tokens of the whole batch, so that uneven masks weigh every token alike.
         calculate_per_token_loss=True,
         gradient_accumulation_fusion=False,

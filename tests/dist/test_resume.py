@@ -9,7 +9,7 @@ import pytest
 from pretrain.checkpoint.load import newest_checkpoint
 from pretrain.checkpoint.paths import checkpoints_dir, step_name
 from tests.dist.harness import Trace, assert_same_training, make_run, run_and_trace
-from tests.runs.cases import DP2, NO_DISTRIBUTED_OPTIMIZER, OVERLAP, PP2, SP, TP2, VP2
+from tests.runs.cases import DP2, NO_DISTRIBUTED_OPTIMIZER, OVERLAP, PP2, SP, TIED, TP2, VP2
 
 TP2_PP2 = (*TP2, *PP2)
 CHECKPOINT = ("checkpoint.interval=5",)
@@ -43,8 +43,8 @@ def after_step_5(trace: Trace) -> Trace:
 
 @pytest.mark.parametrize(
     "layout",
-    [TP2_PP2, (*DP2, *NO_DISTRIBUTED_OPTIMIZER), (*PP2, *VP2), (*DP2, *OVERLAP)],
-    ids=["tp2-pp2", "dp2-replicated", "pp2-vp2", "dp2-overlap"],
+    [TP2_PP2, (*DP2, *NO_DISTRIBUTED_OPTIMIZER), (*PP2, *VP2), (*DP2, *OVERLAP), (*PP2, *TIED)],
+    ids=["tp2-pp2", "dp2-replicated", "pp2-vp2", "dp2-overlap", "tied-pp2"],
 )
 def test_a_resumed_run_equals_the_straight_one_bit_for_bit(
     layout: tuple[str, ...], small_run: Path, tmp_path: Path
