@@ -76,20 +76,46 @@ def long_functions(tree: ast.Module) -> list[str]:
     ]
 
 
-def stand_ins(tree: ast.Module) -> list[str]:
-    """Places that change torch itself, or name the CUDA tensors that a CPU pretends to have."""
-    found = []
+def long_file(text: str) -> list[str]:
+    lines = len(text.splitlines())
+    return [f"{lines} lines; {MAX_FILE_LINES} are allowed"] if lines > MAX_FILE_LINES else []
+
+
+def is_drawer(path: Path) -> bool:
+    """Whether a file's name says nothing about what is inside."""
+    return path.stem in ("utils", "util", "helpers", "misc", "common")
+
+
+def borrowed_names(tree: ast.Module) -> set[str]:
+    """Names in a file that stand for torch, megatron or something of theirs."""
+    names = set()
     for node in ast.walk(tree):
-        targets = (
-            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AugAssign) else []
-        )
-        found += [ast.unparse(target) for target in targets if ast.unparse(target).startswith("torch.")]
-        if (
-            isinstance(node, ast.Call)
-            and ast.unparse(node.func) == "setattr"
-            and ast.unparse(node.args[0]).startswith("torch")
-        ):
-            found.append(ast.unparse(node))
+        if isinstance(node, ast.Import):
+            bound = [(alias.name, alias.asname or alias.name.split(".")[0]) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            bound = [(f"{node.module}.{alias.name}", alias.asname or alias.name) for alias in node.names]
+        else:
+            continue
+        names |= {name for source, name in bound if source.split(".")[0] in ("torch", "megatron")}
+    return names
+
+
+def stand_ins(tree: ast.Module) -> list[str]:
+    """Places that change torch or megatron themselves, or name the CUDA tensors that a CPU pretends to have."""
+    found = []
+    borrowed = borrowed_names(tree) | {"torch"}
+
+    def changes_torch(target: ast.expr) -> bool:
+        return isinstance(target, ast.Attribute | ast.Subscript) and ast.unparse(target).split(".")[0] in borrowed
+
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign | ast.Delete):
+            targets = node.targets
+        else:
+            targets = [node.target] if isinstance(node, ast.AugAssign | ast.AnnAssign) else []
+        found += [ast.unparse(target) for target in targets if changes_torch(target)]
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("setattr", "delattr", "vars"):
+            found += [ast.unparse(node)] if node.args and ast.unparse(node.args[0]).split(".")[0] in borrowed else []
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and "torch.cuda" in node.value:
             found.append(f"the string {node.value!r}")
     return found
@@ -124,6 +150,12 @@ def test_every_room_of_pretrain_is_on_the_street() -> None:
         ("train", "from kernels.attention import causal_attention"),
         ("model", "import tokenizer.shards"),
         ("log", "from launch import render"),
+        ("state", "from pretrain.parallel import world"),
+        ("config", "from pretrain.state import TrainState"),
+        ("checkpoint", "from pretrain import log"),
+        ("convert", "import pretrain.__main__"),
+        ("exit_codes", "from pretrain.config.schema import RunConfig"),
+        ("train", "from tests.runs import cases"),
     ],
 )
 def test_an_import_against_the_street_is_found(room: str, line: str) -> None:
@@ -136,9 +168,16 @@ def test_an_import_along_the_street_is_not() -> None:
     )
 
 
+def test_a_relative_import_is_refused_since_it_hides_its_room() -> None:
+    with pytest.raises(AssertionError, match="imports are absolute here"):
+        list(imported_modules(ast.parse("from ..model import gpt")))
+
+
 def test_kernels_that_import_the_trainer_are_found() -> None:
     assert wrong_outside("kernels", ast.parse("from pretrain.config import schema"))
     assert wrong_outside("launch", ast.parse("from pretrain.model import gpt"))
+    assert wrong_outside("tokenizer", ast.parse("from pretrain.config import load"))
+    assert wrong_outside("kernels", ast.parse("def f():\n    import tokenizer.shards"))
     assert not wrong_outside("launch", ast.parse("from pretrain.config import load"))
 
 
@@ -146,9 +185,7 @@ def test_files_and_functions_of_pretrain_stay_small() -> None:
     too_long = []
     for path in python_files("pretrain"):
         text = path.read_text()
-        lines = len(text.splitlines())
-        if lines > MAX_FILE_LINES:
-            too_long.append(f"{path.relative_to(ROOT)} has {lines} lines; {MAX_FILE_LINES} are allowed")
+        too_long += [f"{path.relative_to(ROOT)} has {found}" for found in long_file(text)]
         too_long += [
             f"{path.relative_to(ROOT)}: {name}; {MAX_FUNCTION_LINES} are allowed"
             for name in long_functions(ast.parse(text))
@@ -159,6 +196,11 @@ def test_files_and_functions_of_pretrain_stay_small() -> None:
 def test_a_long_function_is_found() -> None:
     assert long_functions(ast.parse("def f():\n" + "    pass\n" * MAX_FUNCTION_LINES)) == ["f has 81 lines"]
     assert not long_functions(ast.parse("def f():\n" + "    pass\n" * (MAX_FUNCTION_LINES - 1)))
+
+
+def test_a_long_file_is_found() -> None:
+    assert long_file("pass\n" * (MAX_FILE_LINES + 1)) == ["401 lines; 400 are allowed"]
+    assert not long_file("pass\n" * MAX_FILE_LINES)
 
 
 def test_nothing_outside_the_device_file_mentions_cuda_stand_ins() -> None:
@@ -177,17 +219,30 @@ def test_nothing_outside_the_device_file_mentions_cuda_stand_ins() -> None:
         "setattr(torch.Tensor, 'cuda', f)",
         "torch.Tensor.type = f",
         "x.type() == 'torch.cuda.FloatTensor'",
+        "torch.cuda.current_device: object = f",
+        "del torch.Tensor.cuda",
+        "torch.__dict__['cuda'] = f",
+        "vars(torch)['cuda'] = f",
+        "import torch.cuda as gpu\ngpu.synchronize = f",
+        "from torch import Tensor\nTensor.cuda = f",
+        "def f():\n    import megatron.core.utils as u\n    u.torch = other",
+        "from megatron.core.tensor_parallel import random\nsetattr(random, '_get_cuda_rng_state', f)",
     ],
 )
 def test_a_stand_in_elsewhere_is_found(line: str) -> None:
     assert stand_ins(ast.parse(line))
 
 
+def test_using_torch_is_no_stand_in() -> None:
+    assert not stand_ins(
+        ast.parse("import torch\nx = torch.zeros(2)\nx.grad = None\nself.torch = torch.cuda.current_device()")
+    )
+
+
 def test_no_file_is_a_drawer_for_everything() -> None:
-    drawers = [
-        path
-        for package in ("pretrain", *OUTSIDE)
-        for path in python_files(package)
-        if path.stem in ("utils", "helpers", "misc")
-    ]
+    drawers = [path for package in ("pretrain", *OUTSIDE) for path in python_files(package) if is_drawer(path)]
     assert not drawers, f"give these a name that says what is inside: {drawers}"
+
+
+def test_a_drawer_is_found() -> None:
+    assert is_drawer(Path("pretrain/data/utils.py")) and not is_drawer(Path("pretrain/data/blend.py"))

@@ -62,7 +62,8 @@ def _drop_old(folder: Path, keep_last: int | None) -> None:
         return
     found = sorted((step for path in folder.iterdir() if (step := step_of(path.name)) is not None), reverse=True)
     whole = [step for step in found if (folder / step_name(step) / COMPLETE).is_file()]
-    for step in (step for step in found if step < whole[:keep_last][-1]):  # half-deleted ones among them
+    oldest_kept = whole[:keep_last][-1]  # the one just written is whole
+    for step in [step for step in found if step < oldest_kept]:
         old = folder / step_name(step)
         (old / COMPLETE).unlink(missing_ok=True)  # first: a half-deleted folder must not look whole
         shutil.rmtree(old)

@@ -98,12 +98,13 @@ def _check_model(model: ModelConfig) -> None:
 def _check_parallel(parallel: ParallelConfig, model: ModelConfig, train: TrainConfig) -> None:
     tensor = parallel.tensor_model_parallel_size
     padded = padded_vocab_size(model)
-    for name, value in (("model.num_attention_heads", model.num_attention_heads),
-                        ("model.num_query_groups", model.num_query_groups),
-                        ("model.ffn_hidden_size", model.ffn_hidden_size),
-                        (f"model.vocab_size padded by model.make_vocab_size_divisible_by to {padded}", padded)):  # fmt: skip
+    split = (("model.num_attention_heads", model.num_attention_heads),
+             ("model.num_query_groups", model.num_query_groups),
+             ("model.ffn_hidden_size", model.ffn_hidden_size),
+             (f"model.vocab_size padded by model.make_vocab_size_divisible_by to {padded}", padded))  # fmt: skip
+    for name, value in split:
         if value % tensor:
-            works = max(size for size in range(1, tensor + 1) if value % size == 0)
+            works = max(size for size in range(1, tensor + 1) if all(whole % size == 0 for _, whole in split))
             raise ValueError(
                 f"{name} ({value}) must be a multiple of parallel.tensor_model_parallel_size ({tensor}); "
                 f"tensor_model_parallel_size={works} works"

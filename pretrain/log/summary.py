@@ -14,7 +14,9 @@ def summary(metrics: Path) -> list[str]:
     lines = []
     if steps:
         first, last = steps[0], steps[-1]
-        lines.append(f"training loss   {_figure(first['loss'])} (step {first['step']}) -> {_figure(last['loss'])} (step {last['step']})")
+        lines.append(
+            f"training loss   {_figure(first['loss'])} (step {first['step']}) -> {_figure(last['loss'])} (step {last['step']})"
+        )
     for domain in evaluations[-1]["held_out_loss"] if evaluations else ():
         first, last = evaluations[0], evaluations[-1]
         if domain in first["held_out_loss"]:

@@ -3,19 +3,23 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pretrain.config.derive import (
     consumed_samples_at,
+    data_parallel_size,
     global_batch_size_at,
+    kv_channels,
     lr_decay_samples,
+    model_parallel_size,
     num_microbatches,
     num_parameters,
     padded_vocab_size,
     train_samples,
+    world_size,
 )
-from pretrain.config.schema import BatchRampConfig, ModelConfig, OptimConfig, TrainConfig
+from pretrain.config.schema import BatchRampConfig, ModelConfig, OptimConfig, ParallelConfig, TrainConfig
 
 MODEL = ModelConfig(
     num_layers=2, hidden_size=8, ffn_hidden_size=16, num_attention_heads=4, num_query_groups=2, vocab_size=130
@@ -51,6 +55,7 @@ def test_micro_batches_divide_the_global_batch() -> None:
     samples=st.integers(1, 2000),
     steps=st.integers(0, 300),
 )
+@settings(deadline=None)
 def test_samples_consumed_are_the_sum_of_the_batches(
     start: int, increment: int, stages: int, samples: int, steps: int
 ) -> None:
@@ -71,3 +76,39 @@ def test_the_schedule_spans_the_run_unless_told_otherwise() -> None:
     train = TrainConfig(train_steps=10, global_batch_size=8, micro_batch_size=1)
     assert lr_decay_samples(OptimConfig(lr=1.0), train) == 80
     assert lr_decay_samples(OptimConfig(lr=1.0, lr_decay_samples=33), train) == 33
+
+
+@given(consumed=st.integers(0, 20_000), stages=st.integers(1, 12))
+@settings(deadline=None)
+def test_a_ramp_is_megatron_s_ramp(consumed: int, stages: int) -> None:
+    """megatron divides in floating point: samples are a multiple of the stages here, so that it is exact."""
+    from megatron.core.num_microbatches_calculator import RampupBatchsizeNumMicroBatchesCalculator
+
+    full, samples = 4 + 2 * stages, 1000 * stages
+    theirs = RampupBatchsizeNumMicroBatchesCalculator(full, 1, 1, False, 0, 4, 2, samples)
+    theirs.update(consumed, consistency_check=False, verbose=False)
+    ramp = BatchRampConfig(start=4, increment=2, samples=samples)
+    train = TrainConfig(train_steps=1, global_batch_size=full, micro_batch_size=1, batch_ramp=ramp)
+    assert global_batch_size_at(train, consumed) == theirs.get_current_global_batch_size()
+
+
+def test_without_a_ramp_every_step_takes_the_full_batch() -> None:
+    train = TrainConfig(train_steps=10, global_batch_size=8, micro_batch_size=1)
+    assert [global_batch_size_at(train, consumed) for consumed in (0, 1, 10**12)] == [8, 8, 8]
+    assert consumed_samples_at(train, 10**9) == 8 * 10**9
+
+
+def test_a_layout_counts_its_ranks_and_ranks_their_replicas() -> None:
+    layout = ParallelConfig(tensor_model_parallel_size=4, pipeline_model_parallel_size=2)
+    assert (model_parallel_size(layout), world_size(layout)) == (8, 8)
+    assert world_size(replace(layout, data_parallel_size=3)) == 24
+    assert data_parallel_size(layout, num_ranks=40) == 5
+    with pytest.raises(ValueError, match=r"3 ranks cannot hold whole replicas of .* = 8 ranks; start 8 or 16 ranks"):
+        data_parallel_size(layout, num_ranks=3)
+
+
+def test_a_head_s_size_may_differ_from_its_share_of_the_hidden_size() -> None:
+    assert kv_channels(MODEL) == 2
+    wide = replace(MODEL, kv_channels=4)
+    assert kv_channels(wide) == 4
+    assert num_parameters(wide) - num_parameters(MODEL) == 2 * 8 * 2 * (2 * 4 + 2 * 2), "two more channels in 12 heads"

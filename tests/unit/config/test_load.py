@@ -28,6 +28,43 @@ def test_what_is_not_chosen_takes_its_default_and_overrides_win(config: Path) ->
     assert (run.optim.lr, run.train.train_steps, run.checkpoint.interval) == (2e-3, 20, None)
 
 
+def test_values_take_the_type_of_their_field(config: Path) -> None:
+    run = load_run(config, ["optim.lr=1", "train.train_steps=1_000", "run_dir=5", "log.tensorboard=no"])
+    assert (run.optim.lr, run.train.train_steps, run.run_dir, run.log.tensorboard) == (1.0, 1000, "5", False)
+    assert isinstance(run.optim.lr, float)
+
+
+def test_an_override_of_a_list_replaces_it_whole(config: Path) -> None:
+    run = load_run(config, ["data.train=[{prefix: b, weight: 2}, {prefix: c}]"])
+    assert [(source.prefix, source.weight) for source in run.data.train] == [("b", 2.0), ("c", 1.0)]
+
+
+def test_an_optional_value_in_the_file_can_be_taken_back(config: Path) -> None:
+    config.write_text(MINIMAL + "checkpoint: {interval: 5}\nlog: {peak_tflops_per_gpu: 300}\n")
+    run = load_run(config, ["checkpoint.interval=null"])
+    assert (run.checkpoint.interval, run.log.peak_tflops_per_gpu) == (None, 300.0)
+
+
+@pytest.mark.parametrize(
+    ("addition", "message"),
+    [
+        ("parallel: {tensor_parallel_size: 2}", r"parallel.tensor_parallel_size is not a key; did you mean parallel.tensor_model_parallel_size\?"),
+        ("learning_rate: 1", "learning_rate is not a key; known here: run_dir, model, data"),
+        ("log: {seq_length: 3}", r"log.seq_length is not a key; did you mean data.seq_length\?"),
+        ("1: 2", "run.yaml: 1 is not a key"),
+    ],
+)  # fmt: skip
+def test_an_unknown_key_in_the_file_is_refused_at_any_depth(config: Path, addition: str, message: str) -> None:
+    config.write_text(MINIMAL + addition + "\n")
+    with pytest.raises(ValueError, match=message):
+        load_run(config)
+
+
+def test_a_folder_is_not_a_config(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is not a file; there is: "):
+        load_run(tmp_path)
+
+
 def test_a_later_override_wins(config: Path) -> None:
     assert load_run(config, ["optim.lr=1e-3", "optim.lr=5e-3"]).optim.lr == 5e-3
 
@@ -45,6 +82,19 @@ def test_a_run_is_frozen(config: Path) -> None:
         ("train_steps=3", "train_steps is not a key; did you mean train.train_steps?"),
         ("data.train=[{prefx: a}]", r"data.train\[0\].prefx is not a key; did you mean data.train\[0\].prefix?"),
         ("train.batch_ramp={begin: 4}", "train.batch_ramp.begin is not a key; known here: start, increment, samples"),
+        ("train_step=3", "train_step is not a key"),
+        ("interval=3", r"interval is not a key; did you mean checkpoint.interval\?"),
+        ("model.lr=3", r"model.lr is not a key; did you mean optim.lr\?"),
+        ("train.train_steps=null", "train.train_steps: .*None.*int"),
+        ("train.train_steps=1.5", "train.train_steps: .*1.5.*Integer"),
+        ("train.train_steps=true", "train.train_steps: .*True.*Integer"),
+        ("log.tensorboard=maybe", "log.tensorboard: .*maybe.*bool"),
+        ("train.precision=null", "train.precision: .*None.*bf16, fp32"),
+        ("model=null", "model: .*not Optional"),
+        ("data.train=[5]", r"data.train\[0\]: .*int is not"),
+        ("data.train=null", "data.train: .*not Optional"),
+        ("train.batch_ramp={start: 4}", "must choose train.batch_ramp.increment, train.batch_ramp.samples"),
+        ("optim.lr=${nowhere}", "optim.lr: .*nowhere"),
         ("train.train_steps=many", "train.train_steps: .*many.*Integer"),
         ("train.train_steps=1e9", "train.train_steps: .*write whole numbers out, such as 1_000_000_000"),
         ("train.precision=fp8", "train.precision: .*fp8.*bf16"),
@@ -73,7 +123,13 @@ def test_what_must_be_chosen_is_listed(config: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("- a\n- b\n", "must be a mapping"), ("a: [", "is not readable YAML"), ("", "must choose data.seq_length")],
+    [
+        ("- a\n- b\n", "must be a mapping"),
+        ("5\n", "is not readable YAML: Invalid loaded object type: int"),
+        ("a: [", "is not readable YAML"),
+        ("seed: 1\nseed: 2\n", "is not readable YAML: .*\n.*\n.*duplicate key seed"),
+        ("", "must choose data.seq_length"),
+    ],
 )
 def test_a_file_that_is_no_config_is_refused(config: Path, text: str, message: str) -> None:
     config.write_text(text)

@@ -1,11 +1,19 @@
 """Cross-field rules: each error names the fields, their values and a value that works, and that value does work."""
 
+import re
+from dataclasses import fields, is_dataclass, replace
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import get_args, get_type_hints
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pretrain.config.load import load_run
-from pretrain.config.rules import check_ranks
+from pretrain.config.rules import check, check_ranks
+from pretrain.config.schema import BatchRampConfig, RunConfig
 
 CONFIG = """
 run_dir: runs/x
@@ -46,15 +54,21 @@ CASES = {
                                    "train.global_batch_size=6"], "a global batch of 6 gives 3; a global batch of 8 works",
                                   ["train.global_batch_size=8"]),
     "gather without overlap": (["parallel.overlap_param_gather=true"], "parallel.overlap_param_gather (true) needs",
-                               ["parallel.overlap_grad_reduce=true"]),
+                               ["parallel.overlap_grad_reduce=true", "parallel.use_distributed_optimizer=true"]),
     "batch": (["train.global_batch_size=9"], "train.global_batch_size (9) must be a multiple of train.micro_batch_size (2) * "
               "data_parallel_size (1) = 2; the next one is 10", ["train.global_batch_size=10"]),
     "batch over replicas": (["parallel.data_parallel_size=3"], "train.global_batch_size (8) must be a multiple of "
                             "train.micro_batch_size (2) * data_parallel_size (3) = 6; the next one is 12", ["train.global_batch_size=12"]),
     "ramp": (["train.batch_ramp={start: 2, increment: 4, samples: 10}"], "must reach it in whole increments (4); increment=6 works",
              ["train.batch_ramp.increment=6"]),
-    "ramp stage": (["train.batch_ramp={start: 2, increment: 3, samples: 10}"], "train.global_batch_size (5) must be a multiple",
-                   ["train.batch_ramp.increment=6"]),
+    "ramp stage": (["train.batch_ramp={start: 2, increment: 3, samples: 10}"], "train.batch_ramp.increment (3) must be a multiple of "
+                   "train.micro_batch_size (2) * data_parallel_size (1) = 2", ["train.batch_ramp.start=2", "train.batch_ramp.increment=6"]),
+    "ramp start": (["train.batch_ramp={start: 3, increment: 5, samples: 10}"], "train.batch_ramp.start (3) must be a multiple of "
+                   "train.micro_batch_size (2) * data_parallel_size (1) = 2", ["train.batch_ramp.start=2", "train.batch_ramp.increment=6"]),
+    "ramp without room": (["train.batch_ramp={start: 3, increment: 5, samples: 10}", "train.micro_batch_size=8"],
+                          "train.batch_ramp.start (3) must be a multiple of train.micro_batch_size (8)", ["train.batch_ramp=null"]),
+    "ramp of nothing": (["train.batch_ramp={start: 2, increment: 2, samples: 0}"], "train.batch_ramp.samples (0) must be above 0",
+                        ["train.batch_ramp.samples=1"]),
     "rates": (["optim.min_lr=1"], "optim.min_lr (1.0) must not be above optim.lr (0.001); 0.0001 works", ["optim.min_lr=0.0001"]),
     "warm-up": (["optim.lr_warmup_samples=81"], "optim.lr_warmup_samples (81) must not be above the 80 samples of the schedule",
                 ["optim.lr_warmup_samples=8"]),
@@ -65,8 +79,22 @@ CASES = {
     "WSD's decay too long": (["optim.lr_decay_style=WSD", "optim.lr_wsd_decay_samples=81"], "optim.lr_wsd_decay_samples (81) must be above 0",
                              ["optim.lr_wsd_decay_samples=40"]),
     "no source": (["data.train=[]"], "data.train (empty) must name at least one source", ["data.train=[{prefix: shards/train}]"]),
+    "infinite rate": (["optim.lr=.inf"], "optim.lr (inf) must be a finite number; 0.001 works", ["optim.lr=0.001"]),
+    "no number": (["optim.weight_decay=.nan"], "optim.weight_decay (nan) must be a finite number; 0.1 works", ["optim.weight_decay=0.1"]),
+    "no peak": (["log.peak_tflops_per_gpu=.inf"], "log.peak_tflops_per_gpu (inf) must be a finite number; null works",
+                ["log.peak_tflops_per_gpu=null"]),
+    "infinite weight": (["data.train=[{prefix: a, weight: .inf}]"], "data.train[0].weight (inf) must be above 0 and finite",
+                        ["data.train=[{prefix: a, weight: 1.0}]"]),
     "weight": (["data.train=[{prefix: a, weight: 0}]"], "data.train[0].weight (0.0) must be above 0", ["data.train=[{prefix: a, weight: 1.0}]"]),
 }  # fmt: skip
+
+
+@cache
+def valid_run() -> RunConfig:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "run.yaml"
+        path.write_text(CONFIG)
+        return load_run(path)
 
 
 @pytest.fixture
@@ -82,8 +110,62 @@ def test_a_broken_rule_names_what_works_and_that_works(
 ) -> None:
     with pytest.raises(ValueError) as caught:
         load_run(config, broken)
-    assert message in str(caught.value)
+    said = str(caught.value)
+    assert message in said
+    for override in works:
+        value = re.findall(r"[\w./-]+", override.partition("=")[2])[-1]
+        assert re.search(rf"(?<![\w.]){re.escape(value)}(?![\w])", said), (
+            f"{override} works, and the message must say so: {said}"
+        )
     load_run(config, [*broken, *works])
+
+
+NUMBERS = [
+    f"{room.name}.{field.name}"
+    for room in fields(RunConfig)
+    if is_dataclass(section := get_type_hints(RunConfig)[room.name])
+    for field in fields(section)
+    if {int, float} & {(hint := get_type_hints(section)[field.name]), *get_args(hint)} and field.name != "seed"
+]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_no_number_of_a_run_may_be_negative(name: str, config: Path) -> None:
+    assert len(NUMBERS) > 30, "the list is read from the schema"
+    with pytest.raises(ValueError) as caught:
+        load_run(config, [f"{name}=-1"])
+    assert f"{name} (-1" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["start", "increment", "samples"])
+def test_no_number_of_a_ramp_may_be_negative(name: str, config: Path) -> None:
+    ramp = {"start": 2, "increment": 2, "samples": 10, name: -1}
+    with pytest.raises(ValueError, match=rf"train.batch_ramp.{name} \(-1\) must be above 0; 1 works"):
+        load_run(config, [f"train.batch_ramp.{key}={value}" for key, value in ramp.items()])
+
+
+@given(
+    start=st.integers(1, 12),
+    increment=st.integers(1, 12),
+    full=st.integers(1, 24),
+    micro=st.integers(1, 4),
+    replicas=st.integers(1, 3),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_ramp_is_accepted_exactly_if_every_batch_on_it_divides(
+    start: int, increment: int, full: int, micro: int, replicas: int
+) -> None:
+    run = valid_run()
+    ramp = BatchRampConfig(start=start, increment=increment, samples=100)
+    train = replace(run.train, batch_ramp=ramp, global_batch_size=full, micro_batch_size=micro)
+    run = replace(run, train=train, parallel=replace(run.parallel, data_parallel_size=replicas))
+    batches = range(start, full + 1, increment)
+    fits = start < full and batches[-1] == full and all(batch % (micro * replicas) == 0 for batch in batches)
+    if fits:
+        check(run)
+    else:
+        with pytest.raises(ValueError, match=r"train\.(batch_ramp|global_batch_size)"):
+            check(run)
 
 
 def test_ranks_left_over_are_refused_with_numbers_that_fit(config: Path) -> None:

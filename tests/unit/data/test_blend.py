@@ -3,6 +3,7 @@
 import itertools
 from collections import Counter
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -76,10 +77,68 @@ def test_a_thousand_sources_and_the_trillionth_sample_need_no_index() -> None:
     factor=st.integers(0, 10**7),
     constant=st.integers(0, 10**7),
 )
+@settings(deadline=None)
 def test_the_sum_of_floors_is_the_sum_of_floors(count: int, modulus: int, factor: int, constant: int) -> None:
     assert _floor_sum(count, modulus, factor, constant) == sum((factor * i + constant) // modulus for i in range(count))
 
 
 @given(bound=st.integers(0, RESOLUTION), blocks=st.integers(0, 300))
+@settings(deadline=None)
 def test_phases_below_a_bound_are_counted(bound: int, blocks: int) -> None:
     assert _count_phases_below(bound, blocks) == sum(b * PHASE_STEP % RESOLUTION < bound for b in range(blocks))
+
+
+@given(weights=weights, blocks=st.integers(0, 40))
+@settings(max_examples=25, deadline=None)
+def test_samples_drawn_are_those_a_walk_from_the_first_one_counts(weights: tuple[float, ...], blocks: int) -> None:
+    blend = Blend(weights, 1)
+    walked = Counter(blend.locate(sample)[0] for sample in range(blocks * BLOCK_SAMPLES))
+    assert [blend.drawn(source, blocks) for source in range(len(weights))] == [walked[i] for i in range(len(weights))]
+
+
+@given(weights=weights, samples=st.lists(st.integers(0, 10**12), min_size=1, max_size=20), data=st.data())
+@settings(max_examples=25, deadline=None)
+def test_a_sample_lies_where_it_lies_whatever_was_asked_before(
+    weights: tuple[float, ...], samples: list[int], data: st.DataObject
+) -> None:
+    expected = {sample: Blend(weights, 1).locate(sample) for sample in samples}
+    blend = Blend(weights, 1)
+    for sample in data.draw(st.permutations(samples)):
+        assert blend.locate(sample) == expected[sample]
+
+
+@given(scale=st.sampled_from([2.0, 0.25, 1024.0]), weights=weights, sample=st.integers(0, 10**9))
+@settings(max_examples=25, deadline=None)
+def test_only_the_ratios_of_the_weights_matter(scale: float, weights: tuple[float, ...], sample: int) -> None:
+    assert Blend(tuple(scale * weight for weight in weights), 1).locate(sample) == Blend(weights, 1).locate(sample)
+
+
+def test_the_seed_mixes_a_block_another_way_and_leaves_the_shares() -> None:
+    drawn = [[Blend((1.0, 2.0), seed).locate(sample)[0] for sample in range(BLOCK_SAMPLES)] for seed in (1, 2)]
+    assert drawn[0] != drawn[1] and sorted(drawn[0]) == sorted(drawn[1])
+
+
+def test_a_late_sample_costs_no_more_turns_than_an_early_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = 0
+
+    class Counted(int):
+        """Counts the divisions of the floor sum: one pair a turn."""
+
+        def __floordiv__(self, other: int) -> "Counted":
+            nonlocal turns
+            turns += 1
+            return Counted(int(self) // int(other))
+
+        def __mod__(self, other: int) -> "Counted":
+            return Counted(int(self) % int(other))
+
+    _floor_sum(10**12 // BLOCK_SAMPLES, Counted(RESOLUTION), Counted(PHASE_STEP), Counted(0))
+    assert 0 < turns < 200
+
+
+@pytest.mark.parametrize("count", [1, 10])
+def test_one_source_takes_every_sample_in_rank(count: int) -> None:
+    blend = Blend((0.3,), 1)
+    located = [blend.locate(sample) for sample in range(count * BLOCK_SAMPLES)]
+    assert {source for source, _ in located} == {0}
+    assert sorted(rank for _, rank in located) == list(range(count * BLOCK_SAMPLES))

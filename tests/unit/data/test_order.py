@@ -1,7 +1,7 @@
 """The order of a source's chunks."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pretrain.data.order import ChunkOrder, permute
@@ -9,7 +9,11 @@ from pretrain.data.order import ChunkOrder, permute
 KEY = bytes(range(16))
 
 
-@given(size=st.integers(1, 3000), key=st.binary(min_size=16, max_size=16))
+@given(size=st.integers(1, 5000), key=st.binary(min_size=16, max_size=16))
+@example(size=1, key=KEY)
+@example(size=2, key=KEY)
+@example(size=3, key=KEY)
+@example(size=4097, key=KEY)
 @settings(max_examples=40, deadline=None)
 def test_a_permutation_visits_everything_once(size: int, key: bytes) -> None:
     assert sorted(permute(index, size, key) for index in range(size)) == list(range(size))
@@ -22,6 +26,11 @@ def test_keys_give_orders_that_differ_and_none_is_the_identity() -> None:
 
 def test_a_permutation_of_a_trillion_costs_a_few_turns() -> None:
     assert len({permute(index, 10**12, KEY) for index in range(1000)}) == 1000
+
+
+def test_the_order_is_the_same_on_every_machine() -> None:
+    """Written down once: another order would change every run that is under way."""
+    assert [permute(index, 1000, KEY) for index in range(6)] == [808, 144, 231, 830, 455, 914]
 
 
 def test_an_index_outside_is_our_own_mistake() -> None:
@@ -75,3 +84,16 @@ def test_a_source_shorter_than_a_sample_is_refused_with_a_length_that_works() ->
     ):
         order(8)
     assert order(8, seq_length=7).chunks_per_epoch == 1
+
+
+def test_every_token_but_the_first_and_the_slack_is_predicted_once_in_an_epoch() -> None:
+    chunks = order(1000)
+    count = chunks.chunks_per_epoch
+    predicted = sorted(chunks.start_token(rank) + 1 + i for rank in range(count) for i in range(8))
+    assert predicted == list(range(predicted[0], predicted[0] + 8 * count))
+
+
+def test_the_seed_changes_the_order() -> None:
+    assert [order(10_000, key="42/a").start_token(i) for i in range(20)] != [
+        order(10_000, key="43/a").start_token(i) for i in range(20)
+    ]

@@ -38,6 +38,48 @@ def test_a_missing_shard_is_refused_with_its_path(small_run: Path) -> None:
         open_sources(run_with(small_run, "data.train=[{prefix: /nowhere/shard}]"))
 
 
+def test_a_sequence_longer_than_a_source_is_refused_with_a_length_that_works(small_run: Path) -> None:
+    with pytest.raises(ValueError, match=r"data.seq_length \(9000000\) needs sources of at least") as caught:
+        open_sources(run_with(small_run, "data.seq_length=9_000_000", "data.held_out=[]"))
+    works = str(caught.value).rpartition("; ")[2].removesuffix(" works")
+    train, _ = open_sources(run_with(small_run, works, "data.held_out=[]"))
+    assert train[0].order.chunks_per_epoch == 1
+
+
+def test_a_missing_tokenizer_is_refused_with_its_path(small_run: Path) -> None:
+    with pytest.raises(ValueError, match="/nowhere/tokenizer"):
+        open_sources(run_with(small_run, "data.tokenizer=/nowhere/tokenizer"))
+
+
+def test_a_domain_named_in_the_config_wins(small_run: Path, data_folder: Path) -> None:
+    prefix = data_folder / "shards" / "train-code"
+    train, _ = open_sources(run_with(small_run, f"data.train=[{{prefix: {prefix}, domain: python}}]"))
+    assert train[0].domain == "python"
+
+
+def test_moving_the_shards_leaves_the_order_and_another_seed_changes_it(
+    small_run: Path, data_folder: Path, tmp_path: Path
+) -> None:
+    for suffix in (".bin", ".idx", ".json"):
+        (tmp_path / f"train-code{suffix}").write_bytes((data_folder / "shards" / f"train-code{suffix}").read_bytes())
+
+    def starts(prefix: Path, *overrides: str) -> list[int]:
+        train, _ = open_sources(
+            run_with(small_run, f"data.train=[{{prefix: {prefix}}}]", "data.held_out=[]", *overrides)
+        )
+        return [train[0].order.start_token(rank) for rank in range(50)]
+
+    here = starts(data_folder / "shards" / "train-code")
+    assert starts(tmp_path / "train-code") == here
+    assert starts(tmp_path / "train-code", "data.seed=7") != here
+
+
+def test_held_out_chunks_lie_in_a_row(small_run: Path) -> None:
+    _, held_out = open_sources(run_with(small_run))
+    assert [held_out[0].order.start_token(rank) for rank in range(3)] == [0, 64, 128]
+    assert np.array_equal(held_out[0].chunk(1), held_out[0].shard.tokens[64 : 128 + 1])
+
+
 def test_a_vocabulary_smaller_than_the_tokenizer_s_is_refused(small_run: Path) -> None:
     with pytest.raises(
         ValueError, match=r"model.vocab_size \(1999\) must be at least the 2000 tokens .*; model.vocab_size=2000 works"

@@ -22,6 +22,28 @@ def test_every_weight_of_a_product_counts_six_and_the_embedding_look_up_nothing(
     assert flops_per_token(MODEL, 4096, causal=True) == 6 * weights + scores / 2
 
 
+def test_lucie_7b_s_operations_a_token_are_those_counted_by_hand() -> None:
+    lucie = ModelConfig(
+        num_layers=32, hidden_size=4096, ffn_hidden_size=12288, num_attention_heads=32, num_query_groups=8, vocab_size=65024
+    )  # fmt: skip
+    products = 32 * (4096 * 4096 * 2 + 4096 * 1024 * 2 + 3 * 4096 * 12288) + 65024 * 4096  # 6.44 G weights
+    attention = 12 * 32 * 4096 * 4096  # 12 * layers * hidden * sequence
+    assert flops_per_token(lucie, 4096, causal=False) == 6 * products + attention == 45_084_573_696
+    assert flops_per_token(lucie, 4096, causal=True) == 6 * products + attention / 2
+    assert flops_per_token(lucie, 4096, causal=True) / (6 * num_parameters(lucie)) == pytest.approx(1.04, abs=0.01), (
+        "6N and attention"
+    )
+
+
+def test_a_longer_sequence_costs_attention_alone() -> None:
+    longer, shorter = (flops_per_token(MODEL, length, causal=False) for length in (8192, 4096))
+    assert longer - shorter == 12 * 24 * 2048 * 4096
+
+
+def test_a_device_never_seen_has_no_peak_though_its_name_begins_alike() -> None:
+    assert peak_tflops("NVIDIA H10") is None and peak_tflops("") is None and peak_tflops("AMD MI300X") is None
+
+
 def test_tied_embeddings_do_the_same_work() -> None:
     tied = replace(MODEL, share_embeddings_and_output_weights=True)
     assert flops_per_token(tied, 4096, causal=False) == flops_per_token(MODEL, 4096, causal=False)

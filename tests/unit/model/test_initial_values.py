@@ -19,6 +19,20 @@ def test_a_rank_draws_its_rows_as_they_are_in_the_whole_weight(start: int, lengt
     assert np.array_equal(rows(start, start + length), rows(0, 500)[start : start + length])
 
 
+@given(stop=st.integers(1, 400), columns=st.integers(1, 9))
+@settings(max_examples=30, deadline=None)
+def test_the_ranks_parts_side_by_side_are_the_whole_weight(stop: int, columns: int) -> None:
+    for ranks in (2, 4):
+        cuts = [stop * rank // ranks for rank in range(ranks + 1)]
+        parts = [rows(cuts[r], cuts[r + 1], columns=columns) for r in range(ranks)]
+        assert np.array_equal(np.concatenate(parts), rows(0, stop, columns=columns))
+
+
+def test_the_standard_deviation_only_scales() -> None:
+    wide = full_rows(seed=1, name="w", std=0.04, rows=range(0, 10), columns=5)
+    np.testing.assert_allclose(wide, 2 * rows(0, 10), rtol=1e-6)
+
+
 def test_name_and_seed_decide() -> None:
     assert not np.array_equal(rows(0, 10), rows(0, 10, seed=2))
     assert not np.array_equal(rows(0, 10), rows(0, 10, name="v"))
@@ -56,3 +70,15 @@ def test_masked_tokens_have_no_gradient() -> None:
     per_token = torch.ones(1, 3, requires_grad=True)
     masked_loss(torch.tensor([[1.0, 0.0, 1.0]]), per_token)[0].backward()
     assert per_token.grad is not None and per_token.grad.tolist() == [[1.0, 0.0, 1.0]]
+
+
+def test_a_micro_batch_without_a_token_that_counts_adds_nothing() -> None:
+    total, tokens, report = masked_loss(torch.zeros(1, 2), torch.ones(1, 2))
+    assert (total.item(), tokens.item(), report.tolist()) == (0.0, 0, [0.0, 0.0])
+
+
+def test_the_loss_is_summed_in_fp32_whatever_the_model_computes_in() -> None:
+    per_token = torch.full((1, 1024), 1.0, dtype=torch.bfloat16)
+    per_token[0, 0] = 2.0
+    total, _, report = masked_loss(torch.ones(1, 1024), per_token)
+    assert total.dtype == torch.float32 and report.tolist() == [1025.0, 1024.0], "bf16 would say 1024"

@@ -51,3 +51,26 @@ def test_the_rate_never_jumps_nor_rises_after_the_warm_up(style: str) -> None:
     rates = [at(style, consumed, **changes) for consumed in range(100, 1100)]
     steps = [left - right for left, right in itertools.pairwise(rates)]
     assert min(steps) >= 0 and max(steps) < 0.01
+
+
+@pytest.mark.parametrize("style", ["constant", "linear", "cosine", "WSD"])
+def test_there_is_no_gap_where_the_warm_up_ends(style: str) -> None:
+    changes = {"lr_wsd_decay_samples": 200} if style == "WSD" else {}
+    assert at(style, 99, **changes) == pytest.approx(0.99)
+    assert at(style, 100, **changes) == 1.0
+    assert at(style, 101, **changes) == pytest.approx(1.0, abs=0.002)
+
+
+@pytest.mark.parametrize("style", ["constant", "linear", "cosine"])
+def test_without_a_warm_up_the_first_step_takes_the_whole_rate(style: str) -> None:
+    assert at(style, 0, lr_warmup_samples=0) == 1.0
+
+
+def test_a_warm_up_as_long_as_the_run_ends_at_the_last_rate() -> None:
+    assert at("cosine", 999, lr_warmup_samples=1000) == pytest.approx(0.999)
+    assert at("cosine", 1000, lr_warmup_samples=1000) == 0.1
+
+
+def test_a_wsd_decay_that_takes_all_the_time_is_a_line() -> None:
+    for consumed in range(100, 1001, 50):
+        assert at("WSD", consumed, lr_wsd_decay_samples=900) == pytest.approx(at("linear", consumed))

@@ -46,7 +46,47 @@ def test_the_stand_in_reads_cuda_as_cpu_and_is_torch_otherwise() -> None:
     assert stand_in.zeros(2, device="cuda").device.type == "cpu"
     assert stand_in.cuda.current_device() == torch.device("cpu")
     assert stand_in.Tensor is torch.Tensor and stand_in.matmul is torch.matmul
+    assert stand_in.zeros(2, device="meta").device.type == "meta", "another device is left as it is"
     assert torch.cuda.current_device is not stand_in.cuda.current_device, "torch itself stays as it is"
+
+
+def test_every_factory_reads_cuda_as_cpu() -> None:
+    stand_in, like = device._CpuTorch(), torch.ones(2)
+    arguments = {"full": ((2,), 1.0), "tensor": ([1.0],), "empty_like": (like,), "zeros_like": (like,)}
+    for name in device.FACTORIES:
+        made = getattr(stand_in, name)(*arguments.get(name, (2,)), device="cuda")
+        assert made.device.type == "cpu", name
+
+
+def test_streams_and_events_of_the_stand_in_do_nothing() -> None:
+    cuda = device._CpuTorch().cuda
+    with cuda.stream(cuda.Stream()):
+        cuda.current_stream().wait_stream(cuda.default_stream())
+        cuda.Event().record()
+    cuda.synchronize()
+    cuda.empty_cache()
+    cuda.nvtx.range_push("part")
+    cuda.nvtx.range_pop()
+
+
+def test_the_random_state_of_the_stand_in_is_the_cpu_s() -> None:
+    cuda = device._CpuTorch().cuda
+    before = torch.get_rng_state()
+    try:
+        cuda.manual_seed(5)
+        state = cuda.get_rng_state("cuda:0")
+        drawn = torch.rand(3)
+        cuda.set_rng_state(state)
+        assert torch.equal(torch.rand(3), drawn)
+    finally:
+        torch.set_rng_state(before)
+
+
+def test_a_cpu_has_memory_a_name_and_nothing_to_wait_for() -> None:
+    cpu = torch.device("cpu")
+    device.wait_for_device(cpu)
+    assert device.device_name(cpu) == "cpu"
+    assert 2**25 < device.peak_memory_bytes(cpu) < 2**45, "bytes, not kilobytes"
 
 
 def test_asking_for_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,7 @@
 """Whose mistake an error is."""
 
+from pathlib import Path
+
 import pytest
 
 from pretrain.config.derive import num_microbatches
@@ -25,4 +27,28 @@ def test_another_error_of_ours_is_a_crash() -> None:
 
     with pytest.raises(AssertionError) as caught:
         permute(3, 3, b"key")
+    assert exit_code_of(caught.value) == CRASH
+
+
+def test_an_error_that_was_never_raised_is_a_crash() -> None:
+    assert exit_code_of(ValueError("no traceback")) == CRASH
+
+
+def test_a_mistake_that_tokenizer_found_for_pretrain_is_the_user_s(tmp_path: Path) -> None:
+    from tokenizer.shards import open_shard
+
+    with pytest.raises(ValueError) as caught:
+        open_shard(tmp_path / "nothing")
+    assert exit_code_of(caught.value) == WRONG_INPUT
+
+
+def test_a_library_s_error_inside_our_packages_is_a_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import json
+
+    from pretrain.config import load
+
+    (tmp_path / "run.yaml").write_text("{")
+    monkeypatch.setattr(load.OmegaConf, "load", lambda _: json.loads("{"))
+    with pytest.raises(ValueError) as caught:
+        load.load_run(tmp_path / "run.yaml")
     assert exit_code_of(caught.value) == CRASH

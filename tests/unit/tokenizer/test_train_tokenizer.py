@@ -41,13 +41,12 @@ def test_whitespace_control_characters_and_unnormalized_letters_come_back(tokeni
     assert tokenizer.decode(ids.tolist()) == text
 
 
-@pytest.mark.parametrize(("split", "expected"), [(True, ["▁", "2", "0", "2", "4"]), (False, ["▁2024"])])
-def test_digits_are_cut_one_by_one_if_the_spec_says_so(
-    tmp_path: Path, write_documents, split: bool, expected: list[str]
-) -> None:
+@pytest.mark.parametrize("split", [True, False])
+def test_digits_are_cut_one_by_one_if_the_spec_says_so(tmp_path: Path, write_documents, split: bool) -> None:
     path = write_documents(tmp_path / "a.jsonl", [WORDS, "2024" + " 2024" * 100])
-    tokenizer = train_tokenizer(TokenizerSpec(vocab_size=300, split_digits=split), [path], tmp_path / "out")
-    assert tokenizer.processor.EncodeAsPieces(" 2024") == expected
+    tokenizer = train_tokenizer(TokenizerSpec(vocab_size=280, split_digits=split), [path], tmp_path / "out")
+    cut = tokenizer.processor.EncodeAsPieces("2024")
+    assert (cut == ["2", "0", "2", "4"]) is split
 
 
 def test_a_symbol_written_with_spaces_is_one_token(tokenizer_dir: Path) -> None:

@@ -1,0 +1,61 @@
+"""Which configuration may go on from a checkpoint."""
+
+from pathlib import Path
+
+import pytest
+
+from pretrain.checkpoint.load import check_same_run
+from pretrain.checkpoint.paths import CONFIG
+from pretrain.config.load import load_run, to_yaml
+
+RUN = """
+run_dir: runs/x
+model: {num_layers: 4, hidden_size: 64, ffn_hidden_size: 176, num_attention_heads: 8, num_query_groups: 4, vocab_size: 2000}
+data: {tokenizer: t, seq_length: 64, train: [{prefix: a}]}
+optim: {lr: 1.0e-3}
+train: {train_steps: 10, global_batch_size: 8, micro_batch_size: 2}
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "run.yaml"
+    path.write_text(RUN)
+    (tmp_path / CONFIG).write_text(to_yaml(load_run(path)))
+    return path
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "run_dir=elsewhere",
+        "optim.lr=1e-4",
+        "train.train_steps=99",
+        "train.global_batch_size=16",
+        "parallel.tensor_model_parallel_size=2",
+        "model.attention_backend=reference",
+        "data.held_out=[{prefix: b}]",
+    ],
+)
+def test_what_is_no_part_of_the_model_or_its_data_may_change(config: Path, change: str) -> None:
+    check_same_run(load_run(config, [change]), config.parent)
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        ("model.num_layers=8", r"model.num_layers \(checkpoint 4, config 8\)"),
+        ("model.rotary_base=5e5", r"model.rotary_base \(checkpoint 10000.0, config 500000.0\)"),
+        ("data.seq_length=32", r"data.seq_length \(checkpoint 64, config 32\)"),
+        ("data.seed=1", r"data.seed \(checkpoint 42, config 1\)"),
+        ("data.train=[{prefix: b}]", r"data.train \(checkpoint .*'a'.*, config .*'b'"),
+    ],
+)
+def test_another_model_or_order_is_refused_by_name(config: Path, change: str, difference: str) -> None:
+    with pytest.raises(ValueError, match=rf"belongs to another run: {difference}.*start a new run in another run_dir"):
+        check_same_run(load_run(config, [change]), config.parent)
+
+
+def test_every_difference_is_named_at_once(config: Path) -> None:
+    with pytest.raises(ValueError, match=r"model.num_layers .*; data.seed "):
+        check_same_run(load_run(config, ["model.num_layers=8", "data.seed=1"]), config.parent)

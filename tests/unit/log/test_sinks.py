@@ -1,0 +1,125 @@
+"""Sinks: who writes, where, and what a run that starts again finds."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from pretrain.config.load import load_run
+from pretrain.config.schema import RunConfig
+from pretrain.log.record import EvalRecord, StepRecord
+from pretrain.log.sinks import METRICS_FILE, TENSORBOARD_DIR, TensorBoard, open_sinks, step_line
+from pretrain.log.summary import summary
+from pretrain.parallel.world import World
+
+STEP = StepRecord(
+    step=1, consumed_samples=8, consumed_tokens=512, global_batch_size=8, loss=5.25, learning_rate=3e-4, grad_norm=0.5,
+    skipped_steps=0, step_time_s=0.5, tokens_per_second=1024.0, tokens_per_second_per_gpu=1024.0, mfu_full=None,
+    mfu_causal=None, peak_memory_bytes=2**30, eta_s=90.0,
+)  # fmt: skip
+WORLD = World(
+    rank=0, size=2, device=torch.device("cpu"), tp_rank=0, pp_rank=0, dp_rank=0,
+    tensor_model_parallel_size=1, pipeline_model_parallel_size=1, data_parallel_size=2,
+)  # fmt: skip
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunConfig:
+    (tmp_path / "run.yaml").write_text(
+        "model: {num_layers: 2, hidden_size: 64, ffn_hidden_size: 176, num_attention_heads: 8, num_query_groups: 4, vocab_size: 9}\n"
+        "data: {tokenizer: t, seq_length: 64, train: [{prefix: a}]}\n"
+        "optim: {lr: 1.0e-3}\n"
+        "train: {train_steps: 10, global_batch_size: 8, micro_batch_size: 2}\n"
+    )
+    return load_run(tmp_path / "run.yaml", [f"run_dir={tmp_path / 'run'}", "log.tensorboard=false"])
+
+
+def lines_of(run: RunConfig) -> list[dict]:
+    return [json.loads(line) for line in (Path(run.run_dir) / METRICS_FILE).read_text().splitlines()]
+
+
+def test_the_first_rank_writes_to_every_sink(run: RunConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    with open_sinks(replace(run, log=replace(run.log, tensorboard=True)), WORLD, start_step=0) as sinks:
+        sinks.write(STEP)
+        sinks.say("a word [with brackets]")
+    out = capsys.readouterr().out
+    assert step_line(STEP, 10) in out and "a word [with brackets]" in out
+    assert [line["step"] for line in lines_of(run)] == [1]
+    assert list((Path(run.run_dir) / TENSORBOARD_DIR).iterdir())
+
+
+def test_another_rank_writes_nothing_and_makes_no_folder(run: RunConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    with open_sinks(run, replace(WORLD, rank=1, dp_rank=1), start_step=0) as sinks:
+        sinks.write(STEP)
+        sinks.say("a word")
+        sinks.finish(run.run_dir)
+    assert capsys.readouterr().out == "" and not Path(run.run_dir).exists()
+
+
+def test_a_run_that_starts_again_appends(run: RunConfig) -> None:
+    for step in (1, 2):
+        with open_sinks(run, WORLD, start_step=step - 1) as sinks:
+            sinks.write(replace(STEP, step=step))
+    assert [line["step"] for line in lines_of(run)] == [1, 2]
+
+
+def test_without_tensorboard_no_events_are_written(run: RunConfig) -> None:
+    with open_sinks(run, WORLD, start_step=0) as sinks:
+        sinks.write(STEP)
+    assert not (Path(run.run_dir) / TENSORBOARD_DIR).exists()
+
+
+def test_a_held_out_loss_that_is_not_a_number_is_null_and_the_summary_says_so(
+    run: RunConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open_sinks(run, WORLD, start_step=0) as sinks:
+        sinks.write(EvalRecord(step=0, consumed_tokens=0, held_out_loss={"code": 7.5}, eval_time_s=1.0))
+        sinks.write(replace(STEP, loss=float("nan")))
+        sinks.write(EvalRecord(step=1, consumed_tokens=512, held_out_loss={"code": float("nan")}, eval_time_s=1.0))
+        sinks.finish(run.run_dir)
+    assert lines_of(run)[-1]["held_out_loss"] == {"code": None}
+    out = capsys.readouterr().out
+    assert "training loss   not finite (step 1) -> not finite (step 1)" in out
+    assert "held-out loss   7.5000 (step 0) -> not finite (step 1)  code" in out
+
+
+def test_a_line_that_a_kill_tore_does_not_fail_the_summary(run: RunConfig) -> None:
+    for start_step in (0, 2):
+        with open_sinks(run, WORLD, start_step=start_step) as sinks:
+            sinks.write(replace(STEP, step=start_step + 1))
+            sinks.write(replace(STEP, step=start_step + 2))
+        with (Path(run.run_dir) / METRICS_FILE).open("a") as stream:
+            stream.write('{"kind": "step", "st')
+    text = "\n".join(summary(Path(run.run_dir) / METRICS_FILE))
+    assert "5.2500 (step 1) -> 5.2500 (step 4)" in text
+
+
+def test_a_domain_that_came_later_has_no_first_loss_and_is_left_out(run: RunConfig) -> None:
+    with open_sinks(run, WORLD, start_step=0) as sinks:
+        sinks.write(EvalRecord(step=0, consumed_tokens=0, held_out_loss={"code": 7.5}, eval_time_s=1.0))
+        sinks.write(EvalRecord(step=1, consumed_tokens=0, held_out_loss={"code": 7.0, "prose": 8.0}, eval_time_s=1.0))
+    text = "\n".join(summary(Path(run.run_dir) / METRICS_FILE))
+    assert "code" in text and "prose" not in text
+
+
+def test_tensorboard_leaves_out_what_is_unknown(tmp_path: Path) -> None:
+    sink = TensorBoard(tmp_path, start_step=0)
+    sink.write(STEP)
+    sink.close()
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert "train/loss" in events.Tags()["scalars"] and "train/mfu_full" not in events.Tags()["scalars"]
+
+
+def test_tensorboard_shows_a_step_that_was_trained_again_once(tmp_path: Path) -> None:
+    for start_step, steps, loss in ((0, (1, 2, 3), 5.0), (1, (2, 3), 4.0)):
+        sink = TensorBoard(tmp_path, start_step=start_step)
+        for step in steps:
+            sink.write(replace(STEP, step=step, loss=loss))
+        sink.close()
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(1, 5.0), (2, 4.0), (3, 4.0)]
