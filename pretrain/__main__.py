@@ -8,7 +8,6 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 
 import click
 
@@ -64,11 +63,13 @@ def _train_local(run: RunConfig) -> int:
     """Train on local ranks; checks what can be checked before any starts."""
     from pretrain.config.derive import world_size
     from pretrain.data.sources import open_sources
+    from pretrain.log.run_dir import open_run_dir
     from pretrain.parallel.device import resolve_device
     from pretrain.parallel.local import run_local_ranks
     from pretrain.train.local_rank import local_rank
 
     open_sources(run)
+    folder = open_run_dir(run.run_dir)
     device_type = resolve_device(run.parallel.device)
     code, failure = run_local_ranks(
         local_rank,
@@ -76,7 +77,7 @@ def _train_local(run: RunConfig) -> int:
         preload=["pretrain.train.loop"],
         num_ranks=world_size(run.parallel),
         device_type=device_type,
-        log_dir=Path(run.run_dir) / "logs",
+        log_dir=folder / "logs",
     )
     if failure is None:
         return code

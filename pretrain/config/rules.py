@@ -62,13 +62,15 @@ def _positive(run: RunConfig) -> None:
     for room, names in sized.items():
         for name in names:
             value = getattr(getattr(run, room), name)
-            if value is not None and not value > 0:
+            if value is not None and not 0 < value < math.inf:
                 works = "1" if isinstance(value, int) else "a small number such as 1e-5"
-                raise ValueError(f"{room}.{name} ({value}) must be above 0; {works} works")
+                raise ValueError(f"{room}.{name} ({value}) must be above 0 and finite; {works} works")
     for room, name in (("optim", "min_lr"), ("optim", "lr_warmup_samples"), ("optim", "weight_decay"),
                        ("optim", "clip_grad"), ("train", "max_skipped_steps")):  # fmt: skip
-        if getattr(getattr(run, room), name) < 0:
-            raise ValueError(f"{room}.{name} ({getattr(getattr(run, room), name)}) must not be negative; 0 works")
+        if not 0 <= getattr(getattr(run, room), name) < math.inf:
+            raise ValueError(
+                f"{room}.{name} ({getattr(getattr(run, room), name)}) must be finite and not negative; 0 works"
+            )
     for name in ("adam_beta1", "adam_beta2"):
         if not 0 <= getattr(run.optim, name) < 1:
             raise ValueError(f"optim.{name} ({getattr(run.optim, name)}) must be at least 0 and below 1; 0.95 works")

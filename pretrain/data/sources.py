@@ -64,7 +64,15 @@ def _open(config: SourceConfig, data: DataConfig, tokenizer_sha256: str, *, shuf
 
 
 def _refuse_overlap(train: Sequence[Source], held_out: Sequence[Source]) -> None:
-    trained = {source.shard.manifest.bin_sha256: source for source in train}
+    """The same tokens twice in training would be read in the same order from both places; held-out ones not at all."""
+    trained: dict[str, Source] = {}
+    for source in train:
+        twin = trained.setdefault(source.shard.manifest.bin_sha256, source)
+        if twin is not source:
+            raise ValueError(
+                f"data.train names the same tokens twice: {twin.shard.prefix} and {source.shard.prefix}; name them once, with "
+                f"weight={twin.weight + source.weight:g}"
+            )
     for source in held_out:
         if (twin := trained.get(source.shard.manifest.bin_sha256)) is not None:
             raise ValueError(

@@ -6,6 +6,8 @@ from pretrain.config.schema import ModelConfig
 PEAK_TFLOPS = {
     # Dense bf16 without sparsity, from NVIDIA's data sheets; matched against the start of the device's name.
     "NVIDIA H100 PCIe": 756.0,
+    "NVIDIA H100 NVL": 835.5,
+    "NVIDIA H200 NVL": 835.5,
     "NVIDIA H100": 989.4,
     "NVIDIA H200": 989.4,
     "NVIDIA GH200": 989.4,

@@ -12,6 +12,7 @@ from pretrain.config.schema import RunConfig
 from pretrain.data.batch import TrainData, train_micro_batches
 from pretrain.data.sources import open_sources
 from pretrain.log.record import StepRecord, throughput
+from pretrain.log.run_dir import open_run_dir
 from pretrain.log.sinks import open_sinks
 from pretrain.model.flops import flops_per_token, model_flops_utilization, peak_tflops
 from pretrain.model.gpt import attention_backend, build_model
@@ -47,6 +48,7 @@ def train(run: RunConfig) -> Outcome:
     _, num_ranks, _ = rank_and_size()
     check_ranks(run, num_ranks)
     train_sources, held_out_sources = open_sources(run)
+    open_run_dir(run.run_dir)
     with open_world(run.parallel, seed=run.train.seed) as world, open_stop_signal() as stop:
         model = build_model(run, world)
         optimizer = build_optimizer(run, model)

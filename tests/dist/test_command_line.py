@@ -60,6 +60,14 @@ def test_bad_input_is_one_line_that_names_it_and_exit_code_2(
     assert not (tmp_path / "run").exists(), "nothing may be written for a run that cannot start"
 
 
+def test_a_run_folder_that_cannot_be_is_refused(small_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    result = pretrain("train", str(small_run), f"run_dir={tmp_path / 'file'}")
+    assert result.returncode == 2, result.stderr
+    assert f"error: run_dir ({tmp_path / 'file'}) must be a folder that can be made and written to: File exists" in result.stderr
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
 def test_ranks_that_do_not_fit_the_layout_are_refused_under_torchrun(small_run: Path, tmp_path: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "pretrain", "train"]
     overrides = [f"run_dir={tmp_path}", "parallel.tensor_model_parallel_size=4"]

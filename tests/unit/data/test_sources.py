@@ -112,6 +112,14 @@ def test_held_out_text_that_is_trained_on_is_refused_even_under_another_name(
         open_sources(run_with(small_run, f"data.held_out=[{{prefix: {tmp_path / 'copy'}}}]"))
 
 
+def test_a_shard_named_twice_is_refused_with_the_weight_that_means_it(small_run: Path, data_folder: Path) -> None:
+    prefix = data_folder / "shards" / "train-code"
+    with pytest.raises(ValueError, match=r"data.train names the same tokens twice: .* name them once, with weight=3"):
+        open_sources(
+            run_with(small_run, f"data.train=[{{prefix: {prefix}, weight: 2}}, {{prefix: {prefix}, weight: 1}}]")
+        )
+
+
 def test_a_cut_shard_is_refused(small_run: Path, data_folder: Path, tmp_path: Path) -> None:
     for suffix in (".bin", ".idx", ".json"):
         (tmp_path / f"cut{suffix}").write_bytes((data_folder / "shards" / f"train-code{suffix}").read_bytes())
