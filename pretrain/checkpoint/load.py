@@ -42,13 +42,20 @@ def load_checkpoint(
     """Restore the newest checkpoint into model and optimizer; the starting state if there is none.
 
     Collective: every rank calls it. Rank 0 chooses, so that ranks never load different steps.
-    Raises: ValueError if the checkpoint is of another model or another order of data, naming each difference.
+    Raises: ValueError if the checkpoint is of another model or another order of data, naming each difference, or of a
+    later step than the run's last.
     """
     found = share_text(str(newest_checkpoint(run.run_dir) or ""), world)
     if not found:
         return TrainState()
     folder = Path(found)
     check_same_run(run, folder)
+    state = TrainState(**json.loads((folder / STATE).read_text()))
+    if state.step > run.train.train_steps:
+        raise ValueError(
+            f"train.train_steps ({run.train.train_steps}) must not be below the step of the newest checkpoint, {folder}; "
+            f"train.train_steps={state.step} works, or another run_dir for a new run"
+        )
     for part in inner_optimizers(optimizer):
         if isinstance(part, DistributedOptimizer):
             part._init_optimizer_states_with_dummy_values()  # the distributed optimizer loads into what is there
@@ -62,7 +69,7 @@ def load_checkpoint(
         for parameter_state in part.optimizer.state.values():
             parameter_state["step"] = parameter_state["step"].clone()
     logger.info("resumed from %s", folder)
-    return TrainState(**json.loads((folder / STATE).read_text()))
+    return state
 
 
 def check_same_run(run: RunConfig, folder: Path) -> None:

@@ -101,6 +101,17 @@ def test_another_model_or_data_order_is_refused_by_name(
     assert "data.seed (checkpoint 42, config 7)" in message
 
 
+def test_fewer_steps_than_are_done_already_are_refused(
+    small_run: Path, tmp_path: Path, straight: tuple[Path, Trace]
+) -> None:
+    cut_back_to_step_5(straight[0], tmp_path)
+    overrides = ("train.train_steps=4", "optim.lr_decay_samples=80")
+    trace = run_and_trace(make_run(small_run, tmp_path, *overrides), fresh=False)
+    assert trace.exit_code == 2 and trace.failure is not None
+    assert "train.train_steps (4) must not be below the step of the newest checkpoint" in str(trace.failure.error)
+    assert "train.train_steps=5 works" in str(trace.failure.error)
+
+
 def test_a_folder_without_its_marker_is_not_resumed_from(
     small_run: Path, tmp_path: Path, straight: tuple[Path, Trace]
 ) -> None:
