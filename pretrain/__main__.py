@@ -5,6 +5,7 @@ Rooms are imported inside the commands, so that ``--help`` and ``show`` do not w
 
 import os
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from pretrain.config.schema import RunConfig
 from pretrain.exit_codes import CRASH, FINISHED, WRONG_INPUT, exit_code_of
 from pretrain.parallel.environment import rank_and_size, started_by_launcher
 
+LET_THE_FIRST_SPEAK_S = 5
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 
@@ -99,16 +101,19 @@ def _quiet_libraries() -> None:
 def _guard(act: Callable[[], int]) -> int:
     """Run ``act``; a mistake of the user's becomes one line and exit code 2, anything else a traceback and 70.
 
-    All ranks of a world find the same mistake: the first of each node says so.
+    All ranks of a world find the same mistake. The first of each node says so at once; the others wait for it, since
+    torchrun ends every rank when one exits, and speak only if they are still there.
     """
     try:
         return act()
     except Exception as error:
         code = exit_code_of(error)
         _, _, local_rank = rank_and_size()
-        if code == WRONG_INPUT and local_rank == 0:
+        if code == WRONG_INPUT:
+            if local_rank != 0:
+                time.sleep(LET_THE_FIRST_SPEAK_S)
             print(f"error: {error}", file=sys.stderr)
-        elif code != WRONG_INPUT:
+        else:
             traceback.print_exc()
         return code
 

@@ -87,7 +87,10 @@ def test_a_batch_that_the_ranks_given_cannot_share_is_refused_under_torchrun(sma
     result = subprocess.run(
         [*torchrun, str(small_run), *overrides], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
     )
-    assert "train.global_batch_size (6) must be a multiple of train.micro_batch_size (2) * data_parallel_size (2)" in result.stderr
+    assert (
+        "train.batch_ramp.increment (2) must be a multiple of train.micro_batch_size (2) * data_parallel_size (2) = 4"
+        in result.stderr
+    )
 
 
 def test_torchrun_trains_what_the_local_ranks_train(small_run: Path, tmp_path: Path) -> None:
