@@ -7,9 +7,12 @@ Under torchrun or srun this file is not used. On a CPU ranks are forked from a s
 import contextlib
 import multiprocessing
 import os
+import pickle
+import select
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -85,6 +88,7 @@ def run_local_ranks(
 def _rank_main(
     work: Callable[..., int], args: tuple[Any, ...], variables: dict[str, str], log: Path | None, pipe: Connection
 ) -> None:
+    threading.Thread(target=_end_with_starter, args=(pipe,), daemon=True).start()
     os.environ.update(variables)
     if log is not None:
         stream = log.open("a")
@@ -104,10 +108,20 @@ def _rank_main(
     sys.exit(code)
 
 
+def _end_with_starter(pipe: Connection) -> None:
+    """Die when the process that holds the other end of the pipe is gone, however it went.
+
+    A rank that trains on alone would meet its own successor in the run folder. The fork server does not help: it lives as
+    long as its children.
+    """
+    poller = select.poll()
+    poller.register(pipe.fileno(), 0)  # no event but the closing of the other end, which is always told
+    poller.poll()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def _portable(error: BaseException) -> BaseException:
     """The error if it survives a pickle, else one with its text."""
-    import pickle
-
     error = error.with_traceback(None)
     error.__cause__ = error.__context__ = None
     try:
@@ -157,9 +171,8 @@ def _forward_signals(processes: list[Any]) -> Iterator[None]:
                 os.kill(process.pid, number)
 
     before = {number: signal.signal(number, forward) for number in FORWARDED}
-    before[signal.SIGINT] = signal.signal(
-        signal.SIGINT, lambda *_: None
-    )  # a terminal's Ctrl-C reaches the ranks itself
+    # A terminal's Ctrl-C reaches the ranks by itself.
+    before[signal.SIGINT] = signal.signal(signal.SIGINT, lambda *_: None)
     try:
         yield
     finally:

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.dist.harness import make_run, run_and_trace
@@ -159,6 +160,21 @@ def test_sigterm_saves_a_checkpoint_and_exits_75_and_the_run_goes_on(small_run: 
     assert result.returncode == 0, result.stderr
     assert f"resumed after step {step}" in result.stdout
     assert f"complete: step {step + 2} of {step + 2}" in result.stdout
+
+
+def test_no_rank_outlives_the_process_that_started_it(small_run: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pretrain", "train", str(small_run), f"run_dir={tmp_path}", *DP2, "train.train_steps=4000"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not ((tmp_path / "metrics.jsonl").is_file() and '"step": 2,' in (tmp_path / "metrics.jsonl").read_text()):
+        assert process.poll() is None and time.monotonic() < deadline, "the run never came to step 2"
+        time.sleep(0.05)
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert len(family) >= 3, "a fork server and two ranks"
+    process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert not alive
 
 
 def test_show_prints_the_tree_and_what_follows_without_data_or_ranks() -> None:
