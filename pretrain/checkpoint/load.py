@@ -16,7 +16,7 @@ from pretrain.checkpoint.content import sharded_content
 from pretrain.checkpoint.paths import COMPLETE, CONFIG, SHARDS, STATE, checkpoints_dir, step_of
 from pretrain.config.schema import RunConfig
 from pretrain.model.gpt import unwrap
-from pretrain.optim.optimizer import inner_optimizers
+from pretrain.optim.optimizer import apply_settings, inner_optimizers
 from pretrain.parallel.reduce import share_text
 from pretrain.parallel.world import World
 from pretrain.state import TrainState
@@ -64,6 +64,7 @@ def load_checkpoint(
     for index, chunk in enumerate(chunks):
         chunk.load_state_dict(content["model" if len(chunks) == 1 else f"model{index}"])
     optimizer.load_state_dict(content["optimizer"])
+    apply_settings(optimizer, run.optim)
     for part in inner_optimizers(optimizer):
         # All parameters now share one step tensor, which AdamW would count up once per parameter.
         for parameter_state in part.optimizer.state.values():

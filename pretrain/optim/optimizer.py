@@ -9,7 +9,7 @@ from megatron.core.optimizer import ChainedOptimizer, MegatronOptimizer, Optimiz
 from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 from megatron.core.utils import get_model_config
 
-from pretrain.config.schema import RunConfig
+from pretrain.config.schema import OptimConfig, RunConfig
 from pretrain.model.translate import PARAMS_DTYPE
 
 
@@ -45,11 +45,17 @@ def build_optimizer(run: RunConfig, model: list[DistributedDataParallel]) -> Meg
         overlap_param_gather=run.parallel.overlap_param_gather,
     )
     optimizer = get_megatron_optimizer(config, list(model), use_gloo_process_groups=False)
-    for group in optimizer.param_groups:
-        # megatron's scheduler would do this; ours is a pure function that sets the rate alone.
-        group["weight_decay"] = optim.weight_decay * group["wd_mult"]
+    apply_settings(optimizer, optim)
     get_model_config(model[0]).grad_scale_func = optimizer.scale_loss
     return optimizer
+
+
+def apply_settings(optimizer: MegatronOptimizer, optim: OptimConfig) -> None:
+    """Take AdamW's settings from the config. Loading a checkpoint brings back those it was saved with: call it after."""
+    for group in optimizer.param_groups:
+        group["weight_decay"] = optim.weight_decay * group["wd_mult"]  # wd_mult is 0 for norms and biases
+        group["betas"] = (optim.adam_beta1, optim.adam_beta2)
+        group["eps"] = optim.adam_eps
 
 
 def set_learning_rate(optimizer: MegatronOptimizer, rate: float) -> None:

@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Literal
 
-from pretrain.exit_codes import exit_code_of
+from pretrain.exit_codes import FINISHED, STOPPED, exit_code_of
 
 GRACE_S = 0.5
 """How long to wait for further reports after the first failure, to find the earliest."""
@@ -90,11 +90,11 @@ def _rank_main(
 ) -> None:
     threading.Thread(target=_end_with_starter, args=(pipe,), daemon=True).start()
     os.environ.update(variables)
-    if log is not None:
-        stream = log.open("a")
-        os.dup2(stream.fileno(), sys.stdout.fileno())
-        os.dup2(stream.fileno(), sys.stderr.fileno())
     try:
+        if log is not None:
+            stream = log.open("a")
+            os.dup2(stream.fileno(), sys.stdout.fileno())
+            os.dup2(stream.fileno(), sys.stderr.fileno())
         code = work(*args)
         sys.stdout.flush()
     except BaseException as error:
@@ -156,9 +156,12 @@ def _failures(processes: list[Any], pipes: list[Connection], ranks: set[int], lo
         except EOFError:
             processes[rank].join(timeout=5)
         code = processes[rank].exitcode
-        if code is not None and code < 0:
+        if code is not None and code not in (FINISHED, STOPPED):
             place = "above" if rank == 0 else f"in {log_dir / f'rank-{rank:05d}.log'}"
-            text = f"rank {rank} was killed by {signal.Signals(-code).name}; what it wrote is {place}"
+            end = (
+                f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with {code} and gave no reason"
+            )
+            text = f"rank {rank} {end}; what it wrote is {place}"
             found.append(Failure(rank=rank, time_s=time.monotonic(), error=None, text=text))
     return found
 

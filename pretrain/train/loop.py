@@ -81,7 +81,8 @@ def train(run: RunConfig) -> Outcome:
                 if held_out_sources and (last or every(run.train.eval_interval, state.step)):
                     sinks.write(evaluate(model, held_out_sources, run, world, state))
                     clock.restart(state)
-                if last or every(run.checkpoint.interval, state.step):
+                # Not while the gradient is not finite: retention would push out the last checkpoint that is any good.
+                if last or (every(run.checkpoint.interval, state.step) and not result.skipped):
                     sinks.say(f"checkpoint: {save_checkpoint(run, model, optimizer, state, world)}")
                     clock.restart(state)
             if outcome is Outcome.STOPPED and state.step > 0:

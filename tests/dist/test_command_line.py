@@ -162,6 +162,14 @@ def test_sigterm_saves_a_checkpoint_and_exits_75_and_the_run_goes_on(small_run: 
     assert f"complete: step {step + 2} of {step + 2}" in result.stdout
 
 
+def test_a_rank_that_cannot_even_open_its_log_is_a_failure_and_not_a_hang(small_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "run" / "logs" / "rank-00001.log").mkdir(parents=True)
+    run = make_run(small_run, tmp_path / "run", *DP2)
+    trace = run_and_trace(run, fresh=False)
+    assert trace.failure is not None and trace.failure.rank == 1
+    assert "IsADirectoryError" in trace.failure.text
+
+
 def test_no_rank_outlives_the_process_that_started_it(small_run: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pretrain", "train", str(small_run), f"run_dir={tmp_path}", *DP2, "train.train_steps=4000"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -79,6 +79,24 @@ def test_a_run_resumes_in_another_layout(
     assert_same_training(resumed, after_step_5(straight[1]))
 
 
+def test_a_resume_takes_the_optimizer_s_settings_from_the_config(
+    small_run: Path, tmp_path: Path, straight: tuple[Path, Trace]
+) -> None:
+    cut_back_to_step_5(straight[0], tmp_path)
+    changed = ("optim.weight_decay=5", "optim.adam_beta1=0", "optim.adam_eps=1")
+    resumed = run_and_trace(make_run(small_run, tmp_path, *changed), fresh=False)
+    assert resumed.exit_code == 0, resumed.failure
+    expected = after_step_5(straight[1])
+    assert resumed.losses[6] == pytest.approx(expected.losses[6], rel=2e-6), "the settings act from the first update on"
+    assert resumed.losses[8] != pytest.approx(expected.losses[8], rel=1e-4)
+
+
+def test_no_checkpoint_is_written_while_gradients_are_not_finite(small_run: Path, tmp_path: Path) -> None:
+    overrides = ("train.max_skipped_steps=3", "checkpoint.interval=1", "checkpoint.keep_last=1")
+    trace = run_and_trace(make_run(small_run, tmp_path, *overrides), "gradient_never_finite")
+    assert trace.exit_code == 70 and newest_checkpoint(tmp_path) is None
+
+
 def test_forgetting_the_optimizer_state_would_be_noticed(
     small_run: Path, tmp_path: Path, straight: tuple[Path, Trace]
 ) -> None:
