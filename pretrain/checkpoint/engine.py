@@ -1,7 +1,7 @@
 """How megatron's sharded state reaches the disk: PyTorch's own writer, in this process.
 
 megatron-core's writer starts a manager and a writer process per save. That costs seconds, waits for ever if the writer
-dies, and leaves the manager behind when a rank is killed. A rank writes one file either way, and ranks write in parallel.
+dies, and leaves the manager behind when a rank is killed. The ranks of the first replica write, each one file, in parallel.
 The format is the same ("torch_dist"), and megatron's reader loads it.
 """
 

@@ -30,7 +30,7 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     try:
         from_file = OmegaConf.load(file)
     except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"config {path} is not readable YAML: {error}") from None
+        raise ValueError(f"config {path} is not readable YAML: {' '.join(str(error).split())}") from None
     if not OmegaConf.is_dict(from_file):
         raise ValueError(
             f"config {path} must be a mapping such as 'run_dir: runs/mine'; it is a {type(from_file).__name__}"
@@ -55,7 +55,9 @@ def _override(text: str) -> dict[str, Any]:
     try:
         tree = OmegaConf.to_container(OmegaConf.from_dotlist([text]))
     except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise ValueError(f"override {text!r} is not readable: {error}; write key=value with a YAML value") from None
+        raise ValueError(
+            f"override {text!r} is not readable: {' '.join(str(error).split())}; write key=value with a YAML value"
+        ) from None
     _refuse_unknown(tree, RunConfig, where="override")
     return tree  # type: ignore[return-value]
 

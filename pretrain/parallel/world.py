@@ -63,6 +63,7 @@ def open_world(config: ParallelConfig, *, seed: int) -> Iterator[World]:
         tensor_model_parallel_size=config.tensor_model_parallel_size,
         pipeline_model_parallel_size=config.pipeline_model_parallel_size,
         virtual_pipeline_model_parallel_size=virtual if virtual > 1 else None,
+        create_gloo_process_groups=False,  # nothing here uses them, and at scale their start is slow and fails
         distributed_timeout_minutes=max(1, config.timeout_s // 60),
     )
     # Without dropout nothing draws from it; sequence parallelism still forks it.

@@ -127,7 +127,7 @@ def test_what_must_be_chosen_is_listed(config: Path) -> None:
         ("- a\n- b\n", "must be a mapping"),
         ("5\n", "is not readable YAML: Invalid loaded object type: int"),
         ("a: [", "is not readable YAML"),
-        ("seed: 1\nseed: 2\n", "is not readable YAML: .*\n.*\n.*duplicate key seed"),
+        ("seed: 1\nseed: 2\n", "is not readable YAML: .*duplicate key seed"),
         ("", "must choose data.seq_length"),
     ],
 )
