@@ -1,7 +1,7 @@
 """The whole configuration of a run, one frozen dataclass per room.
 
-What must be chosen has no default. Rules that need more than one field, and everything that follows from the fields,
-live in ``derive.py``; reading YAML and overrides lives in ``load.py``. Names are Megatron's.
+What must be chosen has no default. What follows from the fields lives in ``derive.py``, rules that hold between them in
+``rules.py``, reading YAML and overrides in ``load.py``. Names are Megatron's.
 """
 
 from dataclasses import dataclass, field
