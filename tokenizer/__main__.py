@@ -4,17 +4,29 @@ Exit codes: 0 done; 2 the input is wrong; 70 a crash; 76 a shard failed verifica
 """
 
 import json
+import re
+import signal
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NoReturn
 
 import click
 from rich.console import Console
 from rich.table import Table
 
+from tokenizer import adopt as adopt_module
 from tokenizer import check as check_module
 from tokenizer import encode as encode_module
+from tokenizer import merge as merge_module
 from tokenizer import verify as verify_module
+from tokenizer.documents import Fields
+from tokenizer.engine import ENGINES
+from tokenizer.files import write_bytes_durably
+from tokenizer.inputs import Part
+from tokenizer.labels import Labels
+from tokenizer.manifest import prefix_of
 from tokenizer.sample_corpus import DEFAULT_MAX_BYTES_PER_DOMAIN, make_sample_corpus
 from tokenizer.spec import load_spec
 from tokenizer.train import train_tokenizer
@@ -38,7 +50,12 @@ class ManyInputsCommand(click.Command):
 
 
 input_option = click.option(
-    "--input", "inputs", metavar="FILE...", multiple=True, required=True, help="Jsonl files; several may follow."
+    "--input",
+    "inputs",
+    metavar="FILE...",
+    multiple=True,
+    required=True,
+    help="Files of documents, or folders; several may follow.",
 )
 text_field_option = click.option("--text-field", default="text", show_default=True, help="Field that holds the text.")
 tokenizer_option = click.option("--tokenizer", "directory", metavar="DIR", required=True, help="A trained tokenizer.")
@@ -55,12 +72,42 @@ def commands() -> None:
 @click.option("--output", metavar="DIR", required=True, help="Folder to make; it must not exist.")
 @text_field_option
 def train(spec: str, inputs: tuple[str, ...], output: str, text_field: str) -> None:
-    """Train a SentencePiece BPE tokenizer.
+    """Train a SentencePiece BPE tokenizer, and write it as tokenizer.json for Hugging Face's tokenizers too.
 
     A small spec is tokenizer/specs/tiny-2k.yaml; its keys are explained in tokenizer/spec.py.
     """
     tokenizer = train_tokenizer(load_spec(spec), inputs, output, text_field)
+    for sample in tokenizer.trained_on:
+        of = f"{sample.num_characters:,} of {sample.num_available_characters:,} characters"
+        click.echo(f"{sample.language}: {of}, from {sample.num_documents:,} documents")
     click.echo(f"{output}: {tokenizer.vocab_size} tokens, model sha256 {tokenizer.model_sha256}")
+
+
+def labels_options(command: Callable) -> Callable:
+    """What is said of all documents of a shard."""
+    for name, text in (
+        ("source", "Where the documents come from."),
+        ("language", "ISO 639 code of all documents; default: what they say."),
+        ("licence", "SPDX licence of all documents; default: what they say."),
+        ("domain", "Kind of text of all documents; default: what they say."),
+    ):
+        command = click.option(f"--{name}", metavar="TEXT", help=text)(command)
+    return command
+
+
+class PartType(click.ParamType):
+    """I/N."""
+
+    name = "I/N"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> Part:
+        match = re.fullmatch(r"(\d+)/(\d+)", value)
+        if not match:
+            self.fail(f"{value!r} must be I/N, for example 1/8 to 8/8", param, ctx)
+        try:
+            return Part(number=int(match[1]), count=int(match[2]))
+        except ValueError as problem:
+            self.fail(str(problem), param, ctx)
 
 
 @commands.command(cls=ManyInputsCommand)
@@ -68,40 +115,118 @@ def train(spec: str, inputs: tuple[str, ...], output: str, text_field: str) -> N
 @input_option
 @click.option("--output", metavar="PREFIX", required=True, help="Writes PREFIX.bin, PREFIX.idx and PREFIX.json.")
 @text_field_option
+@click.option("--domain-field", default="domain", show_default=True, help="Field that holds the kind of text.")
+@click.option("--licence-field", default="licence", show_default=True, help="Field that holds the licence.")
+@click.option("--language-field", default="language", show_default=True, help="Field that holds the language.")
+@click.option(
+    "--txt-documents",
+    type=click.Choice(["file", "line"]),
+    default="file",
+    show_default=True,
+    help="What one document of a .txt is.",
+)
 @click.option("--bos/--no-bos", default=True, show_default=True, help="Start each document with BOS.")
 @click.option("--eos/--no-eos", default=True, show_default=True, help="End each document with EOS.")
-@click.option("--source", metavar="TEXT", help="Where the documents come from, for the manifest.")
-@click.option("--threads", type=click.IntRange(min=1), help="Default: the cores this process may use.")
-def encode(
-    directory: str,
-    inputs: tuple[str, ...],
-    output: str,
-    text_field: str,
-    bos: bool,
-    eos: bool,
-    source: str | None,
-    threads: int | None,
-) -> None:
-    """Encode documents to one shard. All of them must have the same domain and licence."""
-    manifest = encode_module.encode(directory, inputs, output, bos, eos, text_field, source, threads)
+@labels_options
+@click.option(
+    "--shuffle-seed",
+    type=click.IntRange(0, 2**63 - 1),
+    help="Put the documents in a random order; default: the order of the input.",
+)
+@click.option("--part", type=PartType(), help="Encode part I of N, on one machine of many; `merge` joins the parts.")
+@click.option("--workers", type=click.IntRange(min=1), help="Processes. Default: the cores this process may use.")
+@click.option(
+    "--on-error",
+    type=click.Choice(["stop", "skip"]),
+    default="stop",
+    show_default=True,
+    help="At a document that cannot be read: stop, or leave it out, count it and list it.",
+)
+@click.option(
+    "--engine",
+    type=click.Choice(ENGINES),
+    default="auto",
+    show_default=True,
+    help="auto: gigatoken where it gives SentencePiece's ids.",
+)
+def encode(directory: str, inputs: tuple[str, ...], output: str, **options: Any) -> None:
+    """Encode documents to one shard.
+
+    Inputs are .jsonl, .txt (both also .gz or .zst) and .parquet files, or folders of them. All documents must have the same
+    domain and licence, unless --domain and --licence say them.
+    """
+    report = encode_module.encode(
+        directory,
+        inputs,
+        output,
+        options["bos"],
+        options["eos"],
+        fields=Fields(
+            text=options["text_field"],
+            domain=options["domain_field"],
+            licence=options["licence_field"],
+            language=options["language_field"],
+        ),
+        labels=Labels(**{name: options[name] for name in ("domain", "licence", "language", "source")}),
+        txt_documents=options["txt_documents"],
+        on_error=options["on_error"],
+        engine=options["engine"],
+        shuffle_seed=options["shuffle_seed"],
+        part=options["part"],
+        num_workers=options["workers"],
+    )
+    manifest = report.manifest
+    click.echo(
+        f"{output}: {manifest.num_documents:,} documents, {manifest.num_tokens:,} tokens of {manifest.dtype} "
+        f"({manifest.options.engine}, {report.num_checked:,} documents checked against SentencePiece)"
+    )
+    if report.skipped:
+        click.echo(f"{output}: left out {len(report.skipped):,} documents that cannot be read:", err=True)
+        for problem in report.skipped:
+            click.echo(f"  {problem}", err=True)
+
+
+@commands.command()
+@click.argument("parts", metavar="PART_PREFIX...", nargs=-1, required=True)
+@click.option("--output", metavar="PREFIX", required=True, help="Writes PREFIX.bin, PREFIX.idx and PREFIX.json.")
+def merge(parts: tuple[str, ...], output: str) -> None:
+    """Join all parts of one encode run.
+
+    The shard is the one that `encode` without --part would have written, byte for byte.
+    """
+    manifest = merge_module.merge([prefix_of(part) for part in parts], output)
     click.echo(f"{output}: {manifest.num_documents:,} documents, {manifest.num_tokens:,} tokens of {manifest.dtype}")
+
+
+@commands.command()
+@click.argument("prefix", metavar="PREFIX")
+@tokenizer_option
+@labels_options
+def adopt(prefix: str, directory: str, **labels: str | None) -> None:
+    """Make the manifest of a shard that Megatron wrote, after reading all of it.
+
+    PREFIX.bin and PREFIX.idx are left as they are.
+    """
+    manifest = adopt_module.adopt(prefix_of(prefix), directory, Labels(**labels))
+    click.echo(f"{prefix}: {manifest.num_documents:,} documents, {manifest.num_tokens:,} tokens of {manifest.dtype}")
 
 
 @commands.command()
 @click.argument("prefixes", metavar="PREFIX...", nargs=-1, required=True)
 @click.option("--deep", is_flag=True, help="Read everything: hashes, ids, offsets.")
-def verify(prefixes: tuple[str, ...], deep: bool) -> None:
+@click.option("--tokenizer", "directory", metavar="DIR", help="Also check that this tokenizer made them.")
+def verify(prefixes: tuple[str, ...], deep: bool, directory: str | None) -> None:
     """Check shards against their manifests.
 
     The exit code is 76 if one fails.
     """
-    results = verify_module.verify(prefixes, deep)
+    results = verify_module.verify([prefix_of(prefix) for prefix in prefixes], deep, directory)
     table = Table("shard", "documents", "tokens", "finding")
     for result in results:
         counts = ["" if count is None else f"{count:,}" for count in (result.num_documents, result.num_tokens)]
-        table.add_row(result.prefix, *counts, "ok" if result.problem is None else "FAILED")
+        table.add_row(result.prefix, *counts, "FAILED" if result.problems else "ok")
     _print(table)
-    problems = [result.problem for result in results if result.problem is not None]
+    problems = [problem for result in results for problem in result.problems]
     for problem in problems:
         click.echo(f"error: {problem}", err=True)
     if problems:
@@ -112,33 +237,60 @@ def verify(prefixes: tuple[str, ...], deep: bool) -> None:
 @tokenizer_option
 @input_option
 @text_field_option
+@click.option(
+    "--by", type=click.Choice(["domain", "language"]), default="domain", show_default=True, help="One row for each."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-def check(directory: str, inputs: tuple[str, ...], text_field: str, as_json: bool) -> None:
+@click.option("--output", metavar="FILE.json", help="Write the JSON to this file as well.")
+def check(
+    directory: str,
+    inputs: tuple[str, ...],
+    text_field: str,
+    by: check_module.GroupBy,
+    as_json: bool,
+    output: str | None,
+) -> None:
     """Measure how a tokenizer fits documents.
 
-    By domain: round trip, bytes per token, fertility (tokens per word), share of byte fallback.
+    By domain or language: round trip, bytes per token, fertility (tokens per word), share of byte fallback, and the
+    documents to which tokenizer.json gives other ids, if Hugging Face's tokenizers is installed.
     """
-    reports = check_module.check_tokenizer(directory, inputs, text_field)
+    if output is not None and Path(output).exists():
+        raise ValueError(f"--output {output} exists, and nothing is overwritten; remove it, or name another")
+    if output is not None and not Path(output).absolute().parent.is_dir():
+        raise ValueError(f"--output {output}: folder {Path(output).parent} does not exist; make it, or name another")
+    reports = check_module.check_tokenizer(directory, inputs, text_field, by)
+    content = {"tokenizer": directory, "by": by, "groups": [report.as_dict() for report in reports]}
+    as_text = json.dumps(content, indent=2, ensure_ascii=False)
+    if output is not None:
+        write_bytes_durably(Path(output), (as_text + "\n").encode("utf-8"))
     if as_json:
-        click.echo(json.dumps([report.as_dict() for report in reports], indent=2, ensure_ascii=False))
+        click.echo(as_text)
         return
+    _print(_check_table(by, reports))
+    for report in reports:
+        if report.first_failure:
+            click.echo(f"{report.name}: first text not given back: {report.first_failure}")
+
+
+def _check_table(by: str, reports: list[check_module.GroupReport]) -> Table:
     table = Table(
-        "domain", "documents", "tokens", "bytes per token", "tokens per word", "byte fallback", "not given back"
+        *(by, "documents", "tokens", "bytes per token", "tokens per word", "byte fallback"),
+        *("normalized", "not given back", "tokenizer.json differs"),
     )
     for report in reports:
         table.add_row(
-            report.domain,
+            report.name,
             f"{report.num_documents:,}",
             f"{report.num_tokens:,}",
-            f"{report.bytes_per_token:.3f}",
+            "" if report.bytes_per_token is None else f"{report.bytes_per_token:.3f}",
             "" if report.fertility is None else f"{report.fertility:.3f}",
-            f"{report.byte_fallback_share:.3%}",
+            "" if report.byte_fallback_share is None else f"{report.byte_fallback_share:.3%}",
+            f"{report.num_altered_documents:,}",
             f"{report.num_round_trip_failures:,}",
+            "not compared" if report.num_fast_differences is None else f"{report.num_fast_differences:,}",
         )
-    _print(table)
-    for report in reports:
-        if report.first_failure:
-            click.echo(f"{report.domain}: first text not given back: {report.first_failure}")
+    return table
 
 
 @commands.command("sample-corpus")
@@ -167,8 +319,14 @@ def _print(table: Table) -> None:
     (console if console.is_terminal else Console(width=200)).print(table)
 
 
+def _end_cleanly(*_: object) -> NoReturn:
+    """What is half-written goes when a scheduler ends us, as it does at Ctrl-C."""
+    raise SystemExit(128 + signal.SIGTERM)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    signal.signal(signal.SIGTERM, _end_cleanly)
     try:
         code = commands.main(args=arguments, prog_name="python -m tokenizer", standalone_mode=False)
         return code if isinstance(code, int) else 0
@@ -177,6 +335,11 @@ def main(arguments: list[str] | None = None) -> int:
         return EXIT_INPUT
     except ValueError as problem:
         click.echo(f"error: {problem}", err=True)
+        return EXIT_INPUT
+    except OSError as problem:  # the disk is full, or a folder may not be written
+        where = f" {problem.filename}" if problem.filename else ""
+        text = f"error:{where} {problem.strerror or problem}; mend that and run again (a shard is there only if its .json is)"
+        click.echo(text, err=True)
         return EXIT_INPUT
     except click.Abort:
         return EXIT_INTERRUPTED

@@ -11,9 +11,11 @@ import types
 import typing
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 READ_BLOCK_BYTES = 1 << 20
+HASH_BLOCK_BYTES = 64 << 20
+"""Large files are hashed in blocks of this size, so that a changed byte can be placed."""
 Record = typing.TypeVar("Record")
 
 
@@ -24,14 +26,41 @@ class InputFile:
     path: str
     """As the user gave it."""
     bytes: int
-    """Size in bytes."""
-    sha256: str
-    """Of the whole file, 64 hexadecimal digits, taken while it was read."""
+    """Size of the file in bytes."""
+    first_block: int
+    """Number of the first hashed block: 0, except where one part of many read the file from the middle on."""
+    block_sha256: tuple[str, ...]
+    """Of each 64 MiB block, 64 hexadecimal digits, taken while it was read; one, of the whole file, up to that size."""
 
 
 def part_path(path: Path) -> Path:
     """The temporary neighbour of `path`; in the same directory, so that the rename is atomic."""
     return path.with_name(path.name + ".part")
+
+
+class BlockHasher:
+    """SHA-256 of each HASH_BLOCK_BYTES of a stream, as its bytes come by."""
+
+    def __init__(self) -> None:
+        self._done: list[str] = []
+        self._digest = hashlib.sha256()
+        self._filled = 0
+
+    def update(self, content: bytes | memoryview) -> None:
+        """The next bytes of the stream."""
+        view = memoryview(content)
+        while len(view):
+            taken = view[: HASH_BLOCK_BYTES - self._filled]
+            self._digest.update(taken)
+            self._filled += len(taken)
+            view = view[len(taken) :]
+            if self._filled == HASH_BLOCK_BYTES:
+                self._done.append(self._digest.hexdigest())
+                self._digest, self._filled = hashlib.sha256(), 0
+
+    def hexdigests(self) -> tuple[str, ...]:
+        """One per block so far, the last of them perhaps shorter; empty for an empty stream."""
+        return (*self._done, self._digest.hexdigest()) if self._filled else tuple(self._done)
 
 
 def sha256_of_file(path: Path) -> str:
@@ -43,6 +72,15 @@ def sha256_of_file(path: Path) -> str:
     return digest.hexdigest()
 
 
+def block_sha256_of_file(path: Path) -> tuple[str, ...]:
+    """SHA-256 of each HASH_BLOCK_BYTES of a file. Reads the file once."""
+    hasher = BlockHasher()
+    with path.open("rb") as stream:
+        while block := stream.read(READ_BLOCK_BYTES):
+            hasher.update(block)
+    return hasher.hexdigests()
+
+
 def fsync_directory(directory: Path) -> None:
     """Make renames inside `directory` survive a power cut."""
     descriptor = os.open(directory, os.O_RDONLY)
@@ -52,24 +90,33 @@ def fsync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
+def sync(stream: BinaryIO) -> None:
+    """Bring what was written to disk."""
+    stream.flush()
+    os.fsync(stream.fileno())
+
+
 def write_bytes_durably(path: Path, content: bytes) -> None:
     """Write a whole file under a temporary name, fsync, and rename it to `path` (replacing a file that is there)."""
     part = part_path(path)
     try:
         with part.open("wb") as stream:
             stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
+            sync(stream)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
     fsync_directory(path.parent)
 
 
+def record_bytes(record: Any) -> bytes:
+    """A dataclass as an indented JSON object."""
+    return (json.dumps(asdict(record), indent=2, ensure_ascii=False) + "\n").encode("utf-8")
+
+
 def write_record(path: Path, record: Any) -> None:
-    """Write a dataclass as an indented JSON object, durably."""
-    content = json.dumps(asdict(record), indent=2, ensure_ascii=False) + "\n"
-    write_bytes_durably(path, content.encode("utf-8"))
+    """Write a dataclass as JSON, durably."""
+    write_bytes_durably(path, record_bytes(record))
 
 
 def read_record(record_type: type[Record], path: Path, *, mend: str, error: type[ValueError] = ValueError) -> Record:

@@ -10,37 +10,22 @@ PREFIX.idx   little-endian, without padding, for n documents:
               n * int32     tokens in each sequence
               n * int64     byte offset of each sequence in the .bin
         (n + 1) * int64     number of the first sequence of each document, and n
-PREFIX.json  the manifest (manifest.py)
+PREFIX.json  the manifest (manifest.py), written last: without it a shard is unfinished
 
 Here a document is always one sequence, so the document indices are 0 to n. Megatron's own reader opens these files, and
-its builder writes the same bytes from the same ids. This room needs neither: no torch is imported.
+its builder writes the same bytes from the same ids. This room needs neither: no torch is imported. Writing: writer.py.
 """
 
-import array
-import hashlib
-import os
-from collections.abc import Sequence
+import bisect
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO, Self
 
 import numpy as np
 
-from tokenizer.files import InputFile, fsync_directory, part_path, write_record
-from tokenizer.index import DTYPES, check_files, index_bytes, read_pointers
-from tokenizer.manifest import (
-    FORMAT_VERSION,
-    EncodeOptions,
-    ShardError,
-    ShardManifest,
-    dtype_for,
-    fanal_version,
-    is_sha256,
-    read_manifest,
-    shard_paths,
-)
+from tokenizer.index import DTYPES, check_files, map_tables, read_pointers
+from tokenizer.manifest import DamagedShardError, EncodeOptions, ShardError, ShardManifest, read_manifest, shard_paths
+from tokenizer.writer import ShardWriter
 
 __all__ = [
     "EncodeOptions",
@@ -52,137 +37,6 @@ __all__ = [
     "read_manifest",
     "shard_paths",
 ]
-
-MAX_DOCUMENT_TOKENS = 2**31 - 1  # an int32 in the index
-
-
-class ShardWriter:
-    """Writes one shard: whole under its final names, or not at all.
-
-        with ShardWriter(prefix, vocab_size=2000, tokenizer_sha256=...) as writer:
-            writer.add_document(ids)
-            manifest = writer.finish(domain="code", ...)
-
-    Tokens go to PREFIX.bin.part as they come; memory holds 4 bytes per document. finish() gives the files their names,
-    manifest last. Leaving the block without it removes what was written.
-    Raises: ShardError if a file of that name exists, or an id or a document does not fit.
-    """
-
-    def __init__(self, prefix: str | Path, *, vocab_size: int, tokenizer_sha256: str) -> None:
-        if vocab_size < 1 or not is_sha256(tokenizer_sha256):
-            raise ShardError(
-                f"vocab_size ({vocab_size}) must be at least 1 and tokenizer_sha256 ({tokenizer_sha256!r}) "
-                "64 hexadecimal digits; take both from load_tokenizer"
-            )
-        self.prefix = Path(prefix)
-        self.vocab_size = vocab_size
-        self.tokenizer_sha256 = tokenizer_sha256
-        self.dtype_name = dtype_for(vocab_size)
-        self.num_tokens = 0
-        self.highest_token_id = -1
-        self._paths = shard_paths(prefix)
-        self._lengths = array.array("i")
-        self._digest = hashlib.sha256()
-        self._finished = False
-
-    def __enter__(self) -> Self:
-        for path in self._paths:
-            if path.exists():
-                raise ShardError(
-                    f"{path} exists, and a shard is never overwritten; remove {self.prefix}.* or name another prefix"
-                )
-        self.prefix.parent.mkdir(parents=True, exist_ok=True)
-        self._stream = part_path(self._paths[0]).open("wb", buffering=1 << 20)
-        return self
-
-    def add_document(self, ids: np.ndarray | Sequence[int]) -> None:
-        """Append one document: integer ids [number of tokens], BOS and EOS included if wanted.
-
-        Raises: ShardError if it is empty, too long, or holds an id outside [0, vocab_size).
-        """
-        tokens = np.asarray(ids)
-        number = len(self._lengths)
-        if tokens.ndim != 1 or not 1 <= tokens.size <= MAX_DOCUMENT_TOKENS or tokens.dtype.kind not in "iu":
-            raise ShardError(
-                f"document {number} of {self.prefix} is {tokens.dtype} of shape {tokens.shape}, expected integers "
-                f"[1 to {MAX_DOCUMENT_TOKENS} tokens]; leave out empty documents, split longer ones"
-            )
-        lowest, highest = int(tokens.min()), int(tokens.max())
-        if lowest < 0 or highest >= self.vocab_size:
-            bad = lowest if lowest < 0 else highest
-            raise ShardError(
-                f"document {number} of {self.prefix} holds id {bad}, expected 0 to vocab_size - 1 = "
-                f"{self.vocab_size - 1}; encode it with the tokenizer whose vocab_size was given"
-            )
-        content = tokens.astype(DTYPES[self.dtype_name], copy=False).tobytes()
-        self._stream.write(content)
-        self._digest.update(content)
-        self._lengths.append(tokens.size)
-        self.num_tokens += tokens.size
-        self.highest_token_id = max(self.highest_token_id, highest)
-
-    def finish(
-        self,
-        *,
-        domain: str | None,
-        licence: str | None,
-        source: str | None,
-        input_files: Sequence[InputFile],
-        options: EncodeOptions,
-    ) -> ShardManifest:
-        """Make the shard durable under its final names. Raises: ShardError if it holds no document."""
-        if not self._lengths:
-            raise ShardError(f"shard {self.prefix} would hold no document; give at least one")
-        with self._stream:
-            _sync(self._stream)
-        index = index_bytes(np.frombuffer(self._lengths, dtype=np.int32), self.dtype_name)
-        bin_path, idx_path, json_path = self._paths
-        with part_path(idx_path).open("wb") as stream:
-            stream.write(index)
-            _sync(stream)
-        manifest = ShardManifest(
-            format_version=FORMAT_VERSION,
-            tokenizer_sha256=self.tokenizer_sha256,
-            vocab_size=self.vocab_size,
-            dtype=self.dtype_name,
-            num_documents=len(self._lengths),
-            num_tokens=self.num_tokens,
-            highest_token_id=self.highest_token_id,
-            idx_sha256=hashlib.sha256(index).hexdigest(),
-            bin_sha256=self._digest.hexdigest(),
-            domain=domain,
-            licence=licence,
-            source=source,
-            input_files=tuple(input_files),
-            options=options,
-            fanal_version=fanal_version(),
-        )
-        try:
-            part_path(bin_path).rename(bin_path)
-            part_path(idx_path).rename(idx_path)
-            fsync_directory(self.prefix.parent)
-            write_record(json_path, manifest)
-        except BaseException:
-            for path in self._paths:
-                path.unlink(missing_ok=True)
-            raise
-        self._finished = True
-        return manifest
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._finished:
-            return
-        self._stream.close()
-        for path in self._paths:
-            part_path(path).unlink(missing_ok=True)
-        assert kind is not None, f"the writer of {self.prefix} was left without finish(); nothing was kept"
-
-
-def _sync(stream: BinaryIO) -> None:
-    stream.flush()
-    os.fsync(stream.fileno())
 
 
 @dataclass(frozen=True)
@@ -217,6 +71,38 @@ class Shard:
         offsets[-1] = self.num_tokens
         offsets.flags.writeable = False
         return offsets
+
+    def documents_in(self, start_token: int, num_tokens: int) -> np.ndarray:
+        """Tokens at which a document starts, of the num_tokens tokens from start_token on: int64 [documents], ascending.
+
+        Two binary searches on the mapped index: nothing but the pages they touch is read, however large the shard.
+        Raises: DamagedShardError if the documents found do not lie one after the other, as in a sound index.
+        """
+        lengths, pointers = self._mapped_tables
+        begin, end = start_token * self.dtype.itemsize, (start_token + num_tokens) * self.dtype.itemsize
+        first = bisect.bisect_left(pointers, begin)
+        # Every document has a token, so num_tokens tokens hold at most as many starts.
+        last = bisect.bisect_left(pointers, end, lo=first, hi=min(self.num_documents, first + num_tokens))
+        held = slice(max(0, first - 1), last)  # with the document before, whose end is the first start
+        ends = pointers[held] + lengths[held] * np.int64(self.dtype.itemsize)
+        nexts = pointers[held.start + 1 : last + 1]
+        if last == self.num_documents:
+            nexts = np.append(nexts, self.num_tokens * self.dtype.itemsize)
+        if len(ends) != len(nexts) or (ends != nexts).any() or (first and pointers[first - 1] >= begin):
+            raise DamagedShardError(
+                f"{shard_paths(self.prefix)[1]} does not say where the documents around token {start_token} lie: it changed; "
+                f"python -m tokenizer verify {self.prefix} --deep tells more, copy or encode the shard again"
+            )
+        return pointers[first:last] // self.dtype.itemsize
+
+    def document_start(self, token: int) -> int:
+        """First token of the document that holds ``token``; searched like ``documents_in``."""
+        _, pointers = self._mapped_tables
+        return int(pointers[bisect.bisect_right(pointers, token * self.dtype.itemsize) - 1]) // self.dtype.itemsize
+
+    @cached_property
+    def _mapped_tables(self) -> tuple[np.ndarray, np.ndarray]:
+        return map_tables(self.prefix, self.num_documents)
 
     def __reduce__(self) -> tuple:
         # A pickle (to a worker process) carries the name, never the tokens of the map.

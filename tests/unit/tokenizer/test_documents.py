@@ -22,7 +22,7 @@ def test_input_files_carry_the_hash_of_what_was_read(tmp_path: Path, write_docum
     reader = DocumentReader([path])
     list(reader)
     (described,) = reader.input_files
-    assert described.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert described.block_sha256 == (hashlib.sha256(path.read_bytes()).hexdigest(),)
     assert described.bytes == path.stat().st_size == reader.bytes_read == reader.total_bytes
 
 
@@ -37,7 +37,6 @@ def test_unusual_line_ends_and_control_characters_stay_in_the_text(tmp_path: Pat
     ("line", "message"),
     [
         (b'{"text": "a"', "not a line of JSON in UTF-8"),
-        (b"", "not a line of JSON in UTF-8"),
         (b'{"text": "\xff"}', "not a line of JSON in UTF-8"),
         (b'["text"]', "found a JSON list, expected an object with field 'text'"),
         (b'{"content": "a"}', "field 'text' must be a string, found no such field (fields here: content)"),
@@ -54,6 +53,12 @@ def test_a_bad_line_is_refused_with_file_and_line_number(tmp_path: Path, line: b
         list(DocumentReader([path]))
     assert str(caught.value).startswith(f"{path}:2: ")
     assert message in str(caught.value)
+
+
+def test_blank_lines_are_no_documents_and_are_counted_as_lines(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'\n{"text": "one"}\r\n \n{"text": "two"}\n\n')
+    assert [(d.text, d.place) for d in DocumentReader([path])] == [("one", f"{path}:2"), ("two", f"{path}:4")]
 
 
 def test_an_empty_missing_or_repeated_file_is_refused_by_name(tmp_path: Path, write_documents) -> None:

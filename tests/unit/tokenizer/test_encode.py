@@ -4,10 +4,16 @@ from pathlib import Path
 
 import pytest
 
+from tokenizer import block_encoder
 from tokenizer import encode as encode_module
-from tokenizer.encode import batches, encode
+from tokenizer.documents import DocumentReader, batches
+from tokenizer.labels import Labels
 from tokenizer.load import load_tokenizer
-from tokenizer.shards import ShardError, open_shard
+from tokenizer.shards import ShardError, ShardManifest, open_shard
+
+
+def encode(*args, **kwargs) -> ShardManifest:
+    return encode_module.encode(*args, **kwargs).manifest
 
 
 def test_each_document_is_bos_text_eos_and_decodes_to_its_text(
@@ -15,7 +21,7 @@ def test_each_document_is_bos_text_eos_and_decodes_to_its_text(
 ) -> None:
     texts = ["one\n  two", "\ttrois é 🙂\r\n", " "]
     path = write_documents(tmp_path / "a.jsonl", texts)
-    manifest = encode(tokenizer_dir, [path], tmp_path / "deep" / "shard", source="by hand")
+    manifest = encode(tokenizer_dir, [path], tmp_path / "deep" / "shard", labels=Labels(source="by hand"))
     shard = open_shard(tmp_path / "deep" / "shard")
     tokenizer = load_tokenizer(tokenizer_dir)
     for number, text in enumerate(texts):
@@ -25,7 +31,7 @@ def test_each_document_is_bos_text_eos_and_decodes_to_its_text(
     assert manifest == shard.manifest
     assert (manifest.domain, manifest.licence, manifest.source) == ("prose", "CC0-1.0", "by hand")
     assert manifest.tokenizer_sha256 == hashlib.sha256((tokenizer_dir / "tokenizer.model").read_bytes()).hexdigest()
-    assert manifest.input_files[0].sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert manifest.input_files[0].block_sha256 == (hashlib.sha256(path.read_bytes()).hexdigest(),)
     assert manifest.vocab_size == 600
 
 
@@ -51,28 +57,30 @@ def test_a_tokenizer_that_makes_control_tokens_from_text_is_caught(
     tokenizer = load_tokenizer(tokenizer_dir)
     letter = tokenizer.processor.PieceToId("q")
     monkeypatch.setattr(
-        encode_module, "load_tokenizer", lambda _: dataclasses.replace(tokenizer, control_ids=(0, letter))
+        block_encoder, "load_tokenizer", lambda _: dataclasses.replace(tokenizer, control_ids=(0, letter))
     )
+    block_encoder.open_encoder.cache_clear()
     path = write_documents(tmp_path / "a.jsonl", ["fine", "q"])
     with pytest.raises(AssertionError, match="text became a control token"):
-        encode(tokenizer_dir, [path], tmp_path / "shard")
+        encode(tokenizer_dir, [path], tmp_path / "shard", num_workers=1)
+    block_encoder.open_encoder.cache_clear()
     assert [p.name for p in tmp_path.iterdir()] == ["a.jsonl"]
 
 
-def test_threads_and_batch_size_do_not_change_a_byte(
+def test_workers_and_block_size_do_not_change_a_byte(
     tmp_path: Path, tokenizer_dir: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inputs = [corpus / "held_out" / "prose.jsonl"]
-    one = encode(tokenizer_dir, inputs, tmp_path / "one", num_threads=1)
-    monkeypatch.setattr(encode_module, "BATCH_BYTES", 1000)
-    other = encode(tokenizer_dir, inputs, tmp_path / "other", num_threads=4)
+    one = encode(tokenizer_dir, inputs, tmp_path / "one", num_workers=1)
+    monkeypatch.setattr("tokenizer.inputs.BLOCK_BYTES", 1000)
+    other = encode(tokenizer_dir, inputs, tmp_path / "other", num_workers=4)
     assert one == other
     assert (tmp_path / "one.bin").read_bytes() == (tmp_path / "other.bin").read_bytes()
 
 
 def test_a_batch_closes_as_soon_as_it_is_full(tmp_path: Path, write_documents) -> None:
     path = write_documents(tmp_path / "a.jsonl", ["aaa", "bbb", "é" * 9, "ccccc", "d"])
-    reader = encode_module.DocumentReader([path])
+    reader = DocumentReader([path])
     assert [[d.text[0] for d in batch] for batch in batches(reader, 6)] == [["a", "b"], ["é"], ["c", "d"]]
 
 
@@ -107,6 +115,6 @@ def test_a_broken_line_is_named_and_leaves_nothing(tmp_path: Path, tokenizer_dir
 def test_an_existing_shard_is_refused(tmp_path: Path, tokenizer_dir: Path, write_documents) -> None:
     path = write_documents(tmp_path / "a.jsonl", ["a"])
     encode(tokenizer_dir, [path], tmp_path / "shard")
-    with pytest.raises(ShardError, match=r"shard\.bin exists, and a shard is never overwritten; remove"):
+    with pytest.raises(ShardError, match=r"shard\.json exists, and a shard is never overwritten; remove"):
         encode(tokenizer_dir, [path], tmp_path / "shard")
     assert open_shard(tmp_path / "shard").num_documents == 1

@@ -14,7 +14,9 @@ class Sample:
 
 
 def test_a_record_reads_back_equal(tmp_path: Path) -> None:
-    sample = Sample(count=3, name=None, inputs=(InputFile(path="${a}/é.jsonl", bytes=2, sha256="00"),))
+    sample = Sample(
+        count=3, name=None, inputs=(InputFile(path="${a}/é.jsonl", bytes=2, first_block=0, block_sha256=("00",)),)
+    )
     write_record(tmp_path / "r.json", sample)
     assert read_record(Sample, tmp_path / "r.json", mend="") == sample
     assert [path.name for path in tmp_path.iterdir()] == ["r.json"]
@@ -28,7 +30,7 @@ def test_a_record_reads_back_equal(tmp_path: Path) -> None:
         ('{"count": 1}', "key 'name' is missing"),
         ('{"count": 1, "name": "a", "coumt": 2}', "unknown key 'coumt', expected count, name, inputs"),
         (
-            '{"count": 1, "name": "a", "inputs": [{"path": "a", "bytes": "2", "sha256": ""}]}',
+            '{"count": 1, "name": "a", "inputs": [{"path": "a", "bytes": "2", "first_block": 0, "block_sha256": []}]}',
             "inputs.0.bytes holds '2'",
         ),
         ('{"count": 1, "name": "a", "inputs": 7}', "inputs holds 7, expected a list"),

@@ -69,7 +69,7 @@ def test_a_shard_gives_back_what_was_written(tmp_path_factory: pytest.TempPathFa
     assert [shard.document(i).tolist() for i in range(shard.num_documents)] == documents
     assert (shard.num_documents, shard.num_tokens) == (len(documents), len(flat))
     assert shard.manifest.highest_token_id == max(flat)
-    assert verify([prefix], deep=True)[0].problem is None
+    assert verify([prefix], deep=True)[0].problems == ()
 
 
 def test_tokens_are_a_read_only_map_and_open_nothing_before_use(tmp_path: Path) -> None:
@@ -96,17 +96,18 @@ def test_a_pickled_shard_carries_its_name_and_not_its_tokens(tmp_path: Path) -> 
 def test_nothing_is_left_when_the_block_fails(tmp_path: Path) -> None:
     with pytest.raises(KeyError), ShardWriter(tmp_path / "a", vocab_size=9, tokenizer_sha256=SHA) as writer:
         writer.add_document([1])
-        assert [p.name for p in tmp_path.iterdir()] == ["a.bin.part"]
+        names = {p.name for p in tmp_path.iterdir()}
+        assert names == {"a.bin.part", "a.lengths.part", "a.order.part", "a.lock.part"}
         raise KeyError
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("failing", ["fsync_directory", "write_record", "index_bytes"])
+@pytest.mark.parametrize("failing", ["fsync_directory", "record_bytes", "write_index"])
 def test_nothing_is_left_when_finishing_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
     def fail(*_) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(f"tokenizer.shards.{failing}", fail)
+    monkeypatch.setattr(f"tokenizer.writer.{failing}", fail)
     with pytest.raises(OSError, match="disk full"):
         write_shard(tmp_path / "a")
     assert not list(tmp_path.iterdir())
@@ -124,7 +125,7 @@ def test_a_block_left_without_finish_is_an_error_and_leaves_nothing(tmp_path: Pa
 @pytest.mark.parametrize("suffix", ["bin", "idx", "json"])
 def test_an_existing_file_is_refused_and_left_alone(tmp_path: Path, suffix: str) -> None:
     (tmp_path / f"a.{suffix}").write_text("precious")
-    with pytest.raises(ShardError, match=rf"a\.{suffix} exists, and a shard is never overwritten"):
+    with pytest.raises(ShardError, match=rf"a\.{suffix} exists.* overwritten"):
         write_shard(tmp_path / "a")
     assert (tmp_path / f"a.{suffix}").read_text() == "precious"
     assert len(list(tmp_path.iterdir())) == 1
@@ -187,12 +188,12 @@ FAULTS = {
     "last document": (lambda p: edit_bytes(Path(f"{p}.idx"), 94, b"\x02"), "last document index is 2, expected 3"),
     "tokens": (lambda p: edit_manifest(p, num_tokens=12), "a.bin has 22 bytes, expected 24"),
     "documents": (lambda p: edit_manifest(p, num_documents=2), "a.idx has 102 bytes, expected 82"),
-    "dtype": (lambda p: edit_manifest(p, dtype="int32"), "dtype is 'int32', expected 'uint16' by vocab_size"),
+    "dtype": (lambda p: edit_manifest(p, dtype="int32"), "a.bin has 22 bytes, expected 44"),
     "highest": (
         lambda p: edit_manifest(p, highest_token_id=100),
         r"highest_token_id is 100, expected 0 to vocab_size - 1 = 99",
     ),
-    "version": (lambda p: edit_manifest(p, format_version=2), "format_version is 2, expected 1"),
+    "version": (lambda p: edit_manifest(p, format_version=1), "format_version is 1, expected 2"),
     "tokenizer": (lambda p: edit_manifest(p, tokenizer_sha256=""), "tokenizer_sha256 is '', expected 64 hexadecimal"),
     "unknown key": (lambda p: edit_manifest(p, colour="red"), "unknown key 'colour'"),
     "json": (lambda p: Path(f"{p}.json").write_text("{"), "cannot be read as JSON"),
@@ -207,3 +208,70 @@ def test_a_fault_at_the_ends_is_found_on_opening(tmp_path: Path, name: str) -> N
     fault(tmp_path / "a")
     with pytest.raises(ShardError, match=message):
         open_shard(tmp_path / "a")
+
+
+@given(
+    lengths=st.lists(st.integers(1, 5), min_size=1, max_size=30),
+    start=st.integers(0, 160),
+    num_tokens=st.integers(0, 40),
+)
+def test_documents_in_a_range_of_tokens_are_found_without_the_whole_index(
+    tmp_path_factory: pytest.TempPathFactory, lengths: list[int], start: int, num_tokens: int
+) -> None:
+    prefix = tmp_path_factory.mktemp("shard") / "shard"
+    write_shard(prefix, [[1] * length for length in lengths])
+    shard = open_shard(prefix)
+    offsets = np.cumsum([0, *lengths])[:-1]
+    found = shard.documents_in(start, num_tokens)
+    assert found.dtype == np.int64
+    assert found.tolist() == [offset for offset in offsets.tolist() if start <= offset < start + num_tokens]
+    assert "document_offsets" not in vars(shard), "the whole index must not be read"
+
+
+def test_a_search_among_a_hundred_thousand_documents_looks_at_a_few_pointers(tmp_path: Path) -> None:
+    write_shard(tmp_path / "shard", [[1] * 3 for _ in range(100_000)])
+    shard = open_shard(tmp_path / "shard")
+
+    class Counted:
+        reads = 0
+
+        def __init__(self, pointers: np.ndarray) -> None:
+            self.pointers = pointers
+
+        def __getitem__(self, index: int) -> np.ndarray:
+            Counted.reads += 1
+            return self.pointers[index]
+
+        def __len__(self) -> int:
+            return len(self.pointers)
+
+    lengths, pointers = shard._mapped_tables
+    vars(shard)["_mapped_tables"] = lengths, Counted(pointers)
+    assert shard.documents_in(150_001, 64).tolist() == list(range(150_003, 150_065, 3))
+    assert Counted.reads < 30
+
+
+@pytest.mark.parametrize(
+    "pointers", [[50, 149, 1 << 40], [50, 99, -1], [50, 99, None]], ids=["far", "negative", "reversed"]
+)
+def test_a_search_in_a_damaged_index_is_refused(tmp_path: Path, pointers: list) -> None:
+    write_shard(tmp_path / "a", [[1] * (1 + number % 5) for number in range(300)])
+    first, end, value = pointers
+    table = np.fromfile(tmp_path / "a.idx", "<i8", offset=34 + 4 * 300, count=300)
+    table[first:end] = table[first:end][::-1] if value is None else value
+    edit_bytes(tmp_path / "a.idx", 34 + 4 * 300, table.tobytes())
+    shard = open_shard(tmp_path / "a")
+    found = refused = 0
+    for start in range(0, shard.num_tokens - 20, 3):
+        expected = [n for n in offsets_of_cycle(300) if start <= n < start + 20]
+        try:
+            assert shard.documents_in(start, 20).tolist() == expected, "an answer is right, or there is none"
+            found += 1
+        except ShardError as error:
+            assert "a.idx does not say where the documents around token" in str(error)
+            refused += 1
+    assert found and refused
+
+
+def offsets_of_cycle(count: int) -> list[int]:
+    return [0, *np.cumsum([1 + number % 5 for number in range(count - 1)]).tolist()]

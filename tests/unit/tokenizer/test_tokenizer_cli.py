@@ -38,7 +38,7 @@ def test_several_inputs_may_follow_one_flag_or_several(
     paths = {name: write_documents(tmp_path / f"{name}.jsonl", [name]) for name in "AB"}
     flags = [word.replace("A", str(paths["A"])).replace("B", str(paths["B"])) for word in form]
     assert main(["check", *flags, "--tokenizer", str(tokenizer_dir), "--json"]) == 0
-    (report,) = json.loads(capsys.readouterr().out)
+    (report,) = json.loads(capsys.readouterr().out)["groups"]
     assert (report["num_documents"], report["num_bytes"], report["num_round_trip_failures"]) == (2, 2, 0)
 
 
@@ -51,6 +51,40 @@ def test_check_prints_a_table_with_every_domain_and_the_first_failure(
     assert "tokens per word" in out
     assert "prose" in out
     assert f"blocks: first text not given back: {path}:2: character 0" in out
+
+
+def test_check_by_language_writes_its_json_to_a_file_beside_the_table(
+    tmp_path: Path, tokenizer_dir: Path, write_documents, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_documents(tmp_path / "a.jsonl", [{"text": "le chat", "domain": "fr"}])
+    command = ["check", "--tokenizer", str(tokenizer_dir), "--input", str(path), "--by", "language"]
+    assert main([*command, "--output", str(tmp_path / "report.json")]) == 0
+    out = capsys.readouterr().out
+    assert "language" in out and "normalized" in out
+    content = json.loads((tmp_path / "report.json").read_text())
+    assert (content["by"], content["tokenizer"]) == ("language", str(tokenizer_dir))
+    assert [group["name"] for group in content["groups"]] == ["fr"]
+    assert main([*command, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == content
+    assert main([*command, "--output", str(tmp_path / "none" / "report.json")]) == 2
+    assert f"folder {tmp_path / 'none'} does not exist; make it" in capsys.readouterr().err
+    assert main([*command, "--by", "tongue"]) == 2
+    assert "'tongue' is not one of 'domain', 'language'" in capsys.readouterr().err
+
+
+def test_train_says_what_each_language_gave_and_refuses_one_without_a_share(
+    tmp_path: Path, write_documents, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"text": f"the cat {n} sat on the mat", "domain": "en"} for n in range(50)]
+    path = write_documents(tmp_path / "a.jsonl", rows)
+    spec = tmp_path / "spec.yaml"
+    spec.write_text("vocab_size: 285\nlanguages: {en: 1.0}\ntraining_characters: 1000\n")
+    assert main(["train", str(spec), "--input", str(path), "--output", str(tmp_path / "out")]) == 0
+    assert "en: 1,000 of 1,240 characters, from" in capsys.readouterr().out
+    other = write_documents(tmp_path / "b.jsonl", [{"text": "x", "domain": "de"}])
+    assert main(["train", str(spec), "--input", str(path), str(other), "--output", str(tmp_path / "no")]) == 2
+    err = capsys.readouterr().err
+    assert f"error: {other}:1: the document has language 'de', but languages names en" in err
 
 
 def test_a_failed_verification_exits_with_76_and_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tokenizer.index import index_bytes
+from tokenizer.index import write_index
 from tokenizer.shards import EncodeOptions, ShardWriter
 from tokenizer.verify import verify
 
@@ -25,7 +25,9 @@ def replace(prefix: Path, suffix: str, content: bytes | bytearray, *, with_hash:
     Path(f"{prefix}.{suffix}").write_bytes(content)
     if with_hash:
         path = Path(f"{prefix}.json")
-        manifest = json.loads(path.read_text()) | {f"{suffix}_sha256": hashlib.sha256(content).hexdigest()}
+        sha256 = hashlib.sha256(content).hexdigest()
+        hashes = {"idx": {"idx_sha256": sha256}, "bin": {"bin_block_sha256": [sha256]}}
+        manifest = json.loads(path.read_text()) | hashes[suffix]
         path.write_text(json.dumps(manifest))
 
 
@@ -33,22 +35,24 @@ def test_one_flipped_bit_inside_is_found_by_deep_alone(prefix: Path) -> None:
     content = bytearray(Path(f"{prefix}.bin").read_bytes())
     content[8] ^= 1
     replace(prefix, "bin", content, with_hash=False)
-    assert verify([prefix])[0].problem is None
-    problem = verify([prefix], deep=True)[0].problem
-    assert problem is not None
-    assert f"{prefix}.bin has sha256" in problem
+    assert verify([prefix])[0].problems == ()
+    (problem,) = verify([prefix], deep=True)[0].problems
+    assert f"{prefix}.bin block 0 (bytes 0 to 31, documents 0 to 3) has sha256" in problem
 
 
 def test_one_flipped_bit_in_the_index_is_found_by_deep(prefix: Path) -> None:
     content = bytearray(Path(f"{prefix}.idx").read_bytes())
     content[34 + 4] ^= 1
     replace(prefix, "idx", content, with_hash=False)
-    assert f"{prefix}.idx has sha256" in str(verify([prefix], deep=True)[0].problem)
+    assert f"{prefix}.idx has sha256" in str(verify([prefix], deep=True)[0].problems)
 
 
 @pytest.mark.parametrize(
     ("token", "message"),
-    [(70_000, "holds highest id 70000, expected 69999"), (-2, "holds a negative id in tokens 0 to 7")],
+    [
+        (70_000, "holds id 70000 at token 3 (document 1), expected 0 to vocab_size - 1 = 69999"),
+        (-2, "holds id -2 at token 3 (document 1)"),
+    ],
 )
 def test_an_id_outside_the_vocabulary_is_found_by_deep_though_the_hash_agrees(
     prefix: Path, token: int, message: str
@@ -56,22 +60,23 @@ def test_an_id_outside_the_vocabulary_is_found_by_deep_though_the_hash_agrees(
     tokens = np.fromfile(f"{prefix}.bin", dtype="<i4")
     tokens[3] = token
     replace(prefix, "bin", tokens.tobytes(), with_hash=True)
-    assert message in str(verify([prefix], deep=True)[0].problem)
+    assert message in str(verify([prefix], deep=True)[0].problems)
 
 
 def test_lengths_that_do_not_meet_the_offsets_are_found_by_deep_though_the_hash_agrees(prefix: Path) -> None:
-    content = bytearray(index_bytes(np.array([3, 2, 1, 2], np.int32), "int32"))
+    (prefix.parent / "lengths").write_bytes(np.array([3, 2, 1, 2], "<i4").tobytes())
+    write_index(prefix.parent / "idx", prefix.parent / "lengths", "int32")
+    content = bytearray((prefix.parent / "idx").read_bytes())
     content[34 + 4 : 34 + 12] = np.array([1, 2], "<i4").tobytes()
     replace(prefix, "idx", content, with_hash=True)
-    assert verify([prefix])[0].problem is None
-    assert "document lengths that do not lead from one byte offset to the next" in str(
-        verify([prefix], deep=True)[0].problem
+    assert verify([prefix])[0].problems == ()
+    assert "holds lengths that do not lead from one byte offset to the next, in 2 documents (1, 2)" in str(
+        verify([prefix], deep=True)[0].problems
     )
 
 
 def test_a_bad_shard_does_not_hide_the_next_one(prefix: Path, tmp_path: Path) -> None:
     missing, good = verify([tmp_path / "none", prefix], deep=True)
-    assert missing.problem is not None
-    assert "none.json does not exist" in missing.problem
+    assert "none.json does not exist" in missing.problems[0]
     assert (missing.num_documents, missing.num_tokens) == (None, None)
-    assert (good.problem, good.num_documents, good.num_tokens) == (None, 4, 8)
+    assert (good.problems, good.num_documents, good.num_tokens) == ((), 4, 8)

@@ -1,0 +1,131 @@
+"""Shards that megatron-core's own builder wrote get a manifest, and what does not fit is refused by name."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tokenizer.adopt import adopt
+from tokenizer.labels import Labels
+from tokenizer.load import load_tokenizer
+from tokenizer.shards import ShardError, ShardWriter, open_shard
+from tokenizer.verify import verify
+
+torch = pytest.importorskip("torch")
+from megatron.core.datasets.indexed_dataset import IndexedDataset, IndexedDatasetBuilder  # noqa: E402
+
+TEXTS = ["one two", "three\n", "four " * 500]
+
+
+def megatron_shard(prefix: Path, documents: list[list[int]], dtype: type = np.uint16, sentences: int = 1) -> Path:
+    """What Megatron's preprocessing writes; sentences cuts each document into so many sequences."""
+    builder = IndexedDatasetBuilder(f"{prefix}.bin", dtype=dtype)
+    for document in documents:
+        cuts = [len(part) for part in np.array_split(document, sentences)]
+        builder.add_document(torch.tensor(document), cuts)
+    builder.finalize(f"{prefix}.idx")
+    return prefix
+
+
+@pytest.fixture
+def documents(tokenizer_dir: Path) -> list[list[int]]:
+    processor = load_tokenizer(tokenizer_dir).processor
+    return [[*processor.Encode(text), processor.eos_id()] for text in TEXTS]
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32])
+def test_a_shard_of_megatron_opens_after_adopt_and_megatron_still_reads_it(
+    tmp_path: Path, tokenizer_dir: Path, documents: list[list[int]], dtype: type
+) -> None:
+    prefix = megatron_shard(tmp_path / "a", documents, dtype)
+    before = [Path(f"{prefix}.{suffix}").read_bytes() for suffix in ("bin", "idx")]
+    with pytest.raises(ShardError, match="adopt"):
+        open_shard(prefix)
+    manifest = adopt(
+        prefix, tokenizer_dir, Labels(domain="prose", licence="CC0-1.0", language="en", source="elsewhere")
+    )
+    shard = open_shard(prefix)
+    assert [shard.document(number).tolist() for number in range(3)] == documents
+    assert verify([prefix], deep=True, tokenizer_dir=tokenizer_dir)[0].problems == ()
+    assert (manifest.domain, manifest.language, manifest.source) == ("prose", "en", "elsewhere")
+    assert (manifest.options.append_bos, manifest.options.append_eos, manifest.options.engine) == (False, True, None)
+    assert [Path(f"{prefix}.{suffix}").read_bytes() for suffix in ("bin", "idx")] == before
+    theirs = IndexedDataset(str(prefix))  # kept: its arrays point into a map that goes with it
+    assert [theirs[number].tolist() for number in range(3)] == documents
+
+
+def cut(prefix: Path, suffix: str, size: int) -> None:
+    with Path(f"{prefix}.{suffix}").open("r+b") as stream:
+        stream.truncate(size)
+
+
+def edit(prefix: Path, suffix: str, at: int, content: bytes) -> None:
+    with Path(f"{prefix}.{suffix}").open("r+b") as stream:
+        stream.seek(at)
+        stream.write(content)
+
+
+FAULTS = {
+    "no idx": (lambda p: Path(f"{p}.idx").unlink(), r"a.idx cannot be read \(No such file"),
+    "no bin": (lambda p: Path(f"{p}.bin").unlink(), r"a.bin does not exist, expected \d+ bytes by the .idx"),
+    "cut bin": (lambda p: cut(p, "bin", 100), r"a.bin has 100 bytes, expected \d+ bytes by the .idx"),
+    "cut idx": (lambda p: cut(p, "idx", 60), r"a.idx has 60 bytes, expected \d+ for 3 documents"),
+    "empty idx": (lambda p: cut(p, "idx", 0), r"a.idx does not begin with b'MMIDIDX"),
+    "no index at all": (lambda p: shutil.copy(f"{p}.bin", f"{p}.idx"), r"a.idx does not begin with b'MMIDIDX"),
+    "other dtype": (
+        lambda p: edit(p, "idx", 17, b"\x06"),
+        r"has version 1 and dtype float64, expected 1 and uint16 or int32",
+    ),
+    "a length": (lambda p: edit(p, "idx", 34, b"\xff\x00"), r"holds documents that do not lie one after the other"),
+    "no tokens": (lambda p: edit(p, "idx", 34, b"\0\0\0\0"), r"gives document 0 0 tokens, expected at least 1"),
+    "document indices": (lambda p: edit(p, "idx", 34 + 36 + 8, b"\x02"), r"holds document indices other than 0 to 3"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_damaged_shard_is_refused_and_gets_no_manifest(
+    tmp_path: Path, tokenizer_dir: Path, documents: list[list[int]], name: str
+) -> None:
+    fault, message = FAULTS[name]
+    prefix = megatron_shard(tmp_path / "a", documents)
+    fault(prefix)
+    with pytest.raises(ShardError, match=message):
+        adopt(prefix, tokenizer_dir)
+    assert not Path(f"{prefix}.json").exists()
+
+
+def test_the_wrong_tokenizer_is_found_by_an_id(tmp_path: Path, tokenizer_dir: Path) -> None:
+    prefix = megatron_shard(tmp_path / "a", [[1, 2], [3, 700, 4]])
+    with pytest.raises(
+        ShardError, match=r"holds id 700 at token 3 \(document 1\), and .* has ids 0 to 599; name the tokenizer"
+    ):
+        adopt(prefix, tokenizer_dir)
+
+
+def test_documents_cut_into_sentences_are_refused(
+    tmp_path: Path, tokenizer_dir: Path, documents: list[list[int]]
+) -> None:
+    prefix = megatron_shard(tmp_path / "a", documents, sentences=2)
+    with pytest.raises(ShardError, match=r"cuts 3 documents into 6 sequences, expected one sequence per document"):
+        adopt(prefix, tokenizer_dir)
+
+
+def test_a_manifest_that_is_there_is_kept(tmp_path: Path, tokenizer_dir: Path, documents: list[list[int]]) -> None:
+    prefix = megatron_shard(tmp_path / "a", documents)
+    adopt(prefix, tokenizer_dir)
+    with pytest.raises(ShardError, match=r"a.json exists: the shard has a manifest; .* verify"):
+        adopt(prefix, tokenizer_dir)
+
+
+def test_a_killed_adopt_leaves_nothing_that_makes_the_shard_look_like_leftovers(
+    tmp_path: Path, tokenizer_dir: Path, documents: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefix = megatron_shard(tmp_path / "a", documents)
+    monkeypatch.setattr(Path, "rename", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        adopt(prefix, tokenizer_dir)
+    monkeypatch.undo()
+    assert not (tmp_path / "a.json.part").exists()
+    with pytest.raises(ShardError, match=r"a.bin exists without a manifest"):
+        ShardWriter(prefix, vocab_size=600, tokenizer_sha256="ab" * 32).__enter__()
