@@ -76,14 +76,32 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     return (wide * torch.sigmoid(wide) * up.to(wide.dtype)).to(gate.dtype)
 
 
-def causal_grouped_attention(query: Tensor, key: Tensor, value: Tensor, softmax_scale: float | None = None) -> Tensor:
+def document_ids(document_starts: Tensor, batch: int, seq_length: int) -> Tensor:
+    """The number of the document that each position belongs to, counted through all rows of a micro batch.
+
+    Args: document_starts, integers [documents + 1], ascending: the first token of every document when the rows lie one
+        after the other, and last b * s. A row begins with a document of its own, so every multiple of s is in it.
+    Returns: [b, s], from 0 on, of the dtype of document_starts.
+    """
+    positions = torch.arange(batch * seq_length, dtype=document_starts.dtype, device=document_starts.device)
+    begun = torch.searchsorted(document_starts, positions, right=True, out_int32=document_starts.dtype == torch.int32)
+    return (begun - 1).view(batch, seq_length)
+
+
+def causal_grouped_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    softmax_scale: float | None = None,
+    document_starts: Tensor | None = None,
+) -> Tensor:
     """Causal attention with grouped queries, the whole [s, s] score matrix in memory.
 
     Query heads are grouped in blocks: head j reads key/value head j // (n / g). g = n is multi-head attention, g = 1
-    multi-query.
+    multi-query. With document_starts a position sees its own document alone.
 
     Args: query [s, b, n, d]; key, value [s, b, g, d], g dividing n; softmax_scale multiplies the scores, 1/sqrt(d) if
-        None.
+        None; document_starts as in document_ids.
     Returns: [s, b, n * d] in query.dtype, heads in order.
     Source: Vaswani et al., 2017 (arXiv:1706.03762); groups: Ainslie et al., GQA, 2023 (arXiv:2305.13245).
     """
@@ -95,8 +113,11 @@ def causal_grouped_attention(query: Tensor, key: Tensor, value: Tensor, softmax_
     # A dimension of its own for the heads of a group (r = n / g), so that keys and values broadcast over it.
     grouped = query.to(compute).view(seq_length, batch, num_groups, num_heads // num_groups, head_size)
     scores = torch.einsum("sbgrd,tbgd->bgrst", grouped, key.to(compute)) * scale  # [b, g, r, s, s]
-    future = torch.ones(seq_length, seq_length, dtype=torch.bool, device=query.device).triu(diagonal=1)
-    probabilities = scores.masked_fill(future, float("-inf")).softmax(dim=-1)
+    unseen = torch.ones(seq_length, seq_length, dtype=torch.bool, device=query.device).triu(diagonal=1)
+    if document_starts is not None:
+        ids = document_ids(document_starts, batch, seq_length)
+        unseen = (unseen | (ids[:, :, None] != ids[:, None, :]))[:, None, None]  # [b, 1, 1, s, s]
+    probabilities = scores.masked_fill(unseen, float("-inf")).softmax(dim=-1)
     context = torch.einsum("bgrst,tbgd->sbgrd", probabilities, value.to(compute))  # [s, b, g, r, d]
     return context.reshape(seq_length, batch, num_heads * head_size).to(query.dtype)
 

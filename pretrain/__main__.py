@@ -14,7 +14,7 @@ import click
 
 from pretrain.config.load import load_run
 from pretrain.config.schema import RunConfig
-from pretrain.exit_codes import CRASH, FINISHED, WRONG_INPUT, exit_code_of
+from pretrain.exit_codes import CRASH, DAMAGED, FINISHED, WRONG_INPUT, exit_code_of
 from pretrain.parallel.environment import rank_and_size, started_by_launcher
 
 LET_THE_FIRST_SPEAK_S = 5
@@ -83,7 +83,7 @@ def _train_local(run: RunConfig) -> int:
     )
     if failure is None:
         return code
-    if code == WRONG_INPUT:
+    if code in (WRONG_INPUT, DAMAGED):
         print(f"error: {failure.error}", file=sys.stderr)
     else:
         print(f"rank {failure.rank} failed:\n{failure.text}", file=sys.stderr)
@@ -99,7 +99,7 @@ def _quiet_libraries() -> None:
 
 
 def _guard(act: Callable[[], int]) -> int:
-    """Run ``act``; a mistake of the user's becomes one line and exit code 2, anything else a traceback and 70.
+    """Run ``act``; a mistake of the user's becomes one line and exit code 2, damaged data one line and 76, else a traceback and 70.
 
     All ranks of a world find the same mistake. The first of each node says so at once; the others wait for it, since
     torchrun ends every rank when one exits, and speak only if they are still there.
@@ -109,7 +109,7 @@ def _guard(act: Callable[[], int]) -> int:
     except Exception as error:
         code = exit_code_of(error)
         _, _, local_rank = rank_and_size()
-        if code == WRONG_INPUT:
+        if code in (WRONG_INPUT, DAMAGED):
             if local_rank != 0:
                 time.sleep(LET_THE_FIRST_SPEAK_S)
             print(f"error: {error}", file=sys.stderr)

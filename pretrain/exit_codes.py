@@ -9,17 +9,20 @@ WRONG_INPUT: Final = 2
 CRASH: Final = 70
 STOPPED: Final = 75
 """Stopped on request with a checkpoint saved; start again to go on."""
+DAMAGED: Final = 76
+"""Data or a checkpoint failed verification; starting again reads the same bytes. Errors say so with ``is_damage``."""
 
 OUR_PACKAGES = frozenset({"pretrain", "tokenizer", "kernels", "launch"})
 
 
 def exit_code_of(error: BaseException) -> int:
-    """WRONG_INPUT for a ValueError that one of our rooms raised: those are written for people. Else CRASH.
+    """WRONG_INPUT for a ValueError that one of our rooms raised: those are written for people. DAMAGED if it says that bytes
+    are not what they were. Else CRASH.
 
     A ValueError from inside a library is a crash: it says nothing about the user's input.
     """
     if isinstance(error, ValueError) and _raised_by_us(error.__traceback__):
-        return WRONG_INPUT
+        return DAMAGED if getattr(error, "is_damage", False) else WRONG_INPUT
     return CRASH
 
 

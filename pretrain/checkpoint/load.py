@@ -13,8 +13,10 @@ from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from omegaconf import OmegaConf
 
 from pretrain.checkpoint.content import sharded_content
-from pretrain.checkpoint.paths import COMPLETE, CONFIG, SHARDS, STATE, checkpoints_dir, step_of
+from pretrain.checkpoint.paths import COMPLETE, CONFIG, DATA, SHARDS, STATE, checkpoints_dir, step_of
 from pretrain.config.schema import RunConfig
+from pretrain.data.position import read_position
+from pretrain.data.reader import TrainReader
 from pretrain.model.gpt import unwrap
 from pretrain.optim.optimizer import apply_settings, inner_optimizers
 from pretrain.parallel.reduce import share_text
@@ -37,13 +39,17 @@ def newest_checkpoint(run_dir: str | Path) -> Path | None:
 
 
 def load_checkpoint(
-    run: RunConfig, model: list[DistributedDataParallel], optimizer: MegatronOptimizer, world: World
+    run: RunConfig,
+    model: list[DistributedDataParallel],
+    optimizer: MegatronOptimizer,
+    reader: TrainReader,
+    world: World,
 ) -> TrainState:
-    """Restore the newest checkpoint into model and optimizer; the starting state if there is none.
+    """Restore the newest checkpoint into model, optimizer and reader; the starting state if there is none.
 
     Collective: every rank calls it. Rank 0 chooses, so that ranks never load different steps.
-    Raises: ValueError if the checkpoint is of another model or another order of data, naming each difference, or of a
-    later step than the run's last.
+    Raises: ValueError if the checkpoint is of another model, other data or another order of them, naming each difference,
+    or of a later step than the run's last.
     """
     found = share_text(str(newest_checkpoint(run.run_dir) or ""), world)
     if not found:
@@ -56,6 +62,8 @@ def load_checkpoint(
             f"train.train_steps ({run.train.train_steps}) must not be below the step of the newest checkpoint, {folder}; "
             f"train.train_steps={state.step} works, or another run_dir for a new run"
         )
+    if state.consumed_samples:  # without a sample, as after an import, there is no position
+        reader.resume(read_position(folder / DATA), where=str(folder))
     for part in inner_optimizers(optimizer):
         if isinstance(part, DistributedOptimizer):
             part._init_optimizer_states_with_dummy_values()  # the distributed optimizer loads into what is there
@@ -74,7 +82,8 @@ def load_checkpoint(
 
 
 def check_same_run(run: RunConfig, folder: Path) -> None:
-    """Refuse to resume another model, or the same one on data in another order.
+    """Refuse to resume another model, or the same one with samples of another length or seed, or masked otherwise. Their
+    tokens: data/same_data.py.
 
     Raises: ValueError naming each difference.
     """
@@ -84,9 +93,11 @@ def check_same_run(run: RunConfig, folder: Path) -> None:
         for field in dataclasses.fields(run.model)
         if field.name not in FREE_TO_CHANGE and saved.model.get(field.name) != getattr(run.model, field.name)
     ]
-    now = OmegaConf.structured(run)
-    for key in ("data.seq_length", "data.seed", "data.train"):
-        before, after = OmegaConf.select(saved, key), OmegaConf.select(now, key)
+    now, defaults = OmegaConf.structured(run), OmegaConf.structured(RunConfig)
+    for key in ("data.seq_length", "data.seed", "data.document_mask"):
+        # A field that is younger than the checkpoint had its default.
+        before = OmegaConf.select(saved, key, default=OmegaConf.select(defaults, key))
+        after = OmegaConf.select(now, key)
         if before != after:
             differences.append(f"{key} (checkpoint {before}, config {after})")
     if differences:

@@ -6,6 +6,8 @@ from pathlib import Path
 COMPLETE = "COMPLETE"
 """Marker written last: a step folder without it is not a checkpoint."""
 STATE = "state.json"
+DATA = "data.json"
+"""Where the run stood in its data (pretrain/data/position.py)."""
 CONFIG = "config.yaml"
 SHARDS = "shards"
 """Subfolder of megatron's distributed checkpoint: model and optimizer."""

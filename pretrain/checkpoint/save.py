@@ -13,9 +13,20 @@ from megatron.core.optimizer import MegatronOptimizer
 
 from pretrain.checkpoint.content import sharded_content
 from pretrain.checkpoint.engine import InProcessSave
-from pretrain.checkpoint.paths import COMPLETE, CONFIG, SHARDS, STATE, checkpoints_dir, part_name, step_name, step_of
+from pretrain.checkpoint.paths import (
+    COMPLETE,
+    CONFIG,
+    DATA,
+    SHARDS,
+    STATE,
+    checkpoints_dir,
+    part_name,
+    step_name,
+    step_of,
+)
 from pretrain.config.load import to_yaml
 from pretrain.config.schema import RunConfig
+from pretrain.data.position import DataPosition, write_position
 from pretrain.parallel.reduce import barrier
 from pretrain.parallel.world import World
 from pretrain.state import TrainState
@@ -24,7 +35,12 @@ logger = logging.getLogger(__name__)
 
 
 def save_checkpoint(
-    run: RunConfig, model: list[DistributedDataParallel], optimizer: MegatronOptimizer, state: TrainState, world: World
+    run: RunConfig,
+    model: list[DistributedDataParallel],
+    optimizer: MegatronOptimizer,
+    state: TrainState,
+    position: DataPosition,
+    world: World,
 ) -> Path:
     """The checkpoint of this step; one that is already there is left alone.
 
@@ -46,6 +62,7 @@ def save_checkpoint(
     barrier()
     if world.rank == 0:
         (part / STATE).write_text(json.dumps(dataclasses.asdict(state), indent=1) + "\n")
+        write_position(position, part / DATA)
         (part / CONFIG).write_text(to_yaml(run))
         _sync_tree(part)
         (part / COMPLETE).write_text(f"step {state.step}\n")

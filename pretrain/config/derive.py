@@ -1,6 +1,6 @@
 """Pure integers that follow from a configuration. Nothing here reads a file or knows a rank."""
 
-from pretrain.config.schema import BatchRampConfig, ModelConfig, OptimConfig, ParallelConfig, TrainConfig
+from pretrain.config.schema import BatchRampConfig, ModelConfig, OptimConfig, ParallelConfig, SourceConfig, TrainConfig
 
 
 def kv_channels(model: ModelConfig) -> int:
@@ -118,3 +118,13 @@ def train_samples(train: TrainConfig) -> int:
 def lr_decay_samples(optim: OptimConfig, train: TrainConfig) -> int:
     """Samples, warm-up included, after which the learning rate is min_lr."""
     return optim.lr_decay_samples if optim.lr_decay_samples is not None else train_samples(train)
+
+
+def mixture_weight(source: SourceConfig, *, train_tokens: int) -> float:
+    """A source's share, relative to the others of its mixture.
+
+    Args: train_tokens: tokens of the source that training may read.
+    """
+    if source.epochs is not None:
+        return train_tokens * source.epochs
+    return 1.0 if source.weight is None else source.weight

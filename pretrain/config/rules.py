@@ -10,7 +10,19 @@ from pretrain.config.derive import (
     padded_vocab_size,
     ramp_stages,
 )
-from pretrain.config.schema import BatchRampConfig, ModelConfig, OptimConfig, ParallelConfig, RunConfig, TrainConfig
+from pretrain.config.schema import (
+    BatchRampConfig,
+    ModelConfig,
+    OptimConfig,
+    ParallelConfig,
+    PhaseConfig,
+    RunConfig,
+    SourceConfig,
+    TrainConfig,
+)
+
+LARGEST_SAMPLE = 2**62
+"""Sample numbers are 64-bit integers."""
 
 
 def check(run: RunConfig) -> None:
@@ -219,9 +231,61 @@ def _check_data(run: RunConfig) -> None:
         )
     if not run.data.train:
         raise ValueError("data.train (empty) must name at least one source, such as [{prefix: shards/train}]")
-    for index, source in enumerate(run.data.train):
-        if not 0 < source.weight < math.inf:
-            raise ValueError(f"data.train[{index}].weight ({source.weight}) must be above 0 and finite; 1.0 works")
+    if not 0 <= run.data.held_out_fraction < 1:
+        raise ValueError(
+            f"data.held_out_fraction ({run.data.held_out_fraction}) must be at least 0 and below 1; 0.001 works"
+        )
+    if run.data.prefetch_bytes < 0:
+        raise ValueError(f"data.prefetch_bytes ({run.data.prefetch_bytes}) must not be negative; 0 reads nothing ahead")
+    for index, source in enumerate(run.data.held_out):
+        if source.weight is not None or source.epochs is not None:
+            raise ValueError(
+                f"data.held_out[{index}] has a share (weight {source.weight}, epochs {source.epochs}) and held-out sources "
+                "are not mixed; weight=null and epochs=null work"
+            )
+    _check_mixture("data.train", run.data.train)
+    _check_phases(run.data.phases)
+
+
+def _check_phases(phases: list[PhaseConfig]) -> None:
+    before = 0
+    for index, phase in enumerate(phases):
+        name = f"data.phases[{index}]"
+        if phase.start_sample <= before:
+            raise ValueError(
+                f"{name}.start_sample ({phase.start_sample}) must be above {before}, where the mixture before it starts; "
+                f"{before + 1} works"
+            )
+        if phase.start_sample > LARGEST_SAMPLE:
+            raise ValueError(
+                f"{name}.start_sample ({phase.start_sample}) must be at most {LARGEST_SAMPLE}, the last sample that can be "
+                f"counted; {before + 1} works"
+            )
+        if not phase.train:
+            raise ValueError(f"{name}.train (empty) must name at least one source, such as [{{prefix: shards/train}}]")
+        _check_mixture(f"{name}.train", phase.train)
+        before = phase.start_sample
+
+
+def _check_mixture(name: str, sources: list[SourceConfig]) -> None:
+    """Shares are comparable only where all sources state them in the same way."""
+    by_epochs = [source.epochs is not None for source in sources]
+    for index, source in enumerate(sources):
+        if source.weight is not None and source.epochs is not None:
+            raise ValueError(
+                f"{name}[{index}] has both weight ({source.weight}) and epochs ({source.epochs}), and weight is tokens x epochs; "
+                "name one of them: weight=null works"
+            )
+        if any(by_epochs) and source.epochs is None:
+            raise ValueError(
+                f"{name}[{index}].epochs (None, with weight {source.weight}) must be stated, since {name}"
+                f"[{by_epochs.index(True)}] states it: all sources of a mixture use weight, or all use epochs; weight=null with "
+                "epochs=1.0 works"
+            )
+        for share in ("weight", "epochs"):
+            value = getattr(source, share)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name}[{index}].{share} ({value}) must be above 0 and finite; 1.0 works")
 
 
 def _next_multiple(value: int, factor: int) -> int:

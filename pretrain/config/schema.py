@@ -48,10 +48,22 @@ class SourceConfig:
 
     prefix: str = MISSING
     """Path of the shard without .bin / .idx / .json."""
-    weight: float = 1.0
-    """Share of the mixture relative to the other sources' weights; only the ratios matter."""
+    weight: float | None = None
+    """Share of the mixture relative to the other sources' weights; only the ratios matter; null without epochs means 1."""
+    epochs: float | None = None
+    """The share as passes over the source's training tokens: weight = tokens x epochs. All sources of a mixture, or none."""
     domain: str | None = None
     """Name in logs; null means the domain the shard's manifest states."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhaseConfig:
+    """Another mixture from some sample on; a source that was read before goes on where it stood."""
+
+    start_sample: int = MISSING
+    """First sample of the run that this mixture gives."""
+    train: list[SourceConfig] = field(default_factory=list)
+    """Its sources."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,11 +75,20 @@ class DataConfig:
     seq_length: int = MISSING
     """Tokens a sample predicts; a sample reads seq_length + 1 tokens."""
     train: list[SourceConfig] = field(default_factory=list)
-    """Sources of the training mixture."""
+    """Sources of the training mixture, from the first sample on."""
+    phases: list[PhaseConfig] = field(default_factory=list)
+    """Mixtures that take over later, by rising start_sample."""
     held_out: list[SourceConfig] = field(default_factory=list)
     """Sources of the held-out loss, one figure per domain; weights are not used."""
+    held_out_fraction: float = 0.0
+    """Last part of every training source, cut at a document, that is never trained on and joins the held-out sources."""
     seed: int = 42
     """Seed of the order of samples."""
+    document_mask: bool = False
+    """True keeps documents of a sample apart: attention stays inside a document, positions count from its first token, and
+    that token is not predicted. mfu_causal still counts attention over whole samples."""
+    prefetch_bytes: int = 268_435_456
+    """Memory per rank for batches read ahead by a thread, in bytes; 0 reads each batch when it is needed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +178,7 @@ class TrainConfig:
     eval_interval: int | None = None
     """Steps between held-out losses; null means never. The last step is always evaluated if there is held-out data."""
     eval_samples: int = 64
-    """Held-out samples per domain and evaluation, at most."""
+    """Held-out samples per held-out source and evaluation, at most."""
     max_skipped_steps: int = 10
     """Steps in a row with a non-finite gradient that are skipped before the run stops."""
 

@@ -5,13 +5,22 @@ Shapes: s sequence, b micro batch.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
 
 from pretrain.config.derive import num_microbatches
 from pretrain.config.schema import RunConfig
-from pretrain.data.blend import Blend
+from pretrain.data.documents import (
+    Boundaries,
+    packed_starts,
+    positions_in_documents,
+    predictable,
+    starts_in_chunk,
+)
+from pretrain.data.read import RowReader
+from pretrain.data.reader import TrainReader, reads_data
 from pretrain.data.sources import Source
 from pretrain.parallel.world import World
 
@@ -25,79 +34,135 @@ class MicroBatch:
     labels: torch.Tensor
     """int64 [b, s]: the tokens one position on."""
     loss_mask: torch.Tensor
-    """float32 [b, s]: 1 where the prediction counts."""
+    """float32 [b, s]: 1 where the prediction counts. A label that is padding never does, nor, with data.document_mask, one
+    that begins the next document."""
     position_ids: torch.Tensor
-    """int64 [b, s]."""
-
-
-class TrainData:
-    """The training samples of a run, by number. Holds no position: the same for every rank, layout and restart."""
-
-    def __init__(self, sources: Sequence[Source], seed: int) -> None:
-        self.sources = list(sources)
-        self.blend = Blend(weights=tuple(source.weight for source in sources), seed=seed)
-
-    def sample(self, number: int) -> np.ndarray:
-        """Tokens of sample ``number``, [s + 1]."""
-        source, rank = self.blend.locate(number)
-        return self.sources[source].chunk(rank)
-
-
-def reads_data(world: World) -> bool:
-    """The first pipeline stage needs tokens, the last one labels; the others read nothing."""
-    return world.is_pipeline_first or world.is_pipeline_last
+    """int64 [b, s], from 0 in each row; with data.document_mask from 0 in each document. The rotary embedding counts from
+    the row's start either way: only differences of positions reach attention, and they are the same inside a document."""
+    domain_ids: torch.Tensor
+    """int64 [b]: number of the domain each row is from, in TrainData.domains; 0 in held-out batches, which are of one."""
+    document_starts: torch.Tensor | None = None
+    """With data.document_mask the first token of every document when the rows lie one after the other, and last b * s:
+    int32 [documents + 1]; each row begins one. None leaves a row whole."""
 
 
 def train_micro_batches(
-    data: TrainData, run: RunConfig, world: World, *, consumed_samples: int, global_batch_size: int
-) -> Iterator[MicroBatch | None]:
-    """This rank's micro batches of the step that starts at ``consumed_samples``; None on stages that read nothing.
+    reader: TrainReader,
+    run: RunConfig,
+    world: World,
+    *,
+    consumed_samples: int,
+    global_batch_size: int,
+    steps_left: int = 1,
+) -> Iterator[MicroBatch | Boundaries | None]:
+    """This rank's micro batches of the step that starts at ``consumed_samples``.
 
-    Micro batch m of replica r holds the b samples from consumed + (m * replicas + r) * b on, so the batch as a set does
-    not depend on the layout.
+    ``steps_left``, this step included, is how far reading ahead may go. Batches count as consumed when they are taken.
+    Which samples they hold: see ``TrainReader``. A stage in the middle of the pipeline reads no token: it gets None, or with
+    data.document_mask the boundaries of the documents.
     """
-    per_pass = run.train.micro_batch_size
     count = num_microbatches(
-        global_batch_size=global_batch_size, micro_batch_size=per_pass, data_parallel_size=world.data_parallel_size
+        global_batch_size=global_batch_size,
+        micro_batch_size=run.train.micro_batch_size,
+        data_parallel_size=world.data_parallel_size,
     )
+    reader.begin_step(consumed_samples=consumed_samples, global_batch_size=global_batch_size, steps_left=steps_left)
     for index in range(count):
-        if not reads_data(world):
+        if not (reads_data(world) or run.data.document_mask):
             yield None
             continue
-        first = consumed_samples + (index * world.data_parallel_size + world.dp_rank) * per_pass
-        yield micro_batch([data.sample(first + row) for row in range(per_pass)], world.device)
+        batch = reader.batch(index)
+        if not reads_data(world):
+            yield boundaries(batch.document_starts, run.data.seq_length, world.device)
+            continue
+        yield micro_batch(
+            batch.rows,
+            world.device,
+            pad_id=reader.data.sources.pad_id,
+            domain_ids=reader.data.domain_ids(batch.sources),
+            document_starts=batch.document_starts,
+        )
 
 
 def held_out_micro_batches(
     source: Source, run: RunConfig, world: World, *, num_samples: int, count: int
-) -> Iterator[MicroBatch | None]:
-    """``count`` micro batches of a held-out source for this rank; rows past ``num_samples`` are masked out."""
+) -> Iterator[MicroBatch | Boundaries | None]:
+    """``count`` micro batches of a held-out source for this rank; rows past ``num_samples`` are masked out.
+
+    Raises: TokenIdError for an id that no token has.
+    """
     per_pass = run.train.micro_batch_size
+    reader = RowReader([source], seq_length=run.data.seq_length, vocab_size=source.shard.manifest.vocab_size)
     for index in range(count):
+        wanted = (index * world.data_parallel_size + world.dp_rank) * per_pass + np.arange(per_pass)
+        starts = source.first_token + source.order.start_tokens(np.minimum(wanted, num_samples - 1))
+        documents = None
+        if run.data.document_mask:
+            documents = [starts_in_chunk(source.shard, start, run.data.seq_length) for start in starts.tolist()]
         if not reads_data(world):
-            yield None
+            yield boundaries(documents, run.data.seq_length, world.device)
             continue
-        first = (index * world.data_parallel_size + world.dp_rank) * per_pass
-        rows = [source.chunk(min(first + row, num_samples - 1)) for row in range(per_pass)]
-        counted = [float(first + row < num_samples) for row in range(per_pass)]
-        yield micro_batch(rows, world.device, row_weights=counted)
+        rows = torch.empty((per_pass, reader.row_tokens), dtype=torch.int64, pin_memory=world.device.type == "cuda")
+        reader.read(np.zeros(per_pass, np.int64), starts, rows.numpy())
+        counted = (wanted < num_samples).astype(np.float32).tolist()
+        yield micro_batch(rows, world.device, pad_id=source.pad_id, row_weights=counted, document_starts=documents)
 
 
 def micro_batch(
-    rows: Sequence[np.ndarray], device: torch.device, *, row_weights: Sequence[float] | None = None
+    rows: torch.Tensor,
+    device: torch.device,
+    *,
+    pad_id: int,
+    domain_ids: np.ndarray | None = None,
+    row_weights: Sequence[float] | None = None,
+    document_starts: Sequence[np.ndarray] | None = None,
 ) -> MicroBatch:
-    """Rows of [s + 1] tokens -> one micro batch on the device; the copy to a GPU does not wait."""
-    host = torch.from_numpy(np.stack(rows).astype(np.int64))  # [b, s + 1]
-    if device.type == "cuda":
-        host = host.pin_memory()
-    tokens_and_next = host.to(device, non_blocking=True)
-    tokens = tokens_and_next[:, :-1].contiguous()
-    loss_mask = torch.ones(tokens.shape, dtype=torch.float32, device=device)
+    """int64 [b, s + 1] in host memory -> one micro batch on the device; copies from pinned memory do not wait.
+
+    Args:
+        pad_id: labels with this id do not count.
+        domain_ids: number of each row's domain, int64 [b]; 0 if None.
+        row_weights: what a prediction of each row counts, [b]; 1 if None.
+        document_starts: per row the positions 1 to s that begin a document; None keeps no documents apart.
+    """
+    tokens_and_next = rows.to(device, non_blocking=True)
+    tokens, labels = tokens_and_next[:, :-1], tokens_and_next[:, 1:]
+    if device.type != "cpu":  # kernels of a GPU want rows without a gap; on a CPU the views cost nothing
+        tokens, labels = tokens.contiguous(), labels.contiguous()
+    loss_mask = (labels != pad_id).to(torch.float32)
     if row_weights is not None:
         loss_mask *= torch.tensor(row_weights, dtype=torch.float32, device=device)[:, None]
+    seq_length = tokens.shape[1]
+    packed, positions = None, _positions(seq_length, device).expand(tokens.shape)
+    if document_starts is not None:
+        packed = packed_starts(document_starts, seq_length)
+        loss_mask *= _to_device(predictable(document_starts, seq_length), device)
+        positions = _to_device(positions_in_documents(packed, seq_length), device)
     return MicroBatch(
         tokens=tokens,
-        labels=tokens_and_next[:, 1:].contiguous(),
+        labels=labels,
         loss_mask=loss_mask,
-        position_ids=torch.arange(tokens.shape[1], device=device).expand_as(tokens),
+        position_ids=positions,
+        domain_ids=_to_device(np.zeros(len(rows), np.int64) if domain_ids is None else domain_ids, device),
+        document_starts=None if packed is None else _to_device(packed, device),
     )
+
+
+@lru_cache(maxsize=4)
+def _positions(seq_length: int, device: torch.device) -> torch.Tensor:
+    """int64 [s]; shared, so not to be written to."""
+    return torch.arange(seq_length, device=device)
+
+
+def boundaries(
+    document_starts: Sequence[np.ndarray] | None, seq_length: int, device: torch.device
+) -> Boundaries | None:
+    """What a stage in the middle of the pipeline gets of a micro batch; None where no documents are kept apart."""
+    if document_starts is None:
+        return None
+    return Boundaries(document_starts=_to_device(packed_starts(document_starts, seq_length), device))
+
+
+def _to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    host = torch.from_numpy(array)
+    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host.to(device)

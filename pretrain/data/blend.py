@@ -2,30 +2,37 @@
 
 Samples come in blocks. In every block a source gets its exact share, rounded up or down (error below one sample), and over
 the whole run the roundings even out exactly, so that a weight of one in a million is served too. Within a block the
-sources are mixed by a seeded permutation.
+sources are mixed in a seeded order.
 
 How: lay the sources side by side on a line, each as long as its share of a block, and put a grid of points with spacing 1
 on the line, shifted by a phase that moves in each block. A source owns the points that fall on it. The phases of all
 blocks are an arithmetic sequence modulo RESOLUTION, so the points a source owned in all earlier blocks are counted by a
-sum of floors, in time logarithmic in the block's number.
+sum of floors, in time logarithmic in the block's number. From there on, blocks are walked by adding their counts.
+
+Letters: n samples asked for, w blocks, S sources, B = BLOCK_SAMPLES.
 """
 
-import bisect
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import accumulate
 
-from pretrain.data.order import permute
+import numpy as np
+
+from pretrain.data.order import mix64, random_keys
 
 BLOCK_SAMPLES = 256
-RESOLUTION = 2**40
+RESOLUTION_BITS = 40
+RESOLUTION = 2**RESOLUTION_BITS
 """Shares are rounded to BLOCK_SAMPLES / RESOLUTION."""
 PHASE_STEP = (
     679_891_637_639  # odd, so that all phases come by; near RESOLUTION / golden ratio, so that they spread evenly
 )
+CELLS_AT_ONCE = 2**16
+"""Blocks times sources that are worked on at once: small enough for the cache of a core, large enough for numpy."""
+WALKED_BLOCKS = 1024
+"""A gap of more blocks than this is crossed by a sum of floors."""
 
 
 @dataclass(frozen=True)
@@ -34,45 +41,120 @@ class Blend:
 
     weights: tuple[float, ...]
     """One positive number per source; only the ratios matter."""
-    seed: int
+    key: str
+    """What makes the order of this blend different from another's: seed and phase."""
 
-    def locate(self, sample: int) -> tuple[int, int]:
-        """(source, rank within that source) of sample number ``sample``; ranks count 0, 1, 2, ... without a gap.
+    def locate(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(source, rank within that source) of each sample number.
 
-        Within one block, ranks of a source are not in the order of the samples: the block's permutation mixes them.
+        The ranks of a source count 0, 1, 2, ... in the order of the samples, without a gap: the samples before any
+        number hold exactly the first ranks of each source.
+
+        Args: int64 [n], not negative, in any order. Sorted numbers near each other are cheapest.
+        Returns: two int64 [n].
         """
-        block, position = divmod(sample, BLOCK_SAMPLES)
-        key = hashlib.blake2b(f"blend/{self.seed}/{block}".encode(), digest_size=16).digest()
-        point = permute(position, BLOCK_SAMPLES, key)
-        before = self._points_before(block)
-        source = bisect.bisect_right(before, point) - 1
-        return source, self.drawn(source, block) + point - before[source]
+        blocks, block_index = np.unique(samples // BLOCK_SAMPLES, return_inverse=True)
+        place = samples % BLOCK_SAMPLES
+        sources, ranks = np.empty(len(samples), np.int64), np.empty(len(samples), np.int64)
+        for first, end, in_blocks, block_ranks in self._walk(blocks):
+            wanted = np.flatnonzero((block_index >= first) & (block_index < end))
+            at = block_index[wanted] - first, place[wanted]
+            sources[wanted], ranks[wanted] = in_blocks[at], block_ranks[at]
+        return sources, ranks
 
-    def drawn(self, source: int, block: int) -> int:
-        """Samples of a source in all blocks before ``block``."""
-        return self._points_up_to(source + 1, block) - self._points_up_to(source, block)
+    def drawn(self, sample: int) -> np.ndarray:
+        """How many of the samples before number ``sample`` come from each source: int64 [S]."""
+        block, place = divmod(sample, BLOCK_SAMPLES)
+        counts = self._drawn_before(block)
+        if place:
+            _, _, sources, _ = next(self._walk(np.array([block], np.int64)))
+            counts = counts + np.bincount(sources[0, :place], minlength=len(self.weights))
+        return counts
+
+    def _walk(self, blocks: np.ndarray) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
+        """Blocks [w], rising: in parts (first, end, sources, ranks), the last two [end - first, B] for blocks[first:end]."""
+        span = max(1, CELLS_AT_ONCE // len(self.weights))
+        first = 0
+        while first < len(blocks):
+            end = int(np.searchsorted(blocks, blocks[first] + span))
+            walked = np.arange(blocks[first], blocks[end - 1] + 1)
+            before = self._points_before(walked)  # [w, S + 1]
+            counts = np.diff(before, axis=1)
+            drawn = self._drawn_before(int(walked[0])) + np.cumsum(counts, axis=0)  # after each block
+            self._last_walk[0] = (
+                int(walked[-1]),
+                drawn[-1] - counts[-1],
+            )  # the next samples may begin in the same block
+            picked = blocks[first:end] - walked[0]
+            before, drawn = before[picked], drawn[picked]
+            yield first, end, *self._mixed(blocks[first:end], before, drawn)
+            first = end
+
+    def _mixed(self, blocks: np.ndarray, before: np.ndarray, drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Source and rank at each place of these blocks, each int64 [w, B].
+
+        Args: blocks [w]; before [w, S + 1]: each source's first point, last B; drawn [w, S]: samples up to and with the block.
+        """
+        rows = len(blocks)
+        counts = np.diff(before, axis=1).ravel()
+        of_point = np.repeat(np.arange(rows * len(self.weights)), counts)  # [w * B], block * S + source
+        numbers = blocks[:, None] * BLOCK_SAMPLES + np.arange(BLOCK_SAMPLES)
+        # Distinct numbers mix to distinct values, so there are no ties: the order is one bijection of the block's places.
+        place = np.argsort(mix64(numbers.astype(np.uint64) + self._order_key), axis=1)  # of each point, [w, B]
+        # Points of one source, in the order of their places: then its ranks rise with the samples.
+        place = np.sort(of_point.reshape(rows, BLOCK_SAMPLES) * BLOCK_SAMPLES + place, axis=1) % BLOCK_SAMPLES
+        rank = (drawn - before[:, 1:]).ravel()[of_point].reshape(rows, BLOCK_SAMPLES) + np.arange(BLOCK_SAMPLES)
+        source = (of_point % len(self.weights)).reshape(rows, BLOCK_SAMPLES)
+        sources, ranks = np.empty_like(source), np.empty_like(rank)
+        np.put_along_axis(sources, place, source, axis=1)
+        np.put_along_axis(ranks, place, rank, axis=1)
+        return sources, ranks
+
+    def _points_before(self, blocks: np.ndarray) -> np.ndarray:
+        """Grid points left of each edge in each block: ceil((edge - phase) / RESOLUTION), int64 [w, S + 1]."""
+        # The product wraps modulo 2**64, of which RESOLUTION is a divisor.
+        phase = (blocks.astype(np.uint64) * np.uint64(PHASE_STEP) & np.uint64(RESOLUTION - 1)).astype(np.int64)
+        return (self._edge_array - phase[:, None] + (RESOLUTION - 1)) >> RESOLUTION_BITS
+
+    def _drawn_before(self, block: int) -> np.ndarray:
+        """Samples of each source in all blocks before ``block``: int64 [S].
+
+        By sums of floors alone, or from where the last walk ended: the result is the same, the second is faster.
+        """
+        walked, drawn = self._last_walk[0]  # one read: another thread may replace it
+        if not walked <= block <= walked + WALKED_BLOCKS:
+            return self.drawn_by_sums(block)
+        span = max(1, CELLS_AT_ONCE // len(self.weights))
+        for first in range(walked, block, span):
+            before = self._points_before(np.arange(first, min(first + span, block)))
+            drawn = drawn + np.diff(before, axis=1).sum(axis=0)
+        return drawn
+
+    def drawn_by_sums(self, block: int) -> np.ndarray:
+        """Samples of each source in all blocks before ``block``, by exact arithmetic: int64 [S]. The definition."""
+        # ceil((rest - phase) / R) is 1 where phase < rest, else 0
+        halves = (divmod(edge, RESOLUTION) for edge in self.edges)
+        up_to = [whole * block + _count_phases_below(rest, block) for whole, rest in halves]
+        return np.diff(np.array(up_to, np.int64))
 
     @cached_property
-    def _edges(self) -> tuple[int, ...]:
+    def edges(self) -> tuple[int, ...]:
         """Where each source begins on the line of a block, in units of 1 / RESOLUTION; the last edge is the end."""
         cumulative = list(accumulate((Fraction(weight) for weight in self.weights), initial=Fraction(0)))
         return tuple(round(edge / cumulative[-1] * BLOCK_SAMPLES * RESOLUTION) for edge in cumulative)
 
-    def _points_before(self, block: int) -> Sequence[int]:
-        return _points_before(self._edges, block)
+    @cached_property
+    def _edge_array(self) -> np.ndarray:
+        return np.array(self.edges, np.int64)  # at most 2**48
 
-    def _points_up_to(self, edge_index: int, block: int) -> int:
-        """Grid points left of an edge in all blocks before ``block``: sum of ceil((edge - phase_b) / RESOLUTION)."""
-        whole, rest = divmod(self._edges[edge_index], RESOLUTION)
-        # ceil((rest - phase) / R) is 1 where phase < rest, else 0; and floor((rest - 1 - phase) / R) + 1 says the same.
-        carried = _count_phases_below(rest, block)
-        return whole * block + carried
+    @cached_property
+    def _order_key(self) -> np.uint64:
+        return random_keys(f"blend/{self.key}", 1)[0]
 
-
-@lru_cache(maxsize=64)
-def _points_before(edges: tuple[int, ...], block: int) -> list[int]:
-    phase = block * PHASE_STEP % RESOLUTION
-    return [-(-(edge - phase) // RESOLUTION) for edge in edges[:-1]]
+    @cached_property
+    def _last_walk(self) -> list[tuple[int, np.ndarray]]:
+        """[(block, samples of each source in all blocks before it)]: an optimisation, no state."""
+        return [(0, np.zeros(len(self.weights), np.int64))]
 
 
 def _count_phases_below(bound: int, num_blocks: int) -> int:

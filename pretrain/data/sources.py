@@ -1,81 +1,238 @@
-"""The shards of a configuration, opened and checked against the model, the tokenizer and each other."""
+"""The shards of a configuration, opened and checked against the model, the tokenizer and each other.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+Only manifests, file sizes and both ends of every index are read here. Tokens are mapped when a sample needs them, by each
+rank for itself.
+"""
+
+import math
+import resource
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
-from pretrain.config.schema import DataConfig, RunConfig, SourceConfig
+from pretrain.config.derive import mixture_weight
+from pretrain.config.schema import RunConfig, SourceConfig
+from pretrain.data.mixture import Phase
 from pretrain.data.order import ChunkOrder
-from tokenizer.load import load_tokenizer
-from tokenizer.shards import Shard, open_shard
+from tokenizer.load import Tokenizer, load_tokenizer
+from tokenizer.shards import Shard, ShardManifest, open_shard
+
+OTHER_OPEN_FILES = 256
+"""What a process holds open beside shards, at most."""
+SMALLEST_SHARE = 1e-12
+"""Of a mixture; the blend counts in units of 2**-48."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """One shard, ready to give its chunks in order."""
+    """Tokens [first_token, first_token + order.num_tokens) of a shard, ready to give their chunks in order."""
 
     shard: Shard
+    identity: str
+    """See ``shard_identity``."""
     domain: str
-    weight: float
     order: ChunkOrder
+    pad_id: int
+    """Id that stands for no text in the shard's tokenizer."""
+    first_token: int = 0
 
-    def chunk(self, rank_in_source: int) -> np.ndarray:
-        """Tokens of one chunk, [seq_length + 1], a view of the memory map."""
-        start = self.order.start_token(rank_in_source)
-        return self.shard.tokens[start : start + self.order.seq_length + 1]
+    def start_token(self, rank_in_source: int) -> int:
+        """First token, in the shard, of the rank-th chunk drawn from this source."""
+        return self.first_token + self.order.start_token(rank_in_source)
 
 
-def open_sources(run: RunConfig) -> tuple[list[Source], list[Source]]:
-    """(training sources, held-out sources) of a run.
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """Everything a run reads."""
+
+    train: list[Source]
+    """Each training source once, by first mention in data.train and data.phases."""
+    phases: list[Phase]
+    """The mixtures of ``train``, by rising start_sample; the first starts at 0."""
+    held_out: list[Source]
+    """data.held_out, then the held-out parts of the training sources."""
+    tokenizer_sha256: str
+    vocab_size: int
+    """Of the tokenizer: every id is below it."""
+    pad_id: int
+    """Of the tokenizer: the id that stands for no text."""
+    stated: list[list[SourceConfig]] = field(default_factory=list)
+    """The configuration's sources of each phase, in the order of its members."""
+
+
+def shard_identity(manifest: ShardManifest) -> str:
+    """What a shard's tokens are, whatever its path is: 64 hexadecimal digits. The only reader of their hashes here."""
+    return manifest.bin_sha256
+
+
+def open_sources(run: RunConfig) -> Sources:
+    """Open every source of a run.
 
     Raises: ValueError for a tokenizer that is missing or altered, a vocabulary smaller than the tokenizer's, a shard that
-    is missing, damaged or made by another tokenizer, one shard on both sides, or a sequence longer than a source.
+    is missing, damaged or made by another tokenizer, one shard twice in a mixture or on both sides, a sequence longer than
+    a source, or a held_out_fraction that leaves one side without a sample.
     """
     tokenizer = load_tokenizer(run.data.tokenizer)
+    _allow_open_files(sum(len(configs) for _, _, configs in _mixtures(run)) + len(run.data.held_out))
     if run.model.vocab_size < tokenizer.vocab_size:
         raise ValueError(
             f"model.vocab_size ({run.model.vocab_size}) must be at least the {tokenizer.vocab_size} tokens of data.tokenizer "
             f"({run.data.tokenizer}); model.vocab_size={tokenizer.vocab_size} works"
         )
-    train = [_open(source, run.data, tokenizer.model_sha256, shuffle=True) for source in run.data.train]
-    held_out = [_open(source, run.data, tokenizer.model_sha256, shuffle=False) for source in run.data.held_out]
-    _refuse_overlap(train, held_out)
-    return train, held_out
-
-
-def _open(config: SourceConfig, data: DataConfig, tokenizer_sha256: str, *, shuffle: bool) -> Source:
-    shard = open_shard(config.prefix)
-    manifest = shard.manifest
-    if manifest.tokenizer_sha256 != tokenizer_sha256:
-        raise ValueError(
-            f"shard {config.prefix} was made by the tokenizer {manifest.tokenizer_sha256[:12]} and data.tokenizer "
-            f"({data.tokenizer}) is {tokenizer_sha256[:12]}; name the tokenizer that made it, or encode the text again"
+    train: dict[str, Source] = {}
+    parts: list[Source] = []
+    phases: list[Phase] = []
+    stated: list[list[SourceConfig]] = []
+    for name, start_sample, configs in _mixtures(run):
+        members: dict[str, SourceConfig] = {}
+        for config in configs:
+            shard = _open(config, run, tokenizer)
+            identity = shard_identity(shard.manifest)
+            if (twin := members.setdefault(identity, config)) is not config:
+                raise ValueError(_named_twice(name, twin, config))
+            if identity in train:
+                _refuse_other_domain(name, config, train[identity])
+            else:
+                train[identity], part = _split(config, shard, run, tokenizer.pad_id)
+                parts += [part] if part is not None else []
+        index = {identity: number for number, identity in enumerate(train)}
+        weights = [
+            mixture_weight(config, train_tokens=train[identity].order.num_tokens)
+            for identity, config in members.items()
+        ]
+        _refuse_unseen(name, list(members.values()), weights)
+        phases.append(
+            Phase(start_sample=start_sample, members=tuple(index[i] for i in members), weights=tuple(weights))
         )
-    order = ChunkOrder(
-        num_tokens=shard.num_tokens,
-        seq_length=data.seq_length,
-        key=f"{data.seed}/{Path(config.prefix).name}/{manifest.bin_sha256[:16]}" if shuffle else str(config.prefix),
-        shuffle=shuffle,
+        stated.append(list(members.values()))
+    held_out = [_held_out(config, _open(config, run, tokenizer), run, tokenizer.pad_id) for config in run.data.held_out]
+    _refuse_overlap(train, held_out)
+    return Sources(
+        train=list(train.values()),
+        phases=phases,
+        held_out=held_out + parts,
+        tokenizer_sha256=tokenizer.model_sha256,
+        vocab_size=tokenizer.vocab_size,
+        pad_id=tokenizer.pad_id,
+        stated=stated,
     )
-    domain = config.domain or manifest.domain or Path(config.prefix).name
-    return Source(shard=shard, domain=domain, weight=config.weight, order=order)
 
 
-def _refuse_overlap(train: Sequence[Source], held_out: Sequence[Source]) -> None:
-    """The same tokens twice in training would be read in the same order from both places; held-out ones not at all."""
-    trained: dict[str, Source] = {}
-    for source in train:
-        twin = trained.setdefault(source.shard.manifest.bin_sha256, source)
-        if twin is not source:
+def _mixtures(run: RunConfig) -> Iterator[tuple[str, int, Sequence[SourceConfig]]]:
+    yield "data.train", 0, run.data.train
+    for number, phase in enumerate(run.data.phases):
+        yield f"data.phases[{number}].train", phase.start_sample, phase.train
+
+
+def _open(config: SourceConfig, run: RunConfig, tokenizer: Tokenizer) -> Shard:
+    shard = open_shard(config.prefix)
+    if shard.manifest.tokenizer_sha256 != tokenizer.model_sha256:
+        raise ValueError(
+            f"shard {config.prefix} was made by the tokenizer {shard.manifest.tokenizer_sha256[:12]} and data.tokenizer "
+            f"({run.data.tokenizer}) is {tokenizer.model_sha256[:12]}; name the tokenizer that made it, or encode the text again"
+        )
+    return shard
+
+
+def _domain(config: SourceConfig, shard: Shard) -> str:
+    return config.domain or shard.manifest.domain or Path(config.prefix).name
+
+
+def _held_out(config: SourceConfig, shard: Shard, run: RunConfig, pad_id: int, first_token: int = 0) -> Source:
+    order = ChunkOrder(
+        num_tokens=shard.num_tokens - first_token,
+        seq_length=run.data.seq_length,
+        key="",
+        name=str(config.prefix),
+        shuffle=False,
+    )
+    identity = shard_identity(shard.manifest)
+    return Source(
+        shard=shard,
+        identity=identity,
+        domain=_domain(config, shard),
+        order=order,
+        pad_id=pad_id,
+        first_token=first_token,
+    )
+
+
+def _split(config: SourceConfig, shard: Shard, run: RunConfig, pad_id: int) -> tuple[Source, Source | None]:
+    """(what is trained on, what is held out) of a training shard."""
+    fraction, needed = run.data.held_out_fraction, run.data.seq_length + 1
+    train_tokens = shard.num_tokens
+    if fraction > 0:
+        train_tokens = shard.document_start(int(shard.num_tokens * (1 - fraction)))
+        held_out_tokens = shard.num_tokens - train_tokens
+        if train_tokens < needed or held_out_tokens < needed:
             raise ValueError(
-                f"data.train names the same tokens twice: {twin.shard.prefix} and {source.shard.prefix}; name them once, with "
-                f"weight={twin.weight + source.weight:g}"
+                f"data.held_out_fraction ({fraction}) cuts shard {config.prefix} at a document into {train_tokens} tokens to "
+                f"train on and {held_out_tokens} held out, and each part needs a sample of seq_length + 1 = {needed}; "
+                "data.held_out_fraction=0 with shards in data.held_out works"
             )
-    for source in held_out:
-        if (twin := trained.get(source.shard.manifest.bin_sha256)) is not None:
+    identity = shard_identity(shard.manifest)
+    order = ChunkOrder(
+        num_tokens=train_tokens,
+        seq_length=run.data.seq_length,
+        key=f"{run.data.seed}/{identity}",
+        name=str(config.prefix),
+    )
+    source = Source(shard=shard, identity=identity, domain=_domain(config, shard), order=order, pad_id=pad_id)
+    return source, _held_out(config, shard, run, pad_id, train_tokens) if fraction > 0 else None
+
+
+def _allow_open_files(num_shards: int) -> None:
+    """Each shard that is read holds two files open, its tokens and its index; systems often allow 1,024 unasked."""
+    needed = 2 * num_shards + OTHER_OPEN_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise ValueError(
+            f"data names {num_shards} shards, which takes {needed} open files in a process, and this system allows {hard}; "
+            "`ulimit -Hn` shows the limit: have it raised, or merge shards"
+        )
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+def _refuse_other_domain(name: str, config: SourceConfig, first: Source) -> None:
+    if config.domain is not None and config.domain != first.domain:
+        raise ValueError(
+            f"{name} calls the domain of {config.prefix} {config.domain!r}, and it is {first.domain!r} where the same tokens are "
+            f"named first ({first.shard.prefix}); a source has one domain: domain={first.domain} works"
+        )
+
+
+def _refuse_unseen(name: str, configs: Sequence[SourceConfig], weights: Sequence[float]) -> None:
+    """A share that arithmetic rounds to nothing is a mistake."""
+    total = sum(weights)
+    for config, weight in zip(configs, weights, strict=True):
+        if not (math.isfinite(total) and weight / total >= SMALLEST_SHARE):
             raise ValueError(
-                f"data.held_out shard {source.shard.prefix} holds the same tokens as data.train shard {twin.shard.prefix}; "
+                f"{name} gives {config.prefix} a share of {weight:g} in {total:g}, expected finite shares of at least "
+                f"{SMALLEST_SHARE:g} of the mixture: leave it out, or give it weight={max(total, 1) * SMALLEST_SHARE:g}"
+                if math.isfinite(total)
+                else f"{name} has shares that add up to {total}; weights and epochs near 1 work"
+            )
+
+
+def _named_twice(name: str, first: SourceConfig, second: SourceConfig) -> str:
+    """The same tokens twice in a mixture would be read in the same order from both places."""
+    if first.epochs is not None and second.epochs is not None:
+        works = f"epochs={first.epochs + second.epochs:g}"
+    else:
+        works = f"weight={mixture_weight(first, train_tokens=1) + mixture_weight(second, train_tokens=1):g}"
+    return f"{name} names the same tokens twice: {first.prefix} and {second.prefix}; name them once, with {works}"
+
+
+def _refuse_overlap(train: dict[str, Source], held_out: Sequence[Source]) -> None:
+    seen: dict[str, Source] = {}
+    for source in held_out:
+        if (other := seen.setdefault(source.identity, source)) is not source:
+            raise ValueError(
+                f"data.held_out names the same tokens twice: {other.shard.prefix} and {source.shard.prefix}; name them once"
+            )
+        if (twin := train.get(source.identity)) is not None:
+            raise ValueError(
+                f"data.held_out shard {source.shard.prefix} holds the same tokens as the training shard {twin.shard.prefix}; "
                 "held-out text must never be trained on: name another shard, or leave data.held_out empty"
             )

@@ -13,6 +13,8 @@ class StepRecord:
     global_batch_size: int
     loss: float
     """Mean cross entropy per token of this step's batch, in nats."""
+    loss_by_domain: dict[str, float]
+    """The same by domain; a domain without a token in this batch is left out."""
     learning_rate: float
     grad_norm: float
     skipped_steps: int

@@ -97,8 +97,10 @@ class TensorBoard:
             for domain, loss in record.held_out_loss.items():
                 self._writer.add_scalar(f"held_out_loss/{domain}", loss, record.step)
             return
+        for domain, loss in record.loss_by_domain.items():
+            self._writer.add_scalar(f"loss_by_domain/{domain}", loss, record.step)
         for name, value in dataclasses.asdict(record).items():
-            if name != "step" and value is not None:
+            if name not in ("step", "loss_by_domain") and value is not None:
                 self._writer.add_scalar(f"train/{name}", value, record.step)
 
     def say(self, message: str) -> None: ...

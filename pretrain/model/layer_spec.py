@@ -38,7 +38,12 @@ class RMSNorm(torch.nn.Module):
 
 
 class CausalSelfAttention(torch.nn.Module):
-    """The core of attention, between the projections: [s, b, n/t, d] and [s, b, g/t, d] twice -> [s, b, n/t * d]."""
+    """The core of attention, between the projections: [s, b, n/t, d] and [s, b, g/t, d] twice -> [s, b, n/t * d].
+
+    megatron's attention_mask carries MicroBatch.document_starts here, through recomputation and every pipeline stage;
+    None means that a row is one document. Rotary angles still count from the start of the row: they enter a score only
+    as a difference of two positions, so inside a document the result is the same as counting from the document's start.
+    """
 
     def __init__(
         self, *, backend: str, config: TransformerConfig, softmax_scale: float | None = None, **_: Any
@@ -50,8 +55,7 @@ class CausalSelfAttention(torch.nn.Module):
     def forward(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: torch.Tensor | None, **_: Any
     ) -> torch.Tensor:
-        assert attention_mask is None, "attention is causal by itself; nothing builds a mask"
-        return causal_attention(query, key, value, self.backend, self.softmax_scale)
+        return causal_attention(query, key, value, self.backend, self.softmax_scale, document_starts=attention_mask)
 
 
 def residual_add(training: bool, fused: bool) -> Callable[..., torch.Tensor]:

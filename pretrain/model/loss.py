@@ -3,17 +3,24 @@
 import torch
 
 
-def masked_loss(loss_mask: torch.Tensor, per_token: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def masked_loss(
+    loss_mask: torch.Tensor, domain_ids: torch.Tensor, num_domains: int, per_token: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """What megatron's schedule expects under calculate_per_token_loss.
 
     Args:
         loss_mask: float [b, s], 1 where a token counts.
+        domain_ids: int64 [b], each in [0, num_domains).
         per_token: cross entropy [b, s].
     Returns:
-        the sum to differentiate; the number of tokens (int32, megatron sums it over the batch); and the report,
-        float64 [2] of (sum, tokens). The report is a copy: the schedule divides what it differentiates in place.
+        the sum to differentiate; the number of tokens (int32, megatron sums it over the batch); and the report, float64
+        [num_domains, 2] of (sum, tokens) of each domain's rows. The report is a copy: the schedule divides what it
+        differentiates in place.
     """
-    total = (per_token.float() * loss_mask).sum()
-    tokens = loss_mask.sum()
-    report = torch.stack((total.detach(), tokens)).double()
-    return total, tokens.to(torch.int32), report
+    counted = per_token.float() * loss_mask
+    rows = torch.stack((counted.detach().sum(dim=1), loss_mask.sum(dim=1)), dim=1).double()  # [b, 2]
+    numbers = torch.arange(num_domains, device=domain_ids.device)
+    of_domain = (domain_ids == numbers[:, None])[..., None]  # [num_domains, b, 1]
+    # where, not a product: a row that is not finite stays out of the other domains' sums.
+    report = torch.where(of_domain, rows, 0.0).sum(dim=1)
+    return counted.sum(), loss_mask.sum().to(torch.int32), report

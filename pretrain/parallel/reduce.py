@@ -1,7 +1,9 @@
 """Collectives on plain numbers: sums over replicas, news for every pipeline stage, agreement of all ranks."""
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
@@ -13,7 +15,7 @@ def sum_over_replicas_and_share(values: torch.Tensor, world: World) -> torch.Ten
     """Sum what the last pipeline stages hold over the data-parallel replicas, and give it to every stage.
 
     Args:
-        values: 1-D float64 on the world's device; only the last stage's content counts.
+        values: float64, contiguous, on the world's device; only the last stage's content counts.
     Collective: every rank calls it, in the same order. No device sync.
     """
     if world.is_pipeline_last:
@@ -24,6 +26,14 @@ def sum_over_replicas_and_share(values: torch.Tensor, world: World) -> torch.Ten
         stages: Any = parallel_state.get_pipeline_model_parallel_group()
         dist.broadcast(values, src=last, group=stages)
     return values
+
+
+def wrapping_sum(values: Sequence[int], world: World) -> list[int]:
+    """Sums modulo 2**64 over all ranks, of integers below 2**64. Collective over all ranks; one device sync."""
+    # As int64 two's complement: its sums wrap, in gloo and NCCL alike.
+    box = torch.from_numpy(np.array(values, np.uint64).view(np.int64)).to(world.device)
+    dist.all_reduce(box)
+    return box.cpu().numpy().view(np.uint64).tolist()
 
 
 def any_rank(flag: bool, world: World) -> bool:

@@ -12,7 +12,7 @@ from pretrain.data.sources import Source
 from pretrain.log.record import EvalRecord
 from pretrain.parallel.world import World
 from pretrain.state import TrainState
-from pretrain.train.step import mean_loss, run_micro_batches
+from pretrain.train.step import mean_losses, run_micro_batches
 
 
 def evaluate(
@@ -32,11 +32,11 @@ def evaluate(
             by_domain[source.domain] = by_domain.get(source.domain, torch.zeros_like(counted)) + counted
     for chunk in model:
         chunk.train()
-    losses = {domain: mean_loss(counted, world) for domain, counted in by_domain.items()}
+    _, losses = mean_losses(torch.cat(list(by_domain.values())), list(by_domain), world)
     return EvalRecord(
         step=state.step,
         consumed_tokens=state.consumed_tokens,
-        held_out_loss=losses,
+        held_out_loss={domain: losses.get(domain, float("nan")) for domain in by_domain},
         eval_time_s=time.perf_counter() - started,
     )
 
@@ -44,10 +44,11 @@ def evaluate(
 def _evaluate_source(
     model: list[DistributedDataParallel], source: Source, run: RunConfig, world: World
 ) -> torch.Tensor:
+    """This replica's (loss sum, tokens) of one source: float64 [1, 2]. Collective."""
     wanted = min(run.train.eval_samples, source.order.chunks_per_epoch)
     per_pass = run.train.micro_batch_size * world.data_parallel_size
     # The interleaved schedule takes a multiple of the pipeline size; rows past the last sample are masked out.
     pipeline = world.pipeline_model_parallel_size if len(model) > 1 else 1
     count = -(-wanted // (per_pass * pipeline)) * pipeline
     batches = held_out_micro_batches(source, run, world, num_samples=wanted, count=count)
-    return run_micro_batches(model, batches, run, world, num_samples=count * per_pass, forward_only=True)
+    return run_micro_batches(model, batches, run, world, num_samples=count * per_pass, num_domains=1, forward_only=True)

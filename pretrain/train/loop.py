@@ -2,6 +2,7 @@
 
 import enum
 import time
+from collections.abc import Sequence
 
 from pretrain import exit_codes
 from pretrain.checkpoint.load import load_checkpoint
@@ -9,7 +10,8 @@ from pretrain.checkpoint.save import save_checkpoint
 from pretrain.config.derive import global_batch_size_at, num_parameters
 from pretrain.config.rules import check_ranks
 from pretrain.config.schema import RunConfig
-from pretrain.data.batch import TrainData, train_micro_batches
+from pretrain.data.batch import train_micro_batches
+from pretrain.data.reader import open_reader
 from pretrain.data.sources import open_sources
 from pretrain.log.record import StepRecord, throughput
 from pretrain.log.run_dir import open_run_dir
@@ -24,7 +26,7 @@ from pretrain.parallel.reduce import largest
 from pretrain.parallel.world import World, open_world
 from pretrain.state import TrainState
 from pretrain.train.evaluate import evaluate
-from pretrain.train.step import StepResult, mean_loss, train_step
+from pretrain.train.step import StepResult, mean_losses, train_step
 from pretrain.train.stop import open_stop_signal
 
 
@@ -47,19 +49,22 @@ def train(run: RunConfig) -> Outcome:
     """
     _, num_ranks, _ = rank_and_size()
     check_ranks(run, num_ranks)
-    train_sources, held_out_sources = open_sources(run)
+    sources = open_sources(run)
     open_run_dir(run.run_dir)
-    with open_world(run.parallel, seed=run.train.seed) as world, open_stop_signal() as stop:
+    with (
+        open_world(run.parallel, seed=run.train.seed) as world,
+        open_stop_signal() as stop,
+        open_reader(sources, run, world) as reader,
+    ):
         model = build_model(run, world)
         optimizer = build_optimizer(run, model)
-        state = load_checkpoint(run, model, optimizer, world)
-        data = TrainData(train_sources, run.data.seed)
+        state = load_checkpoint(run, model, optimizer, reader, world)
         with open_sinks(run, world, start_step=state.step) as sinks:
             sinks.say(headline(run, world, attention_backend(model)))
             if state.step:
                 sinks.say(f"resumed after step {state.step}, {state.consumed_samples:,} samples")
-            elif held_out_sources:
-                sinks.write(evaluate(model, held_out_sources, run, world, state))  # what an untrained model does
+            elif sources.held_out:
+                sinks.write(evaluate(model, sources.held_out, run, world, state))  # what an untrained model does
             clock = Clock(state)
             outcome = Outcome.FINISHED
             while state.step < run.train.train_steps:
@@ -70,23 +75,40 @@ def train(run: RunConfig) -> Outcome:
                 set_learning_rate(optimizer, rate)
                 batch_size = global_batch_size_at(run.train, state.consumed_samples)
                 batches = train_micro_batches(
-                    data, run, world, consumed_samples=state.consumed_samples, global_batch_size=batch_size
+                    reader,
+                    run,
+                    world,
+                    consumed_samples=state.consumed_samples,
+                    global_batch_size=batch_size,
+                    steps_left=run.train.train_steps - state.step,
                 )
-                result = train_step(model, optimizer, batches, run, world, global_batch_size=batch_size)
+                result = train_step(
+                    model,
+                    optimizer,
+                    batches,
+                    run,
+                    world,
+                    global_batch_size=batch_size,
+                    num_domains=len(reader.data.domains),
+                )
                 state = state.after(num_samples=batch_size, seq_length=run.data.seq_length, skipped=result.skipped)
                 stop_if_diverged(run, state, result)
                 last = state.step == run.train.train_steps
                 if last or every(run.log.interval, state.step):
-                    sinks.write(step_record(run, world, state, result, clock, rate, batch_size))
-                if held_out_sources and (last or every(run.train.eval_interval, state.step)):
-                    sinks.write(evaluate(model, held_out_sources, run, world, state))
+                    domains = reader.data.domains
+                    sinks.write(step_record(run, world, state, result, domains, clock, rate, batch_size))
+                if sources.held_out and (last or every(run.train.eval_interval, state.step)):
+                    sinks.write(evaluate(model, sources.held_out, run, world, state))
                     clock.restart(state)
                 # Not while the gradient is not finite: retention would push out the last checkpoint that is any good.
                 if last or (every(run.checkpoint.interval, state.step) and not result.skipped):
-                    sinks.say(f"checkpoint: {save_checkpoint(run, model, optimizer, state, world)}")
+                    position = reader.position(state.consumed_samples)
+                    sinks.say(f"checkpoint: {save_checkpoint(run, model, optimizer, state, position, world)}")
                     clock.restart(state)
             if outcome is Outcome.STOPPED and state.step > 0:
-                sinks.say(f"stopped on request; checkpoint: {save_checkpoint(run, model, optimizer, state, world)}")
+                position = reader.position(state.consumed_samples)
+                saved = save_checkpoint(run, model, optimizer, state, position, world)
+                sinks.say(f"stopped on request; checkpoint: {saved}")
             if outcome is Outcome.FINISHED:
                 sinks.say(f"complete: step {state.step} of {run.train.train_steps}")
                 sinks.finish(run.run_dir)
@@ -131,10 +153,17 @@ class Clock:
 
 
 def step_record(
-    run: RunConfig, world: World, state: TrainState, result: StepResult, clock: Clock, rate: float, batch_size: int
+    run: RunConfig,
+    world: World,
+    state: TrainState,
+    result: StepResult,
+    domains: Sequence[str],
+    clock: Clock,
+    rate: float,
+    batch_size: int,
 ) -> StepRecord:
     """The record of this step, the same on every rank. Collective; our device syncs are here."""
-    loss = mean_loss(result.loss_sum_and_tokens, world)
+    loss, loss_by_domain = mean_losses(result.loss_sums_and_tokens, domains, world)
     memory = int(largest(peak_memory_bytes(world.device), world))
     pace = throughput(
         tokens=state.consumed_tokens - clock.tokens,
@@ -159,6 +188,7 @@ def step_record(
         consumed_tokens=state.consumed_tokens,
         global_batch_size=batch_size,
         loss=loss,
+        loss_by_domain=loss_by_domain,
         learning_rate=rate,
         grad_norm=result.grad_norm,
         skipped_steps=state.skipped_steps,

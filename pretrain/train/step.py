@@ -1,6 +1,6 @@
 """One optimizer step: forward and backward over all micro batches, then the update."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,6 +13,7 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from pretrain.config.derive import num_microbatches
 from pretrain.config.schema import RunConfig
 from pretrain.data.batch import MicroBatch
+from pretrain.data.documents import Boundaries
 from pretrain.model.loss import masked_loss
 from pretrain.optim.optimizer import step_unless_not_finite
 from pretrain.parallel.reduce import sum_over_replicas_and_share
@@ -23,8 +24,8 @@ from pretrain.parallel.world import World
 class StepResult:
     """What a step leaves behind."""
 
-    loss_sum_and_tokens: torch.Tensor
-    """float64 [2] on the device, this replica's part; on the last pipeline stage alone. See ``mean_loss``."""
+    loss_sums_and_tokens: torch.Tensor
+    """float64 [num_domains, 2] on the device, this replica's part; on the last pipeline stage alone. See ``mean_losses``."""
     grad_norm: float
     skipped: bool
 
@@ -32,33 +33,37 @@ class StepResult:
 def train_step(
     model: list[DistributedDataParallel],
     optimizer: MegatronOptimizer,
-    micro_batches: Iterator[MicroBatch | None],
+    micro_batches: Iterator[MicroBatch | Boundaries | None],
     run: RunConfig,
     world: World,
     *,
     global_batch_size: int,
+    num_domains: int,
 ) -> StepResult:
-    """Train one global batch. Collective: every rank calls it."""
+    """Train one global batch of ``num_domains`` domains. Collective: every rank calls it."""
     for chunk in model:
         chunk.zero_grad_buffer()
     optimizer.zero_grad()
-    loss = run_micro_batches(model, micro_batches, run, world, num_samples=global_batch_size, forward_only=False)
+    losses = run_micro_batches(
+        model, micro_batches, run, world, num_samples=global_batch_size, num_domains=num_domains, forward_only=False
+    )
     update = step_unless_not_finite(optimizer)
-    return StepResult(loss_sum_and_tokens=loss, grad_norm=update.grad_norm, skipped=update.skipped)
+    return StepResult(loss_sums_and_tokens=losses, grad_norm=update.grad_norm, skipped=update.skipped)
 
 
 def run_micro_batches(
     model: list[DistributedDataParallel],
-    micro_batches: Iterator[MicroBatch | None],
+    micro_batches: Iterator[MicroBatch | Boundaries | None],
     run: RunConfig,
     world: World,
     *,
     num_samples: int,
+    num_domains: int,
     forward_only: bool,
 ) -> torch.Tensor:
     """Megatron's schedule over ``num_samples`` samples of the global batch, backward pass included or not.
 
-    Returns: float64 [2], this replica's (loss sum, tokens); zeros but on the last pipeline stage.
+    Returns: float64 [num_domains, 2], this replica's (loss sum, tokens) by domain; zeros but on the last pipeline stage.
     """
     count = num_microbatches(
         global_batch_size=num_samples,
@@ -66,7 +71,7 @@ def run_micro_batches(
         data_parallel_size=world.data_parallel_size,
     )
     reports = get_forward_backward_func()(
-        forward_step_func=_forward,
+        forward_step_func=partial(_forward, num_domains),
         data_iterator=_one_iterator_per_chunk(micro_batches, len(model)),
         model=list(model) if len(model) > 1 else model[0],
         num_microbatches=count,
@@ -75,26 +80,40 @@ def run_micro_batches(
         forward_only=forward_only,
     )
     if not world.is_pipeline_last:
-        return torch.zeros(2, dtype=torch.float64, device=world.device)
+        return torch.zeros(num_domains, 2, dtype=torch.float64, device=world.device)
     return torch.stack(reports).sum(dim=0)
 
 
-def mean_loss(loss_sum_and_tokens: torch.Tensor, world: World) -> float:
-    """Mean loss per token of the whole batch, on every rank. Collective; one device sync. The result is consumed."""
-    total, tokens = sum_over_replicas_and_share(loss_sum_and_tokens.clone(), world).tolist()
-    return total / tokens if tokens else float("nan")
+def mean_losses(
+    loss_sums_and_tokens: torch.Tensor, domains: Sequence[str], world: World
+) -> tuple[float, dict[str, float]]:
+    """Mean loss per token of the whole batch and of each domain, on every rank.
+
+    Collective, as many whatever the number of domains: the whole is the sum of the parts. One device sync.
+    Args: loss_sums_and_tokens, float64 [num_domains, 2], as run_micro_batches gives it; domains, their names.
+    Returns: the mean of all tokens, nan if there are none; the means by name, domains without a token left out.
+    """
+    parts = sum_over_replicas_and_share(loss_sums_and_tokens.clone(), world).tolist()
+    by_domain = {name: total / tokens for name, (total, tokens) in zip(domains, parts, strict=True) if tokens}
+    total, tokens = (sum(column) for column in zip(*parts, strict=True))
+    return total / tokens if tokens else float("nan"), by_domain
 
 
-def _forward(micro_batches: Iterator[MicroBatch | None], chunk: Any) -> tuple[torch.Tensor, Any]:
-    """megatron's forward_step_func: the chunk's output, and what to make of it on the last stage."""
+def _forward(
+    num_domains: int, micro_batches: Iterator[MicroBatch | Boundaries | None], chunk: Any
+) -> tuple[torch.Tensor, Any]:
+    """megatron's forward_step_func: the chunk's output, and what to make of it on the last stage.
+
+    The third argument is megatron's attention_mask, which carries the boundaries of documents (layer_spec.py).
+    """
     batch = next(micro_batches)
-    if batch is None:  # a stage in the middle: the input comes from its neighbour
-        return chunk(None, None, None), None
-    output = chunk(batch.tokens, batch.position_ids, None, labels=batch.labels)
-    return output, partial(masked_loss, batch.loss_mask)
+    if batch is None or isinstance(batch, Boundaries):  # a stage in the middle: the input comes from its neighbour
+        return chunk(None, None, None if batch is None else batch.document_starts), None
+    output = chunk(batch.tokens, batch.position_ids, batch.document_starts, labels=batch.labels)
+    return output, partial(masked_loss, batch.loss_mask, batch.domain_ids, num_domains)
 
 
-def _one_iterator_per_chunk(micro_batches: Iterator[MicroBatch | None], chunks: int) -> Any:
+def _one_iterator_per_chunk(micro_batches: Iterator[MicroBatch | Boundaries | None], chunks: int) -> Any:
     """The interleaved schedule walks each chunk through the same micro batches."""
     if chunks == 1:
         return micro_batches

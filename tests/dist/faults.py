@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,8 +32,8 @@ def one_micro_batch_dropped() -> None:
 
     batches_of = loop.train_micro_batches
 
-    def broken(data: Any, run: Any, world: Any, **kwargs: Any) -> Iterator[Any]:
-        batches = list(batches_of(data, run, world, **kwargs))
+    def broken(reader: Any, run: Any, world: Any, **kwargs: Any) -> Iterator[Any]:
+        batches = list(batches_of(reader, run, world, **kwargs))
         if world.dp_rank == 0 and batches[-1] is not None:
             batches[-1] = replace(batches[-1], loss_mask=torch.zeros_like(batches[-1].loss_mask))
         return iter(batches)
@@ -125,8 +126,8 @@ def uneven_masks() -> None:
 
     batches_of = loop.train_micro_batches
 
-    def masked(data: Any, run: Any, world: Any, **kwargs: Any) -> Iterator[Any]:
-        for index, batch in enumerate(batches_of(data, run, world, **kwargs)):
+    def masked(reader: Any, run: Any, world: Any, **kwargs: Any) -> Iterator[Any]:
+        for index, batch in enumerate(batches_of(reader, run, world, **kwargs)):
             if batch is None:
                 yield None
                 continue
@@ -139,16 +140,131 @@ def uneven_masks() -> None:
     loop.train_micro_batches = masked
 
 
+def documents_ignored_on_one_rank() -> None:
+    """Attention of the last rank does not know where documents begin; its loss mask does."""
+    from pretrain.model.layer_spec import CausalSelfAttention
+
+    if int(os.environ["RANK"]) != int(os.environ["WORLD_SIZE"]) - 1:
+        return
+    forward = CausalSelfAttention.forward
+
+    def broken(self: Any, query: Any, key: Any, value: Any, attention_mask: Any, **kwargs: Any) -> torch.Tensor:
+        return forward(self, query, key, value, None, **kwargs)
+
+    CausalSelfAttention.forward = broken  # type: ignore[method-assign]
+
+
+def documents_ignored_in_the_middle() -> None:
+    """Stages of the pipeline that read no tokens get no boundaries either."""
+    from pretrain.data.documents import Boundaries
+    from pretrain.train import loop
+
+    batches_of = loop.train_micro_batches
+
+    def broken(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        for batch in batches_of(*args, **kwargs):
+            yield None if isinstance(batch, Boundaries) else batch
+
+    loop.train_micro_batches = broken
+
+
+def documents_begin_one_token_late_on_one_rank() -> None:
+    """The last rank takes the second token of every document for its first."""
+    from pretrain.data.read import TrainData
+
+    if int(os.environ["RANK"]) != int(os.environ["WORLD_SIZE"]) - 1:
+        return
+    starts = TrainData.document_starts
+
+    def broken(self: TrainData, *place: Any) -> Any:
+        later = [found + 1 for found in starts(self, *place)]
+        return [found[found <= self.config.seq_length] for found in later]
+
+    TrainData.document_starts = broken  # type: ignore[method-assign]
+
+
+def padding_counts() -> None:
+    """Every label counts, padding included."""
+    from pretrain.data import batch
+
+    sound = batch.micro_batch
+    batch.micro_batch = lambda *args, **kwargs: sound(*args, **kwargs | {"pad_id": -1})
+
+
+def rows_of_one_replica_named_after_another_domain() -> None:
+    """The last replica takes domain 0 for domain 1, and 1 for 0."""
+    from pretrain.data.batch import MicroBatch
+    from pretrain.train import loop
+
+    batches_of = loop.train_micro_batches
+
+    def broken(reader: Any, run: Any, world: Any, **kwargs: Any) -> Iterator[Any]:
+        last = world.dp_rank == world.data_parallel_size - 1
+        for batch in batches_of(reader, run, world, **kwargs):
+            wrong = last and isinstance(batch, MicroBatch)
+            yield replace(batch, domain_ids=1 - batch.domain_ids) if wrong else batch
+
+    loop.train_micro_batches = broken
+
+
+def collectives_counted() -> None:
+    """Not a fault: every rank writes how often each step, and each record, called torch.distributed."""
+    import json
+    from collections import Counter
+    from pathlib import Path
+
+    import torch.distributed as dist
+
+    from pretrain.train import loop
+
+    counts: Counter[str] = Counter()
+    for name in (
+        "all_reduce", "broadcast", "reduce", "all_gather", "all_gather_into_tensor", "reduce_scatter_tensor",
+        "_all_gather_base", "_reduce_scatter_base", "all_to_all_single", "gather", "scatter", "barrier",
+        "batch_isend_irecv", "broadcast_object_list", "all_gather_object",
+    ):  # fmt: skip
+
+        def counted(*args: Any, call: Any = getattr(dist, name), name: str = name, **kwargs: Any) -> Any:
+            counts[name] += 1
+            return call(*args, **kwargs)
+
+        setattr(dist, name, counted)
+    act_of = {name: getattr(loop, name) for name in ("train_step", "step_record", "evaluate")}
+
+    def written(act: str, *args: Any, **kwargs: Any) -> Any:
+        before = Counter(counts)
+        result = act_of[act](*args, **kwargs)
+        run = next(value for value in args if hasattr(value, "run_dir"))
+        with (Path(run.run_dir) / f"collectives-{os.environ['RANK']}.jsonl").open("a") as stream:
+            stream.write(json.dumps([act, counts - before]) + "\n")
+        return result
+
+    for act in act_of:
+        setattr(loop, act, partial(written, act))
+
+
 def optimizer_state_forgotten() -> None:
     """A resume that restores weights, but starts the moments from zero."""
     from pretrain.train import loop
 
     load = loop.load_checkpoint
 
-    def broken(run: Any, model: Any, optimizer: Any, world: Any) -> Any:
-        state = load(run, model, optimizer, world)
+    def broken(run: Any, model: Any, optimizer: Any, reader: Any, world: Any) -> Any:
+        state = load(run, model, optimizer, reader, world)
         for moments in optimizer.chained_optimizers[0].optimizer.state.values():
             moments["exp_avg"].zero_()
         return state
 
     loop.load_checkpoint = broken
+
+
+def last_replica_reads_what_replica_0_reads() -> None:
+    """The last replica trains on the samples of the first one; its own are never read."""
+    from pretrain.data import reader
+
+    build = reader.TrainReader.__init__
+
+    def broken(self: Any, data: Any, run: Any, world: Any) -> None:
+        build(self, data, run, replace(world, dp_rank=0))
+
+    reader.TrainReader.__init__ = broken  # type: ignore[method-assign]

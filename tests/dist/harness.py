@@ -26,6 +26,7 @@ class Trace:
     grad_norms: dict[int, float | None]
     skipped: dict[int, int]
     held_out: dict[int, dict[str, float]]
+    loss_by_domain: dict[int, dict[str, float]]
 
 
 def rank_main(run: RunConfig, fault: str | None) -> int:
@@ -55,6 +56,7 @@ def run_and_trace(run: RunConfig, fault: str | None = None, *, fresh: bool = Tru
         grad_norms={record["step"]: record["grad_norm"] for record in steps},
         skipped={record["step"]: record["skipped_steps"] for record in steps},
         held_out={record["step"]: record["held_out_loss"] for record in records if record["kind"] == "eval"},
+        loss_by_domain={record["step"]: record["loss_by_domain"] for record in steps},
     )
 
 
@@ -66,12 +68,16 @@ def make_run(config: Path, run_dir: Path, *overrides: str) -> RunConfig:
 def assert_same_training(
     trace: Trace, reference: Trace, *, loss: float = LOSS_TOLERANCE, grad_norm: float = GRAD_NORM_TOLERANCE
 ) -> None:
-    """Every step's loss and gradient norm agree, relative to the reference."""
+    """Every step's loss, gradient norm and loss of each domain agree, relative to the reference."""
     assert trace.exit_code == 0, f"the run failed: {trace.failure}"
     assert trace.losses.keys() == reference.losses.keys() != set(), "not the same steps were logged"
     for step, expected in reference.losses.items():
         _assert_close(f"loss of step {step}", trace.losses[step], expected, loss)
         _assert_close(f"gradient norm of step {step}", trace.grad_norms[step], reference.grad_norms[step], grad_norm)
+        assert trace.loss_by_domain[step].keys() == reference.loss_by_domain[step].keys(), f"domains of step {step}"
+        for domain, wanted in reference.loss_by_domain[step].items():
+            found = trace.loss_by_domain[step][domain]
+            _assert_close(f"loss of {domain} in step {step}", found, wanted, loss)
 
 
 def _assert_close(what: str, found: float | None, expected: float | None, tolerance: float) -> None:

@@ -9,7 +9,9 @@ import torch
 
 from pretrain.config.derive import consumed_samples_at, kv_channels
 from pretrain.config.schema import RunConfig
-from pretrain.data.batch import TrainData, train_micro_batches
+from pretrain.data.batch import train_micro_batches
+from pretrain.data.read import TrainData
+from pretrain.data.reader import open_reader
 from pretrain.data.sources import open_sources
 from pretrain.model.gpt import build_model, unwrap
 from pretrain.model.initialize import global_named_parameters
@@ -28,14 +30,12 @@ GRADIENT_TOLERANCE = 2e-5
 def write_weights_and_gradients(run: RunConfig) -> int:
     """One rank: the initial weights, and the gradients of the first batch, under Megatron's names."""
     torch.set_num_threads(1)
-    train_sources, _ = open_sources(run)
-    data = TrainData(train_sources, run.data.seed)
-    with open_world(run.parallel, seed=run.train.seed) as world:
+    with open_world(run.parallel, seed=run.train.seed) as world, open_reader(open_sources(run), run, world) as reader:
         model = build_model(run, world)
         size = run.train.global_batch_size
-        batches = train_micro_batches(data, run, world, consumed_samples=0, global_batch_size=size)
+        batches = train_micro_batches(reader, run, world, consumed_samples=0, global_batch_size=size)
         model[0].zero_grad_buffer()
-        run_micro_batches(model, batches, run, world, num_samples=size, forward_only=False)
+        run_micro_batches(model, batches, run, world, num_samples=size, num_domains=2, forward_only=False)
         parameters = dict(global_named_parameters(unwrap(model)[0]))
         torch.save({name: p.detach().clone() for name, p in parameters.items()}, Path(run.run_dir) / "weights.pt")
         torch.save({name: p.main_grad.clone() for name, p in parameters.items()}, Path(run.run_dir) / "gradients.pt")
@@ -77,7 +77,7 @@ def test_ten_steps_and_every_gradient_equal_an_independent_llama(tied: bool, sma
     )
     assert code == 0, failure
     weights, gradients = torch.load(tmp_path / "weights.pt"), torch.load(tmp_path / "gradients.pt")
-    data = TrainData(open_sources(run)[0], run.data.seed)
+    data = TrainData(open_sources(run), run.data)
     batches = [global_batch(run, data, step) for step in range(STEPS)]
 
     reference = ReferenceLlama(shape_of(run), weights)

@@ -1,6 +1,8 @@
 """Every layout trains the same model on the same batches, and the comparison catches a fault in each of them."""
 
+import statistics
 from pathlib import Path
+
 
 import pytest
 
@@ -54,20 +56,30 @@ def test_uneven_loss_masks_weigh_every_token_alike_in_every_layout(small_run: Pa
 
 # bf16 keeps 8 bits: one rounding is 2^-9 = 0.2 %, and sums under TP round in another order than whole ones. A loss averages
 # 512 tokens, whose errors are independent, so 0.2 % / sqrt(512) = 1e-4 per step is expected; ten steps of diverging weights
-# are allowed ten times that. A gradient norm is not an average over tokens: it is allowed 2 %.
+# are allowed ten times that. A gradient norm is not an average over tokens, and where one direction outweighs all others
+# (a text of one repeated token) it hangs on the last bit of the weights: on one rank, bf16 and fp32 differ by up to 27 % in
+# five of these thirty steps and by 0.1 % in the others. So the median step is held to 0.5 %, not every step to more.
 BF16_LOSS_TOLERANCE = 1e-3
-BF16_GRAD_NORM_TOLERANCE = 2e-2
+BF16_MEDIAN_GRAD_NORM_TOLERANCE = 5e-3
+
+
+def assert_follows_in_bf16(trace: Trace, reference: Trace) -> None:
+    assert_same_training(trace, reference, loss=BF16_LOSS_TOLERANCE, grad_norm=float("inf"))
+    pairs = zip(trace.grad_norms.values(), reference.grad_norms.values(), strict=True)
+    deviation = statistics.median(abs(found / expected - 1) for found, expected in pairs)
+    assert deviation < BF16_MEDIAN_GRAD_NORM_TOLERANCE, (
+        f"the gradient norm of the median step is {deviation:.1e} off, more than {BF16_MEDIAN_GRAD_NORM_TOLERANCE:.1e}"
+    )
 
 
 def test_bf16_follows_one_rank_within_rounding_and_learns(small_run: Path, tmp_path: Path) -> None:
     bf16 = ("train.precision=bf16", "train.train_steps=30")
     reference = run_and_trace(make_run(small_run, tmp_path / "tp1", *bf16))
     trace = run_and_trace(make_run(small_run, tmp_path / "tp2-pp2", *bf16, *TP2, *PP2))
-    bounds = {"loss": BF16_LOSS_TOLERANCE, "grad_norm": BF16_GRAD_NORM_TOLERANCE}
-    assert_same_training(trace, reference, **bounds)
+    assert_follows_in_bf16(trace, reference)
     assert trace.losses[30] < trace.losses[1] - 1.0, "the loss must fall"
     broken = run_and_trace(
         make_run(small_run, tmp_path / "broken", *bf16, *TP2, *PP2), "half_the_heads_dead_on_one_rank"
     )
     with pytest.raises(AssertionError, match="more than"):
-        assert_same_training(broken, reference, **bounds)
+        assert_follows_in_bf16(broken, reference)

@@ -8,8 +8,10 @@ import pytest
 
 from pretrain.checkpoint.load import newest_checkpoint
 from pretrain.checkpoint.paths import checkpoints_dir, step_name
+from pretrain.data.position import read_position
 from tests.dist.harness import Trace, assert_same_training, make_run, run_and_trace
 from tests.runs.cases import DP2, NO_DISTRIBUTED_OPTIMIZER, OVERLAP, PP2, SP, TIED, TP2, VP2
+from tests.unit.data.shards import copy_shard
 
 TP2_PP2 = (*TP2, *PP2)
 CHECKPOINT = ("checkpoint.interval=5",)
@@ -38,6 +40,7 @@ def after_step_5(trace: Trace) -> Trace:
         grad_norms={step: norm for step, norm in trace.grad_norms.items() if step > 5},
         skipped=trace.skipped,
         held_out=trace.held_out,
+        loss_by_domain={step: losses for step, losses in trace.loss_by_domain.items() if step > 5},
     )
 
 
@@ -117,6 +120,62 @@ def test_another_model_or_data_order_is_refused_by_name(
     message = str(trace.failure.error)
     assert "model.ffn_hidden_size (checkpoint 176, config 192)" in message
     assert "data.seed (checkpoint 42, config 7)" in message
+
+
+def hashes_of(run_dir: Path, step: int) -> tuple[str, str]:
+    """Of all samples up to a checkpoint, and of its last step."""
+    position = read_position(checkpoints_dir(run_dir) / step_name(step) / "data.json")
+    assert position.consumed_samples == 8 * step
+    return position.consumed_hash, position.last_step.hash
+
+
+@pytest.mark.parametrize("layout", [(), DP2, (*PP2, *VP2), (*DP2, *TP2)], ids=["one rank", "dp2", "pp2-vp2", "dp2-tp2"])
+def test_what_was_read_has_one_hash_in_every_layout_and_after_a_resume(
+    layout: tuple[str, ...], small_run: Path, tmp_path: Path, straight: tuple[Path, Trace]
+) -> None:
+    cut_back_to_step_5(straight[0], tmp_path / "resumed")
+    for folder, fresh in ((tmp_path / "whole", True), (tmp_path / "resumed", False)):
+        trace = run_and_trace(make_run(small_run, folder, *layout, *CHECKPOINT), fresh=fresh)
+        assert trace.exit_code == 0, trace.failure
+        for step in (5, 10):
+            assert hashes_of(folder, step) == hashes_of(straight[0], step)
+
+
+def test_a_replica_that_reads_another_one_s_samples_would_be_noticed(
+    small_run: Path, tmp_path: Path, straight: tuple[Path, Trace]
+) -> None:
+    run_and_trace(make_run(small_run, tmp_path, *DP2, *CHECKPOINT), "last_replica_reads_what_replica_0_reads")
+    found, expected = hashes_of(tmp_path, 5), hashes_of(straight[0], 5)
+    assert found[0] != expected[0] and found[1] != expected[1]
+
+
+def test_shards_that_moved_are_resumed_from_and_other_tokens_under_their_names_are_not(
+    small_run: Path, data_folder: Path, tmp_path: Path, straight: tuple[Path, Trace]
+) -> None:
+    cut_back_to_step_5(straight[0], tmp_path)
+    for name in ("train-code", "train-prose"):
+        copy_shard(data_folder / "shards" / name, tmp_path / name)
+    moved = f"data.train=[{{prefix: {tmp_path}/train-code, weight: 2}}, {{prefix: {tmp_path}/train-prose, weight: 1}}]"
+    resumed = run_and_trace(make_run(small_run, tmp_path, *DP2, moved), fresh=False)
+    assert_same_training(resumed, after_step_5(straight[1]))
+    shutil.rmtree(checkpoints_dir(tmp_path) / step_name(10))
+    copy_shard(data_folder / "shards" / "held_out-code", tmp_path / "train-code")
+    trace = run_and_trace(make_run(small_run, tmp_path, *DP2, moved, "data.held_out=[]"), fresh=False)
+    assert trace.exit_code == 2 and trace.failure is not None
+    assert f"the tokens of shard {tmp_path}/train-code are not those it had" in str(trace.failure.error)
+
+
+def test_a_mixture_that_changes_on_the_way_resumes_bit_for_bit(
+    small_run: Path, data_folder: Path, tmp_path: Path
+) -> None:
+    prose = data_folder / "shards" / "train-prose"
+    phases = (f"data.phases=[{{start_sample: 21, train: [{{prefix: {prose}}}]}}]", *DP2, *CHECKPOINT)
+    straight = run_and_trace(make_run(small_run, tmp_path / "straight", *phases))
+    cut_back_to_step_5(tmp_path / "straight", tmp_path / "resumed")
+    resumed = run_and_trace(make_run(small_run, tmp_path / "resumed", *phases), fresh=False)
+    assert resumed.exit_code == 0, resumed.failure
+    assert resumed.losses == after_step_5(straight).losses
+    assert hashes_of(tmp_path / "resumed", 10) == hashes_of(tmp_path / "straight", 10)
 
 
 def test_fewer_steps_than_are_done_already_are_refused(

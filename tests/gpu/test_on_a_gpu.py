@@ -36,6 +36,25 @@ def test_attention_in_bf16_follows_its_definition_forward_and_backward(num_group
         assert relative_error(found.grad, wanted.grad) < 2e-2
 
 
+@pytest.mark.parametrize("requested", ["auto", "sdpa"])
+def test_attention_in_documents_in_bf16_follows_its_definition_forward_and_backward(requested: str) -> None:
+    torch.manual_seed(0)
+    shapes = [(512, 2, 16, 128), (512, 2, 4, 128), (512, 2, 4, 128)]
+    tensors = [torch.randn(shape, device="cuda", dtype=torch.bfloat16, requires_grad=True) for shape in shapes]
+    exact = [tensor.detach().double().requires_grad_() for tensor in tensors]
+    starts = torch.tensor([0, 1, 130, 511, 512, 700, 1024], dtype=torch.int32, device="cuda")
+    backend = select_attention_backend(requested, "cuda", torch.bfloat16, 128)
+    output = causal_attention(*tensors, backend, document_starts=starts)
+    expected = reference.causal_grouped_attention(*exact, document_starts=starts)
+    assert relative_error(output, expected) < 2**-7
+    weight = torch.randn_like(expected)
+    output.backward(weight.to(output.dtype))
+    expected.backward(weight)
+    for found, wanted in zip(tensors, exact, strict=True):
+        assert found.grad is not None and wanted.grad is not None
+        assert relative_error(found.grad, wanted.grad) < 2e-2
+
+
 def test_rms_norm_in_bf16_follows_its_definition() -> None:
     x = torch.randn(4096, 2048, device="cuda", dtype=torch.bfloat16)
     weight = torch.rand(2048, device="cuda", dtype=torch.bfloat16)

@@ -19,6 +19,7 @@ class Layout:
 
 TP2 = ("parallel.tensor_model_parallel_size=2",)
 PP2 = ("parallel.pipeline_model_parallel_size=2",)
+PP4 = ("parallel.pipeline_model_parallel_size=4",)
 DP2 = ("parallel.data_parallel_size=2",)
 SP = ("parallel.sequence_parallel=true",)
 VP2 = ("parallel.virtual_pipeline_model_parallel_size=2",)
@@ -46,4 +47,25 @@ TIED_LAYOUTS = (
     Layout("tied-pp2", PP2, "tied_copies_not_reduced"),
     Layout("tied-tp2-pp2-vp2", TP2 + PP2 + VP2, "tied_copies_not_reduced"),
 )
+DOCUMENT_LAYOUTS = (
+    Layout("tp2", TP2, "documents_ignored_on_one_rank"),
+    Layout("tp2-sp", TP2 + SP, "documents_begin_one_token_late_on_one_rank"),
+    Layout("pp2", PP2, "documents_ignored_on_one_rank"),
+    Layout("pp4", PP4, "documents_ignored_in_the_middle"),
+    Layout("pp2-vp2", PP2 + VP2, "documents_ignored_on_one_rank"),
+    Layout("dp2", DP2, "documents_begin_one_token_late_on_one_rank"),
+    Layout("dp2-replicated-optimizer", DP2 + NO_DISTRIBUTED_OPTIMIZER, "padding_counts"),
+    Layout("dp2-overlap", DP2 + OVERLAP, "documents_ignored_on_one_rank"),
+    Layout("tp2-pp2", TP2 + PP2, "documents_begin_one_token_late_on_one_rank"),
+    Layout("tp2-sp-pp2-vp2", TP2 + SP + PP2 + VP2, "documents_ignored_on_one_rank"),
+    Layout("pp2-vp2-dp2-overlap", PP2 + VP2 + DP2 + OVERLAP, "documents_begin_one_token_late_on_one_rank"),
+    Layout("tp2-pp2-dp2", TP2 + PP2 + DP2, "documents_ignored_on_one_rank"),
+    Layout("full-recompute", (*TP2, *SP, "train.recompute=full"), "documents_ignored_on_one_rank"),
+    Layout("full-recompute-pp4", (*PP4, "train.recompute=full"), "documents_ignored_in_the_middle"),
+    Layout("selective-recompute", ("train.recompute=selective",), "documents_ignored_on_one_rank"),
+    Layout("selective-recompute-pp2-vp2", (*PP2, *VP2, "train.recompute=selective"), "documents_ignored_on_one_rank"),
+    Layout("the-definition-of-attention", ("model.attention_backend=reference",), "documents_ignored_on_one_rank"),
+)
+"""Layouts of runs with data.document_mask; pp4 is the one with stages that read no tokens."""
+
 TIED = ("model.share_embeddings_and_output_weights=true",)

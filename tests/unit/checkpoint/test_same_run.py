@@ -35,6 +35,7 @@ def config(tmp_path: Path) -> Path:
         "parallel.tensor_model_parallel_size=2",
         "model.attention_backend=reference",
         "data.held_out=[{prefix: b}]",
+        "data.train=[{prefix: moved/a}]",
     ],
 )
 def test_what_is_no_part_of_the_model_or_its_data_may_change(config: Path, change: str) -> None:
@@ -48,12 +49,21 @@ def test_what_is_no_part_of_the_model_or_its_data_may_change(config: Path, chang
         ("model.rotary_base=5e5", r"model.rotary_base \(checkpoint 10000.0, config 500000.0\)"),
         ("data.seq_length=32", r"data.seq_length \(checkpoint 64, config 32\)"),
         ("data.seed=1", r"data.seed \(checkpoint 42, config 1\)"),
-        ("data.train=[{prefix: b}]", r"data.train \(checkpoint .*'a'.*, config .*'b'"),
+        ("data.document_mask=true", r"data.document_mask \(checkpoint False, config True\)"),
     ],
 )
 def test_another_model_or_order_is_refused_by_name(config: Path, change: str, difference: str) -> None:
     with pytest.raises(ValueError, match=rf"belongs to another run: {difference}.*start a new run in another run_dir"):
         check_same_run(load_run(config, [change]), config.parent)
+
+
+def test_a_checkpoint_older_than_a_field_had_its_default(config: Path) -> None:
+    saved = config.parent / CONFIG
+    lines = [line for line in saved.read_text().splitlines() if "document_mask" not in line]
+    saved.write_text("\n".join(lines))
+    check_same_run(load_run(config), config.parent)
+    with pytest.raises(ValueError, match=r"data.document_mask \(checkpoint False, config True\)"):
+        check_same_run(load_run(config, ["data.document_mask=true"]), config.parent)
 
 
 def test_every_difference_is_named_at_once(config: Path) -> None:

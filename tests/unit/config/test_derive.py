@@ -12,6 +12,7 @@ from pretrain.config.derive import (
     global_batch_size_at,
     kv_channels,
     lr_decay_samples,
+    mixture_weight,
     model_parallel_size,
     num_microbatches,
     num_parameters,
@@ -19,7 +20,7 @@ from pretrain.config.derive import (
     train_samples,
     world_size,
 )
-from pretrain.config.schema import BatchRampConfig, ModelConfig, OptimConfig, ParallelConfig, TrainConfig
+from pretrain.config.schema import BatchRampConfig, ModelConfig, OptimConfig, ParallelConfig, SourceConfig, TrainConfig
 
 MODEL = ModelConfig(
     num_layers=2, hidden_size=8, ffn_hidden_size=16, num_attention_heads=4, num_query_groups=2, vocab_size=130
@@ -112,3 +113,8 @@ def test_a_head_s_size_may_differ_from_its_share_of_the_hidden_size() -> None:
     wide = replace(MODEL, kv_channels=4)
     assert kv_channels(wide) == 4
     assert num_parameters(wide) - num_parameters(MODEL) == 2 * 8 * 2 * (2 * 4 + 2 * 2), "two more channels in 12 heads"
+
+
+@pytest.mark.parametrize(("share", "weight"), [({}, 1.0), ({"weight": 0.25}, 0.25), ({"epochs": 1.5}, 701.7e9)])
+def test_epochs_are_a_weight_of_tokens_times_passes(share: dict[str, float], weight: float) -> None:
+    assert mixture_weight(SourceConfig(prefix="en--web", **share), train_tokens=467_800_000_000) == weight

@@ -36,7 +36,7 @@ def test_values_take_the_type_of_their_field(config: Path) -> None:
 
 def test_an_override_of_a_list_replaces_it_whole(config: Path) -> None:
     run = load_run(config, ["data.train=[{prefix: b, weight: 2}, {prefix: c}]"])
-    assert [(source.prefix, source.weight) for source in run.data.train] == [("b", 2.0), ("c", 1.0)]
+    assert [(source.prefix, source.weight) for source in run.data.train] == [("b", 2.0), ("c", None)]
 
 
 def test_an_optional_value_in_the_file_can_be_taken_back(config: Path) -> None:

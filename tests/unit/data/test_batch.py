@@ -8,10 +8,13 @@ import pytest
 import torch
 
 from pretrain.config.load import load_run
-from pretrain.config.schema import RunConfig
-from pretrain.data.batch import MicroBatch, TrainData, held_out_micro_batches, train_micro_batches
-from pretrain.data.sources import Source, open_sources
+from pretrain.config.schema import BatchRampConfig, RunConfig
+from pretrain.data.batch import MicroBatch, held_out_micro_batches, micro_batch, train_micro_batches
+from pretrain.data.read import TokenIdError, TrainData
+from pretrain.data.reader import TrainReader, open_reader
+from pretrain.data.sources import Sources, open_sources
 from pretrain.parallel.world import World
+from tests.unit.data.shards import copy_shard, write_token
 
 ALONE = World(
     rank=0, size=1, device=torch.device("cpu"), tp_rank=0, pp_rank=0, dp_rank=0,
@@ -25,21 +28,22 @@ def run(small_run: Path) -> RunConfig:
 
 
 @pytest.fixture(scope="module")
-def sources(run: RunConfig) -> tuple[list[Source], list[Source]]:
+def sources(run: RunConfig) -> Sources:
     return open_sources(run)
 
 
 @pytest.fixture(scope="module")
-def data(run: RunConfig, sources: tuple[list[Source], list[Source]]) -> TrainData:
-    return TrainData(sources[0], seed=run.data.seed)
+def data(run: RunConfig, sources: Sources) -> TrainData:
+    return TrainData(sources, run.data)
 
 
 def rows_of(batches: list[MicroBatch]) -> list[tuple[int, ...]]:
     return [tuple(row) for batch in batches for row in batch.tokens.tolist()]
 
 
-def step_of_8(data: TrainData, run: RunConfig, world: World, consumed: int = 100) -> list[MicroBatch]:
-    batches = list(train_micro_batches(data, run, world, consumed_samples=consumed, global_batch_size=8))
+def step_of_8(data: TrainData, run: RunConfig, world: World, consumed: int = 40) -> list[MicroBatch]:
+    with open_reader(data.sources, run, world) as reader:
+        batches = list(train_micro_batches(reader, run, world, consumed_samples=consumed, global_batch_size=8))
     assert all(batch is not None for batch in batches)
     return batches  # type: ignore[return-value]
 
@@ -47,7 +51,7 @@ def step_of_8(data: TrainData, run: RunConfig, world: World, consumed: int = 100
 def test_a_step_holds_the_samples_that_follow_those_consumed(data: TrainData, run: RunConfig) -> None:
     batches = step_of_8(data, run, ALONE)
     assert [batch.tokens.shape for batch in batches] == [(2, 64)] * 4
-    assert rows_of(batches) == [tuple(data.sample(number)[:-1].tolist()) for number in range(100, 108)]
+    assert rows_of(batches) == [tuple(data.sample(number)[:-1].tolist()) for number in range(40, 48)]
     assert all(batch.loss_mask.dtype == torch.float32 and batch.loss_mask.min() == 1 for batch in batches)
 
 
@@ -63,23 +67,23 @@ def test_tensor_and_pipeline_ranks_of_a_replica_read_the_same(data: TrainData, r
     assert rows_of(step_of_8(data, run, last)) == rows_of(step_of_8(data, run, ALONE))
 
 
-def test_a_stage_in_the_middle_reads_nothing(run: RunConfig, sources: tuple[list[Source], list[Source]]) -> None:
+def test_a_stage_in_the_middle_reads_nothing(run: RunConfig, sources: Sources, monkeypatch: pytest.MonkeyPatch) -> None:
     middle = replace(ALONE, pp_rank=1, pipeline_model_parallel_size=3)
-    nothing = TrainData(sources[0], seed=1)
-    nothing.sources = []  # reading would fail
-    assert list(train_micro_batches(nothing, run, middle, consumed_samples=0, global_batch_size=8)) == [None] * 4
-    assert list(held_out_micro_batches(sources[1][0], run, middle, num_samples=5, count=3)) == [None] * 3
+    monkeypatch.delattr(TrainReader, "batch")  # reading would fail
+    with open_reader(sources, run, middle) as reader:
+        assert list(train_micro_batches(reader, run, middle, consumed_samples=0, global_batch_size=8)) == [None] * 4
+    assert list(held_out_micro_batches(sources.held_out[0], run, middle, num_samples=5, count=3)) == [None] * 3
 
 
 def test_two_steps_in_a_row_share_no_sample(data: TrainData, run: RunConfig) -> None:
-    assert not set(rows_of(step_of_8(data, run, ALONE, 100))) & set(rows_of(step_of_8(data, run, ALONE, 108)))
+    assert not set(rows_of(step_of_8(data, run, ALONE, 40))) & set(rows_of(step_of_8(data, run, ALONE, 48)))
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_held_out_samples_count_once_each_and_the_rows_beyond_count_nothing(
-    run: RunConfig, sources: tuple[list[Source], list[Source]], replicas: int
+    run: RunConfig, sources: Sources, replicas: int
 ) -> None:
-    source, samples, counted = sources[1][0], 5, []
+    source, samples, counted = sources.held_out[0], 5, []
     for rank in range(replicas):
         world = replace(ALONE, data_parallel_size=replicas, dp_rank=rank)
         for batch in held_out_micro_batches(source, run, world, num_samples=samples, count=4 // replicas):
@@ -87,10 +91,96 @@ def test_held_out_samples_count_once_each_and_the_rows_beyond_count_nothing(
             weights = batch.loss_mask.mean(dim=1).tolist()
             counted += [tuple(row) for row, weight in zip(batch.tokens.tolist(), weights, strict=True) if weight == 1.0]
             assert set(weights) <= {0.0, 1.0}
-    assert sorted(counted) == sorted(tuple(source.chunk(number)[:-1].tolist()) for number in range(samples))
+    starts = [source.start_token(number) for number in range(samples)]
+    assert sorted(counted) == sorted(tuple(source.shard.tokens[start : start + 64].tolist()) for start in starts)
 
 
 def test_a_sample_is_the_same_however_often_and_in_which_order_it_is_asked_for(data: TrainData) -> None:
     forwards = [data.sample(number).copy() for number in range(300, 320)]
     backwards = [data.sample(number) for number in reversed(range(300, 320))]
     assert all(np.array_equal(left, right) for left, right in zip(forwards, reversed(backwards), strict=True))
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 2, 4, 8])
+@pytest.mark.parametrize("replicas", [1, 2, 8])
+def test_every_layout_and_micro_batch_size_reads_the_steps_of_the_run(
+    data: TrainData, run: RunConfig, micro_batch_size: int, replicas: int
+) -> None:
+    if micro_batch_size * replicas > 8:
+        return
+    changed = replace(run, train=replace(run.train, micro_batch_size=micro_batch_size))
+    for consumed in (0, 8):
+        found = []
+        for rank in range(replicas):
+            world = replace(ALONE, data_parallel_size=replicas, dp_rank=rank)
+            found += rows_of(step_of_8(data, changed, world, consumed))
+        expected = [tuple(data.sample(number)[:-1].tolist()) for number in range(consumed, consumed + 8)]
+        assert sorted(found) == sorted(expected)
+
+
+@pytest.mark.parametrize("prefetch_bytes", [0, 2 * 65 * 8 + 32, 10**6])
+def test_reading_ahead_changes_nothing(data: TrainData, run: RunConfig, prefetch_bytes: int) -> None:
+    changed = replace(run, data=replace(run.data, prefetch_bytes=prefetch_bytes))
+    with open_reader(data.sources, changed, ALONE) as reader:
+        for consumed in (0, 8, 16, 56, 64, 8):  # in a row, after a gap, and back
+            batches = list(
+                train_micro_batches(
+                    reader, changed, ALONE, consumed_samples=consumed, global_batch_size=8, steps_left=5
+                )
+            )
+            expected = [tuple(data.sample(number)[:-1].tolist()) for number in range(consumed, consumed + 8)]
+            assert rows_of(batches) == expected  # type: ignore[arg-type]
+
+
+def test_a_batch_ramp_is_read_ahead_step_by_step(run: RunConfig, sources: Sources, data: TrainData) -> None:
+    ramp = BatchRampConfig(start=4, increment=2, samples=24)
+    changed = replace(run, train=replace(run.train, batch_ramp=ramp))
+    consumed, readers = 0, []
+    with open_reader(sources, changed, ALONE) as reader:
+        for number, size in enumerate((4, 4, 4, 6, 6, 8)):
+            batches = train_micro_batches(
+                reader, changed, ALONE, consumed_samples=consumed, global_batch_size=size, steps_left=6 - number
+            )
+            expected = [tuple(data.sample(number)[:-1].tolist()) for number in range(consumed, consumed + size)]
+            assert rows_of(list(batches)) == expected  # type: ignore[arg-type]
+            readers.append(reader._ahead)
+            consumed += size
+    assert all(ahead is readers[0] for ahead in readers), "what was read ahead was what the ramp wanted"
+
+
+def test_labels_are_the_tokens_one_position_on_and_masked_rows_count_nothing() -> None:
+    rows = torch.tensor([[0, 1, 2, 3, 4], [10, 11, 12, 13, 14]])
+    batch = micro_batch(rows, torch.device("cpu"), pad_id=99, row_weights=[1.0, 0.0])
+    assert batch.tokens.tolist() == [[0, 1, 2, 3], [10, 11, 12, 13]]
+    assert batch.labels.tolist() == [[1, 2, 3, 4], [11, 12, 13, 14]]
+    assert batch.position_ids.tolist() == [[0, 1, 2, 3]] * 2
+    assert batch.loss_mask.tolist() == [[1.0] * 4, [0.0] * 4]
+    assert batch.tokens.dtype == batch.labels.dtype == torch.int64
+
+
+@pytest.mark.parametrize("side", ["train", "held_out"])
+@pytest.mark.parametrize("token_id", [2000, 65535])
+def test_an_id_that_no_token_has_is_refused_with_its_shard_and_place(
+    run: RunConfig, small_run: Path, data_folder: Path, tmp_path: Path, side: str, token_id: int
+) -> None:
+    prefix = copy_shard(data_folder / "shards" / "train-code", tmp_path / "bad")
+    other = data_folder / "shards" / "held_out-code"
+    lists = {"train": f"[{{prefix: {other}}}]", "held_out": "[]", side: f"[{{prefix: {prefix}}}]"}
+    changed = load_run(small_run, [f"data.{key}={value}" for key, value in lists.items()])
+    start = TrainData(open_sources(changed), changed.data).places(np.array([2]))[1][0] if side == "train" else 64
+    write_token(prefix, start + 5, token_id)
+    sources = open_sources(changed)
+    message = (
+        rf"shard {prefix} holds id {token_id} at token {start + 5}, expected 0 to 1999: .* changed after its manifest"
+    )
+    with pytest.raises(TokenIdError, match=message), open_reader(sources, changed, ALONE) as reader:
+        if side == "train":
+            list(train_micro_batches(reader, changed, ALONE, consumed_samples=0, global_batch_size=8))
+        else:
+            list(held_out_micro_batches(sources.held_out[0], changed, ALONE, num_samples=4, count=2))
+
+
+def test_no_batch_can_change_what_another_one_shares() -> None:
+    batch = micro_batch(torch.zeros((2, 5), dtype=torch.int64), torch.device("cpu"), pad_id=3)
+    with pytest.raises(RuntimeError, match="single memory location"):
+        batch.position_ids *= 0

@@ -4,33 +4,34 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from pretrain.config.load import load_run
 from pretrain.config.schema import RunConfig
-from pretrain.data.batch import TrainData, micro_batch
+from pretrain.data import sources as sources_module
+from pretrain.data.read import TrainData
 from pretrain.data.sources import open_sources
-from tokenizer.shards import ShardWriter
+from tests.unit.data.shards import copy_shard
+from tokenizer.shards import EncodeOptions, ShardWriter, open_shard
 
 
 def run_with(small_run: Path, *overrides: str) -> RunConfig:
     return load_run(small_run, overrides)
 
 
-def test_sources_know_their_domain_and_give_whole_chunks(small_run: Path) -> None:
-    train, held_out = open_sources(run_with(small_run))
-    assert [source.domain for source in train] == ["code", "prose"]
-    assert [source.domain for source in held_out] == ["code", "prose"]
-    chunk = train[0].chunk(7)
-    assert chunk.shape == (65,) and chunk.dtype == np.uint16
+def test_sources_know_their_domain(small_run: Path) -> None:
+    sources = open_sources(run_with(small_run))
+    assert [source.domain for source in sources.train] == ["code", "prose"]
+    assert [source.domain for source in sources.held_out] == ["code", "prose"]
 
 
 def test_a_sample_is_a_slice_of_its_source(small_run: Path) -> None:
-    train, _ = open_sources(run_with(small_run))
-    data = TrainData(train, seed=42)
-    source, rank = data.blend.locate(1234)
-    start = train[source].order.start_token(rank)
-    assert np.array_equal(data.sample(1234), train[source].shard.tokens[start : start + 65])
+    run = run_with(small_run)
+    data = TrainData(open_sources(run), run.data)
+    sources, ranks = data.mixture.locate(np.array([1234]))
+    source = data.sources.train[sources[0]]
+    start = source.start_token(ranks[0])
+    assert np.array_equal(data.sample(1234), source.shard.tokens[start : start + 65])
+    assert data.sample(1234).shape == (65,)
 
 
 def test_a_missing_shard_is_refused_with_its_path(small_run: Path) -> None:
@@ -42,8 +43,8 @@ def test_a_sequence_longer_than_a_source_is_refused_with_a_length_that_works(sma
     with pytest.raises(ValueError, match=r"data.seq_length \(9000000\) needs sources of at least") as caught:
         open_sources(run_with(small_run, "data.seq_length=9_000_000", "data.held_out=[]"))
     works = str(caught.value).rpartition("; ")[2].removesuffix(" works")
-    train, _ = open_sources(run_with(small_run, works, "data.held_out=[]"))
-    assert train[0].order.chunks_per_epoch == 1
+    sources = open_sources(run_with(small_run, works, "data.held_out=[]"))
+    assert sources.train[0].order.chunks_per_epoch == 1
 
 
 def test_a_missing_tokenizer_is_refused_with_its_path(small_run: Path) -> None:
@@ -53,31 +54,30 @@ def test_a_missing_tokenizer_is_refused_with_its_path(small_run: Path) -> None:
 
 def test_a_domain_named_in_the_config_wins(small_run: Path, data_folder: Path) -> None:
     prefix = data_folder / "shards" / "train-code"
-    train, _ = open_sources(run_with(small_run, f"data.train=[{{prefix: {prefix}, domain: python}}]"))
-    assert train[0].domain == "python"
+    sources = open_sources(run_with(small_run, f"data.train=[{{prefix: {prefix}, domain: python}}]"))
+    assert sources.train[0].domain == "python"
 
 
-def test_moving_the_shards_leaves_the_order_and_another_seed_changes_it(
+def test_moving_and_renaming_the_shards_leaves_the_order_and_another_seed_changes_it(
     small_run: Path, data_folder: Path, tmp_path: Path
 ) -> None:
     for suffix in (".bin", ".idx", ".json"):
-        (tmp_path / f"train-code{suffix}").write_bytes((data_folder / "shards" / f"train-code{suffix}").read_bytes())
+        (tmp_path / f"renamed{suffix}").write_bytes((data_folder / "shards" / f"train-code{suffix}").read_bytes())
 
     def starts(prefix: Path, *overrides: str) -> list[int]:
-        train, _ = open_sources(
+        sources = open_sources(
             run_with(small_run, f"data.train=[{{prefix: {prefix}}}]", "data.held_out=[]", *overrides)
         )
-        return [train[0].order.start_token(rank) for rank in range(50)]
+        return [sources.train[0].order.start_token(rank) for rank in range(50)]
 
     here = starts(data_folder / "shards" / "train-code")
-    assert starts(tmp_path / "train-code") == here
-    assert starts(tmp_path / "train-code", "data.seed=7") != here
+    assert starts(tmp_path / "renamed") == here
+    assert starts(tmp_path / "renamed", "data.seed=7") != here
 
 
 def test_held_out_chunks_lie_in_a_row(small_run: Path) -> None:
-    _, held_out = open_sources(run_with(small_run))
-    assert [held_out[0].order.start_token(rank) for rank in range(3)] == [0, 64, 128]
-    assert np.array_equal(held_out[0].chunk(1), held_out[0].shard.tokens[64 : 128 + 1])
+    held_out = open_sources(run_with(small_run)).held_out
+    assert [held_out[0].start_token(rank) for rank in range(3)] == [0, 64, 128]
 
 
 def test_a_vocabulary_smaller_than_the_tokenizer_s_is_refused(small_run: Path) -> None:
@@ -97,9 +97,7 @@ def test_a_shard_of_another_tokenizer_is_refused(small_run: Path, tmp_path: Path
         open_sources(run_with(small_run, f"data.train=[{{prefix: {tmp_path / 'other'}}}]"))
 
 
-def options():
-    from tokenizer.shards import EncodeOptions
-
+def options() -> EncodeOptions:
     return EncodeOptions(append_bos=True, append_eos=True, text_field="text")
 
 
@@ -108,7 +106,7 @@ def test_held_out_text_that_is_trained_on_is_refused_even_under_another_name(
 ) -> None:
     for suffix in (".bin", ".idx", ".json"):
         (tmp_path / f"copy{suffix}").write_bytes((data_folder / "shards" / f"train-code{suffix}").read_bytes())
-    with pytest.raises(ValueError, match=r"holds the same tokens as data.train shard .* must never be trained on"):
+    with pytest.raises(ValueError, match=r"holds the same tokens as the training shard .* must never be trained on"):
         open_sources(run_with(small_run, f"data.held_out=[{{prefix: {tmp_path / 'copy'}}}]"))
 
 
@@ -129,11 +127,107 @@ def test_a_cut_shard_is_refused(small_run: Path, data_folder: Path, tmp_path: Pa
         open_sources(run_with(small_run, f"data.train=[{{prefix: {tmp_path / 'cut'}}}]"))
 
 
-def test_labels_are_the_tokens_one_position_on_and_masked_rows_count_nothing() -> None:
-    rows = [np.arange(5, dtype=np.uint16), np.arange(10, 15, dtype=np.uint16)]
-    batch = micro_batch(rows, torch.device("cpu"), row_weights=[1.0, 0.0])
-    assert batch.tokens.tolist() == [[0, 1, 2, 3], [10, 11, 12, 13]]
-    assert batch.labels.tolist() == [[1, 2, 3, 4], [11, 12, 13, 14]]
-    assert batch.position_ids.tolist() == [[0, 1, 2, 3]] * 2
-    assert batch.loss_mask.tolist() == [[1.0] * 4, [0.0] * 4]
-    assert batch.tokens.dtype == batch.labels.dtype == torch.int64
+def test_epochs_make_a_shard_s_share_its_tokens_times_its_passes(small_run: Path, data_folder: Path) -> None:
+    code, prose = (data_folder / "shards" / f"train-{domain}" for domain in ("code", "prose"))
+    run = run_with(small_run, f"data.train=[{{prefix: {code}, epochs: 1.5}}, {{prefix: {prose}, epochs: 3}}]")
+    weights = open_sources(run).phases[0].weights
+    assert weights == (open_shard(code).num_tokens * 1.5, open_shard(prose).num_tokens * 3.0)
+
+
+def test_shards_named_in_several_phases_are_one_source(small_run: Path, data_folder: Path, tmp_path: Path) -> None:
+    code = data_folder / "shards" / "train-code"
+    moved = copy_shard(code, tmp_path / "moved")
+    held_out = data_folder / "shards" / "held_out-prose"
+    run = run_with(
+        small_run, "data.held_out=[]",
+        f"data.phases=[{{start_sample: 9, train: [{{prefix: {held_out}}}, {{prefix: {moved}, weight: 3}}]}}]",
+    )  # fmt: skip
+    sources = open_sources(run)
+    assert [source.shard.prefix.name for source in sources.train] == ["train-code", "train-prose", "held_out-prose"]
+    assert [(phase.start_sample, phase.members) for phase in sources.phases] == [(0, (0, 1)), (9, (2, 0))]
+    assert sources.phases[1].weights == (1.0, 3.0)
+
+
+def test_held_out_text_that_a_later_phase_trains_on_is_refused(small_run: Path, data_folder: Path) -> None:
+    held_out = data_folder / "shards" / "held_out-prose"
+    with pytest.raises(ValueError, match=r"must never be trained on"):
+        open_sources(run_with(small_run, f"data.phases=[{{start_sample: 9, train: [{{prefix: {held_out}}}]}}]"))
+
+
+@pytest.mark.parametrize("fraction", [0.02, 0.1, 0.5])
+def test_the_last_documents_of_each_source_are_held_out_and_never_trained_on(small_run: Path, fraction: float) -> None:
+    sources = open_sources(run_with(small_run, "data.held_out=[]", f"data.held_out_fraction={fraction}"))
+    assert [source.domain for source in sources.held_out] == ["code", "prose"]
+    for train, held_out in zip(sources.train, sources.held_out, strict=True):
+        total, cut = train.shard.num_tokens, train.order.num_tokens
+        assert cut in train.shard.document_offsets, "the cut is where a document starts"
+        assert fraction * total <= total - cut < fraction * total + np.diff(train.shard.document_offsets).max() + 1
+        ranks = np.arange(3 * train.order.chunks_per_epoch)
+        assert (train.order.start_tokens(ranks) + 65 <= cut).all()
+        starts = [held_out.start_token(rank) for rank in range(held_out.order.chunks_per_epoch)]
+        assert starts[0] == cut and starts[-1] + 65 <= total
+
+
+def test_a_held_out_part_without_a_sample_is_refused(small_run: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"data.held_out_fraction \(1e-06\) cuts shard .* each part needs a sample of .* = 4097"
+    ):
+        open_sources(run_with(small_run, "data.held_out_fraction=1e-6", "data.seq_length=4096", "data.held_out=[]"))
+    open_sources(run_with(small_run, "data.held_out_fraction=0", "data.seq_length=4096", "data.held_out=[]"))
+
+
+def test_the_document_before_a_token_is_found_in_the_file(data_folder: Path) -> None:
+    shard = open_shard(data_folder / "shards" / "train-prose")
+    offsets = shard.document_offsets
+    for token in [0, 1, *offsets[1:4], offsets[3] - 1, *offsets[-3:-1], shard.num_tokens - 1]:
+        expected = offsets[np.searchsorted(offsets, token, side="right") - 1]
+        assert shard.document_start(int(token)) == expected
+
+
+def test_opening_maps_no_tokens(small_run: Path) -> None:
+    sources = open_sources(run_with(small_run, "data.held_out_fraction=0.1"))
+    for source in sources.train + sources.held_out:
+        assert "tokens" not in vars(source.shard) and "document_offsets" not in vars(source.shard)
+
+
+def test_one_source_has_one_domain(small_run: Path, data_folder: Path) -> None:
+    code = data_folder / "shards" / "train-code"
+    phase = f"data.phases=[{{start_sample: 9, train: [{{prefix: {code}, domain: NAME}}]}}]"
+    with pytest.raises(
+        ValueError, match=r"data.phases\[0\].train calls the domain of .* 'NAME', and it is 'code' .*domain=code"
+    ):
+        open_sources(run_with(small_run, phase))
+    open_sources(run_with(small_run, phase.replace("NAME", "code")))
+
+
+def test_held_out_tokens_are_named_once(small_run: Path, data_folder: Path, tmp_path: Path) -> None:
+    shard = data_folder / "shards" / "held_out-code"
+    copied = copy_shard(shard, tmp_path / "copied")
+    with pytest.raises(ValueError, match=r"data.held_out names the same tokens twice: .*held_out-code and .*copied"):
+        open_sources(run_with(small_run, f"data.held_out=[{{prefix: {shard}}}, {{prefix: {copied}}}]"))
+
+
+@pytest.mark.parametrize(
+    ("weight", "message"), [("1e-300", "a share of 1e-300 in 1, expected"), ("1e308", "add up to inf")]
+)
+def test_a_share_that_rounds_to_nothing_is_refused(
+    small_run: Path, data_folder: Path, weight: str, message: str
+) -> None:
+    code, prose = (data_folder / "shards" / f"train-{domain}" for domain in ("code", "prose"))
+    other = "1e308" if weight == "1e308" else "1"
+    train = f"data.train=[{{prefix: {code}, weight: {weight}}}, {{prefix: {prose}, weight: {other}}}]"
+    with pytest.raises(ValueError, match=message):
+        open_sources(run_with(small_run, train))
+
+
+def test_more_shards_than_a_system_lets_a_process_open_are_refused_at_once(
+    small_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = [(64, 100_000)]
+    monkeypatch.setattr(sources_module.resource, "getrlimit", lambda _: limits[-1])
+    monkeypatch.setattr(sources_module.resource, "setrlimit", lambda _, wanted: limits.append(wanted))
+    open_sources(run_with(small_run))
+    assert limits[-1] == (2 * 4 + 256, 100_000), "the soft limit is raised as far as it must be"
+    limits.append((64, 128))
+    with pytest.raises(ValueError, match=r"data names 4 shards, which takes 264 open files .* this system allows 128"):
+        open_sources(run_with(small_run))

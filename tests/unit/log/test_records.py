@@ -13,7 +13,8 @@ from pretrain.log.sinks import JsonLines, TensorBoard, eval_line, step_line
 from pretrain.log.summary import duration, summary
 
 STEP = StepRecord(
-    step=20, consumed_samples=320, consumed_tokens=81920, global_batch_size=16, loss=5.25, learning_rate=3e-4,
+    step=20, consumed_samples=320, consumed_tokens=81920, global_batch_size=16, loss=5.25,
+    loss_by_domain={"code": 5.0, "prose": 5.5}, learning_rate=3e-4,
     grad_norm=0.5, skipped_steps=0, step_time_s=0.5, tokens_per_second=8192.0, tokens_per_second_per_gpu=2048.0,
     mfu_full=0.412, mfu_causal=0.356, peak_memory_bytes=3 * 2**30, eta_s=90.0,
 )  # fmt: skip
@@ -57,10 +58,12 @@ def test_the_console_line_says_everything_and_a_dash_for_an_unknown_peak() -> No
 def test_a_line_of_json_is_valid_even_if_the_loss_is_not_a_number() -> None:
     stream = io.StringIO()
     sink = JsonLines(stream)
-    sink.write(replace(STEP, loss=float("nan"), grad_norm=float("inf")))
+    by_domain = {"code": float("nan"), "prose": 5.5}
+    sink.write(replace(STEP, loss=float("nan"), grad_norm=float("inf"), loss_by_domain=by_domain))
     sink.write(EVAL)
     step, evaluation = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert (step["kind"], step["loss"], step["grad_norm"], step["step"]) == ("step", None, None, 20)
+    assert step["loss_by_domain"] == {"code": None, "prose": 5.5}
     assert (evaluation["kind"], evaluation["held_out_loss"]) == ("eval", {"code": 5.5, "prose": 5.75})
 
 
@@ -73,6 +76,9 @@ def test_tensorboard_reads_what_was_written(tmp_path: Path) -> None:
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(20, 5.25)]
     assert [(event.step, event.value) for event in events.Scalars("held_out_loss/prose")] == [(20, 5.75)]
+    assert [(event.step, event.value) for event in events.Scalars("loss_by_domain/code")] == [(20, 5.0)]
+    assert [(event.step, event.value) for event in events.Scalars("loss_by_domain/prose")] == [(20, 5.5)]
+    assert not any("domain" in name for name in events.Tags()["scalars"] if name.startswith("train/"))
     assert "train/mfu_full" in events.Tags()["scalars"]
 
 

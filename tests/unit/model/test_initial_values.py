@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from pretrain.model.initialize import full_rows
 from pretrain.model.loss import masked_loss
 
+ONE_DOMAIN = torch.tensor([0])
+
 
 def rows(start: int, stop: int, *, seed: int = 1, name: str = "w", columns: int = 5) -> np.ndarray:
     return full_rows(seed=seed, name=name, std=0.02, rows=range(start, stop), columns=columns)
@@ -59,26 +61,41 @@ def test_the_values_are_the_same_on_every_machine() -> None:
 def test_the_report_survives_the_schedule_dividing_the_loss_in_place() -> None:
     per_token = torch.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
     mask = torch.tensor([[1.0, 1.0], [1.0, 0.0]])
-    total, tokens, report = masked_loss(mask, per_token)
+    total, tokens, report = masked_loss(mask, torch.zeros(2, dtype=torch.int64), 1, per_token)
     with torch.no_grad():
         total /= 8
-    assert report.tolist() == [6.0, 3.0]
+    assert report.tolist() == [[6.0, 3.0]]
     assert tokens.item() == 3 and tokens.dtype == torch.int32
 
 
 def test_masked_tokens_have_no_gradient() -> None:
     per_token = torch.ones(1, 3, requires_grad=True)
-    masked_loss(torch.tensor([[1.0, 0.0, 1.0]]), per_token)[0].backward()
+    masked_loss(torch.tensor([[1.0, 0.0, 1.0]]), ONE_DOMAIN, 1, per_token)[0].backward()
     assert per_token.grad is not None and per_token.grad.tolist() == [[1.0, 0.0, 1.0]]
 
 
 def test_a_micro_batch_without_a_token_that_counts_adds_nothing() -> None:
-    total, tokens, report = masked_loss(torch.zeros(1, 2), torch.ones(1, 2))
-    assert (total.item(), tokens.item(), report.tolist()) == (0.0, 0, [0.0, 0.0])
+    total, tokens, report = masked_loss(torch.zeros(1, 2), ONE_DOMAIN, 1, torch.ones(1, 2))
+    assert (total.item(), tokens.item(), report.tolist()) == (0.0, 0, [[0.0, 0.0]])
 
 
 def test_the_loss_is_summed_in_fp32_whatever_the_model_computes_in() -> None:
     per_token = torch.full((1, 1024), 1.0, dtype=torch.bfloat16)
     per_token[0, 0] = 2.0
-    total, _, report = masked_loss(torch.ones(1, 1024), per_token)
-    assert total.dtype == torch.float32 and report.tolist() == [1025.0, 1024.0], "bf16 would say 1024"
+    total, _, report = masked_loss(torch.ones(1, 1024), ONE_DOMAIN, 1, per_token)
+    assert total.dtype == torch.float32 and report.tolist() == [[1025.0, 1024.0]], "bf16 would say 1024"
+
+
+def test_the_report_keeps_domains_apart_and_its_sum_is_the_whole() -> None:
+    per_token = torch.arange(8.0).view(4, 2)
+    mask = torch.tensor([[1.0, 1.0], [0.0, 1.0], [1.0, 1.0], [0.0, 0.0]])
+    total, tokens, report = masked_loss(mask, torch.tensor([2, 0, 2, 1]), 4, per_token)
+    assert report.dtype == torch.float64
+    assert report.tolist() == [[3.0, 1.0], [0.0, 0.0], [10.0, 4.0], [0.0, 0.0]]
+    assert report.sum(dim=0).tolist() == [total.item(), tokens.item()]
+
+
+def test_a_row_that_is_not_finite_leaves_the_other_domains_figures_alone() -> None:
+    per_token = torch.tensor([[1.0], [float("inf")], [float("nan")]])
+    report = masked_loss(torch.ones(3, 1), torch.tensor([0, 1, 2]), 3, per_token)[2]
+    assert report[0].tolist() == [1.0, 1.0] and not report[1:, 0].isfinite().any()

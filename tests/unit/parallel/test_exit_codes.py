@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pretrain.config.derive import num_microbatches
-from pretrain.exit_codes import CRASH, WRONG_INPUT, exit_code_of
+from pretrain.exit_codes import CRASH, DAMAGED, WRONG_INPUT, exit_code_of
 
 
 def test_a_value_error_of_ours_is_the_user_s_mistake() -> None:
@@ -23,10 +23,13 @@ def test_a_value_error_from_a_library_is_a_crash() -> None:
 
 
 def test_another_error_of_ours_is_a_crash() -> None:
-    from pretrain.data.order import permute
+    import numpy as np
 
+    from pretrain.data.order import ROUNDS, permute
+
+    three = np.array([3], np.uint64)
     with pytest.raises(AssertionError) as caught:
-        permute(3, 3, b"key")
+        permute(three, three, np.zeros((ROUNDS, 1), np.uint64))
     assert exit_code_of(caught.value) == CRASH
 
 
@@ -52,3 +55,15 @@ def test_a_library_s_error_inside_our_packages_is_a_crash(tmp_path: Path, monkey
     with pytest.raises(ValueError) as caught:
         load.load_run(tmp_path / "run.yaml")
     assert exit_code_of(caught.value) == CRASH
+
+
+def test_damaged_bytes_are_nobody_s_mistake(data_folder: Path, tmp_path: Path) -> None:
+    from tokenizer.shards import open_shard
+
+    for suffix in (".bin", ".idx", ".json"):
+        (tmp_path / f"cut{suffix}").write_bytes((data_folder / "shards" / f"train-code{suffix}").read_bytes())
+    with (tmp_path / "cut.bin").open("r+b") as stream:
+        stream.truncate(1000)
+    with pytest.raises(ValueError) as caught:
+        open_shard(tmp_path / "cut")
+    assert exit_code_of(caught.value) == DAMAGED == 76

@@ -1,0 +1,187 @@
+"""Where a run stands in its data, as a record: what was read, how far, and proof of which tokens those were.
+
+The proof is a sum, modulo 2**64 in each of two lanes, of the hashes of all samples so far. A sum knows no order, so every
+layout of the same run has the same one.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pretrain.data.read import TrainData
+
+Lanes = tuple[int, int]
+"""Two integers modulo 2**64."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourcePosition:
+    """One training source."""
+
+    identity: str
+    """See ``shard_identity``: the tokens, whatever their path."""
+    prefix: str
+    """Where the shard was; for messages."""
+    num_tokens: int
+    train_tokens: int
+    """Those before the held-out part."""
+    cursor: int
+    """Chunks drawn so far."""
+    idx_sha256: str | None
+    """With data.document_mask the hash of the shard's index, whose document boundaries took part; else None."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharePosition:
+    """One source's part in a mixture: as stated, and as it acts."""
+
+    identity: str
+    weight: float | None
+    epochs: float | None
+    share: float
+    """Relative to the others of the mixture."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhasePosition:
+    """One mixture."""
+
+    start_sample: int
+    sources: tuple[SharePosition, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepPosition:
+    """The samples of one optimizer step."""
+
+    first_sample: int
+    num_samples: int
+    hash: str
+    """Their sum, see ``to_hex``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataPosition:
+    """What ``data.json`` of a checkpoint holds."""
+
+    consumed_samples: int
+    tokenizer_sha256: str
+    seq_length: int
+    seed: int
+    sources: tuple[SourcePosition, ...]
+    phases: tuple[PhasePosition, ...]
+    consumed_hash: str
+    """Sum over all samples so far, see ``to_hex``."""
+    last_step: StepPosition
+
+
+def samples_hash(numbers: Sequence[int], rows: np.ndarray) -> Lanes:
+    """Sum over samples of blake2b(number as uint64 || tokens as int32, all little-endian), 128 bits as two lanes.
+
+    Args: numbers: [n]; rows: integers [n, s + 1].
+    """
+    digests = []
+    for number, row in zip(numbers, rows.astype("<i4"), strict=True):
+        digest = hashlib.blake2b(number.to_bytes(8, "little"), digest_size=16)
+        digest.update(row)
+        digests.append(digest.digest())
+    low, high = np.frombuffer(b"".join(digests), "<u8").reshape(-1, 2).sum(axis=0, dtype=np.uint64).tolist()
+    return low, high
+
+
+def add(left: Lanes, right: Lanes) -> Lanes:
+    """The hash of both sets of samples."""
+    return (left[0] + right[0]) % 2**64, (left[1] + right[1]) % 2**64
+
+
+def to_hex(lanes: Lanes) -> str:
+    """Both lanes, 16 hexadecimal digits each."""
+    return f"{lanes[0]:016x}{lanes[1]:016x}"
+
+
+def from_hex(text: str) -> Lanes:
+    """The inverse of ``to_hex``."""
+    return int(text[:16], 16), int(text[16:], 16)
+
+
+def position_of(
+    data: TrainData, *, consumed_samples: int, consumed_hash: Lanes, last_step: StepPosition
+) -> DataPosition:
+    """The record after ``consumed_samples`` samples."""
+    sources = data.sources.train
+    return DataPosition(
+        consumed_samples=consumed_samples,
+        tokenizer_sha256=data.sources.tokenizer_sha256,
+        seq_length=data.config.seq_length,
+        seed=data.config.seed,
+        sources=tuple(
+            SourcePosition(
+                identity=source.identity,
+                prefix=str(source.shard.prefix),
+                num_tokens=source.shard.num_tokens,
+                train_tokens=source.order.num_tokens,
+                cursor=cursor,
+                idx_sha256=source.shard.manifest.idx_sha256 if data.config.document_mask else None,
+            )
+            for source, cursor in zip(sources, data.mixture.drawn(consumed_samples).tolist(), strict=True)
+        ),
+        phases=tuple(
+            PhasePosition(
+                start_sample=phase.start_sample,
+                sources=tuple(
+                    SharePosition(
+                        identity=sources[member].identity, weight=config.weight, epochs=config.epochs, share=share
+                    )
+                    for member, config, share in zip(phase.members, stated, phase.weights, strict=True)
+                ),
+            )
+            for phase, stated in zip(data.sources.phases, data.sources.stated, strict=True)
+        ),
+        consumed_hash=to_hex(consumed_hash),
+        last_step=last_step,
+    )
+
+
+def write_position(position: DataPosition, path: Path) -> None:
+    """Write the record as JSON."""
+    path.write_text(json.dumps(dataclasses.asdict(position), indent=1) + "\n")
+
+
+def read_position(path: Path) -> DataPosition:
+    """Read a record. Raises: ValueError naming the file if it is none."""
+    try:
+        fields: dict[str, Any] = json.loads(path.read_text())
+        phases = [
+            PhasePosition(
+                start_sample=phase["start_sample"], sources=tuple(SharePosition(**share) for share in phase["sources"])
+            )
+            for phase in fields.pop("phases")
+        ]
+        sources = tuple(SourcePosition(**source) for source in fields.pop("sources"))
+        last_step = StepPosition(**fields.pop("last_step"))
+        position = DataPosition(**fields, phases=tuple(phases), sources=sources, last_step=last_step)
+        _check_types(position)
+        return position
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(
+            f"{path} is not the data position of a checkpoint ({type(error).__name__}: {error}); resume from another checkpoint"
+        ) from None
+
+
+def _check_types(position: DataPosition) -> None:
+    """Raises: ValueError for a hash or a share that is none."""
+    for text in (position.consumed_hash, position.last_step.hash):
+        if len(text) != 32:
+            raise ValueError(f"hash {text!r} must have 32 hexadecimal digits")
+        from_hex(text)
+    for phase in position.phases:
+        for share in phase.sources:
+            if not (isinstance(share.share, float | int) and 0 < share.share < math.inf):
+                raise ValueError(f"share {share.share!r} must be a number above 0")

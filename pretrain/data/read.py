@@ -1,0 +1,103 @@
+"""Sample numbers -> tokens in host memory. Letters: n samples, s sequence."""
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+
+from pretrain.config.schema import DataConfig
+from pretrain.data.documents import starts_in_chunk
+from pretrain.data.mixture import Mixture
+from pretrain.data.order import ChunkOrders
+from pretrain.data.sources import Source, Sources
+from tokenizer.manifest import DamagedShardError
+
+
+class TokenIdError(DamagedShardError):
+    """A shard's tokens are not what its manifest says."""
+
+
+class RowReader:
+    """Copies spans of the shards of some sources. A shard is mapped when its first span is read."""
+
+    def __init__(self, sources: Sequence[Source], *, seq_length: int, vocab_size: int) -> None:
+        self.sources = list(sources)
+        self.row_tokens = seq_length + 1
+        self.vocab_size = vocab_size
+        self._tokens: list[np.ndarray | None] = [None] * len(sources)
+
+    def read(self, sources: np.ndarray, start_tokens: np.ndarray, out: np.ndarray) -> np.ndarray:
+        """Fill ``out`` (int64 [n, s + 1], returned) with the s + 1 tokens from each start on.
+
+        Args: sources, start_tokens: int64 [n]; starts count from the shard's first token.
+        Raises: TokenIdError naming shard and token for an id that no token has.
+        """
+        mapped, length = self._tokens, self.row_tokens
+        for row, source, start in zip(out, sources.tolist(), start_tokens.tolist(), strict=True):
+            tokens = mapped[source]
+            if tokens is None:
+                # A plain view: slices of a memmap cost a microsecond each.
+                tokens = mapped[source] = np.asarray(self.sources[source].shard.tokens).view(np.ndarray)
+            row[:] = tokens[start : start + length]
+        if out.size and out.view(np.uint64).max() >= self.vocab_size:  # as unsigned, a negative id is the largest
+            self._refuse(sources, start_tokens, out)
+        return out
+
+    def _refuse(self, sources: np.ndarray, start_tokens: np.ndarray, rows: np.ndarray) -> None:
+        row, column = np.argwhere(rows.view(np.uint64) >= self.vocab_size)[0].tolist()
+        shard = self.sources[sources[row]].shard
+        raise TokenIdError(
+            f"shard {shard.prefix} holds id {rows[row, column]} at token {start_tokens[row] + column}, expected 0 to "
+            f"{self.vocab_size - 1}: its .bin changed after its manifest was written; copy or encode the shard again, and run "
+            f"python -m tokenizer verify {shard.prefix} --deep"
+        )
+
+
+class TrainData:
+    """The training samples of a run, by number. Holds no position: the same for every rank, layout and restart."""
+
+    def __init__(self, sources: Sources, config: DataConfig) -> None:
+        self.sources = sources
+        self.config = config
+        self.mixture = Mixture(sources.phases, num_sources=len(sources.train), seed=config.seed)
+        self._domain_of_source = np.array([self.domains.index(s.domain) for s in sources.train], np.int64)
+        self._orders = ChunkOrders([source.order for source in sources.train])
+        self._reader = RowReader(sources.train, seq_length=config.seq_length, vocab_size=sources.vocab_size)
+
+    def places(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(source, first token in its shard) of each sample. Args: int64 [n]. Returns: two int64 [n]."""
+        sources, ranks = self.mixture.locate(numbers)
+        return sources, self._orders.start_tokens(sources, ranks)  # training reads a shard from its first token
+
+    def read_places(self, sources: np.ndarray, start_tokens: np.ndarray, out: np.ndarray) -> np.ndarray:
+        """The tokens at these places, in ``out``: int64 [n, s + 1]. Raises: TokenIdError."""
+        return self._reader.read(sources, start_tokens, out)
+
+    def read(self, numbers: np.ndarray) -> np.ndarray:
+        """Tokens of these samples: int64 [n, s + 1]. Raises: TokenIdError."""
+        return self.read_places(*self.places(numbers), self.new_rows(len(numbers)))
+
+    @cached_property
+    def domains(self) -> tuple[str, ...]:
+        """Names of the domains, in the order of their first sources; sources of one domain share it."""
+        return tuple(dict.fromkeys(source.domain for source in self.sources.train))
+
+    def domain_ids(self, sources: np.ndarray) -> np.ndarray:
+        """Number of each source's domain, in ``domains``: int64 [n] -> int64 [n]."""
+        return self._domain_of_source[sources]
+
+    def document_starts(self, sources: np.ndarray, start_tokens: np.ndarray) -> list[np.ndarray]:
+        """For each place the positions 1 to s where a document starts: int64 [documents] each."""
+        shards = [self.sources.train[source].shard for source in sources.tolist()]
+        return [
+            starts_in_chunk(shard, start, self.config.seq_length)
+            for shard, start in zip(shards, start_tokens.tolist(), strict=True)
+        ]
+
+    def sample(self, number: int) -> np.ndarray:
+        """Tokens of sample ``number``: int64 [s + 1]."""
+        return self.read(np.array([number], np.int64))[0]
+
+    def new_rows(self, count: int) -> np.ndarray:
+        """Room for ``count`` samples: int64 [count, s + 1], not filled."""
+        return np.empty((count, self.config.seq_length + 1), np.int64)

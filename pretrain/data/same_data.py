@@ -1,0 +1,114 @@
+"""Whether a run may go on from a checkpoint's position in the data: the same tokens in the same order so far."""
+
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+from pretrain.data.blend import Blend
+from pretrain.data.position import DataPosition, PhasePosition
+
+
+def check_same_data(saved: DataPosition, now: DataPosition, *, where: str) -> None:
+    """Refuse to go on with other tokens, or in another order, than those that led to ``saved``.
+
+    Paths may differ, and so may mixtures that had not given a sample yet. Args: ``now`` from the configuration, after as
+    many samples; where: the checkpoint's name. Raises: ValueError naming each difference.
+    """
+    differences = list(_differences(saved, now))
+    if differences:
+        raise ValueError(
+            f"checkpoint {where} was trained on other data: {'; '.join(differences)}. Take these back, or start a new run in "
+            f"another run_dir; a mixture that is to change belongs in data.phases (start_sample={saved.consumed_samples} is now)"
+        )
+
+
+def _differences(saved: DataPosition, now: DataPosition) -> Iterator[str]:
+    for name in ("tokenizer_sha256", "seq_length", "seed"):
+        before, after = getattr(saved, name), getattr(now, name)
+        if before != after:
+            yield f"{name} (checkpoint {_short(before)}, config {_short(after)})"
+    old, new = _started(saved), _started(now)
+    if [phase.start_sample for phase in old] != [phase.start_sample for phase in new]:
+        yield (
+            f"start_sample of the mixtures that have begun (checkpoint {[phase.start_sample for phase in old]}, config "
+            f"{[phase.start_sample for phase in new]})"
+        )
+        return
+    found = False
+    for number, (before, after) in enumerate(zip(old, new, strict=True)):
+        for difference in _mixture_differences(before, after, saved, now):
+            found = True
+            yield f"{'data.train' if number == 0 else f'data.phases[{number - 1}].train'}: {difference}"
+    if not found:
+        yield from _cut_and_cursor_differences(saved, now, {share.identity for phase in old for share in phase.sources})
+
+
+def _started(position: DataPosition) -> list[PhasePosition]:
+    return [phase for phase in position.phases if phase.start_sample < position.consumed_samples]
+
+
+def _mixture_differences(
+    before: PhasePosition, after: PhasePosition, saved: DataPosition, now: DataPosition
+) -> Iterator[str]:
+    old, new = ({source.identity: source for source in position.sources} for position in (saved, now))
+    old_ids, new_ids = ([share.identity for share in phase.sources] for phase in (before, after))
+    added = {new[identity].prefix: new[identity] for identity in new_ids if identity not in old_ids}
+    for identity in old_ids:
+        if identity not in new_ids:
+            was = old[identity]
+            same_name = (prefix for prefix in added if Path(prefix).name == Path(was.prefix).name)
+            if (twin := added.pop(was.prefix if was.prefix in added else next(same_name, ""), None)) is not None:
+                yield (
+                    f"the tokens of shard {twin.prefix} are not those it had (checkpoint {was.num_tokens} tokens with sha256 "
+                    f"{_short(identity)}, now {twin.num_tokens} with {_short(twin.identity)}): it was encoded again"
+                )
+            else:
+                yield f"shard {was.prefix} ({was.num_tokens} tokens with sha256 {_short(identity)}) is missing"
+    yield from (f"shard {prefix} was not there" for prefix in added)
+    if sorted(old_ids) != sorted(new_ids):
+        return
+    if old_ids != new_ids:
+        yield f"the sources stand in another order (checkpoint {[old[identity].prefix for identity in old_ids]})"
+        return
+    if _cuts(before) == _cuts(after):
+        return
+    old_total, new_total = (sum(Fraction(share.share) for share in phase.sources) for phase in (before, after))
+    for was, is_now in zip(before.sources, after.sources, strict=True):
+        if Fraction(was.share) * new_total != Fraction(is_now.share) * old_total:
+            yield (
+                f"the share of {new[was.identity].prefix} (checkpoint weight {was.weight}, epochs {was.epochs}: "
+                f"{float(Fraction(was.share) / old_total):.6g} of the mixture; config weight {is_now.weight}, epochs "
+                f"{is_now.epochs}: {float(Fraction(is_now.share) / new_total):.6g})"
+            )
+
+
+def _cut_and_cursor_differences(saved: DataPosition, now: DataPosition, read: set[str]) -> Iterator[str]:
+    after = {source.identity: source for source in now.sources}
+    for was in saved.sources:
+        if was.identity not in read:
+            continue
+        is_now = after[was.identity]
+        if was.train_tokens != is_now.train_tokens:
+            yield (
+                f"data.held_out_fraction leaves {is_now.train_tokens} of {was.num_tokens} tokens of shard {is_now.prefix} to train "
+                f"on (checkpoint {was.train_tokens})"
+            )
+        elif was.idx_sha256 != is_now.idx_sha256:
+            yield (
+                f"the index of shard {is_now.prefix} cuts its tokens into other documents (checkpoint sha256 "
+                f"{_short(was.idx_sha256)}, now {_short(is_now.idx_sha256)}), and data.document_mask keeps documents apart"
+            )
+        elif was.cursor != is_now.cursor:
+            yield (
+                f"shard {is_now.prefix} had given {was.cursor} chunks and by this program {is_now.cursor}: the order of samples "
+                "is another one, use the version that wrote the checkpoint"
+            )
+
+
+def _cuts(phase: PhasePosition) -> tuple[int, ...]:
+    """What the order of a mixture depends on: 3 and 7 cut it where 0.3 and 0.7 do."""
+    return Blend(tuple(share.share for share in phase.sources), "").edges
+
+
+def _short(value: object) -> str:
+    return value[:12] if isinstance(value, str) else str(value)

@@ -1,0 +1,89 @@
+"""Reading ahead: the same items in the same order, never more than the budget, and a clean end."""
+
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+
+import pytest
+
+from pretrain.data.prefetch import Prefetcher
+
+
+def wait_until_still(made: list[int]) -> int:
+    """How many items were made once no more come."""
+    before = -1
+    while before != len(made):
+        before = len(made)
+        time.sleep(0.05)
+    return before
+
+
+def counted(made: list[int], end: int = 1000) -> Iterator[int]:
+    for number in range(end):
+        made.append(number)
+        yield number
+
+
+@pytest.mark.parametrize("budget_bytes", [0, 5, 10, 35, 10**6])
+def test_items_come_in_order_whatever_the_budget(budget_bytes: int) -> None:
+    with Prefetcher(iter(range(500)), item_bytes=10, budget_bytes=budget_bytes) as ahead:
+        assert list(ahead) == list(range(500))
+        assert list(ahead) == []
+
+
+def test_never_more_items_wait_than_the_budget_holds() -> None:
+    made: list[int] = []
+    with Prefetcher(counted(made), item_bytes=10, budget_bytes=39) as ahead:
+        assert wait_until_still(made) == 3
+        for taken in range(1, 20):
+            next(ahead)
+            assert wait_until_still(made) == taken + 3
+
+
+def test_a_budget_below_one_item_makes_it_when_it_is_asked_for() -> None:
+    made: list[int] = []
+    with Prefetcher(counted(made), item_bytes=10, budget_bytes=9) as ahead:
+        assert wait_until_still(made) == 0
+        assert next(ahead) == 0 and made == [0]
+
+
+@pytest.mark.parametrize("budget_bytes", [0, 100])
+def test_an_error_is_raised_after_the_items_before_it_with_the_place_where_it_happened(budget_bytes: int) -> None:
+    def broken_disk() -> Iterator[int]:
+        yield 1
+        yield 2
+        raise OSError("the disk has stopped")
+
+    with Prefetcher(broken_disk(), item_bytes=10, budget_bytes=budget_bytes) as ahead:
+        assert [next(ahead), next(ahead)] == [1, 2]
+        with pytest.raises(OSError, match="the disk has stopped") as caught:
+            next(ahead)
+    assert "in broken_disk" in "".join(traceback.format_exception(caught.value))
+
+
+def test_leaving_with_an_exception_stops_the_thread() -> None:
+    before = threading.active_count()
+    with pytest.raises(RuntimeError, match="mine"), Prefetcher(counted([]), item_bytes=1, budget_bytes=4) as ahead:
+        next(ahead)
+        raise RuntimeError("mine")
+    assert threading.active_count() == before
+    assert list(ahead) == []
+
+
+def test_closing_twice_or_before_the_first_item_does_no_harm() -> None:
+    ahead = Prefetcher(counted([]), item_bytes=1, budget_bytes=4)
+    ahead.close()
+    ahead.close()
+    assert list(ahead) == []
+
+
+def test_the_thread_is_prepared_before_the_first_item() -> None:
+    done: list[str] = []
+
+    def items() -> Iterator[int]:
+        done.append(f"made in {threading.current_thread().name}")
+        yield 1
+
+    ahead = Prefetcher(items(), item_bytes=1, budget_bytes=1, prepare_thread=lambda: done.append("prepared"))
+    assert list(ahead) == [1] and done == ["prepared", "made in prefetch"]
