@@ -1,5 +1,6 @@
 # make demo    install, real text, tokenizer, shards, and a training run on 4 local ranks
 # make test    every test
+# make bench-data   encode, read and open data beside Megatron's tools; appends to bench/results/data.md
 # The rest:    install, data, check, gpu, clean
 
 PYTHON ?= python3
@@ -13,10 +14,10 @@ SPLITS := train held_out
 SHARDS := $(foreach split,$(SPLITS),demo/shards/$(split)-code.json demo/shards/$(split)-prose.json)
 
 .DEFAULT_GOAL := help
-.PHONY: help install data demo test check gpu clean
+.PHONY: help install data demo test check bench-data gpu clean
 
 help:
-	@sed -n 's/^# //p' Makefile | head -3
+	@sed -n 's/^# //p' Makefile | head -4
 
 install: $(STAMP)
 
@@ -60,9 +61,14 @@ check: $(STAMP)
 	$(VENV)/bin/pyright
 	$(RUN) -m pytest tests
 
+# The text is Debian's translated manual pages, fetched with apt-get download.
+bench-data: $(STAMP)
+	$(RUN) -m bench.data_encode --folder .cache/debian-text
+	$(RUN) -m bench.data_reads
+
 gpu: data
 	$(RUN) -m pytest tests/gpu -rs
 	$(RUN) -m pretrain train configs/smoke_gpu.yaml
 
 clean:
-	rm -rf demo runs .venv *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf demo runs .cache .venv *.egg-info .pytest_cache .ruff_cache .hypothesis
