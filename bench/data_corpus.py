@@ -10,7 +10,7 @@ from pretrain.config.schema import RunConfig
 from tokenizer.load import load_tokenizer
 from tokenizer.sample_corpus import make_sample_corpus
 from tokenizer.shards import EncodeOptions, ShardWriter
-from tokenizer.spec import load_spec
+from tokenizer.spec import PAD_ID, load_spec
 from tokenizer.train import train_tokenizer
 
 SPEC = Path(__file__).parents[1] / "tokenizer" / "specs" / "tiny-2k.yaml"
@@ -44,7 +44,7 @@ def make_shard(folder: Path, name: str, *, num_tokens: int, document_tokens: int
         left = num_tokens
         while left:
             length = min(left, int(random.integers(1, 2 * document_tokens)))
-            writer.add_document(random.integers(3, VOCAB_SIZE, length, dtype=np.uint16))
+            writer.add_document(random.integers(PAD_ID + 1, VOCAB_SIZE, length, dtype=np.uint16))
             left -= length
         options = EncodeOptions(append_bos=False, append_eos=False, text_field="text")
         writer.finish(domain="random", licence=None, source=None, input_files=(), options=options)

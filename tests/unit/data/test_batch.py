@@ -182,5 +182,6 @@ def test_an_id_that_no_token_has_is_refused_with_its_shard_and_place(
 
 def test_no_batch_can_change_what_another_one_shares() -> None:
     batch = micro_batch(torch.zeros((2, 5), dtype=torch.int64), torch.device("cpu"), pad_id=3)
-    with pytest.raises(RuntimeError, match="single memory location"):
-        batch.position_ids *= 0
+    for shared in (batch.loss_mask, batch.position_ids):
+        with pytest.raises(RuntimeError, match="single memory location"):
+            shared *= 0
