@@ -2,12 +2,17 @@
 
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tokenizer.encode import encode
 from tokenizer.sample_corpus import make_sample_corpus
 from tokenizer.spec import load_spec
 from tokenizer.train import train_tokenizer
+
+# An example takes as long as the machine is busy; what a test may cost is not for hypothesis to say.
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
 
 SPEC = Path(__file__).parent.parent / "tokenizer" / "specs" / "tiny-2k.yaml"
 
