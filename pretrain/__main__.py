@@ -54,6 +54,21 @@ def show(config: str, overrides: tuple[str, ...]) -> None:
     sys.exit(_guard(act))
 
 
+@cli.command(context_settings=CONTEXT)
+@click.argument("path", metavar="CHECKPOINT_OR_RUN_DIR")
+@click.option("--deep", is_flag=True, help="Read every byte and compare the hashes.")
+def verify(path: str, deep: bool) -> None:
+    """Compare a checkpoint, or all of a run, with the manifests.
+
+    The exit code is 76 if one fails. Nothing is changed or set aside.
+    """
+    from rich.console import Console
+
+    from pretrain.inspect.verify import verify as verify_path
+
+    sys.exit(_guard(lambda: DAMAGED if verify_path(path, deep, Console()) else FINISHED))
+
+
 def _train_rank(run: RunConfig) -> int:
     """Train as one rank of a world that torchrun or srun started."""
     from pretrain.train.loop import train as train_run

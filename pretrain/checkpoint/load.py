@@ -1,7 +1,6 @@
-"""Find the newest whole checkpoint of a run and restore it, in any layout."""
+"""Restore the newest whole checkpoint of a run, in any layout."""
 
 import dataclasses
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,15 @@ from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from omegaconf import OmegaConf
 
+from pretrain.checkpoint.choose import choose_checkpoint
 from pretrain.checkpoint.content import sharded_content
-from pretrain.checkpoint.paths import COMPLETE, CONFIG, DATA, SHARDS, STATE, checkpoints_dir, step_of
+from pretrain.checkpoint.paths import CONFIG, DATA, SHARDS, step_of
+from pretrain.checkpoint.state_file import read_state
 from pretrain.config.schema import RunConfig
 from pretrain.data.position import read_position
 from pretrain.data.reader import TrainReader
 from pretrain.model.gpt import unwrap
 from pretrain.optim.optimizer import apply_settings, inner_optimizers
-from pretrain.parallel.reduce import share_text
 from pretrain.parallel.world import World
 from pretrain.state import TrainState
 
@@ -27,15 +27,6 @@ logger = logging.getLogger(__name__)
 
 FREE_TO_CHANGE = {"attention_backend"}
 """Fields of the model that a resumed run may change: they say how it is computed, not what it is."""
-
-
-def newest_checkpoint(run_dir: str | Path) -> Path | None:
-    """The whole checkpoint of the highest step; None if the run has none."""
-    folder = checkpoints_dir(run_dir)
-    if not folder.is_dir():
-        return None
-    whole = [path for path in folder.iterdir() if step_of(path.name) is not None and (path / COMPLETE).is_file()]
-    return max(whole, key=lambda path: step_of(path.name) or 0, default=None)
 
 
 def load_checkpoint(
@@ -47,16 +38,16 @@ def load_checkpoint(
 ) -> TrainState:
     """Restore the newest checkpoint into model, optimizer and reader; the starting state if there is none.
 
-    Collective: every rank calls it. Rank 0 chooses, so that ranks never load different steps.
-    Raises: ValueError if the checkpoint is of another model, other data or another order of them, naming each difference,
-    or of a later step than the run's last.
+    Collective: every rank calls it. Rank 0 chooses, so that ranks never load different steps. Nothing is unpickled before
+    every byte of the checkpoint was compared with its manifest (choose.py).
+    Raises: DamagedCheckpointError if there are checkpoints and none is whole; ValueError if the checkpoint is of another
+    model, other data or another order of them, naming each difference, or of a later step than the run's last.
     """
-    found = share_text(str(newest_checkpoint(run.run_dir) or ""), world)
-    if not found:
+    folder = choose_checkpoint(run.run_dir, world)
+    if folder is None:
         return TrainState()
-    folder = Path(found)
     check_same_run(run, folder)
-    state = TrainState(**json.loads((folder / STATE).read_text()))
+    state = read_state(folder, step=step_of(folder.name) or 0)
     if state.step > run.train.train_steps:
         raise ValueError(
             f"train.train_steps ({run.train.train_steps}) must not be below the step of the newest checkpoint, {folder}; "

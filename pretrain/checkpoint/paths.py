@@ -4,15 +4,21 @@ import re
 from pathlib import Path
 
 COMPLETE = "COMPLETE"
-"""Marker written last: a step folder without it is not a checkpoint."""
+"""Written last: the hash of the manifest. A step folder without it is not whole."""
+MANIFEST = "manifest.json"
+"""Every other file with its size and hash (manifest.py)."""
 STATE = "state.json"
 DATA = "data.json"
 """Where the run stood in its data (pretrain/data/position.py)."""
 CONFIG = "config.yaml"
 SHARDS = "shards"
 """Subfolder of megatron's distributed checkpoint: model and optimizer."""
+REASON = "REASON"
+"""Beside a folder that was set aside, ``step-N.bad.REASON``: what was wrong with it."""
 
-_STEP = re.compile(r"step-(\d{8,})")
+_STEP = re.compile(r"step-([0-9]{8,})")
+_PART = re.compile(r"step-[0-9]{8,}\.part")
+_BAD = re.compile(r"step-[0-9]{8,}\.bad(-[0-9]+)?")
 
 
 def checkpoints_dir(run_dir: str | Path) -> Path:
@@ -26,11 +32,27 @@ def step_name(step: int) -> str:
 
 
 def part_name(step: int) -> str:
-    """Its name while it is being written."""
+    """Its name while it is being written, and while it is being deleted."""
     return step_name(step) + ".part"
 
 
+def bad_name(step: int, count: int) -> str:
+    """Its name once it was found damaged; ``count`` folders of this step were set aside before."""
+    return step_name(step) + ".bad" + (f"-{count + 1}" if count else "")
+
+
 def step_of(name: str) -> int | None:
-    """The step in a checkpoint folder's name; None for any other name, ``.part`` included."""
+    """The step in a checkpoint folder's name; None for any other name, ``.part`` and ``.bad`` included."""
     match = _STEP.fullmatch(name)
-    return int(match.group(1)) if match else None
+    step = int(match.group(1)) if match else None
+    return step if step is not None and step_name(step) == name else None
+
+
+def is_part(name: str) -> bool:
+    """Whether this is the name of a folder that is being written or deleted."""
+    return _PART.fullmatch(name) is not None
+
+
+def is_bad(name: str) -> bool:
+    """Whether this is the name of a folder that was set aside."""
+    return _BAD.fullmatch(name) is not None

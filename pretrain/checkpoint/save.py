@@ -1,8 +1,5 @@
-"""Write a checkpoint: under a temporary name, synced, then renamed. A folder with its final name is whole."""
+"""Write a checkpoint: under a temporary name, hashed, synced, sealed, then renamed. Its final name is only given to a whole one."""
 
-import dataclasses
-import json
-import logging
 import os
 import shutil
 from pathlib import Path
@@ -13,25 +10,24 @@ from megatron.core.optimizer import MegatronOptimizer
 
 from pretrain.checkpoint.content import sharded_content
 from pretrain.checkpoint.engine import InProcessSave
-from pretrain.checkpoint.paths import (
-    COMPLETE,
-    CONFIG,
-    DATA,
-    SHARDS,
-    STATE,
-    checkpoints_dir,
-    part_name,
-    step_name,
-    step_of,
+from pretrain.checkpoint.manifest import (
+    Manifest,
+    describe,
+    entries_from_text,
+    entries_to_text,
+    manifest_bytes,
+    seal_text,
 )
+from pretrain.checkpoint.paths import COMPLETE, CONFIG, DATA, MANIFEST, SHARDS, checkpoints_dir, part_name, step_name
+from pretrain.checkpoint.retention import drop_old
+from pretrain.checkpoint.state_file import write_state
+from pretrain.checkpoint.verify import files_below
 from pretrain.config.load import to_yaml
 from pretrain.config.schema import RunConfig
 from pretrain.data.position import DataPosition, write_position
-from pretrain.parallel.reduce import barrier
+from pretrain.parallel.reduce import barrier, gather_texts
 from pretrain.parallel.world import World
 from pretrain.state import TrainState
-
-logger = logging.getLogger(__name__)
 
 
 def save_checkpoint(
@@ -58,33 +54,32 @@ def save_checkpoint(
         (part / SHARDS).mkdir(parents=True)
     barrier()
     content = sharded_content(model, optimizer, is_loading=False)
-    dist_checkpointing.save(content, str(part / SHARDS), InProcessSave())
-    barrier()
-    if world.rank == 0:
-        (part / STATE).write_text(json.dumps(dataclasses.asdict(state), indent=1) + "\n")
+    engine = InProcessSave()
+    dist_checkpointing.save(content, str(part / SHARDS), engine)
+    # Each rank hashes what it wrote, while it is in the page cache; rank 0 waits here for all of them.
+    own = gather_texts(entries_to_text(describe(part, f"{SHARDS}/{name}") for name in engine.file_names), world)
+    if own is not None:
+        write_state(part, state)
         write_position(position, part / DATA)
         (part / CONFIG).write_text(to_yaml(run))
-        _sync_tree(part)
-        (part / COMPLETE).write_text(f"step {state.step}\n")
-        _sync_tree(part)
+        _seal(part, state.step, own)
         part.rename(final)
         _sync(folder)
-        _drop_old(folder, run.checkpoint.keep_last)
+        drop_old(folder, run.checkpoint.keep_last)
     barrier()
     return final
 
 
-def _drop_old(folder: Path, keep_last: int | None) -> None:
-    if keep_last is None:
-        return
-    found = sorted((step for path in folder.iterdir() if (step := step_of(path.name)) is not None), reverse=True)
-    whole = [step for step in found if (folder / step_name(step) / COMPLETE).is_file()]
-    oldest_kept = whole[:keep_last][-1]  # the one just written is whole
-    for step in [step for step in found if step < oldest_kept]:
-        old = folder / step_name(step)
-        (old / COMPLETE).unlink(missing_ok=True)  # first: a half-deleted folder must not look whole
-        shutil.rmtree(old)
-        logger.info("deleted checkpoint %s: checkpoint.keep_last is %s", old, keep_last)
+def _seal(folder: Path, step: int, gathered: list[str]) -> None:
+    """Hash what no rank has hashed yet, write the manifest, bring all of it to the disk, and mark the folder whole."""
+    entries = [entry for text in gathered for entry in entries_from_text(text)]
+    rest = sorted(set(files_below(folder)) - {entry.path for entry in entries})
+    entries += [describe(folder, path) for path in rest]
+    content = manifest_bytes(Manifest(step=step, files=tuple(entries)))
+    (folder / MANIFEST).write_bytes(content)
+    _sync_tree(folder)
+    (folder / COMPLETE).write_text(seal_text(content))
+    _sync_tree(folder)
 
 
 def _sync_tree(folder: Path) -> None:

@@ -1,7 +1,24 @@
-"""The run folder: there, and writable, before any rank starts to write."""
+"""The run folder: there, and writable, before any rank starts to write; and held by one run at a time."""
 
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import socket
 import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+LOCK = "lock"
+"""File in a run folder that rank 0 of its run holds locked; its text says who that is or was."""
+LOCK_WAIT_S = 5.0
+"""How long to wait for a run that is just ending: one that was killed holds the lock until its last breath."""
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
+"""What a file system without locks answers, such as Lustre that is mounted without them."""
 
 
 def open_run_dir(run_dir: str | Path) -> Path:
@@ -20,3 +37,46 @@ def open_run_dir(run_dir: str | Path) -> Path:
             f"run_dir=runs/{folder.name or 'mine'} works where the current folder is writable"
         ) from None
     return folder
+
+
+@contextlib.contextmanager
+def hold_run_dir(run_dir: str | Path, *, rank: int) -> Iterator[None]:
+    """Keep other runs out of the run folder while the block runs. Rank 0 holds the lock; no collective.
+
+    The lock ends with the process, however it ends. Where the file system has no locks, a warning says so and the run goes on.
+    Raises: ValueError on rank 0 if another run holds the folder.
+    """
+    if rank != 0:
+        yield
+        return
+    with (Path(run_dir) / LOCK).open("a+", encoding="utf-8") as stream:
+        if _lock(stream.fileno()):
+            stream.truncate(0)
+            stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            stream.flush()
+            yield
+            return
+        stream.seek(0)
+        holder = stream.read(200).strip() or "another process"
+    raise ValueError(
+        f"run_dir ({run_dir}) must belong to one run at a time, and {holder} holds {Path(run_dir) / LOCK}; stop that run, or "
+        f"run_dir={run_dir}-2 works"
+    )
+
+
+def _lock(descriptor: int) -> bool:
+    """Whether nobody else holds the lock, as far as the file system can tell."""
+    give_up_at = time.monotonic() + LOCK_WAIT_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError as error:
+            if error.errno in NO_LOCKS:
+                logger.warning("the file system has no locks (%s): nothing keeps a second run out", error.strerror)
+                return True
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise
+        if time.monotonic() > give_up_at:
+            return False
+        time.sleep(0.1)

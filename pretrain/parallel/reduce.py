@@ -57,6 +57,13 @@ def share_text(text: str | None, world: World) -> str | None:
     return box[0]
 
 
+def gather_texts(text: str, world: World) -> list[str] | None:
+    """Every rank's text on rank 0, in the order of ranks; None on the others. Collective over all ranks."""
+    box: list[Any] | None = [None] * world.size if world.rank == 0 else None
+    dist.gather_object(text, box, dst=0)
+    return box
+
+
 def barrier() -> None:
     """Wait for every rank. Collective over all ranks."""
     dist.barrier()

@@ -14,7 +14,7 @@ from pretrain.data.batch import train_micro_batches
 from pretrain.data.reader import open_reader
 from pretrain.data.sources import open_sources
 from pretrain.log.record import StepRecord, throughput
-from pretrain.log.run_dir import open_run_dir
+from pretrain.log.run_dir import hold_run_dir, open_run_dir
 from pretrain.log.sinks import open_sinks
 from pretrain.model.flops import flops_per_token, model_flops_utilization, peak_tflops
 from pretrain.model.gpt import attention_backend, build_model
@@ -47,11 +47,12 @@ def train(run: RunConfig) -> Outcome:
     Collective over all ranks. On an exception no checkpoint is written and no further collective is issued: ranks may
     disagree about where they are.
     """
-    _, num_ranks, _ = rank_and_size()
+    rank, num_ranks, _ = rank_and_size()
     check_ranks(run, num_ranks)
     sources = open_sources(run)
     open_run_dir(run.run_dir)
     with (
+        hold_run_dir(run.run_dir, rank=rank),
         open_world(run.parallel, seed=run.train.seed) as world,
         open_stop_signal() as stop,
         open_reader(sources, run, world) as reader,

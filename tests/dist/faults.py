@@ -268,3 +268,11 @@ def last_replica_reads_what_replica_0_reads() -> None:
         build(self, data, run, replace(world, dp_rank=0))
 
     reader.TrainReader.__init__ = broken  # type: ignore[method-assign]
+
+
+def rank_1_reads_other_bytes() -> None:
+    """Rank 1 finds another hash in every file of a checkpoint: bad memory, or a stale view of the file system."""
+    from pretrain.checkpoint import choose
+
+    if os.environ["RANK"] == "1":
+        choose.hash_problem = lambda folder, entry: f"{folder / entry.path} has another sha256"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.checkpoint.load import newest_checkpoint
 from pretrain.checkpoint.paths import checkpoints_dir, step_name
+from pretrain.checkpoint.retention import checkpoints_in
 from pretrain.data.position import read_position
 from tests.dist.harness import Trace, assert_same_training, make_run, run_and_trace
 from tests.runs.cases import DP2, NO_DISTRIBUTED_OPTIMIZER, OVERLAP, PP2, SP, TIED, TP2, VP2
@@ -97,7 +97,7 @@ def test_a_resume_takes_the_optimizer_s_settings_from_the_config(
 def test_no_checkpoint_is_written_while_gradients_are_not_finite(small_run: Path, tmp_path: Path) -> None:
     overrides = ("train.max_skipped_steps=3", "checkpoint.interval=1", "checkpoint.keep_last=1")
     trace = run_and_trace(make_run(small_run, tmp_path, *overrides), "gradient_never_finite")
-    assert trace.exit_code == 70 and newest_checkpoint(tmp_path) is None
+    assert trace.exit_code == 70 and not checkpoints_in(checkpoints_dir(tmp_path))
 
 
 def test_forgetting_the_optimizer_state_would_be_noticed(
@@ -195,8 +195,11 @@ def test_a_folder_without_its_marker_is_not_resumed_from(
     cut_back_to_step_5(straight[0], tmp_path)
     shutil.copytree(checkpoints_dir(tmp_path) / step_name(5), checkpoints_dir(tmp_path) / step_name(9))
     (checkpoints_dir(tmp_path) / step_name(9) / "COMPLETE").unlink()
-    newest = newest_checkpoint(tmp_path)
-    assert newest is not None and newest.name == step_name(5)
+    resumed = run_and_trace(make_run(small_run, tmp_path, *TP2_PP2), fresh=False)
+    assert resumed.exit_code == 0, resumed.failure
+    assert resumed.losses == after_step_5(straight[1]).losses
+    reason = (checkpoints_dir(tmp_path) / f"{step_name(9)}.bad.REASON").read_text()
+    assert "COMPLETE cannot be read (No such file or directory)" in reason
 
 
 def test_only_the_last_checkpoints_are_kept(small_run: Path, tmp_path: Path) -> None:
@@ -216,7 +219,7 @@ def test_too_many_infinite_gradients_in_a_row_stop_the_run_without_a_checkpoint(
     trace = run_and_trace(make_run(small_run, tmp_path, *DP2, "train.max_skipped_steps=2"), "gradient_never_finite")
     assert trace.exit_code == 70 and trace.failure is not None
     assert "not finite (nan) in 3 steps in a row" in str(trace.failure.error)
-    assert newest_checkpoint(tmp_path) is None
+    assert not checkpoints_in(checkpoints_dir(tmp_path))
 
 
 def test_a_batch_ramp_grows_the_batch_and_survives_a_resume(small_run: Path, tmp_path: Path) -> None:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.checkpoint.paths import COMPLETE, part_name, step_name
-from pretrain.checkpoint.save import _drop_old
+from pretrain.checkpoint.paths import COMPLETE, bad_name, part_name, step_name
+from pretrain.checkpoint.retention import bad_in, checkpoints_in, drop_old, remove_leftovers, set_aside
 
 
 def make(folder: Path, *names: str, whole: bool = True) -> None:
@@ -25,25 +25,74 @@ def left(folder: Path) -> list[str]:
 )
 def test_the_newest_are_kept(tmp_path: Path, keep_last: int | None, kept: list[int]) -> None:
     make(tmp_path, *map(step_name, (1, 2, 3)))
-    _drop_old(tmp_path, keep_last)
+    drop_old(tmp_path, keep_last)
     assert left(tmp_path) == [step_name(step) for step in kept]
 
 
 def test_a_folder_without_its_marker_does_not_take_a_whole_one_s_place(tmp_path: Path) -> None:
     make(tmp_path, step_name(20), whole=False)
     make(tmp_path, step_name(10), step_name(15))
-    _drop_old(tmp_path, 1)
+    drop_old(tmp_path, 1)
     assert left(tmp_path) == [step_name(15), step_name(20)]
 
 
 def test_what_an_interrupted_deletion_left_is_deleted(tmp_path: Path) -> None:
     make(tmp_path, step_name(5), whole=False)
     make(tmp_path, step_name(10))
-    _drop_old(tmp_path, 1)
+    drop_old(tmp_path, 1)
     assert left(tmp_path) == [step_name(10)]
 
 
 def test_what_is_no_checkpoint_is_left_alone(tmp_path: Path) -> None:
     make(tmp_path, "notes", part_name(2), step_name(1), step_name(3))
-    _drop_old(tmp_path, 1)
+    drop_old(tmp_path, 1)
     assert left(tmp_path) == sorted(["notes", step_name(3), part_name(2)])
+
+
+def test_a_half_deleted_checkpoint_no_longer_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path, *map(step_name, (1, 2)))
+
+    def power_cut(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pretrain.checkpoint.retention.shutil.rmtree", power_cut)
+        with pytest.raises(KeyboardInterrupt):
+            drop_old(tmp_path, 1)
+    assert left(tmp_path) == [part_name(1), step_name(2)]
+    remove_leftovers(tmp_path)
+    assert left(tmp_path) == [step_name(2)]
+
+
+def test_leftovers_go_and_nothing_else_does(tmp_path: Path) -> None:
+    kept = ["notes", "notes.part", "step-1.part", step_name(3), bad_name(4, 0), bad_name(4, 0) + ".REASON"]
+    make(tmp_path, part_name(2), part_name(9), *kept)
+    remove_leftovers(tmp_path)
+    assert left(tmp_path) == sorted(kept)
+    remove_leftovers(tmp_path / "a run that has saved nothing")
+
+
+def test_a_damaged_one_is_set_aside_as_it_was_with_the_reason_beside(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for count, name in enumerate(("step-00000007.bad", "step-00000007.bad-2", "step-00000007.bad-3")):
+        make(tmp_path, step_name(7))
+        aside = set_aside(tmp_path / step_name(7), [f"problem {count}", "file \udcff is too many"])
+        assert aside == tmp_path / name and (aside / "weights").is_file()
+        assert (tmp_path / f"{name}.REASON").read_text() == f"problem {count}\nfile \\udcff is too many\n"
+        assert f"DAMAGED CHECKPOINT {tmp_path / step_name(7)}" in caplog.text and f"problem {count}" in caplog.text
+    assert not checkpoints_in(tmp_path) and len(bad_in(tmp_path)) == 3
+
+
+def test_checkpoints_are_found_by_name_newest_first(tmp_path: Path) -> None:
+    assert checkpoints_in(tmp_path / "nowhere") == [] == bad_in(tmp_path / "nowhere")
+    make(tmp_path, step_name(9), step_name(10), part_name(12), bad_name(11, 0), "junk", "step-000000013")
+    (tmp_path / step_name(14)).touch()
+    assert [path.name for path in checkpoints_in(tmp_path)] == [step_name(10), step_name(9)]
+
+
+def test_a_linked_checkpoint_is_dropped_and_what_it_points_to_is_not(tmp_path: Path) -> None:
+    make(tmp_path, "elsewhere", step_name(2))
+    (tmp_path / step_name(1)).symlink_to(tmp_path / "elsewhere")
+    drop_old(tmp_path, 1)
+    assert left(tmp_path) == ["elsewhere", step_name(2)] and left(tmp_path / "elsewhere") == [COMPLETE, "weights"]

@@ -1,0 +1,83 @@
+"""Which folders of a run go: old checkpoints, leftovers, damaged ones set aside. Rank 0 alone acts here; no collective."""
+
+import logging
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from pretrain.checkpoint.paths import COMPLETE, REASON, bad_name, is_bad, is_part, part_name, step_name, step_of
+
+logger = logging.getLogger(__name__)
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """A run's checkpoint folders by their names alone, newest first; whether they are whole is for verify.py to say."""
+    if not folder.is_dir():
+        return []
+    found = [path for path in folder.iterdir() if step_of(path.name) is not None and path.is_dir()]
+    return sorted(found, key=lambda path: step_of(path.name) or 0, reverse=True)
+
+
+def bad_in(folder: Path) -> list[Path]:
+    """The folders that were set aside, in the order of their names."""
+    return sorted(path for path in folder.iterdir() if is_bad(path.name)) if folder.is_dir() else []
+
+
+def drop_old(folder: Path, keep_last: int | None) -> None:
+    """Delete all but the ``keep_last`` newest whole checkpoints, with what is older and not whole.
+
+    Called after a checkpoint was sealed: that one is whole, so the newest whole one always stays.
+    """
+    if keep_last is None:
+        return
+    found = checkpoints_in(folder)
+    whole = [path for path in found if (path / COMPLETE).is_file()]
+    oldest_kept = whole[:keep_last][-1]
+    for old in found[found.index(oldest_kept) + 1 :]:
+        _delete(old)
+        logger.info("deleted checkpoint %s: checkpoint.keep_last is %s", old, keep_last)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what a save or a deletion that never ended has left. Only for who holds the run folder's lock."""
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if is_part(path.name):
+            logger.warning("removing %s: a save or a deletion that never ended", path)
+            _remove(path)
+
+
+def set_aside(checkpoint: Path, problems: Sequence[str]) -> Path:
+    """Rename a damaged checkpoint to ``step-N.bad`` and write why beside it; the folder's content is left as it was found.
+
+    Returns: its new path.
+    """
+    folder, step = checkpoint.parent, step_of(checkpoint.name)
+    assert step is not None, f"{checkpoint} has no checkpoint's name"
+    count = 0
+    while os.path.lexists(folder / bad_name(step, count)):
+        count += 1
+    aside = folder / bad_name(step, count)
+    reason = "".join(f"{problem}\n" for problem in problems)
+    # First: a bad folder always has its reason. A file's name may hold bytes that are no text.
+    (folder / f"{aside.name}.{REASON}").write_bytes(reason.encode(errors="backslashreplace"))
+    checkpoint.rename(aside)
+    logger.error("DAMAGED CHECKPOINT %s, set aside as %s:\n%s", checkpoint, aside, reason.rstrip())
+    return aside
+
+
+def _delete(checkpoint: Path) -> None:
+    """Under another name first: a half-deleted folder must not look like a checkpoint."""
+    step = step_of(checkpoint.name)
+    assert step is not None and checkpoint.name == step_name(step), f"{checkpoint} has no checkpoint's name"
+    part = checkpoint.with_name(part_name(step))
+    _remove(part)
+    checkpoint.rename(part)
+    _remove(part)
+
+
+def _remove(path: Path) -> None:
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    elif path.exists():
+        shutil.rmtree(path)

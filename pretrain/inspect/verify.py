@@ -1,0 +1,58 @@
+"""``pretrain verify``: checkpoints against their manifests, as a table."""
+
+import os
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from pretrain.checkpoint.paths import COMPLETE, MANIFEST, REASON, checkpoints_dir, step_of
+from pretrain.checkpoint.retention import bad_in, checkpoints_in
+from pretrain.checkpoint.verify import verify_checkpoint
+
+MAX_THREADS = 8
+
+
+def verify(path: str | Path, deep: bool, console: Console) -> list[str]:
+    """Verify a checkpoint, or every checkpoint of a run, newest first: a table, and each problem on standard error.
+
+    What a run has set aside is listed and not verified again; it counts as a problem if the run has nothing else.
+    Returns: the problems.
+    Raises: ValueError if the path is neither a checkpoint nor a run folder with one.
+    """
+    checkpoints, aside = _checkpoints_at(Path(path))
+    table = Table("checkpoint", "files", "bytes", "finding", show_edge=False, header_style="bold")
+    problems: list[str] = []
+    for checkpoint in checkpoints:
+        finding = verify_checkpoint(checkpoint, deep=deep, num_threads=min(MAX_THREADS, os.cpu_count() or 1))
+        files = finding.manifest.files if finding.manifest else ()
+        counts = (f"{len(files):,}", f"{sum(entry.bytes for entry in files):,}") if finding.manifest else ("", "")
+        good = "every byte as written" if deep else "files and sizes as written; --deep reads the bytes"
+        table.add_row(checkpoint.name, *counts, "FAILED" if finding.problems else good)
+        problems += finding.problems
+    for folder in aside:
+        table.add_row(folder.name, "", "", f"set aside, see {folder.name}.{REASON}")
+    console.print(table)
+    if not checkpoints:
+        problems.append(f"{path} has no checkpoint but those that were set aside")
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    return problems
+
+
+def _checkpoints_at(path: Path) -> tuple[list[Path], list[Path]]:
+    """(What to verify, what was set aside)."""
+    # Not a link's own name: the folder's says which step it must hold.
+    folder = path.resolve()
+    if folder.is_dir() and (
+        step_of(folder.name) is not None or any((folder / n).exists() for n in (MANIFEST, COMPLETE))
+    ):
+        return [folder], []
+    found, aside = (look(checkpoints_dir(path)) for look in (checkpoints_in, bad_in))
+    if not found and not aside:
+        raise ValueError(
+            f"CHECKPOINT_OR_RUN_DIR ({path}) must be a checkpoint's folder or a run's folder with one in it; "
+            f"runs/tiny/checkpoints/step-00000200 and runs/tiny work once that run has saved"
+        )
+    return found, aside

@@ -1,0 +1,142 @@
+"""The manifest of a checkpoint, its seal and its state are read strictly."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pretrain.checkpoint.manifest import (
+    DamagedCheckpointError,
+    FileEntry,
+    Manifest,
+    describe,
+    entries_from_text,
+    entries_to_text,
+    manifest_bytes,
+    parse_manifest,
+    read_sealed_manifest,
+    seal_text,
+)
+from pretrain.checkpoint.paths import COMPLETE, MANIFEST, STATE
+from pretrain.checkpoint.state_file import read_state, write_state
+from pretrain.exit_codes import DAMAGED, exit_code_of
+from pretrain.state import TrainState
+
+ENTRIES = (
+    FileEntry(path="shards/__0_0.distcp", bytes=7, sha256="ab" * 32),
+    FileEntry(path="config.yaml", bytes=0, sha256="cd" * 32),
+)
+
+
+def test_a_manifest_reads_as_it_was_written_and_is_sorted(tmp_path: Path) -> None:
+    content = manifest_bytes(Manifest(step=5, files=ENTRIES))
+    assert content == manifest_bytes(Manifest(step=5, files=ENTRIES[::-1])), "whoever hashed first"
+    assert parse_manifest(content, tmp_path) == Manifest(step=5, files=ENTRIES[::-1])
+    assert entries_from_text(entries_to_text(ENTRIES)) == list(ENTRIES)
+
+
+def test_a_file_is_described_by_its_bytes(tmp_path: Path) -> None:
+    content = bytes(range(256)) * 10_000  # several blocks
+    (tmp_path / "a").write_bytes(content)
+    assert describe(tmp_path, "a") == FileEntry(path="a", bytes=2_560_000, sha256=hashlib.sha256(content).hexdigest())
+
+
+def with_entry(**changes: Any) -> dict[str, Any]:
+    return {"format_version": 1, "step": 5, "files": [{"path": "a", "bytes": 1, "sha256": "ab" * 32} | changes]}
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ([], "it must hold format_version, step and files"),
+        ({"format_version": 1, "step": 5}, "it must hold format_version, step and files"),
+        (with_entry() | {"more": 1}, "it must hold format_version, step and files"),
+        (with_entry() | {"format_version": 2}, r"format_version \(2\) must be 1"),
+        (with_entry() | {"step": True}, r"step \(True\) must be an integer from 0"),
+        (with_entry() | {"step": "5"}, r"step \('5'\) must be an integer from 0"),
+        (with_entry() | {"files": 3}, "TypeError"),
+        (with_entry() | {"files": [3]}, "TypeError"),
+        (with_entry(mode=1), "unexpected keyword argument 'mode'"),
+        (with_entry(path="/etc/passwd"), r"path \('/etc/passwd'\) must be that of a file inside"),
+        (with_entry(path="a/../../b"), "must be that of a file inside"),
+        (with_entry(path="a//b"), "must be that of a file inside"),
+        (with_entry(path="."), "must be that of a file inside"),
+        (with_entry(path=COMPLETE), "must be that of a file inside"),
+        (with_entry(path=3), "TypeError"),
+        (with_entry(bytes=-1), r"bytes of a \(-1\) must be an integer from 0"),
+        (with_entry(bytes=1.0), r"bytes of a \(1.0\) must be an integer"),
+        (with_entry(sha256="AB" * 32), "sha256 of a .* must have 64 hexadecimal digits"),
+        (with_entry(sha256=None), r"sha256 of a \(None\)"),
+        (with_entry() | {"files": with_entry()["files"] * 2}, "its paths must be sorted and different"),
+    ],
+)
+def test_what_is_no_manifest_is_refused_by_name(tmp_path: Path, content: Any, complaint: str) -> None:
+    with pytest.raises(DamagedCheckpointError, match=f"{MANIFEST} is not a manifest .*{complaint}"):
+        parse_manifest(json.dumps(content).encode(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"\xff\xfe\x00", b"[" * 100_000], ids=["empty", "cut", "no text", "deep"]
+)
+def test_bytes_that_are_no_json_are_refused(tmp_path: Path, content: bytes) -> None:
+    with pytest.raises(DamagedCheckpointError, match=f"{MANIFEST} is not a manifest"):
+        parse_manifest(content, tmp_path)
+
+
+def test_the_seal_binds_the_manifest(tmp_path: Path) -> None:
+    (tmp_path / MANIFEST).write_bytes(b"{}")
+    with pytest.raises(DamagedCheckpointError, match=f"{COMPLETE} cannot be read") as caught:
+        read_sealed_manifest(tmp_path)
+    assert exit_code_of(caught.value) == DAMAGED == 76
+    (tmp_path / COMPLETE).write_text(seal_text(b"{}"))
+    assert read_sealed_manifest(tmp_path) == b"{}"
+    for seal in (seal_text(b"{ }"), "step 5\n", "", seal_text(b"{}") + "x" * 10_000):
+        (tmp_path / COMPLETE).write_text(seal)
+        with pytest.raises(DamagedCheckpointError, match=f"{COMPLETE} holds .*, expected .*{MANIFEST}"):
+            read_sealed_manifest(tmp_path)
+
+
+def test_a_pipe_or_a_link_in_a_seal_s_place_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / MANIFEST).write_bytes(b"{}")
+    os.mkfifo(tmp_path / COMPLETE)
+    with pytest.raises(DamagedCheckpointError, match="not a file"):
+        read_sealed_manifest(tmp_path)
+    (tmp_path / COMPLETE).unlink()
+    (tmp_path / "elsewhere").write_text(seal_text(b"{}"))
+    (tmp_path / COMPLETE).symlink_to("elsewhere")
+    with pytest.raises(DamagedCheckpointError, match=f"{COMPLETE} cannot be read"):
+        read_sealed_manifest(tmp_path)
+
+
+def test_a_state_reads_as_it_was_written(tmp_path: Path) -> None:
+    state = TrainState(step=5, consumed_samples=40, consumed_tokens=2560, skipped_steps=2, skipped_in_a_row=1)
+    write_state(tmp_path, state)
+    assert read_state(tmp_path, step=5) == state
+    with pytest.raises(DamagedCheckpointError, match=r"step \(5\) must be 6, that of the checkpoint's manifest"):
+        read_state(tmp_path, step=6)
+
+
+GOOD = {"step": 5, "consumed_samples": 40, "consumed_tokens": 2560, "skipped_steps": 0, "skipped_in_a_row": 0}
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (json.dumps(GOOD | {"consumed_samples": "40"}), r"consumed_samples \('40'\) must be an integer from 0"),
+        (json.dumps(GOOD | {"consumed_samples": 40.0}), r"consumed_samples \(40.0\) must be an integer from 0"),
+        (json.dumps(GOOD | {"skipped_steps": False}), r"skipped_steps \(False\) must be an integer"),
+        (json.dumps(GOOD | {"consumed_tokens": -1}), r"consumed_tokens \(-1\) must be an integer"),
+        (json.dumps(GOOD | {"more": 1}), "it must hold step, consumed_samples, "),
+        (json.dumps({"step": 5}), "it must hold step, consumed_samples, "),
+        ("5", "it must hold step"),
+        ("{", "Expecting property name"),
+        ("[" * 100_000, "recursion"),
+    ],
+)
+def test_what_is_no_state_is_refused_by_name(tmp_path: Path, content: str, complaint: str) -> None:
+    (tmp_path / STATE).write_text(content)
+    with pytest.raises(DamagedCheckpointError, match=f"{STATE} is not the state of this checkpoint: .*{complaint}"):
+        read_state(tmp_path, step=5)

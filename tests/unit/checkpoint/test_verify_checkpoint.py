@@ -1,0 +1,203 @@
+"""Every way to damage a real checkpoint is found: sizes and absence by the quick look, bytes by the deep one."""
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pretrain.checkpoint.paths import COMPLETE, MANIFEST, checkpoints_dir, step_name
+from pretrain.checkpoint.verify import files_below, verify_checkpoint
+from tests.dist.harness import make_run, run_and_trace
+from tests.runs.cases import TP2
+
+ROOT = Path(__file__).parents[3]
+FILES = [
+    "COMPLETE",
+    "config.yaml",
+    "data.json",
+    "manifest.json",
+    "shards/.metadata",
+    "shards/__0_0.distcp",
+    "shards/__1_0.distcp",
+    "shards/common.pt",
+    "shards/metadata.json",
+    "state.json",
+]
+FLIPS_PER_FILE = 25
+
+
+@pytest.fixture(scope="session")
+def written(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of two ranks after two steps. Not to be changed."""
+    folder = tmp_path_factory.mktemp("written")
+    trace = run_and_trace(make_run(small_run, folder, *TP2, "train.train_steps=2", "data.held_out=[]"))
+    assert trace.exit_code == 0, trace.failure
+    return checkpoints_dir(folder) / step_name(2)
+
+
+@pytest.fixture
+def checkpoint(written: Path, tmp_path: Path) -> Path:
+    """A copy to damage."""
+    return Path(shutil.copytree(written, tmp_path / written.name))
+
+
+def problems(checkpoint: Path, *, deep: bool) -> tuple[str, ...]:
+    return verify_checkpoint(checkpoint, deep=deep).problems
+
+
+def assert_found(checkpoint: Path, path: str, *, deep: bool) -> None:
+    """At least one problem, and one that names the file."""
+    found = problems(checkpoint, deep=deep)
+    assert any(str(checkpoint / path) in problem for problem in found), f"{path}: {found}"
+
+
+def test_a_checkpoint_as_it_was_written_is_whole(written: Path) -> None:
+    assert files_below(written) == FILES
+    for deep in (False, True):
+        finding = verify_checkpoint(written, deep=deep, num_threads=2)
+        assert not finding.problems and finding.manifest is not None
+        assert [entry.path for entry in finding.manifest.files] == [p for p in FILES if p not in (COMPLETE, MANIFEST)]
+        assert finding.manifest.step == 2
+
+
+@pytest.mark.skipif(shutil.which("sha256sum") is None, reason="needs coreutils")
+def test_the_seal_is_a_line_that_sha256sum_checks(written: Path) -> None:
+    subprocess.run(["sha256sum", "--check", "--strict", COMPLETE], cwd=written, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_a_missing_file_is_found_by_the_quick_look(checkpoint: Path, path: str) -> None:
+    (checkpoint / path).unlink()
+    assert_found(checkpoint, path, deep=False)
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_another_length_is_found_by_the_quick_look(checkpoint: Path, path: str) -> None:
+    content = (checkpoint / path).read_bytes()
+    chance = random.Random(path)
+    for kept in {0, len(content) - 1, *(chance.randrange(len(content)) for _ in range(5))}:
+        (checkpoint / path).write_bytes(content[:kept])
+        assert_found(checkpoint, path, deep=False)
+    (checkpoint / path).write_bytes(content + b"\0")
+    assert_found(checkpoint, path, deep=False)
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_one_flipped_bit_anywhere_is_found_by_the_deep_look(checkpoint: Path, path: str) -> None:
+    content = bytearray((checkpoint / path).read_bytes())
+    chance = random.Random(path)
+    for place in {0, len(content) - 1, *(chance.randrange(len(content)) for _ in range(FLIPS_PER_FILE))}:
+        bit = 1 << chance.randrange(8)
+        content[place] ^= bit
+        (checkpoint / path).write_bytes(content)
+        assert_found(checkpoint, path, deep=True)
+        content[place] ^= bit
+    (checkpoint / path).write_bytes(content)
+    assert not problems(checkpoint, deep=True), "the file is as it was"
+
+
+def test_a_flipped_bit_of_the_weights_is_not_found_by_the_quick_look(checkpoint: Path) -> None:
+    """What the deep one is for."""
+    path = checkpoint / "shards" / "__1_0.distcp"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert not problems(checkpoint, deep=False)
+
+
+def test_zeros_in_place_of_a_block_are_found(checkpoint: Path) -> None:
+    """What a file system leaves that lost a block in a crash."""
+    with (checkpoint / "shards" / "__0_0.distcp").open("r+b") as stream:
+        stream.seek(4096)
+        stream.write(bytes(4096))
+    assert_found(checkpoint, "shards/__0_0.distcp", deep=True)
+
+
+def test_two_files_that_changed_names_are_found(checkpoint: Path) -> None:
+    first, second = (checkpoint / "shards" / f"__{rank}_0.distcp" for rank in (0, 1))
+    first.rename(checkpoint / "third")
+    second.rename(first)
+    (checkpoint / "third").rename(second)
+    assert_found(checkpoint, "shards/__0_0.distcp", deep=True)
+    assert_found(checkpoint, "shards/__1_0.distcp", deep=True)
+
+
+@pytest.mark.parametrize("path", ["extra", ".hidden", "shards/__2_0.distcp", "new/folder/file"])
+def test_a_file_too_many_is_found(checkpoint: Path, path: str) -> None:
+    (checkpoint / path).parent.mkdir(parents=True, exist_ok=True)
+    (checkpoint / path).touch()
+    assert_found(checkpoint, path, deep=False)
+
+
+def test_an_empty_folder_too_many_is_found(checkpoint: Path) -> None:
+    (checkpoint / "empty").mkdir()
+    assert f"{checkpoint / 'empty'} is a folder that manifest.json does not name" in problems(checkpoint, deep=False)
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_a_link_to_the_very_bytes_is_found_and_not_followed(checkpoint: Path, path: str) -> None:
+    moved = checkpoint.parent / "moved"
+    (checkpoint / path).rename(moved)
+    (checkpoint / path).symlink_to(moved)
+    assert_found(checkpoint, path, deep=False)
+    assert_found(checkpoint, path, deep=True)
+
+
+def test_a_folder_that_is_a_link_is_found_and_not_followed(checkpoint: Path) -> None:
+    (checkpoint / "shards").rename(checkpoint.parent / "moved")
+    (checkpoint / "shards").symlink_to(checkpoint.parent / "moved")
+    found = problems(checkpoint, deep=True)
+    assert f"{checkpoint / 'shards'} is a link that manifest.json does not name" in found
+    assert f"{checkpoint / 'shards/.metadata'} is missing" in found
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_a_pipe_in_a_file_s_place_is_found_without_waiting_for_it(checkpoint: Path, path: str) -> None:
+    (checkpoint / path).unlink()
+    os.mkfifo(checkpoint / path)
+    assert_found(checkpoint, path, deep=True)
+
+
+def test_a_file_whose_name_is_no_text_is_found(checkpoint: Path) -> None:
+    os.close(os.open(os.fsencode(checkpoint) + b"/\xff", os.O_CREAT | os.O_WRONLY))
+    (problem,) = problems(checkpoint, deep=False)
+    assert problem.endswith("is a file that manifest.json does not name")
+
+
+def test_a_checkpoint_under_another_step_s_name_is_found(checkpoint: Path) -> None:
+    renamed = checkpoint.rename(checkpoint.with_name(step_name(3)))
+    assert problems(renamed, deep=False) == (f"{renamed / MANIFEST} is of step 2, and the folder's name says 3",)
+    copy = renamed.rename(checkpoint.with_name("copy of the best one"))
+    assert not problems(copy, deep=True), "a name that says no step says nothing wrong"
+
+
+def test_every_problem_is_named_at_once(checkpoint: Path) -> None:
+    (checkpoint / "data.json").unlink()
+    (checkpoint / "extra").touch()
+    (checkpoint / "shards" / "common.pt").write_bytes(b"")
+    assert len(problems(checkpoint, deep=True)) == 3
+
+
+WATCHED = """
+import sys
+from pathlib import Path
+from pretrain.checkpoint.verify import verify_checkpoint
+seen = []
+sys.addaudithook(lambda event, arguments: seen.append(event) if event.startswith(("pickle.", "exec", "compile")) else None)
+print(len(verify_checkpoint(Path(sys.argv[1]), deep=True).problems), seen, "torch" in sys.modules)
+"""
+
+
+def test_verification_unpickles_nothing_and_needs_no_torch(checkpoint: Path) -> None:
+    for path in FILES:
+        if path not in (COMPLETE, MANIFEST):
+            size = (checkpoint / path).stat().st_size
+            (checkpoint / path).write_bytes((b"cbuiltins\nprint\n(Vread\ntR." + bytes(size))[:size])
+    result = subprocess.run(
+        [sys.executable, "-c", WATCHED, str(checkpoint)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "9 [] False", "8 hashes and a state that is none"

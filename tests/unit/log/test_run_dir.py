@@ -1,0 +1,89 @@
+"""A run folder belongs to one run at a time."""
+
+import errno
+import fcntl
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pretrain.log import run_dir
+from pretrain.log.run_dir import LOCK, hold_run_dir
+
+
+@pytest.fixture(autouse=True)
+def short_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_dir, "LOCK_WAIT_S", 0.5)
+
+
+def test_a_second_run_is_refused_and_told_who_holds_the_folder(tmp_path: Path) -> None:
+    with hold_run_dir(tmp_path, rank=0):
+        message = (
+            rf"must belong to one run at a time, and process {os.getpid()} on .* holds {tmp_path / LOCK}; stop that run"
+        )
+        with pytest.raises(ValueError, match=message), hold_run_dir(tmp_path, rank=0):
+            pass
+    with hold_run_dir(tmp_path, rank=0):
+        pass
+
+
+def test_only_rank_0_holds_the_folder(tmp_path: Path) -> None:
+    with hold_run_dir(tmp_path, rank=0), hold_run_dir(tmp_path, rank=1), hold_run_dir(tmp_path, rank=7):
+        pass
+
+
+def test_the_lock_ends_with_a_run_that_fails(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), hold_run_dir(tmp_path, rank=0):
+        raise ZeroDivisionError
+    with hold_run_dir(tmp_path, rank=0):
+        pass
+
+
+HOLD = "import sys, time\nfrom pretrain.log.run_dir import hold_run_dir\nwith hold_run_dir(sys.argv[1], rank=0):\n print(flush=True)\n time.sleep(60)"
+
+
+def test_a_run_that_was_killed_holds_nothing(tmp_path: Path) -> None:
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE)
+    assert holder.stdout is not None and holder.stdout.readline()
+    with pytest.raises(ValueError, match=f"process {holder.pid} on "), hold_run_dir(tmp_path, rank=0):
+        pass
+    holder.kill()
+    with hold_run_dir(tmp_path, rank=0):
+        pass
+    holder.communicate()
+
+
+def test_a_run_that_is_just_ending_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_dir, "LOCK_WAIT_S", 30)
+    holder = subprocess.Popen([sys.executable, "-c", HOLD.replace("60", "0.5"), str(tmp_path)], stdout=subprocess.PIPE)
+    assert holder.stdout is not None and holder.stdout.readline()
+    started = time.monotonic()
+    with hold_run_dir(tmp_path, rank=0):
+        assert time.monotonic() - started > 0.1
+    holder.communicate()
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_warned_of_and_used(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No such file system is at hand, so its answer is planted."""
+
+    def no_locks(descriptor: int, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with hold_run_dir(tmp_path, rank=0):
+        assert "the file system has no locks" in caplog.text
+
+
+def test_another_error_of_the_file_system_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(descriptor: int, operation: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(fcntl, "flock", broken)
+    with pytest.raises(OSError, match="Input/output error"), hold_run_dir(tmp_path, rank=0):
+        pass
