@@ -21,7 +21,7 @@ from pretrain.checkpoint.manifest import (
 from pretrain.checkpoint.paths import COMPLETE, CONFIG, DATA, MANIFEST, SHARDS, checkpoints_dir, part_name, step_name
 from pretrain.checkpoint.retention import drop_old
 from pretrain.checkpoint.state_file import write_state
-from pretrain.checkpoint.verify import files_below
+from pretrain.checkpoint.verify import files_below, verify_checkpoint
 from pretrain.config.load import to_yaml
 from pretrain.config.schema import RunConfig
 from pretrain.data.position import DataPosition, write_position
@@ -40,7 +40,8 @@ def save_checkpoint(
 ) -> Path:
     """The checkpoint of this step; one that is already there is left alone.
 
-    Collective: every rank calls it after the same step.
+    Collective: every rank calls it after the same step. Older ones are deleted (checkpoint.keep_last) once this one is whole.
+    Raises: RuntimeError on rank 0 if the file system does not show what the ranks have written; nothing older is deleted then.
     """
     folder = checkpoints_dir(run.run_dir)
     final, part = folder / step_name(state.step), folder / part_name(state.step)
@@ -71,7 +72,10 @@ def save_checkpoint(
 
 
 def _seal(folder: Path, step: int, gathered: list[str]) -> None:
-    """Hash what no rank has hashed yet, write the manifest, bring all of it to the disk, and mark the folder whole."""
+    """Hash what no rank has hashed yet, write the manifest, bring all of it to the disk, and mark the folder whole.
+
+    Raises: RuntimeError if a file is not there with the size that its rank saw.
+    """
     entries = [entry for text in gathered for entry in entries_from_text(text)]
     rest = sorted(set(files_below(folder)) - {entry.path for entry in entries})
     entries += [describe(folder, path) for path in rest]
@@ -80,6 +84,9 @@ def _seal(folder: Path, step: int, gathered: list[str]) -> None:
     _sync_tree(folder)
     (folder / COMPLETE).write_text(seal_text(content))
     _sync_tree(folder)
+    problems = verify_checkpoint(folder, deep=False).problems
+    if problems:
+        raise RuntimeError(f"what was written to {folder} is not there, so it is no checkpoint: {'; '.join(problems)}")
 
 
 def _sync_tree(folder: Path) -> None:

@@ -161,6 +161,19 @@ def test_what_only_one_rank_reads_otherwise_condemns_no_checkpoint(small_run: Pa
     assert sorted(path.name for path in copy.iterdir()) == [step_name(5), step_name(10)]
 
 
+def test_a_save_that_the_file_system_lost_a_part_of_costs_no_older_checkpoint(
+    small_run: Path, tmp_path: Path, ten_steps: tuple[Path, Trace]
+) -> None:
+    run = make_run(small_run, tmp_path, *OVERRIDES, "checkpoint.keep_last=1")
+    broken = run_and_trace(run, "a_file_loses_its_end_while_step_10_is_saved")
+    assert broken.exit_code == 70 and broken.failure is not None
+    assert "shards/__1_0.distcp has " in str(broken.failure.error)
+    assert sorted(path.name for path in checkpoints_dir(tmp_path).iterdir()) == [step_name(5), part_name(10)]
+    resumed = run_and_trace(run, fresh=False)
+    assert resumed.exit_code == 0 and resumed.losses == ten_steps[1].losses
+    assert [path.name for path in checkpoints_dir(tmp_path).iterdir()] == [step_name(10)]
+
+
 def test_verify_says_which_file_of_which_checkpoint(copy: Path, tmp_path: Path) -> None:
     for arguments in ((tmp_path,), (tmp_path, "--deep"), (copy / step_name(10), "--deep")):
         result = pretrain("verify", *arguments)
