@@ -7,7 +7,6 @@ import numpy as np
 from tokenizer.files import block_sha256_of_file, fsync_directory, record_bytes, sha256_of_file, write_bytes_durably
 from tokenizer.index import (
     DTYPE_CODES,
-    DTYPES,
     HEADER,
     MAGIC,
     read_document_indices,
@@ -16,7 +15,15 @@ from tokenizer.index import (
 )
 from tokenizer.labels import Labels
 from tokenizer.load import Tokenizer, load_tokenizer
-from tokenizer.manifest import FORMAT_VERSION, EncodeOptions, ShardError, ShardManifest, fanal_version, shard_paths
+from tokenizer.manifest import (
+    DTYPES,
+    FORMAT_VERSION,
+    EncodeOptions,
+    ShardError,
+    ShardManifest,
+    fanal_version,
+    shard_paths,
+)
 
 BLOCK_TOKENS = 1 << 22
 MEGATRON_DTYPES = {1: "uint8", 2: "int8", 3: "int16", 5: "int64", 6: "float64", 7: "float32"}

@@ -15,7 +15,7 @@ from tokenizer.documents import LABELS, Document, Fields, Place, parse_block, st
 from tokenizer.engine import EngineError, RequestedEngine, SentencePieceEngine, open_engine
 from tokenizer.inputs import RawBlock
 from tokenizer.load import load_tokenizer
-from tokenizer.manifest import dtype_for
+from tokenizer.manifest import DTYPES, dtype_for
 from tokenizer.shuffle import document_keys
 
 CHECKED_CHARACTERS = 1 << 14
@@ -74,7 +74,7 @@ class BlockEncoder:
         self._highest_control_id = max(self.tokenizer.control_ids)
         self._is_control = np.zeros(self.tokenizer.vocab_size, dtype=bool)
         self._is_control[list(self.tokenizer.control_ids)] = True
-        self.dtype = np.dtype("<u2") if dtype_for(self.tokenizer.vocab_size) == "uint16" else np.dtype("<i4")
+        self.dtype = DTYPES[dtype_for(self.tokenizer.vocab_size)]
 
     def encode(self, block: RawBlock) -> EncodedBlock:
         with without_garbage_collection():

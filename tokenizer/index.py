@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tokenizer.manifest import DamagedShardError, ShardError, ShardManifest, shard_paths
+from tokenizer.manifest import DTYPES, DamagedShardError, ShardError, ShardManifest, shard_paths
 
 MAGIC = b"MMIDIDX\x00\x00"
 HEADER = struct.Struct("<9sQBQQ")  # magic, version, dtype code, sequences, document indices: 34 bytes
-DTYPES = {"uint16": np.dtype("<u2"), "int32": np.dtype("<i4")}
 DTYPE_CODES = {"uint16": 8, "int32": 4}
 PIECE_DOCUMENTS = 1 << 20
 
@@ -47,6 +46,19 @@ def _pieces(lengths_path: Path) -> Iterator[np.ndarray]:
     with lengths_path.open("rb") as stream:
         while content := stream.read(4 * PIECE_DOCUMENTS):
             yield np.frombuffer(content, dtype="<i4")
+
+
+def document_batches(lengths: np.ndarray, num_tokens: int) -> Iterator[tuple[int, int, slice]]:
+    """(first document, one behind the last, their tokens) of batches of up to num_tokens tokens, one document at least.
+
+    Args: lengths, int [documents], of documents that lie one after the other.
+    """
+    ends = np.cumsum(lengths, dtype=np.int64)
+    begin, given = 0, 0
+    while begin < len(lengths):
+        end = max(begin + 1, int(np.searchsorted(ends, given + num_tokens, side="right")))
+        yield begin, end, slice(given, int(ends[end - 1]))
+        begin, given = end, int(ends[end - 1])
 
 
 def read_lengths(prefix: str | Path, num_documents: int) -> np.ndarray:

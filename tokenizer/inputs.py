@@ -1,7 +1,6 @@
 """Input files of documents (see input_files.py), cut into blocks that workers can parse by themselves.
 
-A file is read once, in order, and hashed by the way.
-Memory holds one block, and more only for a document longer than it.
+A file is read once, in order, and hashed by the way. Memory holds one block, and more only for a document longer than it.
 
 One part of many (`Part`) reads a share of all bytes, in the order of the inputs. Lines of a file that is not compressed
 belong to the part in which their first byte lies; any other file belongs whole to the part in which it begins.

@@ -23,7 +23,7 @@ class CommonLabel:
 
     name: str
     fixed: str | None = None
-    """Said once for all documents, whatever they say."""
+    """Said once for all documents; then none of them is asked."""
     value: str | None = None
     place: object = None
 
@@ -37,7 +37,7 @@ class CommonLabel:
                 self.value, self.place = value, place
             elif value != self.value and self.name == "language":
                 self.value = SEVERAL_LANGUAGES
-            elif value != self.value and self.fixed is None:
+            elif value != self.value:
                 raise ValueError(
                     f"{place}: {self.name} is {value!r}, but {self.value!r} at {self.place}; a shard has one {self.name}, so "
                     f"that a mixture can name it: split the input by {self.name} and encode each part to its own prefix, or "

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import numpy as np
+
 from tokenizer.files import HASH_BLOCK_BYTES, InputFile, read_record
 
 FORMAT_VERSION = 2
@@ -105,8 +107,8 @@ def order_path(prefix: str | Path) -> Path:
     return Path(f"{prefix}.order")
 
 
-ITEMSIZES = {"uint16": 2, "int32": 4}
-"""Bytes of a token by dtype."""
+DTYPES = {"uint16": np.dtype("<u2"), "int32": np.dtype("<i4")}
+"""What a token may be in the .bin, by the name in the manifest."""
 
 
 def dtype_for(vocab_size: int) -> str:
@@ -144,7 +146,7 @@ def read_manifest(prefix: str | Path, *, may_be_empty: bool = False) -> ShardMan
 
 def _rules(manifest: ShardManifest, *, may_be_empty: bool) -> list[tuple[str, bool, str]]:
     """(field, whether it holds, what it should be)."""
-    itemsize = ITEMSIZES.get(manifest.dtype, 0)
+    itemsize = DTYPES[manifest.dtype].itemsize if manifest.dtype in DTYPES else 0
     empty = may_be_empty and manifest.part is not None and manifest.num_documents == 0
     lowest, highest = (-1 if empty else 0), min(manifest.vocab_size - 1, 2 ** (8 * itemsize) - 1)
     num_blocks = -(-manifest.num_tokens * itemsize // HASH_BLOCK_BYTES)
@@ -152,7 +154,7 @@ def _rules(manifest: ShardManifest, *, may_be_empty: bool) -> list[tuple[str, bo
     return [
         ("format_version", manifest.format_version == FORMAT_VERSION, str(FORMAT_VERSION)),
         ("vocab_size", manifest.vocab_size >= 1, "at least 1"),
-        ("dtype", itemsize > 0, " or ".join(ITEMSIZES)),
+        ("dtype", itemsize > 0, " or ".join(DTYPES)),
         ("highest_token_id", lowest <= manifest.highest_token_id <= highest, f"0 to vocab_size - 1 = {highest}"),
         ("num_documents", empty or manifest.num_documents >= 1, "at least 1"),
         ("num_tokens", empty or manifest.num_tokens >= 1, "at least 1"),

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from tokenizer.files import InputFile, block_sha256_of_file, sha256_of_file
-from tokenizer.index import DTYPES, check_files, read_lengths
+from tokenizer.index import check_files, document_batches, read_lengths
 from tokenizer.inputs import Part
 from tokenizer.labels import SEVERAL_LANGUAGES
-from tokenizer.manifest import ShardError, ShardManifest, order_path, read_manifest, shard_paths
+from tokenizer.manifest import DTYPES, ShardError, ShardManifest, order_path, read_manifest, shard_paths
 from tokenizer.progress import Progress
 from tokenizer.shards import ShardWriter
 from tokenizer.shuffle import gather
@@ -116,12 +116,8 @@ def _in_turn(parts: Sequence[PartShard]) -> Iterator[tuple[np.ndarray, np.ndarra
     for part in parts:
         lengths = read_lengths(part.prefix, part.manifest.num_documents)
         tokens = part.tokens()
-        ends = np.cumsum(lengths, dtype=np.int64)
-        begin, given = 0, 0
-        while begin < len(lengths):
-            end = max(begin + 1, int(np.searchsorted(ends, given + BATCH_TOKENS, side="right")))
-            yield lengths[begin:end], tokens[given : ends[end - 1]]
-            begin, given = end, int(ends[end - 1])
+        for begin, end, held in document_batches(lengths, BATCH_TOKENS):
+            yield lengths[begin:end], tokens[held]
 
 
 def _shuffled(parts: Sequence[PartShard]) -> Iterator[tuple[np.ndarray, np.ndarray]]:

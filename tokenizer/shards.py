@@ -23,8 +23,16 @@ from pathlib import Path
 
 import numpy as np
 
-from tokenizer.index import DTYPES, check_files, map_tables, read_pointers
-from tokenizer.manifest import DamagedShardError, EncodeOptions, ShardError, ShardManifest, read_manifest, shard_paths
+from tokenizer.index import check_files, map_tables, read_pointers
+from tokenizer.manifest import (
+    DTYPES,
+    DamagedShardError,
+    EncodeOptions,
+    ShardError,
+    ShardManifest,
+    read_manifest,
+    shard_paths,
+)
 from tokenizer.writer import ShardWriter
 
 __all__ = [

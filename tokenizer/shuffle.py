@@ -13,30 +13,25 @@ from typing import BinaryIO
 
 import numpy as np
 
+from tokenizer.index import document_batches
+from tokenizer.splitmix import GOLDEN, mix64
+
 BUCKET_BYTES = 64 << 20
 MAX_BUCKETS = 256
 WRITE_BUFFER_BYTES = 1 << 18
 BATCH_TOKENS = 1 << 22
 KEY_AND_LENGTH = np.dtype([("key", "<u8"), ("length", "<i4")])
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-
 
 def document_keys(seed: int, file_number: int, positions: np.ndarray) -> np.ndarray:
-    """uint64 [documents] from the places of documents in a file (int64 [documents]): splitmix64 over seed, file, place.
+    """uint64 [documents] from the places of documents in a file (int64 [documents]): SplitMix64 over seed, file, place.
 
-    Source: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014.
+    Args: seed and file_number from 0 on, below 2**64.
     """
     with np.errstate(over="ignore"):
-        state = _mix(np.asarray([seed % 2**64], dtype=np.uint64) + _GOLDEN)
-        state = _mix(state + np.uint64(file_number) + _GOLDEN)
-        return _mix(state + positions.astype(np.uint64) * _GOLDEN)
-
-
-def _mix(value: np.ndarray) -> np.ndarray:
-    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return value ^ (value >> np.uint64(31))
+        state = mix64(np.array([seed], dtype=np.uint64) + GOLDEN)
+        state = mix64(state + np.uint64(file_number) + GOLDEN)
+        return mix64(state + positions.astype(np.uint64) * GOLDEN)
 
 
 def gather(tokens: np.ndarray, lengths: np.ndarray, order: np.ndarray) -> np.ndarray:
@@ -124,10 +119,6 @@ def remove_leftovers(prefix: Path) -> None:
 def _sorted_batches(heads: np.ndarray, tokens: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     order = np.argsort(heads["key"], kind="stable")
     lengths = heads["length"]
-    ends = np.cumsum(lengths[order], dtype=np.int64)
-    begin, given = 0, 0
-    while begin < len(order):
-        end = max(begin + 1, int(np.searchsorted(ends, given + BATCH_TOKENS, side="right")))
+    for begin, end, _ in document_batches(lengths[order], BATCH_TOKENS):
         chosen = order[begin:end]
         yield heads["key"][chosen], lengths[chosen], gather(tokens, lengths, chosen)
-        begin, given = end, int(ends[end - 1])

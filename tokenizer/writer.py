@@ -20,10 +20,10 @@ import numpy as np
 
 from tokenizer import shuffle
 from tokenizer.files import BlockHasher, InputFile, fsync_directory, part_path, read_record, record_bytes, sync
-from tokenizer.index import DTYPES, write_index
+from tokenizer.index import write_index
 from tokenizer.manifest import (
+    DTYPES,
     FORMAT_VERSION,
-    ITEMSIZES,
     EncodeOptions,
     ShardError,
     ShardManifest,
@@ -246,7 +246,9 @@ class ShardWriter:
         except ValueError:
             return False
         bin_path = self._paths[0]
-        wanted = manifest.num_tokens * ITEMSIZES.get(manifest.dtype, 0)
+        if manifest.dtype not in DTYPES:
+            return False
+        wanted = manifest.num_tokens * DTYPES[manifest.dtype].itemsize
         return not bin_path.exists() or bin_path.stat().st_size == wanted
 
     def _remove_leftovers(self) -> None:

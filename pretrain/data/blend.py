@@ -20,7 +20,8 @@ from itertools import accumulate
 
 import numpy as np
 
-from pretrain.data.order import mix64, random_keys
+from pretrain.data.order import random_keys
+from tokenizer.splitmix import mix64
 
 BLOCK_SAMPLES = 256
 RESOLUTION_BITS = 40

@@ -12,32 +12,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tokenizer.splitmix import GOLDEN, mix64
+
 ROUNDS = 6
 """Of the Feistel network. Four make a pseudorandom permutation (Luby and Rackoff, 1988); two more even out tiny sizes."""
 MIN_BITS = 6
 """On fewer bits a few rounds do not reach every order about as often."""
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio, odd: epochs lie far apart before they are mixed
-_MULTIPLIERS = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
-_SHIFTS = np.uint64(30), np.uint64(27), np.uint64(31)
 _ONE = np.uint64(1)
 
 
 def random_keys(name: str, count: int) -> np.ndarray:
     """``count`` (at most 8) 64-bit keys that a name stands for: uint64 [count]."""
     return np.frombuffer(hashlib.blake2b(name.encode(), digest_size=8 * count).digest(), dtype="<u8").astype(np.uint64)
-
-
-def mix64(values: np.ndarray) -> np.ndarray:
-    """A bijection of 64-bit integers in which every input bit moves every output bit with probability near 1/2.
-
-    Args: uint64 array of one or more dims. Source: the finaliser of SplitMix64 (Steele, Lea and Flood, 2014).
-    """
-    mixed = values ^ (values >> _SHIFTS[0])
-    mixed *= _MULTIPLIERS[0]
-    mixed ^= mixed >> _SHIFTS[1]
-    mixed *= _MULTIPLIERS[1]
-    mixed ^= mixed >> _SHIFTS[2]
-    return mixed
 
 
 def permute(index: np.ndarray, size: np.ndarray, keys: np.ndarray) -> np.ndarray:
@@ -141,7 +127,9 @@ class ChunkOrders:
         """
         chunks = self._chunks[sources]
         epoch, index = np.divmod(ranks.astype(np.uint64), chunks)
-        keys = mix64(self._keys[:, sources] + epoch * GOLDEN)  # [ROUNDS + 1, n]
+        keys = mix64(
+            self._keys[:, sources] + epoch * GOLDEN
+        )  # [ROUNDS + 1, n]; epochs lie far apart before they are mixed
         shuffle = self._shuffle[sources]
         chunk = np.where(shuffle, permute(index, chunks, keys[:ROUNDS]), index).astype(np.int64)
         offset = np.where(shuffle, keys[ROUNDS] % (self._slack[sources] + _ONE), np.uint64(0)).astype(np.int64)
