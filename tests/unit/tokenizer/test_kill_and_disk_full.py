@@ -223,3 +223,12 @@ def test_a_prefix_without_a_name_is_refused(prefix: str) -> None:
         ShardError, match=r"must end in a name, to which .bin, .idx and .json are added; shards/train works"
     ):
         ShardWriter(prefix, vocab_size=9, tokenizer_sha256="ab" * 32)
+
+
+def test_what_a_killed_shuffle_left_goes_with_the_next_run_of_that_prefix_alone(tmp_path: Path) -> None:
+    for name in ("a.shuffle-000-heads.part", "a.shuffle-017-tokens.part", "ab.shuffle-000-heads.part"):
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(KeyError), ShardWriter(tmp_path / "a", vocab_size=9, tokenizer_sha256="ab" * 32):
+        assert not list(tmp_path.glob("a.shuffle-*"))
+        raise KeyError
+    assert [path.name for path in tmp_path.iterdir()] == ["ab.shuffle-000-heads.part"]

@@ -1,0 +1,21 @@
+"""The index of a shard, by itself."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokenizer.index import document_batches
+
+
+@given(lengths=st.lists(st.integers(1, 50), max_size=40), num_tokens=st.integers(1, 120))
+def test_batches_take_every_document_once_and_no_more_tokens_than_asked_but_for_one_long_document(
+    lengths: list[int], num_tokens: int
+) -> None:
+    document = token = 0
+    for begin, end, held in document_batches(np.array(lengths, np.int32), num_tokens):
+        size = sum(lengths[begin:end])
+        assert (begin, held.start, held.stop) == (document, token, token + size)
+        assert end > begin and (size <= num_tokens or end == begin + 1)
+        assert end == len(lengths) or size + lengths[end] > num_tokens, "a batch is filled"
+        document, token = end, held.stop
+    assert (document, token) == (len(lengths), sum(lengths))
