@@ -21,7 +21,7 @@ def exit_code_of(error: BaseException) -> int:
 
     A ValueError from inside a library is a crash: it says nothing about the user's input.
     """
-    if isinstance(error, ValueError) and _raised_by_us(error.__traceback__):
+    if isinstance(error, ValueError) and not isinstance(error, UnicodeError) and _raised_by_us(error.__traceback__):
         return DAMAGED if getattr(error, "is_damage", False) else WRONG_INPUT
     return CRASH
 

@@ -1,36 +1,73 @@
-"""What a checkpoint holds, as megatron's sharded state dict: the same for saving and for loading."""
+"""What this rank writes to a checkpoint and what it reads from one: its part of every tensor, as boxes of the whole."""
 
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from megatron.core import parallel_state
-from megatron.core.distributed import DistributedDataParallel
-from megatron.core.optimizer import MegatronOptimizer
+import torch
 
-from pretrain.model.gpt import unwrap
+from pretrain.checkpoint.boxes import Box, boxes_of_range
+from pretrain.model.placement import Placement
+from pretrain.optim.moments import Owned
+from pretrain.parallel.world import World
 
 
-def sharded_content(
-    model: list[DistributedDataParallel], optimizer: MegatronOptimizer, *, is_loading: bool
-) -> dict[str, Any]:
-    """Model chunks and optimizer state in the form that does not depend on the layout ("fully reshardable").
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A box of a tensor in this rank's memory."""
 
-    Collective when saving: the optimizer gathers its parts from the replicas.
+    tensor: str
+    shape: tuple[int, ...]
+    """Of the whole tensor."""
+    box: Box
+    states: dict[str, torch.Tensor]
+    """By the names in STATES: flat views of what the optimizer uses, in the box's row-major order."""
+
+
+def parts_to_write(
+    placements: Sequence[Placement], owned: Sequence[Owned], world: World, *, is_distributed: bool
+) -> list[Part]:
+    """This rank's share: together the ranks write every element once.
+
+    Without the distributed optimizer every replica has everything, and each writes an equal part of each parameter.
     """
-    metadata = {
-        "distrib_optim_sharding_type": "fully_reshardable",
-        "distrib_optim_fully_reshardable_mem_efficient": False,
-        "dp_cp_group": parallel_state.get_data_parallel_group(with_context_parallel=True),
-        "chained_optim_avoid_prefix": True,
-    }
-    for chunk in model:
-        if not is_loading and chunk.ddp_config.overlap_param_gather:
-            # The last update is still on its way: without this, weights of the step before would be written.
-            chunk.start_param_sync(force_sync=True)
-    chunks = unwrap(model)
-    names = ["model"] if len(chunks) == 1 else [f"model{index}" for index in range(len(chunks))]
-    content: dict[str, Any] = {
-        name: chunk.sharded_state_dict(metadata=metadata) for name, chunk in zip(names, chunks, strict=True)
-    }
-    weights = content if len(chunks) > 1 else content["model"]
-    content["optimizer"] = optimizer.sharded_state_dict(dict(weights), is_loading=is_loading, metadata=metadata)
-    return content
+    found = []
+    for placement, kept in _matched(placements, owned):
+        start, end = kept.start, kept.end
+        if not is_distributed:
+            replica, replicas = world.dp_rank, world.data_parallel_size
+            start, end = end * replica // replicas, end * (replica + 1) // replicas
+        if not placement.is_copy:
+            found += _parts(placement, kept, start, end)
+    return found
+
+
+def parts_to_read(placements: Sequence[Placement], owned: Sequence[Owned]) -> list[Part]:
+    """All that this rank's optimizer keeps."""
+    return [
+        part
+        for placement, kept in _matched(placements, owned)
+        for part in _parts(placement, kept, kept.start, kept.end)
+    ]
+
+
+def _matched(placements: Sequence[Placement], owned: Sequence[Owned]) -> Iterator[tuple[Placement, Owned]]:
+    """In the order of the model, which all replicas share."""
+    by_parameter = {id(kept.parameter): kept for kept in owned}
+    assert len(by_parameter) == len(owned), "the optimizer keeps a parameter twice"
+    for placement in placements:
+        kept = by_parameter.pop(id(placement.parameter), None)
+        if kept is not None:
+            yield placement, kept
+    assert not by_parameter, "the optimizer keeps parameters that the model does not have"
+
+
+def _parts(placement: Placement, kept: Owned, start: int, end: int) -> Iterator[Part]:
+    for piece in placement.pieces:
+        low, high = max(start, piece.first_element), min(end, piece.end_element)
+        if low >= high:
+            continue
+        for box in boxes_of_range(piece.size, low - piece.first_element, high - piece.first_element):
+            at = low - kept.start
+            states = {name: flat[at : at + box.num_elements] for name, flat in kept.states.items()}
+            yield Part(tensor=placement.name, shape=placement.shape, box=box.moved(piece.offset), states=states)
+            low += box.num_elements

@@ -2,24 +2,28 @@
 
 import dataclasses
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from megatron.core import dist_checkpointing
+import torch
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer
-from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from pretrain.checkpoint.choose import choose_checkpoint
-from pretrain.checkpoint.content import sharded_content
-from pretrain.checkpoint.paths import CONFIG, DATA, SHARDS, step_of
+from pretrain.checkpoint.content import Part, parts_to_read
+from pretrain.checkpoint.manifest import DamagedCheckpointError, read_small_file
+from pretrain.checkpoint.paths import CONFIG, DATA, step_of
 from pretrain.checkpoint.state_file import read_state
+from pretrain.checkpoint.tensors import TensorReader, open_tensors
 from pretrain.config.schema import RunConfig
 from pretrain.data.position import read_position
 from pretrain.data.reader import TrainReader
-from pretrain.model.gpt import unwrap
-from pretrain.optim.optimizer import apply_settings, inner_optimizers
+from pretrain.model.placement import place_parameters
+from pretrain.optim.moments import STATES, owned_states, publish_masters, set_adam_step
 from pretrain.parallel.world import World
 from pretrain.state import TrainState
 
@@ -38,7 +42,7 @@ def load_checkpoint(
 ) -> TrainState:
     """Restore the newest checkpoint into model, optimizer and reader; the starting state if there is none.
 
-    Collective: every rank calls it. Rank 0 chooses, so that ranks never load different steps. Nothing is unpickled before
+    Collective: every rank calls it. Rank 0 chooses, so that ranks never load different steps. Nothing is read from it before
     every byte of the checkpoint was compared with its manifest (choose.py).
     Raises: DamagedCheckpointError if there are checkpoints and none is whole; ValueError if the checkpoint is of another
     model, other data or another order of them, naming each difference, or of a later step than the run's last.
@@ -55,21 +59,43 @@ def load_checkpoint(
         )
     if state.consumed_samples:  # without a sample, as after an import, there is no position
         reader.resume(read_position(folder / DATA), where=str(folder))
-    for part in inner_optimizers(optimizer):
-        if isinstance(part, DistributedOptimizer):
-            part._init_optimizer_states_with_dummy_values()  # the distributed optimizer loads into what is there
-    content: Any = dist_checkpointing.load(sharded_content(model, optimizer, is_loading=True), str(folder / SHARDS))
-    chunks = unwrap(model)
-    for index, chunk in enumerate(chunks):
-        chunk.load_state_dict(content["model" if len(chunks) == 1 else f"model{index}"])
-    optimizer.load_state_dict(content["optimizer"])
-    apply_settings(optimizer, run.optim)
-    for part in inner_optimizers(optimizer):
-        # All parameters now share one step tensor, which AdamW would count up once per parameter.
-        for parameter_state in part.optimizer.state.values():
-            parameter_state["step"] = parameter_state["step"].clone()
+    restore_tensors(folder, model, optimizer, world, states=STATES)
     logger.info("resumed from %s", folder)
     return state
+
+
+def restore_tensors(
+    folder: Path,
+    model: Sequence[DistributedDataParallel],
+    optimizer: MegatronOptimizer,
+    world: World,
+    *,
+    states: Sequence[str],
+) -> None:
+    """Give the optimizer these states of a checkpoint (see STATES), and the model its weights. Without moments the optimizer
+    starts afresh.
+
+    Every rank reads what its optimizer keeps; with the distributed optimizer that is each number once over the replicas, and
+    the weights come from the masters over the network. Collective.
+    """
+    parts = parts_to_read(place_parameters(model, world), owned_states(optimizer))
+    with open_tensors(folder) as reader:
+        for part in parts:
+            for state in states:
+                _read(reader, part, state)
+        set_adam_step(optimizer, reader.index.adam_step if len(states) > 1 else 0)
+    publish_masters(optimizer, model)
+
+
+@torch.no_grad()
+def _read(reader: TensorReader, part: Part, state: str) -> None:
+    values = part.states[state].detach()
+    if values.device.type == "cpu":
+        reader.read(part.tensor, state, part.box, values.numpy())
+    else:
+        host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        reader.read(part.tensor, state, part.box, host.numpy())
+        values.copy_(host)
 
 
 def check_same_run(run: RunConfig, folder: Path) -> None:
@@ -78,7 +104,7 @@ def check_same_run(run: RunConfig, folder: Path) -> None:
 
     Raises: ValueError naming each difference.
     """
-    saved = OmegaConf.load(folder / CONFIG)
+    saved = _saved_config(folder)
     differences = [
         f"model.{field.name} (checkpoint {saved.model.get(field.name)}, config {getattr(run.model, field.name)})"
         for field in dataclasses.fields(run.model)
@@ -96,3 +122,17 @@ def check_same_run(run: RunConfig, folder: Path) -> None:
             f"checkpoint {folder} belongs to another run: {'; '.join(differences)}. Take these values back, or start a new "
             "run in another run_dir"
         )
+
+
+def _saved_config(folder: Path) -> Any:
+    """The config of a checkpoint. Raises: DamagedCheckpointError if it is none."""
+    try:
+        saved: Any = OmegaConf.create(read_small_file(folder / CONFIG).decode())
+        if not all(key in saved for key in ("model", "data", "train")):
+            raise ValueError("it has no model, data and train")
+        return saved
+    except (ValueError, TypeError, OmegaConfBaseException, YAMLError) as error:
+        problem = str(error).partition("\n")[0]
+        raise DamagedCheckpointError(
+            f"{folder / CONFIG} is no config of a run ({type(error).__name__}: {problem})"
+        ) from None

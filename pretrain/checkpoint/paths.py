@@ -11,8 +11,12 @@ STATE = "state.json"
 DATA = "data.json"
 """Where the run stood in its data (pretrain/data/position.py)."""
 CONFIG = "config.yaml"
+TENSORS = "tensors.json"
+"""Every tensor of model and optimizer, and which file holds which part of it (tensor_index.py)."""
 SHARDS = "shards"
-"""Subfolder of megatron's distributed checkpoint: model and optimizer."""
+"""Subfolder of those files, one a rank."""
+ENTRIES = "entries"
+"""Subfolder that is there while a checkpoint is being written: what each rank's writer says of its file."""
 REASON = "REASON"
 """Beside a folder that was set aside, ``step-N.bad.REASON``: what was wrong with it."""
 
@@ -56,3 +60,8 @@ def is_part(name: str) -> bool:
 def is_bad(name: str) -> bool:
     """Whether this is the name of a folder that was set aside."""
     return _BAD.fullmatch(name) is not None
+
+
+def shard_path(rank: int) -> str:
+    """The file that a rank writes, from the checkpoint's folder on."""
+    return f"{SHARDS}/rank-{rank:05d}.safetensors"

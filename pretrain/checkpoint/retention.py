@@ -1,9 +1,11 @@
-"""Which folders of a run go: old checkpoints, leftovers, damaged ones set aside. Rank 0 alone acts here; no collective."""
+"""Which folders of a run go: old checkpoints, leftovers, damaged ones set aside. Only who holds the run folder's lock acts here,
+that is rank 0 or its writer process; no collective."""
 
 import logging
 import os
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pretrain.checkpoint.paths import COMPLETE, REASON, bad_name, is_bad, is_part, part_name, step_name, step_of
@@ -24,25 +26,35 @@ def bad_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if is_bad(path.name)) if folder.is_dir() else []
 
 
-def drop_old(folder: Path, keep_last: int | None) -> None:
-    """Delete all but the ``keep_last`` newest whole checkpoints, with what is older and not whole.
+@dataclass(frozen=True, kw_only=True)
+class Keep:
+    """Which checkpoints stay: the newest ``last`` of them, and for ever those whose step is a multiple of ``every_steps``."""
+
+    last: int | None
+    """None keeps all."""
+    every_steps: int | None
+
+
+def drop_old(folder: Path, keep: Keep) -> None:
+    """Delete the checkpoints that need not stay, with what is older than the last ``keep.last`` and not whole.
 
     Called after a checkpoint was sealed: that one is whole, so the newest whole one always stays.
     """
-    if keep_last is None:
+    if keep.last is None:
         return
     found = checkpoints_in(folder)
     whole = [path for path in found if (path / COMPLETE).is_file()]
-    oldest_kept = whole[:keep_last][-1]
+    oldest_kept = whole[: keep.last][-1]
     for old in found[found.index(oldest_kept) + 1 :]:
-        _delete(old)
-        logger.info("deleted checkpoint %s: checkpoint.keep_last is %s", old, keep_last)
+        if keep.every_steps is None or (step_of(old.name) or 0) % keep.every_steps or old not in whole:
+            _delete(old)
+            logger.info("deleted checkpoint %s: checkpoint.keep_last is %s", old, keep.last)
 
 
 def remove_leftovers(folder: Path) -> None:
     """Delete what a save or a deletion that never ended has left. Only for who holds the run folder's lock."""
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if is_part(path.name):
+        if is_part(path.name.removesuffix(f".{REASON}")):
             logger.warning("removing %s: a save or a deletion that never ended", path)
             _remove(path)
 

@@ -1,103 +1,253 @@
-"""Write a checkpoint: under a temporary name, hashed, synced, sealed, then renamed. Its final name is only given to a whole one."""
+"""Write checkpoints beside the training: it stands still while the state is copied to host memory, and no longer.
 
-import os
-import shutil
-from pathlib import Path
+What is written, by whom, and what it takes until it counts: write_job.py.
+"""
 
-from megatron.core import dist_checkpointing
+import contextlib
+import dataclasses
+import json
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer
 
-from pretrain.checkpoint.content import sharded_content
-from pretrain.checkpoint.engine import InProcessSave
-from pretrain.checkpoint.manifest import (
-    Manifest,
-    describe,
-    entries_from_text,
-    entries_to_text,
-    manifest_bytes,
-    seal_text,
+from pretrain.checkpoint.content import parts_to_write
+from pretrain.checkpoint.paths import CONFIG, DATA, STATE, TENSORS, checkpoints_dir, step_name
+from pretrain.checkpoint.replicas import check_replicas, sums_of, sums_of_whole
+from pretrain.checkpoint.report import SaveReport
+from pretrain.checkpoint.retention import Keep
+from pretrain.checkpoint.shard_file import header_bytes
+from pretrain.checkpoint.staging import Staging
+from pretrain.checkpoint.state_file import state_text
+from pretrain.checkpoint.tensor_index import (
+    IndexedTensor,
+    TensorIndex,
+    boxes_to_text,
+    entry_name,
+    index_text,
+    tensors_from_texts,
 )
-from pretrain.checkpoint.paths import COMPLETE, CONFIG, DATA, MANIFEST, SHARDS, checkpoints_dir, part_name, step_name
-from pretrain.checkpoint.retention import drop_old
-from pretrain.checkpoint.state_file import write_state
-from pretrain.checkpoint.verify import files_below, verify_checkpoint
+from pretrain.checkpoint.write_job import Job, LeaderJob, SaveError
+from pretrain.checkpoint.writer import WriterProcess
 from pretrain.config.load import to_yaml
 from pretrain.config.schema import RunConfig
-from pretrain.data.position import DataPosition, write_position
-from pretrain.parallel.reduce import barrier, gather_texts
+from pretrain.data.position import DataPosition, position_text
+from pretrain.model.placement import place_parameters
+from pretrain.model.translate import PARAMS_DTYPE
+from pretrain.optim.moments import STATES, adam_step, finish_param_sync, owned_states
+from pretrain.parallel.reduce import any_rank_each, gather_texts, share_text, wrapping_sum
 from pretrain.parallel.world import World
 from pretrain.state import TrainState
 
+SETTLE_PAUSE_S = 0.005
+"""Between looks at a save that training waits for, at first; up to a second."""
+RETRY_PAUSE_S = 1.0
+"""Before the last checkpoint of a run is tried again, at first; it doubles."""
 
-def save_checkpoint(
-    run: RunConfig,
-    model: list[DistributedDataParallel],
-    optimizer: MegatronOptimizer,
-    state: TrainState,
-    position: DataPosition,
-    world: World,
-) -> Path:
-    """The checkpoint of this step; one that is already there is left alone.
 
-    Collective: every rank calls it after the same step. Older ones are deleted (checkpoint.keep_last) once this one is whole.
-    Raises: RuntimeError on rank 0 if the file system does not show what the ranks have written; nothing older is deleted then.
+class Saver:
+    """Saves of one run, at most one at a time. Use ``open_saver``.
+
+    Every method but ``reports`` and ``poll`` is collective: every rank calls it after the same step.
     """
-    folder = checkpoints_dir(run.run_dir)
-    final, part = folder / step_name(state.step), folder / part_name(state.step)
-    barrier()  # nobody decides on `final` while rank 0 of an earlier call still renames it
-    if (final / COMPLETE).is_file():
-        return final
-    if world.rank == 0:
-        # Both are leftovers of a save that never ended: a part, or a renamed folder without its marker.
-        shutil.rmtree(part, ignore_errors=True)
-        shutil.rmtree(final, ignore_errors=True)
-        (part / SHARDS).mkdir(parents=True)
-    barrier()
-    content = sharded_content(model, optimizer, is_loading=False)
-    engine = InProcessSave()
-    dist_checkpointing.save(content, str(part / SHARDS), engine)
-    # Each rank hashes what it wrote, while it is in the page cache; rank 0 waits here for all of them.
-    own = gather_texts(entries_to_text(describe(part, f"{SHARDS}/{name}") for name in engine.file_names), world)
-    if own is not None:
-        write_state(part, state)
-        write_position(position, part / DATA)
-        (part / CONFIG).write_text(to_yaml(run))
-        _seal(part, state.step, own)
-        part.rename(final)
-        _sync(folder)
-        drop_old(folder, run.checkpoint.keep_last)
-    barrier()
-    return final
+
+    def __init__(
+        self,
+        run: RunConfig,
+        model: Sequence[DistributedDataParallel],
+        optimizer: MegatronOptimizer,
+        world: World,
+    ) -> None:
+        self._run, self._model, self._optimizer, self._world = run, model, optimizer, world
+        self._placements = place_parameters(model, world)
+        parts = parts_to_write(
+            self._placements,
+            owned_states(optimizer),
+            world,
+            is_distributed=run.parallel.use_distributed_optimizer,
+        )
+        self._staging = Staging(parts, STATES, world.device)
+        self._header = header_bytes(
+            (entry_name(part.tensor, state, part.box), part.box.size) for state in STATES for part in parts
+        ).decode("latin-1")
+        self._writer = WriterProcess(self._staging, phase_timeout_s=run.checkpoint.phase_timeout_s)
+        self._agree_on_layout(boxes_to_text((part.tensor, part.shape, part.box) for part in parts))
+        self._step: int | None = None  # of the save that is under way
+        self._saved_step: int | None = None  # of the newest checkpoint
+        self._started = self._stall_s = 0.0
+        self._num_saves = self._failed_in_a_row = 0
+        self._is_news_due = False
+        self._reports: list[SaveReport] = []
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether this rank's part of the save under way has; then all ranks must ``give_up`` after this step."""
+        return self._step is not None and self._writer.failure is not None
+
+    def poll(self) -> None:
+        """See how far the save under way has come. Does not wait; no collective."""
+        self._writer.poll()
+        if self._is_news_due and not self._writer.is_busy and not self.has_failed:
+            self._report(warning=self._writer.warning)
+
+    def reports(self) -> list[SaveReport]:
+        """What happened since it was last asked; nothing but on rank 0."""
+        found, self._reports = self._reports, []
+        return found
+
+    def restored(self, step: int) -> None:
+        """The checkpoint of ``step`` is there already: the run goes on from it."""
+        self._saved_step = step
+
+    def begin(self, state: TrainState, position: DataPosition) -> None:
+        """Start to write the checkpoint of this step, unless it is there. Waits for the one under way.
+
+        Raises: ReplicaDriftError; SaveError if too many in a row have failed.
+        """
+        self.settle()
+        if state.step == self._saved_step:
+            return
+        self._started = time.perf_counter()
+        finish_param_sync(self._model)
+        sums = sums_of(self._placements)
+        check_replicas(self._placements, sums, self._world)
+        whole = sums_of_whole(list(self._tensors), self._placements, sums, self._world)
+        self._staging.fill()
+        self._num_saves += 1
+        self._step, self._is_news_due = state.step, self._world.rank == 0
+        self._writer.write(
+            Job(
+                folder=str(checkpoints_dir(self._run.run_dir)),
+                step=state.step,
+                attempt=f"{self._token}-{self._num_saves}",
+                rank=self._world.rank,
+                num_ranks=self._world.size,
+                header=self._header,
+                num_bytes=self._staging.num_bytes,
+                leader=self._leader_job(state, position, whole) if self._world.rank == 0 else None,
+            )
+        )
+        self._stall_s = time.perf_counter() - self._started
+        if not self._run.checkpoint.asynchronous:
+            self.settle()
+            self._stall_s = time.perf_counter() - self._started
+
+    def settle(self) -> None:
+        """Wait until no save is under way.
+
+        Raises: SaveError if too many in a row have failed.
+        """
+        pause = SETTLE_PAUSE_S
+        while self._step is not None:
+            self.poll()
+            is_pending, has_failed = any_rank_each([self._writer.is_busy, self.has_failed], self._world)
+            if has_failed:
+                self.give_up()
+            elif not is_pending:
+                self._saved_step, self._step, self._failed_in_a_row = self._step, None, 0
+            else:
+                time.sleep(pause)
+                pause = min(1.0, pause * 1.2)
+
+    def finish(self, state: TrainState, position: DataPosition) -> None:
+        """Write the checkpoint of this step, wait for it, and try again if that fails: there is no later one.
+
+        Raises: ReplicaDriftError; SaveError if too many in a row have failed.
+        """
+        pause = RETRY_PAUSE_S
+        while True:
+            self.begin(state, position)
+            self.settle()
+            if self._saved_step == state.step:
+                return
+            time.sleep(pause)
+            pause *= 2
+
+    def give_up(self) -> None:
+        """End the save under way on every rank, since it failed on one.
+
+        Raises: SaveError if too many in a row have failed.
+        """
+        own = self._writer.failure or ""
+        if self._writer.is_busy:
+            self._writer.fail("another rank failed")
+        gathered = gather_texts(own, self._world)
+        reason = None
+        if gathered is not None:
+            found = {rank: text for rank, text in enumerate(gathered) if text}
+            # Rank 0's writer may only say what it was told; the others know.
+            reason = "; ".join(f"rank {rank}: {text}" for rank, text in found.items())
+        reason = share_text(reason, self._world) or ""
+        step, self._step = self._step, None
+        assert step is not None, "no save was under way"
+        if self._world.rank == 0:
+            self._writer.set_aside(str(checkpoints_dir(self._run.run_dir)), step, reason)
+            self._report(step=step, failure=reason)
+        self._failed_in_a_row += 1
+        if self._failed_in_a_row > self._run.checkpoint.max_failed_saves:
+            raise SaveError(
+                f"{self._failed_in_a_row} saves in a row have failed, and checkpoint.max_failed_saves "
+                f"({self._run.checkpoint.max_failed_saves}) allows no more; the last one, of step {step}: {reason}"
+            )
+
+    def close(self) -> None:
+        """End the writer process and give the memory back. No collective."""
+        self._writer.close()
+        self._staging.close()
+
+    def _agree_on_layout(self, boxes: str) -> None:
+        """Collective: rank 0 learns who holds what, and all agree on the order of tensors and on a name for this run's saves."""
+        gathered = gather_texts(boxes, self._world)
+        text = None
+        self._layout = {} if gathered is None else tensors_from_texts(gathered)
+        if gathered is not None:
+            text = json.dumps([secrets.token_hex(4), list(self._layout)])
+        self._token, self._tensors = json.loads(share_text(text, self._world) or "")
+        (self._num_bytes,) = wrapping_sum([self._staging.num_bytes + len(self._header)], self._world)
+
+    def _leader_job(self, state: TrainState, position: DataPosition, sums: list[int]) -> LeaderJob:
+        index = TensorIndex(
+            states=STATES,
+            adam_step=adam_step(self._optimizer),
+            weights_dtype=str(PARAMS_DTYPE[self._run.train.precision]).removeprefix("torch."),
+            tensors={
+                name: IndexedTensor(name=name, shape=shape, stored=tuple(stored), weights_sum=f"{value:016x}")
+                for (name, (shape, stored)), value in zip(self._layout.items(), sums, strict=True)
+            },
+        )
+        config = self._run.checkpoint
+        return LeaderJob(
+            texts={
+                STATE: state_text(state),
+                DATA: position_text(position),
+                CONFIG: to_yaml(self._run),
+                TENSORS: index_text(index),
+            },
+            num_bytes=self._num_bytes,
+            keep=Keep(last=config.keep_last, every_steps=config.keep_every_steps),
+        )
+
+    def _report(self, **news: object) -> None:
+        report = SaveReport(
+            step=self._step or 0,
+            path=str(checkpoints_dir(self._run.run_dir) / step_name(self._step or 0)),
+            num_bytes=self._num_bytes,
+            stall_s=self._stall_s,
+            save_s=time.perf_counter() - self._started,
+        )
+        self._is_news_due = False
+        self._reports.append(dataclasses.replace(report, **news))  # type: ignore[arg-type]
 
 
-def _seal(folder: Path, step: int, gathered: list[str]) -> None:
-    """Hash what no rank has hashed yet, write the manifest, bring all of it to the disk, and mark the folder whole.
-
-    Raises: RuntimeError if a file is not there with the size that its rank saw.
-    """
-    entries = [entry for text in gathered for entry in entries_from_text(text)]
-    rest = sorted(set(files_below(folder)) - {entry.path for entry in entries})
-    entries += [describe(folder, path) for path in rest]
-    content = manifest_bytes(Manifest(step=step, files=tuple(entries)))
-    (folder / MANIFEST).write_bytes(content)
-    _sync_tree(folder)
-    (folder / COMPLETE).write_text(seal_text(content))
-    _sync_tree(folder)
-    problems = verify_checkpoint(folder, deep=False).problems
-    if problems:
-        raise RuntimeError(f"what was written to {folder} is not there, so it is no checkpoint: {'; '.join(problems)}")
-
-
-def _sync_tree(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        _sync(path)
-    _sync(folder)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+@contextlib.contextmanager
+def open_saver(
+    run: RunConfig, model: Sequence[DistributedDataParallel], optimizer: MegatronOptimizer, world: World
+) -> Iterator[Saver]:
+    """The saver of a run. Collective to open; after an exception nothing is waited for."""
+    saver = Saver(run, model, optimizer, world)
     try:
-        os.fsync(descriptor)
+        yield saver
     finally:
-        os.close(descriptor)
+        saver.close()

@@ -9,9 +9,9 @@ from pretrain.checkpoint.paths import STATE
 from pretrain.state import TrainState
 
 
-def write_state(folder: Path, state: TrainState) -> None:
-    """Write the state into a checkpoint's folder."""
-    (folder / STATE).write_text(json.dumps(dataclasses.asdict(state), indent=1) + "\n")
+def state_text(state: TrainState) -> str:
+    """The content of ``state.json``."""
+    return json.dumps(dataclasses.asdict(state), indent=1) + "\n"
 
 
 def read_state(folder: Path, *, step: int) -> TrainState:

@@ -49,7 +49,7 @@ def check_ranks(run: RunConfig, num_ranks: int) -> None:
 
 def _finite(run: RunConfig) -> None:
     """nan passes every comparison that would refuse it, and inf some of them."""
-    for room in ("model", "optim", "log"):
+    for room in ("model", "optim", "checkpoint", "log"):
         section = getattr(run, room)
         for field in fields(section):
             value = getattr(section, field.name)
@@ -68,7 +68,7 @@ def _positive(run: RunConfig) -> None:
                      "virtual_pipeline_model_parallel_size", "data_parallel_size", "timeout_s"),
         "optim": ("lr", "lr_decay_samples", "adam_eps"),
         "train": ("train_steps", "global_batch_size", "micro_batch_size", "eval_interval", "eval_samples"),
-        "checkpoint": ("interval", "keep_last"),
+        "checkpoint": ("interval", "keep_last", "keep_every_steps", "phase_timeout_s"),
         "log": ("interval", "peak_tflops_per_gpu"),
     }  # fmt: skip
     for room, names in sized.items():
@@ -78,7 +78,7 @@ def _positive(run: RunConfig) -> None:
                 works = "1" if isinstance(value, int) else "a small number such as 1e-5"
                 raise ValueError(f"{room}.{name} ({value}) must be above 0 and finite; {works} works")
     for room, name in (("optim", "min_lr"), ("optim", "lr_warmup_samples"), ("optim", "weight_decay"),
-                       ("optim", "clip_grad"), ("train", "max_skipped_steps")):  # fmt: skip
+                       ("optim", "clip_grad"), ("train", "max_skipped_steps"), ("checkpoint", "max_failed_saves")):  # fmt: skip
         if not 0 <= getattr(getattr(run, room), name) < math.inf:
             raise ValueError(
                 f"{room}.{name} ({getattr(getattr(run, room), name)}) must be finite and not negative; 0 works"

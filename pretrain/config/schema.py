@@ -191,6 +191,14 @@ class CheckpointConfig:
     """Steps between checkpoints; null means only at the end or at a requested stop."""
     keep_last: int | None = None
     """How many of the newest checkpoints to keep; null means all."""
+    keep_every_steps: int | None = None
+    """Keep for ever those whose step is a multiple of this; null means none beyond keep_last."""
+    asynchronous: bool = True
+    """Train on while a checkpoint is written, from a copy in host memory; false waits until it is whole."""
+    phase_timeout_s: float = 1800.0
+    """Seconds that each phase of a save may take (folder, writing, the other ranks' files, sealing) before it counts as failed."""
+    max_failed_saves: int = 3
+    """Saves in a row that may fail, the training going on, before the run stops."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -149,9 +149,9 @@ def position_of(
     )
 
 
-def write_position(position: DataPosition, path: Path) -> None:
-    """Write the record as JSON."""
-    path.write_text(json.dumps(dataclasses.asdict(position), indent=1) + "\n")
+def position_text(position: DataPosition) -> str:
+    """The record as JSON."""
+    return json.dumps(dataclasses.asdict(position), indent=1) + "\n"
 
 
 def read_position(path: Path) -> DataPosition:

@@ -12,12 +12,15 @@ from typing import IO, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pretrain.checkpoint.report import SaveReport
 from pretrain.config.schema import RunConfig
 from pretrain.log.record import EvalRecord, StepRecord
 from pretrain.log.summary import duration, summary
 from pretrain.parallel.world import World
 
-Record = StepRecord | EvalRecord
+Record = StepRecord | EvalRecord | SaveReport
+KINDS = {StepRecord: "step", EvalRecord: "eval", SaveReport: "checkpoint"}
+"""What a line of metrics.jsonl calls them."""
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_DIR = "tensorboard"
 
@@ -76,9 +79,8 @@ class JsonLines:
         self._stream = stream
 
     def write(self, record: Record) -> None:
-        kind = "step" if isinstance(record, StepRecord) else "eval"
         fields = {name: _json_value(value) for name, value in dataclasses.asdict(record).items()}
-        self._stream.write(json.dumps({"kind": kind, **fields}, allow_nan=False) + "\n")
+        self._stream.write(json.dumps({"kind": KINDS[type(record)], **fields}, allow_nan=False) + "\n")
         self._stream.flush()
 
     def say(self, message: str) -> None: ...
@@ -96,6 +98,11 @@ class TensorBoard:
         if isinstance(record, EvalRecord):
             for domain, loss in record.held_out_loss.items():
                 self._writer.add_scalar(f"held_out_loss/{domain}", loss, record.step)
+            return
+        if isinstance(record, SaveReport):
+            if record.failure is None:
+                self._writer.add_scalar("checkpoint/stall_s", record.stall_s, record.step)
+                self._writer.add_scalar("checkpoint/save_s", record.save_s, record.step)
             return
         for domain, loss in record.loss_by_domain.items():
             self._writer.add_scalar(f"loss_by_domain/{domain}", loss, record.step)
@@ -123,7 +130,7 @@ class Terminal:
             self._progress.update(self._task, completed=record.step)
             self.say(step_line(record, self._train_steps))
         else:
-            self.say(eval_line(record))
+            self.say(eval_line(record) if isinstance(record, EvalRecord) else save_line(record))
 
     def say(self, message: str) -> None:
         self._console.print(message, highlight=False, markup=False, soft_wrap=True)
@@ -166,6 +173,17 @@ def eval_line(record: EvalRecord) -> str:
     """The console line of an evaluation."""
     losses = "  ".join(f"{domain} {loss:.4f}" for domain, loss in record.held_out_loss.items())
     return f"held-out loss after step {record.step}: {losses}"
+
+
+def save_line(record: SaveReport) -> str:
+    """The console line of a checkpoint."""
+    if record.failure is not None:
+        return f"NO CHECKPOINT of step {record.step}, and training goes on: {record.failure}"
+    line = (
+        f"checkpoint: {record.path} ({record.num_bytes / 2**30:.2f} GiB; training stood still for {record.stall_s:.3f} s, whole "
+        f"after {record.save_s:.2f} s)"
+    )
+    return line if record.warning is None else f"{line}; WARNING: {record.warning}"
 
 
 def _percent(share: float | None) -> str:

@@ -38,9 +38,14 @@ def wrapping_sum(values: Sequence[int], world: World) -> list[int]:
 
 def any_rank(flag: bool, world: World) -> bool:
     """Whether any rank says yes. Collective over all ranks; one device sync."""
-    answer = torch.tensor([int(flag)], device=world.device)
-    dist.all_reduce(answer, op=dist.ReduceOp.MAX)
-    return bool(answer.item())
+    return any_rank_each([flag], world)[0]
+
+
+def any_rank_each(flags: Sequence[bool], world: World) -> list[bool]:
+    """For each question, whether any rank says yes. Collective over all ranks; one device sync for all of them."""
+    answers = torch.tensor([int(flag) for flag in flags], device=world.device)
+    dist.all_reduce(answers, op=dist.ReduceOp.MAX)
+    return [bool(answer) for answer in answers.tolist()]
 
 
 def largest(value: float, world: World) -> float:

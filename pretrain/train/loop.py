@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pretrain import exit_codes
 from pretrain.checkpoint.load import load_checkpoint
-from pretrain.checkpoint.save import save_checkpoint
+from pretrain.checkpoint.save import Saver, open_saver
 from pretrain.config.derive import global_batch_size_at, num_parameters
 from pretrain.config.rules import check_ranks
 from pretrain.config.schema import RunConfig
@@ -15,19 +15,19 @@ from pretrain.data.reader import open_reader
 from pretrain.data.sources import open_sources
 from pretrain.log.record import StepRecord, throughput
 from pretrain.log.run_dir import hold_run_dir, open_run_dir
-from pretrain.log.sinks import open_sinks
+from pretrain.log.sinks import Sinks, open_sinks
 from pretrain.model.flops import flops_per_token, model_flops_utilization, peak_tflops
 from pretrain.model.gpt import attention_backend, build_model
 from pretrain.optim.optimizer import build_optimizer, set_learning_rate
 from pretrain.optim.schedule import learning_rate
 from pretrain.parallel.device import device_name, peak_memory_bytes
 from pretrain.parallel.environment import rank_and_size
-from pretrain.parallel.reduce import largest
+from pretrain.parallel.reduce import any_rank_each, largest
 from pretrain.parallel.world import World, open_world
 from pretrain.state import TrainState
 from pretrain.train.evaluate import evaluate
 from pretrain.train.step import StepResult, mean_losses, train_step
-from pretrain.train.stop import open_stop_signal
+from pretrain.train.stop import StopSignal, open_stop_signal
 
 
 class Outcome(enum.IntEnum):
@@ -60,16 +60,20 @@ def train(run: RunConfig) -> Outcome:
         model = build_model(run, world)
         optimizer = build_optimizer(run, model)
         state = load_checkpoint(run, model, optimizer, reader, world)
-        with open_sinks(run, world, start_step=state.step) as sinks:
+        with (
+            open_sinks(run, world, start_step=state.step) as sinks,
+            open_saver(run, model, optimizer, world) as saver,
+        ):
             sinks.say(headline(run, world, attention_backend(model)))
             if state.step:
+                saver.restored(state.step)
                 sinks.say(f"resumed after step {state.step}, {state.consumed_samples:,} samples")
             elif sources.held_out:
                 sinks.write(evaluate(model, sources.held_out, run, world, state))  # what an untrained model does
             clock = Clock(state)
             outcome = Outcome.FINISHED
             while state.step < run.train.train_steps:
-                if stop.agreed(world):
+                if agree_to_stop(stop, saver, sinks, world):
                     outcome = Outcome.STOPPED
                     break
                 rate = learning_rate(run.optim, run.train, state.consumed_samples)
@@ -102,14 +106,14 @@ def train(run: RunConfig) -> Outcome:
                     sinks.write(evaluate(model, sources.held_out, run, world, state))
                     clock.restart(state)
                 # Not while the gradient is not finite: retention would push out the last checkpoint that is any good.
-                if last or (every(run.checkpoint.interval, state.step) and not result.skipped):
-                    position = reader.position(state.consumed_samples)
-                    sinks.say(f"checkpoint: {save_checkpoint(run, model, optimizer, state, position, world)}")
+                if every(run.checkpoint.interval, state.step) and not result.skipped and not last:
+                    saver.begin(state, reader.position(state.consumed_samples))
                     clock.restart(state)
-            if outcome is Outcome.STOPPED and state.step > 0:
-                position = reader.position(state.consumed_samples)
-                saved = save_checkpoint(run, model, optimizer, state, position, world)
-                sinks.say(f"stopped on request; checkpoint: {saved}")
+            if state.step > 0:
+                saver.finish(state, reader.position(state.consumed_samples))
+                write_reports(saver, sinks)
+            if outcome is Outcome.STOPPED:
+                sinks.say(f"stopped on request after step {state.step}")
             if outcome is Outcome.FINISHED:
                 sinks.say(f"complete: step {state.step} of {run.train.train_steps}")
                 sinks.finish(run.run_dir)
@@ -130,6 +134,22 @@ def headline(run: RunConfig, world: World, attention: str) -> str:
 def every(interval: int | None, step: int) -> bool:
     """Whether something that happens each ``interval`` steps happens after ``step``."""
     return interval is not None and step % interval == 0
+
+
+def agree_to_stop(stop: StopSignal, saver: Saver, sinks: Sinks, world: World) -> bool:
+    """Whether any rank was asked to stop; and what became of the save under way. Collective; one device sync."""
+    saver.poll()
+    is_stop_asked, has_save_failed = any_rank_each([stop.is_asked, saver.has_failed], world)
+    if has_save_failed:
+        saver.give_up()
+    write_reports(saver, sinks)
+    return is_stop_asked
+
+
+def write_reports(saver: Saver, sinks: Sinks) -> None:
+    """Tell what became of checkpoints since the last time."""
+    for report in saver.reports():
+        sinks.write(report)
 
 
 def stop_if_diverged(run: RunConfig, state: TrainState, result: StepResult) -> None:

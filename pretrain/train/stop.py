@@ -5,9 +5,6 @@ import signal
 from collections.abc import Iterator
 from types import FrameType
 
-from pretrain.parallel.reduce import any_rank
-from pretrain.parallel.world import World
-
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
@@ -17,9 +14,10 @@ class StopSignal:
     def __init__(self) -> None:
         self._seen = False
 
-    def agreed(self, world: World) -> bool:
-        """Whether any rank was asked to stop. Collective: every rank asks after the same step."""
-        return any_rank(self._seen, world)
+    @property
+    def is_asked(self) -> bool:
+        """Whether this rank was asked to stop."""
+        return self._seen
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._seen = True

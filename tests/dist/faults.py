@@ -278,16 +278,14 @@ def rank_1_reads_other_bytes() -> None:
         choose.hash_problem = lambda folder, entry: f"{folder / entry.path} has another sha256"
 
 
-def a_file_loses_its_end_while_step_10_is_saved() -> None:
+def _writer_with(fault: str) -> None:
+    """Every rank's writer process gets a fault of tests/dist/faulty_writer.py."""
+    from pretrain.checkpoint import writer
+
+    writer.MODULE = "tests.dist.faulty_writer"
+    os.environ["WRITER_FAULT"] = fault
+
+
+def writer_whose_file_of_step_10_loses_its_end() -> None:
     """After rank 1 has hashed what it wrote, as a full or failing file system may."""
-    from pretrain.checkpoint import save
-
-    describe = save.describe
-
-    def broken(folder: Any, path: str) -> Any:
-        entry = describe(folder, path)
-        if os.environ["RANK"] == "1" and folder.name == "step-00000010.part":
-            os.truncate(folder / path, entry.bytes - 1)
-        return entry
-
-    save.describe = broken
+    _writer_with("file_of_step_10_loses_its_end")

@@ -21,7 +21,7 @@ from pretrain.checkpoint.manifest import (
     seal_text,
 )
 from pretrain.checkpoint.paths import COMPLETE, MANIFEST, STATE
-from pretrain.checkpoint.state_file import read_state, write_state
+from pretrain.checkpoint.state_file import read_state, state_text
 from pretrain.exit_codes import DAMAGED, exit_code_of
 from pretrain.state import TrainState
 
@@ -113,7 +113,7 @@ def test_a_pipe_or_a_link_in_a_seal_s_place_is_refused_at_once(tmp_path: Path) -
 
 def test_a_state_reads_as_it_was_written(tmp_path: Path) -> None:
     state = TrainState(step=5, consumed_samples=40, consumed_tokens=2560, skipped_steps=2, skipped_in_a_row=1)
-    write_state(tmp_path, state)
+    (tmp_path / STATE).write_text(state_text(state))
     assert read_state(tmp_path, step=5) == state
     with pytest.raises(DamagedCheckpointError, match=r"step \(5\) must be 6, that of the checkpoint's manifest"):
         read_state(tmp_path, step=6)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pretrain.checkpoint.paths import COMPLETE, bad_name, part_name, step_name
-from pretrain.checkpoint.retention import bad_in, checkpoints_in, drop_old, remove_leftovers, set_aside
+from pretrain.checkpoint.retention import Keep, bad_in, checkpoints_in, drop_old, remove_leftovers, set_aside
 
 
 def make(folder: Path, *names: str, whole: bool = True) -> None:
@@ -25,27 +25,27 @@ def left(folder: Path) -> list[str]:
 )
 def test_the_newest_are_kept(tmp_path: Path, keep_last: int | None, kept: list[int]) -> None:
     make(tmp_path, *map(step_name, (1, 2, 3)))
-    drop_old(tmp_path, keep_last)
+    drop_old(tmp_path, Keep(last=keep_last, every_steps=None))
     assert left(tmp_path) == [step_name(step) for step in kept]
 
 
 def test_a_folder_without_its_marker_does_not_take_a_whole_one_s_place(tmp_path: Path) -> None:
     make(tmp_path, step_name(20), whole=False)
     make(tmp_path, step_name(10), step_name(15))
-    drop_old(tmp_path, 1)
+    drop_old(tmp_path, Keep(last=1, every_steps=None))
     assert left(tmp_path) == [step_name(15), step_name(20)]
 
 
 def test_what_an_interrupted_deletion_left_is_deleted(tmp_path: Path) -> None:
     make(tmp_path, step_name(5), whole=False)
     make(tmp_path, step_name(10))
-    drop_old(tmp_path, 1)
+    drop_old(tmp_path, Keep(last=1, every_steps=None))
     assert left(tmp_path) == [step_name(10)]
 
 
 def test_what_is_no_checkpoint_is_left_alone(tmp_path: Path) -> None:
     make(tmp_path, "notes", part_name(2), step_name(1), step_name(3))
-    drop_old(tmp_path, 1)
+    drop_old(tmp_path, Keep(last=1, every_steps=None))
     assert left(tmp_path) == sorted(["notes", step_name(3), part_name(2)])
 
 
@@ -58,7 +58,7 @@ def test_a_half_deleted_checkpoint_no_longer_has_its_name(tmp_path: Path, monkey
     with monkeypatch.context() as patch:
         patch.setattr("pretrain.checkpoint.retention.shutil.rmtree", power_cut)
         with pytest.raises(KeyboardInterrupt):
-            drop_old(tmp_path, 1)
+            drop_old(tmp_path, Keep(last=1, every_steps=None))
     assert left(tmp_path) == [part_name(1), step_name(2)]
     remove_leftovers(tmp_path)
     assert left(tmp_path) == [step_name(2)]
@@ -94,5 +94,5 @@ def test_checkpoints_are_found_by_name_newest_first(tmp_path: Path) -> None:
 def test_a_linked_checkpoint_is_dropped_and_what_it_points_to_is_not(tmp_path: Path) -> None:
     make(tmp_path, "elsewhere", step_name(2))
     (tmp_path / step_name(1)).symlink_to(tmp_path / "elsewhere")
-    drop_old(tmp_path, 1)
+    drop_old(tmp_path, Keep(last=1, every_steps=None))
     assert left(tmp_path) == ["elsewhere", step_name(2)] and left(tmp_path / "elsewhere") == [COMPLETE, "weights"]

@@ -20,12 +20,10 @@ FILES = [
     "config.yaml",
     "data.json",
     "manifest.json",
-    "shards/.metadata",
-    "shards/__0_0.distcp",
-    "shards/__1_0.distcp",
-    "shards/common.pt",
-    "shards/metadata.json",
+    "shards/rank-00000.safetensors",
+    "shards/rank-00001.safetensors",
     "state.json",
+    "tensors.json",
 ]
 FLIPS_PER_FILE = 25
 
@@ -102,7 +100,7 @@ def test_one_flipped_bit_anywhere_is_found_by_the_deep_look(checkpoint: Path, pa
 
 def test_a_flipped_bit_of_the_weights_is_not_found_by_the_quick_look(checkpoint: Path) -> None:
     """What the deep one is for."""
-    path = checkpoint / "shards" / "__1_0.distcp"
+    path = checkpoint / "shards" / "rank-00001.safetensors"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
@@ -111,22 +109,22 @@ def test_a_flipped_bit_of_the_weights_is_not_found_by_the_quick_look(checkpoint:
 
 def test_zeros_in_place_of_a_block_are_found(checkpoint: Path) -> None:
     """What a file system leaves that lost a block in a crash."""
-    with (checkpoint / "shards" / "__0_0.distcp").open("r+b") as stream:
+    with (checkpoint / "shards" / "rank-00000.safetensors").open("r+b") as stream:
         stream.seek(4096)
         stream.write(bytes(4096))
-    assert_found(checkpoint, "shards/__0_0.distcp", deep=True)
+    assert_found(checkpoint, "shards/rank-00000.safetensors", deep=True)
 
 
 def test_two_files_that_changed_names_are_found(checkpoint: Path) -> None:
-    first, second = (checkpoint / "shards" / f"__{rank}_0.distcp" for rank in (0, 1))
+    first, second = (checkpoint / "shards" / f"rank-{rank:05d}.safetensors" for rank in (0, 1))
     first.rename(checkpoint / "third")
     second.rename(first)
     (checkpoint / "third").rename(second)
-    assert_found(checkpoint, "shards/__0_0.distcp", deep=True)
-    assert_found(checkpoint, "shards/__1_0.distcp", deep=True)
+    assert_found(checkpoint, "shards/rank-00000.safetensors", deep=True)
+    assert_found(checkpoint, "shards/rank-00001.safetensors", deep=True)
 
 
-@pytest.mark.parametrize("path", ["extra", ".hidden", "shards/__2_0.distcp", "new/folder/file"])
+@pytest.mark.parametrize("path", ["extra", ".hidden", "shards/rank-00002.safetensors", "new/folder/file"])
 def test_a_file_too_many_is_found(checkpoint: Path, path: str) -> None:
     (checkpoint / path).parent.mkdir(parents=True, exist_ok=True)
     (checkpoint / path).touch()
@@ -152,7 +150,7 @@ def test_a_folder_that_is_a_link_is_found_and_not_followed(checkpoint: Path) -> 
     (checkpoint / "shards").symlink_to(checkpoint.parent / "moved")
     found = problems(checkpoint, deep=True)
     assert f"{checkpoint / 'shards'} is a link that manifest.json does not name" in found
-    assert f"{checkpoint / 'shards/.metadata'} is missing" in found
+    assert f"{checkpoint / 'shards/rank-00000.safetensors'} is missing" in found
 
 
 @pytest.mark.parametrize("path", FILES)
@@ -200,4 +198,4 @@ def test_verification_unpickles_nothing_and_needs_no_torch(checkpoint: Path) -> 
     result = subprocess.run(
         [sys.executable, "-c", WATCHED, str(checkpoint)], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert result.stdout.strip() == "9 [] False", "8 hashes and a state that is none"
+    assert result.stdout.strip() == "7 [] False", "6 hashes and a state that is none"

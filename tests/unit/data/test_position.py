@@ -17,7 +17,7 @@ from pretrain.config.load import load_run
 from pretrain.config.schema import RunConfig
 from pretrain.data import reader as reader_module
 from pretrain.data.batch import train_micro_batches
-from pretrain.data.position import DataPosition, add, from_hex, read_position, samples_hash, to_hex, write_position
+from pretrain.data.position import DataPosition, add, from_hex, position_text, read_position, samples_hash, to_hex
 from pretrain.data.reader import TrainReader, open_reader
 from pretrain.data.sources import open_sources
 from pretrain.parallel.world import World
@@ -73,7 +73,7 @@ def test_the_record_says_what_was_read_and_how_far(small_run: Path, shards: Path
     assert sum(source.cursor for source in saved.sources) == saved.consumed_samples == 40
     assert [(share.weight, share.epochs) for share in saved.phases[0].sources] == [(2.0, None), (1.0, None)]
     assert (saved.last_step.first_sample, saved.last_step.num_samples) == (32, 8)
-    write_position(saved, tmp_path / "data.json")
+    (tmp_path / "data.json").write_text(position_text(saved))
     assert read_position(tmp_path / "data.json") == saved
 
 

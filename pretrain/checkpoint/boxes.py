@@ -1,0 +1,60 @@
+"""Boxes: the part of a whole tensor that one entry of a checkpoint holds. Pure arithmetic.
+
+A rank owns a flat range of its part of a tensor, cut wherever the distributed optimizer cuts it. As boxes of the whole tensor
+the range means the same in every layout, and what one layout wrote another reads by intersecting boxes.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Box:
+    """Elements offset <= index < offset + size of a tensor, in every dimension."""
+
+    offset: Shape
+    size: Shape
+
+    @property
+    def num_elements(self) -> int:
+        """How many elements it holds."""
+        return math.prod(self.size)
+
+    def moved(self, by: Sequence[int]) -> "Box":
+        """The same box in a tensor that this one is a part of, ``by`` its place there."""
+        return Box(offset=tuple(a + b for a, b in zip(self.offset, by, strict=True)), size=self.size)
+
+
+def boxes_of_range(shape: Shape, start: int, end: int) -> list[Box]:
+    """The elements ``start`` to ``end`` of a tensor in row-major order, as at most three boxes, in that order.
+
+    Args: shape: of one or two dimensions.
+    """
+    assert len(shape) in (1, 2), f"parameters have one or two dimensions, not {len(shape)}"
+    assert 0 <= start <= end <= math.prod(shape), f"range {start} to {end} is not inside {shape}"
+    if len(shape) == 1:
+        return [Box(offset=(start,), size=(end - start,))] if end > start else []
+    columns, found = shape[1], []
+    while start < end:
+        row, column = divmod(start, columns)
+        rows = (end - start) // columns if column == 0 else 0
+        if rows:
+            found.append(Box(offset=(row, 0), size=(rows, columns)))
+            start += rows * columns
+        else:
+            part = min(columns - column, end - start)
+            found.append(Box(offset=(row, column), size=(1, part)))
+            start += part
+    return found
+
+
+def intersection(left: Box, right: Box) -> Box | None:
+    """What two boxes of one tensor share; None if nothing."""
+    low = tuple(max(a, b) for a, b in zip(left.offset, right.offset, strict=True))
+    high = tuple(min(a + m, b + n) for a, m, b, n in zip(left.offset, left.size, right.offset, right.size, strict=True))
+    if any(a >= b for a, b in zip(low, high, strict=True)):
+        return None
+    return Box(offset=low, size=tuple(b - a for a, b in zip(low, high, strict=True)))

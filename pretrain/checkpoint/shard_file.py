@@ -1,0 +1,79 @@
+"""The file of one rank: a header in JSON and the numbers behind it, in the safetensors format. No torch here.
+
+Nothing in it can be executed. Format: https://github.com/huggingface/safetensors (8 bytes of length, JSON, data without gaps).
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from pretrain.checkpoint.manifest import DamagedCheckpointError, open_plain_file
+
+ITEM_BYTES = 4
+"""All numbers are float32."""
+MAX_HEADER_BYTES = 100_000_000
+"""The format's own limit."""
+
+
+def header_bytes(entries: Iterable[tuple[str, tuple[int, ...]]]) -> bytes:
+    """The head of a file with these (name, shape), whose data follow in the same order."""
+    fields: dict[str, object] = {}
+    place = 0
+    for name, shape in entries:
+        assert name not in fields, f"{name} is written twice"
+        end = place + math.prod(shape) * ITEM_BYTES
+        fields[name] = {"dtype": "F32", "shape": shape, "data_offsets": [place, end]}
+        place = end
+    text = json.dumps(fields, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+class ShardFile:
+    """A file of a checkpoint, open for reading. Close it."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises: DamagedCheckpointError if it is not there or has no header of the format."""
+        self.path = path
+        try:
+            self._stream = open_plain_file(path)
+        except OSError as error:
+            raise DamagedCheckpointError(f"{path} cannot be read ({error.strerror or error})") from None
+        try:
+            length = int.from_bytes(self._stream.read(8), "little")
+            if length > MAX_HEADER_BYTES:
+                raise ValueError(f"a header of {length:,} bytes")
+            fields = json.loads(self._stream.read(length))
+            fields.pop("__metadata__", None)
+            self._entries = {
+                str(name): (8 + length + int(entry["data_offsets"][0]), tuple(int(n) for n in entry["shape"]))
+                for name, entry in fields.items()
+                if entry["dtype"] == "F32"
+            }
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
+            self._stream.close()
+            raise DamagedCheckpointError(f"{path} is no file of tensors ({type(error).__name__}: {error})") from None
+
+    def read(self, name: str, shape: tuple[int, ...], first_element: int, out: np.ndarray) -> None:
+        """Fill ``out`` (float32, contiguous) with the elements of an entry from ``first_element`` on, in row-major order.
+
+        Raises: DamagedCheckpointError if there is no such entry of this shape, or if the file ends before it does.
+        """
+        found = self._entries.get(name)
+        if found is None or found[1] != shape:
+            raise DamagedCheckpointError(f"{self.path} has no entry {name} of shape {shape} (found {found})")
+        place = found[0] + first_element * ITEM_BYTES
+        left = memoryview(out.reshape(-1).view(np.uint8).data)
+        while left:
+            count = os.preadv(self._stream.fileno(), [left], place)
+            if count == 0:
+                raise DamagedCheckpointError(f"{self.path} ends inside {name}")
+            left, place = left[count:], place + count
+
+    def close(self) -> None:
+        """Give the file back."""
+        self._stream.close()

@@ -1,0 +1,145 @@
+"""``tensors.json``: every tensor of a checkpoint, and which rank's file holds which boxes of it. No torch here.
+
+A tensor of the model is kept as three of its whole shape, all float32: ``param`` (the master values), ``exp_avg`` and
+``exp_avg_sq`` (AdamW's moments). Weights of another precision are not stored: they are the master values, rounded.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pretrain.checkpoint.boxes import Box
+from pretrain.checkpoint.manifest import DamagedCheckpointError, read_small_file
+from pretrain.checkpoint.paths import TENSORS
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """A box of a tensor, and the rank whose file holds it, all of its states."""
+
+    rank: int
+    box: Box
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexedTensor:
+    """One tensor of the whole model."""
+
+    name: str
+    shape: tuple[int, ...]
+    stored: tuple[Stored, ...]
+    weights_sum: str
+    """Of the weights in ``weights_dtype``, see ``replicas.py``: 16 hexadecimal digits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorIndex:
+    """All of them."""
+
+    states: tuple[str, ...]
+    """The kinds that are kept of every tensor; ``param`` alone where there is no optimizer."""
+    adam_step: int
+    """Updates that AdamW had made."""
+    weights_dtype: str
+    """Of the weights that were trained: ``bfloat16`` or ``float32``."""
+    tensors: dict[str, IndexedTensor]
+
+
+def entry_name(tensor: str, state: str, box: Box) -> str:
+    """Name of a box in the file of its rank."""
+    return f"{tensor}/{state}@{','.join(map(str, box.offset))}"
+
+
+def boxes_to_text(boxes: Iterable[tuple[str, tuple[int, ...], Box]]) -> str:
+    """(tensor, its shape, box) of one rank as JSON, for rank 0."""
+    return json.dumps([[name, shape, box.offset, box.size] for name, shape, box in boxes])
+
+
+def tensors_from_texts(texts: Sequence[str]) -> dict[str, tuple[tuple[int, ...], list[Stored]]]:
+    """By the tensor's name, its shape and where its boxes are, from the texts of all ranks in their order.
+
+    Raises: AssertionError if the boxes are not the tensor, once over: then ranks disagree about the layout.
+    """
+    found: dict[str, tuple[tuple[int, ...], list[Stored]]] = {}
+    for rank, text in enumerate(texts):
+        for name, shape, offset, size in json.loads(text):
+            known = found.setdefault(name, (tuple(shape), []))
+            assert known[0] == tuple(shape), f"{name} has shape {known[0]} on one rank and {shape} on rank {rank}"
+            known[1].append(Stored(rank=rank, box=Box(offset=tuple(offset), size=tuple(size))))
+    for name, (shape, stored) in found.items():
+        held = sum(part.box.num_elements for part in stored)
+        assert held == math.prod(shape), f"the ranks hold {held} elements of {name}, which has {math.prod(shape)}"
+    return found
+
+
+def index_text(index: TensorIndex) -> str:
+    """The content of ``tensors.json``."""
+    tensors = [
+        {
+            "name": tensor.name,
+            "shape": tensor.shape,
+            "weights_sum": tensor.weights_sum,
+            "stored": [[part.rank, part.box.offset, part.box.size] for part in tensor.stored],
+        }
+        for tensor in index.tensors.values()
+    ]
+    head = {
+        "format_version": FORMAT_VERSION,
+        "states": index.states,
+        "adam_step": index.adam_step,
+        "weights_dtype": index.weights_dtype,
+    }
+    lines = ",\n".join(json.dumps(tensor) for tensor in tensors)
+    return json.dumps(head)[:-1] + f', "tensors": [\n{lines}\n]}}\n'
+
+
+def read_index(folder: Path) -> TensorIndex:
+    """The index of a checkpoint's folder.
+
+    Raises: DamagedCheckpointError if it is missing or is not such an index.
+    """
+    content = read_small_file(folder / TENSORS)
+    try:
+        fields = json.loads(content)
+        if fields["format_version"] != FORMAT_VERSION:
+            raise ValueError(f"format_version ({fields['format_version']}) must be {FORMAT_VERSION}")
+        tensors = [_parse_tensor(tensor) for tensor in fields["tensors"]]
+        return TensorIndex(
+            states=tuple(str(state) for state in fields["states"]),
+            adam_step=_count(fields["adam_step"]),
+            weights_dtype=str(fields["weights_dtype"]),
+            tensors={tensor.name: tensor for tensor in tensors},
+        )
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise DamagedCheckpointError(
+            f"{folder / TENSORS} is no index of tensors ({type(error).__name__}: {error})"
+        ) from None
+
+
+def _parse_tensor(fields: Any) -> IndexedTensor:
+    shape = tuple(_count(length) for length in fields["shape"])
+    stored = tuple(
+        Stored(
+            rank=_count(rank),
+            box=Box(offset=tuple(_count(place) for place in offset), size=tuple(_count(length) for length in size)),
+        )
+        for rank, offset, size in fields["stored"]
+    )
+    for part in stored:
+        ends = [place + length for place, length in zip(part.box.offset, part.box.size, strict=True)]
+        if len(ends) != len(shape) or any(end > length for end, length in zip(ends, shape, strict=True)):
+            raise ValueError(f"{fields['name']} has shape {shape} and a box that ends at {ends}")
+    if sum(part.box.num_elements for part in stored) != math.prod(shape):
+        raise ValueError(f"the boxes of {fields['name']} do not cover its shape {shape}")
+    return IndexedTensor(name=str(fields["name"]), shape=shape, stored=stored, weights_sum=str(fields["weights_sum"]))
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{value!r} must be an integer from 0")
+    return value

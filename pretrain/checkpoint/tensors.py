@@ -1,0 +1,110 @@
+"""Read tensors of a checkpoint: any box of any tensor, whatever layout wrote it. No torch here."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from pretrain.checkpoint.boxes import Box, intersection
+from pretrain.checkpoint.manifest import DamagedCheckpointError
+from pretrain.checkpoint.paths import shard_path
+from pretrain.checkpoint.shard_file import ShardFile
+from pretrain.checkpoint.tensor_index import Stored, TensorIndex, entry_name, read_index
+
+BLOCK_ELEMENTS = 1 << 22
+"""Most elements that pass through memory of our own at a time, where rows are wider than what is asked for."""
+
+
+class TensorReader:
+    """The tensors of one checkpoint. Use ``open_tensors``."""
+
+    def __init__(self, folder: Path, index: TensorIndex) -> None:
+        self.index = index
+        self._folder = folder
+        self._files: dict[int, ShardFile] = {}
+
+    def read(self, tensor: str, state: str, box: Box, out: np.ndarray) -> None:
+        """Fill ``out`` (float32, contiguous, of the box's size) with a box of the whole tensor.
+
+        Raises: DamagedCheckpointError if the checkpoint does not hold all of it.
+        """
+        stored = self.index.tensors[tensor].stored if tensor in self.index.tensors else ()
+        found = 0
+        target = out.reshape(box.size)
+        for part in stored:
+            shared = intersection(part.box, box)
+            if shared is not None:
+                place = tuple(
+                    slice(a - b, a - b + n) for a, b, n in zip(shared.offset, box.offset, shared.size, strict=True)
+                )
+                self._read_shared(tensor, state, part, shared, target[place])
+                found += shared.num_elements
+        if found != box.num_elements:
+            raise DamagedCheckpointError(
+                f"{self._folder} holds {found:,} of the {box.num_elements:,} elements of {tensor}/{state} from {box.offset} on"
+            )
+
+    def read_all(self, tensor: str, state: str) -> np.ndarray:
+        """The whole tensor, float32. Raises: as ``read``."""
+        shape = self.index.tensors[tensor].shape
+        out = np.empty(shape, np.float32)
+        self.read(tensor, state, Box(offset=(0,) * len(shape), size=shape), out)
+        return out
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in self._files.values():
+            file.close()
+        self._files = {}
+
+    def _read_shared(self, tensor: str, state: str, part: Stored, shared: Box, target: np.ndarray) -> None:
+        """``shared`` lies in the stored box; ``target`` is its place in the caller's array, contiguous or not."""
+        file, name = self._file(part.rank), entry_name(tensor, state, part.box)
+        first = shared.offset[0] - part.box.offset[0]
+        if len(shared.size) == 1 or shared.size[0] == 1 or shared.size[1] == part.box.size[1]:
+            columns = part.box.size[1] if len(shared.size) == 2 else 1
+            column = shared.offset[1] - part.box.offset[1] if len(shared.size) == 2 else 0
+            start = first * columns + column
+            if target.flags.c_contiguous:
+                file.read(name, part.box.size, start, target)
+            else:
+                rows = np.empty(shared.size, np.float32)
+                file.read(name, part.box.size, start, rows)
+                target[...] = rows
+            return
+        columns, column = part.box.size[1], shared.offset[1] - part.box.offset[1]
+        step = max(1, BLOCK_ELEMENTS // columns)
+        for row in range(0, shared.size[0], step):
+            rows = np.empty((min(step, shared.size[0] - row), columns), np.float32)
+            file.read(name, part.box.size, (first + row) * columns, rows)
+            target[row : row + len(rows)] = rows[:, column : column + shared.size[1]]
+
+    def _file(self, rank: int) -> ShardFile:
+        if rank not in self._files:
+            self._files[rank] = ShardFile(self._folder / shard_path(rank))
+        return self._files[rank]
+
+
+@contextlib.contextmanager
+def open_tensors(folder: Path) -> Iterator[TensorReader]:
+    """The tensors of a checkpoint's folder, for the length of a block.
+
+    Raises: DamagedCheckpointError if the index cannot be read.
+    """
+    reader = TensorReader(folder, read_index(folder))
+    try:
+        yield reader
+    finally:
+        reader.close()
+
+
+def read_whole(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """(``NAME/STATE``, the whole tensor) of everything a checkpoint holds, in the order of its index.
+
+    Raises: DamagedCheckpointError if something of it is not there.
+    """
+    with open_tensors(folder) as reader:
+        for tensor in reader.index.tensors:
+            for state in reader.index.states:
+                yield f"{tensor}/{state}", reader.read_all(tensor, state)

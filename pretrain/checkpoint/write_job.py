@@ -1,0 +1,282 @@
+"""What the writer processes of all ranks do for one checkpoint. They meet in the folder, not in collectives: none of them can
+make training wait, and a rank that is gone costs the others a deadline. Imports neither torch nor numpy.
+
+Rank 0's leads: it checks the space, makes ``step-N.part`` with an empty subfolder of this attempt's name, and waits there for
+one entry per rank, written when the rank's file is on the disk; then it seals the folder and gives it its final name.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pretrain.checkpoint.manifest import (
+    FileEntry,
+    Manifest,
+    describe,
+    entries_from_text,
+    entries_to_text,
+    manifest_bytes,
+    seal_text,
+)
+from pretrain.checkpoint.paths import (
+    COMPLETE,
+    ENTRIES,
+    MANIFEST,
+    REASON,
+    SHARDS,
+    part_name,
+    shard_path,
+    step_name,
+)
+from pretrain.checkpoint.retention import Keep, drop_old, remove_leftovers, set_aside
+from pretrain.checkpoint.verify import verify_checkpoint
+
+WRITE_BLOCK_BYTES = 8 << 20
+LOOK_AGAIN_S = 0.01
+"""How often a writer looks whether another one has come further, at first; it slows down to a second."""
+FEW_FILES = 16
+"""Files of a checkpoint beside those of the ranks, folders included; and some air."""
+
+
+class SaveError(RuntimeError):
+    """A checkpoint could not be written; the message says why, for people."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeaderJob:
+    """What rank 0's writer needs beside its own file."""
+
+    texts: dict[str, str]
+    """The small files, by their names."""
+    num_bytes: int
+    """Of the files of all ranks."""
+    keep: Keep
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One checkpoint, for the writer of one rank."""
+
+    folder: str
+    """Where the run keeps its checkpoints."""
+    step: int
+    attempt: str
+    """A name that no other attempt at a checkpoint has, the same on every rank."""
+    rank: int
+    num_ranks: int
+    header: str
+    """First bytes of the rank's file (shard_file.py), a character each."""
+    num_bytes: int
+    """Of the numbers behind it, from the start of the shared memory on."""
+    leader: LeaderJob | None
+
+    @property
+    def part(self) -> Path:
+        """The folder while it is being written."""
+        return Path(self.folder) / part_name(self.step)
+
+    @property
+    def entries(self) -> Path:
+        """Where the writers meet."""
+        return self.part / f"{ENTRIES}-{self.attempt}"
+
+
+def job_to_text(job: Job) -> str:
+    """As JSON, for the writer process."""
+    return json.dumps(asdict(job))
+
+
+def job_from_text(text: bytes) -> Job:
+    """The inverse of ``job_to_text``."""
+    fields = json.loads(text)
+    leader = fields.pop("leader")
+    if leader is not None:
+        leader = LeaderJob(**leader | {"keep": Keep(**leader["keep"])})
+    return Job(**fields, leader=leader)
+
+
+def write_checkpoint(job: Job, numbers: memoryview, enter: Callable[[str], None]) -> str | None:
+    """Write this rank's file; rank 0's makes the checkpoint of it all.
+
+    Args: enter: told the name of each phase as it begins.
+    Returns: None, or what went wrong after the checkpoint was whole.
+    Raises: SaveError.
+    """
+    try:
+        enter("preparing the folder")
+        if job.leader is None:
+            _wait(job.entries.is_dir)
+        else:
+            _prepare(job, job.leader)
+        enter("writing")
+        path = shard_path(job.rank)
+        entry = _write_file(job.part, path, job.header.encode("latin-1"), numbers)
+        if job.leader is None:
+            _put(job.entries / f"{job.rank}.json", entries_to_text([entry]))
+            return None
+        enter("waiting for the other ranks' files")
+        entries = [entry, *_gather(job)]
+        enter("sealing")
+        final = _seal(job, job.leader, entries)
+    except OSError as error:
+        _tell_leader(job, f"{error.strerror or error} ({error.filename or job.part})")
+        raise SaveError(f"{error.strerror or error} ({error.filename or job.part})") from None
+    enter("deleting old checkpoints")
+    try:
+        drop_old(final.parent, job.leader.keep)
+    except OSError as error:
+        return f"old checkpoints of {final.parent} could not be deleted: {error}"
+    return None
+
+
+def set_part_aside(folder: Path, step: int, reason: str) -> None:
+    """Say beside ``step-N.part`` why it is no checkpoint. The next save, or the next start, removes both.
+
+    Raises: OSError.
+    """
+    part = folder / part_name(step)
+    if part.is_dir():
+        part.with_name(f"{part.name}.{REASON}").write_text(reason + "\n")
+
+
+def _prepare(job: Job, leader: LeaderJob) -> None:
+    folder, final = Path(job.folder), Path(job.folder) / step_name(job.step)
+    if not folder.parent.is_dir():
+        raise SaveError(f"{folder.parent} is gone; make it again, or stop the run")
+    folder.mkdir(exist_ok=True)
+    remove_leftovers(folder)
+    if final.exists():
+        if not verify_checkpoint(final, deep=False).problems:
+            raise SaveError(f"{final} is there already, and is whole")
+        set_aside(final, [f"{final} was there, not whole, when the run came to this step again"])
+    needed_files = job.num_ranks * 2 + FEW_FILES
+    _check_space(folder, leader.num_bytes + sum(map(len, leader.texts.values())) + needed_files * 4096, needed_files)
+    (job.part / SHARDS).mkdir(parents=True)
+    for name, text in leader.texts.items():
+        (job.part / name).write_text(text)
+    job.entries.mkdir()
+
+
+def _check_space(folder: Path, needed_bytes: int, needed_files: int) -> None:
+    """Raises: SaveError naming what is needed and what is there."""
+    found = os.statvfs(folder)
+    free_bytes, free_files = found.f_bavail * found.f_frsize, found.f_favail
+    if free_bytes < needed_bytes:
+        raise SaveError(
+            f"the checkpoint needs {needed_bytes:,} bytes and the disk of {folder} has {free_bytes:,} left; free "
+            f"{needed_bytes - free_bytes:,} bytes, or keep fewer with checkpoint.keep_last"
+        )
+    if found.f_files and free_files < needed_files:  # some file systems do not count them, and say 0
+        raise SaveError(
+            f"the checkpoint needs {needed_files:,} files and folders (inodes) and the disk of {folder} has {free_files:,} "
+            f"left; delete {needed_files - free_files:,} files there, or keep fewer checkpoints with checkpoint.keep_last"
+        )
+
+
+def _write_file(part: Path, path: str, header: bytes, numbers: memoryview) -> FileEntry:
+    """Write, hash and sync one file. The hash is of the memory, by a thread beside: what the disk makes of it is checked
+    against what was meant."""
+    digest = hashlib.sha256(header)
+    hasher = threading.Thread(target=_hash, args=(digest, numbers))
+    hasher.start()
+    try:
+        with (part / path).open("xb", buffering=0) as stream:
+            for block in (memoryview(header), *_blocks(numbers)):
+                while block:
+                    block = block[stream.write(block) :]
+            os.fsync(stream.fileno())
+    finally:
+        hasher.join()
+    return FileEntry(path=path, bytes=len(header) + len(numbers), sha256=digest.hexdigest())
+
+
+def _hash(digest: "hashlib._Hash", numbers: memoryview) -> None:
+    for block in _blocks(numbers):
+        digest.update(block)
+
+
+def _blocks(numbers: memoryview) -> Iterator[memoryview]:
+    return (numbers[at : at + WRITE_BLOCK_BYTES] for at in range(0, len(numbers), WRITE_BLOCK_BYTES))
+
+
+def _gather(job: Job) -> list[FileEntry]:
+    """The entries of the other ranks. Raises: SaveError if one says that it failed."""
+    missing = set(range(job.num_ranks)) - {job.rank}
+    entries: list[FileEntry] = []
+
+    def all_there() -> bool:
+        for path in job.entries.iterdir():
+            rank, kind = path.name.split(".", 1)
+            if kind == "failed":
+                raise SaveError(f"rank {rank}: {path.read_text()}")
+            if kind == "json" and int(rank) in missing:
+                entries.extend(entries_from_text(path.read_text()))
+                missing.remove(int(rank))
+        return not missing
+
+    _wait(all_there)
+    return entries
+
+
+def _seal(job: Job, leader: LeaderJob, entries: list[FileEntry]) -> Path:
+    """Write the manifest, bring all of it to the disk, mark the folder whole, and give it its name.
+
+    Raises: SaveError if a file is not there with the size that its rank has written.
+    """
+    part, final = job.part, Path(job.folder) / step_name(job.step)
+    shutil.rmtree(job.entries)
+    entries = entries + [describe(part, path) for path in sorted(leader.texts)]
+    content = manifest_bytes(Manifest(step=job.step, files=tuple(entries)))
+    (part / MANIFEST).write_bytes(content)
+    _sync_tree(part)
+    (part / COMPLETE).write_text(seal_text(content))
+    _sync(part / COMPLETE)
+    _sync(part)
+    problems = verify_checkpoint(part, deep=False).problems
+    if problems:
+        raise SaveError(f"what was written is not there: {'; '.join(problems)}")
+    part.rename(final)
+    _sync(final.parent)
+    return final
+
+
+def _sync_tree(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        _sync(path)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _put(path: Path, text: str) -> None:
+    """Under its name at once, with all of its text."""
+    new = path.with_name(path.name + ".new")
+    new.write_text(text)
+    new.rename(path)
+
+
+def _tell_leader(job: Job, reason: str) -> None:
+    if job.leader is None:
+        with contextlib.suppress(OSError):  # if this fails too, the rank itself tells the others
+            _put(job.entries / f"{job.rank}.failed", reason)
+
+
+def _wait(ready: Callable[[], bool]) -> None:
+    """Look until it is; the rank that started this process has the deadline, and ends it there."""
+    pause = LOOK_AGAIN_S
+    while not ready():
+        time.sleep(pause)
+        pause = min(1.0, pause * 1.1)
