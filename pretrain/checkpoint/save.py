@@ -9,6 +9,7 @@ import json
 import secrets
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer
@@ -96,6 +97,12 @@ class Saver:
         """What happened since it was last asked; nothing but on rank 0."""
         found, self._reports = self._reports, []
         return found
+
+    @property
+    def newest(self) -> Path | None:
+        """The newest checkpoint that is known to be whole; None if there is none."""
+        step = self._saved_step
+        return None if step is None else checkpoints_dir(self._run.run_dir) / step_name(step)
 
     def restored(self, step: int) -> None:
         """The checkpoint of ``step`` is there already: the run goes on from it."""

@@ -113,7 +113,7 @@ def train(run: RunConfig) -> Outcome:
                 saver.finish(state, reader.position(state.consumed_samples))
                 write_reports(saver, sinks)
             if outcome is Outcome.STOPPED:
-                sinks.say(f"stopped on request after step {state.step}")
+                sinks.say(f"stopped on request; checkpoint: {saver.newest}")
             if outcome is Outcome.FINISHED:
                 sinks.say(f"complete: step {state.step} of {run.train.train_steps}")
                 sinks.finish(run.run_dir)
