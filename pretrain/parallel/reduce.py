@@ -36,11 +36,11 @@ def wrapping_sum(values: Sequence[int], world: World) -> list[int]:
     return box.cpu().numpy().view(np.uint64).tolist()
 
 
-def any_rank(flag: bool, world: World) -> bool:
-    """Whether any rank says yes. Collective over all ranks; one device sync."""
-    answer = torch.tensor([int(flag)], device=world.device)
-    dist.all_reduce(answer, op=dist.ReduceOp.MAX)
-    return bool(answer.item())
+def any_rank_each(flags: Sequence[bool], world: World) -> list[bool]:
+    """Of each question, whether any rank says yes. One collective over all ranks and one device sync, however many there are."""
+    answers = torch.tensor([int(flag) for flag in flags], dtype=torch.int32, device=world.device)
+    dist.all_reduce(answers, op=dist.ReduceOp.MAX)
+    return [bool(answer) for answer in answers.tolist()]
 
 
 def largest(value: float, world: World) -> float:
