@@ -10,12 +10,18 @@ import traceback
 import warnings
 from collections.abc import Callable
 
+from pretrain.parallel.environment import note_start, rank_and_size, started_by_launcher
+from pretrain.parallel.signals import catch_stop_signals, ignore_stop_signals
+
+if __name__ == "__main__" and sys.argv[1:2] == ["train"]:  # before the imports that take a while
+    note_start()
+    catch_stop_signals(restart_system_calls=started_by_launcher())
+
 import click
 
 from pretrain.config.load import load_run
 from pretrain.config.schema import RunConfig
-from pretrain.exit_codes import CRASH, DAMAGED, FINISHED, WRONG_INPUT, exit_code_of
-from pretrain.parallel.environment import rank_and_size, started_by_launcher
+from pretrain.exit_codes import CRASH, DAMAGED, FINISHED, HANG, WRONG_INPUT, exit_code_of
 
 LET_THE_FIRST_SPEAK_S = 5
 CONTEXT = {"help_option_names": ["-h", "--help"]}
@@ -35,7 +41,9 @@ def train(config: str, overrides: tuple[str, ...]) -> None:
     Under torchrun or srun it uses the ranks it is given; alone, it starts the local ranks the layout needs.
     """
     _quiet_libraries()
-    sys.exit(_guard(lambda: (_train_rank if started_by_launcher() else _train_local)(load_run(config, overrides))))
+    code = _guard(lambda: (_train_rank if started_by_launcher() else _train_local)(load_run(config, overrides)))
+    ignore_stop_signals()
+    sys.exit(code)
 
 
 @cli.command(context_settings=CONTEXT)
@@ -100,6 +108,8 @@ def _train_local(run: RunConfig) -> int:
         return code
     if code in (WRONG_INPUT, DAMAGED):
         print(f"error: {failure.error}", file=sys.stderr)
+    elif code == HANG:
+        print(failure.text, file=sys.stderr)
     else:
         print(f"rank {failure.rank} failed:\n{failure.text}", file=sys.stderr)
         code = CRASH

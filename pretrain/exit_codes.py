@@ -11,6 +11,8 @@ STOPPED: Final = 75
 """Stopped on request with a checkpoint saved; start again to go on."""
 DAMAGED: Final = 76
 """Data or a checkpoint failed verification; starting again reads the same bytes. Errors say so with ``is_damage``."""
+HANG: Final = 77
+"""A rank was cut off by its watchdog; starting again may help, a limited number of times."""
 
 OUR_PACKAGES = frozenset({"pretrain", "tokenizer", "kernels", "launch"})
 

@@ -20,6 +20,7 @@ from pretrain.config.schema import (
     SourceConfig,
     TrainConfig,
 )
+from pretrain.config.time_rules import check_times
 
 LARGEST_SAMPLE = 2**62
 """Sample numbers are 64-bit integers."""
@@ -37,6 +38,7 @@ def check(run: RunConfig) -> None:
     _check_batch(run.train, run.parallel, run.parallel.data_parallel_size or 1)
     _check_optim(run.optim, run.train)
     _check_data(run)
+    check_times(run.train)
 
 
 def check_ranks(run: RunConfig, num_ranks: int) -> None:
@@ -49,7 +51,7 @@ def check_ranks(run: RunConfig, num_ranks: int) -> None:
 
 def _finite(run: RunConfig) -> None:
     """nan passes every comparison that would refuse it, and inf some of them."""
-    for room in ("model", "optim", "checkpoint", "log"):
+    for room in ("model", "optim", "train", "checkpoint", "log"):
         section = getattr(run, room)
         for field in fields(section):
             value = getattr(section, field.name)

@@ -113,8 +113,9 @@ class ParallelConfig:
     """Gather updated parameters while the next forward pass runs; needs the distributed optimizer and overlap_grad_reduce."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """Where tensors live: CUDA talks NCCL, CPU talks gloo; auto takes CUDA when there is one."""
-    timeout_s: int = 600
-    """Seconds a collective may take before the run gives up."""
+    timeout_s: int = 3600
+    """Seconds a collective may take before the run gives up with exit code 70; behind train.watchdog, whose limits are shorter
+    and which shows where every rank is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +159,20 @@ class BatchRampConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WatchdogConfig:
+    """How long a rank may take over one act before it shows where it is and exits with code 77; null or 0 means for ever."""
+
+    init_s: float | None = 1800.0
+    """Seconds from the start of a rank to its first step, loading the checkpoint included."""
+    step_s: float | None = 600.0
+    """Seconds for one step with its record; the first step, which compiles and connects, may take init_s more."""
+    evaluation_s: float | None = 1800.0
+    """Seconds for one evaluation."""
+    save_s: float | None = 1800.0
+    """Seconds for one checkpoint."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """How long to train, with what batch, in what precision."""
 
@@ -181,6 +196,12 @@ class TrainConfig:
     """Held-out samples per held-out source and evaluation, at most."""
     max_skipped_steps: int = 10
     """Steps in a row with a non-finite gradient that are skipped before the run stops."""
+    walltime_s: float | None = None
+    """Seconds after its start at which this process must be gone, its last checkpoint written; null means no limit. A run
+    that comes near stops with code 75. At least one step is trained whatever the time, so that a chain of jobs gets on."""
+    walltime_margin_s: float = 120.0
+    """Seconds of walltime_s that are kept for the last checkpoint and for leaving."""
+    watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,20 @@
 
 import os
 import subprocess
+import time
+
+STARTED_AT = "PRETRAIN_STARTED_AT_S"
+"""Environment variable: when the command was started, on this machine's monotonic clock. Local ranks inherit it."""
+
+
+def note_start() -> None:
+    """Remember this moment as the start of the command."""
+    os.environ[STARTED_AT] = str(time.monotonic())
+
+
+def started_at() -> float:
+    """When the command was started, on the clock of ``time.monotonic``; now if nobody has noted it."""
+    return float(os.environ.get(STARTED_AT) or time.monotonic())
 
 
 def started_by_launcher() -> bool:

@@ -17,15 +17,27 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from types import FrameType
 from typing import Any, Literal
 
 from pretrain.exit_codes import FINISHED, STOPPED, exit_code_of
+from pretrain.parallel.environment import STARTED_AT, started_at
+from pretrain.parallel.signals import (
+    STOP_SIGNALS,
+    catch_stop_signals,
+    hold_back_stop_signals,
+    note_stop_signal,
+    stop_signal,
+)
 
 GRACE_S = 0.5
 """How long to wait for further reports after the first failure, to find the earliest."""
-FORWARDED = (signal.SIGTERM, signal.SIGUSR1)
+
+_to_starter: Connection | None = None
+"""In a rank: its end of the pipe to the process that started it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +50,8 @@ class Failure:
     """What the rank raised, without its traceback; None if it died without a word."""
     text: str
     """The traceback, or how it died."""
+    exit_code: int
+    """Its own, as it told before it went; a rank that is slow to go is killed, which would look like another."""
 
 
 def run_local_ranks(
@@ -50,25 +64,32 @@ def run_local_ranks(
 ) -> tuple[int, Failure | None]:
     """Run ``work(*args)`` once per rank, with torchrun's environment variables, and wait for all.
 
-    Rank 0 keeps the terminal; the other ranks' output goes to log_dir/rank-00001.log and so on. SIGTERM and SIGUSR1 are
-    passed on to every rank. The server of a CPU's ranks imports the modules in ``preload`` once for all. When one rank
-    fails, the others are killed: they may be waiting for it for ever.
+    Rank 0 keeps the terminal; the other ranks' output goes to log_dir/rank-00001.log and so on. Stop signals are passed on
+    to every rank; after one that came before, no rank is started. The server of a CPU's ranks imports the modules in
+    ``preload`` once for all. When one rank fails, the others are killed: they may be waiting for it for ever.
 
     Returns: (the largest exit code of the ranks, None), or (the failed rank's, the earliest failure).
     """
     context: Any = multiprocessing.get_context("forkserver" if device_type == "cpu" else "spawn")
-    if device_type == "cpu":
-        context.set_forkserver_preload(list(preload))
     environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(num_ranks)}
+    environment[STARTED_AT] = str(started_at())
     log_dir.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
+    asked = stop_signal()
+    if asked is not None:
+        print(f"stopped on request ({asked.name}) before any rank was started; nothing to save", flush=True)
+        return STOPPED, None
+    _start_servers(context, device_type, preload)
     processes, pipes = [], []
     for rank in range(num_ranks):
         ours, theirs = context.Pipe(duplex=False)
         log = None if rank == 0 else log_dir / f"rank-{rank:05d}.log"
         variables = {**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}
         process = context.Process(target=_rank_main, args=(work, args, variables, log, theirs), name=f"rank {rank}")
-        process.start()
+        # A spawned rank is born with the signals held back, as those of the server are. The server's take as long to come as
+        # its imports, and meanwhile this process wants to hear of a Ctrl-C.
+        with hold_back_stop_signals() if device_type == "cuda" else contextlib.nullcontext():
+            process.start()
         theirs.close()
         processes.append(process)
         pipes.append(ours)
@@ -81,15 +102,35 @@ def run_local_ranks(
     for process in processes:
         process.join()
     if failure is not None:
-        return processes[failure.rank].exitcode or 1, failure
+        return failure.exit_code, failure
     return max(process.exitcode or 0 for process in processes), None
+
+
+def report_to_starter(text: str, exit_code: int) -> None:
+    """Tell the process that started this rank why the rank is about to end, if there is one."""
+    if _to_starter is not None:
+        with contextlib.suppress(Exception):
+            _to_starter.send((time.monotonic(), None, text, exit_code))
+
+
+def _start_servers(context: Any, device_type: Literal["cuda", "cpu"], preload: Sequence[str]) -> None:
+    """Start multiprocessing's own processes, so that a stop signal to the whole process group ends neither of them."""
+    with hold_back_stop_signals():
+        resource_tracker.ensure_running()  # lets SIGTERM and SIGINT through again when it is done
+    if device_type == "cpu":
+        context.set_forkserver_preload(list(preload))
+        with hold_back_stop_signals():
+            forkserver.ensure_running()
 
 
 def _rank_main(
     work: Callable[..., int], args: tuple[Any, ...], variables: dict[str, str], log: Path | None, pipe: Connection
 ) -> None:
+    global _to_starter
+    _to_starter = pipe
     threading.Thread(target=_end_with_starter, args=(pipe,), daemon=True).start()
     os.environ.update(variables)
+    catch_stop_signals(restart_system_calls=True)
     try:
         if log is not None:
             stream = log.open("a")
@@ -101,7 +142,7 @@ def _rank_main(
         failed_at, exit_code = time.monotonic(), exit_code_of(error)
         text = "".join(traceback.format_exception(error))
         with contextlib.suppress(Exception):
-            pipe.send((failed_at, _portable(error), text))
+            pipe.send((failed_at, _portable(error), text, exit_code))
         if log is not None:
             print(text, file=sys.stderr, flush=True)
         os._exit(exit_code)  # no clean-up of process groups: peers may be inside a collective
@@ -150,8 +191,8 @@ def _failures(processes: list[Any], pipes: list[Connection], ranks: set[int], lo
     for rank in sorted(ranks):
         try:
             if pipes[rank].poll():
-                time_s, error, text = pipes[rank].recv()
-                found.append(Failure(rank=rank, time_s=time_s, error=error, text=text))
+                time_s, error, text, code = pipes[rank].recv()
+                found.append(Failure(rank=rank, time_s=time_s, error=error, text=text, exit_code=code))
                 continue
         except EOFError:
             processes[rank].join(timeout=5)
@@ -162,20 +203,31 @@ def _failures(processes: list[Any], pipes: list[Connection], ranks: set[int], lo
                 f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with {code} and gave no reason"
             )
             text = f"rank {rank} {end}; what it wrote is {place}"
-            found.append(Failure(rank=rank, time_s=time.monotonic(), error=None, text=text))
+            found.append(Failure(rank=rank, time_s=time.monotonic(), error=None, text=text, exit_code=code))
     return found
 
 
 @contextlib.contextmanager
 def _forward_signals(processes: list[Any]) -> Iterator[None]:
-    def forward(number: int, frame: Any) -> None:
+    """Pass stop signals on to the ranks, one that came while they were being started included.
+
+    A terminal's Ctrl-C reaches the ranks by itself as well: the second of two that come together counts for nothing. When
+    a later one ends this process, its ranks end with it.
+    """
+
+    def tell_ranks(number: int) -> None:
         for process in processes:
             if process.is_alive():
                 os.kill(process.pid, number)
 
-    before = {number: signal.signal(number, forward) for number in FORWARDED}
-    # A terminal's Ctrl-C reaches the ranks by itself.
-    before[signal.SIGINT] = signal.signal(signal.SIGINT, lambda *_: None)
+    def forward(number: int, frame: FrameType | None) -> None:
+        note_stop_signal(number, frame)
+        tell_ranks(number)
+
+    before = {number: signal.signal(number, forward) for number in STOP_SIGNALS}
+    missed = stop_signal()
+    if missed is not None:
+        tell_ranks(missed)
     try:
         yield
     finally:

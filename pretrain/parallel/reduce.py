@@ -42,8 +42,8 @@ def any_rank(flag: bool, world: World) -> bool:
 
 
 def any_rank_each(flags: Sequence[bool], world: World) -> list[bool]:
-    """For each question, whether any rank says yes. Collective over all ranks; one device sync for all of them."""
-    answers = torch.tensor([int(flag) for flag in flags], device=world.device)
+    """Of each question, whether any rank says yes. One collective over all ranks and one device sync, however many there are."""
+    answers = torch.tensor([int(flag) for flag in flags], dtype=torch.int32, device=world.device)
     dist.all_reduce(answers, op=dist.ReduceOp.MAX)
     return [bool(answer) for answer in answers.tolist()]
 

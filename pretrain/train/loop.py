@@ -2,32 +2,37 @@
 
 import enum
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from megatron.core.distributed import DistributedDataParallel
+from megatron.core.optimizer import MegatronOptimizer
 
 from pretrain import exit_codes
 from pretrain.checkpoint.load import load_checkpoint
-from pretrain.checkpoint.save import Saver, open_saver
+from pretrain.checkpoint.save import save_checkpoint
 from pretrain.config.derive import global_batch_size_at, num_parameters
 from pretrain.config.rules import check_ranks
 from pretrain.config.schema import RunConfig
 from pretrain.data.batch import train_micro_batches
-from pretrain.data.reader import open_reader
+from pretrain.data.reader import TrainReader, open_reader
 from pretrain.data.sources import open_sources
 from pretrain.log.record import StepRecord, throughput
 from pretrain.log.run_dir import hold_run_dir, open_run_dir
-from pretrain.log.sinks import Sinks, open_sinks
+from pretrain.log.sinks import open_sinks
 from pretrain.model.flops import flops_per_token, model_flops_utilization, peak_tflops
 from pretrain.model.gpt import attention_backend, build_model
 from pretrain.optim.optimizer import build_optimizer, set_learning_rate
 from pretrain.optim.schedule import learning_rate
 from pretrain.parallel.device import device_name, peak_memory_bytes
 from pretrain.parallel.environment import rank_and_size
-from pretrain.parallel.reduce import any_rank_each, largest
+from pretrain.parallel.reduce import largest
 from pretrain.parallel.world import World, open_world
 from pretrain.state import TrainState
 from pretrain.train.evaluate import evaluate
 from pretrain.train.step import StepResult, mean_losses, train_step
-from pretrain.train.stop import StopSignal, open_stop_signal
+from pretrain.train.stop import Requests, open_requests
+from pretrain.train.watchdog import Watchdog, open_watchdog
 
 
 class Outcome(enum.IntEnum):
@@ -42,40 +47,43 @@ class TooManySkippedStepsError(RuntimeError):
 
 
 def train(run: RunConfig) -> Outcome:
-    """Train a run from where it stands to its last step.
+    """Train a run from where it stands to its last step, on the watch from the first file to the last collective.
 
     Collective over all ranks. On an exception no checkpoint is written and no further collective is issued: ranks may
     disagree about where they are.
     """
     rank, num_ranks, _ = rank_and_size()
     check_ranks(run, num_ranks)
+    with open_watchdog(run, rank=rank) as watchdog:
+        return _train(run, rank, watchdog)
+
+
+def _train(run: RunConfig, rank: int, watchdog: Watchdog) -> Outcome:
     sources = open_sources(run)
     open_run_dir(run.run_dir)
     with (
         hold_run_dir(run.run_dir, rank=rank),
+        open_requests(run, rank=rank) as requests,
         open_world(run.parallel, seed=run.train.seed) as world,
-        open_stop_signal() as stop,
         open_reader(sources, run, world) as reader,
     ):
+        if requests.agreed(world).stop:  # before what takes a while: there is nothing to save yet
+            report_stop(requests, world, print, saved=None)
+            return Outcome.STOPPED
         model = build_model(run, world)
         optimizer = build_optimizer(run, model)
         state = load_checkpoint(run, model, optimizer, reader, world)
-        with (
-            open_sinks(run, world, start_step=state.step) as sinks,
-            open_saver(run, model, optimizer, world) as saver,
-        ):
+        with open_sinks(run, world, start_step=state.step) as sinks:
             sinks.say(headline(run, world, attention_backend(model)))
             if state.step:
-                saver.restored(state.step)
                 sinks.say(f"resumed after step {state.step}, {state.consumed_samples:,} samples")
             elif sources.held_out:
-                sinks.write(evaluate(model, sources.held_out, run, world, state))  # what an untrained model does
+                with watchdog.phase("evaluation"):
+                    sinks.write(evaluate(model, sources.held_out, run, world, state))  # what an untrained model does
             clock = Clock(state)
-            outcome = Outcome.FINISHED
-            while state.step < run.train.train_steps:
-                if agree_to_stop(stop, saver, sinks, world):
-                    outcome = Outcome.STOPPED
-                    break
+            asked = requests.agreed(world, step=state.step)
+            while state.step < run.train.train_steps and not asked.stop:
+                watchdog.enter("step")
                 rate = learning_rate(run.optim, run.train, state.consumed_samples)
                 set_learning_rate(optimizer, rate)
                 batch_size = global_batch_size_at(run.train, state.consumed_samples)
@@ -98,26 +106,52 @@ def train(run: RunConfig) -> Outcome:
                 )
                 state = state.after(num_samples=batch_size, seq_length=run.data.seq_length, skipped=result.skipped)
                 stop_if_diverged(run, state, result)
+                asked = requests.agreed(world, step=state.step)
                 last = state.step == run.train.train_steps
                 if last or every(run.log.interval, state.step):
                     domains = reader.data.domains
                     sinks.write(step_record(run, world, state, result, domains, clock, rate, batch_size))
-                if sources.held_out and (last or every(run.train.eval_interval, state.step)):
-                    sinks.write(evaluate(model, sources.held_out, run, world, state))
+                # Who asks a run to stop does not wait for an evaluation.
+                if sources.held_out and (last or (every(run.train.eval_interval, state.step) and not asked.stop)):
+                    with watchdog.phase("evaluation"):
+                        sinks.write(evaluate(model, sources.held_out, run, world, state))
                     clock.restart(state)
                 # Not while the gradient is not finite: retention would push out the last checkpoint that is any good.
-                if every(run.checkpoint.interval, state.step) and not result.skipped and not last:
-                    saver.begin(state, reader.position(state.consumed_samples))
+                if last or ((asked.save or every(run.checkpoint.interval, state.step)) and not result.skipped):
+                    saved = save(run, model, optimizer, state, reader, world, watchdog)
+                    sinks.say(f"checkpoint{' on request (SAVE file)' if asked.save else ''}: {saved}")
+                    requests.begun_to_save()
                     clock.restart(state)
-            if state.step > 0:
-                saver.finish(state, reader.position(state.consumed_samples))
-                write_reports(saver, sinks)
-            if outcome is Outcome.STOPPED:
-                sinks.say(f"stopped on request; checkpoint: {saver.newest}")
-            if outcome is Outcome.FINISHED:
-                sinks.say(f"complete: step {state.step} of {run.train.train_steps}")
-                sinks.finish(run.run_dir)
-    return outcome
+            if state.step < run.train.train_steps:
+                saved = save(run, model, optimizer, state, reader, world, watchdog) if state.step > 0 else None
+                report_stop(requests, world, sinks.say, saved)
+                return Outcome.STOPPED
+            sinks.say(f"complete: step {state.step} of {run.train.train_steps}")
+            sinks.finish(run.run_dir)
+    return Outcome.FINISHED
+
+
+def save(
+    run: RunConfig,
+    model: list[DistributedDataParallel],
+    optimizer: MegatronOptimizer,
+    state: TrainState,
+    reader: TrainReader,
+    world: World,
+    watchdog: Watchdog,
+) -> Path:
+    """The checkpoint of this step, on the watch. Collective."""
+    with watchdog.phase("save"):
+        position = reader.position(state.consumed_samples)
+        return save_checkpoint(run, model, optimizer, state, position, world)
+
+
+def report_stop(requests: Requests, world: World, say: Callable[[str], None], saved: Path | None) -> None:
+    """Say who asked the run to stop, and what it leaves; on rank 0. Collective."""
+    who = requests.who_asked_to_stop(world)
+    if world.rank == 0:
+        left = "nothing to save, no step was done" if saved is None else f"checkpoint: {saved}"
+        say(f"stopped on request ({who}); {left}")
 
 
 def headline(run: RunConfig, world: World, attention: str) -> str:
@@ -134,22 +168,6 @@ def headline(run: RunConfig, world: World, attention: str) -> str:
 def every(interval: int | None, step: int) -> bool:
     """Whether something that happens each ``interval`` steps happens after ``step``."""
     return interval is not None and step % interval == 0
-
-
-def agree_to_stop(stop: StopSignal, saver: Saver, sinks: Sinks, world: World) -> bool:
-    """Whether any rank was asked to stop; and what became of the save under way. Collective; one device sync."""
-    saver.poll()
-    is_stop_asked, has_save_failed = any_rank_each([stop.is_asked, saver.has_failed], world)
-    if has_save_failed:
-        saver.give_up()
-    write_reports(saver, sinks)
-    return is_stop_asked
-
-
-def write_reports(saver: Saver, sinks: Sinks) -> None:
-    """Tell what became of checkpoints since the last time."""
-    for report in saver.reports():
-        sinks.write(report)
 
 
 def stop_if_diverged(run: RunConfig, state: TrainState, result: StepResult) -> None:

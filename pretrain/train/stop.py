@@ -1,35 +1,112 @@
-"""Stop on request: a signal to any rank stops all ranks after the same step, with a checkpoint."""
+"""Requests to a run: stop with a checkpoint, or write one and go on. All ranks act on them after the same step.
+
+Who may ask: SIGTERM, SIGUSR1 or SIGINT to any rank, the files STOP and SAVE in the run folder, the walltime of the config.
+"""
 
 import contextlib
-import signal
+import time
+from collections import Counter
 from collections.abc import Iterator
-from types import FrameType
+from dataclasses import dataclass
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+from pretrain.config.schema import RunConfig, TrainConfig
+from pretrain.parallel.environment import started_at
+from pretrain.parallel.reduce import any_rank_each, gather_texts
+from pretrain.parallel.signals import stop_signal
+from pretrain.parallel.world import World
+from pretrain.train.request_files import SAVE, STOP, RequestFiles, open_request_files
 
 
-class StopSignal:
-    """Remembers that a signal came; the loop asks between steps."""
+@dataclass(frozen=True)
+class Asked:
+    """What was asked of all ranks. The fields are the flags of ``Requests.agreed``, in its order."""
 
-    def __init__(self) -> None:
-        self._seen = False
+    stop: bool
+    save: bool
+    give_up_save: bool
+    """The save under way has failed on some rank."""
 
-    @property
-    def is_asked(self) -> bool:
-        """Whether this rank was asked to stop."""
-        return self._seen
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self._seen = True
+class Requests:
+    """What this rank was asked for; the loop asks all ranks between steps."""
+
+    def __init__(self, train: TrainConfig, files: RequestFiles | None) -> None:
+        self._walltime, self._files = Walltime(train), files
+
+    def agreed(self, world: World, *, step: int | None = None, save_failed: bool = False) -> Asked:
+        """What any rank was asked for, after ``step`` steps, and whether a save failed on any.
+
+        Collective: every rank asks after the same step; one device sync.
+        """
+        if step is not None:
+            self._walltime.after_step(step)
+        stop = self._reason() is not None
+        save = self._files is not None and self._files.asks(SAVE)
+        return Asked(*any_rank_each([stop, save, save_failed], world))
+
+    def who_asked_to_stop(self, world: World) -> str:
+        """Who asked, in words, on rank 0; empty on the others. Collective, after ``agreed`` said to stop."""
+        reasons = gather_texts(self._reason() or "", world)
+        return "" if reasons is None else in_words(reasons)
+
+    def begun_to_save(self) -> None:
+        """A checkpoint of this step is on its way: a SAVE file is fulfilled. No collective."""
+        if self._files is not None:
+            self._files.done(SAVE)
+
+    def _reason(self) -> str | None:
+        signal = stop_signal()
+        if signal is not None:
+            return signal.name
+        if self._files is not None and self._files.asks(STOP):
+            return "STOP file"
+        return "walltime" if self._walltime.is_spent() else None
+
+
+class Walltime:
+    """Whether another step, and a checkpoint after it, fit into train.walltime_s."""
+
+    def __init__(self, train: TrainConfig) -> None:
+        self._ends_at = None if train.walltime_s is None else started_at() + train.walltime_s - train.walltime_margin_s
+        self._first_step: int | None = None
+        self._stepped_at = 0.0
+        self._longest_s = 0.0
+        """The longest from one step to the next, with evaluation and checkpoint where there were any; without the first step,
+        which may compile."""
+        self._spent = False
+
+    def after_step(self, step: int) -> None:
+        """Called once before the first step and then after each."""
+        now = time.monotonic()
+        if self._first_step is None:
+            self._first_step = step
+        elif step > self._first_step + 1:
+            self._longest_s = max(self._longest_s, now - self._stepped_at)
+        self._stepped_at = now
+        # A job that stops before its first step would be started again for ever.
+        self._spent = self._ends_at is not None and step > self._first_step and now + self._longest_s > self._ends_at
+
+    def is_spent(self) -> bool:
+        """As it was at the last step: what is agreed and the reason that is given are the same."""
+        return self._spent
+
+
+def in_words(reasons: list[str]) -> str:
+    """Who asked to stop, from each rank's reason ("" for none): "SIGTERM on rank 3", "walltime", "STOP file"."""
+    words = []
+    for reason, count in Counter(filter(None, reasons)).items():
+        if not reason.startswith("SIG"):
+            words.append(reason)
+        elif count == len(reasons) > 1:
+            words.append(f"{reason} on all ranks")
+        else:
+            others = f" and {count - 1} more" if count > 1 else ""
+            words.append(f"{reason} on rank {reasons.index(reason)}{others}")
+    return ", ".join(words)
 
 
 @contextlib.contextmanager
-def open_stop_signal() -> Iterator[StopSignal]:
-    """Catch the stop signals while the block runs."""
-    stop = StopSignal()
-    before = {number: signal.signal(number, stop._note) for number in STOP_SIGNALS}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def open_requests(run: RunConfig, *, rank: int) -> Iterator[Requests]:
+    """Take requests while the block runs. No collective. Rank 0 must hold the run folder: files in it are removed."""
+    with open_request_files(run.run_dir, rank=rank) as files:
+        yield Requests(run.train, files)

@@ -1,6 +1,7 @@
 """Train real runs on real local ranks, and read what they logged."""
 
 import json
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from pretrain.config.load import load_run
 from pretrain.config.schema import RunConfig
 from pretrain.parallel.local import Failure, run_local_ranks
 from pretrain.train.loop import train
-from tests.dist import faults
+from tests.dist import faults, interruptions
 from tests.runs.cases import GRAD_NORM_TOLERANCE, LOSS_TOLERANCE
 
 
@@ -27,13 +28,24 @@ class Trace:
     skipped: dict[int, int]
     held_out: dict[int, dict[str, float]]
     loss_by_domain: dict[int, dict[str, float]]
+    output: str = ""
+    """What rank 0 wrote to its terminal, in this run and in earlier ones of its folder."""
+
+
+def terminal_of(run: RunConfig) -> Path:
+    """The file that is rank 0's terminal."""
+    return Path(run.run_dir) / "logs" / "rank-00000.log"
 
 
 def rank_main(run: RunConfig, fault: str | None) -> int:
-    """One rank, with a fault planted or not."""
+    """One rank, with a fault planted or not. The fork server has the terminal of the first test; rank 0 gets a file."""
+    if os.environ["RANK"] == "0":
+        stream = terminal_of(run).open("a")
+        os.dup2(stream.fileno(), 1)
+        os.dup2(stream.fileno(), 2)
     torch.set_num_threads(1)
     if fault is not None:
-        getattr(faults, fault)()
+        getattr(faults if hasattr(faults, fault) else interruptions, fault)()
     return int(train(run))
 
 
@@ -57,6 +69,7 @@ def run_and_trace(run: RunConfig, fault: str | None = None, *, fresh: bool = Tru
         skipped={record["step"]: record["skipped_steps"] for record in steps},
         held_out={record["step"]: record["held_out_loss"] for record in records if record["kind"] == "eval"},
         loss_by_domain={record["step"]: record["loss_by_domain"] for record in steps},
+        output=terminal_of(run).read_text() if terminal_of(run).is_file() else "",
     )
 
 

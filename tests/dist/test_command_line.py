@@ -153,7 +153,7 @@ def test_sigterm_saves_a_checkpoint_and_exits_75_and_the_run_goes_on(small_run: 
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 75, output
-    stopped = re.search(r"stopped on request; checkpoint: .*step-(\d+)", output)
+    stopped = re.search(r"stopped on request \(SIGTERM on all ranks\); checkpoint: .*step-(\d+)", output)
     assert stopped is not None, output
     step = int(stopped.group(1))
     result = pretrain("train", *arguments[4:-1], f"train.train_steps={step + 2}")

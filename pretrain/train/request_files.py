@@ -1,0 +1,115 @@
+"""Files by which a colleague asks a run for something: STOP and SAVE in its run folder. Rank 0 looks for them."""
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+STOP, SAVE = "STOP", "SAVE"
+NAMES = (STOP, SAVE)
+LOOK_EVERY_S = 1.0
+LAST_LOOK_S = 5.0
+"""How long the end of a run waits for the files to be removed: a file system that hangs must not keep it."""
+
+Identity = tuple[int, int]
+"""Inode and time of change: a file is acted on once, even where it cannot be removed."""
+
+
+class RequestFiles:
+    """A thread that looks for the files each second, so that a file system that hangs holds up nothing else.
+
+    A file that is there when the run starts was meant for an earlier process, one that crashed perhaps: it is removed with a
+    warning. One that is taken away again before it was acted on is forgotten.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._asked: dict[str, Identity] = {}
+        self._acted_on: dict[str, Identity] = {}
+        self._wake, self._closed = threading.Event(), False
+        self._warned_of: int | None = None
+        self._thread = threading.Thread(target=self._run, name="request files", daemon=True)
+        self._thread.start()
+
+    def asks(self, name: str) -> bool:
+        """Whether the file is there and was not acted on yet, as far as is known. Costs nothing."""
+        return name in self._asked and self._asked[name] != self._acted_on.get(name)
+
+    def done(self, name: str) -> None:
+        """The file was acted on: it counts no more, and the thread removes it."""
+        identity = self._asked.get(name)
+        if identity is not None:
+            self._acted_on[name] = identity
+            self._wake.set()
+
+    def close(self) -> None:
+        """End the thread once it has removed what was acted on."""
+        self._closed = True
+        self._wake.set()
+        self._thread.join(LAST_LOOK_S)
+
+    def _run(self) -> None:
+        for name in NAMES:
+            self._guarded(self._discard_old, name)
+        while not self._closed:
+            self._wake.wait(LOOK_EVERY_S)
+            self._wake.clear()
+            for name in NAMES:
+                self._guarded(self._look, name)
+        for name in NAMES:  # what was acted on while the last look was under way
+            self._guarded(self._look, name)
+
+    def _guarded(self, act: Callable[[str], None], name: str) -> None:
+        try:
+            act(name)
+        except OSError as error:
+            # Once a second would be too often for a file system that is ill for an hour.
+            if self._warned_of != error.errno:
+                self._warned_of = error.errno
+                logger.warning("cannot look for %s, or not remove it: %s", self._folder / name, error)
+
+    def _discard_old(self, name: str) -> None:
+        found = self._identity(name)
+        if found is not None:
+            self._acted_on[name] = found
+            written = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found[1] / 1e9))
+            logger.warning(
+                "%s of %s was there before this start, so it was meant for an earlier one: removed without effect",
+                self._folder / name, written,
+            )  # fmt: skip
+
+    def _look(self, name: str) -> None:
+        found = self._identity(name)
+        if found is None:
+            self._asked.pop(name, None)
+        elif found == self._acted_on.get(name):
+            (self._folder / name).unlink(missing_ok=True)
+        else:
+            self._asked[name] = found
+
+    def _identity(self, name: str) -> Identity | None:
+        try:
+            status = (self._folder / name).stat()
+        except FileNotFoundError:
+            return None
+        return status.st_ino, status.st_mtime_ns
+
+
+@contextlib.contextmanager
+def open_request_files(run_dir: str | Path, *, rank: int) -> Iterator[RequestFiles | None]:
+    """Look for the files while the block runs; None on the ranks that do not look. No collective.
+
+    When the block ends well all requests are fulfilled: the run has stopped, or is complete, and its last checkpoint is there.
+    """
+    if rank != 0:
+        yield None
+        return
+    files = RequestFiles(Path(run_dir))
+    yield files
+    for name in NAMES:
+        files.done(name)
+    files.close()

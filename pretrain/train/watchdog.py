@@ -1,0 +1,124 @@
+"""A watchdog in every rank: an act that takes longer than its limit is cut off, and each rank shows where it stood.
+
+A hang in one rank blocks its peers in the next collective, so all pass the limit at about the same time, and the stacks of
+all tell which one is the cause. The main thread may sit in a C call: the watchdog is a thread, and ends the process.
+"""
+
+import contextlib
+import faulthandler
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from pretrain.config.schema import RunConfig, WatchdogConfig
+from pretrain.exit_codes import HANG
+from pretrain.parallel.local import report_to_starter
+
+LOOK_EVERY_S = 0.5
+GRACE_S = 5.0
+"""From the stacks to the exit. The first rank that exits ends the others, who need as long to write theirs."""
+NO_GIL_S = 30.0
+"""Past the limit by this much, the process is ended from C with code 1: something holds the interpreter's lock."""
+STDERR = 2
+
+
+class Watchdog:
+    """Knows what this rank is at and since when."""
+
+    def __init__(self, limits: WatchdogConfig, *, rank: int, stacks: Path) -> None:
+        """Args: stacks, the file that gets this rank's stacks."""
+        self._limits, self._rank, self._stacks = limits, rank, stacks
+        self._at: dict[str, tuple[str, float]] = {}
+        """By who is at it (the main thread, or an act beside it): the phase, and when it began."""
+        self._steps = 0
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+
+    def enter(self, phase: str) -> None:
+        """The main thread is at ``phase`` from now on: init, step, evaluation or save. Cheap."""
+        self._steps += phase == "step"
+        self._at["main"] = phase, time.monotonic()
+        limit = self._limit_s(phase)
+        if limit is None:
+            faulthandler.cancel_dump_traceback_later()
+        else:
+            faulthandler.dump_traceback_later(limit + GRACE_S + NO_GIL_S, exit=True, file=STDERR)
+
+    @contextlib.contextmanager
+    def phase(self, phase: str) -> Iterator[None]:
+        """Be at ``phase`` while the block runs; the clock of what was before starts again after it."""
+        before, _ = self._at["main"]
+        self.enter(phase)
+        yield
+        self.enter(before)
+
+    def begin(self, phase: str) -> None:
+        """``phase`` goes on beside the main thread, until ``end``: a checkpoint that is written while steps are trained."""
+        self._at[f"beside: {phase}"] = phase, time.monotonic()
+
+    def end(self, phase: str) -> None:
+        """What ``begin`` began is over."""
+        self._at.pop(f"beside: {phase}", None)
+
+    def start(self) -> None:
+        """Watch from now on."""
+        self.enter("init")
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the watch. Does not return if an act is being cut off: its end must be the same on all ranks."""
+        self._closed.set()
+        self._thread.join()
+        faulthandler.cancel_dump_traceback_later()
+
+    def _limit_s(self, phase: str) -> float | None:
+        limit = getattr(self._limits, f"{phase}_s")
+        if phase == "step" and self._steps <= 1 and limit:
+            limit += self._limits.init_s or 0  # compilation, and the first message on every connection
+        return limit or None
+
+    def _watch(self) -> None:
+        while not self._closed.wait(LOOK_EVERY_S):
+            for phase, since in list(self._at.values()):
+                limit, elapsed = self._limit_s(phase), time.monotonic() - since
+                if limit is not None and elapsed > limit:
+                    self._cut_off(phase, limit, elapsed)
+
+    def _cut_off(self, phase: str, limit_s: float, elapsed_s: float) -> None:
+        text = (
+            f"watchdog: rank {self._rank} has been at {phase} for {elapsed_s:.0f} s, longer than train.watchdog.{phase}_s "
+            f"allows ({limit_s:g} s), and exits with code {HANG}; the stacks of all ranks: {self._stacks.parent}/stacks-rank-*.txt"
+        )
+        # Each in a thread of its own: a file system or a pipe may be the very thing that hangs.
+        for act in (self._show, self._store, lambda _: sys.stdout.flush()):
+            threading.Thread(target=act, args=(text,), daemon=True).start()
+        time.sleep(GRACE_S)
+        report_to_starter(text, HANG)
+        os._exit(HANG)
+
+    def _show(self, text: str) -> None:
+        os.write(STDERR, f"{text}\n".encode())
+        faulthandler.dump_traceback(file=STDERR, all_threads=True)
+
+    def _store(self, text: str) -> None:
+        self._stacks.parent.mkdir(parents=True, exist_ok=True)
+        with self._stacks.open("a", encoding="utf-8") as stream:
+            stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+            stream.flush()
+            faulthandler.dump_traceback(file=stream, all_threads=True)
+
+
+@contextlib.contextmanager
+def open_watchdog(run: RunConfig, *, rank: int) -> Iterator[Watchdog]:
+    """Watch this rank while the block runs, from "init" on. No collective."""
+    watchdog = Watchdog(
+        run.train.watchdog, rank=rank, stacks=Path(run.run_dir) / "logs" / f"stacks-rank-{rank:05d}.txt"
+    )
+    watchdog.start()
+    try:
+        yield watchdog
+    finally:
+        watchdog.close()

@@ -1,0 +1,105 @@
+"""Planted interruptions: someone asks a run for something, or a rank hangs, at a known step. Called in every rank, as faults are."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+HANG_GRACE_S = 2.0
+
+
+def _before_call(module: Any, name: str, call: int, act: Callable[..., None]) -> None:
+    """``act`` gets the arguments of that call of module.name, first; calls are counted from 1."""
+    original = getattr(module, name)
+    calls = iter(range(1, 1000))
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        if next(calls) == call:
+            act(*args, **kwargs)
+        return original(*args, **kwargs)
+
+    setattr(module, name, interrupted)
+
+
+def _is_rank(rank: int) -> bool:
+    return os.environ["RANK"] == str(rank)
+
+
+def _signal_at(name: str, number: signal.Signals, *, rank: int, call: int = 1) -> None:
+    from pretrain.train import loop
+
+    if _is_rank(rank):
+        _before_call(loop, name, call, lambda *_, **__: os.kill(os.getpid(), number))
+
+
+def rank_1_gets_sigusr1_at_step_3() -> None:
+    """What Slurm sends ahead of the end of a job, to one rank alone."""
+    _signal_at("train_step", signal.SIGUSR1, rank=1, call=3)
+
+
+def rank_0_gets_sigint_at_step_3() -> None:
+    """Ctrl-C, to one rank alone."""
+    _signal_at("train_step", signal.SIGINT, rank=0, call=3)
+
+
+def rank_1_gets_sigterm_while_loading() -> None:
+    """Before the first step of this process."""
+    _signal_at("load_checkpoint", signal.SIGTERM, rank=1)
+
+
+def _drop_at_step_3(name: str) -> None:
+    """Rank 1 is the colleague; from then on steps take a while, and rank 0 looks more often than in earnest."""
+    from pretrain.train import loop, request_files
+
+    request_files.LOOK_EVERY_S = 0.05
+    for call in range(4, 11):
+        _before_call(loop, "train_step", call, lambda *_, **__: time.sleep(0.4))
+    if _is_rank(1):
+        _before_call(loop, "train_step", 3, lambda _m, _o, _b, run, *_, **__: (Path(run.run_dir) / name).touch())
+
+
+def stop_is_dropped_at_step_3() -> None:
+    _drop_at_step_3("STOP")
+
+
+def save_is_dropped_at_step_3() -> None:
+    _drop_at_step_3("SAVE")
+
+
+def stuck_for_ever(*args: Any, **kwargs: Any) -> None:
+    """What the stacks must name."""
+    time.sleep(3600)
+
+
+def _hang(module: Any, name: str, call: int) -> None:
+    from pretrain.train import watchdog
+
+    watchdog.GRACE_S = HANG_GRACE_S
+    if _is_rank(1):
+        _before_call(module, name, call, stuck_for_ever)
+
+
+def rank_1_hangs_in_init() -> None:
+    from pretrain.train import loop
+
+    _hang(loop, "load_checkpoint", 1)
+
+
+def rank_1_hangs_in_step_2() -> None:
+    from pretrain.train import loop
+
+    _hang(loop, "train_step", 2)
+
+
+def rank_1_hangs_in_evaluation() -> None:
+    from pretrain.train import loop
+
+    _hang(loop, "evaluate", 1)
+
+
+def rank_1_hangs_in_save() -> None:
+    from pretrain.checkpoint import save
+
+    _hang(save, "sharded_content", 1)

@@ -1,0 +1,119 @@
+"""Requests to a run: all ranks act after the same step, the checkpoint is whole, and a resume loses nothing."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pretrain.checkpoint.paths import checkpoints_dir, step_name
+from pretrain.checkpoint.retention import checkpoints_in
+from pretrain.checkpoint.verify import verify_checkpoint
+from tests.dist.harness import Trace, make_run, run_and_trace
+from tests.dist.test_command_line import ROOT
+from tests.runs.cases import DP2
+
+
+@pytest.fixture(scope="module")
+def straight(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Trace:
+    trace = run_and_trace(make_run(small_run, tmp_path_factory.mktemp("not-stopped"), *DP2))
+    assert trace.exit_code == 0, trace.failure
+    return trace
+
+
+def assert_whole_at(run_dir: Path, step: int) -> None:
+    assert [path.name for path in checkpoints_in(checkpoints_dir(run_dir))] == [step_name(step)]
+    assert not verify_checkpoint(checkpoints_dir(run_dir) / step_name(step), deep=True).problems
+
+
+def assert_goes_on_as_if_never_stopped(small_run: Path, run_dir: Path, straight: Trace) -> None:
+    resumed = run_and_trace(make_run(small_run, run_dir, *DP2), fresh=False)
+    assert resumed.exit_code == 0, resumed.failure
+    assert resumed.losses == straight.losses and resumed.grad_norms == straight.grad_norms
+    assert "was there before this start" not in resumed.output, "no file is left over"
+
+
+@pytest.mark.parametrize(
+    ("source", "who"),
+    [
+        ("rank_1_gets_sigusr1_at_step_3", "SIGUSR1 on rank 1"),
+        ("rank_0_gets_sigint_at_step_3", "SIGINT on rank 0"),
+        ("stop_is_dropped_at_step_3", "STOP file"),
+    ],
+)
+def test_all_ranks_stop_after_the_same_step_and_the_run_goes_on_bit_for_bit(
+    source: str, who: str, small_run: Path, tmp_path: Path, straight: Trace
+) -> None:
+    stopped = run_and_trace(make_run(small_run, tmp_path, *DP2), source)
+    assert stopped.exit_code == 75, stopped.failure
+    step = max(stopped.losses)
+    assert step == 3 or (who == "STOP file" and 3 < step < 10)
+    assert f"stopped on request ({who}); checkpoint: {checkpoints_dir(tmp_path) / step_name(step)}" in stopped.output
+    assert_whole_at(tmp_path, step)
+    assert not (tmp_path / "STOP").exists()
+    assert_goes_on_as_if_never_stopped(small_run, tmp_path, straight)
+
+
+def test_a_save_file_gives_one_checkpoint_and_the_run_goes_on_and_an_old_stop_file_does_not_stop_it(
+    small_run: Path, tmp_path: Path, straight: Trace
+) -> None:
+    (tmp_path / "STOP").touch()
+    saved = run_and_trace(make_run(small_run, tmp_path, *DP2), "save_is_dropped_at_step_3", fresh=False)
+    assert saved.exit_code == 0, saved.failure
+    assert saved.losses == straight.losses
+    steps = [int(path.name.removeprefix("step-")) for path in checkpoints_in(checkpoints_dir(tmp_path))]
+    first, last = sorted(steps)
+    assert 3 <= first < last == 10
+    assert f"checkpoint on request (SAVE file): {checkpoints_dir(tmp_path) / step_name(first)}" in saved.output
+    assert "STOP of " in saved.output and "so it was meant for an earlier one: removed without effect" in saved.output
+    assert not (tmp_path / "SAVE").exists() and not (tmp_path / "STOP").exists()
+
+
+def test_a_run_stops_before_its_walltime_but_never_before_a_step(
+    small_run: Path, tmp_path: Path, straight: Trace
+) -> None:
+    """The start alone takes longer than this walltime: a chain of such jobs still gets on, one step at a time."""
+    walltime = ("train.walltime_s=0.2", "train.walltime_margin_s=0.1")
+    stopped = run_and_trace(make_run(small_run, tmp_path, *DP2, *walltime))
+    assert stopped.exit_code == 75, stopped.failure
+    assert max(stopped.losses) == 1
+    assert "stopped on request (walltime); checkpoint: " in stopped.output
+    assert_whole_at(tmp_path, 1)
+    assert_goes_on_as_if_never_stopped(small_run, tmp_path, straight)
+
+
+def test_a_signal_while_loading_takes_no_step(small_run: Path, tmp_path: Path) -> None:
+    stopped = run_and_trace(make_run(small_run, tmp_path, *DP2, "data.held_out=[]"), "rank_1_gets_sigterm_while_loading")
+    assert stopped.exit_code == 75, stopped.failure
+    assert not stopped.losses and not checkpoints_in(checkpoints_dir(tmp_path))
+    assert "stopped on request (SIGTERM on rank 1); nothing to save, no step was done" in stopped.output
+
+
+@pytest.mark.parametrize("after_s", [0.0, 1.4, 3.4])
+def test_sigterm_to_the_whole_group_at_any_moment_of_the_start_is_a_clean_stop(
+    after_s: float, small_run: Path, tmp_path: Path
+) -> None:
+    """As a scheduler sends it: to the command, its ranks, the fork server and multiprocessing's resource tracker alike."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pretrain", "train", str(small_run), f"run_dir={tmp_path}", *DP2, "train.train_steps=4000"],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+    while not catches(process.pid, signal.SIGTERM):  # before its first line runs, Python itself cannot be asked
+        assert process.poll() is None
+        time.sleep(0.01)
+    time.sleep(after_s)
+    os.killpg(process.pid, signal.SIGTERM)
+    output, _ = process.communicate(timeout=90)
+    assert process.returncode == 75, output
+    assert "stopped on request (SIGTERM" in output
+    assert "Traceback" not in output and "rror" not in output, output
+
+
+def catches(pid: int, number: int) -> bool:
+    """Whether a process has a handler for the signal."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    mask = next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt"))
+    return bool(int(mask, 16) >> (number - 1) & 1)

@@ -1,0 +1,74 @@
+"""Stop signals are noted, not obeyed; a second Ctrl-C is. Each case is a process of its own."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+START = """
+import os, signal, subprocess, sys, time
+from pretrain.parallel import signals
+signals.AGAIN_S = 0.5
+"""
+WAIT = """
+print("ready", flush=True)
+while sys.stdin.read(1) != "q":
+    pass
+print(signals.stop_signal())
+"""
+
+
+def child(script: str) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", START + script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    return process
+
+
+@pytest.mark.parametrize(("restart", "first"), [(False, signal.SIGUSR1), (True, signal.SIGINT)])
+def test_signals_are_remembered_and_nothing_is_interrupted(restart: bool, first: signal.Signals) -> None:
+    """Where a call is restarted, Python looks after it has ended, at all signals by their number."""
+    process = child(f"signals.catch_stop_signals(restart_system_calls={restart})" + WAIT)
+    for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
+        process.send_signal(number)
+        time.sleep(0.1)
+    output, _ = process.communicate("q", timeout=30)
+    assert (process.returncode, output) == (0, f"{int(first)}\n")
+
+
+def test_a_second_sigint_ends_the_process_as_usual_but_not_one_of_the_same_key_press() -> None:
+    process = child("signals.catch_stop_signals()" + WAIT)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.8)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) == -signal.SIGINT
+
+
+def test_a_process_that_is_born_while_signals_are_held_back_gets_them_when_it_catches_them() -> None:
+    born = "from pretrain.parallel import signals; import sys; print('ready', flush=True); sys.stdin.readline(); "
+    born += "signals.catch_stop_signals(); print(signals.stop_signal().name)"
+    parent = f"""
+signals.catch_stop_signals()
+with signals.hold_back_stop_signals():
+    young = subprocess.Popen([sys.executable, "-c", {born!r}], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+young.stdout.readline()
+young.send_signal(signal.SIGTERM)
+print(young.communicate("go\\n")[0], young.returncode, signals.stop_signal())
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", START + parent], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert result.stdout == "SIGTERM\n 0 None\n"
+
+
+def test_after_the_exit_code_is_decided_no_signal_changes_it() -> None:
+    process = child("signals.catch_stop_signals(); signals.ignore_stop_signals()" + WAIT)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate("q", timeout=30)
+    assert (process.returncode, output) == (0, "None\n")

@@ -1,0 +1,110 @@
+"""STOP and SAVE in a run folder: noticed, acted on once, removed; and never in the way."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pretrain.train import request_files
+from pretrain.train.request_files import SAVE, STOP, RequestFiles, open_request_files
+
+
+@pytest.fixture(autouse=True)
+def _look_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request_files, "LOOK_EVERY_S", 0.01)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Iterator[RequestFiles]:
+    found = RequestFiles(tmp_path)
+    time.sleep(0.1)
+    yield found
+    found.close()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "it never came to pass"
+        time.sleep(0.005)
+
+
+def test_a_file_is_noticed_and_removed_once_it_was_acted_on(files: RequestFiles, tmp_path: Path) -> None:
+    assert not files.asks(SAVE) and not files.asks(STOP)
+    (tmp_path / "SAVE").touch()
+    wait_until(lambda: files.asks(SAVE))
+    assert (tmp_path / "SAVE").exists() and not files.asks(STOP)
+    files.done(SAVE)
+    assert not files.asks(SAVE), "at once, whenever the file goes"
+    wait_until(lambda: not (tmp_path / "SAVE").exists())
+    (tmp_path / "SAVE").touch()
+    wait_until(lambda: files.asks(SAVE))
+
+
+def test_a_file_that_is_taken_away_asks_no_more(files: RequestFiles, tmp_path: Path) -> None:
+    (tmp_path / "STOP").touch()
+    wait_until(lambda: files.asks(STOP))
+    (tmp_path / "STOP").unlink()
+    wait_until(lambda: not files.asks(STOP))
+
+
+def test_files_that_were_there_before_are_removed_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "STOP").touch()
+    os.utime(tmp_path / "STOP", (1_700_000_000, 1_700_000_000))
+    with open_request_files(tmp_path, rank=0) as files:
+        assert files is not None
+        wait_until(lambda: not (tmp_path / "STOP").exists())
+        assert not files.asks(STOP)
+    assert f"{tmp_path}/STOP of 2023-11-1" in caplog.text
+    assert "was there before this start, so it was meant for an earlier one: removed without effect" in caplog.text
+
+
+def test_a_run_that_ends_well_leaves_no_request_behind(tmp_path: Path) -> None:
+    with open_request_files(tmp_path, rank=0) as files:
+        assert files is not None
+        time.sleep(0.1)
+        (tmp_path / "STOP").touch()
+        wait_until(lambda: files.asks(STOP))
+    assert not (tmp_path / "STOP").exists()
+
+
+def test_a_run_that_crashes_leaves_the_request_there(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), open_request_files(tmp_path, rank=0) as files:
+        assert files is not None
+        time.sleep(0.1)
+        (tmp_path / "STOP").touch()
+        wait_until(lambda: files.asks(STOP))
+        raise RuntimeError("the save failed")
+    assert (tmp_path / "STOP").exists()
+
+
+def test_a_file_that_cannot_be_removed_is_acted_on_once_and_warned_of_once(
+    files: RequestFiles, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "SAVE").mkdir()
+    wait_until(lambda: files.asks(SAVE))
+    files.done(SAVE)
+    wait_until(lambda: "not remove it" in caplog.text)
+    time.sleep(0.1)
+    assert not files.asks(SAVE) and caplog.text.count("not remove it") == 1
+
+
+def test_a_file_system_that_hangs_holds_up_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request_files, "LAST_LOOK_S", 0.2)
+    monkeypatch.setattr(RequestFiles, "_identity", lambda self, name: time.sleep(3600))
+    started = time.monotonic()
+    with open_request_files(tmp_path, rank=0) as files:
+        assert files is not None and not files.asks(STOP)
+        files.done(SAVE)
+    assert time.monotonic() - started < 30
+
+
+def test_only_rank_0_looks(tmp_path: Path) -> None:
+    (tmp_path / "STOP").touch()
+    with open_request_files(tmp_path, rank=1) as files:
+        assert files is None
+    assert (tmp_path / "STOP").exists()

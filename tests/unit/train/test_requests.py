@@ -1,0 +1,83 @@
+"""Who asked, in words; and when a walltime is spent."""
+
+from pathlib import Path
+
+import pytest
+
+from pretrain.config.load import load_run
+from pretrain.config.schema import TrainConfig
+from pretrain.parallel.environment import STARTED_AT
+from pretrain.train import stop
+from pretrain.train.stop import Walltime, in_words
+
+
+@pytest.mark.parametrize(
+    ("reasons", "words"),
+    [
+        (["", "", "", "SIGUSR1"], "SIGUSR1 on rank 3"),
+        (["SIGTERM", "SIGTERM"], "SIGTERM on all ranks"),
+        (["SIGTERM"], "SIGTERM on rank 0"),
+        (["", "SIGTERM", "SIGTERM"], "SIGTERM on rank 1 and 1 more"),
+        (["STOP file", "", ""], "STOP file"),
+        (["walltime", "walltime"], "walltime"),
+        (["STOP file", "SIGINT"], "STOP file, SIGINT on rank 1"),
+    ],
+)
+def test_who_asked_is_named(reasons: list[str], words: str) -> None:
+    assert in_words(reasons) == words
+
+
+class Times:
+    """A clock that the test moves."""
+
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def walltime(small_run: Path, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> tuple[Walltime, Times]:
+    """A budget of a command that was started at 1000 s."""
+    times = Times()
+    monkeypatch.setattr(stop, "time", times)
+    monkeypatch.setenv(STARTED_AT, "1000")
+    train: TrainConfig = load_run(small_run, list(overrides)).train
+    return Walltime(train), times
+
+
+def steps_until_spent(budget: Walltime, times: Times, durations: list[float], first: int = 0) -> int:
+    """How many steps are taken until the budget is spent."""
+    budget.after_step(first)
+    for done, duration in enumerate(durations, start=1):
+        assert not budget.is_spent()
+        times.now += duration
+        budget.after_step(first + done)
+        if budget.is_spent():
+            return done
+    return len(durations) + 1
+
+
+def test_a_run_stops_while_the_longest_step_and_the_margin_still_fit(
+    small_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budget, times = walltime(small_run, monkeypatch, "train.walltime_s=100", "train.walltime_margin_s=20")
+    times.now += 10  # the start counts
+    assert steps_until_spent(budget, times, [10, 5, 15, *[5] * 90], first=40) == 9
+    # 10 of start and 10 + 5 + 15 + 6 * 5 of steps: one more as long as the longest would pass 80.
+    assert times.now == 1070
+
+
+def test_the_first_step_says_nothing_about_the_others(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    budget, times = walltime(small_run, monkeypatch, "train.walltime_s=100", "train.walltime_margin_s=0")
+    assert steps_until_spent(budget, times, [60, *[1] * 90]) == 41
+
+
+def test_a_spent_walltime_lets_one_step_through(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    budget, times = walltime(small_run, monkeypatch, "train.walltime_s=130")
+    times.now += 500
+    assert steps_until_spent(budget, times, [1] * 5) == 1
+
+
+def test_without_a_walltime_nothing_is_spent(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    budget, times = walltime(small_run, monkeypatch)
+    assert steps_until_spent(budget, times, [1e6] * 5) == 6
