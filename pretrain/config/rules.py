@@ -20,6 +20,7 @@ from pretrain.config.schema import (
     SourceConfig,
     TrainConfig,
 )
+from pretrain.config.spike_rules import check_spikes
 
 LARGEST_SAMPLE = 2**62
 """Sample numbers are 64-bit integers."""
@@ -37,6 +38,8 @@ def check(run: RunConfig) -> None:
     _check_batch(run.train, run.parallel, run.parallel.data_parallel_size or 1)
     _check_optim(run.optim, run.train)
     _check_data(run)
+    if run.train.spikes is not None:
+        check_spikes(run.train.spikes)
 
 
 def check_ranks(run: RunConfig, num_ranks: int) -> None:

@@ -158,6 +158,22 @@ class BatchRampConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SpikeConfig:
+    """Steps whose loss or gradient norm stands out of the last ones: they are listed in spikes.jsonl, and skipped if asked."""
+
+    window_steps: int = 128
+    """Last steps that a step's loss and gradient norm are compared with."""
+    min_steps: int = 64
+    """Steps that must be in the window before anything counts as a spike."""
+    z_score: float = 6.0
+    """A spike is more than this many standard deviations above the window's mean, in the loss or in the gradient norm."""
+    skip: bool = False
+    """True skips the update of a spike; its samples count as consumed."""
+    max_skipped_spikes: int = 100
+    """Spikes skipped in the whole run, at most; those after them are trained on, with a warning."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """How long to train, with what batch, in what precision."""
 
@@ -181,6 +197,8 @@ class TrainConfig:
     """Held-out samples per held-out source and evaluation, at most."""
     max_skipped_steps: int = 10
     """Steps in a row with a non-finite gradient that are skipped before the run stops."""
+    spikes: SpikeConfig | None = field(default_factory=SpikeConfig)
+    """How spikes are found, and what happens then; null looks for none."""
 
 
 @dataclass(frozen=True, kw_only=True)
