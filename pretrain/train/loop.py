@@ -2,7 +2,6 @@
 
 import enum
 import time
-from collections.abc import Sequence
 
 from pretrain import exit_codes
 from pretrain.checkpoint.load import load_checkpoint
@@ -11,11 +10,13 @@ from pretrain.config.derive import global_batch_size_at, num_parameters
 from pretrain.config.rules import check_ranks
 from pretrain.config.schema import RunConfig
 from pretrain.data.batch import train_micro_batches
+from pretrain.data.read import TrainData
 from pretrain.data.reader import open_reader
 from pretrain.data.sources import open_sources
-from pretrain.log.record import StepRecord, throughput
+from pretrain.log.bad_steps import budget_line, list_bad_step
+from pretrain.log.record import BadStepRecord, StepRecord, throughput
 from pretrain.log.run_dir import hold_run_dir, open_run_dir
-from pretrain.log.sinks import open_sinks
+from pretrain.log.sinks import Sinks, open_sinks
 from pretrain.model.flops import flops_per_token, model_flops_utilization, peak_tflops
 from pretrain.model.gpt import attention_backend, build_model
 from pretrain.optim.optimizer import build_optimizer, set_learning_rate
@@ -26,7 +27,7 @@ from pretrain.parallel.reduce import largest
 from pretrain.parallel.world import World, open_world
 from pretrain.state import TrainState
 from pretrain.train.evaluate import evaluate
-from pretrain.train.step import StepResult, mean_losses, train_step
+from pretrain.train.step import StepResult, train_step
 from pretrain.train.stop import open_stop_signal
 
 
@@ -89,20 +90,26 @@ def train(run: RunConfig) -> Outcome:
                     batches,
                     run,
                     world,
+                    state=state,
                     global_batch_size=batch_size,
-                    num_domains=len(reader.data.domains),
+                    domains=reader.data.domains,
                 )
-                state = state.after(num_samples=batch_size, seq_length=run.data.seq_length, skipped=result.skipped)
+                state = state.after(
+                    num_samples=batch_size,
+                    seq_length=run.data.seq_length,
+                    skipped=result.skipped,
+                    recent=result.verdict.recent,
+                )
+                list_if_bad(run, world, reader.data, state, result, batch_size, sinks)
                 stop_if_diverged(run, state, result)
                 last = state.step == run.train.train_steps
                 if last or every(run.log.interval, state.step):
-                    domains = reader.data.domains
-                    sinks.write(step_record(run, world, state, result, domains, clock, rate, batch_size))
+                    sinks.write(step_record(run, world, state, result, clock, rate, batch_size))
                 if sources.held_out and (last or every(run.train.eval_interval, state.step)):
                     sinks.write(evaluate(model, sources.held_out, run, world, state))
                     clock.restart(state)
                 # Not while the gradient is not finite: retention would push out the last checkpoint that is any good.
-                if last or (every(run.checkpoint.interval, state.step) and not result.skipped):
+                if last or (every(run.checkpoint.interval, state.step) and result.skipped != "not finite"):
                     position = reader.position(state.consumed_samples)
                     sinks.say(f"checkpoint: {save_checkpoint(run, model, optimizer, state, position, world)}")
                     clock.restart(state)
@@ -142,6 +149,29 @@ def stop_if_diverged(run: RunConfig, state: TrainState, result: StepResult) -> N
         )
 
 
+def list_if_bad(
+    run: RunConfig, world: World, data: TrainData, state: TrainState, result: StepResult, batch_size: int, sinks: Sinks
+) -> None:
+    """Write the samples of a spike, or of a step that was skipped, beside the log. Rank 0 finds them all; no collective."""
+    verdict = result.verdict
+    if world.rank != 0 or not (verdict.is_spike or verdict.skip):
+        return
+    record = BadStepRecord(
+        step=state.step,
+        reason="not finite" if verdict.skip == "not finite" else "spike",
+        skipped=verdict.skip is not None,
+        loss=result.loss,
+        loss_z=verdict.loss_z,
+        grad_norm=result.grad_norm,
+        grad_norm_z=verdict.grad_norm_z,
+        first_sample=state.consumed_samples - batch_size,
+        num_samples=batch_size,
+    )
+    sinks.say(list_bad_step(run.run_dir, record, data))
+    if verdict.out_of_budget:
+        sinks.say(budget_line(run, state))
+
+
 class Clock:
     """Time and tokens since the last record, without what is not training (evaluation, checkpoints)."""
 
@@ -158,13 +188,11 @@ def step_record(
     world: World,
     state: TrainState,
     result: StepResult,
-    domains: Sequence[str],
     clock: Clock,
     rate: float,
     batch_size: int,
 ) -> StepRecord:
-    """The record of this step, the same on every rank. Collective; our device syncs are here."""
-    loss, loss_by_domain = mean_losses(result.loss_sums_and_tokens, domains, world)
+    """The record of this step, the same on every rank. Collective; one device sync."""
     memory = int(largest(peak_memory_bytes(world.device), world))
     pace = throughput(
         tokens=state.consumed_tokens - clock.tokens,
@@ -188,11 +216,12 @@ def step_record(
         consumed_samples=state.consumed_samples,
         consumed_tokens=state.consumed_tokens,
         global_batch_size=batch_size,
-        loss=loss,
-        loss_by_domain=loss_by_domain,
+        loss=result.loss,
+        loss_by_domain=result.loss_by_domain,
         learning_rate=rate,
         grad_norm=result.grad_norm,
         skipped_steps=state.skipped_steps,
+        skipped_spikes=state.skipped_spikes,
         step_time_s=pace.step_time_s,
         tokens_per_second=pace.tokens_per_second,
         tokens_per_second_per_gpu=pace.tokens_per_second_per_gpu,
