@@ -1,6 +1,20 @@
-"""Where a run stands: three counters that, with the config, determine everything that follows."""
+"""Where a run stands: what, with the config, determines everything that follows."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
+
+Skip = Literal["not finite", "spike"]
+"""Why a step changed nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recent:
+    """What the next step is compared with (optim/spikes.py): values of the last steps, oldest first, all finite."""
+
+    losses: tuple[float, ...] = ()
+    """Mean cross entropy per token of a step, in nats."""
+    grad_norms: tuple[float, ...] = ()
+    """Before clipping."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,16 +28,24 @@ class TrainState:
     consumed_tokens: int = 0
     """Predicted tokens of those samples, masked ones included."""
     skipped_steps: int = 0
-    """Steps without an update since their gradient was not finite."""
+    """Steps without an update, for whatever reason."""
     skipped_in_a_row: int = 0
-    """The same, since the last step that did update."""
+    """Those whose gradient was not finite, since the last step that did update."""
+    skipped_spikes: int = 0
+    """Steps without an update since they were spikes; what train.spikes.max_skipped_spikes limits."""
+    recent: Recent = field(default_factory=Recent)
 
-    def after(self, *, num_samples: int, seq_length: int, skipped: bool) -> "TrainState":
-        """The state after one more step of ``num_samples`` samples."""
+    def after(
+        self, *, num_samples: int, seq_length: int, skipped: Skip | None, recent: Recent | None = None
+    ) -> "TrainState":
+        """The state after one more step of ``num_samples`` samples; ``recent`` None leaves the values as they are."""
+        in_a_row = {None: 0, "not finite": self.skipped_in_a_row + 1, "spike": self.skipped_in_a_row}
         return TrainState(
             step=self.step + 1,
             consumed_samples=self.consumed_samples + num_samples,
             consumed_tokens=self.consumed_tokens + num_samples * seq_length,
-            skipped_steps=self.skipped_steps + skipped,
-            skipped_in_a_row=self.skipped_in_a_row + 1 if skipped else 0,
+            skipped_steps=self.skipped_steps + (skipped is not None),
+            skipped_in_a_row=in_a_row[skipped],
+            skipped_spikes=self.skipped_spikes + (skipped == "spike"),
+            recent=self.recent if recent is None else recent,
         )

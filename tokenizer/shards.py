@@ -108,6 +108,15 @@ class Shard:
         _, pointers = self._mapped_tables
         return int(pointers[bisect.bisect_right(pointers, token * self.dtype.itemsize) - 1]) // self.dtype.itemsize
 
+    def documents_over(self, start_token: int, num_tokens: int) -> range:
+        """Numbers of the documents that hold the num_tokens tokens from start_token on; searched like ``documents_in``."""
+        _, pointers = self._mapped_tables
+        last_token = start_token + num_tokens - 1
+        first, last = (
+            bisect.bisect_right(pointers, token * self.dtype.itemsize) - 1 for token in (start_token, last_token)
+        )
+        return range(first, last + 1)
+
     @cached_property
     def _mapped_tables(self) -> tuple[np.ndarray, np.ndarray]:
         return map_tables(self.prefix, self.num_documents)

@@ -60,7 +60,10 @@ class Saver:
         model: Sequence[DistributedDataParallel],
         optimizer: MegatronOptimizer,
         world: World,
+        *,
+        resumed_step: int | None,
     ) -> None:
+        """Args: resumed_step, of the checkpoint that the run goes on from: it is there already."""
         self._run, self._model, self._optimizer, self._world = run, model, optimizer, world
         self._placements = place_parameters(model, world)
         parts = parts_to_write(
@@ -76,7 +79,7 @@ class Saver:
         self._writer = WriterProcess(self._staging, phase_timeout_s=run.checkpoint.phase_timeout_s)
         self._agree_on_layout(boxes_to_text((part.tensor, part.shape, part.box) for part in parts))
         self._step: int | None = None  # of the save that is under way
-        self._saved_step: int | None = None  # of the newest checkpoint
+        self._saved_step = resumed_step  # of the newest checkpoint
         self._started = self._stall_s = 0.0
         self._num_saves = self._failed_in_a_row = 0
         self._is_news_due = False
@@ -103,10 +106,6 @@ class Saver:
         """The newest checkpoint that is known to be whole; None if there is none."""
         step = self._saved_step
         return None if step is None else checkpoints_dir(self._run.run_dir) / step_name(step)
-
-    def restored(self, step: int) -> None:
-        """The checkpoint of ``step`` is there already: the run goes on from it."""
-        self._saved_step = step
 
     def begin(self, state: TrainState, position: DataPosition) -> None:
         """Start to write the checkpoint of this step, unless it is there. Waits for the one under way.
@@ -250,10 +249,15 @@ class Saver:
 
 @contextlib.contextmanager
 def open_saver(
-    run: RunConfig, model: Sequence[DistributedDataParallel], optimizer: MegatronOptimizer, world: World
+    run: RunConfig,
+    model: Sequence[DistributedDataParallel],
+    optimizer: MegatronOptimizer,
+    world: World,
+    *,
+    resumed_step: int | None,
 ) -> Iterator[Saver]:
     """The saver of a run. Collective to open; after an exception nothing is waited for."""
-    saver = Saver(run, model, optimizer, world)
+    saver = Saver(run, model, optimizer, world, resumed_step=resumed_step)
     try:
         yield saver
     finally:

@@ -20,6 +20,7 @@ from pretrain.config.schema import (
     SourceConfig,
     TrainConfig,
 )
+from pretrain.config.spike_rules import check_spikes
 from pretrain.config.time_rules import check_times
 
 LARGEST_SAMPLE = 2**62
@@ -39,6 +40,8 @@ def check(run: RunConfig) -> None:
     _check_optim(run.optim, run.train)
     _check_data(run)
     check_times(run.train)
+    if run.train.spikes is not None:
+        check_spikes(run.train.spikes)
 
 
 def check_ranks(run: RunConfig, num_ranks: int) -> None:

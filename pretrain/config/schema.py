@@ -168,8 +168,24 @@ class WatchdogConfig:
     """Seconds for one step with its record; the first step, which compiles and connects, may take init_s more."""
     evaluation_s: float | None = 1800.0
     """Seconds for one evaluation."""
-    save_s: float | None = 1800.0
-    """Seconds for one checkpoint."""
+    save_s: float | None = 3600.0
+    """Seconds that training may stand still for one checkpoint; checkpoint.phase_timeout_s limits what is done beside it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpikeConfig:
+    """Steps whose loss or gradient norm stands out of the last ones: they are listed in spikes.jsonl, and skipped if asked."""
+
+    window_steps: int = 128
+    """Last steps that a step's loss and gradient norm are compared with."""
+    min_steps: int = 64
+    """Steps that must be in the window before anything counts as a spike."""
+    z_score: float = 6.0
+    """A spike is more than this many standard deviations above the window's mean, in the loss or in the gradient norm."""
+    skip: bool = False
+    """True skips the update of a spike; its samples count as consumed."""
+    max_skipped_spikes: int = 100
+    """Spikes skipped in the whole run, at most; those after them are trained on, with a warning."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,6 +218,8 @@ class TrainConfig:
     walltime_margin_s: float = 120.0
     """Seconds of walltime_s that are kept for the last checkpoint and for leaving."""
     watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
+    spikes: SpikeConfig | None = field(default_factory=SpikeConfig)
+    """How spikes are found, and what happens then; null looks for none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,7 +234,7 @@ class CheckpointConfig:
     """Keep for ever those whose step is a multiple of this; null means none beyond keep_last."""
     asynchronous: bool = True
     """Train on while a checkpoint is written, from a copy in host memory; false waits until it is whole."""
-    phase_timeout_s: float = 1800.0
+    phase_timeout_s: float = 600.0
     """Seconds that each phase of a save may take (folder, writing, the other ranks' files, sealing) before it counts as failed."""
     max_failed_saves: int = 3
     """Saves in a row that may fail, the training going on, before the run stops."""

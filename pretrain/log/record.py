@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from pretrain.state import Skip
+
 
 @dataclass(frozen=True, kw_only=True)
 class StepRecord:
@@ -18,6 +20,9 @@ class StepRecord:
     learning_rate: float
     grad_norm: float
     skipped_steps: int
+    """In the run so far, for whatever reason."""
+    skipped_spikes: int
+    """Of these, spikes."""
     step_time_s: float
     tokens_per_second: float
     tokens_per_second_per_gpu: float
@@ -40,6 +45,25 @@ class EvalRecord:
     held_out_loss: dict[str, float]
     """Mean cross entropy per token by domain, in nats."""
     eval_time_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class BadStepRecord:
+    """A step whose loss or gradient norm was a spike, or whose gradient was not finite."""
+
+    step: int
+    reason: Skip
+    skipped: bool
+    """False if the update was made all the same."""
+    loss: float
+    """As in StepRecord."""
+    loss_z: float | None
+    """Standard deviations above the mean of the steps before; None where it was not compared."""
+    grad_norm: float
+    grad_norm_z: float | None
+    first_sample: int
+    """Number of the step's first sample in the run."""
+    num_samples: int
 
 
 @dataclass(frozen=True, kw_only=True)

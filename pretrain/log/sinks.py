@@ -79,7 +79,7 @@ class JsonLines:
         self._stream = stream
 
     def write(self, record: Record) -> None:
-        fields = {name: _json_value(value) for name, value in dataclasses.asdict(record).items()}
+        fields = {name: json_value(value) for name, value in dataclasses.asdict(record).items()}
         self._stream.write(json.dumps({"kind": KINDS[type(record)], **fields}, allow_nan=False) + "\n")
         self._stream.flush()
 
@@ -190,7 +190,8 @@ def _percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f}%"
 
 
-def _json_value(value: object) -> object:
+def json_value(value: object) -> object:
+    """A field of a record as JSON has it: null where a number is not finite."""
     if isinstance(value, dict):
-        return {key: _json_value(inner) for key, inner in value.items()}
+        return {key: json_value(inner) for key, inner in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,7 +1,6 @@
 """megatron-core's optimizer for a run: AdamW with fp32 master weights, split among replicas or not."""
 
 import math
-from dataclasses import dataclass
 
 import torch
 from megatron.core.distributed import DistributedDataParallel
@@ -11,15 +10,6 @@ from megatron.core.utils import get_model_config
 
 from pretrain.config.schema import OptimConfig, RunConfig
 from pretrain.model.translate import PARAMS_DTYPE
-
-
-@dataclass(frozen=True, kw_only=True)
-class Update:
-    """What an optimizer step did."""
-
-    grad_norm: float
-    """Global gradient norm before clipping; not finite if the step was skipped."""
-    skipped: bool
 
 
 def build_optimizer(run: RunConfig, model: list[DistributedDataParallel]) -> MegatronOptimizer:
@@ -64,22 +54,25 @@ def set_learning_rate(optimizer: MegatronOptimizer, rate: float) -> None:
         group["lr"] = rate
 
 
-def step_unless_not_finite(optimizer: MegatronOptimizer) -> Update:
-    """Clip and apply the gradients, unless their norm is not finite: then nothing changes.
+def gradient_norm(optimizer: MegatronOptimizer) -> float:
+    """Make the gradients ready, and take their global norm before clipping; not finite if they cannot be used.
 
-    megatron's own ``step`` goes on with a NaN norm when there is no loss scaler, and every weight becomes NaN.
-    All ranks decide alike, since the norm is reduced over all of them. Collective; one device sync, in the norm.
+    Followed by ``apply_gradients`` or, to skip the step, by nothing: so far nothing has changed. megatron's own ``step`` goes
+    on with a NaN norm when there is no loss scaler, and every weight becomes NaN.
+    Collective; one device sync.
     """
     overflow = optimizer.prepare_grads()
     grad_norm = float(optimizer.get_grad_norm())
-    if overflow or not math.isfinite(grad_norm):
-        return Update(grad_norm=grad_norm, skipped=True)
+    return math.inf if overflow else grad_norm
+
+
+def apply_gradients(optimizer: MegatronOptimizer, grad_norm: float) -> None:
+    """Clip by the norm that ``gradient_norm`` gave, and update. Collective: all ranks call it, or none does."""
     for part in inner_optimizers(optimizer):
         parameters = part.get_parameters()
         if parameters and part.config.clip_grad > 0.0:
             clip_grad_by_total_norm_fp32(list(parameters), part.config.clip_grad, grad_norm)
     optimizer.step_with_ready_grads()
-    return Update(grad_norm=grad_norm, skipped=False)
 
 
 def inner_optimizers(optimizer: MegatronOptimizer) -> list[MegatronOptimizer]:

@@ -55,6 +55,13 @@ def largest(value: float, world: World) -> float:
     return float(answer.item())
 
 
+def rank_0s(values: Sequence[float], world: World) -> list[float]:
+    """Rank 0's numbers on every rank, to the last bit. Collective over all ranks; one device sync."""
+    box = torch.tensor(values, dtype=torch.float64, device=world.device)
+    dist.broadcast(box, src=0)
+    return box.tolist()
+
+
 def share_text(text: str | None, world: World) -> str | None:
     """Rank 0's text on every rank. Collective over all ranks."""
     box = [text if world.rank == 0 else None]

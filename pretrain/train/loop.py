@@ -1,37 +1,32 @@
 """The spine: one run from its first to its last step, on one screen."""
 
 import enum
-import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer
 
 from pretrain import exit_codes
 from pretrain.checkpoint.load import load_checkpoint
-from pretrain.checkpoint.save import save_checkpoint
-from pretrain.config.derive import global_batch_size_at, num_parameters
+from pretrain.checkpoint.save import Saver, open_saver
+from pretrain.config.derive import global_batch_size_at
 from pretrain.config.rules import check_ranks
 from pretrain.config.schema import RunConfig
 from pretrain.data.batch import train_micro_batches
 from pretrain.data.reader import TrainReader, open_reader
 from pretrain.data.sources import open_sources
-from pretrain.log.record import StepRecord, throughput
 from pretrain.log.run_dir import hold_run_dir, open_run_dir
-from pretrain.log.sinks import open_sinks
-from pretrain.model.flops import flops_per_token, model_flops_utilization, peak_tflops
+from pretrain.log.sinks import Sinks, open_sinks
 from pretrain.model.gpt import attention_backend, build_model
 from pretrain.optim.optimizer import build_optimizer, set_learning_rate
 from pretrain.optim.schedule import learning_rate
-from pretrain.parallel.device import device_name, peak_memory_bytes
 from pretrain.parallel.environment import rank_and_size
-from pretrain.parallel.reduce import largest
 from pretrain.parallel.world import World, open_world
 from pretrain.state import TrainState
 from pretrain.train.evaluate import evaluate
-from pretrain.train.step import StepResult, mean_losses, train_step
-from pretrain.train.stop import Requests, open_requests
+from pretrain.train.report import Clock, headline, list_if_bad, step_record
+from pretrain.train.step import StepResult, train_step
+from pretrain.train.stop import Asked, Requests, open_requests
 from pretrain.train.watchdog import Watchdog, open_watchdog
 
 
@@ -44,6 +39,21 @@ class Outcome(enum.IntEnum):
 
 class TooManySkippedStepsError(RuntimeError):
     """The gradient was not finite for more steps in a row than train.max_skipped_steps allows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What is open while a run trains."""
+
+    run: RunConfig
+    world: World
+    model: list[DistributedDataParallel]
+    optimizer: MegatronOptimizer
+    reader: TrainReader
+    saver: Saver
+    sinks: Sinks
+    requests: Requests
+    watchdog: Watchdog
 
 
 def train(run: RunConfig) -> Outcome:
@@ -68,101 +78,137 @@ def _train(run: RunConfig, rank: int, watchdog: Watchdog) -> Outcome:
         open_reader(sources, run, world) as reader,
     ):
         if requests.agreed(world).stop:  # before what takes a while: there is nothing to save yet
-            report_stop(requests, world, print, saved=None)
+            who = requests.who_asked_to_stop(world)
+            if rank == 0:
+                print(f"stopped on request ({who}); nothing to save, no step was done", flush=True)
             return Outcome.STOPPED
         model = build_model(run, world)
         optimizer = build_optimizer(run, model)
         state = load_checkpoint(run, model, optimizer, reader, world)
-        with open_sinks(run, world, start_step=state.step) as sinks:
+        with (
+            open_sinks(run, world, start_step=state.step) as sinks,
+            open_saver(run, model, optimizer, world, resumed_step=state.step or None) as saver,
+        ):
             sinks.say(headline(run, world, attention_backend(model)))
-            if state.step:
-                sinks.say(f"resumed after step {state.step}, {state.consumed_samples:,} samples")
-            elif sources.held_out:
-                with watchdog.phase("evaluation"):
-                    sinks.write(evaluate(model, sources.held_out, run, world, state))  # what an untrained model does
-            clock = Clock(state)
-            asked = requests.agreed(world, step=state.step)
-            while state.step < run.train.train_steps and not asked.stop:
-                watchdog.enter("step")
-                rate = learning_rate(run.optim, run.train, state.consumed_samples)
-                set_learning_rate(optimizer, rate)
-                batch_size = global_batch_size_at(run.train, state.consumed_samples)
-                batches = train_micro_batches(
-                    reader,
-                    run,
-                    world,
-                    consumed_samples=state.consumed_samples,
-                    global_batch_size=batch_size,
-                    steps_left=run.train.train_steps - state.step,
-                )
-                result = train_step(
-                    model,
-                    optimizer,
-                    batches,
-                    run,
-                    world,
-                    global_batch_size=batch_size,
-                    num_domains=len(reader.data.domains),
-                )
-                state = state.after(num_samples=batch_size, seq_length=run.data.seq_length, skipped=result.skipped)
-                stop_if_diverged(run, state, result)
-                asked = requests.agreed(world, step=state.step)
-                last = state.step == run.train.train_steps
-                if last or every(run.log.interval, state.step):
-                    domains = reader.data.domains
-                    sinks.write(step_record(run, world, state, result, domains, clock, rate, batch_size))
-                # Who asks a run to stop does not wait for an evaluation.
-                if sources.held_out and (last or (every(run.train.eval_interval, state.step) and not asked.stop)):
-                    with watchdog.phase("evaluation"):
-                        sinks.write(evaluate(model, sources.held_out, run, world, state))
-                    clock.restart(state)
-                # Not while the gradient is not finite: retention would push out the last checkpoint that is any good.
-                if last or ((asked.save or every(run.checkpoint.interval, state.step)) and not result.skipped):
-                    saved = save(run, model, optimizer, state, reader, world, watchdog)
-                    sinks.say(f"checkpoint{' on request (SAVE file)' if asked.save else ''}: {saved}")
-                    requests.begun_to_save()
-                    clock.restart(state)
-            if state.step < run.train.train_steps:
-                saved = save(run, model, optimizer, state, reader, world, watchdog) if state.step > 0 else None
-                report_stop(requests, world, sinks.say, saved)
-                return Outcome.STOPPED
-            sinks.say(f"complete: step {state.step} of {run.train.train_steps}")
-            sinks.finish(run.run_dir)
+            training = Training(
+                run=run, world=world, model=model, optimizer=optimizer, reader=reader, saver=saver, sinks=sinks,
+                requests=requests, watchdog=watchdog,
+            )  # fmt: skip
+            return _steps(training, state)
+
+
+def _steps(training: Training, state: TrainState) -> Outcome:
+    """Step after step, and what happens between them, on every rank alike."""
+    run, world, sinks = training.run, training.world, training.sinks
+    held_out = training.reader.data.sources.held_out
+    if state.step:
+        sinks.say(f"resumed after step {state.step}, {state.consumed_samples:,} samples")
+    elif held_out:
+        _evaluate(training, state)  # what an untrained model does
+    clock = Clock(state)
+    asked = _ask(training, state)
+    while state.step < run.train.train_steps and not asked.stop:
+        training.watchdog.enter("step")
+        rate = learning_rate(run.optim, run.train, state.consumed_samples)
+        batch_size = global_batch_size_at(run.train, state.consumed_samples)
+        state, result = _step(training, state, rate, batch_size)
+        list_if_bad(run, world, training.reader.data, state, result, batch_size, sinks)
+        stop_if_diverged(run, state, result)
+        asked = _ask(training, state)
+        last = state.step == run.train.train_steps
+        if last or every(run.log.interval, state.step):
+            sinks.write(step_record(run, world, state, result, clock, rate, batch_size))
+        # Who asks a run to stop does not wait for an evaluation.
+        if held_out and (last or (every(run.train.eval_interval, state.step) and not asked.stop)):
+            _evaluate(training, state)
+            clock.restart(state)
+        # Not while the gradient is not finite: retention would push out the last checkpoint that is any good.
+        if (asked.save or every(run.checkpoint.interval, state.step)) and result.skipped != "not finite" and not last:
+            _begin_save(training, state, asked)
+            clock.restart(state)
+    return _finish(training, state)
+
+
+def _step(training: Training, state: TrainState, rate: float, batch_size: int) -> tuple[TrainState, StepResult]:
+    """One optimizer step, and where the run stands after it. Collective."""
+    run, world, reader = training.run, training.world, training.reader
+    set_learning_rate(training.optimizer, rate)
+    batches = train_micro_batches(
+        reader,
+        run,
+        world,
+        consumed_samples=state.consumed_samples,
+        global_batch_size=batch_size,
+        steps_left=run.train.train_steps - state.step,
+    )
+    result = train_step(
+        training.model,
+        training.optimizer,
+        batches,
+        run,
+        world,
+        state=state,
+        global_batch_size=batch_size,
+        domains=reader.data.domains,
+    )
+    after = state.after(
+        num_samples=batch_size,
+        seq_length=run.data.seq_length,
+        skipped=result.skipped,
+        recent=result.verdict.recent,
+    )
+    return after, result
+
+
+def _ask(training: Training, state: TrainState) -> Asked:
+    """What is asked of all ranks after this step, and what became of the save under way. Collective; one device sync."""
+    saver = training.saver
+    saver.poll()
+    asked = training.requests.agreed(training.world, step=state.step, save_failed=saver.has_failed)
+    if asked.give_up_save:
+        saver.give_up()
+    _report_saves(training)
+    return asked
+
+
+def _evaluate(training: Training, state: TrainState) -> None:
+    """Collective."""
+    with training.watchdog.phase("evaluation"):
+        sources = training.reader.data.sources.held_out
+        training.sinks.write(evaluate(training.model, sources, training.run, training.world, state))
+
+
+def _begin_save(training: Training, state: TrainState, asked: Asked) -> None:
+    """Collective; waits only for a save that is still under way."""
+    with training.watchdog.phase("save"):
+        training.saver.begin(state, training.reader.position(state.consumed_samples))
+    if asked.save:
+        training.sinks.say(f"checkpoint of step {state.step} begun on request (SAVE file)")
+    training.requests.begun_to_save()
+    _report_saves(training)
+
+
+def _finish(training: Training, state: TrainState) -> Outcome:
+    """The last checkpoint, waited for, and a word about how the run ended. Collective."""
+    saver, sinks, last_step = training.saver, training.sinks, training.run.train.train_steps
+    if state.step:
+        with training.watchdog.phase("save"):
+            saver.finish(state, training.reader.position(state.consumed_samples))
+        training.requests.begun_to_save()
+        _report_saves(training)
+    if state.step < last_step:
+        who = training.requests.who_asked_to_stop(training.world)
+        left = f"checkpoint: {saver.newest}" if state.step else "nothing to save, no step was done"
+        sinks.say(f"stopped on request ({who}); {left}")
+        return Outcome.STOPPED
+    sinks.say(f"complete: step {state.step} of {last_step}")
+    sinks.finish(training.run.run_dir)
     return Outcome.FINISHED
 
 
-def save(
-    run: RunConfig,
-    model: list[DistributedDataParallel],
-    optimizer: MegatronOptimizer,
-    state: TrainState,
-    reader: TrainReader,
-    world: World,
-    watchdog: Watchdog,
-) -> Path:
-    """The checkpoint of this step, on the watch. Collective."""
-    with watchdog.phase("save"):
-        position = reader.position(state.consumed_samples)
-        return save_checkpoint(run, model, optimizer, state, position, world)
-
-
-def report_stop(requests: Requests, world: World, say: Callable[[str], None], saved: Path | None) -> None:
-    """Say who asked the run to stop, and what it leaves; on rank 0. Collective."""
-    who = requests.who_asked_to_stop(world)
-    if world.rank == 0:
-        left = "nothing to save, no step was done" if saved is None else f"checkpoint: {saved}"
-        say(f"stopped on request ({who}); {left}")
-
-
-def headline(run: RunConfig, world: World, attention: str) -> str:
-    """What runs where, in one line."""
-    virtual = run.parallel.virtual_pipeline_model_parallel_size
-    return (
-        f"{num_parameters(run.model):,} parameters, {run.train.precision}, attention {attention}, on {world.size} x "
-        f"{device_name(world.device)}: TP{world.tensor_model_parallel_size}{' + SP' if run.parallel.sequence_parallel else ''} x "
-        f"PP{world.pipeline_model_parallel_size}{f' ({virtual} stages a rank)' if virtual > 1 else ''} x "
-        f"DP{world.data_parallel_size}"
-    )
+def _report_saves(training: Training) -> None:
+    for report in training.saver.reports():
+        training.sinks.write(report)
 
 
 def every(interval: int | None, step: int) -> bool:
@@ -178,64 +224,3 @@ def stop_if_diverged(run: RunConfig, state: TrainState, result: StepResult) -> N
             f"{state.step}; train.max_skipped_steps ({run.train.max_skipped_steps}) allows no more. No checkpoint was written: "
             "resume from the last one with a lower optim.lr"
         )
-
-
-class Clock:
-    """Time and tokens since the last record, without what is not training (evaluation, checkpoints)."""
-
-    def __init__(self, state: TrainState) -> None:
-        self.restart(state)
-
-    def restart(self, state: TrainState) -> None:
-        """Count from here."""
-        self.step, self.tokens, self.started = state.step, state.consumed_tokens, time.perf_counter()
-
-
-def step_record(
-    run: RunConfig,
-    world: World,
-    state: TrainState,
-    result: StepResult,
-    domains: Sequence[str],
-    clock: Clock,
-    rate: float,
-    batch_size: int,
-) -> StepRecord:
-    """The record of this step, the same on every rank. Collective; our device syncs are here."""
-    loss, loss_by_domain = mean_losses(result.loss_sums_and_tokens, domains, world)
-    memory = int(largest(peak_memory_bytes(world.device), world))
-    pace = throughput(
-        tokens=state.consumed_tokens - clock.tokens,
-        steps=state.step - clock.step,
-        elapsed_s=time.perf_counter() - clock.started,
-        num_ranks=world.size,
-        steps_left=run.train.train_steps - state.step,
-    )
-    clock.restart(state)
-    peak = run.log.peak_tflops_per_gpu or peak_tflops(device_name(world.device))
-    full, causal = (
-        model_flops_utilization(
-            tokens_per_second_per_gpu=pace.tokens_per_second_per_gpu,
-            flops_per_token=flops_per_token(run.model, run.data.seq_length, causal=causal),
-            peak_tflops=peak,
-        )
-        for causal in (False, True)
-    )
-    return StepRecord(
-        step=state.step,
-        consumed_samples=state.consumed_samples,
-        consumed_tokens=state.consumed_tokens,
-        global_batch_size=batch_size,
-        loss=loss,
-        loss_by_domain=loss_by_domain,
-        learning_rate=rate,
-        grad_norm=result.grad_norm,
-        skipped_steps=state.skipped_steps,
-        step_time_s=pace.step_time_s,
-        tokens_per_second=pace.tokens_per_second,
-        tokens_per_second_per_gpu=pace.tokens_per_second_per_gpu,
-        mfu_full=full,
-        mfu_causal=causal,
-        peak_memory_bytes=memory,
-        eta_s=pace.eta_s,
-    )

@@ -15,19 +15,29 @@ from pretrain.config.schema import RunConfig
 from pretrain.data.batch import MicroBatch
 from pretrain.data.documents import Boundaries
 from pretrain.model.loss import masked_loss
-from pretrain.optim.optimizer import step_unless_not_finite
-from pretrain.parallel.reduce import sum_over_replicas_and_share
+from pretrain.optim.optimizer import apply_gradients, gradient_norm
+from pretrain.optim.spikes import Verdict, judge
+from pretrain.parallel.reduce import rank_0s, sum_over_replicas_and_share
 from pretrain.parallel.world import World
+from pretrain.state import Skip, TrainState
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """What a step leaves behind."""
+    """What a step leaves behind, on every rank."""
 
-    loss_sums_and_tokens: torch.Tensor
-    """float64 [num_domains, 2] on the device, this replica's part; on the last pipeline stage alone. See ``mean_losses``."""
+    loss: float
+    """Mean cross entropy per token of the whole batch before the update, in nats; nan if no token counts."""
+    loss_by_domain: dict[str, float]
+    """The same by domain; a domain without a token is left out."""
     grad_norm: float
-    skipped: bool
+    """Global gradient norm before clipping."""
+    verdict: Verdict
+
+    @property
+    def skipped(self) -> Skip | None:
+        """Why there was no update; None if there was one."""
+        return self.verdict.skip
 
 
 def train_step(
@@ -37,18 +47,31 @@ def train_step(
     run: RunConfig,
     world: World,
     *,
+    state: TrainState,
     global_batch_size: int,
-    num_domains: int,
+    domains: Sequence[str],
 ) -> StepResult:
-    """Train one global batch of ``num_domains`` domains. Collective: every rank calls it."""
+    """Train one global batch of these domains, the one after ``state``; skip the update if it would do harm.
+
+    Collective: every rank calls it. One device sync, in the gradient norm; a second one with train.spikes.skip.
+    """
     for chunk in model:
         chunk.zero_grad_buffer()
     optimizer.zero_grad()
     losses = run_micro_batches(
-        model, micro_batches, run, world, num_samples=global_batch_size, num_domains=num_domains, forward_only=False
+        model, micro_batches, run, world, num_samples=global_batch_size, num_domains=len(domains), forward_only=False
     )
-    update = step_unless_not_finite(optimizer)
-    return StepResult(loss_sums_and_tokens=losses, grad_norm=update.grad_norm, skipped=update.skipped)
+    # Sent off before the norm is: when the host has waited for the norm, the losses are there, and reading them is a copy.
+    shared = sum_over_replicas_and_share(losses, world)
+    grad_norm = gradient_norm(optimizer)
+    loss, by_domain = means(shared, domains)
+    if run.train.spikes is not None and run.train.spikes.skip:
+        # Groups that sum in another order may differ in the last bit, and a rank that skips alone leaves the others waiting.
+        loss, grad_norm = rank_0s([loss, grad_norm], world)
+    verdict = judge(loss=loss, grad_norm=grad_norm, state=state, config=run.train.spikes)
+    if verdict.skip is None:
+        apply_gradients(optimizer, grad_norm)
+    return StepResult(loss=loss, loss_by_domain=by_domain, grad_norm=grad_norm, verdict=verdict)
 
 
 def run_micro_batches(
@@ -91,9 +114,17 @@ def mean_losses(
 
     Collective, as many whatever the number of domains: the whole is the sum of the parts. One device sync.
     Args: loss_sums_and_tokens, float64 [num_domains, 2], as run_micro_batches gives it; domains, their names.
-    Returns: the mean of all tokens, nan if there are none; the means by name, domains without a token left out.
+    Returns: see ``means``.
     """
-    parts = sum_over_replicas_and_share(loss_sums_and_tokens.clone(), world).tolist()
+    return means(sum_over_replicas_and_share(loss_sums_and_tokens.clone(), world), domains)
+
+
+def means(loss_sums_and_tokens: torch.Tensor, domains: Sequence[str]) -> tuple[float, dict[str, float]]:
+    """The mean of all tokens, nan if there are none; the means by name, domains without a token left out.
+
+    Args: float64 [num_domains, 2], of the whole batch. One device sync.
+    """
+    parts = loss_sums_and_tokens.tolist()
     by_domain = {name: total / tokens for name, (total, tokens) in zip(domains, parts, strict=True) if tokens}
     total, tokens = (sum(column) for column in zip(*parts, strict=True))
     return total / tokens if tokens else float("nan"), by_domain

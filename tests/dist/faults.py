@@ -289,3 +289,79 @@ def _writer_with(fault: str) -> None:
 def writer_whose_file_of_step_10_loses_its_end() -> None:
     """After rank 1 has hashed what it wrote, as a full or failing file system may."""
     _writer_with("file_of_step_10_loses_its_end")
+
+
+def losses_of_steps_7_and_9_a_thousandfold() -> None:
+    """Two bad batches. Every rank also writes what its micro batches held, and the hash of its weights and moments."""
+    import hashlib
+    import json
+    from pathlib import Path
+
+    from pretrain.data.batch import MicroBatch
+    from pretrain.train import loop, step
+
+    train_step, masked_loss = loop.train_step, step.masked_loss
+    factor = 1.0
+
+    def scaled(*args: Any) -> Any:
+        total, tokens, report = masked_loss(*args)
+        return total * factor, tokens, report * report.new_tensor([factor, 1.0])
+
+    def rows_of(batch: MicroBatch) -> list[list[int]]:
+        return torch.cat((batch.tokens, batch.labels[:, -1:]), dim=1).tolist()
+
+    def state_hash(optimizer: Any) -> str:
+        digest = hashlib.sha256()
+        for part in optimizer.chained_optimizers:
+            for parameter in (p for group in part.optimizer.param_groups for p in group["params"]):
+                moments = part.optimizer.state.get(parameter, {})
+                for value in (parameter, *(moments[name] for name in ("exp_avg", "exp_avg_sq") if name in moments)):
+                    digest.update(value.detach().numpy().tobytes())
+        return digest.hexdigest()
+
+    def broken(model: Any, optimizer: Any, micro_batches: Any, run: Any, world: Any, **kwargs: Any) -> Any:
+        nonlocal factor
+        number, batches = kwargs["state"].step + 1, list(micro_batches)
+        factor = 1000.0 if number in (7, 9) else 1.0
+        result = train_step(model, optimizer, iter(batches), run, world, **kwargs)
+        held = [
+            [index * world.data_parallel_size + world.dp_rank, rows_of(batch)]
+            for index, batch in enumerate(batches)
+            if isinstance(batch, MicroBatch)
+        ]
+        with (Path(run.run_dir) / f"steps-{world.rank}.jsonl").open("a") as stream:
+            stream.write(json.dumps({"step": number, "held": held, "state": state_hash(optimizer)}) + "\n")
+        return result
+
+    loop.train_step, step.masked_loss = broken, scaled
+
+
+def losses_a_thousandfold_and_recent_values_forgotten() -> None:
+    """The same bad batches in a resume that does not know the steps before it."""
+    from pretrain.state import Recent
+    from pretrain.train import loop
+
+    losses_of_steps_7_and_9_a_thousandfold()
+    load = loop.load_checkpoint
+    loop.load_checkpoint = lambda *args: replace(load(*args), recent=Recent())
+
+
+def rank_1_alone_sees_a_spike_at_step_7() -> None:
+    """As if rank 1 had summed the losses otherwise, and by far more than in the last bit."""
+    from pretrain.train import loop, step
+
+    if os.environ["RANK"] != "1":
+        return
+    train_step, means = loop.train_step, step.means
+    factor = 1
+
+    def broken_means(sums: torch.Tensor, domains: Any) -> Any:
+        loss, by_domain = means(sums, domains)
+        return loss * factor, by_domain
+
+    def broken_step(*args: Any, **kwargs: Any) -> Any:
+        nonlocal factor
+        factor = 1000 if kwargs["state"].step == 6 else 1
+        return train_step(*args, **kwargs)
+
+    loop.train_step, step.means = broken_step, broken_means

@@ -211,6 +211,9 @@ def test_a_step_with_an_infinite_gradient_is_skipped_and_counted(small_run: Path
     trace = run_and_trace(make_run(small_run, tmp_path, *DP2), "gradient_not_finite_at_step_3")
     assert trace.exit_code == 0, trace.failure
     assert trace.grad_norms[3] is None and trace.skipped[3] == 1 and trace.skipped[10] == 1
+    (listed,) = [json.loads(line) for line in (tmp_path / "spikes.jsonl").read_text().splitlines()]
+    assert (listed["step"], listed["reason"], listed["skipped"]) == (3, "not finite", True)
+    assert [sample["sample"] for sample in listed["samples"]] == list(range(16, 24))
     losses = [loss for step, loss in trace.losses.items() if step != 3]
     assert all(loss is not None for loss in losses) and losses[-1] < losses[0], "training must go on"
 

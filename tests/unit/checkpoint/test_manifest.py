@@ -23,7 +23,7 @@ from pretrain.checkpoint.manifest import (
 from pretrain.checkpoint.paths import COMPLETE, MANIFEST, STATE
 from pretrain.checkpoint.state_file import read_state, state_text
 from pretrain.exit_codes import DAMAGED, exit_code_of
-from pretrain.state import TrainState
+from pretrain.state import Recent, TrainState
 
 ENTRIES = (
     FileEntry(path="shards/__0_0.distcp", bytes=7, sha256="ab" * 32),
@@ -119,7 +119,23 @@ def test_a_state_reads_as_it_was_written(tmp_path: Path) -> None:
         read_state(tmp_path, step=6)
 
 
-GOOD = {"step": 5, "consumed_samples": 40, "consumed_tokens": 2560, "skipped_steps": 0, "skipped_in_a_row": 0}
+def test_recent_values_come_back_to_the_last_bit(tmp_path: Path) -> None:
+    values = (0.1, 1 / 3, 5e-324, 1.7976931348623157e308, -0.0, 2.0)
+    state = TrainState(step=5, skipped_spikes=1, recent=Recent(losses=values, grad_norms=values[::-1]))
+    (tmp_path / STATE).write_text(state_text(state))
+    found = read_state(tmp_path, step=5)
+    assert found == state and isinstance(found.recent.losses, tuple)
+    assert [value.hex() for value in found.recent.losses] == [value.hex() for value in values]
+
+
+OLD = {"step": 5, "consumed_samples": 40, "consumed_tokens": 2560, "skipped_steps": 0, "skipped_in_a_row": 0}
+GOOD = OLD | {"skipped_spikes": 0, "recent": {"losses": [2.5], "grad_norms": []}}
+
+
+def test_a_state_from_before_spikes_were_looked_for_starts_without_recent_values(tmp_path: Path) -> None:
+    (tmp_path / STATE).write_text(json.dumps(OLD))
+    state = TrainState(step=5, consumed_samples=40, consumed_tokens=2560)
+    assert read_state(tmp_path, step=5) == state
 
 
 @pytest.mark.parametrize(
@@ -131,6 +147,15 @@ GOOD = {"step": 5, "consumed_samples": 40, "consumed_tokens": 2560, "skipped_ste
         (json.dumps(GOOD | {"consumed_tokens": -1}), r"consumed_tokens \(-1\) must be an integer"),
         (json.dumps(GOOD | {"more": 1}), "it must hold step, consumed_samples, "),
         (json.dumps({"step": 5}), "it must hold step, consumed_samples, "),
+        (json.dumps(OLD | {"skipped_spikes": 0}), "it must hold step, consumed_samples, "),
+        (json.dumps(GOOD | {"recent": []}), "recent must hold losses, grad_norms"),
+        (json.dumps(GOOD | {"recent": {"losses": []}}), "recent must hold losses, grad_norms"),
+        (json.dumps(GOOD | {"recent": {"losses": 1.0, "grad_norms": []}}), "recent.losses must be a list"),
+        (
+            json.dumps(GOOD | {"recent": {"losses": [1], "grad_norms": []}}),
+            "recent.losses holds 1, and every value must",
+        ),
+        (json.dumps(GOOD | {"recent": {"losses": [], "grad_norms": [float("inf")]}}), "recent.grad_norms holds inf"),
         ("5", "it must hold step"),
         ("{", "Expecting property name"),
         ("[" * 100_000, "recursion"),

@@ -185,6 +185,31 @@ def test_a_ramp_is_accepted_exactly_if_every_batch_on_it_divides(
             check(run)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message", "works"),
+    [
+        ("window_steps", 1, r"train.spikes.window_steps \(1\) must be from 2", ["window_steps=128", "min_steps=64"]),
+        ("window_steps", 10_001, r"train.spikes.window_steps \(10001\) must be .* to 10000", ["window_steps=128"]),
+        ("window_steps", 50, r"train.spikes.min_steps \(64\) must be from 2 to .* \(50\).*min_steps=25 works", ["min_steps=25"]),
+        ("min_steps", 1, r"train.spikes.min_steps \(1\) must be from 2 to .*min_steps=64 works", ["min_steps=64"]),
+        ("z_score", 0, r"train.spikes.z_score \(0.0\) must be above 0 and finite; 6.0 works", ["z_score=6.0"]),
+        ("z_score", ".nan", r"train.spikes.z_score \(nan\) must be above 0 and finite; 6.0 works", ["z_score=6.0"]),
+        ("max_skipped_spikes", -1, r"max_skipped_spikes \(-1\) must not be negative; 0 skips none", ["max_skipped_spikes=0"]),
+    ],
+)  # fmt: skip
+def test_spikes_that_cannot_be_found_are_refused(key: str, value, message: str, works: list[str], config: Path) -> None:
+    broken = [f"train.spikes.{key}={value}"]
+    with pytest.raises(ValueError, match=message):
+        load_run(config, broken)
+    load_run(config, broken + [f"train.spikes.{override}" for override in works])
+
+
+def test_spikes_are_looked_for_unless_that_is_turned_off(config: Path) -> None:
+    spikes = load_run(config).train.spikes
+    assert spikes is not None and not spikes.skip
+    assert load_run(config, ["train.spikes=null"]).train.spikes is None
+
+
 def test_ranks_left_over_are_refused_with_numbers_that_fit(config: Path) -> None:
     run = load_run(config, ["parallel.tensor_model_parallel_size=2"])
     check_ranks(run, 4)

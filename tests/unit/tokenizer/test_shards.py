@@ -228,6 +228,19 @@ def test_documents_in_a_range_of_tokens_are_found_without_the_whole_index(
     assert "document_offsets" not in vars(shard), "the whole index must not be read"
 
 
+@given(lengths=st.lists(st.integers(1, 5), min_size=1, max_size=30), data=st.data())
+def test_the_documents_that_hold_a_range_of_tokens_are_found_by_number(
+    tmp_path_factory: pytest.TempPathFactory, lengths: list[int], data: st.DataObject
+) -> None:
+    prefix = tmp_path_factory.mktemp("shard") / "shard"
+    write_shard(prefix, [[1] * length for length in lengths])
+    start = data.draw(st.integers(0, sum(lengths) - 1))
+    num_tokens = data.draw(st.integers(1, sum(lengths) - start))
+    document_of_token = np.repeat(np.arange(len(lengths)), lengths)
+    found = open_shard(prefix).documents_over(start, num_tokens)
+    assert list(found) == sorted(set(document_of_token[start : start + num_tokens].tolist()))
+
+
 def test_a_search_among_a_hundred_thousand_documents_looks_at_a_few_pointers(tmp_path: Path) -> None:
     write_shard(tmp_path / "shard", [[1] * 3 for _ in range(100_000)])
     shard = open_shard(tmp_path / "shard")
@@ -249,6 +262,9 @@ def test_a_search_among_a_hundred_thousand_documents_looks_at_a_few_pointers(tmp
     vars(shard)["_mapped_tables"] = lengths, Counted(pointers)
     assert shard.documents_in(150_001, 64).tolist() == list(range(150_003, 150_065, 3))
     assert Counted.reads < 30
+    Counted.reads = 0
+    assert shard.documents_over(150_001, 64) == range(50_000, 50_022)
+    assert Counted.reads < 40
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,110 @@
+"""What a run reports of its steps, and the clock behind its rates."""
+
+import time
+
+from pretrain.config.derive import num_parameters
+from pretrain.config.schema import RunConfig
+from pretrain.data.read import TrainData
+from pretrain.log.bad_steps import budget_line, list_bad_step
+from pretrain.log.record import BadStepRecord, StepRecord, throughput
+from pretrain.log.sinks import Sinks
+from pretrain.model.flops import flops_per_token, model_flops_utilization, peak_tflops
+from pretrain.parallel.device import device_name, peak_memory_bytes
+from pretrain.parallel.reduce import largest
+from pretrain.parallel.world import World
+from pretrain.state import TrainState
+from pretrain.train.step import StepResult
+
+
+def headline(run: RunConfig, world: World, attention: str) -> str:
+    """What runs where, in one line."""
+    virtual = run.parallel.virtual_pipeline_model_parallel_size
+    return (
+        f"{num_parameters(run.model):,} parameters, {run.train.precision}, attention {attention}, on {world.size} x "
+        f"{device_name(world.device)}: TP{world.tensor_model_parallel_size}{' + SP' if run.parallel.sequence_parallel else ''} x "
+        f"PP{world.pipeline_model_parallel_size}{f' ({virtual} stages a rank)' if virtual > 1 else ''} x "
+        f"DP{world.data_parallel_size}"
+    )
+
+
+def list_if_bad(
+    run: RunConfig, world: World, data: TrainData, state: TrainState, result: StepResult, batch_size: int, sinks: Sinks
+) -> None:
+    """Write the samples of a spike, or of a step that was skipped, beside the log. Rank 0 finds them all; no collective."""
+    verdict = result.verdict
+    if world.rank != 0 or not (verdict.is_spike or verdict.skip):
+        return
+    record = BadStepRecord(
+        step=state.step,
+        reason="not finite" if verdict.skip == "not finite" else "spike",
+        skipped=verdict.skip is not None,
+        loss=result.loss,
+        loss_z=verdict.loss_z,
+        grad_norm=result.grad_norm,
+        grad_norm_z=verdict.grad_norm_z,
+        first_sample=state.consumed_samples - batch_size,
+        num_samples=batch_size,
+    )
+    sinks.say(list_bad_step(run.run_dir, record, data))
+    if verdict.out_of_budget:
+        sinks.say(budget_line(run, state))
+
+
+class Clock:
+    """Time and tokens since the last record, without what is not training (evaluation, checkpoints)."""
+
+    def __init__(self, state: TrainState) -> None:
+        self.restart(state)
+
+    def restart(self, state: TrainState) -> None:
+        """Count from here."""
+        self.step, self.tokens, self.started = state.step, state.consumed_tokens, time.perf_counter()
+
+
+def step_record(
+    run: RunConfig,
+    world: World,
+    state: TrainState,
+    result: StepResult,
+    clock: Clock,
+    rate: float,
+    batch_size: int,
+) -> StepRecord:
+    """The record of this step, the same on every rank. Collective; one device sync."""
+    memory = int(largest(peak_memory_bytes(world.device), world))
+    pace = throughput(
+        tokens=state.consumed_tokens - clock.tokens,
+        steps=state.step - clock.step,
+        elapsed_s=time.perf_counter() - clock.started,
+        num_ranks=world.size,
+        steps_left=run.train.train_steps - state.step,
+    )
+    clock.restart(state)
+    peak = run.log.peak_tflops_per_gpu or peak_tflops(device_name(world.device))
+    full, causal = (
+        model_flops_utilization(
+            tokens_per_second_per_gpu=pace.tokens_per_second_per_gpu,
+            flops_per_token=flops_per_token(run.model, run.data.seq_length, causal=causal),
+            peak_tflops=peak,
+        )
+        for causal in (False, True)
+    )
+    return StepRecord(
+        step=state.step,
+        consumed_samples=state.consumed_samples,
+        consumed_tokens=state.consumed_tokens,
+        global_batch_size=batch_size,
+        loss=result.loss,
+        loss_by_domain=result.loss_by_domain,
+        learning_rate=rate,
+        grad_norm=result.grad_norm,
+        skipped_steps=state.skipped_steps,
+        skipped_spikes=state.skipped_spikes,
+        step_time_s=pace.step_time_s,
+        tokens_per_second=pace.tokens_per_second,
+        tokens_per_second_per_gpu=pace.tokens_per_second_per_gpu,
+        mfu_full=full,
+        mfu_causal=causal,
+        peak_memory_bytes=memory,
+        eta_s=pace.eta_s,
+    )
