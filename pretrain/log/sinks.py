@@ -14,11 +14,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pretrain.config.schema import RunConfig
 from pretrain.log.record import EvalRecord, StepRecord
+from pretrain.log.run_dir import METRICS_FILE
 from pretrain.log.summary import duration, summary
 from pretrain.parallel.world import World
 
 Record = StepRecord | EvalRecord
-METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_DIR = "tensorboard"
 
 
