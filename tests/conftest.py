@@ -1,79 +1,26 @@
-"""Real shards for the tests: a small corpus of this Python's own sources and documentation, tokenized once per session."""
+"""Real shards for the tests, made once per session."""
 
 from pathlib import Path
 
 import hypothesis
 import pytest
 
-from tokenizer.encode import encode
-from tokenizer.sample_corpus import make_sample_corpus
-from tokenizer.spec import load_spec
-from tokenizer.train import train_tokenizer
+from tests.runs.small import make_small_data, write_small_run
 
 # An example takes as long as the machine is busy; what a test may cost is not for hypothesis to say.
 hypothesis.settings.register_profile("no deadline", deadline=None)
 hypothesis.settings.load_profile("no deadline")
-
-SPEC = Path(__file__).parent.parent / "tokenizer" / "specs" / "tiny-2k.yaml"
-
-SMALL_RUN = """
-run_dir: {folder}/runs/default
-model:
-  num_layers: 4
-  hidden_size: 64
-  ffn_hidden_size: 176
-  num_attention_heads: 8
-  num_query_groups: 4
-  vocab_size: 2000
-data:
-  tokenizer: {folder}/tokenizer
-  seq_length: 64
-  train:
-    - {{prefix: {folder}/shards/train-code, weight: 2}}
-    - {{prefix: {folder}/shards/train-prose, weight: 1}}
-  held_out:
-    - {{prefix: {folder}/shards/held_out-code}}
-    - {{prefix: {folder}/shards/held_out-prose}}
-optim:
-  lr: 2.0e-3
-  min_lr: 2.0e-4
-  lr_warmup_samples: 16
-train:
-  train_steps: 10
-  global_batch_size: 8
-  micro_batch_size: 2
-  precision: fp32
-  eval_interval: 4
-  eval_samples: 5
-parallel:
-  device: cpu
-  timeout_s: 60
-log:
-  interval: 1
-  tensorboard: false
-"""
 
 
 @pytest.fixture(scope="session")
 def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """tokenizer/ and shards/{train,held_out}-{code,prose}."""
     folder = tmp_path_factory.mktemp("data")
-    make_sample_corpus(folder / "corpus", max_bytes_per_domain=400_000)
-    texts = [folder / "corpus" / "train" / f"{domain}.jsonl" for domain in ("code", "prose")]
-    train_tokenizer(load_spec(SPEC), texts, folder / "tokenizer")
-    for split in ("train", "held_out"):
-        for domain in ("code", "prose"):
-            encode(
-                folder / "tokenizer",
-                [folder / "corpus" / split / f"{domain}.jsonl"],
-                folder / "shards" / f"{split}-{domain}",
-            )
+    make_small_data(folder)
     return folder
 
 
 @pytest.fixture(scope="session")
 def small_run(data_folder: Path) -> Path:
     """The YAML of a run that takes seconds."""
-    path = data_folder / "run.yaml"
-    path.write_text(SMALL_RUN.format(folder=data_folder))
-    return path
+    return write_small_run(data_folder)

@@ -13,6 +13,8 @@ from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
+METRICS_FILE = "metrics.jsonl"
+"""File in a run folder: every record, one JSON object a line."""
 LOCK = "lock"
 """File in a run folder that rank 0 of its run holds locked; its text says who that is or was."""
 LOCK_WAIT_S = 5.0

@@ -15,13 +15,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from pretrain.checkpoint.report import SaveReport
 from pretrain.config.schema import RunConfig
 from pretrain.log.record import EvalRecord, StepRecord
+from pretrain.log.run_dir import METRICS_FILE
 from pretrain.log.summary import duration, summary
 from pretrain.parallel.world import World
 
 Record = StepRecord | EvalRecord | SaveReport
 KINDS = {StepRecord: "step", EvalRecord: "eval", SaveReport: "checkpoint"}
 """What a line of metrics.jsonl calls them."""
-METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_DIR = "tensorboard"
 
 

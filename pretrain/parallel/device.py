@@ -49,6 +49,9 @@ TENSOR_METHODS = ("cuda", "type")
 FACTORIES = ("empty", "empty_like", "full", "ones", "tensor", "zeros", "zeros_like", "arange")
 """torch factories whose ``device`` is read as the CPU."""
 
+MOST_CPU_RANKS = 4
+"""More ranks on one machine's CPU take longer to start and show nothing new."""
+
 
 def resolve_device(requested: Literal["auto", "cuda", "cpu"]) -> Literal["cuda", "cpu"]:
     """The device type a run uses.
@@ -60,6 +63,11 @@ def resolve_device(requested: Literal["auto", "cuda", "cpu"]) -> Literal["cuda",
     if requested == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return requested
+
+
+def num_local_devices(device_type: Literal["cuda", "cpu"]) -> int:
+    """Ranks this machine has room for: one per GPU, and on a CPU MOST_CPU_RANKS, which share its cores."""
+    return torch.cuda.device_count() if device_type == "cuda" else MOST_CPU_RANKS
 
 
 def prepare_device(device_type: Literal["cuda", "cpu"], local_rank: int) -> torch.device:

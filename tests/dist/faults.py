@@ -365,3 +365,23 @@ def rank_1_alone_sees_a_spike_at_step_7() -> None:
         return train_step(*args, **kwargs)
 
     loop.train_step, step.means = broken_step, broken_means
+
+
+def older_checkpoints_deleted_before_each_save() -> None:
+    """Rank 0 makes room for a checkpoint before it is written, and not once it is whole."""
+    import shutil
+
+    from pretrain.checkpoint.paths import checkpoints_dir
+    from pretrain.checkpoint.retention import checkpoints_in
+    from pretrain.train import loop
+
+    record = loop.step_record
+
+    def broken(run: Any, world: Any, *args: Any) -> Any:
+        found = record(run, world, *args)
+        if world.rank == 0:
+            for checkpoint in checkpoints_in(checkpoints_dir(run.run_dir)):
+                shutil.rmtree(checkpoint)
+        return found
+
+    loop.step_record = broken

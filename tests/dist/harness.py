@@ -11,10 +11,10 @@ import torch
 from pretrain.config.derive import world_size
 from pretrain.config.load import load_run
 from pretrain.config.schema import RunConfig
+from pretrain.inspect.bounds import FP32
 from pretrain.parallel.local import Failure, run_local_ranks
 from pretrain.train.loop import train
 from tests.dist import faults, interruptions
-from tests.runs.cases import GRAD_NORM_TOLERANCE, LOSS_TOLERANCE
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def make_run(config: Path, run_dir: Path, *overrides: str) -> RunConfig:
 
 
 def assert_same_training(
-    trace: Trace, reference: Trace, *, loss: float = LOSS_TOLERANCE, grad_norm: float = GRAD_NORM_TOLERANCE
+    trace: Trace, reference: Trace, *, loss: float = FP32.loss, grad_norm: float = FP32.grad_norm
 ) -> None:
     """Every step's loss, gradient norm and loss of each domain agree, relative to the reference."""
     assert trace.exit_code == 0, f"the run failed: {trace.failure}"

@@ -2,10 +2,6 @@
 
 from dataclasses import dataclass
 
-LOSS_TOLERANCE = 2e-6
-GRAD_NORM_TOLERANCE = 2e-5
-"""Relative, fp32. Ten steps of summing in another order stay well inside; half of all heads dead moves the first loss by 1e-4."""
-
 
 @dataclass(frozen=True)
 class Layout:

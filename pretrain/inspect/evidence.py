@@ -1,0 +1,89 @@
+"""What a run has left behind: its logged steps, read as they come, and its last checkpoint."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pretrain.checkpoint.paths import DATA, checkpoints_dir
+from pretrain.checkpoint.retention import checkpoints_in
+from pretrain.checkpoint.verify import Finding, verify_checkpoint
+from pretrain.data.position import DataPosition, read_position
+from pretrain.log.run_dir import METRICS_FILE
+
+Record = dict[str, Any]
+
+
+class StepReader:
+    """Follows a run's metrics file while the run writes it."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._path, self._offset = run_dir / METRICS_FILE, 0
+        self.last_step: int | None = None
+        """The last step logged since the reader began; None before the first."""
+
+    def skip_what_is_there(self) -> None:
+        """Begin at the file's end."""
+        self._offset = self._path.stat().st_size if self._path.is_file() else 0
+
+    def read(self) -> None:
+        """Take in what was written since."""
+        if not self._path.is_file() or self._path.stat().st_size == self._offset:
+            return
+        with self._path.open("rb") as stream:
+            stream.seek(self._offset)
+            new = stream.read()
+        whole = new[: new.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        steps = [record["step"] for record in parse_records(whole.decode()) if record["kind"] == "step"]
+        if steps:
+            self.last_step = steps[-1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """One run's own account of itself."""
+
+    run_dir: Path
+    steps: list[Record]
+    """Every record of a step, in the order written; a step that was trained again after a kill is there again."""
+    evaluations: list[Record]
+    checkpoint: Path | None
+    """The newest one, by its name."""
+    finding: Finding | None
+    """Its deep verification."""
+    position: DataPosition | None
+    """What its data.json says; None if it cannot be read."""
+
+
+def read_evidence(run_dir: Path) -> Evidence:
+    """Read a run that has ended. The checkpoint is verified, since comparing hashes in manifests proves no more than they."""
+    metrics = run_dir / METRICS_FILE
+    records = parse_records(metrics.read_text(encoding="utf-8")) if metrics.is_file() else []
+    checkpoint = next(iter(checkpoints_in(checkpoints_dir(run_dir))), None)
+    position = None
+    if checkpoint is not None and (checkpoint / DATA).is_file():
+        try:
+            position = read_position(checkpoint / DATA)
+        except ValueError:
+            position = None  # the comparison says that it is missing
+    return Evidence(
+        run_dir=run_dir,
+        steps=[record for record in records if record["kind"] == "step"],
+        evaluations=[record for record in records if record["kind"] == "eval"],
+        checkpoint=checkpoint,
+        finding=None if checkpoint is None else verify_checkpoint(checkpoint, deep=True),
+        position=position,
+    )
+
+
+def parse_records(text: str) -> list[Record]:
+    """The records of a metrics file. A line that a kill has torn is left out, not the record that was written after it."""
+    found = []
+    for line in text.splitlines():
+        start = line.rfind('{"kind": ')
+        try:
+            found.append(json.loads(line[start:]) if start >= 0 else json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return found

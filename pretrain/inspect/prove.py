@@ -1,0 +1,243 @@
+"""``pretrain prove``: a straight run against runs that were killed with SIGKILL and resumed, here and in other layouts.
+
+Real processes through the real command line, in a folder of its own below the run's. Nothing else of the run is touched.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+
+from pretrain.checkpoint.paths import checkpoints_dir, step_of
+from pretrain.checkpoint.retention import checkpoints_in
+from pretrain.config.load import to_yaml
+from pretrain.config.schema import RunConfig
+from pretrain.data.sources import open_sources
+from pretrain.exit_codes import CRASH, DAMAGED, DIFFERENT, FINISHED, WRONG_INPUT
+from pretrain.inspect.bounds import bounds_of
+from pretrain.inspect.compare import Comparison, compare
+from pretrain.inspect.evidence import Evidence, read_evidence
+from pretrain.inspect.kill import Kill, KillPlan, Running, kill_at
+from pretrain.inspect.layouts import Layout, layouts_for
+from pretrain.inspect.prove_plan import kill_plans, num_steps, proof_overrides
+from pretrain.inspect.prove_report import ProvedRun, print_report, write_record
+from pretrain.log.run_dir import open_run_dir
+from pretrain.parallel.device import num_local_devices, resolve_device
+from pretrain.parallel.environment import started_by_launcher
+
+CONFIG, OUTPUT = "config.yaml", "output.txt"
+MOST_CHAINS_PER_KILL = 3
+"""A run that ends before its planned kill is compared all the same, and another one takes its place: so often."""
+
+Start = Callable[[Path, Sequence[str], Path], Running]
+"""Starts a training run: config, overrides, the file that takes its output."""
+
+
+def start_training(config: Path, overrides: Sequence[str], output: Path) -> Running:
+    """``python -m pretrain train``, as anyone would start it."""
+    with output.open("ab") as stream:
+        return subprocess.Popen(
+            [sys.executable, "-m", "pretrain", "train", str(config), *overrides],
+            stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proof:
+    """What all runs of a proof share."""
+
+    run: RunConfig
+    folder: Path
+    steps: int
+    base: Layout
+    """Of the straight run and of those that are killed."""
+    others: list[Layout]
+    plans: list[KillPlan]
+    start: Start
+
+    def begin(self, run_dir: Path, layout: Layout) -> Running:
+        """Start, or resume, the run of this folder."""
+        run_dir.mkdir(parents=True, exist_ok=True)
+        overrides = (f"run_dir={run_dir}", *proof_overrides(self.run, self.steps), *layout.overrides)
+        return self.start(self.folder / CONFIG, overrides, run_dir / OUTPUT)
+
+    def run_to_the_end(self, run_dir: Path, layout: Layout) -> int:
+        """The exit code."""
+        return wait_for(self.begin(run_dir, layout))
+
+
+def prove(
+    run: RunConfig, *, steps: int | None, kills: int, seed: int, console: Console, start: Start = start_training
+) -> int:
+    """Prove a run, print what was found, and keep the record as prove.json.
+
+    Returns: 0 if everything is as it must be, 1 on a difference; the straight run's own exit code if that one failed.
+    Raises: ValueError if the config, the options or this machine do not allow a proof.
+    """
+    proof, device = prepare(run, steps=steps, kills=kills, seed=seed, start=start)
+    console.print(
+        f"{proof.steps} steps as {proof.base.name} on {proof.base.num_ranks} x {device}, {kills} kills, seed {seed}; resumed also "
+        f"as: {', '.join(layout.name for layout in proof.others) or 'none, no other layout fits'}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    run_dir = proof.folder / "straight"
+    code = proof.run_to_the_end(run_dir, proof.base)
+    if code != FINISHED:
+        return straight_failed(run_dir / OUTPUT, code)
+    straight = read_evidence(run_dir)
+    proved = same_layout(proof, straight)
+    proved += [other_layout(proof, layout, straight) for layout in proof.others]
+    settings = {"steps": proof.steps, "seed": seed, "overrides": list(proof_overrides(run, proof.steps))}
+    record = write_record(proof.folder, run, settings, proof.base, straight, proved)
+    return FINISHED if print_report(proved, record, console) else DIFFERENT
+
+
+def prepare(run: RunConfig, *, steps: int | None, kills: int, seed: int, start: Start) -> tuple[Proof, str]:
+    """(The proof with its folder, the device type), after everything was checked that can be before a run starts.
+
+    Raises: as ``prove``.
+    """
+    refuse_launcher()
+    steps = num_steps(run, steps)
+    open_sources(run)
+    device = resolve_device(run.parallel.device)
+    base, others = layouts_for(run, num_ranks=num_local_devices(device))
+    plans = kill_plans(kills=kills, steps=steps, num_ranks=base.num_ranks, seed=seed)
+    folder = new_folder(run.run_dir)
+    (folder / CONFIG).write_text(to_yaml(run))
+    proof = Proof(run=run, folder=folder, steps=steps, base=base, others=others, plans=plans, start=start)
+    return proof, device
+
+
+def same_layout(proof: Proof, straight: Evidence) -> list[ProvedRun]:
+    """One run that is killed at each planned moment and resumed after it, to its end; another one in its place if it ends
+    before. Each scene of a kill is also kept for the other layouts to resume from."""
+    chains: list[tuple[Path, list[Kill], int]] = []
+    run_dir, landed = proof.folder / "killed-1", []
+    for index, plan in enumerate(proof.plans):
+        for _ in range(MOST_CHAINS_PER_KILL):
+            process = proof.begin(run_dir, proof.base)
+            kill = watch(process, run_dir, plan, proof.base)
+            if kill is not None:
+                break
+            chains.append((run_dir, landed, wait_for(process)))
+            run_dir, landed = proof.folder / f"killed-{len(chains) + 1}", []
+        else:
+            return [judged(proof, *chain, straight) for chain in chains] + [never_killed(run_dir, proof.base, plan)]
+        landed.append(kill)
+        for other in proof.others[index :: len(proof.plans)]:
+            keep_scene(run_dir, proof.folder / other.name.lower())
+    chains.append((run_dir, landed, proof.run_to_the_end(run_dir, proof.base)))
+    return [judged(proof, *chain, straight) for chain in chains]
+
+
+def other_layout(proof: Proof, layout: Layout, straight: Evidence) -> ProvedRun:
+    """The scene of a kill, resumed in another layout, against the straight run within the bounds."""
+    run_dir = proof.folder / layout.name.lower()
+    resumed_from = newest_step(run_dir)
+    code = proof.run_to_the_end(run_dir, layout)
+    found, bounds = read_evidence(run_dir), bounds_of(proof.run.train.precision)
+    comparisons = ending(run_dir, code)
+    comparisons += compare(found, straight, steps=proof.steps, bounds=bounds, first_step=resumed_from + 1)
+    return ProvedRun(run_dir=run_dir, layout=layout, same=False, resumed_from=resumed_from, comparisons=comparisons)
+
+
+def watch(process: Running, run_dir: Path, plan: KillPlan, layout: Layout) -> Kill | None:
+    """``kill_at``, leaving nothing behind if it fails."""
+    try:
+        return kill_at(process, run_dir, plan, num_ranks=layout.num_ranks)
+    except BaseException:
+        if process.poll() is None:
+            os.kill(process.pid, 9)  # its ranks follow it
+        raise
+
+
+def judged(proof: Proof, run_dir: Path, kills: list[Kill], code: int, straight: Evidence) -> ProvedRun:
+    """A killed run that came to its end, against the straight one, bit for bit."""
+    comparisons = ending(run_dir, code)
+    comparisons += compare(read_evidence(run_dir), straight, steps=proof.steps, bounds=None)
+    return ProvedRun(run_dir=run_dir, layout=proof.base, same=True, kills=tuple(kills), comparisons=comparisons)
+
+
+def never_killed(run_dir: Path, base: Layout, plan: KillPlan) -> ProvedRun:
+    """No proof: the runs were over before the moment came."""
+    problem = f"{MOST_CHAINS_PER_KILL} runs ended before they could be killed at {plan}; more --steps work"
+    failed = Comparison(what="end", holds=False, figure="NEVER KILLED", problems=(problem,))
+    return ProvedRun(run_dir=run_dir, layout=base, same=True, comparisons=[failed])
+
+
+def ending(run_dir: Path, code: int) -> list[Comparison]:
+    """Whether the run came to its end."""
+    if code == FINISHED:
+        return []
+    problem = f"ended with exit code {code}; what it wrote is in {run_dir / OUTPUT}"
+    return [Comparison(what="end", holds=False, figure=f"exit code {code}", problems=(problem,))]
+
+
+def keep_scene(run_dir: Path, target: Path) -> None:
+    """What a kill left below checkpoints/, for another layout to find: by links where the file system has them, since no file
+    of a checkpoint is ever written twice."""
+
+    def link(source: str, copy: str) -> None:
+        try:
+            os.link(source, copy)
+        except OSError:
+            shutil.copy2(source, copy)
+
+    shutil.copytree(checkpoints_dir(run_dir), checkpoints_dir(target), copy_function=link)
+
+
+def newest_step(run_dir: Path) -> int:
+    """Of the checkpoint a run will resume from."""
+    return max((step_of(path.name) or 0 for path in checkpoints_in(checkpoints_dir(run_dir))), default=0)
+
+
+def refuse_launcher() -> None:
+    """Raises: ValueError inside a rank: the proof starts and kills its own."""
+    if started_by_launcher() or "RANK" in os.environ:
+        raise ValueError(
+            f"prove starts its own ranks and kills them, and this process is already a rank (RANK {os.environ.get('RANK')}, "
+            f"SLURM_PROCID {os.environ.get('SLURM_PROCID')}); python -m pretrain prove CONFIG works without torchrun, and with "
+            "srun --ntasks 1"
+        )
+
+
+def new_folder(run_dir: str) -> Path:
+    """A folder of this proof alone: RUN_DIR/prove/TIME."""
+    proofs = open_run_dir(run_dir) / "prove"
+    stamp, count = datetime.now(UTC).strftime("%Y%m%d-%H%M%S"), 1
+    while True:
+        folder = proofs / (stamp if count == 1 else f"{stamp}-{count}")
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            count += 1
+
+
+def straight_failed(output: Path, code: int) -> int:
+    """Say why there is nothing to compare; the exit code to pass on."""
+    lines = output.read_text(errors="replace").splitlines()
+    told = next((line for line in reversed(lines) if line.startswith("error: ")), "\n".join(lines[-20:]))
+    print(f"{told}\nthe straight run ended with exit code {code}, so nothing was proved; see {output}", file=sys.stderr)
+    return code if code in (WRONG_INPUT, DAMAGED) else CRASH
+
+
+def wait_for(process: Running) -> int:
+    """Its exit code."""
+    try:
+        while (code := process.poll()) is None:
+            time.sleep(0.05)
+        return code
+    except BaseException:
+        if process.poll() is None:
+            os.kill(process.pid, 9)
+        raise

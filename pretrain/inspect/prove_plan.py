@@ -1,0 +1,85 @@
+"""What ``pretrain prove`` changes in a config, and when it kills. Pure; a seed gives the same plan."""
+
+import math
+import random
+
+from pretrain.config.derive import lr_decay_samples
+from pretrain.config.schema import RunConfig
+from pretrain.inspect.kill import KillPlan, Target
+
+CHECKPOINT_INTERVAL = 2
+"""Steps: so that a few steps hold several saves."""
+KEEP_LAST = 2
+"""So that checkpoints are also deleted while runs are killed."""
+DEFAULT_STEPS = 8
+FEWEST_STEPS = 2 * CHECKPOINT_INTERVAL
+"""One checkpoint to resume from and one to compare."""
+MOST_EVAL_SAMPLES = 8
+SHORTEST_DELAY_S, LONGEST_DELAY_S = 0.001, 0.3
+"""Drawn on a logarithmic scale, since a save of a small model takes milliseconds and one of a large model seconds."""
+TARGETS: tuple[Target, ...] = ("one rank", "all ranks", "launcher")
+
+
+def num_steps(run: RunConfig, asked: int | None) -> int:
+    """Steps of each run of the proof.
+
+    Raises: ValueError if the run has fewer, or these hold no checkpoint to resume from.
+    """
+    steps = min(DEFAULT_STEPS, run.train.train_steps) if asked is None else asked
+    if steps > run.train.train_steps:
+        raise ValueError(
+            f"--steps ({steps}) must not be above train.train_steps ({run.train.train_steps}), the whole run; "
+            f"--steps {run.train.train_steps} works"
+        )
+    if steps < FEWEST_STEPS:
+        raise ValueError(
+            f"--steps ({steps}; without it train.train_steps, {DEFAULT_STEPS} at most) must be at least {FEWEST_STEPS}, so that "
+            f"there is a checkpoint to resume from; --steps {FEWEST_STEPS} works where train.train_steps is as large"
+        )
+    return steps
+
+
+def proof_overrides(run: RunConfig, steps: int) -> tuple[str, ...]:
+    """What turns the config into a run of a few steps that is otherwise the same.
+
+    The schedule stays that of the whole run: a rate that fell to its end within these steps would be another training.
+    Held-out losses stay on, with few samples: an evaluation that disturbs the training would show as a difference, since
+    a resumed run does not repeat those before its checkpoint.
+    """
+    interval = "null" if run.train.eval_interval is None else str(min(run.train.eval_interval, CHECKPOINT_INTERVAL + 1))
+    return (
+        f"train.train_steps={steps}",
+        f"optim.lr_decay_samples={lr_decay_samples(run.optim, run.train)}",
+        f"train.eval_interval={interval}",
+        f"train.eval_samples={min(run.train.eval_samples, MOST_EVAL_SAMPLES)}",
+        f"checkpoint.interval={CHECKPOINT_INTERVAL}",
+        f"checkpoint.keep_last={KEEP_LAST}",
+        "log.interval=1",
+        "log.tensorboard=false",
+    )
+
+
+def kill_plans(*, kills: int, steps: int, num_ranks: int, seed: int) -> list[KillPlan]:
+    """Moments for one run that is killed again and again: saves and steps in turn, later and later, each target in turn.
+
+    Each waits for a whole checkpoint, so that every kill is followed by a resume and not by a fresh start.
+    Raises: ValueError if there is none to plan.
+    """
+    if kills < 1:
+        raise ValueError(f"--kills ({kills}) must be at least 1; --kills 3 works")
+    draw = random.Random(seed)
+    last = max(steps - 1, CHECKPOINT_INTERVAL + 1)
+    moments = sorted(draw.randint(CHECKPOINT_INTERVAL + 1, last) for _ in range(kills))
+    first_target = draw.randrange(len(TARGETS))
+    low, high = math.log(SHORTEST_DELAY_S), math.log(LONGEST_DELAY_S)
+    return [
+        KillPlan(
+            aim="save" if index % 2 == 0 else "step",
+            target=TARGETS[(first_target + index) % len(TARGETS)],
+            rank=draw.randrange(num_ranks),
+            after_step=moment,
+            delay_s=math.exp(draw.uniform(low, high)),
+            needs_checkpoint=True,
+        )
+        for index, moment in enumerate(moments)
+    ]

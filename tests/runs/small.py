@@ -1,0 +1,68 @@
+"""A run that takes seconds: its YAML, and real shards from a small corpus of this Python's own sources and documentation."""
+
+from pathlib import Path
+
+from tokenizer.encode import encode
+from tokenizer.sample_corpus import make_sample_corpus
+from tokenizer.spec import load_spec
+from tokenizer.train import train_tokenizer
+
+SPEC = Path(__file__).parents[2] / "tokenizer" / "specs" / "tiny-2k.yaml"
+
+SMALL_RUN = """
+run_dir: {folder}/runs/default
+model:
+  num_layers: 4
+  hidden_size: 64
+  ffn_hidden_size: 176
+  num_attention_heads: 8
+  num_query_groups: 4
+  vocab_size: 2000
+data:
+  tokenizer: {folder}/tokenizer
+  seq_length: 64
+  train:
+    - {{prefix: {folder}/shards/train-code, weight: 2}}
+    - {{prefix: {folder}/shards/train-prose, weight: 1}}
+  held_out:
+    - {{prefix: {folder}/shards/held_out-code}}
+    - {{prefix: {folder}/shards/held_out-prose}}
+optim:
+  lr: 2.0e-3
+  min_lr: 2.0e-4
+  lr_warmup_samples: 16
+train:
+  train_steps: 10
+  global_batch_size: 8
+  micro_batch_size: 2
+  precision: fp32
+  eval_interval: 4
+  eval_samples: 5
+parallel:
+  device: cpu
+  timeout_s: 60
+log:
+  interval: 1
+  tensorboard: false
+"""
+
+
+def make_small_data(folder: Path) -> None:
+    """tokenizer/ and shards/{train,held_out}-{code,prose}."""
+    make_sample_corpus(folder / "corpus", max_bytes_per_domain=400_000)
+    texts = [folder / "corpus" / "train" / f"{domain}.jsonl" for domain in ("code", "prose")]
+    train_tokenizer(load_spec(SPEC), texts, folder / "tokenizer")
+    for split in ("train", "held_out"):
+        for domain in ("code", "prose"):
+            encode(
+                folder / "tokenizer",
+                [folder / "corpus" / split / f"{domain}.jsonl"],
+                folder / "shards" / f"{split}-{domain}",
+            )
+
+
+def write_small_run(folder: Path) -> Path:
+    """The YAML beside the data."""
+    path = folder / "run.yaml"
+    path.write_text(SMALL_RUN.format(folder=folder))
+    return path
