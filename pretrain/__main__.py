@@ -65,7 +65,7 @@ def show(config: str, overrides: tuple[str, ...]) -> None:
 
 @cli.command(context_settings=CONTEXT)
 @click.argument("path", metavar="CHECKPOINT_OR_RUN_DIR")
-@click.option("--deep", is_flag=True, help="Read every byte and compare the hashes.")
+@click.option("--deep", is_flag=True, help="Read every byte and compare hashes and sums.")
 def verify(path: str, deep: bool) -> None:
     """Compare a checkpoint, or all of a run, with the manifests.
 

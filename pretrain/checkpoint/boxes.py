@@ -4,6 +4,7 @@ A rank owns a flat range of its part of a tensor, cut wherever the distributed o
 the range means the same in every layout, and what one layout wrote another reads by intersecting boxes.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -58,3 +59,17 @@ def intersection(left: Box, right: Box) -> Box | None:
     if any(a >= b for a, b in zip(low, high, strict=True)):
         return None
     return Box(offset=low, size=tuple(b - a for a, b in zip(low, high, strict=True)))
+
+
+def cover_once(shape: Shape, boxes: Sequence[Box]) -> bool:
+    """Whether every element of a tensor is in exactly one of these boxes, and they reach no further. Linear in their number.
+
+    Corners of the boxes and of the tensor that coincide cancel out in pairs. If none is left, every element is in an odd number
+    of boxes; if the boxes have as many elements as the tensor, that number is one.
+    """
+    corners: set[Shape] = set()
+    for box in (Box(offset=(0,) * len(shape), size=shape), *boxes):
+        if box.num_elements:
+            for corner in itertools.product(*((a, a + n) for a, n in zip(box.offset, box.size, strict=True))):
+                corners ^= {corner}
+    return not corners and sum(box.num_elements for box in boxes) == math.prod(shape)

@@ -1,6 +1,6 @@
 """Which checkpoint a run goes on from: the newest whose every byte is the one that was written.
 
-Nothing in it is opened by torch before that is proved, since torch reads pickles. What is trusted: manifest.py.
+Nothing in it is used before that is proved. What is trusted: manifest.py.
 """
 
 import json

@@ -77,10 +77,17 @@ def restore_tensors(
 
     Every rank reads what its optimizer keeps; with the distributed optimizer that is each number once over the replicas, and
     the weights come from the masters over the network. Collective.
+    Raises: DamagedCheckpointError if the checkpoint does not hold them.
     """
     parts = parts_to_read(place_parameters(model, world), owned_states(optimizer))
     with open_tensors(folder) as reader:
         for part in parts:
+            stored = reader.index.tensors.get(part.tensor)
+            if stored is None or stored.shape != part.shape:
+                raise DamagedCheckpointError(
+                    f"{folder} must hold {part.tensor} of shape {part.shape}, as its {CONFIG} says; found "
+                    f"{stored.shape if stored else 'no such tensor'}"
+                )
             for state in states:
                 _read(reader, part, state)
         set_adam_step(optimizer, reader.index.adam_step if len(states) > 1 else 0)

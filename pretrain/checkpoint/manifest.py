@@ -4,9 +4,9 @@
 that ``sha256sum --check COMPLETE`` reads. So one line of text proves the whole folder.
 
 What is trusted: ``COMPLETE``. The hashes find every accident, and every change by someone who cannot write ``COMPLETE``
-and does not write while a run starts. Whoever can write it can forge the rest, and a forged checkpoint runs code: torch
-reads pickles. Keep run folders writable for their owner alone, and for a checkpoint that travels keep the line in
-``COMPLETE`` elsewhere.
+and does not write while a run starts. Whoever can write it can forge the rest, and have other numbers loaded; no code is run,
+since a checkpoint is JSON, YAML without objects, and safetensors. Keep run folders writable for their owner alone, and for a
+checkpoint that travels keep the line in ``COMPLETE`` elsewhere.
 """
 
 import errno

@@ -152,7 +152,7 @@ class Saver:
             if has_failed:
                 self.give_up()
             elif not is_pending:
-                self._saved_step, self._step, self._failed_in_a_row = self._step, None, 0
+                self._succeed()
             else:
                 time.sleep(pause)
                 pause = min(1.0, pause * 1.2)
@@ -172,20 +172,20 @@ class Saver:
             pause *= 2
 
     def give_up(self) -> None:
-        """End the save under way on every rank, since it failed on one.
+        """End the save under way on every rank, since it failed on one. What rank 0's writer has made whole before counts.
 
         Raises: SaveError if too many in a row have failed.
         """
+        self.poll()
         own = self._writer.failure or ""
+        is_whole = not self._writer.is_busy and not own
         if self._writer.is_busy:
             self._writer.fail("another rank failed")
         gathered = gather_texts(own, self._world)
-        reason = None
-        if gathered is not None:
-            found = {rank: text for rank, text in enumerate(gathered) if text}
-            # Rank 0's writer may only say what it was told; the others know.
-            reason = "; ".join(f"rank {rank}: {text}" for rank, text in found.items())
-        reason = share_text(reason, self._world) or ""
+        reason = share_text(None if gathered is None or is_whole else _reason_of(gathered), self._world)
+        if reason is None:
+            self._succeed()
+            return
         step, self._step = self._step, None
         assert step is not None, "no save was under way"
         if self._world.rank == 0:
@@ -202,6 +202,9 @@ class Saver:
         """End the writer process and give the memory back. No collective."""
         self._writer.close()
         self._staging.close()
+
+    def _succeed(self) -> None:
+        self._saved_step, self._step, self._failed_in_a_row = self._step, None, 0
 
     def _agree_on_layout(self, boxes: str) -> None:
         """Collective: rank 0 learns who holds what, and all agree on the order of tensors and on a name for this run's saves."""
@@ -245,6 +248,13 @@ class Saver:
         )
         self._is_news_due = False
         self._reports.append(dataclasses.replace(report, **news))  # type: ignore[arg-type]
+
+
+def _reason_of(gathered: Sequence[str]) -> str:
+    """Why a save failed, from what each rank says of it; nothing if it says nothing."""
+    found = [f"rank {rank}: {text}" for rank, text in enumerate(gathered) if text]
+    # Rank 0's writer may only repeat what another one has told it.
+    return "; ".join(text for text in found if text.removeprefix("rank 0: ") not in set(found) - {text})
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -37,24 +38,22 @@ class ShardFile:
     """A file of a checkpoint, open for reading. Close it."""
 
     def __init__(self, path: Path) -> None:
-        """Raises: DamagedCheckpointError if it is not there or has no header of the format."""
+        """Raises: DamagedCheckpointError if it is not there, or if its header is not one of the format for the bytes behind it."""
         self.path = path
         try:
             self._stream = open_plain_file(path)
         except OSError as error:
             raise DamagedCheckpointError(f"{path} cannot be read ({error.strerror or error})") from None
         try:
+            size = os.fstat(self._stream.fileno()).st_size
             length = int.from_bytes(self._stream.read(8), "little")
-            if length > MAX_HEADER_BYTES:
-                raise ValueError(f"a header of {length:,} bytes")
+            if length > min(MAX_HEADER_BYTES, size - 8):  # before as much memory is asked for
+                raise ValueError(f"a header of {length:,} bytes in a file of {size:,}")
             fields = json.loads(self._stream.read(length))
             fields.pop("__metadata__", None)
-            self._entries = {
-                str(name): (8 + length + int(entry["data_offsets"][0]), tuple(int(n) for n in entry["shape"]))
-                for name, entry in fields.items()
-                if entry["dtype"] == "F32"
-            }
-        except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
+            self._numbers_start = 8 + length
+            self._entries = _parse_entries(fields, size - self._numbers_start)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             self._stream.close()
             raise DamagedCheckpointError(f"{path} is no file of tensors ({type(error).__name__}: {error})") from None
 
@@ -66,7 +65,7 @@ class ShardFile:
         found = self._entries.get(name)
         if found is None or found[1] != shape:
             raise DamagedCheckpointError(f"{self.path} has no entry {name} of shape {shape} (found {found})")
-        place = found[0] + first_element * ITEM_BYTES
+        place = self._numbers_start + found[0] + first_element * ITEM_BYTES
         left = memoryview(out.reshape(-1).view(np.uint8).data)
         while left:
             count = os.preadv(self._stream.fileno(), [left], place)
@@ -77,3 +76,20 @@ class ShardFile:
     def close(self) -> None:
         """Give the file back."""
         self._stream.close()
+
+
+def _parse_entries(fields: dict[str, Any], num_bytes: int) -> dict[str, tuple[int, tuple[int, ...]]]:
+    """Place and shape of every entry, by its name. Raises: ValueError unless they are the numbers, without gap or overlap."""
+    found, place = {}, 0
+    for name, entry in sorted(fields.items(), key=lambda item: item[1]["data_offsets"]):
+        shape, (start, end) = tuple(entry["shape"]), entry["data_offsets"]
+        if entry["dtype"] != "F32" or any(type(number) is not int or number < 0 for number in (*shape, start, end)):
+            raise ValueError(f"{name} must be F32, its shape and data_offsets integers from 0; found {entry}")
+        if start != place or end != start + math.prod(shape) * ITEM_BYTES:
+            raise ValueError(
+                f"{name} of shape {shape} must lie from byte {place:,} on; found data_offsets {start:,} to {end:,}"
+            )
+        found[name], place = (start, shape), end
+    if place != num_bytes:
+        raise ValueError(f"the header describes {place:,} bytes, and {num_bytes:,} follow it")
+    return found

@@ -5,17 +5,19 @@ A tensor of the model is kept as three of its whole shape, all float32: ``param`
 """
 
 import json
-import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pretrain.checkpoint.boxes import Box
+from pretrain.checkpoint.boxes import Box, cover_once
 from pretrain.checkpoint.manifest import DamagedCheckpointError, read_small_file
 from pretrain.checkpoint.paths import TENSORS
 
 FORMAT_VERSION = 1
+WEIGHTS_DTYPES = ("float32", "bfloat16")
+_SUM = re.compile(r"[0-9a-f]{16}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +74,8 @@ def tensors_from_texts(texts: Sequence[str]) -> dict[str, tuple[tuple[int, ...],
             assert known[0] == tuple(shape), f"{name} has shape {known[0]} on one rank and {shape} on rank {rank}"
             known[1].append(Stored(rank=rank, box=Box(offset=tuple(offset), size=tuple(size))))
     for name, (shape, stored) in found.items():
-        held = sum(part.box.num_elements for part in stored)
-        assert held == math.prod(shape), f"the ranks hold {held} elements of {name}, which has {math.prod(shape)}"
+        boxes = [part.box for part in stored]
+        assert cover_once(shape, boxes), f"the ranks do not hold every element of {name} {shape} once: {boxes}"
     return found
 
 
@@ -108,13 +110,17 @@ def read_index(folder: Path) -> TensorIndex:
         fields = json.loads(content)
         if fields["format_version"] != FORMAT_VERSION:
             raise ValueError(f"format_version ({fields['format_version']}) must be {FORMAT_VERSION}")
-        tensors = [_parse_tensor(tensor) for tensor in fields["tensors"]]
-        return TensorIndex(
-            states=tuple(str(state) for state in fields["states"]),
-            adam_step=_count(fields["adam_step"]),
-            weights_dtype=str(fields["weights_dtype"]),
-            tensors={tensor.name: tensor for tensor in tensors},
-        )
+        states, dtype = tuple(_text(state) for state in fields["states"]), fields["weights_dtype"]
+        if "param" not in states or len(set(states)) != len(states):
+            raise ValueError(f"states ({states}) must be different, and param one of them")
+        if dtype not in WEIGHTS_DTYPES:
+            raise ValueError(f"weights_dtype ({dtype!r}) must be one of {', '.join(WEIGHTS_DTYPES)}")
+        tensors: dict[str, IndexedTensor] = {}
+        for tensor in map(_parse_tensor, fields["tensors"]):
+            if tensor.name in tensors:
+                raise ValueError(f"{tensor.name} is there twice")
+            tensors[tensor.name] = tensor
+        return TensorIndex(states=states, adam_step=_count(fields["adam_step"]), weights_dtype=dtype, tensors=tensors)
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise DamagedCheckpointError(
             f"{folder / TENSORS} is no index of tensors ({type(error).__name__}: {error})"
@@ -122,6 +128,7 @@ def read_index(folder: Path) -> TensorIndex:
 
 
 def _parse_tensor(fields: Any) -> IndexedTensor:
+    name, weights_sum = _text(fields["name"]), _text(fields["weights_sum"])
     shape = tuple(_count(length) for length in fields["shape"])
     stored = tuple(
         Stored(
@@ -130,13 +137,17 @@ def _parse_tensor(fields: Any) -> IndexedTensor:
         )
         for rank, offset, size in fields["stored"]
     )
-    for part in stored:
-        ends = [place + length for place, length in zip(part.box.offset, part.box.size, strict=True)]
-        if len(ends) != len(shape) or any(end > length for end, length in zip(ends, shape, strict=True)):
-            raise ValueError(f"{fields['name']} has shape {shape} and a box that ends at {ends}")
-    if sum(part.box.num_elements for part in stored) != math.prod(shape):
-        raise ValueError(f"the boxes of {fields['name']} do not cover its shape {shape}")
-    return IndexedTensor(name=str(fields["name"]), shape=shape, stored=stored, weights_sum=str(fields["weights_sum"]))
+    if len(shape) not in (1, 2) or not cover_once(shape, [part.box for part in stored]):
+        raise ValueError(f"the boxes of {name} must hold every element of its shape {shape} once")
+    if not _SUM.fullmatch(weights_sum):
+        raise ValueError(f"weights_sum of {name} ({weights_sum!r}) must have 16 hexadecimal digits")
+    return IndexedTensor(name=name, shape=shape, stored=stored, weights_sum=weights_sum)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} must be a text")
+    return value
 
 
 def _count(value: Any) -> int:

@@ -23,6 +23,7 @@ from pretrain.checkpoint.manifest import (
     entries_from_text,
     entries_to_text,
     manifest_bytes,
+    read_sealed_manifest,
     seal_text,
 )
 from pretrain.checkpoint.paths import (
@@ -137,13 +138,11 @@ def write_checkpoint(job: Job, numbers: memoryview, enter: Callable[[str], None]
 
 
 def set_part_aside(folder: Path, step: int, reason: str) -> None:
-    """Say beside ``step-N.part`` why it is no checkpoint. The next save, or the next start, removes both.
-
-    Raises: OSError.
-    """
+    """Say beside ``step-N.part`` why it is no checkpoint, if the disk takes it. The next save, or the next start, removes both."""
     part = folder / part_name(step)
-    if part.is_dir():
-        part.with_name(f"{part.name}.{REASON}").write_text(reason + "\n")
+    with contextlib.suppress(OSError):
+        if part.is_dir():
+            part.with_name(f"{part.name}.{REASON}").write_text(reason + "\n")
 
 
 def _prepare(job: Job, leader: LeaderJob) -> None:
@@ -152,9 +151,7 @@ def _prepare(job: Job, leader: LeaderJob) -> None:
         raise SaveError(f"{folder.parent} is gone; make it again, or stop the run")
     folder.mkdir(exist_ok=True)
     remove_leftovers(folder)
-    if final.exists():
-        if not verify_checkpoint(final, deep=False).problems:
-            raise SaveError(f"{final} is there already, and is whole")
+    if final.exists() and verify_checkpoint(final, deep=False).problems:
         set_aside(final, [f"{final} was there, not whole, when the run came to this step again"])
     needed_files = job.num_ranks * 2 + FEW_FILES
     _check_space(folder, leader.num_bytes + sum(map(len, leader.texts.values())) + needed_files * 4096, needed_files)
@@ -182,19 +179,26 @@ def _check_space(folder: Path, needed_bytes: int, needed_files: int) -> None:
 
 def _write_file(part: Path, path: str, header: bytes, numbers: memoryview) -> FileEntry:
     """Write, hash and sync one file. The hash is of the memory, by a thread beside: what the disk makes of it is checked
-    against what was meant."""
-    digest = hashlib.sha256(header)
+    against what was meant.
+
+    Raises: OSError that says how far it came.
+    """
+    digest, size, written = hashlib.sha256(header), len(header) + len(numbers), 0
     hasher = threading.Thread(target=_hash, args=(digest, numbers))
     hasher.start()
     try:
         with (part / path).open("xb", buffering=0) as stream:
             for block in (memoryview(header), *_blocks(numbers)):
                 while block:
-                    block = block[stream.write(block) :]
+                    count = stream.write(block)
+                    block, written = block[count:], written + count
             os.fsync(stream.fileno())
+    except OSError as error:
+        text = f"{error.strerror} after {written:,} of {size:,} bytes"
+        raise OSError(error.errno, text, str(part / path)) from None
     finally:
         hasher.join()
-    return FileEntry(path=path, bytes=len(header) + len(numbers), sha256=digest.hexdigest())
+    return FileEntry(path=path, bytes=size, sha256=digest.hexdigest())
 
 
 def _hash(digest: "hashlib._Hash", numbers: memoryview) -> None:
@@ -226,9 +230,10 @@ def _gather(job: Job) -> list[FileEntry]:
 
 
 def _seal(job: Job, leader: LeaderJob, entries: list[FileEntry]) -> Path:
-    """Write the manifest, bring all of it to the disk, mark the folder whole, and give it its name.
+    """Write the manifest, bring all of it to the disk, mark the folder whole, and give it its name. If an attempt that counts as
+    failed had come so far already, its checkpoint stays, since it is the same to the last byte.
 
-    Raises: SaveError if a file is not there with the size that its rank has written.
+    Raises: SaveError if a file is not there with the size that its rank has written, or if another checkpoint has the name.
     """
     part, final = job.part, Path(job.folder) / step_name(job.step)
     shutil.rmtree(job.entries)
@@ -242,6 +247,11 @@ def _seal(job: Job, leader: LeaderJob, entries: list[FileEntry]) -> Path:
     problems = verify_checkpoint(part, deep=False).problems
     if problems:
         raise SaveError(f"what was written is not there: {'; '.join(problems)}")
+    if final.exists():
+        if read_sealed_manifest(final) != content:
+            raise SaveError(f"{final} is there already, whole, and is not the checkpoint of this run's step {job.step}")
+        shutil.rmtree(part)
+        return final
     part.rename(final)
     _sync(final.parent)
     return final

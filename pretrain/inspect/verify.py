@@ -1,4 +1,4 @@
-"""``pretrain verify``: checkpoints against their manifests, as a table."""
+"""``pretrain verify``: checkpoints against their manifests, and their numbers against the sums of what was trained, as a table."""
 
 import os
 import sys
@@ -9,6 +9,7 @@ from rich.table import Table
 
 from pretrain.checkpoint.paths import COMPLETE, MANIFEST, REASON, checkpoints_dir, step_of
 from pretrain.checkpoint.retention import bad_in, checkpoints_in
+from pretrain.checkpoint.stored_sums import sum_problems
 from pretrain.checkpoint.verify import verify_checkpoint
 
 MAX_THREADS = 8
@@ -28,9 +29,12 @@ def verify(path: str | Path, deep: bool, console: Console) -> list[str]:
         finding = verify_checkpoint(checkpoint, deep=deep, num_threads=min(MAX_THREADS, os.cpu_count() or 1))
         files = finding.manifest.files if finding.manifest else ()
         counts = (f"{len(files):,}", f"{sum(entry.bytes for entry in files):,}") if finding.manifest else ("", "")
+        found = list(finding.problems)
+        if deep and not found:
+            found = list(sum_problems(checkpoint))
         good = "every byte as written" if deep else "files and sizes as written; --deep reads the bytes"
-        table.add_row(checkpoint.name, *counts, "FAILED" if finding.problems else good)
-        problems += finding.problems
+        table.add_row(checkpoint.name, *counts, "FAILED" if found else good)
+        problems += found
     for folder in aside:
         table.add_row(folder.name, "", "", f"set aside, see {folder.name}.{REASON}")
     console.print(table)

@@ -102,4 +102,4 @@ def rank_1_hangs_in_evaluation() -> None:
 def rank_1_hangs_in_save() -> None:
     from pretrain.checkpoint import save
 
-    _hang(save, "sharded_content", 1)
+    _hang(save, "sums_of", 1)
