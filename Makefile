@@ -1,5 +1,6 @@
 # make demo    install, real text, tokenizer, shards, and a training run on 4 local ranks
 # make test    every test
+# make torture kill real runs with SIGKILL more than a hundred times; appends to docs/torture.md
 # make bench-data   encode, read and open data beside Megatron's tools; appends to bench/results/data.md
 # The rest:    install, data, check, gpu, clean
 
@@ -14,10 +15,10 @@ SPLITS := train held_out
 SHARDS := $(foreach split,$(SPLITS),demo/shards/$(split)-code.json demo/shards/$(split)-prose.json)
 
 .DEFAULT_GOAL := help
-.PHONY: help install data demo test check bench-data gpu clean
+.PHONY: help install data demo test check torture bench-data gpu clean
 
 help:
-	@sed -n 's/^# //p' Makefile | head -4
+	@sed -n 's/^# //p' Makefile | head -5
 
 install: $(STAMP)
 
@@ -60,6 +61,11 @@ check: $(STAMP)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/pyright
 	$(RUN) -m pytest tests
+
+# Half an hour on two cores. KILLS=20 for a shorter one.
+KILLS ?= 104
+torture: $(STAMP)
+	$(RUN) -m tests.torture --kills $(KILLS)
 
 # The text is Debian's translated manual pages, fetched with apt-get download.
 bench-data: $(STAMP)

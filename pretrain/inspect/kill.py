@@ -70,7 +70,7 @@ class Kill:
     """The moment, in UTC."""
     pids: tuple[int, ...]
     seen_whole: tuple[str, ...]
-    """Names of the checkpoints that were there right before."""
+    """Names of the checkpoints that were there at any look since the start, the last one right before the kill."""
     exit_code: int
     """The launcher's; -9 if it was the target."""
 
@@ -83,7 +83,9 @@ def kill_at(process: Running, run_dir: Path, plan: KillPlan, *, num_ranks: int) 
     """
     started, steps, folder = time.monotonic(), StepReader(run_dir), checkpoints_dir(run_dir)
     steps.skip_what_is_there()
+    seen: set[str] = set()
     while not _is_time(process, steps, folder, plan, num_ranks):
+        seen |= _names(folder)
         if process.poll() is not None:
             return None
         if time.monotonic() - started > PATIENCE_S:
@@ -92,7 +94,7 @@ def kill_at(process: Running, run_dir: Path, plan: KillPlan, *, num_ranks: int) 
     time.sleep(plan.delay_s)
     family = _family(process.pid)
     targets = _targets(process.pid, plan)
-    seen_whole = tuple(path.name for path in checkpoints_in(folder))
+    seen |= _names(folder)
     parts = _parts(folder)
     if process.poll() is not None:
         return None
@@ -111,7 +113,7 @@ def kill_at(process: Running, run_dir: Path, plan: KillPlan, *, num_ranks: int) 
         after_s=after_s,
         date=date,
         pids=tuple(targets),
-        seen_whole=seen_whole,
+        seen_whole=tuple(sorted(seen)),
         exit_code=exit_code,
     )
 
@@ -155,6 +157,10 @@ def _targets(launcher_pid: int, plan: KillPlan) -> list[int]:
     if plan.target == "launcher" or not ranks:
         return [launcher_pid]
     return ranks if plan.target == "all ranks" else [ranks[min(plan.rank, len(ranks) - 1)]]
+
+
+def _names(folder: Path) -> set[str]:
+    return {path.name for path in checkpoints_in(folder)}
 
 
 def _parts(folder: Path) -> set[int]:

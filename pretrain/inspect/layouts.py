@@ -31,7 +31,9 @@ def layouts_for(run: RunConfig, *, num_ranks: int) -> tuple[Layout, list[Layout]
     Raises: ValueError if no layout of this config fits.
     """
     own = replace(run.parallel, data_parallel_size=run.parallel.data_parallel_size or 1)
-    base = next(_fitting(run, [own, *(_shaped(run, shape) for shape in (*WIDER, *SHAPES))], num_ranks), None)
+    base = next(
+        _fitting(run, [own, *(_shaped(run, shape) for shape in (*WIDER, *SHAPES[1:], SHAPES[0]))], num_ranks), None
+    )
     if base is None:
         raise ValueError(
             f"the config's layout needs {world_size(own)} ranks, this machine has {num_ranks} for it, and no smaller layout that "

@@ -385,3 +385,17 @@ def older_checkpoints_deleted_before_each_save() -> None:
         return found
 
     loop.step_record = broken
+
+
+def rank_1_fails_at_its_start() -> None:
+    """Rank 1 alone never comes to its first step."""
+    from pretrain.train import loop
+
+    step = loop.train_step
+
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        if os.environ["RANK"] == "1":
+            raise RuntimeError("the disk of rank 1 is gone")
+        return step(*args, **kwargs)
+
+    loop.train_step = broken

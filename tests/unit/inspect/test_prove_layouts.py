@@ -1,0 +1,85 @@
+"""Which layouts a proof takes, what it changes in the config, and when it kills."""
+
+from pathlib import Path
+
+import pytest
+
+from pretrain.config.derive import lr_decay_samples
+from pretrain.config.load import load_run, to_yaml
+from pretrain.config.schema import RunConfig
+from pretrain.inspect.layouts import layouts_for
+from pretrain.inspect.prove_plan import kill_plans, num_steps, proof_overrides
+from tests.runs.cases import DP2, PP2, SP, TP2, VP2
+from tests.runs.small import write_small_run
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    return write_small_run(tmp_path)
+
+
+def names(run: RunConfig, num_ranks: int) -> tuple[str, list[str]]:
+    base, others = layouts_for(run, num_ranks=num_ranks)
+    return base.name, [layout.name for layout in others]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "num_ranks", "expected"),
+    [
+        ((), 4, ("one-rank", ["TP2", "PP2", "DP2"])),
+        ((), 1, ("one-rank", [])),
+        ((*TP2, *PP2), 4, ("TP2-PP2", ["one-rank", "TP2", "PP2", "DP2"])),
+        (DP2, 2, ("DP2", ["one-rank", "TP2", "PP2"])),
+        ((*PP2, *VP2), 4, ("PP2-VP2", ["one-rank", "TP2", "DP2"])),
+        (("parallel.tensor_model_parallel_size=4", *PP2), 4, ("TP2-PP2", ["one-rank", "TP2", "PP2", "DP2"])),
+        (("parallel.data_parallel_size=4", *TP2), 2, ("TP2", ["one-rank", "PP2", "DP2"])),
+        (("model.num_query_groups=1", "model.num_layers=3", "train.global_batch_size=2"), 4, ("one-rank", [])),
+        (("model.num_query_groups=1",), 4, ("one-rank", ["PP2", "DP2"])),
+    ],
+)
+def test_layouts_are_those_that_the_config_s_rules_and_the_ranks_allow(
+    overrides: tuple[str, ...], num_ranks: int, expected: tuple[str, list[str]], config: Path
+) -> None:
+    assert names(load_run(config, overrides), num_ranks) == expected
+
+
+def test_each_layout_is_a_config_that_loads(config: Path) -> None:
+    run = load_run(config, [*TP2, *PP2, *SP, *VP2])
+    base, others = layouts_for(run, num_ranks=4)
+    for layout in (base, *others):
+        load_run(config, [*TP2, *PP2, *SP, *VP2, *layout.overrides])
+    assert load_run(config, [*TP2, *SP, *PP2, *base.overrides]).parallel.sequence_parallel
+    assert not load_run(config, [*TP2, *SP, *others[0].overrides]).parallel.sequence_parallel
+
+
+def test_the_schedule_of_the_proof_is_that_of_the_whole_run(config: Path) -> None:
+    run = load_run(config, ["train.train_steps=1000"])
+    short = load_run(config, ["train.train_steps=1000", *proof_overrides(run, 8)])
+    assert short.train.train_steps == 8
+    assert lr_decay_samples(short.optim, short.train) == lr_decay_samples(run.optim, run.train) == 8000
+    assert (
+        to_yaml(short).replace("lr_decay_samples: 8000", "lr_decay_samples: null").split("train:")[0]
+        == to_yaml(run).split("train:")[0]
+    )
+
+
+def test_steps_that_hold_no_checkpoint_or_that_the_run_has_not_are_refused(config: Path) -> None:
+    run = load_run(config, ["train.train_steps=6"])
+    assert num_steps(run, None) == 6 and num_steps(run, 4) == 4
+    with pytest.raises(ValueError, match=r"--steps \(7\) must not be above train.train_steps \(6\)"):
+        num_steps(run, 7)
+    with pytest.raises(ValueError, match=r"--steps \(3; .* must be at least 4"):
+        num_steps(run, 3)
+    with pytest.raises(ValueError, match=r"--kills \(0\) must be at least 1"):
+        kill_plans(kills=0, steps=8, num_ranks=2, seed=1)
+
+
+def test_a_seed_gives_the_same_kills_and_each_target_in_turn() -> None:
+    plans = kill_plans(kills=6, steps=8, num_ranks=4, seed=5)
+    assert (
+        plans == kill_plans(kills=6, steps=8, num_ranks=4, seed=5) != kill_plans(kills=6, steps=8, num_ranks=4, seed=6)
+    )
+    assert {plan.target for plan in plans} == {"one rank", "all ranks", "launcher"}
+    assert {plan.aim for plan in plans} == {"save", "step"}
+    assert all(plan.needs_checkpoint and 3 <= plan.after_step <= 7 for plan in plans)
+    assert [plan.after_step for plan in plans] == sorted(plan.after_step for plan in plans)
