@@ -272,10 +272,10 @@ def last_replica_reads_what_replica_0_reads() -> None:
 
 def rank_1_reads_other_bytes() -> None:
     """Rank 1 finds another hash in every file of a checkpoint: bad memory, or a stale view of the file system."""
-    from pretrain.checkpoint import choose
+    from pretrain.checkpoint import verify_together
 
     if os.environ["RANK"] == "1":
-        choose.hash_problem = lambda folder, entry: f"{folder / entry.path} has another sha256"
+        verify_together.hash_problem = lambda folder, entry: f"{folder / entry.path} has another sha256"
 
 
 def _writer_with(fault: str) -> None:
