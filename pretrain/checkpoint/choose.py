@@ -1,4 +1,5 @@
-"""Which checkpoint a run goes on from: the newest whose every byte is the one that was written.
+"""Which checkpoint a run goes on from: the newest whose every byte is the one that was written. And which of another run it
+begins with.
 
 Nothing in it is used before that is proved. What is trusted: manifest.py.
 """
@@ -6,11 +7,13 @@ Nothing in it is used before that is proved. What is trusted: manifest.py.
 import json
 from pathlib import Path
 
+from pretrain.checkpoint.init_from import damage, find_origin
 from pretrain.checkpoint.manifest import DamagedCheckpointError, FileEntry, entries_from_text, entries_to_text
 from pretrain.checkpoint.paths import checkpoints_dir
 from pretrain.checkpoint.retention import bad_in, checkpoints_in, remove_leftovers, set_aside
 from pretrain.checkpoint.verify import verify_checkpoint
 from pretrain.checkpoint.verify_together import hash_problems
+from pretrain.config.schema import RunConfig
 from pretrain.parallel.reduce import share_text
 from pretrain.parallel.world import World
 
@@ -36,6 +39,31 @@ def choose_checkpoint(run_dir: str | Path, world: World) -> Path | None:
             return folder / name
         if world.rank == 0:
             set_aside(folder / name, problems)
+
+
+def choose_origin(run: RunConfig, world: World) -> tuple[Path, int]:
+    """The checkpoint that checkpoint.init_from names, and its step, after the deep verification. Nothing there is changed, and
+    no other one is taken in its place.
+
+    Collective: every rank calls it; rank 0 finds it.
+    Raises: on every rank as ``find_origin``; DamagedCheckpointError if it is not whole; RuntimeError as ``choose_checkpoint``.
+    """
+    text = None
+    if world.rank == 0:
+        try:
+            folder, manifest = find_origin(run)
+            text = json.dumps([None, str(folder), manifest.step, entries_to_text(manifest.files)])
+        except DamagedCheckpointError as error:
+            text = json.dumps([str(error), "damaged", 0, ""])
+        except ValueError as error:
+            text = json.dumps([str(error), "wrong", 0, ""])
+    refusal, found, step, files = json.loads(share_text(text, world) or "")
+    if refusal is not None:
+        raise DamagedCheckpointError(refusal) if found == "damaged" else ValueError(refusal)
+    problems = hash_problems(Path(found), entries_from_text(files), world)
+    if problems:
+        raise DamagedCheckpointError(damage(Path(found), problems))
+    return Path(found), step
 
 
 def _share_candidate(folder: Path, world: World) -> tuple[str | None, list[FileEntry]]:

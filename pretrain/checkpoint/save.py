@@ -15,7 +15,8 @@ from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer
 
 from pretrain.checkpoint.content import parts_to_write
-from pretrain.checkpoint.paths import CONFIG, DATA, STATE, TENSORS, checkpoints_dir, step_name
+from pretrain.checkpoint.origin import Origin, origin_text
+from pretrain.checkpoint.paths import CONFIG, DATA, ORIGIN, STATE, TENSORS, checkpoints_dir, step_name
 from pretrain.checkpoint.replicas import check_replicas, sums_of, sums_of_whole
 from pretrain.checkpoint.report import SaveReport
 from pretrain.checkpoint.retention import Keep
@@ -60,8 +61,10 @@ class Saver:
         model: Sequence[DistributedDataParallel],
         optimizer: MegatronOptimizer,
         world: World,
+        origin: Origin | None,
     ) -> None:
         self._run, self._model, self._optimizer, self._world = run, model, optimizer, world
+        self._origin = origin
         self._placements = place_parameters(model, world)
         parts = parts_to_write(
             self._placements,
@@ -231,6 +234,7 @@ class Saver:
                 DATA: position_text(position),
                 CONFIG: to_yaml(self._run),
                 TENSORS: index_text(index),
+                **({} if self._origin is None else {ORIGIN: origin_text(self._origin)}),
             },
             num_bytes=self._num_bytes,
             keep=Keep(last=config.keep_last, every_steps=config.keep_every_steps),
@@ -250,10 +254,15 @@ class Saver:
 
 @contextlib.contextmanager
 def open_saver(
-    run: RunConfig, model: Sequence[DistributedDataParallel], optimizer: MegatronOptimizer, world: World
+    run: RunConfig,
+    model: Sequence[DistributedDataParallel],
+    optimizer: MegatronOptimizer,
+    world: World,
+    *,
+    origin: Origin | None = None,
 ) -> Iterator[Saver]:
-    """The saver of a run. Collective to open; after an exception nothing is waited for."""
-    saver = Saver(run, model, optimizer, world)
+    """The saver of a run, which began with ``origin``. Collective to open; after an exception nothing is waited for."""
+    saver = Saver(run, model, optimizer, world, origin)
     try:
         yield saver
     finally:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from pretrain import exit_codes
 from pretrain.checkpoint.load import load_checkpoint
+from pretrain.checkpoint.origin import described
 from pretrain.checkpoint.save import Saver, open_saver
 from pretrain.config.derive import global_batch_size_at, num_parameters
 from pretrain.config.rules import check_ranks
@@ -59,17 +60,19 @@ def train(run: RunConfig) -> Outcome:
     ):
         model = build_model(run, world)
         optimizer = build_optimizer(run, model)
-        state = load_checkpoint(run, model, optimizer, reader, world)
+        state, origin = load_checkpoint(run, model, optimizer, reader, world)
         with (
             open_sinks(run, world, start_step=state.step) as sinks,
-            open_saver(run, model, optimizer, world) as saver,
+            open_saver(run, model, optimizer, world, origin=origin) as saver,
         ):
             sinks.say(headline(run, world, attention_backend(model)))
+            if origin is not None:
+                sinks.say(f"began with {described(origin)}")
             if state.step:
                 saver.restored(state.step)
                 sinks.say(f"resumed after step {state.step}, {state.consumed_samples:,} samples")
             elif sources.held_out:
-                sinks.write(evaluate(model, sources.held_out, run, world, state))  # what an untrained model does
+                sinks.write(evaluate(model, sources.held_out, run, world, state))  # before the first step
             clock = Clock(state)
             outcome = Outcome.FINISHED
             while state.step < run.train.train_steps:

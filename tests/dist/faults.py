@@ -8,6 +8,9 @@ from typing import Any
 
 import torch
 
+from tests.dist.faults_at_the_start import origin_half_forgotten as origin_half_forgotten
+from tests.dist.faults_at_the_start import start_is_saved as start_is_saved
+
 
 def half_the_heads_dead_on_one_rank() -> None:
     """The last rank's attention output is zero for half of its heads."""
