@@ -113,6 +113,7 @@ def _train_rank(run: RunConfig) -> int:
 
 def _train_local(run: RunConfig) -> int:
     """Train on local ranks; checks what can be checked before any starts."""
+    from pretrain.checkpoint.init_from import check_init_from
     from pretrain.config.derive import world_size
     from pretrain.data.sources import open_sources
     from pretrain.log.run_dir import open_run_dir
@@ -120,7 +121,7 @@ def _train_local(run: RunConfig) -> int:
     from pretrain.parallel.local import run_local_ranks
     from pretrain.train.local_rank import local_rank
 
-    open_sources(run)
+    check_init_from(run, tokenizer_sha256=open_sources(run).tokenizer_sha256)
     folder = open_run_dir(run.run_dir)
     device_type = resolve_device(run.parallel.device)
     code, failure = run_local_ranks(

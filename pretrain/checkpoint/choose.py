@@ -1,4 +1,5 @@
-"""Which checkpoint a run goes on from: the newest whose every byte is the one that was written.
+"""Which checkpoint a run goes on from: the newest whose every byte is the one that was written. And which of another run it
+begins with.
 
 Nothing in it is used before that is proved. What is trusted: manifest.py.
 """
@@ -6,20 +7,21 @@ Nothing in it is used before that is proved. What is trusted: manifest.py.
 import json
 from pathlib import Path
 
+from pretrain.checkpoint.init_from import damage, find_origin
 from pretrain.checkpoint.manifest import DamagedCheckpointError, FileEntry, entries_from_text, entries_to_text
 from pretrain.checkpoint.paths import checkpoints_dir
 from pretrain.checkpoint.retention import bad_in, checkpoints_in, remove_leftovers, set_aside
-from pretrain.checkpoint.verify import hash_problem, verify_checkpoint
-from pretrain.parallel.reduce import gather_texts, share_text
+from pretrain.checkpoint.verify import verify_checkpoint
+from pretrain.checkpoint.verify_together import hash_problems
+from pretrain.config.schema import RunConfig
+from pretrain.parallel.reduce import share_text
 from pretrain.parallel.world import World
 
 
 def choose_checkpoint(run_dir: str | Path, world: World) -> Path | None:
     """The newest checkpoint that passes the deep verification; None if the run has not written any yet.
 
-    A damaged one is set aside as ``step-N.bad``, loudly, and the one before is tried. Every rank hashes a share of the
-    files. What a rank finds wrong rank 0 reads again, so that a host with bad memory or a stale view of the file system
-    does not condemn a good checkpoint.
+    A damaged one is set aside as ``step-N.bad``, loudly, and the one before is tried.
 
     Collective: every rank calls it. Rank 0 decides and renames, and holds the run folder's lock.
     Raises: DamagedCheckpointError on every rank if there were checkpoints and none is whole; RuntimeError if rank 0 reads
@@ -32,18 +34,41 @@ def choose_checkpoint(run_dir: str | Path, world: World) -> Path | None:
         name, files = _share_candidate(folder, world)
         if name is None:
             return None
-        suspects = [
-            entry for entry in files[world.rank :: world.size] if hash_problem(folder / name, entry) is not None
-        ]
-        gathered = gather_texts(entries_to_text(suspects), world)
-        verdict = None if gathered is None else _second_look(folder / name, gathered)
-        if share_text(verdict, world) == "whole":
+        problems = hash_problems(folder / name, files, world)
+        if not problems:
             return folder / name
+        if world.rank == 0:
+            set_aside(folder / name, problems)
+
+
+def choose_origin(run: RunConfig, world: World) -> tuple[Path, int]:
+    """The checkpoint that checkpoint.init_from names, and its step, after the deep verification. Nothing there is changed, and
+    no other one is taken in its place.
+
+    Collective: every rank calls it; rank 0 finds it.
+    Raises: on every rank as ``find_origin``; DamagedCheckpointError if it is not whole; RuntimeError as ``choose_checkpoint``.
+    """
+    text = None
+    if world.rank == 0:
+        try:
+            folder, manifest = find_origin(run)
+            text = json.dumps([None, str(folder), manifest.step, entries_to_text(manifest.files)])
+        except DamagedCheckpointError as error:
+            text = json.dumps([str(error), "damaged", 0, ""])
+        except ValueError as error:
+            text = json.dumps([str(error), "wrong", 0, ""])
+    refusal, found, step, files = json.loads(share_text(text, world) or "")
+    if refusal is not None:
+        raise DamagedCheckpointError(refusal) if found == "damaged" else ValueError(refusal)
+    problems = hash_problems(Path(found), entries_from_text(files), world)
+    if problems:
+        raise DamagedCheckpointError(damage(Path(found), problems))
+    return Path(found), step
 
 
 def _share_candidate(folder: Path, world: World) -> tuple[str | None, list[FileEntry]]:
-    """Name and files, largest first, of the newest checkpoint that passes the quick verification; (None, []) if none was
-    ever written. Collective.
+    """Name and files of the newest checkpoint that passes the quick verification; (None, []) if none was ever written.
+    Collective.
 
     Raises: DamagedCheckpointError if all that there was is set aside.
     """
@@ -58,7 +83,7 @@ def _share_candidate(folder: Path, world: World) -> tuple[str | None, list[FileE
             f"no checkpoint of {folder} is whole, and a run that had one does not start over by itself; damaged and set aside: "
             f"{', '.join(aside)} (a .REASON beside each says why). Copy a whole one back, or start a new run in another run_dir"
         )
-    return name, sorted(entries_from_text(files_text), key=lambda entry: (-entry.bytes, entry.path))
+    return name, entries_from_text(files_text)
 
 
 def _candidate(folder: Path) -> tuple[Path | None, list[FileEntry]]:
@@ -68,20 +93,3 @@ def _candidate(folder: Path) -> tuple[Path | None, list[FileEntry]]:
             return checkpoint, list(finding.manifest.files)
         set_aside(checkpoint, finding.problems)
     return None, []
-
-
-def _second_look(checkpoint: Path, gathered: list[str]) -> str:
-    """Rank 0's verdict: "whole", or "damaged" once the checkpoint is set aside."""
-    suspects = {rank: entries_from_text(text) for rank, text in enumerate(gathered)}
-    problems = {entry.path: hash_problem(checkpoint, entry) for entries in suspects.values() for entry in entries}
-    if not problems:
-        return "whole"
-    damage = [problem for problem in problems.values() if problem is not None]
-    if not damage:
-        ranks = sorted(rank for rank, entries in suspects.items() if entries)
-        raise RuntimeError(
-            f"ranks {ranks} read other bytes than rank 0 in {checkpoint}: {', '.join(problems)}. The checkpoint is left as it is; "
-            "look at the memory and the file system of their hosts"
-        )
-    set_aside(checkpoint, damage)
-    return "damaged"

@@ -1,21 +1,22 @@
-"""Restore the newest whole checkpoint of a run, in any layout."""
+"""Restore the newest whole checkpoint of a run, in any layout; or begin with one of another run."""
 
 import dataclasses
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
-from pretrain.checkpoint.choose import choose_checkpoint
+from pretrain.checkpoint.choose import choose_checkpoint, choose_origin
+from pretrain.checkpoint.config_file import read_config
 from pretrain.checkpoint.content import Part, parts_to_read
-from pretrain.checkpoint.manifest import DamagedCheckpointError, read_small_file
+from pretrain.checkpoint.init_from import check_origin, check_same_origin
+from pretrain.checkpoint.manifest import DamagedCheckpointError
+from pretrain.checkpoint.origin import Origin, origin_of, read_origin
 from pretrain.checkpoint.paths import CONFIG, DATA, step_of
 from pretrain.checkpoint.state_file import read_state
 from pretrain.checkpoint.tensors import TensorReader, open_tensors
@@ -33,24 +34,37 @@ FREE_TO_CHANGE = {"attention_backend"}
 """Fields of the model that a resumed run may change: they say how it is computed, not what it is."""
 
 
+class Start(NamedTuple):
+    """Where a run takes up its work."""
+
+    state: TrainState
+    origin: Origin | None
+    """The checkpoint of another run that it began with, at whatever start; None if it began with initial weights."""
+
+
 def load_checkpoint(
     run: RunConfig,
     model: list[DistributedDataParallel],
     optimizer: MegatronOptimizer,
     reader: TrainReader,
     world: World,
-) -> TrainState:
-    """Restore the newest checkpoint into model, optimizer and reader; the starting state if there is none.
+) -> Start:
+    """Restore the newest checkpoint into model, optimizer and reader. If there is none, begin: with the checkpoint that
+    checkpoint.init_from names, or with the model as it was built.
 
     Collective: every rank calls it. Rank 0 chooses, so that ranks never load different steps. Nothing is read from it before
     every byte of the checkpoint was compared with its manifest (choose.py).
     Raises: DamagedCheckpointError if there are checkpoints and none is whole; ValueError if the checkpoint is of another
-    model, other data or another order of them, naming each difference, or of a later step than the run's last.
+    model, other data or another order of them, naming each difference, or of a later step than the run's last; and as
+    ``begin_with_origin``.
     """
     folder = choose_checkpoint(run.run_dir, world)
     if folder is None:
-        return TrainState()
+        is_first = run.checkpoint.init_from is None
+        return Start(TrainState(), None if is_first else begin_with_origin(run, model, optimizer, reader, world))
     check_same_run(run, folder)
+    origin = read_origin(folder)
+    check_same_origin(run, origin, folder)
     state = read_state(folder, step=step_of(folder.name) or 0)
     if state.step > run.train.train_steps:
         raise ValueError(
@@ -61,7 +75,31 @@ def load_checkpoint(
         reader.resume(read_position(folder / DATA), where=str(folder))
     restore_tensors(folder, model, optimizer, world, states=STATES)
     logger.info("resumed from %s", folder)
-    return state
+    return Start(state, origin)
+
+
+def begin_with_origin(
+    run: RunConfig,
+    model: Sequence[DistributedDataParallel],
+    optimizer: MegatronOptimizer,
+    reader: TrainReader,
+    world: World,
+) -> Origin:
+    """Give the model the weights of the checkpoint that checkpoint.init_from names, and the optimizer its moments and its
+    count of updates if they are to be kept. Steps, samples and their order begin anew.
+
+    Collective: every rank calls it. Raises: ValueError or DamagedCheckpointError if there is none, if it is not whole, or if
+    the run cannot begin with it (init_from.py).
+    """
+    folder, step = choose_origin(run, world)
+    check_origin(run, folder, tokenizer_sha256=reader.data.sources.tokenizer_sha256)
+    config = run.checkpoint
+    states = STATES if config.init_optimizer == "keep" else ("param",)
+    restore_tensors(folder, model, optimizer, world, states=states)
+    origin = origin_of(folder, step=step, init_from=str(config.init_from), init_optimizer=config.init_optimizer)
+    if origin.data is None:
+        logger.warning("%s has no record of its data: nothing says that its tokenizer was data.tokenizer", folder)
+    return origin
 
 
 def restore_tensors(
@@ -111,7 +149,7 @@ def check_same_run(run: RunConfig, folder: Path) -> None:
 
     Raises: ValueError naming each difference.
     """
-    saved = _saved_config(folder)
+    saved = read_config(folder)
     differences = [
         f"model.{field.name} (checkpoint {saved.model.get(field.name)}, config {getattr(run.model, field.name)})"
         for field in dataclasses.fields(run.model)
@@ -129,17 +167,3 @@ def check_same_run(run: RunConfig, folder: Path) -> None:
             f"checkpoint {folder} belongs to another run: {'; '.join(differences)}. Take these values back, or start a new "
             "run in another run_dir"
         )
-
-
-def _saved_config(folder: Path) -> Any:
-    """The config of a checkpoint. Raises: DamagedCheckpointError if it is none."""
-    try:
-        saved: Any = OmegaConf.create(read_small_file(folder / CONFIG).decode())
-        if not all(key in saved for key in ("model", "data", "train")):
-            raise ValueError("it has no model, data and train")
-        return saved
-    except (ValueError, TypeError, OmegaConfBaseException, YAMLError) as error:
-        problem = str(error).partition("\n")[0]
-        raise DamagedCheckpointError(
-            f"{folder / CONFIG} is no config of a run ({type(error).__name__}: {problem})"
-        ) from None

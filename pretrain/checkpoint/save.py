@@ -15,7 +15,8 @@ from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer
 
 from pretrain.checkpoint.content import parts_to_write
-from pretrain.checkpoint.paths import CONFIG, DATA, STATE, TENSORS, checkpoints_dir, step_name
+from pretrain.checkpoint.origin import Origin, origin_text
+from pretrain.checkpoint.paths import CONFIG, DATA, ORIGIN, STATE, TENSORS, checkpoints_dir, step_name
 from pretrain.checkpoint.replicas import check_replicas, sums_of, sums_of_whole
 from pretrain.checkpoint.report import SaveReport
 from pretrain.checkpoint.retention import Keep
@@ -62,9 +63,11 @@ class Saver:
         world: World,
         *,
         resumed_step: int | None,
+        origin: Origin | None,
     ) -> None:
         """Args: resumed_step, of the checkpoint that the run goes on from: it is there already."""
         self._run, self._model, self._optimizer, self._world = run, model, optimizer, world
+        self._origin = origin
         self._placements = place_parameters(model, world)
         parts = parts_to_write(
             self._placements,
@@ -233,6 +236,7 @@ class Saver:
                 DATA: position_text(position),
                 CONFIG: to_yaml(self._run),
                 TENSORS: index_text(index),
+                **({} if self._origin is None else {ORIGIN: origin_text(self._origin)}),
             },
             num_bytes=self._num_bytes,
             keep=Keep(last=config.keep_last, every_steps=config.keep_every_steps),
@@ -265,9 +269,10 @@ def open_saver(
     world: World,
     *,
     resumed_step: int | None,
+    origin: Origin | None = None,
 ) -> Iterator[Saver]:
-    """The saver of a run. Collective to open; after an exception nothing is waited for."""
-    saver = Saver(run, model, optimizer, world, resumed_step=resumed_step)
+    """The saver of a run, which began with ``origin``. Collective to open; after an exception nothing is waited for."""
+    saver = Saver(run, model, optimizer, world, resumed_step=resumed_step, origin=origin)
     try:
         yield saver
     finally:

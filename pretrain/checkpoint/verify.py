@@ -52,6 +52,14 @@ def verify_checkpoint(folder: Path, *, deep: bool, num_threads: int = 1) -> Find
     return Finding(folder=folder, manifest=manifest, problems=tuple(problems))
 
 
+def is_checkpoint(path: Path) -> bool:
+    """Whether this is a checkpoint's folder, whole or not, and not that of a run. A link is what it leads to."""
+    folder = path.resolve()
+    return folder.is_dir() and (
+        step_of(folder.name) is not None or any((folder / name).exists() for name in (MANIFEST, COMPLETE))
+    )
+
+
 def readable(folder: Path, manifest: Manifest) -> list[FileEntry]:
     """The entries whose files are there with the right size, with no link on the way to them: those worth hashing."""
     sizes = {path: status.st_size for path, status in _walk(folder) if stat.S_ISREG(status.st_mode)}

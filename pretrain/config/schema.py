@@ -224,7 +224,14 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """When to write checkpoints."""
+    """When to write checkpoints, and with which one to begin."""
+
+    init_from: str | None = None
+    """Begin with the weights of this checkpoint of another run, or of that run's last one: a folder; null means initial weights.
+    Steps, samples and the learning rate start anew. Of no effect once the run has a checkpoint of its own."""
+    init_optimizer: Literal["keep", "fresh"] = "keep"
+    """With init_from: keep takes AdamW's moments and count of updates along; fresh starts at zero, and its first update moves
+    each weight by the whole learning rate, so a warm-up is advised."""
 
     interval: int | None = None
     """Steps between checkpoints; null means only at the end or at a requested stop."""

@@ -39,6 +39,7 @@ def consequences(run: RunConfig) -> dict[str, str]:
                 data_parallel_size=replicas,
             )
         ),
+        "begins with": begins_with(run.checkpoint.init_from, run.checkpoint.init_optimizer),
         "steps": f"{train.train_steps:,}",
         "samples": f"{samples:,}",
         "tokens": f"{samples * seq_length:,}",
@@ -48,6 +49,13 @@ def consequences(run: RunConfig) -> dict[str, str]:
         "FLOPs in all": f"{full * samples * seq_length:.4g} with full attention",
     }
     return rows
+
+
+def begins_with(init_from: str | None, init_optimizer: str) -> str:
+    """Where the weights come from, in a phrase."""
+    if init_from is None:
+        return "initial weights"
+    return f"the weights of {init_from}, {'its optimizer kept' if init_optimizer == 'keep' else 'a fresh optimizer'}"
 
 
 def show(run: RunConfig, console: Console) -> None:

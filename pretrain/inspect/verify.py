@@ -7,10 +7,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from pretrain.checkpoint.paths import COMPLETE, MANIFEST, REASON, checkpoints_dir, step_of
+from pretrain.checkpoint.manifest import DamagedCheckpointError
+from pretrain.checkpoint.origin import chain, described, read_origin
+from pretrain.checkpoint.paths import REASON, checkpoints_dir
 from pretrain.checkpoint.retention import bad_in, checkpoints_in
 from pretrain.checkpoint.stored_sums import sum_problems
-from pretrain.checkpoint.verify import verify_checkpoint
+from pretrain.checkpoint.verify import is_checkpoint, verify_checkpoint
 
 MAX_THREADS = 8
 
@@ -38,6 +40,9 @@ def verify(path: str | Path, deep: bool, console: Console) -> list[str]:
     for folder in aside:
         table.add_row(folder.name, "", "", f"set aside, see {folder.name}.{REASON}")
     console.print(table)
+    for checkpoint in checkpoints[:1]:  # all of a run began with the same
+        for line in _origins(checkpoint):
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
     if not checkpoints:
         problems.append(f"{path} has no checkpoint but those that were set aside")
     for problem in problems:
@@ -45,14 +50,18 @@ def verify(path: str | Path, deep: bool, console: Console) -> list[str]:
     return problems
 
 
+def _origins(checkpoint: Path) -> list[str]:
+    """The runs before this one, the last of them first."""
+    try:
+        return [f"began with {described(origin)}" for origin in chain(read_origin(checkpoint))]
+    except DamagedCheckpointError:
+        return []  # it is among the problems
+
+
 def _checkpoints_at(path: Path) -> tuple[list[Path], list[Path]]:
     """(What to verify, what was set aside)."""
-    # Not a link's own name: the folder's says which step it must hold.
-    folder = path.resolve()
-    if folder.is_dir() and (
-        step_of(folder.name) is not None or any((folder / n).exists() for n in (MANIFEST, COMPLETE))
-    ):
-        return [folder], []
+    if is_checkpoint(path):
+        return [path.resolve()], []  # not a link's own name: the folder's says which step it must hold
     found, aside = (look(checkpoints_dir(path)) for look in (checkpoints_in, bad_in))
     if not found and not aside:
         raise ValueError(

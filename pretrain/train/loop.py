@@ -8,6 +8,7 @@ from megatron.core.optimizer import MegatronOptimizer
 
 from pretrain import exit_codes
 from pretrain.checkpoint.load import load_checkpoint
+from pretrain.checkpoint.origin import described
 from pretrain.checkpoint.save import Saver, open_saver
 from pretrain.config.derive import global_batch_size_at
 from pretrain.config.rules import check_ranks
@@ -84,12 +85,14 @@ def _train(run: RunConfig, rank: int, watchdog: Watchdog) -> Outcome:
             return Outcome.STOPPED
         model = build_model(run, world)
         optimizer = build_optimizer(run, model)
-        state = load_checkpoint(run, model, optimizer, reader, world)
+        state, origin = load_checkpoint(run, model, optimizer, reader, world)
         with (
             open_sinks(run, world, start_step=state.step) as sinks,
-            open_saver(run, model, optimizer, world, resumed_step=state.step or None) as saver,
+            open_saver(run, model, optimizer, world, resumed_step=state.step or None, origin=origin) as saver,
         ):
             sinks.say(headline(run, world, attention_backend(model)))
+            if origin is not None:
+                sinks.say(f"began with {described(origin)}")
             training = Training(
                 run=run, world=world, model=model, optimizer=optimizer, reader=reader, saver=saver, sinks=sinks,
                 requests=requests, watchdog=watchdog,
@@ -104,7 +107,7 @@ def _steps(training: Training, state: TrainState) -> Outcome:
     if state.step:
         sinks.say(f"resumed after step {state.step}, {state.consumed_samples:,} samples")
     elif held_out:
-        _evaluate(training, state)  # what an untrained model does
+        _evaluate(training, state)  # before the first step
     clock = Clock(state)
     asked = _ask(training, state)
     while state.step < run.train.train_steps and not asked.stop:

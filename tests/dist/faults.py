@@ -8,6 +8,9 @@ from typing import Any
 
 import torch
 
+from tests.dist.faults_at_the_start import origin_half_forgotten as origin_half_forgotten
+from tests.dist.faults_at_the_start import start_is_saved as start_is_saved
+
 
 def half_the_heads_dead_on_one_rank() -> None:
     """The last rank's attention output is zero for half of its heads."""
@@ -272,10 +275,10 @@ def last_replica_reads_what_replica_0_reads() -> None:
 
 def rank_1_reads_other_bytes() -> None:
     """Rank 1 finds another hash in every file of a checkpoint: bad memory, or a stale view of the file system."""
-    from pretrain.checkpoint import choose
+    from pretrain.checkpoint import verify_together
 
     if os.environ["RANK"] == "1":
-        choose.hash_problem = lambda folder, entry: f"{folder / entry.path} has another sha256"
+        verify_together.hash_problem = lambda folder, entry: f"{folder / entry.path} has another sha256"
 
 
 def _writer_with(fault: str) -> None:
@@ -343,7 +346,12 @@ def losses_a_thousandfold_and_recent_values_forgotten() -> None:
 
     losses_of_steps_7_and_9_a_thousandfold()
     load = loop.load_checkpoint
-    loop.load_checkpoint = lambda *args: replace(load(*args), recent=Recent())
+
+    def broken(*args: Any) -> Any:
+        start = load(*args)
+        return start._replace(state=replace(start.state, recent=Recent()))
+
+    loop.load_checkpoint = broken
 
 
 def rank_1_alone_sees_a_spike_at_step_7() -> None:

@@ -120,6 +120,14 @@ def test_lucie_s_learning_rate_at_chosen_samples(consumed: int, rate: float) -> 
     assert learning_rate(run.optim, run.train, consumed) == pytest.approx(rate, rel=1e-8)
 
 
+def test_the_phases_of_lucie_begin_with_one_another() -> None:
+    pretrain, extension, annealing = lucie("pretrain"), lucie("extension"), lucie("annealing")
+    assert pretrain.checkpoint.init_from is None
+    assert (extension.checkpoint.init_from, extension.checkpoint.init_optimizer) == (pretrain.run_dir, "keep")
+    assert (annealing.checkpoint.init_from, annealing.checkpoint.init_optimizer) == (extension.run_dir, "keep")
+    assert extension.data.tokenizer == annealing.data.tokenizer == pretrain.data.tokenizer
+
+
 def test_the_fast_layout_changes_the_layout_alone() -> None:
     published, fast = lucie("pretrain"), lucie("pretrain-fast")
     assert fast.model == published.model

@@ -1,0 +1,40 @@
+"""Faults of how a run begins; tests/dist/faults.py has them all by name."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+
+def start_is_saved() -> None:
+    """Not a fault: what a run starts from is written as a checkpoint of run_dir/start, before the first step."""
+    from pretrain.checkpoint.save import open_saver
+    from pretrain.train import loop
+
+    load = loop.load_checkpoint
+
+    def seen(run: Any, model: Any, optimizer: Any, reader: Any, world: Any) -> Any:
+        start = load(run, model, optimizer, reader, world)
+        folder = Path(run.run_dir) / "start"
+        folder.mkdir(exist_ok=True)
+        with open_saver(replace(run, run_dir=str(folder)), model, optimizer, world, origin=start.origin) as saver:
+            saver.finish(start.state, reader.position(start.state.consumed_samples))
+        return start
+
+    loop.load_checkpoint = seen
+
+
+def origin_half_forgotten() -> None:
+    """A run begins with another one's checkpoint but for one weight, one first moment and the number of updates."""
+    from pretrain.checkpoint import load
+    from pretrain.optim.moments import owned_states, set_adam_step
+
+    restore = load.restore_tensors
+
+    def broken(folder: Any, model: Any, optimizer: Any, world: Any, **kwargs: Any) -> None:
+        restore(folder, model, optimizer, world, **kwargs)
+        for name in ("param", "exp_avg"):
+            owned_states(optimizer)[0].states[name].detach()[0] += 1e-6
+        set_adam_step(optimizer, 0)
+
+    load.restore_tensors = broken
+    start_is_saved()
