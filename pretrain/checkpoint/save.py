@@ -45,6 +45,7 @@ from pretrain.state import TrainState
 
 SETTLE_PAUSE_S = 0.005
 """Between looks at a save that training waits for, at first; up to a second."""
+ANOTHER_FAILED = "another rank failed"
 RETRY_PAUSE_S = 1.0
 """Before the last checkpoint of a run is tried again, at first; it doubles."""
 
@@ -180,20 +181,21 @@ class Saver:
         Raises: SaveError if too many in a row have failed.
         """
         self.poll()
-        own = self._writer.failure or ""
-        is_whole = not self._writer.is_busy and not own
         if self._writer.is_busy:
-            self._writer.fail("another rank failed")
-        gathered = gather_texts(own, self._world)
-        reason = share_text(None if gathered is None or is_whole else _reason_of(gathered), self._world)
+            self._writer.fail(ANOTHER_FAILED)
+        own = self._writer.failure
+        gathered = gather_texts(own or "", self._world)
+        reason = share_text(None if gathered is None or own is None else _reason_of(gathered), self._world)
         if reason is None:
+            self.poll()
             self._succeed()
             return
-        step, self._step = self._step, None
+        step = self._step
         assert step is not None, "no save was under way"
         if self._world.rank == 0:
             self._writer.set_aside(str(checkpoints_dir(self._run.run_dir)), step, reason)
-            self._report(step=step, failure=reason)
+            self._report(failure=reason)
+        self._step = None
         self._failed_in_a_row += 1
         if self._failed_in_a_row > self._run.checkpoint.max_failed_saves:
             raise SaveError(
@@ -256,7 +258,7 @@ class Saver:
 
 def _reason_of(gathered: Sequence[str]) -> str:
     """Why a save failed, from what each rank says of it; nothing if it says nothing."""
-    found = [f"rank {rank}: {text}" for rank, text in enumerate(gathered) if text]
+    found = [f"rank {rank}: {text}" for rank, text in enumerate(gathered) if text not in ("", ANOTHER_FAILED)]
     # Rank 0's writer may only repeat what another one has told it.
     return "; ".join(text for text in found if text.removeprefix("rank 0: ") not in set(found) - {text})
 

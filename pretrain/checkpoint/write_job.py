@@ -42,6 +42,8 @@ from pretrain.checkpoint.verify import verify_checkpoint
 WRITE_BLOCK_BYTES = 8 << 20
 LOOK_AGAIN_S = 0.01
 """How often a writer looks whether another one has come further, at first; it slows down to a second."""
+DELETING = "deleting old checkpoints"
+"""The phase that begins when the checkpoint is whole; what goes wrong in it costs none."""
 FEW_FILES = 16
 """Files of a checkpoint beside those of the ranks, folders included; and some air."""
 
@@ -129,7 +131,7 @@ def write_checkpoint(job: Job, numbers: memoryview, enter: Callable[[str], None]
     except OSError as error:
         _tell_leader(job, f"{error.strerror or error} ({error.filename or job.part})")
         raise SaveError(f"{error.strerror or error} ({error.filename or job.part})") from None
-    enter("deleting old checkpoints")
+    enter(DELETING)
     try:
         drop_old(final.parent, job.leader.keep)
     except OSError as error:

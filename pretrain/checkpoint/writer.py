@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pretrain.checkpoint.staging import Staging
-from pretrain.checkpoint.write_job import Job, job_to_text
+from pretrain.checkpoint.write_job import DELETING, Job, job_to_text
 
 MODULE = "pretrain.checkpoint.writer_process"
 ROOT = Path(__file__).parent.parent.parent
@@ -69,8 +69,10 @@ class WriterProcess:
             )
 
     def fail(self, reason: str) -> None:
-        """End the process and with it the job it is at."""
-        self.failure, self.is_busy = reason, False
+        """End the process and with it the job it is at, which has failed unless the checkpoint was whole already."""
+        is_whole = self._phase == DELETING
+        self.failure, self.warning = (None, f"old checkpoints may be left: {reason}") if is_whole else (reason, None)
+        self.is_busy = False
         self._end()
 
     def close(self) -> None:

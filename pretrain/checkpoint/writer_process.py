@@ -47,10 +47,10 @@ def main(descriptor: int, parent: int) -> None:
 
 
 def _write(descriptor: int, start: int, length: int) -> str | None:
-    with mmap.mmap(descriptor, 0, prot=mmap.PROT_READ) as memory:
-        job = job_from_text(memory[start : start + length])
-        with memoryview(memory) as whole, whole[: job.num_bytes] as numbers:
-            return write_checkpoint(job, numbers, lambda phase: _tell(phase=phase))
+    # Not closed here: an error on its way out has views of it, and it goes when the last one does.
+    memory = mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)
+    job = job_from_text(memory[start : start + length])
+    return write_checkpoint(job, memoryview(memory)[: job.num_bytes], lambda phase: _tell(phase=phase))
 
 
 def _tell(**event: Any) -> None:

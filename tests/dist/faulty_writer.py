@@ -1,11 +1,17 @@
 """The writer process of a rank with a fault planted: ``WRITER_FAULT`` names a function of this file. The rest is real."""
 
+import errno
 import os
+import shutil
+import signal
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pretrain.checkpoint import write_job, writer_process
+from pretrain.checkpoint.paths import step_name
 
 
 def file_of_step_10_loses_its_end() -> None:
@@ -20,6 +26,86 @@ def file_of_step_10_loses_its_end() -> None:
 
     write_job._write_file = broken
 
+
+def as_ordered() -> None:
+    """A file ``STEP-RANK`` in the folder ``ORDERS`` says a phase, and what is to happen as it begins; it is obeyed once.
+
+    The phase ``end`` is that after the last."""
+    write = writer_process.write_checkpoint
+
+    def broken(job: Any, numbers: memoryview, enter: Callable[[str], None]) -> str | None:
+        order = Path(os.environ["ORDERS"]) / f"{job.step}-{job.rank}"
+        phase, act = order.read_text().split("/") if order.is_file() else ("", "")
+
+        def entered(name: str) -> None:
+            enter(name)
+            if name == phase:
+                order.unlink()
+                ACTS[act](job)
+
+        result = write(job, numbers, entered)
+        if phase == "end":
+            order.unlink()
+            ACTS[act](job)
+        return result
+
+    writer_process.write_checkpoint = broken
+
+
+def fill_disk(job: Any) -> None:
+    """Up to its last byte, but for a part of the rank's file."""
+    found = os.statvfs(job.folder)
+    with (Path(job.folder) / "ballast").open("wb") as stream:
+        for _ in range((found.f_bavail * found.f_frsize - job.num_bytes // 2) // 4096):
+            stream.write(bytes(4096))
+
+
+def fail_in_the_middle(job: Any) -> None:
+    """Half of the file is written, and then the disk has an error."""
+    opened = Path.open
+
+    class Stream:
+        def __init__(self, stream: Any) -> None:
+            self.stream, self.num_writes = stream, 0
+
+        def __enter__(self) -> "Stream":
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            self.stream.close()
+
+        def write(self, block: memoryview) -> int:
+            self.num_writes += 1
+            if self.num_writes == 3:  # the header's is the first
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return self.stream.write(block[: len(block) // 2] if self.num_writes == 2 else block)
+
+    def broken(path: Path, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+        stream = opened(path, mode, *args, **kwargs)
+        if mode != "xb":
+            return stream
+        Path.open = opened
+        return Stream(stream)
+
+    Path.open = broken
+
+
+def die_once_it_is_whole(job: Any) -> None:
+    """This rank has said that its file is there, and dies when rank 0 has made a checkpoint of it."""
+    while not (Path(job.folder) / step_name(job.step)).is_dir():
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+ACTS: dict[str, Callable[[Any], None]] = {
+    "fill the disk": fill_disk,
+    "fail": fail_in_the_middle,
+    "die": lambda job: os.kill(os.getpid(), signal.SIGKILL),
+    "stop": lambda job: os.kill(os.getpid(), signal.SIGSTOP),
+    "hang": lambda job: time.sleep(3600),
+    "die once it is whole": die_once_it_is_whole,
+    "remove the part": lambda job: shutil.rmtree(job.part, ignore_errors=True),
+}
 
 if __name__ == "__main__":
     globals()[os.environ["WRITER_FAULT"]]()

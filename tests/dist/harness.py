@@ -58,6 +58,11 @@ def run_and_trace(run: RunConfig, fault: str | None = None, *, fresh: bool = Tru
         rank_main, run, fault,
         preload=["pretrain.train.loop"], num_ranks=world_size(run.parallel), device_type="cpu", log_dir=folder / "logs",
     )  # fmt: skip
+    return read_trace(folder, code, failure)
+
+
+def read_trace(folder: Path, code: int, failure: Failure | None) -> Trace:
+    """What a run has logged in its folder."""
     metrics = folder / "metrics.jsonl"
     records = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.is_file() else []
     steps = [record for record in records if record["kind"] == "step"]

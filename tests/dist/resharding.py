@@ -1,0 +1,171 @@
+"""What the ranks of a layout do for the grid of saves and loads: one world, many checkpoints. A world costs seconds to open."""
+
+import contextlib
+import functools
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import torch
+
+from pretrain.checkpoint import load
+from pretrain.checkpoint.content import Part, parts_to_read
+from pretrain.checkpoint.load import restore_tensors
+from pretrain.checkpoint.save import Saver, open_saver
+from pretrain.checkpoint.paths import step_name
+from pretrain.config.schema import RunConfig
+from pretrain.data.position import DataPosition, StepPosition
+from pretrain.model.gpt import build_model
+from pretrain.model.placement import Placement, place_parameters
+from pretrain.optim.moments import STATES, owned_states, publish_masters, set_adam_step
+from pretrain.optim.optimizer import build_optimizer
+from pretrain.parallel.world import World, open_world
+from pretrain.state import TrainState
+from pretrain.train import loop
+
+FRESH_STEP = 100
+"""The checkpoint of initial values; that of source number i has step i + 1, and as many updates."""
+NOWHERE = DataPosition(
+    consumed_samples=0, tokenizer_sha256="", seq_length=0, seed=0, sources=(), phases=(), consumed_hash="",
+    last_step=StepPosition(first_sample=0, num_samples=0, hash=""),
+)  # fmt: skip
+
+
+@functools.lru_cache(maxsize=4096)
+def numbers(source: int, tensor: str, state: str, shape: tuple[int, ...]) -> np.ndarray:
+    """What source number ``source`` holds: other numbers for every tensor and state."""
+    key = zlib.crc32(f"{source}/{tensor}/{state}".encode())
+    return np.random.default_rng(key).standard_normal(shape, np.float32)
+
+
+def save_sources(kinds: Sequence[RunConfig], trained: RunConfig, source: int) -> int:
+    """One rank: for each kind of model save its initial values, and then numbers of our own; at last train a run."""
+    torch.set_num_threads(1)
+    with open_world(trained.parallel, seed=trained.train.seed) as world:
+        for run in kinds:
+            Path(run.run_dir).mkdir(parents=True, exist_ok=True)
+            model = build_model(run, world)
+            optimizer = build_optimizer(run, model)
+            with open_saver(run, model, optimizer, world) as saver:
+                _save(saver, FRESH_STEP)
+                _fill(parts_to_read(place_parameters(model, world), owned_states(optimizer)), source)
+                set_adam_step(optimizer, source + 1)
+                publish_masters(optimizer, model)
+                _save(saver, source + 1)
+        return _train_each([trained], world)
+
+
+def load_all(kinds: Sequence[tuple[RunConfig, Sequence[Path]]], resumed: Sequence[RunConfig]) -> int:
+    """One rank: for each kind load every source's checkpoint and save it again at once; at last resume runs."""
+    torch.set_num_threads(1)
+    with open_world(resumed[0].parallel, seed=resumed[0].train.seed) as world:
+        for run, sources in kinds:
+            _load_and_save(run, sources, world)
+        return _train_each(resumed, world)
+
+
+def load_with_faults(run: RunConfig, source: Path, resumed: RunConfig) -> int:
+    """One rank: the same for one source, under each fault of FAULTS in turn, in a folder of the fault's name."""
+    torch.set_num_threads(1)
+    with open_world(run.parallel, seed=run.train.seed) as world:
+        for name, fault in FAULTS.items():
+            with fault():
+                _load_and_save(_in_folder(run, name), [source], world)
+                _train_each([_in_folder(resumed, name)], world)
+    return 0
+
+
+def _load_and_save(run: RunConfig, sources: Sequence[Path], world: World) -> None:
+    Path(run.run_dir).mkdir(parents=True, exist_ok=True)
+    model = build_model(run, world)
+    optimizer = build_optimizer(run, model)
+    with open_saver(run, model, optimizer, world) as saver:
+        for number, folder in enumerate(sources):
+            restore_tensors(folder, model, optimizer, world, states=STATES)
+            _save(saver, number + 1)
+
+
+def _save(saver: Saver, step: int) -> None:
+    saver.begin(TrainState(step=step), NOWHERE)
+    saver.settle()
+    assert saver.newest is not None and saver.newest.name == step_name(step), saver.reports()
+
+
+def _train_each(runs: Sequence[RunConfig], world: World) -> int:
+    """Train runs of one layout one after the other in the same world."""
+    with patch.object(loop, "open_world", lambda *args, **kwargs: contextlib.nullcontext(world)):
+        return max(int(loop.train(run)) for run in runs)
+
+
+@torch.no_grad()
+def _fill(parts: Sequence[Part], source: int) -> None:
+    for part in parts:
+        place = tuple(slice(a, a + n) for a, n in zip(part.box.offset, part.box.size, strict=True))
+        for state, values in part.states.items():
+            mine = numbers(source, part.tensor, state, part.shape)[place]
+            values.copy_(torch.from_numpy(np.ascontiguousarray(mine)).reshape(-1))
+
+
+def _in_folder(run: RunConfig, name: str) -> RunConfig:
+    return replace(run, run_dir=f"{run.run_dir}/{name}")
+
+
+@contextlib.contextmanager
+def two_boxes_swapped() -> Iterator[None]:
+    """What belongs to one half of a rank's part is read into the other."""
+    sound = load.parts_to_read
+
+    def broken(*args: object) -> list[Part]:
+        parts = sound(*args)  # type: ignore[arg-type]
+        places = [i for i, part in enumerate(parts) if part.tensor == "decoder.layers.1.mlp.linear_fc1.weight"]
+        first, second = places[:2]
+        boxes = parts[first].box, parts[second].box
+        assert boxes[0].size == boxes[1].size, boxes
+        parts[first], parts[second] = replace(parts[first], box=boxes[1]), replace(parts[second], box=boxes[0])
+        return parts
+
+    with patch.object(load, "parts_to_read", broken):
+        yield
+
+
+@contextlib.contextmanager
+def moments_of_another_tensor() -> Iterator[None]:
+    """The second moments of layer 0 are read from layer 1, of the same shape."""
+    sound = load._read
+
+    def broken(reader: object, part: Part, state: str) -> None:
+        if state == "exp_avg_sq":
+            part = replace(part, tensor=part.tensor.replace("layers.0.", "layers.1."))
+        sound(reader, part, state)  # type: ignore[arg-type]
+
+    with patch.object(load, "_read", broken):
+        yield
+
+
+@contextlib.contextmanager
+def gate_and_up_as_one_block() -> Iterator[None]:
+    """The rows of the gate and of the up projection are split among tensor-parallel ranks as if they were one matrix."""
+    def broken(*args: object) -> list[Placement]:
+        found = place_parameters(*args)  # type: ignore[arg-type]
+        for index, placement in enumerate(found):
+            if placement.name.endswith("linear_fc1.weight"):
+                first, second = placement.pieces
+                rows = first.size[0]
+                start = args[1].tp_rank * 2 * rows  # type: ignore[attr-defined]
+                pieces = (replace(first, offset=(start, 0)), replace(second, offset=(start + rows, 0)))
+                found[index] = replace(placement, pieces=pieces)
+        return found
+
+    with patch.object(load, "place_parameters", broken):
+        yield
+
+
+FAULTS = {
+    "two-boxes-swapped": two_boxes_swapped,
+    "moments-of-another-tensor": moments_of_another_tensor,
+    "gate-and-up-as-one-block": gate_and_up_as_one_block,
+}
+"""Each breaks loading alone: what is saved afterwards is what the optimizer holds."""
