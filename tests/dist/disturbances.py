@@ -101,7 +101,9 @@ class Disturber:
             while not reason.is_file() and time.monotonic() < deadline:
                 time.sleep(0.01)
         names = sorted(path.name for path in self.folder.iterdir()) if self.folder.is_dir() else []
-        problems = [problem for path in checkpoints_in(self.folder) for problem in verify_checkpoint(path, deep=True).problems]
+        problems = [
+            problem for path in checkpoints_in(self.folder) for problem in verify_checkpoint(path, deep=True).problems
+        ]
         with (self.notes / "found.jsonl").open("a") as stream:
             stream.write(json.dumps({"before": step, "names": names, "problems": problems}) + "\n")
         if self.last is not None:
@@ -122,7 +124,7 @@ def _descriptors() -> dict[str, int]:
     links = []
     for path in Path("/proc/self/fd").iterdir():
         if path.is_symlink():  # not the one that lists them
-            links.append(os.readlink(path))
+            links.append(str(path.readlink()))
     return {"all": len(links), "memory": sum("memfd:fanal" in link for link in links)}
 
 

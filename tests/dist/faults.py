@@ -227,7 +227,7 @@ def collectives_counted() -> None:
         "batch_isend_irecv", "broadcast_object_list", "all_gather_object",
     ):  # fmt: skip
 
-        def counted(*args: Any, call: Any = getattr(dist, name), name: str = name, **kwargs: Any) -> Any:
+        def counted(*args: Any, call: Any = getattr(dist, name), name: str = name, **kwargs: Any) -> Any:  # noqa: B008
             counts[name] += 1
             return call(*args, **kwargs)
 

@@ -32,15 +32,15 @@ class Trace:
     """What rank 0 wrote to its terminal, in this run and in earlier ones of its folder."""
 
 
-def terminal_of(run: RunConfig) -> Path:
+def terminal_of(run_dir: Path) -> Path:
     """The file that is rank 0's terminal."""
-    return Path(run.run_dir) / "logs" / "rank-00000.log"
+    return run_dir / "logs" / "rank-00000.log"
 
 
 def rank_main(run: RunConfig, fault: str | None) -> int:
     """One rank, with a fault planted or not. The fork server has the terminal of the first test; rank 0 gets a file."""
     if os.environ["RANK"] == "0":
-        stream = terminal_of(run).open("a")
+        stream = terminal_of(Path(run.run_dir)).open("a")
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
     torch.set_num_threads(1)
@@ -74,7 +74,7 @@ def read_trace(folder: Path, code: int, failure: Failure | None) -> Trace:
         skipped={record["step"]: record["skipped_steps"] for record in steps},
         held_out={record["step"]: record["held_out_loss"] for record in records if record["kind"] == "eval"},
         loss_by_domain={record["step"]: record["loss_by_domain"] for record in steps},
-        output=terminal_of(run).read_text() if terminal_of(run).is_file() else "",
+        output=terminal_of(folder).read_text() if terminal_of(folder).is_file() else "",
     )
 
 

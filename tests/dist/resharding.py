@@ -14,8 +14,8 @@ import torch
 from pretrain.checkpoint import load
 from pretrain.checkpoint.content import Part, parts_to_read
 from pretrain.checkpoint.load import restore_tensors
-from pretrain.checkpoint.save import Saver, open_saver
 from pretrain.checkpoint.paths import step_name
+from pretrain.checkpoint.save import Saver, open_saver
 from pretrain.config.schema import RunConfig
 from pretrain.data.position import DataPosition, StepPosition
 from pretrain.model.gpt import build_model
@@ -148,6 +148,7 @@ def moments_of_another_tensor() -> Iterator[None]:
 @contextlib.contextmanager
 def gate_and_up_as_one_block() -> Iterator[None]:
     """The rows of the gate and of the up projection are split among tensor-parallel ranks as if they were one matrix."""
+
     def broken(*args: object) -> list[Placement]:
         found = place_parameters(*args)  # type: ignore[arg-type]
         for index, placement in enumerate(found):

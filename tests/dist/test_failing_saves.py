@@ -162,13 +162,12 @@ def folders(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Distur
 
 def cases(kind: str, disturbances: list[Disturbance]) -> list[Any]:
     return [
-        pytest.param(kind, step, id=d.name.replace(" ", "-") or f"sound-{kind}-{step}") for step, d in numbered(disturbances).items()
+        pytest.param(kind, step, id=d.name.replace(" ", "-") or f"sound-{kind}-{step}")
+        for step, d in numbered(disturbances).items()
     ]
 
 
-@pytest.mark.parametrize(
-    ("kind", "step"), [*cases("writers", WRITER), *cases("disk", DISK), *cases("folders", FOLDER)]
-)
+@pytest.mark.parametrize(("kind", "step"), [*cases("writers", WRITER), *cases("disk", DISK), *cases("folders", FOLDER)])
 def test_a_save_that_is_disturbed_is_reported_and_costs_nothing_else(
     kind: str, step: int, request: pytest.FixtureRequest
 ) -> None:
@@ -249,7 +248,9 @@ def test_more_failures_in_a_row_than_are_allowed_stop_the_run_with_the_reason(
     stopped = disturb(run_for(small_run, tmp_path / "run", plan), numbered(plan), tmp_path / "notes")
     assert stopped.trace.exit_code == 70 and stopped.trace.failure is not None
     message = str(stopped.trace.failure.error)
-    assert message.startswith("3 saves in a row have failed, and checkpoint.max_failed_saves (2) allows no more; the last one, of step 4: rank 1: ")
+    assert message.startswith(
+        "3 saves in a row have failed, and checkpoint.max_failed_saves (2) allows no more; the last one, of step 4: rank 1: "
+    )
     assert "Input/output error after " in message
     assert stopped.trace.losses == {step: undisturbed.losses[step] for step in stopped.trace.losses}
     (left,) = (path for path in checkpoints_dir(stopped.run.run_dir).iterdir() if "part" not in path.name)

@@ -19,10 +19,11 @@ from pretrain.checkpoint.tensors import read_whole
 from pretrain.config.schema import RunConfig
 from pretrain.data.position import read_position
 from pretrain.data.sources import open_sources
+from pretrain.inspect.bounds import FP32
 from tests.dist.harness import Trace, make_run, run_and_trace
 from tests.dist.test_independent_llama import shape_of
 from tests.reference.llama import ReferenceLlama
-from tests.runs.cases import DP2, LOSS_TOLERANCE, NO_DISTRIBUTED_OPTIMIZER, PP2, TP2
+from tests.runs.cases import DP2, NO_DISTRIBUTED_OPTIMIZER, PP2, TP2
 
 PRETRAIN_STEPS, EXTENSION_STEPS, ANNEALING_STEPS = 6, 4, 3
 EXTENSION = (
@@ -162,10 +163,10 @@ def test_a_start_that_loses_something_of_its_origin_would_be_noticed(
 
 def test_the_first_held_out_loss_is_that_of_an_independent_llama_with_these_weights(phases: Phases) -> None:
     found = phases.extension.trace.held_out[0]
-    assert found == pytest.approx(independent_loss(phases.extension.run, phases.pretrain.last), rel=LOSS_TOLERANCE)
+    assert found == pytest.approx(independent_loss(phases.extension.run, phases.pretrain.last), rel=FP32.loss)
     other = replace(phases.extension.run, model=phases.pretrain.run.model)
     wrong = independent_loss(other, phases.pretrain.last)
-    assert found != pytest.approx(wrong, rel=LOSS_TOLERANCE), "the rotary base of the phase before would be noticed"
+    assert found != pytest.approx(wrong, rel=FP32.loss), "the rotary base of the phase before would be noticed"
     bf16 = phases.annealing.trace.held_out[0]
     assert bf16 == pytest.approx(independent_loss(phases.annealing.run, phases.extension.last), rel=5e-3)
 

@@ -3,7 +3,6 @@
 import statistics
 from pathlib import Path
 
-
 import pytest
 
 from pretrain.inspect.bounds import BF16

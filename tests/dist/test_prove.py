@@ -37,7 +37,9 @@ def test_a_sound_run_is_proved_from_the_command_line_and_the_run_itself_is_left_
     options = ("--steps", 4, "--kills", 1, "--seed", 3)
     result = command_line(small_run, f"run_dir={tmp_path}", *NO_OTHER_LAYOUT, *options)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "4 steps as one-rank on 1 x cpu, 1 kills, seed 3; resumed also as: none, no other layout fits" in result.stdout
+    assert (
+        "4 steps as one-rank on 1 x cpu, 1 kills, seed 3; resumed also as: none, no other layout fits" in result.stdout
+    )
     assert "equal: every run trained what the straight run trained" in result.stdout and not result.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl", "prove"]
     assert (tmp_path / "metrics.jsonl").read_text() == "a run's own\n"

@@ -41,7 +41,11 @@ def test_a_rank_that_hangs_is_cut_off_and_every_rank_shows_where_it_stood(
     assert trace.exit_code == HANG == 77, trace.failure
     assert time.monotonic() - started < limit_s + SLACK_S
     assert trace.failure is not None
-    for words in (f"has been at {phase} for", f"train.watchdog.{phase}_s allows ({limit_s} s)", f"{tmp_path}/logs/stacks-rank-*.txt"):
+    for words in (
+        f"has been at {phase} for",
+        f"train.watchdog.{phase}_s allows ({limit_s} s)",
+        f"{tmp_path}/logs/stacks-rank-*.txt",
+    ):
         assert words in trace.failure.text
     assert "in stuck_for_ever" in stacks_of(tmp_path, 1)
     assert "in stuck_for_ever" not in stacks_of(tmp_path, 0), "rank 0 waits in a collective"
