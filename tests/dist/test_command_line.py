@@ -37,13 +37,19 @@ BAD_INPUT = {
         ["parallel.pipeline_model_parallel_size=3"],
         "model.num_layers (4) must be a multiple of parallel.pipeline_model_parallel_size (3)",
     ),
-    "vocabulary below the tokenizer's": (["model.vocab_size=1000"], "model.vocab_size (1000) must be at least the 2000"),
+    "vocabulary below the tokenizer's": (
+        ["model.vocab_size=1000"],
+        "model.vocab_size (1000) must be at least the 2000",
+    ),
     "global batch": (
         ["train.global_batch_size=7"],
         "train.global_batch_size (7) must be a multiple of train.micro_batch_size (2) * data_parallel_size (1) = 2; "
         "the next one is 8",
     ),
-    "sequence longer than the data": (["data.seq_length=100000000"], "data.seq_length (100000000) needs sources of at least"),
+    "sequence longer than the data": (
+        ["data.seq_length=100000000"],
+        "data.seq_length (100000000) needs sources of at least",
+    ),
     "not an override": (["train_steps"], "must be key=value"),
     "a type": (["train.train_steps=many"], "train.train_steps"),
     "tokenizer is missing": (["data.tokenizer=/nowhere"], "/nowhere"),
@@ -65,7 +71,10 @@ def test_a_run_folder_that_cannot_be_is_refused(small_run: Path, tmp_path: Path)
     (tmp_path / "file").write_text("in the way")
     result = pretrain("train", str(small_run), f"run_dir={tmp_path / 'file'}")
     assert result.returncode == 2, result.stderr
-    assert f"error: run_dir ({tmp_path / 'file'}) must be a folder that can be made and written to: File exists" in result.stderr
+    assert (
+        f"error: run_dir ({tmp_path / 'file'}) must be a folder that can be made and written to: File exists"
+        in result.stderr
+    )
     assert (tmp_path / "file").read_text() == "in the way"
 
 
@@ -107,8 +116,21 @@ def test_torchrun_trains_what_the_local_ranks_train(small_run: Path, tmp_path: P
 
 def test_srun_s_environment_gives_each_process_its_rank(small_run: Path, tmp_path: Path) -> None:
     ours = run_and_trace(make_run(small_run, tmp_path / "local", *DP2, "train.train_steps=3"))
-    environment = {"SLURM_STEP_NUM_TASKS": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pretrain", "train", str(small_run), f"run_dir={tmp_path / 'srun'}", "train.train_steps=3"]
+    environment = {
+        "SLURM_STEP_NUM_TASKS": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "pretrain",
+        "train",
+        str(small_run),
+        f"run_dir={tmp_path / 'srun'}",
+        "train.train_steps=3",
+    ]
     ranks = [
         subprocess.Popen(
             command, cwd=ROOT, env={**os.environ, **environment, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)}
@@ -143,7 +165,16 @@ def test_the_first_rank_to_fail_is_the_one_reported(fault: str, message: str, sm
 
 
 def test_sigterm_saves_a_checkpoint_and_exits_75_and_the_run_goes_on(small_run: Path, tmp_path: Path) -> None:
-    arguments = [sys.executable, "-m", "pretrain", "train", str(small_run), f"run_dir={tmp_path}", *DP2, "train.train_steps=400"]
+    arguments = [
+        sys.executable,
+        "-m",
+        "pretrain",
+        "train",
+        str(small_run),
+        f"run_dir={tmp_path}",
+        *DP2,
+        "train.train_steps=400",
+    ]
     process = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     metrics = tmp_path / "metrics.jsonl"
     deadline = time.monotonic() + 60
@@ -171,7 +202,16 @@ def test_a_rank_that_cannot_even_open_its_log_is_a_failure_and_not_a_hang(small_
 
 
 def test_no_rank_outlives_the_process_that_started_it(small_run: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pretrain", "train", str(small_run), f"run_dir={tmp_path}", *DP2, "train.train_steps=4000"]
+    command = [
+        sys.executable,
+        "-m",
+        "pretrain",
+        "train",
+        str(small_run),
+        f"run_dir={tmp_path}",
+        *DP2,
+        "train.train_steps=4000",
+    ]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while not ((tmp_path / "metrics.jsonl").is_file() and '"step": 2,' in (tmp_path / "metrics.jsonl").read_text()):

@@ -29,7 +29,9 @@ def domains_of_step(data: TrainData, step: int, *, batch: int = 8) -> list[str]:
     return [data.sources.train[source].domain for source in sources]
 
 
-def test_the_mean_of_the_domains_weighed_by_their_tokens_is_the_loss(small_run: Path, tmp_path: Path, one_rank: Trace) -> None:
+def test_the_mean_of_the_domains_weighed_by_their_tokens_is_the_loss(
+    small_run: Path, tmp_path: Path, one_rank: Trace
+) -> None:
     run = make_run(small_run, tmp_path)
     data = TrainData(open_sources(run), run.data)
     for step in range(1, STEPS + 1):
@@ -92,7 +94,8 @@ def test_three_domains_take_as_many_collectives_as_one(small_run: Path, data_fol
     for names in (("a", "a", "a"), ("a", "b", "c")):
         shards = ("train-code", "train-prose", "held_out-prose")
         sources = [
-            f"{{prefix: {data_folder / 'shards' / shard}, domain: {name}}}" for shard, name in zip(shards, names, strict=True)
+            f"{{prefix: {data_folder / 'shards' / shard}, domain: {name}}}"
+            for shard, name in zip(shards, names, strict=True)
         ]
         folder = tmp_path / "-".join(names)
         run = make_run(
@@ -111,4 +114,6 @@ def test_three_domains_take_as_many_collectives_as_one(small_run: Path, data_fol
     records = [counts for act, counts in one[3] if act == "step_record"]
     # The loss over the replicas, then to the other stage; the largest memory of all ranks.
     assert records == [{"all_reduce": 2, "broadcast": 1}] * STEPS
-    assert all(sum(counts.values()) > 4 for act, counts in one[3] if act == "train_step"), "what is counted must be called"
+    assert all(sum(counts.values()) > 4 for act, counts in one[3] if act == "train_step"), (
+        "what is counted must be called"
+    )

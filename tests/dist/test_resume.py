@@ -215,7 +215,9 @@ def test_a_step_with_an_infinite_gradient_is_skipped_and_counted(small_run: Path
     assert all(loss is not None for loss in losses) and losses[-1] < losses[0], "training must go on"
 
 
-def test_too_many_infinite_gradients_in_a_row_stop_the_run_without_a_checkpoint(small_run: Path, tmp_path: Path) -> None:
+def test_too_many_infinite_gradients_in_a_row_stop_the_run_without_a_checkpoint(
+    small_run: Path, tmp_path: Path
+) -> None:
     trace = run_and_trace(make_run(small_run, tmp_path, *DP2, "train.max_skipped_steps=2"), "gradient_never_finite")
     assert trace.exit_code == 70 and trace.failure is not None
     assert "not finite (nan) in 3 steps in a row" in str(trace.failure.error)
@@ -226,7 +228,18 @@ def test_a_batch_ramp_grows_the_batch_and_survives_a_resume(small_run: Path, tmp
     ramp = ("train.batch_ramp={start: 4, increment: 2, samples: 24}", *CHECKPOINT)
     straight = run_and_trace(make_run(small_run, tmp_path / "straight", *ramp))
     sizes = [json.loads(line) for line in (tmp_path / "straight" / "metrics.jsonl").read_text().splitlines()]
-    assert [record["global_batch_size"] for record in sizes if record["kind"] == "step"] == [4, 4, 4, 6, 6, 8, 8, 8, 8, 8]
+    assert [record["global_batch_size"] for record in sizes if record["kind"] == "step"] == [
+        4,
+        4,
+        4,
+        6,
+        6,
+        8,
+        8,
+        8,
+        8,
+        8,
+    ]
     cut_back_to_step_5(tmp_path / "straight", tmp_path / "resumed")
     resumed = run_and_trace(make_run(small_run, tmp_path / "resumed", *ramp), fresh=False)
     assert resumed.losses == after_step_5(straight).losses
