@@ -100,11 +100,11 @@ def open_tensors(folder: Path) -> Iterator[TensorReader]:
 
 
 def read_whole(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """(``NAME/STATE``, the whole tensor) of everything a checkpoint holds, in the order of its index.
+    """(``NAME/STATE``, the whole tensor) of everything a checkpoint holds, by name: in the same order in every layout.
 
     Raises: DamagedCheckpointError if something of it is not there.
     """
     with open_tensors(folder) as reader:
-        for tensor in reader.index.tensors:
+        for tensor in sorted(reader.index.tensors):
             for state in reader.index.states:
                 yield f"{tensor}/{state}", reader.read_all(tensor, state)

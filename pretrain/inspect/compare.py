@@ -228,10 +228,9 @@ def _domains(
 
 
 def _shards(run: Evidence) -> dict[str, FileEntry]:
-    """torch's own index, a hidden file, is left out: it holds the same facts in an order of its own at every save."""
     manifest = None if run.finding is None else run.finding.manifest
     files = () if manifest is None else manifest.files
-    return {entry.path: entry for entry in files if entry.path.startswith(f"{SHARDS}/") and "/." not in entry.path}
+    return {entry.path: entry for entry in files if entry.path.startswith(f"{SHARDS}/")}
 
 
 def _figure(deviation: float, bound: float) -> str:

@@ -17,12 +17,13 @@ from rich.console import Console
 
 from pretrain.checkpoint.paths import checkpoints_dir, step_of
 from pretrain.checkpoint.retention import checkpoints_in
+from pretrain.checkpoint.tensors import read_whole
 from pretrain.config.load import to_yaml
 from pretrain.config.schema import RunConfig
 from pretrain.data.sources import open_sources
 from pretrain.exit_codes import CRASH, DAMAGED, DIFFERENT, FINISHED, WRONG_INPUT
 from pretrain.inspect.bounds import Bounds, bounds_of
-from pretrain.inspect.compare import Comparison, compare, not_applicable
+from pretrain.inspect.compare import Comparison, compare, optimizer_tensors
 from pretrain.inspect.evidence import Evidence, read_evidence
 from pretrain.inspect.kill import Kill, KillPlan, Running, kill_at
 from pretrain.inspect.layouts import Layout, layouts_for
@@ -152,8 +153,13 @@ def other_layout(proof: Proof, layout: Layout, straight: Evidence) -> ProvedRun:
 
 
 def optimizer_across_layouts(run: Evidence, straight: Evidence, bounds: Bounds) -> Comparison:
-    """Not compared: the files of two layouts differ, and nothing reads whole tensors out of them yet."""
-    return not_applicable("optimizer", why="not compared")
+    """Whole tensors of both last checkpoints, once every byte of these was found to be as written."""
+    damage = [problem for side in (run, straight) if side.finding is not None for problem in side.finding.problems]
+    if damage or run.checkpoint is None or straight.checkpoint is None:
+        found = damage or [f"{run.run_dir} has no checkpoint"]
+        return Comparison(what="optimizer", holds=False, figure="NOT THERE", problems=tuple(found))
+    pairs = (read_whole(run.checkpoint), read_whole(straight.checkpoint))
+    return optimizer_tensors(*pairs, bound=bounds.optimizer)
 
 
 def watch(process: Running, run_dir: Path, plan: KillPlan, layout: Layout) -> Kill | None:

@@ -61,8 +61,8 @@ def test_a_run_of_two_replicas_is_proved_in_its_own_layout_and_in_three_others(
     assert sum(len(found["kills"]) for found in runs) == 2
     assert all(found["resumed_from_step"] >= 2 for found in runs if not found["same_layout"])
     for found in runs:
-        assert {figure["what"]: figure["holds"] for figure in found["comparisons"] if figure["what"] != "optimizer"} == {
-            "data order": True, "loss": True, "gradient norm": True, "held-out loss": True,
+        assert {figure["what"]: figure["holds"] for figure in found["comparisons"]} == {
+            "data order": True, "loss": True, "gradient norm": True, "held-out loss": True, "optimizer": True,
         }  # fmt: skip
 
 
@@ -77,6 +77,7 @@ def test_a_resume_that_forgets_moments_is_a_difference_that_is_named(
     assert "DIFFERENT" in captured.out and "not one bit may differ" in captured.err
     assert "error: killed-1: optimizer: shards/" in captured.err
     assert "error: dp2: loss: loss of " in captured.err, "and in another layout, beyond the bound"
+    assert "error: dp2: optimizer: " in captured.err and " off, more than 2e-05" in captured.err
     assert not record_of(tmp_path)["equal"]
 
 
