@@ -12,6 +12,7 @@ from typing import Any
 
 from pretrain.checkpoint import write_job, writer_process
 from pretrain.checkpoint.paths import step_name
+from pretrain.checkpoint.retention import checkpoints_in
 
 
 def file_of_step_10_loses_its_end() -> None:
@@ -91,8 +92,9 @@ def fail_in_the_middle(job: Any) -> None:
 
 
 def die_once_it_is_whole(job: Any) -> None:
-    """This rank has said that its file is there, and dies when rank 0 has made a checkpoint of it."""
-    while not (Path(job.folder) / step_name(job.step)).is_dir():
+    """This rank has said that its file is there, and dies when rank 0 has made a checkpoint of it and deleted older ones."""
+    folder = Path(job.folder)
+    while not (folder / step_name(job.step)).is_dir() or len(checkpoints_in(folder)) > 2:
         time.sleep(0.01)
     os.kill(os.getpid(), signal.SIGKILL)
 

@@ -96,3 +96,20 @@ def test_a_linked_checkpoint_is_dropped_and_what_it_points_to_is_not(tmp_path: P
     (tmp_path / step_name(1)).symlink_to(tmp_path / "elsewhere")
     drop_old(tmp_path, Keep(last=1, every_steps=None))
     assert left(tmp_path) == ["elsewhere", step_name(2)] and left(tmp_path / "elsewhere") == [COMPLETE, "weights"]
+
+
+@pytest.mark.parametrize(
+    ("last", "every_steps", "kept"),
+    [(1, 10, [10, 20, 25]), (2, 10, [10, 20, 25]), (3, 20, [15, 20, 25]), (1, 5, [5, 10, 15, 20, 25]), (None, 10, [5, 10, 15, 20, 25])],
+)  # fmt: skip
+def test_some_steps_are_kept_for_ever(tmp_path: Path, last: int | None, every_steps: int, kept: list[int]) -> None:
+    make(tmp_path, *map(step_name, (5, 10, 15, 20, 25)))
+    drop_old(tmp_path, Keep(last=last, every_steps=every_steps))
+    assert left(tmp_path) == [step_name(step) for step in kept]
+
+
+def test_what_is_not_whole_is_not_kept_for_ever(tmp_path: Path) -> None:
+    make(tmp_path, step_name(10), whole=False)
+    make(tmp_path, step_name(20), step_name(30), step_name(35))
+    drop_old(tmp_path, Keep(last=1, every_steps=10))
+    assert left(tmp_path) == [step_name(20), step_name(30), step_name(35)]
