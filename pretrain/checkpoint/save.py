@@ -156,7 +156,7 @@ class Saver:
                 self._saved_step, self._step, self._failed_in_a_row = self._step, None, 0
             else:
                 time.sleep(pause)
-                pause = min(1.0, pause * 1.2)
+                pause = min(1.0, pause * 1.02)  # at most this part of the wait is spent too late
 
     def finish(self, state: TrainState, position: DataPosition) -> None:
         """Write the checkpoint of this step, wait for it, and try again if that fails: there is no later one.
