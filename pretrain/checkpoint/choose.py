@@ -1,9 +1,11 @@
 """Which checkpoint a run goes on from: the newest whose every byte is the one that was written.
 
-Nothing in it is opened by torch before that is proved, since torch reads pickles. What is trusted: manifest.py.
+Its numbers may be read before that is proved, since nothing in it can act, but not used. What is trusted: manifest.py.
 """
 
 import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pretrain.checkpoint.manifest import DamagedCheckpointError, FileEntry, entries_from_text, entries_to_text
@@ -14,12 +16,17 @@ from pretrain.parallel.reduce import gather_texts, share_text
 from pretrain.parallel.world import World
 
 
-def choose_checkpoint(run_dir: str | Path, world: World) -> Path | None:
+def choose_checkpoint(
+    run_dir: str | Path, world: World, *, meanwhile: Callable[[Path], None] = lambda candidate: None
+) -> Path | None:
     """The newest checkpoint that passes the deep verification; None if the run has not written any yet.
 
     A damaged one is set aside as ``step-N.bad``, loudly, and the one before is tried. Every rank hashes a share of the
     files. What a rank finds wrong rank 0 reads again, so that a host with bad memory or a stale view of the file system
     does not condemn a good checkpoint.
+
+    ``meanwhile`` is called with each candidate while a thread hashes this rank's share. It must stand damage of any kind, and
+    what it does counts only for the candidate that is returned.
 
     Collective: every rank calls it. Rank 0 decides and renames, and holds the run folder's lock.
     Raises: DamagedCheckpointError on every rank if there were checkpoints and none is whole; RuntimeError if rank 0 reads
@@ -32,13 +39,18 @@ def choose_checkpoint(run_dir: str | Path, world: World) -> Path | None:
         name, files = _share_candidate(folder, world)
         if name is None:
             return None
-        suspects = [
-            entry for entry in files[world.rank :: world.size] if hash_problem(folder / name, entry) is not None
-        ]
+        with ThreadPoolExecutor(1) as thread:
+            hashing = thread.submit(_damaged, folder / name, files[world.rank :: world.size])
+            meanwhile(folder / name)
+            suspects = hashing.result()
         gathered = gather_texts(entries_to_text(suspects), world)
         verdict = None if gathered is None else _second_look(folder / name, gathered)
         if share_text(verdict, world) == "whole":
             return folder / name
+
+
+def _damaged(checkpoint: Path, entries: list[FileEntry]) -> list[FileEntry]:
+    return [entry for entry in entries if hash_problem(checkpoint, entry) is not None]
 
 
 def _share_candidate(folder: Path, world: World) -> tuple[str | None, list[FileEntry]]:

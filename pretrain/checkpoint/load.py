@@ -1,5 +1,6 @@
 """Restore the newest whole checkpoint of a run, in any layout."""
 
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Sequence
@@ -42,12 +43,19 @@ def load_checkpoint(
 ) -> TrainState:
     """Restore the newest checkpoint into model, optimizer and reader; the starting state if there is none.
 
-    Collective: every rank calls it. Rank 0 chooses, so that ranks never load different steps. Nothing is read from it before
-    every byte of the checkpoint was compared with its manifest (choose.py).
+    Collective: every rank calls it. Rank 0 chooses, so that ranks never load different steps. The tensors are read while
+    the files are hashed, and nothing is done with them before every byte of the checkpoint was compared with its manifest
+    (choose.py): what a damaged one left in the optimizer is written over by the one before, or the run ends.
     Raises: DamagedCheckpointError if there are checkpoints and none is whole; ValueError if the checkpoint is of another
     model, other data or another order of them, naming each difference, or of a later step than the run's last.
     """
-    folder = choose_checkpoint(run.run_dir, world)
+    read: dict[Path, int] = {}
+
+    def read_early(candidate: Path) -> None:
+        with contextlib.suppress(Exception):  # of another model, or damaged: who looks at it next says which
+            read[candidate] = read_tensors(candidate, model, optimizer, world, states=STATES)
+
+    folder = choose_checkpoint(run.run_dir, world, meanwhile=read_early)
     if folder is None:
         return TrainState()
     check_same_run(run, folder)
@@ -59,32 +67,33 @@ def load_checkpoint(
         )
     if state.consumed_samples:  # without a sample, as after an import, there is no position
         reader.resume(read_position(folder / DATA), where=str(folder))
-    restore_tensors(folder, model, optimizer, world, states=STATES)
+    if folder not in read:
+        read[folder] = read_tensors(folder, model, optimizer, world, states=STATES)
+    set_adam_step(optimizer, read[folder])
+    publish_masters(optimizer, model)
     logger.info("resumed from %s", folder)
     return state
 
 
-def restore_tensors(
+def read_tensors(
     folder: Path,
     model: Sequence[DistributedDataParallel],
     optimizer: MegatronOptimizer,
     world: World,
     *,
     states: Sequence[str],
-) -> None:
-    """Give the optimizer these states of a checkpoint (see STATES), and the model its weights. Without moments the optimizer
-    starts afresh.
+) -> int:
+    """Fill the optimizer's memory with these states of a checkpoint (see STATES); the updates that AdamW had made.
 
-    Every rank reads what its optimizer keeps; with the distributed optimizer that is each number once over the replicas, and
-    the weights come from the masters over the network. Collective.
+    Every rank reads what its optimizer keeps; with the distributed optimizer that is each number once over the replicas.
+    Raises: DamagedCheckpointError if it does not hold all of it.
     """
     parts = parts_to_read(place_parameters(model, world), owned_states(optimizer))
     with open_tensors(folder) as reader:
-        for part in parts:
-            for state in states:
+        for state in states:  # in the order of the files
+            for part in parts:
                 _read(reader, part, state)
-        set_adam_step(optimizer, reader.index.adam_step if len(states) > 1 else 0)
-    publish_masters(optimizer, model)
+        return reader.index.adam_step
 
 
 @torch.no_grad()
