@@ -1,6 +1,7 @@
 # make demo    install, real text, tokenizer, shards, and a training run on 4 local ranks
 # make test    every test
 # make bench-data   encode, read and open data beside Megatron's tools; appends to bench/results/data.md
+# make bench-checkpoint   save and load beside torch's checkpoints and the bare disk; appends to bench/results/checkpoint.md
 # The rest:    install, data, check, gpu, clean
 
 PYTHON ?= python3
@@ -14,10 +15,10 @@ SPLITS := train held_out
 SHARDS := $(foreach split,$(SPLITS),demo/shards/$(split)-code.json demo/shards/$(split)-prose.json)
 
 .DEFAULT_GOAL := help
-.PHONY: help install data demo test check bench-data gpu clean
+.PHONY: help install data demo test check bench-data bench-checkpoint gpu clean
 
 help:
-	@sed -n 's/^# //p' Makefile | head -4
+	@sed -n 's/^# //p' Makefile | head -5
 
 install: $(STAMP)
 
@@ -65,6 +66,14 @@ check: $(STAMP)
 bench-data: $(STAMP)
 	$(RUN) -m bench.data_encode --folder .cache/debian-text
 	$(RUN) -m bench.data_reads
+
+# BENCH_FOLDER lies on the disk to measure; 3 GB are there at a time, and removed.
+BENCH_FOLDER ?= .cache/bench-checkpoint
+bench-checkpoint: $(STAMP)
+	mkdir -p $(BENCH_FOLDER)
+	$(RUN) -m bench.checkpoint_big --folder $(BENCH_FOLDER)
+	$(RUN) -m bench.checkpoint_small --folder $(BENCH_FOLDER)
+	$(RUN) -m bench.checkpoint_beside --folder $(BENCH_FOLDER)
 
 gpu: data
 	$(RUN) -m pytest tests/gpu -rs
