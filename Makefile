@@ -2,6 +2,7 @@
 # make test    every test
 # make torture kill real runs with SIGKILL more than a hundred times; appends to docs/torture.md
 # make bench-data   encode, read and open data beside Megatron's tools; appends to bench/results/data.md
+# make bench-checkpoint   save and load beside torch's checkpoints and the bare disk; appends to bench/results/checkpoint.md
 # The rest:    install, data, check, gpu, clean
 
 PYTHON ?= python3
@@ -15,7 +16,7 @@ SPLITS := train held_out
 SHARDS := $(foreach split,$(SPLITS),demo/shards/$(split)-code.json demo/shards/$(split)-prose.json)
 
 .DEFAULT_GOAL := help
-.PHONY: help install data demo test check torture bench-data gpu clean
+.PHONY: help install data demo test check torture bench-data bench-checkpoint gpu clean
 
 help:
 	@sed -n 's/^# //p' Makefile | head -5
@@ -71,6 +72,14 @@ torture: $(STAMP)
 bench-data: $(STAMP)
 	$(RUN) -m bench.data_encode --folder .cache/debian-text
 	$(RUN) -m bench.data_reads
+
+# BENCH_FOLDER lies on the disk to measure; 3 GB are there at a time, and removed.
+BENCH_FOLDER ?= .cache/bench-checkpoint
+bench-checkpoint: $(STAMP)
+	mkdir -p $(BENCH_FOLDER)
+	$(RUN) -m bench.checkpoint_big --folder $(BENCH_FOLDER)
+	$(RUN) -m bench.checkpoint_small --folder $(BENCH_FOLDER)
+	$(RUN) -m bench.checkpoint_beside --folder $(BENCH_FOLDER)
 
 gpu: data
 	$(RUN) -m pytest tests/gpu -rs

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,28 @@ def interleaved(contenders: Mapping[str, Callable[[], object]], *, rounds: int =
             if number:
                 taken[name].append(time.perf_counter() - started)
     return {name: Timing(rounds_s=tuple(times)) for name, times in taken.items()}
+
+
+def shuffled(contenders: Mapping[str, Callable[[], dict[str, float]]], *, rounds: int = 5) -> dict[str, Timing]:
+    """Run every contender once per round, in an order of its own in each, on a device whose speed comes and goes.
+
+    A contender times itself, and returns seconds by name; so it can clean up behind itself. One round before those counted.
+    """
+    taken: dict[str, list[float]] = {}
+    random = Random(1)
+    for number in range(rounds + 1):
+        for name in random.sample(list(contenders), len(contenders)):
+            gc.collect()
+            for figure, seconds in contenders[name]().items():
+                if number:
+                    taken.setdefault(figure, []).append(seconds)
+    return {figure: Timing(rounds_s=tuple(times)) for figure, times in taken.items()}
+
+
+def ratio(timing: Timing, to: Timing) -> tuple[float, float, float]:
+    """Median, smallest and largest of the ratios of two contenders' times, each inside one round."""
+    ratios = [own / other for own, other in zip(timing.rounds_s, to.rounds_s, strict=True)]
+    return statistics.median(ratios), min(ratios), max(ratios)
 
 
 def machine() -> str:

@@ -1,10 +1,12 @@
 """Which checkpoint a run goes on from: the newest whose every byte is the one that was written. And which of another run it
 begins with.
 
-Nothing in it is used before that is proved. What is trusted: manifest.py.
+Its numbers may be read before that is proved, since nothing in it can act, but not used. What is trusted: manifest.py.
 """
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from pretrain.checkpoint.init_from import damage, find_origin
@@ -18,10 +20,15 @@ from pretrain.parallel.reduce import share_text
 from pretrain.parallel.world import World
 
 
-def choose_checkpoint(run_dir: str | Path, world: World) -> Path | None:
+def choose_checkpoint(
+    run_dir: str | Path, world: World, *, meanwhile: Callable[[Path], None] = lambda candidate: None
+) -> Path | None:
     """The newest checkpoint that passes the deep verification; None if the run has not written any yet.
 
     A damaged one is set aside as ``step-N.bad``, loudly, and the one before is tried.
+
+    ``meanwhile`` is called with each candidate while its files are hashed. It must stand damage of any kind, and what it does
+    counts only for the candidate that is returned.
 
     Collective: every rank calls it. Rank 0 decides and renames, and holds the run folder's lock.
     Raises: DamagedCheckpointError on every rank if there were checkpoints and none is whole; RuntimeError if rank 0 reads
@@ -34,11 +41,12 @@ def choose_checkpoint(run_dir: str | Path, world: World) -> Path | None:
         name, files = _share_candidate(folder, world)
         if name is None:
             return None
-        problems = hash_problems(folder / name, files, world)
+        candidate = folder / name
+        problems = hash_problems(candidate, files, world, meanwhile=partial(meanwhile, candidate))
         if not problems:
-            return folder / name
+            return candidate
         if world.rank == 0:
-            set_aside(folder / name, problems)
+            set_aside(candidate, problems)
 
 
 def choose_origin(run: RunConfig, world: World) -> tuple[Path, int]:

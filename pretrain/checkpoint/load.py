@@ -1,5 +1,6 @@
 """Restore the newest whole checkpoint of a run, in any layout; or begin with one of another run."""
 
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Sequence
@@ -52,13 +53,20 @@ def load_checkpoint(
     """Restore the newest checkpoint into model, optimizer and reader. If there is none, begin: with the checkpoint that
     checkpoint.init_from names, or with the model as it was built.
 
-    Collective: every rank calls it. Rank 0 chooses, so that ranks never load different steps. Nothing is read from it before
-    every byte of the checkpoint was compared with its manifest (choose.py).
+    Collective: every rank calls it. Rank 0 chooses, so that ranks never load different steps. The tensors are read while
+    the files are hashed, and nothing is done with them before every byte of the checkpoint was compared with its manifest
+    (choose.py): what a damaged one left in the optimizer is written over by the one before, or the run ends.
     Raises: DamagedCheckpointError if there are checkpoints and none is whole; ValueError if the checkpoint is of another
     model, other data or another order of them, naming each difference, or of a later step than the run's last; and as
     ``begin_with_origin``.
     """
-    folder = choose_checkpoint(run.run_dir, world)
+    read: dict[Path, int] = {}
+
+    def read_early(candidate: Path) -> None:
+        with contextlib.suppress(Exception):  # of another model, or damaged: who looks at it next says which
+            read[candidate] = read_tensors(candidate, model, optimizer, world, states=STATES)
+
+    folder = choose_checkpoint(run.run_dir, world, meanwhile=read_early)
     if folder is None:
         is_first = run.checkpoint.init_from is None
         return Start(TrainState(), None if is_first else begin_with_origin(run, model, optimizer, reader, world))
@@ -73,7 +81,9 @@ def load_checkpoint(
         )
     if state.consumed_samples:  # without a sample, as after an import, there is no position
         reader.resume(read_position(folder / DATA), where=str(folder))
-    restore_tensors(folder, model, optimizer, world, states=STATES)
+    if folder not in read:
+        read[folder] = read_tensors(folder, model, optimizer, world, states=STATES)
+    _go_on_from(read[folder], optimizer, model)
     logger.info("resumed from %s", folder)
     return Start(state, origin)
 
@@ -111,10 +121,31 @@ def restore_tensors(
     states: Sequence[str],
 ) -> None:
     """Give the optimizer these states of a checkpoint (see STATES), and the model its weights. Without moments the optimizer
-    starts afresh.
+    starts afresh. Collective. Raises: as ``read_tensors``.
+    """
+    num_updates = read_tensors(folder, model, optimizer, world, states=states)
+    _go_on_from(num_updates if len(states) > 1 else 0, optimizer, model)
 
-    Every rank reads what its optimizer keeps; with the distributed optimizer that is each number once over the replicas, and
-    the weights come from the masters over the network. Collective.
+
+def _go_on_from(num_updates: int, optimizer: MegatronOptimizer, model: Sequence[DistributedDataParallel]) -> None:
+    """What is left to do once the optimizer's memory holds a checkpoint's tensors: the weights come from the masters, over the
+    network where replicas share them. Collective.
+    """
+    set_adam_step(optimizer, num_updates)
+    publish_masters(optimizer, model)
+
+
+def read_tensors(
+    folder: Path,
+    model: Sequence[DistributedDataParallel],
+    optimizer: MegatronOptimizer,
+    world: World,
+    *,
+    states: Sequence[str],
+) -> int:
+    """Fill the optimizer's memory with these states of a checkpoint (see STATES); the updates that AdamW had made.
+
+    Every rank reads what its optimizer keeps; with the distributed optimizer that is each number once over the replicas.
     Raises: DamagedCheckpointError if the checkpoint does not hold them.
     """
     parts = parts_to_read(place_parameters(model, world), owned_states(optimizer))
@@ -126,10 +157,10 @@ def restore_tensors(
                     f"{folder} must hold {part.tensor} of shape {part.shape}, as its {CONFIG} says; found "
                     f"{stored.shape if stored else 'no such tensor'}"
                 )
-            for state in states:
+        for state in states:  # in the order of the files
+            for part in parts:
                 _read(reader, part, state)
-        set_adam_step(optimizer, reader.index.adam_step if len(states) > 1 else 0)
-    publish_masters(optimizer, model)
+        return reader.index.adam_step
 
 
 @torch.no_grad()

@@ -159,7 +159,7 @@ class Saver:
                 self._succeed()
             else:
                 time.sleep(pause)
-                pause = min(1.0, pause * 1.2)
+                pause = min(1.0, pause * 1.02)  # at most this part of the wait is spent too late
 
     def finish(self, state: TrainState, position: DataPosition) -> None:
         """Write the checkpoint of this step, wait for it, and try again if that fails: there is no later one.

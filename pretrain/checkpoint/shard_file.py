@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from pretrain.checkpoint.direct_write import PAGE_BYTES
 from pretrain.checkpoint.manifest import DamagedCheckpointError, open_plain_file
 
 ITEM_BYTES = 4
@@ -21,7 +22,8 @@ MAX_HEADER_BYTES = 100_000_000
 
 
 def header_bytes(entries: Iterable[tuple[str, tuple[int, ...]]]) -> bytes:
-    """The head of a file with these (name, shape), whose data follow in the same order."""
+    """The head of a file with these (name, shape), whose data follow in the same order; padded as the format allows, so that
+    the data begin at a border of pages."""
     fields: dict[str, object] = {}
     place = 0
     for name, shape in entries:
@@ -30,7 +32,7 @@ def header_bytes(entries: Iterable[tuple[str, tuple[int, ...]]]) -> bytes:
         fields[name] = {"dtype": "F32", "shape": shape, "data_offsets": [place, end]}
         place = end
     text = json.dumps(fields, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
+    text += b" " * (-(8 + len(text)) % PAGE_BYTES)
     return len(text).to_bytes(8, "little") + text
 
 

@@ -1,7 +1,8 @@
 """The deep verification of one checkpoint by all ranks, each its share of the files. Changes nothing."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pretrain.checkpoint.manifest import FileEntry, entries_from_text, entries_to_text
@@ -10,18 +11,23 @@ from pretrain.parallel.reduce import gather_texts, share_text
 from pretrain.parallel.world import World
 
 
-def hash_problems(checkpoint: Path, files: Sequence[FileEntry], world: World) -> list[str]:
+def hash_problems(
+    checkpoint: Path, files: Sequence[FileEntry], world: World, *, meanwhile: Callable[[], None] = lambda: None
+) -> list[str]:
     """What is wrong with the content of these files, the same on every rank; nothing if every byte is as it was written.
 
     What a rank finds wrong rank 0 reads again, so that a host with bad memory or a stale view of the file system does not
     condemn a good checkpoint.
 
-    Args: files: the same on every rank. Collective. Raises: RuntimeError on every rank if rank 0 reads well what another
-    rank does not.
+    Args: files: the same on every rank; meanwhile: called while a thread hashes this rank's share.
+    Collective. Raises: RuntimeError on every rank if rank 0 reads well what another rank does not.
     """
     largest_first = sorted(files, key=lambda entry: (-entry.bytes, entry.path))
     mine = largest_first[world.rank :: world.size]
-    suspects = [entry for entry in mine if hash_problem(checkpoint, entry) is not None]
+    with ThreadPoolExecutor(1) as thread:
+        hashing = thread.submit(lambda: [entry for entry in mine if hash_problem(checkpoint, entry) is not None])
+        meanwhile()
+        suspects = hashing.result()
     gathered = gather_texts(entries_to_text(suspects), world)
     text = None if gathered is None else json.dumps(_second_look(checkpoint, gathered))
     problems, alone = json.loads(share_text(text, world) or "")

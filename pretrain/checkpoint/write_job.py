@@ -12,10 +12,11 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pretrain.checkpoint.direct_write import write_through
 from pretrain.checkpoint.manifest import (
     FileEntry,
     Manifest,
@@ -39,7 +40,6 @@ from pretrain.checkpoint.paths import (
 from pretrain.checkpoint.retention import Keep, drop_old, remove_leftovers, set_aside
 from pretrain.checkpoint.verify import verify_checkpoint
 
-WRITE_BLOCK_BYTES = 8 << 20
 LOOK_AGAIN_S = 0.01
 """How often a writer looks whether another one has come further, at first; it slows down to a second."""
 DELETING = "deleting old checkpoints"
@@ -185,31 +185,18 @@ def _write_file(part: Path, path: str, header: bytes, numbers: memoryview) -> Fi
 
     Raises: OSError that says how far it came.
     """
-    digest, size, written = hashlib.sha256(header), len(header) + len(numbers), 0
-    hasher = threading.Thread(target=_hash, args=(digest, numbers))
+    digest, size = hashlib.sha256(header), len(header) + len(numbers)
+    hasher = threading.Thread(target=digest.update, args=(numbers,))
     hasher.start()
     try:
-        with (part / path).open("xb", buffering=0) as stream:
-            for block in (memoryview(header), *_blocks(numbers)):
-                while block:
-                    count = stream.write(block)
-                    block, written = block[count:], written + count
-            os.fsync(stream.fileno())
+        write_through(part / path, header, numbers)
     except OSError as error:
-        text = f"{error.strerror} after {written:,} of {size:,} bytes"
-        raise OSError(error.errno, text, str(part / path)) from None
+        with contextlib.suppress(OSError):
+            error.strerror = f"{error.strerror} after {(part / path).stat().st_size:,} of {size:,} bytes"
+        raise OSError(error.errno, error.strerror, str(part / path)) from None
     finally:
         hasher.join()
     return FileEntry(path=path, bytes=size, sha256=digest.hexdigest())
-
-
-def _hash(digest: "hashlib._Hash", numbers: memoryview) -> None:
-    for block in _blocks(numbers):
-        digest.update(block)
-
-
-def _blocks(numbers: memoryview) -> Iterator[memoryview]:
-    return (numbers[at : at + WRITE_BLOCK_BYTES] for at in range(0, len(numbers), WRITE_BLOCK_BYTES))
 
 
 def _gather(job: Job) -> list[FileEntry]:
@@ -291,4 +278,4 @@ def _wait(ready: Callable[[], bool]) -> None:
     pause = LOOK_AGAIN_S
     while not ready():
         time.sleep(pause)
-        pause = min(1.0, pause * 1.1)
+        pause = min(1.0, pause * 1.02)  # at most this part of the wait is spent too late

@@ -96,7 +96,9 @@ def test_verify_deep_finds_a_number_that_was_changed_and_sealed_again(trained: P
     assert not verify_checkpoint(copy, deep=True).problems, "its hashes are right"
     assert not verify(copy, False, console), "only the deep look adds up"
     (problem,) = verify(copy, True, console)
-    assert f"the stored values of {SPLIT} have the sum " in problem and f"({TENSORS}); they are other numbers" in problem
+    assert (
+        f"the stored values of {SPLIT} have the sum " in problem and f"({TENSORS}); they are other numbers" in problem
+    )
 
 
 def test_the_sum_is_of_the_weights_and_of_nothing_else(trained: Path, tmp_path: Path) -> None:
