@@ -1,10 +1,12 @@
 """Every layout trains the same model on the same batches, and the comparison catches a fault in each of them."""
 
+import dataclasses
 import statistics
 from pathlib import Path
 
 import pytest
 
+from pretrain.checkpoint.replicas import ReplicaDriftError
 from pretrain.inspect.bounds import BF16
 from tests.dist.harness import Trace, assert_same_training, make_run, run_and_trace
 from tests.runs.cases import DP2, LAYOUTS, PP2, TIED, TIED_LAYOUTS, TP2, Layout
@@ -20,6 +22,12 @@ def tied_tp1(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Trace
     return run_and_trace(make_run(small_run, tmp_path_factory.mktemp("tied-tp1"), *TIED))
 
 
+def unless_noticed_at_the_save(trace: Trace) -> Trace:
+    """A fault after which replicas differ stops the run at its last save; what it has trained is compared all the same."""
+    noticed = trace.failure is not None and isinstance(trace.failure.error, ReplicaDriftError)
+    return dataclasses.replace(trace, exit_code=0) if noticed else trace
+
+
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
 def test_a_layout_trains_what_one_rank_trains(layout: Layout, small_run: Path, tmp_path: Path, tp1: Trace) -> None:
     trace = run_and_trace(make_run(small_run, tmp_path, *layout.overrides))
@@ -29,8 +37,8 @@ def test_a_layout_trains_what_one_rank_trains(layout: Layout, small_run: Path, t
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
 def test_a_planted_fault_breaks_parity(layout: Layout, small_run: Path, tmp_path: Path, tp1: Trace) -> None:
-    trace = run_and_trace(make_run(small_run, tmp_path, *layout.overrides), layout.fault)
-    assert trace.exit_code == 0, f"the fault must go unnoticed by the run itself: {trace.failure}"
+    trace = unless_noticed_at_the_save(run_and_trace(make_run(small_run, tmp_path, *layout.overrides), layout.fault))
+    assert trace.exit_code == 0, f"the fault must go unnoticed until the last save: {trace.failure}"
     with pytest.raises(AssertionError, match=r"(loss|gradient norm) of step \d+: .* more than"):
         assert_same_training(trace, tp1)
 
@@ -42,7 +50,7 @@ def test_tied_embeddings_train_alike_in_every_layout(
     assert_same_training(run_and_trace(make_run(small_run, tmp_path / "sound", *TIED, *layout.overrides)), tied_tp1)
     broken = run_and_trace(make_run(small_run, tmp_path / "broken", *TIED, *layout.overrides), layout.fault)
     with pytest.raises(AssertionError, match=r"(loss|gradient norm) of step \d+: .* more than"):
-        assert_same_training(broken, tied_tp1)
+        assert_same_training(unless_noticed_at_the_save(broken), tied_tp1)
 
 
 def test_uneven_loss_masks_weigh_every_token_alike_in_every_layout(small_run: Path, tmp_path: Path, tp1: Trace) -> None:
