@@ -21,11 +21,11 @@ from omegaconf import OmegaConf
 from pretrain.checkpoint.boxes import Box
 from pretrain.checkpoint.manifest import FileEntry, describe
 from pretrain.checkpoint.paths import COMPLETE, CONFIG, MANIFEST, SHARDS, STATE, TENSORS, shard_path, step_of
-from pretrain.checkpoint.replicas import weight_sum
 from pretrain.checkpoint.sealing import SaveError, seal
 from pretrain.checkpoint.shard_file import header_bytes
 from pretrain.checkpoint.state_file import state_text
 from pretrain.checkpoint.tensor_index import IndexedTensor, Stored, TensorIndex, entry_name, index_text
+from pretrain.checkpoint.weight_sums import weight_sum
 from pretrain.convert.assemble import Assembly, assemble
 from pretrain.convert.hf_config import CONFIG_JSON, HfModel, read_hf_config
 from pretrain.convert.hf_weights import INDEX_JSON, HfWeights, open_hf_weights

@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from pretrain.checkpoint.boxes import Box
 from pretrain.config.derive import kv_channels, padded_vocab_size
 from pretrain.config.schema import ModelConfig
-from pretrain.model.initialize import EMBEDDING, OUTPUT
-
-FINAL_NORM = "decoder.final_layernorm.weight"
+from pretrain.model.tensor_names import EMBEDDING, FINAL_NORM, OUTPUT
 
 
 @dataclass(frozen=True, kw_only=True)

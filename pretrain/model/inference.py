@@ -17,7 +17,7 @@ from torch import Tensor
 from kernels.reference import rms_norm, rotary_angles, swiglu
 from pretrain.config.derive import kv_channels
 from pretrain.config.schema import ModelConfig
-from pretrain.model.initialize import EMBEDDING, OUTPUT
+from pretrain.model.tensor_names import EMBEDDING, FINAL_NORM, OUTPUT
 
 BLOCK_TOKENS = 512
 """New positions that go through the layers at a time: the scores of a long prompt would fill the memory."""
@@ -80,7 +80,7 @@ class InferenceDecoder:
 
         self.embedding = take(EMBEDDING, vocab_size)
         self.layers = [_layer(take, number) for number in range(model.num_layers)]
-        self.final_norm = take("decoder.final_layernorm.weight")
+        self.final_norm = take(FINAL_NORM)
         self.output = self.embedding if model.share_embeddings_and_output_weights else take(OUTPUT, vocab_size)
 
     def new_cache(self, max_length: int, *, batch: int = 1) -> Cache:
