@@ -29,7 +29,7 @@ from pretrain.checkpoint.weight_sums import weight_sum
 from pretrain.convert.assemble import Assembly, assemble
 from pretrain.convert.hf_config import CONFIG_JSON, HfModel, read_hf_config
 from pretrain.convert.hf_weights import INDEX_JSON, HfWeights, open_hf_weights
-from pretrain.convert.origin import KEPT_FILES, ORIGIN, ORIGIN_FILES, origin_text
+from pretrain.convert.import_record import IMPORT, IMPORTED_FILES, KEPT_FILES, import_text
 from pretrain.state import TrainState
 from tokenizer.progress import Progress
 
@@ -37,7 +37,7 @@ PARAM = "param"
 """The one state that weights alone give; the optimizer starts afresh."""
 FILE_BYTES = 4 << 30
 """Size of a file from which on the next tensor goes to another one: ranks read and hash several files at a time."""
-OUR_NAMES = {SHARDS, STATE, CONFIG, TENSORS, ORIGIN, ORIGIN_FILES, MANIFEST, COMPLETE}
+OUR_NAMES = {SHARDS, STATE, CONFIG, TENSORS, IMPORT, IMPORTED_FILES, MANIFEST, COMPLETE}
 SMALL_FILES_BYTES = 16 << 20
 
 
@@ -78,7 +78,7 @@ def _write(part: Path, final: Path, found: HfModel, assembly: Assembly) -> Impor
     source_bytes = sum((weights.folder / name).stat().st_size for name in weights.files)
     shard_bytes = sum(math.prod(shape) for shape in assembly.shapes.values()) * 4
     with Progress(f"import {weights.folder.name}", source_bytes + shard_bytes) as progress:
-        read = _describe_origin(weights, progress)
+        read = _describe_source(weights, progress)
         dtype = _weights_dtype(weights)
         entries, tensors = _write_shards(part, assembly, dtype, progress, done_bytes=source_bytes)
     index = TensorIndex(states=(PARAM,), adam_step=0, weights_dtype=str(dtype).removeprefix("torch."), tensors=tensors)
@@ -86,15 +86,15 @@ def _write(part: Path, final: Path, found: HfModel, assembly: Assembly) -> Impor
         STATE: state_text(TrainState()),
         CONFIG: _config_text(found, dtype),
         TENSORS: index_text(index),
-        ORIGIN: origin_text(name=weights.folder.resolve().name, files=read, config=found.content),
+        IMPORT: import_text(name=weights.folder.resolve().name, files=read, config=found.content),
     }
     for name, text in texts.items():
         (part / name).write_text(text, encoding="utf-8")
-    (part / ORIGIN_FILES).mkdir()
+    (part / IMPORTED_FILES).mkdir()
     kept = [name for name in KEPT_FILES if (weights.folder / name).is_file()]
     for name in kept:
-        shutil.copyfile(weights.folder / name, part / ORIGIN_FILES / name)
-    small = [*texts, *(f"{ORIGIN_FILES}/{name}" for name in kept)]
+        shutil.copyfile(weights.folder / name, part / IMPORTED_FILES / name)
+    small = [*texts, *(f"{IMPORTED_FILES}/{name}" for name in kept)]
     entries += [describe(part, name) for name in small]
     seal(part, final, step=0, entries=entries)
     return Imported(
@@ -171,7 +171,7 @@ def _config_text(found: HfModel, dtype: torch.dtype) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(content))
 
 
-def _describe_origin(weights: HfWeights, progress: Progress) -> list[FileEntry]:
+def _describe_source(weights: HfWeights, progress: Progress) -> list[FileEntry]:
     """Size and hash of every file that is read."""
     names = [CONFIG_JSON, INDEX_JSON, *KEPT_FILES]
     entries = [_describe(weights.folder, name) for name in names if (weights.folder / name).is_file()]

@@ -21,7 +21,7 @@ from pretrain.convert.assemble import assemble
 from pretrain.convert.from_hf import PARAM
 from pretrain.convert.hf_config import CONFIG_JSON, read_hf_config
 from pretrain.convert.hf_weights import open_hf_weights
-from pretrain.convert.origin import ORIGIN_FILES, read_origin
+from pretrain.convert.import_record import IMPORTED_FILES, read_import
 from pretrain.convert.text import TextCodec, open_codec
 
 
@@ -108,9 +108,9 @@ def _max_length(checkpoint: Path) -> int:
 
 
 def _codec_of_checkpoint(checkpoint: Path, instead: Path | None) -> TextCodec:
-    origin = read_origin(checkpoint)
-    if origin is not None:
-        return open_codec(instead or checkpoint / ORIGIN_FILES, config=origin.config)
+    imported = read_import(checkpoint)
+    if imported is not None:
+        return open_codec(instead or checkpoint / IMPORTED_FILES, config=imported.config)
     named = read_config(checkpoint).data.get("tokenizer")
     if instead is None and named is None:
         raise ValueError(f"the config of {checkpoint} names no tokenizer; --tokenizer DIR names the folder of one")

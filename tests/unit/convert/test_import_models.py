@@ -24,8 +24,8 @@ from pretrain.convert.assemble import assemble
 from pretrain.convert.from_hf import ImportTargetError, import_hf
 from pretrain.convert.hf_config import read_hf_config
 from pretrain.convert.hf_weights import open_hf_weights
+from pretrain.convert.import_record import read_import
 from pretrain.convert.names import hf_tensors, our_shapes
-from pretrain.convert.origin import read_origin
 from pretrain.inspect.generate import new_tokens
 from pretrain.model.inference import InferenceDecoder
 from pretrain.model.sampling import Sampler, Sampling
@@ -180,23 +180,23 @@ def test_frequencies_of_old_folders_and_a_second_copy_of_a_tied_embedding_are_no
     assert not (tmp_path / "other").exists()
 
 
-def test_the_origin_is_on_record_with_its_tokenizer(folder: Path, tmp_path: Path) -> None:
+def test_where_it_comes_from_is_on_record_with_its_tokenizer(folder: Path, tmp_path: Path) -> None:
     import hashlib
 
     (folder / "tokenizer.json").write_text('{"as": "it was"}')
     (folder / "modeling_evil.py").write_text("raise SystemExit")
     checkpoint = import_hf(folder, tmp_path / "imported").checkpoint
-    origin = read_origin(checkpoint)
-    assert origin is not None and origin.name == "hf"
-    assert origin.config == json.loads((folder / "config.json").read_text())
-    by_path = {entry.path: entry for entry in origin.files}
+    record = read_import(checkpoint)
+    assert record is not None and record.name == "hf"
+    assert record.config == json.loads((folder / "config.json").read_text())
+    by_path = {entry.path: entry for entry in record.files}
     assert set(by_path) == {path.name for path in folder.iterdir()} - {"modeling_evil.py"}
     for name, entry in by_path.items():
         content = (folder / name).read_bytes()
         assert (entry.bytes, entry.sha256) == (len(content), hashlib.sha256(content).hexdigest())
-    assert set(origin.tokenizer_sha256) == {"tokenizer.json"}
-    assert (checkpoint / "origin" / "tokenizer.json").read_text() == '{"as": "it was"}'
-    assert str(tmp_path) not in (checkpoint / "origin.json").read_text(), "paths stay private"
+    assert set(record.tokenizer_sha256) == {"tokenizer.json"}
+    assert (checkpoint / "imported" / "tokenizer.json").read_text() == '{"as": "it was"}'
+    assert str(tmp_path) not in (checkpoint / "import.json").read_text(), "paths stay private"
 
 
 def test_a_folder_of_links_as_a_download_cache_has_is_read(folder: Path, tmp_path: Path) -> None:
@@ -223,9 +223,12 @@ def test_a_full_disk_is_one_message_and_leaves_nothing(
     if not Path("/dev/full").exists():
         pytest.skip("needs /dev/full")
     monkeypatch.setattr(from_hf, "shard_path", lambda number: "shards/full")
-    monkeypatch.setattr(
-        Path, "open", lambda self, mode: open("/dev/full", "wb") if self.name == "full" else open(self, mode)
-    )
+    real = Path.open
+
+    def open_or_full(self: Path, *arguments: Any, **options: Any) -> Any:
+        return real(Path("/dev/full"), "wb") if self.name == "full" else real(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", open_or_full)
     with pytest.raises(
         ImportTargetError, match=r"could not be written, and nothing is left of it: No space left on device"
     ):

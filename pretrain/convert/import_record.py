@@ -1,6 +1,6 @@
-"""``origin.json`` of an imported checkpoint: which files it was made of, and ``origin/``, copies of those that are no weights.
+"""``import.json`` of an imported checkpoint: which files it was made of, and ``imported/``, copies of those that are no weights.
 
-They say what the checkpoint itself cannot: its tokenizer is the origin's, and none of our folders.
+They say what the checkpoint itself cannot: its tokenizer is that of the folder it comes from, and none of ours.
 """
 
 import json
@@ -11,7 +11,7 @@ from typing import Any
 
 from pretrain.checkpoint.manifest import DamagedCheckpointError, FileEntry, read_small_file
 
-ORIGIN, ORIGIN_FILES = "origin.json", "origin"
+IMPORT, IMPORTED_FILES = "import.json", "imported"
 FORMAT_VERSION = 1
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -27,7 +27,7 @@ KEPT_FILES = (*TOKENIZER_FILES, "generation_config.json")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Origin:
+class ImportRecord:
     """Where an imported checkpoint comes from."""
 
     name: str
@@ -43,26 +43,26 @@ class Origin:
         return {entry.path: entry.sha256 for entry in self.files if entry.path in TOKENIZER_FILES}
 
 
-def origin_text(*, name: str, files: Iterable[FileEntry], config: dict[str, Any]) -> str:
-    """The content of ``origin.json``."""
-    origin = Origin(name=name, files=tuple(sorted(files, key=lambda entry: entry.path)), config=config)
+def import_text(*, name: str, files: Iterable[FileEntry], config: dict[str, Any]) -> str:
+    """The content of ``import.json``."""
+    record = ImportRecord(name=name, files=tuple(sorted(files, key=lambda entry: entry.path)), config=config)
     content = {
         "format_version": FORMAT_VERSION,
         "kind": "huggingface",
-        "name": origin.name,
-        "files": [asdict(entry) for entry in origin.files],
-        "tokenizer_sha256": origin.tokenizer_sha256,
-        "config": origin.config,
+        "name": record.name,
+        "files": [asdict(entry) for entry in record.files],
+        "tokenizer_sha256": record.tokenizer_sha256,
+        "config": record.config,
     }
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
-def read_origin(checkpoint: Path) -> Origin | None:
+def read_import(checkpoint: Path) -> ImportRecord | None:
     """Where a checkpoint was imported from; None for one that was trained.
 
-    Raises: DamagedCheckpointError if its ``origin.json`` is none.
+    Raises: DamagedCheckpointError if its ``import.json`` is none.
     """
-    path = checkpoint / ORIGIN
+    path = checkpoint / IMPORT
     if not path.exists():
         return None
     try:
@@ -70,6 +70,6 @@ def read_origin(checkpoint: Path) -> Origin | None:
         if fields["format_version"] != FORMAT_VERSION or fields["kind"] != "huggingface":
             raise ValueError(f"it is of version {fields['format_version']} and kind {fields['kind']}")
         files = tuple(FileEntry(**entry) for entry in fields["files"])
-        return Origin(name=str(fields["name"]), files=files, config=dict(fields["config"]))
+        return ImportRecord(name=str(fields["name"]), files=files, config=dict(fields["config"]))
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise DamagedCheckpointError(f"{path} is no record of an import ({type(error).__name__}: {error})") from None
