@@ -4,16 +4,19 @@ import dataclasses
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from pretrain.checkpoint.choose import choose_checkpoint
-from pretrain.checkpoint.config_file import read_config
 from pretrain.checkpoint.content import Part, parts_to_read
-from pretrain.checkpoint.paths import DATA, step_of
+from pretrain.checkpoint.manifest import DamagedCheckpointError, read_small_file
+from pretrain.checkpoint.paths import CONFIG, DATA, step_of
 from pretrain.checkpoint.state_file import read_state
 from pretrain.checkpoint.tensors import TensorReader, open_tensors
 from pretrain.config.schema import RunConfig
@@ -101,7 +104,7 @@ def check_same_run(run: RunConfig, folder: Path) -> None:
 
     Raises: ValueError naming each difference.
     """
-    saved = read_config(folder)
+    saved = _saved_config(folder)
     differences = [
         f"model.{field.name} (checkpoint {saved.model.get(field.name)}, config {getattr(run.model, field.name)})"
         for field in dataclasses.fields(run.model)
@@ -119,3 +122,17 @@ def check_same_run(run: RunConfig, folder: Path) -> None:
             f"checkpoint {folder} belongs to another run: {'; '.join(differences)}. Take these values back, or start a new "
             "run in another run_dir"
         )
+
+
+def _saved_config(folder: Path) -> Any:
+    """The config of a checkpoint. Raises: DamagedCheckpointError if it is none."""
+    try:
+        saved: Any = OmegaConf.create(read_small_file(folder / CONFIG).decode())
+        if not all(key in saved for key in ("model", "data", "train")):
+            raise ValueError("it has no model, data and train")
+        return saved
+    except (ValueError, TypeError, OmegaConfBaseException, YAMLError) as error:
+        problem = str(error).partition("\n")[0]
+        raise DamagedCheckpointError(
+            f"{folder / CONFIG} is no config of a run ({type(error).__name__}: {problem})"
+        ) from None

@@ -31,7 +31,7 @@ def test_the_next_five_losses_are_those_of_the_original_bit_for_bit(
         ("imported", imported, ()),
         ("imported, another layout", imported, (*TP2, *PP2)),
     ):
-        run = make_run(small_run, tmp_path / name.replace(", ", "-"), *model, *fresh, f"checkpoint.init_from={origin}", *layout)
+        run = make_run(small_run, tmp_path / "runs" / name.replace(", ", "-"), *model, *fresh, f"checkpoint.init_from={origin}", *layout)
         traces[name] = run_and_trace(run)
         assert traces[name].exit_code == 0, traces[name].failure
     original, same, other = traces.values()
