@@ -90,9 +90,9 @@ def _write(part: Path, final: Path, found: HfModel, assembly: Assembly) -> Impor
     }
     for name, text in texts.items():
         (part / name).write_text(text, encoding="utf-8")
-    (part / IMPORTED_FILES).mkdir()
     kept = [name for name in KEPT_FILES if (weights.folder / name).is_file()]
     for name in kept:
+        (part / IMPORTED_FILES).mkdir(exist_ok=True)  # a manifest names files, and no empty folder
         shutil.copyfile(weights.folder / name, part / IMPORTED_FILES / name)
     small = [*texts, *(f"{IMPORTED_FILES}/{name}" for name in kept)]
     entries += [describe(part, name) for name in small]

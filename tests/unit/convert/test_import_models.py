@@ -199,6 +199,12 @@ def test_where_it_comes_from_is_on_record_with_its_tokenizer(folder: Path, tmp_p
     assert str(tmp_path) not in (checkpoint / "import.json").read_text(), "paths stay private"
 
 
+def test_a_folder_with_config_and_weights_alone_is_enough(folder: Path, tmp_path: Path) -> None:
+    (folder / "generation_config.json").unlink()
+    checkpoint = import_hf(folder, tmp_path / "imported").checkpoint
+    assert not verify_checkpoint(checkpoint, deep=True).problems and not (checkpoint / "imported").exists()
+
+
 def test_a_folder_of_links_as_a_download_cache_has_is_read(folder: Path, tmp_path: Path) -> None:
     links = tmp_path / "links"
     links.mkdir()
