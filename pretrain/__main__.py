@@ -10,6 +10,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
+from typing import Literal
 
 from pretrain.parallel.environment import note_start, rank_and_size, started_by_launcher
 from pretrain.parallel.signals import catch_stop_signals, ignore_stop_signals
@@ -102,6 +103,77 @@ def prove(config: str, overrides: tuple[str, ...], steps: int | None, kills: int
     sys.exit(
         _guard(lambda: prove_run(load_run(config, overrides), steps=steps, kills=kills, seed=chosen, console=Console()))
     )
+
+
+@cli.command(name="import", context_settings=CONTEXT)
+@click.argument("hf_dir")
+@click.option(
+    "--to", required=True, metavar="CHECKPOINT", help="Folder of the checkpoint to write; it must not be there."
+)
+@click.option(
+    "--make-vocab-size-divisible-by",
+    default=128,
+    show_default=True,
+    help="Pad the vocabulary to a multiple of this, as the model.make_vocab_size_divisible_by of the run that will use it.",
+)
+def import_model(hf_dir: str, to: str, make_vocab_size_divisible_by: int) -> None:
+    """Make a checkpoint of the weights in HF_DIR, a Hugging Face folder of a Llama-family model in safetensors.
+
+    A run starts from it with checkpoint.init_from. Nothing in the folder is executed; what is not supported is refused by name.
+    """
+    _quiet_libraries()
+    from pretrain.convert.from_hf import import_hf
+
+    def act() -> int:
+        made = import_hf(hf_dir, to, make_vocab_size_divisible_by=make_vocab_size_divisible_by)
+        print(f"imported {made.num_parameters:,} parameters to {made.checkpoint} ({made.num_bytes:,} bytes)")
+        return FINISHED
+
+    sys.exit(_guard(act))
+
+
+@cli.command(context_settings=CONTEXT)
+@click.argument("path", metavar="CHECKPOINT_OR_HF_DIR")
+@click.option("--prompt", required=True, help="Text to go on from.")
+@click.option("--max-new-tokens", default=64, show_default=True, help="Tokens to generate, at most.")
+@click.option("--temperature", type=float, help="Draw, with the logits divided by this; 0 takes the likeliest token.")
+@click.option("--top-k", type=int, help="Draw among this many of the likeliest tokens.")
+@click.option("--top-p", type=float, help="Draw among the likeliest tokens that have this probability together.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the draws.")
+@click.option("--tokenizer", metavar="DIR", help="Folder of the tokenizer, if it is not where the model says.")
+@click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True)
+@click.option("--deep", is_flag=True, help="Compare every byte of a checkpoint with its manifest first.")
+def generate(
+    path: str,
+    prompt: str,
+    max_new_tokens: int,
+    temperature: float | None,
+    top_k: int | None,
+    top_p: float | None,
+    seed: int,
+    tokenizer: str | None,
+    device: Literal["auto", "cuda", "cpu"],
+    deep: bool,
+) -> None:
+    """Print what a model says after a prompt: a checkpoint's, a run's newest, or that of a Hugging Face folder.
+
+    The likeliest token each time, unless --temperature, --top-k or --top-p asks for draws.
+    """
+    _quiet_libraries()
+    from pretrain.inspect.generate import Request
+    from pretrain.inspect.generate import generate as generate_text
+    from pretrain.model.sampling import Sampling
+
+    if temperature is None:
+        temperature = 0.0 if top_k is None and top_p is None else 1.0
+
+    def act() -> int:
+        sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+        request = Request(prompt=prompt, max_new_tokens=max_new_tokens, sampling=sampling, device=device)
+        generate_text(path, request, tokenizer=tokenizer, deep=deep)
+        return FINISHED
+
+    sys.exit(_guard(act))
 
 
 def _train_rank(run: RunConfig) -> int:
