@@ -78,7 +78,9 @@ def _layer(model: ModelConfig, theirs: str, ours: str) -> Iterator[HfTensor]:
     ):
         rows = [range(start + first, start + first + length) for start in starts]
         yield _rows(f"{theirs}self_attn.{name}.weight", qkv, rows, hidden)
-    yield _rows(f"{theirs}self_attn.o_proj.weight", f"{ours}self_attention.linear_proj.weight", [range(hidden)], heads * head)
+    yield _rows(
+        f"{theirs}self_attn.o_proj.weight", f"{ours}self_attention.linear_proj.weight", [range(hidden)], heads * head
+    )
     fc1 = f"{ours}mlp.linear_fc1.weight"
     yield _rows(f"{theirs}mlp.gate_proj.weight", fc1, [range(ffn)], hidden)
     yield _rows(f"{theirs}mlp.up_proj.weight", fc1, [range(ffn, 2 * ffn)], hidden)
