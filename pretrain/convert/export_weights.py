@@ -9,6 +9,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,8 @@ from pretrain.checkpoint.manifest import FileEntry
 from pretrain.checkpoint.tensors import TensorReader
 from pretrain.convert.names import HfTensor
 
-BLOCK_BYTES = 32 << 20
-"""Of a tensor in float32 that are in memory at a time; the rounded copy comes on top."""
+BLOCK_BYTES = 16 << 20
+"""Of a tensor in float32 in a block. Three are in memory: one is read while the one before is written, rounded or not."""
 ITEM_BYTES = {"bfloat16": 2, "float32": 4}
 FORMAT_NAMES = {"bfloat16": "BF16", "float32": "F32"}
 INDEX_NAME = "model.safetensors.index.json"
@@ -118,9 +119,17 @@ def write_file(folder: Path, file: WeightFile, reader: TensorReader, on_bytes: C
 def _contents(file: WeightFile, reader: TensorReader) -> Iterator[Any]:
     """Buffers of bytes, one after the other."""
     yield file.header
-    for tensor in file.tensors:
-        for values in row_blocks(tensor, reader):
-            yield (values if file.dtype == "float32" else rounded(values)).reshape(-1).view(np.uint8).data
+    for values in _read_ahead(values for tensor in file.tensors for values in row_blocks(tensor, reader)):
+        yield (values if file.dtype == "float32" else rounded(values)).reshape(-1).view(np.uint8).data
+
+
+def _read_ahead(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """The same blocks, the next one read by a thread while one is used: the disk's time and the hash's add up otherwise."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, blocks, None)
+        while (values := coming.result()) is not None:
+            coming = thread.submit(next, blocks, None)
+            yield values
 
 
 def row_blocks(tensor: HfTensor, reader: TensorReader) -> Iterator[np.ndarray]:
