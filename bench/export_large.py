@@ -146,8 +146,6 @@ def run_child(act: str, checkpoint: Path, target: Path) -> dict[str, float]:
         str(checkpoint),
         "--target",
         str(target),
-        "--certificate-tokens",
-        str(tokens),
     ]
     done = subprocess.run(
         [sys.executable, "-m", "bench.export_large", *words], capture_output=True, text=True, check=False
