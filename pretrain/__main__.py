@@ -3,6 +3,7 @@
 Rooms are imported inside the commands, so that ``--help`` and ``show`` do not wait for megatron-core.
 """
 
+import datetime
 import os
 import secrets
 import sys
@@ -10,7 +11,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 from pretrain.parallel.environment import note_start, rank_and_size, started_by_launcher
 from pretrain.parallel.signals import catch_stop_signals, ignore_stop_signals
@@ -171,6 +172,48 @@ def generate(
         sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
         request = Request(prompt=prompt, max_new_tokens=max_new_tokens, sampling=sampling, device=device)
         generate_text(path, request, tokenizer=tokenizer, deep=deep)
+
+
+@cli.command("export", context_settings=CONTEXT)
+@click.argument("checkpoint")
+@click.argument("overrides", nargs=-1, metavar="[data.KEY=VALUE]...")
+@click.option(
+    "--to", "folder", required=True, metavar="DIR", help="Folder to write; it must not be there, or be empty."
+)
+@click.option("--dtype", type=click.Choice(["bf16", "fp32"]), help="Of the weights; left out, what was trained.")
+@click.option("--max-shard-bytes", default=5_000_000_000, show_default=True, help="Of tensors in a file.")
+@click.option("--samples", default=4, show_default=True, help="Held-out samples that the certificate is made on.")
+@click.option("--without-shards", is_flag=True, help="Certify on built-in text: the run's shards are not at hand.")
+@click.option("--bos/--no-bos", "adds_bos", default=None, help="Whether texts get a BOS; left out, as in the shards.")
+@click.option("--layer-by-layer", is_flag=True, help="Certify with a layer in memory, also where the model fits.")
+@click.option("--licence", metavar="ID", help="Of the model, for its card, such as apache-2.0.")
+@click.option("--date", metavar="YYYY-MM-DD", help="Of the certificate; left out, today.")
+def export_command(checkpoint: str, overrides: tuple[str, ...], folder: str, **options: Any) -> None:
+    """Write a checkpoint, or a run's newest whole one, as a Hugging Face folder with a certificate.
+
+    The folder is compared with the checkpoint as `transformers` loads it; the exit code is 76 if the two are not the same.
+    It needs no GPU and no torchrun. Overrides say where tokenizer and shards are now, if they were moved.
+    """
+    _quiet_libraries()
+
+    def act() -> int:
+        from rich.console import Console
+
+        from pretrain.convert.to_hf import ExportOptions, export, summary
+
+        chosen = ExportOptions(
+            dtype=options["dtype"],
+            max_shard_bytes=options["max_shard_bytes"],
+            num_samples=options["samples"],
+            with_shards=not options["without_shards"],
+            adds_bos=options["adds_bos"],
+            memory="layers" if options["layer_by_layer"] else "auto",
+            licence=options["licence"],
+            date=options["date"] or datetime.date.today().isoformat(),
+        )
+        Console().print(
+            summary(export(checkpoint, folder, chosen, overrides)), highlight=False, markup=False, soft_wrap=True
+        )
         return FINISHED
 
     sys.exit(_guard(act))
