@@ -172,6 +172,9 @@ def generate(
         sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
         request = Request(prompt=prompt, max_new_tokens=max_new_tokens, sampling=sampling, device=device)
         generate_text(path, request, tokenizer=tokenizer, deep=deep)
+        return FINISHED
+
+    sys.exit(_guard(act))
 
 
 @cli.command("export", context_settings=CONTEXT)
