@@ -1,34 +1,30 @@
 """What an export starts from: a checkpoint that was proved whole, its config, where it stood, and its tokenizer."""
 
-import json
 import os
 import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
-
+from pretrain.checkpoint.config_file import read_config
 from pretrain.checkpoint.manifest import DamagedCheckpointError, read_small_file
+from pretrain.checkpoint.origin import Origin, read_origin
 from pretrain.checkpoint.paths import COMPLETE, CONFIG, DATA, MANIFEST, checkpoints_dir, step_of
 from pretrain.checkpoint.retention import checkpoints_in
+from pretrain.checkpoint.saved_model import read_model
 from pretrain.checkpoint.state_file import read_state
 from pretrain.checkpoint.tensor_index import read_index
 from pretrain.checkpoint.verify import Finding, verify_checkpoint
 from pretrain.config.load import load_run
 from pretrain.config.schema import ModelConfig, RunConfig
-from pretrain.convert.export_tokenizer import ExportTokenizer, tokenizer_of_origin, tokenizer_of_run
+from pretrain.convert.export_tokenizer import ExportTokenizer, tokenizer_of_import, tokenizer_of_run
+from pretrain.convert.import_record import ImportRecord, read_import
 from pretrain.convert.names import our_shapes
 from pretrain.data.position import DataPosition, read_position
 from pretrain.data.sources import Sources, open_sources
 from pretrain.state import TrainState
 
-ORIGIN = "origin.json"
-"""In a checkpoint that was imported: where it came from."""
 MAX_THREADS = 8
 
 
@@ -48,8 +44,10 @@ class ExportSource:
     """Its config, with the overrides; None for an import, which has none."""
     position: DataPosition | None
     """Where it stood in its data; None where it has read nothing."""
-    origin: dict[str, Any] | None
-    """What ``origin.json`` holds, in an import."""
+    imported: ImportRecord | None
+    """Where an import comes from; None for a checkpoint that was trained."""
+    origin: Origin | None
+    """The checkpoint of another run that this one's began with."""
     sources: Sources | None
     """The run's shards, opened; None for an import or on request."""
     tokenizer: ExportTokenizer
@@ -73,12 +71,12 @@ def open_source(
     finding = _whole_checkpoint(Path(path))
     folder = finding.folder
     assert finding.manifest is not None, "a whole checkpoint has a manifest"
-    origin = _read_origin(folder)
+    imported = read_import(folder)
     position = read_position(folder / DATA) if (folder / DATA).is_file() else None
     run, sources = None, None
-    if origin is not None and position is None:
-        model, seq_length = _imported_model(folder)
-        tokenizer = tokenizer_of_origin(folder, origin)
+    if imported is not None:
+        model, seq_length = read_model(folder), int(read_config(folder).data.seq_length)
+        tokenizer = tokenizer_of_import(folder, imported)
     else:
         run = load_run(folder / CONFIG, overrides)
         model, seq_length = run.model, run.data.seq_length
@@ -94,7 +92,8 @@ def open_source(
         weights_dtype=read_index(folder).weights_dtype,
         run=run,
         position=position,
-        origin=origin,
+        imported=imported,
+        origin=read_origin(folder),
         sources=sources,
         tokenizer=tokenizer,
     )
@@ -121,31 +120,6 @@ def _whole_checkpoint(path: Path) -> Finding:
             return finding
         problems += finding.problems
     raise DamagedCheckpointError("; ".join(problems))
-
-
-def _read_origin(folder: Path) -> dict[str, Any] | None:
-    if not (folder / ORIGIN).is_file():
-        return None
-    try:
-        content = json.loads(read_small_file(folder / ORIGIN))
-        if not isinstance(content, dict) or not isinstance(content.get("config"), dict):
-            raise ValueError("it has no config")
-        return content
-    except (ValueError, RecursionError) as error:
-        raise DamagedCheckpointError(f"{folder / ORIGIN} is no record of an import: {error}") from None
-
-
-def _imported_model(folder: Path) -> tuple[ModelConfig, int]:
-    """An import's config holds its model and the longest sequence, and no run."""
-    try:
-        content: Any = OmegaConf.create(read_small_file(folder / CONFIG).decode())
-        merged = OmegaConf.merge(OmegaConf.structured(ModelConfig), content.model)
-        return cast(ModelConfig, OmegaConf.to_object(merged)), int(content.data.seq_length)
-    except (ValueError, TypeError, AttributeError, OmegaConfBaseException, YAMLError) as error:
-        problem = str(error).partition("\n")[0]
-        raise DamagedCheckpointError(
-            f"{folder / CONFIG} is no config of an import ({type(error).__name__}: {problem})"
-        ) from None
 
 
 def _open_shards(run: RunConfig, position: DataPosition | None) -> Sources:

@@ -4,27 +4,17 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import sentencepiece
 
-from pretrain.checkpoint.manifest import DamagedCheckpointError, read_small_file
+from pretrain.checkpoint.manifest import read_small_file
 from pretrain.config.schema import RunConfig
+from pretrain.convert.import_record import IMPORTED_FILES, TOKENIZER_FILES, ImportRecord
 from pretrain.data.position import DataPosition
 from pretrain.data.sources import Sources
 from tokenizer.load import FAST_NAME, MODEL_NAME, Tokenizer, load_tokenizer
 from tokenizer.spec import CONTROL_PIECES
 
-ORIGIN_FILES = "origin"
-"""Subfolder of an imported checkpoint: the files of its tokenizer, as they were."""
-KEPT_FILES = (
-    FAST_NAME,
-    MODEL_NAME,
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-)
 TokenId = int | list[int] | None
 
 
@@ -91,13 +81,11 @@ def tokenizer_of_run(
     )
 
 
-def tokenizer_of_origin(folder: Path, origin: dict[str, Any]) -> ExportTokenizer:
-    """The tokenizer of an imported checkpoint: its files as they came. Raises: DamagedCheckpointError."""
-    config = origin["config"]
-    inside = folder / ORIGIN_FILES
-    files = {name: (inside / name).read_bytes() for name in KEPT_FILES if (inside / name).is_file()}
-    if not isinstance(config.get("vocab_size"), int):
-        raise DamagedCheckpointError(f"the origin of {folder} states no vocab_size")
+def tokenizer_of_import(folder: Path, imported: ImportRecord) -> ExportTokenizer:
+    """The tokenizer of an imported checkpoint: its files as they came."""
+    config = imported.config
+    inside = folder / IMPORTED_FILES
+    files = {name: (inside / name).read_bytes() for name in TOKENIZER_FILES if (inside / name).is_file()}
     processor = sentencepiece.SentencePieceProcessor(model_proto=files[MODEL_NAME]) if MODEL_NAME in files else None
     return ExportTokenizer(
         files=files,

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pretrain.checkpoint.origin import chain, described
 from pretrain.config.derive import kv_channels
 from pretrain.config.schema import RunConfig
 from pretrain.convert.certify import Certificate, versions
@@ -44,7 +45,9 @@ def _front_matter(source: ExportSource, licence: str | None) -> str:
 
 
 def _head(source: ExportSource, dtype: str) -> str:
-    name = Path(source.run.run_dir).name if source.run is not None else str((source.origin or {}).get("name", "model"))
+    name = Path(source.run.run_dir).name if source.run is not None else "model"
+    if source.imported is not None:
+        name = source.imported.name
     what = "A base language model: it goes on with a text, and was not taught to follow instructions."
     return f"# {name}, step {source.state.step:,}\n\n{what} Weights in {dtype}, exported by Fanal.\n"
 
@@ -76,8 +79,9 @@ def _training(source: ExportSource) -> str:
         rows += _settings(source.run)
         rows += _measured(source)
     rows.append(("checkpoint", f"manifest sha256 `{source.manifest_sha256}`"))
-    if source.origin is not None:
-        rows.append(("started from", f"weights imported from {source.origin.get('name', 'another model')}"))
+    if source.imported is not None:
+        rows.append(("started from", f"weights imported from {source.imported.name}"))
+    rows += [("began with", described(origin)) for origin in chain(source.origin)]
     rows.append(("exported with", ", ".join(f"{name} {number}" for name, number in versions().items())))
     return "## Training\n\n" + _table(("", ""), rows)
 
