@@ -26,7 +26,7 @@ from pretrain.config.load import load_run
 from pretrain.config.schema import RunConfig
 from pretrain.exit_codes import CRASH, DAMAGED, FINISHED, HANG, WRONG_INPUT, exit_code_of
 
-LET_THE_FIRST_SPEAK_S = 5
+LET_THE_FIRST_SPEAK_S = 20
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 

@@ -63,32 +63,17 @@ def fill_disk(job: Any) -> None:
 
 def fail_in_the_middle(job: Any) -> None:
     """Half of the file is written, and then the disk has an error."""
-    opened = Path.open
+    write, num_writes = os.write, 0
 
-    class Stream:
-        def __init__(self, stream: Any) -> None:
-            self.stream, self.num_writes = stream, 0
+    def broken(descriptor: int, block: memoryview) -> int:
+        nonlocal num_writes
+        num_writes += 1
+        if num_writes == 3:  # the header's is the first
+            os.write = write
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return write(descriptor, block[: len(block) // 2] if num_writes == 2 else block)
 
-        def __enter__(self) -> "Stream":
-            return self
-
-        def __exit__(self, *error: object) -> None:
-            self.stream.close()
-
-        def write(self, block: memoryview) -> int:
-            self.num_writes += 1
-            if self.num_writes == 3:  # the header's is the first
-                raise OSError(errno.EIO, os.strerror(errno.EIO))
-            return self.stream.write(block[: len(block) // 2] if self.num_writes == 2 else block)
-
-    def broken(path: Path, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
-        stream = opened(path, mode, *args, **kwargs)
-        if mode != "xb":
-            return stream
-        Path.open = opened
-        return Stream(stream)
-
-    Path.open = broken
+    os.write = broken
 
 
 def die_once_it_is_whole(job: Any) -> None:
