@@ -40,7 +40,7 @@ def certificate_texts(source: ExportSource, *, num_samples: int) -> list[Text]:
     texts = [*samples, Text(name="one token", kind="edge", ids=first[:1]), _boundary(source, samples)]
     if len(first) < source.seq_length:
         repeated = np.resize(first, source.seq_length)
-        texts.append(Text(name=f"full length, {source.seq_length} tokens", kind="edge", ids=repeated))
+        texts.append(Text(name=f"text of full length, {source.seq_length} tokens", kind="edge", ids=repeated))
     return texts
 
 
@@ -81,10 +81,10 @@ def _boundary(source: ExportSource, samples: Sequence[Text]) -> Text:
             half = source.seq_length // 2
             first = max(0, int(starts[0]) - half)
             ids = np.asarray(shard.tokens[first : first + source.seq_length]).astype(np.int64)
-            return Text(name=f"a document begins at token {int(starts[0]) - first}", kind="edge", ids=ids)
+            return Text(name=f"text whose token {int(starts[0]) - first} begins a document", kind="edge", ids=ids)
     ids = samples[0].ids
     eos = source.tokenizer.eos_id
     middle = np.array([eos if isinstance(eos, int) else 0], np.int64)
     half = len(ids) // 2
     joined = np.concatenate([ids[:half], middle, ids[: len(ids) - half - 1]])
-    return Text(name=f"a document ends at token {half}", kind="edge", ids=joined[: source.seq_length])
+    return Text(name=f"text whose token {half} ends a document", kind="edge", ids=joined[: source.seq_length])

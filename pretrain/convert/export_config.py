@@ -53,11 +53,10 @@ def hf_config(source: ExportSource, *, dtype: str) -> dict[str, Any]:
 
 
 def generation_config(source: ExportSource) -> dict[str, Any]:
-    """What ``generation_config.json`` holds: a base model's, without taste in sampling."""
+    """What ``generation_config.json`` holds: a base model's ids, and no taste in sampling or length."""
     tokenizer = source.tokenizer
     return {
         "bos_token_id": tokenizer.bos_id,
         "eos_token_id": tokenizer.eos_id,
-        "max_length": source.seq_length,
         "pad_token_id": tokenizer.pad_id,
     }

@@ -60,15 +60,16 @@ class WholeModel:
                     folder,
                     dtype=torch.float32,
                     output_loading_info=True,
+                    ignore_mismatched_sizes=True,  # so that they are named: what is found of them is refused below
                     local_files_only=True,
                     trust_remote_code=False,
                 )
             except Exception as error:
-                raise CannotLoadError(f"transformers cannot load the model: {_first_line(error)}") from None
+                raise CannotLoadError(f"transformers cannot load the model: {_in_one_line(error)}") from None
         self.warnings = warnings
         for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
             if info.get(kind):
-                raise CannotLoadError(f"transformers found {kind}: {', '.join(map(str, sorted(info[kind])[:3]))}")
+                raise CannotLoadError(f"transformers found {kind}: {', '.join(sorted(map(str, info[kind]))[:3])}")
         self._model.eval()
         self._logits: list[torch.Tensor] = []
 
@@ -153,7 +154,7 @@ class LayerByLayer:
             values = {name: self._read(prefix + name) for name in module.state_dict()}
             module.load_state_dict(values, assign=True)
         except RuntimeError as error:
-            raise CannotLoadError(f"transformers cannot load {prefix}*: {_first_line(error)}") from None
+            raise CannotLoadError(f"transformers cannot load {prefix}*: {_in_one_line(error)}") from None
         yield
         module.to("meta")
 
@@ -215,6 +216,6 @@ def _collect_warnings() -> Iterator[list[str]]:
         logger.removeHandler(collector)
 
 
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"
+def _in_one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text if len(text) <= 300 else text[:297] + '...'}"

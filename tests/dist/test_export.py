@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import torch
 
+from bench.export_large import write_checkpoint
 from pretrain.checkpoint.tensors import read_whole
-from pretrain.config.schema import RunConfig
+from pretrain.config.schema import ModelConfig, RunConfig
 from pretrain.parallel.local import run_local_ranks
 from tests.dist.export_faults import DATE, Case, run_exports
 from tests.dist.harness import make_run, run_and_trace
@@ -35,6 +36,10 @@ TIED = (
     "parallel.sequence_parallel=true", "data.held_out=[]",
 )  # fmt: skip
 
+IMPORTED = ModelConfig(
+    num_layers=2, hidden_size=64, ffn_hidden_size=80, num_attention_heads=4, num_query_groups=4, vocab_size=300,
+)  # fmt: skip
+
 FAULTS: dict[str, tuple[tuple[str, ...], str]] = {
     "q and k rows swapped": (("query_and_key_rows_swapped", "1"), "the two part at layer 1, attention"),
     "rope theta changed": (("config_says", "rope_theta", "10000.0"), "the two part at layer 0, attention"),
@@ -48,7 +53,7 @@ FAULTS: dict[str, tuple[tuple[str, ...], str]] = {
     "output off by one": (
         ("vocabulary_off_by_one", "lm_head.weight"), "every state up to the final norm agrees, so the two part at the output layer",
     ),
-    "vocab_size off by one": (("config_says", "vocab_size", "2001"), "cannot load"),
+    "vocab_size off by one": (("config_says", "vocab_size", "2001"), "model.embed_tokens"),
     "KV groups interleaved wrongly": (("groups_interleaved_wrongly", "0"), "the two part at layer 0, attention"),
     "a tensor left out": (("a_tensor_left_out", "model.layers.1.mlp.up_proj.weight"), "missing_keys: model.layers.1.mlp.up_proj.weight"),
     "tokenizer of another vocabulary": (("tokenizer_of", "OTHER"), "the exported tokenizer gives other ids"),
@@ -82,6 +87,7 @@ def good_cases(folder: Path, untied: str, tied: str) -> list[Case]:
         case("masters", tied, dtype="fp32", licence="apache-2.0"),
         case("without shards", untied, with_shards=False, adds_bos=True),
         case("wiped", untied, max_shard_bytes=400_000),
+        case("imported", str(folder.parent / "imported"), memory="layers"),
     ]
 
 
@@ -126,6 +132,7 @@ def lab(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Lab:
     content = bytearray(shard.read_bytes())
     content[-1] ^= 1
     shard.write_bytes(content)
+    write_checkpoint(folder / "imported", IMPORTED, num_ranks=3, seq_length=32)
     (folder / "full").mkdir()
     (folder / "full" / "mine.txt").write_text("mine")
     train_tokenizer(
@@ -164,7 +171,9 @@ def held_out_ids(run: RunConfig, length: int = 48) -> torch.Tensor:
     return torch.from_numpy(np.asarray(open_shard(prefix).tokens[:length]).astype(np.int64))[None]
 
 
-@pytest.mark.parametrize("name", ["untied", "again", "rounded", "tied", "masters", "without shards", "wiped"])
+@pytest.mark.parametrize(
+    "name", ["untied", "again", "rounded", "tied", "masters", "without shards", "wiped", "imported"]
+)
 def test_an_export_is_certified_and_gets_its_name(lab: Lab, name: str) -> None:
     result = lab.results[name]
     assert result["code"] == 0 and result["is_there"] and not result["has_part"], result["text"]
@@ -209,6 +218,16 @@ def test_the_same_checkpoint_gives_the_same_bytes_whole_or_layer_by_layer(lab: L
     assert ours == theirs
 
 
+def test_an_import_without_run_and_shards_is_exported_with_what_its_origin_says(lab: Lab) -> None:
+    folder = lab.folder / "out" / "imported"
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["vocab_size"], config["eos_token_id"], config["bos_token_id"]) == (300, 2, None)
+    certificate = json.loads((folder / "certificate.json").read_text())
+    assert certificate["figures"]["tokenizer"]["oracle"] == "none"
+    assert [text["kind"] for text in certificate["figures"]["texts"]] == ["built-in", "edge", "edge"]
+    assert "weights imported from random" in (folder / "README.md").read_text()
+
+
 def test_files_are_cut_at_the_size_asked_for_and_indexed(lab: Lab) -> None:
     folder = lab.folder / "out" / "rounded"
     index = json.loads((folder / "model.safetensors.index.json").read_text())
@@ -249,7 +268,7 @@ def test_the_certificate_s_texts_are_held_out_and_reach_the_edges(lab: Lab) -> N
     texts = certificate["figures"]["texts"]
     assert [text["kind"] for text in texts] == ["held-out"] * 4 + ["edge"] * 2
     assert [text["num_tokens"] for text in texts] == [64, 64, 64, 64, 1, 64]
-    assert texts[-1]["name"].startswith("a document begins at token ")
+    assert texts[-1]["name"] == "text whose token 32 begins a document"
     assert (certificate["compared"]["vocabulary_rows"], certificate["compared"]["vocabulary_rows_left_out"]) == (
         2000,
         11,
