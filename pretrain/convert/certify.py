@@ -155,7 +155,7 @@ def certificate_json(
         "figures": {
             "largest_logit_difference": found.largest_logit_difference,
             "largest_state_difference": max_or_nan([point.largest_difference for point in found.points]),
-            "first_point_apart": None,
+            "first_point_apart": found.first_point_apart.name if found.first_point_apart is not None else None,
             "top1_agreement": _mean_top1(found),
             "our_loss": mean_loss(found.texts, "our_loss"),
             "their_loss": mean_loss(found.texts, "their_loss"),
