@@ -34,7 +34,7 @@ from pretrain.checkpoint.state_file import state_text
 from pretrain.checkpoint.tensor_index import IndexedTensor, Stored, TensorIndex, entry_name, index_text
 from pretrain.config.derive import num_parameters
 from pretrain.config.schema import ModelConfig
-from pretrain.convert.export_source import ORIGIN
+from pretrain.convert.import_record import IMPORT, import_text
 from pretrain.convert.names import our_shapes
 from pretrain.state import TrainState
 
@@ -68,11 +68,12 @@ def write_checkpoint(folder: Path, model: ModelConfig, *, num_ranks: int, seq_le
         for name, shape in shapes.items()
     }
     index = TensorIndex(states=("param",), adam_step=0, weights_dtype="bfloat16", tensors=tensors)
+    config = {"model": asdict(model), "data": {"seq_length": seq_length}, "train": {"precision": "bf16"}}
     texts = {
         STATE: state_text(TrainState()),
         TENSORS: index_text(index),
-        CONFIG: OmegaConf.to_yaml(OmegaConf.create({"model": asdict(model), "data": {"seq_length": seq_length}})),
-        ORIGIN: json.dumps({"name": "random", "config": {"vocab_size": model.vocab_size, "eos_token_id": 2}}),
+        CONFIG: OmegaConf.to_yaml(OmegaConf.create(config)),
+        IMPORT: import_text(name="random", files=(), config={"vocab_size": model.vocab_size, "eos_token_id": 2}),
     }
     for name, text in texts.items():
         (folder / name).write_text(text)
