@@ -4,6 +4,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,10 @@ SMALL_FILES_BYTES = 32 << 20
 
 class ExportTargetError(ValueError):
     """The folder cannot be written where it was asked for; the message says why."""
+
+
+_OUR_FILES = re.compile(r"model[-0-9of]*\.safetensors|README\.md|[a-z_.]+\.json|tokenizer\.model|chat_template\.jinja")
+"""What an export writes, by name: nothing else in a DIR.part is wiped."""
 
 
 def check_target(final: Path, *, weight_bytes: int) -> None:
@@ -86,9 +91,11 @@ def _hold(part: Path, descriptor: int, final: Path) -> None:
         pass  # a file system without locks: nothing keeps a second export out
     if not part.exists() or part.stat().st_ino != os.fstat(descriptor).st_ino:  # it was renamed a moment ago
         raise ExportTargetError(busy)
-    for path in part.iterdir():
-        if path.is_dir() and not path.is_symlink():
+    found = sorted(part.iterdir())
+    for path in found:
+        if not _OUR_FILES.fullmatch(path.name) or path.is_symlink() or not path.is_file():
             raise ExportTargetError(f"{part} is in the way, with {path.name} that no export wrote; remove it")
+    for path in found:
         path.unlink()
 
 

@@ -67,7 +67,7 @@ def export(checkpoint: str | Path, to: str | Path, options: ExportOptions, overr
     Raises: ValueError for what a user can mend; DamagedCheckpointError; CertificateError if what was written is not the model
     that was trained. Nothing is left under the name ``to`` then.
     """
-    final = Path(to)
+    final = Path(to) if Path(to).name not in ("", "..") else Path(to).resolve()  # "." has no name to put .part behind
     transformers_module()  # before hours of work
     check_target(final, weight_bytes=0)
     if options.max_shard_bytes < 1:

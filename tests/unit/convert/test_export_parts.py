@@ -82,6 +82,12 @@ def test_leftovers_of_a_killed_export_are_wiped_and_strangers_are_not(tmp_path: 
     ):
         pass
     assert (tmp_path / "other.part" / "mine").is_dir()
+    (tmp_path / "third.part").mkdir()
+    (tmp_path / "third.part" / "config.json").write_text("{}")
+    (tmp_path / "third.part" / "notes.txt").write_text("mine")
+    with pytest.raises(ExportTargetError, match=r"with notes\.txt that no export wrote"), part_of(tmp_path / "third"):
+        pass
+    assert sorted(path.name for path in (tmp_path / "third.part").iterdir()) == ["config.json", "notes.txt"]
 
 
 def test_two_exports_to_one_folder_refuse_each_other(tmp_path: Path) -> None:
