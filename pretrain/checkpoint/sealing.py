@@ -34,7 +34,7 @@ def seal(part: Path, final: Path, *, step: int, entries: Sequence[FileEntry]) ->
     problems = verify_checkpoint(part, deep=False).problems
     if problems:
         raise SaveError(f"what was written is not there: {'; '.join(problems)}")
-    if final.exists():
+    if (final / COMPLETE).exists():
         if read_sealed_manifest(final) != content:
             raise SaveError(f"{final} is there already, whole, and is not the checkpoint of this run's step {step}")
         shutil.rmtree(part)
