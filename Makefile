@@ -1,4 +1,4 @@
-# make demo    install, real text, tokenizer, shards, a training run on 4 local ranks, and its export with a certificate
+# make demo    install, real text, tokenizer, shards, a training run on 4 local ranks, its export with a certificate, and what it says
 # make test    every test
 # make torture kill real runs with SIGKILL more than a hundred times; appends to docs/torture.md
 # make bench-data   encode, read and open data beside Megatron's tools; appends to bench/results/data.md
@@ -20,7 +20,7 @@ SHARDS := $(foreach split,$(SPLITS),demo/shards/$(split)-code.json demo/shards/$
 .PHONY: help install data demo test check torture bench-data bench-checkpoint bench-export gpu clean
 
 help:
-	@sed -n 's/^# //p' Makefile | head -5
+	@sed -n 's/^# //p' Makefile | head -8
 
 install: $(STAMP)
 
@@ -49,6 +49,7 @@ demo: data
 	$(RUN) -m pretrain train configs/tiny.yaml
 	rm -rf demo/export
 	$(RUN) -m pretrain export runs/tiny --to demo/export
+	$(RUN) -m pretrain generate demo/export --prompt 'The function returns' --max-new-tokens 40
 	@echo
 	@echo 'What to try next:'
 	@echo '  less demo/export/README.md                                   the card of what was exported, with its certificate'
