@@ -1,8 +1,9 @@
-# make demo    install, real text, tokenizer, shards, and a training run on 4 local ranks
+# make demo    install, real text, tokenizer, shards, a training run on 4 local ranks, its export with a certificate, and what it says
 # make test    every test
 # make torture kill real runs with SIGKILL more than a hundred times; appends to docs/torture.md
 # make bench-data   encode, read and open data beside Megatron's tools; appends to bench/results/data.md
 # make bench-checkpoint   save and load beside torch's checkpoints and the bare disk; appends to bench/results/checkpoint.md
+# make bench-export   a 7B checkpoint of random weights, exported beside a raw copy (81 GB of disk; DTYPES=bf16 54)
 # The rest:    install, data, check, gpu, clean
 
 PYTHON ?= python3
@@ -16,10 +17,10 @@ SPLITS := train held_out
 SHARDS := $(foreach split,$(SPLITS),demo/shards/$(split)-code.json demo/shards/$(split)-prose.json)
 
 .DEFAULT_GOAL := help
-.PHONY: help install data demo test check torture bench-data bench-checkpoint gpu clean
+.PHONY: help install data demo test check torture bench-data bench-checkpoint bench-export gpu clean
 
 help:
-	@sed -n 's/^# //p' Makefile | head -5
+	@sed -n 's/^# //p' Makefile | head -8
 
 install: $(STAMP)
 
@@ -46,8 +47,12 @@ data: $(SHARDS)
 
 demo: data
 	$(RUN) -m pretrain train configs/tiny.yaml
+	rm -rf demo/export
+	$(RUN) -m pretrain export runs/tiny --to demo/export
+	$(RUN) -m pretrain generate demo/export --prompt 'The function returns' --max-new-tokens 40
 	@echo
 	@echo 'What to try next:'
+	@echo '  less demo/export/README.md                                   the card of what was exported, with its certificate'
 	@echo '  make demo                                                    again: the run is complete, and says so'
 	@echo '  $(RUN) -m pretrain train configs/tiny.yaml train.train_steps=300     go on from the last checkpoint'
 	@echo '  $(RUN) -m pretrain show configs/lucie-7b/pretrain.yaml       a 7B run on 512 GPUs, and what follows from it'
@@ -80,6 +85,12 @@ bench-checkpoint: $(STAMP)
 	$(RUN) -m bench.checkpoint_big --folder $(BENCH_FOLDER)
 	$(RUN) -m bench.checkpoint_small --folder $(BENCH_FOLDER)
 	$(RUN) -m bench.checkpoint_beside --folder $(BENCH_FOLDER)
+
+# The export layer by layer, so that it runs where the model does not fit.
+LAYERS := 32
+DTYPES := bf16 fp32
+bench-export: $(STAMP)
+	$(RUN) -W ignore -m bench.export_large --folder .cache/export --layers $(LAYERS) --dtypes $(DTYPES)
 
 gpu: data
 	$(RUN) -m pytest tests/gpu -rs

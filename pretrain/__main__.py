@@ -3,6 +3,7 @@
 Rooms are imported inside the commands, so that ``--help`` and ``show`` do not wait for megatron-core.
 """
 
+import datetime
 import os
 import secrets
 import sys
@@ -10,6 +11,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
+from typing import Any, Literal
 
 from pretrain.parallel.environment import note_start, rank_and_size, started_by_launcher
 from pretrain.parallel.signals import catch_stop_signals, ignore_stop_signals
@@ -102,6 +104,122 @@ def prove(config: str, overrides: tuple[str, ...], steps: int | None, kills: int
     sys.exit(
         _guard(lambda: prove_run(load_run(config, overrides), steps=steps, kills=kills, seed=chosen, console=Console()))
     )
+
+
+@cli.command(name="import", context_settings=CONTEXT)
+@click.argument("hf_dir")
+@click.option(
+    "--to", required=True, metavar="CHECKPOINT", help="Folder of the checkpoint to write; it must not be there."
+)
+@click.option(
+    "--make-vocab-size-divisible-by",
+    default=128,
+    show_default=True,
+    help="Pad the vocabulary to a multiple of this, as the model.make_vocab_size_divisible_by of the run that will use it.",
+)
+def import_model(hf_dir: str, to: str, make_vocab_size_divisible_by: int) -> None:
+    """Make a checkpoint of the weights in HF_DIR, a Hugging Face folder of a Llama-family model in safetensors.
+
+    A run starts from it with checkpoint.init_from. Nothing in the folder is executed; what is not supported is refused by name.
+    """
+    _quiet_libraries()
+    from pretrain.convert.from_hf import import_hf
+
+    def act() -> int:
+        made = import_hf(hf_dir, to, make_vocab_size_divisible_by=make_vocab_size_divisible_by)
+        print(f"imported {made.num_parameters:,} parameters to {made.checkpoint} ({made.num_bytes:,} bytes)")
+        return FINISHED
+
+    sys.exit(_guard(act))
+
+
+@cli.command(context_settings=CONTEXT)
+@click.argument("path", metavar="CHECKPOINT_OR_HF_DIR")
+@click.option("--prompt", required=True, help="Text to go on from.")
+@click.option("--max-new-tokens", default=64, show_default=True, help="Tokens to generate, at most.")
+@click.option("--temperature", type=float, help="Draw, with the logits divided by this; 0 takes the likeliest token.")
+@click.option("--top-k", type=int, help="Draw among this many of the likeliest tokens.")
+@click.option("--top-p", type=float, help="Draw among the likeliest tokens that have this probability together.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the draws.")
+@click.option("--tokenizer", metavar="DIR", help="Folder of the tokenizer, if it is not where the model says.")
+@click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True)
+@click.option("--deep", is_flag=True, help="Compare every byte of a checkpoint with its manifest first.")
+def generate(
+    path: str,
+    prompt: str,
+    max_new_tokens: int,
+    temperature: float | None,
+    top_k: int | None,
+    top_p: float | None,
+    seed: int,
+    tokenizer: str | None,
+    device: Literal["auto", "cuda", "cpu"],
+    deep: bool,
+) -> None:
+    """Print what a model says after a prompt: a checkpoint's, a run's newest, or that of a Hugging Face folder.
+
+    The likeliest token each time, unless --temperature, --top-k or --top-p asks for draws.
+    """
+    _quiet_libraries()
+    from pretrain.inspect.generate import Request
+    from pretrain.inspect.generate import generate as generate_text
+    from pretrain.model.sampling import Sampling
+
+    if temperature is None:
+        temperature = 0.0 if top_k is None and top_p is None else 1.0
+
+    def act() -> int:
+        sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+        request = Request(prompt=prompt, max_new_tokens=max_new_tokens, sampling=sampling, device=device)
+        generate_text(path, request, tokenizer=tokenizer, deep=deep)
+        return FINISHED
+
+    sys.exit(_guard(act))
+
+
+@cli.command("export", context_settings=CONTEXT)
+@click.argument("checkpoint")
+@click.argument("overrides", nargs=-1, metavar="[data.KEY=VALUE]...")
+@click.option(
+    "--to", "folder", required=True, metavar="DIR", help="Folder to write; it must not be there, or be empty."
+)
+@click.option("--dtype", type=click.Choice(["bf16", "fp32"]), help="Of the weights; left out, what was trained.")
+@click.option("--max-shard-bytes", default=5_000_000_000, show_default=True, help="Of tensors in a file.")
+@click.option("--samples", default=4, show_default=True, help="Held-out samples that the certificate is made on.")
+@click.option("--without-shards", is_flag=True, help="Certify on built-in text: the run's shards are not at hand.")
+@click.option("--bos/--no-bos", "adds_bos", default=None, help="Whether texts get a BOS; left out, as in the shards.")
+@click.option("--layer-by-layer", is_flag=True, help="Certify with a layer in memory, also where the model fits.")
+@click.option("--licence", metavar="ID", help="Of the model, for its card, such as apache-2.0.")
+@click.option("--date", metavar="YYYY-MM-DD", help="Of the certificate; left out, today.")
+def export_command(checkpoint: str, overrides: tuple[str, ...], folder: str, **options: Any) -> None:
+    """Write a checkpoint, or a run's newest whole one, as a Hugging Face folder with a certificate.
+
+    The folder is compared with the checkpoint as `transformers` loads it; the exit code is 76 if the two are not the same.
+    It needs no GPU and no torchrun. Overrides say where tokenizer and shards are now, if they were moved.
+    """
+    _quiet_libraries()
+
+    def act() -> int:
+        from rich.console import Console
+
+        from pretrain.convert.to_hf import ExportOptions, export, summary
+
+        chosen = ExportOptions(
+            dtype=options["dtype"],
+            max_shard_bytes=options["max_shard_bytes"],
+            num_samples=options["samples"],
+            with_shards=not options["without_shards"],
+            adds_bos=options["adds_bos"],
+            memory="layers" if options["layer_by_layer"] else "auto",
+            licence=options["licence"],
+            date=options["date"] or datetime.date.today().isoformat(),
+        )
+        Console().print(
+            summary(export(checkpoint, folder, chosen, overrides)), highlight=False, markup=False, soft_wrap=True
+        )
+        return FINISHED
+
+    sys.exit(_guard(act))
 
 
 def _train_rank(run: RunConfig) -> int:

@@ -13,23 +13,14 @@ import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 
+from pretrain.checkpoint.weight_sums import BITS, weight_sum
 from pretrain.model.placement import Placement
 from pretrain.parallel.reduce import any_rank, gather_texts, share_text, wrapping_sum
 from pretrain.parallel.world import World
 
-BITS = {torch.float32: torch.int32, torch.bfloat16: torch.int16}
-
 
 class ReplicaDriftError(RuntimeError):
     """Ranks that must hold the same weights do not."""
-
-
-def weight_sum(values: torch.Tensor) -> int:
-    """The sum of a tensor's bits, as signed integers of the width of its elements, modulo 2**64."""
-    bits = values.detach().reshape(-1).view(BITS[values.dtype])
-    if bits.device.type == "cpu":
-        return int(bits.numpy().sum(dtype=np.int64)) % 2**64  # seven times as fast as torch's own sum
-    return int(bits.sum(dtype=torch.int64).item()) % 2**64
 
 
 def sums_of(placements: Sequence[Placement]) -> list[int]:

@@ -17,27 +17,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pretrain.checkpoint.direct_write import write_through
-from pretrain.checkpoint.manifest import (
-    FileEntry,
-    Manifest,
-    describe,
-    entries_from_text,
-    entries_to_text,
-    manifest_bytes,
-    read_sealed_manifest,
-    seal_text,
-)
-from pretrain.checkpoint.paths import (
-    COMPLETE,
-    ENTRIES,
-    MANIFEST,
-    REASON,
-    SHARDS,
-    part_name,
-    shard_path,
-    step_name,
-)
+from pretrain.checkpoint.manifest import FileEntry, describe, entries_from_text, entries_to_text
+from pretrain.checkpoint.paths import ENTRIES, REASON, SHARDS, part_name, shard_path, step_name
 from pretrain.checkpoint.retention import Keep, drop_old, remove_leftovers, set_aside
+from pretrain.checkpoint.sealing import SaveError, seal
 from pretrain.checkpoint.verify import verify_checkpoint
 
 LOOK_AGAIN_S = 0.01
@@ -46,10 +29,6 @@ DELETING = "deleting old checkpoints"
 """The phase that begins when the checkpoint is whole; what goes wrong in it costs none."""
 FEW_FILES = 16
 """Files of a checkpoint beside those of the ranks, folders included; and some air."""
-
-
-class SaveError(RuntimeError):
-    """A checkpoint could not be written; the message says why, for people."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,45 +198,12 @@ def _gather(job: Job) -> list[FileEntry]:
 
 
 def _seal(job: Job, leader: LeaderJob, entries: list[FileEntry]) -> Path:
-    """Write the manifest, bring all of it to the disk, mark the folder whole, and give it its name. If an attempt that counts as
-    failed had come so far already, its checkpoint stays, since it is the same to the last byte.
-
-    Raises: SaveError if a file is not there with the size that its rank has written, or if another checkpoint has the name.
-    """
-    part, final = job.part, Path(job.folder) / step_name(job.step)
+    """The folder with its small files, sealed and under its final name, which is returned. Raises: as ``seal``."""
+    final = Path(job.folder) / step_name(job.step)
     shutil.rmtree(job.entries)
-    entries = entries + [describe(part, path) for path in sorted(leader.texts)]
-    content = manifest_bytes(Manifest(step=job.step, files=tuple(entries)))
-    (part / MANIFEST).write_bytes(content)
-    _sync_tree(part)
-    (part / COMPLETE).write_text(seal_text(content))
-    _sync(part / COMPLETE)
-    _sync(part)
-    problems = verify_checkpoint(part, deep=False).problems
-    if problems:
-        raise SaveError(f"what was written is not there: {'; '.join(problems)}")
-    if final.exists():
-        if read_sealed_manifest(final) != content:
-            raise SaveError(f"{final} is there already, whole, and is not the checkpoint of this run's step {job.step}")
-        shutil.rmtree(part)
-        return final
-    part.rename(final)
-    _sync(final.parent)
+    entries = entries + [describe(job.part, path) for path in sorted(leader.texts)]
+    seal(job.part, final, step=job.step, entries=entries)
     return final
-
-
-def _sync_tree(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        _sync(path)
-    _sync(folder)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _put(path: Path, text: str) -> None:

@@ -13,11 +13,10 @@ import torch
 
 from pretrain.config.derive import padded_vocab_size
 from pretrain.config.schema import RunConfig
+from pretrain.model.tensor_names import EMBEDDING, OUTPUT
 from pretrain.model.translate import residual_init_std
 
 ROWS_PER_BLOCK = 64
-EMBEDDING = "embedding.word_embeddings.weight"
-OUTPUT = "output_layer.weight"
 
 
 def full_rows(*, seed: int, name: str, std: float, rows: range, columns: int) -> np.ndarray:

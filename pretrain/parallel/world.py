@@ -42,6 +42,25 @@ class World:
 
 
 @contextlib.contextmanager
+def open_lone_world() -> Iterator[None]:
+    """Process groups of this process alone, on its CPU, so that megatron's layers can run in it. No port is opened.
+
+    Raises: AssertionError if the process is in a world already.
+    """
+    assert not dist.is_initialized(), "a process is in one world at a time"
+    prepare_device("cpu", 0)
+    store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]
+    dist.init_process_group(backend="gloo", store=store, rank=0, world_size=1)
+    try:
+        parallel_state.initialize_model_parallel(create_gloo_process_groups=False)
+        model_parallel_cuda_manual_seed(0)  # megatron forks it where it makes weights; nothing is drawn
+        yield
+    finally:
+        parallel_state.destroy_model_parallel()
+        dist.destroy_process_group()
+
+
+@contextlib.contextmanager
 def open_world(config: ParallelConfig, *, seed: int) -> Iterator[World]:
     """Join the process groups of the layout (collective), and leave them at the end.
 

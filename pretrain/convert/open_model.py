@@ -1,0 +1,136 @@
+"""A model to look at, wherever it is: a checkpoint, a run's newest whole one, or a Hugging Face folder. All are checked first."""
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pretrain.checkpoint.config_file import read_config
+from pretrain.checkpoint.manifest import DamagedCheckpointError
+from pretrain.checkpoint.paths import COMPLETE, DATA, MANIFEST, checkpoints_dir, step_of
+from pretrain.checkpoint.retention import checkpoints_in
+from pretrain.checkpoint.saved_model import read_model
+from pretrain.checkpoint.tensors import open_tensors
+from pretrain.checkpoint.verify import verify_checkpoint
+from pretrain.config.schema import ModelConfig
+from pretrain.convert.assemble import assemble
+from pretrain.convert.from_hf import PARAM
+from pretrain.convert.hf_config import CONFIG_JSON, read_hf_config
+from pretrain.convert.hf_weights import open_hf_weights
+from pretrain.convert.import_record import IMPORTED_FILES, read_import
+from pretrain.convert.text import TextCodec, open_codec
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenModel:
+    """Weights and tokenizer of a model."""
+
+    folder: Path
+    """Of the checkpoint, or Hugging Face's."""
+    model: ModelConfig
+    max_length: int
+    """Tokens in the longest sequence it was made for."""
+    read: Callable[[str], np.ndarray]
+    """A whole tensor by the trainer's name, float32: of a checkpoint the master values."""
+    codec: TextCodec
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens it can say: ids that the tokenizer does not have are left out, as in an export."""
+        return min(self.model.vocab_size, self.codec.vocab_size or self.model.vocab_size)
+
+
+@contextlib.contextmanager
+def open_model(path: str | Path, *, tokenizer: str | Path | None = None, deep: bool = False) -> Iterator[OpenModel]:
+    """The model at a path, for the length of a block.
+
+    Args: tokenizer: its folder, in place of the one that the checkpoint's config names or the Hugging Face folder holds;
+        deep: compare every byte of a checkpoint with its manifest, not sizes alone.
+    Raises: ValueError if there is no model, or no tokenizer; DamagedCheckpointError if no checkpoint there is whole.
+    """
+    folder = Path(path)
+    instead = Path(tokenizer) if tokenizer is not None else None
+    if (folder / CONFIG_JSON).is_file() and not (folder / MANIFEST).exists():
+        found = read_hf_config(folder)
+        codec = open_codec(instead or folder, config=found.content if instead else None)
+        with open_hf_weights(folder) as weights:
+            assembly = assemble(weights, found.model)
+            yield OpenModel(
+                folder=folder, model=found.model, max_length=found.max_positions, read=assembly.read, codec=codec
+            )
+        return
+    checkpoint = _whole_checkpoint(folder, deep=deep)
+    codec = _codec_of_checkpoint(checkpoint, instead)
+    with open_tensors(checkpoint) as reader:
+        yield OpenModel(
+            folder=checkpoint,
+            model=read_model(checkpoint),
+            max_length=_max_length(checkpoint),
+            read=lambda name: reader.read_all(name, PARAM),
+            codec=codec,
+        )
+
+
+def _whole_checkpoint(path: Path, *, deep: bool) -> Path:
+    """The checkpoint at a path, or the newest whole one of the run there. What is wrong with a newer one is said aloud."""
+    folder = path.resolve()  # not a link's own name: the folder's says which step it must hold
+    if step_of(folder.name) is not None or any((folder / name).exists() for name in (MANIFEST, COMPLETE)):
+        candidates = [folder] if folder.is_dir() else []
+    else:
+        candidates = checkpoints_in(checkpoints_dir(path))
+    if not candidates:
+        raise ValueError(
+            f"CHECKPOINT_OR_HF_DIR ({path}) must be a checkpoint's folder, a run's folder with one in it, or a Hugging Face "
+            "folder; runs/tiny works once that run has saved"
+        )
+    problems: list[str] = []
+    for candidate in candidates:
+        found = verify_checkpoint(candidate, deep=deep).problems
+        if not found:
+            for problem in problems:
+                print(f"warning: {problem}", file=sys.stderr)
+            return candidate
+        problems += found
+    raise DamagedCheckpointError("; ".join(problems))
+
+
+def _max_length(checkpoint: Path) -> int:
+    length = read_config(checkpoint).data.get("seq_length")
+    if type(length) is not int or length < 1:
+        raise DamagedCheckpointError(
+            f"{checkpoint} has a config whose data.seq_length is {length!r}, no integer above 0"
+        )
+    return length
+
+
+def _codec_of_checkpoint(checkpoint: Path, instead: Path | None) -> TextCodec:
+    imported = read_import(checkpoint)
+    if imported is not None:
+        return open_codec(instead or checkpoint / IMPORTED_FILES, config=imported.config)
+    named = read_config(checkpoint).data.get("tokenizer")
+    if instead is None and named is None:
+        raise ValueError(f"the config of {checkpoint} names no tokenizer; --tokenizer DIR names the folder of one")
+    folder = instead or Path(str(named))
+    if not folder.is_dir():
+        raise ValueError(
+            f"the tokenizer of {checkpoint} is not there: its config names {folder}; --tokenizer DIR names where it is now"
+            if instead is None
+            else f"--tokenizer ({folder}) must be a folder, and is none"
+        )
+    codec, trained_with = open_codec(folder), _tokenizer_sha256(checkpoint)
+    if codec.sha256 is not None and trained_with is not None and codec.sha256 != trained_with:
+        raise ValueError(
+            f"the tokenizer in {folder} is another one than {checkpoint} was trained with (sha256 {codec.sha256[:12]}, not "
+            f"{trained_with[:12]}); --tokenizer DIR names the folder of that one"
+        )
+    return codec
+
+
+def _tokenizer_sha256(checkpoint: Path) -> str | None:
+    """Of the tokenizer that made what the run has read; None if it has read nothing."""
+    path = checkpoint / DATA
+    return json.loads(path.read_text()).get("tokenizer_sha256") if path.is_file() else None

@@ -1,0 +1,123 @@
+"""``pretrain generate``: what a model says after a prompt."""
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TextIO
+
+import torch
+
+from pretrain.convert.open_model import OpenModel, open_model
+from pretrain.model.inference import InferenceDecoder
+from pretrain.model.sampling import Sampler, Sampling
+from pretrain.parallel.device import resolve_device
+
+INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
+"""How a tokenizer writes bytes that are no character yet."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What to generate."""
+
+    prompt: str
+    max_new_tokens: int
+    sampling: Sampling
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+
+
+def generate(
+    path: str | Path, request: Request, *, tokenizer: str | None = None, deep: bool = False, out: TextIO = sys.stdout
+) -> list[int]:
+    """Write the prompt and its continuation as it comes, then on standard error how it ended and how fast it was.
+
+    Weights are float32 on a CPU and bfloat16 on a GPU, rounded from the masters of a checkpoint.
+    Returns: the new tokens, the one that ends the text left out.
+    Raises: ValueError for a path, tokenizer or request that cannot be; DamagedCheckpointError.
+    """
+    if request.max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens ({request.max_new_tokens}) must be above 0; 64 works")
+    device = torch.device(resolve_device(request.device))
+    with open_model(path, tokenizer=tokenizer, deep=deep) as opened:
+        ids = prompt_ids(opened, request.prompt)
+        decoder = load_decoder(opened, device)
+    room = min(request.max_new_tokens, opened.max_length - len(ids))
+    started = time.perf_counter()
+    tokens = new_tokens(decoder, ids, room, Sampler(request.sampling), opened.codec.eos_ids)
+    out.write(request.prompt)
+    found = write_text(tokens, ids, opened.codec.decode, out)
+    elapsed_s = time.perf_counter() - started
+    out.write("\n")
+    out.flush()
+    if len(found) < room:
+        end = "the text ended"
+    else:
+        end = (
+            "max_new_tokens" if room == request.max_new_tokens else f"the {opened.max_length:,} tokens it was made for"
+        )
+    print(
+        f"{len(found)} tokens after {len(ids)}, {len(found) / elapsed_s:,.1f} tokens/s on {device.type} in "
+        f"{str(decoder.dtype).removeprefix('torch.')}; ended by: {end}; {opened.folder}",
+        file=sys.stderr,
+    )
+    return found
+
+
+def load_decoder(opened: OpenModel, device: torch.device) -> InferenceDecoder:
+    """The weights in memory: float32 on a CPU, bfloat16 on a GPU."""
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    return InferenceDecoder(opened.model, opened.read, vocab_size=opened.vocab_size, device=device, dtype=dtype)
+
+
+def prompt_ids(opened: OpenModel, prompt: str) -> list[int]:
+    """Ids of a prompt, as a document begins.
+
+    Raises: ValueError if it has none, more than the model was made for, or one that the model does not know.
+    """
+    text = opened.codec.encode(prompt)
+    if not text:
+        raise ValueError(f"prompt ({prompt!r}) gives no tokens; 'The' works")
+    ids = [*opened.codec.first_ids, *text]
+    if max(ids) >= opened.model.vocab_size:
+        raise ValueError(
+            f"the tokenizer gives id {max(ids)} and the model of {opened.folder} knows 0 to {opened.model.vocab_size - 1}: it is "
+            "another model's; --tokenizer DIR names the folder of this one's"
+        )
+    if len(ids) >= opened.max_length:
+        raise ValueError(
+            f"prompt has {len(ids):,} tokens and the model was made for {opened.max_length:,}, with at least one to follow; "
+            f"one of {opened.max_length - 1:,} works"
+        )
+    return ids
+
+
+def new_tokens(
+    decoder: InferenceDecoder, ids: list[int], max_new_tokens: int, sampler: Sampler, eos_ids: frozenset[int]
+) -> Iterator[int]:
+    """Token after token, at most ``max_new_tokens``, until one ends the text, which is not given. One device sync each."""
+    cache = decoder.new_cache(len(ids) + max_new_tokens)
+    ahead = ids
+    for _ in range(max_new_tokens):
+        logits = decoder.logits(torch.tensor([ahead]), cache, last_only=True)
+        token = sampler.choose(logits[0, -1])
+        if token in eos_ids:
+            return
+        yield token
+        ahead = [token]
+
+
+def write_text(tokens: Iterable[int], ids: list[int], decode: Callable[[list[int]], str], out: TextIO) -> list[int]:
+    """Write the text of tokens that follow ``ids``, each character once it is whole. Returns: the tokens."""
+    found: list[int] = []
+    shown = len(decode(ids))
+    for token in tokens:
+        found.append(token)
+        text = decode([*ids, *found])
+        if not text.endswith(INCOMPLETE):
+            out.write(text[shown:])
+            out.flush()
+            shown = max(shown, len(text))
+    out.write(decode([*ids, *found])[shown:])
+    return found

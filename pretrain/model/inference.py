@@ -1,0 +1,153 @@
+"""The model for looking at it: a plain decoder with a cache of keys and values, on one device, without megatron-core.
+
+Its operations are the definitions in kernels/reference.py where they fit, so that what it says is a second opinion on what the
+trainer computes. Weights have the trainer's names and layout.
+
+Shapes, batch first: b batch, s new positions, t all positions so far, h hidden, n query heads, g query groups, r = n / g,
+d head size, v vocabulary.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kernels.reference import rms_norm, rotary_angles, swiglu
+from pretrain.config.derive import kv_channels
+from pretrain.config.schema import ModelConfig
+from pretrain.model.tensor_names import EMBEDDING, FINAL_NORM, OUTPUT
+
+BLOCK_TOKENS = 512
+"""New positions that go through the layers at a time: the scores of a long prompt would fill the memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerWeights:
+    """One layer, as the trainer lays it out."""
+
+    input_norm: Tensor
+    """[h]"""
+    query_key_value: Tensor
+    """[g * (r + 2) * d, h]: group by group its query heads, its key head, its value head."""
+    attention_output: Tensor
+    """[h, n * d]"""
+    feed_forward_norm: Tensor
+    """[h]"""
+    gate_and_up: Tensor
+    """[2 * f, h]"""
+    down: Tensor
+    """[h, f]"""
+
+
+class Cache:
+    """Keys and values of every layer, [b, t, g, d] each, room for ``max_length`` positions."""
+
+    def __init__(self, decoder: "InferenceDecoder", max_length: int, batch: int) -> None:
+        model = decoder.model
+        shape = (model.num_layers, batch, max_length, model.num_query_groups, kv_channels(model))
+        self.keys = torch.empty(shape, dtype=decoder.dtype, device=decoder.device)
+        self.values = torch.empty_like(self.keys)
+        angles = rotary_angles(max_length, kv_channels(model), model.rotary_base, decoder.device)
+        self.cos, self.sin = angles.cos()[:, None, :], angles.sin()[:, None, :]  # [max_length, 1, d/2]
+        self.length = 0
+        """Positions in it so far."""
+
+    @property
+    def max_length(self) -> int:
+        """Positions there is room for."""
+        return self.keys.shape[2]
+
+
+class InferenceDecoder:
+    """A Llama-family decoder; its weights are in memory, once."""
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        read: Callable[[str], np.ndarray],
+        *,
+        vocab_size: int,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        """Args: read: gives a whole tensor, float32, by the trainer's name; vocab_size: tokens that have logits."""
+        self.model, self.device, self.dtype = model, device, dtype
+
+        def take(name: str, rows: int | None = None) -> Tensor:
+            return torch.from_numpy(read(name)[:rows]).to(device=device, dtype=dtype)
+
+        self.embedding = take(EMBEDDING, vocab_size)
+        self.layers = [_layer(take, number) for number in range(model.num_layers)]
+        self.final_norm = take(FINAL_NORM)
+        self.output = self.embedding if model.share_embeddings_and_output_weights else take(OUTPUT, vocab_size)
+
+    def new_cache(self, max_length: int, *, batch: int = 1) -> Cache:
+        """An empty cache."""
+        return Cache(self, max_length, batch)
+
+    @torch.inference_mode()
+    def logits(self, tokens: Tensor, cache: Cache | None = None, *, last_only: bool = False) -> Tensor:
+        """Scores of every token as the next one after each position, or after the last one alone.
+
+        Args: tokens: integers [b, s], which follow those in the cache, and are in it afterwards; cache: None is an empty one.
+        Returns: float32 [b, s or 1, v] on the decoder's device.
+        """
+        cache = cache or self.new_cache(tokens.shape[1], batch=tokens.shape[0])
+        assert cache.length + tokens.shape[1] <= cache.max_length, "the cache is too small"
+        parts = []
+        for block in tokens.to(self.device).split(BLOCK_TOKENS, dim=1):
+            hidden = self._layers(block, cache)
+            if not last_only:
+                parts.append(self._score(hidden))
+        return self._score(hidden[:, -1:]) if last_only else torch.cat(parts, dim=1)  # type: ignore[possibly-undefined]
+
+    def _score(self, hidden: Tensor) -> Tensor:
+        hidden = rms_norm(hidden, self.final_norm, self.model.layernorm_epsilon)
+        return (hidden @ self.output.T).float()
+
+    def _layers(self, tokens: Tensor, cache: Cache) -> Tensor:
+        epsilon = self.model.layernorm_epsilon
+        hidden = self.embedding[tokens]  # [b, s, h]
+        for number, layer in enumerate(self.layers):
+            hidden = hidden + self._attention(rms_norm(hidden, layer.input_norm, epsilon), layer, number, cache)
+            gate, up = (rms_norm(hidden, layer.feed_forward_norm, epsilon) @ layer.gate_and_up.T).chunk(2, dim=-1)
+            hidden = hidden + swiglu(gate, up) @ layer.down.T
+        cache.length += tokens.shape[1]
+        return hidden
+
+    def _attention(self, x: Tensor, layer: LayerWeights, number: int, cache: Cache) -> Tensor:
+        batch, length, _ = x.shape
+        groups, head_size = self.model.num_query_groups, kv_channels(self.model)
+        start, end = cache.length, cache.length + length
+        mixed = (x @ layer.query_key_value.T).view(batch, length, groups, -1, head_size)  # [b, s, g, r + 2, d]
+        query, key, value = mixed[:, :, :, :-2], mixed[:, :, :, -2:-1], mixed[:, :, :, -1]
+        cos, sin = cache.cos[start:end, None], cache.sin[start:end, None]  # [s, 1, 1, d/2]
+        cache.keys[number, :, start:end] = _rotate(key, cos, sin).squeeze(3)
+        cache.values[number, :, start:end] = value
+        keys, values = cache.keys[number, :, :end], cache.values[number, :, :end]  # [b, t, g, d]
+        scores = torch.einsum("bsgrd,btgd->bgrst", _rotate(query, cos, sin), keys).float() * head_size**-0.5
+        positions = torch.arange(end, device=x.device)
+        unseen = positions[None, :] > positions[start:, None]  # [s, t]
+        probabilities = scores.masked_fill(unseen, float("-inf")).softmax(dim=-1).to(values.dtype)
+        context = torch.einsum("bgrst,btgd->bsgrd", probabilities, values)
+        return context.reshape(batch, length, -1) @ layer.attention_output.T
+
+
+def _layer(take: Callable[[str], Tensor], number: int) -> LayerWeights:
+    prefix = f"decoder.layers.{number}."
+    return LayerWeights(
+        input_norm=take(f"{prefix}input_layernorm.weight"),
+        query_key_value=take(f"{prefix}self_attention.linear_qkv.weight"),
+        attention_output=take(f"{prefix}self_attention.linear_proj.weight"),
+        feed_forward_norm=take(f"{prefix}pre_mlp_layernorm.weight"),
+        gate_and_up=take(f"{prefix}mlp.linear_fc1.weight"),
+        down=take(f"{prefix}mlp.linear_fc2.weight"),
+    )
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Channel i of a head turns with channel i + d/2, as in kernels/reference.py, from any position on. x [b, s, g, r, d]."""
+    first, second = x.float().chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)

@@ -1,0 +1,40 @@
+"""Hugging Face folders for the tests, and one thread: the models are small, and threads cost them more than they give."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.unit.convert.folders import MakeFolder, save_model
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def make_folder(tmp_path: Path) -> MakeFolder:
+    """Makes a folder; see ``save_model``."""
+
+    def make(name: str = "hf", **options: Any) -> Path:
+        return save_model(tmp_path / name, **options)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("shared") / "hf", shard="60KB")
+
+
+@pytest.fixture
+def folder(shared_folder: Path, tmp_path: Path) -> Path:
+    """A folder of several shards, to spoil."""
+    return Path(shutil.copytree(shared_folder, tmp_path / "hf"))

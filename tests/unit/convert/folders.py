@@ -1,0 +1,49 @@
+"""Small Hugging Face folders, made by transformers itself."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+MakeFolder = Callable[..., Path]
+
+BASE: dict[str, Any] = {
+    "vocab_size": 300,
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "rope_theta": 5000.0,
+    "initializer_range": 0.2,
+    "bos_token_id": 1,
+    "eos_token_id": 299,
+}
+
+
+def save_model(folder: Path, *, kind: str = "llama", dtype: str = "float32", shard: str = "5GB", **config: Any) -> Path:
+    """A model of random weights: kind "llama" or "mistral", its dtype, the size of its shards."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(3)
+    classes = {
+        "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM),
+        "mistral": (transformers.MistralConfig, transformers.MistralForCausalLM),
+    }
+    config_class, model_class = classes[kind]
+    model = model_class(config_class(**BASE | config)).to(getattr(torch, dtype))
+    for parameter in model.parameters():  # norms of other values than one
+        if parameter.dim() == 1:
+            torch.nn.init.uniform_(parameter, 0.5, 1.5)
+    model.save_pretrained(folder, max_shard_size=shard)
+    return folder
+
+
+def edit_config(folder: Path, **changes: Any) -> None:
+    """Change keys of ``config.json``; a key that becomes ... goes."""
+    path = folder / "config.json"
+    content = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({key: value for key, value in content.items() if value is not ...}))
