@@ -20,7 +20,7 @@ SHARDS := $(foreach split,$(SPLITS),demo/shards/$(split)-code.json demo/shards/$
 .PHONY: help install data demo test check torture bench-data bench-checkpoint bench-export gpu clean
 
 help:
-	@sed -n 's/^# //p' Makefile | head -8
+	@sed -n 's/^# //p' Makefile | head -7
 
 install: $(STAMP)
 
