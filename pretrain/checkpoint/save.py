@@ -116,10 +116,11 @@ class Saver:
 
         Raises: ReplicaDriftError; SaveError if too many in a row have failed.
         """
+        began = time.perf_counter()  # a wait for the save before is a stall as well
         self.settle()
         if state.step == self._saved_step:
             return
-        self._started = time.perf_counter()
+        self._started = began
         finish_param_sync(self._model)
         sums = sums_of(self._placements)
         check_replicas(self._placements, sums, self._world)

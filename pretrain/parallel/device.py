@@ -6,8 +6,6 @@ megatron-core 0.16.1 writes ``device="cuda"`` and ``torch.cuda.current_device()`
 torch itself stays as it is, so the hot path of PyTorch pays nothing; a ``TorchFunctionMode`` would cost on every call.
 
 Two things cannot be reached that way, being methods: ``Tensor.cuda`` and ``Tensor.type``. They are patched globally.
-
-Apart from the CPU, ``prepare_device`` mends one defect of megatron-core that shows on GPUs as well: see ``_mend_adam_state``.
 """
 
 import contextlib
@@ -19,11 +17,6 @@ from typing import Any, Literal
 import torch
 
 MEGATRON_MODULES_THAT_SAY_CUDA = (
-    "megatron.core.dist_checkpointing.exchange_utils",
-    "megatron.core.dist_checkpointing.strategies.async_utils",
-    "megatron.core.dist_checkpointing.strategies.filesystem_async",
-    "megatron.core.dist_checkpointing.strategies.fully_parallel",
-    "megatron.core.dist_checkpointing.strategies.state_dict_saver",
     "megatron.core.distributed.distributed_data_parallel",
     "megatron.core.distributed.param_and_grad_buffer",
     "megatron.core.models.common.embeddings.rotary_pos_embedding",
@@ -72,7 +65,6 @@ def num_local_devices(device_type: Literal["cuda", "cpu"]) -> int:
 
 def prepare_device(device_type: Literal["cuda", "cpu"], local_rank: int) -> torch.device:
     """Make this process's device the current one, and megatron-core ready for it. May be called again."""
-    _mend_adam_state()
     if device_type == "cuda":
         # One hardware queue: kernels start in the order they were issued, so that communication really goes first where
         # tensor parallelism overlaps it with matrix products. Read when the context is made, that is below.
@@ -218,35 +210,3 @@ def _patch_tensor_methods() -> None:
 
     torch.Tensor.cuda = cuda  # type: ignore[method-assign]
     torch.Tensor.type = cuda_named_type  # type: ignore[method-assign,assignment]
-
-
-ADAM_STATE_METHODS = ("_get_main_param_and_optimizer_states", "_set_main_param_and_optimizer_states")
-"""Methods of DistributedOptimizer replaced on every device: see ``_mend_adam_state``."""
-
-
-def _mend_adam_state() -> None:
-    """Let DistributedOptimizer save and load the state of torch's AdamW.
-
-    Its two methods copy every key of a parameter's optimizer state; Apex keeps two moments there, torch a ``step`` as
-    well, which the ``fully_reshardable`` checkpoint does not hold, so that loading raises KeyError. These take the
-    master parameter and the two moments alone; the step travels in the parameter groups.
-    """
-    optimizer_class = importlib.import_module("megatron.core.optimizer.distrib_optimizer").DistributedOptimizer
-
-    def locate(self: Any, model_param: torch.nn.Parameter) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        group_index, group_order = self.model_param_group_index_map[model_param]
-        main = self.optimizer.param_groups[group_index]["params"][group_order]
-        return main, self.optimizer.state[main]
-
-    def get(self: Any, model_param: torch.nn.Parameter) -> dict[str, torch.Tensor]:
-        main, state = locate(self, model_param)
-        return {"param": main, "exp_avg": state["exp_avg"], "exp_avg_sq": state["exp_avg_sq"]}
-
-    def put(self: Any, model_param: torch.nn.Parameter, tensors: dict[str, torch.Tensor]) -> None:
-        main, state = locate(self, model_param)
-        main.data.copy_(tensors["param"])
-        for key in ("exp_avg", "exp_avg_sq"):
-            state[key].copy_(tensors[key])
-
-    for name, method in zip(ADAM_STATE_METHODS, (get, put), strict=True):
-        setattr(optimizer_class, name, method)

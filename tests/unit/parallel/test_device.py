@@ -35,8 +35,6 @@ def test_the_modules_on_the_list_are_there_once() -> None:
 def test_the_functions_and_methods_it_replaces_exist() -> None:
     random = importlib.import_module("megatron.core.tensor_parallel.random")
     assert all(callable(getattr(random, name)) for name in device.RNG_FUNCTIONS)
-    optimizer = importlib.import_module("megatron.core.optimizer.distrib_optimizer").DistributedOptimizer
-    assert all(callable(getattr(optimizer, name)) for name in device.ADAM_STATE_METHODS)
     assert all(callable(getattr(torch.Tensor, name)) for name in device.TENSOR_METHODS)
     assert all(callable(getattr(torch, name)) for name in device.FACTORIES)
 
