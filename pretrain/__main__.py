@@ -7,14 +7,13 @@ import datetime
 import os
 import secrets
 import sys
-import time
 import traceback
 import warnings
 from collections.abc import Callable
 from typing import Any, Literal
 
 from pretrain.parallel.environment import note_start, rank_and_size, started_by_launcher
-from pretrain.parallel.signals import catch_stop_signals, ignore_stop_signals
+from pretrain.parallel.signals import catch_stop_signals, ignore_stop_signals, stop_signal_comes_within
 
 if __name__ == "__main__" and sys.argv[1:2] == ["train"]:  # before the imports that take a while
     note_start()
@@ -281,9 +280,8 @@ def _guard(act: Callable[[], int]) -> int:
         code = exit_code_of(error)
         _, _, local_rank = rank_and_size()
         if code in (WRONG_INPUT, DAMAGED):
-            if local_rank != 0:
-                time.sleep(LET_THE_FIRST_SPEAK_S)
-            print(f"error: {error}", file=sys.stderr)
+            if local_rank == 0 or not stop_signal_comes_within(LET_THE_FIRST_SPEAK_S):
+                print(f"error: {error}", file=sys.stderr)
         else:
             traceback.print_exc()
         return code

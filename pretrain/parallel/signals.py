@@ -52,6 +52,14 @@ def stop_signal() -> signal.Signals | None:
     return next(iter(_noted), None)
 
 
+def stop_signal_comes_within(seconds: float) -> bool:
+    """Wait for a stop signal; whether one came, at once if one has."""
+    give_up_at = time.monotonic() + seconds
+    while stop_signal() is None and time.monotonic() < give_up_at:
+        time.sleep(0.05)
+    return stop_signal() is not None
+
+
 def note_stop_signal(number: int, frame: FrameType | None) -> None:
     """The handler. A second SIGINT does what a SIGINT usually does."""
     now = time.monotonic()
