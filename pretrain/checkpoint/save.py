@@ -271,7 +271,7 @@ def open_saver(
     optimizer: MegatronOptimizer,
     world: World,
     *,
-    resumed_step: int | None,
+    resumed_step: int | None = None,
     origin: Origin | None = None,
 ) -> Iterator[Saver]:
     """The saver of a run, which began with ``origin``. Collective to open; after an exception nothing is waited for."""
