@@ -168,7 +168,7 @@ class WatchdogConfig:
     """Seconds for one step with its record; the first step, which compiles and connects, may take init_s more."""
     evaluation_s: float | None = 1800.0
     """Seconds for one evaluation."""
-    save_s: float | None = 3600.0
+    save_s: float | None = 3000.0
     """Seconds that training may stand still for one checkpoint; checkpoint.phase_timeout_s limits what is done beside it."""
 
 

@@ -289,6 +289,11 @@ def _writer_with(fault: str) -> None:
     os.environ["WRITER_FAULT"] = fault
 
 
+def writer_with_a_slow_disk() -> None:
+    """Not a fault: saves take long enough to be hit by kills."""
+    _writer_with("disk_is_slow")
+
+
 def writer_whose_file_of_step_10_loses_its_end() -> None:
     """After rank 1 has hashed what it wrote, as a full or failing file system may."""
     _writer_with("file_of_step_10_loses_its_end")

@@ -28,6 +28,20 @@ def file_of_step_10_loses_its_end() -> None:
     write_job._write_file = broken
 
 
+def disk_is_slow() -> None:
+    """Not a fault: every phase of a save takes 40 ms longer, so that kills land in all of them, also on an idle machine."""
+    write = writer_process.write_checkpoint
+
+    def slow(job: Any, numbers: memoryview, enter: Callable[[str], None]) -> str | None:
+        def entered(name: str) -> None:
+            enter(name)
+            time.sleep(0.04)
+
+        return write(job, numbers, entered)
+
+    writer_process.write_checkpoint = slow
+
+
 def as_ordered() -> None:
     """A file ``STEP-RANK`` in the folder ``ORDERS`` says a phase, and what is to happen as it begins; it is obeyed once.
 

@@ -20,7 +20,7 @@ def short(config: Path, folder: Path, layout=TP2_PP2, *, kills: int, seed: int, 
 
 @pytest.mark.parametrize("layout", [TP2_PP2, DP2], ids=lambda layout: layout.name)
 def test_killed_runs_lose_no_checkpoint_and_no_bit(layout, small_run: Path, tmp_path: Path) -> None:
-    result = short(small_run, tmp_path, layout, kills=4, seed=1)
+    result = short(small_run, tmp_path, layout, kills=4, seed=1, fault="writer_with_a_slow_disk")
     assert not result.problems, "\n".join(result.problems)
     assert len(result.kills) == 4
     assert Counter(kill.phase for kill in result.kills)["save"] >= 1, "most are aimed at saves"
