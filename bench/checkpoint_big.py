@@ -123,8 +123,8 @@ def prove_equal(bench: Bench, saver: Saver, folder: Path) -> None:
 
 def load_ours(bench: Bench) -> None:
     """As a run does when it starts: choose, compare every byte with its hash, restore, give the model its weights."""
-    state = load_checkpoint(bench.run, bench.model, bench.optimizer, bench.reader, bench.world)
-    assert state.step == 1, f"step {state.step} was loaded"
+    start = load_checkpoint(bench.run, bench.model, bench.optimizer, bench.reader, bench.world)
+    assert start.state.step == 1, f"step {start.state.step} was loaded"
 
 
 def rows(timings: dict[str, Timing], num_bytes: int, *to: str, speed_of: str | None = None) -> list[list[str]]:
