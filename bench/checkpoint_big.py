@@ -17,9 +17,9 @@ from pathlib import Path
 
 import torch
 
-from bench.checkpoint_peers import Memory, TorchCheckpoints, drop_from_page_cache
+from bench.checkpoint_peers import Memory, TorchCheckpoints
 from bench.checkpoint_state import Bench, open_bench
-from bench.compare import Timing, append_result, ratio, shuffled, table
+from bench.compare import Timing, append_result, drop_from_page_cache, ratio, shuffled, table
 from pretrain.checkpoint.load import load_checkpoint
 from pretrain.checkpoint.paths import checkpoints_dir
 from pretrain.checkpoint.replicas import check_replicas, sums_of

@@ -58,16 +58,6 @@ class Memory:
         os.close(descriptor)
 
 
-def drop_from_page_cache(folder: Path) -> None:
-    """Everything below a folder, so that the next read is the disk's."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            descriptor = os.open(path, os.O_RDONLY)
-            os.fsync(descriptor)
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-            os.close(descriptor)
-
-
 class TorchCheckpoints:
     """torch.distributed.checkpoint on one rank, its staging memory kept from save to save."""
 

@@ -102,3 +102,13 @@ def append_result(path: Path, title: str, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as stream:
         stream.write(("\n" if stream.tell() else "") + entry)
+
+
+def drop_from_page_cache(folder: Path) -> None:
+    """Everything below a folder, so that the next read is the disk's."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            descriptor = os.open(path, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(descriptor)

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from omegaconf import OmegaConf
 
-from bench.compare import append_result, table
+from bench.compare import append_result, drop_from_page_cache, table
 from pretrain.checkpoint.boxes import Box, boxes_of_range
 from pretrain.checkpoint.manifest import Manifest, describe, manifest_bytes, seal_text
 from pretrain.checkpoint.paths import COMPLETE, CONFIG, MANIFEST, SHARDS, STATE, TENSORS, shard_path
@@ -97,16 +97,6 @@ def _random(name: str, box: Box) -> Iterator[np.ndarray]:
         yield values * np.float32(0.02) if len(box.size) == 2 else 1 + values * np.float32(0.02)
 
 
-def forget(folder: Path) -> None:
-    """Out of the page cache, so that every contender reads the disk."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            descriptor = os.open(path, os.O_RDONLY)
-            os.fsync(descriptor)
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-            os.close(descriptor)
-
-
 def child(act: str, checkpoint: Path, target: Path) -> dict[str, float]:
     """One act in this process: seconds, memory before it and at its peak."""
     from pretrain.convert.certify import certify
@@ -116,7 +106,7 @@ def child(act: str, checkpoint: Path, target: Path) -> dict[str, float]:
     from pretrain.convert.to_hf import write_export
 
     source = open_source(checkpoint)
-    forget(checkpoint)
+    drop_from_page_cache(checkpoint)
     dtype = "float32" if act == "export in fp32" else "bfloat16"
     tensors = hf_tensors(source.model, vocab_size=source.model.vocab_size)
     before, started = peak_rss_bytes(), time.perf_counter()
@@ -158,7 +148,7 @@ def run_child(act: str, checkpoint: Path, target: Path) -> dict[str, float]:
 
 def copy_synced(source: Path, target: Path) -> float:
     """Seconds to copy a folder's files with the disk told to keep them."""
-    forget(source)
+    drop_from_page_cache(source)
     target.mkdir()
     started = time.perf_counter()
     for path in sorted(source.iterdir()):

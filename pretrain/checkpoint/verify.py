@@ -60,6 +60,20 @@ def is_checkpoint(path: Path) -> bool:
     )
 
 
+def first_whole(checkpoints: Iterable[Path], *, deep: bool, num_threads: int = 1) -> tuple[Finding, list[str]]:
+    """The first of these that passes the verification, and what is wrong with those before it.
+
+    Raises: DamagedCheckpointError naming every problem if none passes; OSError as ``verify_checkpoint``.
+    """
+    problems: list[str] = []
+    for checkpoint in checkpoints:
+        finding = verify_checkpoint(checkpoint, deep=deep, num_threads=num_threads)
+        if not finding.problems:
+            return finding, problems
+        problems += finding.problems
+    raise DamagedCheckpointError("; ".join(problems))
+
+
 def readable(folder: Path, manifest: Manifest) -> list[FileEntry]:
     """The entries whose files are there with the right size, with no link on the way to them: those worth hashing."""
     sizes = {path: status.st_size for path, status in _walk(folder) if stat.S_ISREG(status.st_mode)}

@@ -10,12 +10,12 @@ from pathlib import Path
 from pretrain.checkpoint.config_file import read_config
 from pretrain.checkpoint.manifest import DamagedCheckpointError, read_small_file
 from pretrain.checkpoint.origin import Origin, read_origin
-from pretrain.checkpoint.paths import COMPLETE, CONFIG, DATA, MANIFEST, checkpoints_dir, step_of
+from pretrain.checkpoint.paths import COMPLETE, CONFIG, DATA, checkpoints_dir
 from pretrain.checkpoint.retention import checkpoints_in
 from pretrain.checkpoint.saved_model import read_model
 from pretrain.checkpoint.state_file import read_state
 from pretrain.checkpoint.tensor_index import read_index
-from pretrain.checkpoint.verify import Finding, verify_checkpoint
+from pretrain.checkpoint.verify import Finding, first_whole, is_checkpoint
 from pretrain.config.load import load_run
 from pretrain.config.schema import ModelConfig, RunConfig
 from pretrain.convert.export_tokenizer import ExportTokenizer, tokenizer_of_import, tokenizer_of_run
@@ -101,25 +101,17 @@ def open_source(
 
 def _whole_checkpoint(path: Path) -> Finding:
     folder = path.resolve()  # not a link's own name: the folder's says which step it must hold
-    names_one = step_of(folder.name) is not None or re.fullmatch(r"step-\d+\..*", folder.name) is not None
-    if folder.is_dir() and (names_one or any((folder / name).exists() for name in (MANIFEST, COMPLETE))):
-        candidates = [folder]
-    else:
-        candidates = checkpoints_in(checkpoints_dir(path))
+    was_one = folder.is_dir() and re.fullmatch(r"step-\d+\..*", folder.name) is not None
+    candidates = [folder] if is_checkpoint(path) or was_one else checkpoints_in(checkpoints_dir(path))
     if not candidates:
         raise ValueError(
             f"CHECKPOINT ({path}) must be a checkpoint's folder or a run's folder with one in it; runs/tiny works once that "
             "run has saved"
         )
-    problems: list[str] = []
-    for candidate in candidates:
-        finding = verify_checkpoint(candidate, deep=True, num_threads=min(MAX_THREADS, os.cpu_count() or 1))
-        if not finding.problems:
-            for problem in problems:
-                print(f"warning: a newer checkpoint is damaged: {problem}", file=sys.stderr)
-            return finding
-        problems += finding.problems
-    raise DamagedCheckpointError("; ".join(problems))
+    finding, problems = first_whole(candidates, deep=True, num_threads=min(MAX_THREADS, os.cpu_count() or 1))
+    for problem in problems:
+        print(f"warning: a newer checkpoint is damaged: {problem}", file=sys.stderr)
+    return finding
 
 
 def _open_shards(run: RunConfig, position: DataPosition | None) -> Sources:

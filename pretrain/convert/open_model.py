@@ -11,11 +11,11 @@ import numpy as np
 
 from pretrain.checkpoint.config_file import read_config
 from pretrain.checkpoint.manifest import DamagedCheckpointError
-from pretrain.checkpoint.paths import COMPLETE, DATA, MANIFEST, checkpoints_dir, step_of
+from pretrain.checkpoint.paths import DATA, MANIFEST, checkpoints_dir
 from pretrain.checkpoint.retention import checkpoints_in
 from pretrain.checkpoint.saved_model import read_model
 from pretrain.checkpoint.tensors import open_tensors
-from pretrain.checkpoint.verify import verify_checkpoint
+from pretrain.checkpoint.verify import first_whole, is_checkpoint
 from pretrain.config.schema import ModelConfig
 from pretrain.convert.assemble import assemble
 from pretrain.convert.from_hf import PARAM
@@ -77,25 +77,16 @@ def open_model(path: str | Path, *, tokenizer: str | Path | None = None, deep: b
 
 def _whole_checkpoint(path: Path, *, deep: bool) -> Path:
     """The checkpoint at a path, or the newest whole one of the run there. What is wrong with a newer one is said aloud."""
-    folder = path.resolve()  # not a link's own name: the folder's says which step it must hold
-    if step_of(folder.name) is not None or any((folder / name).exists() for name in (MANIFEST, COMPLETE)):
-        candidates = [folder] if folder.is_dir() else []
-    else:
-        candidates = checkpoints_in(checkpoints_dir(path))
+    candidates = [path.resolve()] if is_checkpoint(path) else checkpoints_in(checkpoints_dir(path))
     if not candidates:
         raise ValueError(
             f"CHECKPOINT_OR_HF_DIR ({path}) must be a checkpoint's folder, a run's folder with one in it, or a Hugging Face "
             "folder; runs/tiny works once that run has saved"
         )
-    problems: list[str] = []
-    for candidate in candidates:
-        found = verify_checkpoint(candidate, deep=deep).problems
-        if not found:
-            for problem in problems:
-                print(f"warning: {problem}", file=sys.stderr)
-            return candidate
-        problems += found
-    raise DamagedCheckpointError("; ".join(problems))
+    finding, problems = first_whole(candidates, deep=deep)
+    for problem in problems:
+        print(f"warning: {problem}", file=sys.stderr)
+    return finding.folder
 
 
 def _max_length(checkpoint: Path) -> int:
