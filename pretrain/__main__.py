@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, Literal
 
-from pretrain.parallel.environment import note_start, rank_and_size, started_by_launcher
+from pretrain.parallel.environment import note_exit_code, note_start, rank_and_size, started_by_launcher
 from pretrain.parallel.signals import catch_stop_signals, ignore_stop_signals, stop_signal_comes_within
 
 if __name__ == "__main__" and sys.argv[1:2] == ["train"]:  # before the imports that take a while
@@ -45,6 +45,8 @@ def train(config: str, overrides: tuple[str, ...]) -> None:
     _quiet_libraries()
     code = _guard(lambda: (_train_rank if started_by_launcher() else _train_local)(load_run(config, overrides)))
     ignore_stop_signals()
+    if started_by_launcher():
+        note_exit_code(code)
     sys.exit(code)
 
 

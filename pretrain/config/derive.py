@@ -27,6 +27,13 @@ def num_parameters(model: ModelConfig) -> int:
     return model.num_layers * (attention + feed_forward + norms) + model.hidden_size + embeddings
 
 
+def checkpoint_bytes(model: ModelConfig) -> int:
+    """Bytes of one checkpoint: fp32 weights and AdamW's two moments, vocabulary padding included; other files are small."""
+    padding = padded_vocab_size(model) - model.vocab_size
+    rows = padding * (1 if model.share_embeddings_and_output_weights else 2)
+    return 12 * (num_parameters(model) + rows * model.hidden_size)
+
+
 def model_parallel_size(parallel: ParallelConfig) -> int:
     """Ranks that hold one replica of the model."""
     return parallel.tensor_model_parallel_size * parallel.pipeline_model_parallel_size

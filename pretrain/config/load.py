@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 from omegaconf import OmegaConf
@@ -13,6 +13,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pretrain.config.rules import check
 from pretrain.config.schema import RunConfig
+
+T = TypeVar("T")
 
 
 def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -27,20 +29,47 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     if not file.is_file():
         nearby = sorted(str(other) for other in Path("configs").rglob("*.yaml"))
         raise ValueError(f"config {path} is not a file; there is: {', '.join(nearby) or 'no configs/ folder here'}")
+    layers = [read_mapping(file, RunConfig, example="run_dir: runs/mine")]
+    layers.extend(_override(override) for override in overrides)
+    run = typed(layers, RunConfig, where=str(path))
+    check(run)
+    return run
+
+
+def read_mapping(file: Path, cls: type, *, example: str) -> dict[str, Any]:
+    """What a YAML file says, every key of it known to the dataclass ``cls``.
+
+    Raises: ValueError if it is not readable, not a mapping such as ``example``, or has a key that ``cls`` does not know.
+    """
     try:
         from_file = OmegaConf.load(file)
     except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"config {path} is not readable YAML: {' '.join(str(error).split())}") from None
+        raise ValueError(f"config {file} is not readable YAML: {' '.join(str(error).split())}") from None
     if not OmegaConf.is_dict(from_file):
-        raise ValueError(
-            f"config {path} must be a mapping such as 'run_dir: runs/mine'; it is a {type(from_file).__name__}"
-        )
-    from_file = OmegaConf.to_container(from_file)
-    _refuse_unknown(from_file, RunConfig, where=str(path))
-    layers = [from_file]
-    for override in overrides:
-        layers.append(_override(override))
-    return _typed(layers, where=str(path))
+        raise ValueError(f"config {file} must be a mapping such as '{example}'; it is a {type(from_file).__name__}")
+    tree = OmegaConf.to_container(from_file)
+    _refuse_unknown(tree, cls, where=str(file))
+    return tree  # type: ignore[return-value]
+
+
+def typed(layers: list[dict[str, Any]], cls: type[T], *, where: str) -> T:
+    """The dataclass that defaults and layers describe, later ones over earlier ones; every field checked against its type.
+
+    Raises: ValueError naming the key and its value, or the keys that have no default and no value.
+    """
+    schema = OmegaConf.structured(cls)
+    try:
+        merged = OmegaConf.merge(schema, *layers)
+        missing = sorted(OmegaConf.missing_keys(merged))
+        if missing:
+            raise ValueError(f"{where} must choose {', '.join(missing)}; these have no default")
+        made = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None)
+        first_line = str(error).splitlines()[0]
+        raise ValueError(f"{key or where}: {first_line}{_hint(first_line)}") from None
+    assert isinstance(made, cls), f"omegaconf gave a {type(made).__name__}"
+    return made
 
 
 def to_yaml(run: RunConfig) -> str:
@@ -60,23 +89,6 @@ def _override(text: str) -> dict[str, Any]:
         ) from None
     _refuse_unknown(tree, RunConfig, where="override")
     return tree  # type: ignore[return-value]
-
-
-def _typed(layers: list[Any], where: str) -> RunConfig:
-    schema = OmegaConf.structured(RunConfig)
-    try:
-        merged = OmegaConf.merge(schema, *layers)
-        missing = sorted(OmegaConf.missing_keys(merged))
-        if missing:
-            raise ValueError(f"{where} must choose {', '.join(missing)}; these have no default")
-        run = OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:
-        key = getattr(error, "full_key", None)
-        first_line = str(error).splitlines()[0]
-        raise ValueError(f"{key or where}: {first_line}{_hint(first_line)}") from None
-    assert isinstance(run, RunConfig), f"omegaconf gave a {type(run).__name__}"
-    check(run)
-    return run
 
 
 def _hint(message: str) -> str:

@@ -1,6 +1,7 @@
 """What a run reports: plain records with units in their names, and the arithmetic of throughput."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from pretrain.state import Skip
 
@@ -45,6 +46,18 @@ class EvalRecord:
     held_out_loss: dict[str, float]
     """Mean cross entropy per token by domain, in nats."""
     eval_time_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndRecord:
+    """How a run came to its end in good order; one that crashed leaves none."""
+
+    step: int
+    outcome: Literal["finished", "stopped"]
+    asked_by: str
+    """Who asked it to stop, such as "STOP file" or "SIGUSR1 on all ranks"; empty if it finished."""
+    checkpoint: str | None
+    """The last checkpoint; None if no step was done."""
 
 
 @dataclass(frozen=True, kw_only=True)

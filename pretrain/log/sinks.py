@@ -14,13 +14,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pretrain.checkpoint.report import SaveReport
 from pretrain.config.schema import RunConfig
-from pretrain.log.record import EvalRecord, StepRecord
+from pretrain.log.record import EndRecord, EvalRecord, StepRecord
 from pretrain.log.run_dir import METRICS_FILE
 from pretrain.log.summary import duration, summary
 from pretrain.parallel.world import World
 
-Record = StepRecord | EvalRecord | SaveReport
-KINDS = {StepRecord: "step", EvalRecord: "eval", SaveReport: "checkpoint"}
+Record = StepRecord | EvalRecord | SaveReport | EndRecord
+KINDS = {StepRecord: "step", EvalRecord: "eval", SaveReport: "checkpoint", EndRecord: "end"}
 """What a line of metrics.jsonl calls them."""
 TENSORBOARD_DIR = "tensorboard"
 
@@ -95,6 +95,8 @@ class TensorBoard:
         self._writer = SummaryWriter(str(folder), purge_step=start_step + 1 if start_step else None)
 
     def write(self, record: Record) -> None:
+        if isinstance(record, EndRecord):
+            return
         if isinstance(record, EvalRecord):
             for domain, loss in record.held_out_loss.items():
                 self._writer.add_scalar(f"held_out_loss/{domain}", loss, record.step)
@@ -129,8 +131,12 @@ class Terminal:
         if isinstance(record, StepRecord):
             self._progress.update(self._task, completed=record.step)
             self.say(step_line(record, self._train_steps))
+        elif isinstance(record, EvalRecord):
+            self.say(eval_line(record))
+        elif isinstance(record, SaveReport):
+            self.say(save_line(record))
         else:
-            self.say(eval_line(record) if isinstance(record, EvalRecord) else save_line(record))
+            self.say(end_line(record, self._train_steps))
 
     def say(self, message: str) -> None:
         self._console.print(message, highlight=False, markup=False, soft_wrap=True)
@@ -167,6 +173,14 @@ def step_line(record: StepRecord, train_steps: int) -> str:
     if record.skipped_steps:
         fields.append(f"skipped {record.skipped_steps}")
     return " | ".join(fields)
+
+
+def end_line(record: EndRecord, train_steps: int) -> str:
+    """How the run ended, for people."""
+    if record.outcome == "finished":
+        return f"complete: step {record.step} of {train_steps}"
+    left = f"checkpoint: {record.checkpoint}" if record.checkpoint else "nothing to save, no step was done"
+    return f"stopped on request ({record.asked_by}); {left}"
 
 
 def eval_line(record: EvalRecord) -> str:

@@ -1,11 +1,17 @@
 """Which rank this process is, as torchrun, srun or our own launcher says it. Imports nothing heavy."""
 
+import contextlib
 import os
 import subprocess
 import time
+from pathlib import Path
 
 STARTED_AT = "PRETRAIN_STARTED_AT_S"
 """Environment variable: when the command was started, on this machine's monotonic clock. Local ranks inherit it."""
+
+EXIT_CODES = "PRETRAIN_EXIT_CODES"
+"""Environment variable: a folder in which every rank leaves its exit code, for launchers whose own code says nothing: torchrun
+answers 1 whatever its ranks answered. A rank that was killed leaves none."""
 
 
 def note_start() -> None:
@@ -16,6 +22,15 @@ def note_start() -> None:
 def started_at() -> float:
     """When the command was started, on the clock of ``time.monotonic``; now if nobody has noted it."""
     return float(os.environ.get(STARTED_AT) or time.monotonic())
+
+
+def note_exit_code(code: int) -> None:
+    """Leave this rank's exit code in the folder that EXIT_CODES names, if it names one. Last act of a rank; never raises."""
+    folder = os.environ.get(EXIT_CODES)
+    if folder:
+        with contextlib.suppress(OSError, ValueError):
+            rank, _, _ = rank_and_size()
+            (Path(folder) / f"rank-{rank:05d}").write_text(f"{code}\n", encoding="utf-8")
 
 
 def started_by_launcher() -> bool:

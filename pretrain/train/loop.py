@@ -16,6 +16,7 @@ from pretrain.config.schema import RunConfig
 from pretrain.data.batch import train_micro_batches
 from pretrain.data.reader import TrainReader, open_reader
 from pretrain.data.sources import open_sources
+from pretrain.log.record import EndRecord
 from pretrain.log.run_dir import hold_run_dir, open_run_dir
 from pretrain.log.sinks import Sinks, open_sinks
 from pretrain.model.gpt import attention_backend, build_model
@@ -201,10 +202,10 @@ def _finish(training: Training, state: TrainState) -> Outcome:
         _report_saves(training)
     if state.step < last_step:
         who = training.requests.who_asked_to_stop(training.world)
-        left = f"checkpoint: {saver.newest}" if state.step else "nothing to save, no step was done"
-        sinks.say(f"stopped on request ({who}); {left}")
+        newest = str(saver.newest) if state.step else None
+        sinks.write(EndRecord(step=state.step, outcome="stopped", asked_by=who, checkpoint=newest))
         return Outcome.STOPPED
-    sinks.say(f"complete: step {state.step} of {last_step}")
+    sinks.write(EndRecord(step=state.step, outcome="finished", asked_by="", checkpoint=str(saver.newest)))
     sinks.finish(training.run.run_dir)
     return Outcome.FINISHED
 

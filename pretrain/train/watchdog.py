@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pretrain.config.schema import RunConfig, WatchdogConfig
 from pretrain.exit_codes import HANG
+from pretrain.parallel.environment import note_exit_code
 from pretrain.parallel.local import report_to_starter
 
 LOOK_EVERY_S = 0.5
@@ -97,6 +98,7 @@ class Watchdog:
             threading.Thread(target=act, args=(text,), daemon=True).start()
         time.sleep(GRACE_S)
         report_to_starter(text, HANG)
+        note_exit_code(HANG)
         os._exit(HANG)
 
     def _show(self, text: str) -> None:
