@@ -1,0 +1,161 @@
+"""The command line: parse, call one function, exit code. ``python -m launch --help``."""
+
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pretrain.exit_codes import CRASH, DAMAGED, FINISHED, WRONG_INPUT, exit_code_of
+
+CONTEXT = {"help_option_names": ["-h", "--help"]}
+
+
+@click.group(context_settings=CONTEXT)
+def cli() -> None:
+    """From one YAML to a chain of Slurm jobs that heals itself."""
+
+
+def job_options(command: Callable[..., None]) -> Callable[..., None]:
+    """What render and submit take."""
+    for decorate in reversed(
+        (
+            click.argument("config"),
+            click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]..."),
+            click.option(
+                "--site", "site_name", required=True, metavar="NAME", help="A site of launch/sites, or a YAML file."
+            ),
+            click.option("--nodes", type=int, required=True, help="Nodes of each job."),
+            click.option("--hours", type=float, help="Walltime in all; more than one job may take becomes a chain."),
+            click.option("--account", metavar="NAME", help="Whose hours are used, such as xyz@h100."),
+            click.option("--qos", metavar="NAME", help="Quality of service; left out, the site's usual one."),
+            click.option(
+                "--slice-hours", type=float, help="Walltime of one job of a chain; left out, all that the QoS allows."
+            ),
+            click.option("--gpus-per-node", type=int, help="Fewer than a node has, with --nodes 1."),
+            click.option(
+                "--stop-margin-s", type=int, help="Seconds kept for the last checkpoint; left out, the site's."
+            ),
+            click.option("--exclude", metavar="NODE,...", help="Nodes never to run on."),
+            click.option("--module", "modules", multiple=True, metavar="NAME", help="Load this too; may be repeated."),
+            click.option("--preflight/--no-preflight", default=True, help="Look at data, space and every node first."),
+            click.option("--node-local", is_flag=True, help="Run code and packages from each node's own disk."),
+        )
+    ):
+        command = decorate(command)
+    return command
+
+
+@cli.command(context_settings=CONTEXT)
+@job_options
+def render(config: str, overrides: tuple[str, ...], site_name: str, **options: Any) -> None:
+    """Write the script of a job, and what belongs to it, into RUN_DIR/launch. Nothing is queued."""
+
+    def act() -> int:
+        from launch.render import render as write
+
+        job = _plan(config, overrides, site_name, options)
+        path = write(job)
+        print(f"{path}: {_summary(job)}; `sbatch {path}` queues one job, `launch submit` all of them")
+        return FINISHED
+
+    sys.exit(_guard(act))
+
+
+@cli.command(context_settings=CONTEXT)
+@job_options
+def submit(config: str, overrides: tuple[str, ...], site_name: str, **options: Any) -> None:
+    """Render, and queue every job of the chain."""
+
+    def act() -> int:
+        from launch.render import render as write
+        from launch.render import submit as queue
+
+        job = _plan(config, overrides, site_name, options)
+        queued = queue(job, write(job), hours=options["hours"])
+        print(f"queued {', '.join(queued.jobs)}: {_summary(job)}")
+        print(f"watch: python -m launch status {job.run_dir}; stop with a checkpoint: touch {job.run_dir}/STOP")
+        return FINISHED
+
+    sys.exit(_guard(act))
+
+
+@cli.group(hidden=True)
+def job() -> None:
+    """What job.sbatch calls."""
+
+
+@job.command("begin")
+@click.argument("folder", type=Path)
+def job_begin(folder: Path) -> None:
+    """Before the run: prints where ranks meet; nothing if this job must not run."""
+
+    def act() -> int:
+        from launch.job import begin
+
+        meet_at = begin(folder)
+        print(meet_at or "", end="")
+        return FINISHED
+
+    sys.exit(_guard(act))
+
+
+@job.command("end")
+@click.argument("folder", type=Path)
+@click.option("--srun", type=int, help="The exit code of srun, for the log only.")
+@click.option("--before-training", type=int)
+@click.option("--walltime", is_flag=True)
+@click.option("--terminated", is_flag=True)
+def job_end(folder: Path, srun: int | None, before_training: int | None, walltime: bool, terminated: bool) -> None:
+    """After the run: decide, note, act."""
+
+    def act() -> int:
+        from launch.job import end
+
+        return end(folder, before_training=before_training, walltime=walltime, terminated=terminated)
+
+    sys.exit(_guard(act))
+
+
+def _plan(config: str, overrides: tuple[str, ...], site_name: str, options: dict[str, Any]) -> Any:
+    from launch.request import Places, Request, plan_job
+    from launch.site import load_site
+    from pretrain.config.load import load_run
+
+    exclude = tuple(node for node in (options["exclude"] or "").split(",") if node)
+    request = Request(**{**options, "exclude": exclude})
+    # Not resolved: a virtual environment's Python is a link, and works by its place.
+    places = Places(workdir=Path.cwd(), code_dir=Path(__file__).parents[1], python=Path(sys.executable))
+    planned = plan_job(load_run(config, overrides), site_name, load_site(site_name), request, places)
+    for warning in planned.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    return planned
+
+
+def _summary(job: Any) -> str:
+    from launch.script import walltime
+
+    of_gpus = (
+        f"{job.nodes * job.gpus_per_node} GPUs" if job.gpus_per_node else f"{job.nodes * job.ranks_per_node} CPU ranks"
+    )
+    return f"{job.slices} job(s) of {walltime(job.minutes)} on {job.nodes} node(s), {of_gpus}"
+
+
+def _guard(act: Callable[[], int]) -> int:
+    """Run ``act``; a mistake of the user's becomes one line and exit code 2, damage one line and 76, else a traceback and 70."""
+    try:
+        return act()
+    except Exception as error:
+        code = exit_code_of(error)
+        if code in (WRONG_INPUT, DAMAGED):
+            print(f"error: {error}", file=sys.stderr)
+        else:
+            traceback.print_exc()
+            code = CRASH
+        return code
+
+
+if __name__ == "__main__":
+    cli()

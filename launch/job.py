@@ -1,0 +1,264 @@
+"""What a job does before and after its run, on the first of its nodes. ``job.sbatch`` calls both.
+
+before  note the start; settle the attempt before, if it was lost without a word; choose where ranks meet
+after   read the exit codes of the ranks, decide (launch/decide.py), note the decision, act
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import sys
+import tarfile
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from launch import jobs_file, slurm
+from launch.capture import write_environment
+from launch.decide import Decision, Facts, decide, run_exit_code
+from launch.newest import how_it_ended, newest_step
+from launch.render import JOB
+from launch.script import SCRIPT, SITE
+from launch.site import SiteConfig, load_site
+from pretrain import exit_codes
+
+EXIT_CODES = "exit-codes"
+"""Folder of an attempt in which every rank leaves its code; one file, ``exit-codes.json``, once the attempt is over."""
+NO_DECISION_YET = "it ended without a word"
+
+
+@dataclass(frozen=True)
+class Here:
+    """The job this process belongs to."""
+
+    folder: Path
+    facts: dict[str, Any]
+    site: SiteConfig
+    job: str
+    restart: int
+
+    @property
+    def run_dir(self) -> Path:
+        return Path(self.facts["run_dir"])
+
+    @property
+    def num_ranks(self) -> int:
+        return self.facts["nodes"] * self.facts["ranks_per_node"]
+
+
+def here(folder: Path) -> Here:
+    """Read the launch folder of the job that runs.
+
+    Raises: ValueError if it is not one, or outside a job.
+    """
+    try:
+        facts = json.loads((folder / JOB).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"{folder} must be the launch folder of a run, with {JOB} ({error}); `launch render` makes it"
+        ) from None
+    job, restart = slurm.this_job()
+    return Here(folder, facts, load_site(str(folder / SITE)), job, restart)
+
+
+def attempt_dir(folder: Path, job: str, restart: int) -> Path:
+    """What one start of a job leaves: environment, exit codes, logs, the look at its nodes."""
+    return folder / f"{job}-{restart}"
+
+
+def begin(folder: Path) -> str | None:
+    """Before the run. Returns HOST:PORT where ranks meet; None if this job must not run, which is said and noted."""
+    at = here(folder)
+    nodes = slurm.hostnames(os.environ.get("SLURM_JOB_NODELIST", ""))
+    attempt = attempt_dir(folder, at.job, at.restart)
+    (attempt / EXIT_CODES).mkdir(parents=True, exist_ok=True)
+    if not _settle_lost_attempt(at) or not _avoid_noted_nodes(at, nodes):
+        return None
+    write_environment(attempt / "environment.json", Path(at.facts["code_dir"]), nodes)
+    jobs_file.note(
+        at.run_dir, "started", job=at.job, restart=at.restart, nodes=list(nodes), step=newest_step(at.run_dir)
+    )
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return f"{socket.gethostname()}:{probe.getsockname()[1]}"
+
+
+def end(folder: Path, *, before_training: int | None, walltime: bool, terminated: bool) -> int:
+    """After the run: decide, note, act. Returns the exit code of the job.
+
+    Args: before_training, the exit code of what came before the ranks, if it failed.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a requeue ends this process, too; Slurm's SIGKILL comes later
+    at = here(folder)
+    state = slurm.job_fields(at.job).get("JobState", "") if terminated else "RUNNING"
+    attempt = attempt_dir(folder, at.job, at.restart)
+    codes = rank_exit_codes(attempt)
+    code = run_exit_code(codes, at.num_ranks) if before_training is None else _known_code(before_training)
+    records = jobs_file.read(at.run_dir)
+    began = next((a for a in reversed(jobs_file.attempts(records)) if (a.job, a.restart) == (at.job, at.restart)), None)
+    lost = slurm.lost_nodes(began.nodes, _local(began.time_utc)) if began and code not in _GOOD else ()
+    facts = Facts(
+        exit_code=code,
+        asked_by=how_it_ended(at.run_dir) if code == exit_codes.STOPPED and before_training is None else "",
+        walltime_signal=walltime,
+        job_state=state,
+        lost_nodes=lost,
+        step_before=began.step if began else 0,
+        step_after=newest_step(at.run_dir),
+        restarts_without_checkpoint=jobs_file.restarts_without_checkpoint(records),
+        jobs_waiting=len(slurm.waiting_jobs(at.facts["name"])),
+    )
+    decision = decide(facts, max_restarts_without_checkpoint=at.site.max_restarts_without_checkpoint)
+    _note(at, at.job, at.restart, facts, decision)
+    _tidy(attempt, codes, good=code in _GOOD)
+    _act(at, decision)
+    return exit_codes.FINISHED if decision.action in ("finish", "hand over") else code
+
+
+def rank_exit_codes(attempt: Path) -> dict[int, int]:
+    """The exit code that each rank left; ranks that were killed left none."""
+    codes = {}
+    for path in (attempt / EXIT_CODES).glob("rank-*"):
+        text = path.read_text(encoding="utf-8").strip()
+        if text.isdigit():
+            codes[int(path.name.removeprefix("rank-"))] = int(text)
+    return codes
+
+
+_GOOD = (exit_codes.FINISHED, exit_codes.STOPPED)
+
+
+def _known_code(code: int) -> int:
+    """Codes that are none of ours, such as 1 of a Python that cannot import, count as a crash."""
+    ours = (exit_codes.WRONG_INPUT, exit_codes.DAMAGED, exit_codes.HANG, exit_codes.STOPPED)
+    return code if code in ours else exit_codes.CRASH
+
+
+def _local(time_utc: str) -> datetime:
+    """Slurm prints local times without a zone."""
+    moment = datetime.strptime(time_utc, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    return moment.astimezone().replace(tzinfo=None)
+
+
+def _note(at: Here, job: str, restart: int, facts: Facts, decision: Decision) -> None:
+    jobs_file.note(
+        at.run_dir, "decided", job=job, restart=restart, action=decision.action, reason=decision.reason,
+        exit_code=facts.exit_code, step=facts.step_after,
+        restarts_without_checkpoint=decision.restarts_without_checkpoint, exclude=list(decision.exclude),
+        by=f"{at.job}-{at.restart}",
+    )  # fmt: skip
+    print(f"job {job}: {decision.action}: {decision.reason}", file=sys.stderr, flush=True)
+
+
+def _settle_lost_attempt(at: Here) -> bool:
+    """Decide for an attempt that could not: its node was lost, or it was killed at once. False if this job must not run."""
+    records = jobs_file.read(at.run_dir)
+    before = jobs_file.attempts(records)
+    if not before or before[-1].decision is not None:
+        return _is_still_wanted(at, records)
+    last = before[-1]
+    codes = rank_exit_codes(attempt_dir(at.folder, last.job, last.restart))
+    code = run_exit_code(codes, at.num_ranks)
+    facts = Facts(
+        exit_code=code,
+        asked_by=how_it_ended(at.run_dir) if code == exit_codes.STOPPED else NO_DECISION_YET,
+        job_state=slurm.job_fields(last.job).get("JobState", "") if last.job != at.job else "REQUEUED",
+        lost_nodes=slurm.lost_nodes(last.nodes, _local(last.time_utc)),
+        step_before=last.step,
+        step_after=newest_step(at.run_dir),
+        restarts_without_checkpoint=jobs_file.restarts_without_checkpoint(records),
+    )
+    decision = decide(facts, max_restarts_without_checkpoint=at.site.max_restarts_without_checkpoint)
+    _note(at, last.job, last.restart, facts, decision)
+    if decision.action in ("finish", "stop"):
+        _act(at, decision)
+        return False
+    return True
+
+
+def _is_still_wanted(at: Here, records: list[dict[str, Any]]) -> bool:
+    """False if the chain was stopped or finished, and this job of it started all the same: it was being started just then."""
+    current = jobs_file.since_submission(records)
+    belongs = any(at.job in record["jobs"] for record in current if record["event"] == "submitted")
+    decided = [record for record in current if record["event"] == "decided"]
+    if belongs and decided and decided[-1]["action"] in ("finish", "stop"):
+        print(f"the chain has ended: {decided[-1]['reason']}", file=sys.stderr)
+        slurm.cancel(slurm.waiting_jobs(at.facts["name"]))
+        return False
+    return True
+
+
+def _avoid_noted_nodes(at: Here, nodes: tuple[str, ...]) -> bool:
+    """Where a node that was lost before is back and others could take its place, wait for those. False if this job must not run."""
+    noted = set(jobs_file.excluded(jobs_file.read(at.run_dir)))
+    mine = sorted(noted & set(nodes))
+    if not mine:
+        return True
+    if len(slurm.usable_nodes(at.site.partition) - noted) < at.facts["nodes"]:
+        print(
+            f"{', '.join(mine)} was lost before; used again, since no other node is free to take its place",
+            file=sys.stderr,
+        )
+        return True
+    records = jobs_file.read(at.run_dir)
+    decision = Decision(
+        action="requeue",
+        reason=f"{', '.join(mine)} was lost before, and there are other nodes",
+        restarts_without_checkpoint=jobs_file.restarts_without_checkpoint(records),
+        exclude=tuple(mine),
+    )
+    step = newest_step(at.run_dir)
+    facts = Facts(exit_code=exit_codes.STOPPED, step_before=step, step_after=step)
+    _note(at, at.job, at.restart, facts, decision)
+    _act(at, decision)
+    return False
+
+
+def _act(at: Here, decision: Decision) -> None:
+    """Carry out a decision. What Slurm refuses is said, and noted where it ends the chain."""
+    name = at.facts["name"]
+    noted = jobs_file.excluded(jobs_file.read(at.run_dir))
+    try:
+        waiting = [job for job in slurm.waiting_jobs(name) if job != at.job]
+        if decision.action in ("finish", "stop"):
+            slurm.cancel(waiting)
+            return
+        if decision.exclude and len(slurm.usable_nodes(at.site.partition) - set(noted)) >= at.facts["nodes"]:
+            for job in waiting:
+                slurm.exclude(job, noted)
+    except slurm.SlurmError as error:
+        print(f"warning: {error}", file=sys.stderr, flush=True)
+    if decision.action == "requeue":
+        _requeue(at, noted)
+
+
+def _requeue(at: Here, noted: tuple[str, ...]) -> None:
+    """Put this job back, or a new one in its place where Slurm does not allow that."""
+    try:
+        slurm.requeue(at.job)
+    except slurm.SlurmError as refused:
+        try:
+            options = [f"--exclude={','.join(noted)}"] if noted else []
+            queued = slurm.submit(at.folder / SCRIPT, *options)
+            print(f"{refused}; queued job {queued} in its place", file=sys.stderr, flush=True)
+        except slurm.SlurmError as error:
+            reason = f"cannot go on: {refused}; {error}; `sbatch {at.folder / SCRIPT}` goes on"
+            decision = Decision(action="stop", reason=reason)
+            _note(
+                at, at.job, at.restart, Facts(exit_code=exit_codes.CRASH, step_after=newest_step(at.run_dir)), decision
+            )
+
+
+def _tidy(attempt: Path, codes: dict[int, int], *, good: bool) -> None:
+    """One file for all exit codes, and one for all logs of an attempt that ended well: inodes are counted on clusters."""
+    text = json.dumps({str(rank): code for rank, code in sorted(codes.items())}) + "\n"
+    (attempt / f"{EXIT_CODES}.json").write_text(text, encoding="utf-8")
+    logs = attempt / "logs"
+    if good and logs.is_dir():
+        with tarfile.open(attempt / "logs.tar.gz", "w:gz") as tar:
+            tar.add(logs, "logs")
+        shutil.rmtree(logs, ignore_errors=True)
+    shutil.rmtree(attempt / EXIT_CODES, ignore_errors=True)

@@ -1,0 +1,88 @@
+"""``jobs.jsonl`` in a run folder: what was submitted, started and decided, one JSON object a line, oldest first.
+
+Every line has ``time_utc`` and ``event``:
+    submitted   jobs, slices, nodes, hours, account, qos, site, config_sha256, script_sha256
+    started     job, restart, nodes, step (of the newest whole checkpoint)
+    decided     job, restart, action, reason, exit_code, step, restarts_without_checkpoint, exclude; by (the job that found out)
+Jobs of one run run one at a time, so one process writes at a time.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+JOBS_FILE = "jobs.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """One start of a job."""
+
+    job: str
+    restart: int
+    nodes: tuple[str, ...]
+    step: int
+    """Of the newest whole checkpoint at the start; 0 if there was none."""
+    time_utc: str
+    decision: dict[str, Any] | None
+    """The ``decided`` line; None while it runs, or if it was lost."""
+
+
+def note(run_dir: Path, event: str, **fields: Any) -> dict[str, Any]:
+    """Add a line, durably; returns it."""
+    record = {"time_utc": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), "event": event, **fields}
+    with (run_dir / JOBS_FILE).open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(record) + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    return record
+
+
+def read(run_dir: Path) -> list[dict[str, Any]]:
+    """All whole lines; none if there is no file. A node that loses power may leave a torn one."""
+    with contextlib.suppress(FileNotFoundError):
+        lines = (run_dir / JOBS_FILE).read_text(encoding="utf-8", errors="replace").splitlines()
+        records = []
+        for line in lines:
+            with contextlib.suppress(json.JSONDecodeError):
+                record = json.loads(line)
+                if isinstance(record, dict) and "event" in record:
+                    records.append(record)
+        return records
+    return []
+
+
+def attempts(records: Sequence[dict[str, Any]]) -> list[Attempt]:
+    """Every start of a job since the last ``submitted`` line, with its decision."""
+    current = since_submission(records)
+    decisions = {(r["job"], r["restart"]): r for r in current if r["event"] == "decided"}
+    return [
+        Attempt(
+            job=record["job"], restart=record["restart"], nodes=tuple(record["nodes"]), step=record["step"],
+            time_utc=record["time_utc"], decision=decisions.get((record["job"], record["restart"])),
+        )
+        for record in current if record["event"] == "started"
+    ]  # fmt: skip
+
+
+def since_submission(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The lines from the last ``submitted`` on: a person who submits starts the counting anew."""
+    last = max((number for number, record in enumerate(records) if record["event"] == "submitted"), default=0)
+    return list(records[last:])
+
+
+def restarts_without_checkpoint(records: Sequence[dict[str, Any]]) -> int:
+    """Restarts in a row up to now that brought no new checkpoint."""
+    decided = [record for record in since_submission(records) if record["event"] == "decided"]
+    return decided[-1]["restarts_without_checkpoint"] if decided else 0
+
+
+def excluded(records: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+    """Nodes that were noted since the last submission, in the order of their being noted."""
+    noted = [node for r in since_submission(records) if r["event"] == "decided" for node in r["exclude"]]
+    return tuple(dict.fromkeys(noted))

@@ -1,0 +1,41 @@
+"""What a run folder says of its progress. The folders and files are the trainer's: names come from its rooms."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pretrain.checkpoint.paths import COMPLETE, checkpoints_dir, step_name, step_of
+from pretrain.log.run_dir import METRICS_FILE
+
+
+def newest_step(run_dir: Path) -> int:
+    """Step of the newest checkpoint that bears the mark of a whole one; 0 if there is none. Its bytes are not read."""
+    folder = checkpoints_dir(run_dir)
+    steps = (step_of(path.name) for path in folder.iterdir()) if folder.is_dir() else ()
+    return max(
+        (step for step in steps if step is not None and (folder / step_name(step) / COMPLETE).is_file()), default=0
+    )
+
+
+def how_it_ended(run_dir: Path) -> str:
+    """Who asked the run to stop at its last end in good order, in its own words; empty if nothing is known."""
+    last = ""
+    for record in metrics(run_dir):
+        if record.get("kind") == "end":
+            last = str(record.get("asked_by", ""))
+    return last
+
+
+def metrics(run_dir: Path) -> Iterator[dict[str, Any]]:
+    """The whole lines of metrics.jsonl, oldest first; none if there is no file."""
+    with (
+        contextlib.suppress(FileNotFoundError),
+        (run_dir / METRICS_FILE).open(encoding="utf-8", errors="replace") as stream,
+    ):
+        for line in stream:
+            with contextlib.suppress(json.JSONDecodeError):
+                record = json.loads(line)
+                if isinstance(record, dict):
+                    yield record

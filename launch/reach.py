@@ -1,0 +1,54 @@
+"""Whether compute nodes can reach every path that a job names."""
+
+from pathlib import Path
+
+from launch.site import SiteConfig, file_system_of
+from pretrain.config.schema import RunConfig, SourceConfig
+
+
+def check_reach(run: RunConfig, site: SiteConfig, site_name: str, *, run_dir: Path, places: list[Path]) -> None:
+    """Refuse paths on file systems that compute nodes cannot reach, or that each node has for itself.
+
+    Args: places, [working folder, code, Python]; the first one is where relative paths count from.
+    Raises: ValueError naming the key, the path and the file systems that work.
+    """
+    workdir, code_dir, python = places
+    named = {"run_dir": run_dir, "the working folder": workdir, "the code": code_dir, "Python": python}
+    named |= {key: workdir / path for key, path in paths_of(run).items()}
+    for key, path in named.items():
+        file_system = file_system_of(path, site)
+        if file_system is None or (file_system.on_compute_nodes and file_system.shared):
+            continue
+        rule = (
+            "which compute nodes cannot reach"
+            if not file_system.on_compute_nodes
+            else "which every node has for itself"
+        )
+        works = ", ".join(one.name for one in site.file_systems if one.on_compute_nodes and one.shared)
+        raise ValueError(
+            f"{key} ({path}) lies on {file_system.name} of {site_name}, {rule}; "
+            + (f"one of {works} works" if works else "a file system that all nodes share works")
+        )
+
+
+def paths_of(run: RunConfig) -> dict[str, str]:
+    """Every path that a run reads, by its key."""
+    paths = {"data.tokenizer": run.data.tokenizer}
+    paths |= {f"data.train[{number}].prefix": source.prefix for number, source in enumerate(run.data.train)}
+    for phase_number, phase in enumerate(run.data.phases):
+        paths |= {
+            f"data.phases[{phase_number}].train[{number}].prefix": source.prefix
+            for number, source in enumerate(phase.train)
+        }
+    paths |= {f"data.held_out[{number}].prefix": source.prefix for number, source in enumerate(run.data.held_out)}
+    if run.checkpoint.init_from is not None:
+        paths["checkpoint.init_from"] = run.checkpoint.init_from
+    return paths
+
+
+def shards_of(run: RunConfig) -> list[str]:
+    """Prefixes of all shards that a run reads, each once."""
+    sources: list[SourceConfig] = [*run.data.train, *run.data.held_out]
+    for phase in run.data.phases:
+        sources.extend(phase.train)
+    return list(dict.fromkeys(source.prefix for source in sources))

@@ -1,0 +1,315 @@
+"""What a person asks for, and what follows from it: a job of one or more slices. Every error comes before the queue does."""
+
+import hashlib
+import math
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from launch.reach import check_reach
+from launch.site import QosConfig, SiteConfig
+from pretrain.config.derive import model_parallel_size, world_size
+from pretrain.config.rules import check_ranks
+from pretrain.config.schema import RunConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """The options of ``launch render`` and ``submit``."""
+
+    nodes: int
+    hours: float | None
+    """Of walltime in all; more than a job may take becomes a chain."""
+    account: str | None = None
+    qos: str | None = None
+    slice_hours: float | None = None
+    """Of one job of a chain; None takes what the QoS allows."""
+    gpus_per_node: int | None = None
+    """Fewer than the node has, on one node; None takes all."""
+    stop_margin_s: int | None = None
+    exclude: tuple[str, ...] = ()
+    """Nodes never to run on."""
+    modules: tuple[str, ...] = ()
+    """Loaded after the site's."""
+    preflight: bool = True
+    node_local: bool = False
+    """Run code and environment from each node's own disk."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """Absolute paths that a job needs."""
+
+    workdir: Path
+    """Where relative paths of the config count from."""
+    code_dir: Path
+    python: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """All that the script says."""
+
+    run: RunConfig
+    site: SiteConfig
+    site_name: str
+    places: Places
+    run_dir: Path
+    nodes: int
+    gpus_per_node: int
+    """0 on CPUs."""
+    ranks_per_node: int
+    cores: int
+    """Of each node, for all its ranks."""
+    minutes: int
+    """Walltime of one slice."""
+    slices: int
+    account: str
+    qos: str
+    stop_margin_s: int
+    exclude: tuple[str, ...]
+    modules: tuple[str, ...]
+    preflight: bool
+    node_local: bool
+    warnings: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Of the Slurm job: slices of one run folder wait for each other by it."""
+        return job_name(self.run_dir)
+
+    @property
+    def folder(self) -> Path:
+        """Where the script and all that belongs to its jobs lie."""
+        return launch_dir(self.run_dir)
+
+
+def absolute(path: str | Path, workdir: Path) -> Path:
+    """The path from the root on, symbolic links left as people know them."""
+    return Path(os.path.normpath(workdir / path))
+
+
+def launch_dir(run_dir: Path) -> Path:
+    """The folder of a run that belongs to its jobs."""
+    return run_dir / "launch"
+
+
+def job_name(run_dir: Path) -> str:
+    """The same for every job of an absolute run_dir, and for no other: readable, and a hash of the path."""
+    readable = re.sub(r"[^A-Za-z0-9_.-]", "-", run_dir.name)[:40]
+    return f"fanal-{readable}-{hashlib.sha256(str(run_dir).encode()).hexdigest()[:6]}"
+
+
+def plan_job(run: RunConfig, site_name: str, site: SiteConfig, request: Request, places: Places) -> Job:
+    """Check a request against the run and the site.
+
+    Raises: ValueError naming the option or key, its value, the rule and what works.
+    """
+    if request.nodes < 1:
+        raise ValueError(f"--nodes ({request.nodes}) must be at least 1; --nodes 1 works")
+    gpus = _gpus_per_node(site, site_name, request)
+    _check_device(run, site, site_name)
+    ranks_per_node = gpus or _cpu_ranks_per_node(run, request.nodes)
+    _check_layout(run, request.nodes, ranks_per_node, "GPUs" if gpus else "ranks")
+    qos, minutes, slices = _walltime(site, site_name, request, num_gpus=request.nodes * gpus)
+    margin = site.stop_margin_s if request.stop_margin_s is None else request.stop_margin_s
+    if not 0 < margin < minutes * 60:
+        raise ValueError(
+            f"the time kept for the last checkpoint (--stop-margin-s, or the site's stop_margin_s: {margin}) must be above 0 and "
+            f"below the {minutes * 60} s of a job; --stop-margin-s {max(1, minutes * 6)} works"
+        )
+    run_dir = absolute(run.run_dir, places.workdir)
+    check_reach(run, site, site_name, run_dir=run_dir, places=[places.workdir, places.code_dir, places.python])
+    return Job(
+        run=run, site=site, site_name=site_name, places=places, run_dir=run_dir, nodes=request.nodes, gpus_per_node=gpus,
+        ranks_per_node=ranks_per_node, cores=_cores(site, gpus, ranks_per_node), minutes=minutes, slices=slices,
+        account=account(site.account_suffix, site.needs_account, site_name, request.account), qos=qos,
+        stop_margin_s=margin, exclude=request.exclude, modules=(*site.modules, *request.modules),
+        preflight=request.preflight, node_local=_node_local(site, site_name, request),
+        warnings=tuple(_warnings(run, site, gpus)),
+    )  # fmt: skip
+
+
+def account(suffix: str, needed: bool, site_name: str, given: str | None) -> str:
+    """The account, if it is one that the scheduler takes here; empty if none is needed or given.
+
+    Raises: ValueError if it is missing, or does not end in the suffix of its kind of node.
+    """
+    if not given:
+        if needed:
+            example = f"xyz@{suffix}" if suffix else "xyz"
+            raise ValueError(
+                f"--account must be given on {site_name}; --account {example} works, with your project in place of xyz"
+            )
+        return ""
+    if suffix and not given.endswith(f"@{suffix}"):
+        project = given.split("@")[0]
+        raise ValueError(
+            f"--account ({given}) must end in @{suffix} on {site_name}, where hours are granted by kind of node; "
+            f"--account {project}@{suffix} works"
+        )
+    return given
+
+
+def choose_qos(
+    offered: list[QosConfig], wanted: str | None, *, hours: float, slice_hours: float | None, num_gpus: int, where: str
+) -> tuple[QosConfig | None, float]:
+    """A quality of service, and the hours of one job under it. The first is the default, and may become a chain.
+
+    Raises: ValueError naming the limit that does not fit, and a QoS that does.
+    """
+    if not offered:
+        if wanted:
+            return QosConfig(name=wanted, max_hours=hours), min(hours, slice_hours or hours)
+        return None, min(hours, slice_hours or hours)
+    chosen = next((qos for qos in offered if qos.name == wanted), None) if wanted else offered[0]
+    if chosen is None:
+        raise ValueError(f"--qos ({wanted}) is not one of {where}; there is: {', '.join(qos.name for qos in offered)}")
+
+    def fits(qos: QosConfig, hours_of_a_job: float) -> bool:
+        return hours_of_a_job <= qos.max_hours and (qos.max_gpus is None or num_gpus <= qos.max_gpus)
+
+    if chosen.max_gpus is not None and num_gpus > chosen.max_gpus:
+        others = [qos.name for qos in offered if qos.max_gpus is None or num_gpus <= qos.max_gpus]
+        works = (
+            f"--qos {others[0]} works"
+            if others
+            else f"{max(qos.max_gpus or 0 for qos in offered)} GPUs are the most here"
+        )
+        raise ValueError(f"{num_gpus} GPUs are more than the {chosen.max_gpus} that qos {chosen.name} allows; {works}")
+    of_a_job = slice_hours if slice_hours is not None else (min(hours, chosen.max_hours) if chosen.chain else hours)
+    if of_a_job > chosen.max_hours:
+        asked = f"--slice-hours ({slice_hours:g})" if slice_hours is not None else f"--hours ({hours:g})"
+        others = [qos for qos in offered if fits(qos, of_a_job)] or [
+            qos for qos in offered if qos.chain and fits(qos, 0)
+        ]
+        works = f"--qos {others[0].name} fits" if others else f"{chosen.max_hours:g} works"
+        raise ValueError(
+            f"{asked} must not be above the {chosen.max_hours:g} h that qos {chosen.name} allows a job; {works}"
+        )
+    return chosen, min(of_a_job, hours)
+
+
+def check_hours(hours: float | None, default_walltime_minutes: float | None) -> float:
+    """The hours asked for.
+
+    Raises: ValueError if there are none, or no number above 0.
+    """
+    if hours is None:
+        default = f"a job that asks for none gets {default_walltime_minutes:g} minutes" if default_walltime_minutes else (
+            "a job that asks for none gets the site's default, often minutes"
+        )  # fmt: skip
+        raise ValueError(f"--hours must say how long to run: {default}; --hours 20 works")
+    if not 0 < hours < math.inf:
+        raise ValueError(f"--hours ({hours}) must be above 0 and finite; --hours 20 works")
+    return hours
+
+
+def _walltime(site: SiteConfig, site_name: str, request: Request, *, num_gpus: int) -> tuple[str, int, int]:
+    """(QoS to name in the script, minutes of a slice, number of slices)."""
+    hours = check_hours(request.hours, site.default_walltime_minutes)
+    if request.slice_hours is not None and not 0 < request.slice_hours < math.inf:
+        raise ValueError(
+            f"--slice-hours ({request.slice_hours}) must be above 0 and finite; --slice-hours {hours:g} works"
+        )
+    qos, of_a_job = choose_qos(
+        site.qos, request.qos, hours=hours, slice_hours=request.slice_hours, num_gpus=num_gpus, where=site_name
+    )
+    slices = math.ceil(hours / of_a_job - 1e-9)
+    # Slices of equal length: a shorter job waits less. Slurm counts in minutes.
+    minutes = max(1, math.ceil(hours / slices * 60 - 1e-6))
+    return qos.name if qos else "", minutes, slices
+
+
+def _gpus_per_node(site: SiteConfig, site_name: str, request: Request) -> int:
+    wanted = request.gpus_per_node
+    if wanted is None or wanted == site.gpus_per_node:
+        return site.gpus_per_node
+    if not 1 <= wanted <= site.gpus_per_node:
+        works = f"{site.gpus_per_node} works" if site.gpus_per_node else "leave it out"
+        raise ValueError(
+            f"--gpus-per-node ({wanted}) must be from 1 to the {site.gpus_per_node} GPUs of a node of {site_name}; {works}"
+        )
+    if request.nodes > 1:
+        raise ValueError(
+            f"--gpus-per-node ({wanted}) must be all {site.gpus_per_node} on several nodes ({request.nodes}): others would share "
+            f"their network; --gpus-per-node {site.gpus_per_node} works"
+        )
+    return wanted
+
+
+def _cpu_ranks_per_node(run: RunConfig, nodes: int) -> int:
+    """Without GPUs the layout says how many ranks there are; they are spread evenly."""
+    ranks = world_size(run.parallel)
+    if ranks % nodes:
+        works = max(count for count in range(1, min(nodes, ranks) + 1) if ranks % count == 0)
+        raise ValueError(f"--nodes ({nodes}) must divide the layout's {ranks} ranks; --nodes {works} works")
+    return ranks // nodes
+
+
+def _check_device(run: RunConfig, site: SiteConfig, site_name: str) -> None:
+    if site.gpus_per_node and run.parallel.device == "cpu":
+        raise ValueError(
+            f"parallel.device (cpu) must be cuda or auto on {site_name}, whose nodes have {site.gpus_per_node} GPUs; "
+            "parallel.device=auto works"
+        )
+    if not site.gpus_per_node and run.parallel.device == "cuda":
+        raise ValueError(
+            f"parallel.device (cuda) must be cpu or auto on {site_name}, which has no GPUs; parallel.device=auto works"
+        )
+    if site.gpus_per_node and not site.bf16 and run.train.precision == "bf16":
+        raise ValueError(
+            f"train.precision (bf16) is not computed by the GPUs of {site_name}; train.precision=fp32 works"
+        )
+
+
+def _check_layout(run: RunConfig, nodes: int, ranks_per_node: int, what: str) -> None:
+    ranks, replica = nodes * ranks_per_node, model_parallel_size(run.parallel)
+    stated = run.parallel.data_parallel_size
+    needed = replica * stated if stated else None
+    if (needed is None and ranks % replica) or needed not in (None, ranks):
+        given = f"{nodes} nodes x {ranks_per_node} {what} = {ranks} ranks"
+        layout = f"TP{run.parallel.tensor_model_parallel_size} x PP{run.parallel.pipeline_model_parallel_size}"
+        if needed is None:
+            works = next(count for count in range(nodes, nodes + replica + 1) if count * ranks_per_node % replica == 0)
+            raise ValueError(f"{given} must be whole replicas of {replica} ranks ({layout}); --nodes {works} works")
+        if needed % ranks_per_node == 0:
+            works = f"--nodes {needed // ranks_per_node} works"
+        else:
+            works = f"no number of nodes gives {needed}; parallel.data_parallel_size=null takes what is there"
+        if ranks % replica == 0:
+            works += f", or parallel.data_parallel_size={ranks // replica}"
+        raise ValueError(f"{given} must be the {needed} of the layout ({layout} x DP{stated}); {works}")
+    check_ranks(run, ranks)
+
+
+def _cores(site: SiteConfig, gpus: int, ranks: int) -> int:
+    """Of one node: a GPU brings its share, and a CPU rank needs one."""
+    return site.cores_per_node * gpus // site.gpus_per_node if gpus else min(site.cores_per_node, ranks)
+
+
+def _node_local(site: SiteConfig, site_name: str, request: Request) -> bool:
+    if request.node_local and not site.node_local_dir:
+        raise ValueError(
+            f"--node-local needs node_local_dir, which site {site_name} leaves empty; /dev/shm works on most nodes"
+        )
+    return request.node_local
+
+
+def _warnings(run: RunConfig, site: SiteConfig, gpus: int) -> list[str]:
+    found = []
+    if gpus and run.parallel.tensor_model_parallel_size > gpus:
+        found.append(
+            f"parallel.tensor_model_parallel_size ({run.parallel.tensor_model_parallel_size}) spans nodes of {gpus} GPUs: each "
+            "layer waits for the network several times; pipeline parallelism crosses nodes at far less cost"
+        )
+    if run.checkpoint.interval is None:
+        found.append(
+            "checkpoint.interval (null) writes checkpoints only when a job is told to stop: a crash loses the whole job"
+        )
+    if run.train.walltime_s is not None:
+        found.append(
+            f"train.walltime_s ({run.train.walltime_s:g}) is not needed in a job, whose end is announced by a signal"
+        )
+    return found

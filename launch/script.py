@@ -1,0 +1,163 @@
+"""The text of a job's script: readable, commented, standing alone."""
+
+import shlex
+
+from launch.request import Job
+from launch.site import SiteConfig
+from pretrain.config.derive import num_parameters
+
+SCRIPT, CONFIG, SITE, NODE_SCRIPT, PACKED = "job.sbatch", "config.yaml", "site.yaml", "node.sh", "environment.tar"
+"""Files in the launch folder of a run: the script, the resolved run and site, what runs on each node, code and packages."""
+
+
+def script(job: Job) -> str:
+    """The sbatch script of one slice; every slice of a chain is the same script."""
+    return "\n".join([*_title(job), *directives(job), "", *_setting(job), "", *_body(job)]) + "\n"
+
+
+def directives(job: Job) -> list[str]:
+    """The #SBATCH lines, each with its reason where it is not plain."""
+    site = job.site
+    lines = [
+        _sbatch(f"--job-name={job.name}", "slices of this run folder know each other by it"),
+        _sbatch("--dependency=singleton", "and run one at a time, in the order of their submission"),
+    ]
+    lines += [_sbatch(f"--account={job.account}")] if job.account else []
+    lines += [_sbatch(f"--partition={site.partition}")] if site.partition else []
+    lines += [_sbatch(f"--constraint={site.constraint}")] if site.constraint else []
+    lines += [_sbatch(f"--qos={job.qos}")] if job.qos else []
+    lines += [
+        _sbatch(f"--nodes={job.nodes}"),
+        _sbatch("--ntasks-per-node=1", f"torchrun, which starts {job.ranks_per_node} rank(s) a node"),
+    ]
+    lines += [_sbatch(f"--gres=gpu:{job.gpus_per_node}")] if job.gpus_per_node else []
+    lines += [_sbatch(f"--cpus-per-task={job.cores}", "memory follows the cores" if job.gpus_per_node else "")]
+    lines += [_sbatch(f"--hint={site.hint}")] if site.hint else []
+    lines += [_sbatch("--exclude=" + ",".join(job.exclude))] if job.exclude else []
+    lines += [
+        _sbatch(f"--time={walltime(job.minutes)}"),
+        _sbatch(
+            f"--signal=B:USR1@{job.stop_margin_s}", "to this script, that long before the end: stop, save, go on later"
+        ),
+        _sbatch("--requeue", "a lost node puts the job back in the queue"),
+        _sbatch("--open-mode=append", "a requeued job goes on in its file"),
+        _sbatch(f"--output={job.folder}/%j.out"),
+    ]
+    return lines
+
+
+def walltime(minutes: int) -> str:
+    """HH:MM:SS."""
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:00"
+
+
+def environment(site: SiteConfig) -> list[str]:
+    """The export lines of a site."""
+    return [f'export {name}="{variable.value}"  # {variable.reason}' for name, variable in site.environment.items()]
+
+
+def modules(names: tuple[str, ...] | list[str]) -> list[str]:
+    """Lines that load environment modules; none where there are none to load."""
+    return ["module purge", *(f"module load {shlex.quote(name)}" for name in names)] if names else []
+
+
+def quoted(value: object) -> str:
+    """For a shell."""
+    return shlex.quote(str(value))
+
+
+def _sbatch(directive: str, reason: str = "") -> str:
+    # Slurm takes what follows a # after the options for a comment.
+    return f"#SBATCH {directive}" + (f"  # {reason}" if reason else "")
+
+
+def _title(job: Job) -> list[str]:
+    parallel = job.run.parallel
+    ranks = job.nodes * job.ranks_per_node
+    layout = f"TP{parallel.tensor_model_parallel_size} x PP{parallel.pipeline_model_parallel_size}"
+    replicas = ranks // (parallel.tensor_model_parallel_size * parallel.pipeline_model_parallel_size)
+    hours = f"{walltime(job.minutes)} each" if job.slices > 1 else walltime(job.minutes)
+    return [
+        "#!/bin/bash",
+        f"# {job.run_dir.name}: {num_parameters(job.run.model):,} parameters, {layout} x DP{replicas} on {job.nodes} node(s) of "
+        f"{job.ranks_per_node} {'GPU' if job.gpus_per_node else 'CPU rank'}(s), {job.slices} job(s) of {hours}.",
+        f"# Site: {job.site_name}, {job.site.description}.",
+        "#",
+        "# Each job goes on from the newest whole checkpoint. What became of it, and what happens next, is a line of jobs.jsonl in",
+        f"# the run folder; `python -m launch status {job.run_dir}` tells. To add a job to the chain: sbatch this file.",
+        f"# A colleague stops the chain, with a checkpoint, by: touch {job.run_dir}/STOP",
+    ]
+
+
+def _setting(job: Job) -> list[str]:
+    places, site = job.places, job.site
+    threads = max(1, job.cores // job.ranks_per_node)
+    lines = ["# --- where, with what"]
+    lines += [f"run_dir={quoted(job.run_dir)}", f"launch_dir={quoted(job.folder)}"]
+    lines += [f"export PYTHON={quoted(places.python)}"]
+    lines += modules(job.modules)
+    lines += environment(site)
+    lines += [
+        f"export PYTHONPATH={quoted(places.code_dir)}${{PYTHONPATH:+:$PYTHONPATH}}",
+        "export PYTHONSAFEPATH=1  # no modules from the working folder",
+        f"export OMP_NUM_THREADS={threads}  # {job.cores} cores among {job.ranks_per_node} rank(s)",
+        f"export FANAL_CONFIG=$launch_dir/{CONFIG}",
+        f"export FANAL_RANKS_PER_NODE={job.ranks_per_node}",
+        f"export FANAL_NUMA_BINDING={'node' if site.bind_numa and job.gpus_per_node else ''}",
+    ]
+    if job.node_local:
+        lines += [
+            f"export FANAL_PACKED=$launch_dir/{PACKED}  # code and packages, unpacked on each node: one file to read, not 30,000",
+            f'export FANAL_NODE_LOCAL="{site.node_local_dir}/fanal-$USER-$SLURM_JOB_ID"',
+        ]
+    lines += [f"cd {quoted(places.workdir)} || exit 70  # relative paths of the config count from here"]
+    return lines
+
+
+def _body(job: Job) -> list[str]:
+    lines = [
+        "# --- before: note the start, see what became of the job before, choose where ranks meet",
+        "export FANAL_ATTEMPT=$launch_dir/$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}",
+        "export PRETRAIN_EXIT_CODES=$FANAL_ATTEMPT/exit-codes",
+        'FANAL_MEET_AT=$("$PYTHON" -m launch job begin "$launch_dir")',
+        "code=$?",
+        '[ -n "$FANAL_MEET_AT" ] || exit "$code"  # it has said and noted why this job must not run',
+        "export FANAL_MEET_AT",
+        "",
+        "# --- the run, and signals while it lasts",
+        "walltime=",
+        "terminated=",
+        "step=",
+        'trap \'walltime=--walltime; [ -z "$step" ] || kill -USR1 "$step"\' USR1  # srun passes it on to every rank',
+        "trap 'terminated=--terminated' TERM  # Slurm has told the ranks itself; this script must live to note it",
+        "wait_for() {  # until the process is gone: a signal ends bash's wait early",
+        '    while :; do wait "$1"; code=$?; kill -0 "$1" 2>/dev/null || return "$code"; done',
+        "}",
+        "",
+    ]
+    if job.preflight:
+        lines += [
+            "# --- preflight: config, data and space, then a look at every node",
+            f'"$PYTHON" -m launch preflight "$FANAL_CONFIG" --site "$launch_dir/{SITE}" --nodes {job.nodes} &',
+            "step=$!",
+            'wait_for "$step"',
+            "code=$?",
+            "step=",
+            'if [ "$code" -ne 0 ]; then',
+            "    trap '' TERM USR1",
+            '    exec "$PYTHON" -m launch job end "$launch_dir" --before-training "$code" $walltime $terminated',
+            "fi",
+            "",
+        ]
+    lines += [
+        f'srun --kill-on-bad-exit=1 bash "$launch_dir/{NODE_SCRIPT}" &',
+        "step=$!",
+        'wait_for "$step"',
+        "code=$?",
+        "step=",
+        "",
+        "# --- after: decide by the exit codes of the ranks; requeue, hand over or stop",
+        "trap '' TERM USR1",
+        'exec "$PYTHON" -m launch job end "$launch_dir" --srun "$code" $walltime $terminated',
+    ]
+    return lines

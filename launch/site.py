@@ -1,0 +1,201 @@
+"""A site: a kind of node of a cluster, and the rules of its batch queue. One YAML file each, in ``launch/sites``.
+
+A new site is a copy of ``launch/sites/generic.yaml``; ``--site`` takes the name of a file there or a path.
+"""
+
+import math
+import os
+import re
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from omegaconf import MISSING
+
+from pretrain.config.load import read_mapping, typed
+
+SITES = Path(__file__).parent / "sites"
+
+
+@dataclass(frozen=True, kw_only=True)
+class QosConfig:
+    """A quality of service: what a job may ask for."""
+
+    name: str = MISSING
+    """As ``sbatch --qos`` takes it."""
+    max_hours: float = MISSING
+    """Longest walltime of one job, in hours."""
+    max_gpus: int | None = None
+    """Most GPUs of one job; null means no limit of its own."""
+    chain: bool = True
+    """Whether long runs may be cut into a chain of jobs here; false for queues that are meant for short tests."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VariableConfig:
+    """An environment variable of every job."""
+
+    value: str = MISSING
+    reason: str = MISSING
+    """Why it is set; becomes the comment beside it in the script."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileSystemConfig:
+    """A file system that people know by a name."""
+
+    name: str = MISSING
+    roots: list[str] = field(default_factory=list)
+    """Paths below which it lies; a ``$VARIABLE`` counts where it is set."""
+    on_compute_nodes: bool = True
+    """Whether compute nodes can reach it."""
+    shared: bool = True
+    """False for disks that every node has for itself: a run folder or data there would be another one on each node."""
+    quota_command: str = ""
+    """Command that prints how much is used and allowed; empty if there is none."""
+    note: str = ""
+    """What else one must know, such as when files are removed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeCheckConfig:
+    """When a node counts as an outlier, against the median of the other nodes (launch/outliers.py)."""
+
+    gemm_slower: float = 1.05
+    """Times slower in a matrix product."""
+    copy_slower: float = 1.10
+    """Times slower in a copy of memory."""
+    network_slower: float = 1.25
+    """Times slower in an exchange with its better neighbour."""
+    write_slower: float = 5.0
+    """Times slower in a small write to the run folder: shared file systems vary."""
+    clock_s: float = 2.0
+    """Seconds its clock may be off."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeConfig:
+    """Where CPU work goes: tokenization and merging."""
+
+    partition: str = ""
+    constraint: str = ""
+    account_suffix: str = ""
+    """What the account ends in for this partition; empty if nothing."""
+    qos: list[QosConfig] = field(default_factory=list)
+    cores: int = MISSING
+    """Cores that one task of the array gets."""
+    merge_partition: str = ""
+    """Partition of the job that merges; empty means the same."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteConfig:
+    """One kind of node, and how jobs reach it."""
+
+    description: str = MISSING
+    gpus_per_node: int = MISSING
+    """0 on a site without GPUs: ranks then run on the CPUs, as many per node as the layout needs."""
+    gpu_memory_gib: float | None = None
+    """Memory of one GPU; null without GPUs."""
+    cores_per_node: int = MISSING
+    """Cores a job may have of one node, as Slurm counts them under ``hint``."""
+    bf16: bool = True
+    """Whether the GPUs compute in bf16."""
+    partition: str = ""
+    """Empty where the scheduler chooses by constraint or has one only."""
+    constraint: str = ""
+    account_suffix: str = ""
+    """What an account ends in here, such as ``h100`` of ``xyz@h100``; empty if accounts have no suffix."""
+    needs_account: bool = False
+    """Whether the scheduler refuses jobs without an account."""
+    hint: str = ""
+    """Of ``sbatch --hint``, such as nomultithread."""
+    default_walltime_minutes: float | None = None
+    """What a job gets that asks for no time; null if unknown. Every script asks for one."""
+    qos: list[QosConfig] = field(default_factory=list)
+    """The first is what a job gets that names none. Empty where there are none."""
+    modules: list[str] = field(default_factory=list)
+    """Loaded in this order, after ``module purge``."""
+    environment: dict[str, VariableConfig] = field(default_factory=dict)
+    file_systems: list[FileSystemConfig] = field(default_factory=list)
+    node_local_dir: str = ""
+    """A fast disk of each node's own, for code and environment; may name variables of the job. Empty if there is none."""
+    bind_numa: bool = False
+    """Bind each rank to the cores beside its GPU (``torchrun --numa-binding node``)."""
+    stop_margin_s: int = 600
+    """Seconds before the end of a job at which the run is told to stop and save."""
+    max_restarts_without_checkpoint: int = 3
+    """Restarts in a row that bring no new checkpoint before the chain stops."""
+    node_check: NodeCheckConfig = field(default_factory=NodeCheckConfig)
+    encode: EncodeConfig | None = None
+    """Null where CPU work runs on the same nodes in the same way as training."""
+
+
+def load_site(name: str) -> SiteConfig:
+    """The site of this name, or of the YAML file at this path.
+
+    Raises: ValueError naming the sites there are, or the key and the rule it breaks.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else SITES / f"{name}.yaml"
+    if not path.is_file():
+        raise ValueError(
+            f"site {name!r} is not known; there is: {', '.join(known_sites())}, or the path of a YAML file"
+        )
+    site = typed([read_mapping(path, SiteConfig, example="gpus_per_node: 4")], SiteConfig, where=str(path))
+    check_site(site, str(path))
+    return site
+
+
+def known_sites() -> list[str]:
+    """Names that ``load_site`` takes."""
+    return sorted(path.stem for path in SITES.glob("*.yaml"))
+
+
+def check_site(site: SiteConfig, where: str) -> None:
+    """Refuse a site that no job can be rendered for.
+
+    Raises: ValueError naming the key, the value, the rule and what works.
+    """
+    for name, least in (
+        ("gpus_per_node", 0),
+        ("cores_per_node", 1),
+        ("stop_margin_s", 1),
+        ("max_restarts_without_checkpoint", 1),
+    ):
+        if getattr(site, name) < least:
+            raise ValueError(f"{where}: {name} ({getattr(site, name)}) must be at least {least}; {max(least, 1)} works")
+    if site.gpus_per_node and not (
+        site.gpu_memory_gib and math.isfinite(site.gpu_memory_gib) and site.gpu_memory_gib > 0
+    ):
+        raise ValueError(f"{where}: gpu_memory_gib ({site.gpu_memory_gib}) must say the memory of one GPU; 80 works")
+    every_qos = [*site.qos, *(site.encode.qos if site.encode else [])]
+    for qos in every_qos:
+        if not (0 < qos.max_hours < math.inf) or (qos.max_gpus is not None and qos.max_gpus < 1):
+            raise ValueError(
+                f"{where}: qos {qos.name} must have max_hours ({qos.max_hours}) above 0 and max_gpus ({qos.max_gpus}) of at "
+                "least 1 or null; max_hours: 20, max_gpus: null works"
+            )
+    for name in site.environment:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            raise ValueError(f"{where}: environment.{name} must be the name of a variable; NCCL_DEBUG works")
+    limits = site.node_check
+    for limit in fields(limits):
+        value = getattr(limits, limit.name)
+        least = 0.0 if limit.name == "clock_s" else 1.0
+        if not (least < value < math.inf):
+            raise ValueError(
+                f"{where}: node_check.{limit.name} ({value}) must be above {least:g}; {limit.default} works"
+            )
+
+
+def file_system_of(path: Path, site: SiteConfig) -> FileSystemConfig | None:
+    """The site's file system that an absolute path lies on: the one with the longest root; None if the site names none."""
+    best: tuple[int, FileSystemConfig] | None = None
+    for file_system in site.file_systems:
+        for root in file_system.roots:
+            expanded = os.path.expandvars(root)
+            if "$" in expanded or not expanded:
+                continue  # the variable is not set on this machine
+            below = path.is_relative_to(expanded) or path.resolve().is_relative_to(Path(expanded).resolve())
+            if below and (best is None or len(expanded) > best[0]):
+                best = len(expanded), file_system
+    return None if best is None else best[1]

@@ -1,0 +1,116 @@
+"""Slurm's commands, as few as we need. Each waits at most LIMIT_S, since a controller that is busy answers late."""
+
+import os
+import re
+import subprocess
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+LIMIT_S = 120
+LOST_STATES = ("DOWN", "DRAIN", "FAIL", "NOT_RESPONDING", "UNKNOWN", "REBOOT", "POWERED_DOWN", "POWERING_DOWN")
+
+
+class SlurmError(ValueError):
+    """A command of Slurm's is not there, or refused."""
+
+
+def ask(*command: str) -> str:
+    """What a command prints.
+
+    Raises: SlurmError with what it said, if it is not there, fails or does not answer.
+    """
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
+    except FileNotFoundError:
+        raise SlurmError(f"{command[0]} is not on this machine: Slurm's commands are needed here") from None
+    except subprocess.TimeoutExpired:
+        raise SlurmError(f"{' '.join(command)}: no answer in {LIMIT_S} s") from None
+    if done.returncode:
+        said = " ".join((done.stderr or done.stdout).split())
+        raise SlurmError(f"{' '.join(command)} failed ({done.returncode}): {said}")
+    return done.stdout
+
+
+def submit(script: Path, *options: str) -> str:
+    """Queue a script; returns the job's number."""
+    return ask("sbatch", "--parsable", *options, str(script)).strip().split(";")[0]
+
+
+def job_fields(job: str) -> dict[str, str]:
+    """What ``scontrol show job`` knows of a job; empty if it is forgotten."""
+    try:
+        text = ask("scontrol", "show", "job", "--oneliner", job)
+    except SlurmError:
+        return {}
+    return _fields(text)
+
+
+def hostnames(nodelist: str) -> tuple[str, ...]:
+    """n[1-3] -> n1, n2, n3."""
+    return tuple(ask("scontrol", "show", "hostnames", nodelist).split()) if nodelist else ()
+
+
+def waiting_jobs(name: str) -> list[str]:
+    """Numbers of this user's jobs of this name that wait in the queue."""
+    return ask("squeue", "--noheader", "--me", "--states=PENDING", f"--name={name}", "--format=%A").split()
+
+
+def lost_nodes(nodes: Sequence[str], since: datetime) -> tuple[str, ...]:
+    """Nodes that Slurm counts as down or unwell, or whose daemon was started anew ``since`` then (local time)."""
+    return tuple(node for node in nodes if _is_lost(node, since))
+
+
+def usable_nodes(partition: str) -> set[str]:
+    """Nodes of a partition ("" for the default one) that jobs may get, now or later."""
+    options = [f"--partition={partition}"] if partition else []
+    lines = ask("sinfo", "--noheader", "--Node", *options, "--format=%N %T").split("\n")
+    pairs = [line.split() for line in lines if line.strip()]
+    return {node for node, state in pairs if not any(bad in state.upper() for bad in LOST_STATES) and "*" not in state}
+
+
+def cancel(jobs: Sequence[str]) -> None:
+    """Take jobs out of the queue."""
+    if jobs:
+        ask("scancel", *jobs)
+
+
+def requeue(job: str) -> None:
+    """Put a running job back into the queue. Its processes are ended, this one among them."""
+    ask("scontrol", "requeue", job)
+
+
+def exclude(job: str, nodes: Sequence[str]) -> None:
+    """Keep a waiting job off nodes."""
+    ask("scontrol", "update", f"JobId={job}", f"ExcNodeList={','.join(nodes)}")
+
+
+def this_job() -> tuple[str, int]:
+    """(number of the job this process belongs to, how often it was started before).
+
+    Raises: SlurmError outside a job.
+    """
+    job = os.environ.get("SLURM_JOB_ID")
+    if not job:
+        raise SlurmError("SLURM_JOB_ID is not set: this command belongs into a Slurm job; sbatch job.sbatch works")
+    return job, int(os.environ.get("SLURM_RESTART_COUNT") or 0)
+
+
+def _is_lost(node: str, since: datetime) -> bool:
+    try:
+        fields = _fields(ask("scontrol", "show", "node", "--oneliner", node))
+    except SlurmError:
+        return False  # nothing is known: not a reason to blame it
+    state = fields.get("State", "")
+    if any(bad in state for bad in LOST_STATES) or "*" in state:
+        return True
+    started = fields.get("SlurmdStartTime", "")
+    try:
+        return datetime.fromisoformat(started) > since
+    except ValueError:
+        return False
+
+
+def _fields(text: str) -> dict[str, str]:
+    """KEY=VALUE pairs of a line; values may hold spaces."""
+    return {key: value.strip() for key, value in re.findall(r"(\S+?)=(.*?)(?=\s+\S+?=|\s*$)", text.strip())}
