@@ -93,7 +93,7 @@ def _setting(job: Job) -> list[str]:
     places, site = job.places, job.site
     threads = max(1, job.cores // job.ranks_per_node)
     lines = ["# --- where, with what"]
-    lines += [f"run_dir={quoted(job.run_dir)}", f"launch_dir={quoted(job.folder)}"]
+    lines += [f"launch_dir={quoted(job.folder)}"]
     lines += [f"export PYTHON={quoted(places.python)}"]
     lines += modules(job.modules)
     lines += environment(site)
@@ -125,11 +125,10 @@ def _body(job: Job) -> list[str]:
         "export FANAL_MEET_AT",
         "",
         "# --- the run, and signals while it lasts",
-        "walltime=",
-        "terminated=",
+        "said=()",
         "step=",
         'trap \'walltime=--walltime; [ -z "$step" ] || kill -USR1 "$step"\' USR1  # srun passes it on to every rank',
-        "trap 'terminated=--terminated' TERM  # Slurm has told the ranks itself; this script must live to note it",
+        "trap 'said+=(--terminated)' TERM  # Slurm has told the ranks itself; this script must live to note it",
         "wait_for() {  # until the process is gone: a signal ends bash's wait early",
         '    while :; do wait "$1"; code=$?; kill -0 "$1" 2>/dev/null || return "$code"; done',
         "}",
@@ -145,7 +144,7 @@ def _body(job: Job) -> list[str]:
             "step=",
             'if [ "$code" -ne 0 ]; then',
             "    trap '' TERM USR1",
-            '    exec "$PYTHON" -m launch job end "$launch_dir" --before-training "$code" $walltime $terminated',
+            '    exec "$PYTHON" -m launch job end "$launch_dir" --before-training "$code" "${said[@]}"',
             "fi",
             "",
         ]
@@ -158,6 +157,6 @@ def _body(job: Job) -> list[str]:
         "",
         "# --- after: decide by the exit codes of the ranks; requeue, hand over or stop",
         "trap '' TERM USR1",
-        'exec "$PYTHON" -m launch job end "$launch_dir" --srun "$code" $walltime $terminated',
+        'exec "$PYTHON" -m launch job end "$launch_dir" --srun "$code" "${said[@]}"',
     ]
     return lines

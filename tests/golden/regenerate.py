@@ -1,8 +1,9 @@
-"""Write the golden resolved configurations again: ``python -m tests.golden.regenerate``; then read the difference."""
+"""Write the golden resolved configurations, and the scripts of jobs, again: ``python -m tests.golden.regenerate``; then read the difference."""
 
 from pathlib import Path
 
 from pretrain.config.load import load_run, to_yaml
+from tests.golden import launch_scripts
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -19,6 +20,7 @@ def main() -> None:
         old.unlink()
     for config in CONFIGS:
         golden_path(config).write_text(to_yaml(load_run(config)))
+    launch_scripts.regenerate()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,68 @@
+"""The script of every shipped config on every site, for one layout that fits: what the golden files hold."""
+
+from pathlib import Path
+
+from launch.request import Job, Places, Request, plan_job
+from launch.script import script
+from launch.site import SiteConfig, known_sites, load_site
+from pretrain.config.derive import model_parallel_size, world_size
+from pretrain.config.load import load_run
+from pretrain.config.schema import RunConfig
+
+ROOT = Path(__file__).parents[2]
+FOLDER = Path(__file__).parent / "launch"
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+PLACES = Places(workdir=Path("/project"), code_dir=Path("/project"), python=Path("/project/.venv/bin/python"))
+HOURS = 50
+"""More than a job may take on the sites that set a limit."""
+
+
+def cases() -> dict[Path, tuple[Path, str]]:
+    """Golden file -> (config, site)."""
+    return {
+        FOLDER / f"{site}-{'-'.join(config.relative_to(ROOT / 'configs').with_suffix('').parts)}.sbatch": (config, site)
+        for site in known_sites()
+        for config in CONFIGS
+    }
+
+
+def golden_job(config: Path, site_name: str) -> Job:
+    """The job of a shipped config on a site, with what the site's GPUs ask to be changed, on as many nodes as it states."""
+    site = load_site(site_name)
+    overrides = [f"parallel.device={'auto' if site.gpus_per_node else 'cpu'}"]
+    if not site.bf16:
+        overrides.append("train.precision=fp32")
+    run = load_run(config, overrides)
+    return plan_job(run, site_name, site, _request(run, site), PLACES)
+
+
+def golden_text(config: Path, site_name: str) -> str:
+    """Its script."""
+    return script(golden_job(config, site_name))
+
+
+def _request(run: RunConfig, site: SiteConfig) -> Request:
+    """Replicas as the config states; where it leaves them open, two nodes, or one GPU for a config of one."""
+    account = f"xyz@{site.account_suffix}" if site.account_suffix else None
+    hours = HOURS if site.qos else 20
+    if not site.gpus_per_node:
+        return Request(nodes=2 if world_size(run.parallel) % 2 == 0 else 1, hours=hours, account=account)
+    if run.run_dir.endswith("smoke_gpu"):
+        return Request(nodes=1, gpus_per_node=1, hours=2, account=account, qos=_dev(site))
+    if run.parallel.data_parallel_size is None:
+        replica = model_parallel_size(run.parallel)
+        return Request(nodes=max(2, replica // site.gpus_per_node), hours=hours, account=account)
+    return Request(nodes=world_size(run.parallel) // site.gpus_per_node, hours=hours, account=account)
+
+
+def _dev(site: SiteConfig) -> str | None:
+    return next((qos.name for qos in site.qos if not qos.chain), None)
+
+
+def regenerate() -> None:
+    """One file per case, and none of a case that is gone."""
+    FOLDER.mkdir(exist_ok=True)
+    for old in set(FOLDER.iterdir()) - set(cases()):
+        old.unlink()
+    for path, (config, site) in cases().items():
+        path.write_text(golden_text(config, site))

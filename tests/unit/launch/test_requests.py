@@ -1,0 +1,129 @@
+"""Errors before the queue: each names the value, the rule and what works."""
+
+from pathlib import Path
+
+import pytest
+
+from launch.request import Job, Places, Request, plan_job
+from launch.site import load_site
+from pretrain.config.load import load_run
+
+ROOT = Path(__file__).parents[3]
+PLACES = Places(workdir=Path("/project"), code_dir=Path("/project"), python=Path("/project/.venv/bin/python"))
+
+
+def plan(config: str = "1b.yaml", *overrides: str, site: str = "jean-zay-h100", **asked: object) -> Job:
+    request = Request(**{"nodes": 2, "hours": 10.0, "account": "xyz@h100", **asked})
+    return plan_job(load_run(ROOT / "configs" / config, overrides), site, load_site(site), request, PLACES)
+
+
+LUCIE = "lucie-7b/pretrain.yaml"
+ERRORS = {
+    "layout, stated replicas": (
+        (LUCIE,), {"nodes": 64},
+        r"64 nodes x 4 GPUs = 256 ranks must be the 512 of the layout \(TP4 x PP4 x DP32\); --nodes 128 works, or parallel.data_parallel_size=16",
+    ),
+    "layout, whole replicas": (
+        (LUCIE, "parallel.data_parallel_size=null"), {"nodes": 6},
+        r"6 nodes x 4 GPUs = 24 ranks must be whole replicas of 16 ranks \(TP4 x PP4\); --nodes 8 works",
+    ),
+    "batch": (("1b.yaml",), {"nodes": 3}, r"train.global_batch_size \(256\) must be a multiple of"),
+    "hours over a QoS without chains": (
+        ("1b.yaml",), {"hours": 5.0, "qos": "qos_gpu_h100-dev"},
+        r"--hours \(5\) must not be above the 2 h that qos qos_gpu_h100-dev allows a job; --qos qos_gpu_h100-t3 fits",
+    ),
+    "hours of a slice over the QoS": (
+        ("1b.yaml",), {"hours": 60.0, "slice_hours": 30.0},
+        r"--slice-hours \(30\) must not be above the 20 h that qos qos_gpu_h100-t3 allows a job; --qos qos_gpu_h100-t4 fits",
+    ),
+    "GPUs over the QoS": (
+        (LUCIE,), {"nodes": 128, "qos": "qos_gpu_h100-t4"},
+        "512 GPUs are more than the 64 that qos qos_gpu_h100-t4 allows; --qos qos_gpu_h100-t3 works",
+    ),
+    "GPUs over every QoS": (
+        (LUCIE, "parallel.data_parallel_size=null", "train.batch_ramp=null"), {"nodes": 256},
+        "1024 GPUs are more than the 512 that qos qos_gpu_h100-t3 allows; 512 GPUs are the most here",
+    ),
+    "an unknown QoS": (("1b.yaml",), {"qos": "long"}, r"--qos \(long\) is not one of jean-zay-h100; there is: qos_gpu_h100-t3, "),
+    "no walltime": (
+        ("1b.yaml",), {"hours": None},
+        "--hours must say how long to run: a job that asks for none gets 10 minutes; --hours 20 works",
+    ),
+    "no time at all": (("1b.yaml",), {"hours": 0.0}, r"--hours \(0.0\) must be above 0 and finite"),
+    "an endless time": (("1b.yaml",), {"hours": float("nan")}, r"--hours \(nan\) must be above 0 and finite"),
+    "an account without suffix": (
+        ("1b.yaml",), {"account": "xyz"},
+        r"--account \(xyz\) must end in @h100 on jean-zay-h100, where hours are granted by kind of node; --account xyz@h100 works",
+    ),
+    "an account of another kind of node": (("1b.yaml",), {"account": "xyz@v100"}, "--account xyz@h100 works"),
+    "no account": (("1b.yaml",), {"account": None}, "--account must be given on jean-zay-h100; --account xyz@h100 works"),
+    "a run folder on each node's own disk": (
+        ("1b.yaml", "run_dir=/tmp/mine"), {},
+        r"run_dir \(/tmp/mine\) lies on /tmp of jean-zay-h100, which every node has for itself; one of HOME, WORK, SCRATCH, DSDIR works",
+    ),
+    "no nodes": (("1b.yaml",), {"nodes": 0}, r"--nodes \(0\) must be at least 1; --nodes 1 works"),
+    "a CPU config on GPUs": (("tiny.yaml",), {"nodes": 1}, r"parallel.device \(cpu\) must be cuda or auto on jean-zay-h100"),
+    "more GPUs than a node has": (("1b.yaml",), {"nodes": 1, "gpus_per_node": 5}, r"--gpus-per-node \(5\) must be from 1 to the 4"),
+    "parts of several nodes": (("1b.yaml",), {"gpus_per_node": 2}, r"--gpus-per-node \(2\) must be all 4 on several nodes \(2\)"),
+    "no time left to train": (("1b.yaml",), {"hours": 0.1}, "600.* must be above 0 and below the 360 s of a job; --stop-margin-s 36 works"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_a_request_that_cannot_run_is_refused_before_the_queue(name: str) -> None:
+    config, asked, message = ERRORS[name]
+    with pytest.raises(ValueError, match=message):
+        plan(*config, **asked)
+
+
+@pytest.mark.parametrize("key", ["run_dir", "data.tokenizer", "checkpoint.init_from"])
+def test_a_path_that_compute_nodes_cannot_reach_is_refused(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STORE", "/archive/store")
+    with pytest.raises(
+        ValueError, match=rf"{key} \(/archive/store/x\) lies on STORE of jean-zay-h100, which compute nodes cannot"
+    ):
+        plan("1b.yaml", f"{key}=/archive/store/x")
+
+
+def test_a_shard_that_compute_nodes_cannot_reach_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STORE", "/archive/store")
+    with pytest.raises(ValueError, match=r"data.train\[0\].prefix \(/archive/store/s\)"):
+        plan("1b.yaml", "data.train=[{prefix: /archive/store/s}]")
+
+
+def test_a_precision_that_the_gpus_do_not_compute_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"train.precision \(bf16\) is not computed by the GPUs of jean-zay-v100"):
+        plan("1b.yaml", site="jean-zay-v100", account="xyz@v100")
+
+
+@pytest.mark.parametrize(
+    ("hours", "slices", "minutes"), [(20, 1, 1200), (21, 2, 630), (60, 3, 1200), (0.5, 1, 30), (100, 5, 1200)]
+)
+def test_hours_become_jobs_of_equal_length(hours: float, slices: int, minutes: int) -> None:
+    job = plan(hours=hours)
+    assert (job.slices, job.minutes, job.qos) == (slices, minutes, "qos_gpu_h100-t3")
+
+
+def test_a_long_qos_takes_a_small_run_in_one_job() -> None:
+    job = plan(hours=90, qos="qos_gpu_h100-t4")
+    assert (job.slices, job.minutes) == (1, 5400)
+
+
+def test_part_of_a_node_brings_its_share_of_the_cores() -> None:
+    assert plan(nodes=1, gpus_per_node=1).cores == 24
+
+
+def test_tensor_parallelism_across_nodes_is_warned_of() -> None:
+    job = plan("1b.yaml", "parallel.tensor_model_parallel_size=8")
+    assert any("spans nodes of 4 GPUs" in warning for warning in job.warnings)
+
+
+def test_on_cpus_the_layout_says_how_many_ranks_a_node_runs() -> None:
+    assert plan("tiny.yaml", site="local", account=None).ranks_per_node == 2
+    with pytest.raises(ValueError, match=r"--nodes \(3\) must divide the layout's 4 ranks; --nodes 2 works"):
+        plan("tiny.yaml", site="local", account=None, nodes=3)
+
+
+def test_two_run_folders_of_one_name_are_two_chains() -> None:
+    first, second = (plan("1b.yaml", f"run_dir=/{place}/mine").name for place in ("a", "b"))
+    assert first != second and first.startswith("fanal-mine-")
