@@ -100,6 +100,7 @@ def _setting(job: Job) -> list[str]:
     lines += [
         f"export PYTHONPATH={quoted(places.code_dir)}${{PYTHONPATH:+:$PYTHONPATH}}",
         "export PYTHONSAFEPATH=1  # no modules from the working folder",
+        f"export SRUN_CPUS_PER_TASK={job.cores}  # srun does not take it from the job by itself",
         f"export OMP_NUM_THREADS={threads}  # {job.cores} cores among {job.ranks_per_node} rank(s)",
         f"export FANAL_CONFIG=$launch_dir/{CONFIG}",
         f"export FANAL_RANKS_PER_NODE={job.ranks_per_node}",
