@@ -128,7 +128,7 @@ def _body(job: Job) -> list[str]:
         "# --- the run, and signals while it lasts",
         "said=()",
         "step=",
-        'trap \'walltime=--walltime; [ -z "$step" ] || kill -USR1 "$step"\' USR1  # srun passes it on to every rank',
+        'trap \'said+=(--walltime); [ -z "$step" ] || kill -USR1 "$step"\' USR1  # srun passes it on to every rank',
         "trap 'said+=(--terminated)' TERM  # Slurm has told the ranks itself; this script must live to note it",
         "wait_for() {  # until the process is gone: a signal ends bash's wait early",
         '    while :; do wait "$1"; code=$?; kill -0 "$1" 2>/dev/null || return "$code"; done',
