@@ -96,7 +96,10 @@ def end(folder: Path, *, before_training: int | None, walltime: bool, terminated
     state = slurm.job_fields(at.job).get("JobState", "") if terminated else "RUNNING"
     attempt = attempt_dir(folder, at.job, at.restart)
     codes = rank_exit_codes(attempt)
-    code = run_exit_code(codes, at.num_ranks) if before_training is None else _known_code(before_training)
+    if before_training is None:
+        code = run_exit_code(codes, at.num_ranks)
+    else:  # a preflight that the end of the job cut short has found nothing
+        code = exit_codes.STOPPED if walltime else _known_code(before_training)
     records = jobs_file.read(at.run_dir)
     began = next((a for a in reversed(jobs_file.attempts(records)) if (a.job, a.restart) == (at.job, at.restart)), None)
     lost = slurm.lost_nodes(began.nodes, _local(began.time_utc)) if began and code not in _GOOD else ()
