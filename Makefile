@@ -1,5 +1,6 @@
 # make demo    install, real text, tokenizer, shards, a training run on 4 local ranks, its export with a certificate, and what it says
-# make test    every test
+# make test    every test, but for those of tests/slurm
+# make test-slurm   the tests that start a real Slurm of two nodes; as root, and with apt-get it installs slurm-wlm, munge and shellcheck
 # make torture kill real runs with SIGKILL more than a hundred times; appends to docs/torture.md
 # make bench-data   encode, read and open data beside Megatron's tools; appends to bench/results/data.md
 # make bench-checkpoint   save and load beside torch's checkpoints and the bare disk; appends to bench/results/checkpoint.md
@@ -17,10 +18,10 @@ SPLITS := train held_out
 SHARDS := $(foreach split,$(SPLITS),demo/shards/$(split)-code.json demo/shards/$(split)-prose.json)
 
 .DEFAULT_GOAL := help
-.PHONY: help install data demo test check torture bench-data bench-checkpoint bench-export gpu clean
+.PHONY: help install data demo test test-slurm check torture bench-data bench-checkpoint bench-export gpu clean
 
 help:
-	@sed -n 's/^# //p' Makefile | head -7
+	@sed -n 's/^# //p' Makefile | head -8
 
 install: $(STAMP)
 
@@ -60,13 +61,21 @@ demo: data
 	@echo '  $(RUN) -m pretrain train configs/smoke_gpu.yaml              123 M parameters, if there is a GPU'
 
 test: $(STAMP)
-	$(RUN) -m pytest tests
+	$(RUN) -m pytest tests --ignore tests/slurm
+
+# On a machine without these packages and without apt-get the tests fail, and say what is missing.
+SLURM_PACKAGES := slurm-wlm munge shellcheck
+test-slurm: $(STAMP)
+	@PATH="$$PATH:/usr/sbin"; if ! which sbatch srun scontrol slurmctld slurmd munged shellcheck >/dev/null && which apt-get >/dev/null; then \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(SLURM_PACKAGES); \
+	fi
+	FANAL_REQUIRE_SLURM=1 $(RUN) -m pytest tests/slurm
 
 check: $(STAMP)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/pyright
-	$(RUN) -m pytest tests
+	$(RUN) -m pytest tests --ignore tests/slurm
 
 # Half an hour on two cores. KILLS=20 for a shorter one.
 KILLS ?= 104
