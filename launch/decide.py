@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from launch.slurm import EndedBy
 from pretrain import exit_codes
 
 Action = Literal["finish", "hand over", "requeue", "stop"]
@@ -24,8 +25,8 @@ class Facts:
     """Who asked the run to stop, in its own words; empty if nobody did, or if it could not say."""
     walltime_signal: bool = False
     """The end of the job was near, and the run was told."""
-    job_state: str = "RUNNING"
-    """Of Slurm, while the script still lives: CANCELLED if somebody cancelled it."""
+    ended_by: EndedBy = "itself"
+    """What ended the job, by Slurm's word."""
     lost_nodes: tuple[str, ...] = ()
     """Nodes of the job that Slurm counts as down, or that were started anew since."""
     step_before: int = 0
@@ -102,7 +103,7 @@ def _final(facts: Facts) -> Decision | None:
         )
     if "STOP file" in facts.asked_by:
         return Decision(action="stop", reason="a STOP file in the run folder asked for it")
-    if facts.job_state.startswith("CANCELLED"):
+    if facts.ended_by == "cancelled":
         saved = (
             "" if facts.exit_code == exit_codes.STOPPED else f"; its newest checkpoint is of step {facts.step_after}"
         )
@@ -114,8 +115,10 @@ def _why_again(facts: Facts) -> str:
     if facts.lost_nodes:
         return f"lost {', '.join(facts.lost_nodes)}"
     if facts.exit_code == exit_codes.STOPPED:
-        why = "the end of the job was near" if facts.walltime_signal else facts.asked_by or facts.job_state.lower()
+        why = "the end of the job was near" if facts.walltime_signal else facts.asked_by or facts.ended_by
         return f"stopped with a checkpoint of step {facts.step_after} ({why})"
+    if facts.ended_by != "itself":
+        return f"ended by Slurm ({facts.ended_by}) without a new checkpoint of its own"
     if facts.exit_code == exit_codes.HANG:
         return "a hang was cut off (exit code 77)"
     return f"a crash (exit code {facts.exit_code})"

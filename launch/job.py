@@ -93,7 +93,7 @@ def end(folder: Path, *, before_training: int | None, walltime: bool, terminated
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a requeue ends this process, too; Slurm's SIGKILL comes later
     at = here(folder)
-    state = slurm.job_fields(at.job).get("JobState", "") if terminated else "RUNNING"
+    ended_by = slurm.why_terminated(at.job, at.restart) if terminated else "itself"
     attempt = attempt_dir(folder, at.job, at.restart)
     codes = rank_exit_codes(attempt)
     if before_training is None:
@@ -107,7 +107,7 @@ def end(folder: Path, *, before_training: int | None, walltime: bool, terminated
         exit_code=code,
         asked_by=how_it_ended(at.run_dir) if code == exit_codes.STOPPED and before_training is None else "",
         walltime_signal=walltime,
-        job_state=state,
+        ended_by=ended_by,
         lost_nodes=lost,
         step_before=began.step if began else 0,
         step_after=newest_step(at.run_dir),
@@ -117,7 +117,7 @@ def end(folder: Path, *, before_training: int | None, walltime: bool, terminated
     decision = decide(facts, max_restarts_without_checkpoint=at.site.max_restarts_without_checkpoint)
     _note(at, at.job, at.restart, facts, decision)
     _tidy(attempt, codes, good=code in _GOOD)
-    _act(at, decision)
+    _act(at, decision, is_requeued=ended_by == "requeued by Slurm")
     return exit_codes.FINISHED if decision.action in ("finish", "hand over") else code
 
 
@@ -168,7 +168,7 @@ def _settle_lost_attempt(at: Here) -> bool:
     facts = Facts(
         exit_code=code,
         asked_by=how_it_ended(at.run_dir) if code == exit_codes.STOPPED else NO_DECISION_YET,
-        job_state=slurm.job_fields(last.job).get("JobState", "") if last.job != at.job else "REQUEUED",
+        ended_by=slurm.why_ended(last.job) if last.job != at.job else "requeued by Slurm",
         lost_nodes=slurm.lost_nodes(last.nodes, _local(last.time_utc)),
         step_before=last.step,
         step_after=newest_step(at.run_dir),
@@ -220,32 +220,44 @@ def _avoid_noted_nodes(at: Here, nodes: tuple[str, ...]) -> bool:
     return False
 
 
-def _act(at: Here, decision: Decision) -> None:
-    """Carry out a decision. What Slurm refuses is said, and noted where it ends the chain."""
-    name = at.facts["name"]
-    noted = jobs_file.excluded(jobs_file.read(at.run_dir))
+def _act(at: Here, decision: Decision, *, is_requeued: bool = False) -> None:
+    """Carry out a decision. What Slurm refuses is said, and noted where it ends the chain.
+
+    Args: is_requeued, Slurm has put the job back into the queue already.
+    """
+    waiting: list[str] = []
     try:
-        waiting = [job for job in slurm.waiting_jobs(name) if job != at.job]
+        waiting = [job for job in slurm.waiting_jobs(at.facts["name"]) if job != at.job]
         if decision.action in ("finish", "stop"):
-            slurm.cancel(waiting)
+            slurm.cancel([*waiting, *([at.job] if is_requeued else [])])
             return
-        if decision.exclude and len(slurm.usable_nodes(at.site.partition) - set(noted)) >= at.facts["nodes"]:
-            for job in waiting:
-                slurm.exclude(job, noted)
     except slurm.SlurmError as error:
         print(f"warning: {error}", file=sys.stderr, flush=True)
-    if decision.action == "requeue":
-        _requeue(at, noted)
+    if decision.action == "requeue" and not is_requeued:
+        _requeue(at)
+    # After the requeue: a running job's list of nodes cannot be changed, one that is put back can, while we still live.
+    noted = jobs_file.excluded(jobs_file.read(at.run_dir))
+    if noted:
+        _keep_off(at, noted, [*waiting, *([at.job] if decision.action == "requeue" else [])])
 
 
-def _requeue(at: Here, noted: tuple[str, ...]) -> None:
+def _keep_off(at: Here, noted: tuple[str, ...], jobs: list[str]) -> None:
+    """Keep jobs off nodes, as long as enough others are there."""
+    try:
+        if len(slurm.usable_nodes(at.site.partition) - set(noted)) >= at.facts["nodes"]:
+            for job in jobs:
+                slurm.exclude(job, noted)
+    except slurm.SlurmError as error:
+        print(f"warning: {', '.join(noted)} may be used again: {error}", file=sys.stderr, flush=True)
+
+
+def _requeue(at: Here) -> None:
     """Put this job back, or a new one in its place where Slurm does not allow that."""
     try:
         slurm.requeue(at.job)
     except slurm.SlurmError as refused:
         try:
-            options = [f"--exclude={','.join(noted)}"] if noted else []
-            queued = slurm.submit(at.folder / SCRIPT, *options)
+            queued = slurm.submit(at.folder / SCRIPT)
             print(f"{refused}; queued job {queued} in its place", file=sys.stderr, flush=True)
         except slurm.SlurmError as error:
             reason = f"cannot go on: {refused}; {error}; `sbatch {at.folder / SCRIPT}` goes on"

@@ -152,8 +152,17 @@ def _body(job: Job) -> list[str]:
         ]
     lines += [
         f'srun --kill-on-bad-exit=1 bash "$launch_dir/{NODE_SCRIPT}" &',
-        "wait_for $!  # srun passes signals on to the ranks",
+        "step=$!",
+        "(  # where a node was lost and is back, srun waits for its ranks for ever: not when others have left their exit code",
+        "    while sleep 60; do",
+        '        old=$(find "$PRETRAIN_EXIT_CODES" -name "rank-*" -mmin +5 -print -quit 2>/dev/null)',
+        '        [ -z "$old" ] || kill -KILL "$step"',
+        "    done",
+        ") &",
+        "guard=$!",
+        'wait_for "$step"  # srun passes signals on to the ranks',
         "code=$?",
+        'kill "$guard" 2>/dev/null',
         "",
         "# --- after: decide by the exit codes of the ranks; requeue, hand over or stop",
         "trap '' TERM USR1",

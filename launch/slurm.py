@@ -6,9 +6,13 @@ import subprocess
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Literal
 
 LIMIT_S = 120
 LOST_STATES = ("DOWN", "DRAIN", "FAIL", "NOT_RESPONDING", "UNKNOWN", "REBOOT", "POWERED_DOWN", "POWERING_DOWN")
+
+EndedBy = Literal["itself", "cancelled", "requeued by Slurm", "time limit", "node failure"]
+"""What ended a job: its own script, a person (or a preemption that cancels), or Slurm."""
 
 
 class SlurmError(ValueError):
@@ -83,6 +87,27 @@ def requeue(job: str) -> None:
 def exclude(job: str, nodes: Sequence[str]) -> None:
     """Keep a waiting job off nodes."""
     ask("scontrol", "update", f"JobId={job}", f"ExcNodeList={','.join(nodes)}")
+
+
+def why_terminated(job: str, restart: int) -> EndedBy:
+    """Why the script of a running job got SIGTERM.
+
+    Its state says COMPLETING whatever the cause, so the reason and the number of restarts tell (measured with 22.05).
+    """
+    fields = job_fields(job)
+    if not fields:
+        return "itself"
+    if int(fields.get("Restarts", "0")) > restart:
+        return "requeued by Slurm"
+    by_reason: dict[str, EndedBy] = {"TimeLimit": "time limit", "NodeDown": "node failure"}
+    return by_reason.get(fields.get("Reason", ""), "cancelled")
+
+
+def why_ended(job: str) -> EndedBy:
+    """Why a job that is over has ended, as far as Slurm remembers it."""
+    state = job_fields(job).get("JobState", "")
+    by_state: dict[str, EndedBy] = {"CANCELLED": "cancelled", "TIMEOUT": "time limit", "NODE_FAIL": "node failure"}
+    return by_state.get(state, "itself")
 
 
 def this_job() -> tuple[str, int]:

@@ -36,14 +36,14 @@ def test_a_stop_file_stops_the_chain_even_near_the_end_of_the_job() -> None:
 
 
 def test_a_job_cancelled_by_hand_stops_the_chain_whether_it_could_save_or_not() -> None:
-    assert action(exit_code=75, job_state="CANCELLED", step_after=7)[0] == "stop"
-    assert action(exit_code=70, job_state="CANCELLED", step_after=7) == (
+    assert action(exit_code=75, ended_by="cancelled", step_after=7)[0] == "stop"
+    assert action(exit_code=70, ended_by="cancelled", step_after=7) == (
         "stop", "the job was cancelled by hand; its newest checkpoint is of step 7",
     )  # fmt: skip
 
 
-def test_a_preempted_job_goes_on() -> None:
-    assert action(exit_code=75, job_state="PREEMPTED", step_after=7)[0] == "requeue"
+def test_a_job_that_slurm_put_back_goes_on() -> None:
+    assert action(exit_code=75, ended_by="requeued by Slurm", step_after=7)[0] == "requeue"
 
 
 @pytest.mark.parametrize("code", [70, 77, 1, 137])
