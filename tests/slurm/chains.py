@@ -1,0 +1,124 @@
+"""Chains of jobs on the cluster: submit a run, wait for moments in it, and compare what it trained with an unbroken run."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from launch import jobs_file
+from tests.slurm.cluster import Cluster
+
+TWO_NODES = ("parallel.tensor_model_parallel_size=2", "parallel.data_parallel_size=2")
+"""TP2 x DP2: two ranks a node."""
+STEPS, INTERVAL = 40, 8
+ENOUGH_S = 240
+"""For anything that is waited for; a start of four ranks takes 10 to 20 s on two cores."""
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A run on the cluster."""
+
+    cluster: Cluster
+    config: Path
+    run_dir: Path
+    overrides: tuple[str, ...] = ()
+
+    def submit(self, *options: str) -> list[int]:
+        """Queue it on two nodes; the numbers of its jobs."""
+        done = self.launch("submit", "--nodes", "2", *(options or ("--hours", "0.5")))
+        assert done.returncode == 0, done.stderr
+        return [int(job) for job in jobs_file.read(self.run_dir)[-1]["jobs"]]
+
+    def launch(self, command: str, *options: str) -> "subprocess.CompletedProcess[str]":
+        """``launch render`` or ``submit`` with this run."""
+        keys = (
+            f"run_dir={self.run_dir}", f"train.train_steps={STEPS}", f"checkpoint.interval={INTERVAL}", *TWO_NODES, *self.overrides,
+        )  # fmt: skip
+        arguments = ["--site", "local", *options]
+        if not {"--preflight", "--no-preflight"} & set(options):
+            arguments.append("--no-preflight")
+        return subprocess.run(
+            [sys.executable, "-m", "launch", command, str(self.config), *keys, *arguments],
+            env=self.cluster.env, capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+
+    def until_step(self, step: int) -> None:
+        """Wait until this step is logged."""
+        self.until(lambda: any(s >= step for s in self.losses()), f"step {step}")
+
+    def until_over(self) -> None:
+        """Wait until no job of the cluster is left."""
+        self.until(lambda: not self.cluster.queue(), "the end of the chain")
+
+    def until(self, come: Callable[[], object], what: str) -> None:
+        """Wait for something; shows how the chain stands if it does not come."""
+        end = time.monotonic() + ENOUGH_S
+        while not come():
+            assert time.monotonic() < end, f"waited {ENOUGH_S} s for {what}\n{self.cluster.queue()}\n{self.story()}"
+            time.sleep(0.1)
+
+    def decisions(self) -> list[tuple[str, str]]:
+        """(action, reason) of every job that ended, oldest first."""
+        return [(r["action"], r["reason"]) for r in self.records("decided")]
+
+    def records(self, event: str) -> list[dict[str, Any]]:
+        """Lines of jobs.jsonl."""
+        return [record for record in jobs_file.read(self.run_dir) if record["event"] == event]
+
+    def losses(self) -> dict[int, tuple[Any, ...]]:
+        """Step -> loss and gradient norm, as logged last: every figure to the last bit."""
+        return {r["step"]: (r["loss"], r["grad_norm"]) for r in self._metrics() if r["kind"] == "step"}
+
+    def held_out(self) -> dict[int, dict[str, float]]:
+        """Step -> held-out losses."""
+        return {r["step"]: r["held_out_loss"] for r in self._metrics() if r["kind"] == "eval"}
+
+    def ranks(self) -> dict[int, psutil.Process]:
+        """The ranks that run now."""
+        found = {}
+        for process in psutil.process_iter():
+            try:
+                environment = process.environ()
+                if (
+                    environment.get("FANAL_ATTEMPT", "").startswith(str(self.run_dir))
+                    and "pretrain" in process.cmdline()
+                ):
+                    if "RANK" in environment and "torch.distributed.run" not in process.cmdline():
+                        found[int(environment["RANK"])] = process
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue
+        return found
+
+    def story(self) -> str:
+        """All that was noted and printed."""
+        parts = (
+            [(self.run_dir / jobs_file.JOBS_FILE).read_text()] if (self.run_dir / jobs_file.JOBS_FILE).exists() else []
+        )
+        parts += [f"--- {path.name}\n{path.read_text()[-4000:]}" for path in sorted(self.run_dir.glob("launch/*.out"))]
+        return "\n".join(parts)
+
+    def _metrics(self) -> list[dict[str, Any]]:
+        path = self.run_dir / "metrics.jsonl"
+        records = []
+        for line in path.read_text().splitlines() if path.exists() else ():
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue  # a line that is being written, or that a kill has torn
+        return records
+
+
+def same(chain: Chain, straight: Chain) -> bool:
+    """Whether both trained the same, bit for bit."""
+    assert sorted(straight.losses()) == list(range(1, STEPS + 1)), "the unbroken run has all steps"
+    assert chain.losses() == straight.losses(), chain.story()
+    last = {step: loss for step, loss in chain.held_out().items() if step == STEPS}
+    assert last == {STEPS: straight.held_out()[STEPS]}
+    return True

@@ -1,0 +1,203 @@
+"""Chains that something happens to, on a real Slurm: each ends as decided, and trains what an unbroken run trains."""
+
+import json
+import signal
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from tests.slurm.chains import INTERVAL, STEPS, Chain, same
+from tests.slurm.cluster import Cluster
+
+
+@pytest.fixture
+def chain(cluster: Cluster, small_run: Path, tmp_path: Path) -> Chain:
+    return Chain(cluster, small_run, tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def straight(cluster: Cluster, small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Chain:
+    """The unbroken run: one job of two nodes."""
+    chain = Chain(cluster, small_run, tmp_path_factory.mktemp("straight") / "run")
+    chain.submit()
+    chain.until_over()
+    return chain
+
+
+def test_a_run_across_two_nodes_trains(straight: Chain, small_run: Path, tmp_path: Path) -> None:
+    assert straight.decisions() == [("finish", "the run is complete")]
+    (started,) = straight.records("started")
+    assert started["nodes"] == ["n1", "n2"]
+    attempt = straight.run_dir / "launch" / f"{started['job']}-0"
+    assert json.loads((attempt / "exit-codes.json").read_text()) == {str(rank): 0 for rank in range(4)}
+    with tarfile.open(attempt / "logs.tar.gz") as logs:
+        names = logs.getnames()
+    assert sum(name.endswith("stdout.log") for name in names) == 4, "one log a rank"
+    assert any("/n1/" in name for name in names) and any("/n2/" in name for name in names)
+    environment = json.loads((attempt / "environment.json").read_text())
+    assert environment["nodes"] == ["n1", "n2"] and environment["packages"]["torch"] and environment["code"]["commit"]
+
+
+def test_the_jobs_train_what_local_ranks_train(straight: Chain, small_run: Path, tmp_path: Path) -> None:
+    local = Chain(straight.cluster, small_run, tmp_path / "run")
+    keys = json.loads((straight.run_dir / "launch" / "job.json").read_text())
+    assert keys["nodes"] * keys["ranks_per_node"] == 4
+    subprocess.run(
+        [sys.executable, "-m", "pretrain", "train", str(straight.run_dir / "launch/config.yaml"), f"run_dir={local.run_dir}"],
+        check=True, timeout=240, capture_output=True,
+    )  # fmt: skip
+    assert same(local, straight)
+
+
+def test_the_end_of_a_job_makes_it_save_requeue_and_go_on(chain: Chain, straight: Chain) -> None:
+    (job,) = chain.submit()
+    chain.until_step(10)
+    chain.cluster.scancel("--batch", "--signal=USR1", job)  # as --signal=B:USR1@... does
+    chain.until_over()
+    (first, second) = chain.decisions()
+    assert first[0] == "requeue" and "the end of the job was near" in first[1]
+    assert second == ("finish", "the run is complete")
+    assert [(r["job"], r["restart"]) for r in chain.records("started")] == [(str(job), 0), (str(job), 1)]
+    assert chain.records("started")[1]["step"] >= 10, "it stopped between checkpoints, and saved"
+    assert same(chain, straight)
+
+
+def test_slurm_itself_announces_the_end_of_a_job(cluster: Cluster, small_run: Path, tmp_path: Path) -> None:
+    long = Chain(cluster, small_run, tmp_path / "run", overrides=("train.train_steps=100000",))
+    long.submit("--hours", "0.034", "--stop-margin-s", "60")
+    long.until(long.decisions, "the first decision")
+    action, reason = long.decisions()[0]
+    assert action == "requeue" and "the end of the job was near" in reason, long.story()
+    (long.run_dir / "STOP").touch()
+    long.until(lambda: len(long.records("started")) == 2, "the second start")
+    long.until_step(long.records("started")[1]["step"] + 1)
+    (long.run_dir / "STOP").touch()
+    long.until_over()
+    assert long.decisions()[-1] == ("stop", "a STOP file in the run folder asked for it")
+
+
+def test_a_rank_that_is_killed_is_requeued(chain: Chain, straight: Chain) -> None:
+    chain.submit()
+    chain.until_step(INTERVAL + 3)
+    chain.ranks()[2].kill()
+    chain.until_over()
+    assert chain.decisions() == [("requeue", "a crash (exit code 70)"), ("finish", "the run is complete")]
+    assert same(chain, straight)
+
+
+def test_a_rank_that_hangs_is_cut_off_and_requeued(
+    cluster: Cluster, small_run: Path, tmp_path: Path, straight: Chain
+) -> None:
+    limits = ("train.watchdog.step_s=15", "train.watchdog.init_s=120")
+    chain = Chain(cluster, small_run, tmp_path / "run", overrides=limits)
+    chain.submit()
+    chain.until_step(INTERVAL + 3)
+    chain.ranks()[1].send_signal(signal.SIGSTOP)
+    chain.until_over()
+    assert chain.decisions() == [("requeue", "a hang was cut off (exit code 77)"), ("finish", "the run is complete")]
+    assert same(chain, straight)
+
+
+@pytest.mark.parametrize("node", ["n2", "n1"], ids=["another node", "the node of the script"])
+def test_a_node_that_is_lost_is_noted_and_the_job_goes_on(node: str, chain: Chain, straight: Chain) -> None:
+    chain.submit()
+    chain.until_step(INTERVAL + 3)
+    chain.cluster.kill_node(node)
+    chain.until(lambda: "RUNNING" not in chain.cluster.queue().values(), "the job to be put back")
+    chain.cluster.start_node(node)
+    chain.until_over()
+    assert chain.decisions() == [("requeue", f"lost {node}"), ("finish", "the run is complete")], chain.story()
+    assert chain.records("decided")[0]["exclude"] == [node]
+    assert same(chain, straight)
+
+
+def test_a_job_cancelled_by_hand_ends_the_chain_and_a_submission_goes_on(chain: Chain, straight: Chain) -> None:
+    first, *_ = chain.submit("--hours", "1.5", "--slice-hours", "0.5")
+    chain.until_step(INTERVAL + 3)
+    chain.cluster.scancel(first)
+    chain.until_over()
+    assert [action for action, _ in chain.decisions()] == ["stop"]
+    assert "cancelled by hand" in chain.decisions()[0][1]
+    chain.submit()
+    chain.until_over()
+    assert chain.decisions()[-1] == ("finish", "the run is complete")
+    assert same(chain, straight)
+
+
+def test_a_stop_file_ends_the_chain_with_a_checkpoint(chain: Chain, straight: Chain) -> None:
+    chain.submit("--hours", "1.5", "--slice-hours", "0.5")
+    chain.until_step(10)
+    (chain.run_dir / "STOP").touch()
+    chain.until_over()
+    assert chain.decisions() == [("stop", "a STOP file in the run folder asked for it")]
+    assert chain.records("decided")[0]["step"] >= 10
+    chain.submit()
+    chain.until_over()
+    assert same(chain, straight)
+
+
+def test_a_chain_of_three_hands_over_twice(chain: Chain, straight: Chain) -> None:
+    jobs = chain.submit("--hours", "1.5", "--slice-hours", "0.5")
+    assert len(jobs) == 3
+    for number, step in ((0, 8), (1, 20)):
+        chain.until_step(step)
+        chain.cluster.scancel("--batch", "--signal=USR1", jobs[number])
+        chain.until(lambda done=number + 1: len(chain.decisions()) == done, "the decision")
+    chain.until_over()
+    assert [action for action, _ in chain.decisions()] == ["hand over", "hand over", "finish"]
+    assert [int(r["job"]) for r in chain.records("started")] == jobs
+    assert same(chain, straight)
+
+
+def test_a_chain_that_finishes_early_cancels_the_rest(chain: Chain) -> None:
+    jobs = chain.submit("--hours", "1.5", "--slice-hours", "0.5")
+    chain.until_over()
+    assert chain.decisions() == [("finish", "the run is complete")]
+    assert [chain.cluster.state(job) for job in jobs] == ["COMPLETED", "CANCELLED", "CANCELLED"]
+
+
+def test_a_crash_loop_is_stopped_and_a_submission_goes_on(chain: Chain, straight: Chain) -> None:
+    chain.submit("--hours", "1.5", "--slice-hours", "0.5")
+    for attempt in range(3):
+        chain.until(lambda now=attempt: len(chain.records("started")) == now + 1 and 0 in chain.ranks(), "a start")
+        chain.ranks()[0].kill()
+        chain.until(lambda now=attempt: len(chain.decisions()) == now + 1, "the decision")
+    chain.until_over()
+    assert [action for action, _ in chain.decisions()] == ["requeue", "requeue", "stop"]
+    assert chain.decisions()[-1][1].startswith("3 restarts in a row without a new checkpoint (the newest is of step 0)")
+    chain.submit()
+    chain.until_over()
+    assert same(chain, straight)
+
+
+@pytest.mark.parametrize("preflight", [True, False], ids=["before the ranks", "by the ranks"])
+def test_a_wrong_config_stops_the_chain_at_once(preflight: bool, chain: Chain) -> None:
+    wrong = Chain(chain.cluster, chain.config, chain.run_dir, overrides=("data.train=[{prefix: nowhere/shard}]",))
+    jobs = wrong.submit("--hours", "1.5", "--slice-hours", "0.5", "--preflight" if preflight else "--no-preflight")
+    wrong.until_over()
+    assert wrong.decisions() == [("stop", "the input is wrong (exit code 2): starting again would not help")]
+    assert [wrong.cluster.state(job) for job in jobs] == ["FAILED", "CANCELLED", "CANCELLED"]
+    assert "nowhere/shard" in wrong.story()
+
+
+def test_a_second_submission_of_a_run_in_the_queue_is_refused(chain: Chain) -> None:
+    (job,) = chain.submit()
+    refused = chain.launch("submit", "--nodes", "2", "--hours", "1")
+    assert refused.returncode == 2
+    assert f"has jobs in the queue ({job}); `scancel {job}` ends them" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_slurm_takes_every_rendered_script_of_this_site(chain: Chain) -> None:
+    done = chain.launch("render", "--nodes", "2", "--hours", "1")
+    assert done.returncode == 0, done.stderr
+    script = chain.run_dir / "launch" / "job.sbatch"
+    tested = subprocess.run(
+        ["sbatch", "--test-only", str(script)], env=chain.cluster.env, capture_output=True, text=True
+    )
+    assert tested.returncode == 0, tested.stderr
+    assert not chain.cluster.queue()
+    assert STEPS > INTERVAL
