@@ -72,6 +72,8 @@ def _again(folder: Path, facts: dict[str, Any], missing: list[int], codes: dict[
     what = f"{len(missing)} of {facts['parts']} parts missing ({', '.join(map(str, missing))}): {why}"
     what += ", ..." if len(missing) > QUOTED_PARTS else ""
     command = go_on_command(folder, missing, facts["at_once"])
+    if _was_cancelled(folder):
+        return _stop(folder, f"{what}; the array was cancelled by hand. To go on: {command}", CRASH)
     if used >= facts["retries"]:
         for part in missing[:QUOTED_PARTS]:
             _quote(folder, part)
@@ -111,6 +113,17 @@ def _being_encoded(facts: dict[str, Any]) -> list[str]:
     except slurm.SlurmError:
         return []
     return list(dict.fromkeys(text.split()))
+
+
+def _was_cancelled(folder: Path) -> bool:
+    """Whether somebody took a task of the last array out of the queue, as far as Slurm remembers it."""
+    last = jobs_file.read(folder)[-1:]
+    if not last or last[0]["event"] not in ("submitted", "retried"):
+        return False  # the array was started by hand, under a number that is not noted
+    try:
+        return "JobState=CANCELLED" in slurm.ask("scontrol", "show", "job", "--oneliner", last[0]["jobs"][0])
+    except slurm.SlurmError:
+        return False
 
 
 def _wait(folder: Path, arrays: list[str]) -> int:

@@ -155,13 +155,15 @@ def _state(
 ) -> str:
     current = jobs_file.since_submission(records)
     decided = [record for record in current if record["event"] == "decided"]
-    if any(job["state"] not in WAITING for job in queue or ()):
+    open_attempt = bool(attempts) and attempts[-1].decision is None
+    waiting = [job for job in queue or () if job["state"] in WAITING]
+    # A job that has decided takes a while to leave the queue.
+    if any(job["state"] != "COMPLETING" or open_attempt for job in queue or () if job not in waiting):
         return "running"
     if complete and line.end is not None and line.end.get("outcome") == "finished":
         return "finished"
-    if queue:
+    if waiting:
         return "waiting"
-    open_attempt = bool(attempts) and attempts[-1].decision is None
     if not open_attempt and decided and decided[-1]["action"] in ("finish", "stop"):
         return {"finish": "finished", "stop": "stopped"}[decided[-1]["action"]]
     if current:

@@ -46,12 +46,17 @@ class Encoding:
         self.places = Places(workdir=tmp_path, code_dir=CODE, python=Path(sys.executable))
         self.calls = tmp_path / "calls"
         (tmp_path / "bin").mkdir()
-        for name, text in (("sbatch", FAKE_SBATCH), ("squeue", "#!/bin/bash\n"), ("scancel", "#!/bin/bash\n")):
-            (tmp_path / "bin" / name).write_text(text)
-            (tmp_path / "bin" / name).chmod(0o755)
+        self.fake("sbatch", FAKE_SBATCH)
+        for name in ("squeue", "scancel", "scontrol"):
+            self.fake(name, "#!/bin/bash\n")
         self.environment = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "SBATCH_CALLS": str(self.calls)}
         self.prefix = tmp_path / "out" / "code"
         self.launch = tmp_path / "out" / "code.launch"
+
+    def fake(self, name: str, text: str) -> None:
+        """A command that the jobs find on their PATH."""
+        (self.folder / "bin" / name).write_text(text)
+        (self.folder / "bin" / name).chmod(0o755)
 
     def request(self, **changes: object) -> EncodeRequest:
         wanted = {
@@ -209,12 +214,22 @@ def test_a_damaged_part_is_not_tried_again(encoding: Encoding) -> None:
 def test_a_task_that_is_killed_leaves_no_old_exit_code(encoding: Encoding) -> None:
     encoding.render(parts=1)
     (encoding.launch / "exit-codes" / "1").write_text("2\n")
-    (encoding.folder / "bin" / "python").write_text("#!/bin/bash\nkill -9 $PPID\n")
-    (encoding.folder / "bin" / "python").chmod(0o755)
+    encoding.fake("python", "#!/bin/bash\nkill -9 $PPID\n")
     script = encoding.launch / "encode.sbatch"
     script.write_text(script.read_text().replace(sys.executable, str(encoding.folder / "bin" / "python")))
     assert encoding.task(1).returncode == -9
     assert encoding.run("merge.sbatch").returncode == 75
+
+
+def test_an_array_that_was_cancelled_is_not_queued_again(encoding: Encoding) -> None:
+    encoding.render(parts=2)
+    assert encoding.run("merge.sbatch").returncode == 75  # array 101
+    encoding.fake(
+        "scontrol", '#!/bin/bash\n[ "$4" = 101 ] && echo "JobId=7 ArrayJobId=101 JobState=CANCELLED Reason=None"\n'
+    )
+    merging = encoding.run("merge.sbatch")
+    assert merging.returncode == 70 and len(encoding.queued()) == 2
+    assert "the array was cancelled by hand. To go on: array=" in merging.stderr
 
 
 def test_a_merge_that_cannot_queue_says_how_to_go_on(encoding: Encoding) -> None:
@@ -225,7 +240,7 @@ def test_a_merge_that_cannot_queue_says_how_to_go_on(encoding: Encoding) -> None
 
 def test_a_merge_started_while_parts_are_encoded_waits_for_them(encoding: Encoding) -> None:
     encoding.render(parts=1)
-    (encoding.folder / "bin" / "squeue").write_text("#!/bin/bash\necho 55\necho 55\n")
+    encoding.fake("squeue", "#!/bin/bash\necho 55\necho 55\n")
     assert encoding.run("merge.sbatch").returncode == 75
     assert encoding.queued() == [f"--parsable --dependency=afterany:55 {encoding.launch}/merge.sbatch"]
     assert retries(encoding.launch) == 0
@@ -237,7 +252,7 @@ def test_submit_queues_the_array_and_the_merge_after_it(encoding: Encoding, monk
     jobs = plan_encode("local", site_of("local"), encoding.request(), encoding.places)
     assert submit_encode(jobs, render_encode(jobs)) == ("101", "102")
     assert encoding.queued()[1] == f"--parsable --dependency=afterany:101 {encoding.launch}/merge.sbatch"
-    (encoding.folder / "bin" / "squeue").write_text("#!/bin/bash\necho 101\necho 101\n")
+    encoding.fake("squeue", "#!/bin/bash\necho 101\necho 101\n")
     with pytest.raises(ValueError, match=r"has jobs in the queue \(101\); `scancel 101` ends them"):
         submit_encode(jobs, encoding.launch)
 

@@ -278,6 +278,15 @@ def test_an_attempt_without_a_decision_is_gone_or_waits_if_slurm_says_so(
     assert status(tmp_path / "run")["state"] == state
 
 
+def test_a_job_that_has_decided_and_is_leaving_the_queue_does_not_run(
+    tmp_path: Path, config: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunFolder(tmp_path / "run", config)
+    run.jobs(submitted("11"), started("11"), decided("11", "stop", at_step=0, time_utc=START))
+    with_queue(monkeypatch, "11|COMPLETING|None|2026-03-01T11:00:00|9:00:00|n[1-2]|")
+    assert status(tmp_path / "run")["state"] == "stopped"
+
+
 KEYS = {
     "run_dir", "state", "step", "train_steps", "steps_left", "consumed_tokens", "metrics_age_s", "loss_nats", "loss_step",
     "loss_before_nats", "loss_before_step", "held_out_loss_nats", "held_out_step", "pace", "eta_hours", "eta_jobs",
