@@ -14,6 +14,8 @@ PACE_RECORDS = 50
 LOSS_BACK_RECORDS = 100
 """How many step records before the last one the loss is compared with."""
 
+MIN_ENDED_S = 600.0
+"""Attempts that lasted less in all tell of starts alone."""
 Record = dict[str, Any]
 
 
@@ -139,7 +141,7 @@ def lost_share(
         inside = [record for record in line.steps if attempt.step_before < record["step"] <= attempt.step_after]
         of_a_step = _median(inside, "step_time_s") if inside else step_time_s
         trained_s += of_a_step * max(0, attempt.step_after - attempt.step_before)
-    if 0 < trained_s <= wall_s:
+    if wall_s >= MIN_ENDED_S and 0 < trained_s <= wall_s:
         counts = f"evaluations, saves and restarts as in {len(ended)} attempt(s) that are over"
         return Loss(share=1 - trained_s / wall_s, counts=counts)
     costs = (

@@ -213,7 +213,7 @@ def _eta(
     return {
         "eta_hours": hours,
         "eta_jobs": math.ceil(hours / hours_per_job) if hours_per_job else None,
-        "eta_counts": f"training and {lost.counts}" if lost else "training alone",
+        "eta_counts": f"training, {lost.counts}" if lost else "training alone",
         "lost_share": lost.share if lost else None,
         "hours_per_job": hours_per_job,
     }
