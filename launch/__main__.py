@@ -1,5 +1,6 @@
 """The command line: parse, call one function, exit code. ``python -m launch --help``."""
 
+import json
 import sys
 import traceback
 from collections.abc import Callable
@@ -115,6 +116,94 @@ def job_end(folder: Path, srun: int | None, before_training: int | None, walltim
         from launch.job import end
 
         return end(folder, before_training=before_training, walltime=walltime, terminated=terminated)
+
+    sys.exit(_guard(act))
+
+
+@job.command("merge")
+@click.argument("folder", type=Path)
+def job_merge(folder: Path) -> None:
+    """After the array of an encoding: join the parts, or queue again what is missing."""
+
+    def act() -> int:
+        from launch.encode_job import merge
+
+        return merge(folder)
+
+    sys.exit(_guard(act))
+
+
+@cli.command(context_settings=CONTEXT)
+@click.argument("run_dir", type=Path)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, units in its keys, null for unknown.")
+def status(run_dir: Path, as_json: bool) -> None:
+    """How a run is doing: steps, losses, pace, time to go, checkpoints, jobs. Needs no Slurm, and changes nothing."""
+
+    def act() -> int:
+        from launch.status import status as look
+        from launch.status_text import show
+
+        found = look(run_dir)
+        if as_json:
+            print(json.dumps(found, indent=2))
+        else:
+            show(found)
+        return FINISHED
+
+    sys.exit(_guard(act))
+
+
+class ManyInputs(click.Command):
+    """``--input a b c`` means ``--input a --input b --input c``, as in ``tokenizer encode``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        spread: list[str] = []
+        collecting, ours = False, args.index("--") if "--" in args else len(args)
+        for position, word in enumerate(args[:ours]):
+            if word.startswith("-"):
+                collecting = word == "--input"
+            elif collecting and args[position - 1] != "--input":
+                spread.append("--input")
+            spread.append(word)
+        return super().parse_args(ctx, spread + args[ours:])
+
+
+@cli.command("render-encode", cls=ManyInputs, context_settings=CONTEXT)
+@click.option("--site", "site_name", required=True, metavar="NAME", help="A site of launch/sites, or a YAML file.")
+@click.option("--tokenizer", required=True, metavar="DIR", help="A trained tokenizer.")
+@click.option("--input", "inputs", required=True, multiple=True, metavar="FILE...", help="Files or folders of text.")
+@click.option("--output", required=True, metavar="PREFIX", help="Of the shard; the scripts lie in PREFIX.launch.")
+@click.option("--parts", type=int, required=True, help="Tasks of the array, a share of the text each.")
+@click.option("--hours", type=float, help="Walltime of one task.")
+@click.option("--account", metavar="NAME", help="Whose hours are used, such as xyz@cpu.")
+@click.option("--qos", metavar="NAME", help="Quality of service; left out, the site's usual one.")
+@click.option("--shuffle-seed", type=int, help="Put the documents in a random order.")
+@click.option("--workers", type=int, help="Processes, and cores, of a task; left out, all that the site gives.")
+@click.option("--at-once", type=int, metavar="M", help="Most tasks that run at a time.")
+@click.option("--retries", type=int, default=2, show_default=True, help="Times that missing parts are queued again.")
+@click.option("--module", "modules", multiple=True, metavar="NAME", help="Load this too; may be repeated.")
+@click.option("--submit", "to_queue", is_flag=True, help="Queue the array, and the merge after it.")
+@click.argument("passed_on", nargs=-1, type=click.UNPROCESSED, metavar="[-- OPTION OF TOKENIZER ENCODE...]")
+def render_encode(site_name: str, to_queue: bool, **options: Any) -> None:
+    """Write an array of jobs that encodes text in parts, and the job that merges them, into PREFIX.launch."""
+
+    def act() -> int:
+        from launch.encode import EncodeRequest, plan_encode, submit_encode
+        from launch.encode import render_encode as write
+        from launch.request import Places
+        from launch.script import walltime
+        from launch.site import load_site
+
+        places = Places(workdir=Path.cwd(), code_dir=Path(__file__).parents[1], python=Path(sys.executable))
+        jobs = plan_encode(site_name, load_site(site_name), EncodeRequest(**options), places)
+        folder = write(jobs)
+        what = f"{jobs.parts} task(s) of {walltime(jobs.minutes)}, {jobs.workers} core(s) each"
+        if to_queue:
+            array, merge = submit_encode(jobs, folder)
+            print(f"queued array {array} ({what}) and merge {merge} after it; `scancel {array} {merge}` ends both")
+        else:
+            print(f"{folder}: encode.sbatch ({what}) and merge.sbatch; the same command with --submit queues both")
+        return FINISHED
 
     sys.exit(_guard(act))
 

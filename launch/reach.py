@@ -1,5 +1,6 @@
 """Whether compute nodes can reach every path that a job names."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from launch.site import SiteConfig, file_system_of
@@ -14,7 +15,15 @@ def check_reach(run: RunConfig, site: SiteConfig, site_name: str, *, run_dir: Pa
     """
     workdir, code_dir, python = places
     named = {"run_dir": run_dir, "the working folder": workdir, "the code": code_dir, "Python": python}
-    named |= {key: workdir / path for key, path in paths_of(run).items()}
+    check_paths(named | {key: workdir / path for key, path in paths_of(run).items()}, site, site_name)
+
+
+def check_paths(named: Mapping[str, Path], site: SiteConfig, site_name: str) -> None:
+    """Refuse absolute paths on file systems that compute nodes cannot reach, or that each node has for itself.
+
+    Args: named, paths by the key or option that gives them.
+    Raises: ValueError naming the key, the path and the file systems that work.
+    """
     for key, path in named.items():
         file_system = file_system_of(path, site)
         if file_system is None or (file_system.on_compute_nodes and file_system.shared):

@@ -19,29 +19,29 @@ def directives(job: Job) -> list[str]:
     """The #SBATCH lines, each with its reason where it is not plain."""
     site = job.site
     lines = [
-        _sbatch(f"--job-name={job.name}", "slices of this run folder know each other by it"),
-        _sbatch("--dependency=singleton", "and run one at a time, in the order of their submission"),
+        sbatch(f"--job-name={job.name}", "slices of this run folder know each other by it"),
+        sbatch("--dependency=singleton", "and run one at a time, in the order of their submission"),
     ]
-    lines += [_sbatch(f"--account={job.account}")] if job.account else []
-    lines += [_sbatch(f"--partition={site.partition}")] if site.partition else []
-    lines += [_sbatch(f"--constraint={site.constraint}")] if site.constraint else []
-    lines += [_sbatch(f"--qos={job.qos}")] if job.qos else []
+    lines += [sbatch(f"--account={job.account}")] if job.account else []
+    lines += [sbatch(f"--partition={site.partition}")] if site.partition else []
+    lines += [sbatch(f"--constraint={site.constraint}")] if site.constraint else []
+    lines += [sbatch(f"--qos={job.qos}")] if job.qos else []
     lines += [
-        _sbatch(f"--nodes={job.nodes}"),
-        _sbatch("--ntasks-per-node=1", f"torchrun, which starts {job.ranks_per_node} rank(s) a node"),
+        sbatch(f"--nodes={job.nodes}"),
+        sbatch("--ntasks-per-node=1", f"torchrun, which starts {job.ranks_per_node} rank(s) a node"),
     ]
-    lines += [_sbatch(f"--gres=gpu:{job.gpus_per_node}")] if job.gpus_per_node else []
-    lines += [_sbatch(f"--cpus-per-task={job.cores}", "memory follows the cores" if job.gpus_per_node else "")]
-    lines += [_sbatch(f"--hint={site.hint}")] if site.hint else []
-    lines += [_sbatch("--exclude=" + ",".join(job.exclude))] if job.exclude else []
+    lines += [sbatch(f"--gres=gpu:{job.gpus_per_node}")] if job.gpus_per_node else []
+    lines += [sbatch(f"--cpus-per-task={job.cores}", "memory follows the cores" if job.gpus_per_node else "")]
+    lines += [sbatch(f"--hint={site.hint}")] if site.hint else []
+    lines += [sbatch("--exclude=" + ",".join(job.exclude))] if job.exclude else []
     lines += [
-        _sbatch(f"--time={walltime(job.minutes)}"),
-        _sbatch(
+        sbatch(f"--time={walltime(job.minutes)}"),
+        sbatch(
             f"--signal=B:USR1@{job.stop_margin_s}", "to this script, that long before the end: stop, save, go on later"
         ),
-        _sbatch("--requeue", "a lost node puts the job back in the queue"),
-        _sbatch("--open-mode=append", "a requeued job goes on in its file"),
-        _sbatch(f"--output={job.folder}/%j.out"),
+        sbatch("--requeue", "a lost node puts the job back in the queue"),
+        sbatch("--open-mode=append", "a requeued job goes on in its file"),
+        sbatch(f"--output={job.folder}/%j.out"),
     ]
     return lines
 
@@ -66,7 +66,8 @@ def quoted(value: object) -> str:
     return shlex.quote(str(value))
 
 
-def _sbatch(directive: str, reason: str = "") -> str:
+def sbatch(directive: str, reason: str = "") -> str:
+    """A directive, and why."""
     # Slurm takes what follows a # after the options for a comment.
     return f"#SBATCH {directive}" + (f"  # {reason}" if reason else "")
 

@@ -1,0 +1,323 @@
+"""The status of hand-made run folders, with and without Slurm."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from launch import slurm
+from launch.__main__ import cli
+from launch.progress import timeline
+from launch.status import status
+from launch.status_text import lines
+from pretrain.config.load import load_run, to_yaml
+
+START = "2026-03-01T10:00:00Z"
+START_S = 1772359200.0
+
+
+def step(number: int, *, loss: float = 3.0, step_time_s: float = 2.0, **more: Any) -> dict[str, Any]:
+    return {
+        "kind": "step", "step": number, "loss": loss, "consumed_tokens": number * 1000, "step_time_s": step_time_s,
+        "tokens_per_second": 1000 / step_time_s, "tokens_per_second_per_gpu": 125 / step_time_s,
+        "skipped_steps": 0, "skipped_spikes": 0, **more,
+    }  # fmt: skip
+
+
+def evaluation(number: int, loss: float) -> dict[str, Any]:
+    return {"kind": "eval", "step": number, "held_out_loss": {"code": loss}, "eval_time_s": 4.0}
+
+
+def end(number: int, outcome: str) -> dict[str, Any]:
+    return {"kind": "end", "step": number, "outcome": outcome, "asked_by": "", "checkpoint": None}
+
+
+class RunFolder:
+    """Writes what a run and its jobs leave."""
+
+    def __init__(self, path: Path, config: str = "") -> None:
+        self.path = path
+        (path / "launch").mkdir(parents=True)
+        if config:
+            (path / "launch" / "config.yaml").write_text(config)
+        facts = {"name": "fanal-mine-abc123", "minutes": 600, "run_dir": str(path)}
+        (path / "launch" / "job.json").write_text(json.dumps(facts))
+
+    def metrics(self, *records: dict[str, Any] | str, written: float | None = None) -> None:
+        path = self.path / "metrics.jsonl"
+        with path.open("a") as stream:
+            stream.writelines(record if isinstance(record, str) else json.dumps(record) + "\n" for record in records)
+        if written is not None:
+            os.utime(path, (written, written))
+
+    def jobs(self, *events: dict[str, Any]) -> None:
+        with (self.path / "jobs.jsonl").open("a") as stream:
+            stream.writelines(json.dumps({"time_utc": START, **event}) + "\n" for event in events)
+
+    def checkpoint(self, number: int, *, age_s: float = 0) -> None:
+        folder = self.path / "checkpoints" / f"step-{number:08d}"
+        folder.mkdir(parents=True)
+        (folder / "COMPLETE").write_text("x")
+        then = time.time() - age_s
+        os.utime(folder / "COMPLETE", (then, then))
+
+
+def submitted(*jobs: str) -> dict[str, Any]:
+    return {"event": "submitted", "jobs": list(jobs), "slices": len(jobs), "nodes": 2, "hours": 20.0}
+
+
+def started(job: str, restart: int = 0, at_step: int = 0, time_utc: str = START) -> dict[str, Any]:
+    nodes = ["n1", "n2"]
+    return {"event": "started", "job": job, "restart": restart, "nodes": nodes, "step": at_step, "time_utc": time_utc}
+
+
+def decided(
+    job: str, action: str, *, at_step: int, time_utc: str, restart: int = 0, exclude: tuple = ()
+) -> dict[str, Any]:
+    return {
+        "event": "decided", "job": job, "restart": restart, "action": action, "reason": "as [told] here", "exit_code": 0,
+        "step": at_step, "restarts_without_checkpoint": 0, "exclude": list(exclude), "by": f"{job}-{restart}",
+        "time_utc": time_utc,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def config(tmp_path: Path, small_run: Path) -> str:
+    return to_yaml(
+        load_run(small_run, ["train.train_steps=1000", "train.eval_interval=100", "checkpoint.interval=100"])
+    )
+
+
+@pytest.fixture(autouse=True)
+def no_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(*command: str) -> str:
+        raise slurm.SlurmError(f"{command[0]} is not on this machine")
+
+    monkeypatch.setattr(slurm, "ask", absent)
+
+
+def with_queue(monkeypatch: pytest.MonkeyPatch, *rows: str) -> None:
+    def ask(*command: str) -> str:
+        if command[0] == "squeue":
+            assert "--name=fanal-mine-abc123" in command
+            return "".join(f"{row}\n" for row in rows)
+        return command[-1].replace(",", "\n")
+
+    monkeypatch.setattr(slurm, "ask", ask)
+
+
+def test_a_fresh_run_has_no_figures_yet(tmp_path: Path, config: str) -> None:
+    RunFolder(tmp_path / "run", config)
+    found = status(tmp_path / "run")
+    assert (found["state"], found["step"], found["train_steps"], found["steps_left"]) == ("not started", 0, 1000, 1000)
+    assert found["loss_nats"] is None and found["pace"] is None and found["eta_hours"] is None
+    assert found["checkpoint"]["step"] is None and found["checkpoint"]["num_on_disk"] == 0
+
+
+def test_a_queued_run_waits(tmp_path: Path, config: str) -> None:
+    RunFolder(tmp_path / "run", config).jobs(submitted("11", "12"))
+    found = status(tmp_path / "run")
+    assert found["state"] == "waiting" and found["submitted"][0]["jobs"] == ["11", "12"]
+    assert "not on this machine" in found["slurm_problem"]
+
+
+def test_a_running_run_tells_its_pace_and_what_is_left(tmp_path: Path, config: str) -> None:
+    run = RunFolder(tmp_path / "run", config)
+    run.jobs(submitted("11", "12"), started("11"))
+    run.metrics(*(step(number, loss=5 - number / 1000) for number in range(1, 401)), evaluation(400, 3.5))
+    run.checkpoint(300, age_s=7200)
+    run.checkpoint(400, age_s=3600)
+    found = status(tmp_path / "run")
+    assert (found["state"], found["step"], found["steps_left"]) == ("running", 400, 600)
+    assert (found["loss_nats"], found["loss_before_nats"], found["loss_before_step"]) == (4.6, 4.7, 300)
+    assert found["held_out_loss_nats"] == {"code": 3.5}
+    assert found["pace"]["num_records"] == 50 and found["pace"]["tokens_per_second_per_gpu"] == 62.5
+    # 4 s of evaluation every 100 steps of 2 s.
+    assert found["lost_share"] == pytest.approx(0.04 / 2.04)
+    assert found["eta_hours"] == pytest.approx(600 * 2.04 / 3600) and "restarts are not counted" in found["eta_counts"]
+    assert found["hours_per_job"] == 10 and found["eta_jobs"] == 1
+    assert found["checkpoint"]["step"] == 400 and found["checkpoint"]["num_on_disk"] == 2
+    assert found["checkpoint"]["age_hours"] == pytest.approx(1, abs=0.05)
+
+
+def test_steps_that_are_trained_twice_count_once(tmp_path: Path, config: str) -> None:
+    run = RunFolder(tmp_path / "run", config)
+    # The first attempt is slow, and spikes to 9 in the 30 steps that are lost.
+    run.metrics(*(step(number, step_time_s=8.0, loss=9.0 if number > 200 else 4.0) for number in range(1, 231)))
+    run.metrics(evaluation(230, 9.0))
+    run.metrics(*(step(number, step_time_s=2.0) for number in range(201, 211)))
+    run.checkpoint(200)
+    run.jobs(submitted("11"), started("11"), started("11", 1, at_step=200))
+    found = status(tmp_path / "run")
+    assert (found["step"], found["loss_nats"], found["loss_step"]) == (210, 3.0, 210)
+    assert (found["loss_before_step"], found["loss_before_nats"]) == (110, 4.0)
+    assert found["held_out_step"] is None, "that evaluation was of steps that are lost"
+    assert found["pace"]["step_time_s"] == 2.0 and found["pace"]["num_records"] == 10
+    assert found["consumed_tokens"] == 210_000
+
+
+def test_a_seamless_resume_is_known_by_its_job(tmp_path: Path, config: str) -> None:
+    run = RunFolder(tmp_path / "run", config)
+    run.metrics(*(step(number, step_time_s=8.0) for number in range(1, 201)))
+    run.metrics(*(step(number, step_time_s=2.0) for number in range(201, 204)))
+    run.jobs(submitted("11"), started("11"), started("11", 1, at_step=200))
+    found = status(tmp_path / "run")
+    assert found["pace"] == {
+        "num_records": 3, "of_current_attempt": True, "step_time_s": 2.0, "tokens_per_second": 500.0,
+        "tokens_per_second_per_gpu": 62.5,
+    }  # fmt: skip
+
+
+def test_an_attempt_that_has_not_written_yet_stands_at_its_checkpoint(tmp_path: Path, config: str) -> None:
+    run = RunFolder(tmp_path / "run", config)
+    run.metrics(*(step(number) for number in range(1, 231)), written=START_S - 60)
+    run.checkpoint(200)
+    run.jobs(submitted("11"), started("11", 1, at_step=200))
+    found = status(tmp_path / "run")
+    assert (found["step"], found["loss_step"], found["steps_left"]) == (200, 200, 800)
+    assert found["pace"]["of_current_attempt"] is False
+
+
+def test_a_run_that_starts_from_nothing_again_forgets_all_steps() -> None:
+    line = timeline([evaluation(0, 8.0), step(1), step(2), evaluation(0, 8.1), step(1, loss=7.0)])
+    assert [(record["step"], record["loss"]) for record in line.steps] == [(1, 7.0)]
+    assert [record["held_out_loss"]["code"] for record in line.evaluations] == [8.1]
+
+
+def test_a_finished_run_has_nothing_left(tmp_path: Path, config: str) -> None:
+    run = RunFolder(tmp_path / "run", config)
+    run.metrics(step(999), step(1000), end(1000, "finished"))
+    run.checkpoint(1000)
+    run.jobs(submitted("11"), started("11"), decided("11", "finish", at_step=1000, time_utc="2026-03-01T11:00:00Z"))
+    found = status(tmp_path / "run")
+    assert (found["state"], found["steps_left"], found["eta_hours"], found["eta_jobs"]) == ("finished", 0, 0.0, 0)
+
+
+def test_a_finished_run_that_is_made_longer_is_not_finished(tmp_path: Path, config: str) -> None:
+    run = RunFolder(tmp_path / "run", config)
+    run.metrics(step(500), end(500, "finished"))
+    run.checkpoint(500)
+    run.jobs(submitted("11"))
+    found = status(tmp_path / "run")
+    assert (found["state"], found["steps_left"]) == ("waiting", 500)
+
+
+def test_a_stopped_run_goes_on_from_its_checkpoint_and_says_why_it_stopped(tmp_path: Path, config: str) -> None:
+    run = RunFolder(tmp_path / "run", config)
+    run.metrics(*(step(number) for number in range(1, 451)))
+    run.checkpoint(400)
+    stop = decided("11", "stop", at_step=400, time_utc="2026-03-01T10:16:40Z", exclude=("n2",))
+    run.jobs(submitted("11"), started("11"), stop)
+    found = status(tmp_path / "run")
+    assert (found["state"], found["step"], found["steps_left"]) == ("stopped", 450, 600)
+    assert found["last_decision"]["reason"] == "as [told] here" and found["excluded_nodes"] == ["n2"]
+    # 1,000 s for 400 steps of 2 s that were kept.
+    assert found["lost_share"] == pytest.approx(0.2) and "restarts" in found["eta_counts"]
+    assert found["eta_hours"] == pytest.approx(600 * 2.5 / 3600)
+    assert ("last decision", "stop: as [told] here (job 11, 2026-03-01T10:16:40Z)") in lines(found)
+
+
+def test_a_torn_last_line_is_passed_over(tmp_path: Path, config: str) -> None:
+    run = RunFolder(tmp_path / "run", config)
+    run.metrics(step(1), step(2), json.dumps(step(3))[:40])
+    (run.path / "jobs.jsonl").write_text(json.dumps({"time_utc": START, **submitted("11")}) + '\n{"event": "star')
+    found = status(tmp_path / "run")
+    assert found["step"] == 2 and found["attempts"] == []
+
+
+def test_a_run_without_jobs_takes_its_steps_from_its_checkpoint(tmp_path: Path, config: str) -> None:
+    folder = tmp_path / "run"
+    run = RunFolder(folder)
+    (folder / "launch" / "job.json").unlink()
+    run.metrics(step(1, loss=None))
+    run.checkpoint(100)
+    (folder / "checkpoints" / "step-00000100" / "config.yaml").write_text(config)
+    (folder / "checkpoints" / "step-00000200.part").mkdir()
+    (folder / "checkpoints" / "step-00000050.bad").mkdir()
+    found = status(folder)
+    assert (found["state"], found["train_steps"], found["slurm_problem"]) == ("unknown", 1000, None)
+    assert (found["jobs_waiting"], found["eta_jobs"], found["step"]) == (None, None, 100)
+    assert found["checkpoint"]["num_being_written"] == 1 and found["checkpoint"]["num_set_aside"] == 1
+    assert ("training loss", "not finite after step 1") in lines(found)
+
+
+def test_a_config_that_cannot_be_read_leaves_the_rest(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run", "of_another_version: 1\n")
+    run.metrics(step(1))
+    found = status(tmp_path / "run")
+    assert found["train_steps"] is None and found["eta_hours"] is None and found["step"] == 1
+
+
+def test_slurm_tells_who_runs_and_who_waits(tmp_path: Path, config: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    RunFolder(tmp_path / "run", config).jobs(submitted("11", "12"), started("11"))
+    with_queue(
+        monkeypatch,
+        "11|RUNNING|None|2026-03-01T11:00:00|9:00:00|n[1-2]|",
+        "12|PENDING|Dependency|N/A|10:00:00||n7,n8",
+    )
+    found = status(tmp_path / "run")
+    assert found["state"] == "running"
+    assert [job["job"] for job in found["jobs_running"]] == ["11"]
+    assert [(job["job"], job["reason"]) for job in found["jobs_waiting"]] == [("12", "Dependency")]
+    assert found["excluded_nodes"] == ["n7", "n8"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "state"),
+    [((), "gone"), (("11|PENDING|BeginTime|N/A|10:00:00||",), "waiting")],
+)
+def test_an_attempt_without_a_decision_is_gone_or_waits_if_slurm_says_so(
+    tmp_path: Path, config: str, monkeypatch: pytest.MonkeyPatch, rows: tuple[str, ...], state: str
+) -> None:
+    RunFolder(tmp_path / "run", config).jobs(submitted("11"), started("11"))
+    with_queue(monkeypatch, *rows)
+    assert status(tmp_path / "run")["state"] == state
+
+
+def test_a_job_that_has_decided_and_is_leaving_the_queue_does_not_run(
+    tmp_path: Path, config: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunFolder(tmp_path / "run", config)
+    run.jobs(submitted("11"), started("11"), decided("11", "stop", at_step=0, time_utc=START))
+    with_queue(monkeypatch, "11|COMPLETING|None|2026-03-01T11:00:00|9:00:00|n[1-2]|")
+    assert status(tmp_path / "run")["state"] == "stopped"
+
+
+KEYS = {
+    "run_dir", "state", "step", "train_steps", "steps_left", "consumed_tokens", "metrics_age_s", "loss_nats", "loss_step",
+    "loss_before_nats", "loss_before_step", "held_out_loss_nats", "held_out_step", "pace", "eta_hours", "eta_jobs",
+    "eta_counts", "lost_share", "hours_per_job", "checkpoint", "skipped_steps", "skipped_spikes", "submitted", "attempts",
+    "last_decision", "excluded_nodes", "jobs_running", "jobs_waiting", "slurm_problem",
+}  # fmt: skip
+
+
+def test_json_has_the_same_keys_for_every_run(tmp_path: Path, config: str) -> None:
+    RunFolder(tmp_path / "fresh", config)
+    run = RunFolder(tmp_path / "running", config)
+    run.jobs(submitted("11"), started("11"))
+    run.metrics(step(1), evaluation(1, 3.0))
+    for name in ("fresh", "running"):
+        done = CliRunner().invoke(cli, ["status", str(tmp_path / name), "--json"])
+        assert done.exit_code == 0 and set(json.loads(done.output)) == KEYS
+
+
+def test_a_status_for_people_is_readable(tmp_path: Path, config: str) -> None:
+    run = RunFolder(tmp_path / "run", config)
+    run.jobs(*(event for number in range(9) for event in (started("11", number),)))
+    run.metrics(step(1), step(2))
+    done = CliRunner().invoke(cli, ["status", str(run.path)])
+    assert done.exit_code == 0
+    for words in ("2 of 1,000 (0.2%)", "62 per GPU", "n1, n2", "the last 8 of 9 starts", "queue"):
+        assert words in done.output
+
+
+@pytest.mark.parametrize("name", ["nothing", "other"])
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "other").mkdir()
+    done = CliRunner().invoke(cli, ["status", str(tmp_path / name)])
+    assert done.exit_code == 2 and "Traceback" not in done.output
+    assert f"RUN_DIR ({tmp_path / name}) must be the folder of a run" in done.output and "works" in done.output
