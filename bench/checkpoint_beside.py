@@ -72,7 +72,16 @@ class Steps:
         started = time.perf_counter()
         for _ in range(NUM_STEPS):
             batches = train_micro_batches(bench.reader, run, bench.world, consumed_samples=0, global_batch_size=1)
-            train_step(bench.model, bench.optimizer, batches, run, bench.world, global_batch_size=1, num_domains=1)
+            train_step(
+                bench.model,
+                bench.optimizer,
+                batches,
+                run,
+                bench.world,
+                state=TrainState(),
+                global_batch_size=1,
+                domains=bench.reader.data.domains,
+            )
             self._saver.poll()
         return time.perf_counter() - started
 
