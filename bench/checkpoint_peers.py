@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
-from torch.distributed.checkpoint.state_dict_saver import AsyncCheckpointerType
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import AsyncCheckpointerType, async_save, save
 
 BLOCK_BYTES = 8 << 20
 
@@ -27,11 +28,13 @@ class Memory:
         for start in range(0, num_bytes, len(noise)):
             self._source[start : start + len(noise)] = noise[: num_bytes - start]
             self._target[start : start + len(noise)] = noise[: num_bytes - start]
-        self._places = [ctypes.addressof(ctypes.c_char.from_buffer(memory)) for memory in (self._target, self._source)]
+        self._target_at, self._source_at = (
+            ctypes.addressof(ctypes.c_char.from_buffer(memory)) for memory in (self._target, self._source)
+        )
 
     def copy(self) -> None:
         """C's memcpy, on one core."""
-        ctypes.memmove(*self._places, self.num_bytes)
+        ctypes.memmove(self._target_at, self._source_at, self.num_bytes)
 
     def write(self, path: Path, *, direct: bool) -> None:
         """The source into a new file in big blocks, and to the disk. ``direct``: past the page cache, what is no whole page
@@ -73,9 +76,9 @@ class TorchCheckpoints:
 
     def begin(self, folder: Path) -> "Waits":
         """Start an asynchronous save; what waits for its end."""
-        done = dcp.async_save(
+        done = async_save(
             self._tensors,
-            storage_writer=dcp.FileSystemWriter(folder, sync_files=True),
+            storage_writer=FileSystemWriter(folder, sync_files=True),
             async_checkpointer_type=self._kind,
             async_stager=self._stager,
         )
@@ -83,11 +86,11 @@ class TorchCheckpoints:
 
     def save(self, folder: Path) -> None:
         """The synchronous one."""
-        dcp.save(self._tensors, storage_writer=dcp.FileSystemWriter(folder, sync_files=True))
+        save(self._tensors, storage_writer=FileSystemWriter(folder, sync_files=True))
 
     def load(self, folder: Path) -> None:
         """Into the tensors."""
-        dcp.load(self._tensors, storage_reader=dcp.FileSystemReader(folder))
+        load(self._tensors, storage_reader=FileSystemReader(folder))
 
 
 class Waits:

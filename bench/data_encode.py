@@ -18,8 +18,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from bench.compare import append_result, table
 from bench.debian_text import PACKAGES, make_help, make_text
@@ -68,7 +69,8 @@ def encode_as_megatron(tokenizer: Path, text: Path, prefix: Path, num_workers: i
     builder = IndexedDatasetBuilder(f"{prefix}.bin", dtype=DType.optimal_dtype(VOCAB_SIZE))
     with text.open(encoding="utf-8") as stream:
         pool = multiprocessing.Pool(num_workers, initializer=encoder.initialize)
-        for ids, lengths, _ in pool.imap(encoder.encode, stream, 32):
+        documents: Iterable[Any] = pool.imap(encoder.encode, stream, 32)
+        for ids, lengths, _ in documents:  # lists, as the script itself hands them over
             builder.add_document(ids, lengths)
         builder.finalize(f"{prefix}.idx")
         pool.close()

@@ -53,7 +53,7 @@ def batches(reader: TrainReader, run: RunConfig, world: World) -> Iterator[Micro
     size = run.train.global_batch_size
     for consumed in range(0, NUM_SAMPLES, size):
         for batch in train_micro_batches(reader, run, world, consumed_samples=consumed, global_batch_size=size):
-            assert batch is not None, "the only stage reads"
+            assert isinstance(batch, MicroBatch), "the only stage reads"
             yield batch
 
 

@@ -60,7 +60,7 @@ def write_checkpoint(folder: Path, model: ModelConfig, *, num_ranks: int, seq_le
         with (folder / shard_path(rank)).open("wb") as stream:
             stream.write(header_bytes((entry_name(name, "param", box), box.size) for name, box in boxes))
             for name, box in boxes:
-                stored[name].append(Stored(rank=rank, box=box))
+                stored[name].append(Stored(file=rank, box=box))
                 for block in _random(name, box):
                     stream.write(block.data)
     tensors = {

@@ -61,6 +61,16 @@ def intersection(left: Box, right: Box) -> Box | None:
     return Box(offset=low, size=tuple(b - a for a, b in zip(low, high, strict=True)))
 
 
+def first_element(inner: Box, outer: Box) -> int | None:
+    """Where a box begins in the row-major order of one around it; None if it does not lie there in one piece."""
+    first = inner.offset[0] - outer.offset[0]
+    if len(inner.size) == 1:
+        return first
+    if inner.size[0] > 1 and inner.size[1] < outer.size[1]:
+        return None
+    return first * outer.size[1] + inner.offset[1] - outer.offset[1]
+
+
 def cover_once(shape: Shape, boxes: Sequence[Box]) -> bool:
     """Whether every element of a tensor is in exactly one of these boxes, and they reach no further. Linear in their number.
 

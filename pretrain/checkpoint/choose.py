@@ -5,7 +5,7 @@ Its numbers may be read before that is proved, since nothing in it can act, but 
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 
@@ -14,21 +14,24 @@ from pretrain.checkpoint.manifest import DamagedCheckpointError, FileEntry, entr
 from pretrain.checkpoint.paths import checkpoints_dir
 from pretrain.checkpoint.retention import bad_in, checkpoints_in, remove_leftovers, set_aside
 from pretrain.checkpoint.verify import verify_checkpoint
-from pretrain.checkpoint.verify_together import hash_problems
+from pretrain.checkpoint.verify_together import Early, hash_problems
 from pretrain.config.schema import RunConfig
 from pretrain.parallel.reduce import share_text
 from pretrain.parallel.world import World
 
 
 def choose_checkpoint(
-    run_dir: str | Path, world: World, *, meanwhile: Callable[[Path], None] = lambda candidate: None
+    run_dir: str | Path,
+    world: World,
+    *,
+    begin: Callable[[Path, Collection[str]], Early] = lambda candidate, hashed: Early(),
 ) -> Path | None:
     """The newest checkpoint that passes the deep verification; None if the run has not written any yet.
 
     A damaged one is set aside as ``step-N.bad``, loudly, and the one before is tried.
 
-    ``meanwhile`` is called with each candidate while its files are hashed. It must stand damage of any kind, and what it does
-    counts only for the candidate that is returned.
+    ``begin`` is called with each candidate and the files of it that this rank is going to hash (verify_together.py). It must
+    stand damage of any kind, and what it does counts only for the candidate that is returned.
 
     Collective: every rank calls it. Rank 0 decides and renames, and holds the run folder's lock.
     Raises: DamagedCheckpointError on every rank if there were checkpoints and none is whole; RuntimeError if rank 0 reads
@@ -42,7 +45,7 @@ def choose_checkpoint(
         if name is None:
             return None
         candidate = folder / name
-        problems = hash_problems(candidate, files, world, meanwhile=partial(meanwhile, candidate))
+        problems = hash_problems(candidate, files, world, begin=partial(begin, candidate))
         if not problems:
             return candidate
         if world.rank == 0:

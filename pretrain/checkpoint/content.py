@@ -10,6 +10,11 @@ from pretrain.model.placement import Placement
 from pretrain.optim.moments import Owned
 from pretrain.parallel.world import World
 
+MAX_FILES = 16
+"""That a rank aims at: a thread each hashes them at a load, and shared file systems do not like many files."""
+MIN_FILE_BYTES = 64 << 20
+"""Where a file is cut at the earliest: many small ones would cost more to open and sync than threads win."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
@@ -48,6 +53,24 @@ def parts_to_read(placements: Sequence[Placement], owned: Sequence[Owned]) -> li
         for placement, kept in _matched(placements, owned)
         for part in _parts(placement, kept, kept.start, kept.end)
     ]
+
+
+def files_of(parts: Sequence[Part], *, element_bytes: int) -> list[list[Part]]:
+    """The parts in their order, in as many files as it takes to hash them at once and no more; one file if there is no part.
+
+    Args: element_bytes: of all states together.
+    """
+    limit = max(MIN_FILE_BYTES, sum(part.box.num_elements for part in parts) * element_bytes // MAX_FILES)
+    files: list[list[Part]] = [[]]
+    held = 0
+    for part in parts:
+        num_bytes = part.box.num_elements * element_bytes
+        if files[-1] and held + num_bytes > limit:
+            files.append([])
+            held = 0
+        files[-1].append(part)
+        held += num_bytes
+    return files
 
 
 def _matched(placements: Sequence[Placement], owned: Sequence[Owned]) -> Iterator[tuple[Placement, Owned]]:

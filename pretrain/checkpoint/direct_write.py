@@ -50,22 +50,24 @@ def _write(descriptor: int, content: memoryview) -> None:
         if len(block) % PAGE_BYTES:
             block = block[: len(block) // PAGE_BYTES * PAGE_BYTES] or block
         if len(block) < PAGE_BYTES:
-            _go_through_page_cache(descriptor)
+            go_through_page_cache(descriptor)
         try:
             count = os.write(descriptor, block)
         except OSError as error:
-            if error.errno != errno.EINVAL or not _is_direct(descriptor):
+            if error.errno != errno.EINVAL or not is_direct(descriptor):
                 raise
-            _go_through_page_cache(descriptor)
+            go_through_page_cache(descriptor)
             continue
         if count % PAGE_BYTES:  # a disk that fills up takes what it has room for
-            _go_through_page_cache(descriptor)
+            go_through_page_cache(descriptor)
         content = content[count:]
 
 
-def _is_direct(descriptor: int) -> bool:
+def is_direct(descriptor: int) -> bool:
+    """Whether it goes past the page cache."""
     return bool(fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DIRECT)
 
 
-def _go_through_page_cache(descriptor: int) -> None:
+def go_through_page_cache(descriptor: int) -> None:
+    """From now on."""
     fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) & ~os.O_DIRECT)

@@ -3,29 +3,26 @@
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer
 from omegaconf import OmegaConf
 
 from pretrain.checkpoint.choose import choose_checkpoint, choose_origin
 from pretrain.checkpoint.config_file import read_config
-from pretrain.checkpoint.content import Part, parts_to_read
+from pretrain.checkpoint.fill import Fill
 from pretrain.checkpoint.init_from import check_origin, check_same_origin
-from pretrain.checkpoint.manifest import DamagedCheckpointError
 from pretrain.checkpoint.origin import Origin, origin_of, read_origin
-from pretrain.checkpoint.paths import CONFIG, DATA, step_of
+from pretrain.checkpoint.paths import DATA, step_of
 from pretrain.checkpoint.state_file import read_state
-from pretrain.checkpoint.tensors import TensorReader, open_tensors
+from pretrain.checkpoint.verify_together import Early
 from pretrain.config.schema import RunConfig
 from pretrain.data.position import read_position
 from pretrain.data.reader import TrainReader
-from pretrain.model.placement import place_parameters
-from pretrain.optim.moments import STATES, owned_states, publish_masters, set_adam_step
+from pretrain.optim.moments import STATES, publish_masters, set_adam_step
 from pretrain.parallel.world import World
 from pretrain.state import TrainState
 
@@ -53,8 +50,8 @@ def load_checkpoint(
     """Restore the newest checkpoint into model, optimizer and reader. If there is none, begin: with the checkpoint that
     checkpoint.init_from names, or with the model as it was built.
 
-    Collective: every rank calls it. Rank 0 chooses, so that ranks never load different steps. The tensors are read while
-    the files are hashed, and nothing is done with them before every byte of the checkpoint was compared with its manifest
+    Collective: every rank calls it. Rank 0 chooses, so that ranks never load different steps. The tensors are read with
+    the bytes that are hashed, and nothing is done with them before every byte of the checkpoint was compared with its manifest
     (choose.py): what a damaged one left in the optimizer is written over by the one before, or the run ends.
     Raises: DamagedCheckpointError if there are checkpoints and none is whole; ValueError if the checkpoint is of another
     model, other data or another order of them, naming each difference, or of a later step than the run's last; and as
@@ -62,11 +59,20 @@ def load_checkpoint(
     """
     read: dict[Path, int] = {}
 
-    def read_early(candidate: Path) -> None:
-        with contextlib.suppress(Exception):  # of another model, or damaged: who looks at it next says which
-            read[candidate] = read_tensors(candidate, model, optimizer, world, states=STATES)
+    def read_early(candidate: Path, hashed: Collection[str]) -> Early:
+        try:
+            fill = Fill(candidate, model, optimizer, world, states=STATES, hashed=hashed)
+        except Exception:  # of another model, or damaged: who looks at it next says which
+            return Early()
 
-    folder = choose_checkpoint(run.run_dir, world, meanwhile=read_early)
+        def read_rest() -> None:
+            with contextlib.suppress(Exception):  # as above
+                fill.read_rest()
+                read[candidate] = fill.num_updates
+
+        return Early(takes=fill.takes, meanwhile=read_rest)
+
+    folder = choose_checkpoint(run.run_dir, world, begin=read_early)
     if folder is None:
         is_first = run.checkpoint.init_from is None
         return Start(TrainState(), None if is_first else begin_with_origin(run, model, optimizer, reader, world))
@@ -145,33 +151,11 @@ def read_tensors(
 ) -> int:
     """Fill the optimizer's memory with these states of a checkpoint (see STATES); the updates that AdamW had made.
 
-    Every rank reads what its optimizer keeps; with the distributed optimizer that is each number once over the replicas.
     Raises: DamagedCheckpointError if the checkpoint does not hold them.
     """
-    parts = parts_to_read(place_parameters(model, world), owned_states(optimizer))
-    with open_tensors(folder) as reader:
-        for part in parts:
-            stored = reader.index.tensors.get(part.tensor)
-            if stored is None or stored.shape != part.shape:
-                raise DamagedCheckpointError(
-                    f"{folder} must hold {part.tensor} of shape {part.shape}, as its {CONFIG} says; found "
-                    f"{stored.shape if stored else 'no such tensor'}"
-                )
-        for state in states:  # in the order of the files
-            for part in parts:
-                _read(reader, part, state)
-        return reader.index.adam_step
-
-
-@torch.no_grad()
-def _read(reader: TensorReader, part: Part, state: str) -> None:
-    values = part.states[state].detach()
-    if values.device.type == "cpu":
-        reader.read(part.tensor, state, part.box, values.numpy())
-    else:
-        host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-        reader.read(part.tensor, state, part.box, host.numpy())
-        values.copy_(host)
+    fill = Fill(folder, model, optimizer, world, states=states)
+    fill.read_rest()
+    return fill.num_updates
 
 
 def check_same_run(run: RunConfig, folder: Path) -> None:

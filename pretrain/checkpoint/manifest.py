@@ -15,7 +15,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -29,6 +29,9 @@ SEAL_BYTES = 256
 LOST = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EIO, None}
 """The file is gone, is a link or no file by now, or its disk cannot give it back. Any other error of reading, such as
 missing permission, is no damage: the bytes may be whole."""
+Buffer = bytes | memoryview
+Take = Callable[[int, Buffer], None]
+"""Told a place in a file, and the bytes from there on, which are good until it returns."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -58,16 +61,31 @@ class Manifest:
     """Sorted by path."""
 
 
-def describe(folder: Path, path: str) -> FileEntry:
+def read_blocks(path: Path) -> Iterator[bytes]:
+    """The bytes of a file in order, in blocks. Follows no link. Raises: OSError if it cannot be read."""
+    with open_plain_file(path) as stream:
+        while block := stream.read(READ_BLOCK_BYTES):
+            yield block
+
+
+def describe(
+    folder: Path,
+    path: str,
+    *,
+    blocks: Callable[[Path], Iterable[Buffer]] = read_blocks,
+    take: Take | None = None,
+) -> FileEntry:
     """Size and hash of one file as it reads now. Reads it once, follows no link.
 
+    Args: take: called with every block once it is hashed, while it is in the core's cache.
     Raises: OSError if it cannot be read.
     """
     digest, num_bytes = hashlib.sha256(), 0
-    with open_plain_file(folder / path) as stream:
-        while block := stream.read(READ_BLOCK_BYTES):
-            digest.update(block)
-            num_bytes += len(block)
+    for block in blocks(folder / path):
+        digest.update(block)
+        if take is not None:
+            take(num_bytes, block)
+        num_bytes += len(block)
     return FileEntry(path=path, bytes=num_bytes, sha256=digest.hexdigest())
 
 

@@ -16,7 +16,7 @@ ORIGIN = "origin.json"
 TENSORS = "tensors.json"
 """Every tensor of model and optimizer, and which file holds which part of it (tensor_index.py)."""
 SHARDS = "shards"
-"""Subfolder of those files, one a rank."""
+"""Subfolder of those files."""
 ENTRIES = "entries"
 """Subfolder that is there while a checkpoint is being written: what each rank's writer says of its file."""
 REASON = "REASON"
@@ -24,6 +24,7 @@ REASON = "REASON"
 
 _STEP = re.compile(r"step-([0-9]{8,})")
 _PART = re.compile(r"step-[0-9]{8,}\.part")
+_SHARD = re.compile(SHARDS + r"/rank-([0-9]{5,})\.safetensors")
 _BAD = re.compile(r"step-[0-9]{8,}\.bad(-[0-9]+)?")
 
 
@@ -64,6 +65,12 @@ def is_bad(name: str) -> bool:
     return _BAD.fullmatch(name) is not None
 
 
-def shard_path(rank: int) -> str:
-    """The file that a rank writes, from the checkpoint's folder on."""
-    return f"{SHARDS}/rank-{rank:05d}.safetensors"
+def shard_path(number: int) -> str:
+    """A file of tensors, from the checkpoint's folder on. Rank r of n writes those with the numbers r, r + n, r + 2n ..."""
+    return f"{SHARDS}/rank-{number:05d}.safetensors"
+
+
+def shard_number(path: str) -> int | None:
+    """The inverse; None for any other path."""
+    match = _SHARD.fullmatch(path)
+    return int(match.group(1)) if match else None

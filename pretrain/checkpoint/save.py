@@ -14,24 +14,25 @@ from pathlib import Path
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer
 
-from pretrain.checkpoint.content import parts_to_write
+from pretrain.checkpoint.content import Part, files_of, parts_to_write
 from pretrain.checkpoint.origin import Origin, origin_text
 from pretrain.checkpoint.paths import CONFIG, DATA, ORIGIN, STATE, TENSORS, checkpoints_dir, step_name
 from pretrain.checkpoint.replicas import check_replicas, sums_of, sums_of_whole
 from pretrain.checkpoint.report import SaveReport
 from pretrain.checkpoint.retention import Keep
-from pretrain.checkpoint.shard_file import header_bytes
+from pretrain.checkpoint.shard_file import ITEM_BYTES, header_bytes
 from pretrain.checkpoint.staging import Staging
 from pretrain.checkpoint.state_file import state_text
 from pretrain.checkpoint.tensor_index import (
     IndexedTensor,
+    Stored,
     TensorIndex,
     boxes_to_text,
     entry_name,
     index_text,
     tensors_from_texts,
 )
-from pretrain.checkpoint.write_job import Job, LeaderJob, SaveError
+from pretrain.checkpoint.write_job import FileJob, Job, LeaderJob, SaveError
 from pretrain.checkpoint.writer import WriterProcess
 from pretrain.config.load import to_yaml
 from pretrain.config.schema import RunConfig
@@ -76,12 +77,20 @@ class Saver:
             world,
             is_distributed=run.parallel.use_distributed_optimizer,
         )
-        self._staging = Staging(parts, STATES, world.device)
-        self._header = header_bytes(
-            (entry_name(part.tensor, state, part.box), part.box.size) for state in STATES for part in parts
-        ).decode("latin-1")
+        contents = files_of(parts, element_bytes=len(STATES) * ITEM_BYTES)
+        self._staging = Staging(contents, STATES, world.device)
+        self._files = [
+            FileJob(number=world.rank + number * world.size, header=_header(content), start=start, end=end)
+            for number, (content, (start, end)) in enumerate(zip(contents, self._staging.ranges, strict=True))
+        ]
         self._writer = WriterProcess(self._staging, phase_timeout_s=run.checkpoint.phase_timeout_s)
-        self._agree_on_layout(boxes_to_text((part.tensor, part.shape, part.box) for part in parts))
+        self._agree_on_layout(
+            boxes_to_text(
+                (part.tensor, part.shape, Stored(file=file.number, box=part.box))
+                for file, content in zip(self._files, contents, strict=True)
+                for part in content
+            )
+        )
         self._step: int | None = None  # of the save that is under way
         self._saved_step = resumed_step  # of the newest checkpoint
         self._started = self._stall_s = 0.0
@@ -135,8 +144,7 @@ class Saver:
                 attempt=f"{self._token}-{self._num_saves}",
                 rank=self._world.rank,
                 num_ranks=self._world.size,
-                header=self._header,
-                num_bytes=self._staging.num_bytes,
+                files=tuple(self._files),
                 leader=self._leader_job(state, position, whole) if self._world.rank == 0 else None,
             )
         )
@@ -220,7 +228,8 @@ class Saver:
         if gathered is not None:
             text = json.dumps([secrets.token_hex(4), list(self._layout)])
         self._token, self._tensors = json.loads(share_text(text, self._world) or "")
-        (self._num_bytes,) = wrapping_sum([self._staging.num_bytes + len(self._header)], self._world)
+        num_bytes = sum(file.num_bytes for file in self._files)
+        self._num_bytes, self._num_files = wrapping_sum([num_bytes, len(self._files)], self._world)
 
     def _leader_job(self, state: TrainState, position: DataPosition, sums: list[int]) -> LeaderJob:
         index = TensorIndex(
@@ -242,6 +251,7 @@ class Saver:
                 **({} if self._origin is None else {ORIGIN: origin_text(self._origin)}),
             },
             num_bytes=self._num_bytes,
+            num_files=self._num_files,
             keep=Keep(last=config.keep_last, every_steps=config.keep_every_steps),
         )
 
@@ -255,6 +265,12 @@ class Saver:
         )
         self._is_news_due = False
         self._reports.append(dataclasses.replace(report, **news))  # type: ignore[arg-type]
+
+
+def _header(parts: Sequence[Part]) -> str:
+    """Of the file that holds these, a character for a byte."""
+    entries = ((entry_name(part.tensor, state, part.box), part.box.size) for state in STATES for part in parts)
+    return header_bytes(entries).decode("latin-1")
 
 
 def _reason_of(gathered: Sequence[str]) -> str:

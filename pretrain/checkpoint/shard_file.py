@@ -59,15 +59,22 @@ class ShardFile:
             self._stream.close()
             raise DamagedCheckpointError(f"{path} is no file of tensors ({type(error).__name__}: {error})") from None
 
-    def read(self, name: str, shape: tuple[int, ...], first_element: int, out: np.ndarray) -> None:
-        """Fill ``out`` (float32, contiguous) with the elements of an entry from ``first_element`` on, in row-major order.
+    def place(self, name: str, shape: tuple[int, ...], first_element: int) -> int:
+        """The byte of the file where the elements of an entry begin, from ``first_element`` on, in row-major order.
 
-        Raises: DamagedCheckpointError if there is no such entry of this shape, or if the file ends before it does.
+        Raises: DamagedCheckpointError if there is no such entry of this shape.
         """
         found = self._entries.get(name)
         if found is None or found[1] != shape:
             raise DamagedCheckpointError(f"{self.path} has no entry {name} of shape {shape} (found {found})")
-        place = self._numbers_start + found[0] + first_element * ITEM_BYTES
+        return self._numbers_start + found[0] + first_element * ITEM_BYTES
+
+    def read(self, name: str, shape: tuple[int, ...], first_element: int, out: np.ndarray) -> None:
+        """Fill ``out`` (float32, contiguous) with the elements of an entry from ``first_element`` on, in row-major order.
+
+        Raises: DamagedCheckpointError as ``place``, or if the file ends before the entry does.
+        """
+        place = self.place(name, shape, first_element)
         left = memoryview(out.reshape(-1).view(np.uint8).data)
         while left:
             count = os.preadv(self._stream.fileno(), [left], place)

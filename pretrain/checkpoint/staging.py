@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from pretrain.checkpoint.content import Part
+from pretrain.checkpoint.direct_write import PAGE_BYTES
 from pretrain.checkpoint.shard_file import ITEM_BYTES
 
 NOTE_BYTES = 1 << 20
@@ -20,11 +21,18 @@ NOTE_BYTES = 1 << 20
 
 
 class Staging:
-    """A copy of what a rank writes, in the order of its file: all of the first state, then all of the next. Close it."""
+    """A copy of what a rank writes, in the order of its files: of each, all of the first state, then all of the next.
 
-    def __init__(self, parts: Sequence[Part], states: Sequence[str], device: torch.device) -> None:
-        self._parts, self._states, self._device = parts, states, device
-        self.num_bytes = sum(part.box.num_elements for part in parts) * len(states) * ITEM_BYTES
+    ``ranges`` are their places, each from a border of pages on. Close it."""
+
+    def __init__(self, files: Sequence[Sequence[Part]], states: Sequence[str], device: torch.device) -> None:
+        self._files, self._states, self._device = files, states, device
+        self.ranges: list[tuple[int, int]] = []
+        self.num_bytes = 0
+        for parts in files:
+            start = self.num_bytes + -self.num_bytes % PAGE_BYTES
+            self.num_bytes = start + sum(part.box.num_elements for part in parts) * len(states) * ITEM_BYTES
+            self.ranges.append((start, self.num_bytes))
         self.descriptor = os.memfd_create("fanal-checkpoint")
         os.ftruncate(self.descriptor, self.num_bytes + NOTE_BYTES)
         self._memory = mmap.mmap(self.descriptor, max(self.num_bytes, 1), flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
@@ -40,12 +48,13 @@ class Staging:
     @torch.no_grad()
     def fill(self) -> None:
         """Copy the state as it is now. One device sync."""
-        place = 0
-        for state in self._states:
-            for part in self._parts:
-                values = part.states[state]
-                self._flat[place : place + values.numel()].copy_(values, non_blocking=True)
-                place += values.numel()
+        for parts, (start, _) in zip(self._files, self.ranges, strict=True):
+            place = start // ITEM_BYTES
+            for state in self._states:
+                for part in parts:
+                    values = part.states[state]
+                    self._flat[place : place + values.numel()].copy_(values, non_blocking=True)
+                    place += values.numel()
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
 

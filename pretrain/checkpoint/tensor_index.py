@@ -1,4 +1,4 @@
-"""``tensors.json``: every tensor of a checkpoint, and which rank's file holds which boxes of it. No torch here.
+"""``tensors.json``: every tensor of a checkpoint, and which file holds which boxes of it. No torch here.
 
 A tensor of the model is kept as three of its whole shape, all float32: ``param`` (the master values), ``exp_avg`` and
 ``exp_avg_sq`` (AdamW's moments). Weights of another precision are not stored: they are the master values, rounded.
@@ -22,9 +22,9 @@ _SUM = re.compile(r"[0-9a-f]{16}")
 
 @dataclass(frozen=True, kw_only=True)
 class Stored:
-    """A box of a tensor, and the rank whose file holds it, all of its states."""
+    """A box of a tensor, and the number of the file that holds it, all of its states (paths.py)."""
 
-    rank: int
+    file: int
     box: Box
 
 
@@ -53,13 +53,13 @@ class TensorIndex:
 
 
 def entry_name(tensor: str, state: str, box: Box) -> str:
-    """Name of a box in the file of its rank."""
+    """Name of a box in its file."""
     return f"{tensor}/{state}@{','.join(map(str, box.offset))}"
 
 
-def boxes_to_text(boxes: Iterable[tuple[str, tuple[int, ...], Box]]) -> str:
-    """(tensor, its shape, box) of one rank as JSON, for rank 0."""
-    return json.dumps([[name, shape, box.offset, box.size] for name, shape, box in boxes])
+def boxes_to_text(boxes: Iterable[tuple[str, tuple[int, ...], Stored]]) -> str:
+    """(tensor, its shape, where a box of it is) of one rank as JSON, for rank 0."""
+    return json.dumps([[name, shape, part.file, part.box.offset, part.box.size] for name, shape, part in boxes])
 
 
 def tensors_from_texts(texts: Sequence[str]) -> dict[str, tuple[tuple[int, ...], list[Stored]]]:
@@ -69,10 +69,10 @@ def tensors_from_texts(texts: Sequence[str]) -> dict[str, tuple[tuple[int, ...],
     """
     found: dict[str, tuple[tuple[int, ...], list[Stored]]] = {}
     for rank, text in enumerate(texts):
-        for name, shape, offset, size in json.loads(text):
+        for name, shape, file, offset, size in json.loads(text):
             known = found.setdefault(name, (tuple(shape), []))
             assert known[0] == tuple(shape), f"{name} has shape {known[0]} on one rank and {shape} on rank {rank}"
-            known[1].append(Stored(rank=rank, box=Box(offset=tuple(offset), size=tuple(size))))
+            known[1].append(Stored(file=file, box=Box(offset=tuple(offset), size=tuple(size))))
     for name, (shape, stored) in found.items():
         boxes = [part.box for part in stored]
         assert cover_once(shape, boxes), f"the ranks do not hold every element of {name} {shape} once: {boxes}"
@@ -86,7 +86,7 @@ def index_text(index: TensorIndex) -> str:
             "name": tensor.name,
             "shape": tensor.shape,
             "weights_sum": tensor.weights_sum,
-            "stored": [[part.rank, part.box.offset, part.box.size] for part in tensor.stored],
+            "stored": [[part.file, part.box.offset, part.box.size] for part in tensor.stored],
         }
         for tensor in index.tensors.values()
     ]
@@ -132,10 +132,10 @@ def _parse_tensor(fields: Any) -> IndexedTensor:
     shape = tuple(_count(length) for length in fields["shape"])
     stored = tuple(
         Stored(
-            rank=_count(rank),
+            file=_count(file),
             box=Box(offset=tuple(_count(place) for place in offset), size=tuple(_count(length) for length in size)),
         )
-        for rank, offset, size in fields["stored"]
+        for file, offset, size in fields["stored"]
     )
     if len(shape) not in (1, 2) or not cover_once(shape, [part.box for part in stored]):
         raise ValueError(f"the boxes of {name} must hold every element of its shape {shape} once")

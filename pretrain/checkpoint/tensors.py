@@ -2,11 +2,12 @@
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from pretrain.checkpoint.boxes import Box, intersection
+from pretrain.checkpoint.boxes import Box, first_element, intersection
 from pretrain.checkpoint.manifest import DamagedCheckpointError
 from pretrain.checkpoint.paths import shard_path
 from pretrain.checkpoint.shard_file import ShardFile
@@ -14,6 +15,16 @@ from pretrain.checkpoint.tensor_index import Stored, TensorIndex, entry_name, re
 
 BLOCK_ELEMENTS = 1 << 22
 """Most elements that pass through memory of our own at a time, where rows are wider than what is asked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Elements ``start`` to ``end`` of a box, in row-major order: they lie in one piece from a byte of a file on."""
+
+    file: int
+    place: int
+    start: int
+    end: int
 
 
 class TensorReader:
@@ -45,6 +56,23 @@ class TensorReader:
                 f"{self._folder} holds {found:,} of the {box.num_elements:,} elements of {tensor}/{state} from {box.offset} on"
             )
 
+    def runs(self, tensor: str, state: str, box: Box) -> list[Run] | None:
+        """Where a box of the whole tensor lies, if every file holds its part of it in one piece; else None.
+
+        Raises: DamagedCheckpointError if a file does not hold what the index says.
+        """
+        found = []
+        for part in self.index.tensors[tensor].stored:
+            shared = intersection(part.box, box)
+            if shared is None:
+                continue
+            here, there = first_element(shared, box), first_element(shared, part.box)
+            if here is None or there is None:
+                return None
+            place = self._file(part.file).place(entry_name(tensor, state, part.box), part.box.size, there)
+            found.append(Run(file=part.file, place=place, start=here, end=here + shared.num_elements))
+        return found
+
     def read_all(self, tensor: str, state: str) -> np.ndarray:
         """The whole tensor, float32. Raises: as ``read``."""
         shape = self.index.tensors[tensor].shape
@@ -60,12 +88,9 @@ class TensorReader:
 
     def _read_shared(self, tensor: str, state: str, part: Stored, shared: Box, target: np.ndarray) -> None:
         """``shared`` lies in the stored box; ``target`` is its place in the caller's array, contiguous or not."""
-        file, name = self._file(part.rank), entry_name(tensor, state, part.box)
-        first = shared.offset[0] - part.box.offset[0]
-        if len(shared.size) == 1 or shared.size[0] == 1 or shared.size[1] == part.box.size[1]:
-            columns = part.box.size[1] if len(shared.size) == 2 else 1
-            column = shared.offset[1] - part.box.offset[1] if len(shared.size) == 2 else 0
-            start = first * columns + column
+        file, name = self._file(part.file), entry_name(tensor, state, part.box)
+        start = first_element(shared, part.box)
+        if start is not None:
             if target.flags.c_contiguous:
                 file.read(name, part.box.size, start, target)
             else:
@@ -73,6 +98,7 @@ class TensorReader:
                 file.read(name, part.box.size, start, rows)
                 target[...] = rows
             return
+        first = shared.offset[0] - part.box.offset[0]
         columns, column = part.box.size[1], shared.offset[1] - part.box.offset[1]
         step = max(1, BLOCK_ELEMENTS // columns)
         for row in range(0, shared.size[0], step):
@@ -80,10 +106,10 @@ class TensorReader:
             file.read(name, part.box.size, (first + row) * columns, rows)
             target[row : row + len(rows)] = rows[:, column : column + shared.size[1]]
 
-    def _file(self, rank: int) -> ShardFile:
-        if rank not in self._files:
-            self._files[rank] = ShardFile(self._folder / shard_path(rank))
-        return self._files[rank]
+    def _file(self, number: int) -> ShardFile:
+        if number not in self._files:
+            self._files[number] = ShardFile(self._folder / shard_path(number))
+        return self._files[number]
 
 
 @contextlib.contextmanager

@@ -11,13 +11,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from pretrain.checkpoint.direct_read import read_past_cache
 from pretrain.checkpoint.manifest import (
     LOST,
     DamagedCheckpointError,
     FileEntry,
     Manifest,
+    Take,
     describe,
     parse_manifest,
+    read_blocks,
     read_sealed_manifest,
 )
 from pretrain.checkpoint.paths import COMPLETE, MANIFEST, STATE, step_of
@@ -80,13 +83,14 @@ def readable(folder: Path, manifest: Manifest) -> list[FileEntry]:
     return [entry for entry in manifest.files if sizes.get(entry.path) == entry.bytes]
 
 
-def hash_problem(folder: Path, entry: FileEntry) -> str | None:
-    """What is wrong with a file's content; None if nothing is. Reads all of it.
+def hash_problem(folder: Path, entry: FileEntry, take: Take | None = None) -> str | None:
+    """What is wrong with a file's content; None if nothing is. Reads all of it, once, and gives ``take`` every block of it with
+    its place, so that what is used is what was hashed; then past the page cache, which nobody else needs.
 
     Raises: OSError as ``verify_checkpoint`` does.
     """
     try:
-        found = describe(folder, entry.path)
+        found = describe(folder, entry.path, blocks=read_past_cache if take else read_blocks, take=take)
     except OSError as error:
         if error.errno not in LOST:
             raise

@@ -13,6 +13,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,11 +23,14 @@ from pretrain.checkpoint.paths import ENTRIES, REASON, SHARDS, part_name, shard_
 from pretrain.checkpoint.retention import Keep, drop_old, remove_leftovers, set_aside
 from pretrain.checkpoint.sealing import SaveError, seal
 from pretrain.checkpoint.verify import verify_checkpoint
+from pretrain.parallel.environment import cores_of_rank
 
 LOOK_AGAIN_S = 0.01
 """How often a writer looks whether another one has come further, at first; it slows down to a second."""
 DELETING = "deleting old checkpoints"
 """The phase that begins when the checkpoint is whole; what goes wrong in it costs none."""
+MAX_THREADS = 4
+"""Files that a rank writes at once. What computes their hashes is taken from the training."""
 FEW_FILES = 16
 """Files of a checkpoint beside those of the ranks, folders included; and some air."""
 
@@ -38,8 +42,27 @@ class LeaderJob:
     texts: dict[str, str]
     """The small files, by their names."""
     num_bytes: int
-    """Of the files of all ranks."""
+    num_files: int
+    """Both of all ranks."""
     keep: Keep
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileJob:
+    """One file of a rank."""
+
+    number: int
+    """Its place among those of all ranks (paths.py)."""
+    header: str
+    """Its first bytes (shard_file.py), a character each."""
+    start: int
+    end: int
+    """Of the numbers behind them, in the shared memory."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the whole file."""
+        return len(self.header) + self.end - self.start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +76,13 @@ class Job:
     """A name that no other attempt at a checkpoint has, the same on every rank."""
     rank: int
     num_ranks: int
-    header: str
-    """First bytes of the rank's file (shard_file.py), a character each."""
-    num_bytes: int
-    """Of the numbers behind it, from the start of the shared memory on."""
+    files: tuple[FileJob, ...]
     leader: LeaderJob | None
+
+    @property
+    def num_bytes(self) -> int:
+        """Of its files."""
+        return sum(file.num_bytes for file in self.files)
 
     @property
     def part(self) -> Path:
@@ -81,11 +106,12 @@ def job_from_text(text: bytes) -> Job:
     leader = fields.pop("leader")
     if leader is not None:
         leader = LeaderJob(**leader | {"keep": Keep(**leader["keep"])})
-    return Job(**fields, leader=leader)
+    files = tuple(FileJob(**file) for file in fields.pop("files"))
+    return Job(**fields, files=files, leader=leader)
 
 
 def write_checkpoint(job: Job, numbers: memoryview, enter: Callable[[str], None]) -> str | None:
-    """Write this rank's file; rank 0's makes the checkpoint of it all.
+    """Write this rank's files; rank 0's makes the checkpoint of it all.
 
     Args: enter: told the name of each phase as it begins.
     Returns: None, or what went wrong after the checkpoint was whole.
@@ -98,13 +124,12 @@ def write_checkpoint(job: Job, numbers: memoryview, enter: Callable[[str], None]
         else:
             _prepare(job, job.leader)
         enter("writing")
-        path = shard_path(job.rank)
-        entry = _write_file(job.part, path, job.header.encode("latin-1"), numbers)
+        entries = _write_files(job, numbers)
         if job.leader is None:
-            _put(job.entries / f"{job.rank}.json", entries_to_text([entry]))
+            _put(job.entries / f"{job.rank}.json", entries_to_text(entries))
             return None
         enter("waiting for the other ranks' files")
-        entries = [entry, *_gather(job)]
+        entries += _gather(job)
         enter("sealing")
         final = _seal(job, job.leader, entries)
     except OSError as error:
@@ -134,7 +159,7 @@ def _prepare(job: Job, leader: LeaderJob) -> None:
     remove_leftovers(folder)
     if final.exists() and verify_checkpoint(final, deep=False).problems:
         set_aside(final, [f"{final} was there, not whole, when the run came to this step again"])
-    needed_files = job.num_ranks * 2 + FEW_FILES
+    needed_files = leader.num_files + job.num_ranks + FEW_FILES
     _check_space(folder, leader.num_bytes + sum(map(len, leader.texts.values())) + needed_files * 4096, needed_files)
     (job.part / SHARDS).mkdir(parents=True)
     for name, text in leader.texts.items():
@@ -156,6 +181,17 @@ def _check_space(folder: Path, needed_bytes: int, needed_files: int) -> None:
             f"the checkpoint needs {needed_files:,} files and folders (inodes) and the disk of {folder} has {free_files:,} "
             f"left; delete {needed_files - free_files:,} files there, or keep fewer checkpoints with checkpoint.keep_last"
         )
+
+
+def _write_files(job: Job, numbers: memoryview) -> list[FileEntry]:
+    """As many at once as there are cores for their hashes. Raises: as ``_write_file``."""
+
+    def write(file: FileJob) -> FileEntry:
+        header = file.header.encode("latin-1")
+        return _write_file(job.part, shard_path(file.number), header, numbers[file.start : file.end])
+
+    with ThreadPoolExecutor(min(MAX_THREADS, cores_of_rank())) as threads:
+        return list(threads.map(write, job.files))
 
 
 def _write_file(part: Path, path: str, header: bytes, numbers: memoryview) -> FileEntry:

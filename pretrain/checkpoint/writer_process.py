@@ -50,7 +50,7 @@ def _write(descriptor: int, start: int, length: int) -> str | None:
     # Not closed here: an error on its way out has views of it, and it goes when the last one does.
     memory = mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)
     job = job_from_text(memory[start : start + length])
-    return write_checkpoint(job, memoryview(memory)[: job.num_bytes], lambda phase: _tell(phase=phase))
+    return write_checkpoint(job, memoryview(memory), lambda phase: _tell(phase=phase))
 
 
 def _tell(**event: Any) -> None:

@@ -140,7 +140,7 @@ def _write_shards(
                 tensors[name] = IndexedTensor(
                     name=name,
                     shape=assembly.shapes[name],
-                    stored=(Stored(rank=number, box=boxes[name]),),
+                    stored=(Stored(file=number, box=boxes[name]),),
                     weights_sum=f"{total % 2**64:016x}",
                 )
         entries.append(FileEntry(path=path, bytes=num_bytes, sha256=digest.hexdigest()))

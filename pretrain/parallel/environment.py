@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -47,6 +48,21 @@ def rank_and_size() -> tuple[int, int, int]:
     if started_by_launcher():
         return int(os.environ["SLURM_PROCID"]), _slurm_tasks(), int(os.environ.get("SLURM_LOCALID", "0"))
     return 0, 1, 0
+
+
+def cores_of_rank() -> int:
+    """Cores for this process's share of the node's work: those that it may use, divided among the node's ranks unless it was
+    bound to some of them."""
+    cores, all_cores = len(os.sched_getaffinity(0)), os.cpu_count() or 1
+    return cores if cores < all_cores else max(1, cores // _ranks_on_node())
+
+
+def _ranks_on_node() -> int:
+    """As torchrun says; our own launcher starts all ranks on one node; and Slurm writes ``4(x2),3``."""
+    for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE", "SLURM_STEP_TASKS_PER_NODE"):
+        if match := re.match("[0-9]+", os.environ.get(name, "")):
+            return max(1, int(match.group()))
+    return 1
 
 
 def _slurm_tasks() -> int:

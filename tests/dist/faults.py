@@ -278,7 +278,7 @@ def rank_1_reads_other_bytes() -> None:
     from pretrain.checkpoint import verify_together
 
     if os.environ["RANK"] == "1":
-        verify_together.hash_problem = lambda folder, entry: f"{folder / entry.path} has another sha256"
+        verify_together.hash_problem = lambda folder, entry, take=None: f"{folder / entry.path} has another sha256"
 
 
 def _writer_with(fault: str) -> None:

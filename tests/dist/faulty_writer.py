@@ -1,5 +1,6 @@
 """The writer process of a rank with a fault planted: ``WRITER_FAULT`` names a function of this file. The rest is real."""
 
+import contextlib
 import errno
 import os
 import shutil
@@ -68,9 +69,9 @@ def as_ordered() -> None:
 
 
 def fill_disk(job: Any) -> None:
-    """Up to its last byte, but for a part of the rank's file."""
+    """Up to its last byte, but for a part of the rank's file, or all of it where another rank writes at the same time."""
     found = os.statvfs(job.folder)
-    with (Path(job.folder) / "ballast").open("wb") as stream:
+    with contextlib.suppress(OSError), (Path(job.folder) / "ballast").open("wb") as stream:
         for _ in range((found.f_bavail * found.f_frsize - job.num_bytes // 2) // 4096):
             stream.write(bytes(4096))
 

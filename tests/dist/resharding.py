@@ -3,19 +3,26 @@
 import contextlib
 import functools
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 import torch
+from megatron.core.distributed import DistributedDataParallel
+from megatron.core.optimizer import MegatronOptimizer
 
-from pretrain.checkpoint import load
+from pretrain.checkpoint import content, fill
 from pretrain.checkpoint.content import Part, parts_to_read
+from pretrain.checkpoint.fill import Fill
 from pretrain.checkpoint.load import restore_tensors
+from pretrain.checkpoint.manifest import parse_manifest, read_sealed_manifest
 from pretrain.checkpoint.paths import step_name
 from pretrain.checkpoint.save import Saver, open_saver
+from pretrain.checkpoint.tensors import TensorReader
+from pretrain.checkpoint.verify_together import Early, hash_problems
 from pretrain.config.schema import RunConfig
 from pretrain.data.position import DataPosition, StepPosition
 from pretrain.model.gpt import build_model
@@ -43,7 +50,7 @@ def numbers(source: int, tensor: str, state: str, shape: tuple[int, ...]) -> np.
 
 def save_sources(kinds: Sequence[RunConfig], trained: RunConfig, source: int) -> int:
     """One rank: for each kind of model save its initial values, and then numbers of our own; at last train a run."""
-    torch.set_num_threads(1)
+    _prepare()
     with open_world(trained.parallel, seed=trained.train.seed) as world:
         for run in kinds:
             Path(run.run_dir).mkdir(parents=True, exist_ok=True)
@@ -60,16 +67,16 @@ def save_sources(kinds: Sequence[RunConfig], trained: RunConfig, source: int) ->
 
 def load_all(kinds: Sequence[tuple[RunConfig, Sequence[Path]]], resumed: Sequence[RunConfig]) -> int:
     """One rank: for each kind load every source's checkpoint and save it again at once; at last resume runs."""
-    torch.set_num_threads(1)
+    _prepare()
     with open_world(resumed[0].parallel, seed=resumed[0].train.seed) as world:
-        for run, sources in kinds:
-            _load_and_save(run, sources, world)
+        for kind, (run, sources) in enumerate(kinds):
+            _load_and_save(run, sources, world, kind=kind)
         return _train_each(resumed, world)
 
 
 def load_with_faults(run: RunConfig, source: Path, resumed: RunConfig) -> int:
     """One rank: the same for one source, under each fault of FAULTS in turn, in a folder of the fault's name."""
-    torch.set_num_threads(1)
+    _prepare()
     with open_world(run.parallel, seed=run.train.seed) as world:
         for name, fault in FAULTS.items():
             with fault():
@@ -78,14 +85,44 @@ def load_with_faults(run: RunConfig, source: Path, resumed: RunConfig) -> int:
     return 0
 
 
-def _load_and_save(run: RunConfig, sources: Sequence[Path], world: World) -> None:
+def _prepare() -> None:
+    """A rank of these small models writes many files, as one of a big model does."""
+    torch.set_num_threads(1)
+    content.MIN_FILE_BYTES = 1 << 14
+
+
+def _load_and_save(run: RunConfig, sources: Sequence[Path], world: World, *, kind: int = 0) -> None:
+    """Every other checkpoint is read while it is hashed, the others afterwards; of another kind of model the other ones."""
     Path(run.run_dir).mkdir(parents=True, exist_ok=True)
     model = build_model(run, world)
     optimizer = build_optimizer(run, model)
     with open_saver(run, model, optimizer, world) as saver:
         for number, folder in enumerate(sources):
-            restore_tensors(folder, model, optimizer, world, states=STATES)
+            if (number + kind) % 2:
+                restore_tensors(folder, model, optimizer, world, states=STATES)
+            else:
+                _restore_while_hashing(folder, model, optimizer, world)
             _save(saver, number + 1)
+
+
+def _restore_while_hashing(
+    folder: Path, model: list[DistributedDataParallel], optimizer: MegatronOptimizer, world: World
+) -> None:
+    """As ``load_checkpoint`` does. What it must bring is lost before."""
+    for owned in owned_states(optimizer):
+        for values in owned.states.values():
+            values.fill_(float("nan"))
+    fills: list[Fill] = []
+
+    def begin(hashed: Collection[str]) -> Early:
+        fills.append(Fill(folder, model, optimizer, world, states=STATES, hashed=hashed))
+        assert fills[0].takes or world.size > 1, "nothing is read with the hashes"
+        return Early(takes=fills[0].takes, meanwhile=fills[0].read_rest)
+
+    files = parse_manifest(read_sealed_manifest(folder), folder).files
+    assert not hash_problems(folder, files, world, begin=begin)
+    set_adam_step(optimizer, fills[0].num_updates)
+    publish_masters(optimizer, model)
 
 
 def _save(saver: Saver, step: int) -> None:
@@ -116,7 +153,7 @@ def _in_folder(run: RunConfig, name: str) -> RunConfig:
 @contextlib.contextmanager
 def two_boxes_swapped() -> Iterator[None]:
     """What belongs to one half of a rank's part is read into the other."""
-    sound = load.parts_to_read
+    sound = fill.parts_to_read
 
     def broken(*args: object) -> list[Part]:
         parts = sound(*args)  # type: ignore[arg-type]
@@ -127,21 +164,25 @@ def two_boxes_swapped() -> Iterator[None]:
         parts[first], parts[second] = replace(parts[first], box=boxes[1]), replace(parts[second], box=boxes[0])
         return parts
 
-    with patch.object(load, "parts_to_read", broken):
+    with patch.object(fill, "parts_to_read", broken):
         yield
 
 
 @contextlib.contextmanager
 def moments_of_another_tensor() -> Iterator[None]:
     """The second moments of layer 0 are read from layer 1, of the same shape."""
-    sound = load._read
 
-    def broken(reader: object, part: Part, state: str) -> None:
-        if state == "exp_avg_sq":
-            part = replace(part, tensor=part.tensor.replace("layers.0.", "layers.1."))
-        sound(reader, part, state)  # type: ignore[arg-type]
+    def broken(name: str) -> Any:
+        sound = getattr(TensorReader, name)
 
-    with patch.object(load, "_read", broken):
+        def act(reader: TensorReader, tensor: str, state: str, *args: object) -> Any:
+            if state == "exp_avg_sq":
+                tensor = tensor.replace("layers.0.", "layers.1.")
+            return sound(reader, tensor, state, *args)
+
+        return patch.object(TensorReader, name, act)
+
+    with broken("read"), broken("runs"):
         yield
 
 
@@ -160,7 +201,7 @@ def gate_and_up_as_one_block() -> Iterator[None]:
                 found[index] = replace(placement, pieces=pieces)
         return found
 
-    with patch.object(load, "place_parameters", broken):
+    with patch.object(fill, "place_parameters", broken):
         yield
 
 

@@ -71,7 +71,7 @@ def change(checkpoint: Path, tensor: str, state: str) -> None:
     """Another number in a tensor, and a seal on it."""
     index = read_index(checkpoint)
     part = index.tensors[tensor].stored[0]
-    path = checkpoint / shard_path(part.rank)
+    path = checkpoint / shard_path(part.file)
     content = path.read_bytes()
     entry = f'"{entry_name(tensor, state, part.box)}":'
     offsets = content[content.index(entry.encode()) :].split(b'"data_offsets":[', 1)[1].split(b"]", 1)[0]

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pretrain.checkpoint.boxes import Box, boxes_of_range, cover_once, intersection
+from pretrain.checkpoint.boxes import Box, boxes_of_range, cover_once, first_element, intersection
 
 SHAPES = st.one_of(st.tuples(st.integers(1, 40)), st.tuples(st.integers(1, 12), st.integers(1, 12)))
 
@@ -66,3 +66,21 @@ def test_an_overlap_that_makes_up_for_a_gap_is_no_cover_and_neither_is_what_lies
     assert not cover_once((4, 4), [half, half]), "as many elements as the tensor has"
     assert not cover_once((4, 4), [half, half.moved((4, 0))])
     assert cover_once((4, 4), [half, half.moved((2, 0))])
+
+
+@given(st.data())
+def test_where_a_box_begins_in_a_larger_one_and_whether_it_is_one_piece(data: st.DataObject) -> None:
+    shape = data.draw(st.sampled_from([(7,), (4, 5), (1, 6), (6, 1)]))
+
+    def box_in(outer: Box) -> Box:
+        starts = [data.draw(st.integers(0, n - 1)) for n in outer.size]
+        sizes = [data.draw(st.integers(1, n - a)) for n, a in zip(outer.size, starts, strict=True)]
+        return Box(offset=tuple(starts), size=tuple(sizes)).moved(outer.offset)
+
+    outer = box_in(Box(offset=(0,) * len(shape), size=shape))
+    inner = box_in(outer)
+    numbers = np.arange(outer.num_elements).reshape(outer.size)
+    place = tuple(slice(a - b, a - b + n) for a, b, n in zip(inner.offset, outer.offset, inner.size, strict=True))
+    found = numbers[place].reshape(-1)
+    is_one_piece = found[-1] - found[0] + 1 == len(found)
+    assert first_element(inner, outer) == (found[0] if is_one_piece else None)

@@ -52,7 +52,7 @@ def refuse_to_write(monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.write
 
     def wrote(descriptor: int, block: memoryview) -> int:
-        if direct_write._is_direct(descriptor):
+        if direct_write.is_direct(descriptor):
             raise OSError(errno.EINVAL, "Invalid argument")
         return real(descriptor, block)
 

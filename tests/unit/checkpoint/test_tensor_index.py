@@ -31,12 +31,12 @@ INDEX = TensorIndex(
         "a.weight": IndexedTensor(
             name="a.weight", shape=(4, 6), weights_sum="0123456789abcdef",
             stored=(
-                Stored(rank=0, box=Box(offset=(0, 0), size=(1, 6))), Stored(rank=0, box=Box(offset=(1, 0), size=(1, 4))),
-                Stored(rank=1, box=Box(offset=(1, 4), size=(1, 2))), Stored(rank=1, box=Box(offset=(2, 0), size=(2, 6))),
+                Stored(file=0, box=Box(offset=(0, 0), size=(1, 6))), Stored(file=0, box=Box(offset=(1, 0), size=(1, 4))),
+                Stored(file=1, box=Box(offset=(1, 4), size=(1, 2))), Stored(file=1, box=Box(offset=(2, 0), size=(2, 6))),
             ),
         ),
         "b.weight": IndexedTensor(
-            name="b.weight", shape=(5,), weights_sum="f" * 16, stored=(Stored(rank=1, box=Box(offset=(0,), size=(5,))),)
+            name="b.weight", shape=(5,), weights_sum="f" * 16, stored=(Stored(file=1, box=Box(offset=(0,), size=(5,))),)
         ),
     },
 )  # fmt: skip
@@ -126,13 +126,15 @@ def test_any_value_in_any_field_is_damage_or_an_index(tmp_path: Path, data: st.D
 
 def test_ranks_that_do_not_hold_a_tensor_once_over_are_an_error_of_ours() -> None:
     whole, half = Box(offset=(0,), size=(4,)), Box(offset=(0,), size=(2,))
-    found = tensors_from_texts([boxes_to_text([("a", (4,), half)]), boxes_to_text([("a", (4,), half.moved((2,)))])])
-    assert found == {"a": ((4,), [Stored(rank=0, box=half), Stored(rank=1, box=half.moved((2,)))])}
-    for second in (half, whole):
+    first, second = Stored(file=0, box=half), Stored(file=3, box=half.moved((2,)))
+    found = tensors_from_texts([boxes_to_text([("a", (4,), first)]), boxes_to_text([("a", (4,), second)])])
+    assert found == {"a": ((4,), [first, second])}
+    for box in (half, whole):
+        wrong = Stored(file=3, box=box)
         with pytest.raises(AssertionError, match="do not hold every element of a"):
-            tensors_from_texts([boxes_to_text([("a", (4,), half)]), boxes_to_text([("a", (4,), second)])])
+            tensors_from_texts([boxes_to_text([("a", (4,), first)]), boxes_to_text([("a", (4,), wrong)])])
     with pytest.raises(AssertionError, match="on one rank"):
-        tensors_from_texts([boxes_to_text([("a", (4,), half)]), boxes_to_text([("a", (5,), half)])])
+        tensors_from_texts([boxes_to_text([("a", (4,), first)]), boxes_to_text([("a", (5,), second)])])
 
 
 @pytest.fixture
@@ -152,7 +154,7 @@ def checkpoint(tmp_path: Path) -> tuple[Path, dict[str, np.ndarray]]:
             for state in INDEX.states
             for tensor in INDEX.tensors.values()
             for part in tensor.stored
-            if part.rank == rank
+            if part.file == rank
         ]
         head = header_bytes((name, values.shape) for name, values in parts)
         (tmp_path / shard_path(rank)).write_bytes(head + b"".join(values.tobytes() for _, values in parts))

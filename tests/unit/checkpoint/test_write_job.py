@@ -14,6 +14,7 @@ from pretrain.checkpoint.retention import Keep
 from pretrain.checkpoint.state_file import state_text
 from pretrain.checkpoint.verify import verify_checkpoint
 from pretrain.checkpoint.write_job import (
+    FileJob,
     Job,
     LeaderJob,
     SaveError,
@@ -30,10 +31,15 @@ NUMBERS = bytes(range(256)) * 50
 
 def job_of(run_dir: Path, rank: int, *, step: int = 5, attempt: str = "a-1", keep_last: int | None = None) -> Job:
     texts = {STATE: state_text(TrainState(step=step)), "config.yaml": "é: 1\n"}
-    leader = LeaderJob(texts=texts, num_bytes=NUM_RANKS * len(NUMBERS), keep=Keep(last=keep_last, every_steps=None))
+    leader = LeaderJob(
+        texts=texts,
+        num_bytes=NUM_RANKS * len(NUMBERS),
+        num_files=NUM_RANKS,
+        keep=Keep(last=keep_last, every_steps=None),
+    )
     return Job(
         folder=str(checkpoints_dir(run_dir)), step=step, attempt=attempt, rank=rank, num_ranks=NUM_RANKS,
-        header=f"head of {rank}\xff", num_bytes=len(NUMBERS), leader=leader if rank == 0 else None,
+        files=(FileJob(number=rank, header=f"head of {rank}\xff", start=0, end=len(NUMBERS)),), leader=leader if rank == 0 else None,
     )  # fmt: skip
 
 
@@ -64,6 +70,22 @@ def test_three_ranks_make_one_whole_checkpoint(tmp_path: Path) -> None:
     finding = verify_checkpoint(checkpoint, deep=True)
     assert not finding.problems and finding.manifest is not None and len(finding.manifest.files) == NUM_RANKS + 2
     assert (checkpoint / shard_path(1)).read_bytes() == b"head of 1\xff" + NUMBERS
+
+
+def test_a_rank_writes_several_files_each_from_its_place_in_memory(tmp_path: Path) -> None:
+    jobs = jobs_of(tmp_path)
+    parts = [(0, 4096), (4096, 5000), (8192, len(NUMBERS))]
+    files = [
+        FileJob(number=1 + place * NUM_RANKS, header=f"head {place}", start=start, end=end)
+        for place, (start, end) in enumerate(parts)
+    ]
+    jobs[1] = replace(jobs[1], files=tuple(files))
+    write_all(*jobs)
+    checkpoint = checkpoints_dir(tmp_path) / step_name(5)
+    assert not verify_checkpoint(checkpoint, deep=True).problems
+    for file in files:
+        expected = file.header.encode() + NUMBERS[file.start : file.end]
+        assert (checkpoint / shard_path(file.number)).read_bytes() == expected and file.num_bytes == len(expected)
 
 
 def test_old_ones_go_once_the_new_one_is_whole(tmp_path: Path) -> None:
@@ -102,7 +124,7 @@ def test_an_attempt_that_was_whole_before_it_failed_is_kept_when_it_is_tried_aga
 def test_another_checkpoint_under_the_same_name_is_not_replaced(tmp_path: Path) -> None:
     write_all(*jobs_of(tmp_path))
     other = jobs_of(tmp_path, attempt="a-2")
-    other[2] = replace(other[2], header="another head")
+    other[2] = replace(other[2], files=(replace(other[2].files[0], header="another head"),))
     with pytest.raises(
         SaveError, match=r"step-00000005 is there already, whole, and is not the checkpoint of this run's step 5"
     ):
