@@ -76,13 +76,13 @@ def test_too_few_inodes_are_too_little_room() -> None:
 
 def test_where_what_is_kept_for_ever_takes_the_room_that_is_said() -> None:
     run = run_of(100, interval=10, keep_last=2, keep_every_steps=20)
-    with pytest.raises(ValueError, match="checkpoint.keep_last=2 with checkpoint.keep_every_steps=null fits"):
+    with pytest.raises(ValueError, match=r"checkpoint.keep_last=2 with checkpoint.keep_every_steps=null fits"):
         space(run, 3.5)
 
 
 def test_where_nothing_fits_that_is_said() -> None:
     with pytest.raises(
-        ValueError, match="not even checkpoint.keep_last=1 fits; make room, or choose a run_dir elsewhere"
+        ValueError, match=r"not even checkpoint.keep_last=1 fits; make room, or choose a run_dir elsewhere"
     ):
         space(run_of(100, interval=10), 0.5)
 
