@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launch import nodes as node_looks
-from launch.reach import check_reach, shards_of
+from launch.reach import check_reach, paths_of, shards_of
 from launch.request import absolute, check_nodes
 from launch.site import SiteConfig, load_site
 from launch.space import check_space, check_write, free_at, nearest_folder, quota, steps_there
@@ -123,7 +123,15 @@ def data(asked: Asked) -> str | int:
     """Whether shards are what their manifests say, and made by the run's tokenizer; tokenizer verify prints what is wrong.
 
     Returns: the exit code if something is.
+    Raises: ValueError if there is no such shard, or no checkpoint to begin with: that is a wrong name rather than damage.
     """
+    for key, path in paths_of(asked.run).items():
+        needed = Path(f"{path}.json") if key.endswith(".prefix") else Path(path)
+        if not needed.exists():
+            what = "the prefix of a shard" if key.endswith(".prefix") else "a folder"
+            raise ValueError(
+                f"{key} ({path}) must be {what}, and {needed} does not exist; a path from {Path.cwd()} on works"
+            )
     shards = shards_of(asked.run)
     command = [sys.executable, "-m", "tokenizer", "verify", *shards, "--tokenizer", asked.run.data.tokenizer]
     code = subprocess.run([*command, *(["--deep"] if asked.deep else [])], env=node_looks.environment()).returncode

@@ -62,10 +62,20 @@ def test_every_check_is_made_though_one_has_failed(small_run: Path, site: Path) 
     )
     assert done.returncode == 2
     assert "error: --nodes (3) must divide the layout's 2 ranks; --nodes 2 works" in done.stderr
-    assert f"error: tokenizer folder {site.parent}/none does not exist" in done.stderr
+    assert (
+        f"error: data.tokenizer ({site.parent}/none) must be a folder, and {site.parent}/none does not exist"
+        in done.stderr
+    )
     assert "quota: echo 3 of 5 files says\n3 of 5 files\n" in done.stdout
     assert "nodes: not looked at: mend the above first" in done.stdout
     assert "Traceback" not in done.stderr
+
+
+def test_a_shard_that_is_not_there_is_a_wrong_name_rather_than_damage(small_run: Path, site: Path) -> None:
+    done = preflight(small_run, site, "data.train=[{prefix: nowhere/shard}]")
+    assert done.returncode == 2
+    said = f"error: data.train[0].prefix (nowhere/shard) must be the prefix of a shard, and nowhere/shard.json does not exist; a path from {ROOT} on works\n"
+    assert done.stderr == said
 
 
 def test_a_damaged_shard_is_exit_code_76(data_folder: Path, small_run: Path, site: Path) -> None:
