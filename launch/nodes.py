@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from launch import slurm
@@ -25,8 +26,8 @@ LIMIT_S = 300
 take minutes; a node that needs longer would hold up every start of the run."""
 STRAGGLER_S = 60
 """Seconds that the others get once the first node is done or has failed; they end within a second of each other."""
-LAST_WORDS_S = 30
-"""Seconds to end a step that took too long."""
+LAST_WORDS_S = 60
+"""Seconds for srun to end a step that took too long: it gives the tasks Slurm's KillWait, 30 on most clusters."""
 
 
 def look_at_nodes(site: SiteConfig, run_dir: Path, *, gpus: int, limit_s: float = LIMIT_S) -> int:
@@ -61,7 +62,7 @@ def ask_nodes(nodes: tuple[str, ...], run_dir: Path, *, gpus: int, bf16: bool, l
     cores = os.environ.get("SLURM_CPUS_PER_TASK")  # srun does not take it over from sbatch
     step += [f"--cpus-per-task={cores}"] if cores else []
     command = [
-        sys.executable, "-m", "launch.node_check", "--meet-at", _meeting_point(), "--folder", str(run_dir),
+        sys.executable, "-m", "launch.node_check", "--meet-at", _meeting_point(nodes), "--folder", str(run_dir),
         "--gpus", str(gpus), "--bf16" if bf16 else "--fp32",
     ]  # fmt: skip
     sys.stdout.flush()
@@ -166,7 +167,7 @@ def show(told: list[NodeReport], verdict: Verdict) -> None:
             *(_least(values) for values in (report.gemm_tflops, report.copy_gb_per_s, report.exchange_gb_per_s)),
             "" if report.write_s is None else f"{report.write_s * 1e3:.0f}",
             f"{offsets[report.node] * 1e3:.0f}" if report.node in offsets else "",
-            f"{'BROKEN' if broken else 'SLOW'}: {told_of}" if found else "ok",
+            escape(f"{'BROKEN' if broken else 'SLOW'}: {told_of}") if found else _without_finding(report),
             style=("bold red" if broken else "yellow") if found else None,
         )
     console = Console()
@@ -190,12 +191,20 @@ def say(verdict: Verdict, broken: list[str]) -> int:
     return CRASH if broken or verdict.stuck else FINISHED
 
 
+def _without_finding(report: NodeReport) -> str:
+    return "ok" if report.stage == "done" else f"ok as far as it came ('{report.stage}')"
+
+
 def _least(values: list[float]) -> str:
     return f"{min(values):.3g}" if values else ""
 
 
-def _meeting_point() -> str:
-    """HOST:PORT on this machine, the first of the job; free a moment ago."""
+def _meeting_point(nodes: tuple[str, ...]) -> str:
+    """HOST:PORT on the first node, where the script of a job runs; a port that was free a moment ago.
+
+    In the shell of an salloc, which runs elsewhere, the node goes by Slurm's name, and the port is a guess.
+    """
     with socket.socket() as probe:
         probe.bind(("", 0))
-        return f"{socket.gethostname()}:{probe.getsockname()[1]}"
+        host = socket.gethostname() if "SLURMD_NODENAME" in os.environ else nodes[0]
+        return f"{host}:{probe.getsockname()[1]}"

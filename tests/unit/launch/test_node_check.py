@@ -62,6 +62,18 @@ READ_ONLY = """
     node_check.main()
 """
 
+HURRIED = """
+    from launch import node_check
+    node_check.MEET_S = 3.0
+    node_check.main()
+"""
+HANGS = """
+    import os, time
+    from launch.outliers import MARK
+    print(MARK + '{"node": "%s", "stage": "measured"}' % os.environ["SLURMD_NODENAME"], flush=True)
+    time.sleep(1000)
+"""
+
 
 @dataclass
 class Cluster:
@@ -86,7 +98,7 @@ class Cluster:
         self.command("scontrol", f"print(*{list(nodes)})")
         for name, value in {
             "PATH": f"{self.folder}:{os.environ['PATH']}", "SLURM_JOB_NODELIST": "n[1-9]", "SLURM_JOB_ID": "7",
-            "SLURM_JOB_NUM_NODES": str(len(nodes)), "FANAL_ATTEMPT": str(self.attempt),
+            "SLURM_JOB_NUM_NODES": str(len(nodes)), "FANAL_ATTEMPT": str(self.attempt), "SLURMD_NODENAME": nodes[0],
         }.items():  # fmt: skip
             self.monkeypatch.setenv(name, value)
 
@@ -141,12 +153,23 @@ def test_a_broken_node_fails_the_preflight_of_a_job_and_is_named(
 
 
 def test_a_node_that_does_not_come_is_named(cluster: Cluster, capfd: pytest.CaptureFixture[str]) -> None:
-    cluster.start("n1", "n2", "n3", n3=None)
-    assert look_at_nodes(LOCAL, cluster.folder, gpus=0, limit_s=15) == 70
-    assert cluster.result()["broken"] == ["n3"]
-    assert [node["stage"] for node in cluster.result()["nodes"]] == ["reached", "reached", ""]
+    cluster.start("n1", "n2", "n3", n1=HURRIED, n2=HURRIED, n3=None)
+    assert look_at_nodes(LOCAL, cluster.folder, gpus=0) == 70
+    result, said = cluster.result(), capfd.readouterr()
+    assert (result["broken"], result["nodes"][0]["stage"], result["nodes"][2]["stage"]) == (["n3"], "reached", "")
+    assert "ok as far as it came ('reached')" in said.out and "BROKEN: did not come" in said.out
+    assert "--exclude=n3" in said.err
+
+
+def test_nodes_that_take_too_long_are_ended_and_those_that_came_least_far_named(
+    cluster: Cluster, capfd: pytest.CaptureFixture[str]
+) -> None:
+    cluster.start("n1", "n2", "n3", n1=HANGS, n2=HANGS.replace("measured", "started"), n3=HANGS)
+    assert look_at_nodes(LOCAL, cluster.folder, gpus=0, limit_s=8) == 70
+    assert cluster.result()["broken"] == ["n2"]
     said = capfd.readouterr()
-    assert "the nodes took more than 15 s" in said.err and "--exclude=n3" in said.err
+    assert "the nodes took more than 8 s" in said.err
+    assert "BROKEN: came no further than 'started': it fell silent" in said.out
 
 
 def test_a_single_node_has_nobody_to_talk_to(cluster: Cluster) -> None:
