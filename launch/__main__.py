@@ -83,6 +83,27 @@ def submit(config: str, overrides: tuple[str, ...], site_name: str, **options: A
     sys.exit(_guard(act))
 
 
+@cli.command(context_settings=CONTEXT)
+@click.argument("config")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--site", "site_name", required=True, metavar="NAME", help="A site of launch/sites, or a YAML file.")
+@click.option("--nodes", type=int, help="Nodes of each job; left out, what the config or the job says, if it does.")
+@click.option("--gpus-per-node", type=int, help="Fewer than a node has, with --nodes 1.")
+@click.option("--deep", is_flag=True, help="Read all data: hashes, ids, offsets.")
+def preflight(config: str, overrides: tuple[str, ...], site_name: str, **options: Any) -> None:
+    """Look at config, paths, data and space; inside a job, at every node of it, too. Nothing is trained or queued.
+
+    The exit code is 2 if the input is wrong, 76 if data is damaged, 70 if a node is broken: then other nodes may do.
+    """
+
+    def act() -> int:
+        from launch.preflight import preflight as look
+
+        return look(config, overrides, site_name, **options)
+
+    sys.exit(_guard(act))
+
+
 @cli.group(hidden=True)
 def job() -> None:
     """What job.sbatch calls."""

@@ -20,6 +20,7 @@ from launch import jobs_file, slurm
 from launch.capture import write_environment
 from launch.decide import Decision, Facts, decide, run_exit_code
 from launch.newest import how_it_ended, newest_step
+from launch.nodes import broken_nodes
 from launch.render import JOB
 from launch.script import SCRIPT, SITE
 from launch.site import SiteConfig, load_site
@@ -103,6 +104,8 @@ def end(folder: Path, *, before_training: int | None, walltime: bool, terminated
     records = jobs_file.read(at.run_dir)
     began = next((a for a in reversed(jobs_file.attempts(records)) if (a.job, a.restart) == (at.job, at.restart)), None)
     lost = slurm.lost_nodes(began.nodes, _local(began.time_utc)) if began and code not in _GOOD else ()
+    if before_training is not None and code == exit_codes.CRASH:
+        lost = tuple(dict.fromkeys((*lost, *broken_nodes(attempt))))  # Slurm does not know what preflight has seen
     facts = Facts(
         exit_code=code,
         asked_by=how_it_ended(at.run_dir) if code == exit_codes.STOPPED and before_training is None else "",

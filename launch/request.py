@@ -106,12 +106,7 @@ def plan_job(run: RunConfig, site_name: str, site: SiteConfig, request: Request,
 
     Raises: ValueError naming the option or key, its value, the rule and what works.
     """
-    if request.nodes < 1:
-        raise ValueError(f"--nodes ({request.nodes}) must be at least 1; --nodes 1 works")
-    gpus = _gpus_per_node(site, site_name, request)
-    _check_device(run, site, site_name)
-    ranks_per_node = gpus or _cpu_ranks_per_node(run, request.nodes)
-    _check_layout(run, request.nodes, ranks_per_node, "GPUs" if gpus else "ranks")
+    gpus, ranks_per_node = check_nodes(run, site, site_name, nodes=request.nodes, gpus_per_node=request.gpus_per_node)
     qos, minutes, slices = _walltime(site, site_name, request, num_gpus=request.nodes * gpus)
     margin = site.stop_margin_s if request.stop_margin_s is None else request.stop_margin_s
     if not 0 < margin < minutes * 60:
@@ -129,6 +124,23 @@ def plan_job(run: RunConfig, site_name: str, site: SiteConfig, request: Request,
         preflight=request.preflight, node_local=_node_local(site, site_name, request),
         warnings=tuple(_warnings(run, site, gpus)),
     )  # fmt: skip
+
+
+def check_nodes(
+    run: RunConfig, site: SiteConfig, site_name: str, *, nodes: int, gpus_per_node: int | None
+) -> tuple[int, int]:
+    """(GPUs, ranks) of each node, if the layout and the batch of a run can use them.
+
+    Args: gpus_per_node, fewer than a node has; None takes all.
+    Raises: ValueError naming the option or key, its value, the rule and what works.
+    """
+    if nodes < 1:
+        raise ValueError(f"--nodes ({nodes}) must be at least 1; --nodes 1 works")
+    gpus = _gpus_per_node(site, site_name, nodes, gpus_per_node)
+    _check_device(run, site, site_name)
+    ranks_per_node = gpus or _cpu_ranks_per_node(run, nodes)
+    _check_layout(run, nodes, ranks_per_node, "GPUs" if gpus else "ranks")
+    return gpus, ranks_per_node
 
 
 def account(suffix: str, needed: bool, site_name: str, given: str | None) -> str:
@@ -222,8 +234,7 @@ def _walltime(site: SiteConfig, site_name: str, request: Request, *, num_gpus: i
     return qos.name if qos else "", minutes, slices
 
 
-def _gpus_per_node(site: SiteConfig, site_name: str, request: Request) -> int:
-    wanted = request.gpus_per_node
+def _gpus_per_node(site: SiteConfig, site_name: str, nodes: int, wanted: int | None) -> int:
     if wanted is None or wanted == site.gpus_per_node:
         return site.gpus_per_node
     if not 1 <= wanted <= site.gpus_per_node:
@@ -231,9 +242,9 @@ def _gpus_per_node(site: SiteConfig, site_name: str, request: Request) -> int:
         raise ValueError(
             f"--gpus-per-node ({wanted}) must be from 1 to the {site.gpus_per_node} GPUs of a node of {site_name}; {works}"
         )
-    if request.nodes > 1:
+    if nodes > 1:
         raise ValueError(
-            f"--gpus-per-node ({wanted}) must be all {site.gpus_per_node} on several nodes ({request.nodes}): others would share "
+            f"--gpus-per-node ({wanted}) must be all {site.gpus_per_node} on several nodes ({nodes}): others would share "
             f"their network; --gpus-per-node {site.gpus_per_node} works"
         )
     return wanted

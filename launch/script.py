@@ -140,9 +140,10 @@ def _body(job: Job) -> list[str]:
         "",
     ]
     if job.preflight:
+        part = f" --gpus-per-node {job.gpus_per_node}" if job.gpus_per_node != job.site.gpus_per_node else ""
         lines += [
             "# --- preflight: config, data and space, then a look at every node",
-            f'"$PYTHON" -m launch preflight "$FANAL_CONFIG" --site "$launch_dir/{SITE}" --nodes {job.nodes} &',
+            f'"$PYTHON" -m launch preflight "$FANAL_CONFIG" --site "$launch_dir/{SITE}" --nodes {job.nodes}{part} &',
             "wait_for $!",
             "code=$?",
             'if [ "$code" -ne 0 ]; then',

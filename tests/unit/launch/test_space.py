@@ -1,0 +1,156 @@
+"""How many checkpoints a run has at one time, and what is said if they have no room."""
+
+import re
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from launch.site import FileSystemConfig, load_site
+from launch.space import Free, check_space, check_write, free_at, most_at_once, nearest_folder, quota, steps_there
+from pretrain.config.derive import checkpoint_bytes
+from pretrain.config.load import load_run
+from pretrain.config.schema import RunConfig
+
+ROOT = Path(__file__).parents[3]
+
+
+def run_of(train_steps: int, **checkpoint: int | None) -> RunConfig:
+    run = load_run(ROOT / "configs" / "tiny.yaml")
+    kept = replace(run.checkpoint, **{"interval": None, "keep_last": None, "keep_every_steps": None, **checkpoint})
+    return replace(run, train=replace(run.train, train_steps=train_steps), checkpoint=kept)
+
+
+@pytest.mark.parametrize(
+    ("run", "there", "most"),
+    [
+        (run_of(100), [], 1),
+        (run_of(100, interval=10), [], 10),
+        (run_of(105, interval=10), [], 11),
+        (run_of(100, interval=10, keep_last=2), [], 3),
+        (run_of(20, interval=10, keep_last=2), [], 2),
+        (run_of(100, interval=10, keep_last=2, keep_every_steps=50), [], 4),  # 50, 80, 90 and 100
+        (run_of(100, interval=10), [10, 20], 10),
+        (run_of(100, interval=10, keep_last=2), [80, 90], 3),
+        (run_of(100, interval=10, keep_last=2), [90, 100], 2),
+        (run_of(100, interval=10), [7, 10], 11),  # 7: it was told to stop
+    ],
+)
+def test_checkpoints_at_one_time(run: RunConfig, there: list[int], most: int) -> None:
+    assert most_at_once(run, there) == most
+
+
+def space(
+    run: RunConfig, room: float, *, files: int | None = None, there: tuple[int, ...] = (), in_job: bool = False
+) -> str:
+    free = Free(int(room * checkpoint_bytes(run.model)), files)
+    return check_space(run, num_ranks=4, free=free, there=there, run_dir=Path("/work/x"), in_job=in_job)
+
+
+def test_what_fits_is_said_with_what_is_free() -> None:
+    said = space(run_of(100, interval=10), 10.5)
+    assert re.fullmatch(
+        r"10 more checkpoints of [\d.]+ [MG]B and 12 files each, .* and 120 files in all; .* uncounted files are free",
+        said,
+    )
+
+
+def test_too_little_room_names_the_sizes_and_a_keep_last_that_fits() -> None:
+    with pytest.raises(
+        ValueError, match=r"run_dir \(/work/x\) must have room for 10 more checkpoints of .* and 12 files each"
+    ) as caught:
+        space(run_of(100, interval=10), 5.5)
+    assert "(checkpoint.interval=10, keep_last=null, keep_every_steps=null)" in str(caught.value)
+    assert str(caught.value).endswith("checkpoint.keep_last=4 fits")
+    space(run_of(100, interval=10, keep_last=4), 5.5)
+    with pytest.raises(ValueError, match="fits"):
+        space(run_of(100, interval=10, keep_last=5), 5.5)
+
+
+def test_too_few_inodes_are_too_little_room() -> None:
+    with pytest.raises(ValueError, match=r"and 35 files are free; checkpoint.keep_last=1 fits"):
+        space(run_of(100, interval=10), 1000, files=35)
+
+
+def test_where_what_is_kept_for_ever_takes_the_room_that_is_said() -> None:
+    run = run_of(100, interval=10, keep_last=2, keep_every_steps=20)
+    with pytest.raises(ValueError, match=r"checkpoint.keep_last=2 with checkpoint.keep_every_steps=null fits"):
+        space(run, 3.5)
+
+
+def test_where_nothing_fits_that_is_said() -> None:
+    with pytest.raises(
+        ValueError, match=r"not even checkpoint.keep_last=1 fits; make room, or choose a run_dir elsewhere"
+    ):
+        space(run_of(100, interval=10), 0.5)
+
+
+def test_checkpoints_that_are_there_need_no_more_room() -> None:
+    assert space(run_of(100, interval=10), 2.5, there=tuple(range(10, 90, 10))).startswith("2 more checkpoints")
+    assert space(run_of(100, interval=10), 0, there=tuple(range(10, 110, 10))).startswith("0 more checkpoints")
+
+
+def test_in_a_job_only_the_next_checkpoint_must_fit() -> None:
+    assert space(run_of(100, interval=10), 1.5, in_job=True).startswith(
+        "warning: run_dir (/work/x) must have room for 10"
+    )
+    with pytest.raises(ValueError, match="make room"):
+        space(run_of(100, interval=10), 0.5, in_job=True)
+
+
+def test_a_hundred_thousand_checkpoints_are_counted_in_a_moment() -> None:
+    with pytest.raises(ValueError, match=r"checkpoint.keep_last=8 fits"):
+        space(run_of(100_000, interval=1), 9.5)
+
+
+def test_only_whole_checkpoints_count_as_there(tmp_path: Path) -> None:
+    for name, whole in (("step-00000010", True), ("step-00000020", False), ("step-00000030.part", True)):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+        if whole:
+            (tmp_path / "checkpoints" / name / "COMPLETE").touch()
+    assert steps_there(tmp_path) == [10]
+    assert steps_there(tmp_path / "none") == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m,nr_inodes=40", "tmpfs", str(folder)]
+    result = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        pytest.skip(f"this user cannot mount a small file system: {result.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_free_space_is_that_of_the_file_system_of_the_run(small_disk: Path) -> None:
+    free = free_at(nearest_folder(small_disk / "runs" / "mine"))
+    assert free.num_bytes == 8 << 20 and free.num_files is not None and free.num_files < 40
+
+
+def test_a_full_disk_and_a_read_only_one_are_refused_and_nothing_stays(small_disk: Path) -> None:
+    assert check_write(small_disk / "mine") == f"{small_disk} can be written to; {small_disk / 'mine'} will be made"
+    assert list(small_disk.iterdir()) == []
+    (small_disk / "fill").write_bytes(bytes(free_at(small_disk).num_bytes))
+    with pytest.raises(ValueError, match=r"must be a folder that can be made and written to: No space left on device"):
+        check_write(small_disk / "mine")
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(ValueError, match=r"Read-only file system .*; run_dir=runs/mine works where"):
+        check_write(small_disk / "mine")
+
+
+def site_with(command: str) -> object:
+    return replace(load_site("local"), file_systems=[FileSystemConfig(name="WORK", roots=["/"], quota_command=command)])
+
+
+def test_a_quota_is_shown_as_its_command_says_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert quota(Path("/w"), site_with("echo 3 of 5 TB")) == "echo 3 of 5 TB says\n3 of 5 TB"
+    assert quota(Path("/w"), site_with("no_such_command -u")) == "no_such_command is not on this machine"
+    assert quota(Path("/w"), site_with("")) == ""
+    monkeypatch.setattr("launch.space.QUOTA_LIMIT_S", 0.2)
+    assert quota(Path("/w"), site_with("sleep 10")) == "sleep 10: no answer in 0.2 s"
