@@ -21,6 +21,8 @@ class Facts:
 
     exit_code: int
     """Of the run as a whole (``run_exit_code``)."""
+    said: str = ""
+    """What a rank gave as its reason (launch/rank_logs.py); empty if nothing is known."""
     asked_by: str = ""
     """Who asked the run to stop, in its own words; empty if nobody did, or if it could not say."""
     walltime_signal: bool = False
@@ -95,7 +97,7 @@ def _final(facts: Facts) -> Decision | None:
     if facts.exit_code == exit_codes.FINISHED:
         return Decision(action="finish", reason="the run is complete")
     if facts.exit_code == exit_codes.WRONG_INPUT:
-        return Decision(action="stop", reason="the input is wrong (exit code 2): starting again would not help")
+        return Decision(action="stop", reason=f"the input is wrong (exit code 2){_quoted(facts)}")
     if facts.exit_code == exit_codes.DAMAGED:
         return Decision(
             action="stop",
@@ -120,5 +122,9 @@ def _why_again(facts: Facts) -> str:
     if facts.ended_by != "itself":
         return f"ended by Slurm ({facts.ended_by}) without a new checkpoint of its own"
     if facts.exit_code == exit_codes.HANG:
-        return "a hang was cut off (exit code 77)"
+        return f"a hang was cut off (exit code 77){_quoted(facts)}"
     return f"a crash (exit code {facts.exit_code})"
+
+
+def _quoted(facts: Facts) -> str:
+    return f": {facts.said}" if facts.said else ""

@@ -21,6 +21,7 @@ from launch.capture import write_environment
 from launch.decide import Decision, Facts, decide, run_exit_code
 from launch.newest import how_it_ended, newest_step
 from launch.nodes import broken_nodes
+from launch.rank_logs import reason_of
 from launch.render import JOB
 from launch.script import SCRIPT, SITE
 from launch.site import SiteConfig, load_site
@@ -108,6 +109,7 @@ def end(folder: Path, *, before_training: int | None, walltime: bool, terminated
         lost = tuple(dict.fromkeys((*lost, *broken_nodes(attempt))))  # Slurm does not know what preflight has seen
     facts = Facts(
         exit_code=code,
+        said=reason_of(attempt, code) if before_training is None else "see the job's output",
         asked_by=how_it_ended(at.run_dir) if code == exit_codes.STOPPED and before_training is None else "",
         walltime_signal=walltime,
         ended_by=ended_by,

@@ -63,7 +63,8 @@ def wrong_outside(package: str, tree: ast.Module) -> list[str]:
     return [
         f"{package} imports {name}"
         for name in imported_modules(tree)
-        if name.split(".")[0] in projects and not any(f"{name}.".startswith(f"{allowed}.") for allowed in OUTSIDE[package])
+        if name.split(".")[0] in projects
+        and not any(f"{name}.".startswith(f"{allowed}.") for allowed in OUTSIDE[package])
     ]
 
 

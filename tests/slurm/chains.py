@@ -86,12 +86,10 @@ class Chain:
         for process in psutil.process_iter():
             try:
                 environment = process.environ()
-                if (
-                    environment.get("FANAL_ATTEMPT", "").startswith(str(self.run_dir))
-                    and "pretrain" in process.cmdline()
-                ):
-                    if "RANK" in environment and "torch.distributed.run" not in process.cmdline():
-                        found[int(environment["RANK"])] = process
+                words = process.cmdline()
+                is_rank = "RANK" in environment and "pretrain" in words and "torch.distributed.run" not in words
+                if is_rank and environment.get("FANAL_ATTEMPT", "").startswith(str(self.run_dir)):
+                    found[int(environment["RANK"])] = process
             except (psutil.NoSuchProcess, psutil.AccessDenied):
                 continue
         return found

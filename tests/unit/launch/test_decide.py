@@ -18,8 +18,8 @@ def test_a_complete_run_ends_the_chain() -> None:
 
 @pytest.mark.parametrize(("code", "why"), [(2, "the input is wrong"), (76, "failed verification")])
 def test_what_starting_again_cannot_mend_stops_the_chain(code: int, why: str) -> None:
-    acts, reason = action(exit_code=code, walltime_signal=True, jobs_waiting=2)
-    assert acts == "stop" and why in reason
+    acts, reason = action(exit_code=code, said="data.seq_length (0) must", walltime_signal=True, jobs_waiting=2)
+    assert acts == "stop" and why in reason and reason.endswith("): data.seq_length (0) must")
 
 
 def test_the_end_of_a_job_hands_over_to_the_next_of_the_chain_or_goes_on_itself() -> None:
