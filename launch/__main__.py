@@ -129,14 +129,13 @@ def job_begin(folder: Path) -> None:
 @click.option("--srun", type=int, help="The exit code of srun, for the log only.")
 @click.option("--before-training", type=int)
 @click.option("--walltime", is_flag=True)
-@click.option("--terminated", is_flag=True)
-def job_end(folder: Path, srun: int | None, before_training: int | None, walltime: bool, terminated: bool) -> None:
+def job_end(folder: Path, srun: int | None, before_training: int | None, walltime: bool) -> None:
     """After the run: decide, note, act."""
 
     def act() -> int:
         from launch.job import end
 
-        return end(folder, before_training=before_training, walltime=walltime, terminated=terminated)
+        return end(folder, before_training=before_training, walltime=walltime)
 
     sys.exit(_guard(act))
 

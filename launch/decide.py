@@ -99,7 +99,9 @@ def _final(facts: Facts) -> Decision | None:
     if facts.exit_code == exit_codes.WRONG_INPUT:
         return Decision(action="stop", reason=f"the input is wrong (exit code 2){_quoted(facts)}")
     if facts.exit_code == exit_codes.DAMAGED:
-        return Decision(action="stop", reason=f"data or a checkpoint failed verification (exit code 76){_quoted(facts)}")
+        return Decision(
+            action="stop", reason=f"data or a checkpoint failed verification (exit code 76){_quoted(facts)}"
+        )
     if "STOP file" in facts.asked_by:
         return Decision(action="stop", reason="a STOP file in the run folder asked for it")
     if facts.ended_by == "cancelled":

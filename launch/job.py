@@ -88,14 +88,14 @@ def begin(folder: Path) -> str | None:
         return f"{socket.gethostname()}:{probe.getsockname()[1]}"
 
 
-def end(folder: Path, *, before_training: int | None, walltime: bool, terminated: bool) -> int:
+def end(folder: Path, *, before_training: int | None, walltime: bool) -> int:
     """After the run: decide, note, act. Returns the exit code of the job.
 
     Args: before_training, the exit code of what came before the ranks, if it failed.
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a requeue ends this process, too; Slurm's SIGKILL comes later
     at = here(folder)
-    ended_by = slurm.why_terminated(at.job, at.restart) if terminated else "itself"
+    ended_by = slurm.why_ending(at.job, at.restart)
     attempt = attempt_dir(folder, at.job, at.restart)
     codes = rank_exit_codes(attempt)
     if before_training is None:
@@ -261,6 +261,8 @@ def _requeue(at: Here) -> None:
     try:
         slurm.requeue(at.job)
     except slurm.SlurmError as refused:
+        if slurm.why_ending(at.job, at.restart) == "requeued by Slurm":
+            return  # Slurm was faster: a node of the job is down
         try:
             queued = slurm.submit(at.folder / SCRIPT)
             print(f"{refused}; queued job {queued} in its place", file=sys.stderr, flush=True)

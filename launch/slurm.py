@@ -89,16 +89,16 @@ def exclude(job: str, nodes: Sequence[str]) -> None:
     ask("scontrol", "update", f"JobId={job}", f"ExcNodeList={','.join(nodes)}")
 
 
-def why_terminated(job: str, restart: int) -> EndedBy:
-    """Why the script of a running job got SIGTERM.
+def why_ending(job: str, restart: int) -> EndedBy:
+    """What ends the job whose script asks: itself, as long as Slurm counts it as running.
 
-    Its state says COMPLETING whatever the cause, so the reason and the number of restarts tell (measured with 22.05).
+    Afterwards its state says COMPLETING whatever the cause, so the reason and the number of restarts tell (measured with 22.05).
     """
     fields = job_fields(job)
-    if not fields:
-        return "itself"
     if int(fields.get("Restarts", "0")) > restart:
         return "requeued by Slurm"
+    if fields.get("JobState", "RUNNING") == "RUNNING":
+        return "itself"
     by_reason: dict[str, EndedBy] = {"TimeLimit": "time limit", "NodeDown": "node failure"}
     return by_reason.get(fields.get("Reason", ""), "cancelled")
 

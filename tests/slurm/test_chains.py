@@ -105,13 +105,15 @@ def test_a_rank_that_hangs_is_cut_off_and_requeued(
 
 @pytest.mark.parametrize("node", ["n2", "n1"], ids=["another node", "the node of the script"])
 def test_a_node_that_is_lost_is_noted_and_the_job_goes_on(node: str, chain: Chain, straight: Chain) -> None:
-    chain.submit()
+    (job,) = chain.submit()
     chain.until_step(INTERVAL + 3)
     chain.cluster.kill_node(node)
     chain.until(lambda: "RUNNING" not in chain.cluster.queue().values(), "the job to be put back")
     chain.cluster.start_node(node)
     chain.until_over()
-    assert chain.decisions() == [("requeue", f"lost {node}"), ("finish", "the run is complete")], chain.story()
+    assert chain.decisions()[0] == ("requeue", f"lost {node}"), chain.story()
+    assert chain.decisions()[-1] == ("finish", "the run is complete")
+    assert {record["job"] for record in chain.records("started")} == {str(job)}, "no other job took its place"
     assert chain.records("decided")[0]["exclude"] == [node]
     assert same(chain, straight)
 
