@@ -119,7 +119,7 @@ def _why_again(facts: Facts) -> str:
         why = "the end of the job was near" if facts.walltime_signal else facts.asked_by or facts.ended_by
         return f"stopped with a checkpoint of step {facts.step_after} ({why})"
     if facts.ended_by != "itself":
-        return f"ended by Slurm ({facts.ended_by}) without a new checkpoint of its own"
+        return f"ended by Slurm ({facts.ended_by})"
     if facts.exit_code == exit_codes.HANG:
         return f"a hang was cut off (exit code 77){_quoted(facts)}"
     return f"a crash (exit code {facts.exit_code})"

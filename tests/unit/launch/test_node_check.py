@@ -229,6 +229,6 @@ def test_the_next_start_avoids_nodes_that_preflight_found_broken(
     }.items():  # fmt: skip
         cluster.monkeypatch.setattr(job.slurm, name, lambda *_, answer=answer: answer)
     cluster.monkeypatch.setattr(job.signal, "signal", lambda *_: None)
-    assert job.end(folder, before_training=70, walltime=False, terminated=False) == 70
+    assert job.end(folder, before_training=70, walltime=False) == 70
     decided = jobs_file.read(run_dir)[-1]
     assert (decided["action"], decided["reason"], decided["exclude"]) == ("requeue", "lost n3, n7", ["n3", "n7"])
