@@ -90,8 +90,10 @@ class Cluster:
     the main one. A job's process that clears its environment is not known as one, and outlives the cluster.
     """
 
-    def __init__(self, nodes: Sequence[str] = NODES) -> None:
+    def __init__(self, nodes: Sequence[str] = NODES, *, more_config: str = "") -> None:
+        """Args: nodes, those that are started; more_config, lines for slurm.conf, such as nodes that only stand in the books."""
         self.names = tuple(nodes)
+        self._more_config = more_config
         self.folder = Path(tempfile.mkdtemp(prefix="slurm-"))
         self.folder.chmod(0o755)  # munged refuses a socket in a folder that only its owner may enter
         self.config = self.folder / "slurm.conf"
@@ -239,7 +241,7 @@ class Cluster:
             host=host, port=port, folder=self.folder, nodes=nodes,
             kill_wait=KILL_WAIT_S, node_timeout=NODE_TIMEOUT_S, requeue_delay=REQUEUE_DELAY_S,
         )  # fmt: skip
-        self.config.write_text(text)
+        self.config.write_text(text + self._more_config)
 
     def _spawn(self, name: str, *command: str) -> None:
         with (self.folder / f"{name}.log").open("ab") as log:
