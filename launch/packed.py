@@ -1,6 +1,8 @@
 """Code and packages in one file, for each node to unpack on its own disk.
 
-A start of 512 ranks opens some 30,000 small files each on the shared file system; one archive a node is read in one piece.
+A rank that starts opens 4,300 files and asks for the state of 42,000 (strace, 2026-11-24, `import pretrain.train.loop`), all of
+it work for the metadata servers of a shared file system: 24 million requests for 512 ranks. One archive a node is read in one
+piece: of 1.5 GB with the CPU build of torch, unpacked into memory in 2 s.
 """
 
 import subprocess
