@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from launch.site import SiteConfig, file_system_of
-from pretrain.checkpoint.paths import COMPLETE, checkpoints_dir, step_of
+from pretrain.checkpoint.paths import COMPLETE, MAX_FILES, MIN_FILE_BYTES, checkpoints_dir, step_of
 from pretrain.config.derive import checkpoint_bytes
 from pretrain.config.schema import RunConfig
 
 SMALL_FILES = 8
-"""Files and folders of a checkpoint beside one file of each rank, about."""
+"""Files and folders of a checkpoint beside those of the ranks, about."""
 QUOTA_LIMIT_S = 60
 """Seconds for a site's quota_command: some ask every file system there is."""
 
@@ -51,7 +51,8 @@ def check_space(
         lack of room for later ones is a warning: it may be months until then, and a run that trains is not to be stopped for it.
     Raises: ValueError naming the sizes, and a checkpoint.keep_last that fits.
     """
-    size, files = checkpoint_bytes(run.model), num_ranks + SMALL_FILES
+    size = checkpoint_bytes(run.model)
+    files = num_ranks * min(MAX_FILES, -(-size // (num_ranks * MIN_FILE_BYTES))) + SMALL_FILES
     most = most_at_once(run, there)
     more = most - len(there)
     fits = room_for(free, size=size, files=files)

@@ -6,14 +6,10 @@ from dataclasses import dataclass
 import torch
 
 from pretrain.checkpoint.boxes import Box, boxes_of_range
+from pretrain.checkpoint.paths import MAX_FILES, MIN_FILE_BYTES
 from pretrain.model.placement import Placement
 from pretrain.optim.moments import Owned
 from pretrain.parallel.world import World
-
-MAX_FILES = 16
-"""That a rank aims at: a thread each hashes them at a load, and shared file systems do not like many files."""
-MIN_FILE_BYTES = 64 << 20
-"""Where a file is cut at the earliest: many small ones would cost more to open and sync than threads win."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,10 @@ TENSORS = "tensors.json"
 """Every tensor of model and optimizer, and which file holds which part of it (tensor_index.py)."""
 SHARDS = "shards"
 """Subfolder of those files."""
+MAX_FILES = 16
+"""That a rank aims at: a thread each hashes them at a load, and shared file systems do not like many files."""
+MIN_FILE_BYTES = 64 << 20
+"""Where a file is cut at the earliest: many small ones would cost more to open and sync than threads win."""
 ENTRIES = "entries"
 """Subfolder that is there while a checkpoint is being written: what each rank's writer says of its file."""
 REASON = "REASON"
