@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from pretrain.checkpoint.boxes import Box
 from pretrain.checkpoint.content import Part, files_of
-from pretrain.checkpoint.paths import MAX_FILES, MIN_FILE_BYTES
 from pretrain.checkpoint.fill import _take_into
+from pretrain.checkpoint.paths import MAX_FILES, MIN_FILE_BYTES
 
 
 def part_of(count: int) -> Part:
