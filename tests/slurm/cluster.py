@@ -194,8 +194,8 @@ class Cluster:
         return fields(self._run("scontrol", "show", "node", "-o", name))
 
     def queue(self) -> dict[int, str]:
-        """Jobs that are not finished, pending ones included, to their state."""
-        lines = self._run("squeue", "--noheader", "--format=%i %T").splitlines()
+        """Jobs that are not finished, pending ones included, to their state; of an array its waiting tasks are one."""
+        lines = self._run("squeue", "--noheader", "--format=%A %T").splitlines()
         return {int(job): state for job, state in map(str.split, lines)}
 
     def kill_node(self, name: str) -> None:
