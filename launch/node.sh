@@ -5,11 +5,15 @@ set -uo pipefail
 
 # The announcement of the job's end is for the ranks. torchrun would die of it; they catch it from their first line on.
 trap '' USR1
+# Slurm tells the ranks themselves; this script stays until they are gone.
+trap : TERM
 
 if [ -n "${FANAL_NODE_LOCAL:-}" ]; then
-    mkdir -p "$FANAL_NODE_LOCAL" || exit 70
-    tar -xf "$FANAL_PACKED" -C "$FANAL_NODE_LOCAL" || exit 70
-    export PYTHONPATH="$FANAL_NODE_LOCAL/code:$FANAL_NODE_LOCAL/packages"
+    mine="$FANAL_NODE_LOCAL-$SLURM_NODEID" # its own, also where two nodes are one machine
+    trap 'rm -rf "$mine"' EXIT
+    mkdir -p "$mine" || exit 70
+    tar -xf "$FANAL_PACKED" -C "$mine" || exit 70
+    export PYTHONPATH="$mine/code:$mine/packages"
 fi
 
 # The output of every rank is kept; the job's own output shows that of local rank 0 of each node.
@@ -25,6 +29,3 @@ binding=()
     --rdzv-backend c10d --rdzv-endpoint "$FANAL_MEET_AT" --rdzv-id "$(basename "$FANAL_ATTEMPT")" \
     --log-dir "$logs" --tee 3 --local-ranks-filter 0 "${binding[@]}" \
     -m pretrain train "$FANAL_CONFIG"
-code=$?
-[ -z "${FANAL_NODE_LOCAL:-}" ] || rm -rf "$FANAL_NODE_LOCAL"
-exit "$code"

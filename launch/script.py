@@ -110,7 +110,7 @@ def _setting(job: Job) -> list[str]:
     if job.node_local:
         lines += [
             f"export FANAL_PACKED=$launch_dir/{PACKED}  # unpacked on each node: one file to read, not 4,000 a rank",
-            f'export FANAL_NODE_LOCAL="{site.node_local_dir}/fanal-$USER-$SLURM_JOB_ID"',
+            f'export FANAL_NODE_LOCAL="{site.node_local_dir}/fanal-$SLURM_JOB_ID"',
         ]
     lines += [f"cd {quoted(places.workdir)} || exit 70  # relative paths of the config count from here"]
     return lines

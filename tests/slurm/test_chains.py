@@ -188,6 +188,16 @@ def test_a_wrong_config_stops_the_chain_at_once(preflight: bool, chain: Chain) -
     assert [wrong.cluster.state(job) for job in jobs] == ["FAILED", "CANCELLED", "CANCELLED"]
 
 
+def test_code_and_packages_run_from_each_node_s_own_disk(chain: Chain, straight: Chain) -> None:
+    (job,) = chain.submit("--hours", "0.5", "--node-local")
+    chain.until_step(1)
+    places = {str(node): process.environ()["PYTHONPATH"] for node, process in chain.ranks().items()}
+    assert {place.split(":")[0] for place in places.values()} == {f"/tmp/fanal-{job}-{node}/code" for node in (0, 1)}
+    chain.until_over()
+    assert not list(Path("/tmp").glob(f"fanal-{job}-*"))
+    assert same(chain, straight)
+
+
 def test_a_second_submission_of_a_run_in_the_queue_is_refused(chain: Chain) -> None:
     (job,) = chain.submit()
     refused = chain.launch("submit", "--nodes", "2", "--hours", "1")
