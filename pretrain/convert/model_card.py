@@ -124,9 +124,8 @@ def _measured(source: ExportSource) -> list[tuple[str, str]]:
         rows.append(
             ("pace", f"{rates[len(rates) // 2]:,.0f} tokens/s over all ranks (median), {peak:.2f} GiB a rank at most")
         )
-        hardware = sorted(
-            {str(record[key]) for record in records for key in ("device", "device_name") if key in record}
-        )
+        starts = [record for record in records if record.get("kind") == "start"]
+        hardware = dict.fromkeys(f"{record['num_ranks']} x {record['device']}" for record in starts)
         rows.append(("hardware", ", ".join(hardware) or "not recorded"))
     return rows
 

@@ -49,6 +49,21 @@ class EvalRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StartRecord:
+    """What a run started with, or went on with."""
+
+    step: int
+    """After which it goes on; 0 for a run that begins."""
+    headline: str
+    """Model, device and layout, for people."""
+    device: str
+    """Name of one, of rank 0."""
+    num_ranks: int
+    versions: dict[str, str]
+    """Of python, torch and megatron-core."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class EndRecord:
     """How a run came to its end in good order; one that crashed leaves none."""
 

@@ -14,13 +14,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pretrain.checkpoint.report import SaveReport
 from pretrain.config.schema import RunConfig
-from pretrain.log.record import EndRecord, EvalRecord, StepRecord
+from pretrain.log.record import EndRecord, EvalRecord, StartRecord, StepRecord
 from pretrain.log.run_dir import METRICS_FILE
 from pretrain.log.summary import duration, summary
 from pretrain.parallel.world import World
 
-Record = StepRecord | EvalRecord | SaveReport | EndRecord
-KINDS = {StepRecord: "step", EvalRecord: "eval", SaveReport: "checkpoint", EndRecord: "end"}
+Record = StartRecord | StepRecord | EvalRecord | SaveReport | EndRecord
+KINDS = {StartRecord: "start", StepRecord: "step", EvalRecord: "eval", SaveReport: "checkpoint", EndRecord: "end"}
 """What a line of metrics.jsonl calls them."""
 TENSORBOARD_DIR = "tensorboard"
 
@@ -95,7 +95,7 @@ class TensorBoard:
         self._writer = SummaryWriter(str(folder), purge_step=start_step + 1 if start_step else None)
 
     def write(self, record: Record) -> None:
-        if isinstance(record, EndRecord):
+        if isinstance(record, StartRecord | EndRecord):
             return
         if isinstance(record, EvalRecord):
             for domain, loss in record.held_out_loss.items():
@@ -131,6 +131,8 @@ class Terminal:
         if isinstance(record, StepRecord):
             self._progress.update(self._task, completed=record.step)
             self.say(step_line(record, self._train_steps))
+        elif isinstance(record, StartRecord):
+            self.say(record.headline)
         elif isinstance(record, EvalRecord):
             self.say(eval_line(record))
         elif isinstance(record, SaveReport):

@@ -26,7 +26,7 @@ from pretrain.parallel.environment import rank_and_size
 from pretrain.parallel.world import World, open_world
 from pretrain.state import TrainState
 from pretrain.train.evaluate import evaluate
-from pretrain.train.report import Clock, headline, list_if_bad, step_record
+from pretrain.train.report import Clock, list_if_bad, start_record, step_record
 from pretrain.train.step import StepResult, train_step
 from pretrain.train.stop import Asked, Requests, open_requests
 from pretrain.train.watchdog import Watchdog, open_watchdog
@@ -91,7 +91,7 @@ def _train(run: RunConfig, rank: int, watchdog: Watchdog) -> Outcome:
             open_sinks(run, world, start_step=state.step) as sinks,
             open_saver(run, model, optimizer, world, resumed_step=state.step or None, origin=origin) as saver,
         ):
-            sinks.say(headline(run, world, attention_backend(model)))
+            sinks.write(start_record(run, world, attention_backend(model), step=state.step))
             if origin is not None:
                 sinks.say(f"began with {described(origin)}")
             training = Training(

@@ -1,12 +1,14 @@
 """What a run reports of its steps, and the clock behind its rates."""
 
+import importlib.metadata
+import platform
 import time
 
 from pretrain.config.derive import num_parameters
 from pretrain.config.schema import RunConfig
 from pretrain.data.read import TrainData
 from pretrain.log.bad_steps import budget_line, list_bad_step
-from pretrain.log.record import BadStepRecord, StepRecord, throughput
+from pretrain.log.record import BadStepRecord, StartRecord, StepRecord, throughput
 from pretrain.log.sinks import Sinks
 from pretrain.model.flops import flops_per_token, model_flops_utilization, peak_tflops
 from pretrain.parallel.device import device_name, peak_memory_bytes
@@ -24,6 +26,20 @@ def headline(run: RunConfig, world: World, attention: str) -> str:
         f"{device_name(world.device)}: TP{world.tensor_model_parallel_size}{' + SP' if run.parallel.sequence_parallel else ''} x "
         f"PP{world.pipeline_model_parallel_size}{f' ({virtual} stages a rank)' if virtual > 1 else ''} x "
         f"DP{world.data_parallel_size}"
+    )
+
+
+def start_record(run: RunConfig, world: World, attention: str, *, step: int) -> StartRecord:
+    """What this start of the run has, which goes on after ``step``."""
+    return StartRecord(
+        step=step,
+        headline=headline(run, world, attention),
+        device=device_name(world.device),
+        num_ranks=world.size,
+        versions={
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in ("torch", "megatron-core")},
+        },
     )
 
 

@@ -312,7 +312,7 @@ def test_the_card_says_what_the_run_recorded_and_no_path(lab: Lab) -> None:
     for line in (
         "pipeline_tag: text-generation", "| layers | 4 |", "8 query heads and 4 key/value heads of size 8", "theta 5000",
         "| steps | 4 |", "| tokens | 2,048 |", "| layout of the last session | tensor 2, pipeline 2,", "PSF-2.0",
-        "| held-out loss | code ", "| training loss | ", "11 rows that no token names were left out",
+        "| held-out loss | code ", "| training loss | ", "| hardware | 4 x cpu |", "11 rows that no token names were left out",
     ):  # fmt: skip
         assert line in card, f"{line!r} is not in\n{card}"
     assert "license:" not in card, "a licence of the data is none of the model"
