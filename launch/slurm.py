@@ -25,7 +25,7 @@ def ask(*command: str) -> str:
     Raises: SlurmError with what it said, if it is not there, fails or does not answer.
     """
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, env=_environment())
     except FileNotFoundError:
         raise SlurmError(f"{command[0]} is not on this machine: Slurm's commands are needed here") from None
     except subprocess.TimeoutExpired:
@@ -62,7 +62,14 @@ def waiting_jobs(name: str) -> list[str]:
 
 def lost_nodes(nodes: Sequence[str], since: datetime) -> tuple[str, ...]:
     """Nodes that Slurm counts as down or unwell, or whose daemon was started anew ``since`` then (local time)."""
-    return tuple(node for node in nodes if _is_lost(node, since))
+    if not nodes:
+        return ()
+    try:  # all in one question: hundreds would take longer than Slurm lets a job live that it ends
+        lines = ask("scontrol", "show", "node", "--oneliner", ",".join(nodes)).splitlines()
+    except SlurmError:
+        return ()  # nothing is known: not a reason to blame them
+    known = {fields.get("NodeName", ""): fields for fields in map(_fields, lines)}
+    return tuple(node for node in nodes if node in known and _is_lost(known[node], since))
 
 
 def usable_nodes(partition: str) -> set[str]:
@@ -121,11 +128,18 @@ def this_job() -> tuple[str, int]:
     return job, int(os.environ.get("SLURM_RESTART_COUNT") or 0)
 
 
-def _is_lost(node: str, since: datetime) -> bool:
-    try:
-        fields = _fields(ask("scontrol", "show", "node", "--oneliner", node))
-    except SlurmError:
-        return False  # nothing is known: not a reason to blame it
+def _environment() -> dict[str, str]:
+    """Without what would change the meaning of a command: variables of sbatch go before the lines of a script, others filter or
+    give times another form, and a job that is queued from a job would inherit its number of restarts."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("SBATCH_", "SQUEUE_", "SINFO_", "SCANCEL_")) and name != "SLURM_RESTART_COUNT"
+    }
+    return {**kept, "SLURM_TIME_FORMAT": "standard"}
+
+
+def _is_lost(fields: dict[str, str], since: datetime) -> bool:
     state = fields.get("State", "")
     if any(bad in state for bad in LOST_STATES) or "*" in state:
         return True
