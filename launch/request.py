@@ -252,6 +252,10 @@ def check_hours(hours: float | None, default_walltime_minutes: float | None) -> 
         raise ValueError(f"--hours must say how long to run: {default}; --hours 20 works")
     if not 0 < hours < math.inf:
         raise ValueError(f"--hours ({hours}) must be above 0 and finite; --hours 20 works")
+    if hours > MAX_HOURS:
+        raise ValueError(
+            f"--hours ({hours:g}) must not be above {MAX_HOURS:,}, more than ten years; --hours 1000 works"
+        )
     return hours
 
 
@@ -261,10 +265,6 @@ def _walltime(site: SiteConfig, site_name: str, request: Request, *, num_gpus: i
     if request.slice_hours is not None and not 0 < request.slice_hours < math.inf:
         raise ValueError(
             f"--slice-hours ({request.slice_hours}) must be above 0 and finite; --slice-hours {hours:g} works"
-        )
-    if hours > MAX_HOURS:
-        raise ValueError(
-            f"--hours ({hours:g}) must not be above {MAX_HOURS:,}, more than ten years; --hours 1000 works"
         )
     qos, of_a_job = choose_qos(
         site.qos, request.qos, hours=hours, slice_hours=request.slice_hours, num_gpus=num_gpus, where=site_name

@@ -128,6 +128,11 @@ def _setting(job: Job) -> list[str]:
 
 def _body(job: Job) -> list[str]:
     lines = [
+        "# --- signals, from the first moment on",
+        "leaving=()",
+        "trap 'leaving=(--walltime)' USR1  # the end of the job is near",
+        "trap : TERM  # Slurm tells the ranks itself; this script must live to note what became of them",
+        "",
         "# --- before: note the start, see what became of the job before, choose where ranks meet",
         "export FANAL_ATTEMPT=$launch_dir/$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}",
         "export PRETRAIN_EXIT_CODES=$FANAL_ATTEMPT/exit-codes",
@@ -138,10 +143,7 @@ def _body(job: Job) -> list[str]:
         '[ -n "$FANAL_MEET_AT" ] || exit "$code"  # it has said and noted why this job must not run',
         "export FANAL_MEET_AT",
         "",
-        "# --- the run, and signals while it lasts",
-        "leaving=()",
-        "trap 'leaving=(--walltime)' USR1  # the end of the job is near",
-        "trap : TERM  # Slurm tells the ranks itself; this script must live to note what became of them",
+        "# --- the run, which is told of signals",
         "wait_for() {  # until the process is gone; the announcement is repeated, for ranks that were not there yet",
         '    while kill -0 "$1" 2>/dev/null; do',
         '        if [ ${#leaving[@]} -gt 0 ]; then kill -USR1 "$1" 2>/dev/null; sleep 2 & wait $!; else wait "$1"; fi',

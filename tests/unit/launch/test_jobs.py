@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from launch import job, jobs_file, slurm
+from launch.site import load_site
 
 SITE = "description: a machine\ngpus_per_node: 0\ncores_per_node: 4\n"
 
@@ -114,3 +115,17 @@ def test_nodes_are_asked_for_at_once_whatever_variables_a_person_has(
     for name, value in {"SBATCH_ACCOUNT": "other", "SLURM_RESTART_COUNT": "2", "SLURM_TIME_FORMAT": "%s"}.items():
         monkeypatch.setenv(name, value)
     assert slurm.lost_nodes(["n1", "n2", "n3"], datetime(2026, 1, 2)) == ("n2", "n3")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('constraint: "a\\nb"', r"constraint \('a\\nb'\) must be one word"),
+        ('qos: [{name: "a b", max_hours: 3}]', "name of qos a b .* must be one word"),
+        ("environment: {A: {value: 'x\"y', reason: z}}", "environment.A.value .* must be one line"),
+    ],
+)
+def test_a_site_whose_words_would_not_stay_words_is_refused(line: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "site.yaml").write_text(SITE + line + "\n")
+    with pytest.raises(ValueError, match=message):
+        load_site(str(tmp_path / "site.yaml"))
