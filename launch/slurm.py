@@ -15,6 +15,13 @@ EndedBy = Literal["itself", "cancelled", "requeued by Slurm", "time limit", "nod
 """What ended a job: its own script, a person (or a preemption that cancels), or Slurm."""
 
 
+OVERRIDING = {
+    "SBATCH_JOB_NAME", "SBATCH_TIMELIMIT", "SBATCH_SIGNAL", "SBATCH_NO_REQUEUE", "SBATCH_OPEN_MODE", "SBATCH_OUTPUT",
+    "SBATCH_ARRAY_INX", "SLURM_RESTART_COUNT",
+}  # fmt: skip
+"""Variables that go before the lines by which a chain holds together; account, partition and the like are a person's to set."""
+
+
 class SlurmError(ValueError):
     """A command of Slurm's is not there, or refused."""
 
@@ -129,12 +136,12 @@ def this_job() -> tuple[str, int]:
 
 
 def _environment() -> dict[str, str]:
-    """Without what would change the meaning of a command: variables of sbatch go before the lines of a script, others filter or
-    give times another form, and a job that is queued from a job would inherit its number of restarts."""
+    """Without what would change the meaning of a command: filters, other forms of a time, OVERRIDING. A job that is queued from a
+    job would inherit its number of restarts."""
     kept = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("SBATCH_", "SQUEUE_", "SINFO_", "SCANCEL_")) and name != "SLURM_RESTART_COUNT"
+        if not name.startswith(("SQUEUE_", "SINFO_", "SCANCEL_")) and name not in OVERRIDING
     }
     return {**kept, "SLURM_TIME_FORMAT": "standard"}
 

@@ -103,7 +103,7 @@ def test_nodes_are_asked_for_at_once_whatever_variables_a_person_has(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = """
-        [ -z "${SBATCH_ACCOUNT:-}${SLURM_RESTART_COUNT:-}" ] && [ "$SLURM_TIME_FORMAT" = standard ] || exit 1
+        [ -z "${SBATCH_NO_REQUEUE:-}${SLURM_RESTART_COUNT:-}" ] && [ "$SLURM_TIME_FORMAT" = standard ] || exit 1
         [ "$*" = "show node --oneliner n1,n2,n3" ] || exit 1
         echo "NodeName=n1 State=IDLE SlurmdStartTime=2026-01-01T00:00:00"
         echo "NodeName=n2 State=DOWN+NOT_RESPONDING SlurmdStartTime=None"
@@ -112,7 +112,7 @@ def test_nodes_are_asked_for_at_once_whatever_variables_a_person_has(
     (tmp_path / "scontrol").write_text(f"#!/bin/bash\n{text}")
     (tmp_path / "scontrol").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    for name, value in {"SBATCH_ACCOUNT": "other", "SLURM_RESTART_COUNT": "2", "SLURM_TIME_FORMAT": "%s"}.items():
+    for name, value in {"SBATCH_NO_REQUEUE": "other", "SLURM_RESTART_COUNT": "2", "SLURM_TIME_FORMAT": "%s"}.items():
         monkeypatch.setenv(name, value)
     assert slurm.lost_nodes(["n1", "n2", "n3"], datetime(2026, 1, 2)) == ("n2", "n3")
 

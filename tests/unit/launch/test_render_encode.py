@@ -22,7 +22,7 @@ from tokenizer.encode import encode
 CODE = Path(__file__).parents[3]
 SHELLCHECK = shutil.which("shellcheck")
 FAKE_SBATCH = (
-    '#!/bin/bash\necho "$@" >>"$CALLS_OF_SBATCH"\n[ -z "${SBATCH_REFUSES:-}" ] || { echo refused >&2; exit 1; }\n'
+    '#!/bin/bash\necho "$@" >>"$CALLS_OF_SBATCH"\n[ -z "${REFUSING_SBATCH:-}" ] || { echo refused >&2; exit 1; }\n'
     + ('echo "$((100 + $(wc -l <"$CALLS_OF_SBATCH")))"\n')
 )
 
@@ -234,7 +234,7 @@ def test_an_array_that_was_cancelled_is_not_queued_again(encoding: Encoding) -> 
 
 def test_a_merge_that_cannot_queue_says_how_to_go_on(encoding: Encoding) -> None:
     encoding.render(parts=1)
-    merging = encoding.run("merge.sbatch", SBATCH_REFUSES="1")
+    merging = encoding.run("merge.sbatch", REFUSING_SBATCH="1")
     assert merging.returncode == 70 and "refused" in merging.stderr and "To go on: array=" in merging.stderr
 
 
