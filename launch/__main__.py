@@ -1,6 +1,7 @@
 """The command line: parse, call one function, exit code. ``python -m launch --help``."""
 
 import json
+import shlex
 import sys
 import traceback
 from collections.abc import Callable
@@ -59,7 +60,7 @@ def render(config: str, overrides: tuple[str, ...], site_name: str, **options: A
 
         job = _plan(config, overrides, site_name, options)
         path = write(job)
-        print(f"{path}: {_summary(job)}; `sbatch {path}` queues one job, `launch submit` all of them")
+        print(f"{path}: {_summary(job)}; `sbatch {shlex.quote(str(path))}` queues one job, `launch submit` all of them")
         return FINISHED
 
     sys.exit(_guard(act))
@@ -71,13 +72,16 @@ def submit(config: str, overrides: tuple[str, ...], site_name: str, **options: A
     """Render, and queue every job of the chain."""
 
     def act() -> int:
+        from launch.render import check_not_queued
         from launch.render import render as write
         from launch.render import submit as queue
 
         job = _plan(config, overrides, site_name, options)
+        check_not_queued(job)  # before the files are written that jobs in the queue will read
         queued = queue(job, write(job), hours=options["hours"])
+        run_dir = shlex.quote(str(job.run_dir))
         print(f"queued {', '.join(queued.jobs)}: {_summary(job)}")
-        print(f"watch: python -m launch status {job.run_dir}; stop with a checkpoint: touch {job.run_dir}/STOP")
+        print(f"watch: python -m launch status {run_dir}; stop with a checkpoint: touch {run_dir}/STOP")
         return FINISHED
 
     sys.exit(_guard(act))
@@ -208,7 +212,7 @@ def render_encode(site_name: str, to_queue: bool, **options: Any) -> None:
     """Write an array of jobs that encodes text in parts, and the job that merges them, into PREFIX.launch."""
 
     def act() -> int:
-        from launch.encode import EncodeRequest, plan_encode, submit_encode
+        from launch.encode import EncodeRequest, check_not_queued, plan_encode, queue
         from launch.encode import render_encode as write
         from launch.request import Places
         from launch.script import walltime
@@ -216,10 +220,12 @@ def render_encode(site_name: str, to_queue: bool, **options: Any) -> None:
 
         places = Places(workdir=Path.cwd(), code_dir=Path(__file__).parents[1], python=Path(sys.executable))
         jobs = plan_encode(site_name, load_site(site_name), EncodeRequest(**options), places)
+        if to_queue:
+            check_not_queued(jobs)
         folder = write(jobs)
         what = f"{jobs.parts} task(s) of {walltime(jobs.minutes)}, {jobs.workers} core(s) each"
         if to_queue:
-            array, merge = submit_encode(jobs, folder)
+            array, merge = queue(folder, event="submitted")
             print(f"queued array {array} ({what}) and merge {merge} after it; `scancel {array} {merge}` ends both")
         else:
             print(f"{folder}: encode.sbatch ({what}) and merge.sbatch; the same command with --submit queues both")

@@ -15,7 +15,7 @@ from pathlib import Path
 from launch import jobs_file, slurm
 from launch.encode_script import ENCODE_SCRIPT, EXIT_CODES, LOGS, MERGE_SCRIPT, EncodeJobs, encode_script, merge_script
 from launch.reach import check_paths
-from launch.request import Places, absolute, account, check_hours, choose_qos, job_name
+from launch.request import Places, absolute, account, check_hours, check_path, check_word, choose_qos, job_name
 from launch.site import SiteConfig
 
 FACTS = "encode.json"
@@ -68,11 +68,15 @@ def plan_encode(site_name: str, site: SiteConfig, request: EncodeRequest, places
             f"--workers ({workers}) must not be above the {cores} cores of a task on {site_name} ({where}); "
             f"--workers {cores} works"
         )
+    check_word("--qos", request.qos, example="normal")
+    for module in request.modules:
+        check_word("--module", module, example="python/3.11")
     hours = check_hours(request.hours, site.default_walltime_minutes)
     # A task is one job: no QoS makes a chain of it.
     offered = [replace(qos, chain=False) for qos in (site.encode.qos if site.encode else site.qos)]
     qos, _ = choose_qos(offered, request.qos, hours=hours, slice_hours=None, num_gpus=0, where=site_name)
     prefix = _prefix(request.output, places)
+    check_path("--output", prefix)
     _check_files(request, site, site_name, places, prefix)
     _check_passed_on(request.passed_on, places)
     suffix = site.encode.account_suffix if site.encode else site.account_suffix
@@ -111,10 +115,10 @@ def render_encode(jobs: EncodeJobs) -> Path:
     return jobs.folder
 
 
-def submit_encode(jobs: EncodeJobs, folder: Path) -> tuple[str, str]:
-    """Queue the array, and the merge after it; returns the number of each.
+def check_not_queued(jobs: EncodeJobs) -> None:
+    """Refuse an output that has jobs in the queue: before the files are written that they will read.
 
-    Raises: ValueError if jobs of this output are in the queue already, or if Slurm refuses; what was queued is taken back.
+    Raises: ValueError naming them.
     """
     names = f"{jobs.encode_name},{jobs.merge_name}"
     there = dict.fromkeys(slurm.ask("squeue", "--noheader", "--me", f"--name={names}", "--format=%F").split())
@@ -122,7 +126,6 @@ def submit_encode(jobs: EncodeJobs, folder: Path) -> tuple[str, str]:
         raise ValueError(
             f"--output ({jobs.prefix}) has jobs in the queue ({', '.join(there)}); `scancel {' '.join(there)}` ends them"
         )
-    return queue(folder, event="submitted")
 
 
 def queue(folder: Path, *, event: str, parts: Sequence[int] = (), at_once: int | None = None) -> tuple[str, str]:

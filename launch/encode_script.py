@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launch.request import Places
-from launch.script import environment, modules, quoted, sbatch, walltime
+from launch.script import environment, log_path, modules, quoted, sbatch, walltime
 from launch.site import SiteConfig
 
 ENCODE_SCRIPT, MERGE_SCRIPT, EXIT_CODES, LOGS = "encode.sbatch", "merge.sbatch", "exit-codes", "logs"
@@ -78,7 +78,7 @@ def encode_script(jobs: EncodeJobs) -> str:
         sbatch(f"--time={walltime(jobs.minutes)}"),
         sbatch("--requeue", "a lost node puts the task back in the queue"),
         sbatch("--open-mode=append", "a part that is tried again goes on in its file"),
-        sbatch(f"--output={jobs.folder}/{LOGS}/%a.out", "by the number of the part"),
+        sbatch(f"--output={log_path(jobs.folder / LOGS, '%a.out')}", "by the number of the part"),
         "",
         *_setting(jobs),
         f"prefix={quoted(jobs.prefix)}",
@@ -108,7 +108,7 @@ def merge_script(jobs: EncodeJobs) -> str:
         sbatch(f"--time={walltime(jobs.merge_minutes)}"),
         sbatch("--requeue", "a lost node puts it back in the queue; half a shard is never taken for one"),
         sbatch("--open-mode=append"),
-        sbatch(f"--output={jobs.folder}/merge.out"),
+        sbatch(f"--output={log_path(jobs.folder, 'merge.out')}"),
         "",
         *_setting(jobs),
         "",

@@ -19,13 +19,14 @@ from typing import Any
 from launch import jobs_file, slurm
 from launch.capture import write_environment
 from launch.decide import Decision, Facts, decide, run_exit_code
-from launch.newest import how_it_ended, newest_step
+from launch.newest import newest_step
 from launch.nodes import broken_nodes
-from launch.rank_logs import reason_of
+from launch.rank_logs import asked_by, reason_of
 from launch.render import JOB
 from launch.script import SCRIPT, SITE
 from launch.site import SiteConfig, load_site
 from pretrain import exit_codes
+from pretrain.train.request_files import STOP
 
 EXIT_CODES = "exit-codes"
 """Folder of an attempt in which every rank leaves its code; one file, ``exit-codes.json``, once the attempt is over."""
@@ -46,9 +47,11 @@ class Here:
     def run_dir(self) -> Path:
         return Path(self.facts["run_dir"])
 
-    @property
-    def num_ranks(self) -> int:
-        return self.facts["nodes"] * self.facts["ranks_per_node"]
+    def num_ranks(self, nodes: int | None = None) -> int:
+        """Of this start, or one on so many nodes. By the job's own words where it says them: a render may have changed the file."""
+        if nodes is None:
+            nodes = int(os.environ.get("SLURM_JOB_NUM_NODES") or self.facts["nodes"])
+        return nodes * int(os.environ.get("FANAL_RANKS_PER_NODE") or self.facts["ranks_per_node"])
 
 
 def here(folder: Path) -> Here:
@@ -77,7 +80,7 @@ def begin(folder: Path) -> str | None:
     nodes = slurm.hostnames(os.environ.get("SLURM_JOB_NODELIST", ""))
     attempt = attempt_dir(folder, at.job, at.restart)
     (attempt / EXIT_CODES).mkdir(parents=True, exist_ok=True)
-    if not _settle_lost_attempt(at) or not _avoid_noted_nodes(at, nodes):
+    if not _settle_lost_attempt(at) or _was_asked_to_stop(at) or not _avoid_noted_nodes(at, nodes):
         return None
     write_environment(attempt / "environment.json", Path(at.facts["code_dir"]), nodes)
     jobs_file.note(
@@ -99,7 +102,7 @@ def end(folder: Path, *, before_training: int | None, walltime: bool) -> int:
     attempt = attempt_dir(folder, at.job, at.restart)
     codes = rank_exit_codes(attempt)
     if before_training is None:
-        code = run_exit_code(codes, at.num_ranks)
+        code = run_exit_code(codes, at.num_ranks())
     else:  # a preflight that the end of the job cut short has found nothing
         code = exit_codes.STOPPED if walltime else _known_code(before_training)
     records = jobs_file.read(at.run_dir)
@@ -110,20 +113,32 @@ def end(folder: Path, *, before_training: int | None, walltime: bool) -> int:
     facts = Facts(
         exit_code=code,
         said=reason_of(attempt, code) if before_training is None else "see the job's output",
-        asked_by=how_it_ended(at.run_dir) if code == exit_codes.STOPPED and before_training is None else "",
+        asked_by=asked_by(attempt) if code == exit_codes.STOPPED and before_training is None else "",
         walltime_signal=walltime,
         ended_by=ended_by,
         lost_nodes=lost,
         step_before=began.step if began else 0,
         step_after=newest_step(at.run_dir),
         restarts_without_checkpoint=jobs_file.restarts_without_checkpoint(records),
-        jobs_waiting=len(slurm.waiting_jobs(at.facts["name"])),
+        jobs_waiting=_jobs_waiting(at),
     )
     decision = decide(facts, max_restarts_without_checkpoint=at.site.max_restarts_without_checkpoint)
     _note(at, at.job, at.restart, facts, decision)
-    _tidy(attempt, codes, good=code in _GOOD)
+    try:
+        _tidy(attempt, codes, good=code in _GOOD)
+    except OSError as error:  # no room, perhaps: the chain must go on all the same
+        print(f"warning: {attempt} is not tidied up: {error}", file=sys.stderr, flush=True)
     _act(at, decision, is_requeued=ended_by == "requeued by Slurm")
     return exit_codes.FINISHED if decision.action in ("finish", "hand over") else code
+
+
+def _jobs_waiting(at: Here) -> int:
+    """0 where Slurm does not answer: then this job goes on itself, after those that wait all the same."""
+    try:
+        return len(slurm.waiting_jobs(at.facts["name"]))
+    except slurm.SlurmError as error:
+        print(f"warning: {error}", file=sys.stderr, flush=True)
+        return 0
 
 
 def rank_exit_codes(attempt: Path) -> dict[int, int]:
@@ -168,11 +183,12 @@ def _settle_lost_attempt(at: Here) -> bool:
     if not before or before[-1].decision is not None:
         return _is_still_wanted(at, records)
     last = before[-1]
-    codes = rank_exit_codes(attempt_dir(at.folder, last.job, last.restart))
-    code = run_exit_code(codes, at.num_ranks)
+    attempt = attempt_dir(at.folder, last.job, last.restart)
+    codes = rank_exit_codes(attempt)
+    code = run_exit_code(codes, at.num_ranks(len(last.nodes)))
     facts = Facts(
         exit_code=code,
-        asked_by=how_it_ended(at.run_dir) if code == exit_codes.STOPPED else NO_DECISION_YET,
+        asked_by=asked_by(attempt) if code == exit_codes.STOPPED else NO_DECISION_YET,
         ended_by=slurm.why_ended(last.job) if last.job != at.job else "requeued by Slurm",
         lost_nodes=slurm.lost_nodes(last.nodes, _local(last.time_utc)),
         step_before=last.step,
@@ -199,13 +215,40 @@ def _is_still_wanted(at: Here, records: list[dict[str, Any]]) -> bool:
     return True
 
 
+def _was_asked_to_stop(at: Here) -> bool:
+    """Whether a STOP file came while no rank was there to see it: while the chain waited in the queue, or as a job crashed.
+
+    One from before the submission is not meant for this chain; the trainer removes it.
+    """
+    records = jobs_file.since_submission(jobs_file.read(at.run_dir))
+    submitted = next((r for r in records if r["event"] == "submitted" and at.job in r["jobs"]), None)
+    stop = at.run_dir / STOP
+    try:
+        if submitted is None or stop.stat().st_mtime < jobs_file.seconds(submitted["time_utc"]):
+            return False
+        stop.unlink()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        print(f"warning: {error}", file=sys.stderr, flush=True)  # of a colleague, in a folder that only he may clean
+    decision = Decision(action="stop", reason="a STOP file in the run folder asked for it, before this start")
+    _note(at, at.job, at.restart, Facts(exit_code=exit_codes.STOPPED, step_after=newest_step(at.run_dir)), decision)
+    _act(at, decision)
+    return True
+
+
 def _avoid_noted_nodes(at: Here, nodes: tuple[str, ...]) -> bool:
     """Where a node that was lost before is back and others could take its place, wait for those. False if this job must not run."""
     noted = set(jobs_file.excluded(jobs_file.read(at.run_dir)))
     mine = sorted(noted & set(nodes))
     if not mine:
         return True
-    if len(slurm.usable_nodes(at.site.partition) - noted) < at.facts["nodes"]:
+    try:
+        others = slurm.usable_nodes(at.site.partition) - noted
+    except slurm.SlurmError as error:
+        print(f"warning: {error}", file=sys.stderr, flush=True)
+        others = set[str]()
+    if len(others) < len(nodes):
         print(
             f"{', '.join(mine)} was lost before; used again, since no other node is free to take its place",
             file=sys.stderr,

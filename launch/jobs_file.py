@@ -17,6 +17,16 @@ from pathlib import Path
 from typing import Any
 
 JOBS_FILE = "jobs.jsonl"
+TIME = "%Y-%m-%dT%H:%M:%SZ"
+FIELDS: dict[str, dict[str, type]] = {
+    "submitted": {"jobs": list},
+    "started": {"job": str, "restart": int, "nodes": list, "step": int},
+    "decided": {
+        "job": str, "restart": int, "action": str, "reason": str, "step": int, "restarts_without_checkpoint": int,
+        "exclude": list,
+    },
+}  # fmt: skip
+"""What readers rely on, by event."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,26 +45,43 @@ class Attempt:
 
 def note(run_dir: Path, event: str, **fields: Any) -> dict[str, Any]:
     """Add a line, durably; returns it."""
-    record = {"time_utc": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), "event": event, **fields}
-    with (run_dir / JOBS_FILE).open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(record) + "\n")
+    record = {"time_utc": datetime.now(UTC).strftime(TIME), "event": event, **fields}
+    with (run_dir / JOBS_FILE).open("ab+") as stream:
+        end = stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, end - 1))
+        torn = stream.read(1) not in (b"", b"\n")  # the line before lacks its end: ours must not be lost with it
+        stream.write((("\n" if torn else "") + json.dumps(record) + "\n").encode())
         stream.flush()
         os.fsync(stream.fileno())
     return record
 
 
 def read(run_dir: Path) -> list[dict[str, Any]]:
-    """All whole lines; none if there is no file. A node that loses power may leave a torn one."""
+    """All whole lines; none if there is no file. A node that loses power may leave a torn one, a person a strange one."""
     with contextlib.suppress(FileNotFoundError):
         lines = (run_dir / JOBS_FILE).read_text(encoding="utf-8", errors="replace").splitlines()
         records = []
         for line in lines:
             with contextlib.suppress(json.JSONDecodeError):
                 record = json.loads(line)
-                if isinstance(record, dict) and "event" in record:
+                if isinstance(record, dict) and _is_whole(record):
                     records.append(record)
         return records
     return []
+
+
+def _is_whole(record: dict[str, Any]) -> bool:
+    wanted = {"event": str, "time_utc": str, **FIELDS.get(str(record.get("event")), {})}
+    if not all(isinstance(record.get(name), kind) for name, kind in wanted.items()):
+        return False
+    with contextlib.suppress(ValueError):
+        return bool(datetime.strptime(record["time_utc"], TIME))
+    return False
+
+
+def seconds(time_utc: str) -> float:
+    """Of a line's ``time_utc``, since the epoch."""
+    return datetime.strptime(time_utc, TIME).replace(tzinfo=UTC).timestamp()
 
 
 def attempts(records: Sequence[dict[str, Any]]) -> list[Attempt]:

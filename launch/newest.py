@@ -19,15 +19,6 @@ def newest_step(run_dir: Path) -> int:
     )
 
 
-def how_it_ended(run_dir: Path) -> str:
-    """Who asked the run to stop at its last end in good order, in its own words; empty if nothing is known."""
-    last = ""
-    for record in metrics(run_dir):
-        if record.get("kind") == "end":
-            last = str(record.get("asked_by", ""))
-    return last
-
-
 def metrics(run_dir: Path) -> Iterator[dict[str, Any]]:
     """The whole lines of metrics.jsonl, oldest first; none if there is no file."""
     with (

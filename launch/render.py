@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,17 +49,24 @@ def render(job: Job) -> Path:
     return job.folder / SCRIPT
 
 
-def submit(job: Job, path: Path, *, hours: float) -> Submitted:
-    """Queue every slice of a rendered job, and note it in jobs.jsonl.
+def check_not_queued(job: Job) -> None:
+    """Refuse a run that has jobs in the queue.
 
-    Raises: ValueError if jobs of this run are in the queue already, or if Slurm refuses; slices that were queued are taken back.
+    Raises: ValueError naming them.
     """
     there = slurm.ask("squeue", "--noheader", "--me", f"--name={job.name}", "--format=%A").split()
     if there:
         raise ValueError(
             f"run_dir ({job.run_dir}) has jobs in the queue ({', '.join(there)}); `scancel {' '.join(there)}` ends them, and "
-            f"`sbatch {path}` adds one to the chain"
+            f"`sbatch {shlex.quote(str(job.folder / SCRIPT))}` adds one to the chain"
         )
+
+
+def submit(job: Job, path: Path, *, hours: float) -> Submitted:
+    """Queue every slice of a rendered job, and note it in jobs.jsonl.
+
+    Raises: ValueError if Slurm refuses; slices that were queued are taken back.
+    """
     queued: list[str] = []
     try:
         # Held until all are there and noted: a job that starts reads jobs.jsonl.

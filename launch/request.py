@@ -13,6 +13,11 @@ from pretrain.config.derive import model_parallel_size, world_size
 from pretrain.config.rules import check_ranks
 from pretrain.config.schema import RunConfig
 
+MAX_HOURS, MAX_SLICES = 100_000, 1_000
+"""More is a slip of the hand: ten years, and jobs that a scheduler would rather not see at once."""
+MAX_STOP_MARGIN_S = 65_535
+"""Of ``sbatch --signal``."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
@@ -114,7 +119,18 @@ def plan_job(run: RunConfig, site_name: str, site: SiteConfig, request: Request,
             f"the time kept for the last checkpoint (--stop-margin-s, or the site's stop_margin_s: {margin}) must be above 0 and "
             f"below the {minutes * 60} s of a job; --stop-margin-s {max(1, minutes * 6)} works"
         )
+    if margin > MAX_STOP_MARGIN_S:
+        raise ValueError(
+            f"the time kept for the last checkpoint (--stop-margin-s, or the site's stop_margin_s: {margin}) must not be above "
+            f"{MAX_STOP_MARGIN_S}, the most that sbatch --signal takes; --stop-margin-s 600 works"
+        )
+    check_word("--qos", request.qos, example="normal")
+    for node in request.exclude:
+        check_word("--exclude", node, example="n1,n[7-9]")
+    for module in request.modules:
+        check_word("--module", module, example="cuda/12.4")
     run_dir = absolute(run.run_dir, places.workdir)
+    check_path("run_dir", run_dir)
     check_reach(run, site, site_name, run_dir=run_dir, places=[places.workdir, places.code_dir, places.python])
     return Job(
         run=run, site=site, site_name=site_name, places=places, run_dir=run_dir, nodes=request.nodes, gpus_per_node=gpus,
@@ -143,11 +159,32 @@ def check_nodes(
     return gpus, ranks_per_node
 
 
+def check_word(option: str, given: str | None, *, example: str) -> None:
+    """Refuse what cannot be one word of a directive.
+
+    Raises: ValueError naming the option, its value and one that works.
+    """
+    if given is not None and not re.fullmatch(r"[A-Za-z0-9_.,:/@+=\[\]-]+", given):
+        raise ValueError(
+            f"{option} ({given!r}) must be one word, of letters, digits and _.,:/@+=[]-; {option} {example} works"
+        )
+
+
+def check_path(option: str, path: Path) -> None:
+    r"""Refuse a path that no directive can name: a \ switches off Slurm's patterns, control characters end a line.
+
+    Raises: ValueError naming the option and the path.
+    """
+    if "\\" in str(path) or not str(path).isprintable():
+        raise ValueError(f"{option} ({str(path)!r}) must hold no backslash, tab or end of line; runs/mine works")
+
+
 def account(suffix: str, needed: bool, site_name: str, given: str | None) -> str:
     """The account, if it is one that the scheduler takes here; empty if none is needed or given.
 
     Raises: ValueError if it is missing, or does not end in the suffix of its kind of node.
     """
+    check_word("--account", given, example=f"xyz@{suffix}" if suffix else "xyz")
     if not given:
         if needed:
             example = f"xyz@{suffix}" if suffix else "xyz"
@@ -215,6 +252,10 @@ def check_hours(hours: float | None, default_walltime_minutes: float | None) -> 
         raise ValueError(f"--hours must say how long to run: {default}; --hours 20 works")
     if not 0 < hours < math.inf:
         raise ValueError(f"--hours ({hours}) must be above 0 and finite; --hours 20 works")
+    if hours > MAX_HOURS:
+        raise ValueError(
+            f"--hours ({hours:g}) must not be above {MAX_HOURS:,}, more than ten years; --hours 1000 works"
+        )
     return hours
 
 
@@ -229,6 +270,11 @@ def _walltime(site: SiteConfig, site_name: str, request: Request, *, num_gpus: i
         site.qos, request.qos, hours=hours, slice_hours=request.slice_hours, num_gpus=num_gpus, where=site_name
     )
     slices = math.ceil(hours / of_a_job - 1e-9)
+    if slices > MAX_SLICES:
+        raise ValueError(
+            f"--hours ({hours:g}) in jobs of {of_a_job:g} h would be {slices:,} jobs, and must not be more than {MAX_SLICES:,}; "
+            f"--hours {math.floor(of_a_job * MAX_SLICES) or 1} works"
+        )
     # Slices of equal length: a shorter job waits less. Slurm counts in minutes.
     minutes = max(1, math.ceil(hours / slices * 60 - 1e-6))
     return qos.name if qos else "", minutes, slices

@@ -1,6 +1,8 @@
 """The text of a job's script: readable, commented, standing alone."""
 
+import re
 import shlex
+from pathlib import Path
 
 from launch.request import Job
 from launch.site import SiteConfig
@@ -41,7 +43,7 @@ def directives(job: Job) -> list[str]:
         ),
         sbatch("--requeue", "a lost node puts the job back in the queue"),
         sbatch("--open-mode=append", "a requeued job goes on in its file"),
-        sbatch(f"--output={job.folder}/%j.out"),
+        sbatch(f"--output={log_path(job.folder, '%j.out')}"),
     ]
     return lines
 
@@ -72,6 +74,14 @@ def sbatch(directive: str, reason: str = "") -> str:
     return f"#SBATCH {directive}" + (f"  # {reason}" if reason else "")
 
 
+def log_path(folder: Path, pattern: str) -> str:
+    """A file in ``folder`` as a directive takes it: Slurm reads % as the beginning of a pattern, and spaces as an end."""
+    path = f"{folder}/".replace("%", "%%") + pattern
+    if re.fullmatch(r"[A-Za-z0-9_./@+:=,%-]*", path):
+        return path
+    return '"' + path.replace('"', '\\"') + '"'
+
+
 def _title(job: Job) -> list[str]:
     parallel = job.run.parallel
     ranks = job.nodes * job.ranks_per_node
@@ -85,8 +95,8 @@ def _title(job: Job) -> list[str]:
         f"# Site: {job.site_name}, {job.site.description}.",
         "#",
         "# Each job goes on from the newest whole checkpoint. What became of it, and what happens next, is a line of jobs.jsonl in",
-        f"# the run folder; `python -m launch status {job.run_dir}` tells. To add a job to the chain: sbatch this file.",
-        f"# A colleague stops the chain, with a checkpoint, by: touch {job.run_dir}/STOP",
+        f"# the run folder; `python -m launch status {quoted(job.run_dir)}` tells. To add a job to the chain: sbatch this file.",
+        f"# A colleague stops the chain, with a checkpoint, by: touch {quoted(job.run_dir / 'STOP')}",
     ]
 
 
@@ -118,18 +128,22 @@ def _setting(job: Job) -> list[str]:
 
 def _body(job: Job) -> list[str]:
     lines = [
+        "# --- signals, from the first moment on",
+        "leaving=()",
+        "trap 'leaving=(--walltime)' USR1  # the end of the job is near",
+        "trap : TERM  # Slurm tells the ranks itself; this script must live to note what became of them",
+        "",
         "# --- before: note the start, see what became of the job before, choose where ranks meet",
         "export FANAL_ATTEMPT=$launch_dir/$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}",
         "export PRETRAIN_EXIT_CODES=$FANAL_ATTEMPT/exit-codes",
+        "PRETRAIN_REQUESTS_SINCE_S=$(date +%s)",
+        "export PRETRAIN_REQUESTS_SINCE_S  # a STOP file from now on is for this job, though its ranks are not there yet",
         'FANAL_MEET_AT=$("$PYTHON" -m launch job begin "$launch_dir")',
         "code=$?",
         '[ -n "$FANAL_MEET_AT" ] || exit "$code"  # it has said and noted why this job must not run',
         "export FANAL_MEET_AT",
         "",
-        "# --- the run, and signals while it lasts",
-        "leaving=()",
-        "trap 'leaving=(--walltime)' USR1  # the end of the job is near",
-        "trap : TERM  # Slurm tells the ranks itself; this script must live to note what became of them",
+        "# --- the run, which is told of signals",
         "wait_for() {  # until the process is gone; the announcement is repeated, for ranks that were not there yet",
         '    while kill -0 "$1" 2>/dev/null; do',
         '        if [ ${#leaving[@]} -gt 0 ]; then kill -USR1 "$1" 2>/dev/null; sleep 2 & wait $!; else wait "$1"; fi',

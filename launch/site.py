@@ -174,6 +174,7 @@ def check_site(site: SiteConfig, where: str) -> None:
                 f"{where}: qos {qos.name} must have max_hours ({qos.max_hours}) above 0 and max_gpus ({qos.max_gpus}) of at "
                 "least 1 or null; max_hours: 20, max_gpus: null works"
             )
+    _check_words(site, where)
     for name in site.environment:
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
             raise ValueError(f"{where}: environment.{name} must be the name of a variable; NCCL_DEBUG works")
@@ -185,6 +186,24 @@ def check_site(site: SiteConfig, where: str) -> None:
             raise ValueError(
                 f"{where}: node_check.{limit.name} ({value}) must be above {least:g}; {limit.default} works"
             )
+
+
+def _check_words(site: SiteConfig, where: str) -> None:
+    """Refuse what would not stay one word of a directive, or one line of a script."""
+    encode = site.encode or EncodeConfig(cores=1)
+    words = {"partition": site.partition, "constraint": site.constraint, "account_suffix": site.account_suffix}
+    words |= {"hint": site.hint, "encode.partition": encode.partition, "encode.constraint": encode.constraint}
+    words |= {"encode.account_suffix": encode.account_suffix, "encode.merge_partition": encode.merge_partition}
+    words |= {f"name of qos {qos.name}": qos.name for qos in (*site.qos, *encode.qos)}
+    for key, word in words.items():
+        if re.search(r"[\s#\"'\\]", word):
+            raise ValueError(f"{where}: {key} ({word!r}) must be one word without quotes and #; gpu_p6 works")
+    lines = {"description": site.description}
+    lines |= {f"environment.{name}.reason": variable.reason for name, variable in site.environment.items()}
+    lines |= {f"environment.{name}.value": variable.value for name, variable in site.environment.items()}
+    for key, line in lines.items():
+        if not line.isprintable() or (key.endswith(".value") and '"' in line):
+            raise ValueError(f"{where}: {key} ({line!r}) must be one line, a value without double quotes; ib0 works")
 
 
 def file_system_of(path: Path, site: SiteConfig) -> FileSystemConfig | None:

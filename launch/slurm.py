@@ -15,6 +15,13 @@ EndedBy = Literal["itself", "cancelled", "requeued by Slurm", "time limit", "nod
 """What ended a job: its own script, a person (or a preemption that cancels), or Slurm."""
 
 
+OVERRIDING = {
+    "SBATCH_JOB_NAME", "SBATCH_TIMELIMIT", "SBATCH_SIGNAL", "SBATCH_NO_REQUEUE", "SBATCH_OPEN_MODE", "SBATCH_OUTPUT",
+    "SBATCH_ARRAY_INX", "SLURM_RESTART_COUNT",
+}  # fmt: skip
+"""Variables that go before the lines by which a chain holds together; account, partition and the like are a person's to set."""
+
+
 class SlurmError(ValueError):
     """A command of Slurm's is not there, or refused."""
 
@@ -25,7 +32,7 @@ def ask(*command: str) -> str:
     Raises: SlurmError with what it said, if it is not there, fails or does not answer.
     """
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, env=_environment())
     except FileNotFoundError:
         raise SlurmError(f"{command[0]} is not on this machine: Slurm's commands are needed here") from None
     except subprocess.TimeoutExpired:
@@ -62,7 +69,14 @@ def waiting_jobs(name: str) -> list[str]:
 
 def lost_nodes(nodes: Sequence[str], since: datetime) -> tuple[str, ...]:
     """Nodes that Slurm counts as down or unwell, or whose daemon was started anew ``since`` then (local time)."""
-    return tuple(node for node in nodes if _is_lost(node, since))
+    if not nodes:
+        return ()
+    try:  # all in one question: hundreds would take longer than Slurm lets a job live that it ends
+        lines = ask("scontrol", "show", "node", "--oneliner", ",".join(nodes)).splitlines()
+    except SlurmError:
+        return ()  # nothing is known: not a reason to blame them
+    known = {fields.get("NodeName", ""): fields for fields in map(_fields, lines)}
+    return tuple(node for node in nodes if node in known and _is_lost(known[node], since))
 
 
 def usable_nodes(partition: str) -> set[str]:
@@ -121,11 +135,18 @@ def this_job() -> tuple[str, int]:
     return job, int(os.environ.get("SLURM_RESTART_COUNT") or 0)
 
 
-def _is_lost(node: str, since: datetime) -> bool:
-    try:
-        fields = _fields(ask("scontrol", "show", "node", "--oneliner", node))
-    except SlurmError:
-        return False  # nothing is known: not a reason to blame it
+def _environment() -> dict[str, str]:
+    """Without what would change the meaning of a command: filters, other forms of a time, OVERRIDING. A job that is queued from a
+    job would inherit its number of restarts."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("SQUEUE_", "SINFO_", "SCANCEL_")) and name not in OVERRIDING
+    }
+    return {**kept, "SLURM_TIME_FORMAT": "standard"}
+
+
+def _is_lost(fields: dict[str, str], since: datetime) -> bool:
     state = fields.get("State", "")
     if any(bad in state for bad in LOST_STATES) or "*" in state:
         return True

@@ -77,10 +77,11 @@ def _check_is_run(run_dir: Path) -> None:
 
 
 def _facts(run_dir: Path) -> dict[str, Any] | None:
-    """job.json; None for a run that launch did not start."""
+    """job.json; None for a run that launch did not start, or where it is damaged."""
     try:
-        return json.loads((launch_dir(run_dir) / JOB).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
+        facts = json.loads((launch_dir(run_dir) / JOB).read_text(encoding="utf-8"))
+        return {**facts, "name": str(facts["name"]), "minutes": int(facts["minutes"])}
+    except (OSError, ValueError, TypeError, KeyError):
         return None
 
 

@@ -17,7 +17,13 @@ OUTSIDE = {
     "kernels": set(),
     "tokenizer": set(),
     # The config, and names that are an interface: exit codes, a checkpoint's folder, the file of the metrics.
-    "launch": {"pretrain.config", "pretrain.exit_codes", "pretrain.checkpoint.paths", "pretrain.log.run_dir"},
+    "launch": {
+        "pretrain.config",
+        "pretrain.exit_codes",
+        "pretrain.checkpoint.paths",
+        "pretrain.log.run_dir",
+        "pretrain.train.request_files",
+    },
 }
 """What the packages beside pretrain may import of the project: modules, or packages with all that is in them."""
 MAY_IMPORT_KERNELS = {"model"}

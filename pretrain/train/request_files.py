@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,8 @@ logger = logging.getLogger(__name__)
 
 STOP, SAVE = "STOP", "SAVE"
 NAMES = (STOP, SAVE)
+SINCE_S = "PRETRAIN_REQUESTS_SINCE_S"
+"""Variable of a job: when it began, in seconds since the epoch."""
 LOOK_EVERY_S = 1.0
 LAST_LOOK_S = 5.0
 """How long the end of a run waits for the files to be removed: a file system that hangs must not keep it."""
@@ -23,7 +26,8 @@ class RequestFiles:
     """A thread that looks for the files each second, so that a file system that hangs holds up nothing else.
 
     A file that is there when the run starts was meant for an earlier process, one that crashed perhaps: it is removed with a
-    warning. One that is taken away again before it was acted on is forgotten.
+    warning, unless it came after SINCE_S, while nodes were looked at and ranks were started. One that is taken away again
+    before it was acted on is forgotten.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -74,7 +78,8 @@ class RequestFiles:
 
     def _discard_old(self, name: str) -> None:
         found = self._identity(name)
-        if found is not None:
+        since = os.environ.get(SINCE_S, "")
+        if found is not None and not (since.isdigit() and found[1] >= int(since) * 10**9):
             self._acted_on[name] = found
             written = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found[1] / 1e9))
             logger.warning(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.rank_logs import reason_of
+from launch.rank_logs import asked_by, reason_of
 
 
 def log(attempt: Path, place: str, text: str) -> None:
@@ -34,3 +34,11 @@ def test_a_crash_has_no_line_of_its_own(tmp_path: Path) -> None:
 
 def test_no_logs_are_no_reason(tmp_path: Path) -> None:
     assert reason_of(tmp_path, 2) == ""
+
+
+def test_who_asked_to_stop_is_what_this_attempt_said(tmp_path: Path) -> None:
+    assert asked_by(tmp_path) == ""
+    log(tmp_path, "n1/7-0_x/attempt_0/0", "")
+    said = "step 7\nstopped on request (STOP file); nothing to save, no step was done\n"
+    (tmp_path / "logs/n1/7-0_x/attempt_0/0/stdout.log").write_text(said)
+    assert asked_by(tmp_path) == "STOP file"

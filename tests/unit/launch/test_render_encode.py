@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from launch import jobs_file, slurm
 from launch.__main__ import cli
-from launch.encode import EncodeRequest, plan_encode, render_encode, submit_encode
+from launch.encode import EncodeRequest, check_not_queued, plan_encode, queue, render_encode
 from launch.encode_job import retries
 from launch.request import Places
 from launch.site import SiteConfig, known_sites, load_site
@@ -22,8 +22,8 @@ from tokenizer.encode import encode
 CODE = Path(__file__).parents[3]
 SHELLCHECK = shutil.which("shellcheck")
 FAKE_SBATCH = (
-    '#!/bin/bash\necho "$@" >>"$SBATCH_CALLS"\n[ -z "${SBATCH_REFUSES:-}" ] || { echo refused >&2; exit 1; }\n'
-    + ('echo "$((100 + $(wc -l <"$SBATCH_CALLS")))"\n')
+    '#!/bin/bash\necho "$@" >>"$CALLS_OF_SBATCH"\n[ -z "${REFUSING_SBATCH:-}" ] || { echo refused >&2; exit 1; }\n'
+    + ('echo "$((100 + $(wc -l <"$CALLS_OF_SBATCH")))"\n')
 )
 
 
@@ -49,7 +49,7 @@ class Encoding:
         self.fake("sbatch", FAKE_SBATCH)
         for name in ("squeue", "scancel", "scontrol"):
             self.fake(name, "#!/bin/bash\n")
-        self.environment = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "SBATCH_CALLS": str(self.calls)}
+        self.environment = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "CALLS_OF_SBATCH": str(self.calls)}
         self.prefix = tmp_path / "out" / "code"
         self.launch = tmp_path / "out" / "code.launch"
 
@@ -234,7 +234,7 @@ def test_an_array_that_was_cancelled_is_not_queued_again(encoding: Encoding) -> 
 
 def test_a_merge_that_cannot_queue_says_how_to_go_on(encoding: Encoding) -> None:
     encoding.render(parts=1)
-    merging = encoding.run("merge.sbatch", SBATCH_REFUSES="1")
+    merging = encoding.run("merge.sbatch", REFUSING_SBATCH="1")
     assert merging.returncode == 70 and "refused" in merging.stderr and "To go on: array=" in merging.stderr
 
 
@@ -250,11 +250,11 @@ def test_submit_queues_the_array_and_the_merge_after_it(encoding: Encoding, monk
     for name, value in encoding.environment.items():
         monkeypatch.setenv(name, value)
     jobs = plan_encode("local", site_of("local"), encoding.request(), encoding.places)
-    assert submit_encode(jobs, render_encode(jobs)) == ("101", "102")
+    assert queue(render_encode(jobs), event="submitted") == ("101", "102")
     assert encoding.queued()[1] == f"--parsable --dependency=afterany:101 {encoding.launch}/merge.sbatch"
     encoding.fake("squeue", "#!/bin/bash\necho 101\necho 101\n")
     with pytest.raises(ValueError, match=r"has jobs in the queue \(101\); `scancel 101` ends them"):
-        submit_encode(jobs, encoding.launch)
+        check_not_queued(jobs)
 
 
 def test_an_array_without_its_merge_is_taken_back(encoding: Encoding, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,7 +270,7 @@ def test_an_array_without_its_merge_is_taken_back(encoding: Encoding, monkeypatc
     monkeypatch.setattr(slurm, "ask", ask)
     jobs = plan_encode("local", site_of("local"), encoding.request(), encoding.places)
     with pytest.raises(slurm.SlurmError, match="refused"):
-        submit_encode(jobs, render_encode(jobs))
+        queue(render_encode(jobs), event="submitted")
     assert cancelled == ["9"]
 
 

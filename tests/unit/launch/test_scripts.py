@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from launch.script import log_path
 from tests.golden.launch_scripts import FOLDER, cases, golden_job, golden_text
 
 NODE_SCRIPT = Path(__file__).parents[3] / "launch" / "node.sh"
@@ -45,3 +46,8 @@ def test_every_slice_is_the_same_script_and_waits_for_the_others_by_name() -> No
     assert f"#SBATCH --job-name={job.name}" in text
     assert "#SBATCH --dependency=singleton" in text
     assert "#SBATCH --time=16:40:00" in text
+
+
+def test_the_output_of_a_job_may_lie_below_a_name_with_spaces() -> None:
+    assert log_path(Path("/runs/mine"), "%j.out") == "/runs/mine/%j.out"
+    assert log_path(Path('/runs/a "b" #1 %j'), "%j.out") == r'"/runs/a \"b\" #1 %%j/%j.out"'

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pretrain.train import request_files
-from pretrain.train.request_files import SAVE, STOP, RequestFiles, open_request_files
+from pretrain.train.request_files import SAVE, SINCE_S, STOP, RequestFiles, open_request_files
 
 
 @pytest.fixture(autouse=True)
@@ -108,3 +108,16 @@ def test_only_rank_0_looks(tmp_path: Path) -> None:
     with open_request_files(tmp_path, rank=1) as files:
         assert files is None
     assert (tmp_path / "STOP").exists()
+
+
+def test_a_file_from_while_the_job_began_is_meant_for_this_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(SINCE_S, str(int(time.time()) - 60))
+    for name, age_s in ((STOP, 30), (SAVE, 90)):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (time.time() - age_s,) * 2)
+    files = RequestFiles(tmp_path)
+    wait_until(lambda: files.asks(STOP) and not (tmp_path / "SAVE").exists())
+    assert not files.asks(SAVE)
+    files.close()
