@@ -237,6 +237,11 @@ def _was_asked_to_stop(at: Here) -> bool:
     return True
 
 
+def _usable_nodes(at: Here) -> set[str]:
+    """Nodes that could take the place of this job's."""
+    return slurm.usable_nodes(os.environ.get("SLURM_JOB_PARTITION") or at.site.partition, at.site.constraint)
+
+
 def _avoid_noted_nodes(at: Here, nodes: tuple[str, ...]) -> bool:
     """Where a node that was lost before is back and others could take its place, wait for those. False if this job must not run."""
     noted = set(jobs_file.excluded(jobs_file.read(at.run_dir)))
@@ -244,7 +249,7 @@ def _avoid_noted_nodes(at: Here, nodes: tuple[str, ...]) -> bool:
     if not mine:
         return True
     try:
-        others = slurm.usable_nodes(at.site.partition) - noted
+        others = _usable_nodes(at) - noted
     except slurm.SlurmError as error:
         print(f"warning: {error}", file=sys.stderr, flush=True)
         others = set[str]()
@@ -292,7 +297,7 @@ def _act(at: Here, decision: Decision, *, is_requeued: bool = False) -> None:
 def _keep_off(at: Here, noted: tuple[str, ...], jobs: list[str]) -> None:
     """Keep jobs off nodes, as long as enough others are there."""
     try:
-        if len(slurm.usable_nodes(at.site.partition) - set(noted)) >= at.facts["nodes"]:
+        if len(_usable_nodes(at) - set(noted)) >= at.facts["nodes"]:
             for job in jobs:
                 slurm.exclude(job, noted)
     except slurm.SlurmError as error:

@@ -79,12 +79,18 @@ def lost_nodes(nodes: Sequence[str], since: datetime) -> tuple[str, ...]:
     return tuple(node for node in nodes if node in known and _is_lost(known[node], since))
 
 
-def usable_nodes(partition: str) -> set[str]:
-    """Nodes of a partition ("" for the default one) that jobs may get, now or later."""
+def usable_nodes(partition: str, constraint: str) -> set[str]:
+    """Nodes of a partition ("" for any) that have a feature ("" for any) and that jobs may get, now or later."""
     options = [f"--partition={partition}"] if partition else []
-    lines = ask("sinfo", "--noheader", "--Node", *options, "--format=%N %T").split("\n")
-    pairs = [line.split() for line in lines if line.strip()]
-    return {node for node, state in pairs if not any(bad in state.upper() for bad in LOST_STATES) and "*" not in state}
+    lines = ask("sinfo", "--noheader", "--Node", *options, "--format=%N %T %f").split("\n")
+    found = set()
+    for node, state, features in (line.split(maxsplit=2) for line in lines if line.strip()):
+        is_lost = any(bad in state.upper() for bad in LOST_STATES) or "*" in state
+        # What is more than one word, such as a|b, is not judged here.
+        fits = not constraint.isidentifier() or constraint in features.strip().split(",")
+        if fits and not is_lost:
+            found.add(node)
+    return found
 
 
 def cancel(jobs: Sequence[str]) -> None:
