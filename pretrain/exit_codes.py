@@ -1,5 +1,6 @@
 """How the process ends is an interface: launch scripts decide by it."""
 
+import errno
 import types
 from typing import Final
 
@@ -21,10 +22,12 @@ OUR_PACKAGES = frozenset({"pretrain", "tokenizer", "kernels", "launch"})
 
 def exit_code_of(error: BaseException) -> int:
     """WRONG_INPUT for a ValueError that one of our rooms raised: those are written for people. DAMAGED if it says that bytes
-    are not what they were. Else CRASH.
+    are not what they were. WRONG_INPUT also for a path that no file system takes. Else CRASH.
 
     A ValueError from inside a library is a crash: it says nothing about the user's input.
     """
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return WRONG_INPUT
     if isinstance(error, ValueError) and not isinstance(error, UnicodeError) and _raised_by_us(error.__traceback__):
         return DAMAGED if getattr(error, "is_damage", False) else WRONG_INPUT
     return CRASH

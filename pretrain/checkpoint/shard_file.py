@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from pretrain.checkpoint.direct_write import PAGE_BYTES
-from pretrain.checkpoint.manifest import DamagedCheckpointError, open_plain_file
+from pretrain.checkpoint.manifest import LOST, DamagedCheckpointError, open_plain_file
 
 ITEM_BYTES = 4
 """All numbers are float32."""
@@ -40,11 +40,14 @@ class ShardFile:
     """A file of a checkpoint, open for reading. Close it."""
 
     def __init__(self, path: Path) -> None:
-        """Raises: DamagedCheckpointError if it is not there, or if its header is not one of the format for the bytes behind it."""
+        """Raises: DamagedCheckpointError if it is not there, or if its header is not one of the format for the bytes behind it;
+        OSError if it cannot be read for a reason that is no damage."""
         self.path = path
         try:
             self._stream = open_plain_file(path)
         except OSError as error:
+            if error.errno not in LOST:
+                raise
             raise DamagedCheckpointError(f"{path} cannot be read ({error.strerror or error})") from None
         try:
             size = os.fstat(self._stream.fileno()).st_size

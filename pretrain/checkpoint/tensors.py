@@ -16,6 +16,9 @@ from pretrain.checkpoint.tensor_index import Stored, TensorIndex, entry_name, re
 BLOCK_ELEMENTS = 1 << 22
 """Most elements that pass through memory of our own at a time, where rows are wider than what is asked for."""
 
+MAX_OPEN_FILES = 128
+"""Of a checkpoint at a time, well below what a process may have open: 64 ranks have written more than a thousand."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
@@ -33,7 +36,7 @@ class TensorReader:
     def __init__(self, folder: Path, index: TensorIndex) -> None:
         self.index = index
         self._folder = folder
-        self._files: dict[int, ShardFile] = {}
+        self._files: dict[int, ShardFile] = {}  # the one that was used last is the last
 
     def read(self, tensor: str, state: str, box: Box, out: np.ndarray) -> None:
         """Fill ``out`` (float32, contiguous, of the box's size) with a box of the whole tensor.
@@ -107,9 +110,13 @@ class TensorReader:
             target[row : row + len(rows)] = rows[:, column : column + shared.size[1]]
 
     def _file(self, number: int) -> ShardFile:
-        if number not in self._files:
-            self._files[number] = ShardFile(self._folder / shard_path(number))
-        return self._files[number]
+        file = self._files.pop(number, None)
+        if file is None:
+            if len(self._files) >= MAX_OPEN_FILES:
+                self._files.pop(next(iter(self._files))).close()
+            file = ShardFile(self._folder / shard_path(number))
+        self._files[number] = file
+        return file
 
 
 @contextlib.contextmanager

@@ -62,6 +62,11 @@ def assemble(weights: HfWeights, model: ModelConfig) -> Assembly:
 
     Raises: BadWeightsError naming a tensor that is missing, left over, or of another shape.
     """
+    if model.num_layers > len(weights.entries):  # before as many names are made
+        raise BadWeightsError(
+            f"{weights.folder} holds {len(weights.entries):,} tensors, fewer than the {model.num_layers:,} layers "
+            "(num_hidden_layers) of its config.json"
+        )
     expected = {tensor.name: tensor for tensor in hf_tensors(model, vocab_size=model.vocab_size)}
     entries = weights.entries
     missing = [name for name in expected if name not in entries]

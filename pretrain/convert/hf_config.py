@@ -1,7 +1,7 @@
 """A Hugging Face folder's ``config.json`` -> our model, or the name of what in it we do not compute. No torch, nothing executed."""
 
 import json
-import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ MISTRAL_WINDOW = 4096
 """sliding_window of a Mistral whose config does not state it."""
 LLAMA_ROPE_THETA = 10_000.0
 """rope_theta of a config that does not state it: those of Llama 1 and 2."""
+LARGEST = sys.float_info.max
+"""JSON has larger integers, of which float() makes an error."""
 
 
 class UnsupportedModelError(ValueError):
@@ -80,7 +82,7 @@ class _Fields:
         return value
 
     def number(self, name: str, value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= LARGEST:
             raise self.refuse(name, value, "must be stated, as a number above 0")
         return float(value)
 
@@ -90,7 +92,7 @@ def _refuse_other_architectures(fields: _Fields) -> None:
         raise fields.refuse("auto_map", fields.get("auto_map"), "names code of the folder's own, which is never run")
     stated = fields.get("architectures", [])
     supported = " and ".join(MODEL_TYPES)
-    if not isinstance(stated, list) or len(stated) != 1 or stated[0] not in MODEL_TYPES:
+    if not isinstance(stated, list) or len(stated) != 1 or stated[0] not in list(MODEL_TYPES):
         raise fields.refuse("architectures", stated, f"must be one that is supported: {supported}")
     expected, model_type = MODEL_TYPES[stated[0]], fields.get("model_type")
     if model_type not in (None, expected):
@@ -111,8 +113,13 @@ def _refuse_other_arithmetic(fields: _Fields) -> None:
         stated = fields.get(name, {})
         if not isinstance(stated, dict):
             raise fields.refuse(name, stated, "must be an object")
-        kinds = {stated.get(key, "default") for key in ("rope_type", "type")}
-        if kinds != {"default"} or set(stated) - {"rope_type", "type", "rope_theta", "partial_rotary_factor"}:
+        kinds = [stated.get(key, "default") for key in ("rope_type", "type")]
+        if kinds != ["default", "default"] or set(stated) - {
+            "rope_type",
+            "type",
+            "rope_theta",
+            "partial_rotary_factor",
+        }:
             raise fields.refuse(
                 name, stated, "changes the rotary positions, which is not supported; rope_type 'default' is"
             )
@@ -133,7 +140,10 @@ def _refuse_sliding_window(fields: _Fields, max_positions: int) -> None:
             "sliding_window", stated,
             f"is not supported below max_position_embeddings ({max_positions}); null is, as in Mistral 7B v0.2 and later",
         )  # fmt: skip
-    other = sorted(set(map(str, fields.get("layer_types", []))) - {"full_attention"})
+    layer_types = fields.get("layer_types", [])
+    if not isinstance(layer_types, list):
+        raise fields.refuse("layer_types", layer_types, "must be a list")
+    other = sorted(set(map(str, layer_types)) - {"full_attention"})
     if other:
         raise fields.refuse("layer_types", other, "is not supported; 'full_attention' is")
 

@@ -54,7 +54,7 @@ def import_text(*, name: str, files: Iterable[FileEntry], config: dict[str, Any]
         "tokenizer_sha256": record.tokenizer_sha256,
         "config": record.config,
     }
-    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(content, indent=1) + "\n"  # in ASCII: a name may hold bytes that are no text
 
 
 def read_import(checkpoint: Path) -> ImportRecord | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from pretrain.checkpoint.config_file import read_config
-from pretrain.checkpoint.manifest import DamagedCheckpointError
+from pretrain.checkpoint.manifest import DamagedCheckpointError, read_small_file
 from pretrain.checkpoint.paths import DATA, MANIFEST, checkpoints_dir
 from pretrain.checkpoint.retention import checkpoints_in
 from pretrain.checkpoint.saved_model import read_model
@@ -122,6 +122,14 @@ def _codec_of_checkpoint(checkpoint: Path, instead: Path | None) -> TextCodec:
 
 
 def _tokenizer_sha256(checkpoint: Path) -> str | None:
-    """Of the tokenizer that made what the run has read; None if it has read nothing."""
+    """Of the tokenizer that made what the run has read; None if it has read nothing. Raises: DamagedCheckpointError."""
     path = checkpoint / DATA
-    return json.loads(path.read_text()).get("tokenizer_sha256") if path.is_file() else None
+    if not path.is_file():
+        return None
+    content = read_small_file(path)
+    try:
+        return json.loads(content)["tokenizer_sha256"]
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise DamagedCheckpointError(
+            f"{path} is no position of a run in its data ({type(error).__name__}: {error})"
+        ) from None

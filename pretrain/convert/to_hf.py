@@ -5,6 +5,7 @@ two blocks of rows while weights are written; while the certificate is made a la
 whole model where it fits (certify.py).
 """
 
+import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +73,10 @@ def export(checkpoint: str | Path, to: str | Path, options: ExportOptions, overr
     check_target(final, weight_bytes=0)
     if options.max_shard_bytes < 1:
         raise ValueError(f"--max-shard-bytes ({options.max_shard_bytes}) must be above 0; 5000000000 works")
+    if options.num_samples < 1:
+        raise ValueError(f"--samples ({options.num_samples}) must be above 0; 4 works")
+    if not _is_date(options.date):
+        raise ValueError(f"--date ({options.date}) must be a day as YYYY-MM-DD; 2025-12-31 works")
     source = open_source(checkpoint, overrides, with_shards=options.with_shards, adds_bos=options.adds_bos)
     dtype = DTYPES[options.dtype] if options.dtype else source.weights_dtype
     files = plan_files(
@@ -120,6 +125,13 @@ def write_export(part: Path, source: ExportSource, files: Sequence[WeightFile], 
         write_small(part, name, content)
         entries.append(describe(part, name))
     return entries
+
+
+def _is_date(text: str) -> bool:
+    try:
+        return datetime.date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
 
 
 def summary(exported: Exported) -> str:

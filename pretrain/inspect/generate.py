@@ -74,8 +74,12 @@ def load_decoder(opened: OpenModel, device: torch.device) -> InferenceDecoder:
 def prompt_ids(opened: OpenModel, prompt: str) -> list[int]:
     """Ids of a prompt, as a document begins.
 
-    Raises: ValueError if it has none, more than the model was made for, or one that the model does not know.
+    Raises: ValueError if it is no text, or if it has none, more than the model was made for, or one that the model does not know.
     """
+    if any(
+        "\ud800" <= letter <= "\udfff" for letter in prompt
+    ):  # how Python keeps bytes of an argument that are no text
+        raise ValueError(f"prompt ({prompt!r}) must be text in UTF-8; 'The' works")
     text = opened.codec.encode(prompt)
     if not text:
         raise ValueError(f"prompt ({prompt!r}) gives no tokens; 'The' works")

@@ -48,7 +48,10 @@ class Sampler:
 
 def likely(logits: Tensor, sampling: Sampling) -> Tensor:
     """Probabilities to draw with: temperature first, then top_k, then top_p. Args: logits [v], float32; temperature above 0."""
-    ordered, tokens = (logits / sampling.temperature).sort(descending=True, stable=True)
+    below_best = (
+        logits.double() - logits.max()
+    )  # so that no temperature, however small, makes infinities of the likeliest
+    ordered, tokens = (below_best / sampling.temperature).float().sort(descending=True, stable=True)
     if sampling.top_k is not None:
         ordered[sampling.top_k :] = float("-inf")
     probabilities = ordered.softmax(dim=-1)

@@ -238,6 +238,7 @@ def test_another_tokenizer_and_none_are_refused(
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
+        (replace(GREEDY, prompt="a\udcff"), r"prompt \('a\\udcff'\) must be text in UTF-8"),
         (replace(GREEDY, prompt=""), r"prompt \(''\) gives no tokens; 'The' works"),
         (replace(GREEDY, max_new_tokens=0), r"max_new_tokens \(0\) must be above 0; 64 works"),
         (

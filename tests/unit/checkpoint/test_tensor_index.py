@@ -1,5 +1,6 @@
 """The index of a checkpoint reads as it was written; anything else is damage, with its name, and never another error."""
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pretrain.checkpoint import shard_file, tensors
 from pretrain.checkpoint.boxes import Box
 from pretrain.checkpoint.manifest import DamagedCheckpointError
 from pretrain.checkpoint.paths import SHARDS, TENSORS, shard_path
@@ -183,6 +185,29 @@ def test_any_box_of_a_tensor_is_read_whoever_wrote_it(
     with open_tensors(folder) as reader:
         reader.read("a.weight", "exp_avg", box, out)
     assert np.array_equal(out, held["a.weight/exp_avg"][slices(box)])
+
+
+def test_more_files_than_a_process_may_have_open_are_read_all_the_same(
+    checkpoint: tuple[Path, dict[str, np.ndarray]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, held = checkpoint
+    monkeypatch.setattr(tensors, "MAX_OPEN_FILES", 1)
+    with open_tensors(folder) as reader:
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        for name in held:
+            assert np.array_equal(reader.read_all(*name.split("/")), held[name])
+            assert len(list(Path("/proc/self/fd").iterdir())) == before + 1
+
+
+def test_no_room_for_another_open_file_is_no_damage(
+    checkpoint: tuple[Path, dict[str, np.ndarray]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> None:
+        raise OSError(errno.EMFILE, "Too many open files", str(path))
+
+    monkeypatch.setattr(shard_file, "open_plain_file", refuse)
+    with pytest.raises(OSError, match="Too many open files"):
+        dict(read_whole(checkpoint[0]))
 
 
 def test_what_is_not_there_is_named(checkpoint: tuple[Path, dict[str, np.ndarray]]) -> None:

@@ -5,6 +5,7 @@ import fcntl
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +16,30 @@ from pretrain.convert.compare_models import BOUND, Comparison, PointFigures, Tex
 from pretrain.convert.export_folder import ExportTargetError, check_target, part_of, write_small
 from pretrain.convert.export_weights import index_json, plan_files, rounded
 from pretrain.convert.names import hf_tensors
+from pretrain.convert.to_hf import ExportOptions, export
 
 MODEL = ModelConfig(
     num_layers=2, hidden_size=8, ffn_hidden_size=24, num_attention_heads=4, num_query_groups=2, vocab_size=50
 )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_samples": 0}, r"--samples \(0\) must be above 0; 4 works"),
+        ({"num_samples": -1}, r"--samples \(-1\)"),
+        ({"max_shard_bytes": 0}, r"--max-shard-bytes \(0\) must be above 0"),
+        ({"date": "yesterday"}, r"--date \(yesterday\) must be a day as YYYY-MM-DD"),
+        ({"date": "20251231"}, r"--date \(20251231\)"),
+        ({"date": "2025-02-30"}, r"--date \(2025-02-30\)"),
+    ],
+)
+def test_options_that_cannot_be_are_refused_before_anything_is_read(
+    options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        export(tmp_path / "no run", tmp_path / "out", ExportOptions(**{"date": "2025-12-31", **options}))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

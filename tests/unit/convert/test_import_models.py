@@ -314,3 +314,11 @@ def test_no_more_than_a_block_of_rows_is_in_memory(
         sizes = [block.nbytes for name in assembly.shapes for block in assembly.blocks(name)]
     assert max(sizes) <= 2000 and len(sizes) > 100
     assert BASE["hidden_size"] * 4 <= 2000, "a row is the least"
+
+
+def test_a_name_that_is_no_text_is_kept_as_it_is(make_folder: MakeFolder, tmp_path: Path) -> None:
+    folder = make_folder(b"hf-\xff".decode(errors="surrogateescape"))
+    edit_config(folder, note="\ud800")
+    import_hf(folder, tmp_path / "imported")
+    record = read_import(tmp_path / "imported")
+    assert record is not None and record.name == folder.name and record.config["note"] == "\ud800"

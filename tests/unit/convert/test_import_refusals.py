@@ -20,6 +20,11 @@ ROOT = Path(__file__).parents[3]
 CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "another architecture": ({"architectures": ["GPT2LMHeadModel"]}, r"architectures \(\['GPT2LMHeadModel'\]\) .* LlamaForCausalLM and MistralForCausalLM"),
     "no architecture": ({"architectures": None}, r"architectures \(\[\]\)"),
+    "a list for an architecture": ({"architectures": [["LlamaForCausalLM"]]}, r"architectures .* must be one that is supported"),
+    "a list for a rope type": ({"rope_scaling": {"rope_type": ["default"]}}, r"rope_scaling .* changes the rotary positions"),
+    "a number for layer types": ({"layer_types": 3}, r"layer_types \(3\) .* must be a list"),
+    "a number larger than any float": ({"rms_norm_eps": 10**400}, r"rms_norm_eps \(10+\.\.\.\) .* as a number above 0"),
+    "layers without end": ({"num_hidden_layers": 2_000_000_000}, r"tensors, fewer than the 2,000,000,000 layers"),
     "another model type": ({"model_type": "gemma"}, r"model_type \('gemma'\) .* must be 'llama'"),
     "code of its own": ({"auto_map": {"AutoModel": "modeling_x.X"}}, r"auto_map .* code of the folder's own, which is never run"),
     "quantized": ({"quantization_config": {"quant_method": "gptq"}}, r"quantization_config .* take the unquantized weights"),

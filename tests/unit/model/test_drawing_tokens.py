@@ -33,6 +33,14 @@ def test_the_probabilities_are_those_of_the_definition(options: dict[str, Any], 
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float32))
 
 
+@pytest.mark.parametrize("temperature", [1e-30, 1e-300, 5e-324, 1e300])
+def test_no_temperature_is_too_small_or_too_large(temperature: float) -> None:
+    expected = [1.0, 0, 0, 0] if temperature < 1 else [0.25] * 4
+    for logits in (LOGITS, LOGITS + 90, LOGITS - 90):
+        found = likely(logits, Sampling(temperature=temperature, top_p=0.9 if temperature < 1 else None))
+        torch.testing.assert_close(found, torch.tensor(expected))
+
+
 def test_draws_have_the_probabilities_and_a_seed_repeats_them() -> None:
     def draws(seed: int) -> list[int]:
         sampler = Sampler(Sampling(temperature=1.0, seed=seed))

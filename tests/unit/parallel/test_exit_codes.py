@@ -67,3 +67,12 @@ def test_damaged_bytes_are_nobody_s_mistake(data_folder: Path, tmp_path: Path) -
     with pytest.raises(ValueError) as caught:
         open_shard(tmp_path / "cut")
     assert exit_code_of(caught.value) == DAMAGED == 76
+
+
+def test_a_path_that_no_file_system_takes_is_the_user_s(tmp_path: Path) -> None:
+    from pretrain.checkpoint.verify import is_checkpoint
+
+    with pytest.raises(OSError, match="File name too long") as caught:
+        is_checkpoint(tmp_path / ("n" * 300))
+    assert exit_code_of(caught.value) == WRONG_INPUT
+    assert exit_code_of(PermissionError("no right to")) == CRASH

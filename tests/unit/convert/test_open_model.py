@@ -1,0 +1,19 @@
+"""What a model is opened by, where its bytes are not those that were written."""
+
+from pathlib import Path
+
+import pytest
+
+from pretrain.checkpoint.manifest import DamagedCheckpointError
+from pretrain.checkpoint.paths import DATA
+from pretrain.convert.open_model import _tokenizer_sha256
+
+
+@pytest.mark.parametrize("content", [b"{\xaa", b"{", b"[]", b"3", b"{}", b"[" * 100_000])
+def test_a_damaged_record_of_the_data_is_damage(content: bytes, tmp_path: Path) -> None:
+    assert _tokenizer_sha256(tmp_path) is None
+    (tmp_path / DATA).write_bytes(b'{"tokenizer_sha256": "ab"}')
+    assert _tokenizer_sha256(tmp_path) == "ab"
+    (tmp_path / DATA).write_bytes(content)
+    with pytest.raises(DamagedCheckpointError, match=r"data.json is no position of a run in its data"):
+        _tokenizer_sha256(tmp_path)
