@@ -54,7 +54,7 @@ def _fill(descriptor: int, block: memoryview, place: int) -> int:
         try:
             count = os.preadv(descriptor, [block[held:]], place + held)
         except OSError as error:
-            if error.errno != errno.EINVAL or not is_direct(descriptor):
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP) or not is_direct(descriptor):
                 raise
             go_through_page_cache(descriptor)
             continue
@@ -70,5 +70,5 @@ def _go_past_page_cache(descriptor: int) -> None:
     try:
         fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) | os.O_DIRECT)
     except OSError as error:
-        if error.errno != errno.EINVAL:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
             raise

@@ -37,7 +37,7 @@ def _create(path: Path) -> int:
     try:
         return os.open(path, flags | os.O_DIRECT, 0o666)
     except OSError as error:
-        if error.errno != errno.EINVAL:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
             raise
         # Linux has made the file by then: what it refused is the way to write it.
         path.unlink(missing_ok=True)
@@ -54,7 +54,7 @@ def _write(descriptor: int, content: memoryview) -> None:
         try:
             count = os.write(descriptor, block)
         except OSError as error:
-            if error.errno != errno.EINVAL or not is_direct(descriptor):
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP) or not is_direct(descriptor):
                 raise
             go_through_page_cache(descriptor)
             continue
