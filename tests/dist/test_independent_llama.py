@@ -155,4 +155,4 @@ def test_metrics_are_one_json_object_a_line(small_run: Path, tmp_path: Path) -> 
     run = make_run(small_run, tmp_path, "train.train_steps=1", "optim.lr_warmup_samples=0")
     run_and_trace(run)
     kinds = [json.loads(line)["kind"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert kinds == ["eval", "step", "eval", "checkpoint"]
+    assert kinds == ["start", "eval", "step", "eval", "checkpoint", "end"]
