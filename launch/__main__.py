@@ -80,7 +80,7 @@ def submit(config: str, overrides: tuple[str, ...], site_name: str, **options: A
         check_not_queued(job)  # before the files are written that jobs in the queue will read
         queued = queue(job, write(job), hours=options["hours"])
         run_dir = shlex.quote(str(job.run_dir))
-        print(f"queued {', '.join(queued.jobs)}: {_summary(job)}")
+        print(f"queued {', '.join(queued)}: {_summary(job)}")
         print(f"watch: python -m launch status {run_dir}; stop with a checkpoint: touch {run_dir}/STOP")
         return FINISHED
 
@@ -130,10 +130,9 @@ def job_begin(folder: Path) -> None:
 
 @job.command("end")
 @click.argument("folder", type=Path)
-@click.option("--srun", type=int, help="The exit code of srun, for the log only.")
 @click.option("--before-training", type=int)
 @click.option("--walltime", is_flag=True)
-def job_end(folder: Path, srun: int | None, before_training: int | None, walltime: bool) -> None:
+def job_end(folder: Path, before_training: int | None, walltime: bool) -> None:
     """After the run: decide, note, act."""
 
     def act() -> int:
@@ -214,12 +213,10 @@ def render_encode(site_name: str, to_queue: bool, **options: Any) -> None:
     def act() -> int:
         from launch.encode import EncodeRequest, check_not_queued, plan_encode, queue
         from launch.encode import render_encode as write
-        from launch.request import Places
         from launch.script import walltime
         from launch.site import load_site
 
-        places = Places(workdir=Path.cwd(), code_dir=Path(__file__).parents[1], python=Path(sys.executable))
-        jobs = plan_encode(site_name, load_site(site_name), EncodeRequest(**options), places)
+        jobs = plan_encode(site_name, load_site(site_name), EncodeRequest(**options), _places())
         if to_queue:
             check_not_queued(jobs)
         folder = write(jobs)
@@ -235,18 +232,23 @@ def render_encode(site_name: str, to_queue: bool, **options: Any) -> None:
 
 
 def _plan(config: str, overrides: tuple[str, ...], site_name: str, options: dict[str, Any]) -> Any:
-    from launch.request import Places, Request, plan_job
+    from launch.request import Request, plan_job
     from launch.site import load_site
     from pretrain.config.load import load_run
 
     exclude = tuple(node for node in (options["exclude"] or "").split(",") if node)
     request = Request(**{**options, "exclude": exclude})
-    # Not resolved: a virtual environment's Python is a link, and works by its place.
-    places = Places(workdir=Path.cwd(), code_dir=Path(__file__).parents[1], python=Path(sys.executable))
-    planned = plan_job(load_run(config, overrides), site_name, load_site(site_name), request, places)
+    planned = plan_job(load_run(config, overrides), site_name, load_site(site_name), request, _places())
     for warning in planned.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     return planned
+
+
+def _places() -> Any:
+    from launch.request import Places
+
+    # Not resolved: a virtual environment's Python is a link, and works by its place.
+    return Places(workdir=Path.cwd(), code_dir=Path(__file__).parents[1], python=Path(sys.executable))
 
 
 def _summary(job: Any) -> str:

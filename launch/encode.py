@@ -13,10 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from launch import jobs_file, slurm
-from launch.encode_script import ENCODE_SCRIPT, EXIT_CODES, LOGS, MERGE_SCRIPT, EncodeJobs, encode_script, merge_script
+from launch.encode_script import ENCODE_SCRIPT, LOGS, MERGE_SCRIPT, EncodeJobs, encode_script, merge_script
 from launch.reach import check_paths
 from launch.request import Places, absolute, account, check_hours, check_path, check_word, choose_qos, job_name
+from launch.script import EXIT_CODES
 from launch.site import SiteConfig
+from launch.whole_file import write_whole
 
 FACTS = "encode.json"
 OURS = ("--tokenizer", "--input", "--output", "--part", "--shuffle-seed", "--workers")
@@ -104,9 +106,7 @@ def render_encode(jobs: EncodeJobs) -> Path:
         for folder in (jobs.folder / EXIT_CODES, jobs.folder / LOGS, jobs.parts_dir):  # Slurm makes no folder for a log
             folder.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
-            part = jobs.folder / f"{name}.part"
-            part.write_text(text, encoding="utf-8")
-            part.replace(jobs.folder / name)  # whole or not at all: a job may read it at this moment
+            write_whole(jobs.folder / name, text)
     except OSError as error:
         raise ValueError(
             f"--output ({jobs.prefix}) must lie in a folder that can be made and written to: {error.strerror} "
@@ -120,8 +120,7 @@ def check_not_queued(jobs: EncodeJobs) -> None:
 
     Raises: ValueError naming them.
     """
-    names = f"{jobs.encode_name},{jobs.merge_name}"
-    there = dict.fromkeys(slurm.ask("squeue", "--noheader", "--me", f"--name={names}", "--format=%F").split())
+    there = slurm.queued_jobs(jobs.encode_name, jobs.merge_name, arrays=True)
     if there:
         raise ValueError(
             f"--output ({jobs.prefix}) has jobs in the queue ({', '.join(there)}); `scancel {' '.join(there)}` ends them"

@@ -13,7 +13,8 @@ from typing import Any
 
 from launch import jobs_file, slurm
 from launch.encode import FACTS, array_of, queue
-from launch.encode_script import ENCODE_SCRIPT, EXIT_CODES, LOGS, MERGE_SCRIPT
+from launch.encode_script import ENCODE_SCRIPT, LOGS, MERGE_SCRIPT
+from launch.script import EXIT_CODES
 from pretrain.exit_codes import CRASH, DAMAGED, FINISHED, STOPPED, WRONG_INPUT
 
 HOPELESS = (WRONG_INPUT, DAMAGED)
@@ -109,10 +110,9 @@ def _give_up(folder: Path, facts: dict[str, Any], parts: list[int], codes: dict[
 def _being_encoded(facts: dict[str, Any]) -> list[str]:
     """Arrays of this output in the queue, as where somebody started the merge by hand; none where that cannot be told."""
     try:
-        text = slurm.ask("squeue", "--noheader", "--me", f"--name={facts['encode_name']}", "--format=%F")
+        return slurm.queued_jobs(facts["encode_name"], arrays=True)
     except slurm.SlurmError:
         return []
-    return list(dict.fromkeys(text.split()))
 
 
 def _was_cancelled(folder: Path) -> bool:

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launch.request import Places
-from launch.script import environment, log_path, modules, quoted, sbatch, walltime
+from launch.script import EXIT_CODES, log_path, quoted, sbatch, setting, walltime
 from launch.site import SiteConfig
 
-ENCODE_SCRIPT, MERGE_SCRIPT, EXIT_CODES, LOGS = "encode.sbatch", "merge.sbatch", "exit-codes", "logs"
-"""Names in PREFIX.launch/: the scripts, and the folders of what each task leaves."""
+ENCODE_SCRIPT, MERGE_SCRIPT, LOGS = "encode.sbatch", "merge.sbatch", "logs"
+"""Names in PREFIX.launch/: the scripts, and the folder of what each task prints."""
 MERGE_CORES = 4
 """It runs on one, and holds some 20 bytes for each document: memory follows the cores."""
 
@@ -136,13 +136,7 @@ def _setting(jobs: EncodeJobs) -> list[str]:
     # The site's modules are for its GPU nodes.
     own = () if jobs.site.encode else tuple(jobs.site.modules)
     return [
-        "# --- where, with what",
-        f"launch_dir={quoted(jobs.folder)}",
-        f"export PYTHON={quoted(jobs.places.python)}",
-        *modules((*own, *jobs.modules)),
-        *environment(jobs.site),
-        f"export PYTHONPATH={quoted(jobs.places.code_dir)}${{PYTHONPATH:+:$PYTHONPATH}}",
-        "export PYTHONSAFEPATH=1  # no modules from the working folder",
+        *setting(jobs.folder, jobs.places, jobs.site, (*own, *jobs.modules)),
         f"cd {quoted(jobs.places.workdir)} || exit 70  # relative paths count from here",
     ]
 

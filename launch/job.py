@@ -12,7 +12,7 @@ import socket
 import sys
 import tarfile
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,11 @@ from launch.newest import newest_step
 from launch.nodes import broken_nodes
 from launch.rank_logs import asked_by, reason_of
 from launch.render import JOB
-from launch.script import SCRIPT, SITE
+from launch.script import EXIT_CODES, SCRIPT, SITE
 from launch.site import SiteConfig, load_site
 from pretrain import exit_codes
 from pretrain.train.request_files import STOP
 
-EXIT_CODES = "exit-codes"
-"""Folder of an attempt in which every rank leaves its code; one file, ``exit-codes.json``, once the attempt is over."""
 NO_DECISION_YET = "it ended without a word"
 
 
@@ -162,8 +160,7 @@ def _known_code(code: int) -> int:
 
 def _local(time_utc: str) -> datetime:
     """Slurm prints local times without a zone."""
-    moment = datetime.strptime(time_utc, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
-    return moment.astimezone().replace(tzinfo=None)
+    return datetime.fromtimestamp(jobs_file.seconds(time_utc))
 
 
 def _note(at: Here, job: str, restart: int, facts: Facts, decision: Decision) -> None:

@@ -45,7 +45,7 @@ class Attempt:
 
 def note(run_dir: Path, event: str, **fields: Any) -> dict[str, Any]:
     """Add a line, durably; returns it."""
-    record = {"time_utc": datetime.now(UTC).strftime(TIME), "event": event, **fields}
+    record = {"time_utc": now_utc(), "event": event, **fields}
     with (run_dir / JOBS_FILE).open("ab+") as stream:
         end = stream.seek(0, os.SEEK_END)
         stream.seek(max(0, end - 1))
@@ -77,6 +77,11 @@ def _is_whole(record: dict[str, Any]) -> bool:
     with contextlib.suppress(ValueError):
         return bool(datetime.strptime(record["time_utc"], TIME))
     return False
+
+
+def now_utc() -> str:
+    """As ``time_utc`` holds it."""
+    return datetime.now(UTC).strftime(TIME)
 
 
 def seconds(time_utc: str) -> float:

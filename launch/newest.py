@@ -11,12 +11,15 @@ from pretrain.log.run_dir import METRICS_FILE
 
 
 def newest_step(run_dir: Path) -> int:
-    """Step of the newest checkpoint that bears the mark of a whole one; 0 if there is none. Its bytes are not read."""
+    """Step of the newest whole checkpoint; 0 if there is none."""
+    return max(whole_steps(run_dir), default=0)
+
+
+def whole_steps(run_dir: Path) -> list[int]:
+    """Steps of the checkpoints that bear the mark of a whole one, oldest first. Their bytes are not read."""
     folder = checkpoints_dir(run_dir)
     steps = (step_of(path.name) for path in folder.iterdir()) if folder.is_dir() else ()
-    return max(
-        (step for step in steps if step is not None and (folder / step_name(step) / COMPLETE).is_file()), default=0
-    )
+    return sorted(step for step in steps if step is not None and (folder / step_name(step) / COMPLETE).is_file())
 
 
 def metrics(run_dir: Path) -> Iterator[dict[str, Any]]:

@@ -6,7 +6,6 @@ import os
 import socket
 import subprocess
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from launch import slurm
+from launch import jobs_file, slurm
 from launch.outliers import MARK, NodeReport, Verdict, clock_offsets, judge
 from launch.site import SiteConfig
+from launch.whole_file import write_whole
 from pretrain.exit_codes import CRASH, FINISHED
 
 RESULT = "preflight.json"
@@ -128,7 +128,7 @@ def fault_of_all(verdict: Verdict, nodes: tuple[str, ...]) -> str:
 def write_result(path: Path, told: list[NodeReport], verdict: Verdict, broken: list[str]) -> None:
     """One JSON file; ``broken`` are the nodes that the next start should avoid."""
     content = {
-        "time_utc": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "time_utc": jobs_file.now_utc(),
         "job": os.environ.get("SLURM_JOB_ID"),
         "broken": broken,
         "slow": verdict.nodes("slow"),
@@ -136,9 +136,7 @@ def write_result(path: Path, told: list[NodeReport], verdict: Verdict, broken: l
         "findings": [dataclasses.asdict(finding) for finding in verdict.findings],
         "nodes": [dataclasses.asdict(report) for report in told],
     }
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    part.replace(path)
+    write_whole(path, json.dumps(content, indent=2) + "\n")
 
 
 def broken_nodes(attempt: Path) -> tuple[str, ...]:

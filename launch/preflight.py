@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launch import nodes as node_looks
+from launch.newest import whole_steps
 from launch.reach import check_reach, paths_of, shards_of
 from launch.request import absolute, check_nodes
 from launch.site import SiteConfig, load_site
-from launch.space import check_space, check_write, free_at, nearest_folder, quota, steps_there
+from launch.space import check_space, check_write, free_at, nearest_folder, quota
 from pretrain.config.derive import world_size
 from pretrain.config.load import load_run
 from pretrain.config.schema import RunConfig
@@ -149,7 +150,7 @@ def space(asked: Asked) -> str:
     # Where nobody says how many: at least those of the layout; a rank more is a file more.
     num_ranks = asked.nodes * of_a_node if asked.nodes and of_a_node else world_size(asked.run.parallel)
     return check_space(
-        asked.run, num_ranks=num_ranks, free=free_at(nearest_folder(asked.run_dir)), there=steps_there(asked.run_dir),
+        asked.run, num_ranks=num_ranks, free=free_at(nearest_folder(asked.run_dir)), there=whole_steps(asked.run_dir),
         run_dir=asked.run_dir, in_job=asked.in_job,
     )  # fmt: skip
 

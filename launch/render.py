@@ -3,7 +3,6 @@
 import hashlib
 import json
 import shlex
-from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -12,18 +11,12 @@ from launch import jobs_file, slurm
 from launch.packed import pack_environment
 from launch.request import Job
 from launch.script import CONFIG, NODE_SCRIPT, PACKED, SCRIPT, SITE, script
+from launch.whole_file import write_whole
 from pretrain.config.load import to_yaml
+from pretrain.log.run_dir import cannot_write
 
 JOB = "job.json"
 """What the jobs themselves must know and cannot read in the config or the site."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Submitted:
-    """A chain in the queue."""
-
-    jobs: tuple[str, ...]
-    script: Path
 
 
 def render(job: Job) -> Path:
@@ -34,18 +27,15 @@ def render(job: Job) -> Path:
     """
     try:
         job.folder.mkdir(parents=True, exist_ok=True)
-        _write(job.folder / CONFIG, to_yaml(job.run))
-        _write(job.folder / SITE, OmegaConf.to_yaml(OmegaConf.structured(job.site)))
-        _write(job.folder / JOB, json.dumps(job_facts(job), indent=2) + "\n")
-        _write(job.folder / NODE_SCRIPT, (Path(__file__).parent / NODE_SCRIPT).read_text(encoding="utf-8"))
+        write_whole(job.folder / CONFIG, to_yaml(job.run))
+        write_whole(job.folder / SITE, OmegaConf.to_yaml(OmegaConf.structured(job.site)))
+        write_whole(job.folder / JOB, json.dumps(job_facts(job), indent=2) + "\n")
+        write_whole(job.folder / NODE_SCRIPT, (Path(__file__).parent / NODE_SCRIPT).read_text(encoding="utf-8"))
         if job.node_local:
             pack_environment(job.places.python, job.places.code_dir, job.folder / PACKED)
-        _write(job.folder / SCRIPT, script(job))
+        write_whole(job.folder / SCRIPT, script(job))
     except OSError as error:
-        raise ValueError(
-            f"run_dir ({job.run_dir}) must be a folder that can be made and written to: {error.strerror} ({error.filename}); "
-            f"run_dir=runs/{job.run_dir.name or 'mine'} works where the current folder is writable"
-        ) from None
+        raise cannot_write(job.run_dir, f"{error.strerror} ({error.filename})") from None
     return job.folder / SCRIPT
 
 
@@ -54,7 +44,7 @@ def check_not_queued(job: Job) -> None:
 
     Raises: ValueError naming them.
     """
-    there = slurm.ask("squeue", "--noheader", "--me", f"--name={job.name}", "--format=%A").split()
+    there = slurm.queued_jobs(job.name)
     if there:
         raise ValueError(
             f"run_dir ({job.run_dir}) has jobs in the queue ({', '.join(there)}); `scancel {' '.join(there)}` ends them, and "
@@ -62,8 +52,8 @@ def check_not_queued(job: Job) -> None:
         )
 
 
-def submit(job: Job, path: Path, *, hours: float) -> Submitted:
-    """Queue every slice of a rendered job, and note it in jobs.jsonl.
+def submit(job: Job, path: Path, *, hours: float) -> list[str]:
+    """Queue every slice of a rendered job, and note it in jobs.jsonl. Returns the numbers of the jobs.
 
     Raises: ValueError if Slurm refuses; slices that were queued are taken back.
     """
@@ -79,7 +69,7 @@ def submit(job: Job, path: Path, *, hours: float) -> Submitted:
     except BaseException:
         slurm.cancel(queued)
         raise
-    return Submitted(jobs=tuple(queued), script=path)
+    return queued
 
 
 def job_facts(job: Job) -> dict[str, object]:
@@ -99,10 +89,3 @@ def job_facts(job: Job) -> dict[str, object]:
 
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all: a job may read it at this moment."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)

@@ -4,10 +4,13 @@ import re
 import shlex
 from pathlib import Path
 
-from launch.request import Job
+from launch.request import Job, Places
 from launch.site import SiteConfig
 from pretrain.config.derive import num_parameters
+from pretrain.train.request_files import SINCE_S
 
+EXIT_CODES = "exit-codes"
+"""Folder in which every rank, or task, leaves its exit code."""
 SCRIPT, CONFIG, SITE, NODE_SCRIPT, PACKED = "job.sbatch", "config.yaml", "site.yaml", "node.sh", "environment.tar"
 """Files in the launch folder of a run: the script, the resolved run and site, what runs on each node, code and packages."""
 
@@ -58,9 +61,22 @@ def environment(site: SiteConfig) -> list[str]:
     return [f'export {name}="{variable.value}"  # {variable.reason}' for name, variable in site.environment.items()]
 
 
-def modules(names: tuple[str, ...] | list[str]) -> list[str]:
+def modules(names: tuple[str, ...]) -> list[str]:
     """Lines that load environment modules; none where there are none to load."""
     return ["module purge", *(f"module load {shlex.quote(name)}" for name in names)] if names else []
+
+
+def setting(folder: Path, places: Places, site: SiteConfig, module_names: tuple[str, ...]) -> list[str]:
+    """What every script begins with: its folder, the Python, modules, the site's variables, our packages."""
+    return [
+        "# --- where, with what",
+        f"launch_dir={quoted(folder)}",
+        f"export PYTHON={quoted(places.python)}",
+        *modules(module_names),
+        *environment(site),
+        f"export PYTHONPATH={quoted(places.code_dir)}${{PYTHONPATH:+:$PYTHONPATH}}",
+        "export PYTHONSAFEPATH=1  # no modules from the working folder",
+    ]
 
 
 def quoted(value: object) -> str:
@@ -103,14 +119,8 @@ def _title(job: Job) -> list[str]:
 def _setting(job: Job) -> list[str]:
     places, site = job.places, job.site
     threads = max(1, job.cores // job.ranks_per_node)
-    lines = ["# --- where, with what"]
-    lines += [f"launch_dir={quoted(job.folder)}"]
-    lines += [f"export PYTHON={quoted(places.python)}"]
-    lines += modules(job.modules)
-    lines += environment(site)
+    lines = setting(job.folder, places, site, job.modules)
     lines += [
-        f"export PYTHONPATH={quoted(places.code_dir)}${{PYTHONPATH:+:$PYTHONPATH}}",
-        "export PYTHONSAFEPATH=1  # no modules from the working folder",
         f"export SRUN_CPUS_PER_TASK={job.cores}  # srun does not take it from the job by itself",
         f"export OMP_NUM_THREADS={threads}  # {job.cores} cores among {job.ranks_per_node} rank(s)",
         f"export FANAL_CONFIG=$launch_dir/{CONFIG}",
@@ -135,9 +145,9 @@ def _body(job: Job) -> list[str]:
         "",
         "# --- before: note the start, see what became of the job before, choose where ranks meet",
         "export FANAL_ATTEMPT=$launch_dir/$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}",
-        "export PRETRAIN_EXIT_CODES=$FANAL_ATTEMPT/exit-codes",
-        "PRETRAIN_REQUESTS_SINCE_S=$(date +%s)",
-        "export PRETRAIN_REQUESTS_SINCE_S  # a STOP file from now on is for this job, though its ranks are not there yet",
+        f"export PRETRAIN_EXIT_CODES=$FANAL_ATTEMPT/{EXIT_CODES}",
+        f"{SINCE_S}=$(date +%s)",
+        f"export {SINCE_S}  # a STOP file from now on is for this job, though its ranks are not there yet",
         'FANAL_MEET_AT=$("$PYTHON" -m launch job begin "$launch_dir")',
         "code=$?",
         '[ -n "$FANAL_MEET_AT" ] || exit "$code"  # it has said and noted why this job must not run',
@@ -175,12 +185,11 @@ def _body(job: Job) -> list[str]:
         "    done",
         ") &",
         "guard=$!",
-        'wait_for "$step"  # srun passes signals on to the ranks',
-        "code=$?",
+        'wait_for "$step"  # srun passes signals on to the ranks; its exit code says nothing of theirs',
         'kill "$guard" 2>/dev/null',
         "",
         "# --- after: decide by the exit codes of the ranks; requeue, hand over or stop",
         "trap '' TERM USR1",
-        'exec "$PYTHON" -m launch job end "$launch_dir" --srun "$code" "${leaving[@]}"',
+        'exec "$PYTHON" -m launch job end "$launch_dir" "${leaving[@]}"',
     ]
     return lines

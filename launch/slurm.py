@@ -62,6 +62,14 @@ def hostnames(nodelist: str) -> tuple[str, ...]:
     return tuple(ask("scontrol", "show", "hostnames", nodelist).split()) if nodelist else ()
 
 
+def queued_jobs(*names: str, arrays: bool = False) -> list[str]:
+    """Numbers of this user's jobs of these names in the queue, each once; of a task, that of its array if ``arrays``."""
+    number = "%F" if arrays else "%A"
+    return list(
+        dict.fromkeys(ask("squeue", "--noheader", "--me", f"--name={','.join(names)}", f"--format={number}").split())
+    )
+
+
 def waiting_jobs(name: str) -> list[str]:
     """Numbers of this user's jobs of this name that wait in the queue."""
     return ask("squeue", "--noheader", "--me", "--states=PENDING", f"--name={name}", "--format=%A").split()

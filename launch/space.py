@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from launch.site import SiteConfig, file_system_of
-from pretrain.checkpoint.paths import COMPLETE, MAX_FILES, MIN_FILE_BYTES, checkpoints_dir, step_of
+from pretrain.checkpoint.paths import MAX_FILES, MIN_FILE_BYTES
 from pretrain.config.derive import checkpoint_bytes
 from pretrain.config.schema import RunConfig
+from pretrain.log.run_dir import cannot_write
 
 SMALL_FILES = 8
 """Files and folders of a checkpoint beside those of the ranks, about."""
@@ -118,13 +119,6 @@ def saved_steps(run: RunConfig, *, after: int) -> Iterator[int]:
         yield last
 
 
-def steps_there(run_dir: Path) -> list[int]:
-    """Steps of the whole checkpoints in a run folder, oldest first."""
-    folder = checkpoints_dir(run_dir)
-    found = [(step_of(path.name), path) for path in folder.iterdir()] if folder.is_dir() else []
-    return sorted(step for step, path in found if step is not None and (path / COMPLETE).is_file())
-
-
 def check_write(run_dir: Path) -> str:
     """Write a few bytes there, or in the nearest folder above it; nothing stays.
 
@@ -137,10 +131,7 @@ def check_write(run_dir: Path) -> str:
             stream.flush()
             os.fsync(stream.fileno())
     except OSError as error:
-        raise ValueError(
-            f"run_dir ({run_dir}) must be a folder that can be made and written to: {error.strerror} ({folder}); "
-            f"run_dir=runs/{run_dir.name or 'mine'} works where the current folder is writable"
-        ) from None
+        raise cannot_write(run_dir, f"{error.strerror} ({folder})") from None
     return f"{folder} can be written to" + ("" if folder == run_dir else f"; {run_dir} will be made")
 
 

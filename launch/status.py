@@ -7,7 +7,6 @@ import json
 import math
 import time
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +127,7 @@ def _timeline(run_dir: Path, attempt: jobs_file.Attempt | None, now: float) -> t
         written = (run_dir / METRICS_FILE).stat().st_mtime
     except OSError:
         return line, None
-    if attempt is not None and attempt.decision is None and written < _seconds(attempt.time_utc):
+    if attempt is not None and attempt.decision is None and written < jobs_file.seconds(attempt.time_utc):
         line.cut_after(attempt.step)  # it has begun, and not yet written: what was trained since its checkpoint is lost
         line.end = None
     return line, max(0.0, now - written)
@@ -238,7 +237,7 @@ def _ended(attempts: list[jobs_file.Attempt]) -> list[Ended]:
         Ended(
             step_before=attempt.step,
             step_after=attempt.decision["step"],
-            wall_s=_seconds(attempt.decision["time_utc"]) - _seconds(attempt.time_utc),
+            wall_s=jobs_file.seconds(attempt.decision["time_utc"]) - jobs_file.seconds(attempt.time_utc),
         )
         for attempt in attempts
         if attempt.decision is not None and attempt.decision.get("by") == f"{attempt.job}-{attempt.restart}"
@@ -270,7 +269,3 @@ def _jobs(
         "jobs_running": None if queue is None else [job for job in queue if job["state"] not in WAITING],
         "jobs_waiting": None if queue is None else [job for job in queue if job["state"] in WAITING],
     }
-
-
-def _seconds(time_utc: str) -> float:
-    return datetime.strptime(time_utc, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp()

@@ -5,7 +5,6 @@ O_DIRECT gets plain reads. No torch here.
 """
 
 import contextlib
-import errno
 import fcntl
 import mmap
 import os
@@ -13,7 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from pretrain.checkpoint.direct_write import PAGE_BYTES, go_through_page_cache, is_direct
+from pretrain.checkpoint.direct_write import NO_DIRECT, PAGE_BYTES, go_through_page_cache, is_direct
 from pretrain.checkpoint.manifest import open_plain_file
 
 READ_BLOCK_BYTES = 4 << 20
@@ -54,7 +53,7 @@ def _fill(descriptor: int, block: memoryview, place: int) -> int:
         try:
             count = os.preadv(descriptor, [block[held:]], place + held)
         except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP) or not is_direct(descriptor):
+            if error.errno not in NO_DIRECT or not is_direct(descriptor):
                 raise
             go_through_page_cache(descriptor)
             continue
@@ -70,5 +69,5 @@ def _go_past_page_cache(descriptor: int) -> None:
     try:
         fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) | os.O_DIRECT)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+        if error.errno not in NO_DIRECT:
             raise

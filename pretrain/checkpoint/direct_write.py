@@ -13,6 +13,8 @@ from pathlib import Path
 WRITE_BLOCK_BYTES = 8 << 20
 PAGE_BYTES = 4096
 """Places in memory and file, and lengths, are multiples of it; headers are padded to it (shard_file.py)."""
+NO_DIRECT = (errno.EINVAL, errno.EOPNOTSUPP)
+"""What a file system answers that does not know O_DIRECT, or wants other places and lengths."""
 
 
 def write_through(path: Path, header: bytes, numbers: memoryview) -> None:
@@ -37,7 +39,7 @@ def _create(path: Path) -> int:
     try:
         return os.open(path, flags | os.O_DIRECT, 0o666)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+        if error.errno not in NO_DIRECT:
             raise
         # Linux has made the file by then: what it refused is the way to write it.
         path.unlink(missing_ok=True)
@@ -54,7 +56,7 @@ def _write(descriptor: int, content: memoryview) -> None:
         try:
             count = os.write(descriptor, block)
         except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP) or not is_direct(descriptor):
+            if error.errno not in NO_DIRECT or not is_direct(descriptor):
                 raise
             go_through_page_cache(descriptor)
             continue

@@ -34,11 +34,16 @@ def open_run_dir(run_dir: str | Path) -> Path:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise ValueError(
-            f"run_dir ({run_dir}) must be a folder that can be made and written to: {error.strerror}; "
-            f"run_dir=runs/{folder.name or 'mine'} works where the current folder is writable"
-        ) from None
+        raise cannot_write(run_dir, str(error.strerror)) from None
     return folder
+
+
+def cannot_write(run_dir: str | Path, why: str) -> ValueError:
+    """What to raise for a run folder that cannot be made or written to."""
+    return ValueError(
+        f"run_dir ({run_dir}) must be a folder that can be made and written to: {why}; "
+        f"run_dir=runs/{Path(run_dir).name or 'mine'} works where the current folder is writable"
+    )
 
 
 @contextlib.contextmanager

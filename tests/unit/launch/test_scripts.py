@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from launch.script import log_path
+from pretrain.parallel.environment import EXIT_CODES
+from pretrain.train.request_files import SINCE_S
 from tests.golden.launch_scripts import FOLDER, cases, golden_job, golden_text
 
 NODE_SCRIPT = Path(__file__).parents[3] / "launch" / "node.sh"
@@ -36,6 +38,11 @@ def test_bash_reads_it(path: Path) -> None:
 def test_shellcheck_finds_nothing() -> None:
     found = subprocess.run(["shellcheck", *map(str, CASES), str(NODE_SCRIPT)], capture_output=True, text=True)
     assert found.returncode == 0, found.stdout[:3000]
+
+
+def test_the_script_names_the_variables_that_ranks_read() -> None:
+    text = golden_text(*next(iter(CASES.values())))
+    assert f"export {EXIT_CODES}=" in text and f"export {SINCE_S}  #" in text
 
 
 def test_every_slice_is_the_same_script_and_waits_for_the_others_by_name() -> None:

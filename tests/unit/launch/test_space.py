@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from launch.newest import whole_steps
 from launch.site import FileSystemConfig, load_site
-from launch.space import Free, check_space, check_write, free_at, most_at_once, nearest_folder, quota, steps_there
+from launch.space import Free, check_space, check_write, free_at, most_at_once, nearest_folder, quota
 from pretrain.config.derive import checkpoint_bytes
 from pretrain.config.load import load_run
 from pretrain.config.schema import RunConfig
@@ -110,8 +111,8 @@ def test_only_whole_checkpoints_count_as_there(tmp_path: Path) -> None:
         (tmp_path / "checkpoints" / name).mkdir(parents=True)
         if whole:
             (tmp_path / "checkpoints" / name / "COMPLETE").touch()
-    assert steps_there(tmp_path) == [10]
-    assert steps_there(tmp_path / "none") == []
+    assert whole_steps(tmp_path) == [10]
+    assert whole_steps(tmp_path / "none") == []
 
 
 @pytest.fixture
