@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pretrain.config.derive import consumed_samples_at, kv_channels
+from pretrain.config.derive import checkpoint_bytes, consumed_samples_at, kv_channels
 from pretrain.config.schema import RunConfig
 from pretrain.data.batch import train_micro_batches
 from pretrain.data.read import TrainData
@@ -154,5 +154,8 @@ def write_parts(run: RunConfig) -> int:
 def test_metrics_are_one_json_object_a_line(small_run: Path, tmp_path: Path) -> None:
     run = make_run(small_run, tmp_path, "train.train_steps=1", "optim.lr_warmup_samples=0")
     run_and_trace(run)
-    kinds = [json.loads(line)["kind"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    kinds = [record["kind"] for record in records]
     assert kinds == ["start", "eval", "step", "eval", "checkpoint", "end"]
+    # What a preflight asks room for is what a save writes: the numbers, and a header of a few pages.
+    assert 0 <= records[-2]["num_bytes"] - checkpoint_bytes(run.model) < 64 * 1024
