@@ -71,7 +71,6 @@ def test_slurm_itself_announces_the_end_of_a_job(cluster: Cluster, small_run: Pa
     long.until(long.decisions, "the first decision")
     action, reason = long.decisions()[0]
     assert action == "requeue" and "the end of the job was near" in reason, long.story()
-    (long.run_dir / "STOP").touch()
     long.until(lambda: len(long.records("started")) == 2, "the second start")
     long.until_step(long.records("started")[1]["step"] + 1)
     (long.run_dir / "STOP").touch()
