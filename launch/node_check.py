@@ -80,8 +80,9 @@ def check(meet_at: str, folder: Path, *, gpus: int, bf16: bool) -> int:
 
 
 def tell(report: NodeReport) -> None:
-    """One line, at once."""
-    print(MARK + json.dumps(dataclasses.asdict(report)), flush=True)
+    """One line, in one write: the nodes of a step speak at the same moment, into the same pipe."""
+    sys.stdout.write(MARK + json.dumps(dataclasses.asdict(report)) + "\n")
+    sys.stdout.flush()
 
 
 def measure_alone(report: NodeReport, folder: Path, *, gpus: int, bf16: bool) -> NodeReport:

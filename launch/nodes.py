@@ -89,14 +89,15 @@ def read_reports(output: str) -> dict[str, NodeReport]:
     """By node, the last of its reports in what a step printed; half lines of processes that were killed do not count."""
     reports: dict[str, NodeReport] = {}
     for line in output.splitlines():
-        _, mark, text = line.partition(MARK)
-        try:
-            report = NodeReport(**json.loads(text)) if mark else None
-        except (json.JSONDecodeError, TypeError):
-            continue
-        if report is not None:
+        before, *texts = line.split(MARK)  # two where one node spoke into the line of another
+        for text in texts:
+            try:
+                fields, _ = json.JSONDecoder().raw_decode(text)
+                report = NodeReport(**fields)
+            except (json.JSONDecodeError, TypeError):
+                continue
             reports[report.node] = report
-        elif line.strip():
+        if before.strip() and not texts:
             print(line)
     return reports
 

@@ -194,6 +194,11 @@ def test_a_fault_of_every_node_is_not_a_nodes_fault() -> None:
     assert fault_of_all(Verdict(findings=(broken("n1"),)), ("n1",)) == ""
 
 
+def test_reports_that_share_a_line_are_all_read() -> None:
+    lines = [MARK + json.dumps({"node": node, "stage": "done"}) for node in ("n1", "n2")]
+    assert set(read_reports("".join(lines) + "\n\n")) == {"n1", "n2"}
+
+
 def test_half_a_line_of_a_killed_process_is_no_report() -> None:
     whole = (
         f'0: {MARK}{{"node": "n1", "stage": "met"}}\n{MARK}{{"node": "n1", "stage": "do\n{MARK}{{"nod": 1}}\nother\n'
