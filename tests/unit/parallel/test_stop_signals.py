@@ -5,12 +5,13 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 START = """
 import os, signal, subprocess, sys, time
 from pretrain.parallel import signals
-signals.AGAIN_S = 0.5
+signals.AGAIN_S = 2.0
 """
 WAIT = """
 print("ready", flush=True)
@@ -28,10 +29,20 @@ def child(script: str) -> subprocess.Popen[str]:
     return process
 
 
+def wait_until_it_reads(process: subprocess.Popen[str]) -> None:
+    """Between "ready" and the read there is Python, which would see the first signal at once; asleep three times over is in the read."""
+    asleep, deadline = 0, time.monotonic() + 30
+    while asleep < 3:
+        assert time.monotonic() < deadline, "the child never came to its read"
+        time.sleep(0.02)
+        asleep = asleep + 1 if psutil.Process(process.pid).status() == psutil.STATUS_SLEEPING else 0
+
+
 @pytest.mark.parametrize(("restart", "first"), [(False, signal.SIGUSR1), (True, signal.SIGINT)])
 def test_signals_are_remembered_and_nothing_is_interrupted(restart: bool, first: signal.Signals) -> None:
     """Where a call is restarted, Python looks after it has ended, at all signals by their number."""
     process = child(f"signals.catch_stop_signals(restart_system_calls={restart})" + WAIT)
+    wait_until_it_reads(process)
     for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
         process.send_signal(number)
         time.sleep(0.1)
@@ -44,7 +55,7 @@ def test_a_second_sigint_ends_the_process_as_usual_but_not_one_of_the_same_key_p
     process.send_signal(signal.SIGINT)
     time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    time.sleep(0.8)
+    time.sleep(2.3)
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=30) == -signal.SIGINT
