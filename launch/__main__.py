@@ -56,10 +56,16 @@ def render(config: str, overrides: tuple[str, ...], site_name: str, **options: A
     """Write the script of a job, and what belongs to it, into RUN_DIR/launch. Nothing is queued."""
 
     def act() -> int:
+        from launch.render import jobs_that_will_read_it
         from launch.render import render as write
 
         job = _plan(config, overrides, site_name, options)
         path = write(job)
+        if there := jobs_that_will_read_it(job):
+            print(
+                f"warning: the config is read by waiting jobs, too ({', '.join(there)}), when they start",
+                file=sys.stderr,
+            )
         print(f"{path}: {_summary(job)}; `sbatch {shlex.quote(str(path))}` queues one job, `launch submit` all of them")
         return FINISHED
 

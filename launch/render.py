@@ -52,6 +52,14 @@ def check_not_queued(job: Job) -> None:
         )
 
 
+def jobs_that_will_read_it(job: Job) -> list[str]:
+    """Numbers of the jobs in the queue that take what was rendered when they start; none where there is no Slurm to ask."""
+    try:
+        return slurm.waiting_jobs(job.name)
+    except slurm.SlurmError:
+        return []
+
+
 def submit(job: Job, path: Path, *, hours: float) -> list[str]:
     """Queue every slice of a rendered job, and note it in jobs.jsonl. Returns the numbers of the jobs.
 

@@ -190,13 +190,23 @@ def _wait_for_all(process: Running, family: list[psutil.Process]) -> int:
     deadline = time.monotonic() + LAST_BREATH_S
     while True:
         code = process.poll()
-        alive = [member.pid for member in family if not _is_gone(member)]
+        alive = [member for member in family if not _is_gone(member)]
         if code is not None and not alive:
             return code
         if time.monotonic() > deadline:
-            left = alive + ([process.pid] if code is None else [])
-            raise RuntimeError(f"processes {left} of a killed run were still there after {LAST_BREATH_S:.0f} s")
+            left = [_described(member) for member in alive] + (
+                [f"{process.pid} (the launcher)"] if code is None else []
+            )
+            raise RuntimeError(f"of a killed run there were still, after {LAST_BREATH_S:.0f} s: {'; '.join(left)}")
         time.sleep(0.01)
+
+
+def _described(process: psutil.Process) -> str:
+    """Its number, state and command: one in "disk-sleep" was killed, and dies when the disk answers."""
+    try:
+        return f"{process.pid} ({process.status()}, {' '.join(process.cmdline())[:200]})"
+    except psutil.Error:
+        return str(process.pid)
 
 
 def _is_gone(process: psutil.Process) -> bool:

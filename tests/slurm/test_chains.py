@@ -197,12 +197,16 @@ def test_code_and_packages_run_from_each_node_s_own_disk(chain: Chain, straight:
     assert same(chain, straight)
 
 
-def test_a_second_submission_of_a_run_in_the_queue_is_refused(chain: Chain) -> None:
-    (job,) = chain.submit()
+def test_a_second_submission_of_a_run_in_the_queue_is_refused_and_a_rendering_warns(chain: Chain) -> None:
+    first, second = chain.submit("--hours", "1", "--slice-hours", "0.5")
     refused = chain.launch("submit", "--nodes", "2", "--hours", "1")
     assert refused.returncode == 2
-    assert f"has jobs in the queue ({job}); `scancel {job}` ends them" in refused.stderr
+    assert f"has jobs in the queue ({first}, {second}); `scancel {first} {second}` ends them" in refused.stderr
     assert "Traceback" not in refused.stderr
+    chain.until(lambda: chain.cluster.queue().get(first) == "RUNNING", "the first job's start")
+    rendered = chain.launch("render", "--nodes", "2", "--hours", "1")
+    assert rendered.returncode == 0
+    assert f"the config is read by waiting jobs, too ({second})" in rendered.stderr
 
 
 def test_slurm_takes_every_rendered_script_of_this_site(chain: Chain) -> None:
