@@ -126,8 +126,13 @@ def job_begin(folder: Path) -> None:
 
     def act() -> int:
         from launch.job import begin
+        from launch.slurm import SlurmError
 
-        meet_at = begin(folder)
+        try:
+            meet_at = begin(folder)
+        except SlurmError as error:  # a controller that does not answer is nobody's wrong input
+            print(f"error: {error}", file=sys.stderr)
+            return CRASH
         print(meet_at or "", end="")
         return FINISHED
 

@@ -24,7 +24,7 @@ PACKAGES = (
 SHOWN = re.compile(
     r"(SLURM|NCCL|CUDA|TORCH|PYTORCH|OMP|GLOO|HF|TRANSFORMERS|TRITON|PYTHON|FANAL|PRETRAIN|UCX|FI)_.*|PYTHON|PYTHONPATH|LD_LIBRARY_PATH|LOADEDMODULES"
 )
-SECRET = re.compile(r"token|secret|password|passwd|credential|api_?key", re.IGNORECASE)
+SECRET = re.compile(r"token|secret|password|passwd|credential|api_?key|jwt", re.IGNORECASE)
 
 
 def write_environment(path: Path, code_dir: Path, nodes: tuple[str, ...]) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from launch import jobs_file, slurm
+from launch.avoid import keep_off, other_nodes
 from launch.capture import write_environment
 from launch.decide import Decision, Facts, decide, run_exit_code
 from launch.newest import newest_step
@@ -108,6 +109,9 @@ def end(folder: Path, *, before_training: int | None, walltime: bool) -> int:
     lost = slurm.lost_nodes(began.nodes, _local(began.time_utc)) if began and code not in _GOOD else ()
     if before_training is not None and code == exit_codes.CRASH:
         lost = tuple(dict.fromkeys((*lost, *broken_nodes(attempt))))  # Slurm does not know what preflight has seen
+    step_after, restarts = newest_step(at.run_dir), jobs_file.restarts_without_checkpoint(records)
+    if began is None:  # it could not even be noted: no progress, and Slurm's count is the one that is left
+        restarts = max(restarts, at.restart)
     facts = Facts(
         exit_code=code,
         said=reason_of(attempt, code) if before_training is None else "see the job's output",
@@ -115,9 +119,9 @@ def end(folder: Path, *, before_training: int | None, walltime: bool) -> int:
         walltime_signal=walltime,
         ended_by=ended_by,
         lost_nodes=lost,
-        step_before=began.step if began else 0,
-        step_after=newest_step(at.run_dir),
-        restarts_without_checkpoint=jobs_file.restarts_without_checkpoint(records),
+        step_before=began.step if began else step_after,
+        step_after=step_after,
+        restarts_without_checkpoint=restarts,
         jobs_waiting=_jobs_waiting(at),
     )
     decision = decide(facts, max_restarts_without_checkpoint=at.site.max_restarts_without_checkpoint)
@@ -164,12 +168,16 @@ def _local(time_utc: str) -> datetime:
 
 
 def _note(at: Here, job: str, restart: int, facts: Facts, decision: Decision) -> None:
-    jobs_file.note(
-        at.run_dir, "decided", job=job, restart=restart, action=decision.action, reason=decision.reason,
-        exit_code=facts.exit_code, step=facts.step_after,
-        restarts_without_checkpoint=decision.restarts_without_checkpoint, exclude=list(decision.exclude),
-        by=f"{at.job}-{at.restart}",
-    )  # fmt: skip
+    """Write a decision down, and say it. A full disk, which may be why the run crashed, must not keep it from being carried out."""
+    try:
+        jobs_file.note(
+            at.run_dir, "decided", job=job, restart=restart, action=decision.action, reason=decision.reason,
+            exit_code=facts.exit_code, step=facts.step_after,
+            restarts_without_checkpoint=decision.restarts_without_checkpoint, exclude=list(decision.exclude),
+            by=f"{at.job}-{at.restart}",
+        )  # fmt: skip
+    except OSError as error:
+        print(f"warning: a decision is not noted in {jobs_file.JOBS_FILE}: {error}", file=sys.stderr, flush=True)
     print(f"job {job}: {decision.action}: {decision.reason}", file=sys.stderr, flush=True)
 
 
@@ -207,7 +215,10 @@ def _is_still_wanted(at: Here, records: list[dict[str, Any]]) -> bool:
     decided = [record for record in current if record["event"] == "decided"]
     if belongs and decided and decided[-1]["action"] in ("finish", "stop"):
         print(f"the chain has ended: {decided[-1]['reason']}", file=sys.stderr)
-        slurm.cancel(slurm.waiting_jobs(at.facts["name"]))
+        try:
+            slurm.cancel(slurm.waiting_jobs(at.facts["name"]))
+        except slurm.SlurmError as error:  # they will see for themselves
+            print(f"warning: {error}", file=sys.stderr, flush=True)
         return False
     return True
 
@@ -215,13 +226,15 @@ def _is_still_wanted(at: Here, records: list[dict[str, Any]]) -> bool:
 def _was_asked_to_stop(at: Here) -> bool:
     """Whether a STOP file came while no rank was there to see it: while the chain waited in the queue, or as a job crashed.
 
-    One from before the submission is not meant for this chain; the trainer removes it.
+    One from before the last submission is not meant for this chain; the trainer removes it.
     """
-    records = jobs_file.since_submission(jobs_file.read(at.run_dir))
-    submitted = next((r for r in records if r["event"] == "submitted" and at.job in r["jobs"]), None)
+    records = jobs_file.read(at.run_dir)
+    submissions = [jobs_file.seconds(record["time_utc"]) for record in records if record["event"] == "submitted"]
     stop = at.run_dir / STOP
     try:
-        if submitted is None or stop.stat().st_mtime < jobs_file.seconds(submitted["time_utc"]):
+        # A chain that was never submitted began with its script: sbatch may add a job to it at any time.
+        since = submissions[-1] if submissions else (at.folder / SCRIPT).stat().st_mtime
+        if stop.stat().st_mtime < since:
             return False
         stop.unlink()
     except FileNotFoundError:
@@ -234,11 +247,6 @@ def _was_asked_to_stop(at: Here) -> bool:
     return True
 
 
-def _usable_nodes(at: Here) -> set[str]:
-    """Nodes that could take the place of this job's."""
-    return slurm.usable_nodes(os.environ.get("SLURM_JOB_PARTITION") or at.site.partition, at.site.constraint)
-
-
 def _avoid_noted_nodes(at: Here, nodes: tuple[str, ...]) -> bool:
     """Where a node that was lost before is back and others could take its place, wait for those. False if this job must not run."""
     noted = set(jobs_file.excluded(jobs_file.read(at.run_dir)))
@@ -246,7 +254,7 @@ def _avoid_noted_nodes(at: Here, nodes: tuple[str, ...]) -> bool:
     if not mine:
         return True
     try:
-        others = _usable_nodes(at) - noted
+        others = other_nodes(at.site, at.job, noted)
     except slurm.SlurmError as error:
         print(f"warning: {error}", file=sys.stderr, flush=True)
         others = set[str]()
@@ -288,17 +296,8 @@ def _act(at: Here, decision: Decision, *, is_requeued: bool = False) -> None:
     # After the requeue: a running job's list of nodes cannot be changed, one that is put back can, while we still live.
     noted = jobs_file.excluded(jobs_file.read(at.run_dir))
     if noted:
-        _keep_off(at, noted, [*waiting, *([at.job] if decision.action == "requeue" else [])])
-
-
-def _keep_off(at: Here, noted: tuple[str, ...], jobs: list[str]) -> None:
-    """Keep jobs off nodes, as long as enough others are there."""
-    try:
-        if len(_usable_nodes(at) - set(noted)) >= at.facts["nodes"]:
-            for job in jobs:
-                slurm.exclude(job, noted)
-    except slurm.SlurmError as error:
-        print(f"warning: {', '.join(noted)} may be used again: {error}", file=sys.stderr, flush=True)
+        jobs = [*waiting, *([at.job] if decision.action == "requeue" else [])]
+        keep_off(at.site, noted, jobs, needed=at.facts["nodes"])
 
 
 def _requeue(at: Here) -> None:

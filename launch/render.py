@@ -91,6 +91,7 @@ def job_facts(job: Job) -> dict[str, object]:
         "gpus_per_node": job.gpus_per_node,
         "minutes": job.minutes,
         "slices": job.slices,
+        "stop_margin_s": job.stop_margin_s,
         "code_dir": str(job.places.code_dir),
     }
 

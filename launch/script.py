@@ -7,6 +7,7 @@ from pathlib import Path
 from launch.request import Job, Places
 from launch.site import SiteConfig
 from pretrain.config.derive import num_parameters
+from pretrain.exit_codes import OF_A_RUN
 from pretrain.train.request_files import SINCE_S
 
 EXIT_CODES = "exit-codes"
@@ -143,6 +144,16 @@ def _body(job: Job) -> list[str]:
         "trap 'leaving=(--walltime)' USR1  # the end of the job is near",
         "trap : TERM  # Slurm tells the ranks itself; this script must live to note what became of them",
         "",
+        "decide() {  # by the exit codes of the ranks: requeue, hand over or stop",
+        "    trap '' TERM USR1",
+        '    "$PYTHON" -m launch job end "$launch_dir" "$@" "${leaving[@]}"',
+        "    code=$?",
+        f'    case "$code" in {"|".join(map(str, OF_A_RUN))}) exit "$code" ;; esac',
+        "    # Its Python did not run: a file system is not there, perhaps. Slurm tries again, a few times.",
+        '    [ "${SLURM_RESTART_COUNT:-0}" -ge 3 ] || scontrol requeue "$SLURM_JOB_ID"',
+        '    exit "$code"',
+        "}",
+        "",
         "# --- before: note the start, see what became of the job before, choose where ranks meet",
         "export FANAL_ATTEMPT=$launch_dir/$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}",
         f"export PRETRAIN_EXIT_CODES=$FANAL_ATTEMPT/{EXIT_CODES}",
@@ -150,7 +161,10 @@ def _body(job: Job) -> list[str]:
         f"export {SINCE_S}  # a STOP file from now on is for this job, though its ranks are not there yet",
         'FANAL_MEET_AT=$("$PYTHON" -m launch job begin "$launch_dir")',
         "code=$?",
-        '[ -n "$FANAL_MEET_AT" ] || exit "$code"  # it has said and noted why this job must not run',
+        'if [ -z "$FANAL_MEET_AT" ]; then',
+        '    [ "$code" -ne 0 ] || exit 0  # it has said and noted why this job must not run',
+        '    decide --before-training "$code"',
+        "fi",
         "export FANAL_MEET_AT",
         "",
         "# --- the run, which is told of signals",
@@ -169,10 +183,7 @@ def _body(job: Job) -> list[str]:
             f'"$PYTHON" -m launch preflight "$FANAL_CONFIG" --site "$launch_dir/{SITE}" --nodes {job.nodes}{part} &',
             "wait_for $!",
             "code=$?",
-            'if [ "$code" -ne 0 ]; then',
-            "    trap '' TERM USR1",
-            '    exec "$PYTHON" -m launch job end "$launch_dir" --before-training "$code" "${leaving[@]}"',
-            "fi",
+            '[ "$code" -eq 0 ] || decide --before-training "$code"',
             "",
         ]
     lines += [
@@ -188,8 +199,7 @@ def _body(job: Job) -> list[str]:
         'wait_for "$step"  # srun passes signals on to the ranks; its exit code says nothing of theirs',
         'kill "$guard" 2>/dev/null',
         "",
-        "# --- after: decide by the exit codes of the ranks; requeue, hand over or stop",
-        "trap '' TERM USR1",
-        'exec "$PYTHON" -m launch job end "$launch_dir" "${leaving[@]}"',
+        "# --- after",
+        "decide",
     ]
     return lines

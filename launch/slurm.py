@@ -112,9 +112,16 @@ def requeue(job: str) -> None:
     ask("scontrol", "requeue", job)
 
 
+def excluded_nodes(job: str) -> set[str]:
+    """Nodes that a job is kept off: by a person, or by ``exclude``."""
+    nodes = _fields(ask("scontrol", "show", "job", "--oneliner", job)).get("ExcNodeList", "(null)")
+    return set() if nodes == "(null)" else set(hostnames(nodes))
+
+
 def exclude(job: str, nodes: Sequence[str]) -> None:
-    """Keep a waiting job off nodes."""
-    ask("scontrol", "update", f"JobId={job}", f"ExcNodeList={','.join(nodes)}")
+    """Keep a waiting job off nodes, those that it was kept off before included: Slurm takes a list for all there is."""
+    listed = ",".join(sorted({*nodes, *excluded_nodes(job)}))
+    ask("scontrol", "update", f"JobId={job}", f"ExcNodeList={listed}")
 
 
 def why_ending(job: str, restart: int) -> EndedBy:
@@ -132,10 +139,19 @@ def why_ending(job: str, restart: int) -> EndedBy:
 
 
 def why_ended(job: str) -> EndedBy:
-    """Why a job that is over has ended, as far as Slurm remembers it."""
-    state = job_fields(job).get("JobState", "")
+    """Why a job that is over has ended, as far as Slurm remembers it: minutes (MinJobAge), or for ever where it keeps accounts."""
+    state = job_fields(job).get("JobState", "") or _accounted_state(job)
     by_state: dict[str, EndedBy] = {"CANCELLED": "cancelled", "TIMEOUT": "time limit", "NODE_FAIL": "node failure"}
     return by_state.get(state, "itself")
+
+
+def _accounted_state(job: str) -> str:
+    """Such as CANCELLED, which sacct prints with the person's number; empty where no accounts are kept."""
+    try:
+        lines = ask("sacct", f"--jobs={job}", "--allocations", "--noheader", "--parsable2", "--format=State")
+    except SlurmError:
+        return ""
+    return next(iter(lines.split()), "")
 
 
 def this_job() -> tuple[str, int]:
@@ -155,7 +171,7 @@ def _environment() -> dict[str, str]:
     kept = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("SQUEUE_", "SINFO_", "SCANCEL_")) and name not in OVERRIDING
+        if not name.startswith(("SQUEUE_", "SINFO_", "SCANCEL_", "SACCT_")) and name not in OVERRIDING
     }
     return {**kept, "SLURM_TIME_FORMAT": "standard"}
 

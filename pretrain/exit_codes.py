@@ -17,6 +17,9 @@ DAMAGED: Final = 76
 HANG: Final = 77
 """A rank was cut off by its watchdog; starting again may help, a limited number of times."""
 
+OF_A_RUN: Final = (FINISHED, WRONG_INPUT, CRASH, STOPPED, DAMAGED, HANG)
+"""With one of these a run ends that came as far as our code."""
+
 OUR_PACKAGES = frozenset({"pretrain", "tokenizer", "kernels", "launch"})
 
 

@@ -6,8 +6,11 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from launch import job, jobs_file, slurm
+from launch.__main__ import cli
+from launch.avoid import keep_off
 from launch.site import load_site
 
 SITE = "description: a machine\ngpus_per_node: 0\ncores_per_node: 4\n"
@@ -97,6 +100,107 @@ def test_a_job_whose_slurm_is_silent_at_its_end_has_said_what_became_of_it(
     assert (decided["action"], decided["exit_code"]) == ("requeue", 75)
     assert "scontrol requeue 7" in called
     assert "No space left" in capsys.readouterr().err
+
+
+def test_a_stop_file_ends_a_job_that_was_added_to_the_chain_by_hand(
+    launch_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "99")
+    asked(monkeypatch, {"scontrol": "n1\n", "squeue": "", "scancel": ""})
+    (launch_folder.parent / "STOP").touch()
+    assert job.begin(launch_folder) is None
+    assert jobs_file.read(launch_folder.parent)[-1]["action"] == "stop"
+
+
+@pytest.mark.parametrize(("age_s", "runs"), [(-10, True), (10, False)], ids=["before the script", "after it"])
+def test_without_a_submission_a_stop_file_is_meant_if_it_is_newer_than_the_script(
+    age_s: int, runs: bool, launch_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (launch_folder.parent / jobs_file.JOBS_FILE).unlink()
+    asked(monkeypatch, {"scontrol": "n1\n", "squeue": "", "scancel": ""})
+    (launch_folder / "job.sbatch").touch()
+    os.utime(launch_folder / "job.sbatch", (2e9, 2e9))
+    (launch_folder.parent / "STOP").touch()
+    os.utime(launch_folder.parent / "STOP", (2e9 + age_s, 2e9 + age_s))
+    assert bool(job.begin(launch_folder)) is runs
+
+
+@pytest.mark.parametrize("fault", ["no room", "a folder"])
+def test_a_decision_that_cannot_be_noted_is_carried_out_all_the_same(
+    fault: str, launch_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked(monkeypatch, {"scontrol": "n1\n"})
+    job.begin(launch_folder)
+
+    def fails(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device") if fault == "no room" else IsADirectoryError(21, "Is a directory")
+
+    monkeypatch.setattr(jobs_file, "note", fails)
+    called = asked(monkeypatch, {"scontrol": "", "squeue": ""})
+    assert job.end(launch_folder, before_training=None, walltime=False) == 70
+    assert "scontrol requeue 7" in called
+    assert "a decision is not noted in jobs.jsonl" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("restarts", "action"), [(0, "requeue"), (1, "requeue"), (2, "stop")])
+def test_a_job_that_could_not_even_begin_is_tried_again_as_often_as_one_that_crashes(
+    restarts: int, action: str, launch_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is a checkpoint, but it is no progress of this job's. Its starts are in no file, so that Slurm's count is what counts."""
+    monkeypatch.setenv("SLURM_RESTART_COUNT", str(restarts))
+    monkeypatch.setattr(job, "newest_step", lambda _: 8)
+    (launch_folder / f"7-{restarts}" / "exit-codes").mkdir(parents=True)
+    asked(monkeypatch, {"scontrol": f"Restarts={restarts} JobState=RUNNING", "squeue": "", "scancel": ""})
+    job.end(launch_folder, before_training=70, walltime=False)
+    assert jobs_file.read(launch_folder.parent)[-1]["action"] == action
+
+
+def test_a_controller_that_is_silent_at_the_start_is_no_wrong_input(
+    launch_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked(monkeypatch, {})
+    done = CliRunner().invoke(cli, ["job", "begin", str(launch_folder)])
+    assert (done.exit_code, done.stdout) == (70, "")
+
+
+def test_a_chain_that_has_ended_does_not_begin_again_where_slurm_is_silent(
+    launch_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked(monkeypatch, {"scontrol": "n1\n"})
+    job.begin(launch_folder)
+    (launch_folder / "7-0" / "exit-codes" / "rank-0").write_text("0")
+    job.end(launch_folder, before_training=None, walltime=False)
+    monkeypatch.setenv("SLURM_JOB_ID", "8")
+    assert job.begin(launch_folder) is None
+
+
+def test_nodes_that_a_person_keeps_a_job_off_stay_excluded_and_replace_nobody(
+    launch_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[str] = []
+
+    def ask(*command: str) -> str:
+        called.append(" ".join(command))
+        if command[:3] == ("scontrol", "show", "hostnames"):
+            return "n5\nn6\n"
+        nodes = "".join(f"n{number} idle (null)\n" for number in usable)
+        return nodes if command[0] == "sinfo" else "JobId=8 ExcNodeList=n[5-6] Requeue=1"
+
+    monkeypatch.setattr(slurm, "ask", ask)
+    usable = [1, 2, 5, 6]
+    keep_off(load_site(str(launch_folder / "site.yaml")), ("n2",), ("8",), needed=2)
+    assert not any("update" in command for command in called), "n1 alone is left"
+    usable = [1, 2, 3, 5, 6]
+    keep_off(load_site(str(launch_folder / "site.yaml")), ("n2",), ("8",), needed=2)
+    assert called[-1] == "scontrol update JobId=8 ExcNodeList=n2,n5,n6"
+
+
+def test_how_a_job_ended_that_slurm_has_forgotten_is_in_its_accounts(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = {"sacct": "CANCELLED by 1000\n"}
+    asked(monkeypatch, answers)
+    assert slurm.why_ended("7") == "cancelled"
+    answers.clear()
+    assert slurm.why_ended("7") == "itself"
 
 
 def test_nodes_are_asked_for_at_once_whatever_variables_a_person_has(

@@ -9,7 +9,7 @@ import pytest
 from launch.script import log_path
 from pretrain.parallel.environment import EXIT_CODES
 from pretrain.train.request_files import SINCE_S
-from tests.golden.launch_scripts import FOLDER, cases, golden_job, golden_text
+from tests.golden.launch_scripts import FOLDER, PLACES, cases, golden_job, golden_text
 
 NODE_SCRIPT = Path(__file__).parents[3] / "launch" / "node.sh"
 CASES = cases()
@@ -43,6 +43,33 @@ def test_shellcheck_finds_nothing() -> None:
 def test_the_script_names_the_variables_that_ranks_read() -> None:
     text = golden_text(*next(iter(CASES.values())))
     assert f"export {EXIT_CODES}=" in text and f"export {SINCE_S}  #" in text
+
+
+@pytest.mark.parametrize(
+    ("python", "restarts", "requeued", "code"),
+    [
+        (None, 0, True, 127), (None, 3, False, 127), ("exit 1", 2, True, 1), ("exit 2", 0, False, 2), ("exit 70", 0, False, 70),
+        ("exit 0", 0, False, 0),
+    ],
+)  # fmt: skip
+def test_a_node_whose_python_does_not_run_gives_the_job_back_a_few_times(
+    python: str | None, restarts: int, requeued: bool, code: int, tmp_path: Path
+) -> None:
+    """A code of ours means that ``launch job`` has decided and acted itself."""
+    path = next(path for path in CASES if path.stem == "local-tiny")
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    commands = {"scontrol": f'echo "$@" >> {tmp_path}/asked', **({"python": python} if python else {})}
+    for name, text in commands.items():
+        (tools / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tools / name).chmod(0o755)
+    script = golden_text(*CASES[path]).replace(str(PLACES.python), f"{tools}/python").replace("/project", str(tmp_path))
+    (tmp_path / "job.sbatch").write_text(script)
+    env = {"PATH": f"{tools}:/usr/bin:/bin", "SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": str(restarts)}
+    done = subprocess.run(["bash", str(tmp_path / "job.sbatch")], env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == code, done.stderr
+    asked = tmp_path / "asked"
+    assert (asked.read_text() if asked.exists() else "") == ("requeue 7\n" if requeued else "")
 
 
 def test_every_slice_is_the_same_script_and_waits_for_the_others_by_name() -> None:
