@@ -63,16 +63,17 @@ def hostnames(nodelist: str) -> tuple[str, ...]:
 
 
 def queued_jobs(*names: str, arrays: bool = False) -> list[str]:
-    """Numbers of this user's jobs of these names in the queue, each once; of a task, that of its array if ``arrays``."""
+    """Numbers of this user's jobs of these names in the queue, each once, oldest first; of a task, that of its array if ``arrays``."""
     number = "%F" if arrays else "%A"
-    return list(
-        dict.fromkeys(ask("squeue", "--noheader", "--me", f"--name={','.join(names)}", f"--format={number}").split())
-    )
+    found = ask("squeue", "--noheader", "--me", f"--name={','.join(names)}", f"--format={number}").split()
+    return sorted(set(found), key=int)
 
 
 def waiting_jobs(name: str) -> list[str]:
     """Numbers of this user's jobs of this name that wait in the queue."""
-    return ask("squeue", "--noheader", "--me", "--states=PENDING", f"--name={name}", "--format=%A").split()
+    return sorted(
+        ask("squeue", "--noheader", "--me", "--states=PENDING", f"--name={name}", "--format=%A").split(), key=int
+    )
 
 
 def lost_nodes(nodes: Sequence[str], since: datetime) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from textwrap import dedent
 
 import pytest
 
+from launch import slurm
 from tests.slurm.cluster import KILL_WAIT_S, NODES, REQUEUE_DELAY_S, Cluster, fields
 
 LOST_NODE_S = 60
@@ -110,6 +111,18 @@ def test_jobs_that_ignore_every_signal_are_cleared_at_once(cluster: Cluster, tmp
     cluster.clear()
     assert cluster.queue() == {}
     assert time.monotonic() - began < KILL_WAIT_S / 2
+
+
+def test_nodes_to_avoid_are_added_to_those_that_a_person_excluded(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in cluster.env.items():
+        monkeypatch.setenv(name, value)
+    job = str(cluster.sbatch(write_job(tmp_path, "true\n"), "--hold", "--exclude=n2"))
+    assert slurm.excluded_nodes(job) == {"n2"}
+    slurm.exclude(job, ["n1"])
+    assert slurm.excluded_nodes(job) == {"n1", "n2"}
+    assert slurm.excluded_nodes(str(cluster.sbatch(write_job(tmp_path, "true\n"), "--hold"))) == set()
 
 
 def test_values_of_several_words_belong_to_the_key_before_them() -> None:
