@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from pretrain.exit_codes import CRASH, DAMAGED, FINISHED, WRONG_INPUT, exit_code_of
+from pretrain.exit_codes import CRASH, DAMAGED, FINISHED, WRONG_INPUT, exit_code_of, message_of
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 
@@ -278,7 +278,7 @@ def _guard(act: Callable[[], int]) -> int:
     except Exception as error:
         code = exit_code_of(error)
         if code in (WRONG_INPUT, DAMAGED):
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {message_of(error)}", file=sys.stderr)
         else:
             traceback.print_exc()
             code = CRASH

@@ -63,7 +63,7 @@ def hostnames(nodelist: str) -> tuple[str, ...]:
 
 
 def queued_jobs(*names: str, arrays: bool = False) -> list[str]:
-    """Numbers of this user's jobs of these names in the queue, each once, oldest first; of a task, that of its array if ``arrays``."""
+    """Numbers of this user's jobs of these names in the queue, each once, oldest first; of a task its array's, if ``arrays``."""
     number = "%F" if arrays else "%A"
     found = ask("squeue", "--noheader", "--me", f"--name={','.join(names)}", f"--format={number}").split()
     return sorted(set(found), key=int)

@@ -23,7 +23,7 @@ import click
 
 from pretrain.config.load import load_run
 from pretrain.config.schema import RunConfig
-from pretrain.exit_codes import CRASH, DAMAGED, FINISHED, HANG, WRONG_INPUT, exit_code_of
+from pretrain.exit_codes import CRASH, DAMAGED, FINISHED, HANG, WRONG_INPUT, exit_code_of, message_of
 
 LET_THE_FIRST_SPEAK_S = 20
 CONTEXT = {"help_option_names": ["-h", "--help"]}
@@ -254,7 +254,7 @@ def _train_local(run: RunConfig) -> int:
     if failure is None:
         return code
     if code in (WRONG_INPUT, DAMAGED):
-        print(f"error: {failure.error}", file=sys.stderr)
+        print(f"error: {message_of(failure.error) if failure.error else failure.text}", file=sys.stderr)
     elif code == HANG:
         print(failure.text, file=sys.stderr)
     else:
@@ -283,7 +283,7 @@ def _guard(act: Callable[[], int]) -> int:
         _, _, local_rank = rank_and_size()
         if code in (WRONG_INPUT, DAMAGED):
             if local_rank == 0 or not stop_signal_comes_within(LET_THE_FIRST_SPEAK_S):
-                print(f"error: {error}", file=sys.stderr)
+                print(f"error: {message_of(error)}", file=sys.stderr)
         else:
             traceback.print_exc()
         return code

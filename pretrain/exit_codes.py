@@ -1,6 +1,7 @@
 """How the process ends is an interface: launch scripts decide by it."""
 
 import errno
+import os
 import types
 from typing import Final
 
@@ -25,15 +26,31 @@ OUR_PACKAGES = frozenset({"pretrain", "tokenizer", "kernels", "launch"})
 
 def exit_code_of(error: BaseException) -> int:
     """WRONG_INPUT for a ValueError that one of our rooms raised: those are written for people. DAMAGED if it says that bytes
-    are not what they were. WRONG_INPUT also for a path that no file system takes. Else CRASH.
+    are not what they were. WRONG_INPUT also for a path that no file system takes, or that this user may not use. Else CRASH.
 
     A ValueError from inside a library is a crash: it says nothing about the user's input.
     """
-    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+    if _is_wrong_path(error):
         return WRONG_INPUT
     if isinstance(error, ValueError) and not isinstance(error, UnicodeError) and _raised_by_us(error.__traceback__):
         return DAMAGED if getattr(error, "is_damage", False) else WRONG_INPUT
     return CRASH
+
+
+def message_of(error: BaseException) -> str:
+    """What a person is told of wrong input or damage."""
+    if isinstance(error, OSError) and _is_wrong_path(error):
+        whose = f"user {os.geteuid()}" if error.errno in (errno.EACCES, errno.EPERM) else "the file system"
+        return f"{error.filename!r} must be a path that {whose} may use: {error.strerror}; the path of a folder of your own works"
+    return str(error)
+
+
+def _is_wrong_path(error: BaseException) -> bool:
+    return (
+        isinstance(error, OSError)
+        and error.filename is not None
+        and error.errno in (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP)
+    )
 
 
 def _raised_by_us(traceback: types.TracebackType | None) -> bool:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -18,8 +18,8 @@ def read_config(folder: Path) -> Any:
     """
     try:
         saved: Any = OmegaConf.create(read_small_file(folder / CONFIG).decode())
-        if not all(key in saved for key in ("model", "data", "train")):
-            raise ValueError("it has no model, data and train")
+        if not all(isinstance(saved.get(key), DictConfig) for key in ("model", "data", "train")):
+            raise ValueError("it has no sections model, data and train")
         return saved
     except (ValueError, TypeError, OmegaConfBaseException, YAMLError) as error:
         problem = str(error).partition("\n")[0]

@@ -14,6 +14,7 @@ from pretrain.checkpoint.manifest import DamagedCheckpointError, Manifest
 from pretrain.checkpoint.origin import Origin, sealed_hash
 from pretrain.checkpoint.paths import DATA, REASON, checkpoints_dir, is_bad, step_of
 from pretrain.checkpoint.retention import bad_in, checkpoints_in
+from pretrain.checkpoint.saved_model import read_model
 from pretrain.checkpoint.tensor_index import read_index
 from pretrain.checkpoint.verify import is_checkpoint, verify_checkpoint
 from pretrain.config.derive import kv_channels, padded_vocab_size
@@ -41,15 +42,13 @@ def find_origin(run: RunConfig) -> tuple[Path, Manifest]:
     Raises: ValueError if there is none; DamagedCheckpointError if it is not whole, or was set aside by its own run.
     """
     named = _named(run)
-    if (
-        Path(run.run_dir).resolve() == named.resolve()
-        or checkpoints_dir(run.run_dir).resolve() == named.resolve().parent
-    ):
+    own, real = Path(os.path.realpath(run.run_dir)), Path(os.path.realpath(named))
+    if real == own or real.parent == Path(os.path.realpath(checkpoints_dir(own))):
         raise ValueError(
             f"checkpoint.init_from ({named}) must be of another run than run_dir ({run.run_dir}), which goes on from its own "
             f"checkpoints by itself; checkpoint.init_from=null works, or run_dir={run.run_dir}-2"
         )
-    folder = named.resolve() if is_checkpoint(named) else _newest_of_run(named)
+    folder = real if is_checkpoint(named) else _newest_of_run(named)
     finding = verify_checkpoint(folder, deep=False)
     if finding.manifest is None or finding.problems:
         raise DamagedCheckpointError(damage(folder, finding.problems))
@@ -64,7 +63,7 @@ def check_origin(run: RunConfig, folder: Path, *, tokenizer_sha256: str) -> None
     checkpoint itself, or if the optimizer's moments are to be kept and there are none.
     """
     named, saved = _named(run), read_config(folder)
-    differences = list(_shape_differences(_model_of(saved.model), run.model))
+    differences = list(_shape_differences(read_model(folder), run.model))
     if os.path.lexists(folder / DATA):
         there = read_position(folder / DATA).tokenizer_sha256
         if there != tokenizer_sha256:
@@ -153,11 +152,6 @@ def _newest_of_run(named: Path) -> Path:
 def _bad_step(folder: Path) -> int:
     assert is_bad(folder.name), f"{folder} was not set aside"
     return step_of(folder.name.partition(".")[0]) or 0
-
-
-def _model_of(saved: dict) -> ModelConfig:
-    """A field that is younger than the checkpoint had its default."""
-    return ModelConfig(**{field.name: saved[field.name] for field in fields(ModelConfig) if field.name in saved})
 
 
 def _shape_differences(there: ModelConfig, here: ModelConfig) -> list[str]:

@@ -11,7 +11,7 @@ from pretrain.checkpoint.boxes import Box, first_element, intersection
 from pretrain.checkpoint.manifest import DamagedCheckpointError
 from pretrain.checkpoint.paths import shard_path
 from pretrain.checkpoint.shard_file import ShardFile
-from pretrain.checkpoint.tensor_index import Stored, TensorIndex, entry_name, read_index
+from pretrain.checkpoint.tensor_index import IndexedTensor, Stored, TensorIndex, entry_name, read_index
 
 BLOCK_ELEMENTS = 1 << 22
 """Most elements that pass through memory of our own at a time, where rows are wider than what is asked for."""
@@ -43,10 +43,9 @@ class TensorReader:
 
         Raises: DamagedCheckpointError if the checkpoint does not hold all of it.
         """
-        stored = self.index.tensors[tensor].stored if tensor in self.index.tensors else ()
         found = 0
         target = out.reshape(box.size)
-        for part in stored:
+        for part in self._known(tensor).stored:
             shared = intersection(part.box, box)
             if shared is not None:
                 place = tuple(
@@ -65,7 +64,7 @@ class TensorReader:
         Raises: DamagedCheckpointError if a file does not hold what the index says.
         """
         found = []
-        for part in self.index.tensors[tensor].stored:
+        for part in self._known(tensor).stored:
             shared = intersection(part.box, box)
             if shared is None:
                 continue
@@ -78,7 +77,7 @@ class TensorReader:
 
     def read_all(self, tensor: str, state: str) -> np.ndarray:
         """The whole tensor, float32. Raises: as ``read``."""
-        shape = self.index.tensors[tensor].shape
+        shape = self._known(tensor).shape
         out = np.empty(shape, np.float32)
         self.read(tensor, state, Box(offset=(0,) * len(shape), size=shape), out)
         return out
@@ -88,6 +87,11 @@ class TensorReader:
         for file in self._files.values():
             file.close()
         self._files = {}
+
+    def _known(self, tensor: str) -> IndexedTensor:
+        if tensor not in self.index.tensors:
+            raise DamagedCheckpointError(f"{self._folder} holds no tensor {tensor}")
+        return self.index.tensors[tensor]
 
     def _read_shared(self, tensor: str, state: str, part: Stored, shared: Box, target: np.ndarray) -> None:
         """``shared`` lies in the stored box; ``target`` is its place in the caller's array, contiguous or not."""

@@ -57,7 +57,7 @@ def verify_checkpoint(folder: Path, *, deep: bool, num_threads: int = 1) -> Find
 
 def is_checkpoint(path: Path) -> bool:
     """Whether this is a checkpoint's folder, whole or not, and not that of a run. A link is what it leads to."""
-    folder = path.resolve()
+    folder = Path(os.path.realpath(path))  # resolve() has an error of its own for links in a circle
     return folder.is_dir() and (
         step_of(folder.name) is not None or any((folder / name).exists() for name in (MANIFEST, COMPLETE))
     )

@@ -61,11 +61,13 @@ def _origins(checkpoint: Path) -> list[str]:
 def _checkpoints_at(path: Path) -> tuple[list[Path], list[Path]]:
     """(What to verify, what was set aside)."""
     if is_checkpoint(path):
-        return [path.resolve()], []  # not a link's own name: the folder's says which step it must hold
+        return [Path(os.path.realpath(path))], []  # not a link's own name: the folder's says which step it must hold
     found, aside = (look(checkpoints_dir(path)) for look in (checkpoints_in, bad_in))
     if not found and not aside:
+        works = "runs/tiny/checkpoints/step-00000200 and runs/tiny work once that run has saved"
+        if checkpoints_in(path) or bad_in(path):  # the folder between the two
+            works = f"{path.parent} works"
         raise ValueError(
-            f"CHECKPOINT_OR_RUN_DIR ({path}) must be a checkpoint's folder or a run's folder with one in it; "
-            f"runs/tiny/checkpoints/step-00000200 and runs/tiny work once that run has saved"
+            f"CHECKPOINT_OR_RUN_DIR ({path}) must be a checkpoint's folder or a run's folder with one in it; {works}"
         )
     return found, aside

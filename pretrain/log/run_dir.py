@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from pretrain.checkpoint.paths import checkpoints_dir
+
 logger = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.jsonl"
@@ -26,7 +28,7 @@ NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.E
 def open_run_dir(run_dir: str | Path) -> Path:
     """Make the run folder if it is not there. Every rank may call it.
 
-    Raises: ValueError if it cannot be made or written to.
+    Raises: ValueError if it cannot be made or written to, or has something else where its checkpoints belong.
     """
     folder = Path(run_dir)
     try:
@@ -35,7 +37,19 @@ def open_run_dir(run_dir: str | Path) -> Path:
             pass
     except OSError as error:
         raise cannot_write(run_dir, str(error.strerror)) from None
+    _check_checkpoints(folder)
     return folder
+
+
+def _check_checkpoints(folder: Path) -> None:
+    """A link that leads nowhere is no run without checkpoints: it would begin anew, and find at its first save that it cannot."""
+    own = checkpoints_dir(folder)
+    if os.path.lexists(own) and not own.is_dir():
+        what = f"a link to {own.readlink()}, which is no folder" if own.is_symlink() else "no folder"
+        raise ValueError(
+            f"run_dir ({folder}) must have its checkpoints in a folder, and {own} is {what}; make that folder reachable to go on "
+            f"from what is in it, or `rm {own}` to begin anew"
+        )
 
 
 def cannot_write(run_dir: str | Path, why: str) -> ValueError:

@@ -206,6 +206,12 @@ def test_verify_refuses_a_path_that_is_no_checkpoint(tmp_path: Path) -> None:
         assert f"error: CHECKPOINT_OR_RUN_DIR ({path}) must be a checkpoint's folder or a run's folder" in result.stderr
 
 
+def test_verify_names_the_run_of_a_folder_of_checkpoints(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints" / step_name(5)).mkdir(parents=True)
+    result = pretrain("verify", tmp_path / "checkpoints")
+    assert result.returncode == 2 and f"{tmp_path} works" in result.stderr
+
+
 def test_two_runs_in_one_folder_refuse_each_other(small_run: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pretrain", "train", str(small_run), f"run_dir={tmp_path}", *OVERRIDES]
     first = subprocess.Popen([*command, "train.train_steps=4000"], cwd=ROOT, stdout=subprocess.DEVNULL)

@@ -213,7 +213,7 @@ def test_no_room_for_another_open_file_is_no_damage(
 def test_what_is_not_there_is_named(checkpoint: tuple[Path, dict[str, np.ndarray]]) -> None:
     folder, _ = checkpoint
     with open_tensors(folder) as reader:
-        with pytest.raises(DamagedCheckpointError, match="holds 0 of the 5 elements of nothing/param"):
+        with pytest.raises(DamagedCheckpointError, match="holds no tensor nothing"):
             reader.read("nothing", "param", Box(offset=(0,), size=(5,)), np.empty(5, np.float32))
         with pytest.raises(DamagedCheckpointError, match=r"holds 5 of the 6 elements of b.weight/param"):
             reader.read("b.weight", "param", Box(offset=(0,), size=(6,)), np.empty(6, np.float32))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pretrain.checkpoint.paths import COMPLETE, MANIFEST, checkpoints_dir, step_name
-from pretrain.checkpoint.verify import files_below, verify_checkpoint
+from pretrain.checkpoint.verify import files_below, is_checkpoint, verify_checkpoint
 from tests.dist.harness import make_run, run_and_trace
 from tests.runs.cases import TP2
 
@@ -199,3 +199,9 @@ def test_verification_unpickles_nothing_and_needs_no_torch(checkpoint: Path) -> 
         [sys.executable, "-c", WATCHED, str(checkpoint)], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == "7 [] False", "6 hashes and a state that is none"
+
+
+def test_links_in_a_circle_are_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    assert not is_checkpoint(tmp_path / "a")

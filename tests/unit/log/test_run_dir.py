@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pretrain.log import run_dir
-from pretrain.log.run_dir import LOCK, hold_run_dir
+from pretrain.log.run_dir import LOCK, hold_run_dir, open_run_dir
 
 
 @pytest.fixture(autouse=True)
@@ -87,3 +87,24 @@ def test_another_error_of_the_file_system_is_not_passed_over(tmp_path: Path, mon
     monkeypatch.setattr(fcntl, "flock", broken)
     with pytest.raises(OSError, match="Input/output error"), hold_run_dir(tmp_path, rank=0):
         pass
+
+
+@pytest.mark.parametrize("what", ["a link to nowhere", "a file", "a link in a circle"])
+def test_what_stands_where_the_checkpoints_belong_is_no_run_without_checkpoints(what: str, tmp_path: Path) -> None:
+    own = tmp_path / "run" / "checkpoints"
+    own.parent.mkdir()
+    if what == "a file":
+        own.touch()
+    else:
+        own.symlink_to("nowhere" if what == "a link to nowhere" else own)
+    with pytest.raises(
+        ValueError, match=r"must have its checkpoints in a folder, and .*/run/checkpoints is .*`rm .*` to begin"
+    ):
+        open_run_dir(tmp_path / "run")
+
+
+def test_checkpoints_may_lie_elsewhere_behind_a_link(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints").symlink_to(tmp_path / "elsewhere")
+    assert open_run_dir(tmp_path / "run") == tmp_path / "run"

@@ -1,11 +1,13 @@
 """Whose mistake an error is."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
 from pretrain.config.derive import num_microbatches
-from pretrain.exit_codes import CRASH, DAMAGED, WRONG_INPUT, exit_code_of
+from pretrain.exit_codes import CRASH, DAMAGED, WRONG_INPUT, exit_code_of, message_of
 
 
 def test_a_value_error_of_ours_is_the_user_s_mistake() -> None:
@@ -76,3 +78,14 @@ def test_a_path_that_no_file_system_takes_is_the_user_s(tmp_path: Path) -> None:
         is_checkpoint(tmp_path / ("n" * 300))
     assert exit_code_of(caught.value) == WRONG_INPUT
     assert exit_code_of(PermissionError("no right to")) == CRASH
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.ELOOP])
+def test_a_path_that_this_user_may_not_use_is_named_with_what_works(number: int, tmp_path: Path) -> None:
+    error = OSError(number, os.strerror(number), str(tmp_path / "mine"))
+    assert exit_code_of(error) == WRONG_INPUT
+    assert f"'{tmp_path}/mine' must be a path that" in message_of(error) and "works" in message_of(error)
+
+
+def test_an_error_of_the_disk_is_no_wrong_input(tmp_path: Path) -> None:
+    assert exit_code_of(OSError(errno.EIO, "Input/output error", str(tmp_path))) == CRASH
