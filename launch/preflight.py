@@ -14,12 +14,13 @@ from pathlib import Path
 
 from launch import nodes as node_looks
 from launch.newest import whole_steps
-from launch.reach import check_reach, paths_of, shards_of
+from launch.reach import check_reach, shards_of
 from launch.request import absolute, check_nodes
 from launch.site import SiteConfig, load_site
 from launch.space import check_space, check_write, free_at, nearest_folder, quota
 from pretrain.config.derive import world_size
 from pretrain.config.load import load_run
+from pretrain.config.path_rules import paths_of
 from pretrain.config.schema import RunConfig
 from pretrain.exit_codes import CRASH, DAMAGED, FINISHED, WRONG_INPUT, exit_code_of
 

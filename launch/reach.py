@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from launch.site import SiteConfig, file_system_of
+from pretrain.config.path_rules import paths_of
 from pretrain.config.schema import RunConfig, SourceConfig
 
 
@@ -38,21 +39,6 @@ def check_paths(named: Mapping[str, Path], site: SiteConfig, site_name: str) -> 
             f"{key} ({path}) lies on {file_system.name} of {site_name}, {rule}; "
             + (f"one of {works} works" if works else "a file system that all nodes share works")
         )
-
-
-def paths_of(run: RunConfig) -> dict[str, str]:
-    """Every path that a run reads, by its key."""
-    paths = {"data.tokenizer": run.data.tokenizer}
-    paths |= {f"data.train[{number}].prefix": source.prefix for number, source in enumerate(run.data.train)}
-    for phase_number, phase in enumerate(run.data.phases):
-        paths |= {
-            f"data.phases[{phase_number}].train[{number}].prefix": source.prefix
-            for number, source in enumerate(phase.train)
-        }
-    paths |= {f"data.held_out[{number}].prefix": source.prefix for number, source in enumerate(run.data.held_out)}
-    if run.checkpoint.init_from is not None:
-        paths["checkpoint.init_from"] = run.checkpoint.init_from
-    return paths
 
 
 def shards_of(run: RunConfig) -> list[str]:

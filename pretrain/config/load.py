@@ -1,6 +1,7 @@
 """Read a run: defaults <- YAML <- ``key=value`` overrides, then check it whole."""
 
 import difflib
+import re
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -48,13 +49,14 @@ def read_mapping(file: Path, cls: type, *, example: str) -> dict[str, Any]:
     if not OmegaConf.is_dict(from_file):
         raise ValueError(f"config {file} must be a mapping such as '{example}'; it is a {type(from_file).__name__}")
     tree = OmegaConf.to_container(from_file)
-    _refuse_unknown(tree, cls, where=str(file))
+    _refuse_misfits(tree, cls, where=str(file))
     return tree  # type: ignore[return-value]
 
 
-def typed(layers: list[dict[str, Any]], cls: type[T], *, where: str) -> T:
+def typed(layers: list[dict[str, Any]], cls: type[T], *, where: str, variable: str = "${{oc.env:{}}}") -> T:
     """The dataclass that defaults and layers describe, later ones over earlier ones; every field checked against its type.
 
+    Args: variable, how a variable of the environment is written in these layers.
     Raises: ValueError naming the key and its value, or the keys that have no default and no value.
     """
     schema = OmegaConf.structured(cls)
@@ -67,7 +69,7 @@ def typed(layers: list[dict[str, Any]], cls: type[T], *, where: str) -> T:
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None)
         first_line = str(error).splitlines()[0]
-        raise ValueError(f"{key or where}: {first_line}{_hint(first_line)}") from None
+        raise ValueError(f"{key or where}: {first_line}{_hint(first_line, variable)}") from None
     assert isinstance(made, cls), f"omegaconf gave a {type(made).__name__}"
     return made
 
@@ -79,28 +81,61 @@ def to_yaml(run: RunConfig) -> str:
 
 def _override(text: str) -> dict[str, Any]:
     key, equals, _ = text.partition("=")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"override {text!r} must be UTF-8; a name of letters, digits and _.- works") from None
     if not equals or not key:
         raise ValueError(f"override {text!r} must be key=value, such as train.train_steps=100")
     try:
         tree = OmegaConf.to_container(OmegaConf.from_dotlist([text]))
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
+    except (yaml.YAMLError, OmegaConfBaseException, IndexError) as error:  # IndexError: of a key such as [
         raise ValueError(
             f"override {text!r} is not readable: {' '.join(str(error).split())}; write key=value with a YAML value"
         ) from None
-    _refuse_unknown(tree, RunConfig, where="override")
+    _refuse_misfits(tree, RunConfig, where="override")
     return tree  # type: ignore[return-value]
 
 
-def _hint(message: str) -> str:
+def _hint(message: str, variable: str) -> str:
     if "could not be converted to Integer" in message:
         return "; write whole numbers out, such as 1_000_000_000"
+    if unknown := re.search(r"Interpolation key '(\w+)' not found", message):
+        return f"; a variable of the environment is written {variable.format(unknown[1])}"
     return ""
 
 
-def _refuse_unknown(tree: Any, cls: type, where: str, prefix: str = "") -> None:
-    """omegaconf refuses unknown keys too; this names the full path and the nearest known key, at any depth."""
-    if not isinstance(tree, dict):
-        return
+def _refuse_misfits(value: Any, hint: Any, where: str, name: str = "") -> None:
+    """Refuse unknown keys, and a list, a mapping or a single value in each other's place, at any depth.
+
+    omegaconf refuses most of it too; this names the full path, what is wanted and the nearest known key.
+    """
+    hint = _without_none(hint)
+    wants_list, wants_names = get_origin(hint) is list, get_origin(hint) is dict
+    wants_keys = is_dataclass(hint) and isinstance(hint, type)
+    if wants_list and isinstance(value, dict):
+        if all(str(key).isdigit() for key in value):  # an override of one item, such as data.train[0].prefix=a
+            as_list = list(value.values())
+        else:
+            as_list = [value] if is_dataclass(get_args(hint)[0]) else list(value)
+        raise ValueError(
+            f"{where}: {name} ({_flow(value)}) must be a list, which is always given whole; {_flow(as_list)} works"
+        )
+    is_single = isinstance(value, int | float) or (isinstance(value, str) and "${" not in value)
+    if (wants_names or wants_keys) and (isinstance(value, list) or is_single):
+        raise ValueError(f"{where}: {name} ({_flow(value)}) must be a mapping; {_example(hint)} works")
+    if wants_list and isinstance(value, list):
+        for index, item in enumerate(value):
+            _refuse_misfits(item, get_args(hint)[0], where, f"{name}[{index}]")
+    elif wants_names and isinstance(value, dict):
+        for key, item in value.items():
+            _refuse_misfits(item, get_args(hint)[1], where, f"{name}.{key}")
+    elif wants_keys and isinstance(value, dict):
+        _refuse_unknown(value, hint, where, f"{name}." if name else "")
+
+
+def _refuse_unknown(tree: dict[Any, Any], cls: type, where: str, prefix: str) -> None:
+    """The keys of one dataclass, and what they hold."""
     hints = get_type_hints(cls)
     known = [f.name for f in fields(cls)]
     for key, value in tree.items():
@@ -109,26 +144,31 @@ def _refuse_unknown(tree: Any, cls: type, where: str, prefix: str = "") -> None:
             meant = _find_elsewhere(str(key)) or (f"{prefix}{near[0]}" if near else None)
             suggestion = f"did you mean {meant}?" if meant else f"known here: {', '.join(known)}"
             raise ValueError(f"{where}: {prefix}{key} is not a key; {suggestion}")
-        inner = _dataclass_in(hints[key])
-        if inner is not None and isinstance(value, list):
-            for index, item in enumerate(value):
-                _refuse_unknown(item, inner, where, f"{prefix}{key}[{index}].")
-        elif inner is not None:
-            _refuse_unknown(value, inner, where, f"{prefix}{key}.")
+        _refuse_misfits(value, hints[key], where, f"{prefix}{key}")
 
 
-def _dataclass_in(hint: Any) -> type | None:
-    """The dataclass a field holds: itself, inside ``list[...]``, or beside ``None``."""
-    if is_dataclass(hint) and isinstance(hint, type):
-        return hint
-    if get_origin(hint) is list or isinstance(hint, UnionType):
-        return next((found for arg in get_args(hint) if (found := _dataclass_in(arg)) is not None), None)
-    return None
+def _without_none(hint: Any) -> Any:
+    """The type of a field that may be null."""
+    if isinstance(hint, UnionType):
+        return next(arg for arg in get_args(hint) if arg is not type(None))
+    return hint
+
+
+def _flow(value: Any) -> str:
+    """A value as YAML on one line."""
+    return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000).split("\n")[0]
+
+
+def _example(hint: Any) -> str:
+    """A mapping of a dataclass, or of names to one, values left out."""
+    if get_origin(hint) is dict:
+        return f"{{NAME: {_example(get_args(hint)[1])}}}"
+    return "{" + ", ".join(f"{f.name}: ..." for f in fields(hint)[:2]) + "}"
 
 
 def _find_elsewhere(key: str) -> str | None:
     for room in fields(RunConfig):
-        cls = _dataclass_in(get_type_hints(RunConfig)[room.name])
-        if cls is not None and key in {f.name for f in fields(cls)}:
+        cls = get_type_hints(RunConfig)[room.name]
+        if is_dataclass(cls) and key in {f.name for f in fields(cls)}:
             return f"{room.name}.{key}"
     return None

@@ -10,6 +10,7 @@ from pretrain.config.derive import (
     padded_vocab_size,
     ramp_stages,
 )
+from pretrain.config.path_rules import check_path_texts
 from pretrain.config.schema import (
     BatchRampConfig,
     ModelConfig,
@@ -32,6 +33,7 @@ def check(run: RunConfig) -> None:
 
     Raises: ValueError naming the first broken rule.
     """
+    check_path_texts(run)
     _finite(run)
     _positive(run)
     _check_model(run.model)

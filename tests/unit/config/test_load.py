@@ -91,10 +91,10 @@ def test_a_run_is_frozen(config: Path) -> None:
         ("log.tensorboard=maybe", "log.tensorboard: .*maybe.*bool"),
         ("train.precision=null", "train.precision: .*None.*bf16, fp32"),
         ("model=null", "model: .*not Optional"),
-        ("data.train=[5]", r"data.train\[0\]: .*int is not"),
+        ("data.train=[5]", r"data.train\[0\] \(5\) must be a mapping; {prefix: ..., weight: ...} works"),
         ("data.train=null", "data.train: .*not Optional"),
         ("train.batch_ramp={start: 4}", "must choose train.batch_ramp.increment, train.batch_ramp.samples"),
-        ("optim.lr=${nowhere}", "optim.lr: .*nowhere"),
+        ("optim.lr=${nowhere}", r"optim.lr: .*nowhere.*; a variable of the environment is written \${oc.env:nowhere}"),
         ("train.train_steps=many", "train.train_steps: .*many.*Integer"),
         ("train.train_steps=1e9", "train.train_steps: .*write whole numbers out, such as 1_000_000_000"),
         ("train.precision=fp8", "train.precision: .*fp8.*bf16"),
@@ -107,6 +107,34 @@ def test_a_run_is_frozen(config: Path) -> None:
 def test_an_override_that_says_nothing_known_is_refused_by_name(config: Path, override: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load_run(config, [override])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.train={prefix: a, weight: 1}", r"data.train \({prefix: a, weight: 1}\) must be a list, .*; \[{prefix: a, weight: 1}\] works"),
+        ("data.train[0].prefix=b", r"data.train \(.*\) must be a list, which is always given whole; \[{prefix: b}\] works"),
+        ("data.phases=[{start_sample: 4, train: {prefix: a}}]", r"data.phases\[0\].train \({prefix: a}\) must be a list"),
+        ("model=[1]", r"model \(\[1\]\) must be a mapping; {num_layers: ..., hidden_size: ...} works"),
+        ("train.spikes=5", r"train.spikes \(5\) must be a mapping"),
+        ("[=1", r"override '\[=1' is not readable"),
+    ],
+)  # fmt: skip
+def test_a_list_and_a_mapping_in_each_other_s_place_are_named(config: Path, override: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_run(config, [override])
+
+
+def test_a_mapping_in_place_of_a_list_in_the_file_is_named(config: Path) -> None:
+    config.write_text(MINIMAL.replace("[{prefix: a}]", "{prefix: a}"))
+    with pytest.raises(ValueError, match=r"run.yaml: data.train \({prefix: a}\) must be a list"):
+        load_run(config)
+
+
+def test_an_override_that_is_not_utf_8_is_refused(config: Path) -> None:
+    with pytest.raises(ValueError, match=r"override 'run_dir=a\\udcff' must be UTF-8") as caught:
+        load_run(config, ["run_dir=a\udcff"])
+    assert not isinstance(caught.value, UnicodeError), "which would be a crash and no mistake of the user's"
 
 
 def test_an_unknown_key_in_the_file_is_refused_with_the_file_s_name(config: Path) -> None:

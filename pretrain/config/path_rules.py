@@ -1,0 +1,41 @@
+"""Rules of the paths of a run. Each error names the key, its value, the rule and a value that works."""
+
+import re
+
+from pretrain.config.schema import RunConfig
+
+
+def paths_of(run: RunConfig) -> dict[str, str]:
+    """Every path that a run reads, by its key."""
+    paths = {"data.tokenizer": run.data.tokenizer}
+    paths |= {f"data.train[{number}].prefix": source.prefix for number, source in enumerate(run.data.train)}
+    for phase_number, phase in enumerate(run.data.phases):
+        paths |= {
+            f"data.phases[{phase_number}].train[{number}].prefix": source.prefix
+            for number, source in enumerate(phase.train)
+        }
+    paths |= {f"data.held_out[{number}].prefix": source.prefix for number, source in enumerate(run.data.held_out)}
+    if run.checkpoint.init_from is not None:
+        paths["checkpoint.init_from"] = run.checkpoint.init_from
+    return paths
+
+
+def check_path_texts(run: RunConfig) -> None:
+    """Refuse what only a shell fills in: nobody does so in a config, and a folder named $SCRATCH or ~ would be made.
+
+    Raises: ValueError naming the first such path.
+    """
+    for key, path in {"run_dir": run.run_dir, **paths_of(run)}.items():
+        variable = re.search(r"\$\{?([A-Za-z_][A-Za-z0-9_]*)\}?", path)
+        if variable:
+            what, works = variable[0], path.replace(variable[0], f"${{oc.env:{variable[1]}}}")
+        elif path.startswith("~"):
+            user, slash, rest = path[1:].partition("/")
+            what = f"~{user}"
+            works = f"/home/{user}{slash}{rest}" if user else f"${{oc.env:HOME}}{slash}{rest}"
+        else:
+            continue
+        raise ValueError(
+            f"{key} ({path}) must not hold {what}, which only a shell fills in: here it would be the name of a folder; "
+            f"'{works}' works, or another absolute path"
+        )
