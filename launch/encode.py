@@ -193,7 +193,7 @@ def _check_files(request: EncodeRequest, site: SiteConfig, site_name: str, place
     named = {"--output": prefix, "--tokenizer": tokenizer, "the working folder": places.workdir}
     named |= {"the code": places.code_dir, "Python": places.python}
     named |= {f"--input {given}": absolute(given, places.workdir) for given in request.inputs}
-    check_paths(named, site, site_name)
+    check_paths(named.items(), site, site_name)
 
 
 def _check_passed_on(passed_on: tuple[str, ...], places: Places) -> None:

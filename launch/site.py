@@ -4,7 +4,6 @@ A new site is a copy of ``launch/sites/generic.yaml``; ``--site`` takes the name
 """
 
 import math
-import os
 import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -204,17 +203,3 @@ def _check_words(site: SiteConfig, where: str) -> None:
     for key, line in lines.items():
         if not line.isprintable() or (key.endswith(".value") and '"' in line):
             raise ValueError(f"{where}: {key} ({line!r}) must be one line, a value without double quotes; ib0 works")
-
-
-def file_system_of(path: Path, site: SiteConfig) -> FileSystemConfig | None:
-    """The site's file system that an absolute path lies on: the one with the longest root; None if the site names none."""
-    best: tuple[int, FileSystemConfig] | None = None
-    for file_system in site.file_systems:
-        for root in file_system.roots:
-            expanded = os.path.expandvars(root)
-            if "$" in expanded or not expanded:
-                continue  # the variable is not set on this machine
-            below = path.is_relative_to(expanded) or path.resolve().is_relative_to(Path(expanded).resolve())
-            if below and (best is None or len(expanded) > best[0]):
-                best = len(expanded), file_system
-    return None if best is None else best[1]

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from launch.site import SiteConfig, file_system_of
+from launch.reach import file_systems_of
+from launch.site import SiteConfig
 from pretrain.checkpoint.paths import MAX_FILES, MIN_FILE_BYTES
 from pretrain.config.derive import checkpoint_bytes
 from pretrain.config.schema import RunConfig
@@ -125,6 +126,9 @@ def check_write(run_dir: Path) -> str:
     Raises: ValueError if that fails.
     """
     folder = nearest_folder(run_dir)
+    nearest = next((path for path in (run_dir, *run_dir.parents) if os.path.lexists(path)), folder)
+    if nearest != folder:
+        raise cannot_write(run_dir, f"{nearest} is not a folder")
     try:
         with tempfile.TemporaryFile(dir=folder) as stream:
             stream.write(b"fanal")
@@ -140,9 +144,10 @@ def quota(run_dir: Path, site: SiteConfig) -> str:
 
     Its form is not known, so that nothing follows from it.
     """
-    file_system = file_system_of(run_dir, site)
-    if file_system is None or not file_system.quota_command:
+    lies_on = file_systems_of(run_dir, site)
+    if not lies_on or not lies_on[-1][1].quota_command:
         return ""
+    file_system = lies_on[-1][1]  # where its links end
     command = shlex.split(file_system.quota_command)
     if shutil.which(command[0]) is None:
         return f"{command[0]} is not on this machine"

@@ -112,7 +112,7 @@ def _refuse_misfits(value: Any, hint: Any, where: str, name: str = "") -> None:
     """
     hint = _without_none(hint)
     wants_list, wants_names = get_origin(hint) is list, get_origin(hint) is dict
-    wants_keys = is_dataclass(hint) and isinstance(hint, type)
+    wants_keys = is_dataclass(hint)
     if wants_list and isinstance(value, dict):
         if all(str(key).isdigit() for key in value):  # an override of one item, such as data.train[0].prefix=a
             as_list = list(value.values())
@@ -130,7 +130,7 @@ def _refuse_misfits(value: Any, hint: Any, where: str, name: str = "") -> None:
     elif wants_names and isinstance(value, dict):
         for key, item in value.items():
             _refuse_misfits(item, get_args(hint)[1], where, f"{name}.{key}")
-    elif wants_keys and isinstance(value, dict):
+    elif is_dataclass(hint) and isinstance(hint, type) and isinstance(value, dict):
         _refuse_unknown(value, hint, where, f"{name}." if name else "")
 
 

@@ -145,6 +145,17 @@ def test_a_full_disk_and_a_read_only_one_are_refused_and_nothing_stays(small_dis
         check_write(small_disk / "mine")
 
 
+@pytest.mark.parametrize("below", [".", "x", "x/y"])
+def test_a_file_in_place_of_the_run_folder_is_refused(below: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    for name in ("file", "gone"):
+        message = rf"run_dir \({tmp_path}/{name}.*\) must be a folder .*: {tmp_path}/{name} is not a folder; run_dir="
+        with pytest.raises(ValueError, match=message):
+            check_write(tmp_path / name / below)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "gone"]
+
+
 def site_with(command: str) -> object:
     return replace(load_site("local"), file_systems=[FileSystemConfig(name="WORK", roots=["/"], quota_command=command)])
 
