@@ -5,14 +5,21 @@ A new site is a copy of ``launch/sites/generic.yaml``; ``--site`` takes the name
 
 import math
 import re
+import shlex
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from omegaconf import MISSING
 
 from pretrain.config.load import read_mapping, typed
 
 SITES = Path(__file__).parent / "sites"
+SET_BY_SCRIPTS = re.compile(
+    r"(FANAL|PRETRAIN)_\w*|PYTHON|PYTHONPATH|PYTHONSAFEPATH|OMP_NUM_THREADS|SRUN_CPUS_PER_TASK|"
+    r"launch_dir|leaving|code|step|guard|old|prefix|parts|part"
+)
+"""Variables that scripts of jobs set for themselves: a site's would be lost, or lead them astray."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +146,9 @@ def load_site(name: str) -> SiteConfig:
         raise ValueError(
             f"site {name!r} is not known; there is: {', '.join(known_sites())}, or the path of a YAML file"
         )
-    site = typed([read_mapping(path, SiteConfig, example="gpus_per_node: 4")], SiteConfig, where=str(path))
+    tree = read_mapping(path, SiteConfig, example="gpus_per_node: 4")
+    site = typed([tree], SiteConfig, where=str(path), variable="${}")
+    _check_quoted(tree, site, str(path))
     check_site(site, str(path))
     return site
 
@@ -166,17 +175,12 @@ def check_site(site: SiteConfig, where: str) -> None:
         site.gpu_memory_gib and math.isfinite(site.gpu_memory_gib) and site.gpu_memory_gib > 0
     ):
         raise ValueError(f"{where}: gpu_memory_gib ({site.gpu_memory_gib}) must say the memory of one GPU; 80 works")
-    every_qos = [*site.qos, *(site.encode.qos if site.encode else [])]
-    for qos in every_qos:
-        if not (0 < qos.max_hours < math.inf) or (qos.max_gpus is not None and qos.max_gpus < 1):
-            raise ValueError(
-                f"{where}: qos {qos.name} must have max_hours ({qos.max_hours}) above 0 and max_gpus ({qos.max_gpus}) of at "
-                "least 1 or null; max_hours: 20, max_gpus: null works"
-            )
+    if site.encode and site.encode.cores < 1:
+        raise ValueError(f"{where}: encode.cores ({site.encode.cores}) must be at least 1; 8 works")
+    _check_qos(site.qos, "qos", where)
+    _check_qos(site.encode.qos if site.encode else [], "encode.qos", where)
     _check_words(site, where)
-    for name in site.environment:
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-            raise ValueError(f"{where}: environment.{name} must be the name of a variable; NCCL_DEBUG works")
+    _check_shell_texts(site, where)
     limits = site.node_check
     for limit in fields(limits):
         value = getattr(limits, limit.name)
@@ -184,6 +188,37 @@ def check_site(site: SiteConfig, where: str) -> None:
         if not (least < value < math.inf):
             raise ValueError(
                 f"{where}: node_check.{limit.name} ({value}) must be above {least:g}; {limit.default} works"
+            )
+
+
+def _check_quoted(read: Any, made: Any, where: str, key: str = "") -> None:
+    """Refuse what YAML reads as a number or a truth value where text is wanted: 010 would become 8, and 1.10 be 1.1."""
+    if isinstance(read, dict):
+        for name, value in read.items():
+            inner = made[name] if isinstance(made, dict) else getattr(made, name)
+            _check_quoted(value, inner, where, f"{key}.{name}" if key else name)
+    elif isinstance(read, list):
+        for number, value in enumerate(read):
+            _check_quoted(value, made[number], where, f"{key}[{number}]")
+    elif isinstance(made, str) and not isinstance(read, str):
+        raise ValueError(
+            f"{where}: {key} must be text, and YAML reads it as {type(read).__name__} {read}; write it in quotes: "
+            f"{key.split('.')[-1]}: '{made}' works"
+        )
+
+
+def _check_qos(offered: list[QosConfig], key: str, where: str) -> None:
+    names = [qos.name for qos in offered]
+    for number, qos in enumerate(offered):
+        if not qos.name or names.index(qos.name) < number:
+            rule = f"be another than that of {key}[{names.index(qos.name)}]" if qos.name else "not be empty"
+            raise ValueError(
+                f"{where}: {key}[{number}].name ({qos.name!r}) must {rule}; a name that `sacctmgr show qos` lists works"
+            )
+        if not (0 < qos.max_hours < math.inf) or (qos.max_gpus is not None and qos.max_gpus < 1):
+            raise ValueError(
+                f"{where}: qos {qos.name} must have max_hours ({qos.max_hours}) above 0 and max_gpus ({qos.max_gpus}) of at "
+                "least 1 or null; max_hours: 20, max_gpus: null works"
             )
 
 
@@ -199,7 +234,44 @@ def _check_words(site: SiteConfig, where: str) -> None:
             raise ValueError(f"{where}: {key} ({word!r}) must be one word without quotes and #; gpu_p6 works")
     lines = {"description": site.description}
     lines |= {f"environment.{name}.reason": variable.reason for name, variable in site.environment.items()}
-    lines |= {f"environment.{name}.value": variable.value for name, variable in site.environment.items()}
     for key, line in lines.items():
-        if not line.isprintable() or (key.endswith(".value") and '"' in line):
-            raise ValueError(f"{where}: {key} ({line!r}) must be one line, a value without double quotes; ib0 works")
+        if not line.isprintable():
+            raise ValueError(f"{where}: {key} ({line!r}) must be one line; Slurm on CPUs works")
+
+
+def _check_shell_texts(site: SiteConfig, where: str) -> None:
+    """Refuse what a shell would take for more than a text: values stand in double quotes, so that $NAME is filled in."""
+    for name in site.environment:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            raise ValueError(f"{where}: environment.{name} must be the name of a variable; NCCL_DEBUG works")
+        if SET_BY_SCRIPTS.fullmatch(name):
+            raise ValueError(
+                f"{where}: environment.{name} must not be set by a site, since the scripts of jobs set it; MY_{name} works"
+            )
+    texts = {f"environment.{name}.value": variable.value for name, variable in site.environment.items()}
+    for key, text in {**texts, "node_local_dir": site.node_local_dir}.items():
+        # Not ${NAME}, since omegaconf would fill it in when a job reads its site; and no $(command), $[sum] or $1.
+        if not text.isprintable() or re.search(r"[\"`\\]|\$(?![A-Za-z_])", text):
+            raise ValueError(
+                f"{where}: {key} ({text!r}) must be one line without double quotes, ` and \\, and $ only before the name of a "
+                "variable; /tmp/$USER works"
+            )
+    if site.node_local_dir and not site.node_local_dir.startswith(("/", "$")):
+        raise ValueError(
+            f"{where}: node_local_dir ({site.node_local_dir}) must be absolute: it lies on each node; /dev/shm works"
+        )
+    for file_system in site.file_systems:
+        command = file_system.quota_command
+        if command and not _words_of(command):
+            raise ValueError(
+                f"{where}: quota_command of file system {file_system.name} ({command!r}) must be a command, its quotes in "
+                'pairs; idr_quota_user works, and "" for none'
+            )
+
+
+def _words_of(command: str) -> list[str]:
+    """As a shell splits it; none if it cannot."""
+    try:
+        return shlex.split(command)
+    except ValueError:
+        return []

@@ -1,0 +1,98 @@
+"""Sites: what is refused, before a script is made of it."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from launch.encode_script import EncodeJobs, encode_script, merge_script
+from launch.script import environment, script
+from launch.site import SET_BY_SCRIPTS, VariableConfig, known_sites, load_site
+from tests.golden.launch_scripts import CONFIGS, golden_job
+
+BASE = "description: a machine\ngpus_per_node: 0\ncores_per_node: 4\n"
+VARIABLE = "environment: {{A: {{value: {}, reason: why}}}}"
+ERRORS = {
+    "a mapping for a list": ("qos: {name: a, max_hours: 2}", r"qos \({name: a, max_hours: 2}\) must be a list, .*; \[{name: a, max_hours: 2}\] works"),
+    "a mapping for words": ("modules: {arch/h100: ''}", r"modules \(.*\) must be a list, which is always given whole; \[arch/h100\] works"),
+    "a list for names": ("environment: [A]", r"environment \(\[A\]\) must be a mapping; {NAME: {value: ..., reason: ...}} works"),
+    "a list for a variable": ("environment: {A: [b]}", r"environment.A \(\[b\]\) must be a mapping; {value: ..., reason: ...} works"),
+    "an unknown key of a variable": ("environment: {A: {valeu: b}}", r"environment.A.valeu is not a key; did you mean environment.A.value\?"),
+    "one thing for keys": ("node_check: 5", r"node_check \(5\) must be a mapping; {gemm_slower: ..., copy_slower: ...} works"),
+    "a command": (VARIABLE.format("'$(id)'"), r"environment.A.value \('\$\(id\)'\) must be one line without double quotes, .*; /tmp/\$USER works"),
+    "a command, the old way": (VARIABLE.format("'`id`'"), "environment.A.value .* must be one line without double quotes"),
+    "a double quote": (VARIABLE.format("'a\"b'"), "environment.A.value .* must be one line without double quotes"),
+    "a backslash": (VARIABLE.format("'a\\'"), "environment.A.value .* must be one line without double quotes"),
+    "two lines": (VARIABLE.format('"a\\nb"'), "environment.A.value .* must be one line without double quotes"),
+    "a sum": (VARIABLE.format("'$[1+1]'"), "environment.A.value .* must be one line without double quotes"),
+    "a variable of omegaconf's": (VARIABLE.format("'${NONE}'"), r"environment.A.value: .*NONE.*; a variable of the environment is written \$NONE"),
+    "a variable in braces": (VARIABLE.format("'\\${NONE}'"), r"environment.A.value .* and \$ only before the name of a variable"),
+    "a folder with a command": ("node_local_dir: /tmp/$(id)", "node_local_dir .* must be one line without double quotes"),
+    "a folder with a quote": ("node_local_dir: /tmp/\"a", "node_local_dir .* must be one line without double quotes"),
+    "a folder that is not absolute": ("node_local_dir: tmp", r"node_local_dir \(tmp\) must be absolute: it lies on each node; /dev/shm works"),
+    "a reason of two lines": ('environment: {A: {value: b, reason: "a\\nb"}}', "environment.A.reason .* must be one line"),
+    "a truth value": (VARIABLE.format("true"), "environment.A.value must be text, and YAML reads it as bool True; write it in quotes"),
+    "an octal number": (VARIABLE.format("010"), "environment.A.value must be text, and YAML reads it as int 8; write it in quotes"),
+    "a version": (VARIABLE.format("1.10"), "environment.A.value must be text, and YAML reads it as float 1.1; write it in quotes: value: '1.1' works"),
+    "a module that is a number": ("modules: [a, 3.10]", r"modules\[1\] must be text, and YAML reads it as float 3.1"),
+    "no cores to encode": ("encode: {cores: 0}", r"encode.cores \(0\) must be at least 1; 8 works"),
+    "two QoS of one name": ("qos: [{name: a, max_hours: 2}, {name: a, max_hours: 3}]", r"qos\[1\].name \('a'\) must be another than that of qos\[0\]"),
+    "a QoS without a name": ("qos: [{name: '', max_hours: 2}]", r"qos\[0\].name \(''\) must not be empty; "),
+    "two QoS of one name to encode": (
+        "encode: {cores: 1, qos: [{name: a, max_hours: 2}, {name: a, max_hours: 3}]}", r"encode.qos\[1\].name \('a'\) must be another",
+    ),
+    "an open quote": (
+        "file_systems: [{name: W, quota_command: \"echo 'a\"}]",
+        r"quota_command of file system W \(\"echo 'a\"\) must be a command, its quotes in pairs; idr_quota_user works",
+    ),
+    "an empty command": ("file_systems: [{name: W, quota_command: ' '}]", r"quota_command of file system W \(' '\) must be a command"),
+}  # fmt: skip
+
+
+def written(folder: Path, text: str) -> str:
+    (folder / "site.yaml").write_text(BASE + text + "\n")
+    return str(folder / "site.yaml")
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_a_site_that_makes_no_sound_script_is_refused(name: str, tmp_path: Path) -> None:
+    text, message = ERRORS[name]
+    with pytest.raises(ValueError, match=message) as caught:
+        load_site(written(tmp_path, text))
+    assert "site.yaml" in str(caught.value) or "written $NONE" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["FANAL_CONFIG", "PYTHONPATH", "OMP_NUM_THREADS", "PRETRAIN_EXIT_CODES", "launch_dir"])
+def test_a_variable_that_scripts_set_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=rf"environment.{name} must not be set by a site.*; MY_{name} works"):
+        load_site(written(tmp_path, f"environment: {{{name}: {{value: '1', reason: why}}}}"))
+
+
+@pytest.mark.parametrize("site_name", known_sites())
+def test_every_variable_that_a_script_sets_is_known(site_name: str) -> None:
+    own = set(load_site(site_name).environment)
+    job = golden_job(next(path for path in CONFIGS if path.stem == "tiny"), site_name)
+    encode = EncodeJobs(
+        site=job.site, site_name=site_name, places=job.places, prefix=Path("/project/a"), tokenizer="t", inputs=("i",),
+        options=(), parts=2, at_once=None, workers=1, minutes=60, merge_minutes=60, retries=1, modules=(), account="",
+        qos="", name="a",
+    )  # fmt: skip
+    scripts = [script(job), script(replace(job, node_local=True)), encode_script(encode), merge_script(encode)]
+    found = set(re.findall(r"^ *(?:export )?([A-Za-z_]\w*)=", "\n".join(scripts), re.MULTILINE))
+    assert found >= own | {"PYTHON", "launch_dir", "FANAL_NODE_LOCAL", "parts"}
+    assert {name for name in found - own if not SET_BY_SCRIPTS.fullmatch(name)} == set()
+
+
+def test_variables_are_filled_in_by_the_shell_and_quotes_keep_a_value(tmp_path: Path) -> None:
+    site = load_site(written(tmp_path, VARIABLE.format("'/tmp/$USER-010'") + "\nnode_local_dir: $TMPDIR"))
+    assert environment(site) == ['export A="/tmp/$USER-010"  # why']
+
+
+@pytest.mark.parametrize("value", ["010", "1.10", "true", "12:30:45", "2026-01-02", "", "~", "a: b", "$USER"])
+def test_a_job_reads_its_site_as_it_was(value: str, tmp_path: Path) -> None:
+    site = load_site(written(tmp_path, VARIABLE.format(f"'{value}'")))
+    assert site.environment == {"A": VariableConfig(value=value, reason="why")}
+    (tmp_path / "again.yaml").write_text(OmegaConf.to_yaml(OmegaConf.structured(site)))
+    assert load_site(str(tmp_path / "again.yaml")) == site
