@@ -14,8 +14,9 @@ from pathlib import Path
 
 from launch import jobs_file, slurm
 from launch.encode_script import ENCODE_SCRIPT, LOGS, MERGE_SCRIPT, EncodeJobs, encode_script, merge_script
+from launch.hours import check_hours, choose_qos
 from launch.reach import check_paths
-from launch.request import Places, absolute, account, check_hours, check_path, check_word, choose_qos, job_name
+from launch.request import Places, absolute, account, check_path, check_word, job_name
 from launch.script import EXIT_CODES
 from launch.site import SiteConfig
 from launch.whole_file import write_whole
@@ -224,13 +225,17 @@ def _check_same_as_before(jobs: EncodeJobs) -> None:
     """Parts that are there must be of this very request."""
     try:
         before = json.loads((jobs.folder / FACTS).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
+    except FileNotFoundError:
         return
+    except (OSError, ValueError):
+        before = None
+    if not isinstance(before, dict):
+        before = {}  # it says nothing of the parts that are there
     now = json.loads(json.dumps(facts(jobs)))
     changed = [key for key in SAME_FOR_ALL_PARTS if before.get(key) != now[key]]
     if changed and any(jobs.parts_dir.glob("*.json")):
-        key = changed[0]
+        key, then = changed[0], before.get(changed[0], "(unknown)")
         raise ValueError(
-            f"{jobs.parts_dir} holds parts that were made with {key} {before.get(key)}, not {now[key]}: they would not "
+            f"{jobs.parts_dir} holds parts that were made with {key} {then}, not {now[key]}: they would not "
             f"belong together; remove that folder, or --output {jobs.prefix}-2 works"
         )

@@ -1,20 +1,18 @@
 """What a person asks for, and what follows from it: a job of one or more slices. Every error comes before the queue does."""
 
 import hashlib
-import math
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from launch.hours import slices_of
 from launch.reach import check_reach
-from launch.site import QosConfig, SiteConfig
+from launch.site import SiteConfig
 from pretrain.config.derive import model_parallel_size, world_size
 from pretrain.config.rules import check_ranks
 from pretrain.config.schema import RunConfig
 
-MAX_HOURS, MAX_SLICES = 100_000, 1_000
-"""More is a slip of the hand: ten years, and jobs that a scheduler would rather not see at once."""
 MAX_STOP_MARGIN_S = 65_535
 """Of ``sbatch --signal``."""
 
@@ -112,7 +110,14 @@ def plan_job(run: RunConfig, site_name: str, site: SiteConfig, request: Request,
     Raises: ValueError naming the option or key, its value, the rule and what works.
     """
     gpus, ranks_per_node = check_nodes(run, site, site_name, nodes=request.nodes, gpus_per_node=request.gpus_per_node)
-    qos, minutes, slices = _walltime(site, site_name, request, num_gpus=request.nodes * gpus)
+    qos, minutes, slices = slices_of(
+        site,
+        site_name,
+        hours=request.hours,
+        slice_hours=request.slice_hours,
+        qos=request.qos,
+        num_gpus=request.nodes * gpus,
+    )
     margin = site.stop_margin_s if request.stop_margin_s is None else request.stop_margin_s
     if not 0 < margin < minutes * 60:
         raise ValueError(
@@ -125,12 +130,11 @@ def plan_job(run: RunConfig, site_name: str, site: SiteConfig, request: Request,
             f"{MAX_STOP_MARGIN_S}, the most that sbatch --signal takes; --stop-margin-s 600 works"
         )
     check_word("--qos", request.qos, example="normal")
-    for node in request.exclude:
-        check_word("--exclude", node, example="n1,n[7-9]")
+    _check_node_list(request.exclude)
     for module in request.modules:
         check_word("--module", module, example="cuda/12.4")
     run_dir = absolute(run.run_dir, places.workdir)
-    check_path("run_dir", run_dir)
+    check_run_dir(run_dir, places.code_dir)
     check_reach(run, site, site_name, run_dir=run_dir, places=[places.workdir, places.code_dir, places.python])
     return Job(
         run=run, site=site, site_name=site_name, places=places, run_dir=run_dir, nodes=request.nodes, gpus_per_node=gpus,
@@ -179,6 +183,19 @@ def check_path(option: str, path: Path) -> None:
         raise ValueError(f"{option} ({str(path)!r}) must hold no backslash, tab or end of line; runs/mine works")
 
 
+def check_run_dir(run_dir: Path, code_dir: Path) -> None:
+    """Refuse a run folder that no directive can name, or whose launch folder is that of this program.
+
+    Raises: ValueError naming the path, the rule and a path that works.
+    """
+    check_path("run_dir", run_dir)
+    if launch_dir(run_dir).resolve() == (code_dir / "launch").resolve():
+        raise ValueError(
+            f"run_dir ({run_dir}) must not be the folder of the code: job.sbatch, job.json and what belongs to jobs would lie "
+            "among its files, in launch; runs/mine works"
+        )
+
+
 def account(suffix: str, needed: bool, site_name: str, given: str | None) -> str:
     """The account, if it is one that the scheduler takes here; empty if none is needed or given.
 
@@ -192,92 +209,28 @@ def account(suffix: str, needed: bool, site_name: str, given: str | None) -> str
                 f"--account must be given on {site_name}; --account {example} works, with your project in place of xyz"
             )
         return ""
-    if suffix and not given.endswith(f"@{suffix}"):
-        project = given.split("@")[0]
+    project, at, kind = given.partition("@")
+    if suffix and (not project or kind != suffix):
         raise ValueError(
-            f"--account ({given}) must end in @{suffix} on {site_name}, where hours are granted by kind of node; "
-            f"--account {project}@{suffix} works"
+            f"--account ({given}) must be a project with @{suffix} behind it on {site_name}, where hours are granted by kind of "
+            f"node; --account {project or 'xyz'}@{suffix} works"
+            + ("" if project else ", with your project in place of xyz")
         )
+    if not project:
+        raise ValueError(f"--account ({given}) must name a project before the {at}; --account xyz{given} works")
     return given
 
 
-def choose_qos(
-    offered: list[QosConfig], wanted: str | None, *, hours: float, slice_hours: float | None, num_gpus: int, where: str
-) -> tuple[QosConfig | None, float]:
-    """A quality of service, and the hours of one job under it. The first is the default, and may become a chain.
-
-    Raises: ValueError naming the limit that does not fit, and a QoS that does.
-    """
-    if not offered:
-        if wanted:
-            return QosConfig(name=wanted, max_hours=hours), min(hours, slice_hours or hours)
-        return None, min(hours, slice_hours or hours)
-    chosen = next((qos for qos in offered if qos.name == wanted), None) if wanted else offered[0]
-    if chosen is None:
-        raise ValueError(f"--qos ({wanted}) is not one of {where}; there is: {', '.join(qos.name for qos in offered)}")
-
-    def fits(qos: QosConfig, hours_of_a_job: float) -> bool:
-        return hours_of_a_job <= qos.max_hours and (qos.max_gpus is None or num_gpus <= qos.max_gpus)
-
-    if chosen.max_gpus is not None and num_gpus > chosen.max_gpus:
-        others = [qos.name for qos in offered if qos.max_gpus is None or num_gpus <= qos.max_gpus]
-        works = (
-            f"--qos {others[0]} works"
-            if others
-            else f"{max(qos.max_gpus or 0 for qos in offered)} GPUs are the most here"
-        )
-        raise ValueError(f"{num_gpus} GPUs are more than the {chosen.max_gpus} that qos {chosen.name} allows; {works}")
-    of_a_job = slice_hours if slice_hours is not None else (min(hours, chosen.max_hours) if chosen.chain else hours)
-    if of_a_job > chosen.max_hours:
-        asked = f"--slice-hours ({slice_hours:g})" if slice_hours is not None else f"--hours ({hours:g})"
-        others = [qos for qos in offered if fits(qos, of_a_job)] or [
-            qos for qos in offered if qos.chain and fits(qos, 0)
-        ]
-        works = f"--qos {others[0].name} fits" if others else f"{chosen.max_hours:g} works"
+def _check_node_list(nodes: tuple[str, ...]) -> None:
+    """Refuse what sbatch would not take for nodes. A comma inside brackets is one between items here: only the whole tells."""
+    group = r"\[\d+(-\d+)?(,\d+(-\d+)?)*\]"
+    item = rf"[A-Za-z0-9_.-]+({group}[A-Za-z0-9_.-]*)*"
+    given = ",".join(nodes)
+    if nodes and not re.fullmatch(f"{item}(,{item})*", given):
         raise ValueError(
-            f"{asked} must not be above the {chosen.max_hours:g} h that qos {chosen.name} allows a job; {works}"
+            f"--exclude ({given!r}) must be names of nodes, or groups of them such as n[7-9,12], with commas between; "
+            "--exclude n1,n[7-9] works"
         )
-    return chosen, min(of_a_job, hours)
-
-
-def check_hours(hours: float | None, default_walltime_minutes: float | None) -> float:
-    """The hours asked for.
-
-    Raises: ValueError if there are none, or no number above 0.
-    """
-    if hours is None:
-        default = f"a job that asks for none gets {default_walltime_minutes:g} minutes" if default_walltime_minutes else (
-            "a job that asks for none gets the site's default, often minutes"
-        )  # fmt: skip
-        raise ValueError(f"--hours must say how long to run: {default}; --hours 20 works")
-    if not 0 < hours < math.inf:
-        raise ValueError(f"--hours ({hours}) must be above 0 and finite; --hours 20 works")
-    if hours > MAX_HOURS:
-        raise ValueError(
-            f"--hours ({hours:g}) must not be above {MAX_HOURS:,}, more than ten years; --hours 1000 works"
-        )
-    return hours
-
-
-def _walltime(site: SiteConfig, site_name: str, request: Request, *, num_gpus: int) -> tuple[str, int, int]:
-    """(QoS to name in the script, minutes of a slice, number of slices)."""
-    hours = check_hours(request.hours, site.default_walltime_minutes)
-    if request.slice_hours is not None and not 0 < request.slice_hours < math.inf:
-        raise ValueError(
-            f"--slice-hours ({request.slice_hours}) must be above 0 and finite; --slice-hours {hours:g} works"
-        )
-    qos, of_a_job = choose_qos(
-        site.qos, request.qos, hours=hours, slice_hours=request.slice_hours, num_gpus=num_gpus, where=site_name
-    )
-    slices = math.ceil(hours / of_a_job - 1e-9)
-    if slices > MAX_SLICES:
-        raise ValueError(
-            f"--hours ({hours:g}) in jobs of {of_a_job:g} h would be {slices:,} jobs, and must not be more than {MAX_SLICES:,}; "
-            f"--hours {math.floor(of_a_job * MAX_SLICES) or 1} works"
-        )
-    # Slices of equal length: a shorter job waits less. Slurm counts in minutes.
-    minutes = max(1, math.ceil(hours / slices * 60 - 1e-6))
-    return qos.name if qos else "", minutes, slices
 
 
 def _gpus_per_node(site: SiteConfig, site_name: str, nodes: int, wanted: int | None) -> int:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.request import Job, Places, Request, plan_job
+from launch.request import Job, Places, Request, check_run_dir, plan_job
 from launch.site import load_site
 from pretrain.config.load import load_run
 
@@ -36,6 +36,14 @@ ERRORS = {
         ("1b.yaml",), {"hours": 60.0, "slice_hours": 30.0},
         r"--slice-hours \(30\) must not be above the 20 h that qos qos_gpu_h100-t3 allows a job; --qos qos_gpu_h100-t4 fits",
     ),
+    "hours of a slice over every QoS": (
+        (LUCIE,), {"nodes": 128, "hours": 60.0, "slice_hours": 30.0},
+        r"--slice-hours \(30\) must not be above the 20 h that qos qos_gpu_h100-t3 allows a job; --slice-hours 20 works$",
+    ),
+    "a chain of short jobs in a QoS without chains": (
+        ("1b.yaml",), {"hours": 60.0, "slice_hours": 2.0, "qos": "qos_gpu_h100-dev"},
+        r"--slice-hours \(2\) must not cut --hours \(60\) into a chain of jobs in qos qos_gpu_h100-dev, .*; --qos qos_gpu_h100-t3 fits$",
+    ),
     "GPUs over the QoS": (
         (LUCIE,), {"nodes": 128, "qos": "qos_gpu_h100-t4"},
         "512 GPUs are more than the 64 that qos qos_gpu_h100-t4 allows; --qos qos_gpu_h100-t3 works",
@@ -53,8 +61,10 @@ ERRORS = {
     "an endless time": (("1b.yaml",), {"hours": float("nan")}, r"--hours \(nan\) must be above 0 and finite"),
     "an account without suffix": (
         ("1b.yaml",), {"account": "xyz"},
-        r"--account \(xyz\) must end in @h100 on jean-zay-h100, where hours are granted by kind of node; --account xyz@h100 works",
+        r"--account \(xyz\) must be a project with @h100 behind it on jean-zay-h100, where hours are .* kind of node; --account xyz@h100 works$",
     ),
+    "an account without a project": (("1b.yaml",), {"account": "@h100"}, r"--account \(@h100\) .*; --account xyz@h100 works, with your project"),
+    "an account of two kinds": (("1b.yaml",), {"account": "xyz@v100@h100"}, "--account xyz@h100 works"),
     "an account of another kind of node": (("1b.yaml",), {"account": "xyz@v100"}, "--account xyz@h100 works"),
     "no account": (("1b.yaml",), {"account": None}, "--account must be given on jean-zay-h100; --account xyz@h100 works"),
     "a run folder on each node's own disk": (
@@ -62,11 +72,20 @@ ERRORS = {
         r"run_dir \(/tmp/mine\) lies on /tmp of jean-zay-h100, which every node has for itself; one of HOME, WORK, SCRATCH, DSDIR works",
     ),
     "an account of two lines": (("1b.yaml",), {"account": "xyz\n@h100"}, r"--account \('xyz\\n@h100'\) must be one word"),
-    "nodes apart by a space": (("1b.yaml",), {"exclude": ("n1 n2",)}, r"--exclude \('n1 n2'\) must be one word"),
+    "nodes apart by a space": (("1b.yaml",), {"exclude": ("n1 n2",)}, r"--exclude \('n1 n2'\) must be names of nodes"),
+    "an open bracket": (
+        ("1b.yaml",), {"exclude": ("n[1",)},
+        r"--exclude \('n\[1'\) must be names of nodes, or groups of them such as n\[7-9,12\], .*; --exclude n1,n\[7-9\] works",
+    ),
+    "a bracket without numbers": (("1b.yaml",), {"exclude": ("n[]",)}, r"--exclude \('n\[\]'\) must be names of nodes"),
     "a module without a name": (("1b.yaml",), {"modules": ("",)}, r"--module \(''\) must be one word"),
     "a run folder with a backslash": (("1b.yaml", "run_dir='a\\b'"), {}, "run_dir .* must hold no backslash, tab or end of line"),
     "more than ten years": (("1b.yaml",), {"hours": 1e9}, r"--hours \(1e\+09\) must not be above 100,000"),
-    "too many jobs": (("1b.yaml",), {"hours": 20.0, "slice_hours": 0.001}, "would be 20,000 jobs, and must not be more than 1,000"),
+    "too many jobs": (("1b.yaml",), {"hours": 20.0, "slice_hours": 0.001}, "would be 20,000 jobs, and must not be more than 1,000; --slice-hours 20 works"),
+    "no slice at all": (("1b.yaml",), {"hours": 60.0, "slice_hours": 0.0}, r"--slice-hours \(0.0\) .*; --slice-hours 20 works"),
+    "a slice of no time": (("1b.yaml",), {"hours": 20.0, "slice_hours": 5e-324}, "would be inf jobs, .*; --slice-hours 20 works"),
+    "too many jobs of a QoS": (("1b.yaml",), {"hours": 50_000.0}, "would be 2,500 jobs, .*; --hours 20000 works$"),
+    "the folder of the code": (("1b.yaml", "run_dir=."), {}, r"run_dir \(/project\) must not be the folder of the code.*; runs/mine works"),
     "more notice than Slurm gives": (("1b.yaml",), {"hours": 20.0, "stop_margin_s": 70_000}, "must not be above 65535"),
     "no nodes": (("1b.yaml",), {"nodes": 0}, r"--nodes \(0\) must be at least 1; --nodes 1 works"),
     "a CPU config on GPUs": (("tiny.yaml",), {"nodes": 1}, r"parallel.device \(cpu\) must be cuda or auto on jean-zay-h100"),
@@ -109,6 +128,32 @@ def test_a_precision_that_the_gpus_do_not_compute_is_refused() -> None:
 def test_hours_become_jobs_of_equal_length(hours: float, slices: int, minutes: int) -> None:
     job = plan(hours=hours)
     assert (job.slices, job.minutes, job.qos) == (slices, minutes, "qos_gpu_h100-t3")
+
+
+def test_nodes_to_exclude_may_be_groups_with_commas() -> None:
+    for given in ("n1", "n1,n[7-9]", "n[1-3,5],m-02.x", "r[1-2]n[01-10]"):
+        assert ",".join(plan(exclude=tuple(given.split(","))).exclude) == given
+
+
+def test_the_folder_of_the_code_behind_a_link_is_refused_too(tmp_path: Path) -> None:
+    (tmp_path / "code").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "code")
+    with pytest.raises(ValueError, match="must not be the folder of the code"):
+        check_run_dir(tmp_path / "link", tmp_path / "code")
+    check_run_dir(tmp_path / "code" / "runs", tmp_path / "code")
+
+
+def test_a_single_job_in_a_qos_without_chains_may_name_its_slice() -> None:
+    job = plan(hours=2.0, slice_hours=2.0, qos="qos_gpu_h100-dev")
+    assert (job.slices, job.minutes) == (1, 120)
+
+
+def test_an_account_of_a_site_without_suffix_needs_a_project() -> None:
+    assert plan("1b.yaml", site="generic", account="abc").account == "abc"
+    with pytest.raises(
+        ValueError, match=r"--account \(@h100\) must name a project before the @; --account xyz@h100 works"
+    ):
+        plan("1b.yaml", site="generic", account="@h100")
 
 
 def test_a_long_qos_takes_a_small_run_in_one_job() -> None:
