@@ -15,7 +15,7 @@ from pathlib import Path
 from launch import nodes as node_looks
 from launch.newest import whole_steps
 from launch.reach import check_reach, shards_of
-from launch.request import absolute, check_nodes
+from launch.request import absolute, check_nodes, check_run_dir
 from launch.site import SiteConfig, load_site
 from launch.space import check_space, check_write, free_at, nearest_folder, quota
 from pretrain.config.derive import world_size
@@ -87,7 +87,12 @@ def number_of_nodes(
     if nodes is not None:
         return nodes, "--nodes"
     if "SLURM_JOB_NUM_NODES" in os.environ:
-        return int(os.environ["SLURM_JOB_NUM_NODES"]), "this job"
+        said = os.environ["SLURM_JOB_NUM_NODES"]
+        if not said.isdecimal():
+            raise ValueError(
+                f"SLURM_JOB_NUM_NODES ({said!r}) must be a number of nodes, as Slurm sets it in a job; --nodes 2 works"
+            )
+        return int(said), "this job"
     if not site.gpus_per_node:
         return 1, "a site without GPUs: any number of nodes that divides the ranks works"
     if run.parallel.data_parallel_size is not None:
@@ -110,11 +115,12 @@ def ranks(asked: Asked) -> str:
 
 
 def paths(asked: Asked) -> str:
-    """Whether compute nodes can reach every path.
+    """Whether jobs can use the run folder, and compute nodes can reach every path.
 
     Raises: ValueError if not.
     """
     workdir, code_dir, python = Path.cwd(), Path(__file__).parents[1], Path(sys.executable)
+    check_run_dir(asked.run_dir, code_dir)
     check_reach(asked.run, asked.site, asked.site_name, run_dir=asked.run_dir, places=[workdir, code_dir, python])
     if not asked.site.file_systems:
         return f"not checked: site {asked.site_name} names no file systems"

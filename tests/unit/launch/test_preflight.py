@@ -161,3 +161,26 @@ def test_without_a_number_of_nodes_it_follows_from_the_layout_or_is_said_to_be_o
     free = load_run(lucie, ["parallel.data_parallel_size=null"])
     assert number_of_nodes(free, generic, None, None) == (None, "")
     assert number_of_nodes(free, generic, 6, None) == (6, "--nodes")
+
+
+def test_a_number_of_nodes_of_slurm_s_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from launch.preflight import number_of_nodes
+    from launch.site import load_site
+    from pretrain.config.load import load_run
+
+    run = load_run(ROOT / "configs" / "tiny.yaml")
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "3")
+    assert number_of_nodes(run, load_site("local"), None, None) == (3, "this job")
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "x")
+    with pytest.raises(ValueError, match=r"SLURM_JOB_NUM_NODES \('x'\) must be a number of nodes, .*; --nodes 2 works"):
+        number_of_nodes(run, load_site("local"), None, None)
+
+
+@pytest.mark.parametrize(
+    ("run_dir", "said"),
+    [("README.md", "is not a folder"), ("README.md/x", "is not a folder"), (".", "folder of the code")],
+)
+def test_a_run_folder_that_cannot_be_one_is_refused(small_run: Path, site: Path, run_dir: str, said: str) -> None:
+    done = preflight(small_run, site, f"run_dir={run_dir}")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.startswith(f"error: run_dir ({ROOT / run_dir}) must ") and said in done.stderr

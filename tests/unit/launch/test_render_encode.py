@@ -327,6 +327,17 @@ def test_parts_of_another_request_are_refused(encoding: Encoding) -> None:
         encoding.render(parts=4, shuffle_seed=8)
 
 
+@pytest.mark.parametrize("text", ["[1]", "{", "\xff"])
+def test_parts_whose_request_is_not_known_any_more_are_refused(encoding: Encoding, text: str) -> None:
+    folder = encoding.render()
+    (folder / "encode.json").write_bytes(text.encode("latin-1"))
+    encoding.render()  # no part is there yet
+    (folder / "encode.json").write_bytes(text.encode("latin-1"))
+    (encoding.folder / "out" / "code.parts" / "1.json").touch()
+    with pytest.raises(ValueError, match=r"holds parts that were made with tokenizer \(unknown\), not "):
+        encoding.render()
+
+
 def test_the_command_line_takes_several_inputs_and_options_for_the_tokenizer(
     encoding: Encoding, monkeypatch: pytest.MonkeyPatch
 ) -> None:
