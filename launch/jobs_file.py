@@ -16,14 +16,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from launch.fields import Rule, fit, is_count, is_text, is_texts
+
 JOBS_FILE = "jobs.jsonl"
 TIME = "%Y-%m-%dT%H:%M:%SZ"
-FIELDS: dict[str, dict[str, type]] = {
-    "submitted": {"jobs": list},
-    "started": {"job": str, "restart": int, "nodes": list, "step": int},
+FIELDS: dict[str, dict[str, Rule]] = {
+    "submitted": {"jobs": is_texts},
+    "started": {"job": is_text, "restart": is_count, "nodes": is_texts, "step": is_count},
     "decided": {
-        "job": str, "restart": int, "action": str, "reason": str, "step": int, "restarts_without_checkpoint": int,
-        "exclude": list,
+        "job": is_text, "restart": is_count, "action": is_text, "reason": is_text, "step": is_count,
+        "restarts_without_checkpoint": is_count, "exclude": is_texts,
     },
 }  # fmt: skip
 """What readers rely on, by event."""
@@ -62,7 +64,7 @@ def read(run_dir: Path) -> list[dict[str, Any]]:
         lines = (run_dir / JOBS_FILE).read_text(encoding="utf-8", errors="replace").splitlines()
         records = []
         for line in lines:
-            with contextlib.suppress(json.JSONDecodeError):
+            with contextlib.suppress(ValueError, RecursionError):  # also numbers and nesting beyond Python's limits
                 record = json.loads(line)
                 if isinstance(record, dict) and _is_whole(record):
                     records.append(record)
@@ -71,8 +73,7 @@ def read(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def _is_whole(record: dict[str, Any]) -> bool:
-    wanted = {"event": str, "time_utc": str, **FIELDS.get(str(record.get("event")), {})}
-    if not all(isinstance(record.get(name), kind) for name, kind in wanted.items()):
+    if not fit(record, {"event": is_text, "time_utc": is_text, **FIELDS.get(str(record.get("event")), {})}):
         return False
     with contextlib.suppress(ValueError):
         return bool(datetime.strptime(record["time_utc"], TIME))

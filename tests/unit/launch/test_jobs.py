@@ -32,6 +32,28 @@ def test_lines_that_are_none_of_ours_count_for_nothing(tmp_path: Path) -> None:
     assert jobs_file.restarts_without_checkpoint(records) == 0
 
 
+@pytest.mark.parametrize(
+    "field",
+    [
+        '"exclude": [{}]', '"exclude": "n1"', '"restart": true', '"step": -1', f'"step": {10**400}', f'"step": {"9" * 5000}',
+        '"nodes": ' + "[" * 100_000,
+    ],
+)  # fmt: skip
+def test_a_decision_with_a_field_of_another_kind_counts_for_nothing(tmp_path: Path, field: str) -> None:
+    fields = {"job": "7", "restart": 0, "action": "stop", "reason": "", "step": 5, "restarts_without_checkpoint": 2}
+    whole = json.dumps({"time_utc": "2026-03-01T10:00:00Z", "event": "decided", **fields, "exclude": ["n1"]})
+    # Of two fields with one name, JSON takes the last.
+    (tmp_path / "jobs.jsonl").write_text(f"{whole}\n{whole[:-1]}, {field}}}\n")
+    records = jobs_file.read(tmp_path)
+    assert len(records) == 1 and jobs_file.excluded(records) == ("n1",)
+
+
+@pytest.mark.parametrize("nodes", [[3], ["n1", None], [["n1"]], {"n1": 1}])
+def test_a_start_on_nodes_without_names_counts_for_nothing(tmp_path: Path, nodes: object) -> None:
+    jobs_file.note(tmp_path, "started", job="7", restart=0, nodes=nodes, step=0)
+    assert jobs_file.attempts(jobs_file.read(tmp_path)) == []
+
+
 @pytest.fixture
 def launch_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Of a run of job 7, which begins on n1."""
