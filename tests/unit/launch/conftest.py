@@ -1,0 +1,23 @@
+"""What the tests of status share."""
+
+from pathlib import Path
+
+import pytest
+
+from launch import slurm
+from pretrain.config.load import load_run, to_yaml
+
+
+@pytest.fixture
+def config(tmp_path: Path, small_run: Path) -> str:
+    return to_yaml(
+        load_run(small_run, ["train.train_steps=1000", "train.eval_interval=100", "checkpoint.interval=100"])
+    )
+
+
+@pytest.fixture
+def no_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(*command: str) -> str:
+        raise slurm.SlurmError(f"{command[0]} is not on this machine")
+
+    monkeypatch.setattr(slurm, "ask", absent)
