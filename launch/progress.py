@@ -9,6 +9,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from launch.fields import Rule, fit, is_count, is_figure, is_loss, is_losses, is_text, or_null
+
+FIELDS: dict[str, dict[str, Rule]] = {
+    "step": {
+        "step": is_count, "loss": is_loss, "step_time_s": is_figure, "tokens_per_second": is_figure,
+        "tokens_per_second_per_gpu": is_figure,
+        "consumed_tokens": or_null(is_count), "skipped_steps": or_null(is_count), "skipped_spikes": or_null(is_count),
+    },
+    "eval": {"step": is_count, "held_out_loss": is_losses, "eval_time_s": is_figure},
+    "checkpoint": {"step": is_count, "stall_s": is_figure},
+    "end": {"step": is_count, "outcome": is_text},
+}  # fmt: skip
+"""What is relied on, by kind of record; one that breaks a rule is passed over. What an older run may lack may be null."""
+
 PACE_RECORDS = 50
 """Step records whose median is the pace."""
 LOSS_BACK_RECORDS = 100
@@ -43,9 +57,10 @@ def timeline(records: Iterable[Record]) -> Timeline:
     """The records of metrics.jsonl, oldest first, without what was trained again later."""
     line = Timeline()
     for record in records:
-        kind, step = record.get("kind"), record.get("step")
-        if not isinstance(step, int):
+        kind = str(record.get("kind"))
+        if kind not in FIELDS or not fit(record, FIELDS[kind]):
             continue
+        step = record["step"]
         if kind == "step":
             if line.steps and step <= line.steps[-1]["step"]:
                 line.cut_after(step - 1)
@@ -62,7 +77,7 @@ def timeline(records: Iterable[Record]) -> Timeline:
             line.evaluations.append(record)
         elif kind == "checkpoint":
             line.saves.append(record)
-        elif kind == "end":
+        else:
             line.end = record
     return line
 
@@ -155,9 +170,10 @@ def lost_share(
     return Loss(share=extra_s / (step_time_s + extra_s), counts=f"{' and '.join(seen)}; restarts are not counted")
 
 
-def eta_hours(steps_left: int, step_time_s: float, lost: Loss | None) -> float:
-    """Hours of computing until the last step; waiting in the queue comes on top."""
-    return steps_left * step_time_s / (1 - (lost.share if lost else 0.0)) / 3600
+def eta_hours(steps_left: int, step_time_s: float, lost: Loss | None) -> float | None:
+    """Hours of computing until the last step; waiting in the queue comes on top. None if all the time is lost."""
+    kept = 1 - (lost.share if lost else 0.0)
+    return steps_left * step_time_s / kept / 3600 if kept > 0 else None
 
 
 def _median(records: Sequence[Record], name: str) -> float:

@@ -212,7 +212,7 @@ def _eta(
     hours = eta_hours(left, speed.step_time_s, lost)
     return {
         "eta_hours": hours,
-        "eta_jobs": math.ceil(hours / hours_per_job) if hours_per_job else None,
+        "eta_jobs": math.ceil(hours / hours_per_job) if hours is not None and hours_per_job else None,
         "eta_counts": f"training, {lost.counts}" if lost else "training alone",
         "lost_share": lost.share if lost else None,
         "hours_per_job": hours_per_job,
