@@ -5,12 +5,14 @@ launch/progress.py says how far it is, launch/status_text.py shows it to people.
 
 import json
 import math
+import shlex
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from launch import jobs_file, slurm
+from launch.fields import fit, is_count, is_text
 from launch.newest import metrics
 from launch.progress import LOSS_BACK_RECORDS, Ended, Pace, Timeline, eta_hours, lost_share, pace, timeline
 from launch.render import JOB
@@ -33,9 +35,24 @@ def status(run_dir: Path) -> dict[str, Any]:
 
     ``state`` is one of: not started, waiting (for the queue), running, finished, stopped, gone (it should be in the queue and
     is not), unknown (no job of ours, and no end of its own).
-    Raises: ValueError if the folder is none of a run.
+    Raises: ValueError if the folder is none of a run, or cannot be read.
     """
     run_dir = run_dir.absolute()
+    try:
+        return _status(run_dir)
+    except OSError as error:
+        raise _cannot_read(run_dir, error) from None
+
+
+def _cannot_read(run_dir: Path, error: OSError) -> ValueError:
+    # Half a status would mislead: a run whose checkpoints cannot be seen looks like one without.
+    works = "files as the run has written them work"
+    if isinstance(error, PermissionError):
+        works = f"`chmod -R g+rX {shlex.quote(str(run_dir))}` by its owner works, and g+x for folders above it"
+    return ValueError(f"{error.filename or run_dir} must be readable for a status: {error.strerror}; {works}")
+
+
+def _status(run_dir: Path) -> dict[str, Any]:
     _check_is_run(run_dir)
     now = time.time()
     checkpoint = _checkpoints(run_dir, now)
@@ -67,21 +84,32 @@ def status(run_dir: Path) -> dict[str, Any]:
 
 def _check_is_run(run_dir: Path) -> None:
     signs = [METRICS_FILE, jobs_file.JOBS_FILE, f"launch/{JOB}", "checkpoints"]
-    if not any((run_dir / sign).exists() for sign in signs):
-        what = "is not there" if not run_dir.exists() else f"holds none of {', '.join(signs)}"
+    if not any(_is_there(run_dir / sign) for sign in signs):
+        what = "is not there" if not _is_there(run_dir) else f"holds none of {', '.join(signs)}"
         raise ValueError(
             f"RUN_DIR ({run_dir}) must be the folder of a run, which the config names run_dir, and it {what}; "
             "the folder that `launch submit` printed works, such as runs/mine"
         )
 
 
+def _is_there(path: Path) -> bool:
+    """As Path.exists, which in some versions of Python is silently false where nobody may look."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
 def _facts(run_dir: Path) -> dict[str, Any] | None:
     """job.json; None for a run that launch did not start, or where it is damaged."""
     try:
         facts = json.loads((launch_dir(run_dir) / JOB).read_text(encoding="utf-8"))
-        return {**facts, "name": str(facts["name"]), "minutes": int(facts["minutes"])}
-    except (OSError, ValueError, TypeError, KeyError):
+    except PermissionError:
+        raise
+    except (OSError, ValueError, RecursionError):
         return None
+    return facts if isinstance(facts, dict) and fit(facts, {"name": is_text, "minutes": is_count}) else None
 
 
 def _config(run_dir: Path, newest: int | None) -> RunConfig | None:
@@ -108,6 +136,8 @@ def _checkpoints(run_dir: Path, now: float) -> dict[str, Any]:
         if step is not None:
             try:
                 written[step] = (folder / name / COMPLETE).stat().st_mtime
+            except PermissionError:
+                raise
             except OSError:
                 continue
     newest = max(written, default=None)
@@ -139,7 +169,7 @@ def _queue(facts: dict[str, Any] | None) -> tuple[list[dict[str, str]] | None, s
         return None, None
     try:
         text = slurm.ask("squeue", "--noheader", f"--name={facts['name']}", f"--format={QUEUE_FORMAT}")
-    except slurm.SlurmError as error:
+    except (ValueError, OSError) as error:  # SlurmError is one; so is a name that no command can take
         return None, str(error)
     rows = (line.strip().split("|") for line in text.splitlines() if line.strip())
     return [dict(zip(QUEUE_FIELDS, row, strict=False)) for row in rows], None

@@ -1,6 +1,12 @@
 """The status of run folders with files that are partial, strange or unreadable."""
 
+import contextlib
+import json
 import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +16,7 @@ from click.testing import CliRunner
 from launch.__main__ import cli
 from launch.progress import timeline
 from launch.status import status
-from tests.unit.launch.run_folder import RunFolder, evaluation, saved, step
+from tests.unit.launch.run_folder import RunFolder, evaluation, saved, started, step, submitted
 
 pytestmark = pytest.mark.usefixtures("no_slurm")
 
@@ -57,3 +63,76 @@ def test_a_run_whose_time_goes_to_evaluations_alone_tells_no_end(tmp_path: Path,
     run.metrics(step(1) | {"step_time_s": 0}, evaluation(1, 3.0))
     found = status(run.path)
     assert (found["lost_share"], found["eta_hours"], found["eta_jobs"]) == (1, None, None)
+
+
+@pytest.fixture
+def readable_by_all() -> Iterator[Path]:
+    """A folder that another user may enter, which tmp_path is not."""
+    folder = Path(tempfile.mkdtemp(prefix="fanal-status-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def no_root() -> Iterator[None]:
+    """Root may read everything."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+@pytest.mark.parametrize(
+    ("closed", "named"),
+    [
+        ("metrics.jsonl", "metrics.jsonl"),
+        ("jobs.jsonl", "jobs.jsonl"),
+        ("launch/job.json", "launch/job.json"),
+        ("checkpoints", "checkpoints"),
+        ("checkpoints/step-00000002", "checkpoints/step-00000002/COMPLETE"),
+        (".", "metrics.jsonl"),
+    ],
+)
+def test_what_may_not_be_read_is_named(readable_by_all: Path, config: str, closed: str, named: str) -> None:
+    run = RunFolder(readable_by_all / "run", config)
+    run.jobs(submitted("11"), started("11"))
+    run.metrics(step(1), step(2))
+    run.checkpoint(2)
+    mode = (run.path / closed).stat().st_mode
+    # As root: Python imports what is needed, which may lie where another user cannot read.
+    assert CliRunner().invoke(cli, ["status", str(run.path)]).exit_code == 0
+    (run.path / closed).chmod(0)
+    with no_root():
+        done = CliRunner().invoke(cli, ["status", str(run.path)])
+    (run.path / closed).chmod(mode)
+    assert done.exit_code == 2 and done.output.count("\n") == 1
+    assert f"error: {run.path / named} must be readable for a status: Permission denied" in done.output
+    assert f"`chmod -R g+rX {run.path}` by its owner works" in done.output
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "jobs.jsonl"])
+def test_a_folder_in_the_place_of_a_file_is_named(tmp_path: Path, config: str, name: str) -> None:
+    run = RunFolder(tmp_path / "run", config)
+    (run.path / name).mkdir()
+    done = CliRunner().invoke(cli, ["status", str(run.path)])
+    assert done.exit_code == 2 and f"{run.path / name} must be readable for a status: Is a directory" in done.output
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]", '{"name": "x"}', '{"name": "x", "minutes": 1e999}', f'{{"name": "x", "minutes": {10**400}}}', "[" * 100_000,
+        '{"name": ["x"], "minutes": 600}',
+    ],
+    ids=range(6),
+)  # fmt: skip
+def test_a_damaged_job_json_leaves_the_rest(tmp_path: Path, config: str, text: str) -> None:
+    run = RunFolder(tmp_path / "run", config)
+    (run.path / "launch" / "job.json").write_text(text)
+    run.metrics(step(1), step(2))
+    found = status(run.path)
+    assert (found["step"], found["hours_per_job"], found["slurm_problem"]) == (2, None, None)
