@@ -1,6 +1,6 @@
 """The command line: parse, call one function, exit code. ``python -m launch --help``."""
 
-import json
+import io
 import shlex
 import sys
 import traceback
@@ -175,12 +175,15 @@ def status(run_dir: Path, as_json: bool) -> None:
 
     def act() -> int:
         from launch.status import status as look
+        from launch.status import to_json
         from launch.status_text import show
 
         found = look(run_dir)
         if as_json:
-            print(json.dumps(found, indent=2))
+            print(to_json(found))
         else:
+            if isinstance(sys.stdout, io.TextIOWrapper):
+                sys.stdout.reconfigure(errors="backslashreplace")  # a path in a reason may hold bytes that are no text
             show(found)
         return FINISHED
 

@@ -44,6 +44,19 @@ def status(run_dir: Path) -> dict[str, Any]:
         raise _cannot_read(run_dir, error) from None
 
 
+def to_json(found: dict[str, Any]) -> str:
+    """A status as one JSON object; null for NaN and infinities, which JSON does not have."""
+    return json.dumps(_finite(found), indent=2, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _cannot_read(run_dir: Path, error: OSError) -> ValueError:
     # Half a status would mislead: a run whose checkpoints cannot be seen looks like one without.
     works = "files as the run has written them work"

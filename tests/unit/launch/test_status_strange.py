@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from launch.__main__ import cli
 from launch.progress import timeline
 from launch.status import status
-from tests.unit.launch.run_folder import RunFolder, evaluation, saved, started, step, submitted
+from tests.unit.launch.run_folder import START, RunFolder, decided, evaluation, saved, started, step, submitted
 
 pytestmark = pytest.mark.usefixtures("no_slurm")
 
@@ -136,3 +136,26 @@ def test_a_damaged_job_json_leaves_the_rest(tmp_path: Path, config: str, text: s
     run.metrics(step(1), step(2))
     found = status(run.path)
     assert (found["step"], found["hours_per_job"], found["slurm_problem"]) == (2, None, None)
+
+
+def test_figures_that_are_not_finite_are_null_in_json(tmp_path: Path, config: str) -> None:
+    run = RunFolder(tmp_path / "run", config)
+    run.metrics(step(1, loss=-math.inf), step(2, loss=math.nan), evaluation(2, math.inf))
+    run.jobs(submitted("11") | {"hours": math.nan})
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    done = CliRunner().invoke(cli, ["status", str(run.path), "--json"])
+    found = json.loads(done.output, parse_constant=refuse)
+    assert (found["loss_nats"], found["held_out_loss_nats"], found["loss_step"]) == (None, {"code": None}, 2)
+    assert found["submitted"][0]["hours"] is None
+    assert "nan after step 2" in CliRunner().invoke(cli, ["status", str(run.path)]).output
+
+
+def test_a_path_that_is_no_text_is_shown_all_the_same(tmp_path: Path, config: str) -> None:
+    run = RunFolder(tmp_path / "run", config)
+    stop = decided("11", "stop", at_step=0, time_utc=START) | {"reason": "no room in runs/caf\udce9"}
+    run.jobs(submitted("11"), started("11"), stop)
+    done = CliRunner().invoke(cli, ["status", str(run.path)])
+    assert done.exit_code == 0 and "caf\\udce9" in done.output
