@@ -29,6 +29,9 @@ QUEUE_FIELDS = ("job", "state", "reason", "start_local", "time_left", "nodes", "
 QUEUE_FORMAT = "%A|%T|%r|%S|%L|%N|%x"
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "SUSPENDED")
 
+UNREADABLE = (ValueError, OSError, TypeError)
+"""What reading damaged YAML raises; omegaconf answers a mapping in the place of a list with a TypeError."""
+
 
 def status(run_dir: Path) -> dict[str, Any]:
     """Everything that is known of a run, ready for JSON: units in the keys, null for what is not known.
@@ -134,7 +137,7 @@ def _config(run_dir: Path, newest: int | None) -> RunConfig | None:
         try:
             if path.is_file():
                 return load_run(path)
-        except (ValueError, OSError):
+        except UNREADABLE:
             continue  # of another version, or just being deleted: the rest is still worth showing
     return None
 
@@ -268,7 +271,7 @@ def _hours_per_job(facts: dict[str, Any] | None, run_dir: Path) -> float | None:
         return None
     try:
         margin_s = load_site(str(launch_dir(run_dir) / SITE)).stop_margin_s
-    except ValueError:
+    except UNREADABLE:
         margin_s = 0
     whole_s = facts["minutes"] * 60
     return (whole_s - margin_s if margin_s < whole_s else whole_s) / 3600

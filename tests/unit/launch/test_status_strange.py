@@ -20,6 +20,8 @@ from tests.unit.launch.run_folder import START, RunFolder, decided, evaluation, 
 
 pytestmark = pytest.mark.usefixtures("no_slurm")
 
+SITE = "description: a machine\ngpus_per_node: 0\ncores_per_node: 4\n"
+
 STRANGE = [
     {"kind": "step", "step": 5, "loss": 3.0},
     step(5) | {"loss": "x"},
@@ -159,3 +161,23 @@ def test_a_path_that_is_no_text_is_shown_all_the_same(tmp_path: Path, config: st
     run.jobs(submitted("11"), started("11"), stop)
     done = CliRunner().invoke(cli, ["status", str(run.path)])
     assert done.exit_code == 0 and "caf\\udce9" in done.output
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "data: {train: {prefix: a, weight: 1}}", "data: {train: 3}", "data: {train: [null]}", "data: {train: [[]]}",
+        "data: null", "run_dir: ${nothing}", "- 1", "\0", "{a: [", "? [a]\n: b", "train: {train_steps: {}}",
+    ],
+)  # fmt: skip
+def test_a_damaged_config_leaves_the_rest(tmp_path: Path, text: str) -> None:
+    run = RunFolder(tmp_path / "run", text)
+    run.metrics(step(1))
+    found = status(run.path)
+    assert (found["step"], found["train_steps"], found["eta_hours"]) == (1, None, None)
+
+
+def test_a_damaged_site_counts_for_no_margin(tmp_path: Path, config: str) -> None:
+    run = RunFolder(tmp_path / "run", config)
+    (run.path / "launch" / "site.yaml").write_text(SITE + "qos: {name: a, max_hours: 3}\n")
+    assert status(run.path)["hours_per_job"] == 10
