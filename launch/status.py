@@ -266,15 +266,21 @@ def _eta(
 
 
 def _hours_per_job(facts: dict[str, Any] | None, run_dir: Path) -> float | None:
-    """What one job trains: its walltime without the site's margin for the last checkpoint."""
+    """What one job trains: its walltime without the margin for the last checkpoint."""
     if facts is None:
         return None
-    try:
-        margin_s = load_site(str(launch_dir(run_dir) / SITE)).stop_margin_s
-    except UNREADABLE:
-        margin_s = 0
+    margin_s = facts.get("stop_margin_s")  # of `launch submit --stop-margin-s`; jobs of an older launch do not say it
+    if not is_count(margin_s):
+        margin_s = _site_margin_s(run_dir)
     whole_s = facts["minutes"] * 60
     return (whole_s - margin_s if margin_s < whole_s else whole_s) / 3600
+
+
+def _site_margin_s(run_dir: Path) -> int:
+    try:
+        return load_site(str(launch_dir(run_dir) / SITE)).stop_margin_s
+    except UNREADABLE:
+        return 0
 
 
 def _ended(attempts: list[jobs_file.Attempt]) -> list[Ended]:

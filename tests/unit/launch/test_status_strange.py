@@ -181,3 +181,14 @@ def test_a_damaged_site_counts_for_no_margin(tmp_path: Path, config: str) -> Non
     run = RunFolder(tmp_path / "run", config)
     (run.path / "launch" / "site.yaml").write_text(SITE + "qos: {name: a, max_hours: 3}\n")
     assert status(run.path)["hours_per_job"] == 10
+
+
+@pytest.mark.parametrize(("said", "hours"), [(1800, 9.5), (None, 9.0), (True, 9.0), ("1800", 9.0), (-5, 9.0)])
+def test_jobs_end_by_the_margin_they_were_rendered_with(
+    tmp_path: Path, config: str, said: object, hours: float
+) -> None:
+    run = RunFolder(tmp_path / "run", config)
+    (run.path / "launch" / "site.yaml").write_text(SITE + "stop_margin_s: 3600\n")
+    path = run.path / "launch" / "job.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "stop_margin_s": said}))
+    assert status(run.path)["hours_per_job"] == hours
