@@ -4,11 +4,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 Rule = Callable[[Any], bool]
+LEFT_OUT = object()
 
 
 def fit(record: Mapping[str, Any], rules: Mapping[str, Rule]) -> bool:
-    """Whether every field that has a rule keeps it; one that is not there counts as null."""
-    return all(rule(record.get(name)) for name, rule in rules.items())
+    """Whether every field that has a rule is there and keeps it; only with ``or_null`` it may be left out."""
+    return all(rule(record.get(name, LEFT_OUT)) for name, rule in rules.items())
 
 
 def is_text(value: Any) -> bool:
@@ -41,4 +42,4 @@ def is_losses(value: Any) -> bool:
 
 def or_null(rule: Rule) -> Rule:
     """The same rule for a field that may be null, or not there."""
-    return lambda value: value is None or rule(value)
+    return lambda value: value is None or value is LEFT_OUT or rule(value)

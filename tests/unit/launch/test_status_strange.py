@@ -24,6 +24,7 @@ SITE = "description: a machine\ngpus_per_node: 0\ncores_per_node: 4\n"
 
 STRANGE = [
     {"kind": "step", "step": 5, "loss": 3.0},
+    {name: value for name, value in step(5).items() if name != "loss"},
     step(5) | {"loss": "x"},
     step(5) | {"loss": 10**400},
     step(5) | {"step_time_s": "x"},
