@@ -29,7 +29,7 @@ def metrics(run_dir: Path) -> Iterator[dict[str, Any]]:
         (run_dir / METRICS_FILE).open(encoding="utf-8", errors="replace") as stream,
     ):
         for line in stream:
-            with contextlib.suppress(json.JSONDecodeError):
+            with contextlib.suppress(ValueError, RecursionError):  # digits or nesting beyond what Python reads
                 record = json.loads(line)
                 if isinstance(record, dict):
                     yield record
