@@ -26,6 +26,8 @@ from pretrain.data.sources import Sources, open_sources
 from pretrain.state import TrainState
 
 MAX_THREADS = 8
+_WHERE_DATA_LIES = re.compile(r"data\.(tokenizer|train|held_out|phases)([.[].*)?")
+"""Keys that may be other ones than in training: they say where tokenizer and shards are now."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,16 +60,12 @@ def open_source(
 ) -> ExportSource:
     """Verify a checkpoint, or a run's newest whole one, byte by byte, and open what belongs to it.
 
-    Args: overrides: ``data.key=value``, where tokenizer or shards lie elsewhere now; adds_bos: whether documents began with
+    Args: overrides: ``data.tokenizer=DIR`` and the like, where tokenizer or shards lie elsewhere now; adds_bos: whether documents began with
         BOS, None asks the shards.
     Raises: ValueError if there is no checkpoint, or its tokenizer or shards are not at hand or other ones;
         DamagedCheckpointError if it, or every one of a run, is damaged.
     """
-    for override in overrides:
-        if not override.startswith("data."):
-            raise ValueError(
-                f"override {override!r} must begin with data., since a checkpoint's model is what it is; data.tokenizer=DIR works"
-            )
+    _check_overrides(overrides)
     finding = _whole_checkpoint(Path(path))
     folder = finding.folder
     assert finding.manifest is not None, "a whole checkpoint has a manifest"
@@ -97,6 +95,17 @@ def open_source(
         sources=sources,
         tokenizer=tokenizer,
     )
+
+
+def _check_overrides(overrides: Sequence[str]) -> None:
+    """Refuse those that would have config and card say what was not trained."""
+    for override in overrides:
+        key = override.partition("=")[0]
+        if not _WHERE_DATA_LIES.fullmatch(key):
+            raise ValueError(
+                f"override {override!r} must be of data.tokenizer, data.train, data.held_out or data.phases, which say where "
+                f"tokenizer and shards are now; {key} stays as it was trained. data.tokenizer=DIR works"
+            )
 
 
 def _whole_checkpoint(path: Path) -> Finding:

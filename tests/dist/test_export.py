@@ -339,7 +339,7 @@ BAD_INPUT = {
     "tokenizer gone": (2, "data.tokenizer=... after the arguments"),
     "another tokenizer": (2, "name the tokenizer that made it"),
     "shards gone": (2, "--without-shards"),
-    "another model": (2, "override 'model.num_layers=2' must begin with data."),
+    "another model": (2, "model.num_layers stays as it was trained"),
     "bos unknown": (2, "--bos or --no-bos says it"),
     "not installed": (2, "pip install 'fanal[hf]' installs it"),
 }
