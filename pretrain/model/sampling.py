@@ -56,7 +56,9 @@ def likely(logits: Tensor, sampling: Sampling) -> Tensor:
         ordered[sampling.top_k :] = float("-inf")
     probabilities = ordered.softmax(dim=-1)
     if sampling.top_p is not None:
-        before = probabilities.cumsum(dim=-1) - probabilities  # of all that are likelier: 0 for the first, which stays
-        probabilities = probabilities.masked_fill(before >= sampling.top_p, 0.0)
+        before = probabilities.cumsum(dim=-1) - probabilities  # of all that are likelier
+        is_behind = before >= sampling.top_p
+        is_behind[0] = False  # a top_p that is 0 in float32 reaches no sum, and one token must stay
+        probabilities = probabilities.masked_fill(is_behind, 0.0)
         probabilities /= probabilities.sum()
     return torch.zeros_like(probabilities).scatter(0, tokens, probabilities)
