@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pretrain.checkpoint.config_file import read_config
 from pretrain.checkpoint.manifest import DamagedCheckpointError, read_small_file
 from pretrain.checkpoint.origin import Origin, read_origin
 from pretrain.checkpoint.paths import COMPLETE, CONFIG, DATA, checkpoints_dir
@@ -21,6 +20,7 @@ from pretrain.config.schema import ModelConfig, RunConfig
 from pretrain.convert.export_tokenizer import ExportTokenizer, tokenizer_of_import, tokenizer_of_run
 from pretrain.convert.import_record import ImportRecord, read_import
 from pretrain.convert.names import our_shapes
+from pretrain.convert.saved_data import saved_seq_length
 from pretrain.data.position import DataPosition, read_position
 from pretrain.data.sources import Sources, open_sources
 from pretrain.state import TrainState
@@ -60,8 +60,8 @@ def open_source(
 ) -> ExportSource:
     """Verify a checkpoint, or a run's newest whole one, byte by byte, and open what belongs to it.
 
-    Args: overrides: ``data.tokenizer=DIR`` and the like, where tokenizer or shards lie elsewhere now; adds_bos: whether documents began with
-        BOS, None asks the shards.
+    Args: overrides: ``data.tokenizer=DIR`` and the like, where tokenizer or shards lie elsewhere now; adds_bos: whether
+        documents began with BOS, None asks the shards.
     Raises: ValueError if there is no checkpoint, or its tokenizer or shards are not at hand or other ones;
         DamagedCheckpointError if it, or every one of a run, is damaged.
     """
@@ -71,13 +71,13 @@ def open_source(
     assert finding.manifest is not None, "a whole checkpoint has a manifest"
     imported = read_import(folder)
     position = read_position(folder / DATA) if (folder / DATA).is_file() else None
-    run, sources = None, None
+    run, sources, seq_length = None, None, saved_seq_length(folder)
     if imported is not None:
-        model, seq_length = read_model(folder), int(read_config(folder).data.seq_length)
-        tokenizer = tokenizer_of_import(folder, imported)
+        model = read_model(folder)
+        tokenizer = tokenizer_of_import(folder, imported, vocab_size=model.vocab_size)
     else:
         run = load_run(folder / CONFIG, overrides)
-        model, seq_length = run.model, run.data.seq_length
+        model = run.model
         sources = _open_shards(run, position) if with_shards else None
         tokenizer = tokenizer_of_run(run, position, sources, adds_bos=adds_bos)
     _check_tensors(folder, model)

@@ -7,15 +7,14 @@ from pathlib import Path
 
 import sentencepiece
 
-from pretrain.checkpoint.manifest import read_small_file
+from pretrain.checkpoint.manifest import DamagedCheckpointError, read_small_file
 from pretrain.config.schema import RunConfig
-from pretrain.convert.import_record import IMPORTED_FILES, TOKENIZER_FILES, ImportRecord
+from pretrain.convert.import_record import IMPORT, IMPORTED_FILES, TOKENIZER_FILES, TOKENIZERS, ImportRecord
+from pretrain.convert.token_ids import BOS, EOS, PAD, TokenId, TokenIdError, token_ids
 from pretrain.data.position import DataPosition
 from pretrain.data.sources import Sources
 from tokenizer.load import FAST_NAME, MODEL_NAME, Tokenizer, load_tokenizer
 from tokenizer.spec import CONTROL_PIECES
-
-TokenId = int | list[int] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +38,11 @@ class ExportTokenizer:
     """Made by this project: then every id must be the oracle's."""
     sha256: str | None
     """Of the SentencePiece model."""
+
+    @property
+    def is_there(self) -> bool:
+        """Whether ``transformers`` finds a tokenizer in the export; an import may have come without one."""
+        return not TOKENIZERS.isdisjoint(self.files)
 
 
 def tokenizer_of_run(
@@ -81,24 +85,40 @@ def tokenizer_of_run(
     )
 
 
-def tokenizer_of_import(folder: Path, imported: ImportRecord) -> ExportTokenizer:
-    """The tokenizer of an imported checkpoint: its files as they came."""
-    config = imported.config
+def tokenizer_of_import(folder: Path, imported: ImportRecord, *, vocab_size: int) -> ExportTokenizer:
+    """The tokenizer of an imported checkpoint: its files as they came.
+
+    Raises: ValueError, DamagedCheckpointError if an older version has imported what cannot be one.
+    """
+    try:
+        ids = token_ids(imported.config, folder / IMPORT, vocab_size=vocab_size)
+    except TokenIdError as error:
+        raise ValueError(
+            f"{error}. Mend config.json in the folder that this comes from, and import that again"
+        ) from None
     inside = folder / IMPORTED_FILES
     files = {name: (inside / name).read_bytes() for name in TOKENIZER_FILES if (inside / name).is_file()}
-    processor = sentencepiece.SentencePieceProcessor(model_proto=files[MODEL_NAME]) if MODEL_NAME in files else None
     return ExportTokenizer(
         files=files,
-        vocab_size=config["vocab_size"],
-        bos_id=config.get("bos_token_id"),
-        eos_id=config.get("eos_token_id"),
-        pad_id=config.get("pad_token_id"),
+        vocab_size=vocab_size,
+        bos_id=ids.get(BOS),
+        eos_id=ids.get(EOS),
+        pad_id=ids.get(PAD),
         adds_bos=False,
-        processor=processor,
+        processor=_processor(inside / MODEL_NAME) if MODEL_NAME in files else None,
         prepare=lambda text: text,
         is_ours=False,
         sha256=None,
     )
+
+
+def _processor(path: Path) -> sentencepiece.SentencePieceProcessor:
+    try:
+        if not path.stat().st_size:
+            raise RuntimeError("it is empty")
+        return sentencepiece.SentencePieceProcessor(model_file=str(path))
+    except (OSError, RuntimeError) as error:
+        raise DamagedCheckpointError(f"{path} is no SentencePiece model ({error}); import the folder again") from None
 
 
 def _files(tokenizer: Tokenizer, adds_bos: bool) -> dict[str, bytes]:

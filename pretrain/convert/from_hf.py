@@ -11,7 +11,8 @@ import hashlib
 import math
 import os
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +30,8 @@ from pretrain.checkpoint.weight_sums import weight_sum
 from pretrain.convert.assemble import Assembly, assemble
 from pretrain.convert.hf_config import CONFIG_JSON, HfModel, read_hf_config
 from pretrain.convert.hf_weights import INDEX_JSON, HfWeights, open_hf_weights
-from pretrain.convert.import_record import IMPORT, IMPORTED_FILES, KEPT_FILES, import_text
+from pretrain.convert.import_record import IMPORT, IMPORTED_FILES, import_text
+from pretrain.convert.kept_files import check_kept_files, has_tokenizer
 from pretrain.state import TrainState
 from tokenizer.progress import Progress
 
@@ -58,7 +60,8 @@ class Imported:
 def import_hf(hf_dir: str | Path, to: str | Path, *, make_vocab_size_divisible_by: int = 128) -> Imported:
     """Write the checkpoint ``to`` from the folder ``hf_dir``.
 
-    Raises: UnsupportedModelError, BadWeightsError, ImportTargetError; nothing is left under the name ``to`` then.
+    Raises: UnsupportedModelError, BadWeightsError, BadFileError, TokenIdError, ImportTargetError; nothing is left under the
+    name ``to`` then.
     """
     folder, final = Path(hf_dir), Path(to)
     if make_vocab_size_divisible_by < 1:
@@ -66,19 +69,27 @@ def import_hf(hf_dir: str | Path, to: str | Path, *, make_vocab_size_divisible_b
             f"make_vocab_size_divisible_by ({make_vocab_size_divisible_by}) must be above 0; 128 works"
         )
     found = read_hf_config(folder, make_vocab_size_divisible_by=make_vocab_size_divisible_by)
+    kept = check_kept_files(folder, vocab_size=found.model.vocab_size)
     with open_hf_weights(folder) as weights:
         assembly = assemble(weights, found.model)
         _check_target(final, sum(math.prod(shape) for shape in assembly.shapes.values()) * 4 + SMALL_FILES_BYTES)
         with _part_of(final) as part:
-            return _write(part, final, found, assembly)
+            made = _write(part, final, found, assembly, kept)
+    if not has_tokenizer(kept):
+        print(
+            f"warning: {folder} has no tokenizer (tokenizer.json or tokenizer.model): generate needs --tokenizer DIR, and of an "
+            "export AutoTokenizer loads none",
+            file=sys.stderr,
+        )
+    return made
 
 
-def _write(part: Path, final: Path, found: HfModel, assembly: Assembly) -> Imported:
+def _write(part: Path, final: Path, found: HfModel, assembly: Assembly, kept: Sequence[str]) -> Imported:
     weights = assembly.weights
     source_bytes = sum((weights.folder / name).stat().st_size for name in weights.files)
     shard_bytes = sum(math.prod(shape) for shape in assembly.shapes.values()) * 4
     with Progress(f"import {weights.folder.name}", source_bytes + shard_bytes) as progress:
-        read = _describe_source(weights, progress)
+        read = _describe_source(weights, kept, progress)
         dtype = _weights_dtype(weights)
         entries, tensors = _write_shards(part, assembly, dtype, progress, done_bytes=source_bytes)
     index = TensorIndex(states=(PARAM,), adam_step=0, weights_dtype=str(dtype).removeprefix("torch."), tensors=tensors)
@@ -90,7 +101,6 @@ def _write(part: Path, final: Path, found: HfModel, assembly: Assembly) -> Impor
     }
     for name, text in texts.items():
         (part / name).write_text(text, encoding="utf-8")
-    kept = [name for name in KEPT_FILES if (weights.folder / name).is_file()]
     for name in kept:
         (part / IMPORTED_FILES).mkdir(exist_ok=True)  # a manifest names files, and no empty folder
         shutil.copyfile(weights.folder / name, part / IMPORTED_FILES / name)
@@ -171,10 +181,10 @@ def _config_text(found: HfModel, dtype: torch.dtype) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(content))
 
 
-def _describe_source(weights: HfWeights, progress: Progress) -> list[FileEntry]:
+def _describe_source(weights: HfWeights, kept: Sequence[str], progress: Progress) -> list[FileEntry]:
     """Size and hash of every file that is read."""
-    names = [CONFIG_JSON, INDEX_JSON, *KEPT_FILES]
-    entries = [_describe(weights.folder, name) for name in names if (weights.folder / name).is_file()]
+    names = [CONFIG_JSON, *([INDEX_JSON] if (weights.folder / INDEX_JSON).is_file() else []), *kept]
+    entries = [_describe(weights.folder, name) for name in names]
     done_bytes = 0
     for name in weights.files:
         entries.append(_describe(weights.folder, name))

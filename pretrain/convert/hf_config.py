@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pretrain.config.schema import ModelConfig
+from pretrain.convert.token_ids import token_ids
 
 CONFIG_JSON = "config.json"
 MODEL_TYPES = {"LlamaForCausalLM": "llama", "MistralForCausalLM": "mistral"}
@@ -37,7 +38,7 @@ class HfModel:
 def read_hf_config(folder: Path, *, make_vocab_size_divisible_by: int = 128) -> HfModel:
     """The model of a Hugging Face folder.
 
-    Raises: UnsupportedModelError naming the key, its value and what is supported.
+    Raises: UnsupportedModelError naming the key, its value and what is supported; TokenIdError.
     """
     path = folder / CONFIG_JSON
     try:
@@ -56,6 +57,7 @@ def read_hf_config(folder: Path, *, make_vocab_size_divisible_by: int = 128) -> 
     model = _model(fields, make_vocab_size_divisible_by)
     max_positions = fields.size("max_position_embeddings")
     _refuse_sliding_window(fields, max_positions)
+    token_ids(content, path, vocab_size=model.vocab_size)
     return HfModel(model=model, max_positions=max_positions, content=content)
 
 

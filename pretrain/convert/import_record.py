@@ -22,6 +22,8 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
 )
 """Files by which a Hugging Face folder describes its tokenizer."""
+TOKENIZERS = frozenset({"tokenizer.json", "tokenizer.model"})
+"""Those of them that are a tokenizer; the others say something of it."""
 KEPT_FILES = (*TOKENIZER_FILES, "generation_config.json")
 """Those that are copied into the checkpoint, where they are there."""
 

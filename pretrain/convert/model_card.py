@@ -203,13 +203,16 @@ def _certificate(source: ExportSource, certificate: Certificate, date: str) -> s
 
 
 def _use(source: ExportSource) -> str:
+    has_tokenizer = source.tokenizer.is_there
+    where = "this/folder" if has_tokenizer else "the/folder/of/its/tokenizer"
     lines = [
         "## Use",
         "",
+        *(() if has_tokenizer else ("There is no tokenizer in this folder.", "")),
         "```python",
         "from transformers import AutoModelForCausalLM, AutoTokenizer",
         "",
-        'tokenizer = AutoTokenizer.from_pretrained("this/folder")',
+        f'tokenizer = AutoTokenizer.from_pretrained("{where}")',
         'model = AutoModelForCausalLM.from_pretrained("this/folder")',
         'inputs = tokenizer("The", return_tensors="pt")',
         "print(tokenizer.decode(model.generate(**inputs, max_new_tokens=64)[0]))",

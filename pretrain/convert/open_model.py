@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from pretrain.checkpoint.config_file import read_config
 from pretrain.checkpoint.manifest import DamagedCheckpointError, read_small_file
 from pretrain.checkpoint.paths import DATA, MANIFEST, checkpoints_dir
 from pretrain.checkpoint.retention import checkpoints_in
@@ -22,6 +21,7 @@ from pretrain.convert.from_hf import PARAM
 from pretrain.convert.hf_config import CONFIG_JSON, read_hf_config
 from pretrain.convert.hf_weights import open_hf_weights
 from pretrain.convert.import_record import IMPORTED_FILES, read_import
+from pretrain.convert.saved_data import saved_data, saved_seq_length
 from pretrain.convert.text import TextCodec, open_codec
 
 
@@ -56,7 +56,11 @@ def open_model(path: str | Path, *, tokenizer: str | Path | None = None, deep: b
     instead = Path(tokenizer) if tokenizer is not None else None
     if (folder / CONFIG_JSON).is_file() and not (folder / MANIFEST).exists():
         found = read_hf_config(folder)
-        codec = open_codec(instead or folder, config=found.content if instead else None)
+        codec = (
+            open_codec(instead, config=found.content)
+            if instead
+            else open_codec(folder, vocab_size=found.model.vocab_size)
+        )
         with open_hf_weights(folder) as weights:
             assembly = assemble(weights, found.model)
             yield OpenModel(
@@ -69,7 +73,7 @@ def open_model(path: str | Path, *, tokenizer: str | Path | None = None, deep: b
         yield OpenModel(
             folder=checkpoint,
             model=read_model(checkpoint),
-            max_length=_max_length(checkpoint),
+            max_length=saved_seq_length(checkpoint),
             read=lambda name: reader.read_all(name, PARAM),
             codec=codec,
         )
@@ -89,20 +93,11 @@ def _whole_checkpoint(path: Path, *, deep: bool) -> Path:
     return finding.folder
 
 
-def _max_length(checkpoint: Path) -> int:
-    length = read_config(checkpoint).data.get("seq_length")
-    if type(length) is not int or length < 1:
-        raise DamagedCheckpointError(
-            f"{checkpoint} has a config whose data.seq_length is {length!r}, no integer above 0"
-        )
-    return length
-
-
 def _codec_of_checkpoint(checkpoint: Path, instead: Path | None) -> TextCodec:
     imported = read_import(checkpoint)
     if imported is not None:
         return open_codec(instead or checkpoint / IMPORTED_FILES, config=imported.config)
-    named = read_config(checkpoint).data.get("tokenizer")
+    named = saved_data(checkpoint).get("tokenizer")
     if instead is None and named is None:
         raise ValueError(f"the config of {checkpoint} names no tokenizer; --tokenizer DIR names the folder of one")
     folder = instead or Path(str(named))

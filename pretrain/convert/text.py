@@ -8,6 +8,7 @@ from typing import Any
 
 import sentencepiece
 
+from pretrain.convert.token_ids import BOS, EOS, token_ids
 from tokenizer.load import INFO_NAME, load_tokenizer
 
 TOKENIZER_JSON, SENTENCEPIECE_MODEL = "tokenizer.json", "tokenizer.model"
@@ -31,11 +32,12 @@ class TextCodec:
     """Of the SentencePiece model, by which shards know a tokenizer of ours; else None."""
 
 
-def open_codec(folder: Path, *, config: dict[str, Any] | None = None) -> TextCodec:
+def open_codec(folder: Path, *, config: dict[str, Any] | None = None, vocab_size: int | None = None) -> TextCodec:
     """The tokenizer in a folder: ours, or Hugging Face's.
 
-    Args: config: the ``config.json`` of the model, if the folder has no copy of it; read for the ids of BOS and EOS.
-    Raises: ValueError if there is none.
+    Args: config: the ``config.json`` of the model, if the folder has no copy of it; read for the ids of BOS and EOS;
+        vocab_size: of the model, where it is the tokenizer's own: no id may be beyond.
+    Raises: ValueError if there is none, or if an id is none.
     """
     if (folder / INFO_NAME).exists():
         tokenizer = load_tokenizer(folder)
@@ -47,11 +49,12 @@ def open_codec(folder: Path, *, config: dict[str, Any] | None = None) -> TextCod
             vocab_size=tokenizer.vocab_size,
             sha256=tokenizer.model_sha256,
         )
-    model = _read_json(folder / "config.json") | (config or {})
-    generation = _read_json(folder / "generation_config.json")
-    bos_id = generation.get("bos_token_id", model.get("bos_token_id"))
-    eos = generation.get("eos_token_id", model.get("eos_token_id"))
-    eos_ids = frozenset(token for token in (eos if isinstance(eos, list) else [eos]) if isinstance(token, int))
+    ids = token_ids(_read_json(folder / "config.json") | (config or {}), folder / "config.json", vocab_size=vocab_size)
+    generation = folder / "generation_config.json"
+    ids |= token_ids(_read_json(generation), generation, vocab_size=vocab_size)
+    bos_id, eos = ids.get(BOS), ids.get(EOS)
+    assert not isinstance(bos_id, list), "a list is none of its values"
+    eos_ids = frozenset(eos if isinstance(eos, list) else [] if eos is None else [eos])
     if (folder / TOKENIZER_JSON).is_file():
         return _from_tokenizer_json(folder, bos_id, eos_ids)
     if (folder / SENTENCEPIECE_MODEL).is_file():
@@ -62,17 +65,22 @@ def open_codec(folder: Path, *, config: dict[str, Any] | None = None) -> TextCod
     )
 
 
-def _from_tokenizer_json(folder: Path, bos_id: int | None, eos_ids: frozenset[int]) -> TextCodec:
+def read_tokenizer_json(path: Path) -> Any:
+    """A ``tokenizers.Tokenizer``. Raises: ValueError if the library is not there, or does not read the file."""
     try:
         import tokenizers
     except ImportError:
         raise ValueError(
-            f"{folder / TOKENIZER_JSON} needs the library tokenizers, which is not installed; pip install 'fanal[hf]' brings it"
+            f"{path} needs the library tokenizers, which is not installed; pip install 'fanal[hf]' brings it"
         ) from None
     try:
-        tokenizer = tokenizers.Tokenizer.from_file(str(folder / TOKENIZER_JSON))
+        return tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises nothing narrower
-        raise ValueError(f"{folder / TOKENIZER_JSON} is no tokenizer that tokenizers can read ({error})") from None
+        raise ValueError(f"{path} is no tokenizer that tokenizers can read ({error})") from None
+
+
+def _from_tokenizer_json(folder: Path, bos_id: int | None, eos_ids: frozenset[int]) -> TextCodec:
+    tokenizer = read_tokenizer_json(folder / TOKENIZER_JSON)
     starts_with_bos = tokenizer.encode("").ids == [bos_id] or _read_json(folder / "tokenizer_config.json").get(
         "add_bos_token", False
     )

@@ -65,7 +65,7 @@ class WholeModel:
                     trust_remote_code=False,
                 )
             except Exception as error:
-                raise CannotLoadError(f"transformers cannot load the model: {_in_one_line(error)}") from None
+                raise CannotLoadError(f"transformers cannot load the model: {in_one_line(error)}") from None
         self.warnings = warnings
         for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
             if info.get(kind):
@@ -154,7 +154,7 @@ class LayerByLayer:
             values = {name: self._read(prefix + name) for name in module.state_dict()}
             module.load_state_dict(values, assign=True)
         except RuntimeError as error:
-            raise CannotLoadError(f"transformers cannot load {prefix}*: {_in_one_line(error)}") from None
+            raise CannotLoadError(f"transformers cannot load {prefix}*: {in_one_line(error)}") from None
         yield
         module.to("meta")
 
@@ -216,6 +216,7 @@ def _collect_warnings() -> Iterator[list[str]]:
         logger.removeHandler(collector)
 
 
-def _in_one_line(error: BaseException) -> str:
+def in_one_line(error: BaseException) -> str:
+    """What a library says is wrong, at most 300 characters of it."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text if len(text) <= 300 else text[:297] + '...'}"

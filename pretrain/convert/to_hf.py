@@ -152,7 +152,11 @@ def summary(exported: Exported) -> str:
     if before is not None:
         lines.append(f"{'loss':16}{before:.6f}  trainer, before rounding to bfloat16")
     if ids.oracle == "none":
-        lines.append("tokenizer       copied as it was imported; nothing to compare it with")
+        lines.append(
+            "tokenizer       copied as it was imported; AutoTokenizer loads it, and there is nothing to compare its ids with"
+            if source.tokenizer.is_there
+            else "warning: there is no tokenizer, since the import has none: AutoTokenizer will not load this folder"
+        )
     else:
         lines.append(
             f"tokenizer       {ids.num_documents:,} documents and {ids.num_texts} adversarial texts get SentencePiece's ids"

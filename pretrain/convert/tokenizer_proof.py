@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from pretrain.convert.export_config import exported_vocab_size
 from pretrain.convert.export_source import ExportSource
-from pretrain.convert.their_model import transformers_module
+from pretrain.convert.their_model import CannotLoadError, in_one_line, transformers_module
 from tokenizer.shards import Shard
 
 DOCUMENTS_PER_SHARD = 20
@@ -23,6 +24,10 @@ ADVERSARIAL = (
     "𝔘𝔫𝔦𝔠𝔬𝔡𝔢 \U0001f9ff", "Straße İstanbul ǅ ﷺ", "def f(x):\n    return {'a': [x, *y]}  # ok\n", "l'été, l’été; «où?»",
 )  # fmt: skip
 """What tokenizers stumble over: spaces, special names in text, bytes, marks that combine, scripts, emoji."""
+
+
+PLAIN = "The lamp at the stern"
+"""What no tokenizer stumbles over."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,20 +58,16 @@ class TokenizerFigures:
 def prove_tokenizer(folder: Path, source: ExportSource) -> TokenizerFigures:
     """Load the exported tokenizer with AutoTokenizer and compare its ids, and its decoding, with SentencePiece's.
 
-    Nothing can be compared where an import has no SentencePiece model.
+    That of an import has to load and to give ids of the model; there is nothing to compare them with.
+    Raises: CannotLoadError.
     """
     tokenizer, oracle = source.tokenizer, source.tokenizer.processor
-    if oracle is None or not tokenizer.is_ours:
+    theirs = _load(folder, source) if tokenizer.is_there else None
+    if theirs is None or oracle is None or not tokenizer.is_ours:
         return TokenizerFigures(
             oracle="none", num_documents=0, num_tokens=0, num_documents_equal_to_shard=0, num_texts=0, num_different=0,
             first_difference=None,
         )  # fmt: skip
-    try:
-        theirs = transformers_module().AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
-    except Exception as error:
-        raise ValueError(f"transformers cannot load the tokenizer: {type(error).__name__}: {error}") from None
     differences: list[str] = []
     num_documents = num_tokens = num_equal = 0
     for where, ids in _documents(source):
@@ -86,6 +87,23 @@ def prove_tokenizer(folder: Path, source: ExportSource) -> TokenizerFigures:
         num_different=len(differences),
         first_difference=differences[0] if differences else None,
     )
+
+
+def _load(folder: Path, source: ExportSource) -> Any:
+    """The exported tokenizer as a user loads it, having read a text."""
+    try:
+        theirs = transformers_module().AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+        ids = theirs(PLAIN)["input_ids"]
+    except Exception as error:
+        raise CannotLoadError(f"transformers cannot load the tokenizer: {in_one_line(error)}") from None
+    rows = exported_vocab_size(source)
+    if not ids or not all(type(token) is int and 0 <= token < rows for token in ids):
+        raise CannotLoadError(
+            f"the tokenizer, as transformers loads it, gives {PLAIN!r} the ids {ids}; the model has 0 to {rows - 1}"
+        )
+    return theirs
 
 
 def _compare(where: str, text: str, theirs: Any, source: ExportSource, differences: list[str]) -> list[int]:

@@ -24,6 +24,15 @@ BASE: dict[str, Any] = {
     "eos_token_id": 299,
 }
 
+TOKENIZER = json.dumps(
+    {
+        "version": "1.0",
+        "added_tokens": [],
+        "model": {"type": "WordLevel", "vocab": {"<unk>": 0, "<s>": 1, "The": 2}, "unk_token": "<unk>"},
+    }
+)
+"""A ``tokenizer.json``."""
+
 
 def save_model(folder: Path, *, kind: str = "llama", dtype: str = "float32", shard: str = "5GB", **config: Any) -> Path:
     """A model of random weights: kind "llama" or "mistral", its dtype, the size of its shards."""

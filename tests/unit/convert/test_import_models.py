@@ -30,7 +30,7 @@ from pretrain.inspect.generate import new_tokens
 from pretrain.model.inference import InferenceDecoder
 from pretrain.model.sampling import Sampler, Sampling
 from pretrain.model.tensor_names import EMBEDDING, OUTPUT
-from tests.unit.convert.folders import BASE, MakeFolder, edit_config
+from tests.unit.convert.folders import BASE, TOKENIZER, MakeFolder, edit_config
 
 ROOT = Path(__file__).parents[3]
 LOGITS_TOLERANCE = 1e-4
@@ -40,7 +40,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "tied": {"tie_word_embeddings": True},
     "one key for all heads": {"num_key_value_heads": 1},
     "no groups, as Llama 1": {"num_key_value_heads": 6, "rms_norm_eps": 1e-5},
-    "head size of its own": {"head_dim": 16, "vocab_size": 128},
+    "head size of its own": {"head_dim": 16, "vocab_size": 128, "eos_token_id": 127},
     "mistral without a window": {"kind": "mistral", "sliding_window": None, "head_dim": 8},
     "bf16": {"dtype": "bfloat16", "shard": "60KB"},
     "fp16": {"dtype": "float16", "tie_word_embeddings": True},
@@ -183,7 +183,7 @@ def test_frequencies_of_old_folders_and_a_second_copy_of_a_tied_embedding_are_no
 def test_where_it_comes_from_is_on_record_with_its_tokenizer(folder: Path, tmp_path: Path) -> None:
     import hashlib
 
-    (folder / "tokenizer.json").write_text('{"as": "it was"}')
+    (folder / "tokenizer.json").write_text(TOKENIZER)
     (folder / "modeling_evil.py").write_text("raise SystemExit")
     checkpoint = import_hf(folder, tmp_path / "imported").checkpoint
     record = read_import(checkpoint)
@@ -195,13 +195,20 @@ def test_where_it_comes_from_is_on_record_with_its_tokenizer(folder: Path, tmp_p
         content = (folder / name).read_bytes()
         assert (entry.bytes, entry.sha256) == (len(content), hashlib.sha256(content).hexdigest())
     assert set(record.tokenizer_sha256) == {"tokenizer.json"}
-    assert (checkpoint / "imported" / "tokenizer.json").read_text() == '{"as": "it was"}'
+    assert (checkpoint / "imported" / "tokenizer.json").read_text() == TOKENIZER
     assert str(tmp_path) not in (checkpoint / "import.json").read_text(), "paths stay private"
 
 
-def test_a_folder_with_config_and_weights_alone_is_enough(folder: Path, tmp_path: Path) -> None:
+def test_a_folder_with_config_and_weights_alone_is_enough_and_said_to_have_no_tokenizer(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (folder / "generation_config.json").unlink()
     checkpoint = import_hf(folder, tmp_path / "imported").checkpoint
+    said = capsys.readouterr().err
+    assert "has no tokenizer" in said and "of an export AutoTokenizer loads none" in said
+    (folder / "tokenizer.json").write_text(TOKENIZER)
+    import_hf(folder, tmp_path / "other")
+    assert "warning" not in capsys.readouterr().err
     assert not verify_checkpoint(checkpoint, deep=True).problems and not (checkpoint / "imported").exists()
 
 

@@ -136,6 +136,62 @@ FILES: dict[str, tuple[Callable[[Path], object], str]] = {
 }  # fmt: skip
 
 
+KEPT: dict[str, tuple[str, bytes, str]] = {
+    "tokenizer.json cut short": ("tokenizer.json", b"{", r"tokenizer.json is not JSON .* copy it again, or remove it"),
+    "tokenizer.json empty": ("tokenizer.json", b"", r"tokenizer.json is not JSON"),
+    "tokenizer.json no text": ("tokenizer.json", b"\xff", r"tokenizer.json is no text in UTF-8"),
+    "tokenizer.json deep": ("tokenizer.json", b"[" * 100_000, r"tokenizer.json is not JSON"),
+    "tokenizer.json a list": ("tokenizer.json", b"[]", r"tokenizer.json must hold an object; it holds a list"),
+    "tokenizer.json without a model": ("tokenizer.json", b'{"model": 1}', r"tokenizer.json must hold an object named model"),
+    "tokenizer.json of another kind": ("tokenizer.json", b'{"model": {"type": "?"}}', r"no tokenizer that tokenizers can read"),
+    "tokenizer_config.json a list": ("tokenizer_config.json", b"[]", r"tokenizer_config.json must hold an object; it holds a list"),
+    "special tokens cut short": ("special_tokens_map.json", b"{", r"special_tokens_map.json is not JSON"),
+    "added tokens a number": ("added_tokens.json", b"3", r"added_tokens.json must hold an object; it holds a int"),
+    "template no text": ("chat_template.jinja", b"\xff", r"chat_template.jinja is no text in UTF-8"),
+    "tokenizer.model empty": ("tokenizer.model", b"", r"tokenizer.model is no SentencePiece model \(it is empty\); copy it again"),
+    "tokenizer.model broken": ("tokenizer.model", b"junk", r"tokenizer.model is no SentencePiece model"),
+    "generation config a list": ("generation_config.json", b"[]", r"generation_config.json must hold an object"),
+    "bos a word": ("generation_config.json", b'{"bos_token_id": "q"}', r"bos_token_id \('q'\) of .*generation_config.json must be an integer from 0 to 299 or null"),
+    "bos a list": ("generation_config.json", b'{"bos_token_id": [1]}', r"bos_token_id \(\[1\]\) of"),
+    "bos a fraction": ("generation_config.json", b'{"bos_token_id": 1.0}', r"bos_token_id \(1.0\) of"),
+    "eos lists in a list": ("generation_config.json", b'{"eos_token_id": [[1]]}', r"eos_token_id \(\[\[1\]\]\) of .*, a list of them or null"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "content", "message"), KEPT.values(), ids=list(KEPT))
+def test_a_file_beside_the_weights_that_nobody_could_use_is_refused_by_name(
+    name: str, content: bytes, message: str, folder: Path
+) -> None:
+    (folder / name).write_bytes(content)
+    refused(folder, message)
+
+
+def test_a_folder_in_a_tokenizer_s_place_is_refused_and_no_link_to_nothing_is_passed_over(folder: Path) -> None:
+    (folder / "tokenizer.json").mkdir()
+    refused(folder, r"tokenizer.json must be a file and is none")
+    (folder / "tokenizer.json").rmdir()
+    (folder / "tokenizer.json").symlink_to("nowhere")
+    refused(folder, r"tokenizer.json must be a file and is none")
+
+
+IDS: dict[str, Any] = {
+    "bos_token_id": ["x", [1], 10**30, -5, 1.0, True, 300],
+    "eos_token_id": ["a", [2, "a"], [2, 300], {"a": 1}, -1],
+    "pad_token_id": [-1, [0], "0"],
+}
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in IDS.items() for value in values])
+def test_an_id_that_no_token_has_is_refused_by_file_and_key(key: str, value: Any, folder: Path) -> None:
+    edit_config(folder, **{key: value})
+    refused(folder, rf"{key} \(.*\) of .*config.json must be an integer from 0 to 299")
+
+
+def test_ids_that_may_be_are_taken(folder: Path, tmp_path: Path) -> None:
+    edit_config(folder, bos_token_id=None, eos_token_id=[2, 299], pad_token_id=...)
+    assert import_hf(folder, tmp_path / "imported").num_parameters
+
+
 def first_shard_path(folder: Path) -> Path:
     names = sorted(json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"].values())
     return folder / names[0]
