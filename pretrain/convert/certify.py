@@ -29,7 +29,7 @@ from pretrain.parallel.world import open_lone_world
 
 FORMAT_VERSION = 1
 SHARE_OF_MEMORY = 0.5
-"""Of what is free that loading the whole model may take; beyond, it is run layer by layer."""
+"""Of what is available that loading the whole model may take; beyond, it is run layer by layer."""
 Memory = Literal["auto", "whole", "layers"]
 
 
@@ -173,6 +173,8 @@ def certificate_json(
             "vocabulary_rows": exported_vocab_size(source),
             "vocabulary_rows_left_out": left_out,
             "documents_kept_apart": False,
+            "longest_text": found.longest_text,
+            "seq_length": source.seq_length,
         },
         "checkpoint": {
             "name": source.folder.name,

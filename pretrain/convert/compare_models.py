@@ -67,6 +67,11 @@ class Comparison:
         return max_or_nan([text.largest_logit_difference for text in self.texts])
 
     @property
+    def longest_text(self) -> int:
+        """Tokens in it."""
+        return max(text.num_tokens for text in self.texts)
+
+    @property
     def first_point_apart(self) -> PointFigures | None:
         """Where the two part."""
         return next((point for point in self.points if not point.is_within), None)

@@ -193,6 +193,8 @@ def _certificate(source: ExportSource, certificate: Certificate, date: str) -> s
     if ids.oracle != "none":
         texts = f"{ids.num_documents:,} documents of the training shards and {ids.num_texts} adversarial texts"
         rows.append(("tokenizer", f"SentencePiece's ids in {texts}"))
+    if found.longest_text < source.seq_length:
+        rows.append(("not compared", f"positions from {found.longest_text:,} to {source.seq_length - 1:,}"))
     if left_out:
         rows.append(("vocabulary", f"{left_out:,} rows that no token names were left out"))
     text = (

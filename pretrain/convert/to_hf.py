@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pretrain.checkpoint.manifest import FileEntry, describe
 from pretrain.checkpoint.tensors import open_tensors
+from pretrain.convert.certificate_texts import check_samples
 from pretrain.convert.certify import Certificate, Memory, certificate_json, certify
 from pretrain.convert.compare_models import BOUND, mean_loss
 from pretrain.convert.export_config import exported_vocab_size, generation_config, hf_config
@@ -78,6 +79,7 @@ def export(checkpoint: str | Path, to: str | Path, options: ExportOptions, overr
     if not _is_date(options.date):
         raise ValueError(f"--date ({options.date}) must be a day as YYYY-MM-DD; 2025-12-31 works")
     source = open_source(checkpoint, overrides, with_shards=options.with_shards, adds_bos=options.adds_bos)
+    check_samples(source, options.num_samples)
     dtype = DTYPES[options.dtype] if options.dtype else source.weights_dtype
     files = plan_files(
         hf_tensors(source.model, vocab_size=exported_vocab_size(source)),
@@ -160,6 +162,11 @@ def summary(exported: Exported) -> str:
     else:
         lines.append(
             f"tokenizer       {ids.num_documents:,} documents and {ids.num_texts} adversarial texts get SentencePiece's ids"
+        )
+    if found.longest_text < source.seq_length:
+        lines.append(
+            f"warning: the longest text that was compared has {found.longest_text:,} tokens; the config says that the model is "
+            f"made for {source.seq_length:,}"
         )
     if left_out:
         lines.append(f"vocabulary      {left_out:,} rows that no token names were left out")

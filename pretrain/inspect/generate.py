@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TextIO
 
+import psutil
 import torch
 
 from pretrain.convert.open_model import OpenModel, open_model
@@ -44,6 +45,7 @@ def generate(
         ids = prompt_ids(opened, request.prompt)
         decoder = load_decoder(opened, device)
     room = min(request.max_new_tokens, opened.max_length - len(ids))
+    check_room(decoder, ids, room, request.max_new_tokens)
     started = time.perf_counter()
     tokens = new_tokens(decoder, ids, room, Sampler(request.sampling), opened.codec.eos_ids)
     out.write(request.prompt)
@@ -95,6 +97,19 @@ def prompt_ids(opened: OpenModel, prompt: str) -> list[int]:
             f"one of {opened.max_length - 1:,} works"
         )
     return ids
+
+
+def check_room(decoder: InferenceDecoder, ids: list[int], room: int, max_new_tokens: int) -> None:
+    """Refuse, before it is taken, a cache that does not fit. Raises: ValueError."""
+    device = decoder.device
+    available = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else int(psutil.virtual_memory().available)
+    needed = (len(ids) + room) * decoder.position_bytes
+    if needed > available:
+        works = max(1, int(0.9 * available) // decoder.position_bytes - len(ids))
+        raise ValueError(
+            f"max_new_tokens ({max_new_tokens:,}) needs a cache of {needed:,} bytes for {len(ids) + room:,} tokens, and "
+            f"{available:,} bytes are available ({device.type}); {works} works"
+        )
 
 
 def new_tokens(

@@ -83,6 +83,14 @@ class InferenceDecoder:
         self.final_norm = take(FINAL_NORM)
         self.output = self.embedding if model.share_embeddings_and_output_weights else take(OUTPUT, vocab_size)
 
+    @property
+    def position_bytes(self) -> int:
+        """What a position of one sequence takes in a cache."""
+        model = self.model
+        keys_and_values = 2 * model.num_layers * model.num_query_groups * kv_channels(model) * self.dtype.itemsize
+        angles = 3 * kv_channels(model) // 2 * 4  # they, their cosines and their sines
+        return keys_and_values + angles
+
     def new_cache(self, max_length: int, *, batch: int = 1) -> Cache:
         """An empty cache."""
         return Cache(self, max_length, batch)
