@@ -9,6 +9,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from pretrain.convert.target import harm_of
+
 SMALL_FILES_BYTES = 32 << 20
 """Room for what is no weight: tokenizer, config, card, certificate."""
 
@@ -27,11 +29,14 @@ def check_target(final: Path, *, weight_bytes: int) -> None:
         raise ExportTargetError(
             f"--to ({final}) must not be there yet, or be an empty folder; {final}-2 works, or remove what is there"
         )
+    harm = harm_of(final)
+    if harm is not None:
+        raise ExportTargetError(f"--to ({final}) {harm}")
     parent = final.absolute().parent
     if not parent.is_dir():
-        raise ExportTargetError(
-            f"--to ({final}) must lie in a folder that is there, and {parent} is none; mkdir -p {parent}"
-        )
+        above = next(folder for folder in (parent, *parent.parents) if os.path.lexists(folder))
+        mend = f"mkdir -p {parent}" if above.is_dir() else f"{above} is no folder; {above.parent / final.name} works"
+        raise ExportTargetError(f"--to ({final}) must lie in a folder that is there, and {parent} is none; {mend}")
     needed = weight_bytes + SMALL_FILES_BYTES
     found = os.statvfs(parent)
     free = found.f_bavail * found.f_frsize

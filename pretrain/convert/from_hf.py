@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 
 from pretrain.checkpoint.boxes import Box
 from pretrain.checkpoint.manifest import FileEntry, describe
-from pretrain.checkpoint.paths import COMPLETE, CONFIG, MANIFEST, SHARDS, STATE, TENSORS, shard_path, step_of
+from pretrain.checkpoint.paths import COMPLETE, CONFIG, MANIFEST, SHARDS, STATE, TENSORS, shard_path
 from pretrain.checkpoint.sealing import SaveError, seal
 from pretrain.checkpoint.shard_file import header_bytes
 from pretrain.checkpoint.state_file import state_text
@@ -32,6 +32,7 @@ from pretrain.convert.hf_config import CONFIG_JSON, HfModel, read_hf_config
 from pretrain.convert.hf_weights import INDEX_JSON, HfWeights, open_hf_weights
 from pretrain.convert.import_record import IMPORT, IMPORTED_FILES, import_text
 from pretrain.convert.kept_files import check_kept_files, has_tokenizer
+from pretrain.convert.target import harm_of, named
 from pretrain.state import TrainState
 from tokenizer.progress import Progress
 
@@ -63,7 +64,7 @@ def import_hf(hf_dir: str | Path, to: str | Path, *, make_vocab_size_divisible_b
     Raises: UnsupportedModelError, BadWeightsError, BadFileError, TokenIdError, ImportTargetError; nothing is left under the
     name ``to`` then.
     """
-    folder, final = Path(hf_dir), Path(to)
+    folder, final = Path(hf_dir), named(to)
     if make_vocab_size_divisible_by < 1:
         raise ImportTargetError(
             f"make_vocab_size_divisible_by ({make_vocab_size_divisible_by}) must be above 0; 128 works"
@@ -200,12 +201,9 @@ def _describe(folder: Path, name: str) -> FileEntry:
 
 
 def _check_target(final: Path, needed_bytes: int) -> None:
-    step = step_of(final.name)
-    if step:
-        raise ImportTargetError(
-            f"CHECKPOINT ({final}) must not be named as the checkpoint of step {step}, since an import is of step 0; "
-            f"{final.with_name('imported')} works"
-        )
+    harm = harm_of(final, may_be_step_0=True)
+    if harm is not None:
+        raise ImportTargetError(f"CHECKPOINT ({final}) {harm}")
     is_empty_folder = final.is_dir() and not final.is_symlink() and not any(final.iterdir())
     if os.path.lexists(final) and not is_empty_folder:
         raise ImportTargetError(f"CHECKPOINT ({final}) is there already; choose another name, or remove it")

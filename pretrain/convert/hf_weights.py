@@ -150,6 +150,10 @@ def _open(path: Path) -> int:
         raise BadWeightsError(
             f"{path} cannot be read ({error.strerror}): a file of the weights is missing; copy it again"
         ) from None
+    except ValueError:  # a NUL, or half a character
+        raise BadWeightsError(
+            f"{path.parent / INDEX_JSON} names a file {path.name!r}, and no file can have that name; copy the folder again"
+        ) from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise BadWeightsError(f"{path} is not a file")

@@ -22,6 +22,7 @@ from pretrain.convert.export_tokenizer import json_bytes
 from pretrain.convert.export_weights import INDEX_NAME, WeightFile, index_json, plan_files, write_file
 from pretrain.convert.model_card import model_card
 from pretrain.convert.names import hf_tensors
+from pretrain.convert.target import named
 from pretrain.convert.their_model import transformers_module
 from tokenizer.progress import Progress
 
@@ -69,7 +70,7 @@ def export(checkpoint: str | Path, to: str | Path, options: ExportOptions, overr
     Raises: ValueError for what a user can mend; DamagedCheckpointError; CertificateError if what was written is not the model
     that was trained. Nothing is left under the name ``to`` then.
     """
-    final = Path(to) if Path(to).name not in ("", "..") else Path(to).resolve()  # "." has no name to put .part behind
+    final = named(to)
     transformers_module()  # before hours of work
     check_target(final, weight_bytes=0)
     if options.max_shard_bytes < 1:

@@ -222,7 +222,7 @@ def test_a_folder_of_links_as_a_download_cache_has_is_read(folder: Path, tmp_pat
 
 
 def test_a_name_that_a_step_of_a_run_has_is_refused_and_an_empty_folder_is_taken(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ImportTargetError, match=r"must not be named as the checkpoint of step 7.*imported works"):
+    with pytest.raises(ImportTargetError, match=r"must not be named as a run names its checkpoints.*converted works"):
         import_hf(folder, tmp_path / "step-00000007")
     (tmp_path / "empty").mkdir()
     assert import_hf(folder, tmp_path / "empty").checkpoint == tmp_path / "empty"

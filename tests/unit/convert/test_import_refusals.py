@@ -128,6 +128,8 @@ FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "index is empty": (lambda f: edit_index(f, dict.clear), r"its weight_map is empty"),
     "index without a map": (lambda f: (f / "model.safetensors.index.json").write_text("{}"), r"is no index of weights \(KeyError"),
     "index leaves the folder": (lambda f: edit_index(f, lambda m: m.update({min(m): "../x.safetensors"})), r"no .safetensors file of this folder"),
+    "index with a NUL": (lambda f: edit_index(f, lambda m: m.update({min(m): "a\0.safetensors"})), r"index.json names a file 'a.x00.safetensors', and no file can have that name"),
+    "index with half a character": (lambda f: edit_index(f, lambda m: m.update({min(m): "a\ud800.safetensors"})), r"names a file 'a.ud800.safetensors', and no"),
     "index names a pickle": (lambda f: edit_index(f, lambda m: m.update({min(m): "pytorch_model.bin"})), r"'pytorch_model.bin', which is no .safetensors"),
     "index lacks a tensor": (lambda f: edit_index(f, lambda m: m.pop("model.norm.weight")), r"disagree"),
     "index and single file": (lambda f: shutil.copy(first_shard(f), f / "model.safetensors"), r"has both model.safetensors.index.json and model.safetensors"),
