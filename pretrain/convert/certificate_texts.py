@@ -22,7 +22,7 @@ BUILT_IN = (
     "海は広く、灯台は高い。2026年も船は通る。\n",
 )
 """Where no shard is at hand."""
-LONGEST_TEXT = 131_072
+LONGEST_TEXT = 32_768
 """Tokens in a text that is repeated to full length, at most: attention takes the square of them in time."""
 SHARE_OF_MEMORY = 0.5
 """Of what is available that texts may take."""

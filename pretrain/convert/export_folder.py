@@ -25,13 +25,13 @@ _OUR_FILES = re.compile(r"model[-0-9of]*\.safetensors|README\.md|[a-z_.]+\.json|
 
 def check_target(final: Path, *, weight_bytes: int) -> None:
     """Refuse, before anything is written, a target that is taken or a disk that is too small. Raises: ExportTargetError."""
+    harm = harm_of(final)
+    if harm is not None:
+        raise ExportTargetError(f"--to ({final}) {harm}")
     if os.path.lexists(final) and (final.is_symlink() or not final.is_dir() or any(final.iterdir())):
         raise ExportTargetError(
             f"--to ({final}) must not be there yet, or be an empty folder; {final}-2 works, or remove what is there"
         )
-    harm = harm_of(final)
-    if harm is not None:
-        raise ExportTargetError(f"--to ({final}) {harm}")
     parent = final.absolute().parent
     if not parent.is_dir():
         above = next(folder for folder in (parent, *parent.parents) if os.path.lexists(folder))

@@ -46,7 +46,7 @@ def source_of(seq_length: int, *num_samples: int) -> Any:
 def test_a_length_that_nothing_holds_is_cut_and_the_text_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     memory(monkeypatch, 1 << 40)
     texts = certificate_texts(source_of(2**31 - 1), num_samples=4)
-    assert texts[-1].name == "text of 131072 tokens; the full length, 2147483647, was not compared"
+    assert texts[-1].name == "text of 32768 tokens; the full length, 2147483647, was not compared"
     assert len(texts[-1].ids) == LONGEST_TEXT and texts[-2].ids[25] == 7, "the first of several EOS ends the document"
     memory(monkeypatch, 2 * 1000 * TOKEN_BYTES)
     assert len(certificate_texts(source_of(4096), num_samples=4)[-1].ids) == 1000
