@@ -12,10 +12,7 @@ from pretrain.checkpoint.paths import CONFIG
 
 def saved_data(checkpoint: Path) -> dict[str, Any]:
     """Its section ``data``, nothing of it checked. Raises: DamagedCheckpointError if there is none."""
-    section = read_config(checkpoint).data
-    if not OmegaConf.is_dict(section):
-        raise DamagedCheckpointError(f"{checkpoint / CONFIG} has no mapping at data; it has {_shown(section)} there")
-    return OmegaConf.to_container(section)  # type: ignore[return-value]
+    return OmegaConf.to_container(read_config(checkpoint).data)  # type: ignore[return-value]
 
 
 def saved_seq_length(checkpoint: Path) -> int:
