@@ -26,8 +26,8 @@ POLL_S = 0.001
 """A save of a small model takes some ten milliseconds."""
 PATIENCE_S = 900.0
 """For a planned moment that never comes in a run that never ends."""
-LAST_BREATH_S = 60.0
-"""For every process of a killed run to be gone."""
+LAST_BREATH_S = 300.0
+"""For every process of a killed run to be gone: one that waits for a disk dies when the disk answers, a busy one after minutes."""
 
 
 class Running(Protocol):
