@@ -21,10 +21,13 @@ def paths_of(run: RunConfig) -> dict[str, str]:
 
 
 def check_path_texts(run: RunConfig) -> None:
-    """Refuse what only a shell fills in: nobody does so in a config, and a folder named $SCRATCH or ~ would be made.
+    """Refuse what only a shell fills in: nobody does so in a config, and a folder named $SCRATCH or ~ would be made. Refuse an
+    empty run_dir, too, such as of a variable that was not set: it would be the current folder.
 
     Raises: ValueError naming the first such path.
     """
+    if not run.run_dir.strip():
+        raise ValueError(f"run_dir ({run.run_dir!r}) must not be empty; run_dir=runs/mine works")
     for key, path in {"run_dir": run.run_dir, **paths_of(run)}.items():
         variable = re.search(r"\$\{?([A-Za-z_][A-Za-z0-9_]*)\}?", path)
         if variable:

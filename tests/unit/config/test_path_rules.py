@@ -45,3 +45,9 @@ def test_a_variable_of_the_environment_can_be_named(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("path", ["runs/a~b", "runs/5$", "./~x", "runs/$1"])
 def test_other_names_with_these_letters_are_paths(path: str) -> None:
     assert load_run(CONFIG, [f"run_dir={path}"]).run_dir == path
+
+
+@pytest.mark.parametrize("path", ["", " "])
+def test_the_current_folder_is_no_run_folder_by_an_oversight(path: str) -> None:
+    with pytest.raises(ValueError, match=r"run_dir \('\s?'\) must not be empty; run_dir=runs/mine works"):
+        load_run(CONFIG, [f"run_dir='{path}'"])
