@@ -381,10 +381,10 @@ def rank_1_alone_sees_a_spike_at_step_7() -> None:
 
 
 def older_checkpoints_deleted_before_each_save() -> None:
-    """Rank 0 makes room for a checkpoint before it is written, and not once it is whole."""
+    """Rank 0 makes room for a checkpoint before it is written, and not once it is whole. Each deletion is safe for itself."""
     import shutil
 
-    from pretrain.checkpoint.paths import checkpoints_dir
+    from pretrain.checkpoint.paths import checkpoints_dir, part_name, step_of
     from pretrain.checkpoint.retention import checkpoints_in
     from pretrain.train import loop
 
@@ -394,7 +394,7 @@ def older_checkpoints_deleted_before_each_save() -> None:
         found = record(run, world, *args)
         if world.rank == 0:
             for checkpoint in checkpoints_in(checkpoints_dir(run.run_dir)):
-                shutil.rmtree(checkpoint)
+                shutil.rmtree(checkpoint.rename(checkpoint.with_name(part_name(step_of(checkpoint.name) or 0))))
         return found
 
     loop.step_record = broken
