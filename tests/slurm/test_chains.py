@@ -67,7 +67,7 @@ def test_the_end_of_a_job_makes_it_save_requeue_and_go_on(chain: Chain, straight
 
 def test_slurm_itself_announces_the_end_of_a_job(cluster: Cluster, small_run: Path, tmp_path: Path) -> None:
     long = Chain(cluster, small_run, tmp_path / "run", overrides=("train.train_steps=100000",))
-    long.submit("--hours", "0.034", "--stop-margin-s", "60")
+    long.submit("--hours", "0.06", "--stop-margin-s", "60")  # four minutes: a start may take one
     long.until(long.decisions, "the first decision")
     action, reason = long.decisions()[0]
     assert action == "requeue" and "the end of the job was near" in reason, long.story()
