@@ -16,7 +16,7 @@ from pretrain.checkpoint.paths import DATA, REASON, checkpoints_dir, is_bad, ste
 from pretrain.checkpoint.retention import bad_in, checkpoints_in
 from pretrain.checkpoint.saved_model import read_model
 from pretrain.checkpoint.tensor_index import read_index
-from pretrain.checkpoint.verify import is_checkpoint, verify_checkpoint
+from pretrain.checkpoint.verify import is_checkpoint, real_path, verify_checkpoint
 from pretrain.config.derive import kv_channels, padded_vocab_size
 from pretrain.config.schema import ModelConfig, RunConfig
 from pretrain.data.position import read_position
@@ -42,8 +42,8 @@ def find_origin(run: RunConfig) -> tuple[Path, Manifest]:
     Raises: ValueError if there is none; DamagedCheckpointError if it is not whole, or was set aside by its own run.
     """
     named = _named(run)
-    own, real = Path(os.path.realpath(run.run_dir)), Path(os.path.realpath(named))
-    if real == own or real.parent == Path(os.path.realpath(checkpoints_dir(own))):
+    own, real = real_path(run.run_dir), real_path(named)
+    if real == own or real.parent == real_path(checkpoints_dir(own)):
         raise ValueError(
             f"checkpoint.init_from ({named}) must be of another run than run_dir ({run.run_dir}), which goes on from its own "
             f"checkpoints by itself; checkpoint.init_from=null works, or run_dir={run.run_dir}-2"

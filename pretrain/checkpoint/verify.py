@@ -55,9 +55,14 @@ def verify_checkpoint(folder: Path, *, deep: bool, num_threads: int = 1) -> Find
     return Finding(folder=folder, manifest=manifest, problems=tuple(problems))
 
 
+def real_path(path: str | Path) -> Path:
+    """Where links lead; the path itself if they lead in a circle, for which ``Path.resolve`` has an error of its own."""
+    return Path(os.path.realpath(path))
+
+
 def is_checkpoint(path: Path) -> bool:
     """Whether this is a checkpoint's folder, whole or not, and not that of a run. A link is what it leads to."""
-    folder = Path(os.path.realpath(path))  # resolve() has an error of its own for links in a circle
+    folder = real_path(path)
     return folder.is_dir() and (
         step_of(folder.name) is not None or any((folder / name).exists() for name in (MANIFEST, COMPLETE))
     )

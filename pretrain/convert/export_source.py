@@ -14,7 +14,7 @@ from pretrain.checkpoint.retention import checkpoints_in
 from pretrain.checkpoint.saved_model import read_model
 from pretrain.checkpoint.state_file import read_state
 from pretrain.checkpoint.tensor_index import read_index
-from pretrain.checkpoint.verify import Finding, first_whole, is_checkpoint
+from pretrain.checkpoint.verify import Finding, first_whole, is_checkpoint, real_path
 from pretrain.config.load import load_run
 from pretrain.config.schema import ModelConfig, RunConfig
 from pretrain.convert.export_tokenizer import ExportTokenizer, tokenizer_of_import, tokenizer_of_run
@@ -109,7 +109,7 @@ def _check_overrides(overrides: Sequence[str]) -> None:
 
 
 def _whole_checkpoint(path: Path) -> Finding:
-    folder = path.resolve()  # not a link's own name: the folder's says which step it must hold
+    folder = real_path(path)  # not a link's own name: the folder's says which step it must hold
     was_one = folder.is_dir() and re.fullmatch(r"step-\d+\..*", folder.name) is not None
     candidates = [folder] if is_checkpoint(path) or was_one else checkpoints_in(checkpoints_dir(path))
     if not candidates:

@@ -14,7 +14,7 @@ from pretrain.checkpoint.paths import DATA, MANIFEST, checkpoints_dir
 from pretrain.checkpoint.retention import checkpoints_in
 from pretrain.checkpoint.saved_model import read_model
 from pretrain.checkpoint.tensors import open_tensors
-from pretrain.checkpoint.verify import first_whole, is_checkpoint
+from pretrain.checkpoint.verify import first_whole, is_checkpoint, real_path
 from pretrain.config.schema import ModelConfig
 from pretrain.convert.assemble import assemble
 from pretrain.convert.from_hf import PARAM
@@ -81,7 +81,7 @@ def open_model(path: str | Path, *, tokenizer: str | Path | None = None, deep: b
 
 def _whole_checkpoint(path: Path, *, deep: bool) -> Path:
     """The checkpoint at a path, or the newest whole one of the run there. What is wrong with a newer one is said aloud."""
-    candidates = [path.resolve()] if is_checkpoint(path) else checkpoints_in(checkpoints_dir(path))
+    candidates = [real_path(path)] if is_checkpoint(path) else checkpoints_in(checkpoints_dir(path))
     if not candidates:
         raise ValueError(
             f"CHECKPOINT_OR_HF_DIR ({path}) must be a checkpoint's folder, a run's folder with one in it, or a Hugging Face "

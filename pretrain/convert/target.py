@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from pretrain.checkpoint.paths import COMPLETE, checkpoints_dir, is_bad, is_part, step_of
+from pretrain.checkpoint.verify import real_path
 
 CHECKPOINTS = checkpoints_dir("").name
 
@@ -19,7 +20,7 @@ def harm_of(target: Path, *, may_be_step_0: bool = False) -> str | None:
 
     Args: may_be_step_0: what is written is a whole checkpoint of step 0, so that its name may say so.
     """
-    parent = target.absolute().parent.resolve()
+    parent = real_path(target.absolute().parent)
     for folder in (parent, *parent.parents):
         if _counts(folder.name) or os.path.lexists(folder / COMPLETE):
             return (

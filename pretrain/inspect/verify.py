@@ -12,7 +12,7 @@ from pretrain.checkpoint.origin import chain, described, read_origin
 from pretrain.checkpoint.paths import REASON, checkpoints_dir
 from pretrain.checkpoint.retention import bad_in, checkpoints_in
 from pretrain.checkpoint.stored_sums import sum_problems
-from pretrain.checkpoint.verify import is_checkpoint, verify_checkpoint
+from pretrain.checkpoint.verify import is_checkpoint, real_path, verify_checkpoint
 
 MAX_THREADS = 8
 
@@ -61,7 +61,7 @@ def _origins(checkpoint: Path) -> list[str]:
 def _checkpoints_at(path: Path) -> tuple[list[Path], list[Path]]:
     """(What to verify, what was set aside)."""
     if is_checkpoint(path):
-        return [Path(os.path.realpath(path))], []  # not a link's own name: the folder's says which step it must hold
+        return [real_path(path)], []  # not a link's own name: the folder's says which step it must hold
     found, aside = (look(checkpoints_dir(path)) for look in (checkpoints_in, bad_in))
     if not found and not aside:
         works = "runs/tiny/checkpoints/step-00000200 and runs/tiny work once that run has saved"

@@ -13,6 +13,7 @@ from pretrain.convert.export_source import open_source
 from pretrain.convert.export_tokenizer import ExportTokenizer
 from pretrain.convert.from_hf import import_hf
 from pretrain.convert.open_model import open_model
+from pretrain.convert.target import harm_of
 from pretrain.convert.their_model import CannotLoadError
 from pretrain.convert.tokenizer_proof import prove_tokenizer
 from tests.unit.convert.folders import TOKENIZER, reseal
@@ -116,3 +117,11 @@ def test_an_import_s_tokenizer_is_loaded_as_a_user_loads_it(tmp_path: Path) -> N
             prove_tokenizer(tmp_path, spoilt)
     none = exported_tokenizer({"special_tokens_map.json": "{}"}, tmp_path)
     assert not none.tokenizer.is_there and prove_tokenizer(tmp_path, none).num_texts == 0
+
+
+def test_links_in_a_circle_are_no_checkpoint_and_no_place_for_an_export(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    with pytest.raises(ValueError, match=r"CHECKPOINT \(.*/a\) must be a checkpoint's folder"):
+        open_source(tmp_path / "a")
+    assert harm_of(tmp_path / "a" / "export") is None
