@@ -79,12 +79,6 @@ def prepare_device(device_type: Literal["cuda", "cpu"], local_rank: int) -> torc
     return torch.device("cpu")
 
 
-def wait_for_device(device: torch.device) -> None:
-    """Block until the device has done what it was asked (a device sync); nothing to wait for on a CPU."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def peak_memory_bytes(device: torch.device) -> int:
     """Largest memory held so far: by PyTorch's allocator on a GPU, by the process on a CPU."""
     if device.type == "cuda":
