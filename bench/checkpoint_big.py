@@ -213,7 +213,7 @@ def main() -> None:
     options = parser.parse_args()
     with (
         tempfile.TemporaryDirectory(dir=options.folder) as temporary,
-        open_bench(Path(temporary), num_layers=NUM_LAYERS) as bench,
+        open_bench(Path(temporary), num_layers=NUM_LAYERS, precision="bf16") as bench,
         open_saver(bench.run, bench.model, bench.optimizer, bench.world) as saver,
     ):
         folder = Path(temporary)

@@ -28,7 +28,7 @@ model:
   vocab_size: 2000}}
 data: {{tokenizer: {folder}/tokenizer, seq_length: 64, train: [{{prefix: {folder}/source, weight: 1}}]}}
 optim: {{lr: 1.0e-4}}
-train: {{train_steps: 1_000_000, global_batch_size: 1, micro_batch_size: 1, precision: bf16}}
+train: {{train_steps: 1_000_000, global_batch_size: 1, micro_batch_size: 1, precision: {precision}}}
 parallel: {{device: cpu}}
 checkpoint: {{max_failed_saves: 0}}
 """
@@ -65,12 +65,12 @@ class Bench:
 
 
 @contextlib.contextmanager
-def open_bench(folder: Path, *, num_layers: int) -> Iterator[Bench]:
-    """A model whose masters and moments are random numbers, its weights the masters rounded to bf16."""
+def open_bench(folder: Path, *, num_layers: int, precision: str) -> Iterator[Bench]:
+    """A model whose masters and moments are random numbers, its weights the masters, rounded to bf16 if that is the precision."""
     make_tokenizer(folder)
     make_shard(folder, "source", num_tokens=200_000, document_tokens=600, seed=1)
     path = folder / "run.yaml"
-    path.write_text(RUN.format(folder=folder, num_layers=num_layers))
+    path.write_text(RUN.format(folder=folder, num_layers=num_layers, precision=precision))
     run = load_run(path, [])
     Path(run.run_dir).mkdir()
     with socket.socket() as listener:
