@@ -189,7 +189,7 @@ def check_run_dir(run_dir: Path, code_dir: Path) -> None:
     Raises: ValueError naming the path, the rule and a path that works.
     """
     check_path("run_dir", run_dir)
-    if launch_dir(run_dir).resolve() == (code_dir / "launch").resolve():
+    if os.path.realpath(launch_dir(run_dir)) == os.path.realpath(code_dir / "launch"):
         raise ValueError(
             f"run_dir ({run_dir}) must not be the folder of the code: job.sbatch, job.json and what belongs to jobs would lie "
             "among its files, in launch; runs/mine works"

@@ -46,7 +46,7 @@ def find_inputs(inputs: Sequence[str | Path]) -> list[Path]:
             found.append(path)
         else:
             raise ValueError(f"input file {path} does not exist or is not a file; name an existing .jsonl file")
-    seen: dict[Path, Path] = {}
+    seen: dict[str, Path] = {}
     for path in found:
         try:
             str(path).encode("utf-8")
@@ -54,7 +54,7 @@ def find_inputs(inputs: Sequence[str | Path]) -> list[Path]:
             raise ValueError(
                 f"input file {path!a} has a name that is not UTF-8; the manifest could not name it, rename it"
             ) from None
-        if (twin := seen.setdefault(path.resolve(), path)) is not path:
+        if (twin := seen.setdefault(os.path.realpath(path), path)) is not path:
             raise ValueError(
                 f"input file {path} is given twice (also as {twin}); its documents would be read twice, name it once"
             )

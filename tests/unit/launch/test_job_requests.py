@@ -141,6 +141,8 @@ def test_the_folder_of_the_code_behind_a_link_is_refused_too(tmp_path: Path) -> 
     with pytest.raises(ValueError, match="must not be the folder of the code"):
         check_run_dir(tmp_path / "link", tmp_path / "code")
     check_run_dir(tmp_path / "code" / "runs", tmp_path / "code")
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    check_run_dir(tmp_path / "circle", tmp_path / "code")  # no folder of code; who writes there says what is wrong
 
 
 def test_a_single_job_in_a_qos_without_chains_may_name_its_slice() -> None:

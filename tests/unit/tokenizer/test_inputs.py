@@ -95,6 +95,12 @@ def test_a_folder_gives_its_documents_in_the_order_of_paths_and_leaves_the_rest(
         find_inputs([tmp_path])
 
 
+def test_a_link_that_leads_nowhere_or_in_a_circle_is_found_as_any_file(tmp_path: Path) -> None:
+    (tmp_path / "circle.jsonl").symlink_to(tmp_path / "circle.jsonl")
+    (tmp_path / "nowhere.jsonl").symlink_to(tmp_path / "not-there")
+    assert find_inputs([tmp_path]) == [tmp_path / "circle.jsonl", tmp_path / "nowhere.jsonl"]
+
+
 def test_bad_inputs_are_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "a.csv").write_text("x")
