@@ -24,10 +24,10 @@ def write_through(path: Path, header: bytes, numbers: memoryview) -> None:
     """
     descriptor = _create(path)
     try:
-        with mmap.mmap(-1, max(len(header), 1)) as at_border:
-            at_border[: len(header)] = header
-            with memoryview(at_border) as content, content[: len(header)] as head:
-                _write(descriptor, head)
+        # Not closed here: an error on its way out has views of it, and it goes when the last one does.
+        at_border = memoryview(mmap.mmap(-1, max(len(header), 1)))[: len(header)]
+        at_border[:] = header
+        _write(descriptor, at_border)
         _write(descriptor, numbers)
         os.fsync(descriptor)
     finally:

@@ -3,6 +3,7 @@
 import errno
 import mmap
 import os
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -78,3 +79,16 @@ def test_any_other_error_is_told(tmp_path: Path) -> None:
     (tmp_path / "there").touch()
     with pytest.raises(FileExistsError):
         written(tmp_path / "there", b"", 4)
+
+
+@pytest.mark.parametrize("room", [0, 100, PAGE_BYTES, WRITE_BLOCK_BYTES, WRITE_BLOCK_BYTES + 100])
+def test_a_disk_that_has_no_more_room_says_so_wherever_it_ends(tmp_path: Path, room: int) -> None:
+    numbers = memoryview(mmap.mmap(-1, 2 * WRITE_BLOCK_BYTES))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write_through(tmp_path / "file", os.urandom(PAGE_BYTES), numbers)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (tmp_path / "file").stat().st_size == room
