@@ -26,9 +26,13 @@ def list_bad_step(run_dir: str | Path, record: BadStepRecord, data: TrainData, *
     places = None if full else sample_places(data, first_sample=record.first_sample, num_samples=record.num_samples)
     fields = {name: json_value(value) for name, value in dataclasses.asdict(record).items()}
     fields["samples"] = None if places is None else [dataclasses.asdict(place) for place in places]
-    with path.open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(fields, allow_nan=False) + "\n")
-    return _line(record, left_out=full)
+    where = f"left out of {SPIKES_FILE}, which is full" if full else f"are in {SPIKES_FILE}"
+    try:
+        with path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(fields, allow_nan=False) + "\n")
+    except OSError as error:  # a full disk is no reason to end the run
+        where = f"could not be listed in {path}: {error.strerror}"
+    return _line(record, where)
 
 
 def budget_line(run: RunConfig, state: TrainState) -> str:
@@ -41,13 +45,13 @@ def budget_line(run: RunConfig, state: TrainState) -> str:
     )
 
 
-def _line(record: BadStepRecord, *, left_out: bool) -> str:
+def _line(record: BadStepRecord, where: str) -> str:
     what = "spike" if record.reason == "spike" else "gradient not finite"
     samples = f"samples {record.first_sample} to {record.first_sample + record.num_samples - 1}"
     return (
         f"{what} at step {record.step}, {'skipped' if record.skipped else 'trained on'}: "
         f"loss {record.loss:.4f}{_z(record.loss_z)}, grad norm {record.grad_norm:.3f}{_z(record.grad_norm_z)}; "
-        f"{samples} {f'left out of {SPIKES_FILE}, which is full' if left_out else f'are in {SPIKES_FILE}'}"
+        f"{samples} {where}"
     )
 
 

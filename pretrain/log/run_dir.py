@@ -72,9 +72,9 @@ def hold_run_dir(run_dir: str | Path, *, rank: int) -> Iterator[None]:
         return
     with (Path(run_dir) / LOCK).open("a+", encoding="utf-8") as stream:
         if _lock(stream.fileno()):
-            stream.truncate(0)
-            stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            stream.flush()
+            with contextlib.suppress(OSError):  # a full disk: the name is a courtesy, the lock needs no room
+                os.ftruncate(stream.fileno(), 0)
+                os.write(stream.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n".encode())
             yield
             return
         stream.seek(0)

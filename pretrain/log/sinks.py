@@ -3,9 +3,11 @@
 import contextlib
 import dataclasses
 import json
+import logging
 import math
+import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -19,6 +21,8 @@ from pretrain.log.run_dir import METRICS_FILE
 from pretrain.log.summary import duration, summary
 from pretrain.parallel.world import World
 
+logger = logging.getLogger(__name__)
+
 Record = StartRecord | StepRecord | EvalRecord | SaveReport | EndRecord
 KINDS = {StartRecord: "start", StepRecord: "step", EvalRecord: "eval", SaveReport: "checkpoint", EndRecord: "end"}
 """What a line of metrics.jsonl calls them."""
@@ -26,7 +30,10 @@ TENSORBOARD_DIR = "tensorboard"
 
 
 class Sink(Protocol):
-    """Takes records as they come."""
+    """Takes records as they come. Each method may raise OSError."""
+
+    lost: str
+    """What to say when it cannot be written."""
 
     def write(self, record: Record) -> None: ...
 
@@ -34,20 +41,28 @@ class Sink(Protocol):
 
 
 class Sinks:
-    """All sinks of a rank as one."""
+    """All sinks of a rank as one. One that cannot be written, as on a full disk, is named once, and keeps nothing from the
+    others: a run goes on without a log of it."""
 
     def __init__(self, sinks: Sequence[Sink]) -> None:
-        self._sinks = sinks
+        self._sinks, self._named = sinks, set[Sink]()
 
     def write(self, record: Record) -> None:
         """Give a record to every sink."""
-        for sink in self._sinks:
-            sink.write(record)
+        self._each(lambda sink: sink.write(record))
 
     def say(self, message: str) -> None:
         """A line for people."""
+        self._each(lambda sink: sink.say(message))
+
+    def _each(self, act: Callable[[Sink], None]) -> None:
         for sink in self._sinks:
-            sink.say(message)
+            try:
+                act(sink)
+            except OSError as error:
+                if sink not in self._named:
+                    self._named.add(sink)
+                    logger.warning("%s, and training goes on: %s", sink.lost, error.strerror or error)
 
     def finish(self, run_dir: str) -> None:
         """The run's summary, for people; a rank without sinks reads nothing."""
@@ -64,24 +79,33 @@ def open_sinks(run: RunConfig, world: World, *, start_step: int) -> Iterator[Sin
         if world.rank == 0:
             folder = Path(run.run_dir)
             folder.mkdir(parents=True, exist_ok=True)
-            stream = stack.enter_context((folder / METRICS_FILE).open("a", encoding="utf-8"))
-            sinks.append(JsonLines(stream))
+            # Without a buffer, which its closing would write once more.
+            stream = stack.enter_context((folder / METRICS_FILE).open("ab+", buffering=0))
+            sinks.append(JsonLines(stream, str(folder / METRICS_FILE)))
             if run.log.tensorboard:
-                sinks.append(stack.enter_context(contextlib.closing(TensorBoard(folder / TENSORBOARD_DIR, start_step))))
+                sinks += _open_tensorboard(folder / TENSORBOARD_DIR, start_step, stack)
             sinks.append(stack.enter_context(open_terminal(run.train.train_steps, start_step)))
         yield Sinks(sinks)
 
 
 class JsonLines:
-    """One JSON object a line, flushed at once; "kind" says which record it is. NaN is written as null."""
+    """One JSON object a line, written at once; "kind" says which record it is. NaN is written as null.
 
-    def __init__(self, stream: IO[str]) -> None:
-        self._stream = stream
+    What the disk does not take waits here, and follows when there is room.
+    """
+
+    def __init__(self, stream: IO[bytes], name: str) -> None:
+        """Args: stream: for reading and writing at its end, without a buffer. A line that a kill tore there is ended."""
+        self._stream, self.lost = stream, f"{name} cannot be written (what is missing follows when it can)"
+        end = stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, end - 1))
+        self._waiting = b"" if stream.read(1) in (b"", b"\n") else b"\n"
 
     def write(self, record: Record) -> None:
         fields = {name: json_value(value) for name, value in dataclasses.asdict(record).items()}
-        self._stream.write(json.dumps({"kind": KINDS[type(record)], **fields}, allow_nan=False) + "\n")
-        self._stream.flush()
+        self._waiting += json.dumps({"kind": KINDS[type(record)], **fields}, allow_nan=False).encode() + b"\n"
+        while self._waiting:
+            self._waiting = self._waiting[self._stream.write(self._waiting) :]
 
     def say(self, message: str) -> None: ...
 
@@ -90,8 +114,10 @@ class TensorBoard:
     """Scalars by name; steps on the axis. Steps that are trained again after a resume replace the old ones."""
 
     def __init__(self, folder: Path, start_step: int) -> None:
+        """Raises: OSError."""
         from torch.utils.tensorboard import SummaryWriter  # costs a second: only the rank that writes pays it
 
+        self.lost = _no_curves(folder)
         self._writer = SummaryWriter(str(folder), purge_step=start_step + 1 if start_step else None)
 
     def write(self, record: Record) -> None:
@@ -116,11 +142,29 @@ class TensorBoard:
 
     def close(self) -> None:
         """Write out what is buffered."""
-        self._writer.close()
+        try:
+            self._writer.close()
+        except OSError as error:
+            logger.warning("%s: %s", self.lost, error.strerror or error)
+
+
+def _open_tensorboard(folder: Path, start_step: int, stack: contextlib.ExitStack) -> list[TensorBoard]:
+    try:
+        board = TensorBoard(folder, start_step)
+    except OSError as error:
+        logger.warning("%s, and training goes on: %s", _no_curves(folder), error.strerror or error)
+        return []
+    return [stack.enter_context(contextlib.closing(board))]
+
+
+def _no_curves(folder: Path) -> str:
+    return f"{folder} cannot be written (its curves end here until the next start)"
 
 
 class Terminal:
     """One line a record; on a terminal a progress bar stays below them."""
+
+    lost = "standard output cannot be written"
 
     def __init__(self, console: Console, progress: Progress, train_steps: int, start_step: int) -> None:
         self._console, self._progress = console, progress

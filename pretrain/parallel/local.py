@@ -218,8 +218,10 @@ def _forward_signals(processes: list[Any]) -> Iterator[None]:
 
     def tell_ranks(number: int) -> None:
         for process in processes:
-            if process.is_alive():
-                os.kill(process.pid, number)
+            # The fork server reaps a rank before it says that it has ended.
+            with contextlib.suppress(ProcessLookupError):
+                if process.is_alive():
+                    os.kill(process.pid, number)
 
     def forward(number: int, frame: FrameType | None) -> None:
         note_stop_signal(number, frame)

@@ -66,6 +66,12 @@ def test_a_full_file_takes_steps_without_their_samples(tmp_path: Path, data: Tra
     assert "trained on" in said and said.endswith("samples 48 to 55 left out of spikes.jsonl, which is full")
 
 
+def test_a_file_that_cannot_be_written_ends_no_run(tmp_path: Path, data: TrainData) -> None:
+    (tmp_path / SPIKES_FILE).mkdir()
+    line = list_bad_step(tmp_path, RECORD, data)
+    assert line.endswith(f"samples 48 to 55 could not be listed in {tmp_path / SPIKES_FILE}: Is a directory")
+
+
 def test_a_budget_that_is_used_up_is_said_with_what_to_do(small_run: Path) -> None:
     line = budget_line(load_run(small_run), TrainState(step=7, skipped_spikes=100))
     assert line.startswith("WARNING: the spike of step 7 was trained on: 100 spikes have been skipped")

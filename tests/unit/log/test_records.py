@@ -56,8 +56,8 @@ def test_the_console_line_says_everything_and_a_dash_for_an_unknown_peak() -> No
 
 
 def test_a_line_of_json_is_valid_even_if_the_loss_is_not_a_number() -> None:
-    stream = io.StringIO()
-    sink = JsonLines(stream)
+    stream = io.BytesIO()
+    sink = JsonLines(stream, "metrics.jsonl")
     by_domain = {"code": float("nan"), "prose": 5.5}
     sink.write(replace(STEP, loss=float("nan"), grad_norm=float("inf"), loss_by_domain=by_domain))
     sink.write(EVAL)
@@ -84,8 +84,8 @@ def test_tensorboard_reads_what_was_written(tmp_path: Path) -> None:
 
 def test_the_summary_goes_from_the_first_to_the_last_record(tmp_path: Path) -> None:
     metrics = tmp_path / "metrics.jsonl"
-    with metrics.open("w") as stream:
-        sink = JsonLines(stream)
+    with metrics.open("wb+", buffering=0) as stream:
+        sink = JsonLines(stream, "metrics.jsonl")
         sink.write(replace(EVAL, step=0, held_out_loss={"code": 7.6, "prose": 7.7}))
         sink.write(replace(STEP, step=10, loss=7.0))
         sink.write(STEP)

@@ -1,6 +1,10 @@
 """Sinks: who writes, where, and what a run that starts again finds."""
 
+import contextlib
 import json
+import os
+import subprocess
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +12,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from pretrain.checkpoint.report import SaveReport
 from pretrain.config.load import load_run
 from pretrain.config.schema import RunConfig
 from pretrain.log.record import EvalRecord, StepRecord
@@ -38,8 +43,11 @@ def run(tmp_path: Path) -> RunConfig:
     return load_run(tmp_path / "run.yaml", [f"run_dir={tmp_path / 'run'}", "log.tensorboard=false"])
 
 
-def lines_of(run: RunConfig) -> list[dict]:
-    return [json.loads(line) for line in (Path(run.run_dir) / METRICS_FILE).read_text().splitlines()]
+def lines_of(run: RunConfig, *, torn: int = 0) -> list[dict]:
+    lines = (Path(run.run_dir) / METRICS_FILE).read_text().splitlines()
+    whole = [line for line in lines if line.endswith("}")]
+    assert len(lines) - len(whole) == torn
+    return [json.loads(line) for line in whole]
 
 
 def test_the_first_rank_writes_to_every_sink(run: RunConfig, capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,8 +102,66 @@ def test_a_line_that_a_kill_tore_does_not_fail_the_summary(run: RunConfig) -> No
             sinks.write(replace(STEP, step=start_step + 2))
         with (Path(run.run_dir) / METRICS_FILE).open("a") as stream:
             stream.write('{"kind": "step", "st')
+    assert [line["step"] for line in lines_of(run, torn=2)] == [1, 2, 3, 4]
     text = "\n".join(summary(Path(run.run_dir) / METRICS_FILE))
     assert "5.2500 (step 1) -> 5.2500 (step 4)" in text
+
+
+@pytest.fixture
+def small_disk(run: RunConfig) -> Iterator[Path]:
+    """The run's folder, on a file system of its own with 256 KiB."""
+    folder = Path(run.run_dir)
+    folder.mkdir()
+    if (
+        os.geteuid() != 0
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]).returncode
+    ):
+        pytest.skip("this machine lets nobody mount a tmpfs")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(folder: Path) -> Path:
+    with contextlib.suppress(OSError), (folder / "ballast").open("wb", buffering=0) as stream:
+        while stream.write(bytes(4096)):
+            pass
+    return folder / "ballast"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_full_disk_costs_no_line_and_no_other_sink(
+    run: RunConfig, small_disk: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with open_sinks(replace(run, log=replace(run.log, tensorboard=True)), WORLD, start_step=0) as sinks:
+        sinks.write(STEP)
+        ballast = fill(small_disk)
+        for step in range(2, 60):
+            sinks.write(replace(STEP, step=step))
+        report = SaveReport(step=59, path="x", num_bytes=1, stall_s=0.1, save_s=1.0, failure="No space left on device")
+        sinks.write(report)
+        out = capsys.readouterr().out
+        assert "NO CHECKPOINT of step 59, and training goes on: No space left on device" in out and "step 59/10" in out
+        warnings = [record.getMessage() for record in caplog.records]
+        assert [f"{small_disk / METRICS_FILE} cannot be written" in line for line in warnings].count(True) == 1, (
+            warnings
+        )
+        ballast.unlink()
+        sinks.write(replace(STEP, step=60))
+        fill(small_disk)
+    assert [line["step"] for line in lines_of(run)] == [*range(1, 60), 59, 60]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_run_begins_on_a_full_disk(run: RunConfig, small_disk: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fill(small_disk)
+    with open_sinks(replace(run, log=replace(run.log, tensorboard=True)), WORLD, start_step=0) as sinks:
+        sinks.write(STEP)
+    assert lines_of(run) == []
+    assert {record.getMessage().split(" cannot be written")[0] for record in caplog.records} == {
+        str(small_disk / METRICS_FILE), str(small_disk / TENSORBOARD_DIR)
+    }  # fmt: skip
 
 
 def test_a_domain_that_came_later_has_no_first_loss_and_is_left_out(run: RunConfig) -> None:

@@ -83,3 +83,22 @@ def test_after_the_exit_code_is_decided_no_signal_changes_it() -> None:
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate("q", timeout=30)
     assert (process.returncode, output) == (0, "None\n")
+
+
+REAPED = """
+import os, signal
+from types import SimpleNamespace
+from pretrain.parallel.local import _forward_signals
+pid = os.fork() or os._exit(0)
+os.waitpid(pid, 0)
+told = []
+ranks = [SimpleNamespace(pid=pid, is_alive=lambda: True), SimpleNamespace(pid=0, is_alive=lambda: told.append(1))]
+with _forward_signals(ranks):
+    os.kill(os.getpid(), signal.SIGTERM)
+print(told)
+"""
+
+
+def test_a_rank_that_was_reaped_a_moment_ago_keeps_the_signal_from_none_of_the_others() -> None:
+    result = subprocess.run([sys.executable, "-c", REAPED], capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stdout) == (0, "[1]\n"), result.stderr
