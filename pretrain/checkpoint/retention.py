@@ -1,6 +1,7 @@
 """Which folders of a run go: old checkpoints, leftovers, damaged ones set aside. Only who holds the run folder's lock acts here,
 that is rank 0 or its writer process; no collective."""
 
+import errno
 import logging
 import os
 import shutil
@@ -39,24 +40,37 @@ def drop_old(folder: Path, keep: Keep) -> None:
     """Delete the checkpoints that need not stay, with what is older than the last ``keep.last`` and not whole.
 
     Called after a checkpoint was sealed: that one is whole, so the newest whole one always stays.
+    Raises: OSError for the first that cannot be deleted, once all the others are.
     """
     if keep.last is None:
         return
     found = checkpoints_in(folder)
     whole = [path for path in found if (path / COMPLETE).is_file()]
     oldest_kept = whole[: keep.last][-1]
+    refused: OSError | None = None
     for old in found[found.index(oldest_kept) + 1 :]:
         if keep.every_steps is None or (step_of(old.name) or 0) % keep.every_steps or old not in whole:
-            _delete(old)
-            logger.info("deleted checkpoint %s: checkpoint.keep_last is %s", old, keep.last)
+            try:
+                _delete(old)
+                logger.info("deleted checkpoint %s: checkpoint.keep_last is %s", old, keep.last)
+            except OSError as error:
+                refused = refused or error
+    if refused is not None:
+        raise refused
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete what a save or a deletion that never ended has left. Only for who holds the run folder's lock."""
+    """Delete what a save or a deletion that never ended has left. Only for who holds the run folder's lock.
+
+    What cannot be deleted, such as a stranger's files, is named, and is in nobody's way but that of its own step.
+    """
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         if is_part(path.name.removesuffix(f".{REASON}")):
             logger.warning("removing %s: a save or a deletion that never ended", path)
-            _remove(path)
+            try:
+                _remove(path)
+            except OSError as error:
+                logger.warning("it cannot be removed (%s): %s", error.strerror, path)
 
 
 def set_aside(checkpoint: Path, problems: Sequence[str]) -> Path:
@@ -79,9 +93,15 @@ def set_aside(checkpoint: Path, problems: Sequence[str]) -> Path:
 
 
 def _delete(checkpoint: Path) -> None:
-    """Under another name first: a half-deleted folder must not look like a checkpoint."""
+    """Under another name first: a half-deleted folder must not look like a checkpoint. One that is protected keeps its name.
+
+    Raises: OSError.
+    """
     step = step_of(checkpoint.name)
     assert step is not None and checkpoint.name == step_name(step), f"{checkpoint} has no checkpoint's name"
+    for folder, _, _ in () if checkpoint.is_symlink() else os.walk(checkpoint):
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), folder)
     part = checkpoint.with_name(part_name(step))
     _remove(part)
     checkpoint.rename(part)
@@ -89,7 +109,11 @@ def _delete(checkpoint: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    if path.is_symlink() or path.is_file():
-        path.unlink()
-    elif path.exists():
-        shutil.rmtree(path)
+    """Raises: OSError with this path: rmtree's own has but a name."""
+    try:
+        if path.is_symlink() or path.is_file():
+            path.unlink()
+        elif path.exists():
+            shutil.rmtree(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None

@@ -157,6 +157,8 @@ def _prepare(job: Job, leader: LeaderJob) -> None:
         raise SaveError(f"{folder.parent} is gone; make it again, or stop the run")
     folder.mkdir(exist_ok=True)
     remove_leftovers(folder)
+    if os.path.lexists(job.part):
+        raise SaveError(f"{job.part} is in the way and cannot be removed; remove it")
     if final.exists() and verify_checkpoint(final, deep=False).problems:
         set_aside(final, [f"{final} was there, not whole, when the run came to this step again"])
     needed_files = leader.num_files + job.num_ranks + FEW_FILES

@@ -1,5 +1,8 @@
 """Which checkpoints are deleted: old ones, and never the newest that is whole."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -113,3 +116,45 @@ def test_what_is_not_whole_is_not_kept_for_ever(tmp_path: Path) -> None:
     make(tmp_path, step_name(20), step_name(30), step_name(35))
     drop_old(tmp_path, Keep(last=1, every_steps=10))
     assert left(tmp_path) == [step_name(20), step_name(30), step_name(35)]
+
+
+NOBODY = 65534
+AS_NOBODY = """
+import os, sys
+from pathlib import Path
+from pretrain.checkpoint.retention import Keep, drop_old, remove_leftovers
+os.setuid(int(sys.argv[2]))
+if sys.argv[3] == "leftovers":
+    remove_leftovers(Path(sys.argv[1]))
+else:
+    drop_old(Path(sys.argv[1]), Keep(last=1, every_steps=None))
+"""
+
+
+def as_nobody(folder: Path, what: str) -> subprocess.CompletedProcess[str]:
+    """Root may do everything, so a user who may not acts here."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can become another user")
+    for path in [folder, *folder.rglob("*")]:
+        os.chown(path, NOBODY, NOBODY)
+    return subprocess.run(
+        [sys.executable, "-c", AS_NOBODY, ".", str(NOBODY), what], cwd=folder, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+    )  # fmt: skip
+
+
+def test_a_protected_checkpoint_stays_whole_and_keeps_no_other_from_its_end(tmp_path: Path) -> None:
+    make(tmp_path, *map(step_name, (1, 2, 3, 4)))
+    (tmp_path / step_name(3)).chmod(0o555)
+    found = as_nobody(tmp_path, "old")
+    assert left(tmp_path) == [step_name(3), step_name(4)] and left(tmp_path / step_name(3)) == [COMPLETE, "weights"]
+    assert found.stderr.endswith(f"PermissionError: [Errno 13] Permission denied: '{step_name(3)}'\n")
+
+
+def test_a_leftover_that_cannot_be_removed_is_named_and_in_nobody_s_way(tmp_path: Path) -> None:
+    make(tmp_path, *map(part_name, (1, 2, 3)))
+    (tmp_path / part_name(2)).chmod(0o555)
+    found = as_nobody(tmp_path, "leftovers")
+    assert found.returncode == 0, found.stderr
+    assert left(tmp_path) == [part_name(2)]
+    assert f"it cannot be removed (Permission denied): {part_name(2)}\n" in found.stderr

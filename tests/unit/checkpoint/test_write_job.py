@@ -1,6 +1,9 @@
 """What the writers of several ranks make together in a folder, each in a thread of its own."""
 
+import errno
 import json
+import os
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -8,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.checkpoint import write_job
+from pretrain.checkpoint import retention, write_job
 from pretrain.checkpoint.paths import REASON, STATE, checkpoints_dir, part_name, shard_path, step_name
 from pretrain.checkpoint.retention import Keep
 from pretrain.checkpoint.state_file import state_text
@@ -233,3 +236,23 @@ def test_the_phases_are_told_in_their_order(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert told[1] == told[2] == ["preparing the folder", "writing"]
     assert json.loads(job_to_text(job_of(tmp_path, 1)))["leader"] is None
+
+
+def test_leftovers_that_cannot_be_removed_stop_the_save_of_their_own_step_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = checkpoints_dir(tmp_path)
+    (folder / part_name(5) / "shards").mkdir(parents=True)
+
+    def busy(path: Path) -> None:
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(retention.shutil, "rmtree", busy)
+        with pytest.raises(SaveError, match=f"{folder / part_name(5)} is in the way and cannot be removed"):
+            write_checkpoint(job_of(tmp_path, 0), memoryview(NUMBERS), lambda phase: None)
+    (folder / part_name(5)).rename(folder / part_name(4))
+    real, kept = shutil.rmtree, folder / part_name(4)
+    monkeypatch.setattr(retention.shutil, "rmtree", lambda path: busy(path) if path == kept else real(path))
+    assert write_all(*jobs_of(tmp_path)) == [None] * NUM_RANKS
+    assert names(tmp_path) == [part_name(4), step_name(5)]
