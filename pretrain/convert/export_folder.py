@@ -1,7 +1,6 @@
 """A folder that is there whole or not at all: written as DIR.part, synced, renamed at the end."""
 
 import contextlib
-import errno
 import fcntl
 import os
 import re
@@ -9,7 +8,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from pretrain.convert.target import harm_of
+from pretrain.convert.target import NO_WRITING, harm_of
 
 SMALL_FILES_BYTES = 32 << 20
 """Room for what is no weight: tokenizer, config, card, certificate."""
@@ -68,7 +67,7 @@ def part_of(final: Path) -> Iterator[Path]:
         finally:
             shutil.rmtree(part, ignore_errors=True)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.ENOTEMPTY):
+        if error.errno not in NO_WRITING:
             raise
         raise ExportTargetError(
             f"--to ({final}) could not be written, and nothing is left of it: {error.strerror} ({error.filename or part})"

@@ -32,7 +32,7 @@ from pretrain.convert.hf_config import CONFIG_JSON, HfModel, read_hf_config
 from pretrain.convert.hf_weights import INDEX_JSON, HfWeights, open_hf_weights
 from pretrain.convert.import_record import IMPORT, IMPORTED_FILES, import_text
 from pretrain.convert.kept_files import check_kept_files, has_tokenizer
-from pretrain.convert.target import harm_of, named
+from pretrain.convert.target import NO_WRITING, harm_of, named
 from pretrain.state import TrainState
 from tokenizer.progress import Progress
 
@@ -238,9 +238,10 @@ def _part_of(final: Path) -> Iterator[Path]:
         try:
             yield part
         finally:
-            if part.is_dir():
-                shutil.rmtree(part)
+            shutil.rmtree(part, ignore_errors=True)  # an error on its way out says more than this could
     except (OSError, SaveError) as error:
+        if isinstance(error, OSError) and error.errno not in NO_WRITING:
+            raise
         text = f"{error.strerror} ({error.filename or part})" if isinstance(error, OSError) else str(error)
         raise ImportTargetError(
             f"CHECKPOINT ({final}) could not be written, and nothing is left of it: {text}"
@@ -256,6 +257,8 @@ def _hold(part: Path, descriptor: int, final: Path) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise ImportTargetError(busy) from None
+    except OSError:
+        pass  # a file system without locks: nothing keeps a second import out
     if not part.exists() or part.stat().st_ino != os.fstat(descriptor).st_ino:  # it was renamed a moment ago
         raise ImportTargetError(busy)
     strangers = sorted({path.name for path in part.iterdir()} - OUR_NAMES)

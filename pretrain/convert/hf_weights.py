@@ -56,26 +56,28 @@ class HfWeights:
     def read_rows(self, name: str, first_row: int, num_rows: int) -> np.ndarray:
         """Rows of a matrix, or elements of a vector: float32, exactly the numbers in the file.
 
-        Raises: BadWeightsError if the file ends inside them, or if one of them is not finite.
+        Raises: BadWeightsError if the file ends inside them, or if one of them is not finite; OSError with the file's path.
         """
         entry = self.entries[name]
+        path = self.folder / entry.file
         item = ITEM_BYTES[entry.dtype]
         columns = math.prod(entry.shape[1:])
         raw = np.empty(num_rows * columns * item, np.uint8)
         place, left = entry.start + first_row * columns * item, memoryview(raw.data)
         while left:
-            count = os.preadv(self._descriptors[entry.file], [left], place)
+            try:
+                count = os.preadv(self._descriptors[entry.file], [left], place)
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, str(path)) from None
             if count == 0:
-                raise BadWeightsError(f"{self.folder / entry.file} ends inside {name}; copy it again")
+                raise BadWeightsError(f"{path} ends inside {name}; copy it again")
             left, place = left[count:], place + count
         if entry.dtype == "BF16":  # the upper half of a float32
             values = (raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
         else:
             values = raw.view("<f4" if entry.dtype == "F32" else "<f2").astype(np.float32, copy=False)
         if not np.isfinite(values).all():
-            raise BadWeightsError(
-                f"{name} in {self.folder / entry.file} holds numbers that are not finite; no training starts from them"
-            )
+            raise BadWeightsError(f"{name} in {path} holds numbers that are not finite; no training starts from them")
         return values.reshape(num_rows, *entry.shape[1:])
 
 

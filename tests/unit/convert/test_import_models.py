@@ -1,5 +1,6 @@
 """What is imported is the model that transformers loads: its logits, its text, its very numbers."""
 
+import errno
 import json
 import os
 import signal
@@ -19,11 +20,11 @@ from pretrain.checkpoint.verify import verify_checkpoint
 from pretrain.checkpoint.weight_sums import weight_sum
 from pretrain.config.derive import padded_vocab_size
 from pretrain.convert import assemble as assemble_module
-from pretrain.convert import from_hf
+from pretrain.convert import from_hf, hf_weights
 from pretrain.convert.assemble import assemble
 from pretrain.convert.from_hf import ImportTargetError, import_hf
 from pretrain.convert.hf_config import read_hf_config
-from pretrain.convert.hf_weights import open_hf_weights
+from pretrain.convert.hf_weights import BadWeightsError, open_hf_weights
 from pretrain.convert.import_record import read_import
 from pretrain.convert.names import hf_tensors, our_shapes
 from pretrain.inspect.generate import new_tokens
@@ -329,3 +330,39 @@ def test_a_name_that_is_no_text_is_kept_as_it_is(make_folder: MakeFolder, tmp_pa
     import_hf(folder, tmp_path / "imported")
     record = read_import(tmp_path / "imported")
     assert record is not None and record.name == folder.name and record.config["note"] == "\ud800"
+
+
+def test_a_source_that_cannot_be_read_is_not_called_a_target_that_cannot_be_written(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sick(*_: object) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(hf_weights.os, "preadv", sick)
+    with pytest.raises(OSError, match=r"Input/output error: '.*hf/model.*safetensors'"):
+        import_hf(folder, tmp_path / "imported")
+    assert [path.name for path in tmp_path.iterdir()] == ["hf"]
+
+
+def test_a_clean_up_that_fails_hides_no_reason(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.rmdir
+
+    def busy(path: Any, **options: Any) -> None:
+        if str(path).endswith(".part"):
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+        real(path, **options)
+
+    monkeypatch.setattr(os, "rmdir", busy)
+    monkeypatch.setattr(hf_weights.np, "isfinite", lambda values: hf_weights.np.zeros(1, bool))
+    with pytest.raises(BadWeightsError, match="numbers that are not finite"):
+        import_hf(folder, tmp_path / "imported")
+
+
+def test_a_file_system_without_locks_takes_an_import(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(from_hf.fcntl, "flock", no_locks)
+    assert not verify_checkpoint(import_hf(folder, tmp_path / "imported").checkpoint, deep=True).problems
