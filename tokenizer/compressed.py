@@ -8,6 +8,7 @@ from typing import Any
 import zstandard
 
 from tokenizer.files import HASH_BLOCK_BYTES, READ_BLOCK_BYTES, BlockHasher, InputFile
+from tokenizer.read_errors import naming
 
 MAX_WINDOW_BYTES = 1 << 31
 """Largest Zstandard window: what `zstd --long=31` writes."""
@@ -42,7 +43,8 @@ class HashedFile(io.RawIOBase):
         return self.position
 
     def read(self, size: int = -1) -> bytes:
-        content = self._file.read(size)
+        with naming(self.path):
+            content = self._file.read(size)
         low = min(max(self._hash_from - self.position, 0), len(content))
         high = min(max(self._hash_to - self.position, 0), len(content))
         self._hasher.update(memoryview(content)[low:high])

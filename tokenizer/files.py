@@ -13,6 +13,8 @@ from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from tokenizer.read_errors import naming
+
 READ_BLOCK_BYTES = 1 << 20
 HASH_BLOCK_BYTES = 64 << 20
 """Large files are hashed in blocks of this size, so that a changed byte can be placed."""
@@ -66,7 +68,7 @@ class BlockHasher:
 def sha256_of_file(path: Path) -> str:
     """SHA-256 of a file as 64 hexadecimal digits. Reads the file once, in blocks of 1 MiB."""
     digest = hashlib.sha256()
-    with path.open("rb") as stream:
+    with naming(path), path.open("rb") as stream:
         while block := stream.read(READ_BLOCK_BYTES):
             digest.update(block)
     return digest.hexdigest()
@@ -75,7 +77,7 @@ def sha256_of_file(path: Path) -> str:
 def block_sha256_of_file(path: Path) -> tuple[str, ...]:
     """SHA-256 of each HASH_BLOCK_BYTES of a file. Reads the file once."""
     hasher = BlockHasher()
-    with path.open("rb") as stream:
+    with naming(path), path.open("rb") as stream:
         while block := stream.read(READ_BLOCK_BYTES):
             hasher.update(block)
     return hasher.hexdigests()

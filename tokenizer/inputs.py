@@ -18,6 +18,7 @@ import zstandard
 from tokenizer.compressed import HashedFile, decompressed
 from tokenizer.files import READ_BLOCK_BYTES, InputFile
 from tokenizer.input_files import Layout, TxtDocuments, find_inputs, is_compressed, layout_of
+from tokenizer.read_errors import naming
 
 BLOCK_BYTES = 4 << 20
 MAX_DOCUMENT_BYTES = 256 << 20
@@ -65,7 +66,7 @@ class RawBlock:
     def _counted_first_line(self) -> int:
         if self.first_line is not None:
             return self.first_line
-        with Path(self.path).open("rb") as stream:
+        with naming(Path(self.path)), Path(self.path).open("rb") as stream:
             left, count = self.first, 1
             while left and (content := stream.read(min(left, READ_BLOCK_BYTES))):
                 left, count = left - len(content), count + content.count(b"\n")

@@ -47,7 +47,7 @@ class SentenceStream:
         self.texts = texts
         self.num_documents = 0
         self.num_text_bytes = 0
-        self.error: ValueError | None = None
+        self.error: BaseException | None = None
 
     def __iter__(self) -> Iterator[str]:
         try:
@@ -55,8 +55,9 @@ class SentenceStream:
                 self.num_documents += 1
                 self.num_text_bytes += len(text.encode("utf-8"))
                 yield from split_sentences(text.replace("\u2585", " "), MAX_SENTENCE_BYTES)
-        except ValueError as problem:
-            # SentencePiece turns any exception of its iterator into a RuntimeError with a C++ place in it.
+        except (Exception, KeyboardInterrupt, SystemExit) as problem:
+            # SentencePiece turns any exception of its iterator into a RuntimeError with a C++ place in it: a bad document,
+            # a disk that fails, and Ctrl-C alike.
             self.error = problem
             raise
 
@@ -183,10 +184,11 @@ def _train_model(spec: TokenizerSpec, sentences: SentenceStream) -> bytes:
             minloglevel=2,
         )
     except RuntimeError as problem:
-        if sentences.error is not None:
-            raise sentences.error from None
-        reason = str(problem).rsplit("] ", 1)[-1]  # behind the C++ place and condition
-        raise ValueError(
-            f"vocab_size {spec.vocab_size} does not suit these {sentences.num_text_bytes} bytes of text: {reason}"
-        ) from None
+        if sentences.error is None:
+            reason = str(problem).rsplit("] ", 1)[-1]  # behind the C++ place and condition
+            raise ValueError(
+                f"vocab_size {spec.vocab_size} does not suit these {sentences.num_text_bytes} bytes of text: {reason}"
+            ) from None
+    if sentences.error is not None:
+        raise sentences.error  # not above: there Python would forget what that error was made of
     return model.getvalue()

@@ -1,5 +1,6 @@
 """One small corpus and one small tokenizer for the whole folder; both are read only."""
 
+import io
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tokenizer.compressed import HashedFile
 from tokenizer.sample_corpus import make_sample_corpus
 from tokenizer.spec import TokenizerSpec
 from tokenizer.train import train_tokenizer
@@ -39,3 +41,25 @@ def tokenizer_dir(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     spec = TokenizerSpec(vocab_size=600, user_defined_symbols=["\n", "\n\n", "\t", "    "], reserved_tokens=["<turn>"])
     train_tokenizer(spec, [corpus / "train" / "code.jsonl", corpus / "train" / "prose.jsonl"], directory)
     return directory
+
+
+@pytest.fixture
+def failing_input(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
+    """Makes input files fail behind the first kilobyte, as a bad disk does: with an error that names no file."""
+    start = HashedFile.__init__
+
+    def fail(error: BaseException) -> None:
+        class FailingFile(io.FileIO):
+            def read(self, size: int | None = -1, /) -> bytes:
+                if self.tell():
+                    raise error
+                return super().read(size) or b""
+
+        def init(self: HashedFile, path: Path, **keywords: int) -> None:
+            start(self, path, **keywords)
+            self._file = FailingFile(path)
+
+        monkeypatch.setattr(HashedFile, "__init__", init)
+        monkeypatch.setattr("tokenizer.inputs.BLOCK_BYTES", 1000)
+
+    return fail

@@ -1,9 +1,18 @@
+import errno
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tokenizer.files import InputFile, read_record, sha256_of_file, write_bytes_durably, write_record
+from tokenizer.files import (
+    InputFile,
+    block_sha256_of_file,
+    read_record,
+    sha256_of_file,
+    write_bytes_durably,
+    write_record,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,3 +78,12 @@ def test_sha256_is_that_of_the_whole_file_and_not_of_a_block(tmp_path: Path) -> 
     path.write_bytes(bytes(3 << 20))
     # head -c 3145728 /dev/zero | sha256sum
     assert sha256_of_file(path) == "bbd05cf6097ac9b1f89ea29d2542c1b7b67ee46848393895f5a9e43fa1f621e5"
+
+
+@pytest.mark.parametrize("read", [sha256_of_file, block_sha256_of_file])
+def test_a_read_that_fails_names_the_file(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    path = tmp_path / "unreadable"
+    path.symlink_to("/proc/self/mem")  # it opens, and reading its first byte is an input/output error
+    with pytest.raises(OSError) as caught:
+        read(path)
+    assert (caught.value.errno, caught.value.filename) == (errno.EIO, str(path))

@@ -1,6 +1,10 @@
+import errno
+import gzip
 import hashlib
 import json
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -142,6 +146,32 @@ def test_a_broken_line_is_named_and_not_hidden_by_the_trainer(tmp_path: Path) ->
     path.write_text('{"text": "fine"}\n{"txt": "no"}\n')
     with pytest.raises(ValueError, match=r"^\S*a\.jsonl:2: field 'text' must be a string"):
         train_tokenizer(TokenizerSpec(vocab_size=290), [path], tmp_path / "out")
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_a_disk_that_fails_while_input_is_read_is_not_hidden_by_the_trainer(
+    tmp_path: Path, write_documents, failing_input: Callable[[BaseException], None], suffix: str
+) -> None:
+    path = write_documents(tmp_path / "a.jsonl", [WORDS] * 50)
+    if suffix:
+        path = path.rename(tmp_path / f"a.jsonl{suffix}")
+        path.write_bytes(gzip.compress(path.read_bytes()))
+    failing_input(OSError(errno.EIO, os.strerror(errno.EIO)))
+    with pytest.raises(OSError) as caught:
+        train_tokenizer(TokenizerSpec(vocab_size=280), [path], tmp_path / "out")
+    assert (caught.value.errno, caught.value.filename) == (errno.EIO, str(path))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("error", [MemoryError("no more"), KeyboardInterrupt(), SystemExit(143), RuntimeError("ours")])
+def test_what_ends_the_reading_of_input_comes_through_the_trainer_as_itself(
+    tmp_path: Path, write_documents, failing_input: Callable[[BaseException], None], error: BaseException
+) -> None:
+    path = write_documents(tmp_path / "a.jsonl", [WORDS] * 50)
+    failing_input(error)
+    with pytest.raises(type(error)) as caught:
+        train_tokenizer(TokenizerSpec(vocab_size=280), [path], tmp_path / "out")
+    assert caught.value is error
 
 
 def test_an_altered_or_missing_model_is_refused_by_name(tmp_path: Path, tokenizer_dir: Path) -> None:
