@@ -1,6 +1,7 @@
 """The command line: parse, call one function, print, exit code.
 
-Exit codes: 0 done; 2 the input is wrong; 70 a crash; 76 a shard failed verification.
+Exit codes: 0 done; 2 the input is wrong; 70 a crash, or an error that another try may not meet (see read_errors.py); 76 a
+shard failed verification.
 """
 
 import json
@@ -27,6 +28,7 @@ from tokenizer.files import write_bytes_durably
 from tokenizer.inputs import Part
 from tokenizer.labels import Labels
 from tokenizer.manifest import prefix_of
+from tokenizer.read_errors import passing_cause
 from tokenizer.sample_corpus import DEFAULT_MAX_BYTES_PER_DOMAIN, make_sample_corpus
 from tokenizer.spec import load_spec
 from tokenizer.train import train_tokenizer
@@ -218,19 +220,19 @@ def adopt(prefix: str, directory: str, **labels: str | None) -> None:
 def verify(prefixes: tuple[str, ...], deep: bool, directory: str | None) -> None:
     """Check shards against their manifests.
 
-    The exit code is 76 if one fails.
+    The exit code is 76 if one fails; else 70 if one could not be read for now.
     """
     results = verify_module.verify([prefix_of(prefix) for prefix in prefixes], deep, directory)
     table = Table("shard", "documents", "tokens", "finding")
     for result in results:
         counts = ["" if count is None else f"{count:,}" for count in (result.num_documents, result.num_tokens)]
-        table.add_row(result.prefix, *counts, "FAILED" if result.problems else "ok")
+        table.add_row(result.prefix, *counts, "FAILED" if result.failed else "not read" if result.cut_short else "ok")
     _print(table)
     problems = [problem for result in results for problem in result.problems]
     for problem in problems:
         click.echo(f"error: {problem}", err=True)
     if problems:
-        raise click.exceptions.Exit(EXIT_VERIFICATION)
+        raise click.exceptions.Exit(EXIT_VERIFICATION if any(result.failed for result in results) else EXIT_CRASH)
 
 
 @commands.command(cls=ManyInputsCommand)
@@ -335,12 +337,12 @@ def main(arguments: list[str] | None = None) -> int:
         return EXIT_INPUT
     except ValueError as problem:
         click.echo(f"error: {problem}", err=True)
-        return EXIT_INPUT
-    except OSError as problem:  # the disk is full, or a folder may not be written
+        return EXIT_CRASH if passing_cause(problem) else EXIT_INPUT
+    except OSError as problem:  # the disk is full, a folder may not be written, or a read failed
         where = f" {problem.filename}" if problem.filename else ""
         text = f"error:{where} {problem.strerror or problem}; mend that and run again (a shard is there only if its .json is)"
         click.echo(text, err=True)
-        return EXIT_INPUT
+        return EXIT_CRASH if passing_cause(problem) else EXIT_INPUT
     except click.Abort:
         return EXIT_INTERRUPTED
     except Exception:

@@ -16,6 +16,7 @@ from tokenizer.engine import EngineError, RequestedEngine, SentencePieceEngine, 
 from tokenizer.inputs import RawBlock
 from tokenizer.load import load_tokenizer
 from tokenizer.manifest import DTYPES, dtype_for
+from tokenizer.read_errors import mark_for_pickling
 from tokenizer.shuffle import document_keys
 
 CHECKED_CHARACTERS = 1 << 14
@@ -55,7 +56,11 @@ class EncodedBlock:
 
 def encode_block(job: EncodeJob, block: RawBlock) -> EncodedBlock:
     """Parse and tokenize. Raises: ValueError for a bad document, EngineError where the engines differ."""
-    return open_encoder(job).encode(block)
+    try:
+        return open_encoder(job).encode(block)
+    except Exception as problem:
+        mark_for_pickling(problem)  # on its way out of a worker
+        raise
 
 
 @cache

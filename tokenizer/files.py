@@ -128,7 +128,8 @@ def read_record(record_type: type[Record], path: Path, *, mend: str, error: type
     Raises: error, naming the path, what was found and what was expected.
     """
     try:
-        content = json.loads(path.read_bytes())
+        with naming(path):
+            content = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise error(f"{path} does not exist; {mend}") from None
     except (ValueError, OSError) as problem:

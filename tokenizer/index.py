@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from tokenizer.manifest import DTYPES, DamagedShardError, ShardError, ShardManifest, shard_paths
+from tokenizer.read_errors import naming
 
 MAGIC = b"MMIDIDX\x00\x00"
 HEADER = struct.Struct("<9sQBQQ")  # magic, version, dtype code, sequences, document indices: 34 bytes
@@ -100,7 +101,7 @@ def check_files(prefix: str | Path, manifest: ShardManifest) -> None:
     _expect_size(bin_path, bin_bytes, f"{manifest.num_tokens} tokens of {itemsize} bytes")
     _expect_size(idx_path, HEADER.size + 12 * n + 8 * (n + 1), f"{n} documents")
     pointers_at, documents_at = HEADER.size + 4 * n, HEADER.size + 12 * n
-    with idx_path.open("rb") as stream:
+    with naming(idx_path), idx_path.open("rb") as stream:
 
         def read(offset: int, layout: str) -> int:
             stream.seek(offset)

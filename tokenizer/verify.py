@@ -10,6 +10,7 @@ from tokenizer.files import HASH_BLOCK_BYTES, block_sha256_of_file, sha256_of_fi
 from tokenizer.index import check_files, read_document_indices, read_lengths, read_pointers
 from tokenizer.load import load_tokenizer
 from tokenizer.manifest import order_path, read_manifest
+from tokenizer.read_errors import passing_cause
 from tokenizer.shards import Shard, ShardError, open_shard, shard_paths
 
 BLOCK_TOKENS = 1 << 22
@@ -28,6 +29,13 @@ class VerifyResult:
     num_tokens: int | None
     problems: tuple[str, ...]
     """What is wrong, where, and what to do; empty if nothing is."""
+    cut_short: bool = False
+    """Whether the last problem is none of the shard's: it could not be read for now, and another try may go better."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether something is wrong with the shard."""
+        return len(self.problems) > self.cut_short
 
 
 def verify(
@@ -45,6 +53,7 @@ def verify(
 def _verify_one(prefix: str | Path, deep: bool, tokenizer_sha256: str | None) -> VerifyResult:
     shard = None
     problems: list[str] = []
+    cut_short = False
     try:
         manifest = read_manifest(prefix, may_be_empty=True)
         if not manifest.num_documents:  # a part that got no document is sound, though nothing opens it
@@ -63,12 +72,19 @@ def _verify_one(prefix: str | Path, deep: bool, tokenizer_sha256: str | None) ->
                     problems.append(f"{prefix}: more problems are not listed")
                     break
     except (ShardError, OSError) as error:
-        problems.append(str(error))
+        cause = passing_cause(error)
+        cut_short = cause is not None
+        problems.append(
+            f"{prefix} cannot be read for now ({cause}), which says nothing about it; verify it again, perhaps on another node"
+            if cut_short
+            else str(error)
+        )
     return VerifyResult(
         prefix=str(prefix),
         num_documents=shard.num_documents if shard else None,
         num_tokens=shard.num_tokens if shard else None,
         problems=tuple(problems),
+        cut_short=cut_short,
     )
 
 

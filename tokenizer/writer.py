@@ -33,6 +33,7 @@ from tokenizer.manifest import (
     order_path,
     shard_paths,
 )
+from tokenizer.read_errors import passing_cause
 
 MAX_DOCUMENT_TOKENS = 2**31 - 1  # an int32 in the index
 
@@ -243,7 +244,9 @@ class ShardWriter:
         """Whether .bin and .idx are what a killed writer had renamed: its description lies beside them and fits."""
         try:
             manifest = read_record(ShardManifest, part_path(self._paths[2]), mend="")
-        except ValueError:
+        except ValueError as problem:
+            if passing_cause(problem):  # it is there, and may say that they are
+                raise
             return False
         bin_path = self._paths[0]
         if manifest.dtype not in DTYPES:

@@ -1,10 +1,13 @@
+import errno
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tokenizer.__main__ import main
 from tokenizer.index import write_index
 from tokenizer.shards import EncodeOptions, ShardWriter
 from tokenizer.verify import verify
@@ -80,3 +83,45 @@ def test_a_bad_shard_does_not_hide_the_next_one(prefix: Path, tmp_path: Path) ->
     assert "none.json does not exist" in missing.problems[0]
     assert (missing.num_documents, missing.num_tokens) == (None, None)
     assert (good.problems, good.num_documents, good.num_tokens) == ((), 4, 8)
+
+
+def test_a_shard_that_cannot_be_read_for_now_is_not_called_damaged_nor_sound(
+    prefix: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = tmp_path / "b.json"
+    manifest.symlink_to("/proc/self/mem")  # it opens, and reading its first byte is an input/output error
+    unread, good = verify([tmp_path / "b", prefix])
+    assert (unread.cut_short, unread.failed) == (True, False)
+    assert unread.problems == (
+        f"{tmp_path / 'b'} cannot be read for now ([Errno 5] Input/output error: '{manifest}'), which says nothing about it; "
+        "verify it again, perhaps on another node",
+    )
+    assert not good.problems
+    assert main(["verify", str(tmp_path / "b"), str(prefix)]) == 70
+    captured = capsys.readouterr()
+    assert "not read" in captured.out and "FAILED" not in captured.out
+    assert captured.err == f"error: {unread.problems[0]}\n"
+    assert main(["verify", str(tmp_path / "b"), str(tmp_path / "none")]) == 76, "damage is known, whatever is not"
+
+
+def test_damage_found_before_the_disk_failed_stays_damage(
+    prefix: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(path: Path) -> tuple[str, ...]:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    monkeypatch.setattr("tokenizer.verify.block_sha256_of_file", fail)  # it is read behind the index
+    assert main(["verify", str(prefix), "--deep"]) == 70
+    content = bytearray(Path(f"{prefix}.idx").read_bytes())
+    content[34 + 4] ^= 1
+    replace(prefix, "idx", content, with_hash=False)
+    (result,) = verify([prefix], deep=True)
+    assert (result.cut_short, result.failed) == (True, True)
+    assert "a.idx has sha256" in result.problems[0] and "cannot be read for now" in result.problems[-1]
+    assert main(["verify", str(prefix), "--deep"]) == 76
+
+
+def test_a_file_that_may_not_be_read_is_a_finding(prefix: Path, tmp_path: Path) -> None:
+    (tmp_path / "b.json").mkdir()
+    (result,) = verify([tmp_path / "b"])
+    assert (result.cut_short, result.failed) == (False, True)
