@@ -5,6 +5,8 @@ import os
 import types
 from typing import Final
 
+from tokenizer.read_errors import passing_cause
+
 FINISHED: Final = 0
 DIFFERENT: Final = 1
 """``pretrain prove`` found a difference. No training run ends with it."""
@@ -28,12 +30,15 @@ def exit_code_of(error: BaseException) -> int:
     """WRONG_INPUT for a ValueError that one of our rooms raised: those are written for people. DAMAGED if it says that bytes
     are not what they were. WRONG_INPUT also for a path that no file system takes, or that this user may not use. Else CRASH.
 
-    A ValueError from inside a library is a crash: it says nothing about the user's input.
+    A ValueError from inside a library is a crash: it says nothing about the user's input. So is one that we made of an error of
+    the disk, the network or a node that is short of something: started again, perhaps elsewhere, a run may not meet it.
     """
     if _is_wrong_path(error):
         return WRONG_INPUT
     if isinstance(error, ValueError) and not isinstance(error, UnicodeError) and _raised_by_us(error.__traceback__):
-        return DAMAGED if getattr(error, "is_damage", False) else WRONG_INPUT
+        if getattr(error, "is_damage", False):
+            return DAMAGED
+        return CRASH if passing_cause(error) else WRONG_INPUT
     return CRASH
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 MAY_PASS = frozenset(
     {
         errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ESHUTDOWN, errno.ENOTCONN, errno.ECONNRESET, errno.EREMOTEIO,
-        errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.EINTR,
+        errno.ENOMEM, errno.EMFILE, errno.ENFILE,
     }
 )  # fmt: skip
 """Of a disk or a file system that fails, and of a node that is short of something: nothing that a user gave is wrong."""

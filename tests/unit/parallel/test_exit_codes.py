@@ -89,3 +89,35 @@ def test_a_path_that_this_user_may_not_use_is_named_with_what_works(number: int,
 
 def test_an_error_of_the_disk_is_no_wrong_input(tmp_path: Path) -> None:
     assert exit_code_of(OSError(errno.EIO, "Input/output error", str(tmp_path))) == CRASH
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(errno.EIO, CRASH), (errno.ESTALE, CRASH), (errno.ETIMEDOUT, CRASH), (errno.ENOTDIR, WRONG_INPUT)],
+)
+def test_our_words_for_an_error_of_the_disk_are_no_wrong_input(
+    number: int, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node with a sick mount must not end a chain for ever."""
+    from launch.job import here
+    from pretrain.config.load import OmegaConf, load_run
+    from pretrain.log.run_dir import open_run_dir, tempfile
+    from tokenizer.manifest import read_manifest
+
+    def sick(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    (tmp_path / "run.yaml").touch()
+    monkeypatch.setattr(OmegaConf, "load", sick)
+    monkeypatch.setattr(Path, "read_text", sick)
+    monkeypatch.setattr(Path, "read_bytes", sick)
+    monkeypatch.setattr(tempfile, "TemporaryFile", sick)
+    for act in (
+        lambda: here(tmp_path),
+        lambda: load_run(tmp_path / "run.yaml"),
+        lambda: read_manifest(tmp_path / "shard"),
+        lambda: open_run_dir(tmp_path / "run"),
+    ):
+        with pytest.raises(ValueError, match=os.strerror(number)) as caught:
+            act()
+        assert exit_code_of(caught.value) == code, str(caught.value)

@@ -38,14 +38,16 @@ def made_of(cause: Exception) -> ValueError:
         return problem
 
 
-@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENOMEM, errno.EAGAIN])
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENOMEM])
 def test_an_error_that_may_pass_is_known_however_often_it_was_put_in_other_words(number: int) -> None:
     cause = error_of(number)
     assert passing_cause(cause) is cause
     assert passing_cause(made_of(made_of(cause))) is cause
 
 
-@pytest.mark.parametrize("number", [errno.ENOENT, errno.EACCES, errno.ENOSPC, errno.EISDIR, errno.ENAMETOOLONG])
+@pytest.mark.parametrize(
+    "number", [errno.EAGAIN, errno.ENOENT, errno.EACCES, errno.ENOSPC, errno.EISDIR, errno.ENAMETOOLONG]
+)
 def test_an_error_that_comes_again_is_none_of_them(number: int) -> None:
     assert number not in MAY_PASS
     assert passing_cause(made_of(error_of(number))) is None
@@ -152,18 +154,6 @@ def test_an_error_in_a_worker_is_the_same_outside(
     err = capfd.readouterr().err
     assert "Input/output error" in err and str(path) in err
     assert "Traceback" not in err
-
-
-def test_a_shard_that_another_process_is_writing_may_be_tried_again(
-    tmp_path: Path, tokenizer_dir: Path, write_documents, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = write_documents(tmp_path / "a.jsonl", ["one"])
-    words = ["encode", "--tokenizer", str(tokenizer_dir), "--input", str(path), "--output", str(tmp_path / "shard")]
-    with pytest.raises(KeyError), ShardWriter(tmp_path / "shard", vocab_size=9, tokenizer_sha256="ab" * 32):
-        assert main(words) == 70
-        assert "is being written by another process; wait for it" in capsys.readouterr().err
-        raise KeyError
-    assert main(words) == 0
 
 
 def test_a_description_of_leftovers_that_cannot_be_read_does_not_make_them_somebody_elses(tmp_path: Path) -> None:
