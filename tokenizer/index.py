@@ -62,9 +62,18 @@ def document_batches(lengths: np.ndarray, num_tokens: int) -> Iterator[tuple[int
         begin, given = end, int(ends[end - 1])
 
 
+def read_array(path: Path, dtype: np.dtype | str, *, count: int, offset: int = 0) -> np.ndarray:
+    """[count] of a file, fewer if it ends before. Raises: OSError, where np.fromfile would give less, or what memory held."""
+    array = np.empty(count, dtype)
+    with naming(path), path.open("rb") as stream:
+        stream.seek(offset)
+        num_bytes = stream.readinto(array.view(np.uint8).data)
+    return array[: num_bytes // array.itemsize]
+
+
 def read_lengths(prefix: str | Path, num_documents: int) -> np.ndarray:
     """Tokens in each document: int32 [num_documents]."""
-    return np.fromfile(shard_paths(prefix)[1], dtype="<i4", count=num_documents, offset=HEADER.size)
+    return read_array(shard_paths(prefix)[1], "<i4", count=num_documents, offset=HEADER.size)
 
 
 def read_pointers(prefix: str | Path, num_documents: int) -> np.ndarray:
@@ -73,12 +82,13 @@ def read_pointers(prefix: str | Path, num_documents: int) -> np.ndarray:
     Read rather than mapped: the table is never aligned to 8 bytes, so every search of a map would copy it.
     """
     offset = HEADER.size + 4 * num_documents
-    return np.fromfile(shard_paths(prefix)[1], dtype="<i8", count=num_documents, offset=offset)
+    return read_array(shard_paths(prefix)[1], "<i8", count=num_documents, offset=offset)
 
 
 def read_document_indices(prefix: str | Path, num_documents: int) -> np.ndarray:
     """Number of the first sequence of each document, and the number of sequences: int64 [num_documents + 1]."""
-    return np.fromfile(shard_paths(prefix)[1], dtype="<i8", offset=HEADER.size + 12 * num_documents)
+    offset = HEADER.size + 12 * num_documents
+    return read_array(shard_paths(prefix)[1], "<i8", count=num_documents + 1, offset=offset)
 
 
 def map_tables(prefix: str | Path, num_documents: int) -> tuple[np.ndarray, np.ndarray]:

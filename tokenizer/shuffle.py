@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from tokenizer.index import document_batches
+from tokenizer.index import document_batches, read_array
 from tokenizer.splitmix import GOLDEN, mix64
 
 BUCKET_BYTES = 64 << 20
@@ -87,7 +87,8 @@ class Shuffler:
             for file in files:
                 file.close()
             heads_path, tokens_path = self._paths(bucket)
-            heads = np.fromfile(heads_path, KEY_AND_LENGTH)
+            num_heads = heads_path.stat().st_size // KEY_AND_LENGTH.itemsize
+            heads = read_array(heads_path, KEY_AND_LENGTH, count=num_heads)
             if len(heads):
                 tokens = np.memmap(tokens_path, self._dtype, mode="r")
                 yield from _sorted_batches(heads, tokens)

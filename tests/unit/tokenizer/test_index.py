@@ -1,10 +1,15 @@
 """The index of a shard, by itself."""
 
+import errno
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenizer.index import document_batches
+from tokenizer.index import document_batches, read_document_indices, read_lengths, read_pointers
 
 
 @given(lengths=st.lists(st.integers(1, 50), max_size=40), num_tokens=st.integers(1, 120))
@@ -19,3 +24,14 @@ def test_batches_take_every_document_once_and_no_more_tokens_than_asked_but_for_
         assert end == len(lengths) or size + lengths[end] > num_tokens, "a batch is filled"
         document, token = end, held.stop
     assert (document, token) == (len(lengths), sum(lengths))
+
+
+@pytest.mark.parametrize("read", [read_lengths, read_pointers, read_document_indices])
+def test_a_table_on_a_disk_that_fails_is_no_shorter_table(
+    tmp_path: Path, read: Callable[[Path, int], np.ndarray]
+) -> None:
+    path = tmp_path / "a.idx"
+    path.symlink_to("/proc/self/mem")  # it opens, and reading its first bytes is an input/output error
+    with pytest.raises(OSError) as caught:
+        read(tmp_path / "a", 10)
+    assert (caught.value.errno, caught.value.filename) == (errno.EIO, str(path))
