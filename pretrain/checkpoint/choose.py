@@ -13,7 +13,7 @@ from pretrain.checkpoint.init_from import damage, find_origin
 from pretrain.checkpoint.manifest import DamagedCheckpointError, FileEntry, entries_from_text, entries_to_text
 from pretrain.checkpoint.paths import checkpoints_dir
 from pretrain.checkpoint.retention import bad_in, checkpoints_in, remove_leftovers, set_aside
-from pretrain.checkpoint.verify import verify_checkpoint
+from pretrain.checkpoint.verify import refuse_gone, verify_checkpoint
 from pretrain.checkpoint.verify_together import Early, hash_problems
 from pretrain.config.schema import RunConfig
 from pretrain.parallel.reduce import share_text
@@ -57,7 +57,8 @@ def choose_origin(run: RunConfig, world: World) -> tuple[Path, int]:
     no other one is taken in its place.
 
     Collective: every rank calls it; rank 0 finds it.
-    Raises: on every rank as ``find_origin``; DamagedCheckpointError if it is not whole; RuntimeError as ``choose_checkpoint``.
+    Raises: on every rank as ``find_origin``; DamagedCheckpointError if it is not whole, GoneError if it was deleted meanwhile;
+    RuntimeError as ``choose_checkpoint``.
     """
     text = None
     if world.rank == 0:
@@ -73,6 +74,7 @@ def choose_origin(run: RunConfig, world: World) -> tuple[Path, int]:
         raise DamagedCheckpointError(refusal) if found == "damaged" else ValueError(refusal)
     problems = hash_problems(Path(found), entries_from_text(files), world)
     if problems:
+        refuse_gone(Path(found))
         raise DamagedCheckpointError(damage(Path(found), problems))
     return Path(found), step
 

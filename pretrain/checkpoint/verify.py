@@ -4,6 +4,7 @@ Quick: every file is there with its size, nothing else is, the manifest is seale
 as well. A byte that changed in place is found by the deep one alone.
 """
 
+import contextlib
 import os
 import stat
 from collections.abc import Iterable, Iterator
@@ -38,11 +39,45 @@ class Finding:
     """Each names its path; empty for a whole checkpoint."""
 
 
+class GoneError(ValueError):
+    """A checkpoint was deleted while it was read, as its run does to old ones."""
+
+
+@contextlib.contextmanager
+def still_there(folder: Path) -> Iterator[None]:
+    """For reading a checkpoint whose run may go on meanwhile: what is missing is no damage if the whole folder is gone.
+
+    Raises: GoneError in place of what was raised then.
+    """
+    try:
+        yield
+    except (DamagedCheckpointError, FileNotFoundError):
+        refuse_gone(folder)
+        raise
+
+
+def refuse_gone(folder: Path) -> None:
+    """Raises: GoneError if there is no such folder any more."""
+    if not os.path.lexists(folder):
+        raise GoneError(
+            f"{folder} was deleted while it was read, as a run does that keeps its newest checkpoints (checkpoint.keep_last): "
+            "name a newer one, or the run's folder, which takes its newest"
+        ) from None
+
+
 def verify_checkpoint(folder: Path, *, deep: bool, num_threads: int = 1) -> Finding:
     """Compare a checkpoint with its manifest; deep reads every byte of it, in ``num_threads`` files at a time.
 
-    Raises: OSError if a file that is there cannot be read for a reason that is no damage, such as its permissions.
+    Raises: OSError if a file that is there cannot be read for a reason that is no damage, such as its permissions; GoneError.
     """
+    with still_there(folder):
+        finding = _verify(folder, deep=deep, num_threads=num_threads)
+    if finding.problems:
+        refuse_gone(folder)
+    return finding
+
+
+def _verify(folder: Path, *, deep: bool, num_threads: int) -> Finding:
     try:
         manifest = parse_manifest(read_sealed_manifest(folder), folder)
     except DamagedCheckpointError as error:
@@ -69,16 +104,24 @@ def is_checkpoint(path: Path) -> bool:
 
 
 def first_whole(checkpoints: Iterable[Path], *, deep: bool, num_threads: int = 1) -> tuple[Finding, list[str]]:
-    """The first of these that passes the verification, and what is wrong with those before it.
+    """The first of these that passes the verification, and what is wrong with those before it. Those that are deleted meanwhile
+    are passed over.
 
-    Raises: DamagedCheckpointError naming every problem if none passes; OSError as ``verify_checkpoint``.
+    Raises: DamagedCheckpointError naming every problem if none passes; OSError as ``verify_checkpoint``; GoneError if all are gone.
     """
     problems: list[str] = []
+    gone: GoneError | None = None
     for checkpoint in checkpoints:
-        finding = verify_checkpoint(checkpoint, deep=deep, num_threads=num_threads)
+        try:
+            finding = verify_checkpoint(checkpoint, deep=deep, num_threads=num_threads)
+        except GoneError as error:
+            gone = error
+            continue
         if not finding.problems:
             return finding, problems
         problems += finding.problems
+    if gone is not None and not problems:
+        raise gone
     raise DamagedCheckpointError("; ".join(problems))
 
 

@@ -14,7 +14,7 @@ from pretrain.checkpoint.retention import checkpoints_in
 from pretrain.checkpoint.saved_model import read_model
 from pretrain.checkpoint.state_file import read_state
 from pretrain.checkpoint.tensor_index import read_index
-from pretrain.checkpoint.verify import Finding, first_whole, is_checkpoint, real_path
+from pretrain.checkpoint.verify import Finding, first_whole, is_checkpoint, real_path, still_there
 from pretrain.config.load import load_run
 from pretrain.config.schema import ModelConfig, RunConfig
 from pretrain.convert.export_tokenizer import ExportTokenizer, tokenizer_of_import, tokenizer_of_run
@@ -63,10 +63,17 @@ def open_source(
     Args: overrides: ``data.tokenizer=DIR`` and the like, where tokenizer or shards lie elsewhere now; adds_bos: whether
         documents began with BOS, None asks the shards.
     Raises: ValueError if there is no checkpoint, or its tokenizer or shards are not at hand or other ones;
-        DamagedCheckpointError if it, or every one of a run, is damaged.
+        DamagedCheckpointError if it, or every one of a run, is damaged; GoneError if its run deletes it meanwhile.
     """
     _check_overrides(overrides)
     finding = _whole_checkpoint(Path(path))
+    with still_there(finding.folder):
+        return _open_source(finding, overrides, with_shards=with_shards, adds_bos=adds_bos)
+
+
+def _open_source(
+    finding: Finding, overrides: Sequence[str], *, with_shards: bool, adds_bos: bool | None
+) -> ExportSource:
     folder = finding.folder
     assert finding.manifest is not None, "a whole checkpoint has a manifest"
     imported = read_import(folder)

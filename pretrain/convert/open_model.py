@@ -14,7 +14,7 @@ from pretrain.checkpoint.paths import DATA, MANIFEST, checkpoints_dir
 from pretrain.checkpoint.retention import checkpoints_in
 from pretrain.checkpoint.saved_model import read_model
 from pretrain.checkpoint.tensors import open_tensors
-from pretrain.checkpoint.verify import first_whole, is_checkpoint, real_path
+from pretrain.checkpoint.verify import first_whole, is_checkpoint, real_path, still_there
 from pretrain.config.schema import ModelConfig
 from pretrain.convert.assemble import assemble
 from pretrain.convert.from_hf import PARAM
@@ -68,14 +68,13 @@ def open_model(path: str | Path, *, tokenizer: str | Path | None = None, deep: b
             )
         return
     checkpoint = _whole_checkpoint(folder, deep=deep)
-    codec = _codec_of_checkpoint(checkpoint, instead)
-    with open_tensors(checkpoint) as reader:
+    with still_there(checkpoint), open_tensors(checkpoint) as reader:
         yield OpenModel(
             folder=checkpoint,
             model=read_model(checkpoint),
             max_length=saved_seq_length(checkpoint),
             read=lambda name: reader.read_all(name, PARAM),
-            codec=codec,
+            codec=_codec_of_checkpoint(checkpoint, instead),
         )
 
 

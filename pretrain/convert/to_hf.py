@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pretrain.checkpoint.manifest import FileEntry, describe
 from pretrain.checkpoint.tensors import open_tensors
+from pretrain.checkpoint.verify import still_there
 from pretrain.convert.certificate_texts import check_samples
 from pretrain.convert.certify import Certificate, Memory, certificate_json, certify
 from pretrain.convert.compare_models import BOUND, mean_loss
@@ -88,7 +89,7 @@ def export(checkpoint: str | Path, to: str | Path, options: ExportOptions, overr
         max_shard_bytes=options.max_shard_bytes,
     )
     check_target(final, weight_bytes=sum(file.num_bytes for file in files))
-    with part_of(final) as part:
+    with still_there(source.folder), part_of(final) as part:
         entries = write_export(part, source, files, dtype)
         certificate = certify(part, source, dtype=dtype, num_samples=options.num_samples, memory=options.memory)
         card = model_card(source, certificate, dtype=dtype, date=options.date, licence=options.licence)

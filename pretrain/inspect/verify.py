@@ -7,12 +7,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from pretrain.checkpoint.manifest import DamagedCheckpointError
+from pretrain.checkpoint.manifest import DamagedCheckpointError, Manifest
 from pretrain.checkpoint.origin import chain, described, read_origin
 from pretrain.checkpoint.paths import REASON, checkpoints_dir
 from pretrain.checkpoint.retention import bad_in, checkpoints_in
 from pretrain.checkpoint.stored_sums import sum_problems
-from pretrain.checkpoint.verify import is_checkpoint, real_path, verify_checkpoint
+from pretrain.checkpoint.verify import GoneError, is_checkpoint, real_path, refuse_gone, still_there, verify_checkpoint
 
 MAX_THREADS = 8
 
@@ -28,12 +28,15 @@ def verify(path: str | Path, deep: bool, console: Console) -> list[str]:
     table = Table("checkpoint", "files", "bytes", "finding", show_edge=False, header_style="bold")
     problems: list[str] = []
     for checkpoint in checkpoints:
-        finding = verify_checkpoint(checkpoint, deep=deep, num_threads=min(MAX_THREADS, os.cpu_count() or 1))
-        files = finding.manifest.files if finding.manifest else ()
-        counts = (f"{len(files):,}", f"{sum(entry.bytes for entry in files):,}") if finding.manifest else ("", "")
-        found = list(finding.problems)
-        if deep and not found:
-            found = list(sum_problems(checkpoint))
+        try:
+            manifest, found = _look(checkpoint, deep)
+        except GoneError:
+            if len(checkpoints) == 1:
+                raise
+            continue  # of a run that goes on meanwhile, and keeps the newest
+        counts = (
+            (f"{len(manifest.files):,}", f"{sum(file.bytes for file in manifest.files):,}") if manifest else ("", "")
+        )
         good = "every byte as written" if deep else "files and sizes as written; --deep reads the bytes"
         table.add_row(checkpoint.name, *counts, "FAILED" if found else good)
         problems += found
@@ -50,12 +53,24 @@ def verify(path: str | Path, deep: bool, console: Console) -> list[str]:
     return problems
 
 
+def _look(checkpoint: Path, deep: bool) -> tuple[Manifest | None, list[str]]:
+    """Its manifest, if there is one to read, and what is wrong. Raises: GoneError."""
+    finding = verify_checkpoint(checkpoint, deep=deep, num_threads=min(MAX_THREADS, os.cpu_count() or 1))
+    found = list(finding.problems)
+    if deep and not found:
+        with still_there(checkpoint):
+            found = list(sum_problems(checkpoint))
+    if found:
+        refuse_gone(checkpoint)
+    return finding.manifest, found
+
+
 def _origins(checkpoint: Path) -> list[str]:
     """The runs before this one, the last of them first."""
     try:
         return [f"began with {described(origin)}" for origin in chain(read_origin(checkpoint))]
-    except DamagedCheckpointError:
-        return []  # it is among the problems
+    except (DamagedCheckpointError, FileNotFoundError):
+        return []  # it is among the problems, or gone by now
 
 
 def _checkpoints_at(path: Path) -> tuple[list[Path], list[Path]]:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -210,3 +211,14 @@ def space_looks_enough() -> contextlib.AbstractContextManager[Any]:
 
 def no_transformers() -> contextlib.AbstractContextManager[Any]:
     return mock.patch.dict("sys.modules", {"transformers": None})
+
+
+def deleted_by_its_run() -> contextlib.AbstractContextManager[Any]:
+    """The checkpoint is gone when its weights are to be read."""
+    real = to_hf.open_tensors
+
+    def too_late(folder: Path) -> Any:
+        shutil.rmtree(folder)
+        return real(folder)
+
+    return mock.patch.object(to_hf, "open_tensors", too_late)

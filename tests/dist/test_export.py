@@ -105,6 +105,7 @@ def bad_cases(folder: Path, lab: Path, untied: str) -> list[Case]:
         *cases,
         case("incomplete", lab / "incomplete" / "step-00000004"),
         case("damaged", lab / "damaged" / "step-00000004"),
+        case("deleted meanwhile", lab / "live" / "step-00000004", fault=("deleted_by_its_run",)),
         case("no checkpoint", lab),
         case("not empty", untied, lab / "full"),
         case("no parent", untied, lab / "nowhere" / "export"),
@@ -125,7 +126,7 @@ def lab(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Lab:
         trace = run_and_trace(run)
         assert trace.exit_code == 0, trace.failure
     checkpoint = folder / "run-untied" / "checkpoints" / "step-00000004"
-    for name in ("incomplete", "damaged"):
+    for name in ("incomplete", "damaged", "live"):
         shutil.copytree(checkpoint, folder / name / "step-00000004")
     (folder / "incomplete" / "step-00000004" / "COMPLETE").unlink()
     shard = folder / "damaged" / "step-00000004" / "shards" / "rank-00002.safetensors"
@@ -334,6 +335,7 @@ def test_a_planted_fault_is_caught_and_its_place_named(lab: Lab, name: str) -> N
 BAD_INPUT = {
     "incomplete": (76, "COMPLETE cannot be read"),
     "damaged": (76, "rank-00002.safetensors has sha256"),
+    "deleted meanwhile": (2, "was deleted while it was read"),
     "no checkpoint": (2, "must be a checkpoint's folder or a run's folder with one in it"),
     "no parent": (2, "must lie in a folder that is there, and"),
     "tokenizer gone": (2, "data.tokenizer=... after the arguments"),

@@ -8,9 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from pretrain.checkpoint import verify
+from pretrain.checkpoint.manifest import Manifest
 from pretrain.checkpoint.paths import COMPLETE, MANIFEST, checkpoints_dir, step_name
-from pretrain.checkpoint.verify import files_below, is_checkpoint, verify_checkpoint
+from pretrain.checkpoint.verify import GoneError, files_below, first_whole, is_checkpoint, verify_checkpoint
+from pretrain.exit_codes import WRONG_INPUT, exit_code_of
+from pretrain.inspect.verify import verify as verify_path
 from tests.dist.harness import make_run, run_and_trace
 from tests.runs.cases import TP2
 
@@ -205,3 +210,43 @@ def test_links_in_a_circle_are_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to(tmp_path / "b")
     (tmp_path / "b").symlink_to(tmp_path / "a")
     assert not is_checkpoint(tmp_path / "a")
+
+
+def deleted_when_it_was_parsed(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A run drops the checkpoint of this name between the reading of its manifest and that of its files."""
+    real = verify.parse_manifest
+
+    def parse(content: bytes, folder: Path) -> Manifest:
+        if folder.name == name and folder.is_dir():
+            folder.rename(folder.with_name(f"{name}.part"))
+        return real(content, folder)
+
+    monkeypatch.setattr(verify, "parse_manifest", parse)
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_checkpoint_that_its_run_deletes_meanwhile_is_not_called_damaged(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, deep: bool
+) -> None:
+    deleted_when_it_was_parsed(monkeypatch, checkpoint.name)
+    with pytest.raises(GoneError, match=f"{checkpoint} was deleted while it was read") as caught:
+        verify_checkpoint(checkpoint, deep=deep)
+    assert exit_code_of(caught.value) == WRONG_INPUT
+    with pytest.raises(GoneError):  # it was listed before it went
+        verify_checkpoint(checkpoint, deep=deep)
+    with pytest.raises(GoneError):
+        first_whole([checkpoint], deep=deep)
+
+
+def test_a_run_that_goes_on_is_verified_without_what_it_deletes(
+    written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = checkpoints_dir(tmp_path)
+    for step in (1, 2):
+        shutil.copytree(written, folder / step_name(step))
+    deleted_when_it_was_parsed(monkeypatch, step_name(1))
+    assert verify_path(tmp_path, True, Console(width=200)) == []
+    out = capsys.readouterr().out
+    assert step_name(2) in out and step_name(1) not in out
+    finding, problems = first_whole([folder / step_name(1), folder / step_name(2)], deep=False)
+    assert finding.folder.name == step_name(2) and problems == []
