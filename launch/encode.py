@@ -131,16 +131,19 @@ def check_not_queued(jobs: EncodeJobs) -> None:
 def queue(folder: Path, *, event: str, parts: Sequence[int] = (), at_once: int | None = None) -> tuple[str, str]:
     """Queue the array of a rendered folder, or some of its parts, and the merge after it; noted in jobs.jsonl.
 
-    Raises: SlurmError if Slurm refuses; an array without its merge is taken back.
+    Raises: SlurmError if Slurm refuses, ValueError if nothing can be noted; what was queued until then is taken back.
     """
-    array = slurm.submit(folder / ENCODE_SCRIPT, *([f"--array={array_of(parts, at_once)}"] if parts else []))
+    queued: list[str] = []
     try:
+        chosen = [f"--array={array_of(parts, at_once)}"] if parts else []
+        queued.append(slurm.submit(folder / ENCODE_SCRIPT, *chosen))
         # afterany: the merge sees for itself what has failed, and why.
-        merge = slurm.submit(folder / MERGE_SCRIPT, f"--dependency=afterany:{array}")
+        queued.append(slurm.submit(folder / MERGE_SCRIPT, f"--dependency=afterany:{queued[0]}"))
+        jobs_file.must_note(folder, event, jobs=queued, parts=list(parts))
     except BaseException:
-        slurm.cancel([array])
+        slurm.cancel(queued)
         raise
-    jobs_file.note(folder, event, jobs=[array, merge], parts=list(parts))
+    array, merge = queued
     return array, merge
 
 

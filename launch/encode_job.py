@@ -1,7 +1,8 @@
 """What merge.sbatch does: join the parts, or queue again what is missing, or say why that would not help.
 
-jobs.jsonl in PREFIX.launch/ has a line for each: submitted (by a person), retried (by a merge; jobs, parts), merged, stopped
-(reason, exit_code). Retries are counted since the last line of a person's, or the last stop: who starts anew after that is one.
+jobs.jsonl in PREFIX.launch/ has a line for each: submitted (by a person; jobs), retried (by a merge, before it queues anything;
+parts), queued (what it then did; jobs, parts), merged, stopped (reason, exit_code). Retries are counted since the last line of a
+person's, or the last stop: who starts anew after that is one.
 """
 
 import json
@@ -14,6 +15,7 @@ from typing import Any
 from launch import jobs_file, slurm
 from launch.encode import FACTS, array_of, queue
 from launch.encode_script import ENCODE_SCRIPT, LOGS, MERGE_SCRIPT
+from launch.fields import is_texts
 from launch.script import EXIT_CODES
 from pretrain.exit_codes import CRASH, DAMAGED, FINISHED, STOPPED, WRONG_INPUT
 
@@ -47,7 +49,7 @@ def merge(folder: Path) -> int:
     prefixes = [_prefix(facts, part) for part in range(1, facts["parts"] + 1)]
     code = _tokenizer("merge", *prefixes, "--output", facts["prefix"])
     if code == FINISHED:
-        jobs_file.note(folder, "merged", parts=facts["parts"])
+        _note(folder, "merged", parts=facts["parts"])
         print(f"{facts['prefix']}: merged; {facts['parts_dir']} is not needed any more", flush=True)
         return code
     return _stop(folder, f"the merge ended with exit code {code}; `sbatch {folder / MERGE_SCRIPT}` tries again", code)
@@ -82,8 +84,10 @@ def _again(folder: Path, facts: dict[str, Any], missing: list[int], codes: dict[
         advice = f"; tasks that were out of time need more than --hours {facts['minutes'] / 60:g}" if cut_off else ""
         return _stop(folder, f"{what}; queued again {used} time(s), no more{advice}. To go on: {command}", CRASH)
     try:
-        array, merging = queue(folder, event="retried", parts=missing, at_once=facts["at_once"])
-    except slurm.SlurmError as error:
+        # Before anything is queued: a retry that cannot be counted, as on a full disk, would be followed by others for ever.
+        jobs_file.must_note(folder, "retried", parts=missing)
+        array, merging = queue(folder, event="queued", parts=missing, at_once=facts["at_once"])
+    except ValueError as error:  # of Slurm, or of the file
         return _stop(folder, f"{what}; they cannot be queued again: {error}. To go on: {command}", CRASH)
     print(f"{what}; queued again as job {array}, merge {merging} ({used + 1} of {facts['retries']})", flush=True)
     return STOPPED
@@ -118,10 +122,11 @@ def _being_encoded(facts: dict[str, Any]) -> list[str]:
 def _was_cancelled(folder: Path) -> bool:
     """Whether somebody took a task of the last array out of the queue, as far as Slurm remembers it."""
     last = jobs_file.read(folder)[-1:]
-    if not last or last[0]["event"] not in ("submitted", "retried"):
-        return False  # the array was started by hand, under a number that is not noted
+    jobs = last[0].get("jobs") if last else None
+    if not is_texts(jobs) or not jobs:
+        return False  # its number is not noted: it was started by hand, or by a merge that was killed just then
     try:
-        return "JobState=CANCELLED" in slurm.ask("scontrol", "show", "job", "--oneliner", last[0]["jobs"][0])
+        return "JobState=CANCELLED" in slurm.ask("scontrol", "show", "job", "--oneliner", jobs[0])
     except slurm.SlurmError:
         return False
 
@@ -139,9 +144,18 @@ def _wait(folder: Path, arrays: list[str]) -> int:
 
 
 def _stop(folder: Path, reason: str, code: int) -> int:
-    jobs_file.note(folder, "stopped", reason=reason, exit_code=code)
+    _note(folder, "stopped", reason=reason, exit_code=code)
     print(f"error: {reason}", file=sys.stderr, flush=True)
     return code
+
+
+def _note(folder: Path, event: str, **fields: Any) -> None:
+    """Write down how the job ends. A full disk, which may be why, changes neither what it says nor its exit code."""
+    try:
+        jobs_file.note(folder, event, **fields)
+    except OSError as error:
+        path = folder / jobs_file.JOBS_FILE
+        print(f"warning: {event!r} is not noted in {path}: {error}", file=sys.stderr, flush=True)
 
 
 def _quote(folder: Path, part: int) -> None:

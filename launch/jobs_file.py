@@ -58,6 +58,20 @@ def note(run_dir: Path, event: str, **fields: Any) -> dict[str, Any]:
     return record
 
 
+def must_note(run_dir: Path, event: str, **fields: Any) -> None:
+    """Add a line without which no job is to run: what is decided later rests on it.
+
+    Raises: ValueError naming the file and why it takes none.
+    """
+    try:
+        note(run_dir, event, **fields)
+    except OSError as error:
+        raise ValueError(
+            f"{run_dir / JOBS_FILE} must be a file that you may write to, with room for one more line on its disk and in the "
+            f"quota: {error.strerror or error}; no job is to run that is not noted there"
+        ) from None
+
+
 def read(run_dir: Path) -> list[dict[str, Any]]:
     """All whole lines; none if there is no file. A node that loses power may leave a torn one, a person a strange one."""
     with contextlib.suppress(FileNotFoundError):

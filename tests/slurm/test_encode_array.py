@@ -71,7 +71,7 @@ def test_a_task_that_is_killed_is_queued_again_and_the_merge_is_what_one_machine
         time.sleep(0.02)
     victim.kill()
     until_over(cluster, prefix)
-    assert [line["event"] for line in lines_of(prefix)] == ["submitted", "retried", "merged"], logs_of(prefix)
+    assert [line["event"] for line in lines_of(prefix)] == ["submitted", "retried", "queued", "merged"], logs_of(prefix)
     whole = tmp_path / "whole"
     encode(data_folder / "tokenizer", [text], whole, shuffle_seed=7)
     for ending in ("bin", "idx"):

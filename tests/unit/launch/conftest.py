@@ -1,4 +1,4 @@
-"""What the tests of status share."""
+"""What the tests of status, and those of encoding, share."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ import pytest
 
 from launch import slurm
 from pretrain.config.load import load_run, to_yaml
+from tests.unit.launch.encoding import Encoding
 
 
 @pytest.fixture
@@ -21,3 +22,8 @@ def no_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
         raise slurm.SlurmError(f"{command[0]} is not on this machine")
 
     monkeypatch.setattr(slurm, "ask", absent)
+
+
+@pytest.fixture
+def encoding(tmp_path: Path, data_folder: Path) -> Encoding:
+    return Encoding(tmp_path, data_folder)

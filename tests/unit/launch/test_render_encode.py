@@ -1,11 +1,9 @@
 """Encoding on many machines: what is refused, what is written, and that it runs, with a sbatch that only notes its arguments."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,83 +11,13 @@ from click.testing import CliRunner
 
 from launch import jobs_file, slurm
 from launch.__main__ import cli
-from launch.encode import EncodeRequest, check_not_queued, plan_encode, queue, render_encode
+from launch.encode import check_not_queued, plan_encode, queue, render_encode
 from launch.encode_job import retries
-from launch.request import Places
-from launch.site import SiteConfig, known_sites, load_site
+from launch.site import known_sites
+from tests.unit.launch.encoding import Encoding, account_of, site_of
 from tokenizer.encode import encode
 
-CODE = Path(__file__).parents[3]
 SHELLCHECK = shutil.which("shellcheck")
-FAKE_SBATCH = (
-    '#!/bin/bash\necho "$@" >>"$CALLS_OF_SBATCH"\n[ -z "${REFUSING_SBATCH:-}" ] || { echo refused >&2; exit 1; }\n'
-    + ('echo "$((100 + $(wc -l <"$CALLS_OF_SBATCH")))"\n')
-)
-
-
-def site_of(site_name: str) -> SiteConfig:
-    """A site whose nodes share the folder of temporary files, where these tests are."""
-    site = load_site(site_name)
-    return replace(site, file_systems=[one for one in site.file_systems if one.shared])
-
-
-def account_of(site_name: str) -> str | None:
-    site = site_of(site_name)
-    return f"xyz@{site.encode.account_suffix}" if site.encode else None
-
-
-class Encoding:
-    """One encoding of the small corpus, rendered, and run without Slurm."""
-
-    def __init__(self, tmp_path: Path, data_folder: Path) -> None:
-        self.folder, self.data = tmp_path, data_folder
-        self.places = Places(workdir=tmp_path, code_dir=CODE, python=Path(sys.executable))
-        self.calls = tmp_path / "calls"
-        (tmp_path / "bin").mkdir()
-        self.fake("sbatch", FAKE_SBATCH)
-        for name in ("squeue", "scancel", "scontrol"):
-            self.fake(name, "#!/bin/bash\n")
-        self.environment = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "CALLS_OF_SBATCH": str(self.calls)}
-        self.prefix = tmp_path / "out" / "code"
-        self.launch = tmp_path / "out" / "code.launch"
-
-    def fake(self, name: str, text: str) -> None:
-        """A command that the jobs find on their PATH."""
-        (self.folder / "bin" / name).write_text(text)
-        (self.folder / "bin" / name).chmod(0o755)
-
-    def request(self, **changes: object) -> EncodeRequest:
-        wanted = {
-            "tokenizer": str(self.data / "tokenizer"), "inputs": (str(self.data / "corpus" / "train" / "code.jsonl"),),
-            "output": "out/code", "parts": 3, "hours": 1.0, "workers": 1, "shuffle_seed": 7, "account": account_of("local"),
-        }  # fmt: skip
-        return EncodeRequest(**{**wanted, **changes})  # pyright: ignore[reportArgumentType]
-
-    def render(self, site_name: str = "local", **changes: object) -> Path:
-        return render_encode(plan_encode(site_name, site_of(site_name), self.request(**changes), self.places))
-
-    def run(self, script: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, **self.environment, **variables}
-        return subprocess.run(
-            ["bash", str(self.launch / script)], env=environment, capture_output=True, text=True, timeout=120
-        )
-
-    def task(self, part: int) -> subprocess.CompletedProcess[str]:
-        """A task, with its log where Slurm puts it."""
-        done = self.run("encode.sbatch", SLURM_ARRAY_TASK_ID=str(part))
-        (self.launch / "logs" / f"{part}.out").write_text(done.stdout + done.stderr)
-        return done
-
-    def code(self, part: int) -> str:
-        return (self.launch / "exit-codes" / str(part)).read_text().strip()
-
-    def queued(self) -> list[str]:
-        return self.calls.read_text().splitlines() if self.calls.exists() else []
-
-
-@pytest.fixture
-def encoding(tmp_path: Path, data_folder: Path) -> Encoding:
-    return Encoding(tmp_path, data_folder)
 
 
 @pytest.mark.parametrize("site_name", known_sites())
@@ -159,7 +87,7 @@ def test_parts_are_encoded_and_merged_to_the_bytes_of_a_single_encode(encoding: 
         assert Path(f"{encoding.prefix}{end}").read_bytes() == Path(f"{single}{end}").read_bytes()
     # Once it is there, both end at once and well.
     assert encoding.run("merge.sbatch").returncode == 0 and encoding.task(1).returncode == 0
-    assert [record["event"] for record in jobs_file.read(encoding.launch)] == ["retried", "merged"]
+    assert [record["event"] for record in jobs_file.read(encoding.launch)] == ["retried", "queued", "merged"]
 
 
 def test_folders_and_further_options_reach_the_tokenizer(encoding: Encoding) -> None:
