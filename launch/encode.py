@@ -133,16 +133,12 @@ def queue(folder: Path, *, event: str, parts: Sequence[int] = (), at_once: int |
 
     Raises: SlurmError if Slurm refuses, ValueError if nothing can be noted; what was queued until then is taken back.
     """
-    queued: list[str] = []
-    try:
+    with slurm.taken_back_on_error() as queued:
         chosen = [f"--array={array_of(parts, at_once)}"] if parts else []
         queued.append(slurm.submit(folder / ENCODE_SCRIPT, *chosen))
         # afterany: the merge sees for itself what has failed, and why.
         queued.append(slurm.submit(folder / MERGE_SCRIPT, f"--dependency=afterany:{queued[0]}"))
         jobs_file.must_note(folder, event, jobs=queued, parts=list(parts))
-    except BaseException:
-        slurm.cancel(queued)
-        raise
     array, merge = queued
     return array, merge
 

@@ -88,7 +88,7 @@ def _again(folder: Path, facts: dict[str, Any], missing: list[int], codes: dict[
         jobs_file.must_note(folder, "retried", parts=missing)
         array, merging = queue(folder, event="queued", parts=missing, at_once=facts["at_once"])
     except ValueError as error:  # of Slurm, or of the file
-        return _stop(folder, f"{what}; they cannot be queued again: {error}. To go on: {command}", CRASH)
+        return _stop(folder, f"{what}; queueing them again failed: {error}. To go on: {command}", CRASH)
     print(f"{what}; queued again as job {array}, merge {merging} ({used + 1} of {facts['retries']})", flush=True)
     return STOPPED
 

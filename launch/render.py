@@ -63,20 +63,16 @@ def jobs_that_will_read_it(job: Job) -> list[str]:
 def submit(job: Job, path: Path, *, hours: float) -> list[str]:
     """Queue every slice of a rendered job, and note it in jobs.jsonl. Returns the numbers of the jobs.
 
-    Raises: ValueError if Slurm refuses; slices that were queued are taken back.
+    Raises: ValueError if Slurm refuses, or nothing can be noted; slices that were queued are taken back.
     """
-    queued: list[str] = []
-    try:
+    with slurm.taken_back_on_error() as queued:
         # Held until all are there and noted: a job that starts reads jobs.jsonl.
         queued.extend(slurm.submit(path, "--hold") for _ in range(job.slices))
-        jobs_file.note(
+        jobs_file.must_note(
             job.run_dir, "submitted", jobs=queued, slices=job.slices, nodes=job.nodes, hours=hours, account=job.account,
             qos=job.qos, site=job.site_name, config_sha256=_sha256(job.folder / CONFIG), script_sha256=_sha256(path),
         )  # fmt: skip
         slurm.ask("scontrol", "release", ",".join(queued))
-    except BaseException:
-        slurm.cancel(queued)
-        raise
     return queued
 
 

@@ -3,7 +3,9 @@
 import os
 import re
 import subprocess
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
@@ -106,6 +108,28 @@ def cancel(jobs: Sequence[str]) -> None:
     """Take jobs out of the queue."""
     if jobs:
         ask("scancel", *jobs)
+
+
+@contextmanager
+def taken_back_on_error() -> Iterator[list[str]]:
+    """Jobs that the block adds to the list leave the queue again if it fails. Where they cannot, they are named after its error.
+
+    Raises: what the block raises; SlurmError in place of a ValueError to which the names are added.
+    """
+    queued: list[str] = []
+    try:
+        yield queued
+    except BaseException as error:
+        try:
+            cancel(queued)
+        except BaseException:  # no answer, or a Ctrl-C of who does not wait for it: the first error says more
+            listed, one = " ".join(queued), len(queued) == 1
+            there = f"job {listed} is" if one else f"jobs {', '.join(queued)} are"
+            left = f"{there} still in the queue; `scancel {listed}` ends {'it' if one else 'them'}"
+            if isinstance(error, ValueError):
+                raise SlurmError(f"{error}; {left}") from error
+            print(f"warning: {left}", file=sys.stderr, flush=True)  # Ctrl-C has no message to add it to
+        raise
 
 
 def requeue(job: str) -> None:

@@ -50,3 +50,13 @@ def test_a_merge_that_is_killed_before_it_queues_anything_costs_one_retry(encodi
     encoding.render(parts=1)
     merging = encoding.run("merge.sbatch")
     assert merging.returncode == 70 and "queued again 2 time(s), no more" in merging.stderr
+
+
+def test_an_array_that_can_be_neither_followed_by_a_merge_nor_taken_back_is_named(encoding: Encoding) -> None:
+    encoding.render(parts=1)
+    encoding.fake("sbatch", "#!/bin/bash\n[[ $2 = --array* ]] && echo 101 || { echo too many jobs >&2; exit 1; }\n")
+    encoding.fake("scancel", "#!/bin/bash\nexit 1\n")
+    merging = encoding.run("merge.sbatch")
+    still = "too many jobs; job 101 is still in the queue; `scancel 101` ends it. To go on: array="
+    assert merging.returncode == 70 and still in merging.stderr
+    assert still in jobs_file.read(encoding.launch)[-1]["reason"]
