@@ -60,8 +60,13 @@ demo: data
 	@echo '  $(VENV)/bin/tensorboard --logdir runs                        the curves'
 	@echo '  $(RUN) -m pretrain train configs/smoke_gpu.yaml              123 M parameters, if there is a GPU'
 
+# A test of tests/dist has several processes already; those of the other folders have one, and run as many at a time as there are
+# cores. A file stays with one worker, and so does what its tests share.
+TEST := $(RUN) -m pytest
+SEVERAL_PROCESSES := tests/dist tests/torture
 test: $(STAMP)
-	$(RUN) -m pytest tests --ignore tests/slurm
+	$(TEST) tests --ignore tests/slurm $(SEVERAL_PROCESSES:%=--ignore %) --numprocesses auto --maxprocesses 8 --dist loadfile
+	$(TEST) $(SEVERAL_PROCESSES)
 
 # On a machine without these packages and without apt-get the tests fail, and say what is missing.
 SLURM_PACKAGES := slurm-wlm munge shellcheck
@@ -75,7 +80,7 @@ check: $(STAMP)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/pyright
-	$(RUN) -m pytest tests --ignore tests/slurm
+	$(MAKE) test
 
 # Half an hour on two cores. KILLS=20 for a shorter one.
 KILLS ?= 104

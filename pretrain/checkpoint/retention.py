@@ -84,9 +84,9 @@ def set_aside(checkpoint: Path, problems: Sequence[str]) -> Path:
     while os.path.lexists(folder / bad_name(step, count)):
         count += 1
     aside = folder / bad_name(step, count)
-    reason = "".join(f"{problem}\n" for problem in problems)
-    # First: a bad folder always has its reason. A file's name may hold bytes that are no text.
-    (folder / f"{aside.name}.{REASON}").write_bytes(reason.encode(errors="backslashreplace"))
+    # A file's name may hold bytes that are no text.
+    reason = "".join(f"{problem}\n" for problem in problems).encode(errors="backslashreplace").decode()
+    (folder / f"{aside.name}.{REASON}").write_text(reason)  # first: a bad folder always has its reason
     checkpoint.rename(aside)
     logger.error("DAMAGED CHECKPOINT %s, set aside as %s:\n%s", checkpoint, aside, reason.rstrip())
     return aside
