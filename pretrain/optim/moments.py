@@ -62,7 +62,8 @@ def publish_masters(optimizer: MegatronOptimizer, model: Sequence[DistributedDat
         if isinstance(part, DistributedOptimizer | Float16OptimizerWithFloat16Params):
             part._copy_main_params_to_model_params()
     for chunk in model:
-        if chunk.ddp_config.use_distributed_optimizer:
+        # Alone, a rank has all of them; megatron-core would gather them from itself, which is three copies.
+        if chunk.ddp_config.use_distributed_optimizer and chunk.intra_dp_cp_group.size() > 1:
             chunk.start_param_sync(force_sync=True)
 
 
