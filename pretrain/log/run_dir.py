@@ -21,6 +21,9 @@ LOCK = "lock"
 """File in a run folder that rank 0 of its run holds locked; its text says who that is or was."""
 LOCK_WAIT_S = 5.0
 """How long to wait for a run that is just ending: one that was killed holds the lock until its last breath."""
+LOCK_WAIT_IN_A_JOB_S = 180.0
+"""The same where Slurm has started the run, perhaps since a node went down: until the servers of a network file system give a
+client up, it holds its locks. Not to get one is wrong input, with which a chain of jobs ends."""
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
 """What a file system without locks answers, such as Lustre that is mounted without them."""
 
@@ -87,7 +90,7 @@ def hold_run_dir(run_dir: str | Path, *, rank: int) -> Iterator[None]:
 
 def _lock(descriptor: int) -> bool:
     """Whether nobody else holds the lock, as far as the file system can tell."""
-    give_up_at = time.monotonic() + LOCK_WAIT_S
+    give_up_at = time.monotonic() + (LOCK_WAIT_IN_A_JOB_S if "SLURM_JOB_ID" in os.environ else LOCK_WAIT_S)
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -18,6 +18,7 @@ from pretrain.log.run_dir import LOCK, hold_run_dir, open_run_dir
 @pytest.fixture(autouse=True)
 def short_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_dir, "LOCK_WAIT_S", 0.5)
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
 
 
 def test_a_second_run_is_refused_and_told_who_holds_the_folder(tmp_path: Path) -> None:
@@ -68,8 +69,12 @@ def test_a_run_that_was_killed_holds_nothing(tmp_path: Path) -> None:
     holder.communicate()
 
 
-def test_a_run_that_is_just_ending_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_dir, "LOCK_WAIT_S", 30)
+@pytest.mark.parametrize("wait", ["LOCK_WAIT_S", "LOCK_WAIT_IN_A_JOB_S"])
+def test_a_run_that_is_just_ending_is_waited_for(wait: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if wait == "LOCK_WAIT_IN_A_JOB_S":
+        monkeypatch.setenv("SLURM_JOB_ID", "7")
+        monkeypatch.setattr(run_dir, "LOCK_WAIT_S", 0)
+    monkeypatch.setattr(run_dir, wait, 30)
     holder = subprocess.Popen([sys.executable, "-c", HOLD.replace("60", "0.5"), str(tmp_path)], stdout=subprocess.PIPE)
     assert holder.stdout is not None and holder.stdout.readline()
     started = time.monotonic()
