@@ -1,5 +1,6 @@
 """Saves fail in every way that a disk, a folder or a process can, and training goes on as if nothing had been."""
 
+import contextlib
 import json
 import re
 import subprocess
@@ -69,6 +70,8 @@ DISK = [
     SOUND,
 ]  # fmt: skip
 """What the disk does; its folder is a small file system of its own."""
+SHARED_DISK = [SOUND, *DISK[1:3], *DISK[-2:]]
+"""The same where logs and metrics lie on it, too."""
 FOLDER = [
     SOUND,
     Disturbance(name="the checkpoints are removed", act="remove the checkpoints"),
@@ -137,20 +140,33 @@ def writers(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Distur
     return disturb(run_for(small_run, folder / "run", WRITER), numbered(WRITER), folder / "notes")
 
 
-@pytest.fixture(scope="module")
-def disk(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disturbed]:
-    folder = tmp_path_factory.mktemp("disk")
-    run = run_for(small_run, folder / "run", DISK)
-    checkpoints = checkpoints_dir(run.run_dir)
-    checkpoints.mkdir(parents=True)
-    mount = ["mount", "-t", "tmpfs", "-o", "size=48m,nr_inodes=120", "tmpfs", str(checkpoints)]
+@contextlib.contextmanager
+def small_disk(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=48m,nr_inodes=120", "tmpfs", str(folder)]
     result = subprocess.run(mount, capture_output=True, text=True, check=False)
     if result.returncode != 0:
         pytest.skip(f"this user cannot mount a small file system: {result.stderr.strip()}")
     try:
-        yield disturb(run, numbered(DISK), folder / "notes")
+        yield
     finally:
-        subprocess.run(["umount", "--lazy", str(checkpoints)], check=True)
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.fixture(scope="module")
+def disk(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disturbed]:
+    folder = tmp_path_factory.mktemp("disk")
+    run = run_for(small_run, folder / "run", DISK)
+    with small_disk(checkpoints_dir(run.run_dir)):
+        yield disturb(run, numbered(DISK), folder / "notes")
+
+
+@pytest.fixture(scope="module")
+def shared_disk(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disturbed]:
+    folder = tmp_path_factory.mktemp("shared_disk")
+    run = run_for(small_run, folder / "run", SHARED_DISK, "log.tensorboard=true")
+    with small_disk(Path(run.run_dir)):
+        yield disturb(run, numbered(SHARED_DISK), folder / "notes")
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +183,10 @@ def cases(kind: str, disturbances: list[Disturbance]) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize(("kind", "step"), [*cases("writers", WRITER), *cases("disk", DISK), *cases("folders", FOLDER)])
+@pytest.mark.parametrize(
+    ("kind", "step"),
+    [*cases("writers", WRITER), *cases("disk", DISK), *cases("shared_disk", SHARED_DISK), *cases("folders", FOLDER)],
+)
 def test_a_save_that_is_disturbed_is_reported_and_costs_nothing_else(
     kind: str, step: int, request: pytest.FixtureRequest
 ) -> None:
@@ -195,7 +214,7 @@ def test_a_save_that_is_disturbed_is_reported_and_costs_nothing_else(
     assert not any(part_name(step - 1) in name for name in found["names"]), "what an earlier save left is gone"
 
 
-@pytest.mark.parametrize("kind", ["writers", "disk", "folders"])
+@pytest.mark.parametrize("kind", ["writers", "disk", "shared_disk", "folders"])
 def test_training_is_the_same_to_the_last_bit_whatever_saves_do(
     kind: str, request: pytest.FixtureRequest, undisturbed: Trace
 ) -> None:
@@ -205,7 +224,7 @@ def test_training_is_the_same_to_the_last_bit_whatever_saves_do(
     assert disturbed.trace.grad_norms == {step: undisturbed.grad_norms[step] for step in steps}
 
 
-@pytest.mark.parametrize("kind", ["writers", "disk"])
+@pytest.mark.parametrize("kind", ["writers", "disk", "shared_disk"])
 def test_older_checkpoints_stay_while_newer_ones_fail(kind: str, request: pytest.FixtureRequest) -> None:
     disturbed: Disturbed = request.getfixturevalue(kind)
     succeeded = [step for step, d in disturbed.disturbances.items() if d.failure is None]
@@ -216,7 +235,7 @@ def test_older_checkpoints_stay_while_newer_ones_fail(kind: str, request: pytest
         assert not extra or disturbed.disturbances[step].warning, "only a deletion that went wrong leaves an old one"
 
 
-@pytest.mark.parametrize("kind", ["writers", "disk", "folders"])
+@pytest.mark.parametrize("kind", ["writers", "disk", "shared_disk", "folders"])
 def test_no_writer_process_and_no_descriptor_is_left_behind(kind: str, request: pytest.FixtureRequest) -> None:
     disturbed: Disturbed = request.getfixturevalue(kind)
     for notes in disturbed.notes.values():
