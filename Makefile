@@ -60,8 +60,8 @@ demo: data
 	@echo '  $(VENV)/bin/tensorboard --logdir runs                        the curves'
 	@echo '  $(RUN) -m pretrain train configs/smoke_gpu.yaml              123 M parameters, if there is a GPU'
 
-# A test of tests/dist has several processes already; those of the other folders have one, and run as many at a time as there are
-# cores. A file stays with one worker, and so does what its tests share.
+# A test of tests/dist has several processes already; nearly all of the other folders have one, and run as many at a time as there
+# are cores, eight at most. A file stays with one worker, and so does what its tests share.
 TEST := $(RUN) -m pytest
 SEVERAL_PROCESSES := tests/dist tests/torture
 test: $(STAMP)

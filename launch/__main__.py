@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from pretrain.exit_codes import CRASH, DAMAGED, FINISHED, WRONG_INPUT, exit_code_of, message_of
+from pretrain.exit_codes import CRASH, FINISHED, exit_code_of, is_for_people, message_of
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 
@@ -275,17 +275,15 @@ def _summary(job: Any) -> str:
 
 
 def _guard(act: Callable[[], int]) -> int:
-    """Run ``act``; a mistake of the user's becomes one line and exit code 2, damage one line and 76, else a traceback and 70."""
+    """Run ``act``; an error for people becomes one line: a mistake (exit code 2), damage (76), a sick disk (70)."""
     try:
         return act()
     except Exception as error:
-        code = exit_code_of(error)
-        if code in (WRONG_INPUT, DAMAGED):
+        if is_for_people(error):
             print(f"error: {message_of(error)}", file=sys.stderr)
         else:
             traceback.print_exc()
-            code = CRASH
-        return code
+        return exit_code_of(error)
 
 
 if __name__ == "__main__":

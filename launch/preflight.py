@@ -22,7 +22,7 @@ from pretrain.config.derive import world_size
 from pretrain.config.load import load_run
 from pretrain.config.path_rules import paths_of
 from pretrain.config.schema import RunConfig
-from pretrain.exit_codes import CRASH, DAMAGED, FINISHED, WRONG_INPUT, exit_code_of
+from pretrain.exit_codes import CRASH, DAMAGED, FINISHED, WRONG_INPUT, exit_code_of, is_for_people
 
 SLURM_COMMANDS = ("sbatch", "srun", "scontrol", "squeue", "sinfo", "scancel")
 
@@ -187,12 +187,11 @@ def _try(name: str, check: Callable[[Asked], str | int], asked: Asked) -> int:
     try:
         said = check(asked)
     except ValueError as error:
-        code = exit_code_of(error)
-        if code == CRASH:
+        if not is_for_people(error):
             raise
         sys.stdout.flush()
         print(f"error: {error}", file=sys.stderr, flush=True)
-        return code
+        return exit_code_of(error)
     if isinstance(said, int):
         return said
     if said:

@@ -12,7 +12,13 @@ import warnings
 from collections.abc import Callable
 from typing import Any, Literal
 
-from pretrain.parallel.environment import note_exit_code, note_start, rank_and_size, started_by_launcher
+from pretrain.parallel.environment import (
+    let_go_of_output,
+    note_exit_code,
+    note_start,
+    rank_and_size,
+    started_by_launcher,
+)
 from pretrain.parallel.signals import catch_stop_signals, ignore_stop_signals, stop_signal_comes_within
 
 if __name__ == "__main__" and sys.argv[1:2] == ["train"]:  # before the imports that take a while
@@ -23,7 +29,7 @@ import click
 
 from pretrain.config.load import load_run
 from pretrain.config.schema import RunConfig
-from pretrain.exit_codes import CRASH, DAMAGED, FINISHED, HANG, WRONG_INPUT, exit_code_of, message_of
+from pretrain.exit_codes import CRASH, DAMAGED, FINISHED, HANG, WRONG_INPUT, exit_code_of, is_for_people, message_of
 
 LET_THE_FIRST_SPEAK_S = 20
 CONTEXT = {"help_option_names": ["-h", "--help"]}
@@ -47,6 +53,7 @@ def train(config: str, overrides: tuple[str, ...]) -> None:
     ignore_stop_signals()
     if started_by_launcher():
         note_exit_code(code)
+    let_go_of_output()
     sys.exit(code)
 
 
@@ -271,7 +278,7 @@ def _quiet_libraries() -> None:
 
 
 def _guard(act: Callable[[], int]) -> int:
-    """Run ``act``; a mistake of the user's becomes one line and exit code 2, damaged data one line and 76, else a traceback and 70.
+    """Run ``act``; an error for people becomes one line: a mistake (exit code 2), damage (76), a sick disk (70).
 
     All ranks of a world find the same mistake. The first of each node says so at once; the others wait for it, since
     torchrun ends every rank when one exits, and speak only if they are still there.
@@ -281,7 +288,7 @@ def _guard(act: Callable[[], int]) -> int:
     except Exception as error:
         code = exit_code_of(error)
         _, _, local_rank = rank_and_size()
-        if code in (WRONG_INPUT, DAMAGED):
+        if is_for_people(error):
             if local_rank == 0 or not stop_signal_comes_within(LET_THE_FIRST_SPEAK_S):
                 print(f"error: {message_of(error)}", file=sys.stderr)
         else:

@@ -35,15 +35,20 @@ def exit_code_of(error: BaseException) -> int:
     """
     if _is_wrong_path(error):
         return WRONG_INPUT
-    if isinstance(error, ValueError) and not isinstance(error, UnicodeError) and _raised_by_us(error.__traceback__):
-        if getattr(error, "is_damage", False):
-            return DAMAGED
-        return CRASH if passing_cause(error) else WRONG_INPUT
-    return CRASH
+    if not _is_ours(error):
+        return CRASH
+    if getattr(error, "is_damage", False):
+        return DAMAGED
+    return CRASH if passing_cause(error) else WRONG_INPUT
+
+
+def is_for_people(error: BaseException) -> bool:
+    """Whether ``message_of`` says all that there is to say; of any other error a traceback says more."""
+    return _is_wrong_path(error) or _is_ours(error)
 
 
 def message_of(error: BaseException) -> str:
-    """What a person is told of wrong input or damage."""
+    """What a person is told of an error that is for people."""
     if isinstance(error, OSError) and _is_wrong_path(error):
         whose = f"user {os.geteuid()}" if error.errno in (errno.EACCES, errno.EPERM) else "the file system"
         return f"{error.filename!r} must be a path that {whose} may use: {error.strerror}; the path of a folder of your own works"
@@ -56,6 +61,11 @@ def _is_wrong_path(error: BaseException) -> bool:
         and error.filename is not None
         and error.errno in (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP)
     )
+
+
+def _is_ours(error: BaseException) -> bool:
+    is_value_error = isinstance(error, ValueError) and not isinstance(error, UnicodeError)
+    return is_value_error and _raised_by_us(error.__traceback__)
 
 
 def _raised_by_us(traceback: types.TracebackType | None) -> bool:

@@ -16,7 +16,7 @@ from pretrain.checkpoint.paths import DATA, REASON, checkpoints_dir, is_bad, ste
 from pretrain.checkpoint.retention import bad_in, checkpoints_in
 from pretrain.checkpoint.saved_model import read_model
 from pretrain.checkpoint.tensor_index import read_index
-from pretrain.checkpoint.verify import is_checkpoint, real_path, verify_checkpoint
+from pretrain.checkpoint.verify import GoneError, first_whole, is_checkpoint, real_path, still_there, verify_checkpoint
 from pretrain.config.derive import kv_channels, padded_vocab_size
 from pretrain.config.schema import ModelConfig, RunConfig
 from pretrain.data.position import read_position
@@ -33,7 +33,8 @@ def check_init_from(run: RunConfig, *, tokenizer_sha256: str) -> None:
     own = checkpoints_dir(run.run_dir)
     if run.checkpoint.init_from is not None and not checkpoints_in(own) and not bad_in(own):
         folder, _ = find_origin(run)
-        check_origin(run, folder, tokenizer_sha256=tokenizer_sha256)
+        with still_there(folder):
+            check_origin(run, folder, tokenizer_sha256=tokenizer_sha256)
 
 
 def find_origin(run: RunConfig) -> tuple[Path, Manifest]:
@@ -118,8 +119,10 @@ def check_same_origin(run: RunConfig, origin: Origin | None, folder: Path) -> No
 def damage(folder: Path, problems: Sequence[str]) -> str:
     """The message about a checkpoint that is not whole: what is wrong, and which older one could be named in its place."""
     older = [path for path in checkpoints_in(folder.parent) if (step_of(path.name) or 0) < (step_of(folder.name) or 0)]
-    whole = next((path for path in older if not verify_checkpoint(path, deep=False).problems), None)
-    works = f"checkpoint.init_from={whole} names the one before" if whole else "there is no older one beside it"
+    try:
+        works = f"checkpoint.init_from={first_whole(older, deep=False)[0].folder} names the one before"
+    except (DamagedCheckpointError, GoneError):
+        works = "there is no older one beside it"
     return f"the checkpoint to begin with is damaged, and left as it is: {'; '.join(problems)}. Copy it again; {works}"
 
 

@@ -18,6 +18,7 @@ from pretrain.checkpoint.init_from import check_origin, check_same_origin
 from pretrain.checkpoint.origin import Origin, origin_of, read_origin
 from pretrain.checkpoint.paths import DATA, step_of
 from pretrain.checkpoint.state_file import read_state
+from pretrain.checkpoint.verify import still_there
 from pretrain.checkpoint.verify_together import Early
 from pretrain.config.schema import RunConfig
 from pretrain.data.position import read_position
@@ -108,11 +109,12 @@ def begin_with_origin(
     the run cannot begin with it (init_from.py).
     """
     folder, step = choose_origin(run, world)
-    check_origin(run, folder, tokenizer_sha256=reader.data.sources.tokenizer_sha256)
     config = run.checkpoint
     states = STATES if config.init_optimizer == "keep" else ("param",)
-    restore_tensors(folder, model, optimizer, world, states=states)
-    origin = origin_of(folder, step=step, init_from=str(config.init_from), init_optimizer=config.init_optimizer)
+    with still_there(folder):
+        check_origin(run, folder, tokenizer_sha256=reader.data.sources.tokenizer_sha256)
+        restore_tensors(folder, model, optimizer, world, states=states)
+        origin = origin_of(folder, step=step, init_from=str(config.init_from), init_optimizer=config.init_optimizer)
     if origin.data is None:
         logger.warning("%s has no record of its data: nothing says that its tokenizer was data.tokenizer", folder)
     return origin

@@ -45,13 +45,13 @@ class GoneError(ValueError):
 
 @contextlib.contextmanager
 def still_there(folder: Path) -> Iterator[None]:
-    """For reading a checkpoint whose run may go on meanwhile: what is missing is no damage if the whole folder is gone.
+    """For reading a checkpoint whose run may go on meanwhile: nothing is wrong with it if the whole folder is gone.
 
     Raises: GoneError in place of what was raised then.
     """
     try:
         yield
-    except (DamagedCheckpointError, FileNotFoundError):
+    except (ValueError, OSError):  # damage; or ESTALE, for a file that another host has deleted
         refuse_gone(folder)
         raise
 
@@ -60,8 +60,8 @@ def refuse_gone(folder: Path) -> None:
     """Raises: GoneError if there is no such folder any more."""
     if not os.path.lexists(folder):
         raise GoneError(
-            f"{folder} was deleted while it was read, as a run does that keeps its newest checkpoints (checkpoint.keep_last): "
-            "name a newer one, or the run's folder, which takes its newest"
+            f"{folder} was deleted while it was read, as a run does that keeps its newest checkpoints (checkpoint.keep_last); a "
+            "newer one works"
         ) from None
 
 

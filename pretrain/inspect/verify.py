@@ -22,24 +22,26 @@ def verify(path: str | Path, deep: bool, console: Console) -> list[str]:
 
     What a run has set aside is listed and not verified again; it counts as a problem if the run has nothing else.
     Returns: the problems.
-    Raises: ValueError if the path is neither a checkpoint nor a run folder with one.
+    Raises: ValueError if the path is neither a checkpoint nor a run folder with one; GoneError if all were deleted meanwhile.
     """
     checkpoints, aside = _checkpoints_at(Path(path))
     table = Table("checkpoint", "files", "bytes", "finding", show_edge=False, header_style="bold")
     problems: list[str] = []
+    gone: GoneError | None = None
     for checkpoint in checkpoints:
         try:
             manifest, found = _look(checkpoint, deep)
-        except GoneError:
-            if len(checkpoints) == 1:
-                raise
-            continue  # of a run that goes on meanwhile, and keeps the newest
+        except GoneError as error:  # of a run that goes on meanwhile, and keeps the newest
+            gone = error
+            continue
         counts = (
             (f"{len(manifest.files):,}", f"{sum(file.bytes for file in manifest.files):,}") if manifest else ("", "")
         )
         good = "every byte as written" if deep else "files and sizes as written; --deep reads the bytes"
         table.add_row(checkpoint.name, *counts, "FAILED" if found else good)
         problems += found
+    if gone is not None and not table.rows:
+        raise gone
     for folder in aside:
         table.add_row(folder.name, "", "", f"set aside, see {folder.name}.{REASON}")
     console.print(table)

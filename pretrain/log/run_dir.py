@@ -90,7 +90,8 @@ def hold_run_dir(run_dir: str | Path, *, rank: int) -> Iterator[None]:
 
 def _lock(descriptor: int) -> bool:
     """Whether nobody else holds the lock, as far as the file system can tell."""
-    give_up_at = time.monotonic() + (LOCK_WAIT_IN_A_JOB_S if "SLURM_JOB_ID" in os.environ else LOCK_WAIT_S)
+    wait_s = LOCK_WAIT_IN_A_JOB_S if "SLURM_JOB_ID" in os.environ else LOCK_WAIT_S
+    give_up_at, said = time.monotonic() + wait_s, False
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -103,4 +104,7 @@ def _lock(descriptor: int) -> bool:
                 raise
         if time.monotonic() > give_up_at:
             return False
+        if not said:
+            said = True
+            logger.warning("another process holds the lock of the run folder; it is waited for, %g s at most", wait_s)
         time.sleep(0.1)

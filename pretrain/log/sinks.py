@@ -60,6 +60,9 @@ class Sinks:
             try:
                 act(sink)
             except OSError as error:
+                error.__traceback__ = (
+                    None  # tensorboard raises the same one for each record, which would all be kept by it
+                )
                 if sink not in self._named:
                     self._named.add(sink)
                     logger.warning("%s, and training goes on: %s", sink.lost, error.strerror or error)
@@ -185,7 +188,14 @@ class Terminal:
             self.say(end_line(record, self._train_steps))
 
     def say(self, message: str) -> None:
-        self._console.print(message, highlight=False, markup=False, soft_wrap=True)
+        try:
+            self._console.print(message, highlight=False, markup=False, soft_wrap=True)
+        except OSError:
+            with (
+                self._console.capture()
+            ):  # rich has kept the line to print it with the next; the file beneath it has it, too
+                pass
+            raise
 
 
 @contextlib.contextmanager

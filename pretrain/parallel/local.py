@@ -24,7 +24,7 @@ from types import FrameType
 from typing import Any, Literal
 
 from pretrain.exit_codes import FINISHED, STOPPED, exit_code_of
-from pretrain.parallel.environment import STARTED_AT, started_at
+from pretrain.parallel.environment import STARTED_AT, let_go_of_output, started_at
 from pretrain.parallel.signals import (
     STOP_SIGNALS,
     catch_stop_signals,
@@ -137,7 +137,7 @@ def _rank_main(
             os.dup2(stream.fileno(), sys.stdout.fileno())
             os.dup2(stream.fileno(), sys.stderr.fileno())
         code = work(*args)
-        sys.stdout.flush()
+        let_go_of_output()
     except BaseException as error:
         failed_at, exit_code = time.monotonic(), exit_code_of(error)
         text = "".join(traceback.format_exception(error))

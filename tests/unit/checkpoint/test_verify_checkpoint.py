@@ -250,3 +250,6 @@ def test_a_run_that_goes_on_is_verified_without_what_it_deletes(
     assert step_name(2) in out and step_name(1) not in out
     finding, problems = first_whole([folder / step_name(1), folder / step_name(2)], deep=False)
     assert finding.folder.name == step_name(2) and problems == []
+    deleted_when_it_was_parsed(monkeypatch, step_name(2))
+    with pytest.raises(GoneError, match=step_name(2)):
+        verify_path(tmp_path, True, Console(width=200))

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from pretrain.checkpoint.report import SaveReport
 from pretrain.config.load import load_run
 from pretrain.config.schema import RunConfig
 from pretrain.log.record import EvalRecord, StepRecord
-from pretrain.log.sinks import METRICS_FILE, TENSORBOARD_DIR, TensorBoard, open_sinks, step_line
+from pretrain.log.sinks import METRICS_FILE, TENSORBOARD_DIR, Sinks, TensorBoard, open_sinks, open_terminal, step_line
 from pretrain.log.summary import summary
 from pretrain.parallel.world import World
 
@@ -151,6 +152,28 @@ def test_a_full_disk_costs_no_line_and_no_other_sink(
         sinks.write(replace(STEP, step=60))
         fill(small_disk)
     assert [line["step"] for line in lines_of(run)] == [*range(1, 60), 59, 60]
+
+
+def test_a_terminal_on_a_full_disk_says_nothing_twice_and_goes_on_when_there_is_room(
+    run: RunConfig, small_disk: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Standard output is a file there, as in a job. It holds back as much as its buffer does, and the rest is lost."""
+    with (small_disk / "out").open("w") as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        with open_terminal(100, 0) as terminal:
+            sinks = Sinks([terminal])
+            sinks.say("before")
+            ballast = fill(small_disk)
+            said = [f"line {number} of a full disk" for number in range(400)]
+            for line in said:
+                sinks.say(line)
+            assert [record.getMessage() for record in caplog.records] == [
+                "standard output cannot be written, and training goes on: No space left on device"
+            ]
+            ballast.unlink()
+            sinks.say("after")
+    first, *held_back, last = (small_disk / "out").read_text().splitlines()
+    assert (first, last) == ("before", "after") and held_back == said[: len(held_back)]
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

@@ -2,12 +2,16 @@
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from pretrain.config.derive import num_microbatches
 from pretrain.exit_codes import CRASH, DAMAGED, WRONG_INPUT, exit_code_of, message_of
+
+ROOT = Path(__file__).parents[3]
 
 
 def test_a_value_error_of_ours_is_the_user_s_mistake() -> None:
@@ -121,3 +125,36 @@ def test_our_words_for_an_error_of_the_disk_are_no_wrong_input(
         with pytest.raises(ValueError, match=os.strerror(number)) as caught:
             act()
         assert exit_code_of(caught.value) == code, str(caught.value)
+
+
+FULL_OUTPUT = """
+import sys
+from pathlib import Path
+from pretrain.parallel.environment import let_go_of_output
+if sys.argv[1] == "local":
+    from pretrain.parallel.local import run_local_ranks
+    from tests.unit.parallel.test_exit_codes import stops
+    code, failure = run_local_ranks(stops, preload=[], num_ranks=1, device_type="cpu", log_dir=Path(sys.argv[2]))
+else:
+    print("a word")
+    code = 75
+let_go_of_output()
+sys.exit(code)
+"""
+
+
+def stops() -> int:
+    """A rank's work."""
+    print("stopped on request")
+    return 75
+
+
+@pytest.mark.parametrize("who", ["local", "alone"])
+def test_an_output_that_takes_nothing_changes_no_exit_code(who: str, tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(
+            [sys.executable, "-c", FULL_OUTPUT, who, str(tmp_path)], stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+            env={**environment, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+    assert result.returncode == 75, result.stderr
