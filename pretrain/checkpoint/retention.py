@@ -86,9 +86,8 @@ def set_aside(checkpoint: Path, problems: Sequence[str]) -> Path:
     aside = folder / bad_name(step, count)
     # A file's name may hold bytes that are no text.
     reason = "".join(f"{problem}\n" for problem in problems).encode(errors="backslashreplace").decode()
-    (folder / f"{aside.name}.{REASON}").write_text(
-        reason, encoding="utf-8"
-    )  # first: a bad folder always has its reason
+    # First: a bad folder always has its reason.
+    (folder / f"{aside.name}.{REASON}").write_text(reason, encoding="utf-8")
     checkpoint.rename(aside)
     logger.error("DAMAGED CHECKPOINT %s, set aside as %s:\n%s", checkpoint, aside, reason.rstrip())
     return aside

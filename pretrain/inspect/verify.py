@@ -34,9 +34,8 @@ def verify(path: str | Path, deep: bool, console: Console) -> list[str]:
         except GoneError as error:  # of a run that goes on meanwhile, and keeps the newest
             gone = error
             continue
-        counts = (
-            (f"{len(manifest.files):,}", f"{sum(file.bytes for file in manifest.files):,}") if manifest else ("", "")
-        )
+        files = manifest.files if manifest else ()
+        counts = (f"{len(files):,}", f"{sum(file.bytes for file in files):,}") if manifest else ("", "")
         good = "every byte as written" if deep else "files and sizes as written; --deep reads the bytes"
         table.add_row(checkpoint.name, *counts, "FAILED" if found else good)
         problems += found

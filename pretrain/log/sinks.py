@@ -60,9 +60,8 @@ class Sinks:
             try:
                 act(sink)
             except OSError as error:
-                error.__traceback__ = (
-                    None  # tensorboard raises the same one for each record, which would all be kept by it
-                )
+                # tensorboard raises the same one each time: its traceback would grow, and keep every record.
+                error.__traceback__ = None
                 if sink not in self._named:
                     self._named.add(sink)
                     logger.warning("%s, and training goes on: %s", sink.lost, error.strerror or error)
@@ -191,9 +190,8 @@ class Terminal:
         try:
             self._console.print(message, highlight=False, markup=False, soft_wrap=True)
         except OSError:
-            with (
-                self._console.capture()
-            ):  # rich has kept the line to print it with the next; the file beneath it has it, too
+            # rich keeps the line, to print it with the next; what is beneath has it already.
+            with self._console.capture():
                 pass
             raise
 
