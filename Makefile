@@ -62,11 +62,10 @@ demo: data
 
 # A test of tests/dist has several processes already; nearly all of the other folders have one, and run as many at a time as there
 # are cores, eight at most. A file stays with one worker, and so does what its tests share.
-TEST := $(RUN) -m pytest
 SEVERAL_PROCESSES := tests/dist tests/torture
 test: $(STAMP)
-	$(TEST) tests --ignore tests/slurm $(SEVERAL_PROCESSES:%=--ignore %) --numprocesses auto --maxprocesses 8 --dist loadfile
-	$(TEST) $(SEVERAL_PROCESSES)
+	$(RUN) -m pytest tests --ignore tests/slurm $(SEVERAL_PROCESSES:%=--ignore %) --numprocesses auto --maxprocesses 8 --dist loadfile
+	$(RUN) -m pytest $(SEVERAL_PROCESSES)
 
 # On a machine without these packages and without apt-get the tests fail, and say what is missing.
 SLURM_PACKAGES := slurm-wlm munge shellcheck

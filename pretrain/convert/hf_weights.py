@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from tokenizer.read_errors import naming
+
 INDEX_JSON, SINGLE = "model.safetensors.index.json", "model.safetensors"
 ITEM_BYTES = {"F32": 4, "BF16": 2, "F16": 2}
 """The types that are read, by their names in the format."""
@@ -65,10 +67,8 @@ class HfWeights:
         raw = np.empty(num_rows * columns * item, np.uint8)
         place, left = entry.start + first_row * columns * item, memoryview(raw.data)
         while left:
-            try:
+            with naming(path):
                 count = os.preadv(self._descriptors[entry.file], [left], place)
-            except OSError as error:
-                raise OSError(error.errno, error.strerror, str(path)) from None
             if count == 0:
                 raise BadWeightsError(f"{path} ends inside {name}; copy it again")
             left, place = left[count:], place + count

@@ -19,6 +19,7 @@ from pretrain.checkpoint.retention import checkpoints_in
 from pretrain.checkpoint.verify import verify_checkpoint
 from pretrain.config.schema import RunConfig
 from pretrain.train.loop import train
+from tests.runs.disks import fill
 
 SHORT_S, LONG_S = 1.5, 120.0
 """What a phase may take: of a writer that will hang, and of all others, however busy the machine is."""
@@ -128,15 +129,6 @@ def _descriptors() -> dict[str, int]:
     return {"all": len(links), "memory": sum("memfd:fanal" in link for link in links)}
 
 
-def _fill(folder: Path) -> None:
-    with (folder / "ballast").open("wb", buffering=0) as stream:
-        try:
-            while stream.write(bytes(1 << 16)):
-                pass
-        except OSError:
-            return
-
-
 def _use_up_inodes(folder: Path) -> None:
     (folder / "many").mkdir()
     try:
@@ -155,7 +147,7 @@ def _away(run_dir: Path) -> Path:
 
 
 ACTS: dict[str, tuple[Callable[[Path], object], Callable[[Path], object]]] = {
-    "fill the disk": (_fill, lambda folder: (folder / "ballast").unlink(missing_ok=True)),
+    "fill the disk": (fill, lambda folder: (folder / "ballast").unlink(missing_ok=True)),
     "use up the inodes": (_use_up_inodes, lambda folder: shutil.rmtree(folder / "many")),
     "make it read-only": (lambda folder: _remount(folder, "ro"), lambda folder: _remount(folder, "rw")),
     "remove the checkpoints": (lambda folder: shutil.rmtree(folder), lambda folder: None),

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from tests.dist.export_faults import DATE, Case, run_exports
 from tests.dist.harness import make_run, run_and_trace
 from tests.dist.test_independent_llama import shape_of
 from tests.reference.llama import ReferenceLlama
+from tests.runs.disks import small_disk
 from tokenizer.load import load_tokenizer
 from tokenizer.shards import open_shard
 from tokenizer.spec import TokenizerSpec
@@ -369,17 +369,12 @@ def test_a_full_disk_is_said_in_one_line_and_leaves_nothing(
     lab: Lab, tmp_path: Path, fault: tuple[str, ...], message: str
 ) -> None:
     small = tmp_path / "small"
-    small.mkdir()
-    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(small)]).returncode:
-        pytest.skip("this machine lets nobody mount a tmpfs")
-    try:
+    with small_disk(small, "size=1m"):
         code, failure = in_a_process([Case("full", lab.untied.run_dir, str(small / "export"), {}, (), fault)], tmp_path)
         assert code == 0, failure
         result = json.loads((tmp_path / "results.json").read_text())["full"]
         assert result["code"] == 2 and message in result["text"], result["text"]
         assert list(small.iterdir()) == []
-    finally:
-        subprocess.run(["umount", str(small)], check=True)
 
 
 def test_the_command_line_says_what_was_proved(lab: Lab, tmp_path: Path) -> None:

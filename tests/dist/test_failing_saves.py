@@ -1,9 +1,7 @@
 """Saves fail in every way that a disk, a folder or a process can, and training goes on as if nothing had been."""
 
-import contextlib
 import json
 import re
-import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from pretrain.parallel.local import run_local_ranks
 from tests.dist.disturbances import SHORT_S, Disturbance, disturbed_rank
 from tests.dist.harness import Trace, make_run, read_trace, run_and_trace
 from tests.runs.cases import TP2
+from tests.runs.disks import small_disk
 
 SMALL = (
     *TP2, "data.held_out=[]", "data.seq_length=32", "model.num_layers=2", "train.global_batch_size=2", "checkpoint.interval=1",
@@ -72,6 +71,7 @@ DISK = [
 """What the disk does; its folder is a small file system of its own."""
 SHARED_DISK = [SOUND, *DISK[1:3], *DISK[-2:]]
 """The same where logs and metrics lie on it, too."""
+ROOM = "size=48m,nr_inodes=120"
 FOLDER = [
     SOUND,
     Disturbance(name="the checkpoints are removed", act="remove the checkpoints"),
@@ -140,24 +140,11 @@ def writers(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Distur
     return disturb(run_for(small_run, folder / "run", WRITER), numbered(WRITER), folder / "notes")
 
 
-@contextlib.contextmanager
-def small_disk(folder: Path) -> Iterator[None]:
-    folder.mkdir(parents=True)
-    mount = ["mount", "-t", "tmpfs", "-o", "size=48m,nr_inodes=120", "tmpfs", str(folder)]
-    result = subprocess.run(mount, capture_output=True, text=True, check=False)
-    if result.returncode != 0:
-        pytest.skip(f"this user cannot mount a small file system: {result.stderr.strip()}")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
 @pytest.fixture(scope="module")
 def disk(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disturbed]:
     folder = tmp_path_factory.mktemp("disk")
     run = run_for(small_run, folder / "run", DISK)
-    with small_disk(checkpoints_dir(run.run_dir)):
+    with small_disk(checkpoints_dir(run.run_dir), ROOM):
         yield disturb(run, numbered(DISK), folder / "notes")
 
 
@@ -165,7 +152,7 @@ def disk(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def shared_disk(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disturbed]:
     folder = tmp_path_factory.mktemp("shared_disk")
     run = run_for(small_run, folder / "run", SHARED_DISK, "log.tensorboard=true")
-    with small_disk(Path(run.run_dir)):
+    with small_disk(Path(run.run_dir), ROOM):
         yield disturb(run, numbered(SHARED_DISK), folder / "notes")
 
 

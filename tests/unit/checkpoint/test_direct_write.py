@@ -3,7 +3,6 @@
 import errno
 import mmap
 import os
-import resource
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 from pretrain.checkpoint import direct_write
 from pretrain.checkpoint.direct_write import PAGE_BYTES, WRITE_BLOCK_BYTES, write_through
 from pretrain.checkpoint.shard_file import header_bytes
+from tests.runs.disks import no_file_longer_than
 
 LENGTHS = (0, 4, PAGE_BYTES, PAGE_BYTES + 4, WRITE_BLOCK_BYTES, WRITE_BLOCK_BYTES + 3 * PAGE_BYTES + 12)
 
@@ -84,11 +84,6 @@ def test_any_other_error_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize("room", [0, 100, PAGE_BYTES, WRITE_BLOCK_BYTES, WRITE_BLOCK_BYTES + 100])
 def test_a_disk_that_has_no_more_room_says_so_wherever_it_ends(tmp_path: Path, room: int) -> None:
     numbers = memoryview(mmap.mmap(-1, 2 * WRITE_BLOCK_BYTES))
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
-    try:
-        with pytest.raises(OSError, match="File too large"):
-            write_through(tmp_path / "file", os.urandom(PAGE_BYTES), numbers)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with no_file_longer_than(room), pytest.raises(OSError, match="File too large"):
+        write_through(tmp_path / "file", os.urandom(PAGE_BYTES), numbers)
     assert (tmp_path / "file").stat().st_size == room

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -332,13 +333,19 @@ def test_a_name_that_is_no_text_is_kept_as_it_is(make_folder: MakeFolder, tmp_pa
     assert record is not None and record.name == folder.name and record.config["note"] == "\ud800"
 
 
+def failing(number: int) -> Callable[..., Any]:
+    """A call of the system that gives this error."""
+
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
 def test_a_source_that_cannot_be_read_is_not_called_a_target_that_cannot_be_written(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def sick(*_: object) -> int:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    monkeypatch.setattr(hf_weights.os, "preadv", sick)
+    monkeypatch.setattr(hf_weights.os, "preadv", failing(errno.EIO))
     with pytest.raises(OSError, match=r"Input/output error: '.*hf/model.*safetensors'"):
         import_hf(folder, tmp_path / "imported")
     assert [path.name for path in tmp_path.iterdir()] == ["hf"]
@@ -361,8 +368,5 @@ def test_a_clean_up_that_fails_hides_no_reason(folder: Path, tmp_path: Path, mon
 def test_a_file_system_without_locks_takes_an_import(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def no_locks(*_: object) -> None:
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-
-    monkeypatch.setattr(from_hf.fcntl, "flock", no_locks)
+    monkeypatch.setattr(from_hf.fcntl, "flock", failing(errno.ENOLCK))
     assert not verify_checkpoint(import_hf(folder, tmp_path / "imported").checkpoint, deep=True).problems

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pretrain.checkpoint.paths import checkpoints_dir
+from tests.runs.disks import small_disk
 
 ROOT = Path(__file__).parents[3]
 SITE = """
@@ -118,12 +119,7 @@ def test_a_path_that_compute_nodes_cannot_reach_is_refused(small_run: Path, site
 
 def test_a_disk_without_room_is_refused_with_what_fits(small_run: Path, site: Path) -> None:
     folder = site.parent / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)]
-    mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
-    if mounted.returncode != 0:
-        pytest.skip(f"this user cannot mount a small file system: {mounted.stderr.strip()}")
-    try:
+    with small_disk(folder, "size=16m"):
         arguments = (f"run_dir={folder}/mine", "checkpoint.interval=1")
         done = preflight(small_run, site, *arguments)
         assert done.returncode == 2
@@ -131,8 +127,6 @@ def test_a_disk_without_room_is_refused_with_what_fits(small_run: Path, site: Pa
         assert "16.8 MB and " in done.stderr and done.stderr.endswith("checkpoint.keep_last=2 fits\n")
         assert preflight(small_run, site, *arguments, "checkpoint.keep_last=2").returncode == 0
         assert not checkpoints_dir(folder / "mine").exists()
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def test_a_torch_without_cuda_is_refused_on_a_site_with_gpus(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from launch.space import Free, check_space, check_write, free_at, most_at_once, 
 from pretrain.config.derive import checkpoint_bytes
 from pretrain.config.load import load_run
 from pretrain.config.schema import RunConfig
+from tests.runs.disks import small_disk
 
 ROOT = Path(__file__).parents[3]
 
@@ -116,33 +117,25 @@ def test_only_whole_checkpoints_count_as_there(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=8m,nr_inodes=40", "tmpfs", str(folder)]
-    result = subprocess.run(mount, capture_output=True, text=True, check=False)
-    if result.returncode != 0:
-        pytest.skip(f"this user cannot mount a small file system: {result.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk", "size=8m,nr_inodes=40"):
+        yield tmp_path / "disk"
 
 
-def test_free_space_is_that_of_the_file_system_of_the_run(small_disk: Path) -> None:
-    free = free_at(nearest_folder(small_disk / "runs" / "mine"))
+def test_free_space_is_that_of_the_file_system_of_the_run(disk: Path) -> None:
+    free = free_at(nearest_folder(disk / "runs" / "mine"))
     assert free.num_bytes == 8 << 20 and free.num_files is not None and free.num_files < 40
 
 
-def test_a_full_disk_and_a_read_only_one_are_refused_and_nothing_stays(small_disk: Path) -> None:
-    assert check_write(small_disk / "mine") == f"{small_disk} can be written to; {small_disk / 'mine'} will be made"
-    assert list(small_disk.iterdir()) == []
-    (small_disk / "fill").write_bytes(bytes(free_at(small_disk).num_bytes))
+def test_a_full_disk_and_a_read_only_one_are_refused_and_nothing_stays(disk: Path) -> None:
+    assert check_write(disk / "mine") == f"{disk} can be written to; {disk / 'mine'} will be made"
+    assert list(disk.iterdir()) == []
+    (disk / "fill").write_bytes(bytes(free_at(disk).num_bytes))
     with pytest.raises(ValueError, match=r"must be a folder that can be made and written to: No space left on device"):
-        check_write(small_disk / "mine")
-    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+        check_write(disk / "mine")
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     with pytest.raises(ValueError, match=r"Read-only file system .*; run_dir=runs/mine works where"):
-        check_write(small_disk / "mine")
+        check_write(disk / "mine")
 
 
 @pytest.mark.parametrize("below", [".", "x", "x/y"])

@@ -3,7 +3,6 @@
 import errno
 import fcntl
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ import pytest
 
 from pretrain.log import run_dir
 from pretrain.log.run_dir import LOCK, hold_run_dir, open_run_dir
+from tests.runs.disks import no_file_longer_than
 
 
 @pytest.fixture(autouse=True)
@@ -45,14 +45,9 @@ def test_the_lock_ends_with_a_run_that_fails(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_keeps_nobody_from_the_lock(tmp_path: Path) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
-    try:
-        refused = pytest.raises(ValueError, match="another process holds")
-        with hold_run_dir(tmp_path, rank=0), refused, hold_run_dir(tmp_path, rank=0):
-            pass
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    refused = pytest.raises(ValueError, match="another process holds")
+    with no_file_longer_than(0), hold_run_dir(tmp_path, rank=0), refused, hold_run_dir(tmp_path, rank=0):
+        pass
 
 
 HOLD = "import sys, time\nfrom pretrain.log.run_dir import hold_run_dir\nwith hold_run_dir(sys.argv[1], rank=0):\n print(flush=True)\n time.sleep(60)"

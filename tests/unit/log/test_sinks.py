@@ -1,9 +1,6 @@
 """Sinks: who writes, where, and what a run that starts again finds."""
 
-import contextlib
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,6 +17,7 @@ from pretrain.log.record import EvalRecord, StepRecord
 from pretrain.log.sinks import METRICS_FILE, TENSORBOARD_DIR, Sinks, TensorBoard, open_sinks, open_terminal, step_line
 from pretrain.log.summary import summary
 from pretrain.parallel.world import World
+from tests.runs.disks import fill, small_disk
 
 STEP = StepRecord(
     step=1, consumed_samples=8, consumed_tokens=512, global_batch_size=8, loss=5.25,
@@ -109,35 +107,19 @@ def test_a_line_that_a_kill_tore_does_not_fail_the_summary(run: RunConfig) -> No
 
 
 @pytest.fixture
-def small_disk(run: RunConfig) -> Iterator[Path]:
-    """The run's folder, on a file system of its own with 256 KiB."""
-    folder = Path(run.run_dir)
-    folder.mkdir()
-    if (
-        os.geteuid() != 0
-        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]).returncode
-    ):
-        pytest.skip("this machine lets nobody mount a tmpfs")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-def fill(folder: Path) -> Path:
-    with contextlib.suppress(OSError), (folder / "ballast").open("wb", buffering=0) as stream:
-        while stream.write(bytes(4096)):
-            pass
-    return folder / "ballast"
+def run_disk(run: RunConfig) -> Iterator[Path]:
+    """The run's folder, on a file system of its own."""
+    with small_disk(Path(run.run_dir), "size=256k"):
+        yield Path(run.run_dir)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_full_disk_costs_no_line_and_no_other_sink(
-    run: RunConfig, small_disk: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    run: RunConfig, run_disk: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     with open_sinks(replace(run, log=replace(run.log, tensorboard=True)), WORLD, start_step=0) as sinks:
         sinks.write(STEP)
-        ballast = fill(small_disk)
+        ballast = fill(run_disk)
         for step in range(2, 60):
             sinks.write(replace(STEP, step=step))
         report = SaveReport(step=59, path="x", num_bytes=1, stall_s=0.1, save_s=1.0, failure="No space left on device")
@@ -145,25 +127,23 @@ def test_a_full_disk_costs_no_line_and_no_other_sink(
         out = capsys.readouterr().out
         assert "NO CHECKPOINT of step 59, and training goes on: No space left on device" in out and "step 59/10" in out
         warnings = [record.getMessage() for record in caplog.records]
-        assert [f"{small_disk / METRICS_FILE} cannot be written" in line for line in warnings].count(True) == 1, (
-            warnings
-        )
+        assert [f"{run_disk / METRICS_FILE} cannot be written" in line for line in warnings].count(True) == 1, warnings
         ballast.unlink()
         sinks.write(replace(STEP, step=60))
-        fill(small_disk)
+        fill(run_disk)
     assert [line["step"] for line in lines_of(run)] == [*range(1, 60), 59, 60]
 
 
 def test_a_terminal_on_a_full_disk_says_nothing_twice_and_goes_on_when_there_is_room(
-    run: RunConfig, small_disk: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    run: RunConfig, run_disk: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Standard output is a file there, as in a job. It holds back as much as its buffer does, and the rest is lost."""
-    with (small_disk / "out").open("w") as out:
+    with (run_disk / "out").open("w") as out:
         monkeypatch.setattr(sys, "stdout", out)
         with open_terminal(100, 0) as terminal:
             sinks = Sinks([terminal])
             sinks.say("before")
-            ballast = fill(small_disk)
+            ballast = fill(run_disk)
             said = [f"line {number} of a full disk" for number in range(400)]
             for line in said:
                 sinks.say(line)
@@ -172,18 +152,18 @@ def test_a_terminal_on_a_full_disk_says_nothing_twice_and_goes_on_when_there_is_
             ]
             ballast.unlink()
             sinks.say("after")
-    first, *held_back, last = (small_disk / "out").read_text().splitlines()
+    first, *held_back, last = (run_disk / "out").read_text().splitlines()
     assert (first, last) == ("before", "after") and held_back == said[: len(held_back)]
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_run_begins_on_a_full_disk(run: RunConfig, small_disk: Path, caplog: pytest.LogCaptureFixture) -> None:
-    fill(small_disk)
+def test_a_run_begins_on_a_full_disk(run: RunConfig, run_disk: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fill(run_disk)
     with open_sinks(replace(run, log=replace(run.log, tensorboard=True)), WORLD, start_step=0) as sinks:
         sinks.write(STEP)
     assert lines_of(run) == []
     assert {record.getMessage().split(" cannot be written")[0] for record in caplog.records} == {
-        str(small_disk / METRICS_FILE), str(small_disk / TENSORBOARD_DIR)
+        str(run_disk / METRICS_FILE), str(run_disk / TENSORBOARD_DIR)
     }  # fmt: skip
 
 

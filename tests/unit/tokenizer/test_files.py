@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.runs.disks import UNREADABLE
 from tokenizer.files import (
     InputFile,
     block_sha256_of_file,
@@ -83,7 +84,7 @@ def test_sha256_is_that_of_the_whole_file_and_not_of_a_block(tmp_path: Path) -> 
 @pytest.mark.parametrize("read", [sha256_of_file, block_sha256_of_file])
 def test_a_read_that_fails_names_the_file(tmp_path: Path, read: Callable[[Path], object]) -> None:
     path = tmp_path / "unreadable"
-    path.symlink_to("/proc/self/mem")  # it opens, and reading its first byte is an input/output error
+    path.symlink_to(UNREADABLE)
     with pytest.raises(OSError) as caught:
         read(path)
     assert (caught.value.errno, caught.value.filename) == (errno.EIO, str(path))

@@ -12,15 +12,13 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from tests.runs.disks import UNREADABLE
 from tokenizer import block_encoder
 from tokenizer.__main__ import main
 from tokenizer.files import read_record
 from tokenizer.load import TokenizerInfo
 from tokenizer.read_errors import MAY_PASS, mark_for_pickling, passing_cause
 from tokenizer.writer import ShardWriter
-
-UNREADABLE = Path("/proc/self/mem")
-"""It opens, and reading its first byte is an input/output error."""
 
 
 def error_of(number: int) -> OSError:

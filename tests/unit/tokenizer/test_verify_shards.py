@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.runs.disks import UNREADABLE
 from tokenizer.__main__ import main
 from tokenizer.index import write_index
 from tokenizer.shards import EncodeOptions, ShardWriter
@@ -89,7 +90,7 @@ def test_a_shard_that_cannot_be_read_for_now_is_not_called_damaged_nor_sound(
     prefix: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     manifest = tmp_path / "b.json"
-    manifest.symlink_to("/proc/self/mem")  # it opens, and reading its first byte is an input/output error
+    manifest.symlink_to(UNREADABLE)
     unread, good = verify([tmp_path / "b", prefix])
     assert (unread.cut_short, unread.failed) == (True, False)
     assert unread.problems == (
