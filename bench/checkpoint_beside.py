@@ -17,8 +17,8 @@ from pathlib import Path
 from bench.checkpoint_big import NUM_LAYERS, RESULTS
 from bench.checkpoint_state import Bench, open_bench
 from bench.compare import append_result, ratio, shuffled, table
-from pretrain.checkpoint.paths import checkpoints_dir
-from pretrain.checkpoint.save import Saver, open_saver
+from fanal.run_folder import checkpoints_dir
+from pretrain.checkpoint.saving.save import Saver, open_saver
 from pretrain.data.batch import train_micro_batches
 from pretrain.state import TrainState
 from pretrain.train.step import train_step

@@ -20,10 +20,10 @@ import torch
 from bench.checkpoint_peers import Memory, TorchCheckpoints
 from bench.checkpoint_state import Bench, open_bench
 from bench.compare import Timing, append_result, drop_from_page_cache, ratio, shuffled, table
-from pretrain.checkpoint.load import load_checkpoint
-from pretrain.checkpoint.paths import checkpoints_dir
-from pretrain.checkpoint.replicas import check_replicas, sums_of
-from pretrain.checkpoint.save import Saver, open_saver
+from fanal.run_folder import checkpoints_dir
+from pretrain.checkpoint.loading.load import load_checkpoint
+from pretrain.checkpoint.saving.replicas import check_replicas, sums_of
+from pretrain.checkpoint.saving.save import Saver, open_saver
 from pretrain.model.placement import place_parameters
 from pretrain.state import TrainState
 

@@ -16,7 +16,7 @@ import torch
 from bench.checkpoint_big import RESULTS
 from bench.compare import Timing, append_result, table
 from bench.data_corpus import make_shard, make_tokenizer
-from pretrain.checkpoint.save import open_saver
+from pretrain.checkpoint.saving.save import open_saver
 from pretrain.config.derive import num_parameters, world_size
 from pretrain.config.load import load_run
 from pretrain.config.schema import RunConfig

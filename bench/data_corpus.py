@@ -7,11 +7,11 @@ import numpy as np
 
 from pretrain.config.load import load_run
 from pretrain.config.schema import RunConfig
-from tokenizer.load import load_tokenizer
-from tokenizer.sample_corpus import make_sample_corpus
-from tokenizer.shards import EncodeOptions, ShardWriter
-from tokenizer.spec import PAD_ID, load_spec
-from tokenizer.train import train_tokenizer
+from tokenizer.documents.sample_corpus import make_sample_corpus
+from tokenizer.shards.shard import EncodeOptions, ShardWriter
+from tokenizer.vocabulary.load import load_tokenizer
+from tokenizer.vocabulary.spec import PAD_ID, load_spec
+from tokenizer.vocabulary.train import train_tokenizer
 
 SPEC = Path(__file__).parents[1] / "tokenizer" / "specs" / "tiny-2k.yaml"
 VOCAB_SIZE = 2000

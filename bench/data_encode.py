@@ -24,9 +24,9 @@ from typing import Any
 
 from bench.compare import append_result, table
 from bench.debian_text import PACKAGES, make_help, make_text
-from tokenizer.load import load_tokenizer
-from tokenizer.spec import TokenizerSpec
-from tokenizer.train import train_tokenizer
+from tokenizer.vocabulary.load import load_tokenizer
+from tokenizer.vocabulary.spec import TokenizerSpec
+from tokenizer.vocabulary.train import train_tokenizer
 
 RESULTS = Path(__file__).parent / "results" / "data.md"
 ROUNDS = 5
@@ -79,7 +79,7 @@ def encode_as_megatron(tokenizer: Path, text: Path, prefix: Path, num_workers: i
 
 def encode_as_ours(tokenizer: Path, text: Path, prefix: Path, num_workers: int) -> None:
     """The same documents: no BOS, EOS at the end."""
-    from tokenizer.encode import encode
+    from tokenizer.encoding.encode import encode
 
     encode(tokenizer, [text], prefix, append_bos=False, append_eos=True, num_workers=num_workers)
 
@@ -99,7 +99,9 @@ def measure(side: str, tokenizer: Path, text: Path, prefix: Path, num_workers: i
 
 def run_side(side: str, tokenizer: Path, text: Path, prefix: Path, num_workers: int) -> None:
     """In the process that is measured."""
-    importlib.import_module({"megatron": "megatron.core.datasets.indexed_dataset", "ours": "tokenizer.encode"}[side])
+    importlib.import_module(
+        {"megatron": "megatron.core.datasets.indexed_dataset", "ours": "tokenizer.encoding.encode"}[side]
+    )
     before, started = _cpu_s(), time.perf_counter()
     SIDES[side](tokenizer, text, prefix, num_workers)
     print(json.dumps({"cpu_s": _cpu_s() - before, "wall_s": time.perf_counter() - started}))

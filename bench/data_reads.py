@@ -31,7 +31,7 @@ from pretrain.data.batch import MicroBatch, train_micro_batches
 from pretrain.data.reader import TrainReader, open_reader
 from pretrain.data.sources import open_sources
 from pretrain.parallel.world import World
-from tokenizer.shards import open_shard
+from tokenizer.shards.shard import open_shard
 
 RESULTS = Path(__file__).parent / "results" / "data.md"
 SEQ_LENGTH, NUM_SAMPLES, MICRO_BATCH = 2048, 4096, 8

@@ -26,16 +26,16 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from bench.compare import append_result, drop_from_page_cache, table
-from pretrain.checkpoint.boxes import Box, boxes_of_range
-from pretrain.checkpoint.manifest import Manifest, describe, manifest_bytes, seal_text
-from pretrain.checkpoint.paths import COMPLETE, CONFIG, MANIFEST, SHARDS, STATE, TENSORS, shard_path
-from pretrain.checkpoint.shard_file import header_bytes
-from pretrain.checkpoint.state_file import state_text
-from pretrain.checkpoint.tensor_index import IndexedTensor, Stored, TensorIndex, entry_name, index_text
+from fanal.run_folder import COMPLETE, CONFIG, MANIFEST, SHARDS, STATE, TENSORS, shard_path
+from pretrain.checkpoint.disk.boxes import Box, boxes_of_range
+from pretrain.checkpoint.disk.manifest import Manifest, describe, manifest_bytes, seal_text
+from pretrain.checkpoint.disk.shard_file import header_bytes
+from pretrain.checkpoint.disk.state_file import state_text
+from pretrain.checkpoint.disk.tensor_index import IndexedTensor, Stored, TensorIndex, entry_name, index_text
 from pretrain.config.derive import num_parameters
 from pretrain.config.schema import ModelConfig
-from pretrain.convert.import_record import IMPORT, import_text
-from pretrain.convert.names import our_shapes
+from pretrain.convert.ours.import_record import IMPORT, import_text
+from pretrain.convert.ours.names import our_shapes
 from pretrain.state import TrainState
 
 RESULTS = Path(__file__).parent / "results" / "export.md"
@@ -99,11 +99,11 @@ def _random(name: str, box: Box) -> Iterator[np.ndarray]:
 
 def child(act: str, checkpoint: Path, target: Path) -> dict[str, float]:
     """One act in this process: seconds, memory before it and at its peak."""
-    from pretrain.convert.certify import certify
-    from pretrain.convert.export_source import open_source
-    from pretrain.convert.export_weights import plan_files
-    from pretrain.convert.names import hf_tensors
-    from pretrain.convert.to_hf import write_export
+    from pretrain.convert.certificate.certify import certify
+    from pretrain.convert.exporting.export import write_export
+    from pretrain.convert.exporting.weights import plan_files
+    from pretrain.convert.ours.names import hf_tensors
+    from pretrain.convert.ours.source import open_source
 
     source = open_source(checkpoint)
     drop_from_page_cache(checkpoint)

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.reference import causal_grouped_attention, document_ids
+from fanal.kernels.reference import causal_grouped_attention, document_ids
 
 try:
     from flash_attn import (  # pyright: ignore[reportMissingImports]  (an optional package)

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from pretrain.exit_codes import CRASH, FINISHED, exit_code_of, is_for_people, message_of
+from fanal.exit_codes import CRASH, FINISHED, exit_code_of, is_for_people, message_of
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 
@@ -56,8 +56,8 @@ def render(config: str, overrides: tuple[str, ...], site_name: str, **options: A
     """Write the script of a job, and what belongs to it, into RUN_DIR/launch. Nothing is queued."""
 
     def act() -> int:
-        from launch.render import jobs_that_will_read_it
-        from launch.render import render as write
+        from launch.chain.render import jobs_that_will_read_it
+        from launch.chain.render import render as write
 
         job = _plan(config, overrides, site_name, options)
         path = write(job)
@@ -78,9 +78,9 @@ def submit(config: str, overrides: tuple[str, ...], site_name: str, **options: A
     """Render, and queue every job of the chain."""
 
     def act() -> int:
-        from launch.render import check_not_queued
-        from launch.render import render as write
-        from launch.render import submit as queue
+        from launch.chain.render import check_not_queued
+        from launch.chain.render import render as write
+        from launch.chain.render import submit as queue
 
         job = _plan(config, overrides, site_name, options)
         check_not_queued(job)  # before the files are written that jobs in the queue will read
@@ -107,7 +107,7 @@ def preflight(config: str, overrides: tuple[str, ...], site_name: str, **options
     """
 
     def act() -> int:
-        from launch.preflight import preflight as look
+        from launch.preflight.preflight import preflight as look
 
         return look(config, overrides, site_name, **options)
 
@@ -125,7 +125,7 @@ def job_begin(folder: Path) -> None:
     """Before the run: prints where ranks meet; nothing if this job must not run."""
 
     def act() -> int:
-        from launch.job import begin
+        from launch.chain.job import begin
         from launch.slurm import SlurmError
 
         try:
@@ -147,7 +147,7 @@ def job_end(folder: Path, before_training: int | None, walltime: bool) -> None:
     """After the run: decide, note, act."""
 
     def act() -> int:
-        from launch.job import end
+        from launch.chain.job import end
 
         return end(folder, before_training=before_training, walltime=walltime)
 
@@ -160,7 +160,7 @@ def job_merge(folder: Path) -> None:
     """After the array of an encoding: join the parts, or queue again what is missing."""
 
     def act() -> int:
-        from launch.encode_job import merge
+        from launch.encoding.job import merge
 
         return merge(folder)
 
@@ -174,9 +174,9 @@ def status(run_dir: Path, as_json: bool) -> None:
     """How a run is doing: steps, losses, pace, time to go, checkpoints, jobs. Needs no Slurm, and changes nothing."""
 
     def act() -> int:
-        from launch.status import status as look
-        from launch.status import to_json
-        from launch.status_text import show
+        from launch.status.status import status as look
+        from launch.status.status import to_json
+        from launch.status.text import show
 
         found = look(run_dir)
         if as_json:
@@ -225,10 +225,10 @@ def render_encode(site_name: str, to_queue: bool, **options: Any) -> None:
     """Write an array of jobs that encodes text in parts, and the job that merges them, into PREFIX.launch."""
 
     def act() -> int:
-        from launch.encode import EncodeRequest, check_not_queued, plan_encode, queue
-        from launch.encode import render_encode as write
-        from launch.script import walltime
-        from launch.site import load_site
+        from launch.chain.script import walltime
+        from launch.encoding.encode import EncodeRequest, check_not_queued, plan_encode, queue
+        from launch.encoding.encode import render_encode as write
+        from launch.sites.site import load_site
 
         jobs = plan_encode(site_name, load_site(site_name), EncodeRequest(**options), _places())
         if to_queue:
@@ -246,8 +246,8 @@ def render_encode(site_name: str, to_queue: bool, **options: Any) -> None:
 
 
 def _plan(config: str, overrides: tuple[str, ...], site_name: str, options: dict[str, Any]) -> Any:
-    from launch.request import Request, plan_job
-    from launch.site import load_site
+    from launch.chain.request import Request, plan_job
+    from launch.sites.site import load_site
     from pretrain.config.load import load_run
 
     exclude = tuple(node for node in (options["exclude"] or "").split(",") if node)
@@ -259,14 +259,14 @@ def _plan(config: str, overrides: tuple[str, ...], site_name: str, options: dict
 
 
 def _places() -> Any:
-    from launch.request import Places
+    from launch.chain.request import Places
 
     # Not resolved: a virtual environment's Python is a link, and works by its place.
     return Places(workdir=Path.cwd(), code_dir=Path(__file__).parents[1], python=Path(sys.executable))
 
 
 def _summary(job: Any) -> str:
-    from launch.script import walltime
+    from launch.chain.script import walltime
 
     of_gpus = (
         f"{job.nodes * job.gpus_per_node} GPUs" if job.gpus_per_node else f"{job.nodes * job.ranks_per_node} CPU ranks"

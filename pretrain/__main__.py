@@ -27,9 +27,9 @@ if __name__ == "__main__" and sys.argv[1:2] == ["train"]:  # before the imports 
 
 import click
 
+from fanal.exit_codes import CRASH, DAMAGED, FINISHED, HANG, WRONG_INPUT, exit_code_of, is_for_people, message_of
 from pretrain.config.load import load_run
 from pretrain.config.schema import RunConfig
-from pretrain.exit_codes import CRASH, DAMAGED, FINISHED, HANG, WRONG_INPUT, exit_code_of, is_for_people, message_of
 
 LET_THE_FIRST_SPEAK_S = 20
 CONTEXT = {"help_option_names": ["-h", "--help"]}
@@ -131,7 +131,7 @@ def import_model(hf_dir: str, to: str, make_vocab_size_divisible_by: int) -> Non
     A run starts from it with checkpoint.init_from. Nothing in the folder is executed; what is not supported is refused by name.
     """
     _quiet_libraries()
-    from pretrain.convert.from_hf import import_hf
+    from pretrain.convert.importing.import_folder import import_hf
 
     def act() -> int:
         made = import_hf(hf_dir, to, make_vocab_size_divisible_by=make_vocab_size_divisible_by)
@@ -210,7 +210,7 @@ def export_command(checkpoint: str, overrides: tuple[str, ...], folder: str, **o
     def act() -> int:
         from rich.console import Console
 
-        from pretrain.convert.to_hf import ExportOptions, export, summary
+        from pretrain.convert.exporting.export import ExportOptions, export, summary
 
         chosen = ExportOptions(
             dtype=options["dtype"],
@@ -239,7 +239,7 @@ def _train_rank(run: RunConfig) -> int:
 
 def _train_local(run: RunConfig) -> int:
     """Train on local ranks; checks what can be checked before any starts."""
-    from pretrain.checkpoint.init_from import check_init_from
+    from pretrain.checkpoint.loading.init_from import check_init_from
     from pretrain.config.derive import world_size
     from pretrain.data.sources import open_sources
     from pretrain.log.run_dir import open_run_dir

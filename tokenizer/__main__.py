@@ -17,21 +17,21 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from tokenizer import adopt as adopt_module
-from tokenizer import check as check_module
-from tokenizer import encode as encode_module
-from tokenizer import merge as merge_module
-from tokenizer import verify as verify_module
-from tokenizer.documents import Fields
-from tokenizer.engine import ENGINES
-from tokenizer.files import write_bytes_durably
-from tokenizer.inputs import Part
-from tokenizer.labels import Labels
-from tokenizer.manifest import prefix_of
-from tokenizer.read_errors import passing_cause
-from tokenizer.sample_corpus import DEFAULT_MAX_BYTES_PER_DOMAIN, make_sample_corpus
-from tokenizer.spec import load_spec
-from tokenizer.train import train_tokenizer
+from fanal.files import write_bytes_durably
+from fanal.read_errors import passing_cause
+from tokenizer.documents.blocks import Part
+from tokenizer.documents.parse import Fields
+from tokenizer.documents.sample_corpus import DEFAULT_MAX_BYTES_PER_DOMAIN, make_sample_corpus
+from tokenizer.encoding import encode as encode_module
+from tokenizer.encoding import merge as merge_module
+from tokenizer.shards import adopt as adopt_module
+from tokenizer.shards import verify as verify_module
+from tokenizer.shards.labels import Labels
+from tokenizer.shards.manifest import prefix_of
+from tokenizer.vocabulary import check as check_module
+from tokenizer.vocabulary.engine import ENGINES
+from tokenizer.vocabulary.spec import load_spec
+from tokenizer.vocabulary.train import train_tokenizer
 
 EXIT_INPUT, EXIT_CRASH, EXIT_VERIFICATION, EXIT_INTERRUPTED = 2, 70, 76, 130
 
@@ -76,7 +76,7 @@ def commands() -> None:
 def train(spec: str, inputs: tuple[str, ...], output: str, text_field: str) -> None:
     """Train a SentencePiece BPE tokenizer, and write it as tokenizer.json for Hugging Face's tokenizers too.
 
-    A small spec is tokenizer/specs/tiny-2k.yaml; its keys are explained in tokenizer/spec.py.
+    A small spec is tokenizer/specs/tiny-2k.yaml; its keys are explained in tokenizer/vocabulary/spec.py.
     """
     tokenizer = train_tokenizer(load_spec(spec), inputs, output, text_field)
     for sample in tokenizer.trained_on:

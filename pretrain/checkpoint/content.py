@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from pretrain.checkpoint.boxes import Box, boxes_of_range
-from pretrain.checkpoint.paths import MAX_FILES, MIN_FILE_BYTES
+from fanal.run_folder import MAX_FILES, MIN_FILE_BYTES
+from pretrain.checkpoint.disk.boxes import Box, boxes_of_range
 from pretrain.model.placement import Placement
 from pretrain.optim.moments import Owned
 from pretrain.parallel.world import World

@@ -20,8 +20,8 @@ from itertools import accumulate
 
 import numpy as np
 
+from fanal.splitmix import mix64
 from pretrain.data.order import random_keys
-from tokenizer.splitmix import mix64
 
 BLOCK_SAMPLES = 256
 RESOLUTION_BITS = 40

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from tokenizer.shards import Shard
+from tokenizer.shards.shard import Shard
 
 
 @dataclass(frozen=True, kw_only=True)

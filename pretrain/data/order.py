@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tokenizer.splitmix import GOLDEN, mix64
+from fanal.splitmix import GOLDEN, mix64
 
 ROUNDS = 6
 """Of the Feistel network. Four make a pseudorandom permutation (Luby and Rackoff, 1988); two more even out tiny sizes."""

@@ -10,7 +10,7 @@ from pretrain.data.documents import starts_in_chunk
 from pretrain.data.mixture import Mixture
 from pretrain.data.order import ChunkOrders
 from pretrain.data.sources import Source, Sources
-from tokenizer.manifest import DamagedShardError
+from tokenizer.shards.manifest import DamagedShardError
 
 
 class TokenIdError(DamagedShardError):

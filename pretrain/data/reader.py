@@ -29,7 +29,7 @@ from pretrain.data.same_data import check_same_data
 from pretrain.data.sources import Sources
 from pretrain.parallel.reduce import wrapping_sum
 from pretrain.parallel.world import World
-from tokenizer.manifest import DamagedShardError
+from tokenizer.shards.manifest import DamagedShardError
 
 PLACED_SAMPLES = 2048
 """Samples whose places are computed at once: numpy's cost per call is shared among them."""

@@ -14,8 +14,8 @@ from pretrain.config.derive import mixture_weight
 from pretrain.config.schema import RunConfig, SourceConfig
 from pretrain.data.mixture import Phase
 from pretrain.data.order import ChunkOrder
-from tokenizer.load import Tokenizer, load_tokenizer
-from tokenizer.shards import Shard, ShardManifest, open_shard
+from tokenizer.shards.shard import Shard, ShardManifest, open_shard
+from tokenizer.vocabulary.load import Tokenizer, load_tokenizer
 
 OTHER_OPEN_FILES = 256
 """What a process holds open beside shards, at most."""

@@ -10,8 +10,8 @@ from itertools import zip_longest
 
 import numpy as np
 
-from pretrain.checkpoint.manifest import FileEntry
-from pretrain.checkpoint.paths import SHARDS, step_name
+from fanal.run_folder import SHARDS, step_name
+from pretrain.checkpoint.disk.manifest import FileEntry
 from pretrain.inspect.bounds import Bounds
 from pretrain.inspect.evidence import Evidence, Record
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pretrain.checkpoint.paths import DATA, checkpoints_dir
-from pretrain.checkpoint.retention import checkpoints_in
-from pretrain.checkpoint.verify import Finding, verify_checkpoint
+from fanal.run_folder import DATA, checkpoints_dir
+from pretrain.checkpoint.disk.retention import checkpoints_in
+from pretrain.checkpoint.disk.verify import Finding, verify_checkpoint
 from pretrain.data.position import DataPosition, read_position
 from pretrain.log.run_dir import METRICS_FILE
 

@@ -15,8 +15,8 @@ from typing import Literal, Protocol
 
 import psutil
 
-from pretrain.checkpoint.paths import checkpoints_dir, is_part, step_of
-from pretrain.checkpoint.retention import checkpoints_in
+from fanal.run_folder import checkpoints_dir, is_part, step_of
+from pretrain.checkpoint.disk.retention import checkpoints_in
 from pretrain.inspect.evidence import StepReader
 
 Aim = Literal["start-up", "step", "save"]

@@ -15,13 +15,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pretrain.checkpoint.paths import checkpoints_dir, step_of
-from pretrain.checkpoint.retention import checkpoints_in
-from pretrain.checkpoint.tensors import read_whole
+from fanal.exit_codes import CRASH, DAMAGED, DIFFERENT, FINISHED, WRONG_INPUT
+from fanal.run_folder import checkpoints_dir, step_of
+from pretrain.checkpoint.disk.retention import checkpoints_in
+from pretrain.checkpoint.disk.tensors import read_whole
 from pretrain.config.load import to_yaml
 from pretrain.config.schema import RunConfig
 from pretrain.data.sources import open_sources
-from pretrain.exit_codes import CRASH, DAMAGED, DIFFERENT, FINISHED, WRONG_INPUT
 from pretrain.inspect.bounds import Bounds, bounds_of
 from pretrain.inspect.compare import Comparison, compare, optimizer_tensors
 from pretrain.inspect.evidence import Evidence, read_evidence

@@ -7,12 +7,19 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from pretrain.checkpoint.manifest import DamagedCheckpointError, Manifest
-from pretrain.checkpoint.origin import chain, described, read_origin
-from pretrain.checkpoint.paths import REASON, checkpoints_dir
-from pretrain.checkpoint.retention import bad_in, checkpoints_in
-from pretrain.checkpoint.stored_sums import sum_problems
-from pretrain.checkpoint.verify import GoneError, is_checkpoint, real_path, refuse_gone, still_there, verify_checkpoint
+from fanal.run_folder import REASON, checkpoints_dir
+from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, Manifest
+from pretrain.checkpoint.disk.origin import chain, described, read_origin
+from pretrain.checkpoint.disk.retention import bad_in, checkpoints_in
+from pretrain.checkpoint.disk.stored_sums import sum_problems
+from pretrain.checkpoint.disk.verify import (
+    GoneError,
+    is_checkpoint,
+    real_path,
+    refuse_gone,
+    still_there,
+    verify_checkpoint,
+)
 
 MAX_THREADS = 8
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from pretrain.checkpoint.paths import checkpoints_dir
+from fanal.run_folder import checkpoints_dir
 
 logger = logging.getLogger(__name__)
 

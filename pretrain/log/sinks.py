@@ -14,7 +14,7 @@ from typing import IO, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pretrain.checkpoint.report import SaveReport
+from pretrain.checkpoint.saving.report import SaveReport
 from pretrain.config.schema import RunConfig
 from pretrain.log.record import EndRecord, EvalRecord, StartRecord, StepRecord
 from pretrain.log.run_dir import METRICS_FILE

@@ -9,7 +9,7 @@ from megatron.core.distributed import DistributedDataParallel, DistributedDataPa
 from megatron.core.models.gpt import GPTModel
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-from kernels.attention import select_attention_backend
+from fanal.kernels.attention import select_attention_backend
 from pretrain.config.derive import kv_channels, padded_vocab_size
 from pretrain.config.schema import RunConfig
 from pretrain.model.initialize import initialize

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kernels.reference import rms_norm, rotary_angles, swiglu
+from fanal.kernels.reference import rms_norm, rotary_angles, swiglu
 from pretrain.config.derive import kv_channels
 from pretrain.config.schema import ModelConfig
 from pretrain.model.tensor_names import EMBEDDING, FINAL_NORM, OUTPUT

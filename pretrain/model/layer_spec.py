@@ -18,8 +18,8 @@ from megatron.core.transformer.transformer_block import TransformerBlockSubmodul
 from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 
-from kernels.attention import causal_attention
-from kernels.rms_norm import rms_norm
+from fanal.kernels.attention import causal_attention
+from fanal.kernels.rms_norm import rms_norm
 
 
 class RMSNorm(torch.nn.Module):

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer
 
-from pretrain import exit_codes
-from pretrain.checkpoint.load import load_checkpoint
-from pretrain.checkpoint.origin import described
-from pretrain.checkpoint.save import Saver, open_saver
+from fanal import exit_codes
+from pretrain.checkpoint.disk.origin import described
+from pretrain.checkpoint.loading.load import load_checkpoint
+from pretrain.checkpoint.saving.save import Saver, open_saver
 from pretrain.config.derive import global_batch_size_at
 from pretrain.config.rules import check_ranks
 from pretrain.config.schema import RunConfig

@@ -13,8 +13,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from fanal.exit_codes import HANG
 from pretrain.config.schema import RunConfig, WatchdogConfig
-from pretrain.exit_codes import HANG
 from pretrain.parallel.environment import note_exit_code
 from pretrain.parallel.local import report_to_starter
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
-from pretrain.checkpoint import save, writer
-from pretrain.checkpoint.paths import REASON, checkpoints_dir, part_name
-from pretrain.checkpoint.retention import checkpoints_in
-from pretrain.checkpoint.verify import verify_checkpoint
+from fanal.run_folder import REASON, checkpoints_dir, part_name
+from pretrain.checkpoint.disk.retention import checkpoints_in
+from pretrain.checkpoint.disk.verify import verify_checkpoint
+from pretrain.checkpoint.saving import save, writer
 from pretrain.config.schema import RunConfig
 from pretrain.train.loop import train
 from tests.runs.disks import fill

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from pretrain.checkpoint import save
-from pretrain.checkpoint.replicas import BITS
+from pretrain.checkpoint.saving import save
+from pretrain.checkpoint.saving.replicas import BITS
 from pretrain.config.schema import RunConfig
 from pretrain.train.loop import train
 

@@ -16,11 +16,11 @@ from unittest import mock
 import torch
 from safetensors.torch import load_file, save_file
 
-from pretrain.checkpoint.boxes import Box
-from pretrain.convert import to_hf
-from pretrain.convert.names import HfTensor
-from pretrain.convert.to_hf import ExportOptions, export, summary
-from pretrain.exit_codes import exit_code_of
+from fanal.exit_codes import exit_code_of
+from pretrain.checkpoint.disk.boxes import Box
+from pretrain.convert.exporting import export as to_hf
+from pretrain.convert.exporting.export import ExportOptions, export, summary
+from pretrain.convert.ours.names import HfTensor
 
 DATE = "2026-11-24"
 Plant = Callable[[], contextlib.AbstractContextManager[Any]]

@@ -275,7 +275,7 @@ def last_replica_reads_what_replica_0_reads() -> None:
 
 def rank_1_reads_other_bytes() -> None:
     """Rank 1 finds another hash in every file of a checkpoint: bad memory, or a stale view of the file system."""
-    from pretrain.checkpoint import verify_together
+    from pretrain.checkpoint.loading import verify_together
 
     if os.environ["RANK"] == "1":
         verify_together.hash_problem = lambda folder, entry, take=None: f"{folder / entry.path} has another sha256"
@@ -283,7 +283,7 @@ def rank_1_reads_other_bytes() -> None:
 
 def _writer_with(fault: str) -> None:
     """Every rank's writer process gets a fault of tests/dist/faulty_writer.py."""
-    from pretrain.checkpoint import writer
+    from pretrain.checkpoint.saving import writer
 
     writer.MODULE = "tests.dist.faulty_writer"
     os.environ["WRITER_FAULT"] = fault
@@ -384,8 +384,8 @@ def older_checkpoints_deleted_before_each_save() -> None:
     """Rank 0 makes room for a checkpoint before it is written, and not once it is whole. Each deletion is safe for itself."""
     import shutil
 
-    from pretrain.checkpoint.paths import checkpoints_dir, part_name, step_of
-    from pretrain.checkpoint.retention import checkpoints_in
+    from fanal.run_folder import checkpoints_dir, part_name, step_of
+    from pretrain.checkpoint.disk.retention import checkpoints_in
     from pretrain.train import loop
 
     record = loop.step_record

@@ -7,7 +7,7 @@ from typing import Any
 
 def start_is_saved() -> None:
     """Not a fault: what a run starts from is written as a checkpoint of run_dir/start, before the first step."""
-    from pretrain.checkpoint.save import open_saver
+    from pretrain.checkpoint.saving.save import open_saver
     from pretrain.train import loop
 
     load = loop.load_checkpoint
@@ -25,7 +25,7 @@ def start_is_saved() -> None:
 
 def origin_half_forgotten() -> None:
     """A run begins with another one's checkpoint but for one weight, one first moment and the number of updates."""
-    from pretrain.checkpoint import load
+    from pretrain.checkpoint.loading import load
     from pretrain.optim.moments import owned_states, set_adam_step
 
     restore = load.restore_tensors

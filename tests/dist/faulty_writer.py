@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pretrain.checkpoint import write_job, writer_process
-from pretrain.checkpoint.paths import step_name
-from pretrain.checkpoint.retention import checkpoints_in
+from fanal.run_folder import step_name
+from pretrain.checkpoint.disk.retention import checkpoints_in
+from pretrain.checkpoint.saving import write_job, writer_process
 
 
 def file_of_step_10_loses_its_end() -> None:

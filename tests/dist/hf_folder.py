@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pretrain.checkpoint.config_file import read_config
-from pretrain.convert.names import hf_tensors
+from pretrain.checkpoint.disk.config_file import read_config
 from pretrain.convert.open_model import open_model
+from pretrain.convert.ours.names import hf_tensors
 
 
 def write_hf_folder(run_dir: Path, folder: Path) -> Path:

@@ -100,6 +100,6 @@ def rank_1_hangs_in_evaluation() -> None:
 
 
 def rank_1_hangs_in_save() -> None:
-    from pretrain.checkpoint import save
+    from pretrain.checkpoint.saving import save
 
     _hang(save, "sums_of", 1)

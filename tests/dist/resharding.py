@@ -14,15 +14,16 @@ import torch
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer
 
-from pretrain.checkpoint import content, fill
+from fanal.run_folder import step_name
+from pretrain.checkpoint import content
 from pretrain.checkpoint.content import Part, parts_to_read
-from pretrain.checkpoint.fill import Fill
-from pretrain.checkpoint.load import restore_tensors
-from pretrain.checkpoint.manifest import parse_manifest, read_sealed_manifest
-from pretrain.checkpoint.paths import step_name
-from pretrain.checkpoint.save import Saver, open_saver
-from pretrain.checkpoint.tensors import TensorReader
-from pretrain.checkpoint.verify_together import Early, hash_problems
+from pretrain.checkpoint.disk.manifest import parse_manifest, read_sealed_manifest
+from pretrain.checkpoint.disk.tensors import TensorReader
+from pretrain.checkpoint.loading import fill
+from pretrain.checkpoint.loading.fill import Fill
+from pretrain.checkpoint.loading.load import restore_tensors
+from pretrain.checkpoint.loading.verify_together import Early, hash_problems
+from pretrain.checkpoint.saving.save import Saver, open_saver
 from pretrain.config.schema import RunConfig
 from pretrain.data.position import DataPosition, StepPosition
 from pretrain.model.gpt import build_model

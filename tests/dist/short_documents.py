@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tokenizer.load import load_tokenizer
-from tokenizer.shards import EncodeOptions, ShardWriter, open_shard
+from tokenizer.shards.shard import EncodeOptions, ShardWriter, open_shard
+from tokenizer.vocabulary.load import load_tokenizer
 
 LONGEST = 24
 """Tokens of the longest document; samples of the tests' small run predict 64."""

@@ -7,9 +7,9 @@ from megatron.core.datasets.indexed_dataset import DType, IndexedDatasetBuilder
 
 from tests.dist.harness import assert_same_training, make_run, run_and_trace
 from tests.runs.cases import DP2
-from tokenizer.adopt import adopt
-from tokenizer.labels import Labels
-from tokenizer.shards import open_shard
+from tokenizer.shards.adopt import adopt
+from tokenizer.shards.labels import Labels
+from tokenizer.shards.shard import open_shard
 
 
 def test_an_adopted_shard_trains_like_the_one_encoded_here(small_run: Path, data_folder: Path, tmp_path: Path) -> None:

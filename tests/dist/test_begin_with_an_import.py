@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.convert.from_hf import import_hf
+from pretrain.convert.importing.import_folder import import_hf
 from tests.dist.harness import make_run, run_and_trace
 from tests.runs.cases import PP2, TP2
 

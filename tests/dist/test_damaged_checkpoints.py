@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from pretrain.checkpoint.manifest import Manifest, describe, manifest_bytes, seal_text
-from pretrain.checkpoint.paths import COMPLETE, MANIFEST, STATE, checkpoints_dir, part_name, step_name
-from pretrain.checkpoint.state_file import read_state, state_text
-from pretrain.checkpoint.verify import files_below, verify_checkpoint
+from fanal.run_folder import COMPLETE, MANIFEST, STATE, checkpoints_dir, part_name, step_name
+from pretrain.checkpoint.disk.manifest import Manifest, describe, manifest_bytes, seal_text
+from pretrain.checkpoint.disk.state_file import read_state, state_text
+from pretrain.checkpoint.disk.verify import files_below, verify_checkpoint
 from tests.dist.harness import Trace, make_run, run_and_trace
 from tests.runs.cases import TP2
 

@@ -22,7 +22,7 @@ from tests.dist.test_independent_llama import (
 )
 from tests.reference.llama import ReferenceLlama, gradients_by_megatron_name, train_reference
 from tests.runs.cases import DOCUMENT_LAYOUTS, Layout
-from tokenizer.spec import BOS_ID, PAD_ID
+from tokenizer.vocabulary.spec import BOS_ID, PAD_ID
 
 STEPS = 4
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from bench.export_large import write_checkpoint
-from pretrain.checkpoint.tensors import read_whole
+from pretrain.checkpoint.disk.tensors import read_whole
 from pretrain.config.schema import ModelConfig, RunConfig
 from pretrain.parallel.local import run_local_ranks
 from tests.dist.export_faults import DATE, Case, run_exports
@@ -22,10 +22,10 @@ from tests.dist.harness import make_run, run_and_trace
 from tests.dist.test_independent_llama import shape_of
 from tests.reference.llama import ReferenceLlama
 from tests.runs.disks import small_disk
-from tokenizer.load import load_tokenizer
-from tokenizer.shards import open_shard
-from tokenizer.spec import TokenizerSpec
-from tokenizer.train import train_tokenizer
+from tokenizer.shards.shard import open_shard
+from tokenizer.vocabulary.load import load_tokenizer
+from tokenizer.vocabulary.spec import TokenizerSpec
+from tokenizer.vocabulary.train import train_tokenizer
 
 transformers = pytest.importorskip("transformers")
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from pretrain.checkpoint.paths import REASON, checkpoints_dir, part_name, step_name
-from pretrain.checkpoint.verify import verify_checkpoint
+from fanal.run_folder import REASON, checkpoints_dir, part_name, step_name
+from pretrain.checkpoint.disk.verify import verify_checkpoint
 from pretrain.config.schema import RunConfig
 from pretrain.parallel.local import run_local_ranks
 from tests.dist.disturbances import SHORT_S, Disturbance, disturbed_rank

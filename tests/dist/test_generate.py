@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import torch
 
-from kernels.reference import cross_entropy
-from pretrain.checkpoint.load import load_checkpoint
-from pretrain.checkpoint.manifest import DamagedCheckpointError
+from fanal.kernels.reference import cross_entropy
+from pretrain.checkpoint.disk.manifest import DamagedCheckpointError
+from pretrain.checkpoint.loading.load import load_checkpoint
 from pretrain.config.schema import RunConfig
 from pretrain.convert.open_model import open_model
 from pretrain.data.reader import open_reader
@@ -191,7 +191,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_aloud(
 def test_a_checkpoint_its_hugging_face_folder_and_the_import_of_that_say_the_same(
     trained: tuple[RunConfig, Trace], tmp_path: Path
 ) -> None:
-    from pretrain.convert.from_hf import import_hf
+    from pretrain.convert.importing.import_folder import import_hf
 
     run, _ = trained
     folder = write_hf_folder(Path(run.run_dir), tmp_path / "hf")

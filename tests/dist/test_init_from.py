@@ -11,11 +11,11 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from fanal.run_folder import DATA, MANIFEST, ORIGIN, checkpoints_dir, step_name
 from pretrain.__main__ import cli
-from pretrain.checkpoint.origin import chain, read_origin
-from pretrain.checkpoint.paths import DATA, MANIFEST, ORIGIN, checkpoints_dir, step_name
-from pretrain.checkpoint.tensor_index import read_index
-from pretrain.checkpoint.tensors import read_whole
+from pretrain.checkpoint.disk.origin import chain, read_origin
+from pretrain.checkpoint.disk.tensor_index import read_index
+from pretrain.checkpoint.disk.tensors import read_whole
 from pretrain.config.schema import RunConfig
 from pretrain.data.position import read_position
 from pretrain.data.sources import open_sources

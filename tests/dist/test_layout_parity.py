@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.checkpoint.replicas import ReplicaDriftError
+from pretrain.checkpoint.saving.replicas import ReplicaDriftError
 from pretrain.inspect.bounds import BF16
 from tests.dist.harness import Trace, assert_same_training, make_run, run_and_trace
 from tests.runs.cases import DP2, LAYOUTS, PP2, TIED, TIED_LAYOUTS, TP2, Layout

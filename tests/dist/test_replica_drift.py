@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from pretrain.checkpoint.manifest import Manifest, describe, manifest_bytes, seal_text
-from pretrain.checkpoint.paths import COMPLETE, MANIFEST, TENSORS, checkpoints_dir, shard_path, step_name
-from pretrain.checkpoint.tensor_index import entry_name, read_index
-from pretrain.checkpoint.verify import files_below, verify_checkpoint
+from fanal.run_folder import COMPLETE, MANIFEST, TENSORS, checkpoints_dir, shard_path, step_name
+from pretrain.checkpoint.disk.manifest import Manifest, describe, manifest_bytes, seal_text
+from pretrain.checkpoint.disk.tensor_index import entry_name, read_index
+from pretrain.checkpoint.disk.verify import files_below, verify_checkpoint
 from pretrain.inspect.verify import verify
 from pretrain.parallel.local import run_local_ranks
 from tests.dist.drifting import drifting_rank

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pretrain.checkpoint.paths import checkpoints_dir, step_name
-from pretrain.checkpoint.stored_sums import sum_problems
-from pretrain.checkpoint.tensor_index import TensorIndex, read_index
-from pretrain.checkpoint.tensors import read_whole
-from pretrain.checkpoint.verify import verify_checkpoint
+from fanal.run_folder import checkpoints_dir, step_name
+from pretrain.checkpoint.disk.stored_sums import sum_problems
+from pretrain.checkpoint.disk.tensor_index import TensorIndex, read_index
+from pretrain.checkpoint.disk.tensors import read_whole
+from pretrain.checkpoint.disk.verify import verify_checkpoint
 from pretrain.config.derive import world_size
 from pretrain.config.schema import RunConfig
 from pretrain.parallel.local import run_local_ranks

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.checkpoint.paths import checkpoints_dir, step_name
-from pretrain.checkpoint.retention import checkpoints_in
+from fanal.run_folder import checkpoints_dir, step_name
+from pretrain.checkpoint.disk.retention import checkpoints_in
 from pretrain.data.position import read_position
 from tests.dist.harness import Trace, assert_same_training, make_run, run_and_trace
 from tests.runs.cases import DP2, NO_DISTRIBUTED_OPTIMIZER, OVERLAP, PP2, SP, TIED, TP2, VP2

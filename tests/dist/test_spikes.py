@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from pretrain.checkpoint.paths import checkpoints_dir, step_name
+from fanal.run_folder import checkpoints_dir, step_name
 from pretrain.data.read import TrainData
 from pretrain.data.sources import open_sources
 from pretrain.optim.spikes import judge

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.checkpoint.paths import checkpoints_dir, step_name
-from pretrain.checkpoint.retention import checkpoints_in
-from pretrain.checkpoint.verify import verify_checkpoint
+from fanal.run_folder import checkpoints_dir, step_name
+from pretrain.checkpoint.disk.retention import checkpoints_in
+from pretrain.checkpoint.disk.verify import verify_checkpoint
 from tests.dist.harness import Trace, make_run, run_and_trace
 from tests.dist.test_command_line import ROOT
 from tests.runs.cases import DP2

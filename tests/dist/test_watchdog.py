@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pretrain.exit_codes import HANG
+from fanal.exit_codes import HANG
 from tests.dist.harness import make_run, run_and_trace
 from tests.dist.test_command_line import ROOT
 from tests.runs.cases import DP2

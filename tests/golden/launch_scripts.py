@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from launch.request import Job, Places, Request, plan_job
-from launch.script import script
-from launch.site import SiteConfig, known_sites, load_site
+from launch.chain.request import Job, Places, Request, plan_job
+from launch.chain.script import script
+from launch.sites.site import SiteConfig, known_sites, load_site
 from pretrain.config.derive import model_parallel_size, world_size
 from pretrain.config.load import load_run
 from pretrain.config.schema import RunConfig

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from kernels import reference
-from kernels.attention import causal_attention, select_attention_backend
-from kernels.rms_norm import rms_norm
+from fanal.kernels import reference
+from fanal.kernels.attention import causal_attention, select_attention_backend
+from fanal.kernels.rms_norm import rms_norm
 from pretrain.parallel.local import run_local_ranks
 from tests.dist.harness import make_run, rank_main, run_and_trace
 

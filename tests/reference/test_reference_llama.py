@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.reference import causal_grouped_attention, rotary_embedding
+from fanal.kernels.reference import causal_grouped_attention, rotary_embedding
 from tests.reference.llama import (
     DecoderLayer,
     LlamaShape,

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from tokenizer.encode import encode
-from tokenizer.sample_corpus import make_sample_corpus
-from tokenizer.spec import load_spec
-from tokenizer.train import train_tokenizer
+from tokenizer.encoding.encode import encode
+from tokenizer.documents.sample_corpus import make_sample_corpus
+from tokenizer.vocabulary.spec import load_spec
+from tokenizer.vocabulary.train import train_tokenizer
 
 SPEC = Path(__file__).parents[2] / "tokenizer" / "specs" / "tiny-2k.yaml"
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from launch import jobs_file
+from launch.chain import jobs_file
 from tests.slurm.cluster import Cluster
 
 TWO_NODES = ("parallel.tensor_model_parallel_size=2", "parallel.data_parallel_size=2")

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from tests.slurm.cluster import Cluster
-from tokenizer.encode import encode
+from tokenizer.encoding.encode import encode
 
 PARTS = 3
 ENOUGH_S = 240

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pretrain.checkpoint.paths import checkpoints_dir, is_part, step_of
-from pretrain.checkpoint.retention import bad_in, checkpoints_in
-from pretrain.checkpoint.verify import verify_checkpoint
+from fanal.run_folder import checkpoints_dir, is_part, step_of
+from pretrain.checkpoint.disk.retention import bad_in, checkpoints_in
+from pretrain.checkpoint.disk.verify import verify_checkpoint
 from pretrain.inspect.compare import compare, losses
 from pretrain.inspect.evidence import Evidence, parse_records, read_evidence
 from pretrain.inspect.kill import Aim, Kill, KillPlan, Running, Target, kill_at

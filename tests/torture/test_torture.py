@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.checkpoint.paths import COMPLETE, checkpoints_dir, step_name
+from fanal.run_folder import COMPLETE, checkpoints_dir, step_name
 from pretrain.inspect.kill import Kill, KillPlan
 from tests.dist.harness import make_run, run_and_trace
 from tests.runs.cases import DP2 as DP2_OVERRIDES

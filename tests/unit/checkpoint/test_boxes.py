@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pretrain.checkpoint.boxes import Box, boxes_of_range, cover_once, first_element, intersection
+from pretrain.checkpoint.disk.boxes import Box, boxes_of_range, cover_once, first_element, intersection
 
 SHAPES = st.one_of(st.tuples(st.integers(1, 40)), st.tuples(st.integers(1, 12), st.integers(1, 12)))
 

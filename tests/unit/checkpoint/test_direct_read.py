@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from pretrain.checkpoint import direct_read
-from pretrain.checkpoint.direct_read import READ_BLOCK_BYTES, read_past_cache
-from pretrain.checkpoint.direct_write import PAGE_BYTES, is_direct
+from pretrain.checkpoint.disk import direct_read
+from pretrain.checkpoint.disk.direct_read import READ_BLOCK_BYTES, read_past_cache
+from pretrain.checkpoint.disk.direct_write import PAGE_BYTES, is_direct
 
 LENGTHS = (
     0,

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from pretrain.checkpoint import direct_write
-from pretrain.checkpoint.direct_write import PAGE_BYTES, WRITE_BLOCK_BYTES, write_through
-from pretrain.checkpoint.shard_file import header_bytes
+from pretrain.checkpoint.disk import direct_write
+from pretrain.checkpoint.disk.direct_write import PAGE_BYTES, WRITE_BLOCK_BYTES, write_through
+from pretrain.checkpoint.disk.shard_file import header_bytes
 from tests.runs.disks import no_file_longer_than
 
 LENGTHS = (0, 4, PAGE_BYTES, PAGE_BYTES + 4, WRITE_BLOCK_BYTES, WRITE_BLOCK_BYTES + 3 * PAGE_BYTES + 12)

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pretrain.checkpoint.boxes import Box
+from fanal.run_folder import MAX_FILES, MIN_FILE_BYTES
 from pretrain.checkpoint.content import Part, files_of
-from pretrain.checkpoint.fill import _take_into
-from pretrain.checkpoint.paths import MAX_FILES, MIN_FILE_BYTES
+from pretrain.checkpoint.disk.boxes import Box
+from pretrain.checkpoint.loading.fill import _take_into
 
 
 def part_of(count: int) -> Part:

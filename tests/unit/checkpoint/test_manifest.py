@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from pretrain.checkpoint.manifest import (
+from fanal.exit_codes import DAMAGED, exit_code_of
+from fanal.run_folder import COMPLETE, MANIFEST, STATE
+from pretrain.checkpoint.disk.manifest import (
     DamagedCheckpointError,
     FileEntry,
     Manifest,
@@ -20,9 +22,7 @@ from pretrain.checkpoint.manifest import (
     read_sealed_manifest,
     seal_text,
 )
-from pretrain.checkpoint.paths import COMPLETE, MANIFEST, STATE
-from pretrain.checkpoint.state_file import read_state, state_text
-from pretrain.exit_codes import DAMAGED, exit_code_of
+from pretrain.checkpoint.disk.state_file import read_state, state_text
 from pretrain.state import Recent, TrainState
 
 ENTRIES = (

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from fanal.run_folder import COMPLETE, DATA, MANIFEST, ORIGIN, TENSORS, checkpoints_dir, step_name
 from pretrain.__main__ import cli
-from pretrain.checkpoint.init_from import check_same_origin
-from pretrain.checkpoint.manifest import DamagedCheckpointError, Manifest, describe, manifest_bytes, seal_text
-from pretrain.checkpoint.origin import Origin, chain, origin_text, read_origin
-from pretrain.checkpoint.paths import COMPLETE, DATA, MANIFEST, ORIGIN, TENSORS, checkpoints_dir, step_name
-from pretrain.checkpoint.retention import set_aside
-from pretrain.checkpoint.verify import files_below
+from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, Manifest, describe, manifest_bytes, seal_text
+from pretrain.checkpoint.disk.origin import Origin, chain, origin_text, read_origin
+from pretrain.checkpoint.disk.retention import set_aside
+from pretrain.checkpoint.disk.verify import files_below
+from pretrain.checkpoint.loading.init_from import check_same_origin
 from pretrain.config.load import load_run
 from pretrain.data.position import read_position
 from pretrain.inspect.show import consequences

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pretrain.checkpoint.paths import bad_name, is_bad, is_part, part_name, step_name, step_of
+from fanal.run_folder import bad_name, is_bad, is_part, part_name, step_name, step_of
 
 
 def test_names_and_steps_go_both_ways() -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.checkpoint.paths import COMPLETE, bad_name, part_name, step_name
-from pretrain.checkpoint.retention import Keep, bad_in, checkpoints_in, drop_old, remove_leftovers, set_aside
+from fanal.run_folder import COMPLETE, bad_name, part_name, step_name
+from pretrain.checkpoint.disk.retention import Keep, bad_in, checkpoints_in, drop_old, remove_leftovers, set_aside
 
 
 def make(folder: Path, *names: str, whole: bool = True) -> None:
@@ -59,7 +59,7 @@ def test_a_half_deleted_checkpoint_no_longer_has_its_name(tmp_path: Path, monkey
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("pretrain.checkpoint.retention.shutil.rmtree", power_cut)
+        patch.setattr("pretrain.checkpoint.disk.retention.shutil.rmtree", power_cut)
         with pytest.raises(KeyboardInterrupt):
             drop_old(tmp_path, Keep(last=1, every_steps=None))
     assert left(tmp_path) == [part_name(1), step_name(2)]
@@ -122,7 +122,7 @@ NOBODY = 65534
 AS_NOBODY = """
 import os, sys
 from pathlib import Path
-from pretrain.checkpoint.retention import Keep, drop_old, remove_leftovers
+from pretrain.checkpoint.disk.retention import Keep, drop_old, remove_leftovers
 os.setuid(int(sys.argv[2]))
 if sys.argv[3] == "leftovers":
     remove_leftovers(Path(sys.argv[1]))

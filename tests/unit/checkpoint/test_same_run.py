@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.checkpoint.load import check_same_run
-from pretrain.checkpoint.paths import CONFIG
+from fanal.run_folder import CONFIG
+from pretrain.checkpoint.loading.load import check_same_run
 from pretrain.config.load import load_run, to_yaml
 
 RUN = """

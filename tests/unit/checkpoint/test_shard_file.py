@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import load, save
 
-from pretrain.checkpoint.manifest import DamagedCheckpointError
-from pretrain.checkpoint.shard_file import MAX_HEADER_BYTES, ShardFile, header_bytes
+from pretrain.checkpoint.disk.manifest import DamagedCheckpointError
+from pretrain.checkpoint.disk.shard_file import MAX_HEADER_BYTES, ShardFile, header_bytes
 
 SHAPES = st.lists(st.one_of(st.tuples(st.integers(1, 9)), st.tuples(st.integers(1, 5), st.integers(1, 5))), max_size=5)
 

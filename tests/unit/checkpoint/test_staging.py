@@ -5,9 +5,9 @@ import os
 import numpy as np
 import torch
 
-from pretrain.checkpoint.boxes import Box
 from pretrain.checkpoint.content import Part
-from pretrain.checkpoint.staging import NOTE_BYTES, Staging
+from pretrain.checkpoint.disk.boxes import Box
+from pretrain.checkpoint.saving.staging import NOTE_BYTES, Staging
 
 STATES = ("param", "exp_avg")
 

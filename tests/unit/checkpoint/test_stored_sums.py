@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pretrain.checkpoint.replicas import weight_sum
-from pretrain.checkpoint.stored_sums import stored_sum
+from pretrain.checkpoint.disk.stored_sums import stored_sum
+from pretrain.checkpoint.saving.replicas import weight_sum
 
 BITS = st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=50)
 

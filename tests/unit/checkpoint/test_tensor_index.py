@@ -10,12 +10,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pretrain.checkpoint import shard_file, tensors
-from pretrain.checkpoint.boxes import Box
-from pretrain.checkpoint.manifest import DamagedCheckpointError
-from pretrain.checkpoint.paths import SHARDS, TENSORS, shard_path
-from pretrain.checkpoint.shard_file import header_bytes
-from pretrain.checkpoint.tensor_index import (
+from fanal.run_folder import SHARDS, TENSORS, shard_path
+from pretrain.checkpoint.disk import shard_file, tensors
+from pretrain.checkpoint.disk.boxes import Box
+from pretrain.checkpoint.disk.manifest import DamagedCheckpointError
+from pretrain.checkpoint.disk.shard_file import header_bytes
+from pretrain.checkpoint.disk.tensor_index import (
     IndexedTensor,
     Stored,
     TensorIndex,
@@ -25,7 +25,7 @@ from pretrain.checkpoint.tensor_index import (
     read_index,
     tensors_from_texts,
 )
-from pretrain.checkpoint.tensors import open_tensors, read_whole
+from pretrain.checkpoint.disk.tensors import open_tensors, read_whole
 
 INDEX = TensorIndex(
     states=("param", "exp_avg", "exp_avg_sq"), adam_step=7, weights_dtype="bfloat16",

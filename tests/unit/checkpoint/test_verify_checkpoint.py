@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from pretrain.checkpoint import verify
-from pretrain.checkpoint.manifest import Manifest
-from pretrain.checkpoint.paths import COMPLETE, MANIFEST, checkpoints_dir, step_name
-from pretrain.checkpoint.verify import GoneError, files_below, first_whole, is_checkpoint, verify_checkpoint
-from pretrain.exit_codes import WRONG_INPUT, exit_code_of
+from fanal.exit_codes import WRONG_INPUT, exit_code_of
+from fanal.run_folder import COMPLETE, MANIFEST, checkpoints_dir, step_name
+from pretrain.checkpoint.disk import verify
+from pretrain.checkpoint.disk.manifest import Manifest
+from pretrain.checkpoint.disk.verify import GoneError, files_below, first_whole, is_checkpoint, verify_checkpoint
 from pretrain.inspect.verify import verify as verify_path
 from tests.dist.harness import make_run, run_and_trace
 from tests.runs.cases import TP2
@@ -188,7 +188,7 @@ def test_every_problem_is_named_at_once(checkpoint: Path) -> None:
 WATCHED = """
 import sys
 from pathlib import Path
-from pretrain.checkpoint.verify import verify_checkpoint
+from pretrain.checkpoint.disk.verify import verify_checkpoint
 seen = []
 sys.addaudithook(lambda event, arguments: seen.append(event) if event.startswith(("pickle.", "exec", "compile")) else None)
 print(len(verify_checkpoint(Path(sys.argv[1]), deep=True).problems), seen, "torch" in sys.modules)

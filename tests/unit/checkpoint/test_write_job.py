@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.checkpoint import retention, write_job
-from pretrain.checkpoint.paths import REASON, STATE, checkpoints_dir, part_name, shard_path, step_name
-from pretrain.checkpoint.retention import Keep
-from pretrain.checkpoint.state_file import state_text
-from pretrain.checkpoint.verify import verify_checkpoint
-from pretrain.checkpoint.write_job import (
+from fanal.run_folder import REASON, STATE, checkpoints_dir, part_name, shard_path, step_name
+from pretrain.checkpoint.disk import retention
+from pretrain.checkpoint.disk.retention import Keep
+from pretrain.checkpoint.disk.state_file import state_text
+from pretrain.checkpoint.disk.verify import verify_checkpoint
+from pretrain.checkpoint.saving import write_job
+from pretrain.checkpoint.saving.write_job import (
     FileJob,
     Job,
     LeaderJob,

@@ -60,7 +60,7 @@ def edit_config(folder: Path, **changes: Any) -> None:
 
 def reseal(checkpoint: Path, name: str, content: str) -> None:
     """Change a file of a checkpoint, and its manifest with it: every hash fits."""
-    from pretrain.checkpoint.manifest import Manifest, describe, manifest_bytes, seal_text
+    from pretrain.checkpoint.disk.manifest import Manifest, describe, manifest_bytes, seal_text
 
     (checkpoint / name).write_text(content)
     names = [entry["path"] for entry in json.loads((checkpoint / "manifest.json").read_text())["files"]]

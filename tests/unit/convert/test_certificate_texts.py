@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from pretrain.config.schema import ModelConfig
-from pretrain.convert import certificate_texts as module
-from pretrain.convert.certificate_texts import LONGEST_TEXT, certificate_texts, check_samples
+from pretrain.convert.certificate import texts as module
+from pretrain.convert.certificate.texts import LONGEST_TEXT, certificate_texts, check_samples
 
 MODEL = ModelConfig(
     num_layers=2, hidden_size=8, ffn_hidden_size=24, num_attention_heads=4, num_query_groups=2, vocab_size=50

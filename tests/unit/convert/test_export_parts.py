@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from pretrain.config.schema import ModelConfig
-from pretrain.convert.compare_models import BOUND, Comparison, PointFigures, TextFigures, max_or_nan
-from pretrain.convert.export_folder import ExportTargetError, check_target, part_of, write_small
-from pretrain.convert.export_weights import index_json, plan_files, rounded
-from pretrain.convert.names import hf_tensors
-from pretrain.convert.to_hf import ExportOptions, export
+from pretrain.convert.certificate.compare import BOUND, Comparison, PointFigures, TextFigures, max_or_nan
+from pretrain.convert.exporting.export import ExportOptions, export
+from pretrain.convert.exporting.folder import ExportTargetError, check_target, part_of, write_small
+from pretrain.convert.exporting.weights import index_json, plan_files, rounded
+from pretrain.convert.ours.names import hf_tensors
 
 MODEL = ModelConfig(
     num_layers=2, hidden_size=8, ffn_hidden_size=24, num_attention_heads=4, num_query_groups=2, vocab_size=50

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import yaml
 
-from pretrain.checkpoint.manifest import DamagedCheckpointError
-from pretrain.convert.export_source import open_source
-from pretrain.convert.export_tokenizer import ExportTokenizer
-from pretrain.convert.from_hf import import_hf
+from pretrain.checkpoint.disk.manifest import DamagedCheckpointError
+from pretrain.convert.certificate.tokenizer_proof import prove_tokenizer
+from pretrain.convert.importing.import_folder import import_hf
 from pretrain.convert.open_model import open_model
-from pretrain.convert.target import harm_of
-from pretrain.convert.their_model import CannotLoadError
-from pretrain.convert.tokenizer_proof import prove_tokenizer
+from pretrain.convert.ours.source import open_source
+from pretrain.convert.ours.target import harm_of
+from pretrain.convert.ours.tokenizer_files import ExportTokenizer
+from pretrain.convert.theirs.model import CannotLoadError
 from tests.unit.convert.folders import TOKENIZER, reseal
 
 

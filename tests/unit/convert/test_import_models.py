@@ -14,20 +14,21 @@ import numpy as np
 import pytest
 import torch
 
-from pretrain.checkpoint.boxes import Box
-from pretrain.checkpoint.saved_model import read_model
-from pretrain.checkpoint.tensors import open_tensors
-from pretrain.checkpoint.verify import verify_checkpoint
-from pretrain.checkpoint.weight_sums import weight_sum
+from pretrain.checkpoint.disk.boxes import Box
+from pretrain.checkpoint.disk.saved_model import read_model
+from pretrain.checkpoint.disk.tensors import open_tensors
+from pretrain.checkpoint.disk.verify import verify_checkpoint
+from pretrain.checkpoint.disk.weight_sums import weight_sum
 from pretrain.config.derive import padded_vocab_size
-from pretrain.convert import assemble as assemble_module
-from pretrain.convert import from_hf, hf_weights
-from pretrain.convert.assemble import assemble
-from pretrain.convert.from_hf import ImportTargetError, import_hf
-from pretrain.convert.hf_config import read_hf_config
-from pretrain.convert.hf_weights import BadWeightsError, open_hf_weights
-from pretrain.convert.import_record import read_import
-from pretrain.convert.names import hf_tensors, our_shapes
+from pretrain.convert.importing import assemble as assemble_module
+from pretrain.convert.importing import import_folder as from_hf
+from pretrain.convert.importing.assemble import assemble
+from pretrain.convert.importing.import_folder import ImportTargetError, import_hf
+from pretrain.convert.ours.import_record import read_import
+from pretrain.convert.ours.names import hf_tensors, our_shapes
+from pretrain.convert.theirs import weights as hf_weights
+from pretrain.convert.theirs.read_config import read_hf_config
+from pretrain.convert.theirs.weights import BadWeightsError, open_hf_weights
 from pretrain.inspect.generate import new_tokens
 from pretrain.model.inference import InferenceDecoder
 from pretrain.model.sampling import Sampler, Sampling
@@ -266,8 +267,8 @@ def test_too_little_space_is_said_before_anything_is_written(
 
 KILLED = """
 import os, sys
-from pretrain.checkpoint import sealing
-from pretrain.convert import assemble, from_hf
+from pretrain.checkpoint.disk import sealing
+from pretrain.convert.importing import assemble, import_folder as from_hf
 moment, hf_dir, to = sys.argv[1:]
 def die(*_, **__): os.kill(os.getpid(), 9)
 if moment == "writing":

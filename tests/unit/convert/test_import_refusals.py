@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pretrain.convert.from_hf import import_hf
+from pretrain.convert.importing.import_folder import import_hf
 from tests.unit.convert.folders import MakeFolder, edit_config
 
 ROOT = Path(__file__).parents[3]
@@ -272,7 +272,7 @@ def test_neither_transformers_nor_megatron_is_needed_to_import(make_folder: Make
     script = (
         "import sys\n"
         "sys.modules['transformers'] = sys.modules['safetensors'] = sys.modules['megatron'] = None\n"
-        "from pretrain.convert.from_hf import import_hf\n"
+        "from pretrain.convert.importing.import_folder import import_hf\n"
         f"import_hf({str(folder)!r}, {str(tmp_path / 'imported')!r})\n"
     )
     subprocess.run([sys.executable, "-W", "ignore", "-c", script], cwd=ROOT, check=True)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.checkpoint.manifest import DamagedCheckpointError
-from pretrain.checkpoint.paths import DATA
+from fanal.run_folder import DATA
+from pretrain.checkpoint.disk.manifest import DamagedCheckpointError
 from pretrain.convert.open_model import _tokenizer_sha256
 
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.convert.export_folder import ExportTargetError, check_target
-from pretrain.convert.from_hf import ImportTargetError, import_hf
-from pretrain.convert.target import harm_of, named
-from pretrain.convert.to_hf import ExportOptions, export
+from pretrain.convert.exporting.export import ExportOptions, export
+from pretrain.convert.exporting.folder import ExportTargetError, check_target
+from pretrain.convert.importing.import_folder import ImportTargetError, import_hf
+from pretrain.convert.ours.target import harm_of, named
 
 INSIDE = [
     "run/checkpoints/step-00000006/export", "run/checkpoints/step-00000006/shards/export", "run/checkpoints/step-00000007/new",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tokenizer.shards import open_shard
+from tokenizer.shards.shard import open_shard
 
 
 def copy_shard(prefix: Path, target: Path) -> Path:

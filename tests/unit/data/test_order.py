@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from fanal.splitmix import mix64
 from pretrain.data.order import ROUNDS, ChunkOrder, ChunkOrders, permute, random_keys
-from tokenizer.splitmix import mix64
 
 
 def permuted(size: int, key: str, indices: np.ndarray | None = None) -> np.ndarray:

@@ -22,7 +22,7 @@ from pretrain.data.reader import TrainReader, open_reader
 from pretrain.data.sources import open_sources
 from pretrain.parallel.world import World
 from tests.unit.data.shards import copy_shard, write_token
-from tokenizer.shards import ShardWriter, open_shard
+from tokenizer.shards.shard import ShardWriter, open_shard
 
 ALONE = World(
     rank=0, size=1, device=torch.device("cpu"), tp_rank=0, pp_rank=0, dp_rank=0,

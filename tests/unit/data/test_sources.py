@@ -11,7 +11,7 @@ from pretrain.data import sources as sources_module
 from pretrain.data.read import TrainData
 from pretrain.data.sources import open_sources
 from tests.unit.data.shards import copy_shard
-from tokenizer.shards import EncodeOptions, ShardWriter, open_shard
+from tokenizer.shards.shard import EncodeOptions, ShardWriter, open_shard
 
 
 def run_with(small_run: Path, *overrides: str) -> RunConfig:

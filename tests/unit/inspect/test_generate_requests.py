@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from pretrain.config.schema import ModelConfig
-from pretrain.convert.names import our_shapes
+from pretrain.convert.ours.names import our_shapes
 from pretrain.inspect import generate as module
 from pretrain.inspect.generate import Request, check_room, generate
 from pretrain.model.inference import InferenceDecoder

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pretrain.checkpoint.manifest import FileEntry, Manifest
-from pretrain.checkpoint.verify import Finding
+from pretrain.checkpoint.disk.manifest import FileEntry, Manifest
+from pretrain.checkpoint.disk.verify import Finding
 from pretrain.data.position import DataPosition, StepPosition
 from pretrain.inspect.bounds import BF16, FP32
 from pretrain.inspect.compare import Comparison, compare, optimizer_tensors

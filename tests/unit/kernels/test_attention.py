@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels import attention
-from kernels.attention import causal_attention, select_attention_backend
-from kernels.reference import causal_grouped_attention
+from fanal.kernels import attention
+from fanal.kernels.attention import causal_attention, select_attention_backend
+from fanal.kernels.reference import causal_grouped_attention
 
 FORWARD_BOUND = {torch.float32: 1e-6, torch.bfloat16: 2**-7}
 BACKWARD_BOUND = {torch.float32: 3e-6, torch.bfloat16: 2e-2}
@@ -135,7 +135,7 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
 
 @pytest.mark.parametrize(("requested", "chosen"), [("auto", "sdpa"), ("sdpa", "sdpa"), ("reference", "reference")])
 def test_the_choice_is_logged(requested: str, chosen: str, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, logger="kernels.attention"):
+    with caplog.at_level(logging.INFO, logger="fanal.kernels.attention"):
         assert select_attention_backend(requested, "cpu", torch.bfloat16, 128) == chosen
     assert f"attention backend: {chosen} (requested: {requested}; cpu, torch.bfloat16, head size 128)" in caplog.text
     assert ("for tests only" in caplog.text) == (chosen == "reference")

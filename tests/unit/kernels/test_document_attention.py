@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kernels import attention
-from kernels.attention import causal_attention
-from kernels.reference import causal_grouped_attention, document_ids
+from fanal.kernels import attention
+from fanal.kernels.attention import causal_attention
+from fanal.kernels.reference import causal_grouped_attention, document_ids
 
 NUM_HEADS, NUM_GROUPS, HEAD_SIZE = 4, 2, 16
 FORWARD_BOUND = {torch.float32: 2e-6, torch.bfloat16: 2**-7}

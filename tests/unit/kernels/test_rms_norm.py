@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels import reference
-from kernels.rms_norm import rms_norm
+from fanal.kernels import reference
+from fanal.kernels.rms_norm import rms_norm
 
 EPS = 1e-5
 BOUND = {torch.float32: 2e-6, torch.bfloat16: 2**-7}

@@ -6,9 +6,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from launch.encode import EncodeRequest, plan_encode, render_encode
-from launch.request import Places
-from launch.site import SiteConfig, load_site
+from launch.chain.request import Places
+from launch.encoding.encode import EncodeRequest, plan_encode, render_encode
+from launch.sites.site import SiteConfig, load_site
 
 CODE = Path(__file__).parents[3]
 FAKE_SBATCH = (

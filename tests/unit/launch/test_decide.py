@@ -2,7 +2,7 @@
 
 import pytest
 
-from launch.decide import Facts, decide, run_exit_code
+from launch.chain.decide import Facts, decide, run_exit_code
 
 LIMIT = 3
 

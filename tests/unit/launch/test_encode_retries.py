@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
-from launch import jobs_file
-from launch.encode_job import retries
+from launch.chain import jobs_file
+from launch.encoding.job import retries
 from tests.unit.launch.encoding import Encoding
 
 needs_prlimit = pytest.mark.skipif(not shutil.which("prlimit"), reason="needs prlimit")

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from launch.request import Job, Places, Request, check_run_dir, plan_job
-from launch.site import load_site
+from launch.chain.request import Job, Places, Request, check_run_dir, plan_job
+from launch.sites.site import load_site
 from pretrain.config.load import load_run
 
 ROOT = Path(__file__).parents[3]

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from launch import job, jobs_file, slurm
+from launch import slurm
 from launch.__main__ import cli
-from launch.avoid import keep_off
-from launch.site import load_site
+from launch.chain import job, jobs_file
+from launch.chain.avoid import keep_off
+from launch.sites.site import load_site
 
 SITE = "description: a machine\ngpus_per_node: 0\ncores_per_node: 4\n"
 

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from launch import job, jobs_file
-from launch.node_check import ring_rounds
-from launch.nodes import broken_nodes, fault_of_all, look_at_nodes, read_reports
-from launch.outliers import MARK, Finding, Verdict
-from launch.render import JOB
-from launch.script import SITE
-from launch.site import NodeCheckConfig, load_site
+from launch.chain import job, jobs_file
+from launch.chain.avoid import broken_nodes
+from launch.chain.render import JOB
+from launch.chain.script import SITE
+from launch.preflight.node_check import ring_rounds
+from launch.preflight.nodes import fault_of_all, look_at_nodes, read_reports
+from launch.preflight.outliers import MARK, Finding, Verdict
+from launch.sites.site import NodeCheckConfig, load_site
 
 ROOT = Path(__file__).parents[3]
 # Processes share the cores with each other and with other tests, so only what is planted may stand out.
@@ -30,7 +31,7 @@ SRUN = """
     planted = {planted}
     arguments = sys.argv[1:]
     command = arguments[next(n for n, argument in enumerate(arguments) if not argument.startswith("-")):]
-    assert command[1:3] == ["-m", "launch.node_check"], command
+    assert command[1:3] == ["-m", "launch.preflight.node_check"], command
     assert "--ntasks-per-node=1" in arguments
     nodes, tasks = {nodes}, []
     for number, node in enumerate(nodes):
@@ -45,7 +46,7 @@ SRUN = """
 SLOW = """
     import time, torch
     import torch.distributed as dist
-    from launch import node_check
+    from launch.preflight import node_check
 
     def late(seconds, act):
         def acted(*arguments):
@@ -58,19 +59,19 @@ SLOW = """
     node_check.main()
 """
 READ_ONLY = """
-    from launch import node_check
+    from launch.preflight import node_check
     node_check.measure_write = lambda folder: (None, "Read-only file system")
     node_check.main()
 """
 
 HURRIED = """
-    from launch import node_check
+    from launch.preflight import node_check
     node_check.MEET_S = 3.0
     node_check.main()
 """
 HANGS = """
     import os, time
-    from launch.outliers import MARK
+    from launch.preflight.outliers import MARK
     print(MARK + '{"node": "%s", "stage": "measured"}' % os.environ["SLURMD_NODENAME"], flush=True)
     time.sleep(1000)
 """
@@ -138,7 +139,7 @@ def test_a_slow_node_is_found_and_named_and_its_neighbours_are_not(
 def test_a_broken_node_fails_the_preflight_of_a_job_and_is_named(
     cluster: Cluster, small_run: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from launch.preflight import preflight
+    from launch.preflight.preflight import preflight
 
     cluster.start("n1", "n2", n2=READ_ONLY)
     site = cluster.folder / "site.yaml"

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from launch.outliers import NodeReport, Verdict, clock_offsets, judge
-from launch.site import NodeCheckConfig
+from launch.preflight.outliers import NodeReport, Verdict, clock_offsets, judge
+from launch.sites.site import NodeCheckConfig
 
 LIMITS = NodeCheckConfig()
 

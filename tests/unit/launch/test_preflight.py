@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.checkpoint.paths import checkpoints_dir
+from fanal.run_folder import checkpoints_dir
 from tests.runs.disks import small_disk
 
 ROOT = Path(__file__).parents[3]
@@ -99,8 +99,8 @@ def test_shards_of_another_tokenizer_are_exit_code_76(
     small_run: Path, data_folder: Path, site: Path, tmp_path: Path
 ) -> None:
     from tests.runs.small import SPEC
-    from tokenizer.spec import load_spec
-    from tokenizer.train import train_tokenizer
+    from tokenizer.vocabulary.spec import load_spec
+    from tokenizer.vocabulary.train import train_tokenizer
 
     train_tokenizer(load_spec(SPEC), [data_folder / "corpus" / "held_out" / "prose.jsonl"], tmp_path / "other")
     done = preflight(small_run, site, f"data.tokenizer={tmp_path}/other")
@@ -130,8 +130,8 @@ def test_a_disk_without_room_is_refused_with_what_fits(small_run: Path, site: Pa
 
 
 def test_a_torch_without_cuda_is_refused_on_a_site_with_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    from launch.preflight import Asked, python_environment
-    from launch.site import load_site
+    from launch.preflight.preflight import Asked, python_environment
+    from launch.sites.site import load_site
     from pretrain.config.load import load_run
 
     asked = Asked(
@@ -146,8 +146,8 @@ def test_a_torch_without_cuda_is_refused_on_a_site_with_gpus(monkeypatch: pytest
 
 
 def test_without_a_number_of_nodes_it_follows_from_the_layout_or_is_said_to_be_open() -> None:
-    from launch.preflight import number_of_nodes
-    from launch.site import load_site
+    from launch.preflight.preflight import number_of_nodes
+    from launch.sites.site import load_site
     from pretrain.config.load import load_run
 
     lucie, generic = ROOT / "configs" / "lucie-7b" / "pretrain.yaml", load_site("generic")
@@ -158,8 +158,8 @@ def test_without_a_number_of_nodes_it_follows_from_the_layout_or_is_said_to_be_o
 
 
 def test_a_number_of_nodes_of_slurm_s_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    from launch.preflight import number_of_nodes
-    from launch.site import load_site
+    from launch.preflight.preflight import number_of_nodes
+    from launch.sites.site import load_site
     from pretrain.config.load import load_run
 
     run = load_run(ROOT / "configs" / "tiny.yaml")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.rank_logs import asked_by, reason_of
+from launch.chain.rank_logs import asked_by, reason_of
 
 
 def log(attempt: Path, place: str, text: str) -> None:

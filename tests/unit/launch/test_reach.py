@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from launch.reach import check_paths, check_reach, file_systems_of, readings
-from launch.site import FileSystemConfig, SiteConfig, load_site
-from launch.space import quota
+from launch.preflight.space import quota
+from launch.sites.reach import check_paths, check_reach, file_systems_of, readings
+from launch.sites.site import FileSystemConfig, SiteConfig, load_site
 from pretrain.config.load import load_run
 
 CONFIG = Path(__file__).parents[3] / "configs" / "tiny.yaml"

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from launch import jobs_file, slurm
+from launch import slurm
 from launch.__main__ import cli
-from launch.encode import check_not_queued, plan_encode, queue, render_encode
-from launch.encode_job import retries
-from launch.site import known_sites
+from launch.chain import jobs_file
+from launch.encoding.encode import check_not_queued, plan_encode, queue, render_encode
+from launch.encoding.job import retries
+from launch.sites.site import known_sites
 from tests.unit.launch.encoding import Encoding, account_of, site_of
-from tokenizer.encode import encode
+from tokenizer.encoding.encode import encode
 
 SHELLCHECK = shutil.which("shellcheck")
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from launch.script import log_path
+from launch.chain.script import log_path
 from pretrain.parallel.environment import EXIT_CODES
 from pretrain.train.request_files import SINCE_S
 from tests.golden.launch_scripts import FOLDER, PLACES, cases, golden_job, golden_text
 
-NODE_SCRIPT = Path(__file__).parents[3] / "launch" / "node.sh"
+NODE_SCRIPT = Path(__file__).parents[3] / "launch" / "chain" / "node.sh"
 CASES = cases()
 IDS = [path.stem for path in CASES]
 

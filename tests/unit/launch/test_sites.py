@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from launch.encode_script import EncodeJobs, encode_script, merge_script
-from launch.script import environment, script
-from launch.site import SET_BY_SCRIPTS, VariableConfig, known_sites, load_site
+from launch.chain.script import environment, script
+from launch.encoding.script import EncodeJobs, encode_script, merge_script
+from launch.sites.site import SET_BY_SCRIPTS, VariableConfig, known_sites, load_site
 from tests.golden.launch_scripts import CONFIGS, golden_job
 
 BASE = "description: a machine\ngpus_per_node: 0\ncores_per_node: 4\n"

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from launch.newest import whole_steps
-from launch.site import FileSystemConfig, load_site
-from launch.space import Free, check_space, check_write, free_at, most_at_once, nearest_folder, quota
+from launch.chain.newest import whole_steps
+from launch.preflight.space import Free, check_space, check_write, free_at, most_at_once, nearest_folder, quota
+from launch.sites.site import FileSystemConfig, load_site
 from pretrain.config.derive import checkpoint_bytes
 from pretrain.config.load import load_run
 from pretrain.config.schema import RunConfig
@@ -157,5 +157,5 @@ def test_a_quota_is_shown_as_its_command_says_it(monkeypatch: pytest.MonkeyPatch
     assert quota(Path("/w"), site_with("echo 3 of 5 TB")) == "echo 3 of 5 TB says\n3 of 5 TB"
     assert quota(Path("/w"), site_with("no_such_command -u")) == "no_such_command is not on this machine"
     assert quota(Path("/w"), site_with("")) == ""
-    monkeypatch.setattr("launch.space.QUOTA_LIMIT_S", 0.2)
+    monkeypatch.setattr("launch.preflight.space.QUOTA_LIMIT_S", 0.2)
     assert quota(Path("/w"), site_with("sleep 10")) == "sleep 10: no answer in 0.2 s"

@@ -8,9 +8,9 @@ from click.testing import CliRunner
 
 from launch import slurm
 from launch.__main__ import cli
-from launch.progress import timeline
-from launch.status import status
-from launch.status_text import lines
+from launch.status.progress import timeline
+from launch.status.status import status
+from launch.status.text import lines
 from tests.unit.launch.run_folder import START, START_S, RunFolder, decided, end, evaluation, started, step, submitted
 
 pytestmark = pytest.mark.usefixtures("no_slurm")

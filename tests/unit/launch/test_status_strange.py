@@ -14,8 +14,8 @@ import pytest
 from click.testing import CliRunner
 
 from launch.__main__ import cli
-from launch.progress import timeline
-from launch.status import status
+from launch.status.progress import timeline
+from launch.status.status import status
 from tests.unit.launch.run_folder import START, RunFolder, decided, evaluation, saved, started, step, submitted
 
 pytestmark = pytest.mark.usefixtures("no_slurm")

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from launch import jobs_file, slurm
-from launch.render import submit
-from launch.request import Job, Places, Request, plan_job
-from launch.site import load_site
+from launch import slurm
+from launch.chain import jobs_file
+from launch.chain.render import submit
+from launch.chain.request import Job, Places, Request, plan_job
+from launch.sites.site import load_site
 from pretrain.config.load import load_run
 
 ROOT = Path(__file__).parents[3]

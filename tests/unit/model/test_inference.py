@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pretrain.config.schema import ModelConfig
-from pretrain.convert.names import our_shapes
+from pretrain.convert.ours.names import our_shapes
 from pretrain.model import inference
 from pretrain.model.inference import InferenceDecoder
 from tests.reference.llama import LlamaShape, ReferenceLlama

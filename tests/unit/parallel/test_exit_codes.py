@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from fanal.exit_codes import CRASH, DAMAGED, WRONG_INPUT, exit_code_of, message_of
 from pretrain.config.derive import num_microbatches
-from pretrain.exit_codes import CRASH, DAMAGED, WRONG_INPUT, exit_code_of, message_of
 
 ROOT = Path(__file__).parents[3]
 
@@ -44,7 +44,7 @@ def test_an_error_that_was_never_raised_is_a_crash() -> None:
 
 
 def test_a_mistake_that_tokenizer_found_for_pretrain_is_the_user_s(tmp_path: Path) -> None:
-    from tokenizer.shards import open_shard
+    from tokenizer.shards.shard import open_shard
 
     with pytest.raises(ValueError) as caught:
         open_shard(tmp_path / "nothing")
@@ -64,7 +64,7 @@ def test_a_library_s_error_inside_our_packages_is_a_crash(tmp_path: Path, monkey
 
 
 def test_damaged_bytes_are_nobody_s_mistake(data_folder: Path, tmp_path: Path) -> None:
-    from tokenizer.shards import open_shard
+    from tokenizer.shards.shard import open_shard
 
     for suffix in (".bin", ".idx", ".json"):
         (tmp_path / f"cut{suffix}").write_bytes((data_folder / "shards" / f"train-code{suffix}").read_bytes())
@@ -76,7 +76,7 @@ def test_damaged_bytes_are_nobody_s_mistake(data_folder: Path, tmp_path: Path) -
 
 
 def test_a_path_that_no_file_system_takes_is_the_user_s(tmp_path: Path) -> None:
-    from pretrain.checkpoint.verify import is_checkpoint
+    from pretrain.checkpoint.disk.verify import is_checkpoint
 
     with pytest.raises(OSError, match="File name too long") as caught:
         is_checkpoint(tmp_path / ("n" * 300))
@@ -103,10 +103,10 @@ def test_our_words_for_an_error_of_the_disk_are_no_wrong_input(
     number: int, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A node with a sick mount must not end a chain for ever."""
-    from launch.job import here
+    from launch.chain.job import here
     from pretrain.config.load import OmegaConf, load_run
     from pretrain.log.run_dir import open_run_dir, tempfile
-    from tokenizer.manifest import read_manifest
+    from tokenizer.shards.manifest import read_manifest
 
     def sick(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))

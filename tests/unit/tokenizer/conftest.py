@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from tokenizer.compressed import HashedFile
-from tokenizer.sample_corpus import make_sample_corpus
-from tokenizer.spec import TokenizerSpec
-from tokenizer.train import train_tokenizer
+from tokenizer.documents.compressed import HashedFile
+from tokenizer.documents.sample_corpus import make_sample_corpus
+from tokenizer.vocabulary.spec import TokenizerSpec
+from tokenizer.vocabulary.train import train_tokenizer
 
 WriteDocuments = Callable[..., Path]
 
@@ -60,6 +60,6 @@ def failing_input(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], 
             self._file = FailingFile(path)
 
         monkeypatch.setattr(HashedFile, "__init__", init)
-        monkeypatch.setattr("tokenizer.inputs.BLOCK_BYTES", 1000)
+        monkeypatch.setattr("tokenizer.documents.blocks.BLOCK_BYTES", 1000)
 
     return fail

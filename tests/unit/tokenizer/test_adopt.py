@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tokenizer.adopt import adopt
-from tokenizer.labels import Labels
-from tokenizer.load import load_tokenizer
-from tokenizer.shards import ShardError, ShardWriter, open_shard
-from tokenizer.verify import verify
+from tokenizer.shards.adopt import adopt
+from tokenizer.shards.labels import Labels
+from tokenizer.shards.shard import ShardError, ShardWriter, open_shard
+from tokenizer.shards.verify import verify
+from tokenizer.vocabulary.load import load_tokenizer
 
 torch = pytest.importorskip("torch")
 from megatron.core.datasets.indexed_dataset import IndexedDataset, IndexedDatasetBuilder  # noqa: E402

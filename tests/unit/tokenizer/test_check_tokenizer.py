@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tokenizer.check import check_tokenizer, first_difference
-from tokenizer.load import load_tokenizer
-from tokenizer.spec import load_spec
-from tokenizer.train import train_tokenizer
+from tokenizer.vocabulary.check import check_tokenizer, first_difference
+from tokenizer.vocabulary.load import load_tokenizer
+from tokenizer.vocabulary.spec import load_spec
+from tokenizer.vocabulary.train import train_tokenizer
 
 ROOT = Path(__file__).parents[3]
 

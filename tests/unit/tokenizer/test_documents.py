@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tokenizer.documents import DocumentReader
+from tokenizer.documents.parse import DocumentReader
 
 
 def test_documents_come_in_order_with_labels_and_places(tmp_path: Path, write_documents) -> None:

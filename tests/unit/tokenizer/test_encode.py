@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from tokenizer import block_encoder
-from tokenizer import encode as encode_module
-from tokenizer.documents import DocumentReader, batches
-from tokenizer.labels import Labels
-from tokenizer.load import load_tokenizer
-from tokenizer.shards import ShardError, ShardManifest, open_shard
+from tokenizer.documents.parse import DocumentReader, batches
+from tokenizer.encoding import block_encoder
+from tokenizer.encoding import encode as encode_module
+from tokenizer.shards.labels import Labels
+from tokenizer.shards.shard import ShardError, ShardManifest, open_shard
+from tokenizer.vocabulary.load import load_tokenizer
 
 
 def encode(*args, **kwargs) -> ShardManifest:
@@ -72,7 +72,7 @@ def test_workers_and_block_size_do_not_change_a_byte(
 ) -> None:
     inputs = [corpus / "held_out" / "prose.jsonl"]
     one = encode(tokenizer_dir, inputs, tmp_path / "one", num_workers=1)
-    monkeypatch.setattr("tokenizer.inputs.BLOCK_BYTES", 1000)
+    monkeypatch.setattr("tokenizer.documents.blocks.BLOCK_BYTES", 1000)
     other = encode(tokenizer_dir, inputs, tmp_path / "other", num_workers=4)
     assert one == other
     assert (tmp_path / "one.bin").read_bytes() == (tmp_path / "other.bin").read_bytes()

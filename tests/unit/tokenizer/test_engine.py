@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench import debian_text
-from tokenizer import block_encoder
-from tokenizer import engine as engine_module
-from tokenizer.encode import encode
-from tokenizer.engine import EngineError, GigatokenEngine, SentencePieceEngine, open_engine
-from tokenizer.load import Tokenizer, load_tokenizer
-from tokenizer.spec import TokenizerSpec
-from tokenizer.train import train_tokenizer
+from tokenizer.encoding import block_encoder
+from tokenizer.encoding.encode import encode
+from tokenizer.vocabulary import engine as engine_module
+from tokenizer.vocabulary.engine import EngineError, GigatokenEngine, SentencePieceEngine, open_engine
+from tokenizer.vocabulary.load import Tokenizer, load_tokenizer
+from tokenizer.vocabulary.spec import TokenizerSpec
+from tokenizer.vocabulary.train import train_tokenizer
 
 CACHE = Path(__file__).parents[3] / ".cache" / "debian-text"
 SPECS = {

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenizer.fast_json import last_parts, merges
-from tokenizer.load import Tokenizer
-from tokenizer.spec import TokenizerSpec, load_spec
-from tokenizer.train import train_tokenizer
+from tokenizer.vocabulary.fast_json import last_parts, merges
+from tokenizer.vocabulary.load import Tokenizer
+from tokenizer.vocabulary.spec import TokenizerSpec, load_spec
+from tokenizer.vocabulary.train import train_tokenizer
 
 library = pytest.importorskip("tokenizers")
 

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs.disks import UNREADABLE
-from tokenizer.files import (
+from fanal.files import (
     InputFile,
     block_sha256_of_file,
     read_record,
@@ -14,6 +13,7 @@ from tokenizer.files import (
     write_bytes_durably,
     write_record,
 )
+from tests.runs.disks import UNREADABLE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_part(tmp_path: Path, monkeypa
     def full(_: int) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("tokenizer.files.os.fsync", full)
+    monkeypatch.setattr("fanal.files.os.fsync", full)
     with pytest.raises(OSError, match="disk full"):
         write_bytes_durably(path, b"new")
     assert path.read_bytes() == b"old"

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.runs.disks import UNREADABLE
-from tokenizer.index import document_batches, read_document_indices, read_lengths, read_pointers
+from tokenizer.shards.index import document_batches, read_document_indices, read_lengths, read_pointers
 
 
 @given(lengths=st.lists(st.integers(1, 50), max_size=40), num_tokens=st.integers(1, 120))

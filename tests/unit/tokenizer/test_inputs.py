@@ -12,13 +12,13 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenizer import inputs as inputs_module
-from tokenizer.documents import DocumentReader, Fields, parse_block
-from tokenizer.encode import encode
-from tokenizer.files import BlockHasher
-from tokenizer.input_files import find_inputs
-from tokenizer.inputs import InputReader, Part
-from tokenizer.shards import open_shard
+from fanal.files import BlockHasher
+from tokenizer.documents import blocks as inputs_module
+from tokenizer.documents.blocks import InputReader, Part
+from tokenizer.documents.input_files import find_inputs
+from tokenizer.documents.parse import DocumentReader, Fields, parse_block
+from tokenizer.encoding.encode import encode
+from tokenizer.shards.shard import open_shard
 
 TEXTS = ["one\r\ntwo", "é\0 \u2581 <s>", "👩‍👩‍👧 e\u0301", " ", "x" * 5000, "last\n"]
 
@@ -208,7 +208,7 @@ def test_parts_take_every_line_once_in_order_and_hash_every_byte_once(
     found, hashes = [], {str(path): "" for path in paths}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inputs_module, "BLOCK_BYTES", block_bytes)
-        for module in ("tokenizer.files", "tokenizer.compressed"):
+        for module in ("fanal.files", "tokenizer.documents.compressed"):
             patch.setattr(f"{module}.HASH_BLOCK_BYTES", 16)
         for number in range(1, count + 1):
             reader = InputReader(paths, txt_documents="line", part=Part(number=number, count=count))

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tokenizer import writer as writer_module
-from tokenizer.encode import encode
-from tokenizer.shards import ShardError, ShardWriter, open_shard
-from tokenizer.verify import verify
+from tokenizer.encoding.encode import encode
+from tokenizer.shards import writer as writer_module
+from tokenizer.shards.shard import ShardError, ShardWriter, open_shard
+from tokenizer.shards.verify import verify
 
 ROOT = Path(__file__).parents[3]
 KILLS = 20

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenizer.normalize import normalize, prepare_text
+from tokenizer.vocabulary.normalize import normalize, prepare_text
 
 MARKS = [chr(code) for code in range(0x110000) if unicodedata.combining(chr(code))]
 DECOMPOSABLE = [chr(code) for code in range(0x110000) if unicodedata.decomposition(chr(code))]

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tokenizer.encode import encode
-from tokenizer.inputs import Part, RawBlock
-from tokenizer.labels import Labels
-from tokenizer.merge import merge
-from tokenizer.shards import ShardError, ShardWriter, open_shard
-from tokenizer.shuffle import Shuffler, document_keys
-from tokenizer.verify import verify
+from tokenizer.documents.blocks import Part, RawBlock
+from tokenizer.encoding.encode import encode
+from tokenizer.encoding.merge import merge
+from tokenizer.shards.labels import Labels
+from tokenizer.shards.shard import ShardError, ShardWriter, open_shard
+from tokenizer.shards.shuffle import Shuffler, document_keys
+from tokenizer.shards.verify import verify
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +54,9 @@ def test_a_shuffle_is_a_permutation_that_only_the_seed_changes(
 ) -> None:
     plain = encode(tokenizer_dir, inputs, tmp_path / "plain").manifest
     encode(tokenizer_dir, inputs, tmp_path / "one", shuffle_seed=1, num_workers=1)
-    monkeypatch.setattr("tokenizer.inputs.BLOCK_BYTES", 9000)
-    monkeypatch.setattr("tokenizer.shuffle.BUCKET_BYTES", 5000)
-    monkeypatch.setattr("tokenizer.shuffle.BATCH_TOKENS", 700)
+    monkeypatch.setattr("tokenizer.documents.blocks.BLOCK_BYTES", 9000)
+    monkeypatch.setattr("tokenizer.shards.shuffle.BUCKET_BYTES", 5000)
+    monkeypatch.setattr("tokenizer.shards.shuffle.BATCH_TOKENS", 700)
     encode(tokenizer_dir, inputs, tmp_path / "one again", shuffle_seed=1, num_workers=3)
     encode(tokenizer_dir, inputs, tmp_path / "two", shuffle_seed=2)
     assert files_of(tmp_path / "one") == files_of(tmp_path / "one again")
@@ -195,7 +195,7 @@ def test_merging_shuffled_parts_takes_few_documents_at_a_time(
     longest = np.diff(open_shard(tmp_path / "whole").document_offsets).max()
     batches = []
     add = ShardWriter.add_documents
-    monkeypatch.setattr("tokenizer.merge.BATCH_TOKENS", 2000)
+    monkeypatch.setattr("tokenizer.encoding.merge.BATCH_TOKENS", 2000)
     monkeypatch.setattr(ShardWriter, "add_documents", lambda self, *a: batches.append(len(a[1])) or add(self, *a))
     merge(prefixes, tmp_path / "merged")
     assert files_of(tmp_path / "merged") == files_of(tmp_path / "whole")
@@ -206,7 +206,7 @@ def test_line_numbers_of_a_part_are_counted_only_for_a_message(
     tmp_path: Path, tokenizer_dir: Path, inputs: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted = []
-    monkeypatch.setattr("tokenizer.inputs.BLOCK_BYTES", 3000)
+    monkeypatch.setattr("tokenizer.documents.blocks.BLOCK_BYTES", 3000)
     number = RawBlock.line_number
     monkeypatch.setattr(RawBlock, "line_number", lambda self, before: counted.append(1) or number(self, before))
     encode(tokenizer_dir, inputs[:1], tmp_path / "2", part=Part(number=2, count=2), num_workers=1)

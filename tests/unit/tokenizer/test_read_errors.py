@@ -12,13 +12,13 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from fanal.files import read_record
+from fanal.read_errors import MAY_PASS, mark_for_pickling, passing_cause
 from tests.runs.disks import UNREADABLE
-from tokenizer import block_encoder
 from tokenizer.__main__ import main
-from tokenizer.files import read_record
-from tokenizer.load import TokenizerInfo
-from tokenizer.read_errors import MAY_PASS, mark_for_pickling, passing_cause
-from tokenizer.writer import ShardWriter
+from tokenizer.encoding import block_encoder
+from tokenizer.shards.writer import ShardWriter
+from tokenizer.vocabulary.load import TokenizerInfo
 
 
 def error_of(number: int) -> OSError:

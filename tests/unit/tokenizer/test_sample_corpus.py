@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from tokenizer.sample_corpus import docstrings, make_sample_corpus, module_name
+from tokenizer.documents.sample_corpus import docstrings, make_sample_corpus, module_name
 
 NAMES = ["train/code.jsonl", "held_out/code.jsonl", "train/prose.jsonl", "held_out/prose.jsonl"]
 

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenizer.documents import Document
-from tokenizer.inputs import RawBlock
-from tokenizer.sampling import LanguageSampler, count_characters, language_of
-from tokenizer.spec import TokenizerSpec
-from tokenizer.train import train_tokenizer
+from tokenizer.documents.blocks import RawBlock
+from tokenizer.documents.parse import Document
+from tokenizer.vocabulary.sampling import LanguageSampler, count_characters, language_of
+from tokenizer.vocabulary.spec import TokenizerSpec
+from tokenizer.vocabulary.train import train_tokenizer
 
 SPEC = TokenizerSpec(vocab_size=300, languages={"fr": 0.75, "en": 0.25})
 

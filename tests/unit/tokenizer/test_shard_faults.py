@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tokenizer.encode import encode
-from tokenizer.load import load_tokenizer
-from tokenizer.shards import ShardError, ShardWriter, open_shard
-from tokenizer.verify import verify
+from tokenizer.encoding.encode import encode
+from tokenizer.shards.shard import ShardError, ShardWriter, open_shard
+from tokenizer.shards.verify import verify
+from tokenizer.vocabulary.load import load_tokenizer
 
 ROOT = Path(__file__).parents[3]
 SUFFIXES = ("bin", "idx", "json")
@@ -72,7 +72,7 @@ def test_every_bit_of_a_small_index_is_watched(tmp_path: Path) -> None:
     with ShardWriter(tmp_path / "a", vocab_size=100, tokenizer_sha256="ab" * 32) as writer:
         for document in ([1, 2], [3], [4, 5, 6]):
             writer.add_document(document)
-        from tokenizer.shards import EncodeOptions
+        from tokenizer.shards.shard import EncodeOptions
 
         options = EncodeOptions(append_bos=False, append_eos=False, text_field=None)
         writer.finish(domain=None, licence=None, source=None, input_files=[], options=options)
@@ -118,7 +118,7 @@ def open_shard_written_in_blocks(whole: Path, folder: Path):
 
 def open_shard_without_blocks(whole: Path):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tokenizer.manifest.HASH_BLOCK_BYTES", 64 << 20)
+        patch.setattr("tokenizer.shards.manifest.HASH_BLOCK_BYTES", 64 << 20)
         return open_shard(whole)
 
 

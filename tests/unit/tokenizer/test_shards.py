@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenizer.shards import EncodeOptions, ShardError, ShardManifest, ShardWriter, open_shard
-from tokenizer.verify import verify
+from tokenizer.shards.shard import EncodeOptions, ShardError, ShardManifest, ShardWriter, open_shard
+from tokenizer.shards.verify import verify
 
 SHA = "ab" * 32
 OPTIONS = EncodeOptions(append_bos=True, append_eos=True, text_field="text")
@@ -107,7 +107,7 @@ def test_nothing_is_left_when_finishing_fails(tmp_path: Path, monkeypatch: pytes
     def fail(*_) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(f"tokenizer.writer.{failing}", fail)
+    monkeypatch.setattr(f"tokenizer.shards.writer.{failing}", fail)
     with pytest.raises(OSError, match="disk full"):
         write_shard(tmp_path / "a")
     assert not list(tmp_path.iterdir())

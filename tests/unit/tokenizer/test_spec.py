@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 import tokenizer
-from tokenizer.spec import TokenizerSpec, load_spec, spec_as_yaml
+from tokenizer.vocabulary.spec import TokenizerSpec, load_spec, spec_as_yaml
 
 TINY = Path(tokenizer.__file__).parent / "specs" / "tiny-2k.yaml"
 

@@ -7,7 +7,7 @@ import pytest
 
 import tokenizer
 from tokenizer.__main__ import main
-from tokenizer.shards import open_shard
+from tokenizer.shards.shard import open_shard
 
 ROOT = Path(tokenizer.__file__).parent.parent
 

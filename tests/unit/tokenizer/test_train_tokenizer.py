@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenizer.load import Tokenizer, load_tokenizer
-from tokenizer.spec import TokenizerSpec, load_spec
-from tokenizer.train import MAX_SENTENCE_BYTES, split_sentences, train_tokenizer
+from tokenizer.vocabulary.load import Tokenizer, load_tokenizer
+from tokenizer.vocabulary.spec import TokenizerSpec, load_spec
+from tokenizer.vocabulary.train import MAX_SENTENCE_BYTES, split_sentences, train_tokenizer
 
 WORDS = "the cat sat on the mat and the dog lay by the log"
 
@@ -74,7 +74,7 @@ def test_training_twice_gives_the_same_bytes_in_any_folder_with_any_threads(
     assert first.model_sha256 == second.model_sha256
     for name in ("spec.yaml", "tokenizer.json", "tokenizer-info.json"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "deeper" / "b" / name).read_bytes()
-    monkeypatch.setattr("tokenizer.train.NUM_THREADS", 1)
+    monkeypatch.setattr("tokenizer.vocabulary.train.NUM_THREADS", 1)
     third = train_tokenizer(spec, inputs, tmp_path / "c")
     assert pieces(third) == pieces(first)
     assert [third.processor.GetScore(i) for i in range(500)] == [first.processor.GetScore(i) for i in range(500)]

@@ -9,9 +9,9 @@ import pytest
 
 from tests.runs.disks import UNREADABLE
 from tokenizer.__main__ import main
-from tokenizer.index import write_index
-from tokenizer.shards import EncodeOptions, ShardWriter
-from tokenizer.verify import verify
+from tokenizer.shards.index import write_index
+from tokenizer.shards.shard import EncodeOptions, ShardWriter
+from tokenizer.shards.verify import verify
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_damage_found_before_the_disk_failed_stays_damage(
     def fail(path: Path) -> tuple[str, ...]:
         raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
 
-    monkeypatch.setattr("tokenizer.verify.block_sha256_of_file", fail)  # it is read behind the index
+    monkeypatch.setattr("tokenizer.shards.verify.block_sha256_of_file", fail)  # it is read behind the index
     assert main(["verify", str(prefix), "--deep"]) == 70
     content = bytearray(Path(f"{prefix}.idx").read_bytes())
     content[34 + 4] ^= 1

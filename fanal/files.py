@@ -1,0 +1,171 @@
+"""Files that are either whole or absent, and small JSON records that describe large files.
+
+A name is given to a file only after its bytes are on disk: write `NAME.part`, fsync, rename, fsync the directory.
+A process killed at any moment leaves the old file, the new file or a `.part`, never half a file under its final name.
+"""
+
+import hashlib
+import json
+import os
+import types
+import typing
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from fanal.read_errors import naming
+
+READ_BLOCK_BYTES = 1 << 20
+HASH_BLOCK_BYTES = 64 << 20
+"""Large files are hashed in blocks of this size, so that a changed byte can be placed."""
+Record = typing.TypeVar("Record")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputFile:
+    """One file that something was made from."""
+
+    path: str
+    """As the user gave it."""
+    bytes: int
+    """Size of the file in bytes."""
+    first_block: int
+    """Number of the first hashed block: 0, except where one part of many read the file from the middle on."""
+    block_sha256: tuple[str, ...]
+    """Of each 64 MiB block, 64 hexadecimal digits, taken while it was read; one, of the whole file, up to that size."""
+
+
+def part_path(path: Path) -> Path:
+    """The temporary neighbour of `path`; in the same directory, so that the rename is atomic."""
+    return path.with_name(path.name + ".part")
+
+
+class BlockHasher:
+    """SHA-256 of each HASH_BLOCK_BYTES of a stream, as its bytes come by."""
+
+    def __init__(self) -> None:
+        self._done: list[str] = []
+        self._digest = hashlib.sha256()
+        self._filled = 0
+
+    def update(self, content: bytes | memoryview) -> None:
+        """The next bytes of the stream."""
+        view = memoryview(content)
+        while len(view):
+            taken = view[: HASH_BLOCK_BYTES - self._filled]
+            self._digest.update(taken)
+            self._filled += len(taken)
+            view = view[len(taken) :]
+            if self._filled == HASH_BLOCK_BYTES:
+                self._done.append(self._digest.hexdigest())
+                self._digest, self._filled = hashlib.sha256(), 0
+
+    def hexdigests(self) -> tuple[str, ...]:
+        """One per block so far, the last of them perhaps shorter; empty for an empty stream."""
+        return (*self._done, self._digest.hexdigest()) if self._filled else tuple(self._done)
+
+
+def sha256_of_file(path: Path) -> str:
+    """SHA-256 of a file as 64 hexadecimal digits. Reads the file once, in blocks of 1 MiB."""
+    digest = hashlib.sha256()
+    with naming(path), path.open("rb") as stream:
+        while block := stream.read(READ_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def block_sha256_of_file(path: Path) -> tuple[str, ...]:
+    """SHA-256 of each HASH_BLOCK_BYTES of a file. Reads the file once."""
+    hasher = BlockHasher()
+    with naming(path), path.open("rb") as stream:
+        while block := stream.read(READ_BLOCK_BYTES):
+            hasher.update(block)
+    return hasher.hexdigests()
+
+
+def fsync_directory(directory: Path) -> None:
+    """Make renames inside `directory` survive a power cut."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync(stream: BinaryIO) -> None:
+    """Bring what was written to disk."""
+    stream.flush()
+    os.fsync(stream.fileno())
+
+
+def write_bytes_durably(path: Path, content: bytes) -> None:
+    """Write a whole file under a temporary name, fsync, and rename it to `path` (replacing a file that is there)."""
+    part = part_path(path)
+    try:
+        with part.open("wb") as stream:
+            stream.write(content)
+            sync(stream)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    fsync_directory(path.parent)
+
+
+def record_bytes(record: Any) -> bytes:
+    """A dataclass as an indented JSON object."""
+    return (json.dumps(asdict(record), indent=2, ensure_ascii=False) + "\n").encode("utf-8")
+
+
+def write_record(path: Path, record: Any) -> None:
+    """Write a dataclass as JSON, durably."""
+    write_bytes_durably(path, record_bytes(record))
+
+
+def read_record(record_type: type[Record], path: Path, *, mend: str, error: type[ValueError] = ValueError) -> Record:
+    """Read what `write_record` wrote; every key must be known, present and of its type.
+
+    Args: mend is what the reader of an error should do; error is the exception to raise.
+    Raises: error, naming the path, what was found and what was expected.
+    """
+    try:
+        with naming(path):
+            content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise error(f"{path} does not exist; {mend}") from None
+    except (ValueError, OSError) as problem:
+        raise error(f"{path} cannot be read as JSON ({problem}); {mend}") from None
+    try:
+        return _build(record_type, content, where="")
+    except ValueError as problem:
+        raise error(f"{path}: {problem}; {mend}") from None
+
+
+def _build(record_type: Any, content: Any, *, where: str) -> Any:
+    """A value of the annotated type from parsed JSON. Raises: ValueError with the dotted place of the first misfit."""
+    if is_dataclass(record_type):
+        if not isinstance(content, dict):
+            raise ValueError(f"{where or 'the file'} holds {_shown(content)}, expected an object")
+        hints = typing.get_type_hints(record_type)
+        if unknown := sorted(set(content) - set(hints)):
+            raise ValueError(f"unknown key {where}{unknown[0]!r}, expected {', '.join(hints)}")
+        required = {f.name for f in fields(record_type) if f.default is MISSING and f.default_factory is MISSING}
+        if missing := sorted(required - set(content)):
+            raise ValueError(f"key {where}{missing[0]!r} is missing")
+        built = {name: _build(hints[name], value, where=f"{where}{name}.") for name, value in content.items()}
+        return typing.cast(Any, record_type)(**built)
+    if typing.get_origin(record_type) is tuple:
+        if not isinstance(content, list):
+            raise ValueError(f"{where[:-1]} holds {_shown(content)}, expected a list")
+        item_type = typing.get_args(record_type)[0]
+        return tuple(_build(item_type, item, where=f"{where}{number}.") for number, item in enumerate(content))
+    # bool is an int in Python, but `true` is no count of tokens.
+    accepted = typing.get_args(record_type) if isinstance(record_type, types.UnionType) else (record_type,)
+    if type(content) not in accepted:
+        names = " or ".join(kind.__name__ for kind in accepted)
+        raise ValueError(f"{where[:-1]} holds {_shown(content)}, expected {names}")
+    return content
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

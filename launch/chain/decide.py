@@ -1,0 +1,129 @@
+"""What happens after a job, by the exit codes of its ranks. Pure: facts in, one decision out.
+
+Exit codes: fanal/exit_codes.py. torchrun's own is never read: it is 1 whatever its ranks answered.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from fanal import exit_codes
+from launch.slurm import EndedBy
+
+Action = Literal["finish", "hand over", "requeue", "stop"]
+"""finish: the run is complete, cancel the jobs that wait. hand over: the next job of the chain goes on. requeue: this job goes
+on later, under its number. stop: cancel the jobs that wait and say why; ``launch submit`` goes on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """How an attempt ended: one start of a job, until it ended or was lost."""
+
+    exit_code: int
+    """Of the run as a whole (``run_exit_code``)."""
+    said: str = ""
+    """What a rank gave as its reason (launch/chain/rank_logs.py); empty if nothing is known."""
+    asked_by: str = ""
+    """Who asked the run to stop, in its own words; empty if nobody did, or if it could not say."""
+    walltime_signal: bool = False
+    """The end of the job was near, and the run was told."""
+    ended_by: EndedBy = "itself"
+    """What ended the job, by Slurm's word."""
+    lost_nodes: tuple[str, ...] = ()
+    """Nodes of the job that Slurm counts as down, or that were started anew since."""
+    step_before: int = 0
+    """Step of the newest whole checkpoint when the attempt began; 0 if there was none."""
+    step_after: int = 0
+    """The same at its end."""
+    restarts_without_checkpoint: int = 0
+    """Restarts in a row before this attempt that brought no new checkpoint."""
+    jobs_waiting: int = 0
+    """Other jobs of the chain in the queue."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What happens next, and why."""
+
+    action: Action
+    reason: str
+    restarts_without_checkpoint: int = 0
+    exclude: tuple[str, ...] = ()
+    """Nodes not to run on again, as long as there are others."""
+
+
+def run_exit_code(codes: Mapping[int, int], num_ranks: int) -> int:
+    """One exit code for all ranks: the one that says most.
+
+    Args: codes by rank; a rank that left none was killed, or never started.
+    Wrong input and damage are found by every rank or by one, while its peers crash on its silence: so they count first.
+    """
+    found = set(codes.values())
+    for telling in (exit_codes.WRONG_INPUT, exit_codes.DAMAGED, exit_codes.HANG):
+        if telling in found:
+            return telling
+    if len(codes) < num_ranks or not found <= {exit_codes.FINISHED, exit_codes.STOPPED}:
+        return exit_codes.CRASH
+    return exit_codes.STOPPED if exit_codes.STOPPED in found else exit_codes.FINISHED
+
+
+def decide(facts: Facts, *, max_restarts_without_checkpoint: int) -> Decision:
+    """What happens after an attempt."""
+    final = _final(facts)
+    if final is not None:
+        return final
+    reason = _why_again(facts)
+    progress = facts.step_after > facts.step_before
+    count = 0 if progress else facts.restarts_without_checkpoint + 1
+    if count >= max_restarts_without_checkpoint:
+        return Decision(
+            action="stop",
+            reason=f"{count} restarts in a row without a new checkpoint (the newest is of step {facts.step_after}); "
+            f"the last: {reason}",
+            restarts_without_checkpoint=count,
+            exclude=facts.lost_nodes,
+        )
+    stopped_well = facts.exit_code == exit_codes.STOPPED
+    return Decision(
+        action="hand over" if stopped_well and facts.jobs_waiting else "requeue",
+        reason=reason,
+        restarts_without_checkpoint=count,
+        exclude=facts.lost_nodes,
+    )
+
+
+def _final(facts: Facts) -> Decision | None:
+    """The ends after which nothing starts again by itself."""
+    if facts.exit_code == exit_codes.FINISHED:
+        return Decision(action="finish", reason="the run is complete")
+    if facts.exit_code == exit_codes.WRONG_INPUT:
+        return Decision(action="stop", reason=f"the input is wrong (exit code 2){_quoted(facts)}")
+    if facts.exit_code == exit_codes.DAMAGED:
+        return Decision(
+            action="stop", reason=f"data or a checkpoint failed verification (exit code 76){_quoted(facts)}"
+        )
+    if "STOP file" in facts.asked_by:
+        return Decision(action="stop", reason="a STOP file in the run folder asked for it")
+    if facts.ended_by == "cancelled":
+        saved = (
+            "" if facts.exit_code == exit_codes.STOPPED else f"; its newest checkpoint is of step {facts.step_after}"
+        )
+        return Decision(action="stop", reason=f"the job was cancelled by hand{saved}")
+    return None
+
+
+def _why_again(facts: Facts) -> str:
+    if facts.lost_nodes:
+        return f"lost {', '.join(facts.lost_nodes)}"
+    if facts.exit_code == exit_codes.STOPPED:
+        why = "the end of the job was near" if facts.walltime_signal else facts.asked_by or facts.ended_by
+        return f"stopped with a checkpoint of step {facts.step_after} ({why})"
+    if facts.ended_by != "itself":
+        return f"ended by Slurm ({facts.ended_by})"
+    if facts.exit_code == exit_codes.HANG:
+        return f"a hang was cut off (exit code 77){_quoted(facts)}"
+    return f"a crash (exit code {facts.exit_code})"
+
+
+def _quoted(facts: Facts) -> str:
+    return f": {facts.said}" if facts.said else ""

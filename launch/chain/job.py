@@ -1,0 +1,330 @@
+"""What a job does before and after its run, on the first of its nodes. ``job.sbatch`` calls both.
+
+before  note the start; settle the attempt before, if it was lost without a word; choose where ranks meet
+after   read the exit codes of the ranks, decide (launch/chain/decide.py), note the decision, act
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import sys
+import tarfile
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from fanal import exit_codes
+from launch import slurm
+from launch.chain import jobs_file
+from launch.chain.avoid import broken_nodes, keep_off, other_nodes
+from launch.chain.capture import write_environment
+from launch.chain.decide import Decision, Facts, decide, run_exit_code
+from launch.chain.newest import newest_step
+from launch.chain.rank_logs import asked_by, reason_of
+from launch.chain.render import JOB
+from launch.chain.script import EXIT_CODES, SCRIPT, SITE
+from launch.sites.site import SiteConfig, load_site
+from pretrain.train.request_files import STOP
+
+NO_DECISION_YET = "it ended without a word"
+
+
+@dataclass(frozen=True)
+class Here:
+    """The job this process belongs to."""
+
+    folder: Path
+    facts: dict[str, Any]
+    site: SiteConfig
+    job: str
+    restart: int
+
+    @property
+    def run_dir(self) -> Path:
+        return Path(self.facts["run_dir"])
+
+    def num_ranks(self, nodes: int | None = None) -> int:
+        """Of this start, or one on so many nodes. By the job's own words where it says them: a render may have changed the file."""
+        if nodes is None:
+            nodes = int(os.environ.get("SLURM_JOB_NUM_NODES") or self.facts["nodes"])
+        return nodes * int(os.environ.get("FANAL_RANKS_PER_NODE") or self.facts["ranks_per_node"])
+
+
+def here(folder: Path) -> Here:
+    """Read the launch folder of the job that runs.
+
+    Raises: ValueError if it is not one, or outside a job.
+    """
+    try:
+        facts = json.loads((folder / JOB).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"{folder} must be the launch folder of a run, with {JOB} ({error}); `launch render` makes it"
+        ) from None
+    job, restart = slurm.this_job()
+    return Here(folder, facts, load_site(str(folder / SITE)), job, restart)
+
+
+def attempt_dir(folder: Path, job: str, restart: int) -> Path:
+    """What one start of a job leaves: environment, exit codes, logs, the look at its nodes."""
+    return folder / f"{job}-{restart}"
+
+
+def begin(folder: Path) -> str | None:
+    """Before the run. Returns HOST:PORT where ranks meet; None if this job must not run, which is said and noted."""
+    at = here(folder)
+    nodes = slurm.hostnames(os.environ.get("SLURM_JOB_NODELIST", ""))
+    attempt = attempt_dir(folder, at.job, at.restart)
+    (attempt / EXIT_CODES).mkdir(parents=True, exist_ok=True)
+    if not _settle_lost_attempt(at) or _was_asked_to_stop(at) or not _avoid_noted_nodes(at, nodes):
+        return None
+    write_environment(attempt / "environment.json", Path(at.facts["code_dir"]), nodes)
+    jobs_file.note(
+        at.run_dir, "started", job=at.job, restart=at.restart, nodes=list(nodes), step=newest_step(at.run_dir)
+    )
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return f"{socket.gethostname()}:{probe.getsockname()[1]}"
+
+
+def end(folder: Path, *, before_training: int | None, walltime: bool) -> int:
+    """After the run: decide, note, act. Returns the exit code of the job.
+
+    Args: before_training, the exit code of what came before the ranks, if it failed.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a requeue ends this process, too; Slurm's SIGKILL comes later
+    at = here(folder)
+    ended_by = slurm.why_ending(at.job, at.restart)
+    attempt = attempt_dir(folder, at.job, at.restart)
+    codes = rank_exit_codes(attempt)
+    if before_training is None:
+        code = run_exit_code(codes, at.num_ranks())
+    else:  # a preflight that the end of the job cut short has found nothing
+        code = exit_codes.STOPPED if walltime else _known_code(before_training)
+    records = jobs_file.read(at.run_dir)
+    began = next((a for a in reversed(jobs_file.attempts(records)) if (a.job, a.restart) == (at.job, at.restart)), None)
+    lost = slurm.lost_nodes(began.nodes, _local(began.time_utc)) if began and code not in _GOOD else ()
+    if before_training is not None and code == exit_codes.CRASH:
+        lost = tuple(dict.fromkeys((*lost, *broken_nodes(attempt))))  # Slurm does not know what preflight has seen
+    step_after, restarts = newest_step(at.run_dir), jobs_file.restarts_without_checkpoint(records)
+    if began is None:  # it could not even be noted: no progress, and Slurm's count is the one that is left
+        restarts = max(restarts, at.restart)
+    facts = Facts(
+        exit_code=code,
+        said=reason_of(attempt, code) if before_training is None else "see the job's output",
+        asked_by=asked_by(attempt) if code == exit_codes.STOPPED and before_training is None else "",
+        walltime_signal=walltime,
+        ended_by=ended_by,
+        lost_nodes=lost,
+        step_before=began.step if began else step_after,
+        step_after=step_after,
+        restarts_without_checkpoint=restarts,
+        jobs_waiting=_jobs_waiting(at),
+    )
+    decision = decide(facts, max_restarts_without_checkpoint=at.site.max_restarts_without_checkpoint)
+    _note(at, at.job, at.restart, facts, decision)
+    try:
+        _tidy(attempt, codes, good=code in _GOOD)
+    except OSError as error:  # no room, perhaps: the chain must go on all the same
+        print(f"warning: {attempt} is not tidied up: {error}", file=sys.stderr, flush=True)
+    _act(at, decision, is_requeued=ended_by == "requeued by Slurm")
+    return exit_codes.FINISHED if decision.action in ("finish", "hand over") else code
+
+
+def _jobs_waiting(at: Here) -> int:
+    """0 where Slurm does not answer: then this job goes on itself, after those that wait all the same."""
+    try:
+        return len(slurm.waiting_jobs(at.facts["name"]))
+    except slurm.SlurmError as error:
+        print(f"warning: {error}", file=sys.stderr, flush=True)
+        return 0
+
+
+def rank_exit_codes(attempt: Path) -> dict[int, int]:
+    """The exit code that each rank left; ranks that were killed left none."""
+    codes = {}
+    for path in (attempt / EXIT_CODES).glob("rank-*"):
+        text = path.read_text(encoding="utf-8").strip()
+        if text.isdigit():
+            codes[int(path.name.removeprefix("rank-"))] = int(text)
+    return codes
+
+
+_GOOD = (exit_codes.FINISHED, exit_codes.STOPPED)
+
+
+def _known_code(code: int) -> int:
+    """Codes that are none of ours, such as 1 of a Python that cannot import, count as a crash."""
+    ours = (exit_codes.WRONG_INPUT, exit_codes.DAMAGED, exit_codes.HANG, exit_codes.STOPPED)
+    return code if code in ours else exit_codes.CRASH
+
+
+def _local(time_utc: str) -> datetime:
+    """Slurm prints local times without a zone."""
+    return datetime.fromtimestamp(jobs_file.seconds(time_utc))
+
+
+def _note(at: Here, job: str, restart: int, facts: Facts, decision: Decision) -> None:
+    """Write a decision down, and say it. A full disk, which may be why the run crashed, must not keep it from being carried out."""
+    try:
+        jobs_file.note(
+            at.run_dir, "decided", job=job, restart=restart, action=decision.action, reason=decision.reason,
+            exit_code=facts.exit_code, step=facts.step_after,
+            restarts_without_checkpoint=decision.restarts_without_checkpoint, exclude=list(decision.exclude),
+            by=f"{at.job}-{at.restart}",
+        )  # fmt: skip
+    except OSError as error:
+        print(f"warning: a decision is not noted in {jobs_file.JOBS_FILE}: {error}", file=sys.stderr, flush=True)
+    print(f"job {job}: {decision.action}: {decision.reason}", file=sys.stderr, flush=True)
+
+
+def _settle_lost_attempt(at: Here) -> bool:
+    """Decide for an attempt that could not: its node was lost, or it was killed at once. False if this job must not run."""
+    records = jobs_file.read(at.run_dir)
+    before = jobs_file.attempts(records)
+    if not before or before[-1].decision is not None:
+        return _is_still_wanted(at, records)
+    last = before[-1]
+    attempt = attempt_dir(at.folder, last.job, last.restart)
+    codes = rank_exit_codes(attempt)
+    code = run_exit_code(codes, at.num_ranks(len(last.nodes)))
+    facts = Facts(
+        exit_code=code,
+        asked_by=asked_by(attempt) if code == exit_codes.STOPPED else NO_DECISION_YET,
+        ended_by=slurm.why_ended(last.job) if last.job != at.job else "requeued by Slurm",
+        lost_nodes=slurm.lost_nodes(last.nodes, _local(last.time_utc)),
+        step_before=last.step,
+        step_after=newest_step(at.run_dir),
+        restarts_without_checkpoint=jobs_file.restarts_without_checkpoint(records),
+    )
+    decision = decide(facts, max_restarts_without_checkpoint=at.site.max_restarts_without_checkpoint)
+    _note(at, last.job, last.restart, facts, decision)
+    if decision.action in ("finish", "stop"):
+        _act(at, decision)
+        return False
+    return True
+
+
+def _is_still_wanted(at: Here, records: list[dict[str, Any]]) -> bool:
+    """False if the chain was stopped or finished, and this job of it started all the same: it was being started just then."""
+    current = jobs_file.since_submission(records)
+    belongs = any(at.job in record["jobs"] for record in current if record["event"] == "submitted")
+    decided = [record for record in current if record["event"] == "decided"]
+    if belongs and decided and decided[-1]["action"] in ("finish", "stop"):
+        print(f"the chain has ended: {decided[-1]['reason']}", file=sys.stderr)
+        try:
+            slurm.cancel(slurm.waiting_jobs(at.facts["name"]))
+        except slurm.SlurmError as error:  # they will see for themselves
+            print(f"warning: {error}", file=sys.stderr, flush=True)
+        return False
+    return True
+
+
+def _was_asked_to_stop(at: Here) -> bool:
+    """Whether a STOP file came while no rank was there to see it: while the chain waited in the queue, or as a job crashed.
+
+    One from before the last submission is not meant for this chain; the trainer removes it.
+    """
+    records = jobs_file.read(at.run_dir)
+    submissions = [jobs_file.seconds(record["time_utc"]) for record in records if record["event"] == "submitted"]
+    stop = at.run_dir / STOP
+    try:
+        # A chain that was never submitted began with its script: sbatch may add a job to it at any time.
+        since = submissions[-1] if submissions else (at.folder / SCRIPT).stat().st_mtime
+        if stop.stat().st_mtime < since:
+            return False
+        stop.unlink()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        print(f"warning: {error}", file=sys.stderr, flush=True)  # of a colleague, in a folder that only he may clean
+    decision = Decision(action="stop", reason="a STOP file in the run folder asked for it, before this start")
+    _note(at, at.job, at.restart, Facts(exit_code=exit_codes.STOPPED, step_after=newest_step(at.run_dir)), decision)
+    _act(at, decision)
+    return True
+
+
+def _avoid_noted_nodes(at: Here, nodes: tuple[str, ...]) -> bool:
+    """Where a node that was lost before is back and others could take its place, wait for those. False if this job must not run."""
+    noted = set(jobs_file.excluded(jobs_file.read(at.run_dir)))
+    mine = sorted(noted & set(nodes))
+    if not mine:
+        return True
+    try:
+        others = other_nodes(at.site, at.job, noted)
+    except slurm.SlurmError as error:
+        print(f"warning: {error}", file=sys.stderr, flush=True)
+        others = set[str]()
+    if len(others) < len(nodes):
+        print(
+            f"{', '.join(mine)} was lost before; used again, since no other node is free to take its place",
+            file=sys.stderr,
+        )
+        return True
+    records = jobs_file.read(at.run_dir)
+    decision = Decision(
+        action="requeue",
+        reason=f"{', '.join(mine)} was lost before, and there are other nodes",
+        restarts_without_checkpoint=jobs_file.restarts_without_checkpoint(records),
+        exclude=tuple(mine),
+    )
+    step = newest_step(at.run_dir)
+    facts = Facts(exit_code=exit_codes.STOPPED, step_before=step, step_after=step)
+    _note(at, at.job, at.restart, facts, decision)
+    _act(at, decision)
+    return False
+
+
+def _act(at: Here, decision: Decision, *, is_requeued: bool = False) -> None:
+    """Carry out a decision. What Slurm refuses is said, and noted where it ends the chain.
+
+    Args: is_requeued, Slurm has put the job back into the queue already.
+    """
+    waiting: list[str] = []
+    try:
+        waiting = [job for job in slurm.waiting_jobs(at.facts["name"]) if job != at.job]
+        if decision.action in ("finish", "stop"):
+            slurm.cancel([*waiting, *([at.job] if is_requeued else [])])
+            return
+    except slurm.SlurmError as error:
+        print(f"warning: {error}", file=sys.stderr, flush=True)
+    if decision.action == "requeue" and not is_requeued:
+        _requeue(at)
+    # After the requeue: a running job's list of nodes cannot be changed, one that is put back can, while we still live.
+    noted = jobs_file.excluded(jobs_file.read(at.run_dir))
+    if noted:
+        jobs = [*waiting, *([at.job] if decision.action == "requeue" else [])]
+        keep_off(at.site, noted, jobs, needed=at.facts["nodes"])
+
+
+def _requeue(at: Here) -> None:
+    """Put this job back, or a new one in its place where Slurm does not allow that."""
+    try:
+        slurm.requeue(at.job)
+    except slurm.SlurmError as refused:
+        if slurm.why_ending(at.job, at.restart) == "requeued by Slurm":
+            return  # Slurm was faster: a node of the job is down
+        try:
+            queued = slurm.submit(at.folder / SCRIPT)
+            print(f"{refused}; queued job {queued} in its place", file=sys.stderr, flush=True)
+        except slurm.SlurmError as error:
+            reason = f"cannot go on: {refused}; {error}; `sbatch {at.folder / SCRIPT}` goes on"
+            decision = Decision(action="stop", reason=reason)
+            _note(
+                at, at.job, at.restart, Facts(exit_code=exit_codes.CRASH, step_after=newest_step(at.run_dir)), decision
+            )
+
+
+def _tidy(attempt: Path, codes: dict[int, int], *, good: bool) -> None:
+    """One file for all exit codes, and one for all logs of an attempt that ended well: inodes are counted on clusters."""
+    text = json.dumps({str(rank): code for rank, code in sorted(codes.items())}) + "\n"
+    (attempt / f"{EXIT_CODES}.json").write_text(text, encoding="utf-8")
+    logs = attempt / "logs"
+    if good and logs.is_dir():
+        with tarfile.open(attempt / "logs.tar.gz", "w:gz") as tar:
+            tar.add(logs, "logs")
+        shutil.rmtree(logs, ignore_errors=True)
+    shutil.rmtree(attempt / EXIT_CODES, ignore_errors=True)

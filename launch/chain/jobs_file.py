@@ -1,0 +1,135 @@
+"""``jobs.jsonl`` in a run folder: what was submitted, started and decided, one JSON object a line, oldest first.
+
+Every line has ``time_utc`` and ``event``:
+    submitted   jobs, slices, nodes, hours, account, qos, site, config_sha256, script_sha256
+    started     job, restart, nodes, step (of the newest whole checkpoint)
+    decided     job, restart, action, reason, exit_code, step, restarts_without_checkpoint, exclude; by (the job that found out)
+Jobs of one run run one at a time, so one process writes at a time.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from fanal.fields import Rule, fit, is_count, is_text, is_texts
+
+JOBS_FILE = "jobs.jsonl"
+TIME = "%Y-%m-%dT%H:%M:%SZ"
+FIELDS: dict[str, dict[str, Rule]] = {
+    "submitted": {"jobs": is_texts},
+    "started": {"job": is_text, "restart": is_count, "nodes": is_texts, "step": is_count},
+    "decided": {
+        "job": is_text, "restart": is_count, "action": is_text, "reason": is_text, "step": is_count,
+        "restarts_without_checkpoint": is_count, "exclude": is_texts,
+    },
+}  # fmt: skip
+"""What readers rely on, by event."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """One start of a job."""
+
+    job: str
+    restart: int
+    nodes: tuple[str, ...]
+    step: int
+    """Of the newest whole checkpoint at the start; 0 if there was none."""
+    time_utc: str
+    decision: dict[str, Any] | None
+    """The ``decided`` line; None while it runs, or if it was lost."""
+
+
+def note(run_dir: Path, event: str, **fields: Any) -> dict[str, Any]:
+    """Add a line, durably; returns it."""
+    record = {"time_utc": now_utc(), "event": event, **fields}
+    with (run_dir / JOBS_FILE).open("ab+") as stream:
+        end = stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, end - 1))
+        torn = stream.read(1) not in (b"", b"\n")  # the line before lacks its end: ours must not be lost with it
+        stream.write((("\n" if torn else "") + json.dumps(record) + "\n").encode())
+        stream.flush()
+        os.fsync(stream.fileno())
+    return record
+
+
+def must_note(run_dir: Path, event: str, **fields: Any) -> None:
+    """Add a line without which no job is to run: what is decided later rests on it.
+
+    Raises: ValueError naming the file and why it takes none.
+    """
+    try:
+        note(run_dir, event, **fields)
+    except OSError as error:
+        raise ValueError(
+            f"{run_dir / JOBS_FILE} must be a file that you may write to, with room for one more line on its disk and in the "
+            f"quota: {error.strerror or error}; no job is to run that is not noted there"
+        ) from None
+
+
+def read(run_dir: Path) -> list[dict[str, Any]]:
+    """All whole lines; none if there is no file. A node that loses power may leave a torn one, a person a strange one."""
+    with contextlib.suppress(FileNotFoundError):
+        lines = (run_dir / JOBS_FILE).read_text(encoding="utf-8", errors="replace").splitlines()
+        records = []
+        for line in lines:
+            with contextlib.suppress(ValueError, RecursionError):  # also numbers and nesting beyond Python's limits
+                record = json.loads(line)
+                if isinstance(record, dict) and _is_whole(record):
+                    records.append(record)
+        return records
+    return []
+
+
+def _is_whole(record: dict[str, Any]) -> bool:
+    if not fit(record, {"event": is_text, "time_utc": is_text, **FIELDS.get(str(record.get("event")), {})}):
+        return False
+    with contextlib.suppress(ValueError):
+        return bool(datetime.strptime(record["time_utc"], TIME))
+    return False
+
+
+def now_utc() -> str:
+    """As ``time_utc`` holds it."""
+    return datetime.now(UTC).strftime(TIME)
+
+
+def seconds(time_utc: str) -> float:
+    """Of a line's ``time_utc``, since the epoch."""
+    return datetime.strptime(time_utc, TIME).replace(tzinfo=UTC).timestamp()
+
+
+def attempts(records: Sequence[dict[str, Any]]) -> list[Attempt]:
+    """Every start of a job since the last ``submitted`` line, with its decision."""
+    current = since_submission(records)
+    decisions = {(r["job"], r["restart"]): r for r in current if r["event"] == "decided"}
+    return [
+        Attempt(
+            job=record["job"], restart=record["restart"], nodes=tuple(record["nodes"]), step=record["step"],
+            time_utc=record["time_utc"], decision=decisions.get((record["job"], record["restart"])),
+        )
+        for record in current if record["event"] == "started"
+    ]  # fmt: skip
+
+
+def since_submission(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The lines from the last ``submitted`` on: a person who submits starts the counting anew."""
+    last = max((number for number, record in enumerate(records) if record["event"] == "submitted"), default=0)
+    return list(records[last:])
+
+
+def restarts_without_checkpoint(records: Sequence[dict[str, Any]]) -> int:
+    """Restarts in a row up to now that brought no new checkpoint."""
+    decided = [record for record in since_submission(records) if record["event"] == "decided"]
+    return decided[-1]["restarts_without_checkpoint"] if decided else 0
+
+
+def excluded(records: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+    """Nodes that were noted since the last submission, in the order of their being noted."""
+    noted = [node for r in since_submission(records) if r["event"] == "decided" for node in r["exclude"]]
+    return tuple(dict.fromkeys(noted))

@@ -1,0 +1,42 @@
+"""What a rank said before it ended: torchrun keeps the output of each, below logs/NODE/…/LOCAL_RANK/std{out,err}.log."""
+
+import re
+from pathlib import Path
+
+from fanal import exit_codes
+
+ASKED = re.compile(r"^stopped on request \((.*?)\); ")
+"""The last words of rank 0 (pretrain/train/loop.py, pretrain/log/sinks.py)."""
+TAIL_BYTES = 65_536
+BEGINS = {exit_codes.WRONG_INPUT: "error: ", exit_codes.DAMAGED: "error: ", exit_codes.HANG: "watchdog: "}
+"""How the line begins that gives the reason for an exit code."""
+
+
+def reason_of(attempt: Path, code: int) -> str:
+    """The line by which a rank explained this exit code, without its beginning; empty if none was found."""
+    begins = BEGINS.get(code)
+    if begins is None:
+        return ""
+    for log in sorted((attempt / "logs").glob("**/stderr.log")):
+        for line in reversed(_tail(log)):
+            if line.startswith(begins):
+                return line.removeprefix("error: ").strip()
+    return ""
+
+
+def asked_by(attempt: Path) -> str:
+    """Who asked the run to stop, in its own words; empty if nobody did. Its console says so even where no step was done."""
+    for log in sorted((attempt / "logs").glob("**/stdout.log")):
+        for line in reversed(_tail(log)):
+            if found := ASKED.search(line):
+                return found[1]
+    return ""
+
+
+def _tail(log: Path) -> list[str]:
+    try:
+        with log.open("rb") as stream:
+            stream.seek(max(0, log.stat().st_size - TAIL_BYTES))
+            return stream.read().decode("utf-8", errors="replace").splitlines()
+    except OSError:
+        return []

@@ -1,0 +1,205 @@
+"""The text of a job's script: readable, commented, standing alone."""
+
+import re
+import shlex
+from pathlib import Path
+
+from fanal.exit_codes import OF_A_RUN
+from launch.chain.request import Job, Places
+from launch.sites.site import SiteConfig
+from pretrain.config.derive import num_parameters
+from pretrain.train.request_files import SINCE_S
+
+EXIT_CODES = "exit-codes"
+"""Folder in which every rank, or task, leaves its exit code."""
+SCRIPT, CONFIG, SITE, NODE_SCRIPT, PACKED = "job.sbatch", "config.yaml", "site.yaml", "node.sh", "environment.tar"
+"""Files in the launch folder of a run: the script, the resolved run and site, what runs on each node, code and packages."""
+
+
+def script(job: Job) -> str:
+    """The sbatch script of one slice; every slice of a chain is the same script."""
+    return "\n".join([*_title(job), *directives(job), "", *_setting(job), "", *_body(job)]) + "\n"
+
+
+def directives(job: Job) -> list[str]:
+    """The #SBATCH lines, each with its reason where it is not plain."""
+    site = job.site
+    lines = [
+        sbatch(f"--job-name={job.name}", "slices of this run folder know each other by it"),
+        sbatch("--dependency=singleton", "and run one at a time, in the order of their submission"),
+    ]
+    lines += [sbatch(f"--account={job.account}")] if job.account else []
+    lines += [sbatch(f"--partition={site.partition}")] if site.partition else []
+    lines += [sbatch(f"--constraint={site.constraint}")] if site.constraint else []
+    lines += [sbatch(f"--qos={job.qos}")] if job.qos else []
+    lines += [
+        sbatch(f"--nodes={job.nodes}"),
+        sbatch("--ntasks-per-node=1", f"torchrun, which starts {job.ranks_per_node} rank(s) a node"),
+    ]
+    lines += [sbatch(f"--gres=gpu:{job.gpus_per_node}")] if job.gpus_per_node else []
+    lines += [sbatch(f"--cpus-per-task={job.cores}", "memory follows the cores" if job.gpus_per_node else "")]
+    lines += [sbatch(f"--hint={site.hint}")] if site.hint else []
+    lines += [sbatch("--exclude=" + ",".join(job.exclude))] if job.exclude else []
+    lines += [
+        sbatch(f"--time={walltime(job.minutes)}"),
+        sbatch(
+            f"--signal=B:USR1@{job.stop_margin_s}", "to this script, that long before the end: stop, save, go on later"
+        ),
+        sbatch("--requeue", "a lost node puts the job back in the queue"),
+        sbatch("--open-mode=append", "a requeued job goes on in its file"),
+        sbatch(f"--output={log_path(job.folder, '%j.out')}"),
+    ]
+    return lines
+
+
+def walltime(minutes: int) -> str:
+    """HH:MM:SS."""
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:00"
+
+
+def environment(site: SiteConfig) -> list[str]:
+    """The export lines of a site."""
+    return [f'export {name}="{variable.value}"  # {variable.reason}' for name, variable in site.environment.items()]
+
+
+def modules(names: tuple[str, ...]) -> list[str]:
+    """Lines that load environment modules; none where there are none to load."""
+    return ["module purge", *(f"module load {shlex.quote(name)}" for name in names)] if names else []
+
+
+def setting(folder: Path, places: Places, site: SiteConfig, module_names: tuple[str, ...]) -> list[str]:
+    """What every script begins with: its folder, the Python, modules, the site's variables, our packages."""
+    return [
+        "# --- where, with what",
+        f"launch_dir={quoted(folder)}",
+        f"export PYTHON={quoted(places.python)}",
+        *modules(module_names),
+        *environment(site),
+        f"export PYTHONPATH={quoted(places.code_dir)}${{PYTHONPATH:+:$PYTHONPATH}}",
+        "export PYTHONSAFEPATH=1  # no modules from the working folder",
+    ]
+
+
+def quoted(value: object) -> str:
+    """For a shell."""
+    return shlex.quote(str(value))
+
+
+def sbatch(directive: str, reason: str = "") -> str:
+    """A directive, and why."""
+    # Slurm takes what follows a # after the options for a comment.
+    return f"#SBATCH {directive}" + (f"  # {reason}" if reason else "")
+
+
+def log_path(folder: Path, pattern: str) -> str:
+    """A file in ``folder`` as a directive takes it: Slurm reads % as the beginning of a pattern, and spaces as an end."""
+    path = f"{folder}/".replace("%", "%%") + pattern
+    if re.fullmatch(r"[A-Za-z0-9_./@+:=,%-]*", path):
+        return path
+    return '"' + path.replace('"', '\\"') + '"'
+
+
+def _title(job: Job) -> list[str]:
+    parallel = job.run.parallel
+    ranks = job.nodes * job.ranks_per_node
+    layout = f"TP{parallel.tensor_model_parallel_size} x PP{parallel.pipeline_model_parallel_size}"
+    replicas = ranks // (parallel.tensor_model_parallel_size * parallel.pipeline_model_parallel_size)
+    hours = f"{walltime(job.minutes)} each" if job.slices > 1 else walltime(job.minutes)
+    return [
+        "#!/bin/bash",
+        f"# {job.run_dir.name}: {num_parameters(job.run.model):,} parameters, {layout} x DP{replicas} on {job.nodes} node(s) of "
+        f"{job.ranks_per_node} {'GPU' if job.gpus_per_node else 'CPU rank'}(s), {job.slices} job(s) of {hours}.",
+        f"# Site: {job.site_name}, {job.site.description}.",
+        "#",
+        "# Each job goes on from the newest whole checkpoint. What became of it, and what happens next, is a line of jobs.jsonl in",
+        f"# the run folder; `python -m launch status {quoted(job.run_dir)}` tells. To add a job to the chain: sbatch this file.",
+        f"# A colleague stops the chain, with a checkpoint, by: touch {quoted(job.run_dir / 'STOP')}",
+    ]
+
+
+def _setting(job: Job) -> list[str]:
+    places, site = job.places, job.site
+    threads = max(1, job.cores // job.ranks_per_node)
+    lines = setting(job.folder, places, site, job.modules)
+    lines += [
+        f"export SRUN_CPUS_PER_TASK={job.cores}  # srun does not take it from the job by itself",
+        f"export OMP_NUM_THREADS={threads}  # {job.cores} cores among {job.ranks_per_node} rank(s)",
+        f"export FANAL_CONFIG=$launch_dir/{CONFIG}",
+        f"export FANAL_RANKS_PER_NODE={job.ranks_per_node}",
+        f"export FANAL_NUMA_BINDING={'node' if site.bind_numa and job.gpus_per_node else ''}",
+    ]
+    if job.node_local:
+        lines += [
+            f"export FANAL_PACKED=$launch_dir/{PACKED}  # unpacked on each node: one file to read, not 4,000 a rank",
+            f'export FANAL_NODE_LOCAL="{site.node_local_dir}/fanal-$SLURM_JOB_ID"',
+        ]
+    lines += [f"cd {quoted(places.workdir)} || exit 70  # relative paths of the config count from here"]
+    return lines
+
+
+def _body(job: Job) -> list[str]:
+    lines = [
+        "# --- signals, from the first moment on",
+        "leaving=()",
+        "trap 'leaving=(--walltime)' USR1  # the end of the job is near",
+        "trap : TERM  # Slurm tells the ranks itself; this script must live to note what became of them",
+        "",
+        "decide() {  # by the exit codes of the ranks: requeue, hand over or stop",
+        "    trap '' TERM USR1",
+        '    "$PYTHON" -m launch job end "$launch_dir" "$@" "${leaving[@]}"',
+        "    code=$?",
+        f'    case "$code" in {"|".join(map(str, OF_A_RUN))}) exit "$code" ;; esac',
+        "    # Its Python did not run: a file system is not there, perhaps. Slurm tries again, a few times.",
+        '    [ "${SLURM_RESTART_COUNT:-0}" -ge 3 ] || scontrol requeue "$SLURM_JOB_ID"',
+        '    exit "$code"',
+        "}",
+        "",
+        "# --- before: note the start, see what became of the job before, choose where ranks meet",
+        "export FANAL_ATTEMPT=$launch_dir/$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}",
+        f"export PRETRAIN_EXIT_CODES=$FANAL_ATTEMPT/{EXIT_CODES}",
+        f"{SINCE_S}=$(date +%s)",
+        f"export {SINCE_S}  # a STOP file from now on is for this job, though its ranks are not there yet",
+        'FANAL_MEET_AT=$("$PYTHON" -m launch job begin "$launch_dir")',
+        "code=$?",
+        'if [ -z "$FANAL_MEET_AT" ]; then',
+        '    [ "$code" -ne 0 ] || exit 0  # it has said and noted why this job must not run',
+        '    decide --before-training "$code"',
+        "fi",
+        "export FANAL_MEET_AT",
+        "",
+        "# --- the run, which is told of signals",
+        "wait_for() {  # until the process is gone; the announcement is repeated, for ranks that were not there yet",
+        '    while kill -0 "$1" 2>/dev/null; do',
+        '        if [ ${#leaving[@]} -gt 0 ]; then kill -USR1 "$1" 2>/dev/null; sleep 2 & wait $!; else wait "$1"; fi',
+        "    done",
+        '    wait "$1"',
+        "}",
+        "",
+    ]
+    if job.preflight:
+        part = f" --gpus-per-node {job.gpus_per_node}" if job.gpus_per_node != job.site.gpus_per_node else ""
+        lines += [
+            "# --- preflight: config, data and space, then a look at every node",
+            f'"$PYTHON" -m launch preflight "$FANAL_CONFIG" --site "$launch_dir/{SITE}" --nodes {job.nodes}{part} &',
+            "wait_for $!",
+            "code=$?",
+            '[ "$code" -eq 0 ] || decide --before-training "$code"',
+            "",
+        ]
+    lines += [
+        f'srun --kill-on-bad-exit=1 bash "$launch_dir/{NODE_SCRIPT}" &',
+        "step=$!",
+        "(  # where a node was lost and is back, srun waits for its ranks for ever: not when others have left their exit code",
+        "    while sleep 60; do",
+        '        old=$(find "$PRETRAIN_EXIT_CODES" -name "rank-*" -mmin +5 -print -quit 2>/dev/null)',
+        '        [ -z "$old" ] || kill -KILL "$step"',
+        "    done",
+        ") &",
+        "guard=$!",
+        'wait_for "$step"  # srun passes signals on to the ranks; its exit code says nothing of theirs',
+        'kill "$guard" 2>/dev/null',
+        "",
+        "# --- after",
+        "decide",
+    ]
+    return lines

@@ -1,0 +1,1 @@
+"""Encoding room: a tokenization as an array of jobs."""

@@ -1,0 +1,241 @@
+"""Tokenization on many machines: what a person asks for, the folder of its jobs, and the queue.
+
+PREFIX.launch/ holds encode.sbatch (an array, one task a part), merge.sbatch (after it), encode.json (what the merge must
+know), exit-codes/I and logs/I.out of every task, and jobs.jsonl (launch/encoding/job.py). Parts lie at PREFIX.parts/I.
+"""
+
+import json
+import math
+import os
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fanal.whole_file import write_whole
+from launch import slurm
+from launch.chain import jobs_file
+from launch.chain.request import Places, absolute, account, check_path, check_word, job_name
+from launch.chain.script import EXIT_CODES
+from launch.encoding.script import ENCODE_SCRIPT, LOGS, MERGE_SCRIPT, EncodeJobs, encode_script, merge_script
+from launch.sites.hours import check_hours, choose_qos
+from launch.sites.reach import check_paths
+from launch.sites.site import SiteConfig
+
+FACTS = "encode.json"
+OURS = ("--tokenizer", "--input", "--output", "--part", "--shuffle-seed", "--workers")
+"""Options of ``tokenizer encode`` that have a place of their own among ours."""
+SAME_FOR_ALL_PARTS = ("tokenizer", "inputs", "parts", "options")
+"""What must not change while parts are there: they would not belong together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeRequest:
+    """The options of ``launch render-encode``."""
+
+    tokenizer: str
+    inputs: tuple[str, ...]
+    """Files or folders, as the manifest is to name them."""
+    output: str
+    parts: int
+    hours: float | None
+    """Walltime of one task."""
+    account: str | None = None
+    qos: str | None = None
+    shuffle_seed: int | None = None
+    workers: int | None = None
+    """Processes of one task; None takes the cores of the site."""
+    at_once: int | None = None
+    """Most tasks that run at a time; None sets no limit."""
+    retries: int = 2
+    """How often the merge may queue missing parts again."""
+    modules: tuple[str, ...] = ()
+    passed_on: tuple[str, ...] = ()
+    """Further options, for ``tokenizer encode``."""
+
+
+def plan_encode(site_name: str, site: SiteConfig, request: EncodeRequest, places: Places) -> EncodeJobs:
+    """Check a request against the site and what is on disk.
+
+    Raises: ValueError naming the option, its value, the rule and what works.
+    """
+    for option, number, least in (
+        ("--parts", request.parts, 1), ("--workers", request.workers, 1), ("--at-once", request.at_once, 1),
+        ("--retries", request.retries, 0), ("--shuffle-seed", request.shuffle_seed, 0),
+    ):  # fmt: skip
+        if number is not None and number < least:
+            raise ValueError(f"{option} ({number}) must be at least {least}; {option} {max(least, 8)} works")
+    cores, where = (site.encode.cores, "encode.cores") if site.encode else (site.cores_per_node, "cores_per_node")
+    workers = cores if request.workers is None else request.workers
+    if workers > cores:
+        raise ValueError(
+            f"--workers ({workers}) must not be above the {cores} cores of a task on {site_name} ({where}); "
+            f"--workers {cores} works"
+        )
+    check_word("--qos", request.qos, example="normal")
+    for module in request.modules:
+        check_word("--module", module, example="python/3.11")
+    hours = check_hours(request.hours, site.default_walltime_minutes)
+    # A task is one job: no QoS makes a chain of it.
+    offered = [replace(qos, chain=False) for qos in (site.encode.qos if site.encode else site.qos)]
+    qos, _ = choose_qos(offered, request.qos, hours=hours, slice_hours=None, num_gpus=0, where=site_name)
+    prefix = _prefix(request.output, places)
+    check_path("--output", prefix)
+    _check_files(request, site, site_name, places, prefix)
+    _check_passed_on(request.passed_on, places)
+    suffix = site.encode.account_suffix if site.encode else site.account_suffix
+    merge_hours = min(hours, offered[0].max_hours) if offered else hours
+    seed = () if request.shuffle_seed is None else ("--shuffle-seed", str(request.shuffle_seed))
+    jobs = EncodeJobs(
+        site=site, site_name=site_name, places=places, prefix=prefix, tokenizer=request.tokenizer, inputs=request.inputs,
+        parts=request.parts, at_once=request.at_once, workers=workers, minutes=_minutes(hours),
+        merge_minutes=_minutes(merge_hours), retries=request.retries, modules=request.modules,
+        account=account(suffix, site.needs_account, site_name, request.account), qos=qos.name if qos else "",
+        options=(*seed, *request.passed_on), name=job_name(prefix),
+    )  # fmt: skip
+    _check_same_as_before(jobs)
+    return jobs
+
+
+def render_encode(jobs: EncodeJobs) -> Path:
+    """Write both scripts and their folder; returns the folder. Jobs in the queue have their own copies of the scripts.
+
+    Raises: ValueError if the folder cannot be written.
+    """
+    texts = {FACTS: json.dumps(facts(jobs), indent=2) + "\n", MERGE_SCRIPT: merge_script(jobs)}
+    texts[ENCODE_SCRIPT] = encode_script(jobs)
+    try:
+        for folder in (jobs.folder / EXIT_CODES, jobs.folder / LOGS, jobs.parts_dir):  # Slurm makes no folder for a log
+            folder.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            write_whole(jobs.folder / name, text)
+    except OSError as error:
+        raise ValueError(
+            f"--output ({jobs.prefix}) must lie in a folder that can be made and written to: {error.strerror} "
+            f"({error.filename}); --output shards/{jobs.prefix.name} works where the current folder is writable"
+        ) from None
+    return jobs.folder
+
+
+def check_not_queued(jobs: EncodeJobs) -> None:
+    """Refuse an output that has jobs in the queue: before the files are written that they will read.
+
+    Raises: ValueError naming them.
+    """
+    there = slurm.queued_jobs(jobs.encode_name, jobs.merge_name, arrays=True)
+    if there:
+        raise ValueError(
+            f"--output ({jobs.prefix}) has jobs in the queue ({', '.join(there)}); `scancel {' '.join(there)}` ends them"
+        )
+
+
+def queue(folder: Path, *, event: str, parts: Sequence[int] = (), at_once: int | None = None) -> tuple[str, str]:
+    """Queue the array of a rendered folder, or some of its parts, and the merge after it; noted in jobs.jsonl.
+
+    Raises: SlurmError if Slurm refuses, ValueError if nothing can be noted; what was queued until then is taken back.
+    """
+    with slurm.taken_back_on_error() as queued:
+        chosen = [f"--array={array_of(parts, at_once)}"] if parts else []
+        queued.append(slurm.submit(folder / ENCODE_SCRIPT, *chosen))
+        # afterany: the merge sees for itself what has failed, and why.
+        queued.append(slurm.submit(folder / MERGE_SCRIPT, f"--dependency=afterany:{queued[0]}"))
+        jobs_file.must_note(folder, event, jobs=queued, parts=list(parts))
+    array, merge = queued
+    return array, merge
+
+
+def array_of(parts: Sequence[int], at_once: int | None) -> str:
+    """As ``sbatch --array`` takes it: 3,7%2."""
+    return ",".join(map(str, parts)) + (f"%{at_once}" if at_once else "")
+
+
+def facts(jobs: EncodeJobs) -> dict[str, object]:
+    """The content of encode.json."""
+    return {
+        "prefix": str(jobs.prefix), "parts_dir": str(jobs.parts_dir), "encode_name": jobs.encode_name,
+        "tokenizer": jobs.tokenizer, "inputs": list(jobs.inputs), "parts": jobs.parts, "options": list(jobs.options),
+        "at_once": jobs.at_once, "retries": jobs.retries, "minutes": jobs.minutes,
+    }  # fmt: skip
+
+
+def _minutes(hours: float) -> int:
+    """Slurm counts in minutes."""
+    return max(1, math.ceil(hours * 60 - 1e-6))
+
+
+def _prefix(output: str, places: Places) -> Path:
+    if not Path(output).name or output.endswith(("/", "..", "/.")):
+        raise ValueError(
+            f"--output ({output}) must end in a name, to which .bin, .idx and .json are added; --output shards/train works"
+        )
+    return absolute(output, places.workdir)
+
+
+def _check_files(request: EncodeRequest, site: SiteConfig, site_name: str, places: Places, prefix: Path) -> None:
+    tokenizer = absolute(request.tokenizer, places.workdir)
+    if not tokenizer.is_dir():
+        raise ValueError(
+            f"--tokenizer ({request.tokenizer}) must be the folder of a trained tokenizer, and it is none; the folder that "
+            "`python -m tokenizer train` made works"
+        )
+    if not request.inputs:
+        raise ValueError("--input must name at least one file or folder; --input my/corpus works")
+    for given in request.inputs:
+        if not absolute(given, places.workdir).exists():
+            raise ValueError(f"--input ({given}) must be a file or a folder that is there; --input my/corpus works")
+    there = [
+        path for path in (prefix.with_name(prefix.name + end) for end in (".json", ".bin", ".idx")) if path.exists()
+    ]
+    if there:
+        raise ValueError(
+            f"--output ({prefix}) must not be there yet, and {there[0]} is: nothing is overwritten; remove it, or "
+            f"--output {prefix}-2 works"
+        )
+    named = {"--output": prefix, "--tokenizer": tokenizer, "the working folder": places.workdir}
+    named |= {"the code": places.code_dir, "Python": places.python}
+    named |= {f"--input {given}": absolute(given, places.workdir) for given in request.inputs}
+    check_paths(named.items(), site, site_name)
+
+
+def _check_passed_on(passed_on: tuple[str, ...], places: Places) -> None:
+    """Let the parser of ``tokenizer encode`` look at what is passed on. It does not look at values: the tasks will."""
+    if not passed_on:
+        return
+    if not passed_on[0].startswith("-"):
+        raise ValueError(f"{passed_on[0]!r} must be an option of `tokenizer encode`; -- --on-error skip works")
+    for word in passed_on:
+        name = word.split("=")[0]
+        if name in OURS:
+            works = "each task has its own" if name == "--part" else f"{name} before the -- works"
+            raise ValueError(f"{name} must not be passed on to `tokenizer encode`; {works}")
+    # Told to help, it reads the options and does no more.
+    command = [str(places.python), "-m", "tokenizer", "encode", "--help", *passed_on]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(places.code_dir)}
+    )
+    if done.returncode:
+        said = done.stderr.strip().splitlines()[-1:] or ["it failed"]
+        raise ValueError(
+            f"what is passed on ({' '.join(passed_on)}) must be options of `tokenizer encode`: {said[0].removeprefix('Error: ')}; "
+            "-- --on-error skip works, and `python -m tokenizer encode --help` lists them"
+        )
+
+
+def _check_same_as_before(jobs: EncodeJobs) -> None:
+    """Parts that are there must be of this very request."""
+    try:
+        before = json.loads((jobs.folder / FACTS).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError):
+        before = None
+    if not isinstance(before, dict):
+        before = {}  # it says nothing of the parts that are there
+    now = json.loads(json.dumps(facts(jobs)))
+    changed = [key for key in SAME_FOR_ALL_PARTS if before.get(key) != now[key]]
+    if changed and any(jobs.parts_dir.glob("*.json")):
+        key, then = changed[0], before.get(changed[0], "(unknown)")
+        raise ValueError(
+            f"{jobs.parts_dir} holds parts that were made with {key} {then}, not {now[key]}: they would not "
+            f"belong together; remove that folder, or --output {jobs.prefix}-2 works"
+        )

@@ -1,0 +1,1 @@
+"""Preflight room: data, space and every node are checked before a run costs anything."""

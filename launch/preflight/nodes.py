@@ -1,0 +1,200 @@
+"""A look at every node of the job that this process runs in: start node_check.py on each, read, judge, show, keep."""
+
+import dataclasses
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from fanal.exit_codes import CRASH, FINISHED
+from fanal.whole_file import write_whole
+from launch import slurm
+from launch.chain import jobs_file
+from launch.chain.avoid import PREFLIGHT_RESULT
+from launch.preflight.outliers import MARK, NodeReport, Verdict, clock_offsets, judge
+from launch.sites.site import SiteConfig
+
+"""In the folder of an attempt: what each node measured, and which stand out."""
+LIMIT_S = 300
+"""Seconds for all of it. The measurements take about 20; hundreds of processes that import torch from one busy file system
+take minutes; a node that needs longer would hold up every start of the run."""
+STRAGGLER_S = 60
+"""Seconds that the others get once the first node is done or has failed; they end within a second of each other."""
+LAST_WORDS_S = 60
+"""Seconds for srun to end a step that took too long: it gives the tasks Slurm's KillWait, 30 on most clusters."""
+
+
+def look_at_nodes(site: SiteConfig, run_dir: Path, *, gpus: int, limit_s: float = LIMIT_S) -> int:
+    """Look, show a table, write PREFLIGHT_RESULT. Returns the exit code: CRASH if a node must not run the job, else FINISHED.
+
+    Args: gpus, those of a node that the job uses; 0 on CPUs.
+    Raises: ValueError if every node has the same fault, which then is not the nodes'.
+    """
+    nodes = slurm.hostnames(os.environ.get("SLURM_JOB_NODELIST") or os.environ.get("SLURM_NODELIST", ""))
+    attempt = os.environ.get("FANAL_ATTEMPT")
+    folder = Path(attempt) if attempt else run_dir / "launch"
+    folder.mkdir(parents=True, exist_ok=True)
+    reports = ask_nodes(nodes, run_dir, gpus=gpus, bf16=site.bf16, limit_s=limit_s)
+    verdict = judge(reports, nodes, site.node_check, gpus=gpus, memory_gib=site.gpu_memory_gib if gpus else None)
+    told = [reports.get(node) or NodeReport(node=node) for node in nodes]
+    common = fault_of_all(verdict, nodes)
+    broken = [] if common else verdict.nodes("broken")  # nodes to leave out; none if others would be no better
+    write_result(folder / PREFLIGHT_RESULT, told, verdict, broken)
+    show(told, verdict)
+    if common:
+        raise ValueError(common)
+    return say(verdict, broken)
+
+
+def ask_nodes(nodes: tuple[str, ...], run_dir: Path, *, gpus: int, bf16: bool, limit_s: float) -> dict[str, NodeReport]:
+    """The last report of each node; nodes that said nothing are not in it."""
+    step = [
+        "srun", f"--nodes={len(nodes)}", f"--ntasks={len(nodes)}", "--ntasks-per-node=1",
+        "--kill-on-bad-exit=0",  # the others say how far they came
+        f"--wait={STRAGGLER_S}",
+    ]  # fmt: skip
+    cores = os.environ.get("SLURM_CPUS_PER_TASK")  # srun does not take it over from sbatch
+    step += [f"--cpus-per-task={cores}"] if cores else []
+    command = [
+        sys.executable, "-m", "launch.preflight.node_check", "--meet-at", _meeting_point(nodes), "--folder", str(run_dir),
+        "--gpus", str(gpus), "--bf16" if bf16 else "--fp32",
+    ]  # fmt: skip
+    sys.stdout.flush()
+    try:
+        process = subprocess.Popen(
+            [*step, *command], stdout=subprocess.PIPE, text=True, errors="replace", env=environment()
+        )
+    except FileNotFoundError:
+        raise slurm.SlurmError("srun is not on this machine: Slurm's commands are needed here") from None
+    try:
+        output, _ = process.communicate(timeout=limit_s)
+    except subprocess.TimeoutExpired:
+        print(f"warning: the nodes took more than {limit_s:g} s: their check is ended", file=sys.stderr, flush=True)
+        process.terminate()  # srun ends the step on all nodes
+        try:
+            output, _ = process.communicate(timeout=LAST_WORDS_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            output, _ = process.communicate()
+    return read_reports(output)
+
+
+def read_reports(output: str) -> dict[str, NodeReport]:
+    """By node, the last of its reports in what a step printed; half lines of processes that were killed do not count."""
+    reports: dict[str, NodeReport] = {}
+    for line in output.splitlines():
+        before, *texts = line.split(MARK)  # two where one node spoke into the line of another
+        for text in texts:
+            try:
+                fields, _ = json.JSONDecoder().raw_decode(text)
+                report = NodeReport(**fields)
+            except (json.JSONDecodeError, TypeError):
+                continue
+            reports[report.node] = report
+        if before.strip() and not texts:
+            print(line)
+    return reports
+
+
+def environment() -> dict[str, str]:
+    """Of a subprocess that imports this project, wherever it starts."""
+    code_dir = str(Path(__file__).parents[2])
+    before = os.environ.get("PYTHONPATH")
+    return {**os.environ, "PYTHONPATH": f"{code_dir}{os.pathsep}{before}" if before else code_dir}
+
+
+def fault_of_all(verdict: Verdict, nodes: tuple[str, ...]) -> str:
+    """What to say if all of several nodes are broken in the same way; empty if they are not.
+
+    Then other nodes would be no better: the site, the Python environment or the run folder is wrong.
+    """
+    for what in ("GPUs", "GPU memory", "write"):
+        found = [finding for finding in verdict.findings if finding.kind == "broken" and finding.what == what]
+        if len(nodes) > 1 and {finding.node for finding in found} == set(nodes):
+            mend = {
+                "GPUs": "gpus_per_node of the site must be what nodes have, and torch a build for CUDA",
+                "GPU memory": "gpu_memory_gib of the site must be what one GPU has",
+                "write": "run_dir must be a folder that compute nodes can write to",
+            }[what]
+            return f"every node ({nodes[0]} and {len(nodes) - 1} more) {found[0].text}; {mend}"
+    return ""
+
+
+def write_result(path: Path, told: list[NodeReport], verdict: Verdict, broken: list[str]) -> None:
+    """One JSON file; ``broken`` are the nodes that the next start should avoid."""
+    content = {
+        "time_utc": jobs_file.now_utc(),
+        "job": os.environ.get("SLURM_JOB_ID"),
+        "broken": broken,
+        "slow": verdict.nodes("slow"),
+        "stuck": verdict.stuck,
+        "findings": [dataclasses.asdict(finding) for finding in verdict.findings],
+        "nodes": [dataclasses.asdict(report) for report in told],
+    }
+    write_whole(path, json.dumps(content, indent=2) + "\n")
+
+
+def show(told: list[NodeReport], verdict: Verdict) -> None:
+    """One line a node; of several GPUs, the slowest."""
+    table = Table(
+        "node", "GPUs", "matrix product\nTFLOP/s", "memory copy\nGB/s", "exchange\nGB/s", "write\nms", "clock\nms off",
+        "finding", show_edge=False, header_style="bold",
+    )  # fmt: skip
+    offsets = clock_offsets(told)
+    for report in told:
+        found = [finding for finding in verdict.findings if finding.node == report.node]
+        broken = any(finding.kind == "broken" for finding in found)
+        told_of = "; ".join(finding.text for finding in found)
+        table.add_row(
+            report.node,
+            str(len(report.gpu_memory_gib)) if report.gpu_memory_gib else "",
+            *(_least(values) for values in (report.gemm_tflops, report.copy_gb_per_s, report.exchange_gb_per_s)),
+            "" if report.write_s is None else f"{report.write_s * 1e3:.0f}",
+            f"{offsets[report.node] * 1e3:.0f}" if report.node in offsets else "",
+            escape(f"{'BROKEN' if broken else 'SLOW'}: {told_of}") if found else _without_finding(report),
+            style=("bold red" if broken else "yellow") if found else None,
+        )
+    console = Console()
+    # In a job's log there is no width to fit.
+    (console if console.is_terminal else Console(width=250)).print(table)
+    together = next((report.all_reduce_gb_per_s for report in told if report.all_reduce_gb_per_s), [])
+    if together:
+        print(f"all-reduce over {len(told)} nodes: {', '.join(f'{value:.3g}' for value in together)} GB/s")
+
+
+def say(verdict: Verdict, broken: list[str]) -> int:
+    """What follows from it, on standard error. Returns the exit code."""
+    sys.stdout.flush()
+    slow = [node for node in verdict.nodes("slow") if node not in broken]
+    if slow:
+        print(f"warning: slow, yet usable: {', '.join(slow)}; --exclude={','.join(slow)} avoids them", file=sys.stderr)
+    if broken:
+        print(f"error: broken: {', '.join(broken)}; --exclude={','.join(broken)} avoids them", file=sys.stderr)
+    if verdict.stuck:
+        print(f"error: {verdict.stuck}; --no-preflight starts without a look at the nodes", file=sys.stderr)
+    return CRASH if broken or verdict.stuck else FINISHED
+
+
+def _without_finding(report: NodeReport) -> str:
+    return "ok" if report.stage == "done" else f"ok as far as it came ('{report.stage}')"
+
+
+def _least(values: list[float]) -> str:
+    return f"{min(values):.3g}" if values else ""
+
+
+def _meeting_point(nodes: tuple[str, ...]) -> str:
+    """HOST:PORT on the first node, where the script of a job runs; a port that was free a moment ago.
+
+    In the shell of an salloc, which runs elsewhere, the node goes by Slurm's name, and the port is a guess.
+    """
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        host = socket.gethostname() if "SLURMD_NODENAME" in os.environ else nodes[0]
+        return f"{host}:{probe.getsockname()[1]}"

@@ -1,0 +1,199 @@
+"""Before a run costs anything: what can be known on a login node, and inside a job a look at every node of it.
+
+Every check is made even if one before it failed, so that one call tells all.
+"""
+
+import importlib.metadata
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fanal.exit_codes import CRASH, DAMAGED, FINISHED, WRONG_INPUT, exit_code_of, is_for_people
+from launch.chain.newest import whole_steps
+from launch.chain.request import absolute, check_nodes, check_run_dir
+from launch.preflight import nodes as node_looks
+from launch.preflight.space import check_space, check_write, free_at, nearest_folder, quota
+from launch.sites.reach import check_reach, shards_of
+from launch.sites.site import SiteConfig, load_site
+from pretrain.config.derive import world_size
+from pretrain.config.load import load_run
+from pretrain.config.path_rules import paths_of
+from pretrain.config.schema import RunConfig
+
+SLURM_COMMANDS = ("sbatch", "srun", "scontrol", "squeue", "sinfo", "scancel")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What is looked at."""
+
+    run: RunConfig
+    site: SiteConfig
+    site_name: str
+    run_dir: Path
+    """Absolute."""
+    nodes: int | None
+    """None if nobody said and nothing says."""
+    why_nodes: str
+    """Where that number comes from."""
+    gpus_per_node: int | None
+    """Fewer than a node has; None takes all."""
+    deep: bool
+    in_job: bool
+
+
+def preflight(
+    config: str, overrides: Sequence[str], site_name: str, *, nodes: int | None, gpus_per_node: int | None, deep: bool
+) -> int:
+    """Check all, and say what was found. Returns the exit code: WRONG_INPUT before DAMAGED, CRASH for broken nodes.
+
+    Raises: ValueError if the config or the site cannot be read.
+    """
+    run, site = load_run(config, overrides), load_site(site_name)
+    in_job = "SLURM_JOB_ID" in os.environ and "SLURM_JOB_NUM_NODES" in os.environ
+    found, why = number_of_nodes(run, site, nodes, gpus_per_node)
+    asked = Asked(
+        run=run, site=site, site_name=site_name, run_dir=absolute(run.run_dir, Path.cwd()), nodes=found, why_nodes=why,
+        gpus_per_node=gpus_per_node, deep=deep, in_job=in_job,
+    )  # fmt: skip
+    print(f"config: {config} resolves", flush=True)
+    codes = []
+    for name, check in (
+        ("ranks", ranks),
+        ("paths", paths),
+        ("data", data),
+        ("space", space),
+        ("writing", lambda asked: check_write(asked.run_dir)),
+        ("quota", lambda asked: quota(asked.run_dir, asked.site)),
+        ("environment", python_environment),
+    ):
+        codes.append(_try(name, check, asked))
+    wrong = next((code for code in (CRASH, WRONG_INPUT, DAMAGED) if code in codes), FINISHED)
+    if wrong or not in_job:
+        print("nodes: not looked at: " + ("mend the above first" if wrong else "this is no job"))
+        return wrong
+    gpus = site.gpus_per_node if gpus_per_node is None else gpus_per_node
+    return node_looks.look_at_nodes(site, asked.run_dir, gpus=gpus)
+
+
+def number_of_nodes(
+    run: RunConfig, site: SiteConfig, nodes: int | None, gpus_per_node: int | None
+) -> tuple[int | None, str]:
+    """(Nodes of a job, where the number comes from); None if nothing says it."""
+    if nodes is not None:
+        return nodes, "--nodes"
+    if "SLURM_JOB_NUM_NODES" in os.environ:
+        said = os.environ["SLURM_JOB_NUM_NODES"]
+        if not said.isdecimal():
+            raise ValueError(
+                f"SLURM_JOB_NUM_NODES ({said!r}) must be a number of nodes, as Slurm sets it in a job; --nodes 2 works"
+            )
+        return int(said), "this job"
+    if not site.gpus_per_node:
+        return 1, "a site without GPUs: any number of nodes that divides the ranks works"
+    if run.parallel.data_parallel_size is not None:
+        of_a_node = gpus_per_node or site.gpus_per_node
+        return max(1, world_size(run.parallel) // of_a_node), "parallel.data_parallel_size"
+    return None, ""
+
+
+def ranks(asked: Asked) -> str:
+    """Whether layout and batch fit the nodes.
+
+    Raises: ValueError if not.
+    """
+    if asked.nodes is None:
+        return "not checked: neither --nodes nor parallel.data_parallel_size says how many there are"
+    _, of_a_node = check_nodes(
+        asked.run, asked.site, asked.site_name, nodes=asked.nodes, gpus_per_node=asked.gpus_per_node
+    )
+    return f"{asked.nodes} nodes x {of_a_node} = {asked.nodes * of_a_node} ranks fit the layout ({asked.why_nodes})"
+
+
+def paths(asked: Asked) -> str:
+    """Whether jobs can use the run folder, and compute nodes can reach every path.
+
+    Raises: ValueError if not.
+    """
+    workdir, code_dir, python = Path.cwd(), Path(__file__).parents[2], Path(sys.executable)
+    check_run_dir(asked.run_dir, code_dir)
+    check_reach(asked.run, asked.site, asked.site_name, run_dir=asked.run_dir, places=[workdir, code_dir, python])
+    if not asked.site.file_systems:
+        return f"not checked: site {asked.site_name} names no file systems"
+    return "none lies where compute nodes cannot reach it"
+
+
+def data(asked: Asked) -> str | int:
+    """Whether shards are what their manifests say, and made by the run's tokenizer; tokenizer verify prints what is wrong.
+
+    Returns: the exit code if something is.
+    Raises: ValueError if there is no such shard, or no checkpoint to begin with: that is a wrong name rather than damage.
+    """
+    for key, path in paths_of(asked.run).items():
+        needed = Path(f"{path}.json") if key.endswith(".prefix") else Path(path)
+        if not needed.exists():
+            what = "the prefix of a shard" if key.endswith(".prefix") else "a folder"
+            raise ValueError(
+                f"{key} ({path}) must be {what}, and {needed} does not exist; a path from {Path.cwd()} on works"
+            )
+    shards = shards_of(asked.run)
+    command = [sys.executable, "-m", "tokenizer", "verify", *shards, "--tokenizer", asked.run.data.tokenizer]
+    code = subprocess.run([*command, *(["--deep"] if asked.deep else [])], env=node_looks.environment()).returncode
+    if code:
+        return code if code in (WRONG_INPUT, DAMAGED) else CRASH
+    return f"{len(shards)} shards verified{'' if asked.deep else '; --deep reads all of them'}"
+
+
+def space(asked: Asked) -> str:
+    """Whether the run's checkpoints have room.
+
+    Raises: ValueError if not.
+    """
+    of_a_node = asked.gpus_per_node or asked.site.gpus_per_node
+    # Where nobody says how many: at least those of the layout; a rank more is a file more.
+    num_ranks = asked.nodes * of_a_node if asked.nodes and of_a_node else world_size(asked.run.parallel)
+    return check_space(
+        asked.run, num_ranks=num_ranks, free=free_at(nearest_folder(asked.run_dir)), there=whole_steps(asked.run_dir),
+        run_dir=asked.run_dir, in_job=asked.in_job,
+    )  # fmt: skip
+
+
+def python_environment(asked: Asked) -> str:
+    """Which torch and which commands of Slurm's are here.
+
+    Raises: ValueError if this Python has no torch, or one that cannot use the site's GPUs.
+    """
+    try:
+        torch = importlib.metadata.version("torch")
+    except importlib.metadata.PackageNotFoundError:
+        raise ValueError(
+            f"{sys.executable} must have torch, and has none; the Python of `make install` (.venv/bin/python) works"
+        ) from None
+    if asked.site.gpus_per_node and torch.endswith("+cpu"):
+        raise ValueError(
+            f"torch ({torch}) must be a build for CUDA on {asked.site_name}; {torch.removesuffix('+cpu')} from PyPI works"
+        )
+    absent = [command for command in SLURM_COMMANDS if shutil.which(command) is None]
+    slurm = f"Slurm's commands are not here: {', '.join(absent)}" if absent else "Slurm's commands are here"
+    return f"Python {sys.version.split()[0]}, torch {torch}; {slurm}"
+
+
+def _try(name: str, check: Callable[[Asked], str | int], asked: Asked) -> int:
+    """Make one check and say what it found. Returns FINISHED, or the exit code for what is wrong."""
+    try:
+        said = check(asked)
+    except ValueError as error:
+        if not is_for_people(error):
+            raise
+        sys.stdout.flush()
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return exit_code_of(error)
+    if isinstance(said, int):
+        return said
+    if said:
+        print(f"{name}: {said}", flush=True)
+    return FINISHED

@@ -1,0 +1,168 @@
+"""Whether the checkpoints of a run have room where they go, in bytes and in files (inodes)."""
+
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fanal.run_folder import MAX_FILES, MIN_FILE_BYTES
+from launch.sites.reach import file_systems_of
+from launch.sites.site import SiteConfig
+from pretrain.config.derive import checkpoint_bytes
+from pretrain.config.schema import RunConfig
+from pretrain.log.run_dir import cannot_write
+
+SMALL_FILES = 8
+"""Files and folders of a checkpoint beside those of the ranks, about."""
+QUOTA_LIMIT_S = 60
+"""Seconds for a site's quota_command: some ask every file system there is."""
+
+
+@dataclass(frozen=True)
+class Free:
+    """What a file system has left for this user."""
+
+    num_bytes: int
+    num_files: int | None
+    """None where files are not counted."""
+
+
+def free_at(folder: Path) -> Free:
+    """Of the file system that an existing folder lies on."""
+    found = os.statvfs(folder)
+    return Free(found.f_bavail * found.f_frsize, found.f_favail if found.f_files else None)
+
+
+def nearest_folder(path: Path) -> Path:
+    """The path itself, or the nearest folder above it that exists."""
+    return next(folder for folder in (path, *path.parents) if folder.is_dir())
+
+
+def check_space(
+    run: RunConfig, *, num_ranks: int, free: Free, there: Sequence[int], run_dir: Path, in_job: bool = False
+) -> str:
+    """What the run's checkpoints need, and that it is there; in words.
+
+    Args: there, steps of the checkpoints that are in the run folder already. In a job, as long as the next checkpoint fits, a
+        lack of room for later ones is a warning: it may be months until then, and a run that trains is not to be stopped for it.
+    Raises: ValueError naming the sizes, and a checkpoint.keep_last that fits.
+    """
+    size = checkpoint_bytes(run.model)
+    files = num_ranks * min(MAX_FILES, -(-size // (num_ranks * MIN_FILE_BYTES))) + SMALL_FILES
+    most = most_at_once(run, there)
+    more = most - len(there)
+    fits = room_for(free, size=size, files=files)
+    needs = f"{more} more checkpoints of {_gb(size)} and {files:,} files each, {_gb(more * size)} and {more * files:,} files in all"
+    has = f"{_gb(free.num_bytes)} and {'uncounted' if free.num_files is None else f'{free.num_files:,}'} files are free"
+    if more <= fits:
+        return f"{needs}; {has}"
+    lack = (
+        f"run_dir ({run_dir}) must have room for {needs} (checkpoint.interval={_null(run.checkpoint.interval)}, "
+        f"keep_last={_null(run.checkpoint.keep_last)}, keep_every_steps={_null(run.checkpoint.keep_every_steps)}), "
+        f"and {has}; {what_fits(run, there, fits)}"
+    )
+    if in_job and fits:
+        return f"warning: {lack}"
+    raise ValueError(lack)
+
+
+def room_for(free: Free, *, size: int, files: int) -> int:
+    """Checkpoints that fit into what is free."""
+    by_bytes = free.num_bytes // size
+    return by_bytes if free.num_files is None else min(by_bytes, free.num_files // files)
+
+
+def what_fits(run: RunConfig, there: Sequence[int], fits: int) -> str:
+    """Settings that keep so few checkpoints that ``fits`` more have room."""
+    for every in dict.fromkeys((run.checkpoint.keep_every_steps, None)):
+
+        def more(keep_last: int, every: int | None = every) -> int:
+            kept = replace(run.checkpoint, keep_last=keep_last, keep_every_steps=every)
+            return most_at_once(replace(run, checkpoint=kept), there) - len(there)
+
+        # More are kept, more room is needed: the largest number that fits.
+        largest = bisect_right(range(1, most_at_once(run, there) + 1), fits, key=more)
+        if largest:
+            changed = "" if every == run.checkpoint.keep_every_steps else " with checkpoint.keep_every_steps=null"
+            return f"checkpoint.keep_last={largest}{changed} fits"
+    return "not even checkpoint.keep_last=1 fits; make room, or choose a run_dir elsewhere"
+
+
+def most_at_once(run: RunConfig, there: Sequence[int]) -> int:
+    """Checkpoints in the run folder when there are most of them: those kept, and one being written.
+
+    Those that a run writes when it is told to stop count only once they are there.
+    """
+    keep, every = run.checkpoint.keep_last, run.checkpoint.keep_every_steps
+    recent: deque[int] = deque(sorted(there))
+    for_ever, most = 0, len(there)
+    for step in saved_steps(run, after=max(there, default=0)):
+        recent.append(step)
+        most = max(most, for_ever + len(recent))
+        while keep is not None and len(recent) > keep:
+            old = recent.popleft()
+            for_ever += every is not None and old % every == 0
+    return most
+
+
+def saved_steps(run: RunConfig, *, after: int) -> Iterator[int]:
+    """Steps at which the run will still write a checkpoint."""
+    last, interval = run.train.train_steps, run.checkpoint.interval
+    if interval is not None:
+        yield from range(after // interval * interval + interval, last, interval)
+    if after < last:
+        yield last
+
+
+def check_write(run_dir: Path) -> str:
+    """Write a few bytes there, or in the nearest folder above it; nothing stays.
+
+    Raises: ValueError if that fails.
+    """
+    folder = nearest_folder(run_dir)
+    nearest = next((path for path in (run_dir, *run_dir.parents) if os.path.lexists(path)), folder)
+    if nearest != folder:
+        raise cannot_write(run_dir, f"{nearest} is not a folder")
+    try:
+        with tempfile.TemporaryFile(dir=folder) as stream:
+            stream.write(b"fanal")
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:
+        raise cannot_write(run_dir, f"{error.strerror} ({folder})") from None
+    return f"{folder} can be written to" + ("" if folder == run_dir else f"; {run_dir} will be made")
+
+
+def quota(run_dir: Path, site: SiteConfig) -> str:
+    """What the site's command says of the file system of ``run_dir``, as it says it; empty if there is no command.
+
+    Its form is not known, so that nothing follows from it.
+    """
+    lies_on = file_systems_of(run_dir, site)
+    if not lies_on or not lies_on[-1][1].quota_command:
+        return ""
+    file_system = lies_on[-1][1]  # where its links end
+    command = shlex.split(file_system.quota_command)
+    if shutil.which(command[0]) is None:
+        return f"{command[0]} is not on this machine"
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=QUOTA_LIMIT_S)
+    except subprocess.TimeoutExpired:
+        return f"{file_system.quota_command}: no answer in {QUOTA_LIMIT_S} s"
+    except OSError as error:
+        return f"{file_system.quota_command}: {error.strerror}"
+    return f"{file_system.quota_command} says\n{(done.stdout + done.stderr).rstrip()}"
+
+
+def _gb(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:,.1f} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:,.1f} MB"
+
+
+def _null(value: int | None) -> str:
+    return "null" if value is None else str(value)

@@ -1,0 +1,277 @@
+"""A site: a kind of node of a cluster, and the rules of its batch queue. One YAML file each, in ``launch/sites``.
+
+A new site is a copy of ``launch/sites/generic.yaml``; ``--site`` takes the name of a file there or a path.
+"""
+
+import math
+import re
+import shlex
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING
+
+from pretrain.config.load import read_mapping, typed
+
+SITES = Path(__file__).parent
+SET_BY_SCRIPTS = re.compile(
+    r"(FANAL|PRETRAIN)_\w*|PYTHON|PYTHONPATH|PYTHONSAFEPATH|OMP_NUM_THREADS|SRUN_CPUS_PER_TASK|"
+    r"launch_dir|leaving|code|step|guard|old|prefix|parts|part"
+)
+"""Variables that scripts of jobs set for themselves: a site's would be lost, or lead them astray."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QosConfig:
+    """A quality of service: what a job may ask for."""
+
+    name: str = MISSING
+    """As ``sbatch --qos`` takes it."""
+    max_hours: float = MISSING
+    """Longest walltime of one job, in hours."""
+    max_gpus: int | None = None
+    """Most GPUs of one job; null means no limit of its own."""
+    chain: bool = True
+    """Whether long runs may be cut into a chain of jobs here; false for queues that are meant for short tests."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VariableConfig:
+    """An environment variable of every job."""
+
+    value: str = MISSING
+    reason: str = MISSING
+    """Why it is set; becomes the comment beside it in the script."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileSystemConfig:
+    """A file system that people know by a name."""
+
+    name: str = MISSING
+    roots: list[str] = field(default_factory=list)
+    """Paths below which it lies; a ``$VARIABLE`` counts where it is set."""
+    on_compute_nodes: bool = True
+    """Whether compute nodes can reach it."""
+    shared: bool = True
+    """False for disks that every node has for itself: a run folder or data there would be another one on each node."""
+    quota_command: str = ""
+    """Command that prints how much is used and allowed; empty if there is none."""
+    note: str = ""
+    """What else one must know, such as when files are removed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeCheckConfig:
+    """When a node counts as an outlier, against the median of the other nodes (launch/preflight/outliers.py)."""
+
+    gemm_slower: float = 1.05
+    """Times slower in a matrix product."""
+    copy_slower: float = 1.10
+    """Times slower in a copy of memory."""
+    network_slower: float = 1.25
+    """Times slower in an exchange with its better neighbour."""
+    write_slower: float = 5.0
+    """Times slower in a small write to the run folder: shared file systems vary."""
+    clock_s: float = 2.0
+    """Seconds its clock may be off."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeConfig:
+    """Where CPU work goes: tokenization and merging."""
+
+    partition: str = ""
+    constraint: str = ""
+    account_suffix: str = ""
+    """What the account ends in for this partition; empty if nothing."""
+    qos: list[QosConfig] = field(default_factory=list)
+    cores: int = MISSING
+    """Cores that one task of the array gets."""
+    merge_partition: str = ""
+    """Partition of the job that merges; empty means the same."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteConfig:
+    """One kind of node, and how jobs reach it."""
+
+    description: str = MISSING
+    gpus_per_node: int = MISSING
+    """0 on a site without GPUs: ranks then run on the CPUs, as many per node as the layout needs."""
+    gpu_memory_gib: float | None = None
+    """Memory of one GPU; null without GPUs."""
+    cores_per_node: int = MISSING
+    """Cores a job may have of one node, as Slurm counts them under ``hint``."""
+    bf16: bool = True
+    """Whether the GPUs compute in bf16."""
+    partition: str = ""
+    """Empty where the scheduler chooses by constraint or has one only."""
+    constraint: str = ""
+    account_suffix: str = ""
+    """What an account ends in here, such as ``h100`` of ``xyz@h100``; empty if accounts have no suffix."""
+    needs_account: bool = False
+    """Whether the scheduler refuses jobs without an account."""
+    hint: str = ""
+    """Of ``sbatch --hint``, such as nomultithread."""
+    default_walltime_minutes: float | None = None
+    """What a job gets that asks for no time; null if unknown. Every script asks for one."""
+    qos: list[QosConfig] = field(default_factory=list)
+    """The first is what a job gets that names none. Empty where there are none."""
+    modules: list[str] = field(default_factory=list)
+    """Loaded in this order, after ``module purge``."""
+    environment: dict[str, VariableConfig] = field(default_factory=dict)
+    file_systems: list[FileSystemConfig] = field(default_factory=list)
+    node_local_dir: str = ""
+    """A fast disk of each node's own, for code and environment; may name variables of the job. Empty if there is none."""
+    bind_numa: bool = False
+    """Bind each rank to the cores beside its GPU (``torchrun --numa-binding node``)."""
+    stop_margin_s: int = 600
+    """Seconds before the end of a job at which the run is told to stop and save."""
+    max_restarts_without_checkpoint: int = 3
+    """Restarts in a row that bring no new checkpoint before the chain stops."""
+    node_check: NodeCheckConfig = field(default_factory=NodeCheckConfig)
+    encode: EncodeConfig | None = None
+    """Null where CPU work runs on the same nodes in the same way as training."""
+
+
+def load_site(name: str) -> SiteConfig:
+    """The site of this name, or of the YAML file at this path.
+
+    Raises: ValueError naming the sites there are, or the key and the rule it breaks.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else SITES / f"{name}.yaml"
+    if not path.is_file():
+        raise ValueError(
+            f"site {name!r} is not known; there is: {', '.join(known_sites())}, or the path of a YAML file"
+        )
+    tree = read_mapping(path, SiteConfig, example="gpus_per_node: 4")
+    site = typed([tree], SiteConfig, where=str(path), variable="${}")
+    _check_quoted(tree, site, str(path))
+    check_site(site, str(path))
+    return site
+
+
+def known_sites() -> list[str]:
+    """Names that ``load_site`` takes."""
+    return sorted(path.stem for path in SITES.glob("*.yaml"))
+
+
+def check_site(site: SiteConfig, where: str) -> None:
+    """Refuse a site that no job can be rendered for.
+
+    Raises: ValueError naming the key, the value, the rule and what works.
+    """
+    for name, least in (
+        ("gpus_per_node", 0),
+        ("cores_per_node", 1),
+        ("stop_margin_s", 1),
+        ("max_restarts_without_checkpoint", 1),
+    ):
+        if getattr(site, name) < least:
+            raise ValueError(f"{where}: {name} ({getattr(site, name)}) must be at least {least}; {max(least, 1)} works")
+    if site.gpus_per_node and not (
+        site.gpu_memory_gib and math.isfinite(site.gpu_memory_gib) and site.gpu_memory_gib > 0
+    ):
+        raise ValueError(f"{where}: gpu_memory_gib ({site.gpu_memory_gib}) must say the memory of one GPU; 80 works")
+    if site.encode and site.encode.cores < 1:
+        raise ValueError(f"{where}: encode.cores ({site.encode.cores}) must be at least 1; 8 works")
+    _check_qos(site.qos, "qos", where)
+    _check_qos(site.encode.qos if site.encode else [], "encode.qos", where)
+    _check_words(site, where)
+    _check_shell_texts(site, where)
+    limits = site.node_check
+    for limit in fields(limits):
+        value = getattr(limits, limit.name)
+        least = 0.0 if limit.name == "clock_s" else 1.0
+        if not (least < value < math.inf):
+            raise ValueError(
+                f"{where}: node_check.{limit.name} ({value}) must be above {least:g}; {limit.default} works"
+            )
+
+
+def _check_quoted(read: Any, made: Any, where: str, key: str = "") -> None:
+    """Refuse what YAML reads as a number or a truth value where text is wanted: 010 would become 8, and 1.10 be 1.1."""
+    if isinstance(read, dict):
+        for name, value in read.items():
+            inner = made[name] if isinstance(made, dict) else getattr(made, name)
+            _check_quoted(value, inner, where, f"{key}.{name}" if key else name)
+    elif isinstance(read, list):
+        for number, value in enumerate(read):
+            _check_quoted(value, made[number], where, f"{key}[{number}]")
+    elif isinstance(made, str) and not isinstance(read, str):
+        raise ValueError(
+            f"{where}: {key} must be text, and YAML reads it as {type(read).__name__} {read}; write it in quotes: "
+            f"{key.split('.')[-1]}: '{made}' works"
+        )
+
+
+def _check_qos(offered: list[QosConfig], key: str, where: str) -> None:
+    names = [qos.name for qos in offered]
+    for number, qos in enumerate(offered):
+        if not qos.name or names.index(qos.name) < number:
+            rule = f"be another than that of {key}[{names.index(qos.name)}]" if qos.name else "not be empty"
+            raise ValueError(
+                f"{where}: {key}[{number}].name ({qos.name!r}) must {rule}; a name that `sacctmgr show qos` lists works"
+            )
+        if not (0 < qos.max_hours < math.inf) or (qos.max_gpus is not None and qos.max_gpus < 1):
+            raise ValueError(
+                f"{where}: qos {qos.name} must have max_hours ({qos.max_hours}) above 0 and max_gpus ({qos.max_gpus}) of at "
+                "least 1 or null; max_hours: 20, max_gpus: null works"
+            )
+
+
+def _check_words(site: SiteConfig, where: str) -> None:
+    """Refuse what would not stay one word of a directive, or one line of a script."""
+    encode = site.encode or EncodeConfig(cores=1)
+    words = {"partition": site.partition, "constraint": site.constraint, "account_suffix": site.account_suffix}
+    words |= {"hint": site.hint, "encode.partition": encode.partition, "encode.constraint": encode.constraint}
+    words |= {"encode.account_suffix": encode.account_suffix, "encode.merge_partition": encode.merge_partition}
+    words |= {f"name of qos {qos.name}": qos.name for qos in (*site.qos, *encode.qos)}
+    for key, word in words.items():
+        if re.search(r"[\s#\"'\\]", word):
+            raise ValueError(f"{where}: {key} ({word!r}) must be one word without quotes and #; gpu_p6 works")
+    lines = {"description": site.description}
+    lines |= {f"environment.{name}.reason": variable.reason for name, variable in site.environment.items()}
+    for key, line in lines.items():
+        if not line.isprintable():
+            raise ValueError(f"{where}: {key} ({line!r}) must be one line; Slurm on CPUs works")
+
+
+def _check_shell_texts(site: SiteConfig, where: str) -> None:
+    """Refuse what a shell would take for more than a text: values stand in double quotes, so that $NAME is filled in."""
+    for name in site.environment:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            raise ValueError(f"{where}: environment.{name} must be the name of a variable; NCCL_DEBUG works")
+        if SET_BY_SCRIPTS.fullmatch(name):
+            raise ValueError(
+                f"{where}: environment.{name} must not be set by a site, since the scripts of jobs set it; MY_{name} works"
+            )
+    texts = {f"environment.{name}.value": variable.value for name, variable in site.environment.items()}
+    for key, text in {**texts, "node_local_dir": site.node_local_dir}.items():
+        # Not ${NAME}, since omegaconf would fill it in when a job reads its site; and no $(command), $[sum] or $1.
+        if not text.isprintable() or re.search(r"[\"`\\]|\$(?![A-Za-z_])", text):
+            raise ValueError(
+                f"{where}: {key} ({text!r}) must be one line without double quotes, ` and \\, and $ only before the name of a "
+                "variable; /tmp/$USER works"
+            )
+    if site.node_local_dir and not site.node_local_dir.startswith(("/", "$")):
+        raise ValueError(
+            f"{where}: node_local_dir ({site.node_local_dir}) must be absolute: it lies on each node; /dev/shm works"
+        )
+    for file_system in site.file_systems:
+        command = file_system.quota_command
+        if command and not _words_of(command):
+            raise ValueError(
+                f"{where}: quota_command of file system {file_system.name} ({command!r}) must be a command, its quotes in "
+                'pairs; idr_quota_user works, and "" for none'
+            )
+
+
+def _words_of(command: str) -> list[str]:
+    """As a shell splits it; none if it cannot."""
+    try:
+        return shlex.split(command)
+    except ValueError:
+        return []

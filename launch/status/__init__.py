@@ -1,0 +1,1 @@
+"""Status room: how a run is doing, from its folder."""

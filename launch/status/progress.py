@@ -1,0 +1,180 @@
+"""How far a run is, from metrics.jsonl. Pure: records in, figures out.
+
+A run that resumes trains the steps since its checkpoint again, and their records stand in the file twice. Here every step
+counts once, as it was trained last.
+"""
+
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fanal.fields import Rule, fit, is_count, is_figure, is_loss, is_losses, is_text, or_null
+
+FIELDS: dict[str, dict[str, Rule]] = {
+    "step": {
+        "step": is_count, "loss": is_loss, "step_time_s": is_figure, "tokens_per_second": is_figure,
+        "tokens_per_second_per_gpu": is_figure,
+        "consumed_tokens": or_null(is_count), "skipped_steps": or_null(is_count), "skipped_spikes": or_null(is_count),
+    },
+    "eval": {"step": is_count, "held_out_loss": is_losses, "eval_time_s": is_figure},
+    "checkpoint": {"step": is_count, "stall_s": is_figure},
+    "end": {"step": is_count, "outcome": is_text},
+}  # fmt: skip
+"""What is relied on, by kind of record; one that breaks a rule is passed over. What an older run may lack may be null."""
+
+PACE_RECORDS = 50
+"""Step records whose median is the pace."""
+LOSS_BACK_RECORDS = 100
+"""How many step records before the last one the loss is compared with."""
+
+MIN_ENDED_S = 600.0
+"""Attempts that lasted less in all tell of starts alone."""
+Record = dict[str, Any]
+
+
+@dataclass(kw_only=True)
+class Timeline:
+    """The records of a run in the order of their steps, each step once."""
+
+    steps: list[Record] = field(default_factory=list)
+    evaluations: list[Record] = field(default_factory=list)
+    saves: list[Record] = field(default_factory=list)
+    """Of all attempts: what a save costs does not depend on what became of its steps."""
+    end: Record | None = None
+    """How the run ended in good order, if nothing was trained since."""
+    attempt_begins: int = 0
+    """Number in ``steps`` of the first record of the attempt that wrote last, as far as the records tell."""
+
+    def cut_after(self, step: int) -> None:
+        """Forget what was trained after this step: the run stands here again."""
+        self.steps = [record for record in self.steps if record["step"] <= step]
+        self.evaluations = [record for record in self.evaluations if record["step"] <= step]
+        self.attempt_begins = len(self.steps)
+
+
+def timeline(records: Iterable[Record]) -> Timeline:
+    """The records of metrics.jsonl, oldest first, without what was trained again later."""
+    line = Timeline()
+    for record in records:
+        kind = str(record.get("kind"))
+        if kind not in FIELDS or not fit(record, FIELDS[kind]):
+            continue
+        step = record["step"]
+        if kind == "step":
+            if line.steps and step <= line.steps[-1]["step"]:
+                line.cut_after(step - 1)
+            elif line.end is not None:
+                line.attempt_begins = len(line.steps)
+            line.steps.append(record)
+            line.end = None
+        elif kind == "eval":
+            # The record of a step comes before the evaluation after it, so one of an earlier step is of a new start.
+            if line.steps and step < line.steps[-1]["step"]:
+                line.cut_after(step)
+                line.end = None
+            line.evaluations = [before for before in line.evaluations if before["step"] < step]
+            line.evaluations.append(record)
+        elif kind == "checkpoint":
+            line.saves.append(record)
+        else:
+            line.end = record
+    return line
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """Medians of step records. Evaluations, saves and restarts are not in them."""
+
+    num_records: int
+    of_current_attempt: bool
+    """False where the current attempt has no record yet: then it is the pace before."""
+    step_time_s: float
+    tokens_per_second: float
+    tokens_per_second_per_gpu: float
+
+
+def pace(line: Timeline, attempt_step: int | None) -> Pace | None:
+    """The pace of the current attempt; None without a record.
+
+    Args: attempt_step, of the checkpoint that the attempt began with, if that is known: an attempt that repeats no step leaves
+    no seam in the records.
+    """
+    current = line.steps[line.attempt_begins :]
+    if attempt_step is not None:
+        # None are left where the attempt had to begin with an older checkpoint.
+        current = [record for record in current if record["step"] > attempt_step] or current
+    chosen = (current or line.steps)[-PACE_RECORDS:]
+    if not chosen:
+        return None
+    return Pace(
+        num_records=len(chosen),
+        of_current_attempt=bool(current),
+        step_time_s=_median(chosen, "step_time_s"),
+        tokens_per_second=_median(chosen, "tokens_per_second"),
+        tokens_per_second_per_gpu=_median(chosen, "tokens_per_second_per_gpu"),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """An attempt that is over, and what it brought."""
+
+    step_before: int
+    """Of the newest whole checkpoint when it began."""
+    step_after: int
+    """The same at its end."""
+    wall_s: float
+    """From its start to its decision."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """Of time to what is not the training of steps that are kept."""
+
+    share: float
+    """0 to 1, of all the time."""
+    counts: str
+    """What is counted, for people."""
+
+
+def lost_share(
+    line: Timeline,
+    ended: Sequence[Ended],
+    *,
+    step_time_s: float,
+    eval_interval: int | None,
+    save_interval: int | None,
+) -> Loss | None:
+    """The share of time lost: by attempts that are over if some brought steps, else by single evaluations and saves.
+
+    Args: step_time_s, median of the training steps; intervals in steps, None for never. Returns: None if nothing can be told.
+    """
+    wall_s = sum(attempt.wall_s for attempt in ended)
+    trained_s = 0.0
+    for attempt in ended:
+        inside = [record for record in line.steps if attempt.step_before < record["step"] <= attempt.step_after]
+        of_a_step = _median(inside, "step_time_s") if inside else step_time_s
+        trained_s += of_a_step * max(0, attempt.step_after - attempt.step_before)
+    if wall_s >= MIN_ENDED_S and 0 < trained_s <= wall_s:
+        counts = f"evaluations, saves and restarts as in {len(ended)} attempt(s) that are over"
+        return Loss(share=1 - trained_s / wall_s, counts=counts)
+    costs = (
+        ("evaluations", eval_interval, [record["eval_time_s"] for record in line.evaluations]),
+        ("saves", save_interval, [r["stall_s"] for r in line.saves if r.get("failure") is None]),
+    )
+    seen = {name: statistics.median(times) / interval for name, interval, times in costs if interval and times}
+    extra_s = sum(seen.values())
+    if not seen or step_time_s + extra_s <= 0:
+        return None
+    return Loss(share=extra_s / (step_time_s + extra_s), counts=f"{' and '.join(seen)}; restarts are not counted")
+
+
+def eta_hours(steps_left: int, step_time_s: float, lost: Loss | None) -> float | None:
+    """Hours of computing until the last step; waiting in the queue comes on top. None if all the time is lost."""
+    kept = 1 - (lost.share if lost else 0.0)
+    return steps_left * step_time_s / kept / 3600 if kept > 0 else None
+
+
+def _median(records: Sequence[Record], name: str) -> float:
+    return float(statistics.median(record[name] for record in records))

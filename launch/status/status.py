@@ -1,0 +1,324 @@
+"""How a run is doing, from its folder alone, and from Slurm where that is there. Reads only; a run may be writing.
+
+launch/status/progress.py says how far it is, launch/status/text.py shows it to people.
+"""
+
+import json
+import math
+import shlex
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from fanal.fields import fit, is_count, is_text
+from fanal.run_folder import COMPLETE, checkpoints_dir, is_bad, is_part, step_name, step_of
+from fanal.run_folder import CONFIG as CHECKPOINT_CONFIG
+from launch import slurm
+from launch.chain import jobs_file
+from launch.chain.newest import metrics
+from launch.chain.render import JOB
+from launch.chain.request import launch_dir
+from launch.chain.script import CONFIG, SITE
+from launch.sites.site import load_site
+from launch.status.progress import LOSS_BACK_RECORDS, Ended, Pace, Timeline, eta_hours, lost_share, pace, timeline
+from pretrain.config.load import load_run
+from pretrain.config.schema import RunConfig
+from pretrain.log.run_dir import METRICS_FILE
+
+QUEUE_FIELDS = ("job", "state", "reason", "start_local", "time_left", "nodes", "excluded_nodes")
+QUEUE_FORMAT = "%A|%T|%r|%S|%L|%N|%x"
+WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "SUSPENDED")
+
+UNREADABLE = (ValueError, OSError, TypeError)
+"""What reading damaged YAML raises; omegaconf answers a mapping in the place of a list with a TypeError."""
+
+
+def status(run_dir: Path) -> dict[str, Any]:
+    """Everything that is known of a run, ready for JSON: units in the keys, null for what is not known.
+
+    ``state`` is one of: not started, waiting (for the queue), running, finished, stopped, gone (it should be in the queue and
+    is not), unknown (no job of ours, and no end of its own).
+    Raises: ValueError if the folder is none of a run, or cannot be read.
+    """
+    run_dir = run_dir.absolute()
+    try:
+        return _status(run_dir)
+    except OSError as error:
+        raise _cannot_read(run_dir, error) from None
+
+
+def to_json(found: dict[str, Any]) -> str:
+    """A status as one JSON object; null for NaN and infinities, which JSON does not have."""
+    return json.dumps(_finite(found), indent=2, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _cannot_read(run_dir: Path, error: OSError) -> ValueError:
+    # Half a status would mislead: a run whose checkpoints cannot be seen looks like one without.
+    works = "files as the run has written them work"
+    if isinstance(error, PermissionError):
+        works = f"`chmod -R g+rX {shlex.quote(str(run_dir))}` by its owner works, and g+x for folders above it"
+    return ValueError(f"{error.filename or run_dir} must be readable for a status: {error.strerror}; {works}")
+
+
+def _status(run_dir: Path) -> dict[str, Any]:
+    _check_is_run(run_dir)
+    now = time.time()
+    checkpoint = _checkpoints(run_dir, now)
+    facts, run = _facts(run_dir), _config(run_dir, checkpoint["step"])
+    records = jobs_file.read(run_dir)
+    attempts = jobs_file.attempts(records)
+    queue, no_queue = _queue(facts)
+    line, age_s = _timeline(run_dir, attempts[-1] if attempts else None, now)
+    step = max((record["step"] for record in [*line.steps[-1:], *([line.end] if line.end else [])]), default=0)
+    step = max(step, checkpoint["step"] or 0)
+    train_steps = run.train.train_steps if run else None
+    state = _state(records, attempts, queue, line, complete=train_steps is None or step >= train_steps)
+    # What is not in a checkpoint is trained again, unless it is being trained now.
+    stands_at = step if state in ("running", "unknown") else (checkpoint["step"] or 0)
+    speed = pace(line, attempts[-1].step if attempts else None)
+    last = line.steps[-1] if line.steps else {}  # .get: a run may be older than a field
+    left = None if train_steps is None else 0 if state == "finished" else max(0, train_steps - stands_at)
+    return {
+        "run_dir": str(run_dir), "state": state, "step": step, "train_steps": train_steps, "steps_left": left,
+        "consumed_tokens": last.get("consumed_tokens"),
+        "metrics_age_s": age_s, **_losses(line), "pace": asdict(speed) if speed else None,
+        **_eta(line, attempts, run, facts, run_dir, speed, left),
+        "checkpoint": checkpoint,
+        "skipped_steps": last.get("skipped_steps"),
+        "skipped_spikes": last.get("skipped_spikes"),
+        **_jobs(records, attempts, queue), "slurm_problem": no_queue,
+    }  # fmt: skip
+
+
+def _check_is_run(run_dir: Path) -> None:
+    signs = [METRICS_FILE, jobs_file.JOBS_FILE, f"launch/{JOB}", "checkpoints"]
+    if not any(_is_there(run_dir / sign) for sign in signs):
+        what = "is not there" if not _is_there(run_dir) else f"holds none of {', '.join(signs)}"
+        raise ValueError(
+            f"RUN_DIR ({run_dir}) must be the folder of a run, which the config names run_dir, and it {what}; "
+            "the folder that `launch submit` printed works, such as runs/mine"
+        )
+
+
+def _is_there(path: Path) -> bool:
+    """As Path.exists, which in some versions of Python is silently false where nobody may look."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def _facts(run_dir: Path) -> dict[str, Any] | None:
+    """job.json; None for a run that launch did not start, or where it is damaged."""
+    try:
+        facts = json.loads((launch_dir(run_dir) / JOB).read_text(encoding="utf-8"))
+    except PermissionError:
+        raise
+    except (OSError, ValueError, RecursionError):
+        return None
+    return facts if isinstance(facts, dict) and fit(facts, {"name": is_text, "minutes": is_count}) else None
+
+
+def _config(run_dir: Path, newest: int | None) -> RunConfig | None:
+    """The resolved run: of its jobs, else of its newest checkpoint; None if neither can be read."""
+    paths = [launch_dir(run_dir) / CONFIG]
+    if newest is not None:
+        paths.append(checkpoints_dir(run_dir) / step_name(newest) / CHECKPOINT_CONFIG)
+    for path in paths:
+        try:
+            if path.is_file():
+                return load_run(path)
+        except UNREADABLE:
+            continue  # of another version, or just being deleted: the rest is still worth showing
+    return None
+
+
+def _checkpoints(run_dir: Path, now: float) -> dict[str, Any]:
+    """Whole ones, the newest of them, and what else lies there. Folders may vanish while we look."""
+    folder = checkpoints_dir(run_dir)
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    written: dict[int, float] = {}
+    for name in names:
+        step = step_of(name)
+        if step is not None:
+            try:
+                written[step] = (folder / name / COMPLETE).stat().st_mtime
+            except PermissionError:
+                raise
+            except OSError:
+                continue
+    newest = max(written, default=None)
+    return {
+        "step": newest,
+        "age_hours": None if newest is None else max(0.0, now - written[newest]) / 3600,
+        "num_on_disk": len(written),
+        "num_being_written": sum(map(is_part, names)),
+        "num_set_aside": sum(is_bad(name) for name in names),
+    }
+
+
+def _timeline(run_dir: Path, attempt: jobs_file.Attempt | None, now: float) -> tuple[Timeline, float | None]:
+    """The records, and seconds since the last one was written."""
+    line = timeline(metrics(run_dir))
+    try:
+        written = (run_dir / METRICS_FILE).stat().st_mtime
+    except OSError:
+        return line, None
+    if attempt is not None and attempt.decision is None and written < jobs_file.seconds(attempt.time_utc):
+        line.cut_after(attempt.step)  # it has begun, and not yet written: what was trained since its checkpoint is lost
+        line.end = None
+    return line, max(0.0, now - written)
+
+
+def _queue(facts: dict[str, Any] | None) -> tuple[list[dict[str, str]] | None, str | None]:
+    """(this run's jobs in the queue, None); or (None, why that cannot be told). Without jobs of ours Slurm is not asked."""
+    if facts is None:
+        return None, None
+    try:
+        text = slurm.ask("squeue", "--noheader", f"--name={facts['name']}", f"--format={QUEUE_FORMAT}")
+    except (ValueError, OSError) as error:  # SlurmError is one; so is a name that no command can take
+        return None, str(error)
+    rows = (line.strip().split("|") for line in text.splitlines() if line.strip())
+    return [dict(zip(QUEUE_FIELDS, row, strict=False)) for row in rows], None
+
+
+def _state(
+    records: list[dict[str, Any]],
+    attempts: list[jobs_file.Attempt],
+    queue: list[dict[str, str]] | None,
+    line: Timeline,
+    *,
+    complete: bool,
+) -> str:
+    current = jobs_file.since_submission(records)
+    decided = [record for record in current if record["event"] == "decided"]
+    open_attempt = bool(attempts) and attempts[-1].decision is None
+    waiting = [job for job in queue or () if job["state"] in WAITING]
+    # A job that has decided takes a while to leave the queue.
+    if any(job["state"] != "COMPLETING" or open_attempt for job in queue or () if job not in waiting):
+        return "running"
+    if complete and line.end is not None and line.end.get("outcome") == "finished":
+        return "finished"
+    if waiting:
+        return "waiting"
+    if not open_attempt and decided and decided[-1]["action"] in ("finish", "stop"):
+        return {"finish": "finished", "stop": "stopped"}[decided[-1]["action"]]
+    if current:
+        if queue is not None:
+            return "gone"
+        return "running" if open_attempt else "waiting"
+    if line.end is not None:
+        return "stopped"
+    return "unknown" if line.steps or line.evaluations else "not started"
+
+
+def _losses(line: Timeline) -> dict[str, Any]:
+    """The last training loss, the one of LOSS_BACK_RECORDS records before, and the last held-out ones, in nats."""
+    last = line.steps[-1] if line.steps else None
+    before = line.steps[max(0, len(line.steps) - 1 - LOSS_BACK_RECORDS)] if len(line.steps) > 1 else None
+    evaluation = line.evaluations[-1] if line.evaluations else None
+    return {
+        "loss_nats": last["loss"] if last else None,
+        "loss_step": last["step"] if last else None,
+        "loss_before_nats": before["loss"] if before else None,
+        "loss_before_step": before["step"] if before else None,
+        "held_out_loss_nats": evaluation["held_out_loss"] if evaluation else None,
+        "held_out_step": evaluation["step"] if evaluation else None,
+    }
+
+
+def _eta(
+    line: Timeline,
+    attempts: list[jobs_file.Attempt],
+    run: RunConfig | None,
+    facts: dict[str, Any] | None,
+    run_dir: Path,
+    speed: Pace | None,
+    left: int | None,
+) -> dict[str, Any]:
+    """Hours and jobs until the last step, and what is counted in them."""
+    hours_per_job = _hours_per_job(facts, run_dir)
+    known: dict[str, Any] = {"eta_hours": None, "eta_jobs": None, "eta_counts": None, "lost_share": None}
+    known["hours_per_job"] = hours_per_job
+    if left is None or run is None or speed is None:
+        return known if left != 0 else {**known, "eta_hours": 0.0, "eta_jobs": 0}
+    lost = lost_share(
+        line, _ended(attempts), step_time_s=speed.step_time_s, eval_interval=run.train.eval_interval,
+        save_interval=run.checkpoint.interval,
+    )  # fmt: skip
+    hours = eta_hours(left, speed.step_time_s, lost)
+    return {
+        "eta_hours": hours,
+        "eta_jobs": math.ceil(hours / hours_per_job) if hours is not None and hours_per_job else None,
+        "eta_counts": f"training, {lost.counts}" if lost else "training alone",
+        "lost_share": lost.share if lost else None,
+        "hours_per_job": hours_per_job,
+    }
+
+
+def _hours_per_job(facts: dict[str, Any] | None, run_dir: Path) -> float | None:
+    """What one job trains: its walltime without the margin for the last checkpoint."""
+    if facts is None:
+        return None
+    margin_s = facts.get("stop_margin_s")  # of `launch submit --stop-margin-s`; jobs of an older launch do not say it
+    if not is_count(margin_s):
+        margin_s = _site_margin_s(run_dir)
+    whole_s = facts["minutes"] * 60
+    return (whole_s - margin_s if margin_s < whole_s else whole_s) / 3600
+
+
+def _site_margin_s(run_dir: Path) -> int:
+    try:
+        return load_site(str(launch_dir(run_dir) / SITE)).stop_margin_s
+    except UNREADABLE:
+        return 0
+
+
+def _ended(attempts: list[jobs_file.Attempt]) -> list[Ended]:
+    """Attempts that decided for themselves. One that was lost was decided for by the next, at a time that says nothing."""
+    return [
+        Ended(
+            step_before=attempt.step,
+            step_after=attempt.decision["step"],
+            wall_s=jobs_file.seconds(attempt.decision["time_utc"]) - jobs_file.seconds(attempt.time_utc),
+        )
+        for attempt in attempts
+        if attempt.decision is not None and attempt.decision.get("by") == f"{attempt.job}-{attempt.restart}"
+    ]
+
+
+def _jobs(
+    records: list[dict[str, Any]], attempts: list[jobs_file.Attempt], queue: list[dict[str, str]] | None
+) -> dict[str, Any]:
+    submitted = [record for record in records if record["event"] == "submitted"]
+    decided = [record for record in jobs_file.since_submission(records) if record["event"] == "decided"]
+    excluded = list(jobs_file.excluded(records))
+    for job in queue or ():
+        try:
+            excluded.extend(slurm.hostnames(job.get("excluded_nodes", "").replace("(null)", "")))
+        except slurm.SlurmError:
+            continue
+    return {
+        "submitted": submitted,
+        "attempts": [
+            {
+                **{key: value for key, value in asdict(attempt).items() if key != "time_utc"},
+                "start_utc": attempt.time_utc,
+            }
+            for attempt in attempts
+        ],
+        "last_decision": decided[-1] if decided else None,
+        "excluded_nodes": list(dict.fromkeys(excluded)),
+        "jobs_running": None if queue is None else [job for job in queue if job["state"] not in WAITING],
+        "jobs_waiting": None if queue is None else [job for job in queue if job["state"] in WAITING],
+    }

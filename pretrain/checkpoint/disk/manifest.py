@@ -1,0 +1,198 @@
+"""What a checkpoint folder holds, file by file, and the seal on it.
+
+``manifest.json`` names every file with its size and SHA-256. ``COMPLETE`` holds the SHA-256 of the manifest, in the form
+that ``sha256sum --check COMPLETE`` reads. So one line of text proves the whole folder.
+
+What is trusted: ``COMPLETE``. The hashes find every accident, and every change by someone who cannot write ``COMPLETE``
+and does not write while a run starts. Whoever can write it can forge the rest, and have other numbers loaded; no code is run,
+since a checkpoint is JSON, YAML without objects, and safetensors. Keep run folders writable for their owner alone, and for a
+checkpoint that travels keep the line in ``COMPLETE`` elsewhere.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import re
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from fanal.run_folder import COMPLETE, MANIFEST
+
+FORMAT_VERSION = 1
+READ_BLOCK_BYTES = 1 << 20
+SEAL_BYTES = 256
+"""No seal is longer; a file of another kind under its name is not read whole."""
+LOST = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EIO, None}
+"""The file is gone, is a link or no file by now, or its disk cannot give it back. Any other error of reading, such as
+missing permission, is no damage: the bytes may be whole."""
+Buffer = bytes | memoryview
+Take = Callable[[int, Buffer], None]
+"""Told a place in a file, and the bytes from there on, which are good until it returns."""
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class DamagedCheckpointError(ValueError):
+    """A checkpoint's bytes are not those that were written. Exit code 76: starting again reads the same bytes."""
+
+    is_damage = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileEntry:
+    """One file of a checkpoint."""
+
+    path: str
+    """From the checkpoint's folder, with forward slashes."""
+    bytes: int
+    sha256: str
+    """64 hexadecimal digits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """Every file of a checkpoint but the manifest and its seal."""
+
+    step: int
+    files: tuple[FileEntry, ...]
+    """Sorted by path."""
+
+
+def read_blocks(path: Path) -> Iterator[bytes]:
+    """The bytes of a file in order, in blocks. Follows no link. Raises: OSError if it cannot be read."""
+    with open_plain_file(path) as stream:
+        while block := stream.read(READ_BLOCK_BYTES):
+            yield block
+
+
+def describe(
+    folder: Path,
+    path: str,
+    *,
+    blocks: Callable[[Path], Iterable[Buffer]] = read_blocks,
+    take: Take | None = None,
+) -> FileEntry:
+    """Size and hash of one file as it reads now. Reads it once, follows no link.
+
+    Args: take: called with every block once it is hashed, while it is in the core's cache.
+    Raises: OSError if it cannot be read.
+    """
+    digest, num_bytes = hashlib.sha256(), 0
+    for block in blocks(folder / path):
+        digest.update(block)
+        if take is not None:
+            take(num_bytes, block)
+        num_bytes += len(block)
+    return FileEntry(path=path, bytes=num_bytes, sha256=digest.hexdigest())
+
+
+def open_plain_file(path: Path) -> Any:
+    """The file, unbuffered, for reading. Raises: OSError if it is a link, or if it is a pipe or a device."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(f"{path} is not a file")
+    return os.fdopen(descriptor, "rb", buffering=0)
+
+
+def read_small_file(path: Path, max_bytes: int = -1) -> bytes:
+    """The content of a file, or its first ``max_bytes``.
+
+    Raises: DamagedCheckpointError if it is missing or is no plain file; OSError if it cannot be read for a reason that is no
+    damage.
+    """
+    try:
+        with open_plain_file(path) as stream:
+            return stream.read(max_bytes)
+    except OSError as error:
+        if error.errno not in LOST:
+            raise
+        raise DamagedCheckpointError(f"{path} cannot be read ({error.strerror or 'not a file'})") from None
+
+
+def entries_to_text(entries: Iterable[FileEntry]) -> str:
+    """Entries as JSON, for another rank."""
+    return json.dumps([asdict(entry) for entry in entries])
+
+
+def entries_from_text(text: str) -> list[FileEntry]:
+    """What ``entries_to_text`` gave."""
+    return [FileEntry(**fields) for fields in json.loads(text)]
+
+
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """The content of ``manifest.json``: the same for the same files, whoever hashed them."""
+    files = sorted(manifest.files, key=lambda entry: entry.path)
+    content = {"format_version": FORMAT_VERSION, "step": manifest.step, "files": [asdict(entry) for entry in files]}
+    return (json.dumps(content, indent=1) + "\n").encode()
+
+
+def seal_text(manifest: bytes) -> str:
+    """The content of ``COMPLETE`` for this ``manifest.json``."""
+    return f"{hashlib.sha256(manifest).hexdigest()}  {MANIFEST}\n"
+
+
+def read_sealed_manifest(folder: Path) -> bytes:
+    """The bytes of ``manifest.json``, after a check of its hash against ``COMPLETE``.
+
+    Raises: DamagedCheckpointError if one of the two is missing or is no file, or if they do not belong together; OSError as
+    ``read_small_file``.
+    """
+    seal = read_small_file(folder / COMPLETE, SEAL_BYTES)
+    content = read_small_file(folder / MANIFEST)
+    expected = seal_text(content).encode()
+    if seal != expected:
+        raise DamagedCheckpointError(
+            f"{folder / COMPLETE} holds {_shown(seal)}, expected {_shown(expected)} for {folder / MANIFEST}: one of them changed, "
+            "or a version without manifests wrote it"
+        )
+    return content
+
+
+def parse_manifest(content: bytes, where: Path) -> Manifest:
+    """The manifest in the bytes of ``manifest.json``; every key known, present and of its type.
+
+    Raises: DamagedCheckpointError naming the file and the first thing that is wrong.
+    """
+    try:
+        fields = json.loads(content)
+        if not isinstance(fields, dict) or set(fields) != {"format_version", "step", "files"}:
+            raise ValueError("it must hold format_version, step and files")
+        if fields["format_version"] != FORMAT_VERSION:
+            raise ValueError(f"format_version ({_shown(fields['format_version'])}) must be {FORMAT_VERSION}")
+        if type(fields["step"]) is not int or fields["step"] < 0:
+            raise ValueError(f"step ({_shown(fields['step'])}) must be an integer from 0")
+        files = tuple(_parse_entry(entry) for entry in fields["files"])
+        paths = [entry.path for entry in files]
+        if paths != sorted(set(paths)):
+            raise ValueError("its paths must be sorted and different")
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise DamagedCheckpointError(
+            f"{where / MANIFEST} is not a manifest ({type(error).__name__}: {error})"
+        ) from None
+    return Manifest(step=fields["step"], files=files)
+
+
+def _parse_entry(fields: Any) -> FileEntry:
+    entry = FileEntry(**fields)
+    inside = PurePosixPath(entry.path)
+    if (
+        inside.is_absolute()
+        or ".." in inside.parts
+        or str(inside) != entry.path
+        or entry.path in (".", MANIFEST, COMPLETE)
+    ):
+        raise ValueError(f"path ({_shown(entry.path)}) must be that of a file inside the checkpoint")
+    if type(entry.bytes) is not int or entry.bytes < 0:
+        raise ValueError(f"bytes of {entry.path} ({_shown(entry.bytes)}) must be an integer from 0")
+    if not isinstance(entry.sha256, str) or not _SHA256.fullmatch(entry.sha256):
+        raise ValueError(f"sha256 of {entry.path} ({_shown(entry.sha256)}) must have 64 hexadecimal digits")
+    return entry
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else text[:97] + "..."

@@ -1,0 +1,108 @@
+"""``origin.json``: with which checkpoint of another run this one began, and with which that one had begun, to the first.
+
+It is in every checkpoint of a run that began so, carried along across resumes: what a model was trained on can be read from
+its last checkpoint alone, whatever became of the runs before. A run that began with initial weights has none.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fanal.run_folder import COMPLETE, DATA, ORIGIN
+from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, read_small_file
+from pretrain.checkpoint.disk.state_file import read_state
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """The checkpoint that a run began with."""
+
+    init_from: str
+    """As the configuration named it."""
+    init_optimizer: str
+    """``keep`` or ``fresh``."""
+    checkpoint: str
+    """Its folder, from the root of the file system on."""
+    manifest_sha256: str
+    """Hash of its manifest, as in its COMPLETE: so of every byte of it."""
+    step: int
+    """Optimizer steps of its run."""
+    consumed_samples: int
+    consumed_tokens: int
+    """Tokens its run had predicted, without those of the runs before."""
+    data: dict[str, Any] | None
+    """Its data.json: which shards, by hash, and how far into each; None where it has none, as after an import."""
+    origin: "Origin | None"
+    """With which its run had begun."""
+
+
+def origin_of(folder: Path, *, step: int, init_from: str, init_optimizer: str) -> Origin:
+    """The record of a checkpoint that a run begins with. Raises: DamagedCheckpointError."""
+    state = read_state(folder, step=step)
+    return Origin(
+        init_from=init_from,
+        init_optimizer=init_optimizer,
+        checkpoint=str(folder.resolve()),
+        manifest_sha256=sealed_hash(folder),
+        step=state.step,
+        consumed_samples=state.consumed_samples,
+        consumed_tokens=state.consumed_tokens,
+        data=json.loads(read_small_file(folder / DATA)) if os.path.lexists(folder / DATA) else None,
+        origin=read_origin(folder),
+    )
+
+
+def sealed_hash(folder: Path) -> str:
+    """What COMPLETE says of the manifest. Raises: DamagedCheckpointError if it cannot be read."""
+    return read_small_file(folder / COMPLETE, 64).decode(errors="replace")
+
+
+def origin_text(origin: Origin) -> str:
+    """The content of ``origin.json``."""
+    return json.dumps(dataclasses.asdict(origin), indent=1) + "\n"
+
+
+def read_origin(folder: Path) -> Origin | None:
+    """With which checkpoint the run of this one began; None if with initial weights.
+
+    Raises: DamagedCheckpointError naming the file if it is no such record.
+    """
+    if not os.path.lexists(folder / ORIGIN):
+        return None
+    try:
+        return _parse(json.loads(read_small_file(folder / ORIGIN)))
+    except (ValueError, TypeError, RecursionError) as error:
+        if isinstance(error, DamagedCheckpointError):
+            raise
+        raise DamagedCheckpointError(f"{folder / ORIGIN} is not the record of an origin: {error}") from None
+
+
+def chain(origin: Origin | None) -> Iterator[Origin]:
+    """It and those before, the first run last."""
+    while origin is not None:
+        yield origin
+        origin = origin.origin
+
+
+def described(origin: Origin) -> str:
+    """One line for people."""
+    return (
+        f"{origin.checkpoint}, step {origin.step:,} after {origin.consumed_tokens:,} tokens, optimizer "
+        f"{'kept' if origin.init_optimizer == 'keep' else 'fresh'}, manifest {origin.manifest_sha256[:12]}"
+    )
+
+
+def _parse(fields: Any) -> Origin:
+    kinds = {"init_from": str, "init_optimizer": str, "checkpoint": str, "manifest_sha256": str,
+             "step": int, "consumed_samples": int, "consumed_tokens": int}  # fmt: skip
+    if not isinstance(fields, dict) or set(fields) != {*kinds, "data", "origin"}:
+        raise ValueError(f"it must hold {', '.join(kinds)}, data and origin")
+    for name, kind in kinds.items():
+        if type(fields[name]) is not kind:
+            raise ValueError(f"{name} ({fields[name]!r}) must be of type {kind.__name__}")
+    earlier = fields["origin"]
+    return Origin(**{**fields, "origin": None if earlier is None else _parse(earlier)})

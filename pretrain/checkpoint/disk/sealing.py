@@ -1,0 +1,57 @@
+"""Turn a folder of written files into a checkpoint: its manifest, its seal, its name, each on the disk before the next.
+
+Imports neither torch nor numpy.
+"""
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from fanal.run_folder import COMPLETE, MANIFEST
+from pretrain.checkpoint.disk.manifest import FileEntry, Manifest, manifest_bytes, read_sealed_manifest, seal_text
+from pretrain.checkpoint.disk.verify import verify_checkpoint
+
+
+class SaveError(RuntimeError):
+    """A checkpoint could not be written; the message says why, for people."""
+
+
+def seal(part: Path, final: Path, *, step: int, entries: Sequence[FileEntry]) -> None:
+    """Write the manifest, bring all of it to the disk, mark the folder whole, and give it its name. If an attempt that counts as
+    failed had come so far already, its checkpoint stays, since it is the same to the last byte.
+
+    Args: part: the folder while it is written; final: its name from then on; entries: every file in it.
+    Raises: SaveError if a file is not there with the size that its writer has noted, or if another checkpoint has the name;
+    OSError.
+    """
+    content = manifest_bytes(Manifest(step=step, files=tuple(entries)))
+    (part / MANIFEST).write_bytes(content)
+    _sync_tree(part)
+    (part / COMPLETE).write_text(seal_text(content))
+    _sync(part / COMPLETE)
+    _sync(part)
+    problems = verify_checkpoint(part, deep=False).problems
+    if problems:
+        raise SaveError(f"what was written is not there: {'; '.join(problems)}")
+    if (final / COMPLETE).exists():
+        if read_sealed_manifest(final) != content:
+            raise SaveError(f"{final} is there already, whole, and is not the checkpoint of this run's step {step}")
+        shutil.rmtree(part)
+        return
+    part.rename(final)
+    _sync(final.parent)
+
+
+def _sync_tree(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        _sync(path)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,107 @@
+"""The file of one rank: a header in JSON and the numbers behind it, in the safetensors format. No torch here.
+
+Nothing in it can be executed. Format: https://github.com/huggingface/safetensors (8 bytes of length, JSON, data without gaps).
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pretrain.checkpoint.disk.direct_write import PAGE_BYTES
+from pretrain.checkpoint.disk.manifest import LOST, DamagedCheckpointError, open_plain_file
+
+ITEM_BYTES = 4
+"""All numbers are float32."""
+MAX_HEADER_BYTES = 100_000_000
+"""The format's own limit."""
+
+
+def header_bytes(entries: Iterable[tuple[str, tuple[int, ...]]]) -> bytes:
+    """The head of a file with these (name, shape), whose data follow in the same order; padded as the format allows, so that
+    the data begin at a border of pages."""
+    fields: dict[str, object] = {}
+    place = 0
+    for name, shape in entries:
+        assert name not in fields, f"{name} is written twice"
+        end = place + math.prod(shape) * ITEM_BYTES
+        fields[name] = {"dtype": "F32", "shape": shape, "data_offsets": [place, end]}
+        place = end
+    text = json.dumps(fields, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % PAGE_BYTES)
+    return len(text).to_bytes(8, "little") + text
+
+
+class ShardFile:
+    """A file of a checkpoint, open for reading. Close it."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises: DamagedCheckpointError if it is not there, or if its header is not one of the format for the bytes behind it;
+        OSError if it cannot be read for a reason that is no damage."""
+        self.path = path
+        try:
+            self._stream = open_plain_file(path)
+        except OSError as error:
+            if error.errno not in LOST:
+                raise
+            raise DamagedCheckpointError(f"{path} cannot be read ({error.strerror or error})") from None
+        try:
+            size = os.fstat(self._stream.fileno()).st_size
+            length = int.from_bytes(self._stream.read(8), "little")
+            if length > min(MAX_HEADER_BYTES, size - 8):  # before as much memory is asked for
+                raise ValueError(f"a header of {length:,} bytes in a file of {size:,}")
+            fields = json.loads(self._stream.read(length))
+            fields.pop("__metadata__", None)
+            self._numbers_start = 8 + length
+            self._entries = _parse_entries(fields, size - self._numbers_start)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            self._stream.close()
+            raise DamagedCheckpointError(f"{path} is no file of tensors ({type(error).__name__}: {error})") from None
+
+    def place(self, name: str, shape: tuple[int, ...], first_element: int) -> int:
+        """The byte of the file where the elements of an entry begin, from ``first_element`` on, in row-major order.
+
+        Raises: DamagedCheckpointError if there is no such entry of this shape.
+        """
+        found = self._entries.get(name)
+        if found is None or found[1] != shape:
+            raise DamagedCheckpointError(f"{self.path} has no entry {name} of shape {shape} (found {found})")
+        return self._numbers_start + found[0] + first_element * ITEM_BYTES
+
+    def read(self, name: str, shape: tuple[int, ...], first_element: int, out: np.ndarray) -> None:
+        """Fill ``out`` (float32, contiguous) with the elements of an entry from ``first_element`` on, in row-major order.
+
+        Raises: DamagedCheckpointError as ``place``, or if the file ends before the entry does.
+        """
+        place = self.place(name, shape, first_element)
+        left = memoryview(out.reshape(-1).view(np.uint8).data)
+        while left:
+            count = os.preadv(self._stream.fileno(), [left], place)
+            if count == 0:
+                raise DamagedCheckpointError(f"{self.path} ends inside {name}")
+            left, place = left[count:], place + count
+
+    def close(self) -> None:
+        """Give the file back."""
+        self._stream.close()
+
+
+def _parse_entries(fields: dict[str, Any], num_bytes: int) -> dict[str, tuple[int, tuple[int, ...]]]:
+    """Place and shape of every entry, by its name. Raises: ValueError unless they are the numbers, without gap or overlap."""
+    found, place = {}, 0
+    for name, entry in sorted(fields.items(), key=lambda item: item[1]["data_offsets"]):
+        shape, (start, end) = tuple(entry["shape"]), entry["data_offsets"]
+        if entry["dtype"] != "F32" or any(type(number) is not int or number < 0 for number in (*shape, start, end)):
+            raise ValueError(f"{name} must be F32, its shape and data_offsets integers from 0; found {entry}")
+        if start != place or end != start + math.prod(shape) * ITEM_BYTES:
+            raise ValueError(
+                f"{name} of shape {shape} must lie from byte {place:,} on; found data_offsets {start:,} to {end:,}"
+            )
+        found[name], place = (start, shape), end
+    if place != num_bytes:
+        raise ValueError(f"the header describes {place:,} bytes, and {num_bytes:,} follow it")
+    return found

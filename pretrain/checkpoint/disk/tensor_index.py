@@ -1,0 +1,156 @@
+"""``tensors.json``: every tensor of a checkpoint, and which file holds which boxes of it. No torch here.
+
+A tensor of the model is kept as three of its whole shape, all float32: ``param`` (the master values), ``exp_avg`` and
+``exp_avg_sq`` (AdamW's moments). Weights of another precision are not stored: they are the master values, rounded.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fanal.run_folder import TENSORS
+from pretrain.checkpoint.disk.boxes import Box, cover_once
+from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, read_small_file
+
+FORMAT_VERSION = 1
+WEIGHTS_DTYPES = ("float32", "bfloat16")
+_SUM = re.compile(r"[0-9a-f]{16}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """A box of a tensor, and the number of the file that holds it, all of its states (paths.py)."""
+
+    file: int
+    box: Box
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexedTensor:
+    """One tensor of the whole model."""
+
+    name: str
+    shape: tuple[int, ...]
+    stored: tuple[Stored, ...]
+    weights_sum: str
+    """Of the weights in ``weights_dtype``, see ``replicas.py``: 16 hexadecimal digits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorIndex:
+    """All of them."""
+
+    states: tuple[str, ...]
+    """The kinds that are kept of every tensor; ``param`` alone where there is no optimizer."""
+    adam_step: int
+    """Updates that AdamW had made."""
+    weights_dtype: str
+    """Of the weights that were trained: ``bfloat16`` or ``float32``."""
+    tensors: dict[str, IndexedTensor]
+
+
+def entry_name(tensor: str, state: str, box: Box) -> str:
+    """Name of a box in its file."""
+    return f"{tensor}/{state}@{','.join(map(str, box.offset))}"
+
+
+def boxes_to_text(boxes: Iterable[tuple[str, tuple[int, ...], Stored]]) -> str:
+    """(tensor, its shape, where a box of it is) of one rank as JSON, for rank 0."""
+    return json.dumps([[name, shape, part.file, part.box.offset, part.box.size] for name, shape, part in boxes])
+
+
+def tensors_from_texts(texts: Sequence[str]) -> dict[str, tuple[tuple[int, ...], list[Stored]]]:
+    """By the tensor's name, its shape and where its boxes are, from the texts of all ranks in their order.
+
+    Raises: AssertionError if the boxes are not the tensor, once over: then ranks disagree about the layout.
+    """
+    found: dict[str, tuple[tuple[int, ...], list[Stored]]] = {}
+    for rank, text in enumerate(texts):
+        for name, shape, file, offset, size in json.loads(text):
+            known = found.setdefault(name, (tuple(shape), []))
+            assert known[0] == tuple(shape), f"{name} has shape {known[0]} on one rank and {shape} on rank {rank}"
+            known[1].append(Stored(file=file, box=Box(offset=tuple(offset), size=tuple(size))))
+    for name, (shape, stored) in found.items():
+        boxes = [part.box for part in stored]
+        assert cover_once(shape, boxes), f"the ranks do not hold every element of {name} {shape} once: {boxes}"
+    return found
+
+
+def index_text(index: TensorIndex) -> str:
+    """The content of ``tensors.json``."""
+    tensors = [
+        {
+            "name": tensor.name,
+            "shape": tensor.shape,
+            "weights_sum": tensor.weights_sum,
+            "stored": [[part.file, part.box.offset, part.box.size] for part in tensor.stored],
+        }
+        for tensor in index.tensors.values()
+    ]
+    head = {
+        "format_version": FORMAT_VERSION,
+        "states": index.states,
+        "adam_step": index.adam_step,
+        "weights_dtype": index.weights_dtype,
+    }
+    lines = ",\n".join(json.dumps(tensor) for tensor in tensors)
+    return json.dumps(head)[:-1] + f', "tensors": [\n{lines}\n]}}\n'
+
+
+def read_index(folder: Path) -> TensorIndex:
+    """The index of a checkpoint's folder.
+
+    Raises: DamagedCheckpointError if it is missing or is not such an index.
+    """
+    content = read_small_file(folder / TENSORS)
+    try:
+        fields = json.loads(content)
+        if fields["format_version"] != FORMAT_VERSION:
+            raise ValueError(f"format_version ({fields['format_version']}) must be {FORMAT_VERSION}")
+        states, dtype = tuple(_text(state) for state in fields["states"]), fields["weights_dtype"]
+        if "param" not in states or len(set(states)) != len(states):
+            raise ValueError(f"states ({states}) must be different, and param one of them")
+        if dtype not in WEIGHTS_DTYPES:
+            raise ValueError(f"weights_dtype ({dtype!r}) must be one of {', '.join(WEIGHTS_DTYPES)}")
+        tensors: dict[str, IndexedTensor] = {}
+        for tensor in map(_parse_tensor, fields["tensors"]):
+            if tensor.name in tensors:
+                raise ValueError(f"{tensor.name} is there twice")
+            tensors[tensor.name] = tensor
+        return TensorIndex(states=states, adam_step=_count(fields["adam_step"]), weights_dtype=dtype, tensors=tensors)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise DamagedCheckpointError(
+            f"{folder / TENSORS} is no index of tensors ({type(error).__name__}: {error})"
+        ) from None
+
+
+def _parse_tensor(fields: Any) -> IndexedTensor:
+    name, weights_sum = _text(fields["name"]), _text(fields["weights_sum"])
+    shape = tuple(_count(length) for length in fields["shape"])
+    stored = tuple(
+        Stored(
+            file=_count(file),
+            box=Box(offset=tuple(_count(place) for place in offset), size=tuple(_count(length) for length in size)),
+        )
+        for file, offset, size in fields["stored"]
+    )
+    if len(shape) not in (1, 2) or not cover_once(shape, [part.box for part in stored]):
+        raise ValueError(f"the boxes of {name} must hold every element of its shape {shape} once")
+    if not _SUM.fullmatch(weights_sum):
+        raise ValueError(f"weights_sum of {name} ({weights_sum!r}) must have 16 hexadecimal digits")
+    return IndexedTensor(name=name, shape=shape, stored=stored, weights_sum=weights_sum)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} must be a text")
+    return value
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{value!r} must be an integer from 0")
+    return value

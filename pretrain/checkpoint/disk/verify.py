@@ -1,0 +1,207 @@
+"""Is this folder the checkpoint that was written? Reads bytes and JSON, unpickles nothing, follows no link inside it.
+
+Quick: every file is there with its size, nothing else is, the manifest is sealed, step and state agree. Deep: every hash
+as well. A byte that changed in place is found by the deep one alone.
+"""
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from fanal.run_folder import COMPLETE, MANIFEST, STATE, step_of
+from pretrain.checkpoint.disk.direct_read import read_past_cache
+from pretrain.checkpoint.disk.manifest import (
+    LOST,
+    DamagedCheckpointError,
+    FileEntry,
+    Manifest,
+    Take,
+    describe,
+    parse_manifest,
+    read_blocks,
+    read_sealed_manifest,
+)
+from pretrain.checkpoint.disk.state_file import read_state
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What a verification found."""
+
+    folder: Path
+    manifest: Manifest | None
+    """None if it could not be read."""
+    problems: tuple[str, ...]
+    """Each names its path; empty for a whole checkpoint."""
+
+
+class GoneError(ValueError):
+    """A checkpoint was deleted while it was read, as its run does to old ones."""
+
+
+@contextlib.contextmanager
+def still_there(folder: Path) -> Iterator[None]:
+    """For reading a checkpoint whose run may go on meanwhile: nothing is wrong with it if the whole folder is gone.
+
+    Raises: GoneError in place of what was raised then.
+    """
+    try:
+        yield
+    except (ValueError, OSError):  # damage; or ESTALE, for a file that another host has deleted
+        refuse_gone(folder)
+        raise
+
+
+def refuse_gone(folder: Path) -> None:
+    """Raises: GoneError if there is no such folder any more."""
+    if not os.path.lexists(folder):
+        raise GoneError(
+            f"{folder} was deleted while it was read, as a run does that keeps its newest checkpoints (checkpoint.keep_last); a "
+            "newer one works"
+        ) from None
+
+
+def verify_checkpoint(folder: Path, *, deep: bool, num_threads: int = 1) -> Finding:
+    """Compare a checkpoint with its manifest; deep reads every byte of it, in ``num_threads`` files at a time.
+
+    Raises: OSError if a file that is there cannot be read for a reason that is no damage, such as its permissions; GoneError.
+    """
+    with still_there(folder):
+        finding = _verify(folder, deep=deep, num_threads=num_threads)
+    if finding.problems:
+        refuse_gone(folder)
+    return finding
+
+
+def _verify(folder: Path, *, deep: bool, num_threads: int) -> Finding:
+    try:
+        manifest = parse_manifest(read_sealed_manifest(folder), folder)
+    except DamagedCheckpointError as error:
+        return Finding(folder=folder, manifest=None, problems=(str(error),))
+    problems = list(_structure_problems(folder, manifest))
+    if deep:
+        with ThreadPoolExecutor(num_threads) as threads:
+            found = threads.map(lambda entry: hash_problem(folder, entry), readable(folder, manifest))
+            problems += [problem for problem in found if problem is not None]
+    return Finding(folder=folder, manifest=manifest, problems=tuple(problems))
+
+
+def real_path(path: str | Path) -> Path:
+    """Where links lead; the path itself if they lead in a circle, for which ``Path.resolve`` has an error of its own."""
+    return Path(os.path.realpath(path))
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether this is a checkpoint's folder, whole or not, and not that of a run. A link is what it leads to."""
+    folder = real_path(path)
+    return folder.is_dir() and (
+        step_of(folder.name) is not None or any((folder / name).exists() for name in (MANIFEST, COMPLETE))
+    )
+
+
+def first_whole(checkpoints: Iterable[Path], *, deep: bool, num_threads: int = 1) -> tuple[Finding, list[str]]:
+    """The first of these that passes the verification, and what is wrong with those before it. Those that are deleted meanwhile
+    are passed over.
+
+    Raises: DamagedCheckpointError naming every problem if none passes; OSError as ``verify_checkpoint``; GoneError if all are gone.
+    """
+    problems: list[str] = []
+    gone: GoneError | None = None
+    for checkpoint in checkpoints:
+        try:
+            finding = verify_checkpoint(checkpoint, deep=deep, num_threads=num_threads)
+        except GoneError as error:
+            gone = error
+            continue
+        if not finding.problems:
+            return finding, problems
+        problems += finding.problems
+    if gone is not None and not problems:
+        raise gone
+    raise DamagedCheckpointError("; ".join(problems))
+
+
+def readable(folder: Path, manifest: Manifest) -> list[FileEntry]:
+    """The entries whose files are there with the right size, with no link on the way to them: those worth hashing."""
+    sizes = {path: status.st_size for path, status in _walk(folder) if stat.S_ISREG(status.st_mode)}
+    return [entry for entry in manifest.files if sizes.get(entry.path) == entry.bytes]
+
+
+def hash_problem(folder: Path, entry: FileEntry, take: Take | None = None) -> str | None:
+    """What is wrong with a file's content; None if nothing is. Reads all of it, once, and gives ``take`` every block of it with
+    its place, so that what is used is what was hashed; then past the page cache, which nobody else needs.
+
+    Raises: OSError as ``verify_checkpoint`` does.
+    """
+    try:
+        found = describe(folder, entry.path, blocks=read_past_cache if take else read_blocks, take=take)
+    except OSError as error:
+        if error.errno not in LOST:
+            raise
+        return f"{folder / entry.path} cannot be read ({error.strerror or error})"
+    if found.bytes != entry.bytes:
+        return f"{folder / entry.path} has {found.bytes:,} bytes, expected {entry.bytes:,}"
+    if found.sha256 != entry.sha256:
+        return f"{folder / entry.path} has sha256 {found.sha256}, expected {entry.sha256}; its bytes changed"
+    return None
+
+
+def files_below(folder: Path) -> list[str]:
+    """Paths of all plain files in a folder, from the folder on, sorted; links are not followed."""
+    return sorted(path for path, status in _walk(folder) if stat.S_ISREG(status.st_mode))
+
+
+def _structure_problems(folder: Path, manifest: Manifest) -> Iterator[str]:
+    named = step_of(folder.name)
+    if named is not None and named != manifest.step:
+        yield f"{folder / MANIFEST} is of step {manifest.step}, and the folder's name says {named}"
+    found = dict(_walk(folder))
+    expected = {entry.path: entry.bytes for entry in manifest.files}
+    for path, num_bytes in expected.items():
+        status = found.get(path)
+        if status is None:
+            yield f"{folder / path} is missing"
+        elif not stat.S_ISREG(status.st_mode):
+            yield f"{folder / path} is {_kind(status)}, expected a file"
+        elif status.st_size != num_bytes:
+            yield f"{folder / path} has {status.st_size:,} bytes, expected {num_bytes:,}"
+    folders = _parents(expected)
+    for path, status in found.items():
+        is_expected = path in expected or path in (MANIFEST, COMPLETE)
+        if not is_expected and not (path in folders and stat.S_ISDIR(status.st_mode)):
+            yield f"{folder / path} is {_kind(status)} that {MANIFEST} does not name"
+    if STATE not in expected:
+        yield f"{folder / STATE} is not named in {MANIFEST}"
+    elif STATE in found and stat.S_ISREG(found[STATE].st_mode):
+        try:
+            read_state(folder, step=manifest.step)
+        except DamagedCheckpointError as error:
+            yield str(error)
+
+
+def _walk(folder: Path, inside: str = "") -> Iterator[tuple[str, os.stat_result]]:
+    """Everything below a folder, by its path from there; folders come before their content, links are not followed."""
+    with os.scandir(folder / inside) as found:
+        items = sorted(found, key=lambda item: item.name)
+    for item in items:
+        path = f"{inside}{item.name}"
+        status = item.stat(follow_symlinks=False)
+        yield path, status
+        if stat.S_ISDIR(status.st_mode):
+            yield from _walk(folder, f"{path}/")
+
+
+def _parents(paths: Iterable[str]) -> set[str]:
+    return {str(parent) for path in paths for parent in Path(path).parents if str(parent) != "."}
+
+
+def _kind(status: os.stat_result) -> str:
+    if stat.S_ISLNK(status.st_mode):
+        return "a link"
+    if stat.S_ISDIR(status.st_mode):
+        return "a folder"
+    return "a file" if stat.S_ISREG(status.st_mode) else "neither file nor folder"

@@ -1,0 +1,191 @@
+"""``checkpoint.init_from``: the checkpoint of another run that a run begins with. Here it is found by names and sizes and
+compared with the configuration; choose.py has every byte of it verified. Nothing in its folder is ever changed.
+
+Everything here is cheap, reads a few small files, and is done once before ranks are started and once by them.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from fanal.run_folder import DATA, REASON, checkpoints_dir, is_bad, step_of
+from pretrain.checkpoint.disk.config_file import read_config
+from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, Manifest
+from pretrain.checkpoint.disk.origin import Origin, sealed_hash
+from pretrain.checkpoint.disk.retention import bad_in, checkpoints_in
+from pretrain.checkpoint.disk.saved_model import read_model
+from pretrain.checkpoint.disk.tensor_index import read_index
+from pretrain.checkpoint.disk.verify import (
+    GoneError,
+    first_whole,
+    is_checkpoint,
+    real_path,
+    still_there,
+    verify_checkpoint,
+)
+from pretrain.config.derive import kv_channels, padded_vocab_size
+from pretrain.config.schema import ModelConfig, RunConfig
+from pretrain.data.position import read_position
+
+FREE_TO_CHANGE = {"rotary_base", "attention_backend", "init_method_std"}
+"""Fields of the model that say nothing of which weights it has: a run may begin with weights trained under others."""
+
+
+def check_init_from(run: RunConfig, *, tokenizer_sha256: str) -> None:
+    """Find mistakes in checkpoint.init_from before ranks are started; nothing if it is not set, or no longer matters.
+
+    Raises: as ``find_origin`` and ``check_origin``.
+    """
+    own = checkpoints_dir(run.run_dir)
+    if run.checkpoint.init_from is not None and not checkpoints_in(own) and not bad_in(own):
+        folder, _ = find_origin(run)
+        with still_there(folder):
+            check_origin(run, folder, tokenizer_sha256=tokenizer_sha256)
+
+
+def find_origin(run: RunConfig) -> tuple[Path, Manifest]:
+    """The checkpoint that checkpoint.init_from names, or the newest of the run that it names; by names and sizes.
+
+    Raises: ValueError if there is none; DamagedCheckpointError if it is not whole, or was set aside by its own run.
+    """
+    named = _named(run)
+    own, real = real_path(run.run_dir), real_path(named)
+    if real == own or real.parent == real_path(checkpoints_dir(own)):
+        raise ValueError(
+            f"checkpoint.init_from ({named}) must be of another run than run_dir ({run.run_dir}), which goes on from its own "
+            f"checkpoints by itself; checkpoint.init_from=null works, or run_dir={run.run_dir}-2"
+        )
+    folder = real if is_checkpoint(named) else _newest_of_run(named)
+    finding = verify_checkpoint(folder, deep=False)
+    if finding.manifest is None or finding.problems:
+        raise DamagedCheckpointError(damage(folder, finding.problems))
+    return folder, finding.manifest
+
+
+def check_origin(run: RunConfig, folder: Path, *, tokenizer_sha256: str) -> None:
+    """Whether the configured run can begin with the weights of this checkpoint.
+
+    Layout, precision, lengths, batches, rates and data may all be others.
+    Raises: ValueError naming each difference that may not be, or if its run has not come to its end and nobody named the
+    checkpoint itself, or if the optimizer's moments are to be kept and there are none.
+    """
+    named, saved = _named(run), read_config(folder)
+    differences = list(_shape_differences(read_model(folder), run.model))
+    if os.path.lexists(folder / DATA):
+        there = read_position(folder / DATA).tokenizer_sha256
+        if there != tokenizer_sha256:
+            differences.append(
+                f"the tokenizer (there sha256 {there[:12]}, here data.tokenizer {run.data.tokenizer} {tokenizer_sha256[:12]})"
+            )
+    if differences:
+        raise ValueError(
+            f"checkpoint.init_from ({named}) must have the model's shape and its tokenizer, and differs in "
+            f"{'; '.join(differences)}: the values there work with {folder}, or checkpoint.init_from=null for initial weights"
+        )
+    step, last_step = step_of(folder.name) or 0, saved.train.get("train_steps")
+    if not is_checkpoint(named) and isinstance(last_step, int) and step < last_step:
+        raise ValueError(
+            f"checkpoint.init_from ({named}) is a run that has come to step {step} of {last_step}: train it to its end, or name "
+            f"the checkpoint to begin with it as it is; checkpoint.init_from={folder} works"
+        )
+    if run.checkpoint.init_optimizer == "keep" and len(read_index(folder).states) == 1:
+        raise ValueError(
+            f"checkpoint.init_optimizer (keep) needs the moments of AdamW, and {folder} holds weights alone; "
+            "checkpoint.init_optimizer=fresh works"
+        )
+
+
+def check_same_origin(run: RunConfig, origin: Origin | None, folder: Path) -> None:
+    """Refuse to go on with a run under a configuration that says it began elsewhere. Whether anything is left there does not
+    matter; a checkpoint that was moved is known by its hash.
+
+    Args: origin: what the run's checkpoint ``folder`` records. Raises: ValueError naming both.
+    """
+    stated, keeps = run.checkpoint.init_from, run.checkpoint.init_optimizer
+    if origin is None:
+        if stated is not None:
+            raise ValueError(
+                f"checkpoint.init_from ({stated}) must be where the run began, and checkpoint {folder} says that it began with "
+                "initial weights; checkpoint.init_from=null works, or another run_dir for a run that begins there"
+            )
+        return
+    if stated != origin.init_from and not _is_there(stated, origin):
+        raise ValueError(
+            f"checkpoint.init_from ({stated}) must be where the run began, and checkpoint {folder} says that it began with "
+            f"{origin.init_from} ({origin.checkpoint}); checkpoint.init_from={origin.init_from} works, whatever is there by now, "
+            "or another run_dir for another run"
+        )
+    if keeps != origin.init_optimizer:
+        raise ValueError(
+            f"checkpoint.init_optimizer ({keeps}) must be as the run began, and checkpoint {folder} says {origin.init_optimizer}; "
+            f"checkpoint.init_optimizer={origin.init_optimizer} works, or another run_dir for another run"
+        )
+
+
+def damage(folder: Path, problems: Sequence[str]) -> str:
+    """The message about a checkpoint that is not whole: what is wrong, and which older one could be named in its place."""
+    older = [path for path in checkpoints_in(folder.parent) if (step_of(path.name) or 0) < (step_of(folder.name) or 0)]
+    try:
+        works = f"checkpoint.init_from={first_whole(older, deep=False)[0].folder} names the one before"
+    except (DamagedCheckpointError, GoneError):
+        works = "there is no older one beside it"
+    return f"the checkpoint to begin with is damaged, and left as it is: {'; '.join(problems)}. Copy it again; {works}"
+
+
+def _named(run: RunConfig) -> Path:
+    assert run.checkpoint.init_from is not None, "asked only where it is set"
+    return Path(run.checkpoint.init_from)
+
+
+def _newest_of_run(named: Path) -> Path:
+    folder = checkpoints_dir(named)
+    found, aside = checkpoints_in(folder), bad_in(folder)
+    newest = step_of(found[0].name) if found else None
+    later = [path for path in aside if newest is None or _bad_step(path) > newest]
+    if later:
+        works = f"checkpoint.init_from={found[0]} names the newest that is left" if found else "none is left"
+        raise DamagedCheckpointError(
+            f"the newest checkpoint of the run to begin with was damaged and set aside as {later[-1]} ({later[-1].name}.{REASON} "
+            f"says why): copy it again under its name; {works}"
+        )
+    if not found:
+        runs = sorted(str(path.parent) for path in named.parent.glob("*/checkpoints"))[:8]
+        raise ValueError(
+            f"checkpoint.init_from ({named}) must be a checkpoint's folder, or a run's folder with one in it; "
+            f"{'there is none' if named.is_dir() else 'nothing is there'}. Runs beside it: {', '.join(runs) or 'none'}; "
+            "checkpoint.init_from=null begins with initial weights"
+        )
+    return found[0]
+
+
+def _bad_step(folder: Path) -> int:
+    assert is_bad(folder.name), f"{folder} was not set aside"
+    return step_of(folder.name.partition(".")[0]) or 0
+
+
+def _shape_differences(there: ModelConfig, here: ModelConfig) -> list[str]:
+    """As values that act: a head size that is stated and one that follows are the same, and so is padding."""
+    shapes = [
+        {field.name: getattr(model, field.name) for field in fields(model) if field.name not in FREE_TO_CHANGE}
+        | {"kv_channels": kv_channels(model), "make_vocab_size_divisible_by": padded_vocab_size(model)}
+        for model in (there, here)
+    ]
+    units = {"make_vocab_size_divisible_by": " rows in memory"}
+    return [
+        f"model.{name} (there {was}{units.get(name, '')}, here {shapes[1][name]}{units.get(name, '')})"
+        for name, was in shapes[0].items()
+        if was != shapes[1][name]
+    ]
+
+
+def _is_there(stated: str | None, origin: Origin) -> bool:
+    """Whether a path that the record does not know holds the checkpoint that it does."""
+    if stated is None:
+        return False
+    named = Path(stated)
+    folder = named if is_checkpoint(named) else checkpoints_dir(named) / Path(origin.checkpoint).name
+    try:
+        return sealed_hash(folder) == origin.manifest_sha256
+    except DamagedCheckpointError:
+        return False

@@ -1,0 +1,186 @@
+"""Restore the newest whole checkpoint of a run, in any layout; or begin with one of another run."""
+
+import contextlib
+import dataclasses
+import logging
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from megatron.core.distributed import DistributedDataParallel
+from megatron.core.optimizer import MegatronOptimizer
+from omegaconf import OmegaConf
+
+from fanal.run_folder import DATA, step_of
+from pretrain.checkpoint.disk.config_file import read_config
+from pretrain.checkpoint.disk.origin import Origin, origin_of, read_origin
+from pretrain.checkpoint.disk.state_file import read_state
+from pretrain.checkpoint.disk.verify import still_there
+from pretrain.checkpoint.loading.choose import choose_checkpoint, choose_origin
+from pretrain.checkpoint.loading.fill import Fill
+from pretrain.checkpoint.loading.init_from import check_origin, check_same_origin
+from pretrain.checkpoint.loading.verify_together import Early
+from pretrain.config.schema import RunConfig
+from pretrain.data.position import read_position
+from pretrain.data.reader import TrainReader
+from pretrain.optim.moments import STATES, publish_masters, set_adam_step
+from pretrain.parallel.world import World
+from pretrain.state import TrainState
+
+logger = logging.getLogger(__name__)
+
+FREE_TO_CHANGE = {"attention_backend"}
+"""Fields of the model that a resumed run may change: they say how it is computed, not what it is."""
+
+
+class Start(NamedTuple):
+    """Where a run takes up its work."""
+
+    state: TrainState
+    origin: Origin | None
+    """The checkpoint of another run that it began with, at whatever start; None if it began with initial weights."""
+
+
+def load_checkpoint(
+    run: RunConfig,
+    model: list[DistributedDataParallel],
+    optimizer: MegatronOptimizer,
+    reader: TrainReader,
+    world: World,
+) -> Start:
+    """Restore the newest checkpoint into model, optimizer and reader. If there is none, begin: with the checkpoint that
+    checkpoint.init_from names, or with the model as it was built.
+
+    Collective: every rank calls it. Rank 0 chooses, so that ranks never load different steps. The tensors are read with
+    the bytes that are hashed, and nothing is done with them before every byte of the checkpoint was compared with its manifest
+    (choose.py): what a damaged one left in the optimizer is written over by the one before, or the run ends.
+    Raises: DamagedCheckpointError if there are checkpoints and none is whole; ValueError if the checkpoint is of another
+    model, other data or another order of them, naming each difference, or of a later step than the run's last; and as
+    ``begin_with_origin``.
+    """
+    read: dict[Path, int] = {}
+
+    def read_early(candidate: Path, hashed: Collection[str]) -> Early:
+        try:
+            fill = Fill(candidate, model, optimizer, world, states=STATES, hashed=hashed)
+        except Exception:  # of another model, or damaged: who looks at it next says which
+            return Early()
+
+        def read_rest() -> None:
+            with contextlib.suppress(Exception):  # as above
+                fill.read_rest()
+                read[candidate] = fill.num_updates
+
+        return Early(takes=fill.takes, meanwhile=read_rest)
+
+    folder = choose_checkpoint(run.run_dir, world, begin=read_early)
+    if folder is None:
+        is_first = run.checkpoint.init_from is None
+        return Start(TrainState(), None if is_first else begin_with_origin(run, model, optimizer, reader, world))
+    check_same_run(run, folder)
+    origin = read_origin(folder)
+    check_same_origin(run, origin, folder)
+    state = read_state(folder, step=step_of(folder.name) or 0)
+    if state.step > run.train.train_steps:
+        raise ValueError(
+            f"train.train_steps ({run.train.train_steps}) must not be below the step of the newest checkpoint, {folder}; "
+            f"train.train_steps={state.step} works, or another run_dir for a new run"
+        )
+    if state.consumed_samples:  # without a sample, as after an import, there is no position
+        reader.resume(read_position(folder / DATA), where=str(folder))
+    if folder not in read:
+        read[folder] = read_tensors(folder, model, optimizer, world, states=STATES)
+    _go_on_from(read[folder], optimizer, model)
+    logger.info("resumed from %s", folder)
+    return Start(state, origin)
+
+
+def begin_with_origin(
+    run: RunConfig,
+    model: Sequence[DistributedDataParallel],
+    optimizer: MegatronOptimizer,
+    reader: TrainReader,
+    world: World,
+) -> Origin:
+    """Give the model the weights of the checkpoint that checkpoint.init_from names, and the optimizer its moments and its
+    count of updates if they are to be kept. Steps, samples and their order begin anew.
+
+    Collective: every rank calls it. Raises: ValueError or DamagedCheckpointError if there is none, if it is not whole, or if
+    the run cannot begin with it (init_from.py).
+    """
+    folder, step = choose_origin(run, world)
+    config = run.checkpoint
+    states = STATES if config.init_optimizer == "keep" else ("param",)
+    with still_there(folder):
+        check_origin(run, folder, tokenizer_sha256=reader.data.sources.tokenizer_sha256)
+        restore_tensors(folder, model, optimizer, world, states=states)
+        origin = origin_of(folder, step=step, init_from=str(config.init_from), init_optimizer=config.init_optimizer)
+    if origin.data is None:
+        logger.warning("%s has no record of its data: nothing says that its tokenizer was data.tokenizer", folder)
+    return origin
+
+
+def restore_tensors(
+    folder: Path,
+    model: Sequence[DistributedDataParallel],
+    optimizer: MegatronOptimizer,
+    world: World,
+    *,
+    states: Sequence[str],
+) -> None:
+    """Give the optimizer these states of a checkpoint (see STATES), and the model its weights. Without moments the optimizer
+    starts afresh. Collective. Raises: as ``read_tensors``.
+    """
+    num_updates = read_tensors(folder, model, optimizer, world, states=states)
+    _go_on_from(num_updates if len(states) > 1 else 0, optimizer, model)
+
+
+def _go_on_from(num_updates: int, optimizer: MegatronOptimizer, model: Sequence[DistributedDataParallel]) -> None:
+    """What is left to do once the optimizer's memory holds a checkpoint's tensors: the weights come from the masters, over the
+    network where replicas share them. Collective.
+    """
+    set_adam_step(optimizer, num_updates)
+    publish_masters(optimizer, model)
+
+
+def read_tensors(
+    folder: Path,
+    model: Sequence[DistributedDataParallel],
+    optimizer: MegatronOptimizer,
+    world: World,
+    *,
+    states: Sequence[str],
+) -> int:
+    """Fill the optimizer's memory with these states of a checkpoint (see STATES); the updates that AdamW had made.
+
+    Raises: DamagedCheckpointError if the checkpoint does not hold them.
+    """
+    fill = Fill(folder, model, optimizer, world, states=states)
+    fill.read_rest()
+    return fill.num_updates
+
+
+def check_same_run(run: RunConfig, folder: Path) -> None:
+    """Refuse to resume another model, or the same one with samples of another length or seed, or masked otherwise. Their
+    tokens: data/same_data.py.
+
+    Raises: ValueError naming each difference.
+    """
+    saved = read_config(folder)
+    differences = [
+        f"model.{field.name} (checkpoint {saved.model.get(field.name)}, config {getattr(run.model, field.name)})"
+        for field in dataclasses.fields(run.model)
+        if field.name not in FREE_TO_CHANGE and saved.model.get(field.name) != getattr(run.model, field.name)
+    ]
+    now, defaults = OmegaConf.structured(run), OmegaConf.structured(RunConfig)
+    for key in ("data.seq_length", "data.seed", "data.document_mask"):
+        # A field that is younger than the checkpoint had its default.
+        before = OmegaConf.select(saved, key, default=OmegaConf.select(defaults, key))
+        after = OmegaConf.select(now, key)
+        if before != after:
+            differences.append(f"{key} (checkpoint {before}, config {after})")
+    if differences:
+        raise ValueError(
+            f"checkpoint {folder} belongs to another run: {'; '.join(differences)}. Take these values back, or start a new "
+            "run in another run_dir"
+        )

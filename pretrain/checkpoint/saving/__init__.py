@@ -1,0 +1,1 @@
+"""Saving room: the state of all ranks goes to the disk while training continues."""

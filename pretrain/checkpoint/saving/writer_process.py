@@ -1,0 +1,62 @@
+"""The process beside a rank that writes its part of every checkpoint: ``python -m pretrain.checkpoint.saving.writer_process``.
+
+A process, since a thread that waits for a hung disk can be neither ended nor left behind, and since a rank that is killed must
+take its writer with it. It reads one line per checkpoint, where its job lies in the shared memory, and answers with lines of
+JSON: {"phase": NAME} as each phase begins, then {"done": null or a warning} or {"failed": REASON}.
+"""
+
+import ctypes
+import json
+import mmap
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from pretrain.checkpoint.saving.write_job import SaveError, job_from_text, set_part_aside, write_checkpoint
+
+PR_SET_PDEATHSIG = 1
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+"""A terminal or Slurm sends these to every process of a run; the rank decides when its writer ends."""
+
+
+def main(descriptor: int, parent: int) -> None:
+    """Serve until the rank closes the pipe, or is gone.
+
+    Args: descriptor: of the shared memory; parent: the rank's process id.
+    """
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it went before we asked to follow
+        return
+    for line in sys.stdin:
+        command = json.loads(line)
+        try:
+            if command["act"] == "set aside":
+                set_part_aside(Path(command["folder"]), command["step"], command["reason"])
+            else:
+                _tell(done=_write(descriptor, command["start"], command["length"]))
+        except SaveError as error:
+            _tell(failed=str(error))
+        except Exception as error:  # whatever it is, the rank must hear of it, and the process can go on
+            traceback.print_exc()
+            _tell(failed=f"{type(error).__name__}: {error}")
+
+
+def _write(descriptor: int, start: int, length: int) -> str | None:
+    # Not closed here: an error on its way out has views of it, and it goes when the last one does.
+    memory = mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)
+    job = job_from_text(memory[start : start + length])
+    return write_checkpoint(job, memoryview(memory), lambda phase: _tell(phase=phase))
+
+
+def _tell(**event: Any) -> None:
+    sys.stdout.write(json.dumps(event) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))

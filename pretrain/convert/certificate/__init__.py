@@ -1,0 +1,1 @@
+"""Certificate room: an export is compared with the model that was trained."""

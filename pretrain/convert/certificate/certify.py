@@ -1,0 +1,204 @@
+"""The certificate: the exported folder, loaded as a user does, against the trainer's own model.
+
+Both run in fp32 on this machine's CPU over held-out text of the run and over edge cases. What is compared: the state after
+each part of the model, so that a difference has a place; the logits, by which it is judged; the loss; the tokenizer's ids.
+"""
+
+import dataclasses
+import math
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+
+from pretrain.checkpoint.disk.manifest import FileEntry
+from pretrain.checkpoint.disk.tensors import open_tensors
+from pretrain.config.derive import num_parameters
+from pretrain.convert.certificate.compare import BOUND, Comparison, compare, max_or_nan, mean_loss, our_losses
+from pretrain.convert.certificate.texts import Text, certificate_texts
+from pretrain.convert.certificate.tokenizer_proof import TokenizerFigures, prove_tokenizer
+from pretrain.convert.ours.model import OurModel
+from pretrain.convert.ours.source import ExportSource
+from pretrain.convert.theirs.model import CannotLoadError, LayerByLayer, WholeModel
+from pretrain.convert.theirs.write_config import exported_vocab_size
+from pretrain.parallel.world import open_lone_world
+
+FORMAT_VERSION = 1
+SHARE_OF_MEMORY = 0.5
+"""Of what is available that loading the whole model may take; beyond, it is run layer by layer."""
+Memory = Literal["auto", "whole", "layers"]
+
+
+class CertificateError(ValueError):
+    """The export is not the model that was trained; the message says where the two part. Exit code 76."""
+
+    is_damage = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certificate:
+    """What was found."""
+
+    comparison: Comparison
+    tokenizer: TokenizerFigures
+    mode: str
+    """``whole`` or ``layers``: how transformers ran."""
+    warnings: tuple[str, ...]
+    """Of transformers while it loaded the model."""
+    losses_before_rounding: dict[str, float] | None
+    """Of our model with the weights that were trained, where the export rounds them."""
+
+    def loss_before_rounding(self) -> float | None:
+        """Mean of the samples, as ``mean_loss``; None where nothing was rounded."""
+        if self.losses_before_rounding is None:
+            return None
+        counted = [t for t in self.comparison.texts if t.kind != "edge" and t.name in self.losses_before_rounding]
+        tokens = sum(text.num_tokens - 1 for text in counted)
+        total = sum(self.losses_before_rounding[text.name] * (text.num_tokens - 1) for text in counted)
+        return total / tokens if tokens else None
+
+
+def certify(
+    folder: Path, source: ExportSource, *, dtype: str, num_samples: int, memory: Memory = "auto"
+) -> Certificate:
+    """Compare the folder with the checkpoint.
+
+    Raises: CertificateError naming the first place where the two part, or what keeps transformers from loading the folder.
+    """
+    try:
+        tokenizer = prove_tokenizer(folder, source)
+        texts = certificate_texts(source, num_samples=num_samples)
+        mode = _mode(source, texts, memory)
+        theirs = WholeModel(folder) if mode == "whole" else LayerByLayer(folder)
+        vocab_size = exported_vocab_size(source)
+        with open_lone_world(), open_tensors(source.folder) as reader:
+            ours = OurModel(reader, source.model, vocab_size=vocab_size, dtype=dtype)
+            comparison = compare(ours, theirs, texts)
+            before = None
+            if dtype == "bfloat16" and source.weights_dtype == "float32":
+                exact = OurModel(reader, source.model, vocab_size=vocab_size, dtype="float32")
+                before = our_losses(exact, texts)
+    except CannotLoadError as error:
+        raise CertificateError(f"the export is not the model in {source.folder}: {error}") from None
+    certificate = Certificate(
+        comparison=comparison,
+        tokenizer=tokenizer,
+        mode=mode,
+        warnings=tuple(theirs.warnings),
+        losses_before_rounding=before,
+    )
+    problems = list(_problems(certificate))
+    if problems:
+        raise CertificateError(f"the export is not the model in {source.folder}: {'; '.join(problems)}")
+    return certificate
+
+
+def _problems(certificate: Certificate) -> Sequence[str]:
+    problems = []
+    if not certificate.tokenizer.is_same:
+        problems.append(
+            f"the exported tokenizer gives other ids than SentencePiece or the shards: {certificate.tokenizer.first_difference}"
+        )
+    found = certificate.comparison
+    if not found.is_within:
+        point = found.first_point_apart
+        if point is not None:
+            where = (
+                f"the two part at {point.name} (difference {point.largest_difference:.3g}, bound {point.bound:.3g} for values up "
+                f"to {point.largest_value:.3g})"
+            )
+        else:
+            where = "every state up to the final norm agrees, so the two part at the output layer"
+        worst = max(
+            found.texts,
+            key=lambda text: math.inf if math.isnan(text.largest_logit_difference) else text.largest_logit_difference,
+        )
+        problems.append(
+            f"{where}; logits differ by up to {found.largest_logit_difference:.3g} in {worst.name}, allowed are {BOUND:g} in fp32"
+        )
+    return problems
+
+
+def _mode(source: ExportSource, texts: Sequence[Text], memory: Memory) -> str:
+    if memory != "auto":
+        return memory
+    return "whole" if whole_bytes(source, texts) < SHARE_OF_MEMORY * psutil.virtual_memory().available else "layers"
+
+
+def whole_bytes(source: ExportSource, texts: Sequence[Text]) -> int:
+    """What the certificate takes with transformers' model in memory: its weights in fp32 and as read, the states of all texts
+    at two points a layer, their logits; and of ours a layer and the embedding."""
+    model = source.model
+    tokens = sum(len(text.ids) for text in texts)
+    weights = num_parameters(model) * 8
+    states = tokens * model.hidden_size * 4 * (2 * model.num_layers + 4)
+    logits = tokens * model.vocab_size * 4
+    ours = (num_parameters(model) // model.num_layers + 2 * model.vocab_size * model.hidden_size) * 4
+    return weights + states + logits + ours
+
+
+def certificate_json(
+    certificate: Certificate, source: ExportSource, *, files: Sequence[FileEntry], dtype: str, date: str
+) -> dict[str, Any]:
+    """What ``certificate.json`` holds."""
+    found = certificate.comparison
+    left_out = source.model.vocab_size - exported_vocab_size(source)
+    return {
+        "format_version": FORMAT_VERSION,
+        "verdict": "same model",
+        "date": date,
+        "bound": BOUND,
+        "figures": {
+            "largest_logit_difference": found.largest_logit_difference,
+            "largest_state_difference": max_or_nan([point.largest_difference for point in found.points]),
+            "first_point_apart": found.first_point_apart.name if found.first_point_apart is not None else None,
+            "top1_agreement": _mean_top1(found),
+            "our_loss": mean_loss(found.texts, "our_loss"),
+            "their_loss": mean_loss(found.texts, "their_loss"),
+            "loss_before_rounding": certificate.loss_before_rounding(),
+            "points": [dataclasses.asdict(point) | {"bound": point.bound} for point in found.points],
+            "texts": [dataclasses.asdict(text) for text in found.texts],
+            "tokenizer": dataclasses.asdict(certificate.tokenizer),
+        },
+        "compared": {
+            "arithmetic": "float32 on a CPU",
+            "weights": f"masters rounded to {dtype}" if dtype == "bfloat16" else "masters",
+            "trained_weights": source.weights_dtype,
+            "transformers_ran": certificate.mode,
+            "warnings_of_transformers": list(certificate.warnings),
+            "vocabulary_rows": exported_vocab_size(source),
+            "vocabulary_rows_left_out": left_out,
+            "documents_kept_apart": False,
+            "longest_text": found.longest_text,
+            "seq_length": source.seq_length,
+        },
+        "checkpoint": {
+            "name": source.folder.name,
+            "step": source.state.step,
+            "manifest_sha256": source.manifest_sha256,
+            "tokenizer_sha256": source.tokenizer.sha256,
+        },
+        "files": [dataclasses.asdict(entry) for entry in files],
+        "versions": versions(),
+    }
+
+
+def _mean_top1(found: Comparison) -> float:
+    tokens = sum(text.num_tokens for text in found.texts)
+    return sum(text.top1_agreement * text.num_tokens for text in found.texts) / tokens
+
+
+def versions() -> dict[str, str]:
+    """Of what took part."""
+    names = ("fanal", "torch", "megatron-core", "transformers", "tokenizers", "safetensors", "sentencepiece")
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "0+unknown"
+    return found

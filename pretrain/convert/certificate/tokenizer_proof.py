@@ -1,0 +1,149 @@
+"""Does the exported tokenizer give the ids that were trained on? Documents of the shards, and texts made to go wrong."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pretrain.convert.ours.source import ExportSource
+from pretrain.convert.theirs.model import CannotLoadError, in_one_line, transformers_module
+from pretrain.convert.theirs.write_config import exported_vocab_size
+from tokenizer.shards.shard import Shard
+
+DOCUMENTS_PER_SHARD = 20
+MAX_DOCUMENT_TOKENS = 20_000
+"""Of a longer document only so many are compared."""
+ADVERSARIAL = (
+    "", " ", "  two in front", "two behind  ", "\n", "\n\n\n\t\t", "a\r\nb\rc", "tab\tand\u00a0no-break\u2003em space",
+    "<s>", "</s>", "<unk>", "<pad>", "text <s> in </s> text<pad>", "<0x41><0xFF>", "\u2581", "a\u2581b \u2581 c",
+    "0123456789", "3.14159, 1,000,000 and 1e-9", "a" * 1000, "ab" * 500, " " * 100, "e\u0301 \u00e9 \u1e9b\u0323 \ufb01 \u00b2",
+    "\u0915\u094d\u0937\u093f", "\u0627\u0644\u0639\u0631\u0628\u064a\u0629 \u05e2\u05d1\u05e8\u05d9\u05ea", "日本語と中文、한국어",
+    "👩\u200d👩\u200d👧\u200d👦 🏳\ufe0f\u200d🌈 🇫🇷", "\ufeffbyte order mark", "\u0000nul\u0000", "\ufffd\u200b\u2028\u2029",
+    "𝔘𝔫𝔦𝔠𝔬𝔡𝔢 \U0001f9ff", "Straße İstanbul ǅ ﷺ", "def f(x):\n    return {'a': [x, *y]}  # ok\n", "l'été, l’été; «où?»",
+)  # fmt: skip
+"""What tokenizers stumble over: spaces, special names in text, bytes, marks that combine, scripts, emoji."""
+
+
+PLAIN = "The lamp at the stern"
+"""What no tokenizer stumbles over."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerFigures:
+    """What was compared, and what was found."""
+
+    oracle: str
+    """``SentencePiece``, or ``none`` where an import has no such model."""
+    num_documents: int
+    """Of the training shards."""
+    num_tokens: int
+    """In them."""
+    num_documents_equal_to_shard: int
+    """Whose ids are those of the shard. A text that decoding does not give back, such as one with U+2581, is not."""
+    num_texts: int
+    """Made to go wrong."""
+    num_different: int
+    first_difference: str | None
+    """Where, and how; None if there is none."""
+
+    @property
+    def is_same(self) -> bool:
+        """Whether every text got the oracle's ids, and at least one document those of the shard."""
+        any_equal = self.num_documents_equal_to_shard > 0 or self.num_documents == 0
+        return self.num_different == 0 and any_equal
+
+
+def prove_tokenizer(folder: Path, source: ExportSource) -> TokenizerFigures:
+    """Load the exported tokenizer with AutoTokenizer and compare its ids, and its decoding, with SentencePiece's.
+
+    That of an import has to load and to give ids of the model; there is nothing to compare them with.
+    Raises: CannotLoadError.
+    """
+    tokenizer, oracle = source.tokenizer, source.tokenizer.processor
+    theirs = _load(folder, source) if tokenizer.is_there else None
+    if theirs is None or oracle is None or not tokenizer.is_ours:
+        return TokenizerFigures(
+            oracle="none", num_documents=0, num_tokens=0, num_documents_equal_to_shard=0, num_texts=0, num_different=0,
+            first_difference=None,
+        )  # fmt: skip
+    differences: list[str] = []
+    num_documents = num_tokens = num_equal = 0
+    for where, ids in _documents(source):
+        text = oracle.Decode(ids)
+        found = _compare(where, text, theirs, source, differences)
+        num_documents, num_tokens, num_equal = num_documents + 1, num_tokens + len(ids), num_equal + (found == ids)
+    for text in ADVERSARIAL:
+        _compare(f"{text[:40]!r}", text, theirs, source, differences)
+    if num_documents and not num_equal and not differences:
+        differences.append("no document of the training shards gets the ids that it has there")
+    return TokenizerFigures(
+        oracle="SentencePiece",
+        num_documents=num_documents,
+        num_tokens=num_tokens,
+        num_documents_equal_to_shard=num_equal,
+        num_texts=len(ADVERSARIAL),
+        num_different=len(differences),
+        first_difference=differences[0] if differences else None,
+    )
+
+
+def _load(folder: Path, source: ExportSource) -> Any:
+    """The exported tokenizer as a user loads it, having read a text."""
+    try:
+        theirs = transformers_module().AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+        ids = theirs(PLAIN)["input_ids"]
+    except Exception as error:
+        raise CannotLoadError(f"transformers cannot load the tokenizer: {in_one_line(error)}") from None
+    rows = exported_vocab_size(source)
+    if not ids or not all(type(token) is int and 0 <= token < rows for token in ids):
+        raise CannotLoadError(
+            f"the tokenizer, as transformers loads it, gives {PLAIN!r} the ids {ids}; the model has 0 to {rows - 1}"
+        )
+    return theirs
+
+
+def _compare(where: str, text: str, theirs: Any, source: ExportSource, differences: list[str]) -> list[int]:
+    """The exported tokenizer's ids of a text; a difference is noted."""
+    tokenizer = source.tokenizer
+    assert tokenizer.processor is not None, "the caller has looked"
+    expected = tokenizer.processor.Encode(tokenizer.prepare(text))
+    found = theirs(text, add_special_tokens=False)["input_ids"]
+    with_special = theirs(text)["input_ids"]
+    front = [tokenizer.bos_id] if tokenizer.adds_bos else []
+    if found != expected:
+        at = next(
+            (n for n, (a, b) in enumerate(zip(found, expected, strict=False)) if a != b), min(len(found), len(expected))
+        )
+        differences.append(
+            f"{where}: token {at} is {found[at : at + 1]}, expected {expected[at : at + 1]} ({len(found)} and {len(expected)} "
+            "in all)"
+        )
+    elif with_special != front + expected:
+        differences.append(
+            f"{where}: with special tokens it begins {with_special[:2]}, expected {(front + expected)[:2]}"
+        )
+    elif theirs.decode(found) != tokenizer.processor.Decode(expected):
+        differences.append(f"{where}: its ids are decoded to another text")
+    return found
+
+
+def _documents(source: ExportSource) -> Iterator[tuple[str, list[int]]]:
+    """(name, ids without BOS and EOS) of documents spread over every training shard."""
+    for shard_source in source.sources.train if source.sources is not None else ():
+        shard = shard_source.shard
+        numbers = np.unique(np.linspace(0, shard.num_documents - 1, DOCUMENTS_PER_SHARD).round().astype(np.int64))
+        for number in numbers.tolist():
+            ids = _text_ids(shard, number)
+            if len(ids) <= MAX_DOCUMENT_TOKENS:
+                yield f"document {number} of {shard.prefix.name}", ids
+            else:
+                yield f"the begin of document {number} of {shard.prefix.name}", ids[:MAX_DOCUMENT_TOKENS]
+
+
+def _text_ids(shard: Shard, number: int) -> list[int]:
+    ids, options = shard.document(number).tolist(), shard.manifest.options
+    return ids[1 if options.append_bos else 0 : len(ids) - 1 if options.append_eos else len(ids)]

@@ -1,0 +1,1 @@
+"""Exporting room: a checkpoint becomes a Hugging Face folder."""

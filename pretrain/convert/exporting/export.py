@@ -1,0 +1,178 @@
+"""``pretrain export``: a checkpoint of any layout -> a Hugging Face folder with a certificate. No GPU, no torchrun.
+
+The order of acts: prove the checkpoint, look at the target, write to DIR.part, certify what was written, name it DIR. Memory:
+two blocks of rows while weights are written; while the certificate is made a layer of each model and the embedding, or the
+whole model where it fits (certify.py).
+"""
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fanal.progress import Progress
+from pretrain.checkpoint.disk.manifest import FileEntry, describe
+from pretrain.checkpoint.disk.tensors import open_tensors
+from pretrain.checkpoint.disk.verify import still_there
+from pretrain.convert.certificate.certify import Certificate, Memory, certificate_json, certify
+from pretrain.convert.certificate.compare import BOUND, mean_loss
+from pretrain.convert.certificate.texts import check_samples
+from pretrain.convert.exporting.folder import check_target, part_of, write_small
+from pretrain.convert.exporting.model_card import model_card
+from pretrain.convert.exporting.weights import WeightFile, index_json, plan_files, write_file
+from pretrain.convert.ours.names import hf_tensors
+from pretrain.convert.ours.source import ExportSource, open_source
+from pretrain.convert.ours.target import named
+from pretrain.convert.ours.tokenizer_files import json_bytes
+from pretrain.convert.theirs.model import transformers_module
+from pretrain.convert.theirs.weights import INDEX_JSON
+from pretrain.convert.theirs.write_config import exported_vocab_size, generation_config, hf_config
+
+DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
+"""``--dtype`` by the name it has in files."""
+CERTIFICATE, CARD = "certificate.json", "README.md"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """How to export."""
+
+    dtype: str | None = None
+    """``bf16`` or ``fp32``; None for what was trained."""
+    max_shard_bytes: int = 5_000_000_000
+    """Of tensors in a file."""
+    num_samples: int = 4
+    """Whole samples that the certificate is made on, the edges aside."""
+    with_shards: bool = True
+    """False makes the certificate on built-in text, where the run's shards are not at hand."""
+    adds_bos: bool | None = None
+    """Whether the tokenizer puts a BOS in front of a text; None does as the shards' documents have it."""
+    memory: Memory = "auto"
+    """Whether transformers holds the whole model for the certificate, or a layer."""
+    date: str
+    """Of the certificate, as YYYY-MM-DD."""
+    licence: str | None = None
+    """Of the model, for its card."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """What an export made."""
+
+    folder: Path
+    source: ExportSource
+    certificate: Certificate
+    dtype: str
+    num_bytes: int
+
+
+def export(checkpoint: str | Path, to: str | Path, options: ExportOptions, overrides: Sequence[str] = ()) -> Exported:
+    """Write the folder ``to`` from a checkpoint, or from a run's newest whole one.
+
+    Raises: ValueError for what a user can mend; DamagedCheckpointError; CertificateError if what was written is not the model
+    that was trained. Nothing is left under the name ``to`` then.
+    """
+    final = named(to)
+    transformers_module()  # before hours of work
+    check_target(final, weight_bytes=0)
+    if options.max_shard_bytes < 1:
+        raise ValueError(f"--max-shard-bytes ({options.max_shard_bytes}) must be above 0; 5000000000 works")
+    if options.num_samples < 1:
+        raise ValueError(f"--samples ({options.num_samples}) must be above 0; 4 works")
+    if not _is_date(options.date):
+        raise ValueError(f"--date ({options.date}) must be a day as YYYY-MM-DD; 2025-12-31 works")
+    source = open_source(checkpoint, overrides, with_shards=options.with_shards, adds_bos=options.adds_bos)
+    check_samples(source, options.num_samples)
+    dtype = DTYPES[options.dtype] if options.dtype else source.weights_dtype
+    files = plan_files(
+        hf_tensors(source.model, vocab_size=exported_vocab_size(source)),
+        dtype=dtype,
+        max_shard_bytes=options.max_shard_bytes,
+    )
+    check_target(final, weight_bytes=sum(file.num_bytes for file in files))
+    with still_there(source.folder), part_of(final) as part:
+        entries = write_export(part, source, files, dtype)
+        certificate = certify(part, source, dtype=dtype, num_samples=options.num_samples, memory=options.memory)
+        card = model_card(source, certificate, dtype=dtype, date=options.date, licence=options.licence)
+        write_small(part, CARD, card.encode())
+        entries.append(describe(part, CARD))
+        entries.sort(key=lambda entry: entry.path)
+        content = certificate_json(certificate, source, files=entries, dtype=dtype, date=options.date)
+        write_small(part, CERTIFICATE, json_bytes(content))
+    return Exported(
+        folder=final,
+        source=source,
+        certificate=certificate,
+        dtype=dtype,
+        num_bytes=sum(entry.bytes for entry in entries),
+    )
+
+
+def write_export(part: Path, source: ExportSource, files: Sequence[WeightFile], dtype: str) -> list[FileEntry]:
+    """Write everything but the card and the certificate; sizes and hashes as written."""
+    small = dict(source.tokenizer.files)
+    small["config.json"] = json_bytes(hf_config(source, dtype=dtype))
+    small.setdefault("generation_config.json", json_bytes(generation_config(source)))
+    if len(files) > 1:
+        small[INDEX_JSON] = json_bytes(index_json(files))
+    entries = []
+    with Progress("export", sum(file.num_bytes for file in files)) as progress, open_tensors(source.folder) as reader:
+        done = 0
+
+        def count(num_bytes: int) -> None:
+            nonlocal done
+            done += num_bytes
+            progress.update(done)
+
+        for file in files:
+            entries.append(write_file(part, file, reader, count))
+    for name, content in small.items():
+        write_small(part, name, content)
+        entries.append(describe(part, name))
+    return entries
+
+
+def _is_date(text: str) -> bool:
+    try:
+        return datetime.date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
+
+
+def summary(exported: Exported) -> str:
+    """Lines for people."""
+    found, source = exported.certificate.comparison, exported.source
+    ids = exported.certificate.tokenizer
+    left_out = source.model.vocab_size - exported_vocab_size(source)
+    lines = [
+        f"exported        {exported.folder}  ({exported.num_bytes / 1e9:.3g} GB, {exported.dtype}, step {source.state.step})",
+        f"certificate     logits of transformers and of the trainer differ by {found.largest_logit_difference:.1e} at most "
+        f"(allowed: {BOUND:g}), over {len(found.texts)} texts",
+    ]
+    for side, name in (("our_loss", "trainer"), ("their_loss", "transformers")):
+        loss = mean_loss(found.texts, side)
+        if loss is not None:
+            lines.append(f"{'loss':16}{loss:.6f}  {name}")
+    before = exported.certificate.loss_before_rounding()
+    if before is not None:
+        lines.append(f"{'loss':16}{before:.6f}  trainer, before rounding to bfloat16")
+    if ids.oracle == "none":
+        lines.append(
+            "tokenizer       copied as it was imported; AutoTokenizer loads it, and there is nothing to compare its ids with"
+            if source.tokenizer.is_there
+            else "warning: there is no tokenizer, since the import has none: AutoTokenizer will not load this folder"
+        )
+    else:
+        lines.append(
+            f"tokenizer       {ids.num_documents:,} documents and {ids.num_texts} adversarial texts get SentencePiece's ids"
+        )
+    if found.longest_text < source.seq_length:
+        lines.append(
+            f"warning: the longest text that was compared has {found.longest_text:,} tokens; the config says that the model is "
+            f"made for {source.seq_length:,}"
+        )
+    if left_out:
+        lines.append(f"vocabulary      {left_out:,} rows that no token names were left out")
+    if source.sources is None and source.run is not None:
+        lines.append("warning: the run's shards were not read: neither held-out text nor the shards' ids were compared")
+    return "\n".join(lines)

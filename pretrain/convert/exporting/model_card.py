@@ -1,0 +1,240 @@
+"""The model card: ``README.md`` of an export, drawn from the run and its certificate alone. What is not known is left out."""
+
+import contextlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pretrain.checkpoint.disk.origin import chain, described
+from pretrain.config.derive import kv_channels
+from pretrain.config.schema import RunConfig
+from pretrain.convert.certificate.certify import Certificate, versions
+from pretrain.convert.certificate.compare import BOUND, mean_loss
+from pretrain.convert.ours.source import ExportSource
+from pretrain.convert.theirs.write_config import exported_parameters, exported_vocab_size
+from pretrain.data.position import SourcePosition
+from tokenizer.shards.shard import ShardManifest
+
+METRICS = "metrics.jsonl"
+SEVERAL_LANGUAGES = "mul"
+
+
+def model_card(source: ExportSource, certificate: Certificate, *, dtype: str, date: str, licence: str | None) -> str:
+    """The card's text. Args: licence: of the model, in the hub's words; None leaves it open."""
+    sections = [
+        _front_matter(source, licence),
+        _head(source, dtype),
+        _architecture(source, dtype),
+        _training(source),
+        _data(source),
+        _certificate(source, certificate, date),
+        _use(source),
+    ]
+    return "\n".join(section for section in sections if section)
+
+
+def _front_matter(source: ExportSource, licence: str | None) -> str:
+    lines = ["---", "library_name: transformers", "pipeline_tag: text-generation"]
+    languages = sorted({m.language for m in _manifests(source).values() if m.language not in (None, SEVERAL_LANGUAGES)})
+    if languages:
+        lines += ["language:", *(f"- {language}" for language in languages)]
+    if licence:
+        lines.append(f"license: {licence}")
+    return "\n".join([*lines, "---", ""])
+
+
+def _head(source: ExportSource, dtype: str) -> str:
+    name = Path(source.run.run_dir).name if source.run is not None else "model"
+    if source.imported is not None:
+        name = source.imported.name
+    what = "A base language model: it goes on with a text, and was not taught to follow instructions."
+    return f"# {name}, step {source.state.step:,}\n\n{what} Weights in {dtype}, exported by Fanal.\n"
+
+
+def _architecture(source: ExportSource, dtype: str) -> str:
+    model = source.model
+    tied = "shared with the output" if model.share_embeddings_and_output_weights else "separate from the output"
+    heads = f"{model.num_attention_heads} query heads and {model.num_query_groups} key/value heads"
+    rows = [
+        ("parameters", f"{exported_parameters(source):,}"),
+        ("layers", f"{model.num_layers}"),
+        ("hidden size", f"{model.hidden_size:,}; feed-forward (SwiGLU) {model.ffn_hidden_size:,}"),
+        ("attention", f"{heads} of size {kv_channels(model)}"),
+        ("positions", f"rotary, theta {model.rotary_base:g}; trained on {source.seq_length:,} tokens"),
+        ("norm", f"RMSNorm, epsilon {model.layernorm_epsilon:g}"),
+        ("vocabulary", f"{exported_vocab_size(source):,} tokens; embedding {tied}"),
+        ("weights", f"trained in {source.weights_dtype} with fp32 masters, exported in {dtype}"),
+    ]
+    return "## Architecture\n\nLlama (`LlamaForCausalLM`).\n\n" + _table(("", ""), rows)
+
+
+def _training(source: ExportSource) -> str:
+    rows: list[tuple[str, ...]] = [
+        ("steps", f"{source.state.step:,}"),
+        ("samples", f"{source.state.consumed_samples:,}"),
+        ("tokens", f"{source.state.consumed_tokens:,}"),
+    ]
+    if source.run is not None:
+        rows += _settings(source.run)
+        rows += _measured(source)
+    rows.append(("checkpoint", f"manifest sha256 `{source.manifest_sha256}`"))
+    if source.imported is not None:
+        rows.append(("started from", f"weights imported from {source.imported.name}"))
+    rows += [("began with", described(origin)) for origin in chain(source.origin)]
+    rows.append(("exported with", ", ".join(f"{name} {number}" for name, number in versions().items())))
+    return "## Training\n\n" + _table(("", ""), rows)
+
+
+def _settings(run: RunConfig) -> list[tuple[str, str]]:
+    train, optim, parallel = run.train, run.optim, run.parallel
+    virtual = parallel.virtual_pipeline_model_parallel_size
+    stages = f" with {virtual} stages a rank" if virtual > 1 else ""
+    replicas = parallel.data_parallel_size or "as many as the ranks allowed"
+    rate = f"learning rate {optim.lr:g} to {optim.min_lr:g} ({optim.lr_decay_style})"
+    betas = f"betas {optim.adam_beta1:g} and {optim.adam_beta2:g}"
+    return [
+        ("batch", f"{train.global_batch_size:,} samples, {train.global_batch_size * run.data.seq_length:,} tokens"),
+        ("optimizer", f"AdamW, {rate}, weight decay {optim.weight_decay:g}, {betas}, clipped at {optim.clip_grad:g}"),
+        ("precision", train.precision),
+        (
+            "layout of the last session",
+            f"tensor {parallel.tensor_model_parallel_size}, pipeline {parallel.pipeline_model_parallel_size}{stages}, "
+            f"data {replicas}",
+        ),
+    ]
+
+
+def _measured(source: ExportSource) -> list[tuple[str, str]]:
+    """What the run logged up to this step; nothing if its log is not beside its checkpoints."""
+    records = [r for r in _records(source.folder.parent.parent / METRICS) if r.get("step", 0) <= source.state.step]
+    steps = [record for record in records if record.get("kind") == "step"]
+    evaluations = [record for record in records if record.get("kind") == "eval"]
+    rows = []
+    if steps:
+        last = steps[-1]
+        rows.append(("training loss", f"{_figure(last['loss'])} at step {last['step']:,}"))
+    if evaluations:
+        last = evaluations[-1]
+        losses = ", ".join(f"{domain} {_figure(loss)}" for domain, loss in sorted(last["held_out_loss"].items()))
+        rows.append(("held-out loss", f"{losses} at step {last['step']:,} (nats a token)"))
+    if steps:
+        rates = sorted(record["tokens_per_second"] for record in steps)
+        peak = max(record["peak_memory_bytes"] for record in steps) / 2**30
+        rows.append(
+            ("pace", f"{rates[len(rates) // 2]:,.0f} tokens/s over all ranks (median), {peak:.2f} GiB a rank at most")
+        )
+        starts = [record for record in records if record.get("kind") == "start"]
+        hardware = dict.fromkeys(f"{record['num_ranks']} x {record['device']}" for record in starts)
+        rows.append(("hardware", ", ".join(hardware) or "not recorded"))
+    return rows
+
+
+def _records(metrics: Path) -> Iterable[dict[str, Any]]:
+    if not metrics.is_file():
+        return
+    for line in metrics.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(json.JSONDecodeError):  # a run that was killed may leave a torn line
+            yield json.loads(line)
+
+
+def _data(source: ExportSource) -> str:
+    if source.position is None:
+        return ""
+    manifests = _manifests(source)
+    read = [part for part in source.position.sources if part.cursor]
+    total = sum(part.cursor for part in read)
+    rows = [_source_row(part, total, source, manifests.get(part.identity)) for part in read]
+    head = ("source", "domain", "language", "licence", "tokens", "share", "passes")
+    masked = source.run is not None and source.run.data.document_mask
+    mask = (
+        "Documents of a sample were kept apart: put no two documents into one sequence.\n"
+        if masked
+        else "Samples were cut from documents one after the other; attention crossed from one to the next.\n"
+    )
+    return f"## Data\n\n{mask}\n" + _table(head, rows)
+
+
+def _source_row(
+    part: SourcePosition, total: int, source: ExportSource, manifest: ShardManifest | None
+) -> tuple[str, ...]:
+    tokens = part.cursor * source.seq_length
+    known = (manifest.domain, manifest.language, manifest.licence) if manifest is not None else (None, None, None)
+    return (
+        Path(part.prefix).name,
+        *(value or "not stated" for value in known),
+        f"{tokens:,}",
+        f"{part.cursor / total:.2%}",
+        f"{tokens / part.train_tokens:.2f}",
+    )
+
+
+def _certificate(source: ExportSource, certificate: Certificate, date: str) -> str:
+    found, ids = certificate.comparison, certificate.tokenizer
+    samples = [text for text in found.texts if text.kind != "edge"]
+    kinds = sorted({text.kind for text in samples})
+    ours, theirs = (mean_loss(found.texts, side) for side in ("our_loss", "their_loss"))
+    left_out = source.model.vocab_size - exported_vocab_size(source)
+    edges = len(found.texts) - len(samples)
+    longest = max(text.num_tokens for text in samples)
+    agreement = min(text.top1_agreement for text in found.texts)
+    rows = [
+        (
+            "read by both",
+            f"{len(samples)} {' and '.join(kinds)} texts of up to {longest:,} tokens, and {edges} edge cases",
+        ),
+        ("largest difference of a logit", f"{found.largest_logit_difference:.2e} (allowed: {BOUND:g})"),
+        ("same most likely token", f"{agreement:.2%} of positions, in the worst text"),
+        ("loss, the trainer's model", f"{_figure(ours)}"),
+        ("loss, transformers", f"{_figure(theirs)}"),
+    ]
+    if certificate.losses_before_rounding is not None:
+        rows.append(("loss before rounding to bfloat16", _figure(certificate.loss_before_rounding())))
+    if ids.oracle != "none":
+        texts = f"{ids.num_documents:,} documents of the training shards and {ids.num_texts} adversarial texts"
+        rows.append(("tokenizer", f"SentencePiece's ids in {texts}"))
+    if found.longest_text < source.seq_length:
+        rows.append(("not compared", f"positions from {found.longest_text:,} to {source.seq_length - 1:,}"))
+    if left_out:
+        rows.append(("vocabulary", f"{left_out:,} rows that no token names were left out"))
+    text = (
+        "This folder was loaded with `transformers` and compared with the trainer's own model, both in fp32 with the weights "
+        f"of this export, on {date}. Every figure, and the sha256 of every file: `certificate.json`.\n"
+    )
+    return f"## Certificate\n\n{text}\n" + _table(("", ""), rows)
+
+
+def _use(source: ExportSource) -> str:
+    has_tokenizer = source.tokenizer.is_there
+    where = "this/folder" if has_tokenizer else "the/folder/of/its/tokenizer"
+    lines = [
+        "## Use",
+        "",
+        *(() if has_tokenizer else ("There is no tokenizer in this folder.", "")),
+        "```python",
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "",
+        f'tokenizer = AutoTokenizer.from_pretrained("{where}")',
+        'model = AutoModelForCausalLM.from_pretrained("this/folder")',
+        'inputs = tokenizer("The", return_tensors="pt")',
+        "print(tokenizer.decode(model.generate(**inputs, max_new_tokens=64)[0]))",
+        "```",
+        "",
+    ]
+    if source.tokenizer.is_ours:
+        bos = "A BOS is put in front of each text, as in training." if source.tokenizer.adds_bos else "No BOS is added."
+        lines += [f'{bos} A "<s>" inside a text stays text (`split_special_tokens`).', ""]
+    return "\n".join(lines)
+
+
+def _manifests(source: ExportSource) -> dict[str, ShardManifest]:
+    return {part.identity: part.shard.manifest for part in source.sources.train} if source.sources is not None else {}
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
+
+
+def _figure(loss: float | None) -> str:
+    return "not finite" if loss is None else f"{loss:.4f}"

@@ -1,0 +1,148 @@
+"""Write a checkpoint's masters as safetensors files under Hugging Face's names, a block of rows at a time.
+
+Where each tensor lies follows from the shapes, so a header is written before the first number, and a file is written once,
+from its first byte to its last. Format: https://github.com/huggingface/safetensors.
+"""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pretrain.checkpoint.disk.boxes import Box
+from pretrain.checkpoint.disk.manifest import FileEntry
+from pretrain.checkpoint.disk.tensors import TensorReader
+from pretrain.convert.ours.names import HfTensor
+
+BLOCK_BYTES = 16 << 20
+"""Of a tensor in float32 in a block. Three are in memory: one is read while the one before is written, rounded or not."""
+ITEM_BYTES = {"bfloat16": 2, "float32": 4}
+FORMAT_NAMES = {"bfloat16": "BF16", "float32": "F32"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightFile:
+    """One safetensors file to write."""
+
+    name: str
+    tensors: tuple[HfTensor, ...]
+    dtype: str
+
+    @property
+    def header(self) -> bytes:
+        """Its head."""
+        fields: dict[str, object] = {"__metadata__": {"format": "pt"}}
+        place = 0
+        for tensor in self.tensors:
+            end = place + num_bytes(tensor, self.dtype)
+            fields[tensor.name] = {
+                "dtype": FORMAT_NAMES[self.dtype],
+                "shape": tensor.shape,
+                "data_offsets": [place, end],
+            }
+            place = end
+        text = json.dumps(fields, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        return len(text).to_bytes(8, "little") + text
+
+    @property
+    def num_bytes(self) -> int:
+        """Its size."""
+        return len(self.header) + sum(num_bytes(tensor, self.dtype) for tensor in self.tensors)
+
+
+def num_bytes(tensor: HfTensor, dtype: str) -> int:
+    """Of a tensor in a file."""
+    return math.prod(tensor.shape) * ITEM_BYTES[dtype]
+
+
+def plan_files(tensors: Sequence[HfTensor], *, dtype: str, max_shard_bytes: int) -> list[WeightFile]:
+    """The files of a model, each at most ``max_shard_bytes`` of tensors, unless a single tensor is larger."""
+    groups: list[list[HfTensor]] = [[]]
+    held = 0
+    for tensor in tensors:
+        size = num_bytes(tensor, dtype)
+        if groups[-1] and held + size > max_shard_bytes:
+            groups.append([])
+            held = 0
+        groups[-1].append(tensor)
+        held += size
+    if len(groups) == 1:
+        return [WeightFile(name="model.safetensors", tensors=tuple(groups[0]), dtype=dtype)]
+    return [
+        WeightFile(name=f"model-{number:05d}-of-{len(groups):05d}.safetensors", tensors=tuple(group), dtype=dtype)
+        for number, group in enumerate(groups, start=1)
+    ]
+
+
+def index_json(files: Sequence[WeightFile]) -> dict[str, object]:
+    """What model.safetensors.index.json holds: which file has which tensor."""
+    tensors = [tensor for file in files for tensor in file.tensors]
+    return {
+        "metadata": {
+            "total_parameters": sum(math.prod(tensor.shape) for tensor in tensors),
+            "total_size": sum(num_bytes(tensor, file.dtype) for file in files for tensor in file.tensors),
+        },
+        "weight_map": {tensor.name: file.name for file in files for tensor in file.tensors},
+    }
+
+
+def write_file(folder: Path, file: WeightFile, reader: TensorReader, on_bytes: Callable[[int], None]) -> FileEntry:
+    """Write one file, synced to the disk; its size and hash as written.
+
+    Args: on_bytes is told the bytes of each block.
+    Raises: OSError if the disk does not take it; DamagedCheckpointError.
+    """
+    digest, written = hashlib.sha256(), 0
+    with (folder / file.name).open("xb", buffering=0) as stream:
+        for content in _contents(file, reader):
+            view = memoryview(content)
+            digest.update(view)
+            written += len(view)
+            on_bytes(len(view))
+            while view:
+                view = view[stream.write(view) :]
+        os.fsync(stream.fileno())
+    assert written == file.num_bytes, f"{file.name} has {written} bytes, and its header says {file.num_bytes}"
+    return FileEntry(path=file.name, bytes=written, sha256=digest.hexdigest())
+
+
+def _contents(file: WeightFile, reader: TensorReader) -> Iterator[Any]:
+    """Buffers of bytes, one after the other."""
+    yield file.header
+    for values in _read_ahead(values for tensor in file.tensors for values in row_blocks(tensor, reader)):
+        yield (values if file.dtype == "float32" else rounded(values)).reshape(-1).view(np.uint8).data
+
+
+def _read_ahead(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """The same blocks, the next one read by a thread while one is used: the disk's time and the hash's add up otherwise."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, blocks, None)
+        while (values := coming.result()) is not None:
+            coming = thread.submit(next, blocks, None)
+            yield values
+
+
+def row_blocks(tensor: HfTensor, reader: TensorReader) -> Iterator[np.ndarray]:
+    """A tensor's master values from its first row to its last: float32, contiguous, at most BLOCK_BYTES each (or one row)."""
+    for box in tensor.boxes:
+        columns = math.prod(box.size[1:])
+        step = max(1, BLOCK_BYTES // (4 * columns))
+        for first in range(0, box.size[0], step):
+            size = (min(step, box.size[0] - first), *box.size[1:])
+            values = np.empty(size, np.float32)
+            reader.read(tensor.tensor, "param", Box(offset=(box.offset[0] + first, *box.offset[1:]), size=size), values)
+            yield values
+
+
+def rounded(values: np.ndarray) -> np.ndarray:
+    """float32 -> bfloat16, to nearest even as the trainer's own weights are; its bits as int16."""
+    return torch.from_numpy(values).to(torch.bfloat16).view(torch.int16).numpy()

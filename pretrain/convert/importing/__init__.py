@@ -1,0 +1,1 @@
+"""Importing room: a Hugging Face folder becomes a checkpoint."""

@@ -1,0 +1,115 @@
+"""Our tensors out of a Hugging Face folder's, a block of rows at a time. No torch."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from pretrain.config.schema import ModelConfig
+from pretrain.convert.ours.names import hf_tensors, our_shapes
+from pretrain.convert.theirs.weights import BadWeightsError, HfWeights
+
+BLOCK_BYTES = 32 << 20
+"""Most of one tensor that is in memory at a time, as float32."""
+IGNORED = ".self_attn.rotary_emb.inv_freq"
+"""Old Llama folders keep the rotary frequencies; they follow from rope_theta."""
+OUTPUT_HEAD, INPUT_EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Rows of one of our tensors, and where they are in the folder."""
+
+    first_row: int
+    num_rows: int
+    name: str
+    name_first_row: int
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """Every tensor of our model, readable from a folder whose tensors were checked."""
+
+    weights: HfWeights
+    shapes: dict[str, tuple[int, ...]]
+    rows: dict[str, list[Rows]]
+    """Of each of our tensors, in the order of its rows; rows that pad the vocabulary are in none."""
+
+    def blocks(self, tensor: str) -> Iterator[np.ndarray]:
+        """A tensor from its first row to its last: float32, contiguous, at most BLOCK_BYTES each.
+
+        Raises: BadWeightsError.
+        """
+        shape = self.shapes[tensor]
+        row_bytes = 4 * (shape[1] if len(shape) == 2 else 1)
+        step = max(1, BLOCK_BYTES // row_bytes)
+        row = 0
+        for part in self.rows[tensor]:
+            assert part.first_row == row, f"rows of {tensor} go on at {part.first_row}, not at {row}"
+            for at in range(0, part.num_rows, step):
+                yield self.weights.read_rows(part.name, part.name_first_row + at, min(step, part.num_rows - at))
+            row += part.num_rows
+        for at in range(row, shape[0], step):  # padding of the vocabulary
+            yield np.zeros((min(step, shape[0] - at), *shape[1:]), np.float32)
+
+    def read(self, tensor: str) -> np.ndarray:
+        """The whole tensor. Raises: BadWeightsError."""
+        return np.concatenate(list(self.blocks(tensor)))
+
+
+def assemble(weights: HfWeights, model: ModelConfig) -> Assembly:
+    """Check every tensor of a folder by name and shape against the model.
+
+    Raises: BadWeightsError naming a tensor that is missing, left over, or of another shape.
+    """
+    if model.num_layers > len(weights.entries):  # before as many names are made
+        raise BadWeightsError(
+            f"{weights.folder} holds {len(weights.entries):,} tensors, fewer than the {model.num_layers:,} layers "
+            "(num_hidden_layers) of its config.json"
+        )
+    expected = {tensor.name: tensor for tensor in hf_tensors(model, vocab_size=model.vocab_size)}
+    entries = weights.entries
+    missing = [name for name in expected if name not in entries]
+    if missing:
+        raise BadWeightsError(f"{weights.folder} lacks {_shown(missing)}, which its config.json implies")
+    for name, tensor in expected.items():
+        if entries[name].shape != tensor.shape:
+            raise BadWeightsError(
+                f"{name} in {weights.folder / entries[name].file} has shape {entries[name].shape}; its config.json implies "
+                f"{tensor.shape}"
+            )
+    unexpected = [name for name in entries if name not in expected and not name.endswith(IGNORED)]
+    if unexpected == [OUTPUT_HEAD] and model.share_embeddings_and_output_weights:
+        _check_copy(weights)
+    elif unexpected:
+        raise BadWeightsError(f"{weights.folder} holds {_shown(unexpected)}, which no model of its config.json has")
+    rows: dict[str, list[Rows]] = {name: [] for name in our_shapes(model)}
+    for tensor in expected.values():
+        first = 0
+        for box in tensor.boxes:
+            rows[tensor.tensor].append(
+                Rows(first_row=box.offset[0], num_rows=box.size[0], name=tensor.name, name_first_row=first)
+            )
+            first += box.size[0]
+    ordered = {name: sorted(found, key=lambda part: part.first_row) for name, found in rows.items()}
+    return Assembly(weights, our_shapes(model), ordered)
+
+
+def _check_copy(weights: HfWeights) -> None:
+    """A tied model may store its embedding a second time, as long as that is what it is."""
+    left, right = weights.entries[INPUT_EMBEDDING], weights.entries[OUTPUT_HEAD]
+    is_same = left.shape == right.shape
+    step = max(1, BLOCK_BYTES // (4 * left.shape[1]))
+    for row in range(0, left.shape[0], step) if is_same else ():
+        count = min(step, left.shape[0] - row)
+        embedding, output = (weights.read_rows(name, row, count) for name in (INPUT_EMBEDDING, OUTPUT_HEAD))
+        is_same = is_same and np.array_equal(embedding, output)
+    if not is_same:
+        raise BadWeightsError(
+            f"{OUTPUT_HEAD} in {weights.folder} is another matrix than {INPUT_EMBEDDING}, and its config.json ties them "
+            "(tie_word_embeddings true): one of the two is wrong"
+        )
+
+
+def _shown(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more tensors" if len(names) > 3 else "")

@@ -1,0 +1,268 @@
+"""``pretrain import``: a Hugging Face folder -> a checkpoint of its weights, which training starts from in any layout.
+
+Streaming: a block of rows is in memory at a time. Written as CHECKPOINT.part and renamed once it is whole. Nothing of the
+folder is executed: JSON and numbers are read, and that is all.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import math
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from omegaconf import OmegaConf
+
+from fanal.progress import Progress
+from fanal.run_folder import COMPLETE, CONFIG, MANIFEST, SHARDS, STATE, TENSORS, shard_path
+from pretrain.checkpoint.disk.boxes import Box
+from pretrain.checkpoint.disk.manifest import FileEntry, describe
+from pretrain.checkpoint.disk.sealing import SaveError, seal
+from pretrain.checkpoint.disk.shard_file import header_bytes
+from pretrain.checkpoint.disk.state_file import state_text
+from pretrain.checkpoint.disk.tensor_index import IndexedTensor, Stored, TensorIndex, entry_name, index_text
+from pretrain.checkpoint.disk.weight_sums import weight_sum
+from pretrain.convert.importing.assemble import Assembly, assemble
+from pretrain.convert.importing.kept_files import check_kept_files, has_tokenizer
+from pretrain.convert.ours.import_record import IMPORT, IMPORTED_FILES, import_text
+from pretrain.convert.ours.target import NO_WRITING, harm_of, named
+from pretrain.convert.theirs.read_config import CONFIG_JSON, HfModel, read_hf_config
+from pretrain.convert.theirs.weights import INDEX_JSON, HfWeights, open_hf_weights
+from pretrain.state import TrainState
+
+PARAM = "param"
+"""The one state that weights alone give; the optimizer starts afresh."""
+FILE_BYTES = 4 << 30
+"""Size of a file from which on the next tensor goes to another one: ranks read and hash several files at a time."""
+OUR_NAMES = {SHARDS, STATE, CONFIG, TENSORS, IMPORT, IMPORTED_FILES, MANIFEST, COMPLETE}
+SMALL_FILES_BYTES = 16 << 20
+
+
+class ImportTargetError(ValueError):
+    """The checkpoint cannot be written where it was asked for; the message says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Imported:
+    """What an import made."""
+
+    checkpoint: Path
+    num_parameters: int
+    """Numbers in it, the padding of the vocabulary left out."""
+    num_bytes: int
+
+
+def import_hf(hf_dir: str | Path, to: str | Path, *, make_vocab_size_divisible_by: int = 128) -> Imported:
+    """Write the checkpoint ``to`` from the folder ``hf_dir``.
+
+    Raises: UnsupportedModelError, BadWeightsError, BadFileError, TokenIdError, ImportTargetError; nothing is left under the
+    name ``to`` then.
+    """
+    folder, final = Path(hf_dir), named(to)
+    if make_vocab_size_divisible_by < 1:
+        raise ImportTargetError(
+            f"make_vocab_size_divisible_by ({make_vocab_size_divisible_by}) must be above 0; 128 works"
+        )
+    found = read_hf_config(folder, make_vocab_size_divisible_by=make_vocab_size_divisible_by)
+    kept = check_kept_files(folder, vocab_size=found.model.vocab_size)
+    with open_hf_weights(folder) as weights:
+        assembly = assemble(weights, found.model)
+        _check_target(final, sum(math.prod(shape) for shape in assembly.shapes.values()) * 4 + SMALL_FILES_BYTES)
+        with _part_of(final) as part:
+            made = _write(part, final, found, assembly, kept)
+    if not has_tokenizer(kept):
+        print(
+            f"warning: {folder} has no tokenizer (tokenizer.json or tokenizer.model): generate needs --tokenizer DIR, and of an "
+            "export AutoTokenizer loads none",
+            file=sys.stderr,
+        )
+    return made
+
+
+def _write(part: Path, final: Path, found: HfModel, assembly: Assembly, kept: Sequence[str]) -> Imported:
+    weights = assembly.weights
+    source_bytes = sum((weights.folder / name).stat().st_size for name in weights.files)
+    shard_bytes = sum(math.prod(shape) for shape in assembly.shapes.values()) * 4
+    with Progress(f"import {weights.folder.name}", source_bytes + shard_bytes) as progress:
+        read = _describe_source(weights, kept, progress)
+        dtype = _weights_dtype(weights)
+        entries, tensors = _write_shards(part, assembly, dtype, progress, done_bytes=source_bytes)
+    index = TensorIndex(states=(PARAM,), adam_step=0, weights_dtype=str(dtype).removeprefix("torch."), tensors=tensors)
+    texts = {
+        STATE: state_text(TrainState()),
+        CONFIG: _config_text(found, dtype),
+        TENSORS: index_text(index),
+        IMPORT: import_text(name=weights.folder.resolve().name, files=read, config=found.content),
+    }
+    for name, text in texts.items():
+        (part / name).write_text(text, encoding="utf-8")
+    for name in kept:
+        (part / IMPORTED_FILES).mkdir(exist_ok=True)  # a manifest names files, and no empty folder
+        shutil.copyfile(weights.folder / name, part / IMPORTED_FILES / name)
+    small = [*texts, *(f"{IMPORTED_FILES}/{name}" for name in kept)]
+    entries += [describe(part, name) for name in small]
+    seal(part, final, step=0, entries=entries)
+    return Imported(
+        checkpoint=final,
+        num_parameters=_num_parameters(assembly),
+        num_bytes=sum(entry.bytes for entry in entries),
+    )
+
+
+def _num_parameters(assembly: Assembly) -> int:
+    return sum(
+        part.num_rows * math.prod(assembly.shapes[tensor][1:])
+        for tensor, parts in assembly.rows.items()
+        for part in parts
+    )
+
+
+def _weights_dtype(weights: HfWeights) -> torch.dtype:
+    """bfloat16 where every tensor is, so that an export writes these very bytes; float32 holds all others exactly."""
+    return torch.bfloat16 if {entry.dtype for entry in weights.entries.values()} == {"BF16"} else torch.float32
+
+
+def _write_shards(
+    part: Path, assembly: Assembly, dtype: torch.dtype, progress: Progress, *, done_bytes: int
+) -> tuple[list[FileEntry], dict[str, IndexedTensor]]:
+    entries, tensors = [], {}
+    (part / SHARDS).mkdir()
+    for number, names in enumerate(_files(assembly)):
+        path = shard_path(number)
+        boxes = {name: Box(offset=(0,) * len(assembly.shapes[name]), size=assembly.shapes[name]) for name in names}
+        header = header_bytes((entry_name(name, PARAM, box), box.size) for name, box in boxes.items())
+        digest, num_bytes = hashlib.sha256(header), len(header)
+        with (part / path).open("xb") as stream:
+            stream.write(header)
+            for name in names:
+                total = 0
+                for values in assembly.blocks(name):
+                    stream.write(values.data)
+                    digest.update(values.data)
+                    num_bytes, done_bytes = num_bytes + values.nbytes, done_bytes + values.nbytes
+                    total += weight_sum(torch.from_numpy(values).to(dtype))
+                    progress.update(done_bytes)
+                tensors[name] = IndexedTensor(
+                    name=name,
+                    shape=assembly.shapes[name],
+                    stored=(Stored(file=number, box=boxes[name]),),
+                    weights_sum=f"{total % 2**64:016x}",
+                )
+        entries.append(FileEntry(path=path, bytes=num_bytes, sha256=digest.hexdigest()))
+    return entries, tensors
+
+
+def _files(assembly: Assembly) -> Iterator[list[str]]:
+    """The names of each file's tensors, in the order of the model."""
+    names: list[str] = []
+    held = 0
+    for name, shape in assembly.shapes.items():
+        num_bytes = math.prod(shape) * 4
+        if names and held + num_bytes > FILE_BYTES:
+            yield names
+            names, held = [], 0
+        names.append(name)
+        held += num_bytes
+    yield names
+
+
+def _config_text(found: HfModel, dtype: torch.dtype) -> str:
+    """As much of a run's config as an imported model has."""
+    content = {
+        "model": dataclasses.asdict(found.model),
+        "data": {"seq_length": found.max_positions},
+        "train": {"precision": "bf16" if dtype is torch.bfloat16 else "fp32"},
+    }
+    return OmegaConf.to_yaml(OmegaConf.create(content))
+
+
+def _describe_source(weights: HfWeights, kept: Sequence[str], progress: Progress) -> list[FileEntry]:
+    """Size and hash of every file that is read."""
+    names = [CONFIG_JSON, *([INDEX_JSON] if (weights.folder / INDEX_JSON).is_file() else []), *kept]
+    entries = [_describe(weights.folder, name) for name in names]
+    done_bytes = 0
+    for name in weights.files:
+        entries.append(_describe(weights.folder, name))
+        done_bytes += entries[-1].bytes
+        progress.update(done_bytes)
+    return entries
+
+
+def _describe(folder: Path, name: str) -> FileEntry:
+    """As ``describe``, and through links: a cache of downloads is made of them."""
+    real = (folder / name).resolve()
+    return dataclasses.replace(describe(real.parent, real.name), path=name)
+
+
+def _check_target(final: Path, needed_bytes: int) -> None:
+    harm = harm_of(final, may_be_step_0=True)
+    if harm is not None:
+        raise ImportTargetError(f"CHECKPOINT ({final}) {harm}")
+    is_empty_folder = final.is_dir() and not final.is_symlink() and not any(final.iterdir())
+    if os.path.lexists(final) and not is_empty_folder:
+        raise ImportTargetError(f"CHECKPOINT ({final}) is there already; choose another name, or remove it")
+    parent = final.absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    found = os.statvfs(parent)
+    free_bytes = found.f_bavail * found.f_frsize
+    if free_bytes < needed_bytes:
+        raise ImportTargetError(
+            f"the checkpoint needs {needed_bytes:,} bytes and the disk of {parent} has {free_bytes:,} left; free "
+            f"{needed_bytes - free_bytes:,} bytes, or import to another disk"
+        )
+
+
+@contextlib.contextmanager
+def _part_of(final: Path) -> Iterator[Path]:
+    """The empty folder CHECKPOINT.part, held by this process alone; removed unless the block has renamed it.
+
+    Raises: ImportTargetError if another import is at it, or if it cannot be written.
+    """
+    part = final.with_name(f"{final.name}.part")
+    try:
+        part.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(part, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise ImportTargetError(
+            f"CHECKPOINT ({final}) cannot be written: {error.strerror} ({error.filename})"
+        ) from None
+    try:
+        _hold(part, descriptor, final)
+        try:
+            yield part
+        finally:
+            shutil.rmtree(part, ignore_errors=True)  # an error on its way out says more than this could
+    except (OSError, SaveError) as error:
+        if isinstance(error, OSError) and error.errno not in NO_WRITING:
+            raise
+        text = f"{error.strerror} ({error.filename or part})" if isinstance(error, OSError) else str(error)
+        raise ImportTargetError(
+            f"CHECKPOINT ({final}) could not be written, and nothing is left of it: {text}"
+        ) from None
+    finally:
+        os.close(descriptor)
+
+
+def _hold(part: Path, descriptor: int, final: Path) -> None:
+    """Lock the folder and empty it of what a killed import has left. The lock ends with the process."""
+    busy = f"{part} is being written by another process; wait for it, or choose another name than {final}"
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ImportTargetError(busy) from None
+    except OSError:
+        pass  # a file system without locks: nothing keeps a second import out
+    if not part.exists() or part.stat().st_ino != os.fstat(descriptor).st_ino:  # it was renamed a moment ago
+        raise ImportTargetError(busy)
+    strangers = sorted({path.name for path in part.iterdir()} - OUR_NAMES)
+    if strangers:
+        raise ImportTargetError(f"{part} is in the way, with files that no import wrote ({strangers[0]}); remove it")
+    for path in part.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()

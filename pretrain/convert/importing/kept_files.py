@@ -1,0 +1,90 @@
+"""The files of a Hugging Face folder beside config and weights: read before they are copied. No code of the folder is run."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import sentencepiece
+
+from pretrain.convert.ours.import_record import KEPT_FILES, TOKENIZERS
+from pretrain.convert.ours.token_ids import token_ids
+from pretrain.convert.theirs.text import SENTENCEPIECE_MODEL, TOKENIZER_JSON, read_tokenizer_json
+
+GENERATION_CONFIG = "generation_config.json"
+
+
+class BadFileError(ValueError):
+    """A file that is not what its name says; the message names it."""
+
+
+def check_kept_files(folder: Path, *, vocab_size: int) -> list[str]:
+    """The names of those that are there, each read as who uses it will.
+
+    Raises: BadFileError, TokenIdError: ValueErrors that name the file.
+    """
+    found = [name for name in KEPT_FILES if os.path.lexists(folder / name)]
+    for name in found:
+        path = folder / name
+        if not path.is_file():
+            raise BadFileError(f"{path} must be a file and is none; copy it again, or remove it")
+        if name == SENTENCEPIECE_MODEL:
+            _check_sentencepiece(path)
+        elif path.suffix == ".json":
+            content = _read_object(path)
+            if name == GENERATION_CONFIG:
+                token_ids(content, path, vocab_size=vocab_size)
+            elif name == TOKENIZER_JSON:
+                _check_tokenizer_json(path, content)
+        else:
+            _read_text(path)
+    return found
+
+
+def has_tokenizer(names: list[str]) -> bool:
+    """Whether one of these files is a tokenizer, and not only says something of one."""
+    return not TOKENIZERS.isdisjoint(names)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise BadFileError(f"{path} cannot be read ({error.strerror}); copy it again") from None
+    except UnicodeError as error:
+        raise BadFileError(f"{path} is no text in UTF-8 ({error}); copy it again, or remove it") from None
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(_read_text(path))
+    except BadFileError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise BadFileError(f"{path} is not JSON ({error}); copy it again, or remove it") from None
+    if not isinstance(content, dict):
+        raise BadFileError(
+            f"{path} must hold an object; it holds a {type(content).__name__}; copy it again, or remove it"
+        )
+    return content
+
+
+def _check_tokenizer_json(path: Path, content: dict[str, Any]) -> None:
+    if not isinstance(content.get("model"), dict):
+        raise BadFileError(f"{path} must hold an object named model, and has none; copy it again, or remove it")
+    try:
+        import tokenizers  # noqa: F401
+    except ImportError:
+        return  # an import needs none of transformers' libraries; an export and generate read the file with them
+    read_tokenizer_json(path)
+
+
+def _check_sentencepiece(path: Path) -> None:
+    try:
+        if path.stat().st_size:
+            sentencepiece.SentencePieceProcessor(model_file=str(path))
+            return
+        problem = "it is empty"
+    except (OSError, RuntimeError) as error:
+        problem = str(error)
+    raise BadFileError(f"{path} is no SentencePiece model ({problem}); copy it again, or remove it")

@@ -1,0 +1,1 @@
+"""Ours: what a checkpoint holds, as an export or an import sees it."""

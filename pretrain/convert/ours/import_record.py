@@ -1,0 +1,77 @@
+"""``import.json`` of an imported checkpoint: which files it was made of, and ``imported/``, copies of those that are no weights.
+
+They say what the checkpoint itself cannot: its tokenizer is that of the folder it comes from, and none of ours.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, FileEntry, read_small_file
+
+IMPORT, IMPORTED_FILES = "import.json", "imported"
+FORMAT_VERSION = 1
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+)
+"""Files by which a Hugging Face folder describes its tokenizer."""
+TOKENIZERS = frozenset({"tokenizer.json", "tokenizer.model"})
+"""Those of them that are a tokenizer; the others say something of it."""
+KEPT_FILES = (*TOKENIZER_FILES, "generation_config.json")
+"""Those that are copied into the checkpoint, where they are there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportRecord:
+    """Where an imported checkpoint comes from."""
+
+    name: str
+    """Of the folder, without the path to it."""
+    files: tuple[FileEntry, ...]
+    """Everything that was read."""
+    config: dict[str, Any]
+    """``config.json`` as it was."""
+
+    @property
+    def tokenizer_sha256(self) -> dict[str, str]:
+        """The hash of each file that describes the tokenizer. A shard's tokenizer is known by that of tokenizer.model."""
+        return {entry.path: entry.sha256 for entry in self.files if entry.path in TOKENIZER_FILES}
+
+
+def import_text(*, name: str, files: Iterable[FileEntry], config: dict[str, Any]) -> str:
+    """The content of ``import.json``."""
+    record = ImportRecord(name=name, files=tuple(sorted(files, key=lambda entry: entry.path)), config=config)
+    content = {
+        "format_version": FORMAT_VERSION,
+        "kind": "huggingface",
+        "name": record.name,
+        "files": [asdict(entry) for entry in record.files],
+        "tokenizer_sha256": record.tokenizer_sha256,
+        "config": record.config,
+    }
+    return json.dumps(content, indent=1) + "\n"  # in ASCII: a name may hold bytes that are no text
+
+
+def read_import(checkpoint: Path) -> ImportRecord | None:
+    """Where a checkpoint was imported from; None for one that was trained.
+
+    Raises: DamagedCheckpointError if its ``import.json`` is none.
+    """
+    path = checkpoint / IMPORT
+    if not path.exists():
+        return None
+    try:
+        fields = json.loads(read_small_file(path))
+        if fields["format_version"] != FORMAT_VERSION or fields["kind"] != "huggingface":
+            raise ValueError(f"it is of version {fields['format_version']} and kind {fields['kind']}")
+        files = tuple(FileEntry(**entry) for entry in fields["files"])
+        return ImportRecord(name=str(fields["name"]), files=files, config=dict(fields["config"]))
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise DamagedCheckpointError(f"{path} is no record of an import ({type(error).__name__}: {error})") from None

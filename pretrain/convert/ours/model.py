@@ -1,0 +1,99 @@
+"""The trainer's own model on a CPU in fp32, from a checkpoint of any layout, one layer in memory at a time.
+
+The layers are those that train: megatron's TransformerLayer by ``layer_spec``, with our norms and attention. Nothing here is
+written again for the export.
+Shapes: s sequence, h hidden, v vocabulary.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding
+from megatron.core.transformer.spec_utils import build_module
+
+from pretrain.checkpoint.disk.boxes import Box
+from pretrain.checkpoint.disk.tensors import TensorReader
+from pretrain.config.derive import kv_channels
+from pretrain.config.schema import DataConfig, ModelConfig, OptimConfig, ParallelConfig, RunConfig, TrainConfig
+from pretrain.convert.ours.names import FINAL_NORM
+from pretrain.model.initialize import EMBEDDING, OUTPUT
+from pretrain.model.layer_spec import RMSNorm, layer_spec
+from pretrain.model.translate import transformer_config
+
+Point = tuple[str, list[torch.Tensor]]
+"""A place in the model by its name, and there the state of each text, [s, h]."""
+
+
+class OurModel:
+    """Reads texts. Only inside ``open_lone_world``.
+
+    Args: dtype: ``bfloat16`` rounds the masters, as training in bf16 does; the arithmetic is fp32 either way.
+    """
+
+    def __init__(self, reader: TensorReader, model: ModelConfig, *, vocab_size: int, dtype: str) -> None:
+        self._reader, self._model, self._vocab_size = reader, model, vocab_size
+        self._is_rounded = dtype == "bfloat16"
+        self._config = transformer_config(_alone(model))
+        self._rotary = RotaryEmbedding(kv_channels(model), 1.0, rotary_base=model.rotary_base)  # type: ignore[arg-type]
+        self._normed: list[torch.Tensor] = []
+        self._output: torch.Tensor | None = None
+
+    @torch.no_grad()
+    def points(self, texts: Sequence[np.ndarray]) -> Iterator[Point]:
+        """The state of every text after each part of the model, from the embedding to the last norm."""
+        embedding = self._rows(EMBEDDING)
+        states = [embedding[torch.from_numpy(ids)][:, None] for ids in texts]  # [s, 1, h]
+        if not self._model.share_embeddings_and_output_weights:
+            del embedding
+        yield "embedding", [state[:, 0] for state in states]
+        layer: Any = build_module(layer_spec("sdpa"), config=self._config, layer_number=1)
+        layer.eval()
+        middle: list[torch.Tensor] = []
+        layer.pre_mlp_layernorm.register_forward_pre_hook(lambda _, inputs: middle.append(inputs[0]))
+        angles = self._rotary(max(len(ids) for ids in texts))  # [s, 1, 1, d]
+        for number in range(self._model.num_layers):
+            for name, parameter in layer.named_parameters():
+                self._fill(parameter, f"decoder.layers.{number}.{name}")
+            middle.clear()
+            states = [layer(state, None, rotary_pos_emb=angles[: len(state)])[0] for state in states]
+            yield f"layer {number}, attention", [state[:, 0] for state in middle]
+            yield f"layer {number}, feed-forward", [state[:, 0] for state in states]
+        norm = RMSNorm(self._config, self._model.hidden_size, self._model.layernorm_epsilon)
+        self._fill(norm.weight, FINAL_NORM)
+        self._normed = [norm(state)[:, 0] for state in states]
+        yield "final norm", self._normed
+
+    @torch.no_grad()
+    def logits(self, text: int, positions: slice) -> torch.Tensor:
+        """Of some positions of a text, [positions, v] without the padding. After ``points`` has come to its end."""
+        if self._output is None:
+            tied = self._model.share_embeddings_and_output_weights
+            self._output = self._rows(EMBEDDING if tied else OUTPUT)
+        return torch.nn.functional.linear(self._normed[text][positions], self._output)
+
+    def _rows(self, name: str) -> torch.Tensor:
+        values = torch.empty(self._vocab_size, self._model.hidden_size)
+        self._fill(values, name)
+        return values
+
+    @torch.no_grad()
+    def _fill(self, target: torch.Tensor, name: str) -> None:
+        """From the first row on, as many as the target has."""
+        box = Box(offset=(0,) * target.dim(), size=tuple(target.shape))
+        self._reader.read(name, "param", box, target.numpy())
+        if self._is_rounded:
+            target.copy_(target.to(torch.bfloat16))
+
+
+def _alone(model: ModelConfig) -> RunConfig:
+    """A run of one rank in fp32; only the model matters to a layer."""
+    return RunConfig(
+        run_dir="",
+        model=model,
+        data=DataConfig(tokenizer="", seq_length=1),
+        parallel=ParallelConfig(device="cpu"),
+        optim=OptimConfig(lr=0.0),
+        train=TrainConfig(train_steps=1, global_batch_size=1, micro_batch_size=1, precision="fp32"),
+    )

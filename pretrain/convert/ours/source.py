@@ -1,0 +1,161 @@
+"""What an export starts from: a checkpoint that was proved whole, its config, where it stood, and its tokenizer."""
+
+import os
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fanal.run_folder import COMPLETE, CONFIG, DATA, checkpoints_dir
+from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, read_small_file
+from pretrain.checkpoint.disk.origin import Origin, read_origin
+from pretrain.checkpoint.disk.retention import checkpoints_in
+from pretrain.checkpoint.disk.saved_model import read_model
+from pretrain.checkpoint.disk.state_file import read_state
+from pretrain.checkpoint.disk.tensor_index import read_index
+from pretrain.checkpoint.disk.verify import Finding, first_whole, is_checkpoint, real_path, still_there
+from pretrain.config.load import load_run
+from pretrain.config.schema import ModelConfig, RunConfig
+from pretrain.convert.ours.import_record import ImportRecord, read_import
+from pretrain.convert.ours.names import our_shapes
+from pretrain.convert.ours.saved_data import saved_seq_length
+from pretrain.convert.ours.tokenizer_files import ExportTokenizer, tokenizer_of_import, tokenizer_of_run
+from pretrain.data.position import DataPosition, read_position
+from pretrain.data.sources import Sources, open_sources
+from pretrain.state import TrainState
+
+MAX_THREADS = 8
+_WHERE_DATA_LIES = re.compile(r"data\.(tokenizer|train|held_out|phases)([.[].*)?")
+"""Keys that may be other ones than in training: they say where tokenizer and shards are now."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSource:
+    """A whole checkpoint, and what belongs to it."""
+
+    folder: Path
+    manifest_sha256: str
+    """The hash in its COMPLETE: it stands for every byte of the checkpoint."""
+    state: TrainState
+    model: ModelConfig
+    seq_length: int
+    weights_dtype: str
+    """What was trained: ``bfloat16`` or ``float32``."""
+    run: RunConfig | None
+    """Its config, with the overrides; None for an import, which has none."""
+    position: DataPosition | None
+    """Where it stood in its data; None where it has read nothing."""
+    imported: ImportRecord | None
+    """Where an import comes from; None for a checkpoint that was trained."""
+    origin: Origin | None
+    """The checkpoint of another run that this one's began with."""
+    sources: Sources | None
+    """The run's shards, opened; None for an import or on request."""
+    tokenizer: ExportTokenizer
+
+
+def open_source(
+    path: str | Path, overrides: Sequence[str] = (), *, with_shards: bool = True, adds_bos: bool | None = None
+) -> ExportSource:
+    """Verify a checkpoint, or a run's newest whole one, byte by byte, and open what belongs to it.
+
+    Args: overrides: ``data.tokenizer=DIR`` and the like, where tokenizer or shards lie elsewhere now; adds_bos: whether
+        documents began with BOS, None asks the shards.
+    Raises: ValueError if there is no checkpoint, or its tokenizer or shards are not at hand or other ones;
+        DamagedCheckpointError if it, or every one of a run, is damaged; GoneError if its run deletes it meanwhile.
+    """
+    _check_overrides(overrides)
+    finding = _whole_checkpoint(Path(path))
+    with still_there(finding.folder):
+        return _open_source(finding, overrides, with_shards=with_shards, adds_bos=adds_bos)
+
+
+def _open_source(
+    finding: Finding, overrides: Sequence[str], *, with_shards: bool, adds_bos: bool | None
+) -> ExportSource:
+    folder = finding.folder
+    assert finding.manifest is not None, "a whole checkpoint has a manifest"
+    imported = read_import(folder)
+    position = read_position(folder / DATA) if (folder / DATA).is_file() else None
+    run, sources, seq_length = None, None, saved_seq_length(folder)
+    if imported is not None:
+        model = read_model(folder)
+        tokenizer = tokenizer_of_import(folder, imported, vocab_size=model.vocab_size)
+    else:
+        run = load_run(folder / CONFIG, overrides)
+        model = run.model
+        sources = _open_shards(run, position) if with_shards else None
+        tokenizer = tokenizer_of_run(run, position, sources, adds_bos=adds_bos)
+    _check_tensors(folder, model)
+    return ExportSource(
+        folder=folder,
+        manifest_sha256=read_small_file(folder / COMPLETE).decode().split()[0],
+        state=read_state(folder, step=finding.manifest.step),
+        model=model,
+        seq_length=seq_length,
+        weights_dtype=read_index(folder).weights_dtype,
+        run=run,
+        position=position,
+        imported=imported,
+        origin=read_origin(folder),
+        sources=sources,
+        tokenizer=tokenizer,
+    )
+
+
+def _check_overrides(overrides: Sequence[str]) -> None:
+    """Refuse those that would have config and card say what was not trained."""
+    for override in overrides:
+        key = override.partition("=")[0]
+        if not _WHERE_DATA_LIES.fullmatch(key):
+            raise ValueError(
+                f"override {override!r} must be of data.tokenizer, data.train, data.held_out or data.phases, which say where "
+                f"tokenizer and shards are now; {key} stays as it was trained. data.tokenizer=DIR works"
+            )
+
+
+def _whole_checkpoint(path: Path) -> Finding:
+    folder = real_path(path)  # not a link's own name: the folder's says which step it must hold
+    was_one = folder.is_dir() and re.fullmatch(r"step-\d+\..*", folder.name) is not None
+    candidates = [folder] if is_checkpoint(path) or was_one else checkpoints_in(checkpoints_dir(path))
+    if not candidates:
+        raise ValueError(
+            f"CHECKPOINT ({path}) must be a checkpoint's folder or a run's folder with one in it; runs/tiny works once that "
+            "run has saved"
+        )
+    finding, problems = first_whole(candidates, deep=True, num_threads=min(MAX_THREADS, os.cpu_count() or 1))
+    for problem in problems:
+        print(f"warning: a newer checkpoint is damaged: {problem}", file=sys.stderr)
+    return finding
+
+
+def _open_shards(run: RunConfig, position: DataPosition | None) -> Sources:
+    """The run's shards, which must be those that it has read."""
+    try:
+        sources = open_sources(run)
+    except ValueError as error:
+        if getattr(error, "is_damage", False):
+            raise
+        raise ValueError(
+            f"{error}. For an export: data.train=... and data.tokenizer=... after the arguments say where they are now, and "
+            "--without-shards proves the export on built-in texts alone"
+        ) from None
+    found = {source.identity for source in sources.train}
+    for read in position.sources if position is not None else ():
+        if read.cursor and read.identity not in found:
+            raise ValueError(
+                f"data.train names no shard with the tokens of {read.prefix}, which this checkpoint was trained on; say with "
+                "data.train=[{prefix: ...}] where it is now, or --without-shards"
+            )
+    return sources
+
+
+def _check_tensors(folder: Path, model: ModelConfig) -> None:
+    expected = our_shapes(model)
+    found = {name: tensor.shape for name, tensor in read_index(folder).tensors.items()}
+    if found != expected:
+        name = next(name for name in {**expected, **found} if expected.get(name) != found.get(name))
+        raise DamagedCheckpointError(
+            f"{folder} holds {name} with shape {found.get(name)}, and its config implies {expected.get(name)}"
+        )

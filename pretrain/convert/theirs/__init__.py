@@ -1,0 +1,1 @@
+"""Theirs: a Hugging Face folder, its config, its weights, its tokenizer and its model."""

@@ -1,0 +1,222 @@
+"""The exported folder as `transformers` loads it, in fp32 on a CPU: whole, or layer by layer where it is too large.
+
+Shapes: s sequence, h hidden, v vocabulary.
+"""
+
+import contextlib
+import importlib
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from pretrain.convert.ours.model import Point
+from pretrain.convert.theirs.weights import INDEX_JSON
+
+SINGLE_NAME = "model.safetensors"
+EXTRA = "pip install 'fanal[hf]'"
+
+
+class CannotLoadError(ValueError):
+    """`transformers` does not load the folder as it should; the message says what is wrong."""
+
+
+class TheirModel(Protocol):
+    """Either way of running it."""
+
+    def points(self, texts: Sequence[np.ndarray]) -> Iterator[Point]:
+        """As OurModel.points."""
+        ...
+
+    def logits(self, text: int, positions: slice) -> torch.Tensor:
+        """As OurModel.logits."""
+        ...
+
+
+def transformers_module() -> Any:
+    """The library. Raises: ValueError if it is not installed."""
+    try:
+        library = importlib.import_module("transformers")
+    except ImportError as error:
+        raise ValueError(
+            f"an export is certified with transformers, which cannot be imported ({error}); {EXTRA} installs it"
+        ) from None
+    library.utils.logging.disable_progress_bar()
+    return library
+
+
+class WholeModel:
+    """Loaded with AutoModelForCausalLM, as a user does. Raises: CannotLoadError."""
+
+    def __init__(self, folder: Path) -> None:
+        library = transformers_module()
+        with _collect_warnings() as warnings:
+            try:
+                self._model, info = library.AutoModelForCausalLM.from_pretrained(
+                    folder,
+                    dtype=torch.float32,
+                    output_loading_info=True,
+                    ignore_mismatched_sizes=True,  # so that they are named: what is found of them is refused below
+                    local_files_only=True,
+                    trust_remote_code=False,
+                )
+            except Exception as error:
+                raise CannotLoadError(f"transformers cannot load the model: {in_one_line(error)}") from None
+        self.warnings = warnings
+        for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
+            if info.get(kind):
+                raise CannotLoadError(f"transformers found {kind}: {', '.join(sorted(map(str, info[kind]))[:3])}")
+        self._model.eval()
+        self._logits: list[torch.Tensor] = []
+
+    @torch.no_grad()
+    def points(self, texts: Sequence[np.ndarray]) -> Iterator[Point]:
+        found: dict[str, list[torch.Tensor]] = {}
+
+        def keep(name: str, state: torch.Tensor) -> None:
+            found.setdefault(name, []).append(state[0])
+
+        with _hooks(self._model.model, keep):
+            self._logits = [self._model(input_ids=torch.from_numpy(ids)[None]).logits[0] for ids in texts]
+        yield from found.items()
+
+    def logits(self, text: int, positions: slice) -> torch.Tensor:
+        return self._logits[text][positions]
+
+
+class LayerByLayer:
+    """The same classes, each layer filled from the exported files, run on all texts, and emptied. Raises: CannotLoadError."""
+
+    def __init__(self, folder: Path) -> None:
+        library = transformers_module()
+        with _collect_warnings() as warnings:
+            config = library.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            with torch.device("meta"):
+                self._model = library.AutoModelForCausalLM.from_config(
+                    config, dtype=torch.float32, attn_implementation="sdpa"
+                )
+        self.warnings = warnings
+        # Its frequencies are in no file; on "meta" they have no values either.
+        self._rotary = type(self._model.model.rotary_emb)(config)
+        self._folder, self._tied = folder, bool(config.tie_word_embeddings)
+        self._files = _files_of_tensors(folder)
+        self._check_names()
+        self._normed: list[torch.Tensor] = []
+        self._model.eval()
+
+    def _check_names(self) -> None:
+        expected = {name for name in self._model.state_dict() if not (self._tied and name == "lm_head.weight")}
+        for kind, names in (
+            ("missing_keys", expected - set(self._files)),
+            ("unexpected_keys", set(self._files) - expected),
+        ):
+            if names:
+                raise CannotLoadError(f"transformers found {kind}: {', '.join(sorted(names)[:3])}")
+
+    @torch.no_grad()
+    def points(self, texts: Sequence[np.ndarray]) -> Iterator[Point]:
+        inner = self._model.model
+        with self._filled(inner.embed_tokens, "model.embed_tokens."):
+            states = [inner.embed_tokens(torch.from_numpy(ids)[None]) for ids in texts]
+        yield "embedding", [state[0] for state in states]
+        angles = [self._rotary(state, torch.arange(state.shape[1])[None]) for state in states]
+        for number, layer in enumerate(inner.layers):
+            middle: list[torch.Tensor] = []
+            hook = layer.post_attention_layernorm.register_forward_pre_hook(
+                lambda _, inputs, middle=middle: middle.append(inputs[0])
+            )
+            with self._filled(layer, f"model.layers.{number}."):
+                states = [
+                    _tensor(layer(state, attention_mask=None, position_embeddings=angle))
+                    for state, angle in zip(states, angles, strict=True)
+                ]
+            hook.remove()
+            yield f"layer {number}, attention", [state[0] for state in middle]
+            yield f"layer {number}, feed-forward", [state[0] for state in states]
+        with self._filled(inner.norm, "model.norm."):
+            self._normed = [inner.norm(state)[0] for state in states]
+        yield "final norm", self._normed
+        head = self._read("model.embed_tokens.weight" if self._tied else "lm_head.weight")
+        self._model.lm_head.load_state_dict({"weight": head}, assign=True)
+
+    @torch.no_grad()
+    def logits(self, text: int, positions: slice) -> torch.Tensor:
+        return self._model.lm_head(self._normed[text][positions])
+
+    @contextlib.contextmanager
+    def _filled(self, module: torch.nn.Module, prefix: str) -> Iterator[None]:
+        """A module with its values from the files, for the length of a block."""
+        try:
+            values = {name: self._read(prefix + name) for name in module.state_dict()}
+            module.load_state_dict(values, assign=True)
+        except RuntimeError as error:
+            raise CannotLoadError(f"transformers cannot load {prefix}*: {in_one_line(error)}") from None
+        yield
+        module.to("meta")
+
+    def _read(self, name: str) -> torch.Tensor:
+        safetensors = importlib.import_module("safetensors")
+        with safetensors.safe_open(self._folder / self._files[name], framework="pt") as file:
+            return file.get_tensor(name).float()
+
+
+def _files_of_tensors(folder: Path) -> dict[str, str]:
+    if (folder / INDEX_JSON).is_file():
+        return json.loads((folder / INDEX_JSON).read_text())["weight_map"]
+    safetensors = importlib.import_module("safetensors")
+    with safetensors.safe_open(folder / SINGLE_NAME, framework="pt") as file:
+        return dict.fromkeys(file.keys(), SINGLE_NAME)
+
+
+@contextlib.contextmanager
+def _hooks(model: Any, keep: Any) -> Iterator[None]:
+    """Tell ``keep`` of the states at every point while the block runs."""
+    hooks = [
+        model.embed_tokens.register_forward_hook(lambda _m, _i, output: keep("embedding", output)),
+        model.norm.register_forward_hook(lambda _m, _i, output: keep("final norm", output)),
+    ]
+    for number, layer in enumerate(model.layers):
+        attention, feed_forward = f"layer {number}, attention", f"layer {number}, feed-forward"
+        hooks += [
+            layer.post_attention_layernorm.register_forward_pre_hook(
+                lambda _m, inputs, name=attention: keep(name, inputs[0])
+            ),
+            layer.register_forward_hook(lambda _m, _i, output, name=feed_forward: keep(name, _tensor(output))),
+        ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _tensor(output: Any) -> torch.Tensor:
+    """Of a layer: transformers 4 gave a tuple until it gave the tensor itself."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+@contextlib.contextmanager
+def _collect_warnings() -> Iterator[list[str]]:
+    """What transformers warns of while the block runs."""
+    found: list[str] = []
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            found.append(record.getMessage())
+
+    collector, logger = Collector(logging.WARNING), logging.getLogger("transformers")
+    logger.addHandler(collector)
+    try:
+        yield found
+    finally:
+        logger.removeHandler(collector)
+
+
+def in_one_line(error: BaseException) -> str:
+    """What a library says is wrong, at most 300 characters of it."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text if len(text) <= 300 else text[:297] + '...'}"

@@ -1,0 +1,205 @@
+"""The weights of a Hugging Face folder: safetensors files, checked whole before a number is read. No torch, never a pickle.
+
+Our own reader, as for checkpoints (shard_file.py): it reads blocks of rows into float32, which the safetensors package does
+not do for bfloat16 without torch, and a file from elsewhere is refused for the first thing in its head that is not so.
+Format: https://github.com/huggingface/safetensors (8 bytes of length, JSON, data without gaps).
+"""
+
+import contextlib
+import json
+import math
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fanal.read_errors import naming
+
+INDEX_JSON, SINGLE = "model.safetensors.index.json", "model.safetensors"
+ITEM_BYTES = {"F32": 4, "BF16": 2, "F16": 2}
+"""The types that are read, by their names in the format."""
+MAX_HEADER_BYTES = 100_000_000
+"""The format's own limit."""
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+class BadWeightsError(ValueError):
+    """Weights that cannot be read as what they claim to be; the message names the file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HfEntry:
+    """A tensor in one of the files."""
+
+    file: str
+    dtype: str
+    """A key of ITEM_BYTES."""
+    shape: tuple[int, ...]
+    start: int
+    """First byte in the file."""
+
+
+class HfWeights:
+    """The tensors of one folder. Use ``open_hf_weights``."""
+
+    def __init__(self, folder: Path, entries: Mapping[str, HfEntry], files: Mapping[str, int]) -> None:
+        self.folder, self.entries = folder, entries
+        self._descriptors = files
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names of the files, in order."""
+        return tuple(sorted(self._descriptors))
+
+    def read_rows(self, name: str, first_row: int, num_rows: int) -> np.ndarray:
+        """Rows of a matrix, or elements of a vector: float32, exactly the numbers in the file.
+
+        Raises: BadWeightsError if the file ends inside them, or if one of them is not finite; OSError with the file's path.
+        """
+        entry = self.entries[name]
+        path = self.folder / entry.file
+        item = ITEM_BYTES[entry.dtype]
+        columns = math.prod(entry.shape[1:])
+        raw = np.empty(num_rows * columns * item, np.uint8)
+        place, left = entry.start + first_row * columns * item, memoryview(raw.data)
+        while left:
+            with naming(path):
+                count = os.preadv(self._descriptors[entry.file], [left], place)
+            if count == 0:
+                raise BadWeightsError(f"{path} ends inside {name}; copy it again")
+            left, place = left[count:], place + count
+        if entry.dtype == "BF16":  # the upper half of a float32
+            values = (raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
+        else:
+            values = raw.view("<f4" if entry.dtype == "F32" else "<f2").astype(np.float32, copy=False)
+        if not np.isfinite(values).all():
+            raise BadWeightsError(f"{name} in {path} holds numbers that are not finite; no training starts from them")
+        return values.reshape(num_rows, *entry.shape[1:])
+
+
+@contextlib.contextmanager
+def open_hf_weights(folder: Path) -> Iterator[HfWeights]:
+    """The weights of a folder, for the length of a block.
+
+    Raises: BadWeightsError naming the file that is missing or is not what the format, or the index, says.
+    """
+    listed = _listed_files(folder)
+    descriptors: dict[str, int] = {}
+    try:
+        entries: dict[str, HfEntry] = {}
+        for file, expected in listed.items():
+            descriptors[file] = _open(folder / file)
+            found = _read_header(folder / file, descriptors[file])
+            twice = sorted(set(found) & set(entries))
+            if twice:
+                raise BadWeightsError(f"{twice[0]} is in {folder / file} and in {folder / entries[twice[0]].file}")
+            if expected is not None and set(found) != expected:
+                name = min(set(found) ^ expected)
+                raise BadWeightsError(
+                    f"{folder / INDEX_JSON} and {folder / file} disagree: {name} is in one of them alone; copy the folder again"
+                )
+            entries |= found
+        yield HfWeights(folder, entries, descriptors)
+    finally:
+        for descriptor in descriptors.values():
+            os.close(descriptor)
+
+
+def _listed_files(folder: Path) -> dict[str, set[str] | None]:
+    """The files of the weights, each with the names that the index says are in it; None where there is no index."""
+    has_index, has_single = (folder / INDEX_JSON).exists(), (folder / SINGLE).exists()
+    if has_index and has_single:
+        raise BadWeightsError(f"{folder} has both {INDEX_JSON} and {SINGLE}; keep the one that holds the weights")
+    if has_single:
+        return {SINGLE: None}
+    if has_index:
+        return dict(_read_index(folder / INDEX_JSON))
+    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
+    if pickles:
+        raise BadWeightsError(
+            f"{folder} has its weights in {pickles[0]} alone, a pickle, which runs code when it is read, so it is not read; "
+            f"take a version of the model with {SINGLE}"
+        )
+    raise BadWeightsError(f"{folder} has neither {SINGLE} nor {INDEX_JSON}; copy the weights there")
+
+
+def _read_index(path: Path) -> dict[str, set[str]]:
+    try:
+        weight_map = json.loads(path.read_bytes(), object_pairs_hook=_no_duplicates)["weight_map"]
+        files: dict[str, set[str]] = {}
+        for name, file in weight_map.items():
+            if not isinstance(file, str) or file != Path(file).name or not file.endswith(".safetensors"):
+                raise ValueError(f"{name} is said to be in {file!r}, which is no .safetensors file of this folder")
+            files.setdefault(file, set()).add(name)
+        if not files:
+            raise ValueError("its weight_map is empty")
+        return dict(sorted(files.items()))
+    except OSError as error:
+        raise BadWeightsError(f"{path} cannot be read ({error.strerror})") from None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise BadWeightsError(f"{path} is no index of weights ({type(error).__name__}: {error})") from None
+
+
+def _open(path: Path) -> int:
+    """A descriptor of a plain file. A link to one is fine: a cache of downloads is made of links."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError as error:
+        raise BadWeightsError(
+            f"{path} cannot be read ({error.strerror}): a file of the weights is missing; copy it again"
+        ) from None
+    except ValueError:  # a NUL, or half a character
+        raise BadWeightsError(
+            f"{path.parent / INDEX_JSON} names a file {path.name!r}, and no file can have that name; copy the folder again"
+        ) from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise BadWeightsError(f"{path} is not a file")
+    return descriptor
+
+
+def _read_header(path: Path, descriptor: int) -> dict[str, HfEntry]:
+    """The tensors of a file, whose data must fill it without gap or overlap."""
+    num_bytes = os.fstat(descriptor).st_size
+    try:
+        length = int.from_bytes(os.pread(descriptor, 8, 0), "little")
+        if num_bytes < 8 or length > min(MAX_HEADER_BYTES, num_bytes - 8):
+            raise ValueError(f"a head of {length:,} bytes in a file of {num_bytes:,}")
+        fields = json.loads(os.pread(descriptor, length, 8), object_pairs_hook=_no_duplicates)
+        fields.pop("__metadata__", None)
+        entries = {}
+        end = 0
+        for name, entry in sorted(fields.items(), key=lambda item: item[1]["data_offsets"]):
+            entries[name] = _parse_entry(path, name, entry, data_start=8 + length, previous_end=end)
+            end = entry["data_offsets"][1]
+        if 8 + length + end != num_bytes:
+            raise ValueError(f"its tensors end at byte {8 + length + end:,} and the file at {num_bytes:,}")
+        return entries
+    except BadWeightsError:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
+        raise BadWeightsError(
+            f"{path} is no whole safetensors file ({type(error).__name__}: {error}); copy it again"
+        ) from None
+
+
+def _parse_entry(path: Path, name: str, entry: Any, *, data_start: int, previous_end: int) -> HfEntry:
+    dtype, shape, (start, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if dtype not in ITEM_BYTES:
+        raise BadWeightsError(f"{name} in {path} is of type {dtype}; {', '.join(ITEM_BYTES)} are supported")
+    if any(type(n) is not int or n < 0 for n in (*shape, start, end)):
+        raise ValueError(f"{name} has shape {shape} at {start} to {end}")
+    if start != previous_end or end - start != math.prod(shape) * ITEM_BYTES[dtype]:
+        raise ValueError(f"{name}, of type {dtype} and shape {shape}, lies at {start} to {end}")
+    return HfEntry(file=path.name, dtype=dtype, shape=tuple(shape), start=data_start + start)
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name is there twice")
+    return found

@@ -1,0 +1,112 @@
+"""Files that are hashed while they are read, and what is inside the compressed ones."""
+
+import gzip
+import io
+from pathlib import Path
+from typing import Any
+
+import zstandard
+
+from fanal.files import HASH_BLOCK_BYTES, READ_BLOCK_BYTES, BlockHasher, InputFile
+from fanal.read_errors import naming
+
+MAX_WINDOW_BYTES = 1 << 31
+"""Largest Zstandard window: what `zstd --long=31` writes."""
+FED_BYTES = 1 << 12
+
+
+class HashedFile(io.RawIOBase):
+    """A file that hashes, while it is read, the 64 MiB blocks which begin in [begin, end).
+
+    So parts of a file, read on several machines, give the hashes of the whole.
+    """
+
+    def __init__(self, path: Path, *, begin: int, end: int, size: int) -> None:
+        self.path, self.size, self.position = path, size, 0
+        self.first_block = -(-begin // HASH_BLOCK_BYTES)
+        self._hash_from = self.first_block * HASH_BLOCK_BYTES
+        self._hash_to = min(size, -(-end // HASH_BLOCK_BYTES) * HASH_BLOCK_BYTES)
+        self._hasher = BlockHasher()
+        self._file = path.open("rb", buffering=0)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+    def readable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """To a place before the first block that is hashed, before anything is read."""
+        assert self.position == 0 and whence == 0 and offset <= self._hash_from, "hashed bytes are read in order"
+        self.position = self._file.seek(offset)
+        return self.position
+
+    def read(self, size: int = -1) -> bytes:
+        with naming(self.path):
+            content = self._file.read(size)
+        low = min(max(self._hash_from - self.position, 0), len(content))
+        high = min(max(self._hash_to - self.position, 0), len(content))
+        self._hasher.update(memoryview(content)[low:high])
+        self.position += len(content)
+        return content
+
+    def readinto(self, buffer: Any) -> int:
+        content = self.read(len(buffer))
+        buffer[: len(content)] = content
+        return len(content)
+
+    def read_to(self, position: int) -> None:
+        """Hash on, as far as ``position``."""
+        while self.position < position and self.read(min(READ_BLOCK_BYTES, position - self.position)):
+            pass
+
+    def finish(self) -> InputFile:
+        """Read on to the end of the last block that is hashed.
+
+        Raises: ValueError if the file has another size by now.
+        """
+        self.read_to(self._hash_to)
+        now = self.path.stat().st_size
+        if now != self.size or self.position < self._hash_to:
+            raise ValueError(
+                f"{self.path} had {self.size} bytes and has {now} now: it is being written; start again when it is whole"
+            )
+        return InputFile(
+            path=str(self.path), bytes=self.size, first_block=self.first_block, block_sha256=self._hasher.hexdigests()
+        )
+
+
+class ZstandardStream:
+    """What is inside a Zstandard file, frame after frame. Unlike the library's own reader it sees a cut file."""
+
+    def __init__(self, file: HashedFile) -> None:
+        self._file = file
+        self._frame: Any = None
+        self._compressed = b""
+
+    def read(self, size: int) -> bytes:
+        """Some bytes, more or fewer than ``size``; none at the end. Raises: EOFError where a frame is cut."""
+        while True:
+            if not self._compressed:
+                self._compressed = self._file.read(1 << 17)
+            # A little at a time: a kilobyte of it may hold megabytes.
+            compressed, self._compressed = self._compressed[:FED_BYTES], self._compressed[FED_BYTES:]
+            if not compressed:
+                if self._frame is not None:
+                    raise EOFError("it ends in the middle of a Zstandard frame")
+                return b""
+            if self._frame is None:
+                self._frame = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES).decompressobj()
+            content = self._frame.decompress(compressed)
+            if self._frame.eof:
+                self._compressed, self._frame = self._frame.unused_data + self._compressed, None
+            if content:
+                return content
+
+
+def decompressed(file: HashedFile, path: Path) -> Any:
+    """A stream with read(size): what is inside a .gz or .zst, or the file itself."""
+    if path.suffix.lower() == ".gz":
+        return gzip.GzipFile(fileobj=io.BufferedReader(file, READ_BLOCK_BYTES))
+    return ZstandardStream(file) if path.suffix.lower() == ".zst" else file

@@ -1,0 +1,45 @@
+"""Rows of a Parquet file, as Arrow streams that a worker can read."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow
+import pyarrow.ipc
+import pyarrow.parquet
+
+from tokenizer.documents.compressed import HashedFile
+
+
+def row_blocks(
+    path: Path, columns: Sequence[str], block_bytes: int, stream: HashedFile
+) -> Iterator[tuple[bytes, int, None]]:
+    """(Arrow stream of rows, about block_bytes of them; number of the first row; None). The first column is required.
+
+    Args: stream is the same file; it is read, and so hashed, in step with the rows.
+    Raises: ValueError if the file is no Parquet, is damaged, or lacks the first of the columns.
+    """
+    try:
+        with pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
+            names = file.schema_arrow.names
+            if columns[0] not in names:
+                raise ValueError(f"{path} has no column {columns[0]!r}; its columns are {', '.join(names)}")
+            first = 0
+            wanted = [name for name in columns if name in names]
+            for group in range(file.num_row_groups):
+                held = file.metadata.row_group(group)
+                num_rows = max(1, block_bytes * held.num_rows // max(1, held.total_byte_size))
+                for batch in file.iter_batches(batch_size=num_rows, row_groups=[group], columns=wanted):
+                    sink = pyarrow.BufferOutputStream()
+                    with pyarrow.ipc.new_stream(sink, batch.schema) as writer:
+                        writer.write_batch(batch)
+                    stream.read_to(stream.size * (first + batch.num_rows) // file.metadata.num_rows)
+                    yield sink.getvalue().to_pybytes(), first, None
+                    first += batch.num_rows
+    except (pyarrow.ArrowException, OSError) as problem:
+        raise ValueError(f"{path} cannot be read as Parquet ({problem}); copy the file again") from None
+
+
+def rows(data: bytes) -> list[dict[str, object]]:
+    """The rows of one block, as JSON lines would give them."""
+    with pyarrow.ipc.open_stream(data) as reader:
+        return reader.read_all().to_pylist()

@@ -1,0 +1,240 @@
+"""Documents as they arrive: texts with labels, from the blocks of inputs.py.
+
+`{"text": "...", "domain": "code", "licence": "PSF-2.0", "language": "en"}`; only the text is required. It is kept to the
+letter: no character is removed or replaced, `\\r` and NUL included (byte fallback tokens give them back).
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import orjson
+
+from fanal.files import InputFile
+from tokenizer.documents.blocks import InputReader, RawBlock
+from tokenizer.documents.input_files import TxtDocuments
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+"""At the start of a file it says how the file is encoded, and is no text."""
+LABELS = ("domain", "licence", "language")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fields:
+    """Names of the fields (or columns) of a document."""
+
+    text: str = "text"
+    domain: str = "domain"
+    licence: str = "licence"
+    language: str = "language"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """All of them, the text first."""
+        return (self.text, self.domain, self.licence, self.language)
+
+
+class Document(NamedTuple):
+    """One text and where it came from."""
+
+    text: str
+    """Not empty, and valid UTF-8 (no lone surrogates)."""
+    domain: str | None
+    """Kind of text, for reports by domain; None if the document does not say."""
+    licence: str | None
+    """Licence identifier, SPDX where there is one; None if the document does not say."""
+    language: str | None
+    """ISO 639 code; None if the document does not say."""
+    position: int
+    """Where it begins in its file: byte of the decompressed content, or row. Tells it from the file's other documents."""
+    block: RawBlock
+    number: int
+    """Lines or rows before it in its block."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Length of the text in UTF-8 bytes."""
+        return len(self.text.encode("utf-8"))
+
+    @property
+    def where(self) -> "Place":
+        """Its place, without its text."""
+        return Place(replace(self.block, data=b""), self.number)
+
+    @property
+    def place(self) -> str:
+        """`FILE:LINE`, for messages."""
+        return place_of(self.block, self.number)
+
+
+class Place(NamedTuple):
+    """Where a document is; `str` gives `FILE:LINE`, which for a part of a file may mean to read what is before it."""
+
+    block: RawBlock
+    number: int
+
+    def __str__(self) -> str:
+        return place_of(self.block, self.number)
+
+
+Report = Callable[[str], None]
+"""Is told what is wrong with a document, place first: raises, or counts and lets the reader go on."""
+
+
+def stop(problem: str) -> NoReturn:
+    """The strict Report. Raises: ValueError."""
+    raise ValueError(problem)
+
+
+def place_of(block: RawBlock, number: int) -> str:
+    """`FILE:LINE`, `FILE row N` or `FILE` of a document of a block."""
+    if block.layout == "text file":
+        return block.path
+    if block.layout == "parquet rows":
+        return f"{block.path} row {block.first + number}"
+    return f"{block.path}:{block.line_number(number)}"
+
+
+def parse_block(block: RawBlock, fields: Fields, report: Report = stop) -> Iterator[Document]:
+    """The documents of a block, in order; those that ``report`` lets pass are left out."""
+    if block.layout == "parquet rows":
+        from tokenizer.documents.parquet import rows
+
+        for number, row in enumerate(rows(block.data)):
+            found = _from_object(row, fields, block, number, block.first + number)
+            if isinstance(found, Document):
+                yield found
+            else:
+                report(found)
+    elif block.layout == "text file":
+        found = _from_text(block.data.removeprefix(BYTE_ORDER_MARK), block, 0, 0)
+        if isinstance(found, Document):
+            yield found
+        else:
+            report(found)
+    else:
+        data = block.data.removeprefix(BYTE_ORDER_MARK) if block.first == 0 else block.data
+        parse = _from_json if block.layout == "json lines" else _from_line
+        position = block.first
+        for number, line in enumerate(data.split(b"\n")):
+            if line and not line.isspace():
+                found = parse(line, fields, block, number, position)
+                if isinstance(found, Document):
+                    yield found
+                else:
+                    report(found)
+            position += len(line) + 1
+
+
+def _from_json(line: bytes, fields: Fields, block: RawBlock, number: int, position: int) -> Document | str:
+    try:
+        content = orjson.loads(line)
+    except ValueError:
+        try:  # the standard library takes a few things more (NaN, a lone surrogate) and words its errors for people
+            content = json.loads(line.decode("utf-8"))
+        except (ValueError, RecursionError) as problem:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
+            return f"{place_of(block, number)}: not a line of JSON in UTF-8 ({problem}); mend or remove the line"
+        text = content.get(fields.text) if isinstance(content, dict) else None
+        if isinstance(text, str) and (problem := _problem_of_surrogates(text, fields)):
+            return f"{place_of(block, number)}: {problem}"
+    if not isinstance(content, dict):
+        return f"{place_of(block, number)}: found a JSON {type(content).__name__}, expected an object with field {fields.text!r}"
+    return _from_object(content, fields, block, number, position)
+
+
+def _from_object(
+    content: dict[str, Any], fields: Fields, block: RawBlock, number: int, position: int
+) -> Document | str:
+    text = content.get(fields.text)
+    domain, licence, language = content.get(fields.domain), content.get(fields.licence), content.get(fields.language)
+    if problem := _problem_of_text(text, content, fields):
+        return f"{place_of(block, number)}: {problem}"
+    for name, value in ((fields.domain, domain), (fields.licence, licence), (fields.language, language)):
+        if value is not None and not isinstance(value, str):
+            return (
+                f"{place_of(block, number)}: field {name!r} must be a string if given, found a {type(value).__name__}"
+            )
+    return Document(text, domain, licence, language, position, block, number)  # type: ignore[arg-type]
+
+
+def _problem_of_text(text: Any, content: dict[str, Any], fields: Fields) -> str | None:
+    if not isinstance(text, str):
+        found = "no such field" if fields.text not in content else f"a {type(text).__name__}"
+        names = ", ".join(sorted(content)) or "none"
+        return f"field {fields.text!r} must be a string, found {found} (fields here: {names})"
+    if not text:
+        return f"field {fields.text!r} is empty; a document has at least one character, remove it"
+    return None
+
+
+def _problem_of_surrogates(text: str, fields: Fields) -> str | None:
+    """Only the standard library's JSON lets a lone surrogate pass."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as problem:
+        lone = text[problem.start]
+        return (
+            f"field {fields.text!r} holds the lone surrogate {lone!a} at character {problem.start}, which UTF-8 cannot "
+            "hold; replace it with U+FFFD or remove the document"
+        )
+    return None
+
+
+def _from_line(line: bytes, fields: Fields, block: RawBlock, number: int, position: int) -> Document | str:
+    return _from_text(line, block, number, position)
+
+
+def _from_text(data: bytes, block: RawBlock, number: int, position: int) -> Document | str:
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as problem:
+        return f"{place_of(block, number)}: not UTF-8 ({problem}); convert the file, for example with iconv"
+    if not text:
+        return f"{place_of(block, number)}: holds no text; remove it"
+    return Document(text, None, None, None, position, block, number)
+
+
+class DocumentReader:
+    """Iterates over the documents of some files, once, in the order given.
+
+    Attributes: total_bytes (of all files), bytes_read (so far), input_files (each file whose end was reached, with the
+    hashes of the very bytes that were read). Raises: ValueError naming file and line of the first bad document.
+    """
+
+    def __init__(
+        self, inputs: Sequence[str | Path], text_field: str = "text", *, txt_documents: TxtDocuments = "file"
+    ) -> None:
+        self.fields = Fields(text=text_field)
+        self._reader = InputReader(inputs, columns=self.fields.columns, txt_documents=txt_documents)
+
+    @property
+    def total_bytes(self) -> int:
+        return self._reader.total_bytes
+
+    @property
+    def bytes_read(self) -> int:
+        return self._reader.bytes_read
+
+    @property
+    def input_files(self) -> list[InputFile]:
+        return self._reader.input_files
+
+    def __iter__(self) -> Iterator[Document]:
+        for block in self._reader:
+            yield from parse_block(block, self.fields)
+
+
+def batches(documents: Iterable[Document], batch_bytes: int) -> Iterator[list[Document]]:
+    """Documents in order, in lists of at least batch_bytes of text (the last may have less)."""
+    batch: list[Document] = []
+    size = 0
+    for document in documents:
+        batch.append(document)
+        size += document.num_bytes
+        if size >= batch_bytes:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch

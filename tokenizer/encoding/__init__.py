@@ -1,0 +1,1 @@
+"""Encoding room: documents become token shards."""

@@ -1,0 +1,169 @@
+"""What a worker does: one block of input -> the tokens of its documents."""
+
+import contextlib
+import ctypes
+import gc
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from fanal.read_errors import mark_for_pickling
+from tokenizer.documents.blocks import RawBlock
+from tokenizer.documents.parse import LABELS, Document, Fields, Place, parse_block, stop
+from tokenizer.shards.manifest import DTYPES, dtype_for
+from tokenizer.shards.shuffle import document_keys
+from tokenizer.vocabulary.engine import EngineError, RequestedEngine, SentencePieceEngine, open_engine
+from tokenizer.vocabulary.load import load_tokenizer
+
+CHECKED_CHARACTERS = 1 << 14
+"""Of one document per block: about 0.4% of all text is encoded twice."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeJob:
+    """What is the same for all blocks of a run."""
+
+    tokenizer_dir: str
+    append_bos: bool
+    append_eos: bool
+    fields: Fields
+    skip_bad_documents: bool
+    engine: RequestedEngine
+    shuffle_seed: int | None
+    labels: tuple[str, ...] = LABELS
+    """Those that nobody has said for all documents."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedBlock:
+    """The documents of one block."""
+
+    lengths: np.ndarray
+    """int32 [documents], in tokens, BOS and EOS included."""
+    tokens: np.ndarray
+    """[sum of lengths], of the shard's dtype."""
+    keys: np.ndarray
+    """uint64 [documents], for the shuffle; empty without one."""
+    labels: dict[str, dict[str | None, Place]]
+    """By label that is asked for, its values and the place of the first document of each."""
+    skipped: tuple[str, ...]
+    num_checked: int
+
+
+def encode_block(job: EncodeJob, block: RawBlock) -> EncodedBlock:
+    """Parse and tokenize. Raises: ValueError for a bad document, EngineError where the engines differ."""
+    try:
+        return open_encoder(job).encode(block)
+    except Exception as problem:
+        mark_for_pickling(problem)  # on its way out of a worker
+        raise
+
+
+@cache
+def open_encoder(job: EncodeJob) -> "BlockEncoder":
+    """One per process: opening a tokenizer takes as long as a block. What is open before a fork is open behind it."""
+    return BlockEncoder(job)
+
+
+class BlockEncoder:
+    """Tokenizer and engine of one job, opened."""
+
+    def __init__(self, job: EncodeJob) -> None:
+        self.job = job
+        self.tokenizer = load_tokenizer(job.tokenizer_dir)
+        self.engine = open_engine(self.tokenizer, job.engine)
+        self._highest_control_id = max(self.tokenizer.control_ids)
+        self._is_control = np.zeros(self.tokenizer.vocab_size, dtype=bool)
+        self._is_control[list(self.tokenizer.control_ids)] = True
+        self.dtype = DTYPES[dtype_for(self.tokenizer.vocab_size)]
+
+    def encode(self, block: RawBlock) -> EncodedBlock:
+        with without_garbage_collection():
+            return self._encode(block)
+
+    def _encode(self, block: RawBlock) -> EncodedBlock:
+        skipped: list[str] = []
+        report = skipped.append if self.job.skip_bad_documents else stop
+        documents = list(parse_block(block, self.job.fields, report))
+        ids = self.engine.encode([document.text for document in documents])
+        lengths, tokens = self._joined(ids)
+        keys = np.empty(0, np.uint64)
+        if self.job.shuffle_seed is not None:
+            positions = np.array([document.position for document in documents], dtype=np.int64)
+            keys = document_keys(self.job.shuffle_seed, block.file_number, positions)
+        return EncodedBlock(
+            lengths=lengths,
+            tokens=tokens,
+            keys=keys,
+            labels={name: _values(documents, name) for name in self.job.labels},
+            skipped=tuple(skipped),
+            num_checked=self._check(block, documents),
+        )
+
+    def _joined(self, ids: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """BOS + ids + EOS of all documents."""
+        bos = [np.array([self.tokenizer.bos_id])] if self.job.append_bos else []
+        eos = [np.array([self.tokenizer.eos_id])] if self.job.append_eos else []
+        lengths = np.fromiter((len(some) for some in ids), dtype=np.int64, count=len(ids)) + len(bos) + len(eos)
+        tokens = np.empty(int(lengths.sum()), dtype=self.dtype)
+        if ids:
+            for some in ids:
+                self._refuse_control_tokens(some)
+            pieces = [piece for some in ids for piece in (*bos, some, *eos)]
+            np.concatenate(pieces, out=tokens, casting="unsafe")  # the writer holds every id against the vocabulary
+        return lengths.astype(np.int32), tokens
+
+    def _refuse_control_tokens(self, ids: np.ndarray) -> None:
+        """A "<s>" written in a text is three characters to us. A tokenizer that took it for BOS would cut documents."""
+        # Control tokens have the lowest ids, so nearly every text passes the first, cheap look.
+        if len(ids) and ids.min() <= self._highest_control_id:
+            assert not self._is_control[ids].any(), "text became a control token"
+
+    def _check(self, block: RawBlock, documents: list[Document]) -> int:
+        """Compare one document, another one in each block, with SentencePiece; how many were compared."""
+        if (
+            not documents
+            or isinstance(self.engine, SentencePieceEngine)
+            or (block.file_number % 16 and not block.first)
+        ):
+            return 0  # of many small files, each a block, some
+        document = documents[block.first // 4096 % len(documents)]
+        if problem := self.engine.check([document.text[:CHECKED_CHARACTERS]]):
+            raise EngineError(
+                f"{document.place}: {problem}; the shard would be wrong, encode with --engine sentencepiece and report this text"
+            )
+        return 1
+
+
+@contextlib.contextmanager
+def without_garbage_collection() -> Iterator[None]:
+    """Documents and ids hold no cycles, and each of the collector's rounds would look at all that the process has."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _values(documents: list[Document], name: str) -> dict[str | None, Place]:
+    """A label's values, in order, and where each occurs first."""
+    first: dict[str | None, Document] = {}
+    for document in documents:
+        first.setdefault(getattr(document, name), document)
+    return {value: document.where for value, document in first.items()}
+
+
+def start_worker(parent: int) -> None:
+    """Let a worker end with its parent, however that ends, and leave Ctrl-C to it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
+    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)

@@ -1,0 +1,173 @@
+"""Documents -> one shard: BOS + text + EOS each, in the order of the input or shuffled, with bounded memory.
+
+The main process reads blocks, hashes and writes; workers parse and tokenize. Blocks come back in order, so the shard is the
+same for any number of workers.
+"""
+
+import dataclasses
+import hashlib
+import json
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fanal.progress import Progress
+from tokenizer.documents.blocks import BLOCK_BYTES, InputReader, Part
+from tokenizer.documents.input_files import TxtDocuments
+from tokenizer.documents.parse import LABELS, Fields
+from tokenizer.encoding.block_encoder import EncodedBlock, EncodeJob, encode_block, open_encoder, start_worker
+from tokenizer.shards.labels import CommonLabel, Labels
+from tokenizer.shards.manifest import EncodeOptions, ShardManifest
+from tokenizer.shards.shard import ShardWriter
+from tokenizer.shards.shuffle import Shuffler
+from tokenizer.vocabulary.engine import RequestedEngine
+
+BYTES_PER_TOKEN_AT_LEAST = 2  # of text; sizes the shuffle's temporary files, nothing else
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeReport:
+    """What an encode run did."""
+
+    manifest: ShardManifest
+    skipped: tuple[str, ...]
+    """Documents left out, with place and reason."""
+    num_checked: int
+    """Documents whose ids were compared with SentencePiece's."""
+
+
+def encode(
+    tokenizer_dir: str | Path,
+    inputs: Sequence[str | Path],
+    output_prefix: str | Path,
+    append_bos: bool = True,
+    append_eos: bool = True,
+    *,
+    fields: Fields | None = None,
+    labels: Labels | None = None,
+    txt_documents: TxtDocuments = "file",
+    on_error: str = "stop",
+    engine: RequestedEngine = "auto",
+    shuffle_seed: int | None = None,
+    part: Part | None = None,
+    num_workers: int | None = None,
+) -> EncodeReport:
+    """Encode documents to the shard output_prefix.{bin,idx,json}; the same bytes for any num_workers.
+
+    Args: on_error "skip" leaves bad documents out instead of stopping; num_workers defaults to the cores this process may
+    use; part encodes a share of the input, for `merge`.
+    Raises: ValueError for a bad tokenizer or input (with file and line), an existing shard, documents that differ in domain
+    or licence, or ids that differ from SentencePiece's. Nothing is left under the shard's names then.
+    """
+    fields, labels = fields or Fields(), labels or Labels()
+    if shuffle_seed is not None and not 0 <= shuffle_seed < 2**63:
+        raise ValueError(f"shuffle_seed ({shuffle_seed}) must be from 0 to 2**63 - 1; 42 works")
+    job = EncodeJob(
+        tokenizer_dir=str(tokenizer_dir),
+        append_bos=append_bos,
+        append_eos=append_eos,
+        fields=fields,
+        skip_bad_documents=on_error == "skip",
+        engine=engine,
+        shuffle_seed=shuffle_seed,
+        labels=tuple(name for name in LABELS if getattr(labels, name) is None),
+    )
+    tokenizer = open_encoder(job).tokenizer  # before the workers are forked, so that none of them opens it again
+    reader = InputReader(inputs, columns=fields.columns, txt_documents=txt_documents, part=part)
+    with ShardWriter(output_prefix, vocab_size=tokenizer.vocab_size, tokenizer_sha256=tokenizer.model_sha256) as writer:
+        tally = Tally(labels)
+        with Progress(f"encode {Path(output_prefix).name}", reader.total_bytes) as progress:
+            blocks = _encoded(job, reader, num_workers or len(os.sched_getaffinity(0)), progress)
+            if shuffle_seed is None:
+                for block in blocks:
+                    tally.add(block)
+                    writer.add_documents(block.lengths, block.tokens)
+            else:
+                _shuffle(blocks, tally, writer, reader.text_bytes, keep_keys=part is not None)
+        manifest = writer.finish(
+            domain=tally.labels["domain"].result(),
+            licence=tally.labels["licence"].result(),
+            language=tally.labels["language"].result(),
+            source=labels.source,
+            input_files=reader.input_files,
+            options=EncodeOptions(
+                append_bos=append_bos,
+                append_eos=append_eos,
+                text_field=fields.text,
+                shuffle_seed=shuffle_seed,
+                engine=open_encoder(job).engine.name,
+            ),
+            num_skipped=len(tally.skipped),
+            part=None if part is None else str(part),
+            part_of=None if part is None else _fingerprint(reader, labels, fields, on_error),
+        )
+    return EncodeReport(manifest=manifest, skipped=tuple(tally.skipped), num_checked=tally.num_checked)
+
+
+def _fingerprint(reader: InputReader, labels: Labels, fields: Fields, on_error: str) -> str:
+    """See ShardManifest.part_of."""
+    shared = [reader.sizes, reader.txt_documents, dataclasses.asdict(labels), dataclasses.asdict(fields), on_error]
+    return hashlib.sha256(json.dumps(shared).encode()).hexdigest()
+
+
+@dataclass
+class Tally:
+    """What the blocks of a run say together."""
+
+    said: Labels
+    labels: dict[str, CommonLabel] = field(default_factory=dict)
+    skipped: list[str] = field(default_factory=list)
+    num_checked: int = 0
+
+    def __post_init__(self) -> None:
+        self.labels = {name: CommonLabel(name, getattr(self.said, name)) for name in LABELS}
+
+    def add(self, block: EncodedBlock) -> None:
+        for name, found in block.labels.items():
+            self.labels[name].add(found)
+        self.skipped += block.skipped
+        self.num_checked += block.num_checked
+
+
+def _shuffle(
+    blocks: Iterator[EncodedBlock], tally: Tally, writer: ShardWriter, text_bytes: int, *, keep_keys: bool
+) -> None:
+    expected = text_bytes // BYTES_PER_TOKEN_AT_LEAST * writer.dtype.itemsize
+    with Shuffler(writer.prefix, writer.dtype, expected) as shuffler:
+        for block in blocks:
+            tally.add(block)
+            shuffler.add(block.keys, block.lengths, block.tokens)
+        for keys, lengths, tokens in shuffler.in_order():
+            writer.add_documents(lengths, tokens, keys if keep_keys else None)
+
+
+def _encoded(job: EncodeJob, reader: InputReader, num_workers: int, progress: Progress) -> Iterator[EncodedBlock]:
+    """Blocks in the order of the input; at most two per worker are under way."""
+    num_workers = min(num_workers, 1 + reader.text_bytes // BLOCK_BYTES)  # no process without a block
+    if num_workers == 1:
+        for block in reader:
+            yield encode_block(job, block)
+            progress.update(reader.bytes_read)
+        return
+    fork = multiprocessing.get_context("fork")
+    pool = ProcessPoolExecutor(num_workers, fork, initializer=start_worker, initargs=(os.getpid(),))
+    try:
+        pending: deque[Future[EncodedBlock]] = deque()
+        for block in reader:
+            pending.append(pool.submit(encode_block, job, block))
+            if len(pending) >= 2 * num_workers:
+                yield pending.popleft().result()
+            progress.update(reader.bytes_read)
+        while pending:
+            yield pending.popleft().result()
+    except BrokenProcessPool:
+        raise RuntimeError(
+            "a worker process was killed, often for want of memory: --workers 1 takes the least"
+        ) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

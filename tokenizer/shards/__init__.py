@@ -1,0 +1,1 @@
+"""Shards room: the format of the token shards that training reads."""

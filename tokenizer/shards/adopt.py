@@ -1,0 +1,149 @@
+"""A manifest for shards that Megatron, or anything else that writes its format, has made."""
+
+from pathlib import Path
+
+import numpy as np
+
+from fanal.files import block_sha256_of_file, fsync_directory, record_bytes, sha256_of_file, write_bytes_durably
+from tokenizer.shards.index import (
+    DTYPE_CODES,
+    HEADER,
+    MAGIC,
+    read_document_indices,
+    read_lengths,
+    read_pointers,
+)
+from tokenizer.shards.labels import Labels
+from tokenizer.shards.manifest import (
+    DTYPES,
+    FORMAT_VERSION,
+    EncodeOptions,
+    ShardError,
+    ShardManifest,
+    fanal_version,
+    shard_paths,
+)
+from tokenizer.vocabulary.load import Tokenizer, load_tokenizer
+
+BLOCK_TOKENS = 1 << 22
+MEGATRON_DTYPES = {1: "uint8", 2: "int8", 3: "int16", 5: "int64", 6: "float64", 7: "float32"}
+"""Codes that we do not read, for messages. Source: megatron.core.datasets.indexed_dataset.DType."""
+
+
+def adopt(prefix: str | Path, tokenizer_dir: str | Path, labels: Labels | None = None) -> ShardManifest:
+    """Read .bin and .idx whole, check them against the tokenizer and each other, and write PREFIX.json.
+
+    Raises: ShardError if there is a manifest already, a file is missing or cut, the layout is not one sequence per document,
+    or an id is outside the tokenizer's vocabulary; ValueError for a bad tokenizer.
+    """
+    labels = labels or Labels()
+    tokenizer = load_tokenizer(tokenizer_dir)
+    bin_path, idx_path, json_path = shard_paths(prefix)
+    if json_path.exists():
+        raise ShardError(
+            f"{json_path} exists: the shard has a manifest; `python -m tokenizer verify {prefix}` checks it"
+        )
+    dtype_name, num_documents = _read_header(idx_path)
+    num_tokens = _check_tables(prefix, dtype_name, num_documents)
+    lengths = read_lengths(prefix, num_documents)
+    tokens = np.memmap(bin_path, DTYPES[dtype_name], mode="r", shape=(num_tokens,))
+    highest = _highest_id(tokens, lengths, tokenizer, bin_path)
+    ends = np.cumsum(lengths, dtype=np.int64)
+    manifest = ShardManifest(
+        format_version=FORMAT_VERSION,
+        tokenizer_sha256=tokenizer.model_sha256,
+        vocab_size=tokenizer.vocab_size,
+        dtype=dtype_name,
+        num_documents=num_documents,
+        num_tokens=num_tokens,
+        highest_token_id=highest,
+        idx_sha256=sha256_of_file(idx_path),
+        bin_block_sha256=block_sha256_of_file(bin_path),
+        domain=labels.domain,
+        licence=labels.licence,
+        language=labels.language,
+        source=labels.source,
+        input_files=(),
+        options=EncodeOptions(
+            append_bos=bool((tokens[ends - lengths] == tokenizer.bos_id).all()),
+            append_eos=bool((tokens[ends - 1] == tokenizer.eos_id).all()),
+            text_field=None,
+        ),
+        fanal_version=fanal_version(),
+    )
+    # Not under the name that a writer's own description has: whoever finds that one takes .bin and .idx for leftovers.
+    part = Path(f"{prefix}.adopt.part")
+    write_bytes_durably(part, record_bytes(manifest))
+    part.rename(json_path)
+    fsync_directory(json_path.parent)
+    return manifest
+
+
+def _read_header(idx_path: Path) -> tuple[str, int]:
+    """(dtype, documents). Raises: ShardError."""
+    mend = "give the PREFIX of a .bin and .idx pair that Megatron's preprocessing wrote"
+    try:
+        with idx_path.open("rb") as stream:
+            content = stream.read(HEADER.size)
+    except OSError as problem:
+        raise ShardError(f"{idx_path} cannot be read ({problem.strerror}); {mend}") from None
+    if len(content) < HEADER.size or content[: len(MAGIC)] != MAGIC:
+        raise ShardError(f"{idx_path} does not begin with {MAGIC!r}; {mend}")
+    _, version, code, num_sequences, num_indices = HEADER.unpack(content)
+    names = {number: name for name, number in DTYPE_CODES.items()}
+    if version != 1 or code not in names:
+        found = MEGATRON_DTYPES.get(code, f"code {code}")
+        raise ShardError(f"{idx_path} has version {version} and dtype {found}, expected 1 and {' or '.join(DTYPES)}")
+    if num_indices != num_sequences + 1:
+        raise ShardError(
+            f"{idx_path} cuts {num_indices - 1} documents into {num_sequences} sequences, expected one sequence per document; "
+            "preprocess the text again without splitting sentences"
+        )
+    if not num_sequences:
+        raise ShardError(f"{idx_path} holds no document; leave this shard out")
+    return names[code], num_sequences
+
+
+def _check_tables(prefix: str | Path, dtype_name: str, num_documents: int) -> int:
+    """Number of tokens. Raises: ShardError if a file's size or a table does not fit."""
+    bin_path, idx_path, _ = shard_paths(prefix)
+    wanted = HEADER.size + 20 * num_documents + 8
+    if (found := idx_path.stat().st_size) != wanted:
+        raise ShardError(
+            f"{idx_path} has {found} bytes, expected {wanted} for {num_documents} documents; copy it again"
+        )
+    itemsize = DTYPES[dtype_name].itemsize
+    lengths = read_lengths(prefix, num_documents).astype(np.int64)
+    pointers = read_pointers(prefix, num_documents)
+    ends = np.cumsum(lengths) * itemsize
+    if (lengths < 1).any():
+        number = int(np.argmax(lengths < 1))
+        raise ShardError(
+            f"{idx_path} gives document {number} {lengths[number]} tokens, expected at least 1; leave it out"
+        )
+    if not np.array_equal(pointers, ends - lengths * itemsize):
+        raise ShardError(
+            f"{idx_path} holds documents that do not lie one after the other in the .bin; preprocess again"
+        )
+    if not np.array_equal(read_document_indices(prefix, num_documents), np.arange(num_documents + 1)):
+        raise ShardError(f"{idx_path} holds document indices other than 0 to {num_documents}; preprocess again")
+    if not bin_path.is_file() or bin_path.stat().st_size != ends[-1]:
+        found = f"has {bin_path.stat().st_size} bytes" if bin_path.is_file() else "does not exist"
+        raise ShardError(f"{bin_path} {found}, expected {ends[-1]} bytes by the .idx; copy it again")
+    return int(ends[-1]) // itemsize
+
+
+def _highest_id(tokens: np.ndarray, lengths: np.ndarray, tokenizer: Tokenizer, bin_path: Path) -> int:
+    highest = -1
+    for start in range(0, len(tokens), BLOCK_TOKENS):
+        block = tokens[start : start + BLOCK_TOKENS]
+        bad = (block < 0) | (block >= tokenizer.vocab_size)
+        if bad.any():
+            at = start + int(np.argmax(bad))
+            document = int(np.searchsorted(np.cumsum(lengths, dtype=np.int64), at, side="right"))
+            raise ShardError(
+                f"{bin_path} holds id {int(tokens[at])} at token {at} (document {document}), and {tokenizer.directory} has ids "
+                f"0 to {tokenizer.vocab_size - 1}; name the tokenizer that made the shard"
+            )
+        highest = max(highest, int(block.max()))
+    return highest

@@ -1,0 +1,172 @@
+"""A shard's manifest, `PREFIX.json`: what the two data files hold, what they were made from, and their hashes.
+
+It is written last, so a shard without one is unfinished. Every value a reader relies on is here, hence opening a shard
+reads no token.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+
+from fanal.files import HASH_BLOCK_BYTES, InputFile, read_record
+
+FORMAT_VERSION = 2
+
+
+class ShardError(ValueError):
+    """A shard is not what it says. The message names the path, what was found, what was expected and what to do."""
+
+
+class DamagedShardError(ShardError):
+    """A shard's bytes are not those that its manifest describes: nothing that a user wrote is wrong."""
+
+    is_damage = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeOptions:
+    """How documents became tokens."""
+
+    append_bos: bool
+    """Whether each document starts with the tokenizer's BOS id."""
+    append_eos: bool
+    """Whether each document ends with the tokenizer's EOS id."""
+    text_field: str | None
+    """Field or column that was read; None for a shard that was adopted."""
+    shuffle_seed: int | None = None
+    """Seed of the order of the documents; None for the order of the input."""
+    engine: str | None = None
+    """What turned text into ids, with its version; None for a shard that was adopted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardManifest:
+    """What `PREFIX.json` holds."""
+
+    format_version: int
+    """2."""
+    tokenizer_sha256: str
+    """Of the tokenizer.model that gave the ids, 64 hexadecimal digits."""
+    vocab_size: int
+    """Of that tokenizer: every id is in [0, vocab_size)."""
+    dtype: str
+    """Of a token in the .bin: uint16 or int32."""
+    num_documents: int
+    num_tokens: int
+    """All of them, BOS and EOS included."""
+    highest_token_id: int
+    """The highest id that occurs."""
+    idx_sha256: str
+    bin_block_sha256: tuple[str, ...]
+    """Of each 64 MiB of the .bin, in order."""
+    domain: str | None
+    """Kind of text; None if the documents did not say."""
+    licence: str | None
+    """Licence identifier common to all documents; None if they did not say."""
+    language: str | None
+    """ISO 639 code; mul for several; None if the documents did not say."""
+    source: str | None
+    """Where the documents come from, in the words of whoever encoded them."""
+    input_files: tuple[InputFile, ...]
+    options: EncodeOptions
+    fanal_version: str
+    """Version of the code that wrote the shard."""
+    num_skipped: int = 0
+    """Documents of the input that were left out since they could not be read."""
+    part: str | None = None
+    """I/N if this is one part of many; `merge` makes the whole of them."""
+    part_of: str | None = None
+    """SHA-256 over what all parts must share: the inputs with their sizes, and every option that changes what is read."""
+    order_sha256: str | None = None
+    """Of PREFIX.order, the shuffle keys of a part's documents; None if there is no such file."""
+
+    @property
+    def bin_sha256(self) -> str:
+        """One name for all tokens: of a .bin up to 64 MiB its SHA-256, else the SHA-256 of its blocks' digests."""
+        if len(self.bin_block_sha256) == 1:
+            return self.bin_block_sha256[0]
+        return hashlib.sha256(b"".join(map(bytes.fromhex, self.bin_block_sha256))).hexdigest()
+
+
+def shard_paths(prefix: str | Path) -> tuple[Path, Path, Path]:
+    """The .bin, .idx and .json of a shard; the suffix is added, so a prefix may hold dots."""
+    return Path(f"{prefix}.bin"), Path(f"{prefix}.idx"), Path(f"{prefix}.json")
+
+
+def prefix_of(name: str | Path) -> Path:
+    """The prefix that a user means, who may have named one of a shard's files, as a shell's `*.json` does."""
+    path = Path(name)
+    return path.with_suffix("") if path.suffix in (".bin", ".idx", ".json") and path.is_file() else path
+
+
+def order_path(prefix: str | Path) -> Path:
+    """The shuffle keys of a part: uint64, little-endian, one per document."""
+    return Path(f"{prefix}.order")
+
+
+DTYPES = {"uint16": np.dtype("<u2"), "int32": np.dtype("<i4")}
+"""What a token may be in the .bin, by the name in the manifest."""
+
+
+def dtype_for(vocab_size: int) -> str:
+    """Megatron's choice (DType.optimal_dtype): 2 bytes per token below 65,500 ids, else 4."""
+    return "uint16" if vocab_size < 65500 else "int32"
+
+
+def fanal_version() -> str:
+    """The installed version, or 0+unknown when the code runs from a folder that was never installed."""
+    try:
+        return version("fanal")
+    except PackageNotFoundError:
+        return "0+unknown"
+
+
+def read_manifest(prefix: str | Path, *, may_be_empty: bool = False) -> ShardManifest:
+    """Read `PREFIX.json` and check that its values agree with each other.
+
+    Args: may_be_empty lets a part pass that got no document.
+    Raises: ShardError.
+    """
+    path = shard_paths(prefix)[2]
+    mend = (
+        "give the PREFIX of .bin, .idx and .json without suffix; a shard that Megatron wrote gets its .json from "
+        "`python -m tokenizer adopt`; else the .json was never written or is bad: encode again"
+    )
+    manifest = read_record(ShardManifest, path, mend=mend, error=ShardError)
+    for name, holds, expected in _rules(manifest, may_be_empty=may_be_empty):
+        if not holds:
+            raise ShardError(
+                f"{path}: {name} is {getattr(manifest, name)!r}, expected {expected}; encode the shard again"
+            )
+    return manifest
+
+
+def _rules(manifest: ShardManifest, *, may_be_empty: bool) -> list[tuple[str, bool, str]]:
+    """(field, whether it holds, what it should be)."""
+    itemsize = DTYPES[manifest.dtype].itemsize if manifest.dtype in DTYPES else 0
+    empty = may_be_empty and manifest.part is not None and manifest.num_documents == 0
+    lowest, highest = (-1 if empty else 0), min(manifest.vocab_size - 1, 2 ** (8 * itemsize) - 1)
+    num_blocks = -(-manifest.num_tokens * itemsize // HASH_BLOCK_BYTES)
+    hashes = ("tokenizer_sha256", "idx_sha256")
+    return [
+        ("format_version", manifest.format_version == FORMAT_VERSION, str(FORMAT_VERSION)),
+        ("vocab_size", manifest.vocab_size >= 1, "at least 1"),
+        ("dtype", itemsize > 0, " or ".join(DTYPES)),
+        ("highest_token_id", lowest <= manifest.highest_token_id <= highest, f"0 to vocab_size - 1 = {highest}"),
+        ("num_documents", empty or manifest.num_documents >= 1, "at least 1"),
+        ("num_tokens", empty or manifest.num_tokens >= 1, "at least 1"),
+        *((name, is_sha256(getattr(manifest, name)), "64 hexadecimal digits") for name in hashes),
+        (
+            "bin_block_sha256",
+            len(manifest.bin_block_sha256) == num_blocks and all(map(is_sha256, manifest.bin_block_sha256)),
+            f"{num_blocks} times 64 hexadecimal digits, one for each 64 MiB",
+        ),
+    ]
+
+
+def is_sha256(text: str) -> bool:
+    """Whether the text is 64 lower-case hexadecimal digits."""
+    return len(text) == 64 and set(text) <= set("0123456789abcdef")

@@ -1,0 +1,166 @@
+"""Shards against their manifests. Quick: what `open_shard` checks, in constant time. Deep: every byte."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fanal.files import HASH_BLOCK_BYTES, block_sha256_of_file, sha256_of_file
+from fanal.read_errors import passing_cause
+from tokenizer.shards.index import check_files, read_document_indices, read_lengths, read_pointers
+from tokenizer.shards.manifest import order_path, read_manifest
+from tokenizer.shards.shard import Shard, ShardError, open_shard, shard_paths
+from tokenizer.vocabulary.load import load_tokenizer
+
+BLOCK_TOKENS = 1 << 22
+MEND = "copy it again from where it was whole, or encode it again"
+MAX_PROBLEMS = 20
+"""Of one shard; what a disk has eaten needs no longer list."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyResult:
+    """The finding about one shard."""
+
+    prefix: str
+    num_documents: int | None
+    """None if the shard could not be opened."""
+    num_tokens: int | None
+    problems: tuple[str, ...]
+    """What is wrong, where, and what to do; empty if nothing is."""
+    cut_short: bool = False
+    """Whether the last problem is none of the shard's: it could not be read for now, and another try may go better."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether something is wrong with the shard."""
+        return len(self.problems) > self.cut_short
+
+
+def verify(
+    prefixes: Sequence[str | Path], deep: bool = False, tokenizer_dir: str | Path | None = None
+) -> list[VerifyResult]:
+    """Check each shard, and go on after a bad one so that one call tells all. Deep reads all data, else about none.
+
+    Args: tokenizer_dir, if given, must be the tokenizer that made the shards.
+    Raises: ValueError if that tokenizer is bad.
+    """
+    tokenizer_sha256 = None if tokenizer_dir is None else load_tokenizer(tokenizer_dir).model_sha256
+    return [_verify_one(prefix, deep, tokenizer_sha256) for prefix in prefixes]
+
+
+def _verify_one(prefix: str | Path, deep: bool, tokenizer_sha256: str | None) -> VerifyResult:
+    shard = None
+    problems: list[str] = []
+    cut_short = False
+    try:
+        manifest = read_manifest(prefix, may_be_empty=True)
+        if not manifest.num_documents:  # a part that got no document is sound, though nothing opens it
+            check_files(prefix, manifest)
+            return VerifyResult(prefix=str(prefix), num_documents=0, num_tokens=0, problems=())
+        shard = open_shard(prefix)
+        if tokenizer_sha256 not in (None, shard.manifest.tokenizer_sha256):
+            problems.append(
+                f"{shard_paths(prefix)[2]} has tokenizer_sha256 {shard.manifest.tokenizer_sha256}, expected {tokenizer_sha256}; "
+                "name the tokenizer that made the shard"
+            )
+        if deep:
+            for problem in deep_problems(shard):
+                problems.append(problem)
+                if len(problems) == MAX_PROBLEMS:
+                    problems.append(f"{prefix}: more problems are not listed")
+                    break
+    except (ShardError, OSError) as error:
+        cause = passing_cause(error)
+        cut_short = cause is not None
+        problems.append(
+            f"{prefix} cannot be read for now ({cause}), which says nothing about it; verify it again, perhaps on another node"
+            if cut_short
+            else str(error)
+        )
+    return VerifyResult(
+        prefix=str(prefix),
+        num_documents=shard.num_documents if shard else None,
+        num_tokens=shard.num_tokens if shard else None,
+        problems=tuple(problems),
+        cut_short=cut_short,
+    )
+
+
+def deep_problems(shard: Shard) -> Iterator[str]:
+    """Hash all files, and hold tokens and tables against the manifest (a hash alone would bless a bad writer)."""
+    yield from _index_problems(shard)
+    yield from _block_problems(shard)
+    yield from _id_problems(shard)
+    path = order_path(shard.prefix)
+    if shard.manifest.order_sha256 is not None:
+        found = sha256_of_file(path) if path.is_file() else "no file"
+        if found != shard.manifest.order_sha256:
+            yield f"{path} has sha256 {found}, expected {shard.manifest.order_sha256}; encode this part again"
+
+
+def _index_problems(shard: Shard) -> Iterator[str]:
+    path = shard_paths(shard.prefix)[1]
+    found = sha256_of_file(path)
+    if found != shard.manifest.idx_sha256:
+        yield f"{path} has sha256 {found}, expected {shard.manifest.idx_sha256}; its bytes changed, {MEND}"
+    n = shard.num_documents
+    lengths = read_lengths(shard.prefix, n).astype(np.int64)
+    pointers = read_pointers(shard.prefix, n)
+    ends = pointers + lengths * shard.dtype.itemsize
+    broken = np.flatnonzero((lengths < 1) | (ends != np.append(pointers[1:], shard.num_tokens * shard.dtype.itemsize)))
+    if len(broken):
+        yield (
+            f"{path} holds lengths that do not lead from one byte offset to the next, in {_documents(broken)}; the shard's "
+            f"document boundaries are wrong there, {MEND}"
+        )
+    wrong = np.flatnonzero(read_document_indices(shard.prefix, n) != np.arange(n + 1))
+    if len(wrong):
+        yield f"{path} holds document indices other than 0 to {n}, first at {wrong[0]}; {MEND}"
+
+
+def _block_problems(shard: Shard) -> Iterator[str]:
+    path = shard_paths(shard.prefix)[0]
+    size = shard.num_tokens * shard.dtype.itemsize
+    pairs = zip(block_sha256_of_file(path), shard.manifest.bin_block_sha256, strict=True)
+    for number, (found, expected) in enumerate(pairs):
+        if found != expected:
+            first, end = number * HASH_BLOCK_BYTES, min((number + 1) * HASH_BLOCK_BYTES, size)
+            offsets = shard.document_offsets * shard.dtype.itemsize
+            begin = int(np.searchsorted(offsets, first, side="right")) - 1
+            last = int(np.searchsorted(offsets, end, side="left")) - 1
+            yield (
+                f"{path} block {number} (bytes {first} to {end - 1}, documents {begin} to {last}) has sha256 {found}, expected "
+                f"{expected}; its bytes changed, {MEND}"
+            )
+
+
+def _id_problems(shard: Shard) -> Iterator[str]:
+    path = shard_paths(shard.prefix)[0]
+    highest, bad = -1, 0
+    for start in range(0, shard.num_tokens, BLOCK_TOKENS):
+        block = shard.tokens[start : start + BLOCK_TOKENS]
+        highest = max(highest, int(block.max()))
+        outside = np.flatnonzero((block < 0) | (block >= shard.manifest.vocab_size))
+        if len(outside) and not bad:
+            at = start + int(outside[0])
+            document = int(np.searchsorted(shard.document_offsets, at, side="right")) - 1
+            yield (
+                f"{path} holds id {int(shard.tokens[at])} at token {at} (document {document}), expected 0 to vocab_size - 1 = "
+                f"{shard.manifest.vocab_size - 1}; {MEND}"
+            )
+        bad += len(outside)
+    if bad > 1:
+        yield f"{path} holds {bad} ids outside the vocabulary in all"
+    if highest != shard.manifest.highest_token_id:
+        yield f"{path} holds highest id {highest}, expected {shard.manifest.highest_token_id}; {MEND}"
+
+
+def _documents(numbers: np.ndarray) -> str:
+    shown = ", ".join(map(str, numbers[:5].tolist()))
+    return (
+        f"document {shown}"
+        if len(numbers) == 1
+        else f"{len(numbers)} documents ({shown}{', ...' * (len(numbers) > 5)})"
+    )

@@ -1,0 +1,283 @@
+"""Writing one shard: whole under its final names, or not at all (layout: shards.py).
+
+A process may be killed at any moment. What it leaves is then one of
+- PREFIX.*.part: removed by the next writer of that prefix;
+- PREFIX.bin or .idx with a PREFIX.json.part that describes them, but no PREFIX.json: the kill came between two renames, and
+  the next writer removes them too.
+Files without either are somebody's data and are never touched.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+import numpy as np
+
+from fanal.files import BlockHasher, InputFile, fsync_directory, part_path, read_record, record_bytes, sync
+from fanal.read_errors import passing_cause
+from tokenizer.shards import shuffle
+from tokenizer.shards.index import write_index
+from tokenizer.shards.manifest import (
+    DTYPES,
+    FORMAT_VERSION,
+    EncodeOptions,
+    ShardError,
+    ShardManifest,
+    dtype_for,
+    fanal_version,
+    is_sha256,
+    order_path,
+    shard_paths,
+)
+
+MAX_DOCUMENT_TOKENS = 2**31 - 1  # an int32 in the index
+
+
+class ShardWriter:
+    """Writes one shard.
+
+        with ShardWriter(prefix, vocab_size=2000, tokenizer_sha256=...) as writer:
+            writer.add_documents(lengths, tokens)
+            manifest = writer.finish(domain="code", ...)
+
+    Everything goes to PREFIX.*.part as it comes; memory does not grow. finish() gives the files their names, manifest last.
+    Leaving the block without it removes what was written.
+    Raises: ShardError if a shard of that name exists or is being written, or an id or a document does not fit; OSError.
+    """
+
+    def __init__(self, prefix: str | Path, *, vocab_size: int, tokenizer_sha256: str) -> None:
+        if vocab_size < 1 or not is_sha256(tokenizer_sha256):
+            raise ShardError(
+                f"vocab_size ({vocab_size}) must be at least 1 and tokenizer_sha256 ({tokenizer_sha256!r}) "
+                "64 hexadecimal digits; take both from load_tokenizer"
+            )
+        if not Path(prefix).name or str(prefix).endswith(("/", "..", "/.")):
+            raise ShardError(
+                f"output prefix {str(prefix)!r} must end in a name, to which .bin, .idx and .json are added; shards/train works"
+            )
+        self.prefix = Path(prefix)
+        self.vocab_size = vocab_size
+        self.tokenizer_sha256 = tokenizer_sha256
+        self.dtype_name = dtype_for(vocab_size)
+        self.num_documents = 0
+        self.num_tokens = 0
+        self.highest_token_id = -1
+        self._paths = shard_paths(prefix)
+        self._lengths_part = Path(f"{prefix}.lengths.part")
+        self._order_part = part_path(order_path(prefix))
+        self._hasher = BlockHasher()
+        self._order_digest = hashlib.sha256()
+        self._has_order = False
+        self._finished = False
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of a token in the .bin."""
+        return DTYPES[self.dtype_name]
+
+    def __enter__(self) -> Self:
+        self._refuse_existing()
+        self.prefix.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = _lock(Path(f"{self.prefix}.lock.part"), self.prefix)
+        try:
+            self._refuse_existing()  # once more: another writer may have finished just now
+            self._remove_leftovers()
+            bin_part = part_path(self._paths[0])
+            self._stream, self._lengths, self._order = (
+                path.open("wb", buffering=1 << 20) for path in (bin_part, self._lengths_part, self._order_part)
+            )
+        except BaseException:
+            self._unlock()
+            raise
+        return self
+
+    def add_document(self, ids: np.ndarray | Sequence[int]) -> None:
+        """Append one document: integer ids [number of tokens], BOS and EOS included if wanted."""
+        tokens = np.asarray(ids)
+        if tokens.ndim != 1 or not 1 <= tokens.size <= MAX_DOCUMENT_TOKENS or tokens.dtype.kind not in "iu":
+            raise ShardError(
+                f"document {self.num_documents} of {self.prefix} is {tokens.dtype} of shape {tokens.shape}, expected "
+                f"integers [1 to {MAX_DOCUMENT_TOKENS} tokens]; leave out empty documents, split longer ones"
+            )
+        self.add_documents(np.array([tokens.size], dtype=np.int32), tokens)
+
+    def add_documents(self, lengths: np.ndarray, tokens: np.ndarray, keys: np.ndarray | None = None) -> None:
+        """Append documents: int32 [documents], integer ids [sum of lengths], and for a shuffled part uint64 [documents].
+
+        Raises: ShardError if a length is below 1 or an id outside [0, vocab_size).
+        """
+        if not len(lengths):
+            return
+        if int(lengths.min()) < 1:
+            number = self.num_documents + int(np.argmax(lengths < 1))
+            raise ShardError(f"document {number} of {self.prefix} has no token, expected at least 1; leave it out")
+        lowest, highest = int(tokens.min()), int(tokens.max())
+        if lowest < 0 or highest >= self.vocab_size:
+            at = int(np.argmax((tokens < 0) | (tokens >= self.vocab_size)))
+            number = self.num_documents + int(np.searchsorted(np.cumsum(lengths), at, side="right"))
+            raise ShardError(
+                f"document {number} of {self.prefix} holds id {int(tokens[at])}, expected 0 to vocab_size - 1 = "
+                f"{self.vocab_size - 1}; encode it with the tokenizer whose vocab_size was given"
+            )
+        content = np.ascontiguousarray(tokens, dtype=self.dtype).data.cast("B")
+        self._stream.write(content)
+        self._hasher.update(content)
+        self._lengths.write(lengths.astype("<i4").tobytes())
+        if keys is not None:
+            self._has_order = True
+            content = keys.astype("<u8").tobytes()
+            self._order.write(content)
+            self._order_digest.update(content)
+        self.num_documents += len(lengths)
+        self.num_tokens += len(tokens)
+        self.highest_token_id = max(self.highest_token_id, highest)
+
+    def finish(
+        self,
+        *,
+        domain: str | None,
+        licence: str | None,
+        source: str | None,
+        input_files: Sequence[InputFile],
+        options: EncodeOptions,
+        language: str | None = None,
+        num_skipped: int = 0,
+        part: str | None = None,
+        part_of: str | None = None,
+    ) -> ShardManifest:
+        """Make the shard durable under its final names.
+
+        Raises: ShardError if it holds no document and is not one part of many.
+        """
+        if not self.num_documents and part is None:
+            raise ShardError(f"shard {self.prefix} would hold no document; give at least one")
+        idx_sha256 = self._write_parts()
+        manifest = ShardManifest(
+            format_version=FORMAT_VERSION,
+            tokenizer_sha256=self.tokenizer_sha256,
+            vocab_size=self.vocab_size,
+            dtype=self.dtype_name,
+            num_documents=self.num_documents,
+            num_tokens=self.num_tokens,
+            highest_token_id=self.highest_token_id,
+            idx_sha256=idx_sha256,
+            bin_block_sha256=self._hasher.hexdigests(),
+            domain=domain,
+            licence=licence,
+            language=language,
+            source=source,
+            input_files=tuple(input_files),
+            options=options,
+            fanal_version=fanal_version(),
+            num_skipped=num_skipped,
+            part=part,
+            part_of=part_of,
+            order_sha256=self._order_digest.hexdigest() if self._has_order else None,
+        )
+        self._publish(manifest)
+        return manifest
+
+    def _write_parts(self) -> str:
+        for stream in (self._stream, self._lengths, self._order):
+            with stream:
+                sync(stream)
+        idx_part = part_path(self._paths[1])
+        idx_sha256 = write_index(idx_part, self._lengths_part, self.dtype_name)
+        with idx_part.open("rb") as stream:
+            os.fsync(stream.fileno())
+        return idx_sha256
+
+    def _publish(self, manifest: ShardManifest) -> None:
+        json_part = part_path(self._paths[2])
+        with json_part.open("wb") as stream:
+            stream.write(record_bytes(manifest))
+            sync(stream)
+        fsync_directory(self.prefix.parent)  # the description is on disk before any name it describes
+        if self._has_order:
+            self._order_part.rename(order_path(self.prefix))
+        else:
+            self._order_part.unlink()
+        for path in self._paths[:2]:
+            part_path(path).rename(path)
+        fsync_directory(self.prefix.parent)
+        json_part.rename(self._paths[2])
+        fsync_directory(self.prefix.parent)
+        self._finished = True
+        self._lengths_part.unlink(missing_ok=True)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for stream in (self._stream, self._lengths, self._order):
+            with contextlib.suppress(OSError):  # the last bytes may not fit on the disk; that was raised already
+                stream.close()
+        if not self._finished:
+            self._remove_leftovers()
+        self._unlock()
+        assert self._finished or kind is not None, (
+            f"the writer of {self.prefix} was left without finish(); nothing was kept"
+        )
+
+    def _unlock(self) -> None:
+        Path(self._lock.name).unlink(missing_ok=True)
+        self._lock.close()
+
+    def _refuse_existing(self) -> None:
+        bin_path, idx_path, json_path = self._paths
+        existing = [path for path in (json_path, bin_path, idx_path, order_path(self.prefix)) if path.exists()]
+        if json_path in existing:
+            raise ShardError(
+                f"{json_path} exists, and a shard is never overwritten; remove {self.prefix}.* or name another prefix"
+            )
+        if existing and not self._is_unfinished():
+            raise ShardError(
+                f"{existing[0]} exists without a manifest, and is not overwritten: `python -m tokenizer adopt {self.prefix}` "
+                "makes one; or remove it, or name another prefix"
+            )
+
+    def _is_unfinished(self) -> bool:
+        """Whether .bin and .idx are what a killed writer had renamed: its description lies beside them and fits."""
+        try:
+            manifest = read_record(ShardManifest, part_path(self._paths[2]), mend="")
+        except ValueError as problem:
+            if passing_cause(problem):  # it is there, and may say that they are
+                raise
+            return False
+        bin_path = self._paths[0]
+        if manifest.dtype not in DTYPES:
+            return False
+        wanted = manifest.num_tokens * DTYPES[manifest.dtype].itemsize
+        return not bin_path.exists() or bin_path.stat().st_size == wanted
+
+    def _remove_leftovers(self) -> None:
+        """What is not whole, the description last: without it nobody could tell whose the rest is."""
+        json_part = part_path(self._paths[2])
+        if json_part.exists() and not self._paths[2].exists():
+            for path in (order_path(self.prefix), *self._paths[:2]):
+                path.unlink(missing_ok=True)
+        parts = [self._lengths_part, self._order_part, *(part_path(path) for path in self._paths)]
+        for path in parts:
+            path.unlink(missing_ok=True)
+        shuffle.remove_leftovers(self.prefix)
+
+
+def _lock(path: Path, prefix: Path) -> BinaryIO:
+    """One writer per prefix: a second one would overwrite what the first has written. Raises: ShardError."""
+    stream = path.open("wb")
+    busy = ShardError(f"shard {prefix} is being written by another process; wait for it, or name another prefix")
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        stream.close()
+        raise busy from None
+    except OSError:
+        return stream  # a file system without locks, such as Lustre mounted without flock
+    if os.fstat(stream.fileno()).st_nlink == 0:  # unlinked by its owner between our open and our lock
+        stream.close()
+        raise busy
+    return stream

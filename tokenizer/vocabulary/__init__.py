@@ -1,0 +1,1 @@
+"""Vocabulary room: a tokenizer, from its specification to the ids of a text."""

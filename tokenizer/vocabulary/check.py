@@ -1,0 +1,119 @@
+"""How well a tokenizer fits some text: does decoding give the text back, and how many tokens does it take?
+
+Where the `tokenizers` library is installed, tokenizer.json is read with it and its ids are compared as well.
+"""
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tokenizer.documents.parse import Document, DocumentReader, batches
+from tokenizer.vocabulary.load import FAST_NAME, Tokenizer, load_tokenizer
+from tokenizer.vocabulary.sampling import language_of
+
+BATCH_BYTES = 8 << 20
+GroupBy = Literal["domain", "language"]
+NO_LABEL = "(none)"
+
+
+@dataclass
+class GroupReport:
+    """Counts over the documents of one domain or one language."""
+
+    name: str
+    """The domain or language; NO_LABEL for documents without one."""
+    num_documents: int = 0
+    num_bytes: int = 0
+    """Text in UTF-8 bytes."""
+    num_words: int = 0
+    """Pieces between whitespace."""
+    num_tokens: int = 0
+    """Without BOS and EOS."""
+    num_byte_tokens: int = 0
+    """Tokens of byte fallback."""
+    num_altered_documents: int = 0
+    """Documents that the spec's normalization or remove_characters change before they are cut."""
+    num_round_trip_failures: int = 0
+    """Documents that decoding does not give back to the letter, as they were after preparation."""
+    first_failure: str | None = None
+    """File and line of the first of them, with the texts where they part."""
+    num_fast_differences: int | None = None
+    """Documents that tokenizer.json gives other ids; None if the `tokenizers` library is not installed."""
+
+    @property
+    def bytes_per_token(self) -> float | None:
+        """Higher is shorter; None where there is no token."""
+        return self.num_bytes / self.num_tokens if self.num_tokens else None
+
+    @property
+    def fertility(self) -> float | None:
+        """Tokens per word; None where there is no word."""
+        return self.num_tokens / self.num_words if self.num_words else None
+
+    @property
+    def byte_fallback_share(self) -> float | None:
+        """Share of the tokens that are byte fallback, 0 to 1; None where there is no token."""
+        return self.num_byte_tokens / self.num_tokens if self.num_tokens else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Counts and what follows from them, for JSON."""
+        derived = ("bytes_per_token", "fertility", "byte_fallback_share")
+        return asdict(self) | {name: getattr(self, name) for name in derived}
+
+
+def check_tokenizer(
+    tokenizer_dir: str | Path, inputs: Sequence[str | Path], text_field: str = "text", by: GroupBy = "domain"
+) -> list[GroupReport]:
+    """Encode and decode every document; one report per domain or language, in order of name.
+
+    Args: by says what a report is about; a document's language is its field `language`, else its domain.
+    Raises: ValueError for a bad tokenizer or input.
+    """
+    tokenizer = load_tokenizer(tokenizer_dir)
+    fast_encode = fast_encoder(tokenizer)
+    byte_ids = {i for i in range(tokenizer.vocab_size) if tokenizer.processor.IsByte(i)}
+    reports: dict[str, GroupReport] = {}
+    for batch in batches(DocumentReader(inputs, text_field), BATCH_BYTES):
+        encoded = tokenizer.encode_batch([document.text for document in batch], num_threads=1)
+        for document, array in zip(batch, encoded, strict=True):
+            name = (document.domain if by == "domain" else language_of(document)) or NO_LABEL
+            report = reports.setdefault(name, GroupReport(name))
+            ids = array.tolist()
+            _count(report, document, ids, tokenizer)
+            report.num_byte_tokens += sum(i in byte_ids for i in ids)
+            if fast_encode is not None:
+                differs = fast_encode(document.text) != ids
+                report.num_fast_differences = (report.num_fast_differences or 0) + differs
+    return [reports[name] for name in sorted(reports)]
+
+
+def fast_encoder(tokenizer: Tokenizer) -> Callable[[str], list[int]] | None:
+    """Text to the ids that tokenizer.json gives it; None if the `tokenizers` library is not installed."""
+    if importlib.util.find_spec("tokenizers") is None:
+        return None
+    library = importlib.import_module("tokenizers")  # not a dependency of this room, so nothing imports it by name
+    fast = library.Tokenizer.from_file(str(tokenizer.directory / FAST_NAME))
+    return lambda text: fast.encode(text, add_special_tokens=False).ids
+
+
+def _count(report: GroupReport, document: Document, ids: list[int], tokenizer: Tokenizer) -> None:
+    report.num_documents += 1
+    report.num_bytes += document.num_bytes
+    report.num_words += len(document.text.split())
+    report.num_tokens += len(ids)
+    prepared = tokenizer.spec.prepare(document.text)
+    report.num_altered_documents += prepared != document.text
+    decoded = tokenizer.decode(ids)
+    if decoded != prepared:
+        report.num_round_trip_failures += 1
+        report.first_failure = report.first_failure or f"{document.place}: {first_difference(prepared, decoded)}"
+
+
+def first_difference(text: str, decoded: str) -> str:
+    """Where two different texts part, with the 20 characters of each from there on."""
+    pairs = zip(text, decoded, strict=False)
+    at = next((i for i, (left, right) in enumerate(pairs) if left != right), min(len(text), len(decoded)))
+    return f"character {at}: {text[at : at + 20]!r} became {decoded[at : at + 20]!r}"

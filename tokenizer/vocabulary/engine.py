@@ -1,0 +1,154 @@
+"""Text -> ids, fast: gigatoken where it gives SentencePiece's very ids, else SentencePiece itself.
+
+gigatoken is young, so nothing rests on it alone: when a tokenizer is trained, and when another version of gigatoken meets
+it, both encode every piece of the vocabulary; when an encoder opens, both encode a list of texts that tokenizers stumble
+over; and in every run both encode a sample of the documents (`check`). A difference stops the run.
+"""
+
+import os
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import orjson
+
+from tokenizer.vocabulary.fast_json import SPACE_PIECE
+from tokenizer.vocabulary.load import FAST_NAME, Tokenizer
+
+RequestedEngine = Literal["auto", "gigatoken", "sentencepiece"]
+ENGINES: tuple[RequestedEngine, ...] = ("auto", "gigatoken", "sentencepiece")
+MAX_CACHE_BYTES = 192 << 20
+"""gigatoken remembers every word it has met; above this growth of the process it starts anew."""
+PROBES = (
+    "<s>", "a<s>b</s><unk><pad>", "<0x0A><0x41>A", "\0a\0\0b", "a\r\nb\r\n\r", "\u2581x \u2581\u2581", "e\u0301 \u0300\u0300a",
+    "👩‍👩‍👧‍👦 👍🏽 🇫🇷", "\n" * 7, "\t" * 7 + "\n \n\n  \n\t", " " * 37, " a  b   c ", "a" * 300, "=" * 301 + "-" * 77, "﷽ ﬁ Ⅳ ½",
+    "\u00a0\u2003\u200b\ufeff\ufffd", "12345 67.8e9", "𝒳𝓎 \U0010ffff", "中文字符 かな 한국어 ไทย עברית", "\x7f\x80\x9f\u2028\u2029",
+)  # fmt: skip
+
+
+class EngineError(ValueError):
+    """The fast engine cannot serve a tokenizer, or gave other ids than SentencePiece."""
+
+
+class Engine(Protocol):
+    """What encodes; `name` goes into the manifest."""
+
+    name: str
+
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Ids of each text, without BOS and EOS: integers [number of tokens] each."""
+        ...
+
+    def check(self, texts: Sequence[str]) -> str | None:
+        """Where the ids of one of the texts differ from SentencePiece's; None if they do not."""
+        ...
+
+
+class SentencePieceEngine:
+    """The definition."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.name = f"sentencepiece {version('sentencepiece')}"
+        self._tokenizer = tokenizer
+
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        return self._tokenizer.encode_batch(list(texts), num_threads=1)
+
+    def check(self, texts: Sequence[str]) -> str | None:
+        return None
+
+
+class GigatokenEngine:
+    """The fast one. Raises: EngineError if gigatoken cannot read the model or differs on it."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.name = f"gigatoken {version('gigatoken')}"
+        self._tokenizer = tokenizer
+        content = orjson.loads((tokenizer.directory / FAST_NAME).read_bytes())
+        self._json = _for_prepared_text(content)
+        self._start()
+        texts = list(PROBES)
+        if tokenizer.proved_engine != self.name:  # else the same program has given the right ids for these very files
+            texts += _in_texts_of([piece.replace(SPACE_PIECE, " ") for piece in content["model"]["vocab"]], 256)
+        if problem := self.check(texts):
+            raise EngineError(problem)
+
+    def _start(self) -> None:
+        from gigatoken.gigatoken_rs import load_hf_json
+
+        try:
+            self._backend = load_hf_json(self._json)
+        except (ValueError, RuntimeError) as problem:
+            raise EngineError(f"gigatoken cannot read this tokenizer ({problem})") from None
+        self._bytes_at_start = _resident_bytes()
+
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        ids = [self._encode_one(text) for text in texts]
+        if _resident_bytes() - self._bytes_at_start > MAX_CACHE_BYTES:
+            del self._backend
+            self._start()
+        return ids
+
+    def _encode_one(self, text: str) -> np.ndarray:
+        text = self._tokenizer.spec.prepare(text)
+        # To SentencePiece a space and the block element that it writes for one are the same.
+        return self._backend.encode(text.replace(SPACE_PIECE, " ") if SPACE_PIECE in text else text)
+
+    def check(self, texts: Sequence[str]) -> str | None:
+        # One call for all texts: each call of SentencePiece's batch interface takes half a millisecond.
+        for text, right in zip(texts, self._tokenizer.encode_batch(list(texts), num_threads=1), strict=True):
+            ours = np.asarray(self._encode_one(text), dtype=np.int64)
+            if not np.array_equal(ours, right):
+                return self._difference(ours, right)
+        return None
+
+    def _difference(self, ours: np.ndarray, right: np.ndarray) -> str:
+        both = min(len(ours), len(right))
+        different = ours[:both] != right[:both]
+        at = int(np.argmax(different)) if different.any() else both
+        return (
+            f"{self.name} gives {ours[at : at + 4].tolist()} where SentencePiece gives {right[at : at + 4].tolist()}, "
+            f"behind {self._tokenizer.decode(right[:at].tolist())[-40:]!r}"
+        )
+
+
+def open_engine(tokenizer: Tokenizer, requested: RequestedEngine = "auto") -> Engine:
+    """The engine for a tokenizer; auto takes gigatoken where it agrees with SentencePiece on the probes.
+
+    Raises: EngineError if gigatoken is asked for by name and does not.
+    """
+    if requested == "sentencepiece":
+        return SentencePieceEngine(tokenizer)
+    try:
+        return GigatokenEngine(tokenizer)
+    except (EngineError, ImportError) as problem:
+        if requested == "gigatoken":
+            raise EngineError(
+                f"engine 'gigatoken' cannot encode with {tokenizer.directory}: {problem}; 'sentencepiece' or 'auto' works"
+            ) from None
+        return SentencePieceEngine(tokenizer)
+
+
+def _for_prepared_text(content: dict[str, Any]) -> str:
+    """tokenizer.json for text that `TokenizerSpec.prepare` has had, in which every U+2581 is a space already.
+
+    Matching user-defined symbols in text that gigatoken has normalized is 70 times slower, so they are matched before.
+    """
+    replace_spaces = content["normalizer"]["normalizers"][-1]
+    symbols = [
+        token | {"normalized": False, "content": token["content"].replace(SPACE_PIECE, " ")}
+        for token in content["added_tokens"]
+    ]
+    return orjson.dumps(content | {"normalizer": replace_spaces, "added_tokens": symbols}).decode()
+
+
+def _in_texts_of(pieces: Sequence[str], size: int) -> list[str]:
+    """Every piece once, in texts of ``size`` pieces, with spaces between them in one text and without in the next."""
+    groups = [pieces[start : start + size] for start in range(0, len(pieces), size)]
+    return [("" if number % 2 else " ").join(group) for number, group in enumerate(groups)]
+
+
+def _resident_bytes() -> int:
+    with open("/proc/self/statm") as stream:  # noqa: PTH123  (once per block: Path costs more than the read)
+        return int(stream.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,142 @@
+"""A trained tokenizer's folder, opened and checked.
+
+tokenizer.model       the SentencePiece model
+tokenizer.json        the same for Hugging Face's `tokenizers` (see fast_json.py)
+spec.yaml             the spec it was trained from, every default written out
+tokenizer-info.json   what it is and what it was trained on (TokenizerInfo); holds the hashes of the other three
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import sentencepiece
+
+from fanal.files import InputFile, read_record
+from tokenizer.vocabulary.sampling import LanguageSample
+from tokenizer.vocabulary.spec import TokenizerSpec, load_spec
+
+MODEL_NAME, INFO_NAME, SPEC_NAME, FAST_NAME = "tokenizer.model", "tokenizer-info.json", "spec.yaml", "tokenizer.json"
+FORMAT_VERSION = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerInfo:
+    """What tokenizer-info.json holds."""
+
+    format_version: int
+    """2."""
+    vocab_size: int
+    """Number of ids."""
+    model_sha256: str
+    """Of tokenizer.model; every shard names its tokenizer by it."""
+    fast_json_sha256: str
+    """Of tokenizer.json."""
+    spec_sha256: str
+    """Of spec.yaml."""
+    bos_id: int
+    eos_id: int
+    unk_id: int
+    pad_id: int
+    text_field: str
+    """Field of the input lines that was read."""
+    num_documents: int
+    """Documents trained on."""
+    num_text_bytes: int
+    """Text trained on, as the spec prepares it, in UTF-8 bytes."""
+    languages: tuple[LanguageSample, ...]
+    """What each language gave, if the spec asked for a choice; else empty."""
+    input_files: tuple[InputFile, ...]
+    sentencepiece_version: str
+    proved_engine: str | None
+    """The fast engine, with its version, that gave SentencePiece's ids for the whole vocabulary when this was trained."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokenizer:
+    """Text to ids and back."""
+
+    directory: Path
+    processor: sentencepiece.SentencePieceProcessor
+    """The model; it takes text that the spec has prepared."""
+    spec: TokenizerSpec
+    vocab_size: int
+    """Number of ids; every id is in [0, vocab_size)."""
+    model_sha256: str
+    bos_id: int
+    eos_id: int
+    unk_id: int
+    pad_id: int
+    proved_engine: str | None
+    """See TokenizerInfo."""
+    control_ids: tuple[int, ...]
+    """Ids that no text produces: the four special ones (unk aside) and the reserved tokens."""
+    trained_on: tuple[LanguageSample, ...]
+    """What each language gave, if the spec asked for a choice; else empty."""
+
+    def encode_batch(self, texts: list[str], *, num_threads: int) -> list[np.ndarray]:
+        """Ids of each text, without BOS and EOS: int32 [number of tokens] each, whatever num_threads is.
+
+        A text of which preparation leaves nothing gives no ids.
+        """
+        prepared = [self.spec.prepare(text) for text in texts]
+        return self.processor.Encode(prepared, out_type="numpy", num_threads=num_threads)
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of ids; control tokens are left out."""
+        return self.processor.Decode(ids)
+
+
+def load_tokenizer(directory: str | Path) -> Tokenizer:
+    """Open a tokenizer folder.
+
+    Raises: ValueError naming the path if a file is missing or unreadable, or is not the one that tokenizer-info.json
+    describes.
+    """
+    directory = Path(directory)
+    mend = "train it again with `python -m tokenizer train`, or copy the whole folder again"
+    if not directory.is_dir():
+        raise ValueError(f"tokenizer folder {directory} does not exist; {mend}")
+    info = read_record(TokenizerInfo, directory / INFO_NAME, mend=mend)
+    if info.format_version != FORMAT_VERSION:
+        raise ValueError(
+            f"{directory / INFO_NAME} has format_version {info.format_version}, but this program reads {FORMAT_VERSION}; "
+            f"{mend}"
+        )
+    path = directory / MODEL_NAME
+    model = _read_described(path, info.model_sha256, mend)
+    _read_described(directory / FAST_NAME, info.fast_json_sha256, mend)
+    _read_described(directory / SPEC_NAME, info.spec_sha256, mend)
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    ids = {
+        "vocab_size": processor.GetPieceSize(),
+        "bos_id": processor.bos_id(),
+        "eos_id": processor.eos_id(),
+        "unk_id": processor.unk_id(),
+        "pad_id": processor.pad_id(),
+    }
+    for name, value in ids.items():
+        if value != getattr(info, name):
+            raise ValueError(f"{path} has {name} {value}, but {INFO_NAME} says {getattr(info, name)}; {mend}")
+    return Tokenizer(
+        directory=directory,
+        processor=processor,
+        spec=load_spec(directory / SPEC_NAME),
+        model_sha256=info.model_sha256,
+        proved_engine=info.proved_engine,
+        control_ids=tuple(np.flatnonzero(processor.IsControl(list(range(ids["vocab_size"])))).tolist()),
+        trained_on=info.languages,
+        **ids,
+    )
+
+
+def _read_described(path: Path, sha256: str, mend: str) -> bytes:
+    try:
+        content = path.read_bytes()
+    except OSError as problem:
+        raise ValueError(f"{path} cannot be read ({problem.strerror}); {mend}") from None
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise ValueError(f"{path} has sha256 {found}, but {INFO_NAME} says {sha256}: it was altered; {mend}")
+    return content
