@@ -13,6 +13,7 @@ from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from fanal.errors import UserError
 from fanal.read_errors import naming
 
 READ_BLOCK_BYTES = 1 << 20
@@ -121,7 +122,7 @@ def write_record(path: Path, record: Any) -> None:
     write_bytes_durably(path, record_bytes(record))
 
 
-def read_record(record_type: type[Record], path: Path, *, mend: str, error: type[ValueError] = ValueError) -> Record:
+def read_record(record_type: type[Record], path: Path, *, mend: str, error: type[UserError] = UserError) -> Record:
     """Read what `write_record` wrote; every key must be known, present and of its type.
 
     Args: mend is what the reader of an error should do; error is the exception to raise.
@@ -141,28 +142,28 @@ def read_record(record_type: type[Record], path: Path, *, mend: str, error: type
 
 
 def _build(record_type: Any, content: Any, *, where: str) -> Any:
-    """A value of the annotated type from parsed JSON. Raises: ValueError with the dotted place of the first misfit."""
+    """A value of the annotated type from parsed JSON. Raises: UserError with the dotted place of the first misfit."""
     if is_dataclass(record_type):
         if not isinstance(content, dict):
-            raise ValueError(f"{where or 'the file'} holds {_shown(content)}, expected an object")
+            raise UserError(f"{where or 'the file'} holds {_shown(content)}, expected an object")
         hints = typing.get_type_hints(record_type)
         if unknown := sorted(set(content) - set(hints)):
-            raise ValueError(f"unknown key {where}{unknown[0]!r}, expected {', '.join(hints)}")
+            raise UserError(f"unknown key {where}{unknown[0]!r}, expected {', '.join(hints)}")
         required = {f.name for f in fields(record_type) if f.default is MISSING and f.default_factory is MISSING}
         if missing := sorted(required - set(content)):
-            raise ValueError(f"key {where}{missing[0]!r} is missing")
+            raise UserError(f"key {where}{missing[0]!r} is missing")
         built = {name: _build(hints[name], value, where=f"{where}{name}.") for name, value in content.items()}
         return typing.cast(Any, record_type)(**built)
     if typing.get_origin(record_type) is tuple:
         if not isinstance(content, list):
-            raise ValueError(f"{where[:-1]} holds {_shown(content)}, expected a list")
+            raise UserError(f"{where[:-1]} holds {_shown(content)}, expected a list")
         item_type = typing.get_args(record_type)[0]
         return tuple(_build(item_type, item, where=f"{where}{number}.") for number, item in enumerate(content))
     # bool is an int in Python, but `true` is no count of tokens.
     accepted = typing.get_args(record_type) if isinstance(record_type, types.UnionType) else (record_type,)
     if type(content) not in accepted:
         names = " or ".join(kind.__name__ for kind in accepted)
-        raise ValueError(f"{where[:-1]} holds {_shown(content)}, expected {names}")
+        raise UserError(f"{where[:-1]} holds {_shown(content)}, expected {names}")
     return content
 
 

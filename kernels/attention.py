@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fanal.errors import UserError
 from fanal.kernels.reference import causal_grouped_attention, document_ids
 
 try:
@@ -214,13 +215,13 @@ def select_attention_backend(requested: str, device_type: str, dtype: torch.dtyp
     Args: requested, one of "auto", "sdpa", "flash", "reference"; device_type "cuda" or "cpu"; dtype and head_size (d)
         of query, key and value.
     Returns: a backend for causal_attention.
-    Raises: ValueError if the requested backend cannot run here, with the reason and what can.
+    Raises: UserError if the requested backend cannot run here, with the reason and what can.
     """
     if requested not in ("auto", *_BACKENDS):
-        raise ValueError(f"unknown attention backend {requested!r}; known: auto, {', '.join(_BACKENDS)}")
+        raise UserError(f"unknown attention backend {requested!r}; known: auto, {', '.join(_BACKENDS)}")
     obstacles = _flash_obstacles(device_type, dtype, head_size)
     if requested == "flash" and obstacles:
-        raise ValueError(
+        raise UserError(
             f"attention backend 'flash' cannot run: {'; '.join(obstacles)}. It needs CUDA, the flash_attn package, "
             f"bfloat16 or float16, and a head size up to {MAX_FUSED_HEAD_SIZE}; 'sdpa' (or 'auto') works here"
         )

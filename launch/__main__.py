@@ -10,7 +10,8 @@ from typing import Any
 
 import click
 
-from fanal.exit_codes import CRASH, FINISHED, exit_code_of, is_for_people, message_of
+from fanal.errors import FanalError, exit_code_of
+from fanal.exit_codes import CRASH, FINISHED
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 
@@ -279,8 +280,8 @@ def _guard(act: Callable[[], int]) -> int:
     try:
         return act()
     except Exception as error:
-        if is_for_people(error):
-            print(f"error: {message_of(error)}", file=sys.stderr)
+        if isinstance(error, FanalError):
+            print(f"error: {error}", file=sys.stderr)
         else:
             traceback.print_exc()
         return exit_code_of(error)

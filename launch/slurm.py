@@ -10,6 +10,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
+from fanal.errors import UserError
+
 LIMIT_S = 120
 LOST_STATES = ("DOWN", "DRAIN", "FAIL", "NOT_RESPONDING", "UNKNOWN", "REBOOT", "POWERED_DOWN", "POWERING_DOWN")
 
@@ -24,7 +26,7 @@ OVERRIDING = {
 """Variables that go before the lines by which a chain holds together; account, partition and the like are a person's to set."""
 
 
-class SlurmError(ValueError):
+class SlurmError(UserError):
     """A command of Slurm's is not there, or refused."""
 
 
@@ -114,7 +116,7 @@ def cancel(jobs: Sequence[str]) -> None:
 def taken_back_on_error() -> Iterator[list[str]]:
     """Jobs that the block adds to the list leave the queue again if it fails. Where they cannot, they are named after its error.
 
-    Raises: what the block raises; SlurmError in place of a ValueError to which the names are added.
+    Raises: what the block raises; SlurmError in place of a UserError to which the names are added.
     """
     queued: list[str] = []
     try:
@@ -126,7 +128,7 @@ def taken_back_on_error() -> Iterator[list[str]]:
             listed, one = " ".join(queued), len(queued) == 1
             there = f"job {listed} is" if one else f"jobs {', '.join(queued)} are"
             left = f"{there} still in the queue; `scancel {listed}` ends {'it' if one else 'them'}"
-            if isinstance(error, ValueError):
+            if isinstance(error, UserError):
                 raise SlurmError(f"{error}; {left}") from error
             print(f"warning: {left}", file=sys.stderr, flush=True)  # Ctrl-C has no message to add it to
         raise

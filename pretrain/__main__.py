@@ -27,7 +27,8 @@ if __name__ == "__main__" and sys.argv[1:2] == ["train"]:  # before the imports 
 
 import click
 
-from fanal.exit_codes import CRASH, DAMAGED, FINISHED, HANG, WRONG_INPUT, exit_code_of, is_for_people, message_of
+from fanal.errors import FanalError, exit_code_of
+from fanal.exit_codes import CRASH, DAMAGED, FINISHED, HANG, WRONG_INPUT
 from pretrain.config.load import load_run
 from pretrain.config.schema import RunConfig
 
@@ -261,7 +262,7 @@ def _train_local(run: RunConfig) -> int:
     if failure is None:
         return code
     if code in (WRONG_INPUT, DAMAGED):
-        print(f"error: {message_of(failure.error) if failure.error else failure.text}", file=sys.stderr)
+        print(f"error: {failure.error or failure.text}", file=sys.stderr)
     elif code == HANG:
         print(failure.text, file=sys.stderr)
     else:
@@ -288,9 +289,9 @@ def _guard(act: Callable[[], int]) -> int:
     except Exception as error:
         code = exit_code_of(error)
         _, _, local_rank = rank_and_size()
-        if is_for_people(error):
+        if isinstance(error, FanalError):
             if local_rank == 0 or not stop_signal_comes_within(LET_THE_FIRST_SPEAK_S):
-                print(f"error: {message_of(error)}", file=sys.stderr)
+                print(f"error: {error}", file=sys.stderr)
         else:
             traceback.print_exc()
         return code

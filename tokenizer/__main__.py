@@ -17,6 +17,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from fanal.errors import UserError
 from fanal.files import write_bytes_durably
 from fanal.read_errors import passing_cause
 from tokenizer.documents.blocks import Part
@@ -258,9 +259,9 @@ def check(
     documents to which tokenizer.json gives other ids, if Hugging Face's tokenizers is installed.
     """
     if output is not None and Path(output).exists():
-        raise ValueError(f"--output {output} exists, and nothing is overwritten; remove it, or name another")
+        raise UserError(f"--output {output} exists, and nothing is overwritten; remove it, or name another")
     if output is not None and not Path(output).absolute().parent.is_dir():
-        raise ValueError(f"--output {output}: folder {Path(output).parent} does not exist; make it, or name another")
+        raise UserError(f"--output {output}: folder {Path(output).parent} does not exist; make it, or name another")
     reports = check_module.check_tokenizer(directory, inputs, text_field, by)
     content = {"tokenizer": directory, "by": by, "groups": [report.as_dict() for report in reports]}
     as_text = json.dumps(content, indent=2, ensure_ascii=False)

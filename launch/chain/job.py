@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fanal import exit_codes
+from fanal.errors import UserError
 from launch import slurm
 from launch.chain import jobs_file
 from launch.chain.avoid import broken_nodes, keep_off, other_nodes
@@ -56,12 +57,12 @@ class Here:
 def here(folder: Path) -> Here:
     """Read the launch folder of the job that runs.
 
-    Raises: ValueError if it is not one, or outside a job.
+    Raises: UserError if it is not one, or outside a job.
     """
     try:
         facts = json.loads((folder / JOB).read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:
-        raise ValueError(
+        raise UserError(
             f"{folder} must be the launch folder of a run, with {JOB} ({error}); `launch render` makes it"
         ) from None
     job, restart = slurm.this_job()

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from fanal.errors import UserError
 from fanal.fields import Rule, fit, is_count, is_text, is_texts
 
 JOBS_FILE = "jobs.jsonl"
@@ -61,12 +62,12 @@ def note(run_dir: Path, event: str, **fields: Any) -> dict[str, Any]:
 def must_note(run_dir: Path, event: str, **fields: Any) -> None:
     """Add a line without which no job is to run: what is decided later rests on it.
 
-    Raises: ValueError naming the file and why it takes none.
+    Raises: UserError naming the file and why it takes none.
     """
     try:
         note(run_dir, event, **fields)
     except OSError as error:
-        raise ValueError(
+        raise UserError(
             f"{run_dir / JOBS_FILE} must be a file that you may write to, with room for one more line on its disk and in the "
             f"quota: {error.strerror or error}; no job is to run that is not noted there"
         ) from None

@@ -9,6 +9,8 @@ import subprocess
 import tarfile
 from pathlib import Path
 
+from fanal.errors import UserError
+
 PACKAGES = ("fanal", "pretrain", "kernels", "tokenizer", "launch")
 LEFT_OUT = {"__pycache__", ".git"}
 
@@ -17,7 +19,7 @@ def pack_environment(python: Path, code_dir: Path, archive: Path) -> None:
     """Write ``code/`` (our packages) and ``packages/`` (what ``python`` imports from its site-packages) into ``archive``.
 
     It must be made again when code or packages change; ``launch render`` does.
-    Raises: ValueError if ``python`` does not run.
+    Raises: UserError if ``python`` does not run.
     """
     part = archive.with_name(archive.name + ".part")
     with tarfile.open(part, "w") as tar:
@@ -34,7 +36,7 @@ def site_packages(python: Path) -> list[Path]:
     done = subprocess.run([str(python), "-c", ask], capture_output=True, text=True)
     folders = [Path(line) for line in done.stdout.splitlines() if Path(line).is_dir()]
     if done.returncode or not folders:
-        raise ValueError(f"Python ({python}) must run and have site-packages: {done.stderr.strip() or 'it has none'}")
+        raise UserError(f"Python ({python}) must run and have site-packages: {done.stderr.strip() or 'it has none'}")
     return folders
 
 

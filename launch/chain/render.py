@@ -7,6 +7,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from fanal.errors import UserError
 from fanal.whole_file import write_whole
 from launch import slurm
 from launch.chain import jobs_file
@@ -24,7 +25,7 @@ def render(job: Job) -> Path:
     """Write the script and what belongs to it into the run's launch folder; returns the script.
 
     Nothing that runs is changed: a job that has started has its own copy of the script, and reads the config once.
-    Raises: ValueError if the folder cannot be written.
+    Raises: UserError if the folder cannot be written.
     """
     try:
         job.folder.mkdir(parents=True, exist_ok=True)
@@ -43,11 +44,11 @@ def render(job: Job) -> Path:
 def check_not_queued(job: Job) -> None:
     """Refuse a run that has jobs in the queue.
 
-    Raises: ValueError naming them.
+    Raises: UserError naming them.
     """
     there = slurm.queued_jobs(job.name)
     if there:
-        raise ValueError(
+        raise UserError(
             f"run_dir ({job.run_dir}) has jobs in the queue ({', '.join(there)}); `scancel {' '.join(there)}` ends them, and "
             f"`sbatch {shlex.quote(str(job.folder / SCRIPT))}` adds one to the chain"
         )
@@ -64,7 +65,7 @@ def jobs_that_will_read_it(job: Job) -> list[str]:
 def submit(job: Job, path: Path, *, hours: float) -> list[str]:
     """Queue every slice of a rendered job, and note it in jobs.jsonl. Returns the numbers of the jobs.
 
-    Raises: ValueError if Slurm refuses, or nothing can be noted; slices that were queued are taken back.
+    Raises: UserError if Slurm refuses, or nothing can be noted; slices that were queued are taken back.
     """
     with slurm.taken_back_on_error() as queued:
         # Held until all are there and noted: a job that starts reads jobs.jsonl.

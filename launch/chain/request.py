@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from fanal.errors import UserError
 from launch.sites.hours import slices_of
 from launch.sites.reach import check_reach
 from launch.sites.site import SiteConfig
@@ -107,7 +108,7 @@ def job_name(run_dir: Path) -> str:
 def plan_job(run: RunConfig, site_name: str, site: SiteConfig, request: Request, places: Places) -> Job:
     """Check a request against the run and the site.
 
-    Raises: ValueError naming the option or key, its value, the rule and what works.
+    Raises: UserError naming the option or key, its value, the rule and what works.
     """
     gpus, ranks_per_node = check_nodes(run, site, site_name, nodes=request.nodes, gpus_per_node=request.gpus_per_node)
     qos, minutes, slices = slices_of(
@@ -120,12 +121,12 @@ def plan_job(run: RunConfig, site_name: str, site: SiteConfig, request: Request,
     )
     margin = site.stop_margin_s if request.stop_margin_s is None else request.stop_margin_s
     if not 0 < margin < minutes * 60:
-        raise ValueError(
+        raise UserError(
             f"the time kept for the last checkpoint (--stop-margin-s, or the site's stop_margin_s: {margin}) must be above 0 and "
             f"below the {minutes * 60} s of a job; --stop-margin-s {max(1, minutes * 6)} works"
         )
     if margin > MAX_STOP_MARGIN_S:
-        raise ValueError(
+        raise UserError(
             f"the time kept for the last checkpoint (--stop-margin-s, or the site's stop_margin_s: {margin}) must not be above "
             f"{MAX_STOP_MARGIN_S}, the most that sbatch --signal takes; --stop-margin-s 600 works"
         )
@@ -152,10 +153,10 @@ def check_nodes(
     """(GPUs, ranks) of each node, if the layout and the batch of a run can use them.
 
     Args: gpus_per_node, fewer than a node has; None takes all.
-    Raises: ValueError naming the option or key, its value, the rule and what works.
+    Raises: UserError naming the option or key, its value, the rule and what works.
     """
     if nodes < 1:
-        raise ValueError(f"--nodes ({nodes}) must be at least 1; --nodes 1 works")
+        raise UserError(f"--nodes ({nodes}) must be at least 1; --nodes 1 works")
     gpus = _gpus_per_node(site, site_name, nodes, gpus_per_node)
     _check_device(run, site, site_name)
     ranks_per_node = gpus or _cpu_ranks_per_node(run, nodes)
@@ -166,10 +167,10 @@ def check_nodes(
 def check_word(option: str, given: str | None, *, example: str) -> None:
     """Refuse what cannot be one word of a directive.
 
-    Raises: ValueError naming the option, its value and one that works.
+    Raises: UserError naming the option, its value and one that works.
     """
     if given is not None and not re.fullmatch(r"[A-Za-z0-9_.,:/@+=\[\]-]+", given):
-        raise ValueError(
+        raise UserError(
             f"{option} ({given!r}) must be one word, of letters, digits and _.,:/@+=[]-; {option} {example} works"
         )
 
@@ -177,20 +178,20 @@ def check_word(option: str, given: str | None, *, example: str) -> None:
 def check_path(option: str, path: Path) -> None:
     r"""Refuse a path that no directive can name: a \ switches off Slurm's patterns, control characters end a line.
 
-    Raises: ValueError naming the option and the path.
+    Raises: UserError naming the option and the path.
     """
     if "\\" in str(path) or not str(path).isprintable():
-        raise ValueError(f"{option} ({str(path)!r}) must hold no backslash, tab or end of line; runs/mine works")
+        raise UserError(f"{option} ({str(path)!r}) must hold no backslash, tab or end of line; runs/mine works")
 
 
 def check_run_dir(run_dir: Path, code_dir: Path) -> None:
     """Refuse a run folder that no directive can name, or whose launch folder is that of this program.
 
-    Raises: ValueError naming the path, the rule and a path that works.
+    Raises: UserError naming the path, the rule and a path that works.
     """
     check_path("run_dir", run_dir)
     if os.path.realpath(launch_dir(run_dir)) == os.path.realpath(code_dir / "launch"):
-        raise ValueError(
+        raise UserError(
             f"run_dir ({run_dir}) must not be the folder of the code: job.sbatch, job.json and what belongs to jobs would lie "
             "among its files, in launch; runs/mine works"
         )
@@ -199,25 +200,25 @@ def check_run_dir(run_dir: Path, code_dir: Path) -> None:
 def account(suffix: str, needed: bool, site_name: str, given: str | None) -> str:
     """The account, if it is one that the scheduler takes here; empty if none is needed or given.
 
-    Raises: ValueError if it is missing, or does not end in the suffix of its kind of node.
+    Raises: UserError if it is missing, or does not end in the suffix of its kind of node.
     """
     check_word("--account", given, example=f"xyz@{suffix}" if suffix else "xyz")
     if not given:
         if needed:
             example = f"xyz@{suffix}" if suffix else "xyz"
-            raise ValueError(
+            raise UserError(
                 f"--account must be given on {site_name}; --account {example} works, with your project in place of xyz"
             )
         return ""
     project, at, kind = given.partition("@")
     if suffix and (not project or kind != suffix):
-        raise ValueError(
+        raise UserError(
             f"--account ({given}) must be a project with @{suffix} behind it on {site_name}, where hours are granted by kind of "
             f"node; --account {project or 'xyz'}@{suffix} works"
             + ("" if project else ", with your project in place of xyz")
         )
     if not project:
-        raise ValueError(f"--account ({given}) must name a project before the {at}; --account xyz{given} works")
+        raise UserError(f"--account ({given}) must name a project before the {at}; --account xyz{given} works")
     return given
 
 
@@ -227,7 +228,7 @@ def _check_node_list(nodes: tuple[str, ...]) -> None:
     item = rf"[A-Za-z0-9_.-]+({group}[A-Za-z0-9_.-]*)*"
     given = ",".join(nodes)
     if nodes and not re.fullmatch(f"{item}(,{item})*", given):
-        raise ValueError(
+        raise UserError(
             f"--exclude ({given!r}) must be names of nodes, or groups of them such as n[7-9,12], with commas between; "
             "--exclude n1,n[7-9] works"
         )
@@ -238,11 +239,11 @@ def _gpus_per_node(site: SiteConfig, site_name: str, nodes: int, wanted: int | N
         return site.gpus_per_node
     if not 1 <= wanted <= site.gpus_per_node:
         works = f"{site.gpus_per_node} works" if site.gpus_per_node else "leave it out"
-        raise ValueError(
+        raise UserError(
             f"--gpus-per-node ({wanted}) must be from 1 to the {site.gpus_per_node} GPUs of a node of {site_name}; {works}"
         )
     if nodes > 1:
-        raise ValueError(
+        raise UserError(
             f"--gpus-per-node ({wanted}) must be all {site.gpus_per_node} on several nodes ({nodes}): others would share "
             f"their network; --gpus-per-node {site.gpus_per_node} works"
         )
@@ -254,22 +255,22 @@ def _cpu_ranks_per_node(run: RunConfig, nodes: int) -> int:
     ranks = world_size(run.parallel)
     if ranks % nodes:
         works = max(count for count in range(1, min(nodes, ranks) + 1) if ranks % count == 0)
-        raise ValueError(f"--nodes ({nodes}) must divide the layout's {ranks} ranks; --nodes {works} works")
+        raise UserError(f"--nodes ({nodes}) must divide the layout's {ranks} ranks; --nodes {works} works")
     return ranks // nodes
 
 
 def _check_device(run: RunConfig, site: SiteConfig, site_name: str) -> None:
     if site.gpus_per_node and run.parallel.device == "cpu":
-        raise ValueError(
+        raise UserError(
             f"parallel.device (cpu) must be cuda or auto on {site_name}, whose nodes have {site.gpus_per_node} GPUs; "
             "parallel.device=auto works"
         )
     if not site.gpus_per_node and run.parallel.device == "cuda":
-        raise ValueError(
+        raise UserError(
             f"parallel.device (cuda) must be cpu or auto on {site_name}, which has no GPUs; parallel.device=auto works"
         )
     if site.gpus_per_node and not site.bf16 and run.train.precision == "bf16":
-        raise ValueError(
+        raise UserError(
             f"train.precision (bf16) is not computed by the GPUs of {site_name}; train.precision=fp32 works"
         )
 
@@ -283,14 +284,14 @@ def _check_layout(run: RunConfig, nodes: int, ranks_per_node: int, what: str) ->
         layout = f"TP{run.parallel.tensor_model_parallel_size} x PP{run.parallel.pipeline_model_parallel_size}"
         if needed is None:
             works = next(count for count in range(nodes, nodes + replica + 1) if count * ranks_per_node % replica == 0)
-            raise ValueError(f"{given} must be whole replicas of {replica} ranks ({layout}); --nodes {works} works")
+            raise UserError(f"{given} must be whole replicas of {replica} ranks ({layout}); --nodes {works} works")
         if needed % ranks_per_node == 0:
             works = f"--nodes {needed // ranks_per_node} works"
         else:
             works = f"no number of nodes gives {needed}; parallel.data_parallel_size=null takes what is there"
         if ranks % replica == 0:
             works += f", or parallel.data_parallel_size={ranks // replica}"
-        raise ValueError(f"{given} must be the {needed} of the layout ({layout} x DP{stated}); {works}")
+        raise UserError(f"{given} must be the {needed} of the layout ({layout} x DP{stated}); {works}")
     check_ranks(run, ranks)
 
 
@@ -301,7 +302,7 @@ def _cores(site: SiteConfig, gpus: int, ranks: int) -> int:
 
 def _node_local(site: SiteConfig, site_name: str, request: Request) -> bool:
     if request.node_local and not site.node_local_dir:
-        raise ValueError(
+        raise UserError(
             f"--node-local needs node_local_dir, which site {site_name} leaves empty; /dev/shm works on most nodes"
         )
     return request.node_local

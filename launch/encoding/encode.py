@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fanal.errors import UserError
 from fanal.whole_file import write_whole
 from launch import slurm
 from launch.chain import jobs_file
@@ -57,18 +58,18 @@ class EncodeRequest:
 def plan_encode(site_name: str, site: SiteConfig, request: EncodeRequest, places: Places) -> EncodeJobs:
     """Check a request against the site and what is on disk.
 
-    Raises: ValueError naming the option, its value, the rule and what works.
+    Raises: UserError naming the option, its value, the rule and what works.
     """
     for option, number, least in (
         ("--parts", request.parts, 1), ("--workers", request.workers, 1), ("--at-once", request.at_once, 1),
         ("--retries", request.retries, 0), ("--shuffle-seed", request.shuffle_seed, 0),
     ):  # fmt: skip
         if number is not None and number < least:
-            raise ValueError(f"{option} ({number}) must be at least {least}; {option} {max(least, 8)} works")
+            raise UserError(f"{option} ({number}) must be at least {least}; {option} {max(least, 8)} works")
     cores, where = (site.encode.cores, "encode.cores") if site.encode else (site.cores_per_node, "cores_per_node")
     workers = cores if request.workers is None else request.workers
     if workers > cores:
-        raise ValueError(
+        raise UserError(
             f"--workers ({workers}) must not be above the {cores} cores of a task on {site_name} ({where}); "
             f"--workers {cores} works"
         )
@@ -100,7 +101,7 @@ def plan_encode(site_name: str, site: SiteConfig, request: EncodeRequest, places
 def render_encode(jobs: EncodeJobs) -> Path:
     """Write both scripts and their folder; returns the folder. Jobs in the queue have their own copies of the scripts.
 
-    Raises: ValueError if the folder cannot be written.
+    Raises: UserError if the folder cannot be written.
     """
     texts = {FACTS: json.dumps(facts(jobs), indent=2) + "\n", MERGE_SCRIPT: merge_script(jobs)}
     texts[ENCODE_SCRIPT] = encode_script(jobs)
@@ -110,7 +111,7 @@ def render_encode(jobs: EncodeJobs) -> Path:
         for name, text in texts.items():
             write_whole(jobs.folder / name, text)
     except OSError as error:
-        raise ValueError(
+        raise UserError(
             f"--output ({jobs.prefix}) must lie in a folder that can be made and written to: {error.strerror} "
             f"({error.filename}); --output shards/{jobs.prefix.name} works where the current folder is writable"
         ) from None
@@ -120,11 +121,11 @@ def render_encode(jobs: EncodeJobs) -> Path:
 def check_not_queued(jobs: EncodeJobs) -> None:
     """Refuse an output that has jobs in the queue: before the files are written that they will read.
 
-    Raises: ValueError naming them.
+    Raises: UserError naming them.
     """
     there = slurm.queued_jobs(jobs.encode_name, jobs.merge_name, arrays=True)
     if there:
-        raise ValueError(
+        raise UserError(
             f"--output ({jobs.prefix}) has jobs in the queue ({', '.join(there)}); `scancel {' '.join(there)}` ends them"
         )
 
@@ -132,7 +133,7 @@ def check_not_queued(jobs: EncodeJobs) -> None:
 def queue(folder: Path, *, event: str, parts: Sequence[int] = (), at_once: int | None = None) -> tuple[str, str]:
     """Queue the array of a rendered folder, or some of its parts, and the merge after it; noted in jobs.jsonl.
 
-    Raises: SlurmError if Slurm refuses, ValueError if nothing can be noted; what was queued until then is taken back.
+    Raises: SlurmError if Slurm refuses, UserError if nothing can be noted; what was queued until then is taken back.
     """
     with slurm.taken_back_on_error() as queued:
         chosen = [f"--array={array_of(parts, at_once)}"] if parts else []
@@ -165,7 +166,7 @@ def _minutes(hours: float) -> int:
 
 def _prefix(output: str, places: Places) -> Path:
     if not Path(output).name or output.endswith(("/", "..", "/.")):
-        raise ValueError(
+        raise UserError(
             f"--output ({output}) must end in a name, to which .bin, .idx and .json are added; --output shards/train works"
         )
     return absolute(output, places.workdir)
@@ -174,20 +175,20 @@ def _prefix(output: str, places: Places) -> Path:
 def _check_files(request: EncodeRequest, site: SiteConfig, site_name: str, places: Places, prefix: Path) -> None:
     tokenizer = absolute(request.tokenizer, places.workdir)
     if not tokenizer.is_dir():
-        raise ValueError(
+        raise UserError(
             f"--tokenizer ({request.tokenizer}) must be the folder of a trained tokenizer, and it is none; the folder that "
             "`python -m tokenizer train` made works"
         )
     if not request.inputs:
-        raise ValueError("--input must name at least one file or folder; --input my/corpus works")
+        raise UserError("--input must name at least one file or folder; --input my/corpus works")
     for given in request.inputs:
         if not absolute(given, places.workdir).exists():
-            raise ValueError(f"--input ({given}) must be a file or a folder that is there; --input my/corpus works")
+            raise UserError(f"--input ({given}) must be a file or a folder that is there; --input my/corpus works")
     there = [
         path for path in (prefix.with_name(prefix.name + end) for end in (".json", ".bin", ".idx")) if path.exists()
     ]
     if there:
-        raise ValueError(
+        raise UserError(
             f"--output ({prefix}) must not be there yet, and {there[0]} is: nothing is overwritten; remove it, or "
             f"--output {prefix}-2 works"
         )
@@ -202,12 +203,12 @@ def _check_passed_on(passed_on: tuple[str, ...], places: Places) -> None:
     if not passed_on:
         return
     if not passed_on[0].startswith("-"):
-        raise ValueError(f"{passed_on[0]!r} must be an option of `tokenizer encode`; -- --on-error skip works")
+        raise UserError(f"{passed_on[0]!r} must be an option of `tokenizer encode`; -- --on-error skip works")
     for word in passed_on:
         name = word.split("=")[0]
         if name in OURS:
             works = "each task has its own" if name == "--part" else f"{name} before the -- works"
-            raise ValueError(f"{name} must not be passed on to `tokenizer encode`; {works}")
+            raise UserError(f"{name} must not be passed on to `tokenizer encode`; {works}")
     # Told to help, it reads the options and does no more.
     command = [str(places.python), "-m", "tokenizer", "encode", "--help", *passed_on]
     done = subprocess.run(
@@ -215,7 +216,7 @@ def _check_passed_on(passed_on: tuple[str, ...], places: Places) -> None:
     )
     if done.returncode:
         said = done.stderr.strip().splitlines()[-1:] or ["it failed"]
-        raise ValueError(
+        raise UserError(
             f"what is passed on ({' '.join(passed_on)}) must be options of `tokenizer encode`: {said[0].removeprefix('Error: ')}; "
             "-- --on-error skip works, and `python -m tokenizer encode --help` lists them"
         )
@@ -235,7 +236,7 @@ def _check_same_as_before(jobs: EncodeJobs) -> None:
     changed = [key for key in SAME_FOR_ALL_PARTS if before.get(key) != now[key]]
     if changed and any(jobs.parts_dir.glob("*.json")):
         key, then = changed[0], before.get(changed[0], "(unknown)")
-        raise ValueError(
+        raise UserError(
             f"{jobs.parts_dir} holds parts that were made with {key} {then}, not {now[key]}: they would not "
             f"belong together; remove that folder, or --output {jobs.prefix}-2 works"
         )

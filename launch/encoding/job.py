@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from fanal.errors import UserError
 from fanal.exit_codes import CRASH, DAMAGED, FINISHED, STOPPED, WRONG_INPUT
 from fanal.fields import is_texts
 from launch import slurm
@@ -30,7 +31,7 @@ def merge(folder: Path) -> int:
     """Returns the exit code of the job: 0 the shard is there; 75 parts were queued again; else it says what to do.
 
     Not 0 after queueing again: a job may wait for this one with ``afterok``.
-    Raises: ValueError if the folder is none of an encoding.
+    Raises: UserError if the folder is none of an encoding.
     """
     facts = _facts(folder)
     if Path(f"{facts['prefix']}.json").exists():
@@ -206,6 +207,6 @@ def _facts(folder: Path) -> dict[str, Any]:
     try:
         return json.loads((folder / FACTS).read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:
-        raise ValueError(
+        raise UserError(
             f"{folder} must be the launch folder of an encoding, with {FACTS} ({error}); `launch render-encode` makes it"
         ) from None

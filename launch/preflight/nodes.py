@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from fanal.errors import UserError
 from fanal.exit_codes import CRASH, FINISHED
 from fanal.whole_file import write_whole
 from launch import slurm
@@ -34,7 +35,7 @@ def look_at_nodes(site: SiteConfig, run_dir: Path, *, gpus: int, limit_s: float 
     """Look, show a table, write PREFLIGHT_RESULT. Returns the exit code: CRASH if a node must not run the job, else FINISHED.
 
     Args: gpus, those of a node that the job uses; 0 on CPUs.
-    Raises: ValueError if every node has the same fault, which then is not the nodes'.
+    Raises: UserError if every node has the same fault, which then is not the nodes'.
     """
     nodes = slurm.hostnames(os.environ.get("SLURM_JOB_NODELIST") or os.environ.get("SLURM_NODELIST", ""))
     attempt = os.environ.get("FANAL_ATTEMPT")
@@ -48,7 +49,7 @@ def look_at_nodes(site: SiteConfig, run_dir: Path, *, gpus: int, limit_s: float 
     write_result(folder / PREFLIGHT_RESULT, told, verdict, broken)
     show(told, verdict)
     if common:
-        raise ValueError(common)
+        raise UserError(common)
     return say(verdict, broken)
 
 

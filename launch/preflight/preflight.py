@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fanal.exit_codes import CRASH, DAMAGED, FINISHED, WRONG_INPUT, exit_code_of, is_for_people
+from fanal.errors import FanalError, UserError, exit_code_of
+from fanal.exit_codes import CRASH, DAMAGED, FINISHED, WRONG_INPUT
 from launch.chain.newest import whole_steps
 from launch.chain.request import absolute, check_nodes, check_run_dir
 from launch.preflight import nodes as node_looks
@@ -51,7 +52,7 @@ def preflight(
 ) -> int:
     """Check all, and say what was found. Returns the exit code: WRONG_INPUT before DAMAGED, CRASH for broken nodes.
 
-    Raises: ValueError if the config or the site cannot be read.
+    Raises: UserError if the config or the site cannot be read.
     """
     run, site = load_run(config, overrides), load_site(site_name)
     in_job = "SLURM_JOB_ID" in os.environ and "SLURM_JOB_NUM_NODES" in os.environ
@@ -89,7 +90,7 @@ def number_of_nodes(
     if "SLURM_JOB_NUM_NODES" in os.environ:
         said = os.environ["SLURM_JOB_NUM_NODES"]
         if not said.isdecimal():
-            raise ValueError(
+            raise UserError(
                 f"SLURM_JOB_NUM_NODES ({said!r}) must be a number of nodes, as Slurm sets it in a job; --nodes 2 works"
             )
         return int(said), "this job"
@@ -104,7 +105,7 @@ def number_of_nodes(
 def ranks(asked: Asked) -> str:
     """Whether layout and batch fit the nodes.
 
-    Raises: ValueError if not.
+    Raises: UserError if not.
     """
     if asked.nodes is None:
         return "not checked: neither --nodes nor parallel.data_parallel_size says how many there are"
@@ -117,7 +118,7 @@ def ranks(asked: Asked) -> str:
 def paths(asked: Asked) -> str:
     """Whether jobs can use the run folder, and compute nodes can reach every path.
 
-    Raises: ValueError if not.
+    Raises: UserError if not.
     """
     workdir, code_dir, python = Path.cwd(), Path(__file__).parents[2], Path(sys.executable)
     check_run_dir(asked.run_dir, code_dir)
@@ -131,13 +132,13 @@ def data(asked: Asked) -> str | int:
     """Whether shards are what their manifests say, and made by the run's tokenizer; tokenizer verify prints what is wrong.
 
     Returns: the exit code if something is.
-    Raises: ValueError if there is no such shard, or no checkpoint to begin with: that is a wrong name rather than damage.
+    Raises: UserError if there is no such shard, or no checkpoint to begin with: that is a wrong name rather than damage.
     """
     for key, path in paths_of(asked.run).items():
         needed = Path(f"{path}.json") if key.endswith(".prefix") else Path(path)
         if not needed.exists():
             what = "the prefix of a shard" if key.endswith(".prefix") else "a folder"
-            raise ValueError(
+            raise UserError(
                 f"{key} ({path}) must be {what}, and {needed} does not exist; a path from {Path.cwd()} on works"
             )
     shards = shards_of(asked.run)
@@ -151,7 +152,7 @@ def data(asked: Asked) -> str | int:
 def space(asked: Asked) -> str:
     """Whether the run's checkpoints have room.
 
-    Raises: ValueError if not.
+    Raises: UserError if not.
     """
     of_a_node = asked.gpus_per_node or asked.site.gpus_per_node
     # Where nobody says how many: at least those of the layout; a rank more is a file more.
@@ -165,16 +166,16 @@ def space(asked: Asked) -> str:
 def python_environment(asked: Asked) -> str:
     """Which torch and which commands of Slurm's are here.
 
-    Raises: ValueError if this Python has no torch, or one that cannot use the site's GPUs.
+    Raises: UserError if this Python has no torch, or one that cannot use the site's GPUs.
     """
     try:
         torch = importlib.metadata.version("torch")
     except importlib.metadata.PackageNotFoundError:
-        raise ValueError(
+        raise UserError(
             f"{sys.executable} must have torch, and has none; the Python of `make install` (.venv/bin/python) works"
         ) from None
     if asked.site.gpus_per_node and torch.endswith("+cpu"):
-        raise ValueError(
+        raise UserError(
             f"torch ({torch}) must be a build for CUDA on {asked.site_name}; {torch.removesuffix('+cpu')} from PyPI works"
         )
     absent = [command for command in SLURM_COMMANDS if shutil.which(command) is None]
@@ -186,9 +187,7 @@ def _try(name: str, check: Callable[[Asked], str | int], asked: Asked) -> int:
     """Make one check and say what it found. Returns FINISHED, or the exit code for what is wrong."""
     try:
         said = check(asked)
-    except ValueError as error:
-        if not is_for_people(error):
-            raise
+    except FanalError as error:
         sys.stdout.flush()
         print(f"error: {error}", file=sys.stderr, flush=True)
         return exit_code_of(error)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fanal.errors import UserError
 from fanal.run_folder import MAX_FILES, MIN_FILE_BYTES
 from launch.sites.reach import file_systems_of
 from launch.sites.site import SiteConfig
@@ -51,7 +52,7 @@ def check_space(
 
     Args: there, steps of the checkpoints that are in the run folder already. In a job, as long as the next checkpoint fits, a
         lack of room for later ones is a warning: it may be months until then, and a run that trains is not to be stopped for it.
-    Raises: ValueError naming the sizes, and a checkpoint.keep_last that fits.
+    Raises: UserError naming the sizes, and a checkpoint.keep_last that fits.
     """
     size = checkpoint_bytes(run.model)
     files = num_ranks * min(MAX_FILES, -(-size // (num_ranks * MIN_FILE_BYTES))) + SMALL_FILES
@@ -69,7 +70,7 @@ def check_space(
     )
     if in_job and fits:
         return f"warning: {lack}"
-    raise ValueError(lack)
+    raise UserError(lack)
 
 
 def room_for(free: Free, *, size: int, files: int) -> int:
@@ -123,7 +124,7 @@ def saved_steps(run: RunConfig, *, after: int) -> Iterator[int]:
 def check_write(run_dir: Path) -> str:
     """Write a few bytes there, or in the nearest folder above it; nothing stays.
 
-    Raises: ValueError if that fails.
+    Raises: UserError if that fails.
     """
     folder = nearest_folder(run_dir)
     nearest = next((path for path in (run_dir, *run_dir.parents) if os.path.lexists(path)), folder)

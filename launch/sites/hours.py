@@ -2,6 +2,7 @@
 
 import math
 
+from fanal.errors import UserError
 from launch.sites.site import QosConfig, SiteConfig
 
 MAX_HOURS, MAX_SLICES = 100_000, 1_000
@@ -14,12 +15,12 @@ def slices_of(
     """(QoS to name in the script, minutes of a slice, number of slices).
 
     Args: as the options of the same names give them, None where they are left out.
-    Raises: ValueError naming the option, its value, the rule and what works.
+    Raises: UserError naming the option, its value, the rule and what works.
     """
     hours = check_hours(hours, site.default_walltime_minutes)
     if slice_hours is not None and not 0 < slice_hours < math.inf:
         longest = min([hours, *(one.max_hours for one in site.qos if qos in (None, one.name))][:2])
-        raise ValueError(f"--slice-hours ({slice_hours}) must be above 0 and finite; --slice-hours {longest:g} works")
+        raise UserError(f"--slice-hours ({slice_hours}) must be above 0 and finite; --slice-hours {longest:g} works")
     chosen, of_a_job = choose_qos(
         site.qos, qos, hours=hours, slice_hours=slice_hours, num_gpus=num_gpus, where=site_name
     )
@@ -31,7 +32,7 @@ def slices_of(
             works = f"--hours {longest * MAX_SLICES:g} works" + (
                 "" if slice_hours is None else f" with --slice-hours {longest:g}"
             )
-        raise ValueError(
+        raise UserError(
             f"--hours ({hours:g}) in jobs of {of_a_job:g} h would be {hours / of_a_job:,.0f} jobs, and must not be more than "
             f"{MAX_SLICES:,}; {works}"
         )
@@ -46,7 +47,7 @@ def choose_qos(
 ) -> tuple[QosConfig | None, float]:
     """A quality of service, and the hours of one job under it. The first is the default, and may become a chain.
 
-    Raises: ValueError naming the limit that does not fit, and a QoS that does.
+    Raises: UserError naming the limit that does not fit, and a QoS that does.
     """
     if not offered:
         if wanted:
@@ -54,21 +55,21 @@ def choose_qos(
         return None, min(hours, slice_hours or hours)
     chosen = next((qos for qos in offered if qos.name == wanted), None) if wanted else offered[0]
     if chosen is None:
-        raise ValueError(f"--qos ({wanted}) is not one of {where}; there is: {', '.join(qos.name for qos in offered)}")
+        raise UserError(f"--qos ({wanted}) is not one of {where}; there is: {', '.join(qos.name for qos in offered)}")
     wide = [qos for qos in offered if qos.max_gpus is None or num_gpus <= qos.max_gpus]
     if chosen not in wide:
         most = max(qos.max_gpus or 0 for qos in offered)
         works = f"--qos {wide[0].name} works" if wide else f"{most} GPUs are the most here"
-        raise ValueError(f"{num_gpus} GPUs are more than the {chosen.max_gpus} that qos {chosen.name} allows; {works}")
+        raise UserError(f"{num_gpus} GPUs are more than the {chosen.max_gpus} that qos {chosen.name} allows; {works}")
     of_a_job = slice_hours if slice_hours is not None else (min(hours, chosen.max_hours) if chosen.chain else hours)
     if of_a_job > chosen.max_hours:
         asked = f"--slice-hours ({slice_hours:g})" if slice_hours is not None else f"--hours ({hours:g})"
-        raise ValueError(
+        raise UserError(
             f"{asked} must not be above the {chosen.max_hours:g} h that qos {chosen.name} allows a job; "
             + _what_works(chosen, wide, hours=hours, slice_hours=slice_hours)
         )
     if of_a_job < hours and not chosen.chain:
-        raise ValueError(
+        raise UserError(
             f"--slice-hours ({slice_hours:g}) must not cut --hours ({hours:g}) into a chain of jobs in qos {chosen.name}, which "
             f"is for single jobs; {_what_works(chosen, wide, hours=hours, slice_hours=slice_hours)}"
         )
@@ -94,17 +95,15 @@ def _what_works(chosen: QosConfig, wide: list[QosConfig], *, hours: float, slice
 def check_hours(hours: float | None, default_walltime_minutes: float | None) -> float:
     """The hours asked for.
 
-    Raises: ValueError if there are none, or no number above 0.
+    Raises: UserError if there are none, or no number above 0.
     """
     if hours is None:
         default = f"a job that asks for none gets {default_walltime_minutes:g} minutes" if default_walltime_minutes else (
             "a job that asks for none gets the site's default, often minutes"
         )  # fmt: skip
-        raise ValueError(f"--hours must say how long to run: {default}; --hours 20 works")
+        raise UserError(f"--hours must say how long to run: {default}; --hours 20 works")
     if not 0 < hours < math.inf:
-        raise ValueError(f"--hours ({hours}) must be above 0 and finite; --hours 20 works")
+        raise UserError(f"--hours ({hours}) must be above 0 and finite; --hours 20 works")
     if hours > MAX_HOURS:
-        raise ValueError(
-            f"--hours ({hours:g}) must not be above {MAX_HOURS:,}, more than ten years; --hours 1000 works"
-        )
+        raise UserError(f"--hours ({hours:g}) must not be above {MAX_HOURS:,}, more than ten years; --hours 1000 works")
     return hours

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from fanal.errors import UserError
 from fanal.run_folder import checkpoints_dir
 from launch.sites.site import FileSystemConfig, SiteConfig
 from pretrain.config.path_rules import paths_of
@@ -18,7 +19,7 @@ def check_reach(run: RunConfig, site: SiteConfig, site_name: str, *, run_dir: Pa
     """Refuse paths on file systems that compute nodes cannot reach, or that each node has for itself.
 
     Args: places, [working folder, code, Python]; the first one is where relative paths count from.
-    Raises: ValueError naming the key, the path and the file systems that work.
+    Raises: UserError naming the key, the path and the file systems that work.
     """
     workdir, code_dir, python = places
     named = [("run_dir", run_dir), ("run_dir", checkpoints_dir(run_dir)), ("the working folder", workdir)]
@@ -34,7 +35,7 @@ def check_paths(named: Iterable[tuple[str, Path]], site: SiteConfig, site_name: 
     """Refuse absolute paths on file systems that compute nodes cannot reach, or that each node has for itself.
 
     Args: named, (key or option, path that it gives).
-    Raises: ValueError naming the key, the path and the file systems that work.
+    Raises: UserError naming the key, the path and the file systems that work.
     """
     for key, path in named:
         for reading, file_system in file_systems_of(path, site):
@@ -44,11 +45,11 @@ def check_paths(named: Iterable[tuple[str, Path]], site: SiteConfig, site_name: 
 
 def _out_of_reach(
     key: str, path: Path, reading: Path, file_system: FileSystemConfig, site: SiteConfig, site_name: str
-) -> ValueError:
+) -> UserError:
     lies = "lies" if reading == path else f"leads to {reading},"
     rule = "which compute nodes cannot reach" if not file_system.on_compute_nodes else "which every node has for itself"
     works = ", ".join(one.name for one in site.file_systems if one.on_compute_nodes and one.shared)
-    return ValueError(
+    return UserError(
         f"{key} ({path}) {lies} on {file_system.name} of {site_name}, {rule}; "
         + (f"one of {works} works" if works else "a file system that all nodes share works")
     )

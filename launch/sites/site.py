@@ -12,6 +12,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from fanal.errors import UserError
 from pretrain.config.load import read_mapping, typed
 
 SITES = Path(__file__).parent
@@ -139,13 +140,11 @@ class SiteConfig:
 def load_site(name: str) -> SiteConfig:
     """The site of this name, or of the YAML file at this path.
 
-    Raises: ValueError naming the sites there are, or the key and the rule it breaks.
+    Raises: UserError naming the sites there are, or the key and the rule it breaks.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else SITES / f"{name}.yaml"
     if not path.is_file():
-        raise ValueError(
-            f"site {name!r} is not known; there is: {', '.join(known_sites())}, or the path of a YAML file"
-        )
+        raise UserError(f"site {name!r} is not known; there is: {', '.join(known_sites())}, or the path of a YAML file")
     tree = read_mapping(path, SiteConfig, example="gpus_per_node: 4")
     site = typed([tree], SiteConfig, where=str(path), variable="${}")
     _check_quoted(tree, site, str(path))
@@ -161,7 +160,7 @@ def known_sites() -> list[str]:
 def check_site(site: SiteConfig, where: str) -> None:
     """Refuse a site that no job can be rendered for.
 
-    Raises: ValueError naming the key, the value, the rule and what works.
+    Raises: UserError naming the key, the value, the rule and what works.
     """
     for name, least in (
         ("gpus_per_node", 0),
@@ -170,13 +169,13 @@ def check_site(site: SiteConfig, where: str) -> None:
         ("max_restarts_without_checkpoint", 1),
     ):
         if getattr(site, name) < least:
-            raise ValueError(f"{where}: {name} ({getattr(site, name)}) must be at least {least}; {max(least, 1)} works")
+            raise UserError(f"{where}: {name} ({getattr(site, name)}) must be at least {least}; {max(least, 1)} works")
     if site.gpus_per_node and not (
         site.gpu_memory_gib and math.isfinite(site.gpu_memory_gib) and site.gpu_memory_gib > 0
     ):
-        raise ValueError(f"{where}: gpu_memory_gib ({site.gpu_memory_gib}) must say the memory of one GPU; 80 works")
+        raise UserError(f"{where}: gpu_memory_gib ({site.gpu_memory_gib}) must say the memory of one GPU; 80 works")
     if site.encode and site.encode.cores < 1:
-        raise ValueError(f"{where}: encode.cores ({site.encode.cores}) must be at least 1; 8 works")
+        raise UserError(f"{where}: encode.cores ({site.encode.cores}) must be at least 1; 8 works")
     _check_qos(site.qos, "qos", where)
     _check_qos(site.encode.qos if site.encode else [], "encode.qos", where)
     _check_words(site, where)
@@ -186,7 +185,7 @@ def check_site(site: SiteConfig, where: str) -> None:
         value = getattr(limits, limit.name)
         least = 0.0 if limit.name == "clock_s" else 1.0
         if not (least < value < math.inf):
-            raise ValueError(
+            raise UserError(
                 f"{where}: node_check.{limit.name} ({value}) must be above {least:g}; {limit.default} works"
             )
 
@@ -201,7 +200,7 @@ def _check_quoted(read: Any, made: Any, where: str, key: str = "") -> None:
         for number, value in enumerate(read):
             _check_quoted(value, made[number], where, f"{key}[{number}]")
     elif isinstance(made, str) and not isinstance(read, str):
-        raise ValueError(
+        raise UserError(
             f"{where}: {key} must be text, and YAML reads it as {type(read).__name__} {read}; write it in quotes: "
             f"{key.split('.')[-1]}: '{made}' works"
         )
@@ -212,11 +211,11 @@ def _check_qos(offered: list[QosConfig], key: str, where: str) -> None:
     for number, qos in enumerate(offered):
         if not qos.name or names.index(qos.name) < number:
             rule = f"be another than that of {key}[{names.index(qos.name)}]" if qos.name else "not be empty"
-            raise ValueError(
+            raise UserError(
                 f"{where}: {key}[{number}].name ({qos.name!r}) must {rule}; a name that `sacctmgr show qos` lists works"
             )
         if not (0 < qos.max_hours < math.inf) or (qos.max_gpus is not None and qos.max_gpus < 1):
-            raise ValueError(
+            raise UserError(
                 f"{where}: qos {qos.name} must have max_hours ({qos.max_hours}) above 0 and max_gpus ({qos.max_gpus}) of at "
                 "least 1 or null; max_hours: 20, max_gpus: null works"
             )
@@ -231,39 +230,39 @@ def _check_words(site: SiteConfig, where: str) -> None:
     words |= {f"name of qos {qos.name}": qos.name for qos in (*site.qos, *encode.qos)}
     for key, word in words.items():
         if re.search(r"[\s#\"'\\]", word):
-            raise ValueError(f"{where}: {key} ({word!r}) must be one word without quotes and #; gpu_p6 works")
+            raise UserError(f"{where}: {key} ({word!r}) must be one word without quotes and #; gpu_p6 works")
     lines = {"description": site.description}
     lines |= {f"environment.{name}.reason": variable.reason for name, variable in site.environment.items()}
     for key, line in lines.items():
         if not line.isprintable():
-            raise ValueError(f"{where}: {key} ({line!r}) must be one line; Slurm on CPUs works")
+            raise UserError(f"{where}: {key} ({line!r}) must be one line; Slurm on CPUs works")
 
 
 def _check_shell_texts(site: SiteConfig, where: str) -> None:
     """Refuse what a shell would take for more than a text: values stand in double quotes, so that $NAME is filled in."""
     for name in site.environment:
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-            raise ValueError(f"{where}: environment.{name} must be the name of a variable; NCCL_DEBUG works")
+            raise UserError(f"{where}: environment.{name} must be the name of a variable; NCCL_DEBUG works")
         if SET_BY_SCRIPTS.fullmatch(name):
-            raise ValueError(
+            raise UserError(
                 f"{where}: environment.{name} must not be set by a site, since the scripts of jobs set it; MY_{name} works"
             )
     texts = {f"environment.{name}.value": variable.value for name, variable in site.environment.items()}
     for key, text in {**texts, "node_local_dir": site.node_local_dir}.items():
         # Not ${NAME}, since omegaconf would fill it in when a job reads its site; and no $(command), $[sum] or $1.
         if not text.isprintable() or re.search(r"[\"`\\]|\$(?![A-Za-z_])", text):
-            raise ValueError(
+            raise UserError(
                 f"{where}: {key} ({text!r}) must be one line without double quotes, ` and \\, and $ only before the name of a "
                 "variable; /tmp/$USER works"
             )
     if site.node_local_dir and not site.node_local_dir.startswith(("/", "$")):
-        raise ValueError(
+        raise UserError(
             f"{where}: node_local_dir ({site.node_local_dir}) must be absolute: it lies on each node; /dev/shm works"
         )
     for file_system in site.file_systems:
         command = file_system.quota_command
         if command and not _words_of(command):
-            raise ValueError(
+            raise UserError(
                 f"{where}: quota_command of file system {file_system.name} ({command!r}) must be a command, its quotes in "
                 'pairs; idr_quota_user works, and "" for none'
             )

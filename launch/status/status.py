@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from fanal.errors import UserError
 from fanal.fields import fit, is_count, is_text
 from fanal.run_folder import COMPLETE, checkpoints_dir, is_bad, is_part, step_name, step_of
 from fanal.run_folder import CONFIG as CHECKPOINT_CONFIG
@@ -39,7 +40,7 @@ def status(run_dir: Path) -> dict[str, Any]:
 
     ``state`` is one of: not started, waiting (for the queue), running, finished, stopped, gone (it should be in the queue and
     is not), unknown (no job of ours, and no end of its own).
-    Raises: ValueError if the folder is none of a run, or cannot be read.
+    Raises: UserError if the folder is none of a run, or cannot be read.
     """
     run_dir = run_dir.absolute()
     try:
@@ -61,12 +62,12 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _cannot_read(run_dir: Path, error: OSError) -> ValueError:
+def _cannot_read(run_dir: Path, error: OSError) -> UserError:
     # Half a status would mislead: a run whose checkpoints cannot be seen looks like one without.
     works = "files as the run has written them work"
     if isinstance(error, PermissionError):
         works = f"`chmod -R g+rX {shlex.quote(str(run_dir))}` by its owner works, and g+x for folders above it"
-    return ValueError(f"{error.filename or run_dir} must be readable for a status: {error.strerror}; {works}")
+    return UserError(f"{error.filename or run_dir} must be readable for a status: {error.strerror}; {works}")
 
 
 def _status(run_dir: Path) -> dict[str, Any]:
@@ -103,7 +104,7 @@ def _check_is_run(run_dir: Path) -> None:
     signs = [METRICS_FILE, jobs_file.JOBS_FILE, f"launch/{JOB}", "checkpoints"]
     if not any(_is_there(run_dir / sign) for sign in signs):
         what = "is not there" if not _is_there(run_dir) else f"holds none of {', '.join(signs)}"
-        raise ValueError(
+        raise UserError(
             f"RUN_DIR ({run_dir}) must be the folder of a run, which the config names run_dir, and it {what}; "
             "the folder that `launch submit` printed works, such as runs/mine"
         )

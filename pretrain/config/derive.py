@@ -1,5 +1,6 @@
 """Pure integers that follow from a configuration. Nothing here reads a file or knows a rank."""
 
+from fanal.errors import UserError
 from pretrain.config.schema import BatchRampConfig, ModelConfig, OptimConfig, ParallelConfig, SourceConfig, TrainConfig
 
 
@@ -47,19 +48,19 @@ def world_size(parallel: ParallelConfig) -> int:
 def data_parallel_size(parallel: ParallelConfig, *, num_ranks: int) -> int:
     """Replicas on ``num_ranks`` ranks.
 
-    Raises: ValueError if the ranks are not a whole number of replicas, or not the number the config states.
+    Raises: UserError if the ranks are not a whole number of replicas, or not the number the config states.
     """
     per_replica = model_parallel_size(parallel)
     if num_ranks % per_replica:
         fits = max(1, num_ranks // per_replica) * per_replica
-        raise ValueError(
+        raise UserError(
             f"{num_ranks} ranks cannot hold whole replicas of parallel.tensor_model_parallel_size "
             f"({parallel.tensor_model_parallel_size}) * parallel.pipeline_model_parallel_size "
             f"({parallel.pipeline_model_parallel_size}) = {per_replica} ranks; start {fits} or {fits + per_replica} ranks"
         )
     found = num_ranks // per_replica
     if parallel.data_parallel_size not in (None, found):
-        raise ValueError(
+        raise UserError(
             f"parallel.data_parallel_size ({parallel.data_parallel_size}) needs "
             f"{per_replica * parallel.data_parallel_size} ranks and {num_ranks} are running; "
             f"set parallel.data_parallel_size={found}, or null to take what is there"
@@ -71,11 +72,11 @@ def num_microbatches(*, global_batch_size: int, micro_batch_size: int, data_para
     """Forward passes each rank makes per optimizer step.
 
     Args: sizes in samples, data_parallel_size in ranks.
-    Raises: ValueError if the global batch does not divide evenly.
+    Raises: UserError if the global batch does not divide evenly.
     """
     per_pass = micro_batch_size * data_parallel_size
     if global_batch_size % per_pass:
-        raise ValueError(
+        raise UserError(
             f"train.global_batch_size ({global_batch_size}) must be a multiple of train.micro_batch_size "
             f"({micro_batch_size}) * data_parallel_size ({data_parallel_size}) = {per_pass}; "
             f"the next one is {-(-global_batch_size // per_pass) * per_pass}"

@@ -12,6 +12,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from fanal.errors import UserError
 from pretrain.config.rules import check
 from pretrain.config.schema import RunConfig
 
@@ -24,12 +25,12 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     Args:
         path: the YAML file.
         overrides: ``a.b=value`` in order; values are YAML (``null``, ``[1, 2]``, ``3e-4``).
-    Raises: ValueError naming the file or key, the value, the rule and what works.
+    Raises: UserError naming the file or key, the value, the rule and what works.
     """
     file = Path(path)
     if not file.is_file():
         nearby = sorted(str(other) for other in Path("configs").rglob("*.yaml"))
-        raise ValueError(f"config {path} is not a file; there is: {', '.join(nearby) or 'no configs/ folder here'}")
+        raise UserError(f"config {path} is not a file; there is: {', '.join(nearby) or 'no configs/ folder here'}")
     layers = [read_mapping(file, RunConfig, example="run_dir: runs/mine")]
     layers.extend(_override(override) for override in overrides)
     run = typed(layers, RunConfig, where=str(path))
@@ -40,14 +41,14 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 def read_mapping(file: Path, cls: type, *, example: str) -> dict[str, Any]:
     """What a YAML file says, every key of it known to the dataclass ``cls``.
 
-    Raises: ValueError if it is not readable, not a mapping such as ``example``, or has a key that ``cls`` does not know.
+    Raises: UserError if it is not readable, not a mapping such as ``example``, or has a key that ``cls`` does not know.
     """
     try:
         from_file = OmegaConf.load(file)
     except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"config {file} is not readable YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"config {file} is not readable YAML: {' '.join(str(error).split())}") from None
     if not OmegaConf.is_dict(from_file):
-        raise ValueError(f"config {file} must be a mapping such as '{example}'; it is a {type(from_file).__name__}")
+        raise UserError(f"config {file} must be a mapping such as '{example}'; it is a {type(from_file).__name__}")
     tree = OmegaConf.to_container(from_file)
     _refuse_misfits(tree, cls, where=str(file))
     return tree  # type: ignore[return-value]
@@ -57,19 +58,19 @@ def typed(layers: list[dict[str, Any]], cls: type[T], *, where: str, variable: s
     """The dataclass that defaults and layers describe, later ones over earlier ones; every field checked against its type.
 
     Args: variable, how a variable of the environment is written in these layers.
-    Raises: ValueError naming the key and its value, or the keys that have no default and no value.
+    Raises: UserError naming the key and its value, or the keys that have no default and no value.
     """
     schema = OmegaConf.structured(cls)
     try:
         merged = OmegaConf.merge(schema, *layers)
         missing = sorted(OmegaConf.missing_keys(merged))
         if missing:
-            raise ValueError(f"{where} must choose {', '.join(missing)}; these have no default")
+            raise UserError(f"{where} must choose {', '.join(missing)}; these have no default")
         made = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None)
         first_line = str(error).splitlines()[0]
-        raise ValueError(f"{key or where}: {first_line}{_hint(first_line, variable)}") from None
+        raise UserError(f"{key or where}: {first_line}{_hint(first_line, variable)}") from None
     assert isinstance(made, cls), f"omegaconf gave a {type(made).__name__}"
     return made
 
@@ -84,13 +85,13 @@ def _override(text: str) -> dict[str, Any]:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"override {text!r} must be UTF-8; a name of letters, digits and _.- works") from None
+        raise UserError(f"override {text!r} must be UTF-8; a name of letters, digits and _.- works") from None
     if not equals or not key:
-        raise ValueError(f"override {text!r} must be key=value, such as train.train_steps=100")
+        raise UserError(f"override {text!r} must be key=value, such as train.train_steps=100")
     try:
         tree = OmegaConf.to_container(OmegaConf.from_dotlist([text]))
     except (yaml.YAMLError, OmegaConfBaseException, IndexError) as error:  # IndexError: of a key such as [
-        raise ValueError(
+        raise UserError(
             f"override {text!r} is not readable: {' '.join(str(error).split())}; write key=value with a YAML value"
         ) from None
     _refuse_misfits(tree, RunConfig, where="override")
@@ -118,12 +119,12 @@ def _refuse_misfits(value: Any, hint: Any, where: str, name: str = "") -> None:
             as_list = list(value.values())
         else:
             as_list = [value] if is_dataclass(get_args(hint)[0]) else list(value)
-        raise ValueError(
+        raise UserError(
             f"{where}: {name} ({_flow(value)}) must be a list, which is always given whole; {_flow(as_list)} works"
         )
     is_single = isinstance(value, int | float) or (isinstance(value, str) and "${" not in value)
     if (wants_names or wants_keys) and (isinstance(value, list) or is_single):
-        raise ValueError(f"{where}: {name} ({_flow(value)}) must be a mapping; {_example(hint)} works")
+        raise UserError(f"{where}: {name} ({_flow(value)}) must be a mapping; {_example(hint)} works")
     if wants_list and isinstance(value, list):
         for index, item in enumerate(value):
             _refuse_misfits(item, get_args(hint)[0], where, f"{name}[{index}]")
@@ -143,7 +144,7 @@ def _refuse_unknown(tree: dict[Any, Any], cls: type, where: str, prefix: str) ->
             near = difflib.get_close_matches(str(key), known, n=1)
             meant = _find_elsewhere(str(key)) or (f"{prefix}{near[0]}" if near else None)
             suggestion = f"did you mean {meant}?" if meant else f"known here: {', '.join(known)}"
-            raise ValueError(f"{where}: {prefix}{key} is not a key; {suggestion}")
+            raise UserError(f"{where}: {prefix}{key} is not a key; {suggestion}")
         _refuse_misfits(value, hints[key], where, f"{prefix}{key}")
 
 

@@ -2,6 +2,7 @@
 
 import re
 
+from fanal.errors import UserError
 from pretrain.config.schema import RunConfig
 
 
@@ -24,10 +25,10 @@ def check_path_texts(run: RunConfig) -> None:
     """Refuse what only a shell fills in: nobody does so in a config, and a folder named $SCRATCH or ~ would be made. Refuse an
     empty run_dir, too, such as of a variable that was not set: it would be the current folder.
 
-    Raises: ValueError naming the first such path.
+    Raises: UserError naming the first such path.
     """
     if not run.run_dir.strip():
-        raise ValueError(f"run_dir ({run.run_dir!r}) must not be empty; run_dir=runs/mine works")
+        raise UserError(f"run_dir ({run.run_dir!r}) must not be empty; run_dir=runs/mine works")
     for key, path in {"run_dir": run.run_dir, **paths_of(run)}.items():
         variable = re.search(r"\$\{?([A-Za-z_][A-Za-z0-9_]*)\}?", path)
         if variable:
@@ -38,7 +39,7 @@ def check_path_texts(run: RunConfig) -> None:
             works = f"/home/{user}{slash}{rest}" if user else f"${{oc.env:HOME}}{slash}{rest}"
         else:
             continue
-        raise ValueError(
+        raise UserError(
             f"{key} ({path}) must not hold {what}, which only a shell fills in: here it would be the name of a folder; "
             f"'{works}' works, or another absolute path"
         )

@@ -3,6 +3,7 @@
 import math
 from dataclasses import fields
 
+from fanal.errors import UserError
 from pretrain.config.derive import (
     data_parallel_size,
     lr_decay_samples,
@@ -31,7 +32,7 @@ LARGEST_SAMPLE = 2**62
 def check(run: RunConfig) -> None:
     """Refuse a configuration that cannot run, whatever the machine.
 
-    Raises: ValueError naming the first broken rule.
+    Raises: UserError naming the first broken rule.
     """
     check_path_texts(run)
     _finite(run)
@@ -49,7 +50,7 @@ def check(run: RunConfig) -> None:
 def check_ranks(run: RunConfig, num_ranks: int) -> None:
     """Refuse ranks that the layout or the batch cannot use, before any of them waits for another.
 
-    Raises: ValueError naming the first broken rule.
+    Raises: UserError naming the first broken rule.
     """
     _check_batch(run.train, run.parallel, data_parallel_size(run.parallel, num_ranks=num_ranks))
 
@@ -63,7 +64,7 @@ def _finite(run: RunConfig) -> None:
             if isinstance(value, float) and not math.isfinite(value):
                 default = field.default if isinstance(field.default, float) else 1e-3
                 works = "null" if field.default is None else f"{default}"
-                raise ValueError(f"{room}.{field.name} ({value}) must be a finite number; {works} works")
+                raise UserError(f"{room}.{field.name} ({value}) must be a finite number; {works} works")
 
 
 def _positive(run: RunConfig) -> None:
@@ -83,34 +84,34 @@ def _positive(run: RunConfig) -> None:
             value = getattr(getattr(run, room), name)
             if value is not None and not 0 < value < math.inf:
                 works = "1" if isinstance(value, int) else "a small number such as 1e-5"
-                raise ValueError(f"{room}.{name} ({value}) must be above 0 and finite; {works} works")
+                raise UserError(f"{room}.{name} ({value}) must be above 0 and finite; {works} works")
     for room, name in (("optim", "min_lr"), ("optim", "lr_warmup_samples"), ("optim", "weight_decay"),
                        ("optim", "clip_grad"), ("train", "max_skipped_steps"), ("checkpoint", "max_failed_saves")):  # fmt: skip
         if not 0 <= getattr(getattr(run, room), name) < math.inf:
-            raise ValueError(
+            raise UserError(
                 f"{room}.{name} ({getattr(getattr(run, room), name)}) must be finite and not negative; 0 works"
             )
     for name in ("adam_beta1", "adam_beta2"):
         if not 0 <= getattr(run.optim, name) < 1:
-            raise ValueError(f"optim.{name} ({getattr(run.optim, name)}) must be at least 0 and below 1; 0.95 works")
+            raise UserError(f"optim.{name} ({getattr(run.optim, name)}) must be at least 0 and below 1; 0.95 works")
 
 
 def _check_model(model: ModelConfig) -> None:
     if model.kv_channels is None and model.hidden_size % model.num_attention_heads:
-        raise ValueError(
+        raise UserError(
             f"model.hidden_size ({model.hidden_size}) must be a multiple of model.num_attention_heads "
             f"({model.num_attention_heads}), or model.kv_channels must state the head size; "
             f"{_next_multiple(model.hidden_size, model.num_attention_heads)} works"
         )
     head_size = model.kv_channels or model.hidden_size // model.num_attention_heads
     if head_size % 2:
-        raise ValueError(
+        raise UserError(
             f"the head size ({head_size}: model.kv_channels, or model.hidden_size / model.num_attention_heads) must be even "
             f"for rotary positions; model.kv_channels={head_size + 1} works"
         )
     if model.num_attention_heads % model.num_query_groups:
         works = max(g for g in range(1, model.num_query_groups + 1) if model.num_attention_heads % g == 0)
-        raise ValueError(
+        raise UserError(
             f"model.num_attention_heads ({model.num_attention_heads}) must be a multiple of model.num_query_groups "
             f"({model.num_query_groups}); num_query_groups={works} works"
         )
@@ -126,18 +127,18 @@ def _check_parallel(parallel: ParallelConfig, model: ModelConfig, train: TrainCo
     for name, value in split:
         if value % tensor:
             works = max(size for size in range(1, tensor + 1) if all(whole % size == 0 for _, whole in split))
-            raise ValueError(
+            raise UserError(
                 f"{name} ({value}) must be a multiple of parallel.tensor_model_parallel_size ({tensor}); "
                 f"tensor_model_parallel_size={works} works"
             )
     if parallel.sequence_parallel and tensor == 1:
-        raise ValueError(
+        raise UserError(
             "parallel.sequence_parallel (true) needs parallel.tensor_model_parallel_size above 1 (now 1); "
             "set parallel.sequence_parallel=false"
         )
     _check_pipeline(parallel, model)
     if parallel.overlap_param_gather and not (parallel.use_distributed_optimizer and parallel.overlap_grad_reduce):
-        raise ValueError(
+        raise UserError(
             "parallel.overlap_param_gather (true) needs parallel.use_distributed_optimizer and parallel.overlap_grad_reduce; "
             "set both to true, or overlap_param_gather to false"
         )
@@ -146,14 +147,14 @@ def _check_parallel(parallel: ParallelConfig, model: ModelConfig, train: TrainCo
 def _check_pipeline(parallel: ParallelConfig, model: ModelConfig) -> None:
     pipeline, virtual = parallel.pipeline_model_parallel_size, parallel.virtual_pipeline_model_parallel_size
     if virtual > 1 and pipeline == 1:
-        raise ValueError(
+        raise UserError(
             f"parallel.virtual_pipeline_model_parallel_size ({virtual}) needs parallel.pipeline_model_parallel_size above 1 "
             "(now 1); set it to 1"
         )
     stages = pipeline * virtual
     if model.num_layers % stages:
         works = _next_multiple(model.num_layers, stages)
-        raise ValueError(
+        raise UserError(
             f"model.num_layers ({model.num_layers}) must be a multiple of parallel.pipeline_model_parallel_size ({pipeline}) * "
             f"parallel.virtual_pipeline_model_parallel_size ({virtual}) = {stages}, so that every stage holds as many layers; "
             f"num_layers={works} works, or pipeline_model_parallel_size="
@@ -167,9 +168,9 @@ def _check_batch(train: TrainConfig, parallel: ParallelConfig, replicas: int) ->
     if ramp is not None:
         for name in ("start", "increment", "samples"):
             if getattr(ramp, name) <= 0:
-                raise ValueError(f"train.batch_ramp.{name} ({getattr(ramp, name)}) must be above 0; 1 works")
+                raise UserError(f"train.batch_ramp.{name} ({getattr(ramp, name)}) must be above 0; 1 works")
         if ramp.start >= train.global_batch_size or (train.global_batch_size - ramp.start) % ramp.increment:
-            raise ValueError(
+            raise UserError(
                 f"train.batch_ramp goes from start ({ramp.start}) to train.global_batch_size ({train.global_batch_size}) and must "
                 f"reach it in whole increments ({ramp.increment}); increment={max(1, train.global_batch_size - ramp.start)} works "
                 "where start is below global_batch_size"
@@ -184,7 +185,7 @@ def _check_batch(train: TrainConfig, parallel: ParallelConfig, replicas: int) ->
         )
         pipeline = parallel.pipeline_model_parallel_size
         if parallel.virtual_pipeline_model_parallel_size > 1 and microbatches % pipeline:
-            raise ValueError(
+            raise UserError(
                 f"the interleaved schedule needs a multiple of parallel.pipeline_model_parallel_size ({pipeline}) microbatches per "
                 f"step and a global batch of {size} gives {microbatches}; a global batch of "
                 f"{_next_multiple(microbatches, pipeline) * train.micro_batch_size * replicas} works"
@@ -199,7 +200,7 @@ def _check_ramp_sizes(ramp: BatchRampConfig, train: TrainConfig, replicas: int) 
     works = f"start={per_pass} with increment={full - per_pass}" if full > per_pass else "train.batch_ramp=null"
     for name, value in (("start", ramp.start), ("increment", ramp.increment)):
         if value % per_pass:
-            raise ValueError(
+            raise UserError(
                 f"train.batch_ramp.{name} ({value}) must be a multiple of train.micro_batch_size ({train.micro_batch_size}) * "
                 f"data_parallel_size ({replicas}) = {per_pass}, so that the batch of every stage divides evenly; {works} works"
             )
@@ -207,22 +208,20 @@ def _check_ramp_sizes(ramp: BatchRampConfig, train: TrainConfig, replicas: int) 
 
 def _check_optim(optim: OptimConfig, train: TrainConfig) -> None:
     if optim.min_lr > optim.lr:
-        raise ValueError(
-            f"optim.min_lr ({optim.min_lr}) must not be above optim.lr ({optim.lr}); {optim.lr / 10} works"
-        )
+        raise UserError(f"optim.min_lr ({optim.min_lr}) must not be above optim.lr ({optim.lr}); {optim.lr / 10} works")
     decay = lr_decay_samples(optim, train)
     if optim.lr_warmup_samples > decay:
-        raise ValueError(
+        raise UserError(
             f"optim.lr_warmup_samples ({optim.lr_warmup_samples}) must not be above the {decay} samples of the schedule "
             f"(optim.lr_decay_samples, or the whole run); {decay // 10} works"
         )
     if (optim.lr_decay_style == "WSD") != (optim.lr_wsd_decay_samples is not None):
-        raise ValueError(
+        raise UserError(
             f"optim.lr_wsd_decay_samples ({optim.lr_wsd_decay_samples}) belongs to optim.lr_decay_style WSD (now "
             f"{optim.lr_decay_style}) and to it alone; with WSD {max(1, decay // 10)} works, else null"
         )
     if optim.lr_wsd_decay_samples is not None and not 0 < optim.lr_wsd_decay_samples <= decay - optim.lr_warmup_samples:
-        raise ValueError(
+        raise UserError(
             f"optim.lr_wsd_decay_samples ({optim.lr_wsd_decay_samples}) must be above 0 and fit between the warm-up "
             f"({optim.lr_warmup_samples}) and the end of the schedule ({decay}); "
             f"{max(1, (decay - optim.lr_warmup_samples) // 2)} works"
@@ -232,21 +231,21 @@ def _check_optim(optim: OptimConfig, train: TrainConfig) -> None:
 def _check_data(run: RunConfig) -> None:
     tensor = run.parallel.tensor_model_parallel_size
     if run.parallel.sequence_parallel and run.data.seq_length % tensor:
-        raise ValueError(
+        raise UserError(
             f"data.seq_length ({run.data.seq_length}) must be a multiple of parallel.tensor_model_parallel_size ({tensor}) with "
             f"sequence_parallel; {_next_multiple(run.data.seq_length, tensor)} works"
         )
     if not run.data.train:
-        raise ValueError("data.train (empty) must name at least one source, such as [{prefix: shards/train}]")
+        raise UserError("data.train (empty) must name at least one source, such as [{prefix: shards/train}]")
     if not 0 <= run.data.held_out_fraction < 1:
-        raise ValueError(
+        raise UserError(
             f"data.held_out_fraction ({run.data.held_out_fraction}) must be at least 0 and below 1; 0.001 works"
         )
     if run.data.prefetch_bytes < 0:
-        raise ValueError(f"data.prefetch_bytes ({run.data.prefetch_bytes}) must not be negative; 0 reads nothing ahead")
+        raise UserError(f"data.prefetch_bytes ({run.data.prefetch_bytes}) must not be negative; 0 reads nothing ahead")
     for index, source in enumerate(run.data.held_out):
         if source.weight is not None or source.epochs is not None:
-            raise ValueError(
+            raise UserError(
                 f"data.held_out[{index}] has a share (weight {source.weight}, epochs {source.epochs}) and held-out sources "
                 "are not mixed; weight=null and epochs=null work"
             )
@@ -259,17 +258,17 @@ def _check_phases(phases: list[PhaseConfig]) -> None:
     for index, phase in enumerate(phases):
         name = f"data.phases[{index}]"
         if phase.start_sample <= before:
-            raise ValueError(
+            raise UserError(
                 f"{name}.start_sample ({phase.start_sample}) must be above {before}, where the mixture before it starts; "
                 f"{before + 1} works"
             )
         if phase.start_sample > LARGEST_SAMPLE:
-            raise ValueError(
+            raise UserError(
                 f"{name}.start_sample ({phase.start_sample}) must be at most {LARGEST_SAMPLE}, the last sample that can be "
                 f"counted; {before + 1} works"
             )
         if not phase.train:
-            raise ValueError(f"{name}.train (empty) must name at least one source, such as [{{prefix: shards/train}}]")
+            raise UserError(f"{name}.train (empty) must name at least one source, such as [{{prefix: shards/train}}]")
         _check_mixture(f"{name}.train", phase.train)
         before = phase.start_sample
 
@@ -279,12 +278,12 @@ def _check_mixture(name: str, sources: list[SourceConfig]) -> None:
     by_epochs = [source.epochs is not None for source in sources]
     for index, source in enumerate(sources):
         if source.weight is not None and source.epochs is not None:
-            raise ValueError(
+            raise UserError(
                 f"{name}[{index}] has both weight ({source.weight}) and epochs ({source.epochs}), and weight is tokens x epochs; "
                 "name one of them: weight=null works"
             )
         if any(by_epochs) and source.epochs is None:
-            raise ValueError(
+            raise UserError(
                 f"{name}[{index}].epochs (None, with weight {source.weight}) must be stated, since {name}"
                 f"[{by_epochs.index(True)}] states it: all sources of a mixture use weight, or all use epochs; weight=null with "
                 "epochs=1.0 works"
@@ -292,7 +291,7 @@ def _check_mixture(name: str, sources: list[SourceConfig]) -> None:
         for share in ("weight", "epochs"):
             value = getattr(source, share)
             if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"{name}[{index}].{share} ({value}) must be above 0 and finite; 1.0 works")
+                raise UserError(f"{name}[{index}].{share} ({value}) must be above 0 and finite; 1.0 works")
 
 
 def _next_multiple(value: int, factor: int) -> int:

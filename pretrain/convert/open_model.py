@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fanal.errors import UserError
 from fanal.run_folder import DATA, MANIFEST, checkpoints_dir
 from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, read_small_file
 from pretrain.checkpoint.disk.retention import checkpoints_in
@@ -50,7 +51,7 @@ def open_model(path: str | Path, *, tokenizer: str | Path | None = None, deep: b
 
     Args: tokenizer: its folder, in place of the one that the checkpoint's config names or the Hugging Face folder holds;
         deep: compare every byte of a checkpoint with its manifest, not sizes alone.
-    Raises: ValueError if there is no model, or no tokenizer; DamagedCheckpointError if no checkpoint there is whole.
+    Raises: UserError if there is no model, or no tokenizer; DamagedCheckpointError if no checkpoint there is whole.
     """
     folder = Path(path)
     instead = Path(tokenizer) if tokenizer is not None else None
@@ -82,7 +83,7 @@ def _whole_checkpoint(path: Path, *, deep: bool) -> Path:
     """The checkpoint at a path, or the newest whole one of the run there. What is wrong with a newer one is said aloud."""
     candidates = [real_path(path)] if is_checkpoint(path) else checkpoints_in(checkpoints_dir(path))
     if not candidates:
-        raise ValueError(
+        raise UserError(
             f"CHECKPOINT_OR_HF_DIR ({path}) must be a checkpoint's folder, a run's folder with one in it, or a Hugging Face "
             "folder; runs/tiny works once that run has saved"
         )
@@ -98,17 +99,17 @@ def _codec_of_checkpoint(checkpoint: Path, instead: Path | None) -> TextCodec:
         return open_codec(instead or checkpoint / IMPORTED_FILES, config=imported.config)
     named = saved_data(checkpoint).get("tokenizer")
     if instead is None and named is None:
-        raise ValueError(f"the config of {checkpoint} names no tokenizer; --tokenizer DIR names the folder of one")
+        raise UserError(f"the config of {checkpoint} names no tokenizer; --tokenizer DIR names the folder of one")
     folder = instead or Path(str(named))
     if not folder.is_dir():
-        raise ValueError(
+        raise UserError(
             f"the tokenizer of {checkpoint} is not there: its config names {folder}; --tokenizer DIR names where it is now"
             if instead is None
             else f"--tokenizer ({folder}) must be a folder, and is none"
         )
     codec, trained_with = open_codec(folder), _tokenizer_sha256(checkpoint)
     if codec.sha256 is not None and trained_with is not None and codec.sha256 != trained_with:
-        raise ValueError(
+        raise UserError(
             f"the tokenizer in {folder} is another one than {checkpoint} was trained with (sha256 {codec.sha256[:12]}, not "
             f"{trained_with[:12]}); --tokenizer DIR names the folder of that one"
         )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fanal.errors import UserError
 from fanal.splitmix import GOLDEN, mix64
 
 ROUNDS = 6
@@ -81,7 +82,7 @@ class ChunkOrder:
 
     def __post_init__(self) -> None:
         if self.num_tokens < self.seq_length + 1:
-            raise ValueError(
+            raise UserError(
                 f"data.seq_length ({self.seq_length}) needs sources of at least seq_length + 1 = {self.seq_length + 1} tokens and "
                 f"{self.name} has {self.num_tokens}; data.seq_length={max(1, self.num_tokens - 1)} works"
             )

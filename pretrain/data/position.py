@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from fanal.errors import UserError
 from pretrain.data.read import TrainData
 
 Lanes = tuple[int, int]
@@ -155,7 +156,7 @@ def position_text(position: DataPosition) -> str:
 
 
 def read_position(path: Path) -> DataPosition:
-    """Read a record. Raises: ValueError naming the file if it is none."""
+    """Read a record. Raises: UserError naming the file if it is none."""
     try:
         fields: dict[str, Any] = json.loads(path.read_text())
         phases = [
@@ -170,18 +171,18 @@ def read_position(path: Path) -> DataPosition:
         _check_types(position)
         return position
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(
+        raise UserError(
             f"{path} is not the data position of a checkpoint ({type(error).__name__}: {error}); resume from another checkpoint"
         ) from None
 
 
 def _check_types(position: DataPosition) -> None:
-    """Raises: ValueError for a hash or a share that is none."""
+    """Raises: UserError for a hash or a share that is none."""
     for text in (position.consumed_hash, position.last_step.hash):
         if len(text) != 32:
-            raise ValueError(f"hash {text!r} must have 32 hexadecimal digits")
+            raise UserError(f"hash {text!r} must have 32 hexadecimal digits")
         from_hex(text)
     for phase in position.phases:
         for share in phase.sources:
             if not (isinstance(share.share, float | int) and 0 < share.share < math.inf):
-                raise ValueError(f"share {share.share!r} must be a number above 0")
+                raise UserError(f"share {share.share!r} must be a number above 0")

@@ -125,7 +125,7 @@ class TrainReader:
     def resume(self, saved: DataPosition, *, where: str) -> None:
         """Go on from a checkpoint's position, after reading the samples of its last step once more.
 
-        Collective over all ranks; one device sync. Raises: ValueError naming each difference, the same on every rank.
+        Collective over all ranks; one device sync. Raises: UserError naming each difference, the same on every rank.
         """
         now = position_of(
             self.data, consumed_samples=saved.consumed_samples, consumed_hash=(0, 0), last_step=saved.last_step

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
+from fanal.errors import UserError
 from pretrain.data.blend import Blend
 from pretrain.data.position import DataPosition, PhasePosition
 
@@ -12,11 +13,11 @@ def check_same_data(saved: DataPosition, now: DataPosition, *, where: str) -> No
     """Refuse to go on with other tokens, or in another order, than those that led to ``saved``.
 
     Paths may differ, and so may mixtures that had not given a sample yet. Args: ``now`` from the configuration, after as
-    many samples; where: the checkpoint's name. Raises: ValueError naming each difference.
+    many samples; where: the checkpoint's name. Raises: UserError naming each difference.
     """
     differences = list(_differences(saved, now))
     if differences:
-        raise ValueError(
+        raise UserError(
             f"checkpoint {where} was trained on other data: {'; '.join(differences)}. Take these back, or start a new run in "
             f"another run_dir; a mixture that is to change belongs in data.phases (start_sample={saved.consumed_samples} is now)"
         )

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fanal.errors import UserError
 from pretrain.config.derive import mixture_weight
 from pretrain.config.schema import RunConfig, SourceConfig
 from pretrain.data.mixture import Phase
@@ -68,14 +69,14 @@ def shard_identity(manifest: ShardManifest) -> str:
 def open_sources(run: RunConfig) -> Sources:
     """Open every source of a run.
 
-    Raises: ValueError for a tokenizer that is missing or altered, a vocabulary smaller than the tokenizer's, a shard that
+    Raises: UserError for a tokenizer that is missing or altered, a vocabulary smaller than the tokenizer's, a shard that
     is missing, damaged or made by another tokenizer, one shard twice in a mixture or on both sides, a sequence longer than
     a source, or a held_out_fraction that leaves one side without a sample.
     """
     tokenizer = load_tokenizer(run.data.tokenizer)
     _allow_open_files(sum(len(configs) for _, _, configs in _mixtures(run)) + len(run.data.held_out))
     if run.model.vocab_size < tokenizer.vocab_size:
-        raise ValueError(
+        raise UserError(
             f"model.vocab_size ({run.model.vocab_size}) must be at least the {tokenizer.vocab_size} tokens of data.tokenizer "
             f"({run.data.tokenizer}); model.vocab_size={tokenizer.vocab_size} works"
         )
@@ -89,7 +90,7 @@ def open_sources(run: RunConfig) -> Sources:
             shard = _open(config, run, tokenizer)
             identity = shard_identity(shard.manifest)
             if (twin := members.setdefault(identity, config)) is not config:
-                raise ValueError(_named_twice(name, twin, config))
+                raise UserError(_named_twice(name, twin, config))
             if identity in train:
                 _refuse_other_domain(name, config, train[identity])
             else:
@@ -127,7 +128,7 @@ def _mixtures(run: RunConfig) -> Iterator[tuple[str, int, Sequence[SourceConfig]
 def _open(config: SourceConfig, run: RunConfig, tokenizer: Tokenizer) -> Shard:
     shard = open_shard(config.prefix)
     if shard.manifest.tokenizer_sha256 != tokenizer.model_sha256:
-        raise ValueError(
+        raise UserError(
             f"shard {config.prefix} was made by the tokenizer {shard.manifest.tokenizer_sha256[:12]} and data.tokenizer "
             f"({run.data.tokenizer}) is {tokenizer.model_sha256[:12]}; name the tokenizer that made it, or encode the text again"
         )
@@ -165,7 +166,7 @@ def _split(config: SourceConfig, shard: Shard, run: RunConfig, pad_id: int) -> t
         train_tokens = shard.document_start(int(shard.num_tokens * (1 - fraction)))
         held_out_tokens = shard.num_tokens - train_tokens
         if train_tokens < needed or held_out_tokens < needed:
-            raise ValueError(
+            raise UserError(
                 f"data.held_out_fraction ({fraction}) cuts shard {config.prefix} at a document into {train_tokens} tokens to "
                 f"train on and {held_out_tokens} held out, and each part needs a sample of seq_length + 1 = {needed}; "
                 "data.held_out_fraction=0 with shards in data.held_out works"
@@ -186,7 +187,7 @@ def _allow_open_files(num_shards: int) -> None:
     needed = 2 * num_shards + OTHER_OPEN_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < needed:
-        raise ValueError(
+        raise UserError(
             f"data names {num_shards} shards, which takes {needed} open files in a process, and this system allows {hard}; "
             "`ulimit -Hn` shows the limit: have it raised, or merge shards"
         )
@@ -196,7 +197,7 @@ def _allow_open_files(num_shards: int) -> None:
 
 def _refuse_other_domain(name: str, config: SourceConfig, first: Source) -> None:
     if config.domain is not None and config.domain != first.domain:
-        raise ValueError(
+        raise UserError(
             f"{name} calls the domain of {config.prefix} {config.domain!r}, and it is {first.domain!r} where the same tokens are "
             f"named first ({first.shard.prefix}); a source has one domain: domain={first.domain} works"
         )
@@ -207,7 +208,7 @@ def _refuse_unseen(name: str, configs: Sequence[SourceConfig], weights: Sequence
     total = sum(weights)
     for config, weight in zip(configs, weights, strict=True):
         if not (math.isfinite(total) and weight / total >= SMALLEST_SHARE):
-            raise ValueError(
+            raise UserError(
                 f"{name} gives {config.prefix} a share of {weight:g} in {total:g}, expected finite shares of at least "
                 f"{SMALLEST_SHARE:g} of the mixture: leave it out, or give it weight={max(total, 1) * SMALLEST_SHARE:g}"
                 if math.isfinite(total)
@@ -228,11 +229,11 @@ def _refuse_overlap(train: dict[str, Source], held_out: Sequence[Source]) -> Non
     seen: dict[str, Source] = {}
     for source in held_out:
         if (other := seen.setdefault(source.identity, source)) is not source:
-            raise ValueError(
+            raise UserError(
                 f"data.held_out names the same tokens twice: {other.shard.prefix} and {source.shard.prefix}; name them once"
             )
         if (twin := train.get(source.identity)) is not None:
-            raise ValueError(
+            raise UserError(
                 f"data.held_out shard {source.shard.prefix} holds the same tokens as the training shard {twin.shard.prefix}; "
                 "held-out text must never be trained on: name another shard, or leave data.held_out empty"
             )

@@ -10,6 +10,7 @@ from typing import Literal, TextIO
 import psutil
 import torch
 
+from fanal.errors import UserError
 from pretrain.convert.open_model import OpenModel, open_model
 from pretrain.model.inference import InferenceDecoder
 from pretrain.model.sampling import Sampler, Sampling
@@ -36,10 +37,10 @@ def generate(
 
     Weights are float32 on a CPU and bfloat16 on a GPU, rounded from the masters of a checkpoint.
     Returns: the new tokens, the one that ends the text left out.
-    Raises: ValueError for a path, tokenizer or request that cannot be; DamagedCheckpointError.
+    Raises: UserError for a path, tokenizer or request that cannot be; DamagedCheckpointError.
     """
     if request.max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens ({request.max_new_tokens}) must be above 0; 64 works")
+        raise UserError(f"max_new_tokens ({request.max_new_tokens}) must be above 0; 64 works")
     device = torch.device(resolve_device(request.device))
     with open_model(path, tokenizer=tokenizer, deep=deep) as opened:
         ids = prompt_ids(opened, request.prompt)
@@ -76,23 +77,23 @@ def load_decoder(opened: OpenModel, device: torch.device) -> InferenceDecoder:
 def prompt_ids(opened: OpenModel, prompt: str) -> list[int]:
     """Ids of a prompt, as a document begins.
 
-    Raises: ValueError if it is no text, or if it has none, more than the model was made for, or one that the model does not know.
+    Raises: UserError if it is no text, or if it has none, more than the model was made for, or one that the model does not know.
     """
     if any(
         "\ud800" <= letter <= "\udfff" for letter in prompt
     ):  # how Python keeps bytes of an argument that are no text
-        raise ValueError(f"prompt ({prompt!r}) must be text in UTF-8; 'The' works")
+        raise UserError(f"prompt ({prompt!r}) must be text in UTF-8; 'The' works")
     text = opened.codec.encode(prompt)
     if not text:
-        raise ValueError(f"prompt ({prompt!r}) gives no tokens; 'The' works")
+        raise UserError(f"prompt ({prompt!r}) gives no tokens; 'The' works")
     ids = [*opened.codec.first_ids, *text]
     if max(ids) >= opened.model.vocab_size:
-        raise ValueError(
+        raise UserError(
             f"the tokenizer gives id {max(ids)} and the model of {opened.folder} knows 0 to {opened.model.vocab_size - 1}: it is "
             "another model's; --tokenizer DIR names the folder of this one's"
         )
     if len(ids) >= opened.max_length:
-        raise ValueError(
+        raise UserError(
             f"prompt has {len(ids):,} tokens and the model was made for {opened.max_length:,}, with at least one to follow; "
             f"one of {opened.max_length - 1:,} works"
         )
@@ -100,13 +101,13 @@ def prompt_ids(opened: OpenModel, prompt: str) -> list[int]:
 
 
 def check_room(decoder: InferenceDecoder, ids: list[int], room: int, max_new_tokens: int) -> None:
-    """Refuse, before it is taken, a cache that does not fit. Raises: ValueError."""
+    """Refuse, before it is taken, a cache that does not fit. Raises: UserError."""
     device = decoder.device
     available = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else int(psutil.virtual_memory().available)
     needed = (len(ids) + room) * decoder.position_bytes
     if needed > available:
         works = max(1, int(0.9 * available) // decoder.position_bytes - len(ids))
-        raise ValueError(
+        raise UserError(
             f"max_new_tokens ({max_new_tokens:,}) needs a cache of {needed:,} bytes for {len(ids) + room:,} tokens, and "
             f"{available:,} bytes are available ({device.type}); {works} works"
         )

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from fanal.errors import UserError
 from pretrain.config.derive import world_size
 from pretrain.config.rules import check
 from pretrain.config.schema import ParallelConfig, RunConfig
@@ -28,14 +29,14 @@ def layouts_for(run: RunConfig, *, num_ranks: int) -> tuple[Layout, list[Layout]
     """(The layout of straight and killed runs, other ones to resume in).
 
     The first is the config's own if ``num_ranks`` ranks hold it, else the widest that they do.
-    Raises: ValueError if no layout of this config fits.
+    Raises: UserError if no layout of this config fits.
     """
     own = replace(run.parallel, data_parallel_size=run.parallel.data_parallel_size or 1)
     base = next(
         _fitting(run, [own, *(_shaped(run, shape) for shape in (*WIDER, *SHAPES[1:], SHAPES[0]))], num_ranks), None
     )
     if base is None:
-        raise ValueError(
+        raise UserError(
             f"the config's layout needs {world_size(own)} ranks, this machine has {num_ranks} for it, and no smaller layout that "
             "was tried passes the rules of the config; parallel.tensor_model_parallel_size=1 "
             "parallel.pipeline_model_parallel_size=1 parallel.data_parallel_size=1 works where train.micro_batch_size divides "

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from fanal.errors import UserError
 from fanal.exit_codes import CRASH, DAMAGED, DIFFERENT, FINISHED, WRONG_INPUT
 from fanal.run_folder import checkpoints_dir, step_of
 from pretrain.checkpoint.disk.retention import checkpoints_in
@@ -80,7 +81,7 @@ def prove(
     """Prove a run, print what was found, and keep the record as prove.json.
 
     Returns: 0 if everything is as it must be, 1 on a difference; the straight run's own exit code if that one failed.
-    Raises: ValueError if the config, the options or this machine do not allow a proof.
+    Raises: UserError if the config, the options or this machine do not allow a proof.
     """
     proof, device = prepare(run, steps=steps, kills=kills, seed=seed, start=start)
     console.print(
@@ -213,9 +214,9 @@ def newest_step(run_dir: Path) -> int:
 
 
 def refuse_launcher() -> None:
-    """Raises: ValueError inside a rank: the proof starts and kills its own."""
+    """Raises: UserError inside a rank: the proof starts and kills its own."""
     if started_by_launcher() or "RANK" in os.environ:
-        raise ValueError(
+        raise UserError(
             f"prove starts its own ranks and kills them, and this process is already a rank (RANK {os.environ.get('RANK')}, "
             f"SLURM_PROCID {os.environ.get('SLURM_PROCID')}); python -m pretrain prove CONFIG works without torchrun, and with "
             "srun --ntasks 1"

@@ -3,6 +3,7 @@
 import math
 import random
 
+from fanal.errors import UserError
 from pretrain.config.derive import lr_decay_samples
 from pretrain.config.schema import RunConfig
 from pretrain.inspect.kill import KillPlan, Target
@@ -23,16 +24,16 @@ TARGETS: tuple[Target, ...] = ("one rank", "all ranks", "launcher")
 def num_steps(run: RunConfig, asked: int | None) -> int:
     """Steps of each run of the proof.
 
-    Raises: ValueError if the run has fewer, or these hold no checkpoint to resume from.
+    Raises: UserError if the run has fewer, or these hold no checkpoint to resume from.
     """
     steps = min(DEFAULT_STEPS, run.train.train_steps) if asked is None else asked
     if steps > run.train.train_steps:
-        raise ValueError(
+        raise UserError(
             f"--steps ({steps}) must not be above train.train_steps ({run.train.train_steps}), the whole run; "
             f"--steps {run.train.train_steps} works"
         )
     if steps < FEWEST_STEPS:
-        raise ValueError(
+        raise UserError(
             f"--steps ({steps}; without it train.train_steps, {DEFAULT_STEPS} at most) must be at least {FEWEST_STEPS}, so that "
             f"there is a checkpoint to resume from; --steps {FEWEST_STEPS} works where train.train_steps is as large"
         )
@@ -63,10 +64,10 @@ def kill_plans(*, kills: int, steps: int, num_ranks: int, seed: int) -> list[Kil
     """Moments for one run that is killed again and again: saves and steps in turn, later and later, each target in turn.
 
     Each waits for a whole checkpoint, so that every kill is followed by a resume and not by a fresh start.
-    Raises: ValueError if there is none to plan.
+    Raises: UserError if there is none to plan.
     """
     if kills < 1:
-        raise ValueError(f"--kills ({kills}) must be at least 1; --kills 3 works")
+        raise UserError(f"--kills ({kills}) must be at least 1; --kills 3 works")
     draw = random.Random(seed)
     last = max(steps - 1, CHECKPOINT_INTERVAL + 1)
     moments = sorted(draw.randint(CHECKPOINT_INTERVAL + 1, last) for _ in range(kills))

@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from fanal.errors import UserError
 from fanal.run_folder import REASON, checkpoints_dir
 from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, Manifest
 from pretrain.checkpoint.disk.origin import chain, described, read_origin
@@ -29,7 +30,7 @@ def verify(path: str | Path, deep: bool, console: Console) -> list[str]:
 
     What a run has set aside is listed and not verified again; it counts as a problem if the run has nothing else.
     Returns: the problems.
-    Raises: ValueError if the path is neither a checkpoint nor a run folder with one; GoneError if all were deleted meanwhile.
+    Raises: UserError if the path is neither a checkpoint nor a run folder with one; GoneError if all were deleted meanwhile.
     """
     checkpoints, aside = _checkpoints_at(Path(path))
     table = Table("checkpoint", "files", "bytes", "finding", show_edge=False, header_style="bold")
@@ -90,7 +91,7 @@ def _checkpoints_at(path: Path) -> tuple[list[Path], list[Path]]:
         works = "runs/tiny/checkpoints/step-00000200 and runs/tiny work once that run has saved"
         if checkpoints_in(path) or bad_in(path):  # the folder between the two
             works = f"{path.parent} works"
-        raise ValueError(
+        raise UserError(
             f"CHECKPOINT_OR_RUN_DIR ({path}) must be a checkpoint's folder or a run's folder with one in it; {works}"
         )
     return found, aside

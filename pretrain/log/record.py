@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from fanal.errors import UserError
 from pretrain.state import Skip
 
 
@@ -107,10 +108,10 @@ class Throughput:
 def throughput(*, tokens: int, steps: int, elapsed_s: float, num_ranks: int, steps_left: int) -> Throughput:
     """Pace of ``steps`` optimizer steps that trained ``tokens`` tokens in ``elapsed_s`` seconds on ``num_ranks`` ranks.
 
-    Raises: ValueError if no step or no time has passed.
+    Raises: UserError if no step or no time has passed.
     """
     if steps < 1 or elapsed_s <= 0 or num_ranks < 1:
-        raise ValueError(
+        raise UserError(
             f"throughput needs steps ({steps}) and num_ranks ({num_ranks}) of at least 1 and elapsed_s ({elapsed_s}) above 0"
         )
     per_second = tokens / elapsed_s

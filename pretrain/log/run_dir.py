@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from fanal.errors import UserError
 from fanal.run_folder import checkpoints_dir
 
 logger = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.E
 def open_run_dir(run_dir: str | Path) -> Path:
     """Make the run folder if it is not there. Every rank may call it.
 
-    Raises: ValueError if it cannot be made or written to, or has something else where its checkpoints belong.
+    Raises: UserError if it cannot be made or written to, or has something else where its checkpoints belong.
     """
     folder = Path(run_dir)
     try:
@@ -49,15 +50,15 @@ def _check_checkpoints(folder: Path) -> None:
     own = checkpoints_dir(folder)
     if os.path.lexists(own) and not own.is_dir():
         what = f"a link to {own.readlink()}, which is no folder" if own.is_symlink() else "no folder"
-        raise ValueError(
+        raise UserError(
             f"run_dir ({folder}) must have its checkpoints in a folder, and {own} is {what}; make that folder reachable to go on "
             f"from what is in it, or `rm {own}` to begin anew"
         )
 
 
-def cannot_write(run_dir: str | Path, why: str) -> ValueError:
+def cannot_write(run_dir: str | Path, why: str) -> UserError:
     """What to raise for a run folder that cannot be made or written to."""
-    return ValueError(
+    return UserError(
         f"run_dir ({run_dir}) must be a folder that can be made and written to: {why}; "
         f"run_dir=runs/{Path(run_dir).name or 'mine'} works where the current folder is writable"
     )
@@ -68,7 +69,7 @@ def hold_run_dir(run_dir: str | Path, *, rank: int) -> Iterator[None]:
     """Keep other runs out of the run folder while the block runs. Rank 0 holds the lock; no collective.
 
     The lock ends with the process, however it ends. Where the file system has no locks, a warning says so and the run goes on.
-    Raises: ValueError on rank 0 if another run holds the folder.
+    Raises: UserError on rank 0 if another run holds the folder.
     """
     if rank != 0:
         yield
@@ -82,7 +83,7 @@ def hold_run_dir(run_dir: str | Path, *, rank: int) -> Iterator[None]:
             return
         stream.seek(0)
         holder = stream.read(200).strip() or "another process"
-    raise ValueError(
+    raise UserError(
         f"run_dir ({run_dir}) must belong to one run at a time, and {holder} holds {Path(run_dir) / LOCK}; stop that run, or "
         f"run_dir={run_dir}-2 works"
     )

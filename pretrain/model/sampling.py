@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fanal.errors import UserError
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
@@ -20,15 +22,15 @@ class Sampling:
     """Of the draws: the same seed gives the same tokens on the same machine."""
 
     def __post_init__(self) -> None:
-        """Raises: ValueError naming the first value that cannot be."""
+        """Raises: UserError naming the first value that cannot be."""
         if not 0 <= self.temperature < float("inf"):
-            raise ValueError(f"temperature ({self.temperature}) must be a number from 0; 0 takes the likeliest token")
+            raise UserError(f"temperature ({self.temperature}) must be a number from 0; 0 takes the likeliest token")
         if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k ({self.top_k}) must be above 0; 50 works")
+            raise UserError(f"top_k ({self.top_k}) must be above 0; 50 works")
         if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p ({self.top_p}) must be above 0 and at most 1; 0.95 works")
+            raise UserError(f"top_p ({self.top_p}) must be above 0 and at most 1; 0.95 works")
         if not 0 <= self.seed < 2**63:
-            raise ValueError(f"seed ({self.seed}) must be an integer from 0; 0 works")
+            raise UserError(f"seed ({self.seed}) must be an integer from 0; 0 works")
 
 
 class Sampler:

@@ -16,6 +16,8 @@ from typing import Any, Literal
 
 import torch
 
+from fanal.errors import UserError
+
 MEGATRON_MODULES_THAT_SAY_CUDA = (
     "megatron.core.distributed.distributed_data_parallel",
     "megatron.core.distributed.param_and_grad_buffer",
@@ -49,10 +51,10 @@ MOST_CPU_RANKS = 4
 def resolve_device(requested: Literal["auto", "cuda", "cpu"]) -> Literal["cuda", "cpu"]:
     """The device type a run uses.
 
-    Raises: ValueError if CUDA is asked for and PyTorch sees none.
+    Raises: UserError if CUDA is asked for and PyTorch sees none.
     """
     if requested == "cuda" and not torch.cuda.is_available():
-        raise ValueError("parallel.device (cuda) needs a GPU and PyTorch sees none; parallel.device=cpu works")
+        raise UserError("parallel.device (cuda) needs a GPU and PyTorch sees none; parallel.device=cpu works")
     if requested == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return requested

@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+from fanal.errors import UserError
+
 STARTED_AT = "PRETRAIN_STARTED_AT_S"
 """Environment variable: when the command was started, on this machine's monotonic clock. Local ranks inherit it."""
 
@@ -85,13 +87,13 @@ def name_first_host() -> None:
     """Under a bare srun, tell PyTorch where to meet: the first host of the step, on a port that follows from the job.
 
     torchrun and our launcher have set both already.
-    Raises: ValueError if a world of several ranks has no meeting place.
+    Raises: UserError if a world of several ranks has no meeting place.
     """
     if "MASTER_ADDR" in os.environ and "MASTER_PORT" in os.environ:
         return
     hosts = os.environ.get("SLURM_STEP_NODELIST")
     if hosts is None:
-        raise ValueError(
+        raise UserError(
             f"MASTER_ADDR ({os.environ.get('MASTER_ADDR')}) and MASTER_PORT ({os.environ.get('MASTER_PORT')}) must say where ranks "
             "meet; start with torchrun, with srun, or without either for local ranks"
         )

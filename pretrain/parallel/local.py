@@ -23,7 +23,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
-from fanal.exit_codes import FINISHED, STOPPED, exit_code_of
+from fanal.errors import exit_code_of
+from fanal.exit_codes import FINISHED, STOPPED
 from pretrain.parallel.environment import STARTED_AT, let_go_of_output, started_at
 from pretrain.parallel.signals import (
     STOP_SIGNALS,

@@ -65,7 +65,7 @@ def open_world(config: ParallelConfig, *, seed: int) -> Iterator[World]:
     """Join the process groups of the layout (collective), and leave them at the end.
 
     On an exception the groups are not torn down: a peer may be inside a collective, and the process is about to exit.
-    Raises: ValueError if the ranks given do not fit the layout.
+    Raises: UserError if the ranks given do not fit the layout.
     """
     rank, size, local_rank = rank_and_size()
     replicas = data_parallel_size(config, num_ranks=size)

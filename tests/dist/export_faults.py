@@ -16,7 +16,7 @@ from unittest import mock
 import torch
 from safetensors.torch import load_file, save_file
 
-from fanal.exit_codes import exit_code_of
+from fanal.errors import exit_code_of
 from pretrain.checkpoint.disk.boxes import Box
 from pretrain.convert.exporting import export as to_hf
 from pretrain.convert.exporting.export import ExportOptions, export, summary

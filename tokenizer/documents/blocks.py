@@ -15,6 +15,7 @@ from pathlib import Path
 
 import zstandard
 
+from fanal.errors import UserError
 from fanal.files import READ_BLOCK_BYTES, InputFile
 from fanal.read_errors import naming
 from tokenizer.documents.compressed import HashedFile, decompressed
@@ -37,7 +38,7 @@ class Part:
 
     def __post_init__(self) -> None:
         if not 1 <= self.number <= self.count:
-            raise ValueError(f"part {self.number}/{self.count} must be I/N with 1 <= I <= N; 1/1 is the whole")
+            raise UserError(f"part {self.number}/{self.count} must be I/N with 1 <= I <= N; 1/1 is the whole")
 
     def __str__(self) -> str:
         return f"{self.number}/{self.count}"
@@ -78,7 +79,7 @@ class InputReader:
 
     Attributes: sizes (path and bytes of every file, other parts' too), total_bytes (this part's share), text_bytes (about, when
     decompressed), bytes_read (of total_bytes, so far), input_files (each file whose end, or end of
-    the share, was reached). Raises, when iterated: ValueError for a file that is damaged or changed meanwhile.
+    the share, was reached). Raises, when iterated: UserError for a file that is damaged or changed meanwhile.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class InputReader:
         self.sizes = [(str(path), size) for path, size in zip(self.paths, self._sizes, strict=True)]
         for path, size in zip(self.paths, self._sizes, strict=True):
             if not size:
-                raise ValueError(f"{path} is empty; every input file must hold at least one document, leave it out")
+                raise UserError(f"{path} is empty; every input file must hold at least one document, leave it out")
         part = part or Part()
         everything = sum(self._sizes)
         self._begin = everything * (part.number - 1) // part.count
@@ -156,7 +157,7 @@ class InputReader:
                         path=str(path), file_number=number, layout=layout, data=data, first=at, first_line=line
                     )
             except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as problem:
-                raise ValueError(f"{path} cannot be decompressed ({problem}); copy the file again") from None
+                raise UserError(f"{path} cannot be decompressed ({problem}); copy the file again") from None
             self.input_files.append(stream.finish())
         self.bytes_read = read_before + size
 
@@ -196,7 +197,7 @@ def whole_lines(
             held = [data]
         if size > MAX_DOCUMENT_BYTES:
             place = f"{path}:{first_line}" if first_line else f"{path}, byte {first}"
-            raise ValueError(
+            raise UserError(
                 f"{place}: the line is longer than {MAX_DOCUMENT_BYTES} bytes; cut this document into several"
             )
         content = stream.read(BLOCK_BYTES)
@@ -224,7 +225,7 @@ def whole_text(stream, path: Path) -> Iterator[Piece]:
         held.append(content)
         size += len(content)
         if size > MAX_DOCUMENT_BYTES:
-            raise ValueError(
+            raise UserError(
                 f"{path} as one document is longer than {MAX_DOCUMENT_BYTES} bytes; --txt-documents line makes each line one"
             )
     yield b"".join(held), 0, None

@@ -7,6 +7,7 @@ from typing import Any
 
 import zstandard
 
+from fanal.errors import UserError
 from fanal.files import HASH_BLOCK_BYTES, READ_BLOCK_BYTES, BlockHasher, InputFile
 from fanal.read_errors import naming
 
@@ -64,12 +65,12 @@ class HashedFile(io.RawIOBase):
     def finish(self) -> InputFile:
         """Read on to the end of the last block that is hashed.
 
-        Raises: ValueError if the file has another size by now.
+        Raises: UserError if the file has another size by now.
         """
         self.read_to(self._hash_to)
         now = self.path.stat().st_size
         if now != self.size or self.position < self._hash_to:
-            raise ValueError(
+            raise UserError(
                 f"{self.path} had {self.size} bytes and has {now} now: it is being written; start again when it is whole"
             )
         return InputFile(

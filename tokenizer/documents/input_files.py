@@ -14,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
+from fanal.errors import UserError
+
 LINE_SUFFIXES = (".jsonl", ".ndjson", ".json")
 COMPRESSIONS = (".gz", ".zst")
 UNKNOWN_COMPRESSIONS = (".bz2", ".xz", ".lz4", ".zip")
@@ -27,16 +29,16 @@ TxtDocuments = Literal["file", "line"]
 def find_inputs(inputs: Sequence[str | Path]) -> list[Path]:
     """The files behind files and folders, in the order given; inside a folder in the order of their paths.
 
-    Raises: ValueError for none, a missing one, an unknown suffix, one given twice, or a folder without documents.
+    Raises: UserError for none, a missing one, an unknown suffix, one given twice, or a folder without documents.
     """
     if not inputs:
-        raise ValueError("no input file was given; name at least one .jsonl file or a folder of them")
+        raise UserError("no input file was given; name at least one .jsonl file or a folder of them")
     found: list[Path] = []
     for path in map(Path, inputs):
         if path.is_dir():
             inside = sorted(_files_below(path))
             if not inside:
-                raise ValueError(
+                raise UserError(
                     f"input folder {path} holds no file named *.jsonl, *.ndjson or *.txt (with or without .gz or .zst) "
                     "and no *.parquet; name a folder of such files"
                 )
@@ -45,17 +47,17 @@ def find_inputs(inputs: Sequence[str | Path]) -> list[Path]:
             layout_of(path, "file")
             found.append(path)
         else:
-            raise ValueError(f"input file {path} does not exist or is not a file; name an existing .jsonl file")
+            raise UserError(f"input file {path} does not exist or is not a file; name an existing .jsonl file")
     seen: dict[str, Path] = {}
     for path in found:
         try:
             str(path).encode("utf-8")
         except UnicodeEncodeError:
-            raise ValueError(
+            raise UserError(
                 f"input file {path!a} has a name that is not UTF-8; the manifest could not name it, rename it"
             ) from None
         if (twin := seen.setdefault(os.path.realpath(path), path)) is not path:
-            raise ValueError(
+            raise UserError(
                 f"input file {path} is given twice (also as {twin}); its documents would be read twice, name it once"
             )
     return found
@@ -64,11 +66,11 @@ def find_inputs(inputs: Sequence[str | Path]) -> list[Path]:
 def _files_below(folder: Path) -> Iterator[Path]:
     """Files of documents in a folder and all below it, links followed.
 
-    Raises: ValueError for a folder that may not be read or a file that would be left out for its compression alone.
+    Raises: UserError for a folder that may not be read or a file that would be left out for its compression alone.
     """
 
     def refuse(problem: OSError) -> None:
-        raise ValueError(f"input folder {problem.filename} cannot be read ({problem.strerror}); change its permissions")
+        raise UserError(f"input folder {problem.filename} cannot be read ({problem.strerror}); change its permissions")
 
     seen: set[str] = set()
     for name, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
@@ -79,7 +81,7 @@ def _files_below(folder: Path) -> Iterator[Path]:
             if not suffixes:
                 continue
             if suffixes[-1] in UNKNOWN_COMPRESSIONS and suffixes[-2:-1] and suffixes[-2] in FOLDER_SUFFIXES:
-                raise ValueError(
+                raise UserError(
                     f"{path} is compressed in a way that is not read; compress it with gzip or zstd, or move it"
                 )
             if suffixes[-1] == ".parquet" or _plain(suffixes) in FOLDER_SUFFIXES:
@@ -92,7 +94,7 @@ def _plain(suffixes: Sequence[str]) -> str:
 
 
 def layout_of(path: Path, txt_documents: TxtDocuments) -> Layout:
-    """How a file's documents lie in it, by its suffix. Raises: ValueError if the suffix is unknown."""
+    """How a file's documents lie in it, by its suffix. Raises: UserError if the suffix is unknown."""
     suffixes = [suffix.lower() for suffix in path.suffixes] or [""]
     suffix = _plain(suffixes)
     if suffix in LINE_SUFFIXES:
@@ -101,7 +103,7 @@ def layout_of(path: Path, txt_documents: TxtDocuments) -> Layout:
         return "text file" if txt_documents == "file" else "text lines"
     if suffixes[-1] == ".parquet":
         return "parquet rows"
-    raise ValueError(
+    raise UserError(
         f"input file {path} has an unknown suffix; known are .jsonl, .ndjson, .json and .txt (with or without .gz or .zst) "
         "and .parquet: rename it, for example to NAME.jsonl"
     )

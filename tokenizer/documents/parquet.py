@@ -7,6 +7,7 @@ import pyarrow
 import pyarrow.ipc
 import pyarrow.parquet
 
+from fanal.errors import UserError
 from tokenizer.documents.compressed import HashedFile
 
 
@@ -16,13 +17,13 @@ def row_blocks(
     """(Arrow stream of rows, about block_bytes of them; number of the first row; None). The first column is required.
 
     Args: stream is the same file; it is read, and so hashed, in step with the rows.
-    Raises: ValueError if the file is no Parquet, is damaged, or lacks the first of the columns.
+    Raises: UserError if the file is no Parquet, is damaged, or lacks the first of the columns.
     """
     try:
         with pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
             names = file.schema_arrow.names
             if columns[0] not in names:
-                raise ValueError(f"{path} has no column {columns[0]!r}; its columns are {', '.join(names)}")
+                raise UserError(f"{path} has no column {columns[0]!r}; its columns are {', '.join(names)}")
             first = 0
             wanted = [name for name in columns if name in names]
             for group in range(file.num_row_groups):
@@ -36,7 +37,7 @@ def row_blocks(
                     yield sink.getvalue().to_pybytes(), first, None
                     first += batch.num_rows
     except (pyarrow.ArrowException, OSError) as problem:
-        raise ValueError(f"{path} cannot be read as Parquet ({problem}); copy the file again") from None
+        raise UserError(f"{path} cannot be read as Parquet ({problem}); copy the file again") from None
 
 
 def rows(data: bytes) -> list[dict[str, object]]:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import orjson
 
+from fanal.errors import UserError
 from fanal.files import InputFile
 from tokenizer.documents.blocks import InputReader, RawBlock
 from tokenizer.documents.input_files import TxtDocuments
@@ -84,8 +85,8 @@ Report = Callable[[str], None]
 
 
 def stop(problem: str) -> NoReturn:
-    """The strict Report. Raises: ValueError."""
-    raise ValueError(problem)
+    """The strict Report. Raises: UserError."""
+    raise UserError(problem)
 
 
 def place_of(block: RawBlock, number: int) -> str:
@@ -200,7 +201,7 @@ class DocumentReader:
     """Iterates over the documents of some files, once, in the order given.
 
     Attributes: total_bytes (of all files), bytes_read (so far), input_files (each file whose end was reached, with the
-    hashes of the very bytes that were read). Raises: ValueError naming file and line of the first bad document.
+    hashes of the very bytes that were read). Raises: UserError naming file and line of the first bad document.
     """
 
     def __init__(

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from fanal.errors import UserError
 from fanal.files import write_bytes_durably
 
 DEFAULT_MAX_BYTES_PER_DOMAIN = 4_000_000
@@ -57,7 +58,7 @@ def make_sample_corpus(
 
     Args: max_bytes_per_domain limits the UTF-8 bytes of text in a domain, both splits together.
     Returns: bytes of text written, by file name relative to output_dir.
-    Raises: ValueError if the limit leaves a file empty.
+    Raises: UserError if the limit leaves a file empty.
     """
     library = Path(sysconfig.get_paths()["stdlib"])
     output_dir = Path(output_dir)
@@ -69,7 +70,7 @@ def make_sample_corpus(
             name = f"{split}/{domain}.jsonl"
             lines = [_line(document, domain) for document in kept if document.split == split]
             if not lines:
-                raise ValueError(
+                raise UserError(
                     f"max_bytes_per_domain ({max_bytes_per_domain}) leaves no document for {output_dir / name}; "
                     f"{DEFAULT_MAX_BYTES_PER_DOMAIN} is enough"
                 )

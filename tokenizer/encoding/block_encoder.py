@@ -55,7 +55,7 @@ class EncodedBlock:
 
 
 def encode_block(job: EncodeJob, block: RawBlock) -> EncodedBlock:
-    """Parse and tokenize. Raises: ValueError for a bad document, EngineError where the engines differ."""
+    """Parse and tokenize. Raises: UserError for a bad document, EngineError where the engines differ."""
     try:
         return open_encoder(job).encode(block)
     except Exception as problem:

@@ -16,6 +16,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fanal.errors import UserError
 from fanal.progress import Progress
 from tokenizer.documents.blocks import BLOCK_BYTES, InputReader, Part
 from tokenizer.documents.input_files import TxtDocuments
@@ -61,12 +62,12 @@ def encode(
 
     Args: on_error "skip" leaves bad documents out instead of stopping; num_workers defaults to the cores this process may
     use; part encodes a share of the input, for `merge`.
-    Raises: ValueError for a bad tokenizer or input (with file and line), an existing shard, documents that differ in domain
+    Raises: UserError for a bad tokenizer or input (with file and line), an existing shard, documents that differ in domain
     or licence, or ids that differ from SentencePiece's. Nothing is left under the shard's names then.
     """
     fields, labels = fields or Fields(), labels or Labels()
     if shuffle_seed is not None and not 0 <= shuffle_seed < 2**63:
-        raise ValueError(f"shuffle_seed ({shuffle_seed}) must be from 0 to 2**63 - 1; 42 works")
+        raise UserError(f"shuffle_seed ({shuffle_seed}) must be from 0 to 2**63 - 1; 42 works")
     job = EncodeJob(
         tokenizer_dir=str(tokenizer_dir),
         append_bos=append_bos,

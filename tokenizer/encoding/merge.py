@@ -38,7 +38,7 @@ class PartShard:
 def merge(part_prefixes: Sequence[str | Path], output_prefix: str | Path) -> ShardManifest:
     """Join all parts of one encode run, given in any order.
 
-    Raises: ShardError if a part is missing, given twice, damaged, or from another run; ValueError.
+    Raises: ShardError if a part is missing, given twice, damaged, or from another run; UserError.
     """
     parts = _open_parts(part_prefixes)
     first = parts[0].manifest

@@ -34,7 +34,7 @@ def adopt(prefix: str | Path, tokenizer_dir: str | Path, labels: Labels | None =
     """Read .bin and .idx whole, check them against the tokenizer and each other, and write PREFIX.json.
 
     Raises: ShardError if there is a manifest already, a file is missing or cut, the layout is not one sequence per document,
-    or an id is outside the tokenizer's vocabulary; ValueError for a bad tokenizer.
+    or an id is outside the tokenizer's vocabulary; UserError for a bad tokenizer.
     """
     labels = labels or Labels()
     tokenizer = load_tokenizer(tokenizer_dir)

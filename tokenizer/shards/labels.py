@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from fanal.errors import UserError
+
 SEVERAL_LANGUAGES = "mul"  # ISO 639-2 for "multiple languages"
 
 
@@ -30,7 +32,7 @@ class CommonLabel:
     def add(self, found: Mapping[str | None, object]) -> None:
         """Values with the place of their first document; a place may be dear to write out, so that waits for an error.
 
-        Raises: ValueError naming both places if a value differs from the first one; languages may differ.
+        Raises: UserError naming both places if a value differs from the first one; languages may differ.
         """
         for value, place in found.items():
             if self.place is None:
@@ -38,7 +40,7 @@ class CommonLabel:
             elif value != self.value and self.name == "language":
                 self.value = SEVERAL_LANGUAGES
             elif value != self.value:
-                raise ValueError(
+                raise UserError(
                     f"{place}: {self.name} is {value!r}, but {self.value!r} at {self.place}; a shard has one {self.name}, so "
                     f"that a mixture can name it: split the input by {self.name} and encode each part to its own prefix, or "
                     f"say --{self.name} NAME for all of it"

@@ -11,19 +11,18 @@ from pathlib import Path
 
 import numpy as np
 
+from fanal.errors import DamageError, UserError
 from fanal.files import HASH_BLOCK_BYTES, InputFile, read_record
 
 FORMAT_VERSION = 2
 
 
-class ShardError(ValueError):
+class ShardError(UserError):
     """A shard is not what it says. The message names the path, what was found, what was expected and what to do."""
 
 
-class DamagedShardError(ShardError):
+class DamagedShardError(DamageError):
     """A shard's bytes are not those that its manifest describes: nothing that a user wrote is wrong."""
-
-    is_damage = True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fanal.errors import DamageError
 from fanal.files import HASH_BLOCK_BYTES, block_sha256_of_file, sha256_of_file
 from fanal.read_errors import passing_cause
 from tokenizer.shards.index import check_files, read_document_indices, read_lengths, read_pointers
@@ -44,7 +45,7 @@ def verify(
     """Check each shard, and go on after a bad one so that one call tells all. Deep reads all data, else about none.
 
     Args: tokenizer_dir, if given, must be the tokenizer that made the shards.
-    Raises: ValueError if that tokenizer is bad.
+    Raises: UserError if that tokenizer is bad.
     """
     tokenizer_sha256 = None if tokenizer_dir is None else load_tokenizer(tokenizer_dir).model_sha256
     return [_verify_one(prefix, deep, tokenizer_sha256) for prefix in prefixes]
@@ -71,7 +72,7 @@ def _verify_one(prefix: str | Path, deep: bool, tokenizer_sha256: str | None) ->
                 if len(problems) == MAX_PROBLEMS:
                     problems.append(f"{prefix}: more problems are not listed")
                     break
-    except (ShardError, OSError) as error:
+    except (ShardError, DamageError, OSError) as error:
         cause = passing_cause(error)
         cut_short = cause is not None
         problems.append(

@@ -70,7 +70,7 @@ def check_tokenizer(
     """Encode and decode every document; one report per domain or language, in order of name.
 
     Args: by says what a report is about; a document's language is its field `language`, else its domain.
-    Raises: ValueError for a bad tokenizer or input.
+    Raises: UserError for a bad tokenizer or input.
     """
     tokenizer = load_tokenizer(tokenizer_dir)
     fast_encode = fast_encoder(tokenizer)

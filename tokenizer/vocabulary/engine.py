@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import orjson
 
+from fanal.errors import UserError
 from tokenizer.vocabulary.fast_json import SPACE_PIECE
 from tokenizer.vocabulary.load import FAST_NAME, Tokenizer
 
@@ -27,7 +28,7 @@ PROBES = (
 )  # fmt: skip
 
 
-class EngineError(ValueError):
+class EngineError(UserError):
     """The fast engine cannot serve a tokenizer, or gave other ids than SentencePiece."""
 
 

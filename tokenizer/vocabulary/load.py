@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 
+from fanal.errors import UserError
 from fanal.files import InputFile, read_record
 from tokenizer.vocabulary.sampling import LanguageSample
 from tokenizer.vocabulary.spec import TokenizerSpec, load_spec
@@ -91,16 +92,16 @@ class Tokenizer:
 def load_tokenizer(directory: str | Path) -> Tokenizer:
     """Open a tokenizer folder.
 
-    Raises: ValueError naming the path if a file is missing or unreadable, or is not the one that tokenizer-info.json
+    Raises: UserError naming the path if a file is missing or unreadable, or is not the one that tokenizer-info.json
     describes.
     """
     directory = Path(directory)
     mend = "train it again with `python -m tokenizer train`, or copy the whole folder again"
     if not directory.is_dir():
-        raise ValueError(f"tokenizer folder {directory} does not exist; {mend}")
+        raise UserError(f"tokenizer folder {directory} does not exist; {mend}")
     info = read_record(TokenizerInfo, directory / INFO_NAME, mend=mend)
     if info.format_version != FORMAT_VERSION:
-        raise ValueError(
+        raise UserError(
             f"{directory / INFO_NAME} has format_version {info.format_version}, but this program reads {FORMAT_VERSION}; "
             f"{mend}"
         )
@@ -118,7 +119,7 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
     }
     for name, value in ids.items():
         if value != getattr(info, name):
-            raise ValueError(f"{path} has {name} {value}, but {INFO_NAME} says {getattr(info, name)}; {mend}")
+            raise UserError(f"{path} has {name} {value}, but {INFO_NAME} says {getattr(info, name)}; {mend}")
     return Tokenizer(
         directory=directory,
         processor=processor,
@@ -135,8 +136,8 @@ def _read_described(path: Path, sha256: str, mend: str) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as problem:
-        raise ValueError(f"{path} cannot be read ({problem.strerror}); {mend}") from None
+        raise UserError(f"{path} cannot be read ({problem.strerror}); {mend}") from None
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
-        raise ValueError(f"{path} has sha256 {found}, but {INFO_NAME} says {sha256}: it was altered; {mend}")
+        raise UserError(f"{path} has sha256 {found}, but {INFO_NAME} says {sha256}: it was altered; {mend}")
     return content

@@ -11,6 +11,7 @@ import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from fanal.errors import UserError
 from tokenizer.documents.parse import Document
 from tokenizer.vocabulary.spec import TokenizerSpec
 
@@ -38,14 +39,14 @@ def language_of(document: Document) -> str | None:
 def count_characters(documents: Iterable[Document], spec: TokenizerSpec) -> dict[str, int]:
     """Prepared characters by language of the spec, in the spec's order; under ALL_TEXT if it names none.
 
-    Raises: ValueError for a document of another language or of none, and for a language without text.
+    Raises: UserError for a document of another language or of none, and for a language without text.
     """
     counts = dict.fromkeys(spec.languages or [ALL_TEXT], 0)
     for document in documents:
         counts[_group(document, spec)] += len(spec.prepare(document.text))
     for language, count in counts.items():
         if not count:
-            raise ValueError(
+            raise UserError(
                 f"languages names {language!r}, but the input has no text of it; add such documents (field "
                 "'language', else 'domain'), or leave it out and let the other shares add up to 1"
             )
@@ -55,14 +56,14 @@ def count_characters(documents: Iterable[Document], spec: TokenizerSpec) -> dict
 def wanted_characters(available: dict[str, int], spec: TokenizerSpec) -> dict[str, int]:
     """How many characters to take of each language.
 
-    Raises: ValueError naming the largest training_characters that works if a language has less than its share.
+    Raises: UserError naming the largest training_characters that works if a language has less than its share.
     """
     shares = spec.languages or {ALL_TEXT: 1.0}
     scarcest = min(shares, key=lambda language: available[language] / shares[language])
     largest = int(available[scarcest] / shares[scarcest])
     total = largest if spec.training_characters is None else spec.training_characters
     if total > largest:
-        raise ValueError(
+        raise UserError(
             f"training_characters ({total}) wants {round(total * shares[scarcest])} characters of {scarcest!r}, a share "
             f"of {shares[scarcest]}, but the input has {available[scarcest]}; training_characters: {largest} works"
         )
@@ -118,7 +119,7 @@ def _group(document: Document, spec: TokenizerSpec) -> str:
     language = language_of(document)
     if language not in spec.languages:
         found = "neither a language nor a domain" if language is None else f"language {language!r}"
-        raise ValueError(
+        raise UserError(
             f"{document.place}: the document has {found}, but languages names {', '.join(spec.languages)}; "
             "give it a share, label the document, or leave the file out"
         )

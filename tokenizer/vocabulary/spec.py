@@ -18,6 +18,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from fanal.errors import UserError
 from tokenizer.vocabulary.normalize import Normalization, prepare_text
 
 BOS_ID, EOS_ID, UNK_ID, PAD_ID = 0, 1, 2, 3
@@ -67,13 +68,13 @@ class TokenizerSpec:
 
     def __post_init__(self) -> None:
         if self.vocab_size < 1:
-            raise ValueError(f"vocab_size ({self.vocab_size}) must be at least 1; 65024 is a usual size")
+            raise UserError(f"vocab_size ({self.vocab_size}) must be at least 1; 65024 is a usual size")
         if not 0.0 < self.character_coverage <= 1.0:
-            raise ValueError(
+            raise UserError(
                 f"character_coverage ({self.character_coverage}) must be in (0, 1]; 0.9995 is a usual value"
             )
         if self.max_piece_length < 1:
-            raise ValueError(
+            raise UserError(
                 f"max_piece_length ({self.max_piece_length}) must be at least 1 character; 16 is a usual value"
             )
         self._check_symbols()
@@ -86,7 +87,7 @@ class TokenizerSpec:
     def _check_symbols(self) -> None:
         for character in self.remove_characters:
             if len(character) != 1 or self.remove_characters.count(character) > 1:
-                raise ValueError(
+                raise UserError(
                     f"remove_characters holds {character!r}, which is not one character or is given twice; "
                     'give each character once, for example "\\r"'
                 )
@@ -95,20 +96,20 @@ class TokenizerSpec:
             for symbol in getattr(self, name):
                 piece = symbol_piece(symbol)
                 if not symbol or piece in taken or "\0" in symbol:
-                    raise ValueError(
+                    raise UserError(
                         f"{name} holds {symbol!r}, which is empty, given twice, holds NUL, or names a special or byte "
                         "token; give each string once, for example '\\n'"
                     )
                 taken.add(piece)
         for symbol in self.user_defined_symbols:
             if self.prepare(symbol) != symbol:
-                raise ValueError(
+                raise UserError(
                     f"user_defined_symbols holds {symbol!r}, which no text holds once remove_characters and "
                     f"normalization {self.normalization} are done; {self.prepare(symbol)!r} is what is left of it"
                 )
         for symbol in self.reserved_tokens:
             if len(symbol) == 1:
-                raise ValueError(
+                raise UserError(
                     f"reserved_tokens holds {symbol!r}, a single character, which SentencePiece would find in text; "
                     f"a reserved token has at least 2 characters, for example '<{symbol}>'"
                 )
@@ -116,15 +117,15 @@ class TokenizerSpec:
     def _check_sample(self) -> None:
         for language, share in self.languages.items():
             if not 0.0 < share <= 1.0:
-                raise ValueError(f"languages gives {language!r} a share of {share}; a share is in (0, 1], such as 0.25")
+                raise UserError(f"languages gives {language!r} a share of {share}; a share is in (0, 1], such as 0.25")
         total = math.fsum(self.languages.values())
         if self.languages and abs(total - 1.0) > SHARE_TOLERANCE:
-            raise ValueError(
+            raise UserError(
                 f"languages has shares that add up to {total:.6g}; they must add up to 1, for example "
                 + ", ".join(f"{language}: {share / total:.4g}" for language, share in self.languages.items())
             )
         if self.training_characters is not None and self.training_characters < max(1, len(self.languages)):
-            raise ValueError(
+            raise UserError(
                 f"training_characters ({self.training_characters}) must be at least {max(1, len(self.languages))}, one "
                 "per language; leave it out to train on all that the shares allow"
             )
@@ -133,18 +134,18 @@ class TokenizerSpec:
 def load_spec(path: str | Path) -> TokenizerSpec:
     """Read a spec from YAML.
 
-    Raises: ValueError naming the file and the key if a key is unknown (with the nearest known one), missing, of the
+    Raises: UserError naming the file and the key if a key is unknown (with the nearest known one), missing, of the
     wrong type or out of range.
     """
     path = Path(path)
     try:
         content = OmegaConf.load(path)  # refuses a key given twice, which plain YAML would not
     except FileNotFoundError:
-        raise ValueError(f"tokenizer spec {path} does not exist; a small one is tokenizer/specs/tiny-2k.yaml") from None
+        raise UserError(f"tokenizer spec {path} does not exist; a small one is tokenizer/specs/tiny-2k.yaml") from None
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as problem:
-        raise ValueError(f"tokenizer spec {path} cannot be read as YAML: {problem}") from None
+        raise UserError(f"tokenizer spec {path} cannot be read as YAML: {problem}") from None
     if not isinstance(content, DictConfig):
-        raise ValueError(f"tokenizer spec {path} must hold keys and values such as 'vocab_size: 2000', found a list")
+        raise UserError(f"tokenizer spec {path} must hold keys and values such as 'vocab_size: 2000', found a list")
     try:
         merged = OmegaConf.merge(OmegaConf.structured(TokenizerSpec), content)
         return cast(TokenizerSpec, OmegaConf.to_object(merged))
@@ -152,9 +153,9 @@ def load_spec(path: str | Path) -> TokenizerSpec:
         # The first line says which key and "did you mean"; the rest is omegaconf's own bookkeeping.
         reason = str(problem).splitlines()[0]
         keys = ", ".join(TokenizerSpec.__dataclass_fields__)
-        raise ValueError(f"tokenizer spec {path}: {reason} (keys of a spec: {keys})") from None
+        raise UserError(f"tokenizer spec {path}: {reason} (keys of a spec: {keys})") from None
     except ValueError as problem:
-        raise ValueError(f"tokenizer spec {path}: {problem}") from None
+        raise UserError(f"tokenizer spec {path}: {problem}") from None
 
 
 def spec_as_yaml(spec: TokenizerSpec) -> str:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import sentencepiece
 
+from fanal.errors import UserError
 from fanal.files import fsync_directory, write_bytes_durably, write_record
 from tokenizer.documents.parse import DocumentReader
 from tokenizer.vocabulary.engine import open_engine
@@ -98,12 +99,12 @@ def train_tokenizer(
     """Train a tokenizer on jsonl documents and write its folder (see load.py), whole or not at all.
 
     The trainer holds all text in memory, several times over: give it a sample of a few GB, or let the spec choose one.
-    Raises: ValueError if output_dir exists, an input is bad or does not suit the spec's languages, or the text cannot
+    Raises: UserError if output_dir exists, an input is bad or does not suit the spec's languages, or the text cannot
     give vocab_size tokens.
     """
     output_dir = Path(output_dir)
     if output_dir.exists():
-        raise ValueError(
+        raise UserError(
             f"output folder {output_dir} exists, and a tokenizer is never overwritten (shards depend on it); "
             "remove it or name another --output"
         )
@@ -118,7 +119,7 @@ def train_tokenizer(
     sentences = SentenceStream(text for text in texts if text)
     model = _train_model(spec, sentences)
     if counted_files not in (None, reader.input_files):
-        raise ValueError("an input file was changed while it was read; train again when the files are at rest")
+        raise UserError("an input file was changed while it was read; train again when the files are at rest")
     fast_json = fast_tokenizer_json(sentencepiece.SentencePieceProcessor(model_proto=model), spec)
     spec_yaml = spec_as_yaml(spec).encode("utf-8")
     info = TokenizerInfo(
@@ -195,7 +196,7 @@ def _train_model(spec: TokenizerSpec, sentences: SentenceStream) -> bytes:
     except RuntimeError as problem:
         if sentences.error is None:
             reason = str(problem).rsplit("] ", 1)[-1]  # behind the C++ place and condition
-            raise ValueError(
+            raise UserError(
                 f"vocab_size {spec.vocab_size} does not suit these {sentences.num_text_bytes} bytes of text: {reason}"
             ) from None
     if sentences.error is not None:

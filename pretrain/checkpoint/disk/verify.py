@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from fanal.errors import UserError
 from fanal.run_folder import COMPLETE, MANIFEST, STATE, step_of
 from pretrain.checkpoint.disk.direct_read import read_past_cache
 from pretrain.checkpoint.disk.manifest import (
@@ -39,7 +40,7 @@ class Finding:
     """Each names its path; empty for a whole checkpoint."""
 
 
-class GoneError(ValueError):
+class GoneError(UserError):
     """A checkpoint was deleted while it was read, as its run does to old ones."""
 
 

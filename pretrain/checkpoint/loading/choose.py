@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 
+from fanal.errors import UserError
 from fanal.run_folder import checkpoints_dir
 from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, FileEntry, entries_from_text, entries_to_text
 from pretrain.checkpoint.disk.retention import bad_in, checkpoints_in, remove_leftovers, set_aside
@@ -71,7 +72,7 @@ def choose_origin(run: RunConfig, world: World) -> tuple[Path, int]:
             text = json.dumps([str(error), "wrong", 0, ""])
     refusal, found, step, files = json.loads(share_text(text, world) or "")
     if refusal is not None:
-        raise DamagedCheckpointError(refusal) if found == "damaged" else ValueError(refusal)
+        raise DamagedCheckpointError(refusal) if found == "damaged" else UserError(refusal)
     problems = hash_problems(Path(found), entries_from_text(files), world)
     if problems:
         refuse_gone(Path(found))

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
+from fanal.errors import UserError
 from fanal.run_folder import DATA, REASON, checkpoints_dir, is_bad, step_of
 from pretrain.checkpoint.disk.config_file import read_config
 from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, Manifest
@@ -47,12 +48,12 @@ def check_init_from(run: RunConfig, *, tokenizer_sha256: str) -> None:
 def find_origin(run: RunConfig) -> tuple[Path, Manifest]:
     """The checkpoint that checkpoint.init_from names, or the newest of the run that it names; by names and sizes.
 
-    Raises: ValueError if there is none; DamagedCheckpointError if it is not whole, or was set aside by its own run.
+    Raises: UserError if there is none; DamagedCheckpointError if it is not whole, or was set aside by its own run.
     """
     named = _named(run)
     own, real = real_path(run.run_dir), real_path(named)
     if real == own or real.parent == real_path(checkpoints_dir(own)):
-        raise ValueError(
+        raise UserError(
             f"checkpoint.init_from ({named}) must be of another run than run_dir ({run.run_dir}), which goes on from its own "
             f"checkpoints by itself; checkpoint.init_from=null works, or run_dir={run.run_dir}-2"
         )
@@ -67,7 +68,7 @@ def check_origin(run: RunConfig, folder: Path, *, tokenizer_sha256: str) -> None
     """Whether the configured run can begin with the weights of this checkpoint.
 
     Layout, precision, lengths, batches, rates and data may all be others.
-    Raises: ValueError naming each difference that may not be, or if its run has not come to its end and nobody named the
+    Raises: UserError naming each difference that may not be, or if its run has not come to its end and nobody named the
     checkpoint itself, or if the optimizer's moments are to be kept and there are none.
     """
     named, saved = _named(run), read_config(folder)
@@ -79,18 +80,18 @@ def check_origin(run: RunConfig, folder: Path, *, tokenizer_sha256: str) -> None
                 f"the tokenizer (there sha256 {there[:12]}, here data.tokenizer {run.data.tokenizer} {tokenizer_sha256[:12]})"
             )
     if differences:
-        raise ValueError(
+        raise UserError(
             f"checkpoint.init_from ({named}) must have the model's shape and its tokenizer, and differs in "
             f"{'; '.join(differences)}: the values there work with {folder}, or checkpoint.init_from=null for initial weights"
         )
     step, last_step = step_of(folder.name) or 0, saved.train.get("train_steps")
     if not is_checkpoint(named) and isinstance(last_step, int) and step < last_step:
-        raise ValueError(
+        raise UserError(
             f"checkpoint.init_from ({named}) is a run that has come to step {step} of {last_step}: train it to its end, or name "
             f"the checkpoint to begin with it as it is; checkpoint.init_from={folder} works"
         )
     if run.checkpoint.init_optimizer == "keep" and len(read_index(folder).states) == 1:
-        raise ValueError(
+        raise UserError(
             f"checkpoint.init_optimizer (keep) needs the moments of AdamW, and {folder} holds weights alone; "
             "checkpoint.init_optimizer=fresh works"
         )
@@ -100,24 +101,24 @@ def check_same_origin(run: RunConfig, origin: Origin | None, folder: Path) -> No
     """Refuse to go on with a run under a configuration that says it began elsewhere. Whether anything is left there does not
     matter; a checkpoint that was moved is known by its hash.
 
-    Args: origin: what the run's checkpoint ``folder`` records. Raises: ValueError naming both.
+    Args: origin: what the run's checkpoint ``folder`` records. Raises: UserError naming both.
     """
     stated, keeps = run.checkpoint.init_from, run.checkpoint.init_optimizer
     if origin is None:
         if stated is not None:
-            raise ValueError(
+            raise UserError(
                 f"checkpoint.init_from ({stated}) must be where the run began, and checkpoint {folder} says that it began with "
                 "initial weights; checkpoint.init_from=null works, or another run_dir for a run that begins there"
             )
         return
     if stated != origin.init_from and not _is_there(stated, origin):
-        raise ValueError(
+        raise UserError(
             f"checkpoint.init_from ({stated}) must be where the run began, and checkpoint {folder} says that it began with "
             f"{origin.init_from} ({origin.checkpoint}); checkpoint.init_from={origin.init_from} works, whatever is there by now, "
             "or another run_dir for another run"
         )
     if keeps != origin.init_optimizer:
-        raise ValueError(
+        raise UserError(
             f"checkpoint.init_optimizer ({keeps}) must be as the run began, and checkpoint {folder} says {origin.init_optimizer}; "
             f"checkpoint.init_optimizer={origin.init_optimizer} works, or another run_dir for another run"
         )
@@ -151,7 +152,7 @@ def _newest_of_run(named: Path) -> Path:
         )
     if not found:
         runs = sorted(str(path.parent) for path in named.parent.glob("*/checkpoints"))[:8]
-        raise ValueError(
+        raise UserError(
             f"checkpoint.init_from ({named}) must be a checkpoint's folder, or a run's folder with one in it; "
             f"{'there is none' if named.is_dir() else 'nothing is there'}. Runs beside it: {', '.join(runs) or 'none'}; "
             "checkpoint.init_from=null begins with initial weights"

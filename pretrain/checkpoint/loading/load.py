@@ -11,6 +11,7 @@ from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer
 from omegaconf import OmegaConf
 
+from fanal.errors import UserError
 from fanal.run_folder import DATA, step_of
 from pretrain.checkpoint.disk.config_file import read_config
 from pretrain.checkpoint.disk.origin import Origin, origin_of, read_origin
@@ -54,7 +55,7 @@ def load_checkpoint(
     Collective: every rank calls it. Rank 0 chooses, so that ranks never load different steps. The tensors are read with
     the bytes that are hashed, and nothing is done with them before every byte of the checkpoint was compared with its manifest
     (choose.py): what a damaged one left in the optimizer is written over by the one before, or the run ends.
-    Raises: DamagedCheckpointError if there are checkpoints and none is whole; ValueError if the checkpoint is of another
+    Raises: DamagedCheckpointError if there are checkpoints and none is whole; UserError if the checkpoint is of another
     model, other data or another order of them, naming each difference, or of a later step than the run's last; and as
     ``begin_with_origin``.
     """
@@ -82,7 +83,7 @@ def load_checkpoint(
     check_same_origin(run, origin, folder)
     state = read_state(folder, step=step_of(folder.name) or 0)
     if state.step > run.train.train_steps:
-        raise ValueError(
+        raise UserError(
             f"train.train_steps ({run.train.train_steps}) must not be below the step of the newest checkpoint, {folder}; "
             f"train.train_steps={state.step} works, or another run_dir for a new run"
         )
@@ -105,7 +106,7 @@ def begin_with_origin(
     """Give the model the weights of the checkpoint that checkpoint.init_from names, and the optimizer its moments and its
     count of updates if they are to be kept. Steps, samples and their order begin anew.
 
-    Collective: every rank calls it. Raises: ValueError or DamagedCheckpointError if there is none, if it is not whole, or if
+    Collective: every rank calls it. Raises: UserError or DamagedCheckpointError if there is none, if it is not whole, or if
     the run cannot begin with it (init_from.py).
     """
     folder, step = choose_origin(run, world)
@@ -164,7 +165,7 @@ def check_same_run(run: RunConfig, folder: Path) -> None:
     """Refuse to resume another model, or the same one with samples of another length or seed, or masked otherwise. Their
     tokens: data/same_data.py.
 
-    Raises: ValueError naming each difference.
+    Raises: UserError naming each difference.
     """
     saved = read_config(folder)
     differences = [
@@ -180,7 +181,7 @@ def check_same_run(run: RunConfig, folder: Path) -> None:
         if before != after:
             differences.append(f"{key} (checkpoint {before}, config {after})")
     if differences:
-        raise ValueError(
+        raise UserError(
             f"checkpoint {folder} belongs to another run: {'; '.join(differences)}. Take these values back, or start a new "
             "run in another run_dir"
         )

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import psutil
 
+from fanal.errors import DamageError
 from pretrain.checkpoint.disk.manifest import FileEntry
 from pretrain.checkpoint.disk.tensors import open_tensors
 from pretrain.config.derive import num_parameters
@@ -33,10 +34,8 @@ SHARE_OF_MEMORY = 0.5
 Memory = Literal["auto", "whole", "layers"]
 
 
-class CertificateError(ValueError):
+class CertificateError(DamageError):
     """The export is not the model that was trained; the message says where the two part. Exit code 76."""
-
-    is_damage = True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from itertools import islice
 import numpy as np
 import psutil
 
+from fanal.errors import UserError
 from pretrain.config.derive import kv_channels
 from pretrain.config.schema import ModelConfig
 from pretrain.convert.ours.source import ExportSource
@@ -59,7 +60,7 @@ def certificate_texts(source: ExportSource, *, num_samples: int) -> list[Text]:
 
 
 def check_samples(source: ExportSource, num_samples: int) -> None:
-    """Say, before hours of work, if there are fewer samples than asked for. Raises: ValueError if they do not fit into memory."""
+    """Say, before hours of work, if there are fewer samples than asked for. Raises: UserError if they do not fit into memory."""
     if source.sources is None:
         return
     chosen, kind = _chosen(source)
@@ -73,7 +74,7 @@ def check_samples(source: ExportSource, num_samples: int) -> None:
     state, widest = (size * source.seq_length for size in _token_bytes(source.model))
     works = max(1, (_bytes_for_texts() - widest) // state)
     if min(num_samples, there) > works:
-        raise ValueError(
+        raise UserError(
             f"--samples ({num_samples:,}) needs {min(num_samples, there) * state + widest:,} bytes for the states of its tokens, "
             f"and texts may take {_bytes_for_texts():,}, half of the memory that is available; {works} works"
         )

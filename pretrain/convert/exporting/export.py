@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fanal.errors import UserError
 from fanal.progress import Progress
 from pretrain.checkpoint.disk.manifest import FileEntry, describe
 from pretrain.checkpoint.disk.tensors import open_tensors
@@ -69,18 +70,18 @@ class Exported:
 def export(checkpoint: str | Path, to: str | Path, options: ExportOptions, overrides: Sequence[str] = ()) -> Exported:
     """Write the folder ``to`` from a checkpoint, or from a run's newest whole one.
 
-    Raises: ValueError for what a user can mend; DamagedCheckpointError; CertificateError if what was written is not the model
+    Raises: UserError for what a user can mend; DamagedCheckpointError; CertificateError if what was written is not the model
     that was trained. Nothing is left under the name ``to`` then.
     """
     final = named(to)
     transformers_module()  # before hours of work
     check_target(final, weight_bytes=0)
     if options.max_shard_bytes < 1:
-        raise ValueError(f"--max-shard-bytes ({options.max_shard_bytes}) must be above 0; 5000000000 works")
+        raise UserError(f"--max-shard-bytes ({options.max_shard_bytes}) must be above 0; 5000000000 works")
     if options.num_samples < 1:
-        raise ValueError(f"--samples ({options.num_samples}) must be above 0; 4 works")
+        raise UserError(f"--samples ({options.num_samples}) must be above 0; 4 works")
     if not _is_date(options.date):
-        raise ValueError(f"--date ({options.date}) must be a day as YYYY-MM-DD; 2025-12-31 works")
+        raise UserError(f"--date ({options.date}) must be a day as YYYY-MM-DD; 2025-12-31 works")
     source = open_source(checkpoint, overrides, with_shards=options.with_shards, adds_bos=options.adds_bos)
     check_samples(source, options.num_samples)
     dtype = DTYPES[options.dtype] if options.dtype else source.weights_dtype

@@ -8,13 +8,14 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from fanal.errors import UserError
 from pretrain.convert.ours.target import NO_WRITING, harm_of
 
 SMALL_FILES_BYTES = 32 << 20
 """Room for what is no weight: tokenizer, config, card, certificate."""
 
 
-class ExportTargetError(ValueError):
+class ExportTargetError(UserError):
     """The folder cannot be written where it was asked for; the message says why."""
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from omegaconf import OmegaConf
 
+from fanal.errors import UserError
 from fanal.progress import Progress
 from fanal.run_folder import COMPLETE, CONFIG, MANIFEST, SHARDS, STATE, TENSORS, shard_path
 from pretrain.checkpoint.disk.boxes import Box
@@ -44,7 +45,7 @@ OUR_NAMES = {SHARDS, STATE, CONFIG, TENSORS, IMPORT, IMPORTED_FILES, MANIFEST, C
 SMALL_FILES_BYTES = 16 << 20
 
 
-class ImportTargetError(ValueError):
+class ImportTargetError(UserError):
     """The checkpoint cannot be written where it was asked for; the message says why."""
 
 

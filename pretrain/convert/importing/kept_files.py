@@ -7,6 +7,7 @@ from typing import Any
 
 import sentencepiece
 
+from fanal.errors import UserError
 from pretrain.convert.ours.import_record import KEPT_FILES, TOKENIZERS
 from pretrain.convert.ours.token_ids import token_ids
 from pretrain.convert.theirs.text import SENTENCEPIECE_MODEL, TOKENIZER_JSON, read_tokenizer_json
@@ -14,14 +15,14 @@ from pretrain.convert.theirs.text import SENTENCEPIECE_MODEL, TOKENIZER_JSON, re
 GENERATION_CONFIG = "generation_config.json"
 
 
-class BadFileError(ValueError):
+class BadFileError(UserError):
     """A file that is not what its name says; the message names it."""
 
 
 def check_kept_files(folder: Path, *, vocab_size: int) -> list[str]:
     """The names of those that are there, each read as who uses it will.
 
-    Raises: BadFileError, TokenIdError: ValueErrors that name the file.
+    Raises: BadFileError, TokenIdError: UserErrors that name the file.
     """
     found = [name for name in KEPT_FILES if os.path.lexists(folder / name)]
     for name in found:

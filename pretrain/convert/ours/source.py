@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fanal.errors import UserError
 from fanal.run_folder import COMPLETE, CONFIG, DATA, checkpoints_dir
 from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, read_small_file
 from pretrain.checkpoint.disk.origin import Origin, read_origin
@@ -62,7 +63,7 @@ def open_source(
 
     Args: overrides: ``data.tokenizer=DIR`` and the like, where tokenizer or shards lie elsewhere now; adds_bos: whether
         documents began with BOS, None asks the shards.
-    Raises: ValueError if there is no checkpoint, or its tokenizer or shards are not at hand or other ones;
+    Raises: UserError if there is no checkpoint, or its tokenizer or shards are not at hand or other ones;
         DamagedCheckpointError if it, or every one of a run, is damaged; GoneError if its run deletes it meanwhile.
     """
     _check_overrides(overrides)
@@ -109,7 +110,7 @@ def _check_overrides(overrides: Sequence[str]) -> None:
     for override in overrides:
         key = override.partition("=")[0]
         if not _WHERE_DATA_LIES.fullmatch(key):
-            raise ValueError(
+            raise UserError(
                 f"override {override!r} must be of data.tokenizer, data.train, data.held_out or data.phases, which say where "
                 f"tokenizer and shards are now; {key} stays as it was trained. data.tokenizer=DIR works"
             )
@@ -120,7 +121,7 @@ def _whole_checkpoint(path: Path) -> Finding:
     was_one = folder.is_dir() and re.fullmatch(r"step-\d+\..*", folder.name) is not None
     candidates = [folder] if is_checkpoint(path) or was_one else checkpoints_in(checkpoints_dir(path))
     if not candidates:
-        raise ValueError(
+        raise UserError(
             f"CHECKPOINT ({path}) must be a checkpoint's folder or a run's folder with one in it; runs/tiny works once that "
             "run has saved"
         )
@@ -134,17 +135,15 @@ def _open_shards(run: RunConfig, position: DataPosition | None) -> Sources:
     """The run's shards, which must be those that it has read."""
     try:
         sources = open_sources(run)
-    except ValueError as error:
-        if getattr(error, "is_damage", False):
-            raise
-        raise ValueError(
+    except UserError as error:
+        raise UserError(
             f"{error}. For an export: data.train=... and data.tokenizer=... after the arguments say where they are now, and "
             "--without-shards proves the export on built-in texts alone"
         ) from None
     found = {source.identity for source in sources.train}
     for read in position.sources if position is not None else ():
         if read.cursor and read.identity not in found:
-            raise ValueError(
+            raise UserError(
                 f"data.train names no shard with the tokens of {read.prefix}, which this checkpoint was trained on; say with "
                 "data.train=[{prefix: ...}] where it is now, or --without-shards"
             )

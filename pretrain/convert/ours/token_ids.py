@@ -4,11 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fanal.errors import UserError
+
 TokenId = int | list[int] | None
 BOS, EOS, PAD = "bos_token_id", "eos_token_id", "pad_token_id"
 
 
-class TokenIdError(ValueError):
+class TokenIdError(UserError):
     """An id that no token can have; the message names the file and the key."""
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import sentencepiece
 
+from fanal.errors import UserError
 from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, read_small_file
 from pretrain.config.schema import RunConfig
 from pretrain.convert.ours.import_record import IMPORT, IMPORTED_FILES, TOKENIZER_FILES, TOKENIZERS, ImportRecord
@@ -51,22 +52,22 @@ def tokenizer_of_run(
     """The tokenizer that a run was trained with.
 
     Args: adds_bos: whether documents began with BOS; None asks the shards.
-    Raises: ValueError if it is not there, was altered, or is another than the one whose ids were trained on.
+    Raises: UserError if it is not there, was altered, or is another than the one whose ids were trained on.
     """
     try:
         tokenizer = load_tokenizer(run.data.tokenizer)
     except ValueError as error:
-        raise ValueError(
+        raise UserError(
             f"{error}. For an export: data.tokenizer=DIR after the arguments says where it is now"
         ) from None
     if position is not None and position.tokenizer_sha256 != tokenizer.model_sha256:
-        raise ValueError(
+        raise UserError(
             f"data.tokenizer ({run.data.tokenizer}) is {tokenizer.model_sha256[:12]}, and the checkpoint was trained on ids of "
             f"{position.tokenizer_sha256[:12]}; data.tokenizer=DIR names the folder of that one"
         )
     if adds_bos is None:
         if sources is None:
-            raise ValueError(
+            raise UserError(
                 "without the shards nothing says whether documents began with BOS; --bos or --no-bos says it (`tokenizer encode` "
                 "puts it there unless told not to)"
             )
@@ -88,12 +89,12 @@ def tokenizer_of_run(
 def tokenizer_of_import(folder: Path, imported: ImportRecord, *, vocab_size: int) -> ExportTokenizer:
     """The tokenizer of an imported checkpoint: its files as they came.
 
-    Raises: ValueError, DamagedCheckpointError if an older version has imported what cannot be one.
+    Raises: UserError, DamagedCheckpointError if an older version has imported what cannot be one.
     """
     try:
         ids = token_ids(imported.config, folder / IMPORT, vocab_size=vocab_size)
     except TokenIdError as error:
-        raise ValueError(
+        raise UserError(
             f"{error}. Mend config.json in the folder that this comes from, and import that again"
         ) from None
     inside = folder / IMPORTED_FILES

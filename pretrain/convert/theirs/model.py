@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from fanal.errors import UserError
 from pretrain.convert.ours.model import Point
 from pretrain.convert.theirs.weights import INDEX_JSON
 
@@ -21,7 +22,7 @@ SINGLE_NAME = "model.safetensors"
 EXTRA = "pip install 'fanal[hf]'"
 
 
-class CannotLoadError(ValueError):
+class CannotLoadError(UserError):
     """`transformers` does not load the folder as it should; the message says what is wrong."""
 
 
@@ -38,11 +39,11 @@ class TheirModel(Protocol):
 
 
 def transformers_module() -> Any:
-    """The library. Raises: ValueError if it is not installed."""
+    """The library. Raises: UserError if it is not installed."""
     try:
         library = importlib.import_module("transformers")
     except ImportError as error:
-        raise ValueError(
+        raise UserError(
             f"an export is certified with transformers, which cannot be imported ({error}); {EXTRA} installs it"
         ) from None
     library.utils.logging.disable_progress_bar()

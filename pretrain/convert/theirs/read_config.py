@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fanal.errors import UserError
 from pretrain.config.schema import ModelConfig
 from pretrain.convert.ours.token_ids import token_ids
 
@@ -20,7 +21,7 @@ LARGEST = sys.float_info.max
 """JSON has larger integers, of which float() makes an error."""
 
 
-class UnsupportedModelError(ValueError):
+class UnsupportedModelError(UserError):
     """A Hugging Face folder that is none of the models we have; the message names what is different."""
 
 

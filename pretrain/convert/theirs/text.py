@@ -8,6 +8,7 @@ from typing import Any
 
 import sentencepiece
 
+from fanal.errors import UserError
 from pretrain.convert.ours.token_ids import BOS, EOS, token_ids
 from tokenizer.vocabulary.load import INFO_NAME, load_tokenizer
 
@@ -37,7 +38,7 @@ def open_codec(folder: Path, *, config: dict[str, Any] | None = None, vocab_size
 
     Args: config: the ``config.json`` of the model, if the folder has no copy of it; read for the ids of BOS and EOS;
         vocab_size: of the model, where it is the tokenizer's own: no id may be beyond.
-    Raises: ValueError if there is none, or if an id is none.
+    Raises: UserError if there is none, or if an id is none.
     """
     if (folder / INFO_NAME).exists():
         tokenizer = load_tokenizer(folder)
@@ -59,24 +60,24 @@ def open_codec(folder: Path, *, config: dict[str, Any] | None = None, vocab_size
         return _from_tokenizer_json(folder, bos_id, eos_ids)
     if (folder / SENTENCEPIECE_MODEL).is_file():
         return _from_sentencepiece(folder / SENTENCEPIECE_MODEL, bos_id, eos_ids)
-    raise ValueError(
+    raise UserError(
         f"no tokenizer is in {folder}: it has neither {INFO_NAME} nor {TOKENIZER_JSON} nor {SENTENCEPIECE_MODEL}; "
         "--tokenizer DIR names the folder of one"
     )
 
 
 def read_tokenizer_json(path: Path) -> Any:
-    """A ``tokenizers.Tokenizer``. Raises: ValueError if the library is not there, or does not read the file."""
+    """A ``tokenizers.Tokenizer``. Raises: UserError if the library is not there, or does not read the file."""
     try:
         import tokenizers
     except ImportError:
-        raise ValueError(
+        raise UserError(
             f"{path} needs the library tokenizers, which is not installed; pip install 'fanal[hf]' brings it"
         ) from None
     try:
         return tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises nothing narrower
-        raise ValueError(f"{path} is no tokenizer that tokenizers can read ({error})") from None
+        raise UserError(f"{path} is no tokenizer that tokenizers can read ({error})") from None
 
 
 def _from_tokenizer_json(folder: Path, bos_id: int | None, eos_ids: frozenset[int]) -> TextCodec:
@@ -99,7 +100,7 @@ def _from_sentencepiece(path: Path, bos_id: int | None, eos_ids: frozenset[int])
     try:
         processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
     except (OSError, RuntimeError) as error:
-        raise ValueError(f"{path} is no SentencePiece model ({error})") from None
+        raise UserError(f"{path} is no SentencePiece model ({error})") from None
     return TextCodec(
         encode=lambda text: processor.Encode(text),
         decode=lambda ids: processor.Decode([token for token in ids if token < processor.GetPieceSize()]),
@@ -111,13 +112,13 @@ def _from_sentencepiece(path: Path, bos_id: int | None, eos_ids: frozenset[int])
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """An object; empty if the file is not there. Raises: ValueError if it holds something else."""
+    """An object; empty if the file is not there. Raises: UserError if it holds something else."""
     if not path.is_file():
         return {}
     try:
         content = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON ({error})") from None
+        raise UserError(f"{path} is not JSON ({error})") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold an object; it holds a {type(content).__name__}")
+        raise UserError(f"{path} must hold an object; it holds a {type(content).__name__}")
     return content

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from fanal.errors import UserError
 from fanal.read_errors import naming
 
 INDEX_JSON, SINGLE = "model.safetensors.index.json", "model.safetensors"
@@ -27,7 +28,7 @@ MAX_HEADER_BYTES = 100_000_000
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
-class BadWeightsError(ValueError):
+class BadWeightsError(UserError):
     """Weights that cannot be read as what they claim to be; the message names the file."""
 
 
@@ -133,10 +134,10 @@ def _read_index(path: Path) -> dict[str, set[str]]:
         files: dict[str, set[str]] = {}
         for name, file in weight_map.items():
             if not isinstance(file, str) or file != Path(file).name or not file.endswith(".safetensors"):
-                raise ValueError(f"{name} is said to be in {file!r}, which is no .safetensors file of this folder")
+                raise UserError(f"{name} is said to be in {file!r}, which is no .safetensors file of this folder")
             files.setdefault(file, set()).add(name)
         if not files:
-            raise ValueError("its weight_map is empty")
+            raise UserError("its weight_map is empty")
         return dict(sorted(files.items()))
     except OSError as error:
         raise BadWeightsError(f"{path} cannot be read ({error.strerror})") from None
@@ -168,7 +169,7 @@ def _read_header(path: Path, descriptor: int) -> dict[str, HfEntry]:
     try:
         length = int.from_bytes(os.pread(descriptor, 8, 0), "little")
         if num_bytes < 8 or length > min(MAX_HEADER_BYTES, num_bytes - 8):
-            raise ValueError(f"a head of {length:,} bytes in a file of {num_bytes:,}")
+            raise UserError(f"a head of {length:,} bytes in a file of {num_bytes:,}")
         fields = json.loads(os.pread(descriptor, length, 8), object_pairs_hook=_no_duplicates)
         fields.pop("__metadata__", None)
         entries = {}
@@ -177,7 +178,7 @@ def _read_header(path: Path, descriptor: int) -> dict[str, HfEntry]:
             entries[name] = _parse_entry(path, name, entry, data_start=8 + length, previous_end=end)
             end = entry["data_offsets"][1]
         if 8 + length + end != num_bytes:
-            raise ValueError(f"its tensors end at byte {8 + length + end:,} and the file at {num_bytes:,}")
+            raise UserError(f"its tensors end at byte {8 + length + end:,} and the file at {num_bytes:,}")
         return entries
     except BadWeightsError:
         raise
@@ -192,14 +193,14 @@ def _parse_entry(path: Path, name: str, entry: Any, *, data_start: int, previous
     if dtype not in ITEM_BYTES:
         raise BadWeightsError(f"{name} in {path} is of type {dtype}; {', '.join(ITEM_BYTES)} are supported")
     if any(type(n) is not int or n < 0 for n in (*shape, start, end)):
-        raise ValueError(f"{name} has shape {shape} at {start} to {end}")
+        raise UserError(f"{name} has shape {shape} at {start} to {end}")
     if start != previous_end or end - start != math.prod(shape) * ITEM_BYTES[dtype]:
-        raise ValueError(f"{name}, of type {dtype} and shape {shape}, lies at {start} to {end}")
+        raise UserError(f"{name}, of type {dtype} and shape {shape}, lies at {start} to {end}")
     return HfEntry(file=path.name, dtype=dtype, shape=tuple(shape), start=data_start + start)
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a name is there twice")
+        raise UserError("a name is there twice")
     return found

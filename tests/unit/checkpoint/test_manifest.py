@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from fanal.exit_codes import DAMAGED, exit_code_of
+from fanal.errors import exit_code_of
+from fanal.exit_codes import DAMAGED
 from fanal.run_folder import COMPLETE, MANIFEST, STATE
 from pretrain.checkpoint.disk.manifest import (
     DamagedCheckpointError,

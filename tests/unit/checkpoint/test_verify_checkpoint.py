@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from fanal.exit_codes import WRONG_INPUT, exit_code_of
+from fanal.errors import exit_code_of
+from fanal.exit_codes import WRONG_INPUT
 from fanal.run_folder import COMPLETE, MANIFEST, checkpoints_dir, step_name
 from pretrain.checkpoint.disk import verify
 from pretrain.checkpoint.disk.manifest import Manifest

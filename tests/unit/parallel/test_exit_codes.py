@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from fanal.exit_codes import CRASH, DAMAGED, WRONG_INPUT, exit_code_of, message_of
+from fanal.errors import exit_code_of, message_of
+from fanal.exit_codes import CRASH, DAMAGED, WRONG_INPUT
 from pretrain.config.derive import num_microbatches
 
 ROOT = Path(__file__).parents[3]
