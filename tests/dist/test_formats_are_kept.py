@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from launch.status import status
+from launch.status.status import status
 from pretrain.__main__ import cli
-from pretrain.checkpoint.tensor_index import read_index
-from pretrain.checkpoint.tensors import read_whole
+from pretrain.checkpoint.disk.tensor_index import read_index
+from pretrain.checkpoint.disk.tensors import read_whole
 from pretrain.config.schema import RunConfig
-from pretrain.convert.from_hf import import_hf
+from pretrain.convert.importing.import_folder import import_hf
 from tests.dist.harness import Trace, assert_same_training, make_run, read_trace, run_and_trace
-from tokenizer.load import load_tokenizer
-from tokenizer.shards import open_shard
-from tokenizer.verify import verify
+from tokenizer.shards.shard import open_shard
+from tokenizer.shards.verify import verify
+from tokenizer.vocabulary.load import load_tokenizer
 
 V1 = Path(__file__).parents[1] / "golden" / "formats" / "v1"
 SAVED_STEP, LAST_STEP = 8, 13

@@ -13,16 +13,16 @@ import shutil
 import sys
 from pathlib import Path
 
-from pretrain.checkpoint.tensor_index import read_index
-from pretrain.checkpoint.tensors import read_whole
+from pretrain.checkpoint.disk.tensor_index import read_index
+from pretrain.checkpoint.disk.tensors import read_whole
 from pretrain.config.load import load_run, to_yaml
-from pretrain.convert.to_hf import ExportOptions, export
+from pretrain.convert.exporting.export import ExportOptions, export
 from tests.dist.harness import Trace, run_and_trace
-from tokenizer.encode import encode
-from tokenizer.load import load_tokenizer
-from tokenizer.shards import open_shard
-from tokenizer.spec import TokenizerSpec
-from tokenizer.train import train_tokenizer
+from tokenizer.encoding.encode import encode
+from tokenizer.shards.shard import open_shard
+from tokenizer.vocabulary.load import load_tokenizer
+from tokenizer.vocabulary.spec import TokenizerSpec
+from tokenizer.vocabulary.train import train_tokenizer
 
 ROOT = Path(__file__).parents[3]
 SAVED_STEP, LAST_STEP = 8, 13

@@ -122,7 +122,7 @@ def test_lucie_s_learning_rate_at_chosen_samples(consumed: int, rate: float) -> 
 
 def test_the_phases_of_lucie_begin_with_one_another() -> None:
     pretrain, extension, annealing = lucie("pretrain"), lucie("extension"), lucie("annealing")
-    assert pretrain.checkpoint.loading.init_from is None
+    assert pretrain.checkpoint.init_from is None
     assert (extension.checkpoint.init_from, extension.checkpoint.init_optimizer) == (pretrain.run_dir, "keep")
     assert (annealing.checkpoint.init_from, annealing.checkpoint.init_optimizer) == (extension.run_dir, "keep")
     assert extension.data.tokenizer == annealing.data.tokenizer == pretrain.data.tokenizer

@@ -88,7 +88,7 @@ def test_a_kill_between_two_renames_is_cleaned_up_by_the_next_run(
     path = write_documents(tmp_path / "a.jsonl", ["one", "two"])
     script = (
         "import os, pathlib\n"
-        "from tokenizer.encode import encode\n"
+        "from tokenizer.encoding.encode import encode\n"
         f"left = {renames}\n"
         "rename = pathlib.Path.rename\n"
         "def dying(self, target):\n"
