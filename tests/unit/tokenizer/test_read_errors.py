@@ -144,8 +144,8 @@ def test_an_error_in_a_worker_is_the_same_outside(
         problem.filename = str(path)
         raise made_of(problem) if as_value_error else problem
 
-    for module in ("inputs", "encode"):
-        monkeypatch.setattr(f"tokenizer.{module}.BLOCK_BYTES", 1000)  # no more workers than blocks
+    for module in ("tokenizer.documents.blocks", "tokenizer.encoding.encode"):
+        monkeypatch.setattr(f"{module}.BLOCK_BYTES", 1000)  # no more workers than blocks
     monkeypatch.setattr(block_encoder, "parse_block", fail)
     words = ["encode", "--tokenizer", str(tokenizer_dir), "--input", str(path), "--output", str(tmp_path / "shard")]
     assert main([*words, "--workers", "2"]) == 70

@@ -90,8 +90,8 @@ def test_every_bit_of_a_small_index_is_watched(tmp_path: Path) -> None:
 def test_bad_blocks_of_a_large_shard_are_named_with_their_documents(
     tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("files", "manifest", "verify"):
-        monkeypatch.setattr(f"tokenizer.{module}.HASH_BLOCK_BYTES", 4096)
+    for module in ("fanal.files", "tokenizer.shards.manifest", "tokenizer.shards.verify"):
+        monkeypatch.setattr(f"{module}.HASH_BLOCK_BYTES", 4096)
     shard = open_shard_written_in_blocks(whole, tmp_path)
     content = bytearray(Path(f"{shard.prefix}.bin").read_bytes())
     bad = [0, len(content) // 2 // 4096, (len(content) - 1) // 4096]
