@@ -5,7 +5,7 @@ the whole run the roundings even out exactly, so that a weight of one in a milli
 sources are mixed in a seeded order.
 
 How: lay the sources side by side on a line, each as long as its share of a block, and put a grid of points with spacing 1
-on the line, shifted by a phase that moves in each block. A source owns the points that fall on it. The phases of all
+on the line, shifted by an offset that moves in each block. A source owns the points that fall on it. The offsets of all
 blocks are an arithmetic sequence modulo RESOLUTION, so the points a source owned in all earlier blocks are counted by a
 sum of floors, in time logarithmic in the block's number. From there on, blocks are walked by adding their counts.
 
@@ -27,8 +27,8 @@ BLOCK_SAMPLES = 256
 RESOLUTION_BITS = 40
 RESOLUTION = 2**RESOLUTION_BITS
 """Shares are rounded to BLOCK_SAMPLES / RESOLUTION."""
-PHASE_STEP = (
-    679_891_637_639  # odd, so that all phases come by; near RESOLUTION / golden ratio, so that they spread evenly
+OFFSET_STEP = (
+    679_891_637_639  # odd, so that every offset comes by; near RESOLUTION / golden ratio, so that they spread evenly
 )
 CELLS_AT_ONCE = 2**16
 """Blocks times sources that are worked on at once: small enough for the cache of a core, large enough for numpy."""
@@ -46,22 +46,22 @@ class Blend:
     """What makes the order of this blend different from another's: seed and phase."""
 
     def locate(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(source, rank within that source) of each sample number.
+        """(source, draw within that source) of each sample number.
 
-        The ranks of a source count 0, 1, 2, ... in the order of the samples, without a gap: the samples before any
-        number hold exactly the first ranks of each source.
+        The draws of a source count 0, 1, 2, ... in the order of the samples, without a gap: the samples before any
+        number hold exactly the first draws of each source.
 
         Args: int64 [n], not negative, in any order. Sorted numbers near each other are cheapest.
         Returns: two int64 [n].
         """
         blocks, block_index = np.unique(samples // BLOCK_SAMPLES, return_inverse=True)
         place = samples % BLOCK_SAMPLES
-        sources, ranks = np.empty(len(samples), np.int64), np.empty(len(samples), np.int64)
-        for first, end, in_blocks, block_ranks in self._walk(blocks):
+        sources, draws = np.empty(len(samples), np.int64), np.empty(len(samples), np.int64)
+        for first, end, in_blocks, block_draws in self._walk(blocks):
             wanted = np.flatnonzero((block_index >= first) & (block_index < end))
             at = block_index[wanted] - first, place[wanted]
-            sources[wanted], ranks[wanted] = in_blocks[at], block_ranks[at]
-        return sources, ranks
+            sources[wanted], draws[wanted] = in_blocks[at], block_draws[at]
+        return sources, draws
 
     def drawn(self, sample: int) -> np.ndarray:
         """How many of the samples before number ``sample`` come from each source: int64 [S]."""
@@ -73,7 +73,7 @@ class Blend:
         return counts
 
     def _walk(self, blocks: np.ndarray) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
-        """Blocks [w], rising: in parts (first, end, sources, ranks), the last two [end - first, B] for blocks[first:end]."""
+        """Blocks [w], rising: in parts (first, end, sources, draws), the last two [end - first, B] for blocks[first:end]."""
         span = max(1, CELLS_AT_ONCE // len(self.weights))
         first = 0
         while first < len(blocks):
@@ -92,7 +92,7 @@ class Blend:
             first = end
 
     def _mixed(self, blocks: np.ndarray, before: np.ndarray, drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Source and rank at each place of these blocks, each int64 [w, B].
+        """Source and draw at each place of these blocks, each int64 [w, B].
 
         Args: blocks [w]; before [w, S + 1]: each source's first point, last B; drawn [w, S]: samples up to and with the block.
         """
@@ -102,20 +102,20 @@ class Blend:
         numbers = blocks[:, None] * BLOCK_SAMPLES + np.arange(BLOCK_SAMPLES)
         # Distinct numbers mix to distinct values, so there are no ties: the order is one bijection of the block's places.
         place = np.argsort(mix64(numbers.astype(np.uint64) + self._order_key), axis=1)  # of each point, [w, B]
-        # Points of one source, in the order of their places: then its ranks rise with the samples.
+        # Points of one source, in the order of their places: then its draws rise with the samples.
         place = np.sort(of_point.reshape(rows, BLOCK_SAMPLES) * BLOCK_SAMPLES + place, axis=1) % BLOCK_SAMPLES
-        rank = (drawn - before[:, 1:]).ravel()[of_point].reshape(rows, BLOCK_SAMPLES) + np.arange(BLOCK_SAMPLES)
+        draw = (drawn - before[:, 1:]).ravel()[of_point].reshape(rows, BLOCK_SAMPLES) + np.arange(BLOCK_SAMPLES)
         source = (of_point % len(self.weights)).reshape(rows, BLOCK_SAMPLES)
-        sources, ranks = np.empty_like(source), np.empty_like(rank)
+        sources, draws = np.empty_like(source), np.empty_like(draw)
         np.put_along_axis(sources, place, source, axis=1)
-        np.put_along_axis(ranks, place, rank, axis=1)
-        return sources, ranks
+        np.put_along_axis(draws, place, draw, axis=1)
+        return sources, draws
 
     def _points_before(self, blocks: np.ndarray) -> np.ndarray:
-        """Grid points left of each edge in each block: ceil((edge - phase) / RESOLUTION), int64 [w, S + 1]."""
+        """Grid points left of each edge in each block: ceil((edge - offset) / RESOLUTION), int64 [w, S + 1]."""
         # The product wraps modulo 2**64, of which RESOLUTION is a divisor.
-        phase = (blocks.astype(np.uint64) * np.uint64(PHASE_STEP) & np.uint64(RESOLUTION - 1)).astype(np.int64)
-        return (self._edge_array - phase[:, None] + (RESOLUTION - 1)) >> RESOLUTION_BITS
+        offset = (blocks.astype(np.uint64) * np.uint64(OFFSET_STEP) & np.uint64(RESOLUTION - 1)).astype(np.int64)
+        return (self._edge_array - offset[:, None] + (RESOLUTION - 1)) >> RESOLUTION_BITS
 
     def _drawn_before(self, block: int) -> np.ndarray:
         """Samples of each source in all blocks before ``block``: int64 [S].
@@ -133,9 +133,9 @@ class Blend:
 
     def drawn_by_sums(self, block: int) -> np.ndarray:
         """Samples of each source in all blocks before ``block``, by exact arithmetic: int64 [S]. The definition."""
-        # ceil((rest - phase) / R) is 1 where phase < rest, else 0
+        # ceil((rest - offset) / R) is 1 where offset < rest, else 0
         halves = (divmod(edge, RESOLUTION) for edge in self.edges)
-        up_to = [whole * block + _count_phases_below(rest, block) for whole, rest in halves]
+        up_to = [whole * block + _count_offsets_below(rest, block) for whole, rest in halves]
         return np.diff(np.array(up_to, np.int64))
 
     @cached_property
@@ -158,13 +158,13 @@ class Blend:
         return [(0, np.zeros(len(self.weights), np.int64))]
 
 
-def _count_phases_below(bound: int, num_blocks: int) -> int:
-    """How many of the first ``num_blocks`` phases b * PHASE_STEP mod RESOLUTION are below ``bound``."""
+def _count_offsets_below(bound: int, num_blocks: int) -> int:
+    """How many of the first ``num_blocks`` offsets b * OFFSET_STEP mod RESOLUTION are below ``bound``."""
     # [x mod R < t] = floor(x / R) - floor((x - t) / R), for 0 <= t <= R
     if bound == 0:
         return 0
-    shifted = _floor_sum(num_blocks, RESOLUTION, PHASE_STEP, RESOLUTION - bound)  # each term one more than (x - t) / R
-    return _floor_sum(num_blocks, RESOLUTION, PHASE_STEP, 0) - (shifted - num_blocks)
+    shifted = _floor_sum(num_blocks, RESOLUTION, OFFSET_STEP, RESOLUTION - bound)  # each term one more than (x - t) / R
+    return _floor_sum(num_blocks, RESOLUTION, OFFSET_STEP, 0) - (shifted - num_blocks)
 
 
 def _floor_sum(count: int, modulus: int, factor: int, constant: int) -> int:

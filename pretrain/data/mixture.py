@@ -1,4 +1,4 @@
-"""Mixtures that follow each other: sample number -> source and rank, over all phases of a run.
+"""Mixtures that follow each other: sample number -> source and draw, over all phases of a run.
 
 In each phase a blend numbers the samples of its sources from 0; a cursor, the samples the source gave in earlier phases, is
 added. So a source goes on where it stood, even after a pause, and repeats no chunk within an epoch. All of it follows from
@@ -38,20 +38,20 @@ class Mixture:
         self._cursors = [np.zeros(num_sources, np.int64)]  # at the start of each phase, as far as they were needed
 
     def locate(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(source, rank within that source) of each sample number.
+        """(source, draw within that source) of each sample number.
 
-        The samples before any number hold exactly the first ranks of each source.
+        The samples before any number hold exactly the first draws of each source.
 
         Args: int64 [n]. Returns: two int64 [n].
         """
         of_phase = np.searchsorted(self._starts, samples, side="right") - 1
-        sources, ranks = np.empty(len(samples), np.int64), np.empty(len(samples), np.int64)
+        sources, draws = np.empty(len(samples), np.int64), np.empty(len(samples), np.int64)
         for phase in np.unique(of_phase).tolist():
             here = np.flatnonzero(of_phase == phase)
-            member, rank = self._blends[phase].locate(samples[here] - self._starts[phase])
+            member, draw = self._blends[phase].locate(samples[here] - self._starts[phase])
             sources[here] = self._members[phase][member]
-            ranks[here] = rank + self._cursor(phase)[sources[here]]
-        return sources, ranks
+            draws[here] = draw + self._cursor(phase)[sources[here]]
+        return sources, draws
 
     def drawn(self, sample: int) -> np.ndarray:
         """How many of the samples before number ``sample`` come from each source: int64 [num_sources]."""

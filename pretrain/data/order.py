@@ -98,13 +98,13 @@ class ChunkOrder:
         """Tokens an epoch leaves out, at its start and its end together."""
         return self.num_tokens - 1 - self.chunks_per_epoch * self.seq_length
 
-    def start_tokens(self, ranks: np.ndarray) -> np.ndarray:
-        """First token of the chunks drawn at these ranks (0, 1, 2, ... through all epochs). Args and result: int64 [n]."""
-        return ChunkOrders([self]).start_tokens(np.zeros(len(ranks), np.int64), ranks)
+    def start_tokens(self, draws: np.ndarray) -> np.ndarray:
+        """First token of the chunks at these draws (0, 1, 2, ... through all epochs). Args and result: int64 [n]."""
+        return ChunkOrders([self]).start_tokens(np.zeros(len(draws), np.int64), draws)
 
-    def start_token(self, rank_in_source: int) -> int:
+    def start_token(self, draw: int) -> int:
         """The same for one chunk."""
-        return int(self.start_tokens(np.array([rank_in_source], np.int64))[0])
+        return int(self.start_tokens(np.array([draw], np.int64))[0])
 
 
 class ChunkOrders:
@@ -117,17 +117,17 @@ class ChunkOrders:
         self._slack = np.array([order.slack for order in orders], np.uint64)
         self._keys = np.stack([random_keys(order.key, ROUNDS + 1) for order in orders], axis=1)  # [ROUNDS + 1, S]
 
-    def start_tokens(self, sources: np.ndarray, ranks: np.ndarray) -> np.ndarray:
+    def start_tokens(self, sources: np.ndarray, draws: np.ndarray) -> np.ndarray:
         """First token, in its source, of each chunk.
 
-        The rank-th chunk drawn from a source is chunk ``permute(rank % chunks)`` of epoch ``rank // chunks``, and each epoch
+        Draw number d from a source is chunk ``permute(d % chunks)`` of epoch ``d // chunks``, and each epoch
         lays its chunks from an offset of its own. Both come from the source's keys mixed with the epoch.
 
-        Args: sources, ranks: int64 [n].
+        Args: sources, draws: int64 [n].
         Returns: int64 [n].
         """
         chunks = self._chunks[sources]
-        epoch, index = np.divmod(ranks.astype(np.uint64), chunks)
+        epoch, index = np.divmod(draws.astype(np.uint64), chunks)
         keys = mix64(
             self._keys[:, sources] + epoch * GOLDEN
         )  # [ROUNDS + 1, n]; epochs lie far apart before they are mixed

@@ -66,8 +66,8 @@ class TrainData:
 
     def places(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(source, first token in its shard) of each sample. Args: int64 [n]. Returns: two int64 [n]."""
-        sources, ranks = self.mixture.locate(numbers)
-        return sources, self._orders.start_tokens(sources, ranks)  # training reads a shard from its first token
+        sources, draws = self.mixture.locate(numbers)
+        return sources, self._orders.start_tokens(sources, draws)  # training reads a shard from its first token
 
     def read_places(self, sources: np.ndarray, start_tokens: np.ndarray, out: np.ndarray) -> np.ndarray:
         """The tokens at these places, in ``out``: int64 [n, s + 1]. Raises: TokenIdError."""

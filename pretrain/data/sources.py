@@ -37,9 +37,9 @@ class Source:
     """Id that stands for no text in the shard's tokenizer."""
     first_token: int = 0
 
-    def start_token(self, rank_in_source: int) -> int:
-        """First token, in the shard, of the rank-th chunk drawn from this source."""
-        return self.first_token + self.order.start_token(rank_in_source)
+    def start_token(self, draw: int) -> int:
+        """First token, in the shard, of the chunk that this source gives at a draw (0, 1, 2, ... through all epochs)."""
+        return self.first_token + self.order.start_token(draw)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pretrain.data.blend import BLOCK_SAMPLES, PHASE_STEP, RESOLUTION, Blend, _count_phases_below, _floor_sum
+from pretrain.data.blend import BLOCK_SAMPLES, OFFSET_STEP, RESOLUTION, Blend, _count_offsets_below, _floor_sum
 
 weights = st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=12).map(tuple)
 
@@ -21,7 +21,7 @@ def located(blend: Blend, first: int, count: int) -> list[tuple[int, int]]:
 
 def drawn_in_a_block_by_hand(blend: Blend, block: int) -> list[int]:
     """The definition: points of a shifted grid on the line of the sources."""
-    phase = block * PHASE_STEP % RESOLUTION
+    phase = block * OFFSET_STEP % RESOLUTION
     before = [-(-(edge - phase) // RESOLUTION) for edge in blend.edges]
     return [right - left for left, right in itertools.pairwise(before)]
 
@@ -133,7 +133,7 @@ def test_the_sum_of_floors_is_the_sum_of_floors(count: int, modulus: int, factor
 @given(bound=st.integers(0, RESOLUTION), blocks=st.integers(0, 300))
 @settings(deadline=None)
 def test_phases_below_a_bound_are_counted(bound: int, blocks: int) -> None:
-    assert _count_phases_below(bound, blocks) == sum(b * PHASE_STEP % RESOLUTION < bound for b in range(blocks))
+    assert _count_offsets_below(bound, blocks) == sum(b * OFFSET_STEP % RESOLUTION < bound for b in range(blocks))
 
 
 @given(scale=st.sampled_from([2.0, 0.25, 1024.0]), weights=weights, sample=st.integers(0, 10**9))
@@ -167,7 +167,7 @@ def test_a_late_sample_costs_no_more_turns_than_an_early_one() -> None:
         def __mod__(self, other: int) -> "Counted":
             return Counted(int(self) % int(other))
 
-    _floor_sum(10**12 // BLOCK_SAMPLES, Counted(RESOLUTION), Counted(PHASE_STEP), Counted(0))
+    _floor_sum(10**12 // BLOCK_SAMPLES, Counted(RESOLUTION), Counted(OFFSET_STEP), Counted(0))
     assert 0 < turns < 200
 
 
