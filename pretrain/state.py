@@ -1,4 +1,4 @@
-"""Where a run stands: what, with the config, determines everything that follows."""
+"""The state of a run: with the config, it determines everything that follows."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -9,7 +9,7 @@ Skip = Literal["not finite", "spike"]
 
 @dataclass(frozen=True, kw_only=True)
 class Recent:
-    """What the next step is compared with (optim/spikes.py): values of the last steps, oldest first, all finite."""
+    """Values of the last steps, oldest first, all finite, that the next step is compared with (optim/spikes.py)."""
 
     losses: tuple[float, ...] = ()
     """Mean cross entropy per token of a step, in nats."""
@@ -30,7 +30,7 @@ class TrainState:
     skipped_steps: int = 0
     """Steps without an update, for whatever reason."""
     skipped_in_a_row: int = 0
-    """Those whose gradient was not finite, since the last step that did update."""
+    """Steps with a non-finite gradient since the last step that did update."""
     skipped_spikes: int = 0
     """Steps without an update since they were spikes; what train.spikes.max_skipped_spikes limits."""
     recent: Recent = field(default_factory=Recent)

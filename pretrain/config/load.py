@@ -39,7 +39,7 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def read_mapping(file: Path, cls: type, *, example: str) -> dict[str, Any]:
-    """What a YAML file says, every key of it known to the dataclass ``cls``.
+    """Read a YAML file, every key of which the dataclass ``cls`` must know.
 
     Raises: UserError if it is not readable, not a mapping such as ``example``, or has a key that ``cls`` does not know.
     """

@@ -58,7 +58,7 @@ class SourceConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PhaseConfig:
-    """Another mixture from some sample on; a source that was read before goes on where it stood."""
+    """Another mixture from some sample on; a source that was read before continues where it stood."""
 
     start_sample: int = MISSING
     """First sample of the run that this mixture gives."""
@@ -68,7 +68,7 @@ class PhaseConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """What is read, in which order."""
+    """The data that a run reads, and their order."""
 
     tokenizer: str = MISSING
     """Folder of the tokenizer that made the shards."""
@@ -93,7 +93,7 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ParallelConfig:
-    """How the model and the batch are laid out over ranks."""
+    """The layout of the model and the batch over ranks."""
 
     tensor_model_parallel_size: int = 1
     """Ranks that share each weight matrix."""
@@ -112,7 +112,7 @@ class ParallelConfig:
     overlap_param_gather: bool = False
     """Gather updated parameters while the next forward pass runs; needs the distributed optimizer and overlap_grad_reduce."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
-    """Where tensors live: CUDA talks NCCL, CPU talks gloo; auto takes CUDA when there is one."""
+    """Device of the tensors: CUDA communicates through NCCL, the CPU through gloo; auto takes CUDA where there is a GPU."""
     timeout_s: int = 3600
     """Seconds a collective may take before the run gives up with exit code 70; behind train.watchdog, whose limits are shorter
     and which shows where every rank is."""
@@ -160,7 +160,7 @@ class BatchRampConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class WatchdogConfig:
-    """How long a rank may take over one act before it shows where it is and exits with code 77; null or 0 means for ever."""
+    """Limits of the watchdog: a rank that takes longer writes its stacks and exits with code 77; null or 0 means no limit."""
 
     init_s: float | None = 1800.0
     """Seconds from the start of a rank to its first step, loading the checkpoint included."""
@@ -190,7 +190,7 @@ class SpikeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How long to train, with what batch, in what precision."""
+    """Length, batch and precision of the training, and when validation runs."""
 
     train_steps: int = MISSING
     """Optimizer steps in the whole run, counted across restarts."""
@@ -219,26 +219,26 @@ class TrainConfig:
     """Seconds of walltime_s that are kept for the last checkpoint and for leaving."""
     watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
     spikes: SpikeConfig | None = field(default_factory=SpikeConfig)
-    """How spikes are found, and what happens then; null looks for none."""
+    """Detection of spikes and what happens then; null looks for none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """When to write checkpoints, and with which one to begin."""
+    """Checkpoints: when to write them, which to keep, and which one a new run starts from."""
 
     init_from: str | None = None
     """Begin with the weights of this checkpoint of another run, or of that run's last one: a folder; null means initial weights.
     Steps, samples and the learning rate start anew. Of no effect once the run has a checkpoint of its own."""
     init_optimizer: Literal["keep", "fresh"] = "keep"
-    """With init_from: keep takes AdamW's moments and count of updates along; fresh starts at zero, and its first update moves
-    each weight by the whole learning rate, so a warm-up is advised."""
+    """Optimizer states with init_from: keep takes moments and the count of updates along; fresh starts at zero, and its first
+    update moves each weight by the whole learning rate, so a warm-up is advised."""
 
     interval: int | None = None
     """Steps between checkpoints; null means only at the end or at a requested stop."""
     keep_last: int | None = None
-    """How many of the newest checkpoints to keep; null means all."""
+    """Number of newest checkpoints to keep; null means all."""
     keep_every_steps: int | None = None
-    """Keep for ever those whose step is a multiple of this; null means none beyond keep_last."""
+    """Checkpoints whose step is a multiple of this are kept forever; null means none beyond keep_last."""
     asynchronous: bool = True
     """Train on while a checkpoint is written, from a copy in host memory; false waits until it is whole."""
     phase_timeout_s: float = 600.0
@@ -249,7 +249,7 @@ class CheckpointConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LogConfig:
-    """What is written where."""
+    """Logs: what is written, and how often."""
 
     interval: int = 10
     """Steps between records."""
@@ -261,7 +261,7 @@ class LogConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """One run, whole."""
+    """The configuration of a whole run."""
 
     run_dir: str = MISSING
     """Folder of logs and checkpoints; starting again with the same folder resumes."""

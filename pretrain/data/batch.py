@@ -42,7 +42,7 @@ class MicroBatch:
     domain_ids: torch.Tensor
     """int64 [b]: number of the domain each row is from, in TrainData.domains; 0 in held-out batches, which are of one."""
     document_starts: torch.Tensor | None = None
-    """With data.document_mask the first token of every document when the rows lie one after the other, and last b * s:
+    """First token of every document where data.document_mask is on, the rows lying one after the other, and last b * s:
     int32 [documents + 1]; each row begins one. None leaves a row whole."""
 
 
@@ -153,7 +153,7 @@ def micro_batch(
 
 @lru_cache(maxsize=4)
 def _per_position(seq_length: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """What every row of every micro batch has: its positions, int64 [s], and a weight of 1 for each, float32 [s].
+    """Return the positions, int64 [s], and weights of 1, float32 [s], that every row of every micro batch has.
 
     Batches hold expanded views of them. PyTorch refuses to write to those, so that no batch can change another.
     """
@@ -163,7 +163,7 @@ def _per_position(seq_length: int, device: torch.device) -> tuple[torch.Tensor, 
 def boundaries(
     document_starts: Sequence[np.ndarray] | None, seq_length: int, device: torch.device
 ) -> Boundaries | None:
-    """What a stage in the middle of the pipeline gets of a micro batch; None where no documents are kept apart."""
+    """Return what a stage in the middle of the pipeline needs of a micro batch; None where no documents are kept apart."""
     if document_starts is None:
         return None
     return Boundaries(document_starts=_to_device(packed_starts(document_starts, seq_length), device))

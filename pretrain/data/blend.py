@@ -43,7 +43,7 @@ class Blend:
     weights: tuple[float, ...]
     """One positive number per source; only the ratios matter."""
     key: str
-    """What makes the order of this blend different from another's: seed and phase."""
+    """Seed and phase, which make the order of this blend different from another's."""
 
     def locate(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(source, draw within that source) of each sample number.
@@ -64,7 +64,7 @@ class Blend:
         return sources, draws
 
     def drawn(self, sample: int) -> np.ndarray:
-        """How many of the samples before number ``sample`` come from each source: int64 [S]."""
+        """Count the samples before number ``sample`` that come from each source: int64 [S]."""
         block, place = divmod(sample, BLOCK_SAMPLES)
         counts = self._drawn_before(block)
         if place:
@@ -140,7 +140,7 @@ class Blend:
 
     @cached_property
     def edges(self) -> tuple[int, ...]:
-        """Where each source begins on the line of a block, in units of 1 / RESOLUTION; the last edge is the end."""
+        """Start of each source on the line of a block, in units of 1 / RESOLUTION; the last edge is the end."""
         cumulative = list(accumulate((Fraction(weight) for weight in self.weights), initial=Fraction(0)))
         return tuple(round(edge / cumulative[-1] * BLOCK_SAMPLES * RESOLUTION) for edge in cumulative)
 
@@ -159,7 +159,7 @@ class Blend:
 
 
 def _count_offsets_below(bound: int, num_blocks: int) -> int:
-    """How many of the first ``num_blocks`` offsets b * OFFSET_STEP mod RESOLUTION are below ``bound``."""
+    """Count the first ``num_blocks`` offsets b * OFFSET_STEP mod RESOLUTION that are below ``bound``."""
     # [x mod R < t] = floor(x / R) - floor((x - t) / R), for 0 <= t <= R
     if bound == 0:
         return 0

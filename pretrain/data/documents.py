@@ -20,7 +20,7 @@ class Boundaries:
     """All that a pipeline stage without embedding and loss needs of a micro batch when documents are kept apart."""
 
     document_starts: torch.Tensor
-    """As in MicroBatch."""
+    """The same field as in MicroBatch."""
 
 
 def starts_in_chunk(shard: Shard, start_token: int, seq_length: int) -> np.ndarray:
@@ -45,7 +45,7 @@ def packed_starts(starts: Sequence[np.ndarray], seq_length: int) -> np.ndarray:
 
 
 def positions_in_documents(packed: np.ndarray, seq_length: int) -> np.ndarray:
-    """How far each input is from the first one of its document in the row: int64 [b, s].
+    """Return the distance of each input from the first one of its document in the row: int64 [b, s].
 
     Args: packed, what packed_starts gives.
     """
@@ -54,7 +54,7 @@ def positions_in_documents(packed: np.ndarray, seq_length: int) -> np.ndarray:
 
 
 def predictable(starts: Sequence[np.ndarray], seq_length: int) -> np.ndarray:
-    """Whether each input's document holds its label too: bool [b, s]. The first token of the next one is not predicted.
+    """Return whether each input's document holds its label too: bool [b, s]. The first token of the next document is not predicted.
 
     Args: starts, per row what starts_in_chunk gives.
     """

@@ -1,4 +1,4 @@
-"""Where the samples of a step came from: by arithmetic, so any rank can say it of all of them."""
+"""The places that the samples of a step came from, by arithmetic: any rank can name those of all ranks."""
 
 from dataclasses import dataclass
 

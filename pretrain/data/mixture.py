@@ -54,7 +54,7 @@ class Mixture:
         return sources, draws
 
     def drawn(self, sample: int) -> np.ndarray:
-        """How many of the samples before number ``sample`` come from each source: int64 [num_sources]."""
+        """Count the samples before number ``sample`` that come from each source: int64 [num_sources]."""
         phase = int(np.searchsorted(self._starts, sample, side="right")) - 1
         return self._after(phase, sample)
 

@@ -16,9 +16,9 @@ from fanal.errors import UserError
 from fanal.splitmix import GOLDEN, mix64
 
 ROUNDS = 6
-"""Of the Feistel network. Four make a pseudorandom permutation (Luby and Rackoff, 1988); two more even out tiny sizes."""
+"""Rounds of the Feistel network. Four make a pseudorandom permutation (Luby and Rackoff, 1988); two more even out tiny sizes."""
 MIN_BITS = 6
-"""On fewer bits a few rounds do not reach every order about as often."""
+"""Fewest bits that the network works on: on fewer, a few rounds do not reach every order about as often."""
 _ONE = np.uint64(1)
 
 
@@ -74,9 +74,9 @@ class ChunkOrder:
     seq_length: int
     """Predicted tokens per chunk."""
     key: str
-    """What makes this order different from another: seed and source."""
+    """Seed and source, which make this order different from another."""
     name: str
-    """What the source is called in errors."""
+    """Name of the source in errors."""
     shuffle: bool = True
     """False gives the chunks as they lie, from the first token (held-out data)."""
 
@@ -103,7 +103,7 @@ class ChunkOrder:
         return ChunkOrders([self]).start_tokens(np.zeros(len(draws), np.int64), draws)
 
     def start_token(self, draw: int) -> int:
-        """The same for one chunk."""
+        """First token of the chunk at one draw."""
         return int(self.start_tokens(np.array([draw], np.int64))[0])
 
 

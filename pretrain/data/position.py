@@ -1,4 +1,4 @@
-"""Where a run stands in its data, as a record: what was read, how far, and proof of which tokens those were.
+"""The position of a run in its data, as a record: what was read, how far, and proof of which tokens those were.
 
 The proof is a sum, modulo 2**64 in each of two lanes, of the hashes of all samples so far. A sum knows no order, so every
 layout of the same run has the same one.
@@ -27,16 +27,16 @@ class SourcePosition:
     """One training source."""
 
     identity: str
-    """See ``shard_identity``: the tokens, whatever their path."""
+    """Identity of the tokens, whatever their path (``shard_identity``)."""
     prefix: str
-    """Where the shard was; for messages."""
+    """Path of the shard when it was read; for messages."""
     num_tokens: int
     train_tokens: int
-    """Those before the held-out part."""
+    """Tokens before the held-out part."""
     cursor: int
     """Chunks drawn so far."""
     idx_sha256: str | None
-    """With data.document_mask the hash of the shard's index, whose document boundaries took part; else None."""
+    """Hash of the shard's index if data.document_mask used its document boundaries; else None."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ class StepPosition:
 
 @dataclass(frozen=True, kw_only=True)
 class DataPosition:
-    """What ``data.json`` of a checkpoint holds."""
+    """The content of ``data.json`` in a checkpoint."""
 
     consumed_samples: int
     tokenizer_sha256: str

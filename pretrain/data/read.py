@@ -87,7 +87,7 @@ class TrainData:
         return self._domain_of_source[sources]
 
     def document_starts(self, sources: np.ndarray, start_tokens: np.ndarray) -> list[np.ndarray]:
-        """For each place the positions 1 to s where a document starts: int64 [documents] each."""
+        """Return the positions 1 to s where a document starts, for each place: int64 [documents] each."""
         shards = [self.sources.train[source].shard for source in sources.tolist()]
         return [
             starts_in_chunk(shard, start, self.config.seq_length)

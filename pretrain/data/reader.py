@@ -49,9 +49,9 @@ class HostBatch:
     """int64 [b, s + 1]; pinned where the device is a GPU, in a block that the allocator gives out again only when the copies
     from it have ended. No row on stages that read no token."""
     document_starts: list[np.ndarray] | None
-    """With data.document_mask, per row the positions 1 to s where a document starts."""
+    """Positions 1 to s where a document starts, per row, if data.document_mask is on."""
     hash: Lanes
-    """See ``samples_hash``; zeros on ranks that do not hash."""
+    """Hash of the samples (``samples_hash``); zeros on ranks that do not hash."""
 
 
 def reads_data(world: World) -> bool:
@@ -60,7 +60,7 @@ def reads_data(world: World) -> bool:
 
 
 def hashes_data(world: World) -> bool:
-    """Of the ranks that read a replica's tokens, one hashes them."""
+    """Return whether this rank hashes the tokens of its replica: one of the ranks that read them does."""
     return world.is_pipeline_first and world.tp_rank == 0
 
 

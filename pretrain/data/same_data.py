@@ -1,4 +1,4 @@
-"""Whether a run may go on from a checkpoint's position in the data: the same tokens in the same order so far."""
+"""The check that a run may resume from a checkpoint's position in the data: the same tokens in the same order so far."""
 
 from collections.abc import Iterator
 from fractions import Fraction
@@ -107,7 +107,7 @@ def _cut_and_cursor_differences(saved: DataPosition, now: DataPosition, read: se
 
 
 def _cuts(phase: PhasePosition) -> tuple[int, ...]:
-    """What the order of a mixture depends on: 3 and 7 cut it where 0.3 and 0.7 do."""
+    """Return what the order of a mixture depends on: weights 3 and 7 cut it where 0.3 and 0.7 do."""
     return Blend(tuple(share.share for share in phase.sources), "").edges
 
 

@@ -19,9 +19,9 @@ from tokenizer.shards.shard import Shard, ShardManifest, open_shard
 from tokenizer.vocabulary.load import Tokenizer, load_tokenizer
 
 OTHER_OPEN_FILES = 256
-"""What a process holds open beside shards, at most."""
+"""Most files that a process holds open beside shards."""
 SMALLEST_SHARE = 1e-12
-"""Of a mixture; the blend counts in units of 2**-48."""
+"""Smallest share of a mixture; the blend counts in units of 2**-48."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class Source:
 
     shard: Shard
     identity: str
-    """See ``shard_identity``."""
+    """Identity of its tokens (``shard_identity``)."""
     domain: str
     order: ChunkOrder
     pad_id: int
@@ -54,15 +54,15 @@ class Sources:
     """data.held_out, then the held-out parts of the training sources."""
     tokenizer_sha256: str
     vocab_size: int
-    """Of the tokenizer: every id is below it."""
+    """Vocabulary size of the tokenizer: every id is below it."""
     pad_id: int
-    """Of the tokenizer: the id that stands for no text."""
+    """Id that stands for no text in the tokenizer."""
     stated: list[list[SourceConfig]] = field(default_factory=list)
     """The configuration's sources of each phase, in the order of its members."""
 
 
 def shard_identity(manifest: ShardManifest) -> str:
-    """What a shard's tokens are, whatever its path is: 64 hexadecimal digits. The only reader of their hashes here."""
+    """Return the identity of a shard's tokens, whatever its path: 64 hexadecimal digits. Nothing else here reads their hash."""
     return manifest.bin_sha256
 
 
@@ -217,7 +217,7 @@ def _refuse_unseen(name: str, configs: Sequence[SourceConfig], weights: Sequence
 
 
 def _named_twice(name: str, first: SourceConfig, second: SourceConfig) -> str:
-    """The same tokens twice in a mixture would be read in the same order from both places."""
+    """Return the error for tokens that a mixture names twice: they would be read in the same order from both places."""
     if first.epochs is not None and second.epochs is not None:
         works = f"epochs={first.epochs + second.epochs:g}"
     else:

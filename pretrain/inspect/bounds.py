@@ -1,4 +1,4 @@
-"""How far two layouts of one run may differ: sums are rounded in another order. The tests and ``pretrain prove`` read this.
+"""Bounds on the difference between two layouts of one run, which round sums in another order; for tests and ``fanal prove``.
 
 In one and the same layout nothing may differ, so there is no bound for it.
 """
@@ -12,12 +12,12 @@ class Bounds:
     """Relative differences that rounding explains."""
 
     loss: float
-    """Of every step's loss, of each domain's, and of each held-out loss."""
+    """Bound for every step's loss, each domain's, and each held-out loss."""
     grad_norm: float
-    """Of the gradient norm: of every step, or of the median one (``median_grad_norm``)."""
+    """Bound for the gradient norm of every step, or of the median one (``median_grad_norm``)."""
     median_grad_norm: bool
     optimizer: float
-    """Of each whole tensor of the checkpoint (master weights, both moments): norm of the difference / norm of the tensor."""
+    """Bound for each whole tensor of the checkpoint (master weights, both moments): norm of the difference / norm of the tensor."""
 
 
 FP32 = Bounds(loss=2e-6, grad_norm=2e-5, median_grad_norm=False, optimizer=2e-5)

@@ -29,11 +29,11 @@ class Comparison:
     holds: bool | None
     """None: not applicable, and not counted as proof."""
     figure: str
-    """What was found, for the table."""
+    """Figure that was found, for the table."""
     deviation: float | None = None
     """The largest relative difference, where the comparison measures one."""
     bound: float | None = None
-    """What is allowed; None: nothing, bit for bit."""
+    """Largest difference allowed; None allows no difference in any bit."""
     problems: tuple[str, ...] = ()
     """Each names the step or file, both values and the bound."""
 

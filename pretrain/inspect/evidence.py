@@ -1,4 +1,4 @@
-"""What a run has left behind: its logged steps, read as they come, and its last checkpoint."""
+"""The evidence that a run leaves: its logged steps, read as they come, and its last checkpoint."""
 
 import json
 from dataclasses import dataclass
@@ -53,7 +53,7 @@ class Evidence:
     finding: Finding | None
     """Its deep verification."""
     position: DataPosition | None
-    """What its data.json says; None if it cannot be read."""
+    """Content of its data.json; None if it cannot be read."""
 
 
 def read_evidence(run_dir: Path) -> Evidence:

@@ -17,12 +17,12 @@ from pretrain.model.sampling import Sampler, Sampling
 from pretrain.parallel.device import resolve_device
 
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
-"""How a tokenizer writes bytes that are no character yet."""
+"""The character a tokenizer writes for bytes that are no complete character yet."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What to generate."""
+    """A request for text: the prompt and how to continue it."""
 
     prompt: str
     max_new_tokens: int

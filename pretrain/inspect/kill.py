@@ -25,9 +25,9 @@ Target = Literal["one rank", "all ranks", "launcher"]
 POLL_S = 0.001
 """A save of a small model takes some ten milliseconds."""
 PATIENCE_S = 900.0
-"""For a planned moment that never comes in a run that never ends."""
+"""Seconds to wait for a planned moment, in case it never comes in a run that never ends."""
 LAST_BREATH_S = 300.0
-"""For every process of a killed run to be gone: one that waits for a disk dies when the disk answers, a busy one after minutes."""
+"""Seconds for all processes of a killed run to be gone: one that waits for a disk dies when the disk answers."""
 
 
 class Running(Protocol):
@@ -40,14 +40,14 @@ class Running(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class KillPlan:
-    """When and whom to kill."""
+    """The plan of a kill: when, and which processes."""
 
     aim: Aim
     """start-up: the delay begins when the target is there; step: when ``after_step`` was logged; save: when the folder of a
     checkpoint of ``after_step`` or a later step appears."""
     target: Target
     rank: int = 0
-    """For the target "one rank"."""
+    """Rank to kill if the target is "one rank"."""
     after_step: int = 0
     delay_s: float
     needs_checkpoint: bool = False
@@ -56,7 +56,7 @@ class KillPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Kill:
-    """What was hit."""
+    """A kill as it happened."""
 
     plan: KillPlan
     phase: Phase

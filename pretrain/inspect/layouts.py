@@ -1,4 +1,4 @@
-"""In which layouts a run can be proved on this machine: those that the config's own rules accept and that fit its ranks."""
+"""The layouts in which a run can be proved on this machine: those that the config's own rules accept and that fit its ranks."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ class Layout:
     name: str
     """Such as TP2-PP2; also a folder's name, in small letters."""
     overrides: tuple[str, ...]
-    """What makes the config this layout, as ``key=value``."""
+    """Overrides that give the config this layout, as ``key=value``."""
     num_ranks: int
 
 

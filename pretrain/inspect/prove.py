@@ -53,13 +53,13 @@ def start_training(config: Path, overrides: Sequence[str], output: Path) -> Runn
 
 @dataclass(frozen=True, kw_only=True)
 class Proof:
-    """What all runs of a proof share."""
+    """The settings that all runs of a proof share."""
 
     run: RunConfig
     folder: Path
     steps: int
     base: Layout
-    """Of the straight run and of those that are killed."""
+    """Layout of the straight run and of those that are killed."""
     others: list[Layout]
     plans: list[KillPlan]
     start: Start
@@ -188,7 +188,7 @@ def never_killed(run_dir: Path, base: Layout, plan: KillPlan) -> ProvedRun:
 
 
 def ending(run_dir: Path, code: int) -> list[Comparison]:
-    """Whether the run came to its end."""
+    """Return whether the run came to its end."""
     if code == FINISHED:
         return []
     problem = f"ended with exit code {code}; what it wrote is in {run_dir / OUTPUT}"
@@ -196,7 +196,7 @@ def ending(run_dir: Path, code: int) -> list[Comparison]:
 
 
 def keep_scene(run_dir: Path, target: Path) -> None:
-    """What a kill left below checkpoints/, for another layout to find: by links where the file system has them, since no file
+    """Keep what a kill left below checkpoints/, for another layout to find: by links where the file system has them, since no file
     of a checkpoint is ever written twice."""
 
     def link(source: str, copy: str) -> None:
@@ -209,7 +209,7 @@ def keep_scene(run_dir: Path, target: Path) -> None:
 
 
 def newest_step(run_dir: Path) -> int:
-    """Of the checkpoint a run will resume from."""
+    """Return the step of the checkpoint that a run will resume from."""
     return max((step_of(path.name) or 0 for path in checkpoints_in(checkpoints_dir(run_dir))), default=0)
 
 

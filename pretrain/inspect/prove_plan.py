@@ -1,4 +1,4 @@
-"""What ``pretrain prove`` changes in a config, and when it kills. Pure; a seed gives the same plan."""
+"""The plan of a proof: what ``fanal prove`` changes in a config, and when it kills. Pure; a seed gives the same plan."""
 
 import math
 import random
@@ -41,7 +41,7 @@ def num_steps(run: RunConfig, asked: int | None) -> int:
 
 
 def proof_overrides(run: RunConfig, steps: int) -> tuple[str, ...]:
-    """What turns the config into a run of a few steps that is otherwise the same.
+    """Return the overrides that make the config a run of a few steps and leave all else the same.
 
     The schedule stays that of the whole run: a rate that fell to its end within these steps would be another training.
     Held-out losses stay on, with few samples: an evaluation that disturbs the training would show as a difference, since

@@ -1,4 +1,4 @@
-"""What a proof found: a table for people, a line for each difference, and prove.json for an auditor."""
+"""The report of a proof: a table for people, a line for each difference, and prove.json for an auditor."""
 
 import hashlib
 import json
@@ -35,7 +35,7 @@ class ProvedRun:
     run_dir: Path
     layout: Layout
     same: bool
-    """Whether it resumed in the straight run's layout."""
+    """True if it resumed in the straight run's layout."""
     kills: tuple[Kill, ...] = ()
     resumed_from: int | None = None
     """The checkpoint of another layout it went on from."""
@@ -69,7 +69,7 @@ def print_report(proved: list[ProvedRun], record: Path, console: Console) -> boo
 
 
 def print_kills(proved: list[ProvedRun], console: Console) -> None:
-    """When and whom, as it was, not as planned."""
+    """Print when each kill came and which processes it hit, as it was, not as planned."""
     table = Table("kill", "whom", "during", "last step", "after", "exit code", show_edge=False, header_style="bold")
     for number, kill in enumerate((kill for run in proved for kill in run.kills), start=1):
         whom = f"rank {kill.plan.rank}" if kill.plan.target == "one rank" else kill.plan.target

@@ -52,7 +52,7 @@ def consequences(run: RunConfig) -> dict[str, str]:
 
 
 def begins_with(init_from: str | None, init_optimizer: str) -> str:
-    """Where the weights come from, in a phrase."""
+    """Return a phrase that says where the weights come from."""
     if init_from is None:
         return "initial weights"
     return f"the weights of {init_from}, {'its optimizer kept' if init_optimizer == 'keep' else 'a fresh optimizer'}"

@@ -13,7 +13,7 @@ from pretrain.state import TrainState
 
 SPIKES_FILE = "spikes.jsonl"
 MAX_BYTES = 64 * 2**20
-"""Beyond this the file takes steps without their samples: at some 180 bytes a sample, 370 steps of 1,024 samples fit."""
+"""Size beyond which the file takes steps without their samples: at some 180 bytes a sample, 370 steps of 1,024 samples fit."""
 
 
 def list_bad_step(run_dir: str | Path, record: BadStepRecord, data: TrainData, *, max_bytes: int = MAX_BYTES) -> str:
@@ -36,7 +36,7 @@ def list_bad_step(run_dir: str | Path, record: BadStepRecord, data: TrainData, *
 
 
 def budget_line(run: RunConfig, state: TrainState) -> str:
-    """What to say at every spike that is trained on since no more may be skipped."""
+    """Return the line for a spike that is trained on because no more may be skipped."""
     assert run.train.spikes is not None, "without spikes there is no budget"
     return (
         f"WARNING: the spike of step {state.step} was trained on: {state.skipped_spikes} spikes have been skipped, and "

@@ -1,4 +1,4 @@
-"""What a run reports: plain records with units in their names, and the arithmetic of throughput."""
+"""The records that a run reports, with units in their names, and the arithmetic of throughput."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -18,22 +18,22 @@ class StepRecord:
     loss: float
     """Mean cross entropy per token of this step's batch, in nats."""
     loss_by_domain: dict[str, float]
-    """The same by domain; a domain without a token in this batch is left out."""
+    """Loss by domain; a domain without a token in this batch is left out."""
     learning_rate: float
     grad_norm: float
     skipped_steps: int
-    """In the run so far, for whatever reason."""
+    """Steps skipped in the run so far, for any reason."""
     skipped_spikes: int
-    """Of these, spikes."""
+    """Skipped steps that were spikes."""
     step_time_s: float
     tokens_per_second: float
     tokens_per_second_per_gpu: float
     mfu_full: float | None
     """Model FLOPs utilisation, 0 to 1, with all of the attention matrix counted; None where the peak is unknown."""
     mfu_causal: float | None
-    """The same with the causal half counted."""
+    """Model FLOPs utilisation with the causal half of the attention matrix counted."""
     peak_memory_bytes: int
-    """The largest of all ranks."""
+    """Peak memory of the rank that used most."""
     eta_s: float
     """Seconds until the last step at this pace."""
 
@@ -51,22 +51,22 @@ class EvalRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class StartRecord:
-    """What a run started with, or went on with."""
+    """A start of a run, its first or a resume."""
 
     step: int
-    """After which it goes on; 0 for a run that begins."""
+    """Step after which it continues; 0 for a new run."""
     headline: str
     """Model, device and layout, for people."""
     device: str
-    """Name of one, of rank 0."""
+    """Name of the device of rank 0."""
     num_ranks: int
     versions: dict[str, str]
-    """Of python, torch and megatron-core."""
+    """Versions of python, torch and megatron-core."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EndRecord:
-    """How a run came to its end in good order; one that crashed leaves none."""
+    """An orderly end of a run; one that crashed leaves none."""
 
     step: int
     outcome: Literal["finished", "stopped"]
@@ -85,7 +85,7 @@ class BadStepRecord:
     skipped: bool
     """False if the update was made all the same."""
     loss: float
-    """As in StepRecord."""
+    """Mean cross entropy per token of the batch, in nats, as in StepRecord."""
     loss_z: float | None
     """Standard deviations above the mean of the steps before; None where it was not compared."""
     grad_norm: float

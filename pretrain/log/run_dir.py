@@ -21,12 +21,12 @@ METRICS_FILE = "metrics.jsonl"
 LOCK = "lock"
 """File in a run folder that rank 0 of its run holds locked; its text says who that is or was."""
 LOCK_WAIT_S = 5.0
-"""How long to wait for a run that is just ending: one that was killed holds the lock until its last breath."""
+"""Seconds to wait for a run that is just ending: one that was killed holds the lock until its process is gone."""
 LOCK_WAIT_IN_A_JOB_S = 180.0
-"""The same where Slurm has started the run, perhaps since a node went down: until the servers of a network file system give a
+"""Seconds to wait where Slurm started the run, perhaps because a node went down: until the servers of a network file system give a
 client up, it holds its locks. Not to get one is wrong input, with which a chain of jobs ends."""
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
-"""What a file system without locks answers, such as Lustre that is mounted without them."""
+"""Errors of a file system without locks, such as Lustre mounted without them."""
 
 
 def open_run_dir(run_dir: str | Path) -> Path:
@@ -57,7 +57,7 @@ def _check_checkpoints(folder: Path) -> None:
 
 
 def cannot_write(run_dir: str | Path, why: str) -> UserError:
-    """What to raise for a run folder that cannot be made or written to."""
+    """Return the error for a run folder that cannot be made or written to."""
     return UserError(
         f"run_dir ({run_dir}) must be a folder that can be made and written to: {why}; "
         f"run_dir=runs/{Path(run_dir).name or 'mine'} works where the current folder is writable"
@@ -90,7 +90,7 @@ def hold_run_dir(run_dir: str | Path, *, rank: int) -> Iterator[None]:
 
 
 def _lock(descriptor: int) -> bool:
-    """Whether nobody else holds the lock, as far as the file system can tell."""
+    """Take the lock; return whether nobody else holds it, as far as the file system can tell."""
     wait_s = LOCK_WAIT_IN_A_JOB_S if "SLURM_JOB_ID" in os.environ else LOCK_WAIT_S
     give_up_at, said = time.monotonic() + wait_s, False
     while True:

@@ -1,4 +1,4 @@
-"""Where records go: console, JSONL, TensorBoard. Only one rank writes; the others hold sinks that do nothing."""
+"""The sinks of records: console, JSONL, TensorBoard. Only one rank writes; the others hold sinks that do nothing."""
 
 import contextlib
 import dataclasses
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 Record = StartRecord | StepRecord | EvalRecord | SaveReport | EndRecord
 KINDS = {StartRecord: "start", StepRecord: "step", EvalRecord: "eval", SaveReport: "checkpoint", EndRecord: "end"}
-"""What a line of metrics.jsonl calls them."""
+"""Name of each record in a line of metrics.jsonl."""
 TENSORBOARD_DIR = "tensorboard"
 
 
@@ -33,7 +33,7 @@ class Sink(Protocol):
     """Takes records as they come. Each method may raise OSError."""
 
     lost: str
-    """What to say when it cannot be written."""
+    """Message for when it cannot be written."""
 
     def write(self, record: Record) -> None: ...
 
@@ -230,7 +230,7 @@ def step_line(record: StepRecord, train_steps: int) -> str:
 
 
 def end_line(record: EndRecord, train_steps: int) -> str:
-    """How the run ended, for people."""
+    """Return one line about how the run ended."""
     if record.outcome == "finished":
         return f"complete: step {record.step} of {train_steps}"
     left = f"checkpoint: {record.checkpoint}" if record.checkpoint else "nothing to save, no step was done"

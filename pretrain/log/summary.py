@@ -1,4 +1,4 @@
-"""What a run came to, in a few lines at its end."""
+"""The summary of a run, in a few lines at its end."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""Whether a step's loss or gradient norm stands out of the last ones. Pure: numbers in, a verdict out.
+"""Spike detection: whether a step's loss or gradient norm stands out of the last ones. Pure: numbers in, a verdict out.
 
 A spike is judged before the update, so that it can be skipped. All that is remembered is in TrainState: a resumed run judges
 as the straight one does.
@@ -20,7 +20,7 @@ LARGEST_ENTRY = 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What is to be thought of a step, and done."""
+    """The judgement of a step: a spike or not, and whether to skip it."""
 
     loss_z: float | None
     """Standard deviations above the window's mean; None without enough steps, or for a value that is not finite."""
@@ -31,7 +31,7 @@ class Verdict:
     out_of_budget: bool
     """A spike that is trained on since train.spikes.max_skipped_spikes have been skipped."""
     recent: Recent
-    """What the next step is compared with."""
+    """Values that the next step is compared with."""
 
 
 def judge(*, loss: float, grad_norm: float, state: TrainState, config: SpikeConfig | None) -> Verdict:

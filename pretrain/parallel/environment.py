@@ -1,4 +1,4 @@
-"""Which rank this process is, as torchrun, srun or our own launcher says it. Imports nothing heavy."""
+"""The rank of this process, as torchrun, srun or our own launcher states it. Imports nothing heavy."""
 
 import contextlib
 import os
@@ -24,7 +24,7 @@ def note_start() -> None:
 
 
 def started_at() -> float:
-    """When the command was started, on the clock of ``time.monotonic``; now if nobody has noted it."""
+    """Return when the command was started, on the clock of ``time.monotonic``; now if nobody has noted it."""
     return float(os.environ.get(STARTED_AT) or time.monotonic())
 
 
@@ -49,7 +49,7 @@ def let_go_of_output() -> None:
 
 
 def started_by_launcher() -> bool:
-    """Whether torchrun, srun or our own launcher gave this process a rank."""
+    """Return whether torchrun, srun or our own launcher gave this process a rank."""
     return ("RANK" in os.environ and "WORLD_SIZE" in os.environ) or (
         "SLURM_PROCID" in os.environ and _slurm_tasks() > 1
     )
@@ -72,7 +72,7 @@ def cores_of_rank() -> int:
 
 
 def _ranks_on_node() -> int:
-    """As torchrun says; our own launcher starts all ranks on one node; and Slurm writes ``4(x2),3``."""
+    """Return the number of ranks on this node: torchrun states it, our launcher uses one node, Slurm writes ``4(x2),3``."""
     for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE", "SLURM_STEP_TASKS_PER_NODE"):
         if match := re.match("[0-9]+", os.environ.get(name, "")):
             return max(1, int(match.group()))
@@ -84,7 +84,7 @@ def _slurm_tasks() -> int:
 
 
 def name_first_host() -> None:
-    """Under a bare srun, tell PyTorch where to meet: the first host of the step, on a port that follows from the job.
+    """Tell PyTorch where to meet under a bare srun: the first host of the step, on a port that follows from the job.
 
     torchrun and our launcher have set both already.
     Raises: UserError if a world of several ranks has no meeting place.

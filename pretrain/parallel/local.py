@@ -35,10 +35,10 @@ from pretrain.parallel.signals import (
 )
 
 GRACE_S = 0.5
-"""How long to wait for further reports after the first failure, to find the earliest."""
+"""Seconds to wait for further reports after the first failure, to find the earliest."""
 
 _to_starter: Connection | None = None
-"""In a rank: its end of the pipe to the process that started it."""
+"""A rank's end of the pipe to the process that started it; None elsewhere."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class Failure:
     rank: int
     time_s: float
     error: BaseException | None
-    """What the rank raised, without its traceback; None if it died without a word."""
+    """Error that the rank raised, without its traceback; None if it died silently."""
     text: str
     """The traceback, or how it died."""
     exit_code: int

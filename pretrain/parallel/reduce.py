@@ -37,12 +37,12 @@ def wrapping_sum(values: Sequence[int], world: World) -> list[int]:
 
 
 def any_rank(flag: bool, world: World) -> bool:
-    """Whether any rank says yes. Collective over all ranks; one device sync."""
+    """Return whether any rank says yes. Collective over all ranks; one device sync."""
     return any_rank_each([flag], world)[0]
 
 
 def any_rank_each(flags: Sequence[bool], world: World) -> list[bool]:
-    """Of each question, whether any rank says yes. One collective over all ranks and one device sync, however many there are."""
+    """Return, for each question, whether any rank says yes. One collective over all ranks and one device sync in total."""
     answers = torch.tensor([int(flag) for flag in flags], dtype=torch.int32, device=world.device)
     dist.all_reduce(answers, op=dist.ReduceOp.MAX)
     return [bool(answer) for answer in answers.tolist()]

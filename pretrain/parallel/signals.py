@@ -17,11 +17,11 @@ AGAIN_S = 1.0
 sent to its ranks already, and that one comes within milliseconds."""
 
 _noted: dict[signal.Signals, float] = {}
-"""When each stop signal came first, in the order in which they came."""
+"""Time at which each stop signal came first, in the order in which they came."""
 
 
 def catch_stop_signals(*, restart_system_calls: bool = False) -> None:
-    """From now on stop signals are noted in this process; those that were held back arrive now. Main thread only.
+    """Note stop signals in this process from now on; those that were held back arrive now. Main thread only.
 
     Args: restart_system_calls, for processes whose C++ libraries take an interrupted call for a failure.
     """
@@ -32,7 +32,7 @@ def catch_stop_signals(*, restart_system_calls: bool = False) -> None:
 
 
 def ignore_stop_signals() -> None:
-    """For the last moments of a process whose exit code is decided: Python takes its handlers away before it is gone."""
+    """Ignore stop signals while a process ends whose exit code is decided: Python removes its handlers before it is gone."""
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 

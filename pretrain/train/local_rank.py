@@ -1,4 +1,4 @@
-"""What a rank started by ``pretrain/parallel/local.py`` does. Cheap to import: the starting process does, too."""
+"""The work of a rank that ``pretrain/parallel/local.py`` starts. Cheap to import, since the starting process imports it too."""
 
 import os
 

@@ -33,7 +33,7 @@ from pretrain.train.watchdog import Watchdog, open_watchdog
 
 
 class Outcome(enum.IntEnum):
-    """How ``train`` came to its end; the value is the process's exit code."""
+    """The way ``train`` ended; the value is the process's exit code."""
 
     FINISHED = exit_codes.FINISHED
     STOPPED = exit_codes.STOPPED
@@ -45,7 +45,7 @@ class TooManySkippedStepsError(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """What is open while a run trains."""
+    """The objects that are open while a run trains."""
 
     run: RunConfig
     world: World
@@ -165,7 +165,7 @@ def _step(training: Training, state: TrainState, rate: float, batch_size: int) -
 
 
 def _ask(training: Training, state: TrainState) -> Asked:
-    """What is asked of all ranks after this step, and what became of the save under way. Collective; one device sync."""
+    """Return what is asked of all ranks after this step, and how the save under way went. Collective; one device sync."""
     saver = training.saver
     saver.poll()
     asked = training.requests.agreed(training.world, step=state.step, save_failed=saver.has_failed)
@@ -216,7 +216,7 @@ def _report_saves(training: Training) -> None:
 
 
 def every(interval: int | None, step: int) -> bool:
-    """Whether something that happens each ``interval`` steps happens after ``step``."""
+    """Return whether something that happens each ``interval`` steps happens after ``step``."""
     return interval is not None and step % interval == 0
 
 

@@ -1,4 +1,4 @@
-"""What a run reports of its steps, and the clock behind its rates."""
+"""The reports of a run's steps, and the clock behind its rates."""
 
 import importlib.metadata
 import platform
@@ -19,7 +19,7 @@ from pretrain.train.step import StepResult
 
 
 def headline(run: RunConfig, world: World, attention: str) -> str:
-    """What runs where, in one line."""
+    """Return one line with the model, the device and the layout."""
     virtual = run.parallel.virtual_pipeline_model_parallel_size
     return (
         f"{num_parameters(run.model):,} parameters, {run.train.precision}, attention {attention}, on {world.size} x "
@@ -30,7 +30,7 @@ def headline(run: RunConfig, world: World, attention: str) -> str:
 
 
 def start_record(run: RunConfig, world: World, attention: str, *, step: int) -> StartRecord:
-    """What this start of the run has, which goes on after ``step``."""
+    """Return the record of this start of the run, which continues after ``step``."""
     return StartRecord(
         step=step,
         headline=headline(run, world, attention),

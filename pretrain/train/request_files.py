@@ -16,7 +16,7 @@ SINCE_S = "PRETRAIN_REQUESTS_SINCE_S"
 """Variable of a job: when it began, in seconds since the epoch."""
 LOOK_EVERY_S = 1.0
 LAST_LOOK_S = 5.0
-"""How long the end of a run waits for the files to be removed: a file system that hangs must not keep it."""
+"""Seconds that the end of a run waits for the files to be removed: a file system that hangs must not block it."""
 
 Identity = tuple[int, int]
 """Inode and time of change: a file is acted on once, even where it cannot be removed."""
@@ -40,7 +40,7 @@ class RequestFiles:
         self._thread.start()
 
     def asks(self, name: str) -> bool:
-        """Whether the file is there and was not acted on yet, as far as is known. Costs nothing."""
+        """Return whether the file is known to exist and was not acted on yet. Costs nothing."""
         return name in self._asked and self._asked[name] != self._acted_on.get(name)
 
     def done(self, name: str) -> None:

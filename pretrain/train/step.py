@@ -24,12 +24,12 @@ from pretrain.state import Skip, TrainState
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """What a step leaves behind, on every rank."""
+    """The result of a step, on every rank."""
 
     loss: float
     """Mean cross entropy per token of the whole batch before the update, in nats; nan if no token counts."""
     loss_by_domain: dict[str, float]
-    """The same by domain; a domain without a token is left out."""
+    """Loss by domain; a domain without a token is left out."""
     grad_norm: float
     """Global gradient norm before clipping."""
     verdict: Verdict

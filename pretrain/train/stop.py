@@ -19,7 +19,7 @@ from pretrain.train.request_files import SAVE, STOP, RequestFiles, open_request_
 
 @dataclass(frozen=True)
 class Asked:
-    """What was asked of all ranks. The fields are the flags of ``Requests.agreed``, in its order."""
+    """The requests that all ranks agreed on. The fields are the flags of ``Requests.agreed``, in its order."""
 
     stop: bool
     save: bool
@@ -28,13 +28,13 @@ class Asked:
 
 
 class Requests:
-    """What this rank was asked for; the loop asks all ranks between steps."""
+    """The requests to this rank; the loop agrees with all ranks between steps."""
 
     def __init__(self, train: TrainConfig, files: RequestFiles | None) -> None:
         self._walltime, self._files = Walltime(train), files
 
     def agreed(self, world: World, *, step: int | None = None, save_failed: bool = False) -> Asked:
-        """What any rank was asked for, after ``step`` steps, and whether a save failed on any.
+        """Return what any rank was asked for after ``step`` steps, and whether a save failed on any.
 
         Collective: every rank asks after the same step; one device sync.
         """
@@ -64,7 +64,7 @@ class Requests:
 
 
 class Walltime:
-    """Whether another step, and a checkpoint after it, fit into train.walltime_s."""
+    """The check that another step, and a checkpoint after it, fit into train.walltime_s."""
 
     def __init__(self, train: TrainConfig) -> None:
         self._ends_at = None if train.walltime_s is None else started_at() + train.walltime_s - train.walltime_margin_s
@@ -87,7 +87,7 @@ class Walltime:
         self._spent = self._ends_at is not None and step > self._first_step and now + self._longest_s > self._ends_at
 
     def is_spent(self) -> bool:
-        """As it was at the last step: what is agreed and the reason that is given are the same."""
+        """Return whether the walltime was spent at the last step, so that what is agreed and the reason given are the same."""
         return self._spent
 
 

@@ -20,7 +20,7 @@ from pretrain.parallel.local import report_to_starter
 
 LOOK_EVERY_S = 0.5
 GRACE_S = 5.0
-"""From the stacks to the exit. The first rank that exits ends the others, who need as long to write theirs."""
+"""Seconds from the stacks to the exit. The first rank that exits ends the others, which need as long to write theirs."""
 NO_GIL_S = 30.0
 """Past the limit by this much, the process is ended from C with code 1: something holds the interpreter's lock."""
 STDERR = 2

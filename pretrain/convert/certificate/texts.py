@@ -104,16 +104,16 @@ def _samples(source: ExportSource, num_samples: int) -> list[Text]:
     chosen, kind = _chosen(source)
     most = max(shard_source.order.chunks_per_epoch for shard_source in chosen)
     places = (
-        (shard_source, rank)
-        for rank in range(most)
+        (shard_source, draw)
+        for draw in range(most)
         for shard_source in chosen
-        if rank < shard_source.order.chunks_per_epoch
+        if draw < shard_source.order.chunks_per_epoch
     )
     return [_chunk(*place, kind, source.seq_length) for place in islice(places, num_samples)]
 
 
-def _chunk(source: Source, rank: int, kind: str, seq_length: int) -> Text:
-    start = source.start_token(rank)
+def _chunk(source: Source, draw: int, kind: str, seq_length: int) -> Text:
+    start = source.start_token(draw)
     ids = np.asarray(source.shard.tokens[start : start + seq_length]).astype(np.int64)
     return Text(name=f"{source.shard.prefix.name}, tokens {start} to {start + len(ids) - 1}", kind=kind, ids=ids)
 
