@@ -1,4 +1,4 @@
-# make demo    install, real text, tokenizer, shards, a training run on 4 local ranks, its export with a certificate, and what it says
+# make demo    the whole path in a few minutes: text, tokenizer, shards, training on 4 local ranks, a certified export, sampled text
 # make test    every test, but for those of tests/slurm
 # make test-slurm   the tests that start a real Slurm of two nodes; as root, and with apt-get it installs slurm-wlm, munge and shellcheck
 # make torture kill real runs with SIGKILL more than a hundred times; appends to docs/torture.md
@@ -10,6 +10,7 @@
 PYTHON ?= python3
 VENV   := .venv
 RUN    := $(VENV)/bin/python
+FANAL  := $(VENV)/bin/fanal
 STAMP  := $(VENV)/.installed
 
 CORPUS := demo/corpus/train/code.jsonl
@@ -26,39 +27,58 @@ help:
 install: $(STAMP)
 
 $(STAMP): pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=python3.11")'
-	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --upgrade pip
-	$(RUN) -m pip install --quiet --editable '.[dev]'
-	touch $(STAMP)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=python3.11")'
+	@echo 'Installing Fanal and its libraries into $(VENV) (some minutes, once)'
+	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	@PIP_ROOT_USER_ACTION=ignore $(RUN) -m pip install -qq --disable-pip-version-check --upgrade pip
+	@PIP_ROOT_USER_ACTION=ignore $(RUN) -m pip install -qq --disable-pip-version-check --editable '.[dev]'
+	@touch $(STAMP)
 
 $(CORPUS): | $(STAMP)
-	$(RUN) -m tokenizer sample-corpus --output demo/corpus
+	@$(RUN) -m tokenizer sample-corpus --output demo/corpus
 
 $(TOKENS): $(CORPUS)
-	rm -rf demo/tokenizer
-	$(RUN) -m tokenizer train tokenizer/specs/tiny-2k.yaml --input demo/corpus/train/code.jsonl demo/corpus/train/prose.jsonl --output demo/tokenizer
+	@rm -rf demo/tokenizer
+	@$(RUN) -m tokenizer train tokenizer/specs/tiny-2k.yaml --input demo/corpus/train/code.jsonl demo/corpus/train/prose.jsonl --output demo/tokenizer
 
-# demo/shards/SPLIT-DOMAIN.json is a shard's manifest, written last: it is there only when the shard is whole.
+# demo/shards/SPLIT-DOMAIN.json is a shard's manifest, written last: it is there only when the shard is complete.
 demo/shards/%.json: $(TOKENS)
-	rm -f demo/shards/$*.bin demo/shards/$*.idx demo/shards/$*.json
-	$(RUN) -m tokenizer encode --tokenizer demo/tokenizer --input demo/corpus/$(subst -,/,$*).jsonl --output demo/shards/$*
+	@rm -f demo/shards/$*.bin demo/shards/$*.idx demo/shards/$*.json
+	@$(RUN) -m tokenizer encode --tokenizer demo/tokenizer --input demo/corpus/$(subst -,/,$*).jsonl --output demo/shards/$*
 
 data: $(SHARDS)
 
-demo: data
-	$(RUN) -m pretrain train configs/tiny.yaml
-	rm -rf demo/export
-	$(RUN) -m pretrain export runs/tiny --to demo/export
-	$(RUN) -m pretrain generate demo/export --prompt 'The function returns' --max-new-tokens 40
+# Each stage is named; one whose files are there already prints nothing below its name.
+demo: export TRANSFORMERS_VERBOSITY := error
+demo: $(STAMP)
+	@echo '1/6  A small corpus from this Python'\''s own standard library: code and prose  (demo/corpus)'
+	@$(MAKE) --no-print-directory --silent $(CORPUS)
+	@echo; echo '2/6  A tokenizer of 2,000 pieces, trained on it  (demo/tokenizer)'
+	@$(MAKE) --no-print-directory --silent $(TOKENS)
+	@echo; echo '3/6  Token shards, each with a manifest of hashes  (demo/shards)'
+	@$(MAKE) --no-print-directory --silent $(SHARDS)
+	@echo; echo '4/6  Training: 2.3 M parameters, tensor 2 x pipeline 2 on 4 local ranks, 200 steps  (runs/tiny)'
+	@$(RUN) -m pretrain train configs/tiny.yaml
+	@echo; echo '5/6  Export to Hugging Face, compared with the trained model before it gets its name  (demo/export)'
+	@rm -rf demo/export
+	@$(RUN) -m pretrain export runs/tiny --to demo/export
+	@echo; echo '6/6  Text sampled from the export (temperature 0.8, seed 1); 200 steps teach spelling, not sense'
+	@$(RUN) -m pretrain generate demo/export --prompt 'The function returns' --max-new-tokens 60 \
+	    --temperature 0.8 --top-p 0.95 --seed 1
 	@echo
 	@echo 'What to try next:'
-	@echo '  less demo/export/README.md                                   the card of what was exported, with its certificate'
-	@echo '  make demo                                                    again: the run is complete, and says so'
-	@echo '  $(RUN) -m pretrain train configs/tiny.yaml train.train_steps=300     go on from the last checkpoint'
-	@echo '  $(RUN) -m pretrain show configs/lucie-7b/pretrain.yaml       a 7B run on 512 GPUs, and what follows from it'
-	@echo '  $(VENV)/bin/tensorboard --logdir runs                        the curves'
-	@echo '  $(RUN) -m pretrain train configs/smoke_gpu.yaml              123 M parameters, if there is a GPU'
+	@printf '  %-66s  %s\n' \
+	    'less demo/export/README.md' 'the model card, with its certificate' \
+	    'make demo' 'again: the run is complete, and says so' \
+	    '$(FANAL) train configs/tiny.yaml train.train_steps=300' 'go on from the last checkpoint' \
+	    '$(FANAL) show configs/lucie-7b/pretrain.yaml' 'a 7B run on 512 GPUs, and what follows from it' \
+	    '$(FANAL) train configs/smoke_gpu.yaml' '123 M parameters, if there is a GPU' \
+	    '$(VENV)/bin/tensorboard --logdir runs' 'the curves' \
+	    'less docs/first-run.md' 'what you have just seen, line by line'
+
+# The picture of the README, drawn again from the demo's run.
+docs/images/demo-loss.svg: runs/tiny/metrics.jsonl
+	@$(RUN) -m docs.images.loss_curves runs/tiny/metrics.jsonl $@
 
 # A test of tests/dist has several processes already; nearly all of the other folders have one, and run as many at a time as there
 # are cores, eight at most. A file stays with one worker, and so does what its tests share.

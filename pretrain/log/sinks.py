@@ -18,7 +18,7 @@ from pretrain.checkpoint.saving.report import SaveReport
 from pretrain.config.schema import RunConfig
 from pretrain.log.record import EndRecord, EvalRecord, StartRecord, StepRecord
 from pretrain.log.run_dir import METRICS_FILE
-from pretrain.log.summary import duration, summary
+from pretrain.log.summary import bars_for, duration, summary
 from pretrain.parallel.world import World
 
 logger = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class Sinks:
     def finish(self, run_dir: str) -> None:
         """The run's summary, for people; a rank without sinks reads nothing."""
         if self._sinks:
-            for line in summary(Path(run_dir) / METRICS_FILE):
+            for line in summary(Path(run_dir) / METRICS_FILE, bars=bars_for(sys.stdout.encoding)):
                 self.say(line)
 
 

@@ -2,12 +2,18 @@
 
 import contextlib
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+BARS = "▁▂▃▄▅▆▇█"
+ASCII_BARS = "_.-~=+*#"
+"""For a terminal whose encoding has no block characters."""
+SPARKLINE_WIDTH = 40
 
-def summary(metrics: Path) -> list[str]:
-    """Lines for people, from a run's metrics file: losses first to last, pace, where things are."""
+
+def summary(metrics: Path, *, bars: str = BARS) -> list[str]:
+    """Lines for people, from a run's metrics file: losses first to last, their curves, pace, where things are."""
     records = list(_records(metrics))
     steps = [record for record in records if record["kind"] == "step"]
     evaluations = [record for record in records if record["kind"] == "eval"]
@@ -17,6 +23,7 @@ def summary(metrics: Path) -> list[str]:
         lines.append(
             f"training loss   {_figure(first['loss'])} (step {first['step']}) -> {_figure(last['loss'])} (step {last['step']})"
         )
+        lines += _curves(steps, bars)
     for domain in evaluations[-1]["held_out_loss"] if evaluations else ():
         first, last = evaluations[0], evaluations[-1]
         if domain in first["held_out_loss"]:
@@ -34,6 +41,43 @@ def summary(metrics: Path) -> list[str]:
         )
     lines.append(f"run folder      {metrics.parent}  (metrics.jsonl, tensorboard/, checkpoints/, logs/)")
     return lines
+
+
+def sparkline(values: Sequence[float | None], *, width: int = SPARKLINE_WIDTH, bars: str = BARS) -> str:
+    """A curve as one line of text: the lowest value gets the first of ``bars`` and the highest the last.
+
+    More values than ``width`` are averaged in groups of nearly equal size. A group without a finite value is a space.
+    """
+    size = min(width, len(values))
+    groups = [values[len(values) * at // size : len(values) * (at + 1) // size] for at in range(size)]
+    finite = [[value for value in group if value is not None and math.isfinite(value)] for group in groups]
+    means = [sum(group) / len(group) if group else None for group in finite]
+    known = [mean for mean in means if mean is not None]
+    lowest, spread = min(known, default=0.0), max(known, default=0.0) - min(known, default=0.0)
+    top = len(bars) - 1
+    return "".join(
+        " " if mean is None else bars[round(top * (mean - lowest) / spread) if spread else 0] for mean in means
+    )
+
+
+def bars_for(encoding: str | None) -> str:
+    """The bars that a stream of this encoding can show."""
+    try:
+        BARS.encode(encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return ASCII_BARS
+    return BARS
+
+
+def _curves(steps: list[dict], bars: str) -> Iterator[str]:
+    """The training loss of each domain as a sparkline. A step that was trained again after a resume counts once."""
+    by_step = {record["step"]: record.get("loss_by_domain") or {} for record in steps}
+    losses = [by_step[step] for step in sorted(by_step)]
+    for domain in sorted({domain for record in losses for domain in record}):
+        values = [record.get(domain) for record in losses]
+        known = [value for value in values if value is not None]
+        if len(known) > 1:
+            yield f"  {domain:13} {sparkline(values, bars=bars)}  {_figure(known[0])} -> {_figure(known[-1])}"
 
 
 def duration(seconds: float) -> str:

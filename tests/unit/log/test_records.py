@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from pretrain.log.record import EvalRecord, StepRecord, throughput
 from pretrain.log.sinks import JsonLines, TensorBoard, eval_line, step_line
-from pretrain.log.summary import duration, summary
+from pretrain.log.summary import ASCII_BARS, BARS, bars_for, duration, sparkline, summary
 
 STEP = StepRecord(
     step=20, consumed_samples=320, consumed_tokens=81920, global_batch_size=16, loss=5.25,
@@ -94,3 +94,35 @@ def test_the_summary_goes_from_the_first_to_the_last_record(tmp_path: Path) -> N
     assert "training loss   7.0000 (step 10) -> 5.2500 (step 20)" in text
     assert "held-out loss   7.6000 (step 0) -> 5.5000 (step 20)  code" in text
     assert "8,192 tokens/s" in text and str(tmp_path) in text
+
+
+def test_a_sparkline_goes_from_the_highest_bar_to_the_lowest_as_a_loss_falls() -> None:
+    assert sparkline([8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0]) == "█▇▆▅▄▃▂▁"
+
+
+def test_a_sparkline_averages_what_does_not_fit() -> None:
+    assert sparkline([1.0, 3.0, 10.0, 10.0], width=2) == "▁█"
+    assert len(sparkline([float(value) for value in range(1000)], width=40)) == 40
+
+
+def test_a_sparkline_leaves_a_gap_where_a_loss_is_unknown_or_not_finite() -> None:
+    assert sparkline([2.0, None, 1.0, float("nan"), float("inf")]) == "█ ▁  "
+
+
+def test_a_sparkline_of_equal_values_or_of_none_is_no_error() -> None:
+    assert (sparkline([3.0, 3.0]), sparkline([None]), sparkline([])) == ("▁▁", " ", "")
+
+
+def test_the_bars_are_ascii_where_the_terminal_has_no_blocks() -> None:
+    assert (bars_for("utf-8"), bars_for("latin-1"), bars_for(None)) == (BARS, ASCII_BARS, ASCII_BARS)
+
+
+def test_the_summary_draws_each_domain_and_a_step_trained_again_once(tmp_path: Path) -> None:
+    metrics = tmp_path / "metrics.jsonl"
+    with metrics.open("wb+", buffering=0) as stream:
+        sink = JsonLines(stream, "metrics.jsonl")
+        for step, loss in ((10, 7.0), (20, 9.0), (20, 6.0), (30, 5.0)):
+            sink.write(replace(STEP, step=step, loss_by_domain={"code": loss, "prose": 5.5}))
+    lines = summary(metrics)
+    assert "  code          █▅▁  7.0000 -> 5.0000" in lines
+    assert "  prose         ▁▁▁  5.5000 -> 5.5000" in lines
