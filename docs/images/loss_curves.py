@@ -7,15 +7,17 @@ shown on both.
 import json
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from xml.sax.saxutils import escape
 
 WIDTH, HEIGHT = 760, 340
-LEFT, RIGHT, TOP, BOTTOM = 52, 118, 40, 44  # the right margin holds the names of the curves
+LEFT, RIGHT, TOP, BOTTOM = 52, 118, 40, 44  # the right margin holds the names of the domains
 COLOURS = ("#3b82f6", "#e07b00", "#0f9d76", "#b455d4", "#d64550")
 GREY = "#808080"
 Point = tuple[int, float]
+Place = Callable[[Point], str]
+"""Where a step and its loss lie in the picture, as "across,down"."""
 
 
 def loss_curves(metrics: Path, *, title: str) -> str:
@@ -66,7 +68,7 @@ def read_curves(metrics: Path) -> tuple[dict[str, list[Point]], dict[str, list[P
     return training, validation
 
 
-def _axes(place, last_step: int, lowest: int, highest: int) -> Iterator[str]:
+def _axes(place: Place, last_step: int, lowest: int, highest: int) -> Iterator[str]:
     for loss in range(lowest, highest + 1):
         across, down = place((0, loss)).split(",")
         yield f'<path d="M{across},{down} H{WIDTH - RIGHT}" stroke="{GREY}" stroke-opacity="0.3"/>'
@@ -80,7 +82,7 @@ def _axes(place, last_step: int, lowest: int, highest: int) -> Iterator[str]:
 
 
 def _curve(
-    domain: str, training: Sequence[Point], validation: Sequence[Point], colour: str, place
+    domain: str, training: Sequence[Point], validation: Sequence[Point], colour: str, place: Place
 ) -> Iterator[str]:
     """One domain: its training line, its validation points, and its name at the end of what was drawn last."""
     if training:
@@ -104,7 +106,11 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     metrics, out = map(Path, arguments)
     title = f"{metrics.parent.name}: training loss (lines) and validation loss (points)"
-    out.write_text(loss_curves(metrics, title=title), encoding="utf-8")
+    try:
+        out.write_text(loss_curves(metrics, title=title), encoding="utf-8")
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     print(f"{out}: drawn from {metrics}")
     return 0
 
