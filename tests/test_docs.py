@@ -136,7 +136,9 @@ def test_the_picture_of_a_run_is_drawn_from_its_metrics(tmp_path: Path) -> None:
     drawn = ElementTree.fromstring(loss_curves(metrics, title="a run"))
     lines = [len(line.attrib["points"].split()) for line in drawn.findall(".//{*}polyline")]
     assert lines == [2, 2, 2]  # validation of a<b, which has no training loss; training and validation of code
-    assert [text.text for text in drawn.findall(".//{*}text")][-2:] == ["a<b 5.60", "code 5.50"]
+    names = drawn.findall(".//{*}text")[-2:]
+    assert [name.text for name in names] == ["a<b 5.60", "code 5.50"]
+    assert float(names[1].attrib["y"]) - float(names[0].attrib["y"]) >= 16, "one name over the other"
 
 
 def test_the_committed_picture_reads_on_a_light_and_a_dark_page() -> None:

@@ -15,6 +15,7 @@ WIDTH, HEIGHT = 760, 340
 LEFT, RIGHT, TOP, BOTTOM = 52, 118, 40, 44  # the right margin holds the names of the domains
 COLOURS = ("#3b82f6", "#e07b00", "#0f9d76", "#b455d4", "#d64550")
 GREY = "#808080"
+LINE_HEIGHT = 16.0
 Point = tuple[int, float]
 Place = Callable[[Point], str]
 """Where a step and its loss lie in the picture, as "across,down"."""
@@ -44,7 +45,8 @@ def loss_curves(metrics: Path, *, title: str) -> str:
         *_axes(place, last_step, lowest, highest),
     ]
     for at, domain in enumerate(domains):
-        parts += _curve(domain, training.get(domain, []), validation.get(domain, []), COLOURS[at % len(COLOURS)], place)
+        parts += _curve(training.get(domain, []), validation.get(domain, []), COLOURS[at % len(COLOURS)], place)
+    parts += _names({domain: (validation.get(domain) or training[domain])[-1] for domain in domains}, place)
     parts.append("</svg>")
     return "\n".join(parts) + "\n"
 
@@ -81,10 +83,8 @@ def _axes(place: Place, last_step: int, lowest: int, highest: int) -> Iterator[s
     yield f'<text x="{middle}" y="{HEIGHT - 8}" text-anchor="middle">step (loss in nats per token)</text>'
 
 
-def _curve(
-    domain: str, training: Sequence[Point], validation: Sequence[Point], colour: str, place: Place
-) -> Iterator[str]:
-    """One domain: its training line, its validation points, and its name at the end of what was drawn last."""
+def _curve(training: Sequence[Point], validation: Sequence[Point], colour: str, place: Place) -> Iterator[str]:
+    """One domain: its training line and its validation points."""
     if training:
         path = " ".join(place(point) for point in training)
         yield f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>'
@@ -94,9 +94,16 @@ def _curve(
         for point in validation:
             across, down = place(point).split(",")
             yield f'<circle cx="{across}" cy="{down}" r="4" fill="{colour}"/>'
-    end = (validation or training)[-1]
-    across, down = (float(number) for number in place(end).split(","))
-    yield f'<text x="{across + 10:.1f}" y="{down + 4:.1f}" fill="{colour}">{escape(domain)} {end[1]:.2f}</text>'
+
+
+def _names(ends: dict[str, Point], place: Place) -> Iterator[str]:
+    """The name and the last loss of each domain, beside its end and a line of text apart from the one above."""
+    above = -LINE_HEIGHT
+    for domain in sorted(ends, key=lambda name: -ends[name][1]):
+        across, down = (float(number) for number in place(ends[domain]).split(","))
+        above = max(down + 4, above + LINE_HEIGHT)
+        colour = COLOURS[sorted(ends).index(domain) % len(COLOURS)]
+        yield f'<text x="{across + 10:.1f}" y="{above:.1f}" fill="{colour}">{escape(domain)} {ends[domain][1]:.2f}</text>'
 
 
 def main(arguments: Sequence[str]) -> int:
