@@ -10,25 +10,31 @@ from typing import Any
 
 import click
 
+from fanal.command_group import CommandGroup, ManyInputsCommand, complete_path
 from fanal.errors import FanalError, exit_code_of
 from fanal.exit_codes import CRASH, FINISHED
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 
-@click.group(context_settings=CONTEXT)
+@click.group(cls=CommandGroup, context_settings=CONTEXT)
 def cli() -> None:
-    """From one YAML to a chain of Slurm jobs that heals itself."""
+    """Turn one YAML into a chain of Slurm jobs that restarts itself after a failure."""
 
 
 def job_options(command: Callable[..., None]) -> Callable[..., None]:
     """What render and submit take."""
     for decorate in reversed(
         (
-            click.argument("config"),
+            click.argument("config", shell_complete=complete_path),
             click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]..."),
             click.option(
-                "--site", "site_name", required=True, metavar="NAME", help="A site of launch/sites, or a YAML file."
+                "--site",
+                "site_name",
+                required=True,
+                metavar="NAME",
+                shell_complete=complete_path,
+                help="A site of launch/sites, or a YAML file.",
             ),
             click.option("--nodes", type=int, required=True, help="Nodes of each job."),
             click.option("--hours", type=float, help="Walltime in all; more than one job may take becomes a chain."),
@@ -76,7 +82,7 @@ def render(config: str, overrides: tuple[str, ...], site_name: str, **options: A
 @cli.command(context_settings=CONTEXT)
 @job_options
 def submit(config: str, overrides: tuple[str, ...], site_name: str, **options: Any) -> None:
-    """Render, and queue every job of the chain."""
+    """Render the job, and queue every job of its chain."""
 
     def act() -> int:
         from launch.chain.render import check_not_queued
@@ -95,14 +101,21 @@ def submit(config: str, overrides: tuple[str, ...], site_name: str, **options: A
 
 
 @cli.command(context_settings=CONTEXT)
-@click.argument("config")
+@click.argument("config", shell_complete=complete_path)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--site", "site_name", required=True, metavar="NAME", help="A site of launch/sites, or a YAML file.")
+@click.option(
+    "--site",
+    "site_name",
+    required=True,
+    metavar="NAME",
+    shell_complete=complete_path,
+    help="A site of launch/sites, or a YAML file.",
+)
 @click.option("--nodes", type=int, help="Nodes of each job; left out, what the config or the job says, if it does.")
 @click.option("--gpus-per-node", type=int, help="Fewer than a node has, with --nodes 1.")
 @click.option("--deep", is_flag=True, help="Read all data: hashes, ids, offsets.")
 def preflight(config: str, overrides: tuple[str, ...], site_name: str, **options: Any) -> None:
-    """Look at config, paths, data and space; inside a job, at every node of it, too. Nothing is trained or queued.
+    """Check config, paths, data and free space, and inside a job also every node of it. Nothing is trained or queued.
 
     The exit code is 2 if the input is wrong, 76 if data is damaged, 70 if a node is broken: then other nodes may do.
     """
@@ -169,10 +182,10 @@ def job_merge(folder: Path) -> None:
 
 
 @cli.command(context_settings=CONTEXT)
-@click.argument("run_dir", type=Path)
+@click.argument("run_dir", type=Path, shell_complete=complete_path)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, units in its keys, null for unknown.")
 def status(run_dir: Path, as_json: bool) -> None:
-    """How a run is doing: steps, losses, pace, time to go, checkpoints, jobs. Needs no Slurm, and changes nothing."""
+    """Show how a run is doing: steps, losses, pace, time to go, checkpoints, jobs. Needs no Slurm, and changes nothing."""
 
     def act() -> int:
         from launch.status.status import status as look
@@ -191,26 +204,32 @@ def status(run_dir: Path, as_json: bool) -> None:
     sys.exit(_guard(act))
 
 
-class ManyInputs(click.Command):
-    """``--input a b c`` means ``--input a --input b --input c``, as in ``tokenizer encode``."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        spread: list[str] = []
-        collecting, ours = False, args.index("--") if "--" in args else len(args)
-        for position, word in enumerate(args[:ours]):
-            if word.startswith("-"):
-                collecting = word == "--input"
-            elif collecting and args[position - 1] != "--input":
-                spread.append("--input")
-            spread.append(word)
-        return super().parse_args(ctx, spread + args[ours:])
-
-
-@cli.command("render-encode", cls=ManyInputs, context_settings=CONTEXT)
-@click.option("--site", "site_name", required=True, metavar="NAME", help="A site of launch/sites, or a YAML file.")
-@click.option("--tokenizer", required=True, metavar="DIR", help="A trained tokenizer.")
-@click.option("--input", "inputs", required=True, multiple=True, metavar="FILE...", help="Files or folders of text.")
-@click.option("--output", required=True, metavar="PREFIX", help="Of the shard; the scripts lie in PREFIX.launch.")
+@cli.command("render-encode", cls=ManyInputsCommand, context_settings=CONTEXT)
+@click.option(
+    "--site",
+    "site_name",
+    required=True,
+    metavar="NAME",
+    shell_complete=complete_path,
+    help="A site of launch/sites, or a YAML file.",
+)
+@click.option("--tokenizer", required=True, metavar="DIR", shell_complete=complete_path, help="A trained tokenizer.")
+@click.option(
+    "--input",
+    "inputs",
+    required=True,
+    multiple=True,
+    metavar="FILE...",
+    shell_complete=complete_path,
+    help="Files or folders of text.",
+)
+@click.option(
+    "--output",
+    required=True,
+    metavar="PREFIX",
+    shell_complete=complete_path,
+    help="Of the shard; the scripts lie in PREFIX.launch.",
+)
 @click.option("--parts", type=int, required=True, help="Tasks of the array, a share of the text each.")
 @click.option("--hours", type=float, help="Walltime of one task.")
 @click.option("--account", metavar="NAME", help="Whose hours are used, such as xyz@cpu.")

@@ -15,18 +15,18 @@ from typing import Any, Literal
 from pretrain.parallel.environment import (
     let_go_of_output,
     note_exit_code,
-    note_start,
     rank_and_size,
     started_by_launcher,
 )
-from pretrain.parallel.signals import catch_stop_signals, ignore_stop_signals, stop_signal_comes_within
+from pretrain.parallel.signals import ignore_stop_signals, stop_signal_comes_within
+from pretrain.parallel.start import begin_train
 
 if __name__ == "__main__" and sys.argv[1:2] == ["train"]:  # before the imports that take a while
-    note_start()
-    catch_stop_signals(restart_system_calls=started_by_launcher())
+    begin_train()
 
 import click
 
+from fanal.command_group import CommandGroup, complete_path
 from fanal.errors import FanalError, exit_code_of
 from fanal.exit_codes import CRASH, DAMAGED, FINISHED, HANG, WRONG_INPUT
 from pretrain.config.load import load_run
@@ -36,16 +36,16 @@ LET_THE_FIRST_SPEAK_S = 20
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 
-@click.group(context_settings=CONTEXT)
+@click.group(cls=CommandGroup, context_settings=CONTEXT)
 def cli() -> None:
     """Pretrain foundation language models."""
 
 
 @cli.command(context_settings=CONTEXT)
-@click.argument("config")
+@click.argument("config", shell_complete=complete_path)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 def train(config: str, overrides: tuple[str, ...]) -> None:
-    """Train the run that CONFIG describes, or go on with it.
+    """Train the run that CONFIG describes, or resume it from its last checkpoint.
 
     Under torchrun or srun it uses the ranks it is given; alone, it starts the local ranks the layout needs.
     """
@@ -59,7 +59,7 @@ def train(config: str, overrides: tuple[str, ...]) -> None:
 
 
 @cli.command(context_settings=CONTEXT)
-@click.argument("config")
+@click.argument("config", shell_complete=complete_path)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 def show(config: str, overrides: tuple[str, ...]) -> None:
     """Print the resolved config and what follows from it."""
@@ -75,10 +75,10 @@ def show(config: str, overrides: tuple[str, ...]) -> None:
 
 
 @cli.command(context_settings=CONTEXT)
-@click.argument("path", metavar="CHECKPOINT_OR_RUN_DIR")
+@click.argument("path", metavar="CHECKPOINT_OR_RUN_DIR", shell_complete=complete_path)
 @click.option("--deep", is_flag=True, help="Read every byte and compare hashes and sums.")
 def verify(path: str, deep: bool) -> None:
-    """Compare a checkpoint, or all of a run, with the manifests.
+    """Check a checkpoint, or every checkpoint of a run, against its manifest.
 
     The exit code is 76 if one fails. Nothing is changed or set aside.
     """
@@ -90,7 +90,7 @@ def verify(path: str, deep: bool) -> None:
 
 
 @cli.command(context_settings=CONTEXT)
-@click.argument("config")
+@click.argument("config", shell_complete=complete_path)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--steps", type=int, help="Optimizer steps of each run; 8, or all if the run has fewer.")
 @click.option("--kills", type=int, default=3, show_default=True, help="How often the killed run is killed.")
@@ -116,9 +116,13 @@ def prove(config: str, overrides: tuple[str, ...], steps: int | None, kills: int
 
 
 @cli.command(name="import", context_settings=CONTEXT)
-@click.argument("hf_dir")
+@click.argument("hf_dir", shell_complete=complete_path)
 @click.option(
-    "--to", required=True, metavar="CHECKPOINT", help="Folder of the checkpoint to write; it must not be there."
+    "--to",
+    required=True,
+    metavar="CHECKPOINT",
+    shell_complete=complete_path,
+    help="Folder of the checkpoint to write; it must not be there.",
 )
 @click.option(
     "--make-vocab-size-divisible-by",
@@ -143,14 +147,19 @@ def import_model(hf_dir: str, to: str, make_vocab_size_divisible_by: int) -> Non
 
 
 @cli.command(context_settings=CONTEXT)
-@click.argument("path", metavar="CHECKPOINT_OR_HF_DIR")
+@click.argument("path", metavar="CHECKPOINT_OR_HF_DIR", shell_complete=complete_path)
 @click.option("--prompt", required=True, help="Text to go on from.")
 @click.option("--max-new-tokens", default=64, show_default=True, help="Tokens to generate, at most.")
 @click.option("--temperature", type=float, help="Draw, with the logits divided by this; 0 takes the likeliest token.")
 @click.option("--top-k", type=int, help="Draw among this many of the likeliest tokens.")
 @click.option("--top-p", type=float, help="Draw among the likeliest tokens that have this probability together.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the draws.")
-@click.option("--tokenizer", metavar="DIR", help="Folder of the tokenizer, if it is not where the model says.")
+@click.option(
+    "--tokenizer",
+    metavar="DIR",
+    shell_complete=complete_path,
+    help="Folder of the tokenizer, if it is not where the model says.",
+)
 @click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True)
 @click.option("--deep", is_flag=True, help="Compare every byte of a checkpoint with its manifest first.")
 def generate(
@@ -165,7 +174,7 @@ def generate(
     device: Literal["auto", "cuda", "cpu"],
     deep: bool,
 ) -> None:
-    """Print what a model says after a prompt: a checkpoint's, a run's newest, or that of a Hugging Face folder.
+    """Generate text from a prompt with a checkpoint, a run's newest one, or a Hugging Face folder.
 
     The likeliest token each time, unless --temperature, --top-k or --top-p asks for draws.
     """
@@ -187,10 +196,15 @@ def generate(
 
 
 @cli.command("export", context_settings=CONTEXT)
-@click.argument("checkpoint")
+@click.argument("checkpoint", shell_complete=complete_path)
 @click.argument("overrides", nargs=-1, metavar="[data.KEY=VALUE]...")
 @click.option(
-    "--to", "folder", required=True, metavar="DIR", help="Folder to write; it must not be there, or be empty."
+    "--to",
+    "folder",
+    required=True,
+    metavar="DIR",
+    shell_complete=complete_path,
+    help="Folder to write; it must not be there, or be empty.",
 )
 @click.option("--dtype", type=click.Choice(["bf16", "fp32"]), help="Of the weights; left out, what was trained.")
 @click.option("--max-shard-bytes", default=5_000_000_000, show_default=True, help="Of tensors in a file.")

@@ -17,6 +17,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from fanal.command_group import CommandGroup, ManyInputsCommand, complete_path
 from fanal.errors import UserError
 from fanal.files import write_bytes_durably
 from fanal.read_errors import passing_cause
@@ -37,42 +38,32 @@ from tokenizer.vocabulary.train import train_tokenizer
 EXIT_INPUT, EXIT_CRASH, EXIT_VERIFICATION, EXIT_INTERRUPTED = 2, 70, 76, 130
 
 
-class ManyInputsCommand(click.Command):
-    """Lets `--input a b c` mean `--input a --input b --input c`, which click has no word for."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        spread: list[str] = []
-        collecting = False
-        for position, argument in enumerate(args):
-            if argument.startswith("-"):
-                collecting = argument == "--input"
-            elif collecting and args[position - 1] != "--input":
-                spread.append("--input")
-            spread.append(argument)
-        return super().parse_args(ctx, spread)
-
-
 input_option = click.option(
     "--input",
     "inputs",
     metavar="FILE...",
+    shell_complete=complete_path,
     multiple=True,
     required=True,
     help="Files of documents, or folders; several may follow.",
 )
 text_field_option = click.option("--text-field", default="text", show_default=True, help="Field that holds the text.")
-tokenizer_option = click.option("--tokenizer", "directory", metavar="DIR", required=True, help="A trained tokenizer.")
+tokenizer_option = click.option(
+    "--tokenizer", "directory", metavar="DIR", shell_complete=complete_path, required=True, help="A trained tokenizer."
+)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 def commands() -> None:
     """Train a tokenizer, encode documents to token shards, and check both."""
 
 
 @commands.command(cls=ManyInputsCommand)
-@click.argument("spec", metavar="SPEC.yaml")
+@click.argument("spec", metavar="SPEC.yaml", shell_complete=complete_path)
 @input_option
-@click.option("--output", metavar="DIR", required=True, help="Folder to make; it must not exist.")
+@click.option(
+    "--output", metavar="DIR", shell_complete=complete_path, required=True, help="Folder to make; it must not exist."
+)
 @text_field_option
 def train(spec: str, inputs: tuple[str, ...], output: str, text_field: str) -> None:
     """Train a SentencePiece BPE tokenizer, and write it as tokenizer.json for Hugging Face's tokenizers too.
@@ -116,7 +107,13 @@ class PartType(click.ParamType):
 @commands.command(cls=ManyInputsCommand)
 @tokenizer_option
 @input_option
-@click.option("--output", metavar="PREFIX", required=True, help="Writes PREFIX.bin, PREFIX.idx and PREFIX.json.")
+@click.option(
+    "--output",
+    metavar="PREFIX",
+    shell_complete=complete_path,
+    required=True,
+    help="Writes PREFIX.bin, PREFIX.idx and PREFIX.json.",
+)
 @text_field_option
 @click.option("--domain-field", default="domain", show_default=True, help="Field that holds the kind of text.")
 @click.option("--licence-field", default="licence", show_default=True, help="Field that holds the licence.")
@@ -190,8 +187,14 @@ def encode(directory: str, inputs: tuple[str, ...], output: str, **options: Any)
 
 
 @commands.command()
-@click.argument("parts", metavar="PART_PREFIX...", nargs=-1, required=True)
-@click.option("--output", metavar="PREFIX", required=True, help="Writes PREFIX.bin, PREFIX.idx and PREFIX.json.")
+@click.argument("parts", metavar="PART_PREFIX...", shell_complete=complete_path, nargs=-1, required=True)
+@click.option(
+    "--output",
+    metavar="PREFIX",
+    shell_complete=complete_path,
+    required=True,
+    help="Writes PREFIX.bin, PREFIX.idx and PREFIX.json.",
+)
 def merge(parts: tuple[str, ...], output: str) -> None:
     """Join all parts of one encode run.
 
@@ -202,7 +205,7 @@ def merge(parts: tuple[str, ...], output: str) -> None:
 
 
 @commands.command()
-@click.argument("prefix", metavar="PREFIX")
+@click.argument("prefix", metavar="PREFIX", shell_complete=complete_path)
 @tokenizer_option
 @labels_options
 def adopt(prefix: str, directory: str, **labels: str | None) -> None:
@@ -215,9 +218,15 @@ def adopt(prefix: str, directory: str, **labels: str | None) -> None:
 
 
 @commands.command()
-@click.argument("prefixes", metavar="PREFIX...", nargs=-1, required=True)
+@click.argument("prefixes", metavar="PREFIX...", shell_complete=complete_path, nargs=-1, required=True)
 @click.option("--deep", is_flag=True, help="Read everything: hashes, ids, offsets.")
-@click.option("--tokenizer", "directory", metavar="DIR", help="Also check that this tokenizer made them.")
+@click.option(
+    "--tokenizer",
+    "directory",
+    metavar="DIR",
+    shell_complete=complete_path,
+    help="Also check that this tokenizer made them.",
+)
 def verify(prefixes: tuple[str, ...], deep: bool, directory: str | None) -> None:
     """Check shards against their manifests.
 
@@ -244,7 +253,9 @@ def verify(prefixes: tuple[str, ...], deep: bool, directory: str | None) -> None
     "--by", type=click.Choice(["domain", "language"]), default="domain", show_default=True, help="One row for each."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-@click.option("--output", metavar="FILE.json", help="Write the JSON to this file as well.")
+@click.option(
+    "--output", metavar="FILE.json", shell_complete=complete_path, help="Write the JSON to this file as well."
+)
 def check(
     directory: str,
     inputs: tuple[str, ...],
@@ -298,7 +309,11 @@ def _check_table(by: str, reports: list[check_module.GroupReport]) -> Table:
 
 @commands.command("sample-corpus")
 @click.option(
-    "--output", metavar="DIR", required=True, help="Gets train/ and held_out/ with code.jsonl and prose.jsonl."
+    "--output",
+    metavar="DIR",
+    shell_complete=complete_path,
+    required=True,
+    help="Gets train/ and held_out/ with code.jsonl and prose.jsonl.",
 )
 @click.option(
     "--max-megabytes",
@@ -308,9 +323,9 @@ def _check_table(by: str, reports: list[check_module.GroupReport]) -> Table:
     help="Most text per domain, in millions of bytes.",
 )
 def sample_corpus(output: str, max_megabytes: float) -> None:
-    """Make a small corpus from this Python.
+    """Make a small corpus from the standard library of this Python.
 
-    Code and prose of its standard library, in train/ and held_out/; no internet is needed.
+    Code and prose, in train/ and held_out/; no internet is needed.
     """
     for name, num_bytes in make_sample_corpus(output, round(max_megabytes * 1e6)).items():
         click.echo(f"{Path(output) / name}: {num_bytes:,} bytes of text")
@@ -327,11 +342,11 @@ def _end_cleanly(*_: object) -> NoReturn:
     raise SystemExit(128 + signal.SIGTERM)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, *, prog_name: str = "python -m tokenizer") -> int:
     """Run one command; returns the exit code."""
     signal.signal(signal.SIGTERM, _end_cleanly)
     try:
-        code = commands.main(args=arguments, prog_name="python -m tokenizer", standalone_mode=False)
+        code = commands.main(args=arguments, prog_name=prog_name, standalone_mode=False)
         return code if isinstance(code, int) else 0
     except click.ClickException as problem:
         problem.show()
