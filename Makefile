@@ -5,7 +5,11 @@
 # make bench-data   encode, read and open data beside Megatron's tools; appends to bench/results/data.md
 # make bench-checkpoint   save and load beside torch's checkpoints and the bare disk; appends to bench/results/checkpoint.md
 # make bench-export   a 7B checkpoint of random weights, exported beside a raw copy (81 GB of disk; DTYPES=bf16 54)
-# The rest:    install, data, check, gpu, clean
+# make install   the packages of constraints.txt into .venv, and this one so that changes of the code count at once
+# make data    the text, the tokenizer and the shards of the demo
+# make check   lint, format and types, then every test
+# make gpu     the tests that need a GPU, and a training run on one
+# make clean   remove all that the targets above have made here
 
 PYTHON ?= python3
 VENV   := .venv
@@ -22,16 +26,16 @@ SHARDS := $(foreach split,$(SPLITS),demo/shards/$(split)-code.json demo/shards/$
 .PHONY: help install data demo test test-slurm check torture bench-data bench-checkpoint bench-export gpu clean
 
 help:
-	@sed -n 's/^# //p' Makefile | head -8
+	@sed -n '/^#/!q; s/^# //p' Makefile
 
 install: $(STAMP)
 
-$(STAMP): pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=python3.11")'
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Python 3.11, 3.12 or 3.13 is needed; set PYTHON=python3.11")'
 	@echo 'Installing Fanal and its libraries into $(VENV) (some minutes, once)'
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	@PIP_ROOT_USER_ACTION=ignore $(RUN) -m pip install -qq --disable-pip-version-check --upgrade pip
-	@PIP_ROOT_USER_ACTION=ignore $(RUN) -m pip install -qq --disable-pip-version-check --editable '.[dev]'
+	@PIP_ROOT_USER_ACTION=ignore $(RUN) -m pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $(STAMP)
 
 $(CORPUS): | $(STAMP)

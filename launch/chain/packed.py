@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fanal.errors import UserError
 
-PACKAGES = ("fanal", "pretrain", "kernels", "tokenizer", "launch")
+PACKAGES = ("fanal", "pretrain", "tokenizer", "launch")
 LEFT_OUT = {"__pycache__", ".git"}
 
 
@@ -23,8 +23,10 @@ def pack_environment(python: Path, code_dir: Path, archive: Path) -> None:
     """
     part = archive.with_name(archive.name + ".part")
     with tarfile.open(part, "w") as tar:
+        tar.dereference = True  # fanal/kernels is a link in a clone, and a folder where the wheel was installed
         for package in PACKAGES:
             tar.add(code_dir / package, f"code/{package}", filter=_wanted)
+        tar.dereference = False
         for folder in reversed(site_packages(python)):  # the first folder on the path is unpacked last, and wins
             tar.add(folder, "packages", filter=_wanted)
     part.replace(archive)
