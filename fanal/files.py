@@ -4,14 +4,16 @@ A name is given to a file only after its bytes are on disk: write `NAME.part`, f
 A process killed at any moment leaves the old file, the new file or a `.part`, never half a file under its final name.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import types
 import typing
+from collections.abc import Iterator
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from fanal.errors import UserError
 from fanal.read_errors import naming
@@ -84,32 +86,46 @@ def block_sha256_of_file(path: Path) -> tuple[str, ...]:
     return hasher.hexdigests()
 
 
-def fsync_directory(directory: Path) -> None:
-    """Make renames inside `directory` survive a power cut."""
-    descriptor = os.open(directory, os.O_RDONLY)
+def sync_path(path: Path) -> None:
+    """Bring a file to disk, or the names inside a folder, so that they survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
-def sync(stream: BinaryIO) -> None:
+def sync(stream: IO[bytes]) -> None:
     """Bring what was written to disk."""
     stream.flush()
     os.fsync(stream.fileno())
 
 
-def write_bytes_durably(path: Path, content: bytes) -> None:
-    """Write a whole file under a temporary name, fsync, and rename it to `path` (replacing a file that is there)."""
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """The temporary neighbour of `path`, to be written in the block; at its end it is renamed to `path`, on an error removed."""
     part = part_path(path)
     try:
-        with part.open("wb") as stream:
-            stream.write(content)
-            sync(stream)
+        yield part
         part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-    fsync_directory(path.parent)
+    except BaseException:
+        with contextlib.suppress(OSError):  # of a sick disk, which the error on its way out says better
+            part.unlink(missing_ok=True)
+        raise
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that another process may read at any moment: it sees the old content or the new one, never half of it."""
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def write_bytes_durably(path: Path, content: bytes) -> None:
+    """Write a whole file under a temporary name, fsync, and rename it to `path` (replacing a file that is there)."""
+    with replacing(path) as part, part.open("wb") as stream:
+        stream.write(content)
+        sync(stream)
+    sync_path(path.parent)
 
 
 def record_bytes(record: Any) -> bytes:

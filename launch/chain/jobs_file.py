@@ -18,6 +18,7 @@ from typing import Any
 
 from fanal.errors import UserError
 from fanal.fields import Rule, fit, is_count, is_text, is_texts
+from fanal.files import sync
 
 JOBS_FILE = "jobs.jsonl"
 TIME = "%Y-%m-%dT%H:%M:%SZ"
@@ -54,8 +55,7 @@ def note(run_dir: Path, event: str, **fields: Any) -> dict[str, Any]:
         stream.seek(max(0, end - 1))
         torn = stream.read(1) not in (b"", b"\n")  # the line before lacks its end: ours must not be lost with it
         stream.write((("\n" if torn else "") + json.dumps(record) + "\n").encode())
-        stream.flush()
-        os.fsync(stream.fileno())
+        sync(stream)
     return record
 
 

@@ -10,6 +10,7 @@ import tarfile
 from pathlib import Path
 
 from fanal.errors import UserError
+from fanal.files import replacing
 
 PACKAGES = ("fanal", "pretrain", "tokenizer", "launch")
 LEFT_OUT = {"__pycache__", ".git"}
@@ -21,15 +22,13 @@ def pack_environment(python: Path, code_dir: Path, archive: Path) -> None:
     It must be made again when code or packages change; ``launch render`` does.
     Raises: UserError if ``python`` does not run.
     """
-    part = archive.with_name(archive.name + ".part")
-    with tarfile.open(part, "w") as tar:
+    with replacing(archive) as part, tarfile.open(part, "w") as tar:
         tar.dereference = True  # fanal/kernels is a link in a clone, and a folder where the wheel was installed
         for package in PACKAGES:
             tar.add(code_dir / package, f"code/{package}", filter=_wanted)
         tar.dereference = False
         for folder in reversed(site_packages(python)):  # the first folder on the path is unpacked last, and wins
             tar.add(folder, "packages", filter=_wanted)
-    part.replace(archive)
 
 
 def site_packages(python: Path) -> list[Path]:

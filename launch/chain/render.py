@@ -8,7 +8,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from fanal.errors import UserError
-from fanal.whole_file import write_whole
+from fanal.files import write_whole
 from launch import slurm
 from launch.chain import jobs_file
 from launch.chain.packed import pack_environment

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fanal.errors import UserError
-from fanal.whole_file import write_whole
+from fanal.files import write_whole
 from launch import slurm
 from launch.chain import jobs_file
 from launch.chain.request import Places, absolute, account, check_path, check_word, job_name

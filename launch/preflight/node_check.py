@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 
 from fanal.exit_codes import CRASH, FINISHED
+from fanal.files import sync
 from launch.preflight.outliers import MARK, NodeReport
 
 REPEATS = 5
@@ -135,8 +136,7 @@ def measure_write(folder: Path) -> tuple[float | None, str]:
             began = time.perf_counter()
             with tempfile.NamedTemporaryFile(dir=folder, prefix=".node-check-") as stream:
                 stream.write(block)
-                stream.flush()
-                os.fsync(stream.fileno())
+                sync(stream)
                 seconds.append(time.perf_counter() - began)
         return min(seconds), ""
     except OSError as error:

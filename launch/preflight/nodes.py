@@ -14,7 +14,7 @@ from rich.table import Table
 
 from fanal.errors import UserError
 from fanal.exit_codes import CRASH, FINISHED
-from fanal.whole_file import write_whole
+from fanal.files import write_whole
 from launch import slurm
 from launch.chain import jobs_file
 from launch.chain.avoid import PREFLIGHT_RESULT

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fanal.errors import UserError
+from fanal.files import sync
 from fanal.run_folder import MAX_FILES, MIN_FILE_BYTES
 from launch.sites.reach import file_systems_of
 from launch.sites.site import SiteConfig
@@ -133,8 +134,7 @@ def check_write(run_dir: Path) -> str:
     try:
         with tempfile.TemporaryFile(dir=folder) as stream:
             stream.write(b"fanal")
-            stream.flush()
-            os.fsync(stream.fileno())
+            sync(stream)
     except OSError as error:
         raise cannot_write(run_dir, f"{error.strerror} ({folder})") from None
     return f"{folder} can be written to" + ("" if folder == run_dir else f"; {run_dir} will be made")

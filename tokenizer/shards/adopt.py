@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fanal.files import block_sha256_of_file, fsync_directory, record_bytes, sha256_of_file, write_bytes_durably
+from fanal.files import block_sha256_of_file, record_bytes, sha256_of_file, sync_path, write_bytes_durably
 from tokenizer.shards.index import (
     DTYPE_CODES,
     HEADER,
@@ -75,7 +75,7 @@ def adopt(prefix: str | Path, tokenizer_dir: str | Path, labels: Labels | None =
     part = Path(f"{prefix}.adopt.part")
     write_bytes_durably(part, record_bytes(manifest))
     part.rename(json_path)
-    fsync_directory(json_path.parent)
+    sync_path(json_path.parent)
     return manifest
 
 

@@ -18,7 +18,7 @@ from typing import BinaryIO, Self
 
 import numpy as np
 
-from fanal.files import BlockHasher, InputFile, fsync_directory, part_path, read_record, record_bytes, sync
+from fanal.files import BlockHasher, InputFile, part_path, read_record, record_bytes, sync, sync_path
 from fanal.read_errors import passing_cause
 from tokenizer.shards import shuffle
 from tokenizer.shards.index import write_index
@@ -188,8 +188,7 @@ class ShardWriter:
                 sync(stream)
         idx_part = part_path(self._paths[1])
         idx_sha256 = write_index(idx_part, self._lengths_part, self.dtype_name)
-        with idx_part.open("rb") as stream:
-            os.fsync(stream.fileno())
+        sync_path(idx_part)
         return idx_sha256
 
     def _publish(self, manifest: ShardManifest) -> None:
@@ -197,16 +196,16 @@ class ShardWriter:
         with json_part.open("wb") as stream:
             stream.write(record_bytes(manifest))
             sync(stream)
-        fsync_directory(self.prefix.parent)  # the description is on disk before any name it describes
+        sync_path(self.prefix.parent)  # the description is on disk before any name it describes
         if self._has_order:
             self._order_part.rename(order_path(self.prefix))
         else:
             self._order_part.unlink()
         for path in self._paths[:2]:
             part_path(path).rename(path)
-        fsync_directory(self.prefix.parent)
+        sync_path(self.prefix.parent)
         json_part.rename(self._paths[2])
-        fsync_directory(self.prefix.parent)
+        sync_path(self.prefix.parent)
         self._finished = True
         self._lengths_part.unlink(missing_ok=True)
 

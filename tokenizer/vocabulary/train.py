@@ -20,7 +20,7 @@ from pathlib import Path
 import sentencepiece
 
 from fanal.errors import UserError
-from fanal.files import fsync_directory, write_bytes_durably, write_record
+from fanal.files import sync_path, write_bytes_durably, write_record
 from tokenizer.documents.parse import DocumentReader
 from tokenizer.vocabulary.engine import open_engine
 from tokenizer.vocabulary.fast_json import fast_tokenizer_json
@@ -157,7 +157,7 @@ def _publish(output_dir: Path, files: dict[str, bytes], info: TokenizerInfo) -> 
         part.rename(output_dir)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    fsync_directory(output_dir.parent)
+    sync_path(output_dir.parent)
     return load_tokenizer(output_dir)
 
 

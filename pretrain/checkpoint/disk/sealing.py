@@ -3,11 +3,11 @@
 Imports neither torch nor numpy.
 """
 
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from fanal.files import sync_path
 from fanal.run_folder import COMPLETE, MANIFEST
 from pretrain.checkpoint.disk.manifest import FileEntry, Manifest, manifest_bytes, read_sealed_manifest, seal_text
 from pretrain.checkpoint.disk.verify import verify_checkpoint
@@ -29,8 +29,8 @@ def seal(part: Path, final: Path, *, step: int, entries: Sequence[FileEntry]) ->
     (part / MANIFEST).write_bytes(content)
     _sync_tree(part)
     (part / COMPLETE).write_text(seal_text(content))
-    _sync(part / COMPLETE)
-    _sync(part)
+    sync_path(part / COMPLETE)
+    sync_path(part)
     problems = verify_checkpoint(part, deep=False).problems
     if problems:
         raise SaveError(f"what was written is not there: {'; '.join(problems)}")
@@ -40,18 +40,10 @@ def seal(part: Path, final: Path, *, step: int, entries: Sequence[FileEntry]) ->
         shutil.rmtree(part)
         return
     part.rename(final)
-    _sync(final.parent)
+    sync_path(final.parent)
 
 
 def _sync_tree(folder: Path) -> None:
     for path in folder.rglob("*"):
-        _sync(path)
-    _sync(folder)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync_path(path)
+    sync_path(folder)

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from fanal.files import write_whole
 from fanal.run_folder import ENTRIES, REASON, SHARDS, part_name, shard_path, step_name
 from pretrain.checkpoint.disk.direct_write import write_through
 from pretrain.checkpoint.disk.manifest import FileEntry, describe, entries_from_text, entries_to_text
@@ -126,7 +127,7 @@ def write_checkpoint(job: Job, numbers: memoryview, enter: Callable[[str], None]
         enter("writing")
         entries = _write_files(job, numbers)
         if job.leader is None:
-            _put(job.entries / f"{job.rank}.json", entries_to_text(entries))
+            write_whole(job.entries / f"{job.rank}.json", entries_to_text(entries))
             return None
         enter("waiting for the other ranks' files")
         entries += _gather(job)
@@ -244,17 +245,10 @@ def _seal(job: Job, leader: LeaderJob, entries: list[FileEntry]) -> Path:
     return final
 
 
-def _put(path: Path, text: str) -> None:
-    """Under its name at once, with all of its text."""
-    new = path.with_name(path.name + ".new")
-    new.write_text(text)
-    new.rename(path)
-
-
 def _tell_leader(job: Job, reason: str) -> None:
     if job.leader is None:
         with contextlib.suppress(OSError):  # if this fails too, the rank itself tells the others
-            _put(job.entries / f"{job.rank}.failed", reason)
+            write_whole(job.entries / f"{job.rank}.failed", reason)
 
 
 def _wait(ready: Callable[[], bool]) -> None:

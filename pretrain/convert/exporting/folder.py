@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fanal.errors import UserError
+from fanal.files import sync, sync_path
 from pretrain.convert.ours.target import NO_WRITING, harm_of
 
 SMALL_FILES_BYTES = 32 << 20
@@ -81,8 +82,7 @@ def write_small(folder: Path, name: str, content: bytes) -> None:
     """Write a file, synced to the disk."""
     with (folder / name).open("xb") as stream:
         stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
+        sync(stream)
 
 
 def _hold(part: Path, descriptor: int, final: Path) -> None:
@@ -107,8 +107,4 @@ def _hold(part: Path, descriptor: int, final: Path) -> None:
 def _publish(part: Path, descriptor: int, final: Path) -> None:
     os.fsync(descriptor)
     part.rename(final)  # over an empty folder too; onto a full one it fails
-    parent = os.open(final.absolute().parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(parent)
-    finally:
-        os.close(parent)
+    sync_path(final.absolute().parent)

@@ -7,7 +7,6 @@ from its first byte to its last. Format: https://github.com/huggingface/safetens
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fanal.files import sync
 from pretrain.checkpoint.disk.boxes import Box
 from pretrain.checkpoint.disk.manifest import FileEntry
 from pretrain.checkpoint.disk.tensors import TensorReader
@@ -110,7 +110,7 @@ def write_file(folder: Path, file: WeightFile, reader: TensorReader, on_bytes: C
             on_bytes(len(view))
             while view:
                 view = view[stream.write(view) :]
-        os.fsync(stream.fileno())
+        sync(stream)
     assert written == file.num_bytes, f"{file.name} has {written} bytes, and its header says {file.num_bytes}"
     return FileEntry(path=file.name, bytes=written, sha256=digest.hexdigest())
 

@@ -78,7 +78,7 @@ def test_a_run_killed_at_any_moment_and_started_again_equals_a_straight_run(
     assert files_of(again).keys() == {"bin", "idx", "json"}
 
 
-STEPS = ("fsync_directory", "sync", "record_bytes", "write_index")
+STEPS = ("sync_path", "sync", "record_bytes", "write_index")
 
 
 @pytest.mark.parametrize("renames", [0, 1, 2, 3])

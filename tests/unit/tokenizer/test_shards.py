@@ -102,7 +102,7 @@ def test_nothing_is_left_when_the_block_fails(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("failing", ["fsync_directory", "record_bytes", "write_index"])
+@pytest.mark.parametrize("failing", ["sync_path", "record_bytes", "write_index"])
 def test_nothing_is_left_when_finishing_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
     def fail(*_) -> None:
         raise OSError("disk full")
