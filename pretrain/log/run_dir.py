@@ -1,8 +1,6 @@
 """The run folder: there, and writable, before any rank starts to write; and held by one run at a time."""
 
 import contextlib
-import errno
-import fcntl
 import logging
 import os
 import socket
@@ -12,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fanal.errors import UserError
+from fanal.locks import take_lock
 from fanal.run_folder import checkpoints_dir
 
 logger = logging.getLogger(__name__)
@@ -25,8 +24,6 @@ LOCK_WAIT_S = 5.0
 LOCK_WAIT_IN_A_JOB_S = 180.0
 """Seconds to wait where Slurm started the run, perhaps because a node went down: until the servers of a network file system give a
 client up, it holds its locks. Not to get one is wrong input, with which a chain of jobs ends."""
-NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
-"""Errors of a file system without locks, such as Lustre mounted without them."""
 
 
 def open_run_dir(run_dir: str | Path) -> Path:
@@ -93,19 +90,15 @@ def _lock(descriptor: int) -> bool:
     """Take the lock; return whether nobody else holds it, as far as the file system can tell."""
     wait_s = LOCK_WAIT_IN_A_JOB_S if "SLURM_JOB_ID" in os.environ else LOCK_WAIT_S
     give_up_at, said = time.monotonic() + wait_s, False
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except OSError as error:
-            if error.errno in NO_LOCKS:
-                logger.warning("the file system has no locks (%s): nothing keeps a second run out", error.strerror)
-                return True
-            if error.errno not in (errno.EAGAIN, errno.EACCES):
-                raise
+    while not take_lock(descriptor, without=_warn_of_no_locks):
         if time.monotonic() > give_up_at:
             return False
         if not said:
             said = True
             logger.warning("another process holds the lock of the run folder; it is waited for, %g s at most", wait_s)
         time.sleep(0.1)
+    return True
+
+
+def _warn_of_no_locks(error: OSError) -> None:
+    logger.warning("the file system has no locks (%s): nothing keeps a second run out", error.strerror)

@@ -8,9 +8,7 @@ Files without either are somebody's data and are never touched.
 """
 
 import contextlib
-import fcntl
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +17,7 @@ from typing import BinaryIO, Self
 import numpy as np
 
 from fanal.files import BlockHasher, InputFile, part_path, read_record, record_bytes, sync, sync_path
+from fanal.locks import take_lock_by_name
 from fanal.read_errors import passing_cause
 from tokenizer.shards import shuffle
 from tokenizer.shards.index import write_index
@@ -268,15 +267,7 @@ class ShardWriter:
 def _lock(path: Path, prefix: Path) -> BinaryIO:
     """One writer per prefix: a second one would overwrite what the first has written. Raises: ShardError."""
     stream = path.open("wb")
-    busy = ShardError(f"shard {prefix} is being written by another process; wait for it, or name another prefix")
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not take_lock_by_name(path, stream.fileno()):
         stream.close()
-        raise busy from None
-    except OSError:
-        return stream  # a file system without locks, such as Lustre mounted without flock
-    if os.fstat(stream.fileno()).st_nlink == 0:  # unlinked by its owner between our open and our lock
-        stream.close()
-        raise busy
+        raise ShardError(f"shard {prefix} is being written by another process; wait for it, or name another prefix")
     return stream
