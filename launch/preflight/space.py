@@ -8,11 +8,12 @@ import tempfile
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from fanal.errors import UserError
 from fanal.files import sync
+from fanal.free_space import Free, nearest_folder
 from fanal.run_folder import MAX_FILES, MIN_FILE_BYTES
 from launch.sites.reach import file_systems_of
 from launch.sites.site import SiteConfig
@@ -24,26 +25,6 @@ SMALL_FILES = 8
 """Files and folders of a checkpoint beside those of the ranks, about."""
 QUOTA_LIMIT_S = 60
 """Seconds for a site's quota_command: some ask every file system there is."""
-
-
-@dataclass(frozen=True)
-class Free:
-    """What a file system has left for this user."""
-
-    num_bytes: int
-    num_files: int | None
-    """None where files are not counted."""
-
-
-def free_at(folder: Path) -> Free:
-    """Of the file system that an existing folder lies on."""
-    found = os.statvfs(folder)
-    return Free(found.f_bavail * found.f_frsize, found.f_favail if found.f_files else None)
-
-
-def nearest_folder(path: Path) -> Path:
-    """The path itself, or the nearest folder above it that exists."""
-    return next(folder for folder in (path, *path.parents) if folder.is_dir())
 
 
 def check_space(

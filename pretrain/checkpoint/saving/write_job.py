@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fanal.files import write_whole
+from fanal.free_space import free_at, shortage
 from fanal.run_folder import ENTRIES, REASON, SHARDS, part_name, shard_path, step_name
 from pretrain.checkpoint.disk.direct_write import write_through
 from pretrain.checkpoint.disk.manifest import FileEntry, describe, entries_from_text, entries_to_text
@@ -172,14 +173,12 @@ def _prepare(job: Job, leader: LeaderJob) -> None:
 
 def _check_space(folder: Path, needed_bytes: int, needed_files: int) -> None:
     """Raises: SaveError naming what is needed and what is there."""
-    found = os.statvfs(folder)
-    free_bytes, free_files = found.f_bavail * found.f_frsize, found.f_favail
-    if free_bytes < needed_bytes:
-        raise SaveError(
-            f"the checkpoint needs {needed_bytes:,} bytes and the disk of {folder} has {free_bytes:,} left; free "
-            f"{needed_bytes - free_bytes:,} bytes, or keep fewer with checkpoint.keep_last"
-        )
-    if found.f_files and free_files < needed_files:  # some file systems do not count them, and say 0
+    instead = "keep fewer with checkpoint.keep_last"
+    lack = shortage(folder, "the checkpoint", needed_bytes=needed_bytes, instead=instead)
+    if lack is not None:
+        raise SaveError(lack)
+    free_files = free_at(folder).num_files
+    if free_files is not None and free_files < needed_files:
         raise SaveError(
             f"the checkpoint needs {needed_files:,} files and folders (inodes) and the disk of {folder} has {free_files:,} "
             f"left; delete {needed_files - free_files:,} files there, or keep fewer checkpoints with checkpoint.keep_last"

@@ -1,16 +1,16 @@
 """A folder that is there whole or not at all: written as DIR.part, synced, renamed at the end."""
 
 import contextlib
-import fcntl
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from fanal.errors import UserError
-from fanal.files import sync, sync_path
-from pretrain.convert.ours.target import NO_WRITING, harm_of
+from fanal.files import sync
+from fanal.free_space import shortage
+from fanal.part_folder import part_folder, publish
+from pretrain.convert.ours.target import harm_of
 
 SMALL_FILES_BYTES = 32 << 20
 """Room for what is no weight: tokenizer, config, card, certificate."""
@@ -39,43 +39,24 @@ def check_target(final: Path, *, weight_bytes: int) -> None:
         mend = f"mkdir -p {parent}" if above.is_dir() else f"{above} is no folder; {above.parent / final.name} works"
         raise ExportTargetError(f"--to ({final}) must lie in a folder that is there, and {parent} is none; {mend}")
     needed = weight_bytes + SMALL_FILES_BYTES
-    found = os.statvfs(parent)
-    free = found.f_bavail * found.f_frsize
-    if free < needed:
-        raise ExportTargetError(
-            f"the export needs {needed:,} bytes and the disk of {parent} has {free:,} left; free {needed - free:,} bytes, or "
-            "export to another disk"
-        )
+    lack = shortage(parent, "the export", needed_bytes=needed, instead="export to another disk")
+    if lack is not None:
+        raise ExportTargetError(lack)
 
 
 @contextlib.contextmanager
 def part_of(final: Path) -> Iterator[Path]:
     """The empty folder DIR.part, held by this process alone; at the block's end it becomes DIR, on an exception it is removed.
 
-    A killed process leaves DIR.part, which the next export to DIR wipes, and nothing under DIR.
     Raises: ExportTargetError if another export is at it or the disk does not take it.
     """
-    part = final.with_name(f"{final.name}.part")
-    try:
-        part.mkdir(exist_ok=True)
-        descriptor = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except OSError as error:
-        raise ExportTargetError(f"--to ({final}) cannot be written: {error.strerror} ({part})") from None
-    try:
-        _hold(part, descriptor, final)
-        try:
-            yield part
-            _publish(part, descriptor, final)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
-    except OSError as error:
-        if error.errno not in NO_WRITING:
-            raise
-        raise ExportTargetError(
-            f"--to ({final}) could not be written, and nothing is left of it: {error.strerror} ({error.filename or part})"
-        ) from None
-    finally:
-        os.close(descriptor)
+    with part_folder(final, name=f"--to ({final})", act="export", error=ExportTargetError, is_ours=_is_ours) as part:
+        yield part
+        publish(part, final)
+
+
+def _is_ours(path: Path) -> bool:
+    return _OUR_FILES.fullmatch(path.name) is not None and path.is_file() and not path.is_symlink()
 
 
 def write_small(folder: Path, name: str, content: bytes) -> None:
@@ -83,28 +64,3 @@ def write_small(folder: Path, name: str, content: bytes) -> None:
     with (folder / name).open("xb") as stream:
         stream.write(content)
         sync(stream)
-
-
-def _hold(part: Path, descriptor: int, final: Path) -> None:
-    """Lock the folder and empty it of what a killed export has left. The lock ends with the process."""
-    busy = f"{part} is being written by another export; wait for it, or choose another name than {final}"
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise ExportTargetError(busy) from None
-    except OSError:
-        pass  # a file system without locks: nothing keeps a second export out
-    if not part.exists() or part.stat().st_ino != os.fstat(descriptor).st_ino:  # it was renamed a moment ago
-        raise ExportTargetError(busy)
-    found = sorted(part.iterdir())
-    for path in found:
-        if not _OUR_FILES.fullmatch(path.name) or path.is_symlink() or not path.is_file():
-            raise ExportTargetError(f"{part} is in the way, with {path.name} that no export wrote; remove it")
-    for path in found:
-        path.unlink()
-
-
-def _publish(part: Path, descriptor: int, final: Path) -> None:
-    os.fsync(descriptor)
-    part.rename(final)  # over an empty folder too; onto a full one it fails
-    sync_path(final.absolute().parent)

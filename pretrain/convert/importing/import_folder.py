@@ -6,7 +6,6 @@ folder is executed: JSON and numbers are read, and that is all.
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import math
 import os
@@ -20,6 +19,8 @@ import torch
 from omegaconf import OmegaConf
 
 from fanal.errors import UserError
+from fanal.free_space import nearest_folder, shortage
+from fanal.part_folder import part_folder
 from fanal.progress import Progress
 from fanal.run_folder import COMPLETE, CONFIG, MANIFEST, SHARDS, STATE, TENSORS, shard_path
 from pretrain.checkpoint.disk.boxes import Box
@@ -32,7 +33,7 @@ from pretrain.checkpoint.disk.weight_sums import weight_sum
 from pretrain.convert.importing.assemble import Assembly, assemble
 from pretrain.convert.importing.kept_files import check_kept_files, has_tokenizer
 from pretrain.convert.ours.import_record import IMPORT, IMPORTED_FILES, import_text
-from pretrain.convert.ours.target import NO_WRITING, harm_of, named
+from pretrain.convert.ours.target import harm_of, named
 from pretrain.convert.theirs.read_config import CONFIG_JSON, HfModel, read_hf_config
 from pretrain.convert.theirs.weights import INDEX_JSON, HfWeights, open_hf_weights
 from pretrain.state import TrainState
@@ -108,7 +109,12 @@ def _write(part: Path, final: Path, found: HfModel, assembly: Assembly, kept: Se
         shutil.copyfile(weights.folder / name, part / IMPORTED_FILES / name)
     small = [*texts, *(f"{IMPORTED_FILES}/{name}" for name in kept)]
     entries += [describe(part, name) for name in small]
-    seal(part, final, step=0, entries=entries)
+    try:
+        seal(part, final, step=0, entries=entries)
+    except SaveError as error:
+        raise ImportTargetError(
+            f"CHECKPOINT ({final}) could not be written, and nothing is left of it: {error}"
+        ) from None
     return Imported(
         checkpoint=final,
         num_parameters=_num_parameters(assembly),
@@ -208,62 +214,25 @@ def _check_target(final: Path, needed_bytes: int) -> None:
     is_empty_folder = final.is_dir() and not final.is_symlink() and not any(final.iterdir())
     if os.path.lexists(final) and not is_empty_folder:
         raise ImportTargetError(f"CHECKPOINT ({final}) is there already; choose another name, or remove it")
-    parent = final.absolute().parent
-    while not parent.exists():
-        parent = parent.parent
-    found = os.statvfs(parent)
-    free_bytes = found.f_bavail * found.f_frsize
-    if free_bytes < needed_bytes:
-        raise ImportTargetError(
-            f"the checkpoint needs {needed_bytes:,} bytes and the disk of {parent} has {free_bytes:,} left; free "
-            f"{needed_bytes - free_bytes:,} bytes, or import to another disk"
-        )
+    lack = shortage(
+        nearest_folder(final.absolute().parent),
+        "the checkpoint",
+        needed_bytes=needed_bytes,
+        instead="import to another disk",
+    )
+    if lack is not None:
+        raise ImportTargetError(lack)
 
 
-@contextlib.contextmanager
-def _part_of(final: Path) -> Iterator[Path]:
+def _part_of(final: Path) -> contextlib.AbstractContextManager[Path]:
     """The empty folder CHECKPOINT.part, held by this process alone; removed unless the block has renamed it.
 
     Raises: ImportTargetError if another import is at it, or if it cannot be written.
     """
-    part = final.with_name(f"{final.name}.part")
-    try:
-        part.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(part, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as error:
-        raise ImportTargetError(
-            f"CHECKPOINT ({final}) cannot be written: {error.strerror} ({error.filename})"
-        ) from None
-    try:
-        _hold(part, descriptor, final)
-        try:
-            yield part
-        finally:
-            shutil.rmtree(part, ignore_errors=True)  # an error on its way out says more than this could
-    except (OSError, SaveError) as error:
-        if isinstance(error, OSError) and error.errno not in NO_WRITING:
-            raise
-        text = f"{error.strerror} ({error.filename or part})" if isinstance(error, OSError) else str(error)
-        raise ImportTargetError(
-            f"CHECKPOINT ({final}) could not be written, and nothing is left of it: {text}"
-        ) from None
-    finally:
-        os.close(descriptor)
-
-
-def _hold(part: Path, descriptor: int, final: Path) -> None:
-    """Lock the folder and empty it of what a killed import has left. The lock ends with the process."""
-    busy = f"{part} is being written by another process; wait for it, or choose another name than {final}"
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise ImportTargetError(busy) from None
-    except OSError:
-        pass  # a file system without locks: nothing keeps a second import out
-    if not part.exists() or part.stat().st_ino != os.fstat(descriptor).st_ino:  # it was renamed a moment ago
-        raise ImportTargetError(busy)
-    strangers = sorted({path.name for path in part.iterdir()} - OUR_NAMES)
-    if strangers:
-        raise ImportTargetError(f"{part} is in the way, with files that no import wrote ({strangers[0]}); remove it")
-    for path in part.iterdir():
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return part_folder(
+        final,
+        name=f"CHECKPOINT ({final})",
+        act="import",
+        error=ImportTargetError,
+        is_ours=lambda path: path.name in OUR_NAMES,
+    )

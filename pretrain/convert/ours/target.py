@@ -1,6 +1,5 @@
 """Where an export or an import may be written: not among the files of a checkpoint, nor under a name that counts as one."""
 
-import errno
 import os
 from pathlib import Path
 
@@ -8,8 +7,6 @@ from fanal.run_folder import COMPLETE, checkpoints_dir, is_bad, is_part, step_of
 from pretrain.checkpoint.disk.verify import real_path
 
 CHECKPOINTS = checkpoints_dir("").name
-NO_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.ENOTEMPTY)
-"""What a target answers that does not take what is written. Any other error is not the target's fault for sure."""
 
 
 def named(to: str | Path) -> Path:

@@ -210,7 +210,7 @@ def test_space_and_inodes_are_counted_before_a_byte_is_written(tmp_path: Path, m
     class Full:
         f_bavail, f_frsize, f_favail, f_files = 10, 1000, 7, 99
 
-    monkeypatch.setattr(write_job.os, "statvfs", lambda path: Full)
+    monkeypatch.setattr("os.statvfs", lambda path: Full)
     complaint = r"the checkpoint needs [\d,]+ bytes and the disk of .* has 10,000 left; free [\d,]+ bytes, or keep fewer with checkpoint.keep_last"
     with pytest.raises(SaveError, match=complaint):
         write_checkpoint(job_of(tmp_path, 0), memoryview(NUMBERS), lambda phase: None)

@@ -1,0 +1,39 @@
+"""What a file system has left, in bytes and in files (inodes)."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Free:
+    """What a file system has left for this user."""
+
+    num_bytes: int
+    num_files: int | None
+    """None where files are not counted: some file systems say 0 of 0."""
+
+
+def free_at(folder: Path) -> Free:
+    """What is free on the file system that an existing folder lies on."""
+    found = os.statvfs(folder)
+    return Free(found.f_bavail * found.f_frsize, found.f_favail if found.f_files else None)
+
+
+def nearest_folder(path: Path) -> Path:
+    """The path itself, or the nearest folder above it that exists."""
+    return next(folder for folder in (path, *path.parents) if folder.is_dir())
+
+
+def shortage(folder: Path, what: str, *, needed_bytes: int, instead: str) -> str | None:
+    """What to say where the disk of an existing folder has too few bytes left for ``what``; None where it has enough.
+
+    Args: instead: what works beside making room, such as "export to another disk".
+    """
+    free_bytes = free_at(folder).num_bytes
+    if free_bytes >= needed_bytes:
+        return None
+    return (
+        f"{what} needs {needed_bytes:,} bytes and the disk of {folder} has {free_bytes:,} left; free "
+        f"{needed_bytes - free_bytes:,} bytes, or {instead}"
+    )
