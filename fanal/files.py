@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, and small JSON records that describe large files.
+"""Files that are either whole or absent, brought to disk, and hashed.
 
 A name is given to a file only after its bytes are on disk: write `NAME.part`, fsync, rename, fsync the directory.
 A process killed at any moment leaves the old file, the new file or a `.part`, never half a file under its final name.
@@ -6,22 +6,17 @@ A process killed at any moment leaves the old file, the new file or a `.part`, n
 
 import contextlib
 import hashlib
-import json
 import os
-import types
-import typing
 from collections.abc import Iterator
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-from fanal.errors import UserError
 from fanal.read_errors import naming
 
 READ_BLOCK_BYTES = 1 << 20
 HASH_BLOCK_BYTES = 64 << 20
 """Large files are hashed in blocks of this size, so that a changed byte can be placed."""
-Record = typing.TypeVar("Record")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,63 +121,3 @@ def write_bytes_durably(path: Path, content: bytes) -> None:
         stream.write(content)
         sync(stream)
     sync_path(path.parent)
-
-
-def record_bytes(record: Any) -> bytes:
-    """A dataclass as an indented JSON object."""
-    return (json.dumps(asdict(record), indent=2, ensure_ascii=False) + "\n").encode("utf-8")
-
-
-def write_record(path: Path, record: Any) -> None:
-    """Write a dataclass as JSON, durably."""
-    write_bytes_durably(path, record_bytes(record))
-
-
-def read_record(record_type: type[Record], path: Path, *, mend: str, error: type[UserError] = UserError) -> Record:
-    """Read what `write_record` wrote; every key must be known, present and of its type.
-
-    Args: mend is what the reader of an error should do; error is the exception to raise.
-    Raises: error, naming the path, what was found and what was expected.
-    """
-    try:
-        with naming(path):
-            content = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise error(f"{path} does not exist; {mend}") from None
-    except (ValueError, OSError) as problem:
-        raise error(f"{path} cannot be read as JSON ({problem}); {mend}") from None
-    try:
-        return _build(record_type, content, where="")
-    except ValueError as problem:
-        raise error(f"{path}: {problem}; {mend}") from None
-
-
-def _build(record_type: Any, content: Any, *, where: str) -> Any:
-    """A value of the annotated type from parsed JSON. Raises: UserError with the dotted place of the first misfit."""
-    if is_dataclass(record_type):
-        if not isinstance(content, dict):
-            raise UserError(f"{where or 'the file'} holds {_shown(content)}, expected an object")
-        hints = typing.get_type_hints(record_type)
-        if unknown := sorted(set(content) - set(hints)):
-            raise UserError(f"unknown key {where}{unknown[0]!r}, expected {', '.join(hints)}")
-        required = {f.name for f in fields(record_type) if f.default is MISSING and f.default_factory is MISSING}
-        if missing := sorted(required - set(content)):
-            raise UserError(f"key {where}{missing[0]!r} is missing")
-        built = {name: _build(hints[name], value, where=f"{where}{name}.") for name, value in content.items()}
-        return typing.cast(Any, record_type)(**built)
-    if typing.get_origin(record_type) is tuple:
-        if not isinstance(content, list):
-            raise UserError(f"{where[:-1]} holds {_shown(content)}, expected a list")
-        item_type = typing.get_args(record_type)[0]
-        return tuple(_build(item_type, item, where=f"{where}{number}.") for number, item in enumerate(content))
-    # bool is an int in Python, but `true` is no count of tokens.
-    accepted = typing.get_args(record_type) if isinstance(record_type, types.UnionType) else (record_type,)
-    if type(content) not in accepted:
-        names = " or ".join(kind.__name__ for kind in accepted)
-        raise UserError(f"{where[:-1]} holds {_shown(content)}, expected {names}")
-    return content
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

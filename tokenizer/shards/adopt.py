@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fanal.files import block_sha256_of_file, record_bytes, sha256_of_file, sync_path, write_bytes_durably
+from fanal.files import block_sha256_of_file, sha256_of_file, sync_path, write_bytes_durably
+from fanal.records import record_bytes
 from tokenizer.shards.index import (
     DTYPE_CODES,
     HEADER,

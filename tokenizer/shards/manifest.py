@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from fanal.errors import DamageError, UserError
-from fanal.files import HASH_BLOCK_BYTES, InputFile, read_record
+from fanal.files import HASH_BLOCK_BYTES, InputFile
+from fanal.records import read_record
 
 FORMAT_VERSION = 2
 

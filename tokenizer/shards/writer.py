@@ -16,9 +16,10 @@ from typing import BinaryIO, Self
 
 import numpy as np
 
-from fanal.files import BlockHasher, InputFile, part_path, read_record, record_bytes, sync, sync_path
+from fanal.files import BlockHasher, InputFile, part_path, sync, sync_path
 from fanal.locks import take_lock_by_name
 from fanal.read_errors import passing_cause
+from fanal.records import read_record, record_bytes
 from tokenizer.shards import shuffle
 from tokenizer.shards.index import write_index
 from tokenizer.shards.manifest import (

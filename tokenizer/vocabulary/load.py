@@ -14,7 +14,8 @@ import numpy as np
 import sentencepiece
 
 from fanal.errors import UserError
-from fanal.files import InputFile, read_record
+from fanal.files import InputFile
+from fanal.records import read_record
 from tokenizer.vocabulary.sampling import LanguageSample
 from tokenizer.vocabulary.spec import TokenizerSpec, load_spec
 

@@ -20,7 +20,8 @@ from pathlib import Path
 import sentencepiece
 
 from fanal.errors import UserError
-from fanal.files import sync_path, write_bytes_durably, write_record
+from fanal.files import sync_path, write_bytes_durably
+from fanal.records import write_record
 from tokenizer.documents.parse import DocumentReader
 from tokenizer.vocabulary.engine import open_engine
 from tokenizer.vocabulary.fast_json import fast_tokenizer_json

@@ -22,6 +22,7 @@ from typing import Any
 
 from fanal.errors import DamageError, UserError
 from fanal.run_folder import COMPLETE, MANIFEST
+from fanal.shown import shown
 
 FORMAT_VERSION = 1
 READ_BLOCK_BYTES = 1 << 20
@@ -145,7 +146,7 @@ def read_sealed_manifest(folder: Path) -> bytes:
     expected = seal_text(content).encode()
     if seal != expected:
         raise DamagedCheckpointError(
-            f"{folder / COMPLETE} holds {_shown(seal)}, expected {_shown(expected)} for {folder / MANIFEST}: one of them changed, "
+            f"{folder / COMPLETE} holds {shown(seal)}, expected {shown(expected)} for {folder / MANIFEST}: one of them changed, "
             "or a version without manifests wrote it"
         )
     return content
@@ -161,9 +162,9 @@ def parse_manifest(content: bytes, where: Path) -> Manifest:
         if not isinstance(fields, dict) or set(fields) != {"format_version", "step", "files"}:
             raise UserError("it must hold format_version, step and files")
         if fields["format_version"] != FORMAT_VERSION:
-            raise UserError(f"format_version ({_shown(fields['format_version'])}) must be {FORMAT_VERSION}")
+            raise UserError(f"format_version ({shown(fields['format_version'])}) must be {FORMAT_VERSION}")
         if type(fields["step"]) is not int or fields["step"] < 0:
-            raise UserError(f"step ({_shown(fields['step'])}) must be an integer from 0")
+            raise UserError(f"step ({shown(fields['step'])}) must be an integer from 0")
         files = tuple(_parse_entry(entry) for entry in fields["files"])
         paths = [entry.path for entry in files]
         if paths != sorted(set(paths)):
@@ -184,14 +185,9 @@ def _parse_entry(fields: Any) -> FileEntry:
         or str(inside) != entry.path
         or entry.path in (".", MANIFEST, COMPLETE)
     ):
-        raise UserError(f"path ({_shown(entry.path)}) must be that of a file inside the checkpoint")
+        raise UserError(f"path ({shown(entry.path)}) must be that of a file inside the checkpoint")
     if type(entry.bytes) is not int or entry.bytes < 0:
-        raise UserError(f"bytes of {entry.path} ({_shown(entry.bytes)}) must be an integer from 0")
+        raise UserError(f"bytes of {entry.path} ({shown(entry.bytes)}) must be an integer from 0")
     if not isinstance(entry.sha256, str) or not _SHA256.fullmatch(entry.sha256):
-        raise UserError(f"sha256 of {entry.path} ({_shown(entry.sha256)}) must have 64 hexadecimal digits")
+        raise UserError(f"sha256 of {entry.path} ({shown(entry.sha256)}) must have 64 hexadecimal digits")
     return entry
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 100 else text[:97] + "..."

@@ -6,6 +6,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from fanal.run_folder import CONFIG
+from fanal.shown import shown
 from pretrain.checkpoint.disk.config_file import read_config
 from pretrain.checkpoint.disk.manifest import DamagedCheckpointError
 
@@ -20,11 +21,6 @@ def saved_seq_length(checkpoint: Path) -> int:
     length = saved_data(checkpoint).get("seq_length")
     if type(length) is not int or length < 1:
         raise DamagedCheckpointError(
-            f"{checkpoint / CONFIG} must have an integer above 0 at data.seq_length; it has {_shown(length)} there"
+            f"{checkpoint / CONFIG} must have an integer above 0 at data.seq_length; it has {shown(length)} there"
         )
     return length
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 100 else text[:97] + "..."

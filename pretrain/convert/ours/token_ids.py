@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fanal.errors import UserError
+from fanal.shown import shown
 
 TokenId = int | list[int] | None
 BOS, EOS, PAD = "bos_token_id", "eos_token_id", "pad_token_id"
@@ -25,9 +26,8 @@ def token_ids(content: Mapping[str, Any], path: Path, *, vocab_size: int | None 
         is_list = key == EOS and isinstance(value, list)  # a chat model may end its text in several ways
         if value is not None and not all(_is_id(token, vocab_size) for token in (value if is_list else [value])):
             above = "from 0" if vocab_size is None else f"from 0 to {vocab_size - 1:,}"
-            shown = repr(value)
             raise TokenIdError(
-                f"{key} ({shown if len(shown) <= 120 else shown[:117] + '...'}) of {path} must be an integer {above}"
+                f"{key} ({shown(value, 120)}) of {path} must be an integer {above}"
                 f"{', a list of them' if key == EOS else ''} or null; null works"
             )
     return found

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fanal.errors import UserError
+from fanal.shown import shown
 from pretrain.config.schema import ModelConfig
 from pretrain.convert.ours.token_ids import token_ids
 
@@ -73,10 +74,7 @@ class _Fields:
         return default if value is None else value
 
     def refuse(self, name: str, value: object, rule: str) -> UnsupportedModelError:
-        shown = repr(value)
-        return UnsupportedModelError(
-            f"{name} ({shown if len(shown) <= 120 else shown[:117] + '...'}) of {self.path} {rule}"
-        )
+        return UnsupportedModelError(f"{name} ({shown(value, 120)}) of {self.path} {rule}")
 
     def size(self, name: str, default: int | None = None) -> int:
         value = self.get(name, default)

@@ -5,14 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from fanal.files import (
-    InputFile,
-    block_sha256_of_file,
-    read_record,
-    sha256_of_file,
-    write_bytes_durably,
-    write_record,
-)
+from fanal.files import InputFile, block_sha256_of_file, sha256_of_file, write_bytes_durably
+from fanal.records import read_record, write_record
 from tests.runs.disks import UNREADABLE
 
 

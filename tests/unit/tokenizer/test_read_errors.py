@@ -12,8 +12,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from fanal.files import read_record
 from fanal.read_errors import MAY_PASS, mark_for_pickling, passing_cause
+from fanal.records import read_record
 from tests.runs.disks import UNREADABLE
 from tokenizer.__main__ import main
 from tokenizer.encoding import block_encoder
