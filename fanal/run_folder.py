@@ -1,7 +1,27 @@
-"""Names inside a run folder. Pure: nothing is opened here."""
+"""Names inside a run folder: of the trainer, of its jobs, of its checkpoints. Pure: nothing is opened here."""
 
 import re
 from pathlib import Path
+
+from fanal.errors import UserError
+
+METRICS_FILE = "metrics.jsonl"
+"""Every record of the run, one JSON object a line."""
+SPIKES_FILE = "spikes.jsonl"
+"""The steps that went wrong, with the place of each of their samples."""
+JOBS_FILE = "jobs.jsonl"
+"""What was submitted, started and decided on a cluster."""
+TENSORBOARD_DIR = "tensorboard"
+LOGS_DIR = "logs"
+"""What each rank said; also in the folder of a job's start."""
+LAUNCH_DIR = "launch"
+"""Scripts of the run's jobs, and a folder for each of their starts."""
+LOCK = "lock"
+"""File that rank 0 of the run holds locked; its text says who that is or was."""
+STOP, SAVE = "STOP", "SAVE"
+"""Files by which a colleague asks a run to stop, or to save a checkpoint."""
+REQUESTS_SINCE_S = "PRETRAIN_REQUESTS_SINCE_S"
+"""Variable of a job: when it began, in seconds since the epoch. Request files that are older were meant for an earlier start."""
 
 COMPLETE = "COMPLETE"
 """Written last: the hash of the manifest. A step folder without it is not whole."""
@@ -30,6 +50,14 @@ _STEP = re.compile(r"step-([0-9]{8,})")
 _PART = re.compile(r"step-[0-9]{8,}\.part")
 _SHARD = re.compile(SHARDS + r"/rank-([0-9]{5,})\.safetensors")
 _BAD = re.compile(r"step-[0-9]{8,}\.bad(-[0-9]+)?")
+
+
+def cannot_write(run_dir: str | Path, why: str) -> UserError:
+    """Return the error for a run folder that cannot be made or written to."""
+    return UserError(
+        f"run_dir ({run_dir}) must be a folder that can be made and written to: {why}; "
+        f"run_dir=runs/{Path(run_dir).name or 'mine'} works where the current folder is writable"
+    )
 
 
 def checkpoints_dir(run_dir: str | Path) -> Path:

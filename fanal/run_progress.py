@@ -1,13 +1,14 @@
-"""What a run folder says of its progress. The folders and files are the trainer's: names come from its rooms."""
+"""What a run folder says of the run's progress: its whole checkpoints, and the records of its metrics file."""
 
-import contextlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fanal.run_folder import COMPLETE, checkpoints_dir, step_name, step_of
-from pretrain.log.run_dir import METRICS_FILE
+from fanal.json_lines import parse_lines, read_lines
+from fanal.run_folder import COMPLETE, METRICS_FILE, checkpoints_dir, step_name, step_of
+
+RECORD_BEGINS = '{"kind": '
+"""How every line of metrics.jsonl begins."""
 
 
 def newest_step(run_dir: Path) -> int:
@@ -23,13 +24,10 @@ def whole_steps(run_dir: Path) -> list[int]:
 
 
 def metrics(run_dir: Path) -> Iterator[dict[str, Any]]:
-    """The whole lines of metrics.jsonl, oldest first; none if there is no file."""
-    with (
-        contextlib.suppress(FileNotFoundError),
-        (run_dir / METRICS_FILE).open(encoding="utf-8", errors="replace") as stream,
-    ):
-        for line in stream:
-            with contextlib.suppress(ValueError, RecursionError):  # digits or nesting beyond what Python reads
-                record = json.loads(line)
-                if isinstance(record, dict):
-                    yield record
+    """The records of metrics.jsonl, oldest first; none if there is no file."""
+    return read_lines(run_dir / METRICS_FILE, begins=RECORD_BEGINS)
+
+
+def parse_metrics(text: str) -> list[dict[str, Any]]:
+    """The records in whole lines of metrics.jsonl."""
+    return list(parse_lines(text.splitlines(), begins=RECORD_BEGINS))

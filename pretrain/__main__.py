@@ -254,6 +254,7 @@ def _train_rank(run: RunConfig) -> int:
 
 def _train_local(run: RunConfig) -> int:
     """Train on local ranks; checks what can be checked before any starts."""
+    from fanal.run_folder import LOGS_DIR
     from pretrain.checkpoint.loading.init_from import check_init_from
     from pretrain.config.derive import world_size
     from pretrain.data.sources import open_sources
@@ -271,7 +272,7 @@ def _train_local(run: RunConfig) -> int:
         preload=["pretrain.train.loop"],
         num_ranks=world_size(run.parallel),
         device_type=device_type,
-        log_dir=folder / "logs",
+        log_dir=folder / LOGS_DIR,
     )
     if failure is None:
         return code

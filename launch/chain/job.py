@@ -18,17 +18,17 @@ from typing import Any
 
 from fanal import exit_codes
 from fanal.errors import UserError
+from fanal.run_folder import JOBS_FILE, LOGS_DIR, STOP
+from fanal.run_progress import newest_step
 from launch import slurm
 from launch.chain import jobs_file
 from launch.chain.avoid import broken_nodes, keep_off, other_nodes
 from launch.chain.capture import write_environment
 from launch.chain.decide import Decision, Facts, decide, run_exit_code
-from launch.chain.newest import newest_step
 from launch.chain.rank_logs import asked_by, reason_of
 from launch.chain.render import JOB
 from launch.chain.script import EXIT_CODES, SCRIPT, SITE
 from launch.sites.site import SiteConfig, load_site
-from pretrain.train.request_files import STOP
 
 NO_DECISION_YET = "it ended without a word"
 
@@ -178,7 +178,7 @@ def _note(at: Here, job: str, restart: int, facts: Facts, decision: Decision) ->
             by=f"{at.job}-{at.restart}",
         )  # fmt: skip
     except OSError as error:
-        print(f"warning: a decision is not noted in {jobs_file.JOBS_FILE}: {error}", file=sys.stderr, flush=True)
+        print(f"warning: a decision is not noted in {JOBS_FILE}: {error}", file=sys.stderr, flush=True)
     print(f"job {job}: {decision.action}: {decision.reason}", file=sys.stderr, flush=True)
 
 
@@ -323,9 +323,9 @@ def _tidy(attempt: Path, codes: dict[int, int], *, good: bool) -> None:
     """One file for all exit codes, and one for all logs of an attempt that ended well: inodes are counted on clusters."""
     text = json.dumps({str(rank): code for rank, code in sorted(codes.items())}) + "\n"
     (attempt / f"{EXIT_CODES}.json").write_text(text, encoding="utf-8")
-    logs = attempt / "logs"
+    logs = attempt / LOGS_DIR
     if good and logs.is_dir():
         with tarfile.open(attempt / "logs.tar.gz", "w:gz") as tar:
-            tar.add(logs, "logs")
+            tar.add(logs, LOGS_DIR)
         shutil.rmtree(logs, ignore_errors=True)
     shutil.rmtree(attempt / EXIT_CODES, ignore_errors=True)

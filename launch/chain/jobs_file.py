@@ -19,8 +19,9 @@ from typing import Any
 from fanal.errors import UserError
 from fanal.fields import Rule, fit, is_count, is_text, is_texts
 from fanal.files import sync
+from fanal.json_lines import read_lines
+from fanal.run_folder import JOBS_FILE
 
-JOBS_FILE = "jobs.jsonl"
 TIME = "%Y-%m-%dT%H:%M:%SZ"
 FIELDS: dict[str, dict[str, Rule]] = {
     "submitted": {"jobs": is_texts},
@@ -75,16 +76,7 @@ def must_note(run_dir: Path, event: str, **fields: Any) -> None:
 
 def read(run_dir: Path) -> list[dict[str, Any]]:
     """All whole lines; none if there is no file. A node that loses power may leave a torn one, a person a strange one."""
-    with contextlib.suppress(FileNotFoundError):
-        lines = (run_dir / JOBS_FILE).read_text(encoding="utf-8", errors="replace").splitlines()
-        records = []
-        for line in lines:
-            with contextlib.suppress(ValueError, RecursionError):  # also numbers and nesting beyond Python's limits
-                record = json.loads(line)
-                if isinstance(record, dict) and _is_whole(record):
-                    records.append(record)
-        return records
-    return []
+    return [record for record in read_lines(run_dir / JOBS_FILE) if _is_whole(record)]
 
 
 def _is_whole(record: dict[str, Any]) -> bool:

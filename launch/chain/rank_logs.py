@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from fanal import exit_codes
+from fanal.run_folder import LOGS_DIR
 
 ASKED = re.compile(r"^stopped on request \((.*?)\); ")
 """The last words of rank 0 (pretrain/train/loop.py, pretrain/log/sinks.py)."""
@@ -17,7 +18,7 @@ def reason_of(attempt: Path, code: int) -> str:
     begins = BEGINS.get(code)
     if begins is None:
         return ""
-    for log in sorted((attempt / "logs").glob("**/stderr.log")):
+    for log in sorted((attempt / LOGS_DIR).glob("**/stderr.log")):
         for line in reversed(_tail(log)):
             if line.startswith(begins):
                 return line.removeprefix("error: ").strip()
@@ -26,7 +27,7 @@ def reason_of(attempt: Path, code: int) -> str:
 
 def asked_by(attempt: Path) -> str:
     """Who asked the run to stop, in its own words; empty if nobody did. Its console says so even where no step was done."""
-    for log in sorted((attempt / "logs").glob("**/stdout.log")):
+    for log in sorted((attempt / LOGS_DIR).glob("**/stdout.log")):
         for line in reversed(_tail(log)):
             if found := ASKED.search(line):
                 return found[1]

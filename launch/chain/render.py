@@ -9,13 +9,13 @@ from omegaconf import OmegaConf
 
 from fanal.errors import UserError
 from fanal.files import write_whole
+from fanal.run_folder import cannot_write
 from launch import slurm
 from launch.chain import jobs_file
 from launch.chain.packed import pack_environment
 from launch.chain.request import Job
 from launch.chain.script import CONFIG, NODE_SCRIPT, PACKED, SCRIPT, SITE, script
 from pretrain.config.load import to_yaml
-from pretrain.log.run_dir import cannot_write
 
 JOB = "job.json"
 """What the jobs themselves must know and cannot read in the config or the site."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fanal.errors import UserError
+from fanal.run_folder import LAUNCH_DIR
 from launch.sites.hours import slices_of
 from launch.sites.reach import check_reach
 from launch.sites.site import SiteConfig
@@ -96,7 +97,7 @@ def absolute(path: str | Path, workdir: Path) -> Path:
 
 def launch_dir(run_dir: Path) -> Path:
     """The folder of a run that belongs to its jobs."""
-    return run_dir / "launch"
+    return run_dir / LAUNCH_DIR
 
 
 def job_name(run_dir: Path) -> str:

@@ -5,10 +5,10 @@ import shlex
 from pathlib import Path
 
 from fanal.exit_codes import OF_A_RUN
+from fanal.run_folder import REQUESTS_SINCE_S, STOP
 from launch.chain.request import Job, Places
 from launch.sites.site import SiteConfig
 from pretrain.config.derive import num_parameters
-from pretrain.train.request_files import SINCE_S
 
 EXIT_CODES = "exit-codes"
 """Folder in which every rank, or task, leaves its exit code."""
@@ -113,7 +113,7 @@ def _title(job: Job) -> list[str]:
         "#",
         "# Each job goes on from the newest whole checkpoint. What became of it, and what happens next, is a line of jobs.jsonl in",
         f"# the run folder; `python -m launch status {quoted(job.run_dir)}` tells. To add a job to the chain: sbatch this file.",
-        f"# A colleague stops the chain, with a checkpoint, by: touch {quoted(job.run_dir / 'STOP')}",
+        f"# A colleague stops the chain, with a checkpoint, by: touch {quoted(job.run_dir / STOP)}",
     ]
 
 
@@ -157,8 +157,8 @@ def _body(job: Job) -> list[str]:
         "# --- before: note the start, see what became of the job before, choose where ranks meet",
         "export FANAL_ATTEMPT=$launch_dir/$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}",
         f"export PRETRAIN_EXIT_CODES=$FANAL_ATTEMPT/{EXIT_CODES}",
-        f"{SINCE_S}=$(date +%s)",
-        f"export {SINCE_S}  # a STOP file from now on is for this job, though its ranks are not there yet",
+        f"{REQUESTS_SINCE_S}=$(date +%s)",
+        f"export {REQUESTS_SINCE_S}  # a STOP file from now on is for this job, though its ranks are not there yet",
         'FANAL_MEET_AT=$("$PYTHON" -m launch job begin "$launch_dir")',
         "code=$?",
         'if [ -z "$FANAL_MEET_AT" ]; then',

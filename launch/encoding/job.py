@@ -15,6 +15,7 @@ from typing import Any
 from fanal.errors import UserError
 from fanal.exit_codes import CRASH, DAMAGED, FINISHED, STOPPED, WRONG_INPUT
 from fanal.fields import is_texts
+from fanal.run_folder import JOBS_FILE
 from launch import slurm
 from launch.chain import jobs_file
 from launch.chain.script import EXIT_CODES
@@ -156,7 +157,7 @@ def _note(folder: Path, event: str, **fields: Any) -> None:
     try:
         jobs_file.note(folder, event, **fields)
     except OSError as error:
-        path = folder / jobs_file.JOBS_FILE
+        path = folder / JOBS_FILE
         print(f"warning: {event!r} is not noted in {path}: {error}", file=sys.stderr, flush=True)
 
 

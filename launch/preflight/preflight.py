@@ -15,7 +15,7 @@ from pathlib import Path
 from fanal.errors import FanalError, UserError, exit_code_of
 from fanal.exit_codes import CRASH, DAMAGED, FINISHED, WRONG_INPUT
 from fanal.free_space import free_at, nearest_folder
-from launch.chain.newest import whole_steps
+from fanal.run_progress import whole_steps
 from launch.chain.request import absolute, check_nodes, check_run_dir
 from launch.preflight import nodes as node_looks
 from launch.preflight.space import check_space, check_write, quota

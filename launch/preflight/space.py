@@ -14,12 +14,11 @@ from pathlib import Path
 from fanal.errors import UserError
 from fanal.files import sync
 from fanal.free_space import Free, nearest_folder
-from fanal.run_folder import MAX_FILES, MIN_FILE_BYTES
+from fanal.run_folder import MAX_FILES, MIN_FILE_BYTES, cannot_write
 from launch.sites.reach import file_systems_of
 from launch.sites.site import SiteConfig
 from pretrain.config.derive import checkpoint_bytes
 from pretrain.config.schema import RunConfig
-from pretrain.log.run_dir import cannot_write
 
 SMALL_FILES = 8
 """Files and folders of a checkpoint beside those of the ranks, about."""

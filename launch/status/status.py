@@ -13,11 +13,21 @@ from typing import Any
 
 from fanal.errors import UserError
 from fanal.fields import fit, is_count, is_text
-from fanal.run_folder import COMPLETE, checkpoints_dir, is_bad, is_part, step_name, step_of
+from fanal.run_folder import (
+    COMPLETE,
+    JOBS_FILE,
+    LAUNCH_DIR,
+    METRICS_FILE,
+    checkpoints_dir,
+    is_bad,
+    is_part,
+    step_name,
+    step_of,
+)
 from fanal.run_folder import CONFIG as CHECKPOINT_CONFIG
+from fanal.run_progress import metrics
 from launch import slurm
 from launch.chain import jobs_file
-from launch.chain.newest import metrics
 from launch.chain.render import JOB
 from launch.chain.request import launch_dir
 from launch.chain.script import CONFIG, SITE
@@ -25,7 +35,6 @@ from launch.sites.site import load_site
 from launch.status.progress import LOSS_BACK_RECORDS, Ended, Pace, Timeline, eta_hours, lost_share, pace, timeline
 from pretrain.config.load import load_run
 from pretrain.config.schema import RunConfig
-from pretrain.log.run_dir import METRICS_FILE
 
 QUEUE_FIELDS = ("job", "state", "reason", "start_local", "time_left", "nodes", "excluded_nodes")
 QUEUE_FORMAT = "%A|%T|%r|%S|%L|%N|%x"
@@ -101,7 +110,7 @@ def _status(run_dir: Path) -> dict[str, Any]:
 
 
 def _check_is_run(run_dir: Path) -> None:
-    signs = [METRICS_FILE, jobs_file.JOBS_FILE, f"launch/{JOB}", "checkpoints"]
+    signs = [METRICS_FILE, JOBS_FILE, f"{LAUNCH_DIR}/{JOB}", checkpoints_dir("").name]
     if not any(_is_there(run_dir / sign) for sign in signs):
         what = "is not there" if not _is_there(run_dir) else f"holds none of {', '.join(signs)}"
         raise UserError(

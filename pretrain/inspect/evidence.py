@@ -1,15 +1,14 @@
 """The evidence that a run leaves: its logged steps, read as they come, and its last checkpoint."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fanal.run_folder import DATA, checkpoints_dir
+from fanal.run_folder import DATA, METRICS_FILE, checkpoints_dir
+from fanal.run_progress import metrics, parse_metrics
 from pretrain.checkpoint.disk.retention import checkpoints_in
 from pretrain.checkpoint.disk.verify import Finding, verify_checkpoint
 from pretrain.data.position import DataPosition, read_position
-from pretrain.log.run_dir import METRICS_FILE
 
 Record = dict[str, Any]
 
@@ -35,7 +34,9 @@ class StepReader:
             new = stream.read()
         whole = new[: new.rfind(b"\n") + 1]
         self._offset += len(whole)
-        steps = [record["step"] for record in parse_records(whole.decode()) if record["kind"] == "step"]
+        steps = [
+            record["step"] for record in parse_metrics(whole.decode(errors="replace")) if record.get("kind") == "step"
+        ]
         if steps:
             self.last_step = steps[-1]
 
@@ -58,8 +59,7 @@ class Evidence:
 
 def read_evidence(run_dir: Path) -> Evidence:
     """Read a run that has ended. The checkpoint is verified, since comparing hashes in manifests proves no more than they."""
-    metrics = run_dir / METRICS_FILE
-    records = parse_records(metrics.read_text(encoding="utf-8")) if metrics.is_file() else []
+    records = list(metrics(run_dir))
     checkpoint = next(iter(checkpoints_in(checkpoints_dir(run_dir))), None)
     position = None
     if checkpoint is not None and (checkpoint / DATA).is_file():
@@ -69,21 +69,9 @@ def read_evidence(run_dir: Path) -> Evidence:
             position = None  # the comparison says that it is missing
     return Evidence(
         run_dir=run_dir,
-        steps=[record for record in records if record["kind"] == "step"],
-        evaluations=[record for record in records if record["kind"] == "eval"],
+        steps=[record for record in records if record.get("kind") == "step"],
+        evaluations=[record for record in records if record.get("kind") == "eval"],
         checkpoint=checkpoint,
         finding=None if checkpoint is None else verify_checkpoint(checkpoint, deep=True),
         position=position,
     )
-
-
-def parse_records(text: str) -> list[Record]:
-    """The records of a metrics file. A line that a kill has torn is left out, not the record that was written after it."""
-    found = []
-    for line in text.splitlines():
-        start = line.rfind('{"kind": ')
-        try:
-            found.append(json.loads(line[start:]) if start >= 0 else json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return found

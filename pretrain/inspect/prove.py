@@ -17,8 +17,8 @@ from rich.console import Console
 
 from fanal.errors import UserError
 from fanal.exit_codes import CRASH, DAMAGED, DIFFERENT, FINISHED, WRONG_INPUT
-from fanal.run_folder import checkpoints_dir, step_of
-from pretrain.checkpoint.disk.retention import checkpoints_in
+from fanal.run_folder import checkpoints_dir
+from fanal.run_progress import newest_step
 from pretrain.checkpoint.disk.tensors import read_whole
 from pretrain.config.load import to_yaml
 from pretrain.config.schema import RunConfig
@@ -206,11 +206,6 @@ def keep_scene(run_dir: Path, target: Path) -> None:
             shutil.copy2(source, copy)
 
     shutil.copytree(checkpoints_dir(run_dir), checkpoints_dir(target), copy_function=link)
-
-
-def newest_step(run_dir: Path) -> int:
-    """Return the step of the checkpoint that a run will resume from."""
-    return max((step_of(path.name) or 0 for path in checkpoints_in(checkpoints_dir(run_dir))), default=0)
 
 
 def refuse_launcher() -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+from fanal.run_folder import SPIKES_FILE
 from pretrain.config.schema import RunConfig
 from pretrain.data.forensics import sample_places
 from pretrain.data.read import TrainData
@@ -11,7 +12,6 @@ from pretrain.log.record import BadStepRecord
 from pretrain.log.sinks import json_value
 from pretrain.state import TrainState
 
-SPIKES_FILE = "spikes.jsonl"
 MAX_BYTES = 64 * 2**20
 """Size beyond which the file takes steps without their samples: at some 180 bytes a sample, 370 steps of 1,024 samples fit."""
 

@@ -11,14 +11,10 @@ from pathlib import Path
 
 from fanal.errors import UserError
 from fanal.locks import take_lock
-from fanal.run_folder import checkpoints_dir
+from fanal.run_folder import LOCK, cannot_write, checkpoints_dir
 
 logger = logging.getLogger(__name__)
 
-METRICS_FILE = "metrics.jsonl"
-"""File in a run folder: every record, one JSON object a line."""
-LOCK = "lock"
-"""File in a run folder that rank 0 of its run holds locked; its text says who that is or was."""
 LOCK_WAIT_S = 5.0
 """Seconds to wait for a run that is just ending: one that was killed holds the lock until its process is gone."""
 LOCK_WAIT_IN_A_JOB_S = 180.0
@@ -51,14 +47,6 @@ def _check_checkpoints(folder: Path) -> None:
             f"run_dir ({folder}) must have its checkpoints in a folder, and {own} is {what}; make that folder reachable to go on "
             f"from what is in it, or `rm {own}` to begin anew"
         )
-
-
-def cannot_write(run_dir: str | Path, why: str) -> UserError:
-    """Return the error for a run folder that cannot be made or written to."""
-    return UserError(
-        f"run_dir ({run_dir}) must be a folder that can be made and written to: {why}; "
-        f"run_dir=runs/{Path(run_dir).name or 'mine'} works where the current folder is writable"
-    )
 
 
 @contextlib.contextmanager

@@ -14,10 +14,10 @@ from typing import IO, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from fanal.run_folder import METRICS_FILE, TENSORBOARD_DIR
 from pretrain.checkpoint.saving.report import SaveReport
 from pretrain.config.schema import RunConfig
 from pretrain.log.record import EndRecord, EvalRecord, StartRecord, StepRecord
-from pretrain.log.run_dir import METRICS_FILE
 from pretrain.log.summary import bars_for, duration, summary
 from pretrain.parallel.world import World
 
@@ -26,7 +26,6 @@ logger = logging.getLogger(__name__)
 Record = StartRecord | StepRecord | EvalRecord | SaveReport | EndRecord
 KINDS = {StartRecord: "start", StepRecord: "step", EvalRecord: "eval", SaveReport: "checkpoint", EndRecord: "end"}
 """Name of each record in a line of metrics.jsonl."""
-TENSORBOARD_DIR = "tensorboard"
 
 
 class Sink(Protocol):
@@ -69,7 +68,7 @@ class Sinks:
     def finish(self, run_dir: str) -> None:
         """The run's summary, for people; a rank without sinks reads nothing."""
         if self._sinks:
-            for line in summary(Path(run_dir) / METRICS_FILE, bars=bars_for(sys.stdout.encoding)):
+            for line in summary(Path(run_dir), bars=bars_for(sys.stdout.encoding)):
                 self.say(line)
 
 

@@ -1,10 +1,12 @@
 """The summary of a run, in a few lines at its end."""
 
-import contextlib
-import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
+
+from fanal.run_folder import METRICS_FILE
+from fanal.run_progress import metrics
 
 BARS = "▁▂▃▄▅▆▇█"
 ASCII_BARS = "_.-~=+*#"
@@ -12,11 +14,11 @@ ASCII_BARS = "_.-~=+*#"
 SPARKLINE_WIDTH = 40
 
 
-def summary(metrics: Path, *, bars: str = BARS) -> list[str]:
+def summary(run_dir: Path, *, bars: str = BARS) -> list[str]:
     """Lines for people, from a run's metrics file: losses first to last, their curves, pace, where things are."""
-    records = list(_records(metrics))
-    steps = [record for record in records if record["kind"] == "step"]
-    evaluations = [record for record in records if record["kind"] == "eval"]
+    records = list(metrics(run_dir))
+    steps = [record for record in records if record.get("kind") == "step"]
+    evaluations = [record for record in records if record.get("kind") == "eval"]
     lines = []
     if steps:
         first, last = steps[0], steps[-1]
@@ -30,16 +32,15 @@ def summary(metrics: Path, *, bars: str = BARS) -> list[str]:
             before, after = (_figure(record["held_out_loss"][domain]) for record in (first, last))
             lines.append(f"held-out loss   {before} (step {first['step']}) -> {after} (step {last['step']})  {domain}")
     if steps:
-        rates = sorted(record["tokens_per_second"] for record in steps)
         seconds = sum(
             (record["step"] - before) * record["step_time_s"]
             for before, record in zip([0, *(record["step"] for record in steps)], steps, strict=False)
             if record["step"] > before
         )
         lines.append(
-            f"pace            {rates[len(rates) // 2]:,.0f} tokens/s over all ranks (median), {duration(seconds)} of steps"
+            f"pace            {median_pace(steps):,.0f} tokens/s over all ranks (median), {duration(seconds)} of steps"
         )
-    lines.append(f"run folder      {metrics.parent}  (metrics.jsonl, tensorboard/, checkpoints/, logs/)")
+    lines.append(f"run folder      {run_dir}  ({METRICS_FILE}, tensorboard/, checkpoints/, logs/)")
     return lines
 
 
@@ -91,11 +92,10 @@ def duration(seconds: float) -> str:
     return f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
 
 
-def _records(metrics: Path) -> Iterator[dict]:
-    """The whole lines: a run that was killed may leave a torn one, which must not fail a later run's end."""
-    for line in metrics.read_text(encoding="utf-8").splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
-            yield json.loads(line)
+def median_pace(steps: Sequence[dict[str, Any]]) -> float:
+    """Tokens per second over all ranks, the median of step records; at least one."""
+    rates = sorted(record["tokens_per_second"] for record in steps)
+    return rates[len(rates) // 2]
 
 
 def _figure(loss: float | None) -> str:

@@ -8,12 +8,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from fanal.run_folder import REQUESTS_SINCE_S, SAVE, STOP
+
 logger = logging.getLogger(__name__)
 
-STOP, SAVE = "STOP", "SAVE"
 NAMES = (STOP, SAVE)
-SINCE_S = "PRETRAIN_REQUESTS_SINCE_S"
-"""Variable of a job: when it began, in seconds since the epoch."""
 LOOK_EVERY_S = 1.0
 LAST_LOOK_S = 5.0
 """Seconds that the end of a run waits for the files to be removed: a file system that hangs must not block it."""
@@ -26,7 +25,7 @@ class RequestFiles:
     """A thread that looks for the files each second, so that a file system that hangs holds up nothing else.
 
     A file that is there when the run starts was meant for an earlier process, one that crashed perhaps: it is removed with a
-    warning, unless it came after SINCE_S, while nodes were looked at and ranks were started. One that is taken away again
+    warning, unless it came after REQUESTS_SINCE_S, while nodes were looked at and ranks were started. One that is taken away again
     before it was acted on is forgotten.
     """
 
@@ -78,7 +77,7 @@ class RequestFiles:
 
     def _discard_old(self, name: str) -> None:
         found = self._identity(name)
-        since = os.environ.get(SINCE_S, "")
+        since = os.environ.get(REQUESTS_SINCE_S, "")
         if found is not None and not (since.isdigit() and found[1] >= int(since) * 10**9):
             self._acted_on[name] = found
             written = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found[1] / 1e9))

@@ -9,12 +9,13 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from fanal.run_folder import SAVE, STOP
 from pretrain.config.schema import RunConfig, TrainConfig
 from pretrain.parallel.environment import started_at
 from pretrain.parallel.reduce import any_rank_each, gather_texts
 from pretrain.parallel.signals import stop_signal
 from pretrain.parallel.world import World
-from pretrain.train.request_files import SAVE, STOP, RequestFiles, open_request_files
+from pretrain.train.request_files import RequestFiles, open_request_files
 
 
 @dataclass(frozen=True)

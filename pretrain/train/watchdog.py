@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fanal.exit_codes import HANG
+from fanal.run_folder import LOGS_DIR
 from pretrain.config.schema import RunConfig, WatchdogConfig
 from pretrain.parallel.environment import note_exit_code
 from pretrain.parallel.local import report_to_starter
@@ -117,7 +118,7 @@ class Watchdog:
 def open_watchdog(run: RunConfig, *, rank: int) -> Iterator[Watchdog]:
     """Watch this rank while the block runs, from "init" on. No collective."""
     watchdog = Watchdog(
-        run.train.watchdog, rank=rank, stacks=Path(run.run_dir) / "logs" / f"stacks-rank-{rank:05d}.txt"
+        run.train.watchdog, rank=rank, stacks=Path(run.run_dir) / LOGS_DIR / f"stacks-rank-{rank:05d}.txt"
     )
     watchdog.start()
     try:

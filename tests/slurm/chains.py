@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 
+from fanal.run_folder import JOBS_FILE
 from launch.chain import jobs_file
 from tests.slurm.cluster import Cluster
 
@@ -96,9 +97,7 @@ class Chain:
 
     def story(self) -> str:
         """All that was noted and printed."""
-        parts = (
-            [(self.run_dir / jobs_file.JOBS_FILE).read_text()] if (self.run_dir / jobs_file.JOBS_FILE).exists() else []
-        )
+        parts = [(self.run_dir / JOBS_FILE).read_text()] if (self.run_dir / JOBS_FILE).exists() else []
         parts += [f"--- {path.name}\n{path.read_text()[-4000:]}" for path in sorted(self.run_dir.glob("launch/*.out"))]
         return "\n".join(parts)
 

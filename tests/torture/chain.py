@@ -10,15 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fanal.run_folder import checkpoints_dir, is_part, step_of
+from fanal.run_folder import METRICS_FILE, checkpoints_dir, is_part, step_of
+from fanal.run_progress import parse_metrics
 from pretrain.checkpoint.disk.retention import bad_in, checkpoints_in
 from pretrain.checkpoint.disk.verify import verify_checkpoint
 from pretrain.inspect.compare import compare, losses
-from pretrain.inspect.evidence import Evidence, parse_records, read_evidence
+from pretrain.inspect.evidence import Evidence, read_evidence
 from pretrain.inspect.kill import Aim, Kill, KillPlan, Running, Target, kill_at
 from pretrain.inspect.layouts import Layout
 from pretrain.inspect.prove import Start, wait_for
-from pretrain.log.run_dir import METRICS_FILE
 
 KEEP_LAST = 2
 OVERRIDES = ("checkpoint.interval=1", f"checkpoint.keep_last={KEEP_LAST}", "data.held_out=[]", "log.interval=1")
@@ -153,7 +153,7 @@ def wrong_start(run_dir: Path, offset: int, before: tuple[str, ...]) -> list[str
         return []
     with (run_dir / METRICS_FILE).open("rb") as stream:
         stream.seek(offset)
-        steps = [record["step"] for record in parse_records(stream.read().decode()) if record["kind"] == "step"]
+        steps = [record["step"] for record in parse_metrics(stream.read().decode()) if record["kind"] == "step"]
     newest = max((step_of(name) or 0 for name in before), default=0)
     return [f"the run went on with step {steps[0]} after step {newest}"] if steps and steps[0] != newest + 1 else []
 

@@ -1,11 +1,9 @@
 """The model card: ``README.md`` of an export, drawn from the run and its certificate alone. What is not known is left out."""
 
-import contextlib
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from fanal.run_progress import metrics
 from pretrain.checkpoint.disk.origin import chain, described
 from pretrain.config.derive import kv_channels
 from pretrain.config.schema import RunConfig
@@ -14,9 +12,9 @@ from pretrain.convert.certificate.compare import BOUND, mean_loss
 from pretrain.convert.ours.source import ExportSource
 from pretrain.convert.theirs.write_config import exported_parameters, exported_vocab_size
 from pretrain.data.position import SourcePosition
+from pretrain.log.summary import median_pace
 from tokenizer.shards.shard import ShardManifest
 
-METRICS = "metrics.jsonl"
 SEVERAL_LANGUAGES = "mul"
 
 
@@ -107,7 +105,7 @@ def _settings(run: RunConfig) -> list[tuple[str, str]]:
 
 def _measured(source: ExportSource) -> list[tuple[str, str]]:
     """What the run logged up to this step; nothing if its log is not beside its checkpoints."""
-    records = [r for r in _records(source.folder.parent.parent / METRICS) if r.get("step", 0) <= source.state.step]
+    records = [r for r in metrics(source.folder.parent.parent) if r.get("step", 0) <= source.state.step]
     steps = [record for record in records if record.get("kind") == "step"]
     evaluations = [record for record in records if record.get("kind") == "eval"]
     rows = []
@@ -119,23 +117,14 @@ def _measured(source: ExportSource) -> list[tuple[str, str]]:
         losses = ", ".join(f"{domain} {_figure(loss)}" for domain, loss in sorted(last["held_out_loss"].items()))
         rows.append(("held-out loss", f"{losses} at step {last['step']:,} (nats a token)"))
     if steps:
-        rates = sorted(record["tokens_per_second"] for record in steps)
         peak = max(record["peak_memory_bytes"] for record in steps) / 2**30
         rows.append(
-            ("pace", f"{rates[len(rates) // 2]:,.0f} tokens/s over all ranks (median), {peak:.2f} GiB a rank at most")
+            ("pace", f"{median_pace(steps):,.0f} tokens/s over all ranks (median), {peak:.2f} GiB a rank at most")
         )
         starts = [record for record in records if record.get("kind") == "start"]
         hardware = dict.fromkeys(f"{record['num_ranks']} x {record['device']}" for record in starts)
         rows.append(("hardware", ", ".join(hardware) or "not recorded"))
     return rows
-
-
-def _records(metrics: Path) -> Iterable[dict[str, Any]]:
-    if not metrics.is_file():
-        return
-    for line in metrics.read_text(encoding="utf-8").splitlines():
-        with contextlib.suppress(json.JSONDecodeError):  # a run that was killed may leave a torn line
-            yield json.loads(line)
 
 
 def _data(source: ExportSource) -> str:

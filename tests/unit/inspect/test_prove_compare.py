@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fanal.run_progress import parse_metrics
 from pretrain.checkpoint.disk.manifest import FileEntry, Manifest
 from pretrain.checkpoint.disk.verify import Finding
 from pretrain.data.position import DataPosition, StepPosition
 from pretrain.inspect.bounds import BF16, FP32
 from pretrain.inspect.compare import Comparison, compare, optimizer_tensors
-from pretrain.inspect.evidence import Evidence, StepReader, parse_records
+from pretrain.inspect.evidence import Evidence, StepReader
 from pretrain.inspect.layouts import Layout
 from pretrain.inspect.prove_report import ProvedRun, _json
 
@@ -184,7 +185,7 @@ def test_one_difference_among_many_makes_the_run_fail_and_infinity_is_written_as
 def test_a_torn_line_costs_no_record_that_was_written_whole(tmp_path: Path) -> None:
     lines = [json.dumps(record(step)) for step in (1, 2, 3)]
     text = f"{lines[0]}\n{lines[1][:40]}{lines[2]}\n"
-    assert parse_records(text) == [record(1), record(3)]
+    assert parse_metrics(text) == [record(1), record(3)]
     (tmp_path / "metrics.jsonl").write_text(lines[0] + "\n" + lines[1][:40])
     reader = StepReader(tmp_path)
     reader.read()

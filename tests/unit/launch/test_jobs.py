@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from fanal.run_folder import JOBS_FILE
 from launch import slurm
 from launch.__main__ import cli
 from launch.chain import job, jobs_file
@@ -139,7 +140,7 @@ def test_a_stop_file_ends_a_job_that_was_added_to_the_chain_by_hand(
 def test_without_a_submission_a_stop_file_is_meant_if_it_is_newer_than_the_script(
     age_s: int, runs: bool, launch_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (launch_folder.parent / jobs_file.JOBS_FILE).unlink()
+    (launch_folder.parent / JOBS_FILE).unlink()
     asked(monkeypatch, {"scontrol": "n1\n", "squeue": "", "scancel": ""})
     (launch_folder / "job.sbatch").touch()
     os.utime(launch_folder / "job.sbatch", (2e9, 2e9))

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from fanal.run_folder import REQUESTS_SINCE_S
 from launch.chain.script import log_path
 from pretrain.parallel.environment import EXIT_CODES
-from pretrain.train.request_files import SINCE_S
 from tests.golden.launch_scripts import FOLDER, PLACES, cases, golden_job, golden_text
 
 NODE_SCRIPT = Path(__file__).parents[3] / "launch" / "chain" / "node.sh"
@@ -42,7 +42,7 @@ def test_shellcheck_finds_nothing() -> None:
 
 def test_the_script_names_the_variables_that_ranks_read() -> None:
     text = golden_text(*next(iter(CASES.values())))
-    assert f"export {EXIT_CODES}=" in text and f"export {SINCE_S}  #" in text
+    assert f"export {EXIT_CODES}=" in text and f"export {REQUESTS_SINCE_S}  #" in text
 
 
 @pytest.mark.parametrize(

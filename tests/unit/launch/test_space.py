@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fanal.free_space import Free, free_at, nearest_folder
-from launch.chain.newest import whole_steps
+from fanal.run_progress import whole_steps
 from launch.preflight.space import check_space, check_write, most_at_once, quota
 from launch.sites.site import FileSystemConfig, load_site
 from pretrain.config.derive import checkpoint_bytes

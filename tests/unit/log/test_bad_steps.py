@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from fanal.run_folder import SPIKES_FILE
 from pretrain.config.load import load_run
 from pretrain.data.read import TrainData
 from pretrain.data.sources import open_sources
-from pretrain.log.bad_steps import SPIKES_FILE, budget_line, list_bad_step
+from pretrain.log.bad_steps import budget_line, list_bad_step
 from pretrain.log.record import BadStepRecord
 from pretrain.state import TrainState
 

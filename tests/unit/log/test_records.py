@@ -90,7 +90,7 @@ def test_the_summary_goes_from_the_first_to_the_last_record(tmp_path: Path) -> N
         sink.write(replace(STEP, step=10, loss=7.0))
         sink.write(STEP)
         sink.write(EVAL)
-    text = "\n".join(summary(metrics))
+    text = "\n".join(summary(metrics.parent))
     assert "training loss   7.0000 (step 10) -> 5.2500 (step 20)" in text
     assert "held-out loss   7.6000 (step 0) -> 5.5000 (step 20)  code" in text
     assert "8,192 tokens/s" in text and str(tmp_path) in text
@@ -123,6 +123,6 @@ def test_the_summary_draws_each_domain_and_a_step_trained_again_once(tmp_path: P
         sink = JsonLines(stream, "metrics.jsonl")
         for step, loss in ((10, 7.0), (20, 9.0), (20, 6.0), (30, 5.0)):
             sink.write(replace(STEP, step=step, loss_by_domain={"code": loss, "prose": 5.5}))
-    lines = summary(metrics)
+    lines = summary(metrics.parent)
     assert "  code          █▅▁  7.0000 -> 5.0000" in lines
     assert "  prose         ▁▁▁  5.5000 -> 5.5000" in lines

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from fanal.run_folder import LOCK
 from pretrain.log import run_dir
-from pretrain.log.run_dir import LOCK, hold_run_dir, open_run_dir
+from pretrain.log.run_dir import hold_run_dir, open_run_dir
 from tests.runs.disks import no_file_longer_than
 
 

@@ -10,11 +10,12 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from fanal.run_folder import METRICS_FILE, TENSORBOARD_DIR
 from pretrain.checkpoint.saving.report import SaveReport
 from pretrain.config.load import load_run
 from pretrain.config.schema import RunConfig
 from pretrain.log.record import EvalRecord, StepRecord
-from pretrain.log.sinks import METRICS_FILE, TENSORBOARD_DIR, Sinks, TensorBoard, open_sinks, open_terminal, step_line
+from pretrain.log.sinks import Sinks, TensorBoard, open_sinks, open_terminal, step_line
 from pretrain.log.summary import summary
 from pretrain.parallel.world import World
 from tests.runs.disks import fill, small_disk
@@ -102,7 +103,7 @@ def test_a_line_that_a_kill_tore_does_not_fail_the_summary(run: RunConfig) -> No
         with (Path(run.run_dir) / METRICS_FILE).open("a") as stream:
             stream.write('{"kind": "step", "st')
     assert [line["step"] for line in lines_of(run, torn=2)] == [1, 2, 3, 4]
-    text = "\n".join(summary(Path(run.run_dir) / METRICS_FILE))
+    text = "\n".join(summary(Path(run.run_dir)))
     assert "5.2500 (step 1) -> 5.2500 (step 4)" in text
 
 
@@ -171,7 +172,7 @@ def test_a_domain_that_came_later_has_no_first_loss_and_is_left_out(run: RunConf
     with open_sinks(run, WORLD, start_step=0) as sinks:
         sinks.write(EvalRecord(step=0, consumed_tokens=0, held_out_loss={"code": 7.5}, eval_time_s=1.0))
         sinks.write(EvalRecord(step=1, consumed_tokens=0, held_out_loss={"code": 7.0, "prose": 8.0}, eval_time_s=1.0))
-    text = "\n".join(summary(Path(run.run_dir) / METRICS_FILE))
+    text = "\n".join(summary(Path(run.run_dir)))
     assert "code" in text and "prose" not in text
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from fanal.run_folder import REQUESTS_SINCE_S, SAVE, STOP
 from pretrain.train import request_files
-from pretrain.train.request_files import SAVE, SINCE_S, STOP, RequestFiles, open_request_files
+from pretrain.train.request_files import RequestFiles, open_request_files
 
 
 @pytest.fixture(autouse=True)
@@ -113,7 +114,7 @@ def test_only_rank_0_looks(tmp_path: Path) -> None:
 def test_a_file_from_while_the_job_began_is_meant_for_this_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(SINCE_S, str(int(time.time()) - 60))
+    monkeypatch.setenv(REQUESTS_SINCE_S, str(int(time.time()) - 60))
     for name, age_s in ((STOP, 30), (SAVE, 90)):
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (time.time() - age_s,) * 2)
