@@ -20,13 +20,14 @@ from pretrain.config.schema import (
     PhaseConfig,
     RunConfig,
     SourceConfig,
+    SpikeConfig,
     TrainConfig,
 )
-from pretrain.config.spike_rules import check_spikes
-from pretrain.config.time_rules import check_times
 
 LARGEST_SAMPLE = 2**62
 """Sample numbers are 64-bit integers."""
+LARGEST_WINDOW = 10_000
+"""Steps; every checkpoint's state.json holds the window, and every step sums over it."""
 
 
 def check(run: RunConfig) -> None:
@@ -42,9 +43,9 @@ def check(run: RunConfig) -> None:
     _check_batch(run.train, run.parallel, run.parallel.data_parallel_size or 1)
     _check_optim(run.optim, run.train)
     _check_data(run)
-    check_times(run.train)
+    _check_times(run.train)
     if run.train.spikes is not None:
-        check_spikes(run.train.spikes)
+        _check_spikes(run.train.spikes)
 
 
 def check_ranks(run: RunConfig, num_ranks: int) -> None:
@@ -292,6 +293,52 @@ def _check_mixture(name: str, sources: list[SourceConfig]) -> None:
             value = getattr(source, share)
             if value is not None and not 0 < value < math.inf:
                 raise UserError(f"{name}[{index}].{share} ({value}) must be above 0 and finite; 1.0 works")
+
+
+def _check_times(train: TrainConfig) -> None:
+    """Refuse a walltime that leaves no time to train, and limits that are none.
+
+    Raises: UserError naming the first broken rule.
+    """
+    if train.walltime_margin_s < 0:
+        raise UserError(f"train.walltime_margin_s ({train.walltime_margin_s}) must not be negative; 120 works")
+    if train.walltime_s is not None and train.walltime_s <= train.walltime_margin_s:
+        raise UserError(
+            f"train.walltime_s ({train.walltime_s}) must be above train.walltime_margin_s ({train.walltime_margin_s}), which is "
+            f"kept for the last checkpoint, or no time is left to train; walltime_s={train.walltime_margin_s + 3600} works"
+        )
+    for field in fields(train.watchdog):
+        limit = getattr(train.watchdog, field.name)
+        if limit is not None and not 0 <= limit < math.inf:
+            raise UserError(
+                f"train.watchdog.{field.name} ({limit}) must be finite and not negative, in seconds; {field.default} works, and "
+                "null for no limit"
+            )
+
+
+def _check_spikes(spikes: SpikeConfig) -> None:
+    """Refuse a detector that could find nothing, or that would call every step a spike.
+
+    Raises: UserError naming the first broken rule.
+    """
+    if not 2 <= spikes.window_steps <= LARGEST_WINDOW:
+        raise UserError(
+            f"train.spikes.window_steps ({spikes.window_steps}) must be from 2, so that there is a standard deviation, to "
+            f"{LARGEST_WINDOW}; 128 works with min_steps=64"
+        )
+    if not 2 <= spikes.min_steps <= spikes.window_steps:
+        raise UserError(
+            f"train.spikes.min_steps ({spikes.min_steps}) must be from 2 to train.spikes.window_steps ({spikes.window_steps}), the "
+            f"most steps there can be; min_steps={max(2, spikes.window_steps // 2)} works"
+        )
+    if not 0 < spikes.z_score < math.inf:
+        raise UserError(
+            f"train.spikes.z_score ({spikes.z_score}) must be above 0 and finite; 6.0 works, and train.spikes=null looks for none"
+        )
+    if spikes.max_skipped_spikes < 0:
+        raise UserError(
+            f"train.spikes.max_skipped_spikes ({spikes.max_skipped_spikes}) must not be negative; 0 skips none"
+        )
 
 
 def _next_multiple(value: int, factor: int) -> int:
