@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fanal.errors import UserError
-from pretrain.checkpoint.disk.direct_write import PAGE_BYTES
+from pretrain.checkpoint.disk.direct import PAGE_BYTES
 from pretrain.checkpoint.disk.manifest import LOST, DamagedCheckpointError, open_plain_file
 
 ITEM_BYTES = 4

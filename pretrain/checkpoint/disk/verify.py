@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fanal.errors import UserError
 from fanal.run_folder import COMPLETE, MANIFEST, STATE, step_of
-from pretrain.checkpoint.disk.direct_read import read_past_cache
+from pretrain.checkpoint.disk.direct import read_past_cache
 from pretrain.checkpoint.disk.manifest import (
     LOST,
     DamagedCheckpointError,

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from pretrain.checkpoint.content import Part
-from pretrain.checkpoint.disk.direct_write import PAGE_BYTES
+from pretrain.checkpoint.disk.direct import PAGE_BYTES
 from pretrain.checkpoint.disk.shard_file import ITEM_BYTES
 
 NOTE_BYTES = 1 << 20

@@ -20,7 +20,7 @@ from pathlib import Path
 from fanal.files import write_whole
 from fanal.free_space import free_at, shortage
 from fanal.run_folder import ENTRIES, REASON, SHARDS, part_name, shard_path, step_name
-from pretrain.checkpoint.disk.direct_write import write_through
+from pretrain.checkpoint.disk.direct import write_through
 from pretrain.checkpoint.disk.manifest import FileEntry, describe, entries_from_text, entries_to_text
 from pretrain.checkpoint.disk.retention import Keep, drop_old, remove_leftovers, set_aside
 from pretrain.checkpoint.disk.sealing import SaveError, seal

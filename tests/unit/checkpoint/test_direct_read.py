@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from pretrain.checkpoint.disk import direct_read
-from pretrain.checkpoint.disk.direct_read import READ_BLOCK_BYTES, read_past_cache
-from pretrain.checkpoint.disk.direct_write import PAGE_BYTES, is_direct
+from pretrain.checkpoint.disk import direct
+from pretrain.checkpoint.disk.direct import PAGE_BYTES, READ_BLOCK_BYTES, is_direct, read_past_cache
 
 LENGTHS = (
     0,
@@ -36,14 +35,14 @@ def test_every_length_is_read_whole_and_in_order(tmp_path: Path, num_bytes: int)
 
 
 def refuse_the_flag(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = direct_read.fcntl.fcntl
+    real = direct.fcntl.fcntl
 
     def asked(descriptor: int, act: int, flags: int = 0) -> int:
         if flags & os.O_DIRECT:
             raise OSError(errno.EINVAL, "Invalid argument")
         return real(descriptor, act, flags)
 
-    monkeypatch.setattr(direct_read.fcntl, "fcntl", asked)
+    monkeypatch.setattr(direct.fcntl, "fcntl", asked)
 
 
 def refuse_to_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,7 +53,7 @@ def refuse_to_read(monkeypatch: pytest.MonkeyPatch) -> None:
             raise OSError(errno.EINVAL, "Invalid argument")
         return real(descriptor, blocks, place)
 
-    monkeypatch.setattr(direct_read.os, "preadv", read)
+    monkeypatch.setattr(direct.os, "preadv", read)
 
 
 def read_little(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,7 +62,7 @@ def read_little(monkeypatch: pytest.MonkeyPatch) -> None:
     def read(descriptor: int, blocks: list[memoryview], place: int) -> int:
         return real(descriptor, [blocks[0][: 300 * PAGE_BYTES + 1 - is_direct(descriptor)]], place)
 
-    monkeypatch.setattr(direct_read.os, "preadv", read)
+    monkeypatch.setattr(direct.os, "preadv", read)
 
 
 @pytest.mark.parametrize("disturb", [refuse_the_flag, refuse_to_read, read_little])
@@ -84,7 +83,7 @@ def test_an_error_of_the_disk_is_told(tmp_path: Path, monkeypatch: pytest.Monkey
             raise OSError(errno.EIO, "Input/output error")
         return real(descriptor, blocks, place)
 
-    monkeypatch.setattr(direct_read.os, "preadv", read)
+    monkeypatch.setattr(direct.os, "preadv", read)
     with pytest.raises(OSError, match="Input/output error"):
         for _ in read_past_cache(path):
             pass

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from pretrain.checkpoint.disk import direct_write
-from pretrain.checkpoint.disk.direct_write import PAGE_BYTES, WRITE_BLOCK_BYTES, write_through
+from pretrain.checkpoint.disk import direct
+from pretrain.checkpoint.disk.direct import PAGE_BYTES, WRITE_BLOCK_BYTES, write_through
 from pretrain.checkpoint.disk.shard_file import header_bytes
 from tests.runs.disks import no_file_longer_than
 
@@ -46,23 +46,23 @@ def refuse_to_open(monkeypatch: pytest.MonkeyPatch) -> None:
             raise OSError(errno.EINVAL, "Invalid argument")
         return descriptor
 
-    monkeypatch.setattr(direct_write.os, "open", opened)
+    monkeypatch.setattr(direct.os, "open", opened)
 
 
 def refuse_to_write(monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.write
 
     def wrote(descriptor: int, block: memoryview) -> int:
-        if direct_write.is_direct(descriptor):
+        if direct.is_direct(descriptor):
             raise OSError(errno.EINVAL, "Invalid argument")
         return real(descriptor, block)
 
-    monkeypatch.setattr(direct_write.os, "write", wrote)
+    monkeypatch.setattr(direct.os, "write", wrote)
 
 
 def take_less_than_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.write
-    monkeypatch.setattr(direct_write.os, "write", lambda descriptor, block: real(descriptor, block[:4100]))
+    monkeypatch.setattr(direct.os, "write", lambda descriptor, block: real(descriptor, block[:4100]))
 
 
 @pytest.mark.parametrize("fault", [refuse_to_open, refuse_to_write, take_less_than_asked])
