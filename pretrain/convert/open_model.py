@@ -11,16 +11,15 @@ import numpy as np
 
 from fanal.errors import UserError
 from fanal.run_folder import DATA, MANIFEST, checkpoints_dir
+from pretrain.checkpoint.disk.config_file import read_model, saved_data, saved_seq_length
 from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, read_small_file
 from pretrain.checkpoint.disk.retention import checkpoints_in
-from pretrain.checkpoint.disk.saved_model import read_model
 from pretrain.checkpoint.disk.tensors import open_tensors
 from pretrain.checkpoint.disk.verify import first_whole, is_checkpoint, real_path, still_there
 from pretrain.config.schema import ModelConfig
 from pretrain.convert.importing.assemble import assemble
 from pretrain.convert.importing.import_folder import PARAM
 from pretrain.convert.ours.import_record import IMPORTED_FILES, read_import
-from pretrain.convert.ours.saved_data import saved_data, saved_seq_length
 from pretrain.convert.theirs.read_config import CONFIG_JSON, read_hf_config
 from pretrain.convert.theirs.text import TextCodec, open_codec
 from pretrain.convert.theirs.weights import open_hf_weights

@@ -1,5 +1,6 @@
-"""``config.yaml``: the resolved configuration of the run that wrote a checkpoint."""
+"""``config.yaml`` of a checkpoint: the resolved configuration of the run that wrote it, and what is read from it."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ from yaml import YAMLError
 
 from fanal.errors import UserError
 from fanal.run_folder import CONFIG
+from fanal.shown import shown
 from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, read_small_file
+from pretrain.config.schema import ModelConfig
 
 
 def read_config(folder: Path) -> Any:
@@ -27,3 +30,39 @@ def read_config(folder: Path) -> Any:
         raise DamagedCheckpointError(
             f"{folder / CONFIG} is no config of a run ({type(error).__name__}: {problem})"
         ) from None
+
+
+def read_model(folder: Path) -> ModelConfig:
+    """The model that a checkpoint is of; fields that are younger than it have their defaults.
+
+    Raises: DamagedCheckpointError if its config describes none.
+    """
+    section = read_config(folder).model
+    known = {field.name for field in dataclasses.fields(ModelConfig)}
+    try:
+        unknown = sorted(set(section) - known)
+        if unknown:
+            raise UserError(f"unknown fields {', '.join(unknown)}; a newer version wrote it")
+        model = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), section))
+    except (ValueError, TypeError, OmegaConfBaseException) as error:
+        problem = str(error).partition("\n")[0]
+        raise DamagedCheckpointError(
+            f"{folder / CONFIG} describes no model ({type(error).__name__}: {problem})"
+        ) from None
+    assert isinstance(model, ModelConfig), f"omegaconf gave a {type(model).__name__}"
+    return model
+
+
+def saved_data(checkpoint: Path) -> dict[str, Any]:
+    """Its section ``data``, nothing of it checked. Raises: DamagedCheckpointError if there is none."""
+    return OmegaConf.to_container(read_config(checkpoint).data)  # type: ignore[return-value]
+
+
+def saved_seq_length(checkpoint: Path) -> int:
+    """Tokens in the longest sequence the model was made for. Raises: DamagedCheckpointError if that is no integer above 0."""
+    length = saved_data(checkpoint).get("seq_length")
+    if type(length) is not int or length < 1:
+        raise DamagedCheckpointError(
+            f"{checkpoint / CONFIG} must have an integer above 0 at data.seq_length; it has {shown(length)} there"
+        )
+    return length

@@ -11,11 +11,10 @@ from pathlib import Path
 
 from fanal.errors import UserError
 from fanal.run_folder import DATA, REASON, checkpoints_dir, is_bad, step_of
-from pretrain.checkpoint.disk.config_file import read_config
+from pretrain.checkpoint.disk.config_file import read_config, read_model
 from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, Manifest
 from pretrain.checkpoint.disk.origin import Origin, sealed_hash
 from pretrain.checkpoint.disk.retention import bad_in, checkpoints_in
-from pretrain.checkpoint.disk.saved_model import read_model
 from pretrain.checkpoint.disk.tensor_index import read_index
 from pretrain.checkpoint.disk.verify import (
     GoneError,

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from fanal.errors import UserError
 from fanal.run_folder import COMPLETE, CONFIG, DATA, checkpoints_dir
+from pretrain.checkpoint.disk.config_file import read_model, saved_seq_length
 from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, read_small_file
 from pretrain.checkpoint.disk.origin import Origin, read_origin
 from pretrain.checkpoint.disk.retention import checkpoints_in
-from pretrain.checkpoint.disk.saved_model import read_model
 from pretrain.checkpoint.disk.state_file import read_state
 from pretrain.checkpoint.disk.tensor_index import read_index
 from pretrain.checkpoint.disk.verify import Finding, first_whole, is_checkpoint, real_path, still_there
@@ -20,7 +20,6 @@ from pretrain.config.load import load_run
 from pretrain.config.schema import ModelConfig, RunConfig
 from pretrain.convert.ours.import_record import ImportRecord, read_import
 from pretrain.convert.ours.names import our_shapes
-from pretrain.convert.ours.saved_data import saved_seq_length
 from pretrain.convert.ours.tokenizer_files import ExportTokenizer, tokenizer_of_import, tokenizer_of_run
 from pretrain.data.position import DataPosition, read_position
 from pretrain.data.sources import Sources, open_sources

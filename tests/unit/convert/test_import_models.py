@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from pretrain.checkpoint.disk.boxes import Box
-from pretrain.checkpoint.disk.saved_model import read_model
+from pretrain.checkpoint.disk.config_file import read_model
 from pretrain.checkpoint.disk.tensors import open_tensors
 from pretrain.checkpoint.disk.verify import verify_checkpoint
 from pretrain.checkpoint.disk.weight_sums import weight_sum
