@@ -275,10 +275,10 @@ def last_replica_reads_what_replica_0_reads() -> None:
 
 def rank_1_reads_other_bytes() -> None:
     """Rank 1 finds another hash in every file of a checkpoint: bad memory, or a stale view of the file system."""
-    from pretrain.checkpoint.loading import verify_together
+    from pretrain.checkpoint.loading import choose
 
     if os.environ["RANK"] == "1":
-        verify_together.hash_problem = lambda folder, entry, take=None: f"{folder / entry.path} has another sha256"
+        choose.hash_problem = lambda folder, entry, take=None: f"{folder / entry.path} has another sha256"
 
 
 def _writer_with(fault: str) -> None:

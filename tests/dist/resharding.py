@@ -20,9 +20,9 @@ from pretrain.checkpoint.content import Part, parts_to_read
 from pretrain.checkpoint.disk.manifest import parse_manifest, read_sealed_manifest
 from pretrain.checkpoint.disk.tensors import TensorReader
 from pretrain.checkpoint.loading import fill
+from pretrain.checkpoint.loading.choose import Early, hash_problems
 from pretrain.checkpoint.loading.fill import Fill
 from pretrain.checkpoint.loading.load import restore_tensors
-from pretrain.checkpoint.loading.verify_together import Early, hash_problems
 from pretrain.checkpoint.saving.save import Saver, open_saver
 from pretrain.config.schema import RunConfig
 from pretrain.data.position import DataPosition, StepPosition

@@ -17,10 +17,9 @@ from pretrain.checkpoint.disk.config_file import read_config
 from pretrain.checkpoint.disk.origin import Origin, origin_of, read_origin
 from pretrain.checkpoint.disk.state_file import read_state
 from pretrain.checkpoint.disk.verify import still_there
-from pretrain.checkpoint.loading.choose import choose_checkpoint, choose_origin
+from pretrain.checkpoint.loading.choose import Early, choose_checkpoint, choose_origin
 from pretrain.checkpoint.loading.fill import Fill
 from pretrain.checkpoint.loading.init_from import check_origin, check_same_origin
-from pretrain.checkpoint.loading.verify_together import Early
 from pretrain.config.schema import RunConfig
 from pretrain.data.position import read_position
 from pretrain.data.reader import TrainReader
