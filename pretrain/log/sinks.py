@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fanal.run_folder import METRICS_FILE, TENSORBOARD_DIR
-from pretrain.checkpoint.saving.report import SaveReport
+from pretrain.checkpoint.saving.save import SaveReport
 from pretrain.config.schema import RunConfig
 from pretrain.log.record import EndRecord, EvalRecord, StartRecord, StepRecord
 from pretrain.log.summary import bars_for, duration, summary

@@ -9,6 +9,7 @@ import json
 import secrets
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from megatron.core.distributed import DistributedDataParallel
@@ -30,7 +31,6 @@ from pretrain.checkpoint.disk.tensor_index import (
     tensors_from_texts,
 )
 from pretrain.checkpoint.saving.replicas import check_replicas, sums_of, sums_of_whole
-from pretrain.checkpoint.saving.report import SaveReport
 from pretrain.checkpoint.saving.staging import Staging
 from pretrain.checkpoint.saving.write_job import FileJob, Job, LeaderJob, SaveError
 from pretrain.checkpoint.saving.writer import WriterProcess
@@ -49,6 +49,24 @@ SETTLE_PAUSE_S = 0.005
 ANOTHER_FAILED = "another rank failed"
 RETRY_PAUSE_S = 1.0
 """Before the last checkpoint of a run is tried again, at first; it doubles."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SaveReport:
+    """What became of a save: a checkpoint that is whole, or why there is none."""
+
+    step: int
+    path: str
+    num_bytes: int
+    """Of the tensors of all ranks."""
+    stall_s: float
+    """Training stood still."""
+    save_s: float
+    """From its beginning to its end, the stall included."""
+    failure: str | None = None
+    """Why there is no checkpoint; the older ones are as they were."""
+    warning: str | None = None
+    """What went wrong once it was whole."""
 
 
 class Saver:

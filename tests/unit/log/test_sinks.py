@@ -11,7 +11,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fanal.run_folder import METRICS_FILE, TENSORBOARD_DIR
-from pretrain.checkpoint.saving.report import SaveReport
+from pretrain.checkpoint.saving.save import SaveReport
 from pretrain.config.load import load_run
 from pretrain.config.schema import RunConfig
 from pretrain.log.record import EvalRecord, StepRecord
