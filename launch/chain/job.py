@@ -18,7 +18,7 @@ from typing import Any
 
 from fanal import exit_codes
 from fanal.errors import UserError
-from fanal.run_folder import JOBS_FILE, LOGS_DIR, STOP
+from fanal.run_folder import LOGS_DIR, STOP
 from fanal.run_progress import newest_step
 from launch import slurm
 from launch.chain import jobs_file
@@ -169,16 +169,13 @@ def _local(time_utc: str) -> datetime:
 
 
 def _note(at: Here, job: str, restart: int, facts: Facts, decision: Decision) -> None:
-    """Write a decision down, and say it. A full disk, which may be why the run crashed, must not keep it from being carried out."""
-    try:
-        jobs_file.note(
-            at.run_dir, "decided", job=job, restart=restart, action=decision.action, reason=decision.reason,
-            exit_code=facts.exit_code, step=facts.step_after,
-            restarts_without_checkpoint=decision.restarts_without_checkpoint, exclude=list(decision.exclude),
-            by=f"{at.job}-{at.restart}",
-        )  # fmt: skip
-    except OSError as error:
-        print(f"warning: a decision is not noted in {JOBS_FILE}: {error}", file=sys.stderr, flush=True)
+    """Write a decision down, and say it."""
+    jobs_file.try_note(
+        at.run_dir, "decided", job=job, restart=restart, action=decision.action, reason=decision.reason,
+        exit_code=facts.exit_code, step=facts.step_after,
+        restarts_without_checkpoint=decision.restarts_without_checkpoint, exclude=list(decision.exclude),
+        by=f"{at.job}-{at.restart}",
+    )  # fmt: skip
     print(f"job {job}: {decision.action}: {decision.reason}", file=sys.stderr, flush=True)
 
 

@@ -10,6 +10,7 @@ Jobs of one run run one at a time, so one process writes at a time.
 import contextlib
 import json
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -58,6 +59,14 @@ def note(run_dir: Path, event: str, **fields: Any) -> dict[str, Any]:
         stream.write((("\n" if torn else "") + json.dumps(record) + "\n").encode())
         sync(stream)
     return record
+
+
+def try_note(run_dir: Path, event: str, **fields: Any) -> None:
+    """Add a line about what is done in any case: a full disk, which may be why, is said and does not keep it from being done."""
+    try:
+        note(run_dir, event, **fields)
+    except OSError as error:
+        print(f"warning: {event!r} is not noted in {run_dir / JOBS_FILE}: {error}", file=sys.stderr, flush=True)
 
 
 def must_note(run_dir: Path, event: str, **fields: Any) -> None:

@@ -15,7 +15,6 @@ from typing import Any
 from fanal.errors import UserError
 from fanal.exit_codes import CRASH, DAMAGED, FINISHED, STOPPED, WRONG_INPUT
 from fanal.fields import is_texts
-from fanal.run_folder import JOBS_FILE
 from launch import slurm
 from launch.chain import jobs_file
 from launch.chain.script import EXIT_CODES
@@ -52,7 +51,7 @@ def merge(folder: Path) -> int:
     prefixes = [_prefix(facts, part) for part in range(1, facts["parts"] + 1)]
     code = _tokenizer("merge", *prefixes, "--output", facts["prefix"])
     if code == FINISHED:
-        _note(folder, "merged", parts=facts["parts"])
+        jobs_file.try_note(folder, "merged", parts=facts["parts"])
         print(f"{facts['prefix']}: merged; {facts['parts_dir']} is not needed any more", flush=True)
         return code
     return _stop(folder, f"the merge ended with exit code {code}; `sbatch {folder / MERGE_SCRIPT}` tries again", code)
@@ -147,18 +146,9 @@ def _wait(folder: Path, arrays: list[str]) -> int:
 
 
 def _stop(folder: Path, reason: str, code: int) -> int:
-    _note(folder, "stopped", reason=reason, exit_code=code)
+    jobs_file.try_note(folder, "stopped", reason=reason, exit_code=code)
     print(f"error: {reason}", file=sys.stderr, flush=True)
     return code
-
-
-def _note(folder: Path, event: str, **fields: Any) -> None:
-    """Write down how the job ends. A full disk, which may be why, changes neither what it says nor its exit code."""
-    try:
-        jobs_file.note(folder, event, **fields)
-    except OSError as error:
-        path = folder / JOBS_FILE
-        print(f"warning: {event!r} is not noted in {path}: {error}", file=sys.stderr, flush=True)
 
 
 def _quote(folder: Path, part: int) -> None:

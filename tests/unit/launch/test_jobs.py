@@ -163,7 +163,7 @@ def test_a_decision_that_cannot_be_noted_is_carried_out_all_the_same(
     called = asked(monkeypatch, {"scontrol": "", "squeue": ""})
     assert job.end(launch_folder, before_training=None, walltime=False) == 70
     assert "scontrol requeue 7" in called
-    assert "a decision is not noted in jobs.jsonl" in capsys.readouterr().err
+    assert "'decided' is not noted in" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("restarts", "action"), [(0, "requeue"), (1, "requeue"), (2, "stop")])
