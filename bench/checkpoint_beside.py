@@ -45,9 +45,9 @@ class Steps:
         return self._with_save(BESIDE)
 
     def beside_nice(self) -> dict[str, float]:
-        writer = self._saver._writer.process_id
+        writer = self._saver._writer._process
         assert writer is not None
-        before = {task: os.getpriority(os.PRIO_PROCESS, task) for task in _threads(writer)}
+        before = {task: os.getpriority(os.PRIO_PROCESS, task) for task in _threads(writer.pid)}
         for task in before:
             os.setpriority(os.PRIO_PROCESS, task, NICE)  # threads that it starts are as nice as itself
         try:

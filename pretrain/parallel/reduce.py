@@ -74,8 +74,3 @@ def gather_texts(text: str, world: World) -> list[str] | None:
     box: list[Any] | None = [None] * world.size if world.rank == 0 else None
     dist.gather_object(text, box, dst=0)
     return box
-
-
-def barrier() -> None:
-    """Wait for every rank. Collective over all ranks."""
-    dist.barrier()

@@ -33,8 +33,8 @@ class Watchdog:
     def __init__(self, limits: WatchdogConfig, *, rank: int, stacks: Path) -> None:
         """Args: stacks, the file that gets this rank's stacks."""
         self._limits, self._rank, self._stacks = limits, rank, stacks
-        self._at: dict[str, tuple[str, float]] = {}
-        """By who is at it (the main thread, or an act beside it): the phase, and when it began."""
+        self._at = "init", time.monotonic()
+        """The phase that the main thread is at, and when it began."""
         self._steps = 0
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
@@ -42,7 +42,7 @@ class Watchdog:
     def enter(self, phase: str) -> None:
         """The main thread is at ``phase`` from now on: init, step, evaluation or save. Cheap."""
         self._steps += phase == "step"
-        self._at["main"] = phase, time.monotonic()
+        self._at = phase, time.monotonic()
         limit = self._limit_s(phase)
         if limit is None:
             faulthandler.cancel_dump_traceback_later()
@@ -52,18 +52,10 @@ class Watchdog:
     @contextlib.contextmanager
     def phase(self, phase: str) -> Iterator[None]:
         """Be at ``phase`` while the block runs; the clock of what was before starts again after it."""
-        before, _ = self._at["main"]
+        before, _ = self._at
         self.enter(phase)
         yield
         self.enter(before)
-
-    def begin(self, phase: str) -> None:
-        """``phase`` goes on beside the main thread, until ``end``: a checkpoint that is written while steps are trained."""
-        self._at[f"beside: {phase}"] = phase, time.monotonic()
-
-    def end(self, phase: str) -> None:
-        """What ``begin`` began is over."""
-        self._at.pop(f"beside: {phase}", None)
 
     def start(self) -> None:
         """Watch from now on."""
@@ -84,10 +76,10 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._closed.wait(LOOK_EVERY_S):
-            for phase, since in list(self._at.values()):
-                limit, elapsed = self._limit_s(phase), time.monotonic() - since
-                if limit is not None and elapsed > limit:
-                    self._cut_off(phase, limit, elapsed)
+            phase, since = self._at
+            limit, elapsed = self._limit_s(phase), time.monotonic() - since
+            if limit is not None and elapsed > limit:
+                self._cut_off(phase, limit, elapsed)
 
     def _cut_off(self, phase: str, limit_s: float, elapsed_s: float) -> None:
         text = (

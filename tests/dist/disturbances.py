@@ -73,9 +73,11 @@ class Disturber:
 
     def _before(self, saver: Any, step: int) -> None:
         self.done.add(step)
-        process = saver._writer.process_id
+        process = saver._writer._process
         with (self.notes / f"rank-{self.rank}.jsonl").open("a") as stream:
-            stream.write(json.dumps({"step": step, "writer": process, "descriptors": _descriptors()}) + "\n")
+            stream.write(
+                json.dumps({"step": step, "writer": process and process.pid, "descriptors": _descriptors()}) + "\n"
+            )
         if self.rank == 0:
             self._look_back(step)
         now = self.disturbances.get(step)

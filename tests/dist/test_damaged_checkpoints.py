@@ -16,9 +16,10 @@ import pytest
 from fanal.run_folder import COMPLETE, MANIFEST, STATE, checkpoints_dir, part_name, step_name
 from pretrain.checkpoint.disk.manifest import Manifest, describe, manifest_bytes, seal_text
 from pretrain.checkpoint.disk.state_file import read_state, state_text
-from pretrain.checkpoint.disk.verify import files_below, verify_checkpoint
+from pretrain.checkpoint.disk.verify import verify_checkpoint
 from tests.dist.harness import Trace, make_run, run_and_trace
 from tests.runs.cases import TP2
+from tests.runs.files import files_below
 
 ROOT = Path(__file__).parents[2]
 OVERRIDES = (*TP2, "checkpoint.interval=5", "data.held_out=[]")

@@ -11,12 +11,13 @@ from rich.console import Console
 from fanal.run_folder import COMPLETE, MANIFEST, TENSORS, checkpoints_dir, shard_path, step_name
 from pretrain.checkpoint.disk.manifest import Manifest, describe, manifest_bytes, seal_text
 from pretrain.checkpoint.disk.tensor_index import entry_name, read_index
-from pretrain.checkpoint.disk.verify import files_below, verify_checkpoint
+from pretrain.checkpoint.disk.verify import verify_checkpoint
 from pretrain.inspect.verify import verify
 from pretrain.parallel.local import run_local_ranks
 from tests.dist.drifting import drifting_rank
 from tests.dist.harness import make_run, run_and_trace
 from tests.runs.cases import DP2, NO_DISTRIBUTED_OPTIMIZER, PP2, TIED, TP2
+from tests.runs.files import files_below
 
 SMALL = (
     "data.held_out=[]", "data.seq_length=32", "train.train_steps=4", "train.global_batch_size=4", "model.num_layers=2",

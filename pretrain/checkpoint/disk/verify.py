@@ -151,11 +151,6 @@ def hash_problem(folder: Path, entry: FileEntry, take: Take | None = None) -> st
     return None
 
 
-def files_below(folder: Path) -> list[str]:
-    """Paths of all plain files in a folder, from the folder on, sorted; links are not followed."""
-    return sorted(path for path, status in _walk(folder) if stat.S_ISREG(status.st_mode))
-
-
 def _structure_problems(folder: Path, manifest: Manifest) -> Iterator[str]:
     named = step_of(folder.name)
     if named is not None and named != manifest.step:

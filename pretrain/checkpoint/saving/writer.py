@@ -80,11 +80,6 @@ class WriterProcess:
         self.is_busy = False
         self._end()
 
-    @property
-    def process_id(self) -> int | None:
-        """Of the process as it is now."""
-        return self._process.pid if self._process is not None else None
-
     def _hear(self, event: dict[str, Any]) -> None:
         if "phase" in event:
             self._phase, self._phase_started = event["phase"], time.monotonic()

@@ -13,12 +13,12 @@ from pretrain.__main__ import cli
 from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, Manifest, describe, manifest_bytes, seal_text
 from pretrain.checkpoint.disk.origin import Origin, chain, origin_text, read_origin
 from pretrain.checkpoint.disk.retention import set_aside
-from pretrain.checkpoint.disk.verify import files_below
 from pretrain.checkpoint.loading.init_from import check_same_origin
 from pretrain.config.load import load_run
 from pretrain.data.position import read_position
 from pretrain.inspect.show import consequences
 from tests.dist.harness import make_run, run_and_trace
+from tests.runs.files import files_below
 
 RANKS_STARTED = 70
 """Exit code where the ranks would have been started."""

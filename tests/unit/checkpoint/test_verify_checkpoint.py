@@ -15,10 +15,11 @@ from fanal.exit_codes import WRONG_INPUT
 from fanal.run_folder import COMPLETE, MANIFEST, checkpoints_dir, step_name
 from pretrain.checkpoint.disk import verify
 from pretrain.checkpoint.disk.manifest import Manifest
-from pretrain.checkpoint.disk.verify import GoneError, files_below, first_whole, is_checkpoint, verify_checkpoint
+from pretrain.checkpoint.disk.verify import GoneError, first_whole, is_checkpoint, verify_checkpoint
 from pretrain.inspect.verify import verify as verify_path
 from tests.dist.harness import make_run, run_and_trace
 from tests.runs.cases import TP2
+from tests.runs.files import files_below
 
 ROOT = Path(__file__).parents[3]
 FILES = [

@@ -61,14 +61,6 @@ def test_the_first_step_may_take_the_time_of_the_start_as_well(tmp_path: Path) -
     assert "train.watchdog.step_s allows (0.4 s)" in result.stderr
 
 
-def test_what_goes_on_beside_the_steps_has_its_own_clock(tmp_path: Path) -> None:
-    """An evaluation has no limit here, so only what was begun beside it can be cut off."""
-    result = run(tmp_path, "dog.begin('step'); dog.enter('evaluation'); dog.end('step'); time.sleep(1.2)")
-    assert result.returncode == 0, result.stderr
-    result = run(tmp_path, "dog.begin('init'); dog.enter('evaluation'); stuck_here()")
-    assert result.returncode == 77 and "at init" in result.stderr
-
-
 def test_a_main_thread_that_wakes_while_it_is_cut_off_does_not_end_in_another_way(tmp_path: Path) -> None:
     result = run(tmp_path, "time.sleep(0.6)")
     assert result.returncode == 77 and "ended well" not in result.stdout
