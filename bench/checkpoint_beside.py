@@ -72,7 +72,7 @@ class Steps:
         bench, run = self._bench, self._bench.run
         started = time.perf_counter()
         for _ in range(NUM_STEPS):
-            batches = train_micro_batches(bench.reader, run, bench.world, consumed_samples=0, global_batch_size=1)
+            batches = train_micro_batches(bench.reader, run.train, bench.world, consumed_samples=0, global_batch_size=1)
             train_step(
                 bench.model,
                 bench.optimizer,

@@ -52,7 +52,7 @@ def batches(reader: TrainReader, run: RunConfig, world: World) -> Iterator[Micro
     """The first NUM_SAMPLES samples, as training gets them."""
     size = run.train.global_batch_size
     for consumed in range(0, NUM_SAMPLES, size):
-        for batch in train_micro_batches(reader, run, world, consumed_samples=consumed, global_batch_size=size):
+        for batch in train_micro_batches(reader, run.train, world, consumed_samples=consumed, global_batch_size=size):
             assert isinstance(batch, MicroBatch), "the only stage reads"
             yield batch
 
@@ -143,10 +143,10 @@ def open_ours(folder: Path, prefixes: list[Path], num_samples: int) -> dict[str,
     run = make_run(folder, prefixes, seq_length=SEQ_LENGTH, batch=512, micro_batch=MICRO_BATCH, prefetch_bytes=0)
     memory, started = psutil.Process().memory_info().rss, time.perf_counter()
     with open_reader(open_sources(run), run, ALONE) as reader:
-        next(train_micro_batches(reader, run, ALONE, consumed_samples=0, global_batch_size=512))
+        next(train_micro_batches(reader, run.train, ALONE, consumed_samples=0, global_batch_size=512))
         first_s = time.perf_counter() - started
         last = num_samples - num_samples % 512
-        next(train_micro_batches(reader, run, ALONE, consumed_samples=last, global_batch_size=512))
+        next(train_micro_batches(reader, run.train, ALONE, consumed_samples=last, global_batch_size=512))
         last_s = time.perf_counter() - started
         return {"first_s": first_s, "last_s": last_s, "memory": psutil.Process().memory_info().rss - memory, "disk": 0}
 

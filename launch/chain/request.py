@@ -13,7 +13,7 @@ from launch.sites.reach import check_reach
 from launch.sites.site import SiteConfig
 from pretrain.config.derive import model_parallel_size, world_size
 from pretrain.config.rules import check_ranks
-from pretrain.config.schema import RunConfig
+from pretrain.config.schema import ParallelConfig, RunConfig
 
 MAX_STOP_MARGIN_S = 65_535
 """Of ``sbatch --signal``."""
@@ -160,7 +160,7 @@ def check_nodes(
         raise UserError(f"--nodes ({nodes}) must be at least 1; --nodes 1 works")
     gpus = _gpus_per_node(site, site_name, nodes, gpus_per_node)
     _check_device(run, site, site_name)
-    ranks_per_node = gpus or _cpu_ranks_per_node(run, nodes)
+    ranks_per_node = gpus or _cpu_ranks_per_node(run.parallel, nodes)
     _check_layout(run, nodes, ranks_per_node, "GPUs" if gpus else "ranks")
     return gpus, ranks_per_node
 
@@ -251,9 +251,9 @@ def _gpus_per_node(site: SiteConfig, site_name: str, nodes: int, wanted: int | N
     return wanted
 
 
-def _cpu_ranks_per_node(run: RunConfig, nodes: int) -> int:
+def _cpu_ranks_per_node(parallel: ParallelConfig, nodes: int) -> int:
     """Without GPUs the layout says how many ranks there are; they are spread evenly."""
-    ranks = world_size(run.parallel)
+    ranks = world_size(parallel)
     if ranks % nodes:
         works = max(count for count in range(1, min(nodes, ranks) + 1) if ranks % count == 0)
         raise UserError(f"--nodes ({nodes}) must divide the layout's {ranks} ranks; --nodes {works} works")

@@ -24,7 +24,7 @@ from launch.sites.site import SiteConfig, load_site
 from pretrain.config.derive import world_size
 from pretrain.config.load import load_run
 from pretrain.config.path_rules import paths_of
-from pretrain.config.schema import RunConfig
+from pretrain.config.schema import ParallelConfig, RunConfig
 
 SLURM_COMMANDS = ("sbatch", "srun", "scontrol", "squeue", "sinfo", "scancel")
 
@@ -57,7 +57,7 @@ def preflight(
     """
     run, site = load_run(config, overrides), load_site(site_name)
     in_job = "SLURM_JOB_ID" in os.environ and "SLURM_JOB_NUM_NODES" in os.environ
-    found, why = number_of_nodes(run, site, nodes, gpus_per_node)
+    found, why = number_of_nodes(run.parallel, site, nodes, gpus_per_node)
     asked = Asked(
         run=run, site=site, site_name=site_name, run_dir=absolute(run.run_dir, Path.cwd()), nodes=found, why_nodes=why,
         gpus_per_node=gpus_per_node, deep=deep, in_job=in_job,
@@ -83,7 +83,7 @@ def preflight(
 
 
 def number_of_nodes(
-    run: RunConfig, site: SiteConfig, nodes: int | None, gpus_per_node: int | None
+    parallel: ParallelConfig, site: SiteConfig, nodes: int | None, gpus_per_node: int | None
 ) -> tuple[int | None, str]:
     """(Nodes of a job, where the number comes from); None if nothing says it."""
     if nodes is not None:
@@ -97,9 +97,9 @@ def number_of_nodes(
         return int(said), "this job"
     if not site.gpus_per_node:
         return 1, "a site without GPUs: any number of nodes that divides the ranks works"
-    if run.parallel.data_parallel_size is not None:
+    if parallel.data_parallel_size is not None:
         of_a_node = gpus_per_node or site.gpus_per_node
-        return max(1, world_size(run.parallel) // of_a_node), "parallel.data_parallel_size"
+        return max(1, world_size(parallel) // of_a_node), "parallel.data_parallel_size"
     return None, ""
 
 
@@ -142,7 +142,7 @@ def data(asked: Asked) -> str | int:
             raise UserError(
                 f"{key} ({path}) must be {what}, and {needed} does not exist; a path from {Path.cwd()} on works"
             )
-    shards = shards_of(asked.run)
+    shards = shards_of(asked.run.data)
     command = [sys.executable, "-m", "tokenizer", "verify", *shards, "--tokenizer", asked.run.data.tokenizer]
     code = subprocess.run([*command, *(["--deep"] if asked.deep else [])], env=node_looks.environment()).returncode
     if code:

@@ -8,7 +8,7 @@ from fanal.errors import UserError
 from fanal.run_folder import checkpoints_dir
 from launch.sites.site import FileSystemConfig, SiteConfig
 from pretrain.config.path_rules import paths_of
-from pretrain.config.schema import RunConfig, SourceConfig
+from pretrain.config.schema import DataConfig, RunConfig, SourceConfig
 
 MAX_LINKS = 40
 """Symbolic links on the way to one file; Linux follows as many."""
@@ -104,9 +104,9 @@ def _roots(site: SiteConfig) -> list[tuple[Path, FileSystemConfig]]:
     return roots
 
 
-def shards_of(run: RunConfig) -> list[str]:
+def shards_of(data: DataConfig) -> list[str]:
     """Prefixes of all shards that a run reads, each once."""
-    sources: list[SourceConfig] = [*run.data.train, *run.data.held_out]
-    for phase in run.data.phases:
+    sources: list[SourceConfig] = [*data.train, *data.held_out]
+    for phase in data.phases:
         sources.extend(phase.train)
     return list(dict.fromkeys(source.prefix for source in sources))

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from pretrain.config.derive import num_microbatches
-from pretrain.config.schema import RunConfig
+from pretrain.config.schema import DataConfig, TrainConfig
 from pretrain.data.documents import (
     Boundaries,
     packed_starts,
@@ -48,7 +48,7 @@ class MicroBatch:
 
 def train_micro_batches(
     reader: TrainReader,
-    run: RunConfig,
+    train: TrainConfig,
     world: World,
     *,
     consumed_samples: int,
@@ -63,17 +63,17 @@ def train_micro_batches(
     """
     count = num_microbatches(
         global_batch_size=global_batch_size,
-        micro_batch_size=run.train.micro_batch_size,
+        micro_batch_size=train.micro_batch_size,
         data_parallel_size=world.data_parallel_size,
     )
     reader.begin_step(consumed_samples=consumed_samples, global_batch_size=global_batch_size, steps_left=steps_left)
     for index in range(count):
-        if not (reads_data(world) or run.data.document_mask):
+        if not (reads_data(world) or reader.data.config.document_mask):
             yield None
             continue
         batch = reader.batch(index)
         if not reads_data(world):
-            yield boundaries(batch.document_starts, run.data.seq_length, world.device)
+            yield boundaries(batch.document_starts, reader.data.config.seq_length, world.device)
             continue
         yield micro_batch(
             batch.rows,
@@ -85,22 +85,22 @@ def train_micro_batches(
 
 
 def held_out_micro_batches(
-    source: Source, run: RunConfig, world: World, *, num_samples: int, count: int
+    source: Source, data: DataConfig, train: TrainConfig, world: World, *, num_samples: int, count: int
 ) -> Iterator[MicroBatch | Boundaries | None]:
     """``count`` micro batches of a held-out source for this rank; rows past ``num_samples`` are masked out.
 
     Raises: TokenIdError for an id that no token has.
     """
-    per_pass = run.train.micro_batch_size
-    reader = RowReader([source], seq_length=run.data.seq_length, vocab_size=source.shard.manifest.vocab_size)
+    per_pass = train.micro_batch_size
+    reader = RowReader([source], seq_length=data.seq_length, vocab_size=source.shard.manifest.vocab_size)
     for index in range(count):
         wanted = (index * world.data_parallel_size + world.dp_rank) * per_pass + np.arange(per_pass)
         starts = source.first_token + source.order.start_tokens(np.minimum(wanted, num_samples - 1))
         documents = None
-        if run.data.document_mask:
-            documents = [starts_in_chunk(source.shard, start, run.data.seq_length) for start in starts.tolist()]
+        if data.document_mask:
+            documents = [starts_in_chunk(source.shard, start, data.seq_length) for start in starts.tolist()]
         if not reads_data(world):
-            yield boundaries(documents, run.data.seq_length, world.device)
+            yield boundaries(documents, data.seq_length, world.device)
             continue
         rows = torch.empty((per_pass, reader.row_tokens), dtype=torch.int64, pin_memory=world.device.type == "cuda")
         reader.read(np.zeros(per_pass, np.int64), starts, rows.numpy())

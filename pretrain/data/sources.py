@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fanal.errors import UserError
 from pretrain.config.derive import mixture_weight
-from pretrain.config.schema import RunConfig, SourceConfig
+from pretrain.config.schema import DataConfig, RunConfig, SourceConfig
 from pretrain.data.mixture import Phase
 from pretrain.data.order import ChunkOrder
 from tokenizer.shards.shard import Shard, ShardManifest, open_shard
@@ -74,7 +74,7 @@ def open_sources(run: RunConfig) -> Sources:
     a source, or a held_out_fraction that leaves one side without a sample.
     """
     tokenizer = load_tokenizer(run.data.tokenizer)
-    _allow_open_files(sum(len(configs) for _, _, configs in _mixtures(run)) + len(run.data.held_out))
+    _allow_open_files(sum(len(configs) for _, _, configs in _mixtures(run.data)) + len(run.data.held_out))
     if run.model.vocab_size < tokenizer.vocab_size:
         raise UserError(
             f"model.vocab_size ({run.model.vocab_size}) must be at least the {tokenizer.vocab_size} tokens of data.tokenizer "
@@ -84,17 +84,17 @@ def open_sources(run: RunConfig) -> Sources:
     parts: list[Source] = []
     phases: list[Phase] = []
     stated: list[list[SourceConfig]] = []
-    for name, start_sample, configs in _mixtures(run):
+    for name, start_sample, configs in _mixtures(run.data):
         members: dict[str, SourceConfig] = {}
         for config in configs:
-            shard = _open(config, run, tokenizer)
+            shard = _open(config, run.data, tokenizer)
             identity = shard_identity(shard.manifest)
             if (twin := members.setdefault(identity, config)) is not config:
                 raise UserError(_named_twice(name, twin, config))
             if identity in train:
                 _refuse_other_domain(name, config, train[identity])
             else:
-                train[identity], part = _split(config, shard, run, tokenizer.pad_id)
+                train[identity], part = _split(config, shard, run.data, tokenizer.pad_id)
                 parts += [part] if part is not None else []
         index = {identity: number for number, identity in enumerate(train)}
         weights = [
@@ -106,7 +106,10 @@ def open_sources(run: RunConfig) -> Sources:
             Phase(start_sample=start_sample, members=tuple(index[i] for i in members), weights=tuple(weights))
         )
         stated.append(list(members.values()))
-    held_out = [_held_out(config, _open(config, run, tokenizer), run, tokenizer.pad_id) for config in run.data.held_out]
+    held_out = [
+        _held_out(config, _open(config, run.data, tokenizer), run.data, tokenizer.pad_id)
+        for config in run.data.held_out
+    ]
     _refuse_overlap(train, held_out)
     return Sources(
         train=list(train.values()),
@@ -119,18 +122,18 @@ def open_sources(run: RunConfig) -> Sources:
     )
 
 
-def _mixtures(run: RunConfig) -> Iterator[tuple[str, int, Sequence[SourceConfig]]]:
-    yield "data.train", 0, run.data.train
-    for number, phase in enumerate(run.data.phases):
+def _mixtures(data: DataConfig) -> Iterator[tuple[str, int, Sequence[SourceConfig]]]:
+    yield "data.train", 0, data.train
+    for number, phase in enumerate(data.phases):
         yield f"data.phases[{number}].train", phase.start_sample, phase.train
 
 
-def _open(config: SourceConfig, run: RunConfig, tokenizer: Tokenizer) -> Shard:
+def _open(config: SourceConfig, data: DataConfig, tokenizer: Tokenizer) -> Shard:
     shard = open_shard(config.prefix)
     if shard.manifest.tokenizer_sha256 != tokenizer.model_sha256:
         raise UserError(
             f"shard {config.prefix} was made by the tokenizer {shard.manifest.tokenizer_sha256[:12]} and data.tokenizer "
-            f"({run.data.tokenizer}) is {tokenizer.model_sha256[:12]}; name the tokenizer that made it, or encode the text again"
+            f"({data.tokenizer}) is {tokenizer.model_sha256[:12]}; name the tokenizer that made it, or encode the text again"
         )
     return shard
 
@@ -139,10 +142,10 @@ def _domain(config: SourceConfig, shard: Shard) -> str:
     return config.domain or shard.manifest.domain or Path(config.prefix).name
 
 
-def _held_out(config: SourceConfig, shard: Shard, run: RunConfig, pad_id: int, first_token: int = 0) -> Source:
+def _held_out(config: SourceConfig, shard: Shard, data: DataConfig, pad_id: int, first_token: int = 0) -> Source:
     order = ChunkOrder(
         num_tokens=shard.num_tokens - first_token,
-        seq_length=run.data.seq_length,
+        seq_length=data.seq_length,
         key="",
         name=str(config.prefix),
         shuffle=False,
@@ -158,9 +161,9 @@ def _held_out(config: SourceConfig, shard: Shard, run: RunConfig, pad_id: int, f
     )
 
 
-def _split(config: SourceConfig, shard: Shard, run: RunConfig, pad_id: int) -> tuple[Source, Source | None]:
+def _split(config: SourceConfig, shard: Shard, data: DataConfig, pad_id: int) -> tuple[Source, Source | None]:
     """(what is trained on, what is held out) of a training shard."""
-    fraction, needed = run.data.held_out_fraction, run.data.seq_length + 1
+    fraction, needed = data.held_out_fraction, data.seq_length + 1
     train_tokens = shard.num_tokens
     if fraction > 0:
         train_tokens = shard.document_start(int(shard.num_tokens * (1 - fraction)))
@@ -174,12 +177,12 @@ def _split(config: SourceConfig, shard: Shard, run: RunConfig, pad_id: int) -> t
     identity = shard_identity(shard.manifest)
     order = ChunkOrder(
         num_tokens=train_tokens,
-        seq_length=run.data.seq_length,
-        key=f"{run.data.seed}/{identity}",
+        seq_length=data.seq_length,
+        key=f"{data.seed}/{identity}",
         name=str(config.prefix),
     )
     source = Source(shard=shard, identity=identity, domain=_domain(config, shard), order=order, pad_id=pad_id)
-    return source, _held_out(config, shard, run, pad_id, train_tokens) if fraction > 0 else None
+    return source, _held_out(config, shard, data, pad_id, train_tokens) if fraction > 0 else None
 
 
 def _allow_open_files(num_shards: int) -> None:

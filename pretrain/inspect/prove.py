@@ -67,7 +67,11 @@ class Proof:
     def begin(self, run_dir: Path, layout: Layout) -> Running:
         """Start, or resume, the run of this folder."""
         run_dir.mkdir(parents=True, exist_ok=True)
-        overrides = (f"run_dir={run_dir}", *proof_overrides(self.run, self.steps), *layout.overrides)
+        overrides = (
+            f"run_dir={run_dir}",
+            *proof_overrides(self.run.optim, self.run.train, self.steps),
+            *layout.overrides,
+        )
         return self.start(self.folder / CONFIG, overrides, run_dir / OUTPUT)
 
     def run_to_the_end(self, run_dir: Path, layout: Layout) -> int:
@@ -97,7 +101,11 @@ def prove(
     straight = read_evidence(run_dir)
     proved = same_layout(proof, straight)
     proved += [other_layout(proof, layout, straight) for layout in proof.others]
-    settings = {"steps": proof.steps, "seed": seed, "overrides": list(proof_overrides(run, proof.steps))}
+    settings = {
+        "steps": proof.steps,
+        "seed": seed,
+        "overrides": list(proof_overrides(run.optim, run.train, proof.steps)),
+    }
     record = write_record(proof.folder, run, settings, proof.base, straight, proved)
     return FINISHED if print_report(proved, record, console) else DIFFERENT
 
@@ -108,7 +116,7 @@ def prepare(run: RunConfig, *, steps: int | None, kills: int, seed: int, start: 
     Raises: as ``prove``.
     """
     refuse_launcher()
-    steps = num_steps(run, steps)
+    steps = num_steps(run.train, steps)
     open_sources(run)
     device = resolve_device(run.parallel.device)
     base, others = layouts_for(run, num_ranks=num_local_devices(device))

@@ -5,7 +5,7 @@ import random
 
 from fanal.errors import UserError
 from pretrain.config.derive import lr_decay_samples
-from pretrain.config.schema import RunConfig
+from pretrain.config.schema import OptimConfig, TrainConfig
 from pretrain.inspect.kill import KillPlan, Target
 
 CHECKPOINT_INTERVAL = 2
@@ -21,16 +21,16 @@ SHORTEST_DELAY_S, LONGEST_DELAY_S = 0.001, 0.3
 TARGETS: tuple[Target, ...] = ("one rank", "all ranks", "launcher")
 
 
-def num_steps(run: RunConfig, asked: int | None) -> int:
+def num_steps(train: TrainConfig, asked: int | None) -> int:
     """Steps of each run of the proof.
 
     Raises: UserError if the run has fewer, or these hold no checkpoint to resume from.
     """
-    steps = min(DEFAULT_STEPS, run.train.train_steps) if asked is None else asked
-    if steps > run.train.train_steps:
+    steps = min(DEFAULT_STEPS, train.train_steps) if asked is None else asked
+    if steps > train.train_steps:
         raise UserError(
-            f"--steps ({steps}) must not be above train.train_steps ({run.train.train_steps}), the whole run; "
-            f"--steps {run.train.train_steps} works"
+            f"--steps ({steps}) must not be above train.train_steps ({train.train_steps}), the whole run; "
+            f"--steps {train.train_steps} works"
         )
     if steps < FEWEST_STEPS:
         raise UserError(
@@ -40,19 +40,19 @@ def num_steps(run: RunConfig, asked: int | None) -> int:
     return steps
 
 
-def proof_overrides(run: RunConfig, steps: int) -> tuple[str, ...]:
+def proof_overrides(optim: OptimConfig, train: TrainConfig, steps: int) -> tuple[str, ...]:
     """Return the overrides that make the config a run of a few steps and leave all else the same.
 
     The schedule stays that of the whole run: a rate that fell to its end within these steps would be another training.
     Held-out losses stay on, with few samples: an evaluation that disturbs the training would show as a difference, since
     a resumed run does not repeat those before its checkpoint.
     """
-    interval = "null" if run.train.eval_interval is None else str(min(run.train.eval_interval, CHECKPOINT_INTERVAL + 1))
+    interval = "null" if train.eval_interval is None else str(min(train.eval_interval, CHECKPOINT_INTERVAL + 1))
     return (
         f"train.train_steps={steps}",
-        f"optim.lr_decay_samples={lr_decay_samples(run.optim, run.train)}",
+        f"optim.lr_decay_samples={lr_decay_samples(optim, train)}",
         f"train.eval_interval={interval}",
-        f"train.eval_samples={min(run.train.eval_samples, MOST_EVAL_SAMPLES)}",
+        f"train.eval_samples={min(train.eval_samples, MOST_EVAL_SAMPLES)}",
         f"checkpoint.interval={CHECKPOINT_INTERVAL}",
         f"checkpoint.keep_last={KEEP_LAST}",
         "log.interval=1",

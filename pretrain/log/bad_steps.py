@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from fanal.run_folder import SPIKES_FILE
-from pretrain.config.schema import RunConfig
+from pretrain.config.schema import SpikeConfig
 from pretrain.data.forensics import sample_places
 from pretrain.data.read import TrainData
 from pretrain.log.record import BadStepRecord
@@ -35,12 +35,11 @@ def list_bad_step(run_dir: str | Path, record: BadStepRecord, data: TrainData, *
     return _line(record, where)
 
 
-def budget_line(run: RunConfig, state: TrainState) -> str:
+def budget_line(spikes: SpikeConfig, state: TrainState) -> str:
     """Return the line for a spike that is trained on because no more may be skipped."""
-    assert run.train.spikes is not None, "without spikes there is no budget"
     return (
         f"WARNING: the spike of step {state.step} was trained on: {state.skipped_spikes} spikes have been skipped, and "
-        f"train.spikes.max_skipped_spikes ({run.train.spikes.max_skipped_spikes}) allows no more. So many mean that something else "
+        f"train.spikes.max_skipped_spikes ({spikes.max_skipped_spikes}) allows no more. So many mean that something else "
         "is wrong, such as too high an optim.lr; to go on skipping, stop the run and resume it with a larger number"
     )
 

@@ -11,7 +11,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 
 from fanal.kernels.attention import select_attention_backend
 from pretrain.config.derive import kv_channels, padded_vocab_size
-from pretrain.config.schema import RunConfig
+from pretrain.config.schema import ParallelConfig, RunConfig
 from pretrain.model.initialize import initialize
 from pretrain.model.layer_spec import CausalSelfAttention, stage_spec
 from pretrain.model.translate import PARAMS_DTYPE, transformer_config
@@ -49,7 +49,7 @@ def build_model(run: RunConfig, world: World) -> list[DistributedDataParallel]:
     chunks = [_chunk(run, world, config, backend, stage if stages > 1 else None) for stage in range(stages)]
     for chunk in chunks:
         initialize(chunk, run, tp_rank=world.tp_rank)
-    replicas = _wrap(chunks, config, run)
+    replicas = _wrap(chunks, config, run.parallel)
     config.finalize_model_grads_func = finalize_model_grads
     return replicas
 
@@ -90,8 +90,7 @@ def _chunk(run: RunConfig, world: World, config: TransformerConfig, backend: str
     ).to(world.device)
 
 
-def _wrap(chunks: list[Decoder], config: TransformerConfig, run: RunConfig) -> list[DistributedDataParallel]:
-    parallel = run.parallel
+def _wrap(chunks: list[Decoder], config: TransformerConfig, parallel: ParallelConfig) -> list[DistributedDataParallel]:
     ddp_config = DistributedDataParallelConfig(
         grad_reduce_in_fp32=True,
         overlap_grad_reduce=parallel.overlap_grad_reduce,

@@ -50,5 +50,7 @@ def _evaluate_source(
     # The interleaved schedule takes a multiple of the pipeline size; rows past the last sample are masked out.
     pipeline = world.pipeline_model_parallel_size if len(model) > 1 else 1
     count = -(-wanted // (per_pass * pipeline)) * pipeline
-    batches = held_out_micro_batches(source, run, world, num_samples=wanted, count=count)
-    return run_micro_batches(model, batches, run, world, num_samples=count * per_pass, num_domains=1, forward_only=True)
+    batches = held_out_micro_batches(source, run.data, run.train, world, num_samples=wanted, count=count)
+    return run_micro_batches(
+        model, batches, run.data, run.train, world, num_samples=count * per_pass, num_domains=1, forward_only=True
+    )

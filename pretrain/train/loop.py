@@ -12,7 +12,7 @@ from pretrain.checkpoint.loading.load import load_checkpoint
 from pretrain.checkpoint.saving.save import Saver, open_saver
 from pretrain.config.derive import global_batch_size_at
 from pretrain.config.rules import check_ranks
-from pretrain.config.schema import RunConfig
+from pretrain.config.schema import RunConfig, TrainConfig
 from pretrain.data.batch import train_micro_batches
 from pretrain.data.reader import TrainReader, open_reader
 from pretrain.data.sources import open_sources
@@ -66,7 +66,7 @@ def train(run: RunConfig) -> Outcome:
     """
     rank, num_ranks, _ = rank_and_size()
     check_ranks(run, num_ranks)
-    with open_watchdog(run, rank=rank) as watchdog:
+    with open_watchdog(run.train.watchdog, run.run_dir, rank=rank) as watchdog:
         return _train(run, rank, watchdog)
 
 
@@ -75,7 +75,7 @@ def _train(run: RunConfig, rank: int, watchdog: Watchdog) -> Outcome:
     open_run_dir(run.run_dir)
     with (
         hold_run_dir(run.run_dir, rank=rank),
-        open_requests(run, rank=rank) as requests,
+        open_requests(run.train, run.run_dir, rank=rank) as requests,
         open_world(run.parallel, seed=run.train.seed) as world,
         open_reader(sources, run, world) as reader,
     ):
@@ -117,7 +117,7 @@ def _steps(training: Training, state: TrainState) -> Outcome:
         batch_size = global_batch_size_at(run.train, state.consumed_samples)
         state, result = _step(training, state, rate, batch_size)
         list_if_bad(run, world, training.reader.data, state, result, batch_size, sinks)
-        stop_if_diverged(run, state, result)
+        stop_if_diverged(run.train, state, result)
         asked = _ask(training, state)
         last = state.step == run.train.train_steps
         if last or every(run.log.interval, state.step):
@@ -139,7 +139,7 @@ def _step(training: Training, state: TrainState, rate: float, batch_size: int) -
     set_learning_rate(training.optimizer, rate)
     batches = train_micro_batches(
         reader,
-        run,
+        run.train,
         world,
         consumed_samples=state.consumed_samples,
         global_batch_size=batch_size,
@@ -220,11 +220,11 @@ def every(interval: int | None, step: int) -> bool:
     return interval is not None and step % interval == 0
 
 
-def stop_if_diverged(run: RunConfig, state: TrainState, result: StepResult) -> None:
+def stop_if_diverged(train: TrainConfig, state: TrainState, result: StepResult) -> None:
     """Give up when the gradient stays not finite. All ranks see the same norm, so all of them raise."""
-    if state.skipped_in_a_row > run.train.max_skipped_steps:
+    if state.skipped_in_a_row > train.max_skipped_steps:
         raise TooManySkippedStepsError(
             f"the gradient norm was not finite ({result.grad_norm}) in {state.skipped_in_a_row} steps in a row, up to step "
-            f"{state.step}; train.max_skipped_steps ({run.train.max_skipped_steps}) allows no more. No checkpoint was written: "
+            f"{state.step}; train.max_skipped_steps ({train.max_skipped_steps}) allows no more. No checkpoint was written: "
             "resume from the last one with a lower optim.lr"
         )

@@ -63,7 +63,8 @@ def list_if_bad(
     )
     sinks.say(list_bad_step(run.run_dir, record, data))
     if verdict.out_of_budget:
-        sinks.say(budget_line(run, state))
+        assert run.train.spikes is not None, "without spikes there is no budget"
+        sinks.say(budget_line(run.train.spikes, state))
 
 
 class Clock:

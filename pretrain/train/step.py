@@ -11,7 +11,7 @@ from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.pipeline_parallel import get_forward_backward_func
 
 from pretrain.config.derive import num_microbatches
-from pretrain.config.schema import RunConfig
+from pretrain.config.schema import DataConfig, RunConfig, TrainConfig
 from pretrain.data.batch import MicroBatch
 from pretrain.data.documents import Boundaries
 from pretrain.model.loss import masked_loss
@@ -59,7 +59,14 @@ def train_step(
         chunk.zero_grad_buffer()
     optimizer.zero_grad()
     losses = run_micro_batches(
-        model, micro_batches, run, world, num_samples=global_batch_size, num_domains=len(domains), forward_only=False
+        model,
+        micro_batches,
+        run.data,
+        run.train,
+        world,
+        num_samples=global_batch_size,
+        num_domains=len(domains),
+        forward_only=False,
     )
     # Sent off before the norm is: when the host has waited for the norm, the losses are there, and reading them is a copy.
     shared = sum_over_replicas_and_share(losses, world)
@@ -77,7 +84,8 @@ def train_step(
 def run_micro_batches(
     model: list[DistributedDataParallel],
     micro_batches: Iterator[MicroBatch | Boundaries | None],
-    run: RunConfig,
+    data: DataConfig,
+    train: TrainConfig,
     world: World,
     *,
     num_samples: int,
@@ -90,7 +98,7 @@ def run_micro_batches(
     """
     count = num_microbatches(
         global_batch_size=num_samples,
-        micro_batch_size=run.train.micro_batch_size,
+        micro_batch_size=train.micro_batch_size,
         data_parallel_size=world.data_parallel_size,
     )
     reports = get_forward_backward_func()(
@@ -98,8 +106,8 @@ def run_micro_batches(
         data_iterator=_one_iterator_per_chunk(micro_batches, len(model)),
         model=list(model) if len(model) > 1 else model[0],
         num_microbatches=count,
-        seq_length=run.data.seq_length,
-        micro_batch_size=run.train.micro_batch_size,
+        seq_length=data.seq_length,
+        micro_batch_size=train.micro_batch_size,
         forward_only=forward_only,
     )
     if not world.is_pipeline_last:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from fanal.run_folder import SAVE, STOP
-from pretrain.config.schema import RunConfig, TrainConfig
+from pretrain.config.schema import TrainConfig
 from pretrain.parallel.environment import started_at
 from pretrain.parallel.reduce import any_rank_each, gather_texts
 from pretrain.parallel.signals import stop_signal
@@ -107,7 +107,7 @@ def in_words(reasons: list[str]) -> str:
 
 
 @contextlib.contextmanager
-def open_requests(run: RunConfig, *, rank: int) -> Iterator[Requests]:
+def open_requests(train: TrainConfig, run_dir: str, *, rank: int) -> Iterator[Requests]:
     """Take requests while the block runs. No collective. Rank 0 must hold the run folder: files in it are removed."""
-    with open_request_files(run.run_dir, rank=rank) as files:
-        yield Requests(run.train, files)
+    with open_request_files(run_dir, rank=rank) as files:
+        yield Requests(train, files)

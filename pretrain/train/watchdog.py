@@ -15,7 +15,7 @@ from pathlib import Path
 
 from fanal.exit_codes import HANG
 from fanal.run_folder import LOGS_DIR
-from pretrain.config.schema import RunConfig, WatchdogConfig
+from pretrain.config.schema import WatchdogConfig
 from pretrain.parallel.environment import note_exit_code
 from pretrain.parallel.local import report_to_starter
 
@@ -107,11 +107,9 @@ class Watchdog:
 
 
 @contextlib.contextmanager
-def open_watchdog(run: RunConfig, *, rank: int) -> Iterator[Watchdog]:
+def open_watchdog(limits: WatchdogConfig, run_dir: str, *, rank: int) -> Iterator[Watchdog]:
     """Watch this rank while the block runs, from "init" on. No collective."""
-    watchdog = Watchdog(
-        run.train.watchdog, rank=rank, stacks=Path(run.run_dir) / LOGS_DIR / f"stacks-rank-{rank:05d}.txt"
-    )
+    watchdog = Watchdog(limits, rank=rank, stacks=Path(run_dir) / LOGS_DIR / f"stacks-rank-{rank:05d}.txt")
     watchdog.start()
     try:
         yield watchdog

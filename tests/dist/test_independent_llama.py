@@ -33,9 +33,11 @@ def write_weights_and_gradients(run: RunConfig) -> int:
     with open_world(run.parallel, seed=run.train.seed) as world, open_reader(open_sources(run), run, world) as reader:
         model = build_model(run, world)
         size = run.train.global_batch_size
-        batches = train_micro_batches(reader, run, world, consumed_samples=0, global_batch_size=size)
+        batches = train_micro_batches(reader, run.train, world, consumed_samples=0, global_batch_size=size)
         model[0].zero_grad_buffer()
-        run_micro_batches(model, batches, run, world, num_samples=size, num_domains=2, forward_only=False)
+        run_micro_batches(
+            model, batches, run.data, run.train, world, num_samples=size, num_domains=2, forward_only=False
+        )
         parameters = dict(global_named_parameters(unwrap(model)[0]))
         torch.save({name: p.detach().clone() for name, p in parameters.items()}, Path(run.run_dir) / "weights.pt")
         torch.save({name: p.main_grad.clone() for name, p in parameters.items()}, Path(run.run_dir) / "gradients.pt")

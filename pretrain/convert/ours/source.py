@@ -86,7 +86,7 @@ def _open_source(
         run = load_run(folder / CONFIG, overrides)
         model = run.model
         sources = _open_shards(run, position) if with_shards else None
-        tokenizer = tokenizer_of_run(run, position, sources, adds_bos=adds_bos)
+        tokenizer = tokenizer_of_run(run.data, position, sources, adds_bos=adds_bos)
     _check_tensors(folder, model)
     return ExportSource(
         folder=folder,

@@ -9,7 +9,7 @@ import sentencepiece
 
 from fanal.errors import UserError
 from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, read_small_file
-from pretrain.config.schema import RunConfig
+from pretrain.config.schema import DataConfig
 from pretrain.convert.ours.import_record import IMPORT, IMPORTED_FILES, TOKENIZER_FILES, TOKENIZERS, ImportRecord
 from pretrain.convert.ours.token_ids import BOS, EOS, PAD, TokenId, TokenIdError, token_ids
 from pretrain.data.position import DataPosition
@@ -47,7 +47,7 @@ class ExportTokenizer:
 
 
 def tokenizer_of_run(
-    run: RunConfig, position: DataPosition | None, sources: Sources | None, *, adds_bos: bool | None
+    data: DataConfig, position: DataPosition | None, sources: Sources | None, *, adds_bos: bool | None
 ) -> ExportTokenizer:
     """The tokenizer that a run was trained with.
 
@@ -55,14 +55,14 @@ def tokenizer_of_run(
     Raises: UserError if it is not there, was altered, or is another than the one whose ids were trained on.
     """
     try:
-        tokenizer = load_tokenizer(run.data.tokenizer)
+        tokenizer = load_tokenizer(data.tokenizer)
     except ValueError as error:
         raise UserError(
             f"{error}. For an export: data.tokenizer=DIR after the arguments says where it is now"
         ) from None
     if position is not None and position.tokenizer_sha256 != tokenizer.model_sha256:
         raise UserError(
-            f"data.tokenizer ({run.data.tokenizer}) is {tokenizer.model_sha256[:12]}, and the checkpoint was trained on ids of "
+            f"data.tokenizer ({data.tokenizer}) is {tokenizer.model_sha256[:12]}, and the checkpoint was trained on ids of "
             f"{position.tokenizer_sha256[:12]}; data.tokenizer=DIR names the folder of that one"
         )
     if adds_bos is None:

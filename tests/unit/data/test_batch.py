@@ -43,7 +43,7 @@ def rows_of(batches: list[MicroBatch]) -> list[tuple[int, ...]]:
 
 def step_of_8(data: TrainData, run: RunConfig, world: World, consumed: int = 40) -> list[MicroBatch]:
     with open_reader(data.sources, run, world) as reader:
-        batches = list(train_micro_batches(reader, run, world, consumed_samples=consumed, global_batch_size=8))
+        batches = list(train_micro_batches(reader, run.train, world, consumed_samples=consumed, global_batch_size=8))
     assert all(batch is not None for batch in batches)
     return batches  # type: ignore[return-value]
 
@@ -71,8 +71,13 @@ def test_a_stage_in_the_middle_reads_nothing(run: RunConfig, sources: Sources, m
     middle = replace(ALONE, pp_rank=1, pipeline_model_parallel_size=3)
     monkeypatch.delattr(TrainReader, "batch")  # reading would fail
     with open_reader(sources, run, middle) as reader:
-        assert list(train_micro_batches(reader, run, middle, consumed_samples=0, global_batch_size=8)) == [None] * 4
-    assert list(held_out_micro_batches(sources.held_out[0], run, middle, num_samples=5, count=3)) == [None] * 3
+        assert (
+            list(train_micro_batches(reader, run.train, middle, consumed_samples=0, global_batch_size=8)) == [None] * 4
+        )
+    assert (
+        list(held_out_micro_batches(sources.held_out[0], run.data, run.train, middle, num_samples=5, count=3))
+        == [None] * 3
+    )
 
 
 def test_two_steps_in_a_row_share_no_sample(data: TrainData, run: RunConfig) -> None:
@@ -86,7 +91,9 @@ def test_held_out_samples_count_once_each_and_the_rows_beyond_count_nothing(
     source, samples, counted = sources.held_out[0], 5, []
     for rank in range(replicas):
         world = replace(ALONE, data_parallel_size=replicas, dp_rank=rank)
-        for batch in held_out_micro_batches(source, run, world, num_samples=samples, count=4 // replicas):
+        for batch in held_out_micro_batches(
+            source, run.data, run.train, world, num_samples=samples, count=4 // replicas
+        ):
             assert batch is not None
             weights = batch.loss_mask.mean(dim=1).tolist()
             counted += [tuple(row) for row, weight in zip(batch.tokens.tolist(), weights, strict=True) if weight == 1.0]
@@ -125,7 +132,7 @@ def test_reading_ahead_changes_nothing(data: TrainData, run: RunConfig, prefetch
         for consumed in (0, 8, 16, 56, 64, 8):  # in a row, after a gap, and back
             batches = list(
                 train_micro_batches(
-                    reader, changed, ALONE, consumed_samples=consumed, global_batch_size=8, steps_left=5
+                    reader, changed.train, ALONE, consumed_samples=consumed, global_batch_size=8, steps_left=5
                 )
             )
             expected = [tuple(data.sample(number)[:-1].tolist()) for number in range(consumed, consumed + 8)]
@@ -139,7 +146,7 @@ def test_a_batch_ramp_is_read_ahead_step_by_step(run: RunConfig, sources: Source
     with open_reader(sources, changed, ALONE) as reader:
         for number, size in enumerate((4, 4, 4, 6, 6, 8)):
             batches = train_micro_batches(
-                reader, changed, ALONE, consumed_samples=consumed, global_batch_size=size, steps_left=6 - number
+                reader, changed.train, ALONE, consumed_samples=consumed, global_batch_size=size, steps_left=6 - number
             )
             expected = [tuple(data.sample(number)[:-1].tolist()) for number in range(consumed, consumed + size)]
             assert rows_of(list(batches)) == expected  # type: ignore[arg-type]
@@ -175,9 +182,11 @@ def test_an_id_that_no_token_has_is_refused_with_its_shard_and_place(
     )
     with pytest.raises(TokenIdError, match=message), open_reader(sources, changed, ALONE) as reader:
         if side == "train":
-            list(train_micro_batches(reader, changed, ALONE, consumed_samples=0, global_batch_size=8))
+            list(train_micro_batches(reader, changed.train, ALONE, consumed_samples=0, global_batch_size=8))
         else:
-            list(held_out_micro_batches(sources.held_out[0], changed, ALONE, num_samples=4, count=2))
+            list(
+                held_out_micro_batches(sources.held_out[0], changed.data, changed.train, ALONE, num_samples=4, count=2)
+            )
 
 
 def test_no_batch_can_change_what_another_one_shares() -> None:

@@ -92,8 +92,8 @@ def test_a_stage_in_the_middle_gets_the_boundaries_and_reads_no_tokens(run: RunC
     for world in (FIRST, MIDDLE):
         sources = open_sources(run)
         with open_reader(sources, run, world) as reader:
-            of_training = list(train_micro_batches(reader, run, world, consumed_samples=40, global_batch_size=8))
-        held_out = list(held_out_micro_batches(sources.held_out[0], run, world, num_samples=5, count=3))
+            of_training = list(train_micro_batches(reader, run.train, world, consumed_samples=40, global_batch_size=8))
+        held_out = list(held_out_micro_batches(sources.held_out[0], run.data, run.train, world, num_samples=5, count=3))
         batches[world.pp_rank] = of_training + held_out
         shards = [source.shard for source in (*sources.train, sources.held_out[0])]
         read = ["tokens" in vars(shard) for shard in shards]
@@ -107,5 +107,5 @@ def test_a_stage_in_the_middle_gets_the_boundaries_and_reads_no_tokens(run: RunC
 def test_without_the_mask_nothing_is_kept_apart(run: RunConfig) -> None:
     plain = replace(run, data=replace(run.data, document_mask=False))
     with open_reader(open_sources(plain), plain, FIRST) as reader:
-        for batch in train_micro_batches(reader, plain, FIRST, consumed_samples=0, global_batch_size=8):
+        for batch in train_micro_batches(reader, plain.train, FIRST, consumed_samples=0, global_batch_size=8):
             assert isinstance(batch, MicroBatch) and batch.document_starts is None and batch.loss_mask.min() == 1

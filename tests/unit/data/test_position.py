@@ -51,7 +51,7 @@ def run_on(small_run: Path, shards: Path, *overrides: str) -> RunConfig:
 
 
 def step(reader: TrainReader, run: RunConfig, world: World, consumed: int) -> None:
-    list(train_micro_batches(reader, run, world, consumed_samples=consumed, global_batch_size=8))
+    list(train_micro_batches(reader, run.train, world, consumed_samples=consumed, global_batch_size=8))
 
 
 def after_five_steps(run: RunConfig) -> DataPosition:

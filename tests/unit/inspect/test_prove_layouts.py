@@ -54,7 +54,7 @@ def test_each_layout_is_a_config_that_loads(config: Path) -> None:
 
 def test_the_schedule_of_the_proof_is_that_of_the_whole_run(config: Path) -> None:
     run = load_run(config, ["train.train_steps=1000"])
-    short = load_run(config, ["train.train_steps=1000", *proof_overrides(run, 8)])
+    short = load_run(config, ["train.train_steps=1000", *proof_overrides(run.optim, run.train, 8)])
     assert short.train.train_steps == 8
     assert lr_decay_samples(short.optim, short.train) == lr_decay_samples(run.optim, run.train) == 8000
     assert (
@@ -65,11 +65,11 @@ def test_the_schedule_of_the_proof_is_that_of_the_whole_run(config: Path) -> Non
 
 def test_steps_that_hold_no_checkpoint_or_that_the_run_has_not_are_refused(config: Path) -> None:
     run = load_run(config, ["train.train_steps=6"])
-    assert num_steps(run, None) == 6 and num_steps(run, 4) == 4
+    assert num_steps(run.train, None) == 6 and num_steps(run.train, 4) == 4
     with pytest.raises(ValueError, match=r"--steps \(7\) must not be above train.train_steps \(6\)"):
-        num_steps(run, 7)
+        num_steps(run.train, 7)
     with pytest.raises(ValueError, match=r"--steps \(3; .* must be at least 4"):
-        num_steps(run, 3)
+        num_steps(run.train, 3)
     with pytest.raises(ValueError, match=r"--kills \(0\) must be at least 1"):
         kill_plans(kills=0, steps=8, num_ranks=2, seed=1)
 

@@ -151,10 +151,10 @@ def test_without_a_number_of_nodes_it_follows_from_the_layout_or_is_said_to_be_o
     from pretrain.config.load import load_run
 
     lucie, generic = ROOT / "configs" / "lucie-7b" / "pretrain.yaml", load_site("generic")
-    assert number_of_nodes(load_run(lucie), generic, None, None) == (64, "parallel.data_parallel_size")
+    assert number_of_nodes(load_run(lucie).parallel, generic, None, None) == (64, "parallel.data_parallel_size")
     free = load_run(lucie, ["parallel.data_parallel_size=null"])
-    assert number_of_nodes(free, generic, None, None) == (None, "")
-    assert number_of_nodes(free, generic, 6, None) == (6, "--nodes")
+    assert number_of_nodes(free.parallel, generic, None, None) == (None, "")
+    assert number_of_nodes(free.parallel, generic, 6, None) == (6, "--nodes")
 
 
 def test_a_number_of_nodes_of_slurm_s_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,10 +164,10 @@ def test_a_number_of_nodes_of_slurm_s_that_is_none_is_named(monkeypatch: pytest.
 
     run = load_run(ROOT / "configs" / "tiny.yaml")
     monkeypatch.setenv("SLURM_JOB_NUM_NODES", "3")
-    assert number_of_nodes(run, load_site("local"), None, None) == (3, "this job")
+    assert number_of_nodes(run.parallel, load_site("local"), None, None) == (3, "this job")
     monkeypatch.setenv("SLURM_JOB_NUM_NODES", "x")
     with pytest.raises(ValueError, match=r"SLURM_JOB_NUM_NODES \('x'\) must be a number of nodes, .*; --nodes 2 works"):
-        number_of_nodes(run, load_site("local"), None, None)
+        number_of_nodes(run.parallel, load_site("local"), None, None)
 
 
 @pytest.mark.parametrize(

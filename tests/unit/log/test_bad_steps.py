@@ -74,6 +74,8 @@ def test_a_file_that_cannot_be_written_ends_no_run(tmp_path: Path, data: TrainDa
 
 
 def test_a_budget_that_is_used_up_is_said_with_what_to_do(small_run: Path) -> None:
-    line = budget_line(load_run(small_run), TrainState(step=7, skipped_spikes=100))
+    spikes = load_run(small_run).train.spikes
+    assert spikes is not None
+    line = budget_line(spikes, TrainState(step=7, skipped_spikes=100))
     assert line.startswith("WARNING: the spike of step 7 was trained on: 100 spikes have been skipped")
     assert "train.spikes.max_skipped_spikes (100) allows no more" in line and "resume it with a larger number" in line
