@@ -4,21 +4,27 @@ A name is given to a file only after its bytes are on disk: write `NAME.part`, f
 A process killed at any moment leaves the old file, the new file or a `.part`, never half a file under its final name.
 """
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
 import types
 import typing
+from collections.abc import Iterator
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from fanal.errors import UserError
-from fanal.read_errors import naming
+from fanal.errors import WRONG_PATH, FanalError, UserError, error_type, may_pass
 
 READ_BLOCK_BYTES = 1 << 20
 HASH_BLOCK_BYTES = 64 << 20
 """Large files are hashed in blocks of this size, so that a changed byte can be placed."""
+NOT_WRITTEN = WRONG_PATH | {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR,
+}  # fmt: skip
+"""Why a file that a user asked for cannot be written, until that user changes something."""
 Record = typing.TypeVar("Record")
 
 
@@ -66,10 +72,43 @@ class BlockHasher:
         return (*self._done, self._digest.hexdigest()) if self._filled else tuple(self._done)
 
 
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """For the block that opens and reads a file that a user gave, and does nothing else.
+
+    Raises: PassingError or UserError in place of an OSError, naming the path.
+    """
+    try:
+        yield
+    except OSError as problem:
+        advice = (
+            "start again, perhaps on another node" if may_pass(problem) else "make it a file that this user may read"
+        )
+        raise error_type(problem)(f"{path} cannot be read: {problem.strerror or problem}; {advice}") from None
+
+
+@contextlib.contextmanager
+def writing(target: Path) -> Iterator[None]:
+    """For the block that writes files at a place that a user chose, and does nothing else.
+
+    Raises: PassingError or UserError in place of an OSError that says why the disk does not take them; the error itself
+    if it is a bug, such as a closed descriptor.
+    """
+    try:
+        yield
+    except OSError as problem:
+        if not may_pass(problem) and problem.errno not in NOT_WRITTEN:
+            raise
+        raise error_type(problem)(
+            f"{problem.filename or target} cannot be written: {problem.strerror or problem}; mend that and run again (a shard "
+            "is there only if its .json is)"
+        ) from None
+
+
 def sha256_of_file(path: Path) -> str:
     """SHA-256 of a file as 64 hexadecimal digits. Reads the file once, in blocks of 1 MiB."""
     digest = hashlib.sha256()
-    with naming(path), path.open("rb") as stream:
+    with reading(path), path.open("rb") as stream:
         while block := stream.read(READ_BLOCK_BYTES):
             digest.update(block)
     return digest.hexdigest()
@@ -78,7 +117,7 @@ def sha256_of_file(path: Path) -> str:
 def block_sha256_of_file(path: Path) -> tuple[str, ...]:
     """SHA-256 of each HASH_BLOCK_BYTES of a file. Reads the file once."""
     hasher = BlockHasher()
-    with naming(path), path.open("rb") as stream:
+    with reading(path), path.open("rb") as stream:
         while block := stream.read(READ_BLOCK_BYTES):
             hasher.update(block)
     return hasher.hexdigests()
@@ -100,16 +139,20 @@ def sync(stream: BinaryIO) -> None:
 
 
 def write_bytes_durably(path: Path, content: bytes) -> None:
-    """Write a whole file under a temporary name, fsync, and rename it to `path` (replacing a file that is there)."""
+    """Write a whole file under a temporary name, fsync, and rename it to `path` (replacing a file that is there).
+
+    Raises: as `writing`.
+    """
     part = part_path(path)
-    try:
-        with part.open("wb") as stream:
-            stream.write(content)
-            sync(stream)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-    fsync_directory(path.parent)
+    with writing(path):
+        try:
+            with part.open("wb") as stream:
+                stream.write(content)
+                sync(stream)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+        fsync_directory(path.parent)
 
 
 def record_bytes(record: Any) -> bytes:
@@ -122,22 +165,21 @@ def write_record(path: Path, record: Any) -> None:
     write_bytes_durably(path, record_bytes(record))
 
 
-def read_record(record_type: type[Record], path: Path, *, mend: str, error: type[UserError] = UserError) -> Record:
+def read_record(record_type: type[Record], path: Path, *, mend: str, error: type[FanalError] = UserError) -> Record:
     """Read what `write_record` wrote; every key must be known, present and of its type.
 
     Args: mend is what the reader of an error should do; error is the exception to raise.
-    Raises: error, naming the path, what was found and what was expected.
+    Raises: error, naming the path, what was found and what was expected; PassingError if the disk does not give it now.
     """
     try:
-        with naming(path):
-            content = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise error(f"{path} does not exist; {mend}") from None
     except (ValueError, OSError) as problem:
-        raise error(f"{path} cannot be read as JSON ({problem}); {mend}") from None
+        raise error_type(problem, error)(f"{path} cannot be read as JSON ({problem}); {mend}") from None
     try:
         return _build(record_type, content, where="")
-    except ValueError as problem:
+    except UserError as problem:
         raise error(f"{path}: {problem}; {mend}") from None
 
 

@@ -3,7 +3,6 @@
 import io
 import shlex
 import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,8 @@ from typing import Any
 import click
 
 from fanal.command_group import CommandGroup, ManyInputsCommand, complete_path
-from fanal.errors import FanalError, exit_code_of
-from fanal.exit_codes import CRASH, FINISHED
+from fanal.errors import PassingError, run_guarded, user_path
+from fanal.exit_codes import FINISHED
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 
@@ -67,7 +66,8 @@ def render(config: str, overrides: tuple[str, ...], site_name: str, **options: A
         from launch.chain.render import render as write
 
         job = _plan(config, overrides, site_name, options)
-        path = write(job)
+        with user_path(job.run_dir):
+            path = write(job)
         if there := jobs_that_will_read_it(job):
             print(
                 f"warning: the config is read by waiting jobs, too ({', '.join(there)}), when they start",
@@ -76,7 +76,7 @@ def render(config: str, overrides: tuple[str, ...], site_name: str, **options: A
         print(f"{path}: {_summary(job)}; `sbatch {shlex.quote(str(path))}` queues one job, `launch submit` all of them")
         return FINISHED
 
-    sys.exit(_guard(act))
+    sys.exit(run_guarded(act))
 
 
 @cli.command(context_settings=CONTEXT)
@@ -91,13 +91,14 @@ def submit(config: str, overrides: tuple[str, ...], site_name: str, **options: A
 
         job = _plan(config, overrides, site_name, options)
         check_not_queued(job)  # before the files are written that jobs in the queue will read
-        queued = queue(job, write(job), hours=options["hours"])
+        with user_path(job.run_dir):
+            queued = queue(job, write(job), hours=options["hours"])
         run_dir = shlex.quote(str(job.run_dir))
         print(f"queued {', '.join(queued)}: {_summary(job)}")
         print(f"watch: python -m launch status {run_dir}; stop with a checkpoint: touch {run_dir}/STOP")
         return FINISHED
 
-    sys.exit(_guard(act))
+    sys.exit(run_guarded(act))
 
 
 @cli.command(context_settings=CONTEXT)
@@ -125,7 +126,7 @@ def preflight(config: str, overrides: tuple[str, ...], site_name: str, **options
 
         return look(config, overrides, site_name, **options)
 
-    sys.exit(_guard(act))
+    sys.exit(run_guarded(act))
 
 
 @cli.group(hidden=True)
@@ -144,13 +145,12 @@ def job_begin(folder: Path) -> None:
 
         try:
             meet_at = begin(folder)
-        except SlurmError as error:  # a controller that does not answer is nobody's wrong input
-            print(f"error: {error}", file=sys.stderr)
-            return CRASH
+        except SlurmError as error:  # whatever it says, nobody's input is wrong in a job that has started
+            raise PassingError(str(error)) from None
         print(meet_at or "", end="")
         return FINISHED
 
-    sys.exit(_guard(act))
+    sys.exit(run_guarded(act))
 
 
 @job.command("end")
@@ -165,7 +165,7 @@ def job_end(folder: Path, before_training: int | None, walltime: bool) -> None:
 
         return end(folder, before_training=before_training, walltime=walltime)
 
-    sys.exit(_guard(act))
+    sys.exit(run_guarded(act))
 
 
 @job.command("merge")
@@ -178,7 +178,7 @@ def job_merge(folder: Path) -> None:
 
         return merge(folder)
 
-    sys.exit(_guard(act))
+    sys.exit(run_guarded(act))
 
 
 @cli.command(context_settings=CONTEXT)
@@ -201,7 +201,7 @@ def status(run_dir: Path, as_json: bool) -> None:
             show(found)
         return FINISHED
 
-    sys.exit(_guard(act))
+    sys.exit(run_guarded(act))
 
 
 @cli.command("render-encode", cls=ManyInputsCommand, context_settings=CONTEXT)
@@ -262,17 +262,20 @@ def render_encode(site_name: str, to_queue: bool, **options: Any) -> None:
             print(f"{folder}: encode.sbatch ({what}) and merge.sbatch; the same command with --submit queues both")
         return FINISHED
 
-    sys.exit(_guard(act))
+    sys.exit(run_guarded(act))
 
 
 def _plan(config: str, overrides: tuple[str, ...], site_name: str, options: dict[str, Any]) -> Any:
     from launch.chain.request import Request, plan_job
     from launch.sites.site import load_site
     from pretrain.config.load import load_run
+    from pretrain.config.path_rules import paths_of
 
     exclude = tuple(node for node in (options["exclude"] or "").split(",") if node)
     request = Request(**{**options, "exclude": exclude})
-    planned = plan_job(load_run(config, overrides), site_name, load_site(site_name), request, _places())
+    run, site = load_run(config, overrides), load_site(site_name)
+    with user_path(run.run_dir, *paths_of(run).values()):
+        planned = plan_job(run, site_name, site, request, _places())
     for warning in planned.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     return planned
@@ -292,18 +295,6 @@ def _summary(job: Any) -> str:
         f"{job.nodes * job.gpus_per_node} GPUs" if job.gpus_per_node else f"{job.nodes * job.ranks_per_node} CPU ranks"
     )
     return f"{job.slices} job(s) of {walltime(job.minutes)} on {job.nodes} node(s), {of_gpus}"
-
-
-def _guard(act: Callable[[], int]) -> int:
-    """Run ``act``; an error for people becomes one line: a mistake (exit code 2), damage (76), a sick disk (70)."""
-    try:
-        return act()
-    except Exception as error:
-        if isinstance(error, FanalError):
-            print(f"error: {error}", file=sys.stderr)
-        else:
-            traceback.print_exc()
-        return exit_code_of(error)
 
 
 if __name__ == "__main__":

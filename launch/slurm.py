@@ -10,7 +10,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from fanal.errors import UserError
+from fanal.errors import FanalError, PassingError, error_type
+from fanal.exit_codes import CRASH, WRONG_INPUT
 
 LIMIT_S = 120
 LOST_STATES = ("DOWN", "DRAIN", "FAIL", "NOT_RESPONDING", "UNKNOWN", "REBOOT", "POWERED_DOWN", "POWERING_DOWN")
@@ -26,8 +27,16 @@ OVERRIDING = {
 """Variables that go before the lines by which a chain holds together; account, partition and the like are a person's to set."""
 
 
-class SlurmError(UserError):
+class SlurmError(FanalError):
     """A command of Slurm's is not there, or refused."""
+
+    exit_code = WRONG_INPUT
+
+
+class NoAnswerError(SlurmError, PassingError):
+    """The controller is busy or down."""
+
+    exit_code = CRASH
 
 
 def ask(*command: str) -> str:
@@ -40,7 +49,7 @@ def ask(*command: str) -> str:
     except FileNotFoundError:
         raise SlurmError(f"{command[0]} is not on this machine: Slurm's commands are needed here") from None
     except subprocess.TimeoutExpired:
-        raise SlurmError(f"{' '.join(command)}: no answer in {LIMIT_S} s") from None
+        raise NoAnswerError(f"{' '.join(command)}: no answer in {LIMIT_S} s") from None
     if done.returncode:
         said = " ".join((done.stderr or done.stdout).split())
         raise SlurmError(f"{' '.join(command)} failed ({done.returncode}): {said}")
@@ -128,8 +137,8 @@ def taken_back_on_error() -> Iterator[list[str]]:
             listed, one = " ".join(queued), len(queued) == 1
             there = f"job {listed} is" if one else f"jobs {', '.join(queued)} are"
             left = f"{there} still in the queue; `scancel {listed}` ends {'it' if one else 'them'}"
-            if isinstance(error, UserError):
-                raise SlurmError(f"{error}; {left}") from error
+            if isinstance(error, FanalError):
+                raise error_type(error, SlurmError)(f"{error}; {left}") from error
             print(f"warning: {left}", file=sys.stderr, flush=True)  # Ctrl-C has no message to add it to
         raise
 

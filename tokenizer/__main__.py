@@ -1,14 +1,13 @@
 """The command line: parse, call one function, print, exit code.
 
-Exit codes: 0 done; 2 the input is wrong; 70 a crash, or an error that another try may not meet (see read_errors.py); 76 a
-shard failed verification.
+Exit codes: 0 done; 2 the input is wrong; 70 a crash, or an error that another try may not meet; 76 a shard failed
+verification (fanal/errors.py).
 """
 
 import json
 import re
 import signal
 import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,9 +17,9 @@ from rich.console import Console
 from rich.table import Table
 
 from fanal.command_group import CommandGroup, ManyInputsCommand, complete_path
-from fanal.errors import UserError
+from fanal.errors import UserError, run_guarded, user_path
+from fanal.exit_codes import CRASH, DAMAGED, WRONG_INPUT
 from fanal.files import write_bytes_durably
-from fanal.read_errors import passing_cause
 from tokenizer.documents.blocks import Part
 from tokenizer.documents.parse import Fields
 from tokenizer.documents.sample_corpus import DEFAULT_MAX_BYTES_PER_DOMAIN, make_sample_corpus
@@ -35,7 +34,7 @@ from tokenizer.vocabulary.engine import ENGINES
 from tokenizer.vocabulary.spec import load_spec
 from tokenizer.vocabulary.train import train_tokenizer
 
-EXIT_INPUT, EXIT_CRASH, EXIT_VERIFICATION, EXIT_INTERRUPTED = 2, 70, 76, 130
+INTERRUPTED = 130
 
 
 input_option = click.option(
@@ -100,7 +99,7 @@ class PartType(click.ParamType):
             self.fail(f"{value!r} must be I/N, for example 1/8 to 8/8", param, ctx)
         try:
             return Part(number=int(match[1]), count=int(match[2]))
-        except ValueError as problem:
+        except UserError as problem:
             self.fail(str(problem), param, ctx)
 
 
@@ -242,7 +241,7 @@ def verify(prefixes: tuple[str, ...], deep: bool, directory: str | None) -> None
     for problem in problems:
         click.echo(f"error: {problem}", err=True)
     if problems:
-        raise click.exceptions.Exit(EXIT_VERIFICATION if any(result.failed for result in results) else EXIT_CRASH)
+        raise click.exceptions.Exit(DAMAGED if any(result.failed for result in results) else CRASH)
 
 
 @commands.command(cls=ManyInputsCommand)
@@ -269,10 +268,8 @@ def check(
     By domain or language: round trip, bytes per token, fertility (tokens per word), share of byte fallback, and the
     documents to which tokenizer.json gives other ids, if Hugging Face's tokenizers is installed.
     """
-    if output is not None and Path(output).exists():
-        raise UserError(f"--output {output} exists, and nothing is overwritten; remove it, or name another")
-    if output is not None and not Path(output).absolute().parent.is_dir():
-        raise UserError(f"--output {output}: folder {Path(output).parent} does not exist; make it, or name another")
+    if output is not None:
+        _check_new_file(Path(output))
     reports = check_module.check_tokenizer(directory, inputs, text_field, by)
     content = {"tokenizer": directory, "by": by, "groups": [report.as_dict() for report in reports]}
     as_text = json.dumps(content, indent=2, ensure_ascii=False)
@@ -285,6 +282,15 @@ def check(
     for report in reports:
         if report.first_failure:
             click.echo(f"{report.name}: first text not given back: {report.first_failure}")
+
+
+def _check_new_file(path: Path) -> None:
+    with user_path(path):
+        exists, has_folder = path.exists(), path.absolute().parent.is_dir()
+    if exists:
+        raise UserError(f"--output {path} exists, and nothing is overwritten; remove it, or name another")
+    if not has_folder:
+        raise UserError(f"--output {path}: folder {path.parent} does not exist; make it, or name another")
 
 
 def _check_table(by: str, reports: list[check_module.GroupReport]) -> Table:
@@ -345,25 +351,18 @@ def _end_cleanly(*_: object) -> NoReturn:
 def main(arguments: list[str] | None = None, *, prog_name: str = "python -m tokenizer") -> int:
     """Run one command; returns the exit code."""
     signal.signal(signal.SIGTERM, _end_cleanly)
+    return run_guarded(lambda: _run(arguments, prog_name))
+
+
+def _run(arguments: list[str] | None, prog_name: str) -> int:
     try:
         code = commands.main(args=arguments, prog_name=prog_name, standalone_mode=False)
         return code if isinstance(code, int) else 0
     except click.ClickException as problem:
         problem.show()
-        return EXIT_INPUT
-    except ValueError as problem:
-        click.echo(f"error: {problem}", err=True)
-        return EXIT_CRASH if passing_cause(problem) else EXIT_INPUT
-    except OSError as problem:  # the disk is full, a folder may not be written, or a read failed
-        where = f" {problem.filename}" if problem.filename else ""
-        text = f"error:{where} {problem.strerror or problem}; mend that and run again (a shard is there only if its .json is)"
-        click.echo(text, err=True)
-        return EXIT_CRASH if passing_cause(problem) else EXIT_INPUT
+        return WRONG_INPUT
     except click.Abort:
-        return EXIT_INTERRUPTED
-    except Exception:
-        traceback.print_exc()
-        return EXIT_CRASH
+        return INTERRUPTED
 
 
 if __name__ == "__main__":

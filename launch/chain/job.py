@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fanal import exit_codes
-from fanal.errors import UserError
+from fanal.errors import error_type
 from launch import slurm
 from launch.chain import jobs_file
 from launch.chain.avoid import broken_nodes, keep_off, other_nodes
@@ -62,7 +62,7 @@ def here(folder: Path) -> Here:
     try:
         facts = json.loads((folder / JOB).read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:
-        raise UserError(
+        raise error_type(error)(
             f"{folder} must be the launch folder of a run, with {JOB} ({error}); `launch render` makes it"
         ) from None
     job, restart = slurm.this_job()

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fanal.errors import UserError
+from fanal.errors import error_type
 from fanal.fields import Rule, fit, is_count, is_text, is_texts
 
 JOBS_FILE = "jobs.jsonl"
@@ -67,7 +67,7 @@ def must_note(run_dir: Path, event: str, **fields: Any) -> None:
     try:
         note(run_dir, event, **fields)
     except OSError as error:
-        raise UserError(
+        raise error_type(error)(
             f"{run_dir / JOBS_FILE} must be a file that you may write to, with room for one more line on its disk and in the "
             f"quota: {error.strerror or error}; no job is to run that is not noted there"
         ) from None

@@ -37,7 +37,7 @@ def render(job: Job) -> Path:
             pack_environment(job.places.python, job.places.code_dir, job.folder / PACKED)
         write_whole(job.folder / SCRIPT, script(job))
     except OSError as error:
-        raise cannot_write(job.run_dir, f"{error.strerror} ({error.filename})") from None
+        raise cannot_write(job.run_dir, f"{error.strerror} ({error.filename})", error) from None
     return job.folder / SCRIPT
 
 

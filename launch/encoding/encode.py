@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fanal.errors import UserError
+from fanal.errors import UserError, error_type, user_path
 from fanal.whole_file import write_whole
 from launch import slurm
 from launch.chain import jobs_file
@@ -111,7 +111,7 @@ def render_encode(jobs: EncodeJobs) -> Path:
         for name, text in texts.items():
             write_whole(jobs.folder / name, text)
     except OSError as error:
-        raise UserError(
+        raise error_type(error)(
             f"--output ({jobs.prefix}) must lie in a folder that can be made and written to: {error.strerror} "
             f"({error.filename}); --output shards/{jobs.prefix.name} works where the current folder is writable"
         ) from None
@@ -173,6 +173,16 @@ def _prefix(output: str, places: Places) -> Path:
 
 
 def _check_files(request: EncodeRequest, site: SiteConfig, site_name: str, places: Places, prefix: Path) -> None:
+    given = [absolute(path, places.workdir) for path in (request.tokenizer, *request.inputs)]
+    with user_path(prefix, *given):
+        _check_there(request, places, prefix)
+    named = {"--output": prefix, "--tokenizer": given[0], "the working folder": places.workdir}
+    named |= {"the code": places.code_dir, "Python": places.python}
+    named |= {f"--input {path}": absolute(path, places.workdir) for path in request.inputs}
+    check_paths(named.items(), site, site_name)
+
+
+def _check_there(request: EncodeRequest, places: Places, prefix: Path) -> None:
     tokenizer = absolute(request.tokenizer, places.workdir)
     if not tokenizer.is_dir():
         raise UserError(
@@ -192,10 +202,6 @@ def _check_files(request: EncodeRequest, site: SiteConfig, site_name: str, place
             f"--output ({prefix}) must not be there yet, and {there[0]} is: nothing is overwritten; remove it, or "
             f"--output {prefix}-2 works"
         )
-    named = {"--output": prefix, "--tokenizer": tokenizer, "the working folder": places.workdir}
-    named |= {"the code": places.code_dir, "Python": places.python}
-    named |= {f"--input {given}": absolute(given, places.workdir) for given in request.inputs}
-    check_paths(named.items(), site, site_name)
 
 
 def _check_passed_on(passed_on: tuple[str, ...], places: Places) -> None:

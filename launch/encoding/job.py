@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from fanal.errors import UserError
+from fanal.errors import FanalError, error_type
 from fanal.exit_codes import CRASH, DAMAGED, FINISHED, STOPPED, WRONG_INPUT
 from fanal.fields import is_texts
 from launch import slurm
@@ -89,7 +89,7 @@ def _again(folder: Path, facts: dict[str, Any], missing: list[int], codes: dict[
         # Before anything is queued: a retry that cannot be counted, as on a full disk, would be followed by others for ever.
         jobs_file.must_note(folder, "retried", parts=missing)
         array, merging = queue(folder, event="queued", parts=missing, at_once=facts["at_once"])
-    except ValueError as error:  # of Slurm, or of the file
+    except FanalError as error:  # of Slurm, or of the file
         return _stop(folder, f"{what}; queueing them again failed: {error}. To go on: {command}", CRASH)
     print(f"{what}; queued again as job {array}, merge {merging} ({used + 1} of {facts['retries']})", flush=True)
     return STOPPED
@@ -207,6 +207,6 @@ def _facts(folder: Path) -> dict[str, Any]:
     try:
         return json.loads((folder / FACTS).read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:
-        raise UserError(
+        raise error_type(error)(
             f"{folder} must be the launch folder of an encoding, with {FACTS} ({error}); `launch render-encode` makes it"
         ) from None

@@ -11,7 +11,6 @@ import socket
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -20,7 +19,8 @@ import click
 import torch
 import torch.distributed as dist
 
-from fanal.exit_codes import CRASH, FINISHED
+from fanal.errors import run_guarded
+from fanal.exit_codes import FINISHED
 from launch.preflight.outliers import MARK, NodeReport
 
 REPEATS = 5
@@ -55,7 +55,9 @@ def check(meet_at: str, folder: Path, *, gpus: int, bf16: bool) -> int:
     rank, num_nodes = int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_NTASKS"])
     report = NodeReport(node=os.environ.get("SLURMD_NODENAME") or socket.gethostname(), stage="started")
     tell(report)
-    try:
+
+    def act() -> int:
+        nonlocal report
         report = measure_alone(report, folder, gpus=gpus, bf16=bf16)
         tell(report)
         host, _, port = meet_at.rpartition(":")
@@ -71,12 +73,13 @@ def check(meet_at: str, folder: Path, *, gpus: int, bf16: bool) -> int:
         report = measure_together(report, rank, num_nodes)
         tell(report)
         dist.barrier()  # the first node holds the store, which the others may still need
-    except Exception as error:  # whatever it is: one line that names this node
-        traceback.print_exc()
+        return FINISHED
+
+    def name_node(error: Exception) -> None:
         said = " ".join(str(error).split())[:300]
         tell(dataclasses.replace(report, error=f"{type(error).__name__}: {said}"))
-        return CRASH
-    return FINISHED
+
+    return run_guarded(act, then=name_node)
 
 
 def tell(report: NodeReport) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fanal.errors import FanalError, UserError, exit_code_of
+from fanal.errors import UserError, run_guarded, user_path
 from fanal.exit_codes import CRASH, DAMAGED, FINISHED, WRONG_INPUT
 from launch.chain.newest import whole_steps
 from launch.chain.request import absolute, check_nodes, check_run_dir
@@ -185,14 +185,14 @@ def python_environment(asked: Asked) -> str:
 
 def _try(name: str, check: Callable[[Asked], str | int], asked: Asked) -> int:
     """Make one check and say what it found. Returns FINISHED, or the exit code for what is wrong."""
-    try:
-        said = check(asked)
-    except FanalError as error:
-        sys.stdout.flush()
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return exit_code_of(error)
-    if isinstance(said, int):
-        return said
-    if said:
-        print(f"{name}: {said}", flush=True)
-    return FINISHED
+
+    def act() -> int:
+        with user_path(asked.run_dir, *paths_of(asked.run).values()):
+            said = check(asked)
+        if isinstance(said, int):
+            return said
+        if said:
+            print(f"{name}: {said}", flush=True)
+        return FINISHED
+
+    return run_guarded(act)

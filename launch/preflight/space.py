@@ -136,7 +136,7 @@ def check_write(run_dir: Path) -> str:
             stream.flush()
             os.fsync(stream.fileno())
     except OSError as error:
-        raise cannot_write(run_dir, f"{error.strerror} ({folder})") from None
+        raise cannot_write(run_dir, f"{error.strerror} ({folder})", error) from None
     return f"{folder} can be written to" + ("" if folder == run_dir else f"; {run_dir} will be made")
 
 

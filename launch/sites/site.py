@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from fanal.errors import UserError
+from fanal.errors import UserError, user_path
 from pretrain.config.load import read_mapping, typed
 
 SITES = Path(__file__).parent
@@ -143,7 +143,9 @@ def load_site(name: str) -> SiteConfig:
     Raises: UserError naming the sites there are, or the key and the rule it breaks.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else SITES / f"{name}.yaml"
-    if not path.is_file():
+    with user_path(path):
+        is_file = path.is_file()
+    if not is_file:
         raise UserError(f"site {name!r} is not known; there is: {', '.join(known_sites())}, or the path of a YAML file")
     tree = read_mapping(path, SiteConfig, example="gpus_per_node: 4")
     site = typed([tree], SiteConfig, where=str(path), variable="${}")

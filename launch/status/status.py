@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fanal.errors import UserError
+from fanal.errors import FanalError, UserError, error_type
 from fanal.fields import fit, is_count, is_text
 from fanal.run_folder import COMPLETE, checkpoints_dir, is_bad, is_part, step_name, step_of
 from fanal.run_folder import CONFIG as CHECKPOINT_CONFIG
@@ -31,7 +31,7 @@ QUEUE_FIELDS = ("job", "state", "reason", "start_local", "time_left", "nodes", "
 QUEUE_FORMAT = "%A|%T|%r|%S|%L|%N|%x"
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "SUSPENDED")
 
-UNREADABLE = (ValueError, OSError, TypeError)
+UNREADABLE = (FanalError, ValueError, OSError, TypeError)
 """What reading damaged YAML raises; omegaconf answers a mapping in the place of a list with a TypeError."""
 
 
@@ -62,12 +62,12 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _cannot_read(run_dir: Path, error: OSError) -> UserError:
+def _cannot_read(run_dir: Path, error: OSError) -> FanalError:
     # Half a status would mislead: a run whose checkpoints cannot be seen looks like one without.
     works = "files as the run has written them work"
     if isinstance(error, PermissionError):
         works = f"`chmod -R g+rX {shlex.quote(str(run_dir))}` by its owner works, and g+x for folders above it"
-    return UserError(f"{error.filename or run_dir} must be readable for a status: {error.strerror}; {works}")
+    return error_type(error)(f"{error.filename or run_dir} must be readable for a status: {error.strerror}; {works}")
 
 
 def _status(run_dir: Path) -> dict[str, Any]:
@@ -187,7 +187,7 @@ def _queue(facts: dict[str, Any] | None) -> tuple[list[dict[str, str]] | None, s
         return None, None
     try:
         text = slurm.ask("squeue", "--noheader", f"--name={facts['name']}", f"--format={QUEUE_FORMAT}")
-    except (ValueError, OSError) as error:  # SlurmError is one; so is a name that no command can take
+    except (slurm.SlurmError, ValueError, OSError) as error:  # ValueError: of a name that no command can take
         return None, str(error)
     rows = (line.strip().split("|") for line in text.splitlines() if line.strip())
     return [dict(zip(QUEUE_FIELDS, row, strict=False)) for row in rows], None

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from fanal.errors import UserError
+from fanal.errors import FanalError, UserError, error_type, user_path
 from fanal.run_folder import checkpoints_dir
 
 logger = logging.getLogger(__name__)
@@ -40,8 +40,9 @@ def open_run_dir(run_dir: str | Path) -> Path:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise cannot_write(run_dir, str(error.strerror)) from None
-    _check_checkpoints(folder)
+        raise cannot_write(run_dir, str(error.strerror), error) from None
+    with user_path(folder):
+        _check_checkpoints(folder)
     return folder
 
 
@@ -56,9 +57,10 @@ def _check_checkpoints(folder: Path) -> None:
         )
 
 
-def cannot_write(run_dir: str | Path, why: str) -> UserError:
-    """Return the error for a run folder that cannot be made or written to."""
-    return UserError(
+def cannot_write(run_dir: str | Path, why: str, error: OSError | None = None) -> FanalError:
+    """Return the error for a run folder that cannot be made or written to. Args: error: of the system, if it was asked."""
+    kind = UserError if error is None else error_type(error)
+    return kind(
         f"run_dir ({run_dir}) must be a folder that can be made and written to: {why}; "
         f"run_dir=runs/{Path(run_dir).name or 'mine'} works where the current folder is writable"
     )
@@ -74,7 +76,9 @@ def hold_run_dir(run_dir: str | Path, *, rank: int) -> Iterator[None]:
     if rank != 0:
         yield
         return
-    with (Path(run_dir) / LOCK).open("a+", encoding="utf-8") as stream:
+    with user_path(run_dir):
+        stream = (Path(run_dir) / LOCK).open("a+", encoding="utf-8")
+    with stream:
         if _lock(stream.fileno()):
             with contextlib.suppress(OSError):  # a full disk: the name is a courtesy, the lock needs no room
                 os.ftruncate(stream.fileno(), 0)

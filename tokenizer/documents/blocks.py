@@ -16,8 +16,7 @@ from pathlib import Path
 import zstandard
 
 from fanal.errors import UserError
-from fanal.files import READ_BLOCK_BYTES, InputFile
-from fanal.read_errors import naming
+from fanal.files import READ_BLOCK_BYTES, InputFile, reading
 from tokenizer.documents.compressed import HashedFile, decompressed
 from tokenizer.documents.input_files import Layout, TxtDocuments, find_inputs, is_compressed, layout_of
 
@@ -67,7 +66,7 @@ class RawBlock:
     def _counted_first_line(self) -> int:
         if self.first_line is not None:
             return self.first_line
-        with naming(Path(self.path)), Path(self.path).open("rb") as stream:
+        with reading(Path(self.path)), Path(self.path).open("rb") as stream:
             left, count = self.first, 1
             while left and (content := stream.read(min(left, READ_BLOCK_BYTES))):
                 left, count = left - len(content), count + content.count(b"\n")
@@ -93,7 +92,7 @@ class InputReader:
         self.paths = find_inputs(inputs)
         self.columns = tuple(columns)
         self.txt_documents: TxtDocuments = txt_documents
-        self._sizes = [path.stat().st_size for path in self.paths]
+        self._sizes = [_size(path) for path in self.paths]
         self.sizes = [(str(path), size) for path, size in zip(self.paths, self._sizes, strict=True)]
         for path, size in zip(self.paths, self._sizes, strict=True):
             if not size:
@@ -160,6 +159,11 @@ class InputReader:
                 raise UserError(f"{path} cannot be decompressed ({problem}); copy the file again") from None
             self.input_files.append(stream.finish())
         self.bytes_read = read_before + size
+
+
+def _size(path: Path) -> int:
+    with reading(path):
+        return path.stat().st_size
 
 
 Piece = tuple[bytes, int, int | None]

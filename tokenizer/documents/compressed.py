@@ -8,8 +8,7 @@ from typing import Any
 import zstandard
 
 from fanal.errors import UserError
-from fanal.files import HASH_BLOCK_BYTES, READ_BLOCK_BYTES, BlockHasher, InputFile
-from fanal.read_errors import naming
+from fanal.files import HASH_BLOCK_BYTES, READ_BLOCK_BYTES, BlockHasher, InputFile, reading
 
 MAX_WINDOW_BYTES = 1 << 31
 """Largest Zstandard window: what `zstd --long=31` writes."""
@@ -28,7 +27,8 @@ class HashedFile(io.RawIOBase):
         self._hash_from = self.first_block * HASH_BLOCK_BYTES
         self._hash_to = min(size, -(-end // HASH_BLOCK_BYTES) * HASH_BLOCK_BYTES)
         self._hasher = BlockHasher()
-        self._file = path.open("rb", buffering=0)
+        with reading(path):
+            self._file = path.open("rb", buffering=0)
 
     def close(self) -> None:
         self._file.close()
@@ -44,7 +44,7 @@ class HashedFile(io.RawIOBase):
         return self.position
 
     def read(self, size: int = -1) -> bytes:
-        with naming(self.path):
+        with reading(self.path):
             content = self._file.read(size)
         low = min(max(self._hash_from - self.position, 0), len(content))
         high = min(max(self._hash_to - self.position, 0), len(content))
@@ -68,7 +68,8 @@ class HashedFile(io.RawIOBase):
         Raises: UserError if the file has another size by now.
         """
         self.read_to(self._hash_to)
-        now = self.path.stat().st_size
+        with reading(self.path):
+            now = self.path.stat().st_size
         if now != self.size or self.position < self._hash_to:
             raise UserError(
                 f"{self.path} had {self.size} bytes and has {now} now: it is being written; start again when it is whole"

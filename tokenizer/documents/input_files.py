@@ -14,7 +14,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from fanal.errors import UserError
+from fanal.errors import UserError, error_type
+from fanal.files import reading
 
 LINE_SUFFIXES = (".jsonl", ".ndjson", ".json")
 COMPRESSIONS = (".gz", ".zst")
@@ -35,7 +36,9 @@ def find_inputs(inputs: Sequence[str | Path]) -> list[Path]:
         raise UserError("no input file was given; name at least one .jsonl file or a folder of them")
     found: list[Path] = []
     for path in map(Path, inputs):
-        if path.is_dir():
+        with reading(path):
+            is_folder, is_file = path.is_dir(), path.is_file()
+        if is_folder:
             inside = sorted(_files_below(path))
             if not inside:
                 raise UserError(
@@ -43,7 +46,7 @@ def find_inputs(inputs: Sequence[str | Path]) -> list[Path]:
                     "and no *.parquet; name a folder of such files"
                 )
             found += inside
-        elif path.is_file():
+        elif is_file:
             layout_of(path, "file")
             found.append(path)
         else:
@@ -70,7 +73,9 @@ def _files_below(folder: Path) -> Iterator[Path]:
     """
 
     def refuse(problem: OSError) -> None:
-        raise UserError(f"input folder {problem.filename} cannot be read ({problem.strerror}); change its permissions")
+        raise error_type(problem)(
+            f"input folder {problem.filename} cannot be read ({problem.strerror}); change its permissions"
+        )
 
     seen: set[str] = set()
     for name, folders, files in os.walk(folder, onerror=refuse, followlinks=True):

@@ -7,7 +7,7 @@ import pyarrow
 import pyarrow.ipc
 import pyarrow.parquet
 
-from fanal.errors import UserError
+from fanal.errors import UserError, error_type
 from tokenizer.documents.compressed import HashedFile
 
 
@@ -37,7 +37,7 @@ def row_blocks(
                     yield sink.getvalue().to_pybytes(), first, None
                     first += batch.num_rows
     except (pyarrow.ArrowException, OSError) as problem:
-        raise UserError(f"{path} cannot be read as Parquet ({problem}); copy the file again") from None
+        raise error_type(problem)(f"{path} cannot be read as Parquet ({problem}); copy the file again") from None
 
 
 def rows(data: bytes) -> list[dict[str, object]]:

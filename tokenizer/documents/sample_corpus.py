@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fanal.errors import UserError
-from fanal.files import write_bytes_durably
+from fanal.files import write_bytes_durably, writing
 
 DEFAULT_MAX_BYTES_PER_DOMAIN = 4_000_000
 HELD_OUT_ONE_IN = 20
@@ -77,7 +77,8 @@ def make_sample_corpus(
             contents[name] = "".join(lines).encode("utf-8")
             sizes[name] = sum(len(d.text.encode("utf-8")) for d in kept if d.split == split)
     for name, content in contents.items():
-        (output_dir / name).parent.mkdir(parents=True, exist_ok=True)
+        with writing(output_dir):
+            (output_dir / name).parent.mkdir(parents=True, exist_ok=True)
         write_bytes_durably(output_dir / name, content)
     return sizes
 

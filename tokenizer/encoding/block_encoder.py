@@ -11,7 +11,6 @@ from functools import cache
 
 import numpy as np
 
-from fanal.read_errors import mark_for_pickling
 from tokenizer.documents.blocks import RawBlock
 from tokenizer.documents.parse import LABELS, Document, Fields, Place, parse_block, stop
 from tokenizer.shards.manifest import DTYPES, dtype_for
@@ -56,11 +55,7 @@ class EncodedBlock:
 
 def encode_block(job: EncodeJob, block: RawBlock) -> EncodedBlock:
     """Parse and tokenize. Raises: UserError for a bad document, EngineError where the engines differ."""
-    try:
-        return open_encoder(job).encode(block)
-    except Exception as problem:
-        mark_for_pickling(problem)  # on its way out of a worker
-        raise
+    return open_encoder(job).encode(block)
 
 
 @cache

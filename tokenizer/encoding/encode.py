@@ -16,7 +16,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fanal.errors import UserError
+from fanal.errors import PassingError, UserError
 from fanal.progress import Progress
 from tokenizer.documents.blocks import BLOCK_BYTES, InputReader, Part
 from tokenizer.documents.input_files import TxtDocuments
@@ -167,7 +167,7 @@ def _encoded(job: EncodeJob, reader: InputReader, num_workers: int, progress: Pr
         while pending:
             yield pending.popleft().result()
     except BrokenProcessPool:
-        raise RuntimeError(
+        raise PassingError(
             "a worker process was killed, often for want of memory: --workers 1 takes the least"
         ) from None
     finally:

@@ -11,7 +11,15 @@ from fanal.progress import Progress
 from tokenizer.documents.blocks import Part
 from tokenizer.shards.index import check_files, document_batches, read_lengths
 from tokenizer.shards.labels import SEVERAL_LANGUAGES
-from tokenizer.shards.manifest import DTYPES, ShardError, ShardManifest, order_path, read_manifest, shard_paths
+from tokenizer.shards.manifest import (
+    DTYPES,
+    DamagedShardError,
+    ShardError,
+    ShardManifest,
+    order_path,
+    read_manifest,
+    shard_paths,
+)
 from tokenizer.shards.shard import ShardWriter
 from tokenizer.shards.shuffle import gather
 
@@ -38,7 +46,7 @@ class PartShard:
 def merge(part_prefixes: Sequence[str | Path], output_prefix: str | Path) -> ShardManifest:
     """Join all parts of one encode run, given in any order.
 
-    Raises: ShardError if a part is missing, given twice, damaged, or from another run; UserError.
+    Raises: ShardError if a part is missing, given twice or from another run; DamagedShardError; UserError.
     """
     parts = _open_parts(part_prefixes)
     first = parts[0].manifest
@@ -108,7 +116,7 @@ def _check_bytes(prefix: Path, manifest: ShardManifest) -> None:
         checks.append((keys, sha256_of_file(keys) if keys.is_file() else "no file", manifest.order_sha256))
     for path, found, expected in checks:
         if found != expected:
-            raise ShardError(f"{path} has sha256 {found}, expected {expected}; encode this part again")
+            raise DamagedShardError(f"{path} has sha256 {found}, expected {expected}; encode this part again")
 
 
 def _in_turn(parts: Sequence[PartShard]) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -4,7 +4,15 @@ from pathlib import Path
 
 import numpy as np
 
-from fanal.files import block_sha256_of_file, fsync_directory, record_bytes, sha256_of_file, write_bytes_durably
+from fanal.errors import error_type, user_path
+from fanal.files import (
+    block_sha256_of_file,
+    fsync_directory,
+    record_bytes,
+    sha256_of_file,
+    write_bytes_durably,
+    writing,
+)
 from tokenizer.shards.index import (
     DTYPE_CODES,
     HEADER,
@@ -39,14 +47,17 @@ def adopt(prefix: str | Path, tokenizer_dir: str | Path, labels: Labels | None =
     labels = labels or Labels()
     tokenizer = load_tokenizer(tokenizer_dir)
     bin_path, idx_path, json_path = shard_paths(prefix)
-    if json_path.exists():
+    with user_path(prefix):
+        has_manifest = json_path.exists()
+    if has_manifest:
         raise ShardError(
             f"{json_path} exists: the shard has a manifest; `python -m tokenizer verify {prefix}` checks it"
         )
     dtype_name, num_documents = _read_header(idx_path)
     num_tokens = _check_tables(prefix, dtype_name, num_documents)
     lengths = read_lengths(prefix, num_documents)
-    tokens = np.memmap(bin_path, DTYPES[dtype_name], mode="r", shape=(num_tokens,))
+    with user_path(prefix):
+        tokens = np.memmap(bin_path, DTYPES[dtype_name], mode="r", shape=(num_tokens,))
     highest = _highest_id(tokens, lengths, tokenizer, bin_path)
     ends = np.cumsum(lengths, dtype=np.int64)
     manifest = ShardManifest(
@@ -74,8 +85,9 @@ def adopt(prefix: str | Path, tokenizer_dir: str | Path, labels: Labels | None =
     # Not under the name that a writer's own description has: whoever finds that one takes .bin and .idx for leftovers.
     part = Path(f"{prefix}.adopt.part")
     write_bytes_durably(part, record_bytes(manifest))
-    part.rename(json_path)
-    fsync_directory(json_path.parent)
+    with writing(json_path):
+        part.rename(json_path)
+        fsync_directory(json_path.parent)
     return manifest
 
 
@@ -86,7 +98,7 @@ def _read_header(idx_path: Path) -> tuple[str, int]:
         with idx_path.open("rb") as stream:
             content = stream.read(HEADER.size)
     except OSError as problem:
-        raise ShardError(f"{idx_path} cannot be read ({problem.strerror}); {mend}") from None
+        raise error_type(problem, ShardError)(f"{idx_path} cannot be read ({problem.strerror}); {mend}") from None
     if len(content) < HEADER.size or content[: len(MAGIC)] != MAGIC:
         raise ShardError(f"{idx_path} does not begin with {MAGIC!r}; {mend}")
     _, version, code, num_sequences, num_indices = HEADER.unpack(content)

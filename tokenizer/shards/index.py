@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fanal.read_errors import naming
+from fanal.errors import user_path
+from fanal.files import reading
 from tokenizer.shards.manifest import DTYPES, DamagedShardError, ShardError, ShardManifest, shard_paths
 
 MAGIC = b"MMIDIDX\x00\x00"
@@ -63,9 +64,9 @@ def document_batches(lengths: np.ndarray, num_tokens: int) -> Iterator[tuple[int
 
 
 def read_array(path: Path, dtype: np.dtype | str, *, count: int, offset: int = 0) -> np.ndarray:
-    """[count] of a file, fewer if it ends before. Raises: OSError, where np.fromfile would give less, or what memory held."""
+    """[count] of a file, fewer if it ends before. Raises: as ``reading``; np.fromfile would give less, or what memory held."""
     array = np.empty(count, dtype)
-    with naming(path), path.open("rb") as stream:
+    with reading(path), path.open("rb") as stream:
         stream.seek(offset)
         num_bytes = stream.readinto(array.view(np.uint8).data)
     return array[: num_bytes // array.itemsize]
@@ -94,7 +95,9 @@ def read_document_indices(prefix: str | Path, num_documents: int) -> np.ndarray:
 def map_tables(prefix: str | Path, num_documents: int) -> tuple[np.ndarray, np.ndarray]:
     """Lengths and pointers mapped and not read, for a search: int32 and int64 [num_documents], not aligned."""
     # A plain view: a memmap makes an object of its class for every number that is read.
-    mapped = np.memmap(shard_paths(prefix)[1], dtype=np.uint8, mode="r").view(np.ndarray)
+    path = shard_paths(prefix)[1]
+    with user_path(path):
+        mapped = np.memmap(path, dtype=np.uint8, mode="r").view(np.ndarray)
     pointers_at = HEADER.size + 4 * num_documents
     lengths = mapped[HEADER.size : pointers_at].view("<i4")
     return lengths, mapped[pointers_at : pointers_at + 8 * num_documents].view("<i8")
@@ -111,7 +114,7 @@ def check_files(prefix: str | Path, manifest: ShardManifest) -> None:
     _expect_size(bin_path, bin_bytes, f"{manifest.num_tokens} tokens of {itemsize} bytes")
     _expect_size(idx_path, HEADER.size + 12 * n + 8 * (n + 1), f"{n} documents")
     pointers_at, documents_at = HEADER.size + 4 * n, HEADER.size + 12 * n
-    with naming(idx_path), idx_path.open("rb") as stream:
+    with reading(idx_path), idx_path.open("rb") as stream:
 
         def read(offset: int, layout: str) -> int:
             stream.seek(offset)
@@ -141,7 +144,8 @@ def check_files(prefix: str | Path, manifest: ShardManifest) -> None:
 
 
 def _expect_size(path: Path, expected: int, reason: str) -> None:
-    found = path.stat().st_size if path.exists() else None
+    with user_path(path):
+        found = path.stat().st_size if path.exists() else None
     if found != expected:
         state = "does not exist" if found is None else f"has {found} bytes"
         error = ShardError if found is None else DamagedShardError

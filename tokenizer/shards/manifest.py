@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fanal.errors import DamageError, UserError
+from fanal.errors import DamageError, UserError, user_path
 from fanal.files import HASH_BLOCK_BYTES, InputFile, read_record
 
 FORMAT_VERSION = 2
@@ -98,7 +98,8 @@ def shard_paths(prefix: str | Path) -> tuple[Path, Path, Path]:
 def prefix_of(name: str | Path) -> Path:
     """The prefix that a user means, who may have named one of a shard's files, as a shell's `*.json` does."""
     path = Path(name)
-    return path.with_suffix("") if path.suffix in (".bin", ".idx", ".json") and path.is_file() else path
+    with user_path(path):
+        return path.with_suffix("") if path.suffix in (".bin", ".idx", ".json") and path.is_file() else path
 
 
 def order_path(prefix: str | Path) -> Path:

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fanal.errors import user_path
 from tokenizer.shards.index import check_files, map_tables, read_pointers
 from tokenizer.shards.manifest import (
     DTYPES,
@@ -69,7 +70,9 @@ class Shard:
     @cached_property
     def tokens(self) -> np.memmap:
         """All tokens, [num_tokens], of the shard's dtype, read-only, mapped and not read."""
-        return np.memmap(shard_paths(self.prefix)[0], dtype=self.dtype, mode="r", shape=(self.num_tokens,))
+        path = shard_paths(self.prefix)[0]
+        with user_path(path):
+            return np.memmap(path, dtype=self.dtype, mode="r", shape=(self.num_tokens,))
 
     @cached_property
     def document_offsets(self) -> np.ndarray:

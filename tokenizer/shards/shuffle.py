@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from fanal.files import writing
 from fanal.splitmix import GOLDEN, mix64
 from tokenizer.shards.index import document_batches, read_array
 
@@ -61,10 +62,11 @@ class Shuffler:
         self._files: list[tuple[BinaryIO, BinaryIO]] = []
 
     def __enter__(self) -> "Shuffler":
-        self._prefix.parent.mkdir(parents=True, exist_ok=True)
-        for bucket in range(1 << self._bits):
-            paths = self._paths(bucket)
-            self._files.append((paths[0].open("wb", WRITE_BUFFER_BYTES), paths[1].open("wb", WRITE_BUFFER_BYTES)))
+        with writing(self._prefix):
+            self._prefix.parent.mkdir(parents=True, exist_ok=True)
+            for bucket in range(1 << self._bits):
+                paths = self._paths(bucket)
+                self._files.append((paths[0].open("wb", WRITE_BUFFER_BYTES), paths[1].open("wb", WRITE_BUFFER_BYTES)))
         return self
 
     def add(self, keys: np.ndarray, lengths: np.ndarray, tokens: np.ndarray) -> None:
@@ -78,14 +80,16 @@ class Shuffler:
             documents = slice(cuts[bucket], cuts[bucket + 1])
             heads = np.empty(documents.stop - documents.start, KEY_AND_LENGTH)
             heads["key"], heads["length"] = keys[documents], lengths[documents]
-            self._files[bucket][0].write(heads.tobytes())
-            self._files[bucket][1].write(tokens[token_cuts[bucket] : token_cuts[bucket + 1]].tobytes())
+            with writing(self._prefix):
+                self._files[bucket][0].write(heads.tobytes())
+                self._files[bucket][1].write(tokens[token_cuts[bucket] : token_cuts[bucket + 1]].tobytes())
 
     def in_order(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """(keys, lengths, tokens) of all documents, about BATCH_TOKENS at a time; the files are gone then."""
         for bucket, files in enumerate(self._files):
-            for file in files:
-                file.close()
+            with writing(self._prefix):
+                for file in files:
+                    file.close()
             heads_path, tokens_path = self._paths(bucket)
             num_heads = heads_path.stat().st_size // KEY_AND_LENGTH.itemsize
             heads = read_array(heads_path, KEY_AND_LENGTH, count=num_heads)

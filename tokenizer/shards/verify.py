@@ -6,12 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from fanal.errors import DamageError
+from fanal.errors import DamageError, PassingError, UserError
 from fanal.files import HASH_BLOCK_BYTES, block_sha256_of_file, sha256_of_file
-from fanal.read_errors import passing_cause
 from tokenizer.shards.index import check_files, read_document_indices, read_lengths, read_pointers
 from tokenizer.shards.manifest import order_path, read_manifest
-from tokenizer.shards.shard import Shard, ShardError, open_shard, shard_paths
+from tokenizer.shards.shard import Shard, open_shard, shard_paths
 from tokenizer.vocabulary.load import load_tokenizer
 
 BLOCK_TOKENS = 1 << 22
@@ -72,14 +71,13 @@ def _verify_one(prefix: str | Path, deep: bool, tokenizer_sha256: str | None) ->
                 if len(problems) == MAX_PROBLEMS:
                     problems.append(f"{prefix}: more problems are not listed")
                     break
-    except (ShardError, DamageError, OSError) as error:
-        cause = passing_cause(error)
-        cut_short = cause is not None
+    except PassingError as error:
+        cut_short = True
         problems.append(
-            f"{prefix} cannot be read for now ({cause}), which says nothing about it; verify it again, perhaps on another node"
-            if cut_short
-            else str(error)
+            f"{prefix} cannot be read for now ({error}), which says nothing about it; verify it again, perhaps on another node"
         )
+    except (UserError, DamageError) as error:
+        problems.append(str(error))
     return VerifyResult(
         prefix=str(prefix),
         num_documents=shard.num_documents if shard else None,

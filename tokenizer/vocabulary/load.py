@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 
-from fanal.errors import UserError
+from fanal.errors import UserError, error_type, user_path
 from fanal.files import InputFile, read_record
 from tokenizer.vocabulary.sampling import LanguageSample
 from tokenizer.vocabulary.spec import TokenizerSpec, load_spec
@@ -97,7 +97,9 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
     """
     directory = Path(directory)
     mend = "train it again with `python -m tokenizer train`, or copy the whole folder again"
-    if not directory.is_dir():
+    with user_path(directory):
+        is_there = directory.is_dir()
+    if not is_there:
         raise UserError(f"tokenizer folder {directory} does not exist; {mend}")
     info = read_record(TokenizerInfo, directory / INFO_NAME, mend=mend)
     if info.format_version != FORMAT_VERSION:
@@ -136,7 +138,7 @@ def _read_described(path: Path, sha256: str, mend: str) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as problem:
-        raise UserError(f"{path} cannot be read ({problem.strerror}); {mend}") from None
+        raise error_type(problem)(f"{path} cannot be read ({problem.strerror}); {mend}") from None
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
         raise UserError(f"{path} has sha256 {found}, but {INFO_NAME} says {sha256}: it was altered; {mend}")

@@ -18,7 +18,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fanal.errors import UserError
+from fanal.errors import UserError, error_type
 from tokenizer.vocabulary.normalize import Normalization, prepare_text
 
 BOS_ID, EOS_ID, UNK_ID, PAD_ID = 0, 1, 2, 3
@@ -143,7 +143,7 @@ def load_spec(path: str | Path) -> TokenizerSpec:
     except FileNotFoundError:
         raise UserError(f"tokenizer spec {path} does not exist; a small one is tokenizer/specs/tiny-2k.yaml") from None
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as problem:
-        raise UserError(f"tokenizer spec {path} cannot be read as YAML: {problem}") from None
+        raise error_type(problem)(f"tokenizer spec {path} cannot be read as YAML: {problem}") from None
     if not isinstance(content, DictConfig):
         raise UserError(f"tokenizer spec {path} must hold keys and values such as 'vocab_size: 2000', found a list")
     try:
@@ -154,7 +154,7 @@ def load_spec(path: str | Path) -> TokenizerSpec:
         reason = str(problem).splitlines()[0]
         keys = ", ".join(TokenizerSpec.__dataclass_fields__)
         raise UserError(f"tokenizer spec {path}: {reason} (keys of a spec: {keys})") from None
-    except ValueError as problem:
+    except UserError as problem:
         raise UserError(f"tokenizer spec {path}: {problem}") from None
 
 

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import sentencepiece
 
-from fanal.errors import UserError
-from fanal.files import fsync_directory, write_bytes_durably, write_record
+from fanal.errors import UserError, user_path
+from fanal.files import fsync_directory, write_bytes_durably, write_record, writing
 from tokenizer.documents.parse import DocumentReader
 from tokenizer.vocabulary.engine import open_engine
 from tokenizer.vocabulary.fast_json import fast_tokenizer_json
@@ -103,7 +103,9 @@ def train_tokenizer(
     give vocab_size tokens.
     """
     output_dir = Path(output_dir)
-    if output_dir.exists():
+    with user_path(output_dir):
+        exists = output_dir.exists()
+    if exists:
         raise UserError(
             f"output folder {output_dir} exists, and a tokenizer is never overwritten (shards depend on it); "
             "remove it or name another --output"
@@ -145,19 +147,21 @@ def train_tokenizer(
 
 
 def _publish(output_dir: Path, files: dict[str, bytes], info: TokenizerInfo) -> Tokenizer:
-    output_dir.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f"{output_dir.name}.", suffix=".part", dir=output_dir.parent))
-    part.chmod(0o755)  # what mkdir would give, where mkdtemp is for one's own eyes
+    with writing(output_dir):
+        output_dir.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f"{output_dir.name}.", suffix=".part", dir=output_dir.parent))
+        part.chmod(0o755)  # what mkdir would give, where mkdtemp is for one's own eyes
     try:
         for name, content in files.items():
             write_bytes_durably(part / name, content)
         write_record(part / INFO_NAME, info)
         engine = open_engine(load_tokenizer(part))  # what is published opens
         write_record(part / INFO_NAME, replace(info, proved_engine=engine.name))
-        part.rename(output_dir)
+        with writing(output_dir):
+            part.rename(output_dir)
+            fsync_directory(output_dir.parent)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    fsync_directory(output_dir.parent)
     return load_tokenizer(output_dir)
 
 
@@ -200,5 +204,5 @@ def _train_model(spec: TokenizerSpec, sentences: SentenceStream) -> bytes:
                 f"vocab_size {spec.vocab_size} does not suit these {sentences.num_text_bytes} bytes of text: {reason}"
             ) from None
     if sentences.error is not None:
-        raise sentences.error  # not above: there Python would forget what that error was made of
+        raise sentences.error
     return model.getvalue()

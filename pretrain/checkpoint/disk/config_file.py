@@ -7,7 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from fanal.errors import UserError
+from fanal.errors import DamageError
 from fanal.run_folder import CONFIG
 from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, read_small_file
 
@@ -20,7 +20,7 @@ def read_config(folder: Path) -> Any:
     try:
         saved: Any = OmegaConf.create(read_small_file(folder / CONFIG).decode())
         if not all(isinstance(saved.get(key), DictConfig) for key in ("model", "data", "train")):
-            raise UserError("it has no sections model, data and train")
+            raise DamageError("it has no sections model, data and train")
         return saved
     except (ValueError, TypeError, OmegaConfBaseException, YAMLError) as error:
         problem = str(error).partition("\n")[0]

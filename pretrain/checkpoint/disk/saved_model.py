@@ -6,7 +6,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fanal.errors import UserError
+from fanal.errors import DamageError
 from fanal.run_folder import CONFIG
 from pretrain.checkpoint.disk.config_file import read_config
 from pretrain.checkpoint.disk.manifest import DamagedCheckpointError
@@ -23,7 +23,7 @@ def read_model(folder: Path) -> ModelConfig:
     try:
         unknown = sorted(set(section) - known)
         if unknown:
-            raise UserError(f"unknown fields {', '.join(unknown)}; a newer version wrote it")
+            raise DamageError(f"unknown fields {', '.join(unknown)}; a newer version wrote it")
         model = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), section))
     except (ValueError, TypeError, OmegaConfBaseException) as error:
         problem = str(error).partition("\n")[0]

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from fanal.errors import UserError
+from fanal.errors import UserError, error_type
 from pretrain.convert.ours.target import NO_WRITING, harm_of
 
 SMALL_FILES_BYTES = 32 << 20
@@ -59,7 +59,9 @@ def part_of(final: Path) -> Iterator[Path]:
         part.mkdir(exist_ok=True)
         descriptor = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError as error:
-        raise ExportTargetError(f"--to ({final}) cannot be written: {error.strerror} ({part})") from None
+        raise error_type(error, ExportTargetError)(
+            f"--to ({final}) cannot be written: {error.strerror} ({part})"
+        ) from None
     try:
         _hold(part, descriptor, final)
         try:
@@ -70,7 +72,7 @@ def part_of(final: Path) -> Iterator[Path]:
     except OSError as error:
         if error.errno not in NO_WRITING:
             raise
-        raise ExportTargetError(
+        raise error_type(error, ExportTargetError)(
             f"--to ({final}) could not be written, and nothing is left of it: {error.strerror} ({error.filename or part})"
         ) from None
     finally:

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from omegaconf import OmegaConf
 
-from fanal.errors import UserError
+from fanal.errors import UserError, error_type
 from fanal.progress import Progress
 from fanal.run_folder import COMPLETE, CONFIG, MANIFEST, SHARDS, STATE, TENSORS, shard_path
 from pretrain.checkpoint.disk.boxes import Box
@@ -231,7 +231,7 @@ def _part_of(final: Path) -> Iterator[Path]:
         part.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(part, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
-        raise ImportTargetError(
+        raise error_type(error, ImportTargetError)(
             f"CHECKPOINT ({final}) cannot be written: {error.strerror} ({error.filename})"
         ) from None
     try:
@@ -244,7 +244,7 @@ def _part_of(final: Path) -> Iterator[Path]:
         if isinstance(error, OSError) and error.errno not in NO_WRITING:
             raise
         text = f"{error.strerror} ({error.filename or part})" if isinstance(error, OSError) else str(error)
-        raise ImportTargetError(
+        raise error_type(error, ImportTargetError)(
             f"CHECKPOINT ({final}) could not be written, and nothing is left of it: {text}"
         ) from None
     finally:
