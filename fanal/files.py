@@ -25,6 +25,7 @@ NOT_WRITTEN = WRONG_PATH | {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR,
 }  # fmt: skip
 """Why a file that a user asked for cannot be written, until that user changes something."""
+TRY_AGAIN = "try again, perhaps on another node"
 Record = typing.TypeVar("Record")
 
 
@@ -81,9 +82,7 @@ def reading(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as problem:
-        advice = (
-            "start again, perhaps on another node" if may_pass(problem) else "make it a file that this user may read"
-        )
+        advice = TRY_AGAIN if may_pass(problem) else "make it a file that this user may read"
         raise error_type(problem)(f"{path} cannot be read: {problem.strerror or problem}; {advice}") from None
 
 
@@ -176,7 +175,8 @@ def read_record(record_type: type[Record], path: Path, *, mend: str, error: type
     except FileNotFoundError:
         raise error(f"{path} does not exist; {mend}") from None
     except (ValueError, OSError) as problem:
-        raise error_type(problem, error)(f"{path} cannot be read as JSON ({problem}); {mend}") from None
+        advice = TRY_AGAIN if may_pass(problem) else mend
+        raise error_type(problem, error)(f"{path} cannot be read as JSON ({problem}); {advice}") from None
     try:
         return _build(record_type, content, where="")
     except UserError as problem:

@@ -24,6 +24,7 @@ from tokenizer.shards.shard import ShardWriter
 from tokenizer.shards.shuffle import gather
 
 BATCH_TOKENS = 1 << 22
+NO_FILE = "no file"
 SAME_IN_ALL = ("tokenizer_sha256", "vocab_size", "dtype", "source", "options", "fanal_version", "part_of")
 
 
@@ -113,10 +114,11 @@ def _check_bytes(prefix: Path, manifest: ShardManifest) -> None:
     ]
     if manifest.num_documents and manifest.options.shuffle_seed is not None:
         keys = order_path(prefix)
-        checks.append((keys, sha256_of_file(keys) if keys.is_file() else "no file", manifest.order_sha256))
+        checks.append((keys, sha256_of_file(keys) if keys.is_file() else NO_FILE, manifest.order_sha256))
     for path, found, expected in checks:
         if found != expected:
-            raise DamagedShardError(f"{path} has sha256 {found}, expected {expected}; encode this part again")
+            error = ShardError if found == NO_FILE else DamagedShardError
+            raise error(f"{path} has sha256 {found}, expected {expected}; encode this part again")
 
 
 def _in_turn(parts: Sequence[PartShard]) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -73,9 +73,7 @@ def _verify_one(prefix: str | Path, deep: bool, tokenizer_sha256: str | None) ->
                     break
     except PassingError as error:
         cut_short = True
-        problems.append(
-            f"{prefix} cannot be read for now ({error}), which says nothing about it; verify it again, perhaps on another node"
-        )
+        problems.append(f"{prefix} cannot be read for now, which says nothing about it: {error}")
     except (UserError, DamageError) as error:
         problems.append(str(error))
     return VerifyResult(

@@ -34,6 +34,11 @@ def main(descriptor: int, parent: int) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it went before we asked to follow
         return
+    serve(descriptor)
+
+
+def serve(descriptor: int) -> None:
+    """Do what each line of standard input asks for."""
     for line in sys.stdin:
         # Whatever an error is, the rank must hear of it, and says it; the process can go on.
         run_guarded(partial(_obey, descriptor, json.loads(line)), speaks=lambda: False, then=_tell_failure)

@@ -136,7 +136,9 @@ def test_an_error_in_a_worker_is_the_same_outside(
     assert main([*words, "--workers", "2"]) == 70
     err = capfd.readouterr().err
     assert "Input/output error" in err and str(path) in err
-    assert ("Traceback" in err) is not in_our_words, "an error that nobody put in words is a crash, with the worker's traceback"
+    assert ("Traceback" in err) is not in_our_words, (
+        "an error that nobody put in words is a crash, with the worker's traceback"
+    )
     assert in_our_words or "in fail" in err
 
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tokenizer.shards.manifest import DamagedShardError
 from tokenizer.shards.shard import EncodeOptions, ShardError, ShardManifest, ShardWriter, open_shard
 from tokenizer.shards.verify import verify
 
@@ -202,13 +203,17 @@ FAULTS = {
 }
 
 
+NOT_DAMAGE = {"no bin", "no idx", "no json", "highest", "version", "tokenizer", "unknown key", "json"}
+"""What a wrong prefix, or a description that somebody wrote, looks like; all else is bytes that changed."""
+
+
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_at_the_ends_is_found_on_opening(tmp_path: Path, name: str) -> None:
     fault, message = FAULTS[name]
     write_shard(tmp_path / "a")
     open_shard(tmp_path / "a")
     fault(tmp_path / "a")
-    with pytest.raises(ShardError, match=message):
+    with pytest.raises(ShardError if name in NOT_DAMAGE else DamagedShardError, match=message):
         open_shard(tmp_path / "a")
 
 
@@ -285,7 +290,7 @@ def test_a_search_in_a_damaged_index_is_refused(tmp_path: Path, pointers: list) 
         try:
             assert shard.documents_in(start, 20).tolist() == expected, "an answer is right, or there is none"
             found += 1
-        except ShardError as error:
+        except DamagedShardError as error:
             assert "a.idx does not say where the documents around token" in str(error)
             refused += 1
     assert found and refused

@@ -94,8 +94,8 @@ def test_a_shard_that_cannot_be_read_for_now_is_not_called_damaged_nor_sound(
     unread, good = verify([tmp_path / "b", prefix])
     assert (unread.cut_short, unread.failed) == (True, False)
     assert unread.problems == (
-        f"{tmp_path / 'b'} cannot be read for now ([Errno 5] Input/output error: '{manifest}'), which says nothing about it; "
-        "verify it again, perhaps on another node",
+        f"{tmp_path / 'b'} cannot be read for now, which says nothing about it: {manifest} cannot be read as JSON "
+        "([Errno 5] Input/output error); try again, perhaps on another node",
     )
     assert not good.problems
     assert main(["verify", str(tmp_path / "b"), str(prefix)]) == 70
