@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from fanal.errors import UserError
 from tokenizer.encoding.encode import encode
 from tokenizer.shards import writer as writer_module
 from tokenizer.shards.shard import ShardError, ShardWriter, open_shard
@@ -178,7 +179,7 @@ def test_an_error_at_any_step_of_finishing_leaves_nothing(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(writer_module, failing, fail)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(UserError, match=r"shard cannot be written: No space left"):
         encode(tokenizer_dir, [path], tmp_path / "shard", num_workers=1)
     assert [p.name for p in tmp_path.iterdir()] == ["a.jsonl"]
 

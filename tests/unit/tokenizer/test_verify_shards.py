@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fanal.errors import PassingError
 from tests.runs.disks import UNREADABLE
 from tokenizer.__main__ import main
 from tokenizer.shards.index import write_index
@@ -109,7 +110,7 @@ def test_damage_found_before_the_disk_failed_stays_damage(
     prefix: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(path: Path) -> tuple[str, ...]:
-        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        raise PassingError(f"{path} cannot be read: {os.strerror(errno.EIO)}")
 
     monkeypatch.setattr("tokenizer.shards.verify.block_sha256_of_file", fail)  # it is read behind the index
     assert main(["verify", str(prefix), "--deep"]) == 70
