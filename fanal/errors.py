@@ -1,4 +1,4 @@
-"""Errors by type: what a person did wrong, bytes that are damaged, trouble that may pass. All else is a crash.
+"""Errors by type: wrong input of a user, damaged bytes, trouble that may pass. All else is a crash.
 
 The type says how the process ends (``exit_code``), and that the message is all there is to say: one line, no traceback. It is
 raised where the input is judged. An error of any other type is a bug or a surprise, whatever its words and wherever it was
@@ -24,7 +24,7 @@ class FanalError(Exception):
 
 
 class UserError(FanalError, ValueError):
-    """The input is wrong: an argument, a config, a file that a person gave. Starting again does not help.
+    """The input is wrong: an argument, a config, a file that a user gave. Starting again does not help.
 
     The message gives the name, the value, the rule and a value that works.
     """
@@ -39,7 +39,7 @@ class DamageError(FanalError, ValueError):
 
 
 class PassingError(FanalError):
-    """A disk, a network or a node that fails now and may work at the next start. Nothing that a person gave is wrong."""
+    """A disk, a network or a node that fails now and may work at the next start. Nothing that a user gave is wrong."""
 
     exit_code = CRASH
 
@@ -61,12 +61,12 @@ def may_pass(error: BaseException) -> bool:
 
 
 def error_type(error: BaseException, lasting: type[FanalError] = UserError) -> type[FanalError]:
-    """The type for the error in words that we make of one of the system's: ``raise error_type(problem)(f"{path} ...")``."""
+    """Return the type of our error in place of one of the system's: ``raise error_type(problem)(f"{path} ...")``."""
     return PassingError if may_pass(error) else lasting
 
 
 def exit_code_of(error: BaseException) -> int:
-    """How a process ends that meets this error."""
+    """Return the exit code of a process that ends with this error."""
     return error.exit_code if isinstance(error, FanalError) else CRASH
 
 
@@ -75,7 +75,7 @@ def user_path(*paths: str | Path) -> Iterator[None]:
     """Turn an error of WRONG_PATH about a path that a user gave into a UserError. For the place that looks at the path first.
 
     An error is about a path if it names the path itself, a file inside it, one whose name begins with it (PREFIX.bin), or a
-    folder above it. Every other OSError is left as it is: that a library may not use /dev/shm is no mistake in the input.
+    folder above it. Every other OSError is left as it is: that a library may not use /dev/shm is not a mistake in the input.
     """
     try:
         yield
@@ -102,12 +102,12 @@ def run_guarded(
     speaks: Callable[[], bool] = lambda: True,
     then: Callable[[Exception], object] = lambda _: None,
 ) -> int:
-    """Run a command's ``act``; returns the exit code. This is the one policy of all commands and processes.
+    """Run a command's ``act`` and return the exit code. This is the one policy of all commands and processes.
 
     A FanalError is one line on standard error, and its own exit code. Any other error is a traceback, and CRASH.
 
-    Args: speaks: whether this process says the one line, where others of the same command say it too; then: is told the error
-    after it was said.
+    Args: speaks: whether this process says the one line, where others of the same command say it too; then: called with the
+    error after it was printed.
     """
     try:
         return act()

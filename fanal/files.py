@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, and small JSON records that describe large files.
+"""Files that are either complete or absent, and small JSON records that describe large files.
 
 A name is given to a file only after its bytes are on disk: write `NAME.part`, fsync, rename, fsync the directory.
 A process killed at any moment leaves the old file, the new file or a `.part`, never half a file under its final name.
@@ -20,11 +20,11 @@ from fanal.errors import WRONG_PATH, FanalError, UserError, error_type, may_pass
 
 READ_BLOCK_BYTES = 1 << 20
 HASH_BLOCK_BYTES = 64 << 20
-"""Large files are hashed in blocks of this size, so that a changed byte can be placed."""
+"""Size of the blocks in which large files are hashed, so that a changed byte can be located."""
 NOT_WRITTEN = WRONG_PATH | {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR,
 }  # fmt: skip
-"""Why a file that a user asked for cannot be written, until that user changes something."""
+"""Error numbers of a file that a user asked for and that cannot be written until that user changes something."""
 TRY_AGAIN = "try again, perhaps on another node"
 Record = typing.TypeVar("Record")
 
@@ -34,22 +34,23 @@ class InputFile:
     """One file that something was made from."""
 
     path: str
-    """As the user gave it."""
+    """Path of the file, as the user gave it."""
     bytes: int
     """Size of the file in bytes."""
     first_block: int
     """Number of the first hashed block: 0, except where one part of many read the file from the middle on."""
     block_sha256: tuple[str, ...]
-    """Of each 64 MiB block, 64 hexadecimal digits, taken while it was read; one, of the whole file, up to that size."""
+    """SHA-256 of each 64 MiB block, 64 hexadecimal digits, taken while it was read; up to that size one, of the
+    complete file."""
 
 
 def part_path(path: Path) -> Path:
-    """The temporary neighbour of `path`; in the same directory, so that the rename is atomic."""
+    """Return the temporary neighbour of `path`; in the same directory, so that the rename is atomic."""
     return path.with_name(path.name + ".part")
 
 
 class BlockHasher:
-    """SHA-256 of each HASH_BLOCK_BYTES of a stream, as its bytes come by."""
+    """Hasher of a stream, as its bytes come by: SHA-256 of each HASH_BLOCK_BYTES."""
 
     def __init__(self) -> None:
         self._done: list[str] = []
@@ -57,7 +58,7 @@ class BlockHasher:
         self._filled = 0
 
     def update(self, content: bytes | memoryview) -> None:
-        """The next bytes of the stream."""
+        """Hash the next bytes of the stream."""
         view = memoryview(content)
         while len(view):
             taken = view[: HASH_BLOCK_BYTES - self._filled]
@@ -69,7 +70,7 @@ class BlockHasher:
                 self._digest, self._filled = hashlib.sha256(), 0
 
     def hexdigests(self) -> tuple[str, ...]:
-        """One per block so far, the last of them perhaps shorter; empty for an empty stream."""
+        """Return one digest per block so far, the last block perhaps shorter; empty for an empty stream."""
         return (*self._done, self._digest.hexdigest()) if self._filled else tuple(self._done)
 
 
@@ -105,7 +106,7 @@ def writing(target: Path) -> Iterator[None]:
 
 
 def sha256_of_file(path: Path) -> str:
-    """SHA-256 of a file as 64 hexadecimal digits. Reads the file once, in blocks of 1 MiB."""
+    """Return the SHA-256 of a file as 64 hexadecimal digits. Reads the file once, in blocks of 1 MiB."""
     digest = hashlib.sha256()
     with reading(path), path.open("rb") as stream:
         while block := stream.read(READ_BLOCK_BYTES):
@@ -114,7 +115,7 @@ def sha256_of_file(path: Path) -> str:
 
 
 def block_sha256_of_file(path: Path) -> tuple[str, ...]:
-    """SHA-256 of each HASH_BLOCK_BYTES of a file. Reads the file once."""
+    """Return the SHA-256 of each HASH_BLOCK_BYTES of a file. Reads the file once."""
     hasher = BlockHasher()
     with reading(path), path.open("rb") as stream:
         while block := stream.read(READ_BLOCK_BYTES):
@@ -132,13 +133,13 @@ def fsync_directory(directory: Path) -> None:
 
 
 def sync(stream: BinaryIO) -> None:
-    """Bring what was written to disk."""
+    """Flush a stream and fsync it."""
     stream.flush()
     os.fsync(stream.fileno())
 
 
 def write_bytes_durably(path: Path, content: bytes) -> None:
-    """Write a whole file under a temporary name, fsync, and rename it to `path` (replacing a file that is there).
+    """Write a complete file under a temporary name, fsync, and rename it to `path` (replacing an existing file).
 
     Raises: as `writing`.
     """
@@ -155,7 +156,7 @@ def write_bytes_durably(path: Path, content: bytes) -> None:
 
 
 def record_bytes(record: Any) -> bytes:
-    """A dataclass as an indented JSON object."""
+    """Return a dataclass as an indented JSON object."""
     return (json.dumps(asdict(record), indent=2, ensure_ascii=False) + "\n").encode("utf-8")
 
 
@@ -184,7 +185,7 @@ def read_record(record_type: type[Record], path: Path, *, mend: str, error: type
 
 
 def _build(record_type: Any, content: Any, *, where: str) -> Any:
-    """A value of the annotated type from parsed JSON. Raises: UserError with the dotted place of the first misfit."""
+    """Build a value of the annotated type from parsed JSON. Raises: UserError with the dotted place of the first misfit."""
     if is_dataclass(record_type):
         if not isinstance(content, dict):
             raise UserError(f"{where or 'the file'} holds {_shown(content)}, expected an object")
@@ -201,7 +202,7 @@ def _build(record_type: Any, content: Any, *, where: str) -> Any:
             raise UserError(f"{where[:-1]} holds {_shown(content)}, expected a list")
         item_type = typing.get_args(record_type)[0]
         return tuple(_build(item_type, item, where=f"{where}{number}.") for number, item in enumerate(content))
-    # bool is an int in Python, but `true` is no count of tokens.
+    # bool is an int in Python, but `true` is not a count of tokens.
     accepted = typing.get_args(record_type) if isinstance(record_type, types.UnionType) else (record_type,)
     if type(content) not in accepted:
         names = " or ".join(kind.__name__ for kind in accepted)

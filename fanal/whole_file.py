@@ -4,7 +4,7 @@ from pathlib import Path
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Whole or not at all: who reads sees the file before, or this one."""
+    """Write a file completely or not at all: a reader sees the file before, or this one."""
     part = path.with_name(path.name + ".part")
     part.write_text(text, encoding="utf-8")
     part.replace(path)

@@ -1,4 +1,5 @@
-"""The command line: parse, call one function, exit code. ``python -m launch --help``."""
+"""Command line of the launch package: parse the arguments, call one function, return an exit code (``python -m launch
+--help``)."""
 
 import io
 import shlex
@@ -22,7 +23,7 @@ def cli() -> None:
 
 
 def job_options(command: Callable[..., None]) -> Callable[..., None]:
-    """What render and submit take."""
+    """Add the options that render and submit share."""
     for decorate in reversed(
         (
             click.argument("config", shell_complete=complete_path),
@@ -59,7 +60,7 @@ def job_options(command: Callable[..., None]) -> Callable[..., None]:
 @cli.command(context_settings=CONTEXT)
 @job_options
 def render(config: str, overrides: tuple[str, ...], site_name: str, **options: Any) -> None:
-    """Write the script of a job, and what belongs to it, into RUN_DIR/launch. Nothing is queued."""
+    """Write the script of a job, and the files it needs, into RUN_DIR/launch. Nothing is queued."""
 
     def act() -> int:
         from launch.chain.render import jobs_that_will_read_it
@@ -137,7 +138,7 @@ def job() -> None:
 @job.command("begin")
 @click.argument("folder", type=Path)
 def job_begin(folder: Path) -> None:
-    """Before the run: prints where ranks meet; nothing if this job must not run."""
+    """Prepare the run: print where ranks meet, or nothing if this job must not run."""
 
     def act() -> int:
         from launch.chain.job import begin
@@ -145,7 +146,7 @@ def job_begin(folder: Path) -> None:
 
         try:
             meet_at = begin(folder)
-        except SlurmError as error:  # whatever it says, nobody's input is wrong in a job that has started
+        except SlurmError as error:  # whatever it says, the input is not wrong in a job that has started
             raise PassingError(str(error)) from None
         print(meet_at or "", end="")
         return FINISHED
@@ -158,7 +159,7 @@ def job_begin(folder: Path) -> None:
 @click.option("--before-training", type=int)
 @click.option("--walltime", is_flag=True)
 def job_end(folder: Path, before_training: int | None, walltime: bool) -> None:
-    """After the run: decide, note, act."""
+    """Finish the run: decide what follows, note the decision, act on it."""
 
     def act() -> int:
         from launch.chain.job import end
@@ -171,7 +172,7 @@ def job_end(folder: Path, before_training: int | None, walltime: bool) -> None:
 @job.command("merge")
 @click.argument("folder", type=Path)
 def job_merge(folder: Path) -> None:
-    """After the array of an encoding: join the parts, or queue again what is missing."""
+    """Finish the array of an encoding: join the parts, or queue the missing ones again."""
 
     def act() -> int:
         from launch.encoding.job import merge
@@ -197,7 +198,7 @@ def status(run_dir: Path, as_json: bool) -> None:
             print(to_json(found))
         else:
             if isinstance(sys.stdout, io.TextIOWrapper):
-                sys.stdout.reconfigure(errors="backslashreplace")  # a path in a reason may hold bytes that are no text
+                sys.stdout.reconfigure(errors="backslashreplace")  # a path in a reason may hold bytes that are not text
             show(found)
         return FINISHED
 

@@ -1,4 +1,4 @@
-"""The command line: parse, call one function, print, exit code.
+"""Command line of the tokenizer package: parse the arguments, call one function, print, return an exit code.
 
 Exit codes: 0 done; 2 the input is wrong; 70 a crash, or an error that another try may not meet; 76 a shard failed
 verification (fanal/errors.py).
@@ -77,7 +77,7 @@ def train(spec: str, inputs: tuple[str, ...], output: str, text_field: str) -> N
 
 
 def labels_options(command: Callable) -> Callable:
-    """What is said of all documents of a shard."""
+    """Add the options that label all documents of a shard."""
     for name, text in (
         ("source", "Where the documents come from."),
         ("language", "ISO 639 code of all documents; default: what they say."),
@@ -89,7 +89,7 @@ def labels_options(command: Callable) -> Callable:
 
 
 class PartType(click.ParamType):
-    """I/N."""
+    """Option value I/N: part I of N."""
 
     name = "I/N"
 
@@ -344,7 +344,7 @@ def _print(table: Table) -> None:
 
 
 def _end_cleanly(*_: object) -> NoReturn:
-    """What is half-written goes when a scheduler ends us, as it does at Ctrl-C."""
+    """End through SystemExit when a scheduler sends SIGTERM, so that half-written files are removed as at Ctrl-C."""
     raise SystemExit(128 + signal.SIGTERM)
 
 

@@ -1,4 +1,4 @@
-"""What a run folder says of its progress. The folders and files are the trainer's: names come from its rooms."""
+"""Progress of a run as its folder shows it. The folders and files are the trainer's: names come from its rooms."""
 
 import contextlib
 import json
@@ -11,19 +11,19 @@ from pretrain.log.run_dir import METRICS_FILE
 
 
 def newest_step(run_dir: Path) -> int:
-    """Step of the newest whole checkpoint; 0 if there is none."""
+    """Return the step of the newest complete checkpoint; 0 if there is none."""
     return max(whole_steps(run_dir), default=0)
 
 
 def whole_steps(run_dir: Path) -> list[int]:
-    """Steps of the checkpoints that bear the mark of a whole one, oldest first. Their bytes are not read."""
+    """Return the steps of the checkpoints that are marked as complete, oldest first. Their bytes are not read."""
     folder = checkpoints_dir(run_dir)
     steps = (step_of(path.name) for path in folder.iterdir()) if folder.is_dir() else ()
     return sorted(step for step in steps if step is not None and (folder / step_name(step) / COMPLETE).is_file())
 
 
 def metrics(run_dir: Path) -> Iterator[dict[str, Any]]:
-    """The whole lines of metrics.jsonl, oldest first; none if there is no file."""
+    """Return the complete lines of metrics.jsonl, oldest first; none if there is no file."""
     with (
         contextlib.suppress(FileNotFoundError),
         (run_dir / METRICS_FILE).open(encoding="utf-8", errors="replace") as stream,

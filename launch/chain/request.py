@@ -1,4 +1,4 @@
-"""What a person asks for, and what follows from it: a job of one or more slices. Every error comes before the queue does."""
+"""Request of a user, and the job of one or more slices that follows from it. Every error comes before the queue does."""
 
 import hashlib
 import os
@@ -15,7 +15,7 @@ from pretrain.config.rules import check_ranks
 from pretrain.config.schema import RunConfig
 
 MAX_STOP_MARGIN_S = 65_535
-"""Of ``sbatch --signal``."""
+"""Largest margin that ``sbatch --signal`` takes, in seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,21 +24,21 @@ class Request:
 
     nodes: int
     hours: float | None
-    """Of walltime in all; more than a job may take becomes a chain."""
+    """Hours of walltime in all; more than a job may take becomes a chain."""
     account: str | None = None
     qos: str | None = None
     slice_hours: float | None = None
-    """Of one job of a chain; None takes what the QoS allows."""
+    """Hours of one job of a chain; None takes what the QoS allows."""
     gpus_per_node: int | None = None
-    """Fewer than the node has, on one node; None takes all."""
+    """GPUs per node where that is fewer than the node has, on one node; None takes all."""
     stop_margin_s: int | None = None
     exclude: tuple[str, ...] = ()
     """Nodes never to run on."""
     modules: tuple[str, ...] = ()
-    """Loaded after the site's."""
+    """Modules loaded after the site's."""
     preflight: bool = True
     node_local: bool = False
-    """Run code and environment from each node's own disk."""
+    """Whether to run code and environment from each node's own disk."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,14 +46,14 @@ class Places:
     """Absolute paths that a job needs."""
 
     workdir: Path
-    """Where relative paths of the config count from."""
+    """Folder from which relative paths of the config count."""
     code_dir: Path
     python: Path
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """All that the script says."""
+    """Everything that a job's script says."""
 
     run: RunConfig
     site: SiteConfig
@@ -62,12 +62,12 @@ class Job:
     run_dir: Path
     nodes: int
     gpus_per_node: int
-    """0 on CPUs."""
+    """GPUs per node; 0 on CPUs."""
     ranks_per_node: int
     cores: int
-    """Of each node, for all its ranks."""
+    """Cores of each node, for all its ranks."""
     minutes: int
-    """Walltime of one slice."""
+    """Walltime of one slice, in minutes."""
     slices: int
     account: str
     qos: str
@@ -80,27 +80,28 @@ class Job:
 
     @property
     def name(self) -> str:
-        """Of the Slurm job: slices of one run folder wait for each other by it."""
+        """Name of the Slurm job: slices of one run folder wait for each other by it."""
         return job_name(self.run_dir)
 
     @property
     def folder(self) -> Path:
-        """Where the script and all that belongs to its jobs lie."""
+        """Folder of the script and of all that belongs to its jobs."""
         return launch_dir(self.run_dir)
 
 
 def absolute(path: str | Path, workdir: Path) -> Path:
-    """The path from the root on, symbolic links left as people know them."""
+    """Return the path from the root on, with symbolic links left as users know them."""
     return Path(os.path.normpath(workdir / path))
 
 
 def launch_dir(run_dir: Path) -> Path:
-    """The folder of a run that belongs to its jobs."""
+    """Return the folder of a run that belongs to its jobs."""
     return run_dir / "launch"
 
 
 def job_name(run_dir: Path) -> str:
-    """The same for every job of an absolute run_dir, and for no other: readable, and a hash of the path."""
+    """Return a name that is the same for every job of an absolute run_dir, and for no other: readable, with a hash of
+    the path."""
     readable = re.sub(r"[^A-Za-z0-9_.-]", "-", run_dir.name)[:40]
     return f"fanal-{readable}-{hashlib.sha256(str(run_dir).encode()).hexdigest()[:6]}"
 
@@ -150,7 +151,7 @@ def plan_job(run: RunConfig, site_name: str, site: SiteConfig, request: Request,
 def check_nodes(
     run: RunConfig, site: SiteConfig, site_name: str, *, nodes: int, gpus_per_node: int | None
 ) -> tuple[int, int]:
-    """(GPUs, ranks) of each node, if the layout and the batch of a run can use them.
+    """Return (GPUs, ranks) of each node, if the layout and the batch of a run can use them.
 
     Args: gpus_per_node, fewer than a node has; None takes all.
     Raises: UserError naming the option or key, its value, the rule and what works.
@@ -165,7 +166,7 @@ def check_nodes(
 
 
 def check_word(option: str, given: str | None, *, example: str) -> None:
-    """Refuse what cannot be one word of a directive.
+    """Refuse a value that cannot be one word of a directive.
 
     Raises: UserError naming the option, its value and one that works.
     """
@@ -198,7 +199,7 @@ def check_run_dir(run_dir: Path, code_dir: Path) -> None:
 
 
 def account(suffix: str, needed: bool, site_name: str, given: str | None) -> str:
-    """The account, if it is one that the scheduler takes here; empty if none is needed or given.
+    """Return the account, if it is one that the scheduler takes here; empty if none is needed or given.
 
     Raises: UserError if it is missing, or does not end in the suffix of its kind of node.
     """
@@ -223,7 +224,8 @@ def account(suffix: str, needed: bool, site_name: str, given: str | None) -> str
 
 
 def _check_node_list(nodes: tuple[str, ...]) -> None:
-    """Refuse what sbatch would not take for nodes. A comma inside brackets is one between items here: only the whole tells."""
+    """Refuse names that sbatch would not take for nodes. Commas inside brackets split items here: only the joined text
+    tells."""
     group = r"\[\d+(-\d+)?(,\d+(-\d+)?)*\]"
     item = rf"[A-Za-z0-9_.-]+({group}[A-Za-z0-9_.-]*)*"
     given = ",".join(nodes)
@@ -251,7 +253,7 @@ def _gpus_per_node(site: SiteConfig, site_name: str, nodes: int, wanted: int | N
 
 
 def _cpu_ranks_per_node(run: RunConfig, nodes: int) -> int:
-    """Without GPUs the layout says how many ranks there are; they are spread evenly."""
+    """Return the CPU ranks of each node: without GPUs the layout says how many ranks there are, and they are spread evenly."""
     ranks = world_size(run.parallel)
     if ranks % nodes:
         works = max(count for count in range(1, min(nodes, ranks) + 1) if ranks % count == 0)
@@ -296,7 +298,7 @@ def _check_layout(run: RunConfig, nodes: int, ranks_per_node: int, what: str) ->
 
 
 def _cores(site: SiteConfig, gpus: int, ranks: int) -> int:
-    """Of one node: a GPU brings its share, and a CPU rank needs one."""
+    """Return the cores of one node: a GPU brings its share, and a CPU rank needs one."""
     return site.cores_per_node * gpus // site.gpus_per_node if gpus else min(site.cores_per_node, ranks)
 
 

@@ -1,4 +1,4 @@
-"""The text of a job's script: readable, commented, standing alone."""
+"""Text of a job's script: readable, commented, self-contained."""
 
 import re
 import shlex
@@ -17,12 +17,12 @@ SCRIPT, CONFIG, SITE, NODE_SCRIPT, PACKED = "job.sbatch", "config.yaml", "site.y
 
 
 def script(job: Job) -> str:
-    """The sbatch script of one slice; every slice of a chain is the same script."""
+    """Return the sbatch script of one slice; every slice of a chain is the same script."""
     return "\n".join([*_title(job), *directives(job), "", *_setting(job), "", *_body(job)]) + "\n"
 
 
 def directives(job: Job) -> list[str]:
-    """The #SBATCH lines, each with its reason where it is not plain."""
+    """Return the #SBATCH lines, each with its reason where it is not obvious."""
     site = job.site
     lines = [
         sbatch(f"--job-name={job.name}", "slices of this run folder know each other by it"),
@@ -53,22 +53,22 @@ def directives(job: Job) -> list[str]:
 
 
 def walltime(minutes: int) -> str:
-    """HH:MM:SS."""
+    """Return a walltime as HH:MM:SS."""
     return f"{minutes // 60:02d}:{minutes % 60:02d}:00"
 
 
 def environment(site: SiteConfig) -> list[str]:
-    """The export lines of a site."""
+    """Return the export lines of a site."""
     return [f'export {name}="{variable.value}"  # {variable.reason}' for name, variable in site.environment.items()]
 
 
 def modules(names: tuple[str, ...]) -> list[str]:
-    """Lines that load environment modules; none where there are none to load."""
+    """Return the lines that load environment modules; none where there are none to load."""
     return ["module purge", *(f"module load {shlex.quote(name)}" for name in names)] if names else []
 
 
 def setting(folder: Path, places: Places, site: SiteConfig, module_names: tuple[str, ...]) -> list[str]:
-    """What every script begins with: its folder, the Python, modules, the site's variables, our packages."""
+    """Return the lines that every script starts with: its folder, the Python, modules, the site's variables, our packages."""
     return [
         "# --- where, with what",
         f"launch_dir={quoted(folder)}",
@@ -81,18 +81,18 @@ def setting(folder: Path, places: Places, site: SiteConfig, module_names: tuple[
 
 
 def quoted(value: object) -> str:
-    """For a shell."""
+    """Quote a value for a shell."""
     return shlex.quote(str(value))
 
 
 def sbatch(directive: str, reason: str = "") -> str:
-    """A directive, and why."""
+    """Return a directive, with the reason for it."""
     # Slurm takes what follows a # after the options for a comment.
     return f"#SBATCH {directive}" + (f"  # {reason}" if reason else "")
 
 
 def log_path(folder: Path, pattern: str) -> str:
-    """A file in ``folder`` as a directive takes it: Slurm reads % as the beginning of a pattern, and spaces as an end."""
+    """Return a file in ``folder`` as a directive takes it: Slurm reads % as the start of a pattern, and spaces as an end."""
     path = f"{folder}/".replace("%", "%%") + pattern
     if re.fullmatch(r"[A-Za-z0-9_./@+:=,%-]*", path):
         return path

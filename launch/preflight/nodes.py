@@ -1,4 +1,4 @@
-"""A look at every node of the job that this process runs in: start node_check.py on each, read, judge, show, keep."""
+"""Check of every node of the job that this process runs in: start node_check.py on each, read, judge, show, keep."""
 
 import dataclasses
 import json
@@ -21,21 +21,21 @@ from launch.chain.avoid import PREFLIGHT_RESULT
 from launch.preflight.outliers import MARK, NodeReport, Verdict, clock_offsets, judge
 from launch.sites.site import SiteConfig
 
-"""In the folder of an attempt: what each node measured, and which stand out."""
 LIMIT_S = 300
-"""Seconds for all of it. The measurements take about 20; hundreds of processes that import torch from one busy file system
-take minutes; a node that needs longer would hold up every start of the run."""
+"""Time limit of the check of all nodes, in seconds. The measurements take about 20; hundreds of processes that import torch
+from one busy file system take minutes; a node that needs longer would hold up every start of the run."""
 STRAGGLER_S = 60
-"""Seconds that the others get once the first node is done or has failed; they end within a second of each other."""
+"""Seconds that the other nodes get once the first is done or has failed; they end within a second of each other."""
 LAST_WORDS_S = 60
 """Seconds for srun to end a step that took too long: it gives the tasks Slurm's KillWait, 30 on most clusters."""
 
 
 def look_at_nodes(site: SiteConfig, run_dir: Path, *, gpus: int, limit_s: float = LIMIT_S) -> int:
-    """Look, show a table, write PREFLIGHT_RESULT. Returns the exit code: CRASH if a node must not run the job, else FINISHED.
+    """Check the nodes, print a table, write PREFLIGHT_RESULT. Returns the exit code: CRASH if a node must not run the
+    job, else FINISHED.
 
     Args: gpus, those of a node that the job uses; 0 on CPUs.
-    Raises: UserError if every node has the same fault, which then is not the nodes'.
+    Raises: UserError if every node has the same fault, so that the nodes are not to blame.
     """
     nodes = slurm.hostnames(os.environ.get("SLURM_JOB_NODELIST") or os.environ.get("SLURM_NODELIST", ""))
     attempt = os.environ.get("FANAL_ATTEMPT")
@@ -54,7 +54,7 @@ def look_at_nodes(site: SiteConfig, run_dir: Path, *, gpus: int, limit_s: float 
 
 
 def ask_nodes(nodes: tuple[str, ...], run_dir: Path, *, gpus: int, bf16: bool, limit_s: float) -> dict[str, NodeReport]:
-    """The last report of each node; nodes that said nothing are not in it."""
+    """Return the last report of each node; nodes that said nothing are not in it."""
     step = [
         "srun", f"--nodes={len(nodes)}", f"--ntasks={len(nodes)}", "--ntasks-per-node=1",
         "--kill-on-bad-exit=0",  # the others say how far they came
@@ -87,7 +87,7 @@ def ask_nodes(nodes: tuple[str, ...], run_dir: Path, *, gpus: int, bf16: bool, l
 
 
 def read_reports(output: str) -> dict[str, NodeReport]:
-    """By node, the last of its reports in what a step printed; half lines of processes that were killed do not count."""
+    """Return the last report of each node in what a step printed; half lines of processes that were killed do not count."""
     reports: dict[str, NodeReport] = {}
     for line in output.splitlines():
         before, *texts = line.split(MARK)  # two where one node spoke into the line of another
@@ -104,14 +104,14 @@ def read_reports(output: str) -> dict[str, NodeReport]:
 
 
 def environment() -> dict[str, str]:
-    """Of a subprocess that imports this project, wherever it starts."""
+    """Return the environment of a subprocess that imports this project, wherever it starts."""
     code_dir = str(Path(__file__).parents[2])
     before = os.environ.get("PYTHONPATH")
     return {**os.environ, "PYTHONPATH": f"{code_dir}{os.pathsep}{before}" if before else code_dir}
 
 
 def fault_of_all(verdict: Verdict, nodes: tuple[str, ...]) -> str:
-    """What to say if all of several nodes are broken in the same way; empty if they are not.
+    """Return what to say if all of several nodes are broken in the same way; empty if they are not.
 
     Then other nodes would be no better: the site, the Python environment or the run folder is wrong.
     """
@@ -128,7 +128,7 @@ def fault_of_all(verdict: Verdict, nodes: tuple[str, ...]) -> str:
 
 
 def write_result(path: Path, told: list[NodeReport], verdict: Verdict, broken: list[str]) -> None:
-    """One JSON file; ``broken`` are the nodes that the next start should avoid."""
+    """Write the result as one JSON file; ``broken`` are the nodes that the next start should avoid."""
     content = {
         "time_utc": jobs_file.now_utc(),
         "job": os.environ.get("SLURM_JOB_ID"),
@@ -142,7 +142,7 @@ def write_result(path: Path, told: list[NodeReport], verdict: Verdict, broken: l
 
 
 def show(told: list[NodeReport], verdict: Verdict) -> None:
-    """One line a node; of several GPUs, the slowest."""
+    """Print one line a node; of several GPUs, the slowest."""
     table = Table(
         "node", "GPUs", "matrix product\nTFLOP/s", "memory copy\nGB/s", "exchange\nGB/s", "write\nms", "clock\nms off",
         "finding", show_edge=False, header_style="bold",
@@ -170,7 +170,7 @@ def show(told: list[NodeReport], verdict: Verdict) -> None:
 
 
 def say(verdict: Verdict, broken: list[str]) -> int:
-    """What follows from it, on standard error. Returns the exit code."""
+    """Print what follows from the verdict, on standard error. Returns the exit code."""
     sys.stdout.flush()
     slow = [node for node in verdict.nodes("slow") if node not in broken]
     if slow:
@@ -191,7 +191,7 @@ def _least(values: list[float]) -> str:
 
 
 def _meeting_point(nodes: tuple[str, ...]) -> str:
-    """HOST:PORT on the first node, where the script of a job runs; a port that was free a moment ago.
+    """Return HOST:PORT on the first node, where the script of a job runs; a port that was free a moment ago.
 
     In the shell of an salloc, which runs elsewhere, the node goes by Slurm's name, and the port is a guess.
     """

@@ -1,7 +1,7 @@
-"""Which nodes stand out. Pure: what each node measured, and the site's tolerances -> findings.
+"""Outliers among nodes. Pure: what each node measured, and the site's tolerances -> findings.
 
 A node is compared with the median of the other nodes, so that it does not move what it is held against. Broken nodes must not
-run a job; slow ones make every other node wait, and it is for a person to say whether that is worth another start.
+run a job; slow ones make every other node wait, and a user decides whether that is worth another start.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,68 +12,69 @@ from typing import Literal
 from launch.sites.site import NodeCheckConfig
 
 STAGES = ("", "started", "measured", "reached", "met", "done")
-"""How far a node came: nothing heard of it; torch imported; its own figures measured; the first node reached over the network;
-all nodes connected; all measured."""
+"""Stages of a node's check, in order: nothing heard of it; torch imported; its own figures measured; the first node
+reached over the network; all nodes connected; all measured."""
 MARK = "fanal-node:"
-"""Before each report in what a node prints: other programs write to standard output, too."""
+"""Prefix of each report in what a node prints: other programs write to standard output, too."""
 MEMORY_SHARE = 0.97
-"""Of the memory that the site says: error correction and the driver keep some of it for themselves."""
+"""Share of the memory in the site's file that a node must have: error correction and the driver keep some for themselves."""
 QUICK_WRITE_S = 0.1
-"""A small write that takes less is not slow, however fast the others are: that is one busy moment of a shared file system."""
+"""Seconds below which a small write is not slow, however fast the others are: that is one busy moment of a shared file
+system."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NodeReport:
-    """What one node says of itself. Lists have one figure for each GPU; on CPUs one for the node."""
+    """Report of one node about itself. Lists have one figure for each GPU; on CPUs one for the node."""
 
     node: str
-    """As Slurm calls it."""
+    """Name of the node, as Slurm calls it."""
     stage: str = ""
-    """The last of STAGES it came to."""
+    """Last of STAGES that the node reached."""
     error: str = ""
-    """Why it came no further; empty if it did, or fell silent."""
+    """Reason why the node came no further; empty if it did, or fell silent."""
     gpu_memory_gib: list[float] = field(default_factory=list)
-    """As torch counts it, of every GPU it sees."""
+    """Memory of every GPU that torch sees, as torch counts it."""
     gemm_tflops: list[float] = field(default_factory=list)
     copy_gb_per_s: list[float] = field(default_factory=list)
-    """Bytes read and written."""
+    """Speed of a copy, in bytes read and written."""
     exchange_gb_per_s: list[float] = field(default_factory=list)
-    """Bytes each way with the better of its two neighbours; empty if it has none."""
+    """Speed each way with the better of its two neighbours; empty if it has none."""
     all_reduce_gb_per_s: list[float] = field(default_factory=list)
     """Bus bandwidth over all nodes, the same for each."""
     write_s: float | None = None
-    """A small file in the run folder, until it is on the disk."""
+    """Seconds until a small file in the run folder is on the disk."""
     write_error: str = ""
     clock_s: float | None = None
-    """Its clock when all nodes left a barrier."""
+    """Time on its clock when all nodes left a barrier."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing about one node."""
+    """One finding about one node."""
 
     node: str
     kind: Literal["broken", "slow"]
     what: str
     text: str
-    """For people, without the node's name."""
+    """Text for users, without the node's name."""
     value: float | None = None
     median: float | None = None
-    """Of the other nodes; of a broken one, what was expected."""
+    """Median of the other nodes; of a broken one, what was expected."""
     times_slower: float | None = None
-    """None if the node is broken rather than slow."""
+    """Ratio to the median; None if the node is broken rather than slow."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """All that was found."""
+    """All findings about the nodes of a job."""
 
     findings: tuple[Finding, ...]
     stuck: str = ""
-    """Not empty if the nodes did not finish together, and none of them stands out."""
+    """Description of nodes that did not finish together where none of them stands out; else empty."""
 
     def nodes(self, kind: Literal["broken", "slow"]) -> list[str]:
-        """Those with a finding of this kind, each once."""
+        """Return the nodes with a finding of this kind, each once."""
         return list(dict.fromkeys(finding.node for finding in self.findings if finding.kind == kind))
 
 
@@ -85,7 +86,7 @@ def judge(
     gpus: int,
     memory_gib: float | None,
 ) -> Verdict:
-    """What stands out among ``nodes``, all those of the job; one that is not in ``reports`` is missing.
+    """Judge what stands out among ``nodes``, all those of the job; one that is not in ``reports`` is missing.
 
     Args: gpus and memory_gib (of one GPU), as a node should have them; 0 and None on CPUs.
     """
@@ -107,9 +108,9 @@ def judge(
 
 
 def _behind(told: list[NodeReport]) -> tuple[list[Finding], str]:
-    """Nodes that held the others up, or what to say if nobody can tell which those are.
+    """Return the nodes that held the others up, or what to say if nobody can tell which those are.
 
-    Every node waits for every other one, so all stop when one does. To blame are those that came least far; if that is most of
+    Every node waits for every other one, so all stop when one does. To blame are those that got least far; if that is most of
     them, those that fell silent, since nodes that wait for others end with an error.
     """
     late = [report for report in told if report.stage != "done"]
@@ -155,7 +156,7 @@ def _broken(report: NodeReport, gpus: int, memory_gib: float | None) -> list[Fin
 
 
 def clock_offsets(told: Sequence[NodeReport]) -> dict[str, float]:
-    """Seconds that each node's clock is ahead; empty if there is nothing to compare.
+    """Return the seconds that each node's clock is ahead; empty if there is nothing to compare.
 
     Against the lower median of all nodes, since a clock can be off both ways: the median of two others lies between a right and a
     wrong one. Of two nodes, the first counts as right: one of them must.
@@ -178,7 +179,7 @@ def _wrong_clocks(told: list[NodeReport], limit_s: float) -> list[Finding]:
 
 
 def _slow(what: str, figures: Mapping[str, list[float]], unit: str, limit: float) -> list[Finding]:
-    """Of each node its slowest GPU, against the median of the other nodes' slowest."""
+    """Compare the slowest GPU of each node with the median of the other nodes' slowest."""
     slowest = {node: min(values) for node, values in figures.items() if values}
     found = []
     for node, value in slowest.items():

@@ -1,4 +1,4 @@
-"""Before a run costs anything: what can be known on a login node, and inside a job a look at every node of it.
+"""Checks before a run costs anything: what can be known on a login node, and inside a job every node of it.
 
 Every check is made even if one before it failed, so that one call tells all.
 """
@@ -30,19 +30,19 @@ SLURM_COMMANDS = ("sbatch", "srun", "scontrol", "squeue", "sinfo", "scancel")
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """What is looked at."""
+    """A run, its site and its nodes, as preflight checks them."""
 
     run: RunConfig
     site: SiteConfig
     site_name: str
     run_dir: Path
-    """Absolute."""
+    """Run folder, absolute."""
     nodes: int | None
-    """None if nobody said and nothing says."""
+    """Number of nodes; None if it was not given and nothing says it."""
     why_nodes: str
-    """Where that number comes from."""
+    """Origin of the number of nodes, in words."""
     gpus_per_node: int | None
-    """Fewer than a node has; None takes all."""
+    """GPUs per node where that is fewer than a node has; None takes all."""
     deep: bool
     in_job: bool
 
@@ -50,7 +50,7 @@ class Asked:
 def preflight(
     config: str, overrides: Sequence[str], site_name: str, *, nodes: int | None, gpus_per_node: int | None, deep: bool
 ) -> int:
-    """Check all, and say what was found. Returns the exit code: WRONG_INPUT before DAMAGED, CRASH for broken nodes.
+    """Check all, and print what was found. Returns the exit code: WRONG_INPUT before DAMAGED, CRASH for broken nodes.
 
     Raises: UserError if the config or the site cannot be read.
     """
@@ -84,7 +84,7 @@ def preflight(
 def number_of_nodes(
     run: RunConfig, site: SiteConfig, nodes: int | None, gpus_per_node: int | None
 ) -> tuple[int | None, str]:
-    """(Nodes of a job, where the number comes from); None if nothing says it."""
+    """Return (nodes of a job, where the number comes from); None if nothing says it."""
     if nodes is not None:
         return nodes, "--nodes"
     if "SLURM_JOB_NUM_NODES" in os.environ:
@@ -103,9 +103,9 @@ def number_of_nodes(
 
 
 def ranks(asked: Asked) -> str:
-    """Whether layout and batch fit the nodes.
+    """Check that layout and batch fit the nodes.
 
-    Raises: UserError if not.
+    Raises: UserError if they do not.
     """
     if asked.nodes is None:
         return "not checked: neither --nodes nor parallel.data_parallel_size says how many there are"
@@ -116,7 +116,7 @@ def ranks(asked: Asked) -> str:
 
 
 def paths(asked: Asked) -> str:
-    """Whether jobs can use the run folder, and compute nodes can reach every path.
+    """Check that jobs can use the run folder, and that compute nodes can reach every path.
 
     Raises: UserError if not.
     """
@@ -129,10 +129,10 @@ def paths(asked: Asked) -> str:
 
 
 def data(asked: Asked) -> str | int:
-    """Whether shards are what their manifests say, and made by the run's tokenizer; tokenizer verify prints what is wrong.
+    """Check that shards are what their manifests say, and made by the run's tokenizer; tokenizer verify prints what is wrong.
 
     Returns: the exit code if something is.
-    Raises: UserError if there is no such shard, or no checkpoint to begin with: that is a wrong name rather than damage.
+    Raises: UserError if there is no such shard, or no checkpoint to start from: that is a wrong name rather than damage.
     """
     for key, path in paths_of(asked.run).items():
         needed = Path(f"{path}.json") if key.endswith(".prefix") else Path(path)
@@ -150,9 +150,9 @@ def data(asked: Asked) -> str | int:
 
 
 def space(asked: Asked) -> str:
-    """Whether the run's checkpoints have room.
+    """Check that there is room for the run's checkpoints.
 
-    Raises: UserError if not.
+    Raises: UserError if there is none.
     """
     of_a_node = asked.gpus_per_node or asked.site.gpus_per_node
     # Where nobody says how many: at least those of the layout; a rank more is a file more.
@@ -164,7 +164,7 @@ def space(asked: Asked) -> str:
 
 
 def python_environment(asked: Asked) -> str:
-    """Which torch and which commands of Slurm's are here.
+    """Describe which torch and which commands of Slurm's exist here.
 
     Raises: UserError if this Python has no torch, or one that cannot use the site's GPUs.
     """
@@ -184,7 +184,7 @@ def python_environment(asked: Asked) -> str:
 
 
 def _try(name: str, check: Callable[[Asked], str | int], asked: Asked) -> int:
-    """Make one check and say what it found. Returns FINISHED, or the exit code for what is wrong."""
+    """Make one check and print what it found. Returns FINISHED, or the exit code for what is wrong."""
 
     def act() -> int:
         with user_path(asked.run_dir, *paths_of(asked.run).values()):

@@ -1,4 +1,4 @@
-"""Whether the checkpoints of a run have room where they go, in bytes and in files (inodes)."""
+"""Free space for the checkpoints of a run, in bytes and in files (inodes)."""
 
 import os
 import shlex
@@ -20,35 +20,35 @@ from pretrain.config.schema import RunConfig
 from pretrain.log.run_dir import cannot_write
 
 SMALL_FILES = 8
-"""Files and folders of a checkpoint beside those of the ranks, about."""
+"""Approximate number of files and folders of a checkpoint beside those of the ranks."""
 QUOTA_LIMIT_S = 60
-"""Seconds for a site's quota_command: some ask every file system there is."""
+"""Time limit of a site's quota_command, in seconds: some ask every file system there is."""
 
 
 @dataclass(frozen=True)
 class Free:
-    """What a file system has left for this user."""
+    """Free space on a file system for this user."""
 
     num_bytes: int
     num_files: int | None
-    """None where files are not counted."""
+    """Number of files; None where files are not counted."""
 
 
 def free_at(folder: Path) -> Free:
-    """Of the file system that an existing folder lies on."""
+    """Return the free space of the file system that an existing folder lies on."""
     found = os.statvfs(folder)
     return Free(found.f_bavail * found.f_frsize, found.f_favail if found.f_files else None)
 
 
 def nearest_folder(path: Path) -> Path:
-    """The path itself, or the nearest folder above it that exists."""
+    """Return the path itself, or the nearest folder above it that exists."""
     return next(folder for folder in (path, *path.parents) if folder.is_dir())
 
 
 def check_space(
     run: RunConfig, *, num_ranks: int, free: Free, there: Sequence[int], run_dir: Path, in_job: bool = False
 ) -> str:
-    """What the run's checkpoints need, and that it is there; in words.
+    """Check that the run's checkpoints have room; returns what they need, in words.
 
     Args: there, steps of the checkpoints that are in the run folder already. In a job, as long as the next checkpoint fits, a
         lack of room for later ones is a warning: it may be months until then, and a run that trains is not to be stopped for it.
@@ -74,13 +74,13 @@ def check_space(
 
 
 def room_for(free: Free, *, size: int, files: int) -> int:
-    """Checkpoints that fit into what is free."""
+    """Return the number of checkpoints that fit into what is free."""
     by_bytes = free.num_bytes // size
     return by_bytes if free.num_files is None else min(by_bytes, free.num_files // files)
 
 
 def what_fits(run: RunConfig, there: Sequence[int], fits: int) -> str:
-    """Settings that keep so few checkpoints that ``fits`` more have room."""
+    """Return settings that keep so few checkpoints that ``fits`` more have room."""
     for every in dict.fromkeys((run.checkpoint.keep_every_steps, None)):
 
         def more(keep_last: int, every: int | None = every) -> int:
@@ -96,9 +96,9 @@ def what_fits(run: RunConfig, there: Sequence[int], fits: int) -> str:
 
 
 def most_at_once(run: RunConfig, there: Sequence[int]) -> int:
-    """Checkpoints in the run folder when there are most of them: those kept, and one being written.
+    """Return the number of checkpoints in the run folder when there are most: those kept, and one being written.
 
-    Those that a run writes when it is told to stop count only once they are there.
+    Those that a run writes when it is told to stop count only once they exist.
     """
     keep, every = run.checkpoint.keep_last, run.checkpoint.keep_every_steps
     recent: deque[int] = deque(sorted(there))
@@ -113,7 +113,7 @@ def most_at_once(run: RunConfig, there: Sequence[int]) -> int:
 
 
 def saved_steps(run: RunConfig, *, after: int) -> Iterator[int]:
-    """Steps at which the run will still write a checkpoint."""
+    """Return the steps at which the run will still write a checkpoint."""
     last, interval = run.train.train_steps, run.checkpoint.interval
     if interval is not None:
         yield from range(after // interval * interval + interval, last, interval)
@@ -122,7 +122,7 @@ def saved_steps(run: RunConfig, *, after: int) -> Iterator[int]:
 
 
 def check_write(run_dir: Path) -> str:
-    """Write a few bytes there, or in the nearest folder above it; nothing stays.
+    """Write a few bytes into a folder, or into the nearest one above it that exists; nothing stays.
 
     Raises: UserError if that fails.
     """
@@ -141,9 +141,9 @@ def check_write(run_dir: Path) -> str:
 
 
 def quota(run_dir: Path, site: SiteConfig) -> str:
-    """What the site's command says of the file system of ``run_dir``, as it says it; empty if there is no command.
+    """Return what the site's command prints about the file system of ``run_dir``, unchanged; empty if there is no command.
 
-    Its form is not known, so that nothing follows from it.
+    Its form is not known, so nothing is concluded from it.
     """
     lies_on = file_systems_of(run_dir, site)
     if not lies_on or not lies_on[-1][1].quota_command:

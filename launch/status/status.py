@@ -1,6 +1,6 @@
-"""How a run is doing, from its folder alone, and from Slurm where that is there. Reads only; a run may be writing.
+"""Status of a run, from its folder alone, and from Slurm where it is available. Reads only; a run may be writing.
 
-launch/status/progress.py says how far it is, launch/status/text.py shows it to people.
+launch/status/progress.py says how far it is, launch/status/text.py shows it to users.
 """
 
 import json
@@ -32,15 +32,15 @@ QUEUE_FORMAT = "%A|%T|%r|%S|%L|%N|%x"
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "SUSPENDED")
 
 UNREADABLE = (FanalError, ValueError, OSError, TypeError)
-"""What reading damaged YAML raises; omegaconf answers a mapping in the place of a list with a TypeError."""
+"""Errors that reading damaged YAML raises; omegaconf answers a mapping in the place of a list with a TypeError."""
 
 
 def status(run_dir: Path) -> dict[str, Any]:
-    """Everything that is known of a run, ready for JSON: units in the keys, null for what is not known.
+    """Return everything that is known of a run, ready for JSON: units in the keys, null for what is not known.
 
     ``state`` is one of: not started, waiting (for the queue), running, finished, stopped, gone (it should be in the queue and
     is not), unknown (no job of ours, and no end of its own).
-    Raises: UserError if the folder is none of a run, or cannot be read.
+    Raises: UserError if the folder is not that of a run, or cannot be read.
     """
     run_dir = run_dir.absolute()
     try:
@@ -50,7 +50,7 @@ def status(run_dir: Path) -> dict[str, Any]:
 
 
 def to_json(found: dict[str, Any]) -> str:
-    """A status as one JSON object; null for NaN and infinities, which JSON does not have."""
+    """Return a status as one JSON object; null for NaN and infinities, which JSON does not have."""
     return json.dumps(_finite(found), indent=2, allow_nan=False)
 
 
@@ -111,7 +111,7 @@ def _check_is_run(run_dir: Path) -> None:
 
 
 def _is_there(path: Path) -> bool:
-    """As Path.exists, which in some versions of Python is silently false where nobody may look."""
+    """Whether a path exists, like Path.exists, which in some versions of Python is silently false where nobody may look."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -120,7 +120,7 @@ def _is_there(path: Path) -> bool:
 
 
 def _facts(run_dir: Path) -> dict[str, Any] | None:
-    """job.json; None for a run that launch did not start, or where it is damaged."""
+    """Return the content of job.json; None for a run that launch did not start, or where it is damaged."""
     try:
         facts = json.loads((launch_dir(run_dir) / JOB).read_text(encoding="utf-8"))
     except PermissionError:
@@ -131,7 +131,7 @@ def _facts(run_dir: Path) -> dict[str, Any] | None:
 
 
 def _config(run_dir: Path, newest: int | None) -> RunConfig | None:
-    """The resolved run: of its jobs, else of its newest checkpoint; None if neither can be read."""
+    """Return the resolved run: of its jobs, else of its newest checkpoint; None if neither can be read."""
     paths = [launch_dir(run_dir) / CONFIG]
     if newest is not None:
         paths.append(checkpoints_dir(run_dir) / step_name(newest) / CHECKPOINT_CONFIG)
@@ -145,7 +145,7 @@ def _config(run_dir: Path, newest: int | None) -> RunConfig | None:
 
 
 def _checkpoints(run_dir: Path, now: float) -> dict[str, Any]:
-    """Whole ones, the newest of them, and what else lies there. Folders may vanish while we look."""
+    """Return the complete checkpoints, the newest of them, and what else lies there. Folders may vanish meanwhile."""
     folder = checkpoints_dir(run_dir)
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     written: dict[int, float] = {}
@@ -169,20 +169,20 @@ def _checkpoints(run_dir: Path, now: float) -> dict[str, Any]:
 
 
 def _timeline(run_dir: Path, attempt: jobs_file.Attempt | None, now: float) -> tuple[Timeline, float | None]:
-    """The records, and seconds since the last one was written."""
+    """Return the records, and the seconds since the last one was written."""
     line = timeline(metrics(run_dir))
     try:
         written = (run_dir / METRICS_FILE).stat().st_mtime
     except OSError:
         return line, None
     if attempt is not None and attempt.decision is None and written < jobs_file.seconds(attempt.time_utc):
-        line.cut_after(attempt.step)  # it has begun, and not yet written: what was trained since its checkpoint is lost
+        line.cut_after(attempt.step)  # started, nothing written yet: what was trained since its checkpoint is lost
         line.end = None
     return line, max(0.0, now - written)
 
 
 def _queue(facts: dict[str, Any] | None) -> tuple[list[dict[str, str]] | None, str | None]:
-    """(this run's jobs in the queue, None); or (None, why that cannot be told). Without jobs of ours Slurm is not asked."""
+    """Return (this run's jobs in the queue, None); or (None, why that is unknown). Without jobs of ours Slurm is not asked."""
     if facts is None:
         return None, None
     try:
@@ -224,7 +224,8 @@ def _state(
 
 
 def _losses(line: Timeline) -> dict[str, Any]:
-    """The last training loss, the one of LOSS_BACK_RECORDS records before, and the last held-out ones, in nats."""
+    """Return the last training loss, the one of LOSS_BACK_RECORDS records before, and the last validation (held-out)
+    losses, in nats."""
     last = line.steps[-1] if line.steps else None
     before = line.steps[max(0, len(line.steps) - 1 - LOSS_BACK_RECORDS)] if len(line.steps) > 1 else None
     evaluation = line.evaluations[-1] if line.evaluations else None
@@ -247,7 +248,7 @@ def _eta(
     speed: Pace | None,
     left: int | None,
 ) -> dict[str, Any]:
-    """Hours and jobs until the last step, and what is counted in them."""
+    """Return the hours and jobs until the last step, and what is counted in them."""
     hours_per_job = _hours_per_job(facts, run_dir)
     known: dict[str, Any] = {"eta_hours": None, "eta_jobs": None, "eta_counts": None, "lost_share": None}
     known["hours_per_job"] = hours_per_job
@@ -268,7 +269,7 @@ def _eta(
 
 
 def _hours_per_job(facts: dict[str, Any] | None, run_dir: Path) -> float | None:
-    """What one job trains: its walltime without the margin for the last checkpoint."""
+    """Return the hours that one job trains: its walltime without the margin for the last checkpoint."""
     if facts is None:
         return None
     margin_s = facts.get("stop_margin_s")  # of `launch submit --stop-margin-s`; jobs of an older launch do not say it
@@ -286,7 +287,8 @@ def _site_margin_s(run_dir: Path) -> int:
 
 
 def _ended(attempts: list[jobs_file.Attempt]) -> list[Ended]:
-    """Attempts that decided for themselves. One that was lost was decided for by the next, at a time that says nothing."""
+    """Return the attempts that decided for themselves. One that was lost was decided for by the next, at a time that
+    says nothing."""
     return [
         Ended(
             step_before=attempt.step,

@@ -1,4 +1,4 @@
-"""A status for people: one screen."""
+"""Text of a status, for users: one screen."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ def show(found: Status, console: Console | None = None) -> None:
 
 
 def lines(found: Status) -> list[tuple[str, str]]:
-    """(what, its figures); what is not known is left out."""
+    """Yield (what, its figures); what is not known is left out."""
     rows = [("run", found["run_dir"]), ("state", _state(found)), ("step", _step(found))]
     if found["loss_step"] is not None:
         before = found["loss_before_step"]

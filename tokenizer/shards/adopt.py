@@ -1,4 +1,4 @@
-"""A manifest for shards that Megatron, or anything else that writes its format, has made."""
+"""Manifest for a shard that Megatron, or another writer of its format, has made."""
 
 from pathlib import Path
 
@@ -35,11 +35,11 @@ from tokenizer.vocabulary.load import Tokenizer, load_tokenizer
 
 BLOCK_TOKENS = 1 << 22
 MEGATRON_DTYPES = {1: "uint8", 2: "int8", 3: "int16", 5: "int64", 6: "float64", 7: "float32"}
-"""Codes that we do not read, for messages. Source: megatron.core.datasets.indexed_dataset.DType."""
+"""Dtype codes that are not supported, for messages. Source: megatron.core.datasets.indexed_dataset.DType."""
 
 
 def adopt(prefix: str | Path, tokenizer_dir: str | Path, labels: Labels | None = None) -> ShardManifest:
-    """Read .bin and .idx whole, check them against the tokenizer and each other, and write PREFIX.json.
+    """Read .bin and .idx completely, check them against the tokenizer and each other, and write PREFIX.json.
 
     Raises: ShardError if there is a manifest already, a file is missing or cut, the layout is not one sequence per document,
     or an id is outside the tokenizer's vocabulary; UserError for a bad tokenizer.
@@ -82,7 +82,7 @@ def adopt(prefix: str | Path, tokenizer_dir: str | Path, labels: Labels | None =
         ),
         fanal_version=fanal_version(),
     )
-    # Not under the name that a writer's own description has: whoever finds that one takes .bin and .idx for leftovers.
+    # Not under the name that a writer's own description has: a writer that finds that one takes .bin and .idx for leftovers.
     part = Path(f"{prefix}.adopt.part")
     write_bytes_durably(part, record_bytes(manifest))
     with writing(json_path):
@@ -92,7 +92,7 @@ def adopt(prefix: str | Path, tokenizer_dir: str | Path, labels: Labels | None =
 
 
 def _read_header(idx_path: Path) -> tuple[str, int]:
-    """(dtype, documents). Raises: ShardError."""
+    """Return (dtype, number of documents) of an .idx. Raises: ShardError."""
     mend = "give the PREFIX of a .bin and .idx pair that Megatron's preprocessing wrote"
     try:
         with idx_path.open("rb") as stream:
@@ -117,7 +117,8 @@ def _read_header(idx_path: Path) -> tuple[str, int]:
 
 
 def _check_tables(prefix: str | Path, dtype_name: str, num_documents: int) -> int:
-    """Number of tokens. Raises: ShardError if a file's size or a table does not fit."""
+    """Check the tables of an .idx and return the number of tokens. Raises: ShardError if a file's size or a table does
+    not fit."""
     bin_path, idx_path, _ = shard_paths(prefix)
     wanted = HEADER.size + 20 * num_documents + 8
     if (found := idx_path.stat().st_size) != wanted:

@@ -1,4 +1,4 @@
-"""The .idx file of a shard: written piece by piece, and checked at its ends (layout: shards.py)."""
+"""The .idx file of a shard: written piece by piece, and checked at its ends (layout: shard.py)."""
 
 import hashlib
 import struct
@@ -51,7 +51,7 @@ def _pieces(lengths_path: Path) -> Iterator[np.ndarray]:
 
 
 def document_batches(lengths: np.ndarray, num_tokens: int) -> Iterator[tuple[int, int, slice]]:
-    """(first document, one behind the last, their tokens) of batches of up to num_tokens tokens, one document at least.
+    """Yield (first document, one past the last, their tokens) of batches of up to num_tokens tokens, one document at least.
 
     Args: lengths, int [documents], of documents that lie one after the other.
     """
@@ -64,7 +64,8 @@ def document_batches(lengths: np.ndarray, num_tokens: int) -> Iterator[tuple[int
 
 
 def read_array(path: Path, dtype: np.dtype | str, *, count: int, offset: int = 0) -> np.ndarray:
-    """[count] of a file, fewer if it ends before. Raises: as ``reading``; np.fromfile would give less, or what memory held."""
+    """Read [count] values of a file, fewer if it ends before. Raises: as ``reading``; np.fromfile would give less, or what
+    memory held."""
     array = np.empty(count, dtype)
     with reading(path), path.open("rb") as stream:
         stream.seek(offset)
@@ -73,12 +74,12 @@ def read_array(path: Path, dtype: np.dtype | str, *, count: int, offset: int = 0
 
 
 def read_lengths(prefix: str | Path, num_documents: int) -> np.ndarray:
-    """Tokens in each document: int32 [num_documents]."""
+    """Read the number of tokens in each document: int32 [num_documents]."""
     return read_array(shard_paths(prefix)[1], "<i4", count=num_documents, offset=HEADER.size)
 
 
 def read_pointers(prefix: str | Path, num_documents: int) -> np.ndarray:
-    """Byte at which each document starts in the .bin: int64 [num_documents].
+    """Read the byte at which each document starts in the .bin: int64 [num_documents].
 
     Read rather than mapped: the table is never aligned to 8 bytes, so every search of a map would copy it.
     """
@@ -87,13 +88,13 @@ def read_pointers(prefix: str | Path, num_documents: int) -> np.ndarray:
 
 
 def read_document_indices(prefix: str | Path, num_documents: int) -> np.ndarray:
-    """Number of the first sequence of each document, and the number of sequences: int64 [num_documents + 1]."""
+    """Read the number of the first sequence of each document, and the number of sequences: int64 [num_documents + 1]."""
     offset = HEADER.size + 12 * num_documents
     return read_array(shard_paths(prefix)[1], "<i8", count=num_documents + 1, offset=offset)
 
 
 def map_tables(prefix: str | Path, num_documents: int) -> tuple[np.ndarray, np.ndarray]:
-    """Lengths and pointers mapped and not read, for a search: int32 and int64 [num_documents], not aligned."""
+    """Map lengths and pointers, without reading them, for a search: int32 and int64 [num_documents], not aligned."""
     # A plain view: a memmap makes an object of its class for every number that is read.
     path = shard_paths(prefix)[1]
     with user_path(path):
@@ -104,7 +105,7 @@ def map_tables(prefix: str | Path, num_documents: int) -> tuple[np.ndarray, np.n
 
 
 def check_files(prefix: str | Path, manifest: ShardManifest) -> None:
-    """Hold both file sizes, the header and both ends of every table against the manifest; the cost is constant.
+    """Compare both file sizes, the header and both ends of every table with the manifest; the cost is constant.
 
     Raises: ShardError.
     """

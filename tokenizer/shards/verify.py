@@ -1,4 +1,4 @@
-"""Shards against their manifests. Quick: what `open_shard` checks, in constant time. Deep: every byte."""
+"""Verification of shards against their manifests. Quick: what `open_shard` checks, in constant time. Deep: every byte."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,21 +16,21 @@ from tokenizer.vocabulary.load import load_tokenizer
 BLOCK_TOKENS = 1 << 22
 MEND = "copy it again from where it was whole, or encode it again"
 MAX_PROBLEMS = 20
-"""Of one shard; what a disk has eaten needs no longer list."""
+"""Most problems listed for one shard; a badly damaged file needs no longer list."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyResult:
-    """The finding about one shard."""
+    """Result of verifying one shard."""
 
     prefix: str
     num_documents: int | None
-    """None if the shard could not be opened."""
+    """Number of documents; None if the shard could not be opened."""
     num_tokens: int | None
     problems: tuple[str, ...]
-    """What is wrong, where, and what to do; empty if nothing is."""
+    """Descriptions of what is wrong, where, and what to do; empty if nothing is."""
     cut_short: bool = False
-    """Whether the last problem is none of the shard's: it could not be read for now, and another try may go better."""
+    """Whether the last problem is not the shard's: it could not be read for now, and another try may succeed."""
 
     @property
     def failed(self) -> bool:
@@ -41,7 +41,7 @@ class VerifyResult:
 def verify(
     prefixes: Sequence[str | Path], deep: bool = False, tokenizer_dir: str | Path | None = None
 ) -> list[VerifyResult]:
-    """Check each shard, and go on after a bad one so that one call tells all. Deep reads all data, else about none.
+    """Check each shard, continuing after a bad one so that one call reports all. Deep reads all data, else almost none.
 
     Args: tokenizer_dir, if given, must be the tokenizer that made the shards.
     Raises: UserError if that tokenizer is bad.
@@ -86,7 +86,7 @@ def _verify_one(prefix: str | Path, deep: bool, tokenizer_sha256: str | None) ->
 
 
 def deep_problems(shard: Shard) -> Iterator[str]:
-    """Hash all files, and hold tokens and tables against the manifest (a hash alone would bless a bad writer)."""
+    """Hash all files, and compare tokens and tables with the manifest (a hash alone would bless a bad writer)."""
     yield from _index_problems(shard)
     yield from _block_problems(shard)
     yield from _id_problems(shard)

@@ -1,4 +1,4 @@
-"""Writing one shard: whole under its final names, or not at all (layout: shards.py).
+"""Writer of one shard: complete under its final names, or absent (layout: shard.py).
 
 A process may be killed at any moment. What it leaves is then one of
 - PREFIX.*.part: removed by the next writer of that prefix;
@@ -39,7 +39,7 @@ MAX_DOCUMENT_TOKENS = 2**31 - 1  # an int32 in the index
 
 
 class ShardWriter:
-    """Writes one shard.
+    """Writer of one shard.
 
         with ShardWriter(prefix, vocab_size=2000, tokenizer_sha256=...) as writer:
             writer.add_documents(lengths, tokens)
@@ -76,7 +76,7 @@ class ShardWriter:
 
     @property
     def dtype(self) -> np.dtype:
-        """Of a token in the .bin."""
+        """Type of a token in the .bin."""
         return DTYPES[self.dtype_name]
 
     def __enter__(self) -> Self:
@@ -247,7 +247,7 @@ class ShardWriter:
             )
 
     def _is_unfinished(self) -> bool:
-        """Whether .bin and .idx are what a killed writer had renamed: its description lies beside them and fits."""
+        """Whether .bin and .idx were renamed by a killed writer: its description lies beside them and fits."""
         try:
             manifest = read_record(ShardManifest, part_path(self._paths[2]), mend="")
         except UserError:  # not a PassingError: the description is there, and may say that they are
@@ -259,7 +259,7 @@ class ShardWriter:
         return not bin_path.exists() or bin_path.stat().st_size == wanted
 
     def _remove_leftovers(self) -> None:
-        """What is not whole, the description last: without it nobody could tell whose the rest is."""
+        """Remove unfinished files, the description last: without it nobody could tell whose the rest is."""
         json_part = part_path(self._paths[2])
         if json_part.exists() and not self._paths[2].exists():
             for path in (order_path(self.prefix), *self._paths[:2]):
@@ -271,7 +271,7 @@ class ShardWriter:
 
 
 def _lock(path: Path, prefix: Path) -> BinaryIO:
-    """One writer per prefix: a second one would overwrite what the first has written. Raises: ShardError."""
+    """Lock a prefix for one writer: a second one would overwrite what the first has written. Raises: ShardError."""
     stream = path.open("wb")
     busy = ShardError(f"shard {prefix} is being written by another process; wait for it, or name another prefix")
     try:

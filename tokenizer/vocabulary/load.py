@@ -24,18 +24,18 @@ FORMAT_VERSION = 2
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerInfo:
-    """What tokenizer-info.json holds."""
+    """Content of tokenizer-info.json."""
 
     format_version: int
-    """2."""
+    """Version of the format: 2."""
     vocab_size: int
     """Number of ids."""
     model_sha256: str
-    """Of tokenizer.model; every shard names its tokenizer by it."""
+    """SHA-256 of tokenizer.model; every shard names its tokenizer by it."""
     fast_json_sha256: str
-    """Of tokenizer.json."""
+    """SHA-256 of tokenizer.json."""
     spec_sha256: str
-    """Of spec.yaml."""
+    """SHA-256 of spec.yaml."""
     bos_id: int
     eos_id: int
     unk_id: int
@@ -43,11 +43,11 @@ class TokenizerInfo:
     text_field: str
     """Field of the input lines that was read."""
     num_documents: int
-    """Documents trained on."""
+    """Number of documents trained on."""
     num_text_bytes: int
-    """Text trained on, as the spec prepares it, in UTF-8 bytes."""
+    """Size of the text trained on, as the spec prepares it, in UTF-8 bytes."""
     languages: tuple[LanguageSample, ...]
-    """What each language gave, if the spec asked for a choice; else empty."""
+    """Text that each language gave, if the spec asked for a choice; else empty."""
     input_files: tuple[InputFile, ...]
     sentencepiece_version: str
     proved_engine: str | None
@@ -56,11 +56,11 @@ class TokenizerInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class Tokenizer:
-    """Text to ids and back."""
+    """A trained tokenizer: text to ids and back."""
 
     directory: Path
     processor: sentencepiece.SentencePieceProcessor
-    """The model; it takes text that the spec has prepared."""
+    """SentencePiece model; it takes text that the spec has prepared."""
     spec: TokenizerSpec
     vocab_size: int
     """Number of ids; every id is in [0, vocab_size)."""
@@ -70,14 +70,14 @@ class Tokenizer:
     unk_id: int
     pad_id: int
     proved_engine: str | None
-    """See TokenizerInfo."""
+    """Fast engine that was proved when the tokenizer was trained (see TokenizerInfo)."""
     control_ids: tuple[int, ...]
     """Ids that no text produces: the four special ones (unk aside) and the reserved tokens."""
     trained_on: tuple[LanguageSample, ...]
-    """What each language gave, if the spec asked for a choice; else empty."""
+    """Text that each language gave, if the spec asked for a choice; else empty."""
 
     def encode_batch(self, texts: list[str], *, num_threads: int) -> list[np.ndarray]:
-        """Ids of each text, without BOS and EOS: int32 [number of tokens] each, whatever num_threads is.
+        """Return the ids of each text, without BOS and EOS: int32 [number of tokens] each, whatever num_threads is.
 
         A text of which preparation leaves nothing gives no ids.
         """
@@ -85,7 +85,7 @@ class Tokenizer:
         return self.processor.Encode(prepared, out_type="numpy", num_threads=num_threads)
 
     def decode(self, ids: list[int]) -> str:
-        """The text of ids; control tokens are left out."""
+        """Return the text of ids; control tokens are left out."""
         return self.processor.Decode(ids)
 
 

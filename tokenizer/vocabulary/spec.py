@@ -1,6 +1,6 @@
-"""What a tokenizer is to be: a small YAML file, read strictly.
+"""Specification of a tokenizer: a small YAML file, read strictly.
 
-Whatever is not in the spec is fixed, for every tokenizer of this project:
+Everything that is not in the spec is fixed, for every tokenizer of this project:
 - the model is BPE; ids 0 `<s>`, 1 `</s>`, 2 `<unk>`, 3 `<pad>` are control tokens that no text can produce;
 - whitespace is kept to the letter: no space is added in front, none is removed, runs of spaces may become one token;
 - text is prepared in front of the model (see normalize.py), so that training, encoding and tokenizer.json do the same.
@@ -27,18 +27,18 @@ SHARE_TOLERANCE = 1e-6  # shares are written with a few decimals
 
 
 def symbol_piece(symbol: str) -> str:
-    """A user-defined symbol as the model spells it: inside SentencePiece a space is U+2581."""
+    """Return a user-defined symbol as the model spells it: inside SentencePiece a space is U+2581."""
     return symbol.replace(" ", "\u2581")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerSpec:
-    """The choices behind one tokenizer."""
+    """Choices that define one tokenizer."""
 
     vocab_size: int
     """Number of ids, all special and byte tokens included. Below 65,500 a shard takes 2 bytes per token, else 4."""
     normalization: Normalization = "identity"
-    """What happens to the text before it is cut. identity: nothing, so that decoding gives back every character.
+    """Normalization of the text before it is cut. identity: none, so that decoding gives back every character.
     nfc: Unicode NFC, which joins letters and their accents and changes no text's meaning. nfkc: Unicode NFKC, which also
     replaces full-width forms, ligatures, superscripts and more."""
     remove_characters: list[str] = field(default_factory=list)
@@ -61,10 +61,10 @@ class TokenizerSpec:
     """Share of the training characters by language, adding up to 1. A document's language is its field `language`, else
     its `domain`. Empty: the text is taken as it comes."""
     training_characters: int | None = None
-    """Characters to train on. None: all, or with languages as many as the scarcest one allows. The trainer holds them in
+    """Number of characters to train on. None: all, or with languages as many as the scarcest one allows. The trainer holds them in
     memory several times over."""
     seed: int = 0
-    """Of the choice of documents, where languages or training_characters ask for one. Training itself draws nothing."""
+    """Seed of the choice of documents, where languages or training_characters ask for one. Training itself is not random."""
 
     def __post_init__(self) -> None:
         if self.vocab_size < 1:
@@ -81,7 +81,7 @@ class TokenizerSpec:
         self._check_sample()
 
     def prepare(self, text: str) -> str:
-        """The text as the model is to see it; it may be empty where characters are removed."""
+        """Return the text as the model is to see it; it may be empty where characters are removed."""
         return prepare_text(text, normalization=self.normalization, remove_characters=self.remove_characters)
 
     def _check_symbols(self) -> None:
@@ -159,5 +159,5 @@ def load_spec(path: str | Path) -> TokenizerSpec:
 
 
 def spec_as_yaml(spec: TokenizerSpec) -> str:
-    """Every choice, defaults included, in a form that `load_spec` reads back to an equal spec."""
+    """Return every choice, defaults included, as YAML that `load_spec` reads back to an equal spec."""
     return OmegaConf.to_yaml(OmegaConf.structured(spec))

@@ -1,6 +1,6 @@
 """Train a SentencePiece BPE model from documents, the same bytes every time.
 
-SentencePiece drops text from its training in three ways without failing; none of them is left to happen here:
+SentencePiece drops text from its training in three ways without failing; none of them happens here:
 - a sentence above its length limit is skipped: documents are cut into sentences below it, at line ends where possible;
 - a sentence that holds U+2585 (its own mark for unknown) is skipped: that character is a space to the trainer;
 - a number of threads and file names are written into the model: the number is fixed and there are no names, since
@@ -51,7 +51,7 @@ NUM_THREADS = 4  # any number gives the same tokens, but it is stored in the mod
 
 
 class SentenceStream:
-    """Feeds prepared texts to the trainer as sentences, and keeps what the trainer would hide: counts, the real error."""
+    """Stream of prepared texts to the trainer, as sentences; it keeps what the trainer would hide: counts, the real error."""
 
     def __init__(self, texts: Iterable[str]) -> None:
         self.texts = texts
@@ -96,7 +96,7 @@ def split_sentences(text: str, max_bytes: int) -> Iterator[str]:
 def train_tokenizer(
     spec: TokenizerSpec, inputs: Sequence[str | Path], output_dir: str | Path, text_field: str = "text"
 ) -> Tokenizer:
-    """Train a tokenizer on jsonl documents and write its folder (see load.py), whole or not at all.
+    """Train a tokenizer on jsonl documents and write its folder (see load.py), complete or not at all.
 
     The trainer holds all text in memory, several times over: give it a sample of a few GB, or let the spec choose one.
     Raises: UserError if output_dir exists, an input is bad or does not suit the spec's languages, or the text cannot
