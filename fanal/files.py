@@ -76,7 +76,7 @@ class BlockHasher:
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """For the block that opens and reads a file that a user gave, and does nothing else.
+    """Judge the errors of a block that opens and reads a file that a user gave, and does nothing else.
 
     Raises: PassingError or UserError in place of an OSError, naming the path.
     """
@@ -89,7 +89,7 @@ def reading(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def writing(target: Path) -> Iterator[None]:
-    """For the block that writes files at a place that a user chose, and does nothing else.
+    """Judge the errors of a block that writes files at a place that a user chose, and does nothing else.
 
     Raises: PassingError or UserError in place of an OSError that says why the disk does not take them; the error itself
     if it is a bug, such as a closed descriptor.
@@ -100,8 +100,8 @@ def writing(target: Path) -> Iterator[None]:
         if not may_pass(problem) and problem.errno not in NOT_WRITTEN:
             raise
         raise error_type(problem)(
-            f"{problem.filename or target} cannot be written: {problem.strerror or problem}; mend that and run again (a shard "
-            "is there only if its .json is)"
+            f"{problem.filename or target} cannot be written: {problem.strerror or problem}; fix that and run again (a shard "
+            "exists only if its .json does)"
         ) from None
 
 
@@ -165,23 +165,23 @@ def write_record(path: Path, record: Any) -> None:
     write_bytes_durably(path, record_bytes(record))
 
 
-def read_record(record_type: type[Record], path: Path, *, mend: str, error: type[FanalError] = UserError) -> Record:
+def read_record(record_type: type[Record], path: Path, *, remedy: str, error: type[FanalError] = UserError) -> Record:
     """Read what `write_record` wrote; every key must be known, present and of its type.
 
-    Args: mend is what the reader of an error should do; error is the exception to raise.
+    Args: remedy is what the reader of an error should do; error is the exception to raise.
     Raises: error, naming the path, what was found and what was expected; PassingError if the disk does not give it now.
     """
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise error(f"{path} does not exist; {mend}") from None
+        raise error(f"{path} does not exist; {remedy}") from None
     except (ValueError, OSError) as problem:
-        advice = TRY_AGAIN if may_pass(problem) else mend
+        advice = TRY_AGAIN if may_pass(problem) else remedy
         raise error_type(problem, error)(f"{path} cannot be read as JSON ({problem}); {advice}") from None
     try:
         return _build(record_type, content, where="")
     except UserError as problem:
-        raise error(f"{path}: {problem}; {mend}") from None
+        raise error(f"{path}: {problem}; {remedy}") from None
 
 
 def _build(record_type: Any, content: Any, *, where: str) -> Any:

@@ -37,19 +37,23 @@ def job_options(command: Callable[..., None]) -> Callable[..., None]:
                 help="A site of launch/sites, or a YAML file.",
             ),
             click.option("--nodes", type=int, required=True, help="Nodes of each job."),
-            click.option("--hours", type=float, help="Walltime in all; more than one job may take becomes a chain."),
-            click.option("--account", metavar="NAME", help="Whose hours are used, such as xyz@h100."),
-            click.option("--qos", metavar="NAME", help="Quality of service; left out, the site's usual one."),
             click.option(
-                "--slice-hours", type=float, help="Walltime of one job of a chain; left out, all that the QoS allows."
+                "--hours", type=float, help="Hours of walltime in all; more than one job may take becomes a chain."
             ),
-            click.option("--gpus-per-node", type=int, help="Fewer than a node has, with --nodes 1."),
+            click.option("--account", metavar="NAME", help="Account whose hours are used, such as xyz@h100."),
+            click.option("--qos", metavar="NAME", help="Quality of service. Default: the site's first."),
             click.option(
-                "--stop-margin-s", type=int, help="Seconds kept for the last checkpoint; left out, the site's."
+                "--slice-hours", type=float, help="Hours of one job of a chain. Default: all that the QoS allows."
+            ),
+            click.option("--gpus-per-node", type=int, help="GPUs to use of one node, with --nodes 1. Default: all."),
+            click.option(
+                "--stop-margin-s", type=int, help="Seconds kept for the last checkpoint. Default: the site's."
             ),
             click.option("--exclude", metavar="NODE,...", help="Nodes never to run on."),
-            click.option("--module", "modules", multiple=True, metavar="NAME", help="Load this too; may be repeated."),
-            click.option("--preflight/--no-preflight", default=True, help="Look at data, space and every node first."),
+            click.option(
+                "--module", "modules", multiple=True, metavar="NAME", help="Module to load, too; may be repeated."
+            ),
+            click.option("--preflight/--no-preflight", default=True, help="Check data, space and every node first."),
             click.option("--node-local", is_flag=True, help="Run code and packages from each node's own disk."),
         )
     ):
@@ -113,13 +117,13 @@ def submit(config: str, overrides: tuple[str, ...], site_name: str, **options: A
     shell_complete=complete_path,
     help="A site of launch/sites, or a YAML file.",
 )
-@click.option("--nodes", type=int, help="Nodes of each job; left out, what the config or the job says, if it does.")
-@click.option("--gpus-per-node", type=int, help="Fewer than a node has, with --nodes 1.")
-@click.option("--deep", is_flag=True, help="Read all data: hashes, ids, offsets.")
+@click.option("--nodes", type=int, help="Nodes of each job. Default: what the config or the job says.")
+@click.option("--gpus-per-node", type=int, help="GPUs to use of one node, with --nodes 1. Default: all.")
+@click.option("--deep", is_flag=True, help="Read all data, to check hashes, ids and offsets.")
 def preflight(config: str, overrides: tuple[str, ...], site_name: str, **options: Any) -> None:
     """Check config, paths, data and free space, and inside a job also every node of it. Nothing is trained or queued.
 
-    The exit code is 2 if the input is wrong, 76 if data is damaged, 70 if a node is broken: then other nodes may do.
+    The exit code is 2 if the input is wrong, 76 if data is damaged, 70 if a node is broken: then other nodes may work.
     """
 
     def act() -> int:
@@ -132,7 +136,7 @@ def preflight(config: str, overrides: tuple[str, ...], site_name: str, **options
 
 @cli.group(hidden=True)
 def job() -> None:
-    """What job.sbatch calls."""
+    """Steps of a job that its script calls."""
 
 
 @job.command("begin")
@@ -214,7 +218,9 @@ def status(run_dir: Path, as_json: bool) -> None:
     shell_complete=complete_path,
     help="A site of launch/sites, or a YAML file.",
 )
-@click.option("--tokenizer", required=True, metavar="DIR", shell_complete=complete_path, help="A trained tokenizer.")
+@click.option(
+    "--tokenizer", required=True, metavar="DIR", shell_complete=complete_path, help="Folder of a trained tokenizer."
+)
 @click.option(
     "--input",
     "inputs",
@@ -229,17 +235,17 @@ def status(run_dir: Path, as_json: bool) -> None:
     required=True,
     metavar="PREFIX",
     shell_complete=complete_path,
-    help="Of the shard; the scripts lie in PREFIX.launch.",
+    help="Prefix of the shard; the scripts go to PREFIX.launch.",
 )
 @click.option("--parts", type=int, required=True, help="Tasks of the array, a share of the text each.")
-@click.option("--hours", type=float, help="Walltime of one task.")
-@click.option("--account", metavar="NAME", help="Whose hours are used, such as xyz@cpu.")
-@click.option("--qos", metavar="NAME", help="Quality of service; left out, the site's usual one.")
+@click.option("--hours", type=float, help="Hours of walltime of one task.")
+@click.option("--account", metavar="NAME", help="Account whose hours are used, such as xyz@cpu.")
+@click.option("--qos", metavar="NAME", help="Quality of service. Default: the site's first.")
 @click.option("--shuffle-seed", type=int, help="Put the documents in a random order.")
-@click.option("--workers", type=int, help="Processes, and cores, of a task; left out, all that the site gives.")
-@click.option("--at-once", type=int, metavar="M", help="Most tasks that run at a time.")
-@click.option("--retries", type=int, default=2, show_default=True, help="Times that missing parts are queued again.")
-@click.option("--module", "modules", multiple=True, metavar="NAME", help="Load this too; may be repeated.")
+@click.option("--workers", type=int, help="Processes, and cores, of a task. Default: all that the site gives.")
+@click.option("--at-once", type=int, metavar="M", help="Largest number of tasks that run at a time.")
+@click.option("--retries", type=int, default=2, show_default=True, help="How often missing parts are queued again.")
+@click.option("--module", "modules", multiple=True, metavar="NAME", help="Module to load, too; may be repeated.")
 @click.option("--submit", "to_queue", is_flag=True, help="Queue the array, and the merge after it.")
 @click.argument("passed_on", nargs=-1, type=click.UNPROCESSED, metavar="[-- OPTION OF TOKENIZER ENCODE...]")
 def render_encode(site_name: str, to_queue: bool, **options: Any) -> None:

@@ -199,7 +199,7 @@ def this_job() -> tuple[str, int]:
     """
     job = os.environ.get("SLURM_JOB_ID")
     if not job:
-        raise SlurmError("SLURM_JOB_ID is not set: this command belongs into a Slurm job; sbatch job.sbatch works")
+        raise SlurmError("SLURM_JOB_ID is not set: this command works inside a Slurm job only; sbatch job.sbatch works")
     return job, int(os.environ.get("SLURM_RESTART_COUNT") or 0)
 
 

@@ -48,7 +48,12 @@ input_option = click.option(
 )
 text_field_option = click.option("--text-field", default="text", show_default=True, help="Field that holds the text.")
 tokenizer_option = click.option(
-    "--tokenizer", "directory", metavar="DIR", shell_complete=complete_path, required=True, help="A trained tokenizer."
+    "--tokenizer",
+    "directory",
+    metavar="DIR",
+    shell_complete=complete_path,
+    required=True,
+    help="Folder of a trained tokenizer.",
 )
 
 
@@ -61,7 +66,11 @@ def commands() -> None:
 @click.argument("spec", metavar="SPEC.yaml", shell_complete=complete_path)
 @input_option
 @click.option(
-    "--output", metavar="DIR", shell_complete=complete_path, required=True, help="Folder to make; it must not exist."
+    "--output",
+    metavar="DIR",
+    shell_complete=complete_path,
+    required=True,
+    help="Folder to write the tokenizer to; it must not exist.",
 )
 @text_field_option
 def train(spec: str, inputs: tuple[str, ...], output: str, text_field: str) -> None:
@@ -80,9 +89,9 @@ def labels_options(command: Callable) -> Callable:
     """Add the options that label all documents of a shard."""
     for name, text in (
         ("source", "Where the documents come from."),
-        ("language", "ISO 639 code of all documents; default: what they say."),
-        ("licence", "SPDX licence of all documents; default: what they say."),
-        ("domain", "Kind of text of all documents; default: what they say."),
+        ("language", "ISO 639 code of all documents; default: the field of each document."),
+        ("licence", "SPDX licence of all documents; default: the field of each document."),
+        ("domain", "Kind of text of all documents; default: the field of each document."),
     ):
         command = click.option(f"--{name}", metavar="TEXT", help=text)(command)
     return command
@@ -122,7 +131,7 @@ class PartType(click.ParamType):
     type=click.Choice(["file", "line"]),
     default="file",
     show_default=True,
-    help="What one document of a .txt is.",
+    help="Whether one document is a complete .txt file or each of its lines.",
 )
 @click.option("--bos/--no-bos", default=True, show_default=True, help="Start each document with BOS.")
 @click.option("--eos/--no-eos", default=True, show_default=True, help="End each document with EOS.")
@@ -133,26 +142,28 @@ class PartType(click.ParamType):
     help="Put the documents in a random order; default: the order of the input.",
 )
 @click.option("--part", type=PartType(), help="Encode part I of N, on one machine of many; `merge` joins the parts.")
-@click.option("--workers", type=click.IntRange(min=1), help="Processes. Default: the cores this process may use.")
+@click.option(
+    "--workers", type=click.IntRange(min=1), help="Number of processes. Default: the cores this process may use."
+)
 @click.option(
     "--on-error",
     type=click.Choice(["stop", "skip"]),
     default="stop",
     show_default=True,
-    help="At a document that cannot be read: stop, or leave it out, count it and list it.",
+    help="At a document that cannot be read: stop, or skip, count and list it.",
 )
 @click.option(
     "--engine",
     type=click.Choice(ENGINES),
     default="auto",
     show_default=True,
-    help="auto: gigatoken where it gives SentencePiece's ids.",
+    help="auto: gigatoken where it gives SentencePiece's ids, else sentencepiece.",
 )
 def encode(directory: str, inputs: tuple[str, ...], output: str, **options: Any) -> None:
     """Encode documents to one shard.
 
     Inputs are .jsonl, .txt (both also .gz or .zst) and .parquet files, or folders of them. All documents must have the same
-    domain and licence, unless --domain and --licence say them.
+    domain and licence, unless --domain and --licence give them.
     """
     report = encode_module.encode(
         directory,
@@ -281,7 +292,7 @@ def check(
     _print(_check_table(by, reports))
     for report in reports:
         if report.first_failure:
-            click.echo(f"{report.name}: first text not given back: {report.first_failure}")
+            click.echo(f"{report.name}: first text that decoding does not restore: {report.first_failure}")
 
 
 def _check_new_file(path: Path) -> None:
@@ -296,7 +307,7 @@ def _check_new_file(path: Path) -> None:
 def _check_table(by: str, reports: list[check_module.GroupReport]) -> Table:
     table = Table(
         *(by, "documents", "tokens", "bytes per token", "tokens per word", "byte fallback"),
-        *("normalized", "not given back", "tokenizer.json differs"),
+        *("normalized", "not restored", "tokenizer.json differs"),
     )
     for report in reports:
         table.add_row(
@@ -319,14 +330,14 @@ def _check_table(by: str, reports: list[check_module.GroupReport]) -> Table:
     metavar="DIR",
     shell_complete=complete_path,
     required=True,
-    help="Gets train/ and held_out/ with code.jsonl and prose.jsonl.",
+    help="Folder to write train/ and held_out/ to, with code.jsonl and prose.jsonl.",
 )
 @click.option(
     "--max-megabytes",
     type=click.FloatRange(min=0, min_open=True),
     default=DEFAULT_MAX_BYTES_PER_DOMAIN / 1e6,
     show_default=True,
-    help="Most text per domain, in millions of bytes.",
+    help="Largest amount of text per domain, in millions of bytes.",
 )
 def sample_corpus(output: str, max_megabytes: float) -> None:
     """Make a small corpus from the standard library of this Python.

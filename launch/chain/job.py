@@ -30,7 +30,7 @@ from launch.chain.script import EXIT_CODES, SCRIPT, SITE
 from launch.sites.site import SiteConfig, load_site
 from pretrain.train.request_files import STOP
 
-NO_DECISION_YET = "it ended without a word"
+NO_DECISION_YET = "it ended without giving a reason"
 
 
 @dataclass(frozen=True)
@@ -316,7 +316,7 @@ def _requeue(at: Here) -> None:
             queued = slurm.submit(at.folder / SCRIPT)
             print(f"{refused}; queued job {queued} in its place", file=sys.stderr, flush=True)
         except slurm.SlurmError as error:
-            reason = f"cannot go on: {refused}; {error}; `sbatch {at.folder / SCRIPT}` goes on"
+            reason = f"the chain cannot continue: {refused}; {error}; `sbatch {at.folder / SCRIPT}` continues it"
             decision = Decision(action="stop", reason=reason)
             _note(
                 at, at.job, at.restart, Facts(exit_code=exit_codes.CRASH, step_after=newest_step(at.run_dir)), decision

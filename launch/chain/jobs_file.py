@@ -69,7 +69,7 @@ def must_note(run_dir: Path, event: str, **fields: Any) -> None:
     except OSError as error:
         raise error_type(error)(
             f"{run_dir / JOBS_FILE} must be a file that you may write to, with room for one more line on its disk and in the "
-            f"quota: {error.strerror or error}; no job is to run that is not noted there"
+            f"quota: {error.strerror or error}; no job may run that is not noted there"
         ) from None
 
 

@@ -214,7 +214,7 @@ def account(suffix: str, needed: bool, site_name: str, given: str | None) -> str
     project, at, kind = given.partition("@")
     if suffix and (not project or kind != suffix):
         raise UserError(
-            f"--account ({given}) must be a project with @{suffix} behind it on {site_name}, where hours are granted by kind of "
+            f"--account ({given}) must be a project followed by @{suffix} on {site_name}, where hours are granted by kind of "
             f"node; --account {project or 'xyz'}@{suffix} works"
             + ("" if project else ", with your project in place of xyz")
         )
@@ -273,7 +273,7 @@ def _check_device(run: RunConfig, site: SiteConfig, site_name: str) -> None:
         )
     if site.gpus_per_node and not site.bf16 and run.train.precision == "bf16":
         raise UserError(
-            f"train.precision (bf16) is not computed by the GPUs of {site_name}; train.precision=fp32 works"
+            f"train.precision (bf16) is not supported by the GPUs of {site_name}; train.precision=fp32 works"
         )
 
 
@@ -290,7 +290,7 @@ def _check_layout(run: RunConfig, nodes: int, ranks_per_node: int, what: str) ->
         if needed % ranks_per_node == 0:
             works = f"--nodes {needed // ranks_per_node} works"
         else:
-            works = f"no number of nodes gives {needed}; parallel.data_parallel_size=null takes what is there"
+            works = f"no number of nodes gives {needed}; parallel.data_parallel_size=null takes all nodes"
         if ranks % replica == 0:
             works += f", or parallel.data_parallel_size={ranks // replica}"
         raise UserError(f"{given} must be the {needed} of the layout ({layout} x DP{stated}); {works}")

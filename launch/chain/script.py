@@ -43,10 +43,11 @@ def directives(job: Job) -> list[str]:
     lines += [
         sbatch(f"--time={walltime(job.minutes)}"),
         sbatch(
-            f"--signal=B:USR1@{job.stop_margin_s}", "to this script, that long before the end: stop, save, go on later"
+            f"--signal=B:USR1@{job.stop_margin_s}",
+            "to this script, that long before the end: stop, save, continue later",
         ),
         sbatch("--requeue", "a lost node puts the job back in the queue"),
-        sbatch("--open-mode=append", "a requeued job goes on in its file"),
+        sbatch("--open-mode=append", "a requeued job continues in its file"),
         sbatch(f"--output={log_path(job.folder, '%j.out')}"),
     ]
     return lines
@@ -111,7 +112,7 @@ def _title(job: Job) -> list[str]:
         f"{job.ranks_per_node} {'GPU' if job.gpus_per_node else 'CPU rank'}(s), {job.slices} job(s) of {hours}.",
         f"# Site: {job.site_name}, {job.site.description}.",
         "#",
-        "# Each job goes on from the newest whole checkpoint. What became of it, and what happens next, is a line of jobs.jsonl in",
+        "# Each job resumes from the newest complete checkpoint. What became of it and what is next is a line of jobs.jsonl in",
         f"# the run folder; `python -m launch status {quoted(job.run_dir)}` tells. To add a job to the chain: sbatch this file.",
         f"# A colleague stops the chain, with a checkpoint, by: touch {quoted(job.run_dir / 'STOP')}",
     ]
@@ -149,7 +150,7 @@ def _body(job: Job) -> list[str]:
         '    "$PYTHON" -m launch job end "$launch_dir" "$@" "${leaving[@]}"',
         "    code=$?",
         f'    case "$code" in {"|".join(map(str, OF_A_RUN))}) exit "$code" ;; esac',
-        "    # Its Python did not run: a file system is not there, perhaps. Slurm tries again, a few times.",
+        "    # Its Python did not run: a file system is missing, perhaps. Slurm tries again, a few times.",
         '    [ "${SLURM_RESTART_COUNT:-0}" -ge 3 ] || scontrol requeue "$SLURM_JOB_ID"',
         '    exit "$code"',
         "}",
@@ -189,7 +190,7 @@ def _body(job: Job) -> list[str]:
     lines += [
         f'srun --kill-on-bad-exit=1 bash "$launch_dir/{NODE_SCRIPT}" &',
         "step=$!",
-        "(  # where a node was lost and is back, srun waits for its ranks for ever: not when others have left their exit code",
+        "(  # where a node was lost and is back, srun waits for its ranks forever: not when others have left their exit code",
         "    while sleep 60; do",
         '        old=$(find "$PRETRAIN_EXIT_CODES" -name "rank-*" -mmin +5 -print -quit 2>/dev/null)',
         '        [ -z "$old" ] || kill -KILL "$step"',

@@ -186,20 +186,20 @@ def _check_there(request: EncodeRequest, places: Places, prefix: Path) -> None:
     tokenizer = absolute(request.tokenizer, places.workdir)
     if not tokenizer.is_dir():
         raise UserError(
-            f"--tokenizer ({request.tokenizer}) must be the folder of a trained tokenizer, and it is none; the folder that "
+            f"--tokenizer ({request.tokenizer}) must be the folder of a trained tokenizer, and it is not one; the folder that "
             "`python -m tokenizer train` made works"
         )
     if not request.inputs:
         raise UserError("--input must name at least one file or folder; --input my/corpus works")
     for given in request.inputs:
         if not absolute(given, places.workdir).exists():
-            raise UserError(f"--input ({given}) must be a file or a folder that is there; --input my/corpus works")
+            raise UserError(f"--input ({given}) must be a file or a folder that exists; --input my/corpus works")
     there = [
         path for path in (prefix.with_name(prefix.name + end) for end in (".json", ".bin", ".idx")) if path.exists()
     ]
     if there:
         raise UserError(
-            f"--output ({prefix}) must not be there yet, and {there[0]} is: nothing is overwritten; remove it, or "
+            f"--output ({prefix}) must not exist yet, and {there[0]} does: nothing is overwritten; remove it, or "
             f"--output {prefix}-2 works"
         )
 

@@ -65,7 +65,7 @@ def retries(folder: Path) -> int:
     return events[begin:].count("retried")
 
 
-def go_on_command(folder: Path, parts: list[int], at_once: int | None) -> str:
+def continue_command(folder: Path, parts: list[int], at_once: int | None) -> str:
     """Return the command with which a user queues these parts, and the merge after them."""
     encode, merge = (shlex.quote(str(folder / name)) for name in (ENCODE_SCRIPT, MERGE_SCRIPT))
     array = f"sbatch --parsable --array={array_of(parts, at_once)} {encode}"
@@ -77,21 +77,21 @@ def _again(folder: Path, facts: dict[str, Any], missing: list[int], codes: dict[
     used, why = retries(folder), "; ".join(_how(part, codes[part]) for part in missing[:QUOTED_PARTS])
     what = f"{len(missing)} of {facts['parts']} parts missing ({', '.join(map(str, missing))}): {why}"
     what += ", ..." if len(missing) > QUOTED_PARTS else ""
-    command = go_on_command(folder, missing, facts["at_once"])
+    command = continue_command(folder, missing, facts["at_once"])
     if _was_cancelled(folder):
-        return _stop(folder, f"{what}; the array was cancelled by hand. To go on: {command}", CRASH)
+        return _stop(folder, f"{what}; the array was cancelled by hand. To continue: {command}", CRASH)
     if used >= facts["retries"]:
         for part in missing[:QUOTED_PARTS]:
             _quote(folder, part)
         cut_off = any(_was_cut_off(codes[part]) for part in missing)
-        advice = f"; tasks that were out of time need more than --hours {facts['minutes'] / 60:g}" if cut_off else ""
-        return _stop(folder, f"{what}; queued again {used} time(s), no more{advice}. To go on: {command}", CRASH)
+        advice = f"; tasks that ran out of time need more than --hours {facts['minutes'] / 60:g}" if cut_off else ""
+        return _stop(folder, f"{what}; queued again {used} time(s), no more{advice}. To continue: {command}", CRASH)
     try:
         # Before anything is queued: a retry that cannot be counted, as on a full disk, would be followed by others forever.
         jobs_file.must_note(folder, "retried", parts=missing)
         array, merging = queue(folder, event="queued", parts=missing, at_once=facts["at_once"])
     except FanalError as error:  # of Slurm, or of the file
-        return _stop(folder, f"{what}; queueing them again failed: {error}. To go on: {command}", CRASH)
+        return _stop(folder, f"{what}; queueing them again failed: {error}. To continue: {command}", CRASH)
     print(f"{what}; queued again as job {array}, merge {merging} ({used + 1} of {facts['retries']})", flush=True)
     return STOPPED
 
@@ -105,11 +105,11 @@ def _give_up(folder: Path, facts: dict[str, Any], parts: list[int], codes: dict[
     )
     damaged = [part for part in parts if _manifest(facts, part).is_file()]
     remove = f"remove {', '.join(_prefix(facts, part) + '.*' for part in damaged)}, " if damaged else ""
-    command = go_on_command(folder, parts, facts["at_once"])
+    command = continue_command(folder, parts, facts["at_once"])
     code = DAMAGED if damaged else WRONG_INPUT
     return _stop(
         folder,
-        f"{why}: starting again as it is would not help. Mend what the lines above say, {remove}and: {command}",
+        f"{why}: starting again unchanged would not help. Fix what the lines above say, {remove}and run: {command}",
         code,
     )
 

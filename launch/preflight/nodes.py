@@ -18,7 +18,7 @@ from fanal.whole_file import write_whole
 from launch import slurm
 from launch.chain import jobs_file
 from launch.chain.avoid import PREFLIGHT_RESULT
-from launch.preflight.outliers import MARK, NodeReport, Verdict, clock_offsets, judge
+from launch.preflight.outliers import MARK, NodeReport, NodeVerdict, clock_offsets, judge
 from launch.sites.site import SiteConfig
 
 LIMIT_S = 300
@@ -43,11 +43,11 @@ def look_at_nodes(site: SiteConfig, run_dir: Path, *, gpus: int, limit_s: float 
     folder.mkdir(parents=True, exist_ok=True)
     reports = ask_nodes(nodes, run_dir, gpus=gpus, bf16=site.bf16, limit_s=limit_s)
     verdict = judge(reports, nodes, site.node_check, gpus=gpus, memory_gib=site.gpu_memory_gib if gpus else None)
-    told = [reports.get(node) or NodeReport(node=node) for node in nodes]
+    node_reports = [reports.get(node) or NodeReport(node=node) for node in nodes]
     common = fault_of_all(verdict, nodes)
     broken = [] if common else verdict.nodes("broken")  # nodes to leave out; none if others would be no better
-    write_result(folder / PREFLIGHT_RESULT, told, verdict, broken)
-    show(told, verdict)
+    write_result(folder / PREFLIGHT_RESULT, node_reports, verdict, broken)
+    show(node_reports, verdict)
     if common:
         raise UserError(common)
     return say(verdict, broken)
@@ -110,7 +110,7 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": f"{code_dir}{os.pathsep}{before}" if before else code_dir}
 
 
-def fault_of_all(verdict: Verdict, nodes: tuple[str, ...]) -> str:
+def fault_of_all(verdict: NodeVerdict, nodes: tuple[str, ...]) -> str:
     """Return what to say if all of several nodes are broken in the same way; empty if they are not.
 
     Then other nodes would be no better: the site, the Python environment or the run folder is wrong.
@@ -118,16 +118,16 @@ def fault_of_all(verdict: Verdict, nodes: tuple[str, ...]) -> str:
     for what in ("GPUs", "GPU memory", "write"):
         found = [finding for finding in verdict.findings if finding.kind == "broken" and finding.what == what]
         if len(nodes) > 1 and {finding.node for finding in found} == set(nodes):
-            mend = {
+            remedy = {
                 "GPUs": "gpus_per_node of the site must be what nodes have, and torch a build for CUDA",
                 "GPU memory": "gpu_memory_gib of the site must be what one GPU has",
                 "write": "run_dir must be a folder that compute nodes can write to",
             }[what]
-            return f"every node ({nodes[0]} and {len(nodes) - 1} more) {found[0].text}; {mend}"
+            return f"every node ({nodes[0]} and {len(nodes) - 1} more) {found[0].text}; {remedy}"
     return ""
 
 
-def write_result(path: Path, told: list[NodeReport], verdict: Verdict, broken: list[str]) -> None:
+def write_result(path: Path, node_reports: list[NodeReport], verdict: NodeVerdict, broken: list[str]) -> None:
     """Write the result as one JSON file; ``broken`` are the nodes that the next start should avoid."""
     content = {
         "time_utc": jobs_file.now_utc(),
@@ -136,40 +136,40 @@ def write_result(path: Path, told: list[NodeReport], verdict: Verdict, broken: l
         "slow": verdict.nodes("slow"),
         "stuck": verdict.stuck,
         "findings": [dataclasses.asdict(finding) for finding in verdict.findings],
-        "nodes": [dataclasses.asdict(report) for report in told],
+        "nodes": [dataclasses.asdict(report) for report in node_reports],
     }
     write_whole(path, json.dumps(content, indent=2) + "\n")
 
 
-def show(told: list[NodeReport], verdict: Verdict) -> None:
+def show(node_reports: list[NodeReport], verdict: NodeVerdict) -> None:
     """Print one line a node; of several GPUs, the slowest."""
     table = Table(
         "node", "GPUs", "matrix product\nTFLOP/s", "memory copy\nGB/s", "exchange\nGB/s", "write\nms", "clock\nms off",
         "finding", show_edge=False, header_style="bold",
     )  # fmt: skip
-    offsets = clock_offsets(told)
-    for report in told:
+    offsets = clock_offsets(node_reports)
+    for report in node_reports:
         found = [finding for finding in verdict.findings if finding.node == report.node]
         broken = any(finding.kind == "broken" for finding in found)
-        told_of = "; ".join(finding.text for finding in found)
+        text = "; ".join(finding.text for finding in found)
         table.add_row(
             report.node,
             str(len(report.gpu_memory_gib)) if report.gpu_memory_gib else "",
             *(_least(values) for values in (report.gemm_tflops, report.copy_gb_per_s, report.exchange_gb_per_s)),
             "" if report.write_s is None else f"{report.write_s * 1e3:.0f}",
             f"{offsets[report.node] * 1e3:.0f}" if report.node in offsets else "",
-            escape(f"{'BROKEN' if broken else 'SLOW'}: {told_of}") if found else _without_finding(report),
+            escape(f"{'BROKEN' if broken else 'SLOW'}: {text}") if found else _without_finding(report),
             style=("bold red" if broken else "yellow") if found else None,
         )
     console = Console()
     # In a job's log there is no width to fit.
     (console if console.is_terminal else Console(width=250)).print(table)
-    together = next((report.all_reduce_gb_per_s for report in told if report.all_reduce_gb_per_s), [])
+    together = next((report.all_reduce_gb_per_s for report in node_reports if report.all_reduce_gb_per_s), [])
     if together:
-        print(f"all-reduce over {len(told)} nodes: {', '.join(f'{value:.3g}' for value in together)} GB/s")
+        print(f"all-reduce over {len(node_reports)} nodes: {', '.join(f'{value:.3g}' for value in together)} GB/s")
 
 
-def say(verdict: Verdict, broken: list[str]) -> int:
+def say(verdict: NodeVerdict, broken: list[str]) -> int:
     """Print what follows from the verdict, on standard error. Returns the exit code."""
     sys.stdout.flush()
     slow = [node for node in verdict.nodes("slow") if node not in broken]
@@ -178,12 +178,12 @@ def say(verdict: Verdict, broken: list[str]) -> int:
     if broken:
         print(f"error: broken: {', '.join(broken)}; --exclude={','.join(broken)} avoids them", file=sys.stderr)
     if verdict.stuck:
-        print(f"error: {verdict.stuck}; --no-preflight starts without a look at the nodes", file=sys.stderr)
+        print(f"error: {verdict.stuck}; --no-preflight starts without a check of the nodes", file=sys.stderr)
     return CRASH if broken or verdict.stuck else FINISHED
 
 
 def _without_finding(report: NodeReport) -> str:
-    return "ok" if report.stage == "done" else f"ok as far as it came ('{report.stage}')"
+    return "ok" if report.stage == "done" else f"ok as far as it got ('{report.stage}')"
 
 
 def _least(values: list[float]) -> str:

@@ -29,7 +29,7 @@ SLURM_COMMANDS = ("sbatch", "srun", "scontrol", "squeue", "sinfo", "scancel")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class PreflightRequest:
     """A run, its site and its nodes, as preflight checks them."""
 
     run: RunConfig
@@ -57,7 +57,7 @@ def preflight(
     run, site = load_run(config, overrides), load_site(site_name)
     in_job = "SLURM_JOB_ID" in os.environ and "SLURM_JOB_NUM_NODES" in os.environ
     found, why = number_of_nodes(run, site, nodes, gpus_per_node)
-    asked = Asked(
+    asked = PreflightRequest(
         run=run, site=site, site_name=site_name, run_dir=absolute(run.run_dir, Path.cwd()), nodes=found, why_nodes=why,
         gpus_per_node=gpus_per_node, deep=deep, in_job=in_job,
     )  # fmt: skip
@@ -75,7 +75,7 @@ def preflight(
         codes.append(_try(name, check, asked))
     wrong = next((code for code in (CRASH, WRONG_INPUT, DAMAGED) if code in codes), FINISHED)
     if wrong or not in_job:
-        print("nodes: not looked at: " + ("mend the above first" if wrong else "this is no job"))
+        print("nodes: not checked: " + ("fix the errors above first" if wrong else "this is not a job"))
         return wrong
     gpus = site.gpus_per_node if gpus_per_node is None else gpus_per_node
     return node_looks.look_at_nodes(site, asked.run_dir, gpus=gpus)
@@ -102,7 +102,7 @@ def number_of_nodes(
     return None, ""
 
 
-def ranks(asked: Asked) -> str:
+def ranks(asked: PreflightRequest) -> str:
     """Check that layout and batch fit the nodes.
 
     Raises: UserError if they do not.
@@ -115,7 +115,7 @@ def ranks(asked: Asked) -> str:
     return f"{asked.nodes} nodes x {of_a_node} = {asked.nodes * of_a_node} ranks fit the layout ({asked.why_nodes})"
 
 
-def paths(asked: Asked) -> str:
+def paths(asked: PreflightRequest) -> str:
     """Check that jobs can use the run folder, and that compute nodes can reach every path.
 
     Raises: UserError if not.
@@ -128,7 +128,7 @@ def paths(asked: Asked) -> str:
     return "none lies where compute nodes cannot reach it"
 
 
-def data(asked: Asked) -> str | int:
+def data(asked: PreflightRequest) -> str | int:
     """Check that shards are what their manifests say, and made by the run's tokenizer; tokenizer verify prints what is wrong.
 
     Returns: the exit code if something is.
@@ -149,7 +149,7 @@ def data(asked: Asked) -> str | int:
     return f"{len(shards)} shards verified{'' if asked.deep else '; --deep reads all of them'}"
 
 
-def space(asked: Asked) -> str:
+def space(asked: PreflightRequest) -> str:
     """Check that there is room for the run's checkpoints.
 
     Raises: UserError if there is none.
@@ -163,7 +163,7 @@ def space(asked: Asked) -> str:
     )  # fmt: skip
 
 
-def python_environment(asked: Asked) -> str:
+def python_environment(asked: PreflightRequest) -> str:
     """Describe which torch and which commands of Slurm's exist here.
 
     Raises: UserError if this Python has no torch, or one that cannot use the site's GPUs.
@@ -172,18 +172,18 @@ def python_environment(asked: Asked) -> str:
         torch = importlib.metadata.version("torch")
     except importlib.metadata.PackageNotFoundError:
         raise UserError(
-            f"{sys.executable} must have torch, and has none; the Python of `make install` (.venv/bin/python) works"
+            f"{sys.executable} must have torch, and it is not installed; the Python of `make install` (.venv/bin/python) works"
         ) from None
     if asked.site.gpus_per_node and torch.endswith("+cpu"):
         raise UserError(
             f"torch ({torch}) must be a build for CUDA on {asked.site_name}; {torch.removesuffix('+cpu')} from PyPI works"
         )
     absent = [command for command in SLURM_COMMANDS if shutil.which(command) is None]
-    slurm = f"Slurm's commands are not here: {', '.join(absent)}" if absent else "Slurm's commands are here"
+    slurm = f"Slurm's commands are missing: {', '.join(absent)}" if absent else "Slurm's commands are available"
     return f"Python {sys.version.split()[0]}, torch {torch}; {slurm}"
 
 
-def _try(name: str, check: Callable[[Asked], str | int], asked: Asked) -> int:
+def _try(name: str, check: Callable[[PreflightRequest], str | int], asked: PreflightRequest) -> int:
     """Make one check and print what it found. Returns FINISHED, or the exit code for what is wrong."""
 
     def act() -> int:

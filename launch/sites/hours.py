@@ -55,7 +55,7 @@ def choose_qos(
         return None, min(hours, slice_hours or hours)
     chosen = next((qos for qos in offered if qos.name == wanted), None) if wanted else offered[0]
     if chosen is None:
-        raise UserError(f"--qos ({wanted}) is not one of {where}; there is: {', '.join(qos.name for qos in offered)}")
+        raise UserError(f"--qos ({wanted}) is not one of {where}; it has: {', '.join(qos.name for qos in offered)}")
     wide = [qos for qos in offered if qos.max_gpus is None or num_gpus <= qos.max_gpus]
     if chosen not in wide:
         most = max(qos.max_gpus or 0 for qos in offered)

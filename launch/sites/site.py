@@ -146,7 +146,9 @@ def load_site(name: str) -> SiteConfig:
     with user_path(path):
         is_file = path.is_file()
     if not is_file:
-        raise UserError(f"site {name!r} is not known; there is: {', '.join(known_sites())}, or the path of a YAML file")
+        raise UserError(
+            f"site {name!r} is not known; known are {', '.join(known_sites())}, and the path of a YAML file works, too"
+        )
     tree = read_mapping(path, SiteConfig, example="gpus_per_node: 4")
     site = typed([tree], SiteConfig, where=str(path), variable="${}")
     _check_quoted(tree, site, str(path))
@@ -212,7 +214,7 @@ def _check_qos(offered: list[QosConfig], key: str, where: str) -> None:
     names = [qos.name for qos in offered]
     for number, qos in enumerate(offered):
         if not qos.name or names.index(qos.name) < number:
-            rule = f"be another than that of {key}[{names.index(qos.name)}]" if qos.name else "not be empty"
+            rule = f"differ from that of {key}[{names.index(qos.name)}]" if qos.name else "not be empty"
             raise UserError(
                 f"{where}: {key}[{number}].name ({qos.name!r}) must {rule}; a name that `sacctmgr show qos` lists works"
             )

@@ -130,7 +130,7 @@ class Ended:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Loss:
+class LostTime:
     """Time that went to anything but the training of steps that are kept."""
 
     share: float
@@ -146,7 +146,7 @@ def lost_share(
     step_time_s: float,
     eval_interval: int | None,
     save_interval: int | None,
-) -> Loss | None:
+) -> LostTime | None:
     """Return the share of time lost: by attempts that are over if some brought steps, else by single evaluations and saves.
 
     Args: step_time_s, median of the training steps; intervals in steps, None for never. Returns: None if nothing can be told.
@@ -159,7 +159,7 @@ def lost_share(
         trained_s += of_a_step * max(0, attempt.step_after - attempt.step_before)
     if wall_s >= MIN_ENDED_S and 0 < trained_s <= wall_s:
         counts = f"evaluations, saves and restarts as in {len(ended)} attempt(s) that are over"
-        return Loss(share=1 - trained_s / wall_s, counts=counts)
+        return LostTime(share=1 - trained_s / wall_s, counts=counts)
     costs = (
         ("evaluations", eval_interval, [record["eval_time_s"] for record in line.evaluations]),
         ("saves", save_interval, [r["stall_s"] for r in line.saves if r.get("failure") is None]),
@@ -168,10 +168,10 @@ def lost_share(
     extra_s = sum(seen.values())
     if not seen or step_time_s + extra_s <= 0:
         return None
-    return Loss(share=extra_s / (step_time_s + extra_s), counts=f"{' and '.join(seen)}; restarts are not counted")
+    return LostTime(share=extra_s / (step_time_s + extra_s), counts=f"{' and '.join(seen)}; restarts are not counted")
 
 
-def eta_hours(steps_left: int, step_time_s: float, lost: Loss | None) -> float | None:
+def eta_hours(steps_left: int, step_time_s: float, lost: LostTime | None) -> float | None:
     """Return the hours of computing until the last step; waiting in the queue comes on top. None if all the time is lost."""
     kept = 1 - (lost.share if lost else 0.0)
     return steps_left * step_time_s / kept / 3600 if kept > 0 else None

@@ -103,7 +103,7 @@ def _status(run_dir: Path) -> dict[str, Any]:
 def _check_is_run(run_dir: Path) -> None:
     signs = [METRICS_FILE, jobs_file.JOBS_FILE, f"launch/{JOB}", "checkpoints"]
     if not any(_is_there(run_dir / sign) for sign in signs):
-        what = "is not there" if not _is_there(run_dir) else f"holds none of {', '.join(signs)}"
+        what = "does not exist" if not _is_there(run_dir) else f"holds none of {', '.join(signs)}"
         raise UserError(
             f"RUN_DIR ({run_dir}) must be the folder of a run, which the config names run_dir, and it {what}; "
             "the folder that `launch submit` printed works, such as runs/mine"

@@ -57,8 +57,8 @@ def _state(found: Status) -> str:
     age = found["metrics_age_s"]
     wrote = "" if age is None else f"; last record {_ago(age / 3600)}"
     more = {
-        "gone": ": its jobs are not in the queue any more, and none said why; `launch submit` goes on",
-        "unknown": ": no job of launch's, and no end of its own",
+        "gone": ": its jobs are not in the queue any more, and none gave a reason; `launch submit` continues the run",
+        "unknown": ": not a run of launch, and nothing says that it ended",
     }
     return found["state"] + more.get(found["state"], "") + wrote
 

@@ -37,7 +37,7 @@ class Part:
 
     def __post_init__(self) -> None:
         if not 1 <= self.number <= self.count:
-            raise UserError(f"part {self.number}/{self.count} must be I/N with 1 <= I <= N; 1/1 is the whole")
+            raise UserError(f"part {self.number}/{self.count} must be I/N with 1 <= I <= N; 1/1 is the complete input")
 
     def __str__(self) -> str:
         return f"{self.number}/{self.count}"

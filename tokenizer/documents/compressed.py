@@ -72,7 +72,7 @@ class HashedFile(io.RawIOBase):
             now = self.path.stat().st_size
         if now != self.size or self.position < self._hash_to:
             raise UserError(
-                f"{self.path} had {self.size} bytes and has {now} now: it is being written; start again when it is whole"
+                f"{self.path} had {self.size} bytes and has {now} now: it is being written; start again when it is complete"
             )
         return InputFile(
             path=str(self.path), bytes=self.size, first_block=self.first_block, block_sha256=self._hasher.hexdigests()

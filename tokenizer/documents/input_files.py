@@ -88,7 +88,7 @@ def _files_below(folder: Path) -> Iterator[Path]:
                 continue
             if suffixes[-1] in UNKNOWN_COMPRESSIONS and suffixes[-2:-1] and suffixes[-2] in FOLDER_SUFFIXES:
                 raise UserError(
-                    f"{path} is compressed in a way that is not read; compress it with gzip or zstd, or move it"
+                    f"{path} has a compression that is not supported; compress it with gzip or zstd, or move it"
                 )
             if suffixes[-1] == ".parquet" or _plain(suffixes) in FOLDER_SUFFIXES:
                 yield path

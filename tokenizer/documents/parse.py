@@ -137,7 +137,7 @@ def _from_json(line: bytes, fields: Fields, block: RawBlock, number: int, positi
         try:  # the standard library takes a few things more (NaN, a lone surrogate) and words its errors for users
             content = json.loads(line.decode("utf-8"))
         except (ValueError, RecursionError) as problem:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
-            return f"{place_of(block, number)}: not a line of JSON in UTF-8 ({problem}); mend or remove the line"
+            return f"{place_of(block, number)}: not a line of JSON in UTF-8 ({problem}); fix or remove the line"
         text = content.get(fields.text) if isinstance(content, dict) else None
         if isinstance(text, str) and (problem := _problem_of_surrogates(text, fields)):
             return f"{place_of(block, number)}: {problem}"

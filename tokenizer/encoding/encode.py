@@ -168,7 +168,7 @@ def _encoded(job: EncodeJob, reader: InputReader, num_workers: int, progress: Pr
             yield pending.popleft().result()
     except BrokenProcessPool:
         raise PassingError(
-            "a worker process was killed, often for want of memory: --workers 1 takes the least"
+            "a worker process was killed, often because memory ran out: --workers 1 uses the least"
         ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

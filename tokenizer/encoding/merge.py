@@ -74,7 +74,7 @@ def _open_parts(prefixes: Sequence[str | Path]) -> list[PartShard]:
     for prefix in prefixes:
         manifest = read_manifest(prefix, may_be_empty=True)
         if manifest.part is None:
-            raise ShardError(f"{prefix} is a whole shard, expected one written with --part I/N; leave it out")
+            raise ShardError(f"{prefix} is a complete shard, expected one written with --part I/N; leave it out")
         number, count = map(int, manifest.part.split("/"))
         check_files(prefix, manifest)
         _check_bytes(Path(prefix), manifest)
@@ -95,7 +95,7 @@ def _open_parts(prefixes: Sequence[str | Path]) -> list[PartShard]:
             if here != there and name == "part_of":
                 raise ShardError(
                     f"{part.prefix} and {parts[0].prefix} were not given the same --input (files, sizes, order and spelling of "
-                    "paths) and options: they are parts of different runs; encode the parts again alike"
+                    "paths) and options: they are parts of different runs; encode the parts again with the same ones"
                 )
             if here != there:
                 raise ShardError(

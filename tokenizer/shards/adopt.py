@@ -93,14 +93,14 @@ def adopt(prefix: str | Path, tokenizer_dir: str | Path, labels: Labels | None =
 
 def _read_header(idx_path: Path) -> tuple[str, int]:
     """Return (dtype, number of documents) of an .idx. Raises: ShardError."""
-    mend = "give the PREFIX of a .bin and .idx pair that Megatron's preprocessing wrote"
+    remedy = "give the PREFIX of a .bin and .idx pair that Megatron's preprocessing wrote"
     try:
         with idx_path.open("rb") as stream:
             content = stream.read(HEADER.size)
     except OSError as problem:
-        raise error_type(problem, ShardError)(f"{idx_path} cannot be read ({problem.strerror}); {mend}") from None
+        raise error_type(problem, ShardError)(f"{idx_path} cannot be read ({problem.strerror}); {remedy}") from None
     if len(content) < HEADER.size or content[: len(MAGIC)] != MAGIC:
-        raise ShardError(f"{idx_path} does not begin with {MAGIC!r}; {mend}")
+        raise ShardError(f"{idx_path} does not begin with {MAGIC!r}; {remedy}")
     _, version, code, num_sequences, num_indices = HEADER.unpack(content)
     names = {number: name for name, number in DTYPE_CODES.items()}
     if version != 1 or code not in names:

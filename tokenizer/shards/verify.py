@@ -14,7 +14,7 @@ from tokenizer.shards.shard import Shard, open_shard, shard_paths
 from tokenizer.vocabulary.load import load_tokenizer
 
 BLOCK_TOKENS = 1 << 22
-MEND = "copy it again from where it was whole, or encode it again"
+REMEDY = "copy it again from an intact copy, or encode it again"
 MAX_PROBLEMS = 20
 """Most problems listed for one shard; a badly damaged file needs no longer list."""
 
@@ -101,7 +101,7 @@ def _index_problems(shard: Shard) -> Iterator[str]:
     path = shard_paths(shard.prefix)[1]
     found = sha256_of_file(path)
     if found != shard.manifest.idx_sha256:
-        yield f"{path} has sha256 {found}, expected {shard.manifest.idx_sha256}; its bytes changed, {MEND}"
+        yield f"{path} has sha256 {found}, expected {shard.manifest.idx_sha256}; its bytes changed, {REMEDY}"
     n = shard.num_documents
     lengths = read_lengths(shard.prefix, n).astype(np.int64)
     pointers = read_pointers(shard.prefix, n)
@@ -110,11 +110,11 @@ def _index_problems(shard: Shard) -> Iterator[str]:
     if len(broken):
         yield (
             f"{path} holds lengths that do not lead from one byte offset to the next, in {_documents(broken)}; the shard's "
-            f"document boundaries are wrong there, {MEND}"
+            f"document boundaries are wrong there, {REMEDY}"
         )
     wrong = np.flatnonzero(read_document_indices(shard.prefix, n) != np.arange(n + 1))
     if len(wrong):
-        yield f"{path} holds document indices other than 0 to {n}, first at {wrong[0]}; {MEND}"
+        yield f"{path} holds document indices other than 0 to {n}, first at {wrong[0]}; {REMEDY}"
 
 
 def _block_problems(shard: Shard) -> Iterator[str]:
@@ -129,7 +129,7 @@ def _block_problems(shard: Shard) -> Iterator[str]:
             last = int(np.searchsorted(offsets, end, side="left")) - 1
             yield (
                 f"{path} block {number} (bytes {first} to {end - 1}, documents {begin} to {last}) has sha256 {found}, expected "
-                f"{expected}; its bytes changed, {MEND}"
+                f"{expected}; its bytes changed, {REMEDY}"
             )
 
 
@@ -145,13 +145,13 @@ def _id_problems(shard: Shard) -> Iterator[str]:
             document = int(np.searchsorted(shard.document_offsets, at, side="right")) - 1
             yield (
                 f"{path} holds id {int(shard.tokens[at])} at token {at} (document {document}), expected 0 to vocab_size - 1 = "
-                f"{shard.manifest.vocab_size - 1}; {MEND}"
+                f"{shard.manifest.vocab_size - 1}; {REMEDY}"
             )
         bad += len(outside)
     if bad > 1:
         yield f"{path} holds {bad} ids outside the vocabulary in all"
     if highest != shard.manifest.highest_token_id:
-        yield f"{path} holds highest id {highest}, expected {shard.manifest.highest_token_id}; {MEND}"
+        yield f"{path} holds highest id {highest}, expected {shard.manifest.highest_token_id}; {REMEDY}"
 
 
 def _documents(numbers: np.ndarray) -> str:

@@ -249,7 +249,7 @@ class ShardWriter:
     def _is_unfinished(self) -> bool:
         """Whether .bin and .idx were renamed by a killed writer: its description lies beside them and fits."""
         try:
-            manifest = read_record(ShardManifest, part_path(self._paths[2]), mend="")
+            manifest = read_record(ShardManifest, part_path(self._paths[2]), remedy="")
         except UserError:  # not a PassingError: the description is there, and may say that they are
             return False
         bin_path = self._paths[0]

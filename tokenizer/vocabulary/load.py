@@ -96,21 +96,21 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
     describes.
     """
     directory = Path(directory)
-    mend = "train it again with `python -m tokenizer train`, or copy the whole folder again"
+    remedy = "train it again with `python -m tokenizer train`, or copy the whole folder again"
     with user_path(directory):
         is_there = directory.is_dir()
     if not is_there:
-        raise UserError(f"tokenizer folder {directory} does not exist; {mend}")
-    info = read_record(TokenizerInfo, directory / INFO_NAME, mend=mend)
+        raise UserError(f"tokenizer folder {directory} does not exist; {remedy}")
+    info = read_record(TokenizerInfo, directory / INFO_NAME, remedy=remedy)
     if info.format_version != FORMAT_VERSION:
         raise UserError(
             f"{directory / INFO_NAME} has format_version {info.format_version}, but this program reads {FORMAT_VERSION}; "
-            f"{mend}"
+            f"{remedy}"
         )
     path = directory / MODEL_NAME
-    model = _read_described(path, info.model_sha256, mend)
-    _read_described(directory / FAST_NAME, info.fast_json_sha256, mend)
-    _read_described(directory / SPEC_NAME, info.spec_sha256, mend)
+    model = _read_described(path, info.model_sha256, remedy)
+    _read_described(directory / FAST_NAME, info.fast_json_sha256, remedy)
+    _read_described(directory / SPEC_NAME, info.spec_sha256, remedy)
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     ids = {
         "vocab_size": processor.GetPieceSize(),
@@ -121,7 +121,7 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
     }
     for name, value in ids.items():
         if value != getattr(info, name):
-            raise UserError(f"{path} has {name} {value}, but {INFO_NAME} says {getattr(info, name)}; {mend}")
+            raise UserError(f"{path} has {name} {value}, but {INFO_NAME} says {getattr(info, name)}; {remedy}")
     return Tokenizer(
         directory=directory,
         processor=processor,
@@ -134,12 +134,12 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
     )
 
 
-def _read_described(path: Path, sha256: str, mend: str) -> bytes:
+def _read_described(path: Path, sha256: str, remedy: str) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as problem:
-        raise error_type(problem)(f"{path} cannot be read ({problem.strerror}); {mend}") from None
+        raise error_type(problem)(f"{path} cannot be read ({problem.strerror}); {remedy}") from None
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
-        raise UserError(f"{path} has sha256 {found}, but {INFO_NAME} says {sha256}: it was altered; {mend}")
+        raise UserError(f"{path} has sha256 {found}, but {INFO_NAME} says {sha256}: it was altered; {remedy}")
     return content

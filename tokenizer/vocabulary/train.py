@@ -121,7 +121,7 @@ def train_tokenizer(
     sentences = SentenceStream(text for text in texts if text)
     model = _train_model(spec, sentences)
     if counted_files not in (None, reader.input_files):
-        raise UserError("an input file was changed while it was read; train again when the files are at rest")
+        raise UserError("an input file was changed while it was read; train again when nothing writes to the files")
     fast_json = fast_tokenizer_json(sentencepiece.SentencePieceProcessor(model_proto=model), spec)
     spec_yaml = spec_as_yaml(spec).encode("utf-8")
     info = TokenizerInfo(

@@ -28,7 +28,7 @@ def test_a_record_reads_back_equal(tmp_path: Path) -> None:
         count=3, name=None, inputs=(InputFile(path="${a}/é.jsonl", bytes=2, first_block=0, block_sha256=("00",)),)
     )
     write_record(tmp_path / "r.json", sample)
-    assert read_record(Sample, tmp_path / "r.json", mend="") == sample
+    assert read_record(Sample, tmp_path / "r.json", remedy="") == sample
     assert [path.name for path in tmp_path.iterdir()] == ["r.json"]
 
 
@@ -48,13 +48,13 @@ def test_a_record_reads_back_equal(tmp_path: Path) -> None:
         ('{"count": 1', "cannot be read as JSON"),
     ],
 )
-def test_a_record_that_does_not_fit_is_refused_with_the_place_and_the_mend(
+def test_a_record_that_does_not_fit_is_refused_with_the_place_and_the_remedy(
     tmp_path: Path, content: str, message: str
 ) -> None:
     path = tmp_path / "r.json"
     path.write_text(content)
     with pytest.raises(ValueError) as caught:
-        read_record(Sample, path, mend="write it again")
+        read_record(Sample, path, remedy="write it again")
     assert str(path) in str(caught.value)
     assert message in str(caught.value)
     assert str(caught.value).endswith("; write it again")

@@ -164,7 +164,7 @@ def test_a_full_disk_is_said_in_one_line_and_leaves_nothing(
     words = command(tokenizer_dir, big_input, small / "shard", *options)
     done = subprocess.run(tmpfs_command(size, small, words), cwd=ROOT, check=False, capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
-    assert "No space left on device; mend that and run again" in done.stderr
+    assert "No space left on device; fix that and run again" in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == "", "nothing is left in the folder"
 
@@ -195,7 +195,7 @@ def test_a_killed_worker_ends_the_run_with_advice(tmp_path: Path, tokenizer_dir:
     os.kill(workers[0], signal.SIGKILL)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 70
-    assert "a worker process was killed, often for want of memory: --workers 1 takes the least" in stderr
+    assert "a worker process was killed, often because memory ran out: --workers 1 uses the least" in stderr
     assert not list(tmp_path.glob("shard*"))
     assert verify([tmp_path / "shard"])[0].problems
 

@@ -100,7 +100,7 @@ def test_a_bad_set_of_parts_is_refused(tmp_path: Path, tokenizer_dir: Path, inpu
     for parts, message in (
         ([one, three], r"the parts given are 1/3, 3/3, expected each of 1/3 to 3/3 once; missing: 2/3"),
         ([one, two, three, two], r"expected each of 1/3 to 3/3 once"),
-        ([one, two, tmp_path / "whole"], r"whole is a whole shard, expected one written with --part"),
+        ([one, two, tmp_path / "whole"], r"whole is a complete shard, expected one written with --part"),
         ([one, two, tmp_path / "no eos"], r"no eos has options .*append_eos=False.* parts of different runs"),
         ([one, two, tmp_path / "none"], r"none.json does not exist"),
     ):

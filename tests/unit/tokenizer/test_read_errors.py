@@ -62,7 +62,7 @@ def test_a_record_that_cannot_be_read_names_its_file_within(tmp_path: Path) -> N
     path = tmp_path / "r.json"
     path.symlink_to(UNREADABLE)
     with pytest.raises(PassingError, match=rf"^{path} cannot be read as JSON .*Input/output error"):
-        read_record(TokenizerInfo, path, mend="")
+        read_record(TokenizerInfo, path, remedy="")
 
 
 @pytest.mark.parametrize("broken", ["tokenizer-info.json", "tokenizer.model", "spec.yaml", "input", "x.idx"])
