@@ -84,8 +84,8 @@ def document_ids(document_starts: Tensor, batch: int, seq_length: int) -> Tensor
     Returns: [b, s], from 0 on, of the dtype of document_starts.
     """
     positions = torch.arange(batch * seq_length, dtype=document_starts.dtype, device=document_starts.device)
-    begun = torch.searchsorted(document_starts, positions, right=True, out_int32=document_starts.dtype == torch.int32)
-    return (begun - 1).view(batch, seq_length)
+    started = torch.searchsorted(document_starts, positions, right=True, out_int32=document_starts.dtype == torch.int32)
+    return (started - 1).view(batch, seq_length)
 
 
 def causal_grouped_attention(
