@@ -1,1 +1,1 @@
-"""Ground floor: what every package needs: errors and exit codes, files written whole, the names in a run folder."""
+"""Ground floor, what every package needs: errors and exit codes, files written atomically, the names in a run folder."""

@@ -1,13 +1,17 @@
-"""Errors by type: what a person did wrong, bytes that are damaged, trouble that may pass. All else is a crash.
+"""Errors by type: wrong input of a user, damaged bytes, trouble that may pass. All else is a crash.
 
 The type says how the process ends (``exit_code``), and that the message is all there is to say: one line, no traceback. It is
 raised where the input is judged. An error of any other type is a bug or a surprise, whatever its words and wherever it was
 raised: a traceback, and CRASH.
 """
 
+import contextlib
 import errno
+import os
+import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import ClassVar
 
 from fanal.exit_codes import CRASH, DAMAGED, WRONG_INPUT
@@ -20,7 +24,7 @@ class FanalError(Exception):
 
 
 class UserError(FanalError, ValueError):
-    """The input is wrong: an argument, a config, a file that a person gave. Starting again does not help.
+    """The input is wrong: an argument, a config, a file that a user gave. Starting again does not help.
 
     The message gives the name, the value, the rule and a value that works.
     """
@@ -35,7 +39,7 @@ class DamageError(FanalError, ValueError):
 
 
 class PassingError(FanalError):
-    """A disk, a network or a node that fails now and may work at the next start. Nothing that a person gave is wrong."""
+    """A disk, a network or a node that fails now and may work at the next start. Nothing that a user gave is wrong."""
 
     exit_code = CRASH
 
@@ -47,6 +51,8 @@ MAY_PASS = frozenset(
     }
 )  # fmt: skip
 """Errors of a disk or a file system that fails, and of a node that is short of something."""
+WRONG_PATH = frozenset({errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP})
+"""Errors of a path that no file system takes, or that this user may not use."""
 
 
 def may_pass(error: BaseException) -> bool:
@@ -55,22 +61,62 @@ def may_pass(error: BaseException) -> bool:
 
 
 def error_type(error: BaseException, lasting: type[FanalError] = UserError) -> type[FanalError]:
-    """The type for the error in words that we make of one of the system's: ``raise error_type(problem)(f"{path} ...")``."""
+    """Return the type of our error in place of one of the system's: ``raise error_type(problem)(f"{path} ...")``."""
     return PassingError if may_pass(error) else lasting
 
 
 def exit_code_of(error: BaseException) -> int:
-    """How a process ends that meets this error."""
+    """Return the exit code of a process that ends with this error."""
     return error.exit_code if isinstance(error, FanalError) else CRASH
 
 
-def run_guarded(act: Callable[[], int], say: Callable[[str], None]) -> int:
-    """Run a command's ``act``; returns the exit code. An error is said in one line if its type says so, else with its traceback."""
+@contextlib.contextmanager
+def user_path(*paths: str | Path) -> Iterator[None]:
+    """Turn an error of WRONG_PATH about a path that a user gave into a UserError. For the place that looks at the path first.
+
+    An error is about a path if it names the path itself, a file inside it, one whose name begins with it (PREFIX.bin), or a
+    folder above it. Every other OSError is left as it is: that a library may not use /dev/shm is not a mistake in the input.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in WRONG_PATH or not any(_is_about(error, path) for path in paths):
+            raise
+        whose = f"user {os.geteuid()}" if error.errno in (errno.EACCES, errno.EPERM) else "the file system"
+        raise UserError(
+            f"{os.fsdecode(error.filename)!r} must be a path that {whose} may use: {error.strerror}; the path of a folder of your "
+            "own works"
+        ) from None
+
+
+def _is_about(error: OSError, path: str | Path) -> bool:
+    if not isinstance(error.filename, str | bytes):
+        return False
+    found, given = str(Path(os.fsdecode(error.filename)).absolute()), str(Path(path).absolute())
+    return found.startswith((given, os.path.realpath(path))) or given.startswith(found.rstrip("/") + "/")
+
+
+def run_guarded(
+    act: Callable[[], int],
+    *,
+    speaks: Callable[[], bool] = lambda: True,
+    then: Callable[[Exception], object] = lambda _: None,
+) -> int:
+    """Run a command's ``act`` and return the exit code. This is the one policy of all commands and processes.
+
+    A FanalError is one line on standard error, and its own exit code. Any other error is a traceback, and CRASH.
+
+    Args: speaks: whether this process says the one line, where others of the same command say it too; then: called with the
+    error after it was printed.
+    """
     try:
         return act()
     except FanalError as error:
-        say(f"error: {error}")
+        if speaks():
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        then(error)
         return error.exit_code
-    except Exception:
-        say(traceback.format_exc())
+    except Exception as error:
+        traceback.print_exc()
+        then(error)
         return CRASH

@@ -1,4 +1,4 @@
-"""How the process ends is an interface: launch scripts decide by it."""
+"""Exit codes. How the process ends is an interface: launch scripts decide by it."""
 
 from typing import Final
 
@@ -9,11 +9,11 @@ WRONG_INPUT: Final = 2
 """The user's input is wrong; starting again will not help."""
 CRASH: Final = 70
 STOPPED: Final = 75
-"""Stopped on request with a checkpoint saved; start again to go on."""
+"""Stopped on request with a checkpoint saved; start again to continue."""
 DAMAGED: Final = 76
 """Data or a checkpoint failed verification; starting again reads the same bytes."""
 HANG: Final = 77
 """A rank was cut off by its watchdog; starting again may help, a limited number of times."""
 
 OF_A_RUN: Final = (FINISHED, WRONG_INPUT, CRASH, STOPPED, DAMAGED, HANG)
-"""With one of these a run ends that came as far as our code."""
+"""Exit codes of a run that came as far as our code."""

@@ -1,4 +1,4 @@
-"""What a file system has left, in bytes and in files (inodes)."""
+"""Free space of a file system, in bytes and in files (inodes)."""
 
 import os
 from dataclasses import dataclass
@@ -7,26 +7,26 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Free:
-    """What a file system has left for this user."""
+    """Free space on a file system for this user."""
 
     num_bytes: int
     num_files: int | None
-    """None where files are not counted: some file systems say 0 of 0."""
+    """Number of files; None where files are not counted: some file systems say 0 of 0."""
 
 
 def free_at(folder: Path) -> Free:
-    """What is free on the file system that an existing folder lies on."""
+    """Return the free space of the file system that an existing folder lies on."""
     found = os.statvfs(folder)
     return Free(found.f_bavail * found.f_frsize, found.f_favail if found.f_files else None)
 
 
 def nearest_folder(path: Path) -> Path:
-    """The path itself, or the nearest folder above it that exists."""
+    """Return the path itself, or the nearest folder above it that exists."""
     return next(folder for folder in (path, *path.parents) if folder.is_dir())
 
 
 def shortage(folder: Path, what: str, *, needed_bytes: int, instead: str) -> str | None:
-    """What to say where the disk of an existing folder has too few bytes left for ``what``; None where it has enough.
+    """Return the message for a disk that has too few bytes left for ``what``; None where it has enough.
 
     Args: instead: what works beside making room, such as "export to another disk".
     """

@@ -1,4 +1,4 @@
-"""Files of JSON lines, one object a line. They are read as they are found: a kill tears a line, a person edits one."""
+"""Files of JSON lines, one object a line. They are read as they are found: a kill tears a line, a user edits one."""
 
 import contextlib
 import json
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def parse_lines(lines: Iterable[str], *, begins: str | None = None) -> Iterator[dict[str, Any]]:
-    """The objects in these lines; a line that is not a whole object is left out.
+    """Yield the objects in these lines; a line that is not a whole object is left out.
 
     Args: begins: how every object of the file begins, if that is known: then one that was written behind a torn line, on the same
         line, is found as well.
@@ -22,7 +22,7 @@ def parse_lines(lines: Iterable[str], *, begins: str | None = None) -> Iterator[
 
 
 def read_lines(path: Path, *, begins: str | None = None) -> Iterator[dict[str, Any]]:
-    """The objects of a file, oldest first; none if there is no file. Bytes that are no text cost their line alone.
+    """Yield the objects of a file, oldest first; none if there is no file. Bytes that are no text cost their line alone.
 
     Args: begins: see ``parse_lines``.
     """

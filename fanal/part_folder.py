@@ -1,4 +1,4 @@
-"""A folder that is there whole or not at all: written as DIR.part under a lock, synced, renamed to DIR at the end."""
+"""A folder that is complete or absent: written as DIR.part under a lock, synced, renamed to DIR at the end."""
 
 import contextlib
 import errno
@@ -7,31 +7,33 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from fanal.errors import UserError
+from fanal.errors import UserError, error_type
 from fanal.files import part_path, sync_path
 from fanal.locks import take_lock_by_name
 
 NO_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.ENOTEMPTY)
-"""What a target answers that does not take what is written. Any other error is not the target's fault for sure."""
+"""Error numbers of a target that does not take what is written. No other error is the target's fault for sure."""
 
 
 @contextlib.contextmanager
 def part_folder(
     final: Path, *, name: str, act: str, error: type[UserError], is_ours: Callable[[Path], bool]
 ) -> Iterator[Path]:
-    """The empty folder DIR.part, held by this process alone; removed at the end unless the block has renamed it (``publish``).
+    """Give the empty folder DIR.part, locked by this process; it is removed at the end unless the block renames it.
 
     A killed process leaves DIR.part, which the next one for the same DIR wipes, and nothing under DIR.
     Args: name: of the target in messages, such as "--to (DIR)"; act: what writes it, such as "export"; error: the exception to
         raise; is_ours: whether such an act wrote this file or folder of DIR.part, so that it may be wiped.
-    Raises: error if another process is at it, if a stranger's file is in it or if the disk does not take it; OSError.
+    Raises: error if another process writes it, if it holds a file that no such act wrote or if the disk does not take it; OSError.
     """
     part = part_path(final)
     try:
         part.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError as problem:
-        raise error(f"{name} cannot be written: {problem.strerror} ({problem.filename or part})") from None
+        raise error_type(problem, error)(
+            f"{name} cannot be written: {problem.strerror} ({problem.filename or part})"
+        ) from None
     try:
         if not take_lock_by_name(part, descriptor):
             raise error(f"{part} is being written by another {act}; wait for it, or choose another name than {final}")
@@ -43,7 +45,7 @@ def part_folder(
     except OSError as problem:
         if problem.errno not in NO_WRITING:
             raise
-        raise error(
+        raise error_type(problem, error)(
             f"{name} could not be written, and nothing is left of it: {problem.strerror} ({problem.filename or part})"
         ) from None
     finally:
@@ -58,7 +60,7 @@ def publish(part: Path, final: Path) -> None:
 
 
 def _wipe(part: Path, *, act: str, error: type[UserError], is_ours: Callable[[Path], bool]) -> None:
-    """Empty the folder of what a killed process has left."""
+    """Delete what a killed process left in the folder."""
     found = sorted(part.iterdir())
     for path in found:
         if not is_ours(path):

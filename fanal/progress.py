@@ -1,4 +1,4 @@
-"""How far a long command is: a bar on a terminal, a line each minute in a log."""
+"""Progress of a long command: a bar on a terminal, a line each minute in a log."""
 
 import sys
 import time
@@ -13,7 +13,7 @@ LINE_INTERVAL_S = 60.0
 
 
 class Progress:
-    """Bytes done of bytes in all, with speed and time left; written to stderr."""
+    """Display of bytes done of bytes in all, with speed and time left; written to stderr."""
 
     def __init__(self, title: str, total_bytes: int) -> None:
         self._title, self._total_bytes = title, total_bytes
@@ -38,7 +38,7 @@ class Progress:
         return self
 
     def update(self, done_bytes: int) -> None:
-        """Show where things stand, at most as often as anybody can read it."""
+        """Show the bytes done, at most as often as anybody can read it."""
         now = time.monotonic()
         if self._bar:
             self._bar.update(self._task, completed=done_bytes, refresh=now - self._last_line > 0.2)

@@ -7,16 +7,15 @@ from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from fanal.errors import UserError
-from fanal.files import write_bytes_durably
-from fanal.read_errors import naming
+from fanal.errors import FanalError, UserError, error_type, may_pass
+from fanal.files import TRY_AGAIN, write_bytes_durably
 from fanal.shown import shown
 
 Record = typing.TypeVar("Record")
 
 
 def record_bytes(record: Any) -> bytes:
-    """A dataclass as an indented JSON object."""
+    """Return a dataclass as an indented JSON object."""
     return (json.dumps(asdict(record), indent=2, ensure_ascii=False) + "\n").encode("utf-8")
 
 
@@ -25,27 +24,27 @@ def write_record(path: Path, record: Any) -> None:
     write_bytes_durably(path, record_bytes(record))
 
 
-def read_record(record_type: type[Record], path: Path, *, mend: str, error: type[UserError] = UserError) -> Record:
+def read_record(record_type: type[Record], path: Path, *, remedy: str, error: type[FanalError] = UserError) -> Record:
     """Read what `write_record` wrote; every key must be known, present and of its type.
 
-    Args: mend is what the reader of an error should do; error is the exception to raise.
-    Raises: error, naming the path, what was found and what was expected.
+    Args: remedy is what the reader of an error should do; error is the exception to raise.
+    Raises: error, naming the path, what was found and what was expected; PassingError if the disk does not give it now.
     """
     try:
-        with naming(path):
-            content = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise error(f"{path} does not exist; {mend}") from None
+        raise error(f"{path} does not exist; {remedy}") from None
     except (ValueError, OSError) as problem:
-        raise error(f"{path} cannot be read as JSON ({problem}); {mend}") from None
+        advice = TRY_AGAIN if may_pass(problem) else remedy
+        raise error_type(problem, error)(f"{path} cannot be read as JSON ({problem}); {advice}") from None
     try:
         return _build(record_type, content, where="")
-    except ValueError as problem:
-        raise error(f"{path}: {problem}; {mend}") from None
+    except UserError as problem:
+        raise error(f"{path}: {problem}; {remedy}") from None
 
 
 def _build(record_type: Any, content: Any, *, where: str) -> Any:
-    """A value of the annotated type from parsed JSON. Raises: UserError with the dotted place of the first misfit."""
+    """Build a value of the annotated type from parsed JSON. Raises: UserError with the dotted place of the first misfit."""
     if is_dataclass(record_type):
         if not isinstance(content, dict):
             raise UserError(f"{where or 'the file'} holds {shown(content, 60)}, expected an object")
@@ -62,7 +61,7 @@ def _build(record_type: Any, content: Any, *, where: str) -> Any:
             raise UserError(f"{where[:-1]} holds {shown(content, 60)}, expected a list")
         item_type = typing.get_args(record_type)[0]
         return tuple(_build(item_type, item, where=f"{where}{number}.") for number, item in enumerate(content))
-    # bool is an int in Python, but `true` is no count of tokens.
+    # bool is an int in Python, but `true` is not a count of tokens.
     accepted = typing.get_args(record_type) if isinstance(record_type, types.UnionType) else (record_type,)
     if type(content) not in accepted:
         names = " or ".join(kind.__name__ for kind in accepted)

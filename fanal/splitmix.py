@@ -1,4 +1,4 @@
-"""The integer mixing behind every order here: of documents in a shard, of chunks in an epoch, of sources in a block."""
+"""Integer mixing behind every order here: of documents in a shard, of chunks in an epoch, of sources in a block."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ _SHIFTS = np.uint64(30), np.uint64(27), np.uint64(31)
 
 
 def mix64(values: np.ndarray) -> np.ndarray:
-    """A bijection of 64-bit integers in which every input bit moves every output bit with probability near 1/2.
+    """Mix 64-bit integers by a bijection in which every input bit moves every output bit with probability near 1/2.
 
     Args: uint64 array of one or more dims. Source: the finaliser of SplitMix64 (Steele, Lea and Flood, 2014).
     """

@@ -37,11 +37,11 @@ logger = logging.getLogger(__name__)
 
 FUSED_DTYPES = (torch.bfloat16, torch.float16)
 MAX_FUSED_HEAD_SIZE = 256
-"""Largest head that flash_attn, and torch's own flash kernel, are built for."""
+"""Largest head size that flash_attn, and torch's own flash kernel, are built for."""
 
 
 def _sdpa_attention(query: Tensor, key: Tensor, value: Tensor, softmax_scale: float | None) -> Tensor:
-    """torch's scaled_dot_product_attention on transposed views. [s, b, n, d], [s, b, g, d] twice -> [s, b, n, d]"""
+    """Call torch's scaled_dot_product_attention on transposed views. [s, b, n, d], [s, b, g, d] twice -> [s, b, n, d]"""
     # enable_gqa rather than repeating key and value n/g times. Measured on one CPU core, torch 2.13.0, n=8, g=2, d 64
     # and 128, s 512 and 1,024, fp32 and bf16: torch's CPU flash kernel runs either way; with enable_gqa it reads the
     # strided views with no copy in the forward (repeating makes 2) and allocates 0.35 (fp32) to 0.38 (bf16) of the
@@ -58,7 +58,7 @@ def _sdpa_attention(query: Tensor, key: Tensor, value: Tensor, softmax_scale: fl
 
 
 def _flash_attention(query: Tensor, key: Tensor, value: Tensor, softmax_scale: float | None) -> Tensor:
-    """The flash_attn package (Dao, 2023, arXiv:2307.08691); groups queries natively. Not yet run on a GPU."""
+    """Call the flash_attn package (Dao, 2023, arXiv:2307.08691); groups queries natively. Not yet run on a GPU."""
     assert flash_attn_func is not None, "flash_attn is missing; select_attention_backend refuses this backend first"
     # [s, b, n, d] -> [b, s, n, d]: a view, since flash_attn only needs the last dimension to be contiguous.
     batch_first = (tensor.transpose(0, 1) for tensor in (query, key, value))
@@ -72,7 +72,7 @@ def _reference_attention(query: Tensor, key: Tensor, value: Tensor, softmax_scal
 def _sdpa_documents(
     query: Tensor, key: Tensor, value: Tensor, softmax_scale: float | None, document_starts: Tensor
 ) -> Tensor:
-    """torch's scaled_dot_product_attention over documents. Shapes as in _sdpa_attention."""
+    """Call torch's scaled_dot_product_attention over documents. Shapes as in _sdpa_attention."""
     # Measured on one CPU core, torch 2.13.0, n=8, g=2, d 64, forward and backward, against causal attention over whole
     # rows: document by document takes 0.33 to 0.67 (fp32) and 0.44 to 0.78 (bf16) of the time for s of 1,024 and more, a
     # mask 1.4 to 1.7. At s = 64 with documents of 8 tokens it takes 2.0 to 2.3, and 1 to 2 ms.
@@ -83,7 +83,7 @@ def _sdpa_documents(
 def _sdpa_document_by_document(
     query: Tensor, key: Tensor, value: Tensor, softmax_scale: float | None, document_starts: Tensor
 ) -> Tensor:
-    """One call per document. Reads document_starts on the host: on a GPU that would be a sync in every layer."""
+    """Make one call per document. Reads document_starts on the host: on a GPU that would be a sync in every layer."""
     lengths = document_starts.diff().tolist()
     packed = (_pack(tensor).split(lengths) for tensor in (query, key, value))
     outputs = [
@@ -96,7 +96,7 @@ def _sdpa_document_by_document(
 def _sdpa_masked(
     query: Tensor, key: Tensor, value: Tensor, softmax_scale: float | None, document_starts: Tensor
 ) -> Tensor:
-    """One call with a boolean mask, [b, 1, s, s]: no host sync. Not yet run on a GPU.
+    """Make one call with a boolean mask, [b, 1, s, s]: no host sync. Not yet run on a GPU.
 
     Of torch's fused CUDA kernels only the memory-efficient one takes a mask, and it takes no grouped queries, so keys and
     values are repeated n/g times.
@@ -118,7 +118,7 @@ def _sdpa_masked(
 def _flash_documents(
     query: Tensor, key: Tensor, value: Tensor, softmax_scale: float | None, document_starts: Tensor
 ) -> Tensor:
-    """flash_attn's kernel for sequences of different lengths, packed. Not yet run on a GPU."""
+    """Call flash_attn's kernel for sequences of different lengths, packed. Not yet run on a GPU."""
     assert flash_attn_varlen_func is not None, (
         "flash_attn is missing; select_attention_backend refuses this backend first"
     )
@@ -143,12 +143,12 @@ def _reference_documents(
 
 
 def _pack(tensor: Tensor) -> Tensor:
-    """[s, b, n, d] -> [b * s, n, d], row after row; a view for one row, else a copy."""
+    """Pack [s, b, n, d] -> [b * s, n, d], row after row; a view for one row, else a copy."""
     return tensor.transpose(0, 1).flatten(0, 1)
 
 
 def _unpack(packed: Tensor, like: Tensor) -> Tensor:
-    """[b * s, n, d] -> [s, b, n, d], a view; s and b are those of ``like``."""
+    """Unpack [b * s, n, d] -> [s, b, n, d], a view; s and b are those of ``like``."""
     return packed.unflatten(0, (like.shape[1], like.shape[0])).transpose(0, 1)
 
 
@@ -172,7 +172,7 @@ def causal_attention(
     softmax_scale: float | None = None,
     document_starts: Tensor | None = None,
 ) -> Tensor:
-    """Causal attention in which query head j reads key/value head j // (n / g).
+    """Compute causal attention in which query head j reads key/value head j // (n / g).
 
     Args:
         query [s, b, n, d]; key, value [s, b, g, d]; one dtype.
@@ -241,7 +241,7 @@ def select_attention_backend(requested: str, device_type: str, dtype: torch.dtyp
 
 
 def _flash_obstacles(device_type: str, dtype: torch.dtype, head_size: int) -> list[str]:
-    """Every reason why flash_attn cannot run, so that one message names them all; empty if it can."""
+    """Return every reason why flash_attn cannot run, so that one message names them all; empty if it can."""
     obstacles = []
     if device_type != "cuda":
         obstacles.append(f"the device is {device_type!r}")

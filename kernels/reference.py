@@ -14,12 +14,12 @@ from torch import Tensor
 
 
 def _compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """fp32 for everything up to fp32, fp64 for fp64."""
+    """Return fp32 for everything up to fp32, fp64 for fp64."""
     return torch.promote_types(dtype, torch.float32)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Root-mean-square layer normalisation: x / sqrt(mean(x^2) + eps) * weight over the last dimension.
+    """Compute root-mean-square layer normalisation: x / sqrt(mean(x^2) + eps) * weight over the last dimension.
 
     The product with the weight is rounded once. Hugging Face's Llama rounds before the product as well, which in bf16
     changes about one element in four by one unit in the last place.
@@ -35,7 +35,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def rotary_angles(seq_length: int, head_size: int, theta: float, device: torch.device | None = None) -> Tensor:
-    """Rotation angle of every position and every pair of channels: position * theta^(-2i/d), i = 0 .. d/2 - 1.
+    """Return the rotation angle of every position and every pair of channels: position * theta^(-2i/d), i = 0 .. d/2 - 1.
 
     Args: seq_length s; head_size d, even; theta, the base of the geometric series of wavelengths (10,000 in the paper).
     Returns: [s, d/2], radians, fp32.
@@ -65,7 +65,7 @@ def rotary_embedding(x: Tensor, theta: float) -> Tensor:
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
-    """Gated feed-forward activation: gate * sigmoid(gate) * up, elementwise.
+    """Compute the gated feed-forward activation: gate * sigmoid(gate) * up, elementwise.
 
     Args: gate, up [..., f], equal shapes.
     Returns: [..., f] in gate.dtype.
@@ -77,15 +77,15 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
 
 
 def document_ids(document_starts: Tensor, batch: int, seq_length: int) -> Tensor:
-    """The number of the document that each position belongs to, counted through all rows of a micro batch.
+    """Return the number of the document that each position belongs to, counted through all rows of a micro batch.
 
     Args: document_starts, integers [documents + 1], ascending: the first token of every document when the rows lie one
         after the other, and last b * s. A row begins with a document of its own, so every multiple of s is in it.
     Returns: [b, s], from 0 on, of the dtype of document_starts.
     """
     positions = torch.arange(batch * seq_length, dtype=document_starts.dtype, device=document_starts.device)
-    begun = torch.searchsorted(document_starts, positions, right=True, out_int32=document_starts.dtype == torch.int32)
-    return (begun - 1).view(batch, seq_length)
+    started = torch.searchsorted(document_starts, positions, right=True, out_int32=document_starts.dtype == torch.int32)
+    return (started - 1).view(batch, seq_length)
 
 
 def causal_grouped_attention(
@@ -95,7 +95,7 @@ def causal_grouped_attention(
     softmax_scale: float | None = None,
     document_starts: Tensor | None = None,
 ) -> Tensor:
-    """Causal attention with grouped queries, the whole [s, s] score matrix in memory.
+    """Compute causal attention with grouped queries, the full [s, s] score matrix in memory.
 
     Query heads are grouped in blocks: head j reads key/value head j // (n / g). g = n is multi-head attention, g = 1
     multi-query. With document_starts a position sees its own document alone.
@@ -123,7 +123,7 @@ def causal_grouped_attention(
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Negative log likelihood of each label, in nats: logsumexp(logits) - logits[label].
+    """Return the negative log likelihood of each label, in nats: logsumexp(logits) - logits[label].
 
     Args: logits [..., v]; labels [...], integers in [0, v).
     Returns: [...], not averaged, fp32 whatever the dtype of the logits (fp64 for fp64).

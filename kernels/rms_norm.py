@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x / sqrt(mean(x^2) + eps) * weight over the last dimension, with torch's fused operation.
+    """Compute x / sqrt(mean(x^2) + eps) * weight over the last dimension, with torch's fused operation.
 
     torch's operation keeps its statistics in fp32 for bf16 inputs and rounds once, so on a CPU (torch 2.13.0) its
     forward equals the reference bit for bit, in fp32 and bf16. With 1,024 tokens of size 1,024 on two cores,

@@ -1,9 +1,9 @@
-"""The command line: parse, call one function, exit code. ``python -m launch --help``."""
+"""Command line of the launch package: parse the arguments, call one function, return an exit code (``python -m launch
+--help``)."""
 
 import io
 import shlex
 import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 from fanal.command_group import CommandGroup, ManyInputsCommand, complete_path
-from fanal.errors import FanalError, exit_code_of
-from fanal.exit_codes import CRASH, FINISHED
+from fanal.errors import PassingError, run_guarded, user_path
+from fanal.exit_codes import FINISHED
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 
@@ -23,7 +23,7 @@ def cli() -> None:
 
 
 def job_options(command: Callable[..., None]) -> Callable[..., None]:
-    """What render and submit take."""
+    """Add the options that render and submit share."""
     for decorate in reversed(
         (
             click.argument("config", shell_complete=complete_path),
@@ -37,19 +37,23 @@ def job_options(command: Callable[..., None]) -> Callable[..., None]:
                 help="A site of launch/sites, or a YAML file.",
             ),
             click.option("--nodes", type=int, required=True, help="Nodes of each job."),
-            click.option("--hours", type=float, help="Walltime in all; more than one job may take becomes a chain."),
-            click.option("--account", metavar="NAME", help="Whose hours are used, such as xyz@h100."),
-            click.option("--qos", metavar="NAME", help="Quality of service; left out, the site's usual one."),
             click.option(
-                "--slice-hours", type=float, help="Walltime of one job of a chain; left out, all that the QoS allows."
+                "--hours", type=float, help="Hours of walltime in all; more than one job may take becomes a chain."
             ),
-            click.option("--gpus-per-node", type=int, help="Fewer than a node has, with --nodes 1."),
+            click.option("--account", metavar="NAME", help="Account whose hours are used, such as xyz@h100."),
+            click.option("--qos", metavar="NAME", help="Quality of service. Default: the site's first."),
             click.option(
-                "--stop-margin-s", type=int, help="Seconds kept for the last checkpoint; left out, the site's."
+                "--slice-hours", type=float, help="Hours of one job of a chain. Default: all that the QoS allows."
+            ),
+            click.option("--gpus-per-node", type=int, help="GPUs to use of one node, with --nodes 1. Default: all."),
+            click.option(
+                "--stop-margin-s", type=int, help="Seconds kept for the last checkpoint. Default: the site's."
             ),
             click.option("--exclude", metavar="NODE,...", help="Nodes never to run on."),
-            click.option("--module", "modules", multiple=True, metavar="NAME", help="Load this too; may be repeated."),
-            click.option("--preflight/--no-preflight", default=True, help="Look at data, space and every node first."),
+            click.option(
+                "--module", "modules", multiple=True, metavar="NAME", help="Module to load, too; may be repeated."
+            ),
+            click.option("--preflight/--no-preflight", default=True, help="Check data, space and every node first."),
             click.option("--node-local", is_flag=True, help="Run code and packages from each node's own disk."),
         )
     ):
@@ -60,14 +64,15 @@ def job_options(command: Callable[..., None]) -> Callable[..., None]:
 @cli.command(context_settings=CONTEXT)
 @job_options
 def render(config: str, overrides: tuple[str, ...], site_name: str, **options: Any) -> None:
-    """Write the script of a job, and what belongs to it, into RUN_DIR/launch. Nothing is queued."""
+    """Write the script of a job, and the files it needs, into RUN_DIR/launch. Nothing is queued."""
 
     def act() -> int:
         from launch.chain.render import jobs_that_will_read_it
         from launch.chain.render import render as write
 
         job = _plan(config, overrides, site_name, options)
-        path = write(job)
+        with user_path(job.run_dir):
+            path = write(job)
         if there := jobs_that_will_read_it(job):
             print(
                 f"warning: the config is read by waiting jobs, too ({', '.join(there)}), when they start",
@@ -76,7 +81,7 @@ def render(config: str, overrides: tuple[str, ...], site_name: str, **options: A
         print(f"{path}: {_summary(job)}; `sbatch {shlex.quote(str(path))}` queues one job, `launch submit` all of them")
         return FINISHED
 
-    sys.exit(_guard(act))
+    sys.exit(run_guarded(act))
 
 
 @cli.command(context_settings=CONTEXT)
@@ -91,13 +96,14 @@ def submit(config: str, overrides: tuple[str, ...], site_name: str, **options: A
 
         job = _plan(config, overrides, site_name, options)
         check_not_queued(job)  # before the files are written that jobs in the queue will read
-        queued = queue(job, write(job), hours=options["hours"])
+        with user_path(job.run_dir):
+            queued = queue(job, write(job), hours=options["hours"])
         run_dir = shlex.quote(str(job.run_dir))
         print(f"queued {', '.join(queued)}: {_summary(job)}")
         print(f"watch: python -m launch status {run_dir}; stop with a checkpoint: touch {run_dir}/STOP")
         return FINISHED
 
-    sys.exit(_guard(act))
+    sys.exit(run_guarded(act))
 
 
 @cli.command(context_settings=CONTEXT)
@@ -111,13 +117,13 @@ def submit(config: str, overrides: tuple[str, ...], site_name: str, **options: A
     shell_complete=complete_path,
     help="A site of launch/sites, or a YAML file.",
 )
-@click.option("--nodes", type=int, help="Nodes of each job; left out, what the config or the job says, if it does.")
-@click.option("--gpus-per-node", type=int, help="Fewer than a node has, with --nodes 1.")
-@click.option("--deep", is_flag=True, help="Read all data: hashes, ids, offsets.")
+@click.option("--nodes", type=int, help="Nodes of each job. Default: what the config or the job says.")
+@click.option("--gpus-per-node", type=int, help="GPUs to use of one node, with --nodes 1. Default: all.")
+@click.option("--deep", is_flag=True, help="Read all data, to check hashes, ids and offsets.")
 def preflight(config: str, overrides: tuple[str, ...], site_name: str, **options: Any) -> None:
     """Check config, paths, data and free space, and inside a job also every node of it. Nothing is trained or queued.
 
-    The exit code is 2 if the input is wrong, 76 if data is damaged, 70 if a node is broken: then other nodes may do.
+    The exit code is 2 if the input is wrong, 76 if data is damaged, 70 if a node is broken: then other nodes may work.
     """
 
     def act() -> int:
@@ -125,18 +131,18 @@ def preflight(config: str, overrides: tuple[str, ...], site_name: str, **options
 
         return look(config, overrides, site_name, **options)
 
-    sys.exit(_guard(act))
+    sys.exit(run_guarded(act))
 
 
 @cli.group(hidden=True)
 def job() -> None:
-    """What job.sbatch calls."""
+    """Steps of a job that its script calls."""
 
 
 @job.command("begin")
 @click.argument("folder", type=Path)
 def job_begin(folder: Path) -> None:
-    """Before the run: prints where ranks meet; nothing if this job must not run."""
+    """Prepare the run: print where ranks meet, or nothing if this job must not run."""
 
     def act() -> int:
         from launch.chain.job import begin
@@ -144,13 +150,12 @@ def job_begin(folder: Path) -> None:
 
         try:
             meet_at = begin(folder)
-        except SlurmError as error:  # a controller that does not answer is nobody's wrong input
-            print(f"error: {error}", file=sys.stderr)
-            return CRASH
+        except SlurmError as error:  # whatever it says, the input is not wrong in a job that has started
+            raise PassingError(str(error)) from None
         print(meet_at or "", end="")
         return FINISHED
 
-    sys.exit(_guard(act))
+    sys.exit(run_guarded(act))
 
 
 @job.command("end")
@@ -158,27 +163,27 @@ def job_begin(folder: Path) -> None:
 @click.option("--before-training", type=int)
 @click.option("--walltime", is_flag=True)
 def job_end(folder: Path, before_training: int | None, walltime: bool) -> None:
-    """After the run: decide, note, act."""
+    """Finish the run: decide what follows, note the decision, act on it."""
 
     def act() -> int:
         from launch.chain.job import end
 
         return end(folder, before_training=before_training, walltime=walltime)
 
-    sys.exit(_guard(act))
+    sys.exit(run_guarded(act))
 
 
 @job.command("merge")
 @click.argument("folder", type=Path)
 def job_merge(folder: Path) -> None:
-    """After the array of an encoding: join the parts, or queue again what is missing."""
+    """Finish the array of an encoding: join the parts, or queue the missing ones again."""
 
     def act() -> int:
         from launch.encoding.job import merge
 
         return merge(folder)
 
-    sys.exit(_guard(act))
+    sys.exit(run_guarded(act))
 
 
 @cli.command(context_settings=CONTEXT)
@@ -197,11 +202,11 @@ def status(run_dir: Path, as_json: bool) -> None:
             print(to_json(found))
         else:
             if isinstance(sys.stdout, io.TextIOWrapper):
-                sys.stdout.reconfigure(errors="backslashreplace")  # a path in a reason may hold bytes that are no text
+                sys.stdout.reconfigure(errors="backslashreplace")  # a path in a reason may hold bytes that are not text
             show(found)
         return FINISHED
 
-    sys.exit(_guard(act))
+    sys.exit(run_guarded(act))
 
 
 @cli.command("render-encode", cls=ManyInputsCommand, context_settings=CONTEXT)
@@ -213,7 +218,9 @@ def status(run_dir: Path, as_json: bool) -> None:
     shell_complete=complete_path,
     help="A site of launch/sites, or a YAML file.",
 )
-@click.option("--tokenizer", required=True, metavar="DIR", shell_complete=complete_path, help="A trained tokenizer.")
+@click.option(
+    "--tokenizer", required=True, metavar="DIR", shell_complete=complete_path, help="Folder of a trained tokenizer."
+)
 @click.option(
     "--input",
     "inputs",
@@ -228,17 +235,17 @@ def status(run_dir: Path, as_json: bool) -> None:
     required=True,
     metavar="PREFIX",
     shell_complete=complete_path,
-    help="Of the shard; the scripts lie in PREFIX.launch.",
+    help="Prefix of the shard; the scripts go to PREFIX.launch.",
 )
 @click.option("--parts", type=int, required=True, help="Tasks of the array, a share of the text each.")
-@click.option("--hours", type=float, help="Walltime of one task.")
-@click.option("--account", metavar="NAME", help="Whose hours are used, such as xyz@cpu.")
-@click.option("--qos", metavar="NAME", help="Quality of service; left out, the site's usual one.")
+@click.option("--hours", type=float, help="Hours of walltime of one task.")
+@click.option("--account", metavar="NAME", help="Account whose hours are used, such as xyz@cpu.")
+@click.option("--qos", metavar="NAME", help="Quality of service. Default: the site's first.")
 @click.option("--shuffle-seed", type=int, help="Put the documents in a random order.")
-@click.option("--workers", type=int, help="Processes, and cores, of a task; left out, all that the site gives.")
-@click.option("--at-once", type=int, metavar="M", help="Most tasks that run at a time.")
-@click.option("--retries", type=int, default=2, show_default=True, help="Times that missing parts are queued again.")
-@click.option("--module", "modules", multiple=True, metavar="NAME", help="Load this too; may be repeated.")
+@click.option("--workers", type=int, help="Processes, and cores, of a task. Default: all that the site gives.")
+@click.option("--at-once", type=int, metavar="M", help="Largest number of tasks that run at a time.")
+@click.option("--retries", type=int, default=2, show_default=True, help="How often missing parts are queued again.")
+@click.option("--module", "modules", multiple=True, metavar="NAME", help="Module to load, too; may be repeated.")
 @click.option("--submit", "to_queue", is_flag=True, help="Queue the array, and the merge after it.")
 @click.argument("passed_on", nargs=-1, type=click.UNPROCESSED, metavar="[-- OPTION OF TOKENIZER ENCODE...]")
 def render_encode(site_name: str, to_queue: bool, **options: Any) -> None:
@@ -262,17 +269,20 @@ def render_encode(site_name: str, to_queue: bool, **options: Any) -> None:
             print(f"{folder}: encode.sbatch ({what}) and merge.sbatch; the same command with --submit queues both")
         return FINISHED
 
-    sys.exit(_guard(act))
+    sys.exit(run_guarded(act))
 
 
 def _plan(config: str, overrides: tuple[str, ...], site_name: str, options: dict[str, Any]) -> Any:
     from launch.chain.request import Request, plan_job
     from launch.sites.site import load_site
     from pretrain.config.load import load_run
+    from pretrain.config.path_rules import paths_of
 
     exclude = tuple(node for node in (options["exclude"] or "").split(",") if node)
     request = Request(**{**options, "exclude": exclude})
-    planned = plan_job(load_run(config, overrides), site_name, load_site(site_name), request, _places())
+    run, site = load_run(config, overrides), load_site(site_name)
+    with user_path(run.run_dir, *paths_of(run).values()):
+        planned = plan_job(run, site_name, site, request, _places())
     for warning in planned.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     return planned
@@ -292,18 +302,6 @@ def _summary(job: Any) -> str:
         f"{job.nodes * job.gpus_per_node} GPUs" if job.gpus_per_node else f"{job.nodes * job.ranks_per_node} CPU ranks"
     )
     return f"{job.slices} job(s) of {walltime(job.minutes)} on {job.nodes} node(s), {of_gpus}"
-
-
-def _guard(act: Callable[[], int]) -> int:
-    """Run ``act``; an error for people becomes one line: a mistake (exit code 2), damage (76), a sick disk (70)."""
-    try:
-        return act()
-    except Exception as error:
-        if isinstance(error, FanalError):
-            print(f"error: {error}", file=sys.stderr)
-        else:
-            traceback.print_exc()
-        return exit_code_of(error)
 
 
 if __name__ == "__main__":

@@ -10,37 +10,46 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from fanal.errors import UserError
+from fanal.errors import FanalError, PassingError, error_type
+from fanal.exit_codes import CRASH, WRONG_INPUT
 
 LIMIT_S = 120
 LOST_STATES = ("DOWN", "DRAIN", "FAIL", "NOT_RESPONDING", "UNKNOWN", "REBOOT", "POWERED_DOWN", "POWERING_DOWN")
 
 EndedBy = Literal["itself", "cancelled", "requeued by Slurm", "time limit", "node failure"]
-"""What ended a job: its own script, a person (or a preemption that cancels), or Slurm."""
+"""Causes of a job's end: its own script, a user (or a preemption that cancels), or Slurm."""
 
 
 OVERRIDING = {
     "SBATCH_JOB_NAME", "SBATCH_TIMELIMIT", "SBATCH_SIGNAL", "SBATCH_NO_REQUEUE", "SBATCH_OPEN_MODE", "SBATCH_OUTPUT",
     "SBATCH_ARRAY_INX", "SLURM_RESTART_COUNT",
 }  # fmt: skip
-"""Variables that go before the lines by which a chain holds together; account, partition and the like are a person's to set."""
+"""Variables that override the lines by which a chain holds together; account, partition and the like are the user's to set."""
 
 
-class SlurmError(UserError):
-    """A command of Slurm's is not there, or refused."""
+class SlurmError(FanalError):
+    """A command of Slurm's does not exist, or refused."""
+
+    exit_code = WRONG_INPUT
+
+
+class NoAnswerError(SlurmError, PassingError):
+    """The controller is busy or down."""
+
+    exit_code = CRASH
 
 
 def ask(*command: str) -> str:
-    """What a command prints.
+    """Run a command and return what it prints.
 
-    Raises: SlurmError with what it said, if it is not there, fails or does not answer.
+    Raises: SlurmError with what it said, if it does not exist, fails or does not answer.
     """
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, env=_environment())
     except FileNotFoundError:
         raise SlurmError(f"{command[0]} is not on this machine: Slurm's commands are needed here") from None
     except subprocess.TimeoutExpired:
-        raise SlurmError(f"{' '.join(command)}: no answer in {LIMIT_S} s") from None
+        raise NoAnswerError(f"{' '.join(command)}: no answer in {LIMIT_S} s") from None
     if done.returncode:
         said = " ".join((done.stderr or done.stdout).split())
         raise SlurmError(f"{' '.join(command)} failed ({done.returncode}): {said}")
@@ -53,7 +62,7 @@ def submit(script: Path, *options: str) -> str:
 
 
 def job_fields(job: str) -> dict[str, str]:
-    """What ``scontrol show job`` knows of a job; empty if it is forgotten."""
+    """Return what ``scontrol show job`` knows of a job; empty if it is forgotten."""
     try:
         text = ask("scontrol", "show", "job", "--oneliner", job)
     except SlurmError:
@@ -62,26 +71,27 @@ def job_fields(job: str) -> dict[str, str]:
 
 
 def hostnames(nodelist: str) -> tuple[str, ...]:
-    """n[1-3] -> n1, n2, n3."""
+    """Expand a list of nodes: n[1-3] -> n1, n2, n3."""
     return tuple(ask("scontrol", "show", "hostnames", nodelist).split()) if nodelist else ()
 
 
 def queued_jobs(*names: str, arrays: bool = False) -> list[str]:
-    """Numbers of this user's jobs of these names in the queue, each once, oldest first; of a task its array's, if ``arrays``."""
+    """Return the numbers of this user's queued jobs of these names, each once, oldest first; of a task its array's, if
+    ``arrays``."""
     number = "%F" if arrays else "%A"
     found = ask("squeue", "--noheader", "--me", f"--name={','.join(names)}", f"--format={number}").split()
     return sorted(set(found), key=int)
 
 
 def waiting_jobs(name: str) -> list[str]:
-    """Numbers of this user's jobs of this name that wait in the queue."""
+    """Return the numbers of this user's jobs of this name that wait in the queue."""
     return sorted(
         ask("squeue", "--noheader", "--me", "--states=PENDING", f"--name={name}", "--format=%A").split(), key=int
     )
 
 
 def lost_nodes(nodes: Sequence[str], since: datetime) -> tuple[str, ...]:
-    """Nodes that Slurm counts as down or unwell, or whose daemon was started anew ``since`` then (local time)."""
+    """Return the nodes that Slurm counts as down or unwell, or whose daemon was restarted ``since`` then (local time)."""
     if not nodes:
         return ()
     try:  # all in one question: hundreds would take longer than Slurm lets a job live that it ends
@@ -93,7 +103,7 @@ def lost_nodes(nodes: Sequence[str], since: datetime) -> tuple[str, ...]:
 
 
 def usable_nodes(partition: str, constraint: str) -> set[str]:
-    """Nodes of a partition ("" for any) that have a feature ("" for any) and that jobs may get, now or later."""
+    """Return the nodes of a partition ("" for any) that have a feature ("" for any) and that jobs may get, now or later."""
     options = [f"--partition={partition}"] if partition else []
     lines = ask("sinfo", "--noheader", "--Node", *options, "--format=%N %T %f").split("\n")
     found = set()
@@ -114,7 +124,7 @@ def cancel(jobs: Sequence[str]) -> None:
 
 @contextmanager
 def taken_back_on_error() -> Iterator[list[str]]:
-    """Jobs that the block adds to the list leave the queue again if it fails. Where they cannot, they are named after its error.
+    """Cancel the jobs that the block adds to the list if it fails. Jobs that cannot be cancelled are named after its error.
 
     Raises: what the block raises; SlurmError in place of a UserError to which the names are added.
     """
@@ -128,8 +138,8 @@ def taken_back_on_error() -> Iterator[list[str]]:
             listed, one = " ".join(queued), len(queued) == 1
             there = f"job {listed} is" if one else f"jobs {', '.join(queued)} are"
             left = f"{there} still in the queue; `scancel {listed}` ends {'it' if one else 'them'}"
-            if isinstance(error, UserError):
-                raise SlurmError(f"{error}; {left}") from error
+            if isinstance(error, FanalError):
+                raise error_type(error, SlurmError)(f"{error}; {left}") from error
             print(f"warning: {left}", file=sys.stderr, flush=True)  # Ctrl-C has no message to add it to
         raise
 
@@ -140,19 +150,19 @@ def requeue(job: str) -> None:
 
 
 def excluded_nodes(job: str) -> set[str]:
-    """Nodes that a job is kept off: by a person, or by ``exclude``."""
+    """Return the nodes that a job is kept off: by a user, or by ``exclude``."""
     nodes = _fields(ask("scontrol", "show", "job", "--oneliner", job)).get("ExcNodeList", "(null)")
     return set() if nodes == "(null)" else set(hostnames(nodes))
 
 
 def exclude(job: str, nodes: Sequence[str]) -> None:
-    """Keep a waiting job off nodes, those that it was kept off before included: Slurm takes a list for all there is."""
+    """Keep a waiting job off nodes, including those that it was kept off before: Slurm replaces the list."""
     listed = ",".join(sorted({*nodes, *excluded_nodes(job)}))
     ask("scontrol", "update", f"JobId={job}", f"ExcNodeList={listed}")
 
 
 def why_ending(job: str, restart: int) -> EndedBy:
-    """What ends the job whose script asks: itself, as long as Slurm counts it as running.
+    """Return what ends the job whose script asks: itself, as long as Slurm counts it as running.
 
     Afterwards its state says COMPLETING whatever the cause, so the reason and the number of restarts tell (measured with 22.05).
     """
@@ -166,14 +176,15 @@ def why_ending(job: str, restart: int) -> EndedBy:
 
 
 def why_ended(job: str) -> EndedBy:
-    """Why a job that is over has ended, as far as Slurm remembers it: minutes (MinJobAge), or for ever where it keeps accounts."""
+    """Return why a job that is over has ended, as far as Slurm remembers it: minutes (MinJobAge), or forever where it
+    keeps accounts."""
     state = job_fields(job).get("JobState", "") or _accounted_state(job)
     by_state: dict[str, EndedBy] = {"CANCELLED": "cancelled", "TIMEOUT": "time limit", "NODE_FAIL": "node failure"}
     return by_state.get(state, "itself")
 
 
 def _accounted_state(job: str) -> str:
-    """Such as CANCELLED, which sacct prints with the person's number; empty where no accounts are kept."""
+    """Return the state that sacct prints, such as CANCELLED with the user's number; empty where no accounts are kept."""
     try:
         lines = ask("sacct", f"--jobs={job}", "--allocations", "--noheader", "--parsable2", "--format=State")
     except SlurmError:
@@ -182,19 +193,19 @@ def _accounted_state(job: str) -> str:
 
 
 def this_job() -> tuple[str, int]:
-    """(number of the job this process belongs to, how often it was started before).
+    """Return (number of the job this process belongs to, how often it was started before).
 
     Raises: SlurmError outside a job.
     """
     job = os.environ.get("SLURM_JOB_ID")
     if not job:
-        raise SlurmError("SLURM_JOB_ID is not set: this command belongs into a Slurm job; sbatch job.sbatch works")
+        raise SlurmError("SLURM_JOB_ID is not set: this command works inside a Slurm job only; sbatch job.sbatch works")
     return job, int(os.environ.get("SLURM_RESTART_COUNT") or 0)
 
 
 def _environment() -> dict[str, str]:
-    """Without what would change the meaning of a command: filters, other forms of a time, OVERRIDING. A job that is queued from a
-    job would inherit its number of restarts."""
+    """Return the environment without what would change the meaning of a command: filters, other forms of a
+    time, OVERRIDING. A job that is queued from a job would inherit its number of restarts."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -215,5 +226,5 @@ def _is_lost(fields: dict[str, str], since: datetime) -> bool:
 
 
 def _fields(text: str) -> dict[str, str]:
-    """KEY=VALUE pairs of a line; values may hold spaces."""
+    """Return the KEY=VALUE pairs of a line; values may hold spaces."""
     return {key: value.strip() for key, value in re.findall(r"(\S+?)=(.*?)(?=\s+\S+?=|\s*$)", text.strip())}

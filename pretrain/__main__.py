@@ -7,7 +7,6 @@ import datetime
 import os
 import secrets
 import sys
-import traceback
 import warnings
 from collections.abc import Callable
 from typing import Any, Literal
@@ -27,9 +26,10 @@ if __name__ == "__main__" and sys.argv[1:2] == ["train"]:  # before the imports 
 import click
 
 from fanal.command_group import CommandGroup, complete_path
-from fanal.errors import FanalError, exit_code_of
-from fanal.exit_codes import CRASH, DAMAGED, FINISHED, HANG, WRONG_INPUT
+from fanal.errors import FanalError, run_guarded, user_path
+from fanal.exit_codes import CRASH, DAMAGED, FINISHED, HANG
 from pretrain.config.load import load_run
+from pretrain.config.path_rules import paths_of
 from pretrain.config.schema import RunConfig
 
 LET_THE_FIRST_SPEAK_S = 20
@@ -86,7 +86,11 @@ def verify(path: str, deep: bool) -> None:
 
     from pretrain.inspect.verify import verify as verify_path
 
-    sys.exit(_guard(lambda: DAMAGED if verify_path(path, deep, Console()) else FINISHED))
+    def act() -> int:
+        with user_path(path):
+            return DAMAGED if verify_path(path, deep, Console()) else FINISHED
+
+    sys.exit(_guard(act))
 
 
 @cli.command(context_settings=CONTEXT)
@@ -110,9 +114,13 @@ def prove(config: str, overrides: tuple[str, ...], steps: int | None, kills: int
     from pretrain.inspect.prove import prove as prove_run
 
     chosen = secrets.randbelow(1_000_000) if seed is None else seed
-    sys.exit(
-        _guard(lambda: prove_run(load_run(config, overrides), steps=steps, kills=kills, seed=chosen, console=Console()))
-    )
+
+    def act() -> int:
+        run = load_run(config, overrides)
+        with user_path(run.run_dir, *paths_of(run).values()):
+            return prove_run(run, steps=steps, kills=kills, seed=chosen, console=Console())
+
+    sys.exit(_guard(act))
 
 
 @cli.command(name="import", context_settings=CONTEXT)
@@ -139,7 +147,8 @@ def import_model(hf_dir: str, to: str, make_vocab_size_divisible_by: int) -> Non
     from pretrain.convert.importing.import_folder import import_hf
 
     def act() -> int:
-        made = import_hf(hf_dir, to, make_vocab_size_divisible_by=make_vocab_size_divisible_by)
+        with user_path(hf_dir, to):
+            made = import_hf(hf_dir, to, make_vocab_size_divisible_by=make_vocab_size_divisible_by)
         print(f"imported {made.num_parameters:,} parameters to {made.checkpoint} ({made.num_bytes:,} bytes)")
         return FINISHED
 
@@ -189,7 +198,8 @@ def generate(
     def act() -> int:
         sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
         request = Request(prompt=prompt, max_new_tokens=max_new_tokens, sampling=sampling, device=device)
-        generate_text(path, request, tokenizer=tokenizer, deep=deep)
+        with user_path(path, *([tokenizer] if tokenizer else [])):
+            generate_text(path, request, tokenizer=tokenizer, deep=deep)
         return FINISHED
 
     sys.exit(_guard(act))
@@ -237,9 +247,9 @@ def export_command(checkpoint: str, overrides: tuple[str, ...], folder: str, **o
             licence=options["licence"],
             date=options["date"] or datetime.date.today().isoformat(),
         )
-        Console().print(
-            summary(export(checkpoint, folder, chosen, overrides)), highlight=False, markup=False, soft_wrap=True
-        )
+        with user_path(checkpoint, folder):
+            made = export(checkpoint, folder, chosen, overrides)
+        Console().print(summary(made), highlight=False, markup=False, soft_wrap=True)
         return FINISHED
 
     sys.exit(_guard(act))
@@ -263,8 +273,9 @@ def _train_local(run: RunConfig) -> int:
     from pretrain.parallel.local import run_local_ranks
     from pretrain.train.local_rank import local_rank
 
-    check_init_from(run, tokenizer_sha256=open_sources(run).tokenizer_sha256)
-    folder = open_run_dir(run.run_dir)
+    with user_path(run.run_dir, *paths_of(run).values()):
+        check_init_from(run, tokenizer_sha256=open_sources(run).tokenizer_sha256)
+        folder = open_run_dir(run.run_dir)
     device_type = resolve_device(run.parallel.device)
     code, failure = run_local_ranks(
         local_rank,
@@ -276,14 +287,13 @@ def _train_local(run: RunConfig) -> int:
     )
     if failure is None:
         return code
-    if code in (WRONG_INPUT, DAMAGED):
-        print(f"error: {failure.error or failure.text}", file=sys.stderr)
-    elif code == HANG:
+    if isinstance(failure.error, FanalError):
+        raise failure.error
+    if code == HANG:
         print(failure.text, file=sys.stderr)
-    else:
-        print(f"rank {failure.rank} failed:\n{failure.text}", file=sys.stderr)
-        code = CRASH
-    return code
+        return HANG
+    print(f"rank {failure.rank} failed:\n{failure.text}", file=sys.stderr)
+    return CRASH
 
 
 def _quiet_libraries() -> None:
@@ -294,22 +304,17 @@ def _quiet_libraries() -> None:
 
 
 def _guard(act: Callable[[], int]) -> int:
-    """Run ``act``; an error for people becomes one line: a mistake (exit code 2), damage (76), a sick disk (70).
+    """Run ``act`` as every command runs (fanal/errors.py).
 
     All ranks of a world find the same mistake. The first of each node says so at once; the others wait for it, since
-    torchrun ends every rank when one exits, and speak only if they are still there.
+    torchrun ends every rank when one exits, and speak only if they are still there. Of a crash every rank prints its traceback.
     """
-    try:
-        return act()
-    except Exception as error:
-        code = exit_code_of(error)
+
+    def speaks() -> bool:
         _, _, local_rank = rank_and_size()
-        if isinstance(error, FanalError):
-            if local_rank == 0 or not stop_signal_comes_within(LET_THE_FIRST_SPEAK_S):
-                print(f"error: {error}", file=sys.stderr)
-        else:
-            traceback.print_exc()
-        return code
+        return local_rank == 0 or not stop_signal_comes_within(LET_THE_FIRST_SPEAK_S)
+
+    return run_guarded(act, speaks=speaks)
 
 
 if __name__ == "__main__":

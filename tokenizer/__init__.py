@@ -1,6 +1,6 @@
-"""From documents to token shards: train a tokenizer, encode text with it, and check both.
+"""Tokenizer package: train a tokenizer, encode text to token shards with it, and check both.
 
-A reading order: `documents.py` (what goes in), `spec.py` and `train.py` (a tokenizer), `load.py` (using it),
-`shards.py` (the files that come out), `encode.py` (documents -> shard), `verify.py`, `check.py` (is it what it says?).
+A reading order: `documents/` (what goes in), `vocabulary/` (spec, training, loading and checking a tokenizer),
+`shards/` (the files that come out, written and verified), `encoding/` (documents -> shard).
 The room stands alone: it imports nothing of `pretrain`, which in turn reads shards through `tokenizer.shards`.
 """

@@ -1,14 +1,13 @@
-"""The command line: parse, call one function, print, exit code.
+"""Command line of the tokenizer package: parse the arguments, call one function, print, return an exit code.
 
-Exit codes: 0 done; 2 the input is wrong; 70 a crash, or an error that another try may not meet (see read_errors.py); 76 a
-shard failed verification.
+Exit codes: 0 done; 2 the input is wrong; 70 a crash, or an error that another try may not meet; 76 a shard failed
+verification (fanal/errors.py).
 """
 
 import json
 import re
 import signal
 import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,9 +17,9 @@ from rich.console import Console
 from rich.table import Table
 
 from fanal.command_group import CommandGroup, ManyInputsCommand, complete_path
-from fanal.errors import UserError
+from fanal.errors import UserError, run_guarded, user_path
+from fanal.exit_codes import CRASH, DAMAGED, WRONG_INPUT
 from fanal.files import write_bytes_durably
-from fanal.read_errors import passing_cause
 from tokenizer.documents.blocks import Part
 from tokenizer.documents.parse import Fields
 from tokenizer.documents.sample_corpus import DEFAULT_MAX_BYTES_PER_DOMAIN, make_sample_corpus
@@ -35,7 +34,7 @@ from tokenizer.vocabulary.engine import ENGINES
 from tokenizer.vocabulary.spec import load_spec
 from tokenizer.vocabulary.train import train_tokenizer
 
-EXIT_INPUT, EXIT_CRASH, EXIT_VERIFICATION, EXIT_INTERRUPTED = 2, 70, 76, 130
+INTERRUPTED = 130
 
 
 input_option = click.option(
@@ -49,7 +48,12 @@ input_option = click.option(
 )
 text_field_option = click.option("--text-field", default="text", show_default=True, help="Field that holds the text.")
 tokenizer_option = click.option(
-    "--tokenizer", "directory", metavar="DIR", shell_complete=complete_path, required=True, help="A trained tokenizer."
+    "--tokenizer",
+    "directory",
+    metavar="DIR",
+    shell_complete=complete_path,
+    required=True,
+    help="Folder of a trained tokenizer.",
 )
 
 
@@ -62,7 +66,11 @@ def commands() -> None:
 @click.argument("spec", metavar="SPEC.yaml", shell_complete=complete_path)
 @input_option
 @click.option(
-    "--output", metavar="DIR", shell_complete=complete_path, required=True, help="Folder to make; it must not exist."
+    "--output",
+    metavar="DIR",
+    shell_complete=complete_path,
+    required=True,
+    help="Folder to write the tokenizer to; it must not exist.",
 )
 @text_field_option
 def train(spec: str, inputs: tuple[str, ...], output: str, text_field: str) -> None:
@@ -78,19 +86,19 @@ def train(spec: str, inputs: tuple[str, ...], output: str, text_field: str) -> N
 
 
 def labels_options(command: Callable) -> Callable:
-    """What is said of all documents of a shard."""
+    """Add the options that label all documents of a shard."""
     for name, text in (
         ("source", "Where the documents come from."),
-        ("language", "ISO 639 code of all documents; default: what they say."),
-        ("licence", "SPDX licence of all documents; default: what they say."),
-        ("domain", "Kind of text of all documents; default: what they say."),
+        ("language", "ISO 639 code of all documents; default: the field of each document."),
+        ("licence", "SPDX licence of all documents; default: the field of each document."),
+        ("domain", "Kind of text of all documents; default: the field of each document."),
     ):
         command = click.option(f"--{name}", metavar="TEXT", help=text)(command)
     return command
 
 
 class PartType(click.ParamType):
-    """I/N."""
+    """Option value I/N: part I of N."""
 
     name = "I/N"
 
@@ -100,7 +108,7 @@ class PartType(click.ParamType):
             self.fail(f"{value!r} must be I/N, for example 1/8 to 8/8", param, ctx)
         try:
             return Part(number=int(match[1]), count=int(match[2]))
-        except ValueError as problem:
+        except UserError as problem:
             self.fail(str(problem), param, ctx)
 
 
@@ -123,7 +131,7 @@ class PartType(click.ParamType):
     type=click.Choice(["file", "line"]),
     default="file",
     show_default=True,
-    help="What one document of a .txt is.",
+    help="Whether one document is a complete .txt file or each of its lines.",
 )
 @click.option("--bos/--no-bos", default=True, show_default=True, help="Start each document with BOS.")
 @click.option("--eos/--no-eos", default=True, show_default=True, help="End each document with EOS.")
@@ -134,26 +142,28 @@ class PartType(click.ParamType):
     help="Put the documents in a random order; default: the order of the input.",
 )
 @click.option("--part", type=PartType(), help="Encode part I of N, on one machine of many; `merge` joins the parts.")
-@click.option("--workers", type=click.IntRange(min=1), help="Processes. Default: the cores this process may use.")
+@click.option(
+    "--workers", type=click.IntRange(min=1), help="Number of processes. Default: the cores this process may use."
+)
 @click.option(
     "--on-error",
     type=click.Choice(["stop", "skip"]),
     default="stop",
     show_default=True,
-    help="At a document that cannot be read: stop, or leave it out, count it and list it.",
+    help="At a document that cannot be read: stop, or skip, count and list it.",
 )
 @click.option(
     "--engine",
     type=click.Choice(ENGINES),
     default="auto",
     show_default=True,
-    help="auto: gigatoken where it gives SentencePiece's ids.",
+    help="auto: gigatoken where it gives SentencePiece's ids, else sentencepiece.",
 )
 def encode(directory: str, inputs: tuple[str, ...], output: str, **options: Any) -> None:
     """Encode documents to one shard.
 
     Inputs are .jsonl, .txt (both also .gz or .zst) and .parquet files, or folders of them. All documents must have the same
-    domain and licence, unless --domain and --licence say them.
+    domain and licence, unless --domain and --licence give them.
     """
     report = encode_module.encode(
         directory,
@@ -242,7 +252,7 @@ def verify(prefixes: tuple[str, ...], deep: bool, directory: str | None) -> None
     for problem in problems:
         click.echo(f"error: {problem}", err=True)
     if problems:
-        raise click.exceptions.Exit(EXIT_VERIFICATION if any(result.failed for result in results) else EXIT_CRASH)
+        raise click.exceptions.Exit(DAMAGED if any(result.failed for result in results) else CRASH)
 
 
 @commands.command(cls=ManyInputsCommand)
@@ -269,10 +279,8 @@ def check(
     By domain or language: round trip, bytes per token, fertility (tokens per word), share of byte fallback, and the
     documents to which tokenizer.json gives other ids, if Hugging Face's tokenizers is installed.
     """
-    if output is not None and Path(output).exists():
-        raise UserError(f"--output {output} exists, and nothing is overwritten; remove it, or name another")
-    if output is not None and not Path(output).absolute().parent.is_dir():
-        raise UserError(f"--output {output}: folder {Path(output).parent} does not exist; make it, or name another")
+    if output is not None:
+        _check_new_file(Path(output))
     reports = check_module.check_tokenizer(directory, inputs, text_field, by)
     content = {"tokenizer": directory, "by": by, "groups": [report.as_dict() for report in reports]}
     as_text = json.dumps(content, indent=2, ensure_ascii=False)
@@ -284,13 +292,22 @@ def check(
     _print(_check_table(by, reports))
     for report in reports:
         if report.first_failure:
-            click.echo(f"{report.name}: first text not given back: {report.first_failure}")
+            click.echo(f"{report.name}: first text that decoding does not restore: {report.first_failure}")
+
+
+def _check_new_file(path: Path) -> None:
+    with user_path(path):
+        exists, has_folder = path.exists(), path.absolute().parent.is_dir()
+    if exists:
+        raise UserError(f"--output {path} exists, and nothing is overwritten; remove it, or name another")
+    if not has_folder:
+        raise UserError(f"--output {path}: folder {path.parent} does not exist; make it, or name another")
 
 
 def _check_table(by: str, reports: list[check_module.GroupReport]) -> Table:
     table = Table(
         *(by, "documents", "tokens", "bytes per token", "tokens per word", "byte fallback"),
-        *("normalized", "not given back", "tokenizer.json differs"),
+        *("normalized", "not restored", "tokenizer.json differs"),
     )
     for report in reports:
         table.add_row(
@@ -313,14 +330,14 @@ def _check_table(by: str, reports: list[check_module.GroupReport]) -> Table:
     metavar="DIR",
     shell_complete=complete_path,
     required=True,
-    help="Gets train/ and held_out/ with code.jsonl and prose.jsonl.",
+    help="Folder to write train/ and held_out/ to, with code.jsonl and prose.jsonl.",
 )
 @click.option(
     "--max-megabytes",
     type=click.FloatRange(min=0, min_open=True),
     default=DEFAULT_MAX_BYTES_PER_DOMAIN / 1e6,
     show_default=True,
-    help="Most text per domain, in millions of bytes.",
+    help="Largest amount of text per domain, in millions of bytes.",
 )
 def sample_corpus(output: str, max_megabytes: float) -> None:
     """Make a small corpus from the standard library of this Python.
@@ -338,32 +355,25 @@ def _print(table: Table) -> None:
 
 
 def _end_cleanly(*_: object) -> NoReturn:
-    """What is half-written goes when a scheduler ends us, as it does at Ctrl-C."""
+    """End through SystemExit when a scheduler sends SIGTERM, so that half-written files are removed as at Ctrl-C."""
     raise SystemExit(128 + signal.SIGTERM)
 
 
 def main(arguments: list[str] | None = None, *, prog_name: str = "python -m tokenizer") -> int:
     """Run one command; returns the exit code."""
     signal.signal(signal.SIGTERM, _end_cleanly)
+    return run_guarded(lambda: _run(arguments, prog_name))
+
+
+def _run(arguments: list[str] | None, prog_name: str) -> int:
     try:
         code = commands.main(args=arguments, prog_name=prog_name, standalone_mode=False)
         return code if isinstance(code, int) else 0
     except click.ClickException as problem:
         problem.show()
-        return EXIT_INPUT
-    except ValueError as problem:
-        click.echo(f"error: {problem}", err=True)
-        return EXIT_CRASH if passing_cause(problem) else EXIT_INPUT
-    except OSError as problem:  # the disk is full, a folder may not be written, or a read failed
-        where = f" {problem.filename}" if problem.filename else ""
-        text = f"error:{where} {problem.strerror or problem}; mend that and run again (a shard is there only if its .json is)"
-        click.echo(text, err=True)
-        return EXIT_CRASH if passing_cause(problem) else EXIT_INPUT
+        return WRONG_INPUT
     except click.Abort:
-        return EXIT_INTERRUPTED
-    except Exception:
-        traceback.print_exc()
-        return EXIT_CRASH
+        return INTERRUPTED
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Nodes that broke a run before: whether others could take their place, and how jobs are kept off them."""
+"""Avoidance of nodes that broke a run before: whether others could take their place, and how jobs are kept off them."""
 
 import json
 import os
@@ -11,11 +11,11 @@ from launch import slurm
 from launch.sites.site import SiteConfig
 
 PREFLIGHT_RESULT = "preflight.json"
-"""What preflight found in an attempt of a job: a file in its folder."""
+"""File in the folder of an attempt that holds what preflight found."""
 
 
 def other_nodes(site: SiteConfig, job: str, noted: Collection[str]) -> set[str]:
-    """Nodes that this job could run on, now or later, but for the noted ones and those that a person keeps it off.
+    """Return the nodes that this job could run on, now or later, without the noted ones and those that a user keeps it off.
 
     Raises: SlurmError if Slurm does not answer.
     """
@@ -34,7 +34,7 @@ def keep_off(site: SiteConfig, noted: Sequence[str], jobs: Sequence[str], *, nee
 
 
 def broken_nodes(attempt: Path) -> tuple[str, ...]:
-    """Those that a look in this attempt found broken; none if there was no look."""
+    """Return the nodes that a preflight in this attempt found broken; none if there was no preflight."""
     try:
         content: dict[str, Any] = json.loads((attempt / PREFLIGHT_RESULT).read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):

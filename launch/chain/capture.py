@@ -1,4 +1,4 @@
-"""What a job ran with: versions, code, GPUs, variables. Written once for each start, for whoever asks later."""
+"""Record of what a job ran with: versions, code, GPUs, variables. Written once for each start, for later questions."""
 
 import importlib.metadata
 import json
@@ -28,7 +28,7 @@ SECRET = re.compile(r"token|secret|password|passwd|credential|api_?key|jwt", re.
 
 
 def write_environment(path: Path, code_dir: Path, nodes: tuple[str, ...]) -> None:
-    """One JSON file. What a machine does not have is null."""
+    """Write the environment as one JSON file. What a machine does not have is null."""
     content = {
         "host": socket.gethostname(),
         "nodes": list(nodes),

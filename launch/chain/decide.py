@@ -1,4 +1,4 @@
-"""What happens after a job, by the exit codes of its ranks. Pure: facts in, one decision out.
+"""Decision after a job, by the exit codes of its ranks. Pure: facts in, one decision out.
 
 Exit codes: fanal/exit_codes.py. torchrun's own is never read: it is 1 whatever its ranks answered.
 """
@@ -11,39 +11,40 @@ from fanal import exit_codes
 from launch.slurm import EndedBy
 
 Action = Literal["finish", "hand over", "requeue", "stop"]
-"""finish: the run is complete, cancel the jobs that wait. hand over: the next job of the chain goes on. requeue: this job goes
-on later, under its number. stop: cancel the jobs that wait and say why; ``launch submit`` goes on."""
+"""Next action of a chain. finish: the run is complete, cancel the waiting jobs. hand over: the next job of the chain
+continues. requeue: this job continues later, under its number. stop: cancel the waiting jobs and say why; ``launch
+submit`` continues."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """How an attempt ended: one start of a job, until it ended or was lost."""
+    """Facts about how an attempt ended: one start of a job, until it ended or was lost."""
 
     exit_code: int
-    """Of the run as a whole (``run_exit_code``)."""
+    """Exit code of the run over all ranks (``run_exit_code``)."""
     said: str = ""
-    """What a rank gave as its reason (launch/chain/rank_logs.py); empty if nothing is known."""
+    """Reason that a rank gave (launch/chain/rank_logs.py); empty if nothing is known."""
     asked_by: str = ""
-    """Who asked the run to stop, in its own words; empty if nobody did, or if it could not say."""
+    """Source of a request to stop, in its own words; empty if there was none, or if it could not say."""
     walltime_signal: bool = False
-    """The end of the job was near, and the run was told."""
+    """Whether the end of the job was near, and the run was told."""
     ended_by: EndedBy = "itself"
-    """What ended the job, by Slurm's word."""
+    """Cause of the job's end, as Slurm reports it."""
     lost_nodes: tuple[str, ...] = ()
-    """Nodes of the job that Slurm counts as down, or that were started anew since."""
+    """Nodes of the job that Slurm counts as down, or that were restarted since."""
     step_before: int = 0
-    """Step of the newest whole checkpoint when the attempt began; 0 if there was none."""
+    """Step of the newest complete checkpoint when the attempt started; 0 if there was none."""
     step_after: int = 0
-    """The same at its end."""
+    """Step of the newest complete checkpoint when the attempt ended."""
     restarts_without_checkpoint: int = 0
-    """Restarts in a row before this attempt that brought no new checkpoint."""
+    """Number of restarts in a row before this attempt that brought no new checkpoint."""
     jobs_waiting: int = 0
-    """Other jobs of the chain in the queue."""
+    """Number of other jobs of the chain in the queue."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """What happens next, and why."""
+    """Next action of a chain, and the reason for it."""
 
     action: Action
     reason: str
@@ -53,7 +54,7 @@ class Decision:
 
 
 def run_exit_code(codes: Mapping[int, int], num_ranks: int) -> int:
-    """One exit code for all ranks: the one that says most.
+    """Return one exit code for all ranks: the one that says most.
 
     Args: codes by rank; a rank that left none was killed, or never started.
     Wrong input and damage are found by every rank or by one, while its peers crash on its silence: so they count first.
@@ -68,7 +69,7 @@ def run_exit_code(codes: Mapping[int, int], num_ranks: int) -> int:
 
 
 def decide(facts: Facts, *, max_restarts_without_checkpoint: int) -> Decision:
-    """What happens after an attempt."""
+    """Decide what happens after an attempt."""
     final = _final(facts)
     if final is not None:
         return final
@@ -93,7 +94,7 @@ def decide(facts: Facts, *, max_restarts_without_checkpoint: int) -> Decision:
 
 
 def _final(facts: Facts) -> Decision | None:
-    """The ends after which nothing starts again by itself."""
+    """Return the decision after which nothing starts again by itself; None if the attempt ended in another way."""
     if facts.exit_code == exit_codes.FINISHED:
         return Decision(action="finish", reason="the run is complete")
     if facts.exit_code == exit_codes.WRONG_INPUT:

@@ -1,6 +1,6 @@
-"""What a job does before and after its run, on the first of its nodes. ``job.sbatch`` calls both.
+"""Actions of a job before and after its run, on the first of its nodes. ``job.sbatch`` calls both.
 
-before  note the start; settle the attempt before, if it was lost without a word; choose where ranks meet
+before  note the start; settle the attempt before, if it was lost silently; choose where ranks meet
 after   read the exit codes of the ranks, decide (launch/chain/decide.py), note the decision, act
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fanal import exit_codes
-from fanal.errors import UserError
+from fanal.errors import error_type
 from fanal.run_folder import LOGS_DIR, STOP
 from fanal.run_progress import newest_step
 from launch import slurm
@@ -30,12 +30,12 @@ from launch.chain.render import JOB
 from launch.chain.script import EXIT_CODES, SCRIPT, SITE
 from launch.sites.site import SiteConfig, load_site
 
-NO_DECISION_YET = "it ended without a word"
+NO_DECISION_YET = "it ended without giving a reason"
 
 
 @dataclass(frozen=True)
 class Here:
-    """The job this process belongs to."""
+    """The job this process belongs to, with what its launch folder says."""
 
     folder: Path
     facts: dict[str, Any]
@@ -48,21 +48,22 @@ class Here:
         return Path(self.facts["run_dir"])
 
     def num_ranks(self, nodes: int | None = None) -> int:
-        """Of this start, or one on so many nodes. By the job's own words where it says them: a render may have changed the file."""
+        """Return the number of ranks of this start, or of one on so many nodes. The job's variables count before
+        job.json: a render may have changed the file."""
         if nodes is None:
             nodes = int(os.environ.get("SLURM_JOB_NUM_NODES") or self.facts["nodes"])
         return nodes * int(os.environ.get("FANAL_RANKS_PER_NODE") or self.facts["ranks_per_node"])
 
 
 def here(folder: Path) -> Here:
-    """Read the launch folder of the job that runs.
+    """Read the launch folder of the running job.
 
     Raises: UserError if it is not one, or outside a job.
     """
     try:
         facts = json.loads((folder / JOB).read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:
-        raise UserError(
+        raise error_type(error)(
             f"{folder} must be the launch folder of a run, with {JOB} ({error}); `launch render` makes it"
         ) from None
     job, restart = slurm.this_job()
@@ -70,12 +71,12 @@ def here(folder: Path) -> Here:
 
 
 def attempt_dir(folder: Path, job: str, restart: int) -> Path:
-    """What one start of a job leaves: environment, exit codes, logs, the look at its nodes."""
+    """Return the folder of one start of a job: environment, exit codes, logs, preflight of its nodes."""
     return folder / f"{job}-{restart}"
 
 
 def begin(folder: Path) -> str | None:
-    """Before the run. Returns HOST:PORT where ranks meet; None if this job must not run, which is said and noted."""
+    """Prepare the run. Returns HOST:PORT where ranks meet; None if this job must not run, which is printed and noted."""
     at = here(folder)
     nodes = slurm.hostnames(os.environ.get("SLURM_JOB_NODELIST", ""))
     attempt = attempt_dir(folder, at.job, at.restart)
@@ -92,7 +93,7 @@ def begin(folder: Path) -> str | None:
 
 
 def end(folder: Path, *, before_training: int | None, walltime: bool) -> int:
-    """After the run: decide, note, act. Returns the exit code of the job.
+    """Finish the run: decide, note, act. Returns the exit code of the job.
 
     Args: before_training, the exit code of what came before the ranks, if it failed.
     """
@@ -129,14 +130,15 @@ def end(folder: Path, *, before_training: int | None, walltime: bool) -> int:
     _note(at, at.job, at.restart, facts, decision)
     try:
         _tidy(attempt, codes, good=code in _GOOD)
-    except OSError as error:  # no room, perhaps: the chain must go on all the same
+    except OSError as error:  # no room, perhaps: the chain must continue all the same
         print(f"warning: {attempt} is not tidied up: {error}", file=sys.stderr, flush=True)
     _act(at, decision, is_requeued=ended_by == "requeued by Slurm")
     return exit_codes.FINISHED if decision.action in ("finish", "hand over") else code
 
 
 def _jobs_waiting(at: Here) -> int:
-    """0 where Slurm does not answer: then this job goes on itself, after those that wait all the same."""
+    """Return the number of waiting jobs; 0 where Slurm does not answer: then this job continues itself, after the
+    waiting ones."""
     try:
         return len(slurm.waiting_jobs(at.facts["name"]))
     except slurm.SlurmError as error:
@@ -145,7 +147,7 @@ def _jobs_waiting(at: Here) -> int:
 
 
 def rank_exit_codes(attempt: Path) -> dict[int, int]:
-    """The exit code that each rank left; ranks that were killed left none."""
+    """Return the exit code that each rank left; ranks that were killed left none."""
     codes = {}
     for path in (attempt / EXIT_CODES).glob("rank-*"):
         text = path.read_text(encoding="utf-8").strip()
@@ -158,18 +160,18 @@ _GOOD = (exit_codes.FINISHED, exit_codes.STOPPED)
 
 
 def _known_code(code: int) -> int:
-    """Codes that are none of ours, such as 1 of a Python that cannot import, count as a crash."""
+    """Return the exit code, or CRASH for a code that is not ours, such as 1 of a Python that cannot import."""
     ours = (exit_codes.WRONG_INPUT, exit_codes.DAMAGED, exit_codes.HANG, exit_codes.STOPPED)
     return code if code in ours else exit_codes.CRASH
 
 
 def _local(time_utc: str) -> datetime:
-    """Slurm prints local times without a zone."""
+    """Return a time as Slurm prints it: local, without a zone."""
     return datetime.fromtimestamp(jobs_file.seconds(time_utc))
 
 
 def _note(at: Here, job: str, restart: int, facts: Facts, decision: Decision) -> None:
-    """Write a decision down, and say it."""
+    """Write a decision down, and print it."""
     jobs_file.try_note(
         at.run_dir, "decided", job=job, restart=restart, action=decision.action, reason=decision.reason,
         exit_code=facts.exit_code, step=facts.step_after,
@@ -207,7 +209,8 @@ def _settle_lost_attempt(at: Here) -> bool:
 
 
 def _is_still_wanted(at: Here, records: list[dict[str, Any]]) -> bool:
-    """False if the chain was stopped or finished, and this job of it started all the same: it was being started just then."""
+    """Return False if the chain was stopped or finished and this job of it started all the same: it was being started
+    just then."""
     current = jobs_file.since_submission(records)
     belongs = any(at.job in record["jobs"] for record in current if record["event"] == "submitted")
     decided = [record for record in current if record["event"] == "decided"]
@@ -230,7 +233,7 @@ def _was_asked_to_stop(at: Here) -> bool:
     submissions = [jobs_file.seconds(record["time_utc"]) for record in records if record["event"] == "submitted"]
     stop = at.run_dir / STOP
     try:
-        # A chain that was never submitted began with its script: sbatch may add a job to it at any time.
+        # A chain that was never submitted started with its script: sbatch may add a job to it at any time.
         since = submissions[-1] if submissions else (at.folder / SCRIPT).stat().st_mtime
         if stop.stat().st_mtime < since:
             return False
@@ -246,7 +249,7 @@ def _was_asked_to_stop(at: Here) -> bool:
 
 
 def _avoid_noted_nodes(at: Here, nodes: tuple[str, ...]) -> bool:
-    """Where a node that was lost before is back and others could take its place, wait for those. False if this job must not run."""
+    """Requeue where a node that was lost before is back and others could take its place. False if this job must not run."""
     noted = set(jobs_file.excluded(jobs_file.read(at.run_dir)))
     mine = sorted(noted & set(nodes))
     if not mine:
@@ -277,7 +280,7 @@ def _avoid_noted_nodes(at: Here, nodes: tuple[str, ...]) -> bool:
 
 
 def _act(at: Here, decision: Decision, *, is_requeued: bool = False) -> None:
-    """Carry out a decision. What Slurm refuses is said, and noted where it ends the chain.
+    """Carry out a decision. What Slurm refuses is printed, and noted where it ends the chain.
 
     Args: is_requeued, Slurm has put the job back into the queue already.
     """
@@ -309,7 +312,7 @@ def _requeue(at: Here) -> None:
             queued = slurm.submit(at.folder / SCRIPT)
             print(f"{refused}; queued job {queued} in its place", file=sys.stderr, flush=True)
         except slurm.SlurmError as error:
-            reason = f"cannot go on: {refused}; {error}; `sbatch {at.folder / SCRIPT}` goes on"
+            reason = f"the chain cannot continue: {refused}; {error}; `sbatch {at.folder / SCRIPT}` continues it"
             decision = Decision(action="stop", reason=reason)
             _note(
                 at, at.job, at.restart, Facts(exit_code=exit_codes.CRASH, step_after=newest_step(at.run_dir)), decision
@@ -317,7 +320,8 @@ def _requeue(at: Here) -> None:
 
 
 def _tidy(attempt: Path, codes: dict[int, int], *, good: bool) -> None:
-    """One file for all exit codes, and one for all logs of an attempt that ended well: inodes are counted on clusters."""
+    """Pack all exit codes into one file, and the logs of an attempt that ended well into another: inodes are counted on
+    clusters."""
     text = json.dumps({str(rank): code for rank, code in sorted(codes.items())}) + "\n"
     (attempt / f"{EXIT_CODES}.json").write_text(text, encoding="utf-8")
     logs = attempt / LOGS_DIR

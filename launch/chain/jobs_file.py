@@ -2,7 +2,7 @@
 
 Every line has ``time_utc`` and ``event``:
     submitted   jobs, slices, nodes, hours, account, qos, site, config_sha256, script_sha256
-    started     job, restart, nodes, step (of the newest whole checkpoint)
+    started     job, restart, nodes, step (of the newest complete checkpoint)
     decided     job, restart, action, reason, exit_code, step, restarts_without_checkpoint, exclude; by (the job that found out)
 Jobs of one run run one at a time, so one process writes at a time.
 """
@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fanal.errors import UserError
+from fanal.errors import error_type
 from fanal.fields import Rule, fit, is_count, is_text, is_texts
 from fanal.files import sync
 from fanal.json_lines import read_lines
@@ -32,7 +32,7 @@ FIELDS: dict[str, dict[str, Rule]] = {
         "restarts_without_checkpoint": is_count, "exclude": is_texts,
     },
 }  # fmt: skip
-"""What readers rely on, by event."""
+"""Rules for the fields that readers rely on, by event."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,14 +43,14 @@ class Attempt:
     restart: int
     nodes: tuple[str, ...]
     step: int
-    """Of the newest whole checkpoint at the start; 0 if there was none."""
+    """Step of the newest complete checkpoint at the start; 0 if there was none."""
     time_utc: str
     decision: dict[str, Any] | None
-    """The ``decided`` line; None while it runs, or if it was lost."""
+    """The ``decided`` line; None while the attempt runs, or if it was lost."""
 
 
 def note(run_dir: Path, event: str, **fields: Any) -> dict[str, Any]:
-    """Add a line, durably; returns it."""
+    """Append a line, durably, and return it."""
     record = {"time_utc": now_utc(), "event": event, **fields}
     with (run_dir / JOBS_FILE).open("ab+") as stream:
         end = stream.seek(0, os.SEEK_END)
@@ -70,21 +70,21 @@ def try_note(run_dir: Path, event: str, **fields: Any) -> None:
 
 
 def must_note(run_dir: Path, event: str, **fields: Any) -> None:
-    """Add a line without which no job is to run: what is decided later rests on it.
+    """Append a line without which no job may run: what is decided later rests on it.
 
     Raises: UserError naming the file and why it takes none.
     """
     try:
         note(run_dir, event, **fields)
     except OSError as error:
-        raise UserError(
+        raise error_type(error)(
             f"{run_dir / JOBS_FILE} must be a file that you may write to, with room for one more line on its disk and in the "
-            f"quota: {error.strerror or error}; no job is to run that is not noted there"
+            f"quota: {error.strerror or error}; no job may run that is not noted there"
         ) from None
 
 
 def read(run_dir: Path) -> list[dict[str, Any]]:
-    """All whole lines; none if there is no file. A node that loses power may leave a torn one, a person a strange one."""
+    """Return all complete lines; none if there is no file. A power cut may leave a torn line, a user a strange one."""
     return [record for record in read_lines(run_dir / JOBS_FILE) if _is_whole(record)]
 
 
@@ -97,17 +97,17 @@ def _is_whole(record: dict[str, Any]) -> bool:
 
 
 def now_utc() -> str:
-    """As ``time_utc`` holds it."""
+    """Return the time now, in the form of ``time_utc``."""
     return datetime.now(UTC).strftime(TIME)
 
 
 def seconds(time_utc: str) -> float:
-    """Of a line's ``time_utc``, since the epoch."""
+    """Return the ``time_utc`` of a line in seconds since the epoch."""
     return datetime.strptime(time_utc, TIME).replace(tzinfo=UTC).timestamp()
 
 
 def attempts(records: Sequence[dict[str, Any]]) -> list[Attempt]:
-    """Every start of a job since the last ``submitted`` line, with its decision."""
+    """Return every start of a job since the last ``submitted`` line, with its decision."""
     current = since_submission(records)
     decisions = {(r["job"], r["restart"]): r for r in current if r["event"] == "decided"}
     return [
@@ -120,18 +120,18 @@ def attempts(records: Sequence[dict[str, Any]]) -> list[Attempt]:
 
 
 def since_submission(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The lines from the last ``submitted`` on: a person who submits starts the counting anew."""
+    """Return the lines from the last ``submitted`` on: a user who submits restarts the counting."""
     last = max((number for number, record in enumerate(records) if record["event"] == "submitted"), default=0)
     return list(records[last:])
 
 
 def restarts_without_checkpoint(records: Sequence[dict[str, Any]]) -> int:
-    """Restarts in a row up to now that brought no new checkpoint."""
+    """Return the number of restarts in a row up to now that brought no new checkpoint."""
     decided = [record for record in since_submission(records) if record["event"] == "decided"]
     return decided[-1]["restarts_without_checkpoint"] if decided else 0
 
 
 def excluded(records: Sequence[dict[str, Any]]) -> tuple[str, ...]:
-    """Nodes that were noted since the last submission, in the order of their being noted."""
+    """Return the nodes that were noted since the last submission, in the order of their being noted."""
     noted = [node for r in since_submission(records) if r["event"] == "decided" for node in r["exclude"]]
     return tuple(dict.fromkeys(noted))

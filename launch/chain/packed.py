@@ -32,7 +32,7 @@ def pack_environment(python: Path, code_dir: Path, archive: Path) -> None:
 
 
 def site_packages(python: Path) -> list[Path]:
-    """The folders of installed packages on the path of ``python``, first to last."""
+    """Return the folders of installed packages on the path of ``python``, first to last."""
     ask = "import site, sys; print('\\n'.join(p for p in sys.path if p.endswith(('site-packages', 'dist-packages'))))"
     done = subprocess.run([str(python), "-c", ask], capture_output=True, text=True)
     folders = [Path(line) for line in done.stdout.splitlines() if Path(line).is_dir()]

@@ -1,4 +1,4 @@
-"""What a rank said before it ended: torchrun keeps the output of each, below logs/NODE/…/LOCAL_RANK/std{out,err}.log."""
+"""Last output of a rank before it ended: torchrun keeps the output of each, below logs/NODE/…/LOCAL_RANK/std{out,err}.log."""
 
 import re
 from pathlib import Path
@@ -7,14 +7,14 @@ from fanal import exit_codes
 from fanal.run_folder import LOGS_DIR
 
 ASKED = re.compile(r"^stopped on request \((.*?)\); ")
-"""The last words of rank 0 (pretrain/train/loop.py, pretrain/log/sinks.py)."""
+"""Pattern of the last line of rank 0 in a run that was stopped (pretrain/train/loop.py, pretrain/log/sinks.py)."""
 TAIL_BYTES = 65_536
 BEGINS = {exit_codes.WRONG_INPUT: "error: ", exit_codes.DAMAGED: "error: ", exit_codes.HANG: "watchdog: "}
-"""How the line begins that gives the reason for an exit code."""
+"""Start of the line that gives the reason for an exit code."""
 
 
 def reason_of(attempt: Path, code: int) -> str:
-    """The line by which a rank explained this exit code, without its beginning; empty if none was found."""
+    """Return the line by which a rank explained this exit code, without its start; empty if none was found."""
     begins = BEGINS.get(code)
     if begins is None:
         return ""
@@ -26,7 +26,8 @@ def reason_of(attempt: Path, code: int) -> str:
 
 
 def asked_by(attempt: Path) -> str:
-    """Who asked the run to stop, in its own words; empty if nobody did. Its console says so even where no step was done."""
+    """Return who asked the run to stop, in its own words; empty if nobody did. The console says so even where no step
+    was done."""
     for log in sorted((attempt / LOGS_DIR).glob("**/stdout.log")):
         for line in reversed(_tail(log)):
             if found := ASKED.search(line):

@@ -1,4 +1,4 @@
-"""Write a job's folder, and queue its slices."""
+"""Rendering of a job's folder, and queueing of its slices."""
 
 import hashlib
 import json
@@ -18,11 +18,11 @@ from launch.chain.script import CONFIG, NODE_SCRIPT, PACKED, SCRIPT, SITE, scrip
 from pretrain.config.load import to_yaml
 
 JOB = "job.json"
-"""What the jobs themselves must know and cannot read in the config or the site."""
+"""File with what the jobs themselves must know and cannot read in the config or the site."""
 
 
 def render(job: Job) -> Path:
-    """Write the script and what belongs to it into the run's launch folder; returns the script.
+    """Write the script and the files it needs into the run's launch folder; returns the script.
 
     Nothing that runs is changed: a job that has started has its own copy of the script, and reads the config once.
     Raises: UserError if the folder cannot be written.
@@ -37,7 +37,7 @@ def render(job: Job) -> Path:
             pack_environment(job.places.python, job.places.code_dir, job.folder / PACKED)
         write_whole(job.folder / SCRIPT, script(job))
     except OSError as error:
-        raise cannot_write(job.run_dir, f"{error.strerror} ({error.filename})") from None
+        raise cannot_write(job.run_dir, f"{error.strerror} ({error.filename})", error) from None
     return job.folder / SCRIPT
 
 
@@ -55,7 +55,8 @@ def check_not_queued(job: Job) -> None:
 
 
 def jobs_that_will_read_it(job: Job) -> list[str]:
-    """Numbers of the jobs in the queue that take what was rendered when they start; none where there is no Slurm to ask."""
+    """Return the numbers of the queued jobs that read what was rendered when they start; none where there is no Slurm
+    to ask."""
     try:
         return slurm.waiting_jobs(job.name)
     except slurm.SlurmError:
@@ -65,7 +66,7 @@ def jobs_that_will_read_it(job: Job) -> list[str]:
 def submit(job: Job, path: Path, *, hours: float) -> list[str]:
     """Queue every slice of a rendered job, and note it in jobs.jsonl. Returns the numbers of the jobs.
 
-    Raises: UserError if Slurm refuses, or nothing can be noted; slices that were queued are taken back.
+    Raises: UserError if Slurm refuses, or nothing can be noted; slices that were queued are cancelled.
     """
     with slurm.taken_back_on_error() as queued:
         # Held until all are there and noted: a job that starts reads jobs.jsonl.
@@ -79,7 +80,7 @@ def submit(job: Job, path: Path, *, hours: float) -> list[str]:
 
 
 def job_facts(job: Job) -> dict[str, object]:
-    """The content of job.json."""
+    """Return the content of job.json."""
     return {
         "name": job.name,
         "run_dir": str(job.run_dir),

@@ -1,4 +1,4 @@
-"""What a person asks for, and what follows from it: a job of one or more slices. Every error comes before the queue does."""
+"""Request of a user, and the job of one or more slices that follows from it. Every error comes before the queue does."""
 
 import hashlib
 import os
@@ -16,7 +16,7 @@ from pretrain.config.rules import check_ranks
 from pretrain.config.schema import ParallelConfig, RunConfig
 
 MAX_STOP_MARGIN_S = 65_535
-"""Of ``sbatch --signal``."""
+"""Largest margin that ``sbatch --signal`` takes, in seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,21 +25,21 @@ class Request:
 
     nodes: int
     hours: float | None
-    """Of walltime in all; more than a job may take becomes a chain."""
+    """Hours of walltime in all; more than a job may take becomes a chain."""
     account: str | None = None
     qos: str | None = None
     slice_hours: float | None = None
-    """Of one job of a chain; None takes what the QoS allows."""
+    """Hours of one job of a chain; None takes what the QoS allows."""
     gpus_per_node: int | None = None
-    """Fewer than the node has, on one node; None takes all."""
+    """GPUs per node where that is fewer than the node has, on one node; None takes all."""
     stop_margin_s: int | None = None
     exclude: tuple[str, ...] = ()
     """Nodes never to run on."""
     modules: tuple[str, ...] = ()
-    """Loaded after the site's."""
+    """Modules loaded after the site's."""
     preflight: bool = True
     node_local: bool = False
-    """Run code and environment from each node's own disk."""
+    """Whether to run code and environment from each node's own disk."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,14 +47,14 @@ class Places:
     """Absolute paths that a job needs."""
 
     workdir: Path
-    """Where relative paths of the config count from."""
+    """Folder from which relative paths of the config count."""
     code_dir: Path
     python: Path
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """All that the script says."""
+    """Everything that a job's script says."""
 
     run: RunConfig
     site: SiteConfig
@@ -63,12 +63,12 @@ class Job:
     run_dir: Path
     nodes: int
     gpus_per_node: int
-    """0 on CPUs."""
+    """GPUs per node; 0 on CPUs."""
     ranks_per_node: int
     cores: int
-    """Of each node, for all its ranks."""
+    """Cores of each node, for all its ranks."""
     minutes: int
-    """Walltime of one slice."""
+    """Walltime of one slice, in minutes."""
     slices: int
     account: str
     qos: str
@@ -81,27 +81,28 @@ class Job:
 
     @property
     def name(self) -> str:
-        """Of the Slurm job: slices of one run folder wait for each other by it."""
+        """Name of the Slurm job: slices of one run folder wait for each other by it."""
         return job_name(self.run_dir)
 
     @property
     def folder(self) -> Path:
-        """Where the script and all that belongs to its jobs lie."""
+        """Folder of the script and of all that belongs to its jobs."""
         return launch_dir(self.run_dir)
 
 
 def absolute(path: str | Path, workdir: Path) -> Path:
-    """The path from the root on, symbolic links left as people know them."""
+    """Return the path from the root on, with symbolic links left as users know them."""
     return Path(os.path.normpath(workdir / path))
 
 
 def launch_dir(run_dir: Path) -> Path:
-    """The folder of a run that belongs to its jobs."""
+    """Return the folder of a run that belongs to its jobs."""
     return run_dir / LAUNCH_DIR
 
 
 def job_name(run_dir: Path) -> str:
-    """The same for every job of an absolute run_dir, and for no other: readable, and a hash of the path."""
+    """Return a name that is the same for every job of an absolute run_dir, and for no other: readable, with a hash of
+    the path."""
     readable = re.sub(r"[^A-Za-z0-9_.-]", "-", run_dir.name)[:40]
     return f"fanal-{readable}-{hashlib.sha256(str(run_dir).encode()).hexdigest()[:6]}"
 
@@ -151,7 +152,7 @@ def plan_job(run: RunConfig, site_name: str, site: SiteConfig, request: Request,
 def check_nodes(
     run: RunConfig, site: SiteConfig, site_name: str, *, nodes: int, gpus_per_node: int | None
 ) -> tuple[int, int]:
-    """(GPUs, ranks) of each node, if the layout and the batch of a run can use them.
+    """Return (GPUs, ranks) of each node, if the layout and the batch of a run can use them.
 
     Args: gpus_per_node, fewer than a node has; None takes all.
     Raises: UserError naming the option or key, its value, the rule and what works.
@@ -166,7 +167,7 @@ def check_nodes(
 
 
 def check_word(option: str, given: str | None, *, example: str) -> None:
-    """Refuse what cannot be one word of a directive.
+    """Refuse a value that cannot be one word of a directive.
 
     Raises: UserError naming the option, its value and one that works.
     """
@@ -199,7 +200,7 @@ def check_run_dir(run_dir: Path, code_dir: Path) -> None:
 
 
 def account(suffix: str, needed: bool, site_name: str, given: str | None) -> str:
-    """The account, if it is one that the scheduler takes here; empty if none is needed or given.
+    """Return the account, if it is one that the scheduler takes here; empty if none is needed or given.
 
     Raises: UserError if it is missing, or does not end in the suffix of its kind of node.
     """
@@ -214,7 +215,7 @@ def account(suffix: str, needed: bool, site_name: str, given: str | None) -> str
     project, at, kind = given.partition("@")
     if suffix and (not project or kind != suffix):
         raise UserError(
-            f"--account ({given}) must be a project with @{suffix} behind it on {site_name}, where hours are granted by kind of "
+            f"--account ({given}) must be a project followed by @{suffix} on {site_name}, where hours are granted by kind of "
             f"node; --account {project or 'xyz'}@{suffix} works"
             + ("" if project else ", with your project in place of xyz")
         )
@@ -224,7 +225,8 @@ def account(suffix: str, needed: bool, site_name: str, given: str | None) -> str
 
 
 def _check_node_list(nodes: tuple[str, ...]) -> None:
-    """Refuse what sbatch would not take for nodes. A comma inside brackets is one between items here: only the whole tells."""
+    """Refuse names that sbatch would not take for nodes. Commas inside brackets split items here: only the joined text
+    tells."""
     group = r"\[\d+(-\d+)?(,\d+(-\d+)?)*\]"
     item = rf"[A-Za-z0-9_.-]+({group}[A-Za-z0-9_.-]*)*"
     given = ",".join(nodes)
@@ -252,7 +254,7 @@ def _gpus_per_node(site: SiteConfig, site_name: str, nodes: int, wanted: int | N
 
 
 def _cpu_ranks_per_node(parallel: ParallelConfig, nodes: int) -> int:
-    """Without GPUs the layout says how many ranks there are; they are spread evenly."""
+    """Return the CPU ranks of each node: without GPUs the layout says how many ranks there are, and they are spread evenly."""
     ranks = world_size(parallel)
     if ranks % nodes:
         works = max(count for count in range(1, min(nodes, ranks) + 1) if ranks % count == 0)
@@ -272,7 +274,7 @@ def _check_device(run: RunConfig, site: SiteConfig, site_name: str) -> None:
         )
     if site.gpus_per_node and not site.bf16 and run.train.precision == "bf16":
         raise UserError(
-            f"train.precision (bf16) is not computed by the GPUs of {site_name}; train.precision=fp32 works"
+            f"train.precision (bf16) is not supported by the GPUs of {site_name}; train.precision=fp32 works"
         )
 
 
@@ -289,7 +291,7 @@ def _check_layout(run: RunConfig, nodes: int, ranks_per_node: int, what: str) ->
         if needed % ranks_per_node == 0:
             works = f"--nodes {needed // ranks_per_node} works"
         else:
-            works = f"no number of nodes gives {needed}; parallel.data_parallel_size=null takes what is there"
+            works = f"no number of nodes gives {needed}; parallel.data_parallel_size=null takes all nodes"
         if ranks % replica == 0:
             works += f", or parallel.data_parallel_size={ranks // replica}"
         raise UserError(f"{given} must be the {needed} of the layout ({layout} x DP{stated}); {works}")
@@ -297,7 +299,7 @@ def _check_layout(run: RunConfig, nodes: int, ranks_per_node: int, what: str) ->
 
 
 def _cores(site: SiteConfig, gpus: int, ranks: int) -> int:
-    """Of one node: a GPU brings its share, and a CPU rank needs one."""
+    """Return the cores of one node: a GPU brings its share, and a CPU rank needs one."""
     return site.cores_per_node * gpus // site.gpus_per_node if gpus else min(site.cores_per_node, ranks)
 
 

@@ -1,4 +1,4 @@
-"""The text of a job's script: readable, commented, standing alone."""
+"""Text of a job's script: readable, commented, self-contained."""
 
 import re
 import shlex
@@ -17,12 +17,12 @@ SCRIPT, CONFIG, SITE, NODE_SCRIPT, PACKED = "job.sbatch", "config.yaml", "site.y
 
 
 def script(job: Job) -> str:
-    """The sbatch script of one slice; every slice of a chain is the same script."""
+    """Return the sbatch script of one slice; every slice of a chain is the same script."""
     return "\n".join([*_title(job), *directives(job), "", *_setting(job), "", *_body(job)]) + "\n"
 
 
 def directives(job: Job) -> list[str]:
-    """The #SBATCH lines, each with its reason where it is not plain."""
+    """Return the #SBATCH lines, each with its reason where it is not obvious."""
     site = job.site
     lines = [
         sbatch(f"--job-name={job.name}", "slices of this run folder know each other by it"),
@@ -43,32 +43,33 @@ def directives(job: Job) -> list[str]:
     lines += [
         sbatch(f"--time={walltime(job.minutes)}"),
         sbatch(
-            f"--signal=B:USR1@{job.stop_margin_s}", "to this script, that long before the end: stop, save, go on later"
+            f"--signal=B:USR1@{job.stop_margin_s}",
+            "to this script, that long before the end: stop, save, continue later",
         ),
         sbatch("--requeue", "a lost node puts the job back in the queue"),
-        sbatch("--open-mode=append", "a requeued job goes on in its file"),
+        sbatch("--open-mode=append", "a requeued job continues in its file"),
         sbatch(f"--output={log_path(job.folder, '%j.out')}"),
     ]
     return lines
 
 
 def walltime(minutes: int) -> str:
-    """HH:MM:SS."""
+    """Return a walltime as HH:MM:SS."""
     return f"{minutes // 60:02d}:{minutes % 60:02d}:00"
 
 
 def environment(site: SiteConfig) -> list[str]:
-    """The export lines of a site."""
+    """Return the export lines of a site."""
     return [f'export {name}="{variable.value}"  # {variable.reason}' for name, variable in site.environment.items()]
 
 
 def modules(names: tuple[str, ...]) -> list[str]:
-    """Lines that load environment modules; none where there are none to load."""
+    """Return the lines that load environment modules; none where there are none to load."""
     return ["module purge", *(f"module load {shlex.quote(name)}" for name in names)] if names else []
 
 
 def setting(folder: Path, places: Places, site: SiteConfig, module_names: tuple[str, ...]) -> list[str]:
-    """What every script begins with: its folder, the Python, modules, the site's variables, our packages."""
+    """Return the lines that every script starts with: its folder, the Python, modules, the site's variables, our packages."""
     return [
         "# --- where, with what",
         f"launch_dir={quoted(folder)}",
@@ -81,18 +82,18 @@ def setting(folder: Path, places: Places, site: SiteConfig, module_names: tuple[
 
 
 def quoted(value: object) -> str:
-    """For a shell."""
+    """Quote a value for a shell."""
     return shlex.quote(str(value))
 
 
 def sbatch(directive: str, reason: str = "") -> str:
-    """A directive, and why."""
+    """Return a directive, with the reason for it."""
     # Slurm takes what follows a # after the options for a comment.
     return f"#SBATCH {directive}" + (f"  # {reason}" if reason else "")
 
 
 def log_path(folder: Path, pattern: str) -> str:
-    """A file in ``folder`` as a directive takes it: Slurm reads % as the beginning of a pattern, and spaces as an end."""
+    """Return a file in ``folder`` as a directive takes it: Slurm reads % as the start of a pattern, and spaces as an end."""
     path = f"{folder}/".replace("%", "%%") + pattern
     if re.fullmatch(r"[A-Za-z0-9_./@+:=,%-]*", path):
         return path
@@ -111,7 +112,7 @@ def _title(job: Job) -> list[str]:
         f"{job.ranks_per_node} {'GPU' if job.gpus_per_node else 'CPU rank'}(s), {job.slices} job(s) of {hours}.",
         f"# Site: {job.site_name}, {job.site.description}.",
         "#",
-        "# Each job goes on from the newest whole checkpoint. What became of it, and what happens next, is a line of jobs.jsonl in",
+        "# Each job resumes from the newest complete checkpoint. What became of it and what is next is a line of jobs.jsonl in",
         f"# the run folder; `python -m launch status {quoted(job.run_dir)}` tells. To add a job to the chain: sbatch this file.",
         f"# A colleague stops the chain, with a checkpoint, by: touch {quoted(job.run_dir / STOP)}",
     ]
@@ -149,7 +150,7 @@ def _body(job: Job) -> list[str]:
         '    "$PYTHON" -m launch job end "$launch_dir" "$@" "${leaving[@]}"',
         "    code=$?",
         f'    case "$code" in {"|".join(map(str, OF_A_RUN))}) exit "$code" ;; esac',
-        "    # Its Python did not run: a file system is not there, perhaps. Slurm tries again, a few times.",
+        "    # Its Python did not run: a file system is missing, perhaps. Slurm tries again, a few times.",
         '    [ "${SLURM_RESTART_COUNT:-0}" -ge 3 ] || scontrol requeue "$SLURM_JOB_ID"',
         '    exit "$code"',
         "}",
@@ -189,7 +190,7 @@ def _body(job: Job) -> list[str]:
     lines += [
         f'srun --kill-on-bad-exit=1 bash "$launch_dir/{NODE_SCRIPT}" &',
         "step=$!",
-        "(  # where a node was lost and is back, srun waits for its ranks for ever: not when others have left their exit code",
+        "(  # where a node was lost and is back, srun waits for its ranks forever: not when others have left their exit code",
         "    while sleep 60; do",
         '        old=$(find "$PRETRAIN_EXIT_CODES" -name "rank-*" -mmin +5 -print -quit 2>/dev/null)',
         '        [ -z "$old" ] || kill -KILL "$step"',

@@ -1,4 +1,4 @@
-"""Tokenization on many machines: what a person asks for, the folder of its jobs, and the queue.
+"""Tokenization on many machines: the request of a user, the folder of its jobs, and the queue.
 
 PREFIX.launch/ holds encode.sbatch (an array, one task a part), merge.sbatch (after it), encode.json (what the merge must
 know), exit-codes/I and logs/I.out of every task, and jobs.jsonl (launch/encoding/job.py). Parts lie at PREFIX.parts/I.
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fanal.errors import UserError
+from fanal.errors import UserError, error_type, user_path
 from fanal.files import write_whole
 from launch import slurm
 from launch.chain import jobs_file
@@ -25,9 +25,9 @@ from launch.sites.site import SiteConfig
 
 FACTS = "encode.json"
 OURS = ("--tokenizer", "--input", "--output", "--part", "--shuffle-seed", "--workers")
-"""Options of ``tokenizer encode`` that have a place of their own among ours."""
+"""Options of ``tokenizer encode`` that ``launch render-encode`` has or sets itself."""
 SAME_FOR_ALL_PARTS = ("tokenizer", "inputs", "parts", "options")
-"""What must not change while parts are there: they would not belong together."""
+"""Keys of encode.json that must not change while parts exist: they would not belong together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,16 +40,16 @@ class EncodeRequest:
     output: str
     parts: int
     hours: float | None
-    """Walltime of one task."""
+    """Walltime of one task, in hours."""
     account: str | None = None
     qos: str | None = None
     shuffle_seed: int | None = None
     workers: int | None = None
     """Processes of one task; None takes the cores of the site."""
     at_once: int | None = None
-    """Most tasks that run at a time; None sets no limit."""
+    """Largest number of tasks that run at a time; None sets no limit."""
     retries: int = 2
-    """How often the merge may queue missing parts again."""
+    """Number of times that the merge may queue missing parts again."""
     modules: tuple[str, ...] = ()
     passed_on: tuple[str, ...] = ()
     """Further options, for ``tokenizer encode``."""
@@ -111,7 +111,7 @@ def render_encode(jobs: EncodeJobs) -> Path:
         for name, text in texts.items():
             write_whole(jobs.folder / name, text)
     except OSError as error:
-        raise UserError(
+        raise error_type(error)(
             f"--output ({jobs.prefix}) must lie in a folder that can be made and written to: {error.strerror} "
             f"({error.filename}); --output shards/{jobs.prefix.name} works where the current folder is writable"
         ) from None
@@ -119,7 +119,7 @@ def render_encode(jobs: EncodeJobs) -> Path:
 
 
 def check_not_queued(jobs: EncodeJobs) -> None:
-    """Refuse an output that has jobs in the queue: before the files are written that they will read.
+    """Refuse an output that has jobs in the queue, before the files that they will read are written.
 
     Raises: UserError naming them.
     """
@@ -133,7 +133,7 @@ def check_not_queued(jobs: EncodeJobs) -> None:
 def queue(folder: Path, *, event: str, parts: Sequence[int] = (), at_once: int | None = None) -> tuple[str, str]:
     """Queue the array of a rendered folder, or some of its parts, and the merge after it; noted in jobs.jsonl.
 
-    Raises: SlurmError if Slurm refuses, UserError if nothing can be noted; what was queued until then is taken back.
+    Raises: SlurmError if Slurm refuses, UserError if nothing can be noted; what was queued until then is cancelled.
     """
     with slurm.taken_back_on_error() as queued:
         chosen = [f"--array={array_of(parts, at_once)}"] if parts else []
@@ -146,12 +146,12 @@ def queue(folder: Path, *, event: str, parts: Sequence[int] = (), at_once: int |
 
 
 def array_of(parts: Sequence[int], at_once: int | None) -> str:
-    """As ``sbatch --array`` takes it: 3,7%2."""
+    """Return numbers of parts as ``sbatch --array`` takes them: 3,7%2."""
     return ",".join(map(str, parts)) + (f"%{at_once}" if at_once else "")
 
 
 def facts(jobs: EncodeJobs) -> dict[str, object]:
-    """The content of encode.json."""
+    """Return the content of encode.json."""
     return {
         "prefix": str(jobs.prefix), "parts_dir": str(jobs.parts_dir), "encode_name": jobs.encode_name,
         "tokenizer": jobs.tokenizer, "inputs": list(jobs.inputs), "parts": jobs.parts, "options": list(jobs.options),
@@ -160,7 +160,7 @@ def facts(jobs: EncodeJobs) -> dict[str, object]:
 
 
 def _minutes(hours: float) -> int:
-    """Slurm counts in minutes."""
+    """Return hours in minutes, in which Slurm counts."""
     return max(1, math.ceil(hours * 60 - 1e-6))
 
 
@@ -173,33 +173,39 @@ def _prefix(output: str, places: Places) -> Path:
 
 
 def _check_files(request: EncodeRequest, site: SiteConfig, site_name: str, places: Places, prefix: Path) -> None:
+    given = [absolute(path, places.workdir) for path in (request.tokenizer, *request.inputs)]
+    with user_path(prefix, *given):
+        _check_there(request, places, prefix)
+    named = {"--output": prefix, "--tokenizer": given[0], "the working folder": places.workdir}
+    named |= {"the code": places.code_dir, "Python": places.python}
+    named |= {f"--input {path}": absolute(path, places.workdir) for path in request.inputs}
+    check_paths(named.items(), site, site_name)
+
+
+def _check_there(request: EncodeRequest, places: Places, prefix: Path) -> None:
     tokenizer = absolute(request.tokenizer, places.workdir)
     if not tokenizer.is_dir():
         raise UserError(
-            f"--tokenizer ({request.tokenizer}) must be the folder of a trained tokenizer, and it is none; the folder that "
+            f"--tokenizer ({request.tokenizer}) must be the folder of a trained tokenizer, and it is not one; the folder that "
             "`python -m tokenizer train` made works"
         )
     if not request.inputs:
         raise UserError("--input must name at least one file or folder; --input my/corpus works")
     for given in request.inputs:
         if not absolute(given, places.workdir).exists():
-            raise UserError(f"--input ({given}) must be a file or a folder that is there; --input my/corpus works")
+            raise UserError(f"--input ({given}) must be a file or a folder that exists; --input my/corpus works")
     there = [
         path for path in (prefix.with_name(prefix.name + end) for end in (".json", ".bin", ".idx")) if path.exists()
     ]
     if there:
         raise UserError(
-            f"--output ({prefix}) must not be there yet, and {there[0]} is: nothing is overwritten; remove it, or "
+            f"--output ({prefix}) must not exist yet, and {there[0]} does: nothing is overwritten; remove it, or "
             f"--output {prefix}-2 works"
         )
-    named = {"--output": prefix, "--tokenizer": tokenizer, "the working folder": places.workdir}
-    named |= {"the code": places.code_dir, "Python": places.python}
-    named |= {f"--input {given}": absolute(given, places.workdir) for given in request.inputs}
-    check_paths(named.items(), site, site_name)
 
 
 def _check_passed_on(passed_on: tuple[str, ...], places: Places) -> None:
-    """Let the parser of ``tokenizer encode`` look at what is passed on. It does not look at values: the tasks will."""
+    """Check the options that are passed on with the parser of ``tokenizer encode``. Values are left for the tasks to check."""
     if not passed_on:
         return
     if not passed_on[0].startswith("-"):
@@ -223,7 +229,7 @@ def _check_passed_on(passed_on: tuple[str, ...], places: Places) -> None:
 
 
 def _check_same_as_before(jobs: EncodeJobs) -> None:
-    """Parts that are there must be of this very request."""
+    """Check that the parts that exist are of this very request."""
     try:
         before = json.loads((jobs.folder / FACTS).read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -1,8 +1,8 @@
-"""What merge.sbatch does: join the parts, or queue again what is missing, or say why that would not help.
+"""Merge job of an encoding: join the parts, or queue again what is missing, or say why that would not help.
 
-jobs.jsonl in PREFIX.launch/ has a line for each: submitted (by a person; jobs), retried (by a merge, before it queues anything;
+jobs.jsonl in PREFIX.launch/ has a line for each: submitted (by a user; jobs), retried (by a merge, before it queues anything;
 parts), queued (what it then did; jobs, parts), merged, stopped (reason, exit_code). Retries are counted since the last line of a
-person's, or the last stop: who starts anew after that is one.
+user's, or the last stop: a start after that is a user's.
 """
 
 import json
@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from fanal.errors import UserError
+from fanal.errors import FanalError, error_type
 from fanal.exit_codes import CRASH, DAMAGED, FINISHED, STOPPED, WRONG_INPUT
 from fanal.fields import is_texts
 from launch import slurm
@@ -22,16 +22,17 @@ from launch.encoding.encode import FACTS, array_of, queue
 from launch.encoding.script import ENCODE_SCRIPT, LOGS, MERGE_SCRIPT
 
 HOPELESS = (WRONG_INPUT, DAMAGED)
-"""Exit codes of tasks that would end so again."""
+"""Exit codes of tasks that would fail in the same way again."""
 QUOTED_LINES = 5
 QUOTED_PARTS = 3
 
 
 def merge(folder: Path) -> int:
-    """Returns the exit code of the job: 0 the shard is there; 75 parts were queued again; else it says what to do.
+    """Merge the parts. Returns the exit code of the job: 0 the shard exists; 75 parts were queued again; else it says
+    what to do.
 
     Not 0 after queueing again: a job may wait for this one with ``afterok``.
-    Raises: UserError if the folder is none of an encoding.
+    Raises: UserError if the folder is not the launch folder of an encoding.
     """
     facts = _facts(folder)
     if Path(f"{facts['prefix']}.json").exists():
@@ -41,7 +42,7 @@ def merge(folder: Path) -> int:
     missing = [part for part in range(1, facts["parts"] + 1) if not _manifest(facts, part).is_file()]
     codes = {part: _code(folder, part) for part in range(1, facts["parts"] + 1)}
     hopeless = [part for part in missing if codes[part] in HOPELESS]
-    # A task that found its part damaged said so; somebody may have put it right since.
+    # A task that found its part damaged said so; a user may have put it right since.
     found_damaged = [part for part in codes if part not in missing and codes[part] == DAMAGED]
     hopeless += [part for part in found_damaged if _tokenizer("verify", _prefix(facts, part)) == DAMAGED]
     if hopeless:
@@ -58,45 +59,45 @@ def merge(folder: Path) -> int:
 
 
 def retries(folder: Path) -> int:
-    """How often parts were queued again since a person last started this."""
+    """Return how often parts were queued again since a user last started this."""
     events = [record["event"] for record in jobs_file.read(folder)]
     begin = max((number + 1 for number, event in enumerate(events) if event in ("submitted", "stopped")), default=0)
     return events[begin:].count("retried")
 
 
-def go_on_command(folder: Path, parts: list[int], at_once: int | None) -> str:
-    """For a person: queue these parts, and the merge after them."""
+def continue_command(folder: Path, parts: list[int], at_once: int | None) -> str:
+    """Return the command with which a user queues these parts, and the merge after them."""
     encode, merge = (shlex.quote(str(folder / name)) for name in (ENCODE_SCRIPT, MERGE_SCRIPT))
     array = f"sbatch --parsable --array={array_of(parts, at_once)} {encode}"
     return f"array=$({array}) && sbatch --dependency=afterany:$array {merge}"
 
 
 def _again(folder: Path, facts: dict[str, Any], missing: list[int], codes: dict[int, int | None]) -> int:
-    """Queue what is missing, if that was not done too often."""
+    """Queue missing parts again, unless that was done too often."""
     used, why = retries(folder), "; ".join(_how(part, codes[part]) for part in missing[:QUOTED_PARTS])
     what = f"{len(missing)} of {facts['parts']} parts missing ({', '.join(map(str, missing))}): {why}"
     what += ", ..." if len(missing) > QUOTED_PARTS else ""
-    command = go_on_command(folder, missing, facts["at_once"])
+    command = continue_command(folder, missing, facts["at_once"])
     if _was_cancelled(folder):
-        return _stop(folder, f"{what}; the array was cancelled by hand. To go on: {command}", CRASH)
+        return _stop(folder, f"{what}; the array was cancelled by hand. To continue: {command}", CRASH)
     if used >= facts["retries"]:
         for part in missing[:QUOTED_PARTS]:
             _quote(folder, part)
         cut_off = any(_was_cut_off(codes[part]) for part in missing)
-        advice = f"; tasks that were out of time need more than --hours {facts['minutes'] / 60:g}" if cut_off else ""
-        return _stop(folder, f"{what}; queued again {used} time(s), no more{advice}. To go on: {command}", CRASH)
+        advice = f"; tasks that ran out of time need more than --hours {facts['minutes'] / 60:g}" if cut_off else ""
+        return _stop(folder, f"{what}; queued again {used} time(s), no more{advice}. To continue: {command}", CRASH)
     try:
-        # Before anything is queued: a retry that cannot be counted, as on a full disk, would be followed by others for ever.
+        # Before anything is queued: a retry that cannot be counted, as on a full disk, would be followed by others forever.
         jobs_file.must_note(folder, "retried", parts=missing)
         array, merging = queue(folder, event="queued", parts=missing, at_once=facts["at_once"])
-    except ValueError as error:  # of Slurm, or of the file
-        return _stop(folder, f"{what}; queueing them again failed: {error}. To go on: {command}", CRASH)
+    except FanalError as error:  # of Slurm, or of the file
+        return _stop(folder, f"{what}; queueing them again failed: {error}. To continue: {command}", CRASH)
     print(f"{what}; queued again as job {array}, merge {merging} ({used + 1} of {facts['retries']})", flush=True)
     return STOPPED
 
 
 def _give_up(folder: Path, facts: dict[str, Any], parts: list[int], codes: dict[int, int | None]) -> int:
-    """Parts that would fail again."""
+    """Stop for parts that would fail again."""
     for part in parts[:QUOTED_PARTS]:
         _quote(folder, part)
     why = "; ".join(_how(part, codes[part]) for part in parts[:QUOTED_PARTS]) + (
@@ -104,17 +105,17 @@ def _give_up(folder: Path, facts: dict[str, Any], parts: list[int], codes: dict[
     )
     damaged = [part for part in parts if _manifest(facts, part).is_file()]
     remove = f"remove {', '.join(_prefix(facts, part) + '.*' for part in damaged)}, " if damaged else ""
-    command = go_on_command(folder, parts, facts["at_once"])
+    command = continue_command(folder, parts, facts["at_once"])
     code = DAMAGED if damaged else WRONG_INPUT
     return _stop(
         folder,
-        f"{why}: starting again as it is would not help. Mend what the lines above say, {remove}and: {command}",
+        f"{why}: starting again unchanged would not help. Fix what the lines above say, {remove}and run: {command}",
         code,
     )
 
 
 def _being_encoded(facts: dict[str, Any]) -> list[str]:
-    """Arrays of this output in the queue, as where somebody started the merge by hand; none where that cannot be told."""
+    """Return the arrays of this output in the queue, as where a user started the merge by hand; none where that is unknown."""
     try:
         return slurm.queued_jobs(facts["encode_name"], arrays=True)
     except slurm.SlurmError:
@@ -122,7 +123,7 @@ def _being_encoded(facts: dict[str, Any]) -> list[str]:
 
 
 def _was_cancelled(folder: Path) -> bool:
-    """Whether somebody took a task of the last array out of the queue, as far as Slurm remembers it."""
+    """Whether a user took a task of the last array out of the queue, as far as Slurm remembers it."""
     last = jobs_file.read(folder)[-1:]
     jobs = last[0].get("jobs") if last else None
     if not is_texts(jobs) or not jobs:
@@ -134,7 +135,7 @@ def _was_cancelled(folder: Path) -> bool:
 
 
 def _wait(folder: Path, arrays: list[str]) -> int:
-    """Two tasks must not write the same part: come back when these are over. Not a retry."""
+    """Queue this merge again after running arrays, since two tasks must not write the same part. Not a retry."""
     try:
         merging = slurm.submit(folder / MERGE_SCRIPT, f"--dependency=afterany:{':'.join(arrays)}")
     except slurm.SlurmError as error:
@@ -168,12 +169,13 @@ def _how(part: int, code: int | None) -> str:
 
 
 def _was_cut_off(code: int | None) -> bool:
-    """By Slurm at the end of its time, say. Then the script mostly dies before it can leave a code."""
+    """Whether Slurm cut the task off, such as at the end of its time. Then the script mostly dies before it can leave a
+    code."""
     return code is None or code > 128
 
 
 def _code(folder: Path, part: int) -> int | None:
-    """The exit code that a task left; None if it left none."""
+    """Return the exit code that a task left; None if it left none."""
     try:
         text = (folder / EXIT_CODES / str(part)).read_text(encoding="utf-8").strip()
     except OSError:
@@ -190,7 +192,7 @@ def _manifest(facts: dict[str, Any], part: int) -> Path:
 
 
 def _tokenizer(*words: str) -> int:
-    """Run a command of the tokenizer's; its output is the job's."""
+    """Run a command of the tokenizer package; its output is the job's."""
     return subprocess.run([sys.executable, "-m", "tokenizer", *words]).returncode
 
 
@@ -198,6 +200,6 @@ def _facts(folder: Path) -> dict[str, Any]:
     try:
         return json.loads((folder / FACTS).read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:
-        raise UserError(
+        raise error_type(error)(
             f"{folder} must be the launch folder of an encoding, with {FACTS} ({error}); `launch render-encode` makes it"
         ) from None

@@ -1,4 +1,4 @@
-"""The text of the two scripts of an encoding: an array whose tasks each encode a part, and the merge after it."""
+"""Text of the two scripts of an encoding: an array whose tasks each encode a part, and the merge after it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,43 +10,43 @@ from launch.sites.site import SiteConfig
 ENCODE_SCRIPT, MERGE_SCRIPT, LOGS = "encode.sbatch", "merge.sbatch", "logs"
 """Names in PREFIX.launch/: the scripts, and the folder of what each task prints."""
 MERGE_CORES = 4
-"""It runs on one, and holds some 20 bytes for each document: memory follows the cores."""
+"""Cores of the merge. It runs on one, and holds some 20 bytes for each document: memory follows the cores."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeJobs:
-    """All that the scripts say."""
+    """Everything that the scripts say."""
 
     site: SiteConfig
     site_name: str
     places: Places
     prefix: Path
-    """Of the merged shard, absolute."""
+    """Prefix of the merged shard, absolute."""
     tokenizer: str
     inputs: tuple[str, ...]
     options: tuple[str, ...]
-    """Of ``tokenizer encode``, beside those that every task has."""
+    """Options of ``tokenizer encode``, beside those that every task has."""
     parts: int
     at_once: int | None
     workers: int
     minutes: int
-    """Walltime of one task."""
+    """Walltime of one task, in minutes."""
     merge_minutes: int
     retries: int
     modules: tuple[str, ...]
     account: str
     qos: str
     name: str
-    """The same for every job of this output, and for no other's."""
+    """Job name, the same for every job of this output and for no other's."""
 
     @property
     def folder(self) -> Path:
-        """Where the scripts lie."""
+        """Folder of the scripts."""
         return self.prefix.with_name(self.prefix.name + ".launch")
 
     @property
     def parts_dir(self) -> Path:
-        """Where the parts lie, each under its number."""
+        """Folder of the parts, each under its number."""
         return self.prefix.with_name(self.prefix.name + ".parts")
 
     @property
@@ -59,15 +59,15 @@ class EncodeJobs:
 
 
 def encode_script(jobs: EncodeJobs) -> str:
-    """The array."""
+    """Return the script of the array."""
     limit = f"%{jobs.at_once}" if jobs.at_once else ""
     lines = [
         "#!/bin/bash",
         f"# {jobs.prefix.name}: text to tokens in {jobs.parts} part(s), one task each, {jobs.workers} worker(s) a task.",
         f"# Site: {jobs.site_name}, {jobs.site.description}.",
         "#",
-        "# A task whose part is there already ends at once, so `sbatch` of this file does what is missing. merge.sbatch joins the",
-        "# parts, and queues again those that failed for no fault of the input.",
+        "# A task whose part exists already ends at once, so `sbatch` of this file does what is missing. merge.sbatch joins the",
+        "# parts, and queues again those that failed through no fault of the input.",
         sbatch(f"--job-name={jobs.encode_name}"),
         sbatch(f"--array=1-{jobs.parts}{limit}", f"at most {jobs.at_once} at a time" if jobs.at_once else ""),
         *_where(jobs, partition="", with_qos=True),
@@ -77,7 +77,7 @@ def encode_script(jobs: EncodeJobs) -> str:
         *([sbatch(f"--hint={jobs.site.hint}")] if jobs.site.hint else []),
         sbatch(f"--time={walltime(jobs.minutes)}"),
         sbatch("--requeue", "a lost node puts the task back in the queue"),
-        sbatch("--open-mode=append", "a part that is tried again goes on in its file"),
+        sbatch("--open-mode=append", "a part that is tried again continues in its file"),
         sbatch(f"--output={log_path(jobs.folder / LOGS, '%a.out')}", "by the number of the part"),
         "",
         *_setting(jobs),
@@ -90,7 +90,7 @@ def encode_script(jobs: EncodeJobs) -> str:
 
 
 def merge_script(jobs: EncodeJobs) -> str:
-    """The merge. All its logic is in launch/encoding/job.py."""
+    """Return the script of the merge. All its logic is in launch/encoding/job.py."""
     partition = jobs.site.encode.merge_partition if jobs.site.encode else ""
     lines = [
         "#!/bin/bash",
@@ -98,7 +98,7 @@ def merge_script(jobs: EncodeJobs) -> str:
         f"# it, at most {jobs.retries} time(s). What it decided is a line of jobs.jsonl beside this file.",
         f"# Site: {jobs.site_name}, {jobs.site.description}.",
         "#",
-        "# Exit codes: 0 the shard is there; 75 parts were queued again; 2 or 76 the input is wrong or damaged; 70 given up.",
+        "# Exit codes: 0 the shard exists; 75 parts were queued again; 2 or 76 the input is wrong or damaged; 70 given up.",
         sbatch(f"--job-name={jobs.merge_name}"),
         *_where(jobs, partition=partition, with_qos=not partition),
         sbatch("--nodes=1"),
@@ -118,9 +118,9 @@ def merge_script(jobs: EncodeJobs) -> str:
 
 
 def _where(jobs: EncodeJobs, *, partition: str, with_qos: bool) -> list[str]:
-    """Account, partition, constraint, QoS: of the site's CPU nodes where it has some, without GPUs everywhere.
+    """Return account, partition, constraint, QoS: of the site's CPU nodes where it has some, without GPUs everywhere.
 
-    Args: partition, another than the tasks'; empty for the same.
+    Args: partition, one other than the tasks'; empty for the same.
     """
     of = jobs.site.encode or jobs.site
     chosen = {
@@ -156,7 +156,7 @@ def _task(jobs: EncodeJobs) -> list[str]:
         "}",
         f'rm -f "$launch_dir/{EXIT_CODES}/$part"',
         '[ ! -f "$prefix.json" ] || leave 0  # merged already',
-        'if [ -f "$parts/$part.json" ]; then  # written last: the part is whole, unless it was harmed since',
+        'if [ -f "$parts/$part.json" ]; then  # written last: the part is complete, unless it was damaged since',
         f'    "$PYTHON" -m tokenizer verify "$parts/$part" --tokenizer {tokenizer}',
         '    leave "$?"',
         "fi",

@@ -1,4 +1,5 @@
-"""One node of a job looks at itself and at its neighbours: ``srun --ntasks-per-node=1 python -m launch.preflight.node_check ...``.
+"""Check of one node of a job and its links to its neighbours: ``srun --ntasks-per-node=1 python -m
+launch.preflight.node_check ...``.
 
 What it found is a line on standard output, printed anew at each stage, so that a node which falls silent has said how far it came.
 nodes.py starts this and reads the lines; outliers.py judges them. The only file of launch that imports torch.
@@ -11,7 +12,6 @@ import socket
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -20,16 +20,17 @@ import click
 import torch
 import torch.distributed as dist
 
-from fanal.exit_codes import CRASH, FINISHED
+from fanal.errors import run_guarded
+from fanal.exit_codes import FINISHED
 from fanal.files import sync
 from launch.preflight.outliers import MARK, NodeReport
 
 REPEATS = 5
-"""The best of so many counts: what disturbs a measurement only makes it slower."""
+"""Repetitions of a measurement, of which the best counts: what disturbs one only makes it slower."""
 REACH_S = 120.0
 """Seconds to reach the first node, which may still be importing torch from a busy file system."""
 MEET_S = 180.0
-"""Seconds until all nodes are connected: those that are slow to come included."""
+"""Seconds until all nodes are connected, late ones included."""
 COLLECTIVE_S = 60.0
 """Seconds that nodes wait for each other in one act; each takes about one."""
 CPU_MATRIX, GPU_MATRIX = 1024, 8192
@@ -52,11 +53,13 @@ def main(meet_at: str, folder: Path, gpus: int, bf16: bool) -> None:
 
 
 def check(meet_at: str, folder: Path, *, gpus: int, bf16: bool) -> int:
-    """Measure, telling each stage. Returns the exit code."""
+    """Measure, reporting each stage. Returns the exit code."""
     rank, num_nodes = int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_NTASKS"])
     report = NodeReport(node=os.environ.get("SLURMD_NODENAME") or socket.gethostname(), stage="started")
     tell(report)
-    try:
+
+    def act() -> int:
+        nonlocal report
         report = measure_alone(report, folder, gpus=gpus, bf16=bf16)
         tell(report)
         host, _, port = meet_at.rpartition(":")
@@ -72,22 +75,23 @@ def check(meet_at: str, folder: Path, *, gpus: int, bf16: bool) -> int:
         report = measure_together(report, rank, num_nodes)
         tell(report)
         dist.barrier()  # the first node holds the store, which the others may still need
-    except Exception as error:  # whatever it is: one line that names this node
-        traceback.print_exc()
+        return FINISHED
+
+    def name_node(error: Exception) -> None:
         said = " ".join(str(error).split())[:300]
         tell(dataclasses.replace(report, error=f"{type(error).__name__}: {said}"))
-        return CRASH
-    return FINISHED
+
+    return run_guarded(act, then=name_node)
 
 
 def tell(report: NodeReport) -> None:
-    """One line, in one write: the nodes of a step speak at the same moment, into the same pipe."""
+    """Print one line, in one write: the nodes of a step speak at the same moment, into the same pipe."""
     sys.stdout.write(MARK + json.dumps(dataclasses.asdict(report)) + "\n")
     sys.stdout.flush()
 
 
 def measure_alone(report: NodeReport, folder: Path, *, gpus: int, bf16: bool) -> NodeReport:
-    """Memory, compute, copies and a write."""
+    """Measure memory, compute, copies and a write."""
     memory = [
         torch.cuda.get_device_properties(number).total_memory / 2**30
         for number in range(torch.cuda.device_count() if gpus else 0)
@@ -108,7 +112,7 @@ def measure_alone(report: NodeReport, folder: Path, *, gpus: int, bf16: bool) ->
 
 
 def measure_gemm(device: torch.device, *, bf16: bool) -> float:
-    """TFLOP/s of a square matrix product."""
+    """Measure a square matrix product, in TFLOP/s."""
     on_gpu = device.type == "cuda"
     size = GPU_MATRIX if on_gpu else CPU_MATRIX
     dtype = torch.bfloat16 if on_gpu and bf16 else torch.float32
@@ -120,7 +124,7 @@ def measure_gemm(device: torch.device, *, bf16: bool) -> float:
 
 
 def measure_copy(device: torch.device) -> float:
-    """GB/s, each byte counted when it is read and when it is written."""
+    """Measure a copy, in GB/s, each byte counted when it is read and when it is written."""
     num_bytes = GPU_COPY_BYTES if device.type == "cuda" else CPU_COPY_BYTES
     source = torch.zeros(num_bytes, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
@@ -128,7 +132,7 @@ def measure_copy(device: torch.device) -> float:
 
 
 def measure_write(folder: Path) -> tuple[float | None, str]:
-    """(Seconds until a small file is on the disk, the reason if it cannot be written). Nothing stays."""
+    """Return (seconds until a small file is on the disk, the reason if it cannot be written). Nothing stays."""
     block = os.urandom(WRITE_BYTES)
     try:
         seconds = []
@@ -144,7 +148,7 @@ def measure_write(folder: Path) -> tuple[float | None, str]:
 
 
 def measure_together(report: NodeReport, rank: int, num_nodes: int) -> NodeReport:
-    """Clock, exchanges with the neighbours and one all-reduce. Collective."""
+    """Measure the clock, exchanges with the neighbours and one all-reduce. Collective."""
     dist.barrier()
     clock_s = time.time()
     # Where a node lacks a GPU, all leave out that number: its peers would wait for it.
@@ -170,7 +174,7 @@ def measure_together(report: NodeReport, rank: int, num_nodes: int) -> NodeRepor
 
 
 def measure_all_reduce(device: torch.device, group: dist.ProcessGroup | None, num_nodes: int) -> float:
-    """Bus bandwidth in GB/s: what each link carries, which does not depend on the number of nodes. Collective."""
+    """Measure the bus bandwidth, in GB/s: what each link carries, which does not depend on the number of nodes. Collective."""
     num_bytes = GPU_EXCHANGE_BYTES if device.type == "cuda" else CPU_EXCHANGE_BYTES
     numbers = torch.zeros(num_bytes // 4, device=device)
     seconds = best_s(device, lambda: dist.all_reduce(numbers, group=group), before=dist.barrier)
@@ -178,7 +182,7 @@ def measure_all_reduce(device: torch.device, group: dist.ProcessGroup | None, nu
 
 
 def measure_exchange(device: torch.device, group: dist.ProcessGroup | None, rank: int, num_nodes: int) -> float:
-    """GB/s each way with the better of the two neighbours in a ring, so that the node beside a slow one is not blamed.
+    """Measure GB/s each way with the better of the two neighbours in a ring, so that the node beside a slow one is not blamed.
     Collective: all pairs of a round exchange at the same time."""
     num_bytes = GPU_EXCHANGE_BYTES if device.type == "cuda" else CPU_EXCHANGE_BYTES
     mine, other = (torch.zeros(num_bytes, dtype=torch.uint8, device=device) for _ in range(2))
@@ -202,7 +206,8 @@ def measure_exchange(device: torch.device, group: dist.ProcessGroup | None, rank
 
 
 def ring_rounds(num_nodes: int) -> list[list[tuple[int, int]]]:
-    """Every pair of neighbours in a ring once, in rounds of pairs that share no node: two, or three if the number is odd."""
+    """Return every pair of neighbours in a ring once, in rounds of pairs that share no node: two, or three if the
+    number is odd."""
     if num_nodes < 3:
         return [[(0, 1)]] if num_nodes == 2 else []
     around = [(first, (first + 1) % num_nodes) for first in range(num_nodes)]
@@ -212,7 +217,7 @@ def ring_rounds(num_nodes: int) -> list[list[tuple[int, int]]]:
 
 
 def best_s(device: torch.device, act: Callable[[], object], *, before: Callable[[], object] | None = None) -> float:
-    """Seconds of the fastest of REPEATS, after one that warms up.
+    """Return the seconds of the fastest of REPEATS, after one that warms up.
 
     Args: before, called before each and not counted.
     """

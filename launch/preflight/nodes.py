@@ -1,4 +1,4 @@
-"""A look at every node of the job that this process runs in: start node_check.py on each, read, judge, show, keep."""
+"""Check of every node of the job that this process runs in: start node_check.py on each, read, judge, show, keep."""
 
 import dataclasses
 import json
@@ -19,24 +19,24 @@ from fanal.run_folder import LAUNCH_DIR
 from launch import slurm
 from launch.chain import jobs_file
 from launch.chain.avoid import PREFLIGHT_RESULT
-from launch.preflight.outliers import MARK, NodeReport, Verdict, clock_offsets, judge
+from launch.preflight.outliers import MARK, NodeReport, NodeVerdict, clock_offsets, judge
 from launch.sites.site import SiteConfig
 
-"""In the folder of an attempt: what each node measured, and which stand out."""
 LIMIT_S = 300
-"""Seconds for all of it. The measurements take about 20; hundreds of processes that import torch from one busy file system
-take minutes; a node that needs longer would hold up every start of the run."""
+"""Time limit of the check of all nodes, in seconds. The measurements take about 20; hundreds of processes that import torch
+from one busy file system take minutes; a node that needs longer would hold up every start of the run."""
 STRAGGLER_S = 60
-"""Seconds that the others get once the first node is done or has failed; they end within a second of each other."""
+"""Seconds that the other nodes get once the first is done or has failed; they end within a second of each other."""
 LAST_WORDS_S = 60
 """Seconds for srun to end a step that took too long: it gives the tasks Slurm's KillWait, 30 on most clusters."""
 
 
 def look_at_nodes(site: SiteConfig, run_dir: Path, *, gpus: int, limit_s: float = LIMIT_S) -> int:
-    """Look, show a table, write PREFLIGHT_RESULT. Returns the exit code: CRASH if a node must not run the job, else FINISHED.
+    """Check the nodes, print a table, write PREFLIGHT_RESULT. Returns the exit code: CRASH if a node must not run the
+    job, else FINISHED.
 
     Args: gpus, those of a node that the job uses; 0 on CPUs.
-    Raises: UserError if every node has the same fault, which then is not the nodes'.
+    Raises: UserError if every node has the same fault, so that the nodes are not to blame.
     """
     nodes = slurm.hostnames(os.environ.get("SLURM_JOB_NODELIST") or os.environ.get("SLURM_NODELIST", ""))
     attempt = os.environ.get("FANAL_ATTEMPT")
@@ -44,18 +44,18 @@ def look_at_nodes(site: SiteConfig, run_dir: Path, *, gpus: int, limit_s: float 
     folder.mkdir(parents=True, exist_ok=True)
     reports = ask_nodes(nodes, run_dir, gpus=gpus, bf16=site.bf16, limit_s=limit_s)
     verdict = judge(reports, nodes, site.node_check, gpus=gpus, memory_gib=site.gpu_memory_gib if gpus else None)
-    told = [reports.get(node) or NodeReport(node=node) for node in nodes]
+    node_reports = [reports.get(node) or NodeReport(node=node) for node in nodes]
     common = fault_of_all(verdict, nodes)
     broken = [] if common else verdict.nodes("broken")  # nodes to leave out; none if others would be no better
-    write_result(folder / PREFLIGHT_RESULT, told, verdict, broken)
-    show(told, verdict)
+    write_result(folder / PREFLIGHT_RESULT, node_reports, verdict, broken)
+    show(node_reports, verdict)
     if common:
         raise UserError(common)
     return say(verdict, broken)
 
 
 def ask_nodes(nodes: tuple[str, ...], run_dir: Path, *, gpus: int, bf16: bool, limit_s: float) -> dict[str, NodeReport]:
-    """The last report of each node; nodes that said nothing are not in it."""
+    """Return the last report of each node; nodes that said nothing are not in it."""
     step = [
         "srun", f"--nodes={len(nodes)}", f"--ntasks={len(nodes)}", "--ntasks-per-node=1",
         "--kill-on-bad-exit=0",  # the others say how far they came
@@ -88,7 +88,7 @@ def ask_nodes(nodes: tuple[str, ...], run_dir: Path, *, gpus: int, bf16: bool, l
 
 
 def read_reports(output: str) -> dict[str, NodeReport]:
-    """By node, the last of its reports in what a step printed; half lines of processes that were killed do not count."""
+    """Return the last report of each node in what a step printed; half lines of processes that were killed do not count."""
     reports: dict[str, NodeReport] = {}
     for line in output.splitlines():
         before, *texts = line.split(MARK)  # two where one node spoke into the line of another
@@ -105,31 +105,31 @@ def read_reports(output: str) -> dict[str, NodeReport]:
 
 
 def environment() -> dict[str, str]:
-    """Of a subprocess that imports this project, wherever it starts."""
+    """Return the environment of a subprocess that imports this project, wherever it starts."""
     code_dir = str(Path(__file__).parents[2])
     before = os.environ.get("PYTHONPATH")
     return {**os.environ, "PYTHONPATH": f"{code_dir}{os.pathsep}{before}" if before else code_dir}
 
 
-def fault_of_all(verdict: Verdict, nodes: tuple[str, ...]) -> str:
-    """What to say if all of several nodes are broken in the same way; empty if they are not.
+def fault_of_all(verdict: NodeVerdict, nodes: tuple[str, ...]) -> str:
+    """Return what to say if all of several nodes are broken in the same way; empty if they are not.
 
     Then other nodes would be no better: the site, the Python environment or the run folder is wrong.
     """
     for what in ("GPUs", "GPU memory", "write"):
         found = [finding for finding in verdict.findings if finding.kind == "broken" and finding.what == what]
         if len(nodes) > 1 and {finding.node for finding in found} == set(nodes):
-            mend = {
+            remedy = {
                 "GPUs": "gpus_per_node of the site must be what nodes have, and torch a build for CUDA",
                 "GPU memory": "gpu_memory_gib of the site must be what one GPU has",
                 "write": "run_dir must be a folder that compute nodes can write to",
             }[what]
-            return f"every node ({nodes[0]} and {len(nodes) - 1} more) {found[0].text}; {mend}"
+            return f"every node ({nodes[0]} and {len(nodes) - 1} more) {found[0].text}; {remedy}"
     return ""
 
 
-def write_result(path: Path, told: list[NodeReport], verdict: Verdict, broken: list[str]) -> None:
-    """One JSON file; ``broken`` are the nodes that the next start should avoid."""
+def write_result(path: Path, node_reports: list[NodeReport], verdict: NodeVerdict, broken: list[str]) -> None:
+    """Write the result as one JSON file; ``broken`` are the nodes that the next start should avoid."""
     content = {
         "time_utc": jobs_file.now_utc(),
         "job": os.environ.get("SLURM_JOB_ID"),
@@ -137,41 +137,41 @@ def write_result(path: Path, told: list[NodeReport], verdict: Verdict, broken: l
         "slow": verdict.nodes("slow"),
         "stuck": verdict.stuck,
         "findings": [dataclasses.asdict(finding) for finding in verdict.findings],
-        "nodes": [dataclasses.asdict(report) for report in told],
+        "nodes": [dataclasses.asdict(report) for report in node_reports],
     }
     write_whole(path, json.dumps(content, indent=2) + "\n")
 
 
-def show(told: list[NodeReport], verdict: Verdict) -> None:
-    """One line a node; of several GPUs, the slowest."""
+def show(node_reports: list[NodeReport], verdict: NodeVerdict) -> None:
+    """Print one line a node; of several GPUs, the slowest."""
     table = Table(
         "node", "GPUs", "matrix product\nTFLOP/s", "memory copy\nGB/s", "exchange\nGB/s", "write\nms", "clock\nms off",
         "finding", show_edge=False, header_style="bold",
     )  # fmt: skip
-    offsets = clock_offsets(told)
-    for report in told:
+    offsets = clock_offsets(node_reports)
+    for report in node_reports:
         found = [finding for finding in verdict.findings if finding.node == report.node]
         broken = any(finding.kind == "broken" for finding in found)
-        told_of = "; ".join(finding.text for finding in found)
+        text = "; ".join(finding.text for finding in found)
         table.add_row(
             report.node,
             str(len(report.gpu_memory_gib)) if report.gpu_memory_gib else "",
             *(_least(values) for values in (report.gemm_tflops, report.copy_gb_per_s, report.exchange_gb_per_s)),
             "" if report.write_s is None else f"{report.write_s * 1e3:.0f}",
             f"{offsets[report.node] * 1e3:.0f}" if report.node in offsets else "",
-            escape(f"{'BROKEN' if broken else 'SLOW'}: {told_of}") if found else _without_finding(report),
+            escape(f"{'BROKEN' if broken else 'SLOW'}: {text}") if found else _without_finding(report),
             style=("bold red" if broken else "yellow") if found else None,
         )
     console = Console()
     # In a job's log there is no width to fit.
     (console if console.is_terminal else Console(width=250)).print(table)
-    together = next((report.all_reduce_gb_per_s for report in told if report.all_reduce_gb_per_s), [])
+    together = next((report.all_reduce_gb_per_s for report in node_reports if report.all_reduce_gb_per_s), [])
     if together:
-        print(f"all-reduce over {len(told)} nodes: {', '.join(f'{value:.3g}' for value in together)} GB/s")
+        print(f"all-reduce over {len(node_reports)} nodes: {', '.join(f'{value:.3g}' for value in together)} GB/s")
 
 
-def say(verdict: Verdict, broken: list[str]) -> int:
-    """What follows from it, on standard error. Returns the exit code."""
+def say(verdict: NodeVerdict, broken: list[str]) -> int:
+    """Print what follows from the verdict, on standard error. Returns the exit code."""
     sys.stdout.flush()
     slow = [node for node in verdict.nodes("slow") if node not in broken]
     if slow:
@@ -179,12 +179,12 @@ def say(verdict: Verdict, broken: list[str]) -> int:
     if broken:
         print(f"error: broken: {', '.join(broken)}; --exclude={','.join(broken)} avoids them", file=sys.stderr)
     if verdict.stuck:
-        print(f"error: {verdict.stuck}; --no-preflight starts without a look at the nodes", file=sys.stderr)
+        print(f"error: {verdict.stuck}; --no-preflight starts without a check of the nodes", file=sys.stderr)
     return CRASH if broken or verdict.stuck else FINISHED
 
 
 def _without_finding(report: NodeReport) -> str:
-    return "ok" if report.stage == "done" else f"ok as far as it came ('{report.stage}')"
+    return "ok" if report.stage == "done" else f"ok as far as it got ('{report.stage}')"
 
 
 def _least(values: list[float]) -> str:
@@ -192,7 +192,7 @@ def _least(values: list[float]) -> str:
 
 
 def _meeting_point(nodes: tuple[str, ...]) -> str:
-    """HOST:PORT on the first node, where the script of a job runs; a port that was free a moment ago.
+    """Return HOST:PORT on the first node, where the script of a job runs; a port that was free a moment ago.
 
     In the shell of an salloc, which runs elsewhere, the node goes by Slurm's name, and the port is a guess.
     """

@@ -1,7 +1,7 @@
-"""Which nodes stand out. Pure: what each node measured, and the site's tolerances -> findings.
+"""Outliers among nodes. Pure: what each node measured, and the site's tolerances -> findings.
 
 A node is compared with the median of the other nodes, so that it does not move what it is held against. Broken nodes must not
-run a job; slow ones make every other node wait, and it is for a person to say whether that is worth another start.
+run a job; slow ones make every other node wait, and a user decides whether that is worth another start.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,68 +12,69 @@ from typing import Literal
 from launch.sites.site import NodeCheckConfig
 
 STAGES = ("", "started", "measured", "reached", "met", "done")
-"""How far a node came: nothing heard of it; torch imported; its own figures measured; the first node reached over the network;
-all nodes connected; all measured."""
+"""Stages of a node's check, in order: nothing heard of it; torch imported; its own figures measured; the first node
+reached over the network; all nodes connected; all measured."""
 MARK = "fanal-node:"
-"""Before each report in what a node prints: other programs write to standard output, too."""
+"""Prefix of each report in what a node prints: other programs write to standard output, too."""
 MEMORY_SHARE = 0.97
-"""Of the memory that the site says: error correction and the driver keep some of it for themselves."""
+"""Share of the memory in the site's file that a node must have: error correction and the driver keep some for themselves."""
 QUICK_WRITE_S = 0.1
-"""A small write that takes less is not slow, however fast the others are: that is one busy moment of a shared file system."""
+"""Seconds below which a small write is not slow, however fast the others are: that is one busy moment of a shared file
+system."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NodeReport:
-    """What one node says of itself. Lists have one figure for each GPU; on CPUs one for the node."""
+    """Report of one node about itself. Lists have one figure for each GPU; on CPUs one for the node."""
 
     node: str
-    """As Slurm calls it."""
+    """Name of the node, as Slurm calls it."""
     stage: str = ""
-    """The last of STAGES it came to."""
+    """Last of STAGES that the node reached."""
     error: str = ""
-    """Why it came no further; empty if it did, or fell silent."""
+    """Reason why the node came no further; empty if it did, or fell silent."""
     gpu_memory_gib: list[float] = field(default_factory=list)
-    """As torch counts it, of every GPU it sees."""
+    """Memory of every GPU that torch sees, as torch counts it."""
     gemm_tflops: list[float] = field(default_factory=list)
     copy_gb_per_s: list[float] = field(default_factory=list)
-    """Bytes read and written."""
+    """Speed of a copy, in bytes read and written."""
     exchange_gb_per_s: list[float] = field(default_factory=list)
-    """Bytes each way with the better of its two neighbours; empty if it has none."""
+    """Speed each way with the better of its two neighbours; empty if it has none."""
     all_reduce_gb_per_s: list[float] = field(default_factory=list)
     """Bus bandwidth over all nodes, the same for each."""
     write_s: float | None = None
-    """A small file in the run folder, until it is on the disk."""
+    """Seconds until a small file in the run folder is on the disk."""
     write_error: str = ""
     clock_s: float | None = None
-    """Its clock when all nodes left a barrier."""
+    """Time on its clock when all nodes left a barrier."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One thing about one node."""
+class NodeFinding:
+    """One finding about one node."""
 
     node: str
     kind: Literal["broken", "slow"]
     what: str
     text: str
-    """For people, without the node's name."""
+    """Text for users, without the node's name."""
     value: float | None = None
     median: float | None = None
-    """Of the other nodes; of a broken one, what was expected."""
+    """Median of the other nodes; of a broken one, what was expected."""
     times_slower: float | None = None
-    """None if the node is broken rather than slow."""
+    """Ratio to the median; None if the node is broken rather than slow."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """All that was found."""
+class NodeVerdict:
+    """All findings about the nodes of a job."""
 
-    findings: tuple[Finding, ...]
+    findings: tuple[NodeFinding, ...]
     stuck: str = ""
-    """Not empty if the nodes did not finish together, and none of them stands out."""
+    """Description of nodes that did not finish together where none of them stands out; else empty."""
 
     def nodes(self, kind: Literal["broken", "slow"]) -> list[str]:
-        """Those with a finding of this kind, each once."""
+        """Return the nodes with a finding of this kind, each once."""
         return list(dict.fromkeys(finding.node for finding in self.findings if finding.kind == kind))
 
 
@@ -84,101 +85,101 @@ def judge(
     *,
     gpus: int,
     memory_gib: float | None,
-) -> Verdict:
-    """What stands out among ``nodes``, all those of the job; one that is not in ``reports`` is missing.
+) -> NodeVerdict:
+    """Judge what stands out among ``nodes``, all those of the job; one that is not in ``reports`` is missing.
 
     Args: gpus and memory_gib (of one GPU), as a node should have them; 0 and None on CPUs.
     """
-    told = [reports.get(node) or NodeReport(node=node) for node in nodes]
-    behind, stuck = _behind(told)
+    node_reports = [reports.get(node) or NodeReport(node=node) for node in nodes]
+    behind, stuck = _behind(node_reports)
     findings = list(behind)
-    for report in told:
+    for report in node_reports:
         if report.stage not in STAGES[:2]:
             findings += _broken(report, gpus, memory_gib)
-    findings += _wrong_clocks(told, limits.clock_s)
+    findings += _wrong_clocks(node_reports, limits.clock_s)
     for what, figures, unit, limit in (
-        ("matrix product", {r.node: r.gemm_tflops for r in told}, "TFLOP/s", limits.gemm_slower),
-        ("memory copy", {r.node: r.copy_gb_per_s for r in told}, "GB/s", limits.copy_slower),
-        ("exchange", {r.node: r.exchange_gb_per_s for r in told}, "GB/s", limits.network_slower),
+        ("matrix product", {r.node: r.gemm_tflops for r in node_reports}, "TFLOP/s", limits.gemm_slower),
+        ("memory copy", {r.node: r.copy_gb_per_s for r in node_reports}, "GB/s", limits.copy_slower),
+        ("exchange", {r.node: r.exchange_gb_per_s for r in node_reports}, "GB/s", limits.network_slower),
     ):
         findings += _slow(what, figures, unit, limit)
-    findings += _slow_writes({r.node: r.write_s for r in told if r.write_s is not None}, limits.write_slower)
-    return Verdict(findings=tuple(findings), stuck=stuck)
+    findings += _slow_writes({r.node: r.write_s for r in node_reports if r.write_s is not None}, limits.write_slower)
+    return NodeVerdict(findings=tuple(findings), stuck=stuck)
 
 
-def _behind(told: list[NodeReport]) -> tuple[list[Finding], str]:
-    """Nodes that held the others up, or what to say if nobody can tell which those are.
+def _behind(node_reports: list[NodeReport]) -> tuple[list[NodeFinding], str]:
+    """Return the nodes that held the others up, or what to say if nobody can tell which those are.
 
-    Every node waits for every other one, so all stop when one does. To blame are those that came least far; if that is most of
+    Every node waits for every other one, so all stop when one does. To blame are those that got least far; if that is most of
     them, those that fell silent, since nodes that wait for others end with an error.
     """
-    late = [report for report in told if report.stage != "done"]
+    late = [report for report in node_reports if report.stage != "done"]
     if not late:
         return [], ""
     least = min(STAGES.index(report.stage) for report in late)
     blamed = [report for report in late if STAGES.index(report.stage) == least]
-    if 2 * len(blamed) > len(told) > 1:
+    if 2 * len(blamed) > len(node_reports) > 1:
         blamed = [report for report in blamed if not report.error]
-    if not blamed or 2 * len(blamed) > len(told) > 1:
+    if not blamed or 2 * len(blamed) > len(node_reports) > 1:
         errors = [f"{report.node}: {report.error}" for report in late if report.error]
         return (
             [],
-            f"{len(late)} of {len(told)} nodes did not finish, and none stands out ({(errors or ['no error'])[0]})",
+            f"{len(late)} of {len(node_reports)} nodes did not finish, and none stands out ({(errors or ['no error'])[0]})",
         )
-    return [Finding(node=r.node, kind="broken", what="missing", text=_how_far(r)) for r in blamed], ""
+    return [NodeFinding(node=r.node, kind="broken", what="missing", text=_how_far(r)) for r in blamed], ""
 
 
 def _how_far(report: NodeReport) -> str:
     if not report.stage:
-        return "did not come" + (f": {report.error}" if report.error else "")
+        return "did not report" + (f": {report.error}" if report.error else "")
     why = report.error or "it fell silent"
-    return f"came no further than '{report.stage}': {why}"
+    return f"got no further than '{report.stage}': {why}"
 
 
-def _broken(report: NodeReport, gpus: int, memory_gib: float | None) -> list[Finding]:
+def _broken(report: NodeReport, gpus: int, memory_gib: float | None) -> list[NodeFinding]:
     found = []
     if len(report.gpu_memory_gib) < gpus:
         text = f"has {len(report.gpu_memory_gib)} GPUs, should have {gpus}"
         count = float(len(report.gpu_memory_gib))
-        found.append(Finding(node=report.node, kind="broken", what="GPUs", text=text, value=count, median=gpus))
+        found.append(NodeFinding(node=report.node, kind="broken", what="GPUs", text=text, value=count, median=gpus))
     least = min(report.gpu_memory_gib[:gpus], default=None)
     if least is not None and memory_gib is not None and least < memory_gib * MEMORY_SHARE:
         number = report.gpu_memory_gib.index(least)
         text = f"has {least:.1f} GiB of memory on GPU {number}, should have {memory_gib:g}"
         found.append(
-            Finding(node=report.node, kind="broken", what="GPU memory", text=text, value=least, median=memory_gib)
+            NodeFinding(node=report.node, kind="broken", what="GPU memory", text=text, value=least, median=memory_gib)
         )
     if report.write_error:
         text = f"cannot write to the run folder: {report.write_error}"
-        found.append(Finding(node=report.node, kind="broken", what="write", text=text))
+        found.append(NodeFinding(node=report.node, kind="broken", what="write", text=text))
     return found
 
 
-def clock_offsets(told: Sequence[NodeReport]) -> dict[str, float]:
-    """Seconds that each node's clock is ahead; empty if there is nothing to compare.
+def clock_offsets(node_reports: Sequence[NodeReport]) -> dict[str, float]:
+    """Return the seconds that each node's clock is ahead; empty if there is nothing to compare.
 
     Against the lower median of all nodes, since a clock can be off both ways: the median of two others lies between a right and a
     wrong one. Of two nodes, the first counts as right: one of them must.
     """
-    clocks = {report.node: report.clock_s for report in told if report.clock_s is not None}
+    clocks = {report.node: report.clock_s for report in node_reports if report.clock_s is not None}
     if len(clocks) < 2:
         return {}
     right = median_low(clocks.values()) if len(clocks) > 2 else next(iter(clocks.values()))
     return {node: clock - right for node, clock in clocks.items()}
 
 
-def _wrong_clocks(told: list[NodeReport], limit_s: float) -> list[Finding]:
+def _wrong_clocks(node_reports: list[NodeReport], limit_s: float) -> list[NodeFinding]:
     return [
-        Finding(
+        NodeFinding(
             node=node, kind="broken", what="clock", text=f"has a clock {offset:+.1f} s off", value=offset, median=0.0
         )
-        for node, offset in clock_offsets(told).items()
+        for node, offset in clock_offsets(node_reports).items()
         if abs(offset) > limit_s
     ]
 
 
-def _slow(what: str, figures: Mapping[str, list[float]], unit: str, limit: float) -> list[Finding]:
-    """Of each node its slowest GPU, against the median of the other nodes' slowest."""
+def _slow(what: str, figures: Mapping[str, list[float]], unit: str, limit: float) -> list[NodeFinding]:
+    """Compare the slowest GPU of each node with the median of the other nodes' slowest."""
     slowest = {node: min(values) for node, values in figures.items() if values}
     found = []
     for node, value in slowest.items():
@@ -191,14 +192,14 @@ def _slow(what: str, figures: Mapping[str, list[float]], unit: str, limit: float
             gpu = f" (GPU {figures[node].index(value)})" if len(figures[node]) > 1 else ""
             text = f"{what} {times:.2f}x slower: {value:.3g} {unit}{gpu}, median of the others {middle:.3g}"
             found.append(
-                Finding(
+                NodeFinding(
                     node=node, kind="slow", what=what, text=text, value=value, median=middle, times_slower=times
                 )
             )  # fmt: skip
     return found
 
 
-def _slow_writes(seconds: Mapping[str, float], limit: float) -> list[Finding]:
+def _slow_writes(seconds: Mapping[str, float], limit: float) -> list[NodeFinding]:
     found = []
     for node, value in seconds.items():
         others = [other for name, other in seconds.items() if name != node]
@@ -207,7 +208,7 @@ def _slow_writes(seconds: Mapping[str, float], limit: float) -> list[Finding]:
         if others and times > limit and value > QUICK_WRITE_S:
             text = f"write {times:.1f}x slower: {value:.2f} s, median of the others {middle:.2f}"
             found.append(
-                Finding(
+                NodeFinding(
                     node=node, kind="slow", what="write", text=text, value=value, median=middle, times_slower=times
                 )
             )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Before a run costs anything: what can be known on a login node, and inside a job a look at every node of it.
+"""Checks before a run costs anything: what can be known on a login node, and inside a job every node of it.
 
 Every check is made even if one before it failed, so that one call tells all.
 """
@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fanal.errors import FanalError, UserError, exit_code_of
+from fanal.errors import UserError, run_guarded, user_path
 from fanal.exit_codes import CRASH, DAMAGED, FINISHED, WRONG_INPUT
 from fanal.free_space import free_at, nearest_folder
 from fanal.run_progress import whole_steps
@@ -30,20 +30,20 @@ SLURM_COMMANDS = ("sbatch", "srun", "scontrol", "squeue", "sinfo", "scancel")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """What is looked at."""
+class PreflightRequest:
+    """A run, its site and its nodes, as preflight checks them."""
 
     run: RunConfig
     site: SiteConfig
     site_name: str
     run_dir: Path
-    """Absolute."""
+    """Run folder, absolute."""
     nodes: int | None
-    """None if nobody said and nothing says."""
+    """Number of nodes; None if it was not given and nothing says it."""
     why_nodes: str
-    """Where that number comes from."""
+    """Origin of the number of nodes, in words."""
     gpus_per_node: int | None
-    """Fewer than a node has; None takes all."""
+    """GPUs per node where that is fewer than a node has; None takes all."""
     deep: bool
     in_job: bool
 
@@ -51,14 +51,14 @@ class Asked:
 def preflight(
     config: str, overrides: Sequence[str], site_name: str, *, nodes: int | None, gpus_per_node: int | None, deep: bool
 ) -> int:
-    """Check all, and say what was found. Returns the exit code: WRONG_INPUT before DAMAGED, CRASH for broken nodes.
+    """Check all, and print what was found. Returns the exit code: WRONG_INPUT before DAMAGED, CRASH for broken nodes.
 
     Raises: UserError if the config or the site cannot be read.
     """
     run, site = load_run(config, overrides), load_site(site_name)
     in_job = "SLURM_JOB_ID" in os.environ and "SLURM_JOB_NUM_NODES" in os.environ
     found, why = number_of_nodes(run.parallel, site, nodes, gpus_per_node)
-    asked = Asked(
+    asked = PreflightRequest(
         run=run, site=site, site_name=site_name, run_dir=absolute(run.run_dir, Path.cwd()), nodes=found, why_nodes=why,
         gpus_per_node=gpus_per_node, deep=deep, in_job=in_job,
     )  # fmt: skip
@@ -76,7 +76,7 @@ def preflight(
         codes.append(_try(name, check, asked))
     wrong = next((code for code in (CRASH, WRONG_INPUT, DAMAGED) if code in codes), FINISHED)
     if wrong or not in_job:
-        print("nodes: not looked at: " + ("mend the above first" if wrong else "this is no job"))
+        print("nodes: not checked: " + ("fix the errors above first" if wrong else "this is not a job"))
         return wrong
     gpus = site.gpus_per_node if gpus_per_node is None else gpus_per_node
     return node_looks.look_at_nodes(site, asked.run_dir, gpus=gpus)
@@ -85,7 +85,7 @@ def preflight(
 def number_of_nodes(
     parallel: ParallelConfig, site: SiteConfig, nodes: int | None, gpus_per_node: int | None
 ) -> tuple[int | None, str]:
-    """(Nodes of a job, where the number comes from); None if nothing says it."""
+    """Return (nodes of a job, where the number comes from); None if nothing says it."""
     if nodes is not None:
         return nodes, "--nodes"
     if "SLURM_JOB_NUM_NODES" in os.environ:
@@ -103,10 +103,10 @@ def number_of_nodes(
     return None, ""
 
 
-def ranks(asked: Asked) -> str:
-    """Whether layout and batch fit the nodes.
+def ranks(asked: PreflightRequest) -> str:
+    """Check that layout and batch fit the nodes.
 
-    Raises: UserError if not.
+    Raises: UserError if they do not.
     """
     if asked.nodes is None:
         return "not checked: neither --nodes nor parallel.data_parallel_size says how many there are"
@@ -116,8 +116,8 @@ def ranks(asked: Asked) -> str:
     return f"{asked.nodes} nodes x {of_a_node} = {asked.nodes * of_a_node} ranks fit the layout ({asked.why_nodes})"
 
 
-def paths(asked: Asked) -> str:
-    """Whether jobs can use the run folder, and compute nodes can reach every path.
+def paths(asked: PreflightRequest) -> str:
+    """Check that jobs can use the run folder, and that compute nodes can reach every path.
 
     Raises: UserError if not.
     """
@@ -129,11 +129,11 @@ def paths(asked: Asked) -> str:
     return "none lies where compute nodes cannot reach it"
 
 
-def data(asked: Asked) -> str | int:
-    """Whether shards are what their manifests say, and made by the run's tokenizer; tokenizer verify prints what is wrong.
+def data(asked: PreflightRequest) -> str | int:
+    """Check that shards are what their manifests say, and made by the run's tokenizer; tokenizer verify prints what is wrong.
 
     Returns: the exit code if something is.
-    Raises: UserError if there is no such shard, or no checkpoint to begin with: that is a wrong name rather than damage.
+    Raises: UserError if there is no such shard, or no checkpoint to start from: that is a wrong name rather than damage.
     """
     for key, path in paths_of(asked.run).items():
         needed = Path(f"{path}.json") if key.endswith(".prefix") else Path(path)
@@ -150,10 +150,10 @@ def data(asked: Asked) -> str | int:
     return f"{len(shards)} shards verified{'' if asked.deep else '; --deep reads all of them'}"
 
 
-def space(asked: Asked) -> str:
-    """Whether the run's checkpoints have room.
+def space(asked: PreflightRequest) -> str:
+    """Check that there is room for the run's checkpoints.
 
-    Raises: UserError if not.
+    Raises: UserError if there is none.
     """
     of_a_node = asked.gpus_per_node or asked.site.gpus_per_node
     # Where nobody says how many: at least those of the layout; a rank more is a file more.
@@ -164,8 +164,8 @@ def space(asked: Asked) -> str:
     )  # fmt: skip
 
 
-def python_environment(asked: Asked) -> str:
-    """Which torch and which commands of Slurm's are here.
+def python_environment(asked: PreflightRequest) -> str:
+    """Describe which torch and which commands of Slurm's exist here.
 
     Raises: UserError if this Python has no torch, or one that cannot use the site's GPUs.
     """
@@ -173,27 +173,27 @@ def python_environment(asked: Asked) -> str:
         torch = importlib.metadata.version("torch")
     except importlib.metadata.PackageNotFoundError:
         raise UserError(
-            f"{sys.executable} must have torch, and has none; the Python of `make install` (.venv/bin/python) works"
+            f"{sys.executable} must have torch, and it is not installed; the Python of `make install` (.venv/bin/python) works"
         ) from None
     if asked.site.gpus_per_node and torch.endswith("+cpu"):
         raise UserError(
             f"torch ({torch}) must be a build for CUDA on {asked.site_name}; {torch.removesuffix('+cpu')} from PyPI works"
         )
     absent = [command for command in SLURM_COMMANDS if shutil.which(command) is None]
-    slurm = f"Slurm's commands are not here: {', '.join(absent)}" if absent else "Slurm's commands are here"
+    slurm = f"Slurm's commands are missing: {', '.join(absent)}" if absent else "Slurm's commands are available"
     return f"Python {sys.version.split()[0]}, torch {torch}; {slurm}"
 
 
-def _try(name: str, check: Callable[[Asked], str | int], asked: Asked) -> int:
-    """Make one check and say what it found. Returns FINISHED, or the exit code for what is wrong."""
-    try:
-        said = check(asked)
-    except FanalError as error:
-        sys.stdout.flush()
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return exit_code_of(error)
-    if isinstance(said, int):
-        return said
-    if said:
-        print(f"{name}: {said}", flush=True)
-    return FINISHED
+def _try(name: str, check: Callable[[PreflightRequest], str | int], asked: PreflightRequest) -> int:
+    """Make one check and print what it found. Returns FINISHED, or the exit code for what is wrong."""
+
+    def act() -> int:
+        with user_path(asked.run_dir, *paths_of(asked.run).values()):
+            said = check(asked)
+        if isinstance(said, int):
+            return said
+        if said:
+            print(f"{name}: {said}", flush=True)
+        return FINISHED
+
+    return run_guarded(act)

@@ -1,4 +1,4 @@
-"""Whether the checkpoints of a run have room where they go, in bytes and in files (inodes)."""
+"""Free space for the checkpoints of a run, in bytes and in files (inodes)."""
 
 import os
 import shlex
@@ -21,15 +21,15 @@ from pretrain.config.derive import checkpoint_bytes
 from pretrain.config.schema import RunConfig
 
 SMALL_FILES = 8
-"""Files and folders of a checkpoint beside those of the ranks, about."""
+"""Approximate number of files and folders of a checkpoint beside those of the ranks."""
 QUOTA_LIMIT_S = 60
-"""Seconds for a site's quota_command: some ask every file system there is."""
+"""Time limit of a site's quota_command, in seconds: some ask every file system there is."""
 
 
 def check_space(
     run: RunConfig, *, num_ranks: int, free: Free, there: Sequence[int], run_dir: Path, in_job: bool = False
 ) -> str:
-    """What the run's checkpoints need, and that it is there; in words.
+    """Check that the run's checkpoints have room; returns what they need, in words.
 
     Args: there, steps of the checkpoints that are in the run folder already. In a job, as long as the next checkpoint fits, a
         lack of room for later ones is a warning: it may be months until then, and a run that trains is not to be stopped for it.
@@ -55,13 +55,13 @@ def check_space(
 
 
 def room_for(free: Free, *, size: int, files: int) -> int:
-    """Checkpoints that fit into what is free."""
+    """Return the number of checkpoints that fit into what is free."""
     by_bytes = free.num_bytes // size
     return by_bytes if free.num_files is None else min(by_bytes, free.num_files // files)
 
 
 def what_fits(run: RunConfig, there: Sequence[int], fits: int) -> str:
-    """Settings that keep so few checkpoints that ``fits`` more have room."""
+    """Return settings that keep so few checkpoints that ``fits`` more have room."""
     for every in dict.fromkeys((run.checkpoint.keep_every_steps, None)):
 
         def more(keep_last: int, every: int | None = every) -> int:
@@ -77,9 +77,9 @@ def what_fits(run: RunConfig, there: Sequence[int], fits: int) -> str:
 
 
 def most_at_once(run: RunConfig, there: Sequence[int]) -> int:
-    """Checkpoints in the run folder when there are most of them: those kept, and one being written.
+    """Return the number of checkpoints in the run folder when there are most: those kept, and one being written.
 
-    Those that a run writes when it is told to stop count only once they are there.
+    Those that a run writes when it is told to stop count only once they exist.
     """
     keep, every = run.checkpoint.keep_last, run.checkpoint.keep_every_steps
     recent: deque[int] = deque(sorted(there))
@@ -94,7 +94,7 @@ def most_at_once(run: RunConfig, there: Sequence[int]) -> int:
 
 
 def saved_steps(run: RunConfig, *, after: int) -> Iterator[int]:
-    """Steps at which the run will still write a checkpoint."""
+    """Return the steps at which the run will still write a checkpoint."""
     last, interval = run.train.train_steps, run.checkpoint.interval
     if interval is not None:
         yield from range(after // interval * interval + interval, last, interval)
@@ -103,7 +103,7 @@ def saved_steps(run: RunConfig, *, after: int) -> Iterator[int]:
 
 
 def check_write(run_dir: Path) -> str:
-    """Write a few bytes there, or in the nearest folder above it; nothing stays.
+    """Write a few bytes into a folder, or into the nearest one above it that exists; nothing stays.
 
     Raises: UserError if that fails.
     """
@@ -116,14 +116,14 @@ def check_write(run_dir: Path) -> str:
             stream.write(b"fanal")
             sync(stream)
     except OSError as error:
-        raise cannot_write(run_dir, f"{error.strerror} ({folder})") from None
+        raise cannot_write(run_dir, f"{error.strerror} ({folder})", error) from None
     return f"{folder} can be written to" + ("" if folder == run_dir else f"; {run_dir} will be made")
 
 
 def quota(run_dir: Path, site: SiteConfig) -> str:
-    """What the site's command says of the file system of ``run_dir``, as it says it; empty if there is no command.
+    """Return what the site's command prints about the file system of ``run_dir``, unchanged; empty if there is no command.
 
-    Its form is not known, so that nothing follows from it.
+    Its form is not known, so nothing is concluded from it.
     """
     lies_on = file_systems_of(run_dir, site)
     if not lies_on or not lies_on[-1][1].quota_command:

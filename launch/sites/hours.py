@@ -1,4 +1,4 @@
-"""Which quality of service takes the hours that are asked for, and in how many jobs."""
+"""Choice of the quality of service that takes the requested hours, and of the number of jobs."""
 
 import math
 
@@ -6,13 +6,13 @@ from fanal.errors import UserError
 from launch.sites.site import QosConfig, SiteConfig
 
 MAX_HOURS, MAX_SLICES = 100_000, 1_000
-"""More is a slip of the hand: ten years, and jobs that a scheduler would rather not see at once."""
+"""Largest values taken; more is a slip of the hand: ten years, and jobs that a scheduler would rather not see at once."""
 
 
 def slices_of(
     site: SiteConfig, site_name: str, *, hours: float | None, slice_hours: float | None, qos: str | None, num_gpus: int
 ) -> tuple[str, int, int]:
-    """(QoS to name in the script, minutes of a slice, number of slices).
+    """Return (QoS to name in the script, minutes of a slice, number of slices).
 
     Args: as the options of the same names give them, None where they are left out.
     Raises: UserError naming the option, its value, the rule and what works.
@@ -45,7 +45,7 @@ def slices_of(
 def choose_qos(
     offered: list[QosConfig], wanted: str | None, *, hours: float, slice_hours: float | None, num_gpus: int, where: str
 ) -> tuple[QosConfig | None, float]:
-    """A quality of service, and the hours of one job under it. The first is the default, and may become a chain.
+    """Choose a quality of service, and the hours of one job under it. The first is the default, and may become a chain.
 
     Raises: UserError naming the limit that does not fit, and a QoS that does.
     """
@@ -55,7 +55,7 @@ def choose_qos(
         return None, min(hours, slice_hours or hours)
     chosen = next((qos for qos in offered if qos.name == wanted), None) if wanted else offered[0]
     if chosen is None:
-        raise UserError(f"--qos ({wanted}) is not one of {where}; there is: {', '.join(qos.name for qos in offered)}")
+        raise UserError(f"--qos ({wanted}) is not one of {where}; it has: {', '.join(qos.name for qos in offered)}")
     wide = [qos for qos in offered if qos.max_gpus is None or num_gpus <= qos.max_gpus]
     if chosen not in wide:
         most = max(qos.max_gpus or 0 for qos in offered)
@@ -77,7 +77,7 @@ def choose_qos(
 
 
 def _what_works(chosen: QosConfig, wide: list[QosConfig], *, hours: float, slice_hours: float | None) -> str:
-    """Another QoS, of those wide enough for the GPUs, or other hours."""
+    """Suggest another QoS, of those wide enough for the GPUs, or other hours."""
     of_a_job = hours if slice_hours is None else slice_hours
     others = [qos for qos in wide if qos is not chosen]
     fitting = [qos for qos in others if of_a_job <= qos.max_hours and (qos.chain or hours <= of_a_job)]
@@ -93,9 +93,9 @@ def _what_works(chosen: QosConfig, wide: list[QosConfig], *, hours: float, slice
 
 
 def check_hours(hours: float | None, default_walltime_minutes: float | None) -> float:
-    """The hours asked for.
+    """Return the requested hours once they are checked.
 
-    Raises: UserError if there are none, or no number above 0.
+    Raises: UserError if there are none, or they are not a number above 0.
     """
     if hours is None:
         default = f"a job that asks for none gets {default_walltime_minutes:g} minutes" if default_walltime_minutes else (

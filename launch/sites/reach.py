@@ -1,4 +1,4 @@
-"""Where the paths that a job names lie, and whether compute nodes can reach them."""
+"""Location of the paths that a job names, and whether compute nodes can reach them."""
 
 import os
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from pretrain.config.path_rules import paths_of
 from pretrain.config.schema import DataConfig, RunConfig, SourceConfig
 
 MAX_LINKS = 40
-"""Symbolic links on the way to one file; Linux follows as many."""
+"""Most symbolic links followed on the way to one file; Linux follows as many."""
 SHARD_FILES = (".bin", ".idx", ".json")
 
 
@@ -56,7 +56,7 @@ def _out_of_reach(
 
 
 def file_systems_of(path: Path, site: SiteConfig) -> list[tuple[Path, FileSystemConfig]]:
-    """Each reading of an absolute path with the file system it lies on, first to last, as far as the site names them.
+    """Yield each reading of an absolute path with the file system it lies on, first to last, as far as the site names them.
 
     A node needs all of them: a link that lies where it cannot look leads nowhere, wherever it points.
     """
@@ -70,7 +70,7 @@ def file_systems_of(path: Path, site: SiteConfig) -> list[tuple[Path, FileSystem
 
 
 def readings(path: Path) -> list[Path]:
-    """An absolute path as it is written, as each symbolic link on the way changes it, and where it ends.
+    """Yield an absolute path as it is written, as each symbolic link on the way changes it, and where it ends.
 
     Those with ``..`` are left out: behind a link it is not the folder that is written before it.
     """
@@ -85,7 +85,7 @@ def readings(path: Path) -> list[Path]:
 
 
 def _link(path: Path) -> Path | None:
-    """What a symbolic link says; None if it is none, or where this user may not look."""
+    """Return what a symbolic link says; None if the path is not a link, or where this user may not look."""
     try:
         return path.readlink()
     except OSError:
@@ -93,7 +93,7 @@ def _link(path: Path) -> Path | None:
 
 
 def _roots(site: SiteConfig) -> list[tuple[Path, FileSystemConfig]]:
-    """The roots of all file systems, as they are written and as links resolve them."""
+    """Return the roots of all file systems, as they are written and as links resolve them."""
     roots = []
     for file_system in site.file_systems:
         for root in file_system.roots:
@@ -105,7 +105,7 @@ def _roots(site: SiteConfig) -> list[tuple[Path, FileSystemConfig]]:
 
 
 def shards_of(data: DataConfig) -> list[str]:
-    """Prefixes of all shards that a run reads, each once."""
+    """Return the prefixes of all shards that a run reads, each once."""
     sources: list[SourceConfig] = [*data.train, *data.held_out]
     for phase in data.phases:
         sources.extend(phase.train)

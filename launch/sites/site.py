@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from fanal.errors import UserError
+from fanal.errors import UserError, user_path
 from pretrain.config.load import read_mapping, typed
 
 SITES = Path(__file__).parent
@@ -28,7 +28,7 @@ class QosConfig:
     """A quality of service: what a job may ask for."""
 
     name: str = MISSING
-    """As ``sbatch --qos`` takes it."""
+    """Name, as ``sbatch --qos`` takes it."""
     max_hours: float = MISSING
     """Longest walltime of one job, in hours."""
     max_gpus: int | None = None
@@ -48,7 +48,7 @@ class VariableConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FileSystemConfig:
-    """A file system that people know by a name."""
+    """A file system that users know by a name."""
 
     name: str = MISSING
     roots: list[str] = field(default_factory=list)
@@ -60,33 +60,33 @@ class FileSystemConfig:
     quota_command: str = ""
     """Command that prints how much is used and allowed; empty if there is none."""
     note: str = ""
-    """What else one must know, such as when files are removed."""
+    """Other facts that users must know, such as when files are removed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NodeCheckConfig:
-    """When a node counts as an outlier, against the median of the other nodes (launch/preflight/outliers.py)."""
+    """Tolerances of a node, against the median of the other nodes (launch/preflight/outliers.py)."""
 
     gemm_slower: float = 1.05
-    """Times slower in a matrix product."""
+    """Tolerated slowdown in a matrix product, as a ratio."""
     copy_slower: float = 1.10
-    """Times slower in a copy of memory."""
+    """Tolerated slowdown in a copy of memory, as a ratio."""
     network_slower: float = 1.25
-    """Times slower in an exchange with its better neighbour."""
+    """Tolerated slowdown in an exchange with the better neighbour, as a ratio."""
     write_slower: float = 5.0
-    """Times slower in a small write to the run folder: shared file systems vary."""
+    """Tolerated slowdown in a small write to the run folder, as a ratio: shared file systems vary."""
     clock_s: float = 2.0
-    """Seconds its clock may be off."""
+    """Seconds that a clock may be off."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeConfig:
-    """Where CPU work goes: tokenization and merging."""
+    """Nodes for CPU work: tokenization and merging."""
 
     partition: str = ""
     constraint: str = ""
     account_suffix: str = ""
-    """What the account ends in for this partition; empty if nothing."""
+    """Suffix of the account for this partition; empty if there is none."""
     qos: list[QosConfig] = field(default_factory=list)
     cores: int = MISSING
     """Cores that one task of the array gets."""
@@ -100,7 +100,7 @@ class SiteConfig:
 
     description: str = MISSING
     gpus_per_node: int = MISSING
-    """0 on a site without GPUs: ranks then run on the CPUs, as many per node as the layout needs."""
+    """GPUs per node; 0 on a site without GPUs: ranks then run on the CPUs, as many per node as the layout needs."""
     gpu_memory_gib: float | None = None
     """Memory of one GPU; null without GPUs."""
     cores_per_node: int = MISSING
@@ -108,43 +108,47 @@ class SiteConfig:
     bf16: bool = True
     """Whether the GPUs compute in bf16."""
     partition: str = ""
-    """Empty where the scheduler chooses by constraint or has one only."""
+    """Partition; empty where the scheduler chooses by constraint or has one only."""
     constraint: str = ""
     account_suffix: str = ""
-    """What an account ends in here, such as ``h100`` of ``xyz@h100``; empty if accounts have no suffix."""
+    """Suffix of an account here, such as ``h100`` of ``xyz@h100``; empty if accounts have no suffix."""
     needs_account: bool = False
     """Whether the scheduler refuses jobs without an account."""
     hint: str = ""
-    """Of ``sbatch --hint``, such as nomultithread."""
+    """Value of ``sbatch --hint``, such as nomultithread."""
     default_walltime_minutes: float | None = None
-    """What a job gets that asks for no time; null if unknown. Every script asks for one."""
+    """Walltime of a job that asks for none, in minutes; null if unknown. Every script asks for one."""
     qos: list[QosConfig] = field(default_factory=list)
-    """The first is what a job gets that names none. Empty where there are none."""
+    """Qualities of service; the first is that of a job that names none. Empty where there are none."""
     modules: list[str] = field(default_factory=list)
-    """Loaded in this order, after ``module purge``."""
+    """Modules to load in this order, after ``module purge``."""
     environment: dict[str, VariableConfig] = field(default_factory=dict)
     file_systems: list[FileSystemConfig] = field(default_factory=list)
     node_local_dir: str = ""
     """A fast disk of each node's own, for code and environment; may name variables of the job. Empty if there is none."""
     bind_numa: bool = False
-    """Bind each rank to the cores beside its GPU (``torchrun --numa-binding node``)."""
+    """Whether to bind each rank to the cores beside its GPU (``torchrun --numa-binding node``)."""
     stop_margin_s: int = 600
     """Seconds before the end of a job at which the run is told to stop and save."""
     max_restarts_without_checkpoint: int = 3
-    """Restarts in a row that bring no new checkpoint before the chain stops."""
+    """Number of restarts in a row without a new checkpoint after which the chain stops."""
     node_check: NodeCheckConfig = field(default_factory=NodeCheckConfig)
     encode: EncodeConfig | None = None
-    """Null where CPU work runs on the same nodes in the same way as training."""
+    """Nodes for CPU work; null where it runs on the same nodes in the same way as training."""
 
 
 def load_site(name: str) -> SiteConfig:
-    """The site of this name, or of the YAML file at this path.
+    """Load the site of this name, or of the YAML file at this path.
 
     Raises: UserError naming the sites there are, or the key and the rule it breaks.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else SITES / f"{name}.yaml"
-    if not path.is_file():
-        raise UserError(f"site {name!r} is not known; there is: {', '.join(known_sites())}, or the path of a YAML file")
+    with user_path(path):
+        is_file = path.is_file()
+    if not is_file:
+        raise UserError(
+            f"site {name!r} is not known; known are {', '.join(known_sites())}, and the path of a YAML file works, too"
+        )
     tree = read_mapping(path, SiteConfig, example="gpus_per_node: 4")
     site = typed([tree], SiteConfig, where=str(path), variable="${}")
     _check_quoted(tree, site, str(path))
@@ -153,7 +157,7 @@ def load_site(name: str) -> SiteConfig:
 
 
 def known_sites() -> list[str]:
-    """Names that ``load_site`` takes."""
+    """Return the names that ``load_site`` takes."""
     return sorted(path.stem for path in SITES.glob("*.yaml"))
 
 
@@ -210,7 +214,7 @@ def _check_qos(offered: list[QosConfig], key: str, where: str) -> None:
     names = [qos.name for qos in offered]
     for number, qos in enumerate(offered):
         if not qos.name or names.index(qos.name) < number:
-            rule = f"be another than that of {key}[{names.index(qos.name)}]" if qos.name else "not be empty"
+            rule = f"differ from that of {key}[{names.index(qos.name)}]" if qos.name else "not be empty"
             raise UserError(
                 f"{where}: {key}[{number}].name ({qos.name!r}) must {rule}; a name that `sacctmgr show qos` lists works"
             )
@@ -222,7 +226,7 @@ def _check_qos(offered: list[QosConfig], key: str, where: str) -> None:
 
 
 def _check_words(site: SiteConfig, where: str) -> None:
-    """Refuse what would not stay one word of a directive, or one line of a script."""
+    """Refuse values that would not stay one word of a directive, or one line of a script."""
     encode = site.encode or EncodeConfig(cores=1)
     words = {"partition": site.partition, "constraint": site.constraint, "account_suffix": site.account_suffix}
     words |= {"hint": site.hint, "encode.partition": encode.partition, "encode.constraint": encode.constraint}
@@ -239,7 +243,7 @@ def _check_words(site: SiteConfig, where: str) -> None:
 
 
 def _check_shell_texts(site: SiteConfig, where: str) -> None:
-    """Refuse what a shell would take for more than a text: values stand in double quotes, so that $NAME is filled in."""
+    """Refuse values that a shell would take for more than a text: they stand in double quotes, so that $NAME is filled in."""
     for name in site.environment:
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
             raise UserError(f"{where}: environment.{name} must be the name of a variable; NCCL_DEBUG works")
@@ -269,7 +273,7 @@ def _check_shell_texts(site: SiteConfig, where: str) -> None:
 
 
 def _words_of(command: str) -> list[str]:
-    """As a shell splits it; none if it cannot."""
+    """Split a command as a shell does; empty if it cannot."""
     try:
         return shlex.split(command)
     except ValueError:

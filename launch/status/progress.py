@@ -1,4 +1,4 @@
-"""How far a run is, from metrics.jsonl. Pure: records in, figures out.
+"""Progress of a run, from metrics.jsonl. Pure: records in, figures out.
 
 A run that resumes trains the steps since its checkpoint again, and their records stand in the file twice. Here every step
 counts once, as it was trained last.
@@ -21,15 +21,16 @@ FIELDS: dict[str, dict[str, Rule]] = {
     "checkpoint": {"step": is_count, "stall_s": is_figure},
     "end": {"step": is_count, "outcome": is_text},
 }  # fmt: skip
-"""What is relied on, by kind of record; one that breaks a rule is passed over. What an older run may lack may be null."""
+"""Rules for the fields that are relied on, by kind of record; a record that breaks one is skipped. What an older run
+may lack may be null."""
 
 PACE_RECORDS = 50
-"""Step records whose median is the pace."""
+"""Number of step records whose median is the pace."""
 LOSS_BACK_RECORDS = 100
-"""How many step records before the last one the loss is compared with."""
+"""Number of step records between the last one and the one its loss is compared with."""
 
 MIN_ENDED_S = 600.0
-"""Attempts that lasted less in all tell of starts alone."""
+"""Seconds of all attempts together below which they tell of starts alone."""
 Record = dict[str, Any]
 
 
@@ -40,11 +41,11 @@ class Timeline:
     steps: list[Record] = field(default_factory=list)
     evaluations: list[Record] = field(default_factory=list)
     saves: list[Record] = field(default_factory=list)
-    """Of all attempts: what a save costs does not depend on what became of its steps."""
+    """Records of the saves of all attempts: what a save costs does not depend on what became of its steps."""
     end: Record | None = None
-    """How the run ended in good order, if nothing was trained since."""
+    """Record of the run's orderly end, if nothing was trained since."""
     attempt_begins: int = 0
-    """Number in ``steps`` of the first record of the attempt that wrote last, as far as the records tell."""
+    """Index in ``steps`` of the first record of the attempt that wrote last, as far as the records tell."""
 
     def cut_after(self, step: int) -> None:
         """Forget what was trained after this step: the run stands here again."""
@@ -54,7 +55,7 @@ class Timeline:
 
 
 def timeline(records: Iterable[Record]) -> Timeline:
-    """The records of metrics.jsonl, oldest first, without what was trained again later."""
+    """Return the records of metrics.jsonl, oldest first, without what was trained again later."""
     line = Timeline()
     for record in records:
         kind = str(record.get("kind"))
@@ -88,21 +89,21 @@ class Pace:
 
     num_records: int
     of_current_attempt: bool
-    """False where the current attempt has no record yet: then it is the pace before."""
+    """Whether this is the pace of the current attempt; False where it has no record yet: then it is the pace before."""
     step_time_s: float
     tokens_per_second: float
     tokens_per_second_per_gpu: float
 
 
 def pace(line: Timeline, attempt_step: int | None) -> Pace | None:
-    """The pace of the current attempt; None without a record.
+    """Return the pace of the current attempt; None without a record.
 
     Args: attempt_step, of the checkpoint that the attempt began with, if that is known: an attempt that repeats no step leaves
     no seam in the records.
     """
     current = line.steps[line.attempt_begins :]
     if attempt_step is not None:
-        # None are left where the attempt had to begin with an older checkpoint.
+        # None are left where the attempt had to start from an older checkpoint.
         current = [record for record in current if record["step"] > attempt_step] or current
     chosen = (current or line.steps)[-PACE_RECORDS:]
     if not chosen:
@@ -121,21 +122,21 @@ class Ended:
     """An attempt that is over, and what it brought."""
 
     step_before: int
-    """Of the newest whole checkpoint when it began."""
+    """Step of the newest complete checkpoint when the attempt started."""
     step_after: int
-    """The same at its end."""
+    """Step of the newest complete checkpoint when the attempt ended."""
     wall_s: float
-    """From its start to its decision."""
+    """Seconds from the attempt's start to its decision."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Loss:
-    """Of time to what is not the training of steps that are kept."""
+class LostTime:
+    """Time that went to anything but the training of steps that are kept."""
 
     share: float
-    """0 to 1, of all the time."""
+    """Share of all the time, 0 to 1."""
     counts: str
-    """What is counted, for people."""
+    """Description of what is counted, for users."""
 
 
 def lost_share(
@@ -145,8 +146,8 @@ def lost_share(
     step_time_s: float,
     eval_interval: int | None,
     save_interval: int | None,
-) -> Loss | None:
-    """The share of time lost: by attempts that are over if some brought steps, else by single evaluations and saves.
+) -> LostTime | None:
+    """Return the share of time lost: by attempts that are over if some brought steps, else by single evaluations and saves.
 
     Args: step_time_s, median of the training steps; intervals in steps, None for never. Returns: None if nothing can be told.
     """
@@ -158,7 +159,7 @@ def lost_share(
         trained_s += of_a_step * max(0, attempt.step_after - attempt.step_before)
     if wall_s >= MIN_ENDED_S and 0 < trained_s <= wall_s:
         counts = f"evaluations, saves and restarts as in {len(ended)} attempt(s) that are over"
-        return Loss(share=1 - trained_s / wall_s, counts=counts)
+        return LostTime(share=1 - trained_s / wall_s, counts=counts)
     costs = (
         ("evaluations", eval_interval, [record["eval_time_s"] for record in line.evaluations]),
         ("saves", save_interval, [r["stall_s"] for r in line.saves if r.get("failure") is None]),
@@ -167,11 +168,11 @@ def lost_share(
     extra_s = sum(seen.values())
     if not seen or step_time_s + extra_s <= 0:
         return None
-    return Loss(share=extra_s / (step_time_s + extra_s), counts=f"{' and '.join(seen)}; restarts are not counted")
+    return LostTime(share=extra_s / (step_time_s + extra_s), counts=f"{' and '.join(seen)}; restarts are not counted")
 
 
-def eta_hours(steps_left: int, step_time_s: float, lost: Loss | None) -> float | None:
-    """Hours of computing until the last step; waiting in the queue comes on top. None if all the time is lost."""
+def eta_hours(steps_left: int, step_time_s: float, lost: LostTime | None) -> float | None:
+    """Return the hours of computing until the last step; waiting in the queue comes on top. None if all the time is lost."""
     kept = 1 - (lost.share if lost else 0.0)
     return steps_left * step_time_s / kept / 3600 if kept > 0 else None
 

@@ -1,6 +1,6 @@
-"""How a run is doing, from its folder alone, and from Slurm where that is there. Reads only; a run may be writing.
+"""Status of a run, from its folder alone, and from Slurm where it is available. Reads only; a run may be writing.
 
-launch/status/progress.py says how far it is, launch/status/text.py shows it to people.
+launch/status/progress.py says how far it is, launch/status/text.py shows it to users.
 """
 
 import json
@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fanal.errors import UserError
+from fanal.errors import FanalError, UserError, error_type
 from fanal.fields import fit, is_count, is_text
 from fanal.run_folder import (
     COMPLETE,
@@ -40,16 +40,16 @@ QUEUE_FIELDS = ("job", "state", "reason", "start_local", "time_left", "nodes", "
 QUEUE_FORMAT = "%A|%T|%r|%S|%L|%N|%x"
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "SUSPENDED")
 
-UNREADABLE = (ValueError, OSError, TypeError)
-"""What reading damaged YAML raises; omegaconf answers a mapping in the place of a list with a TypeError."""
+UNREADABLE = (FanalError, ValueError, OSError, TypeError)
+"""Errors that reading damaged YAML raises; omegaconf answers a mapping in the place of a list with a TypeError."""
 
 
 def status(run_dir: Path) -> dict[str, Any]:
-    """Everything that is known of a run, ready for JSON: units in the keys, null for what is not known.
+    """Return everything that is known of a run, ready for JSON: units in the keys, null for what is not known.
 
     ``state`` is one of: not started, waiting (for the queue), running, finished, stopped, gone (it should be in the queue and
     is not), unknown (no job of ours, and no end of its own).
-    Raises: UserError if the folder is none of a run, or cannot be read.
+    Raises: UserError if the folder is not that of a run, or cannot be read.
     """
     run_dir = run_dir.absolute()
     try:
@@ -59,7 +59,7 @@ def status(run_dir: Path) -> dict[str, Any]:
 
 
 def to_json(found: dict[str, Any]) -> str:
-    """A status as one JSON object; null for NaN and infinities, which JSON does not have."""
+    """Return a status as one JSON object; null for NaN and infinities, which JSON does not have."""
     return json.dumps(_finite(found), indent=2, allow_nan=False)
 
 
@@ -71,12 +71,12 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _cannot_read(run_dir: Path, error: OSError) -> UserError:
+def _cannot_read(run_dir: Path, error: OSError) -> FanalError:
     # Half a status would mislead: a run whose checkpoints cannot be seen looks like one without.
     works = "files as the run has written them work"
     if isinstance(error, PermissionError):
         works = f"`chmod -R g+rX {shlex.quote(str(run_dir))}` by its owner works, and g+x for folders above it"
-    return UserError(f"{error.filename or run_dir} must be readable for a status: {error.strerror}; {works}")
+    return error_type(error)(f"{error.filename or run_dir} must be readable for a status: {error.strerror}; {works}")
 
 
 def _status(run_dir: Path) -> dict[str, Any]:
@@ -112,7 +112,7 @@ def _status(run_dir: Path) -> dict[str, Any]:
 def _check_is_run(run_dir: Path) -> None:
     signs = [METRICS_FILE, JOBS_FILE, f"{LAUNCH_DIR}/{JOB}", checkpoints_dir("").name]
     if not any(_is_there(run_dir / sign) for sign in signs):
-        what = "is not there" if not _is_there(run_dir) else f"holds none of {', '.join(signs)}"
+        what = "does not exist" if not _is_there(run_dir) else f"holds none of {', '.join(signs)}"
         raise UserError(
             f"RUN_DIR ({run_dir}) must be the folder of a run, which the config names run_dir, and it {what}; "
             "the folder that `launch submit` printed works, such as runs/mine"
@@ -120,7 +120,7 @@ def _check_is_run(run_dir: Path) -> None:
 
 
 def _is_there(path: Path) -> bool:
-    """As Path.exists, which in some versions of Python is silently false where nobody may look."""
+    """Whether a path exists, like Path.exists, which in some versions of Python is silently false where nobody may look."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -129,7 +129,7 @@ def _is_there(path: Path) -> bool:
 
 
 def _facts(run_dir: Path) -> dict[str, Any] | None:
-    """job.json; None for a run that launch did not start, or where it is damaged."""
+    """Return the content of job.json; None for a run that launch did not start, or where it is damaged."""
     try:
         facts = json.loads((launch_dir(run_dir) / JOB).read_text(encoding="utf-8"))
     except PermissionError:
@@ -140,7 +140,7 @@ def _facts(run_dir: Path) -> dict[str, Any] | None:
 
 
 def _config(run_dir: Path, newest: int | None) -> RunConfig | None:
-    """The resolved run: of its jobs, else of its newest checkpoint; None if neither can be read."""
+    """Return the resolved run: of its jobs, else of its newest checkpoint; None if neither can be read."""
     paths = [launch_dir(run_dir) / CONFIG]
     if newest is not None:
         paths.append(checkpoints_dir(run_dir) / step_name(newest) / CHECKPOINT_CONFIG)
@@ -154,7 +154,7 @@ def _config(run_dir: Path, newest: int | None) -> RunConfig | None:
 
 
 def _checkpoints(run_dir: Path, now: float) -> dict[str, Any]:
-    """Whole ones, the newest of them, and what else lies there. Folders may vanish while we look."""
+    """Return the complete checkpoints, the newest of them, and what else lies there. Folders may vanish meanwhile."""
     folder = checkpoints_dir(run_dir)
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     written: dict[int, float] = {}
@@ -178,25 +178,25 @@ def _checkpoints(run_dir: Path, now: float) -> dict[str, Any]:
 
 
 def _timeline(run_dir: Path, attempt: jobs_file.Attempt | None, now: float) -> tuple[Timeline, float | None]:
-    """The records, and seconds since the last one was written."""
+    """Return the records, and the seconds since the last one was written."""
     line = timeline(metrics(run_dir))
     try:
         written = (run_dir / METRICS_FILE).stat().st_mtime
     except OSError:
         return line, None
     if attempt is not None and attempt.decision is None and written < jobs_file.seconds(attempt.time_utc):
-        line.cut_after(attempt.step)  # it has begun, and not yet written: what was trained since its checkpoint is lost
+        line.cut_after(attempt.step)  # started, nothing written yet: what was trained since its checkpoint is lost
         line.end = None
     return line, max(0.0, now - written)
 
 
 def _queue(facts: dict[str, Any] | None) -> tuple[list[dict[str, str]] | None, str | None]:
-    """(this run's jobs in the queue, None); or (None, why that cannot be told). Without jobs of ours Slurm is not asked."""
+    """Return (this run's jobs in the queue, None); or (None, why that is unknown). Without jobs of ours Slurm is not asked."""
     if facts is None:
         return None, None
     try:
         text = slurm.ask("squeue", "--noheader", f"--name={facts['name']}", f"--format={QUEUE_FORMAT}")
-    except (ValueError, OSError) as error:  # SlurmError is one; so is a name that no command can take
+    except (slurm.SlurmError, ValueError, OSError) as error:  # ValueError: of a name that no command can take
         return None, str(error)
     rows = (line.strip().split("|") for line in text.splitlines() if line.strip())
     return [dict(zip(QUEUE_FIELDS, row, strict=False)) for row in rows], None
@@ -233,7 +233,8 @@ def _state(
 
 
 def _losses(line: Timeline) -> dict[str, Any]:
-    """The last training loss, the one of LOSS_BACK_RECORDS records before, and the last held-out ones, in nats."""
+    """Return the last training loss, the one of LOSS_BACK_RECORDS records before, and the last validation (held-out)
+    losses, in nats."""
     last = line.steps[-1] if line.steps else None
     before = line.steps[max(0, len(line.steps) - 1 - LOSS_BACK_RECORDS)] if len(line.steps) > 1 else None
     evaluation = line.evaluations[-1] if line.evaluations else None
@@ -256,7 +257,7 @@ def _eta(
     speed: Pace | None,
     left: int | None,
 ) -> dict[str, Any]:
-    """Hours and jobs until the last step, and what is counted in them."""
+    """Return the hours and jobs until the last step, and what is counted in them."""
     hours_per_job = _hours_per_job(facts, run_dir)
     known: dict[str, Any] = {"eta_hours": None, "eta_jobs": None, "eta_counts": None, "lost_share": None}
     known["hours_per_job"] = hours_per_job
@@ -277,7 +278,7 @@ def _eta(
 
 
 def _hours_per_job(facts: dict[str, Any] | None, run_dir: Path) -> float | None:
-    """What one job trains: its walltime without the margin for the last checkpoint."""
+    """Return the hours that one job trains: its walltime without the margin for the last checkpoint."""
     if facts is None:
         return None
     margin_s = facts.get("stop_margin_s")  # of `launch submit --stop-margin-s`; jobs of an older launch do not say it
@@ -295,7 +296,8 @@ def _site_margin_s(run_dir: Path) -> int:
 
 
 def _ended(attempts: list[jobs_file.Attempt]) -> list[Ended]:
-    """Attempts that decided for themselves. One that was lost was decided for by the next, at a time that says nothing."""
+    """Return the attempts that decided for themselves. One that was lost was decided for by the next, at a time that
+    says nothing."""
     return [
         Ended(
             step_before=attempt.step,

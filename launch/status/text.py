@@ -1,4 +1,4 @@
-"""A status for people: one screen."""
+"""Text of a status, for users: one screen."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ def show(found: Status, console: Console | None = None) -> None:
 
 
 def lines(found: Status) -> list[tuple[str, str]]:
-    """(what, its figures); what is not known is left out."""
+    """Yield (what, its figures); what is not known is left out."""
     rows = [("run", found["run_dir"]), ("state", _state(found)), ("step", _step(found))]
     if found["loss_step"] is not None:
         before = found["loss_before_step"]
@@ -57,8 +57,8 @@ def _state(found: Status) -> str:
     age = found["metrics_age_s"]
     wrote = "" if age is None else f"; last record {_ago(age / 3600)}"
     more = {
-        "gone": ": its jobs are not in the queue any more, and none said why; `launch submit` goes on",
-        "unknown": ": no job of launch's, and no end of its own",
+        "gone": ": its jobs are not in the queue any more, and none gave a reason; `launch submit` continues the run",
+        "unknown": ": not a run of launch, and nothing says that it ended",
     }
     return found["state"] + more.get(found["state"], "") + wrote
 

@@ -12,7 +12,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fanal.errors import UserError
+from fanal.errors import UserError, error_type, user_path
 from pretrain.config.rules import check
 from pretrain.config.schema import RunConfig
 
@@ -28,7 +28,9 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises: UserError naming the file or key, the value, the rule and what works.
     """
     file = Path(path)
-    if not file.is_file():
+    with user_path(file):
+        is_file = file.is_file()
+    if not is_file:
         nearby = sorted(str(other) for other in Path("configs").rglob("*.yaml"))
         raise UserError(f"config {path} is not a file; there is: {', '.join(nearby) or 'no configs/ folder here'}")
     layers = [read_mapping(file, RunConfig, example="run_dir: runs/mine")]
@@ -46,7 +48,7 @@ def read_mapping(file: Path, cls: type, *, example: str) -> dict[str, Any]:
     try:
         from_file = OmegaConf.load(file)
     except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
-        raise UserError(f"config {file} is not readable YAML: {' '.join(str(error).split())}") from None
+        raise error_type(error)(f"config {file} is not readable YAML: {' '.join(str(error).split())}") from None
     if not OmegaConf.is_dict(from_file):
         raise UserError(f"config {file} must be a mapping such as '{example}'; it is a {type(from_file).__name__}")
     tree = OmegaConf.to_container(from_file)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from fanal.errors import UserError
+from fanal.errors import UserError, error_type
 from pretrain.data.read import TrainData
 
 Lanes = tuple[int, int]
@@ -171,7 +171,7 @@ def read_position(path: Path) -> DataPosition:
         _check_types(position)
         return position
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(
+        raise error_type(error)(
             f"{path} is not the data position of a checkpoint ({type(error).__name__}: {error}); resume from another checkpoint"
         ) from None
 

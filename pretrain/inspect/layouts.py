@@ -52,7 +52,7 @@ def _fitting(run: RunConfig, candidates: Sequence[ParallelConfig], num_ranks: in
             continue
         try:
             check(replace(run, parallel=parallel))
-        except ValueError:
+        except UserError:
             continue  # heads, layers or the batch do not divide so
         yield _layout(parallel)
 

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from fanal.errors import UserError
 from pretrain.state import Skip
 
 
@@ -108,12 +107,11 @@ class Throughput:
 def throughput(*, tokens: int, steps: int, elapsed_s: float, num_ranks: int, steps_left: int) -> Throughput:
     """Pace of ``steps`` optimizer steps that trained ``tokens`` tokens in ``elapsed_s`` seconds on ``num_ranks`` ranks.
 
-    Raises: UserError if no step or no time has passed.
+    Raises: AssertionError if no step or no time has passed.
     """
-    if steps < 1 or elapsed_s <= 0 or num_ranks < 1:
-        raise UserError(
-            f"throughput needs steps ({steps}) and num_ranks ({num_ranks}) of at least 1 and elapsed_s ({elapsed_s}) above 0"
-        )
+    assert steps >= 1 and elapsed_s > 0 and num_ranks >= 1, (
+        f"throughput needs steps ({steps}) and num_ranks ({num_ranks}) of at least 1 and elapsed_s ({elapsed_s}) above 0"
+    )
     per_second = tokens / elapsed_s
     return Throughput(
         step_time_s=elapsed_s / steps,

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from fanal.errors import UserError
+from fanal.errors import UserError, user_path
 from fanal.locks import take_lock
 from fanal.run_folder import LOCK, cannot_write, checkpoints_dir
 
@@ -33,8 +33,9 @@ def open_run_dir(run_dir: str | Path) -> Path:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise cannot_write(run_dir, str(error.strerror)) from None
-    _check_checkpoints(folder)
+        raise cannot_write(run_dir, str(error.strerror), error) from None
+    with user_path(folder):
+        _check_checkpoints(folder)
     return folder
 
 
@@ -59,7 +60,9 @@ def hold_run_dir(run_dir: str | Path, *, rank: int) -> Iterator[None]:
     if rank != 0:
         yield
         return
-    with (Path(run_dir) / LOCK).open("a+", encoding="utf-8") as stream:
+    with user_path(run_dir):
+        stream = (Path(run_dir) / LOCK).open("a+", encoding="utf-8")
+    with stream:
         if _lock(stream.fileno()):
             with contextlib.suppress(OSError):  # a full disk: the name is a courtesy, the lock needs no room
                 os.ftruncate(stream.fileno(), 0)

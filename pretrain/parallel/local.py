@@ -23,7 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
-from fanal.errors import exit_code_of
+from fanal.errors import FanalError, exit_code_of
 from fanal.exit_codes import FINISHED, STOPPED
 from pretrain.parallel.environment import STARTED_AT, let_go_of_output, started_at
 from pretrain.parallel.signals import (
@@ -65,7 +65,8 @@ def run_local_ranks(
 ) -> tuple[int, Failure | None]:
     """Run ``work(*args)`` once per rank, with torchrun's environment variables, and wait for all.
 
-    Rank 0 keeps the terminal; the other ranks' output goes to log_dir/rank-00001.log and so on. Stop signals are passed on
+    Rank 0 keeps the terminal, and has a log of its own only for the traceback of a crash; the other ranks' output goes to
+    log_dir/rank-00001.log and so on. Stop signals are passed on
     to every rank; after one that came before, no rank is started. The server of a CPU's ranks imports the modules in
     ``preload`` once for all. When one rank fails, the others are killed: they may be waiting for it for ever.
 
@@ -84,7 +85,7 @@ def run_local_ranks(
     processes, pipes = [], []
     for rank in range(num_ranks):
         ours, theirs = context.Pipe(duplex=False)
-        log = None if rank == 0 else log_dir / f"rank-{rank:05d}.log"
+        log = log_dir / f"rank-{rank:05d}.log"
         variables = {**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}
         process = context.Process(target=_rank_main, args=(work, args, variables, log, theirs), name=f"rank {rank}")
         # A spawned rank is born with the signals held back, as those of the server are. The server's take as long to come as
@@ -125,15 +126,16 @@ def _start_servers(context: Any, device_type: Literal["cuda", "cpu"], preload: S
 
 
 def _rank_main(
-    work: Callable[..., int], args: tuple[Any, ...], variables: dict[str, str], log: Path | None, pipe: Connection
+    work: Callable[..., int], args: tuple[Any, ...], variables: dict[str, str], log: Path, pipe: Connection
 ) -> None:
     global _to_starter
     _to_starter = pipe
     threading.Thread(target=_end_with_starter, args=(pipe,), daemon=True).start()
     os.environ.update(variables)
     catch_stop_signals(restart_system_calls=True)
+    has_log = variables["RANK"] != "0"
     try:
-        if log is not None:
+        if has_log:
             stream = log.open("a")
             os.dup2(stream.fileno(), sys.stdout.fileno())
             os.dup2(stream.fileno(), sys.stderr.fileno())
@@ -144,8 +146,11 @@ def _rank_main(
         text = "".join(traceback.format_exception(error))
         with contextlib.suppress(Exception):
             pipe.send((failed_at, _portable(error), text, exit_code))
-        if log is not None:
+        if has_log:
             print(text, file=sys.stderr, flush=True)
+        elif not isinstance(error, FanalError):  # its terminal may be gone by the time that somebody asks
+            with contextlib.suppress(OSError), log.open("a") as stream:
+                stream.write(text)
         os._exit(exit_code)  # no clean-up of process groups: peers may be inside a collective
     sys.exit(code)
 
@@ -164,8 +169,6 @@ def _end_with_starter(pipe: Connection) -> None:
 
 def _portable(error: BaseException) -> BaseException:
     """The error if it survives a pickle, else one with its text."""
-    error = error.with_traceback(None)
-    error.__cause__ = error.__context__ = None
     try:
         return pickle.loads(pickle.dumps(error))
     except Exception:

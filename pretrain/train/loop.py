@@ -7,10 +7,12 @@ from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer
 
 from fanal import exit_codes
+from fanal.errors import user_path
 from pretrain.checkpoint.disk.origin import described
 from pretrain.checkpoint.loading.load import load_checkpoint
 from pretrain.checkpoint.saving.save import Saver, open_saver
 from pretrain.config.derive import global_batch_size_at
+from pretrain.config.path_rules import paths_of
 from pretrain.config.rules import check_ranks
 from pretrain.config.schema import RunConfig, TrainConfig
 from pretrain.data.batch import train_micro_batches
@@ -71,8 +73,9 @@ def train(run: RunConfig) -> Outcome:
 
 
 def _train(run: RunConfig, rank: int, watchdog: Watchdog) -> Outcome:
-    sources = open_sources(run)
-    open_run_dir(run.run_dir)
+    with user_path(run.run_dir, *paths_of(run).values()):
+        sources = open_sources(run)
+        open_run_dir(run.run_dir)
     with (
         hold_run_dir(run.run_dir, rank=rank),
         open_requests(run.train, run.run_dir, rank=rank) as requests,
@@ -86,7 +89,8 @@ def _train(run: RunConfig, rank: int, watchdog: Watchdog) -> Outcome:
             return Outcome.STOPPED
         model = build_model(run, world)
         optimizer = build_optimizer(run, model)
-        state, origin = load_checkpoint(run, model, optimizer, reader, world)
+        with user_path(run.run_dir, *paths_of(run).values()):
+            state, origin = load_checkpoint(run, model, optimizer, reader, world)
         with (
             open_sinks(run, world, start_step=state.step) as sinks,
             open_saver(run, model, optimizer, world, resumed_step=state.step or None, origin=origin) as saver,

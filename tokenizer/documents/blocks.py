@@ -1,9 +1,9 @@
 """Input files of documents (see input_files.py), cut into blocks that workers can parse by themselves.
 
-A file is read once, in order, and hashed by the way. Memory holds one block, and more only for a document longer than it.
+A file is read once, in order, and hashed on the way. Memory holds one block, and more only for a document longer than it.
 
 One part of many (`Part`) reads a share of all bytes, in the order of the inputs. Lines of a file that is not compressed
-belong to the part in which their first byte lies; any other file belongs whole to the part in which it begins.
+belong to the part in which their first byte lies; any other file belongs to the part in which it starts.
 """
 
 import gzip
@@ -16,29 +16,28 @@ from pathlib import Path
 import zstandard
 
 from fanal.errors import UserError
-from fanal.files import READ_BLOCK_BYTES, InputFile
-from fanal.read_errors import naming
+from fanal.files import READ_BLOCK_BYTES, InputFile, reading
 from tokenizer.documents.compressed import HashedFile, decompressed
 from tokenizer.documents.input_files import Layout, TxtDocuments, find_inputs, is_compressed, layout_of
 
 BLOCK_BYTES = 4 << 20
 MAX_DOCUMENT_BYTES = 256 << 20
-"""A longer line or text is refused: memory holds several copies of it."""
+"""Longest accepted line or text, in bytes. A longer one is refused: memory holds several copies of it."""
 TEXT_PER_COMPRESSED_BYTE = 5
-"""About; sizes temporary files, nothing else."""
+"""Approximate bytes of text per compressed byte; it sizes temporary files, nothing else."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """Which of how many machines this is."""
+    """The share of an encode run that one machine takes: part ``number`` of ``count``."""
 
     number: int = 1
-    """1 to count."""
+    """Number of the part, counted from 1."""
     count: int = 1
 
     def __post_init__(self) -> None:
         if not 1 <= self.number <= self.count:
-            raise UserError(f"part {self.number}/{self.count} must be I/N with 1 <= I <= N; 1/1 is the whole")
+            raise UserError(f"part {self.number}/{self.count} must be I/N with 1 <= I <= N; 1/1 is the complete input")
 
     def __str__(self) -> str:
         return f"{self.number}/{self.count}"
@@ -46,7 +45,7 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class RawBlock:
-    """Some whole documents, not yet parsed. Travels to a worker."""
+    """Some complete documents, not yet parsed, in the form in which a worker gets them."""
 
     path: str
     file_number: int
@@ -55,19 +54,19 @@ class RawBlock:
     data: bytes
     """Lines, a whole text, or an Arrow stream of rows."""
     first: int
-    """Where the data begins: byte of the (decompressed) file, or row."""
+    """Start of the data: byte of the (decompressed) file, or row."""
     first_line: int | None
     """Line number of the first line, from 1; None if a part began in the middle of the file and never counted."""
 
     def line_number(self, lines_before: int) -> int:
-        """Number in the file of the line that has so many lines of this block before it."""
+        """Return the line number in the file of the line that follows ``lines_before`` lines of this block."""
         return self._counted_first_line + lines_before
 
     @cached_property
     def _counted_first_line(self) -> int:
         if self.first_line is not None:
             return self.first_line
-        with naming(Path(self.path)), Path(self.path).open("rb") as stream:
+        with reading(Path(self.path)), Path(self.path).open("rb") as stream:
             left, count = self.first, 1
             while left and (content := stream.read(min(left, READ_BLOCK_BYTES))):
                 left, count = left - len(content), count + content.count(b"\n")
@@ -75,10 +74,10 @@ class RawBlock:
 
 
 class InputReader:
-    """The blocks of some input files, once.
+    """Reader that yields the blocks of some input files, once.
 
-    Attributes: sizes (path and bytes of every file, other parts' too), total_bytes (this part's share), text_bytes (about, when
-    decompressed), bytes_read (of total_bytes, so far), input_files (each file whose end, or end of
+    Attributes: sizes (path and bytes of every file, other parts' too), total_bytes (this part's share), text_bytes (approximate,
+    when decompressed), bytes_read (of total_bytes, so far), input_files (each file whose end, or end of
     the share, was reached). Raises, when iterated: UserError for a file that is damaged or changed meanwhile.
     """
 
@@ -93,7 +92,7 @@ class InputReader:
         self.paths = find_inputs(inputs)
         self.columns = tuple(columns)
         self.txt_documents: TxtDocuments = txt_documents
-        self._sizes = [path.stat().st_size for path in self.paths]
+        self._sizes = [_size(path) for path in self.paths]
         self.sizes = [(str(path), size) for path, size in zip(self.paths, self._sizes, strict=True)]
         for path, size in zip(self.paths, self._sizes, strict=True):
             if not size:
@@ -127,7 +126,7 @@ class InputReader:
     def _share_of_lines(
         self, path: Path, number: int, layout: Layout, begin: int, end: int, size: int
     ) -> Iterator[RawBlock]:
-        """Lines of an uncompressed file whose first byte lies in [begin, end)."""
+        """Yield the lines of an uncompressed file whose first byte lies in [begin, end)."""
         with HashedFile(path, begin=begin, end=end, size=size) as stream:
             first, rest = _behind_line(stream, begin) if begin else (0, b"")
             for data, at, line in whole_lines(
@@ -162,12 +161,17 @@ class InputReader:
         self.bytes_read = read_before + size
 
 
+def _size(path: Path) -> int:
+    with reading(path):
+        return path.stat().st_size
+
+
 Piece = tuple[bytes, int, int | None]
 """Bytes of whole documents, the first one's place (byte or row), and its line number if there are lines."""
 
 
 def _behind_line(stream: HashedFile, begin: int) -> tuple[int, bytes]:
-    """(first byte of the first line that begins at or behind ``begin``, bytes read from there on)."""
+    """Return the first byte of the first line that begins at or after ``begin``, and the bytes read from there on."""
     first = stream.seek(begin - 1)
     while content := stream.read(READ_BLOCK_BYTES):
         if cut := content.find(b"\n") + 1:
@@ -179,10 +183,10 @@ def _behind_line(stream: HashedFile, begin: int) -> tuple[int, bytes]:
 def whole_lines(
     stream, path: Path, *, first: int, first_line: int | None, rest: bytes = b"", end: int | None = None
 ) -> Iterator[Piece]:
-    """Whole lines, about BLOCK_BYTES at a time; only "\\n" ends a line.
+    """Yield complete lines, about BLOCK_BYTES at a time; only "\\n" ends a line.
 
-    Args: the stream stands behind ``rest``, which begins at byte ``first``, the start of line ``first_line``; lines whose
-    first byte lies at or behind ``end`` are left out.
+    Args: the stream stands after ``rest``, which begins at byte ``first``, the start of line ``first_line``; lines whose
+    first byte lies at or after ``end`` are left out.
     """
     if end is not None and first >= end:
         return
@@ -219,7 +223,7 @@ def whole_lines(
 
 
 def whole_text(stream, path: Path) -> Iterator[Piece]:
-    """The whole file as one document."""
+    """Yield the complete file as one document."""
     held, size = [], 0
     while content := stream.read(BLOCK_BYTES):
         held.append(content)

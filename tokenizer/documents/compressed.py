@@ -1,4 +1,4 @@
-"""Files that are hashed while they are read, and what is inside the compressed ones."""
+"""Files that are hashed while they are read, and the decompression of .gz and .zst files."""
 
 import gzip
 import io
@@ -8,8 +8,7 @@ from typing import Any
 import zstandard
 
 from fanal.errors import UserError
-from fanal.files import HASH_BLOCK_BYTES, READ_BLOCK_BYTES, BlockHasher, InputFile
-from fanal.read_errors import naming
+from fanal.files import HASH_BLOCK_BYTES, READ_BLOCK_BYTES, BlockHasher, InputFile, reading
 
 MAX_WINDOW_BYTES = 1 << 31
 """Largest Zstandard window: what `zstd --long=31` writes."""
@@ -19,7 +18,7 @@ FED_BYTES = 1 << 12
 class HashedFile(io.RawIOBase):
     """A file that hashes, while it is read, the 64 MiB blocks which begin in [begin, end).
 
-    So parts of a file, read on several machines, give the hashes of the whole.
+    So parts of a file, read on several machines, give the hashes of the complete file.
     """
 
     def __init__(self, path: Path, *, begin: int, end: int, size: int) -> None:
@@ -28,7 +27,8 @@ class HashedFile(io.RawIOBase):
         self._hash_from = self.first_block * HASH_BLOCK_BYTES
         self._hash_to = min(size, -(-end // HASH_BLOCK_BYTES) * HASH_BLOCK_BYTES)
         self._hasher = BlockHasher()
-        self._file = path.open("rb", buffering=0)
+        with reading(path):
+            self._file = path.open("rb", buffering=0)
 
     def close(self) -> None:
         self._file.close()
@@ -38,13 +38,13 @@ class HashedFile(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """To a place before the first block that is hashed, before anything is read."""
+        """Move to a place before the first hashed block, before anything is read."""
         assert self.position == 0 and whence == 0 and offset <= self._hash_from, "hashed bytes are read in order"
         self.position = self._file.seek(offset)
         return self.position
 
     def read(self, size: int = -1) -> bytes:
-        with naming(self.path):
+        with reading(self.path):
             content = self._file.read(size)
         low = min(max(self._hash_from - self.position, 0), len(content))
         high = min(max(self._hash_to - self.position, 0), len(content))
@@ -58,7 +58,7 @@ class HashedFile(io.RawIOBase):
         return len(content)
 
     def read_to(self, position: int) -> None:
-        """Hash on, as far as ``position``."""
+        """Read and hash up to ``position``."""
         while self.position < position and self.read(min(READ_BLOCK_BYTES, position - self.position)):
             pass
 
@@ -68,10 +68,11 @@ class HashedFile(io.RawIOBase):
         Raises: UserError if the file has another size by now.
         """
         self.read_to(self._hash_to)
-        now = self.path.stat().st_size
+        with reading(self.path):
+            now = self.path.stat().st_size
         if now != self.size or self.position < self._hash_to:
             raise UserError(
-                f"{self.path} had {self.size} bytes and has {now} now: it is being written; start again when it is whole"
+                f"{self.path} had {self.size} bytes and has {now} now: it is being written; start again when it is complete"
             )
         return InputFile(
             path=str(self.path), bytes=self.size, first_block=self.first_block, block_sha256=self._hasher.hexdigests()
@@ -79,7 +80,8 @@ class HashedFile(io.RawIOBase):
 
 
 class ZstandardStream:
-    """What is inside a Zstandard file, frame after frame. Unlike the library's own reader it sees a cut file."""
+    """Decompressed content of a Zstandard file, frame after frame. Unlike the library's own reader it detects a
+    truncated file."""
 
     def __init__(self, file: HashedFile) -> None:
         self._file = file
@@ -87,7 +89,7 @@ class ZstandardStream:
         self._compressed = b""
 
     def read(self, size: int) -> bytes:
-        """Some bytes, more or fewer than ``size``; none at the end. Raises: EOFError where a frame is cut."""
+        """Return some bytes, more or fewer than ``size``; empty at the end. Raises: EOFError where a frame is cut."""
         while True:
             if not self._compressed:
                 self._compressed = self._file.read(1 << 17)
@@ -107,7 +109,7 @@ class ZstandardStream:
 
 
 def decompressed(file: HashedFile, path: Path) -> Any:
-    """A stream with read(size): what is inside a .gz or .zst, or the file itself."""
+    """Return a stream with read(size): the decompressed content of a .gz or .zst, or the file itself."""
     if path.suffix.lower() == ".gz":
         return gzip.GzipFile(fileobj=io.BufferedReader(file, READ_BLOCK_BYTES))
     return ZstandardStream(file) if path.suffix.lower() == ".zst" else file

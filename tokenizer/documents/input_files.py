@@ -1,4 +1,4 @@
-"""Which files hold documents, and how they lie in them.
+"""Files that hold documents: the suffixes that are read, and what one document is in each.
 
 | suffix                 | one document is                                          |
 |------------------------|----------------------------------------------------------|
@@ -6,7 +6,7 @@
 | .txt                   | the whole file, or a line (`txt_documents="line"`)       |
 | .parquet               | a row, with its text in a column                         |
 
-All but .parquet may be compressed: .gz or .zst behind the suffix.
+All but .parquet may be compressed: .gz or .zst after the suffix.
 """
 
 import os
@@ -14,20 +14,22 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from fanal.errors import UserError
+from fanal.errors import UserError, error_type
+from fanal.files import reading
 
 LINE_SUFFIXES = (".jsonl", ".ndjson", ".json")
 COMPRESSIONS = (".gz", ".zst")
 UNKNOWN_COMPRESSIONS = (".bz2", ".xz", ".lz4", ".zip")
 FOLDER_SUFFIXES = (".jsonl", ".ndjson", ".txt")
-"""What is taken from a folder, beside .parquet; a .json there may be anything."""
+"""Suffixes read from a folder, beside .parquet; a .json there may be anything."""
 
 Layout = Literal["json lines", "text lines", "text file", "parquet rows"]
 TxtDocuments = Literal["file", "line"]
 
 
 def find_inputs(inputs: Sequence[str | Path]) -> list[Path]:
-    """The files behind files and folders, in the order given; inside a folder in the order of their paths.
+    """Return the files that the given files and folders stand for, in the order given; inside a folder in the order of
+    their paths.
 
     Raises: UserError for none, a missing one, an unknown suffix, one given twice, or a folder without documents.
     """
@@ -35,7 +37,9 @@ def find_inputs(inputs: Sequence[str | Path]) -> list[Path]:
         raise UserError("no input file was given; name at least one .jsonl file or a folder of them")
     found: list[Path] = []
     for path in map(Path, inputs):
-        if path.is_dir():
+        with reading(path):
+            is_folder, is_file = path.is_dir(), path.is_file()
+        if is_folder:
             inside = sorted(_files_below(path))
             if not inside:
                 raise UserError(
@@ -43,7 +47,7 @@ def find_inputs(inputs: Sequence[str | Path]) -> list[Path]:
                     "and no *.parquet; name a folder of such files"
                 )
             found += inside
-        elif path.is_file():
+        elif is_file:
             layout_of(path, "file")
             found.append(path)
         else:
@@ -64,13 +68,15 @@ def find_inputs(inputs: Sequence[str | Path]) -> list[Path]:
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
-    """Files of documents in a folder and all below it, links followed.
+    """Yield the files of documents in a folder and in all folders below it, following links.
 
     Raises: UserError for a folder that may not be read or a file that would be left out for its compression alone.
     """
 
     def refuse(problem: OSError) -> None:
-        raise UserError(f"input folder {problem.filename} cannot be read ({problem.strerror}); change its permissions")
+        raise error_type(problem)(
+            f"input folder {problem.filename} cannot be read ({problem.strerror}); change its permissions"
+        )
 
     seen: set[str] = set()
     for name, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
@@ -82,19 +88,19 @@ def _files_below(folder: Path) -> Iterator[Path]:
                 continue
             if suffixes[-1] in UNKNOWN_COMPRESSIONS and suffixes[-2:-1] and suffixes[-2] in FOLDER_SUFFIXES:
                 raise UserError(
-                    f"{path} is compressed in a way that is not read; compress it with gzip or zstd, or move it"
+                    f"{path} has a compression that is not supported; compress it with gzip or zstd, or move it"
                 )
             if suffixes[-1] == ".parquet" or _plain(suffixes) in FOLDER_SUFFIXES:
                 yield path
 
 
 def _plain(suffixes: Sequence[str]) -> str:
-    """The suffix that says what is inside a compressed file."""
+    """Return the suffix that says what is inside a compressed file."""
     return suffixes[-2] if suffixes[-1] in COMPRESSIONS and len(suffixes) > 1 else suffixes[-1]
 
 
 def layout_of(path: Path, txt_documents: TxtDocuments) -> Layout:
-    """How a file's documents lie in it, by its suffix. Raises: UserError if the suffix is unknown."""
+    """Return how a file's documents lie in it, by its suffix. Raises: UserError if the suffix is unknown."""
     suffixes = [suffix.lower() for suffix in path.suffixes] or [""]
     suffix = _plain(suffixes)
     if suffix in LINE_SUFFIXES:
@@ -110,5 +116,5 @@ def layout_of(path: Path, txt_documents: TxtDocuments) -> Layout:
 
 
 def is_compressed(path: Path) -> bool:
-    """Whether a file can be read from its start alone."""
+    """Whether a file can only be read from its start."""
     return path.suffix.lower() in (*COMPRESSIONS, ".parquet")

@@ -7,17 +7,17 @@ import pyarrow
 import pyarrow.ipc
 import pyarrow.parquet
 
-from fanal.errors import UserError
+from fanal.errors import UserError, error_type
 from tokenizer.documents.compressed import HashedFile
 
 
 def row_blocks(
     path: Path, columns: Sequence[str], block_bytes: int, stream: HashedFile
 ) -> Iterator[tuple[bytes, int, None]]:
-    """(Arrow stream of rows, about block_bytes of them; number of the first row; None). The first column is required.
+    """Yield (Arrow stream of about block_bytes of rows, number of the first row, None). The first column is required.
 
     Args: stream is the same file; it is read, and so hashed, in step with the rows.
-    Raises: UserError if the file is no Parquet, is damaged, or lacks the first of the columns.
+    Raises: UserError if the file is not Parquet, is damaged, or lacks the first of the columns.
     """
     try:
         with pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
@@ -37,10 +37,10 @@ def row_blocks(
                     yield sink.getvalue().to_pybytes(), first, None
                     first += batch.num_rows
     except (pyarrow.ArrowException, OSError) as problem:
-        raise UserError(f"{path} cannot be read as Parquet ({problem}); copy the file again") from None
+        raise error_type(problem)(f"{path} cannot be read as Parquet ({problem}); copy the file again") from None
 
 
 def rows(data: bytes) -> list[dict[str, object]]:
-    """The rows of one block, as JSON lines would give them."""
+    """Return the rows of one block, as JSON lines would give them."""
     with pyarrow.ipc.open_stream(data) as reader:
         return reader.read_all().to_pylist()

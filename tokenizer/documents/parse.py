@@ -1,4 +1,4 @@
-"""Documents as they arrive: texts with labels, from the blocks of inputs.py.
+"""Documents as texts with labels, parsed from the blocks of blocks.py.
 
 `{"text": "...", "domain": "code", "licence": "PSF-2.0", "language": "en"}`; only the text is required. It is kept to the
 letter: no character is removed or replaced, `\\r` and NUL included (byte fallback tokens give them back).
@@ -18,7 +18,7 @@ from tokenizer.documents.blocks import InputReader, RawBlock
 from tokenizer.documents.input_files import TxtDocuments
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-"""At the start of a file it says how the file is encoded, and is no text."""
+"""UTF-8 byte order mark; at the start of a file it marks the encoding and is not text."""
 LABELS = ("domain", "licence", "language")
 
 
@@ -33,7 +33,7 @@ class Fields:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """All of them, the text first."""
+        """All field names, the text first."""
         return (self.text, self.domain, self.licence, self.language)
 
 
@@ -41,7 +41,7 @@ class Document(NamedTuple):
     """One text and where it came from."""
 
     text: str
-    """Not empty, and valid UTF-8 (no lone surrogates)."""
+    """Text of the document: not empty, and valid UTF-8 (no lone surrogates)."""
     domain: str | None
     """Kind of text, for reports by domain; None if the document does not say."""
     licence: str | None
@@ -49,10 +49,11 @@ class Document(NamedTuple):
     language: str | None
     """ISO 639 code; None if the document does not say."""
     position: int
-    """Where it begins in its file: byte of the decompressed content, or row. Tells it from the file's other documents."""
+    """Start of the document in its file: byte of the decompressed content, or row. No other document of the file has
+    the same."""
     block: RawBlock
     number: int
-    """Lines or rows before it in its block."""
+    """Number of lines or rows before the document in its block."""
 
     @property
     def num_bytes(self) -> int:
@@ -61,17 +62,17 @@ class Document(NamedTuple):
 
     @property
     def where(self) -> "Place":
-        """Its place, without its text."""
+        """Place of the document, without its text."""
         return Place(replace(self.block, data=b""), self.number)
 
     @property
     def place(self) -> str:
-        """`FILE:LINE`, for messages."""
+        """Place of the document as `FILE:LINE`, for messages."""
         return place_of(self.block, self.number)
 
 
 class Place(NamedTuple):
-    """Where a document is; `str` gives `FILE:LINE`, which for a part of a file may mean to read what is before it."""
+    """Place of a document; `str` gives `FILE:LINE`, which for a part of a file may mean to read what is before it."""
 
     block: RawBlock
     number: int
@@ -81,16 +82,16 @@ class Place(NamedTuple):
 
 
 Report = Callable[[str], None]
-"""Is told what is wrong with a document, place first: raises, or counts and lets the reader go on."""
+"""Callback that receives what is wrong with a document, place first: it raises, or counts and lets the reader continue."""
 
 
 def stop(problem: str) -> NoReturn:
-    """The strict Report. Raises: UserError."""
+    """Raise UserError with the problem: the strict Report."""
     raise UserError(problem)
 
 
 def place_of(block: RawBlock, number: int) -> str:
-    """`FILE:LINE`, `FILE row N` or `FILE` of a document of a block."""
+    """Return `FILE:LINE`, `FILE row N` or `FILE` for a document of a block."""
     if block.layout == "text file":
         return block.path
     if block.layout == "parquet rows":
@@ -99,7 +100,7 @@ def place_of(block: RawBlock, number: int) -> str:
 
 
 def parse_block(block: RawBlock, fields: Fields, report: Report = stop) -> Iterator[Document]:
-    """The documents of a block, in order; those that ``report`` lets pass are left out."""
+    """Yield the documents of a block, in order; bad documents go to ``report`` and, if it lets them pass, are left out."""
     if block.layout == "parquet rows":
         from tokenizer.documents.parquet import rows
 
@@ -133,10 +134,10 @@ def _from_json(line: bytes, fields: Fields, block: RawBlock, number: int, positi
     try:
         content = orjson.loads(line)
     except ValueError:
-        try:  # the standard library takes a few things more (NaN, a lone surrogate) and words its errors for people
+        try:  # the standard library takes a few things more (NaN, a lone surrogate) and words its errors for users
             content = json.loads(line.decode("utf-8"))
         except (ValueError, RecursionError) as problem:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
-            return f"{place_of(block, number)}: not a line of JSON in UTF-8 ({problem}); mend or remove the line"
+            return f"{place_of(block, number)}: not a line of JSON in UTF-8 ({problem}); fix or remove the line"
         text = content.get(fields.text) if isinstance(content, dict) else None
         if isinstance(text, str) and (problem := _problem_of_surrogates(text, fields)):
             return f"{place_of(block, number)}: {problem}"
@@ -171,7 +172,7 @@ def _problem_of_text(text: Any, content: dict[str, Any], fields: Fields) -> str 
 
 
 def _problem_of_surrogates(text: str, fields: Fields) -> str | None:
-    """Only the standard library's JSON lets a lone surrogate pass."""
+    """Describe a lone surrogate in the text; None if there is none. Only the standard library's JSON lets one pass."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as problem:
@@ -198,7 +199,7 @@ def _from_text(data: bytes, block: RawBlock, number: int, position: int) -> Docu
 
 
 class DocumentReader:
-    """Iterates over the documents of some files, once, in the order given.
+    """Iterator over the documents of some files, once, in the order given.
 
     Attributes: total_bytes (of all files), bytes_read (so far), input_files (each file whose end was reached, with the
     hashes of the very bytes that were read). Raises: UserError naming file and line of the first bad document.
@@ -228,7 +229,7 @@ class DocumentReader:
 
 
 def batches(documents: Iterable[Document], batch_bytes: int) -> Iterator[list[Document]]:
-    """Documents in order, in lists of at least batch_bytes of text (the last may have less)."""
+    """Yield documents in order, in lists of at least batch_bytes of text (the last may have less)."""
     batch: list[Document] = []
     size = 0
     for document in documents:

@@ -1,10 +1,10 @@
-"""A small real corpus from what every CPython brings along, for demos and tests on machines without internet.
+"""A small real corpus from the standard library of every CPython, for demos and tests on machines without internet.
 
 code    the sources of the standard library
 prose   its docstrings (one document per module) and the help topics of pydoc
 
-A file's hash decides its split and its place in the order, so both are the same for every size: a larger corpus goes
-on where a smaller one stopped, and no document ever changes sides. A module's docstrings go where its source goes:
+A file's hash decides its split and its place in the order, so both are the same for every size: a larger corpus continues
+where a smaller one stopped, and no document ever changes sides. A module's docstrings go where its source goes:
 held-out prose never occurs in a training document of code. (The texts differ between Python versions, so the corpus
 does too.)
 """
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fanal.errors import UserError
-from fanal.files import write_bytes_durably
+from fanal.files import write_bytes_durably, writing
 
 DEFAULT_MAX_BYTES_PER_DOMAIN = 4_000_000
 HELD_OUT_ONE_IN = 20
@@ -44,7 +44,7 @@ TOPICS = Path("pydoc_data/topics.py")
 
 @dataclass(frozen=True, kw_only=True)
 class SampleDocument:
-    """One document to be, before deduplication and the size limit."""
+    """A candidate document, before deduplication and the size limit."""
 
     text: str
     source: str
@@ -77,13 +77,14 @@ def make_sample_corpus(
             contents[name] = "".join(lines).encode("utf-8")
             sizes[name] = sum(len(d.text.encode("utf-8")) for d in kept if d.split == split)
     for name, content in contents.items():
-        (output_dir / name).parent.mkdir(parents=True, exist_ok=True)
+        with writing(output_dir):
+            (output_dir / name).parent.mkdir(parents=True, exist_ok=True)
         write_bytes_durably(output_dir / name, content)
     return sizes
 
 
 def select(documents: Iterator[SampleDocument], max_bytes: int) -> list[SampleDocument]:
-    """The first documents of distinct text that fit into max_bytes of UTF-8; stops at the first that does not."""
+    """Return the first documents of distinct text that fit into max_bytes of UTF-8, stopping at the first that does not."""
     kept: list[SampleDocument] = []
     seen: set[bytes] = set()
     size = 0
@@ -101,23 +102,23 @@ def select(documents: Iterator[SampleDocument], max_bytes: int) -> list[SampleDo
 
 
 def text_hash(data: bytes) -> bytes:
-    """16 bytes: the first 8 decide the split, the last 8 the order."""
+    """Return a 16-byte hash: the first 8 bytes decide the split, the last 8 the order."""
     return hashlib.blake2b(data, digest_size=16).digest()
 
 
 def split_of(digest: bytes) -> str:
-    """held_out for one hash in 20, else train."""
+    """Return held_out for one hash in 20, else train."""
     return "held_out" if int.from_bytes(digest[:8]) % HELD_OUT_ONE_IN == 0 else "train"
 
 
 def code_documents(library: Path) -> Iterator[SampleDocument]:
-    """Each source file of the library, in the order of its hash."""
+    """Yield each source file of the library, in the order of its hash."""
     for path, text in _by_hash(_sources(library)):
         yield SampleDocument(text=text, source=path, split=split_of(text_hash(text.encode("utf-8"))))
 
 
 def prose_documents(library: Path) -> Iterator[SampleDocument]:
-    """Help topics, and the docstrings of each module, in the order of the hash of what they are taken from."""
+    """Yield help topics, and the docstrings of each module, in the order of the hash of the text they are taken from."""
     originals: list[tuple[str, str]] = list(_sources(library))
     topics = [(f"pydoc_data.topics[{name!r}]", text) for name, text in _help_topics(library)]
     topic_names = {name for name, _ in topics}
@@ -131,7 +132,7 @@ def prose_documents(library: Path) -> Iterator[SampleDocument]:
 
 
 def docstrings(source: str, module: str) -> str:
-    """All docstrings of a module in the order of the file, each under its qualified name; empty if it has none."""
+    """Return all docstrings of a module in the order of the file, each under its qualified name; empty if it has none."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # invalid escapes in old sources
         tree = ast.parse(source)
@@ -149,7 +150,7 @@ def docstrings(source: str, module: str) -> str:
 
 
 def module_name(path: str) -> str:
-    """`json/__init__.py` -> `json`, `json/decoder.py` -> `json.decoder`."""
+    """Return the module name of a source file: `json/__init__.py` -> `json`, `json/decoder.py` -> `json.decoder`."""
     return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 

@@ -1,4 +1,4 @@
-"""What a worker does: one block of input -> the tokens of its documents."""
+"""Worker side of encoding: one block of input becomes the tokens of its documents."""
 
 import contextlib
 import ctypes
@@ -11,7 +11,6 @@ from functools import cache
 
 import numpy as np
 
-from fanal.read_errors import mark_for_pickling
 from tokenizer.documents.blocks import RawBlock
 from tokenizer.documents.parse import LABELS, Document, Fields, Place, parse_block, stop
 from tokenizer.shards.manifest import DTYPES, dtype_for
@@ -20,12 +19,12 @@ from tokenizer.vocabulary.engine import EngineError, RequestedEngine, SentencePi
 from tokenizer.vocabulary.load import load_tokenizer
 
 CHECKED_CHARACTERS = 1 << 14
-"""Of one document per block: about 0.4% of all text is encoded twice."""
+"""Characters of one document per block that are checked: about 0.4% of all text is encoded twice."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeJob:
-    """What is the same for all blocks of a run."""
+    """Settings that are the same for all blocks of a run."""
 
     tokenizer_dir: str
     append_bos: bool
@@ -35,37 +34,34 @@ class EncodeJob:
     engine: RequestedEngine
     shuffle_seed: int | None
     labels: tuple[str, ...] = LABELS
-    """Those that nobody has said for all documents."""
+    """Labels to read from the documents: those that were not given for all documents."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedBlock:
-    """The documents of one block."""
+    """Tokens of the documents of one block."""
 
     lengths: np.ndarray
-    """int32 [documents], in tokens, BOS and EOS included."""
+    """Tokens in each document, BOS and EOS included: int32 [documents]."""
     tokens: np.ndarray
-    """[sum of lengths], of the shard's dtype."""
+    """Ids of all documents, one after the other: [sum of lengths], of the shard's dtype."""
     keys: np.ndarray
-    """uint64 [documents], for the shuffle; empty without one."""
+    """Shuffle keys: uint64 [documents]; empty without a shuffle."""
     labels: dict[str, dict[str | None, Place]]
-    """By label that is asked for, its values and the place of the first document of each."""
+    """Values of each label to read, with the place of the first document of each value."""
     skipped: tuple[str, ...]
     num_checked: int
 
 
 def encode_block(job: EncodeJob, block: RawBlock) -> EncodedBlock:
-    """Parse and tokenize. Raises: UserError for a bad document, EngineError where the engines differ."""
-    try:
-        return open_encoder(job).encode(block)
-    except Exception as problem:
-        mark_for_pickling(problem)  # on its way out of a worker
-        raise
+    """Parse and tokenize one block. Raises: UserError for a bad document, EngineError where the engines differ."""
+    return open_encoder(job).encode(block)
 
 
 @cache
 def open_encoder(job: EncodeJob) -> "BlockEncoder":
-    """One per process: opening a tokenizer takes as long as a block. What is open before a fork is open behind it."""
+    """Return the encoder of this process: opening a tokenizer takes as long as a block. One opened before a fork is
+    open after it."""
     return BlockEncoder(job)
 
 
@@ -105,7 +101,7 @@ class BlockEncoder:
         )
 
     def _joined(self, ids: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """BOS + ids + EOS of all documents."""
+        """Return the lengths and the tokens of all documents: BOS + ids + EOS each."""
         bos = [np.array([self.tokenizer.bos_id])] if self.job.append_bos else []
         eos = [np.array([self.tokenizer.eos_id])] if self.job.append_eos else []
         lengths = np.fromiter((len(some) for some in ids), dtype=np.int64, count=len(ids)) + len(bos) + len(eos)
@@ -118,13 +114,14 @@ class BlockEncoder:
         return lengths.astype(np.int32), tokens
 
     def _refuse_control_tokens(self, ids: np.ndarray) -> None:
-        """A "<s>" written in a text is three characters to us. A tokenizer that took it for BOS would cut documents."""
+        """Refuse ids of control tokens. A "<s>" written in a text is three characters to us; taken for BOS it would cut
+        documents."""
         # Control tokens have the lowest ids, so nearly every text passes the first, cheap look.
         if len(ids) and ids.min() <= self._highest_control_id:
             assert not self._is_control[ids].any(), "text became a control token"
 
     def _check(self, block: RawBlock, documents: list[Document]) -> int:
-        """Compare one document, another one in each block, with SentencePiece; how many were compared."""
+        """Compare one document, another one in each block, with SentencePiece, and return how many were compared."""
         if (
             not documents
             or isinstance(self.engine, SentencePieceEngine)
@@ -141,7 +138,7 @@ class BlockEncoder:
 
 @contextlib.contextmanager
 def without_garbage_collection() -> Iterator[None]:
-    """Documents and ids hold no cycles, and each of the collector's rounds would look at all that the process has."""
+    """Switch the garbage collector off: documents and ids hold no cycles, and each of its rounds would visit all objects."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -152,7 +149,7 @@ def without_garbage_collection() -> Iterator[None]:
 
 
 def _values(documents: list[Document], name: str) -> dict[str | None, Place]:
-    """A label's values, in order, and where each occurs first."""
+    """Return a label's values, in order, with the place where each occurs first."""
     first: dict[str | None, Document] = {}
     for document in documents:
         first.setdefault(getattr(document, name), document)
@@ -160,7 +157,7 @@ def _values(documents: list[Document], name: str) -> dict[str | None, Place]:
 
 
 def start_worker(parent: int) -> None:
-    """Let a worker end with its parent, however that ends, and leave Ctrl-C to it."""
+    """Make a worker end with its parent, however that ends, and leave Ctrl-C to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)

@@ -1,4 +1,4 @@
-"""Documents -> one shard: BOS + text + EOS each, in the order of the input or shuffled, with bounded memory.
+"""Encoding of documents to one shard: BOS + text + EOS each, in the order of the input or shuffled, with bounded memory.
 
 The main process reads blocks, hashes and writes; workers parse and tokenize. Blocks come back in order, so the shard is the
 same for any number of workers.
@@ -16,7 +16,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fanal.errors import UserError
+from fanal.errors import PassingError, UserError
 from fanal.progress import Progress
 from tokenizer.documents.blocks import BLOCK_BYTES, InputReader, Part
 from tokenizer.documents.input_files import TxtDocuments
@@ -33,7 +33,7 @@ BYTES_PER_TOKEN_AT_LEAST = 2  # of text; sizes the shuffle's temporary files, no
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeReport:
-    """What an encode run did."""
+    """Result of an encode run."""
 
     manifest: ShardManifest
     skipped: tuple[str, ...]
@@ -111,14 +111,14 @@ def encode(
 
 
 def _fingerprint(reader: InputReader, labels: Labels, fields: Fields, on_error: str) -> str:
-    """See ShardManifest.part_of."""
+    """Return the hash that all parts of a run must share (see ShardManifest.part_of)."""
     shared = [reader.sizes, reader.txt_documents, dataclasses.asdict(labels), dataclasses.asdict(fields), on_error]
     return hashlib.sha256(json.dumps(shared).encode()).hexdigest()
 
 
 @dataclass
 class Tally:
-    """What the blocks of a run say together."""
+    """Labels and counts collected over the blocks of a run."""
 
     said: Labels
     labels: dict[str, CommonLabel] = field(default_factory=dict)
@@ -148,7 +148,7 @@ def _shuffle(
 
 
 def _encoded(job: EncodeJob, reader: InputReader, num_workers: int, progress: Progress) -> Iterator[EncodedBlock]:
-    """Blocks in the order of the input; at most two per worker are under way."""
+    """Yield encoded blocks in the order of the input; at most two per worker are in flight."""
     num_workers = min(num_workers, 1 + reader.text_bytes // BLOCK_BYTES)  # no process without a block
     if num_workers == 1:
         for block in reader:
@@ -167,8 +167,8 @@ def _encoded(job: EncodeJob, reader: InputReader, num_workers: int, progress: Pr
         while pending:
             yield pending.popleft().result()
     except BrokenProcessPool:
-        raise RuntimeError(
-            "a worker process was killed, often for want of memory: --workers 1 takes the least"
+        raise PassingError(
+            "a worker process was killed, often because memory ran out: --workers 1 uses the least"
         ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

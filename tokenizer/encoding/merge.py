@@ -1,4 +1,4 @@
-"""Parts -> the shard that one machine would have written: the same .bin, .idx and .json, byte for byte."""
+"""Merge of parts into the shard that one machine would have written: the same .bin, .idx and .json, byte for byte."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,24 +11,33 @@ from fanal.progress import Progress
 from tokenizer.documents.blocks import Part
 from tokenizer.shards.index import check_files, document_batches, read_lengths
 from tokenizer.shards.labels import SEVERAL_LANGUAGES
-from tokenizer.shards.manifest import DTYPES, ShardError, ShardManifest, order_path, read_manifest, shard_paths
+from tokenizer.shards.manifest import (
+    DTYPES,
+    DamagedShardError,
+    ShardError,
+    ShardManifest,
+    order_path,
+    read_manifest,
+    shard_paths,
+)
 from tokenizer.shards.shard import ShardWriter
 from tokenizer.shards.shuffle import gather
 
 BATCH_TOKENS = 1 << 22
+NO_FILE = "no file"
 SAME_IN_ALL = ("tokenizer_sha256", "vocab_size", "dtype", "source", "options", "fanal_version", "part_of")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PartShard:
-    """One part, its files checked."""
+    """One part of an encode run, its files checked."""
 
     prefix: Path
     part: Part
     manifest: ShardManifest
 
     def tokens(self) -> np.ndarray:
-        """All of them, mapped."""
+        """Return all tokens of the part, memory-mapped."""
         dtype = DTYPES[self.manifest.dtype]
         if not self.manifest.num_tokens:
             return np.empty(0, dtype)
@@ -38,7 +47,7 @@ class PartShard:
 def merge(part_prefixes: Sequence[str | Path], output_prefix: str | Path) -> ShardManifest:
     """Join all parts of one encode run, given in any order.
 
-    Raises: ShardError if a part is missing, given twice, damaged, or from another run; UserError.
+    Raises: ShardError if a part is missing, given twice or from another run; DamagedShardError; UserError.
     """
     parts = _open_parts(part_prefixes)
     first = parts[0].manifest
@@ -60,12 +69,12 @@ def merge(part_prefixes: Sequence[str | Path], output_prefix: str | Path) -> Sha
 
 
 def _open_parts(prefixes: Sequence[str | Path]) -> list[PartShard]:
-    """In the order of their numbers."""
+    """Open all parts, in the order of their numbers."""
     parts = []
     for prefix in prefixes:
         manifest = read_manifest(prefix, may_be_empty=True)
         if manifest.part is None:
-            raise ShardError(f"{prefix} is a whole shard, expected one written with --part I/N; leave it out")
+            raise ShardError(f"{prefix} is a complete shard, expected one written with --part I/N; leave it out")
         number, count = map(int, manifest.part.split("/"))
         check_files(prefix, manifest)
         _check_bytes(Path(prefix), manifest)
@@ -86,7 +95,7 @@ def _open_parts(prefixes: Sequence[str | Path]) -> list[PartShard]:
             if here != there and name == "part_of":
                 raise ShardError(
                     f"{part.prefix} and {parts[0].prefix} were not given the same --input (files, sizes, order and spelling of "
-                    "paths) and options: they are parts of different runs; encode the parts again alike"
+                    "paths) and options: they are parts of different runs; encode the parts again with the same ones"
                 )
             if here != there:
                 raise ShardError(
@@ -97,7 +106,7 @@ def _open_parts(prefixes: Sequence[str | Path]) -> list[PartShard]:
 
 
 def _check_bytes(prefix: Path, manifest: ShardManifest) -> None:
-    """A merge writes new hashes, so it must not bless changed bytes."""
+    """Check a part's bytes against its manifest: a merge writes new hashes, so it must not bless changed bytes."""
     bin_path, idx_path, _ = shard_paths(prefix)
     checks = [
         (bin_path, block_sha256_of_file(bin_path), manifest.bin_block_sha256),
@@ -105,14 +114,15 @@ def _check_bytes(prefix: Path, manifest: ShardManifest) -> None:
     ]
     if manifest.num_documents and manifest.options.shuffle_seed is not None:
         keys = order_path(prefix)
-        checks.append((keys, sha256_of_file(keys) if keys.is_file() else "no file", manifest.order_sha256))
+        checks.append((keys, sha256_of_file(keys) if keys.is_file() else NO_FILE, manifest.order_sha256))
     for path, found, expected in checks:
         if found != expected:
-            raise ShardError(f"{path} has sha256 {found}, expected {expected}; encode this part again")
+            error = ShardError if found == NO_FILE else DamagedShardError
+            raise error(f"{path} has sha256 {found}, expected {expected}; encode this part again")
 
 
 def _in_turn(parts: Sequence[PartShard]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(lengths, tokens) of one part after the other."""
+    """Yield (lengths, tokens) of one part after the other."""
     for part in parts:
         lengths = read_lengths(part.prefix, part.manifest.num_documents)
         tokens = part.tokens()
@@ -121,7 +131,7 @@ def _in_turn(parts: Sequence[PartShard]) -> Iterator[tuple[np.ndarray, np.ndarra
 
 
 def _shuffled(parts: Sequence[PartShard]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(lengths, tokens) in the order of the keys over all parts; each part is in that order by itself."""
+    """Yield (lengths, tokens) in the order of the keys over all parts; each part is in that order by itself."""
     heads = [_Cursor(part) for part in parts if part.manifest.num_documents]
     while open_heads := [head for head in heads if head.left]:
         # Every key up to the lowest "last key of the next batch" is in the batches that are looked at.
@@ -135,7 +145,7 @@ def _shuffled(parts: Sequence[PartShard]) -> Iterator[tuple[np.ndarray, np.ndarr
 
 
 class _Cursor:
-    """How far a shuffled part has been merged."""
+    """Position up to which a shuffled part has been merged."""
 
     def __init__(self, part: PartShard) -> None:
         self._keys = np.memmap(order_path(part.prefix), "<u8", mode="r")
@@ -146,16 +156,16 @@ class _Cursor:
 
     @property
     def left(self) -> int:
-        """Documents not yet taken."""
+        """Number of documents not yet taken."""
         return len(self._keys) - self._document
 
     def bound(self, num_tokens: int) -> int:
-        """The last key of a batch of about so many tokens, one document at least."""
+        """Return the last key of a batch of about num_tokens tokens, one document at least."""
         end = int(np.searchsorted(self._ends, self._token + num_tokens, side="right"))
         return int(self._keys[max(self._document, end - 1)])
 
     def take(self, bound: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(keys, lengths, tokens) of the documents with keys up to and with the bound."""
+        """Take the documents with keys up to and including the bound; returns their (keys, lengths, tokens)."""
         end = int(np.searchsorted(self._keys, np.uint64(bound), side="right"))
         lengths = self._lengths[self._document : end]
         token_end = int(self._ends[end - 1]) if end else 0
@@ -165,7 +175,7 @@ class _Cursor:
 
 
 def _common(name: str, parts: Sequence[PartShard]) -> str | None:
-    """The label of all parts that hold documents. Raises: ShardError if they differ (languages become "mul")."""
+    """Return the label of all parts that hold documents. Raises: ShardError if they differ (languages become "mul")."""
     found = {getattr(part.manifest, name): part.prefix for part in parts if part.manifest.num_documents}
     if len(found) > 1 and name == "language":
         return SEVERAL_LANGUAGES
@@ -176,7 +186,7 @@ def _common(name: str, parts: Sequence[PartShard]) -> str | None:
 
 
 def _joined_inputs(parts: Sequence[PartShard]) -> list[InputFile]:
-    """Each input file once, with all its blocks. Raises: ShardError if the parts did not see the same file."""
+    """Return each input file once, with all its blocks. Raises: ShardError if the parts did not see the same file."""
     joined: dict[str, InputFile] = {}
     for part in parts:
         for file in part.manifest.input_files:

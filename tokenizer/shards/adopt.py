@@ -1,10 +1,11 @@
-"""A manifest for shards that Megatron, or anything else that writes its format, has made."""
+"""Manifest for a shard that Megatron, or another writer of its format, has made."""
 
 from pathlib import Path
 
 import numpy as np
 
-from fanal.files import block_sha256_of_file, sha256_of_file, sync_path, write_bytes_durably
+from fanal.errors import error_type, user_path
+from fanal.files import block_sha256_of_file, sha256_of_file, sync_path, write_bytes_durably, writing
 from fanal.records import record_bytes
 from tokenizer.shards.index import (
     DTYPE_CODES,
@@ -28,11 +29,11 @@ from tokenizer.vocabulary.load import Tokenizer, load_tokenizer
 
 BLOCK_TOKENS = 1 << 22
 MEGATRON_DTYPES = {1: "uint8", 2: "int8", 3: "int16", 5: "int64", 6: "float64", 7: "float32"}
-"""Codes that we do not read, for messages. Source: megatron.core.datasets.indexed_dataset.DType."""
+"""Dtype codes that are not supported, for messages. Source: megatron.core.datasets.indexed_dataset.DType."""
 
 
 def adopt(prefix: str | Path, tokenizer_dir: str | Path, labels: Labels | None = None) -> ShardManifest:
-    """Read .bin and .idx whole, check them against the tokenizer and each other, and write PREFIX.json.
+    """Read .bin and .idx completely, check them against the tokenizer and each other, and write PREFIX.json.
 
     Raises: ShardError if there is a manifest already, a file is missing or cut, the layout is not one sequence per document,
     or an id is outside the tokenizer's vocabulary; UserError for a bad tokenizer.
@@ -40,14 +41,17 @@ def adopt(prefix: str | Path, tokenizer_dir: str | Path, labels: Labels | None =
     labels = labels or Labels()
     tokenizer = load_tokenizer(tokenizer_dir)
     bin_path, idx_path, json_path = shard_paths(prefix)
-    if json_path.exists():
+    with user_path(prefix):
+        has_manifest = json_path.exists()
+    if has_manifest:
         raise ShardError(
             f"{json_path} exists: the shard has a manifest; `python -m tokenizer verify {prefix}` checks it"
         )
     dtype_name, num_documents = _read_header(idx_path)
     num_tokens = _check_tables(prefix, dtype_name, num_documents)
     lengths = read_lengths(prefix, num_documents)
-    tokens = np.memmap(bin_path, DTYPES[dtype_name], mode="r", shape=(num_tokens,))
+    with user_path(prefix):
+        tokens = np.memmap(bin_path, DTYPES[dtype_name], mode="r", shape=(num_tokens,))
     highest = _highest_id(tokens, lengths, tokenizer, bin_path)
     ends = np.cumsum(lengths, dtype=np.int64)
     manifest = ShardManifest(
@@ -72,24 +76,25 @@ def adopt(prefix: str | Path, tokenizer_dir: str | Path, labels: Labels | None =
         ),
         fanal_version=fanal_version(),
     )
-    # Not under the name that a writer's own description has: whoever finds that one takes .bin and .idx for leftovers.
+    # Not under the name that a writer's own description has: a writer that finds that one takes .bin and .idx for leftovers.
     part = Path(f"{prefix}.adopt.part")
     write_bytes_durably(part, record_bytes(manifest))
-    part.rename(json_path)
-    sync_path(json_path.parent)
+    with writing(json_path):
+        part.rename(json_path)
+        sync_path(json_path.parent)
     return manifest
 
 
 def _read_header(idx_path: Path) -> tuple[str, int]:
-    """(dtype, documents). Raises: ShardError."""
-    mend = "give the PREFIX of a .bin and .idx pair that Megatron's preprocessing wrote"
+    """Return (dtype, number of documents) of an .idx. Raises: ShardError."""
+    remedy = "give the PREFIX of a .bin and .idx pair that Megatron's preprocessing wrote"
     try:
         with idx_path.open("rb") as stream:
             content = stream.read(HEADER.size)
     except OSError as problem:
-        raise ShardError(f"{idx_path} cannot be read ({problem.strerror}); {mend}") from None
+        raise error_type(problem, ShardError)(f"{idx_path} cannot be read ({problem.strerror}); {remedy}") from None
     if len(content) < HEADER.size or content[: len(MAGIC)] != MAGIC:
-        raise ShardError(f"{idx_path} does not begin with {MAGIC!r}; {mend}")
+        raise ShardError(f"{idx_path} does not begin with {MAGIC!r}; {remedy}")
     _, version, code, num_sequences, num_indices = HEADER.unpack(content)
     names = {number: name for name, number in DTYPE_CODES.items()}
     if version != 1 or code not in names:
@@ -106,7 +111,8 @@ def _read_header(idx_path: Path) -> tuple[str, int]:
 
 
 def _check_tables(prefix: str | Path, dtype_name: str, num_documents: int) -> int:
-    """Number of tokens. Raises: ShardError if a file's size or a table does not fit."""
+    """Check the tables of an .idx and return the number of tokens. Raises: ShardError if a file's size or a table does
+    not fit."""
     bin_path, idx_path, _ = shard_paths(prefix)
     wanted = HEADER.size + 20 * num_documents + 8
     if (found := idx_path.stat().st_size) != wanted:

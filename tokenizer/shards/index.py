@@ -1,4 +1,4 @@
-"""The .idx file of a shard: written piece by piece, and checked at its ends (layout: shards.py)."""
+"""The .idx file of a shard: written piece by piece, and checked at its ends (layout: shard.py)."""
 
 import hashlib
 import struct
@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fanal.read_errors import naming
+from fanal.errors import user_path
+from fanal.files import reading
 from tokenizer.shards.manifest import DTYPES, DamagedShardError, ShardError, ShardManifest, shard_paths
 
 MAGIC = b"MMIDIDX\x00\x00"
@@ -50,7 +51,7 @@ def _pieces(lengths_path: Path) -> Iterator[np.ndarray]:
 
 
 def document_batches(lengths: np.ndarray, num_tokens: int) -> Iterator[tuple[int, int, slice]]:
-    """(first document, one behind the last, their tokens) of batches of up to num_tokens tokens, one document at least.
+    """Yield (first document, one past the last, their tokens) of batches of up to num_tokens tokens, one document at least.
 
     Args: lengths, int [documents], of documents that lie one after the other.
     """
@@ -63,21 +64,22 @@ def document_batches(lengths: np.ndarray, num_tokens: int) -> Iterator[tuple[int
 
 
 def read_array(path: Path, dtype: np.dtype | str, *, count: int, offset: int = 0) -> np.ndarray:
-    """[count] of a file, fewer if it ends before. Raises: OSError, where np.fromfile would give less, or what memory held."""
+    """Read [count] values of a file, fewer if it ends before. Raises: as ``reading``; np.fromfile would give less, or what
+    memory held."""
     array = np.empty(count, dtype)
-    with naming(path), path.open("rb") as stream:
+    with reading(path), path.open("rb") as stream:
         stream.seek(offset)
         num_bytes = stream.readinto(array.view(np.uint8).data)
     return array[: num_bytes // array.itemsize]
 
 
 def read_lengths(prefix: str | Path, num_documents: int) -> np.ndarray:
-    """Tokens in each document: int32 [num_documents]."""
+    """Read the number of tokens in each document: int32 [num_documents]."""
     return read_array(shard_paths(prefix)[1], "<i4", count=num_documents, offset=HEADER.size)
 
 
 def read_pointers(prefix: str | Path, num_documents: int) -> np.ndarray:
-    """Byte at which each document starts in the .bin: int64 [num_documents].
+    """Read the byte at which each document starts in the .bin: int64 [num_documents].
 
     Read rather than mapped: the table is never aligned to 8 bytes, so every search of a map would copy it.
     """
@@ -86,22 +88,24 @@ def read_pointers(prefix: str | Path, num_documents: int) -> np.ndarray:
 
 
 def read_document_indices(prefix: str | Path, num_documents: int) -> np.ndarray:
-    """Number of the first sequence of each document, and the number of sequences: int64 [num_documents + 1]."""
+    """Read the number of the first sequence of each document, and the number of sequences: int64 [num_documents + 1]."""
     offset = HEADER.size + 12 * num_documents
     return read_array(shard_paths(prefix)[1], "<i8", count=num_documents + 1, offset=offset)
 
 
 def map_tables(prefix: str | Path, num_documents: int) -> tuple[np.ndarray, np.ndarray]:
-    """Lengths and pointers mapped and not read, for a search: int32 and int64 [num_documents], not aligned."""
+    """Map lengths and pointers, without reading them, for a search: int32 and int64 [num_documents], not aligned."""
     # A plain view: a memmap makes an object of its class for every number that is read.
-    mapped = np.memmap(shard_paths(prefix)[1], dtype=np.uint8, mode="r").view(np.ndarray)
+    path = shard_paths(prefix)[1]
+    with user_path(path):
+        mapped = np.memmap(path, dtype=np.uint8, mode="r").view(np.ndarray)
     pointers_at = HEADER.size + 4 * num_documents
     lengths = mapped[HEADER.size : pointers_at].view("<i4")
     return lengths, mapped[pointers_at : pointers_at + 8 * num_documents].view("<i8")
 
 
 def check_files(prefix: str | Path, manifest: ShardManifest) -> None:
-    """Hold both file sizes, the header and both ends of every table against the manifest; the cost is constant.
+    """Compare both file sizes, the header and both ends of every table with the manifest; the cost is constant.
 
     Raises: ShardError.
     """
@@ -111,7 +115,7 @@ def check_files(prefix: str | Path, manifest: ShardManifest) -> None:
     _expect_size(bin_path, bin_bytes, f"{manifest.num_tokens} tokens of {itemsize} bytes")
     _expect_size(idx_path, HEADER.size + 12 * n + 8 * (n + 1), f"{n} documents")
     pointers_at, documents_at = HEADER.size + 4 * n, HEADER.size + 12 * n
-    with naming(idx_path), idx_path.open("rb") as stream:
+    with reading(idx_path), idx_path.open("rb") as stream:
 
         def read(offset: int, layout: str) -> int:
             stream.seek(offset)
@@ -141,7 +145,8 @@ def check_files(prefix: str | Path, manifest: ShardManifest) -> None:
 
 
 def _expect_size(path: Path, expected: int, reason: str) -> None:
-    found = path.stat().st_size if path.exists() else None
+    with user_path(path):
+        found = path.stat().st_size if path.exists() else None
     if found != expected:
         state = "does not exist" if found is None else f"has {found} bytes"
         error = ShardError if found is None else DamagedShardError

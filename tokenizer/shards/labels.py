@@ -1,4 +1,4 @@
-"""What a shard says of its documents: domain, licence, language and source."""
+"""Labels of a shard's documents: domain, licence, language and source."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ SEVERAL_LANGUAGES = "mul"  # ISO 639-2 for "multiple languages"
 
 @dataclass(frozen=True, kw_only=True)
 class Labels:
-    """What is said of all documents on the command line; None leaves it to the documents."""
+    """Labels given for all documents on the command line; None leaves a label to the documents."""
 
     domain: str | None = None
     licence: str | None = None
     language: str | None = None
     source: str | None = None
-    """Where the documents come from, in words."""
+    """Origin of the documents, in words."""
 
 
 @dataclass
@@ -25,12 +25,12 @@ class CommonLabel:
 
     name: str
     fixed: str | None = None
-    """Said once for all documents; then none of them is asked."""
+    """Value given for all documents; the documents' own values are then not looked at."""
     value: str | None = None
     place: object = None
 
     def add(self, found: Mapping[str | None, object]) -> None:
-        """Values with the place of their first document; a place may be dear to write out, so that waits for an error.
+        """Add values with the place of their first document; a place may be expensive to write out, so that waits for an error.
 
         Raises: UserError naming both places if a value differs from the first one; languages may differ.
         """

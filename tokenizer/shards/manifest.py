@@ -1,4 +1,4 @@
-"""A shard's manifest, `PREFIX.json`: what the two data files hold, what they were made from, and their hashes.
+"""Manifest of a shard, `PREFIX.json`: what the two data files hold, what they were made from, and their hashes.
 
 It is written last, so a shard without one is unfinished. Every value a reader relies on is here, hence opening a shard
 reads no token.
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fanal.errors import DamageError, UserError
+from fanal.errors import DamageError, UserError, user_path
 from fanal.files import HASH_BLOCK_BYTES, InputFile
 from fanal.records import read_record
 
@@ -19,16 +19,16 @@ FORMAT_VERSION = 2
 
 
 class ShardError(UserError):
-    """A shard is not what it says. The message names the path, what was found, what was expected and what to do."""
+    """A shard is not what its manifest says. The message names the path, what was found, what was expected and what to do."""
 
 
 class DamagedShardError(DamageError):
-    """A shard's bytes are not those that its manifest describes: nothing that a user wrote is wrong."""
+    """A shard's bytes are not those that its manifest describes: nothing in the user's input is wrong."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeOptions:
-    """How documents became tokens."""
+    """Options with which documents became tokens."""
 
     append_bos: bool
     """Whether each document starts with the tokenizer's BOS id."""
@@ -39,29 +39,29 @@ class EncodeOptions:
     shuffle_seed: int | None = None
     """Seed of the order of the documents; None for the order of the input."""
     engine: str | None = None
-    """What turned text into ids, with its version; None for a shard that was adopted."""
+    """Engine that turned text into ids, with its version; None for a shard that was adopted."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardManifest:
-    """What `PREFIX.json` holds."""
+    """Content of `PREFIX.json`."""
 
     format_version: int
-    """2."""
+    """Version of the format: 2."""
     tokenizer_sha256: str
-    """Of the tokenizer.model that gave the ids, 64 hexadecimal digits."""
+    """SHA-256 of the tokenizer.model that gave the ids, 64 hexadecimal digits."""
     vocab_size: int
-    """Of that tokenizer: every id is in [0, vocab_size)."""
+    """Vocabulary size of that tokenizer: every id is in [0, vocab_size)."""
     dtype: str
-    """Of a token in the .bin: uint16 or int32."""
+    """Type of a token in the .bin: uint16 or int32."""
     num_documents: int
     num_tokens: int
-    """All of them, BOS and EOS included."""
+    """Number of tokens, BOS and EOS included."""
     highest_token_id: int
-    """The highest id that occurs."""
+    """Highest id that occurs."""
     idx_sha256: str
     bin_block_sha256: tuple[str, ...]
-    """Of each 64 MiB of the .bin, in order."""
+    """SHA-256 of each 64 MiB of the .bin, in order."""
     domain: str | None
     """Kind of text; None if the documents did not say."""
     licence: str | None
@@ -69,55 +69,56 @@ class ShardManifest:
     language: str | None
     """ISO 639 code; mul for several; None if the documents did not say."""
     source: str | None
-    """Where the documents come from, in the words of whoever encoded them."""
+    """Origin of the documents, in the words of the user who encoded them."""
     input_files: tuple[InputFile, ...]
     options: EncodeOptions
     fanal_version: str
     """Version of the code that wrote the shard."""
     num_skipped: int = 0
-    """Documents of the input that were left out since they could not be read."""
+    """Number of documents of the input that were left out since they could not be read."""
     part: str | None = None
-    """I/N if this is one part of many; `merge` makes the whole of them."""
+    """I/N if this is one part of many, for `merge` to join; else None."""
     part_of: str | None = None
     """SHA-256 over what all parts must share: the inputs with their sizes, and every option that changes what is read."""
     order_sha256: str | None = None
-    """Of PREFIX.order, the shuffle keys of a part's documents; None if there is no such file."""
+    """SHA-256 of PREFIX.order, the shuffle keys of a part's documents; None if there is no such file."""
 
     @property
     def bin_sha256(self) -> str:
-        """One name for all tokens: of a .bin up to 64 MiB its SHA-256, else the SHA-256 of its blocks' digests."""
+        """Hash that names all tokens: of a .bin up to 64 MiB its SHA-256, else the SHA-256 of its blocks' digests."""
         if len(self.bin_block_sha256) == 1:
             return self.bin_block_sha256[0]
         return hashlib.sha256(b"".join(map(bytes.fromhex, self.bin_block_sha256))).hexdigest()
 
 
 def shard_paths(prefix: str | Path) -> tuple[Path, Path, Path]:
-    """The .bin, .idx and .json of a shard; the suffix is added, so a prefix may hold dots."""
+    """Return the .bin, .idx and .json of a shard; the suffix is added, so a prefix may hold dots."""
     return Path(f"{prefix}.bin"), Path(f"{prefix}.idx"), Path(f"{prefix}.json")
 
 
 def prefix_of(name: str | Path) -> Path:
-    """The prefix that a user means, who may have named one of a shard's files, as a shell's `*.json` does."""
+    """Return the prefix that a user means, who may have named one of a shard's files, as a shell's `*.json` does."""
     path = Path(name)
-    return path.with_suffix("") if path.suffix in (".bin", ".idx", ".json") and path.is_file() else path
+    with user_path(path):
+        return path.with_suffix("") if path.suffix in (".bin", ".idx", ".json") and path.is_file() else path
 
 
 def order_path(prefix: str | Path) -> Path:
-    """The shuffle keys of a part: uint64, little-endian, one per document."""
+    """Return the path of a part's shuffle keys: uint64, little-endian, one per document."""
     return Path(f"{prefix}.order")
 
 
 DTYPES = {"uint16": np.dtype("<u2"), "int32": np.dtype("<i4")}
-"""What a token may be in the .bin, by the name in the manifest."""
+"""Types that a token may have in the .bin, by their names in the manifest."""
 
 
 def dtype_for(vocab_size: int) -> str:
-    """Megatron's choice (DType.optimal_dtype): 2 bytes per token below 65,500 ids, else 4."""
+    """Return the type of a token that Megatron chooses (DType.optimal_dtype): 2 bytes below 65,500 ids, else 4."""
     return "uint16" if vocab_size < 65500 else "int32"
 
 
 def fanal_version() -> str:
-    """The installed version, or 0+unknown when the code runs from a folder that was never installed."""
+    """Return the installed version, or 0+unknown when the code runs from a folder that was never installed."""
     try:
         return version("fanal")
     except PackageNotFoundError:
@@ -131,11 +132,11 @@ def read_manifest(prefix: str | Path, *, may_be_empty: bool = False) -> ShardMan
     Raises: ShardError.
     """
     path = shard_paths(prefix)[2]
-    mend = (
+    remedy = (
         "give the PREFIX of .bin, .idx and .json without suffix; a shard that Megatron wrote gets its .json from "
         "`python -m tokenizer adopt`; else the .json was never written or is bad: encode again"
     )
-    manifest = read_record(ShardManifest, path, mend=mend, error=ShardError)
+    manifest = read_record(ShardManifest, path, remedy=remedy, error=ShardError)
     for name, holds, expected in _rules(manifest, may_be_empty=may_be_empty):
         if not holds:
             raise ShardError(
@@ -145,7 +146,7 @@ def read_manifest(prefix: str | Path, *, may_be_empty: bool = False) -> ShardMan
 
 
 def _rules(manifest: ShardManifest, *, may_be_empty: bool) -> list[tuple[str, bool, str]]:
-    """(field, whether it holds, what it should be)."""
+    """Return (field, whether its rule holds, what the field should be) for every rule of a manifest."""
     itemsize = DTYPES[manifest.dtype].itemsize if manifest.dtype in DTYPES else 0
     empty = may_be_empty and manifest.part is not None and manifest.num_documents == 0
     lowest, highest = (-1 if empty else 0), min(manifest.vocab_size - 1, 2 ** (8 * itemsize) - 1)

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fanal.errors import user_path
 from tokenizer.shards.index import check_files, map_tables, read_pointers
 from tokenizer.shards.manifest import (
     DTYPES,
@@ -49,7 +50,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Shard:
-    """An opened shard. Nothing but the manifest is in memory until tokens or document_offsets is asked for."""
+    """An opened shard. Only the manifest is in memory until tokens or document_offsets is asked for."""
 
     prefix: Path
     manifest: ShardManifest
@@ -69,7 +70,9 @@ class Shard:
     @cached_property
     def tokens(self) -> np.memmap:
         """All tokens, [num_tokens], of the shard's dtype, read-only, mapped and not read."""
-        return np.memmap(shard_paths(self.prefix)[0], dtype=self.dtype, mode="r", shape=(self.num_tokens,))
+        path = shard_paths(self.prefix)[0]
+        with user_path(path):
+            return np.memmap(path, dtype=self.dtype, mode="r", shape=(self.num_tokens,))
 
     @cached_property
     def document_offsets(self) -> np.ndarray:
@@ -81,7 +84,8 @@ class Shard:
         return offsets
 
     def documents_in(self, start_token: int, num_tokens: int) -> np.ndarray:
-        """Tokens at which a document starts, of the num_tokens tokens from start_token on: int64 [documents], ascending.
+        """Return the tokens at which a document starts, among the num_tokens tokens from start_token on: int64
+        [documents], ascending.
 
         Two binary searches on the mapped index: nothing but the pages they touch is read, however large the shard.
         Raises: DamagedShardError if the documents found do not lie one after the other, as in a sound index.
@@ -104,12 +108,13 @@ class Shard:
         return pointers[first:last] // self.dtype.itemsize
 
     def document_start(self, token: int) -> int:
-        """First token of the document that holds ``token``; searched like ``documents_in``."""
+        """Return the first token of the document that holds ``token``; searched like ``documents_in``."""
         _, pointers = self._mapped_tables
         return int(pointers[bisect.bisect_right(pointers, token * self.dtype.itemsize) - 1]) // self.dtype.itemsize
 
     def documents_over(self, start_token: int, num_tokens: int) -> range:
-        """Numbers of the documents that hold the num_tokens tokens from start_token on; searched like ``documents_in``."""
+        """Return the numbers of the documents that hold the num_tokens tokens from start_token on; searched like
+        ``documents_in``."""
         _, pointers = self._mapped_tables
         last_token = start_token + num_tokens - 1
         first, last = (
@@ -126,7 +131,7 @@ class Shard:
         return open_shard, (self.prefix,)
 
     def document(self, number: int) -> np.ndarray:
-        """The ids of one document, [its tokens], read-only."""
+        """Return the ids of one document, [its tokens], read-only."""
         start, end = self.document_offsets[number : number + 2]
         return self.tokens[start:end]
 

@@ -1,4 +1,4 @@
-"""Documents in a random order, with bounded memory: the order of a 64-bit key per document.
+"""Random order of documents with bounded memory: the order of a 64-bit key per document.
 
 The key is a hash of the seed and of the document's place in the input, so that the order is the same for any number of
 workers, and parts that were encoded on many machines merge into it. Equal keys keep the order of the input.
@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from fanal.files import writing
 from fanal.splitmix import GOLDEN, mix64
 from tokenizer.shards.index import document_batches, read_array
 
@@ -24,7 +25,8 @@ KEY_AND_LENGTH = np.dtype([("key", "<u8"), ("length", "<i4")])
 
 
 def document_keys(seed: int, file_number: int, positions: np.ndarray) -> np.ndarray:
-    """uint64 [documents] from the places of documents in a file (int64 [documents]): SplitMix64 over seed, file, place.
+    """Return the keys of documents, uint64 [documents], from their places in a file (int64 [documents]): SplitMix64
+    over seed, file, place.
 
     Args: seed and file_number from 0 on, below 2**64.
     """
@@ -35,7 +37,7 @@ def document_keys(seed: int, file_number: int, positions: np.ndarray) -> np.ndar
 
 
 def gather(tokens: np.ndarray, lengths: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Tokens of documents that lie one after the other, in another order of the documents."""
+    """Return the tokens of documents that lie one after the other, in another order of the documents."""
     starts = np.cumsum(lengths, dtype=np.int64) - lengths
     taken = lengths[order].astype(np.int64)
     new_starts = np.cumsum(taken) - taken
@@ -43,7 +45,7 @@ def gather(tokens: np.ndarray, lengths: np.ndarray, order: np.ndarray) -> np.nda
 
 
 class Shuffler:
-    """Takes documents in any order and gives them back in the order of their keys.
+    """Sorter that takes documents in any order and gives them back in the order of their keys.
 
         with Shuffler(prefix, dtype, expected_bytes) as shuffler:
             shuffler.add(keys, lengths, tokens)
@@ -61,14 +63,15 @@ class Shuffler:
         self._files: list[tuple[BinaryIO, BinaryIO]] = []
 
     def __enter__(self) -> "Shuffler":
-        self._prefix.parent.mkdir(parents=True, exist_ok=True)
-        for bucket in range(1 << self._bits):
-            paths = self._paths(bucket)
-            self._files.append((paths[0].open("wb", WRITE_BUFFER_BYTES), paths[1].open("wb", WRITE_BUFFER_BYTES)))
+        with writing(self._prefix):
+            self._prefix.parent.mkdir(parents=True, exist_ok=True)
+            for bucket in range(1 << self._bits):
+                paths = self._paths(bucket)
+                self._files.append((paths[0].open("wb", WRITE_BUFFER_BYTES), paths[1].open("wb", WRITE_BUFFER_BYTES)))
         return self
 
     def add(self, keys: np.ndarray, lengths: np.ndarray, tokens: np.ndarray) -> None:
-        """Documents one after the other: uint64 [documents], int32 [documents], tokens [sum of lengths]."""
+        """Add documents one after the other: uint64 [documents], int32 [documents], tokens [sum of lengths]."""
         order = np.argsort(keys, kind="stable")
         keys, tokens, lengths = keys[order], gather(tokens, lengths, order), lengths[order]
         bucket_of = keys >> np.uint64(64 - self._bits) if self._bits else np.zeros(len(keys), np.uint64)
@@ -78,14 +81,16 @@ class Shuffler:
             documents = slice(cuts[bucket], cuts[bucket + 1])
             heads = np.empty(documents.stop - documents.start, KEY_AND_LENGTH)
             heads["key"], heads["length"] = keys[documents], lengths[documents]
-            self._files[bucket][0].write(heads.tobytes())
-            self._files[bucket][1].write(tokens[token_cuts[bucket] : token_cuts[bucket + 1]].tobytes())
+            with writing(self._prefix):
+                self._files[bucket][0].write(heads.tobytes())
+                self._files[bucket][1].write(tokens[token_cuts[bucket] : token_cuts[bucket + 1]].tobytes())
 
     def in_order(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """(keys, lengths, tokens) of all documents, about BATCH_TOKENS at a time; the files are gone then."""
+        """Yield (keys, lengths, tokens) of all documents, about BATCH_TOKENS at a time; deletes the files on the way."""
         for bucket, files in enumerate(self._files):
-            for file in files:
-                file.close()
+            with writing(self._prefix):
+                for file in files:
+                    file.close()
             heads_path, tokens_path = self._paths(bucket)
             num_heads = heads_path.stat().st_size // KEY_AND_LENGTH.itemsize
             heads = read_array(heads_path, KEY_AND_LENGTH, count=num_heads)
@@ -109,7 +114,7 @@ class Shuffler:
 
 
 def remove_leftovers(prefix: Path) -> None:
-    """Delete what a killed shuffle left."""
+    """Delete the files that a killed shuffle left."""
     name = prefix.name + ".shuffle-"
     if prefix.parent.is_dir():
         for path in prefix.parent.iterdir():

@@ -1,4 +1,4 @@
-"""Shards against their manifests. Quick: what `open_shard` checks, in constant time. Deep: every byte."""
+"""Verification of shards against their manifests. Quick: what `open_shard` checks, in constant time. Deep: every byte."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -6,32 +6,31 @@ from pathlib import Path
 
 import numpy as np
 
-from fanal.errors import DamageError
+from fanal.errors import DamageError, PassingError, UserError
 from fanal.files import HASH_BLOCK_BYTES, block_sha256_of_file, sha256_of_file
-from fanal.read_errors import passing_cause
 from tokenizer.shards.index import check_files, read_document_indices, read_lengths, read_pointers
 from tokenizer.shards.manifest import order_path, read_manifest
-from tokenizer.shards.shard import Shard, ShardError, open_shard, shard_paths
+from tokenizer.shards.shard import Shard, open_shard, shard_paths
 from tokenizer.vocabulary.load import load_tokenizer
 
 BLOCK_TOKENS = 1 << 22
-MEND = "copy it again from where it was whole, or encode it again"
+REMEDY = "copy it again from an intact copy, or encode it again"
 MAX_PROBLEMS = 20
-"""Of one shard; what a disk has eaten needs no longer list."""
+"""Most problems listed for one shard; a badly damaged file needs no longer list."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyResult:
-    """The finding about one shard."""
+    """Result of verifying one shard."""
 
     prefix: str
     num_documents: int | None
-    """None if the shard could not be opened."""
+    """Number of documents; None if the shard could not be opened."""
     num_tokens: int | None
     problems: tuple[str, ...]
-    """What is wrong, where, and what to do; empty if nothing is."""
+    """Descriptions of what is wrong, where, and what to do; empty if nothing is."""
     cut_short: bool = False
-    """Whether the last problem is none of the shard's: it could not be read for now, and another try may go better."""
+    """Whether the last problem is not the shard's: it could not be read for now, and another try may succeed."""
 
     @property
     def failed(self) -> bool:
@@ -42,7 +41,7 @@ class VerifyResult:
 def verify(
     prefixes: Sequence[str | Path], deep: bool = False, tokenizer_dir: str | Path | None = None
 ) -> list[VerifyResult]:
-    """Check each shard, and go on after a bad one so that one call tells all. Deep reads all data, else about none.
+    """Check each shard, continuing after a bad one so that one call reports all. Deep reads all data, else almost none.
 
     Args: tokenizer_dir, if given, must be the tokenizer that made the shards.
     Raises: UserError if that tokenizer is bad.
@@ -72,14 +71,11 @@ def _verify_one(prefix: str | Path, deep: bool, tokenizer_sha256: str | None) ->
                 if len(problems) == MAX_PROBLEMS:
                     problems.append(f"{prefix}: more problems are not listed")
                     break
-    except (ShardError, DamageError, OSError) as error:
-        cause = passing_cause(error)
-        cut_short = cause is not None
-        problems.append(
-            f"{prefix} cannot be read for now ({cause}), which says nothing about it; verify it again, perhaps on another node"
-            if cut_short
-            else str(error)
-        )
+    except PassingError as error:
+        cut_short = True
+        problems.append(f"{prefix} cannot be read for now, which says nothing about it: {error}")
+    except (UserError, DamageError) as error:
+        problems.append(str(error))
     return VerifyResult(
         prefix=str(prefix),
         num_documents=shard.num_documents if shard else None,
@@ -90,7 +86,7 @@ def _verify_one(prefix: str | Path, deep: bool, tokenizer_sha256: str | None) ->
 
 
 def deep_problems(shard: Shard) -> Iterator[str]:
-    """Hash all files, and hold tokens and tables against the manifest (a hash alone would bless a bad writer)."""
+    """Hash all files, and compare tokens and tables with the manifest (a hash alone would bless a bad writer)."""
     yield from _index_problems(shard)
     yield from _block_problems(shard)
     yield from _id_problems(shard)
@@ -105,7 +101,7 @@ def _index_problems(shard: Shard) -> Iterator[str]:
     path = shard_paths(shard.prefix)[1]
     found = sha256_of_file(path)
     if found != shard.manifest.idx_sha256:
-        yield f"{path} has sha256 {found}, expected {shard.manifest.idx_sha256}; its bytes changed, {MEND}"
+        yield f"{path} has sha256 {found}, expected {shard.manifest.idx_sha256}; its bytes changed, {REMEDY}"
     n = shard.num_documents
     lengths = read_lengths(shard.prefix, n).astype(np.int64)
     pointers = read_pointers(shard.prefix, n)
@@ -114,11 +110,11 @@ def _index_problems(shard: Shard) -> Iterator[str]:
     if len(broken):
         yield (
             f"{path} holds lengths that do not lead from one byte offset to the next, in {_documents(broken)}; the shard's "
-            f"document boundaries are wrong there, {MEND}"
+            f"document boundaries are wrong there, {REMEDY}"
         )
     wrong = np.flatnonzero(read_document_indices(shard.prefix, n) != np.arange(n + 1))
     if len(wrong):
-        yield f"{path} holds document indices other than 0 to {n}, first at {wrong[0]}; {MEND}"
+        yield f"{path} holds document indices other than 0 to {n}, first at {wrong[0]}; {REMEDY}"
 
 
 def _block_problems(shard: Shard) -> Iterator[str]:
@@ -133,7 +129,7 @@ def _block_problems(shard: Shard) -> Iterator[str]:
             last = int(np.searchsorted(offsets, end, side="left")) - 1
             yield (
                 f"{path} block {number} (bytes {first} to {end - 1}, documents {begin} to {last}) has sha256 {found}, expected "
-                f"{expected}; its bytes changed, {MEND}"
+                f"{expected}; its bytes changed, {REMEDY}"
             )
 
 
@@ -149,13 +145,13 @@ def _id_problems(shard: Shard) -> Iterator[str]:
             document = int(np.searchsorted(shard.document_offsets, at, side="right")) - 1
             yield (
                 f"{path} holds id {int(shard.tokens[at])} at token {at} (document {document}), expected 0 to vocab_size - 1 = "
-                f"{shard.manifest.vocab_size - 1}; {MEND}"
+                f"{shard.manifest.vocab_size - 1}; {REMEDY}"
             )
         bad += len(outside)
     if bad > 1:
         yield f"{path} holds {bad} ids outside the vocabulary in all"
     if highest != shard.manifest.highest_token_id:
-        yield f"{path} holds highest id {highest}, expected {shard.manifest.highest_token_id}; {MEND}"
+        yield f"{path} holds highest id {highest}, expected {shard.manifest.highest_token_id}; {REMEDY}"
 
 
 def _documents(numbers: np.ndarray) -> str:

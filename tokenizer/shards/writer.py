@@ -1,4 +1,4 @@
-"""Writing one shard: whole under its final names, or not at all (layout: shards.py).
+"""Writer of one shard: complete under its final names, or absent (layout: shard.py).
 
 A process may be killed at any moment. What it leaves is then one of
 - PREFIX.*.part: removed by the next writer of that prefix;
@@ -16,9 +16,9 @@ from typing import BinaryIO, Self
 
 import numpy as np
 
-from fanal.files import BlockHasher, InputFile, part_path, sync, sync_path
+from fanal.errors import UserError
+from fanal.files import BlockHasher, InputFile, part_path, sync, sync_path, writing
 from fanal.locks import take_lock_by_name
-from fanal.read_errors import passing_cause
 from fanal.records import read_record, record_bytes
 from tokenizer.shards import shuffle
 from tokenizer.shards.index import write_index
@@ -39,7 +39,7 @@ MAX_DOCUMENT_TOKENS = 2**31 - 1  # an int32 in the index
 
 
 class ShardWriter:
-    """Writes one shard.
+    """Writer of one shard.
 
         with ShardWriter(prefix, vocab_size=2000, tokenizer_sha256=...) as writer:
             writer.add_documents(lengths, tokens)
@@ -47,15 +47,14 @@ class ShardWriter:
 
     Everything goes to PREFIX.*.part as it comes; memory does not grow. finish() gives the files their names, manifest last.
     Leaving the block without it removes what was written.
-    Raises: ShardError if a shard of that name exists or is being written, or an id or a document does not fit; OSError.
+    Raises: ShardError if a shard of that name exists or is being written, or an id or a document does not fit; as `writing`.
     """
 
     def __init__(self, prefix: str | Path, *, vocab_size: int, tokenizer_sha256: str) -> None:
-        if vocab_size < 1 or not is_sha256(tokenizer_sha256):
-            raise ShardError(
-                f"vocab_size ({vocab_size}) must be at least 1 and tokenizer_sha256 ({tokenizer_sha256!r}) "
-                "64 hexadecimal digits; take both from load_tokenizer"
-            )
+        assert vocab_size >= 1 and is_sha256(tokenizer_sha256), (
+            f"vocab_size ({vocab_size}) must be at least 1 and tokenizer_sha256 ({tokenizer_sha256!r}) "
+            "64 hexadecimal digits; take both from load_tokenizer"
+        )
         if not Path(prefix).name or str(prefix).endswith(("/", "..", "/.")):
             raise ShardError(
                 f"output prefix {str(prefix)!r} must end in a name, to which .bin, .idx and .json are added; shards/train works"
@@ -77,10 +76,15 @@ class ShardWriter:
 
     @property
     def dtype(self) -> np.dtype:
-        """Of a token in the .bin."""
+        """Type of a token in the .bin."""
         return DTYPES[self.dtype_name]
 
     def __enter__(self) -> Self:
+        with writing(self.prefix):
+            self._open()
+        return self
+
+    def _open(self) -> None:
         self._refuse_existing()
         self.prefix.parent.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(Path(f"{self.prefix}.lock.part"), self.prefix)
@@ -94,16 +98,14 @@ class ShardWriter:
         except BaseException:
             self._unlock()
             raise
-        return self
 
     def add_document(self, ids: np.ndarray | Sequence[int]) -> None:
         """Append one document: integer ids [number of tokens], BOS and EOS included if wanted."""
         tokens = np.asarray(ids)
-        if tokens.ndim != 1 or not 1 <= tokens.size <= MAX_DOCUMENT_TOKENS or tokens.dtype.kind not in "iu":
-            raise ShardError(
-                f"document {self.num_documents} of {self.prefix} is {tokens.dtype} of shape {tokens.shape}, expected "
-                f"integers [1 to {MAX_DOCUMENT_TOKENS} tokens]; leave out empty documents, split longer ones"
-            )
+        assert tokens.ndim == 1 and 1 <= tokens.size <= MAX_DOCUMENT_TOKENS and tokens.dtype.kind in "iu", (
+            f"document {self.num_documents} of {self.prefix} is {tokens.dtype} of shape {tokens.shape}, expected "
+            f"integers [1 to {MAX_DOCUMENT_TOKENS} tokens]; leave out empty documents, split longer ones"
+        )
         self.add_documents(np.array([tokens.size], dtype=np.int32), tokens)
 
     def add_documents(self, lengths: np.ndarray, tokens: np.ndarray, keys: np.ndarray | None = None) -> None:
@@ -125,13 +127,15 @@ class ShardWriter:
                 f"{self.vocab_size - 1}; encode it with the tokenizer whose vocab_size was given"
             )
         content = np.ascontiguousarray(tokens, dtype=self.dtype).data.cast("B")
-        self._stream.write(content)
+        with writing(self.prefix):
+            self._stream.write(content)
+            self._lengths.write(lengths.astype("<i4").tobytes())
         self._hasher.update(content)
-        self._lengths.write(lengths.astype("<i4").tobytes())
         if keys is not None:
             self._has_order = True
             content = keys.astype("<u8").tobytes()
-            self._order.write(content)
+            with writing(self.prefix):
+                self._order.write(content)
             self._order_digest.update(content)
         self.num_documents += len(lengths)
         self.num_tokens += len(tokens)
@@ -156,7 +160,8 @@ class ShardWriter:
         """
         if not self.num_documents and part is None:
             raise ShardError(f"shard {self.prefix} would hold no document; give at least one")
-        idx_sha256 = self._write_parts()
+        with writing(self.prefix):
+            idx_sha256 = self._write_parts()
         manifest = ShardManifest(
             format_version=FORMAT_VERSION,
             tokenizer_sha256=self.tokenizer_sha256,
@@ -179,7 +184,8 @@ class ShardWriter:
             part_of=part_of,
             order_sha256=self._order_digest.hexdigest() if self._has_order else None,
         )
-        self._publish(manifest)
+        with writing(self.prefix):
+            self._publish(manifest)
         return manifest
 
     def _write_parts(self) -> str:
@@ -240,12 +246,10 @@ class ShardWriter:
             )
 
     def _is_unfinished(self) -> bool:
-        """Whether .bin and .idx are what a killed writer had renamed: its description lies beside them and fits."""
+        """Whether .bin and .idx were renamed by a killed writer: its description lies beside them and fits."""
         try:
-            manifest = read_record(ShardManifest, part_path(self._paths[2]), mend="")
-        except ValueError as problem:
-            if passing_cause(problem):  # it is there, and may say that they are
-                raise
+            manifest = read_record(ShardManifest, part_path(self._paths[2]), remedy="")
+        except UserError:  # not a PassingError: the description is there, and may say that they are
             return False
         bin_path = self._paths[0]
         if manifest.dtype not in DTYPES:
@@ -254,7 +258,7 @@ class ShardWriter:
         return not bin_path.exists() or bin_path.stat().st_size == wanted
 
     def _remove_leftovers(self) -> None:
-        """What is not whole, the description last: without it nobody could tell whose the rest is."""
+        """Remove unfinished files, the description last: without it nobody could tell whose the rest is."""
         json_part = part_path(self._paths[2])
         if json_part.exists() and not self._paths[2].exists():
             for path in (order_path(self.prefix), *self._paths[:2]):
@@ -266,7 +270,7 @@ class ShardWriter:
 
 
 def _lock(path: Path, prefix: Path) -> BinaryIO:
-    """One writer per prefix: a second one would overwrite what the first has written. Raises: ShardError."""
+    """Lock a prefix for one writer: a second one would overwrite what the first has written. Raises: ShardError."""
     stream = path.open("wb")
     if not take_lock_by_name(path, stream.fileno()):
         stream.close()

@@ -1,4 +1,4 @@
-"""How well a tokenizer fits some text: does decoding give the text back, and how many tokens does it take?
+"""Check of a tokenizer on some text: does decoding give the text back, and how many tokens does it take?
 
 Where the `tokenizers` library is installed, tokenizer.json is read with it and its ids are compared as well.
 """
@@ -24,28 +24,28 @@ class GroupReport:
     """Counts over the documents of one domain or one language."""
 
     name: str
-    """The domain or language; NO_LABEL for documents without one."""
+    """Domain or language; NO_LABEL for documents without one."""
     num_documents: int = 0
     num_bytes: int = 0
-    """Text in UTF-8 bytes."""
+    """Size of the text in UTF-8 bytes."""
     num_words: int = 0
-    """Pieces between whitespace."""
+    """Number of pieces between whitespace."""
     num_tokens: int = 0
-    """Without BOS and EOS."""
+    """Number of tokens, without BOS and EOS."""
     num_byte_tokens: int = 0
-    """Tokens of byte fallback."""
+    """Number of byte fallback tokens."""
     num_altered_documents: int = 0
-    """Documents that the spec's normalization or remove_characters change before they are cut."""
+    """Number of documents that the spec's normalization or remove_characters change before they are cut."""
     num_round_trip_failures: int = 0
-    """Documents that decoding does not give back to the letter, as they were after preparation."""
+    """Number of documents that decoding does not give back exactly, as they were after preparation."""
     first_failure: str | None = None
-    """File and line of the first of them, with the texts where they part."""
+    """File and line of the first such document, with the texts where they differ."""
     num_fast_differences: int | None = None
-    """Documents that tokenizer.json gives other ids; None if the `tokenizers` library is not installed."""
+    """Number of documents that tokenizer.json gives other ids; None if the `tokenizers` library is not installed."""
 
     @property
     def bytes_per_token(self) -> float | None:
-        """Higher is shorter; None where there is no token."""
+        """UTF-8 bytes per token, higher is shorter; None where there is no token."""
         return self.num_bytes / self.num_tokens if self.num_tokens else None
 
     @property
@@ -59,7 +59,7 @@ class GroupReport:
         return self.num_byte_tokens / self.num_tokens if self.num_tokens else None
 
     def as_dict(self) -> dict[str, Any]:
-        """Counts and what follows from them, for JSON."""
+        """Return the counts and what follows from them, for JSON."""
         derived = ("bytes_per_token", "fertility", "byte_fallback_share")
         return asdict(self) | {name: getattr(self, name) for name in derived}
 
@@ -91,7 +91,8 @@ def check_tokenizer(
 
 
 def fast_encoder(tokenizer: Tokenizer) -> Callable[[str], list[int]] | None:
-    """Text to the ids that tokenizer.json gives it; None if the `tokenizers` library is not installed."""
+    """Return a function from a text to the ids that tokenizer.json gives it; None if the `tokenizers` library is not
+    installed."""
     if importlib.util.find_spec("tokenizers") is None:
         return None
     library = importlib.import_module("tokenizers")  # not a dependency of this room, so nothing imports it by name
@@ -113,7 +114,7 @@ def _count(report: GroupReport, document: Document, ids: list[int], tokenizer: T
 
 
 def first_difference(text: str, decoded: str) -> str:
-    """Where two different texts part, with the 20 characters of each from there on."""
+    """Describe where two different texts part, with the 20 characters of each from there on."""
     pairs = zip(text, decoded, strict=False)
     at = next((i for i, (left, right) in enumerate(pairs) if left != right), min(len(text), len(decoded)))
     return f"character {at}: {text[at : at + 20]!r} became {decoded[at : at + 20]!r}"

@@ -1,4 +1,4 @@
-"""Text -> ids, fast: gigatoken where it gives SentencePiece's very ids, else SentencePiece itself.
+"""Fast encoding of text to ids: gigatoken where it gives SentencePiece's very ids, else SentencePiece itself.
 
 gigatoken is young, so nothing rests on it alone: when a tokenizer is trained, and when another version of gigatoken meets
 it, both encode every piece of the vocabulary; when an encoder opens, both encode a list of texts that tokenizers stumble
@@ -20,7 +20,7 @@ from tokenizer.vocabulary.load import FAST_NAME, Tokenizer
 RequestedEngine = Literal["auto", "gigatoken", "sentencepiece"]
 ENGINES: tuple[RequestedEngine, ...] = ("auto", "gigatoken", "sentencepiece")
 MAX_CACHE_BYTES = 192 << 20
-"""gigatoken remembers every word it has met; above this growth of the process it starts anew."""
+"""Growth of the process at which gigatoken is restarted, in bytes: it remembers every word it has met."""
 PROBES = (
     "<s>", "a<s>b</s><unk><pad>", "<0x0A><0x41>A", "\0a\0\0b", "a\r\nb\r\n\r", "\u2581x \u2581\u2581", "e\u0301 \u0300\u0300a",
     "👩‍👩‍👧‍👦 👍🏽 🇫🇷", "\n" * 7, "\t" * 7 + "\n \n\n  \n\t", " " * 37, " a  b   c ", "a" * 300, "=" * 301 + "-" * 77, "﷽ ﬁ Ⅳ ½",
@@ -33,21 +33,21 @@ class EngineError(UserError):
 
 
 class Engine(Protocol):
-    """What encodes; `name` goes into the manifest."""
+    """An encoder of text; `name` goes into the manifest."""
 
     name: str
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Ids of each text, without BOS and EOS: integers [number of tokens] each."""
+        """Return the ids of each text, without BOS and EOS: integers [number of tokens] each."""
         ...
 
     def check(self, texts: Sequence[str]) -> str | None:
-        """Where the ids of one of the texts differ from SentencePiece's; None if they do not."""
+        """Describe where the ids of one of the texts differ from SentencePiece's; None if they do not."""
         ...
 
 
 class SentencePieceEngine:
-    """The definition."""
+    """The engine that defines the ids: SentencePiece itself."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.name = f"sentencepiece {version('sentencepiece')}"
@@ -61,7 +61,7 @@ class SentencePieceEngine:
 
 
 class GigatokenEngine:
-    """The fast one. Raises: EngineError if gigatoken cannot read the model or differs on it."""
+    """The fast engine. Raises: EngineError if gigatoken cannot read the model or differs on it."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.name = f"gigatoken {version('gigatoken')}"
@@ -115,7 +115,7 @@ class GigatokenEngine:
 
 
 def open_engine(tokenizer: Tokenizer, requested: RequestedEngine = "auto") -> Engine:
-    """The engine for a tokenizer; auto takes gigatoken where it agrees with SentencePiece on the probes.
+    """Open the engine for a tokenizer; auto takes gigatoken where it agrees with SentencePiece on the probes.
 
     Raises: EngineError if gigatoken is asked for by name and does not.
     """
@@ -132,7 +132,7 @@ def open_engine(tokenizer: Tokenizer, requested: RequestedEngine = "auto") -> En
 
 
 def _for_prepared_text(content: dict[str, Any]) -> str:
-    """tokenizer.json for text that `TokenizerSpec.prepare` has had, in which every U+2581 is a space already.
+    """Return tokenizer.json for text that `TokenizerSpec.prepare` has had, in which every U+2581 is a space already.
 
     Matching user-defined symbols in text that gigatoken has normalized is 70 times slower, so they are matched before.
     """
@@ -145,7 +145,7 @@ def _for_prepared_text(content: dict[str, Any]) -> str:
 
 
 def _in_texts_of(pieces: Sequence[str], size: int) -> list[str]:
-    """Every piece once, in texts of ``size`` pieces, with spaces between them in one text and without in the next."""
+    """Return every piece once, in texts of ``size`` pieces, with spaces between them in one text and without in the next."""
     groups = [pieces[start : start + size] for start in range(0, len(pieces), size)]
     return [("" if number % 2 else " ").join(group) for number, group in enumerate(groups)]
 

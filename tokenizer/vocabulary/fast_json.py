@@ -11,11 +11,11 @@ Written with the standard library alone. What must hold for the ids to be equal,
 - The control and reserved tokens are in the vocabulary but not among the added tokens: nothing matches them in a text,
   no pair joins to them, and none is a single character (see spec.py). A "<s>" in a text stays three characters.
 
-BOS and EOS are not added (there is no post-processor). Whoever declares "<s>" as a special token on top of this file, as
+BOS and EOS are not added (there is no post-processor). A user who declares "<s>" as a special token on top of this file, as
 the `bos_token` of a tokenizer_config.json does, makes it match in text again unless `split_special_tokens` is true there.
 
 Decoding gives the text that SentencePiece gives, and leaves the control tokens out whatever skip_special_tokens says. One
-difference, for ids that no text gives: of byte tokens that are no UTF-8, `tokenizers` replaces a whole run by U+FFFD.
+difference, for ids that no text gives: of byte tokens that are not UTF-8, `tokenizers` replaces a whole run by U+FFFD.
 """
 
 import json
@@ -31,7 +31,7 @@ UNKNOWN_TEXT = " \u2047 "  # what SentencePiece writes for <unk>
 
 
 def fast_tokenizer_json(processor: sentencepiece.SentencePieceProcessor, spec: TokenizerSpec) -> bytes:
-    """The file's content, the same bytes for the same model and spec."""
+    """Return the file's content, the same bytes for the same model and spec."""
     pieces = [processor.IdToPiece(i) for i in range(processor.GetPieceSize())]
     content = {
         "version": "1.0",
@@ -59,7 +59,7 @@ def fast_tokenizer_json(processor: sentencepiece.SentencePieceProcessor, spec: T
 
 
 def learned_scores(processor: sentencepiece.SentencePieceProcessor, spec: TokenizerSpec) -> dict[str, float]:
-    """Piece -> score of the tokens that text is cut into: all but special, reserved, byte and user-defined ones."""
+    """Return piece -> score of the tokens that text is cut into: all but special, reserved, byte and user-defined ones."""
     symbols = {symbol_piece(symbol) for symbol in spec.user_defined_symbols}
     scores: dict[str, float] = {}
     for i in range(processor.GetPieceSize()):
@@ -71,7 +71,7 @@ def learned_scores(processor: sentencepiece.SentencePieceProcessor, spec: Tokeni
 
 
 def merges(scores: dict[str, float], symbols: list[str]) -> list[list[str]]:
-    """[left, right] of every token that text can reach, best score first.
+    """Return [left, right] of every token that text can reach, best score first.
 
     Args: scores by learned piece; symbols are the user-defined pieces, which cut a text before anything is merged.
     """
@@ -88,7 +88,7 @@ def merges(scores: dict[str, float], symbols: list[str]) -> list[list[str]]:
 
 
 def last_parts(piece: str, scores: dict[str, float]) -> list[str]:
-    """What is left of a piece's characters when all merges are made but the one that gives the piece itself."""
+    """Return what is left of a piece's characters when all merges are made but the one that gives the piece itself."""
     parts = list(piece)
     while len(parts) > 2:
         candidates = [(scores.get(left + right), -at) for at, (left, right) in enumerate(pairwise(parts))]
@@ -131,6 +131,7 @@ def _replace(text: str, content: str) -> dict[str, Any]:
 
 
 def _exactly(texts: list[str]) -> str:
-    """A regular expression for tokens that are one of the texts, the same to all engines: no letter stands for itself."""
+    """Return a regular expression for tokens that are one of the texts, the same to all engines: no letter stands for
+    itself."""
     spelled = ["".join(f"\\x{{{ord(character):X}}}" for character in text) for text in texts]
     return rf"\A(?:{'|'.join(spelled)})\z"

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 
-from fanal.errors import UserError
+from fanal.errors import UserError, error_type, user_path
 from fanal.files import InputFile
 from fanal.records import read_record
 from tokenizer.vocabulary.sampling import LanguageSample
@@ -25,18 +25,18 @@ FORMAT_VERSION = 2
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerInfo:
-    """What tokenizer-info.json holds."""
+    """Content of tokenizer-info.json."""
 
     format_version: int
-    """2."""
+    """Version of the format: 2."""
     vocab_size: int
     """Number of ids."""
     model_sha256: str
-    """Of tokenizer.model; every shard names its tokenizer by it."""
+    """SHA-256 of tokenizer.model; every shard names its tokenizer by it."""
     fast_json_sha256: str
-    """Of tokenizer.json."""
+    """SHA-256 of tokenizer.json."""
     spec_sha256: str
-    """Of spec.yaml."""
+    """SHA-256 of spec.yaml."""
     bos_id: int
     eos_id: int
     unk_id: int
@@ -44,11 +44,11 @@ class TokenizerInfo:
     text_field: str
     """Field of the input lines that was read."""
     num_documents: int
-    """Documents trained on."""
+    """Number of documents trained on."""
     num_text_bytes: int
-    """Text trained on, as the spec prepares it, in UTF-8 bytes."""
+    """Size of the text trained on, as the spec prepares it, in UTF-8 bytes."""
     languages: tuple[LanguageSample, ...]
-    """What each language gave, if the spec asked for a choice; else empty."""
+    """Text that each language gave, if the spec asked for a choice; else empty."""
     input_files: tuple[InputFile, ...]
     sentencepiece_version: str
     proved_engine: str | None
@@ -57,11 +57,11 @@ class TokenizerInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class Tokenizer:
-    """Text to ids and back."""
+    """A trained tokenizer: text to ids and back."""
 
     directory: Path
     processor: sentencepiece.SentencePieceProcessor
-    """The model; it takes text that the spec has prepared."""
+    """SentencePiece model; it takes text that the spec has prepared."""
     spec: TokenizerSpec
     vocab_size: int
     """Number of ids; every id is in [0, vocab_size)."""
@@ -71,14 +71,14 @@ class Tokenizer:
     unk_id: int
     pad_id: int
     proved_engine: str | None
-    """See TokenizerInfo."""
+    """Fast engine that was proved when the tokenizer was trained (see TokenizerInfo)."""
     control_ids: tuple[int, ...]
     """Ids that no text produces: the four special ones (unk aside) and the reserved tokens."""
     trained_on: tuple[LanguageSample, ...]
-    """What each language gave, if the spec asked for a choice; else empty."""
+    """Text that each language gave, if the spec asked for a choice; else empty."""
 
     def encode_batch(self, texts: list[str], *, num_threads: int) -> list[np.ndarray]:
-        """Ids of each text, without BOS and EOS: int32 [number of tokens] each, whatever num_threads is.
+        """Return the ids of each text, without BOS and EOS: int32 [number of tokens] each, whatever num_threads is.
 
         A text of which preparation leaves nothing gives no ids.
         """
@@ -86,7 +86,7 @@ class Tokenizer:
         return self.processor.Encode(prepared, out_type="numpy", num_threads=num_threads)
 
     def decode(self, ids: list[int]) -> str:
-        """The text of ids; control tokens are left out."""
+        """Return the text of ids; control tokens are left out."""
         return self.processor.Decode(ids)
 
 
@@ -97,19 +97,21 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
     describes.
     """
     directory = Path(directory)
-    mend = "train it again with `python -m tokenizer train`, or copy the whole folder again"
-    if not directory.is_dir():
-        raise UserError(f"tokenizer folder {directory} does not exist; {mend}")
-    info = read_record(TokenizerInfo, directory / INFO_NAME, mend=mend)
+    remedy = "train it again with `python -m tokenizer train`, or copy the whole folder again"
+    with user_path(directory):
+        is_there = directory.is_dir()
+    if not is_there:
+        raise UserError(f"tokenizer folder {directory} does not exist; {remedy}")
+    info = read_record(TokenizerInfo, directory / INFO_NAME, remedy=remedy)
     if info.format_version != FORMAT_VERSION:
         raise UserError(
             f"{directory / INFO_NAME} has format_version {info.format_version}, but this program reads {FORMAT_VERSION}; "
-            f"{mend}"
+            f"{remedy}"
         )
     path = directory / MODEL_NAME
-    model = _read_described(path, info.model_sha256, mend)
-    _read_described(directory / FAST_NAME, info.fast_json_sha256, mend)
-    _read_described(directory / SPEC_NAME, info.spec_sha256, mend)
+    model = _read_described(path, info.model_sha256, remedy)
+    _read_described(directory / FAST_NAME, info.fast_json_sha256, remedy)
+    _read_described(directory / SPEC_NAME, info.spec_sha256, remedy)
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     ids = {
         "vocab_size": processor.GetPieceSize(),
@@ -120,7 +122,7 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
     }
     for name, value in ids.items():
         if value != getattr(info, name):
-            raise UserError(f"{path} has {name} {value}, but {INFO_NAME} says {getattr(info, name)}; {mend}")
+            raise UserError(f"{path} has {name} {value}, but {INFO_NAME} says {getattr(info, name)}; {remedy}")
     return Tokenizer(
         directory=directory,
         processor=processor,
@@ -133,12 +135,12 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
     )
 
 
-def _read_described(path: Path, sha256: str, mend: str) -> bytes:
+def _read_described(path: Path, sha256: str, remedy: str) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as problem:
-        raise UserError(f"{path} cannot be read ({problem.strerror}); {mend}") from None
+        raise error_type(problem)(f"{path} cannot be read ({problem.strerror}); {remedy}") from None
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
-        raise UserError(f"{path} has sha256 {found}, but {INFO_NAME} says {sha256}: it was altered; {mend}")
+        raise UserError(f"{path} has sha256 {found}, but {INFO_NAME} says {sha256}: it was altered; {remedy}")
     return content

@@ -1,4 +1,4 @@
-"""What happens to a text before it is cut into tokens: characters removed, then Unicode normalization.
+"""Preparation of a text before it is cut into tokens: characters removed, then Unicode normalization.
 
 It is done here, in front of SentencePiece, and not by rules inside its model. Such rules are replaced from left to right,
 the longest first, and cannot sort a run of combining marks of any length, so they are never the whole of NFC; they cannot
@@ -54,7 +54,7 @@ _NORMALIZED_RUN = _character_class(_NORMALIZED_RANGES)
 
 
 def normalize(text: str, normalization: Normalization) -> str:
-    """The text in a normal form of Unicode 9.0; identity gives it back as it is."""
+    """Return the text in a normal form of Unicode 9.0; identity returns it unchanged."""
     if normalization == "identity":
         return text
     form = "NFC" if normalization == "nfc" else "NFKC"
@@ -65,7 +65,7 @@ def normalize(text: str, normalization: Normalization) -> str:
 
 
 def prepare_text(text: str, *, normalization: Normalization, remove_characters: Sequence[str]) -> str:
-    """The text as SentencePiece is to see it: remove_characters (one character each) are gone, the rest is normalized.
+    """Return the text as SentencePiece is to see it: remove_characters (one character each) are gone, the rest is normalized.
 
     In this order, so that what a removed character stood between is joined. The result may be empty.
     """

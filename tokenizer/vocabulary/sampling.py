@@ -1,4 +1,4 @@
-"""Which documents a tokenizer is trained on, so that every language has its share of the characters.
+"""Choice of the documents a tokenizer is trained on, so that every language has its share of the characters.
 
 The inputs are read twice, one document in memory at a time: first to count characters per language, then to choose.
 Going through a language of A characters of which R are wanted, a document is taken with probability R / A, both counted
@@ -20,24 +20,24 @@ ALL_TEXT = "(all)"
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageSample:
-    """What one language gave to the training, in characters as the spec prepares them."""
+    """Text that one language gave to the training, in characters as the spec prepares them."""
 
     language: str
     num_documents: int
-    """Taken, one that was cut included."""
+    """Number of documents taken, one that was cut included."""
     num_characters: int
-    """Taken."""
+    """Number of characters taken."""
     num_available_characters: int
-    """In the inputs."""
+    """Number of characters in the inputs."""
 
 
 def language_of(document: Document) -> str | None:
-    """The document's language, or its domain where no language is given."""
+    """Return the document's language, or its domain where no language is given."""
     return document.language or document.domain
 
 
 def count_characters(documents: Iterable[Document], spec: TokenizerSpec) -> dict[str, int]:
-    """Prepared characters by language of the spec, in the spec's order; under ALL_TEXT if it names none.
+    """Count prepared characters by language of the spec, in the spec's order; under ALL_TEXT if it names none.
 
     Raises: UserError for a document of another language or of none, and for a language without text.
     """
@@ -54,7 +54,7 @@ def count_characters(documents: Iterable[Document], spec: TokenizerSpec) -> dict
 
 
 def wanted_characters(available: dict[str, int], spec: TokenizerSpec) -> dict[str, int]:
-    """How many characters to take of each language.
+    """Return how many characters to take of each language.
 
     Raises: UserError naming the largest training_characters that works if a language has less than its share.
     """
@@ -71,7 +71,7 @@ def wanted_characters(available: dict[str, int], spec: TokenizerSpec) -> dict[st
 
 
 class LanguageSampler:
-    """Chooses from documents that come in the order in which they were counted; see the top of the file."""
+    """Sampler of documents that come in the order in which they were counted; see the top of the file."""
 
     def __init__(self, spec: TokenizerSpec, available: dict[str, int]) -> None:
         self.spec = spec
@@ -83,7 +83,7 @@ class LanguageSampler:
         self.generators = {language: random.Random(f"{spec.seed}/{language}") for language in available}
 
     def choose(self, documents: Iterable[Document]) -> Iterator[str]:
-        """The prepared texts to train on."""
+        """Yield the prepared texts to train on."""
         for document in documents:
             language = _group(document, self.spec)
             text = self.spec.prepare(document.text)
@@ -93,7 +93,7 @@ class LanguageSampler:
             if self.generators[language].random() * left < wanted:
                 text = text[:wanted]
             else:
-                # Passed over, but for what the documents behind it are too few to give.
+                # Skipped, but for what the documents after it are too few to give.
                 text = text[len(text) - max(0, wanted - left_behind_it) :]
             if text:
                 self.wanted_left[language] -= len(text)
@@ -101,7 +101,7 @@ class LanguageSampler:
                 yield text
 
     def samples(self) -> tuple[LanguageSample, ...]:
-        """What was taken."""
+        """Return what was taken of each language."""
         return tuple(
             LanguageSample(
                 language=language,

@@ -1,6 +1,6 @@
-"""What a tokenizer is to be: a small YAML file, read strictly.
+"""Specification of a tokenizer: a small YAML file, read strictly.
 
-Whatever is not in the spec is fixed, for every tokenizer of this project:
+Everything that is not in the spec is fixed, for every tokenizer of this project:
 - the model is BPE; ids 0 `<s>`, 1 `</s>`, 2 `<unk>`, 3 `<pad>` are control tokens that no text can produce;
 - whitespace is kept to the letter: no space is added in front, none is removed, runs of spaces may become one token;
 - text is prepared in front of the model (see normalize.py), so that training, encoding and tokenizer.json do the same.
@@ -18,7 +18,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fanal.errors import UserError
+from fanal.errors import UserError, error_type
 from tokenizer.vocabulary.normalize import Normalization, prepare_text
 
 BOS_ID, EOS_ID, UNK_ID, PAD_ID = 0, 1, 2, 3
@@ -27,18 +27,18 @@ SHARE_TOLERANCE = 1e-6  # shares are written with a few decimals
 
 
 def symbol_piece(symbol: str) -> str:
-    """A user-defined symbol as the model spells it: inside SentencePiece a space is U+2581."""
+    """Return a user-defined symbol as the model spells it: inside SentencePiece a space is U+2581."""
     return symbol.replace(" ", "\u2581")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerSpec:
-    """The choices behind one tokenizer."""
+    """Choices that define one tokenizer."""
 
     vocab_size: int
     """Number of ids, all special and byte tokens included. Below 65,500 a shard takes 2 bytes per token, else 4."""
     normalization: Normalization = "identity"
-    """What happens to the text before it is cut. identity: nothing, so that decoding gives back every character.
+    """Normalization of the text before it is cut. identity: none, so that decoding gives back every character.
     nfc: Unicode NFC, which joins letters and their accents and changes no text's meaning. nfkc: Unicode NFKC, which also
     replaces full-width forms, ligatures, superscripts and more."""
     remove_characters: list[str] = field(default_factory=list)
@@ -61,10 +61,10 @@ class TokenizerSpec:
     """Share of the training characters by language, adding up to 1. A document's language is its field `language`, else
     its `domain`. Empty: the text is taken as it comes."""
     training_characters: int | None = None
-    """Characters to train on. None: all, or with languages as many as the scarcest one allows. The trainer holds them in
+    """Number of characters to train on. None: all, or with languages as many as the scarcest one allows. The trainer holds them in
     memory several times over."""
     seed: int = 0
-    """Of the choice of documents, where languages or training_characters ask for one. Training itself draws nothing."""
+    """Seed of the choice of documents, where languages or training_characters ask for one. Training itself is not random."""
 
     def __post_init__(self) -> None:
         if self.vocab_size < 1:
@@ -81,7 +81,7 @@ class TokenizerSpec:
         self._check_sample()
 
     def prepare(self, text: str) -> str:
-        """The text as the model is to see it; it may be empty where characters are removed."""
+        """Return the text as the model is to see it; it may be empty where characters are removed."""
         return prepare_text(text, normalization=self.normalization, remove_characters=self.remove_characters)
 
     def _check_symbols(self) -> None:
@@ -143,7 +143,7 @@ def load_spec(path: str | Path) -> TokenizerSpec:
     except FileNotFoundError:
         raise UserError(f"tokenizer spec {path} does not exist; a small one is tokenizer/specs/tiny-2k.yaml") from None
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as problem:
-        raise UserError(f"tokenizer spec {path} cannot be read as YAML: {problem}") from None
+        raise error_type(problem)(f"tokenizer spec {path} cannot be read as YAML: {problem}") from None
     if not isinstance(content, DictConfig):
         raise UserError(f"tokenizer spec {path} must hold keys and values such as 'vocab_size: 2000', found a list")
     try:
@@ -154,10 +154,10 @@ def load_spec(path: str | Path) -> TokenizerSpec:
         reason = str(problem).splitlines()[0]
         keys = ", ".join(TokenizerSpec.__dataclass_fields__)
         raise UserError(f"tokenizer spec {path}: {reason} (keys of a spec: {keys})") from None
-    except ValueError as problem:
+    except UserError as problem:
         raise UserError(f"tokenizer spec {path}: {problem}") from None
 
 
 def spec_as_yaml(spec: TokenizerSpec) -> str:
-    """Every choice, defaults included, in a form that `load_spec` reads back to an equal spec."""
+    """Return every choice, defaults included, as YAML that `load_spec` reads back to an equal spec."""
     return OmegaConf.to_yaml(OmegaConf.structured(spec))

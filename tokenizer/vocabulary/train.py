@@ -1,6 +1,6 @@
 """Train a SentencePiece BPE model from documents, the same bytes every time.
 
-SentencePiece drops text from its training in three ways without failing; none of them is left to happen here:
+SentencePiece drops text from its training in three ways without failing; none of them happens here:
 - a sentence above its length limit is skipped: documents are cut into sentences below it, at line ends where possible;
 - a sentence that holds U+2585 (its own mark for unknown) is skipped: that character is a space to the trainer;
 - a number of threads and file names are written into the model: the number is fixed and there are no names, since
@@ -19,8 +19,8 @@ from pathlib import Path
 
 import sentencepiece
 
-from fanal.errors import UserError
-from fanal.files import sync_path, write_bytes_durably
+from fanal.errors import UserError, user_path
+from fanal.files import sync_path, write_bytes_durably, writing
 from fanal.records import write_record
 from tokenizer.documents.parse import DocumentReader
 from tokenizer.vocabulary.engine import open_engine
@@ -52,7 +52,7 @@ NUM_THREADS = 4  # any number gives the same tokens, but it is stored in the mod
 
 
 class SentenceStream:
-    """Feeds prepared texts to the trainer as sentences, and keeps what the trainer would hide: counts, the real error."""
+    """Stream of prepared texts to the trainer, as sentences; it keeps what the trainer would hide: counts, the real error."""
 
     def __init__(self, texts: Iterable[str]) -> None:
         self.texts = texts
@@ -97,14 +97,16 @@ def split_sentences(text: str, max_bytes: int) -> Iterator[str]:
 def train_tokenizer(
     spec: TokenizerSpec, inputs: Sequence[str | Path], output_dir: str | Path, text_field: str = "text"
 ) -> Tokenizer:
-    """Train a tokenizer on jsonl documents and write its folder (see load.py), whole or not at all.
+    """Train a tokenizer on jsonl documents and write its folder (see load.py), complete or not at all.
 
     The trainer holds all text in memory, several times over: give it a sample of a few GB, or let the spec choose one.
     Raises: UserError if output_dir exists, an input is bad or does not suit the spec's languages, or the text cannot
     give vocab_size tokens.
     """
     output_dir = Path(output_dir)
-    if output_dir.exists():
+    with user_path(output_dir):
+        exists = output_dir.exists()
+    if exists:
         raise UserError(
             f"output folder {output_dir} exists, and a tokenizer is never overwritten (shards depend on it); "
             "remove it or name another --output"
@@ -120,7 +122,7 @@ def train_tokenizer(
     sentences = SentenceStream(text for text in texts if text)
     model = _train_model(spec, sentences)
     if counted_files not in (None, reader.input_files):
-        raise UserError("an input file was changed while it was read; train again when the files are at rest")
+        raise UserError("an input file was changed while it was read; train again when nothing writes to the files")
     fast_json = fast_tokenizer_json(sentencepiece.SentencePieceProcessor(model_proto=model), spec)
     spec_yaml = spec_as_yaml(spec).encode("utf-8")
     info = TokenizerInfo(
@@ -146,19 +148,21 @@ def train_tokenizer(
 
 
 def _publish(output_dir: Path, files: dict[str, bytes], info: TokenizerInfo) -> Tokenizer:
-    output_dir.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f"{output_dir.name}.", suffix=".part", dir=output_dir.parent))
-    part.chmod(0o755)  # what mkdir would give, where mkdtemp is for one's own eyes
+    with writing(output_dir):
+        output_dir.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f"{output_dir.name}.", suffix=".part", dir=output_dir.parent))
+        part.chmod(0o755)  # what mkdir would give, where mkdtemp is for one's own eyes
     try:
         for name, content in files.items():
             write_bytes_durably(part / name, content)
         write_record(part / INFO_NAME, info)
         engine = open_engine(load_tokenizer(part))  # what is published opens
         write_record(part / INFO_NAME, replace(info, proved_engine=engine.name))
-        part.rename(output_dir)
+        with writing(output_dir):
+            part.rename(output_dir)
+            sync_path(output_dir.parent)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    sync_path(output_dir.parent)
     return load_tokenizer(output_dir)
 
 
@@ -201,5 +205,5 @@ def _train_model(spec: TokenizerSpec, sentences: SentenceStream) -> bytes:
                 f"vocab_size {spec.vocab_size} does not suit these {sentences.num_text_bytes} bytes of text: {reason}"
             ) from None
     if sentences.error is not None:
-        raise sentences.error  # not above: there Python would forget what that error was made of
+        raise sentences.error
     return model.getvalue()

@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from fanal.errors import UserError
+from fanal.errors import DamageError
 from fanal.run_folder import CONFIG
 from fanal.shown import shown
 from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, read_small_file
@@ -23,7 +23,7 @@ def read_config(folder: Path) -> Any:
     try:
         saved: Any = OmegaConf.create(read_small_file(folder / CONFIG).decode())
         if not all(isinstance(saved.get(key), DictConfig) for key in ("model", "data", "train")):
-            raise UserError("it has no sections model, data and train")
+            raise DamageError("it has no sections model, data and train")
         return saved
     except (ValueError, TypeError, OmegaConfBaseException, YAMLError) as error:
         problem = str(error).partition("\n")[0]
@@ -42,7 +42,7 @@ def read_model(folder: Path) -> ModelConfig:
     try:
         unknown = sorted(set(section) - known)
         if unknown:
-            raise UserError(f"unknown fields {', '.join(unknown)}; a newer version wrote it")
+            raise DamageError(f"unknown fields {', '.join(unknown)}; a newer version wrote it")
         model = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), section))
     except (ValueError, TypeError, OmegaConfBaseException) as error:
         problem = str(error).partition("\n")[0]

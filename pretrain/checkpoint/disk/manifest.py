@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from fanal.errors import DamageError, UserError
+from fanal.errors import DamageError
 from fanal.run_folder import COMPLETE, MANIFEST
 from fanal.shown import shown
 
@@ -160,15 +160,15 @@ def parse_manifest(content: bytes, where: Path) -> Manifest:
     try:
         fields = json.loads(content)
         if not isinstance(fields, dict) or set(fields) != {"format_version", "step", "files"}:
-            raise UserError("it must hold format_version, step and files")
+            raise DamageError("it must hold format_version, step and files")
         if fields["format_version"] != FORMAT_VERSION:
-            raise UserError(f"format_version ({shown(fields['format_version'])}) must be {FORMAT_VERSION}")
+            raise DamageError(f"format_version ({shown(fields['format_version'])}) must be {FORMAT_VERSION}")
         if type(fields["step"]) is not int or fields["step"] < 0:
-            raise UserError(f"step ({shown(fields['step'])}) must be an integer from 0")
+            raise DamageError(f"step ({shown(fields['step'])}) must be an integer from 0")
         files = tuple(_parse_entry(entry) for entry in fields["files"])
         paths = [entry.path for entry in files]
         if paths != sorted(set(paths)):
-            raise UserError("its paths must be sorted and different")
+            raise DamageError("its paths must be sorted and different")
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise DamagedCheckpointError(
             f"{where / MANIFEST} is not a manifest ({type(error).__name__}: {error})"
@@ -185,9 +185,9 @@ def _parse_entry(fields: Any) -> FileEntry:
         or str(inside) != entry.path
         or entry.path in (".", MANIFEST, COMPLETE)
     ):
-        raise UserError(f"path ({shown(entry.path)}) must be that of a file inside the checkpoint")
+        raise DamageError(f"path ({shown(entry.path)}) must be that of a file inside the checkpoint")
     if type(entry.bytes) is not int or entry.bytes < 0:
-        raise UserError(f"bytes of {entry.path} ({shown(entry.bytes)}) must be an integer from 0")
+        raise DamageError(f"bytes of {entry.path} ({shown(entry.bytes)}) must be an integer from 0")
     if not isinstance(entry.sha256, str) or not _SHA256.fullmatch(entry.sha256):
-        raise UserError(f"sha256 of {entry.path} ({shown(entry.sha256)}) must have 64 hexadecimal digits")
+        raise DamageError(f"sha256 of {entry.path} ({shown(entry.sha256)}) must have 64 hexadecimal digits")
     return entry

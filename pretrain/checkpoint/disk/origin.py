@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fanal.errors import UserError
+from fanal.errors import DamageError
 from fanal.run_folder import COMPLETE, DATA, ORIGIN
 from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, read_small_file
 from pretrain.checkpoint.disk.state_file import read_state
@@ -101,9 +101,9 @@ def _parse(fields: Any) -> Origin:
     kinds = {"init_from": str, "init_optimizer": str, "checkpoint": str, "manifest_sha256": str,
              "step": int, "consumed_samples": int, "consumed_tokens": int}  # fmt: skip
     if not isinstance(fields, dict) or set(fields) != {*kinds, "data", "origin"}:
-        raise UserError(f"it must hold {', '.join(kinds)}, data and origin")
+        raise DamageError(f"it must hold {', '.join(kinds)}, data and origin")
     for name, kind in kinds.items():
         if type(fields[name]) is not kind:
-            raise UserError(f"{name} ({fields[name]!r}) must be of type {kind.__name__}")
+            raise DamageError(f"{name} ({fields[name]!r}) must be of type {kind.__name__}")
     earlier = fields["origin"]
     return Origin(**{**fields, "origin": None if earlier is None else _parse(earlier)})

@@ -7,13 +7,14 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from fanal.errors import PassingError
 from fanal.files import sync_path
 from fanal.run_folder import COMPLETE, MANIFEST
 from pretrain.checkpoint.disk.manifest import FileEntry, Manifest, manifest_bytes, read_sealed_manifest, seal_text
 from pretrain.checkpoint.disk.verify import verify_checkpoint
 
 
-class SaveError(RuntimeError):
+class SaveError(PassingError):
     """A checkpoint could not be written; the message says why, for people."""
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fanal.errors import UserError
+from fanal.errors import DamageError
 from pretrain.checkpoint.disk.direct import PAGE_BYTES
 from pretrain.checkpoint.disk.manifest import LOST, DamagedCheckpointError, open_plain_file
 
@@ -54,7 +54,7 @@ class ShardFile:
             size = os.fstat(self._stream.fileno()).st_size
             length = int.from_bytes(self._stream.read(8), "little")
             if length > min(MAX_HEADER_BYTES, size - 8):  # before as much memory is asked for
-                raise UserError(f"a header of {length:,} bytes in a file of {size:,}")
+                raise DamageError(f"a header of {length:,} bytes in a file of {size:,}")
             fields = json.loads(self._stream.read(length))
             fields.pop("__metadata__", None)
             self._numbers_start = 8 + length
@@ -92,17 +92,17 @@ class ShardFile:
 
 
 def _parse_entries(fields: dict[str, Any], num_bytes: int) -> dict[str, tuple[int, tuple[int, ...]]]:
-    """Place and shape of every entry, by its name. Raises: UserError unless they are the numbers, without gap or overlap."""
+    """Place and shape of every entry, by its name. Raises: DamageError unless they are the numbers, without gap or overlap."""
     found, place = {}, 0
     for name, entry in sorted(fields.items(), key=lambda item: item[1]["data_offsets"]):
         shape, (start, end) = tuple(entry["shape"]), entry["data_offsets"]
         if entry["dtype"] != "F32" or any(type(number) is not int or number < 0 for number in (*shape, start, end)):
-            raise UserError(f"{name} must be F32, its shape and data_offsets integers from 0; found {entry}")
+            raise DamageError(f"{name} must be F32, its shape and data_offsets integers from 0; found {entry}")
         if start != place or end != start + math.prod(shape) * ITEM_BYTES:
-            raise UserError(
+            raise DamageError(
                 f"{name} of shape {shape} must lie from byte {place:,} on; found data_offsets {start:,} to {end:,}"
             )
         found[name], place = (start, shape), end
     if place != num_bytes:
-        raise UserError(f"the header describes {place:,} bytes, and {num_bytes:,} follow it")
+        raise DamageError(f"the header describes {place:,} bytes, and {num_bytes:,} follow it")
     return found

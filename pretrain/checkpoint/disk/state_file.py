@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from fanal.errors import UserError
+from fanal.errors import DamageError
 from fanal.run_folder import STATE
 from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, read_small_file
 from pretrain.state import Recent, TrainState
@@ -33,27 +33,29 @@ def read_state(folder: Path, *, step: int) -> TrainState:
         if isinstance(fields, dict) and not YOUNGER & fields.keys():
             fields |= {"skipped_spikes": 0, "recent": {"losses": [], "grad_norms": []}}
         if not isinstance(fields, dict) or sorted(fields) != sorted(names):
-            raise UserError(f"it must hold {', '.join(names)}")
+            raise DamageError(f"it must hold {', '.join(names)}")
         recent = _recent(fields.pop("recent"))
         for name, value in fields.items():
             if type(value) is not int or value < 0:  # true is an int in Python, and no count
-                raise UserError(f"{name} ({value!r}) must be an integer from 0")
+                raise DamageError(f"{name} ({value!r}) must be an integer from 0")
         if fields["step"] != step:
-            raise UserError(f"step ({fields['step']}) must be {step}, that of the checkpoint's manifest")
+            raise DamageError(f"step ({fields['step']}) must be {step}, that of the checkpoint's manifest")
     except (ValueError, RecursionError) as error:
         raise DamagedCheckpointError(f"{path} is not the state of this checkpoint: {error}") from None
     return TrainState(**fields, recent=recent)
 
 
 def _recent(found: Any) -> Recent:
-    """Raises: UserError for anything but lists of finite floats under the right names."""
+    """Raises: DamageError for anything but lists of finite floats under the right names."""
     names = [field.name for field in dataclasses.fields(Recent)]
     if not isinstance(found, dict) or sorted(found) != sorted(names):
-        raise UserError(f"recent must hold {', '.join(names)}")
+        raise DamageError(f"recent must hold {', '.join(names)}")
     for name, values in found.items():
         if not isinstance(values, list):
-            raise UserError(f"recent.{name} must be a list")
+            raise DamageError(f"recent.{name} must be a list")
         for value in values:
             if type(value) is not float or not math.isfinite(value):
-                raise UserError(f"recent.{name} holds {value!r}, and every value must be a finite number with a point")
+                raise DamageError(
+                    f"recent.{name} holds {value!r}, and every value must be a finite number with a point"
+                )
     return Recent(**{name: tuple(values) for name, values in found.items()})

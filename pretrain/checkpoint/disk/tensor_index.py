@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fanal.errors import UserError
+from fanal.errors import DamageError
 from fanal.run_folder import TENSORS
 from pretrain.checkpoint.disk.boxes import Box, cover_once
 from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, read_small_file
@@ -110,16 +110,16 @@ def read_index(folder: Path) -> TensorIndex:
     try:
         fields = json.loads(content)
         if fields["format_version"] != FORMAT_VERSION:
-            raise UserError(f"format_version ({fields['format_version']}) must be {FORMAT_VERSION}")
+            raise DamageError(f"format_version ({fields['format_version']}) must be {FORMAT_VERSION}")
         states, dtype = tuple(_text(state) for state in fields["states"]), fields["weights_dtype"]
         if "param" not in states or len(set(states)) != len(states):
-            raise UserError(f"states ({states}) must be different, and param one of them")
+            raise DamageError(f"states ({states}) must be different, and param one of them")
         if dtype not in WEIGHTS_DTYPES:
-            raise UserError(f"weights_dtype ({dtype!r}) must be one of {', '.join(WEIGHTS_DTYPES)}")
+            raise DamageError(f"weights_dtype ({dtype!r}) must be one of {', '.join(WEIGHTS_DTYPES)}")
         tensors: dict[str, IndexedTensor] = {}
         for tensor in map(_parse_tensor, fields["tensors"]):
             if tensor.name in tensors:
-                raise UserError(f"{tensor.name} is there twice")
+                raise DamageError(f"{tensor.name} is there twice")
             tensors[tensor.name] = tensor
         return TensorIndex(states=states, adam_step=_count(fields["adam_step"]), weights_dtype=dtype, tensors=tensors)
     except (ValueError, TypeError, KeyError, RecursionError) as error:
@@ -139,19 +139,19 @@ def _parse_tensor(fields: Any) -> IndexedTensor:
         for file, offset, size in fields["stored"]
     )
     if len(shape) not in (1, 2) or not cover_once(shape, [part.box for part in stored]):
-        raise UserError(f"the boxes of {name} must hold every element of its shape {shape} once")
+        raise DamageError(f"the boxes of {name} must hold every element of its shape {shape} once")
     if not _SUM.fullmatch(weights_sum):
-        raise UserError(f"weights_sum of {name} ({weights_sum!r}) must have 16 hexadecimal digits")
+        raise DamageError(f"weights_sum of {name} ({weights_sum!r}) must have 16 hexadecimal digits")
     return IndexedTensor(name=name, shape=shape, stored=stored, weights_sum=weights_sum)
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise UserError(f"{value!r} must be a text")
+        raise DamageError(f"{value!r} must be a text")
     return value
 
 
 def _count(value: Any) -> int:
     if type(value) is not int or value < 0:
-        raise UserError(f"{value!r} must be an integer from 0")
+        raise DamageError(f"{value!r} must be an integer from 0")
     return value

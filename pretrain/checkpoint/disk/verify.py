@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from fanal.errors import UserError
+from fanal.errors import FanalError, UserError, user_path
 from fanal.run_folder import COMPLETE, MANIFEST, STATE, step_of
 from pretrain.checkpoint.disk.direct import read_past_cache
 from pretrain.checkpoint.disk.manifest import (
@@ -52,7 +52,7 @@ def still_there(folder: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, OSError):  # damage; or ESTALE, for a file that another host has deleted
+    except (FanalError, OSError):  # damage; or ESTALE, for a file that another host has deleted
         refuse_gone(folder)
         raise
 
@@ -99,9 +99,10 @@ def real_path(path: str | Path) -> Path:
 def is_checkpoint(path: Path) -> bool:
     """Whether this is a checkpoint's folder, whole or not, and not that of a run. A link is what it leads to."""
     folder = real_path(path)
-    return folder.is_dir() and (
-        step_of(folder.name) is not None or any((folder / name).exists() for name in (MANIFEST, COMPLETE))
-    )
+    with user_path(path):
+        return folder.is_dir() and (
+            step_of(folder.name) is not None or any((folder / name).exists() for name in (MANIFEST, COMPLETE))
+        )
 
 
 def first_whole(checkpoints: Iterable[Path], *, deep: bool, num_threads: int = 1) -> tuple[Finding, list[str]]:

@@ -90,7 +90,7 @@ def choose_origin(run: RunConfig, world: World) -> tuple[Path, int]:
             text = json.dumps([None, str(folder), manifest.step, entries_to_text(manifest.files)])
         except DamagedCheckpointError as error:
             text = json.dumps([str(error), "damaged", 0, ""])
-        except ValueError as error:
+        except UserError as error:
             text = json.dumps([str(error), "wrong", 0, ""])
     refusal, found, step, files = json.loads(share_text(text, world) or "")
     if refusal is not None:

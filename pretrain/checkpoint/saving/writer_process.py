@@ -11,11 +11,13 @@ import mmap
 import os
 import signal
 import sys
-import traceback
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pretrain.checkpoint.saving.write_job import SaveError, job_from_text, set_part_aside, write_checkpoint
+from fanal.errors import FanalError, run_guarded
+from fanal.exit_codes import FINISHED
+from pretrain.checkpoint.saving.write_job import job_from_text, set_part_aside, write_checkpoint
 
 PR_SET_PDEATHSIG = 1
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
@@ -32,18 +34,26 @@ def main(descriptor: int, parent: int) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it went before we asked to follow
         return
+    serve(descriptor)
+
+
+def serve(descriptor: int) -> None:
+    """Do what each line of standard input asks for."""
     for line in sys.stdin:
-        command = json.loads(line)
-        try:
-            if command["act"] == "set aside":
-                set_part_aside(Path(command["folder"]), command["step"], command["reason"])
-            else:
-                _tell(done=_write(descriptor, command["start"], command["length"]))
-        except SaveError as error:
-            _tell(failed=str(error))
-        except Exception as error:  # whatever it is, the rank must hear of it, and the process can go on
-            traceback.print_exc()
-            _tell(failed=f"{type(error).__name__}: {error}")
+        # Whatever an error is, the rank must hear of it, and says it; the process can go on.
+        run_guarded(partial(_obey, descriptor, json.loads(line)), speaks=lambda: False, then=_tell_failure)
+
+
+def _obey(descriptor: int, command: dict[str, Any]) -> int:
+    if command["act"] == "set aside":
+        set_part_aside(Path(command["folder"]), command["step"], command["reason"])
+    else:
+        _tell(done=_write(descriptor, command["start"], command["length"]))
+    return FINISHED
+
+
+def _tell_failure(error: Exception) -> None:
+    _tell(failed=str(error) if isinstance(error, FanalError) else f"{type(error).__name__}: {error}")
 
 
 def _write(descriptor: int, start: int, length: int) -> str | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import sentencepiece
 
-from fanal.errors import UserError
+from fanal.errors import UserError, error_type
 from pretrain.convert.ours.import_record import KEPT_FILES, TOKENIZERS
 from pretrain.convert.ours.token_ids import token_ids
 from pretrain.convert.theirs.text import SENTENCEPIECE_MODEL, TOKENIZER_JSON, read_tokenizer_json
@@ -51,7 +51,7 @@ def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
-        raise BadFileError(f"{path} cannot be read ({error.strerror}); copy it again") from None
+        raise error_type(error, BadFileError)(f"{path} cannot be read ({error.strerror}); copy it again") from None
     except UnicodeError as error:
         raise BadFileError(f"{path} is no text in UTF-8 ({error}); copy it again, or remove it") from None
 
@@ -85,7 +85,9 @@ def _check_sentencepiece(path: Path) -> None:
         if path.stat().st_size:
             sentencepiece.SentencePieceProcessor(model_file=str(path))
             return
-        problem = "it is empty"
+        problem: Exception = RuntimeError("it is empty")
     except (OSError, RuntimeError) as error:
-        problem = str(error)
-    raise BadFileError(f"{path} is no SentencePiece model ({problem}); copy it again, or remove it")
+        problem = error
+    raise error_type(problem, BadFileError)(
+        f"{path} is no SentencePiece model ({problem}); copy it again, or remove it"
+    ) from None

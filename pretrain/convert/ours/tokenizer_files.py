@@ -7,7 +7,7 @@ from pathlib import Path
 
 import sentencepiece
 
-from fanal.errors import UserError
+from fanal.errors import UserError, error_type
 from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, read_small_file
 from pretrain.config.schema import DataConfig
 from pretrain.convert.ours.import_record import IMPORT, IMPORTED_FILES, TOKENIZER_FILES, TOKENIZERS, ImportRecord
@@ -56,7 +56,7 @@ def tokenizer_of_run(
     """
     try:
         tokenizer = load_tokenizer(data.tokenizer)
-    except ValueError as error:
+    except UserError as error:
         raise UserError(
             f"{error}. For an export: data.tokenizer=DIR after the arguments says where it is now"
         ) from None
@@ -119,7 +119,9 @@ def _processor(path: Path) -> sentencepiece.SentencePieceProcessor:
             raise RuntimeError("it is empty")
         return sentencepiece.SentencePieceProcessor(model_file=str(path))
     except (OSError, RuntimeError) as error:
-        raise DamagedCheckpointError(f"{path} is no SentencePiece model ({error}); import the folder again") from None
+        raise error_type(error, DamagedCheckpointError)(
+            f"{path} is no SentencePiece model ({error}); import the folder again"
+        ) from None
 
 
 def _files(tokenizer: Tokenizer, adds_bos: bool) -> dict[str, bytes]:

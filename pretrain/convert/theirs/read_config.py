@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fanal.errors import UserError
+from fanal.errors import UserError, error_type
 from fanal.shown import shown
 from pretrain.config.schema import ModelConfig
 from pretrain.convert.ours.token_ids import token_ids
@@ -46,7 +46,7 @@ def read_hf_config(folder: Path, *, make_vocab_size_divisible_by: int = 128) -> 
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:
-        raise UnsupportedModelError(
+        raise error_type(error, UnsupportedModelError)(
             f"HF_DIR ({folder}) must be a Hugging Face model's folder, and its {CONFIG_JSON} cannot be read ({error.strerror})"
         ) from None
     except (ValueError, RecursionError) as error:

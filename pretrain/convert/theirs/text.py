@@ -8,7 +8,7 @@ from typing import Any
 
 import sentencepiece
 
-from fanal.errors import UserError
+from fanal.errors import UserError, error_type
 from pretrain.convert.ours.token_ids import BOS, EOS, token_ids
 from tokenizer.vocabulary.load import INFO_NAME, load_tokenizer
 
@@ -100,7 +100,7 @@ def _from_sentencepiece(path: Path, bos_id: int | None, eos_ids: frozenset[int])
     try:
         processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
     except (OSError, RuntimeError) as error:
-        raise UserError(f"{path} is no SentencePiece model ({error})") from None
+        raise error_type(error)(f"{path} is no SentencePiece model ({error})") from None
     return TextCodec(
         encode=lambda text: processor.Encode(text),
         decode=lambda ids: processor.Decode([token for token in ids if token < processor.GetPieceSize()]),

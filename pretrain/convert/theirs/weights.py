@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from fanal.errors import UserError
-from fanal.read_errors import naming
+from fanal.errors import UserError, error_type
+from fanal.files import reading
 
 INDEX_JSON, SINGLE = "model.safetensors.index.json", "model.safetensors"
 ITEM_BYTES = {"F32": 4, "BF16": 2, "F16": 2}
@@ -68,7 +68,7 @@ class HfWeights:
         raw = np.empty(num_rows * columns * item, np.uint8)
         place, left = entry.start + first_row * columns * item, memoryview(raw.data)
         while left:
-            with naming(path):
+            with reading(path):
                 count = os.preadv(self._descriptors[entry.file], [left], place)
             if count == 0:
                 raise BadWeightsError(f"{path} ends inside {name}; copy it again")
@@ -140,7 +140,7 @@ def _read_index(path: Path) -> dict[str, set[str]]:
             raise UserError("its weight_map is empty")
         return dict(sorted(files.items()))
     except OSError as error:
-        raise BadWeightsError(f"{path} cannot be read ({error.strerror})") from None
+        raise error_type(error, BadWeightsError)(f"{path} cannot be read ({error.strerror})") from None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise BadWeightsError(f"{path} is no index of weights ({type(error).__name__}: {error})") from None
 
@@ -150,7 +150,7 @@ def _open(path: Path) -> int:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError as error:
-        raise BadWeightsError(
+        raise error_type(error, BadWeightsError)(
             f"{path} cannot be read ({error.strerror}): a file of the weights is missing; copy it again"
         ) from None
     except ValueError:  # a NUL, or half a character

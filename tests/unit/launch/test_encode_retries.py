@@ -19,7 +19,7 @@ def test_a_retry_that_cannot_be_counted_queues_nothing(encoding: Encoding) -> No
         assert encoding.queued() == []
         assert merging.returncode == 70 and "Traceback" not in merging.stderr, merging.stderr
         assert f"{encoding.launch}/jobs.jsonl must be a file that you may write to" in merging.stderr
-        assert "File too large" in merging.stderr and "To go on: array=" in merging.stderr
+        assert "File too large" in merging.stderr and "To continue: array=" in merging.stderr
 
 
 @needs_prlimit
@@ -27,7 +27,7 @@ def test_jobs_that_cannot_be_noted_are_taken_back_and_cost_one_retry(encoding: E
     encoding.render(parts=1, retries=1)
     encoding.fake("scancel", f'#!/bin/bash\necho "$@" >>{encoding.folder}/cancelled\n')
     merging = encoding.merge_on_a_full_disk(room=80)
-    assert merging.returncode == 70 and "File too large" in merging.stderr and "To go on: array=" in merging.stderr
+    assert merging.returncode == 70 and "File too large" in merging.stderr and "To continue: array=" in merging.stderr
     assert (encoding.folder / "cancelled").read_text() == "101 102\n"
     assert [record["event"] for record in jobs_file.read(encoding.launch)] == ["retried"]
     assert "queued again 1 time(s), no more" in encoding.run("merge.sbatch").stderr
@@ -57,6 +57,6 @@ def test_an_array_that_can_be_neither_followed_by_a_merge_nor_taken_back_is_name
     encoding.fake("sbatch", "#!/bin/bash\n[[ $2 = --array* ]] && echo 101 || { echo too many jobs >&2; exit 1; }\n")
     encoding.fake("scancel", "#!/bin/bash\nexit 1\n")
     merging = encoding.run("merge.sbatch")
-    still = "too many jobs; job 101 is still in the queue; `scancel 101` ends it. To go on: array="
+    still = "too many jobs; job 101 is still in the queue; `scancel 101` ends it. To continue: array="
     assert merging.returncode == 70 and still in merging.stderr
     assert still in jobs_file.read(encoding.launch)[-1]["reason"]

@@ -52,7 +52,7 @@ ERRORS = {
         (LUCIE, "parallel.data_parallel_size=null", "train.batch_ramp=null"), {"nodes": 256},
         "1024 GPUs are more than the 512 that qos qos_gpu_h100-t3 allows; 512 GPUs are the most here",
     ),
-    "an unknown QoS": (("1b.yaml",), {"qos": "long"}, r"--qos \(long\) is not one of jean-zay-h100; there is: qos_gpu_h100-t3, "),
+    "an unknown QoS": (("1b.yaml",), {"qos": "long"}, r"--qos \(long\) is not one of jean-zay-h100; it has: qos_gpu_h100-t3, "),
     "no walltime": (
         ("1b.yaml",), {"hours": None},
         "--hours must say how long to run: a job that asks for none gets 10 minutes; --hours 20 works",
@@ -61,7 +61,7 @@ ERRORS = {
     "an endless time": (("1b.yaml",), {"hours": float("nan")}, r"--hours \(nan\) must be above 0 and finite"),
     "an account without suffix": (
         ("1b.yaml",), {"account": "xyz"},
-        r"--account \(xyz\) must be a project with @h100 behind it on jean-zay-h100, where hours are .* kind of node; --account xyz@h100 works$",
+        r"--account \(xyz\) must be a project followed by @h100 on jean-zay-h100, where hours are .* kind of node; --account xyz@h100 works$",
     ),
     "an account without a project": (("1b.yaml",), {"account": "@h100"}, r"--account \(@h100\) .*; --account xyz@h100 works, with your project"),
     "an account of two kinds": (("1b.yaml",), {"account": "xyz@v100@h100"}, "--account xyz@h100 works"),
@@ -118,7 +118,7 @@ def test_a_shard_that_compute_nodes_cannot_reach_is_named(monkeypatch: pytest.Mo
 
 
 def test_a_precision_that_the_gpus_do_not_compute_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"train.precision \(bf16\) is not computed by the GPUs of jean-zay-v100"):
+    with pytest.raises(ValueError, match=r"train.precision \(bf16\) is not supported by the GPUs of jean-zay-v100"):
         plan("1b.yaml", site="jean-zay-v100", account="xyz@v100")
 
 

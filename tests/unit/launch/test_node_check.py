@@ -17,7 +17,7 @@ from launch.chain.render import JOB
 from launch.chain.script import SITE
 from launch.preflight.node_check import ring_rounds
 from launch.preflight.nodes import fault_of_all, look_at_nodes, read_reports
-from launch.preflight.outliers import MARK, Finding, Verdict
+from launch.preflight.outliers import MARK, NodeFinding, NodeVerdict
 from launch.sites.site import NodeCheckConfig, load_site
 
 ROOT = Path(__file__).parents[3]
@@ -159,7 +159,7 @@ def test_a_node_that_does_not_come_is_named(cluster: Cluster, capfd: pytest.Capt
     assert look_at_nodes(LOCAL, cluster.folder, gpus=0) == 70
     result, said = cluster.result(), capfd.readouterr()
     assert (result["broken"], result["nodes"][0]["stage"], result["nodes"][2]["stage"]) == (["n3"], "reached", "")
-    assert "ok as far as it came ('reached')" in said.out and "BROKEN: did not come" in said.out
+    assert "ok as far as it got ('reached')" in said.out and "BROKEN: did not report" in said.out
     assert "--exclude=n3" in said.err
 
 
@@ -171,7 +171,7 @@ def test_nodes_that_take_too_long_are_ended_and_those_that_came_least_far_named(
     assert cluster.result()["broken"] == ["n2"]
     said = capfd.readouterr()
     assert "the nodes took more than 30 s" in said.err
-    assert "BROKEN: came no further than 'started': it fell silent" in said.out
+    assert "BROKEN: got no further than 'started': it fell silent" in said.out
 
 
 def test_a_single_node_has_nobody_to_talk_to(cluster: Cluster) -> None:
@@ -184,15 +184,15 @@ def test_a_single_node_has_nobody_to_talk_to(cluster: Cluster) -> None:
 
 
 def test_a_fault_of_every_node_is_not_a_nodes_fault() -> None:
-    def broken(node: str) -> Finding:
-        return Finding(node=node, kind="broken", what="GPUs", text="has 0 GPUs, should have 4")
+    def broken(node: str) -> NodeFinding:
+        return NodeFinding(node=node, kind="broken", what="GPUs", text="has 0 GPUs, should have 4")
 
-    assert fault_of_all(Verdict(findings=(broken("n1"), broken("n2"))), ("n1", "n2")) == (
+    assert fault_of_all(NodeVerdict(findings=(broken("n1"), broken("n2"))), ("n1", "n2")) == (
         "every node (n1 and 1 more) has 0 GPUs, should have 4; gpus_per_node of the site must be what nodes have, and torch a "
         "build for CUDA"
     )
-    assert fault_of_all(Verdict(findings=(broken("n1"),)), ("n1", "n2")) == ""
-    assert fault_of_all(Verdict(findings=(broken("n1"),)), ("n1",)) == ""
+    assert fault_of_all(NodeVerdict(findings=(broken("n1"),)), ("n1", "n2")) == ""
+    assert fault_of_all(NodeVerdict(findings=(broken("n1"),)), ("n1",)) == ""
 
 
 def test_reports_that_share_a_line_are_all_read() -> None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from launch.preflight.outliers import NodeReport, Verdict, clock_offsets, judge
+from launch.preflight.outliers import NodeReport, NodeVerdict, clock_offsets, judge
 from launch.sites.site import NodeCheckConfig
 
 LIMITS = NodeCheckConfig()
@@ -18,14 +18,14 @@ def sound(node: str, **changed: object) -> NodeReport:
     return replace(report, **changed)
 
 
-def verdict(*reports: NodeReport, nodes: int | None = None) -> Verdict:
+def verdict(*reports: NodeReport, nodes: int | None = None) -> NodeVerdict:
     names = [f"n{number + 1}" for number in range(nodes or len(reports))]
     return judge({report.node: report for report in reports}, names, LIMITS, gpus=4, memory_gib=80)
 
 
 def test_sound_nodes_have_no_finding() -> None:
     found = verdict(*(sound(f"n{number}") for number in range(1, 9)))
-    assert found == Verdict(findings=())
+    assert found == NodeVerdict(findings=())
 
 
 def test_a_slow_node_among_four_is_named_with_how_much() -> None:
@@ -80,20 +80,20 @@ def test_a_missing_node_is_named() -> None:
     others = [sound(node, stage="reached", error="timed out", exchange_gb_per_s=[]) for node in ("n1", "n2", "n4")]
     found = verdict(*others, nodes=4)
     assert found.nodes("broken") == ["n3"] and not found.stuck
-    assert found.findings[0].text == "did not come"
+    assert found.findings[0].text == "did not report"
 
 
 def test_a_node_that_stopped_earlier_than_the_others_is_named_with_its_error() -> None:
     waiting = [sound(node, stage="met", error="connection closed") for node in ("n1", "n2", "n3")]
     found = verdict(*waiting, sound("n4", stage="started", error="CUDA error: uncorrectable ECC error"))
     assert found.nodes("broken") == ["n4"]
-    assert found.findings[0].text == "came no further than 'started': CUDA error: uncorrectable ECC error"
+    assert found.findings[0].text == "got no further than 'started': CUDA error: uncorrectable ECC error"
 
 
 def test_of_nodes_that_stopped_at_the_same_stage_the_silent_one_is_named() -> None:
     waiting = [sound(node, stage="met", error="timed out") for node in ("n1", "n2", "n4")]
     found = verdict(*waiting[:2], sound("n3", stage="met"), waiting[2])
-    assert [finding.text for finding in found.findings] == ["came no further than 'met': it fell silent"]
+    assert [finding.text for finding in found.findings] == ["got no further than 'met': it fell silent"]
     assert found.nodes("broken") == ["n3"]
 
 

@@ -50,8 +50,8 @@ def test_a_sound_run_passes_and_leaves_nothing(small_run: Path, site: Path) -> N
         "space: 1 more checkpoints of ",
         f"writing: {site.parent} can be written to; {site.parent}/runs/mine will be made",
         "quota: echo is not on this machine",
-        "Slurm's commands are not here: sbatch, srun, scontrol, squeue, sinfo, scancel",
-        "nodes: not looked at: this is no job",
+        "Slurm's commands are missing: sbatch, srun, scontrol, squeue, sinfo, scancel",
+        "nodes: not checked: this is not a job",
     ):
         assert said in done.stdout
     assert list(site.parent.iterdir()) == [site]
@@ -68,7 +68,7 @@ def test_every_check_is_made_though_one_has_failed(small_run: Path, site: Path) 
         in done.stderr
     )
     assert "quota: echo 3 of 5 files says\n3 of 5 files\n" in done.stdout
-    assert "nodes: not looked at: mend the above first" in done.stdout
+    assert "nodes: not checked: fix the errors above first" in done.stdout
     assert "Traceback" not in done.stderr
 
 
@@ -130,11 +130,11 @@ def test_a_disk_without_room_is_refused_with_what_fits(small_run: Path, site: Pa
 
 
 def test_a_torch_without_cuda_is_refused_on_a_site_with_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    from launch.preflight.preflight import Asked, python_environment
+    from launch.preflight.preflight import PreflightRequest, python_environment
     from launch.sites.site import load_site
     from pretrain.config.load import load_run
 
-    asked = Asked(
+    asked = PreflightRequest(
         run=load_run(ROOT / "configs" / "tiny.yaml"), site=load_site("generic"), site_name="generic", run_dir=Path("/x"),
         nodes=None, why_nodes="", gpus_per_node=None, deep=False, in_job=False,
     )  # fmt: skip

@@ -158,13 +158,13 @@ def test_an_array_that_was_cancelled_is_not_queued_again(encoding: Encoding) -> 
     )
     merging = encoding.run("merge.sbatch")
     assert merging.returncode == 70 and len(encoding.queued()) == 2
-    assert "the array was cancelled by hand. To go on: array=" in merging.stderr
+    assert "the array was cancelled by hand. To continue: array=" in merging.stderr
 
 
 def test_a_merge_that_cannot_queue_says_how_to_go_on(encoding: Encoding) -> None:
     encoding.render(parts=1)
     merging = encoding.run("merge.sbatch", REFUSING_SBATCH="1")
-    assert merging.returncode == 70 and "refused" in merging.stderr and "To go on: array=" in merging.stderr
+    assert merging.returncode == 70 and "refused" in merging.stderr and "To continue: array=" in merging.stderr
 
 
 def test_a_merge_started_while_parts_are_encoded_waits_for_them(encoding: Encoding) -> None:
@@ -241,7 +241,7 @@ def test_an_output_that_compute_nodes_cannot_reach_is_refused(
 def test_an_output_that_is_there_is_refused(encoding: Encoding) -> None:
     encoding.prefix.parent.mkdir()
     Path(f"{encoding.prefix}.idx").touch()
-    with pytest.raises(ValueError, match=r"must not be there yet, and .*code.idx is: nothing is overwritten"):
+    with pytest.raises(ValueError, match=r"must not exist yet, and .*code.idx does: nothing is overwritten"):
         encoding.render()
 
 

@@ -38,10 +38,10 @@ ERRORS = {
     "a version": (VARIABLE.format("1.10"), "environment.A.value must be text, and YAML reads it as float 1.1; write it in quotes: value: '1.1' works"),
     "a module that is a number": ("modules: [a, 3.10]", r"modules\[1\] must be text, and YAML reads it as float 3.1"),
     "no cores to encode": ("encode: {cores: 0}", r"encode.cores \(0\) must be at least 1; 8 works"),
-    "two QoS of one name": ("qos: [{name: a, max_hours: 2}, {name: a, max_hours: 3}]", r"qos\[1\].name \('a'\) must be another than that of qos\[0\]"),
+    "two QoS of one name": ("qos: [{name: a, max_hours: 2}, {name: a, max_hours: 3}]", r"qos\[1\].name \('a'\) must differ from that of qos\[0\]"),
     "a QoS without a name": ("qos: [{name: '', max_hours: 2}]", r"qos\[0\].name \(''\) must not be empty; "),
     "two QoS of one name to encode": (
-        "encode: {cores: 1, qos: [{name: a, max_hours: 2}, {name: a, max_hours: 3}]}", r"encode.qos\[1\].name \('a'\) must be another",
+        "encode: {cores: 1, qos: [{name: a, max_hours: 2}, {name: a, max_hours: 3}]}", r"encode.qos\[1\].name \('a'\) must differ",
     ),
     "an open quote": (
         "file_systems: [{name: W, quota_command: \"echo 'a\"}]",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from fanal.errors import UserError
 from launch import slurm
 from launch.chain import jobs_file
 from launch.chain.render import submit
@@ -67,7 +68,9 @@ def test_a_chain_that_cannot_be_noted_is_taken_back(cancels: bool, chain: Job, m
 
     monkeypatch.setattr(jobs_file, "note", no_room)
     there = Slurm(monkeypatch, jobs=2, cancels=cancels)
-    with pytest.raises(ValueError, match=r"jobs\.jsonl must be .* No space left on device") as caught:
+    with pytest.raises(
+        UserError if cancels else slurm.SlurmError, match=r"jobs\.jsonl must be .* No space left on device"
+    ) as caught:
         submit(replace(chain, slices=2), chain.folder / "job.sbatch", hours=3.0)
     assert str(caught.value).endswith("noted there" if cancels else STILL_THERE)
     assert there.asked[-1] == "scancel 1 2"

@@ -1,10 +1,10 @@
-import errno
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from fanal.errors import PassingError
 from fanal.files import InputFile, block_sha256_of_file, sha256_of_file, write_bytes_durably
 from fanal.records import read_record, write_record
 from tests.runs.disks import UNREADABLE
@@ -22,7 +22,7 @@ def test_a_record_reads_back_equal(tmp_path: Path) -> None:
         count=3, name=None, inputs=(InputFile(path="${a}/é.jsonl", bytes=2, first_block=0, block_sha256=("00",)),)
     )
     write_record(tmp_path / "r.json", sample)
-    assert read_record(Sample, tmp_path / "r.json", mend="") == sample
+    assert read_record(Sample, tmp_path / "r.json", remedy="") == sample
     assert [path.name for path in tmp_path.iterdir()] == ["r.json"]
 
 
@@ -42,13 +42,13 @@ def test_a_record_reads_back_equal(tmp_path: Path) -> None:
         ('{"count": 1', "cannot be read as JSON"),
     ],
 )
-def test_a_record_that_does_not_fit_is_refused_with_the_place_and_the_mend(
+def test_a_record_that_does_not_fit_is_refused_with_the_place_and_the_remedy(
     tmp_path: Path, content: str, message: str
 ) -> None:
     path = tmp_path / "r.json"
     path.write_text(content)
     with pytest.raises(ValueError) as caught:
-        read_record(Sample, path, mend="write it again")
+        read_record(Sample, path, remedy="write it again")
     assert str(path) in str(caught.value)
     assert message in str(caught.value)
     assert str(caught.value).endswith("; write it again")
@@ -79,6 +79,5 @@ def test_sha256_is_that_of_the_whole_file_and_not_of_a_block(tmp_path: Path) -> 
 def test_a_read_that_fails_names_the_file(tmp_path: Path, read: Callable[[Path], object]) -> None:
     path = tmp_path / "unreadable"
     path.symlink_to(UNREADABLE)
-    with pytest.raises(OSError) as caught:
+    with pytest.raises(PassingError, match=f"^{path} cannot be read: Input/output error"):
         read(path)
-    assert (caught.value.errno, caught.value.filename) == (errno.EIO, str(path))

@@ -90,7 +90,7 @@ def test_a_folder_gives_its_documents_in_the_order_of_paths_and_leaves_the_rest(
     assert found == ["a/a.txt", "a/z.jsonl.gz", "b.jsonl", "c.parquet", "d/FAR.JSONL.GZ"]
     (tmp_path / "a" / "e.jsonl.xz").write_bytes(b"x")
     with pytest.raises(
-        ValueError, match=r"e.jsonl.xz is compressed in a way that is not read; compress it with gzip or zstd"
+        ValueError, match=r"e.jsonl.xz has a compression that is not supported; compress it with gzip or zstd"
     ):
         find_inputs([tmp_path])
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from fanal.errors import UserError
 from tokenizer.encoding.encode import encode
 from tokenizer.shards import writer as writer_module
 from tokenizer.shards.shard import ShardError, ShardWriter, open_shard
@@ -163,7 +164,7 @@ def test_a_full_disk_is_said_in_one_line_and_leaves_nothing(
     words = command(tokenizer_dir, big_input, small / "shard", *options)
     done = subprocess.run(tmpfs_command(size, small, words), cwd=ROOT, check=False, capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
-    assert "No space left on device; mend that and run again" in done.stderr
+    assert "No space left on device; fix that and run again" in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == "", "nothing is left in the folder"
 
@@ -178,7 +179,7 @@ def test_an_error_at_any_step_of_finishing_leaves_nothing(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(writer_module, failing, fail)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(UserError, match=r"shard cannot be written: No space left"):
         encode(tokenizer_dir, [path], tmp_path / "shard", num_workers=1)
     assert [p.name for p in tmp_path.iterdir()] == ["a.jsonl"]
 
@@ -194,7 +195,7 @@ def test_a_killed_worker_ends_the_run_with_advice(tmp_path: Path, tokenizer_dir:
     os.kill(workers[0], signal.SIGKILL)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 70
-    assert "a worker process was killed, often for want of memory: --workers 1 takes the least" in stderr
+    assert "a worker process was killed, often because memory ran out: --workers 1 uses the least" in stderr
     assert not list(tmp_path.glob("shard*"))
     assert verify([tmp_path / "shard"])[0].problems
 

@@ -12,6 +12,7 @@ from tokenizer.documents.blocks import Part, RawBlock
 from tokenizer.encoding.encode import encode
 from tokenizer.encoding.merge import merge
 from tokenizer.shards.labels import Labels
+from tokenizer.shards.manifest import DamagedShardError
 from tokenizer.shards.shard import ShardError, ShardWriter, open_shard
 from tokenizer.shards.shuffle import Shuffler, document_keys
 from tokenizer.shards.verify import verify
@@ -99,7 +100,7 @@ def test_a_bad_set_of_parts_is_refused(tmp_path: Path, tokenizer_dir: Path, inpu
     for parts, message in (
         ([one, three], r"the parts given are 1/3, 3/3, expected each of 1/3 to 3/3 once; missing: 2/3"),
         ([one, two, three, two], r"expected each of 1/3 to 3/3 once"),
-        ([one, two, tmp_path / "whole"], r"whole is a whole shard, expected one written with --part"),
+        ([one, two, tmp_path / "whole"], r"whole is a complete shard, expected one written with --part"),
         ([one, two, tmp_path / "no eos"], r"no eos has options .*append_eos=False.* parts of different runs"),
         ([one, two, tmp_path / "none"], r"none.json does not exist"),
     ):
@@ -109,7 +110,7 @@ def test_a_bad_set_of_parts_is_refused(tmp_path: Path, tokenizer_dir: Path, inpu
     content = bytearray(Path(f"{two}.bin").read_bytes())
     content[40] ^= 1
     Path(f"{two}.bin").write_bytes(content)
-    with pytest.raises(ShardError, match=r"2.bin has sha256 .*; encode this part again"):
+    with pytest.raises(DamagedShardError, match=r"2.bin has sha256 .*; encode this part again"):
         merge([one, two, three], tmp_path / "merged")
 
 
@@ -122,7 +123,7 @@ def test_a_changed_order_of_a_shuffled_part_is_refused(tmp_path: Path, tokenizer
     keys[[0, 1]] = keys[[1, 0]]
     keys.tofile(order)
     assert "1.order has sha256" in str(verify(parts[:1], deep=True)[0].problems)
-    with pytest.raises(ShardError, match=r"1.order has sha256"):
+    with pytest.raises(DamagedShardError, match=r"1.order has sha256"):
         merge(parts, tmp_path / "merged")
     order.unlink()
     with pytest.raises(ShardError, match=r"1.order has sha256 no file"):

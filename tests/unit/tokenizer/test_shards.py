@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tokenizer.shards.manifest import DamagedShardError
 from tokenizer.shards.shard import EncodeOptions, ShardError, ShardManifest, ShardWriter, open_shard
 from tokenizer.shards.verify import verify
 
@@ -132,17 +133,19 @@ def test_an_existing_file_is_refused_and_left_alone(tmp_path: Path, suffix: str)
 
 
 @pytest.mark.parametrize(
-    ("document", "message"),
+    ("document", "error", "message"),
     [
-        ([0, 100], "document 1 of .*a holds id 100, expected 0 to vocab_size - 1 = 99"),
-        ([-1, 5], "document 1 of .*a holds id -1, expected 0 to"),
-        ([], "leave out empty documents"),
-        ([[1, 2]], r"shape \(1, 2\)"),
-        ([1.0], "is float64"),
+        ([0, 100], ShardError, "document 1 of .*a holds id 100, expected 0 to vocab_size - 1 = 99"),
+        ([-1, 5], ShardError, "document 1 of .*a holds id -1, expected 0 to"),
+        ([], AssertionError, "leave out empty documents"),
+        ([[1, 2]], AssertionError, r"shape \(1, 2\)"),
+        ([1.0], AssertionError, "is float64"),
     ],
 )
-def test_a_document_that_does_not_fit_is_refused(tmp_path: Path, document, message: str) -> None:
-    with pytest.raises(ShardError, match=message):
+def test_a_document_that_does_not_fit_is_refused(
+    tmp_path: Path, document, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
         write_shard(tmp_path / "a", [[1], document])
     assert not list(tmp_path.iterdir())
 
@@ -150,7 +153,7 @@ def test_a_document_that_does_not_fit_is_refused(tmp_path: Path, document, messa
 def test_a_shard_without_documents_or_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ShardError, match="would hold no document"):
         write_shard(tmp_path / "a", [])
-    with pytest.raises(ShardError, match=r"tokenizer_sha256 \('abc'\) 64 hexadecimal digits"):
+    with pytest.raises(AssertionError, match=r"tokenizer_sha256 \('abc'\) 64 hexadecimal digits"):
         ShardWriter(tmp_path / "a", vocab_size=3, tokenizer_sha256="abc")
     assert not list(tmp_path.iterdir())
 
@@ -200,13 +203,17 @@ FAULTS = {
 }
 
 
+NOT_DAMAGE = {"no bin", "no idx", "no json", "highest", "version", "tokenizer", "unknown key", "json"}
+"""What a wrong prefix, or a description that somebody wrote, looks like; all else is bytes that changed."""
+
+
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_at_the_ends_is_found_on_opening(tmp_path: Path, name: str) -> None:
     fault, message = FAULTS[name]
     write_shard(tmp_path / "a")
     open_shard(tmp_path / "a")
     fault(tmp_path / "a")
-    with pytest.raises(ShardError, match=message):
+    with pytest.raises(ShardError if name in NOT_DAMAGE else DamagedShardError, match=message):
         open_shard(tmp_path / "a")
 
 
@@ -283,7 +290,7 @@ def test_a_search_in_a_damaged_index_is_refused(tmp_path: Path, pointers: list) 
         try:
             assert shard.documents_in(start, 20).tolist() == expected, "an answer is right, or there is none"
             found += 1
-        except ShardError as error:
+        except DamagedShardError as error:
             assert "a.idx does not say where the documents around token" in str(error)
             refused += 1
     assert found and refused

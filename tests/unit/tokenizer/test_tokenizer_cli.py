@@ -50,7 +50,7 @@ def test_check_prints_a_table_with_every_domain_and_the_first_failure(
     out = capsys.readouterr().out
     assert "tokens per word" in out
     assert "prose" in out
-    assert f"blocks: first text not given back: {path}:2: character 0" in out
+    assert f"blocks: first text that decoding does not restore: {path}:2: character 0" in out
 
 
 def test_check_by_language_writes_its_json_to_a_file_beside_the_table(

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fanal.errors import PassingError
 from tests.runs.disks import UNREADABLE
 from tokenizer.__main__ import main
 from tokenizer.shards.index import write_index
@@ -94,8 +95,8 @@ def test_a_shard_that_cannot_be_read_for_now_is_not_called_damaged_nor_sound(
     unread, good = verify([tmp_path / "b", prefix])
     assert (unread.cut_short, unread.failed) == (True, False)
     assert unread.problems == (
-        f"{tmp_path / 'b'} cannot be read for now ([Errno 5] Input/output error: '{manifest}'), which says nothing about it; "
-        "verify it again, perhaps on another node",
+        f"{tmp_path / 'b'} cannot be read for now, which says nothing about it: {manifest} cannot be read as JSON "
+        "([Errno 5] Input/output error); try again, perhaps on another node",
     )
     assert not good.problems
     assert main(["verify", str(tmp_path / "b"), str(prefix)]) == 70
@@ -109,7 +110,7 @@ def test_damage_found_before_the_disk_failed_stays_damage(
     prefix: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(path: Path) -> tuple[str, ...]:
-        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        raise PassingError(f"{path} cannot be read: {os.strerror(errno.EIO)}")
 
     monkeypatch.setattr("tokenizer.shards.verify.block_sha256_of_file", fail)  # it is read behind the index
     assert main(["verify", str(prefix), "--deep"]) == 70
