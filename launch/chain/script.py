@@ -7,7 +7,7 @@ from pathlib import Path
 from fanal.exit_codes import OF_A_RUN
 from launch.chain.request import Job, Places
 from launch.sites.site import SiteConfig
-from pretrain.config.derive import num_parameters
+from pretrain.model.families.sizes import num_parameters
 from pretrain.train.request_files import SINCE_S
 
 EXIT_CODES = "exit-codes"

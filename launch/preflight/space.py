@@ -15,9 +15,9 @@ from fanal.errors import UserError
 from fanal.run_folder import MAX_FILES, MIN_FILE_BYTES
 from launch.sites.reach import file_systems_of
 from launch.sites.site import SiteConfig
-from pretrain.config.derive import checkpoint_bytes
 from pretrain.config.schema import RunConfig
 from pretrain.log.run_dir import cannot_write
+from pretrain.model.families.sizes import checkpoint_bytes
 
 SMALL_FILES = 8
 """Approximate number of files and folders of a checkpoint beside those of the ranks."""

@@ -14,6 +14,7 @@ from pretrain.convert.certificate.compare import BOUND, mean_loss
 from pretrain.convert.ours.source import ExportSource
 from pretrain.convert.theirs.write_config import exported_parameters, exported_vocab_size
 from pretrain.data.position import SourcePosition
+from pretrain.model.families import family_of
 from tokenizer.shards.shard import ShardManifest
 
 METRICS = "metrics.jsonl"
@@ -66,7 +67,8 @@ def _architecture(source: ExportSource, dtype: str) -> str:
         ("vocabulary", f"{exported_vocab_size(source):,} tokens; embedding {tied}"),
         ("weights", f"trained in {source.weights_dtype} with fp32 masters, exported in {dtype}"),
     ]
-    return "## Architecture\n\nLlama (`LlamaForCausalLM`).\n\n" + _table(("", ""), rows)
+    family = family_of(model)
+    return f"## Architecture\n\n{family.title} (`{family.architecture}`).\n\n" + _table(("", ""), rows)
 
 
 def _training(source: ExportSource) -> str:

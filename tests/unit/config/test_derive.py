@@ -15,12 +15,12 @@ from pretrain.config.derive import (
     mixture_weight,
     model_parallel_size,
     num_microbatches,
-    num_parameters,
     padded_vocab_size,
     train_samples,
     world_size,
 )
 from pretrain.config.schema import BatchRampConfig, ModelConfig, OptimConfig, ParallelConfig, SourceConfig, TrainConfig
+from pretrain.model.families.sizes import num_parameters
 
 MODEL = ModelConfig(
     num_layers=2, hidden_size=8, ffn_hidden_size=16, num_attention_heads=4, num_query_groups=2, vocab_size=130

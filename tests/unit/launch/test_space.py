@@ -11,9 +11,9 @@ import pytest
 from launch.chain.newest import whole_steps
 from launch.preflight.space import Free, check_space, check_write, free_at, most_at_once, nearest_folder, quota
 from launch.sites.site import FileSystemConfig, load_site
-from pretrain.config.derive import checkpoint_bytes
 from pretrain.config.load import load_run
 from pretrain.config.schema import RunConfig
+from pretrain.model.families.sizes import checkpoint_bytes
 from tests.runs.disks import small_disk
 
 ROOT = Path(__file__).parents[3]
