@@ -17,11 +17,12 @@ from bench.checkpoint_big import RESULTS
 from bench.compare import Timing, append_result, table
 from bench.data_corpus import make_shard, make_tokenizer
 from pretrain.checkpoint.saving.save import open_saver
-from pretrain.config.derive import num_parameters, world_size
+from pretrain.config.derive import world_size
 from pretrain.config.load import load_run
 from pretrain.config.schema import RunConfig
 from pretrain.data.reader import open_reader
 from pretrain.data.sources import open_sources
+from pretrain.model.families.sizes import num_parameters
 from pretrain.model.gpt import build_model
 from pretrain.optim.optimizer import build_optimizer
 from pretrain.parallel.local import run_local_ranks

@@ -32,10 +32,10 @@ from pretrain.checkpoint.disk.manifest import Manifest, describe, manifest_bytes
 from pretrain.checkpoint.disk.shard_file import header_bytes
 from pretrain.checkpoint.disk.state_file import state_text
 from pretrain.checkpoint.disk.tensor_index import IndexedTensor, Stored, TensorIndex, entry_name, index_text
-from pretrain.config.derive import num_parameters
 from pretrain.config.schema import ModelConfig
 from pretrain.convert.ours.import_record import IMPORT, import_text
 from pretrain.convert.ours.names import our_shapes
+from pretrain.model.families.sizes import num_parameters
 from pretrain.state import TrainState
 
 RESULTS = Path(__file__).parent / "results" / "export.md"

@@ -12,7 +12,7 @@ PACKAGES = ("fanal", "tokenizer", "pretrain", "launch")
 FLOORS = (
     "fanal", "fanal.kernels",
     "tokenizer.documents", "tokenizer.vocabulary", "tokenizer.shards", "tokenizer.encoding", "tokenizer",
-    "pretrain.config", "pretrain.state", "pretrain.parallel", "pretrain.data", "pretrain.model", "pretrain.optim",
+    "pretrain.config", "pretrain.model.families", "pretrain.state", "pretrain.parallel", "pretrain.data", "pretrain.model", "pretrain.optim",
     "pretrain.checkpoint.disk", "pretrain.checkpoint.content", "pretrain.checkpoint.saving", "pretrain.checkpoint.loading",
     "pretrain.log", "pretrain.train",
     "pretrain.convert.ours", "pretrain.convert.theirs", "pretrain.convert.importing", "pretrain.convert.certificate",
@@ -28,7 +28,7 @@ CLOSED = {
 }
 """What a package may not import although it stands above it; ``launch`` reads configs, and nothing else of the trainer."""
 OPEN = {
-    "launch": ("pretrain.config.",),
+    "launch": ("pretrain.config.", "pretrain.model.families."),
     "fanal.kernels": ("fanal.kernels.", "fanal.errors"),
 }
 MAX_FILE_LINES = 400

@@ -8,7 +8,7 @@ from fanal.exit_codes import OF_A_RUN
 from fanal.run_folder import REQUESTS_SINCE_S, STOP
 from launch.chain.request import Job, Places
 from launch.sites.site import SiteConfig
-from pretrain.config.derive import num_parameters
+from pretrain.model.families.sizes import num_parameters
 
 EXIT_CODES = "exit-codes"
 """Folder in which every rank, or task, leaves its exit code."""

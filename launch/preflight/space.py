@@ -17,8 +17,8 @@ from fanal.free_space import Free, nearest_folder
 from fanal.run_folder import MAX_FILES, MIN_FILE_BYTES, cannot_write
 from launch.sites.reach import file_systems_of
 from launch.sites.site import SiteConfig
-from pretrain.config.derive import checkpoint_bytes
 from pretrain.config.schema import RunConfig
+from pretrain.model.families.sizes import checkpoint_bytes
 
 SMALL_FILES = 8
 """Approximate number of files and folders of a checkpoint beside those of the ranks."""

@@ -18,23 +18,6 @@ def padded_vocab_size(model: ModelConfig) -> int:
     return -(-model.vocab_size // multiple) * multiple
 
 
-def num_parameters(model: ModelConfig) -> int:
-    """Trainable parameters, without vocabulary padding."""
-    head_size = kv_channels(model)
-    attention = model.hidden_size * head_size * (2 * model.num_attention_heads + 2 * model.num_query_groups)
-    feed_forward = 3 * model.hidden_size * model.ffn_hidden_size
-    norms = 2 * model.hidden_size
-    embeddings = model.vocab_size * model.hidden_size * (1 if model.share_embeddings_and_output_weights else 2)
-    return model.num_layers * (attention + feed_forward + norms) + model.hidden_size + embeddings
-
-
-def checkpoint_bytes(model: ModelConfig) -> int:
-    """Bytes of one checkpoint: fp32 weights and AdamW's two moments, vocabulary padding included; other files are small."""
-    padding = padded_vocab_size(model) - model.vocab_size
-    rows = padding * (1 if model.share_embeddings_and_output_weights else 2)
-    return 12 * (num_parameters(model) + rows * model.hidden_size)
-
-
 def model_parallel_size(parallel: ParallelConfig) -> int:
     """Ranks that hold one replica of the model."""
     return parallel.tensor_model_parallel_size * parallel.pipeline_model_parallel_size

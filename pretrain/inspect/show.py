@@ -8,13 +8,13 @@ from pretrain.config.derive import (
     lr_decay_samples,
     model_parallel_size,
     num_microbatches,
-    num_parameters,
     padded_vocab_size,
     train_samples,
     world_size,
 )
 from pretrain.config.load import to_yaml
 from pretrain.config.schema import RunConfig
+from pretrain.model.families.sizes import num_parameters
 from pretrain.model.flops import flops_per_token
 
 

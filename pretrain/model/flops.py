@@ -2,6 +2,7 @@
 
 from pretrain.config.derive import kv_channels
 from pretrain.config.schema import ModelConfig
+from pretrain.model.families.sizes import product_weights
 
 PEAK_TFLOPS = {
     # Dense bf16 without sparsity, from NVIDIA's data sheets; matched against the start of the device's name.
@@ -28,12 +29,8 @@ def flops_per_token(model: ModelConfig, seq_length: int, *, causal: bool) -> flo
 
     Source: Chowdhery et al., PaLM, 2022, appendix B; Narayanan et al., 2021 (arXiv:2104.04473), section 5.1.
     """
-    head_size = kv_channels(model)
-    attention_weights = model.hidden_size * head_size * (2 * model.num_attention_heads + 2 * model.num_query_groups)
-    layer_weights = attention_weights + 3 * model.hidden_size * model.ffn_hidden_size
-    weights = model.num_layers * layer_weights + model.vocab_size * model.hidden_size
-    scores = 12 * model.num_layers * model.num_attention_heads * head_size * seq_length
-    return 6 * weights + (scores / 2 if causal else scores)
+    scores = 12 * model.num_layers * model.num_attention_heads * kv_channels(model) * seq_length
+    return 6 * product_weights(model) + (scores / 2 if causal else scores)
 
 
 def peak_tflops(device_name: str) -> float | None:

@@ -12,6 +12,8 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from fanal.kernels.attention import select_attention_backend
 from pretrain.config.derive import kv_channels, padded_vocab_size
 from pretrain.config.schema import ParallelConfig, RunConfig
+from pretrain.model.families import tensors_of
+from pretrain.model.families.table import TensorSpec
 from pretrain.model.initialize import initialize
 from pretrain.model.layer_spec import CausalSelfAttention, stage_spec
 from pretrain.model.translate import PARAMS_DTYPE, transformer_config
@@ -24,8 +26,10 @@ class Decoder(GPTModel):
     Megatron lets padding take part in the softmax, so a model exported without it is not the model that was trained.
     """
 
-    def __init__(self, *, real_vocab_columns: int, **kwargs: object) -> None:
+    def __init__(self, *, specs: dict[str, TensorSpec], real_vocab_columns: int, **kwargs: object) -> None:
         super().__init__(**kwargs)  # type: ignore[arg-type]
+        self.specs = specs
+        """The table of the whole model's tensors."""
         self.real_vocab_columns = real_vocab_columns
         """Columns of this rank's part of the logits that stand for a token."""
 
@@ -48,7 +52,7 @@ def build_model(run: RunConfig, world: World) -> list[DistributedDataParallel]:
     stages = run.parallel.virtual_pipeline_model_parallel_size
     chunks = [_chunk(run, world, config, backend, stage if stages > 1 else None) for stage in range(stages)]
     for chunk in chunks:
-        initialize(chunk, run, tp_rank=world.tp_rank)
+        initialize(chunk, chunk.specs, seed=run.train.seed, tp_rank=world.tp_rank)
     replicas = _wrap(chunks, config, run.parallel)
     config.finalize_model_grads_func = finalize_model_grads
     return replicas
@@ -76,7 +80,7 @@ def _chunk(run: RunConfig, world: World, config: TransformerConfig, backend: str
     columns = padded // world.tensor_model_parallel_size
     return Decoder(
         config=config,
-        transformer_layer_spec=stage_spec(config, backend),
+        transformer_layer_spec=stage_spec(config, run.model, backend),
         vocab_size=padded,
         max_sequence_length=run.data.seq_length,
         pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=stage is None, vp_stage=stage),
@@ -86,6 +90,7 @@ def _chunk(run: RunConfig, world: World, config: TransformerConfig, backend: str
         position_embedding_type="rope",
         rotary_base=run.model.rotary_base,
         vp_stage=stage,
+        specs=tensors_of(run.model),
         real_vocab_columns=min(columns, max(0, run.model.vocab_size - world.tp_rank * columns)),
     ).to(world.device)
 

@@ -7,8 +7,7 @@ Shapes, batch first: b batch, s new positions, t all positions so far, h hidden,
 d head size, v vocabulary.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -17,28 +16,29 @@ from torch import Tensor
 from fanal.kernels.reference import rms_norm, rotary_angles, swiglu
 from pretrain.config.derive import kv_channels
 from pretrain.config.schema import ModelConfig
-from pretrain.model.tensor_names import EMBEDDING, FINAL_NORM, OUTPUT
+from pretrain.model.families import table_of
+from pretrain.model.families.table import (
+    ATTENTION_OUTPUT,
+    DOWN,
+    EMBEDDING,
+    FEED_FORWARD_NORM,
+    FINAL_NORM,
+    GATE_AND_UP,
+    INPUT_NORM,
+    KEY_NORM,
+    OUTPUT,
+    PLACES,
+    QUERY_KEY_VALUE,
+    QUERY_NORM,
+    layer_tensor,
+)
 
 BLOCK_TOKENS = 512
 """New positions that go through the layers at a time: the scores of a long prompt would fill the memory."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class LayerWeights:
-    """One layer, as the trainer lays it out."""
-
-    input_norm: Tensor
-    """[h]"""
-    query_key_value: Tensor
-    """[g * (r + 2) * d, h]: group by group its query heads, its key head, its value head."""
-    attention_output: Tensor
-    """[h, n * d]"""
-    feed_forward_norm: Tensor
-    """[h]"""
-    gate_and_up: Tensor
-    """[2 * f, h]"""
-    down: Tensor
-    """[h, f]"""
+LayerWeights = Mapping[str, Tensor]
+"""One layer's tensors as the trainer lays them out, by the places that the model's family fills."""
 
 
 class Cache:
@@ -61,7 +61,7 @@ class Cache:
 
 
 class InferenceDecoder:
-    """A Llama-family decoder; its weights are in memory, once."""
+    """A decoder of any of our families; its weights are in memory, once."""
 
     def __init__(
         self,
@@ -79,7 +79,11 @@ class InferenceDecoder:
             return torch.from_numpy(read(name)[:rows]).to(device=device, dtype=dtype)
 
         self.embedding = take(EMBEDDING, vocab_size)
-        self.layers = [_layer(take, number) for number in range(model.num_layers)]
+        places = [spec.name for spec in table_of(model).layer]
+        assert set(places).issubset(PLACES), f"{set(places).difference(PLACES)} take no part in what is computed here"
+        self.layers: list[LayerWeights] = [
+            {place: take(layer_tensor(number, place)) for place in places} for number in range(model.num_layers)
+        ]
         self.final_norm = take(FINAL_NORM)
         self.output = self.embedding if model.share_embeddings_and_output_weights else take(OUTPUT, vocab_size)
 
@@ -116,21 +120,25 @@ class InferenceDecoder:
         return (hidden @ self.output.T).float()
 
     def _layers(self, tokens: Tensor, cache: Cache) -> Tensor:
-        epsilon = self.model.layernorm_epsilon
         hidden = self.embedding[tokens]  # [b, s, h]
         for number, layer in enumerate(self.layers):
-            hidden = hidden + self._attention(rms_norm(hidden, layer.input_norm, epsilon), layer, number, cache)
-            gate, up = (rms_norm(hidden, layer.feed_forward_norm, epsilon) @ layer.gate_and_up.T).chunk(2, dim=-1)
-            hidden = hidden + swiglu(gate, up) @ layer.down.T
+            hidden = hidden + self._attention(self._normed(hidden, layer, INPUT_NORM), layer, number, cache)
+            gate, up = (self._normed(hidden, layer, FEED_FORWARD_NORM) @ layer[GATE_AND_UP].T).chunk(2, dim=-1)
+            hidden = hidden + swiglu(gate, up) @ layer[DOWN].T
         cache.length += tokens.shape[1]
         return hidden
+
+    def _normed(self, x: Tensor, layer: LayerWeights, place: str) -> Tensor:
+        """What comes out of the norm at a place; the input itself where the family has none there."""
+        return rms_norm(x, layer[place], self.model.layernorm_epsilon) if place in layer else x
 
     def _attention(self, x: Tensor, layer: LayerWeights, number: int, cache: Cache) -> Tensor:
         batch, length, _ = x.shape
         groups, head_size = self.model.num_query_groups, kv_channels(self.model)
         start, end = cache.length, cache.length + length
-        mixed = (x @ layer.query_key_value.T).view(batch, length, groups, -1, head_size)  # [b, s, g, r + 2, d]
-        query, key, value = mixed[:, :, :, :-2], mixed[:, :, :, -2:-1], mixed[:, :, :, -1]
+        mixed = (x @ layer[QUERY_KEY_VALUE].T).view(batch, length, groups, -1, head_size)  # [b, s, g, r + 2, d]
+        query = self._normed(mixed[:, :, :, :-2], layer, QUERY_NORM)
+        key, value = self._normed(mixed[:, :, :, -2:-1], layer, KEY_NORM), mixed[:, :, :, -1]
         cos, sin = cache.cos[start:end, None], cache.sin[start:end, None]  # [s, 1, 1, d/2]
         cache.keys[number, :, start:end] = _rotate(key, cos, sin).squeeze(3)
         cache.values[number, :, start:end] = value
@@ -140,19 +148,7 @@ class InferenceDecoder:
         unseen = positions[None, :] > positions[start:, None]  # [s, t]
         probabilities = scores.masked_fill(unseen, float("-inf")).softmax(dim=-1).to(values.dtype)
         context = torch.einsum("bgrst,btgd->bsgrd", probabilities, values)
-        return context.reshape(batch, length, -1) @ layer.attention_output.T
-
-
-def _layer(take: Callable[[str], Tensor], number: int) -> LayerWeights:
-    prefix = f"decoder.layers.{number}."
-    return LayerWeights(
-        input_norm=take(f"{prefix}input_layernorm.weight"),
-        query_key_value=take(f"{prefix}self_attention.linear_qkv.weight"),
-        attention_output=take(f"{prefix}self_attention.linear_proj.weight"),
-        feed_forward_norm=take(f"{prefix}pre_mlp_layernorm.weight"),
-        gate_and_up=take(f"{prefix}mlp.linear_fc1.weight"),
-        down=take(f"{prefix}mlp.linear_fc2.weight"),
-    )
+        return context.reshape(batch, length, -1) @ layer[ATTENTION_OUTPUT].T
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -6,15 +6,12 @@ Cost: a rank draws its own rows of row-split weights, and all of a column-split 
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
 
-from pretrain.config.derive import padded_vocab_size
-from pretrain.config.schema import RunConfig
-from pretrain.model.tensor_names import EMBEDDING, OUTPUT
-from pretrain.model.translate import residual_init_std
+from pretrain.model.families.table import EMBEDDING, OUTPUT, TensorSpec
 
 ROWS_PER_BLOCK = 64
 
@@ -36,25 +33,21 @@ def full_rows(*, seed: int, name: str, std: float, rows: range, columns: int) ->
 
 
 @torch.no_grad()
-def initialize(chunk: torch.nn.Module, run: RunConfig, *, tp_rank: int) -> None:
-    """Fill every parameter of one pipeline chunk of a GPTModel, this rank's part of it."""
-    seed, tied = run.train.seed, run.model.share_embeddings_and_output_weights
+def initialize(chunk: torch.nn.Module, specs: Mapping[str, TensorSpec], *, seed: int, tp_rank: int) -> None:
+    """Fill every parameter of one pipeline chunk of a GPTModel, this rank's part of it.
+
+    Args: specs: the table of the whole model.
+    """
     for name, parameter in global_named_parameters(chunk):
-        if parameter.dim() == 1:
+        # Tied, the last stage holds a copy of the embedding as its output layer.
+        spec = specs[EMBEDDING if name == OUTPUT and OUTPUT not in specs else name]
+        if spec.init_std is None:
             parameter.fill_(1.0)
-        elif name in (EMBEDDING, OUTPUT):
-            source = EMBEDDING if tied else name
-            _fill(parameter, source, run.model.init_method_std, seed, row_start=tp_rank * parameter.shape[0])
-            _zero_padding(parameter, run, tp_rank)
-        elif name.endswith("linear_fc1.weight"):  # [gate; up], each split by itself
-            for half, part in zip(parameter.chunk(2), ("gate", "up"), strict=True):
-                _fill(half, f"{name}/{part}", run.model.init_method_std, seed, row_start=tp_rank * half.shape[0])
-        elif name.endswith("linear_qkv.weight"):  # whole query groups per rank, one after the other
-            _fill(parameter, name, run.model.init_method_std, seed, row_start=tp_rank * parameter.shape[0])
-        else:  # linear_proj, linear_fc2: split along the columns
-            assert name.endswith(("linear_proj.weight", "linear_fc2.weight")), f"{name} has no rule for initial values"
-            _fill(parameter, name, residual_init_std(run), seed, column_start=tp_rank * parameter.shape[1],
-                  columns=parameter.shape[1] * run.parallel.tensor_model_parallel_size)  # fmt: skip
+            continue
+        for section, seed_name in zip(parameter.chunk(len(spec.seed_names)), spec.seed_names, strict=True):
+            _fill(section, spec, seed_name, seed, tp_rank)
+        if spec.padding_rows:
+            _zero_padding(parameter, spec, tp_rank)
 
 
 def global_named_parameters(chunk: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter]]:
@@ -68,23 +61,19 @@ def global_named_parameters(chunk: torch.nn.Module) -> Iterator[tuple[str, torch
         yield name, parameter
 
 
-def _fill(
-    target: torch.Tensor,
-    name: str,
-    std: float,
-    seed: int,
-    *,
-    row_start: int = 0,
-    column_start: int = 0,
-    columns: int | None = None,
-) -> None:
-    rows = range(row_start, row_start + target.shape[0])
-    full = full_rows(seed=seed, name=name, std=std, rows=rows, columns=columns or target.shape[1])
-    target.copy_(torch.from_numpy(full[:, column_start : column_start + target.shape[1]]))
+def _fill(target: torch.Tensor, spec: TensorSpec, seed_name: str, seed: int, tp_rank: int) -> None:
+    """A section of a parameter, or this rank's part of it."""
+    assert spec.init_std is not None, f"{spec.name} is drawn from nothing"
+    height, width = target.shape
+    first_row = tp_rank * height if spec.split_dim == 0 else 0
+    first_column = tp_rank * width if spec.split_dim == 1 else 0
+    rows = range(first_row, first_row + height)
+    full = full_rows(seed=seed, name=seed_name, std=spec.init_std, rows=rows, columns=spec.shape[1])
+    target.copy_(torch.from_numpy(full[:, first_column : first_column + width]))
 
 
-def _zero_padding(parameter: torch.Tensor, run: RunConfig, tp_rank: int) -> None:
+def _zero_padding(parameter: torch.Tensor, spec: TensorSpec, tp_rank: int) -> None:
     """Padding rows are never read by a token nor seen by the loss; zeros make that visible."""
     first_row = tp_rank * parameter.shape[0]
-    assert first_row + parameter.shape[0] <= padded_vocab_size(run.model), "more rows than the padded vocabulary"
-    parameter[max(0, run.model.vocab_size - first_row) :].zero_()
+    assert first_row + parameter.shape[0] <= spec.shape[0], "more rows than the padded vocabulary"
+    parameter[max(0, spec.shape[0] - spec.padding_rows - first_row) :].zero_()

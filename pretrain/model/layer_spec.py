@@ -20,10 +20,13 @@ from megatron.core.transformer.transformer_layer import TransformerLayer, Transf
 
 from fanal.kernels.attention import causal_attention
 from fanal.kernels.rms_norm import rms_norm
+from pretrain.config.schema import ModelConfig
+from pretrain.model.families import table_of
+from pretrain.model.families.table import FEED_FORWARD_NORM, INPUT_NORM, KEY_NORM, QUERY_NORM
 
 
 class RMSNorm(torch.nn.Module):
-    """RMSNorm over the hidden dimension (Zhang and Sennrich, 2019), [s, b, h] -> [s, b, h] or [s/t, b, h]."""
+    """RMSNorm over the last dimension (Zhang and Sennrich, 2019): [s, b, h] or [s/t, b, h]; of heads [s, b, n/t, d]."""
 
     def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **_: Any) -> None:
         super().__init__()
@@ -69,12 +72,17 @@ def residual_add(training: bool, fused: bool) -> Callable[..., torch.Tensor]:
     return add
 
 
-def layer_spec(attention_backend: str) -> ModuleSpec:
-    """One pre-norm decoder layer: RMSNorm, grouped attention, RMSNorm, SwiGLU."""
+def layer_spec(model: ModelConfig, attention_backend: str) -> ModuleSpec:
+    """One decoder layer: grouped attention and SwiGLU, and an RMSNorm at each place where the model's family has one."""
+    places = {spec.name for spec in table_of(model).layer}
+
+    def norm_at(place: str) -> type[torch.nn.Module]:
+        return RMSNorm if place in places else IdentityOp
+
     return ModuleSpec(
         module=TransformerLayer,
         submodules=TransformerLayerSubmodules(
-            input_layernorm=RMSNorm,
+            input_layernorm=norm_at(INPUT_NORM),
             self_attention=ModuleSpec(
                 module=SelfAttention,
                 params={"attn_mask_type": AttnMaskType.causal},
@@ -82,12 +90,12 @@ def layer_spec(attention_backend: str) -> ModuleSpec:
                     linear_qkv=ColumnParallelLinear,
                     core_attention=partial(CausalSelfAttention, backend=attention_backend),
                     linear_proj=RowParallelLinear,
-                    q_layernorm=IdentityOp,
-                    k_layernorm=IdentityOp,
+                    q_layernorm=norm_at(QUERY_NORM),
+                    k_layernorm=norm_at(KEY_NORM),
                 ),
             ),
             self_attn_bda=residual_add,  # type: ignore[arg-type]
-            pre_mlp_layernorm=RMSNorm,
+            pre_mlp_layernorm=norm_at(FEED_FORWARD_NORM),
             mlp=ModuleSpec(
                 module=MLP, submodules=MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
             ),
@@ -96,9 +104,9 @@ def layer_spec(attention_backend: str) -> ModuleSpec:
     )
 
 
-def stage_spec(config: TransformerConfig, attention_backend: str) -> TransformerBlockSubmodules:
+def stage_spec(config: TransformerConfig, model: ModelConfig, attention_backend: str) -> TransformerBlockSubmodules:
     """The layers one pipeline stage holds; layer counts divide evenly, config/rules.py sees to it."""
     stages = config.pipeline_model_parallel_size * (config.virtual_pipeline_model_parallel_size or 1)
     layers = config.num_layers // stages
-    specs = [layer_spec(attention_backend)] * layers
+    specs = [layer_spec(model, attention_backend)] * layers
     return TransformerBlockSubmodules(layer_specs=specs, layer_norm=RMSNorm)  # type: ignore[arg-type]

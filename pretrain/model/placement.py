@@ -1,7 +1,6 @@
 """Where each parameter of this rank lies in the whole model: the same names and shapes whatever the layout.
 
-Shapes are Megatron's: linear_qkv holds whole query groups one after the other, linear_fc1 all rows of the gate and then all
-rows of the up projection, the embedding is padded to make_vocab_size_divisible_by.
+The table of the model's family says how a tensor is split, and in which sections (the gate and the up projection are).
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from megatron.core.distributed import DistributedDataParallel
 
-from pretrain.model.gpt import unwrap
-from pretrain.model.initialize import EMBEDDING, OUTPUT, global_named_parameters
+from pretrain.model.families.table import EMBEDDING, OUTPUT, TensorSpec
+from pretrain.model.gpt import Decoder, unwrap
+from pretrain.model.initialize import global_named_parameters
 from pretrain.parallel.world import World
 
 
@@ -49,37 +49,40 @@ class Placement:
 
 def place_parameters(model: Sequence[DistributedDataParallel], world: World) -> list[Placement]:
     """The placement of every parameter of this rank, in the order of the model. No collective."""
-    return [_place(name, parameter, world) for chunk in unwrap(list(model)) for name, parameter in _named_once(chunk)]
+    return [
+        _place(spec, parameter, world) for chunk in unwrap(list(model)) for spec, parameter in _with_its_spec(chunk)
+    ]
 
 
-def _named_once(chunk: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter]]:
-    tied = bool(chunk.share_embeddings_and_output_weights)
+def _with_its_spec(chunk: Decoder) -> Iterator[tuple[TensorSpec, torch.nn.Parameter]]:
     for name, parameter in global_named_parameters(chunk):
-        yield (EMBEDDING if tied and name == OUTPUT else name), parameter
+        yield chunk.specs[EMBEDDING if name == OUTPUT and OUTPUT not in chunk.specs else name], parameter
 
 
-def _place(name: str, parameter: torch.nn.Parameter, world: World) -> Placement:
+def _place(spec: TensorSpec, parameter: torch.nn.Parameter, world: World) -> Placement:
     ranks, rank = world.tensor_model_parallel_size, world.tp_rank
-    is_split = bool(getattr(parameter, "tensor_model_parallel", False))
-    shape = list(parameter.shape)
-    dim = int(getattr(parameter, "partition_dim", 0)) if is_split else 0
-    if is_split:
-        shape[dim] *= ranks
-    parts = 2 if name.endswith("linear_fc1.weight") else 1  # gate and up are each split by themselves
-    size = list(parameter.shape)
+    is_split = spec.split_dim is not None
+    size = list(spec.shape)
+    if spec.split_dim is not None:
+        size[spec.split_dim] //= ranks
+    assert tuple(size) == tuple(parameter.shape), (
+        f"{spec.name} has shape {tuple(parameter.shape)}, its table says {size}"
+    )
+    assert is_split == bool(getattr(parameter, "tensor_model_parallel", False)), f"{spec.name} is split otherwise"
+    parts = len(spec.seed_names)
     size[0] //= parts
     pieces = []
     for part in range(parts):
         offset = [0] * len(size)
-        offset[0] = part * (shape[0] // parts)
-        if is_split:
-            offset[dim] += rank * size[dim]
+        offset[0] = part * (spec.shape[0] // parts)
+        if spec.split_dim is not None:
+            offset[spec.split_dim] += rank * size[spec.split_dim]
         pieces.append(Piece(first_element=part * torch.Size(size).numel(), size=tuple(size), offset=tuple(offset)))
-    is_tied_copy = name == EMBEDDING and not world.is_pipeline_first
+    is_tied_copy = spec.name == EMBEDDING and not world.is_pipeline_first
     return Placement(
-        name=name,
+        name=spec.name,
         parameter=parameter,
-        shape=tuple(shape),
+        shape=spec.shape,
         pieces=tuple(pieces),
         is_split=is_split,
         is_copy=is_tied_copy or (not is_split and rank != 0),

@@ -1,6 +1,5 @@
 """Our configuration -> megatron-core's TransformerConfig."""
 
-import math
 from typing import Any
 
 import torch
@@ -8,6 +7,8 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 
 from pretrain.config.derive import kv_channels
 from pretrain.config.schema import RunConfig
+from pretrain.model.families import table_of
+from pretrain.model.families.table import KEY_NORM, QUERY_NORM
 
 PARAMS_DTYPE = {"bf16": torch.bfloat16, "fp32": torch.float32}
 """Type of weights and activations, by train.precision."""
@@ -30,6 +31,8 @@ def transformer_config(run: RunConfig) -> TransformerConfig:
         kv_channels=kv_channels(model),
         normalization="RMSNorm",
         layernorm_epsilon=model.layernorm_epsilon,
+        # A norm over one head sees the heads of its own rank: megatron sums its gradient over tensor-parallel ranks.
+        qk_layernorm=not {QUERY_NORM, KEY_NORM}.isdisjoint(spec.name for spec in table_of(model).layer),
         gated_linear_unit=True,
         activation_func=torch.nn.functional.silu,
         add_bias_linear=False,
@@ -69,11 +72,6 @@ def transformer_config(run: RunConfig) -> TransformerConfig:
 def leave_as_is(weight: torch.Tensor) -> torch.Tensor:
     """An init method that draws nothing."""
     return weight
-
-
-def residual_init_std(run: RunConfig) -> float:
-    """Standard deviation for projections into the residual stream: std / sqrt(2 * num_layers) (Shoeybi et al., 2019)."""
-    return run.model.init_method_std / math.sqrt(2 * run.model.num_layers)
 
 
 def _recompute(recompute: str) -> dict[str, Any]:

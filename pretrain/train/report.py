@@ -4,12 +4,12 @@ import importlib.metadata
 import platform
 import time
 
-from pretrain.config.derive import num_parameters
 from pretrain.config.schema import RunConfig
 from pretrain.data.read import TrainData
 from pretrain.log.bad_steps import budget_line, list_bad_step
 from pretrain.log.record import BadStepRecord, StartRecord, StepRecord, throughput
 from pretrain.log.sinks import Sinks
+from pretrain.model.families.sizes import num_parameters
 from pretrain.model.flops import flops_per_token, model_flops_utilization, peak_tflops
 from pretrain.parallel.device import device_name, peak_memory_bytes
 from pretrain.parallel.reduce import largest

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from pretrain.config.derive import kv_channels
+from pretrain.config.schema import ModelConfig, RunConfig
 from tests.dist.faults_at_the_start import origin_half_forgotten as origin_half_forgotten
 from tests.dist.faults_at_the_start import start_is_saved as start_is_saved
 
@@ -141,6 +143,34 @@ def uneven_masks() -> None:
             yield replace(batch, loss_mask=mask)
 
     loop.train_micro_batches = masked
+
+
+def norms_on_the_heads() -> None:
+    """Not a fault: a family with a norm over each query head and each key head, which is a table alone."""
+    from pretrain.model import families
+    from pretrain.model.families.table import KEY_NORM, QUERY_NORM, Table, norm
+
+    def table(model: ModelConfig) -> Table:
+        llama, head = families.LLAMA.table(model), kv_channels(model)
+        added = (norm(QUERY_NORM, head, hf="q_norm"), norm(KEY_NORM, head, hf="k_norm"))
+        return replace(llama, layer=(*llama.layer, *added))
+
+    families.FAMILIES = (replace(families.LLAMA, table=table),)
+
+
+def norms_on_the_heads_not_reduced() -> None:
+    """Such norms, and each tensor-parallel rank updates its copies from the gradients of its own heads alone."""
+    from pretrain.model import gpt
+
+    norms_on_the_heads()
+    translate = gpt.transformer_config
+
+    def broken(run: RunConfig) -> Any:
+        config = translate(run)
+        config.qk_layernorm = False
+        return config
+
+    gpt.transformer_config = broken
 
 
 def documents_ignored_on_one_rank() -> None:

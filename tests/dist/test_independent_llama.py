@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from pretrain.config.derive import checkpoint_bytes, consumed_samples_at, kv_channels
+from pretrain.config.derive import consumed_samples_at, kv_channels
 from pretrain.config.schema import RunConfig
 from pretrain.data.batch import train_micro_batches
 from pretrain.data.read import TrainData
 from pretrain.data.reader import open_reader
 from pretrain.data.sources import open_sources
+from pretrain.model.families.sizes import checkpoint_bytes
 from pretrain.model.gpt import build_model, unwrap
 from pretrain.model.initialize import global_named_parameters
 from pretrain.optim.schedule import learning_rate

@@ -18,7 +18,6 @@ import psutil
 from fanal.errors import DamageError
 from pretrain.checkpoint.disk.manifest import FileEntry
 from pretrain.checkpoint.disk.tensors import open_tensors
-from pretrain.config.derive import num_parameters
 from pretrain.convert.certificate.compare import BOUND, Comparison, compare, max_or_nan, mean_loss, our_losses
 from pretrain.convert.certificate.texts import Text, certificate_texts
 from pretrain.convert.certificate.tokenizer_proof import TokenizerFigures, prove_tokenizer
@@ -26,6 +25,7 @@ from pretrain.convert.ours.model import OurModel
 from pretrain.convert.ours.source import ExportSource
 from pretrain.convert.theirs.model import CannotLoadError, LayerByLayer, WholeModel
 from pretrain.convert.theirs.write_config import exported_vocab_size
+from pretrain.model.families.sizes import num_parameters
 from pretrain.parallel.world import open_lone_world
 
 FORMAT_VERSION = 1

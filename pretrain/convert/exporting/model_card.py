@@ -13,6 +13,7 @@ from pretrain.convert.ours.source import ExportSource
 from pretrain.convert.theirs.write_config import exported_parameters, exported_vocab_size
 from pretrain.data.position import SourcePosition
 from pretrain.log.summary import median_pace
+from pretrain.model.families import family_of
 from tokenizer.shards.shard import ShardManifest
 
 SEVERAL_LANGUAGES = "mul"
@@ -64,7 +65,8 @@ def _architecture(source: ExportSource, dtype: str) -> str:
         ("vocabulary", f"{exported_vocab_size(source):,} tokens; embedding {tied}"),
         ("weights", f"trained in {source.weights_dtype} with fp32 masters, exported in {dtype}"),
     ]
-    return "## Architecture\n\nLlama (`LlamaForCausalLM`).\n\n" + _table(("", ""), rows)
+    family = family_of(model)
+    return f"## Architecture\n\n{family.title} (`{family.architecture}`).\n\n" + _table(("", ""), rows)
 
 
 def _training(source: ExportSource) -> str:

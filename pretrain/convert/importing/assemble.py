@@ -8,12 +8,12 @@ import numpy as np
 from pretrain.config.schema import ModelConfig
 from pretrain.convert.ours.names import hf_tensors, our_shapes
 from pretrain.convert.theirs.weights import BadWeightsError, HfWeights
+from pretrain.model.families.table import HF_EMBEDDING, HF_OUTPUT
 
 BLOCK_BYTES = 32 << 20
 """Most of one tensor that is in memory at a time, as float32."""
 IGNORED = ".self_attn.rotary_emb.inv_freq"
 """Old Llama folders keep the rotary frequencies; they follow from rope_theta."""
-OUTPUT_HEAD, INPUT_EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +79,7 @@ def assemble(weights: HfWeights, model: ModelConfig) -> Assembly:
                 f"{tensor.shape}"
             )
     unexpected = [name for name in entries if name not in expected and not name.endswith(IGNORED)]
-    if unexpected == [OUTPUT_HEAD] and model.share_embeddings_and_output_weights:
+    if unexpected == [HF_OUTPUT] and model.share_embeddings_and_output_weights:
         _check_copy(weights)
     elif unexpected:
         raise BadWeightsError(f"{weights.folder} holds {_shown(unexpected)}, which no model of its config.json has")
@@ -97,16 +97,16 @@ def assemble(weights: HfWeights, model: ModelConfig) -> Assembly:
 
 def _check_copy(weights: HfWeights) -> None:
     """A tied model may store its embedding a second time, as long as that is what it is."""
-    left, right = weights.entries[INPUT_EMBEDDING], weights.entries[OUTPUT_HEAD]
+    left, right = weights.entries[HF_EMBEDDING], weights.entries[HF_OUTPUT]
     is_same = left.shape == right.shape
     step = max(1, BLOCK_BYTES // (4 * left.shape[1]))
     for row in range(0, left.shape[0], step) if is_same else ():
         count = min(step, left.shape[0] - row)
-        embedding, output = (weights.read_rows(name, row, count) for name in (INPUT_EMBEDDING, OUTPUT_HEAD))
+        embedding, output = (weights.read_rows(name, row, count) for name in (HF_EMBEDDING, HF_OUTPUT))
         is_same = is_same and np.array_equal(embedding, output)
     if not is_same:
         raise BadWeightsError(
-            f"{OUTPUT_HEAD} in {weights.folder} is another matrix than {INPUT_EMBEDDING}, and its config.json ties them "
+            f"{HF_OUTPUT} in {weights.folder} is another matrix than {HF_EMBEDDING}, and its config.json ties them "
             "(tie_word_embeddings true): one of the two is wrong"
         )
 

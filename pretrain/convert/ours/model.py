@@ -17,8 +17,7 @@ from pretrain.checkpoint.disk.boxes import Box
 from pretrain.checkpoint.disk.tensors import TensorReader
 from pretrain.config.derive import kv_channels
 from pretrain.config.schema import DataConfig, ModelConfig, OptimConfig, ParallelConfig, RunConfig, TrainConfig
-from pretrain.convert.ours.names import FINAL_NORM
-from pretrain.model.initialize import EMBEDDING, OUTPUT
+from pretrain.model.families.table import EMBEDDING, FINAL_NORM, OUTPUT, layer_tensor
 from pretrain.model.layer_spec import RMSNorm, layer_spec
 from pretrain.model.translate import transformer_config
 
@@ -48,14 +47,14 @@ class OurModel:
         if not self._model.share_embeddings_and_output_weights:
             del embedding
         yield "embedding", [state[:, 0] for state in states]
-        layer: Any = build_module(layer_spec("sdpa"), config=self._config, layer_number=1)
+        layer: Any = build_module(layer_spec(self._model, "sdpa"), config=self._config, layer_number=1)
         layer.eval()
         middle: list[torch.Tensor] = []
         layer.pre_mlp_layernorm.register_forward_pre_hook(lambda _, inputs: middle.append(inputs[0]))
         angles = self._rotary(max(len(ids) for ids in texts))  # [s, 1, 1, d]
         for number in range(self._model.num_layers):
             for name, parameter in layer.named_parameters():
-                self._fill(parameter, f"decoder.layers.{number}.{name}")
+                self._fill(parameter, layer_tensor(number, name))
             middle.clear()
             states = [layer(state, None, rotary_pos_emb=angles[: len(state)])[0] for state in states]
             yield f"layer {number}, attention", [state[:, 0] for state in middle]

@@ -17,6 +17,7 @@ import torch
 from fanal.errors import UserError
 from pretrain.convert.ours.model import Point
 from pretrain.convert.theirs.weights import INDEX_JSON
+from pretrain.model.families.table import HF_EMBEDDING, HF_OUTPUT
 
 SINGLE_NAME = "model.safetensors"
 EXTRA = "pip install 'fanal[hf]'"
@@ -110,7 +111,7 @@ class LayerByLayer:
         self._model.eval()
 
     def _check_names(self) -> None:
-        expected = {name for name in self._model.state_dict() if not (self._tied and name == "lm_head.weight")}
+        expected = {name for name in self._model.state_dict() if not (self._tied and name == HF_OUTPUT)}
         for kind, names in (
             ("missing_keys", expected - set(self._files)),
             ("unexpected_keys", set(self._files) - expected),
@@ -141,7 +142,7 @@ class LayerByLayer:
         with self._filled(inner.norm, "model.norm."):
             self._normed = [inner.norm(state)[0] for state in states]
         yield "final norm", self._normed
-        head = self._read("model.embed_tokens.weight" if self._tied else "lm_head.weight")
+        head = self._read(HF_EMBEDDING if self._tied else HF_OUTPUT)
         self._model.lm_head.load_state_dict({"weight": head}, assign=True)
 
     @torch.no_grad()

@@ -7,13 +7,13 @@ import pytest
 from pretrain.config.derive import (
     consumed_samples_at,
     global_batch_size_at,
-    num_parameters,
     padded_vocab_size,
     train_samples,
     world_size,
 )
 from pretrain.config.load import load_run, to_yaml
 from pretrain.config.schema import RunConfig
+from pretrain.model.families.sizes import num_parameters
 from pretrain.optim.schedule import learning_rate
 from tests.golden.regenerate import CONFIGS, golden_path
 

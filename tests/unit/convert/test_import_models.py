@@ -31,9 +31,9 @@ from pretrain.convert.theirs import weights as hf_weights
 from pretrain.convert.theirs.read_config import read_hf_config
 from pretrain.convert.theirs.weights import BadWeightsError, open_hf_weights
 from pretrain.inspect.generate import new_tokens
+from pretrain.model.families.table import EMBEDDING, OUTPUT
 from pretrain.model.inference import InferenceDecoder
 from pretrain.model.sampling import Sampler, Sampling
-from pretrain.model.tensor_names import EMBEDDING, OUTPUT
 from tests.unit.convert.folders import BASE, TOKENIZER, MakeFolder, edit_config
 
 ROOT = Path(__file__).parents[3]

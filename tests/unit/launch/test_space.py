@@ -12,9 +12,9 @@ from fanal.free_space import Free, free_at, nearest_folder
 from fanal.run_progress import whole_steps
 from launch.preflight.space import check_space, check_write, most_at_once, quota
 from launch.sites.site import FileSystemConfig, load_site
-from pretrain.config.derive import checkpoint_bytes
 from pretrain.config.load import load_run
 from pretrain.config.schema import RunConfig
+from pretrain.model.families.sizes import checkpoint_bytes
 from tests.runs.disks import small_disk
 
 ROOT = Path(__file__).parents[3]

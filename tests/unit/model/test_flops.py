@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from pretrain.config.derive import num_parameters
 from pretrain.config.schema import ModelConfig
+from pretrain.model.families.sizes import num_parameters
 from pretrain.model.flops import PEAK_TFLOPS, flops_per_token, model_flops_utilization, peak_tflops
 
 # The model behind llm-foundry's published 1B figures is close; 24 layers, hidden 2048, sequence 4096.

@@ -1,0 +1,49 @@
+"""Families of models, one file each: tensors, configuration and Hugging Face names of what we train, import and export.
+
+No torch: the launcher counts parameters too. layer_spec.py makes the layers that train from a family's table.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+
+from fanal.errors import UserError
+from pretrain.config.schema import ModelConfig
+from pretrain.model.families.family import Family
+from pretrain.model.families.llama import LLAMA
+from pretrain.model.families.mistral import MISTRAL
+from pretrain.model.families.table import Table, TensorSpec
+
+FAMILIES: tuple[Family, ...] = (LLAMA, MISTRAL)
+"""All of them. A model is of the first one that uses every field it states."""
+
+
+def family_of(model: ModelConfig) -> Family:
+    """The family of a model: the first that uses every field that is not at its default.
+
+    Raises: UserError naming the fields that keep the model out of the first family.
+    """
+    stated = set(_off_default(model))
+    for family in FAMILIES:
+        if stated <= family.fields:
+            return family
+    names = sorted(stated - FAMILIES[0].fields)
+    raise UserError(
+        f"no family of models uses {' and '.join(f'model.{name} ({getattr(model, name)})' for name in names)} with these other "
+        "fields; the default works"
+    )
+
+
+def table_of(model: ModelConfig) -> Table:
+    """The table of a model's tensors."""
+    return family_of(model).table(model)
+
+
+def tensors_of(model: ModelConfig) -> dict[str, TensorSpec]:
+    """Every tensor of a model by its name in the trainer and in checkpoints, layers counted from 0."""
+    return table_of(model).whole()
+
+
+def _off_default(model: ModelConfig) -> Iterator[str]:
+    for field in dataclasses.fields(model):
+        if getattr(model, field.name) != field.default:
+            yield field.name

@@ -1,0 +1,30 @@
+"""Sizes that follow from the table of a model's tensors. Pure integers."""
+
+import math
+
+from pretrain.config.schema import ModelConfig
+from pretrain.model.families import table_of
+from pretrain.model.families.table import EMBEDDING
+
+
+def num_parameters(model: ModelConfig) -> int:
+    """Trainable parameters, without vocabulary padding."""
+    table = table_of(model)
+    layer = sum(spec.num_parameters for spec in table.layer)
+    return model.num_layers * layer + sum(spec.num_parameters for spec in (*table.first, *table.last))
+
+
+def product_weights(model: ModelConfig) -> int:
+    """Weights that every token is multiplied with: all matrices, the embedding as an output layer alone."""
+    table = table_of(model)
+    layer = sum(spec.num_parameters for spec in table.layer if spec.is_matrix)
+    ends = sum(spec.num_parameters for spec in (*table.first, *table.last) if spec.is_matrix and spec.name != EMBEDDING)
+    tied_output = model.vocab_size * model.hidden_size if model.share_embeddings_and_output_weights else 0
+    return model.num_layers * layer + ends + tied_output
+
+
+def checkpoint_bytes(model: ModelConfig) -> int:
+    """Bytes of one checkpoint: fp32 weights and AdamW's two moments, vocabulary padding included; other files are small."""
+    table = table_of(model)
+    layer = sum(math.prod(spec.shape) for spec in table.layer)
+    return 12 * (model.num_layers * layer + sum(math.prod(spec.shape) for spec in (*table.first, *table.last)))
