@@ -1,7 +1,6 @@
 """Restore the newest whole checkpoint of a run, in any layout; or begin with one of another run."""
 
 import contextlib
-import dataclasses
 import logging
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -15,13 +14,15 @@ from fanal.errors import UserError
 from fanal.run_folder import DATA, step_of
 from pretrain.checkpoint.disk.config_file import read_config
 from pretrain.checkpoint.disk.origin import Origin, origin_of, read_origin
+from pretrain.checkpoint.disk.saved_model import read_model, refuse_newer
 from pretrain.checkpoint.disk.state_file import read_state
 from pretrain.checkpoint.disk.verify import still_there
 from pretrain.checkpoint.loading.choose import choose_checkpoint, choose_origin
 from pretrain.checkpoint.loading.fill import Fill
 from pretrain.checkpoint.loading.init_from import check_origin, check_same_origin
 from pretrain.checkpoint.loading.verify_together import Early
-from pretrain.config.schema import RunConfig
+from pretrain.config.same_model import FREE_AT_RESUME, model_differences
+from pretrain.config.schema import DataConfig, RunConfig
 from pretrain.data.position import read_position
 from pretrain.data.reader import TrainReader
 from pretrain.optim.moments import STATES, publish_masters, set_adam_step
@@ -30,8 +31,8 @@ from pretrain.state import TrainState
 
 logger = logging.getLogger(__name__)
 
-FREE_TO_CHANGE = {"attention_backend"}
-"""Fields of the model that a resumed run may change: they say how it is computed, not what it is."""
+KEPT_AT_RESUME = ("data.seq_length", "data.seed", "data.document_mask")
+"""What a run that resumes may not change besides its model. A key that is younger than the checkpoint had its default."""
 
 
 class Start(NamedTuple):
@@ -165,23 +166,18 @@ def check_same_run(run: RunConfig, folder: Path) -> None:
     """Refuse to resume another model, or the same one with samples of another length or seed, or masked otherwise. Their
     tokens: data/same_data.py.
 
-    Raises: UserError naming each difference.
+    Raises: UserError naming each difference, or if a newer version wrote the checkpoint.
     """
     saved = read_config(folder)
-    differences = [
-        f"model.{field.name} (checkpoint {saved.model.get(field.name)}, config {getattr(run.model, field.name)})"
-        for field in dataclasses.fields(run.model)
-        if field.name not in FREE_TO_CHANGE and saved.model.get(field.name) != getattr(run.model, field.name)
-    ]
+    differences = model_differences(read_model(folder), run.model, free=FREE_AT_RESUME)
+    refuse_newer(folder, "data", saved.data, DataConfig)
     now, defaults = OmegaConf.structured(run), OmegaConf.structured(RunConfig)
-    for key in ("data.seq_length", "data.seed", "data.document_mask"):
-        # A field that is younger than the checkpoint had its default.
-        before = OmegaConf.select(saved, key, default=OmegaConf.select(defaults, key))
-        after = OmegaConf.select(now, key)
+    for key in KEPT_AT_RESUME:
+        before, after = OmegaConf.select(saved, key, default=OmegaConf.select(defaults, key)), OmegaConf.select(now, key)
         if before != after:
             differences.append(f"{key} (checkpoint {before}, config {after})")
     if differences:
         raise UserError(
-            f"checkpoint {folder} belongs to another run: {'; '.join(differences)}. Take these values back, or start a new "
-            "run in another run_dir"
+            f"checkpoint {folder} belongs to another run: {'; '.join(differences)}. Set them back to the checkpoint's values, or "
+            "start a new run in another run_dir"
         )

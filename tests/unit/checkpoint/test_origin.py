@@ -92,9 +92,10 @@ def test_another_shape_or_tokenizer_is_refused_by_name(small_run: Path, source: 
     assert result.exit_code == 2, result.output
     assert (
         f"error: checkpoint.init_from ({source}) must have the model's shape and its tokenizer, and differs in model.num_layers "
-        "(there 4, here 8); model.make_vocab_size_divisible_by (there 2048 rows in memory, here 2000 rows in memory); the "
-        f"tokenizer (there sha256 000000000000, here data.tokenizer {small_run.parent}/tokenizer {sha256[:12]}): the values there"
-    ) in result.output, "8 channels a head are what follows there too, and the rotary base may be another one"
+        "(checkpoint 4, config 8); model.make_vocab_size_divisible_by (checkpoint 2048 rows in memory, config 2000 rows in "
+        f"memory); the tokenizer (checkpoint sha256 000000000000, config data.tokenizer {small_run.parent}/tokenizer "
+        f"{sha256[:12]}): the values there"
+    ) in result.output, "8 channels a head are what follows in the checkpoint too, and the rotary base may be another one"
 
 
 def test_a_path_that_is_no_run_is_refused(small_run: Path, source: Path, tmp_path: Path) -> None:
