@@ -28,11 +28,14 @@ def num_parameters(model: ModelConfig) -> int:
     return model.num_layers * (attention + feed_forward + norms) + model.hidden_size + embeddings
 
 
-def checkpoint_bytes(model: ModelConfig) -> int:
-    """Bytes of one checkpoint: fp32 weights and AdamW's two moments, vocabulary padding included; other files are small."""
+def checkpoint_bytes(model: ModelConfig, *, num_states: int) -> int:
+    """Bytes of one checkpoint, vocabulary padding included; other files are small.
+
+    Args: num_states: float32 numbers of each parameter, the master value and what the optimizer keeps (optim/registry.py).
+    """
     padding = padded_vocab_size(model) - model.vocab_size
     rows = padding * (1 if model.share_embeddings_and_output_weights else 2)
-    return 12 * (num_parameters(model) + rows * model.hidden_size)
+    return 4 * num_states * (num_parameters(model) + rows * model.hidden_size)
 
 
 def model_parallel_size(parallel: ParallelConfig) -> int:

@@ -60,9 +60,7 @@ def test_a_run_goes_on_bit_for_bit_after_a_field_was_added_to_the_model(golden: 
     for folder, packages in ((golden, tomorrow), (today, ROOT)):
         done = resume(folder, packages)
         assert done.returncode == 0, done.stdout + done.stderr
-    resumed, expected = (
-        after_the_checkpoint(read_trace(folder / "checkpoint", 0, None)) for folder in (golden, today)
-    )
+    resumed, expected = (after_the_checkpoint(read_trace(folder / "checkpoint", 0, None)) for folder in (golden, today))
     assert list(resumed.losses) == list(range(9, LAST_STEP + 1))
     assert (resumed.losses, resumed.grad_norms) == (expected.losses, expected.grad_norms)
     assert_same_training(resumed, straight())

@@ -8,6 +8,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from omegaconf import OmegaConf
+
 from fanal.errors import UserError
 from fanal.run_folder import DATA, REASON, checkpoints_dir, is_bad, step_of
 from pretrain.checkpoint.disk.config_file import read_config
@@ -25,8 +27,9 @@ from pretrain.checkpoint.disk.verify import (
     verify_checkpoint,
 )
 from pretrain.config.same_model import FREE_AT_START, model_differences
-from pretrain.config.schema import RunConfig
+from pretrain.config.schema import OptimConfig, RunConfig
 from pretrain.data.position import read_position
+from pretrain.optim.registry import optimizer_of
 
 
 def check_init_from(run: RunConfig, *, tokenizer_sha256: str) -> None:
@@ -73,7 +76,8 @@ def check_origin(run: RunConfig, folder: Path, *, tokenizer_sha256: str) -> None
         there = read_position(folder / DATA).tokenizer_sha256
         if there != tokenizer_sha256:
             differences.append(
-                f"the tokenizer (checkpoint sha256 {there[:12]}, config data.tokenizer {run.data.tokenizer} {tokenizer_sha256[:12]})"
+                f"the tokenizer (checkpoint sha256 {there[:12]}, config data.tokenizer {run.data.tokenizer} "
+                f"{tokenizer_sha256[:12]})"
             )
     if differences:
         raise UserError(
@@ -86,11 +90,24 @@ def check_origin(run: RunConfig, folder: Path, *, tokenizer_sha256: str) -> None
             f"checkpoint.init_from ({named}) is a run that has come to step {step} of {last_step}: train it to its end, or name "
             f"the checkpoint to begin with it as it is; checkpoint.init_from={folder} works"
         )
-    if run.checkpoint.init_optimizer == "keep" and len(read_index(folder).states) == 1:
-        raise UserError(
-            f"checkpoint.init_optimizer (keep) needs the moments of AdamW, and {folder} holds weights alone; "
-            "checkpoint.init_optimizer=fresh works"
-        )
+    if run.checkpoint.init_optimizer == "keep":
+        _check_states(run, folder)
+
+
+def _check_states(run: RunConfig, folder: Path) -> None:
+    """Whether a checkpoint holds what the configured optimizer keeps, and from that very optimizer: names may be shared."""
+    stated, before = (
+        optimizer_of(run.optim),
+        OmegaConf.select(read_config(folder), "optim.name", default=OptimConfig.name),
+    )
+    held = read_index(folder).states
+    if not stated.states or (before == run.optim.name and set(stated.states) <= set(held)):
+        return
+    found = "weights alone" if len(held) == 1 else f"{' and '.join(held[1:])} of optim.name={before}"
+    raise UserError(
+        f"checkpoint.init_optimizer (keep) needs {' and '.join(stated.states)} of {stated.title} (optim.name={run.optim.name}), "
+        f"and {folder} holds {found}; checkpoint.init_optimizer=fresh works"
+    )
 
 
 def check_same_origin(run: RunConfig, origin: Origin | None, folder: Path) -> None:

@@ -25,13 +25,14 @@ from pretrain.config.same_model import FREE_AT_RESUME, model_differences
 from pretrain.config.schema import DataConfig, RunConfig
 from pretrain.data.position import read_position
 from pretrain.data.reader import TrainReader
-from pretrain.optim.moments import STATES, publish_masters, set_adam_step
+from pretrain.optim.registry import MASTER, checkpoint_states
+from pretrain.optim.states import publish_masters, set_num_updates
 from pretrain.parallel.world import World
 from pretrain.state import TrainState
 
 logger = logging.getLogger(__name__)
 
-KEPT_AT_RESUME = ("data.seq_length", "data.seed", "data.document_mask")
+KEPT_AT_RESUME = ("data.seq_length", "data.seed", "data.document_mask", "optim.name")
 """What a run that resumes may not change besides its model. A key that is younger than the checkpoint had its default."""
 
 
@@ -60,11 +61,12 @@ def load_checkpoint(
     model, other data or another order of them, naming each difference, or of a later step than the run's last; and as
     ``begin_with_origin``.
     """
+    states = checkpoint_states(run.optim)
     read: dict[Path, int] = {}
 
     def read_early(candidate: Path, hashed: Collection[str]) -> Early:
         try:
-            fill = Fill(candidate, model, optimizer, world, states=STATES, hashed=hashed)
+            fill = Fill(candidate, model, optimizer, world, states=states, hashed=hashed)
         except Exception:  # of another model, or damaged: who looks at it next says which
             return Early()
 
@@ -91,7 +93,7 @@ def load_checkpoint(
     if state.consumed_samples:  # without a sample, as after an import, there is no position
         reader.resume(read_position(folder / DATA), where=str(folder))
     if folder not in read:
-        read[folder] = read_tensors(folder, model, optimizer, world, states=STATES)
+        read[folder] = read_tensors(folder, model, optimizer, world, states=states)
     _go_on_from(read[folder], optimizer, model)
     logger.info("resumed from %s", folder)
     return Start(state, origin)
@@ -104,15 +106,15 @@ def begin_with_origin(
     reader: TrainReader,
     world: World,
 ) -> Origin:
-    """Give the model the weights of the checkpoint that checkpoint.init_from names, and the optimizer its moments and its
-    count of updates if they are to be kept. Steps, samples and their order begin anew.
+    """Give the model the weights of the checkpoint that checkpoint.init_from names, and the optimizer its states and its
+    number of updates if they are to be kept. Steps, samples and their order begin anew.
 
     Collective: every rank calls it. Raises: UserError or DamagedCheckpointError if there is none, if it is not whole, or if
     the run cannot begin with it (init_from.py).
     """
     folder, step = choose_origin(run, world)
     config = run.checkpoint
-    states = STATES if config.init_optimizer == "keep" else ("param",)
+    states = checkpoint_states(run.optim) if config.init_optimizer == "keep" else (MASTER,)
     with still_there(folder):
         check_origin(run, folder, tokenizer_sha256=reader.data.sources.tokenizer_sha256)
         restore_tensors(folder, model, optimizer, world, states=states)
@@ -130,7 +132,7 @@ def restore_tensors(
     *,
     states: Sequence[str],
 ) -> None:
-    """Give the optimizer these states of a checkpoint (see STATES), and the model its weights. Without moments the optimizer
+    """Give the optimizer these states of a checkpoint, and the model its weights. With the master values alone the optimizer
     starts afresh. Collective. Raises: as ``read_tensors``.
     """
     num_updates = read_tensors(folder, model, optimizer, world, states=states)
@@ -141,7 +143,7 @@ def _go_on_from(num_updates: int, optimizer: MegatronOptimizer, model: Sequence[
     """What is left to do once the optimizer's memory holds a checkpoint's tensors: the weights come from the masters, over the
     network where replicas share them. Collective.
     """
-    set_adam_step(optimizer, num_updates)
+    set_num_updates(optimizer, num_updates)
     publish_masters(optimizer, model)
 
 
@@ -153,7 +155,7 @@ def read_tensors(
     *,
     states: Sequence[str],
 ) -> int:
-    """Fill the optimizer's memory with these states of a checkpoint (see STATES); the updates that AdamW had made.
+    """Fill the optimizer's memory with these states of a checkpoint; returns the number of updates that were made.
 
     Raises: DamagedCheckpointError if the checkpoint does not hold them.
     """
@@ -163,8 +165,8 @@ def read_tensors(
 
 
 def check_same_run(run: RunConfig, folder: Path) -> None:
-    """Refuse to resume another model, or the same one with samples of another length or seed, or masked otherwise. Their
-    tokens: data/same_data.py.
+    """Refuse to resume another model, or the same one with another optimizer, or with samples of another length or seed,
+    or masked otherwise. Their tokens: data/same_data.py.
 
     Raises: UserError naming each difference, or if a newer version wrote the checkpoint.
     """
@@ -173,7 +175,10 @@ def check_same_run(run: RunConfig, folder: Path) -> None:
     refuse_newer(folder, "data", saved.data, DataConfig)
     now, defaults = OmegaConf.structured(run), OmegaConf.structured(RunConfig)
     for key in KEPT_AT_RESUME:
-        before, after = OmegaConf.select(saved, key, default=OmegaConf.select(defaults, key)), OmegaConf.select(now, key)
+        before, after = (
+            OmegaConf.select(saved, key, default=OmegaConf.select(defaults, key)),
+            OmegaConf.select(now, key),
+        )
         if before != after:
             differences.append(f"{key} (checkpoint {before}, config {after})")
     if differences:

@@ -51,7 +51,10 @@ def test_what_is_no_part_of_the_model_or_its_data_may_change(config: Path, chang
         ("model.num_layers=8", r"model.num_layers \(checkpoint 4, config 8\)"),
         ("model.hidden_size=128", r"model.hidden_size \(checkpoint 64, config 128\)\. Set them back"),
         ("model.kv_channels=16", r"model.kv_channels \(checkpoint 8, config 16\)"),
-        ("model.make_vocab_size_divisible_by=100", r"model.make_vocab_size_divisible_by \(checkpoint 2048 rows in memory, "),
+        (
+            "model.make_vocab_size_divisible_by=100",
+            r"model.make_vocab_size_divisible_by \(checkpoint 2048 rows in memory, ",
+        ),
         ("model.rotary_base=5e5", r"model.rotary_base \(checkpoint 10000.0, config 500000.0\)"),
         ("data.seq_length=32", r"data.seq_length \(checkpoint 64, config 32\)"),
         ("data.seed=1", r"data.seed \(checkpoint 42, config 1\)"),
@@ -96,3 +99,12 @@ def test_a_checkpoint_younger_than_this_version_is_refused_by_the_field_that_is_
 def test_every_difference_is_named_at_once(config: Path) -> None:
     with pytest.raises(ValueError, match=r"model.num_layers .*; data.seed "):
         check_same_run(load_run(config, ["model.num_layers=8", "data.seed=1"]), config.parent)
+
+
+def test_a_run_keeps_its_optimizer_to_its_end(config: Path) -> None:
+    saved = config.parent / CONFIG
+    saved.write_text(saved.read_text().replace("\n  name: adamw\n", "\n  name: of_tomorrow\n"))
+    with pytest.raises(UserError, match=r"optim.name \(checkpoint of_tomorrow, config adamw\)"):
+        check_same_run(load_run(config), config.parent)
+    saved.write_text(saved.read_text().replace("\n  name: of_tomorrow\n", "\n"))
+    check_same_run(load_run(config), config.parent)
