@@ -37,7 +37,7 @@ class Optimizer:
     """The same for people, as in ``betas 0.9 and 0.95``."""
     over: Callable[[torch.optim.Optimizer], torch.optim.Optimizer]
     """The torch optimizer of the master values. It is given the Adam that megatron-core made over them, whole or in ranges (the
-    distributed optimizer is made with no other), and goes over the same groups. Called once, before any update."""
+    distributed optimizer is made with no other), and takes its groups (``states.take_groups``). Called once, before any update."""
 
 
 def optimizer_of(optim: OptimConfig) -> Optimizer:

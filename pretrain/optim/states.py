@@ -46,6 +46,17 @@ def make_states(optimizer: MegatronOptimizer, stated: Optimizer) -> None:
         assert counts == stated.counts_updates or not _mains(inner), f"{stated.title} has counters of updates: {counts}"
 
 
+def take_groups(made: torch.optim.Optimizer, adam: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """An optimizer that was made over a placeholder, over the groups of ``adam``: torch makes none over the views that the
+    distributed optimizer's ranges are.
+    """
+    for group in adam.param_groups:
+        for name, value in made.defaults.items():
+            group.setdefault(name, value)
+    made.param_groups = adam.param_groups
+    return made
+
+
 def owned_states(optimizer: MegatronOptimizer) -> list[Owned]:
     """Everything this rank's optimizer keeps.
 

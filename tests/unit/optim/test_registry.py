@@ -12,7 +12,7 @@ import torch
 from pretrain.config.schema import OptimConfig
 from pretrain.optim.adamw import OPTIMIZER as ADAMW
 from pretrain.optim.registry import Optimizer, checkpoint_states, optimizer_of
-from pretrain.optim.states import make_states, num_updates, set_num_updates
+from pretrain.optim.states import make_states, num_updates, set_num_updates, take_groups
 
 NAMES = get_args(get_type_hints(OptimConfig)["name"])
 OPTIM = OptimConfig(lr=0.1)
@@ -52,23 +52,28 @@ def test_every_optimizer_of_the_config_has_a_file_that_states_what_it_keeps(name
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_states_made_before_the_first_update_change_nothing_in_it_and_are_those_it_updates(name: str) -> None:
-    stated = optimizer_of(replace(OPTIM, name=name))
-    ours, theirs = parameters(), parameters()
-    optimizer = megatron(torch.optim.AdamW(ours))
+def test_states_are_there_before_the_first_update_and_are_those_that_it_changes(name: str) -> None:
+    stated, mains = optimizer_of(replace(OPTIM, name=name)), parameters()
+    optimizer = megatron(torch.optim.AdamW(mains))
     make_states(optimizer, stated)
-    kept = [optimizer.optimizer.state[parameter][state] for parameter in ours for state in stated.states]
+    optimizer.optimizer.param_groups[0].update(stated.settings(OPTIM))
+    kept = [optimizer.optimizer.state[main][state] for main in mains for state in stated.states]
     assert not any(values.any() for values in kept) and num_updates(optimizer) == 0
-    plain = stated.over(torch.optim.AdamW(theirs))
-    if name == "adamw":
-        plain.state.clear()
     for _ in range(2):
         optimizer.optimizer.step()
-        plain.step()
-    for mine, other in zip(ours, theirs, strict=True):
-        assert torch.equal(mine, other) and not torch.equal(mine, torch.ones_like(mine))
     assert all(values.any() for values in kept)
+    assert not any(torch.equal(main, torch.ones_like(main)) for main in mains)
     assert num_updates(optimizer) == (2 if stated.counts_updates else 0)
+
+
+def test_adamw_with_states_made_before_updates_as_torch_makes_them() -> None:
+    ours, theirs = parameters(), parameters()
+    optimizer, plain = megatron(torch.optim.AdamW(ours)), torch.optim.AdamW(theirs)
+    make_states(optimizer, ADAMW)
+    for _ in range(3):
+        optimizer.optimizer.step()
+        plain.step()
+    assert all(torch.equal(mine, other) for mine, other in zip(ours, theirs, strict=True))
 
 
 @pytest.mark.parametrize("change", [{"states": ("exp_avg",)}, {"counts_updates": False}], ids=str)
@@ -92,6 +97,17 @@ def test_the_number_of_updates_is_set_before_the_first_one_wherever_it_is_counte
     assert num_updates(optimizer) == 7
     optimizer.optimizer.step()
     assert num_updates(optimizer) == 8
+
+
+def test_another_optimizer_takes_the_groups_of_adam_over_views_that_torch_refuses() -> None:
+    whole = torch.ones(6, requires_grad=True)
+    adam = torch.optim.AdamW([torch.zeros(1)], weight_decay=0.5)
+    adam.param_groups[0]["params"] = [whole[2:4], whole[4:]]
+    with pytest.raises(ValueError, match="non-leaf"):
+        torch.optim.SGD(adam.param_groups, momentum=0.5)
+    taken = take_groups(torch.optim.SGD([torch.zeros(1)], momentum=0.5), adam)
+    assert taken.param_groups is adam.param_groups
+    assert (taken.param_groups[0]["momentum"], taken.param_groups[0]["weight_decay"]) == (0.5, 0.5)
 
 
 def test_what_an_optimizer_states_is_known_without_torch() -> None:
