@@ -24,8 +24,10 @@ def _over(adam: torch.optim.Optimizer) -> torch.optim.Optimizer:
     import torch
 
     for group in adam.param_groups:
-        if not isinstance(adam, torch.optim.Adam):  # those of Apex and Transformer Engine count in the group
-            group.setdefault("step", 0)
+        if not isinstance(adam, torch.optim.Adam):
+            # Those of Apex and Transformer Engine count in the group, and not in one that has no parameter on this rank.
+            if group["params"]:
+                group["step"] = 0
             continue
         on_device = group.get("fused") or group.get("capturable")
         for main in group["params"]:
