@@ -17,8 +17,8 @@ from pretrain.config.schema import RunConfig
 from pretrain.data.reader import TrainReader, open_reader
 from pretrain.data.sources import open_sources
 from pretrain.model.gpt import build_model
-from pretrain.optim.moments import owned_states, publish_masters
 from pretrain.optim.optimizer import build_optimizer
+from pretrain.optim.states import owned_states, publish_masters
 from pretrain.parallel.world import World, open_world
 
 RUN = """

@@ -67,7 +67,7 @@ def write_checkpoint(folder: Path, model: ModelConfig, *, num_ranks: int, seq_le
         name: IndexedTensor(name=name, shape=shape, stored=tuple(stored[name]), weights_sum="0" * 16)
         for name, shape in shapes.items()
     }
-    index = TensorIndex(states=("param",), adam_step=0, weights_dtype="bfloat16", tensors=tensors)
+    index = TensorIndex(states=("param",), num_updates=0, weights_dtype="bfloat16", tensors=tensors)
     config = {"model": asdict(model), "data": {"seq_length": seq_length}, "train": {"precision": "bf16"}}
     texts = {
         STATE: state_text(TrainState()),

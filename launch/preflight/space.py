@@ -19,6 +19,7 @@ from launch.sites.reach import file_systems_of
 from launch.sites.site import SiteConfig
 from pretrain.config.schema import RunConfig
 from pretrain.model.families.sizes import checkpoint_bytes
+from pretrain.optim.registry import checkpoint_states
 
 SMALL_FILES = 8
 """Approximate number of files and folders of a checkpoint beside those of the ranks."""
@@ -35,7 +36,7 @@ def check_space(
         lack of room for later ones is a warning: it may be months until then, and a run that trains is not to be stopped for it.
     Raises: UserError naming the sizes, and a checkpoint.keep_last that fits.
     """
-    size = checkpoint_bytes(run.model)
+    size = checkpoint_bytes(run.model, num_states=len(checkpoint_states(run.optim)))
     files = num_ranks * min(MAX_FILES, -(-size // (num_ranks * MIN_FILE_BYTES))) + SMALL_FILES
     most = most_at_once(run, there)
     more = most - len(there)

@@ -8,7 +8,7 @@ import torch
 from fanal.run_folder import MAX_FILES, MIN_FILE_BYTES
 from pretrain.checkpoint.disk.boxes import Box, boxes_of_range
 from pretrain.model.placement import Placement
-from pretrain.optim.moments import Owned
+from pretrain.optim.states import Owned
 from pretrain.parallel.world import World
 
 
@@ -21,7 +21,7 @@ class Part:
     """Of the whole tensor."""
     box: Box
     states: dict[str, torch.Tensor]
-    """By the names in STATES: flat views of what the optimizer uses, in the box's row-major order."""
+    """By their names in a checkpoint: flat views of what the optimizer uses, in the box's row-major order."""
 
 
 def parts_to_write(

@@ -92,7 +92,7 @@ def _positive(run: RunConfig) -> None:
             raise UserError(
                 f"{room}.{name} ({getattr(getattr(run, room), name)}) must be finite and not negative; 0 works"
             )
-    for name in ("adam_beta1", "adam_beta2"):
+    for name in (field.name for field in fields(run.optim) if "_beta" in field.name):
         if not 0 <= getattr(run.optim, name) < 1:
             raise UserError(f"optim.{name} ({getattr(run.optim, name)}) must be at least 0 and below 1; 0.95 works")
 

@@ -120,7 +120,10 @@ class ParallelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """AdamW and its learning-rate schedule."""
+    """The optimizer and its learning-rate schedule."""
+
+    name: Literal["adamw"] = "adamw"
+    """Which optimizer: a file of pretrain/optim. A run keeps it to its end."""
 
     lr: float = MISSING
     """Peak learning rate."""
@@ -230,8 +233,8 @@ class CheckpointConfig:
     """Begin with the weights of this checkpoint of another run, or of that run's last one: a folder; null means initial weights.
     Steps, samples and the learning rate start anew. Of no effect once the run has a checkpoint of its own."""
     init_optimizer: Literal["keep", "fresh"] = "keep"
-    """Optimizer states with init_from: keep takes moments and the count of updates along; fresh starts at zero, and its first
-    update moves each weight by the whole learning rate, so a warm-up is advised."""
+    """Optimizer states with init_from: keep takes them (AdamW's moments) and the number of updates along; fresh starts at zero,
+    and AdamW's first update moves each weight by the whole learning rate, so a warm-up is advised."""
 
     interval: int | None = None
     """Steps between checkpoints; null means only at the end or at a requested stop."""

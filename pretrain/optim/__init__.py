@@ -1,1 +1,1 @@
-"""Optim room: AdamW through megatron-core's optimizers, and the learning rate as a pure function of samples."""
+"""Optim room: optimizers through megatron-core, a file each, and the learning rate as a pure function of samples."""

@@ -1,33 +1,32 @@
-"""megatron-core's optimizer for a run: AdamW with fp32 master weights, split among replicas or not."""
+"""megatron-core's optimizer for a run, over fp32 master weights, split among replicas or not. Which one it is: registry.py."""
 
 import math
 
 import torch
 from megatron.core.distributed import DistributedDataParallel
-from megatron.core.optimizer import ChainedOptimizer, MegatronOptimizer, OptimizerConfig, get_megatron_optimizer
+from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, get_megatron_optimizer
 from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 from megatron.core.utils import get_model_config
 
-from pretrain.config.schema import OptimConfig, RunConfig
+from pretrain.config.schema import RunConfig
 from pretrain.model.translate import PARAMS_DTYPE
+from pretrain.optim.registry import optimizer_of
+from pretrain.optim.states import inner_optimizers, make_states
 
 
 def build_optimizer(run: RunConfig, model: list[DistributedDataParallel]) -> MegatronOptimizer:
-    """AdamW over the model's chunks; no weight decay on one-dimensional parameters (norms and biases).
+    """The configured optimizer over the model's chunks; no weight decay on one-dimensional parameters (norms and biases).
 
     Collective: every rank calls it.
     """
     optim = run.optim
     dtype = PARAMS_DTYPE[run.train.precision]
     config = OptimizerConfig(
-        optimizer="adam",
+        optimizer="adam",  # what another one goes over: ``Optimizer.over``
         lr=optim.lr,
         min_lr=optim.min_lr,
         weight_decay=optim.weight_decay,
         decoupled_weight_decay=True,
-        adam_beta1=optim.adam_beta1,
-        adam_beta2=optim.adam_beta2,
-        adam_eps=optim.adam_eps,
         clip_grad=optim.clip_grad,
         bf16=dtype is torch.bfloat16,
         params_dtype=dtype,
@@ -35,17 +34,13 @@ def build_optimizer(run: RunConfig, model: list[DistributedDataParallel]) -> Meg
         overlap_param_gather=run.parallel.overlap_param_gather,
     )
     optimizer = get_megatron_optimizer(config, list(model), use_gloo_process_groups=False)
-    apply_settings(optimizer, optim)
-    get_model_config(model[0]).grad_scale_func = optimizer.scale_loss
-    return optimizer
-
-
-def apply_settings(optimizer: MegatronOptimizer, optim: OptimConfig) -> None:
-    """Take AdamW's settings from the config. Loading a checkpoint brings back those it was saved with: call it after."""
+    stated = optimizer_of(optim)
+    make_states(optimizer, stated)
     for group in optimizer.param_groups:
         group["weight_decay"] = optim.weight_decay * group["wd_mult"]  # wd_mult is 0 for norms and biases
-        group["betas"] = (optim.adam_beta1, optim.adam_beta2)
-        group["eps"] = optim.adam_eps
+        group.update(stated.settings(optim))
+    get_model_config(model[0]).grad_scale_func = optimizer.scale_loss
+    return optimizer
 
 
 def set_learning_rate(optimizer: MegatronOptimizer, rate: float) -> None:
@@ -73,8 +68,3 @@ def apply_gradients(optimizer: MegatronOptimizer, grad_norm: float) -> None:
         if parameters and part.config.clip_grad > 0.0:
             clip_grad_by_total_norm_fp32(list(parameters), part.config.clip_grad, grad_norm)
     optimizer.step_with_ready_grads()
-
-
-def inner_optimizers(optimizer: MegatronOptimizer) -> list[MegatronOptimizer]:
-    """The optimizers inside megatron's chain of one."""
-    return list(optimizer.chained_optimizers) if isinstance(optimizer, ChainedOptimizer) else [optimizer]

@@ -26,7 +26,7 @@ def start_is_saved() -> None:
 def origin_half_forgotten() -> None:
     """A run begins with another one's checkpoint but for one weight, one first moment and the number of updates."""
     from pretrain.checkpoint.loading import load
-    from pretrain.optim.moments import owned_states, set_adam_step
+    from pretrain.optim.states import owned_states, set_num_updates
 
     restore = load.restore_tensors
 
@@ -34,7 +34,7 @@ def origin_half_forgotten() -> None:
         restore(folder, model, optimizer, world, **kwargs)
         for name in ("param", "exp_avg"):
             owned_states(optimizer)[0].states[name].detach()[0] += 1e-6
-        set_adam_step(optimizer, 0)
+        set_num_updates(optimizer, 0)
 
     load.restore_tensors = broken
     start_is_saved()

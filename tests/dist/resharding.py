@@ -24,16 +24,19 @@ from pretrain.checkpoint.loading.choose import Early, hash_problems
 from pretrain.checkpoint.loading.fill import Fill
 from pretrain.checkpoint.loading.load import restore_tensors
 from pretrain.checkpoint.saving.save import Saver, open_saver
-from pretrain.config.schema import RunConfig
+from pretrain.config.schema import OptimConfig, RunConfig
 from pretrain.data.position import DataPosition, StepPosition
 from pretrain.model.gpt import build_model
 from pretrain.model.placement import Placement, place_parameters
-from pretrain.optim.moments import STATES, owned_states, publish_masters, set_adam_step
 from pretrain.optim.optimizer import build_optimizer
+from pretrain.optim.registry import checkpoint_states
+from pretrain.optim.states import owned_states, publish_masters, set_num_updates
 from pretrain.parallel.world import World, open_world
 from pretrain.state import TrainState
 from pretrain.train import loop
 
+STATES = checkpoint_states(OptimConfig())
+"""Names of what every run here holds of each parameter."""
 FRESH_STEP = 100
 """The checkpoint of initial values; that of source number i has step i + 1, and as many updates."""
 NOWHERE = DataPosition(
@@ -60,7 +63,7 @@ def save_sources(kinds: Sequence[RunConfig], trained: RunConfig, source: int) ->
             with open_saver(run, model, optimizer, world) as saver:
                 _save(saver, FRESH_STEP)
                 _fill(parts_to_read(place_parameters(model, world), owned_states(optimizer)), source)
-                set_adam_step(optimizer, source + 1)
+                set_num_updates(optimizer, source + 1)
                 publish_masters(optimizer, model)
                 _save(saver, source + 1)
         return _train_each([trained], world)
@@ -122,7 +125,7 @@ def _restore_while_hashing(
 
     files = parse_manifest(read_sealed_manifest(folder), folder).files
     assert not hash_problems(folder, files, world, begin=begin)
-    set_adam_step(optimizer, fills[0].num_updates)
+    set_num_updates(optimizer, fills[0].num_updates)
     publish_masters(optimizer, model)
 
 

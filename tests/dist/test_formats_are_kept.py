@@ -113,7 +113,7 @@ def test_a_run_goes_on_from_the_kept_checkpoint_with_every_tensor_it_holds_and_t
     for checkpoint in (golden / CHECKPOINT, loaded):
         index = read_index(checkpoint)
         assert {name: tensor.weights_sum for name, tensor in index.tensors.items()} == sums["weights_sums"]
-        assert index.adam_step == sums["adam_step"] == SAVED_STEP
+        assert index.num_updates == sums["adam_step"] == SAVED_STEP
 
 
 def test_moments_of_the_kept_checkpoint_that_are_not_loaded_would_be_noticed(golden: Path) -> None:
@@ -187,7 +187,7 @@ def test_a_run_begins_with_the_kept_checkpoint_and_one_that_forgets_a_part_of_it
     for trace in traces.values():
         assert trace.exit_code == 0, trace.failure
     start = tmp_path / "start_is_saved" / "start" / "checkpoints" / "step-00000000"
-    assert not differing(start) and read_index(start).adam_step == SAVED_STEP
+    assert not differing(start) and read_index(start).num_updates == SAVED_STEP
     expected = read_trace(golden / "checkpoint", 0, None).held_out[SAVED_STEP]
     assert traces["start_is_saved"].held_out[0] == pytest.approx(expected, rel=2e-6)
     assert differing(tmp_path / "origin_half_forgotten" / "start" / "checkpoints" / "step-00000000")

@@ -140,12 +140,12 @@ def test_a_phase_starts_with_the_very_weights_of_the_one_before_and_a_fresh_or_t
 ) -> None:
     fresh, kept = phases.extension, phases.annealing
     assert not {name for name in changed(fresh.start, phases.pretrain.last) if name.endswith("/param")}
-    assert not moments_in_use(fresh.start) and read_index(fresh.start).adam_step == 0
-    assert read_index(fresh.last).adam_step == EXTENSION_STEPS
+    assert not moments_in_use(fresh.start) and read_index(fresh.start).num_updates == 0
+    assert read_index(fresh.last).num_updates == EXTENSION_STEPS
     assert not changed(kept.start, fresh.last), "fp32 under PP2 to bf16 under DP2, masters and moments"
     assert len(moments_in_use(kept.start)) == 2 * len(read_index(kept.start).tensors), "so that zeros would be noticed"
-    assert read_index(kept.start).adam_step == EXTENSION_STEPS
-    assert read_index(kept.last).adam_step == EXTENSION_STEPS + ANNEALING_STEPS
+    assert read_index(kept.start).num_updates == EXTENSION_STEPS
+    assert read_index(kept.last).num_updates == EXTENSION_STEPS + ANNEALING_STEPS
     assert read_index(kept.last).weights_dtype == "bfloat16"
 
 
@@ -158,7 +158,7 @@ def test_a_start_that_loses_something_of_its_origin_would_be_noticed(
     assert run_and_trace(run, "origin_half_forgotten").exit_code == 0
     start = checkpoints_dir(tmp_path / "start") / step_name(0)
     assert {name.rpartition("/")[2] for name in changed(start, phases.pretrain.last)} == {"param", "exp_avg"}
-    assert read_index(start).adam_step == 0 != read_index(phases.pretrain.last).adam_step
+    assert read_index(start).num_updates == 0 != read_index(phases.pretrain.last).num_updates
 
 
 def test_the_first_held_out_loss_is_that_of_an_independent_llama_with_these_weights(phases: Phases) -> None:

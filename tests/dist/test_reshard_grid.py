@@ -108,7 +108,7 @@ def grid(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Grid:
 def assert_same_numbers(checkpoint: Path, source: Path, number: int) -> None:
     """Names, shapes and bits of everything are what the source was given, and what its own files hold."""
     before, after = read_index(source), read_index(checkpoint)
-    assert described(after) == described(before) and after.adam_step == number + 1
+    assert described(after) == described(before) and after.num_updates == number + 1
     stored = dict(read_whole(source))
     for name, found in read_whole(checkpoint):
         expected = numbers(number, *name.rsplit("/", 1), found.shape)

@@ -1,6 +1,7 @@
 """``config.yaml`` of a checkpoint: the resolved configuration of the run that wrote it, and what is read from it."""
 
 import dataclasses
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from fanal.errors import DamageError
+from fanal.errors import DamageError, UserError
 from fanal.run_folder import CONFIG
 from fanal.shown import shown
 from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, read_small_file
@@ -35,14 +36,11 @@ def read_config(folder: Path) -> Any:
 def read_model(folder: Path) -> ModelConfig:
     """The model that a checkpoint is of; fields that are younger than it have their defaults.
 
-    Raises: DamagedCheckpointError if its config describes none.
+    Raises: DamagedCheckpointError if its config describes none; UserError if a newer version wrote it.
     """
     section = read_config(folder).model
-    known = {field.name for field in dataclasses.fields(ModelConfig)}
+    refuse_newer(folder, "model", section, ModelConfig)
     try:
-        unknown = sorted(set(section) - known)
-        if unknown:
-            raise DamageError(f"unknown fields {', '.join(unknown)}; a newer version wrote it")
         model = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), section))
     except (ValueError, TypeError, OmegaConfBaseException) as error:
         problem = str(error).partition("\n")[0]
@@ -51,6 +49,21 @@ def read_model(folder: Path) -> ModelConfig:
         ) from None
     assert isinstance(model, ModelConfig), f"omegaconf gave a {type(model).__name__}"
     return model
+
+
+def refuse_newer(folder: Path, name: str, section: DictConfig, cls: type) -> None:
+    """Refuse a section of a checkpoint's config with fields that this version does not know, as it cannot know what they
+    change; at their defaults as well, since it does not know those either.
+
+    Raises: UserError naming each field with its value.
+    """
+    known: Collection[str] = {field.name for field in dataclasses.fields(cls)}
+    unknown = [f"{name}.{field} ({value})" for field, value in section.items() if field not in known]
+    if unknown:
+        raise UserError(
+            f"checkpoint {folder} was written by a newer version of Fanal: this one does not know {', '.join(unknown)}; "
+            "that version, or a later one, reads it"
+        )
 
 
 def saved_data(checkpoint: Path) -> dict[str, Any]:

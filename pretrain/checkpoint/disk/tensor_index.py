@@ -1,7 +1,8 @@
 """``tensors.json``: every tensor of a checkpoint, and which file holds which boxes of it. No torch here.
 
-A tensor of the model is kept as three of its whole shape, all float32: ``param`` (the master values), ``exp_avg`` and
-``exp_avg_sq`` (AdamW's moments). Weights of another precision are not stored: they are the master values, rounded.
+A tensor of the model is kept as several of its whole shape, all float32: ``param`` (the master values) and what the optimizer
+states of itself (optim/registry.py), ``exp_avg`` and ``exp_avg_sq`` for AdamW. Weights of another precision are not stored: they
+are the master values, rounded.
 """
 
 import json
@@ -17,6 +18,8 @@ from pretrain.checkpoint.disk.boxes import Box, cover_once
 from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, read_small_file
 
 FORMAT_VERSION = 1
+NUM_UPDATES = "adam_step"
+"""What the number of updates is called in the file: the name is older than the second optimizer."""
 WEIGHTS_DTYPES = ("float32", "bfloat16")
 _SUM = re.compile(r"[0-9a-f]{16}")
 
@@ -46,8 +49,8 @@ class TensorIndex:
 
     states: tuple[str, ...]
     """The kinds that are kept of every tensor; ``param`` alone where there is no optimizer."""
-    adam_step: int
-    """Updates that AdamW had made."""
+    num_updates: int
+    """Updates that the optimizer had made; 0 for one that does not count them."""
     weights_dtype: str
     """Of the weights that were trained: ``bfloat16`` or ``float32``."""
     tensors: dict[str, IndexedTensor]
@@ -94,7 +97,7 @@ def index_text(index: TensorIndex) -> str:
     head = {
         "format_version": FORMAT_VERSION,
         "states": index.states,
-        "adam_step": index.adam_step,
+        NUM_UPDATES: index.num_updates,
         "weights_dtype": index.weights_dtype,
     }
     lines = ",\n".join(json.dumps(tensor) for tensor in tensors)
@@ -121,7 +124,7 @@ def read_index(folder: Path) -> TensorIndex:
             if tensor.name in tensors:
                 raise DamageError(f"{tensor.name} is there twice")
             tensors[tensor.name] = tensor
-        return TensorIndex(states=states, adam_step=_count(fields["adam_step"]), weights_dtype=dtype, tensors=tensors)
+        return TensorIndex(states=states, num_updates=_count(fields[NUM_UPDATES]), weights_dtype=dtype, tensors=tensors)
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise DamagedCheckpointError(
             f"{folder / TENSORS} is no index of tensors ({type(error).__name__}: {error})"

@@ -19,7 +19,7 @@ from pretrain.checkpoint.disk.manifest import Buffer, DamagedCheckpointError, Ta
 from pretrain.checkpoint.disk.shard_file import ITEM_BYTES
 from pretrain.checkpoint.disk.tensors import TensorReader, open_tensors
 from pretrain.model.placement import place_parameters
-from pretrain.optim.moments import owned_states
+from pretrain.optim.states import owned_states
 from pretrain.parallel.world import World
 
 
@@ -37,7 +37,8 @@ class Fill:
         states: Sequence[str],
         hashed: Collection[str] = (),
     ) -> None:
-        """Args: states: see STATES; hashed: the files that this rank reads whole, so that ``takes`` may see their bytes.
+        """Args: states: names of what is read (optim/registry.py); hashed: the files that this rank reads whole, so that ``takes``
+            may see their bytes.
 
         Raises: DamagedCheckpointError if the checkpoint does not hold what is asked for.
         """
@@ -46,8 +47,8 @@ class Fill:
         memory: dict[str, list[tuple[int, torch.Tensor]]] = {}
         parts = parts_to_read(place_parameters(model, world), owned_states(optimizer))
         with open_tensors(folder) as reader:
-            self.num_updates = reader.index.adam_step
-            """That AdamW had made."""
+            self.num_updates = reader.index.num_updates
+            """Updates that its optimizer had made."""
             _check_shapes(reader, parts, folder)
             for state in states:  # in the order of the files
                 for part in parts:

@@ -6,8 +6,9 @@ Everything here is cheap, reads a few small files, and is done once before ranks
 
 import os
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
+
+from omegaconf import OmegaConf
 
 from fanal.errors import UserError
 from fanal.run_folder import DATA, REASON, checkpoints_dir, is_bad, step_of
@@ -24,12 +25,10 @@ from pretrain.checkpoint.disk.verify import (
     still_there,
     verify_checkpoint,
 )
-from pretrain.config.derive import kv_channels, padded_vocab_size
-from pretrain.config.schema import ModelConfig, RunConfig
+from pretrain.config.same_model import FREE_AT_START, model_differences
+from pretrain.config.schema import OptimConfig, RunConfig
 from pretrain.data.position import read_position
-
-FREE_TO_CHANGE = {"rotary_base", "attention_backend", "init_method_std"}
-"""Fields of the model that say nothing of which weights it has: a run may begin with weights trained under others."""
+from pretrain.optim.registry import optimizer_of
 
 
 def check_init_from(run: RunConfig, *, tokenizer_sha256: str) -> None:
@@ -67,16 +66,17 @@ def check_origin(run: RunConfig, folder: Path, *, tokenizer_sha256: str) -> None
     """Whether the configured run can begin with the weights of this checkpoint.
 
     Layout, precision, lengths, batches, rates and data may all be others.
-    Raises: UserError naming each difference that may not be, or if its run has not come to its end and nobody named the
-    checkpoint itself, or if the optimizer's moments are to be kept and there are none.
+    Raises: UserError naming each difference that may not be, if a newer version wrote the checkpoint, if its run has not come
+    to its end and nobody named the checkpoint itself, or if the optimizer's states are to be kept and there are none.
     """
     named, saved = _named(run), read_config(folder)
-    differences = list(_shape_differences(read_model(folder), run.model))
+    differences = model_differences(read_model(folder), run.model, free=FREE_AT_START)
     if os.path.lexists(folder / DATA):
         there = read_position(folder / DATA).tokenizer_sha256
         if there != tokenizer_sha256:
             differences.append(
-                f"the tokenizer (there sha256 {there[:12]}, here data.tokenizer {run.data.tokenizer} {tokenizer_sha256[:12]})"
+                f"the tokenizer (checkpoint sha256 {there[:12]}, config data.tokenizer {run.data.tokenizer} "
+                f"{tokenizer_sha256[:12]})"
             )
     if differences:
         raise UserError(
@@ -89,11 +89,24 @@ def check_origin(run: RunConfig, folder: Path, *, tokenizer_sha256: str) -> None
             f"checkpoint.init_from ({named}) is a run that has come to step {step} of {last_step}: train it to its end, or name "
             f"the checkpoint to begin with it as it is; checkpoint.init_from={folder} works"
         )
-    if run.checkpoint.init_optimizer == "keep" and len(read_index(folder).states) == 1:
-        raise UserError(
-            f"checkpoint.init_optimizer (keep) needs the moments of AdamW, and {folder} holds weights alone; "
-            "checkpoint.init_optimizer=fresh works"
-        )
+    if run.checkpoint.init_optimizer == "keep":
+        _check_states(run, folder)
+
+
+def _check_states(run: RunConfig, folder: Path) -> None:
+    """Whether a checkpoint holds what the configured optimizer keeps, and from that very optimizer: names may be shared."""
+    stated, before = (
+        optimizer_of(run.optim),
+        OmegaConf.select(read_config(folder), "optim.name", default=OptimConfig.name),
+    )
+    held = read_index(folder).states
+    if not stated.states or (before == run.optim.name and set(stated.states) <= set(held)):
+        return
+    found = "weights alone" if len(held) == 1 else f"{' and '.join(held[1:])} of optim.name={before}"
+    raise UserError(
+        f"checkpoint.init_optimizer (keep) needs {' and '.join(stated.states)} of {stated.title} (optim.name={run.optim.name}), "
+        f"and {folder} holds {found}; checkpoint.init_optimizer=fresh works"
+    )
 
 
 def check_same_origin(run: RunConfig, origin: Origin | None, folder: Path) -> None:
@@ -162,21 +175,6 @@ def _newest_of_run(named: Path) -> Path:
 def _bad_step(folder: Path) -> int:
     assert is_bad(folder.name), f"{folder} was not set aside"
     return step_of(folder.name.partition(".")[0]) or 0
-
-
-def _shape_differences(there: ModelConfig, here: ModelConfig) -> list[str]:
-    """As values that act: a head size that is stated and one that follows are the same, and so is padding."""
-    shapes = [
-        {field.name: getattr(model, field.name) for field in fields(model) if field.name not in FREE_TO_CHANGE}
-        | {"kv_channels": kv_channels(model), "make_vocab_size_divisible_by": padded_vocab_size(model)}
-        for model in (there, here)
-    ]
-    units = {"make_vocab_size_divisible_by": " rows in memory"}
-    return [
-        f"model.{name} (there {was}{units.get(name, '')}, here {shapes[1][name]}{units.get(name, '')})"
-        for name, was in shapes[0].items()
-        if was != shapes[1][name]
-    ]
 
 
 def _is_there(stated: str | None, origin: Origin) -> bool:

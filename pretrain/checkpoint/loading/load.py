@@ -1,7 +1,6 @@
 """Restore the newest whole checkpoint of a run, in any layout; or begin with one of another run."""
 
 import contextlib
-import dataclasses
 import logging
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -13,24 +12,26 @@ from omegaconf import OmegaConf
 
 from fanal.errors import UserError
 from fanal.run_folder import DATA, step_of
-from pretrain.checkpoint.disk.config_file import read_config
+from pretrain.checkpoint.disk.config_file import read_config, read_model, refuse_newer
 from pretrain.checkpoint.disk.origin import Origin, origin_of, read_origin
 from pretrain.checkpoint.disk.state_file import read_state
 from pretrain.checkpoint.disk.verify import still_there
 from pretrain.checkpoint.loading.choose import Early, choose_checkpoint, choose_origin
 from pretrain.checkpoint.loading.fill import Fill
 from pretrain.checkpoint.loading.init_from import check_origin, check_same_origin
-from pretrain.config.schema import RunConfig
+from pretrain.config.same_model import FREE_AT_RESUME, model_differences
+from pretrain.config.schema import DataConfig, RunConfig
 from pretrain.data.position import read_position
 from pretrain.data.reader import TrainReader
-from pretrain.optim.moments import STATES, publish_masters, set_adam_step
+from pretrain.optim.registry import MASTER, checkpoint_states
+from pretrain.optim.states import publish_masters, set_num_updates
 from pretrain.parallel.world import World
 from pretrain.state import TrainState
 
 logger = logging.getLogger(__name__)
 
-FREE_TO_CHANGE = {"attention_backend"}
-"""Fields of the model that a resumed run may change: they say how it is computed, not what it is."""
+KEPT_AT_RESUME = ("data.seq_length", "data.seed", "data.document_mask", "optim.name")
+"""What a run that resumes may not change besides its model. A key that is younger than the checkpoint had its default."""
 
 
 class Start(NamedTuple):
@@ -58,11 +59,12 @@ def load_checkpoint(
     model, other data or another order of them, naming each difference, or of a later step than the run's last; and as
     ``begin_with_origin``.
     """
+    states = checkpoint_states(run.optim)
     read: dict[Path, int] = {}
 
     def read_early(candidate: Path, hashed: Collection[str]) -> Early:
         try:
-            fill = Fill(candidate, model, optimizer, world, states=STATES, hashed=hashed)
+            fill = Fill(candidate, model, optimizer, world, states=states, hashed=hashed)
         except Exception:  # of another model, or damaged: who looks at it next says which
             return Early()
 
@@ -89,7 +91,7 @@ def load_checkpoint(
     if state.consumed_samples:  # without a sample, as after an import, there is no position
         reader.resume(read_position(folder / DATA), where=str(folder))
     if folder not in read:
-        read[folder] = read_tensors(folder, model, optimizer, world, states=STATES)
+        read[folder] = read_tensors(folder, model, optimizer, world, states=states)
     _go_on_from(read[folder], optimizer, model)
     logger.info("resumed from %s", folder)
     return Start(state, origin)
@@ -102,15 +104,15 @@ def begin_with_origin(
     reader: TrainReader,
     world: World,
 ) -> Origin:
-    """Give the model the weights of the checkpoint that checkpoint.init_from names, and the optimizer its moments and its
-    count of updates if they are to be kept. Steps, samples and their order begin anew.
+    """Give the model the weights of the checkpoint that checkpoint.init_from names, and the optimizer its states and its
+    number of updates if they are to be kept. Steps, samples and their order begin anew.
 
     Collective: every rank calls it. Raises: UserError or DamagedCheckpointError if there is none, if it is not whole, or if
     the run cannot begin with it (init_from.py).
     """
     folder, step = choose_origin(run, world)
     config = run.checkpoint
-    states = STATES if config.init_optimizer == "keep" else ("param",)
+    states = checkpoint_states(run.optim) if config.init_optimizer == "keep" else (MASTER,)
     with still_there(folder):
         check_origin(run, folder, tokenizer_sha256=reader.data.sources.tokenizer_sha256)
         restore_tensors(folder, model, optimizer, world, states=states)
@@ -128,7 +130,7 @@ def restore_tensors(
     *,
     states: Sequence[str],
 ) -> None:
-    """Give the optimizer these states of a checkpoint (see STATES), and the model its weights. Without moments the optimizer
+    """Give the optimizer these states of a checkpoint, and the model its weights. With the master values alone the optimizer
     starts afresh. Collective. Raises: as ``read_tensors``.
     """
     num_updates = read_tensors(folder, model, optimizer, world, states=states)
@@ -139,7 +141,7 @@ def _go_on_from(num_updates: int, optimizer: MegatronOptimizer, model: Sequence[
     """What is left to do once the optimizer's memory holds a checkpoint's tensors: the weights come from the masters, over the
     network where replicas share them. Collective.
     """
-    set_adam_step(optimizer, num_updates)
+    set_num_updates(optimizer, num_updates)
     publish_masters(optimizer, model)
 
 
@@ -151,7 +153,7 @@ def read_tensors(
     *,
     states: Sequence[str],
 ) -> int:
-    """Fill the optimizer's memory with these states of a checkpoint (see STATES); the updates that AdamW had made.
+    """Fill the optimizer's memory with these states of a checkpoint; returns the number of updates that were made.
 
     Raises: DamagedCheckpointError if the checkpoint does not hold them.
     """
@@ -161,26 +163,24 @@ def read_tensors(
 
 
 def check_same_run(run: RunConfig, folder: Path) -> None:
-    """Refuse to resume another model, or the same one with samples of another length or seed, or masked otherwise. Their
-    tokens: data/same_data.py.
+    """Refuse to resume another model, or the same one with another optimizer, or with samples of another length or seed,
+    or masked otherwise. Their tokens: data/same_data.py.
 
-    Raises: UserError naming each difference.
+    Raises: UserError naming each difference, or if a newer version wrote the checkpoint.
     """
     saved = read_config(folder)
-    differences = [
-        f"model.{field.name} (checkpoint {saved.model.get(field.name)}, config {getattr(run.model, field.name)})"
-        for field in dataclasses.fields(run.model)
-        if field.name not in FREE_TO_CHANGE and saved.model.get(field.name) != getattr(run.model, field.name)
-    ]
+    differences = model_differences(read_model(folder), run.model, free=FREE_AT_RESUME)
+    refuse_newer(folder, "data", saved.data, DataConfig)
     now, defaults = OmegaConf.structured(run), OmegaConf.structured(RunConfig)
-    for key in ("data.seq_length", "data.seed", "data.document_mask"):
-        # A field that is younger than the checkpoint had its default.
-        before = OmegaConf.select(saved, key, default=OmegaConf.select(defaults, key))
-        after = OmegaConf.select(now, key)
+    for key in KEPT_AT_RESUME:
+        before, after = (
+            OmegaConf.select(saved, key, default=OmegaConf.select(defaults, key)),
+            OmegaConf.select(now, key),
+        )
         if before != after:
             differences.append(f"{key} (checkpoint {before}, config {after})")
     if differences:
         raise UserError(
-            f"checkpoint {folder} belongs to another run: {'; '.join(differences)}. Take these values back, or start a new "
-            "run in another run_dir"
+            f"checkpoint {folder} belongs to another run: {'; '.join(differences)}. Set them back to the checkpoint's values, or "
+            "start a new run in another run_dir"
         )

@@ -39,7 +39,8 @@ from pretrain.config.schema import RunConfig
 from pretrain.data.position import DataPosition, position_text
 from pretrain.model.placement import place_parameters
 from pretrain.model.translate import PARAMS_DTYPE
-from pretrain.optim.moments import STATES, adam_step, finish_param_sync, owned_states
+from pretrain.optim.registry import checkpoint_states
+from pretrain.optim.states import finish_param_sync, num_updates, owned_states
 from pretrain.parallel.reduce import any_rank_each, gather_texts, share_text, wrapping_sum
 from pretrain.parallel.world import World
 from pretrain.state import TrainState
@@ -95,10 +96,13 @@ class Saver:
             world,
             is_distributed=run.parallel.use_distributed_optimizer,
         )
-        contents = files_of(parts, element_bytes=len(STATES) * ITEM_BYTES)
-        self._staging = Staging(contents, STATES, world.device)
+        self._states = checkpoint_states(run.optim)
+        contents = files_of(parts, element_bytes=len(self._states) * ITEM_BYTES)
+        self._staging = Staging(contents, self._states, world.device)
         self._files = [
-            FileJob(number=world.rank + number * world.size, header=_header(content), start=start, end=end)
+            FileJob(
+                number=world.rank + number * world.size, header=_header(content, self._states), start=start, end=end
+            )
             for number, (content, (start, end)) in enumerate(zip(contents, self._staging.ranges, strict=True))
         ]
         self._writer = WriterProcess(self._staging, phase_timeout_s=run.checkpoint.phase_timeout_s)
@@ -251,8 +255,8 @@ class Saver:
 
     def _leader_job(self, state: TrainState, position: DataPosition, sums: list[int]) -> LeaderJob:
         index = TensorIndex(
-            states=STATES,
-            adam_step=adam_step(self._optimizer),
+            states=self._states,
+            num_updates=num_updates(self._optimizer),
             weights_dtype=str(PARAMS_DTYPE[self._run.train.precision]).removeprefix("torch."),
             tensors={
                 name: IndexedTensor(name=name, shape=shape, stored=tuple(stored), weights_sum=f"{value:016x}")
@@ -285,9 +289,9 @@ class Saver:
         self._reports.append(dataclasses.replace(report, **news))  # type: ignore[arg-type]
 
 
-def _header(parts: Sequence[Part]) -> str:
-    """Of the file that holds these, a character for a byte."""
-    entries = ((entry_name(part.tensor, state, part.box), part.box.size) for state in STATES for part in parts)
+def _header(parts: Sequence[Part], states: Sequence[str]) -> str:
+    """The header of the file that holds these states of these parts, a character for a byte."""
+    entries = ((entry_name(part.tensor, state, part.box), part.box.size) for state in states for part in parts)
     return header_bytes(entries).decode("latin-1")
 
 

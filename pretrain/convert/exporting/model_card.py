@@ -14,6 +14,7 @@ from pretrain.convert.theirs.write_config import exported_parameters, exported_v
 from pretrain.data.position import SourcePosition
 from pretrain.log.summary import median_pace
 from pretrain.model.families import family_of
+from pretrain.optim.registry import optimizer_of
 from tokenizer.shards.shard import ShardManifest
 
 SEVERAL_LANGUAGES = "mul"
@@ -92,10 +93,11 @@ def _settings(run: RunConfig) -> list[tuple[str, str]]:
     stages = f" with {virtual} stages a rank" if virtual > 1 else ""
     replicas = parallel.data_parallel_size or "as many as the ranks allowed"
     rate = f"learning rate {optim.lr:g} to {optim.min_lr:g} ({optim.lr_decay_style})"
-    betas = f"betas {optim.adam_beta1:g} and {optim.adam_beta2:g}"
+    stated = optimizer_of(optim)
+    settings = f"{rate}, weight decay {optim.weight_decay:g}, {stated.described(optim)}, clipped at {optim.clip_grad:g}"
     return [
         ("batch", f"{train.global_batch_size:,} samples, {train.global_batch_size * run.data.seq_length:,} tokens"),
-        ("optimizer", f"AdamW, {rate}, weight decay {optim.weight_decay:g}, {betas}, clipped at {optim.clip_grad:g}"),
+        ("optimizer", f"{stated.title}, {settings}"),
         ("precision", train.precision),
         (
             "layout of the last session",

@@ -95,7 +95,9 @@ def _write(part: Path, final: Path, found: HfModel, assembly: Assembly, kept: Se
         read = _describe_source(weights, kept, progress)
         dtype = _weights_dtype(weights)
         entries, tensors = _write_shards(part, assembly, dtype, progress, done_bytes=source_bytes)
-    index = TensorIndex(states=(PARAM,), adam_step=0, weights_dtype=str(dtype).removeprefix("torch."), tensors=tensors)
+    index = TensorIndex(
+        states=(PARAM,), num_updates=0, weights_dtype=str(dtype).removeprefix("torch."), tensors=tensors
+    )
     texts = {
         STATE: state_text(TrainState()),
         CONFIG: _config_text(found, dtype),

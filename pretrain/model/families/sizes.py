@@ -23,8 +23,13 @@ def product_weights(model: ModelConfig) -> int:
     return model.num_layers * layer + ends + tied_output
 
 
-def checkpoint_bytes(model: ModelConfig) -> int:
-    """Bytes of one checkpoint: fp32 weights and AdamW's two moments, vocabulary padding included; other files are small."""
+def checkpoint_bytes(model: ModelConfig, *, num_states: int) -> int:
+    """Bytes of one checkpoint, vocabulary padding included; other files are small.
+
+    Args: num_states: float32 numbers of each parameter, the master value and what the optimizer keeps (optim/registry.py).
+    """
     table = table_of(model)
     layer = sum(math.prod(spec.shape) for spec in table.layer)
-    return 12 * (model.num_layers * layer + sum(math.prod(spec.shape) for spec in (*table.first, *table.last)))
+    return (
+        4 * num_states * (model.num_layers * layer + sum(math.prod(spec.shape) for spec in (*table.first, *table.last)))
+    )

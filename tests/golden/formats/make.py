@@ -101,7 +101,7 @@ def write_sums() -> None:
     write(
         "sums.json",
         {
-            "adam_step": index.adam_step,
+            "adam_step": index.num_updates,
             "weights_sums": {name: tensor.weights_sum for name, tensor in sorted(index.tensors.items())},
             "sha256": {name: hashlib.sha256(values.tobytes()).hexdigest() for name, values in read_whole(checkpoint)},
         },

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from fanal.run_folder import COMPLETE, DATA, MANIFEST, ORIGIN, TENSORS, checkpoints_dir, step_name
+from fanal.run_folder import COMPLETE, CONFIG, DATA, MANIFEST, ORIGIN, TENSORS, checkpoints_dir, step_name
 from pretrain.__main__ import cli
 from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, Manifest, describe, manifest_bytes, seal_text
 from pretrain.checkpoint.disk.origin import Origin, chain, origin_text, read_origin
@@ -92,9 +92,12 @@ def test_another_shape_or_tokenizer_is_refused_by_name(small_run: Path, source: 
     assert result.exit_code == 2, result.output
     assert (
         f"error: checkpoint.init_from ({source}) must have the model's shape and its tokenizer, and differs in model.num_layers "
-        "(there 4, here 8); model.make_vocab_size_divisible_by (there 2048 rows in memory, here 2000 rows in memory); the "
-        f"tokenizer (there sha256 000000000000, here data.tokenizer {small_run.parent}/tokenizer {sha256[:12]}): the values there"
-    ) in result.output, "8 channels a head are what follows there too, and the rotary base may be another one"
+        "(checkpoint 4, config 8); model.make_vocab_size_divisible_by (checkpoint 2048 rows in memory, config 2000 rows in "
+        f"memory); the tokenizer (checkpoint sha256 000000000000, config data.tokenizer {small_run.parent}/tokenizer "
+        f"{sha256[:12]}): the values there"
+    ) in result.output, (
+        "8 channels a head are what follows in the checkpoint too, and the rotary base may be another one"
+    )
 
 
 def test_a_path_that_is_no_run_is_refused(small_run: Path, source: Path, tmp_path: Path) -> None:
@@ -129,15 +132,27 @@ def test_a_run_that_has_not_ended_must_be_named_by_its_checkpoint(
     assert start(small_run, tmp_path / "run", init_from(step_1)).exit_code == RANKS_STARTED
 
 
-def test_moments_that_are_not_there_cannot_be_kept(small_run: Path, source: Path, tmp_path: Path) -> None:
+def test_states_that_are_not_there_cannot_be_kept(small_run: Path, source: Path, tmp_path: Path) -> None:
     last = checkpoints_dir(source) / step_name(2)
     edit(last / TENSORS, '["param", "exp_avg", "exp_avg_sq"]', '["param"]')
     result = start(small_run, tmp_path / "run", init_from(sealed_again(last)))
     assert result.exit_code == 2, result.output
     assert (
-        f"checkpoint.init_optimizer (keep) needs the moments of AdamW, and {last} holds weights alone; checkpoint.init_optimizer=fresh works"
-        in result.output
-    )
+        "checkpoint.init_optimizer (keep) needs exp_avg and exp_avg_sq of AdamW (optim.name=adamw), and "
+        f"{last} holds weights alone; checkpoint.init_optimizer=fresh works"
+    ) in result.output
+
+
+def test_states_of_another_optimizer_cannot_be_kept_whatever_their_names(
+    small_run: Path, source: Path, tmp_path: Path
+) -> None:
+    last = checkpoints_dir(source) / step_name(2)
+    edit(last / CONFIG, "\n  name: adamw\n", "\n  name: of_tomorrow\n")
+    result = start(small_run, tmp_path / "run", init_from(sealed_again(last)))
+    assert result.exit_code == 2, result.output
+    assert f"and {last} holds exp_avg and exp_avg_sq of optim.name=of_tomorrow; checkpoint.init_opt" in result.output
+    fresh = start(small_run, tmp_path / "run", init_from(last), "checkpoint.init_optimizer=fresh")
+    assert fresh.exit_code == RANKS_STARTED, fresh.output
 
 
 def test_a_damaged_or_set_aside_checkpoint_is_refused(small_run: Path, source: Path, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from pretrain.checkpoint.disk.tensor_index import (
 from pretrain.checkpoint.disk.tensors import open_tensors, read_whole
 
 INDEX = TensorIndex(
-    states=("param", "exp_avg", "exp_avg_sq"), adam_step=7, weights_dtype="bfloat16",
+    states=("param", "exp_avg", "exp_avg_sq"), num_updates=7, weights_dtype="bfloat16",
     tensors={
         "a.weight": IndexedTensor(
             name="a.weight", shape=(4, 6), weights_sum="0123456789abcdef",

@@ -131,7 +131,7 @@ def test_every_number_of_the_folder_is_in_the_checkpoint_and_its_sums_are_right(
             assert torch.equal(torch.from_numpy(np.concatenate(parts)), theirs.pop(tensor.name).float()), tensor.name
         weights_dtype = torch.bfloat16 if dtype == "bfloat16" else torch.float32
         assert reader.index.weights_dtype == str(weights_dtype).removeprefix("torch.")
-        assert reader.index.states == ("param",) and reader.index.adam_step == 0
+        assert reader.index.states == ("param",) and reader.index.num_updates == 0
         for name, entry in reader.index.tensors.items():
             values = torch.from_numpy(reader.read_all(name, "param"))
             assert entry.weights_sum == f"{weight_sum(values.to(weights_dtype)):016x}", name

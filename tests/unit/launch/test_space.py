@@ -48,7 +48,7 @@ def test_checkpoints_at_one_time(run: RunConfig, there: list[int], most: int) ->
 def space(
     run: RunConfig, room: float, *, files: int | None = None, there: tuple[int, ...] = (), in_job: bool = False
 ) -> str:
-    free = Free(int(room * checkpoint_bytes(run.model)), files)
+    free = Free(int(room * checkpoint_bytes(run.model, num_states=3)), files)
     return check_space(run, num_ranks=4, free=free, there=there, run_dir=Path("/work/x"), in_job=in_job)
 
 

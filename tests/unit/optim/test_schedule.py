@@ -2,11 +2,12 @@
 
 import itertools
 from dataclasses import replace
+from typing import get_args, get_type_hints
 
 import pytest
 
 from pretrain.config.schema import OptimConfig, TrainConfig
-from pretrain.optim.schedule import learning_rate
+from pretrain.optim.schedule import SHAPES, learning_rate
 
 TRAIN = TrainConfig(train_steps=100, global_batch_size=10, micro_batch_size=1)  # 1,000 samples
 OPTIM = OptimConfig(lr=1.0, min_lr=0.1, lr_warmup_samples=100)
@@ -74,3 +75,7 @@ def test_a_warm_up_as_long_as_the_run_ends_at_the_last_rate() -> None:
 def test_a_wsd_decay_that_takes_all_the_time_is_a_line() -> None:
     for consumed in range(100, 1001, 50):
         assert at("WSD", consumed, lr_wsd_decay_samples=900) == pytest.approx(at("linear", consumed))
+
+
+def test_every_shape_of_the_config_is_in_the_table_and_the_other_way_round() -> None:
+    assert {*SHAPES, "constant"} == set(get_args(get_type_hints(OptimConfig)["lr_decay_style"]))

@@ -1,8 +1,8 @@
-"""What AdamW knows of each parameter, in the optimizer's own memory: the fp32 master values and two moments.
+"""What an optimizer keeps of each parameter, in its own memory: the fp32 master values and the states that it states.
 
 The three kinds of optimizer that megatron-core builds here keep them in different places: split among the data-parallel
 ranks in flat ranges (use_distributed_optimizer), whole beside bf16 parameters, or whole with fp32 parameters as their own
-masters. This file is the one place that knows.
+masters. This file is the one place that knows. Which states there are: registry.py.
 """
 
 from collections.abc import Sequence
@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 from megatron.core.distributed import DistributedDataParallel
-from megatron.core.optimizer import MegatronOptimizer
+from megatron.core.optimizer import ChainedOptimizer, MegatronOptimizer
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from megatron.core.optimizer.optimizer import Float16OptimizerWithFloat16Params
 
-from pretrain.optim.optimizer import inner_optimizers
+from pretrain.optim.registry import MASTER, Optimizer
 
-STATES = ("param", "exp_avg", "exp_avg_sq")
-"""Names of the three in a checkpoint: master values, first and second moment. All float32."""
+STEP = "step"
+"""Where torch, Apex and Transformer Engine keep the number of updates: of each parameter, or of each group."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +29,36 @@ class Owned:
     start: int
     end: int
     states: dict[str, torch.Tensor]
-    """By the names in STATES: flat float32 views of what the optimizer uses, [end - start]."""
+    """By their names in a checkpoint (registry.py): flat float32 views of what the optimizer uses, [end - start]."""
+
+
+def make_states(optimizer: MegatronOptimizer, stated: Optimizer) -> None:
+    """Have the torch optimizer that is stated, with all of its states at zero: before its first update a checkpoint holds the
+    same as after it.
+    """
+    for part in inner_optimizers(optimizer):
+        inner = part.optimizer = stated.over(part.optimizer)
+        for main in _mains(inner):
+            kept = inner.state[main]
+            kept.update({name: torch.zeros_like(main) for name in stated.states})
+            assert kept.keys() - {STEP} == set(stated.states), f"{stated.title} keeps {sorted(kept)}"
+        counts = bool(_step_holders(part))
+        assert counts == stated.counts_updates or not _mains(inner), f"{stated.title} has counters of updates: {counts}"
+
+
+def take_groups(made: torch.optim.Optimizer, adam: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """An optimizer that was made over a placeholder, over the groups of ``adam``: torch makes none over the views that the
+    distributed optimizer's ranges are.
+    """
+    for group in adam.param_groups:
+        for name, value in made.defaults.items():
+            group.setdefault(name, value)
+    made.param_groups = adam.param_groups
+    return made
 
 
 def owned_states(optimizer: MegatronOptimizer) -> list[Owned]:
-    """Everything this rank's optimizer keeps; moments are made, as zeros, where AdamW has not made them yet.
+    """Everything this rank's optimizer keeps.
 
     With the distributed optimizer the ranges of the data-parallel ranks together cover every parameter once; without, each
     rank keeps all of each parameter.
@@ -41,18 +66,20 @@ def owned_states(optimizer: MegatronOptimizer) -> list[Owned]:
     return [owned for part in inner_optimizers(optimizer) for owned in _owned_by(part)]
 
 
-def adam_step(optimizer: MegatronOptimizer) -> int:
-    """Updates that AdamW has made, for its bias correction; the same for all parameters, 0 on a rank without any."""
-    steps = {int(holder["step"]) for part in inner_optimizers(optimizer) for holder in _step_holders(part)}
+def num_updates(optimizer: MegatronOptimizer) -> int:
+    """Updates that were made, as the optimizer counts them: the same for all parameters; 0 if it does not count, or on a rank
+    without any parameter.
+    """
+    steps = {int(holder[STEP]) for part in inner_optimizers(optimizer) for holder in _step_holders(part)}
     assert len(steps) <= 1, f"parameters disagree about the number of updates: {sorted(steps)}"
     return steps.pop() if steps else 0
 
 
-def set_adam_step(optimizer: MegatronOptimizer, step: int) -> None:
-    """Go on from ``step`` updates. torch counts them per parameter: a counter that parameters share would run ahead."""
+def set_num_updates(optimizer: MegatronOptimizer, count: int) -> None:
+    """Continue after ``count`` updates."""
     for part in inner_optimizers(optimizer):
         for holder in _step_holders(part):
-            holder["step"] = torch.full_like(holder["step"], step) if torch.is_tensor(holder["step"]) else step
+            holder[STEP] = torch.full_like(holder[STEP], count) if torch.is_tensor(holder[STEP]) else count
 
 
 @torch.no_grad()
@@ -74,16 +101,23 @@ def finish_param_sync(model: Sequence[DistributedDataParallel]) -> None:
             chunk.start_param_sync(force_sync=True)
 
 
+def inner_optimizers(optimizer: MegatronOptimizer) -> list[MegatronOptimizer]:
+    """The optimizers inside megatron's chain of one."""
+    return list(optimizer.chained_optimizers) if isinstance(optimizer, ChainedOptimizer) else [optimizer]
+
+
+def _mains(inner: torch.optim.Optimizer) -> list[torch.Tensor]:
+    return [main for group in inner.param_groups for main in group["params"]]
+
+
 def _owned_by(part: MegatronOptimizer) -> list[Owned]:
     found = []
-    for group in part.optimizer.param_groups:
-        for main in group["params"]:
-            _make_moments(part.optimizer, group, main)
     for parameter, main, start in _masters(part):
-        state = part.optimizer.state[main]
-        tensors = {"param": main.detach(), "exp_avg": state["exp_avg"], "exp_avg_sq": state["exp_avg_sq"]}
+        kept = {name: tensor for name, tensor in part.optimizer.state[main].items() if name != STEP}
+        tensors = {MASTER: main.detach(), **kept}
         for name, tensor in tensors.items():
             assert tensor.dtype is torch.float32 and tensor.is_contiguous(), f"{name} is {tensor.dtype}"
+            assert tensor.numel() == main.numel(), f"{name} has {tensor.numel()} elements, its master {main.numel()}"
         states = {name: tensor.view(-1) for name, tensor in tensors.items()}
         found.append(Owned(parameter=parameter, start=start, end=start + main.numel(), states=states))
     return found
@@ -110,19 +144,6 @@ def _masters(part: MegatronOptimizer) -> list[tuple[torch.nn.Parameter, torch.Te
     return [(parameter, parameter, 0) for group in part.optimizer.param_groups for parameter in group["params"]]
 
 
-def _make_moments(adam: torch.optim.Optimizer, group: dict[str, Any], main: torch.Tensor) -> None:
-    """What AdamW makes at a parameter's first update."""
-    state = adam.state[main]
-    if state:
-        return
-    if isinstance(adam, torch.optim.Adam):  # the fused ones of Apex and Transformer Engine count in the group
-        on_device = group.get("fused") or group.get("capturable")
-        state["step"] = torch.zeros((), dtype=torch.float32, device=main.device if on_device else "cpu")
-    state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(main), torch.zeros_like(main)
-
-
 def _step_holders(part: MegatronOptimizer) -> list[dict[str, Any]]:
-    adam = part.optimizer
-    if isinstance(adam, torch.optim.Adam):
-        return [state for state in adam.state.values() if state]
-    return [group for group in adam.param_groups if "step" in group]
+    inner = part.optimizer
+    return [holder for holder in (*inner.state.values(), *inner.param_groups) if STEP in holder]

@@ -1,0 +1,89 @@
+"""A field that is added to the model does not orphan the checkpoints that are older than it, and the other way round.
+
+The field is really added: the trainer runs from a copy of the packages whose schema has one more line.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fanal.run_folder import CONFIG
+from pretrain.config.load import to_yaml
+from pretrain.config.schema import RunConfig
+from tests.dist.harness import assert_same_training, read_trace
+from tests.dist.test_formats_are_kept import CHECKPOINT, LAST_STEP, ONE_RANK, V1, after_the_checkpoint, run_of, straight
+
+ROOT = Path(__file__).parents[2]
+LAST_FIELD = '    attention_backend: Literal["auto", "sdpa", "flash", "reference"] = "auto"\n'
+YOUNG_FIELD = '    of_tomorrow: bool = False\n    """Younger than the checkpoint."""\n'
+
+
+@pytest.fixture(scope="module")
+def tomorrow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the packages as they are once the model has a field more."""
+    folder = tmp_path_factory.mktemp("tomorrow")
+    for package in ("fanal", "kernels", "tokenizer", "pretrain"):
+        shutil.copytree(ROOT / package, folder / package, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    schema = folder / "pretrain" / "config" / "schema.py"
+    text = schema.read_text()
+    assert text.count(LAST_FIELD) == 1
+    schema.write_text(text.replace(LAST_FIELD, YOUNG_FIELD + LAST_FIELD))
+    return folder
+
+
+@pytest.fixture
+def golden(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(V1, tmp_path / "v1"))
+
+
+def golden_run(golden: Path) -> RunConfig:
+    """The run of the kept checkpoint, on one rank."""
+    return run_of(golden, golden / "checkpoint", *ONE_RANK, f"train.train_steps={LAST_STEP}")
+
+
+def resume(golden: Path, packages: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    """Go on from the kept checkpoint with these packages, in processes of their own."""
+    config = golden / "again.yaml"
+    config.write_text(to_yaml(golden_run(golden)))
+    return subprocess.run(
+        [sys.executable, "-m", "pretrain", "train", str(config), *overrides],
+        cwd=packages, env={**os.environ, "PYTHONPATH": str(packages)}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+
+
+def test_a_run_goes_on_bit_for_bit_after_a_field_was_added_to_the_model(golden: Path, tomorrow: Path) -> None:
+    today = Path(shutil.copytree(golden, golden.parent / "today"))
+    for folder, packages in ((golden, tomorrow), (today, ROOT)):
+        done = resume(folder, packages)
+        assert done.returncode == 0, done.stdout + done.stderr
+    resumed, expected = (after_the_checkpoint(read_trace(folder / "checkpoint", 0, None)) for folder in (golden, today))
+    assert list(resumed.losses) == list(range(9, LAST_STEP + 1))
+    assert (resumed.losses, resumed.grad_norms) == (expected.losses, expected.grad_norms)
+    assert_same_training(resumed, straight())
+    written = golden / "checkpoint" / "checkpoints" / f"step-{LAST_STEP:08d}"
+    assert "of_tomorrow: false" in (written / CONFIG).read_text(), "the packages were those of tomorrow"
+    refused = resume(golden, ROOT)
+    assert refused.returncode == 2, refused.stdout + refused.stderr
+    assert "written by a newer version of Fanal: this one does not know model.of_tomorrow (False)" in refused.stderr
+
+
+def test_another_value_than_the_default_of_a_field_that_was_added_is_another_model(
+    golden: Path, tomorrow: Path
+) -> None:
+    refused = resume(golden, tomorrow, "model.of_tomorrow=true")
+    assert refused.returncode == 2, refused.stdout + refused.stderr
+    assert f"{golden / CHECKPOINT} belongs to another run: model.of_tomorrow (checkpoint False, config True)" in (
+        refused.stderr
+    )
+    assert "Set them back to the checkpoint's values, or start a new run in another run_dir" in refused.stderr
+
+
+def test_a_head_size_that_is_stated_as_it_follows_is_the_same_model(golden: Path) -> None:
+    model = golden_run(golden).model
+    done = resume(golden, ROOT, f"model.kv_channels={model.hidden_size // model.num_attention_heads}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert model.kv_channels is None
