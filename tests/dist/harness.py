@@ -1,6 +1,7 @@
 """Train real runs on real local ranks, and read what they logged."""
 
 import json
+import multiprocessing
 import os
 import shutil
 from dataclasses import dataclass
@@ -12,9 +13,18 @@ from pretrain.config.derive import world_size
 from pretrain.config.load import load_run
 from pretrain.config.schema import RunConfig
 from pretrain.inspect.bounds import FP32
-from pretrain.parallel.local import Failure, run_local_ranks
+from pretrain.parallel.local import Failure, _start_servers, run_local_ranks
 from pretrain.train.loop import train
 from tests.dist import faults, interruptions
+
+PRELOAD = ("pretrain.train.loop",)
+"""What the fork server of a test session has imported before the first rank: four seconds of a core, which a rank that is forked
+from a server without it spends itself."""
+
+
+def start_fork_server() -> None:
+    """Start the server that every rank of this process is forked from, without waiting for its imports; the first start counts."""
+    _start_servers(multiprocessing.get_context("forkserver"), "cpu", PRELOAD)
 
 
 @dataclass(frozen=True)
@@ -56,7 +66,7 @@ def run_and_trace(run: RunConfig, fault: str | None = None, *, fresh: bool = Tru
         shutil.rmtree(folder, ignore_errors=True)
     code, failure = run_local_ranks(
         rank_main, run, fault,
-        preload=["pretrain.train.loop"], num_ranks=world_size(run.parallel), device_type="cpu", log_dir=folder / "logs",
+        preload=PRELOAD, num_ranks=world_size(run.parallel), device_type="cpu", log_dir=folder / "logs",
     )  # fmt: skip
     return read_trace(folder, code, failure)
 

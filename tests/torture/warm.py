@@ -18,9 +18,8 @@ from typing import Any
 
 from pretrain.inspect.kill import Running
 from pretrain.inspect.prove import Start
+from tests.dist.harness import start_fork_server
 
-PRELOAD = ["pretrain.train.loop"]
-"""As in tests/dist/harness.py: the server of a session is the same for all."""
 PR_SET_PDEATHSIG = 1
 
 
@@ -41,13 +40,15 @@ def warm_start(fault: str | None = None) -> Start:
 
 def _start(fault: str | None, config: Path, overrides: Sequence[str], output: Path) -> Running:
     context: Any = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
+    start_fork_server()
     process = context.Process(target=_launch, args=(fault, config, tuple(overrides), output))
     process.start()
     return Warm(process)
 
 
 def _launch(fault: str | None, config: Path, overrides: tuple[str, ...], output: Path) -> None:
+    import torch
+
     from pretrain import __main__
     from pretrain.config.load import load_run
     from pretrain.parallel import local
@@ -59,6 +60,9 @@ def _launch(fault: str | None, config: Path, overrides: tuple[str, ...], output:
     os.environ["OMP_NUM_THREADS"] = "1"
     fork = multiprocessing.get_context("fork")
     local.multiprocessing = SimpleNamespace(get_context=lambda _: fork)  # type: ignore[assignment]
+    # Ranks are forked from here, so a server would import everything for nobody: four seconds of a core a start.
+    local.forkserver = SimpleNamespace(ensure_running=lambda: None)  # type: ignore[assignment]
+    torch.set_num_threads(1)  # what OMP_NUM_THREADS says is read at the import, which was the server's
     # A forked rank holds the other end of its own pipe, and would never see it close when the launcher dies.
     os.register_at_fork(after_in_child=_die_with_parent)
     if fault is not None:
