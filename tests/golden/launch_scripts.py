@@ -1,4 +1,8 @@
-"""The script of every shipped config on every site, for one layout that fits: what the golden files hold."""
+"""The script of every shipped config on every site, for one layout that fits.
+
+Golden files hold those of one config on every site, and of every config on one site: what a site adds to a script does not
+depend on the config, so a file for each pair would hold the same lines again. All pairs are read by bash, shellcheck and Slurm.
+"""
 
 from pathlib import Path
 
@@ -13,17 +17,36 @@ ROOT = Path(__file__).parents[2]
 FOLDER = Path(__file__).parent / "launch"
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 PLACES = Places(workdir=Path("/project"), code_dir=Path("/project"), python=Path("/project/.venv/bin/python"))
+GOLDEN_CONFIG, GOLDEN_SITE = ROOT / "configs" / "lucie-7b" / "pretrain.yaml", "jean-zay-h100"
 HOURS = 50
 """More than a job may take on the sites that set a limit."""
+
+
+def pairs() -> dict[str, tuple[Path, str]]:
+    """Name of the script -> (config, site), for every config on every site."""
+    return {
+        f"{site}-{'-'.join(config.relative_to(ROOT / 'configs').with_suffix('').parts)}": (config, site)
+        for site in known_sites()
+        for config in CONFIGS
+    }
 
 
 def cases() -> dict[Path, tuple[Path, str]]:
     """Golden file -> (config, site)."""
     return {
-        FOLDER / f"{site}-{'-'.join(config.relative_to(ROOT / 'configs').with_suffix('').parts)}.sbatch": (config, site)
-        for site in known_sites()
-        for config in CONFIGS
+        FOLDER / f"{name}.sbatch": (config, site)
+        for name, (config, site) in pairs().items()
+        if config == GOLDEN_CONFIG or site == GOLDEN_SITE
     }
+
+
+def write_all(folder: Path) -> list[Path]:
+    """The scripts of all pairs, written into a folder."""
+    paths = []
+    for name, pair in pairs().items():
+        paths.append(folder / f"{name}.sbatch")
+        paths[-1].write_text(golden_text(*pair))
+    return paths
 
 
 def golden_job(config: Path, site_name: str) -> Job:

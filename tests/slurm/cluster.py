@@ -26,7 +26,7 @@ NODE_TIMEOUT_S = 12
 REQUEUE_DELAY_S = 25
 """How long a requeued job waits at least, and how long a launch may take; Slurm's default is 120. Longer than KillWait, as on sites:
 so long slurmd looks for what is left of a job that it ends, and ends what it finds, the job's next start included."""
-START_TIMEOUT_S = 30
+START_TIMEOUT_S = 90
 UP = {"IDLE", "MIXED", "ALLOCATED", "IDLE+COMPLETING", "MIXED+COMPLETING", "ALLOCATED+COMPLETING"}
 PROGRAMS = {
     "munged": "munge", "slurmctld": "slurm-wlm", "slurmd": "slurm-wlm", "sbatch": "slurm-wlm", "srun": "slurm-wlm",
@@ -39,6 +39,7 @@ CONFIG = """\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={port}
+FirstJobId={port}000
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
@@ -85,7 +86,8 @@ def why_no_cluster() -> str | None:
 
 
 class Cluster:
-    """Start on entry, kill on exit, jobs and their processes included. Several may be there one after another.
+    """Start on entry, kill on exit, jobs and their processes included. Several may be there, also at a time: all that a cluster
+    has lies in its folder, its ports are its own, and so are the numbers of its jobs, which name folders of a node's disk.
 
     Daemons die with the thread that started them, so that a killed test run leaves none: call start, and start_node, from
     the main one. A job's process that clears its environment is not known as one, and outlives the cluster.

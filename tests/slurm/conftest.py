@@ -1,4 +1,5 @@
-"""One Slurm of two nodes for all tests of this folder; skipped, or failed where it is required, on a machine without."""
+"""One Slurm of two nodes for all tests of this folder that one worker runs; skipped, or failed where it is required, on a machine
+without."""
 
 import os
 from collections.abc import Iterator

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.slurm.chains import INTERVAL, STEPS, Chain, same
+from tests.runs.shared import shared_folder
+from tests.slurm.chains import INTERVAL, STEPS, Chain, same, unbroken, until_unbroken
 from tests.slurm.cluster import Cluster
 
 
@@ -20,14 +21,12 @@ def chain(cluster: Cluster, small_run: Path, tmp_path: Path) -> Chain:
 
 @pytest.fixture(scope="module")
 def straight(cluster: Cluster, small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Chain:
-    """The unbroken run: one job of two nodes."""
-    chain = Chain(cluster, small_run, tmp_path_factory.mktemp("straight") / "run")
-    chain.submit()
-    chain.until_over()
-    return chain
+    """The unbroken run: one job of two nodes, for all workers."""
+    return unbroken(Chain(cluster, small_run, shared_folder(tmp_path_factory) / "straight" / "run"))
 
 
 def test_a_run_across_two_nodes_trains(straight: Chain, small_run: Path, tmp_path: Path) -> None:
+    until_unbroken(straight)
     assert straight.decisions() == [("finish", "the run is complete")]
     (started,) = straight.records("started")
     assert started["nodes"] == ["n1", "n2"]
@@ -42,6 +41,7 @@ def test_a_run_across_two_nodes_trains(straight: Chain, small_run: Path, tmp_pat
 
 
 def test_the_jobs_train_what_local_ranks_train(straight: Chain, small_run: Path, tmp_path: Path) -> None:
+    until_unbroken(straight)
     local = Chain(straight.cluster, small_run, tmp_path / "run")
     keys = json.loads((straight.run_dir / "launch" / "job.json").read_text())
     assert keys["nodes"] * keys["ranks_per_node"] == 4

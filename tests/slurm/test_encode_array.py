@@ -13,7 +13,7 @@ from tests.slurm.cluster import Cluster
 from tokenizer.encoding.encode import encode
 
 PARTS = 3
-ENOUGH_S = 240
+ENOUGH_S = 600
 
 
 def lines_of(prefix: Path) -> list[dict]:
@@ -42,12 +42,13 @@ def logs_of(prefix: Path) -> str:
     return "\n".join(f"--- {path}\n{path.read_text()[-2000:]}" for path in sorted(folder.rglob("*.out")))
 
 
-def process_of_task(number: int) -> psutil.Process | None:
-    """The encoding of this task that runs now."""
+def process_of_task(number: int, prefix: Path) -> psutil.Process | None:
+    """The encoding of this task that runs now, of the array that writes this shard: another test's may run beside it."""
     for process in psutil.process_iter():
         try:
             words = process.cmdline()
-            if f"{number}/{PARTS}" in words and "encode" in words and "bash" not in words[0]:
+            is_task = f"{number}/{PARTS}" in words and "encode" in words and "bash" not in words[0]
+            if is_task and any(word.startswith(str(prefix)) for word in words):
                 return process
         except (psutil.NoSuchProcess, psutil.AccessDenied, IndexError):
             continue
@@ -65,8 +66,8 @@ def test_a_task_that_is_killed_is_queued_again_and_the_merge_is_what_one_machine
     prefix = tmp_path / "shards" / "code"
     prefix.parent.mkdir()
     submit(cluster, data_folder / "tokenizer", text, prefix)
-    end = time.monotonic() + 60
-    while (victim := process_of_task(2)) is None:
+    end = time.monotonic() + ENOUGH_S
+    while (victim := process_of_task(2, prefix)) is None:
         assert time.monotonic() < end, logs_of(prefix)
         time.sleep(0.02)
     victim.kill()

@@ -8,12 +8,19 @@ import pytest
 
 from fanal.run_folder import REQUESTS_SINCE_S
 from launch.chain.script import log_path
+from launch.sites.site import known_sites
 from pretrain.parallel.environment import EXIT_CODES
-from tests.golden.launch_scripts import FOLDER, PLACES, cases, golden_job, golden_text
+from tests.golden.launch_scripts import CONFIGS, FOLDER, PLACES, cases, golden_job, golden_text, pairs, write_all
 
 NODE_SCRIPT = Path(__file__).parents[3] / "launch" / "chain" / "node.sh"
 CASES = cases()
 IDS = [path.stem for path in CASES]
+
+
+@pytest.fixture(scope="module")
+def scripts(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Of every config on every site, and the one that each node runs."""
+    return [*write_all(tmp_path_factory.mktemp("scripts")), NODE_SCRIPT]
 
 
 @pytest.mark.parametrize("path", CASES, ids=IDS)
@@ -26,17 +33,23 @@ def test_no_golden_script_is_left_of_a_case_that_is_gone() -> None:
     assert set(FOLDER.iterdir()) == set(CASES)
 
 
-@pytest.mark.parametrize("path", [*CASES, NODE_SCRIPT], ids=[*IDS, "node.sh"])
-def test_bash_reads_it(path: Path) -> None:
-    read = subprocess.run(["bash", "-n", str(path)], capture_output=True, text=True)
-    assert read.returncode == 0, read.stderr
+def test_a_golden_script_is_there_for_every_site_and_for_every_config() -> None:
+    assert {site for _, site in CASES.values()} == set(known_sites())
+    assert {config for config, _ in CASES.values()} == set(CONFIGS)
+    assert len(CASES) == len(known_sites()) + len(CONFIGS) - 1
+
+
+def test_bash_reads_every_script(scripts: list[Path]) -> None:
+    for path in scripts:
+        read = subprocess.run(["bash", "-n", str(path)], capture_output=True, text=True)
+        assert read.returncode == 0, f"{path.name}: {read.stderr}"
 
 
 @pytest.mark.skipif(
     shutil.which("shellcheck") is None, reason="shellcheck is not installed; make test-slurm installs it"
 )
-def test_shellcheck_finds_nothing() -> None:
-    found = subprocess.run(["shellcheck", *map(str, CASES), str(NODE_SCRIPT)], capture_output=True, text=True)
+def test_shellcheck_finds_nothing(scripts: list[Path]) -> None:
+    found = subprocess.run(["shellcheck", *map(str, scripts)], capture_output=True, text=True)
     assert found.returncode == 0, found.stdout[:3000]
 
 
@@ -56,14 +69,17 @@ def test_a_node_whose_python_does_not_run_gives_the_job_back_a_few_times(
     python: str | None, restarts: int, requeued: bool, code: int, tmp_path: Path
 ) -> None:
     """A code of ours means that ``launch job`` has decided and acted itself."""
-    path = next(path for path in CASES if path.stem == "local-tiny")
     tools = tmp_path / "bin"
     tools.mkdir()
     commands = {"scontrol": f'echo "$@" >> {tmp_path}/asked', **({"python": python} if python else {})}
     for name, text in commands.items():
         (tools / name).write_text(f"#!/bin/bash\n{text}\n")
         (tools / name).chmod(0o755)
-    script = golden_text(*CASES[path]).replace(str(PLACES.python), f"{tools}/python").replace("/project", str(tmp_path))
+    script = (
+        golden_text(*pairs()["local-tiny"])
+        .replace(str(PLACES.python), f"{tools}/python")
+        .replace("/project", str(tmp_path))
+    )
     (tmp_path / "job.sbatch").write_text(script)
     env = {"PATH": f"{tools}:/usr/bin:/bin", "SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": str(restarts)}
     done = subprocess.run(["bash", str(tmp_path / "job.sbatch")], env=env, capture_output=True, text=True, timeout=60)
