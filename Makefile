@@ -1,5 +1,6 @@
 # make demo    the whole path in a few minutes: text, tokenizer, shards, training on 4 local ranks, a certified export, sampled text
 # make test    every test, but for those of tests/slurm
+# make test-quick   most tests of one process, one layout beside one rank and one resume: two minutes, for the loop of work
 # make test-slurm   the tests that start a real Slurm of two nodes; as root, and with apt-get it installs slurm-wlm, munge and shellcheck
 # make torture kill real runs with SIGKILL more than a hundred times; appends to docs/torture.md
 # make bench-data   encode, read and open data beside Megatron's tools; appends to bench/results/data.md
@@ -23,7 +24,7 @@ SPLITS := train held_out
 SHARDS := $(foreach split,$(SPLITS),demo/shards/$(split)-code.json demo/shards/$(split)-prose.json)
 
 .DEFAULT_GOAL := help
-.PHONY: help install data demo test test-slurm check torture bench-data bench-checkpoint bench-export gpu clean
+.PHONY: help install data demo test test-quick test-slurm check torture bench-data bench-checkpoint bench-export gpu clean
 
 help:
 	@sed -n '/^#/!q; s/^# //p' Makefile
@@ -84,20 +85,32 @@ demo: $(STAMP)
 docs/images/demo-loss.svg: runs/tiny/metrics.jsonl
 	@$(RUN) -m docs.images.loss_curves runs/tiny/metrics.jsonl $@
 
-# A test of tests/dist has several processes already; nearly all of the other folders have one, and run as many at a time as there
-# are cores, eight at most. A file stays with one worker, and so does what its tests share.
+# A file stays with one worker, and so does what its tests share. Tests of tests/dist have up to eight ranks, which wait for each other
+# most of the time: one more worker than there are cores keeps these at work.
 SEVERAL_PROCESSES := tests/dist tests/torture
+WORKERS := $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 8 ? cores + 1 : 8)))
 test: $(STAMP)
 	$(RUN) -m pytest tests --ignore tests/slurm $(SEVERAL_PROCESSES:%=--ignore %) --numprocesses auto --maxprocesses 8 --dist loadfile
-	$(RUN) -m pytest $(SEVERAL_PROCESSES)
+	$(RUN) -m pytest $(SEVERAL_PROCESSES) --numprocesses $(WORKERS) --dist loadfile
 
+# docs/testing.md says what is left out.
+NOT_QUICK := @NOTQUICK@
+QUICK_RUNS := \
+    'tests/dist/test_layout_parity.py::test_a_layout_trains_what_one_rank_trains[tp2-pp2]' \
+    'tests/dist/test_layout_parity.py::test_a_planted_fault_breaks_parity[tp2-pp2]' \
+    'tests/dist/test_resume.py::test_a_resumed_run_equals_the_straight_one_bit_for_bit[tp2-pp2]'
+test-quick: $(STAMP)
+	$(RUN) -m pytest $(QUICK_RUNS) tests/test_architecture.py tests/unit $(NOT_QUICK:%=--ignore tests/unit/%) \
+	    --numprocesses auto --maxprocesses 8 --dist loadfile
+
+# Each worker has a cluster of its own, and its chains wait for Slurm about half of the time.
 # On a machine without these packages and without apt-get the tests fail, and say what is missing.
 SLURM_PACKAGES := slurm-wlm munge shellcheck
 test-slurm: $(STAMP)
 	@PATH="$$PATH:/usr/sbin"; if ! which sbatch srun scontrol slurmctld slurmd munged shellcheck >/dev/null && which apt-get >/dev/null; then \
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(SLURM_PACKAGES); \
 	fi
-	FANAL_REQUIRE_SLURM=1 $(RUN) -m pytest tests/slurm
+	FANAL_REQUIRE_SLURM=1 $(RUN) -m pytest tests/slurm --numprocesses $(WORKERS) --dist worksteal
 
 check: $(STAMP)
 	$(VENV)/bin/ruff check .

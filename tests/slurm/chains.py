@@ -17,6 +17,8 @@ from tests.slurm.cluster import Cluster
 
 TWO_NODES = ("parallel.tensor_model_parallel_size=2", "parallel.data_parallel_size=2")
 """TP2 x DP2: two ranks a node."""
+PATIENT = "parallel.timeout_s=300"
+"""For ranks whose start others delay: chains run side by side, each with four processes that import for seconds."""
 STEPS, INTERVAL = 40, 8
 ENOUGH_S = 600
 """For anything that is waited for; a start of four ranks takes 10 to 20 s on two cores, and other clusters start theirs meanwhile."""
@@ -42,7 +44,8 @@ class Chain:
     def launch(self, command: str, *options: str) -> "subprocess.CompletedProcess[str]":
         """``launch render`` or ``submit`` with this run."""
         keys = (
-            f"run_dir={self.run_dir}", f"train.train_steps={STEPS}", f"checkpoint.interval={INTERVAL}", *TWO_NODES, *self.overrides,
+            f"run_dir={self.run_dir}", f"train.train_steps={STEPS}", f"checkpoint.interval={INTERVAL}", PATIENT,
+            *TWO_NODES, *self.overrides,
         )  # fmt: skip
         arguments = ["--site", "local", *options]
         if not {"--preflight", "--no-preflight"} & set(options):
