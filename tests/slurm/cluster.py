@@ -23,9 +23,10 @@ KILL_WAIT_S = 20
 """From TERM to KILL when a job is cancelled, requeued or out of time; sites have 30 and more."""
 NODE_TIMEOUT_S = 12
 """A slurmd silent for so long is down; sites have 300."""
-REQUEUE_DELAY_S = 25
+REQUEUE_DELAY_S = 40
 """How long a requeued job waits at least, and how long a launch may take; Slurm's default is 120. Longer than KillWait, as on sites:
-so long slurmd looks for what is left of a job that it ends, and ends what it finds, the job's next start included."""
+so long slurmd looks for what is left of a job that it ends, and ends what it finds, the job's next start included; twice as long,
+since it is late where other clusters start jobs on the same cores."""
 START_TIMEOUT_S = 90
 UP = {"IDLE", "MIXED", "ALLOCATED", "IDLE+COMPLETING", "MIXED+COMPLETING", "ALLOCATED+COMPLETING"}
 PROGRAMS = {
