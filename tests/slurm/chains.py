@@ -39,7 +39,7 @@ class Chain:
         """Queue it on two nodes; the numbers of its jobs."""
         done = self.launch("submit", "--nodes", "2", *(options or ("--hours", "0.5")))
         assert done.returncode == 0, done.stderr
-        return [int(job) for job in jobs_file.read(self.run_dir)[-1]["jobs"]]
+        return [int(job) for job in self.records("submitted")[-1]["jobs"]]  # the first may have started already
 
     def launch(self, command: str, *options: str) -> "subprocess.CompletedProcess[str]":
         """``launch render`` or ``submit`` with this run."""
