@@ -90,7 +90,9 @@ def test_a_rank_that_is_killed_is_requeued(chain: Chain, straight: Chain) -> Non
 def test_a_rank_that_hangs_is_cut_off_and_requeued(
     cluster: Cluster, small_run: Path, tmp_path: Path, straight: Chain
 ) -> None:
-    limits = ("train.watchdog.step_s=15", "train.watchdog.init_s=120")
+    # The rank is stopped some steps after a checkpoint, or in the next save where the machine is busy.
+    phases = ("step", "save", "evaluation")
+    limits = (*(f"train.watchdog.{phase}_s=15" for phase in phases), "train.watchdog.init_s=120")
     chain = Chain(cluster, small_run, tmp_path / "run", overrides=limits)
     chain.submit()
     chain.until_step(INTERVAL + 3)
