@@ -1,6 +1,6 @@
 # make demo    the whole path in a few minutes: text, tokenizer, shards, training on 4 local ranks, a certified export, sampled text
 # make test    every test, but for those of tests/slurm
-# make test-quick   most tests of one process, one layout beside one rank and one resume: two minutes, for the loop of work
+# make test-quick   most tests of one process, one layout beside one rank and one resume, for the loop of work
 # make test-slurm   the tests that start a real Slurm of two nodes; as root, and with apt-get it installs slurm-wlm, munge and shellcheck
 # make torture kill real runs with SIGKILL more than a hundred times; appends to docs/torture.md
 # make bench-data   encode, read and open data beside Megatron's tools; appends to bench/results/data.md
