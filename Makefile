@@ -20,7 +20,7 @@ STAMP  := $(VENV)/.installed
 
 CORPUS := demo/corpus/train/code.jsonl
 TOKENS := demo/tokenizer/tokenizer.model
-SPLITS := train held_out
+SPLITS := train validation
 SHARDS := $(foreach split,$(SPLITS),demo/shards/$(split)-code.json demo/shards/$(split)-prose.json)
 
 .DEFAULT_GOAL := help

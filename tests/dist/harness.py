@@ -36,7 +36,7 @@ class Trace:
     losses: dict[int, float | None]
     grad_norms: dict[int, float | None]
     skipped: dict[int, int]
-    held_out: dict[int, dict[str, float]]
+    validation: dict[int, dict[str, float]]
     loss_by_domain: dict[int, dict[str, float]]
     output: str = ""
     """What rank 0 wrote to its terminal, in this run and in earlier ones of its folder."""
@@ -82,7 +82,7 @@ def read_trace(folder: Path, code: int, failure: Failure | None) -> Trace:
         losses={record["step"]: record["loss"] for record in steps},
         grad_norms={record["step"]: record["grad_norm"] for record in steps},
         skipped={record["step"]: record["skipped_steps"] for record in steps},
-        held_out={record["step"]: record["held_out_loss"] for record in records if record["kind"] == "eval"},
+        validation={record["step"]: record["validation_loss"] for record in records if record["kind"] == "validation"},
         loss_by_domain={record["step"]: record["loss_by_domain"] for record in steps},
         output=terminal_of(folder).read_text() if terminal_of(folder).is_file() else "",
     )

@@ -91,7 +91,7 @@ def test_a_rank_that_hangs_is_cut_off_and_requeued(
     cluster: Cluster, small_run: Path, tmp_path: Path, straight: Chain
 ) -> None:
     # The rank is stopped some steps after a checkpoint, or in the next save where the machine is busy.
-    phases = ("step", "save", "evaluation")
+    phases = ("step", "save", "validation")
     limits = (*(f"train.watchdog.{phase}_s=15" for phase in phases), "train.watchdog.init_s=120")
     chain = Chain(cluster, small_run, tmp_path / "run", overrides=limits)
     chain.submit()
