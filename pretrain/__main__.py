@@ -218,7 +218,7 @@ def generate(
 )
 @click.option("--dtype", type=click.Choice(["bf16", "fp32"]), help="Of the weights; left out, what was trained.")
 @click.option("--max-shard-bytes", default=5_000_000_000, show_default=True, help="Of tensors in a file.")
-@click.option("--samples", default=4, show_default=True, help="Held-out samples that the certificate is made on.")
+@click.option("--samples", default=4, show_default=True, help="Validation samples that the certificate is made on.")
 @click.option("--without-shards", is_flag=True, help="Certify on built-in text: the run's shards are not at hand.")
 @click.option("--bos/--no-bos", "adds_bos", default=None, help="Whether texts get a BOS; left out, as in the shards.")
 @click.option("--layer-by-layer", is_flag=True, help="Certify with a layer in memory, also where the model fits.")

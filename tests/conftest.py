@@ -14,7 +14,7 @@ hypothesis.settings.load_profile("no deadline")
 
 @pytest.fixture(scope="session")
 def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """tokenizer/ and shards/{train,held_out}-{code,prose}."""
+    """tokenizer/ and shards/{train,validation}-{code,prose}."""
     folder = tmp_path_factory.mktemp("data")
     make_small_data(folder)
     return folder

@@ -126,11 +126,11 @@ def test_a_link_to_nowhere_and_to_no_heading_is_found(tmp_path: Path) -> None:
 def test_the_picture_of_a_run_is_drawn_from_its_metrics(tmp_path: Path) -> None:
     metrics = tmp_path / "metrics.jsonl"
     records = [
-        {"kind": "eval", "step": 0, "held_out_loss": {"code": 7.5, "a<b": 7.6}},
+        {"kind": "validation", "step": 0, "validation_loss": {"code": 7.5, "a<b": 7.6}},
         {"kind": "step", "step": 10, "loss_by_domain": {"code": 6.0, "a<b": None}},
         {"kind": "step", "step": 20, "loss_by_domain": {"code": 9.0}},
         {"kind": "step", "step": 20, "loss_by_domain": {"code": 5.0}},
-        {"kind": "eval", "step": 20, "held_out_loss": {"code": 5.5, "a<b": 5.6}},
+        {"kind": "validation", "step": 20, "validation_loss": {"code": 5.5, "a<b": 5.6}},
     ]
     metrics.write_text("".join(json.dumps(record) + "\n" for record in records) + '{"kind": "st')
     drawn = ElementTree.fromstring(loss_curves(metrics, title="a run"))

@@ -330,7 +330,7 @@ def _check_table(by: str, reports: list[check_module.GroupReport]) -> Table:
     metavar="DIR",
     shell_complete=complete_path,
     required=True,
-    help="Folder to write train/ and held_out/ to, with code.jsonl and prose.jsonl.",
+    help="Folder to write train/ and validation/ to, with code.jsonl and prose.jsonl.",
 )
 @click.option(
     "--max-megabytes",
@@ -342,7 +342,7 @@ def _check_table(by: str, reports: list[check_module.GroupReport]) -> Table:
 def sample_corpus(output: str, max_megabytes: float) -> None:
     """Make a small corpus from the standard library of this Python.
 
-    Code and prose, in train/ and held_out/; no internet is needed.
+    Code and prose, in train/ and validation/; no internet is needed.
     """
     for name, num_bytes in make_sample_corpus(output, round(max_megabytes * 1e6)).items():
         click.echo(f"{Path(output) / name}: {num_bytes:,} bytes of text")

@@ -26,7 +26,7 @@ def loss_curves(metrics: Path, *, title: str) -> str:
     training, validation = read_curves(metrics)
     domains = sorted(training | validation)
     if not domains:
-        raise ValueError(f"{metrics} holds no loss of a step or an evaluation; a run that has logged two steps does")
+        raise ValueError(f"{metrics} holds no loss of a step or a validation; a run that has logged two steps does")
     points = [point for curves in (training, validation) for curve in curves.values() for point in curve]
     last_step = max(step for step, _ in points)
     lowest, highest = math.floor(min(loss for _, loss in points)), math.ceil(max(loss for _, loss in points))
@@ -53,8 +53,8 @@ def loss_curves(metrics: Path, *, title: str) -> str:
 
 def read_curves(metrics: Path) -> tuple[dict[str, list[Point]], dict[str, list[Point]]]:
     """Training and validation losses by domain, in order of steps. A step logged again after a resume counts once."""
-    found: dict[str, dict[str, dict[int, float]]] = {"step": {}, "eval": {}}
-    fields = {"step": "loss_by_domain", "eval": "held_out_loss"}
+    found: dict[str, dict[str, dict[int, float]]] = {"step": {}, "validation": {}}
+    fields = {"step": "loss_by_domain", "validation": "validation_loss"}
     for line in metrics.read_text(encoding="utf-8").splitlines():
         try:
             record = json.loads(line)
@@ -65,7 +65,7 @@ def read_curves(metrics: Path) -> tuple[dict[str, list[Point]], dict[str, list[P
             if loss is not None:
                 found[kind].setdefault(domain, {})[record["step"]] = loss
     training, validation = (
-        {domain: sorted(curve.items()) for domain, curve in found[kind].items()} for kind in ("step", "eval")
+        {domain: sorted(curve.items()) for domain, curve in found[kind].items()} for kind in ("step", "validation")
     )
     return training, validation
 

@@ -106,7 +106,7 @@ def _roots(site: SiteConfig) -> list[tuple[Path, FileSystemConfig]]:
 
 def shards_of(data: DataConfig) -> list[str]:
     """Return the prefixes of all shards that a run reads, each once."""
-    sources: list[SourceConfig] = [*data.train, *data.held_out]
+    sources: list[SourceConfig] = [*data.train, *data.validation]
     for phase in data.phases:
         sources.extend(phase.train)
     return list(dict.fromkeys(source.prefix for source in sources))

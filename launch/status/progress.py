@@ -17,7 +17,7 @@ FIELDS: dict[str, dict[str, Rule]] = {
         "tokens_per_second_per_gpu": is_figure,
         "consumed_tokens": or_null(is_count), "skipped_steps": or_null(is_count), "skipped_spikes": or_null(is_count),
     },
-    "eval": {"step": is_count, "held_out_loss": is_losses, "eval_time_s": is_figure},
+    "validation": {"step": is_count, "validation_loss": is_losses, "validation_time_s": is_figure},
     "checkpoint": {"step": is_count, "stall_s": is_figure},
     "end": {"step": is_count, "outcome": is_text},
 }  # fmt: skip
@@ -39,7 +39,7 @@ class Timeline:
     """The records of a run in the order of their steps, each step once."""
 
     steps: list[Record] = field(default_factory=list)
-    evaluations: list[Record] = field(default_factory=list)
+    validations: list[Record] = field(default_factory=list)
     saves: list[Record] = field(default_factory=list)
     """Records of the saves of all attempts: what a save costs does not depend on what became of its steps."""
     end: Record | None = None
@@ -50,7 +50,7 @@ class Timeline:
     def cut_after(self, step: int) -> None:
         """Forget what was trained after this step: the run stands here again."""
         self.steps = [record for record in self.steps if record["step"] <= step]
-        self.evaluations = [record for record in self.evaluations if record["step"] <= step]
+        self.validations = [record for record in self.validations if record["step"] <= step]
         self.attempt_begins = len(self.steps)
 
 
@@ -69,13 +69,13 @@ def timeline(records: Iterable[Record]) -> Timeline:
                 line.attempt_begins = len(line.steps)
             line.steps.append(record)
             line.end = None
-        elif kind == "eval":
-            # The record of a step comes before the evaluation after it, so one of an earlier step is of a new start.
+        elif kind == "validation":
+            # The record of a step comes before the validation after it, so one of an earlier step is of a new start.
             if line.steps and step < line.steps[-1]["step"]:
                 line.cut_after(step)
                 line.end = None
-            line.evaluations = [before for before in line.evaluations if before["step"] < step]
-            line.evaluations.append(record)
+            line.validations = [before for before in line.validations if before["step"] < step]
+            line.validations.append(record)
         elif kind == "checkpoint":
             line.saves.append(record)
         else:
@@ -85,7 +85,7 @@ def timeline(records: Iterable[Record]) -> Timeline:
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
-    """Medians of step records. Evaluations, saves and restarts are not in them."""
+    """Medians of step records. Validations, saves and restarts are not in them."""
 
     num_records: int
     of_current_attempt: bool
@@ -144,10 +144,10 @@ def lost_share(
     ended: Sequence[Ended],
     *,
     step_time_s: float,
-    eval_interval: int | None,
+    validation_interval: int | None,
     save_interval: int | None,
 ) -> LostTime | None:
-    """Return the share of time lost: by attempts that are over if some brought steps, else by single evaluations and saves.
+    """Return the share of time lost: by attempts that are over if some brought steps, else by single validations and saves.
 
     Args: step_time_s, median of the training steps; intervals in steps, None for never. Returns: None if nothing can be told.
     """
@@ -158,10 +158,10 @@ def lost_share(
         of_a_step = _median(inside, "step_time_s") if inside else step_time_s
         trained_s += of_a_step * max(0, attempt.step_after - attempt.step_before)
     if wall_s >= MIN_ENDED_S and 0 < trained_s <= wall_s:
-        counts = f"evaluations, saves and restarts as in {len(ended)} attempt(s) that are over"
+        counts = f"validations, saves and restarts as in {len(ended)} attempt(s) that are over"
         return LostTime(share=1 - trained_s / wall_s, counts=counts)
     costs = (
-        ("evaluations", eval_interval, [record["eval_time_s"] for record in line.evaluations]),
+        ("validations", validation_interval, [record["validation_time_s"] for record in line.validations]),
         ("saves", save_interval, [r["stall_s"] for r in line.saves if r.get("failure") is None]),
     )
     seen = {name: statistics.median(times) / interval for name, interval, times in costs if interval and times}

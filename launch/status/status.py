@@ -229,22 +229,22 @@ def _state(
         return "running" if open_attempt else "waiting"
     if line.end is not None:
         return "stopped"
-    return "unknown" if line.steps or line.evaluations else "not started"
+    return "unknown" if line.steps or line.validations else "not started"
 
 
 def _losses(line: Timeline) -> dict[str, Any]:
-    """Return the last training loss, the one of LOSS_BACK_RECORDS records before, and the last validation (held-out)
+    """Return the last training loss, the one of LOSS_BACK_RECORDS records before, and the last validation (validation)
     losses, in nats."""
     last = line.steps[-1] if line.steps else None
     before = line.steps[max(0, len(line.steps) - 1 - LOSS_BACK_RECORDS)] if len(line.steps) > 1 else None
-    evaluation = line.evaluations[-1] if line.evaluations else None
+    validation = line.validations[-1] if line.validations else None
     return {
         "loss_nats": last["loss"] if last else None,
         "loss_step": last["step"] if last else None,
         "loss_before_nats": before["loss"] if before else None,
         "loss_before_step": before["step"] if before else None,
-        "held_out_loss_nats": evaluation["held_out_loss"] if evaluation else None,
-        "held_out_step": evaluation["step"] if evaluation else None,
+        "validation_loss_nats": validation["validation_loss"] if validation else None,
+        "validation_step": validation["step"] if validation else None,
     }
 
 
@@ -264,7 +264,7 @@ def _eta(
     if left is None or run is None or speed is None:
         return known if left != 0 else {**known, "eta_hours": 0.0, "eta_jobs": 0}
     lost = lost_share(
-        line, _ended(attempts), step_time_s=speed.step_time_s, eval_interval=run.train.eval_interval,
+        line, _ended(attempts), step_time_s=speed.step_time_s, validation_interval=run.train.validation_interval,
         save_interval=run.checkpoint.interval,
     )  # fmt: skip
     hours = eta_hours(left, speed.step_time_s, lost)

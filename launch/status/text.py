@@ -32,9 +32,9 @@ def lines(found: Status) -> list[tuple[str, str]]:
         before = found["loss_before_step"]
         was = "" if before is None else f"; {_loss(found['loss_before_nats'])} after step {before:,}"
         rows.append(("training loss", f"{_loss(found['loss_nats'])} after step {found['loss_step']:,}{was}"))
-    if found["held_out_step"] is not None:
-        losses = ", ".join(f"{domain} {_loss(loss)}" for domain, loss in found["held_out_loss_nats"].items())
-        rows.append(("held-out loss", f"{losses} after step {found['held_out_step']:,}"))
+    if found["validation_step"] is not None:
+        losses = ", ".join(f"{domain} {_loss(loss)}" for domain, loss in found["validation_loss_nats"].items())
+        rows.append(("validation loss", f"{losses} after step {found['validation_step']:,}"))
     if found["pace"] is not None:
         rows.append(("pace", _pace(found["pace"])))
     if found["eta_hours"] is not None and found["state"] != "finished":

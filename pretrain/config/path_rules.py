@@ -15,7 +15,7 @@ def paths_of(run: RunConfig) -> dict[str, str]:
             f"data.phases[{phase_number}].train[{number}].prefix": source.prefix
             for number, source in enumerate(phase.train)
         }
-    paths |= {f"data.held_out[{number}].prefix": source.prefix for number, source in enumerate(run.data.held_out)}
+    paths |= {f"data.validation[{number}].prefix": source.prefix for number, source in enumerate(run.data.validation)}
     if run.checkpoint.init_from is not None:
         paths["checkpoint.init_from"] = run.checkpoint.init_from
     return paths

@@ -76,7 +76,7 @@ def _positive(run: RunConfig) -> None:
         "parallel": ("tensor_model_parallel_size", "pipeline_model_parallel_size",
                      "virtual_pipeline_model_parallel_size", "data_parallel_size", "timeout_s"),
         "optim": ("lr", "lr_decay_samples", "adam_eps"),
-        "train": ("train_steps", "global_batch_size", "micro_batch_size", "eval_interval", "eval_samples"),
+        "train": ("train_steps", "global_batch_size", "micro_batch_size", "validation_interval", "validation_samples"),
         "checkpoint": ("interval", "keep_last", "keep_every_steps", "phase_timeout_s"),
         "log": ("interval", "peak_tflops_per_gpu"),
     }  # fmt: skip
@@ -238,16 +238,16 @@ def _check_data(run: RunConfig) -> None:
         )
     if not run.data.train:
         raise UserError("data.train (empty) must name at least one source, such as [{prefix: shards/train}]")
-    if not 0 <= run.data.held_out_fraction < 1:
+    if not 0 <= run.data.validation_fraction < 1:
         raise UserError(
-            f"data.held_out_fraction ({run.data.held_out_fraction}) must be at least 0 and below 1; 0.001 works"
+            f"data.validation_fraction ({run.data.validation_fraction}) must be at least 0 and below 1; 0.001 works"
         )
     if run.data.prefetch_bytes < 0:
         raise UserError(f"data.prefetch_bytes ({run.data.prefetch_bytes}) must not be negative; 0 reads nothing ahead")
-    for index, source in enumerate(run.data.held_out):
+    for index, source in enumerate(run.data.validation):
         if source.weight is not None or source.epochs is not None:
             raise UserError(
-                f"data.held_out[{index}] has a share (weight {source.weight}, epochs {source.epochs}) and held-out sources "
+                f"data.validation[{index}] has a share (weight {source.weight}, epochs {source.epochs}) and validation sources "
                 "are not mixed; weight=null and epochs=null work"
             )
     _check_mixture("data.train", run.data.train)

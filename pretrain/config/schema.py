@@ -78,10 +78,10 @@ class DataConfig:
     """Sources of the training mixture, from the first sample on."""
     phases: list[PhaseConfig] = field(default_factory=list)
     """Mixtures that take over later, by rising start_sample."""
-    held_out: list[SourceConfig] = field(default_factory=list)
-    """Sources of the held-out loss, one figure per domain; weights are not used."""
-    held_out_fraction: float = 0.0
-    """Last part of every training source, cut at a document, that is never trained on and joins the held-out sources."""
+    validation: list[SourceConfig] = field(default_factory=list)
+    """Sources of the validation loss, one figure per domain; weights are not used."""
+    validation_fraction: float = 0.0
+    """Last part of every training source, cut at a document, that is never trained on and joins the validation sources."""
     seed: int = 42
     """Seed of the order of samples."""
     document_mask: bool = False
@@ -169,8 +169,8 @@ class WatchdogConfig:
     """Seconds from the start of a rank to its first step, loading the checkpoint included."""
     step_s: float | None = 600.0
     """Seconds for one step with its record; the first step, which compiles and connects, may take init_s more."""
-    evaluation_s: float | None = 1800.0
-    """Seconds for one evaluation."""
+    validation_s: float | None = 1800.0
+    """Seconds for one validation."""
     save_s: float | None = 3000.0
     """Seconds that training may stand still for one checkpoint; checkpoint.phase_timeout_s limits what is done beside it."""
 
@@ -209,10 +209,10 @@ class TrainConfig:
     """Activations computed again in the backward pass: of attention (selective) or of whole layers (full)."""
     seed: int = 42
     """Seed of the initial weights."""
-    eval_interval: int | None = None
-    """Steps between held-out losses; null means never. The last step is always evaluated if there is held-out data."""
-    eval_samples: int = 64
-    """Held-out samples per held-out source and evaluation, at most."""
+    validation_interval: int | None = None
+    """Steps between validation losses; null means never. The last step always has one if there is validation data."""
+    validation_samples: int = 64
+    """Validation samples per validation source and validation, at most."""
     max_skipped_steps: int = 10
     """Steps in a row with a non-finite gradient that are skipped before the run stops."""
     walltime_s: float | None = None

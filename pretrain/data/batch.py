@@ -40,7 +40,7 @@ class MicroBatch:
     """int64 [b, s], from 0 in each row; with data.document_mask from 0 in each document. The rotary embedding counts from
     the row's start either way: only differences of positions reach attention, and they are the same inside a document."""
     domain_ids: torch.Tensor
-    """int64 [b]: number of the domain each row is from, in TrainData.domains; 0 in held-out batches, which are of one."""
+    """int64 [b]: number of the domain each row is from, in TrainData.domains; 0 in validation batches, which are of one."""
     document_starts: torch.Tensor | None = None
     """First token of every document where data.document_mask is on, the rows lying one after the other, and last b * s:
     int32 [documents + 1]; each row begins one. None leaves a row whole."""
@@ -84,10 +84,10 @@ def train_micro_batches(
         )
 
 
-def held_out_micro_batches(
+def validation_micro_batches(
     source: Source, data: DataConfig, train: TrainConfig, world: World, *, num_samples: int, count: int
 ) -> Iterator[MicroBatch | Boundaries | None]:
-    """``count`` micro batches of a held-out source for this rank; rows past ``num_samples`` are masked out.
+    """``count`` micro batches of a validation source for this rank; rows past ``num_samples`` are masked out.
 
     Raises: TokenIdError for an id that no token has.
     """

@@ -78,7 +78,7 @@ class ChunkOrder:
     name: str
     """Name of the source in errors."""
     shuffle: bool = True
-    """False gives the chunks as they lie, from the first token (held-out data)."""
+    """False gives the chunks as they lie, from the first token (validation data)."""
 
     def __post_init__(self) -> None:
         if self.num_tokens < self.seq_length + 1:

@@ -32,7 +32,7 @@ class SourcePosition:
     """Path of the shard when it was read; for messages."""
     num_tokens: int
     train_tokens: int
-    """Tokens before the held-out part."""
+    """Tokens before the validation part."""
     cursor: int
     """Chunks drawn so far."""
     idx_sha256: str | None

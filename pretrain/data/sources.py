@@ -50,8 +50,8 @@ class Sources:
     """Each training source once, by first mention in data.train and data.phases."""
     phases: list[Phase]
     """The mixtures of ``train``, by rising start_sample; the first starts at 0."""
-    held_out: list[Source]
-    """data.held_out, then the held-out parts of the training sources."""
+    validation: list[Source]
+    """data.validation, then the validation parts of the training sources."""
     tokenizer_sha256: str
     vocab_size: int
     """Vocabulary size of the tokenizer: every id is below it."""
@@ -71,10 +71,10 @@ def open_sources(run: RunConfig) -> Sources:
 
     Raises: UserError for a tokenizer that is missing or altered, a vocabulary smaller than the tokenizer's, a shard that
     is missing, damaged or made by another tokenizer, one shard twice in a mixture or on both sides, a sequence longer than
-    a source, or a held_out_fraction that leaves one side without a sample.
+    a source, or a validation_fraction that leaves one side without a sample.
     """
     tokenizer = load_tokenizer(run.data.tokenizer)
-    _allow_open_files(sum(len(configs) for _, _, configs in _mixtures(run.data)) + len(run.data.held_out))
+    _allow_open_files(sum(len(configs) for _, _, configs in _mixtures(run.data)) + len(run.data.validation))
     if run.model.vocab_size < tokenizer.vocab_size:
         raise UserError(
             f"model.vocab_size ({run.model.vocab_size}) must be at least the {tokenizer.vocab_size} tokens of data.tokenizer "
@@ -106,15 +106,15 @@ def open_sources(run: RunConfig) -> Sources:
             Phase(start_sample=start_sample, members=tuple(index[i] for i in members), weights=tuple(weights))
         )
         stated.append(list(members.values()))
-    held_out = [
-        _held_out(config, _open(config, run.data, tokenizer), run.data, tokenizer.pad_id)
-        for config in run.data.held_out
+    validation = [
+        _validation(config, _open(config, run.data, tokenizer), run.data, tokenizer.pad_id)
+        for config in run.data.validation
     ]
-    _refuse_overlap(train, held_out)
+    _refuse_overlap(train, validation)
     return Sources(
         train=list(train.values()),
         phases=phases,
-        held_out=held_out + parts,
+        validation=validation + parts,
         tokenizer_sha256=tokenizer.model_sha256,
         vocab_size=tokenizer.vocab_size,
         pad_id=tokenizer.pad_id,
@@ -142,7 +142,7 @@ def _domain(config: SourceConfig, shard: Shard) -> str:
     return config.domain or shard.manifest.domain or Path(config.prefix).name
 
 
-def _held_out(config: SourceConfig, shard: Shard, data: DataConfig, pad_id: int, first_token: int = 0) -> Source:
+def _validation(config: SourceConfig, shard: Shard, data: DataConfig, pad_id: int, first_token: int = 0) -> Source:
     order = ChunkOrder(
         num_tokens=shard.num_tokens - first_token,
         seq_length=data.seq_length,
@@ -162,17 +162,17 @@ def _held_out(config: SourceConfig, shard: Shard, data: DataConfig, pad_id: int,
 
 
 def _split(config: SourceConfig, shard: Shard, data: DataConfig, pad_id: int) -> tuple[Source, Source | None]:
-    """(what is trained on, what is held out) of a training shard."""
-    fraction, needed = data.held_out_fraction, data.seq_length + 1
+    """Split a training shard: (what is trained on, what is kept for validation)."""
+    fraction, needed = data.validation_fraction, data.seq_length + 1
     train_tokens = shard.num_tokens
     if fraction > 0:
         train_tokens = shard.document_start(int(shard.num_tokens * (1 - fraction)))
-        held_out_tokens = shard.num_tokens - train_tokens
-        if train_tokens < needed or held_out_tokens < needed:
+        validation_tokens = shard.num_tokens - train_tokens
+        if train_tokens < needed or validation_tokens < needed:
             raise UserError(
-                f"data.held_out_fraction ({fraction}) cuts shard {config.prefix} at a document into {train_tokens} tokens to "
-                f"train on and {held_out_tokens} held out, and each part needs a sample of seq_length + 1 = {needed}; "
-                "data.held_out_fraction=0 with shards in data.held_out works"
+                f"data.validation_fraction ({fraction}) cuts shard {config.prefix} at a document into {train_tokens} tokens to "
+                f"train on and {validation_tokens} for validation, and each part needs a sample of seq_length + 1 = {needed}; "
+                "data.validation_fraction=0 with shards in data.validation works"
             )
     identity = shard_identity(shard.manifest)
     order = ChunkOrder(
@@ -182,7 +182,7 @@ def _split(config: SourceConfig, shard: Shard, data: DataConfig, pad_id: int) ->
         name=str(config.prefix),
     )
     source = Source(shard=shard, identity=identity, domain=_domain(config, shard), order=order, pad_id=pad_id)
-    return source, _held_out(config, shard, data, pad_id, train_tokens) if fraction > 0 else None
+    return source, _validation(config, shard, data, pad_id, train_tokens) if fraction > 0 else None
 
 
 def _allow_open_files(num_shards: int) -> None:
@@ -228,15 +228,15 @@ def _named_twice(name: str, first: SourceConfig, second: SourceConfig) -> str:
     return f"{name} names the same tokens twice: {first.prefix} and {second.prefix}; name them once, with {works}"
 
 
-def _refuse_overlap(train: dict[str, Source], held_out: Sequence[Source]) -> None:
+def _refuse_overlap(train: dict[str, Source], validation: Sequence[Source]) -> None:
     seen: dict[str, Source] = {}
-    for source in held_out:
+    for source in validation:
         if (other := seen.setdefault(source.identity, source)) is not source:
             raise UserError(
-                f"data.held_out names the same tokens twice: {other.shard.prefix} and {source.shard.prefix}; name them once"
+                f"data.validation names the same tokens twice: {other.shard.prefix} and {source.shard.prefix}; name them once"
             )
         if (twin := train.get(source.identity)) is not None:
             raise UserError(
-                f"data.held_out shard {source.shard.prefix} holds the same tokens as the training shard {twin.shard.prefix}; "
-                "held-out text must never be trained on: name another shard, or leave data.held_out empty"
+                f"data.validation shard {source.shard.prefix} holds the same tokens as the training shard {twin.shard.prefix}; "
+                "validation text must never be trained on: name another shard, or leave data.validation empty"
             )

@@ -12,7 +12,7 @@ class Bounds:
     """Relative differences that rounding explains."""
 
     loss: float
-    """Bound for every step's loss, each domain's, and each held-out loss."""
+    """Bound for every step's loss, each domain's, and each validation loss."""
     grad_norm: float
     """Bound for the gradient norm of every step, or of the median one (``median_grad_norm``)."""
     median_grad_norm: bool

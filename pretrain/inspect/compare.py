@@ -50,7 +50,7 @@ def compare(
         data_order(run, straight, steps=steps, first_step=first_step),
         losses(run, straight, bounds=bounds),
         grad_norms(run, straight, bounds=bounds),
-        held_out_losses(run, straight, bounds=bounds, first_step=first_step),
+        validation_losses(run, straight, bounds=bounds, first_step=first_step),
     ]
     return found if bounds is not None else [*found, optimizer_bytes(run, straight)]
 
@@ -105,19 +105,19 @@ def grad_norms(run: Evidence, straight: Evidence, *, bounds: Bounds | None) -> C
     )  # fmt: skip
 
 
-def held_out_losses(run: Evidence, straight: Evidence, *, bounds: Bounds | None, first_step: int = 1) -> Comparison:
-    """Every evaluation's loss by domain. A run from the first step on also evaluates before it."""
+def validation_losses(run: Evidence, straight: Evidence, *, bounds: Bounds | None, first_step: int = 1) -> Comparison:
+    """Every validation's loss by domain. A run from the first step on also has one before it."""
     since = first_step if first_step > 1 else 0
-    expected = {record["step"]: record["held_out_loss"] for record in straight.evaluations if record["step"] >= since}
+    expected = {record["step"]: record["validation_loss"] for record in straight.validations if record["step"] >= since}
     if not expected:
-        return not_applicable("held-out loss", why="none")
+        return not_applicable("validation loss", why="none")
     pairs = []
-    for step in sorted(expected.keys() - {record["step"] for record in run.evaluations}):
-        pairs.append((f"held-out loss after step {step}", None, next(iter(expected[step].values()), None)))
-    for record in run.evaluations:
+    for step in sorted(expected.keys() - {record["step"] for record in run.validations}):
+        pairs.append((f"validation loss after step {step}", None, next(iter(expected[step].values()), None)))
+    for record in run.validations:
         step = record["step"]
-        pairs += _domains(f"held out, after step {step}", record["held_out_loss"], expected.get(step, {}))
-    return _measured("held-out loss", pairs, None if bounds is None else bounds.loss)
+        pairs += _domains(f"validation, after step {step}", record["validation_loss"], expected.get(step, {}))
+    return _measured("validation loss", pairs, None if bounds is None else bounds.loss)
 
 
 def optimizer_bytes(run: Evidence, straight: Evidence) -> Comparison:

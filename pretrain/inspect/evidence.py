@@ -48,7 +48,7 @@ class Evidence:
     run_dir: Path
     steps: list[Record]
     """Every record of a step, in the order written; a step that was trained again after a kill is there again."""
-    evaluations: list[Record]
+    validations: list[Record]
     checkpoint: Path | None
     """The newest one, by its name."""
     finding: Finding | None
@@ -70,7 +70,7 @@ def read_evidence(run_dir: Path) -> Evidence:
     return Evidence(
         run_dir=run_dir,
         steps=[record for record in records if record.get("kind") == "step"],
-        evaluations=[record for record in records if record.get("kind") == "eval"],
+        validations=[record for record in records if record.get("kind") == "validation"],
         checkpoint=checkpoint,
         finding=None if checkpoint is None else verify_checkpoint(checkpoint, deep=True),
         position=position,

@@ -15,7 +15,7 @@ KEEP_LAST = 2
 DEFAULT_STEPS = 8
 FEWEST_STEPS = 2 * CHECKPOINT_INTERVAL
 """One checkpoint to resume from and one to compare."""
-MOST_EVAL_SAMPLES = 8
+MOST_VALIDATION_SAMPLES = 8
 SHORTEST_DELAY_S, LONGEST_DELAY_S = 0.001, 0.3
 """Drawn on a logarithmic scale, since a save of a small model takes milliseconds and one of a large model seconds."""
 TARGETS: tuple[Target, ...] = ("one rank", "all ranks", "launcher")
@@ -44,15 +44,17 @@ def proof_overrides(optim: OptimConfig, train: TrainConfig, steps: int) -> tuple
     """Return the overrides that make the config a run of a few steps and leave all else the same.
 
     The schedule stays that of the whole run: a rate that fell to its end within these steps would be another training.
-    Held-out losses stay on, with few samples: an evaluation that disturbs the training would show as a difference, since
+    Validation losses stay on, with few samples: a validation that disturbs the training would show as a difference, since
     a resumed run does not repeat those before its checkpoint.
     """
-    interval = "null" if train.eval_interval is None else str(min(train.eval_interval, CHECKPOINT_INTERVAL + 1))
+    interval = (
+        "null" if train.validation_interval is None else str(min(train.validation_interval, CHECKPOINT_INTERVAL + 1))
+    )
     return (
         f"train.train_steps={steps}",
         f"optim.lr_decay_samples={lr_decay_samples(optim, train)}",
-        f"train.eval_interval={interval}",
-        f"train.eval_samples={min(train.eval_samples, MOST_EVAL_SAMPLES)}",
+        f"train.validation_interval={interval}",
+        f"train.validation_samples={min(train.validation_samples, MOST_VALIDATION_SAMPLES)}",
         f"checkpoint.interval={CHECKPOINT_INTERVAL}",
         f"checkpoint.keep_last={KEEP_LAST}",
         "log.interval=1",

@@ -24,7 +24,7 @@ from pretrain.inspect.layouts import Layout
 
 RECORD = "prove.json"
 FORMAT_VERSION = 1
-COLUMNS = ("data order", "loss", "gradient norm", "held-out loss", "optimizer")
+COLUMNS = ("data order", "loss", "gradient norm", "validation loss", "optimizer")
 PACKAGES = ("fanal", "torch", "megatron-core", "numpy")
 
 

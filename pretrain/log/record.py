@@ -38,14 +38,14 @@ class StepRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalRecord:
-    """Held-out losses after a step."""
+class ValidationRecord:
+    """Validation losses after a step."""
 
     step: int
     consumed_tokens: int
-    held_out_loss: dict[str, float]
+    validation_loss: dict[str, float]
     """Mean cross entropy per token by domain, in nats."""
-    eval_time_s: float
+    validation_time_s: float
 
 
 @dataclass(frozen=True, kw_only=True)

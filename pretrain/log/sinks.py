@@ -17,14 +17,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from fanal.run_folder import METRICS_FILE, TENSORBOARD_DIR
 from pretrain.checkpoint.saving.save import SaveReport
 from pretrain.config.schema import RunConfig
-from pretrain.log.record import EndRecord, EvalRecord, StartRecord, StepRecord
+from pretrain.log.record import EndRecord, StartRecord, StepRecord, ValidationRecord
 from pretrain.log.summary import bars_for, duration, summary
 from pretrain.parallel.world import World
 
 logger = logging.getLogger(__name__)
 
-Record = StartRecord | StepRecord | EvalRecord | SaveReport | EndRecord
-KINDS = {StartRecord: "start", StepRecord: "step", EvalRecord: "eval", SaveReport: "checkpoint", EndRecord: "end"}
+Record = StartRecord | StepRecord | ValidationRecord | SaveReport | EndRecord
+KINDS = {
+    StartRecord: "start",
+    StepRecord: "step",
+    ValidationRecord: "validation",
+    SaveReport: "checkpoint",
+    EndRecord: "end",
+}
 """Name of each record in a line of metrics.jsonl."""
 
 
@@ -124,9 +130,9 @@ class TensorBoard:
     def write(self, record: Record) -> None:
         if isinstance(record, StartRecord | EndRecord):
             return
-        if isinstance(record, EvalRecord):
-            for domain, loss in record.held_out_loss.items():
-                self._writer.add_scalar(f"held_out_loss/{domain}", loss, record.step)
+        if isinstance(record, ValidationRecord):
+            for domain, loss in record.validation_loss.items():
+                self._writer.add_scalar(f"validation_loss/{domain}", loss, record.step)
             return
         if isinstance(record, SaveReport):
             if record.failure is None:
@@ -178,8 +184,8 @@ class Terminal:
             self.say(step_line(record, self._train_steps))
         elif isinstance(record, StartRecord):
             self.say(record.headline)
-        elif isinstance(record, EvalRecord):
-            self.say(eval_line(record))
+        elif isinstance(record, ValidationRecord):
+            self.say(validation_line(record))
         elif isinstance(record, SaveReport):
             self.say(save_line(record))
         else:
@@ -236,10 +242,10 @@ def end_line(record: EndRecord, train_steps: int) -> str:
     return f"stopped on request ({record.asked_by}); {left}"
 
 
-def eval_line(record: EvalRecord) -> str:
-    """The console line of an evaluation."""
-    losses = "  ".join(f"{domain} {loss:.4f}" for domain, loss in record.held_out_loss.items())
-    return f"held-out loss after step {record.step}: {losses}"
+def validation_line(record: ValidationRecord) -> str:
+    """The console line of a validation."""
+    losses = "  ".join(f"{domain} {loss:.4f}" for domain, loss in record.validation_loss.items())
+    return f"validation loss after step {record.step}: {losses}"
 
 
 def save_line(record: SaveReport) -> str:

@@ -18,7 +18,7 @@ def summary(run_dir: Path, *, bars: str = BARS) -> list[str]:
     """Lines for people, from a run's metrics file: losses first to last, their curves, pace, where things are."""
     records = list(metrics(run_dir))
     steps = [record for record in records if record.get("kind") == "step"]
-    evaluations = [record for record in records if record.get("kind") == "eval"]
+    validations = [record for record in records if record.get("kind") == "validation"]
     lines = []
     if steps:
         first, last = steps[0], steps[-1]
@@ -26,11 +26,13 @@ def summary(run_dir: Path, *, bars: str = BARS) -> list[str]:
             f"training loss   {_figure(first['loss'])} (step {first['step']}) -> {_figure(last['loss'])} (step {last['step']})"
         )
         lines += _curves(steps, bars)
-    for domain in evaluations[-1]["held_out_loss"] if evaluations else ():
-        first, last = evaluations[0], evaluations[-1]
-        if domain in first["held_out_loss"]:
-            before, after = (_figure(record["held_out_loss"][domain]) for record in (first, last))
-            lines.append(f"held-out loss   {before} (step {first['step']}) -> {after} (step {last['step']})  {domain}")
+    for domain in validations[-1]["validation_loss"] if validations else ():
+        first, last = validations[0], validations[-1]
+        if domain in first["validation_loss"]:
+            before, after = (_figure(record["validation_loss"][domain]) for record in (first, last))
+            lines.append(
+                f"validation loss   {before} (step {first['step']}) -> {after} (step {last['step']})  {domain}"
+            )
     if steps:
         seconds = sum(
             (record["step"] - before) * record["step_time_s"]

@@ -27,10 +27,10 @@ from pretrain.optim.schedule import learning_rate
 from pretrain.parallel.environment import rank_and_size
 from pretrain.parallel.world import World, open_world
 from pretrain.state import TrainState
-from pretrain.train.evaluate import evaluate
 from pretrain.train.report import Clock, list_if_bad, start_record, step_record
 from pretrain.train.step import StepResult, train_step
 from pretrain.train.stop import Asked, Requests, open_requests
+from pretrain.train.validate import validate
 from pretrain.train.watchdog import Watchdog, open_watchdog
 
 
@@ -108,11 +108,11 @@ def _train(run: RunConfig, rank: int, watchdog: Watchdog) -> Outcome:
 def _steps(training: Training, state: TrainState) -> Outcome:
     """Step after step, and what happens between them, on every rank alike."""
     run, world, sinks = training.run, training.world, training.sinks
-    held_out = training.reader.data.sources.held_out
+    validation = training.reader.data.sources.validation
     if state.step:
         sinks.say(f"resumed after step {state.step}, {state.consumed_samples:,} samples")
-    elif held_out:
-        _evaluate(training, state)  # before the first step
+    elif validation:
+        _validate(training, state)  # before the first step
     clock = Clock(state)
     asked = _ask(training, state)
     while state.step < run.train.train_steps and not asked.stop:
@@ -126,9 +126,9 @@ def _steps(training: Training, state: TrainState) -> Outcome:
         last = state.step == run.train.train_steps
         if last or every(run.log.interval, state.step):
             sinks.write(step_record(run, world, state, result, clock, rate, batch_size))
-        # Who asks a run to stop does not wait for an evaluation.
-        if held_out and (last or (every(run.train.eval_interval, state.step) and not asked.stop)):
-            _evaluate(training, state)
+        # Who asks a run to stop does not wait for a validation.
+        if validation and (last or (every(run.train.validation_interval, state.step) and not asked.stop)):
+            _validate(training, state)
             clock.restart(state)
         # Not while the gradient is not finite: retention would push out the last checkpoint that is any good.
         if (asked.save or every(run.checkpoint.interval, state.step)) and result.skipped != "not finite" and not last:
@@ -179,11 +179,11 @@ def _ask(training: Training, state: TrainState) -> Asked:
     return asked
 
 
-def _evaluate(training: Training, state: TrainState) -> None:
+def _validate(training: Training, state: TrainState) -> None:
     """Collective."""
-    with training.watchdog.phase("evaluation"):
-        sources = training.reader.data.sources.held_out
-        training.sinks.write(evaluate(training.model, sources, training.run, training.world, state))
+    with training.watchdog.phase("validation"):
+        sources = training.reader.data.sources.validation
+        training.sinks.write(validate(training.model, sources, training.run, training.world, state))
 
 
 def _begin_save(training: Training, state: TrainState, asked: Asked) -> None:

@@ -68,7 +68,7 @@ def list_if_bad(
 
 
 class Clock:
-    """Time and tokens since the last record, without what is not training (evaluation, checkpoints)."""
+    """Time and tokens since the last record, without what is not training (validation, checkpoints)."""
 
     def __init__(self, state: TrainState) -> None:
         self.restart(state)

@@ -72,7 +72,7 @@ class Walltime:
         self._first_step: int | None = None
         self._stepped_at = 0.0
         self._longest_s = 0.0
-        """The longest from one step to the next, with evaluation and checkpoint where there were any; without the first step,
+        """The longest from one step to the next, with validation and checkpoint where there were any; without the first step,
         which may compile."""
         self._spent = False
 

@@ -40,7 +40,7 @@ class Watchdog:
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def enter(self, phase: str) -> None:
-        """The main thread is at ``phase`` from now on: init, step, evaluation or save. Cheap."""
+        """The main thread is at ``phase`` from now on: init, step, validation or save. Cheap."""
         self._steps += phase == "step"
         self._at = phase, time.monotonic()
         limit = self._limit_s(phase)

@@ -1,6 +1,5 @@
 """Train real runs on real local ranks, and read what they logged."""
 
-import json
 import os
 import shutil
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from fanal.run_progress import parse_metrics
 from pretrain.config.derive import world_size
 from pretrain.config.load import load_run
 from pretrain.config.schema import RunConfig
@@ -26,7 +26,7 @@ class Trace:
     losses: dict[int, float | None]
     grad_norms: dict[int, float | None]
     skipped: dict[int, int]
-    held_out: dict[int, dict[str, float]]
+    validation: dict[int, dict[str, float]]
     loss_by_domain: dict[int, dict[str, float]]
     output: str = ""
     """What rank 0 wrote to its terminal, in this run and in earlier ones of its folder."""
@@ -64,7 +64,7 @@ def run_and_trace(run: RunConfig, fault: str | None = None, *, fresh: bool = Tru
 def read_trace(folder: Path, code: int, failure: Failure | None) -> Trace:
     """What a run has logged in its folder."""
     metrics = folder / "metrics.jsonl"
-    records = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.is_file() else []
+    records = parse_metrics(metrics.read_text()) if metrics.is_file() else []
     steps = [record for record in records if record["kind"] == "step"]
     return Trace(
         exit_code=code,
@@ -72,7 +72,7 @@ def read_trace(folder: Path, code: int, failure: Failure | None) -> Trace:
         losses={record["step"]: record["loss"] for record in steps},
         grad_norms={record["step"]: record["grad_norm"] for record in steps},
         skipped={record["step"]: record["skipped_steps"] for record in steps},
-        held_out={record["step"]: record["held_out_loss"] for record in records if record["kind"] == "eval"},
+        validation={record["step"]: record["validation_loss"] for record in records if record["kind"] == "validation"},
         loss_by_domain={record["step"]: record["loss_by_domain"] for record in steps},
         output=terminal_of(folder).read_text() if terminal_of(folder).is_file() else "",
     )

@@ -93,10 +93,10 @@ def rank_1_hangs_in_step_2() -> None:
     _hang(loop, "train_step", 2)
 
 
-def rank_1_hangs_in_evaluation() -> None:
+def rank_1_hangs_in_validation() -> None:
     from pretrain.train import loop
 
-    _hang(loop, "evaluate", 1)
+    _hang(loop, "validate", 1)
 
 
 def rank_1_hangs_in_save() -> None:

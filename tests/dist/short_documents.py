@@ -21,7 +21,7 @@ def write_short_documents(data_folder: Path, folder: Path) -> list[str]:
     """
     tokenizer = load_tokenizer(data_folder / "tokenizer")
     prefixes = {}
-    for number, name in enumerate(("train-code", "train-prose", "held_out-code", "held_out-prose")):
+    for number, name in enumerate(("train-code", "train-prose", "validation-code", "validation-prose")):
         random = np.random.default_rng(number)
         tokens = np.asarray(open_shard(data_folder / "shards" / name).tokens)
         tokens = tokens[~np.isin(tokens, tokenizer.control_ids)]
@@ -43,6 +43,6 @@ def write_short_documents(data_folder: Path, folder: Path) -> list[str]:
             )  # fmt: skip
     return [
         f"data.train=[{{prefix: {prefixes['train-code']}, weight: 2}}, {{prefix: {prefixes['train-prose']}, weight: 1}}]",
-        f"data.held_out=[{{prefix: {prefixes['held_out-code']}}}, {{prefix: {prefixes['held_out-prose']}}}]",
+        f"data.validation=[{{prefix: {prefixes['validation-code']}}}, {{prefix: {prefixes['validation-prose']}}}]",
         "data.document_mask=true",
     ]

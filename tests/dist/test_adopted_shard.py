@@ -20,7 +20,7 @@ def test_an_adopted_shard_trains_like_the_one_encoded_here(small_run: Path, data
         document = ours.document(number)
         builder.add_document(torch.from_numpy(document.astype("int64")), [len(document)])
     builder.finalize(f"{theirs}.idx")
-    steps = ("train.train_steps=3", "data.held_out=[]")
+    steps = ("train.train_steps=3", "data.validation=[]")
     refused = run_and_trace(make_run(small_run, tmp_path / "refused", *steps, f"data.train=[{{prefix: {theirs}}}]"))
     assert refused.exit_code == 2
     adopt(theirs, data_folder / "tokenizer", Labels(domain="code"))

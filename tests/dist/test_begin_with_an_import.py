@@ -24,7 +24,7 @@ def pretrain(*arguments: object) -> subprocess.CompletedProcess[str]:
 def test_the_next_five_losses_are_those_of_the_original_bit_for_bit(
     tied: bool, small_run: Path, tmp_path: Path
 ) -> None:
-    model = (f"model.share_embeddings_and_output_weights={tied}", "train.eval_interval=100")
+    model = (f"model.share_embeddings_and_output_weights={tied}", "train.validation_interval=100")
     first = run_and_trace(make_run(small_run, tmp_path / "first", *model, "train.train_steps=3", *TP2, *PP2))
     assert first.exit_code == 0, first.failure
     exported = tmp_path / "hf"
@@ -49,7 +49,11 @@ def test_the_next_five_losses_are_those_of_the_original_bit_for_bit(
         assert traces[name].exit_code == 0, traces[name].failure
     original, same, other = traces.values()
     assert len(original.losses) == 5
-    assert (same.losses, same.grad_norms, same.held_out) == (original.losses, original.grad_norms, original.held_out)
+    assert (same.losses, same.grad_norms, same.validation) == (
+        original.losses,
+        original.grad_norms,
+        original.validation,
+    )
     for step, loss in original.losses.items():
         assert other.losses[step] == pytest.approx(loss, rel=2e-6)
     assert original.losses[1] != first.losses[1], "trained weights, not initial ones"

@@ -22,7 +22,7 @@ from tests.runs.cases import TP2
 from tests.runs.files import files_below
 
 ROOT = Path(__file__).parents[2]
-OVERRIDES = (*TP2, "checkpoint.interval=5", "data.held_out=[]")
+OVERRIDES = (*TP2, "checkpoint.interval=5", "data.validation=[]")
 
 
 @pytest.fixture(scope="session")

@@ -45,7 +45,7 @@ def test_a_layout_keeps_documents_apart_as_one_rank_does(
 ) -> None:
     trace = run_and_trace(make_run(small_run, tmp_path, *short_documents, *layout.overrides))
     assert_same_training(trace, one_rank)
-    assert trace.held_out[STEPS] == pytest.approx(one_rank.held_out[STEPS], rel=2e-6)
+    assert trace.validation[STEPS] == pytest.approx(one_rank.validation[STEPS], rel=2e-6)
 
 
 @pytest.mark.parametrize("layout", DOCUMENT_LAYOUTS, ids=lambda layout: layout.name)

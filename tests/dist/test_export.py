@@ -33,7 +33,7 @@ LAYOUT = ("parallel.tensor_model_parallel_size=2", "parallel.pipeline_model_para
 UNTIED = (*LAYOUT, "model.vocab_size=2011", "model.rotary_base=5000", "model.init_method_std=0.1", "optim.lr=2e-2")
 TIED = (
     *LAYOUT, "model.share_embeddings_and_output_weights=true", "model.kv_channels=16", "train.precision=bf16",
-    "parallel.sequence_parallel=true", "data.held_out=[]",
+    "parallel.sequence_parallel=true", "data.validation=[]",
 )  # fmt: skip
 
 IMPORTED = ModelConfig(
@@ -137,7 +137,7 @@ def lab(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Lab:
     (folder / "full").mkdir()
     (folder / "full" / "mine.txt").write_text("mine")
     train_tokenizer(
-        TokenizerSpec(vocab_size=900), [small_run.parent / "corpus" / "held_out" / "prose.jsonl"], folder / "other"
+        TokenizerSpec(vocab_size=900), [small_run.parent / "corpus" / "validation" / "prose.jsonl"], folder / "other"
     )
     out = folder / "out"
     out.mkdir()
@@ -167,8 +167,8 @@ def load(folder: Path) -> Any:
     return model.eval()
 
 
-def held_out_ids(run: RunConfig, length: int = 48) -> torch.Tensor:
-    prefix = (run.data.held_out or run.data.train)[0].prefix
+def validation_ids(run: RunConfig, length: int = 48) -> torch.Tensor:
+    prefix = (run.data.validation or run.data.train)[0].prefix
     return torch.from_numpy(np.asarray(open_shard(prefix).tokens[:length]).astype(np.int64))[None]
 
 
@@ -199,7 +199,7 @@ def test_what_transformers_loads_is_an_independent_llama_with_our_weights(lab: L
     }
     if name == "rounded":
         weights = {key: value.to(torch.bfloat16).float() for key, value in weights.items()}
-    ids = held_out_ids(run)
+    ids = validation_ids(run)
     with torch.no_grad():
         expected = ReferenceLlama(shape_of(run), weights)(ids)
         found = load(lab.folder / "out" / name)(ids).logits
@@ -264,10 +264,10 @@ def test_rounding_is_told_in_the_loss(lab: Lab) -> None:
     assert exact["loss_before_rounding"] is None
 
 
-def test_the_certificate_s_texts_are_held_out_and_reach_the_edges(lab: Lab) -> None:
+def test_the_certificate_s_texts_are_validation_and_reach_the_edges(lab: Lab) -> None:
     certificate = json.loads((lab.folder / "out" / "untied" / "certificate.json").read_text())
     texts = certificate["figures"]["texts"]
-    assert [text["kind"] for text in texts] == ["held-out"] * 4 + ["edge"] * 2
+    assert [text["kind"] for text in texts] == ["validation"] * 4 + ["edge"] * 2
     assert [text["num_tokens"] for text in texts] == [64, 64, 64, 64, 1, 64]
     assert texts[-1]["name"] == "text whose token 32 begins a document"
     assert (certificate["compared"]["vocabulary_rows"], certificate["compared"]["vocabulary_rows_left_out"]) == (
@@ -279,7 +279,7 @@ def test_the_certificate_s_texts_are_held_out_and_reach_the_edges(lab: Lab) -> N
         t["kind"]
         for t in json.loads((lab.folder / "out" / "tied" / "certificate.json").read_text())["figures"]["texts"]
     ]
-    assert kinds[0] == "training", "without held-out shards the training shards are read"
+    assert kinds[0] == "training", "without validation shards the training shards are read"
     built_in = json.loads((lab.folder / "out" / "without shards" / "certificate.json").read_text())["figures"]["texts"]
     assert built_in[0]["kind"] == "built-in" and max(text["num_tokens"] for text in built_in) == 64
 
@@ -288,7 +288,7 @@ def test_auto_tokenizer_gives_the_shards_ids_and_leaves_special_names_in_a_text_
     tokenizer = transformers.AutoTokenizer.from_pretrained(lab.folder / "out" / "untied", local_files_only=True)
     ours = load_tokenizer(lab.untied.data.tokenizer)
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (0, 1, 3)
-    document = open_shard(lab.untied.data.held_out[1].prefix).document(0).tolist()
+    document = open_shard(lab.untied.data.validation[1].prefix).document(0).tolist()
     text = tokenizer.decode(document, skip_special_tokens=True)
     assert [*tokenizer(text)["input_ids"], ours.eos_id] == document, "with a BOS in front, as the shard has it"
     assert (
@@ -313,7 +313,7 @@ def test_the_card_says_what_the_run_recorded_and_no_path(lab: Lab) -> None:
     for line in (
         "pipeline_tag: text-generation", "| layers | 4 |", "8 query heads and 4 key/value heads of size 8", "theta 5000",
         "| steps | 4 |", "| tokens | 2,048 |", "| layout of the last session | tensor 2, pipeline 2,", "PSF-2.0",
-        "| held-out loss | code ", "| training loss | ", "| hardware | 4 x cpu |", "11 rows that no token names were left out",
+        "| validation loss | code ", "| training loss | ", "| hardware | 4 x cpu |", "11 rows that no token names were left out",
     ):  # fmt: skip
         assert line in card, f"{line!r} is not in\n{card}"
     assert "license:" not in card, "a licence of the data is none of the model"

@@ -20,7 +20,7 @@ from tests.runs.cases import TP2
 from tests.runs.disks import small_disk
 
 SMALL = (
-    *TP2, "data.held_out=[]", "data.seq_length=32", "model.num_layers=2", "train.global_batch_size=2", "checkpoint.interval=1",
+    *TP2, "data.validation=[]", "data.seq_length=32", "model.num_layers=2", "train.global_batch_size=2", "checkpoint.interval=1",
     "checkpoint.keep_last=2", "checkpoint.max_failed_saves=2", "optim.lr_decay_samples=80",
 )  # fmt: skip
 TOOK = rf"took more than checkpoint.phase_timeout_s \({SHORT_S:g} s\), so its writer was ended"

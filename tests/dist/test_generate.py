@@ -54,7 +54,7 @@ def trained(
     """A run of ten steps on tensor 2 x pipeline 2, with groups and a padded vocabulary."""
     folder = tmp_path_factory.mktemp("generate") / request.param
     tied = f"model.share_embeddings_and_output_weights={request.param == 'tied'}"
-    run = make_run(small_run, folder, tied, "train.eval_interval=100", "model.init_method_std=0.05", *TP2, *PP2)
+    run = make_run(small_run, folder, tied, "train.validation_interval=100", "model.init_method_std=0.05", *TP2, *PP2)
     trace = run_and_trace(run)
     assert trace.exit_code == 0, trace.failure
     return run, trace
@@ -65,11 +65,11 @@ def decoder_of(path: str | Path) -> InferenceDecoder:
         return load_decoder(opened, CPU)
 
 
-def held_out_tokens(run: RunConfig) -> dict[str, torch.Tensor]:
-    """By domain, the chunks that the held-out loss is taken of: int64 [samples, s + 1]."""
+def validation_tokens(run: RunConfig) -> dict[str, torch.Tensor]:
+    """By domain, the chunks that the validation loss is taken of: int64 [samples, s + 1]."""
     found = {}
-    for source in open_sources(run).held_out:
-        starts = [source.start_token(rank) for rank in range(run.train.eval_samples)]
+    for source in open_sources(run).validation:
+        starts = [source.start_token(rank) for rank in range(run.train.validation_samples)]
         rows = [np.asarray(source.shard.tokens[start : start + run.data.seq_length + 1]) for start in starts]
         found[source.domain] = torch.from_numpy(np.stack(rows).astype(np.int64))
     return found
@@ -78,13 +78,13 @@ def held_out_tokens(run: RunConfig) -> dict[str, torch.Tensor]:
 def losses(decoder: InferenceDecoder, run: RunConfig) -> dict[str, float]:
     return {
         domain: cross_entropy(decoder.logits(rows[:, :-1]), rows[:, 1:]).double().mean().item()
-        for domain, rows in held_out_tokens(run).items()
+        for domain, rows in validation_tokens(run).items()
     }
 
 
-def test_the_held_out_loss_of_the_last_step_is_the_decoder_s(trained: tuple[RunConfig, Trace]) -> None:
+def test_the_validation_loss_of_the_last_step_is_the_decoder_s(trained: tuple[RunConfig, Trace]) -> None:
     run, trace = trained
-    found, expected = losses(decoder_of(run.run_dir), run), trace.held_out[run.train.train_steps]
+    found, expected = losses(decoder_of(run.run_dir), run), trace.validation[run.train.train_steps]
     assert found.keys() == expected.keys() and len(found) == 2
     for domain, loss in expected.items():
         assert found[domain] == pytest.approx(loss, abs=1e-5), domain
@@ -95,12 +95,12 @@ def test_the_held_out_loss_of_the_last_step_is_the_decoder_s(trained: tuple[RunC
 
 
 def write_logits(run: RunConfig) -> int:
-    """One rank: the trainer's own logits of the first held-out rows, from the checkpoint."""
+    """One rank: the trainer's own logits of the first validation rows, from the checkpoint."""
     torch.set_num_threads(1)
     with open_world(run.parallel, seed=run.train.seed) as world, open_reader(open_sources(run), run, world) as reader:
         model = build_model(run, world)
         load_checkpoint(run, model, build_optimizer(run, model), reader, world)
-        tokens = next(iter(held_out_tokens(run).values()))[:2, :-1]
+        tokens = next(iter(validation_tokens(run).values()))[:2, :-1]
         positions = torch.arange(tokens.shape[1]).expand_as(tokens)
         with torch.no_grad():
             logits = unwrap(model)[0].eval()(tokens, positions, None)
@@ -117,7 +117,7 @@ def test_its_logits_are_the_trainer_s(trained: tuple[RunConfig, Trace], small_ru
     )
     assert code == 0, failure
     expected = torch.load(Path(run.run_dir) / "logits.pt")[..., : run.model.vocab_size]
-    tokens = next(iter(held_out_tokens(run).values()))[:2, :-1]
+    tokens = next(iter(validation_tokens(run).values()))[:2, :-1]
     found = decoder_of(run.run_dir).logits(tokens)
     assert expected.std() > 0.1
     bound = 1e-5 * expected.abs().max()

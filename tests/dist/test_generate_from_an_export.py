@@ -23,7 +23,7 @@ def test_greedy_tokens_are_the_same_there_and_here(tied: bool, small_run: Path, 
     # Large initial weights: a model of small ones repeats one token, and so would a wrong one.
     run = make_run(
         small_run, tmp_path / "run", f"model.share_embeddings_and_output_weights={tied}", "model.init_method_std=0.1",
-        "data.seq_length=128", "train.train_steps=5", "train.eval_interval=100", *TP2, *PP2,
+        "data.seq_length=128", "train.train_steps=5", "train.validation_interval=100", *TP2, *PP2,
     )  # fmt: skip
     assert (trace := run_and_trace(run)).exit_code == 0, trace.failure
     folder = tmp_path / "export"

@@ -159,6 +159,6 @@ def test_metrics_are_one_json_object_a_line(small_run: Path, tmp_path: Path) -> 
     run_and_trace(run)
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     kinds = [record["kind"] for record in records]
-    assert kinds == ["start", "eval", "step", "eval", "checkpoint", "end"]
+    assert kinds == ["start", "validation", "step", "validation", "checkpoint", "end"]
     # What a preflight asks room for is what a save writes: the numbers, and a header of a few pages.
     assert 0 <= records[-2]["num_bytes"] - checkpoint_bytes(run.model, num_states=3) < 64 * 1024

@@ -114,14 +114,14 @@ def everything_in(folder: Path) -> dict[str, tuple[str, int]]:
 
 
 def independent_loss(run: RunConfig, checkpoint: Path) -> dict[str, float]:
-    """Held-out loss by domain of a Llama in plain PyTorch with the weights of a checkpoint."""
+    """Validation loss by domain of a Llama in plain PyTorch with the weights of a checkpoint."""
     weights = {name.removesuffix("/param"): torch.from_numpy(values) for name, values in read_whole(checkpoint)
                if name.endswith("/param")}  # fmt: skip
     model = ReferenceLlama(shape_of(run), weights)
     losses = {}
-    for source in open_sources(run).held_out:
+    for source in open_sources(run).validation:
         tokens = np.memmap(f"{source.shard.prefix}.bin", "<u2", mode="r")
-        count = min(run.train.eval_samples, (len(tokens) - 1) // run.data.seq_length)
+        count = min(run.train.validation_samples, (len(tokens) - 1) // run.data.seq_length)
         rows = np.stack(
             [
                 tokens[at : at + run.data.seq_length + 1]
@@ -161,13 +161,13 @@ def test_a_start_that_loses_something_of_its_origin_would_be_noticed(
     assert read_index(start).num_updates == 0 != read_index(phases.pretrain.last).num_updates
 
 
-def test_the_first_held_out_loss_is_that_of_an_independent_llama_with_these_weights(phases: Phases) -> None:
-    found = phases.extension.trace.held_out[0]
+def test_the_first_validation_loss_is_that_of_an_independent_llama_with_these_weights(phases: Phases) -> None:
+    found = phases.extension.trace.validation[0]
     assert found == pytest.approx(independent_loss(phases.extension.run, phases.pretrain.last), rel=FP32.loss)
     other = replace(phases.extension.run, model=phases.pretrain.run.model)
     wrong = independent_loss(other, phases.pretrain.last)
     assert found != pytest.approx(wrong, rel=FP32.loss), "the rotary base of the phase before would be noticed"
-    bf16 = phases.annealing.trace.held_out[0]
+    bf16 = phases.annealing.trace.validation[0]
     assert bf16 == pytest.approx(independent_loss(phases.annealing.run, phases.extension.last), rel=5e-3)
 
 
@@ -221,7 +221,7 @@ def test_a_phase_that_was_killed_goes_on_from_its_own_checkpoint_whatever_became
     copy = replace(run, run_dir=str(shutil.copytree(tmp_path / "run", tmp_path / "copy")))
     resumed, straight = run_and_trace(run, fresh=False), phases.extension.trace
     assert resumed.exit_code == 0, resumed.failure
-    assert resumed.losses == straight.losses and resumed.held_out[4] == straight.held_out[4]
+    assert resumed.losses == straight.losses and resumed.validation[4] == straight.validation[4]
     assert not changed(checkpoints_dir(run.run_dir) / step_name(4), phases.extension.last)
     ours, theirs = read_origin(checkpoints_dir(run.run_dir) / step_name(4)), read_origin(phases.extension.last)
     assert ours is not None and theirs is not None and ours.checkpoint == str(checkpoints_dir(source) / step_name(6))

@@ -32,7 +32,7 @@ def unless_noticed_at_the_save(trace: Trace) -> Trace:
 def test_a_layout_trains_what_one_rank_trains(layout: Layout, small_run: Path, tmp_path: Path, tp1: Trace) -> None:
     trace = run_and_trace(make_run(small_run, tmp_path, *layout.overrides))
     assert_same_training(trace, tp1)
-    assert trace.held_out[10] == pytest.approx(tp1.held_out[10], rel=2e-6)
+    assert trace.validation[10] == pytest.approx(tp1.validation[10], rel=2e-6)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)

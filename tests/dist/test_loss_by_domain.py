@@ -74,7 +74,7 @@ def test_a_row_counted_for_another_domain_is_found_in_every_layout(
 def test_sources_of_one_domain_share_its_figure_and_a_domain_without_a_token_is_left_out(
     small_run: Path, data_folder: Path, tmp_path: Path, one_rank: Trace
 ) -> None:
-    code, prose, rare = (data_folder / "shards" / name for name in ("train-code", "train-prose", "held_out-code"))
+    code, prose, rare = (data_folder / "shards" / name for name in ("train-code", "train-prose", "validation-code"))
     same = f"data.train=[{{prefix: {code}, weight: 2, domain: text}}, {{prefix: {prose}, weight: 1, domain: text}}]"
     together = run_and_trace(make_run(small_run, tmp_path / "same", same, f"train.train_steps={STEPS}"))
     assert {step: {"text": loss} for step, loss in together.losses.items()} == together.loss_by_domain
@@ -84,7 +84,7 @@ def test_sources_of_one_domain_share_its_figure_and_a_domain_without_a_token_is_
         f"{{prefix: {prose}, weight: 1}}]"
     )
     without = run_and_trace(
-        make_run(small_run, tmp_path / "rare", seldom, "data.held_out=[]", f"train.train_steps={STEPS}")
+        make_run(small_run, tmp_path / "rare", seldom, "data.validation=[]", f"train.train_steps={STEPS}")
     )
     assert all(losses.keys() == {"code", "prose"} for losses in without.loss_by_domain.values())
 
@@ -92,14 +92,14 @@ def test_sources_of_one_domain_share_its_figure_and_a_domain_without_a_token_is_
 def test_three_domains_take_as_many_collectives_as_one(small_run: Path, data_folder: Path, tmp_path: Path) -> None:
     counted, losses = {}, {}
     for names in (("a", "a", "a"), ("a", "b", "c")):
-        shards = ("train-code", "train-prose", "held_out-prose")
+        shards = ("train-code", "train-prose", "validation-prose")
         sources = [
             f"{{prefix: {data_folder / 'shards' / shard}, domain: {name}}}"
             for shard, name in zip(shards, names, strict=True)
         ]
         folder = tmp_path / "-".join(names)
         run = make_run(
-            small_run, folder, f"data.train=[{', '.join(sources)}]", f"data.held_out=[{{prefix: {data_folder}/shards/held_out-code}}]",
+            small_run, folder, f"data.train=[{', '.join(sources)}]", f"data.validation=[{{prefix: {data_folder}/shards/validation-code}}]",
             f"train.train_steps={STEPS}", *DP2, *PP2,
         )  # fmt: skip
         trace = run_and_trace(run, "collectives_counted")

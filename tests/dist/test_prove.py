@@ -62,7 +62,7 @@ def test_a_run_of_two_replicas_is_proved_in_its_own_layout_and_in_three_others(
     assert all(found["resumed_from_step"] >= 2 for found in runs if not found["same_layout"])
     for found in runs:
         assert {figure["what"]: figure["holds"] for figure in found["comparisons"]} == {
-            "data order": True, "loss": True, "gradient norm": True, "held-out loss": True, "optimizer": True,
+            "data order": True, "loss": True, "gradient norm": True, "validation loss": True, "optimizer": True,
         }  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from tests.runs.cases import DP2, NO_DISTRIBUTED_OPTIMIZER, PP2, TIED, TP2
 from tests.runs.files import files_below
 
 SMALL = (
-    "data.held_out=[]", "data.seq_length=32", "train.train_steps=4", "train.global_batch_size=4", "model.num_layers=2",
+    "data.validation=[]", "data.seq_length=32", "train.train_steps=4", "train.global_batch_size=4", "model.num_layers=2",
     "checkpoint.interval=2",
 )  # fmt: skip
 BF16 = ("train.precision=bf16",)

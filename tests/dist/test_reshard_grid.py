@@ -37,7 +37,7 @@ UNEVEN = (
 )  # fmt: skip
 """Sizes with which the distributed optimizer cuts a row of a tied model in the middle, and a vocabulary that is padded."""
 KINDS = {"fp32": UNEVEN, "bf16-tied": (*UNEVEN, *TIED, "train.precision=bf16"), "fp32-tied": (*UNEVEN, *TIED)}
-TRAINED = ("data.seq_length=32", "train.global_batch_size=4", "data.held_out=[]", "checkpoint.interval=5")
+TRAINED = ("data.seq_length=32", "train.global_batch_size=4", "data.validation=[]", "checkpoint.interval=5")
 
 
 @dataclass(frozen=True)

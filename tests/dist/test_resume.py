@@ -39,7 +39,7 @@ def after_step_5(trace: Trace) -> Trace:
         losses={step: loss for step, loss in trace.losses.items() if step > 5},
         grad_norms={step: norm for step, norm in trace.grad_norms.items() if step > 5},
         skipped=trace.skipped,
-        held_out=trace.held_out,
+        validation=trace.validation,
         loss_by_domain={step: losses for step, losses in trace.loss_by_domain.items() if step > 5},
     )
 
@@ -58,7 +58,7 @@ def test_a_resumed_run_equals_the_straight_one_bit_for_bit(
     assert resumed.exit_code == 0, resumed.failure
     assert resumed.losses == after_step_5(straight).losses
     assert resumed.grad_norms == after_step_5(straight).grad_norms
-    assert resumed.held_out[10] == straight.held_out[10]
+    assert resumed.validation[10] == straight.validation[10]
 
 
 @pytest.mark.parametrize("optimizer", [(), NO_DISTRIBUTED_OPTIMIZER], ids=["distributed", "replicated"])
@@ -159,8 +159,8 @@ def test_shards_that_moved_are_resumed_from_and_other_tokens_under_their_names_a
     resumed = run_and_trace(make_run(small_run, tmp_path, *DP2, moved), fresh=False)
     assert_same_training(resumed, after_step_5(straight[1]))
     shutil.rmtree(checkpoints_dir(tmp_path) / step_name(10))
-    copy_shard(data_folder / "shards" / "held_out-code", tmp_path / "train-code")
-    trace = run_and_trace(make_run(small_run, tmp_path, *DP2, moved, "data.held_out=[]"), fresh=False)
+    copy_shard(data_folder / "shards" / "validation-code", tmp_path / "train-code")
+    trace = run_and_trace(make_run(small_run, tmp_path, *DP2, moved, "data.validation=[]"), fresh=False)
     assert trace.exit_code == 2 and trace.failure is not None
     assert f"the tokens of shard {tmp_path}/train-code are not those it had" in str(trace.failure.error)
 

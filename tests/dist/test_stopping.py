@@ -88,7 +88,7 @@ def test_a_run_stops_before_its_walltime_but_never_before_a_step(
 
 def test_a_signal_while_loading_takes_no_step(small_run: Path, tmp_path: Path) -> None:
     stopped = run_and_trace(
-        make_run(small_run, tmp_path, *DP2, "data.held_out=[]"), "rank_1_gets_sigterm_while_loading"
+        make_run(small_run, tmp_path, *DP2, "data.validation=[]"), "rank_1_gets_sigterm_while_loading"
     )
     assert stopped.exit_code == 75, stopped.failure
     assert not stopped.losses and not checkpoints_in(checkpoints_dir(tmp_path))

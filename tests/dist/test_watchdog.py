@@ -28,7 +28,7 @@ def stacks_of(run_dir: Path, rank: int) -> str:
     [
         ("init", "rank_1_hangs_in_init", 4),
         ("step", "rank_1_hangs_in_step_2", 3),
-        ("evaluation", "rank_1_hangs_in_evaluation", 3),
+        ("validation", "rank_1_hangs_in_validation", 3),
         ("save", "rank_1_hangs_in_save", 3),
     ],
 )
@@ -57,7 +57,7 @@ def test_a_rank_that_hangs_is_cut_off_and_every_rank_shows_where_it_stood(
 
 def test_ranks_whose_peer_is_frozen_end_with_77_and_so_does_the_command(small_run: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pretrain", "train", str(small_run), f"run_dir={tmp_path}", *DP2]
-    limits = ["train.train_steps=4000", "train.eval_interval=null", "train.watchdog.step_s=3"]
+    limits = ["train.train_steps=4000", "train.validation_interval=null", "train.watchdog.step_s=3"]
     process = subprocess.Popen(
         [*command, *limits], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

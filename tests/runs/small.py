@@ -24,9 +24,9 @@ data:
   train:
     - {{prefix: {folder}/shards/train-code, weight: 2}}
     - {{prefix: {folder}/shards/train-prose, weight: 1}}
-  held_out:
-    - {{prefix: {folder}/shards/held_out-code}}
-    - {{prefix: {folder}/shards/held_out-prose}}
+  validation:
+    - {{prefix: {folder}/shards/validation-code}}
+    - {{prefix: {folder}/shards/validation-prose}}
 optim:
   lr: 2.0e-3
   min_lr: 2.0e-4
@@ -36,8 +36,8 @@ train:
   global_batch_size: 8
   micro_batch_size: 2
   precision: fp32
-  eval_interval: 4
-  eval_samples: 5
+  validation_interval: 4
+  validation_samples: 5
 parallel:
   device: cpu
   timeout_s: 60
@@ -48,11 +48,11 @@ log:
 
 
 def make_small_data(folder: Path) -> None:
-    """tokenizer/ and shards/{train,held_out}-{code,prose}."""
+    """tokenizer/ and shards/{train,validation}-{code,prose}."""
     make_sample_corpus(folder / "corpus", max_bytes_per_domain=400_000)
     texts = [folder / "corpus" / "train" / f"{domain}.jsonl" for domain in ("code", "prose")]
     train_tokenizer(load_spec(SPEC), texts, folder / "tokenizer")
-    for split in ("train", "held_out"):
+    for split in ("train", "validation"):
         for domain in ("code", "prose"):
             encode(
                 folder / "tokenizer",

@@ -77,9 +77,9 @@ class Chain:
         """Step -> loss and gradient norm, as logged last: every figure to the last bit."""
         return {r["step"]: (r["loss"], r["grad_norm"]) for r in self._metrics() if r["kind"] == "step"}
 
-    def held_out(self) -> dict[int, dict[str, float]]:
-        """Step -> held-out losses."""
-        return {r["step"]: r["held_out_loss"] for r in self._metrics() if r["kind"] == "eval"}
+    def validation(self) -> dict[int, dict[str, float]]:
+        """Step -> validation losses."""
+        return {r["step"]: r["validation_loss"] for r in self._metrics() if r["kind"] == "validation"}
 
     def ranks(self) -> dict[int, psutil.Process]:
         """The ranks that run now."""
@@ -116,6 +116,6 @@ def same(chain: Chain, straight: Chain) -> bool:
     """Whether both trained the same, bit for bit."""
     assert sorted(straight.losses()) == list(range(1, STEPS + 1)), "the unbroken run has all steps"
     assert chain.losses() == straight.losses(), chain.story()
-    last = {step: loss for step, loss in chain.held_out().items() if step == STEPS}
-    assert last == {STEPS: straight.held_out()[STEPS]}
+    last = {step: loss for step, loss in chain.validation().items() if step == STEPS}
+    assert last == {STEPS: straight.validation()[STEPS]}
     return True

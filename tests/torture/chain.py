@@ -21,7 +21,7 @@ from pretrain.inspect.layouts import Layout
 from pretrain.inspect.prove import Start, wait_for
 
 KEEP_LAST = 2
-OVERRIDES = ("checkpoint.interval=1", f"checkpoint.keep_last={KEEP_LAST}", "data.held_out=[]", "log.interval=1")
+OVERRIDES = ("checkpoint.interval=1", f"checkpoint.keep_last={KEEP_LAST}", "data.validation=[]", "log.interval=1")
 AIMS: tuple[tuple[Aim, float], ...] = (("save", 0.7), ("step", 0.15), ("start-up", 0.15))
 TARGETS: tuple[tuple[Target, float], ...] = (("one rank", 0.5), ("all ranks", 0.25), ("launcher", 0.25))
 LONGEST_DELAY_S = {"save": 0.03, "step": 0.1, "start-up": 1.0}

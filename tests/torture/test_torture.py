@@ -40,7 +40,7 @@ def test_a_resume_that_forgets_moments_is_found(small_run: Path, tmp_path: Path)
 def two_checkpoints(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Steps 1 and 2. Not to be changed."""
     folder = tmp_path_factory.mktemp("two-checkpoints")
-    steps = ("train.train_steps=2", "checkpoint.interval=1", "data.held_out=[]")
+    steps = ("train.train_steps=2", "checkpoint.interval=1", "data.validation=[]")
     trace = run_and_trace(make_run(small_run, folder, *DP2_OVERRIDES, *steps))
     assert trace.exit_code == 0, trace.failure
     return folder

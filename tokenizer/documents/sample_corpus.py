@@ -5,7 +5,7 @@ prose   its docstrings (one document per module) and the help topics of pydoc
 
 A file's hash decides its split and its place in the order, so both are the same for every size: a larger corpus continues
 where a smaller one stopped, and no document ever changes sides. A module's docstrings go where its source goes:
-held-out prose never occurs in a training document of code. (The texts differ between Python versions, so the corpus
+validation prose never occurs in a training document of code. (The texts differ between Python versions, so the corpus
 does too.)
 """
 
@@ -23,10 +23,10 @@ from fanal.errors import UserError
 from fanal.files import write_bytes_durably, writing
 
 DEFAULT_MAX_BYTES_PER_DOMAIN = 4_000_000
-HELD_OUT_ONE_IN = 20
+VALIDATION_ONE_IN = 20
 MIN_DOCUMENT_CHARACTERS = 200
 LICENCE = "PSF-2.0"
-SPLITS = ("train", "held_out")
+SPLITS = ("train", "validation")
 
 # Tests hold odd bytes and copies; encodings are tables of numbers; pydoc_data is prose in a .py, used as such below.
 SKIPPED_FOLDERS = {
@@ -54,7 +54,7 @@ class SampleDocument:
 def make_sample_corpus(
     output_dir: str | Path, max_bytes_per_domain: int = DEFAULT_MAX_BYTES_PER_DOMAIN
 ) -> dict[str, int]:
-    """Write output_dir/{train,held_out}/{code,prose}.jsonl, each atomically; files of these names are replaced.
+    """Write output_dir/{train,validation}/{code,prose}.jsonl, each atomically; files of these names are replaced.
 
     Args: max_bytes_per_domain limits the UTF-8 bytes of text in a domain, both splits together.
     Returns: bytes of text written, by file name relative to output_dir.
@@ -107,8 +107,8 @@ def text_hash(data: bytes) -> bytes:
 
 
 def split_of(digest: bytes) -> str:
-    """Return held_out for one hash in 20, else train."""
-    return "held_out" if int.from_bytes(digest[:8]) % HELD_OUT_ONE_IN == 0 else "train"
+    """Return validation for one hash in 20, else train."""
+    return "validation" if int.from_bytes(digest[:8]) % VALIDATION_ONE_IN == 0 else "train"
 
 
 def code_documents(library: Path) -> Iterator[SampleDocument]:

@@ -1,6 +1,6 @@
 """The certificate: the exported folder, loaded as a user does, against the trainer's own model.
 
-Both run in fp32 on this machine's CPU over held-out text of the run and over edge cases. What is compared: the state after
+Both run in fp32 on this machine's CPU over validation text of the run and over edge cases. What is compared: the state after
 each part of the model, so that a difference has a place; the logits, by which it is judged; the loss; the tokenizer's ids.
 """
 

@@ -1,4 +1,4 @@
-"""What both models read for the certificate: held-out text of the run, and cases at the edges."""
+"""What both models read for the certificate: validation text of the run, and cases at the edges."""
 
 import sys
 from collections.abc import Sequence
@@ -35,13 +35,13 @@ class Text:
 
     name: str
     kind: str
-    """``held-out``, ``training``, ``built-in`` or ``edge``."""
+    """``validation``, ``training``, ``built-in`` or ``edge``."""
     ids: np.ndarray
     """int64 [s], at most seq_length of them."""
 
 
 def certificate_texts(source: ExportSource, *, num_samples: int) -> list[Text]:
-    """``num_samples`` whole samples, held out if the run has any, and the edges: one token, a boundary between documents.
+    """``num_samples`` samples, of the validation data if there is any, and the edges: one token, a boundary of documents.
 
     The samples have the full seq_length. A built-in text is repeated to it, or to as much as fits.
     """
@@ -94,8 +94,8 @@ def _token_bytes(model: ModelConfig) -> tuple[int, int]:
 def _chosen(source: ExportSource) -> tuple[Sequence[Source], str]:
     """The shards that samples are taken of, and what they are."""
     assert source.sources is not None, "the caller has looked"
-    held_out = source.sources.held_out
-    return (held_out, "held-out") if held_out else (source.sources.train, "training")
+    validation = source.sources.validation
+    return (validation, "validation") if validation else (source.sources.train, "training")
 
 
 def _samples(source: ExportSource, num_samples: int) -> list[Text]:
@@ -131,7 +131,7 @@ def _built_in(tokenizer: ExportTokenizer, seq_length: int) -> Text:
 
 def _boundary(source: ExportSource, samples: Sequence[Text]) -> Text:
     """The end of a document and the begin of the next one, where the shards have two."""
-    for shard_source in [*source.sources.held_out, *source.sources.train] if source.sources is not None else ():
+    for shard_source in [*source.sources.validation, *source.sources.train] if source.sources is not None else ():
         shard = shard_source.shard
         starts = shard.documents_in(1, min(shard.num_tokens - 1, 1 << 20))
         if len(starts):

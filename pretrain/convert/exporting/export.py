@@ -175,5 +175,7 @@ def summary(exported: Exported) -> str:
     if left_out:
         lines.append(f"vocabulary      {left_out:,} rows that no token names were left out")
     if source.sources is None and source.run is not None:
-        lines.append("warning: the run's shards were not read: neither held-out text nor the shards' ids were compared")
+        lines.append(
+            "warning: the run's shards were not read: neither validation text nor the shards' ids were compared"
+        )
     return "\n".join(lines)

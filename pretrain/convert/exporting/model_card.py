@@ -111,15 +111,15 @@ def _measured(source: ExportSource) -> list[tuple[str, str]]:
     """What the run logged up to this step; nothing if its log is not beside its checkpoints."""
     records = [r for r in metrics(source.folder.parent.parent) if r.get("step", 0) <= source.state.step]
     steps = [record for record in records if record.get("kind") == "step"]
-    evaluations = [record for record in records if record.get("kind") == "eval"]
+    validations = [record for record in records if record.get("kind") == "validation"]
     rows = []
     if steps:
         last = steps[-1]
         rows.append(("training loss", f"{_figure(last['loss'])} at step {last['step']:,}"))
-    if evaluations:
-        last = evaluations[-1]
-        losses = ", ".join(f"{domain} {_figure(loss)}" for domain, loss in sorted(last["held_out_loss"].items()))
-        rows.append(("held-out loss", f"{losses} at step {last['step']:,} (nats a token)"))
+    if validations:
+        last = validations[-1]
+        losses = ", ".join(f"{domain} {_figure(loss)}" for domain, loss in sorted(last["validation_loss"].items()))
+        rows.append(("validation loss", f"{losses} at step {last['step']:,} (nats a token)"))
     if steps:
         peak = max(record["peak_memory_bytes"] for record in steps) / 2**30
         rows.append(

@@ -26,7 +26,7 @@ from pretrain.data.sources import Sources, open_sources
 from pretrain.state import TrainState
 
 MAX_THREADS = 8
-_WHERE_DATA_LIES = re.compile(r"data\.(tokenizer|train|held_out|phases)([.[].*)?")
+_WHERE_DATA_LIES = re.compile(r"data\.(tokenizer|train|validation|held_out|phases)([.[].*)?")
 """Keys that may be other ones than in training: they say where tokenizer and shards are now."""
 
 
@@ -110,7 +110,7 @@ def _check_overrides(overrides: Sequence[str]) -> None:
         key = override.partition("=")[0]
         if not _WHERE_DATA_LIES.fullmatch(key):
             raise UserError(
-                f"override {override!r} must be of data.tokenizer, data.train, data.held_out or data.phases, which say where "
+                f"override {override!r} must be of data.tokenizer, data.train, data.validation or data.phases, which say where "
                 f"tokenizer and shards are now; {key} stays as it was trained. data.tokenizer=DIR works"
             )
 

@@ -32,7 +32,7 @@ ORIGIN_RECORD = Origin(
 def two_steps(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run of one rank with a checkpoint after each of its two steps. Not to be changed."""
     folder = tmp_path_factory.mktemp("two-steps")
-    overrides = ("train.train_steps=2", "checkpoint.interval=1", "data.held_out=[]", "optim.lr_warmup_samples=0")
+    overrides = ("train.train_steps=2", "checkpoint.interval=1", "data.validation=[]", "optim.lr_warmup_samples=0")
     trace = run_and_trace(make_run(small_run, folder, *overrides))
     assert trace.exit_code == 0, trace.failure
     return folder

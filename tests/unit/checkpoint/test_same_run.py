@@ -37,7 +37,7 @@ def config(tmp_path: Path) -> Path:
         "model.attention_backend=reference",
         "model.kv_channels=8",
         "model.make_vocab_size_divisible_by=64",
-        "data.held_out=[{prefix: b}]",
+        "data.validation=[{prefix: b}]",
         "data.train=[{prefix: moved/a}]",
     ],
 )

@@ -39,7 +39,7 @@ FLIPS_PER_FILE = 25
 def written(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The checkpoint of two ranks after two steps. Not to be changed."""
     folder = tmp_path_factory.mktemp("written")
-    trace = run_and_trace(make_run(small_run, folder, *TP2, "train.train_steps=2", "data.held_out=[]"))
+    trace = run_and_trace(make_run(small_run, folder, *TP2, "train.train_steps=2", "data.validation=[]"))
     assert trace.exit_code == 0, trace.failure
     return checkpoints_dir(folder) / step_name(2)
 

@@ -18,7 +18,7 @@ CONFIG = Path(__file__).parents[3] / "configs" / "tiny.yaml"
         ("run_dir=~ann/x", "~ann", "/home/ann/x"),
         ("data.tokenizer=$WORK/tokenizer", "$WORK", "${oc.env:WORK}/tokenizer"),
         ("data.train=[{prefix: $WORK/a}]", "$WORK", "${oc.env:WORK}/a"),
-        ("data.held_out=[{prefix: ~/a}]", "~", "${oc.env:HOME}/a"),
+        ("data.validation=[{prefix: ~/a}]", "~", "${oc.env:HOME}/a"),
         ("data.phases=[{start_sample: 8, train: [{prefix: $WORK/a}]}]", "$WORK", "${oc.env:WORK}/a"),
         ("checkpoint.init_from=$WORK/runs/first", "$WORK", "${oc.env:WORK}/runs/first"),
     ],

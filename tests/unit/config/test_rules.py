@@ -98,10 +98,10 @@ CASES = {
     "phases out of order": (["data.phases=[{start_sample: 8, train: [{prefix: a}]}, {start_sample: 8, train: [{prefix: b}]}]"],
                             "data.phases[1].start_sample (8) must be above 8",
                             ["data.phases=[{start_sample: 8, train: [{prefix: a}]}, {train: [{prefix: b}], start_sample: 9}]"]),
-    "held-out share": (["data.held_out=[{prefix: a, epochs: 2}]"], "data.held_out[0] has a share (weight None, epochs 2.0)",
-                       ["data.held_out=[{prefix: a, epochs: null}]"]),
-    "all held out": (["data.held_out_fraction=1"], "data.held_out_fraction (1.0) must be at least 0 and below 1; 0.001 works",
-                     ["data.held_out_fraction=0.001"]),
+    "validation share": (["data.validation=[{prefix: a, epochs: 2}]"], "data.validation[0] has a share (weight None, epochs 2.0)",
+                       ["data.validation=[{prefix: a, epochs: null}]"]),
+    "all kept for validation": (["data.validation_fraction=1"], "data.validation_fraction (1.0) must be at least 0 and below 1; 0.001 works",
+                     ["data.validation_fraction=0.001"]),
     "weight": (["data.train=[{prefix: a, weight: 0}]"], "data.train[0].weight (0.0) must be above 0", ["data.train=[{prefix: a, weight: 1.0}]"]),
 }  # fmt: skip
 

@@ -46,5 +46,5 @@ def test_the_watchdog_speaks_before_a_collective_gives_up(small_run: Path) -> No
     """The collective's error would end the run before the rank that hangs has shown where."""
     run = load_run(small_run, ["parallel.timeout_s=3600"])
     watchdog = run.train.watchdog
-    longest = max(watchdog.step_s + watchdog.init_s, watchdog.evaluation_s, watchdog.save_s)  # type: ignore[operator, type-var]
+    longest = max(watchdog.step_s + watchdog.init_s, watchdog.validation_s, watchdog.save_s)  # type: ignore[operator, type-var]
     assert longest < type(run.parallel).timeout_s

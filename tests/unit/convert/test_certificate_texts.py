@@ -21,7 +21,7 @@ def memory(monkeypatch: pytest.MonkeyPatch, num_bytes: int) -> None:
 
 
 def source_of(seq_length: int, *num_samples: int) -> Any:
-    """As much of an ExportSource as is read, with a held-out shard of so many samples each, or none."""
+    """As much of an ExportSource as is read, with a validation shard of so many samples each, or none."""
     sources = [
         SimpleNamespace(
             order=SimpleNamespace(chunks_per_epoch=count),
@@ -38,7 +38,7 @@ def source_of(seq_length: int, *num_samples: int) -> Any:
     return SimpleNamespace(
         model=MODEL,
         seq_length=seq_length,
-        sources=SimpleNamespace(held_out=sources, train=[]) if sources else None,
+        sources=SimpleNamespace(validation=sources, train=[]) if sources else None,
         tokenizer=SimpleNamespace(processor=None, vocab_size=50, eos_id=[7, 9]),
     )
 
@@ -63,7 +63,7 @@ def test_more_samples_than_there_are_is_said_and_all_of_them_are_read(
     source = source_of(8, 5, 2)
     check_samples(source, 100_000_000)
     said = capsys.readouterr().err
-    assert "--samples (100,000,000) is more than there is: the held-out text has 7 samples of 8 tokens" in said
+    assert "--samples (100,000,000) is more than there is: the validation text has 7 samples of 8 tokens" in said
     texts = certificate_texts(source, num_samples=100_000_000)
     assert [text.name.split(",")[0] for text in texts[:7]] == [f"shard {n}" for n in (0, 1, 0, 1, 0, 0, 0)]
     check_samples(source, 6)

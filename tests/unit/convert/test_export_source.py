@@ -41,7 +41,7 @@ def test_an_override_that_would_have_the_card_say_what_was_not_trained_is_refuse
 
 
 @pytest.mark.parametrize(
-    "override", ["data.tokenizer=a", "data.train=[]", "data.held_out=[]", "data.phases=[]", "data.train[0].prefix=a"]
+    "override", ["data.tokenizer=a", "data.train=[]", "data.validation=[]", "data.phases=[]", "data.train[0].prefix=a"]
 )
 def test_an_override_that_says_where_the_data_lies_is_taken(override: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="must be a checkpoint's folder or a run's folder with one in it"):

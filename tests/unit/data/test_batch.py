@@ -9,7 +9,7 @@ import torch
 
 from pretrain.config.load import load_run
 from pretrain.config.schema import BatchRampConfig, RunConfig
-from pretrain.data.batch import MicroBatch, held_out_micro_batches, micro_batch, train_micro_batches
+from pretrain.data.batch import MicroBatch, micro_batch, train_micro_batches, validation_micro_batches
 from pretrain.data.read import TokenIdError, TrainData
 from pretrain.data.reader import TrainReader, open_reader
 from pretrain.data.sources import Sources, open_sources
@@ -75,7 +75,7 @@ def test_a_stage_in_the_middle_reads_nothing(run: RunConfig, sources: Sources, m
             list(train_micro_batches(reader, run.train, middle, consumed_samples=0, global_batch_size=8)) == [None] * 4
         )
     assert (
-        list(held_out_micro_batches(sources.held_out[0], run.data, run.train, middle, num_samples=5, count=3))
+        list(validation_micro_batches(sources.validation[0], run.data, run.train, middle, num_samples=5, count=3))
         == [None] * 3
     )
 
@@ -85,13 +85,13 @@ def test_two_steps_in_a_row_share_no_sample(data: TrainData, run: RunConfig) -> 
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
-def test_held_out_samples_count_once_each_and_the_rows_beyond_count_nothing(
+def test_validation_samples_count_once_each_and_the_rows_beyond_count_nothing(
     run: RunConfig, sources: Sources, replicas: int
 ) -> None:
-    source, samples, counted = sources.held_out[0], 5, []
+    source, samples, counted = sources.validation[0], 5, []
     for rank in range(replicas):
         world = replace(ALONE, data_parallel_size=replicas, dp_rank=rank)
-        for batch in held_out_micro_batches(
+        for batch in validation_micro_batches(
             source, run.data, run.train, world, num_samples=samples, count=4 // replicas
         ):
             assert batch is not None
@@ -165,14 +165,14 @@ def test_labels_are_the_tokens_one_position_on_and_masked_rows_count_nothing() -
     assert batch.tokens.dtype == batch.labels.dtype == torch.int64
 
 
-@pytest.mark.parametrize("side", ["train", "held_out"])
+@pytest.mark.parametrize("side", ["train", "validation"])
 @pytest.mark.parametrize("token_id", [2000, 65535])
 def test_an_id_that_no_token_has_is_refused_with_its_shard_and_place(
     run: RunConfig, small_run: Path, data_folder: Path, tmp_path: Path, side: str, token_id: int
 ) -> None:
     prefix = copy_shard(data_folder / "shards" / "train-code", tmp_path / "bad")
-    other = data_folder / "shards" / "held_out-code"
-    lists = {"train": f"[{{prefix: {other}}}]", "held_out": "[]", side: f"[{{prefix: {prefix}}}]"}
+    other = data_folder / "shards" / "validation-code"
+    lists = {"train": f"[{{prefix: {other}}}]", "validation": "[]", side: f"[{{prefix: {prefix}}}]"}
     changed = load_run(small_run, [f"data.{key}={value}" for key, value in lists.items()])
     start = TrainData(open_sources(changed), changed.data).places(np.array([2]))[1][0] if side == "train" else 64
     write_token(prefix, start + 5, token_id)
@@ -185,7 +185,9 @@ def test_an_id_that_no_token_has_is_refused_with_its_shard_and_place(
             list(train_micro_batches(reader, changed.train, ALONE, consumed_samples=0, global_batch_size=8))
         else:
             list(
-                held_out_micro_batches(sources.held_out[0], changed.data, changed.train, ALONE, num_samples=4, count=2)
+                validation_micro_batches(
+                    sources.validation[0], changed.data, changed.train, ALONE, num_samples=4, count=2
+                )
             )
 
 

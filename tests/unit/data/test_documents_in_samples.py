@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pretrain.config.load import load_run
 from pretrain.config.schema import RunConfig
-from pretrain.data.batch import MicroBatch, held_out_micro_batches, micro_batch, train_micro_batches
+from pretrain.data.batch import MicroBatch, micro_batch, train_micro_batches, validation_micro_batches
 from pretrain.data.documents import Boundaries, packed_starts, positions_in_documents, predictable
 from pretrain.data.read import TrainData
 from pretrain.data.reader import open_reader
@@ -93,9 +93,11 @@ def test_a_stage_in_the_middle_gets_the_boundaries_and_reads_no_tokens(run: RunC
         sources = open_sources(run)
         with open_reader(sources, run, world) as reader:
             of_training = list(train_micro_batches(reader, run.train, world, consumed_samples=40, global_batch_size=8))
-        held_out = list(held_out_micro_batches(sources.held_out[0], run.data, run.train, world, num_samples=5, count=3))
-        batches[world.pp_rank] = of_training + held_out
-        shards = [source.shard for source in (*sources.train, sources.held_out[0])]
+        validation = list(
+            validation_micro_batches(sources.validation[0], run.data, run.train, world, num_samples=5, count=3)
+        )
+        batches[world.pp_rank] = of_training + validation
+        shards = [source.shard for source in (*sources.train, sources.validation[0])]
         read = ["tokens" in vars(shard) for shard in shards]
         assert any(read) == (world is FIRST), "the map of the tokens is opened where they are read, and there alone"
         assert not any("document_offsets" in vars(shard) for shard in shards), "no whole index"

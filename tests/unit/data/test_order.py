@@ -166,7 +166,7 @@ def test_sources_of_one_size_are_not_in_step() -> None:
     assert starts_of(order(10_000))[:20] != starts_of(order(10_000, key="42/b"))[:20]
 
 
-def test_held_out_chunks_lie_in_a_row_from_the_first_token() -> None:
+def test_validation_chunks_lie_in_a_row_from_the_first_token() -> None:
     chunks = order(100, shuffle=False)
     assert chunks.chunks_per_epoch == 12
     assert chunks.start_tokens(np.arange(13)).tolist() == [*range(0, 96, 8), 0]

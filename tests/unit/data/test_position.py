@@ -40,14 +40,14 @@ def shards(data_folder: Path, tmp_path: Path) -> Path:
     """A folder of shards that a test may change."""
     folder = tmp_path / "shards"
     folder.mkdir()
-    for name in ("train-code", "train-prose", "held_out-code", "held_out-prose"):
+    for name in ("train-code", "train-prose", "validation-code", "validation-prose"):
         copy_shard(data_folder / "shards" / name, folder / name)
     return folder
 
 
 def run_on(small_run: Path, shards: Path, *overrides: str) -> RunConfig:
     train = f"data.train=[{{prefix: {shards}/train-code, weight: 2}}, {{prefix: {shards}/train-prose, weight: 1}}]"
-    return load_run(small_run, [train, "data.held_out=[]", *overrides])
+    return load_run(small_run, [train, "data.validation=[]", *overrides])
 
 
 def step(reader: TrainReader, run: RunConfig, world: World, consumed: int) -> None:
@@ -205,10 +205,10 @@ CHANGES = {
     "share": (["data.train=[{prefix: S/train-code, weight: 1}, {prefix: S/train-prose}]"],
               r"data.train: the share of S/train-code \(checkpoint weight 2.0, epochs None: 0.666667 of the mixture; config weight 1.0, epochs None: 0.5\)"),
     "missing": (["data.train=[{prefix: S/train-code}]"], r"data.train: shard S/train-prose \(\d+ tokens with sha256 [0-9a-f]{12}\) is missing"),
-    "added": (["data.train=[{prefix: S/train-code, weight: 2}, {prefix: S/train-prose}, {prefix: S/held_out-prose}]"],
-              r"data.train: shard S/held_out-prose was not there"),
+    "added": (["data.train=[{prefix: S/train-code, weight: 2}, {prefix: S/train-prose}, {prefix: S/validation-prose}]"],
+              r"data.train: shard S/validation-prose was not there"),
     "order": (["data.train=[{prefix: S/train-prose, weight: 1}, {prefix: S/train-code, weight: 2}]"], r"the sources stand in another order"),
-    "cut": (["data.held_out_fraction=0.1"], r"data.held_out_fraction leaves \d+ of \d+ tokens of shard S/train-code to train on \(checkpoint \d+\)"),
+    "cut": (["data.validation_fraction=0.1"], r"data.validation_fraction leaves \d+ of \d+ tokens of shard S/train-code to train on \(checkpoint \d+\)"),
     "phase put before": (["data.phases=[{start_sample: 39, train: [{prefix: S/train-code}]}]"],
                          r"start_sample of the mixtures that have begun \(checkpoint \[0\], config \[0, 39\]\)"),
 }  # fmt: skip
@@ -227,7 +227,7 @@ def test_what_changes_the_samples_so_far_is_refused_by_name(
 def test_phases_that_have_not_begun_may_come_go_and_change(small_run: Path, shards: Path) -> None:
     later = "data.phases=[{{start_sample: 16, train: [{{prefix: {s}/train-prose}}]}}, {{start_sample: {at}, train: [{{prefix: {s}/{name}}}]}}]"
     saved = after_five_steps(run_on(small_run, shards, later.format(s=shards, at=99, name="train-code")))
-    for at, name in ((99, "held_out-prose"), (40, "train-code"), (41, "held_out-code")):
+    for at, name in ((99, "validation-prose"), (40, "train-code"), (41, "validation-code")):
         resume(run_on(small_run, shards, later.format(s=shards, at=at, name=name)), saved)
     only_begun = f"data.phases=[{{start_sample: 16, train: [{{prefix: {shards}/train-prose}}]}}]"
     resume(run_on(small_run, shards, only_begun), saved)

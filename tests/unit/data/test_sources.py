@@ -21,7 +21,7 @@ def run_with(small_run: Path, *overrides: str) -> RunConfig:
 def test_sources_know_their_domain(small_run: Path) -> None:
     sources = open_sources(run_with(small_run))
     assert [source.domain for source in sources.train] == ["code", "prose"]
-    assert [source.domain for source in sources.held_out] == ["code", "prose"]
+    assert [source.domain for source in sources.validation] == ["code", "prose"]
 
 
 def test_a_sample_is_a_slice_of_its_source(small_run: Path) -> None:
@@ -41,9 +41,9 @@ def test_a_missing_shard_is_refused_with_its_path(small_run: Path) -> None:
 
 def test_a_sequence_longer_than_a_source_is_refused_with_a_length_that_works(small_run: Path) -> None:
     with pytest.raises(ValueError, match=r"data.seq_length \(9000000\) needs sources of at least") as caught:
-        open_sources(run_with(small_run, "data.seq_length=9_000_000", "data.held_out=[]"))
+        open_sources(run_with(small_run, "data.seq_length=9_000_000", "data.validation=[]"))
     works = str(caught.value).rpartition("; ")[2].removesuffix(" works")
-    sources = open_sources(run_with(small_run, works, "data.held_out=[]"))
+    sources = open_sources(run_with(small_run, works, "data.validation=[]"))
     assert sources.train[0].order.chunks_per_epoch == 1
 
 
@@ -66,7 +66,7 @@ def test_moving_and_renaming_the_shards_leaves_the_order_and_another_seed_change
 
     def starts(prefix: Path, *overrides: str) -> list[int]:
         sources = open_sources(
-            run_with(small_run, f"data.train=[{{prefix: {prefix}}}]", "data.held_out=[]", *overrides)
+            run_with(small_run, f"data.train=[{{prefix: {prefix}}}]", "data.validation=[]", *overrides)
         )
         return [sources.train[0].order.start_token(rank) for rank in range(50)]
 
@@ -75,9 +75,9 @@ def test_moving_and_renaming_the_shards_leaves_the_order_and_another_seed_change
     assert starts(tmp_path / "renamed", "data.seed=7") != here
 
 
-def test_held_out_chunks_lie_in_a_row(small_run: Path) -> None:
-    held_out = open_sources(run_with(small_run)).held_out
-    assert [held_out[0].start_token(rank) for rank in range(3)] == [0, 64, 128]
+def test_validation_chunks_lie_in_a_row(small_run: Path) -> None:
+    validation = open_sources(run_with(small_run)).validation
+    assert [validation[0].start_token(rank) for rank in range(3)] == [0, 64, 128]
 
 
 def test_a_vocabulary_smaller_than_the_tokenizer_s_is_refused(small_run: Path) -> None:
@@ -101,13 +101,13 @@ def options() -> EncodeOptions:
     return EncodeOptions(append_bos=True, append_eos=True, text_field="text")
 
 
-def test_held_out_text_that_is_trained_on_is_refused_even_under_another_name(
+def test_validation_text_that_is_trained_on_is_refused_even_under_another_name(
     small_run: Path, data_folder: Path, tmp_path: Path
 ) -> None:
     for suffix in (".bin", ".idx", ".json"):
         (tmp_path / f"copy{suffix}").write_bytes((data_folder / "shards" / f"train-code{suffix}").read_bytes())
     with pytest.raises(ValueError, match=r"holds the same tokens as the training shard .* must never be trained on"):
-        open_sources(run_with(small_run, f"data.held_out=[{{prefix: {tmp_path / 'copy'}}}]"))
+        open_sources(run_with(small_run, f"data.validation=[{{prefix: {tmp_path / 'copy'}}}]"))
 
 
 def test_a_shard_named_twice_is_refused_with_the_weight_that_means_it(small_run: Path, data_folder: Path) -> None:
@@ -137,43 +137,45 @@ def test_epochs_make_a_shard_s_share_its_tokens_times_its_passes(small_run: Path
 def test_shards_named_in_several_phases_are_one_source(small_run: Path, data_folder: Path, tmp_path: Path) -> None:
     code = data_folder / "shards" / "train-code"
     moved = copy_shard(code, tmp_path / "moved")
-    held_out = data_folder / "shards" / "held_out-prose"
+    validation = data_folder / "shards" / "validation-prose"
     run = run_with(
-        small_run, "data.held_out=[]",
-        f"data.phases=[{{start_sample: 9, train: [{{prefix: {held_out}}}, {{prefix: {moved}, weight: 3}}]}}]",
+        small_run, "data.validation=[]",
+        f"data.phases=[{{start_sample: 9, train: [{{prefix: {validation}}}, {{prefix: {moved}, weight: 3}}]}}]",
     )  # fmt: skip
     sources = open_sources(run)
-    assert [source.shard.prefix.name for source in sources.train] == ["train-code", "train-prose", "held_out-prose"]
+    assert [source.shard.prefix.name for source in sources.train] == ["train-code", "train-prose", "validation-prose"]
     assert [(phase.start_sample, phase.members) for phase in sources.phases] == [(0, (0, 1)), (9, (2, 0))]
     assert sources.phases[1].weights == (1.0, 3.0)
 
 
-def test_held_out_text_that_a_later_phase_trains_on_is_refused(small_run: Path, data_folder: Path) -> None:
-    held_out = data_folder / "shards" / "held_out-prose"
+def test_validation_text_that_a_later_phase_trains_on_is_refused(small_run: Path, data_folder: Path) -> None:
+    validation = data_folder / "shards" / "validation-prose"
     with pytest.raises(ValueError, match=r"must never be trained on"):
-        open_sources(run_with(small_run, f"data.phases=[{{start_sample: 9, train: [{{prefix: {held_out}}}]}}]"))
+        open_sources(run_with(small_run, f"data.phases=[{{start_sample: 9, train: [{{prefix: {validation}}}]}}]"))
 
 
 @pytest.mark.parametrize("fraction", [0.02, 0.1, 0.5])
-def test_the_last_documents_of_each_source_are_held_out_and_never_trained_on(small_run: Path, fraction: float) -> None:
-    sources = open_sources(run_with(small_run, "data.held_out=[]", f"data.held_out_fraction={fraction}"))
-    assert [source.domain for source in sources.held_out] == ["code", "prose"]
-    for train, held_out in zip(sources.train, sources.held_out, strict=True):
+def test_the_last_documents_of_each_source_are_validation_and_never_trained_on(
+    small_run: Path, fraction: float
+) -> None:
+    sources = open_sources(run_with(small_run, "data.validation=[]", f"data.validation_fraction={fraction}"))
+    assert [source.domain for source in sources.validation] == ["code", "prose"]
+    for train, validation in zip(sources.train, sources.validation, strict=True):
         total, cut = train.shard.num_tokens, train.order.num_tokens
         assert cut in train.shard.document_offsets, "the cut is where a document starts"
         assert fraction * total <= total - cut < fraction * total + np.diff(train.shard.document_offsets).max() + 1
         ranks = np.arange(3 * train.order.chunks_per_epoch)
         assert (train.order.start_tokens(ranks) + 65 <= cut).all()
-        starts = [held_out.start_token(rank) for rank in range(held_out.order.chunks_per_epoch)]
+        starts = [validation.start_token(rank) for rank in range(validation.order.chunks_per_epoch)]
         assert starts[0] == cut and starts[-1] + 65 <= total
 
 
-def test_a_held_out_part_without_a_sample_is_refused(small_run: Path) -> None:
+def test_a_validation_part_without_a_sample_is_refused(small_run: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"data.held_out_fraction \(1e-06\) cuts shard .* each part needs a sample of .* = 4097"
+        ValueError, match=r"data.validation_fraction \(1e-06\) cuts shard .* each part needs a sample of .* = 4097"
     ):
-        open_sources(run_with(small_run, "data.held_out_fraction=1e-6", "data.seq_length=4096", "data.held_out=[]"))
-    open_sources(run_with(small_run, "data.held_out_fraction=0", "data.seq_length=4096", "data.held_out=[]"))
+        open_sources(run_with(small_run, "data.validation_fraction=1e-6", "data.seq_length=4096", "data.validation=[]"))
+    open_sources(run_with(small_run, "data.validation_fraction=0", "data.seq_length=4096", "data.validation=[]"))
 
 
 def test_the_document_before_a_token_is_found_in_the_file(data_folder: Path) -> None:
@@ -185,8 +187,8 @@ def test_the_document_before_a_token_is_found_in_the_file(data_folder: Path) -> 
 
 
 def test_opening_maps_no_tokens(small_run: Path) -> None:
-    sources = open_sources(run_with(small_run, "data.held_out_fraction=0.1"))
-    for source in sources.train + sources.held_out:
+    sources = open_sources(run_with(small_run, "data.validation_fraction=0.1"))
+    for source in sources.train + sources.validation:
         assert "tokens" not in vars(source.shard) and "document_offsets" not in vars(source.shard)
 
 
@@ -200,11 +202,13 @@ def test_one_source_has_one_domain(small_run: Path, data_folder: Path) -> None:
     open_sources(run_with(small_run, phase.replace("NAME", "code")))
 
 
-def test_held_out_tokens_are_named_once(small_run: Path, data_folder: Path, tmp_path: Path) -> None:
-    shard = data_folder / "shards" / "held_out-code"
+def test_validation_tokens_are_named_once(small_run: Path, data_folder: Path, tmp_path: Path) -> None:
+    shard = data_folder / "shards" / "validation-code"
     copied = copy_shard(shard, tmp_path / "copied")
-    with pytest.raises(ValueError, match=r"data.held_out names the same tokens twice: .*held_out-code and .*copied"):
-        open_sources(run_with(small_run, f"data.held_out=[{{prefix: {shard}}}, {{prefix: {copied}}}]"))
+    with pytest.raises(
+        ValueError, match=r"data.validation names the same tokens twice: .*validation-code and .*copied"
+    ):
+        open_sources(run_with(small_run, f"data.validation=[{{prefix: {shard}}}, {{prefix: {copied}}}]"))
 
 
 @pytest.mark.parametrize(

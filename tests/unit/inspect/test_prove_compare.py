@@ -42,7 +42,9 @@ def evidence() -> Evidence:
     return Evidence(
         run_dir=Path("run"),
         steps=[record(step) for step in range(1, STEPS + 1)],
-        evaluations=[{"kind": "eval", "step": step, "held_out_loss": {"code": 7.0 - step}} for step in (0, 3, 8)],
+        validations=[
+            {"kind": "validation", "step": step, "validation_loss": {"code": 7.0 - step}} for step in (0, 3, 8)
+        ],
         checkpoint=checkpoint,
         finding=Finding(folder=checkpoint, manifest=Manifest(step=8, files=files), problems=()),
         position=position,
@@ -118,14 +120,14 @@ def test_a_step_that_is_missing_or_one_too_many_is_found() -> None:
     assert "step 2 was trained again: not resumed" in problems(evidence(), first_step=5)["data order"]
 
 
-def test_held_out_losses_count_from_the_first_step_on() -> None:
+def test_validation_losses_count_from_the_first_step_on() -> None:
     run = evidence()
-    del run.evaluations[1]
-    assert "held-out loss after step 3: None" in problems(run)["held-out loss"]
-    later = replace(evidence(), steps=evidence().steps[4:], evaluations=evidence().evaluations[2:])
+    del run.validations[1]
+    assert "validation loss after step 3: None" in problems(run)["validation loss"]
+    later = replace(evidence(), steps=evidence().steps[4:], validations=evidence().validations[2:])
     assert not problems(later, bounds=FP32, first_step=5)
-    run.evaluations[-1] = {"kind": "eval", "step": 8, "held_out_loss": {"code": -1.1}}
-    assert "loss of code held out, after step 8" in problems(run, bounds=FP32)["held-out loss"]
+    run.validations[-1] = {"kind": "validation", "step": 8, "validation_loss": {"code": -1.1}}
+    assert "loss of code validation, after step 8" in problems(run, bounds=FP32)["validation loss"]
 
 
 def with_files(*files: FileEntry, found: tuple[str, ...] = ()) -> Evidence:

@@ -12,7 +12,7 @@ from tests.unit.launch.encoding import Encoding
 @pytest.fixture
 def config(tmp_path: Path, small_run: Path) -> str:
     return to_yaml(
-        load_run(small_run, ["train.train_steps=1000", "train.eval_interval=100", "checkpoint.interval=100"])
+        load_run(small_run, ["train.train_steps=1000", "train.validation_interval=100", "checkpoint.interval=100"])
     )
 
 

@@ -18,8 +18,8 @@ def step(number: int, *, loss: float = 3.0, step_time_s: float = 2.0, **more: An
     }  # fmt: skip
 
 
-def evaluation(number: int, loss: float) -> dict[str, Any]:
-    return {"kind": "eval", "step": number, "held_out_loss": {"code": loss}, "eval_time_s": 4.0}
+def validation(number: int, loss: float) -> dict[str, Any]:
+    return {"kind": "validation", "step": number, "validation_loss": {"code": loss}, "validation_time_s": 4.0}
 
 
 def saved(number: int, **more: Any) -> dict[str, Any]:

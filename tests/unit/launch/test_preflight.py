@@ -102,7 +102,7 @@ def test_shards_of_another_tokenizer_are_exit_code_76(
     from tokenizer.vocabulary.spec import load_spec
     from tokenizer.vocabulary.train import train_tokenizer
 
-    train_tokenizer(load_spec(SPEC), [data_folder / "corpus" / "held_out" / "prose.jsonl"], tmp_path / "other")
+    train_tokenizer(load_spec(SPEC), [data_folder / "corpus" / "validation" / "prose.jsonl"], tmp_path / "other")
     done = preflight(small_run, site, f"data.tokenizer={tmp_path}/other")
     assert done.returncode == 76
     assert "name the tokenizer that made the shard" in done.stderr

@@ -100,8 +100,8 @@ def test_checkpoints_that_are_a_link_are_refused(disks: Path, site: SiteConfig) 
 @pytest.mark.parametrize("end", [".bin", ".idx", ".json"])
 def test_each_file_of_a_shard_is_looked_at(end: str, disks: Path, site: SiteConfig) -> None:
     (disks / "work" / f"a{end}").symlink_to(disks / "store" / "a")
-    said = refused(site, disks, f"data.held_out=[{{prefix: {disks}/work/a}}]", run_dir=disks / "work" / "run")
-    assert re.match(rf"data.held_out\[0\].prefix \({disks}/work/a{end}\) leads to {disks}/store/a, on STORE", said)
+    said = refused(site, disks, f"data.validation=[{{prefix: {disks}/work/a}}]", run_dir=disks / "work" / "run")
+    assert re.match(rf"data.validation\[0\].prefix \({disks}/work/a{end}\) leads to {disks}/store/a, on STORE", said)
     with pytest.raises(ValueError, match="on STORE"):
         check_paths([("--input", disks / "work" / f"a{end}")], site, "here")
 

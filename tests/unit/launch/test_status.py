@@ -11,7 +11,7 @@ from launch.__main__ import cli
 from launch.status.progress import timeline
 from launch.status.status import status
 from launch.status.text import lines
-from tests.unit.launch.run_folder import START, START_S, RunFolder, decided, end, evaluation, started, step, submitted
+from tests.unit.launch.run_folder import START, START_S, RunFolder, decided, end, started, step, submitted, validation
 
 pytestmark = pytest.mark.usefixtures("no_slurm")
 
@@ -44,15 +44,15 @@ def test_a_queued_run_waits(tmp_path: Path, config: str) -> None:
 def test_a_running_run_tells_its_pace_and_what_is_left(tmp_path: Path, config: str) -> None:
     run = RunFolder(tmp_path / "run", config)
     run.jobs(submitted("11", "12"), started("11"))
-    run.metrics(*(step(number, loss=5 - number / 1000) for number in range(1, 401)), evaluation(400, 3.5))
+    run.metrics(*(step(number, loss=5 - number / 1000) for number in range(1, 401)), validation(400, 3.5))
     run.checkpoint(300, age_s=7200)
     run.checkpoint(400, age_s=3600)
     found = status(tmp_path / "run")
     assert (found["state"], found["step"], found["steps_left"]) == ("running", 400, 600)
     assert (found["loss_nats"], found["loss_before_nats"], found["loss_before_step"]) == (4.6, 4.7, 300)
-    assert found["held_out_loss_nats"] == {"code": 3.5}
+    assert found["validation_loss_nats"] == {"code": 3.5}
     assert found["pace"]["num_records"] == 50 and found["pace"]["tokens_per_second_per_gpu"] == 62.5
-    # 4 s of evaluation every 100 steps of 2 s.
+    # 4 s of validation every 100 steps of 2 s.
     assert found["lost_share"] == pytest.approx(0.04 / 2.04)
     assert found["eta_hours"] == pytest.approx(600 * 2.04 / 3600) and "restarts are not counted" in found["eta_counts"]
     assert found["hours_per_job"] == 10 and found["eta_jobs"] == 1
@@ -64,14 +64,14 @@ def test_steps_that_are_trained_twice_count_once(tmp_path: Path, config: str) ->
     run = RunFolder(tmp_path / "run", config)
     # The first attempt is slow, and spikes to 9 in the 30 steps that are lost.
     run.metrics(*(step(number, step_time_s=8.0, loss=9.0 if number > 200 else 4.0) for number in range(1, 231)))
-    run.metrics(evaluation(230, 9.0))
+    run.metrics(validation(230, 9.0))
     run.metrics(*(step(number, step_time_s=2.0) for number in range(201, 211)))
     run.checkpoint(200)
     run.jobs(submitted("11"), started("11"), started("11", 1, at_step=200))
     found = status(tmp_path / "run")
     assert (found["step"], found["loss_nats"], found["loss_step"]) == (210, 3.0, 210)
     assert (found["loss_before_step"], found["loss_before_nats"]) == (110, 4.0)
-    assert found["held_out_step"] is None, "that evaluation was of steps that are lost"
+    assert found["validation_step"] is None, "that validation was of steps that are lost"
     assert found["pace"]["step_time_s"] == 2.0 and found["pace"]["num_records"] == 10
     assert found["consumed_tokens"] == 210_000
 
@@ -99,9 +99,9 @@ def test_an_attempt_that_has_not_written_yet_stands_at_its_checkpoint(tmp_path: 
 
 
 def test_a_run_that_starts_from_nothing_again_forgets_all_steps() -> None:
-    line = timeline([evaluation(0, 8.0), step(1), step(2), evaluation(0, 8.1), step(1, loss=7.0)])
+    line = timeline([validation(0, 8.0), step(1), step(2), validation(0, 8.1), step(1, loss=7.0)])
     assert [(record["step"], record["loss"]) for record in line.steps] == [(1, 7.0)]
-    assert [record["held_out_loss"]["code"] for record in line.evaluations] == [8.1]
+    assert [record["validation_loss"]["code"] for record in line.validations] == [8.1]
 
 
 def test_a_finished_run_has_nothing_left(tmp_path: Path, config: str) -> None:
@@ -205,7 +205,7 @@ def test_a_job_that_has_decided_and_is_leaving_the_queue_does_not_run(
 
 KEYS = {
     "run_dir", "state", "step", "train_steps", "steps_left", "consumed_tokens", "metrics_age_s", "loss_nats", "loss_step",
-    "loss_before_nats", "loss_before_step", "held_out_loss_nats", "held_out_step", "pace", "eta_hours", "eta_jobs",
+    "loss_before_nats", "loss_before_step", "validation_loss_nats", "validation_step", "pace", "eta_hours", "eta_jobs",
     "eta_counts", "lost_share", "hours_per_job", "checkpoint", "skipped_steps", "skipped_spikes", "submitted", "attempts",
     "last_decision", "excluded_nodes", "jobs_running", "jobs_waiting", "slurm_problem",
 }  # fmt: skip
@@ -215,7 +215,7 @@ def test_json_has_the_same_keys_for_every_run(tmp_path: Path, config: str) -> No
     RunFolder(tmp_path / "fresh", config)
     run = RunFolder(tmp_path / "running", config)
     run.jobs(submitted("11"), started("11"))
-    run.metrics(step(1), evaluation(1, 3.0))
+    run.metrics(step(1), validation(1, 3.0))
     for name in ("fresh", "running"):
         done = CliRunner().invoke(cli, ["status", str(tmp_path / name), "--json"])
         assert done.exit_code == 0 and set(json.loads(done.output)) == KEYS

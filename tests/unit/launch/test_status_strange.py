@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from launch.__main__ import cli
 from launch.status.progress import timeline
 from launch.status.status import status
-from tests.unit.launch.run_folder import START, RunFolder, decided, evaluation, saved, started, step, submitted
+from tests.unit.launch.run_folder import START, RunFolder, decided, saved, started, step, submitted, validation
 
 pytestmark = pytest.mark.usefixtures("no_slurm")
 
@@ -36,10 +36,10 @@ STRANGE = [
     step(5) | {"step": True},
     step(5) | {"step": -5},
     step(5) | {"step": 10**400},
-    {"kind": "eval", "step": 5},
-    evaluation(5, 3.0) | {"held_out_loss": None},
-    evaluation(5, 3.0) | {"held_out_loss": {"code": "x"}},
-    evaluation(5, 3.0) | {"eval_time_s": None},
+    {"kind": "validation", "step": 5},
+    validation(5, 3.0) | {"validation_loss": None},
+    validation(5, 3.0) | {"validation_loss": {"code": "x"}},
+    validation(5, 3.0) | {"validation_time_s": None},
     {"kind": "checkpoint", "step": 5},
     saved(5) | {"stall_s": True},
     {"kind": "end", "step": 5},
@@ -49,7 +49,7 @@ STRANGE = [
 
 @pytest.mark.parametrize("strange", STRANGE, ids=range(len(STRANGE)))
 def test_a_record_that_lacks_what_is_relied_on_counts_for_nothing(strange: dict[str, Any]) -> None:
-    before, after = [step(1), evaluation(1, 3.0), saved(1), step(2)], [step(6), evaluation(6, 2.9), saved(6)]
+    before, after = [step(1), validation(1, 3.0), saved(1), step(2)], [step(6), validation(6, 2.9), saved(6)]
     assert timeline([*before, strange, *after, strange]) == timeline([*before, *after])
 
 
@@ -61,9 +61,9 @@ def test_strange_records_leave_the_rest(tmp_path: Path, config: str, as_json: li
     assert done.exit_code == 0 and "2.5" in done.output
 
 
-def test_a_run_whose_time_goes_to_evaluations_alone_tells_no_end(tmp_path: Path, config: str) -> None:
+def test_a_run_whose_time_goes_to_validations_alone_tells_no_end(tmp_path: Path, config: str) -> None:
     run = RunFolder(tmp_path / "run", config)
-    run.metrics(step(1) | {"step_time_s": 0}, evaluation(1, 3.0))
+    run.metrics(step(1) | {"step_time_s": 0}, validation(1, 3.0))
     found = status(run.path)
     assert (found["lost_share"], found["eta_hours"], found["eta_jobs"]) == (1, None, None)
 
@@ -143,7 +143,7 @@ def test_a_damaged_job_json_leaves_the_rest(tmp_path: Path, config: str, text: s
 
 def test_figures_that_are_not_finite_are_null_in_json(tmp_path: Path, config: str) -> None:
     run = RunFolder(tmp_path / "run", config)
-    run.metrics(step(1, loss=-math.inf), step(2, loss=math.nan), evaluation(2, math.inf))
+    run.metrics(step(1, loss=-math.inf), step(2, loss=math.nan), validation(2, math.inf))
     run.jobs(submitted("11") | {"hours": math.nan})
 
     def refuse(name: str) -> None:
@@ -151,7 +151,7 @@ def test_figures_that_are_not_finite_are_null_in_json(tmp_path: Path, config: st
 
     done = CliRunner().invoke(cli, ["status", str(run.path), "--json"])
     found = json.loads(done.output, parse_constant=refuse)
-    assert (found["loss_nats"], found["held_out_loss_nats"], found["loss_step"]) == (None, {"code": None}, 2)
+    assert (found["loss_nats"], found["validation_loss_nats"], found["loss_step"]) == (None, {"code": None}, 2)
     assert found["submitted"][0]["hours"] is None
     assert "nan after step 2" in CliRunner().invoke(cli, ["status", str(run.path)]).output
 

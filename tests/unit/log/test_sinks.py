@@ -14,7 +14,7 @@ from fanal.run_folder import METRICS_FILE, TENSORBOARD_DIR
 from pretrain.checkpoint.saving.save import SaveReport
 from pretrain.config.load import load_run
 from pretrain.config.schema import RunConfig
-from pretrain.log.record import EvalRecord, StepRecord
+from pretrain.log.record import StepRecord, ValidationRecord
 from pretrain.log.sinks import Sinks, TensorBoard, open_sinks, open_terminal, step_line
 from pretrain.log.summary import summary
 from pretrain.parallel.world import World
@@ -81,18 +81,20 @@ def test_without_tensorboard_no_events_are_written(run: RunConfig) -> None:
     assert not (Path(run.run_dir) / TENSORBOARD_DIR).exists()
 
 
-def test_a_held_out_loss_that_is_not_a_number_is_null_and_the_summary_says_so(
+def test_a_validation_loss_that_is_not_a_number_is_null_and_the_summary_says_so(
     run: RunConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with open_sinks(run, WORLD, start_step=0) as sinks:
-        sinks.write(EvalRecord(step=0, consumed_tokens=0, held_out_loss={"code": 7.5}, eval_time_s=1.0))
+        sinks.write(ValidationRecord(step=0, consumed_tokens=0, validation_loss={"code": 7.5}, validation_time_s=1.0))
         sinks.write(replace(STEP, loss=float("nan")))
-        sinks.write(EvalRecord(step=1, consumed_tokens=512, held_out_loss={"code": float("nan")}, eval_time_s=1.0))
+        sinks.write(
+            ValidationRecord(step=1, consumed_tokens=512, validation_loss={"code": float("nan")}, validation_time_s=1.0)
+        )
         sinks.finish(run.run_dir)
-    assert lines_of(run)[-1]["held_out_loss"] == {"code": None}
+    assert lines_of(run)[-1]["validation_loss"] == {"code": None}
     out = capsys.readouterr().out
     assert "training loss   not finite (step 1) -> not finite (step 1)" in out
-    assert "held-out loss   7.5000 (step 0) -> not finite (step 1)  code" in out
+    assert "validation loss   7.5000 (step 0) -> not finite (step 1)  code" in out
 
 
 def test_a_line_that_a_kill_tore_does_not_fail_the_summary(run: RunConfig) -> None:
@@ -170,8 +172,12 @@ def test_a_run_begins_on_a_full_disk(run: RunConfig, run_disk: Path, caplog: pyt
 
 def test_a_domain_that_came_later_has_no_first_loss_and_is_left_out(run: RunConfig) -> None:
     with open_sinks(run, WORLD, start_step=0) as sinks:
-        sinks.write(EvalRecord(step=0, consumed_tokens=0, held_out_loss={"code": 7.5}, eval_time_s=1.0))
-        sinks.write(EvalRecord(step=1, consumed_tokens=0, held_out_loss={"code": 7.0, "prose": 8.0}, eval_time_s=1.0))
+        sinks.write(ValidationRecord(step=0, consumed_tokens=0, validation_loss={"code": 7.5}, validation_time_s=1.0))
+        sinks.write(
+            ValidationRecord(
+                step=1, consumed_tokens=0, validation_loss={"code": 7.0, "prose": 8.0}, validation_time_s=1.0
+            )
+        )
     text = "\n".join(summary(Path(run.run_dir)))
     assert "code" in text and "prose" not in text
 

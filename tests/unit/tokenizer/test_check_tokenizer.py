@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def test_real_text_comes_back_and_counts_agree_with_the_model(tokenizer_dir: Path, corpus: Path) -> None:
-    inputs = [corpus / "held_out" / "code.jsonl", corpus / "held_out" / "prose.jsonl"]
+    inputs = [corpus / "validation" / "code.jsonl", corpus / "validation" / "prose.jsonl"]
     code, prose = check_tokenizer(tokenizer_dir, inputs)
     assert (code.name, prose.name) == ("code", "prose")
     for report in (code, prose):
@@ -89,7 +89,7 @@ def test_a_planted_fault_in_tokenizer_json_is_counted(tmp_path: Path, tokenizer_
     info = json.loads((copy / "tokenizer-info.json").read_text())
     info["fast_json_sha256"] = hashlib.sha256(altered).hexdigest()
     (copy / "tokenizer-info.json").write_text(json.dumps(info))
-    (report,) = check_tokenizer(copy, [corpus / "held_out" / "prose.jsonl"])
+    (report,) = check_tokenizer(copy, [corpus / "validation" / "prose.jsonl"])
     assert report.num_fast_differences == report.num_documents
 
 

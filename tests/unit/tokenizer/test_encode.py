@@ -70,7 +70,7 @@ def test_a_tokenizer_that_makes_control_tokens_from_text_is_caught(
 def test_workers_and_block_size_do_not_change_a_byte(
     tmp_path: Path, tokenizer_dir: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inputs = [corpus / "held_out" / "prose.jsonl"]
+    inputs = [corpus / "validation" / "prose.jsonl"]
     one = encode(tokenizer_dir, inputs, tmp_path / "one", num_workers=1)
     monkeypatch.setattr("tokenizer.documents.blocks.BLOCK_BYTES", 1000)
     other = encode(tokenizer_dir, inputs, tmp_path / "other", num_workers=4)

@@ -136,7 +136,7 @@ def test_a_tokenizer_without_byte_fallback_is_encoded_by_whoever_can(tmp_path: P
 
 
 def test_both_engines_write_the_same_shard_and_are_named(tmp_path: Path, tokenizer_dir: Path, corpus: Path) -> None:
-    inputs = [corpus / "held_out" / "prose.jsonl"]
+    inputs = [corpus / "validation" / "prose.jsonl"]
     fast = encode(tokenizer_dir, inputs, tmp_path / "fast")
     slow = encode(tokenizer_dir, inputs, tmp_path / "slow", engine="sentencepiece").manifest
     assert (fast.num_checked, fast.manifest.options.engine) == (1, "gigatoken 0.10.0")

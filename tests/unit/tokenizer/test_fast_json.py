@@ -117,7 +117,7 @@ def test_fragments_made_to_break_it_get_the_same_ids_in_any_company(pair) -> Non
 
 
 def test_megabytes_of_real_text_get_the_same_ids(pair, corpus: Path) -> None:
-    paths = [corpus / split / f"{domain}.jsonl" for split in ("train", "held_out") for domain in ("code", "prose")]
+    paths = [corpus / split / f"{domain}.jsonl" for split in ("train", "validation") for domain in ("code", "prose")]
     texts = [json.loads(line)["text"] for path in paths for line in path.read_text().splitlines()]
     assert sum(map(len, texts)) > 1_500_000
     assert_same(pair, texts)

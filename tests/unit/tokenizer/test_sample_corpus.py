@@ -5,7 +5,7 @@ import pytest
 
 from tokenizer.documents.sample_corpus import docstrings, make_sample_corpus, module_name
 
-NAMES = ["train/code.jsonl", "held_out/code.jsonl", "train/prose.jsonl", "held_out/prose.jsonl"]
+NAMES = ["train/code.jsonl", "validation/code.jsonl", "train/prose.jsonl", "validation/prose.jsonl"]
 
 
 def rows(path: Path) -> list[dict]:
@@ -35,14 +35,14 @@ def test_a_larger_corpus_goes_on_where_a_smaller_one_stopped(smaller: Path, corp
     assert sum(len(rows(corpus / name)) for name in NAMES) > sum(len(rows(smaller / name)) for name in NAMES)
 
 
-def test_no_text_is_in_two_places_and_held_out_prose_is_in_no_training_code(corpus: Path) -> None:
+def test_no_text_is_in_two_places_and_validation_prose_is_in_no_training_code(corpus: Path) -> None:
     texts = [row["text"] for name in NAMES for row in rows(corpus / name)]
     assert len(set(texts)) == len(texts)
     trained = {module_name(row["source"]) for row in rows(corpus / "train/code.jsonl")}
-    held_out = {row["source"] for row in rows(corpus / "held_out/prose.jsonl")}
+    validation = {row["source"] for row in rows(corpus / "validation/prose.jsonl")}
     assert trained
-    assert held_out
-    assert not trained & held_out
+    assert validation
+    assert not trained & validation
 
 
 def test_documents_are_labelled_and_neither_tests_nor_tiny(corpus: Path) -> None:
@@ -55,12 +55,12 @@ def test_documents_are_labelled_and_neither_tests_nor_tiny(corpus: Path) -> None
             assert len(row["text"]) >= 200
 
 
-def test_the_limit_holds_and_the_held_out_share_is_near_one_in_twenty(tmp_path: Path) -> None:
+def test_the_limit_holds_and_the_validation_share_is_near_one_in_twenty(tmp_path: Path) -> None:
     make_sample_corpus(tmp_path, max_bytes_per_domain=4_000_000)
     for domain in ("code", "prose"):
-        train, held_out = rows(tmp_path / f"train/{domain}.jsonl"), rows(tmp_path / f"held_out/{domain}.jsonl")
-        assert sum(len(row["text"].encode()) for row in train + held_out) <= 4_000_000
-        assert 0.01 < len(held_out) / len(train + held_out) < 0.12
+        train, validation = rows(tmp_path / f"train/{domain}.jsonl"), rows(tmp_path / f"validation/{domain}.jsonl")
+        assert sum(len(row["text"].encode()) for row in train + validation) <= 4_000_000
+        assert 0.01 < len(validation) / len(train + validation) < 0.12
 
 
 def test_too_small_a_limit_is_refused_and_writes_nothing(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ SUFFIXES = ("bin", "idx", "json")
 def whole(tmp_path_factory: pytest.TempPathFactory, tokenizer_dir: Path, corpus: Path) -> Path:
     """A sound shard of a few hundred documents."""
     prefix = tmp_path_factory.mktemp("whole") / "shard"
-    encode(tokenizer_dir, [corpus / "held_out" / "prose.jsonl"], prefix)
+    encode(tokenizer_dir, [corpus / "validation" / "prose.jsonl"], prefix)
     return prefix
 
 

@@ -69,7 +69,7 @@ def test_training_twice_gives_the_same_bytes_in_any_folder_with_any_threads(
     tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = TokenizerSpec(vocab_size=500)
-    inputs = [corpus / "held_out" / "code.jsonl"]
+    inputs = [corpus / "validation" / "code.jsonl"]
     first = train_tokenizer(spec, inputs, tmp_path / "a")
     second = train_tokenizer(spec, inputs, tmp_path / "deeper" / "b")
     assert first.model_sha256 == second.model_sha256

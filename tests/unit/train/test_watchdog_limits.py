@@ -11,7 +11,7 @@ from pathlib import Path
 from pretrain.config.schema import WatchdogConfig
 from pretrain.train import watchdog
 watchdog.LOOK_EVERY_S, watchdog.GRACE_S, watchdog.NO_GIL_S = 0.05, 0.3, 0.5
-limits = WatchdogConfig(init_s=0.4, step_s={step_s}, evaluation_s=None, save_s=0)
+limits = WatchdogConfig(init_s=0.4, step_s={step_s}, validation_s=None, save_s=0)
 dog = watchdog.Watchdog(limits, rank=3, stacks=Path({stacks!r}))
 dog.start()
 def stuck_here():
@@ -45,7 +45,7 @@ def test_each_step_starts_the_clock_again_and_phases_without_a_limit_go_on(tmp_p
 for _ in range(8):
     dog.enter("step")
     time.sleep(0.4)
-with dog.phase("evaluation"):
+with dog.phase("validation"):
     time.sleep(0.5)
 with dog.phase("save"):
     time.sleep(0.5)

@@ -1,4 +1,4 @@
-"""Held-out loss, one figure per domain."""
+"""Validation loss, one figure per domain."""
 
 import time
 from collections.abc import Sequence
@@ -7,18 +7,18 @@ import torch
 from megatron.core.distributed import DistributedDataParallel
 
 from pretrain.config.schema import RunConfig
-from pretrain.data.batch import held_out_micro_batches
+from pretrain.data.batch import validation_micro_batches
 from pretrain.data.sources import Source
-from pretrain.log.record import EvalRecord
+from pretrain.log.record import ValidationRecord
 from pretrain.parallel.world import World
 from pretrain.state import TrainState
 from pretrain.train.step import mean_losses, run_micro_batches
 
 
-def evaluate(
+def validate(
     model: list[DistributedDataParallel], sources: Sequence[Source], run: RunConfig, world: World, state: TrainState
-) -> EvalRecord:
-    """Loss on the first train.eval_samples chunks of every held-out source; sources of one domain are weighed by token.
+) -> ValidationRecord:
+    """Loss on the first train.validation_samples chunks of every validation source; sources of one domain are weighed by token.
 
     Collective: every rank calls it after the same step.
     """
@@ -28,29 +28,29 @@ def evaluate(
         chunk.eval()
     with torch.no_grad():
         for source in sources:
-            counted = _evaluate_source(model, source, run, world)
+            counted = _validate_source(model, source, run, world)
             by_domain[source.domain] = by_domain.get(source.domain, torch.zeros_like(counted)) + counted
     for chunk in model:
         chunk.train()
     _, losses = mean_losses(torch.cat(list(by_domain.values())), list(by_domain), world)
-    return EvalRecord(
+    return ValidationRecord(
         step=state.step,
         consumed_tokens=state.consumed_tokens,
-        held_out_loss={domain: losses.get(domain, float("nan")) for domain in by_domain},
-        eval_time_s=time.perf_counter() - started,
+        validation_loss={domain: losses.get(domain, float("nan")) for domain in by_domain},
+        validation_time_s=time.perf_counter() - started,
     )
 
 
-def _evaluate_source(
+def _validate_source(
     model: list[DistributedDataParallel], source: Source, run: RunConfig, world: World
 ) -> torch.Tensor:
     """This replica's (loss sum, tokens) of one source: float64 [1, 2]. Collective."""
-    wanted = min(run.train.eval_samples, source.order.chunks_per_epoch)
+    wanted = min(run.train.validation_samples, source.order.chunks_per_epoch)
     per_pass = run.train.micro_batch_size * world.data_parallel_size
     # The interleaved schedule takes a multiple of the pipeline size; rows past the last sample are masked out.
     pipeline = world.pipeline_model_parallel_size if len(model) > 1 else 1
     count = -(-wanted // (per_pass * pipeline)) * pipeline
-    batches = held_out_micro_batches(source, run.data, run.train, world, num_samples=wanted, count=count)
+    batches = validation_micro_batches(source, run.data, run.train, world, num_samples=wanted, count=count)
     return run_micro_batches(
         model, batches, run.data, run.train, world, num_samples=count * per_pass, num_domains=1, forward_only=True
     )
