@@ -18,7 +18,7 @@ RUN    := $(VENV)/bin/python
 FANAL  := $(VENV)/bin/fanal
 STAMP  := $(VENV)/.installed
 
-CORPUS := demo/corpus/train/code.jsonl
+CORPUS := demo/corpus/validation/code.jsonl
 TOKENS := demo/tokenizer/tokenizer.model
 SPLITS := train validation
 SHARDS := $(foreach split,$(SPLITS),demo/shards/$(split)-code.json demo/shards/$(split)-prose.json)

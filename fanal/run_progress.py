@@ -9,6 +9,8 @@ from fanal.run_folder import COMPLETE, METRICS_FILE, checkpoints_dir, step_name,
 
 RECORD_BEGINS = '{"kind": '
 """Beginning of every line of metrics.jsonl."""
+RENAMED = {"held_out_loss": "validation_loss", "eval_time_s": "validation_time_s"}
+"""Current name of each field of a record of kind "eval", which version 0.1 wrote; its kind is "validation" now."""
 
 
 def newest_step(run_dir: Path) -> int:
@@ -25,9 +27,16 @@ def whole_steps(run_dir: Path) -> list[int]:
 
 def metrics(run_dir: Path) -> Iterator[dict[str, Any]]:
     """Return the records of metrics.jsonl, oldest first; none if there is no file."""
-    return read_lines(run_dir / METRICS_FILE, begins=RECORD_BEGINS)
+    return map(_with_current_names, read_lines(run_dir / METRICS_FILE, begins=RECORD_BEGINS))
 
 
 def parse_metrics(text: str) -> list[dict[str, Any]]:
     """Return the records in complete lines of metrics.jsonl."""
-    return list(parse_lines(text.splitlines(), begins=RECORD_BEGINS))
+    return list(map(_with_current_names, parse_lines(text.splitlines(), begins=RECORD_BEGINS)))
+
+
+def _with_current_names(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a record with the names that its kind has today."""
+    if record.get("kind") != "eval":
+        return record
+    return {RENAMED.get(name, name): value for name, value in record.items()} | {"kind": "validation"}

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fanal.errors import UserError, error_type, user_path
+from pretrain.config.renamed import with_current_names
 from pretrain.config.rules import check
 from pretrain.config.schema import RunConfig
 
@@ -51,9 +52,11 @@ def read_mapping(file: Path, cls: type, *, example: str) -> dict[str, Any]:
         raise error_type(error)(f"config {file} is not readable YAML: {' '.join(str(error).split())}") from None
     if not OmegaConf.is_dict(from_file):
         raise UserError(f"config {file} must be a mapping such as '{example}'; it is a {type(from_file).__name__}")
-    tree = OmegaConf.to_container(from_file)
+    tree: Any = OmegaConf.to_container(from_file)
+    if cls is RunConfig:
+        tree = with_current_names(tree, where=str(file))
     _refuse_misfits(tree, cls, where=str(file))
-    return tree  # type: ignore[return-value]
+    return tree
 
 
 def typed(layers: list[dict[str, Any]], cls: type[T], *, where: str, variable: str = "${{oc.env:{}}}") -> T:
@@ -91,13 +94,14 @@ def _override(text: str) -> dict[str, Any]:
     if not equals or not key:
         raise UserError(f"override {text!r} must be key=value, such as train.train_steps=100")
     try:
-        tree = OmegaConf.to_container(OmegaConf.from_dotlist([text]))
+        tree: Any = OmegaConf.to_container(OmegaConf.from_dotlist([text]))
     except (yaml.YAMLError, OmegaConfBaseException, IndexError) as error:  # IndexError: of a key such as [
         raise UserError(
             f"override {text!r} is not readable: {' '.join(str(error).split())}; write key=value with a YAML value"
         ) from None
+    tree = with_current_names(tree, where="override")
     _refuse_misfits(tree, RunConfig, where="override")
-    return tree  # type: ignore[return-value]
+    return tree
 
 
 def _hint(message: str, variable: str) -> str:

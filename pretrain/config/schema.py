@@ -210,7 +210,7 @@ class TrainConfig:
     seed: int = 42
     """Seed of the initial weights."""
     validation_interval: int | None = None
-    """Steps between validation losses; null means never. The last step is always evaluated if there is validation data."""
+    """Steps between validation losses; null means never. The last step always has one if there is validation data."""
     validation_samples: int = 64
     """Validation samples per validation source and validation, at most."""
     max_skipped_steps: int = 10

@@ -91,8 +91,8 @@ def _cut_and_cursor_differences(saved: DataPosition, now: DataPosition, read: se
         is_now = after[was.identity]
         if was.train_tokens != is_now.train_tokens:
             yield (
-                f"data.validation_fraction leaves {is_now.train_tokens} of {was.num_tokens} tokens of shard {is_now.prefix} to train "
-                f"on (checkpoint {was.train_tokens})"
+                f"data.validation_fraction leaves {is_now.train_tokens} of {was.num_tokens} tokens of shard {is_now.prefix} to "
+                f"train on (checkpoint {was.train_tokens})"
             )
         elif was.idx_sha256 != is_now.idx_sha256:
             yield (

@@ -162,7 +162,7 @@ def _validation(config: SourceConfig, shard: Shard, data: DataConfig, pad_id: in
 
 
 def _split(config: SourceConfig, shard: Shard, data: DataConfig, pad_id: int) -> tuple[Source, Source | None]:
-    """(what is trained on, what is held out) of a training shard."""
+    """Split a training shard: (what is trained on, what is kept for validation)."""
     fraction, needed = data.validation_fraction, data.seq_length + 1
     train_tokens = shard.num_tokens
     if fraction > 0:
@@ -171,7 +171,7 @@ def _split(config: SourceConfig, shard: Shard, data: DataConfig, pad_id: int) ->
         if train_tokens < needed or validation_tokens < needed:
             raise UserError(
                 f"data.validation_fraction ({fraction}) cuts shard {config.prefix} at a document into {train_tokens} tokens to "
-                f"train on and {validation_tokens} held out, and each part needs a sample of seq_length + 1 = {needed}; "
+                f"train on and {validation_tokens} for validation, and each part needs a sample of seq_length + 1 = {needed}; "
                 "data.validation_fraction=0 with shards in data.validation works"
             )
     identity = shard_identity(shard.manifest)

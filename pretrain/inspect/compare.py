@@ -106,7 +106,7 @@ def grad_norms(run: Evidence, straight: Evidence, *, bounds: Bounds | None) -> C
 
 
 def validation_losses(run: Evidence, straight: Evidence, *, bounds: Bounds | None, first_step: int = 1) -> Comparison:
-    """Every validation's loss by domain. A run from the first step on also evaluates before it."""
+    """Every validation's loss by domain. A run from the first step on also has one before it."""
     since = first_step if first_step > 1 else 0
     expected = {record["step"]: record["validation_loss"] for record in straight.validations if record["step"] >= since}
     if not expected:

@@ -262,7 +262,7 @@ def collectives_counted() -> None:
             return call(*args, **kwargs)
 
         setattr(dist, name, counted)
-    act_of = {name: getattr(loop, name) for name in ("train_step", "step_record", "evaluate")}
+    act_of = {name: getattr(loop, name) for name in ("train_step", "step_record", "validate")}
 
     def written(act: str, *args: Any, **kwargs: Any) -> Any:
         before = Counter(counts)

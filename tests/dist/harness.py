@@ -1,6 +1,5 @@
 """Train real runs on real local ranks, and read what they logged."""
 
-import json
 import multiprocessing
 import os
 import shutil
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from fanal.run_progress import parse_metrics
 from pretrain.config.derive import world_size
 from pretrain.config.load import load_run
 from pretrain.config.schema import RunConfig
@@ -74,7 +74,7 @@ def run_and_trace(run: RunConfig, fault: str | None = None, *, fresh: bool = Tru
 def read_trace(folder: Path, code: int, failure: Failure | None) -> Trace:
     """What a run has logged in its folder."""
     metrics = folder / "metrics.jsonl"
-    records = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.is_file() else []
+    records = parse_metrics(metrics.read_text()) if metrics.is_file() else []
     steps = [record for record in records if record["kind"] == "step"]
     return Trace(
         exit_code=code,

@@ -96,7 +96,7 @@ def rank_1_hangs_in_step_2() -> None:
 def rank_1_hangs_in_validation() -> None:
     from pretrain.train import loop
 
-    _hang(loop, "evaluate", 1)
+    _hang(loop, "validate", 1)
 
 
 def rank_1_hangs_in_save() -> None:

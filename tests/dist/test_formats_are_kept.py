@@ -71,12 +71,16 @@ def after_the_checkpoint(trace: Trace) -> Trace:
         {step: value for step, value in values.items() if step > SAVED_STEP}
         for values in (trace.losses, trace.grad_norms, trace.loss_by_domain)
     )
-    return Trace(trace.exit_code, trace.failure, losses, norms, trace.skipped, trace.held_out, domains)
+    return Trace(trace.exit_code, trace.failure, losses, norms, trace.skipped, trace.validation, domains)
 
 
 def straight() -> Trace:
     """The same steps by the version that wrote the checkpoint, in a run that never stopped."""
-    found = {name: {int(step): value for step, value in steps.items()} for name, steps in kept("losses.json").items()}
+    names = {"held_out": "validation"}  # that version's word
+    found = {
+        names.get(name, name): {int(step): value for step, value in steps.items()}
+        for name, steps in kept("losses.json").items()
+    }
     return Trace(exit_code=0, failure=None, **found)
 
 
@@ -106,8 +110,8 @@ def test_a_run_goes_on_from_the_kept_checkpoint_with_every_tensor_it_holds_and_t
     assert resumed.exit_code == 0, resumed.failure
     assert list(expected.losses) == list(range(SAVED_STEP + 1, LAST_STEP + 1))
     assert_same_training(after_the_checkpoint(resumed), expected)
-    for step, losses in expected.held_out.items():
-        assert resumed.held_out[step] == pytest.approx(losses, rel=2e-6)
+    for step, losses in expected.validation.items():
+        assert resumed.validation[step] == pytest.approx(losses, rel=2e-6)
     loaded = golden / "checkpoint" / "start" / "checkpoints" / "step-00000008"
     assert not differing(loaded)
     for checkpoint in (golden / CHECKPOINT, loaded):
@@ -188,8 +192,8 @@ def test_a_run_begins_with_the_kept_checkpoint_and_one_that_forgets_a_part_of_it
         assert trace.exit_code == 0, trace.failure
     start = tmp_path / "start_is_saved" / "start" / "checkpoints" / "step-00000000"
     assert not differing(start) and read_index(start).num_updates == SAVED_STEP
-    expected = read_trace(golden / "checkpoint", 0, None).held_out[SAVED_STEP]
-    assert traces["start_is_saved"].held_out[0] == pytest.approx(expected, rel=2e-6)
+    expected = read_trace(golden / "checkpoint", 0, None).validation[SAVED_STEP]
+    assert traces["start_is_saved"].validation[0] == pytest.approx(expected, rel=2e-6)
     assert differing(tmp_path / "origin_half_forgotten" / "start" / "checkpoints" / "step-00000000")
 
 
@@ -197,7 +201,7 @@ def test_status_reads_the_kept_run_and_a_loss_under_another_name_would_be_missed
     found = status(golden / "checkpoint")
     assert (found["state"], found["step"], found["train_steps"], found["steps_left"]) == ("finished", 8, 8, 0)
     assert found["loss_nats"] == 5.663329243659973 and found["loss_step"] == SAVED_STEP
-    assert found["held_out_loss_nats"].keys() == {"code", "prose"} and found["held_out_step"] == SAVED_STEP
+    assert found["validation_loss_nats"].keys() == {"code", "prose"} and found["validation_step"] == SAVED_STEP
     assert found["pace"]["num_records"] == SAVED_STEP and found["checkpoint"]["step"] == SAVED_STEP
     assert (found["consumed_tokens"], found["skipped_steps"], found["skipped_spikes"]) == (2048, 0, 0)
     metrics = golden / "checkpoint" / "metrics.jsonl"

@@ -13,16 +13,18 @@ from fanal.errors import DamageError, UserError
 from fanal.run_folder import CONFIG
 from fanal.shown import shown
 from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, read_small_file
+from pretrain.config.renamed import with_current_names
 from pretrain.config.schema import ModelConfig
 
 
 def read_config(folder: Path) -> Any:
-    """The config of a checkpoint, as it was written: fields that are younger are not there.
+    """Read the config of a checkpoint: keys that were renamed since have their current names, younger ones are not there.
 
     Raises: DamagedCheckpointError if it is none.
     """
     try:
-        saved: Any = OmegaConf.create(read_small_file(folder / CONFIG).decode())
+        as_written: Any = OmegaConf.to_container(OmegaConf.create(read_small_file(folder / CONFIG).decode()))
+        saved: Any = OmegaConf.create(with_current_names(as_written, where=str(folder / CONFIG)))
         if not all(isinstance(saved.get(key), DictConfig) for key in ("model", "data", "train")):
             raise DamageError("it has no sections model, data and train")
         return saved

@@ -41,7 +41,7 @@ class Text:
 
 
 def certificate_texts(source: ExportSource, *, num_samples: int) -> list[Text]:
-    """``num_samples`` whole samples, held out if the run has any, and the edges: one token, a boundary between documents.
+    """``num_samples`` samples, of the validation data if there is any, and the edges: one token, a boundary of documents.
 
     The samples have the full seq_length. A built-in text is repeated to it, or to as much as fits.
     """

@@ -26,7 +26,7 @@ from pretrain.data.sources import Sources, open_sources
 from pretrain.state import TrainState
 
 MAX_THREADS = 8
-_WHERE_DATA_LIES = re.compile(r"data\.(tokenizer|train|validation|phases)([.[].*)?")
+_WHERE_DATA_LIES = re.compile(r"data\.(tokenizer|train|validation|held_out|phases)([.[].*)?")
 """Keys that may be other ones than in training: they say where tokenizer and shards are now."""
 
 

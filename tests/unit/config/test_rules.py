@@ -100,7 +100,7 @@ CASES = {
                             ["data.phases=[{start_sample: 8, train: [{prefix: a}]}, {train: [{prefix: b}], start_sample: 9}]"]),
     "validation share": (["data.validation=[{prefix: a, epochs: 2}]"], "data.validation[0] has a share (weight None, epochs 2.0)",
                        ["data.validation=[{prefix: a, epochs: null}]"]),
-    "all held out": (["data.validation_fraction=1"], "data.validation_fraction (1.0) must be at least 0 and below 1; 0.001 works",
+    "all kept for validation": (["data.validation_fraction=1"], "data.validation_fraction (1.0) must be at least 0 and below 1; 0.001 works",
                      ["data.validation_fraction=0.001"]),
     "weight": (["data.train=[{prefix: a, weight: 0}]"], "data.train[0].weight (0.0) must be above 0", ["data.train=[{prefix: a, weight: 1.0}]"]),
 }  # fmt: skip

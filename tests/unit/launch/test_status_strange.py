@@ -61,7 +61,7 @@ def test_strange_records_leave_the_rest(tmp_path: Path, config: str, as_json: li
     assert done.exit_code == 0 and "2.5" in done.output
 
 
-def test_a_run_whose_time_goes_to_evaluations_alone_tells_no_end(tmp_path: Path, config: str) -> None:
+def test_a_run_whose_time_goes_to_validations_alone_tells_no_end(tmp_path: Path, config: str) -> None:
     run = RunFolder(tmp_path / "run", config)
     run.metrics(step(1) | {"step_time_s": 0}, validation(1, 3.0))
     found = status(run.path)

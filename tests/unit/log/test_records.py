@@ -18,7 +18,7 @@ STEP = StepRecord(
     grad_norm=0.5, skipped_steps=0, skipped_spikes=0, step_time_s=0.5, tokens_per_second=8192.0, tokens_per_second_per_gpu=2048.0,
     mfu_full=0.412, mfu_causal=0.356, peak_memory_bytes=3 * 2**30, eta_s=90.0,
 )  # fmt: skip
-EVAL = ValidationRecord(
+VALIDATION = ValidationRecord(
     step=20, consumed_tokens=81920, validation_loss={"code": 5.5, "prose": 5.75}, validation_time_s=1.0
 )
 
@@ -54,7 +54,7 @@ def test_the_console_line_says_everything_and_a_dash_for_an_unknown_peak() -> No
         assert part in line
     assert "skipped" not in line and "skipped 2" in step_line(replace(STEP, skipped_steps=2), 200)
     assert "MFU - full - causal" in step_line(replace(STEP, mfu_full=None, mfu_causal=None), 200)
-    assert validation_line(EVAL) == "validation loss after step 20: code 5.5000  prose 5.7500"
+    assert validation_line(VALIDATION) == "validation loss after step 20: code 5.5000  prose 5.7500"
 
 
 def test_a_line_of_json_is_valid_even_if_the_loss_is_not_a_number() -> None:
@@ -62,7 +62,7 @@ def test_a_line_of_json_is_valid_even_if_the_loss_is_not_a_number() -> None:
     sink = JsonLines(stream, "metrics.jsonl")
     by_domain = {"code": float("nan"), "prose": 5.5}
     sink.write(replace(STEP, loss=float("nan"), grad_norm=float("inf"), loss_by_domain=by_domain))
-    sink.write(EVAL)
+    sink.write(VALIDATION)
     step, validation = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert (step["kind"], step["loss"], step["grad_norm"], step["step"]) == ("step", None, None, 20)
     assert step["loss_by_domain"] == {"code": None, "prose": 5.5}
@@ -72,7 +72,7 @@ def test_a_line_of_json_is_valid_even_if_the_loss_is_not_a_number() -> None:
 def test_tensorboard_reads_what_was_written(tmp_path: Path) -> None:
     sink = TensorBoard(tmp_path, start_step=0)
     sink.write(STEP)
-    sink.write(EVAL)
+    sink.write(VALIDATION)
     sink.close()
     events = EventAccumulator(str(tmp_path))
     events.Reload()
@@ -88,10 +88,10 @@ def test_the_summary_goes_from_the_first_to_the_last_record(tmp_path: Path) -> N
     metrics = tmp_path / "metrics.jsonl"
     with metrics.open("wb+", buffering=0) as stream:
         sink = JsonLines(stream, "metrics.jsonl")
-        sink.write(replace(EVAL, step=0, validation_loss={"code": 7.6, "prose": 7.7}))
+        sink.write(replace(VALIDATION, step=0, validation_loss={"code": 7.6, "prose": 7.7}))
         sink.write(replace(STEP, step=10, loss=7.0))
         sink.write(STEP)
-        sink.write(EVAL)
+        sink.write(VALIDATION)
     text = "\n".join(summary(metrics.parent))
     assert "training loss   7.0000 (step 10) -> 5.2500 (step 20)" in text
     assert "validation loss   7.6000 (step 0) -> 5.5000 (step 20)  code" in text
