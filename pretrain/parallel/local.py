@@ -8,6 +8,7 @@ import contextlib
 import multiprocessing
 import os
 import pickle
+import random
 import select
 import signal
 import socket
@@ -34,6 +35,8 @@ from pretrain.parallel.signals import (
     stop_signal,
 )
 
+STORE_PORTS = range(10_000, 20_000)
+"""Ports for the store of local ranks. Linux gives those from 32768 on to outgoing connections; srun's are from 20000 on."""
 GRACE_S = 0.5
 """Seconds to wait for further reports after the first failure, to find the earliest."""
 
@@ -243,6 +246,15 @@ def _forward_signals(processes: list[Any]) -> Iterator[None]:
 
 
 def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    """Return a port for the store of the ranks, which rank 0 opens a moment later.
+
+    It is drawn below the ports that the system gives to outgoing connections, which gloo makes by the dozen: one of those would
+    be taken again before rank 0 comes to it.
+    """
+    for port in random.SystemRandom().sample(STORE_PORTS, 100):
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
+    raise PassingError(
+        f"no port from {STORE_PORTS[0]} to {STORE_PORTS[-1]} is free for local ranks: 100 were tried; try again"
+    )
