@@ -24,7 +24,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
-from fanal.errors import FanalError, exit_code_of
+from fanal.errors import FanalError, PassingError, exit_code_of
 from fanal.exit_codes import FINISHED, STOPPED
 from pretrain.parallel.environment import STARTED_AT, let_go_of_output, started_at
 from pretrain.parallel.signals import (

@@ -131,12 +131,12 @@ def uneven_masks() -> None:
 
     batches_of = loop.train_micro_batches
 
-    def masked(reader: Any, run: Any, world: Any, **kwargs: Any) -> Iterator[Any]:
-        for index, batch in enumerate(batches_of(reader, run, world, **kwargs)):
+    def masked(reader: Any, train: Any, world: Any, **kwargs: Any) -> Iterator[Any]:
+        for index, batch in enumerate(batches_of(reader, train, world, **kwargs)):
             if batch is None:
                 yield None
                 continue
-            first = (index * world.data_parallel_size + world.dp_rank) * run.train.micro_batch_size
+            first = (index * world.data_parallel_size + world.dp_rank) * train.micro_batch_size
             mask = torch.zeros_like(batch.loss_mask)
             for row in range(mask.shape[0]):
                 mask[row, : ((first + row) * 7) % mask.shape[1] + 1] = 1
