@@ -31,7 +31,7 @@ from pretrain.checkpoint.disk.boxes import Box, boxes_of_range
 from pretrain.checkpoint.disk.manifest import Manifest, describe, manifest_bytes, seal_text
 from pretrain.checkpoint.disk.shard_file import header_bytes
 from pretrain.checkpoint.disk.state_file import state_text
-from pretrain.checkpoint.disk.tensor_index import IndexedTensor, Stored, TensorIndex, entry_name, index_text
+from pretrain.checkpoint.disk.tensor_index import IndexedTensor, StoredBox, TensorIndex, entry_name, index_text
 from pretrain.config.schema import ModelConfig
 from pretrain.convert.ours.import_record import IMPORT, import_text
 from pretrain.convert.ours.names import our_shapes
@@ -54,13 +54,13 @@ def write_checkpoint(folder: Path, model: ModelConfig, *, num_ranks: int, seq_le
     """A whole, sealed checkpoint of random weights."""
     (folder / SHARDS).mkdir(parents=True)
     shapes = our_shapes(model)
-    stored: dict[str, list[Stored]] = {name: [] for name in shapes}
+    stored: dict[str, list[StoredBox]] = {name: [] for name in shapes}
     for rank in range(num_ranks):
         boxes = [(name, box) for name, shape in shapes.items() for box in _part(shape, rank, num_ranks)]
         with (folder / shard_path(rank)).open("wb") as stream:
             stream.write(header_bytes((entry_name(name, "param", box), box.size) for name, box in boxes))
             for name, box in boxes:
-                stored[name].append(Stored(file=rank, box=box))
+                stored[name].append(StoredBox(file=rank, box=box))
                 for block in _random(name, box):
                     stream.write(block.data)
     tensors = {

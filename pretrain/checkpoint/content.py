@@ -1,4 +1,4 @@
-"""What this rank writes to a checkpoint and what it reads from one: its part of every tensor, as boxes of the whole."""
+"""The content of a checkpoint on this rank: the boxes of the whole tensors that it writes and that it reads."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,26 +8,26 @@ import torch
 from fanal.run_folder import MAX_FILES, MIN_FILE_BYTES
 from pretrain.checkpoint.disk.boxes import Box, boxes_of_range
 from pretrain.model.placement import Placement
-from pretrain.optim.states import Owned
+from pretrain.optim.states import OwnedRange
 from pretrain.parallel.world import World
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
-    """A box of a tensor in this rank's memory."""
+class LocalBox:
+    """A box of a tensor, with its values in this rank's memory."""
 
     tensor: str
     shape: tuple[int, ...]
-    """Of the whole tensor."""
+    """Shape of the whole tensor."""
     box: Box
     states: dict[str, torch.Tensor]
-    """By their names in a checkpoint: flat views of what the optimizer uses, in the box's row-major order."""
+    """Values by the name of the state in a checkpoint: flat views of what the optimizer uses, in the box's row-major order."""
 
 
-def parts_to_write(
-    placements: Sequence[Placement], owned: Sequence[Owned], world: World, *, is_distributed: bool
-) -> list[Part]:
-    """This rank's share: together the ranks write every element once.
+def boxes_to_write(
+    placements: Sequence[Placement], owned: Sequence[OwnedRange], world: World, *, is_distributed: bool
+) -> list[LocalBox]:
+    """Return the boxes that this rank writes: together the ranks write every element once.
 
     Without the distributed optimizer every replica has everything, and each writes an equal part of each parameter.
     """
@@ -38,39 +38,39 @@ def parts_to_write(
             replica, replicas = world.dp_rank, world.data_parallel_size
             start, end = end * replica // replicas, end * (replica + 1) // replicas
         if not placement.is_copy:
-            found += _parts(placement, kept, start, end)
+            found += _boxes(placement, kept, start, end)
     return found
 
 
-def parts_to_read(placements: Sequence[Placement], owned: Sequence[Owned]) -> list[Part]:
-    """All that this rank's optimizer keeps."""
+def boxes_to_read(placements: Sequence[Placement], owned: Sequence[OwnedRange]) -> list[LocalBox]:
+    """Return the boxes of all that this rank's optimizer keeps."""
     return [
-        part
+        local
         for placement, kept in _matched(placements, owned)
-        for part in _parts(placement, kept, kept.start, kept.end)
+        for local in _boxes(placement, kept, kept.start, kept.end)
     ]
 
 
-def files_of(parts: Sequence[Part], *, element_bytes: int) -> list[list[Part]]:
-    """The parts in their order, in as many files as it takes to hash them at once and no more; one file if there is no part.
+def files_of(boxes: Sequence[LocalBox], *, element_bytes: int) -> list[list[LocalBox]]:
+    """Return the boxes in their order, in as many files as it takes to hash them at once and no more; one file if there is no box.
 
-    Args: element_bytes: of all states together.
+    Args: element_bytes: bytes of an element in all states together.
     """
-    limit = max(MIN_FILE_BYTES, sum(part.box.num_elements for part in parts) * element_bytes // MAX_FILES)
-    files: list[list[Part]] = [[]]
+    limit = max(MIN_FILE_BYTES, sum(local.box.num_elements for local in boxes) * element_bytes // MAX_FILES)
+    files: list[list[LocalBox]] = [[]]
     held = 0
-    for part in parts:
-        num_bytes = part.box.num_elements * element_bytes
+    for local in boxes:
+        num_bytes = local.box.num_elements * element_bytes
         if files[-1] and held + num_bytes > limit:
             files.append([])
             held = 0
-        files[-1].append(part)
+        files[-1].append(local)
         held += num_bytes
     return files
 
 
-def _matched(placements: Sequence[Placement], owned: Sequence[Owned]) -> Iterator[tuple[Placement, Owned]]:
-    """In the order of the model, which all replicas share."""
+def _matched(placements: Sequence[Placement], owned: Sequence[OwnedRange]) -> Iterator[tuple[Placement, OwnedRange]]:
+    """Yield each placement with its range, in the order of the model, which all replicas share."""
     by_parameter = {id(kept.parameter): kept for kept in owned}
     assert len(by_parameter) == len(owned), "the optimizer keeps a parameter twice"
     for placement in placements:
@@ -80,7 +80,7 @@ def _matched(placements: Sequence[Placement], owned: Sequence[Owned]) -> Iterato
     assert not by_parameter, "the optimizer keeps parameters that the model does not have"
 
 
-def _parts(placement: Placement, kept: Owned, start: int, end: int) -> Iterator[Part]:
+def _boxes(placement: Placement, kept: OwnedRange, start: int, end: int) -> Iterator[LocalBox]:
     for piece in placement.pieces:
         low, high = max(start, piece.first_element), min(end, piece.end_element)
         if low >= high:
@@ -88,5 +88,5 @@ def _parts(placement: Placement, kept: Owned, start: int, end: int) -> Iterator[
         for box in boxes_of_range(piece.size, low - piece.first_element, high - piece.first_element):
             at = low - kept.start
             states = {name: flat[at : at + box.num_elements] for name, flat in kept.states.items()}
-            yield Part(tensor=placement.name, shape=placement.shape, box=box.moved(piece.offset), states=states)
+            yield LocalBox(tensor=placement.name, shape=placement.shape, box=box.moved(piece.offset), states=states)
             low += box.num_elements

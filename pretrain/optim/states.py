@@ -22,7 +22,7 @@ STEP = "step"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Owned:
+class OwnedRange:
     """The optimizer's memory of elements ``start`` to ``end`` of a parameter, in row-major order."""
 
     parameter: torch.nn.Parameter
@@ -36,14 +36,16 @@ def make_states(optimizer: MegatronOptimizer, stated: Optimizer) -> None:
     """Have the torch optimizer that is stated, with all of its states at zero: before its first update a checkpoint holds the
     same as after it.
     """
-    for part in inner_optimizers(optimizer):
-        inner = part.optimizer = stated.over(part.optimizer)
-        for main in _mains(inner):
-            kept = inner.state[main]
+    for inner in inner_optimizers(optimizer):
+        torch_optimizer = inner.optimizer = stated.over(inner.optimizer)
+        for main in _mains(torch_optimizer):
+            kept = torch_optimizer.state[main]
             kept.update({name: torch.zeros_like(main) for name in stated.states})
             assert kept.keys() - {STEP} == set(stated.states), f"{stated.title} keeps {sorted(kept)}"
-        counts = bool(_step_holders(part))
-        assert counts == stated.counts_updates or not _mains(inner), f"{stated.title} has counters of updates: {counts}"
+        counts = bool(_step_holders(inner))
+        assert counts == stated.counts_updates or not _mains(torch_optimizer), (
+            f"{stated.title} has counters of updates: {counts}"
+        )
 
 
 def take_groups(made: torch.optim.Optimizer, adam: torch.optim.Optimizer) -> torch.optim.Optimizer:
@@ -57,37 +59,37 @@ def take_groups(made: torch.optim.Optimizer, adam: torch.optim.Optimizer) -> tor
     return made
 
 
-def owned_states(optimizer: MegatronOptimizer) -> list[Owned]:
+def owned_states(optimizer: MegatronOptimizer) -> list[OwnedRange]:
     """Everything this rank's optimizer keeps.
 
     With the distributed optimizer the ranges of the data-parallel ranks together cover every parameter once; without, each
     rank keeps all of each parameter.
     """
-    return [owned for part in inner_optimizers(optimizer) for owned in _owned_by(part)]
+    return [owned for inner in inner_optimizers(optimizer) for owned in _owned_by(inner)]
 
 
 def num_updates(optimizer: MegatronOptimizer) -> int:
     """Updates that were made, as the optimizer counts them: the same for all parameters; 0 if it does not count, or on a rank
     without any parameter.
     """
-    steps = {int(holder[STEP]) for part in inner_optimizers(optimizer) for holder in _step_holders(part)}
+    steps = {int(holder[STEP]) for inner in inner_optimizers(optimizer) for holder in _step_holders(inner)}
     assert len(steps) <= 1, f"parameters disagree about the number of updates: {sorted(steps)}"
     return steps.pop() if steps else 0
 
 
 def set_num_updates(optimizer: MegatronOptimizer, count: int) -> None:
     """Continue after ``count`` updates."""
-    for part in inner_optimizers(optimizer):
-        for holder in _step_holders(part):
+    for inner in inner_optimizers(optimizer):
+        for holder in _step_holders(inner):
             holder[STEP] = torch.full_like(holder[STEP], count) if torch.is_tensor(holder[STEP]) else count
 
 
 @torch.no_grad()
 def publish_masters(optimizer: MegatronOptimizer, model: Sequence[DistributedDataParallel]) -> None:
     """Give the model the values that the masters hold now. Collective over data-parallel ranks."""
-    for part in inner_optimizers(optimizer):
-        if isinstance(part, DistributedOptimizer | Float16OptimizerWithFloat16Params):
-            part._copy_main_params_to_model_params()
+    for inner in inner_optimizers(optimizer):
+        if isinstance(inner, DistributedOptimizer | Float16OptimizerWithFloat16Params):
+            inner._copy_main_params_to_model_params()
     for chunk in model:
         # Alone, a rank has all of them; megatron-core would gather them from itself, which is three copies.
         if chunk.ddp_config.use_distributed_optimizer and chunk.intra_dp_cp_group.size() > 1:
@@ -106,44 +108,44 @@ def inner_optimizers(optimizer: MegatronOptimizer) -> list[MegatronOptimizer]:
     return list(optimizer.chained_optimizers) if isinstance(optimizer, ChainedOptimizer) else [optimizer]
 
 
-def _mains(inner: torch.optim.Optimizer) -> list[torch.Tensor]:
-    return [main for group in inner.param_groups for main in group["params"]]
+def _mains(torch_optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+    return [main for group in torch_optimizer.param_groups for main in group["params"]]
 
 
-def _owned_by(part: MegatronOptimizer) -> list[Owned]:
+def _owned_by(inner: MegatronOptimizer) -> list[OwnedRange]:
     found = []
-    for parameter, main, start in _masters(part):
-        kept = {name: tensor for name, tensor in part.optimizer.state[main].items() if name != STEP}
+    for parameter, main, start in _masters(inner):
+        kept = {name: tensor for name, tensor in inner.optimizer.state[main].items() if name != STEP}
         tensors = {MASTER: main.detach(), **kept}
         for name, tensor in tensors.items():
             assert tensor.dtype is torch.float32 and tensor.is_contiguous(), f"{name} is {tensor.dtype}"
             assert tensor.numel() == main.numel(), f"{name} has {tensor.numel()} elements, its master {main.numel()}"
         states = {name: tensor.view(-1) for name, tensor in tensors.items()}
-        found.append(Owned(parameter=parameter, start=start, end=start + main.numel(), states=states))
+        found.append(OwnedRange(parameter=parameter, start=start, end=start + main.numel(), states=states))
     return found
 
 
-def _masters(part: MegatronOptimizer) -> list[tuple[torch.nn.Parameter, torch.Tensor, int]]:
+def _masters(inner: MegatronOptimizer) -> list[tuple[torch.nn.Parameter, torch.Tensor, int]]:
     """(model parameter, its master or the part of it kept here, where that part begins)."""
-    if isinstance(part, DistributedOptimizer):
+    if isinstance(inner, DistributedOptimizer):
         found = []
-        for parameter, (group, order) in part.model_param_group_index_map.items():
-            place = part._get_model_param_range_map(parameter)["param"]
-            main = part.optimizer.param_groups[group]["params"][order]
+        for parameter, (group, order) in inner.model_param_group_index_map.items():
+            place = inner._get_model_param_range_map(parameter)["param"]
+            main = inner.optimizer.param_groups[group]["params"][order]
             assert main.numel() == place.size, f"a master of {main.numel()} elements for a range of {place.size}"
             found.append((parameter, main, place.start))
         return found
-    if isinstance(part, Float16OptimizerWithFloat16Params):
+    if isinstance(inner, Float16OptimizerWithFloat16Params):
         pairs = [
             pair
-            for models, mains in zip(part.float16_groups, part.fp32_from_float16_groups, strict=True)
+            for models, mains in zip(inner.float16_groups, inner.fp32_from_float16_groups, strict=True)
             for pair in zip(models, mains, strict=True)
         ]
-        pairs += [(parameter, parameter) for group in part.fp32_from_fp32_groups for parameter in group]
+        pairs += [(parameter, parameter) for group in inner.fp32_from_fp32_groups for parameter in group]
         return [(parameter, main, 0) for parameter, main in pairs]
-    return [(parameter, parameter, 0) for group in part.optimizer.param_groups for parameter in group["params"]]
+    return [(parameter, parameter, 0) for group in inner.optimizer.param_groups for parameter in group["params"]]
 
 
-def _step_holders(part: MegatronOptimizer) -> list[dict[str, Any]]:
-    inner = part.optimizer
-    return [holder for holder in (*inner.state.values(), *inner.param_groups) if STEP in holder]
+def _step_holders(inner: MegatronOptimizer) -> list[dict[str, Any]]:
+    torch_optimizer = inner.optimizer
+    return [holder for holder in (*torch_optimizer.state.values(), *torch_optimizer.param_groups) if STEP in holder]

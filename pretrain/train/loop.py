@@ -181,18 +181,18 @@ def _ask(training: Training, state: TrainState) -> Asked:
 
 def _validate(training: Training, state: TrainState) -> None:
     """Collective."""
-    with training.watchdog.phase("validation"):
+    with training.watchdog.during("validation"):
         sources = training.reader.data.sources.validation
         training.sinks.write(validate(training.model, sources, training.run, training.world, state))
 
 
 def _begin_save(training: Training, state: TrainState, asked: Asked) -> None:
     """Collective; waits only for a save that is still under way."""
-    with training.watchdog.phase("save"):
+    with training.watchdog.during("save"):
         training.saver.begin(state, training.reader.position(state.consumed_samples))
     if asked.save:
         training.sinks.say(f"checkpoint of step {state.step} begun on request (SAVE file)")
-    training.requests.begun_to_save()
+    training.requests.save_started()
     _report_saves(training)
 
 
@@ -200,9 +200,9 @@ def _finish(training: Training, state: TrainState) -> Outcome:
     """The last checkpoint, waited for, and a word about how the run ended. Collective."""
     saver, sinks, last_step = training.saver, training.sinks, training.run.train.train_steps
     if state.step:
-        with training.watchdog.phase("save"):
+        with training.watchdog.during("save"):
             saver.finish(state, training.reader.position(state.consumed_samples))
-        training.requests.begun_to_save()
+        training.requests.save_started()
         _report_saves(training)
     if state.step < last_step:
         who = training.requests.who_asked_to_stop(training.world)

@@ -50,7 +50,7 @@ class Requests:
         reasons = gather_texts(self._reason() or "", world)
         return "" if reasons is None else in_words(reasons)
 
-    def begun_to_save(self) -> None:
+    def save_started(self) -> None:
         """A checkpoint of this step is on its way: a SAVE file is fulfilled. No collective."""
         if self._files is not None:
             self._files.done(SAVE)

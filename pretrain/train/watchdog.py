@@ -34,26 +34,26 @@ class Watchdog:
         """Args: stacks, the file that gets this rank's stacks."""
         self._limits, self._rank, self._stacks = limits, rank, stacks
         self._at = "init", time.monotonic()
-        """The phase that the main thread is at, and when it began."""
+        """The act that the main thread is at, and when it began."""
         self._steps = 0
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
-    def enter(self, phase: str) -> None:
-        """The main thread is at ``phase`` from now on: init, step, validation or save. Cheap."""
-        self._steps += phase == "step"
-        self._at = phase, time.monotonic()
-        limit = self._limit_s(phase)
+    def enter(self, act: str) -> None:
+        """The main thread is at ``act`` from now on: init, step, validation or save. Cheap."""
+        self._steps += act == "step"
+        self._at = act, time.monotonic()
+        limit = self._limit_s(act)
         if limit is None:
             faulthandler.cancel_dump_traceback_later()
         else:
             faulthandler.dump_traceback_later(limit + GRACE_S + NO_GIL_S, exit=True, file=STDERR)
 
     @contextlib.contextmanager
-    def phase(self, phase: str) -> Iterator[None]:
-        """Be at ``phase`` while the block runs; the clock of what was before starts again after it."""
+    def during(self, act: str) -> Iterator[None]:
+        """Be at ``act`` while the block runs; the clock of what was before starts again after it."""
         before, _ = self._at
-        self.enter(phase)
+        self.enter(act)
         yield
         self.enter(before)
 
@@ -68,27 +68,27 @@ class Watchdog:
         self._thread.join()
         faulthandler.cancel_dump_traceback_later()
 
-    def _limit_s(self, phase: str) -> float | None:
-        limit = getattr(self._limits, f"{phase}_s")
-        if phase == "step" and self._steps <= 1 and limit:
+    def _limit_s(self, act: str) -> float | None:
+        limit = getattr(self._limits, f"{act}_s")
+        if act == "step" and self._steps <= 1 and limit:
             limit += self._limits.init_s or 0  # compilation, and the first message on every connection
         return limit or None
 
     def _watch(self) -> None:
         while not self._closed.wait(LOOK_EVERY_S):
-            phase, since = self._at
-            limit, elapsed = self._limit_s(phase), time.monotonic() - since
+            act, since = self._at
+            limit, elapsed = self._limit_s(act), time.monotonic() - since
             if limit is not None and elapsed > limit:
-                self._cut_off(phase, limit, elapsed)
+                self._cut_off(act, limit, elapsed)
 
-    def _cut_off(self, phase: str, limit_s: float, elapsed_s: float) -> None:
+    def _cut_off(self, act: str, limit_s: float, elapsed_s: float) -> None:
         text = (
-            f"watchdog: rank {self._rank} has been at {phase} for {elapsed_s:.0f} s, longer than train.watchdog.{phase}_s "
+            f"watchdog: rank {self._rank} has been at {act} for {elapsed_s:.0f} s, longer than train.watchdog.{act}_s "
             f"allows ({limit_s:g} s), and exits with code {HANG}; the stacks of all ranks: {self._stacks.parent}/stacks-rank-*.txt"
         )
         # Each in a thread of its own: a file system or a pipe may be the very thing that hangs.
-        for act in (self._show, self._store, lambda _: sys.stdout.flush()):
-            threading.Thread(target=act, args=(text,), daemon=True).start()
+        for show in (self._show, self._store, lambda _: sys.stdout.flush()):
+            threading.Thread(target=show, args=(text,), daemon=True).start()
         time.sleep(GRACE_S)
         report_to_starter(text, HANG)
         note_exit_code(HANG)

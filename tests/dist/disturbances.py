@@ -22,7 +22,7 @@ from pretrain.train.loop import train
 from tests.runs.disks import fill
 
 SHORT_S, LONG_S = 1.5, 120.0
-"""What a phase may take: of a writer that will hang, and of all others, however busy the machine is."""
+"""What a stage may take: of a writer that will hang, and of all others, however busy the machine is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class Disturbance:
     act: str = ""
     """Of ACTS, by rank 0 before the save; undone after it."""
     order: tuple[int, str, str] | None = None
-    """(rank, phase, act) for a writer process: faulty_writer.py."""
+    """(rank, stage, act) for a writer process: faulty_writer.py."""
     failure: str | None = None
     """What the report must say (a pattern); None if the save must succeed."""
     warning: str | None = None
@@ -81,11 +81,11 @@ class Disturber:
         if self.rank == 0:
             self._look_back(step)
         now = self.disturbances.get(step)
-        saver._writer._phase_timeout_s = LONG_S
+        saver._writer._stage_timeout_s = LONG_S
         if now is None:
             return
         if now.order is not None and now.order[0] == self.rank:
-            saver._writer._phase_timeout_s = SHORT_S if now.hangs else LONG_S
+            saver._writer._stage_timeout_s = SHORT_S if now.hangs else LONG_S
             new = self.notes / "new"
             new.write_text("/".join(now.order[1:]))
             new.rename(self.notes / f"{step}-{self.rank}")

@@ -30,7 +30,7 @@ def file_of_step_10_loses_its_end() -> None:
 
 
 def disk_is_slow() -> None:
-    """Not a fault: every phase of a save takes 40 ms longer, so that kills land in all of them, also on an idle machine."""
+    """Not a fault: every stage of a save takes 40 ms longer, so that kills land in all of them, also on an idle machine."""
     write = writer_process.write_checkpoint
 
     def slow(job: Any, numbers: memoryview, enter: Callable[[str], None]) -> str | None:
@@ -44,23 +44,23 @@ def disk_is_slow() -> None:
 
 
 def as_ordered() -> None:
-    """A file ``STEP-RANK`` in the folder ``ORDERS`` says a phase, and what is to happen as it begins; it is obeyed once.
+    """A file ``STEP-RANK`` in the folder ``ORDERS`` says a stage, and what is to happen as it begins; it is obeyed once.
 
-    The phase ``end`` is that after the last."""
+    The stage ``end`` is that after the last."""
     write = writer_process.write_checkpoint
 
     def broken(job: Any, numbers: memoryview, enter: Callable[[str], None]) -> str | None:
         order = Path(os.environ["ORDERS"]) / f"{job.step}-{job.rank}"
-        phase, act = order.read_text().split("/") if order.is_file() else ("", "")
+        stage, act = order.read_text().split("/") if order.is_file() else ("", "")
 
         def entered(name: str) -> None:
             enter(name)
-            if name == phase:
+            if name == stage:
                 order.unlink()
                 ACTS[act](job)
 
         result = write(job, numbers, entered)
-        if phase == "end":
+        if stage == "end":
             order.unlink()
             ACTS[act](job)
         return result

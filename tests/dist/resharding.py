@@ -16,7 +16,7 @@ from megatron.core.optimizer import MegatronOptimizer
 
 from fanal.run_folder import step_name
 from pretrain.checkpoint import content
-from pretrain.checkpoint.content import Part, parts_to_read
+from pretrain.checkpoint.content import LocalBox, boxes_to_read
 from pretrain.checkpoint.disk.manifest import parse_manifest, read_sealed_manifest
 from pretrain.checkpoint.disk.tensors import TensorReader
 from pretrain.checkpoint.loading import fill
@@ -62,7 +62,7 @@ def save_sources(kinds: Sequence[RunConfig], trained: RunConfig, source: int) ->
             optimizer = build_optimizer(run, model)
             with open_saver(run, model, optimizer, world) as saver:
                 _save(saver, FRESH_STEP)
-                _fill(parts_to_read(place_parameters(model, world), owned_states(optimizer)), source)
+                _fill(boxes_to_read(place_parameters(model, world), owned_states(optimizer)), source)
                 set_num_updates(optimizer, source + 1)
                 publish_masters(optimizer, model)
                 _save(saver, source + 1)
@@ -142,11 +142,11 @@ def _train_each(runs: Sequence[RunConfig], world: World) -> int:
 
 
 @torch.no_grad()
-def _fill(parts: Sequence[Part], source: int) -> None:
-    for part in parts:
-        place = tuple(slice(a, a + n) for a, n in zip(part.box.offset, part.box.size, strict=True))
-        for state, values in part.states.items():
-            mine = numbers(source, part.tensor, state, part.shape)[place]
+def _fill(boxes: Sequence[LocalBox], source: int) -> None:
+    for local in boxes:
+        place = tuple(slice(a, a + n) for a, n in zip(local.box.offset, local.box.size, strict=True))
+        for state, values in local.states.items():
+            mine = numbers(source, local.tensor, state, local.shape)[place]
             values.copy_(torch.from_numpy(np.ascontiguousarray(mine)).reshape(-1))
 
 
@@ -157,18 +157,18 @@ def _in_folder(run: RunConfig, name: str) -> RunConfig:
 @contextlib.contextmanager
 def two_boxes_swapped() -> Iterator[None]:
     """What belongs to one half of a rank's part is read into the other."""
-    sound = fill.parts_to_read
+    sound = fill.boxes_to_read
 
-    def broken(*args: object) -> list[Part]:
-        parts = sound(*args)  # type: ignore[arg-type]
-        places = [i for i, part in enumerate(parts) if part.tensor == "decoder.layers.1.mlp.linear_fc1.weight"]
+    def broken(*args: object) -> list[LocalBox]:
+        found = sound(*args)  # type: ignore[arg-type]
+        places = [i for i, local in enumerate(found) if local.tensor == "decoder.layers.1.mlp.linear_fc1.weight"]
         first, second = places[:2]
-        boxes = parts[first].box, parts[second].box
+        boxes = found[first].box, found[second].box
         assert boxes[0].size == boxes[1].size, boxes
-        parts[first], parts[second] = replace(parts[first], box=boxes[1]), replace(parts[second], box=boxes[0])
-        return parts
+        found[first], found[second] = replace(found[first], box=boxes[1]), replace(found[second], box=boxes[0])
+        return found
 
-    with patch.object(fill, "parts_to_read", broken):
+    with patch.object(fill, "boxes_to_read", broken):
         yield
 
 

@@ -1,4 +1,4 @@
-"""A rank that hangs is cut off in every phase, with exit code 77 and the stacks of all ranks."""
+"""A rank that hangs is cut off in every act, with exit code 77 and the stacks of all ranks."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ def stacks_of(run_dir: Path, rank: int) -> str:
 
 
 @pytest.mark.parametrize(
-    ("phase", "fault", "limit_s"),
+    ("act", "fault", "limit_s"),
     [
         ("init", "rank_1_hangs_in_init", 4),
         ("step", "rank_1_hangs_in_step_2", 3),
@@ -33,17 +33,17 @@ def stacks_of(run_dir: Path, rank: int) -> str:
     ],
 )
 def test_a_rank_that_hangs_is_cut_off_and_every_rank_shows_where_it_stood(
-    phase: str, fault: str, limit_s: int, small_run: Path, tmp_path: Path
+    act: str, fault: str, limit_s: int, small_run: Path, tmp_path: Path
 ) -> None:
     started = time.monotonic()
-    overrides = (*DP2, f"train.watchdog.{phase}_s={limit_s}", "checkpoint.interval=2")
+    overrides = (*DP2, f"train.watchdog.{act}_s={limit_s}", "checkpoint.interval=2")
     trace = run_and_trace(make_run(small_run, tmp_path, *overrides), fault)
     assert trace.exit_code == HANG == 77, trace.failure
     assert time.monotonic() - started < limit_s + SLACK_S
     assert trace.failure is not None
     for words in (
-        f"has been at {phase} for",
-        f"train.watchdog.{phase}_s allows ({limit_s} s)",
+        f"has been at {act} for",
+        f"train.watchdog.{act}_s allows ({limit_s} s)",
         f"{tmp_path}/logs/stacks-rank-*.txt",
     ):
         assert words in trace.failure.text
@@ -51,7 +51,7 @@ def test_a_rank_that_hangs_is_cut_off_and_every_rank_shows_where_it_stood(
     assert "in stuck_for_ever" not in stacks_of(tmp_path, 0), "rank 0 waits in a collective"
     assert "in train" in stacks_of(tmp_path, 0), "the main thread is in the stacks"
     for rank in (0, 1):
-        assert f"rank {rank} has been at {phase}" in stacks_of(tmp_path, rank)
+        assert f"rank {rank} has been at {act}" in stacks_of(tmp_path, rank)
     assert "in stuck_for_ever" in (tmp_path / "logs" / "rank-00001.log").read_text(), "standard error gets them too"
 
 

@@ -25,7 +25,7 @@ _SUM = re.compile(r"[0-9a-f]{16}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stored:
+class StoredBox:
     """A box of a tensor, and the number of the file that holds it, all of its states (paths.py)."""
 
     file: int
@@ -38,7 +38,7 @@ class IndexedTensor:
 
     name: str
     shape: tuple[int, ...]
-    stored: tuple[Stored, ...]
+    stored: tuple[StoredBox, ...]
     weights_sum: str
     """Of the weights in ``weights_dtype``, see ``replicas.py``: 16 hexadecimal digits."""
 
@@ -61,24 +61,24 @@ def entry_name(tensor: str, state: str, box: Box) -> str:
     return f"{tensor}/{state}@{','.join(map(str, box.offset))}"
 
 
-def boxes_to_text(boxes: Iterable[tuple[str, tuple[int, ...], Stored]]) -> str:
+def boxes_to_text(boxes: Iterable[tuple[str, tuple[int, ...], StoredBox]]) -> str:
     """(tensor, its shape, where a box of it is) of one rank as JSON, for rank 0."""
-    return json.dumps([[name, shape, part.file, part.box.offset, part.box.size] for name, shape, part in boxes])
+    return json.dumps([[name, shape, entry.file, entry.box.offset, entry.box.size] for name, shape, entry in boxes])
 
 
-def tensors_from_texts(texts: Sequence[str]) -> dict[str, tuple[tuple[int, ...], list[Stored]]]:
+def tensors_from_texts(texts: Sequence[str]) -> dict[str, tuple[tuple[int, ...], list[StoredBox]]]:
     """By the tensor's name, its shape and where its boxes are, from the texts of all ranks in their order.
 
     Raises: AssertionError if the boxes are not the tensor, once over: then ranks disagree about the layout.
     """
-    found: dict[str, tuple[tuple[int, ...], list[Stored]]] = {}
+    found: dict[str, tuple[tuple[int, ...], list[StoredBox]]] = {}
     for rank, text in enumerate(texts):
         for name, shape, file, offset, size in json.loads(text):
             known = found.setdefault(name, (tuple(shape), []))
             assert known[0] == tuple(shape), f"{name} has shape {known[0]} on one rank and {shape} on rank {rank}"
-            known[1].append(Stored(file=file, box=Box(offset=tuple(offset), size=tuple(size))))
+            known[1].append(StoredBox(file=file, box=Box(offset=tuple(offset), size=tuple(size))))
     for name, (shape, stored) in found.items():
-        boxes = [part.box for part in stored]
+        boxes = [entry.box for entry in stored]
         assert cover_once(shape, boxes), f"the ranks do not hold every element of {name} {shape} once: {boxes}"
     return found
 
@@ -90,7 +90,7 @@ def index_text(index: TensorIndex) -> str:
             "name": tensor.name,
             "shape": tensor.shape,
             "weights_sum": tensor.weights_sum,
-            "stored": [[part.file, part.box.offset, part.box.size] for part in tensor.stored],
+            "stored": [[entry.file, entry.box.offset, entry.box.size] for entry in tensor.stored],
         }
         for tensor in index.tensors.values()
     ]
@@ -135,13 +135,13 @@ def _parse_tensor(fields: Any) -> IndexedTensor:
     name, weights_sum = _text(fields["name"]), _text(fields["weights_sum"])
     shape = tuple(_count(length) for length in fields["shape"])
     stored = tuple(
-        Stored(
+        StoredBox(
             file=_count(file),
             box=Box(offset=tuple(_count(place) for place in offset), size=tuple(_count(length) for length in size)),
         )
         for file, offset, size in fields["stored"]
     )
-    if len(shape) not in (1, 2) or not cover_once(shape, [part.box for part in stored]):
+    if len(shape) not in (1, 2) or not cover_once(shape, [entry.box for entry in stored]):
         raise DamageError(f"the boxes of {name} must hold every element of its shape {shape} once")
     if not _SUM.fullmatch(weights_sum):
         raise DamageError(f"weights_sum of {name} ({weights_sum!r}) must have 16 hexadecimal digits")

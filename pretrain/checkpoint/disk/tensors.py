@@ -11,7 +11,7 @@ from fanal.run_folder import shard_path
 from pretrain.checkpoint.disk.boxes import Box, first_element, intersection
 from pretrain.checkpoint.disk.manifest import DamagedCheckpointError
 from pretrain.checkpoint.disk.shard_file import ShardFile
-from pretrain.checkpoint.disk.tensor_index import IndexedTensor, Stored, TensorIndex, entry_name, read_index
+from pretrain.checkpoint.disk.tensor_index import IndexedTensor, StoredBox, TensorIndex, entry_name, read_index
 
 BLOCK_ELEMENTS = 1 << 22
 """Most elements that pass through memory of our own at a time, where rows are wider than what is asked for."""
@@ -21,7 +21,7 @@ MAX_OPEN_FILES = 128
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class Span:
     """Elements ``start`` to ``end`` of a box, in row-major order: they lie in one piece from a byte of a file on."""
 
     file: int
@@ -45,34 +45,34 @@ class TensorReader:
         """
         found = 0
         target = out.reshape(box.size)
-        for part in self._known(tensor).stored:
-            shared = intersection(part.box, box)
+        for entry in self._known(tensor).stored:
+            shared = intersection(entry.box, box)
             if shared is not None:
                 place = tuple(
                     slice(a - b, a - b + n) for a, b, n in zip(shared.offset, box.offset, shared.size, strict=True)
                 )
-                self._read_shared(tensor, state, part, shared, target[place])
+                self._read_shared(tensor, state, entry, shared, target[place])
                 found += shared.num_elements
         if found != box.num_elements:
             raise DamagedCheckpointError(
                 f"{self._folder} holds {found:,} of the {box.num_elements:,} elements of {tensor}/{state} from {box.offset} on"
             )
 
-    def runs(self, tensor: str, state: str, box: Box) -> list[Run] | None:
+    def spans(self, tensor: str, state: str, box: Box) -> list[Span] | None:
         """Where a box of the whole tensor lies, if every file holds its part of it in one piece; else None.
 
         Raises: DamagedCheckpointError if a file does not hold what the index says.
         """
         found = []
-        for part in self._known(tensor).stored:
-            shared = intersection(part.box, box)
+        for entry in self._known(tensor).stored:
+            shared = intersection(entry.box, box)
             if shared is None:
                 continue
-            here, there = first_element(shared, box), first_element(shared, part.box)
+            here, there = first_element(shared, box), first_element(shared, entry.box)
             if here is None or there is None:
                 return None
-            place = self._file(part.file).place(entry_name(tensor, state, part.box), part.box.size, there)
-            found.append(Run(file=part.file, place=place, start=here, end=here + shared.num_elements))
+            place = self._file(entry.file).place(entry_name(tensor, state, entry.box), entry.box.size, there)
+            found.append(Span(file=entry.file, place=place, start=here, end=here + shared.num_elements))
         return found
 
     def read_all(self, tensor: str, state: str) -> np.ndarray:
@@ -93,24 +93,24 @@ class TensorReader:
             raise DamagedCheckpointError(f"{self._folder} holds no tensor {tensor}")
         return self.index.tensors[tensor]
 
-    def _read_shared(self, tensor: str, state: str, part: Stored, shared: Box, target: np.ndarray) -> None:
+    def _read_shared(self, tensor: str, state: str, entry: StoredBox, shared: Box, target: np.ndarray) -> None:
         """``shared`` lies in the stored box; ``target`` is its place in the caller's array, contiguous or not."""
-        file, name = self._file(part.file), entry_name(tensor, state, part.box)
-        start = first_element(shared, part.box)
+        file, name = self._file(entry.file), entry_name(tensor, state, entry.box)
+        start = first_element(shared, entry.box)
         if start is not None:
             if target.flags.c_contiguous:
-                file.read(name, part.box.size, start, target)
+                file.read(name, entry.box.size, start, target)
             else:
                 rows = np.empty(shared.size, np.float32)
-                file.read(name, part.box.size, start, rows)
+                file.read(name, entry.box.size, start, rows)
                 target[...] = rows
             return
-        first = shared.offset[0] - part.box.offset[0]
-        columns, column = part.box.size[1], shared.offset[1] - part.box.offset[1]
+        first = shared.offset[0] - entry.box.offset[0]
+        columns, column = entry.box.size[1], shared.offset[1] - entry.box.offset[1]
         step = max(1, BLOCK_ELEMENTS // columns)
         for row in range(0, shared.size[0], step):
             rows = np.empty((min(step, shared.size[0] - row), columns), np.float32)
-            file.read(name, part.box.size, (first + row) * columns, rows)
+            file.read(name, entry.box.size, (first + row) * columns, rows)
             target[row : row + len(rows)] = rows[:, column : column + shared.size[1]]
 
     def _file(self, number: int) -> ShardFile:

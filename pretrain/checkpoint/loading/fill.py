@@ -14,7 +14,7 @@ from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer
 
 from fanal.run_folder import CONFIG, shard_path
-from pretrain.checkpoint.content import Part, parts_to_read
+from pretrain.checkpoint.content import LocalBox, boxes_to_read
 from pretrain.checkpoint.disk.manifest import Buffer, DamagedCheckpointError, Take
 from pretrain.checkpoint.disk.shard_file import ITEM_BYTES
 from pretrain.checkpoint.disk.tensors import TensorReader, open_tensors
@@ -43,23 +43,23 @@ class Fill:
         Raises: DamagedCheckpointError if the checkpoint does not hold what is asked for.
         """
         self._folder = folder
-        self._rest: list[tuple[Part, str]] = []
+        self._rest: list[tuple[LocalBox, str]] = []
         memory: dict[str, list[tuple[int, torch.Tensor]]] = {}
-        parts = parts_to_read(place_parameters(model, world), owned_states(optimizer))
+        boxes = boxes_to_read(place_parameters(model, world), owned_states(optimizer))
         with open_tensors(folder) as reader:
             self.num_updates = reader.index.num_updates
             """Updates that its optimizer had made."""
-            _check_shapes(reader, parts, folder)
+            _check_shapes(reader, boxes, folder)
             for state in states:  # in the order of the files
-                for part in parts:
-                    runs = reader.runs(part.tensor, state, part.box) if hashed else None
-                    if runs is None or any(shard_path(run.file) not in hashed for run in runs):
-                        self._rest.append((part, state))
+                for local in boxes:
+                    spans = reader.spans(local.tensor, state, local.box) if hashed else None
+                    if spans is None or any(shard_path(span.file) not in hashed for span in spans):
+                        self._rest.append((local, state))
                         continue
-                    values = part.states[state].detach().view(torch.uint8)
-                    for run in runs:
-                        piece = values[run.start * ITEM_BYTES : run.end * ITEM_BYTES]
-                        memory.setdefault(shard_path(run.file), []).append((run.place, piece))
+                    values = local.states[state].detach().view(torch.uint8)
+                    for span in spans:
+                        piece = values[span.start * ITEM_BYTES : span.end * ITEM_BYTES]
+                        memory.setdefault(shard_path(span.file), []).append((span.place, piece))
         self.takes: dict[str, Take] = {path: _take_into(pieces) for path, pieces in memory.items()}
         """By the path of a file: to be called with its bytes."""
 
@@ -67,16 +67,16 @@ class Fill:
         """Read all that ``takes`` does not bring. Raises: as ``__init__``."""
         if self._rest:
             with open_tensors(self._folder) as reader:
-                for part, state in self._rest:
-                    _read(reader, part, state)
+                for local, state in self._rest:
+                    _read(reader, local, state)
 
 
-def _check_shapes(reader: TensorReader, parts: Sequence[Part], folder: Path) -> None:
-    for part in parts:
-        stored = reader.index.tensors.get(part.tensor)
-        if stored is None or stored.shape != part.shape:
+def _check_shapes(reader: TensorReader, boxes: Sequence[LocalBox], folder: Path) -> None:
+    for local in boxes:
+        stored = reader.index.tensors.get(local.tensor)
+        if stored is None or stored.shape != local.shape:
             raise DamagedCheckpointError(
-                f"{folder} must hold {part.tensor} of shape {part.shape}, as its {CONFIG} says; found "
+                f"{folder} must hold {local.tensor} of shape {local.shape}, as its {CONFIG} says; found "
                 f"{stored.shape if stored else 'no such tensor'}"
             )
 
@@ -106,11 +106,11 @@ def _copy(content: np.ndarray, memory: torch.Tensor) -> None:
 
 
 @torch.no_grad()
-def _read(reader: TensorReader, part: Part, state: str) -> None:
-    values = part.states[state].detach()
+def _read(reader: TensorReader, local: LocalBox, state: str) -> None:
+    values = local.states[state].detach()
     if values.device.type == "cpu":
-        reader.read(part.tensor, state, part.box, values.numpy())
+        reader.read(local.tensor, state, local.box, values.numpy())
     else:
         host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-        reader.read(part.tensor, state, part.box, host.numpy())
+        reader.read(local.tensor, state, local.box, host.numpy())
         values.copy_(host)

@@ -16,14 +16,14 @@ from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer
 
 from fanal.run_folder import CONFIG, DATA, ORIGIN, STATE, TENSORS, checkpoints_dir, step_name
-from pretrain.checkpoint.content import Part, files_of, parts_to_write
+from pretrain.checkpoint.content import LocalBox, boxes_to_write, files_of
 from pretrain.checkpoint.disk.origin import Origin, origin_text
 from pretrain.checkpoint.disk.retention import Keep
 from pretrain.checkpoint.disk.shard_file import ITEM_BYTES, header_bytes
 from pretrain.checkpoint.disk.state_file import state_text
 from pretrain.checkpoint.disk.tensor_index import (
     IndexedTensor,
-    Stored,
+    StoredBox,
     TensorIndex,
     boxes_to_text,
     entry_name,
@@ -90,14 +90,14 @@ class Saver:
         self._run, self._model, self._optimizer, self._world = run, model, optimizer, world
         self._origin = origin
         self._placements = place_parameters(model, world)
-        parts = parts_to_write(
+        boxes = boxes_to_write(
             self._placements,
             owned_states(optimizer),
             world,
             is_distributed=run.parallel.use_distributed_optimizer,
         )
         self._states = checkpoint_states(run.optim)
-        contents = files_of(parts, element_bytes=len(self._states) * ITEM_BYTES)
+        contents = files_of(boxes, element_bytes=len(self._states) * ITEM_BYTES)
         self._staging = Staging(contents, self._states, world.device)
         self._files = [
             FileJob(
@@ -105,12 +105,12 @@ class Saver:
             )
             for number, (content, (start, end)) in enumerate(zip(contents, self._staging.ranges, strict=True))
         ]
-        self._writer = WriterProcess(self._staging, phase_timeout_s=run.checkpoint.phase_timeout_s)
+        self._writer = WriterProcess(self._staging, stage_timeout_s=run.checkpoint.phase_timeout_s)
         self._agree_on_layout(
             boxes_to_text(
-                (part.tensor, part.shape, Stored(file=file.number, box=part.box))
+                (local.tensor, local.shape, StoredBox(file=file.number, box=local.box))
                 for file, content in zip(self._files, contents, strict=True)
-                for part in content
+                for local in content
             )
         )
         self._step: int | None = None  # of the save that is under way
@@ -289,9 +289,9 @@ class Saver:
         self._reports.append(dataclasses.replace(report, **news))  # type: ignore[arg-type]
 
 
-def _header(parts: Sequence[Part], states: Sequence[str]) -> str:
-    """The header of the file that holds these states of these parts, a character for a byte."""
-    entries = ((entry_name(part.tensor, state, part.box), part.box.size) for state in states for part in parts)
+def _header(boxes: Sequence[LocalBox], states: Sequence[str]) -> str:
+    """The header of the file that holds these states of these boxes, a character for a byte."""
+    entries = ((entry_name(local.tensor, state, local.box), local.box.size) for state in states for local in boxes)
     return header_bytes(entries).decode("latin-1")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pretrain.checkpoint.content import Part
+from pretrain.checkpoint.content import LocalBox
 from pretrain.checkpoint.disk.direct import PAGE_BYTES
 from pretrain.checkpoint.disk.shard_file import ITEM_BYTES
 
@@ -25,13 +25,13 @@ class Staging:
 
     ``ranges`` are their places, each from a border of pages on. Close it."""
 
-    def __init__(self, files: Sequence[Sequence[Part]], states: Sequence[str], device: torch.device) -> None:
+    def __init__(self, files: Sequence[Sequence[LocalBox]], states: Sequence[str], device: torch.device) -> None:
         self._files, self._states, self._device = files, states, device
         self.ranges: list[tuple[int, int]] = []
         self.num_bytes = 0
-        for parts in files:
+        for boxes in files:
             start = self.num_bytes + -self.num_bytes % PAGE_BYTES
-            self.num_bytes = start + sum(part.box.num_elements for part in parts) * len(states) * ITEM_BYTES
+            self.num_bytes = start + sum(local.box.num_elements for local in boxes) * len(states) * ITEM_BYTES
             self.ranges.append((start, self.num_bytes))
         self.descriptor = os.memfd_create("fanal-checkpoint")
         os.ftruncate(self.descriptor, self.num_bytes + NOTE_BYTES)
@@ -48,11 +48,11 @@ class Staging:
     @torch.no_grad()
     def fill(self) -> None:
         """Copy the state as it is now. One device sync."""
-        for parts, (start, _) in zip(self._files, self.ranges, strict=True):
+        for boxes, (start, _) in zip(self._files, self.ranges, strict=True):
             place = start // ITEM_BYTES
             for state in self._states:
-                for part in parts:
-                    values = part.states[state]
+                for local in boxes:
+                    values = local.states[state]
                     self._flat[place : place + values.numel()].copy_(values, non_blocking=True)
                     place += values.numel()
         if self._device.type == "cuda":

@@ -30,7 +30,7 @@ from pretrain.parallel.environment import cores_of_rank
 LOOK_AGAIN_S = 0.01
 """How often a writer looks whether another one has come further, at first; it slows down to a second."""
 DELETING = "deleting old checkpoints"
-"""The phase that begins when the checkpoint is whole; what goes wrong in it costs none."""
+"""The stage that begins when the checkpoint is whole; what goes wrong in it costs none."""
 MAX_THREADS = 4
 """Files that a rank writes at once. What computes their hashes is taken from the training."""
 FEW_FILES = 16
@@ -115,7 +115,7 @@ def job_from_text(text: bytes) -> Job:
 def write_checkpoint(job: Job, numbers: memoryview, enter: Callable[[str], None]) -> str | None:
     """Write this rank's files; rank 0's makes the checkpoint of it all.
 
-    Args: enter: told the name of each phase as it begins.
+    Args: enter: told the name of each stage as it begins.
     Returns: None, or what went wrong after the checkpoint was whole.
     Raises: SaveError.
     """

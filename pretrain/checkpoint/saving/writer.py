@@ -23,11 +23,11 @@ class WriterProcess:
     ``failure`` says why the last job failed; ``warning`` what went wrong after it succeeded.
     """
 
-    def __init__(self, staging: Staging, *, phase_timeout_s: float) -> None:
-        self._staging, self._phase_timeout_s = staging, phase_timeout_s
+    def __init__(self, staging: Staging, *, stage_timeout_s: float) -> None:
+        self._staging, self._stage_timeout_s = staging, stage_timeout_s
         self._process: subprocess.Popen[bytes] | None = None
         self._heard = b""
-        self._phase, self._phase_started = "", 0.0
+        self._stage, self._stage_started = "", 0.0
         self.is_busy = False
         self.failure: str | None = None
         self.warning: str | None = None
@@ -38,7 +38,7 @@ class WriterProcess:
         assert not self.is_busy, "one job at a time"
         self.failure = self.warning = None
         start, length = self._staging.note(job_to_text(job).encode())
-        self._phase, self._phase_started, self.is_busy = "starting", time.monotonic(), True
+        self._stage, self._stage_started, self.is_busy = "starting", time.monotonic(), True
         self._send(act="write", start=start, length=length)
 
     def set_aside(self, folder: str, step: int, reason: str) -> None:
@@ -62,15 +62,15 @@ class WriterProcess:
         code = self._process.poll()
         if code is not None:
             how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
-            self.fail(f"the writer process died ({how}) while {self._phase}")
-        elif time.monotonic() - self._phase_started > self._phase_timeout_s:
+            self.fail(f"the writer process died ({how}) while {self._stage}")
+        elif time.monotonic() - self._stage_started > self._stage_timeout_s:
             self.fail(
-                f"{self._phase} took more than checkpoint.phase_timeout_s ({self._phase_timeout_s:g} s), so its writer was ended"
+                f"{self._stage} took more than checkpoint.phase_timeout_s ({self._stage_timeout_s:g} s), so its writer was ended"
             )
 
     def fail(self, reason: str) -> None:
         """End the process and with it the job it is at, which has failed unless the checkpoint was whole already."""
-        is_whole = self._phase == DELETING
+        is_whole = self._stage == DELETING
         self.failure, self.warning = (None, f"old checkpoints may be left: {reason}") if is_whole else (reason, None)
         self.is_busy = False
         self._end()
@@ -81,8 +81,8 @@ class WriterProcess:
         self._end()
 
     def _hear(self, event: dict[str, Any]) -> None:
-        if "phase" in event:
-            self._phase, self._phase_started = event["phase"], time.monotonic()
+        if "stage" in event:
+            self._stage, self._stage_started = event["stage"], time.monotonic()
         else:
             self.is_busy = False
             self.failure, self.warning = event.get("failed"), event.get("done")

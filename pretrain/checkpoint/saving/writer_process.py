@@ -2,7 +2,7 @@
 
 A process, since a thread that waits for a hung disk can be neither ended nor left behind, and since a rank that is killed must
 take its writer with it. It reads one line per checkpoint, where its job lies in the shared memory, and answers with lines of
-JSON: {"phase": NAME} as each phase begins, then {"done": null or a warning} or {"failed": REASON}.
+JSON: {"stage": NAME} as each stage begins, then {"done": null or a warning} or {"failed": REASON}.
 """
 
 import ctypes
@@ -60,7 +60,7 @@ def _write(descriptor: int, start: int, length: int) -> str | None:
     # Not closed here: an error on its way out has views of it, and it goes when the last one does.
     memory = mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)
     job = job_from_text(memory[start : start + length])
-    return write_checkpoint(job, memoryview(memory), lambda phase: _tell(phase=phase))
+    return write_checkpoint(job, memoryview(memory), lambda stage: _tell(stage=stage))
 
 
 def _tell(**event: Any) -> None:

@@ -28,7 +28,7 @@ from pretrain.checkpoint.disk.manifest import FileEntry, describe
 from pretrain.checkpoint.disk.sealing import SaveError, seal
 from pretrain.checkpoint.disk.shard_file import header_bytes
 from pretrain.checkpoint.disk.state_file import state_text
-from pretrain.checkpoint.disk.tensor_index import IndexedTensor, Stored, TensorIndex, entry_name, index_text
+from pretrain.checkpoint.disk.tensor_index import IndexedTensor, StoredBox, TensorIndex, entry_name, index_text
 from pretrain.checkpoint.disk.weight_sums import weight_sum
 from pretrain.convert.importing.assemble import Assembly, assemble
 from pretrain.convert.importing.kept_files import check_kept_files, has_tokenizer
@@ -160,7 +160,7 @@ def _write_shards(
                 tensors[name] = IndexedTensor(
                     name=name,
                     shape=assembly.shapes[name],
-                    stored=(Stored(file=number, box=boxes[name]),),
+                    stored=(StoredBox(file=number, box=boxes[name]),),
                     weights_sum=f"{total % 2**64:016x}",
                 )
         entries.append(FileEntry(path=path, bytes=num_bytes, sha256=digest.hexdigest()))

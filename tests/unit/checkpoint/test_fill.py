@@ -1,4 +1,4 @@
-"""Which files a rank's parts go to, and what of the bytes of a file goes where in memory."""
+"""Which files a rank's boxes go to, and what of the bytes of a file goes where in memory."""
 
 import itertools
 
@@ -8,23 +8,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fanal.run_folder import MAX_FILES, MIN_FILE_BYTES
-from pretrain.checkpoint.content import Part, files_of
+from pretrain.checkpoint.content import LocalBox, files_of
 from pretrain.checkpoint.disk.boxes import Box
 from pretrain.checkpoint.loading.fill import _take_into
 
 
-def part_of(count: int) -> Part:
-    return Part(tensor="a", shape=(count,), box=Box(offset=(0,), size=(count,)), states={})
+def box_of(count: int) -> LocalBox:
+    return LocalBox(tensor="a", shape=(count,), box=Box(offset=(0,), size=(count,)), states={})
 
 
 @given(st.lists(st.integers(1, 1 << 24), max_size=60))
 def test_every_part_is_in_one_file_and_there_are_few_files(counts: list[int]) -> None:
-    parts = [part_of(count) for count in counts]
-    files = files_of(parts, element_bytes=12)
-    assert [part for file in files for part in file] == parts
+    boxes = [box_of(count) for count in counts]
+    files = files_of(boxes, element_bytes=12)
+    assert [local for file in files for local in file] == boxes
     assert 1 <= len(files) <= 2 * MAX_FILES and all(files[1:])
     limit = max(MIN_FILE_BYTES, sum(counts) * 12 // MAX_FILES)
-    assert all(len(file) == 1 or sum(part.box.num_elements for part in file) * 12 <= limit for file in files)
+    assert all(len(file) == 1 or sum(local.box.num_elements for local in file) * 12 <= limit for file in files)
 
 
 @given(st.data())

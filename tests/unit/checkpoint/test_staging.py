@@ -5,16 +5,16 @@ import os
 import numpy as np
 import torch
 
-from pretrain.checkpoint.content import Part
+from pretrain.checkpoint.content import LocalBox
 from pretrain.checkpoint.disk.boxes import Box
 from pretrain.checkpoint.saving.staging import NOTE_BYTES, Staging
 
 STATES = ("param", "exp_avg")
 
 
-def part_of(name: str, count: int) -> Part:
+def box_of(name: str, count: int) -> LocalBox:
     states = {state: torch.arange(count, dtype=torch.float32) + 100 * number for number, state in enumerate(STATES, 1)}
-    return Part(tensor=name, shape=(count,), box=Box(offset=(0,), size=(count,)), states=states)
+    return LocalBox(tensor=name, shape=(count,), box=Box(offset=(0,), size=(count,)), states=states)
 
 
 def shared(staging: Staging) -> np.ndarray:
@@ -22,19 +22,19 @@ def shared(staging: Staging) -> np.ndarray:
 
 
 def test_all_of_a_state_lies_before_the_next_and_a_second_fill_replaces_the_first() -> None:
-    parts = [part_of("a", 3), part_of("b", 2)]
-    staging = Staging([parts], STATES, torch.device("cpu"))
+    boxes = [box_of("a", 3), box_of("b", 2)]
+    staging = Staging([boxes], STATES, torch.device("cpu"))
     assert staging.num_bytes == 5 * 2 * 4
     staging.fill()
     assert shared(staging).tolist() == [100, 101, 102, 100, 101, 200, 201, 202, 200, 201]
-    parts[0].states["exp_avg"].fill_(7)
+    boxes[0].states["exp_avg"].fill_(7)
     staging.fill()
     assert shared(staging).tolist() == [100, 101, 102, 100, 101, 7, 7, 7, 200, 201]
     staging.close()
 
 
 def test_every_file_begins_at_a_border_of_pages() -> None:
-    staging = Staging([[part_of("a", 3)], [part_of("b", 1024), part_of("c", 1)], []], STATES, torch.device("cpu"))
+    staging = Staging([[box_of("a", 3)], [box_of("b", 1024), box_of("c", 1)], []], STATES, torch.device("cpu"))
     assert staging.ranges == [(0, 24), (4096, 4096 + 8200), (16384, 16384)] and staging.num_bytes == 16384
     staging.fill()
     found = shared(staging)
@@ -44,7 +44,7 @@ def test_every_file_begins_at_a_border_of_pages() -> None:
 
 
 def test_a_note_of_any_length_lies_behind_the_numbers_and_leaves_them() -> None:
-    staging = Staging([[part_of("a", 3)]], STATES, torch.device("cpu"))
+    staging = Staging([[box_of("a", 3)]], STATES, torch.device("cpu"))
     staging.fill()
     for text in (b"short", b"x" * (3 * NOTE_BYTES), b"", b"short again"):
         start, length = staging.note(text)
@@ -64,10 +64,10 @@ def test_nothing_is_left_open_after_many() -> None:
     def count() -> int:
         return len(os.listdir("/proc/self/fd"))  # noqa: PTH208
 
-    Staging([[part_of("a", 3)]], STATES, torch.device("cpu")).close()
+    Staging([[box_of("a", 3)]], STATES, torch.device("cpu")).close()
     before = count()
     for _ in range(20):
-        staging = Staging([[part_of("a", 1000)]], STATES, torch.device("cpu"))
+        staging = Staging([[box_of("a", 1000)]], STATES, torch.device("cpu"))
         staging.fill()
         staging.close()
     assert count() == before

@@ -17,7 +17,7 @@ from pretrain.checkpoint.disk.manifest import DamagedCheckpointError
 from pretrain.checkpoint.disk.shard_file import header_bytes
 from pretrain.checkpoint.disk.tensor_index import (
     IndexedTensor,
-    Stored,
+    StoredBox,
     TensorIndex,
     boxes_to_text,
     entry_name,
@@ -33,12 +33,12 @@ INDEX = TensorIndex(
         "a.weight": IndexedTensor(
             name="a.weight", shape=(4, 6), weights_sum="0123456789abcdef",
             stored=(
-                Stored(file=0, box=Box(offset=(0, 0), size=(1, 6))), Stored(file=0, box=Box(offset=(1, 0), size=(1, 4))),
-                Stored(file=1, box=Box(offset=(1, 4), size=(1, 2))), Stored(file=1, box=Box(offset=(2, 0), size=(2, 6))),
+                StoredBox(file=0, box=Box(offset=(0, 0), size=(1, 6))), StoredBox(file=0, box=Box(offset=(1, 0), size=(1, 4))),
+                StoredBox(file=1, box=Box(offset=(1, 4), size=(1, 2))), StoredBox(file=1, box=Box(offset=(2, 0), size=(2, 6))),
             ),
         ),
         "b.weight": IndexedTensor(
-            name="b.weight", shape=(5,), weights_sum="f" * 16, stored=(Stored(file=1, box=Box(offset=(0,), size=(5,))),)
+            name="b.weight", shape=(5,), weights_sum="f" * 16, stored=(StoredBox(file=1, box=Box(offset=(0,), size=(5,))),)
         ),
     },
 )  # fmt: skip
@@ -128,11 +128,11 @@ def test_any_value_in_any_field_is_damage_or_an_index(tmp_path: Path, data: st.D
 
 def test_ranks_that_do_not_hold_a_tensor_once_over_are_an_error_of_ours() -> None:
     whole, half = Box(offset=(0,), size=(4,)), Box(offset=(0,), size=(2,))
-    first, second = Stored(file=0, box=half), Stored(file=3, box=half.moved((2,)))
+    first, second = StoredBox(file=0, box=half), StoredBox(file=3, box=half.moved((2,)))
     found = tensors_from_texts([boxes_to_text([("a", (4,), first)]), boxes_to_text([("a", (4,), second)])])
     assert found == {"a": ((4,), [first, second])}
     for box in (half, whole):
-        wrong = Stored(file=3, box=box)
+        wrong = StoredBox(file=3, box=box)
         with pytest.raises(AssertionError, match="do not hold every element of a"):
             tensors_from_texts([boxes_to_text([("a", (4,), first)]), boxes_to_text([("a", (4,), wrong)])])
     with pytest.raises(AssertionError, match="on one rank"):

@@ -50,7 +50,7 @@ def job_of(run_dir: Path, rank: int, *, step: int = 5, attempt: str = "a-1", kee
 def write_all(*jobs: Job) -> list[str | None]:
     """What each says; a thread that fails raises here."""
     with ThreadPoolExecutor(len(jobs)) as threads:
-        found = [threads.submit(write_checkpoint, job, memoryview(NUMBERS), lambda phase: None) for job in jobs]
+        found = [threads.submit(write_checkpoint, job, memoryview(NUMBERS), lambda stage: None) for job in jobs]
         return [future.result(timeout=60) for future in found]
 
 
@@ -155,7 +155,7 @@ def test_what_one_rank_could_not_write_the_leader_says(tmp_path: Path, monkeypat
     monkeypatch.setattr(write_job, "_write_file", broken)
     with ThreadPoolExecutor(NUM_RANKS) as threads:
         found = [
-            threads.submit(write_checkpoint, job, memoryview(NUMBERS), lambda phase: None) for job in jobs_of(tmp_path)
+            threads.submit(write_checkpoint, job, memoryview(NUMBERS), lambda stage: None) for job in jobs_of(tmp_path)
         ]
         errors = [future.exception(timeout=60) for future in found]
     assert errors[2] is None and isinstance(errors[0], SaveError) and isinstance(errors[1], SaveError)
@@ -187,7 +187,7 @@ def test_the_writers_of_an_older_attempt_are_not_taken_for_those_of_this_one(tmp
 
     def write_late() -> None:
         with pytest.raises(SaveError):
-            write_checkpoint(late, memoryview(b"old"), lambda phase: None)
+            write_checkpoint(late, memoryview(b"old"), lambda stage: None)
         ended.append(True)
 
     thread = threading.Thread(target=write_late, daemon=True)
@@ -202,7 +202,7 @@ def test_the_writers_of_an_older_attempt_are_not_taken_for_those_of_this_one(tmp
 
 def test_a_run_folder_that_is_gone_is_named_and_not_made_again(tmp_path: Path) -> None:
     with pytest.raises(SaveError, match=r"run is gone; make it again, or stop the run"):
-        write_checkpoint(job_of(tmp_path / "run", 0), memoryview(NUMBERS), lambda phase: None)
+        write_checkpoint(job_of(tmp_path / "run", 0), memoryview(NUMBERS), lambda stage: None)
     assert not (tmp_path / "run").exists()
 
 
@@ -213,18 +213,18 @@ def test_space_and_inodes_are_counted_before_a_byte_is_written(tmp_path: Path, m
     monkeypatch.setattr("os.statvfs", lambda path: Full)
     complaint = r"the checkpoint needs [\d,]+ bytes and the disk of .* has 10,000 left; free [\d,]+ bytes, or keep fewer with checkpoint.keep_last"
     with pytest.raises(SaveError, match=complaint):
-        write_checkpoint(job_of(tmp_path, 0), memoryview(NUMBERS), lambda phase: None)
+        write_checkpoint(job_of(tmp_path, 0), memoryview(NUMBERS), lambda stage: None)
     Full.f_bavail = 10**9
     with pytest.raises(
         SaveError, match=r"needs 22 files and folders \(inodes\) and the disk of .* has 7 left; delete 15 files"
     ):
-        write_checkpoint(job_of(tmp_path, 0), memoryview(NUMBERS), lambda phase: None)
+        write_checkpoint(job_of(tmp_path, 0), memoryview(NUMBERS), lambda stage: None)
     assert names(tmp_path) == []
     Full.f_files = 0  # a file system that does not count them
     write_all(*jobs_of(tmp_path))
 
 
-def test_the_phases_are_told_in_their_order(tmp_path: Path) -> None:
+def test_the_stages_are_told_in_their_order(tmp_path: Path) -> None:
     told: list[list[str]] = [[] for _ in range(NUM_RANKS)]
     with ThreadPoolExecutor(NUM_RANKS) as threads:
         list(
@@ -251,7 +251,7 @@ def test_leftovers_that_cannot_be_removed_stop_the_save_of_their_own_step_alone(
     with monkeypatch.context() as patch:
         patch.setattr(retention.shutil, "rmtree", busy)
         with pytest.raises(SaveError, match=f"{folder / part_name(5)} is in the way and cannot be removed"):
-            write_checkpoint(job_of(tmp_path, 0), memoryview(NUMBERS), lambda phase: None)
+            write_checkpoint(job_of(tmp_path, 0), memoryview(NUMBERS), lambda stage: None)
     (folder / part_name(5)).rename(folder / part_name(4))
     real, kept = shutil.rmtree, folder / part_name(4)
     monkeypatch.setattr(retention.shutil, "rmtree", lambda path: busy(path) if path == kept else real(path))

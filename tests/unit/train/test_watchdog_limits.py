@@ -40,14 +40,14 @@ def test_an_act_past_its_limit_ends_the_process_with_77_and_its_stacks(tmp_path:
     assert "last words" in result.stdout, "what was printed is not lost"
 
 
-def test_each_step_starts_the_clock_again_and_phases_without_a_limit_go_on(tmp_path: Path) -> None:
+def test_each_step_starts_the_clock_again_and_acts_without_a_limit_go_on(tmp_path: Path) -> None:
     act = """
 for _ in range(8):
     dog.enter("step")
     time.sleep(0.4)
-with dog.phase("validation"):
+with dog.during("validation"):
     time.sleep(0.5)
-with dog.phase("save"):
+with dog.during("save"):
     time.sleep(0.5)
 """
     result = run(tmp_path, act, step_s=2.0)
