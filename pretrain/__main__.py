@@ -47,7 +47,7 @@ def cli() -> None:
 def train(config: str, overrides: tuple[str, ...]) -> None:
     """Train the run that CONFIG describes, or resume it from its last checkpoint.
 
-    Under torchrun or srun it uses the ranks it is given; alone, it starts the local ranks the layout needs.
+    Under torchrun or srun it uses the ranks that it is given; without either it starts the ranks that the layout needs here.
     """
     _quiet_libraries()
     code = _guard(lambda: (_train_rank if started_by_launcher() else _train_local)(load_run(config, overrides)))
@@ -76,11 +76,11 @@ def show(config: str, overrides: tuple[str, ...]) -> None:
 
 @cli.command(context_settings=CONTEXT)
 @click.argument("path", metavar="CHECKPOINT_OR_RUN_DIR", shell_complete=complete_path)
-@click.option("--deep", is_flag=True, help="Read every byte and compare hashes and sums.")
+@click.option("--deep", is_flag=True, help="Read every byte, and compare hashes and the sums of the weights.")
 def verify(path: str, deep: bool) -> None:
     """Check a checkpoint, or every checkpoint of a run, against its manifest.
 
-    The exit code is 76 if one fails. Nothing is changed or set aside.
+    The exit code is 76 if one is damaged. Nothing is changed or set aside.
     """
     from rich.console import Console
 
@@ -96,15 +96,15 @@ def verify(path: str, deep: bool) -> None:
 @cli.command(context_settings=CONTEXT)
 @click.argument("config", shell_complete=complete_path)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--steps", type=int, help="Optimizer steps of each run; 8, or all if the run has fewer.")
-@click.option("--kills", type=int, default=3, show_default=True, help="How often the killed run is killed.")
-@click.option("--seed", type=int, help="Seed of the moments and targets of the kills; drawn and printed if not given.")
+@click.option("--steps", type=int, help="Optimizer steps of each run; default 8, or all if the run has fewer.")
+@click.option("--kills", type=int, default=3, show_default=True, help="Number of times the run is killed.")
+@click.option("--seed", type=int, help="Seed that decides when and what is killed; default: random, and printed.")
 def prove(config: str, overrides: tuple[str, ...], steps: int | None, kills: int, seed: int | None) -> None:
     """Prove that this machine resumes CONFIG as if nothing had happened.
 
-    Makes a straight run of a few steps, and runs that are killed with SIGKILL and resumed, in the same layout and in others;
-    compares data order, losses and optimizer; prints a table. All of it happens in RUN_DIR/prove/TIME, where the evidence
-    stays; the rest of RUN_DIR is not touched.
+    Trains a few steps without interruption, and again in runs that are killed with SIGKILL and resumed, in the same layout and
+    in others; compares data order, losses and optimizer states; prints a table. All runs and evidence are in
+    RUN_DIR/prove/TIME; the rest of RUN_DIR is not touched.
 
     The exit code is 0 if all is equal, 1 on a difference, 2 if the input is wrong.
     """

@@ -52,7 +52,7 @@ def verify(path: str | Path, deep: bool, console: Console) -> list[str]:
     for folder in aside:
         table.add_row(folder.name, "", "", f"set aside, see {folder.name}.{REASON}")
     console.print(table)
-    for checkpoint in checkpoints[:1]:  # all of a run began with the same
+    for checkpoint in checkpoints[:1]:  # all of a run started from the same
         for line in _origins(checkpoint):
             console.print(line, highlight=False, markup=False, soft_wrap=True)
     if not checkpoints:
@@ -77,7 +77,7 @@ def _look(checkpoint: Path, deep: bool) -> tuple[Manifest | None, list[str]]:
 def _origins(checkpoint: Path) -> list[str]:
     """The runs before this one, the last of them first."""
     try:
-        return [f"began with {described(origin)}" for origin in chain(read_origin(checkpoint))]
+        return [f"started from {described(origin)}" for origin in chain(read_origin(checkpoint))]
     except (DamagedCheckpointError, FileNotFoundError):
         return []  # it is among the problems, or gone by now
 

@@ -253,7 +253,7 @@ def save_line(record: SaveReport) -> str:
     if record.failure is not None:
         return f"NO CHECKPOINT of step {record.step}, and training goes on: {record.failure}"
     line = (
-        f"checkpoint: {record.path} ({record.num_bytes / 2**30:.2f} GiB; training stood still for {record.stall_s:.3f} s, whole "
+        f"checkpoint: {record.path} ({record.num_bytes / 2**30:.2f} GiB; paused training for {record.stall_s:.3f} s, complete "
         f"after {record.save_s:.2f} s)"
     )
     return line if record.warning is None else f"{line}; WARNING: {record.warning}"

@@ -210,7 +210,7 @@ def _failures(processes: list[Any], pipes: list[Connection], ranks: set[int], lo
             end = (
                 f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with {code} and gave no reason"
             )
-            text = f"rank {rank} {end}; what it wrote is {place}"
+            text = f"rank {rank} {end}; its output is {place}"
             found.append(Failure(rank=rank, time_s=time.monotonic(), error=None, text=text, exit_code=code))
     return found
 

@@ -97,7 +97,7 @@ def _train(run: RunConfig, rank: int, watchdog: Watchdog) -> Outcome:
         ):
             sinks.write(start_record(run, world, attention_backend(model), step=state.step))
             if origin is not None:
-                sinks.say(f"began with {described(origin)}")
+                sinks.say(f"started from {described(origin)}")
             training = Training(
                 run=run, world=world, model=model, optimizer=optimizer, reader=reader, saver=saver, sinks=sinks,
                 requests=requests, watchdog=watchdog,
@@ -191,7 +191,7 @@ def _begin_save(training: Training, state: TrainState, asked: Asked) -> None:
     with training.watchdog.during("save"):
         training.saver.begin(state, training.reader.position(state.consumed_samples))
     if asked.save:
-        training.sinks.say(f"checkpoint of step {state.step} begun on request (SAVE file)")
+        training.sinks.say(f"started the checkpoint of step {state.step} on request (SAVE file)")
     training.requests.save_started()
     _report_saves(training)
 

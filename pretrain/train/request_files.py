@@ -73,7 +73,7 @@ class RequestFiles:
             # Once a second would be too often for a file system that is ill for an hour.
             if self._warned_of != error.errno:
                 self._warned_of = error.errno
-                logger.warning("cannot look for %s, or not remove it: %s", self._folder / name, error)
+                logger.warning("cannot look for %s or remove it: %s", self._folder / name, error)
 
     def _discard_old(self, name: str) -> None:
         found = self._identity(name)
@@ -82,7 +82,7 @@ class RequestFiles:
             self._acted_on[name] = found
             written = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found[1] / 1e9))
             logger.warning(
-                "%s of %s was there before this start, so it was meant for an earlier one: removed without effect",
+                "%s (written %s) was there before this start, so it was meant for an earlier one: removed without effect",
                 self._folder / name, written,
             )  # fmt: skip
 

@@ -89,7 +89,7 @@ def test_when_no_checkpoint_is_whole_the_run_is_refused_now_and_at_the_next_star
 ) -> None:
     flip_a_bit(copy / step_name(10) / "shards" / "rank-00000.safetensors")
     (copy / step_name(5) / COMPLETE).unlink()
-    complaint = f"no checkpoint of {copy} is whole, and a run that had one does not start over by itself; damaged and set aside: "
+    complaint = f"no checkpoint in {copy} is intact, and a run that had one does not restart from step 0 by itself; damaged and set aside: "
     both = f"{copy / step_name(5)}.bad, {copy / step_name(10)}.bad"
     first = pretrain("train", small_run, f"run_dir={tmp_path}", *OVERRIDES)
     assert first.returncode == 76, first.stderr

@@ -23,7 +23,7 @@ SMALL = (
     *TP2, "data.validation=[]", "data.seq_length=32", "model.num_layers=2", "train.global_batch_size=2", "checkpoint.interval=1",
     "checkpoint.keep_last=2", "checkpoint.max_failed_saves=2", "optim.lr_decay_samples=80",
 )  # fmt: skip
-TOOK = rf"took more than checkpoint.phase_timeout_s \({SHORT_S:g} s\), so its writer was ended"
+TOOK = rf"took more than checkpoint.phase_timeout_s \({SHORT_S:g} s\), so its writer process was ended"
 DIED = r"the writer process died \(killed by signal 9\) while "
 SOUND = Disturbance(name="")
 WRITER = [
@@ -47,10 +47,10 @@ WRITER = [
                 failure=f"rank 0: waiting for the other ranks' files {TOOK}"),
     Disturbance(name="rank 0 hangs at the seal", order=(0, "sealing", "hang"), leaves_part=True, failure=f"rank 0: sealing {TOOK}"),
     SOUND,
-    Disturbance(name="rank 0 hangs while it deletes", order=(0, "deleting old checkpoints", "hang"), warning=f"old checkpoints may be left: deleting old checkpoints {TOOK}"),
+    Disturbance(name="rank 0 hangs while it deletes", order=(0, "deleting old checkpoints", "hang"), warning=f"old checkpoints may not have been deleted: deleting old checkpoints {TOOK}"),
     Disturbance(name="rank 0 dies while it deletes", order=(0, "deleting old checkpoints", "die"), warning=f"{DIED}deleting old checkpoints"),
     Disturbance(name="rank 1 dies when all is whole", order=(1, "end", "die once it is whole"),
-                warning=r"^(old checkpoints may be left: another rank failed)?$"),
+                warning=r"^(old checkpoints may not have been deleted: another rank failed)?$"),
     Disturbance(name="the last save fails at first", order=(1, "writing", "fail"), failure="Input/output error"),
 ]  # fmt: skip
 """What writer processes do, by step from 1 on; twice in a row fails at most, and the run allows no more than that."""
@@ -75,7 +75,7 @@ ROOM = "size=48m,nr_inodes=120"
 FOLDER = [
     SOUND,
     Disturbance(name="the checkpoints are removed", act="remove the checkpoints"),
-    Disturbance(name="the run folder is removed", act="remove the run folder", failure=r"rank 0: /\S* is gone; make it again, or stop the run"),
+    Disturbance(name="the run folder is removed", act="remove the run folder", failure=r"rank 0: /\S* no longer exists; create it again, or stop the run"),
     SOUND,
     Disturbance(name="the part is removed while rank 0 writes", order=(0, "writing", "remove the part"), failure="No such file or directory"),
     SOUND,

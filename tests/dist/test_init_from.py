@@ -202,10 +202,10 @@ def test_every_checkpoint_tells_the_chain_of_phases_to_the_first(phases: Phases)
         assert origin.data == json.loads((phase.last / DATA).read_text())
     shown = CliRunner().invoke(cli, ["verify", str(phases.annealing.last)])
     assert shown.exit_code == 0, shown.output
-    lines = [line for line in shown.output.splitlines() if line.startswith("began with")]
+    lines = [line for line in shown.output.splitlines() if line.startswith("started from")]
     assert lines == [
-        f"began with {phases.extension.last}, step 4 after 2,048 tokens, optimizer kept, manifest {second.manifest_sha256[:12]}",
-        f"began with {phases.pretrain.last}, step 6 after 3,072 tokens, optimizer fresh, manifest {first.manifest_sha256[:12]}",
+        f"started from {phases.extension.last}, step 4 after 2,048 tokens, optimizer kept, manifest {second.manifest_sha256[:12]}",
+        f"started from {phases.pretrain.last}, step 6 after 3,072 tokens, optimizer fresh, manifest {first.manifest_sha256[:12]}",
     ]
 
 
@@ -242,8 +242,8 @@ def test_a_run_does_not_go_on_under_a_config_that_says_it_began_elsewhere(
     refused = go_on(init_from(phases.annealing.last))
     assert refused.exit_code == 2 and refused.failure is not None
     assert (
-        f"checkpoint.init_from ({phases.annealing.last}) must be where the run began, and checkpoint {checkpoints_dir(tmp_path / 'run')}"
-        f"/{step_name(4)} says that it began with {phases.pretrain.run.run_dir} ({phases.pretrain.last}); "
+        f"checkpoint.init_from ({phases.annealing.last}) must name what the run started from, and checkpoint {checkpoints_dir(tmp_path / 'run')}"
+        f"/{step_name(4)} says that it started from {phases.pretrain.run.run_dir} ({phases.pretrain.last}); "
         f"checkpoint.init_from={phases.pretrain.run.run_dir} works"
     ) in str(refused.failure.error)
     moved = go_on(init_from(source))
@@ -261,7 +261,7 @@ def test_a_damaged_checkpoint_is_refused_by_file_with_the_one_to_name_instead_an
     trace = run_and_trace(make_run(small_run, tmp_path / "run", *DP2, init_from(source)))
     assert trace.exit_code == 76 and trace.failure is not None and not trace.losses
     message = str(trace.failure.error)
-    assert f"the checkpoint to begin with is damaged, and left as it is: {shard} has sha256 " in message
+    assert f"the checkpoint to start from is damaged, and was not changed: {shard} has sha256 " in message
     assert f"checkpoint.init_from={checkpoints_dir(source) / step_name(3)} names the one before" in message
     assert everything_in(source) == before
 

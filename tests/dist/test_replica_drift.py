@@ -98,7 +98,8 @@ def test_verify_deep_finds_a_number_that_was_changed_and_sealed_again(trained: P
     assert not verify(copy, False, console), "only the deep look adds up"
     (problem,) = verify(copy, True, console)
     assert (
-        f"the stored values of {SPLIT} have the sum " in problem and f"({TENSORS}); they are other numbers" in problem
+        f"the stored values of {SPLIT} have the sum " in problem
+        and f"({TENSORS}): other values were stored than were trained" in problem
     )
 
 

@@ -67,9 +67,12 @@ def test_a_save_file_gives_one_checkpoint_and_the_run_goes_on_and_an_old_stop_fi
     steps = [int(path.name.removeprefix("step-")) for path in checkpoints_in(checkpoints_dir(tmp_path))]
     first, last = sorted(steps)
     assert 3 <= first < last == 10
-    assert f"checkpoint of step {first} begun on request (SAVE file)" in saved.output
+    assert f"started the checkpoint of step {first} on request (SAVE file)" in saved.output
     assert f"checkpoint: {checkpoints_dir(tmp_path) / step_name(first)} " in saved.output
-    assert "STOP of " in saved.output and "so it was meant for an earlier one: removed without effect" in saved.output
+    assert (
+        "STOP (written " in saved.output
+        and "so it was meant for an earlier one: removed without effect" in saved.output
+    )
     assert not (tmp_path / "SAVE").exists() and not (tmp_path / "STOP").exists()
 
 

@@ -26,12 +26,12 @@ def read_config(folder: Path) -> Any:
         as_written: Any = OmegaConf.to_container(OmegaConf.create(read_small_file(folder / CONFIG).decode()))
         saved: Any = OmegaConf.create(with_current_names(as_written, where=str(folder / CONFIG)))
         if not all(isinstance(saved.get(key), DictConfig) for key in ("model", "data", "train")):
-            raise DamageError("it has no sections model, data and train")
+            raise DamageError("it must have the sections model, data and train")
         return saved
     except (ValueError, TypeError, OmegaConfBaseException, YAMLError) as error:
         problem = str(error).partition("\n")[0]
         raise DamagedCheckpointError(
-            f"{folder / CONFIG} is no config of a run ({type(error).__name__}: {problem})"
+            f"{folder / CONFIG} is not the config of a run ({type(error).__name__}: {problem})"
         ) from None
 
 
@@ -47,7 +47,7 @@ def read_model(folder: Path) -> ModelConfig:
     except (ValueError, TypeError, OmegaConfBaseException) as error:
         problem = str(error).partition("\n")[0]
         raise DamagedCheckpointError(
-            f"{folder / CONFIG} describes no model ({type(error).__name__}: {problem})"
+            f"{folder / CONFIG} does not describe a model ({type(error).__name__}: {problem})"
         ) from None
     assert isinstance(model, ModelConfig), f"omegaconf gave a {type(model).__name__}"
     return model
@@ -64,7 +64,7 @@ def refuse_newer(folder: Path, name: str, section: DictConfig, cls: type) -> Non
     if unknown:
         raise UserError(
             f"checkpoint {folder} was written by a newer version of Fanal: this one does not know {', '.join(unknown)}; "
-            "that version, or a later one, reads it"
+            "use that version or a later one"
         )
 
 

@@ -66,11 +66,11 @@ def remove_leftovers(folder: Path) -> None:
     """
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         if is_part(path.name.removesuffix(f".{REASON}")):
-            logger.warning("removing %s: a save or a deletion that never ended", path)
+            logger.warning("removing %s, left by a save or a deletion that did not finish", path)
             try:
                 _remove(path)
             except OSError as error:
-                logger.warning("it cannot be removed (%s): %s", error.strerror, path)
+                logger.warning("%s cannot be removed (%s)", path, error.strerror)
 
 
 def set_aside(checkpoint: Path, problems: Sequence[str]) -> Path:

@@ -34,10 +34,12 @@ def seal(part: Path, final: Path, *, step: int, entries: Sequence[FileEntry]) ->
     sync_path(part)
     problems = verify_checkpoint(part, deep=False).problems
     if problems:
-        raise SaveError(f"what was written is not there: {'; '.join(problems)}")
+        raise SaveError(f"the checkpoint was not written completely: {'; '.join(problems)}")
     if (final / COMPLETE).exists():
         if read_sealed_manifest(final) != content:
-            raise SaveError(f"{final} is there already, whole, and is not the checkpoint of this run's step {step}")
+            raise SaveError(
+                f"{final} exists already, is complete, and is not the checkpoint of this run's step {step}; move it away"
+            )
         shutil.rmtree(part)
         return
     part.rename(final)

@@ -54,14 +54,16 @@ class ShardFile:
             size = os.fstat(self._stream.fileno()).st_size
             length = int.from_bytes(self._stream.read(8), "little")
             if length > min(MAX_HEADER_BYTES, size - 8):  # before as much memory is asked for
-                raise DamageError(f"a header of {length:,} bytes in a file of {size:,}")
+                raise DamageError(f"the header has {length:,} bytes in a file of {size:,}")
             fields = json.loads(self._stream.read(length))
             fields.pop("__metadata__", None)
             self._numbers_start = 8 + length
             self._entries = _parse_entries(fields, size - self._numbers_start)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             self._stream.close()
-            raise DamagedCheckpointError(f"{path} is no file of tensors ({type(error).__name__}: {error})") from None
+            raise DamagedCheckpointError(
+                f"{path} is not a valid safetensors file ({type(error).__name__}: {error})"
+            ) from None
 
     def place(self, name: str, shape: tuple[int, ...], first_element: int) -> int:
         """The byte of the file where the elements of an entry begin, from ``first_element`` on, in row-major order.
@@ -100,9 +102,9 @@ def _parse_entries(fields: dict[str, Any], num_bytes: int) -> dict[str, tuple[in
             raise DamageError(f"{name} must be F32, its shape and data_offsets integers from 0; found {entry}")
         if start != place or end != start + math.prod(shape) * ITEM_BYTES:
             raise DamageError(
-                f"{name} of shape {shape} must lie from byte {place:,} on; found data_offsets {start:,} to {end:,}"
+                f"{name} of shape {shape} must start at byte {place:,}; found data_offsets {start:,} to {end:,}"
             )
         found[name], place = (start, shape), end
     if place != num_bytes:
-        raise DamageError(f"the header describes {place:,} bytes, and {num_bytes:,} follow it")
+        raise DamageError(f"the header describes {place:,} bytes of data, and {num_bytes:,} follow it")
     return found

@@ -56,6 +56,6 @@ def _recent(found: Any) -> Recent:
         for value in values:
             if type(value) is not float or not math.isfinite(value):
                 raise DamageError(
-                    f"recent.{name} holds {value!r}, and every value must be a finite number with a point"
+                    f"recent.{name} holds {value!r}; every value must be a finite number written with a decimal point"
                 )
     return Recent(**{name: tuple(values) for name, values in found.items()})

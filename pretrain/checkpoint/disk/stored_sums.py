@@ -29,8 +29,8 @@ def sum_problems(folder: Path) -> Iterator[str]:
                 found = f"{total % 2**64:016x}"
                 if found != tensor.weights_sum:
                     yield (
-                        f"{folder}: the stored values of {tensor.name} have the sum {found}, and the weights that were trained had "
-                        f"{tensor.weights_sum} ({TENSORS}); they are other numbers"
+                        f"{folder}: the stored values of {tensor.name} have the sum {found}, and the trained weights had "
+                        f"{tensor.weights_sum} ({TENSORS}): other values were stored than were trained"
                     )
     except DamagedCheckpointError as error:
         yield str(error)

@@ -122,12 +122,12 @@ def read_index(folder: Path) -> TensorIndex:
         tensors: dict[str, IndexedTensor] = {}
         for tensor in map(_parse_tensor, fields["tensors"]):
             if tensor.name in tensors:
-                raise DamageError(f"{tensor.name} is there twice")
+                raise DamageError(f"{tensor.name} is listed twice")
             tensors[tensor.name] = tensor
         return TensorIndex(states=states, num_updates=_count(fields[NUM_UPDATES]), weights_dtype=dtype, tensors=tensors)
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise DamagedCheckpointError(
-            f"{folder / TENSORS} is no index of tensors ({type(error).__name__}: {error})"
+            f"{folder / TENSORS} is not an index of tensors ({type(error).__name__}: {error})"
         ) from None
 
 
@@ -150,7 +150,7 @@ def _parse_tensor(fields: Any) -> IndexedTensor:
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise DamageError(f"{value!r} must be a text")
+        raise DamageError(f"{value!r} must be a string")
     return value
 
 

@@ -90,7 +90,7 @@ class TensorReader:
 
     def _known(self, tensor: str) -> IndexedTensor:
         if tensor not in self.index.tensors:
-            raise DamagedCheckpointError(f"{self._folder} holds no tensor {tensor}")
+            raise DamagedCheckpointError(f"{self._folder} has no tensor {tensor}")
         return self.index.tensors[tensor]
 
     def _read_shared(self, tensor: str, state: str, entry: StoredBox, shared: Box, target: np.ndarray) -> None:

@@ -61,8 +61,7 @@ def refuse_gone(folder: Path) -> None:
     """Raises: GoneError if there is no such folder any more."""
     if not os.path.lexists(folder):
         raise GoneError(
-            f"{folder} was deleted while it was read, as a run does that keeps its newest checkpoints (checkpoint.keep_last); a "
-            "newer one works"
+            f"{folder} was deleted while it was read: its run deletes old checkpoints (checkpoint.keep_last); use a newer one"
         ) from None
 
 
@@ -155,7 +154,7 @@ def hash_problem(folder: Path, entry: FileEntry, take: Take | None = None) -> st
 def _structure_problems(folder: Path, manifest: Manifest) -> Iterator[str]:
     named = step_of(folder.name)
     if named is not None and named != manifest.step:
-        yield f"{folder / MANIFEST} is of step {manifest.step}, and the folder's name says {named}"
+        yield f"{folder / MANIFEST} is of step {manifest.step}, and the folder is named for step {named}"
     found = dict(_walk(folder))
     expected = {entry.path: entry.bytes for entry in manifest.files}
     for path, num_bytes in expected.items():

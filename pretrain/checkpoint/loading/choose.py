@@ -116,8 +116,9 @@ def _share_candidate(folder: Path, world: World) -> tuple[str | None, list[FileE
     name, files_text, aside = json.loads(share_text(text, world) or "")
     if aside:
         raise DamagedCheckpointError(
-            f"no checkpoint of {folder} is whole, and a run that had one does not start over by itself; damaged and set aside: "
-            f"{', '.join(aside)} (a .REASON beside each says why). Copy a whole one back, or start a new run in another run_dir"
+            f"no checkpoint in {folder} is intact, and a run that had one does not restart from step 0 by itself; damaged and "
+            f"set aside: {', '.join(aside)} (a .REASON file beside each says why). Copy an intact one back, or start a new run "
+            "in another run_dir"
         )
     return name, entries_from_text(files_text)
 
@@ -158,7 +159,7 @@ def hash_problems(
     if alone:
         raise RuntimeError(
             f"ranks {sorted(set(alone.values()))} read other bytes than rank 0 in {checkpoint}: {', '.join(alone)}. The checkpoint "
-            "is left as it is; look at the memory and the file system of their hosts"
+            "was not changed; check the memory and the file system of their hosts"
         )
     return problems
 

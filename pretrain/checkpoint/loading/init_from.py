@@ -52,8 +52,8 @@ def find_origin(run: RunConfig) -> tuple[Path, Manifest]:
     own, real = real_path(run.run_dir), real_path(named)
     if real == own or real.parent == real_path(checkpoints_dir(own)):
         raise UserError(
-            f"checkpoint.init_from ({named}) must be of another run than run_dir ({run.run_dir}), which goes on from its own "
-            f"checkpoints by itself; checkpoint.init_from=null works, or run_dir={run.run_dir}-2"
+            f"checkpoint.init_from ({named}) must be a checkpoint of another run than run_dir ({run.run_dir}), which resumes from "
+            f"its own checkpoints by itself; checkpoint.init_from=null works, or run_dir={run.run_dir}-2"
         )
     folder = real if is_checkpoint(named) else _newest_of_run(named)
     finding = verify_checkpoint(folder, deep=False)
@@ -80,14 +80,15 @@ def check_origin(run: RunConfig, folder: Path, *, tokenizer_sha256: str) -> None
             )
     if differences:
         raise UserError(
-            f"checkpoint.init_from ({named}) must have the model's shape and its tokenizer, and differs in "
-            f"{'; '.join(differences)}: the values there work with {folder}, or checkpoint.init_from=null for initial weights"
+            f"checkpoint.init_from ({named}) must have the model's shape and its tokenizer, but differs in "
+            f"{'; '.join(differences)}: use the checkpoint's values with {folder}, or checkpoint.init_from=null to start from "
+            "initial weights"
         )
     step, last_step = step_of(folder.name) or 0, saved.train.get("train_steps")
     if not is_checkpoint(named) and isinstance(last_step, int) and step < last_step:
         raise UserError(
-            f"checkpoint.init_from ({named}) is a run that has come to step {step} of {last_step}: train it to its end, or name "
-            f"the checkpoint to begin with it as it is; checkpoint.init_from={folder} works"
+            f"checkpoint.init_from ({named}) is a run that is at step {step} of {last_step}: train it to its end, or name "
+            f"its checkpoint to start from it as it is; checkpoint.init_from={folder} works"
         )
     if run.checkpoint.init_optimizer == "keep":
         _check_states(run, folder)
@@ -102,7 +103,7 @@ def _check_states(run: RunConfig, folder: Path) -> None:
     held = read_index(folder).states
     if not stated.states or (before == run.optim.name and set(stated.states) <= set(held)):
         return
-    found = "weights alone" if len(held) == 1 else f"{' and '.join(held[1:])} of optim.name={before}"
+    found = "only weights" if len(held) == 1 else f"{' and '.join(held[1:])} of optim.name={before}"
     raise UserError(
         f"checkpoint.init_optimizer (keep) needs {' and '.join(stated.states)} of {stated.title} (optim.name={run.optim.name}), "
         f"and {folder} holds {found}; checkpoint.init_optimizer=fresh works"
@@ -119,20 +120,20 @@ def check_same_origin(run: RunConfig, origin: Origin | None, folder: Path) -> No
     if origin is None:
         if stated is not None:
             raise UserError(
-                f"checkpoint.init_from ({stated}) must be where the run began, and checkpoint {folder} says that it began with "
-                "initial weights; checkpoint.init_from=null works, or another run_dir for a run that begins there"
+                f"checkpoint.init_from ({stated}) must name what the run started from, and checkpoint {folder} says that it "
+                "started from initial weights; checkpoint.init_from=null works, or another run_dir for a run that starts from there"
             )
         return
     if stated != origin.init_from and not _is_there(stated, origin):
         raise UserError(
-            f"checkpoint.init_from ({stated}) must be where the run began, and checkpoint {folder} says that it began with "
-            f"{origin.init_from} ({origin.checkpoint}); checkpoint.init_from={origin.init_from} works, whatever is there by now, "
-            "or another run_dir for another run"
+            f"checkpoint.init_from ({stated}) must name what the run started from, and checkpoint {folder} says that it started "
+            f"from {origin.init_from} ({origin.checkpoint}); checkpoint.init_from={origin.init_from} works, even if nothing is "
+            "left there, or another run_dir for another run"
         )
     if keeps != origin.init_optimizer:
         raise UserError(
-            f"checkpoint.init_optimizer ({keeps}) must be as the run began, and checkpoint {folder} says {origin.init_optimizer}; "
-            f"checkpoint.init_optimizer={origin.init_optimizer} works, or another run_dir for another run"
+            f"checkpoint.init_optimizer ({keeps}) must be as at the start of the run, and checkpoint {folder} says "
+            f"{origin.init_optimizer}; checkpoint.init_optimizer={origin.init_optimizer} works, or another run_dir for another run"
         )
 
 
@@ -142,8 +143,10 @@ def damage(folder: Path, problems: Sequence[str]) -> str:
     try:
         works = f"checkpoint.init_from={first_whole(older, deep=False)[0].folder} names the one before"
     except (DamagedCheckpointError, GoneError):
-        works = "there is no older one beside it"
-    return f"the checkpoint to begin with is damaged, and left as it is: {'; '.join(problems)}. Copy it again; {works}"
+        works = "there is no older intact one beside it"
+    return (
+        f"the checkpoint to start from is damaged, and was not changed: {'; '.join(problems)}. Copy it again; {works}"
+    )
 
 
 def _named(run: RunConfig) -> Path:
@@ -159,15 +162,15 @@ def _newest_of_run(named: Path) -> Path:
     if later:
         works = f"checkpoint.init_from={found[0]} names the newest that is left" if found else "none is left"
         raise DamagedCheckpointError(
-            f"the newest checkpoint of the run to begin with was damaged and set aside as {later[-1]} ({later[-1].name}.{REASON} "
+            f"the newest checkpoint of the run to start from was damaged and set aside as {later[-1]} ({later[-1].name}.{REASON} "
             f"says why): copy it again under its name; {works}"
         )
     if not found:
         runs = sorted(str(path.parent) for path in named.parent.glob("*/checkpoints"))[:8]
         raise UserError(
             f"checkpoint.init_from ({named}) must be a checkpoint's folder, or a run's folder with one in it; "
-            f"{'there is none' if named.is_dir() else 'nothing is there'}. Runs beside it: {', '.join(runs) or 'none'}; "
-            "checkpoint.init_from=null begins with initial weights"
+            f"{'it has none' if named.is_dir() else 'it does not exist'}. Runs beside it: {', '.join(runs) or 'none'}; "
+            "checkpoint.init_from=null starts from initial weights"
         )
     return found[0]
 

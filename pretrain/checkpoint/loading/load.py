@@ -118,7 +118,9 @@ def begin_with_origin(
         restore_tensors(folder, model, optimizer, world, states=states)
         origin = origin_of(folder, step=step, init_from=str(config.init_from), init_optimizer=config.init_optimizer)
     if origin.data is None:
-        logger.warning("%s has no record of its data: nothing says that its tokenizer was data.tokenizer", folder)
+        logger.warning(
+            "%s has no record of its data: whether it was trained with data.tokenizer cannot be checked", folder
+        )
     return origin
 
 

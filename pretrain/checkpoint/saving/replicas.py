@@ -96,7 +96,7 @@ def _what_drifted(placements: Sequence[Placement], sums: Sequence[int], drifted:
         shown = [f"{name}: {', '.join(ranks)}" for name, ranks in sorted(lines.items())]
         text = (
             f"weights that must be equal have drifted apart, in {len(shown)} parameters: {'; '.join(shown[:8])}. No checkpoint "
-            "was written; the last one was taken while they were equal. Look at the memory of the host that stands alone, then "
-            "resume"
+            "was written; the newest one was written while they were equal. Check the memory of the host that differs from the "
+            "others, then resume"
         )
     return share_text(text, world) or ""

@@ -156,13 +156,13 @@ def set_part_aside(folder: Path, step: int, reason: str) -> None:
 def _prepare(job: Job, leader: LeaderJob) -> None:
     folder, final = Path(job.folder), Path(job.folder) / step_name(job.step)
     if not folder.parent.is_dir():
-        raise SaveError(f"{folder.parent} is gone; make it again, or stop the run")
+        raise SaveError(f"{folder.parent} no longer exists; create it again, or stop the run")
     folder.mkdir(exist_ok=True)
     remove_leftovers(folder)
     if os.path.lexists(job.part):
-        raise SaveError(f"{job.part} is in the way and cannot be removed; remove it")
+        raise SaveError(f"{job.part} is in the way and could not be removed; remove it by hand")
     if final.exists() and verify_checkpoint(final, deep=False).problems:
-        set_aside(final, [f"{final} was there, not whole, when the run came to this step again"])
+        set_aside(final, [f"{final} was there, incomplete, when the run reached this step again"])
     needed_files = leader.num_files + job.num_ranks + FEW_FILES
     _check_space(folder, leader.num_bytes + sum(map(len, leader.texts.values())) + needed_files * 4096, needed_files)
     (job.part / SHARDS).mkdir(parents=True)

@@ -65,13 +65,16 @@ class WriterProcess:
             self.fail(f"the writer process died ({how}) while {self._stage}")
         elif time.monotonic() - self._stage_started > self._stage_timeout_s:
             self.fail(
-                f"{self._stage} took more than checkpoint.phase_timeout_s ({self._stage_timeout_s:g} s), so its writer was ended"
+                f"{self._stage} took more than checkpoint.phase_timeout_s ({self._stage_timeout_s:g} s), so its writer process "
+                "was ended"
             )
 
     def fail(self, reason: str) -> None:
         """End the process and with it the job it is at, which has failed unless the checkpoint was whole already."""
         is_whole = self._stage == DELETING
-        self.failure, self.warning = (None, f"old checkpoints may be left: {reason}") if is_whole else (reason, None)
+        self.failure, self.warning = (
+            (None, f"old checkpoints may not have been deleted: {reason}") if is_whole else (reason, None)
+        )
         self.is_busy = False
         self._end()
 

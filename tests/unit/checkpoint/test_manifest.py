@@ -154,7 +154,7 @@ def test_a_state_from_before_spikes_were_looked_for_starts_without_recent_values
         (json.dumps(GOOD | {"recent": {"losses": 1.0, "grad_norms": []}}), "recent.losses must be a list"),
         (
             json.dumps(GOOD | {"recent": {"losses": [1], "grad_norms": []}}),
-            "recent.losses holds 1, and every value must",
+            "recent.losses holds 1; every value must",
         ),
         (json.dumps(GOOD | {"recent": {"losses": [], "grad_norms": [float("inf")]}}), "recent.grad_norms holds inf"),
         ("5", "it must hold step"),

@@ -91,10 +91,10 @@ def test_another_shape_or_tokenizer_is_refused_by_name(small_run: Path, source: 
     result = start(small_run, tmp_path / "run", init_from(source), *shape)
     assert result.exit_code == 2, result.output
     assert (
-        f"error: checkpoint.init_from ({source}) must have the model's shape and its tokenizer, and differs in model.num_layers "
+        f"error: checkpoint.init_from ({source}) must have the model's shape and its tokenizer, but differs in model.num_layers "
         "(checkpoint 4, config 8); model.make_vocab_size_divisible_by (checkpoint 2048 rows in memory, config 2000 rows in "
         f"memory); the tokenizer (checkpoint sha256 000000000000, config data.tokenizer {small_run.parent}/tokenizer "
-        f"{sha256[:12]}): the values there"
+        f"{sha256[:12]}): use the checkpoint's values with "
     ) in result.output, (
         "8 channels a head are what follows in the checkpoint too, and the rotary base may be another one"
     )
@@ -102,7 +102,7 @@ def test_another_shape_or_tokenizer_is_refused_by_name(small_run: Path, source: 
 
 def test_a_path_that_is_no_run_is_refused(small_run: Path, source: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    for path, found in ((tmp_path / "sourec", "nothing is there"), (tmp_path / "empty", "there is none")):
+    for path, found in ((tmp_path / "sourec", "it does not exist"), (tmp_path / "empty", "it has none")):
         result = start(small_run, tmp_path / "run", init_from(path))
         assert result.exit_code == 2, result.output
         assert (
@@ -111,7 +111,7 @@ def test_a_path_that_is_no_run_is_refused(small_run: Path, source: Path, tmp_pat
         )
         assert f"Runs beside it: {source}; " in result.output
     result = start(small_run, tmp_path / "run", init_from(tmp_path / "run"))
-    assert result.exit_code == 2 and "must be of another run than run_dir" in result.output
+    assert result.exit_code == 2 and "must be a checkpoint of another run than run_dir" in result.output
 
 
 def test_once_a_run_has_a_checkpoint_of_its_own_the_path_is_not_looked_at(small_run: Path, source: Path) -> None:
@@ -126,7 +126,7 @@ def test_a_run_that_has_not_ended_must_be_named_by_its_checkpoint(
     result = start(small_run, tmp_path / "run", init_from(source))
     assert result.exit_code == 2, result.output
     assert (
-        f"is a run that has come to step 1 of 2: train it to its end, or name the checkpoint to begin with it as it is; checkpoint.init_from={step_1} works"
+        f"is a run that is at step 1 of 2: train it to its end, or name its checkpoint to start from it as it is; checkpoint.init_from={step_1} works"
         in result.output
     )
     assert start(small_run, tmp_path / "run", init_from(step_1)).exit_code == RANKS_STARTED
@@ -139,7 +139,7 @@ def test_states_that_are_not_there_cannot_be_kept(small_run: Path, source: Path,
     assert result.exit_code == 2, result.output
     assert (
         "checkpoint.init_optimizer (keep) needs exp_avg and exp_avg_sq of AdamW (optim.name=adamw), and "
-        f"{last} holds weights alone; checkpoint.init_optimizer=fresh works"
+        f"{last} holds only weights; checkpoint.init_optimizer=fresh works"
     ) in result.output
 
 
@@ -161,7 +161,7 @@ def test_a_damaged_or_set_aside_checkpoint_is_refused(small_run: Path, source: P
     for named in (source, last):
         result = start(small_run, tmp_path / "run", init_from(named))
         assert result.exit_code == 76, result.output
-        assert f"left as it is: {last / COMPLETE} cannot be read" in result.output
+        assert f"was not changed: {last / COMPLETE} cannot be read" in result.output
         assert f"checkpoint.init_from={step_1} names the one before" in result.output
     set_aside(last, ["a test"])
     result = start(small_run, tmp_path / "run", init_from(source))
@@ -198,10 +198,10 @@ def test_a_chain_of_origins_reads_as_it_was_written(tmp_path: Path) -> None:
     [
         (None, [], None),
         (ORIGIN_RECORD, ["checkpoint.init_from=runs/first", "checkpoint.init_optimizer=fresh"], None),
-        (None, ["checkpoint.init_from=runs/first"], r"checkpoint.init_from \(runs/first\) must be where the run began, .* with initial weights; checkpoint.init_from=null works"),
-        (ORIGIN_RECORD, [], r"checkpoint.init_from \(None\) must be .* began with runs/first \(/disk/runs/first/.*\); checkpoint.init_from=runs/first works"),
-        (ORIGIN_RECORD, ["checkpoint.init_from=runs/second"], r"checkpoint.init_from \(runs/second\) must be .* began with runs/first "),
-        (ORIGIN_RECORD, ["checkpoint.init_from=runs/first"], r"checkpoint.init_optimizer \(keep\) must be as the run began, .* says fresh; checkpoint.init_optimizer=fresh works"),
+        (None, ["checkpoint.init_from=runs/first"], r"checkpoint.init_from \(runs/first\) must name what the run started from, .* started from initial weights; checkpoint.init_from=null works"),
+        (ORIGIN_RECORD, [], r"checkpoint.init_from \(None\) must name what the run started from, .* started from runs/first \(/disk/runs/first/.*\); checkpoint.init_from=runs/first works"),
+        (ORIGIN_RECORD, ["checkpoint.init_from=runs/second"], r"checkpoint.init_from \(runs/second\) must name what the run started from, .* started from runs/first "),
+        (ORIGIN_RECORD, ["checkpoint.init_from=runs/first"], r"checkpoint.init_optimizer \(keep\) must be as at the start of the run, .* says fresh; checkpoint.init_optimizer=fresh works"),
     ],
 )  # fmt: skip
 def test_a_run_goes_on_only_under_the_origin_that_it_had(

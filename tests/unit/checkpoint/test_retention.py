@@ -157,4 +157,4 @@ def test_a_leftover_that_cannot_be_removed_is_named_and_in_nobody_s_way(tmp_path
     found = as_nobody(tmp_path, "leftovers")
     assert found.returncode == 0, found.stderr
     assert left(tmp_path) == [part_name(2)]
-    assert f"it cannot be removed (Permission denied): {part_name(2)}\n" in found.stderr
+    assert f"{part_name(2)} cannot be removed (Permission denied)\n" in found.stderr

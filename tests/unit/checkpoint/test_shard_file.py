@@ -86,16 +86,16 @@ def with_header(fields: Any, numbers: bytes = bytes(8)) -> bytes:
 
 
 MALFORMED = {
-    "empty": (b"", "no file of tensors"),
-    "shorter than a length": (b"\1\0\0", "no file of tensors"),
-    "longer than the file": (b"\xff\0\0\0\0\0\0\0{}", "a header of 255 bytes in a file of 10"),
-    "huge": (b"\xff" * 8 + b"{}", "a header of 18,446,744,073,709,551,615 bytes in a file of 10"),
-    "at the limit of the format": (MAX_HEADER_BYTES.to_bytes(8, "little"), "a header of 100,000,000 bytes in a file of 8"),
+    "empty": (b"", "not a valid safetensors file"),
+    "shorter than a length": (b"\1\0\0", "not a valid safetensors file"),
+    "longer than the file": (b"\xff\0\0\0\0\0\0\0{}", "the header has 255 bytes in a file of 10"),
+    "huge": (b"\xff" * 8 + b"{}", "the header has 18,446,744,073,709,551,615 bytes in a file of 10"),
+    "at the limit of the format": (MAX_HEADER_BYTES.to_bytes(8, "little"), "the header has 100,000,000 bytes in a file of 8"),
     "no json": (with_header(b"{'a': 1}"), "JSONDecodeError"),
-    "no text": (with_header(b"\xff\xfe\xfa"), "no file of tensors"),
-    "a list": (with_header([1]), "no file of tensors"),
-    "a number": (with_header(3), "no file of tensors"),
-    "nothing": (with_header(None), "no file of tensors"),
+    "no text": (with_header(b"\xff\xfe\xfa"), "not a valid safetensors file"),
+    "a list": (with_header([1]), "not a valid safetensors file"),
+    "a number": (with_header(3), "not a valid safetensors file"),
+    "nothing": (with_header(None), "not a valid safetensors file"),
     "deep": (with_header(b"[" * 100_000), "RecursionError"),
     "an entry that is none": (with_header({"a": 3}), "TypeError"),
     "no offsets": (with_header({"a": {"dtype": "F32", "shape": [2]}}), "KeyError"),
@@ -109,13 +109,13 @@ MALFORMED = {
     "an offset as text": (with_header({"a": entry(data_offsets=["0", "8"])}), "integers from 0"),
     "true": (with_header({"a": entry(shape=[True, 2])}), "integers from 0"),
     "a shape that is none": (with_header({"a": entry(shape=7)}), "TypeError"),
-    "a shape of other size": (with_header({"a": entry(shape=[3])}), r"a of shape \(3,\) must lie from byte 0 on"),
-    "a huge shape": (with_header({"a": entry(shape=[1 << 40, 1 << 40], data_offsets=[0, 1 << 82])}), "describes .* bytes, and 8 follow"),
-    "a gap": (with_header({"a": entry(), "b": entry(data_offsets=[12, 20])}, bytes(20)), "b of shape .* must lie from byte 8 on"),
-    "an overlap": (with_header({"a": entry(), "b": entry(data_offsets=[4, 12])}, bytes(12)), "b of shape .* must lie from byte 8 on"),
-    "the same twice": (with_header({"a": entry(), "b": entry()}), "b of shape .* must lie from byte 8 on"),
-    "cut": (with_header({"a": entry()}, bytes(7)), "describes 8 bytes, and 7 follow"),
-    "longer": (with_header({"a": entry()}, bytes(9)), "describes 8 bytes, and 9 follow"),
+    "a shape of other size": (with_header({"a": entry(shape=[3])}), r"a of shape \(3,\) must start at byte 0"),
+    "a huge shape": (with_header({"a": entry(shape=[1 << 40, 1 << 40], data_offsets=[0, 1 << 82])}), "describes .* bytes of data, and 8 follow"),
+    "a gap": (with_header({"a": entry(), "b": entry(data_offsets=[12, 20])}, bytes(20)), "b of shape .* must start at byte 8"),
+    "an overlap": (with_header({"a": entry(), "b": entry(data_offsets=[4, 12])}, bytes(12)), "b of shape .* must start at byte 8"),
+    "the same twice": (with_header({"a": entry(), "b": entry()}), "b of shape .* must start at byte 8"),
+    "cut": (with_header({"a": entry()}, bytes(7)), "describes 8 bytes of data, and 7 follow"),
+    "longer": (with_header({"a": entry()}, bytes(9)), "describes 8 bytes of data, and 9 follow"),
 }  # fmt: skip
 
 
@@ -136,7 +136,9 @@ def test_what_is_no_such_file_is_refused_by_name(tmp_path: Path, case: str) -> N
     (tmp_path / "file").write_bytes(content)
     with pytest.raises(
         DamagedCheckpointError,
-        match=f"file is no file of tensors.*{complaint}" if " of tensors" not in complaint else complaint,
+        match=f"file is not a valid safetensors file.*{complaint}"
+        if " safetensors file" not in complaint
+        else complaint,
     ):
         ShardFile(tmp_path / "file")
 

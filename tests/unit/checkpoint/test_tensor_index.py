@@ -69,15 +69,15 @@ WRONG = {
     "no version": (lambda: {"tensors": []}, "KeyError"),
     "states": (lambda: fields() | {"states": ["exp_avg"]}, "param one of them"),
     "states twice": (lambda: fields() | {"states": ["param", "param"]}, "must be different"),
-    "states no text": (lambda: fields() | {"states": [1]}, "1 must be a text"),
+    "states no text": (lambda: fields() | {"states": [1]}, "1 must be a string"),
     "adam step": (lambda: fields() | {"adam_step": -1}, "-1 must be an integer from 0"),
     "adam step true": (lambda: fields() | {"adam_step": True}, "True must be an integer from 0"),
     "dtype": (lambda: fields() | {"weights_dtype": "float8"}, r"weights_dtype \('float8'\) must be one of"),
     "dtype a list": (lambda: fields() | {"weights_dtype": []}, "must be one of"),
-    "tensor twice": (lambda: with_tensor(name="a.weight"), "a.weight is there twice"),
-    "name": (lambda: with_tensor(name=3), "3 must be a text"),
+    "tensor twice": (lambda: with_tensor(name="a.weight"), "a.weight is listed twice"),
+    "name": (lambda: with_tensor(name=3), "3 must be a string"),
     "sum": (lambda: with_tensor(weights_sum="12"), r"weights_sum of b.weight \('12'\) must have 16 hexadecimal digits"),
-    "sum no text": (lambda: with_tensor(weights_sum=12), "12 must be a text"),
+    "sum no text": (lambda: with_tensor(weights_sum=12), "12 must be a string"),
     "shape": (lambda: with_tensor(shape=[6]), r"the boxes of b.weight must hold every element of its shape \(6,\) once"),
     "no dimension": (lambda: with_tensor(shape=[], stored=[[0, [], []]]), "must hold every element"),
     "three": (lambda: with_tensor(shape=[1, 1, 5], stored=[[0, [0, 0, 0], [1, 1, 5]]]), "must hold every element"),
@@ -97,7 +97,7 @@ WRONG = {
 @pytest.mark.parametrize("case", WRONG)
 def test_what_is_no_index_is_refused_by_name(tmp_path: Path, case: str) -> None:
     make, complaint = WRONG[case]
-    with pytest.raises(DamagedCheckpointError, match=f"{TENSORS} is no index of tensors .*{complaint}"):
+    with pytest.raises(DamagedCheckpointError, match=f"{TENSORS} is not an index of tensors .*{complaint}"):
         read(tmp_path, make())
 
 
@@ -213,7 +213,7 @@ def test_no_room_for_another_open_file_is_no_damage(
 def test_what_is_not_there_is_named(checkpoint: tuple[Path, dict[str, np.ndarray]]) -> None:
     folder, _ = checkpoint
     with open_tensors(folder) as reader:
-        with pytest.raises(DamagedCheckpointError, match="holds no tensor nothing"):
+        with pytest.raises(DamagedCheckpointError, match="has no tensor nothing"):
             reader.read("nothing", "param", Box(offset=(0,), size=(5,)), np.empty(5, np.float32))
         with pytest.raises(DamagedCheckpointError, match=r"holds 5 of the 6 elements of b.weight/param"):
             reader.read("b.weight", "param", Box(offset=(0,), size=(6,)), np.empty(6, np.float32))

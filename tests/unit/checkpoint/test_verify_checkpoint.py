@@ -175,7 +175,7 @@ def test_a_file_whose_name_is_no_text_is_found(checkpoint: Path) -> None:
 
 def test_a_checkpoint_under_another_step_s_name_is_found(checkpoint: Path) -> None:
     renamed = checkpoint.rename(checkpoint.with_name(step_name(3)))
-    assert problems(renamed, deep=False) == (f"{renamed / MANIFEST} is of step 2, and the folder's name says 3",)
+    assert problems(renamed, deep=False) == (f"{renamed / MANIFEST} is of step 2, and the folder is named for step 3",)
     copy = renamed.rename(checkpoint.with_name("copy of the best one"))
     assert not problems(copy, deep=True), "a name that says no step says nothing wrong"
 

@@ -130,7 +130,8 @@ def test_another_checkpoint_under_the_same_name_is_not_replaced(tmp_path: Path) 
     other = jobs_of(tmp_path, attempt="a-2")
     other[2] = replace(other[2], files=(replace(other[2].files[0], header="another head"),))
     with pytest.raises(
-        SaveError, match=r"step-00000005 is there already, whole, and is not the checkpoint of this run's step 5"
+        SaveError,
+        match=r"step-00000005 exists already, is complete, and is not the checkpoint of this run's step 5; move it away",
     ):
         write_all(*other)
     assert not verify_checkpoint(checkpoints_dir(tmp_path) / step_name(5), deep=True).problems
@@ -175,7 +176,7 @@ def test_a_file_that_changed_its_size_after_it_was_written_is_not_sealed(
 
     monkeypatch.setattr(write_job, "_gather", broken)
     with pytest.raises(
-        SaveError, match=r"what was written is not there: .*rank-00002.safetensors has 0 bytes, expected"
+        SaveError, match=r"the checkpoint was not written completely: .*rank-00002.safetensors has 0 bytes, expected"
     ):
         write_all(*jobs_of(tmp_path))
     assert names(tmp_path) == [part_name(5)]
@@ -201,7 +202,7 @@ def test_the_writers_of_an_older_attempt_are_not_taken_for_those_of_this_one(tmp
 
 
 def test_a_run_folder_that_is_gone_is_named_and_not_made_again(tmp_path: Path) -> None:
-    with pytest.raises(SaveError, match=r"run is gone; make it again, or stop the run"):
+    with pytest.raises(SaveError, match=r"run no longer exists; create it again, or stop the run"):
         write_checkpoint(job_of(tmp_path / "run", 0), memoryview(NUMBERS), lambda stage: None)
     assert not (tmp_path / "run").exists()
 
@@ -250,7 +251,9 @@ def test_leftovers_that_cannot_be_removed_stop_the_save_of_their_own_step_alone(
 
     with monkeypatch.context() as patch:
         patch.setattr(retention.shutil, "rmtree", busy)
-        with pytest.raises(SaveError, match=f"{folder / part_name(5)} is in the way and cannot be removed"):
+        with pytest.raises(
+            SaveError, match=f"{folder / part_name(5)} is in the way and could not be removed; remove it by hand"
+        ):
             write_checkpoint(job_of(tmp_path, 0), memoryview(NUMBERS), lambda stage: None)
     (folder / part_name(5)).rename(folder / part_name(4))
     real, kept = shutil.rmtree, folder / part_name(4)

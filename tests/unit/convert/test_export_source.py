@@ -49,10 +49,10 @@ def test_an_override_that_says_where_the_data_lies_is_taken(override: str, tmp_p
 
 
 DATA = {
-    "no data": (..., r"config.yaml is no config of a run"),
-    "a number": (3, r"config.yaml is no config of a run"),
-    "a list": ([1], r"config.yaml is no config of a run"),
-    "nothing": (None, r"config.yaml is no config of a run"),
+    "no data": (..., r"config.yaml is not the config of a run"),
+    "a number": (3, r"config.yaml is not the config of a run"),
+    "a list": ([1], r"config.yaml is not the config of a run"),
+    "nothing": (None, r"config.yaml is not the config of a run"),
     "no length": ({}, r"config.yaml must have an integer above 0 at data.seq_length; it has None there"),
     "a word": ({"seq_length": "long"}, r"data.seq_length; it has 'long' there"),
     "a list for the length": ({"seq_length": [64]}, r"data.seq_length; it has \[64\] there"),
