@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Skip = Literal["not finite", "spike"]
-"""Why a step changed nothing."""
+"""Reason why a step changed nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,7 +14,7 @@ class Recent:
     losses: tuple[float, ...] = ()
     """Mean cross entropy per token of a step, in nats."""
     grad_norms: tuple[float, ...] = ()
-    """Before clipping."""
+    """Gradient norms before gradient clipping."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class TrainState:
     step: int = 0
     """Optimizer steps done, skipped ones included."""
     consumed_samples: int = 0
-    """Samples the steps so far have used; the position in the data."""
+    """Samples that the steps so far have used; the position in the data."""
     consumed_tokens: int = 0
     """Predicted tokens of those samples, masked ones included."""
     skipped_steps: int = 0
@@ -32,13 +32,13 @@ class TrainState:
     skipped_in_a_row: int = 0
     """Steps with a non-finite gradient since the last step that did update."""
     skipped_spikes: int = 0
-    """Steps without an update since they were spikes; what train.spikes.max_skipped_spikes limits."""
+    """Steps without an update because they were spikes; train.spikes.max_skipped_spikes limits them."""
     recent: Recent = field(default_factory=Recent)
 
     def after(
         self, *, num_samples: int, seq_length: int, skipped: Skip | None, recent: Recent | None = None
     ) -> "TrainState":
-        """The state after one more step of ``num_samples`` samples; ``recent`` None leaves the values as they are."""
+        """Return the state after one more step of ``num_samples`` samples; ``recent`` None leaves the values as they are."""
         in_a_row = {None: 0, "not finite": self.skipped_in_a_row + 1, "spike": self.skipped_in_a_row}
         return TrainState(
             step=self.step + 1,

@@ -1,4 +1,4 @@
-"""AdamW (Loshchilov and Hutter, 2019), as megatron-core makes it: of Transformer Engine, else of Apex, else of torch."""
+"""AdamW (Loshchilov and Hutter, 2019), as megatron-core makes it: that of Transformer Engine, else of Apex, else of torch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _described(optim: OptimConfig) -> str:
 
 
 def _over(adam: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """Adam itself, its counters of updates made before the first one, so that a checkpoint can set them."""
+    """Return Adam itself, its counters of updates made before the first one, so that a checkpoint can set them."""
     import torch
 
     for group in adam.param_groups:

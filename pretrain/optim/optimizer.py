@@ -15,7 +15,7 @@ from pretrain.optim.states import inner_optimizers, make_states
 
 
 def build_optimizer(run: RunConfig, model: list[DistributedDataParallel]) -> MegatronOptimizer:
-    """The configured optimizer over the model's chunks; no weight decay on one-dimensional parameters (norms and biases).
+    """Build the configured optimizer over the model's chunks; no weight decay on one-dimensional parameters (norms and biases).
 
     Collective: every rank calls it.
     """
@@ -50,10 +50,10 @@ def set_learning_rate(optimizer: MegatronOptimizer, rate: float) -> None:
 
 
 def gradient_norm(optimizer: MegatronOptimizer) -> float:
-    """Make the gradients ready, and take their global norm before clipping; not finite if they cannot be used.
+    """Make the gradients ready, and return their global norm before gradient clipping; not finite if they cannot be used.
 
-    Followed by ``apply_gradients`` or, to skip the step, by nothing: so far nothing has changed. megatron's own ``step`` goes
-    on with a NaN norm when there is no loss scaler, and every weight becomes NaN.
+    Followed by ``apply_gradients`` or, to skip the step, by nothing: so far nothing has changed. megatron's own ``step``
+    continues with a NaN norm when there is no loss scaler, and every weight becomes NaN.
     Collective; one device sync.
     """
     overflow = optimizer.prepare_grads()
@@ -62,9 +62,9 @@ def gradient_norm(optimizer: MegatronOptimizer) -> float:
 
 
 def apply_gradients(optimizer: MegatronOptimizer, grad_norm: float) -> None:
-    """Clip by the norm that ``gradient_norm`` gave, and update. Collective: all ranks call it, or none does."""
-    for part in inner_optimizers(optimizer):
-        parameters = part.get_parameters()
-        if parameters and part.config.clip_grad > 0.0:
-            clip_grad_by_total_norm_fp32(list(parameters), part.config.clip_grad, grad_norm)
+    """Apply gradient clipping with the norm that ``gradient_norm`` gave, and update. Collective: all ranks call it, or none."""
+    for inner in inner_optimizers(optimizer):
+        parameters = inner.get_parameters()
+        if parameters and inner.config.clip_grad > 0.0:
+            clip_grad_by_total_norm_fp32(list(parameters), inner.config.clip_grad, grad_norm)
     optimizer.step_with_ready_grads()

@@ -1,4 +1,4 @@
-"""What an optimizer states of itself, and how it is found: ``optim.name`` is the name of its file in this room.
+"""Description of an optimizer, and how it is found: ``optim.name`` is the name of its file in this room.
 
 A new optimizer is a file with an ``OPTIMIZER``, and its name and keys in config/schema.py. No torch here, nor at the top of an
 optimizer's file: ``launch`` asks on login nodes how large checkpoints become.
@@ -22,31 +22,33 @@ MASTER = "param"
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer:
-    """What the rest of the trainer needs to know of an optimizer: to build it, and to save and restore what it keeps."""
+    """Description of an optimizer for the rest of the trainer: to build it, and to save and restore what it keeps."""
 
     title: str
-    """Its name for people, as in ``AdamW``."""
+    """Name in messages, such as ``AdamW``."""
     states: tuple[str, ...]
-    """What it keeps of each parameter besides the master values: names in torch's state of the parameter, and in a checkpoint.
+    """States that it keeps of each parameter besides the master values: names in torch's state of the parameter, and in a
+    checkpoint.
     Each is float32, has the shape of the parameter, and is zero before the first update."""
     counts_updates: bool
     """Whether the number of updates is a part of its state, as ``step`` of each parameter or of each group."""
     settings: Callable[[OptimConfig], dict[str, Any]]
-    """What its groups of parameters take from the config, besides the learning rate and the weight decay."""
+    """Settings of its groups of parameters from the config, besides the learning rate and the weight decay."""
     described: Callable[[OptimConfig], str]
-    """The same for people, as in ``betas 0.9 and 0.95``."""
+    """Settings in words, such as ``betas 0.9 and 0.95``."""
     over: Callable[[torch.optim.Optimizer], torch.optim.Optimizer]
-    """The torch optimizer of the master values. It is given the Adam that megatron-core made over them, whole or in ranges (the
-    distributed optimizer is made with no other), and takes its groups (``states.take_groups``). Called once, before any update."""
+    """Builder of the torch optimizer of the master values. It is given the Adam that megatron-core made over them, full or in
+    ranges (the distributed optimizer is made with no other), and takes its groups (``states.take_groups``). Called once, before any
+    update."""
 
 
 def optimizer_of(optim: OptimConfig) -> Optimizer:
-    """The optimizer that the config names."""
+    """Return the optimizer that the config names."""
     found = import_module(f"pretrain.optim.{optim.name}").OPTIMIZER
     assert isinstance(found, Optimizer), f"pretrain/optim/{optim.name}.py states a {type(found).__name__}"
     return found
 
 
 def checkpoint_states(optim: OptimConfig) -> tuple[str, ...]:
-    """Names of all that a checkpoint holds of each parameter, the master values first."""
+    """Return the names of all that a checkpoint holds of each parameter, the master values first."""
     return (MASTER, *optimizer_of(optim).states)

@@ -7,12 +7,12 @@ from pretrain.config.derive import lr_decay_samples
 from pretrain.config.schema import OptimConfig, TrainConfig
 
 Shape = Callable[[OptimConfig, int, int], float]
-"""Height of the rate between min_lr (0) and lr (1), from the settings, the samples since the warm-up, and the samples of the
-whole decay; the former are below the latter."""
+"""Shape of the schedule: the height of the rate between min_lr (0) and lr (1), from the settings, the samples since the warm-up,
+and the samples of the whole decay; the former are below the latter."""
 
 
 def learning_rate(optim: OptimConfig, train: TrainConfig, consumed_samples: int) -> float:
-    """Learning rate of the step that starts at ``consumed_samples``: a linear warm-up from 0, then a shape, then min_lr."""
+    """Return the learning rate of the step that starts at ``consumed_samples``: a linear warm-up, then a shape, then min_lr."""
     warmup, end = optim.lr_warmup_samples, lr_decay_samples(optim, train)
     if consumed_samples < warmup:
         return optim.lr * consumed_samples / warmup
@@ -29,12 +29,13 @@ def _linear(_: OptimConfig, done: int, whole: int) -> float:
 
 
 def _cosine(_: OptimConfig, done: int, whole: int) -> float:
-    """Loshchilov and Hutter, 2017."""
+    """Return the height of a cosine decay (Loshchilov and Hutter, 2017)."""
     return 0.5 * (1.0 + math.cos(math.pi * (done / whole)))
 
 
 def _warmup_stable_decay(optim: OptimConfig, done: int, whole: int) -> float:
-    """At lr, and in a line to min_lr over the last lr_wsd_decay_samples (Hu et al., MiniCPM, 2024)."""
+    """Return the height of warmup-stable-decay: lr, then a line to min_lr over the last lr_wsd_decay_samples (Hu et al., MiniCPM,
+    2024)."""
     assert optim.lr_wsd_decay_samples is not None, "config/rules.py asks for it"
     return min(1.0, (whole - done) / optim.lr_wsd_decay_samples)
 

@@ -12,10 +12,10 @@ from pretrain.config.schema import SpikeConfig
 from pretrain.state import Recent, Skip, TrainState
 
 SMALLEST_DEVIATION = 1e-3
-"""Of the mean: the standard deviation counts as at least that much. Else a series that hardly moves, such as the loss of a
-text learnt by heart, would have spikes of nothing."""
+"""Smallest standard deviation, as a share of the mean. Without it a series that hardly moves, such as the loss of a text learnt by
+heart, would have spikes without cause."""
 LARGEST_ENTRY = 2.0
-"""Thresholds above the mean at which a value enters the window, at most."""
+"""Upper limit of a value that enters the window, in thresholds above the mean."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,19 +23,19 @@ class Verdict:
     """The judgement of a step: a spike or not, and whether to skip it."""
 
     loss_z: float | None
-    """Standard deviations above the window's mean; None without enough steps, or for a value that is not finite."""
+    """Standard deviations of the loss above the window's mean; None without enough steps, or for a value that is not finite."""
     grad_norm_z: float | None
     is_spike: bool
     skip: Skip | None
-    """Why nothing may change; None applies the update."""
+    """Reason to skip the update; None applies it."""
     out_of_budget: bool
-    """A spike that is trained on since train.spikes.max_skipped_spikes have been skipped."""
+    """Whether a spike is trained on because train.spikes.max_skipped_spikes have been skipped."""
     recent: Recent
-    """Values that the next step is compared with."""
+    """Recent values that the next step is compared with."""
 
 
 def judge(*, loss: float, grad_norm: float, state: TrainState, config: SpikeConfig | None) -> Verdict:
-    """The verdict on the step that follows ``state``. Args: loss, grad_norm of that step, before the update."""
+    """Judge the step that follows ``state``. Args: loss, grad_norm of that step, before the update."""
     not_finite: Skip | None = None if math.isfinite(grad_norm) else "not finite"
     if config is None:
         return Verdict(
@@ -57,7 +57,7 @@ def judge(*, loss: float, grad_norm: float, state: TrainState, config: SpikeConf
 
 
 def _compare(value: float, recent: Sequence[float], config: SpikeConfig) -> tuple[float | None, tuple[float, ...]]:
-    """(z-score of a value among the recent ones, the recent ones with it).
+    """Return (z-score of a value among the recent ones, the recent ones with it).
 
     A spike enters the window as at most LARGEST_ENTRY thresholds: with the defaults one spike raises the bar by half, whatever
     its size, so it does not hide the next; and a level that has changed for good is the norm after a few steps.

@@ -1,4 +1,4 @@
-"""What an optimizer keeps of each parameter, in its own memory: the fp32 master values and the states that it states.
+"""States that an optimizer keeps of each parameter, in its own memory: the fp32 master values and those that it declares.
 
 The three kinds of optimizer that megatron-core builds here keep them in different places: split among the data-parallel
 ranks in flat ranges (use_distributed_optimizer), whole beside bf16 parameters, or whole with fp32 parameters as their own
@@ -18,23 +18,23 @@ from megatron.core.optimizer.optimizer import Float16OptimizerWithFloat16Params
 from pretrain.optim.registry import MASTER, Optimizer
 
 STEP = "step"
-"""Where torch, Apex and Transformer Engine keep the number of updates: of each parameter, or of each group."""
+"""Key under which torch, Apex and Transformer Engine keep the number of updates: of each parameter, or of each group."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OwnedRange:
-    """The optimizer's memory of elements ``start`` to ``end`` of a parameter, in row-major order."""
+    """Elements ``start`` to ``end`` of a parameter, in row-major order, whose states this rank's optimizer keeps."""
 
     parameter: torch.nn.Parameter
     start: int
     end: int
     states: dict[str, torch.Tensor]
-    """By their names in a checkpoint (registry.py): flat float32 views of what the optimizer uses, [end - start]."""
+    """States by their names in a checkpoint (registry.py): flat float32 views of what the optimizer uses, [end - start]."""
 
 
 def make_states(optimizer: MegatronOptimizer, stated: Optimizer) -> None:
-    """Have the torch optimizer that is stated, with all of its states at zero: before its first update a checkpoint holds the
-    same as after it.
+    """Put the configured torch optimizer in place, with all of its states at zero: before its first update a checkpoint holds the
+    same tensors as after it.
     """
     for inner in inner_optimizers(optimizer):
         torch_optimizer = inner.optimizer = stated.over(inner.optimizer)
@@ -49,7 +49,7 @@ def make_states(optimizer: MegatronOptimizer, stated: Optimizer) -> None:
 
 
 def take_groups(made: torch.optim.Optimizer, adam: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """An optimizer that was made over a placeholder, over the groups of ``adam``: torch makes none over the views that the
+    """Return an optimizer that was made over a placeholder, over the groups of ``adam``: torch makes none over the views that the
     distributed optimizer's ranges are.
     """
     for group in adam.param_groups:
@@ -60,7 +60,7 @@ def take_groups(made: torch.optim.Optimizer, adam: torch.optim.Optimizer) -> tor
 
 
 def owned_states(optimizer: MegatronOptimizer) -> list[OwnedRange]:
-    """Everything this rank's optimizer keeps.
+    """Return the ranges of everything that this rank's optimizer keeps.
 
     With the distributed optimizer the ranges of the data-parallel ranks together cover every parameter once; without, each
     rank keeps all of each parameter.
@@ -69,8 +69,8 @@ def owned_states(optimizer: MegatronOptimizer) -> list[OwnedRange]:
 
 
 def num_updates(optimizer: MegatronOptimizer) -> int:
-    """Updates that were made, as the optimizer counts them: the same for all parameters; 0 if it does not count, or on a rank
-    without any parameter.
+    """Return the number of updates that were made, as the optimizer counts them: the same for all parameters; 0 if it does not
+    count, or on a rank without any parameter.
     """
     steps = {int(holder[STEP]) for inner in inner_optimizers(optimizer) for holder in _step_holders(inner)}
     assert len(steps) <= 1, f"parameters disagree about the number of updates: {sorted(steps)}"
@@ -78,7 +78,7 @@ def num_updates(optimizer: MegatronOptimizer) -> int:
 
 
 def set_num_updates(optimizer: MegatronOptimizer, count: int) -> None:
-    """Continue after ``count`` updates."""
+    """Set the number of updates that were made to ``count``."""
     for inner in inner_optimizers(optimizer):
         for holder in _step_holders(inner):
             holder[STEP] = torch.full_like(holder[STEP], count) if torch.is_tensor(holder[STEP]) else count
@@ -104,7 +104,7 @@ def finish_param_sync(model: Sequence[DistributedDataParallel]) -> None:
 
 
 def inner_optimizers(optimizer: MegatronOptimizer) -> list[MegatronOptimizer]:
-    """The optimizers inside megatron's chain of one."""
+    """Return the optimizers inside megatron's chain of one."""
     return list(optimizer.chained_optimizers) if isinstance(optimizer, ChainedOptimizer) else [optimizer]
 
 
@@ -126,7 +126,7 @@ def _owned_by(inner: MegatronOptimizer) -> list[OwnedRange]:
 
 
 def _masters(inner: MegatronOptimizer) -> list[tuple[torch.nn.Parameter, torch.Tensor, int]]:
-    """(model parameter, its master or the part of it kept here, where that part begins)."""
+    """Return (model parameter, its master or the part of it kept here, where that part begins)."""
     if isinstance(inner, DistributedOptimizer):
         found = []
         for parameter, (group, order) in inner.model_param_group_index_map.items():

@@ -45,11 +45,11 @@ FACTORIES = ("empty", "empty_like", "full", "ones", "tensor", "zeros", "zeros_li
 """torch factories whose ``device`` is read as the CPU."""
 
 MOST_CPU_RANKS = 4
-"""More ranks on one machine's CPU take longer to start and show nothing new."""
+"""Limit of the ranks on one machine's CPU: more take longer to start and show nothing new."""
 
 
 def resolve_device(requested: Literal["auto", "cuda", "cpu"]) -> Literal["cuda", "cpu"]:
-    """The device type a run uses.
+    """Return the device type that a run uses.
 
     Raises: UserError if CUDA is asked for and PyTorch sees none.
     """
@@ -61,7 +61,7 @@ def resolve_device(requested: Literal["auto", "cuda", "cpu"]) -> Literal["cuda",
 
 
 def num_local_devices(device_type: Literal["cuda", "cpu"]) -> int:
-    """Ranks this machine has room for: one per GPU, and on a CPU MOST_CPU_RANKS, which share its cores."""
+    """Return the number of ranks this machine has room for: one per GPU, and on a CPU MOST_CPU_RANKS, which share its cores."""
     return torch.cuda.device_count() if device_type == "cuda" else MOST_CPU_RANKS
 
 
@@ -82,7 +82,7 @@ def prepare_device(device_type: Literal["cuda", "cpu"], local_rank: int) -> torc
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Largest memory held so far: by PyTorch's allocator on a GPU, by the process on a CPU."""
+    """Return the largest memory held so far: by PyTorch's allocator on a GPU, by the process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     import resource
@@ -91,7 +91,7 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 def device_name(device: torch.device) -> str:
-    """Marketing name of the GPU, or ``cpu``."""
+    """Return the marketing name of the GPU, or ``cpu``."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
@@ -199,7 +199,7 @@ def _patch_tensor_methods() -> None:
         return self
 
     def cuda_named_type(self: torch.Tensor, dtype: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """megatron's optimizer and clipping compare ``type()`` with "torch.cuda.FloatTensor"."""
+        """Answer as a CUDA tensor: megatron's optimizer and clipping compare ``type()`` with "torch.cuda.FloatTensor"."""
         if dtype is not None:
             return _torch_type(self, dtype, *args, **kwargs)
         return _torch_type(self).replace("torch.", "torch.cuda.", 1)

@@ -56,7 +56,7 @@ def started_by_launcher() -> bool:
 
 
 def rank_and_size() -> tuple[int, int, int]:
-    """(rank, world size, local rank) from torchrun's or Slurm's environment."""
+    """Return (rank, world size, local rank) from torchrun's or Slurm's environment."""
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
         return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_RANK", "0"))
     if started_by_launcher():
@@ -65,8 +65,8 @@ def rank_and_size() -> tuple[int, int, int]:
 
 
 def cores_of_rank() -> int:
-    """Cores for this process's share of the node's work: those that it may use, divided among the node's ranks unless it was
-    bound to some of them."""
+    """Return the cores for this process's share of the node's work: those that it may use, divided among the node's ranks unless
+    it was bound to some of them."""
     cores, all_cores = len(os.sched_getaffinity(0)), os.cpu_count() or 1
     return cores if cores < all_cores else max(1, cores // _ranks_on_node())
 

@@ -1,4 +1,4 @@
-"""Start the ranks of a run on this machine, and report the first one that fails, alone.
+"""Starting the ranks of a run on this machine, and reporting the first one that fails, alone.
 
 Under torchrun or srun this file is not used. On a CPU ranks are forked from a server that has imported megatron-core once
 (and has no threads, which do not survive a fork); where CUDA is, they are spawned, since CUDA does not survive one either.
@@ -46,7 +46,7 @@ _to_starter: Connection | None = None
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """Why a rank ended."""
+    """The end of a rank that failed."""
 
     rank: int
     time_s: float
@@ -55,7 +55,7 @@ class Failure:
     text: str
     """The traceback, or how it died."""
     exit_code: int
-    """Its own, as it told before it went; a rank that is slow to go is killed, which would look like another."""
+    """Exit code of the rank, as it told before it ended; a rank that is slow to go is killed, which would look like another."""
 
 
 def run_local_ranks(
@@ -71,7 +71,7 @@ def run_local_ranks(
     Rank 0 keeps the terminal, and has a log of its own only for the traceback of a crash; the other ranks' output goes to
     log_dir/rank-00001.log and so on. Stop signals are passed on
     to every rank; after one that came before, no rank is started. The server of a CPU's ranks imports the modules in
-    ``preload`` once for all. When one rank fails, the others are killed: they may be waiting for it for ever.
+    ``preload`` once for all. When one rank fails, the others are killed: they may be waiting for it forever.
 
     Returns: (the largest exit code of the ranks, None), or (the failed rank's, the earliest failure).
     """
@@ -171,7 +171,7 @@ def _end_with_starter(pipe: Connection) -> None:
 
 
 def _portable(error: BaseException) -> BaseException:
-    """The error if it survives a pickle, else one with its text."""
+    """Return the error if it survives a pickle, else one with its text."""
     try:
         return pickle.loads(pickle.dumps(error))
     except Exception:
@@ -189,7 +189,7 @@ def _wait_for_all(processes: list[Any], pipes: list[Connection], log_dir: Path) 
             failed += _failures(processes, pipes, running - {failure.rank for failure in failed}, log_dir)
             # A rank that was killed is the cause even if its peers noticed before we did.
             return min(failed, key=lambda failure: (failure.error is not None, failure.time_s))
-        # Not whoever has ended by now: a rank may have died since we looked, and its peers would be waited for, for ever.
+        # Not whoever has ended by now: a rank may have died since we looked, and its peers would be waited for forever.
         running -= {rank for rank in running if processes[rank].exitcode in (FINISHED, STOPPED)}
     return None
 

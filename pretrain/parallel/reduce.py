@@ -29,7 +29,7 @@ def sum_over_replicas_and_share(values: torch.Tensor, world: World) -> torch.Ten
 
 
 def wrapping_sum(values: Sequence[int], world: World) -> list[int]:
-    """Sums modulo 2**64 over all ranks, of integers below 2**64. Collective over all ranks; one device sync."""
+    """Return sums modulo 2**64 over all ranks, of integers below 2**64. Collective over all ranks; one device sync."""
     # As int64 two's complement: its sums wrap, in gloo and NCCL alike.
     box = torch.from_numpy(np.array(values, np.uint64).view(np.int64)).to(world.device)
     dist.all_reduce(box)
@@ -49,28 +49,28 @@ def any_rank_each(flags: Sequence[bool], world: World) -> list[bool]:
 
 
 def largest(value: float, world: World) -> float:
-    """The largest of all ranks' values. Collective over all ranks; one device sync."""
+    """Return the largest of all ranks' values. Collective over all ranks; one device sync."""
     answer = torch.tensor([value], dtype=torch.float64, device=world.device)
     dist.all_reduce(answer, op=dist.ReduceOp.MAX)
     return float(answer.item())
 
 
 def rank_0s(values: Sequence[float], world: World) -> list[float]:
-    """Rank 0's numbers on every rank, to the last bit. Collective over all ranks; one device sync."""
+    """Return rank 0's numbers on every rank, to the last bit. Collective over all ranks; one device sync."""
     box = torch.tensor(values, dtype=torch.float64, device=world.device)
     dist.broadcast(box, src=0)
     return box.tolist()
 
 
 def share_text(text: str | None, world: World) -> str | None:
-    """Rank 0's text on every rank. Collective over all ranks."""
+    """Return rank 0's text on every rank. Collective over all ranks."""
     box = [text if world.rank == 0 else None]
     dist.broadcast_object_list(box, src=0, device=world.device)
     return box[0]
 
 
 def gather_texts(text: str, world: World) -> list[str] | None:
-    """Every rank's text on rank 0, in the order of ranks; None on the others. Collective over all ranks."""
+    """Return every rank's text on rank 0, in the order of ranks; None on the others. Collective over all ranks."""
     box: list[Any] | None = [None] * world.size if world.rank == 0 else None
     dist.gather_object(text, box, dst=0)
     return box

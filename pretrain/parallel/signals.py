@@ -39,7 +39,7 @@ def ignore_stop_signals() -> None:
 
 @contextlib.contextmanager
 def hold_back_stop_signals() -> Iterator[None]:
-    """Stop signals wait while the block runs. Processes that it starts are born so, and stay so until they catch them."""
+    """Hold back stop signals while the block runs. Processes that it starts are born so, and stay so until they catch them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield
@@ -48,12 +48,12 @@ def hold_back_stop_signals() -> Iterator[None]:
 
 
 def stop_signal() -> signal.Signals | None:
-    """The first stop signal that came to this process; None if none did."""
+    """Return the first stop signal that came to this process; None if none did."""
     return next(iter(_noted), None)
 
 
 def stop_signal_comes_within(seconds: float) -> bool:
-    """Wait for a stop signal; whether one came, at once if one has."""
+    """Wait for a stop signal; return whether one came, at once if one has."""
     give_up_at = time.monotonic() + seconds
     while stop_signal() is None and time.monotonic() < give_up_at:
         time.sleep(0.05)
@@ -61,7 +61,7 @@ def stop_signal_comes_within(seconds: float) -> bool:
 
 
 def note_stop_signal(number: int, frame: FrameType | None) -> None:
-    """The handler. A second SIGINT does what a SIGINT usually does."""
+    """Note a stop signal, as its handler. A second SIGINT does what a SIGINT usually does."""
     now = time.monotonic()
     is_again = number == signal.SIGINT and now - _noted.get(signal.SIGINT, now) > AGAIN_S
     _noted.setdefault(signal.Signals(number), now)

@@ -1,4 +1,4 @@
-"""Open and close the world of one process: rank, device, process groups."""
+"""The world of one process, opened and closed: rank, device, process groups."""
 
 import contextlib
 import datetime
@@ -32,18 +32,18 @@ class World:
 
     @property
     def is_pipeline_first(self) -> bool:
-        """Holds the embedding."""
+        """Whether this rank holds the embedding."""
         return self.pp_rank == 0
 
     @property
     def is_pipeline_last(self) -> bool:
-        """Holds the output layer and sees the loss."""
+        """Whether this rank holds the output layer and sees the loss."""
         return self.pp_rank == self.pipeline_model_parallel_size - 1
 
 
 @contextlib.contextmanager
 def open_lone_world() -> Iterator[None]:
-    """Process groups of this process alone, on its CPU, so that megatron's layers can run in it. No port is opened.
+    """Open process groups of this process alone, on its CPU, so that megatron's layers can run in it. No port is opened.
 
     Raises: AssertionError if the process is in a world already.
     """

@@ -1,1 +1,1 @@
-"""Train room: the order of acts."""
+"""Train room: the training loop, its requests to stop, its watchdog."""

@@ -106,7 +106,7 @@ def _train(run: RunConfig, rank: int, watchdog: Watchdog) -> Outcome:
 
 
 def _steps(training: Training, state: TrainState) -> Outcome:
-    """Step after step, and what happens between them, on every rank alike."""
+    """Run step after step, and what happens between them, on every rank alike."""
     run, world, sinks = training.run, training.world, training.sinks
     validation = training.reader.data.sources.validation
     if state.step:
@@ -138,7 +138,7 @@ def _steps(training: Training, state: TrainState) -> Outcome:
 
 
 def _step(training: Training, state: TrainState, rate: float, batch_size: int) -> tuple[TrainState, StepResult]:
-    """One optimizer step, and where the run stands after it. Collective."""
+    """Run one optimizer step; return the state of the run after it. Collective."""
     run, world, reader = training.run, training.world, training.reader
     set_learning_rate(training.optimizer, rate)
     batches = train_micro_batches(
@@ -187,7 +187,7 @@ def _validate(training: Training, state: TrainState) -> None:
 
 
 def _begin_save(training: Training, state: TrainState, asked: Asked) -> None:
-    """Collective; waits only for a save that is still under way."""
+    """Start a save. Collective; waits only for a save that is still under way."""
     with training.watchdog.during("save"):
         training.saver.begin(state, training.reader.position(state.consumed_samples))
     if asked.save:
@@ -197,7 +197,7 @@ def _begin_save(training: Training, state: TrainState, asked: Asked) -> None:
 
 
 def _finish(training: Training, state: TrainState) -> Outcome:
-    """The last checkpoint, waited for, and a word about how the run ended. Collective."""
+    """Write the last checkpoint, wait for it, and record how the run ended. Collective."""
     saver, sinks, last_step = training.saver, training.sinks, training.run.train.train_steps
     if state.step:
         with training.watchdog.during("save"):

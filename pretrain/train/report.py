@@ -87,7 +87,7 @@ def step_record(
     rate: float,
     batch_size: int,
 ) -> StepRecord:
-    """The record of this step, the same on every rank. Collective; one device sync."""
+    """Return the record of this step, the same on every rank. Collective; one device sync."""
     memory = int(largest(peak_memory_bytes(world.device), world))
     pace = throughput(
         tokens=state.consumed_tokens - clock.tokens,

@@ -43,7 +43,7 @@ class RequestFiles:
         return name in self._asked and self._asked[name] != self._acted_on.get(name)
 
     def done(self, name: str) -> None:
-        """The file was acted on: it counts no more, and the thread removes it."""
+        """Note that the file was acted on: it counts no more, and the thread removes it."""
         identity = self._asked.get(name)
         if identity is not None:
             self._acted_on[name] = identity

@@ -31,7 +31,7 @@ class StepResult:
     loss_by_domain: dict[str, float]
     """Loss by domain; a domain without a token is left out."""
     grad_norm: float
-    """Global gradient norm before clipping."""
+    """Global gradient norm before gradient clipping."""
     verdict: Verdict
 
     @property
@@ -92,7 +92,7 @@ def run_micro_batches(
     num_domains: int,
     forward_only: bool,
 ) -> torch.Tensor:
-    """Megatron's schedule over ``num_samples`` samples of the global batch, backward pass included or not.
+    """Run megatron's schedule over ``num_samples`` samples of the global batch, backward pass included or not.
 
     Returns: float64 [num_domains, 2], this replica's (loss sum, tokens) by domain; zeros but on the last pipeline stage.
     """
@@ -118,7 +118,7 @@ def run_micro_batches(
 def mean_losses(
     loss_sums_and_tokens: torch.Tensor, domains: Sequence[str], world: World
 ) -> tuple[float, dict[str, float]]:
-    """Mean loss per token of the whole batch and of each domain, on every rank.
+    """Return the mean loss per token of the whole batch and of each domain, on every rank.
 
     Collective, as many whatever the number of domains: the whole is the sum of the parts. One device sync.
     Args: loss_sums_and_tokens, float64 [num_domains, 2], as run_micro_batches gives it; domains, their names.
@@ -128,7 +128,7 @@ def mean_losses(
 
 
 def means(loss_sums_and_tokens: torch.Tensor, domains: Sequence[str]) -> tuple[float, dict[str, float]]:
-    """The mean of all tokens, nan if there are none; the means by name, domains without a token left out.
+    """Return the mean of all tokens, nan if there are none, and the means by name, domains without a token left out.
 
     Args: float64 [num_domains, 2], of the whole batch. One device sync.
     """
@@ -141,7 +141,7 @@ def means(loss_sums_and_tokens: torch.Tensor, domains: Sequence[str]) -> tuple[f
 def _forward(
     num_domains: int, micro_batches: Iterator[MicroBatch | Boundaries | None], chunk: Any
 ) -> tuple[torch.Tensor, Any]:
-    """megatron's forward_step_func: the chunk's output, and what to make of it on the last stage.
+    """Run a chunk, as megatron's forward_step_func: return its output, and the function of the loss on the last stage.
 
     The third argument is megatron's attention_mask, which carries the boundaries of documents (layer_spec.py).
     """
@@ -153,7 +153,7 @@ def _forward(
 
 
 def _one_iterator_per_chunk(micro_batches: Iterator[MicroBatch | Boundaries | None], chunks: int) -> Any:
-    """The interleaved schedule walks each chunk through the same micro batches."""
+    """Return an iterator for each chunk: the interleaved schedule walks each through the same micro batches."""
     if chunks == 1:
         return micro_batches
     batches = list(micro_batches)

@@ -1,4 +1,4 @@
-"""Requests to a run: stop with a checkpoint, or write one and go on. All ranks act on them after the same step.
+"""Requests to a run: stop with a checkpoint, or write one and continue. All ranks act on them after the same step.
 
 Who may ask: SIGTERM, SIGUSR1 or SIGINT to any rank, the files STOP and SAVE in the run folder, the walltime of the config.
 """
@@ -25,7 +25,7 @@ class Asked:
     stop: bool
     save: bool
     give_up_save: bool
-    """The save under way has failed on some rank."""
+    """Whether the save under way has failed on some rank."""
 
 
 class Requests:
@@ -46,12 +46,12 @@ class Requests:
         return Asked(*any_rank_each([stop, save, save_failed], world))
 
     def who_asked_to_stop(self, world: World) -> str:
-        """Who asked, in words, on rank 0; empty on the others. Collective, after ``agreed`` said to stop."""
+        """Return who asked, in words, on rank 0; empty on the others. Collective, after ``agreed`` said to stop."""
         reasons = gather_texts(self._reason() or "", world)
         return "" if reasons is None else in_words(reasons)
 
     def save_started(self) -> None:
-        """A checkpoint of this step is on its way: a SAVE file is fulfilled. No collective."""
+        """Note that a checkpoint of this step is on its way: a SAVE file is fulfilled. No collective."""
         if self._files is not None:
             self._files.done(SAVE)
 
@@ -77,14 +77,14 @@ class Walltime:
         self._spent = False
 
     def after_step(self, step: int) -> None:
-        """Called once before the first step and then after each."""
+        """Take the time; called once before the first step and then after each."""
         now = time.monotonic()
         if self._first_step is None:
             self._first_step = step
         elif step > self._first_step + 1:
             self._longest_s = max(self._longest_s, now - self._stepped_at)
         self._stepped_at = now
-        # A job that stops before its first step would be started again for ever.
+        # A job that stops before its first step would be started again without end.
         self._spent = self._ends_at is not None and step > self._first_step and now + self._longest_s > self._ends_at
 
     def is_spent(self) -> bool:
@@ -93,7 +93,7 @@ class Walltime:
 
 
 def in_words(reasons: list[str]) -> str:
-    """Who asked to stop, from each rank's reason ("" for none): "SIGTERM on rank 3", "walltime", "STOP file"."""
+    """Return who asked to stop, from each rank's reason ("" for none): "SIGTERM on rank 3", "walltime", "STOP file"."""
     words = []
     for reason, count in Counter(filter(None, reasons)).items():
         if not reason.startswith("SIG"):

@@ -28,10 +28,10 @@ STDERR = 2
 
 
 class Watchdog:
-    """Knows what this rank is at and since when."""
+    """The watch over one rank: what it is at, and since when."""
 
     def __init__(self, limits: WatchdogConfig, *, rank: int, stacks: Path) -> None:
-        """Args: stacks, the file that gets this rank's stacks."""
+        """Args: stacks: the file that gets this rank's stacks."""
         self._limits, self._rank, self._stacks = limits, rank, stacks
         self._at = "init", time.monotonic()
         """The act that the main thread is at, and when it began."""
@@ -40,7 +40,7 @@ class Watchdog:
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def enter(self, act: str) -> None:
-        """The main thread is at ``act`` from now on: init, step, validation or save. Cheap."""
+        """Note that the main thread is at ``act`` from now on: init, step, validation or save. Cheap."""
         self._steps += act == "step"
         self._at = act, time.monotonic()
         limit = self._limit_s(act)
@@ -51,7 +51,7 @@ class Watchdog:
 
     @contextlib.contextmanager
     def during(self, act: str) -> Iterator[None]:
-        """Be at ``act`` while the block runs; the clock of what was before starts again after it."""
+        """Note that the main thread is at ``act`` while the block runs; the clock of the act before starts again after it."""
         before, _ = self._at
         self.enter(act)
         yield

@@ -1,4 +1,4 @@
-"""Boxes: the part of a whole tensor that one entry of a checkpoint holds. Pure arithmetic.
+"""Boxes: the block of a whole tensor that one entry of a checkpoint holds. Pure arithmetic.
 
 A rank owns a flat range of its part of a tensor, cut wherever the distributed optimizer cuts it. As boxes of the whole tensor
 the range means the same in every layout, and what one layout wrote another reads by intersecting boxes.
@@ -14,23 +14,23 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class Box:
-    """Elements offset <= index < offset + size of a tensor, in every dimension."""
+    """A block of a tensor: the elements offset <= index < offset + size, in every dimension."""
 
     offset: Shape
     size: Shape
 
     @property
     def num_elements(self) -> int:
-        """How many elements it holds."""
+        """The number of elements."""
         return math.prod(self.size)
 
     def moved(self, by: Sequence[int]) -> "Box":
-        """The same box in a tensor that this one is a part of, ``by`` its place there."""
+        """Return the same box in a tensor that this one is a part of, ``by`` its place there."""
         return Box(offset=tuple(a + b for a, b in zip(self.offset, by, strict=True)), size=self.size)
 
 
 def boxes_of_range(shape: Shape, start: int, end: int) -> list[Box]:
-    """The elements ``start`` to ``end`` of a tensor in row-major order, as at most three boxes, in that order.
+    """Return the elements ``start`` to ``end`` of a tensor in row-major order, as at most three boxes, in that order.
 
     Args: shape: of one or two dimensions.
     """
@@ -53,7 +53,7 @@ def boxes_of_range(shape: Shape, start: int, end: int) -> list[Box]:
 
 
 def intersection(left: Box, right: Box) -> Box | None:
-    """What two boxes of one tensor share; None if nothing."""
+    """Return the box that two boxes of one tensor share; None if they share nothing."""
     low = tuple(max(a, b) for a, b in zip(left.offset, right.offset, strict=True))
     high = tuple(min(a + m, b + n) for a, m, b, n in zip(left.offset, left.size, right.offset, right.size, strict=True))
     if any(a >= b for a, b in zip(low, high, strict=True)):
@@ -62,7 +62,7 @@ def intersection(left: Box, right: Box) -> Box | None:
 
 
 def first_element(inner: Box, outer: Box) -> int | None:
-    """Where a box begins in the row-major order of one around it; None if it does not lie there in one piece."""
+    """Return where a box begins in the row-major order of one around it; None if it does not lie there without a gap."""
     first = inner.offset[0] - outer.offset[0]
     if len(inner.size) == 1:
         return first
@@ -72,7 +72,7 @@ def first_element(inner: Box, outer: Box) -> int | None:
 
 
 def cover_once(shape: Shape, boxes: Sequence[Box]) -> bool:
-    """Whether every element of a tensor is in exactly one of these boxes, and they reach no further. Linear in their number.
+    """Return whether every element of a tensor is in exactly one of these boxes, and they reach no further. Linear in their number.
 
     Corners of the boxes and of the tensor that coincide cancel out in pairs. If none is left, every element is in an odd number
     of boxes; if the boxes have as many elements as the tensor, that number is one.

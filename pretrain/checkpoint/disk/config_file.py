@@ -18,9 +18,9 @@ from pretrain.config.schema import ModelConfig
 
 
 def read_config(folder: Path) -> Any:
-    """Read the config of a checkpoint: keys that were renamed since have their current names, younger ones are not there.
+    """Return the config of a checkpoint: keys that were renamed since have their current names, younger ones are not there.
 
-    Raises: DamagedCheckpointError if it is none.
+    Raises: DamagedCheckpointError if the file is not the config of a run.
     """
     try:
         as_written: Any = OmegaConf.to_container(OmegaConf.create(read_small_file(folder / CONFIG).decode()))
@@ -36,9 +36,9 @@ def read_config(folder: Path) -> Any:
 
 
 def read_model(folder: Path) -> ModelConfig:
-    """The model that a checkpoint is of; fields that are younger than it have their defaults.
+    """Return the model of a checkpoint; fields that are younger than it have their defaults.
 
-    Raises: DamagedCheckpointError if its config describes none; UserError if a newer version wrote it.
+    Raises: DamagedCheckpointError if its config does not describe a model; UserError if a newer version wrote it.
     """
     section = read_config(folder).model
     refuse_newer(folder, "model", section, ModelConfig)
@@ -69,12 +69,15 @@ def refuse_newer(folder: Path, name: str, section: DictConfig, cls: type) -> Non
 
 
 def saved_data(checkpoint: Path) -> dict[str, Any]:
-    """Its section ``data``, nothing of it checked. Raises: DamagedCheckpointError if there is none."""
+    """Return the section ``data`` of a checkpoint's config, unchecked. Raises: DamagedCheckpointError if it is missing."""
     return OmegaConf.to_container(read_config(checkpoint).data)  # type: ignore[return-value]
 
 
 def saved_seq_length(checkpoint: Path) -> int:
-    """Tokens in the longest sequence the model was made for. Raises: DamagedCheckpointError if that is no integer above 0."""
+    """Return the number of tokens in the longest sequence that the model was made for.
+
+    Raises: DamagedCheckpointError if that is not an integer above 0.
+    """
     length = saved_data(checkpoint).get("seq_length")
     if type(length) is not int or length < 1:
         raise DamagedCheckpointError(

@@ -19,13 +19,14 @@ from pretrain.checkpoint.disk.manifest import open_plain_file
 WRITE_BLOCK_BYTES = 8 << 20
 READ_BLOCK_BYTES = 4 << 20
 PAGE_BYTES = 4096
-"""Places in memory and file, and lengths, are multiples of it; headers are padded to it (shard_file.py)."""
+"""Unit of direct reads and writes: places in memory and file, and lengths, are multiples of it, and headers are padded to it
+(shard_file.py)."""
 NO_DIRECT = (errno.EINVAL, errno.EOPNOTSUPP)
-"""What a file system answers that does not know O_DIRECT, or wants other places and lengths."""
+"""Errors of a file system that does not know O_DIRECT, or wants other places and lengths."""
 
 
 def write_through(path: Path, header: bytes, numbers: memoryview) -> None:
-    """A new file of the two, on the disk when this returns. ``numbers`` begins at a border of pages.
+    """Write a new file of header and numbers; it is on the disk when this returns. ``numbers`` begins at a border of pages.
 
     Raises: OSError.
     """
@@ -73,9 +74,9 @@ def _write(descriptor: int, content: memoryview) -> None:
 
 
 def read_past_cache(path: Path) -> Iterator[memoryview]:
-    """The bytes of a file in order, in blocks. Each is good until the next one is asked for: two places take turns.
+    """Read the bytes of a file in order, in blocks. Each is valid until the next one is asked for: two buffers take turns.
 
-    Raises: OSError; also if it is a link or no plain file.
+    Raises: OSError; also if it is a link or not a plain file.
     """
     with open_plain_file(path) as stream, ThreadPoolExecutor(1) as ahead:
         descriptor = stream.fileno()
@@ -91,7 +92,8 @@ def read_past_cache(path: Path) -> Iterator[memoryview]:
 
 
 def _memory(num_bytes: int) -> mmap.mmap:
-    """In huge pages where there are some: a disk fills a few long pieces of memory three times as fast as many short ones.
+    """Return anonymous memory, in huge pages where there are some: a disk fills a few long pieces three times as fast as many
+    short ones.
 
     Nobody closes it: it goes when the last view of a block does."""
     memory = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -101,7 +103,7 @@ def _memory(num_bytes: int) -> mmap.mmap:
 
 
 def _fill(descriptor: int, block: memoryview, place: int) -> int:
-    """Bytes read, fewer than the block has only where the file ends."""
+    """Fill a block from a file; return the number of bytes read, fewer than the block has only where the file ends."""
     held = 0
     while held < len(block):
         try:
@@ -128,10 +130,10 @@ def _go_past_page_cache(descriptor: int) -> None:
 
 
 def is_direct(descriptor: int) -> bool:
-    """Whether it goes past the page cache."""
+    """Return whether reads and writes of a file go past the page cache."""
     return bool(fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DIRECT)
 
 
 def go_through_page_cache(descriptor: int) -> None:
-    """From now on."""
+    """Let reads and writes of a file go through the page cache from now on."""
     fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) & ~os.O_DIRECT)

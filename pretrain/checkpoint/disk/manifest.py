@@ -1,4 +1,4 @@
-"""What a checkpoint folder holds, file by file, and the seal on it.
+"""The manifest of a checkpoint folder, file by file, and the seal on it.
 
 ``manifest.json`` names every file with its size and SHA-256. ``COMPLETE`` holds the SHA-256 of the manifest, in the form
 that ``sha256sum --check COMPLETE`` reads. So one line of text proves the whole folder.
@@ -27,13 +27,13 @@ from fanal.shown import shown
 FORMAT_VERSION = 1
 READ_BLOCK_BYTES = 1 << 20
 SEAL_BYTES = 256
-"""No seal is longer; a file of another kind under its name is not read whole."""
+"""Upper limit of a seal's length, so that a large file under its name is not read to its end."""
 LOST = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EIO, None}
-"""The file is gone, is a link or no file by now, or its disk cannot give it back. Any other error of reading, such as
-missing permission, is no damage: the bytes may be whole."""
+"""Errors that mean damage: the file is gone, is a link or not a file by now, or its disk cannot read it. Any other error of
+reading, such as missing permission, is not damage: the bytes may be intact."""
 Buffer = bytes | memoryview
 Take = Callable[[int, Buffer], None]
-"""Told a place in a file, and the bytes from there on, which are good until it returns."""
+"""A function that is given a place in a file and the bytes from there on, which are valid until it returns."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -46,23 +46,23 @@ class FileEntry:
     """One file of a checkpoint."""
 
     path: str
-    """From the checkpoint's folder, with forward slashes."""
+    """Path from the checkpoint's folder, with forward slashes."""
     bytes: int
     sha256: str
-    """64 hexadecimal digits."""
+    """Hash in 64 hexadecimal digits."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """Every file of a checkpoint but the manifest and its seal."""
+    """All files of a checkpoint but the manifest and its seal."""
 
     step: int
     files: tuple[FileEntry, ...]
-    """Sorted by path."""
+    """Entries sorted by path."""
 
 
 def read_blocks(path: Path) -> Iterator[bytes]:
-    """The bytes of a file in order, in blocks. Follows no link. Raises: OSError if it cannot be read."""
+    """Read the bytes of a file in order, in blocks. Follows no link. Raises: OSError if it cannot be read."""
     with open_plain_file(path) as stream:
         while block := stream.read(READ_BLOCK_BYTES):
             yield block
@@ -75,7 +75,7 @@ def describe(
     blocks: Callable[[Path], Iterable[Buffer]] = read_blocks,
     take: Take | None = None,
 ) -> FileEntry:
-    """Size and hash of one file as it reads now. Reads it once, follows no link.
+    """Return size and hash of one file as it reads now. Reads it once, follows no link.
 
     Args: take: called with every block once it is hashed, while it is in the core's cache.
     Raises: OSError if it cannot be read.
@@ -90,7 +90,7 @@ def describe(
 
 
 def open_plain_file(path: Path) -> Any:
-    """The file, unbuffered, for reading. Raises: OSError if it is a link, or if it is a pipe or a device."""
+    """Open a file for reading, unbuffered. Raises: OSError if it is a link, a pipe or a device."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
@@ -99,9 +99,9 @@ def open_plain_file(path: Path) -> Any:
 
 
 def read_small_file(path: Path, max_bytes: int = -1) -> bytes:
-    """The content of a file, or its first ``max_bytes``.
+    """Read a file, or its first ``max_bytes``.
 
-    Raises: DamagedCheckpointError if it is missing or is no plain file; OSError if it cannot be read for a reason that is no
+    Raises: DamagedCheckpointError if it is missing or not a plain file; OSError if it cannot be read for a reason that is not
     damage.
     """
     try:
@@ -114,31 +114,31 @@ def read_small_file(path: Path, max_bytes: int = -1) -> bytes:
 
 
 def entries_to_text(entries: Iterable[FileEntry]) -> str:
-    """Entries as JSON, for another rank."""
+    """Return entries as JSON, for another rank."""
     return json.dumps([asdict(entry) for entry in entries])
 
 
 def entries_from_text(text: str) -> list[FileEntry]:
-    """What ``entries_to_text`` gave."""
+    """Return the entries in a text from ``entries_to_text``."""
     return [FileEntry(**fields) for fields in json.loads(text)]
 
 
 def manifest_bytes(manifest: Manifest) -> bytes:
-    """The content of ``manifest.json``: the same for the same files, whoever hashed them."""
+    """Return the content of ``manifest.json``: the same for the same files, whoever hashed them."""
     files = sorted(manifest.files, key=lambda entry: entry.path)
     content = {"format_version": FORMAT_VERSION, "step": manifest.step, "files": [asdict(entry) for entry in files]}
     return (json.dumps(content, indent=1) + "\n").encode()
 
 
 def seal_text(manifest: bytes) -> str:
-    """The content of ``COMPLETE`` for this ``manifest.json``."""
+    """Return the content of ``COMPLETE`` for this ``manifest.json``."""
     return f"{hashlib.sha256(manifest).hexdigest()}  {MANIFEST}\n"
 
 
 def read_sealed_manifest(folder: Path) -> bytes:
-    """The bytes of ``manifest.json``, after a check of its hash against ``COMPLETE``.
+    """Read ``manifest.json``, and check its hash against ``COMPLETE``.
 
-    Raises: DamagedCheckpointError if one of the two is missing or is no file, or if they do not belong together; OSError as
+    Raises: DamagedCheckpointError if one of the two is missing or not a file, or if they do not belong together; OSError as
     ``read_small_file``.
     """
     seal = read_small_file(folder / COMPLETE, SEAL_BYTES)
@@ -153,7 +153,7 @@ def read_sealed_manifest(folder: Path) -> bytes:
 
 
 def parse_manifest(content: bytes, where: Path) -> Manifest:
-    """The manifest in the bytes of ``manifest.json``; every key known, present and of its type.
+    """Parse the bytes of ``manifest.json``; every key must be known, present and of its type.
 
     Raises: DamagedCheckpointError naming the file and the first thing that is wrong.
     """

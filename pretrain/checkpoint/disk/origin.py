@@ -1,7 +1,7 @@
-"""``origin.json``: with which checkpoint of another run this one began, and with which that one had begun, to the first.
+"""``origin.json``: which checkpoint of another run this one started from, and that one before it, back to the first run.
 
-It is in every checkpoint of a run that began so, carried along across resumes: what a model was trained on can be read from
-its last checkpoint alone, whatever became of the runs before. A run that began with initial weights has none.
+It is in every checkpoint of a run that started from another one, carried along across resumes: what a model was trained on can
+be read from its last checkpoint alone, whatever became of the runs before. A run that started from initial weights has none.
 """
 
 import dataclasses
@@ -20,29 +20,29 @@ from pretrain.checkpoint.disk.state_file import read_state
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """The checkpoint that a run began with."""
+    """The checkpoint that a run started from."""
 
     init_from: str
-    """As the configuration named it."""
+    """The path as the configuration named it."""
     init_optimizer: str
-    """``keep`` or ``fresh``."""
+    """Whether the optimizer's states were kept: ``keep`` or ``fresh``."""
     checkpoint: str
-    """Its folder, from the root of the file system on."""
+    """The folder of the checkpoint, as an absolute path."""
     manifest_sha256: str
-    """Hash of its manifest, as in its COMPLETE: so of every byte of it."""
+    """Hash of its manifest, as in its COMPLETE, and so of every byte of it."""
     step: int
     """Optimizer steps of its run."""
     consumed_samples: int
     consumed_tokens: int
-    """Tokens its run had predicted, without those of the runs before."""
+    """Tokens that its run had predicted, without those of the runs before."""
     data: dict[str, Any] | None
-    """Its data.json: which shards, by hash, and how far into each; None where it has none, as after an import."""
+    """The content of its data.json: which shards, by hash, and how far into each; None if it has none, as after an import."""
     origin: "Origin | None"
-    """With which its run had begun."""
+    """The checkpoint that its run had started from; None for initial weights."""
 
 
 def origin_of(folder: Path, *, step: int, init_from: str, init_optimizer: str) -> Origin:
-    """The record of a checkpoint that a run begins with. Raises: DamagedCheckpointError."""
+    """Return the record of a checkpoint that a run starts from. Raises: DamagedCheckpointError."""
     state = read_state(folder, step=step)
     return Origin(
         init_from=init_from,
@@ -58,19 +58,19 @@ def origin_of(folder: Path, *, step: int, init_from: str, init_optimizer: str) -
 
 
 def sealed_hash(folder: Path) -> str:
-    """What COMPLETE says of the manifest. Raises: DamagedCheckpointError if it cannot be read."""
+    """Return the hash of the manifest that COMPLETE holds. Raises: DamagedCheckpointError if it cannot be read."""
     return read_small_file(folder / COMPLETE, 64).decode(errors="replace")
 
 
 def origin_text(origin: Origin) -> str:
-    """The content of ``origin.json``."""
+    """Return the content of ``origin.json``."""
     return json.dumps(dataclasses.asdict(origin), indent=1) + "\n"
 
 
 def read_origin(folder: Path) -> Origin | None:
-    """With which checkpoint the run of this one began; None if with initial weights.
+    """Read which checkpoint the run of this one started from; None for initial weights.
 
-    Raises: DamagedCheckpointError naming the file if it is no such record.
+    Raises: DamagedCheckpointError naming the file if it is not such a record.
     """
     if not os.path.lexists(folder / ORIGIN):
         return None
@@ -83,14 +83,14 @@ def read_origin(folder: Path) -> Origin | None:
 
 
 def chain(origin: Origin | None) -> Iterator[Origin]:
-    """It and those before, the first run last."""
+    """Yield an origin and those before it, the first run last."""
     while origin is not None:
         yield origin
         origin = origin.origin
 
 
 def described(origin: Origin) -> str:
-    """One line for people."""
+    """Return a description of an origin in one line."""
     return (
         f"{origin.checkpoint}, step {origin.step:,} after {origin.consumed_tokens:,} tokens, optimizer "
         f"{'kept' if origin.init_optimizer == 'keep' else 'fresh'}, manifest {origin.manifest_sha256[:12]}"

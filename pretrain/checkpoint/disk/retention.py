@@ -1,5 +1,5 @@
-"""Which folders of a run go: old checkpoints, leftovers, damaged ones set aside. Only who holds the run folder's lock acts here,
-that is rank 0 or its writer process; no collective."""
+"""Retention: which folders of a run are deleted or set aside (old checkpoints, leftovers, damaged ones). Only the holder of the
+run folder's lock acts here, that is rank 0 or its writer process; no collective."""
 
 import errno
 import logging
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
-    """A run's checkpoint folders by their names alone, newest first; whether they are whole is for verify.py to say."""
+    """Return a run's checkpoint folders by their names alone, newest first; verify.py tells whether they are intact."""
     if not folder.is_dir():
         return []
     found = [path for path in folder.iterdir() if step_of(path.name) is not None and path.is_dir()]
@@ -23,33 +23,33 @@ def checkpoints_in(folder: Path) -> list[Path]:
 
 
 def bad_in(folder: Path) -> list[Path]:
-    """The folders that were set aside, in the order of their names."""
+    """Return the folders that were set aside, in the order of their names."""
     return sorted(path for path in folder.iterdir() if is_bad(path.name)) if folder.is_dir() else []
 
 
 @dataclass(frozen=True, kw_only=True)
 class Keep:
-    """Which checkpoints stay: the newest ``last`` of them, and for ever those whose step is a multiple of ``every_steps``."""
+    """Which checkpoints stay: the newest ``last`` of them, and always those whose step is a multiple of ``every_steps``."""
 
     last: int | None
-    """None keeps all."""
+    """Number of the newest checkpoints to keep; None keeps all."""
     every_steps: int | None
 
 
 def drop_old(folder: Path, keep: Keep) -> None:
-    """Delete the checkpoints that need not stay, with what is older than the last ``keep.last`` and not whole.
+    """Delete the checkpoints that need not stay, and incomplete ones older than the newest ``keep.last``.
 
-    Called after a checkpoint was sealed: that one is whole, so the newest whole one always stays.
+    Called after a checkpoint was sealed: that one is complete, so the newest complete one always stays.
     Raises: OSError for the first that cannot be deleted, once all the others are.
     """
     if keep.last is None:
         return
     found = checkpoints_in(folder)
-    whole = [path for path in found if (path / COMPLETE).is_file()]
-    oldest_kept = whole[: keep.last][-1]
+    complete = [path for path in found if (path / COMPLETE).is_file()]
+    oldest_kept = complete[: keep.last][-1]
     refused: OSError | None = None
     for old in found[found.index(oldest_kept) + 1 :]:
-        if keep.every_steps is None or (step_of(old.name) or 0) % keep.every_steps or old not in whole:
+        if keep.every_steps is None or (step_of(old.name) or 0) % keep.every_steps or old not in complete:
             try:
                 _delete(old)
                 logger.info("deleted checkpoint %s: checkpoint.keep_last is %s", old, keep.last)
@@ -60,9 +60,9 @@ def drop_old(folder: Path, keep: Keep) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete what a save or a deletion that never ended has left. Only for who holds the run folder's lock.
+    """Delete what a save or a deletion that did not finish has left. Only for the holder of the run folder's lock.
 
-    What cannot be deleted, such as a stranger's files, is named, and is in nobody's way but that of its own step.
+    What cannot be deleted, such as another user's files, is named in a warning, and hinders only the checkpoint of its own step.
     """
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         if is_part(path.name.removesuffix(f".{REASON}")):
@@ -94,7 +94,8 @@ def set_aside(checkpoint: Path, problems: Sequence[str]) -> Path:
 
 
 def _delete(checkpoint: Path) -> None:
-    """Under another name first: a half-deleted folder must not look like a checkpoint. One that is protected keeps its name.
+    """Delete a checkpoint, under another name first: a half-deleted folder must not look like a checkpoint. One that is
+    protected keeps its name.
 
     Raises: OSError.
     """
@@ -110,7 +111,9 @@ def _delete(checkpoint: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Raises: OSError with this path: rmtree's own has but a name."""
+    """Remove a file or a folder with its content.
+
+    Raises: OSError with this path: rmtree's own has but a name."""
     try:
         if path.is_symlink() or path.is_file():
             path.unlink()

@@ -1,4 +1,4 @@
-"""Turn a folder of written files into a checkpoint: its manifest, its seal, its name, each on the disk before the next.
+"""Sealing: a folder of written files becomes a checkpoint. Its manifest, its seal, its name: each is on the disk before the next.
 
 Imports neither torch nor numpy.
 """
@@ -15,12 +15,12 @@ from pretrain.checkpoint.disk.verify import verify_checkpoint
 
 
 class SaveError(PassingError):
-    """A checkpoint could not be written; the message says why, for people."""
+    """A checkpoint could not be written; the message says why."""
 
 
 def seal(part: Path, final: Path, *, step: int, entries: Sequence[FileEntry]) -> None:
-    """Write the manifest, bring all of it to the disk, mark the folder whole, and give it its name. If an attempt that counts as
-    failed had come so far already, its checkpoint stays, since it is the same to the last byte.
+    """Write the manifest, sync all files to the disk, mark the folder complete, and give it its name. If an attempt that counts
+    as failed had come so far already, its checkpoint stays, since it is the same to the last byte.
 
     Args: part: the folder while it is written; final: its name from then on; entries: every file in it.
     Raises: SaveError if a file is not there with the size that its writer has noted, or if another checkpoint has the name;

@@ -1,4 +1,4 @@
-"""The file of one rank: a header in JSON and the numbers behind it, in the safetensors format. No torch here.
+"""A file of one rank: a header in JSON and the numbers behind it, in the safetensors format. No torch here.
 
 Nothing in it can be executed. Format: https://github.com/huggingface/safetensors (8 bytes of length, JSON, data without gaps).
 """
@@ -17,14 +17,14 @@ from pretrain.checkpoint.disk.direct import PAGE_BYTES
 from pretrain.checkpoint.disk.manifest import LOST, DamagedCheckpointError, open_plain_file
 
 ITEM_BYTES = 4
-"""All numbers are float32."""
+"""Bytes of a number; all are float32."""
 MAX_HEADER_BYTES = 100_000_000
-"""The format's own limit."""
+"""Limit of the safetensors format."""
 
 
 def header_bytes(entries: Iterable[tuple[str, tuple[int, ...]]]) -> bytes:
-    """The head of a file with these (name, shape), whose data follow in the same order; padded as the format allows, so that
-    the data begin at a border of pages."""
+    """Return the header of a file with these (name, shape), whose data follow in the same order; padded as the format allows, so
+    that the data begin at a border of pages."""
     fields: dict[str, object] = {}
     place = 0
     for name, shape in entries:
@@ -38,11 +38,13 @@ def header_bytes(entries: Iterable[tuple[str, tuple[int, ...]]]) -> bytes:
 
 
 class ShardFile:
-    """A file of a checkpoint, open for reading. Close it."""
+    """A file of a checkpoint, open for reading until it is closed."""
 
     def __init__(self, path: Path) -> None:
-        """Raises: DamagedCheckpointError if it is not there, or if its header is not one of the format for the bytes behind it;
-        OSError if it cannot be read for a reason that is no damage."""
+        """Open the file and read its header.
+
+        Raises: DamagedCheckpointError if it is not there, or if its header does not fit the format or the bytes behind it;
+        OSError if it cannot be read for a reason that is not damage."""
         self.path = path
         try:
             self._stream = open_plain_file(path)
@@ -66,7 +68,7 @@ class ShardFile:
             ) from None
 
     def place(self, name: str, shape: tuple[int, ...], first_element: int) -> int:
-        """The byte of the file where the elements of an entry begin, from ``first_element`` on, in row-major order.
+        """Return the byte of the file where an entry's elements from ``first_element`` on begin, in row-major order.
 
         Raises: DamagedCheckpointError if there is no such entry of this shape.
         """
@@ -89,12 +91,12 @@ class ShardFile:
             left, place = left[count:], place + count
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         self._stream.close()
 
 
 def _parse_entries(fields: dict[str, Any], num_bytes: int) -> dict[str, tuple[int, tuple[int, ...]]]:
-    """Place and shape of every entry, by its name. Raises: DamageError unless they are the numbers, without gap or overlap."""
+    """Return place and shape of every entry by its name. Raises: DamageError if there is a gap or an overlap."""
     found, place = {}, 0
     for name, entry in sorted(fields.items(), key=lambda item: item[1]["data_offsets"]):
         shape, (start, end) = tuple(entry["shape"]), entry["data_offsets"]

@@ -1,4 +1,4 @@
-"""``state.json``: where a run stood when its checkpoint was written."""
+"""``state.json``: the progress of a run when its checkpoint was written."""
 
 import dataclasses
 import json
@@ -12,19 +12,19 @@ from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, read_small
 from pretrain.state import Recent, TrainState
 
 YOUNGER = {"skipped_spikes", "recent"}
-"""Fields that checkpoints from before spikes were looked for do not have; they start as in a new run."""
+"""Fields that checkpoints from before spike detection do not have; they start as in a new run."""
 
 
 def state_text(state: TrainState) -> str:
-    """The content of ``state.json``. Python writes a float so that reading it gives the same bits."""
+    """Return the content of ``state.json``. Python writes a float so that reading it gives the same bits."""
     return json.dumps(dataclasses.asdict(state), indent=1, allow_nan=False) + "\n"
 
 
 def read_state(folder: Path, *, step: int) -> TrainState:
-    """The state in a checkpoint's folder, which must be that of ``step``.
+    """Read the state in a checkpoint's folder, which must be that of ``step``.
 
-    Raises: DamagedCheckpointError naming the file if a field is missing or unknown, a counter is no integer from 0, a recent
-    value no finite number, or the step another.
+    Raises: DamagedCheckpointError naming the file if a field is missing or unknown, a counter is not an integer from 0, a recent
+    value is not a finite number, or the step is another.
     """
     path = folder / STATE
     names = [field.name for field in dataclasses.fields(TrainState)]
@@ -46,7 +46,7 @@ def read_state(folder: Path, *, step: int) -> TrainState:
 
 
 def _recent(found: Any) -> Recent:
-    """Raises: DamageError for anything but lists of finite floats under the right names."""
+    """Parse the recent values. Raises: DamageError for anything but lists of finite floats under the right names."""
     names = [field.name for field in dataclasses.fields(Recent)]
     if not isinstance(found, dict) or sorted(found) != sorted(names):
         raise DamageError(f"recent must hold {', '.join(names)}")

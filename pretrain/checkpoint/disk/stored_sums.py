@@ -1,4 +1,4 @@
-"""Are the numbers that a checkpoint holds those that were trained? No torch here.
+"""The check that a checkpoint holds the numbers that were trained. No torch here.
 
 A hash says that a file is the one that was written. The sum of a parameter was taken from the weights in the ranks' memory before
 anything was copied (replicas.py); this is the same sum, of what lies on the disk.
@@ -16,8 +16,8 @@ from pretrain.checkpoint.disk.tensors import BLOCK_ELEMENTS, open_tensors
 
 
 def sum_problems(folder: Path) -> Iterator[str]:
-    """Every parameter whose stored master values, in the precision of the weights, have another sum than ``tensors.json`` says.
-    Reads a third of the checkpoint, a block at a time."""
+    """Yield a problem for every parameter whose stored master values, in the precision of the weights, have another sum than
+    ``tensors.json`` says. Reads a third of the checkpoint, a block at a time."""
     try:
         with open_tensors(folder) as reader:
             for tensor in reader.index.tensors.values():
@@ -37,7 +37,7 @@ def sum_problems(folder: Path) -> Iterator[str]:
 
 
 def stored_sum(values: np.ndarray, dtype: str) -> int:
-    """The sum of float32 values as weights of ``dtype``: ``weight_sum`` of replicas.py."""
+    """Return the sum of float32 values as weights of ``dtype``, as ``weight_sum`` of weight_sums.py does."""
     bits = values.reshape(-1).view(np.uint32)
     if dtype == "bfloat16":
         return int(_bfloat16_bits(bits).view(np.int16).sum(dtype=np.int64)) % 2**64
@@ -45,14 +45,14 @@ def stored_sum(values: np.ndarray, dtype: str) -> int:
 
 
 def _bfloat16_bits(bits: np.ndarray) -> np.ndarray:
-    """The upper half of float32 numbers, rounded to the nearest, ties to even, as torch does. NaN has one form."""
+    """Round float32 numbers to bfloat16 as torch does, to the nearest, ties to even. NaN has one form."""
     rounded = ((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype(np.uint16)
     is_nan = (bits & 0x7FFFFFFF) > 0x7F800000
     return np.where(is_nan, np.uint16(0x7FC0), rounded)
 
 
 def _blocks(shape: tuple[int, ...]) -> Iterator[Box]:
-    """Boxes of whole rows that together are a tensor of this shape."""
+    """Yield boxes of whole rows that together are a tensor of this shape."""
     rest = shape[1:]
     rows = max(1, BLOCK_ELEMENTS // max(1, *rest, 1))
     for row in range(0, shape[0], rows):

@@ -19,14 +19,14 @@ from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, read_small
 
 FORMAT_VERSION = 1
 NUM_UPDATES = "adam_step"
-"""What the number of updates is called in the file: the name is older than the second optimizer."""
+"""Name of the number of updates in the file: it is older than the second optimizer."""
 WEIGHTS_DTYPES = ("float32", "bfloat16")
 _SUM = re.compile(r"[0-9a-f]{16}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoredBox:
-    """A box of a tensor, and the number of the file that holds it, all of its states (paths.py)."""
+    """A box of a tensor, and the number of the file that holds it in all of its states (run_folder.py)."""
 
     file: int
     box: Box
@@ -40,36 +40,36 @@ class IndexedTensor:
     shape: tuple[int, ...]
     stored: tuple[StoredBox, ...]
     weights_sum: str
-    """Of the weights in ``weights_dtype``, see ``replicas.py``: 16 hexadecimal digits."""
+    """Sum of the weights in ``weights_dtype`` (weight_sums.py): 16 hexadecimal digits."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TensorIndex:
-    """All of them."""
+    """All tensors of a checkpoint."""
 
     states: tuple[str, ...]
-    """The kinds that are kept of every tensor; ``param`` alone where there is no optimizer."""
+    """Names of the states that are kept of every tensor; only ``param`` where there is no optimizer."""
     num_updates: int
-    """Updates that the optimizer had made; 0 for one that does not count them."""
+    """Number of updates that the optimizer had made; 0 for one that does not count them."""
     weights_dtype: str
-    """Of the weights that were trained: ``bfloat16`` or ``float32``."""
+    """Precision of the weights that were trained: ``bfloat16`` or ``float32``."""
     tensors: dict[str, IndexedTensor]
 
 
 def entry_name(tensor: str, state: str, box: Box) -> str:
-    """Name of a box in its file."""
+    """Return the name of a box in its file."""
     return f"{tensor}/{state}@{','.join(map(str, box.offset))}"
 
 
 def boxes_to_text(boxes: Iterable[tuple[str, tuple[int, ...], StoredBox]]) -> str:
-    """(tensor, its shape, where a box of it is) of one rank as JSON, for rank 0."""
+    """Return (tensor, its shape, where a box of it is) of one rank as JSON, for rank 0."""
     return json.dumps([[name, shape, entry.file, entry.box.offset, entry.box.size] for name, shape, entry in boxes])
 
 
 def tensors_from_texts(texts: Sequence[str]) -> dict[str, tuple[tuple[int, ...], list[StoredBox]]]:
-    """By the tensor's name, its shape and where its boxes are, from the texts of all ranks in their order.
+    """Return each tensor's shape and where its boxes are, by its name, from the texts of all ranks in their order.
 
-    Raises: AssertionError if the boxes are not the tensor, once over: then ranks disagree about the layout.
+    Raises: AssertionError if the boxes do not hold every element once: then ranks disagree about the layout.
     """
     found: dict[str, tuple[tuple[int, ...], list[StoredBox]]] = {}
     for rank, text in enumerate(texts):
@@ -84,7 +84,7 @@ def tensors_from_texts(texts: Sequence[str]) -> dict[str, tuple[tuple[int, ...],
 
 
 def index_text(index: TensorIndex) -> str:
-    """The content of ``tensors.json``."""
+    """Return the content of ``tensors.json``."""
     tensors = [
         {
             "name": tensor.name,
@@ -105,7 +105,7 @@ def index_text(index: TensorIndex) -> str:
 
 
 def read_index(folder: Path) -> TensorIndex:
-    """The index of a checkpoint's folder.
+    """Read the index of a checkpoint's folder.
 
     Raises: DamagedCheckpointError if it is missing or is not such an index.
     """

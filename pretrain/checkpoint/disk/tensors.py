@@ -1,4 +1,4 @@
-"""Read tensors of a checkpoint: any box of any tensor, whatever layout wrote it. No torch here."""
+"""Reading tensors of a checkpoint: any box of any tensor, whatever layout wrote it (resharding). No torch here."""
 
 import contextlib
 from collections.abc import Iterator
@@ -14,15 +14,15 @@ from pretrain.checkpoint.disk.shard_file import ShardFile
 from pretrain.checkpoint.disk.tensor_index import IndexedTensor, StoredBox, TensorIndex, entry_name, read_index
 
 BLOCK_ELEMENTS = 1 << 22
-"""Most elements that pass through memory of our own at a time, where rows are wider than what is asked for."""
+"""Limit of the elements that are read into a buffer at a time, where rows are wider than what is asked for."""
 
 MAX_OPEN_FILES = 128
-"""Of a checkpoint at a time, well below what a process may have open: 64 ranks have written more than a thousand."""
+"""Limit of a checkpoint's open files, well below what a process may have open: 64 ranks have written more than a thousand."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Span:
-    """Elements ``start`` to ``end`` of a box, in row-major order: they lie in one piece from a byte of a file on."""
+    """Elements ``start`` to ``end`` of a box, in row-major order, that lie in a file without a gap, from byte ``place`` on."""
 
     file: int
     place: int
@@ -59,7 +59,7 @@ class TensorReader:
             )
 
     def spans(self, tensor: str, state: str, box: Box) -> list[Span] | None:
-        """Where a box of the whole tensor lies, if every file holds its part of it in one piece; else None.
+        """Return where a box of the whole tensor lies, if every file holds its part of it without a gap; else None.
 
         Raises: DamagedCheckpointError if a file does not hold what the index says.
         """
@@ -76,7 +76,7 @@ class TensorReader:
         return found
 
     def read_all(self, tensor: str, state: str) -> np.ndarray:
-        """The whole tensor, float32. Raises: as ``read``."""
+        """Read the whole tensor, float32. Raises: as ``read``."""
         shape = self._known(tensor).shape
         out = np.empty(shape, np.float32)
         self.read(tensor, state, Box(offset=(0,) * len(shape), size=shape), out)
@@ -94,7 +94,7 @@ class TensorReader:
         return self.index.tensors[tensor]
 
     def _read_shared(self, tensor: str, state: str, entry: StoredBox, shared: Box, target: np.ndarray) -> None:
-        """``shared`` lies in the stored box; ``target`` is its place in the caller's array, contiguous or not."""
+        """Read ``shared``, which lies in the stored box, into ``target``, its place in the caller's array, contiguous or not."""
         file, name = self._file(entry.file), entry_name(tensor, state, entry.box)
         start = first_element(shared, entry.box)
         if start is not None:
@@ -125,7 +125,7 @@ class TensorReader:
 
 @contextlib.contextmanager
 def open_tensors(folder: Path) -> Iterator[TensorReader]:
-    """The tensors of a checkpoint's folder, for the length of a block.
+    """Open the tensors of a checkpoint's folder while the block runs.
 
     Raises: DamagedCheckpointError if the index cannot be read.
     """
@@ -137,9 +137,9 @@ def open_tensors(folder: Path) -> Iterator[TensorReader]:
 
 
 def read_whole(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """(``NAME/STATE``, the whole tensor) of everything a checkpoint holds, by name: in the same order in every layout.
+    """Yield (``NAME/STATE``, the whole tensor) for everything that a checkpoint holds, by name: in the same order in every layout.
 
-    Raises: DamagedCheckpointError if something of it is not there.
+    Raises: DamagedCheckpointError if something is missing.
     """
     with open_tensors(folder) as reader:
         for tensor in sorted(reader.index.tensors):

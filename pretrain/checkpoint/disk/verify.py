@@ -1,4 +1,5 @@
-"""Is this folder the checkpoint that was written? Reads bytes and JSON, unpickles nothing, follows no link inside it.
+"""Verification: is this folder the checkpoint that was written? Reads bytes and JSON, unpickles nothing, follows no link inside
+it.
 
 Quick: every file is there with its size, nothing else is, the manifest is sealed, step and state agree. Deep: every hash
 as well. A byte that changed in place is found by the deep one alone.
@@ -31,22 +32,22 @@ from pretrain.checkpoint.disk.state_file import read_state
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """What a verification found."""
+    """The result of a verification."""
 
     folder: Path
     manifest: Manifest | None
-    """None if it could not be read."""
+    """The manifest; None if it could not be read."""
     problems: tuple[str, ...]
-    """Each names its path; empty for a whole checkpoint."""
+    """Problems, each with its path; empty for an intact checkpoint."""
 
 
 class GoneError(UserError):
-    """A checkpoint was deleted while it was read, as its run does to old ones."""
+    """A checkpoint was deleted while it was read: its run deletes old ones."""
 
 
 @contextlib.contextmanager
 def still_there(folder: Path) -> Iterator[None]:
-    """For reading a checkpoint whose run may go on meanwhile: nothing is wrong with it if the whole folder is gone.
+    """Guard reading a checkpoint whose run may continue meanwhile: it is not damage if the whole folder is gone.
 
     Raises: GoneError in place of what was raised then.
     """
@@ -58,7 +59,7 @@ def still_there(folder: Path) -> Iterator[None]:
 
 
 def refuse_gone(folder: Path) -> None:
-    """Raises: GoneError if there is no such folder any more."""
+    """Check that a folder is still there. Raises: GoneError if it is not."""
     if not os.path.lexists(folder):
         raise GoneError(
             f"{folder} was deleted while it was read: its run deletes old checkpoints (checkpoint.keep_last); use a newer one"
@@ -66,9 +67,9 @@ def refuse_gone(folder: Path) -> None:
 
 
 def verify_checkpoint(folder: Path, *, deep: bool, num_threads: int = 1) -> Finding:
-    """Compare a checkpoint with its manifest; deep reads every byte of it, in ``num_threads`` files at a time.
+    """Compare a checkpoint with its manifest; deep reads every byte of it, ``num_threads`` files at a time.
 
-    Raises: OSError if a file that is there cannot be read for a reason that is no damage, such as its permissions; GoneError.
+    Raises: OSError if a file that is there cannot be read for a reason that is not damage, such as its permissions; GoneError.
     """
     with still_there(folder):
         finding = _verify(folder, deep=deep, num_threads=num_threads)
@@ -91,12 +92,12 @@ def _verify(folder: Path, *, deep: bool, num_threads: int) -> Finding:
 
 
 def real_path(path: str | Path) -> Path:
-    """Where links lead; the path itself if they lead in a circle, for which ``Path.resolve`` has an error of its own."""
+    """Return where links lead; the path itself if they lead in a circle, for which ``Path.resolve`` raises an error of its own."""
     return Path(os.path.realpath(path))
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether this is a checkpoint's folder, whole or not, and not that of a run. A link is what it leads to."""
+    """Return whether this is a checkpoint's folder, intact or not, and not that of a run. Follows a link to its end."""
     folder = real_path(path)
     with user_path(path):
         return folder.is_dir() and (
@@ -105,8 +106,8 @@ def is_checkpoint(path: Path) -> bool:
 
 
 def first_whole(checkpoints: Iterable[Path], *, deep: bool, num_threads: int = 1) -> tuple[Finding, list[str]]:
-    """The first of these that passes the verification, and what is wrong with those before it. Those that are deleted meanwhile
-    are passed over.
+    """Return the first of these that passes the verification, and what is wrong with those before it. Those that are deleted
+    meanwhile are skipped.
 
     Raises: DamagedCheckpointError naming every problem if none passes; OSError as ``verify_checkpoint``; GoneError if all are gone.
     """
@@ -127,14 +128,14 @@ def first_whole(checkpoints: Iterable[Path], *, deep: bool, num_threads: int = 1
 
 
 def readable(folder: Path, manifest: Manifest) -> list[FileEntry]:
-    """The entries whose files are there with the right size, with no link on the way to them: those worth hashing."""
+    """Return the entries whose files are there with the right size, with no link on the way to them: those worth hashing."""
     sizes = {path: status.st_size for path, status in _walk(folder) if stat.S_ISREG(status.st_mode)}
     return [entry for entry in manifest.files if sizes.get(entry.path) == entry.bytes]
 
 
 def hash_problem(folder: Path, entry: FileEntry, take: Take | None = None) -> str | None:
-    """What is wrong with a file's content; None if nothing is. Reads all of it, once, and gives ``take`` every block of it with
-    its place, so that what is used is what was hashed; then past the page cache, which nobody else needs.
+    """Return what is wrong with a file's content; None if nothing is. Reads all of it once, and gives ``take`` every block with
+    its place, so that what is used is what was hashed; then past the page cache, which nothing else needs.
 
     Raises: OSError as ``verify_checkpoint`` does.
     """
@@ -180,7 +181,7 @@ def _structure_problems(folder: Path, manifest: Manifest) -> Iterator[str]:
 
 
 def _walk(folder: Path, inside: str = "") -> Iterator[tuple[str, os.stat_result]]:
-    """Everything below a folder, by its path from there; folders come before their content, links are not followed."""
+    """Yield everything below a folder, by its path from there; folders come before their content, links are not followed."""
     with os.scandir(folder / inside) as found:
         items = sorted(found, key=lambda item: item.name)
     for item in items:

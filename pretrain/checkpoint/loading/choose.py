@@ -1,8 +1,8 @@
-"""Which checkpoint a run goes on from: the newest whose every byte is the one that was written. And which of another run it
-begins with.
+"""The choice of the checkpoint that a run resumes from, the newest that is intact to the last byte; or of the one of another run
+that it starts from.
 
 All ranks verify it together, each its share of the files. Its numbers may be read before that is proved, since nothing in it can
-act, but not used. What is trusted: manifest.py.
+be executed, but not used. What is trusted: manifest.py.
 """
 
 import json
@@ -30,17 +30,18 @@ from pretrain.parallel.reduce import gather_texts, share_text
 from pretrain.parallel.world import World
 
 MAX_THREADS, THREADS_PER_CORE = 16, 2
-"""A core that waits for the disk has another file to hash. No disk gives a rank more than 16 threads can take."""
+"""Threads that hash files: a core that waits for the disk has another file to hash, and no disk gives a rank more than 16
+threads can take."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Early:
-    """What is done with the files of a checkpoint before it is known whether they are sound."""
+    """The work that is done with the files of a checkpoint before it is known whether they are intact."""
 
     takes: Mapping[str, Take] = field(default_factory=dict)
-    """By path: called with the bytes of a file as they are hashed, in a thread of its own."""
+    """Functions by path: each is called with the bytes of a file as they are hashed, in a thread of its own."""
     meanwhile: Callable[[], None] = lambda: None
-    """Called once, while threads hash."""
+    """Function that is called once, while threads hash."""
 
 
 def choose_checkpoint(
@@ -49,15 +50,15 @@ def choose_checkpoint(
     *,
     begin: Callable[[Path, Collection[str]], Early] = lambda candidate, hashed: Early(),
 ) -> Path | None:
-    """The newest checkpoint that passes the deep verification; None if the run has not written any yet.
+    """Return the newest checkpoint that passes the deep verification; None if the run has not written any yet.
 
-    A damaged one is set aside as ``step-N.bad``, loudly, and the one before is tried.
+    A damaged one is set aside as ``step-N.bad``, with an error in the log, and the one before is tried.
 
     ``begin`` is called with each candidate and the files of it that this rank is going to hash (``hash_problems``). It must
     stand damage of any kind, and what it does counts only for the candidate that is returned.
 
     Collective: every rank calls it. Rank 0 decides and renames, and holds the run folder's lock.
-    Raises: DamagedCheckpointError on every rank if there were checkpoints and none is whole; RuntimeError if rank 0 reads
+    Raises: DamagedCheckpointError on every rank if there were checkpoints and none is intact; RuntimeError if rank 0 reads
     well what another rank does not.
     """
     folder = checkpoints_dir(run_dir)
@@ -76,11 +77,11 @@ def choose_checkpoint(
 
 
 def choose_origin(run: RunConfig, world: World) -> tuple[Path, int]:
-    """The checkpoint that checkpoint.init_from names, and its step, after the deep verification. Nothing there is changed, and
-    no other one is taken in its place.
+    """Return the checkpoint that checkpoint.init_from names, and its step, after the deep verification. Nothing there is changed,
+    and no other one is taken in its place.
 
     Collective: every rank calls it; rank 0 finds it.
-    Raises: on every rank as ``find_origin``; DamagedCheckpointError if it is not whole, GoneError if it was deleted meanwhile;
+    Raises: on every rank as ``find_origin``; DamagedCheckpointError if it is damaged, GoneError if it was deleted meanwhile;
     RuntimeError as ``choose_checkpoint``.
     """
     text = None
@@ -103,7 +104,7 @@ def choose_origin(run: RunConfig, world: World) -> tuple[Path, int]:
 
 
 def _share_candidate(folder: Path, world: World) -> tuple[str | None, list[FileEntry]]:
-    """Name and files of the newest checkpoint that passes the quick verification; (None, []) if none was ever written.
+    """Return name and files of the newest checkpoint that passes the quick verification; (None, []) if none was ever written.
     Collective.
 
     Raises: DamagedCheckpointError if all that there was is set aside.
@@ -139,10 +140,10 @@ def hash_problems(
     *,
     begin: Callable[[Collection[str]], Early] = lambda hashed: Early(),
 ) -> list[str]:
-    """What is wrong with the content of these files, the same on every rank; nothing if every byte is as it was written.
+    """Return what is wrong with the content of these files, the same on every rank; empty if every byte is as it was written.
 
-    What a rank finds wrong rank 0 reads again, so that a host with bad memory or a stale view of the file system does not
-    condemn a good checkpoint.
+    Rank 0 reads again what another rank finds wrong, so that a host with bad memory or a stale view of the file system does not
+    condemn an intact checkpoint.
 
     Args: files: the same on every rank; begin: told the paths of those that this rank is going to hash.
     Collective. Raises: RuntimeError on every rank if rank 0 reads well what another rank does not.
@@ -165,7 +166,7 @@ def hash_problems(
 
 
 def _share(files: Sequence[FileEntry], world: World) -> list[FileEntry]:
-    """What this rank hashes: the files that it wrote, if as many ranks wrote the checkpoint; largest first."""
+    """Return the files that this rank hashes: those that it wrote, if as many ranks wrote the checkpoint; largest first."""
     numbers = [shard_number(entry.path) for entry in files]
     mine = [
         entry
@@ -176,7 +177,7 @@ def _share(files: Sequence[FileEntry], world: World) -> list[FileEntry]:
 
 
 def _second_look(checkpoint: Path, gathered: Sequence[str]) -> tuple[list[str], dict[str, int]]:
-    """Rank 0's verdict: (what is wrong, or else the files that one rank alone found wrong, and which rank)."""
+    """Return rank 0's verdict: (what is wrong, or else the files that only another rank found wrong, and which rank)."""
     suspects = {entry: rank for rank, text in enumerate(gathered) for entry in entries_from_text(text)}
     found = [hash_problem(checkpoint, entry) for entry in suspects]
     problems = [problem for problem in found if problem is not None]

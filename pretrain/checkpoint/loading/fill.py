@@ -1,7 +1,7 @@
-"""Fill the optimizer's memory with the tensors of a checkpoint, while its files are hashed: each byte is read once.
+"""Filling the optimizer's memory with the tensors of a checkpoint, while its files are hashed: each byte is read once.
 
 A rank hashes the files that it fills its memory from where it can, which in the layout that wrote them is all of them. What lies
-in files that another rank hashes, or not in one piece, it reads by itself.
+in files that another rank hashes, or not without a gap, it reads by itself.
 """
 
 from bisect import bisect_right
@@ -24,7 +24,7 @@ from pretrain.parallel.world import World
 
 
 class Fill:
-    """One checkpoint on its way into the optimizer's memory. Every rank reads what its optimizer keeps; with the distributed
+    """The filling of the optimizer's memory from one checkpoint. Every rank reads what its optimizer keeps; with the distributed
     optimizer that is each number once over the replicas."""
 
     def __init__(
@@ -37,8 +37,10 @@ class Fill:
         states: Sequence[str],
         hashed: Collection[str] = (),
     ) -> None:
-        """Args: states: names of what is read (optim/registry.py); hashed: the files that this rank reads whole, so that ``takes``
-            may see their bytes.
+        """Find where in the files lies what this rank's optimizer keeps.
+
+        Args: states: names of what is read (optim/registry.py); hashed: the files that this rank reads to their end, so that
+            ``takes`` may see their bytes.
 
         Raises: DamagedCheckpointError if the checkpoint does not hold what is asked for.
         """
@@ -48,7 +50,7 @@ class Fill:
         boxes = boxes_to_read(place_parameters(model, world), owned_states(optimizer))
         with open_tensors(folder) as reader:
             self.num_updates = reader.index.num_updates
-            """Updates that its optimizer had made."""
+            """Number of updates that its optimizer had made."""
             _check_shapes(reader, boxes, folder)
             for state in states:  # in the order of the files
                 for local in boxes:
@@ -61,7 +63,7 @@ class Fill:
                         piece = values[span.start * ITEM_BYTES : span.end * ITEM_BYTES]
                         memory.setdefault(shard_path(span.file), []).append((span.place, piece))
         self.takes: dict[str, Take] = {path: _take_into(pieces) for path, pieces in memory.items()}
-        """By the path of a file: to be called with its bytes."""
+        """Functions by the path of a file, to be called with its bytes."""
 
     def read_rest(self) -> None:
         """Read all that ``takes`` does not bring. Raises: as ``__init__``."""
@@ -82,7 +84,9 @@ def _check_shapes(reader: TensorReader, boxes: Sequence[LocalBox], folder: Path)
 
 
 def _take_into(pieces: list[tuple[int, torch.Tensor]]) -> Take:
-    """Args: pieces: places in a file, and the memory that the bytes from there on belong to."""
+    """Return a function that copies the bytes of a file to their memory.
+
+    Args: pieces: places in a file, and the memory that the bytes from there on belong to."""
     pieces = sorted(pieces, key=lambda piece: piece[0])
     places = [place for place, _ in pieces]
 

@@ -1,4 +1,4 @@
-"""``checkpoint.init_from``: the checkpoint of another run that a run begins with. Here it is found by names and sizes and
+"""``checkpoint.init_from``: the checkpoint of another run that a run starts from. Here it is found by names and sizes and
 compared with the configuration; choose.py has every byte of it verified. Nothing in its folder is ever changed.
 
 Everything here is cheap, reads a few small files, and is done once before ranks are started and once by them.
@@ -32,7 +32,7 @@ from pretrain.optim.registry import optimizer_of
 
 
 def check_init_from(run: RunConfig, *, tokenizer_sha256: str) -> None:
-    """Find mistakes in checkpoint.init_from before ranks are started; nothing if it is not set, or no longer matters.
+    """Find mistakes in checkpoint.init_from before ranks are started; does nothing if it is not set, or no longer matters.
 
     Raises: as ``find_origin`` and ``check_origin``.
     """
@@ -44,9 +44,9 @@ def check_init_from(run: RunConfig, *, tokenizer_sha256: str) -> None:
 
 
 def find_origin(run: RunConfig) -> tuple[Path, Manifest]:
-    """The checkpoint that checkpoint.init_from names, or the newest of the run that it names; by names and sizes.
+    """Return the checkpoint that checkpoint.init_from names, or the newest of the run that it names; by names and sizes.
 
-    Raises: UserError if there is none; DamagedCheckpointError if it is not whole, or was set aside by its own run.
+    Raises: UserError if there is no checkpoint; DamagedCheckpointError if it is damaged, or was set aside by its own run.
     """
     named = _named(run)
     own, real = real_path(run.run_dir), real_path(named)
@@ -63,7 +63,7 @@ def find_origin(run: RunConfig) -> tuple[Path, Manifest]:
 
 
 def check_origin(run: RunConfig, folder: Path, *, tokenizer_sha256: str) -> None:
-    """Whether the configured run can begin with the weights of this checkpoint.
+    """Check that the configured run can start from the weights of this checkpoint.
 
     Layout, precision, lengths, batches, rates and data may all be others.
     Raises: UserError naming each difference that may not be, if a newer version wrote the checkpoint, if its run has not come
@@ -95,7 +95,7 @@ def check_origin(run: RunConfig, folder: Path, *, tokenizer_sha256: str) -> None
 
 
 def _check_states(run: RunConfig, folder: Path) -> None:
-    """Whether a checkpoint holds what the configured optimizer keeps, and from that very optimizer: names may be shared."""
+    """Check that a checkpoint holds what the configured optimizer keeps, and from that very optimizer: names may be shared."""
     stated, before = (
         optimizer_of(run.optim),
         OmegaConf.select(read_config(folder), "optim.name", default=OptimConfig.name),
@@ -111,7 +111,7 @@ def _check_states(run: RunConfig, folder: Path) -> None:
 
 
 def check_same_origin(run: RunConfig, origin: Origin | None, folder: Path) -> None:
-    """Refuse to go on with a run under a configuration that says it began elsewhere. Whether anything is left there does not
+    """Refuse to resume a run under a configuration that says it started from elsewhere. Whether anything is left there does not
     matter; a checkpoint that was moved is known by its hash.
 
     Args: origin: what the run's checkpoint ``folder`` records. Raises: UserError naming both.
@@ -138,7 +138,7 @@ def check_same_origin(run: RunConfig, origin: Origin | None, folder: Path) -> No
 
 
 def damage(folder: Path, problems: Sequence[str]) -> str:
-    """The message about a checkpoint that is not whole: what is wrong, and which older one could be named in its place."""
+    """Return the message about a damaged checkpoint: what is wrong, and which older one could be named in its place."""
     older = [path for path in checkpoints_in(folder.parent) if (step_of(path.name) or 0) < (step_of(folder.name) or 0)]
     try:
         works = f"checkpoint.init_from={first_whole(older, deep=False)[0].folder} names the one before"
@@ -181,7 +181,7 @@ def _bad_step(folder: Path) -> int:
 
 
 def _is_there(stated: str | None, origin: Origin) -> bool:
-    """Whether a path that the record does not know holds the checkpoint that it does."""
+    """Return whether a path that the record does not know holds the checkpoint that it does."""
     if stated is None:
         return False
     named = Path(stated)

@@ -1,4 +1,4 @@
-"""Restore the newest whole checkpoint of a run, in any layout; or begin with one of another run."""
+"""Loading: restore the newest intact checkpoint of a run, in any layout; or start from one of another run."""
 
 import contextlib
 import logging
@@ -31,15 +31,15 @@ from pretrain.state import TrainState
 logger = logging.getLogger(__name__)
 
 KEPT_AT_RESUME = ("data.seq_length", "data.seed", "data.document_mask", "optim.name")
-"""What a run that resumes may not change besides its model. A key that is younger than the checkpoint had its default."""
+"""Keys that a run that resumes may not change, besides its model. One that is younger than the checkpoint had its default."""
 
 
 class Start(NamedTuple):
-    """Where a run takes up its work."""
+    """The point from which a run trains: its state, and where it came from."""
 
     state: TrainState
     origin: Origin | None
-    """The checkpoint of another run that it began with, at whatever start; None if it began with initial weights."""
+    """The checkpoint of another run that it started from, at its very first start; None for initial weights."""
 
 
 def load_checkpoint(
@@ -49,15 +49,15 @@ def load_checkpoint(
     reader: TrainReader,
     world: World,
 ) -> Start:
-    """Restore the newest checkpoint into model, optimizer and reader. If there is none, begin: with the checkpoint that
+    """Restore the newest checkpoint into model, optimizer and reader. If there is none, start: from the checkpoint that
     checkpoint.init_from names, or with the model as it was built.
 
     Collective: every rank calls it. Rank 0 chooses, so that ranks never load different steps. The tensors are read with
     the bytes that are hashed, and nothing is done with them before every byte of the checkpoint was compared with its manifest
     (choose.py): what a damaged one left in the optimizer is written over by the one before, or the run ends.
-    Raises: DamagedCheckpointError if there are checkpoints and none is whole; UserError if the checkpoint is of another
+    Raises: DamagedCheckpointError if there are checkpoints and none is intact; UserError if the checkpoint is of another
     model, other data or another order of them, naming each difference, or of a later step than the run's last; and as
-    ``begin_with_origin``.
+    ``start_from_origin``.
     """
     states = checkpoint_states(run.optim)
     read: dict[Path, int] = {}
@@ -78,7 +78,7 @@ def load_checkpoint(
     folder = choose_checkpoint(run.run_dir, world, begin=read_early)
     if folder is None:
         is_first = run.checkpoint.init_from is None
-        return Start(TrainState(), None if is_first else begin_with_origin(run, model, optimizer, reader, world))
+        return Start(TrainState(), None if is_first else start_from_origin(run, model, optimizer, reader, world))
     check_same_run(run, folder)
     origin = read_origin(folder)
     check_same_origin(run, origin, folder)
@@ -92,12 +92,12 @@ def load_checkpoint(
         reader.resume(read_position(folder / DATA), where=str(folder))
     if folder not in read:
         read[folder] = read_tensors(folder, model, optimizer, world, states=states)
-    _go_on_from(read[folder], optimizer, model)
+    _finish_restore(read[folder], optimizer, model)
     logger.info("resumed from %s", folder)
     return Start(state, origin)
 
 
-def begin_with_origin(
+def start_from_origin(
     run: RunConfig,
     model: Sequence[DistributedDataParallel],
     optimizer: MegatronOptimizer,
@@ -105,10 +105,10 @@ def begin_with_origin(
     world: World,
 ) -> Origin:
     """Give the model the weights of the checkpoint that checkpoint.init_from names, and the optimizer its states and its
-    number of updates if they are to be kept. Steps, samples and their order begin anew.
+    number of updates if they are to be kept. Steps, samples and their order start anew.
 
-    Collective: every rank calls it. Raises: UserError or DamagedCheckpointError if there is none, if it is not whole, or if
-    the run cannot begin with it (init_from.py).
+    Collective: every rank calls it. Raises: UserError or DamagedCheckpointError if there is none, if it is damaged, or if
+    the run cannot start from it (init_from.py).
     """
     folder, step = choose_origin(run, world)
     config = run.checkpoint
@@ -132,15 +132,15 @@ def restore_tensors(
     *,
     states: Sequence[str],
 ) -> None:
-    """Give the optimizer these states of a checkpoint, and the model its weights. With the master values alone the optimizer
+    """Give the optimizer these states of a checkpoint, and the model its weights. With only the master values the optimizer
     starts afresh. Collective. Raises: as ``read_tensors``.
     """
     num_updates = read_tensors(folder, model, optimizer, world, states=states)
-    _go_on_from(num_updates if len(states) > 1 else 0, optimizer, model)
+    _finish_restore(num_updates if len(states) > 1 else 0, optimizer, model)
 
 
-def _go_on_from(num_updates: int, optimizer: MegatronOptimizer, model: Sequence[DistributedDataParallel]) -> None:
-    """What is left to do once the optimizer's memory holds a checkpoint's tensors: the weights come from the masters, over the
+def _finish_restore(num_updates: int, optimizer: MegatronOptimizer, model: Sequence[DistributedDataParallel]) -> None:
+    """Finish a restore once the optimizer's memory holds a checkpoint's tensors: the weights come from the masters, over the
     network where replicas share them. Collective.
     """
     set_num_updates(optimizer, num_updates)

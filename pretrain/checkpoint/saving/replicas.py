@@ -1,4 +1,4 @@
-"""Are the weights that must be equal really equal? And which weights were they?
+"""The check that replicas hold equal weights, and the sum of the weights of a checkpoint.
 
 Every parameter has a sum: its bits, read as integers, added up modulo 2**64. It needs no order and no layout, so the parts of
 a split parameter add up to the sum of the whole, and a checkpoint can be checked against it later by who has no GPU.
@@ -20,11 +20,11 @@ from pretrain.parallel.world import World
 
 
 class ReplicaDriftError(RuntimeError):
-    """Ranks that must hold the same weights do not."""
+    """Ranks that must hold the same weights hold different ones."""
 
 
 def sums_of(placements: Sequence[Placement]) -> list[int]:
-    """The sum of each parameter of this rank. On a GPU one device sync for all."""
+    """Return the sum of each parameter of this rank. On a GPU one device sync for all."""
     if not placements or placements[0].parameter.device.type == "cpu":
         return [weight_sum(placement.parameter) for placement in placements]
     bits = [placement.parameter.detach().view(BITS[placement.parameter.dtype]) for placement in placements]
@@ -58,7 +58,7 @@ def check_replicas(placements: Sequence[Placement], sums: Sequence[int], world: 
 def sums_of_whole(
     names: Sequence[str], placements: Sequence[Placement], sums: Sequence[int], world: World
 ) -> list[int]:
-    """The sums of the model's tensors of these names, in their order. Collective over all ranks; one device sync."""
+    """Return the sums of the model's tensors of these names, in their order. Collective over all ranks; one device sync."""
     mine = dict.fromkeys(names, 0)
     if world.dp_rank == 0:
         for placement, value in zip(placements, sums, strict=True):
@@ -72,7 +72,7 @@ def _is_tied(placement: Placement) -> bool:
 
 
 def _different(values: list[int], world: World, group: Any) -> list[int]:
-    """Which of these numbers are not the same on all ranks of a group. Collective over the group; one device sync."""
+    """Return which of these numbers are not the same on all ranks of a group. Collective over the group; one device sync."""
     if not values or dist.get_world_size(group) == 1:
         return []
     mine = torch.from_numpy(np.array(values, np.uint64).view(np.int64)).to(world.device)
@@ -83,7 +83,7 @@ def _different(values: list[int], world: World, group: Any) -> list[int]:
 
 
 def _what_drifted(placements: Sequence[Placement], sums: Sequence[int], drifted: dict[str, str], world: World) -> str:
-    """The message, the same on every rank. Collective over all ranks."""
+    """Return the message about the drift, the same on every rank. Collective over all ranks."""
     by_name = {placement.name: value for placement, value in zip(placements, sums, strict=True)}
     mine = [[name, kind, f"{by_name[name]:016x}"] for name, kind in drifted.items()]
     text = None

@@ -1,4 +1,4 @@
-"""Write checkpoints beside the training: it stands still while the state is copied to host memory, and no longer.
+"""Asynchronous checkpointing: training is paused while the state is copied to host memory, and no longer.
 
 What is written, by whom, and what it takes until it counts: write_job.py.
 """
@@ -46,32 +46,32 @@ from pretrain.parallel.world import World
 from pretrain.state import TrainState
 
 SETTLE_PAUSE_S = 0.005
-"""Between looks at a save that training waits for, at first; up to a second."""
+"""Seconds between looks at a save that training waits for, at first; they grow to one second."""
 ANOTHER_FAILED = "another rank failed"
 RETRY_PAUSE_S = 1.0
-"""Before the last checkpoint of a run is tried again, at first; it doubles."""
+"""Seconds before the last checkpoint of a run is tried again, at first; they double each time."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SaveReport:
-    """What became of a save: a checkpoint that is whole, or why there is none."""
+    """The outcome of a save: a complete checkpoint, or why there is none."""
 
     step: int
     path: str
     num_bytes: int
-    """Of the tensors of all ranks."""
+    """Bytes of the tensors of all ranks."""
     stall_s: float
-    """Training stood still."""
+    """Seconds that training was paused."""
     save_s: float
-    """From its beginning to its end, the stall included."""
+    """Seconds from its beginning to its end, the pause included."""
     failure: str | None = None
-    """Why there is no checkpoint; the older ones are as they were."""
+    """Reason why there is no checkpoint; the older ones are as they were."""
     warning: str | None = None
-    """What went wrong once it was whole."""
+    """Problem after the checkpoint was complete."""
 
 
 class Saver:
-    """Saves of one run, at most one at a time. Use ``open_saver``.
+    """The saves of one run, at most one at a time. Use ``open_saver``.
 
     Every method but ``reports`` and ``poll`` is collective: every rank calls it after the same step.
     """
@@ -86,7 +86,7 @@ class Saver:
         resumed_step: int | None,
         origin: Origin | None,
     ) -> None:
-        """Args: resumed_step, of the checkpoint that the run goes on from: it is there already."""
+        """Args: resumed_step: step of the checkpoint that the run resumes from, which is there already."""
         self._run, self._model, self._optimizer, self._world = run, model, optimizer, world
         self._origin = origin
         self._placements = place_parameters(model, world)
@@ -122,23 +122,23 @@ class Saver:
 
     @property
     def has_failed(self) -> bool:
-        """Whether this rank's part of the save under way has; then all ranks must ``give_up`` after this step."""
+        """Whether this rank's part of the save under way has failed; then all ranks must ``give_up`` after this step."""
         return self._step is not None and self._writer.failure is not None
 
     def poll(self) -> None:
-        """See how far the save under way has come. Does not wait; no collective."""
+        """Look how far the save under way has come. Does not wait; no collective."""
         self._writer.poll()
         if self._is_news_due and not self._writer.is_busy and not self.has_failed:
             self._report(warning=self._writer.warning)
 
     def reports(self) -> list[SaveReport]:
-        """What happened since it was last asked; nothing but on rank 0."""
+        """Return the reports since the last call; none on ranks other than 0."""
         found, self._reports = self._reports, []
         return found
 
     @property
     def newest(self) -> Path | None:
-        """The newest checkpoint that is known to be whole; None if there is none."""
+        """The newest checkpoint that is known to be complete; None if there is none."""
         step = self._saved_step
         return None if step is None else checkpoints_dir(self._run.run_dir) / step_name(step)
 
@@ -207,7 +207,7 @@ class Saver:
             pause *= 2
 
     def give_up(self) -> None:
-        """End the save under way on every rank, since it failed on one. What rank 0's writer has made whole before counts.
+        """End the save under way on every rank, since it failed on one. A checkpoint that rank 0's writer has completed counts.
 
         Raises: SaveError if too many in a row have failed.
         """
@@ -235,7 +235,7 @@ class Saver:
             )
 
     def close(self) -> None:
-        """End the writer process and give the memory back. No collective."""
+        """End the writer process and free the memory. No collective."""
         self._writer.close()
         self._staging.close()
 
@@ -243,7 +243,7 @@ class Saver:
         self._saved_step, self._step, self._failed_in_a_row = self._step, None, 0
 
     def _agree_on_layout(self, boxes: str) -> None:
-        """Collective: rank 0 learns who holds what, and all agree on the order of tensors and on a name for this run's saves."""
+        """Tell rank 0 who holds what, and agree on the order of tensors and on a name for this run's saves. Collective."""
         gathered = gather_texts(boxes, self._world)
         text = None
         self._layout = {} if gathered is None else tensors_from_texts(gathered)
@@ -290,13 +290,13 @@ class Saver:
 
 
 def _header(boxes: Sequence[LocalBox], states: Sequence[str]) -> str:
-    """The header of the file that holds these states of these boxes, a character for a byte."""
+    """Return the header of the file that holds these states of these boxes, a character for a byte."""
     entries = ((entry_name(local.tensor, state, local.box), local.box.size) for state in states for local in boxes)
     return header_bytes(entries).decode("latin-1")
 
 
 def _reason_of(gathered: Sequence[str]) -> str:
-    """Why a save failed, from what each rank says of it; nothing if it says nothing."""
+    """Return why a save failed, from what each rank says of it; empty if none says anything."""
     found = [f"rank {rank}: {text}" for rank, text in enumerate(gathered) if text not in ("", ANOTHER_FAILED)]
     # Rank 0's writer may only repeat what another one has told it.
     return "; ".join(text for text in found if text.removeprefix("rank 0: ") not in set(found) - {text})
@@ -312,7 +312,7 @@ def open_saver(
     resumed_step: int | None = None,
     origin: Origin | None = None,
 ) -> Iterator[Saver]:
-    """The saver of a run, which began with ``origin``. Collective to open; after an exception nothing is waited for."""
+    """Open the saver of a run, which started from ``origin``. Collective to open; after an exception nothing is waited for."""
     saver = Saver(run, model, optimizer, world, resumed_step=resumed_step, origin=origin)
     try:
         yield saver

@@ -1,6 +1,6 @@
 """Host memory that a save copies this rank's state to: made once, used by every save, shared with the writer process.
 
-Training stands still while it is filled, and no longer. It is anonymous shared memory (memfd): nothing in /dev/shm, nothing
+Training is paused while it is filled, and no longer. It is anonymous shared memory (memfd): nothing in /dev/shm, nothing
 left behind when a process is killed. Its pages are touched when it is made, since the first touch costs more than the copy.
 """
 
@@ -17,13 +17,13 @@ from pretrain.checkpoint.disk.direct import PAGE_BYTES
 from pretrain.checkpoint.disk.shard_file import ITEM_BYTES
 
 NOTE_BYTES = 1 << 20
-"""Room behind the numbers for what else a save tells its writer; it grows where that is longer."""
+"""Bytes behind the numbers for what else a save tells its writer; they grow where that is longer."""
 
 
 class Staging:
-    """A copy of what a rank writes, in the order of its files: of each, all of the first state, then all of the next.
+    """The copy of what a rank writes, in the order of its files: of each, all of the first state, then all of the next.
 
-    ``ranges`` are their places, each from a border of pages on. Close it."""
+    ``ranges`` are the places of the files, each from a border of pages on. To be closed."""
 
     def __init__(self, files: Sequence[Sequence[LocalBox]], states: Sequence[str], device: torch.device) -> None:
         self._files, self._states, self._device = files, states, device
@@ -47,7 +47,7 @@ class Staging:
 
     @torch.no_grad()
     def fill(self) -> None:
-        """Copy the state as it is now. One device sync."""
+        """Copy the state as it is now to the memory. One device sync."""
         for boxes, (start, _) in zip(self._files, self.ranges, strict=True):
             place = start // ITEM_BYTES
             for state in self._states:
@@ -59,13 +59,13 @@ class Staging:
             torch.cuda.synchronize(self._device)
 
     def note(self, text: bytes) -> tuple[int, int]:
-        """Put a text behind the numbers; where it begins in the shared memory, and its length."""
+        """Put a text behind the numbers; return where it begins in the shared memory, and its length."""
         os.ftruncate(self.descriptor, self.num_bytes + max(NOTE_BYTES, len(text)))
         os.pwrite(self.descriptor, text, self.num_bytes)
         return self.num_bytes, len(text)
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Free the memory."""
         if self._device.type == "cuda" and self.num_bytes:
             runtime: Any = torch.cuda.cudart()
             runtime.cudaHostUnregister(self._flat.data_ptr())

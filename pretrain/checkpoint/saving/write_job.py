@@ -1,5 +1,5 @@
-"""What the writer processes of all ranks do for one checkpoint. They meet in the folder, not in collectives: none of them can
-make training wait, and a rank that is gone costs the others a deadline. Imports neither torch nor numpy.
+"""The work of the writer processes of all ranks for one checkpoint. They meet in the folder, not in collectives: none of them
+can make training wait, and a rank that is gone costs the others a deadline. Imports neither torch nor numpy.
 
 Rank 0's leads: it checks the space, makes ``step-N.part`` with an empty subfolder of this attempt's name, and waits there for
 one entry per rank, written when the rank's file is on the disk; then it seals the folder and gives it its final name.
@@ -28,24 +28,24 @@ from pretrain.checkpoint.disk.verify import verify_checkpoint
 from pretrain.parallel.environment import cores_of_rank
 
 LOOK_AGAIN_S = 0.01
-"""How often a writer looks whether another one has come further, at first; it slows down to a second."""
+"""Seconds between a writer's looks at how far another one has come, at first; they grow to one second."""
 DELETING = "deleting old checkpoints"
-"""The stage that begins when the checkpoint is whole; what goes wrong in it costs none."""
+"""The stage that begins when the checkpoint is complete; a failure in it does not cost the checkpoint."""
 MAX_THREADS = 4
-"""Files that a rank writes at once. What computes their hashes is taken from the training."""
+"""Limit of the files that a rank writes at once: the cores that compute their hashes are taken from the training."""
 FEW_FILES = 16
-"""Files of a checkpoint beside those of the ranks, folders included; and some air."""
+"""Files of a checkpoint besides those of the ranks, folders included, with some to spare."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LeaderJob:
-    """What rank 0's writer needs beside its own file."""
+    """The job of rank 0's writer besides its own files."""
 
     texts: dict[str, str]
-    """The small files, by their names."""
+    """Contents of the small files by their names."""
     num_bytes: int
     num_files: int
-    """Both of all ranks."""
+    """Number of files of all ranks, as num_bytes is of all ranks."""
     keep: Keep
 
 
@@ -54,16 +54,16 @@ class FileJob:
     """One file of a rank."""
 
     number: int
-    """Its place among those of all ranks (paths.py)."""
+    """Number of the file among those of all ranks (run_folder.py)."""
     header: str
-    """Its first bytes (shard_file.py), a character each."""
+    """First bytes of the file (shard_file.py), a character each."""
     start: int
     end: int
-    """Of the numbers behind them, in the shared memory."""
+    """End of the numbers behind the header, in the shared memory; ``start`` is where they begin."""
 
     @property
     def num_bytes(self) -> int:
-        """Of the whole file."""
+        """Bytes of the whole file."""
         return len(self.header) + self.end - self.start
 
 
@@ -72,7 +72,7 @@ class Job:
     """One checkpoint, for the writer of one rank."""
 
     folder: str
-    """Where the run keeps its checkpoints."""
+    """Folder of the run's checkpoints."""
     step: int
     attempt: str
     """A name that no other attempt at a checkpoint has, the same on every rank."""
@@ -83,7 +83,7 @@ class Job:
 
     @property
     def num_bytes(self) -> int:
-        """Of its files."""
+        """Bytes of this rank's files."""
         return sum(file.num_bytes for file in self.files)
 
     @property
@@ -93,17 +93,17 @@ class Job:
 
     @property
     def entries(self) -> Path:
-        """Where the writers meet."""
+        """The folder in which the writers meet."""
         return self.part / f"{ENTRIES}-{self.attempt}"
 
 
 def job_to_text(job: Job) -> str:
-    """As JSON, for the writer process."""
+    """Return a job as JSON, for the writer process."""
     return json.dumps(asdict(job))
 
 
 def job_from_text(text: bytes) -> Job:
-    """The inverse of ``job_to_text``."""
+    """Return the job in a text from ``job_to_text``."""
     fields = json.loads(text)
     leader = fields.pop("leader")
     if leader is not None:
@@ -113,10 +113,10 @@ def job_from_text(text: bytes) -> Job:
 
 
 def write_checkpoint(job: Job, numbers: memoryview, enter: Callable[[str], None]) -> str | None:
-    """Write this rank's files; rank 0's makes the checkpoint of it all.
+    """Write this rank's files; rank 0's writer makes the checkpoint of those of all ranks.
 
-    Args: enter: told the name of each stage as it begins.
-    Returns: None, or what went wrong after the checkpoint was whole.
+    Args: enter: called with the name of each stage as it begins.
+    Returns: None, or what went wrong after the checkpoint was complete.
     Raises: SaveError.
     """
     try:
@@ -146,7 +146,7 @@ def write_checkpoint(job: Job, numbers: memoryview, enter: Callable[[str], None]
 
 
 def set_part_aside(folder: Path, step: int, reason: str) -> None:
-    """Say beside ``step-N.part`` why it is no checkpoint, if the disk takes it. The next save, or the next start, removes both."""
+    """Write beside ``step-N.part`` why it is not a checkpoint, if the disk takes it. The next save or start removes both."""
     part = folder / part_name(step)
     with contextlib.suppress(OSError):
         if part.is_dir():
@@ -172,7 +172,7 @@ def _prepare(job: Job, leader: LeaderJob) -> None:
 
 
 def _check_space(folder: Path, needed_bytes: int, needed_files: int) -> None:
-    """Raises: SaveError naming what is needed and what is there."""
+    """Check that the disk has room. Raises: SaveError naming what is needed and what is there."""
     instead = "keep fewer with checkpoint.keep_last"
     lack = shortage(folder, "the checkpoint", needed_bytes=needed_bytes, instead=instead)
     if lack is not None:
@@ -186,7 +186,7 @@ def _check_space(folder: Path, needed_bytes: int, needed_files: int) -> None:
 
 
 def _write_files(job: Job, numbers: memoryview) -> list[FileEntry]:
-    """As many at once as there are cores for their hashes. Raises: as ``_write_file``."""
+    """Write this rank's files, as many at once as there are cores for their hashes. Raises: as ``_write_file``."""
 
     def write(file: FileJob) -> FileEntry:
         header = file.header.encode("latin-1")
@@ -197,7 +197,7 @@ def _write_files(job: Job, numbers: memoryview) -> list[FileEntry]:
 
 
 def _write_file(part: Path, path: str, header: bytes, numbers: memoryview) -> FileEntry:
-    """Write, hash and sync one file. The hash is of the memory, by a thread beside: what the disk makes of it is checked
+    """Write, hash and sync one file. The hash is of the memory, in a thread of its own: what the disk makes of it is checked
     against what was meant.
 
     Raises: OSError that says how far it came.
@@ -217,7 +217,7 @@ def _write_file(part: Path, path: str, header: bytes, numbers: memoryview) -> Fi
 
 
 def _gather(job: Job) -> list[FileEntry]:
-    """The entries of the other ranks. Raises: SaveError if one says that it failed."""
+    """Return the entries of the other ranks. Raises: SaveError if one says that it failed."""
     missing = set(range(job.num_ranks)) - {job.rank}
     entries: list[FileEntry] = []
 
@@ -236,7 +236,7 @@ def _gather(job: Job) -> list[FileEntry]:
 
 
 def _seal(job: Job, leader: LeaderJob, entries: list[FileEntry]) -> Path:
-    """The folder with its small files, sealed and under its final name, which is returned. Raises: as ``seal``."""
+    """Seal the folder with its small files, and return its final name. Raises: as ``seal``."""
     final = Path(job.folder) / step_name(job.step)
     shutil.rmtree(job.entries)
     entries = entries + [describe(job.part, path) for path in sorted(leader.texts)]
@@ -251,7 +251,7 @@ def _tell_leader(job: Job, reason: str) -> None:
 
 
 def _wait(ready: Callable[[], bool]) -> None:
-    """Look until it is; the rank that started this process has the deadline, and ends it there."""
+    """Wait until ``ready``; the rank that started this process has the deadline, and ends it there."""
     pause = LOOK_AGAIN_S
     while not ready():
         time.sleep(pause)

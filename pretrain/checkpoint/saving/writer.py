@@ -1,4 +1,4 @@
-"""A rank's handle on its writer process: start it, give it a job, hear from it, end it. Nothing here waits for it."""
+"""A rank's handle on its writer process: start it, give it a job, read its answers, end it. Nothing here waits for it."""
 
 import contextlib
 import json
@@ -14,11 +14,11 @@ from pretrain.checkpoint.saving.write_job import DELETING, Job, job_to_text
 
 MODULE = "pretrain.checkpoint.saving.writer_process"
 ROOT = Path(__file__).parents[3]
-"""Where the writer process finds this package, installed or not."""
+"""Folder in which the writer process finds this package, installed or not."""
 
 
 class WriterProcess:
-    """The writer process of a rank. It is started when it is needed and again after it was ended. Close it.
+    """The writer process of a rank. It is started when it is needed, and again after it was ended. To be closed.
 
     ``failure`` says why the last job failed; ``warning`` what went wrong after it succeeded.
     """
@@ -34,7 +34,7 @@ class WriterProcess:
         self._start()
 
     def write(self, job: Job) -> None:
-        """Begin a job; what is in the staging memory must stay until it has ended."""
+        """Start a job; what is in the staging memory must stay until it has ended."""
         assert not self.is_busy, "one job at a time"
         self.failure = self.warning = None
         start, length = self._staging.note(job_to_text(job).encode())
@@ -47,7 +47,7 @@ class WriterProcess:
         self._send(act="set aside", folder=folder, step=step, reason=reason)
 
     def poll(self) -> None:
-        """Take in what the writer has said; ends a job that is past its deadline, or whose process died."""
+        """Read what the writer has answered; ends a job that is past its deadline, or whose process died."""
         if not self.is_busy:
             return
         assert self._process is not None and self._process.stdout is not None
@@ -70,10 +70,10 @@ class WriterProcess:
             )
 
     def fail(self, reason: str) -> None:
-        """End the process and with it the job it is at, which has failed unless the checkpoint was whole already."""
-        is_whole = self._stage == DELETING
+        """End the process and with it its job, which has failed unless the checkpoint was complete already."""
+        is_complete = self._stage == DELETING
         self.failure, self.warning = (
-            (None, f"old checkpoints may not have been deleted: {reason}") if is_whole else (reason, None)
+            (None, f"old checkpoints may not have been deleted: {reason}") if is_complete else (reason, None)
         )
         self.is_busy = False
         self._end()
@@ -117,7 +117,7 @@ class WriterProcess:
         self._heard = b""
 
     def _end(self) -> None:
-        """A process that waits for a hung disk may outlive this: it wakes up dead."""
+        """End the process if there is one. One that waits for a hung disk may outlive this: it is killed when the disk answers."""
         if self._process is None:
             return
         self._process.kill()

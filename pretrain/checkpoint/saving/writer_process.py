@@ -38,7 +38,7 @@ def main(descriptor: int, parent: int) -> None:
 
 
 def serve(descriptor: int) -> None:
-    """Do what each line of standard input asks for."""
+    """Do what each line of standard input asks for, until it ends."""
     for line in sys.stdin:
         # Whatever an error is, the rank must hear of it, and says it; the process can go on.
         run_guarded(partial(_obey, descriptor, json.loads(line)), speaks=lambda: False, then=_tell_failure)
