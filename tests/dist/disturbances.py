@@ -90,7 +90,7 @@ class Disturber:
             new.write_text("/".join(now.order[1:]))
             new.rename(self.notes / f"{step}-{self.rank}")
         if now.act.startswith("kill the idle writer") and now.act.endswith(str(self.rank)):
-            os.kill(process, signal.SIGKILL)
+            os.kill(process.pid, signal.SIGKILL)
         elif self.rank == 0 and now.act in ACTS:
             ACTS[now.act][0](self.folder)
             self.last = (step, now)
