@@ -54,7 +54,7 @@ def test_one_flipped_bit_on_one_replica_stops_the_run_before_it_reaches_a_checkp
     message = str(failure.error)
     assert "weights that must be equal have drifted apart, in 1 parameters: " in message
     assert f"{name} (among {kind} ranks): rank 0 has " in message and "rank 1 has " in message
-    assert "No checkpoint was written; the last one was taken while they were equal" in message
+    assert "No checkpoint was written; the newest one was written while they were equal" in message
     (left,) = checkpoints_dir(tmp_path).iterdir()
     assert left.name == step_name(2) and not verify_checkpoint(left, deep=True).problems
 
