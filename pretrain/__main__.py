@@ -188,7 +188,7 @@ def generate(
     The likeliest token each time, unless --temperature, --top-k or --top-p asks for draws.
     """
     _quiet_libraries()
-    from pretrain.inspect.generate import Request
+    from pretrain.inspect.generate import GenerationRequest
     from pretrain.inspect.generate import generate as generate_text
     from pretrain.model.sampling import Sampling
 
@@ -197,7 +197,7 @@ def generate(
 
     def act() -> int:
         sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-        request = Request(prompt=prompt, max_new_tokens=max_new_tokens, sampling=sampling, device=device)
+        request = GenerationRequest(prompt=prompt, max_new_tokens=max_new_tokens, sampling=sampling, device=device)
         with user_path(path, *([tokenizer] if tokenizer else [])):
             generate_text(path, request, tokenizer=tokenizer, deep=deep)
         return FINISHED

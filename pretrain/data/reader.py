@@ -89,7 +89,7 @@ class TrainReader:
     def batch(self, index: int) -> HostBatch:
         """This replica's micro batch ``index`` of the step; it counts as consumed. Steps and batches in order are cheapest.
 
-        Raises: TokenIdError, and whatever reading the shards raises.
+        Raises: DamagedTokenError, and whatever reading the shards raises.
         """
         consumed = self._last_step.first_sample
         first = consumed + (index * self._world.data_parallel_size + self._world.dp_rank) * self._per_pass

@@ -21,7 +21,7 @@ INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class GenerationRequest:
     """A request for text: the prompt and how to continue it."""
 
     prompt: str
@@ -31,7 +31,7 @@ class Request:
 
 
 def generate(
-    path: str | Path, request: Request, *, tokenizer: str | None = None, deep: bool = False, out: TextIO = sys.stdout
+    path: str | Path, request: GenerationRequest, *, tokenizer: str | None = None, deep: bool = False, out: TextIO = sys.stdout
 ) -> list[int]:
     """Write the prompt and its continuation as it comes, then on standard error how it ended and how fast it was.
 

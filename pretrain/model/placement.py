@@ -16,7 +16,7 @@ from pretrain.parallel.world import World
 
 
 @dataclass(frozen=True, kw_only=True)
-class Piece:
+class ParameterPiece:
     """A block of rows of a local parameter, and its place in the whole tensor."""
 
     first_element: int
@@ -40,7 +40,7 @@ class Placement:
     parameter: torch.nn.Parameter
     shape: tuple[int, ...]
     """Of the whole tensor."""
-    pieces: tuple[Piece, ...]
+    pieces: tuple[ParameterPiece, ...]
     is_split: bool
     """By tensor parallelism; if not, every tensor-parallel rank holds a copy that must stay equal."""
     is_copy: bool
@@ -77,7 +77,7 @@ def _place(spec: TensorSpec, parameter: torch.nn.Parameter, world: World) -> Pla
         offset[0] = part * (spec.shape[0] // parts)
         if spec.split_dim is not None:
             offset[spec.split_dim] += rank * size[spec.split_dim]
-        pieces.append(Piece(first_element=part * torch.Size(size).numel(), size=tuple(size), offset=tuple(offset)))
+        pieces.append(ParameterPiece(first_element=part * torch.Size(size).numel(), size=tuple(size), offset=tuple(offset)))
     is_tied_copy = spec.name == EMBEDDING and not world.is_pipeline_first
     return Placement(
         name=spec.name,

@@ -22,7 +22,7 @@ from pretrain.config.schema import RunConfig
 from pretrain.convert.open_model import open_model
 from pretrain.data.reader import open_reader
 from pretrain.data.sources import open_sources
-from pretrain.inspect.generate import Request, generate, load_decoder, new_tokens, prompt_ids, write_text
+from pretrain.inspect.generate import GenerationRequest, generate, load_decoder, new_tokens, prompt_ids, write_text
 from pretrain.model.gpt import build_model, unwrap
 from pretrain.model.inference import InferenceDecoder
 from pretrain.model.sampling import Sampler, Sampling
@@ -35,7 +35,7 @@ from tests.runs.cases import PP2, TP2
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
-GREEDY = Request(prompt="The function", max_new_tokens=12, sampling=Sampling(), device="cpu")
+GREEDY = GenerationRequest(prompt="The function", max_new_tokens=12, sampling=Sampling(), device="cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -248,7 +248,7 @@ def test_another_tokenizer_and_none_are_refused(
     ],
 )
 def test_a_request_that_cannot_be_is_one_message(
-    request_: Request, message: str, trained: tuple[RunConfig, Trace]
+    request_: GenerationRequest, message: str, trained: tuple[RunConfig, Trace]
 ) -> None:
     with pytest.raises(ValueError, match=message):
         generate(trained[0].run_dir, request_)

@@ -18,7 +18,7 @@ import psutil
 from fanal.errors import DamageError
 from pretrain.checkpoint.disk.manifest import FileEntry
 from pretrain.checkpoint.disk.tensors import open_tensors
-from pretrain.convert.certificate.compare import BOUND, Comparison, compare, max_or_nan, mean_loss, our_losses
+from pretrain.convert.certificate.compare import BOUND, ModelComparison, compare, max_or_nan, mean_loss, our_losses
 from pretrain.convert.certificate.texts import Text, certificate_texts
 from pretrain.convert.certificate.tokenizer_proof import TokenizerFigures, prove_tokenizer
 from pretrain.convert.ours.model import OurModel
@@ -42,7 +42,7 @@ class CertificateError(DamageError):
 class Certificate:
     """What was found."""
 
-    comparison: Comparison
+    comparison: ModelComparison
     tokenizer: TokenizerFigures
     mode: str
     """``whole`` or ``layers``: how transformers ran."""
@@ -186,7 +186,7 @@ def certificate_json(
     }
 
 
-def _mean_top1(found: Comparison) -> float:
+def _mean_top1(found: ModelComparison) -> float:
     tokens = sum(text.num_tokens for text in found.texts)
     return sum(text.top1_agreement * text.num_tokens for text in found.texts) / tokens
 

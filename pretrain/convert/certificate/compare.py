@@ -55,7 +55,7 @@ class TextFigures:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class ModelComparison:
     """All of it."""
 
     points: list[PointFigures] = field(default_factory=list)
@@ -82,7 +82,7 @@ class Comparison:
         return self.largest_logit_difference <= BOUND
 
 
-def compare(ours: OurModel, theirs: TheirModel, texts: Sequence[Text]) -> Comparison:
+def compare(ours: OurModel, theirs: TheirModel, texts: Sequence[Text]) -> ModelComparison:
     """Run both, in step with each other: where both work layer by layer, one layer of each is in memory."""
     ids = [text.ids for text in texts]
     points = []
@@ -96,7 +96,7 @@ def compare(ours: OurModel, theirs: TheirModel, texts: Sequence[Text]) -> Compar
                 largest_value=max_or_nan([state.abs().max().item() for state in left]),
             )
         )
-    return Comparison(points=points, texts=[_text(number, text, ours, theirs) for number, text in enumerate(texts)])
+    return ModelComparison(points=points, texts=[_text(number, text, ours, theirs) for number, text in enumerate(texts)])
 
 
 def _text(number: int, text: Text, ours: OurModel, theirs: TheirModel) -> TextFigures:

@@ -17,7 +17,7 @@ IGNORED = ".self_attn.rotary_emb.inv_freq"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rows:
+class SourceRows:
     """Rows of one of our tensors, and where they are in the folder."""
 
     first_row: int
@@ -32,7 +32,7 @@ class Assembly:
 
     weights: HfWeights
     shapes: dict[str, tuple[int, ...]]
-    rows: dict[str, list[Rows]]
+    rows: dict[str, list[SourceRows]]
     """Of each of our tensors, in the order of its rows; rows that pad the vocabulary are in none."""
 
     def blocks(self, tensor: str) -> Iterator[np.ndarray]:
@@ -83,12 +83,12 @@ def assemble(weights: HfWeights, model: ModelConfig) -> Assembly:
         _check_copy(weights)
     elif unexpected:
         raise BadWeightsError(f"{weights.folder} holds {_shown(unexpected)}, which no model of its config.json has")
-    rows: dict[str, list[Rows]] = {name: [] for name in our_shapes(model)}
+    rows: dict[str, list[SourceRows]] = {name: [] for name in our_shapes(model)}
     for tensor in expected.values():
         first = 0
         for box in tensor.boxes:
             rows[tensor.tensor].append(
-                Rows(first_row=box.offset[0], num_rows=box.size[0], name=tensor.name, name_first_row=first)
+                SourceRows(first_row=box.offset[0], num_rows=box.size[0], name=tensor.name, name_first_row=first)
             )
             first += box.size[0]
     ordered = {name: sorted(found, key=lambda part: part.first_row) for name, found in rows.items()}

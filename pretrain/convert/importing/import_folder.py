@@ -63,7 +63,7 @@ class Imported:
 def import_hf(hf_dir: str | Path, to: str | Path, *, make_vocab_size_divisible_by: int = 128) -> Imported:
     """Write the checkpoint ``to`` from the folder ``hf_dir``.
 
-    Raises: UnsupportedModelError, BadWeightsError, BadFileError, TokenIdError, ImportTargetError; nothing is left under the
+    Raises: UnsupportedModelError, BadWeightsError, BadFileError, SpecialTokenIdError, ImportTargetError; nothing is left under the
     name ``to`` then.
     """
     folder, final = Path(hf_dir), named(to)

@@ -22,7 +22,7 @@ class BadFileError(UserError):
 def check_kept_files(folder: Path, *, vocab_size: int) -> list[str]:
     """The names of those that are there, each read as who uses it will.
 
-    Raises: BadFileError, TokenIdError: UserErrors that name the file.
+    Raises: BadFileError, SpecialTokenIdError: UserErrors that name the file.
     """
     found = [name for name in KEPT_FILES if os.path.lexists(folder / name)]
     for name in found:

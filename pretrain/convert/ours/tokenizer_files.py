@@ -11,7 +11,7 @@ from fanal.errors import UserError, error_type
 from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, read_small_file
 from pretrain.config.schema import DataConfig
 from pretrain.convert.ours.import_record import IMPORT, IMPORTED_FILES, TOKENIZER_FILES, TOKENIZERS, ImportRecord
-from pretrain.convert.ours.token_ids import BOS, EOS, PAD, TokenId, TokenIdError, token_ids
+from pretrain.convert.ours.token_ids import BOS, EOS, PAD, TokenId, SpecialTokenIdError, token_ids
 from pretrain.data.position import DataPosition
 from pretrain.data.sources import Sources
 from tokenizer.vocabulary.load import FAST_NAME, MODEL_NAME, Tokenizer, load_tokenizer
@@ -93,7 +93,7 @@ def tokenizer_of_import(folder: Path, imported: ImportRecord, *, vocab_size: int
     """
     try:
         ids = token_ids(imported.config, folder / IMPORT, vocab_size=vocab_size)
-    except TokenIdError as error:
+    except SpecialTokenIdError as error:
         raise UserError(
             f"{error}. Mend config.json in the folder that this comes from, and import that again"
         ) from None

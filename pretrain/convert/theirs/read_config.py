@@ -29,7 +29,7 @@ class HfModel:
 def read_hf_config(folder: Path, *, make_vocab_size_divisible_by: int = 128) -> HfModel:
     """The model of a Hugging Face folder.
 
-    Raises: UnsupportedModelError naming the key, its value and what is supported; TokenIdError.
+    Raises: UnsupportedModelError naming the key, its value and what is supported; SpecialTokenIdError.
     """
     path = folder / CONFIG_JSON
     try:
