@@ -1,4 +1,4 @@
-"""Is this run the straight one? Data order, losses and optimizer, each as a figure with its bound and the differences named.
+"""Compare a run with the straight run: data order, losses and optimizer, each as a figure, its bound and the differences.
 
 Pure but for reading the checkpoints' tensors: runs come in as ``Evidence``.
 """
@@ -63,7 +63,7 @@ def data_order(run: Evidence, straight: Evidence, *, steps: int, first_step: int
     for record in run.steps:
         wanted = expected.get(record["step"])
         if wanted is None:
-            problems.append(f"step {record['step']} is none of the straight run's")
+            problems.append(f"step {record['step']} is not a step of the straight run")
             continue
         for name in BOOKKEEPING:
             if record[name] != wanted[name]:
@@ -105,7 +105,9 @@ def grad_norms(run: Evidence, straight: Evidence, *, bounds: Bounds | None) -> P
     )  # fmt: skip
 
 
-def validation_losses(run: Evidence, straight: Evidence, *, bounds: Bounds | None, first_step: int = 1) -> PropertyComparison:
+def validation_losses(
+    run: Evidence, straight: Evidence, *, bounds: Bounds | None, first_step: int = 1
+) -> PropertyComparison:
     """Every validation's loss by domain. A run from the first step on also has one before it."""
     since = first_step if first_step > 1 else 0
     expected = {record["step"]: record["validation_loss"] for record in straight.validations if record["step"] >= since}
@@ -151,7 +153,7 @@ def optimizer_tensors(
     for ours, theirs in zip_longest(run, straight):
         names = [None if side is None else side[0] for side in (ours, theirs)]
         if ours is None or theirs is None or names[0] != names[1] or ours[1].shape != theirs[1].shape:
-            problems.append(f"the checkpoints hold other tensors: {names[0]} where the straight run has {names[1]}")
+            problems.append(f"the checkpoints hold different tensors: {names[0]} where the straight run has {names[1]}")
             break
         deviation = tensor_deviation(ours[1], theirs[1])
         worst = max(worst, deviation)
@@ -178,7 +180,9 @@ def not_applicable(what: str, why: str = "not applicable") -> PropertyComparison
     return PropertyComparison(what=what, holds=None, figure=why)
 
 
-def _measured(what: str, pairs: list[tuple[str, float | None, float | None]], bound: float | None) -> PropertyComparison:
+def _measured(
+    what: str, pairs: list[tuple[str, float | None, float | None]], bound: float | None
+) -> PropertyComparison:
     """(name, found, expected) each; without a bound they must be the same numbers."""
     problems, worst = [] if pairs else ["there is nothing to compare"], 0.0
     for name, found, expected in pairs:

@@ -1,4 +1,4 @@
-"""The ids of BOS, EOS and padding, as config.json and generation_config.json of a Hugging Face folder state them."""
+"""The ids of BOS, EOS and padding that config.json and generation_config.json of a Hugging Face folder state."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,13 +12,13 @@ BOS, EOS, PAD = "bos_token_id", "eos_token_id", "pad_token_id"
 
 
 class SpecialTokenIdError(UserError):
-    """An id that no token can have; the message names the file and the key."""
+    """Error: an id of BOS, EOS or padding that no token can have; the message names the file and the key."""
 
 
 def token_ids(content: Mapping[str, Any], path: Path, *, vocab_size: int | None = None) -> dict[str, TokenId]:
-    """The ids that a file states, by their keys; null is none.
+    """Return the ids that a file states, by their keys; null becomes None.
 
-    Args: path: of the file, for the message; vocab_size: of the model, None where it is not known.
+    Args: path: path of the file, for the message; vocab_size: vocabulary of the model, None where it is not known.
     Raises: SpecialTokenIdError.
     """
     found = {key: content[key] for key in (BOS, EOS, PAD) if key in content}

@@ -152,7 +152,7 @@ def test_space_is_looked_at_before_anything_is_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "link").symlink_to(tmp_path)
     for taken in ("file", "link"):
-        with pytest.raises(ExportTargetError, match="must not be there yet, or be an empty folder"):
+        with pytest.raises(ExportTargetError, match="must not exist, or be an empty folder"):
             check_target(tmp_path / taken, weight_bytes=0)
 
 
