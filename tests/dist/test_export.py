@@ -337,12 +337,12 @@ BAD_INPUT = {
     "damaged": (76, "rank-00002.safetensors has sha256"),
     "deleted meanwhile": (2, "was deleted while it was read"),
     "no checkpoint": (2, "must be a checkpoint's folder or a run's folder with one in it"),
-    "no parent": (2, "must lie in a folder that is there, and"),
-    "tokenizer gone": (2, "data.tokenizer=... after the arguments"),
-    "another tokenizer": (2, "name the tokenizer that made it"),
+    "no parent": (2, "must be in an existing folder, and"),
+    "tokenizer gone": (2, "give their new places as arguments data.train=... and data.tokenizer=..."),
+    "another tokenizer": (2, "set data.tokenizer to the one it was encoded with"),
     "shards gone": (2, "--without-shards"),
-    "another model": (2, "model.num_layers stays as it was trained"),
-    "bos unknown": (2, "--bos or --no-bos says it"),
+    "another model": (2, "model.num_layers stays as it was in training"),
+    "bos unknown": (2, "state it with --bos or --no-bos"),
     "not installed": (2, "pip install 'fanal[hf]' installs it"),
 }
 
