@@ -2,7 +2,7 @@
 
     python -m bench.checkpoint_big [--folder DIR] [--rounds N] [save|load]
 
-save  how long training stands still, and how long until a checkpoint is whole on the disk
+save  how long training pauses, and how long until a checkpoint is complete on the disk
 load  how long until the state is back, the files not in the page cache
 Results are added to bench/results/checkpoint.md. The folder lies on the disk that is measured.
 """
@@ -30,7 +30,7 @@ from pretrain.state import TrainState
 RESULTS = Path(__file__).parent / "results" / "checkpoint.md"
 NUM_LAYERS = 6
 COPY, RAW, RAW_DIRECT = "memcpy on one core", "bare disk", "bare disk, O_DIRECT"
-STALL, WHOLE = "ours", "ours, whole"
+STALL, COMPLETE = "ours", "ours, complete"
 
 
 def timed(act: Callable[[], object]) -> float:
@@ -80,10 +80,10 @@ class Saves:
         self._saver.begin(state, self._bench.reader.position(0))
         stall_s = time.perf_counter() - started
         self._saver.settle()
-        whole_s = time.perf_counter() - started
+        complete_s = time.perf_counter() - started
         assert self._saver.newest is not None
         self._clean({})
-        return {STALL: stall_s, WHOLE: whole_s}
+        return {STALL: stall_s, COMPLETE: complete_s}
 
     def _async_save(self, kind: str) -> dict[str, float]:
         self._clean({})
@@ -91,9 +91,9 @@ class Saves:
         save = self._torch[kind].begin(self._folder)
         stall_s = time.perf_counter() - started
         save.wait()
-        whole_s = time.perf_counter() - started
+        complete_s = time.perf_counter() - started
         self._clean({})
-        return {f"async_save, {kind}": stall_s, f"async_save, {kind}, whole": whole_s}
+        return {f"async_save, {kind}": stall_s, f"async_save, {kind}, complete": complete_s}
 
     def _clean(self, acts: dict[str, Callable[[], object]]) -> dict[str, float]:
         """Remove what earlier saves left, wait for the disk, then time some acts."""
@@ -145,7 +145,7 @@ def compare_saves(bench: Bench, saver: Saver, folder: Path, rounds: int) -> None
     whole = {
         name: timing
         for name, timing in timings.items()
-        if name.endswith("whole") or name in (RAW, RAW_DIRECT, "dcp.save")
+        if name.endswith("complete") or name in (RAW, RAW_DIRECT, "dcp.save")
     }
     stall = {name: timing for name, timing in timings.items() if name not in whole}
     what = f"{bench.num_bytes:,} bytes in {len(bench.tensors)} tensors: fp32 masters and two moments of a bf16 model, 1 rank"
@@ -153,7 +153,7 @@ def compare_saves(bench: Bench, saver: Saver, folder: Path, rounds: int) -> None
     header = ["", "s, median", f"range of {rounds}", "GB/s"]
     append_result(
         RESULTS,
-        "Training stands still for a save",
+        "Training pauses for a save",
         f"{what}, {threads}, memory that an earlier save has touched. Every contender once per round, in random order; "
         "ratios inside a round, median and range. Ours also reads all weights to compare replicas and hands over the position "
         "in the data, which async_save does not; its parts were timed apart. Both sides' checkpoints came back equal in every "
@@ -161,7 +161,7 @@ def compare_saves(bench: Bench, saver: Saver, folder: Path, rounds: int) -> None
     )
     append_result(
         RESULTS,
-        "From the beginning of a save to a whole checkpoint",
+        "From the start of a save to a complete checkpoint",
         f"{what}. The bare disk: as many bytes in blocks of 8 MiB into one file, fsync; the disk was synced before each. Ours "
         "includes the stall, SHA-256 of every byte, the seal and the new name; torch syncs its files and hashes nothing.\n\n"
         + table(

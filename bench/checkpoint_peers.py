@@ -85,11 +85,11 @@ class TorchCheckpoints:
         return Waits(done)
 
     def save(self, folder: Path) -> None:
-        """The synchronous one."""
+        """Save synchronously."""
         save(self._tensors, storage_writer=FileSystemWriter(folder, sync_files=True))
 
     def load(self, folder: Path) -> None:
-        """Into the tensors."""
+        """Load the checkpoint into the tensors."""
         load(self._tensors, storage_reader=FileSystemReader(folder))
 
 
@@ -100,5 +100,5 @@ class Waits:
         self._done = done
 
     def wait(self) -> None:
-        """Until it is whole. Raises: what went wrong."""
+        """Wait until the checkpoint is complete. Raises: the error of the save."""
         self._done.result()  # type: ignore[attr-defined]

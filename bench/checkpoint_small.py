@@ -46,7 +46,7 @@ LAYOUTS = {
 
 
 def rank_main(run: RunConfig, rounds: int, answer: Path) -> int:
-    """Save again and again; rank 0 writes (stall, until all ranks know that it is whole) of each save down."""
+    """Save again and again; rank 0 writes (stall, until all ranks know that it is complete) of each save down."""
     torch.set_num_threads(1)
     found = []
     with open_world(run.parallel, seed=1) as world, open_reader(open_sources(run), run, world) as reader:
@@ -82,14 +82,14 @@ def compare_layouts(folder: Path, rounds: int) -> None:
         )  # fmt: skip
         if code:
             raise SystemExit(f"{name}: {failure}")
-        for what, seconds in zip(("stall", "whole"), zip(*json.loads(answer.read_text()), strict=True), strict=True):
+        for what, seconds in zip(("stall", "complete"), zip(*json.loads(answer.read_text()), strict=True), strict=True):
             timing = Timing(rounds_s=tuple(seconds))
             rows.append([f"{name}, {what}", f"{timing.median_s:.3f}", "{:.3f} to {:.3f}".format(*timing.range_s)])
     append_result(
         RESULTS,
         f"Saves of a model of {parameters:,} parameters",
-        f"{parameters * 12:,} bytes; until every rank knows that the checkpoint is whole, on the disk and under its name; a thread "
-        "of torch a rank.\n\n" + table(["", "s, median", f"range of {rounds}"], rows),
+        f"{parameters * 12:,} bytes; until every rank knows that the checkpoint is complete, on the disk and under its name; one "
+        "torch thread per rank.\n\n" + table(["", "s, median", f"range of {rounds}"], rows),
     )
 
 

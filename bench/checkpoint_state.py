@@ -48,7 +48,7 @@ class Bench:
 
     @property
     def num_bytes(self) -> int:
-        """Of the tensors."""
+        """Bytes of the tensors."""
         return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
 
     @torch.no_grad()

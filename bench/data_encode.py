@@ -98,7 +98,7 @@ def measure(side: str, tokenizer: Path, text: Path, prefix: Path, num_workers: i
 
 
 def run_side(side: str, tokenizer: Path, text: Path, prefix: Path, num_workers: int) -> None:
-    """In the process that is measured."""
+    """Encode on one side, in the process that is measured."""
     importlib.import_module(
         {"megatron": "megatron.core.datasets.indexed_dataset", "ours": "tokenizer.encoding.encode"}[side]
     )

@@ -18,7 +18,7 @@ from bench.data_corpus import VOCAB_SIZE
 
 
 class NoTokenizer:
-    """What GPTDatasetConfig asks of a tokenizer."""
+    """Stand-in for the tokenizer that GPTDatasetConfig needs."""
 
     vocab_size = VOCAB_SIZE
     eod = 1
@@ -35,7 +35,7 @@ def prepare() -> None:
 
 
 def gpt_config(seq_length: int, cache: Path) -> GPTDatasetConfig:
-    """As in pretraining: no attention mask, nothing reset at the end of a document."""
+    """Return the config of pretraining: no attention mask, nothing reset at the end of a document."""
     return GPTDatasetConfig(
         random_seed=42,
         sequence_length=seq_length,

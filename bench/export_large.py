@@ -51,7 +51,7 @@ def lucie(num_layers: int) -> ModelConfig:
 
 
 def write_checkpoint(folder: Path, model: ModelConfig, *, num_ranks: int, seq_length: int) -> None:
-    """A whole, sealed checkpoint of random weights."""
+    """Write a complete, sealed checkpoint of random weights."""
     (folder / SHARDS).mkdir(parents=True)
     shapes = our_shapes(model)
     stored: dict[str, list[StoredBox]] = {name: [] for name in shapes}
@@ -209,13 +209,13 @@ def compare_export(
 
 
 def memory(figures: dict[str, float]) -> str:
-    """Beyond what the imports and the checkpoint's index took, and in all."""
+    """Return the peak memory beyond the imports and the checkpoint's index, and in all."""
     before, peak = figures["before_bytes"], figures["peak_bytes"]
     return f"{(peak - before) / 2**20:,.0f} ({peak / 2**20:,.0f})"
 
 
 def layer_bytes(model: ModelConfig) -> int:
-    """Of a layer in float32."""
+    """Return the bytes of a layer in float32."""
     vocab = model.vocab_size * model.hidden_size * 2 + model.hidden_size
     return (num_parameters(model) - vocab) // model.num_layers * 4
 
@@ -227,7 +227,9 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dtypes", nargs="+", choices=("bf16", "fp32"), default=["bf16", "fp32"])
-    parser.add_argument("--certificate-tokens", type=int, default=256, help="of its longest text; 0 makes none")
+    parser.add_argument(
+        "--certificate-tokens", type=int, default=256, help="tokens of its longest text; 0 makes no certificate"
+    )
     parser.add_argument("--act", help=argparse.SUPPRESS)
     parser.add_argument("--checkpoint", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--target", type=Path, help=argparse.SUPPRESS)

@@ -18,7 +18,7 @@ COMMANDS = {
     "train": ("pretrain", "Train the run that CONFIG describes, or resume it from its last checkpoint."),
     "show": ("pretrain", "Print the resolved config and what follows from it."),
     "prove": ("pretrain", "Prove that this machine resumes CONFIG as if nothing had happened."),
-    "export": ("pretrain", "Write a checkpoint, or a run's newest whole one, as a Hugging Face folder with a certificate."),
+    "export": ("pretrain", "Write a checkpoint, or a run's newest complete one, as a Hugging Face folder with a certificate."),
     "import": (
         "pretrain", "Make a checkpoint of the weights in HF_DIR, a Hugging Face folder of a Llama-family model in safetensors.",
     ),

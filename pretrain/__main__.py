@@ -130,18 +130,18 @@ def prove(config: str, overrides: tuple[str, ...], steps: int | None, kills: int
     required=True,
     metavar="CHECKPOINT",
     shell_complete=complete_path,
-    help="Folder of the checkpoint to write; it must not be there.",
+    help="Folder of the checkpoint to write; it must not exist yet.",
 )
 @click.option(
     "--make-vocab-size-divisible-by",
     default=128,
     show_default=True,
-    help="Pad the vocabulary to a multiple of this, as the model.make_vocab_size_divisible_by of the run that will use it.",
+    help="Pad the vocabulary to a multiple of this: the model.make_vocab_size_divisible_by of the run that will use it.",
 )
 def import_model(hf_dir: str, to: str, make_vocab_size_divisible_by: int) -> None:
     """Make a checkpoint of the weights in HF_DIR, a Hugging Face folder of a Llama-family model in safetensors.
 
-    A run starts from it with checkpoint.init_from. Nothing in the folder is executed; what is not supported is refused by name.
+    A run starts from it with checkpoint.init_from. Nothing in the folder is executed; an unsupported model is refused by name.
     """
     _quiet_libraries()
     from pretrain.convert.importing.import_folder import import_hf
@@ -157,17 +157,17 @@ def import_model(hf_dir: str, to: str, make_vocab_size_divisible_by: int) -> Non
 
 @cli.command(context_settings=CONTEXT)
 @click.argument("path", metavar="CHECKPOINT_OR_HF_DIR", shell_complete=complete_path)
-@click.option("--prompt", required=True, help="Text to go on from.")
+@click.option("--prompt", required=True, help="Text to continue.")
 @click.option("--max-new-tokens", default=64, show_default=True, help="Tokens to generate, at most.")
-@click.option("--temperature", type=float, help="Draw, with the logits divided by this; 0 takes the likeliest token.")
-@click.option("--top-k", type=int, help="Draw among this many of the likeliest tokens.")
-@click.option("--top-p", type=float, help="Draw among the likeliest tokens that have this probability together.")
-@click.option("--seed", default=0, show_default=True, help="Seed of the draws.")
+@click.option("--temperature", type=float, help="Sample with the logits divided by this; 0 takes the likeliest token.")
+@click.option("--top-k", type=int, help="Sample among this many of the likeliest tokens.")
+@click.option("--top-p", type=float, help="Sample among the likeliest tokens whose probabilities add up to this.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the sampling.")
 @click.option(
     "--tokenizer",
     metavar="DIR",
     shell_complete=complete_path,
-    help="Folder of the tokenizer, if it is not where the model says.",
+    help="Folder of the tokenizer, if it is not where the model's config names it.",
 )
 @click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True)
 @click.option("--deep", is_flag=True, help="Compare every byte of a checkpoint with its manifest first.")
@@ -185,10 +185,10 @@ def generate(
 ) -> None:
     """Generate text from a prompt with a checkpoint, a run's newest one, or a Hugging Face folder.
 
-    The likeliest token each time, unless --temperature, --top-k or --top-p asks for draws.
+    It takes the likeliest token each time, unless --temperature, --top-k or --top-p asks for sampling.
     """
     _quiet_libraries()
-    from pretrain.inspect.generate import Request
+    from pretrain.inspect.generate import GenerationRequest
     from pretrain.inspect.generate import generate as generate_text
     from pretrain.model.sampling import Sampling
 
@@ -197,7 +197,7 @@ def generate(
 
     def act() -> int:
         sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-        request = Request(prompt=prompt, max_new_tokens=max_new_tokens, sampling=sampling, device=device)
+        request = GenerationRequest(prompt=prompt, max_new_tokens=max_new_tokens, sampling=sampling, device=device)
         with user_path(path, *([tokenizer] if tokenizer else [])):
             generate_text(path, request, tokenizer=tokenizer, deep=deep)
         return FINISHED
@@ -214,21 +214,25 @@ def generate(
     required=True,
     metavar="DIR",
     shell_complete=complete_path,
-    help="Folder to write; it must not be there, or be empty.",
+    help="Folder to write; it must not exist yet, or be empty.",
 )
-@click.option("--dtype", type=click.Choice(["bf16", "fp32"]), help="Of the weights; left out, what was trained.")
-@click.option("--max-shard-bytes", default=5_000_000_000, show_default=True, help="Of tensors in a file.")
+@click.option(
+    "--dtype", type=click.Choice(["bf16", "fp32"]), help="Precision of the weights; by default that of training."
+)
+@click.option(
+    "--max-shard-bytes", default=5_000_000_000, show_default=True, help="Bytes of tensors in a file, at most."
+)
 @click.option("--samples", default=4, show_default=True, help="Validation samples that the certificate is made on.")
-@click.option("--without-shards", is_flag=True, help="Certify on built-in text: the run's shards are not at hand.")
-@click.option("--bos/--no-bos", "adds_bos", default=None, help="Whether texts get a BOS; left out, as in the shards.")
-@click.option("--layer-by-layer", is_flag=True, help="Certify with a layer in memory, also where the model fits.")
-@click.option("--licence", metavar="ID", help="Of the model, for its card, such as apache-2.0.")
-@click.option("--date", metavar="YYYY-MM-DD", help="Of the certificate; left out, today.")
+@click.option("--without-shards", is_flag=True, help="Certify on built-in text, without the run's shards.")
+@click.option("--bos/--no-bos", "adds_bos", default=None, help="Whether texts get a BOS; by default as in the shards.")
+@click.option("--layer-by-layer", is_flag=True, help="Certify with one layer in memory, even where the model fits.")
+@click.option("--licence", metavar="ID", help="Licence of the model for its card, such as apache-2.0.")
+@click.option("--date", metavar="YYYY-MM-DD", help="Date of the certificate; by default today.")
 def export_command(checkpoint: str, overrides: tuple[str, ...], folder: str, **options: Any) -> None:
-    """Write a checkpoint, or a run's newest whole one, as a Hugging Face folder with a certificate.
+    """Write a checkpoint, or a run's newest complete one, as a Hugging Face folder with a certificate.
 
     The folder is compared with the checkpoint as `transformers` loads it; the exit code is 76 if the two are not the same.
-    It needs no GPU and no torchrun. Overrides say where tokenizer and shards are now, if they were moved.
+    It needs no GPU and no torchrun. Overrides name the places of tokenizer and shards, if they were moved.
     """
     _quiet_libraries()
 

@@ -62,7 +62,7 @@ def read_mapping(file: Path, cls: type, *, example: str) -> dict[str, Any]:
 def typed(layers: list[dict[str, Any]], cls: type[T], *, where: str, variable: str = "${{oc.env:{}}}") -> T:
     """The dataclass that defaults and layers describe, later ones over earlier ones; every field checked against its type.
 
-    Args: variable, how a variable of the environment is written in these layers.
+    Args: variable, how an environment variable is written in these layers.
     Raises: UserError naming the key and its value, or the keys that have no default and no value.
     """
     schema = OmegaConf.structured(cls)
@@ -106,9 +106,9 @@ def _override(text: str) -> dict[str, Any]:
 
 def _hint(message: str, variable: str) -> str:
     if "could not be converted to Integer" in message:
-        return "; write whole numbers out, such as 1_000_000_000"
+        return "; write integers with all their digits, such as 1_000_000_000"
     if unknown := re.search(r"Interpolation key '(\w+)' not found", message):
-        return f"; a variable of the environment is written {variable.format(unknown[1])}"
+        return f"; an environment variable is written {variable.format(unknown[1])}"
     return ""
 
 
@@ -126,7 +126,7 @@ def _refuse_misfits(value: Any, hint: Any, where: str, name: str = "") -> None:
         else:
             as_list = [value] if is_dataclass(get_args(hint)[0]) else list(value)
         raise UserError(
-            f"{where}: {name} ({_flow(value)}) must be a list, which is always given whole; {_flow(as_list)} works"
+            f"{where}: {name} ({_flow(value)}) must be a list, with all of its items; {_flow(as_list)} works"
         )
     is_single = isinstance(value, int | float) or (isinstance(value, str) and "${" not in value)
     if (wants_names or wants_keys) and (isinstance(value, list) or is_single):

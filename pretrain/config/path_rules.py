@@ -40,6 +40,6 @@ def check_path_texts(run: RunConfig) -> None:
         else:
             continue
         raise UserError(
-            f"{key} ({path}) must not hold {what}, which only a shell fills in: here it would be the name of a folder; "
+            f"{key} ({path}) must not hold {what}, which only a shell expands: here it would be the name of a folder; "
             f"'{works}' works, or another absolute path"
         )

@@ -1,1 +1,1 @@
-"""Convert room: Hugging Face folders out of checkpoints, checkpoints out of Hugging Face folders, and the proof of both."""
+"""Convert room: export checkpoints to Hugging Face folders, import such folders as checkpoints, and prove both equal."""

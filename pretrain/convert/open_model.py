@@ -1,4 +1,4 @@
-"""A model to look at, wherever it is: a checkpoint, a run's newest whole one, or a Hugging Face folder. All are checked first."""
+"""Open a model for inference: from a checkpoint, a run's newest complete one, or a Hugging Face folder. All are checked first."""
 
 import contextlib
 import json
@@ -30,27 +30,27 @@ class OpenModel:
     """Weights and tokenizer of a model."""
 
     folder: Path
-    """Of the checkpoint, or Hugging Face's."""
+    """Folder of the checkpoint, or the Hugging Face folder."""
     model: ModelConfig
     max_length: int
-    """Tokens in the longest sequence it was made for."""
+    """Number of tokens in the longest sequence the model was made for."""
     read: Callable[[str], np.ndarray]
-    """A whole tensor by the trainer's name, float32: of a checkpoint the master values."""
+    """Reader of a whole tensor by the trainer's name, as float32: of a checkpoint the master values."""
     codec: TextCodec
 
     @property
     def vocab_size(self) -> int:
-        """Tokens it can say: ids that the tokenizer does not have are left out, as in an export."""
+        """Number of tokens it can generate: ids that the tokenizer does not have are left out, as in an export."""
         return min(self.model.vocab_size, self.codec.vocab_size or self.model.vocab_size)
 
 
 @contextlib.contextmanager
 def open_model(path: str | Path, *, tokenizer: str | Path | None = None, deep: bool = False) -> Iterator[OpenModel]:
-    """The model at a path, for the length of a block.
+    """Open the model at a path for the duration of a block.
 
     Args: tokenizer: its folder, in place of the one that the checkpoint's config names or the Hugging Face folder holds;
         deep: compare every byte of a checkpoint with its manifest, not sizes alone.
-    Raises: UserError if there is no model, or no tokenizer; DamagedCheckpointError if no checkpoint there is whole.
+    Raises: UserError if there is no model, or no tokenizer; DamagedCheckpointError if no checkpoint there is complete.
     """
     folder = Path(path)
     instead = Path(tokenizer) if tokenizer is not None else None
@@ -79,7 +79,7 @@ def open_model(path: str | Path, *, tokenizer: str | Path | None = None, deep: b
 
 
 def _whole_checkpoint(path: Path, *, deep: bool) -> Path:
-    """The checkpoint at a path, or the newest whole one of the run there. What is wrong with a newer one is said aloud."""
+    """Return the checkpoint at a path, or the newest complete one of the run there, with a warning about each newer one."""
     candidates = [real_path(path)] if is_checkpoint(path) else checkpoints_in(checkpoints_dir(path))
     if not candidates:
         raise UserError(
@@ -98,25 +98,26 @@ def _codec_of_checkpoint(checkpoint: Path, instead: Path | None) -> TextCodec:
         return open_codec(instead or checkpoint / IMPORTED_FILES, config=imported.config)
     named = saved_data(checkpoint).get("tokenizer")
     if instead is None and named is None:
-        raise UserError(f"the config of {checkpoint} names no tokenizer; --tokenizer DIR names the folder of one")
+        raise UserError(f"the config of {checkpoint} names no tokenizer; give its folder with --tokenizer DIR")
     folder = instead or Path(str(named))
     if not folder.is_dir():
         raise UserError(
-            f"the tokenizer of {checkpoint} is not there: its config names {folder}; --tokenizer DIR names where it is now"
+            f"the tokenizer of {checkpoint} was not found: its config names {folder}; give the folder it is in now with "
+            "--tokenizer DIR"
             if instead is None
-            else f"--tokenizer ({folder}) must be a folder, and is none"
+            else f"--tokenizer ({folder}) must be a folder, and is not one; give the folder that holds the tokenizer's files"
         )
     codec, trained_with = open_codec(folder), _tokenizer_sha256(checkpoint)
     if codec.sha256 is not None and trained_with is not None and codec.sha256 != trained_with:
         raise UserError(
-            f"the tokenizer in {folder} is another one than {checkpoint} was trained with (sha256 {codec.sha256[:12]}, not "
-            f"{trained_with[:12]}); --tokenizer DIR names the folder of that one"
+            f"the tokenizer in {folder} (sha256 {codec.sha256[:12]}) must be the one that {checkpoint} was trained with (sha256 "
+            f"{trained_with[:12]}); give the folder of that one with --tokenizer DIR"
         )
     return codec
 
 
 def _tokenizer_sha256(checkpoint: Path) -> str | None:
-    """Of the tokenizer that made what the run has read; None if it has read nothing. Raises: DamagedCheckpointError."""
+    """Return the hash of the tokenizer of the data the run has read; None if it has read none. Raises: DamagedCheckpointError."""
     path = checkpoint / DATA
     if not path.is_file():
         return None
@@ -125,5 +126,5 @@ def _tokenizer_sha256(checkpoint: Path) -> str | None:
         return json.loads(content)["tokenizer_sha256"]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise DamagedCheckpointError(
-            f"{path} is no position of a run in its data ({type(error).__name__}: {error})"
+            f"{path} is not the data position of a checkpoint ({type(error).__name__}: {error})"
         ) from None

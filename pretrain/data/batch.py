@@ -89,7 +89,7 @@ def validation_micro_batches(
 ) -> Iterator[MicroBatch | Boundaries | None]:
     """``count`` micro batches of a validation source for this rank; rows past ``num_samples`` are masked out.
 
-    Raises: TokenIdError for an id that no token has.
+    Raises: DamagedTokenError for an id that no token has.
     """
     per_pass = train.micro_batch_size
     reader = RowReader([source], seq_length=data.seq_length, vocab_size=source.shard.manifest.vocab_size)

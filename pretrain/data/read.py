@@ -13,7 +13,7 @@ from pretrain.data.sources import Source, Sources
 from tokenizer.shards.manifest import DamagedShardError
 
 
-class TokenIdError(DamagedShardError):
+class DamagedTokenError(DamagedShardError):
     """A shard's tokens are not what its manifest says."""
 
 
@@ -30,7 +30,7 @@ class RowReader:
         """Fill ``out`` (int64 [n, s + 1], returned) with the s + 1 tokens from each start on.
 
         Args: sources, start_tokens: int64 [n]; starts count from the shard's first token.
-        Raises: TokenIdError naming shard and token for an id that no token has.
+        Raises: DamagedTokenError naming shard and token for an id that no token has.
         """
         mapped, length = self._tokens, self.row_tokens
         for row, source, start in zip(out, sources.tolist(), start_tokens.tolist(), strict=True):
@@ -46,7 +46,7 @@ class RowReader:
     def _refuse(self, sources: np.ndarray, start_tokens: np.ndarray, rows: np.ndarray) -> None:
         row, column = np.argwhere(rows.view(np.uint64) >= self.vocab_size)[0].tolist()
         shard = self.sources[sources[row]].shard
-        raise TokenIdError(
+        raise DamagedTokenError(
             f"shard {shard.prefix} holds id {rows[row, column]} at token {start_tokens[row] + column}, expected 0 to "
             f"{self.vocab_size - 1}: its .bin changed after its manifest was written; copy or encode the shard again, and run "
             f"python -m tokenizer verify {shard.prefix} --deep"
@@ -70,11 +70,11 @@ class TrainData:
         return sources, self._orders.start_tokens(sources, draws)  # training reads a shard from its first token
 
     def read_places(self, sources: np.ndarray, start_tokens: np.ndarray, out: np.ndarray) -> np.ndarray:
-        """The tokens at these places, in ``out``: int64 [n, s + 1]. Raises: TokenIdError."""
+        """The tokens at these places, in ``out``: int64 [n, s + 1]. Raises: DamagedTokenError."""
         return self._reader.read(sources, start_tokens, out)
 
     def read(self, numbers: np.ndarray) -> np.ndarray:
-        """Tokens of these samples: int64 [n, s + 1]. Raises: TokenIdError."""
+        """Tokens of these samples: int64 [n, s + 1]. Raises: DamagedTokenError."""
         return self.read_places(*self.places(numbers), self.new_rows(len(numbers)))
 
     @cached_property

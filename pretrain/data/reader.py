@@ -89,7 +89,7 @@ class TrainReader:
     def batch(self, index: int) -> HostBatch:
         """This replica's micro batch ``index`` of the step; it counts as consumed. Steps and batches in order are cheapest.
 
-        Raises: TokenIdError, and whatever reading the shards raises.
+        Raises: DamagedTokenError, and whatever reading the shards raises.
         """
         consumed = self._last_step.first_sample
         first = consumed + (index * self._world.data_parallel_size + self._world.dp_rank) * self._per_pass
@@ -142,8 +142,8 @@ class TrainReader:
             raise DamagedShardError(
                 f"the samples of the last step before checkpoint {where} ({saved.last_step.first_sample} to "
                 f"{saved.last_step.first_sample + saved.last_step.num_samples - 1}) are no longer the tokens that were trained on "
-                f"(hash {to_hex((low, high))}, checkpoint {saved.last_step.hash}): a .bin changed behind its manifest. Find it "
-                "with python -m tokenizer verify PREFIX --deep and copy the shard again"
+                f"(hash {to_hex((low, high))}, checkpoint {saved.last_step.hash}): a .bin changed after its manifest was written. "
+                "Find it with python -m tokenizer verify PREFIX --deep and copy the shard again"
             )
         self._earlier_hash, self._hash = from_hex(saved.consumed_hash), (0, 0)
         self._last_step, self._last_step_hash = saved.last_step, (0, 0)

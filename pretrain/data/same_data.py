@@ -10,16 +10,16 @@ from pretrain.data.position import DataPosition, PhasePosition
 
 
 def check_same_data(saved: DataPosition, now: DataPosition, *, where: str) -> None:
-    """Refuse to go on with other tokens, or in another order, than those that led to ``saved``.
+    """Refuse to continue with other tokens, or in another order, than those that led to ``saved``.
 
-    Paths may differ, and so may mixtures that had not given a sample yet. Args: ``now`` from the configuration, after as
-    many samples; where: the checkpoint's name. Raises: UserError naming each difference.
+    Paths may differ, and so may mixtures that had not given a sample yet. Args: now: the position from the configuration,
+    after as many samples; where: the checkpoint's name. Raises: UserError naming each difference.
     """
     differences = list(_differences(saved, now))
     if differences:
         raise UserError(
-            f"checkpoint {where} was trained on other data: {'; '.join(differences)}. Take these back, or start a new run in "
-            f"another run_dir; a mixture that is to change belongs in data.phases (start_sample={saved.consumed_samples} is now)"
+            f"checkpoint {where} was trained on other data: {'; '.join(differences)}. Restore these, or start a new run in another "
+            f"run_dir; to change the mixture from now on, add it to data.phases with start_sample={saved.consumed_samples}"
         )
 
 
@@ -31,7 +31,7 @@ def _differences(saved: DataPosition, now: DataPosition) -> Iterator[str]:
     old, new = _started(saved), _started(now)
     if [phase.start_sample for phase in old] != [phase.start_sample for phase in new]:
         yield (
-            f"start_sample of the mixtures that have begun (checkpoint {[phase.start_sample for phase in old]}, config "
+            f"start_sample of the mixtures that have started (checkpoint {[phase.start_sample for phase in old]}, config "
             f"{[phase.start_sample for phase in new]})"
         )
         return
@@ -65,11 +65,11 @@ def _mixture_differences(
                 )
             else:
                 yield f"shard {was.prefix} ({was.num_tokens} tokens with sha256 {_short(identity)}) is missing"
-    yield from (f"shard {prefix} was not there" for prefix in added)
+    yield from (f"shard {prefix} was not in the mixture" for prefix in added)
     if sorted(old_ids) != sorted(new_ids):
         return
     if old_ids != new_ids:
-        yield f"the sources stand in another order (checkpoint {[old[identity].prefix for identity in old_ids]})"
+        yield f"the sources are in a different order (checkpoint {[old[identity].prefix for identity in old_ids]})"
         return
     if _cuts(before) == _cuts(after):
         return
@@ -96,13 +96,13 @@ def _cut_and_cursor_differences(saved: DataPosition, now: DataPosition, read: se
             )
         elif was.idx_sha256 != is_now.idx_sha256:
             yield (
-                f"the index of shard {is_now.prefix} cuts its tokens into other documents (checkpoint sha256 "
+                f"the index of shard {is_now.prefix} cuts its tokens into different documents (checkpoint sha256 "
                 f"{_short(was.idx_sha256)}, now {_short(is_now.idx_sha256)}), and data.document_mask keeps documents apart"
             )
         elif was.cursor != is_now.cursor:
             yield (
-                f"shard {is_now.prefix} had given {was.cursor} chunks and by this program {is_now.cursor}: the order of samples "
-                "is another one, use the version that wrote the checkpoint"
+                f"shard {is_now.prefix} had given {was.cursor} samples, and would have given {is_now.cursor} in this version: the "
+                "order of samples differs; use the version that wrote the checkpoint"
             )
 
 

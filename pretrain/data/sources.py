@@ -132,8 +132,9 @@ def _open(config: SourceConfig, data: DataConfig, tokenizer: Tokenizer) -> Shard
     shard = open_shard(config.prefix)
     if shard.manifest.tokenizer_sha256 != tokenizer.model_sha256:
         raise UserError(
-            f"shard {config.prefix} was made by the tokenizer {shard.manifest.tokenizer_sha256[:12]} and data.tokenizer "
-            f"({data.tokenizer}) is {tokenizer.model_sha256[:12]}; name the tokenizer that made it, or encode the text again"
+            f"shard {config.prefix} was encoded with the tokenizer {shard.manifest.tokenizer_sha256[:12]} and data.tokenizer "
+            f"({data.tokenizer}) is {tokenizer.model_sha256[:12]}; set data.tokenizer to the one it was encoded with, or encode "
+            "the text again"
         )
     return shard
 
@@ -186,13 +187,13 @@ def _split(config: SourceConfig, shard: Shard, data: DataConfig, pad_id: int) ->
 
 
 def _allow_open_files(num_shards: int) -> None:
-    """Each shard that is read holds two files open, its tokens and its index; systems often allow 1,024 unasked."""
+    """Raise the limit of open files: each shard holds two open, its tokens and its index, and the default is often 1,024."""
     needed = 2 * num_shards + OTHER_OPEN_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < needed:
         raise UserError(
-            f"data names {num_shards} shards, which takes {needed} open files in a process, and this system allows {hard}; "
-            "`ulimit -Hn` shows the limit: have it raised, or merge shards"
+            f"data names {num_shards} shards, which need {needed} open files in a process, and this system allows {hard}; merge "
+            "shards, or have the limit raised (`ulimit -Hn` shows it)"
         )
     if soft != resource.RLIM_INFINITY and soft < needed:
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
@@ -201,8 +202,8 @@ def _allow_open_files(num_shards: int) -> None:
 def _refuse_other_domain(name: str, config: SourceConfig, first: Source) -> None:
     if config.domain is not None and config.domain != first.domain:
         raise UserError(
-            f"{name} calls the domain of {config.prefix} {config.domain!r}, and it is {first.domain!r} where the same tokens are "
-            f"named first ({first.shard.prefix}); a source has one domain: domain={first.domain} works"
+            f"{name} sets the domain of {config.prefix} to {config.domain!r}, and it is {first.domain!r} where the same tokens are "
+            f"named first ({first.shard.prefix}); a source must have one domain: domain={first.domain} works"
         )
 
 
@@ -212,10 +213,10 @@ def _refuse_unseen(name: str, configs: Sequence[SourceConfig], weights: Sequence
     for config, weight in zip(configs, weights, strict=True):
         if not (math.isfinite(total) and weight / total >= SMALLEST_SHARE):
             raise UserError(
-                f"{name} gives {config.prefix} a share of {weight:g} in {total:g}, expected finite shares of at least "
-                f"{SMALLEST_SHARE:g} of the mixture: leave it out, or give it weight={max(total, 1) * SMALLEST_SHARE:g}"
+                f"{name} gives {config.prefix} a share of {weight:g} in {total:g}, which must be at least {SMALLEST_SHARE:g} of "
+                f"the mixture; leave it out, or use weight={max(total, 1) * SMALLEST_SHARE:g}"
                 if math.isfinite(total)
-                else f"{name} has shares that add up to {total}; weights and epochs near 1 work"
+                else f"{name} has shares that add up to {total}, which must be finite; weights and epochs near 1 work"
             )
 
 

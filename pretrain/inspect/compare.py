@@ -1,4 +1,4 @@
-"""Is this run the straight one? Data order, losses and optimizer, each as a figure with its bound and the differences named.
+"""Compare a run with the straight run: data order, losses and optimizer, each as a figure, its bound and the differences.
 
 Pure but for reading the checkpoints' tensors: runs come in as ``Evidence``.
 """
@@ -22,7 +22,7 @@ BOOKKEEPING = ("consumed_samples", "consumed_tokens", "global_batch_size", "lear
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class PropertyComparison:
     """One property of a run against the straight run's."""
 
     what: str
@@ -40,7 +40,7 @@ class Comparison:
 
 def compare(
     run: Evidence, straight: Evidence, *, steps: int, bounds: Bounds | None, first_step: int = 1
-) -> list[Comparison]:
+) -> list[PropertyComparison]:
     """Compare a run with the straight one, both of ``steps`` steps; without bounds they were the same layout, bit for bit.
 
     The optimizer is compared here in the same layout alone: in another one its files differ, and its tensors must be read.
@@ -55,7 +55,7 @@ def compare(
     return found if bounds is not None else [*found, optimizer_bytes(run, straight)]
 
 
-def data_order(run: Evidence, straight: Evidence, *, steps: int, first_step: int = 1) -> Comparison:
+def data_order(run: Evidence, straight: Evidence, *, steps: int, first_step: int = 1) -> PropertyComparison:
     """Every step was logged with the straight run's counters, and the last checkpoint's data.json has its hash of all samples."""
     expected, trained = _by_step(straight), set(_by_step(run))
     problems = [f"step {step} was never logged" for step in sorted(set(range(first_step, steps + 1)) - trained)]
@@ -63,7 +63,7 @@ def data_order(run: Evidence, straight: Evidence, *, steps: int, first_step: int
     for record in run.steps:
         wanted = expected.get(record["step"])
         if wanted is None:
-            problems.append(f"step {record['step']} is none of the straight run's")
+            problems.append(f"step {record['step']} is not a step of the straight run")
             continue
         for name in BOOKKEEPING:
             if record[name] != wanted[name]:
@@ -79,7 +79,7 @@ def data_order(run: Evidence, straight: Evidence, *, steps: int, first_step: int
     return _comparison("data order", problems, equal="same hash")
 
 
-def losses(run: Evidence, straight: Evidence, *, bounds: Bounds | None) -> Comparison:
+def losses(run: Evidence, straight: Evidence, *, bounds: Bounds | None) -> PropertyComparison:
     """Every logged step's loss, and that of each domain in it."""
     pairs = []
     for record, wanted in _pairs(run, straight):
@@ -88,7 +88,7 @@ def losses(run: Evidence, straight: Evidence, *, bounds: Bounds | None) -> Compa
     return _measured("loss", pairs, None if bounds is None else bounds.loss)
 
 
-def grad_norms(run: Evidence, straight: Evidence, *, bounds: Bounds | None) -> Comparison:
+def grad_norms(run: Evidence, straight: Evidence, *, bounds: Bounds | None) -> PropertyComparison:
     """Every logged step's gradient norm, or the median of their deviations where the bounds say so."""
     pairs = [
         (f"gradient norm of step {record['step']}", record["grad_norm"], wanted["grad_norm"])
@@ -99,13 +99,15 @@ def grad_norms(run: Evidence, straight: Evidence, *, bounds: Bounds | None) -> C
     median = statistics.median(_deviation(found, wanted) for _, found, wanted in pairs)
     bad = not median <= bounds.grad_norm
     problem = f"gradient norm of the median step is {median:.2e} off, more than {bounds.grad_norm:.0e}"
-    return Comparison(
+    return PropertyComparison(
         what="gradient norm", holds=not bad, figure=_figure(median, bounds.grad_norm), deviation=median,
         bound=bounds.grad_norm, problems=(problem,) if bad else (),
     )  # fmt: skip
 
 
-def validation_losses(run: Evidence, straight: Evidence, *, bounds: Bounds | None, first_step: int = 1) -> Comparison:
+def validation_losses(
+    run: Evidence, straight: Evidence, *, bounds: Bounds | None, first_step: int = 1
+) -> PropertyComparison:
     """Every validation's loss by domain. A run from the first step on also has one before it."""
     since = first_step if first_step > 1 else 0
     expected = {record["step"]: record["validation_loss"] for record in straight.validations if record["step"] >= since}
@@ -120,7 +122,7 @@ def validation_losses(run: Evidence, straight: Evidence, *, bounds: Bounds | Non
     return _measured("validation loss", pairs, None if bounds is None else bounds.loss)
 
 
-def optimizer_bytes(run: Evidence, straight: Evidence) -> Comparison:
+def optimizer_bytes(run: Evidence, straight: Evidence) -> PropertyComparison:
     """The files of the last checkpoint that hold model and optimizer have the same SHA-256, and are what it says they are."""
     problems = []
     for side in (run, straight):
@@ -142,7 +144,7 @@ def optimizer_bytes(run: Evidence, straight: Evidence) -> Comparison:
 
 def optimizer_tensors(
     run: Iterable[tuple[str, np.ndarray]], straight: Iterable[tuple[str, np.ndarray]], *, bound: float
-) -> Comparison:
+) -> PropertyComparison:
     """Whole tensors of two checkpoints, whatever their layouts: the largest ||difference|| / ||straight||.
 
     Args: both give the same names in the same order, one tensor at a time, so that memory holds two.
@@ -151,13 +153,13 @@ def optimizer_tensors(
     for ours, theirs in zip_longest(run, straight):
         names = [None if side is None else side[0] for side in (ours, theirs)]
         if ours is None or theirs is None or names[0] != names[1] or ours[1].shape != theirs[1].shape:
-            problems.append(f"the checkpoints hold other tensors: {names[0]} where the straight run has {names[1]}")
+            problems.append(f"the checkpoints hold different tensors: {names[0]} where the straight run has {names[1]}")
             break
         deviation = tensor_deviation(ours[1], theirs[1])
         worst = max(worst, deviation)
         if not deviation <= bound:
             problems.append(f"{ours[0]} is {deviation:.2e} off, more than {bound:.0e}")
-    return Comparison(
+    return PropertyComparison(
         what="optimizer", holds=not problems, figure="DIFFERENT" if problems else _figure(worst, bound),
         deviation=worst, bound=bound, problems=_shortened(problems),
     )  # fmt: skip
@@ -173,12 +175,14 @@ def tensor_deviation(found: np.ndarray, expected: np.ndarray) -> float:
     return ratio if ratio == ratio else float("inf")
 
 
-def not_applicable(what: str, why: str = "not applicable") -> Comparison:
+def not_applicable(what: str, why: str = "not applicable") -> PropertyComparison:
     """A comparison that says nothing here."""
-    return Comparison(what=what, holds=None, figure=why)
+    return PropertyComparison(what=what, holds=None, figure=why)
 
 
-def _measured(what: str, pairs: list[tuple[str, float | None, float | None]], bound: float | None) -> Comparison:
+def _measured(
+    what: str, pairs: list[tuple[str, float | None, float | None]], bound: float | None
+) -> PropertyComparison:
     """(name, found, expected) each; without a bound they must be the same numbers."""
     problems, worst = [] if pairs else ["there is nothing to compare"], 0.0
     for name, found, expected in pairs:
@@ -188,14 +192,14 @@ def _measured(what: str, pairs: list[tuple[str, float | None, float | None]], bo
             allowed = "not one bit may differ" if bound is None else f"more than {bound:.0e}"
             problems.append(f"{name}: {found} is {deviation:.2e} from {expected}, {allowed}")
     good = "equal, bit for bit" if bound is None else _figure(worst, bound)
-    return Comparison(
+    return PropertyComparison(
         what=what, holds=not problems, figure=good if not problems else f"DIFFERENT by {worst:.1e}", deviation=worst,
         bound=bound, problems=_shortened(problems),
     )  # fmt: skip
 
 
-def _comparison(what: str, problems: list[str], *, equal: str) -> Comparison:
-    return Comparison(
+def _comparison(what: str, problems: list[str], *, equal: str) -> PropertyComparison:
+    return PropertyComparison(
         what=what, holds=not problems, figure="DIFFERENT" if problems else equal, problems=_shortened(problems)
     )
 

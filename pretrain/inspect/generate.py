@@ -1,4 +1,4 @@
-"""``pretrain generate``: what a model says after a prompt."""
+"""``pretrain generate``: continue a prompt with a model."""
 
 import sys
 import time
@@ -21,7 +21,7 @@ INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class GenerationRequest:
     """A request for text: the prompt and how to continue it."""
 
     prompt: str
@@ -31,13 +31,18 @@ class Request:
 
 
 def generate(
-    path: str | Path, request: Request, *, tokenizer: str | None = None, deep: bool = False, out: TextIO = sys.stdout
+    path: str | Path,
+    request: GenerationRequest,
+    *,
+    tokenizer: str | None = None,
+    deep: bool = False,
+    out: TextIO = sys.stdout,
 ) -> list[int]:
-    """Write the prompt and its continuation as it comes, then on standard error how it ended and how fast it was.
+    """Write the prompt and its continuation as it is generated, then on standard error how it ended and its speed.
 
     Weights are float32 on a CPU and bfloat16 on a GPU, rounded from the masters of a checkpoint.
     Returns: the new tokens, the one that ends the text left out.
-    Raises: UserError for a path, tokenizer or request that cannot be; DamagedCheckpointError.
+    Raises: UserError for a path, tokenizer or request that is not valid; DamagedCheckpointError.
     """
     if request.max_new_tokens < 1:
         raise UserError(f"max_new_tokens ({request.max_new_tokens}) must be above 0; 64 works")
@@ -58,7 +63,9 @@ def generate(
         end = "the text ended"
     else:
         end = (
-            "max_new_tokens" if room == request.max_new_tokens else f"the {opened.max_length:,} tokens it was made for"
+            "max_new_tokens"
+            if room == request.max_new_tokens
+            else f"the model's longest sequence, {opened.max_length:,} tokens"
         )
     print(
         f"{len(found)} tokens after {len(ids)}, {len(found) / elapsed_s:,.1f} tokens/s on {device.type} in "
@@ -69,19 +76,19 @@ def generate(
 
 
 def load_decoder(opened: OpenModel, device: torch.device) -> InferenceDecoder:
-    """The weights in memory: float32 on a CPU, bfloat16 on a GPU."""
+    """Load the weights into memory: float32 on a CPU, bfloat16 on a GPU."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     return InferenceDecoder(opened.model, opened.read, vocab_size=opened.vocab_size, device=device, dtype=dtype)
 
 
 def prompt_ids(opened: OpenModel, prompt: str) -> list[int]:
-    """Ids of a prompt, as a document begins.
+    """Return the ids of a prompt, as the start of a document.
 
-    Raises: UserError if it is no text, or if it has none, more than the model was made for, or one that the model does not know.
+    Raises: UserError if the prompt is not text, or has no tokens, too many, or one that the model does not know.
     """
     if any(
         "\ud800" <= letter <= "\udfff" for letter in prompt
-    ):  # how Python keeps bytes of an argument that are no text
+    ):  # how Python keeps bytes of an argument that are not UTF-8
         raise UserError(f"prompt ({prompt!r}) must be text in UTF-8; 'The' works")
     text = opened.codec.encode(prompt)
     if not text:
@@ -89,19 +96,19 @@ def prompt_ids(opened: OpenModel, prompt: str) -> list[int]:
     ids = [*opened.codec.first_ids, *text]
     if max(ids) >= opened.model.vocab_size:
         raise UserError(
-            f"the tokenizer gives id {max(ids)} and the model of {opened.folder} knows 0 to {opened.model.vocab_size - 1}: it is "
-            "another model's; --tokenizer DIR names the folder of this one's"
+            f"the tokenizer gives id {max(ids)}, which must be from 0 to {opened.model.vocab_size - 1} for the model of "
+            f"{opened.folder}: it belongs to another model; give the folder of this model's tokenizer with --tokenizer DIR"
         )
     if len(ids) >= opened.max_length:
         raise UserError(
-            f"prompt has {len(ids):,} tokens and the model was made for {opened.max_length:,}, with at least one to follow; "
-            f"one of {opened.max_length - 1:,} works"
+            f"prompt ({len(ids):,} tokens) must be shorter than the model's longest sequence ({opened.max_length:,} tokens), so "
+            f"that at least one token can follow; {opened.max_length - 1:,} tokens work"
         )
     return ids
 
 
 def check_room(decoder: InferenceDecoder, ids: list[int], room: int, max_new_tokens: int) -> None:
-    """Refuse, before it is taken, a cache that does not fit. Raises: UserError."""
+    """Check, before it is allocated, that the KV cache fits in memory. Raises: UserError."""
     device = decoder.device
     available = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else int(psutil.virtual_memory().available)
     needed = (len(ids) + room) * decoder.position_bytes
@@ -116,7 +123,7 @@ def check_room(decoder: InferenceDecoder, ids: list[int], room: int, max_new_tok
 def new_tokens(
     decoder: InferenceDecoder, ids: list[int], max_new_tokens: int, sampler: Sampler, eos_ids: frozenset[int]
 ) -> Iterator[int]:
-    """Token after token, at most ``max_new_tokens``, until one ends the text, which is not given. One device sync each."""
+    """Yield tokens, at most ``max_new_tokens``, until one ends the text, which is not yielded. One device sync each."""
     cache = decoder.new_cache(len(ids) + max_new_tokens)
     ahead = ids
     for _ in range(max_new_tokens):
@@ -129,7 +136,7 @@ def new_tokens(
 
 
 def write_text(tokens: Iterable[int], ids: list[int], decode: Callable[[list[int]], str], out: TextIO) -> list[int]:
-    """Write the text of tokens that follow ``ids``, each character once it is whole. Returns: the tokens."""
+    """Write the text of tokens that follow ``ids``, each character once it is complete. Returns: the tokens."""
     found: list[int] = []
     shown = len(decode(ids))
     for token in tokens:

@@ -197,7 +197,9 @@ def _wait_for_all(process: Running, family: list[psutil.Process]) -> int:
             left = [_described(member) for member in alive] + (
                 [f"{process.pid} (the launcher)"] if code is None else []
             )
-            raise RuntimeError(f"of a killed run there were still, after {LAST_BREATH_S:.0f} s: {'; '.join(left)}")
+            raise RuntimeError(
+                f"processes of a killed run are still alive after {LAST_BREATH_S:.0f} s: {'; '.join(left)}"
+            )
         time.sleep(0.01)
 
 

@@ -24,7 +24,7 @@ from pretrain.config.load import to_yaml
 from pretrain.config.schema import RunConfig
 from pretrain.data.sources import open_sources
 from pretrain.inspect.bounds import Bounds, bounds_of
-from pretrain.inspect.compare import Comparison, compare, optimizer_tensors
+from pretrain.inspect.compare import PropertyComparison, compare, optimizer_tensors
 from pretrain.inspect.evidence import Evidence, read_evidence
 from pretrain.inspect.kill import Kill, KillPlan, Running, kill_at
 from pretrain.inspect.layouts import Layout, layouts_for
@@ -161,12 +161,12 @@ def other_layout(proof: Proof, layout: Layout, straight: Evidence) -> ProvedRun:
     return ProvedRun(run_dir=run_dir, layout=layout, same=False, resumed_from=resumed_from, comparisons=comparisons)
 
 
-def optimizer_across_layouts(run: Evidence, straight: Evidence, bounds: Bounds) -> Comparison:
+def optimizer_across_layouts(run: Evidence, straight: Evidence, bounds: Bounds) -> PropertyComparison:
     """Whole tensors of both last checkpoints, once every byte of these was found to be as written."""
     damage = [problem for side in (run, straight) if side.finding is not None for problem in side.finding.problems]
     if damage or run.checkpoint is None or straight.checkpoint is None:
         found = damage or [f"{run.run_dir} has no checkpoint"]
-        return Comparison(what="optimizer", holds=False, figure="NOT THERE", problems=tuple(found))
+        return PropertyComparison(what="optimizer", holds=False, figure="NOT THERE", problems=tuple(found))
     pairs = (read_whole(run.checkpoint), read_whole(straight.checkpoint))
     return optimizer_tensors(*pairs, bound=bounds.optimizer)
 
@@ -191,16 +191,16 @@ def judged(proof: Proof, run_dir: Path, kills: list[Kill], code: int, straight: 
 def never_killed(run_dir: Path, base: Layout, plan: KillPlan) -> ProvedRun:
     """No proof: the runs were over before the moment came."""
     problem = f"{MOST_CHAINS_PER_KILL} runs ended before they could be killed at {plan}; more --steps work"
-    failed = Comparison(what="end", holds=False, figure="NEVER KILLED", problems=(problem,))
+    failed = PropertyComparison(what="end", holds=False, figure="NEVER KILLED", problems=(problem,))
     return ProvedRun(run_dir=run_dir, layout=base, same=True, comparisons=[failed])
 
 
-def ending(run_dir: Path, code: int) -> list[Comparison]:
+def ending(run_dir: Path, code: int) -> list[PropertyComparison]:
     """Return whether the run came to its end."""
     if code == FINISHED:
         return []
     problem = f"ended with exit code {code}; what it wrote is in {run_dir / OUTPUT}"
-    return [Comparison(what="end", holds=False, figure=f"exit code {code}", problems=(problem,))]
+    return [PropertyComparison(what="end", holds=False, figure=f"exit code {code}", problems=(problem,))]
 
 
 def keep_scene(run_dir: Path, target: Path) -> None:

@@ -17,7 +17,7 @@ from rich.table import Table
 from pretrain.config.load import to_yaml
 from pretrain.config.schema import RunConfig
 from pretrain.inspect.bounds import bounds_of
-from pretrain.inspect.compare import Comparison
+from pretrain.inspect.compare import PropertyComparison
 from pretrain.inspect.evidence import Evidence
 from pretrain.inspect.kill import Kill
 from pretrain.inspect.layouts import Layout
@@ -39,7 +39,7 @@ class ProvedRun:
     kills: tuple[Kill, ...] = ()
     resumed_from: int | None = None
     """The checkpoint of another layout it went on from."""
-    comparisons: list[Comparison]
+    comparisons: list[PropertyComparison]
 
     @property
     def holds(self) -> bool:
@@ -118,7 +118,7 @@ def write_record(
     return record
 
 
-def _json(comparison: Comparison) -> dict[str, object]:
+def _json(comparison: PropertyComparison) -> dict[str, object]:
     """JSON has no infinity."""
     fields = asdict(comparison)
     if comparison.deviation == float("inf"):

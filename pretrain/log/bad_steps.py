@@ -30,7 +30,7 @@ def list_bad_step(run_dir: str | Path, record: BadStepRecord, data: TrainData, *
     try:
         with path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(fields, allow_nan=False) + "\n")
-    except OSError as error:  # a full disk is no reason to end the run
+    except OSError as error:  # a full disk must not end the run
         where = f"could not be listed in {path}: {error.strerror}"
     return _line(record, where)
 
@@ -39,8 +39,8 @@ def budget_line(spikes: SpikeConfig, state: TrainState) -> str:
     """Return the line for a spike that is trained on because no more may be skipped."""
     return (
         f"WARNING: the spike of step {state.step} was trained on: {state.skipped_spikes} spikes have been skipped, and "
-        f"train.spikes.max_skipped_spikes ({spikes.max_skipped_spikes}) allows no more. So many mean that something else "
-        "is wrong, such as too high an optim.lr; to go on skipping, stop the run and resume it with a larger number"
+        f"train.spikes.max_skipped_spikes ({spikes.max_skipped_spikes}) allows no more. So many spikes have another cause, "
+        "such as too high an optim.lr; to skip more, stop the run and resume it with a larger number"
     )
 
 

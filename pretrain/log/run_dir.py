@@ -40,13 +40,13 @@ def open_run_dir(run_dir: str | Path) -> Path:
 
 
 def _check_checkpoints(folder: Path) -> None:
-    """A link that leads nowhere is no run without checkpoints: it would begin anew, and find at its first save that it cannot."""
+    """Refuse a broken link in the place of the checkpoints: the run would start over, and fail at its first save."""
     own = checkpoints_dir(folder)
     if os.path.lexists(own) and not own.is_dir():
-        what = f"a link to {own.readlink()}, which is no folder" if own.is_symlink() else "no folder"
+        what = f"a link to {own.readlink()}, which is not a folder" if own.is_symlink() else "not a folder"
         raise UserError(
-            f"run_dir ({folder}) must have its checkpoints in a folder, and {own} is {what}; make that folder reachable to go on "
-            f"from what is in it, or `rm {own}` to begin anew"
+            f"run_dir ({folder}) must have its checkpoints in a folder, and {own} is {what}; make that folder reachable to resume "
+            f"from its checkpoints, or `rm {own}` to start a new run"
         )
 
 
@@ -86,10 +86,12 @@ def _lock(descriptor: int) -> bool:
             return False
         if not said:
             said = True
-            logger.warning("another process holds the lock of the run folder; it is waited for, %g s at most", wait_s)
+            logger.warning("another process holds the lock of the run folder; waiting for it, %g s at most", wait_s)
         time.sleep(0.1)
     return True
 
 
 def _warn_of_no_locks(error: OSError) -> None:
-    logger.warning("the file system has no locks (%s): nothing keeps a second run out", error.strerror)
+    logger.warning(
+        "the file system has no locks (%s): a second run in this folder would not be refused", error.strerror
+    )

@@ -69,7 +69,7 @@ class Sinks:
                 error.__traceback__ = None
                 if sink not in self._named:
                     self._named.add(sink)
-                    logger.warning("%s, and training goes on: %s", sink.lost, error.strerror or error)
+                    logger.warning("%s, and training continues: %s", sink.lost, error.strerror or error)
 
     def finish(self, run_dir: str) -> None:
         """The run's summary, for people; a rank without sinks reads nothing."""
@@ -159,7 +159,7 @@ def _open_tensorboard(folder: Path, start_step: int, stack: contextlib.ExitStack
     try:
         board = TensorBoard(folder, start_step)
     except OSError as error:
-        logger.warning("%s, and training goes on: %s", _no_curves(folder), error.strerror or error)
+        logger.warning("%s, and training continues: %s", _no_curves(folder), error.strerror or error)
         return []
     return [stack.enter_context(contextlib.closing(board))]
 
@@ -251,7 +251,7 @@ def validation_line(record: ValidationRecord) -> str:
 def save_line(record: SaveReport) -> str:
     """The console line of a checkpoint."""
     if record.failure is not None:
-        return f"NO CHECKPOINT of step {record.step}, and training goes on: {record.failure}"
+        return f"NO CHECKPOINT of step {record.step}, and training continues: {record.failure}"
     line = (
         f"checkpoint: {record.path} ({record.num_bytes / 2**30:.2f} GiB; paused training for {record.stall_s:.3f} s, complete "
         f"after {record.save_s:.2f} s)"

@@ -21,11 +21,11 @@ PEAK_TFLOPS = {
 
 
 def flops_per_token(model: ModelConfig, seq_length: int, *, causal: bool) -> float:
-    """Operations forward and backward for one predicted token, recomputation not counted.
+    """Return the operations, forward and backward, for one predicted token, recomputation not counted.
 
-    Six per weight of a matrix product (the output layer is one, the embedding look-up is none), and for attention scores
-    and values 12 * layers * heads * head size * sequence where every position meets every other ("full", as Megatron
-    and PaLM count), half of it where only the causal half counts.
+    They are six per weight of a matrix product (the output layer counts, the embedding look-up does not), and for attention
+    scores and values 12 * layers * heads * head size * sequence where every position attends to every other ("full", as
+    Megatron and PaLM count), half of it where only the causal half counts.
 
     Source: Chowdhery et al., PaLM, 2022, appendix B; Narayanan et al., 2021 (arXiv:2104.04473), section 5.1.
     """
@@ -34,7 +34,7 @@ def flops_per_token(model: ModelConfig, seq_length: int, *, causal: bool) -> flo
 
 
 def peak_tflops(device_name: str) -> float | None:
-    """Dense bf16 peak of a GPU in TFLOP/s, the longest name that fits; None where it is not known."""
+    """Return the dense bf16 peak of a GPU in TFLOP/s, by the longest name that matches; None where it is not known."""
     known = [name for name in PEAK_TFLOPS if device_name.startswith(name)]
     return PEAK_TFLOPS[max(known, key=len)] if known else None
 
@@ -42,7 +42,7 @@ def peak_tflops(device_name: str) -> float | None:
 def model_flops_utilization(
     *, tokens_per_second_per_gpu: float, flops_per_token: float, peak_tflops: float | None
 ) -> float | None:
-    """Share of the peak that goes into the model, 0 to 1; None where the peak is not known."""
+    """Return the MFU, the share of the peak that goes into the model, 0 to 1; None where the peak is not known."""
     if peak_tflops is None:
         return None
     return tokens_per_second_per_gpu * flops_per_token / (peak_tflops * 1e12)

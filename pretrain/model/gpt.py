@@ -1,4 +1,4 @@
-"""Build the model of a run: GPTModel chunks of this pipeline rank, with their initial values, wrapped for replicas.
+"""Build the model of a run: the model chunks (GPTModel) of this pipeline rank, initialized and wrapped for data parallelism.
 
 Shapes: s sequence, b micro batch, v padded vocabulary; /t split by tensor parallelism.
 """
@@ -34,14 +34,14 @@ class Decoder(GPTModel):
         """Columns of this rank's part of the logits that stand for a token."""
 
     def compute_language_model_loss(self, labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-        """Cross entropy per token. labels [b, s], logits [s, b, v/t] -> [b, s], fp32."""
+        """Compute the cross entropy of each token: labels [b, s], logits [s, b, v/t] -> [b, s], fp32."""
         if self.real_vocab_columns < logits.shape[-1]:
             logits[..., self.real_vocab_columns :] = torch.finfo(logits.dtype).min
         return super().compute_language_model_loss(labels, logits)
 
 
 def build_model(run: RunConfig, world: World) -> list[DistributedDataParallel]:
-    """The pipeline chunks this rank holds, one per virtual stage, on the world's device.
+    """Build the model chunks of this rank, one per virtual pipeline stage, on the world's device.
 
     Collective: every rank calls it (tied embeddings synchronise their two copies).
     """
@@ -59,7 +59,7 @@ def build_model(run: RunConfig, world: World) -> list[DistributedDataParallel]:
 
 
 def attention_backend(model: list[DistributedDataParallel]) -> str:
-    """The attention kernel every layer of these chunks runs, for the log."""
+    """Return the attention kernel that every layer of these model chunks runs, for the log."""
     backends = {
         module.backend
         for chunk in unwrap(model)
@@ -71,7 +71,7 @@ def attention_backend(model: list[DistributedDataParallel]) -> str:
 
 
 def unwrap(model: list[DistributedDataParallel]) -> list[Decoder]:
-    """The bare chunks inside their data-parallel wrappers."""
+    """Return the bare model chunks inside their data-parallel wrappers."""
     return [wrapped.module for wrapped in model]  # type: ignore[misc]
 
 
@@ -103,7 +103,7 @@ def _wrap(chunks: list[Decoder], config: TransformerConfig, parallel: ParallelCo
         use_distributed_optimizer=parallel.use_distributed_optimizer,
     )
     wrapped = [
-        # Only the first chunk is cut into buckets, as in Megatron: the others' reductions hide behind its backward.
+        # Only the first model chunk is cut into buckets, as in Megatron: the others' reductions hide behind its backward.
         DistributedDataParallel(config, ddp_config, chunk, disable_bucketing=index > 0)
         for index, chunk in enumerate(chunks)
     ]

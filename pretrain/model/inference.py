@@ -1,7 +1,7 @@
-"""The model for looking at it: a plain decoder with a cache of keys and values, on one device, without megatron-core.
+"""The model for inference: a plain decoder with a KV cache, on one device, without megatron-core.
 
-Its operations are the definitions in kernels/reference.py where they fit, so that what it says is a second opinion on what the
-trainer computes. Weights have the trainer's names and layout.
+Its operations are the definitions in kernels/reference.py where they fit, so that it checks independently what the trainer
+computes. Weights have the trainer's names and layout.
 
 Shapes, batch first: b batch, s new positions, t all positions so far, h hidden, n query heads, g query groups, r = n / g,
 d head size, v vocabulary.
@@ -34,15 +34,15 @@ from pretrain.model.families.table import (
 )
 
 BLOCK_TOKENS = 512
-"""New positions that go through the layers at a time: the scores of a long prompt would fill the memory."""
+"""New positions that go through the layers at a time: the scores of a whole long prompt would fill the memory."""
 
 
 LayerWeights = Mapping[str, Tensor]
-"""One layer's tensors as the trainer lays them out, by the places that the model's family fills."""
+"""Tensors of one layer in the trainer's layout, by the places that the model's family fills."""
 
 
 class Cache:
-    """Keys and values of every layer, [b, t, g, d] each, room for ``max_length`` positions."""
+    """KV cache: keys and values of every layer, [b, t, g, d] each, with room for ``max_length`` positions."""
 
     def __init__(self, decoder: "InferenceDecoder", max_length: int, batch: int) -> None:
         model = decoder.model
@@ -52,16 +52,16 @@ class Cache:
         angles = rotary_angles(max_length, kv_channels(model), model.rotary_base, decoder.device)
         self.cos, self.sin = angles.cos()[:, None, :], angles.sin()[:, None, :]  # [max_length, 1, d/2]
         self.length = 0
-        """Positions in it so far."""
+        """Number of positions in the cache."""
 
     @property
     def max_length(self) -> int:
-        """Positions there is room for."""
+        """Number of positions that fit in the cache."""
         return self.keys.shape[2]
 
 
 class InferenceDecoder:
-    """A decoder of any of our families; its weights are in memory, once."""
+    """Decoder of any of our families, with one copy of the weights in memory."""
 
     def __init__(
         self,
@@ -72,7 +72,10 @@ class InferenceDecoder:
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        """Args: read: gives a whole tensor, float32, by the trainer's name; vocab_size: tokens that have logits."""
+        """Load the weights.
+
+        Args: read: returns a whole tensor, float32, by the trainer's name; vocab_size: number of tokens that have logits.
+        """
         self.model, self.device, self.dtype = model, device, dtype
 
         def take(name: str, rows: int | None = None) -> Tensor:
@@ -80,7 +83,7 @@ class InferenceDecoder:
 
         self.embedding = take(EMBEDDING, vocab_size)
         places = [spec.name for spec in table_of(model).layer]
-        assert set(places).issubset(PLACES), f"{set(places).difference(PLACES)} take no part in what is computed here"
+        assert set(places).issubset(PLACES), f"{set(places).difference(PLACES)} are not used by this decoder"
         self.layers: list[LayerWeights] = [
             {place: take(layer_tensor(number, place)) for place in places} for number in range(model.num_layers)
         ]
@@ -89,21 +92,21 @@ class InferenceDecoder:
 
     @property
     def position_bytes(self) -> int:
-        """What a position of one sequence takes in a cache."""
+        """Bytes that a position of one sequence takes in a cache."""
         model = self.model
         keys_and_values = 2 * model.num_layers * model.num_query_groups * kv_channels(model) * self.dtype.itemsize
-        angles = 3 * kv_channels(model) // 2 * 4  # they, their cosines and their sines
+        angles = 3 * kv_channels(model) // 2 * 4  # the angles, their cosines and their sines
         return keys_and_values + angles
 
     def new_cache(self, max_length: int, *, batch: int = 1) -> Cache:
-        """An empty cache."""
+        """Return an empty cache."""
         return Cache(self, max_length, batch)
 
     @torch.inference_mode()
     def logits(self, tokens: Tensor, cache: Cache | None = None, *, last_only: bool = False) -> Tensor:
-        """Scores of every token as the next one after each position, or after the last one alone.
+        """Compute the logits of the next token after each position, or after the last one alone.
 
-        Args: tokens: integers [b, s], which follow those in the cache, and are in it afterwards; cache: None is an empty one.
+        Args: tokens: integers [b, s], which follow those in the cache, and are added to it; cache: None is an empty one.
         Returns: float32 [b, s or 1, v] on the decoder's device.
         """
         cache = cache or self.new_cache(tokens.shape[1], batch=tokens.shape[0])
@@ -129,7 +132,7 @@ class InferenceDecoder:
         return hidden
 
     def _normed(self, x: Tensor, layer: LayerWeights, place: str) -> Tensor:
-        """What comes out of the norm at a place; the input itself where the family has none there."""
+        """Apply the norm at a place; return the input itself where the family has no norm there."""
         return rms_norm(x, layer[place], self.model.layernorm_epsilon) if place in layer else x
 
     def _attention(self, x: Tensor, layer: LayerWeights, number: int, cache: Cache) -> Tensor:
@@ -152,6 +155,6 @@ class InferenceDecoder:
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Channel i of a head turns with channel i + d/2, as in kernels/reference.py, from any position on. x [b, s, g, r, d]."""
+    """Rotate channel i of each head with channel i + d/2, as in kernels/reference.py, at any positions. x [b, s, g, r, d]."""
     first, second = x.float().chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)

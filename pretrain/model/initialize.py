@@ -1,7 +1,7 @@
-"""Initial values that depend on a parameter's name and the seed alone.
+"""Initial values that depend only on a parameter's name and the seed.
 
-Every layout, and every device, starts from the same model bit for bit: the full weight is defined in blocks of rows, each
-drawn from a counter-based generator keyed by (seed, name, block), and a rank draws the blocks it needs and keeps its part.
+Every layout and every device starts from the same model bit for bit: the full weight is defined in blocks of rows, each
+drawn from a counter-based generator keyed by (seed, name, block), and a rank draws the blocks it needs and keeps its share.
 Cost: a rank draws its own rows of row-split weights, and all of a column-split one (about 150 M values a second and core).
 """
 
@@ -17,7 +17,7 @@ ROWS_PER_BLOCK = 64
 
 
 def full_rows(*, seed: int, name: str, std: float, rows: range, columns: int) -> np.ndarray:
-    """Rows of a full weight, normal with mean 0: float32 [len(rows), columns].
+    """Draw rows of a full weight, normal with mean 0: float32 [len(rows), columns].
 
     Source: Philox, Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011.
     """
@@ -34,7 +34,7 @@ def full_rows(*, seed: int, name: str, std: float, rows: range, columns: int) ->
 
 @torch.no_grad()
 def initialize(chunk: torch.nn.Module, specs: Mapping[str, TensorSpec], *, seed: int, tp_rank: int) -> None:
-    """Fill every parameter of one pipeline chunk of a GPTModel, this rank's part of it.
+    """Fill every parameter of one model chunk with this rank's share of its initial values.
 
     Args: specs: the table of the whole model.
     """
@@ -51,7 +51,7 @@ def initialize(chunk: torch.nn.Module, specs: Mapping[str, TensorSpec], *, seed:
 
 
 def global_named_parameters(chunk: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter]]:
-    """Parameters of a pipeline chunk under the names they have in the whole model (layers counted from 0 globally)."""
+    """Yield the parameters of a model chunk under their names in the whole model (layers counted from 0 globally)."""
     decoder: torch.nn.Module = chunk.decoder  # type: ignore[assignment]
     numbers = [layer.layer_number - 1 for layer in decoder.layers]  # type: ignore[operator,union-attr]
     for name, parameter in chunk.named_parameters():
@@ -62,8 +62,8 @@ def global_named_parameters(chunk: torch.nn.Module) -> Iterator[tuple[str, torch
 
 
 def _fill(target: torch.Tensor, spec: TensorSpec, seed_name: str, seed: int, tp_rank: int) -> None:
-    """A section of a parameter, or this rank's part of it."""
-    assert spec.init_std is not None, f"{spec.name} is drawn from nothing"
+    """Fill a section of a parameter, or this rank's share of it."""
+    assert spec.init_std is not None, f"{spec.name} has no standard deviation to draw with"
     height, width = target.shape
     first_row = tp_rank * height if spec.split_dim == 0 else 0
     first_column = tp_rank * width if spec.split_dim == 1 else 0
@@ -73,7 +73,7 @@ def _fill(target: torch.Tensor, spec: TensorSpec, seed_name: str, seed: int, tp_
 
 
 def _zero_padding(parameter: torch.Tensor, spec: TensorSpec, tp_rank: int) -> None:
-    """Padding rows are never read by a token nor seen by the loss; zeros make that visible."""
+    """Fill the padding rows with zeros: no token reads them, the loss leaves them out, and zeros show that."""
     first_row = tp_rank * parameter.shape[0]
     assert first_row + parameter.shape[0] <= spec.shape[0], "more rows than the padded vocabulary"
     parameter[max(0, spec.shape[0] - spec.padding_rows - first_row) :].zero_()

@@ -1,4 +1,4 @@
-"""The decoder layer, and the place where our kernels enter it.
+"""The decoder layer, where our kernels are plugged into megatron-core.
 
 Shapes: s sequence, b micro batch, h hidden, n query heads, g query groups, d head size; /t split by tensor parallelism.
 """
@@ -41,7 +41,7 @@ class RMSNorm(torch.nn.Module):
 
 
 class CausalSelfAttention(torch.nn.Module):
-    """The core of attention, between the projections: [s, b, n/t, d] and [s, b, g/t, d] twice -> [s, b, n/t * d].
+    """Attention between the projections: [s, b, n/t, d] and [s, b, g/t, d] twice -> [s, b, n/t * d].
 
     megatron's attention_mask carries MicroBatch.document_starts here, through recomputation and every pipeline stage;
     None means that a row is one document. Rotary angles still count from the start of the row: they enter a score only
@@ -62,7 +62,7 @@ class CausalSelfAttention(torch.nn.Module):
 
 
 def residual_add(training: bool, fused: bool) -> Callable[..., torch.Tensor]:
-    """megatron's "bias, dropout, add" with neither bias nor dropout."""
+    """Return the residual addition: megatron's "bias, dropout, add" without bias and dropout."""
 
     def add(output_and_bias: tuple[torch.Tensor, None], residual: torch.Tensor, dropout: float) -> torch.Tensor:
         output, bias = output_and_bias
@@ -73,7 +73,7 @@ def residual_add(training: bool, fused: bool) -> Callable[..., torch.Tensor]:
 
 
 def layer_spec(model: ModelConfig, attention_backend: str) -> ModuleSpec:
-    """One decoder layer: grouped attention and SwiGLU, and an RMSNorm at each place where the model's family has one."""
+    """Return the spec of one decoder layer: grouped attention, SwiGLU, and RMSNorm at each place where the family has one."""
     places = {spec.name for spec in table_of(model).layer}
 
     def norm_at(place: str) -> type[torch.nn.Module]:
@@ -105,8 +105,8 @@ def layer_spec(model: ModelConfig, attention_backend: str) -> ModuleSpec:
 
 
 def stage_spec(config: TransformerConfig, model: ModelConfig, attention_backend: str) -> TransformerBlockSubmodules:
-    """The layers one pipeline stage holds; layer counts divide evenly, config/rules.py sees to it."""
-    stages = config.pipeline_model_parallel_size * (config.virtual_pipeline_model_parallel_size or 1)
-    layers = config.num_layers // stages
+    """Return the layers of one model chunk; their number divides evenly, which config/rules.py checks."""
+    chunks = config.pipeline_model_parallel_size * (config.virtual_pipeline_model_parallel_size or 1)
+    layers = config.num_layers // chunks
     specs = [layer_spec(model, attention_backend)] * layers
     return TransformerBlockSubmodules(layer_specs=specs, layer_norm=RMSNorm)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The loss one micro batch contributes: a sum over tokens and their number, so that every token weighs alike."""
+"""The loss of one micro batch: a sum over tokens and their number, so that every token has the same weight."""
 
 import torch
 
@@ -6,7 +6,7 @@ import torch
 def masked_loss(
     loss_mask: torch.Tensor, domain_ids: torch.Tensor, num_domains: int, per_token: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What megatron's schedule expects under calculate_per_token_loss.
+    """Compute the sums that megatron's schedule expects under calculate_per_token_loss.
 
     Args:
         loss_mask: float [b, s], 1 where a token counts.

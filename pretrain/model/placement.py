@@ -1,6 +1,6 @@
-"""Where each parameter of this rank lies in the whole model: the same names and shapes whatever the layout.
+"""The placement of each parameter of this rank in the whole model: the same names and shapes whatever the layout.
 
-The table of the model's family says how a tensor is split, and in which sections (the gate and the up projection are).
+The table of the model's family states how a tensor is split, and in which sections (such as the gate and up projections).
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,39 +16,39 @@ from pretrain.parallel.world import World
 
 
 @dataclass(frozen=True, kw_only=True)
-class Piece:
+class ParameterPiece:
     """A block of rows of a local parameter, and its place in the whole tensor."""
 
     first_element: int
-    """Where it begins in the local parameter, in row-major order."""
+    """Index of its first element in the local parameter, in row-major order."""
     size: tuple[int, ...]
     offset: tuple[int, ...]
-    """Of its first element, in the whole tensor."""
+    """Offset of its first element in the whole tensor."""
 
     @property
     def end_element(self) -> int:
-        """Where it ends in the local parameter."""
+        """Index after its last element in the local parameter."""
         return self.first_element + torch.Size(self.size).numel()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """One parameter that this rank holds a part of, or a copy."""
+    """One tensor of the model of which this rank holds a share, or a copy."""
 
     name: str
-    """In the whole model; layers count from 0. Both copies of a tied embedding have the embedding's name."""
+    """Name in the whole model; layers count from 0. Both copies of a tied embedding have the embedding's name."""
     parameter: torch.nn.Parameter
     shape: tuple[int, ...]
-    """Of the whole tensor."""
-    pieces: tuple[Piece, ...]
+    """Shape of the whole tensor."""
+    pieces: tuple[ParameterPiece, ...]
     is_split: bool
-    """By tensor parallelism; if not, every tensor-parallel rank holds a copy that must stay equal."""
+    """Whether tensor parallelism splits it; if not, every tensor-parallel rank holds a copy that must stay equal."""
     is_copy: bool
-    """Another rank of the same data-parallel replica writes it to checkpoints."""
+    """Whether another rank of the same data-parallel replica writes it to checkpoints."""
 
 
 def place_parameters(model: Sequence[DistributedDataParallel], world: World) -> list[Placement]:
-    """The placement of every parameter of this rank, in the order of the model. No collective."""
+    """Return the placement of every parameter of this rank, in the order of the model. No collective."""
     return [
         _place(spec, parameter, world) for chunk in unwrap(list(model)) for spec, parameter in _with_its_spec(chunk)
     ]
@@ -66,7 +66,7 @@ def _place(spec: TensorSpec, parameter: torch.nn.Parameter, world: World) -> Pla
     if spec.split_dim is not None:
         size[spec.split_dim] //= ranks
     assert tuple(size) == tuple(parameter.shape), (
-        f"{spec.name} has shape {tuple(parameter.shape)}, its table says {size}"
+        f"{spec.name} has shape {tuple(parameter.shape)}, expected {size} by its table"
     )
     assert is_split == bool(getattr(parameter, "tensor_model_parallel", False)), f"{spec.name} is split otherwise"
     parts = len(spec.seed_names)
@@ -77,7 +77,9 @@ def _place(spec: TensorSpec, parameter: torch.nn.Parameter, world: World) -> Pla
         offset[0] = part * (spec.shape[0] // parts)
         if spec.split_dim is not None:
             offset[spec.split_dim] += rank * size[spec.split_dim]
-        pieces.append(Piece(first_element=part * torch.Size(size).numel(), size=tuple(size), offset=tuple(offset)))
+        pieces.append(
+            ParameterPiece(first_element=part * torch.Size(size).numel(), size=tuple(size), offset=tuple(offset))
+        )
     is_tied_copy = spec.name == EMBEDDING and not world.is_pipeline_first
     return Placement(
         name=spec.name,

@@ -1,4 +1,4 @@
-"""Our configuration -> megatron-core's TransformerConfig."""
+"""Translate our configuration to megatron-core's TransformerConfig."""
 
 from typing import Any
 
@@ -11,11 +11,11 @@ from pretrain.model.families import table_of
 from pretrain.model.families.table import KEY_NORM, QUERY_NORM
 
 PARAMS_DTYPE = {"bf16": torch.bfloat16, "fp32": torch.float32}
-"""Type of weights and activations, by train.precision."""
+"""Type of weights and activations by train.precision."""
 
 
 def transformer_config(run: RunConfig) -> TransformerConfig:
-    """The megatron-core configuration of this run's model on this run's layout.
+    """Return the megatron-core configuration of this run's model on this run's layout.
 
     Fusions that need Apex, Transformer Engine or a compiler are off: kernels enter through layer_spec.py.
     """
@@ -39,7 +39,7 @@ def transformer_config(run: RunConfig) -> TransformerConfig:
         attention_dropout=0.0,
         hidden_dropout=0.0,
         init_method_std=model.init_method_std,
-        # Values come from initialize.py. megatron still has to walk this path: it is where a weight learns that it is split.
+        # Values come from initialize.py. megatron must still run its initialization, which marks the weights that are split.
         perform_initialization=True,
         init_method=leave_as_is,
         output_layer_init_method=leave_as_is,
@@ -51,13 +51,13 @@ def transformer_config(run: RunConfig) -> TransformerConfig:
         params_dtype=dtype,
         pipeline_dtype=dtype,
         bf16=dtype is torch.bfloat16,
-        # Interleaved stages between two ranks: batched point-to-point swaps activations and gradients without a word.
+        # Interleaved stages between two ranks: batched point-to-point silently swaps activations and gradients.
         overlap_p2p_comm=virtual > 1,
         batch_p2p_comm=virtual == 1,
-        # A stage's output lives on only as its neighbour's input: its memory is given back once it is sent. The interleaved
-        # schedule gives it back while the send may still read it: on gloo that corrupts activations (docs/log.md).
+        # A stage's output is needed only as its neighbour's input, so its memory is freed once it is sent. The interleaved
+        # schedule frees it while the send may still read it: on gloo that corrupts activations (docs/log.md).
         deallocate_pipeline_outputs=virtual == 1,
-        # Gradients are divided by the tokens of the whole batch, so that uneven masks weigh every token alike.
+        # Gradients are divided by the tokens of the whole batch, so that every token has the same weight under uneven masks.
         calculate_per_token_loss=True,
         gradient_accumulation_fusion=False,
         bias_activation_fusion=False,
@@ -70,7 +70,7 @@ def transformer_config(run: RunConfig) -> TransformerConfig:
 
 
 def leave_as_is(weight: torch.Tensor) -> torch.Tensor:
-    """An init method that draws nothing."""
+    """Return a weight unchanged, as an init method."""
     return weight
 
 

@@ -41,23 +41,23 @@ IMPORTED = ModelConfig(
 )  # fmt: skip
 
 FAULTS: dict[str, tuple[tuple[str, ...], str]] = {
-    "q and k rows swapped": (("query_and_key_rows_swapped", "1"), "the two part at layer 1, attention"),
-    "rope theta changed": (("config_says", "rope_theta", "10000.0"), "the two part at layer 0, attention"),
-    "another epsilon": (("config_says", "rms_norm_eps", "1e-3"), "the two part at layer 0, attention"),
+    "q and k rows swapped": (("query_and_key_rows_swapped", "1"), "the two models differ first at layer 1, attention"),
+    "rope theta changed": (("config_says", "rope_theta", "10000.0"), "the two models differ first at layer 0, attention"),
+    "another epsilon": (("config_says", "rms_norm_eps", "1e-3"), "the two models differ first at layer 0, attention"),
     "one norm weight set to one": (
-        ("norm_set_to_one", "model.layers.2.post_attention_layernorm.weight"), "the two part at layer 2, feed-forward",
+        ("norm_set_to_one", "model.layers.2.post_attention_layernorm.weight"), "the two models differ first at layer 2, feed-forward",
     ),
-    "last norm set to one": (("norm_set_to_one", "model.norm.weight"), "the two part at final norm"),
-    "gate and up swapped": (("gate_and_up_swapped", "3"), "the two part at layer 3, feed-forward"),
-    "embedding off by one": (("vocabulary_off_by_one", "model.embed_tokens.weight"), "the two part at embedding"),
+    "last norm set to one": (("norm_set_to_one", "model.norm.weight"), "the two models differ first at final norm"),
+    "gate and up swapped": (("gate_and_up_swapped", "3"), "the two models differ first at layer 3, feed-forward"),
+    "embedding off by one": (("vocabulary_off_by_one", "model.embed_tokens.weight"), "the two models differ first at embedding"),
     "output off by one": (
-        ("vocabulary_off_by_one", "lm_head.weight"), "every state up to the final norm agrees, so the two part at the output layer",
+        ("vocabulary_off_by_one", "lm_head.weight"), "every state up to the final norm agrees, so the two models differ first at the output layer",
     ),
     "vocab_size off by one": (("config_says", "vocab_size", "2001"), "model.embed_tokens"),
-    "KV groups interleaved wrongly": (("groups_interleaved_wrongly", "0"), "the two part at layer 0, attention"),
+    "KV groups interleaved wrongly": (("groups_interleaved_wrongly", "0"), "the two models differ first at layer 0, attention"),
     "a tensor left out": (("a_tensor_left_out", "model.layers.1.mlp.up_proj.weight"), "missing_keys: model.layers.1.mlp.up_proj.weight"),
-    "tokenizer of another vocabulary": (("tokenizer_of", "OTHER"), "the exported tokenizer gives other ids"),
-    "special names match in text": (("special_names_match_in_text",), "the exported tokenizer gives other ids than SentencePiece or the shards: '<s>'"),
+    "tokenizer of another vocabulary": (("tokenizer_of", "OTHER"), "the exported tokenizer's ids differ from those of"),
+    "special names match in text": (("special_names_match_in_text",), "the exported tokenizer's ids differ from those of SentencePiece or the shards: '<s>'"),
 }  # fmt: skip
 ALSO_LAYER_BY_LAYER = ("rope theta changed", "one norm weight set to one", "a tensor left out", "vocab_size off by one")
 
@@ -269,7 +269,7 @@ def test_the_certificate_s_texts_are_validation_and_reach_the_edges(lab: Lab) ->
     texts = certificate["figures"]["texts"]
     assert [text["kind"] for text in texts] == ["validation"] * 4 + ["edge"] * 2
     assert [text["num_tokens"] for text in texts] == [64, 64, 64, 64, 1, 64]
-    assert texts[-1]["name"] == "text whose token 32 begins a document"
+    assert texts[-1]["name"] == "text whose token 32 starts a document"
     assert (certificate["compared"]["vocabulary_rows"], certificate["compared"]["vocabulary_rows_left_out"]) == (
         2000,
         11,
@@ -313,7 +313,7 @@ def test_the_card_says_what_the_run_recorded_and_no_path(lab: Lab) -> None:
     for line in (
         "pipeline_tag: text-generation", "| layers | 4 |", "8 query heads and 4 key/value heads of size 8", "theta 5000",
         "| steps | 4 |", "| tokens | 2,048 |", "| layout of the last session | tensor 2, pipeline 2,", "PSF-2.0",
-        "| validation loss | code ", "| training loss | ", "| hardware | 4 x cpu |", "11 rows that no token names were left out",
+        "| validation loss | code ", "| training loss | ", "| hardware | 4 x cpu |", "11 rows without a token were left out",
     ):  # fmt: skip
         assert line in card, f"{line!r} is not in\n{card}"
     assert "license:" not in card, "a licence of the data is none of the model"
@@ -337,12 +337,12 @@ BAD_INPUT = {
     "damaged": (76, "rank-00002.safetensors has sha256"),
     "deleted meanwhile": (2, "was deleted while it was read"),
     "no checkpoint": (2, "must be a checkpoint's folder or a run's folder with one in it"),
-    "no parent": (2, "must lie in a folder that is there, and"),
-    "tokenizer gone": (2, "data.tokenizer=... after the arguments"),
-    "another tokenizer": (2, "name the tokenizer that made it"),
+    "no parent": (2, "must be in an existing folder, and"),
+    "tokenizer gone": (2, "give their new places as arguments data.train=... and data.tokenizer=..."),
+    "another tokenizer": (2, "set data.tokenizer to the one it was encoded with"),
     "shards gone": (2, "--without-shards"),
-    "another model": (2, "model.num_layers stays as it was trained"),
-    "bos unknown": (2, "--bos or --no-bos says it"),
+    "another model": (2, "model.num_layers stays as it was in training"),
+    "bos unknown": (2, "state it with --bos or --no-bos"),
     "not installed": (2, "pip install 'fanal[hf]' installs it"),
 }
 
@@ -356,7 +356,7 @@ def test_bad_input_is_named_and_nothing_is_written(lab: Lab, name: str, code: in
 
 def test_a_folder_with_something_in_it_is_left_as_it_is(lab: Lab) -> None:
     result = lab.results["not empty"]
-    assert result["code"] == 2 and "must not be there yet, or be an empty folder" in result["text"]
+    assert result["code"] == 2 and "must not exist, or be an empty folder" in result["text"]
     assert [path.name for path in (lab.folder / "full").iterdir()] == ["mine.txt"]
 
 

@@ -22,7 +22,7 @@ from pretrain.config.schema import RunConfig
 from pretrain.convert.open_model import open_model
 from pretrain.data.reader import open_reader
 from pretrain.data.sources import open_sources
-from pretrain.inspect.generate import Request, generate, load_decoder, new_tokens, prompt_ids, write_text
+from pretrain.inspect.generate import GenerationRequest, generate, load_decoder, new_tokens, prompt_ids, write_text
 from pretrain.model.gpt import build_model, unwrap
 from pretrain.model.inference import InferenceDecoder
 from pretrain.model.sampling import Sampler, Sampling
@@ -35,7 +35,7 @@ from tests.runs.cases import PP2, TP2
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
-GREEDY = Request(prompt="The function", max_new_tokens=12, sampling=Sampling(), device="cpu")
+GREEDY = GenerationRequest(prompt="The function", max_new_tokens=12, sampling=Sampling(), device="cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -165,7 +165,7 @@ def test_a_text_that_fills_the_length_of_the_model_ends_there(
     said = capsys.readouterr().err
     with open_model(run.run_dir) as opened:
         room = 64 - len(prompt_ids(opened, GREEDY.prompt))
-    assert len(found) == room and "ended by: the 64 tokens it was made for" in said
+    assert len(found) == room and "ended by: the model's longest sequence, 64 tokens" in said
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over_aloud(
@@ -220,17 +220,17 @@ def test_another_tokenizer_and_none_are_refused(
     run, _ = trained
     folder = write_hf_folder(Path(run.run_dir), tmp_path / "hf")
     (folder / "tokenizer.json").unlink()
-    with pytest.raises(ValueError, match=r"no tokenizer is in .*hf: .* --tokenizer DIR names the folder of one"):
+    with pytest.raises(ValueError, match=r"hf has no tokenizer: .*; give the folder of one with --tokenizer DIR"):
         generate(folder, GREEDY)
     assert generate(folder, GREEDY, tokenizer=run.data.tokenizer, out=io.StringIO()) is not None
     (folder / "tokenizer.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"tokenizer.json is no tokenizer that tokenizers can read"):
+    with pytest.raises(ValueError, match=r"tokenizer.json is not a tokenizer that the library tokenizers can read"):
         generate(folder, GREEDY)
     with pytest.raises(ValueError, match=r"--tokenizer \(/nowhere\) must be a folder"):
         generate(run.run_dir, GREEDY, tokenizer="/nowhere")
     monkeypatch.setattr("pretrain.convert.open_model._tokenizer_sha256", lambda checkpoint: "ab" * 32)
     with pytest.raises(
-        ValueError, match=r"is another one than .* was trained with \(sha256 [0-9a-f]{12}, not abababababab\)"
+        ValueError, match=r"\(sha256 [0-9a-f]{12}\) must be the one that .* was trained with \(sha256 abababababab\)"
     ):
         generate(run.run_dir, GREEDY)
 
@@ -243,12 +243,12 @@ def test_another_tokenizer_and_none_are_refused(
         (replace(GREEDY, max_new_tokens=0), r"max_new_tokens \(0\) must be above 0; 64 works"),
         (
             replace(GREEDY, prompt="x y " * 64),
-            r"prompt has [0-9]+ tokens and the model was made for 64, .* one of 63 works",
+            r"prompt \([0-9]+ tokens\) must be shorter than the model's longest sequence \(64 tokens\).*; 63 tokens work",
         ),
     ],
 )
 def test_a_request_that_cannot_be_is_one_message(
-    request_: Request, message: str, trained: tuple[RunConfig, Trace]
+    request_: GenerationRequest, message: str, trained: tuple[RunConfig, Trace]
 ) -> None:
     with pytest.raises(ValueError, match=message):
         generate(trained[0].run_dir, request_)
@@ -298,7 +298,8 @@ def test_the_command_line_prints_the_text_alone_on_standard_output(trained: tupl
     if is_wrong:
         assert (
             done.returncode == 2
-            and done.stderr == "error: temperature (-1.0) must be a number from 0; 0 takes the likeliest token\n"
+            and done.stderr
+            == "error: temperature (-1.0) must be a finite number of at least 0; 0 takes the likeliest token\n"
         )
     else:
         assert done.returncode == 0, done.stderr

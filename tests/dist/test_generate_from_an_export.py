@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 
-from pretrain.inspect.generate import Request, generate
+from pretrain.inspect.generate import GenerationRequest, generate
 from pretrain.model.sampling import Sampling
 from tests.dist.harness import make_run, run_and_trace
 from tests.runs.cases import PP2, TP2
@@ -33,7 +33,7 @@ def test_greedy_tokens_are_the_same_there_and_here(tied: bool, small_run: Path, 
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
     said = []
     for prompt in PROMPTS:
-        request = Request(prompt=prompt, max_new_tokens=64, sampling=Sampling(), device="cpu")
+        request = GenerationRequest(prompt=prompt, max_new_tokens=64, sampling=Sampling(), device="cpu")
         here = generate(folder, request, out=io.StringIO())
         inputs = tokenizer(prompt, return_tensors="pt")
         whole = model.generate(**inputs, max_new_tokens=64, do_sample=False)[0].tolist()

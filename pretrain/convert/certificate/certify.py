@@ -1,7 +1,7 @@
-"""The certificate: the exported folder, loaded as a user does, against the trainer's own model.
+"""The certificate compares the exported folder, loaded as a user does, with the trainer's own model (a test of parity).
 
-Both run in fp32 on this machine's CPU over validation text of the run and over edge cases. What is compared: the state after
-each part of the model, so that a difference has a place; the logits, by which it is judged; the loss; the tokenizer's ids.
+Both run in fp32 on this machine's CPU over validation text of the run and over edge cases. Compared are the state after each
+part of the model, so that a difference has a place; the logits, which decide; the loss; the tokenizer's ids.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ import psutil
 from fanal.errors import DamageError
 from pretrain.checkpoint.disk.manifest import FileEntry
 from pretrain.checkpoint.disk.tensors import open_tensors
-from pretrain.convert.certificate.compare import BOUND, Comparison, compare, max_or_nan, mean_loss, our_losses
+from pretrain.convert.certificate.compare import BOUND, ModelComparison, compare, max_or_nan, mean_loss, our_losses
 from pretrain.convert.certificate.texts import Text, certificate_texts
 from pretrain.convert.certificate.tokenizer_proof import TokenizerFigures, prove_tokenizer
 from pretrain.convert.ours.model import OurModel
@@ -30,29 +30,29 @@ from pretrain.parallel.world import open_lone_world
 
 FORMAT_VERSION = 1
 SHARE_OF_MEMORY = 0.5
-"""Of what is available that loading the whole model may take; beyond, it is run layer by layer."""
+"""Share of the available memory that loading the whole model may take; beyond it, the model runs layer by layer."""
 Memory = Literal["auto", "whole", "layers"]
 
 
 class CertificateError(DamageError):
-    """The export is not the model that was trained; the message says where the two part. Exit code 76."""
+    """Error: the export is not the model that was trained; the message names where the two differ first. Exit code 76."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Certificate:
-    """What was found."""
+    """Results of the comparisons that passed."""
 
-    comparison: Comparison
+    comparison: ModelComparison
     tokenizer: TokenizerFigures
     mode: str
-    """``whole`` or ``layers``: how transformers ran."""
+    """How transformers ran: ``whole`` or ``layers``."""
     warnings: tuple[str, ...]
-    """Of transformers while it loaded the model."""
+    """Warnings of transformers while it loaded the model."""
     losses_before_rounding: dict[str, float] | None
-    """Of our model with the weights that were trained, where the export rounds them."""
+    """Losses of our model with the weights that were trained, where the export rounds them; else None."""
 
     def loss_before_rounding(self) -> float | None:
-        """Mean of the samples, as ``mean_loss``; None where nothing was rounded."""
+        """Return the mean loss of the samples, like ``mean_loss``; None where nothing was rounded."""
         if self.losses_before_rounding is None:
             return None
         counted = [t for t in self.comparison.texts if t.kind != "edge" and t.name in self.losses_before_rounding]
@@ -66,7 +66,7 @@ def certify(
 ) -> Certificate:
     """Compare the folder with the checkpoint.
 
-    Raises: CertificateError naming the first place where the two part, or what keeps transformers from loading the folder.
+    Raises: CertificateError naming the first point where the two differ, or why transformers does not load the folder.
     """
     try:
         tokenizer = prove_tokenizer(folder, source)
@@ -100,24 +100,25 @@ def _problems(certificate: Certificate) -> Sequence[str]:
     problems = []
     if not certificate.tokenizer.is_same:
         problems.append(
-            f"the exported tokenizer gives other ids than SentencePiece or the shards: {certificate.tokenizer.first_difference}"
+            "the exported tokenizer's ids differ from those of SentencePiece or the shards: "
+            f"{certificate.tokenizer.first_difference}"
         )
     found = certificate.comparison
     if not found.is_within:
         point = found.first_point_apart
         if point is not None:
             where = (
-                f"the two part at {point.name} (difference {point.largest_difference:.3g}, bound {point.bound:.3g} for values up "
-                f"to {point.largest_value:.3g})"
+                f"the two models differ first at {point.name} (difference {point.largest_difference:.3g}, bound {point.bound:.3g} "
+                f"for values up to {point.largest_value:.3g})"
             )
         else:
-            where = "every state up to the final norm agrees, so the two part at the output layer"
+            where = "every state up to the final norm agrees, so the two models differ first at the output layer"
         worst = max(
             found.texts,
             key=lambda text: math.inf if math.isnan(text.largest_logit_difference) else text.largest_logit_difference,
         )
         problems.append(
-            f"{where}; logits differ by up to {found.largest_logit_difference:.3g} in {worst.name}, allowed are {BOUND:g} in fp32"
+            f"{where}; logits differ by up to {found.largest_logit_difference:.3g} in {worst.name}, allowed is {BOUND:g} in fp32"
         )
     return problems
 
@@ -129,8 +130,8 @@ def _mode(source: ExportSource, texts: Sequence[Text], memory: Memory) -> str:
 
 
 def whole_bytes(source: ExportSource, texts: Sequence[Text]) -> int:
-    """What the certificate takes with transformers' model in memory: its weights in fp32 and as read, the states of all texts
-    at two points a layer, their logits; and of ours a layer and the embedding."""
+    """Return the bytes that the certificate takes with transformers' whole model in memory: its weights in fp32 and as read,
+    the states of all texts at two points per layer, their logits; and a layer and the embedding of our model."""
     model = source.model
     tokens = sum(len(text.ids) for text in texts)
     weights = num_parameters(model) * 8
@@ -143,7 +144,7 @@ def whole_bytes(source: ExportSource, texts: Sequence[Text]) -> int:
 def certificate_json(
     certificate: Certificate, source: ExportSource, *, files: Sequence[FileEntry], dtype: str, date: str
 ) -> dict[str, Any]:
-    """What ``certificate.json`` holds."""
+    """Return the content of ``certificate.json``."""
     found = certificate.comparison
     left_out = source.model.vocab_size - exported_vocab_size(source)
     return {
@@ -186,13 +187,13 @@ def certificate_json(
     }
 
 
-def _mean_top1(found: Comparison) -> float:
+def _mean_top1(found: ModelComparison) -> float:
     tokens = sum(text.num_tokens for text in found.texts)
     return sum(text.top1_agreement * text.num_tokens for text in found.texts) / tokens
 
 
 def versions() -> dict[str, str]:
-    """Of what took part."""
+    """Return the versions of Python and of the packages that an export depends on."""
     names = ("fanal", "torch", "megatron-core", "transformers", "tokenizers", "safetensors", "sentencepiece")
     found = {"python": platform.python_version()}
     for name in names:

@@ -1,4 +1,4 @@
-"""Two models over the same texts: how far apart they are at every point, and at the end. No file is opened here."""
+"""Compare two models over the same texts, at every point and in the logits. No file is opened here."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,35 +13,36 @@ from pretrain.convert.theirs.model import CannotLoadError, TheirModel
 BOUND = 1e-4
 """Largest absolute difference of a logit in fp32."""
 STATE_BOUND = 1e-5
-"""Difference of a state, as a share of the largest value there, from which on the two count as parted. It says where, not
-whether: equal models of 32 layers come to 3e-6."""
+"""Largest difference of a state, as a share of the largest value there. It tells where two models differ first, not whether
+they do: equal models of 32 layers reach 3e-6."""
 BLOCK_POSITIONS = 256
 """Positions whose logits are in memory at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PointFigures:
-    """A place in the model, over all texts."""
+    """Differences of the states at one point of the model, over all texts."""
 
     name: str
     largest_difference: float
     largest_value: float
-    """Absolute, of ours."""
+    """Largest absolute value of our model's states there."""
 
     @property
     def bound(self) -> float:
-        """In proportion: states grow from layer to layer, some to thousands, and fp32 is as exact as they are small."""
+        """The difference allowed, in proportion to the values: states grow from layer to layer, some to thousands, and fp32 is
+        as exact as they are small."""
         return STATE_BOUND * self.largest_value
 
     @property
     def is_within(self) -> bool:
-        """Nor is a difference within anything that is not a number."""
+        """Whether the difference is within the bound; NaN is not."""
         return self.largest_difference <= self.bound
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextFigures:
-    """One text."""
+    """Differences of the logits and the losses over one text."""
 
     name: str
     kind: str
@@ -55,35 +56,35 @@ class TextFigures:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """All of it."""
+class ModelComparison:
+    """Differences between two models at every point and over every text."""
 
     points: list[PointFigures] = field(default_factory=list)
     texts: list[TextFigures] = field(default_factory=list)
 
     @property
     def largest_logit_difference(self) -> float:
-        """Over all texts; not a number if one of them is none."""
+        """The largest difference of a logit over all texts; NaN if any is NaN."""
         return max_or_nan([text.largest_logit_difference for text in self.texts])
 
     @property
     def longest_text(self) -> int:
-        """Tokens in it."""
+        """Number of tokens in the longest text."""
         return max(text.num_tokens for text in self.texts)
 
     @property
     def first_point_apart(self) -> PointFigures | None:
-        """Where the two part."""
+        """The first point whose states differ by more than the bound; None if there is none."""
         return next((point for point in self.points if not point.is_within), None)
 
     @property
     def is_within(self) -> bool:
-        """Whether every logit is within the bound; one that is no number is not."""
+        """Whether every logit is within the bound; NaN is not."""
         return self.largest_logit_difference <= BOUND
 
 
-def compare(ours: OurModel, theirs: TheirModel, texts: Sequence[Text]) -> Comparison:
-    """Run both, in step with each other: where both work layer by layer, one layer of each is in memory."""
+def compare(ours: OurModel, theirs: TheirModel, texts: Sequence[Text]) -> ModelComparison:
+    """Run both models side by side: where both work layer by layer, one layer of each is in memory."""
     ids = [text.ids for text in texts]
     points = []
     for (name, left), (their_name, right) in zip(ours.points(ids), theirs.points(ids), strict=True):
@@ -96,14 +97,16 @@ def compare(ours: OurModel, theirs: TheirModel, texts: Sequence[Text]) -> Compar
                 largest_value=max_or_nan([state.abs().max().item() for state in left]),
             )
         )
-    return Comparison(points=points, texts=[_text(number, text, ours, theirs) for number, text in enumerate(texts)])
+    return ModelComparison(
+        points=points, texts=[_text(number, text, ours, theirs) for number, text in enumerate(texts)]
+    )
 
 
 def _text(number: int, text: Text, ours: OurModel, theirs: TheirModel) -> TextFigures:
     length = len(text.ids)
     widths = [side.logits(number, slice(0, 1)).shape[-1] for side in (ours, theirs)]
     if widths[0] != widths[1]:
-        raise CannotLoadError(f"it has logits for {widths[1]:,} tokens, expected {widths[0]:,}")
+        raise CannotLoadError(f"the exported model has logits for {widths[1]:,} tokens, expected {widths[0]:,}")
     differences: list[float] = []
     agreed, losses = 0, [0.0, 0.0]
     for first in range(0, length, BLOCK_POSITIONS):
@@ -126,7 +129,7 @@ def _text(number: int, text: Text, ours: OurModel, theirs: TheirModel) -> TextFi
 
 
 def our_losses(ours: OurModel, texts: Sequence[Text]) -> dict[str, float]:
-    """The loss of our model alone on each text of two tokens or more."""
+    """Return the loss of our model alone on each text of two tokens or more."""
     for _ in ours.points([text.ids for text in texts]):
         pass
     found = {}
@@ -144,12 +147,12 @@ def our_losses(ours: OurModel, texts: Sequence[Text]) -> dict[str, float]:
 
 
 def mean_loss(texts: Sequence[TextFigures], side: str) -> float | None:
-    """Per predicted token, of the samples (not the edges)."""
+    """Return the mean loss per predicted token over the samples, edge cases left out; None without samples."""
     counted: list[Any] = [t for t in texts if t.kind != "edge" and getattr(t, side) is not None]
     tokens = sum(text.num_tokens - 1 for text in counted)
     return sum(getattr(text, side) * (text.num_tokens - 1) for text in counted) / tokens if tokens else None
 
 
 def max_or_nan(values: Sequence[float]) -> float:
-    """The largest; not a number if one of them is none, where ``max`` would depend on their order."""
+    """Return the largest value, or NaN if any value is NaN; the result of ``max`` would depend on their order."""
     return float(torch.tensor(values, dtype=torch.float64).max()) if values else 0.0

@@ -1,4 +1,4 @@
-"""What both models read for the certificate: validation text of the run, and cases at the edges."""
+"""Texts that both models read for the certificate: validation text of the run, and edge cases."""
 
 import sys
 from collections.abc import Sequence
@@ -22,16 +22,16 @@ BUILT_IN = (
     "La mer est grande, 1 234 567 vagues par jour, et le phare n'en compte aucune.\n",
     "海は広く、灯台は高い。2026年も船は通る。\n",
 )
-"""Where no shard is at hand."""
+"""Texts for a certificate made without shards."""
 LONGEST_TEXT = 32_768
-"""Tokens in a text that is repeated to full length, at most: attention takes the square of them in time."""
+"""Largest number of tokens in a text repeated to full length: the time of attention grows with its square."""
 SHARE_OF_MEMORY = 0.5
-"""Of what is available that texts may take."""
+"""Share of the available memory that texts may take."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Text:
-    """Ids that both models read."""
+    """One text, as ids that both models read."""
 
     name: str
     kind: str
@@ -41,9 +41,10 @@ class Text:
 
 
 def certificate_texts(source: ExportSource, *, num_samples: int) -> list[Text]:
-    """``num_samples`` samples, of the validation data if there is any, and the edges: one token, a boundary of documents.
+    """Return ``num_samples`` complete samples, of the validation data if there is any, and the edge cases.
 
-    The samples have the full seq_length. A built-in text is repeated to it, or to as much as fits.
+    The samples have the full seq_length. A built-in text is repeated to it, or to as much as fits. The edge cases are a text of
+    one token and one with a document boundary.
     """
     samples = _samples(source, num_samples)
     first = samples[0].ids
@@ -54,21 +55,21 @@ def certificate_texts(source: ExportSource, *, num_samples: int) -> list[Text]:
         )
         name = f"text of full length, {length} tokens"
         if length < source.seq_length:
-            name = f"text of {length} tokens; the full length, {source.seq_length}, was not compared"
+            name = f"text of {length} tokens (the full length, {source.seq_length}, was not compared)"
         texts.append(Text(name=name, kind="edge", ids=np.resize(first, length)))
     return texts
 
 
 def check_samples(source: ExportSource, num_samples: int) -> None:
-    """Say, before hours of work, if there are fewer samples than asked for. Raises: UserError if they do not fit into memory."""
+    """Warn, before hours of work, if there are fewer samples than requested. Raises: UserError if they do not fit in memory."""
     if source.sources is None:
         return
     chosen, kind = _chosen(source)
     there = sum(shard_source.order.chunks_per_epoch for shard_source in chosen)
     if num_samples > there:
         print(
-            f"warning: --samples ({num_samples:,}) is more than there is: the {kind} text has {there:,} samples of "
-            f"{source.seq_length:,} tokens, and all of them are compared",
+            f"warning: --samples ({num_samples:,}) is more than the {there:,} samples of {source.seq_length:,} tokens in the "
+            f"{kind} text; all of them are compared",
             file=sys.stderr,
         )
     state, widest = (size * source.seq_length for size in _token_bytes(source.model))
@@ -76,7 +77,7 @@ def check_samples(source: ExportSource, num_samples: int) -> None:
     if min(num_samples, there) > works:
         raise UserError(
             f"--samples ({num_samples:,}) needs {min(num_samples, there) * state + widest:,} bytes for the states of its tokens, "
-            f"and texts may take {_bytes_for_texts():,}, half of the memory that is available; {works} works"
+            f"and texts may take {_bytes_for_texts():,} bytes, half of the available memory; {works} works"
         )
 
 
@@ -85,14 +86,14 @@ def _bytes_for_texts() -> int:
 
 
 def _token_bytes(model: ModelConfig) -> tuple[int, int]:
-    """What a token takes while both models run layer by layer: its states, three in each; and, of one text at a time, what the
-    widest part of a layer holds."""
+    """Return the bytes that a token takes while both models run layer by layer: its states, three in each model; and, for one
+    text at a time, the widest part of a layer."""
     attention = 3 * (model.num_attention_heads + 2 * model.num_query_groups) * kv_channels(model)
     return 4 * 6 * model.hidden_size, 4 * max(attention, 4 * model.ffn_hidden_size)
 
 
 def _chosen(source: ExportSource) -> tuple[Sequence[Source], str]:
-    """The shards that samples are taken of, and what they are."""
+    """Return the shards that samples are taken from, and the kind of their text."""
     assert source.sources is not None, "the caller has looked"
     validation = source.sources.validation
     return (validation, "validation") if validation else (source.sources.train, "training")
@@ -109,10 +110,10 @@ def _samples(source: ExportSource, num_samples: int) -> list[Text]:
         for shard_source in chosen
         if draw < shard_source.order.chunks_per_epoch
     )
-    return [_chunk(*place, kind, source.seq_length) for place in islice(places, num_samples)]
+    return [_sample(*place, kind, source.seq_length) for place in islice(places, num_samples)]
 
 
-def _chunk(source: Source, draw: int, kind: str, seq_length: int) -> Text:
+def _sample(source: Source, draw: int, kind: str, seq_length: int) -> Text:
     start = source.start_token(draw)
     ids = np.asarray(source.shard.tokens[start : start + seq_length]).astype(np.int64)
     return Text(name=f"{source.shard.prefix.name}, tokens {start} to {start + len(ids) - 1}", kind=kind, ids=ids)
@@ -130,7 +131,7 @@ def _built_in(tokenizer: ExportTokenizer, seq_length: int) -> Text:
 
 
 def _boundary(source: ExportSource, samples: Sequence[Text]) -> Text:
-    """The end of a document and the begin of the next one, where the shards have two."""
+    """Return a text with the end of a document and the start of the next one, from the shards where they have two."""
     for shard_source in [*source.sources.validation, *source.sources.train] if source.sources is not None else ():
         shard = shard_source.shard
         starts = shard.documents_in(1, min(shard.num_tokens - 1, 1 << 20))
@@ -138,7 +139,7 @@ def _boundary(source: ExportSource, samples: Sequence[Text]) -> Text:
             half = source.seq_length // 2
             first = max(0, int(starts[0]) - half)
             ids = np.asarray(shard.tokens[first : first + source.seq_length]).astype(np.int64)
-            return Text(name=f"text whose token {int(starts[0]) - first} begins a document", kind="edge", ids=ids)
+            return Text(name=f"text whose token {int(starts[0]) - first} starts a document", kind="edge", ids=ids)
     ids = samples[0].ids
     eos = source.tokenizer.eos_id
     middle = np.array(([*eos, 0] if isinstance(eos, list) else [eos or 0])[:1], np.int64)

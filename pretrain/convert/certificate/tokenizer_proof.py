@@ -1,4 +1,4 @@
-"""Does the exported tokenizer give the ids that were trained on? Documents of the shards, and texts made to go wrong."""
+"""Prove that the exported tokenizer gives the ids that were trained on, over documents of the shards and adversarial texts."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from tokenizer.shards.shard import Shard
 
 DOCUMENTS_PER_SHARD = 20
 MAX_DOCUMENT_TOKENS = 20_000
-"""Of a longer document only so many are compared."""
+"""Tokens compared of each document, at most."""
 ADVERSARIAL = (
     "", " ", "  two in front", "two behind  ", "\n", "\n\n\n\t\t", "a\r\nb\rc", "tab\tand\u00a0no-break\u2003em space",
     "<s>", "</s>", "<unk>", "<pad>", "text <s> in </s> text<pad>", "<0x41><0xFF>", "\u2581", "a\u2581b \u2581 c",
@@ -23,30 +23,30 @@ ADVERSARIAL = (
     "👩\u200d👩\u200d👧\u200d👦 🏳\ufe0f\u200d🌈 🇫🇷", "\ufeffbyte order mark", "\u0000nul\u0000", "\ufffd\u200b\u2028\u2029",
     "𝔘𝔫𝔦𝔠𝔬𝔡𝔢 \U0001f9ff", "Straße İstanbul ǅ ﷺ", "def f(x):\n    return {'a': [x, *y]}  # ok\n", "l'été, l’été; «où?»",
 )  # fmt: skip
-"""What tokenizers stumble over: spaces, special names in text, bytes, marks that combine, scripts, emoji."""
+"""Texts that tokenizers get wrong: spaces, special names in text, bytes, marks that combine, scripts, emoji."""
 
 
 PLAIN = "The lamp at the stern"
-"""What no tokenizer stumbles over."""
+"""A text that every tokenizer gets right."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerFigures:
-    """What was compared, and what was found."""
+    """Figures of the comparison between the exported tokenizer and its oracle."""
 
     oracle: str
     """``SentencePiece``, or ``none`` where an import has no such model."""
     num_documents: int
-    """Of the training shards."""
+    """Number of documents of the training shards."""
     num_tokens: int
-    """In them."""
+    """Number of tokens in these documents."""
     num_documents_equal_to_shard: int
-    """Whose ids are those of the shard. A text that decoding does not give back, such as one with U+2581, is not."""
+    """Number of documents that get the shard's ids. A text that decoding does not give back, such as one with U+2581, is not."""
     num_texts: int
-    """Made to go wrong."""
+    """Number of adversarial texts."""
     num_different: int
     first_difference: str | None
-    """Where, and how; None if there is none."""
+    """The first text that differs, and how; None if every text agrees."""
 
     @property
     def is_same(self) -> bool:
@@ -58,7 +58,7 @@ class TokenizerFigures:
 def prove_tokenizer(folder: Path, source: ExportSource) -> TokenizerFigures:
     """Load the exported tokenizer with AutoTokenizer and compare its ids, and its decoding, with SentencePiece's.
 
-    That of an import has to load and to give ids of the model; there is nothing to compare them with.
+    An import's own tokenizer must load and give ids of the model; there is nothing to compare them with.
     Raises: CannotLoadError.
     """
     tokenizer, oracle = source.tokenizer, source.tokenizer.processor
@@ -77,7 +77,7 @@ def prove_tokenizer(folder: Path, source: ExportSource) -> TokenizerFigures:
     for text in ADVERSARIAL:
         _compare(f"{text[:40]!r}", text, theirs, source, differences)
     if num_documents and not num_equal and not differences:
-        differences.append("no document of the training shards gets the ids that it has there")
+        differences.append("no document of the training shards gets the ids that it has in its shard")
     return TokenizerFigures(
         oracle="SentencePiece",
         num_documents=num_documents,
@@ -90,7 +90,7 @@ def prove_tokenizer(folder: Path, source: ExportSource) -> TokenizerFigures:
 
 
 def _load(folder: Path, source: ExportSource) -> Any:
-    """The exported tokenizer as a user loads it, having read a text."""
+    """Load the exported tokenizer as a user does, and have it encode a text."""
     try:
         theirs = transformers_module().AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
@@ -107,7 +107,7 @@ def _load(folder: Path, source: ExportSource) -> Any:
 
 
 def _compare(where: str, text: str, theirs: Any, source: ExportSource, differences: list[str]) -> list[int]:
-    """The exported tokenizer's ids of a text; a difference is noted."""
+    """Return the exported tokenizer's ids of a text, and append any difference to ``differences``."""
     tokenizer = source.tokenizer
     assert tokenizer.processor is not None, "the caller has looked"
     expected = tokenizer.processor.Encode(tokenizer.prepare(text))
@@ -124,15 +124,15 @@ def _compare(where: str, text: str, theirs: Any, source: ExportSource, differenc
         )
     elif with_special != front + expected:
         differences.append(
-            f"{where}: with special tokens it begins {with_special[:2]}, expected {(front + expected)[:2]}"
+            f"{where}: with special tokens it starts with {with_special[:2]}, expected {(front + expected)[:2]}"
         )
     elif theirs.decode(found) != tokenizer.processor.Decode(expected):
-        differences.append(f"{where}: its ids are decoded to another text")
+        differences.append(f"{where}: its ids decode to a different text")
     return found
 
 
 def _documents(source: ExportSource) -> Iterator[tuple[str, list[int]]]:
-    """(name, ids without BOS and EOS) of documents spread over every training shard."""
+    """Yield (name, ids without BOS and EOS) of documents spread over every training shard."""
     for shard_source in source.sources.train if source.sources is not None else ():
         shard = shard_source.shard
         numbers = np.unique(np.linspace(0, shard.num_documents - 1, DOCUMENTS_PER_SHARD).round().astype(np.int64))
@@ -141,7 +141,7 @@ def _documents(source: ExportSource) -> Iterator[tuple[str, list[int]]]:
             if len(ids) <= MAX_DOCUMENT_TOKENS:
                 yield f"document {number} of {shard.prefix.name}", ids
             else:
-                yield f"the begin of document {number} of {shard.prefix.name}", ids[:MAX_DOCUMENT_TOKENS]
+                yield f"the start of document {number} of {shard.prefix.name}", ids[:MAX_DOCUMENT_TOKENS]
 
 
 def _text_ids(shard: Shard, number: int) -> list[int]:

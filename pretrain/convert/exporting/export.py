@@ -1,7 +1,7 @@
 """``pretrain export``: a checkpoint of any layout -> a Hugging Face folder with a certificate. No GPU, no torchrun.
 
-The order of acts: prove the checkpoint, look at the target, write to DIR.part, certify what was written, name it DIR. Memory:
-two blocks of rows while weights are written; while the certificate is made a layer of each model and the embedding, or the
+The steps: verify the checkpoint, check the target, write to DIR.part, certify what was written, rename it to DIR. Memory: two
+blocks of rows while weights are written; while the certificate is made, a layer of each model and the embedding, or the
 whole model where it fits (certify.py).
 """
 
@@ -30,35 +30,35 @@ from pretrain.convert.theirs.weights import INDEX_JSON
 from pretrain.convert.theirs.write_config import exported_vocab_size, generation_config, hf_config
 
 DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
-"""``--dtype`` by the name it has in files."""
+"""Name in files of each value of ``--dtype``."""
 CERTIFICATE, CARD = "certificate.json", "README.md"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
-    """How to export."""
+    """Options of an export."""
 
     dtype: str | None = None
-    """``bf16`` or ``fp32``; None for what was trained."""
+    """Precision of the exported weights, ``bf16`` or ``fp32``; None for the precision of training."""
     max_shard_bytes: int = 5_000_000_000
-    """Of tensors in a file."""
+    """Bytes of tensors in a file, at most."""
     num_samples: int = 4
-    """Whole samples that the certificate is made on, the edges aside."""
+    """Number of complete samples that the certificate is made on, edge cases not counted."""
     with_shards: bool = True
-    """False makes the certificate on built-in text, where the run's shards are not at hand."""
+    """Whether the certificate reads the run's shards; False uses built-in text, where they are not available."""
     adds_bos: bool | None = None
-    """Whether the tokenizer puts a BOS in front of a text; None does as the shards' documents have it."""
+    """Whether the tokenizer puts a BOS in front of a text; None does what the shards' documents do."""
     memory: Memory = "auto"
-    """Whether transformers holds the whole model for the certificate, or a layer."""
+    """Whether transformers holds the whole model for the certificate, or a layer at a time."""
     date: str
-    """Of the certificate, as YYYY-MM-DD."""
+    """Date of the certificate, as YYYY-MM-DD."""
     licence: str | None = None
-    """Of the model, for its card."""
+    """Licence of the model, for its card."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """What an export made."""
+    """Result of an export."""
 
     folder: Path
     source: ExportSource
@@ -68,9 +68,9 @@ class Exported:
 
 
 def export(checkpoint: str | Path, to: str | Path, options: ExportOptions, overrides: Sequence[str] = ()) -> Exported:
-    """Write the folder ``to`` from a checkpoint, or from a run's newest whole one.
+    """Write the folder ``to`` from a checkpoint, or from a run's newest complete one.
 
-    Raises: UserError for what a user can mend; DamagedCheckpointError; CertificateError if what was written is not the model
+    Raises: UserError for input that must change; DamagedCheckpointError; CertificateError if what was written is not the model
     that was trained. Nothing is left under the name ``to`` then.
     """
     final = named(to)
@@ -110,7 +110,7 @@ def export(checkpoint: str | Path, to: str | Path, options: ExportOptions, overr
 
 
 def write_export(part: Path, source: ExportSource, files: Sequence[WeightFile], dtype: str) -> list[FileEntry]:
-    """Write everything but the card and the certificate; sizes and hashes as written."""
+    """Write everything but the card and the certificate, and return sizes and hashes as written."""
     small = dict(source.tokenizer.files)
     small["config.json"] = json_bytes(hf_config(source, dtype=dtype))
     small.setdefault("generation_config.json", json_bytes(generation_config(source)))
@@ -141,7 +141,7 @@ def _is_date(text: str) -> bool:
 
 
 def summary(exported: Exported) -> str:
-    """Lines for people."""
+    """Return the lines that the command prints."""
     found, source = exported.certificate.comparison, exported.source
     ids = exported.certificate.tokenizer
     left_out = source.model.vocab_size - exported_vocab_size(source)
@@ -159,9 +159,9 @@ def summary(exported: Exported) -> str:
         lines.append(f"{'loss':16}{before:.6f}  trainer, before rounding to bfloat16")
     if ids.oracle == "none":
         lines.append(
-            "tokenizer       copied as it was imported; AutoTokenizer loads it, and there is nothing to compare its ids with"
+            "tokenizer       copied as it was imported; AutoTokenizer loads it (an import has no reference to compare its ids with)"
             if source.tokenizer.is_there
-            else "warning: there is no tokenizer, since the import has none: AutoTokenizer will not load this folder"
+            else "warning: the export has no tokenizer, because the import had none: AutoTokenizer cannot load this folder"
         )
     else:
         lines.append(
@@ -169,11 +169,11 @@ def summary(exported: Exported) -> str:
         )
     if found.longest_text < source.seq_length:
         lines.append(
-            f"warning: the longest text that was compared has {found.longest_text:,} tokens; the config says that the model is "
-            f"made for {source.seq_length:,}"
+            f"warning: the longest text that was compared has {found.longest_text:,} tokens; the config states sequences of up to "
+            f"{source.seq_length:,}"
         )
     if left_out:
-        lines.append(f"vocabulary      {left_out:,} rows that no token names were left out")
+        lines.append(f"vocabulary      {left_out:,} rows without a token were left out")
     if source.sources is None and source.run is not None:
         lines.append(
             "warning: the run's shards were not read: neither validation text nor the shards' ids were compared"

@@ -1,4 +1,4 @@
-"""A folder that is there whole or not at all: written as DIR.part, synced, renamed at the end."""
+"""The folder of an export appears complete or not at all: it is written as DIR.part, synced and renamed at the end."""
 
 import contextlib
 import os
@@ -13,31 +13,36 @@ from fanal.part_folder import part_folder, publish
 from pretrain.convert.ours.target import harm_of
 
 SMALL_FILES_BYTES = 32 << 20
-"""Room for what is no weight: tokenizer, config, card, certificate."""
+"""Bytes set aside for the files that hold no weights: tokenizer, config, card, certificate."""
 
 
 class ExportTargetError(UserError):
-    """The folder cannot be written where it was asked for; the message says why."""
+    """Error: the folder cannot be written at the requested path; the message names the reason."""
 
 
 _OUR_FILES = re.compile(r"model[-0-9of]*\.safetensors|README\.md|[a-z_.]+\.json|tokenizer\.model|chat_template\.jinja")
-"""What an export writes, by name: nothing else in a DIR.part is wiped."""
+"""Names of the files that an export writes: nothing else in a DIR.part is removed."""
 
 
 def check_target(final: Path, *, weight_bytes: int) -> None:
-    """Refuse, before anything is written, a target that is taken or a disk that is too small. Raises: ExportTargetError."""
+    """Check, before anything is written, that the target is free and the disk has room. Raises: ExportTargetError."""
     harm = harm_of(final)
     if harm is not None:
         raise ExportTargetError(f"--to ({final}) {harm}")
     if os.path.lexists(final) and (final.is_symlink() or not final.is_dir() or any(final.iterdir())):
         raise ExportTargetError(
-            f"--to ({final}) must not be there yet, or be an empty folder; {final}-2 works, or remove what is there"
+            f"--to ({final}) must not exist, or be an empty folder; {final}-2 works, or remove what is there"
         )
     parent = final.absolute().parent
     if not parent.is_dir():
         above = next(folder for folder in (parent, *parent.parents) if os.path.lexists(folder))
-        mend = f"mkdir -p {parent}" if above.is_dir() else f"{above} is no folder; {above.parent / final.name} works"
-        raise ExportTargetError(f"--to ({final}) must lie in a folder that is there, and {parent} is none; {mend}")
+        if above.is_dir():
+            raise ExportTargetError(
+                f"--to ({final}) must be in an existing folder, and {parent} does not exist; `mkdir -p {parent}` creates it"
+            )
+        raise ExportTargetError(
+            f"--to ({final}) must be in an existing folder, and {above} is not a folder; {above.parent / final.name} works"
+        )
     needed = weight_bytes + SMALL_FILES_BYTES
     lack = shortage(parent, "the export", needed_bytes=needed, instead="export to another disk")
     if lack is not None:
@@ -46,9 +51,9 @@ def check_target(final: Path, *, weight_bytes: int) -> None:
 
 @contextlib.contextmanager
 def part_of(final: Path) -> Iterator[Path]:
-    """The empty folder DIR.part, held by this process alone; at the block's end it becomes DIR, on an exception it is removed.
+    """Create the empty folder DIR.part, locked by this process; at the block's end rename it to DIR, on an exception remove it.
 
-    Raises: ExportTargetError if another export is at it or the disk does not take it.
+    Raises: ExportTargetError if another export is writing it, or if the disk refuses the write.
     """
     with part_folder(final, name=f"--to ({final})", act="export", error=ExportTargetError, is_ours=_is_ours) as part:
         yield part

@@ -1,4 +1,4 @@
-"""The model card: ``README.md`` of an export, drawn from the run and its certificate alone. What is not known is left out."""
+"""The model card: ``README.md`` of an export, made from the run and its certificate alone. Unknown facts are left out."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ SEVERAL_LANGUAGES = "mul"
 
 
 def model_card(source: ExportSource, certificate: Certificate, *, dtype: str, date: str, licence: str | None) -> str:
-    """The card's text. Args: licence: of the model, in the hub's words; None leaves it open."""
+    """Return the card's text. Args: licence: identifier of the model's licence on the hub; None leaves it out."""
     sections = [
         _front_matter(source, licence),
         _head(source, dtype),
@@ -48,7 +48,7 @@ def _head(source: ExportSource, dtype: str) -> str:
     name = Path(source.run.run_dir).name if source.run is not None else "model"
     if source.imported is not None:
         name = source.imported.name
-    what = "A base language model: it goes on with a text, and was not taught to follow instructions."
+    what = "A base language model: it continues a text, and was not trained to follow instructions."
     return f"# {name}, step {source.state.step:,}\n\n{what} Weights in {dtype}, exported by Fanal.\n"
 
 
@@ -82,7 +82,7 @@ def _training(source: ExportSource) -> str:
     rows.append(("checkpoint", f"manifest sha256 `{source.manifest_sha256}`"))
     if source.imported is not None:
         rows.append(("started from", f"weights imported from {source.imported.name}"))
-    rows += [("began with", described(origin)) for origin in chain(source.origin)]
+    rows += [("started from", described(origin)) for origin in chain(source.origin)]
     rows.append(("exported with", ", ".join(f"{name} {number}" for name, number in versions().items())))
     return "## Training\n\n" + _table(("", ""), rows)
 
@@ -90,7 +90,7 @@ def _training(source: ExportSource) -> str:
 def _settings(run: RunConfig) -> list[tuple[str, str]]:
     train, optim, parallel = run.train, run.optim, run.parallel
     virtual = parallel.virtual_pipeline_model_parallel_size
-    stages = f" with {virtual} stages a rank" if virtual > 1 else ""
+    stages = f" with {virtual} virtual stages per rank" if virtual > 1 else ""
     replicas = parallel.data_parallel_size or "as many as the ranks allowed"
     rate = f"learning rate {optim.lr:g} to {optim.min_lr:g} ({optim.lr_decay_style})"
     stated = optimizer_of(optim)
@@ -108,7 +108,7 @@ def _settings(run: RunConfig) -> list[tuple[str, str]]:
 
 
 def _measured(source: ExportSource) -> list[tuple[str, str]]:
-    """What the run logged up to this step; nothing if its log is not beside its checkpoints."""
+    """Return what the run logged up to this step; nothing if its log is not beside its checkpoints."""
     records = [r for r in metrics(source.folder.parent.parent) if r.get("step", 0) <= source.state.step]
     steps = [record for record in records if record.get("kind") == "step"]
     validations = [record for record in records if record.get("kind") == "validation"]
@@ -123,7 +123,10 @@ def _measured(source: ExportSource) -> list[tuple[str, str]]:
     if steps:
         peak = max(record["peak_memory_bytes"] for record in steps) / 2**30
         rows.append(
-            ("pace", f"{median_pace(steps):,.0f} tokens/s over all ranks (median), {peak:.2f} GiB a rank at most")
+            (
+                "throughput",
+                f"{median_pace(steps):,.0f} tokens/s over all ranks (median), at most {peak:.2f} GiB per rank",
+            )
         )
         starts = [record for record in records if record.get("kind") == "start"]
         hardware = dict.fromkeys(f"{record['num_ranks']} x {record['device']}" for record in starts)
@@ -141,9 +144,9 @@ def _data(source: ExportSource) -> str:
     head = ("source", "domain", "language", "licence", "tokens", "share", "passes")
     masked = source.run is not None and source.run.data.document_mask
     mask = (
-        "Documents of a sample were kept apart: put no two documents into one sequence.\n"
+        "Attention was masked at document boundaries in training: put only one document into a sequence.\n"
         if masked
-        else "Samples were cut from documents one after the other; attention crossed from one to the next.\n"
+        else "Samples were cut from concatenated documents, and attention crossed document boundaries.\n"
     )
     return f"## Data\n\n{mask}\n" + _table(head, rows)
 
@@ -189,7 +192,7 @@ def _certificate(source: ExportSource, certificate: Certificate, date: str) -> s
     if found.longest_text < source.seq_length:
         rows.append(("not compared", f"positions from {found.longest_text:,} to {source.seq_length - 1:,}"))
     if left_out:
-        rows.append(("vocabulary", f"{left_out:,} rows that no token names were left out"))
+        rows.append(("vocabulary", f"{left_out:,} rows without a token were left out"))
     text = (
         "This folder was loaded with `transformers` and compared with the trainer's own model, both in fp32 with the weights "
         f"of this export, on {date}. Every figure, and the sha256 of every file: `certificate.json`.\n"
@@ -203,7 +206,7 @@ def _use(source: ExportSource) -> str:
     lines = [
         "## Use",
         "",
-        *(() if has_tokenizer else ("There is no tokenizer in this folder.", "")),
+        *(() if has_tokenizer else ("This folder has no tokenizer.", "")),
         "```python",
         "from transformers import AutoModelForCausalLM, AutoTokenizer",
         "",
@@ -216,7 +219,7 @@ def _use(source: ExportSource) -> str:
     ]
     if source.tokenizer.is_ours:
         bos = "A BOS is put in front of each text, as in training." if source.tokenizer.adds_bos else "No BOS is added."
-        lines += [f'{bos} A "<s>" inside a text stays text (`split_special_tokens`).', ""]
+        lines += [f'{bos} A "<s>" inside a text is read as text, not as a special token (`split_special_tokens`).', ""]
     return "\n".join(lines)
 
 

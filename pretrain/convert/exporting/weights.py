@@ -1,6 +1,6 @@
 """Write a checkpoint's masters as safetensors files under Hugging Face's names, a block of rows at a time.
 
-Where each tensor lies follows from the shapes, so a header is written before the first number, and a file is written once,
+The place of each tensor follows from the shapes, so a header is written before the first number, and a file is written once,
 from its first byte to its last. Format: https://github.com/huggingface/safetensors.
 """
 
@@ -23,7 +23,7 @@ from pretrain.checkpoint.disk.tensors import TensorReader
 from pretrain.convert.ours.names import HfTensor
 
 BLOCK_BYTES = 16 << 20
-"""Of a tensor in float32 in a block. Three are in memory: one is read while the one before is written, rounded or not."""
+"""Bytes of a tensor's block in float32. Three are in memory: one is read while the one before is written, rounded or not."""
 ITEM_BYTES = {"bfloat16": 2, "float32": 4}
 FORMAT_NAMES = {"bfloat16": "BF16", "float32": "F32"}
 
@@ -38,7 +38,7 @@ class WeightFile:
 
     @property
     def header(self) -> bytes:
-        """Its head."""
+        """The header: the length of its JSON, the JSON, and spaces up to a multiple of 8 bytes."""
         fields: dict[str, object] = {"__metadata__": {"format": "pt"}}
         place = 0
         for tensor in self.tensors:
@@ -55,17 +55,17 @@ class WeightFile:
 
     @property
     def num_bytes(self) -> int:
-        """Its size."""
+        """Size of the file."""
         return len(self.header) + sum(num_bytes(tensor, self.dtype) for tensor in self.tensors)
 
 
 def num_bytes(tensor: HfTensor, dtype: str) -> int:
-    """Of a tensor in a file."""
+    """Return the size of a tensor in a file."""
     return math.prod(tensor.shape) * ITEM_BYTES[dtype]
 
 
 def plan_files(tensors: Sequence[HfTensor], *, dtype: str, max_shard_bytes: int) -> list[WeightFile]:
-    """The files of a model, each at most ``max_shard_bytes`` of tensors, unless a single tensor is larger."""
+    """Return the files of a model, each with at most ``max_shard_bytes`` of tensors, unless a single tensor is larger."""
     groups: list[list[HfTensor]] = [[]]
     held = 0
     for tensor in tensors:
@@ -84,7 +84,7 @@ def plan_files(tensors: Sequence[HfTensor], *, dtype: str, max_shard_bytes: int)
 
 
 def index_json(files: Sequence[WeightFile]) -> dict[str, object]:
-    """What model.safetensors.index.json holds: which file has which tensor."""
+    """Return the content of model.safetensors.index.json: which file has which tensor."""
     tensors = [tensor for file in files for tensor in file.tensors]
     return {
         "metadata": {
@@ -96,10 +96,10 @@ def index_json(files: Sequence[WeightFile]) -> dict[str, object]:
 
 
 def write_file(folder: Path, file: WeightFile, reader: TensorReader, on_bytes: Callable[[int], None]) -> FileEntry:
-    """Write one file, synced to the disk; its size and hash as written.
+    """Write one file, synced to the disk, and return its size and hash as written.
 
-    Args: on_bytes is told the bytes of each block.
-    Raises: OSError if the disk does not take it; DamagedCheckpointError.
+    Args: on_bytes: called with the number of bytes of each block.
+    Raises: OSError if the disk refuses the write; DamagedCheckpointError.
     """
     digest, written = hashlib.sha256(), 0
     with (folder / file.name).open("xb", buffering=0) as stream:
@@ -116,14 +116,14 @@ def write_file(folder: Path, file: WeightFile, reader: TensorReader, on_bytes: C
 
 
 def _contents(file: WeightFile, reader: TensorReader) -> Iterator[Any]:
-    """Buffers of bytes, one after the other."""
+    """Yield the file's bytes in buffers, from the first byte to the last."""
     yield file.header
     for values in _read_ahead(values for tensor in file.tensors for values in row_blocks(tensor, reader)):
         yield (values if file.dtype == "float32" else rounded(values)).reshape(-1).view(np.uint8).data
 
 
 def _read_ahead(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    """The same blocks, the next one read by a thread while one is used: the disk's time and the hash's add up otherwise."""
+    """Yield the same blocks, the next one read by a thread while one is used: otherwise the times of disk and hash add up."""
     with ThreadPoolExecutor(1) as thread:
         coming = thread.submit(next, blocks, None)
         while (values := coming.result()) is not None:
@@ -132,7 +132,7 @@ def _read_ahead(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
 
 
 def row_blocks(tensor: HfTensor, reader: TensorReader) -> Iterator[np.ndarray]:
-    """A tensor's master values from its first row to its last: float32, contiguous, at most BLOCK_BYTES each (or one row)."""
+    """Yield a tensor's master values from first row to last: float32, contiguous, at most BLOCK_BYTES each (or one row)."""
     for box in tensor.boxes:
         columns = math.prod(box.size[1:])
         step = max(1, BLOCK_BYTES // (4 * columns))
@@ -144,5 +144,5 @@ def row_blocks(tensor: HfTensor, reader: TensorReader) -> Iterator[np.ndarray]:
 
 
 def rounded(values: np.ndarray) -> np.ndarray:
-    """float32 -> bfloat16, to nearest even as the trainer's own weights are; its bits as int16."""
+    """Round float32 to bfloat16, to nearest even like the trainer's own weights, and return the bits as int16."""
     return torch.from_numpy(values).to(torch.bfloat16).view(torch.int16).numpy()

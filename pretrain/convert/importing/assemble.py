@@ -1,4 +1,4 @@
-"""Our tensors out of a Hugging Face folder's, a block of rows at a time. No torch."""
+"""Assemble our tensors from those of a Hugging Face folder, a block of rows at a time. No torch."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from pretrain.convert.theirs.weights import BadWeightsError, HfWeights
 from pretrain.model.families.table import HF_EMBEDDING, HF_OUTPUT
 
 BLOCK_BYTES = 32 << 20
-"""Most of one tensor that is in memory at a time, as float32."""
+"""Bytes of one tensor, as float32, in memory at a time, at most."""
 IGNORED = ".self_attn.rotary_emb.inv_freq"
-"""Old Llama folders keep the rotary frequencies; they follow from rope_theta."""
+"""End of the names of rotary frequencies, which old Llama folders store; they follow from rope_theta."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rows:
+class SourceRows:
     """Rows of one of our tensors, and where they are in the folder."""
 
     first_row: int
@@ -32,11 +32,11 @@ class Assembly:
 
     weights: HfWeights
     shapes: dict[str, tuple[int, ...]]
-    rows: dict[str, list[Rows]]
-    """Of each of our tensors, in the order of its rows; rows that pad the vocabulary are in none."""
+    rows: dict[str, list[SourceRows]]
+    """The rows of each of our tensors, in order, and their source; rows that pad the vocabulary have none."""
 
     def blocks(self, tensor: str) -> Iterator[np.ndarray]:
-        """A tensor from its first row to its last: float32, contiguous, at most BLOCK_BYTES each.
+        """Yield a tensor from its first row to its last: float32, contiguous, at most BLOCK_BYTES each.
 
         Raises: BadWeightsError.
         """
@@ -45,7 +45,7 @@ class Assembly:
         step = max(1, BLOCK_BYTES // row_bytes)
         row = 0
         for part in self.rows[tensor]:
-            assert part.first_row == row, f"rows of {tensor} go on at {part.first_row}, not at {row}"
+            assert part.first_row == row, f"rows of {tensor} continue at {part.first_row}, not at {row}"
             for at in range(0, part.num_rows, step):
                 yield self.weights.read_rows(part.name, part.name_first_row + at, min(step, part.num_rows - at))
             row += part.num_rows
@@ -53,7 +53,7 @@ class Assembly:
             yield np.zeros((min(step, shape[0] - at), *shape[1:]), np.float32)
 
     def read(self, tensor: str) -> np.ndarray:
-        """The whole tensor. Raises: BadWeightsError."""
+        """Read the whole tensor. Raises: BadWeightsError."""
         return np.concatenate(list(self.blocks(tensor)))
 
 
@@ -65,30 +65,34 @@ def assemble(weights: HfWeights, model: ModelConfig) -> Assembly:
     if model.num_layers > len(weights.entries):  # before as many names are made
         raise BadWeightsError(
             f"{weights.folder} holds {len(weights.entries):,} tensors, fewer than the {model.num_layers:,} layers "
-            "(num_hidden_layers) of its config.json"
+            "(num_hidden_layers) of its config.json; copy config.json and the weights of one model"
         )
     expected = {tensor.name: tensor for tensor in hf_tensors(model, vocab_size=model.vocab_size)}
     entries = weights.entries
     missing = [name for name in expected if name not in entries]
     if missing:
-        raise BadWeightsError(f"{weights.folder} lacks {_shown(missing)}, which its config.json implies")
+        raise BadWeightsError(
+            f"{weights.folder} lacks {_shown(missing)}, which its config.json implies; copy the folder again"
+        )
     for name, tensor in expected.items():
         if entries[name].shape != tensor.shape:
             raise BadWeightsError(
                 f"{name} in {weights.folder / entries[name].file} has shape {entries[name].shape}; its config.json implies "
-                f"{tensor.shape}"
+                f"{tensor.shape}; copy config.json and the weights of one model"
             )
     unexpected = [name for name in entries if name not in expected and not name.endswith(IGNORED)]
     if unexpected == [HF_OUTPUT] and model.share_embeddings_and_output_weights:
         _check_copy(weights)
     elif unexpected:
-        raise BadWeightsError(f"{weights.folder} holds {_shown(unexpected)}, which no model of its config.json has")
-    rows: dict[str, list[Rows]] = {name: [] for name in our_shapes(model)}
+        raise BadWeightsError(
+            f"{weights.folder} holds {_shown(unexpected)}, and the model that its config.json describes has no such tensor"
+        )
+    rows: dict[str, list[SourceRows]] = {name: [] for name in our_shapes(model)}
     for tensor in expected.values():
         first = 0
         for box in tensor.boxes:
             rows[tensor.tensor].append(
-                Rows(first_row=box.offset[0], num_rows=box.size[0], name=tensor.name, name_first_row=first)
+                SourceRows(first_row=box.offset[0], num_rows=box.size[0], name=tensor.name, name_first_row=first)
             )
             first += box.size[0]
     ordered = {name: sorted(found, key=lambda part: part.first_row) for name, found in rows.items()}
@@ -96,7 +100,7 @@ def assemble(weights: HfWeights, model: ModelConfig) -> Assembly:
 
 
 def _check_copy(weights: HfWeights) -> None:
-    """A tied model may store its embedding a second time, as long as that is what it is."""
+    """Check that the output layer of a tied model is a copy of its embedding. Raises: BadWeightsError."""
     left, right = weights.entries[HF_EMBEDDING], weights.entries[HF_OUTPUT]
     is_same = left.shape == right.shape
     step = max(1, BLOCK_BYTES // (4 * left.shape[1]))
@@ -106,8 +110,8 @@ def _check_copy(weights: HfWeights) -> None:
         is_same = is_same and np.array_equal(embedding, output)
     if not is_same:
         raise BadWeightsError(
-            f"{HF_OUTPUT} in {weights.folder} is another matrix than {HF_EMBEDDING}, and its config.json ties them "
-            "(tie_word_embeddings true): one of the two is wrong"
+            f"{HF_OUTPUT} in {weights.folder} must equal {HF_EMBEDDING}, because its config.json ties them "
+            "(tie_word_embeddings true), and differs; tie_word_embeddings false works if the output layer is right"
         )
 
 

@@ -1,7 +1,7 @@
 """``pretrain import``: a Hugging Face folder -> a checkpoint of its weights, which training starts from in any layout.
 
-Streaming: a block of rows is in memory at a time. Written as CHECKPOINT.part and renamed once it is whole. Nothing of the
-folder is executed: JSON and numbers are read, and that is all.
+Streaming: a block of rows is in memory at a time. It is written as CHECKPOINT.part and renamed once it is complete. Nothing in
+the folder is executed: only JSON and numbers are read.
 """
 
 import contextlib
@@ -39,31 +39,31 @@ from pretrain.convert.theirs.weights import INDEX_JSON, HfWeights, open_hf_weigh
 from pretrain.state import TrainState
 
 PARAM = "param"
-"""The one state that weights alone give; the optimizer starts afresh."""
+"""The only state of each parameter in an import, its value; the optimizer starts with fresh states."""
 FILE_BYTES = 4 << 30
-"""Size of a file from which on the next tensor goes to another one: ranks read and hash several files at a time."""
+"""Size of a file above which the next tensor goes to a new one: ranks read and hash several files at a time."""
 OUR_NAMES = {SHARDS, STATE, CONFIG, TENSORS, IMPORT, IMPORTED_FILES, MANIFEST, COMPLETE}
 SMALL_FILES_BYTES = 16 << 20
 
 
 class ImportTargetError(UserError):
-    """The checkpoint cannot be written where it was asked for; the message says why."""
+    """Error: the checkpoint cannot be written at the requested path; the message names the reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Imported:
-    """What an import made."""
+    """Result of an import."""
 
     checkpoint: Path
     num_parameters: int
-    """Numbers in it, the padding of the vocabulary left out."""
+    """Number of parameters, the padding of the vocabulary left out."""
     num_bytes: int
 
 
 def import_hf(hf_dir: str | Path, to: str | Path, *, make_vocab_size_divisible_by: int = 128) -> Imported:
     """Write the checkpoint ``to`` from the folder ``hf_dir``.
 
-    Raises: UnsupportedModelError, BadWeightsError, BadFileError, TokenIdError, ImportTargetError; nothing is left under the
+    Raises: UnsupportedModelError, BadWeightsError, BadFileError, SpecialTokenIdError, ImportTargetError; nothing is left under the
     name ``to`` then.
     """
     folder, final = Path(hf_dir), named(to)
@@ -80,8 +80,8 @@ def import_hf(hf_dir: str | Path, to: str | Path, *, make_vocab_size_divisible_b
             made = _write(part, final, found, assembly, kept)
     if not has_tokenizer(kept):
         print(
-            f"warning: {folder} has no tokenizer (tokenizer.json or tokenizer.model): generate needs --tokenizer DIR, and of an "
-            "export AutoTokenizer loads none",
+            f"warning: {folder} has no tokenizer (tokenizer.json or tokenizer.model): `generate` needs --tokenizer DIR, and "
+            "AutoTokenizer cannot load an export of this checkpoint",
             file=sys.stderr,
         )
     return made
@@ -114,9 +114,7 @@ def _write(part: Path, final: Path, found: HfModel, assembly: Assembly, kept: Se
     try:
         seal(part, final, step=0, entries=entries)
     except SaveError as error:
-        raise ImportTargetError(
-            f"CHECKPOINT ({final}) could not be written, and nothing is left of it: {error}"
-        ) from None
+        raise ImportTargetError(f"CHECKPOINT ({final}) could not be written, and was removed: {error}") from None
     return Imported(
         checkpoint=final,
         num_parameters=_num_parameters(assembly),
@@ -133,7 +131,8 @@ def _num_parameters(assembly: Assembly) -> int:
 
 
 def _weights_dtype(weights: HfWeights) -> torch.dtype:
-    """bfloat16 where every tensor is, so that an export writes these very bytes; float32 holds all others exactly."""
+    """Return bfloat16 if every tensor is bfloat16, so that an export writes the same bytes; else float32, which holds all types
+    exactly."""
     return torch.bfloat16 if {entry.dtype for entry in weights.entries.values()} == {"BF16"} else torch.float32
 
 
@@ -168,7 +167,7 @@ def _write_shards(
 
 
 def _files(assembly: Assembly) -> Iterator[list[str]]:
-    """The names of each file's tensors, in the order of the model."""
+    """Yield the names of each file's tensors, in the order of the model."""
     names: list[str] = []
     held = 0
     for name, shape in assembly.shapes.items():
@@ -182,7 +181,7 @@ def _files(assembly: Assembly) -> Iterator[list[str]]:
 
 
 def _config_text(found: HfModel, dtype: torch.dtype) -> str:
-    """As much of a run's config as an imported model has."""
+    """Return the part of a run's config that an imported model determines."""
     content = {
         "model": dataclasses.asdict(found.model),
         "data": {"seq_length": found.max_positions},
@@ -192,7 +191,7 @@ def _config_text(found: HfModel, dtype: torch.dtype) -> str:
 
 
 def _describe_source(weights: HfWeights, kept: Sequence[str], progress: Progress) -> list[FileEntry]:
-    """Size and hash of every file that is read."""
+    """Return size and hash of every file that is read."""
     names = [CONFIG_JSON, *([INDEX_JSON] if (weights.folder / INDEX_JSON).is_file() else []), *kept]
     entries = [_describe(weights.folder, name) for name in names]
     done_bytes = 0
@@ -204,7 +203,7 @@ def _describe_source(weights: HfWeights, kept: Sequence[str], progress: Progress
 
 
 def _describe(folder: Path, name: str) -> FileEntry:
-    """As ``describe``, and through links: a cache of downloads is made of them."""
+    """Return size and hash of a file, like ``describe``, following links: a download cache consists of links."""
     real = (folder / name).resolve()
     return dataclasses.replace(describe(real.parent, real.name), path=name)
 
@@ -215,7 +214,7 @@ def _check_target(final: Path, needed_bytes: int) -> None:
         raise ImportTargetError(f"CHECKPOINT ({final}) {harm}")
     is_empty_folder = final.is_dir() and not final.is_symlink() and not any(final.iterdir())
     if os.path.lexists(final) and not is_empty_folder:
-        raise ImportTargetError(f"CHECKPOINT ({final}) is there already; choose another name, or remove it")
+        raise ImportTargetError(f"CHECKPOINT ({final}) must not exist yet; choose another name, or remove it")
     lack = shortage(
         nearest_folder(final.absolute().parent),
         "the checkpoint",
@@ -227,9 +226,9 @@ def _check_target(final: Path, needed_bytes: int) -> None:
 
 
 def _part_of(final: Path) -> contextlib.AbstractContextManager[Path]:
-    """The empty folder CHECKPOINT.part, held by this process alone; removed unless the block has renamed it.
+    """Create the empty folder CHECKPOINT.part, locked by this process; remove it unless the block has renamed it.
 
-    Raises: ImportTargetError if another import is at it, or if it cannot be written.
+    Raises: ImportTargetError if another import is writing it, or if it cannot be written.
     """
     return part_folder(
         final,

@@ -1,4 +1,4 @@
-"""The files of a Hugging Face folder beside config and weights: read before they are copied. No code of the folder is run."""
+"""Check the files of a Hugging Face folder beside config and weights before they are copied. No code of the folder is run."""
 
 import json
 import os
@@ -16,19 +16,19 @@ GENERATION_CONFIG = "generation_config.json"
 
 
 class BadFileError(UserError):
-    """A file that is not what its name says; the message names it."""
+    """Error: a file does not hold what its name promises; the message names it."""
 
 
 def check_kept_files(folder: Path, *, vocab_size: int) -> list[str]:
-    """The names of those that are there, each read as who uses it will.
+    """Return the names of the kept files in the folder, each read the way its users will read it.
 
-    Raises: BadFileError, TokenIdError: UserErrors that name the file.
+    Raises: BadFileError, SpecialTokenIdError: UserErrors that name the file.
     """
     found = [name for name in KEPT_FILES if os.path.lexists(folder / name)]
     for name in found:
         path = folder / name
         if not path.is_file():
-            raise BadFileError(f"{path} must be a file and is none; copy it again, or remove it")
+            raise BadFileError(f"{path} must be a file, and is not one; copy it again, or remove it")
         if name == SENTENCEPIECE_MODEL:
             _check_sentencepiece(path)
         elif path.suffix == ".json":
@@ -43,7 +43,7 @@ def check_kept_files(folder: Path, *, vocab_size: int) -> list[str]:
 
 
 def has_tokenizer(names: list[str]) -> bool:
-    """Whether one of these files is a tokenizer, and not only says something of one."""
+    """Return whether one of these files is a tokenizer by itself, and does not merely describe one."""
     return not TOKENIZERS.isdisjoint(names)
 
 
@@ -53,7 +53,7 @@ def _read_text(path: Path) -> str:
     except OSError as error:
         raise error_type(error, BadFileError)(f"{path} cannot be read ({error.strerror}); copy it again") from None
     except UnicodeError as error:
-        raise BadFileError(f"{path} is no text in UTF-8 ({error}); copy it again, or remove it") from None
+        raise BadFileError(f"{path} is not text in UTF-8 ({error}); copy it again, or remove it") from None
 
 
 def _read_object(path: Path) -> dict[str, Any]:
@@ -72,11 +72,11 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 def _check_tokenizer_json(path: Path, content: dict[str, Any]) -> None:
     if not isinstance(content.get("model"), dict):
-        raise BadFileError(f"{path} must hold an object named model, and has none; copy it again, or remove it")
+        raise BadFileError(f"{path} must hold an object named model, and does not; copy it again, or remove it")
     try:
         import tokenizers  # noqa: F401
     except ImportError:
-        return  # an import needs none of transformers' libraries; an export and generate read the file with them
+        return  # an import needs no library of transformers; an export and `generate` read the file with them
     read_tokenizer_json(path)
 
 
@@ -89,5 +89,5 @@ def _check_sentencepiece(path: Path) -> None:
     except (OSError, RuntimeError) as error:
         problem = error
     raise error_type(problem, BadFileError)(
-        f"{path} is no SentencePiece model ({problem}); copy it again, or remove it"
+        f"{path} is not a SentencePiece model ({problem}); copy it again, or remove it"
     ) from None

@@ -1,1 +1,1 @@
-"""Ours: what a checkpoint holds, as an export or an import sees it."""
+"""Our side of a conversion: a checkpoint, as an export or an import sees it."""

@@ -1,6 +1,6 @@
-"""``import.json`` of an imported checkpoint: which files it was made of, and ``imported/``, copies of those that are no weights.
+"""``import.json`` of an imported checkpoint names the files it was made from; ``imported/`` holds copies of those without weights.
 
-They say what the checkpoint itself cannot: its tokenizer is that of the folder it comes from, and none of ours.
+They record what the checkpoint itself cannot: its tokenizer is that of the folder it comes from, and not one of ours.
 """
 
 import json
@@ -24,30 +24,30 @@ TOKENIZER_FILES = (
 )
 """Files by which a Hugging Face folder describes its tokenizer."""
 TOKENIZERS = frozenset({"tokenizer.json", "tokenizer.model"})
-"""Those of them that are a tokenizer; the others say something of it."""
+"""Files that are a tokenizer by themselves; the others describe one."""
 KEPT_FILES = (*TOKENIZER_FILES, "generation_config.json")
-"""Those that are copied into the checkpoint, where they are there."""
+"""Files that are copied into the checkpoint if the folder has them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImportRecord:
-    """Where an imported checkpoint comes from."""
+    """Record of the folder that a checkpoint was imported from."""
 
     name: str
-    """Of the folder, without the path to it."""
+    """Name of the folder, without the path to it."""
     files: tuple[FileEntry, ...]
-    """Everything that was read."""
+    """Every file that was read."""
     config: dict[str, Any]
-    """``config.json`` as it was."""
+    """Content of ``config.json``, unchanged."""
 
     @property
     def tokenizer_sha256(self) -> dict[str, str]:
-        """The hash of each file that describes the tokenizer. A shard's tokenizer is known by that of tokenizer.model."""
+        """The hash of each file that describes the tokenizer. A shard identifies its tokenizer by the hash of tokenizer.model."""
         return {entry.path: entry.sha256 for entry in self.files if entry.path in TOKENIZER_FILES}
 
 
 def import_text(*, name: str, files: Iterable[FileEntry], config: dict[str, Any]) -> str:
-    """The content of ``import.json``."""
+    """Return the content of ``import.json``."""
     record = ImportRecord(name=name, files=tuple(sorted(files, key=lambda entry: entry.path)), config=config)
     content = {
         "format_version": FORMAT_VERSION,
@@ -57,13 +57,13 @@ def import_text(*, name: str, files: Iterable[FileEntry], config: dict[str, Any]
         "tokenizer_sha256": record.tokenizer_sha256,
         "config": record.config,
     }
-    return json.dumps(content, indent=1) + "\n"  # in ASCII: a name may hold bytes that are no text
+    return json.dumps(content, indent=1) + "\n"  # in ASCII: a name may hold bytes that are not UTF-8
 
 
 def read_import(checkpoint: Path) -> ImportRecord | None:
-    """Where a checkpoint was imported from; None for one that was trained.
+    """Read where a checkpoint was imported from; None for one that was trained.
 
-    Raises: DamagedCheckpointError if its ``import.json`` is none.
+    Raises: DamagedCheckpointError if its ``import.json`` is not valid.
     """
     path = checkpoint / IMPORT
     if not path.exists():
@@ -71,8 +71,12 @@ def read_import(checkpoint: Path) -> ImportRecord | None:
     try:
         fields = json.loads(read_small_file(path))
         if fields["format_version"] != FORMAT_VERSION or fields["kind"] != "huggingface":
-            raise UserError(f"it is of version {fields['format_version']} and kind {fields['kind']}")
+            raise UserError(
+                f"version {fields['format_version']} and kind {fields['kind']}, expected {FORMAT_VERSION} and huggingface"
+            )
         files = tuple(FileEntry(**entry) for entry in fields["files"])
         return ImportRecord(name=str(fields["name"]), files=files, config=dict(fields["config"]))
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise DamagedCheckpointError(f"{path} is no record of an import ({type(error).__name__}: {error})") from None
+        raise DamagedCheckpointError(
+            f"{path} is not the record of an import ({type(error).__name__}: {error}); import the folder again"
+        ) from None

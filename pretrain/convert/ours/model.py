@@ -1,7 +1,7 @@
-"""The trainer's own model on a CPU in fp32, from a checkpoint of any layout, one layer in memory at a time.
+"""The trainer's own model runs on a CPU in fp32, from a checkpoint of any layout, one layer in memory at a time.
 
-The layers are those that train: megatron's TransformerLayer by ``layer_spec``, with our norms and attention. Nothing here is
-written again for the export.
+The layers are those that train: megatron's TransformerLayer by ``layer_spec``, with our norms and attention. Nothing is
+implemented a second time for the export.
 Shapes: s sequence, h hidden, v vocabulary.
 """
 
@@ -22,11 +22,11 @@ from pretrain.model.layer_spec import RMSNorm, layer_spec
 from pretrain.model.translate import transformer_config
 
 Point = tuple[str, list[torch.Tensor]]
-"""A place in the model by its name, and there the state of each text, [s, h]."""
+"""A point in the model by its name, and the state of each text there, [s, h]."""
 
 
 class OurModel:
-    """Reads texts. Only inside ``open_lone_world``.
+    """The trainer's model, run over texts. It works only inside ``open_lone_world``.
 
     Args: dtype: ``bfloat16`` rounds the masters, as training in bf16 does; the arithmetic is fp32 either way.
     """
@@ -41,7 +41,7 @@ class OurModel:
 
     @torch.no_grad()
     def points(self, texts: Sequence[np.ndarray]) -> Iterator[Point]:
-        """The state of every text after each part of the model, from the embedding to the last norm."""
+        """Yield the state of every text after each part of the model, from the embedding to the last norm."""
         embedding = self._rows(EMBEDDING)
         states = [embedding[torch.from_numpy(ids)][:, None] for ids in texts]  # [s, 1, h]
         if not self._model.share_embeddings_and_output_weights:
@@ -66,7 +66,7 @@ class OurModel:
 
     @torch.no_grad()
     def logits(self, text: int, positions: slice) -> torch.Tensor:
-        """Of some positions of a text, [positions, v] without the padding. After ``points`` has come to its end."""
+        """Return the logits at some positions of a text, [positions, v] without padding. Call it after ``points`` has ended."""
         if self._output is None:
             tied = self._model.share_embeddings_and_output_weights
             self._output = self._rows(EMBEDDING if tied else OUTPUT)
@@ -79,7 +79,7 @@ class OurModel:
 
     @torch.no_grad()
     def _fill(self, target: torch.Tensor, name: str) -> None:
-        """From the first row on, as many as the target has."""
+        """Fill the target with the first rows of a tensor, as many as the target has."""
         box = Box(offset=(0,) * target.dim(), size=tuple(target.shape))
         self._reader.read(name, "param", box, target.numpy())
         if self._is_rounded:
@@ -87,7 +87,7 @@ class OurModel:
 
 
 def _alone(model: ModelConfig) -> RunConfig:
-    """A run of one rank in fp32; only the model matters to a layer."""
+    """Return the config of a run of one rank in fp32; a layer depends on the model alone."""
     return RunConfig(
         run_dir="",
         model=model,

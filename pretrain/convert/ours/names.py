@@ -1,5 +1,5 @@
-"""Which part of which of our tensors is which tensor of a Hugging Face model, in both directions, by the family's table. Pure
-arithmetic; no torch."""
+"""Map the rows of our tensors to the tensors of a Hugging Face model and back, by the family's table. Pure arithmetic; no
+torch."""
 
 from dataclasses import dataclass, replace
 
@@ -11,24 +11,24 @@ from pretrain.model.families.table import HfPart, TensorSpec
 
 @dataclass(frozen=True, kw_only=True)
 class HfTensor:
-    """A tensor of the Hugging Face model: rows of ours, one block after the other."""
+    """A tensor of the Hugging Face model, made of blocks of rows of one of ours."""
 
     name: str
     shape: tuple[int, ...]
     tensor: str
-    """Ours."""
+    """Name of our tensor."""
     boxes: tuple[Box, ...]
-    """Of it, in the order of the rows."""
+    """Blocks of our tensor, in the order of the Hugging Face tensor's rows."""
 
 
 def our_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Every tensor of a model under the name it has in a checkpoint, with its whole shape, in the model's order."""
+    """Return the full shape of every tensor of a model by its name in a checkpoint, in the model's order."""
     return {name: spec.shape for name, spec in tensors_of(model).items()}
 
 
 def hf_tensors(model: ModelConfig, *, vocab_size: int) -> list[HfTensor]:
-    """Every tensor of the Hugging Face model, in its order, with ``vocab_size`` tokens: layer by layer, so that a reader that
-    goes through it needs one layer's memory."""
+    """Return every tensor of the Hugging Face model, in its order, with ``vocab_size`` tokens: layer by layer, so that a reader
+    of them in turn needs one layer's memory."""
     specs = table_of(replace(model, vocab_size=vocab_size)).as_exported()
     return [_hf_tensor(spec, part) for spec in specs for part in spec.hf_parts]
 

@@ -1,4 +1,4 @@
-"""What an export starts from: a checkpoint that was proved whole, its config, where it stood, and its tokenizer."""
+"""The source of an export: a verified checkpoint, its config, its position in the data, and its tokenizer."""
 
 import os
 import re
@@ -27,29 +27,29 @@ from pretrain.state import TrainState
 
 MAX_THREADS = 8
 _WHERE_DATA_LIES = re.compile(r"data\.(tokenizer|train|validation|held_out|phases)([.[].*)?")
-"""Keys that may be other ones than in training: they say where tokenizer and shards are now."""
+"""Keys that may differ from training: they name the places of tokenizer and shards now."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSource:
-    """A whole checkpoint, and what belongs to it."""
+    """A complete checkpoint, and what belongs to it."""
 
     folder: Path
     manifest_sha256: str
-    """The hash in its COMPLETE: it stands for every byte of the checkpoint."""
+    """The hash in its COMPLETE, which covers every byte of the checkpoint."""
     state: TrainState
     model: ModelConfig
     seq_length: int
     weights_dtype: str
-    """What was trained: ``bfloat16`` or ``float32``."""
+    """Precision of the weights in training: ``bfloat16`` or ``float32``."""
     run: RunConfig | None
-    """Its config, with the overrides; None for an import, which has none."""
+    """The run's config, with the overrides; None for an import, which has none."""
     position: DataPosition | None
-    """Where it stood in its data; None where it has read nothing."""
+    """Position in the run's data; None where it has read nothing."""
     imported: ImportRecord | None
-    """Where an import comes from; None for a checkpoint that was trained."""
+    """Record of the folder an import comes from; None for a checkpoint that was trained."""
     origin: Origin | None
-    """The checkpoint of another run that this one's began with."""
+    """The checkpoint of another run that this run started from."""
     sources: Sources | None
     """The run's shards, opened; None for an import or on request."""
     tokenizer: ExportTokenizer
@@ -58,11 +58,11 @@ class ExportSource:
 def open_source(
     path: str | Path, overrides: Sequence[str] = (), *, with_shards: bool = True, adds_bos: bool | None = None
 ) -> ExportSource:
-    """Verify a checkpoint, or a run's newest whole one, byte by byte, and open what belongs to it.
+    """Verify a checkpoint, or a run's newest complete one, byte by byte, and open what belongs to it.
 
-    Args: overrides: ``data.tokenizer=DIR`` and the like, where tokenizer or shards lie elsewhere now; adds_bos: whether
-        documents began with BOS, None asks the shards.
-    Raises: UserError if there is no checkpoint, or its tokenizer or shards are not at hand or other ones;
+    Args: overrides: ``data.tokenizer=DIR`` and the like, where tokenizer or shards have moved; adds_bos: whether documents
+        start with BOS, None reads it from the shards.
+    Raises: UserError if there is no checkpoint, or if its tokenizer or shards are missing or not those of training;
         DamagedCheckpointError if it, or every one of a run, is damaged; GoneError if its run deletes it meanwhile.
     """
     _check_overrides(overrides)
@@ -75,7 +75,7 @@ def _open_source(
     finding: Finding, overrides: Sequence[str], *, with_shards: bool, adds_bos: bool | None
 ) -> ExportSource:
     folder = finding.folder
-    assert finding.manifest is not None, "a whole checkpoint has a manifest"
+    assert finding.manifest is not None, "a complete checkpoint has a manifest"
     imported = read_import(folder)
     position = read_position(folder / DATA) if (folder / DATA).is_file() else None
     run, sources, seq_length = None, None, saved_seq_length(folder)
@@ -105,13 +105,13 @@ def _open_source(
 
 
 def _check_overrides(overrides: Sequence[str]) -> None:
-    """Refuse those that would have config and card say what was not trained."""
+    """Check that no override makes config or card state what was not trained. Raises: UserError."""
     for override in overrides:
         key = override.partition("=")[0]
         if not _WHERE_DATA_LIES.fullmatch(key):
             raise UserError(
-                f"override {override!r} must be of data.tokenizer, data.train, data.validation or data.phases, which say where "
-                f"tokenizer and shards are now; {key} stays as it was trained. data.tokenizer=DIR works"
+                f"override {override!r} must set data.tokenizer, data.train, data.validation or data.phases, which name the places "
+                f"of tokenizer and shards; {key} stays as it was in training. data.tokenizer=DIR works"
             )
 
 
@@ -131,20 +131,20 @@ def _whole_checkpoint(path: Path) -> Finding:
 
 
 def _open_shards(run: RunConfig, position: DataPosition | None) -> Sources:
-    """The run's shards, which must be those that it has read."""
+    """Open the run's shards, and check that they are those it has read. Raises: UserError."""
     try:
         sources = open_sources(run)
     except UserError as error:
         raise UserError(
-            f"{error}. For an export: data.train=... and data.tokenizer=... after the arguments say where they are now, and "
-            "--without-shards proves the export on built-in texts alone"
+            f"{error}. For an export, give their new places as arguments data.train=... and data.tokenizer=..., or certify it on "
+            "built-in text alone with --without-shards"
         ) from None
     found = {source.identity for source in sources.train}
     for read in position.sources if position is not None else ():
         if read.cursor and read.identity not in found:
             raise UserError(
-                f"data.train names no shard with the tokens of {read.prefix}, which this checkpoint was trained on; say with "
-                "data.train=[{prefix: ...}] where it is now, or --without-shards"
+                f"data.train names no shard with the tokens of {read.prefix}, which this checkpoint was trained on; give its new "
+                "place with data.train=[{prefix: ...}], or use --without-shards"
             )
     return sources
 

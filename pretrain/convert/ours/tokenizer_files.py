@@ -1,4 +1,4 @@
-"""The tokenizer's files of an export: ours with what `transformers` wants beside it, or an import's as they came."""
+"""The tokenizer's files of an export: ours with the files that `transformers` needs, or an import's own, unchanged."""
 
 import json
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from fanal.errors import UserError, error_type
 from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, read_small_file
 from pretrain.config.schema import DataConfig
 from pretrain.convert.ours.import_record import IMPORT, IMPORTED_FILES, TOKENIZER_FILES, TOKENIZERS, ImportRecord
-from pretrain.convert.ours.token_ids import BOS, EOS, PAD, TokenId, TokenIdError, token_ids
+from pretrain.convert.ours.token_ids import BOS, EOS, PAD, SpecialTokenIdError, TokenId, token_ids
 from pretrain.data.position import DataPosition
 from pretrain.data.sources import Sources
 from tokenizer.vocabulary.load import FAST_NAME, MODEL_NAME, Tokenizer, load_tokenizer
@@ -20,12 +20,12 @@ from tokenizer.vocabulary.spec import CONTROL_PIECES
 
 @dataclass(frozen=True, kw_only=True)
 class ExportTokenizer:
-    """What an export says about text and ids."""
+    """The tokenizer of an export: its files, its ids, and the oracle to compare them with."""
 
     files: dict[str, bytes]
-    """By their names in the exported folder."""
+    """Contents of the files by their names in the exported folder."""
     vocab_size: int
-    """Ids it knows; rows of the embedding beyond are left out."""
+    """Number of ids it knows; rows of the embedding beyond are left out."""
     bos_id: TokenId
     eos_id: TokenId
     pad_id: TokenId
@@ -34,42 +34,40 @@ class ExportTokenizer:
     processor: sentencepiece.SentencePieceProcessor | None
     """The oracle of its ids; None for an import without a SentencePiece model."""
     prepare: Callable[[str], str]
-    """What happens to a text before ``processor`` sees it."""
+    """Function applied to a text before ``processor`` encodes it."""
     is_ours: bool
-    """Made by this project: then every id must be the oracle's."""
+    """Whether this project made it: then every id must be the oracle's."""
     sha256: str | None
-    """Of the SentencePiece model."""
+    """Hash of the SentencePiece model."""
 
     @property
     def is_there(self) -> bool:
-        """Whether ``transformers`` finds a tokenizer in the export; an import may have come without one."""
+        """Whether ``transformers`` finds a tokenizer in the export; an imported folder may have none."""
         return not TOKENIZERS.isdisjoint(self.files)
 
 
 def tokenizer_of_run(
     data: DataConfig, position: DataPosition | None, sources: Sources | None, *, adds_bos: bool | None
 ) -> ExportTokenizer:
-    """The tokenizer that a run was trained with.
+    """Load the tokenizer that a run was trained with.
 
-    Args: adds_bos: whether documents began with BOS; None asks the shards.
-    Raises: UserError if it is not there, was altered, or is another than the one whose ids were trained on.
+    Args: adds_bos: whether documents start with BOS; None reads it from the shards.
+    Raises: UserError if it is missing, was altered, or is not the one whose ids were trained on.
     """
     try:
         tokenizer = load_tokenizer(data.tokenizer)
     except UserError as error:
-        raise UserError(
-            f"{error}. For an export: data.tokenizer=DIR after the arguments says where it is now"
-        ) from None
+        raise UserError(f"{error}. For an export, give its new place as the argument data.tokenizer=DIR") from None
     if position is not None and position.tokenizer_sha256 != tokenizer.model_sha256:
         raise UserError(
-            f"data.tokenizer ({data.tokenizer}) is {tokenizer.model_sha256[:12]}, and the checkpoint was trained on ids of "
-            f"{position.tokenizer_sha256[:12]}; data.tokenizer=DIR names the folder of that one"
+            f"data.tokenizer ({data.tokenizer}, sha256 {tokenizer.model_sha256[:12]}) must be the one that the checkpoint was "
+            f"trained with (sha256 {position.tokenizer_sha256[:12]}); give the folder of that one with data.tokenizer=DIR"
         )
     if adds_bos is None:
         if sources is None:
             raise UserError(
-                "without the shards nothing says whether documents began with BOS; --bos or --no-bos says it (`tokenizer encode` "
-                "puts it there unless told not to)"
+                "without the shards it is not known whether documents start with BOS; state it with --bos or --no-bos (`tokenizer "
+                "encode` adds BOS by default)"
             )
         adds_bos = all(source.shard.manifest.options.append_bos for source in sources.train)
     return ExportTokenizer(
@@ -87,15 +85,15 @@ def tokenizer_of_run(
 
 
 def tokenizer_of_import(folder: Path, imported: ImportRecord, *, vocab_size: int) -> ExportTokenizer:
-    """The tokenizer of an imported checkpoint: its files as they came.
+    """Return the tokenizer of an imported checkpoint, with its files unchanged.
 
-    Raises: UserError, DamagedCheckpointError if an older version has imported what cannot be one.
+    Raises: UserError, DamagedCheckpointError if an older version has imported a tokenizer that is not valid.
     """
     try:
         ids = token_ids(imported.config, folder / IMPORT, vocab_size=vocab_size)
-    except TokenIdError as error:
+    except SpecialTokenIdError as error:
         raise UserError(
-            f"{error}. Mend config.json in the folder that this comes from, and import that again"
+            f"{error}. Correct config.json in the folder that this was imported from, and import it again"
         ) from None
     inside = folder / IMPORTED_FILES
     files = {name: (inside / name).read_bytes() for name in TOKENIZER_FILES if (inside / name).is_file()}
@@ -120,7 +118,7 @@ def _processor(path: Path) -> sentencepiece.SentencePieceProcessor:
         return sentencepiece.SentencePieceProcessor(model_file=str(path))
     except (OSError, RuntimeError) as error:
         raise error_type(error, DamagedCheckpointError)(
-            f"{path} is no SentencePiece model ({error}); import the folder again"
+            f"{path} is not a SentencePiece model ({error}); import the folder again"
         ) from None
 
 
@@ -146,7 +144,7 @@ def _files(tokenizer: Tokenizer, adds_bos: bool) -> dict[str, bytes]:
 
 
 def _with_bos(fast: bytes, bos: str, bos_id: int) -> bytes:
-    """tokenizer.json with a BOS in front of each text, as each document of the shards has one."""
+    """Return tokenizer.json with a BOS in front of each text, like each document of the shards."""
     content = json.loads(fast)
     token = {"SpecialToken": {"id": bos, "type_id": 0}}
     content["post_processor"] = {
@@ -159,5 +157,5 @@ def _with_bos(fast: bytes, bos: str, bos_id: int) -> bytes:
 
 
 def json_bytes(content: object) -> bytes:
-    """A JSON file: the same bytes for the same content."""
+    """Return a JSON file: the same bytes for the same content."""
     return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()

@@ -1,4 +1,4 @@
-"""The exported folder as `transformers` loads it, in fp32 on a CPU: whole, or layer by layer where it is too large.
+"""The exported folder, loaded with `transformers` in fp32 on a CPU: as a whole, or layer by layer where it is too large.
 
 Shapes: s sequence, h hidden, v vocabulary.
 """
@@ -24,23 +24,23 @@ EXTRA = "pip install 'fanal[hf]'"
 
 
 class CannotLoadError(UserError):
-    """`transformers` does not load the folder as it should; the message says what is wrong."""
+    """Error: `transformers` does not load the folder as expected; the message names the reason."""
 
 
 class TheirModel(Protocol):
-    """Either way of running it."""
+    """The exported model, run over texts in either way."""
 
     def points(self, texts: Sequence[np.ndarray]) -> Iterator[Point]:
-        """As OurModel.points."""
+        """Yield the state of every text at each point, like OurModel.points."""
         ...
 
     def logits(self, text: int, positions: slice) -> torch.Tensor:
-        """As OurModel.logits."""
+        """Return the logits at some positions of a text, like OurModel.logits."""
         ...
 
 
 def transformers_module() -> Any:
-    """The library. Raises: UserError if it is not installed."""
+    """Return the module `transformers`. Raises: UserError if it is not installed."""
     try:
         library = importlib.import_module("transformers")
     except ImportError as error:
@@ -52,7 +52,7 @@ def transformers_module() -> Any:
 
 
 class WholeModel:
-    """Loaded with AutoModelForCausalLM, as a user does. Raises: CannotLoadError."""
+    """The model loaded with AutoModelForCausalLM, as a user does. Raises: CannotLoadError."""
 
     def __init__(self, folder: Path) -> None:
         library = transformers_module()
@@ -91,7 +91,7 @@ class WholeModel:
 
 
 class LayerByLayer:
-    """The same classes, each layer filled from the exported files, run on all texts, and emptied. Raises: CannotLoadError."""
+    """The same classes, one layer at a time: filled from the exported files, run on all texts, emptied. Raises: CannotLoadError."""
 
     def __init__(self, folder: Path) -> None:
         library = transformers_module()
@@ -151,7 +151,7 @@ class LayerByLayer:
 
     @contextlib.contextmanager
     def _filled(self, module: torch.nn.Module, prefix: str) -> Iterator[None]:
-        """A module with its values from the files, for the length of a block."""
+        """Load a module's values from the files for the duration of a block."""
         try:
             values = {name: self._read(prefix + name) for name in module.state_dict()}
             module.load_state_dict(values, assign=True)
@@ -176,7 +176,7 @@ def _files_of_tensors(folder: Path) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _hooks(model: Any, keep: Any) -> Iterator[None]:
-    """Tell ``keep`` of the states at every point while the block runs."""
+    """Call ``keep`` with the state at every point while the block runs."""
     hooks = [
         model.embed_tokens.register_forward_hook(lambda _m, _i, output: keep("embedding", output)),
         model.norm.register_forward_hook(lambda _m, _i, output: keep("final norm", output)),
@@ -197,13 +197,13 @@ def _hooks(model: Any, keep: Any) -> Iterator[None]:
 
 
 def _tensor(output: Any) -> torch.Tensor:
-    """Of a layer: transformers 4 gave a tuple until it gave the tensor itself."""
+    """Return the tensor that a layer gives: older versions of transformers 4 give a tuple with it."""
     return output[0] if isinstance(output, tuple) else output
 
 
 @contextlib.contextmanager
 def _collect_warnings() -> Iterator[list[str]]:
-    """What transformers warns of while the block runs."""
+    """Collect the warnings of transformers while the block runs."""
     found: list[str] = []
 
     class Collector(logging.Handler):
@@ -219,6 +219,6 @@ def _collect_warnings() -> Iterator[list[str]]:
 
 
 def in_one_line(error: BaseException) -> str:
-    """What a library says is wrong, at most 300 characters of it."""
+    """Return a library's error in one line of at most 300 characters."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text if len(text) <= 300 else text[:297] + '...'}"

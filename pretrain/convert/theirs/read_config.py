@@ -1,4 +1,4 @@
-"""A Hugging Face folder's ``config.json`` -> our model, or the name of what in it we do not compute. No torch, nothing executed."""
+"""Read a Hugging Face folder's ``config.json`` as our model, or refuse a feature by its name. No torch, nothing executed."""
 
 import json
 from dataclasses import dataclass, replace
@@ -17,19 +17,19 @@ CONFIG_JSON = "config.json"
 
 @dataclass(frozen=True, kw_only=True)
 class HfModel:
-    """What a ``config.json`` says."""
+    """The model that a ``config.json`` describes."""
 
     model: ModelConfig
     max_positions: int
-    """Longest sequence the model was made for, in tokens."""
+    """Number of tokens in the longest sequence the model was made for."""
     content: dict[str, Any]
-    """The file as it was."""
+    """Content of the file, unchanged."""
 
 
 def read_hf_config(folder: Path, *, make_vocab_size_divisible_by: int = 128) -> HfModel:
-    """The model of a Hugging Face folder.
+    """Read the model of a Hugging Face folder.
 
-    Raises: UnsupportedModelError naming the key, its value and what is supported; TokenIdError.
+    Raises: UnsupportedModelError naming the key, its value and what is supported; SpecialTokenIdError.
     """
     path = folder / CONFIG_JSON
     try:
@@ -39,9 +39,9 @@ def read_hf_config(folder: Path, *, make_vocab_size_divisible_by: int = 128) -> 
             f"HF_DIR ({folder}) must be a Hugging Face model's folder, and its {CONFIG_JSON} cannot be read ({error.strerror})"
         ) from None
     except (ValueError, RecursionError) as error:
-        raise UnsupportedModelError(f"{path} is not JSON ({error})") from None
+        raise UnsupportedModelError(f"{path} is not JSON ({error}); copy it again") from None
     if not isinstance(content, dict):
-        raise UnsupportedModelError(f"{path} must hold an object; it holds a {type(content).__name__}")
+        raise UnsupportedModelError(f"{path} must hold an object; it holds a {type(content).__name__}; copy it again")
     fields = HfFields(path, content)
     model = replace(_family(fields).read_config(fields), make_vocab_size_divisible_by=make_vocab_size_divisible_by)
     max_positions = fields.size("max_position_embeddings")
@@ -50,14 +50,14 @@ def read_hf_config(folder: Path, *, make_vocab_size_divisible_by: int = 128) -> 
 
 
 def _family(fields: HfFields) -> Family:
-    """The family that ``architectures`` names."""
+    """Return the family that ``architectures`` names. Raises: UnsupportedModelError."""
     if fields.get("auto_map"):
-        raise fields.refuse("auto_map", fields.get("auto_map"), "names code of the folder's own, which is never run")
+        raise fields.refuse("auto_map", fields.get("auto_map"), "names code in the folder, which is never run")
     stated = fields.get("architectures", [])
     found = [family for family in FAMILIES if stated == [family.architecture]]
     if not found:
         supported = " and ".join(family.architecture for family in FAMILIES)
-        raise fields.refuse("architectures", stated, f"must be one that is supported: {supported}")
+        raise fields.refuse("architectures", stated, f"must be a supported one: {supported}")
     family, model_type = found[0], fields.get("model_type")
     if model_type not in (None, family.model_type):
         raise fields.refuse(
@@ -65,6 +65,6 @@ def _family(fields: HfFields) -> Family:
         )
     if fields.get("quantization_config"):
         raise fields.refuse(
-            "quantization_config", fields.get("quantization_config"), "is not supported: take the unquantized weights"
+            "quantization_config", fields.get("quantization_config"), "is not supported; use the unquantized weights"
         )
     return family

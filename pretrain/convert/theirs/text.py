@@ -1,4 +1,4 @@
-"""Text to a model's ids and back: by a tokenizer folder of ours, or by the files of a Hugging Face folder."""
+"""Convert text to a model's ids and back, with a tokenizer folder of ours or the files of a Hugging Face folder."""
 
 import json
 from collections.abc import Callable
@@ -17,28 +17,28 @@ TOKENIZER_JSON, SENTENCEPIECE_MODEL = "tokenizer.json", "tokenizer.model"
 
 @dataclass(frozen=True, kw_only=True)
 class TextCodec:
-    """How a model reads and writes."""
+    """The conversion between text and a model's ids."""
 
     encode: Callable[[str], list[int]]
-    """Ids of a text, without those that begin or end a document."""
+    """Function from a text to its ids, without those that start or end a document."""
     decode: Callable[[list[int]], str]
-    """The text of ids; those that stand for no text are left out."""
+    """Function from ids to their text; special ids are left out."""
     first_ids: tuple[int, ...]
-    """What a document begins with: BOS, or nothing."""
+    """Ids that a document starts with: BOS, or nothing."""
     eos_ids: frozenset[int]
-    """What ends one."""
+    """Ids that end a document."""
     vocab_size: int | None
-    """Ids that mean something are below it; None where the model alone knows."""
+    """Number of ids the tokenizer knows; None where only the model's config states it."""
     sha256: str | None
-    """Of the SentencePiece model, by which shards know a tokenizer of ours; else None."""
+    """Hash of the SentencePiece model, by which shards identify a tokenizer of ours; else None."""
 
 
 def open_codec(folder: Path, *, config: dict[str, Any] | None = None, vocab_size: int | None = None) -> TextCodec:
-    """The tokenizer in a folder: ours, or Hugging Face's.
+    """Open the tokenizer in a folder: ours, or Hugging Face's.
 
     Args: config: the ``config.json`` of the model, if the folder has no copy of it; read for the ids of BOS and EOS;
-        vocab_size: of the model, where it is the tokenizer's own: no id may be beyond.
-    Raises: UserError if there is none, or if an id is none.
+        vocab_size: vocabulary of the model, where the tokenizer is its own: no id may be beyond it.
+    Raises: UserError if there is no tokenizer, or if an id is not valid.
     """
     if (folder / INFO_NAME).exists():
         tokenizer = load_tokenizer(folder)
@@ -54,30 +54,32 @@ def open_codec(folder: Path, *, config: dict[str, Any] | None = None, vocab_size
     generation = folder / "generation_config.json"
     ids |= token_ids(_read_json(generation), generation, vocab_size=vocab_size)
     bos_id, eos = ids.get(BOS), ids.get(EOS)
-    assert not isinstance(bos_id, list), "a list is none of its values"
+    assert not isinstance(bos_id, list), "only EOS may be a list"
     eos_ids = frozenset(eos if isinstance(eos, list) else [] if eos is None else [eos])
     if (folder / TOKENIZER_JSON).is_file():
         return _from_tokenizer_json(folder, bos_id, eos_ids)
     if (folder / SENTENCEPIECE_MODEL).is_file():
         return _from_sentencepiece(folder / SENTENCEPIECE_MODEL, bos_id, eos_ids)
     raise UserError(
-        f"no tokenizer is in {folder}: it has neither {INFO_NAME} nor {TOKENIZER_JSON} nor {SENTENCEPIECE_MODEL}; "
-        "--tokenizer DIR names the folder of one"
+        f"{folder} has no tokenizer: neither {INFO_NAME} nor {TOKENIZER_JSON} nor {SENTENCEPIECE_MODEL} is in it; give the folder "
+        "of one with --tokenizer DIR"
     )
 
 
 def read_tokenizer_json(path: Path) -> Any:
-    """A ``tokenizers.Tokenizer``. Raises: UserError if the library is not there, or does not read the file."""
+    """Read a ``tokenizers.Tokenizer``. Raises: UserError if the library is not installed, or does not read the file."""
     try:
         import tokenizers
     except ImportError:
         raise UserError(
-            f"{path} needs the library tokenizers, which is not installed; pip install 'fanal[hf]' brings it"
+            f"{path} needs the library tokenizers, which is not installed; pip install 'fanal[hf]' installs it"
         ) from None
     try:
         return tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises nothing narrower
-        raise UserError(f"{path} is no tokenizer that tokenizers can read ({error})") from None
+        raise UserError(
+            f"{path} is not a tokenizer that the library tokenizers can read ({error}); copy it again"
+        ) from None
 
 
 def _from_tokenizer_json(folder: Path, bos_id: int | None, eos_ids: frozenset[int]) -> TextCodec:
@@ -96,11 +98,11 @@ def _from_tokenizer_json(folder: Path, bos_id: int | None, eos_ids: frozenset[in
 
 
 def _from_sentencepiece(path: Path, bos_id: int | None, eos_ids: frozenset[int]) -> TextCodec:
-    """A folder with the SentencePiece model alone, as those of Llama 1 and 2 may be."""
+    """Open the SentencePiece model of a folder without tokenizer.json, as some of Llama 1 and 2 are."""
     try:
         processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
     except (OSError, RuntimeError) as error:
-        raise error_type(error)(f"{path} is no SentencePiece model ({error})") from None
+        raise error_type(error)(f"{path} is not a SentencePiece model ({error}); copy it again") from None
     return TextCodec(
         encode=lambda text: processor.Encode(text),
         decode=lambda ids: processor.Decode([token for token in ids if token < processor.GetPieceSize()]),
@@ -112,13 +114,13 @@ def _from_sentencepiece(path: Path, bos_id: int | None, eos_ids: frozenset[int])
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """An object; empty if the file is not there. Raises: UserError if it holds something else."""
+    """Read a JSON object; empty if there is no file. Raises: UserError if it holds something else."""
     if not path.is_file():
         return {}
     try:
         content = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON ({error})") from None
+        raise UserError(f"{path} is not JSON ({error}); copy it again") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path} must hold an object; it holds a {type(content).__name__}")
+        raise UserError(f"{path} must hold an object; it holds a {type(content).__name__}; copy it again")
     return content

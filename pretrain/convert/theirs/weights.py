@@ -1,7 +1,7 @@
-"""The weights of a Hugging Face folder: safetensors files, checked whole before a number is read. No torch, never a pickle.
+"""The weights of a Hugging Face folder: safetensors files, all headers checked before a number is read. No torch, no pickle.
 
-Our own reader, as for checkpoints (shard_file.py): it reads blocks of rows into float32, which the safetensors package does
-not do for bfloat16 without torch, and a file from elsewhere is refused for the first thing in its head that is not so.
+The reader is our own, as for checkpoints (shard_file.py): it reads blocks of rows into float32, which the safetensors package
+does not do for bfloat16 without torch, and it refuses a foreign file at the first error in its header.
 Format: https://github.com/huggingface/safetensors (8 bytes of length, JSON, data without gaps).
 """
 
@@ -22,14 +22,14 @@ from fanal.files import reading
 
 INDEX_JSON, SINGLE = "model.safetensors.index.json", "model.safetensors"
 ITEM_BYTES = {"F32": 4, "BF16": 2, "F16": 2}
-"""The types that are read, by their names in the format."""
+"""Bytes of a number of each supported type, by the type's name in the format."""
 MAX_HEADER_BYTES = 100_000_000
-"""The format's own limit."""
+"""Largest header that the format allows."""
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 class BadWeightsError(UserError):
-    """Weights that cannot be read as what they claim to be; the message names the file."""
+    """Error: weights that are missing, damaged or not supported; the message names the file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +38,10 @@ class HfEntry:
 
     file: str
     dtype: str
-    """A key of ITEM_BYTES."""
+    """Type of the numbers, a key of ITEM_BYTES."""
     shape: tuple[int, ...]
     start: int
-    """First byte in the file."""
+    """Offset of the first byte in the file."""
 
 
 class HfWeights:
@@ -57,7 +57,7 @@ class HfWeights:
         return tuple(sorted(self._descriptors))
 
     def read_rows(self, name: str, first_row: int, num_rows: int) -> np.ndarray:
-        """Rows of a matrix, or elements of a vector: float32, exactly the numbers in the file.
+        """Read rows of a matrix, or elements of a vector: float32, exactly the numbers in the file.
 
         Raises: BadWeightsError if the file ends inside them, or if one of them is not finite; OSError with the file's path.
         """
@@ -78,15 +78,17 @@ class HfWeights:
         else:
             values = raw.view("<f4" if entry.dtype == "F32" else "<f2").astype(np.float32, copy=False)
         if not np.isfinite(values).all():
-            raise BadWeightsError(f"{name} in {path} holds numbers that are not finite; no training starts from them")
+            raise BadWeightsError(
+                f"{name} in {path} must hold finite numbers, and has NaN or infinite ones; copy it again, or use other weights"
+            )
         return values.reshape(num_rows, *entry.shape[1:])
 
 
 @contextlib.contextmanager
 def open_hf_weights(folder: Path) -> Iterator[HfWeights]:
-    """The weights of a folder, for the length of a block.
+    """Open the weights of a folder for the duration of a block.
 
-    Raises: BadWeightsError naming the file that is missing or is not what the format, or the index, says.
+    Raises: BadWeightsError naming the file that is missing or does not match the format or the index.
     """
     listed = _listed_files(folder)
     descriptors: dict[str, int] = {}
@@ -97,11 +99,13 @@ def open_hf_weights(folder: Path) -> Iterator[HfWeights]:
             found = _read_header(folder / file, descriptors[file])
             twice = sorted(set(found) & set(entries))
             if twice:
-                raise BadWeightsError(f"{twice[0]} is in {folder / file} and in {folder / entries[twice[0]].file}")
+                raise BadWeightsError(
+                    f"{twice[0]} is in {folder / file} and in {folder / entries[twice[0]].file}; copy the folder again"
+                )
             if expected is not None and set(found) != expected:
                 name = min(set(found) ^ expected)
                 raise BadWeightsError(
-                    f"{folder / INDEX_JSON} and {folder / file} disagree: {name} is in one of them alone; copy the folder again"
+                    f"{folder / INDEX_JSON} and {folder / file} disagree: {name} is in only one of them; copy the folder again"
                 )
             entries |= found
         yield HfWeights(folder, entries, descriptors)
@@ -111,7 +115,7 @@ def open_hf_weights(folder: Path) -> Iterator[HfWeights]:
 
 
 def _listed_files(folder: Path) -> dict[str, set[str] | None]:
-    """The files of the weights, each with the names that the index says are in it; None where there is no index."""
+    """Return the files of the weights, each with the tensors that the index lists for it; None where there is no index."""
     has_index, has_single = (folder / INDEX_JSON).exists(), (folder / SINGLE).exists()
     if has_index and has_single:
         raise BadWeightsError(f"{folder} has both {INDEX_JSON} and {SINGLE}; keep the one that holds the weights")
@@ -122,8 +126,8 @@ def _listed_files(folder: Path) -> dict[str, set[str] | None]:
     pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
     if pickles:
         raise BadWeightsError(
-            f"{folder} has its weights in {pickles[0]} alone, a pickle, which runs code when it is read, so it is not read; "
-            f"take a version of the model with {SINGLE}"
+            f"{folder} has its weights only in {pickles[0]}, a pickle, which can run code when it is read and is never read; use a "
+            f"version of the model with {SINGLE}"
         )
     raise BadWeightsError(f"{folder} has neither {SINGLE} nor {INDEX_JSON}; copy the weights there")
 
@@ -134,19 +138,21 @@ def _read_index(path: Path) -> dict[str, set[str]]:
         files: dict[str, set[str]] = {}
         for name, file in weight_map.items():
             if not isinstance(file, str) or file != Path(file).name or not file.endswith(".safetensors"):
-                raise UserError(f"{name} is said to be in {file!r}, which is no .safetensors file of this folder")
+                raise UserError(f"{name} is listed in {file!r}, which is not a .safetensors file in this folder")
             files.setdefault(file, set()).add(name)
         if not files:
             raise UserError("its weight_map is empty")
         return dict(sorted(files.items()))
     except OSError as error:
-        raise error_type(error, BadWeightsError)(f"{path} cannot be read ({error.strerror})") from None
+        raise error_type(error, BadWeightsError)(f"{path} cannot be read ({error.strerror}); copy it again") from None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise BadWeightsError(f"{path} is no index of weights ({type(error).__name__}: {error})") from None
+        raise BadWeightsError(
+            f"{path} is not an index of weights ({type(error).__name__}: {error}); copy it again"
+        ) from None
 
 
 def _open(path: Path) -> int:
-    """A descriptor of a plain file. A link to one is fine: a cache of downloads is made of links."""
+    """Open a regular file and return its descriptor. A link to one is accepted: a download cache consists of links."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError as error:
@@ -159,17 +165,17 @@ def _open(path: Path) -> int:
         ) from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise BadWeightsError(f"{path} is not a file")
+        raise BadWeightsError(f"{path} must be a file, and is not one; copy it again")
     return descriptor
 
 
 def _read_header(path: Path, descriptor: int) -> dict[str, HfEntry]:
-    """The tensors of a file, whose data must fill it without gap or overlap."""
+    """Read the tensors of a file, whose data must fill it without gap or overlap. Raises: BadWeightsError."""
     num_bytes = os.fstat(descriptor).st_size
     try:
         length = int.from_bytes(os.pread(descriptor, 8, 0), "little")
         if num_bytes < 8 or length > min(MAX_HEADER_BYTES, num_bytes - 8):
-            raise UserError(f"a head of {length:,} bytes in a file of {num_bytes:,}")
+            raise UserError(f"a header of {length:,} bytes in a file of {num_bytes:,}")
         fields = json.loads(os.pread(descriptor, length, 8), object_pairs_hook=_no_duplicates)
         fields.pop("__metadata__", None)
         entries = {}
@@ -184,7 +190,7 @@ def _read_header(path: Path, descriptor: int) -> dict[str, HfEntry]:
         raise
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
         raise BadWeightsError(
-            f"{path} is no whole safetensors file ({type(error).__name__}: {error}); copy it again"
+            f"{path} is not a complete safetensors file ({type(error).__name__}: {error}); copy it again"
         ) from None
 
 
@@ -193,14 +199,14 @@ def _parse_entry(path: Path, name: str, entry: Any, *, data_start: int, previous
     if dtype not in ITEM_BYTES:
         raise BadWeightsError(f"{name} in {path} is of type {dtype}; {', '.join(ITEM_BYTES)} are supported")
     if any(type(n) is not int or n < 0 for n in (*shape, start, end)):
-        raise UserError(f"{name} has shape {shape} at {start} to {end}")
+        raise UserError(f"{name} has shape {shape} and bytes {start} to {end}")
     if start != previous_end or end - start != math.prod(shape) * ITEM_BYTES[dtype]:
-        raise UserError(f"{name}, of type {dtype} and shape {shape}, lies at {start} to {end}")
+        raise UserError(f"{name}, of type {dtype} and shape {shape}, has bytes {start} to {end}")
     return HfEntry(file=path.name, dtype=dtype, shape=tuple(shape), start=data_start + start)
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise UserError("a name is there twice")
+        raise UserError("a name appears twice")
     return found

@@ -1,6 +1,6 @@
 """``config.json`` and ``generation_config.json`` of an export. Pure.
 
-Both of today's `transformers` read them: 4 takes ``torch_dtype``, 5 ``dtype``.
+Both current major versions of `transformers` read them: 4 reads ``torch_dtype``, 5 ``dtype``.
 """
 
 from dataclasses import replace
@@ -12,17 +12,17 @@ from pretrain.model.families.sizes import num_parameters
 
 
 def exported_vocab_size(source: ExportSource) -> int:
-    """Rows of the exported embedding: those that a token names."""
+    """Return the number of rows of the exported embedding, one for each token."""
     return min(source.model.vocab_size, source.tokenizer.vocab_size)
 
 
 def exported_parameters(source: ExportSource) -> int:
-    """Numbers in the exported weights."""
+    """Return the number of parameters in the exported weights."""
     return num_parameters(replace(source.model, vocab_size=exported_vocab_size(source)))
 
 
 def hf_config(source: ExportSource, *, dtype: str) -> dict[str, Any]:
-    """What ``config.json`` holds. Args: dtype: ``bfloat16`` or ``float32``."""
+    """Return the content of ``config.json``. Args: dtype: ``bfloat16`` or ``float32``."""
     family, tokenizer = family_of(source.model), source.tokenizer
     content = {
         **family.write_config(source.model),
@@ -41,7 +41,7 @@ def hf_config(source: ExportSource, *, dtype: str) -> dict[str, Any]:
 
 
 def generation_config(source: ExportSource) -> dict[str, Any]:
-    """What ``generation_config.json`` holds: a base model's ids, and no taste in sampling or length."""
+    """Return the content of ``generation_config.json``: a base model's ids, and no settings of sampling or length."""
     tokenizer = source.tokenizer
     return {
         "bos_token_id": tokenizer.bos_id,

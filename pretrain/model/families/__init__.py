@@ -1,4 +1,4 @@
-"""Families of models, one file each: tensors, configuration and Hugging Face names of what we train, import and export.
+"""Families of models, one file each: their tensors, their configuration and their Hugging Face names.
 
 No torch: the launcher counts parameters too. layer_spec.py makes the layers that train from a family's table.
 """
@@ -14,11 +14,11 @@ from pretrain.model.families.mistral import MISTRAL
 from pretrain.model.families.table import Table, TensorSpec
 
 FAMILIES: tuple[Family, ...] = (LLAMA, MISTRAL)
-"""All of them. A model is of the first one that uses every field it states."""
+"""All families. A model belongs to the first one that uses every field it states."""
 
 
 def family_of(model: ModelConfig) -> Family:
-    """The family of a model: the first that uses every field that is not at its default.
+    """Return the family of a model: the first that uses every field that is not at its default.
 
     Raises: UserError naming the fields that keep the model out of the first family.
     """
@@ -34,12 +34,12 @@ def family_of(model: ModelConfig) -> Family:
 
 
 def table_of(model: ModelConfig) -> Table:
-    """The table of a model's tensors."""
+    """Return the table of a model's tensors."""
     return family_of(model).table(model)
 
 
 def tensors_of(model: ModelConfig) -> dict[str, TensorSpec]:
-    """Every tensor of a model by its name in the trainer and in checkpoints, layers counted from 0."""
+    """Return every tensor of a model by its name in the trainer and in checkpoints, layers counted from 0."""
     return table_of(model).whole()
 
 

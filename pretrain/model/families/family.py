@@ -1,4 +1,4 @@
-"""What a family of models is: its table of tensors, the configuration it uses, and its Hugging Face side."""
+"""A family of models: its table of tensors, the configuration it uses, and its Hugging Face side."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,16 +14,16 @@ class Family:
     """One family. It has a file, and a line in ``FAMILIES``."""
 
     title: str
-    """Its name for people."""
+    """Name to display."""
     architecture: str
-    """What ``architectures`` of a Hugging Face config.json says."""
+    """Value of ``architectures`` in a Hugging Face config.json."""
     model_type: str
-    """What ``model_type`` says there."""
+    """Value of ``model_type`` there."""
     fields: frozenset[str]
-    """The fields of ModelConfig that it uses; a model with another one off its default is not of this family."""
+    """Fields of ModelConfig that it uses; a model with another one off its default is not of this family."""
     table: Callable[[ModelConfig], Table]
-    """The tensors of a model."""
+    """Function from a model to the table of its tensors."""
     write_config: Callable[[ModelConfig], dict[str, Any]]
-    """What config.json says of a model's arithmetic; an export adds its names, lengths and token ids."""
+    """Function from a model to its arithmetic in config.json; an export adds names, lengths and token ids."""
     read_config: Callable[[HfFields], ModelConfig]
-    """The model that a config.json describes. Raises: UnsupportedModelError naming what in it we do not compute."""
+    """Function from a config.json to its model. Raises: UnsupportedModelError naming what is not supported."""

@@ -1,6 +1,6 @@
 """Llama: pre-norm layers of grouped attention with rotary positions and a SwiGLU feed-forward, RMSNorm, no biases.
 
-Ours are Megatron's tensors: linear_qkv holds, query group by query group, the group's query heads, its key head and its value
+Our tensors are Megatron's: linear_qkv holds, query group by query group, the group's query heads, its key head and its value
 head; linear_fc1 holds the gate and then the up projection. Both sides rotate the two halves of a head, so no row changes its
 place within a head.
 Source: Touvron et al., Llama, 2023 (arXiv:2302.13971) and Llama 2, 2023 (arXiv:2307.09288).
@@ -32,11 +32,11 @@ from pretrain.model.families.table import (
 )
 
 ROPE_THETA = 10_000.0
-"""rope_theta of a config that does not state it: those of Llama 1 and 2."""
+"""Value of rope_theta in a config that does not state it, such as those of Llama 1 and 2."""
 
 
 def table(model: ModelConfig) -> Table:
-    """Its tensors."""
+    """Return the table of a Llama model's tensors."""
     hidden, std = model.hidden_size, model.init_method_std
     first, last = [_vocabulary(model, EMBEDDING, hf=HF_EMBEDDING)], [norm(FINAL_NORM, hidden, hf="model.norm.weight")]
     if not model.share_embeddings_and_output_weights:
@@ -86,7 +86,7 @@ def table(model: ModelConfig) -> Table:
 
 
 def _vocabulary(model: ModelConfig, name: str, *, hf: str) -> TensorSpec:
-    """A row for each token, and padding."""
+    """Return the spec of a tensor with a row for each token, and padding rows."""
     padded = padded_vocab_size(model)
     return TensorSpec(
         name=name,
@@ -116,9 +116,9 @@ def _query_key_value(model: ModelConfig) -> tuple[HfPart, ...]:
 
 
 def write_config(model: ModelConfig) -> dict[str, Any]:
-    """Its config.json, as far as it is arithmetic.
+    """Return the part of a model's config.json that states its arithmetic.
 
-    Both of today's `transformers` read it: 4 takes ``rope_theta``, 5 ``rope_parameters``.
+    Both current major versions of `transformers` read it: 4 reads ``rope_theta``, 5 ``rope_parameters``.
     """
     return {
         "attention_bias": False,
@@ -140,13 +140,13 @@ def write_config(model: ModelConfig) -> dict[str, Any]:
 
 
 def read_config(fields: HfFields) -> ModelConfig:
-    """The model of a config.json. Raises: UnsupportedModelError."""
-    heads = fields.get("num_attention_heads")  # Llama 1 knew no groups
+    """Read the model of a config.json. Raises: UnsupportedModelError."""
+    heads = fields.get("num_attention_heads")  # Llama 1 had no groups
     return read_llama_like(fields, default_groups=heads, default_window=None)
 
 
 def read_llama_like(fields: HfFields, *, default_groups: int | None, default_window: int | None) -> ModelConfig:
-    """As ``read_config``, with what a family takes num_key_value_heads and sliding_window for where they are not stated.
+    """Read the model of a config.json, with a family's defaults of num_key_value_heads and sliding_window.
 
     Raises: UnsupportedModelError.
     """
@@ -172,7 +172,7 @@ def read_llama_like(fields: HfFields, *, default_groups: int | None, default_win
         ffn_hidden_size=fields.size("intermediate_size"),
         num_attention_heads=heads,
         num_query_groups=groups,
-        # null is what a config of ours says of a head that follows from the others
+        # our configs use null where the head size follows from the other fields
         kv_channels=None if head_size * heads == hidden else head_size,
         vocab_size=fields.size("vocab_size"),
         share_embeddings_and_output_weights=tied,
@@ -185,11 +185,11 @@ def read_llama_like(fields: HfFields, *, default_groups: int | None, default_win
 
 
 def _refuse_other_arithmetic(fields: HfFields) -> None:
-    """What would make another model of the same weights. pretraining_tp is not among it: it orders sums, and that is all."""
+    """Refuse settings with which the same weights are a different model. pretraining_tp is not one: it only orders sums."""
     for name, needed in (("attention_bias", False), ("mlp_bias", False), ("hidden_act", "silu")):
         value = fields.get(name, needed)
         if value != needed:
-            raise fields.refuse(name, value, f"is not supported; {needed!r} is")
+            raise fields.refuse(name, value, f"is not supported; {needed!r} works")
     for name in ("rope_scaling", "rope_parameters"):
         stated = fields.get(name, {})
         if not isinstance(stated, dict):
@@ -202,39 +202,39 @@ def _refuse_other_arithmetic(fields: HfFields) -> None:
             "partial_rotary_factor",
         }:
             raise fields.refuse(
-                name, stated, "changes the rotary positions, which is not supported; rope_type 'default' is"
+                name, stated, "changes the rotary positions, which is not supported; rope_type 'default' works"
             )
         if stated.get("partial_rotary_factor", 1.0) != 1.0:
             raise fields.refuse(
-                f"{name}.partial_rotary_factor", stated["partial_rotary_factor"], "is not supported; 1.0 is"
+                f"{name}.partial_rotary_factor", stated["partial_rotary_factor"], "is not supported; 1.0 works"
             )
     if fields.get("partial_rotary_factor", 1.0) != 1.0:
-        raise fields.refuse("partial_rotary_factor", fields.get("partial_rotary_factor"), "is not supported; 1.0 is")
+        raise fields.refuse("partial_rotary_factor", fields.get("partial_rotary_factor"), "is not supported; 1.0 works")
 
 
 def _refuse_sliding_window(fields: HfFields, default_window: int | None) -> None:
-    """A window that no sequence outgrows hides nothing."""
+    """Refuse a sliding window that is shorter than the longest sequence; a longer one hides nothing."""
     max_positions = fields.size("max_position_embeddings")
     stated = fields.content.get("sliding_window", default_window)
     if stated is not None and (type(stated) is not int or stated < max_positions):
         raise fields.refuse(
             "sliding_window", stated,
-            f"is not supported below max_position_embeddings ({max_positions}); null is, as in Mistral 7B v0.2 and later",
+            f"is not supported below max_position_embeddings ({max_positions}); null works, as in Mistral 7B v0.2 and later",
         )  # fmt: skip
     layer_types = fields.get("layer_types", [])
     if not isinstance(layer_types, list):
         raise fields.refuse("layer_types", layer_types, "must be a list")
     other = sorted(set(map(str, layer_types)) - {"full_attention"})
     if other:
-        raise fields.refuse("layer_types", other, "is not supported; 'full_attention' is")
+        raise fields.refuse("layer_types", other, "is not supported; 'full_attention' works")
 
 
 def _rotary_base(fields: HfFields) -> float:
-    """rope_theta, where transformers 4 writes it, or inside rope_parameters, where 5 does."""
+    """Read rope_theta at the top, where transformers 4 writes it, or inside rope_parameters, where 5 does."""
     places = [fields.get(name, {}).get("rope_theta") for name in ("rope_scaling", "rope_parameters")]
     stated = {fields.number("rope_theta", value) for value in (fields.get("rope_theta"), *places) if value is not None}
     if len(stated) > 1:
-        raise fields.refuse("rope_theta", sorted(stated), "is stated twice, with different values")
+        raise fields.refuse("rope_theta", sorted(stated), "is stated more than once, and must have one value")
     return stated.pop() if stated else ROPE_THETA
 
 

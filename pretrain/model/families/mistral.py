@@ -1,4 +1,4 @@
-"""Mistral: Llama, but for the window of the first ones, which we do not compute. What is imported as one is exported as Llama."""
+"""Mistral: like Llama, without the sliding window of the first ones, which is not supported. An import is exported as Llama."""
 
 import dataclasses
 
@@ -7,11 +7,11 @@ from pretrain.model.families.hf_fields import HfFields
 from pretrain.model.families.llama import LLAMA, read_llama_like
 
 WINDOW = 4096
-"""sliding_window of a config that does not state it."""
+"""Value of sliding_window in a config that does not state it."""
 
 
 def read_config(fields: HfFields) -> ModelConfig:
-    """The model of a config.json. Raises: UnsupportedModelError."""
+    """Read the model of a config.json. Raises: UnsupportedModelError."""
     return read_llama_like(fields, default_groups=None, default_window=WINDOW)
 
 

@@ -8,14 +8,14 @@ from pretrain.model.families.table import EMBEDDING
 
 
 def num_parameters(model: ModelConfig) -> int:
-    """Trainable parameters, without vocabulary padding."""
+    """Return the number of trainable parameters, without vocabulary padding."""
     table = table_of(model)
     layer = sum(spec.num_parameters for spec in table.layer)
     return model.num_layers * layer + sum(spec.num_parameters for spec in (*table.first, *table.last))
 
 
 def product_weights(model: ModelConfig) -> int:
-    """Weights that every token is multiplied with: all matrices, the embedding as an output layer alone."""
+    """Return the number of weights that every token is multiplied with: all matrices, the embedding only as an output layer."""
     table = table_of(model)
     layer = sum(spec.num_parameters for spec in table.layer if spec.is_matrix)
     ends = sum(spec.num_parameters for spec in (*table.first, *table.last) if spec.is_matrix and spec.name != EMBEDDING)
@@ -24,7 +24,7 @@ def product_weights(model: ModelConfig) -> int:
 
 
 def checkpoint_bytes(model: ModelConfig, *, num_states: int) -> int:
-    """Bytes of one checkpoint, vocabulary padding included; other files are small.
+    """Return the bytes of one checkpoint, vocabulary padding included; other files are small.
 
     Args: num_states: float32 numbers of each parameter, the master value and what the optimizer keeps (optim/registry.py).
     """

@@ -1,4 +1,4 @@
-"""What a family's table of tensors is made of. Pure arithmetic; no torch.
+"""The table of a family's tensors, and the rows it is made of. Pure arithmetic; no torch.
 
 The trainer's tensors have Megatron's names and layout. Rows are dim 0.
 """
@@ -24,7 +24,7 @@ DOWN = "mlp.linear_fc2.weight"
 PLACES = (
     INPUT_NORM, ATTENTION_OUTPUT, QUERY_KEY_VALUE, QUERY_NORM, KEY_NORM, FEED_FORWARD_NORM, GATE_AND_UP, DOWN,
 )  # fmt: skip
-"""All of them, in the order of the trainer's layer."""
+"""All places, in the order of the trainer's layer."""
 
 HF_EMBEDDING, HF_OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
 
@@ -35,41 +35,41 @@ class HfPart:
 
     name: str
     rows: tuple[range, ...]
-    """Blocks of our rows, in the order of theirs."""
+    """Blocks of our tensor's rows, in the order of the Hugging Face tensor's."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TensorSpec:
-    """One row of a table: all that the trainer, a checkpoint and an export have to know of a tensor."""
+    """One row of a table: everything that the trainer, a checkpoint and an export need to know about a tensor."""
 
     name: str
-    """In a layer's rows without the layer, which ``Table.whole`` puts in front."""
+    """Name of the tensor; in the rows of a layer without the layer, which ``Table.whole`` adds."""
     shape: tuple[int, ...]
-    """Of the whole tensor, whatever the layout."""
+    """Shape of the whole tensor, whatever the layout."""
     hf_parts: tuple[HfPart, ...]
-    """The Hugging Face tensors that together hold it, its padding left out."""
+    """Hugging Face tensors that together hold it, its padding left out."""
     split_dim: int | None = None
-    """The dim that tensor parallelism splits; None where every rank holds a copy."""
+    """Dimension that tensor parallelism splits; None where every rank holds a copy."""
     sections: tuple[str, ...] = ()
-    """Names of equal blocks of rows, one after the other, each of which is split and drawn by itself; none means one block."""
+    """Names of equal, consecutive blocks of rows, each split and initialized by itself; none means one block."""
     init_std: float | None = None
-    """Standard deviation of the initial values, which are normal with mean 0; None where they all are 1."""
+    """Standard deviation of the initial values, which are normal with mean 0; None where they are all 1."""
     padding_rows: int = 0
-    """Rows at the end that stand for no token: zeros, which the loss never sees."""
+    """Number of rows at the end without a token: zeros, which the loss leaves out."""
 
     @property
     def num_parameters(self) -> int:
-        """Numbers that are trained, padding left out."""
+        """Number of trainable parameters, padding left out."""
         return (self.shape[0] - self.padding_rows) * math.prod(self.shape[1:])
 
     @property
     def is_matrix(self) -> bool:
-        """Whether a product is made with it; matrices have weight decay, norms have none."""
+        """Whether it is a matrix; matrices have weight decay, norms do not."""
         return len(self.shape) > 1
 
     @property
     def seed_names(self) -> tuple[str, ...]:
-        """What the initial values of each section are drawn by, besides the seed of the run."""
+        """Names that key the initial values of each section, together with the run's seed."""
         return tuple(f"{self.name}/{section}" for section in self.sections) or (self.name,)
 
 
@@ -78,19 +78,19 @@ class Table:
     """Every tensor of a model, in the order in which an export writes them."""
 
     first: tuple[TensorSpec, ...]
-    """Before the layers."""
+    """Tensors before the layers."""
     layer: tuple[TensorSpec, ...]
-    """Of each layer, under the names that they have in it."""
+    """Tensors of each layer, under their names within the layer."""
     last: tuple[TensorSpec, ...]
-    """After the layers."""
+    """Tensors after the layers."""
     num_layers: int
 
     def whole(self) -> dict[str, TensorSpec]:
-        """Every tensor by its name in the whole model, layers counted from 0, in the order of the trainer."""
+        """Return every tensor by its name in the whole model, layers counted from 0, in the order of the trainer."""
         return {spec.name: spec for spec in self._with(sorted(self.layer, key=lambda spec: PLACES.index(spec.name)))}
 
     def as_exported(self) -> list[TensorSpec]:
-        """The same in the order of an export."""
+        """Return every tensor in the order of an export."""
         return self._with(self.layer)
 
     def _with(self, layer: Sequence[TensorSpec]) -> list[TensorSpec]:
@@ -99,12 +99,12 @@ class Table:
 
 
 def layer_tensor(number: int, name: str) -> str:
-    """The name in the whole model of a tensor of a layer, counted from 0."""
+    """Return the name in the whole model of a tensor in a layer, counted from 0."""
     return f"decoder.layers.{number}.{name}"
 
 
 def norm(name: str, size: int, *, hf: str) -> TensorSpec:
-    """A row for the weight of a norm, under its Hugging Face name."""
+    """Return the row of the weight of a norm."""
     return TensorSpec(name=name, shape=(size,), hf_parts=(HfPart(name=hf, rows=(range(size),)),))
 
 

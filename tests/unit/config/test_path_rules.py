@@ -28,7 +28,7 @@ def test_what_only_a_shell_fills_in_is_refused_with_what_works(
 ) -> None:
     with pytest.raises(ValueError) as caught:
         load_run(CONFIG, [override])
-    assert f" must not hold {what}, which only a shell fills in" in str(caught.value)
+    assert f" must not hold {what}, which only a shell expands" in str(caught.value)
     assert f"; '{works}' works" in str(caught.value)
     for name in ("SCRATCH", "WORK", "HOME", "USER"):
         monkeypatch.setenv(name, "/a")
@@ -38,7 +38,7 @@ def test_what_only_a_shell_fills_in_is_refused_with_what_works(
 def test_a_variable_of_the_environment_can_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SCRATCH", "/scratch/mine")
     assert load_run(CONFIG, ["run_dir=${oc.env:SCRATCH}/runs/x"]).run_dir == "/scratch/mine/runs/x"
-    with pytest.raises(ValueError, match=r"run_dir: .*; a variable of the environment is written \${oc.env:SCRATCH}"):
+    with pytest.raises(ValueError, match=r"run_dir: .*; an environment variable is written \${oc.env:SCRATCH}"):
         load_run(CONFIG, ["run_dir=${SCRATCH}/runs/x"])
 
 

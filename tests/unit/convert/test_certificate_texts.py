@@ -46,7 +46,7 @@ def source_of(seq_length: int, *num_samples: int) -> Any:
 def test_a_length_that_nothing_holds_is_cut_and_the_text_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     memory(monkeypatch, 1 << 40)
     texts = certificate_texts(source_of(2**31 - 1), num_samples=4)
-    assert texts[-1].name == "text of 32768 tokens; the full length, 2147483647, was not compared"
+    assert texts[-1].name == "text of 32768 tokens (the full length, 2147483647, was not compared)"
     assert len(texts[-1].ids) == LONGEST_TEXT and texts[-2].ids[25] == 7, "the first of several EOS ends the document"
     memory(monkeypatch, 2 * 1000 * TOKEN_BYTES)
     assert len(certificate_texts(source_of(4096), num_samples=4)[-1].ids) == 1000
@@ -63,7 +63,10 @@ def test_more_samples_than_there_are_is_said_and_all_of_them_are_read(
     source = source_of(8, 5, 2)
     check_samples(source, 100_000_000)
     said = capsys.readouterr().err
-    assert "--samples (100,000,000) is more than there is: the validation text has 7 samples of 8 tokens" in said
+    assert (
+        "--samples (100,000,000) is more than the 7 samples of 8 tokens in the validation text; all of them are compared"
+        in said
+    )
     texts = certificate_texts(source, num_samples=100_000_000)
     assert [text.name.split(",")[0] for text in texts[:7]] == [f"shard {n}" for n in (0, 1, 0, 1, 0, 0, 0)]
     check_samples(source, 6)
@@ -75,7 +78,7 @@ def test_samples_that_do_not_fit_are_refused_with_a_number_that_does(monkeypatch
     source = source_of(8, 50)
     memory(monkeypatch, 2 * 8 * (10 * 4 * 6 * 8 + 4 * 4 * 24))
     check_samples(source, 10)
-    with pytest.raises(ValueError, match=r"--samples \(11\) needs 19,968 bytes .* may take 18,432, .*; 10 works"):
+    with pytest.raises(ValueError, match=r"--samples \(11\) needs 19,968 bytes .* may take 18,432 bytes, .*; 10 works"):
         check_samples(source, 11)
     memory(monkeypatch, 0)
     check_samples(source, 1)

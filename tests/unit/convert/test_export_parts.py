@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from pretrain.config.schema import ModelConfig
-from pretrain.convert.certificate.compare import BOUND, Comparison, PointFigures, TextFigures, max_or_nan
+from pretrain.convert.certificate.compare import BOUND, ModelComparison, PointFigures, TextFigures, max_or_nan
 from pretrain.convert.exporting.export import ExportOptions, export
 from pretrain.convert.exporting.folder import ExportTargetError, check_target, part_of, write_small
 from pretrain.convert.exporting.weights import index_json, plan_files, rounded
@@ -152,7 +152,7 @@ def test_space_is_looked_at_before_anything_is_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "link").symlink_to(tmp_path)
     for taken in ("file", "link"):
-        with pytest.raises(ExportTargetError, match="must not be there yet, or be an empty folder"):
+        with pytest.raises(ExportTargetError, match="must not exist, or be an empty folder"):
             check_target(tmp_path / taken, weight_bytes=0)
 
 
@@ -167,10 +167,10 @@ def text(difference: float) -> TextFigures:
 
 
 def test_a_logit_has_an_absolute_bound_and_a_state_one_in_proportion_that_says_where() -> None:
-    assert Comparison(points=[point(0.9e-5)], texts=[text(BOUND)]).is_within
-    assert not Comparison(points=[point(0.0)], texts=[text(1.01 * BOUND)]).is_within
+    assert ModelComparison(points=[point(0.9e-5)], texts=[text(BOUND)]).is_within
+    assert not ModelComparison(points=[point(0.0)], texts=[text(1.01 * BOUND)]).is_within
     assert not point(1.1e-5).is_within and point(1.1e-5, value=2.0).is_within and not point(1e-7, value=1e-3).is_within
-    apart = Comparison(
+    apart = ModelComparison(
         points=[point(0.0), point(1.0, name="layer 0, attention"), point(2.0, name="later")], texts=[text(0.0)]
     )
     assert apart.first_point_apart is not None
@@ -179,8 +179,8 @@ def test_a_logit_has_an_absolute_bound_and_a_state_one_in_proportion_that_says_w
 
 def test_what_is_no_number_is_within_no_bound() -> None:
     assert math.isnan(max_or_nan([1.0, math.nan, 2.0])) and math.isnan(max_or_nan([math.nan, 1.0]))
-    assert not Comparison(points=[point(0.0)], texts=[text(0.0), text(math.nan), text(0.0)]).is_within
-    apart = Comparison(points=[point(0.0), point(math.nan, name="layer 0, attention")]).first_point_apart
+    assert not ModelComparison(points=[point(0.0)], texts=[text(0.0), text(math.nan), text(0.0)]).is_within
+    apart = ModelComparison(points=[point(0.0), point(math.nan, name="layer 0, attention")]).first_point_apart
     assert apart is not None and apart.name == "layer 0, attention"
     assert not point(0.0, value=math.nan).is_within, "a state that is no number agrees with nothing"
     assert not point(math.nan, value=math.inf).is_within

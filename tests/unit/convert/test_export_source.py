@@ -35,7 +35,7 @@ def test_an_override_that_would_have_the_card_say_what_was_not_trained_is_refuse
 ) -> None:
     key = override.partition("=")[0]
     with pytest.raises(
-        ValueError, match=rf"override '{key}=.*; {key} stays as it was trained. data.tokenizer=DIR works"
+        ValueError, match=rf"override '{key}=.*; {key} stays as it was in training. data.tokenizer=DIR works"
     ):
         open_source(tmp_path, [override])
 

@@ -15,5 +15,5 @@ def test_a_damaged_record_of_the_data_is_damage(content: bytes, tmp_path: Path) 
     (tmp_path / DATA).write_bytes(b'{"tokenizer_sha256": "ab"}')
     assert _tokenizer_sha256(tmp_path) == "ab"
     (tmp_path / DATA).write_bytes(content)
-    with pytest.raises(DamagedCheckpointError, match=r"data.json is no position of a run in its data"):
+    with pytest.raises(DamagedCheckpointError, match=r"data.json is not the data position of a checkpoint"):
         _tokenizer_sha256(tmp_path)

@@ -30,7 +30,7 @@ def test_a_place_where_it_would_harm_a_checkpoint_or_count_as_one_is_refused(
     name: str, places: Path, folder: Path
 ) -> None:
     before = sorted(places.rglob("*"))
-    rule = "must lie outside of checkpoints" if name in INSIDE else "must not be named as a run names its checkpoints"
+    rule = "must be outside of checkpoints" if name in INSIDE else "must not be named like a run's checkpoint"
     with pytest.raises(ImportTargetError, match=rf"CHECKPOINT \(.*\) {rule}.* works$") as refused:
         import_hf(folder, places / name)
     works = Path(str(refused.value).rpartition("; ")[2].removesuffix(" works"))
@@ -52,10 +52,12 @@ def test_a_place_beside_checkpoints_is_taken_and_an_import_may_be_named_as_step_
 def test_a_file_on_the_way_is_named_and_no_mkdir_proposed(tmp_path: Path) -> None:
     (tmp_path / "plain").write_text("")
     for name in ("plain/x", "plain/x/y"):
-        with pytest.raises(ExportTargetError, match=r"is none; .*/plain is no folder; .*/[xy] works") as refused:
+        with pytest.raises(
+            ExportTargetError, match=r"must be in an existing folder, and .*/plain is not a folder; .*/[xy] works"
+        ) as refused:
             check_target(tmp_path / name, weight_bytes=0)
         assert "mkdir" not in str(refused.value)
-    with pytest.raises(ExportTargetError, match=r"mkdir -p .*/a/b$"):
+    with pytest.raises(ExportTargetError, match=r"`mkdir -p .*/a/b` creates it$"):
         check_target(tmp_path / "a/b/c", weight_bytes=0)
 
 
@@ -67,7 +69,7 @@ def test_the_empty_folder_one_is_in_is_taken(folder: Path, tmp_path: Path, monke
     assert import_hf(folder, ".").checkpoint == here and (here / "COMPLETE").is_file()
     monkeypatch.chdir(here)  # the one of before was replaced
     for to in (".", "..", "/"):
-        with pytest.raises(ImportTargetError, match="is there already"):
+        with pytest.raises(ImportTargetError, match="must not exist yet"):
             import_hf(folder, to)
-        with pytest.raises(ExportTargetError, match="must not be there yet, or be an empty folder"):
+        with pytest.raises(ExportTargetError, match="must not exist, or be an empty folder"):
             export(here, to, ExportOptions(date="2026-01-01"))

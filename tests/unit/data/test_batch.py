@@ -10,7 +10,7 @@ import torch
 from pretrain.config.load import load_run
 from pretrain.config.schema import BatchRampConfig, RunConfig
 from pretrain.data.batch import MicroBatch, micro_batch, train_micro_batches, validation_micro_batches
-from pretrain.data.read import TokenIdError, TrainData
+from pretrain.data.read import DamagedTokenError, TrainData
 from pretrain.data.reader import TrainReader, open_reader
 from pretrain.data.sources import Sources, open_sources
 from pretrain.parallel.world import World
@@ -180,7 +180,7 @@ def test_an_id_that_no_token_has_is_refused_with_its_shard_and_place(
     message = (
         rf"shard {prefix} holds id {token_id} at token {start + 5}, expected 0 to 1999: .* changed after its manifest"
     )
-    with pytest.raises(TokenIdError, match=message), open_reader(sources, changed, ALONE) as reader:
+    with pytest.raises(DamagedTokenError, match=message), open_reader(sources, changed, ALONE) as reader:
         if side == "train":
             list(train_micro_batches(reader, changed.train, ALONE, consumed_samples=0, global_batch_size=8))
         else:

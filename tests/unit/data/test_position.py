@@ -176,7 +176,7 @@ def test_other_tokens_under_the_same_name_are_refused_with_what_differs(small_ru
     message = (
         rf"step-5 was trained on other data: data.train: the tokens of shard {shards}/train-prose are not those it had "
         rf"\(checkpoint {len(tokens)} tokens with sha256 [0-9a-f]{{12}}, now {len(tokens) - 1} with [0-9a-f]{{12}}\): it was "
-        r"encoded again. Take these back, or start a new run .* belongs in data.phases \(start_sample=40 is now\)"
+        r"encoded again. Restore these, or start a new run .* to change the mixture from now on, add it to data.phases with start_sample=40"
     )
     with pytest.raises(ValueError, match=message):
         resume(run_on(small_run, shards), saved)
@@ -206,11 +206,11 @@ CHANGES = {
               r"data.train: the share of S/train-code \(checkpoint weight 2.0, epochs None: 0.666667 of the mixture; config weight 1.0, epochs None: 0.5\)"),
     "missing": (["data.train=[{prefix: S/train-code}]"], r"data.train: shard S/train-prose \(\d+ tokens with sha256 [0-9a-f]{12}\) is missing"),
     "added": (["data.train=[{prefix: S/train-code, weight: 2}, {prefix: S/train-prose}, {prefix: S/validation-prose}]"],
-              r"data.train: shard S/validation-prose was not there"),
-    "order": (["data.train=[{prefix: S/train-prose, weight: 1}, {prefix: S/train-code, weight: 2}]"], r"the sources stand in another order"),
+              r"data.train: shard S/validation-prose was not in the mixture"),
+    "order": (["data.train=[{prefix: S/train-prose, weight: 1}, {prefix: S/train-code, weight: 2}]"], r"the sources are in a different order"),
     "cut": (["data.validation_fraction=0.1"], r"data.validation_fraction leaves \d+ of \d+ tokens of shard S/train-code to train on \(checkpoint \d+\)"),
     "phase put before": (["data.phases=[{start_sample: 39, train: [{prefix: S/train-code}]}]"],
-                         r"start_sample of the mixtures that have begun \(checkpoint \[0\], config \[0, 39\]\)"),
+                         r"start_sample of the mixtures that have started \(checkpoint \[0\], config \[0, 39\]\)"),
 }  # fmt: skip
 
 
@@ -240,7 +240,8 @@ def test_an_order_that_another_version_gave_is_refused(small_run: Path, shards: 
     cursors = [source.cursor + shift for source, shift in zip(saved.sources, (1, -1), strict=True)]
     other = replace(saved, sources=tuple(replace(s, cursor=c) for s, c in zip(saved.sources, cursors, strict=True)))
     with pytest.raises(
-        ValueError, match=r"train-code had given \d+ chunks and by this program \d+: .* use the version"
+        ValueError,
+        match=r"train-code had given \d+ samples, and would have given \d+ in this version: .* use the version",
     ):
         resume(run_on(small_run, shards), other)
 
@@ -279,5 +280,5 @@ def test_other_documents_of_the_same_tokens_matter_where_documents_are_kept_apar
             writer.add_document(tokens[-1:])
         writer.finish(domain="code", licence=None, source=None, input_files=[], options=manifest.options)
     resume(plain, saved[False])
-    with pytest.raises(ValueError, match=r"the index of shard .*train-code cuts its tokens into other documents"):
+    with pytest.raises(ValueError, match=r"the index of shard .*train-code cuts its tokens into different documents"):
         resume(masked, saved[True])

@@ -92,7 +92,7 @@ def test_a_shard_of_another_tokenizer_is_refused(small_run: Path, tmp_path: Path
         writer.add_document(list(range(500)))
         writer.finish(domain="code", licence=None, source=None, input_files=(), options=options())
     with pytest.raises(
-        ValueError, match=r"was made by the tokenizer abababababab and data.tokenizer .* is [0-9a-f]{12}"
+        ValueError, match=r"was encoded with the tokenizer abababababab and data.tokenizer .* is [0-9a-f]{12}"
     ):
         open_sources(run_with(small_run, f"data.train=[{{prefix: {tmp_path / 'other'}}}]"))
 
@@ -196,7 +196,7 @@ def test_one_source_has_one_domain(small_run: Path, data_folder: Path) -> None:
     code = data_folder / "shards" / "train-code"
     phase = f"data.phases=[{{start_sample: 9, train: [{{prefix: {code}, domain: NAME}}]}}]"
     with pytest.raises(
-        ValueError, match=r"data.phases\[0\].train calls the domain of .* 'NAME', and it is 'code' .*domain=code"
+        ValueError, match=r"data.phases\[0\].train sets the domain of .* to 'NAME', and it is 'code' .*domain=code"
     ):
         open_sources(run_with(small_run, phase))
     open_sources(run_with(small_run, phase.replace("NAME", "code")))
@@ -212,7 +212,7 @@ def test_validation_tokens_are_named_once(small_run: Path, data_folder: Path, tm
 
 
 @pytest.mark.parametrize(
-    ("weight", "message"), [("1e-300", "a share of 1e-300 in 1, expected"), ("1e308", "add up to inf")]
+    ("weight", "message"), [("1e-300", "a share of 1e-300 in 1, which must be at least"), ("1e308", "add up to inf")]
 )
 def test_a_share_that_rounds_to_nothing_is_refused(
     small_run: Path, data_folder: Path, weight: str, message: str
@@ -233,5 +233,5 @@ def test_more_shards_than_a_system_lets_a_process_open_are_refused_at_once(
     open_sources(run_with(small_run))
     assert limits[-1] == (2 * 4 + 256, 100_000), "the soft limit is raised as far as it must be"
     limits.append((64, 128))
-    with pytest.raises(ValueError, match=r"data names 4 shards, which takes 264 open files .* this system allows 128"):
+    with pytest.raises(ValueError, match=r"data names 4 shards, which need 264 open files .* this system allows 128"):
         open_sources(run_with(small_run))

@@ -14,12 +14,12 @@ import torch
 from pretrain.config.schema import ModelConfig
 from pretrain.convert.ours.names import our_shapes
 from pretrain.inspect import generate as module
-from pretrain.inspect.generate import Request, check_room, generate
+from pretrain.inspect.generate import GenerationRequest, check_room, generate
 from pretrain.model.inference import InferenceDecoder
 from pretrain.model.sampling import Sampling
 from tests.unit.convert.folders import TOKENIZER, edit_config, save_model
 
-REQUEST = Request(prompt="The", max_new_tokens=2, sampling=Sampling(), device="cpu")
+REQUEST = GenerationRequest(prompt="The", max_new_tokens=2, sampling=Sampling(), device="cpu")
 MODEL = ModelConfig(
     num_layers=2, hidden_size=32, ffn_hidden_size=48, num_attention_heads=6, num_query_groups=2, kv_channels=8, vocab_size=100
 )  # fmt: skip

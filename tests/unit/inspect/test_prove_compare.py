@@ -13,7 +13,7 @@ from pretrain.checkpoint.disk.manifest import FileEntry, Manifest
 from pretrain.checkpoint.disk.verify import Finding
 from pretrain.data.position import DataPosition, StepPosition
 from pretrain.inspect.bounds import BF16, FP32
-from pretrain.inspect.compare import Comparison, compare, optimizer_tensors
+from pretrain.inspect.compare import PropertyComparison, compare, optimizer_tensors
 from pretrain.inspect.evidence import Evidence, StepReader
 from pretrain.inspect.layouts import Layout
 from pretrain.inspect.prove_report import ProvedRun, _json
@@ -166,10 +166,10 @@ def test_whole_tensors_are_held_to_a_bound() -> None:
         ({"a.weight": np.float32([1, 1, 1, 2])}, "a.weight is 5.00e-01 off, more than 2e-05"),
         ({"a.weight/exp_avg": np.float32([0, 0, 0, 1e-9])}, "a.weight/exp_avg is inf off"),
         ({"a.weight": np.float32([1, 1, 1, np.nan])}, "a.weight is inf off"),
-        ({"a.weight": np.ones(5, np.float32)}, "the checkpoints hold other tensors"),
+        ({"a.weight": np.ones(5, np.float32)}, "the checkpoints hold different tensors"),
         (
             {"b.weight": np.ones(4, np.float32)},
-            "the checkpoints hold other tensors: b.weight where the straight run has None",
+            "the checkpoints hold different tensors: b.weight where the straight run has None",
         ),
     ):
         found = optimizer_tensors(tensors(**broken), tensors(), bound=2e-5)
@@ -177,7 +177,9 @@ def test_whole_tensors_are_held_to_a_bound() -> None:
 
 
 def test_one_difference_among_many_makes_the_run_fail_and_infinity_is_written_as_a_word() -> None:
-    good, bad = (Comparison(what="loss", holds=holds, figure="", deviation=float("inf")) for holds in (True, False))
+    good, bad = (
+        PropertyComparison(what="loss", holds=holds, figure="", deviation=float("inf")) for holds in (True, False)
+    )
     layout = Layout(name="TP2", overrides=(), num_ranks=2)
     assert ProvedRun(run_dir=Path("x"), layout=layout, same=True, comparisons=[good, good]).holds
     assert not ProvedRun(run_dir=Path("x"), layout=layout, same=True, comparisons=[good, bad, good]).holds

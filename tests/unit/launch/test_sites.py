@@ -16,7 +16,7 @@ BASE = "description: a machine\ngpus_per_node: 0\ncores_per_node: 4\n"
 VARIABLE = "environment: {{A: {{value: {}, reason: why}}}}"
 ERRORS = {
     "a mapping for a list": ("qos: {name: a, max_hours: 2}", r"qos \({name: a, max_hours: 2}\) must be a list, .*; \[{name: a, max_hours: 2}\] works"),
-    "a mapping for words": ("modules: {arch/h100: ''}", r"modules \(.*\) must be a list, which is always given whole; \[arch/h100\] works"),
+    "a mapping for words": ("modules: {arch/h100: ''}", r"modules \(.*\) must be a list, with all of its items; \[arch/h100\] works"),
     "a list for names": ("environment: [A]", r"environment \(\[A\]\) must be a mapping; {NAME: {value: ..., reason: ...}} works"),
     "a list for a variable": ("environment: {A: [b]}", r"environment.A \(\[b\]\) must be a mapping; {value: ..., reason: ...} works"),
     "an unknown key of a variable": ("environment: {A: {valeu: b}}", r"environment.A.valeu is not a key; did you mean environment.A.value\?"),
@@ -27,7 +27,7 @@ ERRORS = {
     "a backslash": (VARIABLE.format("'a\\'"), "environment.A.value .* must be one line without double quotes"),
     "two lines": (VARIABLE.format('"a\\nb"'), "environment.A.value .* must be one line without double quotes"),
     "a sum": (VARIABLE.format("'$[1+1]'"), "environment.A.value .* must be one line without double quotes"),
-    "a variable of omegaconf's": (VARIABLE.format("'${NONE}'"), r"environment.A.value: .*NONE.*; a variable of the environment is written \$NONE"),
+    "a variable of omegaconf's": (VARIABLE.format("'${NONE}'"), r"environment.A.value: .*NONE.*; an environment variable is written \$NONE"),
     "a variable in braces": (VARIABLE.format("'\\${NONE}'"), r"environment.A.value .* and \$ only before the name of a variable"),
     "a folder with a command": ("node_local_dir: /tmp/$(id)", "node_local_dir .* must be one line without double quotes"),
     "a folder with a quote": ("node_local_dir: /tmp/\"a", "node_local_dir .* must be one line without double quotes"),

@@ -111,7 +111,8 @@ def test_what_stands_where_the_checkpoints_belong_is_no_run_without_checkpoints(
     else:
         own.symlink_to("nowhere" if what == "a link to nowhere" else own)
     with pytest.raises(
-        ValueError, match=r"must have its checkpoints in a folder, and .*/run/checkpoints is .*`rm .*` to begin"
+        ValueError,
+        match=r"must have its checkpoints in a folder, and .*/run/checkpoints is .*`rm .*` to start a new run",
     ):
         open_run_dir(tmp_path / "run")
 

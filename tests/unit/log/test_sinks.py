@@ -128,7 +128,9 @@ def test_a_full_disk_costs_no_line_and_no_other_sink(
         report = SaveReport(step=59, path="x", num_bytes=1, stall_s=0.1, save_s=1.0, failure="No space left on device")
         sinks.write(report)
         out = capsys.readouterr().out
-        assert "NO CHECKPOINT of step 59, and training goes on: No space left on device" in out and "step 59/10" in out
+        assert (
+            "NO CHECKPOINT of step 59, and training continues: No space left on device" in out and "step 59/10" in out
+        )
         warnings = [record.getMessage() for record in caplog.records]
         assert [f"{run_disk / METRICS_FILE} cannot be written" in line for line in warnings].count(True) == 1, warnings
         ballast.unlink()
@@ -151,7 +153,7 @@ def test_a_terminal_on_a_full_disk_says_nothing_twice_and_goes_on_when_there_is_
             for line in said:
                 sinks.say(line)
             assert [record.getMessage() for record in caplog.records] == [
-                "standard output cannot be written, and training goes on: No space left on device"
+                "standard output cannot be written, and training continues: No space left on device"
             ]
             ballast.unlink()
             sinks.say("after")

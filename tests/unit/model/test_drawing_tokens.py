@@ -57,13 +57,13 @@ def test_draws_have_the_probabilities_and_a_seed_repeats_them() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": -0.5}, r"temperature \(-0.5\) must be a number from 0"),
-        ({"temperature": float("nan")}, r"temperature \(nan\) must be a number from 0"),
+        ({"temperature": -0.5}, r"temperature \(-0.5\) must be a finite number of at least 0"),
+        ({"temperature": float("nan")}, r"temperature \(nan\) must be a finite number of at least 0"),
         ({"temperature": float("inf")}, r"temperature \(inf\)"),
         ({"top_k": 0}, r"top_k \(0\) must be above 0; 50 works"),
         ({"top_p": 0.0}, r"top_p \(0.0\) must be above 0 and at most 1; 0.95 works"),
         ({"top_p": 1.1}, r"top_p \(1.1\)"),
-        ({"seed": -1}, r"seed \(-1\) must be an integer from 0"),
+        ({"seed": -1}, r"seed \(-1\) must be an integer of at least 0 and below"),
     ],
 )
 def test_values_that_cannot_be_are_named(options: dict[str, Any], message: str) -> None:
