@@ -1,4 +1,4 @@
-"""Checkpoint room: a directory per step, complete or not there.
+"""Checkpoint room: checkpointing beside the training, into a directory per step that is complete or not there.
 
 A tensor is spread over ranks and files. ``Box`` (disk/boxes.py) is a block of a whole tensor, numbers only: where it starts and
 how large it is. ``Piece`` (model/placement.py) is a block of rows of a local parameter, and where it lies in the whole tensor.

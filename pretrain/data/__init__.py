@@ -1,1 +1,1 @@
-"""Data room: sample number -> source -> chunk -> tokens, by arithmetic alone."""
+"""Data room: the dataloader. Sample number -> source -> chunk -> tokens, by arithmetic alone."""

@@ -1,4 +1,4 @@
-"""The training samples of one rank, read ahead, with the hash of those that were consumed.
+"""The dataloader of one rank: its training samples, read ahead, with the hash of those that were consumed.
 
 Letters: b micro batch, s sequence.
 """
@@ -37,7 +37,7 @@ PLACED_SAMPLES = 2048
 
 @dataclass(frozen=True, kw_only=True)
 class HostBatch:
-    """One micro batch in host memory, owned by whoever holds it."""
+    """One micro batch in host memory, owned by its holder."""
 
     numbers: range
     """Its samples."""

@@ -1,6 +1,6 @@
 """Kill a training run with SIGKILL at a planned moment, and say what it was doing.
 
-The moment is planned by what the run has done (started ranks, logged a step, begun to write a checkpoint) plus a delay. A
+The moment is planned by what the run has done (started ranks, logged a step, started to write a checkpoint) plus a delay. A
 seed gives the same plans; where exactly they hit depends on the machine, so what was hit is observed and reported.
 """
 

@@ -189,7 +189,7 @@ def _wait_for_all(processes: list[Any], pipes: list[Connection], log_dir: Path) 
             failed += _failures(processes, pipes, running - {failure.rank for failure in failed}, log_dir)
             # A rank that was killed is the cause even if its peers noticed before we did.
             return min(failed, key=lambda failure: (failure.error is not None, failure.time_s))
-        # Not whoever has ended by now: a rank may have died since we looked, and its peers would be waited for forever.
+        # Not those that have ended by now: a rank may have died since we looked, and its peers would be waited for forever.
         running -= {rank for rank in running if processes[rank].exitcode in (FINISHED, STOPPED)}
     return None
 

@@ -124,7 +124,7 @@ def entries_from_text(text: str) -> list[FileEntry]:
 
 
 def manifest_bytes(manifest: Manifest) -> bytes:
-    """Return the content of ``manifest.json``: the same for the same files, whoever hashed them."""
+    """Return the content of ``manifest.json``: the same for the same files, whichever rank hashed them."""
     files = sorted(manifest.files, key=lambda entry: entry.path)
     content = {"format_version": FORMAT_VERSION, "step": manifest.step, "files": [asdict(entry) for entry in files]}
     return (json.dumps(content, indent=1) + "\n").encode()

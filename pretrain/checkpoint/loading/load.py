@@ -1,4 +1,4 @@
-"""Loading: restore the newest intact checkpoint of a run, in any layout; or start from one of another run."""
+"""Loading: restore the newest intact checkpoint of a run, in any layout (reshard); or start from one of another run."""
 
 import contextlib
 import logging
