@@ -1,5 +1,6 @@
 """Small JSON records: a dataclass written as a JSON object, and read back with every key known, present and of its type."""
 
+import functools
 import json
 import types
 import typing
@@ -12,6 +13,10 @@ from fanal.files import TRY_AGAIN, write_bytes_durably
 from fanal.shown import shown
 
 Record = typing.TypeVar("Record")
+
+
+class MisfitError(ValueError):
+    """Parsed JSON is not the record it should be. Whoever reads the file makes it wrong input or damage."""
 
 
 def record_bytes(record: Any) -> bytes:
@@ -38,32 +43,56 @@ def read_record(record_type: type[Record], path: Path, *, remedy: str, error: ty
         advice = TRY_AGAIN if may_pass(problem) else remedy
         raise error_type(problem, error)(f"{path} cannot be read as JSON ({problem}); {advice}") from None
     try:
-        return _build(record_type, content, where="")
-    except UserError as problem:
+        return record_of(record_type, content)
+    except MisfitError as problem:
         raise error(f"{path}: {problem}; {remedy}") from None
 
 
-def _build(record_type: Any, content: Any, *, where: str) -> Any:
-    """Build a value of the annotated type from parsed JSON. Raises: UserError with the dotted place of the first misfit."""
-    if is_dataclass(record_type):
-        if not isinstance(content, dict):
-            raise UserError(f"{where or 'the file'} holds {shown(content, 60)}, expected an object")
-        hints = typing.get_type_hints(record_type)
-        if unknown := sorted(set(content) - set(hints)):
-            raise UserError(f"unknown key {where}{unknown[0]!r}, expected {', '.join(hints)}")
-        required = {f.name for f in fields(record_type) if f.default is MISSING and f.default_factory is MISSING}
-        if missing := sorted(required - set(content)):
-            raise UserError(f"key {where}{missing[0]!r} is missing")
-        built = {name: _build(hints[name], value, where=f"{where}{name}.") for name, value in content.items()}
-        return typing.cast(Any, record_type)(**built)
-    if typing.get_origin(record_type) is tuple:
+def record_of(record_type: type[Record], content: Any) -> Record:
+    """Build a dataclass from parsed JSON: every key known, present (or with a default) and of its type, at any depth.
+
+    Lists become tuples, and a whole number is a float where one belongs.
+    Raises: MisfitError with the dotted place of the first misfit.
+    """
+    return _build(record_type, content, where="")
+
+
+def _build(kind: Any, content: Any, *, where: str) -> Any:
+    if is_dataclass(kind):
+        return _dataclass_of(kind, content, where=where)
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is tuple:
         if not isinstance(content, list):
-            raise UserError(f"{where[:-1]} holds {shown(content, 60)}, expected a list")
-        item_type = typing.get_args(record_type)[0]
-        return tuple(_build(item_type, item, where=f"{where}{number}.") for number, item in enumerate(content))
+            raise MisfitError(f"{where[:-1]} holds {shown(content, 60)}, expected a list")
+        return tuple(_build(arguments[0], item, where=f"{where}{number}.") for number, item in enumerate(content))
+    if origin is types.UnionType or origin is typing.Union:
+        structured = [choice for choice in arguments if is_dataclass(choice) or typing.get_origin(choice) is not None]
+        if content is not None and structured:
+            return _build(structured[0], content, where=where)
+        accepted = arguments
+    else:
+        accepted = (origin or kind,)
     # bool is an int in Python, but `true` is not a count of tokens.
-    accepted = typing.get_args(record_type) if isinstance(record_type, types.UnionType) else (record_type,)
-    if type(content) not in accepted:
-        names = " or ".join(kind.__name__ for kind in accepted)
-        raise UserError(f"{where[:-1]} holds {shown(content, 60)}, expected {names}")
+    fits = type(content) in accepted or (content is None and types.NoneType in accepted)
+    if not fits and not (type(content) is int and float in accepted) and kind is not Any:
+        names = " or ".join(choice.__name__ for choice in accepted)
+        raise MisfitError(f"{where[:-1]} holds {shown(content, 60)}, expected {names}")
     return content
+
+
+def _dataclass_of(kind: Any, content: Any, *, where: str) -> Any:
+    if not isinstance(content, dict):
+        raise MisfitError(f"{where[:-1] or 'the file'} holds {shown(content, 60)}, expected an object")
+    hints, required = _fields_of(kind)
+    if unknown := sorted(set(content) - set(hints)):
+        raise MisfitError(f"unknown key {where}{unknown[0]!r}, expected {', '.join(hints)}")
+    if missing := sorted(required - set(content)):
+        raise MisfitError(f"key {where}{missing[0]!r} is missing")
+    return kind(**{name: _build(hints[name], value, where=f"{where}{name}.") for name, value in content.items()})
+
+
+@functools.cache
+def _fields_of(kind: Any) -> tuple[dict[str, Any], frozenset[str]]:
+    """Return the type of each field of a dataclass, and the fields without a default. Kept: a manifest has thousands of entries."""
+    required = {f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING}
+    return typing.get_type_hints(kind), frozenset(required)

@@ -11,11 +11,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from fanal.errors import UserError, error_type
+from fanal.errors import error_type
+from fanal.records import MisfitError, record_of
 from pretrain.data.read import TrainData
 
 Lanes = tuple[int, int]
@@ -156,33 +156,24 @@ def position_text(position: DataPosition) -> str:
 
 
 def read_position(path: Path) -> DataPosition:
-    """Read a record. Raises: UserError naming the file if it is none."""
+    """Read a record. Raises: UserError naming the file if it is not one; PassingError if the disk does not give it now."""
     try:
-        fields: dict[str, Any] = json.loads(path.read_text())
-        phases = [
-            PhasePosition(
-                start_sample=phase["start_sample"], sources=tuple(SharePosition(**share) for share in phase["sources"])
-            )
-            for phase in fields.pop("phases")
-        ]
-        sources = tuple(SourcePosition(**source) for source in fields.pop("sources"))
-        last_step = StepPosition(**fields.pop("last_step"))
-        position = DataPosition(**fields, phases=tuple(phases), sources=sources, last_step=last_step)
-        _check_types(position)
+        position = record_of(DataPosition, json.loads(path.read_text()))
+        _check(position)
         return position
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise error_type(error)(
             f"{path} is not the data position of a checkpoint ({type(error).__name__}: {error}); resume from another checkpoint"
         ) from None
 
 
-def _check_types(position: DataPosition) -> None:
-    """Raises: UserError for a hash or a share that is none."""
+def _check(position: DataPosition) -> None:
+    """Check hashes and shares. Raises: MisfitError."""
     for text in (position.consumed_hash, position.last_step.hash):
         if len(text) != 32:
-            raise UserError(f"hash {text!r} must have 32 hexadecimal digits")
+            raise MisfitError(f"hash {text!r} must have 32 hexadecimal digits")
         from_hex(text)
     for phase in position.phases:
         for share in phase.sources:
-            if not (isinstance(share.share, float | int) and 0 < share.share < math.inf):
-                raise UserError(f"share {share.share!r} must be a number above 0")
+            if not 0 < share.share < math.inf:
+                raise MisfitError(f"share {share.share!r} must be a number above 0")

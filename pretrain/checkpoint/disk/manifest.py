@@ -21,6 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fanal.errors import DamageError
+from fanal.records import record_of
 from fanal.run_folder import COMPLETE, MANIFEST
 from fanal.shown import shown
 
@@ -177,7 +178,7 @@ def parse_manifest(content: bytes, where: Path) -> Manifest:
 
 
 def _parse_entry(fields: Any) -> FileEntry:
-    entry = FileEntry(**fields)
+    entry = record_of(FileEntry, fields)
     inside = PurePosixPath(entry.path)
     if (
         inside.is_absolute()
@@ -186,8 +187,8 @@ def _parse_entry(fields: Any) -> FileEntry:
         or entry.path in (".", MANIFEST, COMPLETE)
     ):
         raise DamageError(f"path ({shown(entry.path)}) must be that of a file inside the checkpoint")
-    if type(entry.bytes) is not int or entry.bytes < 0:
+    if entry.bytes < 0:
         raise DamageError(f"bytes of {entry.path} ({shown(entry.bytes)}) must be an integer from 0")
-    if not isinstance(entry.sha256, str) or not _SHA256.fullmatch(entry.sha256):
+    if not _SHA256.fullmatch(entry.sha256):
         raise DamageError(f"sha256 of {entry.path} ({shown(entry.sha256)}) must have 64 hexadecimal digits")
     return entry

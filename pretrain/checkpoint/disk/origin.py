@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fanal.errors import DamageError
+from fanal.records import record_of
 from fanal.run_folder import COMPLETE, DATA, ORIGIN
 from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, read_small_file
 from pretrain.checkpoint.disk.state_file import read_state
@@ -74,11 +74,10 @@ def read_origin(folder: Path) -> Origin | None:
     """
     if not os.path.lexists(folder / ORIGIN):
         return None
+    content = read_small_file(folder / ORIGIN)
     try:
-        return _parse(json.loads(read_small_file(folder / ORIGIN)))
-    except (ValueError, TypeError, RecursionError) as error:
-        if isinstance(error, DamagedCheckpointError):
-            raise
+        return record_of(Origin, json.loads(content))
+    except (ValueError, RecursionError) as error:
         raise DamagedCheckpointError(f"{folder / ORIGIN} is not the record of an origin: {error}") from None
 
 
@@ -95,15 +94,3 @@ def described(origin: Origin) -> str:
         f"{origin.checkpoint}, step {origin.step:,} after {origin.consumed_tokens:,} tokens, optimizer "
         f"{'kept' if origin.init_optimizer == 'keep' else 'fresh'}, manifest {origin.manifest_sha256[:12]}"
     )
-
-
-def _parse(fields: Any) -> Origin:
-    kinds = {"init_from": str, "init_optimizer": str, "checkpoint": str, "manifest_sha256": str,
-             "step": int, "consumed_samples": int, "consumed_tokens": int}  # fmt: skip
-    if not isinstance(fields, dict) or set(fields) != {*kinds, "data", "origin"}:
-        raise DamageError(f"it must hold {', '.join(kinds)}, data and origin")
-    for name, kind in kinds.items():
-        if type(fields[name]) is not kind:
-            raise DamageError(f"{name} ({fields[name]!r}) must be of type {kind.__name__}")
-    earlier = fields["origin"]
-    return Origin(**{**fields, "origin": None if earlier is None else _parse(earlier)})

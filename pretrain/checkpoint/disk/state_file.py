@@ -4,15 +4,21 @@ import dataclasses
 import json
 import math
 from pathlib import Path
-from typing import Any
 
-from fanal.errors import DamageError
+from fanal.records import MisfitError, record_of
 from fanal.run_folder import STATE
 from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, read_small_file
 from pretrain.state import Recent, TrainState
 
 YOUNGER = {"skipped_spikes", "recent"}
 """Fields that checkpoints from before spike detection do not have; they start as in a new run."""
+
+
+NAMES = (
+    *(field.name for field in dataclasses.fields(TrainState)),
+    *(f"recent.{field.name}" for field in dataclasses.fields(Recent)),
+)
+"""Every field of the file."""
 
 
 def state_text(state: TrainState) -> str:
@@ -27,35 +33,33 @@ def read_state(folder: Path, *, step: int) -> TrainState:
     value is not a finite number, or the step is another.
     """
     path = folder / STATE
-    names = [field.name for field in dataclasses.fields(TrainState)]
+    content = read_small_file(path)
     try:
-        fields = json.loads(read_small_file(path))
+        fields = json.loads(content)
         if isinstance(fields, dict) and not YOUNGER & fields.keys():
             fields |= {"skipped_spikes": 0, "recent": {"losses": [], "grad_norms": []}}
-        if not isinstance(fields, dict) or sorted(fields) != sorted(names):
-            raise DamageError(f"it must hold {', '.join(names)}")
-        recent = _recent(fields.pop("recent"))
-        for name, value in fields.items():
-            if type(value) is not int or value < 0:  # true is an int in Python, and no count
-                raise DamageError(f"{name} ({value!r}) must be an integer from 0")
-        if fields["step"] != step:
-            raise DamageError(f"step ({fields['step']}) must be {step}, that of the checkpoint's manifest")
+        state = record_of(TrainState, fields)
+        stated = {*fields, *(f"recent.{name}" for name in fields.get("recent", ()))}
+        missing = [name for name in NAMES if name not in stated]
+        if missing:  # a new run has defaults for them, which say nothing of this one
+            raise MisfitError(f"it lacks {', '.join(missing)}")
+        _check(state, step)
     except (ValueError, RecursionError) as error:
         raise DamagedCheckpointError(f"{path} is not the state of this checkpoint: {error}") from None
-    return TrainState(**fields, recent=recent)
+    return state
 
 
-def _recent(found: Any) -> Recent:
-    """Parse the recent values. Raises: DamageError for anything but lists of finite floats under the right names."""
-    names = [field.name for field in dataclasses.fields(Recent)]
-    if not isinstance(found, dict) or sorted(found) != sorted(names):
-        raise DamageError(f"recent must hold {', '.join(names)}")
-    for name, values in found.items():
-        if not isinstance(values, list):
-            raise DamageError(f"recent.{name} must be a list")
+def _check(state: TrainState, step: int) -> None:
+    """Check the values. Raises: MisfitError."""
+    counters = {name: value for name, value in vars(state).items() if name != "recent"}
+    for name, value in counters.items():
+        if value < 0:
+            raise MisfitError(f"{name} ({value!r}) must be an integer from 0")
+    if state.step != step:
+        raise MisfitError(f"step ({state.step}) must be {step}, that of the checkpoint's manifest")
+    for name, values in vars(state.recent).items():
         for value in values:
             if type(value) is not float or not math.isfinite(value):
-                raise DamageError(
+                raise MisfitError(
                     f"recent.{name} holds {value!r}; every value must be a finite number written with a decimal point"
                 )
-    return Recent(**{name: tuple(values) for name, values in found.items()})

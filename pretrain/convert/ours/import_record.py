@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fanal.errors import UserError
+from fanal.records import MisfitError, record_of
 from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, FileEntry, read_small_file
 
 IMPORT, IMPORTED_FILES = "import.json", "imported"
@@ -71,10 +71,10 @@ def read_import(checkpoint: Path) -> ImportRecord | None:
     try:
         fields = json.loads(read_small_file(path))
         if fields["format_version"] != FORMAT_VERSION or fields["kind"] != "huggingface":
-            raise UserError(
+            raise MisfitError(
                 f"version {fields['format_version']} and kind {fields['kind']}, expected {FORMAT_VERSION} and huggingface"
             )
-        files = tuple(FileEntry(**entry) for entry in fields["files"])
+        files = tuple(record_of(FileEntry, entry) for entry in fields["files"])
         return ImportRecord(name=str(fields["name"]), files=files, config=dict(fields["config"]))
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise DamagedCheckpointError(
