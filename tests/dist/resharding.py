@@ -186,7 +186,7 @@ def moments_of_another_tensor() -> Iterator[None]:
 
         return patch.object(TensorReader, name, act)
 
-    with broken("read"), broken("runs"):
+    with broken("read"), broken("spans"):
         yield
 
 
