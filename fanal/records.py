@@ -39,7 +39,7 @@ def read_record(record_type: type[Record], path: Path, *, remedy: str, error: ty
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise error(f"{path} does not exist; {remedy}") from None
-    except (ValueError, OSError) as problem:
+    except (ValueError, OSError, RecursionError) as problem:
         advice = TRY_AGAIN if may_pass(problem) else remedy
         raise error_type(problem, error)(f"{path} cannot be read as JSON ({problem}); {advice}") from None
     try:

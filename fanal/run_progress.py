@@ -9,7 +9,7 @@ from fanal.run_folder import COMPLETE, METRICS_FILE, checkpoints_dir, step_name,
 
 RECORD_BEGINS = '{"kind": '
 """Beginning of every line of metrics.jsonl."""
-RENAMED = {"held_out_loss": "validation_loss", "eval_time_s": "validation_time_s"}
+RENAMED_FIELDS = {"held_out_loss": "validation_loss", "eval_time_s": "validation_time_s"}
 """Current name of each field of a record of kind "eval", which version 0.1 wrote; its kind is "validation" now."""
 
 
@@ -39,4 +39,4 @@ def _with_current_names(record: dict[str, Any]) -> dict[str, Any]:
     """Return a record with the names that its kind has today."""
     if record.get("kind") != "eval":
         return record
-    return {RENAMED.get(name, name): value for name, value in record.items()} | {"kind": "validation"}
+    return {RENAMED_FIELDS.get(name, name): value for name, value in record.items()} | {"kind": "validation"}

@@ -268,7 +268,7 @@ def _train_rank(run: RunConfig) -> int:
 
 def _train_local(run: RunConfig) -> int:
     """Train on local ranks; checks what can be checked before any starts."""
-    from fanal.run_folder import LOGS_DIR
+    from fanal.run_folder import LOGS_DIR, cannot_write
     from pretrain.checkpoint.loading.init_from import check_init_from
     from pretrain.config.derive import world_size
     from pretrain.data.sources import open_sources
@@ -280,6 +280,10 @@ def _train_local(run: RunConfig) -> int:
     with user_path(run.run_dir, *paths_of(run).values()):
         check_init_from(run, tokenizer_sha256=open_sources(run).tokenizer_sha256)
         folder = open_run_dir(run.run_dir)
+        try:
+            (folder / LOGS_DIR).mkdir(exist_ok=True)
+        except OSError as error:
+            raise cannot_write(run.run_dir, f"{LOGS_DIR}: {error.strerror}", error) from None
     device_type = resolve_device(run.parallel.device)
     code, failure = run_local_ranks(
         local_rank,

@@ -37,6 +37,6 @@ def broken_nodes(attempt: Path) -> tuple[str, ...]:
     """Return the nodes that a preflight in this attempt found broken; none if there was no preflight."""
     try:
         content: dict[str, Any] = json.loads((attempt / PREFLIGHT_RESULT).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
+    except (OSError, ValueError):
         return ()
     return tuple(content.get("broken", ()))

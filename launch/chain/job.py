@@ -62,7 +62,7 @@ def here(folder: Path) -> Here:
     """
     try:
         facts = json.loads((folder / JOB).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise error_type(error)(
             f"{folder} must be the launch folder of a run, with {JOB} ({error}); `launch render` makes it"
         ) from None

@@ -199,7 +199,7 @@ def _tokenizer(*words: str) -> int:
 def _facts(folder: Path) -> dict[str, Any]:
     try:
         return json.loads((folder / FACTS).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise error_type(error)(
             f"{folder} must be the launch folder of an encoding, with {FACTS} ({error}); `launch render-encode` makes it"
         ) from None

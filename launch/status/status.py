@@ -55,6 +55,8 @@ def status(run_dir: Path) -> dict[str, Any]:
     try:
         return _status(run_dir)
     except OSError as error:
+        if not str(error.filename).startswith(str(run_dir)):
+            raise  # not of a file of the run: a bug, or a library's
         raise _cannot_read(run_dir, error) from None
 
 

@@ -30,6 +30,8 @@ def check_path_texts(run: RunConfig) -> None:
     if not run.run_dir.strip():
         raise UserError(f"run_dir ({run.run_dir!r}) must not be empty; run_dir=runs/mine works")
     for key, path in {"run_dir": run.run_dir, **paths_of(run)}.items():
+        if "\0" in path:
+            raise UserError(f"{key} ({path!r}) must not hold a NUL character; {path.replace(chr(0), '')!r} works")
         variable = re.search(r"\$\{?([A-Za-z_][A-Za-z0-9_]*)\}?", path)
         if variable:
             what, works = variable[0], path.replace(variable[0], f"${{oc.env:{variable[1]}}}")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fanal.errors import error_type
+from fanal.errors import DamageError, error_type
 from fanal.records import MisfitError, record_of
 from pretrain.data.read import TrainData
 
@@ -156,13 +156,13 @@ def position_text(position: DataPosition) -> str:
 
 
 def read_position(path: Path) -> DataPosition:
-    """Read a record. Raises: UserError naming the file if it is not one; PassingError if the disk does not give it now."""
+    """Read a record. Raises: DamageError naming the file if it is not one; PassingError if the disk does not give it now."""
     try:
         position = record_of(DataPosition, json.loads(path.read_text()))
         _check(position)
         return position
     except (OSError, ValueError, RecursionError) as error:
-        raise error_type(error)(
+        raise error_type(error, DamageError)(
             f"{path} is not the data position of a checkpoint ({type(error).__name__}: {error}); resume from another checkpoint"
         ) from None
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fanal.errors import DamageError
 from fanal.run_folder import DATA, METRICS_FILE, checkpoints_dir
 from fanal.run_progress import metrics, parse_metrics
 from pretrain.checkpoint.disk.retention import checkpoints_in
@@ -65,7 +66,7 @@ def read_evidence(run_dir: Path) -> Evidence:
     if checkpoint is not None and (checkpoint / DATA).is_file():
         try:
             position = read_position(checkpoint / DATA)
-        except ValueError:
+        except DamageError:
             position = None  # the comparison says that it is missing
     return Evidence(
         run_dir=run_dir,

@@ -60,8 +60,10 @@ def hold_run_dir(run_dir: str | Path, *, rank: int) -> Iterator[None]:
     if rank != 0:
         yield
         return
-    with user_path(run_dir):
+    try:
         stream = (Path(run_dir) / LOCK).open("a+", encoding="utf-8")
+    except OSError as error:
+        raise cannot_write(run_dir, f"{LOCK}: {error.strerror}", error) from None
     with stream:
         if _lock(stream.fileno()):
             with contextlib.suppress(OSError):  # a full disk: the name is a courtesy, the lock needs no room

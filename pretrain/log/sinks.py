@@ -14,7 +14,7 @@ from typing import IO, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from fanal.run_folder import METRICS_FILE, TENSORBOARD_DIR
+from fanal.run_folder import METRICS_FILE, TENSORBOARD_DIR, cannot_write
 from pretrain.checkpoint.saving.save import SaveReport
 from pretrain.config.schema import RunConfig
 from pretrain.log.record import EndRecord, StartRecord, StepRecord, ValidationRecord
@@ -87,7 +87,10 @@ def open_sinks(run: RunConfig, world: World, *, start_step: int) -> Iterator[Sin
             folder = Path(run.run_dir)
             folder.mkdir(parents=True, exist_ok=True)
             # Without a buffer, which its closing would write once more.
-            stream = stack.enter_context((folder / METRICS_FILE).open("ab+", buffering=0))
+            try:
+                stream = stack.enter_context((folder / METRICS_FILE).open("ab+", buffering=0))
+            except OSError as error:
+                raise cannot_write(run.run_dir, f"{METRICS_FILE}: {error.strerror}", error) from None
             sinks.append(JsonLines(stream, str(folder / METRICS_FILE)))
             if run.log.tensorboard:
                 sinks += _open_tensorboard(folder / TENSORBOARD_DIR, start_step, stack)

@@ -56,12 +56,22 @@ def started_by_launcher() -> bool:
 
 
 def rank_and_size() -> tuple[int, int, int]:
-    """Return (rank, world size, local rank) from torchrun's or Slurm's environment."""
+    """Return (rank, world size, local rank) from torchrun's or Slurm's environment. Raises: UserError if they are not numbers."""
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
-        return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_RANK", "0"))
+        return _number("RANK"), _number("WORLD_SIZE"), _number("LOCAL_RANK", "0")
     if started_by_launcher():
-        return int(os.environ["SLURM_PROCID"]), _slurm_tasks(), int(os.environ.get("SLURM_LOCALID", "0"))
+        return _number("SLURM_PROCID"), _slurm_tasks(), _number("SLURM_LOCALID", "0")
     return 0, 1, 0
+
+
+def _number(name: str, default: str | None = None) -> int:
+    """Return the whole number in a variable of the launcher. Raises: UserError."""
+    value = os.environ.get(name, default) or ""
+    if not value.isascii() or not value.isdigit():
+        raise UserError(
+            f"{name} ({value!r}) must be a whole number, as torchrun sets it; `unset {name}` works outside of it"
+        )
+    return int(value)
 
 
 def cores_of_rank() -> int:

@@ -31,6 +31,10 @@ def symbol_piece(symbol: str) -> str:
     return symbol.replace(" ", "\u2581")
 
 
+MAX_VOCAB_SIZE = 2**31 - 1
+"""SentencePiece counts its pieces in 32 bits."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TokenizerSpec:
     """Choices that define one tokenizer."""
@@ -67,8 +71,8 @@ class TokenizerSpec:
     """Seed of the choice of documents, where languages or training_characters ask for one. Training itself is not random."""
 
     def __post_init__(self) -> None:
-        if self.vocab_size < 1:
-            raise UserError(f"vocab_size ({self.vocab_size}) must be at least 1; 65024 is a usual size")
+        if not 1 <= self.vocab_size <= MAX_VOCAB_SIZE:
+            raise UserError(f"vocab_size ({self.vocab_size}) must be from 1 to {MAX_VOCAB_SIZE}; 65024 is a usual size")
         if not 0.0 < self.character_coverage <= 1.0:
             raise UserError(
                 f"character_coverage ({self.character_coverage}) must be in (0, 1]; 0.9995 is a usual value"

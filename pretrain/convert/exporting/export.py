@@ -55,6 +55,11 @@ class ExportOptions:
     licence: str | None = None
     """Licence of the model, for its card."""
 
+    def __post_init__(self) -> None:
+        """Refuse a licence that would add lines to the card's header. Raises: UserError."""
+        if self.licence is not None and not self.licence.isprintable():
+            raise UserError(f"--licence ({self.licence!r}) must be printable and on one line; apache-2.0 works")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:

@@ -26,6 +26,8 @@ _OUR_FILES = re.compile(r"model[-0-9of]*\.safetensors|README\.md|[a-z_.]+\.json|
 
 def check_target(final: Path, *, weight_bytes: int) -> None:
     """Check, before anything is written, that the target is free and the disk has room. Raises: ExportTargetError."""
+    if not _is_text(final):
+        raise ExportTargetError(f"--to ({str(final)!r}) must be UTF-8, since its files name it; my-export works")
     harm = harm_of(final)
     if harm is not None:
         raise ExportTargetError(f"--to ({final}) {harm}")
@@ -47,6 +49,14 @@ def check_target(final: Path, *, weight_bytes: int) -> None:
     lack = shortage(parent, "the export", needed_bytes=needed, instead="export to another disk")
     if lack is not None:
         raise ExportTargetError(lack)
+
+
+def _is_text(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @contextlib.contextmanager
