@@ -241,7 +241,7 @@ class ShardWriter:
             )
         if existing and not self._is_unfinished():
             raise ShardError(
-                f"{existing[0]} exists without a manifest, and is not overwritten: `python -m tokenizer adopt {self.prefix}` "
+                f"{existing[0]} exists without a manifest, and is not overwritten: `fanal tokenizer adopt {self.prefix}` "
                 "makes one; or remove it, or name another prefix"
             )
 

@@ -97,7 +97,7 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
     describes.
     """
     directory = Path(directory)
-    remedy = "train it again with `python -m tokenizer train`, or copy the whole folder again"
+    remedy = "train it again with `fanal tokenizer train`, or copy the whole folder again"
     with user_path(directory):
         is_there = directory.is_dir()
     if not is_there:
