@@ -4,7 +4,7 @@ from typing import Final
 
 FINISHED: Final = 0
 DIFFERENT: Final = 1
-"""``pretrain prove`` found a difference. No training run ends with it."""
+"""``fanal prove`` found a difference. No training run ends with it."""
 WRONG_INPUT: Final = 2
 """The user's input is wrong; starting again will not help."""
 CRASH: Final = 70

@@ -84,9 +84,10 @@ def reading(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def writing(target: Path) -> Iterator[None]:
+def writing(target: Path, *, note: str = "") -> Iterator[None]:
     """Judge the errors of a block that writes files at a place that a user chose, and does nothing else.
 
+    Args: note is what else to know about what was written before.
     Raises: PassingError or UserError in place of an OSError that says why the disk does not take them; the error itself
     if it is a bug, such as a closed descriptor.
     """
@@ -96,8 +97,8 @@ def writing(target: Path) -> Iterator[None]:
         if not may_pass(problem) and problem.errno not in NOT_WRITTEN:
             raise
         raise error_type(problem)(
-            f"{problem.filename or target} cannot be written: {problem.strerror or problem}; fix that and run again (a shard "
-            "exists only if its .json does)"
+            f"{problem.filename or target} cannot be written: {problem.strerror or problem}; fix that and run again"
+            f"{f' ({note})' if note else ''}"
         ) from None
 
 

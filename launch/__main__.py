@@ -1,5 +1,4 @@
-"""Command line of the launch package: parse the arguments, call one function, return an exit code (``python -m launch
---help``)."""
+"""Command line of ``fanal launch``: parse the arguments, call one function, return an exit code."""
 
 import io
 import shlex
@@ -78,7 +77,9 @@ def render(config: str, overrides: tuple[str, ...], site_name: str, **options: A
                 f"warning: the config is read by waiting jobs, too ({', '.join(there)}), when they start",
                 file=sys.stderr,
             )
-        print(f"{path}: {_summary(job)}; `sbatch {shlex.quote(str(path))}` queues one job, `launch submit` all of them")
+        print(
+            f"{path}: {_summary(job)}; `sbatch {shlex.quote(str(path))}` queues one job, `fanal launch submit` all of them"
+        )
         return FINISHED
 
     sys.exit(run_guarded(act))
@@ -100,7 +101,7 @@ def submit(config: str, overrides: tuple[str, ...], site_name: str, **options: A
             queued = queue(job, write(job), hours=options["hours"])
         run_dir = shlex.quote(str(job.run_dir))
         print(f"queued {', '.join(queued)}: {_summary(job)}")
-        print(f"watch: python -m launch status {run_dir}; stop with a checkpoint: touch {run_dir}/STOP")
+        print(f"watch: fanal launch status {run_dir}; stop with a checkpoint: touch {run_dir}/STOP")
         return FINISHED
 
     sys.exit(run_guarded(act))

@@ -1,4 +1,4 @@
-"""The command line: parse, call one function, exit code. ``python -m pretrain --help``.
+"""The command line: parse, call one function, exit code. ``fanal --help``.
 
 Rooms are imported inside the commands, so that ``--help`` and ``show`` do not wait for megatron-core.
 """

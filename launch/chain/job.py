@@ -64,7 +64,7 @@ def here(folder: Path) -> Here:
         facts = json.loads((folder / JOB).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise error_type(error)(
-            f"{folder} must be the launch folder of a run, with {JOB} ({error}); `launch render` makes it"
+            f"{folder} must be the launch folder of a run, with {JOB} ({error}); `fanal launch render` makes it"
         ) from None
     job, restart = slurm.this_job()
     return Here(folder, facts, load_site(str(folder / SITE)), job, restart)

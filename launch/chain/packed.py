@@ -19,7 +19,7 @@ LEFT_OUT = {"__pycache__", ".git"}
 def pack_environment(python: Path, code_dir: Path, archive: Path) -> None:
     """Write ``code/`` (our packages) and ``packages/`` (what ``python`` imports from its site-packages) into ``archive``.
 
-    It must be made again when code or packages change; ``launch render`` does.
+    It must be made again when code or packages change; ``fanal launch render`` does.
     Raises: UserError if ``python`` does not run.
     """
     with replacing(archive) as part, tarfile.open(part, "w") as tar:

@@ -21,7 +21,7 @@ MAX_STOP_MARGIN_S = 65_535
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """The options of ``launch render`` and ``submit``."""
+    """The options of ``fanal launch render`` and ``submit``."""
 
     nodes: int
     hours: float | None

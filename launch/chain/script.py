@@ -113,7 +113,7 @@ def _title(job: Job) -> list[str]:
         f"# Site: {job.site_name}, {job.site.description}.",
         "#",
         "# Each job resumes from the newest complete checkpoint. What became of it and what is next is a line of jobs.jsonl in",
-        f"# the run folder; `python -m launch status {quoted(job.run_dir)}` tells. To add a job to the chain: sbatch this file.",
+        f"# the run folder; `fanal launch status {quoted(job.run_dir)}` tells. To add a job to the chain: sbatch this file.",
         f"# A colleague stops the chain, with a checkpoint, by: touch {quoted(job.run_dir / STOP)}",
     ]
 

@@ -25,14 +25,14 @@ from launch.sites.site import SiteConfig
 
 FACTS = "encode.json"
 OURS = ("--tokenizer", "--input", "--output", "--part", "--shuffle-seed", "--workers")
-"""Options of ``tokenizer encode`` that ``launch render-encode`` has or sets itself."""
+"""Options of ``fanal tokenizer encode`` that ``fanal launch render-encode`` has or sets itself."""
 SAME_FOR_ALL_PARTS = ("tokenizer", "inputs", "parts", "options")
 """Keys of encode.json that must not change while parts exist: they would not belong together."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeRequest:
-    """The options of ``launch render-encode``."""
+    """The options of ``fanal launch render-encode``."""
 
     tokenizer: str
     inputs: tuple[str, ...]
@@ -52,7 +52,7 @@ class EncodeRequest:
     """Number of times that the merge may queue missing parts again."""
     modules: tuple[str, ...] = ()
     passed_on: tuple[str, ...] = ()
-    """Further options, for ``tokenizer encode``."""
+    """Further options, for ``fanal tokenizer encode``."""
 
 
 def plan_encode(site_name: str, site: SiteConfig, request: EncodeRequest, places: Places) -> EncodeJobs:
@@ -187,7 +187,7 @@ def _check_there(request: EncodeRequest, places: Places, prefix: Path) -> None:
     if not tokenizer.is_dir():
         raise UserError(
             f"--tokenizer ({request.tokenizer}) must be the folder of a trained tokenizer, and it is not one; the folder that "
-            "`python -m tokenizer train` made works"
+            "`fanal tokenizer train` made works"
         )
     if not request.inputs:
         raise UserError("--input must name at least one file or folder; --input my/corpus works")
@@ -205,16 +205,16 @@ def _check_there(request: EncodeRequest, places: Places, prefix: Path) -> None:
 
 
 def _check_passed_on(passed_on: tuple[str, ...], places: Places) -> None:
-    """Check the options that are passed on with the parser of ``tokenizer encode``. Values are left for the tasks to check."""
+    """Check the options that are passed on with the parser of ``fanal tokenizer encode``. The tasks check their values."""
     if not passed_on:
         return
     if not passed_on[0].startswith("-"):
-        raise UserError(f"{passed_on[0]!r} must be an option of `tokenizer encode`; -- --on-error skip works")
+        raise UserError(f"{passed_on[0]!r} must be an option of `fanal tokenizer encode`; -- --on-error skip works")
     for word in passed_on:
         name = word.split("=")[0]
         if name in OURS:
             works = "each task has its own" if name == "--part" else f"{name} before the -- works"
-            raise UserError(f"{name} must not be passed on to `tokenizer encode`; {works}")
+            raise UserError(f"{name} must not be passed on to `fanal tokenizer encode`; {works}")
     # Told to help, it reads the options and does no more.
     command = [str(places.python), "-m", "tokenizer", "encode", "--help", *passed_on]
     done = subprocess.run(
@@ -223,8 +223,8 @@ def _check_passed_on(passed_on: tuple[str, ...], places: Places) -> None:
     if done.returncode:
         said = done.stderr.strip().splitlines()[-1:] or ["it failed"]
         raise UserError(
-            f"what is passed on ({' '.join(passed_on)}) must be options of `tokenizer encode`: {said[0].removeprefix('Error: ')}; "
-            "-- --on-error skip works, and `python -m tokenizer encode --help` lists them"
+            f"what is passed on ({' '.join(passed_on)}) must be options of `fanal tokenizer encode`: "
+            f"{said[0].removeprefix('Error: ')}; -- --on-error skip works, and `fanal tokenizer encode --help` lists them"
         )
 
 

@@ -201,5 +201,5 @@ def _facts(folder: Path) -> dict[str, Any]:
         return json.loads((folder / FACTS).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise error_type(error)(
-            f"{folder} must be the launch folder of an encoding, with {FACTS} ({error}); `launch render-encode` makes it"
+            f"{folder} must be the launch folder of an encoding, with {FACTS} ({error}); `fanal launch render-encode` makes it"
         ) from None

@@ -25,7 +25,7 @@ class EncodeJobs:
     tokenizer: str
     inputs: tuple[str, ...]
     options: tuple[str, ...]
-    """Options of ``tokenizer encode``, beside those that every task has."""
+    """Options of ``fanal tokenizer encode``, beside those that every task has."""
     parts: int
     at_once: int | None
     workers: int

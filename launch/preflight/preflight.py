@@ -130,7 +130,7 @@ def paths(asked: PreflightRequest) -> str:
 
 
 def data(asked: PreflightRequest) -> str | int:
-    """Check that shards are what their manifests say, and made by the run's tokenizer; tokenizer verify prints what is wrong.
+    """Check that shards are what their manifests say, and made by the run's tokenizer; `fanal tokenizer verify` says what is wrong.
 
     Returns: the exit code if something is.
     Raises: UserError if there is no such shard, or no checkpoint to start from: that is a wrong name rather than damage.

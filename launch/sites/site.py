@@ -149,7 +149,7 @@ def load_site(name: str) -> SiteConfig:
         raise UserError(
             f"site {name!r} is not known; known are {', '.join(known_sites())}, and the path of a YAML file works, too"
         )
-    tree = read_mapping(path, SiteConfig, example="gpus_per_node: 4")
+    tree = read_mapping(path, SiteConfig, what="site", example="gpus_per_node: 4")
     site = typed([tree], SiteConfig, where=str(path), variable="${}")
     _check_quoted(tree, site, str(path))
     check_site(site, str(path))

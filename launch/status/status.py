@@ -117,7 +117,7 @@ def _check_is_run(run_dir: Path) -> None:
         what = "does not exist" if not _is_there(run_dir) else f"holds none of {', '.join(signs)}"
         raise UserError(
             f"RUN_DIR ({run_dir}) must be the folder of a run, which the config names run_dir, and it {what}; "
-            "the folder that `launch submit` printed works, such as runs/mine"
+            "the folder that `fanal launch submit` printed works, such as runs/mine"
         )
 
 
@@ -283,7 +283,7 @@ def _hours_per_job(facts: dict[str, Any] | None, run_dir: Path) -> float | None:
     """Return the hours that one job trains: its walltime without the margin for the last checkpoint."""
     if facts is None:
         return None
-    margin_s = facts.get("stop_margin_s")  # of `launch submit --stop-margin-s`; jobs of an older launch do not say it
+    margin_s = facts.get("stop_margin_s")  # of `submit --stop-margin-s`; jobs of an older launch do not say it
     if not is_count(margin_s):
         margin_s = _site_margin_s(run_dir)
     whole_s = facts["minutes"] * 60

@@ -57,8 +57,8 @@ def _state(found: Status) -> str:
     age = found["metrics_age_s"]
     wrote = "" if age is None else f"; last record {_ago(age / 3600)}"
     more = {
-        "gone": ": its jobs are not in the queue any more, and none gave a reason; `launch submit` continues the run",
-        "unknown": ": not a run of launch, and nothing says that it ended",
+        "gone": ": its jobs are not in the queue any more, and none gave a reason; `fanal launch submit` continues the run",
+        "unknown": ": not a run of `fanal launch`, and nothing says that it ended",
     }
     return found["state"] + more.get(found["state"], "") + wrote
 

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fanal.errors import UserError, error_type, user_path
+from fanal.shown import kind_of
 from pretrain.config.renamed import with_current_names
 from pretrain.config.rules import check
 from pretrain.config.schema import RunConfig
@@ -33,25 +34,31 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         is_file = file.is_file()
     if not is_file:
         nearby = sorted(str(other) for other in Path("configs").rglob("*.yaml"))
-        raise UserError(f"config {path} is not a file; there is: {', '.join(nearby) or 'no configs/ folder here'}")
-    layers = [read_mapping(file, RunConfig, example="run_dir: runs/mine")]
+        works = f"these are here: {', '.join(nearby)}" if nearby else "there is no YAML file in configs/ of this folder"
+        raise UserError(
+            f"config {path} must be a YAML file, and it {'is not a file' if file.exists() else 'does not exist'}; {works}"
+        )
+    layers = [read_mapping(file, RunConfig, what="config", example="run_dir: runs/mine")]
     layers.extend(_override(override) for override in overrides)
     run = typed(layers, RunConfig, where=str(path))
     check(run)
     return run
 
 
-def read_mapping(file: Path, cls: type, *, example: str) -> dict[str, Any]:
+def read_mapping(file: Path, cls: type, *, what: str, example: str) -> dict[str, Any]:
     """Read a YAML file, every key of which the dataclass ``cls`` must know.
 
+    Args: what, the word for such a file in messages.
     Raises: UserError if it is not readable, not a mapping such as ``example``, or has a key that ``cls`` does not know.
     """
     try:
         from_file = OmegaConf.load(file)
     except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
-        raise error_type(error)(f"config {file} is not readable YAML: {' '.join(str(error).split())}") from None
+        raise error_type(error)(f"{what} {file} is not readable YAML: {' '.join(str(error).split())}") from None
     if not OmegaConf.is_dict(from_file):
-        raise UserError(f"config {file} must be a mapping such as '{example}'; it is a {type(from_file).__name__}")
+        raise UserError(
+            f"{what} {file} must be a mapping such as '{example}'; it is {kind_of(OmegaConf.to_container(from_file))}"
+        )
     tree: Any = OmegaConf.to_container(from_file)
     if cls is RunConfig:
         tree = with_current_names(tree, where=str(file))

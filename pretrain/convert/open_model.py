@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from fanal.errors import UserError
+from fanal.reason import reason
 from fanal.run_folder import DATA, MANIFEST, checkpoints_dir
 from pretrain.checkpoint.disk.config_file import read_model, saved_data, saved_seq_length
 from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, read_small_file
@@ -125,6 +126,4 @@ def _tokenizer_sha256(checkpoint: Path) -> str | None:
     try:
         return json.loads(content)["tokenizer_sha256"]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise DamagedCheckpointError(
-            f"{path} is not the data position of a checkpoint ({type(error).__name__}: {error})"
-        ) from None
+        raise DamagedCheckpointError(f"{path} is not the data position of a checkpoint ({reason(error)})") from None

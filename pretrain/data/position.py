@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from fanal.errors import DamageError, error_type
+from fanal.reason import reason
 from fanal.records import MisfitError, record_of
 from pretrain.data.read import TrainData
 
@@ -163,7 +164,7 @@ def read_position(path: Path) -> DataPosition:
         return position
     except (OSError, ValueError, RecursionError) as error:
         raise error_type(error, DamageError)(
-            f"{path} is not the data position of a checkpoint ({type(error).__name__}: {error}); resume from another checkpoint"
+            f"{path} is not the data position of a checkpoint ({reason(error)}); resume from another checkpoint"
         ) from None
 
 

@@ -49,7 +49,7 @@ class RowReader:
         raise DamagedTokenError(
             f"shard {shard.prefix} holds id {rows[row, column]} at token {start_tokens[row] + column}, expected 0 to "
             f"{self.vocab_size - 1}: its .bin changed after its manifest was written; copy or encode the shard again, and run "
-            f"python -m tokenizer verify {shard.prefix} --deep"
+            f"`fanal tokenizer verify {shard.prefix} --deep`"
         )
 
 

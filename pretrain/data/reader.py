@@ -143,7 +143,7 @@ class TrainReader:
                 f"the samples of the last step before checkpoint {where} ({saved.last_step.first_sample} to "
                 f"{saved.last_step.first_sample + saved.last_step.num_samples - 1}) are no longer the tokens that were trained on "
                 f"(hash {to_hex((low, high))}, checkpoint {saved.last_step.hash}): a .bin changed after its manifest was written. "
-                "Find it with python -m tokenizer verify PREFIX --deep and copy the shard again"
+                "Find it with `fanal tokenizer verify PREFIX --deep` and copy the shard again"
             )
         self._earlier_hash, self._hash = from_hex(saved.consumed_hash), (0, 0)
         self._last_step, self._last_step_hash = saved.last_step, (0, 0)

@@ -1,4 +1,4 @@
-"""``pretrain prove``: a straight run against runs that were killed with SIGKILL and resumed, here and in other layouts.
+"""``fanal prove``: a straight run against runs that were killed with SIGKILL and resumed, here and in other layouts.
 
 Real processes through the real command line, in a folder of its own below the run's. Nothing else of the run is touched.
 """
@@ -43,7 +43,7 @@ Start = Callable[[Path, Sequence[str], Path], Running]
 
 
 def start_training(config: Path, overrides: Sequence[str], output: Path) -> Running:
-    """``python -m pretrain train``, as anyone would start it."""
+    """``fanal train``, as anyone would start it."""
     with output.open("ab") as stream:
         return subprocess.Popen(
             [sys.executable, "-m", "pretrain", "train", str(config), *overrides],
@@ -221,7 +221,7 @@ def refuse_launcher() -> None:
     if started_by_launcher() or "RANK" in os.environ:
         raise UserError(
             f"prove starts its own ranks and kills them, and this process is already a rank (RANK {os.environ.get('RANK')}, "
-            f"SLURM_PROCID {os.environ.get('SLURM_PROCID')}); python -m pretrain prove CONFIG works without torchrun, and with "
+            f"SLURM_PROCID {os.environ.get('SLURM_PROCID')}); `fanal prove CONFIG` works without torchrun, and with "
             "srun --ntasks 1"
         )
 

@@ -1,4 +1,4 @@
-"""``pretrain show``: the resolved tree of a run, and what follows from it."""
+"""``fanal show``: the resolved tree of a run, and what follows from it."""
 
 from rich.console import Console
 from rich.table import Table

@@ -1,4 +1,4 @@
-"""``pretrain verify``: checkpoints against their manifests, and their numbers against the sums of what was trained, as a table."""
+"""``fanal verify``: checkpoints against their manifests, and their numbers against the sums of what was trained, as a table."""
 
 import os
 import sys

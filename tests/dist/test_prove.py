@@ -1,4 +1,4 @@
-"""``pretrain prove`` as a user and as an auditor meet it: equal, different, refused."""
+"""``fanal prove`` as a user and as an auditor meet it: equal, different, refused."""
 
 import json
 import os

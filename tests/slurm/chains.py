@@ -42,7 +42,7 @@ class Chain:
         return [int(job) for job in self.records("submitted")[-1]["jobs"]]  # the first may have started already
 
     def launch(self, command: str, *options: str) -> "subprocess.CompletedProcess[str]":
-        """``launch render`` or ``submit`` with this run."""
+        """``fanal launch render`` or ``submit`` with this run."""
         keys = (
             f"run_dir={self.run_dir}", f"train.train_steps={STEPS}", f"checkpoint.interval={INTERVAL}", PATIENT,
             *TWO_NODES, *self.overrides,

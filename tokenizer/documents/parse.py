@@ -14,6 +14,7 @@ import orjson
 
 from fanal.errors import UserError
 from fanal.files import InputFile
+from fanal.shown import kind_of
 from tokenizer.documents.blocks import InputReader, RawBlock
 from tokenizer.documents.input_files import TxtDocuments
 
@@ -142,7 +143,7 @@ def _from_json(line: bytes, fields: Fields, block: RawBlock, number: int, positi
         if isinstance(text, str) and (problem := _problem_of_surrogates(text, fields)):
             return f"{place_of(block, number)}: {problem}"
     if not isinstance(content, dict):
-        return f"{place_of(block, number)}: found a JSON {type(content).__name__}, expected an object with field {fields.text!r}"
+        return f"{place_of(block, number)}: found {kind_of(content)}, expected an object with field {fields.text!r}"
     return _from_object(content, fields, block, number, position)
 
 
@@ -155,15 +156,13 @@ def _from_object(
         return f"{place_of(block, number)}: {problem}"
     for name, value in ((fields.domain, domain), (fields.licence, licence), (fields.language, language)):
         if value is not None and not isinstance(value, str):
-            return (
-                f"{place_of(block, number)}: field {name!r} must be a string if given, found a {type(value).__name__}"
-            )
+            return f"{place_of(block, number)}: field {name!r} must be a string if given, found {kind_of(value)}"
     return Document(text, domain, licence, language, position, block, number)  # type: ignore[arg-type]
 
 
 def _problem_of_text(text: Any, content: dict[str, Any], fields: Fields) -> str | None:
     if not isinstance(text, str):
-        found = "no such field" if fields.text not in content else f"a {type(text).__name__}"
+        found = "no such field" if fields.text not in content else kind_of(text)
         names = ", ".join(sorted(content)) or "none"
         return f"field {fields.text!r} must be a string, found {found} (fields here: {names})"
     if not text:

@@ -44,9 +44,7 @@ def adopt(prefix: str | Path, tokenizer_dir: str | Path, labels: Labels | None =
     with user_path(prefix):
         has_manifest = json_path.exists()
     if has_manifest:
-        raise ShardError(
-            f"{json_path} exists: the shard has a manifest; `python -m tokenizer verify {prefix}` checks it"
-        )
+        raise ShardError(f"{json_path} exists: the shard has a manifest; `fanal tokenizer verify {prefix}` checks it")
     dtype_name, num_documents = _read_header(idx_path)
     num_tokens = _check_tables(prefix, dtype_name, num_documents)
     lengths = read_lengths(prefix, num_documents)

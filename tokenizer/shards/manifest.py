@@ -134,7 +134,7 @@ def read_manifest(prefix: str | Path, *, may_be_empty: bool = False) -> ShardMan
     path = shard_paths(prefix)[2]
     remedy = (
         "give the PREFIX of .bin, .idx and .json without suffix; a shard that Megatron wrote gets its .json from "
-        "`python -m tokenizer adopt`; else the .json was never written or is bad: encode again"
+        "`fanal tokenizer adopt`; else the .json was never written or is bad: encode again"
     )
     manifest = read_record(ShardManifest, path, remedy=remedy, error=ShardError)
     for name, holds, expected in _rules(manifest, may_be_empty=may_be_empty):

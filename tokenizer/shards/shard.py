@@ -103,7 +103,7 @@ class Shard:
         if len(ends) != len(nexts) or (ends != nexts).any() or (first and pointers[first - 1] >= begin):
             raise DamagedShardError(
                 f"{shard_paths(self.prefix)[1]} does not say where the documents around token {start_token} lie: it changed; "
-                f"python -m tokenizer verify {self.prefix} --deep tells more, copy or encode the shard again"
+                f"`fanal tokenizer verify {self.prefix} --deep` tells more, copy or encode the shard again"
             )
         return pointers[first:last] // self.dtype.itemsize
 

@@ -79,8 +79,11 @@ class ShardWriter:
         """Type of a token in the .bin."""
         return DTYPES[self.dtype_name]
 
+    def _writing(self) -> contextlib.AbstractContextManager[None]:
+        return writing(self.prefix, note="a shard exists only if its .json does")
+
     def __enter__(self) -> Self:
-        with writing(self.prefix):
+        with self._writing():
             self._open()
         return self
 
@@ -127,14 +130,14 @@ class ShardWriter:
                 f"{self.vocab_size - 1}; encode it with the tokenizer whose vocab_size was given"
             )
         content = np.ascontiguousarray(tokens, dtype=self.dtype).data.cast("B")
-        with writing(self.prefix):
+        with self._writing():
             self._stream.write(content)
             self._lengths.write(lengths.astype("<i4").tobytes())
         self._hasher.update(content)
         if keys is not None:
             self._has_order = True
             content = keys.astype("<u8").tobytes()
-            with writing(self.prefix):
+            with self._writing():
                 self._order.write(content)
             self._order_digest.update(content)
         self.num_documents += len(lengths)
@@ -160,7 +163,7 @@ class ShardWriter:
         """
         if not self.num_documents and part is None:
             raise ShardError(f"shard {self.prefix} would hold no document; give at least one")
-        with writing(self.prefix):
+        with self._writing():
             idx_sha256 = self._write_parts()
         manifest = ShardManifest(
             format_version=FORMAT_VERSION,
@@ -184,7 +187,7 @@ class ShardWriter:
             part_of=part_of,
             order_sha256=self._order_digest.hexdigest() if self._has_order else None,
         )
-        with writing(self.prefix):
+        with self._writing():
             self._publish(manifest)
         return manifest
 
@@ -241,7 +244,7 @@ class ShardWriter:
             )
         if existing and not self._is_unfinished():
             raise ShardError(
-                f"{existing[0]} exists without a manifest, and is not overwritten: `python -m tokenizer adopt {self.prefix}` "
+                f"{existing[0]} exists without a manifest, and is not overwritten: `fanal tokenizer adopt {self.prefix}` "
                 "makes one; or remove it, or name another prefix"
             )
 

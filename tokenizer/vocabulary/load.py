@@ -97,11 +97,12 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
     describes.
     """
     directory = Path(directory)
-    remedy = "train it again with `python -m tokenizer train`, or copy the whole folder again"
+    remedy = "train it again with `fanal tokenizer train`, or copy the whole folder again"
     with user_path(directory):
         is_there = directory.is_dir()
     if not is_there:
-        raise UserError(f"tokenizer folder {directory} does not exist; {remedy}")
+        what = "is not a folder" if directory.exists() else "does not exist"
+        raise UserError(f"tokenizer folder {directory} {what}; {remedy}")
     info = read_record(TokenizerInfo, directory / INFO_NAME, remedy=remedy)
     if info.format_version != FORMAT_VERSION:
         raise UserError(

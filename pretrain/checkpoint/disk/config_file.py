@@ -10,6 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from fanal.errors import DamageError, UserError
+from fanal.reason import reason
 from fanal.run_folder import CONFIG
 from fanal.shown import shown
 from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, read_small_file
@@ -29,10 +30,7 @@ def read_config(folder: Path) -> Any:
             raise DamageError("it must have the sections model, data and train")
         return saved
     except (ValueError, TypeError, OmegaConfBaseException, YAMLError) as error:
-        problem = str(error).partition("\n")[0]
-        raise DamagedCheckpointError(
-            f"{folder / CONFIG} is not the config of a run ({type(error).__name__}: {problem})"
-        ) from None
+        raise DamagedCheckpointError(f"{folder / CONFIG} is not the config of a run ({reason(error)})") from None
 
 
 def read_model(folder: Path) -> ModelConfig:
@@ -45,10 +43,7 @@ def read_model(folder: Path) -> ModelConfig:
     try:
         model = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), section))
     except (ValueError, TypeError, OmegaConfBaseException) as error:
-        problem = str(error).partition("\n")[0]
-        raise DamagedCheckpointError(
-            f"{folder / CONFIG} does not describe a model ({type(error).__name__}: {problem})"
-        ) from None
+        raise DamagedCheckpointError(f"{folder / CONFIG} does not describe a model ({reason(error)})") from None
     assert isinstance(model, ModelConfig), f"omegaconf gave a {type(model).__name__}"
     return model
 

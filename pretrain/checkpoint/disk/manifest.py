@@ -21,6 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fanal.errors import DamageError
+from fanal.reason import reason
 from fanal.records import record_of
 from fanal.run_folder import COMPLETE, MANIFEST
 from fanal.shown import shown
@@ -171,9 +172,7 @@ def parse_manifest(content: bytes, where: Path) -> Manifest:
         if paths != sorted(set(paths)):
             raise DamageError("its paths must be sorted and different")
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise DamagedCheckpointError(
-            f"{where / MANIFEST} is not a manifest ({type(error).__name__}: {error})"
-        ) from None
+        raise DamagedCheckpointError(f"{where / MANIFEST} is not a manifest ({reason(error)})") from None
     return Manifest(step=fields["step"], files=files)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from fanal.errors import DamageError
+from fanal.reason import reason
 from pretrain.checkpoint.disk.direct import PAGE_BYTES
 from pretrain.checkpoint.disk.manifest import LOST, DamagedCheckpointError, open_plain_file
 
@@ -63,9 +64,7 @@ class ShardFile:
             self._entries = _parse_entries(fields, size - self._numbers_start)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             self._stream.close()
-            raise DamagedCheckpointError(
-                f"{path} is not a valid safetensors file ({type(error).__name__}: {error})"
-            ) from None
+            raise DamagedCheckpointError(f"{path} is not a valid safetensors file ({reason(error)})") from None
 
     def place(self, name: str, shape: tuple[int, ...], first_element: int) -> int:
         """Return the byte of the file where an entry's elements from ``first_element`` on begin, in row-major order.

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fanal.errors import DamageError
+from fanal.reason import reason
 from fanal.run_folder import TENSORS
 from pretrain.checkpoint.disk.boxes import Box, cover_once
 from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, read_small_file
@@ -126,9 +127,7 @@ def read_index(folder: Path) -> TensorIndex:
             tensors[tensor.name] = tensor
         return TensorIndex(states=states, num_updates=_count(fields[NUM_UPDATES]), weights_dtype=dtype, tensors=tensors)
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise DamagedCheckpointError(
-            f"{folder / TENSORS} is not an index of tensors ({type(error).__name__}: {error})"
-        ) from None
+        raise DamagedCheckpointError(f"{folder / TENSORS} is not an index of tensors ({reason(error)})") from None
 
 
 def _parse_tensor(fields: Any) -> IndexedTensor:

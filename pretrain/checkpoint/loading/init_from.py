@@ -169,10 +169,16 @@ def _newest_of_run(named: Path) -> Path:
         runs = sorted(str(path.parent) for path in named.parent.glob("*/checkpoints"))[:8]
         raise UserError(
             f"checkpoint.init_from ({named}) must be a checkpoint's folder, or a run's folder with one in it; "
-            f"{'it has none' if named.is_dir() else 'it does not exist'}. Runs beside it: {', '.join(runs) or 'none'}; "
+            f"{_why_not(named)}. Runs beside it: {', '.join(runs) or 'none'}; "
             "checkpoint.init_from=null starts from initial weights"
         )
     return found[0]
+
+
+def _why_not(named: Path) -> str:
+    if named.is_dir():
+        return "it has none"
+    return "it is not a folder" if named.exists() else "it does not exist"
 
 
 def _bad_step(folder: Path) -> int:

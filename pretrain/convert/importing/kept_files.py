@@ -8,6 +8,7 @@ from typing import Any
 import sentencepiece
 
 from fanal.errors import UserError, error_type
+from fanal.shown import kind_of
 from pretrain.convert.ours.import_record import KEPT_FILES, TOKENIZERS
 from pretrain.convert.ours.token_ids import token_ids
 from pretrain.convert.theirs.text import SENTENCEPIECE_MODEL, TOKENIZER_JSON, read_tokenizer_json
@@ -64,9 +65,7 @@ def _read_object(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise BadFileError(f"{path} is not JSON ({error}); copy it again, or remove it") from None
     if not isinstance(content, dict):
-        raise BadFileError(
-            f"{path} must hold an object; it holds a {type(content).__name__}; copy it again, or remove it"
-        )
+        raise BadFileError(f"{path} must hold an object; it holds {kind_of(content)}; copy it again, or remove it")
     return content
 
 

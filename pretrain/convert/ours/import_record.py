@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from fanal.reason import reason
 from fanal.records import MisfitError, record_of
 from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, FileEntry, read_small_file
 
@@ -78,5 +79,5 @@ def read_import(checkpoint: Path) -> ImportRecord | None:
         return ImportRecord(name=str(fields["name"]), files=files, config=dict(fields["config"]))
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise DamagedCheckpointError(
-            f"{path} is not the record of an import ({type(error).__name__}: {error}); import the folder again"
+            f"{path} is not the record of an import ({reason(error)}); import the folder again"
         ) from None

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fanal.errors import error_type
+from fanal.shown import kind_of
 from pretrain.config.schema import ModelConfig
 from pretrain.convert.ours.token_ids import token_ids
 from pretrain.model.families import FAMILIES
@@ -41,7 +42,7 @@ def read_hf_config(folder: Path, *, make_vocab_size_divisible_by: int = 128) -> 
     except (ValueError, RecursionError) as error:
         raise UnsupportedModelError(f"{path} is not JSON ({error}); copy it again") from None
     if not isinstance(content, dict):
-        raise UnsupportedModelError(f"{path} must hold an object; it holds a {type(content).__name__}; copy it again")
+        raise UnsupportedModelError(f"{path} must hold an object; it holds {kind_of(content)}; copy it again")
     fields = HfFields(path, content)
     model = replace(_family(fields).read_config(fields), make_vocab_size_divisible_by=make_vocab_size_divisible_by)
     max_positions = fields.size("max_position_embeddings")

@@ -9,6 +9,7 @@ from typing import Any
 import sentencepiece
 
 from fanal.errors import UserError, error_type
+from fanal.shown import kind_of
 from pretrain.convert.ours.token_ids import BOS, EOS, token_ids
 from tokenizer.vocabulary.load import INFO_NAME, load_tokenizer
 
@@ -122,5 +123,5 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON ({error}); copy it again") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path} must hold an object; it holds a {type(content).__name__}; copy it again")
+        raise UserError(f"{path} must hold an object; it holds {kind_of(content)}; copy it again")
     return content

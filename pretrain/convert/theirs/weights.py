@@ -19,6 +19,7 @@ import numpy as np
 
 from fanal.errors import UserError, error_type
 from fanal.files import reading
+from fanal.reason import reason
 
 INDEX_JSON, SINGLE = "model.safetensors.index.json", "model.safetensors"
 ITEM_BYTES = {"F32": 4, "BF16": 2, "F16": 2}
@@ -146,9 +147,7 @@ def _read_index(path: Path) -> dict[str, set[str]]:
     except OSError as error:
         raise error_type(error, BadWeightsError)(f"{path} cannot be read ({error.strerror}); copy it again") from None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise BadWeightsError(
-            f"{path} is not an index of weights ({type(error).__name__}: {error}); copy it again"
-        ) from None
+        raise BadWeightsError(f"{path} is not an index of weights ({reason(error)}); copy it again") from None
 
 
 def _open(path: Path) -> int:
@@ -189,9 +188,7 @@ def _read_header(path: Path, descriptor: int) -> dict[str, HfEntry]:
     except BadWeightsError:
         raise
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
-        raise BadWeightsError(
-            f"{path} is not a complete safetensors file ({type(error).__name__}: {error}); copy it again"
-        ) from None
+        raise BadWeightsError(f"{path} is not a complete safetensors file ({reason(error)}); copy it again") from None
 
 
 def _parse_entry(path: Path, name: str, entry: Any, *, data_start: int, previous_end: int) -> HfEntry:

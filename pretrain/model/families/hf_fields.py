@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fanal.errors import UserError
+from fanal.shown import shown
 
 LARGEST = sys.float_info.max
 """Largest number that is accepted: JSON allows larger integers, for which float() fails."""
@@ -29,16 +30,13 @@ class HfFields:
 
     def refuse(self, name: str, value: object, rule: str) -> UnsupportedModelError:
         """Return the error about a value, to be raised."""
-        shown = repr(value)
-        return UnsupportedModelError(
-            f"{name} ({shown if len(shown) <= 120 else shown[:117] + '...'}) of {self.path} {rule}"
-        )
+        return UnsupportedModelError(f"{name} ({shown(value, 120)}) of {self.path} {rule}")
 
     def size(self, name: str, default: int | None = None) -> int:
-        """Return an integer above 0. Raises: UnsupportedModelError."""
+        """Return an integer above 0 and below 2**31. Raises: UnsupportedModelError."""
         value = self.get(name, default)
         if type(value) is not int or not 0 < value < 2**31:
-            raise self.refuse(name, value, "must be an integer above 0")
+            raise self.refuse(name, value, "must be an integer above 0 and below 2**31")
         return value
 
     def number(self, name: str, value: Any) -> float:

@@ -102,7 +102,12 @@ def test_another_shape_or_tokenizer_is_refused_by_name(small_run: Path, source: 
 
 def test_a_path_that_is_no_run_is_refused(small_run: Path, source: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    for path, found in ((tmp_path / "sourec", "it does not exist"), (tmp_path / "empty", "it has none")):
+    (tmp_path / "file").touch()
+    for path, found in (
+        (tmp_path / "sourec", "it does not exist"),
+        (tmp_path / "file", "it is not a folder"),
+        (tmp_path / "empty", "it has none"),
+    ):
         result = start(small_run, tmp_path / "run", init_from(path))
         assert result.exit_code == 2, result.output
         assert (

@@ -61,7 +61,7 @@ def test_an_unknown_key_in_the_file_is_refused_at_any_depth(config: Path, additi
 
 
 def test_a_folder_is_not_a_config(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="is not a file; there is: "):
+    with pytest.raises(ValueError, match="must be a YAML file, and it is not a file; these are here: configs/"):
         load_run(tmp_path)
 
 
@@ -169,8 +169,19 @@ def test_a_missing_file_is_refused_with_what_is_there(tmp_path: Path, monkeypatc
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "tiny.yaml").touch()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=r"config tinny.yaml is not a file; there is: configs/tiny.yaml"):
+    with pytest.raises(
+        ValueError,
+        match=r"config tinny.yaml must be a YAML file, and it does not exist; these are here: configs/tiny.yaml",
+    ):
         load_run("tinny.yaml")
+
+
+def test_a_missing_file_is_refused_where_there_is_no_folder_of_configs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"it does not exist; there is no YAML file in configs/ of this folder$"):
+        load_run("tiny.yaml")
 
 
 def test_the_resolved_tree_reads_back_as_the_same_run(config: Path, tmp_path: Path) -> None:

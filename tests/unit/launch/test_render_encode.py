@@ -219,7 +219,7 @@ def test_an_array_without_its_merge_is_taken_back(encoding: Encoding, monkeypatc
         ("local", {"tokenizer": "nowhere"}, r"--tokenizer \(nowhere\) must be the folder of a trained tokenizer"),
         ("local", {"output": "out/"}, r"--output \(out/\) must end in a name"),
         ("local", {"passed_on": ("--on-eror", "skip")}, "No such option.*--on-error skip works"),
-        ("local", {"passed_on": ("skip",)}, "'skip' must be an option of `tokenizer encode`"),
+        ("local", {"passed_on": ("skip",)}, "'skip' must be an option of `fanal tokenizer encode`"),
         ("local", {"passed_on": ("--workers=3",)}, "--workers must not be passed on .* --workers before the -- works"),
         ("local", {"passed_on": ("--part", "1/2")}, "--part must not be passed on .* each task has its own"),
     ],

@@ -64,6 +64,13 @@ def test_a_site_that_makes_no_sound_script_is_refused(name: str, tmp_path: Path)
     assert "site.yaml" in str(caught.value) or "written $NONE" in str(caught.value)
 
 
+@pytest.mark.parametrize("text", ["a: [", "- a"])
+def test_a_site_that_is_no_mapping_is_called_a_site(text: str, tmp_path: Path) -> None:
+    (tmp_path / "site.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"^site .*site.yaml (is not readable YAML|must be a mapping .* it is a list)"):
+        load_site(str(tmp_path / "site.yaml"))
+
+
 @pytest.mark.parametrize("name", ["FANAL_CONFIG", "PYTHONPATH", "OMP_NUM_THREADS", "PRETRAIN_EXIT_CODES", "launch_dir"])
 def test_a_variable_that_scripts_set_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=rf"environment.{name} must not be set by a site.*; MY_{name} works"):

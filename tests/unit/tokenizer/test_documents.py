@@ -38,12 +38,12 @@ def test_unusual_line_ends_and_control_characters_stay_in_the_text(tmp_path: Pat
     [
         (b'{"text": "a"', "not a line of JSON in UTF-8"),
         (b'{"text": "\xff"}', "not a line of JSON in UTF-8"),
-        (b'["text"]', "found a JSON list, expected an object with field 'text'"),
+        (b'["text"]', "found a list, expected an object with field 'text'"),
         (b'{"content": "a"}', "field 'text' must be a string, found no such field (fields here: content)"),
-        (b'{"text": 3}', "field 'text' must be a string, found a int"),
+        (b'{"text": 3}', "field 'text' must be a string, found an integer"),
         (b'{"text": ""}', "field 'text' is empty"),
         (b'{"text": "ab\\ud800"}', r"the lone surrogate '\ud800' at character 2"),
-        (b'{"text": "a", "domain": 3}', "field 'domain' must be a string if given, found a int"),
+        (b'{"text": "a", "domain": 3}', "field 'domain' must be a string if given, found an integer"),
     ],
 )
 def test_a_bad_line_is_refused_with_file_and_line_number(tmp_path: Path, line: bytes, message: str) -> None:

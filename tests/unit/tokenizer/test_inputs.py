@@ -146,7 +146,7 @@ def test_a_parquet_without_the_column_names_its_columns(tmp_path: Path) -> None:
 def test_a_parquet_row_without_text_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"text": ["a", None]}), path)
-    with pytest.raises(ValueError, match=r"a.parquet row 1: field 'text' must be a string, found a NoneType"):
+    with pytest.raises(ValueError, match=r"a.parquet row 1: field 'text' must be a string, found null"):
         list(DocumentReader([path]))
 
 

@@ -146,7 +146,7 @@ def test_the_manifest_of_another_tokenizer_is_found_by_verify(tmp_path: Path, wh
 def test_a_missing_manifest_points_to_adopt(tmp_path: Path, whole: Path) -> None:
     prefix = copy(whole, tmp_path)
     Path(f"{prefix}.json").unlink()
-    with pytest.raises(ShardError, match=r"copy.json does not exist; .*`python -m tokenizer adopt`"):
+    with pytest.raises(ShardError, match=r"copy.json does not exist; .*`fanal tokenizer adopt`"):
         open_shard(prefix)
 
 

@@ -194,6 +194,9 @@ def test_an_altered_or_missing_model_is_refused_by_name(tmp_path: Path, tokenize
         load_tokenizer(copy)
     with pytest.raises(ValueError, match=r"none does not exist"):
         load_tokenizer(tmp_path / "none")
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"file is not a folder; train it again with `fanal tokenizer train`"):
+        load_tokenizer(tmp_path / "file")
 
 
 def test_an_info_file_with_other_ids_than_the_model_is_refused(tmp_path: Path, tokenizer_dir: Path) -> None:
