@@ -44,7 +44,7 @@ def test_a_spec_written_out_reads_back_equal(tmp_path: Path) -> None:
         ("vocabsize: 3", "Did you mean: 'vocab_size'?"),
         ("split_digits: true", "missing mandatory value: vocab_size"),
         ("vocab_size: many", "'many' of type 'str' could not be converted to Integer"),
-        ("vocab_size: 0", "vocab_size (0) must be at least 1"),
+        ("vocab_size: 0", "vocab_size (0) must be from 1 to 2147483647"),
         ("vocab_size: 9\nvocab_size: 8", "duplicate key vocab_size"),
         ("vocab_size: 9\nnormalization: nfd", "nfd"),
         ("vocab_size: 9\ncharacter_coverage: 1.5", "character_coverage (1.5) must be in (0, 1]"),
