@@ -21,20 +21,23 @@ def cli() -> None:
     """Turn one YAML into a chain of Slurm jobs that restarts itself after a failure."""
 
 
+site_option = click.option(
+    "--site",
+    "site_name",
+    required=True,
+    metavar="NAME",
+    shell_complete=complete_path,
+    help="A site of launch/sites, or a YAML file.",
+)
+
+
 def job_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that render and submit share."""
     for decorate in reversed(
         (
             click.argument("config", shell_complete=complete_path),
             click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]..."),
-            click.option(
-                "--site",
-                "site_name",
-                required=True,
-                metavar="NAME",
-                shell_complete=complete_path,
-                help="A site of launch/sites, or a YAML file.",
-            ),
+            site_option,
             click.option("--nodes", type=int, required=True, help="Nodes of each job."),
             click.option(
                 "--hours", type=float, help="Hours of walltime in all; more than one job may take becomes a chain."
@@ -110,14 +113,7 @@ def submit(config: str, overrides: tuple[str, ...], site_name: str, **options: A
 @cli.command(context_settings=CONTEXT)
 @click.argument("config", shell_complete=complete_path)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option(
-    "--site",
-    "site_name",
-    required=True,
-    metavar="NAME",
-    shell_complete=complete_path,
-    help="A site of launch/sites, or a YAML file.",
-)
+@site_option
 @click.option("--nodes", type=int, help="Nodes of each job. Default: what the config or the job says.")
 @click.option("--gpus-per-node", type=int, help="GPUs to use of one node, with --nodes 1. Default: all.")
 @click.option("--deep", is_flag=True, help="Read all data, to check hashes, ids and offsets.")
@@ -211,14 +207,7 @@ def status(run_dir: Path, as_json: bool) -> None:
 
 
 @cli.command("render-encode", cls=ManyInputsCommand, context_settings=CONTEXT)
-@click.option(
-    "--site",
-    "site_name",
-    required=True,
-    metavar="NAME",
-    shell_complete=complete_path,
-    help="A site of launch/sites, or a YAML file.",
-)
+@site_option
 @click.option(
     "--tokenizer", required=True, metavar="DIR", shell_complete=complete_path, help="Folder of a trained tokenizer."
 )
