@@ -52,15 +52,19 @@ class SampleDocument:
 
 
 def make_sample_corpus(
-    output_dir: str | Path, max_bytes_per_domain: int = DEFAULT_MAX_BYTES_PER_DOMAIN
+    output_dir: str | Path,
+    max_bytes_per_domain: int = DEFAULT_MAX_BYTES_PER_DOMAIN,
+    *,
+    library: Path | None = None,
 ) -> dict[str, int]:
     """Write output_dir/{train,validation}/{code,prose}.jsonl, each atomically; files of these names are replaced.
 
-    Args: max_bytes_per_domain limits the UTF-8 bytes of text in a domain, both splits together.
+    Args: max_bytes_per_domain limits the UTF-8 bytes of text in a domain, both splits together; library is the folder of a
+        standard library, that of the running Python if None.
     Returns: bytes of text written, by file name relative to output_dir.
     Raises: UserError if the limit leaves a file empty.
     """
-    library = Path(sysconfig.get_paths()["stdlib"])
+    library = library or Path(sysconfig.get_paths()["stdlib"])
     output_dir = Path(output_dir)
     sizes: dict[str, int] = {}
     contents: dict[str, bytes] = {}
