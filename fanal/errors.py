@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from fanal.exit_codes import CRASH, DAMAGED, WRONG_INPUT
+from fanal.shown import on_one_line
 
 
 class FanalError(Exception):
@@ -113,7 +114,7 @@ def run_guarded(
         return act()
     except FanalError as error:
         if speaks():
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            print(f"error: {on_one_line(str(error))}", file=sys.stderr, flush=True)
         then(error)
         return error.exit_code
     except Exception as error:

@@ -17,3 +17,11 @@ def kind_of(value: object) -> str:
     """Return the kind of a value with its article: JSON's name where there is one, else that of its class."""
     name = type(value).__name__
     return KINDS.get(type(value)) or f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
+
+
+def on_one_line(text: str) -> str:
+    """A message with its control characters, and bytes that are not UTF-8, written as Python writes them: a terminal shows one
+    line, and takes no order from it."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in text
+    )

@@ -276,7 +276,10 @@ def _train_local(run: RunConfig) -> int:
     from pretrain.parallel.device import resolve_device
     from pretrain.parallel.local import run_local_ranks
     from pretrain.train.local_rank import local_rank
+    from pretrain.train.memory import check_memory
 
+    device_type, num_ranks = resolve_device(run.parallel.device), world_size(run.parallel)
+    check_memory(run, device_type=device_type, num_ranks=num_ranks, ranks_here=num_ranks)
     with user_path(run.run_dir, *paths_of(run).values()):
         check_init_from(run, tokenizer_sha256=open_sources(run).tokenizer_sha256)
         folder = open_run_dir(run.run_dir)
@@ -284,12 +287,11 @@ def _train_local(run: RunConfig) -> int:
             (folder / LOGS_DIR).mkdir(exist_ok=True)
         except OSError as error:
             raise cannot_write(run.run_dir, f"{LOGS_DIR}: {error.strerror}", error) from None
-    device_type = resolve_device(run.parallel.device)
     code, failure = run_local_ranks(
         local_rank,
         run,
         preload=["pretrain.train.loop"],
-        num_ranks=world_size(run.parallel),
+        num_ranks=num_ranks,
         device_type=device_type,
         log_dir=folder / LOGS_DIR,
     )

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from pretrain.inspect.prove_report import ProvedRun, print_report, write_record
 from pretrain.log.run_dir import open_run_dir
 from pretrain.parallel.device import num_local_devices, resolve_device
 from pretrain.parallel.environment import started_by_launcher
+from pretrain.train.memory import check_memory
 
 CONFIG, OUTPUT = "config.yaml", "output.txt"
 MOST_CHAINS_PER_KILL = 3
@@ -120,6 +121,9 @@ def prepare(run: RunConfig, *, steps: int | None, kills: int, seed: int, start: 
     open_sources(run)
     device = resolve_device(run.parallel.device)
     base, others = layouts_for(run, num_ranks=num_local_devices(device))
+    one_replica = replace(run.parallel, tensor_model_parallel_size=base.num_ranks, pipeline_model_parallel_size=1)
+    least = replace(run, parallel=one_replica)  # of all layouts with so many ranks
+    check_memory(least, device_type=device, num_ranks=base.num_ranks, ranks_here=base.num_ranks)
     plans = kill_plans(kills=kills, steps=steps, num_ranks=base.num_ranks, seed=seed)
     folder = new_folder(run.run_dir)
     (folder / CONFIG).write_text(to_yaml(run))

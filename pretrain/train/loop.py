@@ -24,9 +24,11 @@ from pretrain.log.sinks import Sinks, open_sinks
 from pretrain.model.gpt import attention_backend, build_model
 from pretrain.optim.optimizer import build_optimizer, set_learning_rate
 from pretrain.optim.schedule import learning_rate
-from pretrain.parallel.environment import rank_and_size
+from pretrain.parallel.device import resolve_device
+from pretrain.parallel.environment import rank_and_size, ranks_on_node
 from pretrain.parallel.world import World, open_world
 from pretrain.state import TrainState
+from pretrain.train.memory import check_memory
 from pretrain.train.report import Clock, list_if_bad, start_record, step_record
 from pretrain.train.step import StepResult, train_step
 from pretrain.train.stop import Asked, Requests, open_requests
@@ -68,6 +70,13 @@ def train(run: RunConfig) -> Outcome:
     """
     rank, num_ranks, _ = rank_and_size()
     check_ranks(run, num_ranks)
+    check_memory(
+        run,
+        device_type=resolve_device(run.parallel.device),
+        num_ranks=num_ranks,
+        ranks_here=min(num_ranks, ranks_on_node()),
+        is_first=False,
+    )
     with open_watchdog(run.train.watchdog, run.run_dir, rank=rank) as watchdog:
         return _train(run, rank, watchdog)
 

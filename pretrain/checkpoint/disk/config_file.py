@@ -15,6 +15,7 @@ from fanal.run_folder import CONFIG
 from fanal.shown import shown
 from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, read_small_file
 from pretrain.config.renamed import with_current_names
+from pretrain.config.rules import model_problem
 from pretrain.config.schema import ModelConfig
 
 
@@ -45,6 +46,9 @@ def read_model(folder: Path) -> ModelConfig:
     except (ValueError, TypeError, OmegaConfBaseException) as error:
         raise DamagedCheckpointError(f"{folder / CONFIG} does not describe a model ({reason(error)})") from None
     assert isinstance(model, ModelConfig), f"omegaconf gave a {type(model).__name__}"
+    problem = model_problem(model)
+    if problem is not None:
+        raise DamagedCheckpointError(f"{folder / CONFIG} does not describe a model ({problem})")
     return model
 
 

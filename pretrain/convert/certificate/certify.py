@@ -13,11 +13,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-import psutil
-
-from fanal.errors import DamageError
+from fanal.errors import DamageError, PassingError, UserError
+from fanal.host_memory import host_memory
 from pretrain.checkpoint.disk.manifest import FileEntry
 from pretrain.checkpoint.disk.tensors import open_tensors
+from pretrain.config.schema import ModelConfig
 from pretrain.convert.certificate.compare import BOUND, ModelComparison, compare, max_or_nan, mean_loss, our_losses
 from pretrain.convert.certificate.texts import Text, certificate_texts
 from pretrain.convert.certificate.tokenizer_proof import TokenizerFigures, prove_tokenizer
@@ -124,9 +124,23 @@ def _problems(certificate: Certificate) -> Sequence[str]:
 
 
 def _mode(source: ExportSource, texts: Sequence[Text], memory: Memory) -> str:
-    if memory != "auto":
-        return memory
-    return "whole" if whole_bytes(source, texts) < SHARE_OF_MEMORY * psutil.virtual_memory().available else "layers"
+    there = host_memory()
+    if memory != "layers" and (
+        memory == "whole" or whole_bytes(source, texts) < SHARE_OF_MEMORY * there.available_bytes
+    ):
+        return "whole"
+    needed = layer_bytes(source.model)
+    if needed > there.available_bytes:
+        raise (UserError if needed > there.total_bytes else PassingError)(
+            f"a layer of {source.folder} and its embedding take {needed:,} bytes in float32, and of {there.total_bytes:,} bytes of "
+            f"memory {there.available_bytes:,} are free; a machine with more memory works"
+        )
+    return "layers"
+
+
+def layer_bytes(model: ModelConfig) -> int:
+    """Return the bytes of a layer and of the embedding of our model, which the certificate holds at least."""
+    return (num_parameters(model) // model.num_layers + model.vocab_size * model.hidden_size) * 4
 
 
 def whole_bytes(source: ExportSource, texts: Sequence[Text]) -> int:

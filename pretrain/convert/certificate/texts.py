@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
-import psutil
 
 from fanal.errors import UserError
+from fanal.host_memory import host_memory
 from pretrain.config.derive import kv_channels
 from pretrain.config.schema import ModelConfig
 from pretrain.convert.ours.source import ExportSource
@@ -82,7 +82,7 @@ def check_samples(source: ExportSource, num_samples: int) -> None:
 
 
 def _bytes_for_texts() -> int:
-    return int(SHARE_OF_MEMORY * psutil.virtual_memory().available)
+    return int(SHARE_OF_MEMORY * host_memory().available_bytes)
 
 
 def _token_bytes(model: ModelConfig) -> tuple[int, int]:

@@ -17,7 +17,7 @@ TOKEN_BYTES = 4 * 6 * 8 + 4 * 4 * 24
 
 
 def memory(monkeypatch: pytest.MonkeyPatch, num_bytes: int) -> None:
-    monkeypatch.setattr(module.psutil, "virtual_memory", lambda: SimpleNamespace(available=num_bytes))
+    monkeypatch.setattr(module, "host_memory", lambda: SimpleNamespace(available_bytes=num_bytes))
 
 
 def source_of(seq_length: int, *num_samples: int) -> Any:
