@@ -241,7 +241,7 @@ def _gpus_per_node(site: SiteConfig, site_name: str, nodes: int, wanted: int | N
     if wanted is None or wanted == site.gpus_per_node:
         return site.gpus_per_node
     if not 1 <= wanted <= site.gpus_per_node:
-        works = f"{site.gpus_per_node} works" if site.gpus_per_node else "leave it out"
+        works = f"--gpus-per-node {site.gpus_per_node} works" if site.gpus_per_node else "leave it out"
         raise UserError(
             f"--gpus-per-node ({wanted}) must be from 1 to the {site.gpus_per_node} GPUs of a node of {site_name}; {works}"
         )

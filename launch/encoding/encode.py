@@ -4,6 +4,8 @@ PREFIX.launch/ holds encode.sbatch (an array, one task a part), merge.sbatch (af
 know), exit-codes/I and logs/I.out of every task, and jobs.jsonl (launch/encoding/job.py). Parts lie at PREFIX.parts/I.
 """
 
+import difflib
+import itertools
 import json
 import math
 import os
@@ -190,18 +192,34 @@ def _check_there(request: EncodeRequest, places: Places, prefix: Path) -> None:
             "`fanal tokenizer train` made works"
         )
     if not request.inputs:
-        raise UserError("--input must name at least one file or folder; --input my/corpus works")
+        raise UserError("--input must name at least one file or folder; --input . reads those of the current folder")
     for given in request.inputs:
         if not absolute(given, places.workdir).exists():
-            raise UserError(f"--input ({given}) must be a file or a folder that exists; --input my/corpus works")
-    there = [
-        path for path in (prefix.with_name(prefix.name + end) for end in (".json", ".bin", ".idx")) if path.exists()
-    ]
+            raise UserError(
+                f"--input ({given}) must be a file or a folder that exists; {_nearby(given, places.workdir)}"
+            )
+    there = _files_of(prefix)
     if there:
+        free = next(name for count in itertools.count(2) if not _files_of(name := Path(f"{prefix}-{count}")))
         raise UserError(
             f"--output ({prefix}) must not exist yet, and {there[0]} does: nothing is overwritten; remove it, or "
-            f"--output {prefix}-2 works"
+            f"--output {free} works"
         )
+
+
+def _files_of(prefix: Path) -> list[Path]:
+    """Return the files of a shard that are there."""
+    return [path for path in (Path(f"{prefix}{end}") for end in (".json", ".bin", ".idx")) if path.exists()]
+
+
+def _nearby(given: str, workdir: Path) -> str:
+    """Say which file beside a path that leads nowhere has a name like it."""
+    folder = absolute(given, workdir).parent
+    if not folder.is_dir():
+        return f"there is no folder {Path(given).parent} in {workdir}"
+    names = sorted(path.name for path in folder.iterdir())
+    near = difflib.get_close_matches(Path(given).name, names, n=1, cutoff=0.3)
+    return f"--input {Path(given).parent / near[0]} works" if near else f"{folder} has no file with a name like it"
 
 
 def _check_passed_on(passed_on: tuple[str, ...], places: Places) -> None:

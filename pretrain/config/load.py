@@ -23,6 +23,8 @@ LARGEST_FILE = 1 << 20
 MOST_GROWTH = 1_000_000
 """How many times as long as its parts interpolations may make a text."""
 LONGEST_REASON = 400
+WORDS = {"NoneType": "null", "DictConfig": "mapping", "ListConfig": "list"}
+"""YAML's words for omegaconf's."""
 UNREADABLE = (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError, OverflowError, RecursionError, IndexError)
 """What the libraries raise of a text that is no YAML for them: a ValueError of an integer with too many digits or of bytes that
 are not UTF-8, an IndexError of a key such as [."""
@@ -88,10 +90,10 @@ def typed(layers: list[dict[str, Any]], cls: type[T], *, where: str, variable: s
     schema = OmegaConf.structured(cls)
     try:
         merged = OmegaConf.merge(schema, *layers)
+        _refuse_growth(merged)  # before anything is resolved
         missing = sorted(OmegaConf.missing_keys(merged))
         if missing:
             raise UserError(f"{where} must choose {', '.join(missing)}; these have no default")
-        _refuse_growth(merged)
         made = OmegaConf.to_object(merged)
     except (OmegaConfBaseException, ValueError, OverflowError, RecursionError) as error:
         if isinstance(error, UserError):
@@ -134,12 +136,17 @@ def _reason(error: BaseException, *, lines: int | None = None) -> str:
     if isinstance(error, RecursionError):
         return "it holds lists or mappings inside one another too deeply"
     said = " ".join(" ".join(str(error).splitlines()[:lines]).split())
+    for word, ours in WORDS.items():
+        said = said.replace(word, ours)
     return said if len(said) <= LONGEST_REASON else said[: LONGEST_REASON - 3] + "..."
 
 
 def _hint(message: str, variable: str) -> str:
     if "could not be converted to Integer" in message:
-        return "; write integers with all their digits, such as 1_000_000_000"
+        is_number = re.search(r"Value '[-+0-9.]", message)
+        return (
+            "; write integers with all their digits, such as 1_000_000_000" if is_number else "; an integer is wanted"
+        )
     if unknown := re.search(r"Interpolation key '(\w+)' not found", message):
         return f"; an environment variable is written {variable.format(unknown[1])}"
     return ""

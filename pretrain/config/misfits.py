@@ -25,7 +25,7 @@ WANTED = {int: "an integer", float: "a number", bool: "true or false", str: "a t
 EXAMPLES = {
     "prefix": "shards/train", "tokenizer": "my/tokenizer", "start_sample": 1000, "train": [{"prefix": "shards/train"}],
     "num_layers": 4, "lr": 3e-4, "train_steps": 1000, "start": 8, "increment": 8, "samples": 1000,
-    "value": 1, "reason": "why it is set",
+    "value": "mine", "reason": "why it is set",
 }  # fmt: skip
 """Values of keys that have no default."""
 
@@ -45,7 +45,7 @@ def refuse_misfits(value: Any, hint: Any, where: str, name: str = "", default: A
     elif get_origin(hint) is list:
         _refuse_in_list(value, get_args(hint)[0], where, name)
     elif get_origin(hint) is dict or is_dataclass(hint):
-        _refuse_in_mapping(value, hint, where, name)
+        _refuse_in_mapping(value, hint, where, name, optional=optional)
     elif isinstance(value, list | dict):
         raise UserError(f"{where}: {name} ({flow(value)}) must be {_wanted(hint)}, and it is {_kind(value)}")
     elif hint is float and isinstance(value, int) and value.bit_length() > LARGEST_FLOAT_BITS:
@@ -82,9 +82,10 @@ def _list_that_works(found: list[Any], item: Any) -> str:
     return flow(whole) if len(flow(whole, limit=None)) <= LONGEST_VALUE else flow([needed])
 
 
-def _refuse_in_mapping(value: Any, hint: Any, where: str, name: str) -> None:
+def _refuse_in_mapping(value: Any, hint: Any, where: str, name: str, *, optional: bool) -> None:
     if not isinstance(value, dict):
-        raise UserError(f"{where}: {name} ({flow(value)}) must be {_wanted(hint)}")
+        wanted = f"a mapping such as {_example(hint)}, or null; null works" if optional else _wanted(hint)
+        raise UserError(f"{where}: {name} ({flow(value)}) must be {wanted}")
     if is_dataclass(hint):
         assert isinstance(hint, type), "a field's type is a class"
         _refuse_unknown(value, hint, where, f"{name}." if name else "")
