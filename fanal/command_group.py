@@ -7,6 +7,8 @@ from click.shell_completion import CompletionItem
 class CommandGroup(click.Group):
     """A group of commands whose list shows each command's first sentence whole; click cuts a long one off with "..."."""
 
+    group_class = type  # groups inside this one are of the same class
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write one row for each command that is not hidden."""
         rows = self.sentences(ctx)
@@ -17,6 +19,12 @@ class CommandGroup(click.Group):
         """The name and the first sentence of each command that is not hidden."""
         commands = sorted(self.commands.items())
         return [(name, first_sentence(command)) for name, command in commands if not command.hidden]
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete names of commands with the same sentences, which click would cut off after 45 letters."""
+        whole = dict(self.sentences(ctx))
+        found = super().shell_complete(ctx, incomplete)
+        return [CompletionItem(one.value, type=one.type, help=whole.get(one.value, one.help)) for one in found]
 
 
 class ManyInputsCommand(click.Command):

@@ -17,6 +17,9 @@ from pretrain.config.schema import RunConfig
 from pretrain.model.families.sizes import num_parameters
 from pretrain.model.flops import flops_per_token
 
+WIDTH = 10_000
+"""Columns of a pipe or a file, which wrap nothing."""
+
 
 def consequences(run: RunConfig) -> dict[str, str]:
     """Every figure that follows from the config, by name, readable."""
@@ -28,8 +31,8 @@ def consequences(run: RunConfig) -> dict[str, str]:
     rows = {
         "parameters": f"{num_parameters(run.model):,}",
         "vocabulary in memory": f"{padded_vocab_size(run.model):,} rows for {run.model.vocab_size:,} tokens",
-        "ranks": f"{world_size(run.parallel):,} ({model_parallel_size(run.parallel)} per replica, {replicas} replicas"
-        + (")" if run.parallel.data_parallel_size else "; more ranks give more replicas)"),
+        "ranks": f"{world_size(run.parallel):,} ({model_parallel_size(run.parallel)} per replica"
+        + (f", {replicas} replicas)" if run.parallel.data_parallel_size else "; more ranks, more replicas)"),
         "tokens per step": f"{train.global_batch_size * seq_length:,}"
         + (f" (from {first * seq_length:,} at the start)" if first != train.global_batch_size else ""),
         "microbatches per step and rank": str(
@@ -43,9 +46,10 @@ def consequences(run: RunConfig) -> dict[str, str]:
         "steps": f"{train.train_steps:,}",
         "samples": f"{samples:,}",
         "tokens": f"{samples * seq_length:,}",
-        "learning rate": f"{run.optim.lr:g} -> {run.optim.min_lr:g}, {run.optim.lr_decay_style}, warm-up "
-        f"{run.optim.lr_warmup_samples:,} of {lr_decay_samples(run.optim, train):,} samples",
-        "FLOPs per token": f"{full:.4g} with full attention, {causal:.4g} with its causal half",
+        "learning rate": f"{run.optim.lr:g} -> {run.optim.min_lr:g}, {run.optim.lr_decay_style}",
+        "warm-up": f"{run.optim.lr_warmup_samples:,} of {lr_decay_samples(run.optim, train):,} samples",
+        "FLOPs per token": f"{full:.4g} with full attention",
+        "FLOPs per token, causal half": f"{causal:.4g}",
         "FLOPs in all": f"{full * samples * seq_length:.4g} with full attention",
     }
     return rows
@@ -59,9 +63,10 @@ def begins_with(init_from: str | None, init_optimizer: str) -> str:
 
 
 def show(run: RunConfig, console: Console) -> None:
-    """Print the resolved tree as YAML, then a table of consequences."""
+    """Print the resolved tree as YAML, then a table of consequences: as wide as they are where no terminal cuts it."""
     console.print(to_yaml(run), end="", highlight=False, markup=False, soft_wrap=True)
     table = Table("what follows", "", show_edge=False, header_style="bold")
     for name, value in consequences(run).items():
         table.add_row(name, value)
-    console.print(table)
+    wide = console if console.is_terminal else Console(file=console.file, width=WIDTH)
+    wide.print(table)
