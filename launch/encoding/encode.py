@@ -26,6 +26,8 @@ from launch.sites.reach import check_paths
 from launch.sites.site import SiteConfig
 
 FACTS = "encode.json"
+MAX_PARTS = 100_000
+"""Largest number of parts taken: the merge looks at each, and few schedulers take a larger array."""
 OURS = ("--tokenizer", "--input", "--output", "--part", "--shuffle-seed", "--workers")
 """Options of ``fanal tokenizer encode`` that ``fanal launch render-encode`` has or sets itself."""
 SAME_FOR_ALL_PARTS = ("tokenizer", "inputs", "parts", "options")
@@ -68,6 +70,10 @@ def plan_encode(site_name: str, site: SiteConfig, request: EncodeRequest, places
     ):  # fmt: skip
         if number is not None and number < least:
             raise UserError(f"{option} ({number}) must be at least {least}; {option} {max(least, 8)} works")
+    if request.parts > MAX_PARTS:
+        raise UserError(
+            f"--parts ({request.parts}) must not be above {MAX_PARTS:,}, the tasks of an array; --parts 8 works"
+        )
     cores, where = (site.encode.cores, "encode.cores") if site.encode else (site.cores_per_node, "cores_per_node")
     workers = cores if request.workers is None else request.workers
     if workers > cores:

@@ -15,6 +15,7 @@ from tests.unit.launch.test_sites import ERRORS as WRONG_SITES
 
 NAMES = {"exclude": "exclude", "module": "modules"}
 NOT_A_VALUE = {
+    "a replica of many nodes": "more GPUs than the QoS gives, which the next message says",
     "an unknown QoS": "lists the names that there are",
     "GPUs over every QoS": "no number of nodes keeps the layout",
     "a run folder on each node's own disk": "names file systems",
@@ -100,6 +101,7 @@ def test_advice_about_a_site_works_when_it_is_followed(name: str, tmp_path: Path
 
 WRONG_ENCODINGS = {
     "no parts": {"parts": 0},
+    "parts without end": {"parts": 10**12},
     "no workers": {"workers": 0},
     "no tasks at once": {"at_once": 0},
     "too many workers": {"workers": 1000},
