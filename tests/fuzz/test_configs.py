@@ -10,6 +10,11 @@ from tests.fuzz.config_cases import KEYS, KINDS, Case, text_of, wrong_config
 from tests.fuzz.configs import BASE, Result, run_cases, try_here
 
 SEED = 1
+KEPT = (
+    335, 398, 435, 544, 550, 555, 574, 576, 620, 632, 685, 722, 809, 1126, 1155, 1194, 1270, 1362, 1437, 1473, 1474, 1475, 1561, 1577,
+    1755, 1803, 1831, 1834, 1837, 1844, 1902, 1909, 1920,
+)  # fmt: skip
+"""Cases that had a traceback, or no end, when they were first tried (2026-11-29)."""
 
 
 @pytest.mark.parametrize("first", range(0, 150, 50))
@@ -19,8 +24,14 @@ def test_wrong_configs_are_refused_in_one_line_or_are_configs(first: int) -> Non
     assert sum(counts.values()) == 50
 
 
+def test_what_once_had_a_traceback_or_no_end_is_refused_in_one_line() -> None:
+    counts, problems = run_cases(SEED, KEPT, every_command=None)
+    assert not problems, "\n".join(problems)
+    assert sum(counts.values()) == len(KEPT)
+
+
 def test_every_kind_and_every_key_has_its_turn() -> None:
-    cases = [wrong_config(SEED, number) for number in range(2000)]
+    cases = [wrong_config(SEED, number) for number in range(700)]
     assert {case.kind for case in cases} == set(KINDS)
     tried = {override.partition("=")[0] for case in cases for override in case.overrides}
     assert set(KEYS) <= tried and len(KEYS) > 80
