@@ -279,9 +279,9 @@ def _train_local(run: RunConfig) -> int:
     from pretrain.train.memory import check_memory
 
     device_type, num_ranks = resolve_device(run.parallel.device), world_size(run.parallel)
-    check_memory(run, device_type=device_type, num_ranks=num_ranks, ranks_here=num_ranks)
     with user_path(run.run_dir, *paths_of(run).values()):
         check_init_from(run, tokenizer_sha256=open_sources(run).tokenizer_sha256)
+        check_memory(run, device_type=device_type, num_ranks=num_ranks, ranks_here=num_ranks)
         folder = open_run_dir(run.run_dir)
         try:
             (folder / LOGS_DIR).mkdir(exist_ok=True)

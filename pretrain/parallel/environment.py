@@ -78,10 +78,15 @@ def cores_of_rank() -> int:
     """Return the cores for this process's share of the node's work: those that it may use, divided among the node's ranks unless
     it was bound to some of them."""
     cores, all_cores = len(os.sched_getaffinity(0)), os.cpu_count() or 1
-    return cores if cores < all_cores else max(1, cores // ranks_on_node())
+    return cores if cores < all_cores else max(1, cores // _ranks_on_node())
 
 
-def ranks_on_node() -> int:
+def least_ranks_on_node() -> int:
+    """Return the number of ranks that are surely on this node: those that torchrun states, else this one. Raises: UserError."""
+    return max(1, _number("LOCAL_WORLD_SIZE", "1"))
+
+
+def _ranks_on_node() -> int:
     """Return the number of ranks on this node: torchrun states it, our launcher uses one node, Slurm writes ``4(x2),3``."""
     for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE", "SLURM_STEP_TASKS_PER_NODE"):
         if match := re.match("[0-9]+", os.environ.get(name, "")):

@@ -25,7 +25,7 @@ from pretrain.model.gpt import attention_backend, build_model
 from pretrain.optim.optimizer import build_optimizer, set_learning_rate
 from pretrain.optim.schedule import learning_rate
 from pretrain.parallel.device import resolve_device
-from pretrain.parallel.environment import rank_and_size, ranks_on_node
+from pretrain.parallel.environment import rank_and_size, least_ranks_on_node
 from pretrain.parallel.world import World, open_world
 from pretrain.state import TrainState
 from pretrain.train.memory import check_memory
@@ -70,13 +70,6 @@ def train(run: RunConfig) -> Outcome:
     """
     rank, num_ranks, _ = rank_and_size()
     check_ranks(run, num_ranks)
-    check_memory(
-        run,
-        device_type=resolve_device(run.parallel.device),
-        num_ranks=num_ranks,
-        ranks_here=min(num_ranks, ranks_on_node()),
-        is_first=False,
-    )
     with open_watchdog(run.train.watchdog, run.run_dir, rank=rank) as watchdog:
         return _train(run, rank, watchdog)
 
@@ -84,6 +77,13 @@ def train(run: RunConfig) -> Outcome:
 def _train(run: RunConfig, rank: int, watchdog: Watchdog) -> Outcome:
     with user_path(run.run_dir, *paths_of(run).values()):
         sources = open_sources(run)
+        check_memory(
+            run,
+            device_type=resolve_device(run.parallel.device),
+            num_ranks=rank_and_size()[1],
+            ranks_here=least_ranks_on_node(),
+            is_first=False,
+        )
         open_run_dir(run.run_dir)
     with (
         hold_run_dir(run.run_dir, rank=rank),
