@@ -25,7 +25,7 @@ from pretrain.model.gpt import attention_backend, build_model
 from pretrain.optim.optimizer import build_optimizer, set_learning_rate
 from pretrain.optim.schedule import learning_rate
 from pretrain.parallel.device import resolve_device
-from pretrain.parallel.environment import rank_and_size, least_ranks_on_node
+from pretrain.parallel.environment import least_ranks_on_node, rank_and_size
 from pretrain.parallel.world import World, open_world
 from pretrain.state import TrainState
 from pretrain.train.memory import check_memory
