@@ -1,6 +1,7 @@
 """Small JSON records: a dataclass written as a JSON object, and read back with every key known, present and of its type."""
 
 import functools
+import hashlib
 import json
 import types
 import typing
@@ -35,17 +36,38 @@ def read_record(record_type: type[Record], path: Path, *, remedy: str, error: ty
     Args: remedy is what the reader of an error should do; error is the exception to raise.
     Raises: error, naming the path, what was found and what was expected; PassingError if the disk does not give it now.
     """
+    return record_in(record_type, read_json(path, remedy=remedy, error=error), path, remedy=remedy, error=error)
+
+
+def read_json(path: Path, *, remedy: str, error: type[FanalError] = UserError) -> Any:
+    """Return the parsed content of a JSON file. Args and errors: as ``read_record``."""
     try:
-        content = json.loads(path.read_bytes())
+        return json.loads(path.read_bytes())
     except FileNotFoundError:
         raise error(f"{path} does not exist; {remedy}") from None
     except (ValueError, OSError, RecursionError) as problem:
         advice = TRY_AGAIN if may_pass(problem) else remedy
         raise error_type(problem, error)(f"{path} cannot be read as JSON ({problem}); {advice}") from None
+
+
+def record_in(
+    record_type: type[Record], content: Any, path: Path, *, remedy: str, error: type[FanalError] = UserError
+) -> Record:
+    """Build a dataclass from the parsed content of a file. Args and errors: as ``read_record``."""
     try:
         return record_of(record_type, content)
     except MisfitError as problem:
         raise error(f"{path}: {problem}; {remedy}") from None
+
+
+def own_hash(content: dict[str, Any], field: str) -> str:
+    """Return the SHA-256 of a JSON object without one field, which is the place for it: 64 hexadecimal digits.
+
+    Spaces and the order of keys do not matter. Fields that the file does not have take no part, so that a version with more
+    fields finds the same hash.
+    """
+    rest = {name: value for name, value in content.items() if name != field}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def record_of(record_type: type[Record], content: Any) -> Record:

@@ -248,6 +248,8 @@ def verify(prefixes: tuple[str, ...], deep: bool, directory: str | None) -> None
         counts = ["" if count is None else f"{count:,}" for count in (result.num_documents, result.num_tokens)]
         table.add_row(result.prefix, *counts, "FAILED" if result.failed else "not read" if result.cut_short else "ok")
     _print(table)
+    for note in [result.note for result in results if result.note is not None]:
+        click.echo(f"note: {note}", err=True)
     problems = [problem for result in results for problem in result.problems]
     for problem in problems:
         click.echo(f"error: {problem}", err=True)

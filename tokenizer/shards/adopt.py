@@ -24,6 +24,7 @@ from tokenizer.shards.manifest import (
     ShardManifest,
     fanal_version,
     shard_paths,
+    with_own_hash,
 )
 from tokenizer.vocabulary.load import Tokenizer, load_tokenizer
 
@@ -52,7 +53,7 @@ def adopt(prefix: str | Path, tokenizer_dir: str | Path, labels: Labels | None =
         tokens = np.memmap(bin_path, DTYPES[dtype_name], mode="r", shape=(num_tokens,))
     highest = _highest_id(tokens, lengths, tokenizer, bin_path)
     ends = np.cumsum(lengths, dtype=np.int64)
-    manifest = ShardManifest(
+    unsealed = ShardManifest(
         format_version=FORMAT_VERSION,
         tokenizer_sha256=tokenizer.model_sha256,
         vocab_size=tokenizer.vocab_size,
@@ -74,6 +75,7 @@ def adopt(prefix: str | Path, tokenizer_dir: str | Path, labels: Labels | None =
         ),
         fanal_version=fanal_version(),
     )
+    manifest = with_own_hash(unsealed)
     # Not under the name that a writer's own description has: a writer that finds that one takes .bin and .idx for leftovers.
     part = Path(f"{prefix}.adopt.part")
     write_bytes_durably(part, record_bytes(manifest))

@@ -33,6 +33,7 @@ from tokenizer.shards.manifest import (
     is_sha256,
     order_path,
     shard_paths,
+    with_own_hash,
 )
 
 MAX_DOCUMENT_TOKENS = 2**31 - 1  # an int32 in the index
@@ -165,7 +166,7 @@ class ShardWriter:
             raise ShardError(f"shard {self.prefix} would hold no document; give at least one")
         with self._writing():
             idx_sha256 = self._write_parts()
-        manifest = ShardManifest(
+        unsealed = ShardManifest(
             format_version=FORMAT_VERSION,
             tokenizer_sha256=self.tokenizer_sha256,
             vocab_size=self.vocab_size,
@@ -187,6 +188,7 @@ class ShardWriter:
             part_of=part_of,
             order_sha256=self._order_digest.hexdigest() if self._has_order else None,
         )
+        manifest = with_own_hash(unsealed)
         with self._writing():
             self._publish(manifest)
         return manifest
