@@ -244,6 +244,10 @@ def _check_data(run: RunConfig) -> None:
         )
     if run.data.prefetch_bytes < 0:
         raise UserError(f"data.prefetch_bytes ({run.data.prefetch_bytes}) must not be negative; 0 reads nothing ahead")
+    if run.data.verify is not None and run.data.verify.bytes_per_s < 1:
+        raise UserError(
+            f"data.verify.bytes_per_s ({run.data.verify.bytes_per_s}) must be above 0; data.verify=null compares nothing"
+        )
     for index, source in enumerate(run.data.validation):
         if source.weight is not None or source.epochs is not None:
             raise UserError(

@@ -67,6 +67,15 @@ class PhaseConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VerifyConfig:
+    """Comparison of the shards' bytes with the hashes in their manifests, while the run trains, once per node and start."""
+
+    bytes_per_s: int = 16_777_216
+    """Bytes that a node reads for it per second; more only where the run would otherwise come to its second pass over a source
+    before all of it was compared."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """The data that a run reads, and their order."""
 
@@ -89,6 +98,9 @@ class DataConfig:
     that token is not predicted. mfu_causal still counts attention over whole samples."""
     prefetch_bytes: int = 268_435_456
     """Memory per rank for batches read ahead by a thread, in bytes; 0 reads each batch when it is needed."""
+    verify: VerifyConfig | None = field(default_factory=VerifyConfig)
+    """Comparison of the shards' bytes with their hashes while the run trains; a difference ends it with code 76. Null compares
+    nothing, and every checkpoint says so."""
 
 
 @dataclass(frozen=True, kw_only=True)
