@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from pretrain.config.schema import ModelConfig
 from pretrain.convert.importing.assemble import assemble
 from pretrain.convert.importing.import_folder import PARAM
 from pretrain.convert.ours.import_record import IMPORTED_FILES, read_import
+from pretrain.convert.theirs.certified import read_certified, say_uncertified
 from pretrain.convert.theirs.read_config import CONFIG_JSON, read_hf_config
 from pretrain.convert.theirs.text import TextCodec, open_codec
 from pretrain.convert.theirs.weights import open_hf_weights
@@ -50,23 +52,16 @@ def open_model(path: str | Path, *, tokenizer: str | Path | None = None, deep: b
     """Open the model at a path for the duration of a block.
 
     Args: tokenizer: its folder, in place of the one that the checkpoint's config names or the Hugging Face folder holds;
-        deep: compare every byte of a checkpoint with its manifest, not sizes alone.
-    Raises: UserError if there is no model, or no tokenizer; DamagedCheckpointError if no checkpoint there is complete.
+        deep: compare the tensors of a checkpoint with its manifest too, not their sizes alone. All else is always compared, and
+        so is every file of an export, with its certificate.
+    Raises: UserError if there is no model, or no tokenizer; DamagedCheckpointError if no checkpoint there is complete;
+    DamagedExportError.
     """
     folder = Path(path)
     instead = Path(tokenizer) if tokenizer is not None else None
     if (folder / CONFIG_JSON).is_file() and not (folder / MANIFEST).exists():
-        found = read_hf_config(folder)
-        codec = (
-            open_codec(instead, config=found.content)
-            if instead
-            else open_codec(folder, vocab_size=found.model.vocab_size)
-        )
-        with open_hf_weights(folder) as weights:
-            assembly = assemble(weights, found.model)
-            yield OpenModel(
-                folder=folder, model=found.model, max_length=found.max_positions, read=assembly.read, codec=codec
-            )
+        with _open_folder(folder, instead) as opened:
+            yield opened
         return
     checkpoint = _whole_checkpoint(folder, deep=deep)
     with still_there(checkpoint), open_tensors(checkpoint) as reader:
@@ -77,6 +72,32 @@ def open_model(path: str | Path, *, tokenizer: str | Path | None = None, deep: b
             read=lambda name: reader.read_all(name, PARAM),
             codec=_codec_of_checkpoint(checkpoint, instead),
         )
+
+
+@contextlib.contextmanager
+def _open_folder(folder: Path, instead: Path | None) -> Iterator[OpenModel]:
+    if (certified := read_certified(folder)) is not None:
+        certified.check()
+    found = read_hf_config(folder)
+    codec = (
+        _codec_in_place(instead, config=found.content)
+        if instead
+        else open_codec(folder, vocab_size=found.model.vocab_size)
+    )
+    with open_hf_weights(folder) as weights:
+        assembly = assemble(weights, found.model)
+        if certified is None:
+            say_uncertified(folder)
+        yield OpenModel(
+            folder=folder, model=found.model, max_length=found.max_positions, read=assembly.read, codec=codec
+        )
+
+
+def _codec_in_place(folder: Path, *, config: dict[str, Any] | None = None) -> TextCodec:
+    """Open the tokenizer that a user names; of an export, as its certificate describes it. Raises: as ``open_model``."""
+    if (certified := read_certified(folder)) is not None:
+        certified.check(weights=False)
+    return open_codec(folder, config=config)
 
 
 def _whole_checkpoint(path: Path, *, deep: bool) -> Path:
@@ -96,7 +117,9 @@ def _whole_checkpoint(path: Path, *, deep: bool) -> Path:
 def _codec_of_checkpoint(checkpoint: Path, instead: Path | None) -> TextCodec:
     imported = read_import(checkpoint)
     if imported is not None:
-        return open_codec(instead or checkpoint / IMPORTED_FILES, config=imported.config)
+        if instead is not None:
+            return _codec_in_place(instead, config=imported.config)
+        return open_codec(checkpoint / IMPORTED_FILES, config=imported.config)
     named = saved_data(checkpoint).get("tokenizer")
     if instead is None and named is None:
         raise UserError(f"the config of {checkpoint} names no tokenizer; give its folder with --tokenizer DIR")
@@ -108,7 +131,7 @@ def _codec_of_checkpoint(checkpoint: Path, instead: Path | None) -> TextCodec:
             if instead is None
             else f"--tokenizer ({folder}) must be a folder, and is not one; give the folder that holds the tokenizer's files"
         )
-    codec, trained_with = open_codec(folder), _tokenizer_sha256(checkpoint)
+    codec, trained_with = _codec_in_place(folder), _tokenizer_sha256(checkpoint)
     if codec.sha256 is not None and trained_with is not None and codec.sha256 != trained_with:
         raise UserError(
             f"the tokenizer in {folder} (sha256 {codec.sha256[:12]}) must be the one that {checkpoint} was trained with (sha256 "

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from fanal.errors import UserError
 from fanal.progress import Progress
+from fanal.records import own_hash
 from pretrain.checkpoint.disk.manifest import FileEntry, describe
 from pretrain.checkpoint.disk.tensors import open_tensors
 from pretrain.checkpoint.disk.verify import still_there
@@ -25,13 +26,13 @@ from pretrain.convert.ours.names import hf_tensors
 from pretrain.convert.ours.source import ExportSource, open_source
 from pretrain.convert.ours.target import named
 from pretrain.convert.ours.tokenizer_files import json_bytes
+from pretrain.convert.theirs.certified import CARD, CERTIFICATE, OWN_HASH
 from pretrain.convert.theirs.model import transformers_module
 from pretrain.convert.theirs.weights import INDEX_JSON
 from pretrain.convert.theirs.write_config import exported_vocab_size, generation_config, hf_config
 
 DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
 """Name in files of each value of ``--dtype``."""
-CERTIFICATE, CARD = "certificate.json", "README.md"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +105,7 @@ def export(checkpoint: str | Path, to: str | Path, options: ExportOptions, overr
         entries.append(describe(part, CARD))
         entries.sort(key=lambda entry: entry.path)
         content = certificate_json(certificate, source, files=entries, dtype=dtype, date=options.date)
-        write_small(part, CERTIFICATE, json_bytes(content))
+        write_small(part, CERTIFICATE, json_bytes(content | {OWN_HASH: own_hash(content, OWN_HASH)}))
     return Exported(
         folder=final,
         source=source,
