@@ -22,10 +22,11 @@ from pretrain.config.schema import ModelConfig
 from pretrain.convert.importing.assemble import assemble
 from pretrain.convert.importing.import_folder import PARAM
 from pretrain.convert.ours.import_record import IMPORTED_FILES, read_import
-from pretrain.convert.theirs.certified import read_certified, say_uncertified
+from pretrain.convert.theirs.certified import read_certified, say_unproved
 from pretrain.convert.theirs.read_config import CONFIG_JSON, read_hf_config
 from pretrain.convert.theirs.text import TextCodec, open_codec
 from pretrain.convert.theirs.weights import open_hf_weights
+from tokenizer.vocabulary.pieces import contradiction, difference, pieces_in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,18 +80,30 @@ def _open_folder(folder: Path, instead: Path | None) -> Iterator[OpenModel]:
     if (certified := read_certified(folder)) is not None:
         certified.check()
     found = read_hf_config(folder)
-    codec = (
-        _codec_in_place(instead, config=found.content)
-        if instead
-        else open_codec(folder, vocab_size=found.model.vocab_size)
-    )
+    codec = _codec_of_folder(folder, instead, config=found.content, vocab_size=found.model.vocab_size)
     with open_hf_weights(folder) as weights:
         assembly = assemble(weights, found.model)
-        if certified is None:
-            say_uncertified(folder)
+        say_unproved(folder, certified)
         yield OpenModel(
             folder=folder, model=found.model, max_length=found.max_positions, read=assembly.read, codec=codec
         )
+
+
+def _codec_of_folder(folder: Path, instead: Path | None, *, config: dict[str, Any], vocab_size: int) -> TextCodec:
+    """Open the tokenizer that came with a model of another program, or the one that a user names in its place, with a warning if
+    the two are not the same. Raises: UserError, also if the one that came with the model cannot be its own."""
+    if instead is None:
+        codec = open_codec(folder, config=config, vocab_size=vocab_size)
+        if (wrong := contradiction(folder, vocab_size=vocab_size)) is not None:
+            raise UserError(f"{wrong}; give the folder of the model's own with --tokenizer DIR")
+        return codec
+    codec = _codec_in_place(instead, config=config)
+    theirs, named = (next(iter(pieces_in(place).values()), None) for place in (folder, instead))
+    if theirs is not None and named is not None and (differs := difference(theirs, named)) is not None:
+        print(
+            f"warning: --tokenizer ({instead}) is not the tokenizer that came with {folder}: {differs}", file=sys.stderr
+        )
+    return codec
 
 
 def _codec_in_place(folder: Path, *, config: dict[str, Any] | None = None) -> TextCodec:
@@ -117,9 +130,13 @@ def _whole_checkpoint(path: Path, *, deep: bool) -> Path:
 def _codec_of_checkpoint(checkpoint: Path, instead: Path | None) -> TextCodec:
     imported = read_import(checkpoint)
     if imported is not None:
-        if instead is not None:
-            return _codec_in_place(instead, config=imported.config)
-        return open_codec(checkpoint / IMPORTED_FILES, config=imported.config)
+        if not imported.has_proved_tokenizer and instead is None:
+            print(
+                f"note: the tokenizer is the one that {imported.name} came with; nothing tells whether it is the model's",
+                file=sys.stderr,
+            )
+        vocab_size = read_model(checkpoint).vocab_size
+        return _codec_of_folder(checkpoint / IMPORTED_FILES, instead, config=imported.config, vocab_size=vocab_size)
     named = saved_data(checkpoint).get("tokenizer")
     if instead is None and named is None:
         raise UserError(f"the config of {checkpoint} names no tokenizer; give its folder with --tokenizer DIR")

@@ -29,6 +29,10 @@ from tokenizer.shards.manifest import (
 from tokenizer.vocabulary.load import Tokenizer, load_tokenizer
 
 BLOCK_TOKENS = 1 << 22
+CHECKED_DOCUMENTS, CHECKED_TOKENS = 64, 2_000
+"""Documents whose text is encoded again, at most, and tokens of each."""
+TELLING_TOKENS, CUT_TOKENS = 16, 8
+"""Tokens from which on a document says something of its tokenizer, and those at its end that are not compared."""
 MEGATRON_DTYPES = {1: "uint8", 2: "int8", 3: "int16", 5: "int64", 6: "float64", 7: "float32"}
 """Dtype codes that are not supported, for messages. Source: megatron.core.datasets.indexed_dataset.DType."""
 
@@ -37,7 +41,7 @@ def adopt(prefix: str | Path, tokenizer_dir: str | Path, labels: Labels | None =
     """Read .bin and .idx completely, check them against the tokenizer and each other, and write PREFIX.json.
 
     Raises: ShardError if there is a manifest already, a file is missing or cut, the layout is not one sequence per document,
-    or an id is outside the tokenizer's vocabulary; UserError for a bad tokenizer.
+    an id is outside the tokenizer's vocabulary, or no document gets its ids again from its text; UserError for a bad tokenizer.
     """
     labels = labels or Labels()
     tokenizer = load_tokenizer(tokenizer_dir)
@@ -53,6 +57,7 @@ def adopt(prefix: str | Path, tokenizer_dir: str | Path, labels: Labels | None =
         tokens = np.memmap(bin_path, DTYPES[dtype_name], mode="r", shape=(num_tokens,))
     highest = _highest_id(tokens, lengths, tokenizer, bin_path)
     ends = np.cumsum(lengths, dtype=np.int64)
+    _check_tokenizer(prefix, tokens, ends, tokenizer)
     unsealed = ShardManifest(
         format_version=FORMAT_VERSION,
         tokenizer_sha256=tokenizer.model_sha256,
@@ -154,3 +159,28 @@ def _highest_id(tokens: np.ndarray, lengths: np.ndarray, tokenizer: Tokenizer, b
             )
         highest = max(highest, int(block.max()))
     return highest
+
+
+def _check_tokenizer(prefix: str | Path, tokens: np.ndarray, ends: np.ndarray, tokenizer: Tokenizer) -> None:
+    """Decode documents spread over the shard and encode their text: with another tokenizer of as many ids, none comes back.
+
+    Raises: ShardError.
+    """
+    numbers = np.unique(np.linspace(0, len(ends) - 1, CHECKED_DOCUMENTS).round().astype(np.int64)).tolist()
+    starts = np.append(0, ends[:-1])
+    control = set(tokenizer.control_ids)
+    documents = [tokens[starts[number] : ends[number]][:CHECKED_TOKENS].tolist() for number in numbers]
+    texts = [[token for token in ids if token not in control] for ids in documents]
+    longer = [ids for ids in texts if len(ids) >= TELLING_TOKENS]
+    if not longer:
+        return  # a few tokens come back from any tokenizer, or from none
+    again = tokenizer.encode_batch([tokenizer.decode(ids) for ids in longer], num_threads=1)
+    # A document that was cut here may end in the middle of a word.
+    if not any(
+        found.tolist()[: len(ids) - CUT_TOKENS] == ids[: len(ids) - CUT_TOKENS]
+        for ids, found in zip(longer, again, strict=True)
+    ):
+        raise ShardError(
+            f"none of {len(longer)} documents of {prefix} gets its ids again when {tokenizer.directory} decodes and encodes them: "
+            "that is not the tokenizer that made the shard; name the one that did"
+        )

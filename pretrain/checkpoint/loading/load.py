@@ -18,7 +18,7 @@ from pretrain.checkpoint.disk.state_file import read_state
 from pretrain.checkpoint.disk.verify import still_there
 from pretrain.checkpoint.loading.choose import Early, choose_checkpoint, choose_origin
 from pretrain.checkpoint.loading.fill import Fill
-from pretrain.checkpoint.loading.init_from import check_origin, check_same_origin
+from pretrain.checkpoint.loading.init_from import check_origin, check_same_origin, imported_tokenizer
 from pretrain.config.same_model import FREE_AT_RESUME, model_differences
 from pretrain.config.schema import DataConfig, RunConfig
 from pretrain.data.position import read_position
@@ -117,9 +117,10 @@ def start_from_origin(
         check_origin(run, folder, tokenizer_sha256=reader.data.sources.tokenizer_sha256)
         restore_tensors(folder, model, optimizer, world, states=states)
         origin = origin_of(folder, step=step, init_from=str(config.init_from), init_optimizer=config.init_optimizer)
-    if origin.data is None:
+    if origin.data is None and imported_tokenizer(folder) is None:
         logger.warning(
-            "%s has no record of its data: whether it was trained with data.tokenizer cannot be checked", folder
+            "%s has no record of its data and no tokenizer: whether it was trained with data.tokenizer cannot be checked",
+            folder,
         )
     return origin
 

@@ -34,7 +34,7 @@ from pretrain.convert.importing.assemble import Assembly, assemble
 from pretrain.convert.importing.kept_files import check_kept_files, has_tokenizer
 from pretrain.convert.ours.import_record import IMPORT, IMPORTED_FILES, import_text
 from pretrain.convert.ours.target import harm_of, named
-from pretrain.convert.theirs.certified import Certified, describe_linked, read_certified, say_uncertified
+from pretrain.convert.theirs.certified import Certified, describe_linked, read_certified, say_unproved
 from pretrain.convert.theirs.read_config import CONFIG_JSON, HfModel, read_hf_config
 from pretrain.convert.theirs.weights import INDEX_JSON, HfWeights, open_hf_weights
 from pretrain.state import TrainState
@@ -81,8 +81,7 @@ def import_hf(hf_dir: str | Path, to: str | Path, *, make_vocab_size_divisible_b
         _check_target(final, sum(math.prod(shape) for shape in assembly.shapes.values()) * 4 + SMALL_FILES_BYTES)
         with _part_of(final) as part:
             made = _write(part, final, found, assembly, kept, certified)
-    if certified is None:
-        say_uncertified(folder)
+    say_unproved(folder, certified)
     if not has_tokenizer(kept):
         print(
             f"warning: {folder} has no tokenizer (tokenizer.json or tokenizer.model): `generate` needs --tokenizer DIR, and "
@@ -120,7 +119,12 @@ def _write(
         STATE: state_text(TrainState()),
         CONFIG: _config_text(found, dtype),
         TENSORS: index_text(index),
-        IMPORT: import_text(name=weights.folder.resolve().name, files=read, config=found.content),
+        IMPORT: import_text(
+            name=weights.folder.resolve().name,
+            files=read,
+            config=found.content,
+            has_proved_tokenizer=certified is not None and certified.has_proved_tokenizer,
+        ),
     }
     for name, text in texts.items():
         (part / name).write_text(text, encoding="utf-8")

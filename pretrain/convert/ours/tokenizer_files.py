@@ -15,6 +15,7 @@ from pretrain.convert.ours.token_ids import BOS, EOS, PAD, SpecialTokenIdError, 
 from pretrain.data.position import DataPosition
 from pretrain.data.sources import Sources
 from tokenizer.vocabulary.load import FAST_NAME, MODEL_NAME, Tokenizer, load_tokenizer
+from tokenizer.vocabulary.pieces import contradiction
 from tokenizer.vocabulary.spec import CONTROL_PIECES
 
 
@@ -96,6 +97,8 @@ def tokenizer_of_import(folder: Path, imported: ImportRecord, *, vocab_size: int
             f"{error}. Correct config.json in the folder that this was imported from, and import it again"
         ) from None
     inside = folder / IMPORTED_FILES
+    if (wrong := contradiction(inside, vocab_size=vocab_size)) is not None:
+        raise UserError(f"{wrong}. Correct that in the folder that this was imported from, and import it again")
     files = {name: (inside / name).read_bytes() for name in TOKENIZER_FILES if (inside / name).is_file()}
     return ExportTokenizer(
         files=files,

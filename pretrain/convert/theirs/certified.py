@@ -34,6 +34,9 @@ class Certified:
     folder: Path
     entries: Mapping[str, FileEntry]
     """Size and hash of each file, by its name."""
+    has_proved_tokenizer: bool
+    """Whether its tokenizer was compared with the one that the model was trained with; that of an import has nothing to be
+    compared with, and stays unproved however often it is exported."""
 
     def check(self, *, weights: bool = True) -> None:
         """Read every file, or all but the weights, and compare it with the certificate. A card that is not there is not missed.
@@ -72,7 +75,7 @@ def describe_linked(folder: Path, name: str) -> FileEntry:
 
 
 def read_certified(folder: Path) -> Certified | None:
-    """Read the certificate of a folder; None if it has none (then, once the folder is found good: ``say_uncertified``).
+    """Read the certificate of a folder; None if it has none (then, once the folder is found good: ``say_unproved``).
 
     Raises: DamagedExportError if it is not what an export wrote.
     """
@@ -87,13 +90,20 @@ def read_certified(folder: Path) -> Certified | None:
         entries = [record_of(FileEntry, entry) for entry in content["files"]]
         if wrong := [entry.path for entry in entries if Path(entry.path).name != entry.path]:
             raise MisfitError(f"{wrong[0]!r} is not the name of a file in the folder")
+        is_proved = content["figures"]["tokenizer"]["oracle"] != "none"
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise DamagedExportError(f"{path} is not the certificate of an export ({reason(error)}); {REMEDY}") from None
-    return Certified(folder, {entry.path: entry for entry in entries})
+    return Certified(folder, {entry.path: entry for entry in entries}, is_proved)
 
 
-def say_uncertified(folder: Path) -> None:
-    """Say on standard error what is not known of a folder without a certificate."""
+def say_unproved(folder: Path, certified: Certified | None) -> None:
+    """Say on standard error what nothing tells about a folder."""
+    if certified is not None:
+        if not certified.has_proved_tokenizer:
+            print(
+                f"note: nothing tells whether the tokenizer of {folder}, an import's, is the model's", file=sys.stderr
+            )
+        return
     print(
         f"note: {folder} has no {CERTIFICATE}, as an export of Fanal has: nothing tells whether its files are as they were "
         "written, or its tokenizer the model's",

@@ -1,5 +1,6 @@
 """Shards that megatron-core's own builder wrote get a manifest, and what does not fit is refused by name."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from tokenizer.shards.labels import Labels
 from tokenizer.shards.shard import ShardError, ShardWriter, open_shard
 from tokenizer.shards.verify import verify
 from tokenizer.vocabulary.load import load_tokenizer
+from tokenizer.vocabulary.train import train_tokenizer
 
 torch = pytest.importorskip("torch")
 from megatron.core.datasets.indexed_dataset import IndexedDataset, IndexedDatasetBuilder  # noqa: E402
@@ -129,3 +131,19 @@ def test_a_killed_adopt_leaves_nothing_that_makes_the_shard_look_like_leftovers(
     assert not (tmp_path / "a.json.part").exists()
     with pytest.raises(ShardError, match=r"a.bin exists without a manifest"):
         ShardWriter(prefix, vocab_size=600, tokenizer_sha256="ab" * 32).__enter__()
+
+
+def test_the_tokenizer_of_another_text_is_refused_though_it_has_as_many_ids(
+    tmp_path: Path, tokenizer_dir: Path, corpus: Path
+) -> None:
+    lines = (corpus / "train" / "code.jsonl").read_text().splitlines()[:300]
+    reversed_text = [json.dumps({"text": json.loads(line)["text"][::-1]}) for line in lines]
+    (tmp_path / "other.jsonl").write_text("\n".join(reversed_text))
+    train_tokenizer(load_tokenizer(tokenizer_dir).spec, [tmp_path / "other.jsonl"], tmp_path / "other")
+    texts = [json.loads(line)["text"] for line in lines[:20]]
+    processor = load_tokenizer(tokenizer_dir).processor
+    prefix = megatron_shard(tmp_path / "a", [[*processor.Encode(text), processor.eos_id()] for text in texts])
+    with pytest.raises(ShardError, match=r"none of \d+ documents of .*a gets its ids again when .*other decodes and"):
+        adopt(prefix, tmp_path / "other")
+    assert not Path(f"{prefix}.json").exists()
+    adopt(prefix, tokenizer_dir)
