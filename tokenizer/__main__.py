@@ -217,13 +217,19 @@ def merge(parts: tuple[str, ...], output: str) -> None:
 @commands.command()
 @click.argument("prefix", metavar="PREFIX", shell_complete=complete_path)
 @tokenizer_option
+@click.option(
+    "--ids-of-another-tokenizer",
+    "has_other_ids",
+    is_flag=True,
+    help="The ids are not the tokenizer's, on purpose: it stands for one without a folder. Checkpoints say so.",
+)
 @labels_options
-def adopt(prefix: str, directory: str, **labels: str | None) -> None:
+def adopt(prefix: str, directory: str, has_other_ids: bool, **labels: str | None) -> None:
     """Make the manifest of a shard that Megatron wrote, after reading all of it.
 
     PREFIX.bin and PREFIX.idx are left as they are.
     """
-    manifest = adopt_module.adopt(prefix_of(prefix), directory, Labels(**labels))
+    manifest = adopt_module.adopt(prefix_of(prefix), directory, Labels(**labels), has_other_ids=has_other_ids)
     click.echo(f"{prefix}: {manifest.num_documents:,} documents, {manifest.num_tokens:,} tokens of {manifest.dtype}")
 
 

@@ -22,6 +22,7 @@ from pretrain.config.schema import ModelConfig
 from pretrain.convert.importing.assemble import assemble
 from pretrain.convert.importing.import_folder import PARAM
 from pretrain.convert.ours.import_record import IMPORTED_FILES, read_import
+from pretrain.convert.ours.other_ids import sign_of_other_ids
 from pretrain.convert.theirs.certified import read_certified, say_unproved
 from pretrain.convert.theirs.read_config import CONFIG_JSON, read_hf_config
 from pretrain.convert.theirs.text import TextCodec, open_codec
@@ -110,6 +111,8 @@ def _codec_in_place(folder: Path, *, config: dict[str, Any] | None = None) -> Te
     """Open the tokenizer that a user names; of an export, as its certificate describes it. Raises: as ``open_model``."""
     if (certified := read_certified(folder)) is not None:
         certified.check(weights=False)
+    if config is None and folder.name == IMPORTED_FILES and (imported := read_import(folder.parent)) is not None:
+        config = imported.config
     return open_codec(folder, config=config)
 
 
@@ -147,6 +150,11 @@ def _codec_of_checkpoint(checkpoint: Path, instead: Path | None) -> TextCodec:
             "--tokenizer DIR"
             if instead is None
             else f"--tokenizer ({folder}) must be a folder, and is not one; give the folder that holds the tokenizer's files"
+        )
+    if instead is None and (sign := sign_of_other_ids(checkpoint, folder)) is not None:
+        raise UserError(
+            f"data.tokenizer ({folder}) of {checkpoint} need not be the one whose ids its model knows: {sign}; name the right one "
+            "with --tokenizer DIR, such as the folder imported/ of an imported checkpoint"
         )
     codec, trained_with = _codec_in_place(folder), _tokenizer_sha256(checkpoint)
     if codec.sha256 is not None and trained_with is not None and codec.sha256 != trained_with:

@@ -98,6 +98,8 @@ class DataPosition:
     last_step: StepPosition
     verified: tuple[VerifiedSource, ...] = field(default=(), compare=False)
     """One for each of ``sources``; none of an earlier version. It says nothing about which data were read."""
+    has_other_ids: bool = field(default=False, compare=False)
+    """Whether a source holds the ids of another tokenizer than ``tokenizer_sha256``, as its manifest says."""
 
 
 def samples_hash(numbers: Sequence[int], rows: np.ndarray) -> Lanes:
@@ -170,6 +172,7 @@ def position_of(
         consumed_hash=to_hex(consumed_hash),
         last_step=last_step,
         verified=verified,
+        has_other_ids=any(source.shard.manifest.has_other_ids for source in sources),
     )
 
 

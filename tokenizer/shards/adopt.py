@@ -37,9 +37,12 @@ MEGATRON_DTYPES = {1: "uint8", 2: "int8", 3: "int16", 5: "int64", 6: "float64", 
 """Dtype codes that are not supported, for messages. Source: megatron.core.datasets.indexed_dataset.DType."""
 
 
-def adopt(prefix: str | Path, tokenizer_dir: str | Path, labels: Labels | None = None) -> ShardManifest:
+def adopt(
+    prefix: str | Path, tokenizer_dir: str | Path, labels: Labels | None = None, *, has_other_ids: bool = False
+) -> ShardManifest:
     """Read .bin and .idx completely, check them against the tokenizer and each other, and write PREFIX.json.
 
+    Args: has_other_ids: whether the ids are another tokenizer's on purpose; the manifest says so then.
     Raises: ShardError if there is a manifest already, a file is missing or cut, the layout is not one sequence per document,
     an id is outside the tokenizer's vocabulary, or no document gets its ids again from its text; UserError for a bad tokenizer.
     """
@@ -57,7 +60,8 @@ def adopt(prefix: str | Path, tokenizer_dir: str | Path, labels: Labels | None =
         tokens = np.memmap(bin_path, DTYPES[dtype_name], mode="r", shape=(num_tokens,))
     highest = _highest_id(tokens, lengths, tokenizer, bin_path)
     ends = np.cumsum(lengths, dtype=np.int64)
-    _check_tokenizer(prefix, tokens, ends, tokenizer)
+    if not has_other_ids:
+        _check_tokenizer(prefix, tokens, ends, tokenizer)
     unsealed = ShardManifest(
         format_version=FORMAT_VERSION,
         tokenizer_sha256=tokenizer.model_sha256,
@@ -79,6 +83,7 @@ def adopt(prefix: str | Path, tokenizer_dir: str | Path, labels: Labels | None =
             text_field=None,
         ),
         fanal_version=fanal_version(),
+        has_other_ids=has_other_ids,
     )
     manifest = with_own_hash(unsealed)
     # Not under the name that a writer's own description has: a writer that finds that one takes .bin and .idx for leftovers.
@@ -182,5 +187,6 @@ def _check_tokenizer(prefix: str | Path, tokens: np.ndarray, ends: np.ndarray, t
     ):
         raise ShardError(
             f"none of {len(longer)} documents of {prefix} gets its ids again when {tokenizer.directory} decodes and encodes them: "
-            "that is not the tokenizer that made the shard; name the one that did"
+            "that is not the tokenizer that made the shard; name the one that did, or, if there is no folder of it, as of an "
+            "imported model's, say --ids-of-another-tokenizer"
         )

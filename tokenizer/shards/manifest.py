@@ -83,6 +83,9 @@ class ShardManifest:
     """SHA-256 over what all parts must share: the inputs with their sizes, and every option that changes what is read."""
     order_sha256: str | None = None
     """SHA-256 of PREFIX.order, the shuffle keys of a part's documents; None if there is no such file."""
+    has_other_ids: bool = False
+    """Whether its ids are, as its user knows, those of another tokenizer than ``tokenizer_sha256``: of one that there is no folder
+    of, such as an imported model's."""
     manifest_sha256: str | None = None
     """SHA-256 of everything else in this file (``own_hash``); None in a manifest of an earlier version."""
 

@@ -29,6 +29,7 @@ from pretrain.config.same_model import FREE_AT_START, model_differences
 from pretrain.config.schema import OptimConfig, RunConfig
 from pretrain.data.position import read_position
 from pretrain.optim.registry import optimizer_of
+from tokenizer.shards.manifest import read_manifest
 from tokenizer.vocabulary.pieces import MODEL_NAME, Pieces, difference, pieces_in
 
 
@@ -108,6 +109,9 @@ def _tokenizer_differences(run: RunConfig, folder: Path) -> list[str]:
     differs = None if theirs is None or ours is None else difference(theirs, ours)
     if differs is None:
         return []
+    sources = [*run.data.train, *(source for phase in run.data.phases for source in phase.train)]
+    if all(read_manifest(source.prefix).has_other_ids for source in sources):
+        return []  # the ids are the import's own, and data.tokenizer stands for it
     return [f"the tokenizer ({folder / IMPORTED_FILES} and config data.tokenizer {run.data.tokenizer}: {differs})"]
 
 

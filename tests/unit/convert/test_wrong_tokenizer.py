@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from pretrain.checkpoint.disk.manifest import Manifest, describe, manifest_bytes, parse_manifest, seal_text
+from pretrain.checkpoint.disk.origin import origin_of, origin_text
 from pretrain.checkpoint.loading.init_from import check_init_from
 from pretrain.config.load import load_run
 from pretrain.convert.exporting.export import ExportOptions, export
 from pretrain.convert.importing.import_folder import import_hf
 from pretrain.convert.importing.kept_files import BadFileError
+from pretrain.convert.ours.other_ids import sign_of_other_ids
 from pretrain.inspect.generate import GenerationRequest, generate
 from pretrain.model.sampling import Sampling
 from tokenizer.vocabulary.load import load_tokenizer
@@ -147,6 +150,8 @@ def test_a_run_begins_with_an_import_only_with_its_tokenizer(folder: Path, other
     checkpoint = import_hf(folder, tmp_path / "imported").checkpoint
     begin = [f"run_dir={tmp_path}/run", f"checkpoint.init_from={checkpoint}", "checkpoint.init_optimizer=fresh"]
 
+    begin.append(f"data.train=[{{prefix: {V1}/shards/train-code}}]")
+
     def check(tokenizer: Path) -> None:
         run = load_run(V1 / "run.yaml", [*begin, f"data.tokenizer={tokenizer}"])
         check_init_from(run, tokenizer_sha256=load_tokenizer(tokenizer).model_sha256)
@@ -156,3 +161,48 @@ def test_a_run_begins_with_an_import_only_with_its_tokenizer(folder: Path, other
         ValueError, match=r"differs in the tokenizer \(.*imported and config data.tokenizer .*: \d+ of 380"
     ):
         check(other)
+
+
+def rewrite(checkpoint: Path, name: str, content: dict[str, object]) -> None:
+    """Change a file of a checkpoint, or add it, and the seal with it."""
+    (checkpoint / name).write_text(json.dumps(content))
+    before = parse_manifest((checkpoint / "manifest.json").read_bytes(), checkpoint)
+    names = {entry.path for entry in before.files} | {name}
+    manifest = manifest_bytes(Manifest(step=before.step, files=tuple(describe(checkpoint, path) for path in names)))
+    (checkpoint / "manifest.json").write_bytes(manifest)
+    (checkpoint / "COMPLETE").write_text(seal_text(manifest))
+
+
+def test_a_run_on_ids_of_another_tokenizer_is_not_read_with_its_own(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    run = Path(shutil.copytree(V1 / "checkpoint", tmp_path / "run"))
+    config = run / "checkpoints" / "step-00000008" / "config.yaml"
+    text = config.read_text().replace("tokenizer: tokenizer", f"tokenizer: {V1 / 'tokenizer'}")
+    assert text != config.read_text()
+    config.write_text(text)
+    data = json.loads((config.parent / "data.json").read_text())
+    rewrite(config.parent, "data.json", data)
+    generate(run, REQUEST, out=io.StringIO())
+    rewrite(config.parent, "data.json", data | {"has_other_ids": True})
+    message = "need not be the one whose ids its model knows.*its shards were adopted with --ids-of-another-tokenizer"
+    with pytest.raises(ValueError, match=message + ".*name the right one with --tokenizer DIR"):
+        generate(run, REQUEST, out=io.StringIO())
+    for with_shards in (True, False):
+        options = ExportOptions(date="2026-01-01", with_shards=with_shards, adds_bos=True)
+        with pytest.raises(ValueError, match="no export is certified with it" if with_shards else message):
+            export(run, tmp_path / "export", options)
+    imported = import_hf(folder, tmp_path / "imported").checkpoint
+    generate(run, REQUEST, tokenizer=str(imported / "imported"), out=io.StringIO())
+
+
+def test_a_run_that_began_with_an_import_is_not_read_with_another_tokenizer(
+    folder: Path, other: Path, tmp_path: Path
+) -> None:
+    imported = import_hf(folder, tmp_path / "imported").checkpoint
+    origin = origin_of(imported, step=0, init_from=str(imported), init_optimizer="fresh")
+    checkpoint = tmp_path / "run"
+    checkpoint.mkdir()
+    (checkpoint / "origin.json").write_text(origin_text(origin))
+    assert sign_of_other_ids(checkpoint, V1 / "tokenizer") is None
+    sign = sign_of_other_ids(checkpoint, other)
+    assert sign is not None and f"began with those of {imported.resolve()}, whose tokenizer is another one: " in sign

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tokenizer.__main__ import main
 from tokenizer.shards.adopt import adopt
 from tokenizer.shards.labels import Labels
 from tokenizer.shards.shard import ShardError, ShardWriter, open_shard
@@ -147,3 +148,7 @@ def test_the_tokenizer_of_another_text_is_refused_though_it_has_as_many_ids(
         adopt(prefix, tmp_path / "other")
     assert not Path(f"{prefix}.json").exists()
     adopt(prefix, tokenizer_dir)
+    assert not open_shard(prefix).manifest.has_other_ids
+    Path(f"{prefix}.json").unlink()
+    assert main(["adopt", str(prefix), "--tokenizer", str(tmp_path / "other"), "--ids-of-another-tokenizer"]) == 0
+    assert open_shard(prefix).manifest.has_other_ids
