@@ -14,14 +14,14 @@ import io
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import sentencepiece
 
 from fanal.errors import UserError, user_path
 from fanal.files import sync_path, write_bytes_durably, writing
-from fanal.records import write_record
+from fanal.records import own_hash, write_record
 from tokenizer.documents.parse import DocumentReader
 from tokenizer.vocabulary.engine import open_engine
 from tokenizer.vocabulary.fast_json import fast_tokenizer_json
@@ -30,6 +30,7 @@ from tokenizer.vocabulary.load import (
     FORMAT_VERSION,
     INFO_NAME,
     MODEL_NAME,
+    OWN_HASH,
     SPEC_NAME,
     Tokenizer,
     TokenizerInfo,
@@ -157,7 +158,8 @@ def _publish(output_dir: Path, files: dict[str, bytes], info: TokenizerInfo) -> 
             write_bytes_durably(part / name, content)
         write_record(part / INFO_NAME, info)
         engine = open_engine(load_tokenizer(part))  # what is published opens
-        write_record(part / INFO_NAME, replace(info, proved_engine=engine.name))
+        proved = replace(info, proved_engine=engine.name)
+        write_record(part / INFO_NAME, replace(proved, info_sha256=own_hash(asdict(proved), OWN_HASH)))
         with writing(output_dir):
             part.rename(output_dir)
             sync_path(output_dir.parent)
