@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import numpy as np
+from click.testing import CliRunner
 
 from fanal.run_folder import DATA, checkpoints_dir, step_name
+from pretrain.__main__ import cli
 from pretrain.data.position import read_position
 from tests.dist.harness import make_run, run_and_trace
 from tests.runs.cases import DP2
@@ -42,3 +44,7 @@ def test_comparing_changes_no_bit_of_a_run_and_its_checkpoint_says_what_was_comp
     assert [found.num_tokens for found in compared.verified] == [source.num_tokens for source in compared.sources]
     assert [found.num_tokens for found in claimed.verified] == [0, 0]
     assert compared == claimed, "the same data"
+    tokens = sum(source.num_tokens for source in compared.sources)
+    for name, figure in (("compared", f"{tokens:,}"), ("claimed", "0")):
+        said = CliRunner().invoke(cli, ["verify", str(tmp_path / name)])
+        assert f"training data: {figure} of {tokens:,} tokens were compared with" in said.output, said.output
