@@ -209,8 +209,12 @@ class ShardVerifier:
                 os.posix_fadvise(stream.fileno(), first, num_bytes or 0, os.POSIX_FADV_DONTNEED)
 
     def _wait(self) -> None:
+        """Sleep until more may be read."""
         assert self._config is not None, "nothing is compared without one"
         rate = self._config.bytes_per_s
+        behind_s = time.monotonic() - self._started - self._done_bytes / rate
+        if behind_s > LOOK_EVERY_S:  # a disk that was slow for an hour is not read the faster for it
+            self._started += behind_s - LOOK_EVERY_S
         while not self._closed.is_set():
             ahead_s = self._done_bytes / rate - (time.monotonic() - self._started)
             if ahead_s <= 0 or self._done_bytes <= self._needed_bytes():
