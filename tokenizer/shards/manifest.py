@@ -14,6 +14,7 @@ import numpy as np
 from fanal.errors import DamageError, UserError, user_path
 from fanal.files import HASH_BLOCK_BYTES, InputFile
 from fanal.records import read_record
+from tokenizer.documents.folders import LeftOut
 
 FORMAT_VERSION = 2
 
@@ -82,6 +83,12 @@ class ShardManifest:
     """SHA-256 over what all parts must share: the inputs with their sizes, and every option that changes what is read."""
     order_sha256: str | None = None
     """SHA-256 of PREFIX.order, the shuffle keys of a part's documents; None if there is no such file."""
+    num_left_out: int = 0
+    """Number of files and folders in the folders of inputs that were not read."""
+    left_out: tuple[LeftOut, ...] = ()
+    """The first of them, each with the reason."""
+    num_repeated_fields: int = 0
+    """Number of documents whose JSON gives a field that was read more than once; the last one counts."""
 
     @property
     def bin_sha256(self) -> str:

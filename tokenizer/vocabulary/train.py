@@ -111,13 +111,14 @@ def train_tokenizer(
             f"output folder {output_dir} exists, and a tokenizer is never overwritten (shards depend on it); "
             "remove it or name another --output"
         )
+    labels = ("language", "domain") if spec.languages else ()
     sampler = None
     counted_files = None
     if spec.languages or spec.training_characters is not None:
-        counting = DocumentReader(inputs, text_field)
+        counting = DocumentReader(inputs, text_field, labels=labels)
         sampler = LanguageSampler(spec, count_characters(counting, spec))
         counted_files = counting.input_files
-    reader = DocumentReader(inputs, text_field)
+    reader = DocumentReader(inputs, text_field, labels=labels)
     texts = sampler.choose(reader) if sampler else (spec.prepare(document.text) for document in reader)
     sentences = SentenceStream(text for text in texts if text)
     model = _train_model(spec, sentences)
@@ -200,7 +201,8 @@ def _train_model(spec: TokenizerSpec, sentences: SentenceStream) -> bytes:
         )
     except RuntimeError as problem:
         if sentences.error is None:
-            reason = str(problem).rsplit("] ", 1)[-1]  # behind the C++ place and condition
+            # Behind the C++ place and condition; what is an option to SentencePiece is a key of the spec here.
+            reason = str(problem).rsplit("] ", 1)[-1].replace(" with --character_coverage option", "")
             raise UserError(
                 f"vocab_size {spec.vocab_size} does not suit these {sentences.num_text_bytes} bytes of text: {reason}"
             ) from None

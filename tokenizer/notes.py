@@ -1,0 +1,43 @@
+"""Notes of a command about its inputs, on standard error: what was not read, and what a user may not expect."""
+
+from collections.abc import Sequence
+
+import click
+
+from tokenizer.documents.input_files import FoundInputs
+from tokenizer.encoding.encode import EncodeReport
+
+MAX_LINES = 20
+"""Most lines of a list that a manifest has too."""
+
+
+def say_report(output: str, report: EncodeReport) -> None:
+    """Say what an encoding left out or did not expect: every document that cannot be read, since no other place lists them."""
+    if report.skipped:
+        click.echo(f"{output}: left out {len(report.skipped):,} documents that cannot be read:", err=True)
+        for problem in report.skipped:
+            click.echo(f"  {problem}", err=True)
+    if report.repeated:
+        what = f"{len(report.repeated):,} documents give a field more than once, and the last one was taken"
+        click.echo(f"{output}: warning: {what}:", err=True)
+        _say_first(report.repeated)
+    say_found(report.found)
+
+
+def say_found(found: FoundInputs) -> None:
+    """Name what a user may not expect of the folders that were given."""
+    if found.left_out:
+        click.echo(f"left out {len(found.left_out):,} of what the input folders hold:", err=True)
+        _say_first([f"{each.path}: {each.reason}" for each in found.left_out])
+    if found.outside:
+        what = "file read is a link to one" if len(found.outside) == 1 else "files read are links to some"
+        click.echo(
+            f"{len(found.outside):,} {what} outside its folder: {', '.join(map(str, found.outside[:3]))}", err=True
+        )
+
+
+def _say_first(lines: Sequence[str]) -> None:
+    for line in lines[:MAX_LINES]:
+        click.echo(f"  {line}", err=True)
+    if len(lines) > MAX_LINES:
+        click.echo(f"  and {len(lines) - MAX_LINES:,} more", err=True)
