@@ -218,13 +218,23 @@ def merge(parts: tuple[str, ...], output: str) -> None:
 @click.argument("prefix", metavar="PREFIX", shell_complete=complete_path)
 @tokenizer_option
 @labels_options
-def adopt(prefix: str, directory: str, **labels: str | None) -> None:
+@click.option(
+    "--output",
+    metavar="PREFIX",
+    shell_complete=complete_path,
+    help="Write a shard of the same tokens, without empty documents and with one sequence for each, instead.",
+)
+def adopt(prefix: str, directory: str, output: str | None, **labels: str | None) -> None:
     """Make the manifest of a shard that Megatron wrote, after reading all of it.
 
     PREFIX.bin and PREFIX.idx are left as they are.
     """
-    manifest = adopt_module.adopt(prefix_of(prefix), directory, Labels(**labels))
-    click.echo(f"{prefix}: {manifest.num_documents:,} documents, {manifest.num_tokens:,} tokens of {manifest.dtype}")
+    manifest = adopt_module.adopt(prefix_of(prefix), directory, Labels(**labels), output=output)
+    if manifest.num_skipped:
+        click.echo(f"{prefix}: left out {manifest.num_skipped:,} documents without a token", err=True)
+    click.echo(
+        f"{output or prefix}: {manifest.num_documents:,} documents, {manifest.num_tokens:,} tokens of {manifest.dtype}"
+    )
 
 
 @commands.command()

@@ -7,6 +7,7 @@ import codecs
 import contextlib
 import json
 import shlex
+import sys
 import zlib
 from pathlib import Path
 
@@ -122,7 +123,7 @@ def not_lines_of_json(path: Path, head: bytes) -> str | None:
     """
     if known := not_plain_text(path, head):
         return known
-    start = head[:LINES_BYTES].lstrip(JSON_SPACE)
+    start = head[:LINES_BYTES].removeprefix(b"\xef\xbb\xbf").lstrip(JSON_SPACE)
     first, _, rest = start.partition(b"\n")
     new = path.with_name(_stem(path) + ".lines.jsonl")
     if start[:1] not in (b"[", b"{") or (start[:1] == b"{" and _is_json(first)):
@@ -195,7 +196,7 @@ def _from_arrow(path: Path, head: bytes) -> str:
         "import sys, pyarrow.ipc, pyarrow.parquet; "
         f"pyarrow.parquet.write_table(pyarrow.ipc.open_{kind}(sys.argv[1]).read_all(), sys.argv[2])"
     )
-    return command("python3", "-c", program, path, path.with_suffix(".parquet"))
+    return command(sys.executable, "-c", program, path, path.with_suffix(".parquet"))  # where pyarrow is installed
 
 
 def _unpacked_name(path: Path) -> Path:

@@ -251,8 +251,8 @@ class ShardWriter:
             )
         if existing and not self._is_unfinished():
             raise ShardError(
-                f"{existing[0]} exists without a manifest, and is not overwritten: `fanal tokenizer adopt {self.prefix}` "
-                "makes one; or remove it, or name another prefix"
+                f"{existing[0]} exists without a manifest, and is not overwritten: `fanal tokenizer adopt {self.prefix} "
+                "--tokenizer DIR` makes one; or remove it, or name another prefix"
             )
 
     def _is_unfinished(self) -> bool:

@@ -11,6 +11,7 @@ All of this is about what the merges are learned from. Encoding keeps every char
 
 import hashlib
 import io
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -201,11 +202,20 @@ def _train_model(spec: TokenizerSpec, sentences: SentenceStream) -> bytes:
         )
     except RuntimeError as problem:
         if sentences.error is None:
-            # Behind the C++ place and condition; what is an option to SentencePiece is a key of the spec here.
-            reason = str(problem).rsplit("] ", 1)[-1].replace(" with --character_coverage option", "")
             raise UserError(
-                f"vocab_size {spec.vocab_size} does not suit these {sentences.num_text_bytes} bytes of text: {reason}"
+                f"vocab_size ({spec.vocab_size}) does not suit these {sentences.num_text_bytes} bytes of text: {_in_words(problem)}"
             ) from None
     if sentences.error is not None:
         raise sentences.error
     return model.getvalue()
+
+
+def _in_words(problem: RuntimeError) -> str:
+    """Return what SentencePiece says of a size that does not suit, and one that does, if it gives the bound."""
+    reason = str(problem).rsplit("] ", 1)[-1]  # behind the C++ place and condition
+    if too_small := re.search(r"smaller than required_chars\. \d+ vs (\d+)", reason):
+        least = int(too_small[1]) + 1
+        return f"it must be at least {least}, for the characters and special tokens; vocab_size: {least} works"
+    if too_high := re.search(r"too high .* value <= (\d+)", reason):
+        return f"it gives at most {too_high[1]} tokens; vocab_size: {too_high[1]} works"
+    return reason

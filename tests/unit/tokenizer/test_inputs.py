@@ -13,11 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fanal.files import BlockHasher
+from tokenizer.__main__ import main
 from tokenizer.documents import blocks as inputs_module
 from tokenizer.documents.blocks import InputReader, Part
 from tokenizer.documents.input_files import find_inputs
 from tokenizer.documents.parse import DocumentReader, Fields, parse_block
 from tokenizer.encoding.encode import encode
+from tokenizer.encoding.merge import merge
+from tokenizer.shards.manifest import read_manifest
 from tokenizer.shards.shard import open_shard
 
 TEXTS = ["one\r\ntwo", "é\0 \u2581 <s>", "👩‍👩‍👧 e\u0301", " ", "x" * 5000, "last\n"]
@@ -257,3 +260,33 @@ def test_a_kilobyte_that_unpacks_to_megabytes_comes_in_pieces(tmp_path: Path) ->
     path.write_bytes(zstandard.compress(lines(["x" * 1000]) * 200_000))
     sizes = [len(block.data) for block in InputReader([path])]
     assert sum(sizes) == 200_000 * len(lines(["x" * 1000])) and max(sizes) < 80e6
+
+
+def test_a_field_that_is_given_twice_is_counted_with_its_place(
+    tmp_path: Path, tokenizer_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(
+        '{"text": "one", "type": "text", "meta": {"text": "x", "licence": "y"}, "id": 1, "id": 2}\n'
+        '{"text": "lost", "text": "two"}\n{"text": "\\"text\\": three"}\n{"text": "four", "licence": "a", "licence": null}\n'
+    )
+    report = encode(tokenizer_dir, [path], tmp_path / "x", num_workers=1)
+    assert report.repeated == (f"{path}:2: 'text'", f"{path}:4: 'licence'")
+    assert read_manifest(tmp_path / "x").num_repeated_fields == 2
+    assert (
+        main(["encode", "--tokenizer", str(tokenizer_dir), "--input", str(path), "--output", str(tmp_path / "y")]) == 0
+    )
+    err = capsys.readouterr().err
+    assert (
+        f"y: warning: 2 documents give a field more than once, and the last one was taken:\n  {path}:2: 'text'\n" in err
+    )
+    parts = [tmp_path / "1", tmp_path / "2"]
+    for number, prefix in enumerate(parts, start=1):
+        encode(tokenizer_dir, [path], prefix, part=Part(number=number, count=2))
+    assert merge(parts, tmp_path / "merged").num_repeated_fields == 2
+
+
+def test_a_line_of_text_ends_with_a_line_feed_or_a_carriage_return_before_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"one\r\n\r\nt\rw\ro\r\r\nthree\r")
+    assert [d.text for d in DocumentReader([path], txt_documents="line")] == ["one", "t\rw\ro\r", "three"]
