@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import click
 
+from fanal.files import HASH_BLOCK_BYTES
 from tokenizer.documents.input_files import FoundInputs
 from tokenizer.encoding.encode import EncodeReport
 
@@ -21,7 +22,20 @@ def say_report(output: str, report: EncodeReport) -> None:
         what = f"{len(report.repeated):,} documents give a field more than once, and the last one was taken"
         click.echo(f"{output}: warning: {what}:", err=True)
         _say_first(report.repeated)
+    for twins in _same_bytes(report):
+        click.echo(
+            f"{output}: warning: {' and '.join(twins)} hold the same bytes, and the shard has them as often", err=True
+        )
     say_found(report.found)
+
+
+def _same_bytes(report: EncodeReport) -> list[list[str]]:
+    """Return the files that are copies of each other, as far as this part read them whole."""
+    by_hash: dict[tuple[str, ...], list[str]] = {}
+    for file in report.manifest.input_files:
+        if file.first_block == 0 and len(file.block_sha256) == -(-file.bytes // HASH_BLOCK_BYTES):
+            by_hash.setdefault(file.block_sha256, []).append(file.path)
+    return [paths for paths in by_hash.values() if len(paths) > 1][:MAX_LINES]
 
 
 def say_found(found: FoundInputs) -> None:

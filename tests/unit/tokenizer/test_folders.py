@@ -214,3 +214,13 @@ def test_a_manifest_of_an_earlier_version_is_read(tmp_path: Path, tokenizer_dir:
         del content[name]
     (tmp_path / "x.json").write_text(json.dumps(content))
     assert read_manifest(tmp_path / "x").left_out == ()
+
+
+def test_copies_of_a_file_are_read_and_named(
+    tmp_path: Path, tokenizer_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = put(tmp_path / "corpus", {"a.jsonl": line("x"), "copy/a (1).jsonl": line("x"), "b.jsonl": line("y")})
+    words = ["--tokenizer", str(tokenizer_dir), "--input", str(corpus), "--output", str(tmp_path / "x")]
+    assert main(["encode", *words]) == 0
+    copies = f"{corpus / 'a.jsonl'} and {corpus / 'copy/a (1).jsonl'}"
+    assert f"x: warning: {copies} hold the same bytes, and the shard has them as often" in capsys.readouterr().err

@@ -267,8 +267,8 @@ def test_a_field_that_is_given_twice_is_counted_with_its_place(
 ) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(
-        '{"text": "one", "type": "text", "meta": {"text": "x", "licence": "y"}, "id": 1, "id": 2}\n'
-        '{"text": "lost", "text": "two"}\n{"text": "\\"text\\": three"}\n{"text": "four", "licence": "a", "licence": null}\n'
+        '{"text": "one", "type": "text", "meta": {"text": "x", "licence": "y"}, "id": 1, "id": 2, "licence": "a"}\n'
+        '{"text": "lost", "text": "two", "licence": "a"}\n{"text": "\\"text\\": three", "licence": "a"}\n{"text": "four", "licence": null, "licence": "a"}\n'
     )
     report = encode(tokenizer_dir, [path], tmp_path / "x", num_workers=1)
     assert report.repeated == (f"{path}:2: 'text'", f"{path}:4: 'licence'")
