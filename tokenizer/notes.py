@@ -19,9 +19,10 @@ def say_report(output: str, report: EncodeReport) -> None:
         for problem in report.skipped:
             click.echo(f"  {problem}", err=True)
     if report.repeated:
-        what = f"{len(report.repeated):,} documents give a field more than once, and the last one was taken"
+        count = report.manifest.num_repeated_fields
+        what = f"{count:,} documents give a field more than once, and the last one was taken"
         click.echo(f"{output}: warning: {what}:", err=True)
-        _say_first(report.repeated)
+        _say_first(report.repeated, count)
     for twins in _same_bytes(report):
         click.echo(
             f"{output}: warning: {' and '.join(twins)} hold the same bytes, and the shard has them as often", err=True
@@ -42,7 +43,7 @@ def say_found(found: FoundInputs) -> None:
     """Name what a user may not expect of the folders that were given."""
     if found.left_out:
         click.echo(f"left out {len(found.left_out):,} of what the input folders hold:", err=True)
-        _say_first([f"{each.path}: {each.reason}" for each in found.left_out])
+        _say_first([f"{each.path}: {each.reason}" for each in found.left_out[:MAX_LINES]], len(found.left_out))
     if found.outside:
         what = "file read is a link to one" if len(found.outside) == 1 else "files read are links to some"
         click.echo(
@@ -50,8 +51,9 @@ def say_found(found: FoundInputs) -> None:
         )
 
 
-def _say_first(lines: Sequence[str]) -> None:
+def _say_first(lines: Sequence[str], count: int) -> None:
+    """Say the first lines of so many."""
     for line in lines[:MAX_LINES]:
         click.echo(f"  {line}", err=True)
-    if len(lines) > MAX_LINES:
-        click.echo(f"  and {len(lines) - MAX_LINES:,} more", err=True)
+    if count > MAX_LINES:
+        click.echo(f"  and {count - MAX_LINES:,} more", err=True)

@@ -191,7 +191,9 @@ def _check_there(request: EncodeRequest, places: Places, prefix: Path) -> None:
             "`fanal tokenizer train` made works"
         )
     if not request.inputs:
-        raise UserError("--input must name at least one file or folder; --input my/corpus works")
+        raise UserError(
+            "--input must name at least one file or folder of text; --input FILE... takes as many as there are"
+        )
     for given in request.inputs:
         if not absolute(given, places.workdir).exists():
             raise UserError(f"--input ({given}) {what_is_there(absolute(given, places.workdir))}")

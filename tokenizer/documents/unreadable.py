@@ -48,8 +48,18 @@ JSON_SPACE = b" \t\r\n"
 
 
 def command(*words: object) -> str:
-    """Return a command line, quoted as a shell wants it; a lone > stays one."""
-    return "`" + " ".join(str(word) if word == ">" else shlex.quote(str(word)) for word in words) + "`"
+    """Return a command line, quoted as a shell wants it; a lone > or && stays one, and a path is not taken for an option."""
+    return "`" + " ".join(_quoted(word) for word in words) + "`"
+
+
+def _quoted(word: object) -> str:
+    text = f"./{word}" if isinstance(word, Path) and str(word).startswith("-") else str(word)
+    return text if text in (">", "&&") else shlex.quote(text)
+
+
+def _set_aside(path: Path) -> tuple[object, ...]:
+    """Return the words that give a file a name which a folder of inputs leaves out, once something else was made of it."""
+    return "&&", "mv", path, path.with_name(path.name + ".orig")
 
 
 def head_of(path: Path) -> bytes:
@@ -65,7 +75,8 @@ def how_to_read(path: Path) -> str:
     for end, module in ARCHIVES.items():
         if name.endswith(end):
             folder = path.with_name(path.name[: -len(end)] or "unpacked")
-            return f"is an archive: {command('python3', '-m', module, '-e', path, folder)} unpacks it to the folder {folder}"
+            todo = command("python3", "-m", module, "-e", path, folder, *_set_aside(path))
+            return f"is an archive: {todo} unpacks it to the folder {folder}"
     if suffix in UNPACKED_BY:
         to = [unpacked] if suffix == ".lz4" else []
         return (
@@ -125,7 +136,8 @@ def not_lines_of_json(path: Path, head: bytes) -> str | None:
         return known
     start = head[:LINES_BYTES].removeprefix(b"\xef\xbb\xbf").lstrip(JSON_SPACE)
     first, _, rest = start.partition(b"\n")
-    new = path.with_name(_stem(path) + ".lines.jsonl")
+    plain = _unpacked_name(path)
+    new = plain.with_name(plain.stem + ".lines.jsonl")
     if start[:1] not in (b"[", b"{") or (start[:1] == b"{" and _is_json(first)):
         return None
     if start[:1] == b"[":
@@ -134,10 +146,10 @@ def not_lines_of_json(path: Path, head: bytes) -> str | None:
         program = (
             'import json, sys; [print(json.dumps(each)) for each in json.load(open(sys.argv[1], encoding="utf-8-sig"))]'
         )
-        todo = command("python3", "-c", program, _unpacked_name(path), ">", new)
+        todo = command("python3", "-c", program, plain, ">", new, *_set_aside(plain))
         return f"is one JSON array, not JSON lines: {_unpack_first(path)}{todo} writes each document on a line"
     if _spans_lines(start):
-        todo = command("jq", "-c", ".", _unpacked_name(path), ">", new)
+        todo = command("jq", "-c", ".", plain, ">", new, *_set_aside(plain))
         what = "is JSON over several lines (pretty-printed), not JSON lines"
         return f"{what}: {_unpack_first(path)}{todo} writes each document on a line"
     return None
@@ -146,8 +158,9 @@ def not_lines_of_json(path: Path, head: bytes) -> str | None:
 def not_plain_text(path: Path, head: bytes) -> str | None:
     """Say what a file is by its first bytes if that is not text in UTF-8; None if it may be."""
     if (name := _utf_16(head)) is not None:
-        new = path.with_name(f"{_stem(path)}.utf8{Path(_unpacked_name(path)).suffix}")
-        todo = command("iconv", "-f", name, "-t", "UTF-8", _unpacked_name(path), ">", new)
+        plain = _unpacked_name(path)
+        new = plain.with_name(f"{plain.stem}.utf8{plain.suffix}")
+        todo = command("iconv", "-f", name, "-t", "UTF-8", plain, ">", new, *_set_aside(plain))
         return f"is in {name}, not UTF-8: {_unpack_first(path)}{todo} converts it"
     if _unpacked_name(path) == path:
         return _by_magic(path, head)
@@ -203,16 +216,12 @@ def _unpacked_name(path: Path) -> Path:
     return path.with_suffix("") if path.suffix.lower() in (*SAME_SUFFIX, *SAME_SUFFIX.values()) else path
 
 
-def _stem(path: Path) -> str:
-    return _unpacked_name(path).stem
-
-
 def _unpack_first(path: Path) -> str:
     suffix = path.suffix.lower()
     if suffix in (".gz", ".gzip"):
-        return f"{command('gzip', '-dk', '-S', path.suffix, path)} and then "
+        return f"{command('gzip', '-d', '-S', path.suffix, path)} and then "
     to = _unpacked_name(path)
-    return f"{command('zstd', '-d', path, '-o', to)} and then " if suffix in (".zst", ".zstd") else ""
+    return f"{command('zstd', '-d', '--rm', path, '-o', to)} and then " if suffix in (".zst", ".zstd") else ""
 
 
 def _unpacked_head(head: bytes) -> bytes:

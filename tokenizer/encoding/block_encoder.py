@@ -51,8 +51,8 @@ class EncodedBlock:
     labels: dict[str, dict[str | None, Place]]
     """Values of each label to read, with the place of the first document of each value."""
     skipped: tuple[str, ...]
-    repeated: tuple[str, ...]
-    """Documents that give a field more than once."""
+    repeated: tuple[tuple[Place, str], ...]
+    """Documents that give a field more than once, and which."""
     num_checked: int
 
 

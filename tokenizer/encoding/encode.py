@@ -30,6 +30,8 @@ from tokenizer.shards.shuffle import Shuffler
 from tokenizer.vocabulary.engine import RequestedEngine
 
 BYTES_PER_TOKEN_AT_LEAST = 2  # of text; sizes the shuffle's temporary files, nothing else
+MAX_REPEATED = 20
+"""Most documents with a repeated field that are named; in a part, each costs a count of the lines before it."""
 MAX_LEFT_OUT = 1000
 """Most files that a manifest names as left out; it is read whenever its shard is opened."""
 
@@ -46,7 +48,7 @@ class EncodeReport:
     found: FoundInputs
     """Files that were read, and what was left out of the folders."""
     repeated: tuple[str, ...]
-    """Documents that give a field more than once, with place and field."""
+    """The first documents that give a field more than once, with place and field."""
 
 
 def encode(
@@ -119,7 +121,7 @@ def encode(
             part_of=None if part is None else _fingerprint(reader, labels, fields, on_error),
             num_left_out=len(reader.found.left_out),
             left_out=reader.found.left_out[:MAX_LEFT_OUT],
-            num_repeated_fields=len(tally.repeated),
+            num_repeated_fields=tally.num_repeated,
         )
     return EncodeReport(
         manifest=manifest,
@@ -144,6 +146,7 @@ class Tally:
     labels: dict[str, CommonLabel] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
     repeated: list[str] = field(default_factory=list)
+    num_repeated: int = 0
     num_checked: int = 0
 
     def __post_init__(self) -> None:
@@ -153,7 +156,9 @@ class Tally:
         for name, found in block.labels.items():
             self.labels[name].add(found)
         self.skipped += block.skipped
-        self.repeated += block.repeated
+        self.num_repeated += len(block.repeated)
+        missing = MAX_REPEATED - len(self.repeated)
+        self.repeated += [f"{place}: {names}" for place, names in block.repeated[:missing]]
         self.num_checked += block.num_checked
 
 

@@ -19,6 +19,7 @@ import pytest
 import zstandard
 
 from tokenizer.__main__ import main
+from tokenizer.documents.file_names import known_layout
 from tokenizer.documents.parse import DocumentReader
 from tokenizer.vocabulary.spec import load_spec
 
@@ -42,8 +43,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def refused(tokenizer_dir: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """The one line with which `encode` refuses an input; its exit code is 2."""
 
-    def encode(*inputs: str, options: tuple[str, ...] = ()) -> str:
-        words = ["--tokenizer", str(tokenizer_dir), "--input", *inputs, *options, "--output", "out/x"]
+    def encode(*inputs: str) -> str:
+        named = inputs if inputs[0].startswith("--input=") else ("--input", *inputs)
+        words = ["--tokenizer", str(tokenizer_dir), *named, "--output", "out/x"]
         assert main(["encode", *words]) == 2
         (said,) = capfd.readouterr().err.splitlines()
         assert said.startswith("error: ") and not list(Path.cwd().glob("out/*"))
@@ -248,14 +250,27 @@ def test_a_broken_link_is_called_one_and_its_target_brings_it_back(here: Path, r
     assert len(list(DocumentReader(["a.jsonl"]))) == 3
 
 
-@pytest.mark.parametrize("name", ["e.jsonl.xz", "e.json.bz2"])
-def test_a_compression_that_is_not_read_stops_a_folder_until_its_command_has_run(
+IN_FOLDERS = [name for name in FILES if known_layout(Path(name), "file") or name.endswith((".xz", ".bz2"))]
+
+
+@pytest.mark.parametrize("name", IN_FOLDERS)
+def test_a_strange_file_stops_its_folder_until_the_command_in_the_message_has_run(
     here: Path, refused: Callable[..., str], name: str
 ) -> None:
     (here / "in").mkdir()
-    FILES["a.jsonl.xz" if name.endswith("xz") else "a.json.bz2"][0](here / "in" / name)
+    FILES[name][0](here / "in" / name)
     follow(refused("in"))
     assert [document.text for document in DocumentReader(["in"])] == TEXTS
+
+
+@pytest.mark.parametrize("name", ["-a.csv", "-a.json", "-a.jsonl.xz"])
+def test_a_name_that_begins_with_a_hyphen_is_no_option_in_a_command(
+    here: Path, refused: Callable[..., str], name: str
+) -> None:
+    FILES["a b.csv" if name == "-a.csv" else "array.json" if name == "-a.json" else "a.jsonl.xz"][0](here / name)
+    follow(refused(f"--input={name}"))
+    works = {"-a.json": "-a.lines.jsonl"}.get(name, "-a.jsonl")
+    assert [document.text for document in DocumentReader([works])] == TEXTS
 
 
 def test_a_link_to_a_folder_outside_is_read_as_the_message_says(here: Path, refused: Callable[..., str]) -> None:

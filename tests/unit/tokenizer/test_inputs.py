@@ -284,6 +284,13 @@ def test_a_field_that_is_given_twice_is_counted_with_its_place(
     for number, prefix in enumerate(parts, start=1):
         encode(tokenizer_dir, [path], prefix, part=Part(number=number, count=2))
     assert merge(parts, tmp_path / "merged").num_repeated_fields == 2
+    path.write_text('{"text": "a", "text": "b"}\n' * 50)
+    report = encode(tokenizer_dir, [path], tmp_path / "many")
+    assert (report.manifest.num_repeated_fields, len(report.repeated), report.repeated[-1]) == (
+        50,
+        20,
+        f"{path}:20: 'text'",
+    )
 
 
 def test_a_line_of_text_ends_with_a_line_feed_or_a_carriage_return_before_it(tmp_path: Path) -> None:
