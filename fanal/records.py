@@ -11,7 +11,7 @@ from typing import Any
 
 from fanal.errors import FanalError, UserError, error_type, may_pass
 from fanal.files import TRY_AGAIN, write_bytes_durably
-from fanal.shown import shown
+from fanal.shown import KINDS, shown_json
 
 Record = typing.TypeVar("Record")
 
@@ -85,7 +85,7 @@ def _build(kind: Any, content: Any, *, where: str) -> Any:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is tuple:
         if not isinstance(content, list):
-            raise MisfitError(f"{where[:-1]} holds {shown(content, 60)}, expected a list")
+            raise MisfitError(f"{where[:-1]} holds {shown_json(content, 60)}, expected an array")
         return tuple(_build(arguments[0], item, where=f"{where}{number}.") for number, item in enumerate(content))
     if origin is types.UnionType or origin is typing.Union:
         structured = [choice for choice in arguments if is_dataclass(choice) or typing.get_origin(choice) is not None]
@@ -97,14 +97,14 @@ def _build(kind: Any, content: Any, *, where: str) -> Any:
     # bool is an int in Python, but `true` is not a count of tokens.
     fits = type(content) in accepted or (content is None and types.NoneType in accepted)
     if not fits and not (type(content) is int and float in accepted) and kind is not Any:
-        names = " or ".join(choice.__name__ for choice in accepted)
-        raise MisfitError(f"{where[:-1]} holds {shown(content, 60)}, expected {names}")
+        names = " or ".join(KINDS.get(choice) or choice.__name__ for choice in accepted)
+        raise MisfitError(f"{where[:-1]} holds {shown_json(content, 60)}, expected {names}")
     return content
 
 
 def _dataclass_of(kind: Any, content: Any, *, where: str) -> Any:
     if not isinstance(content, dict):
-        raise MisfitError(f"{where[:-1] or 'the file'} holds {shown(content, 60)}, expected an object")
+        raise MisfitError(f"{where[:-1] or 'the file'} holds {shown_json(content, 60)}, expected an object")
     hints, required = _fields_of(kind)
     if unknown := sorted(set(content) - set(hints)):
         raise MisfitError(f"unknown key {where}{unknown[0]!r}, expected {', '.join(hints)}")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from fanal.errors import UserError, error_type, user_path
 from fanal.files import write_whole
+from fanal.missing import what_is_there
 from launch import slurm
 from launch.chain import jobs_file
 from launch.chain.request import Places, absolute, account, check_path, check_word, job_name
@@ -190,10 +191,12 @@ def _check_there(request: EncodeRequest, places: Places, prefix: Path) -> None:
             "`fanal tokenizer train` made works"
         )
     if not request.inputs:
-        raise UserError("--input must name at least one file or folder; --input my/corpus works")
+        raise UserError(
+            "--input must name at least one file or folder of text; --input FILE... takes as many as there are"
+        )
     for given in request.inputs:
         if not absolute(given, places.workdir).exists():
-            raise UserError(f"--input ({given}) must be a file or a folder that exists; --input my/corpus works")
+            raise UserError(f"--input ({given}) {what_is_there(absolute(given, places.workdir))}")
     there = [
         path for path in (prefix.with_name(prefix.name + end) for end in (".json", ".bin", ".idx")) if path.exists()
     ]

@@ -56,9 +56,8 @@ def read_mapping(file: Path, cls: type, *, what: str, example: str) -> dict[str,
     except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
         raise error_type(error)(f"{what} {file} is not readable YAML: {' '.join(str(error).split())}") from None
     if not OmegaConf.is_dict(from_file):
-        raise UserError(
-            f"{what} {file} must be a mapping such as '{example}'; it is {kind_of(OmegaConf.to_container(from_file))}"
-        )
+        kind = "a list" if OmegaConf.is_list(from_file) else kind_of(OmegaConf.to_container(from_file))  # YAML's word
+        raise UserError(f"{what} {file} must be a mapping such as '{example}'; it is {kind}")
     tree: Any = OmegaConf.to_container(from_file)
     if cls is RunConfig:
         tree = with_current_names(tree, where=str(file))

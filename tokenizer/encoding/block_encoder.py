@@ -8,11 +8,12 @@ import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from typing import NoReturn
 
 import numpy as np
 
-from tokenizer.documents.blocks import RawBlock
-from tokenizer.documents.parse import LABELS, Document, Fields, Place, parse_block, stop
+from tokenizer.documents.blocks import OR_SKIP, RawBlock
+from tokenizer.documents.parse import LABELS, Document, Fields, Place, parse_block, repeated_fields, stop
 from tokenizer.shards.manifest import DTYPES, dtype_for
 from tokenizer.shards.shuffle import document_keys
 from tokenizer.vocabulary.engine import EngineError, RequestedEngine, SentencePieceEngine, open_engine
@@ -50,6 +51,8 @@ class EncodedBlock:
     labels: dict[str, dict[str | None, Place]]
     """Values of each label to read, with the place of the first document of each value."""
     skipped: tuple[str, ...]
+    repeated: tuple[tuple[Place, str], ...]
+    """Documents that give a field more than once, and which."""
     num_checked: int
 
 
@@ -83,7 +86,7 @@ class BlockEncoder:
 
     def _encode(self, block: RawBlock) -> EncodedBlock:
         skipped: list[str] = []
-        report = skipped.append if self.job.skip_bad_documents else stop
+        report = skipped.append if self.job.skip_bad_documents else stop_or_skip
         documents = list(parse_block(block, self.job.fields, report))
         ids = self.engine.encode([document.text for document in documents])
         lengths, tokens = self._joined(ids)
@@ -97,6 +100,7 @@ class BlockEncoder:
             keys=keys,
             labels={name: _values(documents, name) for name in self.job.labels},
             skipped=tuple(skipped),
+            repeated=repeated_fields(block, self.job.fields, documents),
             num_checked=self._check(block, documents),
         )
 
@@ -134,6 +138,11 @@ class BlockEncoder:
                 f"{document.place}: {problem}; the shard would be wrong, encode with --engine sentencepiece and report this text"
             )
         return 1
+
+
+def stop_or_skip(problem: str) -> NoReturn:
+    """Raise UserError with the problem, and with the option that passes over it."""
+    stop(problem + OR_SKIP)
 
 
 @contextlib.contextmanager

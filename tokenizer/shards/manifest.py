@@ -14,6 +14,7 @@ import numpy as np
 from fanal.errors import DamageError, UserError, user_path
 from fanal.files import HASH_BLOCK_BYTES, InputFile
 from fanal.records import own_hash, read_json, record_in
+from tokenizer.documents.folders import LeftOut
 
 FORMAT_VERSION = 2
 OWN_HASH = "manifest_sha256"
@@ -88,6 +89,12 @@ class ShardManifest:
     of, such as an imported model's."""
     manifest_sha256: str | None = None
     """SHA-256 of everything else in this file (``own_hash``); None in a manifest of an earlier version."""
+    num_left_out: int = 0
+    """Number of files and folders in the folders of inputs that were not read."""
+    left_out: tuple[LeftOut, ...] = ()
+    """The first of them, each with the reason."""
+    num_repeated_fields: int = 0
+    """Number of documents whose JSON gives a field that was read more than once; the last one counts."""
 
     @property
     def bin_sha256(self) -> str:

@@ -20,6 +20,7 @@ from fanal.errors import UserError
 from fanal.files import BlockHasher, InputFile, part_path, sync, sync_path, writing
 from fanal.locks import take_lock_by_name
 from fanal.records import read_record, record_bytes
+from tokenizer.documents.folders import LeftOut
 from tokenizer.shards import shuffle
 from tokenizer.shards.index import write_index
 from tokenizer.shards.manifest import (
@@ -157,6 +158,10 @@ class ShardWriter:
         num_skipped: int = 0,
         part: str | None = None,
         part_of: str | None = None,
+        num_left_out: int = 0,
+        left_out: Sequence[LeftOut] = (),
+        num_repeated_fields: int = 0,
+        has_other_ids: bool = False,
     ) -> ShardManifest:
         """Make the shard durable under its final names.
 
@@ -187,6 +192,10 @@ class ShardWriter:
             part=part,
             part_of=part_of,
             order_sha256=self._order_digest.hexdigest() if self._has_order else None,
+            num_left_out=num_left_out,
+            left_out=tuple(left_out),
+            num_repeated_fields=num_repeated_fields,
+            has_other_ids=has_other_ids,
         )
         manifest = with_own_hash(unsealed)
         with self._writing():
@@ -246,8 +255,8 @@ class ShardWriter:
             )
         if existing and not self._is_unfinished():
             raise ShardError(
-                f"{existing[0]} exists without a manifest, and is not overwritten: `fanal tokenizer adopt {self.prefix}` "
-                "makes one; or remove it, or name another prefix"
+                f"{existing[0]} exists without a manifest, and is not overwritten: `fanal tokenizer adopt {self.prefix} "
+                "--tokenizer DIR` makes one; or remove it, or name another prefix"
             )
 
     def _is_unfinished(self) -> bool:

@@ -15,6 +15,7 @@ import sentencepiece
 
 from fanal.errors import UserError, error_type, user_path
 from fanal.files import InputFile
+from fanal.missing import what_is_there
 from fanal.records import own_hash, read_json, record_in
 from tokenizer.vocabulary.sampling import LanguageSample
 from tokenizer.vocabulary.spec import TokenizerSpec, load_spec
@@ -103,9 +104,10 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
     remedy = "train it again with `fanal tokenizer train`, or copy the whole folder again"
     with user_path(directory):
         is_there = directory.is_dir()
-    if not is_there:
-        what = "is not a folder" if directory.exists() else "does not exist"
-        raise UserError(f"tokenizer folder {directory} {what}; {remedy}")
+    if not is_there and directory.exists():
+        raise UserError(f"tokenizer folder {directory} is not a folder; {remedy}")
+    if not is_there:  # a wrong path is likelier than a lost tokenizer
+        raise UserError(f"tokenizer folder {directory} {what_is_there(directory, suitable=Path.is_dir)}")
     content = read_json(directory / INFO_NAME, remedy=remedy)
     info = record_in(TokenizerInfo, content, directory / INFO_NAME, remedy=remedy)
     if info.format_version != FORMAT_VERSION:

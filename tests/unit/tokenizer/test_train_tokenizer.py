@@ -137,7 +137,7 @@ def test_an_existing_output_is_refused_and_left_alone(tmp_path: Path, write_docu
 
 def test_too_large_a_vocabulary_is_refused_with_a_size_that_works(tmp_path: Path, write_documents) -> None:
     path = write_documents(tmp_path / "a.jsonl", [WORDS])
-    with pytest.raises(ValueError, match=r"vocab_size 9000 .* Please set it to a value <= \d+"):
+    with pytest.raises(ValueError, match=r"vocab_size \(9000\) .* it gives at most \d+ tokens; vocab_size: \d+ works"):
         train_tokenizer(TokenizerSpec(vocab_size=9000), [path], tmp_path / "out")
     assert [p.name for p in tmp_path.iterdir()] == ["a.jsonl"]
 
