@@ -82,11 +82,15 @@ class _Pool(Generic[Task, Result]):
     def next_result(self) -> Result:
         while self._num_taken not in self._replies:
             self._receive(wait_s=None)
-        failed, result = pickle.loads(self._replies.pop(self._num_taken))
+        result, error, text = pickle.loads(self._replies.pop(self._num_taken))
         self._num_taken += 1
-        if failed:
-            raise result
-        return result
+        if error is None:
+            return result
+        if not isinstance(error, FanalError):  # whose line is all there is to say
+            error.add_note(
+                f"in a worker process:\n{text}"
+            )  # here, since not every error takes its notes through a pickle
+        raise error
 
     def end(self) -> None:
         """End the workers. Nothing of theirs is worth waiting for."""
@@ -170,18 +174,16 @@ def _read_ahead(pipe: Connection, tasks: "queue.SimpleQueue[bytes | None]") -> N
 
 
 def _reply(work: Callable[[Any], Any], task: bytes) -> bytes:
-    """Return, as bytes, (False, the result) or (True, what was raised)."""
+    """Return, as bytes, (the result, None, "") or (None, what was raised, its traceback)."""
     try:
-        return pickle.dumps((False, work(pickle.loads(task))), pickle.HIGHEST_PROTOCOL)
+        return pickle.dumps((work(pickle.loads(task)), None, ""), pickle.HIGHEST_PROTOCOL)
     except BaseException as error:
         text = "".join(traceback.format_exception(error))
-        if not isinstance(error, FanalError):
-            error.add_note(f"in a worker process:\n{text}")
         try:
-            reply = pickle.dumps((True, error))
+            reply = pickle.dumps((None, error, text))
             pickle.loads(reply)
         except Exception:
-            reply = pickle.dumps((True, RuntimeError(f"in a worker process:\n{text}")))
+            reply = pickle.dumps((None, RuntimeError(f"{type(error).__name__}: {error}"), text))
         return reply
 
 

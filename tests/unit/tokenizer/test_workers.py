@@ -1,6 +1,7 @@
 """Worker processes: results in order, errors as in one process, and no death of a worker hangs who waits for it."""
 
 import functools
+import json
 import os
 import resource
 import subprocess
@@ -95,13 +96,15 @@ class TwoPartsError(Exception):
 
 
 @pytest.mark.parametrize(
-    "error", [KeyError("surprise"), TwoPartsError("sur", "prise")], ids=["KeyError", "of two parts"]
+    "error",
+    [KeyError("surprise"), TwoPartsError("sur", "prise"), json.JSONDecodeError("surprise", "{", 1)],
+    ids=["KeyError", "of two parts", "of a library"],
 )
 def test_a_crash_in_a_worker_shows_where_it_was(error: Exception) -> None:
     def a_telling_name(_: int) -> None:
         raise error
 
-    with pytest.raises((KeyError, RuntimeError)) as caught:
+    with pytest.raises((KeyError, RuntimeError, ValueError)) as caught:
         next(in_order(a_telling_name, range(2), num_workers=2))
     told = "".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
     assert "in a worker process:" in told and "in a_telling_name" in told and "surprise" in told
