@@ -3,6 +3,7 @@
 # make test-quick   most tests of one process, one layout beside one rank and one resume, for the loop of work
 # make test-slurm   the tests that start a real Slurm of two nodes; as root, and with apt-get it installs slurm-wlm, munge and shellcheck
 # make torture kill real runs with SIGKILL more than a hundred times; appends to docs/torture.md
+# make fuzz    wrong inputs, generated: each must end in words, in time and in bounded memory; docs/fuzz.md has the counts
 # make bench-data   encode, read and open data beside Megatron's tools; appends to bench/results/data.md
 # make bench-checkpoint   save and load beside torch's checkpoints and the bare disk; appends to bench/results/checkpoint.md
 # make bench-export   a 7B checkpoint of random weights, exported beside a raw copy (81 GB of disk; DTYPES=bf16 54)
@@ -24,7 +25,7 @@ SPLITS := train validation
 SHARDS := $(foreach split,$(SPLITS),demo/shards/$(split)-code.json demo/shards/$(split)-prose.json)
 
 .DEFAULT_GOAL := help
-.PHONY: help install data demo test test-quick test-slurm check torture bench-data bench-checkpoint bench-export gpu clean
+.PHONY: help install data demo test test-quick test-slurm check torture fuzz bench-data bench-checkpoint bench-export gpu clean
 
 help:
 	@sed -n '/^#/!q; s/^# //p' Makefile
@@ -124,6 +125,9 @@ check: $(STAMP)
 KILLS ?= 104
 torture: $(STAMP)
 	$(RUN) -m tests.torture --kills $(KILLS)
+
+fuzz: $(STAMP)
+	$(RUN) -m tests.fuzz.inputs
 
 # The text is Debian's translated manual pages, fetched with apt-get download.
 bench-data: $(STAMP)

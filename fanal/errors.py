@@ -96,6 +96,11 @@ def _is_about(error: OSError, path: str | Path) -> bool:
     return found.startswith((given, os.path.realpath(path))) or given.startswith(found.rstrip("/") + "/")
 
 
+def one_line(error: BaseException) -> str:
+    """Return the error's text in one line: what a library said inside it may have several."""
+    return " ".join(part for line in str(error).splitlines() if (part := line.strip()))
+
+
 def run_guarded(
     act: Callable[[], int],
     *,
@@ -113,7 +118,7 @@ def run_guarded(
         return act()
     except FanalError as error:
         if speaks():
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
         then(error)
         return error.exit_code
     except Exception as error:

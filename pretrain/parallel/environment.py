@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from fanal.errors import UserError
+from fanal.errors import PassingError, UserError
 
 STARTED_AT = "PRETRAIN_STARTED_AT_S"
 """Environment variable: when the command was started, on this machine's monotonic clock. Local ranks inherit it."""
@@ -16,6 +16,8 @@ STARTED_AT = "PRETRAIN_STARTED_AT_S"
 EXIT_CODES = "PRETRAIN_EXIT_CODES"
 """Environment variable: a folder in which every rank leaves its exit code, for launchers whose own code says nothing: torchrun
 answers 1 whatever its ranks answered. A rank that was killed leaves none."""
+SCONTROL_LIMIT_S = 60.0
+"""Seconds for an answer that needs no controller, on a node that may be busy."""
 
 
 def note_start() -> None:
@@ -107,6 +109,18 @@ def name_first_host() -> None:
             f"MASTER_ADDR ({os.environ.get('MASTER_ADDR')}) and MASTER_PORT ({os.environ.get('MASTER_PORT')}) must say where ranks "
             "meet; start with torchrun, with srun, or without either for local ranks"
         )
-    listed = subprocess.run(["scontrol", "show", "hostnames", hosts], capture_output=True, text=True, check=True)
-    os.environ.setdefault("MASTER_ADDR", listed.stdout.split()[0])
+    os.environ.setdefault("MASTER_ADDR", _first_of(hosts))
     os.environ.setdefault("MASTER_PORT", str(20_000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 10_000))
+
+
+def _first_of(hosts: str) -> str:
+    """Return the first name of a list as Slurm writes it, such as node[07-12]."""
+    ask = ["scontrol", "show", "hostnames", hosts]
+    try:
+        listed = subprocess.run(ask, capture_output=True, text=True, check=True, timeout=SCONTROL_LIMIT_S)
+        return listed.stdout.split()[0]
+    except (OSError, subprocess.SubprocessError, IndexError) as error:
+        raise PassingError(
+            f"`{' '.join(ask)}` must name the first host of the step ({error}); `export MASTER_ADDR=HOST MASTER_PORT=29500` in the "
+            "job's script works without it"
+        ) from None

@@ -94,7 +94,13 @@ def run_local_ranks(
         # A spawned rank is born with the signals held back, as those of the server are. The server's take as long to come as
         # its imports, and meanwhile this process wants to hear of a Ctrl-C.
         with hold_back_stop_signals() if device_type == "cuda" else contextlib.nullcontext():
-            process.start()
+            try:
+                process.start()
+            except (EOFError, ConnectionError):
+                raise PassingError(
+                    f"the process that ranks are forked from was killed before rank {rank} was there, often because memory ran "
+                    "out: fewer ranks take less"
+                ) from None
         theirs.close()
         processes.append(process)
         pipes.append(ours)

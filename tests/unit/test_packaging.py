@@ -71,7 +71,8 @@ def test_a_wheel_made_from_the_sdist_holds_the_same_modules(wheel: Path, tmp_pat
         (tmp_path / name).mkdir()
     sdist = built("sdist", copied_source(tmp_path / "source"), tmp_path / "sdist")
     with tarfile.open(sdist) as archive:
-        archive.extractall(tmp_path / "unpacked", filter="data")
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # from Python 3.11.4 on
+        archive.extractall(tmp_path / "unpacked")
     (unpacked,) = (tmp_path / "unpacked").iterdir()
     assert modules_of(built("wheel", unpacked, tmp_path / "wheel")) == modules_of(wheel)
 

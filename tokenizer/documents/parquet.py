@@ -33,6 +33,7 @@ def row_blocks(path: Path, columns: Sequence[str], block_bytes: int, stream: Has
                 held = file.metadata.row_group(group)
                 num_rows = max(1, block_bytes * held.num_rows // max(1, held.total_byte_size))
                 for batch in file.iter_batches(batch_size=num_rows, row_groups=[group], columns=wanted):
+                    batch.validate(full=True)  # Parquet does not say that text is UTF-8
                     sink = pyarrow.BufferOutputStream()
                     with pyarrow.ipc.new_stream(sink, batch.schema) as writer:
                         writer.write_batch(batch)

@@ -16,7 +16,7 @@ import orjson
 from fanal.errors import UserError
 from fanal.files import InputFile
 from fanal.shown import kind_of
-from tokenizer.documents.blocks import InputReader, RawBlock
+from tokenizer.documents.blocks import MAX_DOCUMENT_BYTES, InputReader, RawBlock
 from tokenizer.documents.file_names import TxtDocuments
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -191,6 +191,8 @@ def _problem_of_text(text: Any, content: dict[str, Any], fields: Fields) -> str 
         return f"field {fields.text!r} must be a string, found {found} (fields here: {names}){_other_field(content, fields)}"
     if not text:
         return f"field {fields.text!r} is empty; a document has at least one character, remove it"
+    if len(text) > MAX_DOCUMENT_BYTES // 4 and len(text.encode("utf-8", "surrogatepass")) > MAX_DOCUMENT_BYTES:
+        return f"field {fields.text!r} is longer than {MAX_DOCUMENT_BYTES} bytes; cut this document into several"
     return None
 
 

@@ -1,10 +1,7 @@
 """Worker side of encoding: one block of input becomes the tokens of its documents."""
 
 import contextlib
-import ctypes
 import gc
-import os
-import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -163,13 +160,3 @@ def _values(documents: list[Document], name: str) -> dict[str | None, Place]:
     for document in documents:
         first.setdefault(getattr(document, name), document)
     return {value: document.where for value, document in first.items()}
-
-
-def start_worker(parent: int) -> None:
-    """Make a worker end with its parent, however that ends, and leave Ctrl-C to it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
-    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)

@@ -7,22 +7,21 @@ same for any number of workers.
 import dataclasses
 import hashlib
 import json
-import multiprocessing
 import os
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from fanal.errors import PassingError, UserError
+from fanal.errors import UserError
 from fanal.progress import Progress
-from tokenizer.documents.blocks import BLOCK_BYTES, InputReader, OnError, Part
+from tokenizer.documents.blocks import BLOCK_BYTES, InputReader, OnError, Part, RawBlock
 from tokenizer.documents.file_names import TxtDocuments
 from tokenizer.documents.input_files import FoundInputs
 from tokenizer.documents.parse import LABELS, Fields
-from tokenizer.encoding.block_encoder import EncodedBlock, EncodeJob, encode_block, open_encoder, start_worker
+from tokenizer.encoding.block_encoder import EncodedBlock, EncodeJob, encode_block, open_encoder
+from tokenizer.encoding.workers import in_order
 from tokenizer.shards.labels import CommonLabel, Labels
 from tokenizer.shards.manifest import EncodeOptions, ShardManifest
 from tokenizer.shards.shard import ShardWriter
@@ -92,8 +91,10 @@ def encode(
     reader = InputReader(inputs, columns=job.fields.columns, txt_documents=txt_documents, part=part, on_error=on_error)
     with ShardWriter(output_prefix, vocab_size=tokenizer.vocab_size, tokenizer_sha256=tokenizer.model_sha256) as writer:
         tally = Tally(labels)
-        with Progress(f"encode {Path(output_prefix).name}", reader.total_bytes) as progress:
-            blocks = _encoded(job, reader, num_workers or len(os.sched_getaffinity(0)), progress)
+        with (
+            Progress(f"encode {Path(output_prefix).name}", reader.total_bytes) as progress,
+            closing(_encoded(job, reader, num_workers or len(os.sched_getaffinity(0)), progress)) as blocks,
+        ):
             if shuffle_seed is None:
                 for block in blocks:
                     tally.add(block)
@@ -174,28 +175,17 @@ def _shuffle(
             writer.add_documents(lengths, tokens, keys if keep_keys else None)
 
 
-def _encoded(job: EncodeJob, reader: InputReader, num_workers: int, progress: Progress) -> Iterator[EncodedBlock]:
+def _encoded(
+    job: EncodeJob, reader: InputReader, num_workers: int, progress: Progress
+) -> Generator[EncodedBlock, None, None]:
     """Yield encoded blocks in the order of the input; at most two per worker are in flight."""
     num_workers = min(num_workers, 1 + reader.text_bytes // BLOCK_BYTES)  # no process without a block
-    if num_workers == 1:
-        for block in reader:
-            yield encode_block(job, block)
-            progress.update(reader.bytes_read)
-        return
-    fork = multiprocessing.get_context("fork")
-    pool = ProcessPoolExecutor(num_workers, fork, initializer=start_worker, initargs=(os.getpid(),))
-    try:
-        pending: deque[Future[EncodedBlock]] = deque()
-        for block in reader:
-            pending.append(pool.submit(encode_block, job, block))
-            if len(pending) >= 2 * num_workers:
-                yield pending.popleft().result()
-            progress.update(reader.bytes_read)
-        while pending:
-            yield pending.popleft().result()
-    except BrokenProcessPool:
-        raise PassingError(
-            "a worker process was killed, often because memory ran out: --workers 1 uses the least"
-        ) from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    work, blocks = partial(encode_block, job), _shown(reader, progress)
+    yield from map(work, blocks) if num_workers == 1 else in_order(work, blocks, num_workers=num_workers)
+
+
+def _shown(reader: InputReader, progress: Progress) -> Iterator[RawBlock]:
+    """Yield the blocks of the reader, and show how far it is."""
+    for block in reader:
+        yield block
+        progress.update(reader.bytes_read)

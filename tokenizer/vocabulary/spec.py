@@ -159,6 +159,13 @@ def load_spec(path: str | Path) -> TokenizerSpec:
         reason = str(problem).splitlines()[0]
         keys = ", ".join(TokenizerSpec.__dataclass_fields__)
         raise UserError(f"tokenizer spec {path}: {reason} (keys of a spec: {keys})") from None
+    except (
+        TypeError,
+        OverflowError,
+    ) as problem:  # of omegaconf: a list where a mapping belongs, a number beyond any float
+        raise UserError(
+            f"tokenizer spec {path}: {problem}; tokenizer/specs/tiny-2k.yaml has the form of each key"
+        ) from None
     except UserError as problem:
         raise UserError(f"tokenizer spec {path}: {problem}") from None
 

@@ -242,6 +242,23 @@ def test_a_name_that_is_no_utf8_is_refused_before_anything_is_read(tmp_path: Pat
         find_inputs([path])
 
 
+def test_a_parquet_row_has_the_length_limit_of_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tokenizer.documents.parse.MAX_DOCUMENT_BYTES", 40)
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["x" * 40, "é" * 20, "é" * 20 + "x"]}), path)
+    with pytest.raises(ValueError, match=r"a\.parquet row 2: field 'text' is longer than 40 bytes; cut this document"):
+        list(DocumentReader([path]))
+
+
+def test_a_parquet_of_text_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    table = pyarrow.table({"text": ["one", "two"]})
+    pyarrow.parquet.write_table(table, path, compression="none", use_dictionary=False)
+    path.write_bytes(path.read_bytes().replace(b"two", b"t\xff\xff"))
+    with pytest.raises(ValueError, match=r"a\.parquet .*Invalid UTF8"):
+        list(DocumentReader([path]))
+
+
 def test_large_parquet_rows_come_in_small_blocks(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     texts = [chr(97 + number % 26) * 1_000_000 for number in range(40)]

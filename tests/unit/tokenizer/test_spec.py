@@ -72,6 +72,8 @@ def test_a_spec_written_out_reads_back_equal(tmp_path: Path) -> None:
         ("vocab_size: 9\ntraining_characters: 0", "training_characters (0) must be at least 1"),
         ("- 1", "found a list"),
         ("a: [", "cannot be read as YAML"),
+        ("vocab_size: 9\nlanguages: [fr, en]", "has the form of each key"),
+        (f"vocab_size: 9\ncharacter_coverage: 1{400 * '0'}", "int too large to convert to float"),
     ],
 )
 def test_a_bad_spec_is_refused_with_file_and_reason(tmp_path: Path, content: str, message: str) -> None:
