@@ -22,7 +22,7 @@ from launch.preflight.space import check_space, check_write, quota
 from launch.sites.reach import check_reach, shards_of
 from launch.sites.site import SiteConfig, load_site
 from pretrain.config.derive import world_size
-from pretrain.config.load import load_run
+from pretrain.config.load import load_run_to_train
 from pretrain.config.path_rules import paths_of
 from pretrain.config.schema import ParallelConfig, RunConfig
 
@@ -55,7 +55,7 @@ def preflight(
 
     Raises: UserError if the config or the site cannot be read.
     """
-    run, site = load_run(config, overrides), load_site(site_name)
+    run, site = load_run_to_train(config, overrides), load_site(site_name)
     in_job = "SLURM_JOB_ID" in os.environ and "SLURM_JOB_NUM_NODES" in os.environ
     found, why = number_of_nodes(run.parallel, site, nodes, gpus_per_node)
     asked = PreflightRequest(

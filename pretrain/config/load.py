@@ -13,9 +13,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fanal.errors import UserError, error_type, user_path
+from fanal.run_progress import NEW_RUN, Standing, standing, standing_in
 from fanal.shown import kind_of
 from pretrain.config.renamed import with_current_names
-from pretrain.config.rules import check
+from pretrain.config.rules import check, check_rate_left
 from pretrain.config.schema import RunConfig
 
 T = TypeVar("T")
@@ -41,8 +42,25 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     layers = [read_mapping(file, RunConfig, what="config", example="run_dir: runs/mine")]
     layers.extend(_override(override) for override in overrides)
     run = typed(layers, RunConfig, where=str(path))
-    check(run)
+    check(run, _standing(file, run))
     return run
+
+
+def load_run_to_train(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """The run a YAML file and overrides describe, which is to train from where its run folder stands.
+
+    Raises: UserError as ``load_run``, or if the steps that are left would train nothing.
+    """
+    run = load_run(path, overrides)
+    check_rate_left(run.optim, run.train, standing(Path(run.run_dir)))
+    return run
+
+
+def _standing(file: Path, run: RunConfig) -> Standing:
+    """Return the point from which a run goes on: of the checkpoint whose config the file is, else of its run folder."""
+    if run.optim.lr_decay_samples is not None:
+        return NEW_RUN  # nothing depends on it
+    return standing_in(file.parent) or standing(Path(run.run_dir))
 
 
 def read_mapping(file: Path, cls: type, *, what: str, example: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from megatron.core.optimizer import MegatronOptimizer
 
 from fanal import exit_codes
 from fanal.errors import user_path
+from fanal.run_progress import Standing
 from pretrain.checkpoint.disk.origin import described
 from pretrain.checkpoint.loading.load import load_checkpoint
 from pretrain.checkpoint.saving.save import Saver, open_saver
@@ -90,7 +91,7 @@ def _train(run: RunConfig, rank: int, watchdog: Watchdog) -> Outcome:
         model = build_model(run, world)
         optimizer = build_optimizer(run, model)
         with user_path(run.run_dir, *paths_of(run).values()):
-            state, origin = load_checkpoint(run, model, optimizer, reader, world)
+            state, origin, rate_change = load_checkpoint(run, model, optimizer, reader, world)
         with (
             open_sinks(run, world, start_step=state.step) as sinks,
             open_saver(run, model, optimizer, world, resumed_step=state.step or None, origin=origin) as saver,
@@ -98,6 +99,8 @@ def _train(run: RunConfig, rank: int, watchdog: Watchdog) -> Outcome:
             sinks.write(start_record(run, world, attention_backend(model), step=state.step))
             if origin is not None:
                 sinks.say(f"started from {described(origin)}")
+            if rate_change is not None:
+                sinks.say(rate_change)
             training = Training(
                 run=run, world=world, model=model, optimizer=optimizer, reader=reader, saver=saver, sinks=sinks,
                 requests=requests, watchdog=watchdog,
@@ -113,11 +116,12 @@ def _steps(training: Training, state: TrainState) -> Outcome:
         sinks.say(f"resumed after step {state.step}, {state.consumed_samples:,} samples")
     elif validation:
         _validate(training, state)  # before the first step
+    since = Standing(state.step, state.consumed_samples)
     clock = Clock(state)
     asked = _ask(training, state)
     while state.step < run.train.train_steps and not asked.stop:
         training.watchdog.enter("step")
-        rate = learning_rate(run.optim, run.train, state.consumed_samples)
+        rate = learning_rate(run.optim, run.train, state.consumed_samples, since)
         batch_size = global_batch_size_at(run.train, state.consumed_samples)
         state, result = _step(training, state, rate, batch_size)
         list_if_bad(run, world, training.reader.data, state, result, batch_size, sinks)
