@@ -124,6 +124,7 @@ def _steps(training: Training, state: TrainState) -> Outcome:
         rate = learning_rate(run.optim, run.train, state.consumed_samples, since)
         batch_size = global_batch_size_at(run.train, state.consumed_samples)
         state, result = _step(training, state, rate, batch_size)
+        sinks.step_done(state.step)
         list_if_bad(run, world, training.reader.data, state, result, batch_size, sinks)
         stop_if_diverged(run.train, state, result)
         asked = _ask(training, state)

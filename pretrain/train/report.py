@@ -4,6 +4,8 @@ import importlib.metadata
 import platform
 import time
 
+from fanal.run_progress import Standing
+from pretrain.config.derive import train_samples
 from pretrain.config.schema import RunConfig
 from pretrain.data.read import TrainData
 from pretrain.log.bad_steps import budget_line, list_bad_step
@@ -33,6 +35,7 @@ def start_record(run: RunConfig, world: World, attention: str, *, step: int) -> 
     """Return the record of this start of the run, which continues after ``step``."""
     return StartRecord(
         step=step,
+        train_steps=run.train.train_steps,
         headline=headline(run, world, attention),
         device=device_name(world.device),
         num_ranks=world.size,
@@ -89,12 +92,14 @@ def step_record(
 ) -> StepRecord:
     """Return the record of this step, the same on every rank. Collective; one device sync."""
     memory = int(largest(peak_memory_bytes(world.device), world))
+    since = Standing(state.step, state.consumed_samples)
+    samples_left = train_samples(run.train, since) - state.consumed_samples
     pace = throughput(
         tokens=state.consumed_tokens - clock.tokens,
         steps=state.step - clock.step,
         elapsed_s=time.perf_counter() - clock.started,
         num_ranks=world.size,
-        steps_left=run.train.train_steps - state.step,
+        tokens_left=samples_left * run.data.seq_length,
     )
     clock.restart(state)
     peak = run.log.peak_tflops_per_gpu or peak_tflops(device_name(world.device))
