@@ -4,6 +4,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from fanal.errors import FanalError
 from fanal.run_folder import checkpoints_dir, step_name
@@ -21,6 +22,8 @@ from pretrain.config.derive import (
 )
 from pretrain.config.load import to_yaml
 from pretrain.config.schema import RunConfig
+from pretrain.data.passes import passes_text, passes_warning, source_passes
+from pretrain.data.sources import open_sources
 from pretrain.model.families.sizes import num_parameters
 from pretrain.model.flops import flops_per_token
 
@@ -79,6 +82,22 @@ def show(run: RunConfig, console: Console) -> None:
     for name, value in rows.items():
         table.add_row(name, value)
     console.print(table)
+    _show_passes(run, since, console)
+
+
+def _show_passes(run: RunConfig, since: Standing, console: Console) -> None:
+    """Print how often the run reads each of its sources, where these are on this machine."""
+    try:
+        sources = open_sources(run)
+    except (FanalError, OSError) as error:
+        console.print(f"passes over the sources: not known: {error}", highlight=False, markup=False, soft_wrap=True)
+        return
+    table = Table("source", "domain", "tokens", "passes", show_edge=False, header_style="bold")
+    for source in source_passes(run, sources, since):
+        table.add_row(Text(source.prefix), Text(source.domain), f"{source.train_tokens:,}", passes_text(source.passes))
+    console.print(table)
+    if (warning := passes_warning(run, sources, since)) is not None:
+        console.print(warning, highlight=False, markup=False, soft_wrap=True)
 
 
 def at_the_resume(run: RunConfig, since: Standing) -> dict[str, str]:

@@ -63,6 +63,8 @@ class StartRecord:
     num_ranks: int
     versions: dict[str, str]
     """Versions of python, torch and megatron-core."""
+    passes: dict[str, float]
+    """Passes over each training source, by its prefix, when the run has come to its last step."""
 
 
 @dataclass(frozen=True, kw_only=True)

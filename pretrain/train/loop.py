@@ -17,6 +17,7 @@ from pretrain.config.path_rules import paths_of
 from pretrain.config.rules import check_ranks
 from pretrain.config.schema import RunConfig, TrainConfig
 from pretrain.data.batch import train_micro_batches
+from pretrain.data.passes import passes_warning
 from pretrain.data.reader import TrainReader, open_reader
 from pretrain.data.sources import open_sources
 from pretrain.log.record import EndRecord
@@ -96,11 +97,12 @@ def _train(run: RunConfig, rank: int, watchdog: Watchdog) -> Outcome:
             open_sinks(run, world, start_step=state.step) as sinks,
             open_saver(run, model, optimizer, world, resumed_step=state.step or None, origin=origin) as saver,
         ):
-            sinks.write(start_record(run, world, attention_backend(model), step=state.step))
+            sinks.write(start_record(run, world, attention_backend(model), sources, state))
             if origin is not None:
                 sinks.say(f"started from {described(origin)}")
-            if rate_change is not None:
-                sinks.say(rate_change)
+            for line in (rate_change, passes_warning(run, sources, Standing(state.step, state.consumed_samples))):
+                if line is not None:
+                    sinks.say(line)
             training = Training(
                 run=run, world=world, model=model, optimizer=optimizer, reader=reader, saver=saver, sinks=sinks,
                 requests=requests, watchdog=watchdog,

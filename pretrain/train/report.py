@@ -7,7 +7,9 @@ import time
 from fanal.run_progress import Standing
 from pretrain.config.derive import train_samples
 from pretrain.config.schema import RunConfig
+from pretrain.data.passes import source_passes
 from pretrain.data.read import TrainData
+from pretrain.data.sources import Sources
 from pretrain.log.bad_steps import budget_line, list_bad_step
 from pretrain.log.record import BadStepRecord, StartRecord, StepRecord, throughput
 from pretrain.log.sinks import Sinks
@@ -31,10 +33,11 @@ def headline(run: RunConfig, world: World, attention: str) -> str:
     )
 
 
-def start_record(run: RunConfig, world: World, attention: str, *, step: int) -> StartRecord:
-    """Return the record of this start of the run, which continues after ``step``."""
+def start_record(run: RunConfig, world: World, attention: str, sources: Sources, state: TrainState) -> StartRecord:
+    """Return the record of this start of the run, which continues from ``state``."""
+    since = Standing(state.step, state.consumed_samples)
     return StartRecord(
-        step=step,
+        step=state.step,
         train_steps=run.train.train_steps,
         headline=headline(run, world, attention),
         device=device_name(world.device),
@@ -43,6 +46,7 @@ def start_record(run: RunConfig, world: World, attention: str, *, step: int) -> 
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in ("torch", "megatron-core")},
         },
+        passes={source.prefix: round(source.passes, 6) for source in source_passes(run, sources, since)},
     )
 
 

@@ -262,6 +262,10 @@ def test_a_resume_with_half_the_batch_trains_on_a_rate_that_falls_to_the_end_of_
     assert found == pytest.approx(by_hand, rel=1e-4), (
         "64 samples before the resume and 8 * 4 after it: the end is at 96"
     )
+    started = [record for record in metrics(tmp_path) if record["kind"] == "start"]
+    assert [record["train_steps"] for record in started] == [8, 16]
+    assert [len(record["passes"]) for record in started] == [2, 2]
+    assert sum(started[1]["passes"].values()) == pytest.approx(sum(started[0]["passes"].values()) * 96 / 64, rel=0.1)
     (said,) = [line for line in trace.output.splitlines() if line.startswith("the learning rate of step 9 is 3.45e-04")]
     assert "optim.lr_decay_samples=64 optim.min_lr=0.0001 goes on" in said
     over = make_run(small_run, tmp_path, *rates, "train.train_steps=18", "optim.lr_decay_samples=96")

@@ -58,3 +58,14 @@ def test_the_figures_of_a_run_that_resumes_count_what_it_did_with_another_batch(
 def test_a_resume_that_changes_nothing_has_no_line_of_its_own(config: Path) -> None:
     resumes_at(config, 8, 64)
     assert "at the resume" not in shown(config)
+
+
+def test_the_passes_over_each_source_are_shown_and_too_many_are_said(small_run: Path) -> None:
+    text = shown(small_run, "train.train_steps=2000")
+    (code,) = [line for line in text.splitlines() if "train-code " in line and "│" in line]
+    assert float(code.split("│")[3]) > 4
+    assert "warning: the run reads " in text and "warning" not in shown(small_run)
+
+
+def test_sources_that_are_not_on_this_machine_are_no_error(config: Path) -> None:
+    assert "passes over the sources: not known: tokenizer folder t does not exist" in shown(config)
