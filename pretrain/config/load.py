@@ -132,6 +132,8 @@ def _override(text: str) -> dict[str, Any]:
 def _hint(message: str, variable: str) -> str:
     if "could not be converted to Integer" in message:
         return "; write integers with all their digits, such as 1_000_000_000"
+    if "Invalid value 'fp16', expected one of ['bf16'" in message:
+        return "; fp16 needs loss scaling, which is not implemented: fp32 works on a GPU without bf16, such as a V100"
     if unknown := re.search(r"Interpolation key '(\w+)' not found", message):
         return f"; an environment variable is written {variable.format(unknown[1])}"
     return ""

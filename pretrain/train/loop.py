@@ -27,6 +27,7 @@ from pretrain.model.gpt import attention_backend, build_model
 from pretrain.optim.optimizer import build_optimizer, set_learning_rate
 from pretrain.optim.schedule import learning_rate
 from pretrain.parallel.environment import rank_and_size
+from pretrain.parallel.precision import imitated_precision
 from pretrain.parallel.world import World, open_world
 from pretrain.state import TrainState
 from pretrain.train.report import Clock, list_if_bad, start_record, step_record
@@ -100,7 +101,9 @@ def _train(run: RunConfig, rank: int, watchdog: Watchdog) -> Outcome:
             sinks.write(start_record(run, world, attention_backend(model), sources, state))
             if origin is not None:
                 sinks.say(f"started from {described(origin)}")
-            for line in (rate_change, passes_warning(run, sources, Standing(state.step, state.consumed_samples))):
+            since = Standing(state.step, state.consumed_samples)
+            slow = imitated_precision(run.train.precision, world.device.type)
+            for line in (slow, rate_change, passes_warning(run, sources, since)):
                 if line is not None:
                     sinks.say(line)
             training = Training(
