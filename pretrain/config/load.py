@@ -52,7 +52,9 @@ def load_run_to_train(path: str | Path, overrides: Sequence[str] = ()) -> RunCon
     Raises: UserError as ``load_run``, or if the steps that are left would train nothing.
     """
     run = load_run(path, overrides)
-    check_rate_left(run.optim, run.train, standing(Path(run.run_dir)))
+    since = standing(Path(run.run_dir))
+    check(run, since)  # a checkpoint's own config may be trained on in another folder
+    check_rate_left(run.optim, run.train, since)
     return run
 
 

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from fanal.errors import UserError
 from fanal.run_folder import DATA, step_of
-from fanal.run_progress import Standing
+from fanal.run_progress import NEW_RUN, Standing
 from pretrain.checkpoint.disk.config_file import read_config, read_model, read_schedule, refuse_newer
 from pretrain.checkpoint.disk.origin import Origin, origin_of, read_origin
 from pretrain.checkpoint.disk.state_file import read_state
@@ -82,6 +82,8 @@ def load_checkpoint(
 
     folder = choose_checkpoint(run.run_dir, world, begin=read_early)
     if folder is None:
+        check(run)
+        check_rate_left(run.optim, run.train, NEW_RUN)
         is_first = run.checkpoint.init_from is None
         return Start(TrainState(), None if is_first else start_from_origin(run, model, optimizer, reader, world))
     check_same_run(run, folder)

@@ -255,7 +255,10 @@ def test_a_schedule_that_ends_with_the_run_is_measured_from_where_the_run_stands
     saved = checkpoints_dir(tmp_path / "run") / step_name(8) / "config.yaml"
     saved.write_text(config.read_text())
     (tmp_path / "run").rename(tmp_path / "moved")
-    load_run(tmp_path / "moved" / saved.relative_to(tmp_path / "run"), smaller)
+    moved = tmp_path / "moved" / saved.relative_to(tmp_path / "run")
+    load_run(moved, smaller)
+    with pytest.raises(UserError, match=r"optim.lr_warmup_samples \(32\) must not be above the 20 samples"):
+        load_run_to_train(moved, smaller)  # a new run
 
 
 @pytest.mark.parametrize(
