@@ -97,9 +97,8 @@ def settings_rows(run: RunConfig, state: TrainState) -> list[tuple[str, str]]:
     rate = f"learning rate {optim.lr:g} to {optim.min_lr:g} ({optim.lr_decay_style})"
     stated = optimizer_of(optim)
     settings = f"{rate}, weight decay {optim.weight_decay:g}, {stated.described(optim)}, clipped at {optim.clip_grad:g}"
-    always = (
-        state.consumed_samples == state.step * train.global_batch_size
-    )  # neither a ramp nor a resume with another one
+    # Neither a ramp nor a resume with another one.
+    always = state.consumed_samples == state.step * train.global_batch_size
     return [
         (
             "batch" if always else "full batch of the last session",
