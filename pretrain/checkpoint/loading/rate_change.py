@@ -38,7 +38,11 @@ def rate_change(
         keeps = f"{_overrides(before, changed)} keeps that schedule"
     except UserError:  # it has come to its end, and nothing keeps a rate of 0
         past = [name for name in changed if name != "min_lr"]
-        keeps = f"{_overrides(before, past)} optim.min_lr={before.lr / 10:g} goes on behind the end of that schedule"
+        keeps = "that schedule has come to its end, and this run goes on at optim.min_lr"
+        if past:
+            keeps = (
+                f"{_overrides(before, past)} optim.min_lr={before.lr / 10:g} goes on behind the end of that schedule"
+            )
     return (
         f"the learning rate of step {since.step + 1} is {now:.2e}, and {was:.2e} by the config of the checkpoint"
         f"{_ends(before, today)}; {keeps}"

@@ -65,6 +65,9 @@ def test_the_line_has_both_rates_and_both_ends() -> None:
     kept = followed(line, saved[0])
     check_rate_left(kept, replace(TRAIN, global_batch_size=4), SINCE)
     assert learning_rate(kept, TRAIN, 64, SINCE) == 1e-4
+    followed_line = rate_change(saved, kept, replace(TRAIN, global_batch_size=4), SINCE)
+    assert followed_line is not None
+    assert followed_line.endswith("; that schedule has come to its end, and this run goes on at optim.min_lr")
 
 
 @pytest.mark.parametrize(
