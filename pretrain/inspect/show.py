@@ -10,7 +10,7 @@ from fanal.errors import FanalError
 from fanal.run_folder import checkpoints_dir, step_name
 from fanal.run_progress import NEW_RUN, Standing, standing
 from pretrain.checkpoint.disk.config_file import read_schedule
-from pretrain.checkpoint.loading.rate_change import rate_change
+from pretrain.checkpoint.loading.rate_change import past_its_end, rate_change
 from pretrain.config.derive import (
     global_batch_size_at,
     lr_decay_samples,
@@ -108,5 +108,6 @@ def at_the_resume(run: RunConfig, since: Standing) -> dict[str, str]:
         saved = read_schedule(checkpoints_dir(run.run_dir) / step_name(since.step))
     except FanalError:  # the resume says so, and starts from another checkpoint
         return {}
-    line = rate_change(saved, run.optim, run.train, since) if saved else None
+    change = rate_change(saved, run.optim, run.train, since) if saved else None
+    line = change or past_its_end(run.optim, run.train, since)
     return {"at the resume": line} if line else {}

@@ -106,7 +106,7 @@ def step_record(
         tokens_left=samples_left * run.data.seq_length,
     )
     clock.restart(state)
-    peak = run.log.peak_tflops_per_gpu or peak_tflops(device_name(world.device))
+    peak = run.log.peak_tflops_per_gpu or peak_tflops(device_name(world.device), run.train.precision)
     full, causal = (
         model_flops_utilization(
             tokens_per_second_per_gpu=pace.tokens_per_second_per_gpu,

@@ -20,7 +20,7 @@ from pretrain.checkpoint.disk.verify import still_there
 from pretrain.checkpoint.loading.choose import Early, choose_checkpoint, choose_origin
 from pretrain.checkpoint.loading.fill import Fill
 from pretrain.checkpoint.loading.init_from import check_origin, check_same_origin
-from pretrain.checkpoint.loading.rate_change import rate_change
+from pretrain.checkpoint.loading.rate_change import past_its_end, rate_change
 from pretrain.config.rules import check, check_rate_left
 from pretrain.config.same_model import FREE_AT_RESUME, model_differences
 from pretrain.config.schema import DataConfig, RunConfig
@@ -44,7 +44,7 @@ class Start(NamedTuple):
     origin: Origin | None
     """The checkpoint of another run that it started from, at its very first start; None for initial weights."""
     rate_change: str | None = None
-    """One line for people if it resumes with another learning rate than the checkpoint's config gives."""
+    """One line for people if it resumes with another learning rate than the checkpoint's config gives, or behind its schedule."""
 
 
 def load_checkpoint(
@@ -104,8 +104,9 @@ def load_checkpoint(
         read[folder] = read_tensors(folder, model, optimizer, world, states=states)
     _finish_restore(read[folder], optimizer, model)
     logger.info("resumed from %s", folder)
-    saved = read_schedule(folder)
-    return Start(state, origin, rate_change(saved, run.optim, run.train, since) if saved and state.step else None)
+    saved = read_schedule(folder) if state.step else None
+    change = rate_change(saved, run.optim, run.train, since) if saved else None
+    return Start(state, origin, change or past_its_end(run.optim, run.train, since))
 
 
 def start_from_origin(

@@ -49,6 +49,17 @@ def rate_change(
     )
 
 
+def past_its_end(optim: OptimConfig, train: TrainConfig, since: Standing) -> str | None:
+    """Return one line for people if the schedule has come to its end and steps are left, which train at min_lr; else None."""
+    end, left = lr_decay_samples(optim, train, since), train.train_steps - since.step
+    if optim.lr_decay_style == "constant" or left <= 0 or since.consumed_samples < end:
+        return None
+    return (
+        f"the schedule has ended at sample {end} of optim.lr_decay_samples: the {left} steps that are left train at optim.min_lr "
+        f"({optim.min_lr:g}); optim.lr_decay_samples=null ends it with the last step"
+    )
+
+
 def _ends(before: OptimConfig, today: OptimConfig) -> str:
     """Return where both schedules end, in samples; nothing if they end together."""
     if "constant" in (before.lr_decay_style, today.lr_decay_style) or before.lr_decay_samples == today.lr_decay_samples:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from fanal.run_progress import Standing
-from pretrain.checkpoint.loading.rate_change import rate_change
+from pretrain.checkpoint.loading.rate_change import past_its_end, rate_change
 from pretrain.config.derive import lr_decay_samples
 from pretrain.config.rules import check_rate_left
 from pretrain.config.schema import BatchRampConfig, OptimConfig, TrainConfig
@@ -87,3 +87,22 @@ def test_a_resume_with_the_same_rate_says_nothing(optim: OptimConfig, train: Tra
 def test_a_rate_that_has_no_end_asks_for_none() -> None:
     constant = replace(OPTIM, lr_decay_style="constant")
     assert rate_change((constant, TRAIN), constant, replace(TRAIN, train_steps=99, global_batch_size=2), SINCE) is None
+
+
+def test_steps_behind_the_end_of_a_schedule_are_said() -> None:
+    ended = replace(OPTIM, lr_decay_samples=64)
+    line = past_its_end(ended, TRAIN, SINCE)
+    assert (
+        line is not None
+        and "ended at sample 64" in line
+        and "the 8 steps that are left train at optim.min_lr (0.0001)" in line
+    )
+    works = followed(line, ended)
+    assert past_its_end(works, TRAIN, SINCE) is None and learning_rate(works, TRAIN, 64, SINCE) > OPTIM.min_lr
+    for optim, train in (
+        (OPTIM, TRAIN),
+        (replace(OPTIM, lr_decay_samples=65), TRAIN),
+        (replace(ended, lr_decay_style="constant"), TRAIN),
+        (ended, replace(TRAIN, train_steps=8)),
+    ):
+        assert past_its_end(optim, train, SINCE) is None
