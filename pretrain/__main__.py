@@ -28,7 +28,7 @@ import click
 from fanal.command_group import CommandGroup, complete_path
 from fanal.errors import FanalError, run_guarded, user_path
 from fanal.exit_codes import CRASH, DAMAGED, FINISHED, HANG
-from pretrain.config.load import load_run
+from pretrain.config.load import load_run, load_run_to_train
 from pretrain.config.path_rules import paths_of
 from pretrain.config.schema import RunConfig
 
@@ -50,7 +50,8 @@ def train(config: str, overrides: tuple[str, ...]) -> None:
     Under torchrun or srun it uses the ranks that it is given; without either it starts the ranks that the layout needs here.
     """
     _quiet_libraries()
-    code = _guard(lambda: (_train_rank if started_by_launcher() else _train_local)(load_run(config, overrides)))
+    start = _train_rank if started_by_launcher() else _train_local
+    code = _guard(lambda: start(load_run_to_train(config, overrides)))
     ignore_stop_signals()
     if started_by_launcher():
         note_exit_code(code)
@@ -68,7 +69,7 @@ def show(config: str, overrides: tuple[str, ...]) -> None:
     from pretrain.inspect.show import show as show_run
 
     def act() -> int:
-        show_run(load_run(config, overrides), Console())
+        show_run(load_run_to_train(config, overrides), Console())
         return FINISHED
 
     sys.exit(_guard(act))

@@ -216,7 +216,8 @@ class TrainConfig:
     batch_ramp: BatchRampConfig | None = None
     """Smaller global batches at the start; null means none."""
     precision: Literal["bf16", "fp32"] = "bf16"
-    """bf16 keeps fp32 master weights and reduces gradients in fp32."""
+    """bf16 keeps fp32 master weights and reduces gradients in fp32. GPUs without bf16 take fp32: fp16, which needs loss scaling, is
+    not implemented."""
     recompute: Literal["none", "selective", "full"] = "none"
     """Activations computed again in the backward pass: of attention (selective) or of whole layers (full)."""
     seed: int = 42

@@ -33,6 +33,7 @@ from pretrain.inspect.prove_report import ProvedRun, print_report, write_record
 from pretrain.log.run_dir import open_run_dir
 from pretrain.parallel.device import num_local_devices, resolve_device
 from pretrain.parallel.environment import started_by_launcher
+from pretrain.parallel.precision import imitated_precision
 
 CONFIG, OUTPUT = "config.yaml", "output.txt"
 MOST_CHAINS_PER_KILL = 3
@@ -94,6 +95,9 @@ def prove(
         highlight=False,
         soft_wrap=True,
     )
+    slow = imitated_precision(run.train.precision, device)
+    if slow is not None:
+        console.print(slow, highlight=False, soft_wrap=True)
     run_dir = proof.folder / "straight"
     code = proof.run_to_the_end(run_dir, proof.base)
     if code != FINISHED:

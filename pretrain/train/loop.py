@@ -8,6 +8,7 @@ from megatron.core.optimizer import MegatronOptimizer
 
 from fanal import exit_codes
 from fanal.errors import user_path
+from fanal.run_progress import Standing
 from pretrain.checkpoint.disk.origin import described
 from pretrain.checkpoint.loading.load import load_checkpoint
 from pretrain.checkpoint.saving.save import Saver, open_saver
@@ -16,6 +17,7 @@ from pretrain.config.path_rules import paths_of
 from pretrain.config.rules import check_ranks
 from pretrain.config.schema import RunConfig, TrainConfig
 from pretrain.data.batch import train_micro_batches
+from pretrain.data.passes import passes_warning
 from pretrain.data.reader import TrainReader, open_reader
 from pretrain.data.sources import open_sources
 from pretrain.log.record import EndRecord
@@ -25,6 +27,7 @@ from pretrain.model.gpt import attention_backend, build_model
 from pretrain.optim.optimizer import build_optimizer, set_learning_rate
 from pretrain.optim.schedule import learning_rate
 from pretrain.parallel.environment import rank_and_size
+from pretrain.parallel.precision import imitated_precision
 from pretrain.parallel.world import World, open_world
 from pretrain.state import TrainState
 from pretrain.train.report import Clock, list_if_bad, start_record, step_record
@@ -90,14 +93,19 @@ def _train(run: RunConfig, rank: int, watchdog: Watchdog) -> Outcome:
         model = build_model(run, world)
         optimizer = build_optimizer(run, model)
         with user_path(run.run_dir, *paths_of(run).values()):
-            state, origin = load_checkpoint(run, model, optimizer, reader, world)
+            state, origin, rate_change = load_checkpoint(run, model, optimizer, reader, world)
         with (
             open_sinks(run, world, start_step=state.step) as sinks,
             open_saver(run, model, optimizer, world, resumed_step=state.step or None, origin=origin) as saver,
         ):
-            sinks.write(start_record(run, world, attention_backend(model), step=state.step))
+            sinks.write(start_record(run, world, attention_backend(model), sources, state))
             if origin is not None:
                 sinks.say(f"started from {described(origin)}")
+            since = Standing(state.step, state.consumed_samples)
+            slow = imitated_precision(run.train.precision, world.device.type)
+            for line in (slow, rate_change, passes_warning(run, sources, since)):
+                if line is not None:
+                    sinks.say(line)
             training = Training(
                 run=run, world=world, model=model, optimizer=optimizer, reader=reader, saver=saver, sinks=sinks,
                 requests=requests, watchdog=watchdog,
@@ -113,13 +121,15 @@ def _steps(training: Training, state: TrainState) -> Outcome:
         sinks.say(f"resumed after step {state.step}, {state.consumed_samples:,} samples")
     elif validation:
         _validate(training, state)  # before the first step
+    since = Standing(state.step, state.consumed_samples)
     clock = Clock(state)
     asked = _ask(training, state)
     while state.step < run.train.train_steps and not asked.stop:
         training.watchdog.enter("step")
-        rate = learning_rate(run.optim, run.train, state.consumed_samples)
+        rate = learning_rate(run.optim, run.train, state.consumed_samples, since)
         batch_size = global_batch_size_at(run.train, state.consumed_samples)
         state, result = _step(training, state, rate, batch_size)
+        sinks.step_done(state.step)
         list_if_bad(run, world, training.reader.data, state, result, batch_size, sinks)
         stop_if_diverged(run.train, state, result)
         asked = _ask(training, state)

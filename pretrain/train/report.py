@@ -4,8 +4,12 @@ import importlib.metadata
 import platform
 import time
 
+from fanal.run_progress import Standing
+from pretrain.config.derive import train_samples
 from pretrain.config.schema import RunConfig
+from pretrain.data.passes import source_passes
 from pretrain.data.read import TrainData
+from pretrain.data.sources import Sources
 from pretrain.log.bad_steps import budget_line, list_bad_step
 from pretrain.log.record import BadStepRecord, StartRecord, StepRecord, throughput
 from pretrain.log.sinks import Sinks
@@ -29,10 +33,12 @@ def headline(run: RunConfig, world: World, attention: str) -> str:
     )
 
 
-def start_record(run: RunConfig, world: World, attention: str, *, step: int) -> StartRecord:
-    """Return the record of this start of the run, which continues after ``step``."""
+def start_record(run: RunConfig, world: World, attention: str, sources: Sources, state: TrainState) -> StartRecord:
+    """Return the record of this start of the run, which continues from ``state``."""
+    since = Standing(state.step, state.consumed_samples)
     return StartRecord(
-        step=step,
+        step=state.step,
+        train_steps=run.train.train_steps,
         headline=headline(run, world, attention),
         device=device_name(world.device),
         num_ranks=world.size,
@@ -40,6 +46,7 @@ def start_record(run: RunConfig, world: World, attention: str, *, step: int) -> 
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in ("torch", "megatron-core")},
         },
+        passes={source.prefix: round(source.passes, 6) for source in source_passes(run, sources, since)},
     )
 
 
@@ -89,15 +96,17 @@ def step_record(
 ) -> StepRecord:
     """Return the record of this step, the same on every rank. Collective; one device sync."""
     memory = int(largest(peak_memory_bytes(world.device), world))
+    since = Standing(state.step, state.consumed_samples)
+    samples_left = train_samples(run.train, since) - state.consumed_samples
     pace = throughput(
         tokens=state.consumed_tokens - clock.tokens,
         steps=state.step - clock.step,
         elapsed_s=time.perf_counter() - clock.started,
         num_ranks=world.size,
-        steps_left=run.train.train_steps - state.step,
+        tokens_left=samples_left * run.data.seq_length,
     )
     clock.restart(state)
-    peak = run.log.peak_tflops_per_gpu or peak_tflops(device_name(world.device))
+    peak = run.log.peak_tflops_per_gpu or peak_tflops(device_name(world.device), run.train.precision)
     full, causal = (
         model_flops_utilization(
             tokens_per_second_per_gpu=pace.tokens_per_second_per_gpu,
