@@ -17,7 +17,7 @@ from pretrain.parallel.environment import (
     rank_and_size,
     started_by_launcher,
 )
-from pretrain.parallel.signals import ignore_stop_signals, stop_signal_comes_within
+from pretrain.parallel.signals import end_as_interrupted, ignore_stop_signals, stop_signal_comes_within
 from pretrain.parallel.start import begin_train
 
 if __name__ == "__main__" and sys.argv[1:2] == ["train"]:  # before the imports that take a while
@@ -27,7 +27,7 @@ import click
 
 from fanal.command_group import CommandGroup, complete_path
 from fanal.errors import FanalError, run_guarded, user_path
-from fanal.exit_codes import CRASH, DAMAGED, FINISHED, HANG
+from fanal.exit_codes import CRASH, DAMAGED, FINISHED, HANG, INTERRUPTED
 from pretrain.config.load import load_run
 from pretrain.config.path_rules import paths_of
 from pretrain.config.schema import RunConfig
@@ -55,6 +55,8 @@ def train(config: str, overrides: tuple[str, ...]) -> None:
     if started_by_launcher():
         note_exit_code(code)
     let_go_of_output()
+    if code == INTERRUPTED:
+        end_as_interrupted()
     sys.exit(code)
 
 
@@ -293,6 +295,8 @@ def _train_local(run: RunConfig) -> int:
         device_type=device_type,
         log_dir=folder / LOGS_DIR,
     )
+    if code == INTERRUPTED:
+        print("ended at once by a second Ctrl-C; the run continues from its newest checkpoint, if there is one", file=sys.stderr)
     if failure is None:
         return code
     if isinstance(failure.error, FanalError):

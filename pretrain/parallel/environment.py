@@ -105,7 +105,7 @@ def name_first_host() -> None:
     if hosts is None:
         raise UserError(
             f"MASTER_ADDR ({os.environ.get('MASTER_ADDR')}) and MASTER_PORT ({os.environ.get('MASTER_PORT')}) must say where ranks "
-            "meet; start with torchrun, with srun, or without either for local ranks"
+            "meet; start with torchrun or with srun, or `unset RANK WORLD_SIZE` for local ranks"
         )
     listed = subprocess.run(["scontrol", "show", "hostnames", hosts], capture_output=True, text=True, check=True)
     os.environ.setdefault("MASTER_ADDR", listed.stdout.split()[0])

@@ -7,7 +7,7 @@ from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer
 
 from fanal import exit_codes
-from fanal.errors import user_path
+from fanal.errors import FanalError, user_path
 from pretrain.checkpoint.disk.origin import described
 from pretrain.checkpoint.loading.load import load_checkpoint
 from pretrain.checkpoint.saving.save import Saver, open_saver
@@ -25,6 +25,7 @@ from pretrain.model.gpt import attention_backend, build_model
 from pretrain.optim.optimizer import build_optimizer, set_learning_rate
 from pretrain.optim.schedule import learning_rate
 from pretrain.parallel.environment import rank_and_size
+from pretrain.parallel.signals import keep_exit_code, stop_signal
 from pretrain.parallel.world import World, open_world
 from pretrain.state import TrainState
 from pretrain.train.report import Clock, list_if_bad, start_record, step_record
@@ -69,7 +70,13 @@ def train(run: RunConfig) -> Outcome:
     rank, num_ranks, _ = rank_and_size()
     check_ranks(run, num_ranks)
     with open_watchdog(run.train.watchdog, run.run_dir, rank=rank) as watchdog:
-        return _train(run, rank, watchdog)
+        try:
+            return _train(run, rank, watchdog)
+        except Exception as error:
+            # A peer that heard of the stop first is gone, and this rank was waiting for it.
+            if watchdog.is_starting and stop_signal() is not None and not isinstance(error, FanalError):
+                watchdog.end_stopped()
+            raise
 
 
 def _train(run: RunConfig, rank: int, watchdog: Watchdog) -> Outcome:
@@ -204,6 +211,7 @@ def _finish(training: Training, state: TrainState) -> Outcome:
             saver.finish(state, training.reader.position(state.consumed_samples))
         training.requests.save_started()
         _report_saves(training)
+    keep_exit_code(Outcome.STOPPED if state.step < last_step else Outcome.FINISHED)  # whatever signal comes from now on
     if state.step < last_step:
         who = training.requests.who_asked_to_stop(training.world)
         newest = str(saver.newest) if state.step else None

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -79,6 +80,32 @@ def _hang(module: Any, name: str, call: int) -> None:
     watchdog.GRACE_S = HANG_GRACE_S
     if _is_rank(1):
         _before_call(module, name, call, stuck_for_ever)
+
+
+def _rank_1_hangs_while_rank_0_waits_and_gets_sigterm(module: Any, name: str) -> None:
+    """Rank 0 waits inside C++ by the time of the signal."""
+    _hang(module, name, 1)
+    if _is_rank(0):
+        kill = threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        _before_call(module, name, 1, lambda *_, **__: kill.start())
+
+
+def rank_0_gets_sigterm_in_group_creation() -> None:
+    from pretrain.parallel import world
+
+    _rank_1_hangs_while_rank_0_waits_and_gets_sigterm(world.parallel_state, "initialize_model_parallel")
+
+
+def rank_0_gets_sigterm_in_model_build() -> None:
+    from pretrain.train import loop
+
+    _rank_1_hangs_while_rank_0_waits_and_gets_sigterm(loop, "build_model")
+
+
+def rank_0_gets_sigterm_in_load() -> None:
+    from pretrain.train import loop
+
+    _rank_1_hangs_while_rank_0_waits_and_gets_sigterm(loop, "load_checkpoint")
 
 
 def rank_1_hangs_in_init() -> None:
