@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import ClassVar
 
-from fanal.exit_codes import CRASH, DAMAGED, WRONG_INPUT
+from fanal.exit_codes import CRASH, DAMAGED, OUTPUT_CLOSED, WRONG_INPUT
 
 
 class FanalError(Exception):
@@ -42,6 +42,18 @@ class PassingError(FanalError):
     """A disk, a network or a node that fails now and may work at the next start. Nothing that a user gave is wrong."""
 
     exit_code = CRASH
+
+
+class OutputError(FanalError):
+    """Standard output takes no more, as on a full disk."""
+
+    exit_code = WRONG_INPUT
+
+
+class OutputClosedError(OutputError):
+    """Nobody reads standard output any more, which is all that need be said. The quiet end of Unix tools."""
+
+    exit_code = OUTPUT_CLOSED
 
 
 MAY_PASS = frozenset(
@@ -111,6 +123,8 @@ def run_guarded(
     """
     try:
         return act()
+    except OutputError:
+        raise  # whoever gave the process its output says so (fanal/output.py)
     except FanalError as error:
         if speaks():
             print(f"error: {error}", file=sys.stderr, flush=True)

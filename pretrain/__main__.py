@@ -7,16 +7,12 @@ import datetime
 import os
 import secrets
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from typing import Any, Literal
 
-from pretrain.parallel.environment import (
-    let_go_of_output,
-    note_exit_code,
-    rank_and_size,
-    started_by_launcher,
-)
+from pretrain.parallel.environment import note_exit_code, rank_and_size, started_by_launcher
 from pretrain.parallel.signals import end_as_interrupted, ignore_stop_signals, stop_signal_comes_within
 from pretrain.parallel.start import begin_train
 
@@ -28,6 +24,7 @@ import click
 from fanal.command_group import CommandGroup, complete_path
 from fanal.errors import FanalError, run_guarded, user_path
 from fanal.exit_codes import CRASH, DAMAGED, FINISHED, HANG, INTERRUPTED
+from fanal.output import append_to_log, let_go_of_output, outlive_output
 from pretrain.config.load import load_run
 from pretrain.config.path_rules import paths_of
 from pretrain.config.schema import RunConfig
@@ -50,6 +47,7 @@ def train(config: str, overrides: tuple[str, ...]) -> None:
     Under torchrun or srun it uses the ranks that it is given; without either it starts the ranks that the layout needs here.
     """
     _quiet_libraries()
+    outlive_output()
     code = _guard(lambda: (_train_rank if started_by_launcher() else _train_local)(load_run(config, overrides)))
     ignore_stop_signals()
     if started_by_launcher():
@@ -263,9 +261,16 @@ def export_command(checkpoint: str, overrides: tuple[str, ...], folder: str, **o
 
 def _train_rank(run: RunConfig) -> int:
     """Train as one rank of a world that torchrun or srun started."""
+    from fanal.run_folder import rank_log
     from pretrain.train.loop import train as train_run
 
-    return int(train_run(run))
+    log = rank_log(run.run_dir, rank_and_size()[0])
+    outlive_output(log)
+    try:
+        return int(train_run(run))
+    except FanalError:  # one line on the terminal, which others share; any other error shows its traceback there
+        append_to_log(log, traceback.format_exc())
+        raise
 
 
 def _train_local(run: RunConfig) -> int:
@@ -296,7 +301,10 @@ def _train_local(run: RunConfig) -> int:
         log_dir=folder / LOGS_DIR,
     )
     if code == INTERRUPTED:
-        print("ended at once by a second Ctrl-C; the run continues from its newest checkpoint, if there is one", file=sys.stderr)
+        print(
+            "ended at once by a second Ctrl-C; the run continues from its newest checkpoint, if there is one",
+            file=sys.stderr,
+        )
     if failure is None:
         return code
     if isinstance(failure.error, FanalError):

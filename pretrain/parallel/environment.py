@@ -4,7 +4,6 @@ import contextlib
 import os
 import re
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -35,17 +34,6 @@ def note_exit_code(code: int) -> None:
         with contextlib.suppress(OSError, ValueError):
             rank, _, _ = rank_and_size()
             (Path(folder) / f"rank-{rank:05d}").write_text(f"{code}\n", encoding="utf-8")
-
-
-def let_go_of_output() -> None:
-    """Flush standard output and error before the process ends. What a full disk does not take is given up: at its end the
-    interpreter would try once more, and answer 120 in place of the exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except OSError:
-            with Path(os.devnull).open("w") as nowhere:
-                os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def started_by_launcher() -> bool:

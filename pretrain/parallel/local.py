@@ -24,9 +24,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
-from fanal.errors import FanalError, PassingError, exit_code_of
+from fanal.errors import PassingError, exit_code_of
 from fanal.exit_codes import FINISHED, INTERRUPTED, STOPPED
-from pretrain.parallel.environment import STARTED_AT, let_go_of_output, started_at
+from fanal.output import append_to_log, let_go_of_output, outlive_output
+from pretrain.parallel.environment import STARTED_AT, started_at
 from pretrain.parallel.signals import (
     STOP_SIGNALS,
     catch_stop_signals,
@@ -70,10 +71,10 @@ def run_local_ranks(
 ) -> tuple[int, Failure | None]:
     """Run ``work(*args)`` once per rank, with torchrun's environment variables, and wait for all.
 
-    Rank 0 keeps the terminal, and has a log of its own only for the traceback of a crash; the other ranks' output goes to
-    log_dir/rank-00001.log and so on. Stop signals are passed on
-    to every rank; after one that came before, no rank is started. The server of a CPU's ranks imports the modules in
-    ``preload`` once for all. When one rank fails, the others are killed: they may be waiting for it forever.
+    Rank 0 keeps the terminal, and has a log of its own for the traceback of its end and for that of the terminal; the other
+    ranks' output goes to log_dir/rank-00001.log and so on. Stop signals are passed on to every rank; after one that came
+    before, no rank is started. The server of a CPU's ranks imports the modules in ``preload`` once for all. When one rank
+    fails, the others are killed: they may be waiting for it forever.
 
     Returns: (the largest exit code of the ranks, None), or (the failed rank's, the earliest failure). (INTERRUPTED, None) if
     a second Ctrl-C ended the ranks.
@@ -150,6 +151,7 @@ def _rank_main(
             stream = log.open("a")
             os.dup2(stream.fileno(), sys.stdout.fileno())
             os.dup2(stream.fileno(), sys.stderr.fileno())
+        outlive_output(log)
         code = work(*args)
         ignore_stop_signals()
         let_go_of_output()
@@ -160,9 +162,8 @@ def _rank_main(
             pipe.send((failed_at, _portable(error), text, exit_code))
         if has_log:
             print(text, file=sys.stderr, flush=True)
-        elif not isinstance(error, FanalError):  # its terminal may be gone by the time that somebody asks
-            with contextlib.suppress(OSError), log.open("a") as stream:
-                stream.write(text)
+        else:  # its terminal may be gone by the time that somebody asks, and shows but a line of a FanalError
+            append_to_log(log, text)
         os._exit(exit_code)  # no clean-up of process groups: peers may be inside a collective
     sys.exit(code)
 

@@ -42,8 +42,10 @@ class Outcome(enum.IntEnum):
     STOPPED = exit_codes.STOPPED
 
 
-class TooManySkippedStepsError(RuntimeError):
+class TooManySkippedStepsError(FanalError):
     """The gradient was not finite for more steps in a row than train.max_skipped_steps allows."""
+
+    exit_code = exit_codes.CRASH
 
 
 @dataclass(frozen=True, kw_only=True)
