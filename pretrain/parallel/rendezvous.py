@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch.distributed as dist
+from torch.distributed import PrefixStore, TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from fanal.errors import PassingError, UserError
 
@@ -37,7 +38,7 @@ def meet(*, rank: int, size: int, timeout_s: int, speaks: bool) -> Any:
             if _listens(host, port):
                 break
     try:
-        store = dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
+        store = TCPStore(
             host, port, size, is_master, datetime.timedelta(seconds=timeout_s), wait_for_workers=False, multi_tenant=is_master
         )  # fmt: skip
     except dist.DistNetworkError as error:
@@ -45,14 +46,14 @@ def meet(*, rank: int, size: int, timeout_s: int, speaks: bool) -> Any:
             raise _port_is_taken(port) from error
         raise PassingError(f"no meeting of ranks at {host}:{port}: {str(error).splitlines()[0]}") from error
     # torchrun keeps its store when it starts the ranks again.
-    store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    store = PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     here = store.add(HERE, 1)
     for _ in wait.looks(""):
         here = store.add(HERE, 0)
         if here >= size:
             break
         wait.what = f"waiting for {size} ranks at {host}:{port} ({here} here){_advice()}"
-    return dist.PrefixStore("default_pg", store)
+    return PrefixStore("default_pg", store)
 
 
 class _Wait:

@@ -50,6 +50,18 @@ def rank_1_gets_sigterm_while_loading() -> None:
     _signal_at("load_checkpoint", signal.SIGTERM, rank=1)
 
 
+def rank_1_gets_sigterm_in_the_second_batch_of_the_second_validation() -> None:
+    """A validation is ten batches here. None may follow the one that is under way."""
+    from pretrain.train import validate
+
+    def further(*_: Any, **__: Any) -> None:
+        raise RuntimeError("a further batch of the validation")
+
+    if _is_rank(1):
+        _before_call(validate, "run_micro_batches", 12, lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+    _before_call(validate, "run_micro_batches", 13, further)
+
+
 def _drop_at_step_3(name: str) -> None:
     """Rank 1 is the colleague; from then on steps take a while, and rank 0 looks more often than in earnest."""
     from pretrain.train import loop, request_files

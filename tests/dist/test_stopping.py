@@ -89,6 +89,25 @@ def test_a_run_stops_before_its_walltime_but_never_before_a_step(
     assert_goes_on_as_if_never_stopped(small_run, tmp_path, straight)
 
 
+@pytest.mark.parametrize("steps", [10, 4], ids=["on the way", "the last one"])
+def test_a_signal_in_a_validation_ends_it_at_the_next_batch_and_no_further_step_is_done(
+    steps: int, small_run: Path, tmp_path: Path
+) -> None:
+    overrides = (*DP2, "train.validation_samples=40", f"train.train_steps={steps}")
+    signal_in_it = "rank_1_gets_sigterm_in_the_second_batch_of_the_second_validation"
+    stopped = run_and_trace(make_run(small_run, tmp_path, *overrides), signal_in_it)
+    assert stopped.exit_code == 75, stopped.failure
+    assert (
+        f"stopped on request (SIGTERM on rank 1); checkpoint: {checkpoints_dir(tmp_path) / step_name(4)}"
+        in stopped.output
+    )
+    assert max(stopped.losses) == 4 and list(stopped.validation) == [0]
+    assert_whole_at(tmp_path, 4)
+    resumed = run_and_trace(make_run(small_run, tmp_path, *overrides), fresh=False)
+    assert resumed.exit_code == 0, resumed.failure
+    assert list(resumed.validation) == ([0, 4] if steps == 4 else [0, 8, 10])
+
+
 def test_a_signal_while_loading_takes_no_step(small_run: Path, tmp_path: Path) -> None:
     stopped = run_and_trace(
         make_run(small_run, tmp_path, *DP2, "data.validation=[]"), "rank_1_gets_sigterm_while_loading"
