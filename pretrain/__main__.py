@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from pretrain.parallel.environment import note_exit_code, rank_and_size, started_by_launcher
-from pretrain.parallel.signals import end_as_interrupted, ignore_stop_signals, stop_signal_comes_within
+from pretrain.parallel.signals import end_as_interrupted, ignore_stop_signals, stop_signal, stop_signal_comes_within
 from pretrain.parallel.start import begin_train
 
 if __name__ == "__main__" and sys.argv[1:2] == ["train"]:  # before the imports that take a while
@@ -276,16 +276,24 @@ def _train_rank(run: RunConfig) -> int:
 def _train_local(run: RunConfig) -> int:
     """Train on local ranks; checks what can be checked before any starts."""
     from fanal.run_folder import LOGS_DIR, cannot_write
-    from pretrain.checkpoint.loading.init_from import check_init_from
     from pretrain.config.derive import world_size
     from pretrain.data.sources import open_sources
+    from pretrain.log.finished import finished_lines, is_finished
+
+    with user_path(run.run_dir, *paths_of(run).values()):
+        sources = open_sources(run)
+        if stop_signal() is None and is_finished(run, sources):
+            print(*finished_lines(run, encoding=sys.stdout.encoding), sep="\n")
+            return FINISHED
+
+    from pretrain.checkpoint.loading.init_from import check_init_from
     from pretrain.log.run_dir import open_run_dir
     from pretrain.parallel.device import resolve_device
     from pretrain.parallel.local import run_local_ranks
     from pretrain.train.local_rank import local_rank
 
     with user_path(run.run_dir, *paths_of(run).values()):
-        check_init_from(run, tokenizer_sha256=open_sources(run).tokenizer_sha256)
+        check_init_from(run, tokenizer_sha256=sources.tokenizer_sha256)
         folder = open_run_dir(run.run_dir)
         try:
             (folder / LOGS_DIR).mkdir(exist_ok=True)
