@@ -63,6 +63,8 @@ MAY_PASS = frozenset(
     }
 )  # fmt: skip
 """Errors of a disk or a file system that fails, and of a node that is short of something."""
+FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""Errors of a disk without room, or of a user whose quota is used up."""
 WRONG_PATH = frozenset({errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP})
 """Errors of a path that no file system takes, or that this user may not use."""
 
@@ -75,6 +77,14 @@ def may_pass(error: BaseException) -> bool:
 def error_type(error: BaseException, lasting: type[FanalError] = UserError) -> type[FanalError]:
     """Return the type of our error in place of one of the system's: ``raise error_type(problem)(f"{path} ...")``."""
     return PassingError if may_pass(error) else lasting
+
+
+def full_disk(error: BaseException | None, *, log: Path) -> PassingError | None:
+    """Return our error in place of one of FULL_DISK, wherever a run met it; None for any other. Args: log: has the traceback."""
+    if not isinstance(error, OSError) or error.errno not in FULL_DISK:
+        return None
+    where = f"{error.filename}: " if error.filename else ""
+    return PassingError(f"{where}{error.strerror}; start again when there is room. Where it was met: {log}")
 
 
 def exit_code_of(error: BaseException) -> int:

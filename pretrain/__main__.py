@@ -22,7 +22,7 @@ if __name__ == "__main__" and sys.argv[1:2] == ["train"]:  # before the imports 
 import click
 
 from fanal.command_group import CommandGroup, complete_path
-from fanal.errors import FanalError, run_guarded, user_path
+from fanal.errors import FanalError, full_disk, run_guarded, user_path
 from fanal.exit_codes import CRASH, DAMAGED, FINISHED, HANG, INTERRUPTED
 from fanal.output import append_to_log, let_go_of_output, outlive_output
 from pretrain.config.load import load_run
@@ -268,14 +268,17 @@ def _train_rank(run: RunConfig) -> int:
     outlive_output(log)
     try:
         return int(train_run(run))
-    except FanalError:  # one line on the terminal, which others share; any other error shows its traceback there
+    except Exception as error:
+        known = error if isinstance(error, FanalError) else full_disk(error, log=log)
+        if known is None:
+            raise  # its traceback belongs on the terminal
         append_to_log(log, traceback.format_exc())
-        raise
+        raise known from None
 
 
 def _train_local(run: RunConfig) -> int:
     """Train on local ranks; checks what can be checked before any starts."""
-    from fanal.run_folder import LOGS_DIR, cannot_write
+    from fanal.run_folder import LOGS_DIR, cannot_write, rank_log
     from pretrain.config.derive import world_size
     from pretrain.data.sources import open_sources
     from pretrain.log.finished import finished_lines, is_finished
@@ -315,8 +318,9 @@ def _train_local(run: RunConfig) -> int:
         )
     if failure is None:
         return code
-    if isinstance(failure.error, FanalError):
-        raise failure.error
+    known = full_disk(failure.error, log=rank_log(folder, failure.rank)) or failure.error
+    if isinstance(known, FanalError):
+        raise known
     if code == HANG:
         print(failure.text, file=sys.stderr)
         return HANG

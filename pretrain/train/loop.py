@@ -259,6 +259,6 @@ def stop_if_diverged(train: TrainConfig, state: TrainState, result: StepResult) 
     if state.skipped_in_a_row > train.max_skipped_steps:
         raise TooManySkippedStepsError(
             f"the gradient norm was not finite ({result.grad_norm}) in {state.skipped_in_a_row} steps in a row, up to step "
-            f"{state.step}; train.max_skipped_steps ({train.max_skipped_steps}) allows no more. No checkpoint was written: "
-            "resume from the last one with a lower optim.lr"
+            f"{state.step}; train.max_skipped_steps ({train.max_skipped_steps}) allows no more. The same command with a "
+            "lower optim.lr goes on from the newest checkpoint; where there is none, from the beginning"
         )
