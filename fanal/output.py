@@ -44,23 +44,28 @@ class _Errors(io.FileIO):
 
 
 class _OutliveOutput(io.FileIO):
-    """Standard output of a process that goes on when nobody reads it any more: a line in its log says so, once."""
+    """Standard output of a process that goes on without it: a line in its log says so, once. One that is full is tried again."""
 
     log: Path | None = None
+    is_named = False
 
     def write(self, data: Any) -> int | None:
         try:
             return super().write(data)
         except OSError as error:
-            if not _is_gone(error, self):
-                raise
-            _lead_nowhere(self.fileno())
-            if self.log is not None:
-                why = f"standard output is gone ({error.strerror}), and the run continues without it"
-                append_to_log(
-                    self.log, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {why}; a file STOP in the run folder stops it\n"
-                )
+            if _is_gone(error, self):
+                _lead_nowhere(self.fileno())
+                self._name(f"standard output is gone ({error.strerror}), and the run continues without it")
+            elif not self.is_named:
+                self._name(f"standard output cannot be written ({error.strerror}), and the run continues without it")
+                print("standard output cannot be written, and the run continues:", error.strerror, file=sys.stderr)
             return len(data)
+
+    def _name(self, what: str) -> None:
+        self.is_named = True
+        if self.log is not None:
+            stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+            append_to_log(self.log, f"{stamp} {what}; a file STOP in the run folder stops it\n")
 
 
 def guard_output() -> None:

@@ -124,6 +124,18 @@ def test_a_trainer_s_output_is_lost_with_one_line_in_its_log(unread: int, tmp_pa
     )
 
 
+def test_a_trainer_whose_output_is_full_says_so_once_and_goes_on(tmp_path: Path) -> None:
+    log = tmp_path / "logs" / "rank-00000.log"
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", TALKER, str(log)], cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    said = "standard output cannot be written, and the run continues: No space left on device\n"
+    assert (done.returncode, done.stderr) == (75, said)
+    (line,) = log.read_text().splitlines()
+    assert "standard output cannot be written (No space left on device), and the run continues without it" in line
+
+
 def is_complete(run_dir: Path, steps: int) -> None:
     assert [path.name for path in checkpoints_in(checkpoints_dir(run_dir))] == [f"step-{steps:08d}"]
     log = (run_dir / "logs" / "rank-00000.log").read_text()
