@@ -68,6 +68,11 @@ def checkpoints_dir(run_dir: str | Path) -> Path:
     return Path(run_dir) / "checkpoints"
 
 
+def rank_log(run_dir: str | Path, rank: int) -> Path:
+    """Return the file that keeps what a rank says and how it failed."""
+    return Path(run_dir) / LOGS_DIR / f"rank-{rank:05d}.log"
+
+
 def step_name(step: int) -> str:
     """Return the folder name of the checkpoint taken after ``step`` optimizer steps."""
     return f"step-{step:08d}"

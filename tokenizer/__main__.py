@@ -18,7 +18,7 @@ from rich.table import Table
 
 from fanal.command_group import CommandGroup, ManyInputsCommand, complete_path
 from fanal.errors import UserError, run_guarded, user_path
-from fanal.exit_codes import CRASH, DAMAGED, WRONG_INPUT
+from fanal.exit_codes import CRASH, DAMAGED, INTERRUPTED, WRONG_INPUT
 from fanal.files import write_bytes_durably
 from tokenizer.documents.blocks import Part
 from tokenizer.documents.input_files import find_inputs
@@ -35,9 +35,6 @@ from tokenizer.vocabulary import check as check_module
 from tokenizer.vocabulary.engine import ENGINES
 from tokenizer.vocabulary.spec import load_spec
 from tokenizer.vocabulary.train import train_tokenizer
-
-INTERRUPTED = 130
-
 
 input_option = click.option(
     "--input",

@@ -4,7 +4,6 @@ import contextlib
 import os
 import re
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -37,17 +36,6 @@ def note_exit_code(code: int) -> None:
         with contextlib.suppress(OSError, ValueError):
             rank, _, _ = rank_and_size()
             (Path(folder) / f"rank-{rank:05d}").write_text(f"{code}\n", encoding="utf-8")
-
-
-def let_go_of_output() -> None:
-    """Flush standard output and error before the process ends. What a full disk does not take is given up: at its end the
-    interpreter would try once more, and answer 120 in place of the exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except OSError:
-            with Path(os.devnull).open("w") as nowhere:
-                os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def started_by_launcher() -> bool:
@@ -107,7 +95,7 @@ def name_first_host() -> None:
     if hosts is None:
         raise UserError(
             f"MASTER_ADDR ({os.environ.get('MASTER_ADDR')}) and MASTER_PORT ({os.environ.get('MASTER_PORT')}) must say where ranks "
-            "meet; start with torchrun, with srun, or without either for local ranks"
+            "meet; start with torchrun or with srun, or `unset RANK WORLD_SIZE` for local ranks"
         )
     os.environ.setdefault("MASTER_ADDR", _first_of(hosts))
     os.environ.setdefault("MASTER_PORT", str(20_000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 10_000))
