@@ -101,9 +101,8 @@ def encode(
                     writer.add_documents(block.lengths, block.tokens)
             else:
                 _shuffle(blocks, tally, writer, reader.text_bytes, keep_keys=part is not None)
-        if tally.skipped and not writer.num_documents and part is None:
-            what = f"all {len(tally.skipped)} were left out, the first: {tally.skipped[0]}"
-            raise UserError(f"shard {output_prefix} would hold no document: {what}")
+        if part is None:
+            _refuse_empty(writer, tally)
         manifest = writer.finish(
             domain=tally.labels["domain"].result(),
             licence=tally.labels["licence"].result(),
@@ -161,6 +160,13 @@ class Tally:
         missing = MAX_REPEATED - len(self.repeated)
         self.repeated += [f"{place}: {names}" for place, names in block.repeated[:missing]]
         self.num_checked += block.num_checked
+
+
+def _refuse_empty(writer: ShardWriter, tally: Tally) -> None:
+    """Raises: UserError if every document was left out."""
+    if tally.skipped and not writer.num_documents:
+        what = f"all {len(tally.skipped)} were left out, the first: {tally.skipped[0]}"
+        raise UserError(f"shard {writer.prefix} would hold no document: {what}")
 
 
 def _shuffle(
