@@ -219,7 +219,11 @@ def _use(source: ExportSource) -> str:
     ]
     if source.tokenizer.is_ours:
         bos = "A BOS is put in front of each text, as in training." if source.tokenizer.adds_bos else "No BOS is added."
-        lines += [f'{bos} A "<s>" inside a text is read as text, not as a special token (`split_special_tokens`).', ""]
+        lines += [
+            f"{bos} A name of a special token in a text, such as `<s>`, is read as that token, since chat templates need it; "
+            "`tokenizer(text, split_special_tokens=True)` reads it as text, as training did.",
+            "",
+        ]
     return "\n".join(lines)
 
 
