@@ -27,7 +27,7 @@ from pretrain.optim.schedule import learning_rate
 from pretrain.parallel.environment import rank_and_size
 from pretrain.parallel.world import World, open_world
 from pretrain.state import TrainState
-from pretrain.train.report import Clock, list_if_bad, start_record, step_record
+from pretrain.train.report import Clock, list_if_bad, rows_without_a_token, start_record, step_record
 from pretrain.train.step import StepResult, train_step
 from pretrain.train.stop import Asked, Requests, open_requests
 from pretrain.train.validate import validate
@@ -87,7 +87,7 @@ def _train(run: RunConfig, rank: int, watchdog: Watchdog) -> Outcome:
             if rank == 0:
                 print(f"stopped on request ({who}); nothing to save, no step was done", flush=True)
             return Outcome.STOPPED
-        model = build_model(run, world)
+        model = build_model(run, world, tokenizer_vocab_size=sources.vocab_size)
         optimizer = build_optimizer(run, model)
         with user_path(run.run_dir, *paths_of(run).values()):
             state, origin = load_checkpoint(run, model, optimizer, reader, world)
@@ -98,6 +98,8 @@ def _train(run: RunConfig, rank: int, watchdog: Watchdog) -> Outcome:
             sinks.write(start_record(run, world, attention_backend(model), step=state.step))
             if origin is not None:
                 sinks.say(f"started from {described(origin)}")
+            if run.model.vocab_size > sources.vocab_size:
+                sinks.say(rows_without_a_token(run, sources))
             training = Training(
                 run=run, world=world, model=model, optimizer=optimizer, reader=reader, saver=saver, sinks=sinks,
                 requests=requests, watchdog=watchdog,

@@ -6,6 +6,7 @@ import time
 
 from pretrain.config.schema import RunConfig
 from pretrain.data.read import TrainData
+from pretrain.data.sources import Sources
 from pretrain.log.bad_steps import budget_line, list_bad_step
 from pretrain.log.record import BadStepRecord, StartRecord, StepRecord, throughput
 from pretrain.log.sinks import Sinks
@@ -40,6 +41,16 @@ def start_record(run: RunConfig, world: World, attention: str, *, step: int) -> 
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in ("torch", "megatron-core")},
         },
+    )
+
+
+def rows_without_a_token(run: RunConfig, sources: Sources) -> str:
+    """Return the line that says which rows of the vocabulary are left out of the loss. Version 0.1 let them take part."""
+    first, last = sources.vocab_size, run.model.vocab_size - 1
+    return (
+        f"model.vocab_size ({run.model.vocab_size:,}) is more than the {sources.vocab_size:,} tokens of data.tokenizer: rows "
+        f"{first:,} to {last:,} stand for no token and take no part in the loss, as in an export (a checkpoint of version 0.1 "
+        "counted them: its loss goes down a little here)"
     )
 
 

@@ -186,6 +186,13 @@ def _certificate(source: ExportSource, certificate: Certificate, date: str) -> s
     ]
     if certificate.losses_before_rounding is not None:
         rows.append(("loss before rounding to bfloat16", _figure(certificate.loss_before_rounding())))
+    rows += [
+        (
+            f"validation loss, {domain.domain}",
+            f"{_figure(domain.exported)} (logged in training: {_figure(domain.logged)})",
+        )
+        for domain in certificate.logged.domains
+    ]
     if ids.oracle != "none":
         texts = f"{ids.num_documents:,} documents of the training shards and {ids.num_texts} adversarial texts"
         rows.append(("tokenizer", f"SentencePiece's ids in {texts}"))
