@@ -1,6 +1,7 @@
 """Two exports of one small run, with a BOS and without, for other programs to read."""
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,15 +78,16 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     tokenizer = load_tokenizer(folder / "tokenizer")
     with open_model(run.run_dir) as opened:
         decoder = load_decoder(opened, torch.device("cpu"))
-    documents = [tokenizer.decode(ids) for ids in held_out(folder)]
-    samples = [[tokenizer.bos_id, *ids][:SAMPLE_TOKENS] for ids in held_out(folder)[:3]]
+    held_out = documents(folder, SHARDS[2:])
+    texts = [tokenizer.decode(ids) for ids in held_out]
+    samples = [[tokenizer.bos_id, *ids][:SAMPLE_TOKENS] for ids in held_out[:3]]
     questions = Questions(
         folders={name: str(folder / name) for name in ("bos", "no-bos")},
-        texts=[*documents, *ROUGH],
+        texts=[*texts, *ROUGH],
         named=list(NAMED),
         samples=samples,
         special=list(tokenizer.control_ids),
-        pairs=[(document[:30], document[30:60]) for document in documents[:2]],
+        pairs=[(text[:30], text[30:60]) for text in texts[:2]],
         letter=tokenizer.processor.PieceToId("e"),
         prompt=samples[0][:8],
         prompt_text=tokenizer.decode(samples[0][1:8]),
@@ -97,7 +99,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     return Lab(folder=folder, tokenizer=tokenizer, questions=questions, decoder=decoder)
 
 
-def held_out(folder: Path) -> list[list[int]]:
-    """The ids of every validation document, without BOS and EOS."""
-    shards = [open_shard(folder / "shards" / name) for name in SHARDS[2:]]
+def documents(folder: Path, names: Sequence[str]) -> list[list[int]]:
+    """The ids of every document of some shards, without BOS and EOS."""
+    shards = [open_shard(folder / "shards" / name) for name in names]
     return [shard.document(number).tolist()[1:-1] for shard in shards for number in range(shard.num_documents)]

@@ -16,10 +16,16 @@ import pytest
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 from tokenizers import Tokenizer
 
-from tests.interop.conftest import SHARDS, Lab
+from pretrain.convert.ours.tokenizer_files import hf_files
+from pretrain.convert.theirs.text import open_codec
+from tests.interop.conftest import SHARDS, Lab, documents
 from tests.interop.programs import ALL, ask
 from tokenizer.shards.shard import open_shard
+from tokenizer.vocabulary.load import load_tokenizer
+from tokenizer.vocabulary.spec import TokenizerSpec
+from tokenizer.vocabulary.train import train_tokenizer
 
+LLAMA_CPP = next(program for program in ALL if program.name == "llama.cpp")
 LOSS_BOUND = 1e-4
 """Largest difference of a mean loss, in nats a token: fp32 in another order, and llama.cpp's own exponentials."""
 
@@ -111,6 +117,41 @@ def test_a_likelihood_counts_the_bos_that_training_had(said: Said, lab: Lab) -> 
         assert said.answers["said"] == tokenizer.decode(lab.greedy())
 
 
+def test_a_prompt_of_ours_is_read_as_text_from_an_export_too(lab: Lab) -> None:
+    codec = open_codec(Path(lab.questions.folders["bos"]))
+    for text in lab.questions.texts + lab.questions.named:
+        assert codec.encode(text) == lab.ids(text), repr(text[:60])
+    assert codec.first_ids == (lab.tokenizer.bos_id,)
+
+
+@pytest.mark.parametrize("stated", [True, False], ids=["stated", "left to the model's file"])
+def test_llama_cpp_cuts_symbols_out_of_a_text_as_training_does(stated: bool, lab: Lab, tmp_path: Path) -> None:
+    """Symbols are cut out first. Without added_tokens_decoder they are merged like others, where their beginnings are tokens too.
+
+    Not beside a U+2581, which llama.cpp does not take for the space that it is to SentencePiece, and which no text keeps.
+    """
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("\n".join(map(lab.tokenizer.decode, documents(lab.folder, SHARDS[:2]))), encoding="utf-8")
+    symbols = ["\n", "\n\n", "\t", "\t\t", "\t\t\t", "  ", "   ", "    ", "https://", "----"]
+    spec = TokenizerSpec(vocab_size=lab.tokenizer.vocab_size, user_defined_symbols=symbols, character_coverage=0.99)
+    train_tokenizer(spec, [corpus], tmp_path / "tokenizer")
+    other = load_tokenizer(tmp_path / "tokenizer")
+    folder = Path(shutil.copytree(lab.questions.folders["no-bos"], tmp_path / "export"))
+    for name, content in hf_files(other, adds_bos=False).items():
+        (folder / name).write_bytes(content)
+    if not stated:
+        config = json.loads((folder / "tokenizer_config.json").read_text())
+        del config["added_tokens_decoder"]
+        (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    runs = ["\n" * n + "x" + "\t" * n + "y" + " " * n + "z" for n in range(12)] + ["\n \n  \t \n\n\t\t  \t"]
+    texts = [*(text for text in lab.questions.texts if "\u2581" not in text), *runs, "-" * 11, "at https://a.b----"]
+    asked = dataclasses.replace(lab.questions, folders={"export": str(folder)}, texts=texts, samples=[[0, 300]])
+    found = ask(LLAMA_CPP, asked, tmp_path)["export"]["by_default"]
+    right = [other.encode_batch([text], num_threads=1)[0].tolist() for text in texts]
+    different = [text for text, ids, expected in zip(texts, found, right, strict=True) if ids != expected]
+    assert (not different) if stated else different
+
+
 @pytest.mark.parametrize("name", SHARDS)
 def test_megatron_s_reader_gives_the_documents_of_a_shard(name: str, lab: Lab) -> None:
     prefix = lab.folder / "shards" / name
@@ -129,8 +170,7 @@ def test_what_llama_cpp_reads_without_a_key_would_be_noticed(key: str, value: No
     config = json.loads((folder / "tokenizer_config.json").read_text())
     del config[key]
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    llama_cpp = next(program for program in ALL if program.name == "llama.cpp")
     texts = lab.questions.texts[:3]
     asked = dataclasses.replace(lab.questions, folders={"export": str(folder)}, texts=texts, samples=[[0, 300]])
-    found = ask(llama_cpp, asked, tmp_path)["export"]["by_default"]
+    found = ask(LLAMA_CPP, asked, tmp_path)["export"]["by_default"]
     assert all(ids != lab.ids(text) for ids, text in zip(found, texts, strict=True))

@@ -72,7 +72,7 @@ def tokenizer_of_run(
             )
         adds_bos = all(source.shard.manifest.options.append_bos for source in sources.train)
     return ExportTokenizer(
-        files=_files(tokenizer, adds_bos),
+        files=hf_files(tokenizer, adds_bos=adds_bos),
         vocab_size=tokenizer.vocab_size,
         bos_id=tokenizer.bos_id,
         eos_id=tokenizer.eos_id,
@@ -123,11 +123,8 @@ def _processor(path: Path) -> sentencepiece.SentencePieceProcessor:
         ) from None
 
 
-def _files(tokenizer: Tokenizer, adds_bos: bool) -> dict[str, bytes]:
-    """Return the files, from which every program reads the same ids.
-
-    Which program reads which key, and what it does without it: docs/export.md.
-    """
+def hf_files(tokenizer: Tokenizer, *, adds_bos: bool) -> dict[str, bytes]:
+    """Return a tokenizer's files for an export, from which every program reads the same ids (``make interop``)."""
     bos, eos, unknown, pad = CONTROL_PIECES
     special = {"bos_token": bos, "eos_token": eos, "unk_token": unknown, "pad_token": pad}
     content = json.loads(read_small_file(tokenizer.directory / FAST_NAME))
