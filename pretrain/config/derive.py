@@ -19,6 +19,14 @@ def padded_vocab_size(model: ModelConfig) -> int:
     return -(-model.vocab_size // multiple) * multiple
 
 
+def num_tokens(model: ModelConfig, *, tokenizer_vocab_size: int) -> int:
+    """Tokens that the model gives a probability to, in training, validation, generation and exports alike.
+
+    Rows of the embedding above the tokenizer's vocabulary stand for no token, whether model.vocab_size counts them or they pad it.
+    """
+    return min(model.vocab_size, tokenizer_vocab_size)
+
+
 def model_parallel_size(parallel: ParallelConfig) -> int:
     """Ranks that hold one replica of the model."""
     return parallel.tensor_model_parallel_size * parallel.pipeline_model_parallel_size

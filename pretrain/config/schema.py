@@ -27,7 +27,7 @@ class ModelConfig:
     kv_channels: int | None = None
     """Size of one head; null means hidden_size / num_attention_heads."""
     vocab_size: int = MISSING
-    """Rows of the embedding a token id may name: at least the tokenizer's vocabulary."""
+    """Rows of the embedding: at least the tokenizer's vocabulary. Rows above it take no part in the loss, nor in an export."""
     make_vocab_size_divisible_by: int = 128
     """The embedding is padded to a multiple of this, whatever the layout; padded columns never take part in the loss."""
     share_embeddings_and_output_weights: bool = False

@@ -18,6 +18,7 @@ from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, read_small
 from pretrain.checkpoint.disk.retention import checkpoints_in
 from pretrain.checkpoint.disk.tensors import open_tensors
 from pretrain.checkpoint.disk.verify import first_whole, is_checkpoint, real_path, still_there
+from pretrain.config.derive import num_tokens
 from pretrain.config.schema import ModelConfig
 from pretrain.convert.importing.assemble import assemble
 from pretrain.convert.importing.import_folder import PARAM
@@ -46,7 +47,7 @@ class OpenModel:
     @property
     def vocab_size(self) -> int:
         """Number of tokens it can generate: ids that the tokenizer does not have are left out, as in an export."""
-        return min(self.model.vocab_size, self.codec.vocab_size or self.model.vocab_size)
+        return num_tokens(self.model, tokenizer_vocab_size=self.codec.vocab_size or self.model.vocab_size)
 
 
 @contextlib.contextmanager

@@ -33,7 +33,7 @@ from pretrain.parallel.reduce import any_rank
 from pretrain.parallel.signals import keep_exit_code, stop_signal
 from pretrain.parallel.world import World, open_world
 from pretrain.state import TrainState
-from pretrain.train.report import Clock, list_if_bad, start_record, step_record
+from pretrain.train.report import Clock, list_if_bad, rows_without_a_token, start_record, step_record
 from pretrain.train.step import StepResult, train_step
 from pretrain.train.stop import Asked, Requests, open_requests
 from pretrain.train.validate import validate
@@ -101,7 +101,7 @@ def _train(run: RunConfig, rank: int, watchdog: Watchdog) -> Outcome:
             if rank == 0:
                 print(f"stopped on request ({who}); nothing to save, no step was done", flush=True)
             return Outcome.STOPPED
-        model = build_model(run, world)
+        model = build_model(run, world, tokenizer_vocab_size=sources.vocab_size)
         optimizer = build_optimizer(run, model)
         with user_path(run.run_dir, *paths_of(run).values()):
             state, origin, rate_change = load_checkpoint(run, model, optimizer, reader, world)
@@ -114,7 +114,7 @@ def _train(run: RunConfig, rank: int, watchdog: Watchdog) -> Outcome:
                 sinks.say(f"started from {described(origin)}")
             since = Standing(state.step, state.consumed_samples)
             slow = imitated_precision(run.train.precision, world.device.type)
-            for line in (slow, rate_change, passes_warning(run, sources, since)):
+            for line in (slow, rows_without_a_token(run, sources), rate_change, passes_warning(run, sources, since)):
                 if line is not None:
                     sinks.say(line)
             training = Training(

@@ -50,6 +50,19 @@ def start_record(run: RunConfig, world: World, attention: str, sources: Sources,
     )
 
 
+def rows_without_a_token(run: RunConfig, sources: Sources) -> str | None:
+    """Return the line that says which rows of the vocabulary are left out of the loss; None if every row has a token. Version 0.1
+    let them take part."""
+    if run.model.vocab_size <= sources.vocab_size:
+        return None
+    first, last = sources.vocab_size, run.model.vocab_size - 1
+    return (
+        f"model.vocab_size ({run.model.vocab_size:,}) is more than the {sources.vocab_size:,} tokens of data.tokenizer: rows "
+        f"{first:,} to {last:,} stand for no token and take no part in the loss, as in an export (a checkpoint of version 0.1 "
+        "counted them: its loss goes down a little here)"
+    )
+
+
 def list_if_bad(
     run: RunConfig, world: World, data: TrainData, state: TrainState, result: StepResult, batch_size: int, sinks: Sinks
 ) -> None:

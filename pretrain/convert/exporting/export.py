@@ -18,6 +18,7 @@ from pretrain.checkpoint.disk.tensors import open_tensors
 from pretrain.checkpoint.disk.verify import still_there
 from pretrain.convert.certificate.certify import Certificate, Memory, certificate_json, certify
 from pretrain.convert.certificate.compare import BOUND, mean_loss
+from pretrain.convert.certificate.logged import LoggedLoss
 from pretrain.convert.certificate.texts import check_samples
 from pretrain.convert.exporting.folder import check_target, part_of, write_small
 from pretrain.convert.exporting.model_card import model_card
@@ -146,6 +147,20 @@ def _is_date(text: str) -> bool:
         return False
 
 
+def _of_the_log(logged: LoggedLoss) -> list[str]:
+    """Return the lines about the validation loss; none where the run has no such data, which other lines say."""
+    lines = [
+        f"{'validation loss':16}{domain.exported:.6f}  {domain.domain} (the run logged {domain.logged:.6f})"
+        for domain in logged.domains
+    ]
+    if logged.rows_took_part:
+        lines.append(
+            "warning: the loss of this export is lower than the log's, because rows without a token took part in the softmax "
+            "when this checkpoint was trained, and are not exported"
+        )
+    return lines
+
+
 def summary(exported: Exported) -> str:
     """Return the lines that the command prints."""
     found, source = exported.certificate.comparison, exported.source
@@ -163,6 +178,7 @@ def summary(exported: Exported) -> str:
     before = exported.certificate.loss_before_rounding()
     if before is not None:
         lines.append(f"{'loss':16}{before:.6f}  trainer, before rounding to bfloat16")
+    lines += _of_the_log(exported.certificate.logged)
     if ids.oracle == "none":
         lines.append(
             "tokenizer       copied as it was imported; AutoTokenizer loads it (an import has no reference to compare its ids with)"

@@ -193,6 +193,13 @@ def _certificate(source: ExportSource, certificate: Certificate, date: str) -> s
     ]
     if certificate.losses_before_rounding is not None:
         rows.append(("loss before rounding to bfloat16", _figure(certificate.loss_before_rounding())))
+    rows += [
+        (
+            f"validation loss, {domain.domain}",
+            f"{_figure(domain.exported)} (logged in training: {_figure(domain.logged)})",
+        )
+        for domain in certificate.logged.domains
+    ]
     if ids.oracle != "none":
         texts = f"{ids.num_documents:,} documents of the training shards and {ids.num_texts} adversarial texts"
         rows.append(("tokenizer", f"SentencePiece's ids in {texts}"))
@@ -226,7 +233,11 @@ def _use(source: ExportSource) -> str:
     ]
     if source.tokenizer.is_ours:
         bos = "A BOS is put in front of each text, as in training." if source.tokenizer.adds_bos else "No BOS is added."
-        lines += [f'{bos} A "<s>" inside a text is read as text, not as a special token (`split_special_tokens`).', ""]
+        lines += [
+            f"{bos} A name of a special token in a text, such as `<s>`, is read as that token, since chat templates need it; "
+            "`tokenizer(text, split_special_tokens=True)` reads it as text, as training did.",
+            "",
+        ]
     return "\n".join(lines)
 
 
