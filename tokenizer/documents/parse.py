@@ -18,6 +18,7 @@ from fanal.files import InputFile
 from fanal.shown import kind_of
 from tokenizer.documents.blocks import MAX_DOCUMENT_BYTES, InputReader, RawBlock
 from tokenizer.documents.file_names import TxtDocuments
+from tokenizer.documents.unreadable import converted
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 """UTF-8 byte order mark; at the start of a file it marks the encoding and is not text."""
@@ -164,7 +165,7 @@ def _in_words(problem: ValueError | RecursionError) -> str:
     if isinstance(problem, json.JSONDecodeError):
         return f"{problem.msg}, at character {problem.pos + 1}"
     if isinstance(problem, UnicodeDecodeError):
-        return f"byte 0x{problem.object[problem.start]:02x} at character {problem.start + 1} is not UTF-8"
+        return f"byte 0x{problem.object[problem.start]:02x}, number {problem.start + 1}, begins no character"
     return "nested too deeply" if isinstance(problem, RecursionError) else str(problem)
 
 
@@ -265,7 +266,8 @@ def _from_text(data: bytes, block: RawBlock, number: int, position: int) -> Docu
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as problem:
-        return f"{place_of(block, number)}: not UTF-8 ({problem}); convert the file, for example with iconv"
+        todo = converted(Path(block.path), "CP1252")
+        return f"{place_of(block, number)}: not UTF-8 ({_in_words(problem)}); {todo} converts a file of Windows"
     if not text:
         return f"{place_of(block, number)}: holds no text; remove it"
     return Document(text, None, None, None, position, block, number)

@@ -158,14 +158,19 @@ def not_lines_of_json(path: Path, head: bytes) -> str | None:
 def not_plain_text(path: Path, head: bytes) -> str | None:
     """Say what a file is by its first bytes if that is not text in UTF-8; None if it may be."""
     if (name := _utf_16(head)) is not None:
-        plain = _unpacked_name(path)
-        new = plain.with_name(f"{plain.stem}.utf8{plain.suffix}")
-        todo = command("iconv", "-f", name, "-t", "UTF-8", plain, ">", new, *_set_aside(plain))
-        return f"is in {name}, not UTF-8: {_unpack_first(path)}{todo} converts it"
+        return f"is in {name}, not UTF-8: {converted(path, name)} converts it"
     if _unpacked_name(path) == path:
         return _by_magic(path, head)
     inside = [what for magic, what, _ in MAGIC if head.startswith(magic)]
     return f"holds {inside[0]} once it is unpacked; unpack it, and name what comes out" if inside else None
+
+
+def converted(path: Path, encoding: str) -> str:
+    """Return the commands that make UTF-8 of a file, and set the file itself aside."""
+    plain = _unpacked_name(path)
+    new = plain.with_name(f"{plain.stem}.utf8{plain.suffix}")
+    todo = command("iconv", "-f", encoding, "-t", "UTF-8", plain, ">", new, *_set_aside(plain))
+    return f"{_unpack_first(path)}{todo}"
 
 
 def _by_magic(path: Path, head: bytes) -> str | None:

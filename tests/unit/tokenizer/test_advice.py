@@ -148,7 +148,6 @@ def test_a_text_of_an_unknown_name_is_one_document_once_it_is_renamed(
         ("a.7z", b"7z\xbc\xaf", "has a compression that is not supported; unpack it"),
         ("a.jsonl.gz", gzip.compress(LINES.encode())[:-9], "cannot be decompressed .*: it was cut or changed; copy the file again"),
         ("a.parquet", SQL, "cannot be read as Parquet .*; copy the file again"),
-        ("a.txt", "é".encode("latin-1"), "not UTF-8"),
     ],
 )  # fmt: skip
 def test_a_file_that_no_command_mends_is_called_what_it_is(
@@ -156,6 +155,22 @@ def test_a_file_that_no_command_mends_is_called_what_it_is(
 ) -> None:
     (here / name).write_bytes(content)
     assert re.search(says, refused(name))
+
+
+@pytest.mark.parametrize(
+    ("encoding", "says"), [("cp1252", "not UTF-8 (byte 0xe9, number 4, begins"), ("utf-16", "is in UTF-16")]
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_text_of_another_encoding_is_converted_by_the_command_in_the_message(
+    here: Path, refused: Callable[..., str], encoding: str, says: str, packed: bool
+) -> None:
+    content = "un été".encode(encoding)
+    name = "a b.txt.gz" if packed else "a b.txt"
+    (here / name).write_bytes(gzip.compress(content) if packed else content)
+    said = refused(name)
+    assert says in said
+    follow(said)
+    assert [document.text for document in DocumentReader(["a b.utf8.txt"])] == ["un été"]
 
 
 @pytest.mark.parametrize(
