@@ -191,7 +191,9 @@ def test_two_ctrl_c_end_a_run_with_75_once_its_checkpoint_is_written_and_as_inte
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, cwd=ROOT,
     )  # fmt: skip
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
-    while "ready" not in (tmp_path / "rank-00001.log").read_text():
+    log, give_up_at = tmp_path / "rank-00001.log", time.monotonic() + 60
+    while not (log.is_file() and "ready" in log.read_text()):
+        assert time.monotonic() < give_up_at, "rank 1 never came"
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
     time.sleep(1.5)
