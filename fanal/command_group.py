@@ -1,11 +1,34 @@
 """Commands as a person lists and completes them: whole sentences in ``--help``, names of files after a TAB."""
 
+import sys
+from typing import Any
+
 import click
 from click.shell_completion import CompletionItem
 
+from fanal.exit_codes import INTERRUPTED
+from fanal.output import whole_output
+
 
 class CommandGroup(click.Group):
-    """A group of commands whose list shows each command's first sentence whole; click cuts a long one off with "..."."""
+    """A group of commands whose list shows each command's first sentence whole; click cuts a long one off with "...".
+
+    Every command in it ends quietly when nobody reads its output any more, and at Ctrl-C with a code of its own: click's, 1, has
+    another meaning here.
+    """
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command line of this process."""
+        with whole_output():
+            return super().main(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            raise SystemExit(INTERRUPTED) from None
 
     group_class = type  # groups inside this one are of the same class
 

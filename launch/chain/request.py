@@ -281,7 +281,9 @@ def _check_device(run: RunConfig, site: SiteConfig, site_name: str) -> None:
         )
     if site.gpus_per_node and not site.bf16 and run.train.precision == "bf16":
         raise UserError(
-            f"train.precision (bf16) is not supported by the GPUs of {site_name}; train.precision=fp32 works"
+            f"train.precision (bf16) is not supported by the GPUs of {site_name}, which compute in fp16 and fp32, and fp16, which "
+            "needs loss scaling, is not implemented; train.precision=fp32 works, at the pace of their fp32 units and without their "
+            "tensor cores"
         )
 
 

@@ -4,7 +4,6 @@ PREFIX.launch/ holds encode.sbatch (an array, one task a part), merge.sbatch (af
 know), exit-codes/I and logs/I.out of every task, and jobs.jsonl (launch/encoding/job.py). Parts lie at PREFIX.parts/I.
 """
 
-import difflib
 import itertools
 import json
 import math
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from fanal.errors import UserError, error_type, user_path
 from fanal.files import write_whole
+from fanal.missing import what_is_there
 from launch import slurm
 from launch.chain import jobs_file
 from launch.chain.request import Places, absolute, account, check_path, check_word, job_name
@@ -198,12 +198,12 @@ def _check_there(request: EncodeRequest, places: Places, prefix: Path) -> None:
             "`fanal tokenizer train` made works"
         )
     if not request.inputs:
-        raise UserError("--input must name at least one file or folder; --input . reads those of the current folder")
+        raise UserError(
+            "--input must name at least one file or folder of text; --input . reads those of the current folder"
+        )
     for given in request.inputs:
         if not absolute(given, places.workdir).exists():
-            raise UserError(
-                f"--input ({given}) must be a file or a folder that exists; {_nearby(given, places.workdir)}"
-            )
+            raise UserError(f"--input ({given}) {what_is_there(absolute(given, places.workdir))}")
     there = _files_of(prefix)
     if there:
         free = next(name for count in itertools.count(2) if not _files_of(name := Path(f"{prefix}-{count}")))
@@ -216,16 +216,6 @@ def _check_there(request: EncodeRequest, places: Places, prefix: Path) -> None:
 def _files_of(prefix: Path) -> list[Path]:
     """Return the files of a shard that are there."""
     return [path for path in (Path(f"{prefix}{end}") for end in (".json", ".bin", ".idx")) if path.exists()]
-
-
-def _nearby(given: str, workdir: Path) -> str:
-    """Say which file beside a path that leads nowhere has a name like it."""
-    folder = absolute(given, workdir).parent
-    if not folder.is_dir():
-        return f"there is no folder {Path(given).parent} in {workdir}"
-    names = sorted(path.name for path in folder.iterdir())
-    near = difflib.get_close_matches(Path(given).name, names, n=1, cutoff=0.3)
-    return f"--input {Path(given).parent / near[0]} works" if near else f"{folder} has no file with a name like it"
 
 
 def _check_passed_on(passed_on: tuple[str, ...], places: Places) -> None:

@@ -106,7 +106,7 @@ class SiteConfig:
     cores_per_node: int = MISSING
     """Cores a job may have of one node, as Slurm counts them under ``hint``."""
     bf16: bool = True
-    """Whether the GPUs compute in bf16."""
+    """Whether the GPUs compute in bf16. Where they do not, runs train in fp32: fp16, with its loss scaling, is not implemented."""
     partition: str = ""
     """Partition; empty where the scheduler chooses by constraint or has one only."""
     constraint: str = ""

@@ -10,10 +10,11 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fanal.errors import UserError, error_type, user_path
-from fanal.shown import kind_of, shown
-from pretrain.config.misfits import refuse_misfits
+from fanal.run_progress import NEW_RUN, Standing, standing, standing_in
+from fanal.shown import shown
+from pretrain.config.misfits import refuse_misfits, yaml_kind_of
 from pretrain.config.renamed import refuse_both_names, with_current_names
-from pretrain.config.rules import check
+from pretrain.config.rules import check, check_rate_left
 from pretrain.config.schema import RunConfig
 
 T = TypeVar("T")
@@ -51,8 +52,27 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     refuse_both_names(overrides)
     layers.extend(_override(override) for override in overrides)
     run = typed(layers, RunConfig, where=str(path))
-    check(run)
+    check(run, _standing(file, run))
     return run
+
+
+def load_run_to_train(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """The run a YAML file and overrides describe, which is to train from where its run folder stands.
+
+    Raises: UserError as ``load_run``, or if the steps that are left would train nothing.
+    """
+    run = load_run(path, overrides)
+    since = standing(Path(run.run_dir))
+    check(run, since)  # a checkpoint's own config may be trained on in another folder
+    check_rate_left(run.optim, run.train, since)
+    return run
+
+
+def _standing(file: Path, run: RunConfig) -> Standing:
+    """Return the point from which a run goes on: of the checkpoint whose config the file is, else of its run folder."""
+    if run.optim.lr_decay_samples is not None:
+        return NEW_RUN  # nothing depends on it
+    return standing_in(file.parent) or standing(Path(run.run_dir))
 
 
 def read_mapping(file: Path, cls: type, *, what: str, example: str) -> dict[str, Any]:
@@ -71,9 +91,8 @@ def read_mapping(file: Path, cls: type, *, what: str, example: str) -> dict[str,
             f"{what} {file} ({size:,} bytes) must be YAML of at most {LARGEST_FILE:,} bytes, such as '{example}'"
         )
     if not OmegaConf.is_dict(from_file):
-        raise UserError(
-            f"{what} {file} must be a mapping such as '{example}'; it is {kind_of(OmegaConf.to_container(from_file))}"
-        )
+        kind = yaml_kind_of(OmegaConf.to_container(from_file))
+        raise UserError(f"{what} {file} must be a mapping such as '{example}'; it is {kind}")
     tree: Any = OmegaConf.to_container(from_file)
     if cls is RunConfig:
         tree = with_current_names(tree, where=str(file))
@@ -147,6 +166,8 @@ def _hint(message: str, variable: str) -> str:
         return (
             "; write integers with all their digits, such as 1_000_000_000" if is_number else "; an integer is wanted"
         )
+    if "Invalid value 'fp16', expected one of ['bf16'" in message:
+        return "; fp16 needs loss scaling, which is not implemented: fp32 works on a GPU without bf16, such as a V100"
     if unknown := re.search(r"Interpolation key '(\w+)' not found", message):
         return f"; an environment variable is written {variable.format(unknown[1])}"
     return ""

@@ -47,7 +47,7 @@ def refuse_misfits(value: Any, hint: Any, where: str, name: str = "", default: A
     elif get_origin(hint) is dict or is_dataclass(hint):
         _refuse_in_mapping(value, hint, where, name, optional=optional)
     elif isinstance(value, list | dict):
-        raise UserError(f"{where}: {name} ({flow(value)}) must be {_wanted(hint)}, and it is {_kind(value)}")
+        raise UserError(f"{where}: {name} ({flow(value)}) must be {_wanted(hint)}, and it is {yaml_kind_of(value)}")
     elif hint is float and isinstance(value, int) and value.bit_length() > LARGEST_FLOAT_BITS:
         works = default if isinstance(default, float) else "null" if optional else 1e-3
         raise UserError(f"{where}: {name} ({digits(value)}) must be a finite number; {works} works")
@@ -132,8 +132,9 @@ def _wanted(hint: Any) -> str:
     return f"one of {', '.join(choices)}" if choices else WANTED.get(hint, "a single value")
 
 
-def _kind(value: Any) -> str:
-    return "a mapping" if isinstance(value, dict) else kind_of(value)
+def yaml_kind_of(value: Any) -> str:
+    """Return the kind of a value with its article, in YAML's words."""
+    return "a mapping" if isinstance(value, dict) else "a list" if isinstance(value, list) else kind_of(value)
 
 
 def flow(value: Any, *, limit: int | None = LONGEST_VALUE) -> str:
@@ -141,7 +142,7 @@ def flow(value: Any, *, limit: int | None = LONGEST_VALUE) -> str:
     try:
         text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000_000)
     except (yaml.YAMLError, ValueError, RecursionError):  # an integer of too many digits; nested too deeply
-        return _kind(value)
+        return yaml_kind_of(value)
     line = " ".join(text.removesuffix("...\n").split())
     return line if limit is None or len(line) <= limit else line[: limit - 3] + "..."
 

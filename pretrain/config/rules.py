@@ -3,9 +3,12 @@
 import math
 from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
 
 from fanal.errors import UserError
+from fanal.run_progress import NEW_RUN, Standing
 from pretrain.config.derive import (
+    consumed_samples_at,
     data_parallel_size,
     lr_decay_samples,
     num_microbatches,
@@ -33,21 +36,22 @@ LARGEST_WINDOW = 10_000
 """Steps; every checkpoint's state.json holds the window, and every step sums over it."""
 
 
-def check(run: RunConfig) -> None:
+def check(run: RunConfig, since: Standing = NEW_RUN) -> None:
     """Refuse a configuration that cannot run, whatever the machine.
 
+    Args: since: the point from which the run resumes, if it does: a schedule without an end of its own ends with the run.
     Raises: UserError naming the first broken rule.
     """
-    _check(run, _passes)
+    _check(run, since, partial(_passes, since=since))
 
 
-def _check(run: RunConfig, passes: Callable[[RunConfig], bool]) -> None:
+def _check(run: RunConfig, since: Standing, passes: Callable[[RunConfig], bool]) -> None:
     check_path_texts(run)
     check_numbers(run, passes)
     _check_model(run.model)
     _check_parallel(run.parallel, run.model, run.train)
     _check_batch(run.train, run.parallel, run.parallel.data_parallel_size or 1)
-    _check_optim(run.optim, run.train)
+    _check_optim(run.optim, run.train, since)
     _check_length(run)
     _check_data(run)
     _check_times(run.train)
@@ -55,10 +59,10 @@ def _check(run: RunConfig, passes: Callable[[RunConfig], bool]) -> None:
         _check_spikes(run.train.spikes)
 
 
-def _passes(run: RunConfig) -> bool:
+def _passes(run: RunConfig, *, since: Standing) -> bool:
     """Whether all rules hold. A value is recommended only after it was asked here; in here none is looked for."""
     try:
-        _check(run, lambda _: True)
+        _check(run, since, lambda _: True)
     except UserError:
         return False
     return True
@@ -213,10 +217,31 @@ def _check_ramp_sizes(ramp: BatchRampConfig, train: TrainConfig, replicas: int) 
             )
 
 
-def _check_optim(optim: OptimConfig, train: TrainConfig) -> None:
+def check_rate_left(optim: OptimConfig, train: TrainConfig, since: Standing) -> None:
+    """Refuse to train steps at a rate of 0: all that are left of a run that resumes, or the last ones of a new run.
+
+    Not a rule of ``check``: the config of a run that did train so can still be read, to export its checkpoints.
+    Raises: UserError.
+    """
+    end = lr_decay_samples(optim, train, since)
+    first_idle = since.consumed_samples if since.step else consumed_samples_at(train, train.train_steps - 1)
+    ends = optim.lr_decay_style != "constant" and optim.min_lr == 0
+    if not ends or since.step >= train.train_steps or first_idle < end:
+        return
+    where = f"it resumes after step {since.step}" if since.step else "its last step starts"
+    raise UserError(
+        f"optim.lr_decay_samples ({optim.lr_decay_samples}) must not end the schedule while steps are left, since optim.min_lr "
+        f"({optim.min_lr:g}) trains nothing, and {where} at sample {first_idle}; optim.lr_decay_samples=null works, which ends "
+        f"it with step {train.train_steps}, or optim.min_lr={optim.lr / 10:g}"
+    )
+
+
+def _check_optim(optim: OptimConfig, train: TrainConfig, since: Standing) -> None:
     if optim.min_lr > optim.lr:
         raise UserError(f"optim.min_lr ({optim.min_lr}) must not be above optim.lr ({optim.lr}); {optim.lr / 10} works")
-    decay = lr_decay_samples(optim, train)
+    if since.step > train.train_steps:
+        return  # loading its checkpoint says so
+    decay = lr_decay_samples(optim, train, since)
     if optim.lr_warmup_samples > decay:
         raise UserError(
             f"optim.lr_warmup_samples ({optim.lr_warmup_samples}) must not be above the {decay} samples of the schedule "
@@ -255,6 +280,10 @@ def _check_data(run: RunConfig) -> None:
         )
     if run.data.prefetch_bytes < 0:
         raise UserError(f"data.prefetch_bytes ({run.data.prefetch_bytes}) must not be negative; 0 reads nothing ahead")
+    if run.data.verify is not None and run.data.verify.bytes_per_s < 1:
+        raise UserError(
+            f"data.verify.bytes_per_s ({run.data.verify.bytes_per_s}) must be above 0; data.verify=null compares nothing"
+        )
     for index, source in enumerate(run.data.validation):
         if source.weight is not None or source.epochs is not None:
             raise UserError(

@@ -60,6 +60,7 @@ def test_more_samples_than_there_are_is_said_and_all_of_them_are_read(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     memory(monkeypatch, 1 << 40)
+    monkeypatch.setattr(module, "check_tokens", lambda shard, start, count: None)  # these shards have no files
     source = source_of(8, 5, 2)
     check_samples(source, 100_000_000)
     said = capsys.readouterr().err

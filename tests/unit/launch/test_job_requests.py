@@ -123,8 +123,11 @@ def test_a_shard_that_compute_nodes_cannot_reach_is_named(monkeypatch: pytest.Mo
 
 
 def test_a_precision_that_the_gpus_do_not_compute_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"train.precision \(bf16\) is not supported by the GPUs of jean-zay-v100"):
+    refused = r"train.precision \(bf16\) is not supported by the GPUs of jean-zay-v100, .* fp16, .* is not implemented; train.precision=fp32"
+    with pytest.raises(ValueError, match=refused):
         plan("1b.yaml", site="jean-zay-v100", account="xyz@v100")
+    job = plan("1b.yaml", "train.precision=fp32", site="jean-zay-v100", account="xyz@v100")
+    assert job.run.train.precision == "fp32"
 
 
 @pytest.mark.parametrize(
