@@ -119,7 +119,7 @@ def test_a_bug_in_launch_is_a_traceback_that_names_its_line(
         (launch.chain.job, "begin", ["job", "begin", str(tmp_path)]),
         (launch.chain.job, "end", ["job", "end", str(tmp_path)]),
         (launch.status.status, "_check_is_run", ["status", str(tmp_path)]),
-        (launch.preflight.preflight, "load_run", ["preflight", "none.yaml", "--site", "none"]),
+        (launch.preflight.preflight, "load_run_to_train", ["preflight", "none.yaml", "--site", "none"]),
     ):
         monkeypatch.setattr(module, name, planted(bug))
         done = CliRunner().invoke(launch_cli, words)

@@ -77,7 +77,7 @@ def run_case(number: int, good: Path, folder: Path, *, as_command: bool = False)
     began, before_bytes = time.monotonic(), 0 if as_command else psutil.Process().memory_info().rss
     with said.open("wb") as stream:
         child = _command(words, stream.fileno()) if as_command else _forked(case.words, stream.fileno())
-        code, peak_bytes = _watched(child, began + LIMIT_S)
+        code, peak_bytes = _watched(child, began + LIMIT_S, as_command=as_command)
     outcome = Outcome(
         case=case, number=number, code=code, said=said.read_text(errors="replace"), seconds=time.monotonic() - began,
         peak_bytes=max(0, peak_bytes - before_bytes), left=sorted(_files(case.output) - before),
@@ -130,10 +130,11 @@ def _limit() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _watched(child: int, deadline: float) -> tuple[int | None, int]:
+def _watched(child: int, deadline: float, *, as_command: bool) -> tuple[int | None, int]:
     """Wait until a child ends, or end it. Returns its exit code and its peak of memory."""
-    in_time = True
+    in_time, highest = True, 0
     while True:
+        highest = max(highest, _peak_so_far(child))
         ended, status, usage = os.wait4(child, os.WNOHANG)
         if ended:
             break
@@ -141,7 +142,13 @@ def _watched(child: int, deadline: float) -> tuple[int | None, int]:
             in_time = False
             os.killpg(child, signal.SIGKILL)
         time.sleep(0.005)
-    return os.waitstatus_to_exitcode(status) if in_time else None, usage.ru_maxrss << 10
+    # Of a command the kernel reports the memory of whoever started it, where that was more.
+    return os.waitstatus_to_exitcode(status) if in_time else None, highest if as_command else usage.ru_maxrss << 10
+
+
+def _peak_so_far(process: int) -> int:
+    status = Path(f"/proc/{process}/status").read_text()
+    return next((int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmHWM:")), 0)
 
 
 def _files(folder: Path) -> set[str]:
