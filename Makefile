@@ -2,7 +2,9 @@
 # make test    every test, but for those of tests/slurm
 # make test-quick   most tests of one process, one layout beside one rank and one resume, for the loop of work
 # make test-slurm   the tests that start a real Slurm of two nodes; as root, and with apt-get it installs slurm-wlm, munge and shellcheck
+# make interop   other programs read an export: transformers 4 and 5, tokenizers, SentencePiece, lm-eval, llama.cpp, mlx-lm; a shard, Megatron's reader
 # make torture kill real runs with SIGKILL more than a hundred times; appends to docs/torture.md
+# make fuzz    2,000 wrong configs and 500 wrong inputs, generated: each must end in words, in time and in bounded memory (docs/fuzz.md)
 # make bench-data   encode, read and open data beside Megatron's tools; appends to bench/results/data.md
 # make bench-checkpoint   save and load beside torch's checkpoints and the bare disk; appends to bench/results/checkpoint.md
 # make bench-export   a 7B checkpoint of random weights, exported beside a raw copy (81 GB of disk; DTYPES=bf16 54)
@@ -24,7 +26,7 @@ SPLITS := train validation
 SHARDS := $(foreach split,$(SPLITS),demo/shards/$(split)-code.json demo/shards/$(split)-prose.json)
 
 .DEFAULT_GOAL := help
-.PHONY: help install data demo test test-quick test-slurm check torture bench-data bench-checkpoint bench-export gpu clean
+.PHONY: help install data demo test test-quick test-slurm interop check torture fuzz bench-data bench-checkpoint bench-export gpu clean
 
 help:
 	@sed -n '/^#/!q; s/^# //p' Makefile
@@ -88,9 +90,10 @@ docs/images/demo-loss.svg: runs/tiny/metrics.jsonl
 # A file stays with one worker, and so does what its tests share. Tests of tests/dist have up to eight ranks, which wait for each other
 # most of the time: one more worker than there are cores keeps these at work.
 SEVERAL_PROCESSES := tests/dist tests/torture
+ELSEWHERE := tests/slurm tests/interop
 WORKERS := $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 8 ? cores + 1 : 8)))
 test: $(STAMP)
-	$(RUN) -m pytest tests --ignore tests/slurm $(SEVERAL_PROCESSES:%=--ignore %) --numprocesses auto --maxprocesses 8 --dist loadfile
+	$(RUN) -m pytest tests $(ELSEWHERE:%=--ignore %) $(SEVERAL_PROCESSES:%=--ignore %) --numprocesses auto --maxprocesses 8 --dist loadfile
 	$(RUN) -m pytest $(SEVERAL_PROCESSES) --numprocesses $(WORKERS) --dist loadfile
 
 # Files of tests/unit that start programs, kill them or wait for them.
@@ -114,6 +117,30 @@ test-slurm: $(STAMP)
 	fi
 	FANAL_REQUIRE_SLURM=1 $(RUN) -m pytest tests/slurm --numprocesses $(WORKERS) --dist worksteal
 
+# Two environments on top of the trainer's, which stays as it is. A package without a wheel for this machine is left out, and the
+# tests that need it say so.
+INTEROP := .cache/interop
+TRANSFORMERS_4 := transformers==4.57.6 tokenizers==0.22.2 huggingface-hub==0.36.2 kernels==0.11.7
+PURELIB := import sysconfig; print(sysconfig.get_path("purelib"))
+interop: $(INTEROP)/others/.installed $(INTEROP)/transformers-4/.installed
+	$(RUN) -m pytest tests/interop -rs
+
+$(INTEROP)/others/.installed $(INTEROP)/transformers-4/.installed: $(STAMP)
+	@echo 'Installing what reads our exports into $(@D)'
+	@$(RUN) -m venv --clear $(@D)
+	@$(RUN) -c '$(PURELIB)' > "$$($(@D)/bin/python -c '$(PURELIB)')/trainer.pth"
+	@$(MAKE) --no-print-directory --silent $(notdir $(@D)) && touch $@
+
+.PHONY: others transformers-4
+others:
+	@$(RUN) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["interop"], sep="\n")' | \
+	while read -r package; do \
+	    PIP_ROOT_USER_ACTION=ignore $(INTEROP)/others/bin/python -m pip install -qq --disable-pip-version-check --prefer-binary \
+	        --constraint constraints.txt "$$package" </dev/null || echo "not installed: $$package"; \
+	done
+transformers-4:
+	@PIP_ROOT_USER_ACTION=ignore $(INTEROP)/transformers-4/bin/python -m pip install -qq --disable-pip-version-check $(TRANSFORMERS_4)
+
 check: $(STAMP)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -124,6 +151,11 @@ check: $(STAMP)
 KILLS ?= 104
 torture: $(STAMP)
 	$(RUN) -m tests.torture --kills $(KILLS)
+
+# Twenty minutes on two busy cores, most of them for the configs, of which --seed N makes others.
+fuzz: $(STAMP)
+	$(RUN) -m tests.fuzz.inputs
+	$(RUN) -m tests.fuzz.configs --cases 2000 --seed 1
 
 # The text is Debian's translated manual pages, fetched with apt-get download.
 bench-data: $(STAMP)

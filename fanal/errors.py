@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import ClassVar
 
-from fanal.exit_codes import CRASH, DAMAGED, WRONG_INPUT
+from fanal.exit_codes import CRASH, DAMAGED, OUTPUT_CLOSED, WRONG_INPUT
+from fanal.shown import on_one_line
 
 
 class FanalError(Exception):
@@ -44,6 +45,18 @@ class PassingError(FanalError):
     exit_code = CRASH
 
 
+class OutputError(FanalError):
+    """Standard output takes no more, as on a full disk."""
+
+    exit_code = WRONG_INPUT
+
+
+class OutputClosedError(OutputError):
+    """Nobody reads standard output any more, which is all that need be said. The quiet end of Unix tools."""
+
+    exit_code = OUTPUT_CLOSED
+
+
 MAY_PASS = frozenset(
     {
         errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ESHUTDOWN, errno.ENOTCONN, errno.ECONNRESET, errno.EREMOTEIO,
@@ -51,6 +64,8 @@ MAY_PASS = frozenset(
     }
 )  # fmt: skip
 """Errors of a disk or a file system that fails, and of a node that is short of something."""
+FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""Errors of a disk without room, or of a user whose quota is used up."""
 WRONG_PATH = frozenset({errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP})
 """Errors of a path that no file system takes, or that this user may not use."""
 
@@ -63,6 +78,14 @@ def may_pass(error: BaseException) -> bool:
 def error_type(error: BaseException, lasting: type[FanalError] = UserError) -> type[FanalError]:
     """Return the type of our error in place of one of the system's: ``raise error_type(problem)(f"{path} ...")``."""
     return PassingError if may_pass(error) else lasting
+
+
+def full_disk(error: BaseException | None, *, log: Path) -> PassingError | None:
+    """Return our error in place of one of FULL_DISK, wherever a run met it; None for any other. Args: log: has the traceback."""
+    if not isinstance(error, OSError) or error.errno not in FULL_DISK:
+        return None
+    where = f"{error.filename}: " if error.filename else ""
+    return PassingError(f"{where}{error.strerror}; start again when there is room. Where it was met: {log}")
 
 
 def exit_code_of(error: BaseException) -> int:
@@ -111,9 +134,11 @@ def run_guarded(
     """
     try:
         return act()
+    except OutputError:
+        raise  # whoever gave the process its output says so (fanal/output.py)
     except FanalError as error:
         if speaks():
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            print(f"error: {on_one_line(str(error))}", file=sys.stderr, flush=True)
         then(error)
         return error.exit_code
     except Exception as error:

@@ -14,6 +14,10 @@ DAMAGED: Final = 76
 """Data or a checkpoint failed verification; starting again reads the same bytes."""
 HANG: Final = 77
 """A rank was cut off by its watchdog; starting again may help, a limited number of times."""
+INTERRUPTED: Final = 130
+"""Ended at once by Ctrl-C, the second one of a run: what was not saved is lost; start again to continue from what was."""
+OUTPUT_CLOSED: Final = 141
+"""Nobody reads standard output any more, as after ``| head``: a command that prints ended quietly. No training run ends with it."""
 
 OF_A_RUN: Final = (FINISHED, WRONG_INPUT, CRASH, STOPPED, DAMAGED, HANG)
 """Exit codes of a run that came as far as our code."""

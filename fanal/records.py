@@ -1,6 +1,7 @@
 """Small JSON records: a dataclass written as a JSON object, and read back with every key known, present and of its type."""
 
 import functools
+import hashlib
 import json
 import types
 import typing
@@ -10,7 +11,7 @@ from typing import Any
 
 from fanal.errors import FanalError, UserError, error_type, may_pass
 from fanal.files import TRY_AGAIN, write_bytes_durably
-from fanal.shown import shown
+from fanal.shown import KINDS, shown_json
 
 Record = typing.TypeVar("Record")
 
@@ -35,17 +36,38 @@ def read_record(record_type: type[Record], path: Path, *, remedy: str, error: ty
     Args: remedy is what the reader of an error should do; error is the exception to raise.
     Raises: error, naming the path, what was found and what was expected; PassingError if the disk does not give it now.
     """
+    return record_in(record_type, read_json(path, remedy=remedy, error=error), path, remedy=remedy, error=error)
+
+
+def read_json(path: Path, *, remedy: str, error: type[FanalError] = UserError) -> Any:
+    """Return the parsed content of a JSON file. Args and errors: as ``read_record``."""
     try:
-        content = json.loads(path.read_bytes())
+        return json.loads(path.read_bytes())
     except FileNotFoundError:
         raise error(f"{path} does not exist; {remedy}") from None
     except (ValueError, OSError, RecursionError) as problem:
         advice = TRY_AGAIN if may_pass(problem) else remedy
         raise error_type(problem, error)(f"{path} cannot be read as JSON ({problem}); {advice}") from None
+
+
+def record_in(
+    record_type: type[Record], content: Any, path: Path, *, remedy: str, error: type[FanalError] = UserError
+) -> Record:
+    """Build a dataclass from the parsed content of a file. Args and errors: as ``read_record``."""
     try:
         return record_of(record_type, content)
     except MisfitError as problem:
         raise error(f"{path}: {problem}; {remedy}") from None
+
+
+def own_hash(content: dict[str, Any], field: str) -> str:
+    """Return the SHA-256 of a JSON object without one field, which is the place for it: 64 hexadecimal digits.
+
+    Spaces and the order of keys do not matter. Fields that the file does not have take no part, so that a version with more
+    fields finds the same hash.
+    """
+    rest = {name: value for name, value in content.items() if name != field}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def record_of(record_type: type[Record], content: Any) -> Record:
@@ -63,7 +85,7 @@ def _build(kind: Any, content: Any, *, where: str) -> Any:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is tuple:
         if not isinstance(content, list):
-            raise MisfitError(f"{where[:-1]} holds {shown(content, 60)}, expected a list")
+            raise MisfitError(f"{where[:-1]} holds {shown_json(content, 60)}, expected an array")
         return tuple(_build(arguments[0], item, where=f"{where}{number}.") for number, item in enumerate(content))
     if origin is types.UnionType or origin is typing.Union:
         structured = [choice for choice in arguments if is_dataclass(choice) or typing.get_origin(choice) is not None]
@@ -75,14 +97,14 @@ def _build(kind: Any, content: Any, *, where: str) -> Any:
     # bool is an int in Python, but `true` is not a count of tokens.
     fits = type(content) in accepted or (content is None and types.NoneType in accepted)
     if not fits and not (type(content) is int and float in accepted) and kind is not Any:
-        names = " or ".join(choice.__name__ for choice in accepted)
-        raise MisfitError(f"{where[:-1]} holds {shown(content, 60)}, expected {names}")
+        names = " or ".join(KINDS.get(choice) or choice.__name__ for choice in accepted)
+        raise MisfitError(f"{where[:-1]} holds {shown_json(content, 60)}, expected {names}")
     return content
 
 
 def _dataclass_of(kind: Any, content: Any, *, where: str) -> Any:
     if not isinstance(content, dict):
-        raise MisfitError(f"{where[:-1] or 'the file'} holds {shown(content, 60)}, expected an object")
+        raise MisfitError(f"{where[:-1] or 'the file'} holds {shown_json(content, 60)}, expected an object")
     hints, required = _fields_of(kind)
     if unknown := sorted(set(content) - set(hints)):
         raise MisfitError(f"unknown key {where}{unknown[0]!r}, expected {', '.join(hints)}")

@@ -30,6 +30,8 @@ MANIFEST = "manifest.json"
 STATE = "state.json"
 DATA = "data.json"
 """File that says where the run stood in its data (pretrain/data/position.py)."""
+IMPORTED_FILES = "imported"
+"""Subfolder of an imported checkpoint: the small files of the Hugging Face folder that it was made from."""
 CONFIG = "config.yaml"
 ORIGIN = "origin.json"
 """File that names the checkpoint of another run from which this one started (origin.py); only where it did."""
@@ -64,6 +66,11 @@ def cannot_write(run_dir: str | Path, why: str, error: OSError | None = None) ->
 def checkpoints_dir(run_dir: str | Path) -> Path:
     """Return the folder in which a run keeps its checkpoints."""
     return Path(run_dir) / "checkpoints"
+
+
+def rank_log(run_dir: str | Path, rank: int) -> Path:
+    """Return the file that keeps what a rank says and how it failed."""
+    return Path(run_dir) / LOGS_DIR / f"rank-{rank:05d}.log"
 
 
 def step_name(step: int) -> str:

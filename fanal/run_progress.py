@@ -1,16 +1,54 @@
 """Progress of a run as its folder shows it: its complete checkpoints, and the records of its metrics file."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from fanal.fields import fit, is_count
 from fanal.json_lines import parse_lines, read_lines
-from fanal.run_folder import COMPLETE, METRICS_FILE, checkpoints_dir, step_name, step_of
+from fanal.run_folder import COMPLETE, METRICS_FILE, STATE, checkpoints_dir, step_name, step_of
 
 RECORD_BEGINS = '{"kind": '
 """Beginning of every line of metrics.jsonl."""
 RENAMED_FIELDS = {"held_out_loss": "validation_loss", "eval_time_s": "validation_time_s"}
 """Current name of each field of a record of kind "eval", which version 0.1 wrote; its kind is "validation" now."""
+
+
+class Standing(NamedTuple):
+    """A point of a run. What is left of the run depends on both counters: the batch may have been another one before."""
+
+    step: int = 0
+    """Optimizer steps done."""
+    consumed_samples: int = 0
+    """Samples that these steps used."""
+
+
+NEW_RUN = Standing()
+
+
+def standing(run_dir: Path) -> Standing:
+    """Return the point that a run would resume from, as its newest complete checkpoint says; NEW_RUN if none can be read."""
+    try:
+        steps = whole_steps(run_dir)
+    except (OSError, ValueError):  # ValueError: of a name that no path can have
+        return NEW_RUN
+    for step in reversed(steps):
+        found = standing_in(checkpoints_dir(run_dir) / step_name(step))
+        if found is not None:
+            return found
+    return NEW_RUN
+
+
+def standing_in(checkpoint: Path) -> Standing | None:
+    """Return the point at which this checkpoint was written; None if its state cannot be read. Nothing is verified."""
+    try:
+        state = json.loads((checkpoint / STATE).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(state, dict) or not fit(state, dict.fromkeys(Standing._fields, is_count)):
+        return None
+    return Standing(step=state["step"], consumed_samples=state["consumed_samples"])
 
 
 def newest_step(run_dir: Path) -> int:

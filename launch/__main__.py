@@ -265,12 +265,12 @@ def render_encode(site_name: str, to_queue: bool, **options: Any) -> None:
 def _plan(config: str, overrides: tuple[str, ...], site_name: str, options: dict[str, Any]) -> Any:
     from launch.chain.request import Request, plan_job
     from launch.sites.site import load_site
-    from pretrain.config.load import load_run
+    from pretrain.config.load import load_run_to_train
     from pretrain.config.path_rules import paths_of
 
     exclude = tuple(node for node in (options["exclude"] or "").split(",") if node)
     request = Request(**{**options, "exclude": exclude})
-    run, site = load_run(config, overrides), load_site(site_name)
+    run, site = load_run_to_train(config, overrides), load_site(site_name)
     with user_path(run.run_dir, *paths_of(run).values()):
         planned = plan_job(run, site_name, site, request, _places())
     for warning in planned.warnings:

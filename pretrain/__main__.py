@@ -7,17 +7,13 @@ import datetime
 import os
 import secrets
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from typing import Any, Literal
 
-from pretrain.parallel.environment import (
-    let_go_of_output,
-    note_exit_code,
-    rank_and_size,
-    started_by_launcher,
-)
-from pretrain.parallel.signals import ignore_stop_signals, stop_signal_comes_within
+from pretrain.parallel.environment import note_exit_code, rank_and_size, started_by_launcher
+from pretrain.parallel.signals import end_as_interrupted, ignore_stop_signals, stop_signal, stop_signal_comes_within
 from pretrain.parallel.start import begin_train
 
 if __name__ == "__main__" and sys.argv[1:2] == ["train"]:  # before the imports that take a while
@@ -26,9 +22,10 @@ if __name__ == "__main__" and sys.argv[1:2] == ["train"]:  # before the imports 
 import click
 
 from fanal.command_group import CommandGroup, complete_path
-from fanal.errors import FanalError, run_guarded, user_path
-from fanal.exit_codes import CRASH, DAMAGED, FINISHED, HANG
-from pretrain.config.load import load_run
+from fanal.errors import FanalError, full_disk, run_guarded, user_path
+from fanal.exit_codes import CRASH, DAMAGED, FINISHED, HANG, INTERRUPTED
+from fanal.output import append_to_log, let_go_of_output, outlive_output
+from pretrain.config.load import load_run, load_run_to_train
 from pretrain.config.path_rules import paths_of
 from pretrain.config.schema import RunConfig
 
@@ -50,11 +47,15 @@ def train(config: str, overrides: tuple[str, ...]) -> None:
     Under torchrun or srun it uses the ranks that it is given; without either it starts the ranks that the layout needs here.
     """
     _quiet_libraries()
-    code = _guard(lambda: (_train_rank if started_by_launcher() else _train_local)(load_run(config, overrides)))
+    outlive_output()
+    start = _train_rank if started_by_launcher() else _train_local
+    code = _guard(lambda: start(load_run_to_train(config, overrides)))
     ignore_stop_signals()
     if started_by_launcher():
         note_exit_code(code)
     let_go_of_output()
+    if code == INTERRUPTED:
+        end_as_interrupted()
     sys.exit(code)
 
 
@@ -68,7 +69,7 @@ def show(config: str, overrides: tuple[str, ...]) -> None:
     from pretrain.inspect.show import show as show_run
 
     def act() -> int:
-        show_run(load_run(config, overrides), Console())
+        show_run(load_run_to_train(config, overrides), Console())
         return FINISHED
 
     sys.exit(_guard(act))
@@ -261,42 +262,68 @@ def export_command(checkpoint: str, overrides: tuple[str, ...], folder: str, **o
 
 def _train_rank(run: RunConfig) -> int:
     """Train as one rank of a world that torchrun or srun started."""
+    from fanal.run_folder import rank_log
     from pretrain.train.loop import train as train_run
 
-    return int(train_run(run))
+    log = rank_log(run.run_dir, rank_and_size()[0])
+    outlive_output(log)
+    try:
+        return int(train_run(run))
+    except Exception as error:
+        known = error if isinstance(error, FanalError) else full_disk(error, log=log)
+        if known is None:
+            raise  # its traceback belongs on the terminal
+        append_to_log(log, traceback.format_exc())
+        raise known from None
 
 
 def _train_local(run: RunConfig) -> int:
     """Train on local ranks; checks what can be checked before any starts."""
-    from fanal.run_folder import LOGS_DIR, cannot_write
-    from pretrain.checkpoint.loading.init_from import check_init_from
+    from fanal.run_folder import LOGS_DIR, cannot_write, rank_log
     from pretrain.config.derive import world_size
     from pretrain.data.sources import open_sources
+    from pretrain.log.finished import finished_lines, is_finished
+
+    with user_path(run.run_dir, *paths_of(run).values()):
+        sources = open_sources(run)
+        if stop_signal() is None and is_finished(run, sources):
+            print(*finished_lines(run, encoding=sys.stdout.encoding), sep="\n")
+            return FINISHED
+
+    from pretrain.checkpoint.loading.init_from import check_init_from
     from pretrain.log.run_dir import open_run_dir
     from pretrain.parallel.device import resolve_device
     from pretrain.parallel.local import run_local_ranks
     from pretrain.train.local_rank import local_rank
+    from pretrain.train.memory import check_memory
 
+    device_type, num_ranks = resolve_device(run.parallel.device), world_size(run.parallel)
     with user_path(run.run_dir, *paths_of(run).values()):
-        check_init_from(run, tokenizer_sha256=open_sources(run).tokenizer_sha256)
+        check_init_from(run, tokenizer_sha256=sources.tokenizer_sha256)
+        check_memory(run, device_type=device_type, num_ranks=num_ranks, ranks_here=num_ranks)
         folder = open_run_dir(run.run_dir)
         try:
             (folder / LOGS_DIR).mkdir(exist_ok=True)
         except OSError as error:
             raise cannot_write(run.run_dir, f"{LOGS_DIR}: {error.strerror}", error) from None
-    device_type = resolve_device(run.parallel.device)
     code, failure = run_local_ranks(
         local_rank,
         run,
         preload=["pretrain.train.loop"],
-        num_ranks=world_size(run.parallel),
+        num_ranks=num_ranks,
         device_type=device_type,
         log_dir=folder / LOGS_DIR,
     )
+    if code == INTERRUPTED:
+        print(
+            "ended at once by a second Ctrl-C; the run continues from its newest checkpoint, if there is one",
+            file=sys.stderr,
+        )
     if failure is None:
         return code
-    if isinstance(failure.error, FanalError):
-        raise failure.error
+    known = full_disk(failure.error, log=rank_log(folder, failure.rank)) or failure.error
+    if isinstance(known, FanalError):
+        raise known
     if code == HANG:
         print(failure.text, file=sys.stderr)
         return HANG

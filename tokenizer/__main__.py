@@ -18,13 +18,15 @@ from rich.table import Table
 
 from fanal.command_group import CommandGroup, ManyInputsCommand, complete_path
 from fanal.errors import UserError, run_guarded, user_path
-from fanal.exit_codes import CRASH, DAMAGED, WRONG_INPUT
+from fanal.exit_codes import CRASH, DAMAGED, INTERRUPTED, WRONG_INPUT
 from fanal.files import write_bytes_durably
 from tokenizer.documents.blocks import Part
+from tokenizer.documents.input_files import find_inputs
 from tokenizer.documents.parse import Fields
 from tokenizer.documents.sample_corpus import DEFAULT_MAX_BYTES_PER_DOMAIN, make_sample_corpus
 from tokenizer.encoding import encode as encode_module
 from tokenizer.encoding import merge as merge_module
+from tokenizer.notes import say_found, say_report
 from tokenizer.shards import adopt as adopt_module
 from tokenizer.shards import verify as verify_module
 from tokenizer.shards.labels import Labels
@@ -33,9 +35,6 @@ from tokenizer.vocabulary import check as check_module
 from tokenizer.vocabulary.engine import ENGINES
 from tokenizer.vocabulary.spec import load_spec
 from tokenizer.vocabulary.train import train_tokenizer
-
-INTERRUPTED = 130
-
 
 input_option = click.option(
     "--input",
@@ -83,6 +82,7 @@ def train(spec: str, inputs: tuple[str, ...], output: str, text_field: str) -> N
         of = f"{sample.num_characters:,} of {sample.num_available_characters:,} characters"
         click.echo(f"{sample.language}: {of}, from {sample.num_documents:,} documents")
     click.echo(f"{output}: {tokenizer.vocab_size} tokens, model sha256 {tokenizer.model_sha256}")
+    say_found(find_inputs(inputs))
 
 
 def labels_options(command: Callable) -> Callable:
@@ -162,8 +162,8 @@ class PartType(click.ParamType):
 def encode(directory: str, inputs: tuple[str, ...], output: str, **options: Any) -> None:
     """Encode documents to one shard.
 
-    Inputs are .jsonl, .txt (both also .gz or .zst) and .parquet files, or folders of them. All documents must have the same
-    domain and licence, unless --domain and --licence give them.
+    Inputs are .jsonl, .json (JSON lines too), .txt (all of them also .gz or .zst) and .parquet files, or folders of them. All
+    documents must have the same domain and licence, unless --domain and --licence give them.
     """
     report = encode_module.encode(
         directory,
@@ -190,10 +190,7 @@ def encode(directory: str, inputs: tuple[str, ...], output: str, **options: Any)
         f"{output}: {manifest.num_documents:,} documents, {manifest.num_tokens:,} tokens of {manifest.dtype} "
         f"({manifest.options.engine}, {report.num_checked:,} documents checked against SentencePiece)"
     )
-    if report.skipped:
-        click.echo(f"{output}: left out {len(report.skipped):,} documents that cannot be read:", err=True)
-        for problem in report.skipped:
-            click.echo(f"  {problem}", err=True)
+    say_report(output, report)
 
 
 @commands.command()
@@ -217,14 +214,32 @@ def merge(parts: tuple[str, ...], output: str) -> None:
 @commands.command()
 @click.argument("prefix", metavar="PREFIX", shell_complete=complete_path)
 @tokenizer_option
+@click.option(
+    "--ids-of-another-tokenizer",
+    "has_other_ids",
+    is_flag=True,
+    help="The ids are not the tokenizer's, on purpose: it stands for one without a folder. Checkpoints say so.",
+)
 @labels_options
-def adopt(prefix: str, directory: str, **labels: str | None) -> None:
+@click.option(
+    "--output",
+    metavar="PREFIX",
+    shell_complete=complete_path,
+    help="Write a shard of the same tokens, without empty documents and with one sequence for each, instead.",
+)
+def adopt(prefix: str, directory: str, has_other_ids: bool, output: str | None, **labels: str | None) -> None:
     """Make the manifest of a shard that Megatron wrote, after reading all of it.
 
     PREFIX.bin and PREFIX.idx are left as they are.
     """
-    manifest = adopt_module.adopt(prefix_of(prefix), directory, Labels(**labels))
-    click.echo(f"{prefix}: {manifest.num_documents:,} documents, {manifest.num_tokens:,} tokens of {manifest.dtype}")
+    manifest = adopt_module.adopt(
+        prefix_of(prefix), directory, Labels(**labels), has_other_ids=has_other_ids, output=output
+    )
+    if manifest.num_skipped:
+        click.echo(f"{prefix}: left out {manifest.num_skipped:,} documents without a token", err=True)
+    click.echo(
+        f"{output or prefix}: {manifest.num_documents:,} documents, {manifest.num_tokens:,} tokens of {manifest.dtype}"
+    )
 
 
 @commands.command()
@@ -248,6 +263,8 @@ def verify(prefixes: tuple[str, ...], deep: bool, directory: str | None) -> None
         counts = ["" if count is None else f"{count:,}" for count in (result.num_documents, result.num_tokens)]
         table.add_row(result.prefix, *counts, "FAILED" if result.failed else "not read" if result.cut_short else "ok")
     _print(table)
+    for note in [result.note for result in results if result.note is not None]:
+        click.echo(f"note: {note}", err=True)
     problems = [problem for result in results for problem in result.problems]
     for problem in problems:
         click.echo(f"error: {problem}", err=True)
@@ -286,6 +303,7 @@ def check(
     as_text = json.dumps(content, indent=2, ensure_ascii=False)
     if output is not None:
         write_bytes_durably(Path(output), (as_text + "\n").encode("utf-8"))
+    say_found(find_inputs(inputs))
     if as_json:
         click.echo(as_text)
         return

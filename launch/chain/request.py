@@ -1,6 +1,7 @@
 """Request of a user, and the job of one or more slices that follows from it. Every error comes before the queue does."""
 
 import hashlib
+import math
 import os
 import re
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from pretrain.config.derive import model_parallel_size, world_size
 from pretrain.config.rules import check_ranks
 from pretrain.config.schema import ParallelConfig, RunConfig
 
+MAX_NODES = 100_000
+"""Largest number of nodes taken; more is a slip of the hand."""
 MAX_STOP_MARGIN_S = 65_535
 """Largest margin that ``sbatch --signal`` takes, in seconds."""
 
@@ -159,6 +162,10 @@ def check_nodes(
     """
     if nodes < 1:
         raise UserError(f"--nodes ({nodes}) must be at least 1; --nodes 1 works")
+    if nodes > MAX_NODES:
+        raise UserError(
+            f"--nodes ({nodes}) must not be above {MAX_NODES:,}, more than any machine has; --nodes 1 works"
+        )
     gpus = _gpus_per_node(site, site_name, nodes, gpus_per_node)
     _check_device(run, site, site_name)
     ranks_per_node = gpus or _cpu_ranks_per_node(run.parallel, nodes)
@@ -241,7 +248,7 @@ def _gpus_per_node(site: SiteConfig, site_name: str, nodes: int, wanted: int | N
     if wanted is None or wanted == site.gpus_per_node:
         return site.gpus_per_node
     if not 1 <= wanted <= site.gpus_per_node:
-        works = f"{site.gpus_per_node} works" if site.gpus_per_node else "leave it out"
+        works = f"--gpus-per-node {site.gpus_per_node} works" if site.gpus_per_node else "leave it out"
         raise UserError(
             f"--gpus-per-node ({wanted}) must be from 1 to the {site.gpus_per_node} GPUs of a node of {site_name}; {works}"
         )
@@ -257,7 +264,7 @@ def _cpu_ranks_per_node(parallel: ParallelConfig, nodes: int) -> int:
     """Return the CPU ranks of each node: without GPUs the layout says how many ranks there are, and they are spread evenly."""
     ranks = world_size(parallel)
     if ranks % nodes:
-        works = max(count for count in range(1, min(nodes, ranks) + 1) if ranks % count == 0)
+        works = next(count for count in range(min(nodes, ranks), 0, -1) if ranks % count == 0)
         raise UserError(f"--nodes ({nodes}) must divide the layout's {ranks} ranks; --nodes {works} works")
     return ranks // nodes
 
@@ -274,7 +281,9 @@ def _check_device(run: RunConfig, site: SiteConfig, site_name: str) -> None:
         )
     if site.gpus_per_node and not site.bf16 and run.train.precision == "bf16":
         raise UserError(
-            f"train.precision (bf16) is not supported by the GPUs of {site_name}; train.precision=fp32 works"
+            f"train.precision (bf16) is not supported by the GPUs of {site_name}, which compute in fp16 and fp32, and fp16, which "
+            "needs loss scaling, is not implemented; train.precision=fp32 works, at the pace of their fp32 units and without their "
+            "tensor cores"
         )
 
 
@@ -286,7 +295,8 @@ def _check_layout(run: RunConfig, nodes: int, ranks_per_node: int, what: str) ->
         given = f"{nodes} nodes x {ranks_per_node} {what} = {ranks} ranks"
         layout = f"TP{run.parallel.tensor_model_parallel_size} x PP{run.parallel.pipeline_model_parallel_size}"
         if needed is None:
-            works = next(count for count in range(nodes, nodes + replica + 1) if count * ranks_per_node % replica == 0)
+            least = replica // math.gcd(replica, ranks_per_node)  # nodes of whole replicas
+            works = -(-nodes // least) * least
             raise UserError(f"{given} must be whole replicas of {replica} ranks ({layout}); --nodes {works} works")
         if needed % ranks_per_node == 0:
             works = f"--nodes {needed // ranks_per_node} works"

@@ -4,6 +4,7 @@ PREFIX.launch/ holds encode.sbatch (an array, one task a part), merge.sbatch (af
 know), exit-codes/I and logs/I.out of every task, and jobs.jsonl (launch/encoding/job.py). Parts lie at PREFIX.parts/I.
 """
 
+import itertools
 import json
 import math
 import os
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from fanal.errors import UserError, error_type, user_path
 from fanal.files import write_whole
+from fanal.missing import what_is_there
 from launch import slurm
 from launch.chain import jobs_file
 from launch.chain.request import Places, absolute, account, check_path, check_word, job_name
@@ -24,6 +26,8 @@ from launch.sites.reach import check_paths
 from launch.sites.site import SiteConfig
 
 FACTS = "encode.json"
+MAX_PARTS = 100_000
+"""Largest number of parts taken: the merge looks at each, and few schedulers take a larger array."""
 OURS = ("--tokenizer", "--input", "--output", "--part", "--shuffle-seed", "--workers")
 """Options of ``fanal tokenizer encode`` that ``fanal launch render-encode`` has or sets itself."""
 SAME_FOR_ALL_PARTS = ("tokenizer", "inputs", "parts", "options")
@@ -66,6 +70,10 @@ def plan_encode(site_name: str, site: SiteConfig, request: EncodeRequest, places
     ):  # fmt: skip
         if number is not None and number < least:
             raise UserError(f"{option} ({number}) must be at least {least}; {option} {max(least, 8)} works")
+    if request.parts > MAX_PARTS:
+        raise UserError(
+            f"--parts ({request.parts}) must not be above {MAX_PARTS:,}, the tasks of an array; --parts 8 works"
+        )
     cores, where = (site.encode.cores, "encode.cores") if site.encode else (site.cores_per_node, "cores_per_node")
     workers = cores if request.workers is None else request.workers
     if workers > cores:
@@ -190,18 +198,24 @@ def _check_there(request: EncodeRequest, places: Places, prefix: Path) -> None:
             "`fanal tokenizer train` made works"
         )
     if not request.inputs:
-        raise UserError("--input must name at least one file or folder; --input my/corpus works")
+        raise UserError(
+            "--input must name at least one file or folder of text; --input . reads those of the current folder"
+        )
     for given in request.inputs:
         if not absolute(given, places.workdir).exists():
-            raise UserError(f"--input ({given}) must be a file or a folder that exists; --input my/corpus works")
-    there = [
-        path for path in (prefix.with_name(prefix.name + end) for end in (".json", ".bin", ".idx")) if path.exists()
-    ]
+            raise UserError(f"--input ({given}) {what_is_there(absolute(given, places.workdir))}")
+    there = _files_of(prefix)
     if there:
+        free = next(name for count in itertools.count(2) if not _files_of(name := Path(f"{prefix}-{count}")))
         raise UserError(
             f"--output ({prefix}) must not exist yet, and {there[0]} does: nothing is overwritten; remove it, or "
-            f"--output {prefix}-2 works"
+            f"--output {free} works"
         )
+
+
+def _files_of(prefix: Path) -> list[Path]:
+    """Return the files of a shard that are there."""
+    return [path for path in (Path(f"{prefix}{end}") for end in (".json", ".bin", ".idx")) if path.exists()]
 
 
 def _check_passed_on(passed_on: tuple[str, ...], places: Places) -> None:

@@ -1,11 +1,13 @@
 """Check of every node of the job that this process runs in: start node_check.py on each, read, judge, show, keep."""
 
+import contextlib
 import dataclasses
 import json
 import os
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from rich.console import Console
@@ -29,6 +31,8 @@ STRAGGLER_S = 60
 """Seconds that the other nodes get once the first is done or has failed; they end within a second of each other."""
 LAST_WORDS_S = 60
 """Seconds for srun to end a step that took too long: it gives the tasks Slurm's KillWait, 30 on most clusters."""
+KILLED_S = 5
+"""Seconds for a killed srun to be gone."""
 
 
 def look_at_nodes(site: SiteConfig, run_dir: Path, *, gpus: int, limit_s: float = LIMIT_S) -> int:
@@ -68,23 +72,31 @@ def ask_nodes(nodes: tuple[str, ...], run_dir: Path, *, gpus: int, bf16: bool, l
         "--gpus", str(gpus), "--bf16" if bf16 else "--fp32",
     ]  # fmt: skip
     sys.stdout.flush()
+    # A file, not a pipe: the end of a pipe is when all who hold it are gone, and srun may leave others behind.
+    with tempfile.TemporaryFile() as said:
+        try:
+            process = subprocess.Popen([*step, *command], stdout=said, env=environment())
+        except FileNotFoundError:
+            raise slurm.SlurmError("srun is not on this machine: Slurm's commands are needed here") from None
+        _end_within(process, limit_s)
+        said.seek(0)
+        output = said.read().decode(errors="replace")
+    return read_reports(output)
+
+
+def _end_within(process: subprocess.Popen[bytes], limit_s: float) -> None:
+    """Wait for the step as long as it may take, and then end it, by force at last."""
     try:
-        process = subprocess.Popen(
-            [*step, *command], stdout=subprocess.PIPE, text=True, errors="replace", env=environment()
-        )
-    except FileNotFoundError:
-        raise slurm.SlurmError("srun is not on this machine: Slurm's commands are needed here") from None
-    try:
-        output, _ = process.communicate(timeout=limit_s)
+        process.wait(limit_s)
     except subprocess.TimeoutExpired:
         print(f"warning: the nodes took more than {limit_s:g} s: their check is ended", file=sys.stderr, flush=True)
         process.terminate()  # srun ends the step on all nodes
-        try:
-            output, _ = process.communicate(timeout=LAST_WORDS_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            output, _ = process.communicate()
-    return read_reports(output)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(LAST_WORDS_S)
+            return
+        process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # it waits for a disk or a network, and is left behind
+            process.wait(KILLED_S)
 
 
 def read_reports(output: str) -> dict[str, NodeReport]:

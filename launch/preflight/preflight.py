@@ -15,16 +15,18 @@ from pathlib import Path
 from fanal.errors import UserError, run_guarded, user_path
 from fanal.exit_codes import CRASH, DAMAGED, FINISHED, WRONG_INPUT
 from fanal.free_space import free_at, nearest_folder
-from fanal.run_progress import whole_steps
+from fanal.run_progress import standing, whole_steps
 from launch.chain.request import absolute, check_nodes, check_run_dir
 from launch.preflight import nodes as node_looks
 from launch.preflight.space import check_space, check_write, quota
 from launch.sites.reach import check_reach, shards_of
 from launch.sites.site import SiteConfig, load_site
 from pretrain.config.derive import world_size
-from pretrain.config.load import load_run
+from pretrain.config.load import load_run_to_train
 from pretrain.config.path_rules import paths_of
 from pretrain.config.schema import ParallelConfig, RunConfig
+from pretrain.data.passes import passes_text, passes_warning, source_passes
+from pretrain.data.sources import open_sources
 
 SLURM_COMMANDS = ("sbatch", "srun", "scontrol", "squeue", "sinfo", "scancel")
 
@@ -55,7 +57,7 @@ def preflight(
 
     Raises: UserError if the config or the site cannot be read.
     """
-    run, site = load_run(config, overrides), load_site(site_name)
+    run, site = load_run_to_train(config, overrides), load_site(site_name)
     in_job = "SLURM_JOB_ID" in os.environ and "SLURM_JOB_NUM_NODES" in os.environ
     found, why = number_of_nodes(run.parallel, site, nodes, gpus_per_node)
     asked = PreflightRequest(
@@ -147,7 +149,19 @@ def data(asked: PreflightRequest) -> str | int:
     code = subprocess.run([*command, *(["--deep"] if asked.deep else [])], env=node_looks.environment()).returncode
     if code:
         return code if code in (WRONG_INPUT, DAMAGED) else CRASH
-    return f"{len(shards)} shards verified{'' if asked.deep else '; --deep reads all of them'}"
+    return f"{len(shards)} shards verified{'' if asked.deep else '; --deep reads all of them'}\n{passes(asked)}"
+
+
+def passes(asked: PreflightRequest) -> str:
+    """Return how often the run reads its sources, on a line or two.
+
+    Raises: UserError as the run itself, for shards that it cannot be trained on.
+    """
+    sources, since = open_sources(asked.run), standing(asked.run_dir)
+    most = max(source_passes(asked.run, sources, since), key=lambda source: source.passes)
+    warning = passes_warning(asked.run, sources, since)
+    said = f"passes: {passes_text(most.passes)} over {most.prefix}, the most of {len(sources.train)} sources"
+    return said if warning is None else f"{said}\n{warning}"
 
 
 def space(asked: PreflightRequest) -> str:

@@ -1,13 +1,13 @@
 """Free space for the checkpoints of a run, in bytes and in files (inodes)."""
 
+import math
 import os
 import shlex
 import shutil
 import subprocess
 import tempfile
 from bisect import bisect_right
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -80,27 +80,44 @@ def what_fits(run: RunConfig, there: Sequence[int], fits: int) -> str:
 def most_at_once(run: RunConfig, there: Sequence[int]) -> int:
     """Return the number of checkpoints in the run folder when there are most: those kept, and one being written.
 
-    Those that a run writes when it is told to stop count only once they exist.
+    Those that a run writes when it is told to stop count only once they exist. A step is never taken one by one: a config may
+    ask for more of them than could be counted.
     """
     keep, every = run.checkpoint.keep_last, run.checkpoint.keep_every_steps
-    recent: deque[int] = deque(sorted(there))
-    for_ever, most = 0, len(there)
-    for step in saved_steps(run, after=max(there, default=0)):
-        recent.append(step)
-        most = max(most, for_ever + len(recent))
-        while keep is not None and len(recent) > keep:
-            old = recent.popleft()
-            for_ever += every is not None and old % every == 0
-    return most
+    old, last = sorted(there), run.train.train_steps
+    regular = saved_steps(run, after=max(there, default=0))
+    ends = last > max(there, default=0)  # with a checkpoint of its own
+    written = len(old) + _length(regular) + ends
+    if keep is None or written <= keep + 1 or not ends:
+        return written
+    # Kept for ever are those that were saved before the newest ones; while the last is written, keep + 1 are there beside them.
+    number = written - keep - 1
+    for_ever = 0
+    if every is not None:
+        for_ever = sum(step % every == 0 for step in old[:number])
+        left = max(0, number - len(old))
+        for_ever += _multiples(range(regular.start, regular.start + left * regular.step, regular.step), every)
+    first = len(old) + 1  # there are as many when the next one is written, however few are kept from then on
+    return max(first, for_ever + keep + 1)
 
 
-def saved_steps(run: RunConfig, *, after: int) -> Iterator[int]:
-    """Return the steps at which the run will still write a checkpoint."""
+def saved_steps(run: RunConfig, *, after: int) -> range:
+    """Return the steps at which the run will still write a checkpoint, but for its last step, where it writes one, too."""
     last, interval = run.train.train_steps, run.checkpoint.interval
-    if interval is not None:
-        yield from range(after // interval * interval + interval, last, interval)
-    if after < last:
-        yield last
+    if interval is None:
+        return range(0)
+    return range(after // interval * interval + interval, last, interval)
+
+
+def _length(steps: range) -> int:
+    """len() takes no more than 63 bits; so many steps a config may ask for, and no more."""
+    return max(0, -(-(steps.stop - steps.start) // steps.step))
+
+
+def _multiples(steps: range, factor: int) -> int:
+    """Return how many of these steps, multiples of their distance, are multiples of ``factor``."""
+    common = math.lcm(steps.step, factor)
+    return max(0, (steps.stop - 1) // common - (steps.start - 1) // common) if steps else 0
 
 
 def check_write(run_dir: Path) -> str:

@@ -106,7 +106,7 @@ class SiteConfig:
     cores_per_node: int = MISSING
     """Cores a job may have of one node, as Slurm counts them under ``hint``."""
     bf16: bool = True
-    """Whether the GPUs compute in bf16."""
+    """Whether the GPUs compute in bf16. Where they do not, runs train in fp32: fp16, with its loss scaling, is not implemented."""
     partition: str = ""
     """Partition; empty where the scheduler chooses by constraint or has one only."""
     constraint: str = ""
@@ -204,9 +204,10 @@ def _check_quoted(read: Any, made: Any, where: str, key: str = "") -> None:
         for number, value in enumerate(read):
             _check_quoted(value, made[number], where, f"{key}[{number}]")
     elif isinstance(made, str) and not isinstance(read, str):
+        name = "" if key.endswith("]") else f"{key.split('.')[-1]}: "
         raise UserError(
             f"{where}: {key} must be text, and YAML reads it as {type(read).__name__} {read}; write it in quotes: "
-            f"{key.split('.')[-1]}: '{made}' works"
+            f"{name}'{made}' works"
         )
 
 

@@ -19,6 +19,7 @@ FIELDS: dict[str, dict[str, Rule]] = {
     },
     "validation": {"step": is_count, "validation_loss": is_losses, "validation_time_s": is_figure},
     "checkpoint": {"step": is_count, "stall_s": is_figure},
+    "start": {"step": is_count, "train_steps": or_null(is_count)},
     "end": {"step": is_count, "outcome": is_text},
 }  # fmt: skip
 """Rules for the fields that are relied on, by kind of record; a record that breaks one is skipped. What an older run
@@ -44,6 +45,8 @@ class Timeline:
     """Records of the saves of all attempts: what a save costs does not depend on what became of its steps."""
     end: Record | None = None
     """Record of the run's orderly end, if nothing was trained since."""
+    train_steps: int | None = None
+    """Last step of the run as its last start knew it; None if that start was an older version's."""
     attempt_begins: int = 0
     """Index in ``steps`` of the first record of the attempt that wrote last, as far as the records tell."""
 
@@ -78,6 +81,8 @@ def timeline(records: Iterable[Record]) -> Timeline:
             line.validations.append(record)
         elif kind == "checkpoint":
             line.saves.append(record)
+        elif kind == "start":
+            line.train_steps = record.get("train_steps")
         else:
             line.end = record
     return line
@@ -171,7 +176,7 @@ def lost_share(
     return LostTime(share=extra_s / (step_time_s + extra_s), counts=f"{' and '.join(seen)}; restarts are not counted")
 
 
-def eta_hours(steps_left: int, step_time_s: float, lost: LostTime | None) -> float | None:
+def eta_hours(steps_left: float, step_time_s: float, lost: LostTime | None) -> float | None:
     """Return the hours of computing until the last step; waiting in the queue comes on top. None if all the time is lost."""
     kept = 1 - (lost.share if lost else 0.0)
     return steps_left * step_time_s / kept / 3600 if kept > 0 else None

@@ -25,7 +25,7 @@ from fanal.run_folder import (
     step_of,
 )
 from fanal.run_folder import CONFIG as CHECKPOINT_CONFIG
-from fanal.run_progress import metrics
+from fanal.run_progress import metrics, standing
 from launch import slurm
 from launch.chain import jobs_file
 from launch.chain.render import JOB
@@ -33,6 +33,7 @@ from launch.chain.request import launch_dir
 from launch.chain.script import CONFIG, SITE
 from launch.sites.site import load_site
 from launch.status.progress import LOSS_BACK_RECORDS, Ended, Pace, Timeline, eta_hours, lost_share, pace, timeline
+from pretrain.config.derive import consumed_samples_at, global_batch_size_at
 from pretrain.config.load import load_run
 from pretrain.config.schema import RunConfig
 
@@ -85,14 +86,15 @@ def _status(run_dir: Path) -> dict[str, Any]:
     _check_is_run(run_dir)
     now = time.time()
     checkpoint = _checkpoints(run_dir, now)
-    facts, run = _facts(run_dir), _config(run_dir, checkpoint["step"])
+    facts = _facts(run_dir)
     records = jobs_file.read(run_dir)
     attempts = jobs_file.attempts(records)
     queue, no_queue = _queue(facts)
     line, age_s = _timeline(run_dir, attempts[-1] if attempts else None, now)
     step = max((record["step"] for record in [*line.steps[-1:], *([line.end] if line.end else [])]), default=0)
     step = max(step, checkpoint["step"] or 0)
-    train_steps = run.train.train_steps if run else None
+    run = _config(run_dir, checkpoint["step"], at_step=step)
+    train_steps = _train_steps(run_dir, run, line)
     state = _state(records, attempts, queue, line, complete=train_steps is None or step >= train_steps)
     # What is not in a checkpoint is trained again, unless it is being trained now.
     stands_at = step if state in ("running", "unknown") else (checkpoint["step"] or 0)
@@ -103,7 +105,7 @@ def _status(run_dir: Path) -> dict[str, Any]:
         "run_dir": str(run_dir), "state": state, "step": step, "train_steps": train_steps, "steps_left": left,
         "consumed_tokens": last.get("consumed_tokens"),
         "metrics_age_s": age_s, **_losses(line), "pace": asdict(speed) if speed else None,
-        **_eta(line, attempts, run, facts, run_dir, speed, left),
+        **_eta(line, attempts, run, facts, run_dir, speed, left, stands_at),
         "checkpoint": checkpoint,
         "skipped_steps": last.get("skipped_steps"),
         "skipped_spikes": last.get("skipped_spikes"),
@@ -141,18 +143,37 @@ def _facts(run_dir: Path) -> dict[str, Any] | None:
     return facts if isinstance(facts, dict) and fit(facts, {"name": is_text, "minutes": is_count}) else None
 
 
-def _config(run_dir: Path, newest: int | None) -> RunConfig | None:
-    """Return the resolved run: of its jobs, else of its newest checkpoint; None if neither can be read."""
+def _config(run_dir: Path, newest: int | None, *, at_step: int) -> RunConfig | None:
+    """Return the resolved run: of its jobs, else of its newest checkpoint; None if neither can be read.
+
+    A run that trained beyond the last step of its jobs was made longer by hand: then its checkpoint's, which is younger.
+    """
     paths = [launch_dir(run_dir) / CONFIG]
     if newest is not None:
         paths.append(checkpoints_dir(run_dir) / step_name(newest) / CHECKPOINT_CONFIG)
+    found = []
     for path in paths:
         try:
             if path.is_file():
-                return load_run(path)
+                found.append(load_run(path))
         except UNREADABLE:
             continue  # of another version, or just being deleted: the rest is still worth showing
-    return None
+    return next((run for run in found if run.train.train_steps >= at_step), found[0] if found else None)
+
+
+def _train_steps(run_dir: Path, run: RunConfig | None, line: Timeline) -> int | None:
+    """Return the last step of the run: as its last start knew it, unless jobs were submitted since; else its config's."""
+    if line.train_steps is not None and _written_s(run_dir / METRICS_FILE) >= _written_s(launch_dir(run_dir) / CONFIG):
+        return line.train_steps
+    return run.train.train_steps if run else None
+
+
+def _written_s(path: Path) -> float:
+    """Return when a file was written, in seconds since the epoch; 0 without one."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _checkpoints(run_dir: Path, now: float) -> dict[str, Any]:
@@ -223,6 +244,8 @@ def _state(
         return "finished"
     if waiting:
         return "waiting"
+    if not open_attempt and decided and decided[-1]["action"] == "finish" and not complete:
+        return "unknown" if line.end is None else "stopped"  # made longer since, by hand
     if not open_attempt and decided and decided[-1]["action"] in ("finish", "stop"):
         return {"finish": "finished", "stop": "stopped"}[decided[-1]["action"]]
     if current:
@@ -258,6 +281,7 @@ def _eta(
     run_dir: Path,
     speed: Pace | None,
     left: int | None,
+    stands_at: int,
 ) -> dict[str, Any]:
     """Return the hours and jobs until the last step, and what is counted in them."""
     hours_per_job = _hours_per_job(facts, run_dir)
@@ -269,7 +293,7 @@ def _eta(
         line, _ended(attempts), step_time_s=speed.step_time_s, validation_interval=run.train.validation_interval,
         save_interval=run.checkpoint.interval,
     )  # fmt: skip
-    hours = eta_hours(left, speed.step_time_s, lost)
+    hours = eta_hours(_steps_of_now(run, run_dir, stands_at, left), speed.step_time_s, lost)
     return {
         "eta_hours": hours,
         "eta_jobs": math.ceil(hours / hours_per_job) if hours is not None and hours_per_job else None,
@@ -277,6 +301,15 @@ def _eta(
         "lost_share": lost.share if lost else None,
         "hours_per_job": hours_per_job,
     }
+
+
+def _steps_of_now(run: RunConfig, run_dir: Path, stands_at: int, left: int) -> float:
+    """Return the steps that are left, in steps of the batch that is trained now: a ramp makes later ones larger, and longer."""
+    if run.train.batch_ramp is None:
+        return left
+    since = standing(run_dir)
+    now, then = (consumed_samples_at(run.train, step, since) for step in (stands_at, stands_at + left))
+    return (then - now) / global_batch_size_at(run.train, now)
 
 
 def _hours_per_job(facts: dict[str, Any] | None, run_dir: Path) -> float | None:

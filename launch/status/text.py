@@ -58,14 +58,18 @@ def _state(found: Status) -> str:
     wrote = "" if age is None else f"; last record {_ago(age / 3600)}"
     more = {
         "gone": ": its jobs are not in the queue any more, and none gave a reason; `fanal launch submit` continues the run",
-        "unknown": ": not a run of `fanal launch`, and nothing says that it ended",
+        "unknown": ": no job of `fanal launch` trains it, and nothing says that it ended",
     }
     return found["state"] + more.get(found["state"], "") + wrote
 
 
 def _step(found: Status) -> str:
     of = found["train_steps"]
-    text = f"{found['step']:,}" + ("" if of is None else f" of {of:,} ({100 * found['step'] / of:.1f}%)" if of else "")
+    text = f"{found['step']:,}"
+    if of and found["step"] <= of:
+        text += f" of {of:,} ({100 * found['step'] / of:.1f}%)"
+    elif of:  # made longer by hand, and what trains now has not said how long
+        text += f", beyond the {of:,} of the config that is here"
     tokens = found["consumed_tokens"]
     return text + ("" if tokens is None else f", {tokens:,} tokens")
 

@@ -1,6 +1,7 @@
 """Pure integers that follow from a configuration. Nothing here reads a file or knows a rank."""
 
 from fanal.errors import UserError
+from fanal.run_progress import NEW_RUN, Standing
 from pretrain.config.schema import BatchRampConfig, ModelConfig, OptimConfig, ParallelConfig, SourceConfig, TrainConfig
 
 
@@ -16,6 +17,14 @@ def padded_vocab_size(model: ModelConfig) -> int:
     """
     multiple = model.make_vocab_size_divisible_by
     return -(-model.vocab_size // multiple) * multiple
+
+
+def num_tokens(model: ModelConfig, *, tokenizer_vocab_size: int) -> int:
+    """Tokens that the model gives a probability to, in training, validation, generation and exports alike.
+
+    Rows of the embedding above the tokenizer's vocabulary stand for no token, whether model.vocab_size counts them or they pad it.
+    """
+    return min(model.vocab_size, tokenizer_vocab_size)
 
 
 def model_parallel_size(parallel: ParallelConfig) -> int:
@@ -85,9 +94,10 @@ def global_batch_size_at(train: TrainConfig, consumed_samples: int) -> int:
     return min(train.global_batch_size, ramp.start + consumed_samples * stages // ramp.samples * ramp.increment)
 
 
-def consumed_samples_at(train: TrainConfig, step: int) -> int:
-    """Samples consumed when ``step`` optimizer steps are done; at most one loop turn per ramp stage."""
-    consumed, done = 0, 0
+def consumed_samples_at(train: TrainConfig, step: int, since: Standing = NEW_RUN) -> int:
+    """Samples consumed when ``step`` optimizer steps are done, those after ``since`` with this batch; at most one loop turn per
+    ramp stage."""
+    done, consumed = since
     while done < step:
         batch = global_batch_size_at(train, consumed)
         if batch == train.global_batch_size:
@@ -101,14 +111,17 @@ def consumed_samples_at(train: TrainConfig, step: int) -> int:
     return consumed
 
 
-def train_samples(train: TrainConfig) -> int:
-    """Samples the whole run consumes."""
-    return consumed_samples_at(train, train.train_steps)
+def train_samples(train: TrainConfig, since: Standing = NEW_RUN) -> int:
+    """Samples the whole run consumes: those up to ``since``, whatever its batch was then, and those of the steps that are left."""
+    return consumed_samples_at(train, train.train_steps, since)
 
 
-def lr_decay_samples(optim: OptimConfig, train: TrainConfig) -> int:
-    """Samples, warm-up included, after which the learning rate is min_lr."""
-    return optim.lr_decay_samples if optim.lr_decay_samples is not None else train_samples(train)
+def lr_decay_samples(optim: OptimConfig, train: TrainConfig, since: Standing = NEW_RUN) -> int:
+    """Samples, warm-up included, after which the learning rate is min_lr.
+
+    The same from every point of a run whose batch and steps stay as they are; a resume with others has another one.
+    """
+    return optim.lr_decay_samples if optim.lr_decay_samples is not None else train_samples(train, since)
 
 
 def mixture_weight(source: SourceConfig, *, train_tokens: int) -> float:

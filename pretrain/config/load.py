@@ -1,24 +1,34 @@
 """Read a run: defaults <- YAML <- ``key=value`` overrides, then check it whole."""
 
-import difflib
 import re
-from collections.abc import Sequence
-from dataclasses import fields, is_dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import UnionType
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar
 
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fanal.errors import UserError, error_type, user_path
-from fanal.shown import kind_of
-from pretrain.config.renamed import with_current_names
-from pretrain.config.rules import check
+from fanal.run_progress import NEW_RUN, Standing, standing, standing_in
+from fanal.shown import shown
+from pretrain.config.misfits import refuse_misfits, yaml_kind_of
+from pretrain.config.renamed import refuse_both_names, with_current_names
+from pretrain.config.rules import check, check_rate_left
 from pretrain.config.schema import RunConfig
 
 T = TypeVar("T")
+
+LARGEST_FILE = 1 << 20
+"""Bytes of a file that may be a config. A longer one is a shard or a log given by mistake, which YAML would take minutes for."""
+MOST_GROWTH = 1_000_000
+"""How many times as long as its parts interpolations may make a text."""
+LONGEST_REASON = 400
+WORDS = {"NoneType": "null", "DictConfig": "mapping", "ListConfig": "list"}
+"""YAML's words for omegaconf's."""
+UNREADABLE = (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError, OverflowError, RecursionError, IndexError)
+"""What the libraries raise of a text that is no YAML for them: a ValueError of an integer with too many digits or of bytes that
+are not UTF-8, an IndexError of a key such as [."""
 
 
 def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -39,10 +49,30 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
             f"config {path} must be a YAML file, and it {'is not a file' if file.exists() else 'does not exist'}; {works}"
         )
     layers = [read_mapping(file, RunConfig, what="config", example="run_dir: runs/mine")]
+    refuse_both_names(overrides)
     layers.extend(_override(override) for override in overrides)
     run = typed(layers, RunConfig, where=str(path))
-    check(run)
+    check(run, _standing(file, run))
     return run
+
+
+def load_run_to_train(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """The run a YAML file and overrides describe, which is to train from where its run folder stands.
+
+    Raises: UserError as ``load_run``, or if the steps that are left would train nothing.
+    """
+    run = load_run(path, overrides)
+    since = standing(Path(run.run_dir))
+    check(run, since)  # a checkpoint's own config may be trained on in another folder
+    check_rate_left(run.optim, run.train, since)
+    return run
+
+
+def _standing(file: Path, run: RunConfig) -> Standing:
+    """Return the point from which a run goes on: of the checkpoint whose config the file is, else of its run folder."""
+    if run.optim.lr_decay_samples is not None:
+        return NEW_RUN  # nothing depends on it
+    return standing_in(file.parent) or standing(Path(run.run_dir))
 
 
 def read_mapping(file: Path, cls: type, *, what: str, example: str) -> dict[str, Any]:
@@ -52,17 +82,21 @@ def read_mapping(file: Path, cls: type, *, what: str, example: str) -> dict[str,
     Raises: UserError if it is not readable, not a mapping such as ``example``, or has a key that ``cls`` does not know.
     """
     try:
-        from_file = OmegaConf.load(file)
-    except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
-        raise error_type(error)(f"{what} {file} is not readable YAML: {' '.join(str(error).split())}") from None
-    if not OmegaConf.is_dict(from_file):
+        size = file.stat().st_size
+        from_file = OmegaConf.load(file) if size <= LARGEST_FILE else None
+    except UNREADABLE as error:
+        raise error_type(error)(f"{what} {file} is not readable YAML: {_reason(error)}") from None
+    if size > LARGEST_FILE:
         raise UserError(
-            f"{what} {file} must be a mapping such as '{example}'; it is {kind_of(OmegaConf.to_container(from_file))}"
+            f"{what} {file} ({size:,} bytes) must be YAML of at most {LARGEST_FILE:,} bytes, such as '{example}'"
         )
+    if not OmegaConf.is_dict(from_file):
+        kind = yaml_kind_of(OmegaConf.to_container(from_file))
+        raise UserError(f"{what} {file} must be a mapping such as '{example}'; it is {kind}")
     tree: Any = OmegaConf.to_container(from_file)
     if cls is RunConfig:
         tree = with_current_names(tree, where=str(file))
-    _refuse_misfits(tree, cls, where=str(file))
+    refuse_misfits(tree, cls, where=str(file))
     return tree
 
 
@@ -75,13 +109,16 @@ def typed(layers: list[dict[str, Any]], cls: type[T], *, where: str, variable: s
     schema = OmegaConf.structured(cls)
     try:
         merged = OmegaConf.merge(schema, *layers)
+        _refuse_growth(merged)  # before anything is resolved
         missing = sorted(OmegaConf.missing_keys(merged))
         if missing:
             raise UserError(f"{where} must choose {', '.join(missing)}; these have no default")
         made = OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, ValueError, OverflowError, RecursionError) as error:
+        if isinstance(error, UserError):
+            raise
         key = getattr(error, "full_key", None)
-        first_line = str(error).splitlines()[0]
+        first_line = _reason(error, lines=1)
         raise UserError(f"{key or where}: {first_line}{_hint(first_line, variable)}") from None
     assert isinstance(made, cls), f"omegaconf gave a {type(made).__name__}"
     return made
@@ -93,96 +130,67 @@ def to_yaml(run: RunConfig) -> str:
 
 
 def _override(text: str) -> dict[str, Any]:
-    key, equals, _ = text.partition("=")
+    key, equals, value = text.partition("=")
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise UserError(f"override {text!r} must be UTF-8; a name of letters, digits and _.- works") from None
+        raise UserError(f"override {shown(text, 200)} must be UTF-8; a name of letters, digits and _.- works") from None
     if not equals or not key:
-        raise UserError(f"override {text!r} must be key=value, such as train.train_steps=100")
+        raise UserError(f"override {shown(text, 200)} must be key=value, such as train.train_steps=100")
+    if value.strip() == "???":  # omegaconf's word for what is not chosen, which it would pass over
+        raise UserError(f"override {shown(text, 200)} must give a value; leave it out to keep the file's")
     try:
         tree: Any = OmegaConf.to_container(OmegaConf.from_dotlist([text]))
-    except (yaml.YAMLError, OmegaConfBaseException, IndexError) as error:  # IndexError: of a key such as [
+    except UNREADABLE as error:
         raise UserError(
-            f"override {text!r} is not readable: {' '.join(str(error).split())}; write key=value with a YAML value"
+            f"override {shown(text, 200)} is not readable: {_reason(error)}; write key=value with a YAML value"
         ) from None
     tree = with_current_names(tree, where="override")
-    _refuse_misfits(tree, RunConfig, where="override")
+    refuse_misfits(tree, RunConfig, where="override")
     return tree
+
+
+def _reason(error: BaseException, *, lines: int | None = None) -> str:
+    """What a library says of a text, on one line and no longer than people read."""
+    if isinstance(error, RecursionError):
+        return "it holds lists or mappings inside one another too deeply"
+    said = " ".join(" ".join(str(error).splitlines()[:lines]).split())
+    for word, ours in WORDS.items():
+        said = said.replace(word, ours)
+    return said if len(said) <= LONGEST_REASON else said[: LONGEST_REASON - 3] + "..."
 
 
 def _hint(message: str, variable: str) -> str:
     if "could not be converted to Integer" in message:
-        return "; write integers with all their digits, such as 1_000_000_000"
+        is_number = re.search(r"Value '[-+0-9.]", message)
+        return (
+            "; write integers with all their digits, such as 1_000_000_000" if is_number else "; an integer is wanted"
+        )
+    if "Invalid value 'fp16', expected one of ['bf16'" in message:
+        return "; fp16 needs loss scaling, which is not implemented: fp32 works on a GPU without bf16, such as a V100"
     if unknown := re.search(r"Interpolation key '(\w+)' not found", message):
         return f"; an environment variable is written {variable.format(unknown[1])}"
     return ""
 
 
-def _refuse_misfits(value: Any, hint: Any, where: str, name: str = "") -> None:
-    """Refuse unknown keys, and a list, a mapping or a single value in each other's place, at any depth.
+def _refuse_growth(merged: Any) -> None:
+    """Refuse interpolations of one another that could double a text again and again: omegaconf would follow all of them.
 
-    omegaconf refuses most of it too; this names the full path, what is wanted and the nearest known key.
+    A text with n of them is at most n times as long as the longest that it names. The environment's are left out.
     """
-    hint = _without_none(hint)
-    wants_list, wants_names = get_origin(hint) is list, get_origin(hint) is dict
-    wants_keys = is_dataclass(hint)
-    if wants_list and isinstance(value, dict):
-        if all(str(key).isdigit() for key in value):  # an override of one item, such as data.train[0].prefix=a
-            as_list = list(value.values())
-        else:
-            as_list = [value] if is_dataclass(get_args(hint)[0]) else list(value)
-        raise UserError(
-            f"{where}: {name} ({_flow(value)}) must be a list, with all of its items; {_flow(as_list)} works"
-        )
-    is_single = isinstance(value, int | float) or (isinstance(value, str) and "${" not in value)
-    if (wants_names or wants_keys) and (isinstance(value, list) or is_single):
-        raise UserError(f"{where}: {name} ({_flow(value)}) must be a mapping; {_example(hint)} works")
-    if wants_list and isinstance(value, list):
-        for index, item in enumerate(value):
-            _refuse_misfits(item, get_args(hint)[0], where, f"{name}[{index}]")
-    elif wants_names and isinstance(value, dict):
-        for key, item in value.items():
-            _refuse_misfits(item, get_args(hint)[1], where, f"{name}.{key}")
-    elif is_dataclass(hint) and isinstance(hint, type) and isinstance(value, dict):
-        _refuse_unknown(value, hint, where, f"{name}." if name else "")
+    times = 1
+    for text in _texts(OmegaConf.to_container(merged)):
+        times *= max(1, len(re.findall(r"\$\{(?!oc\.env:)", text)))
+        if times > MOST_GROWTH:
+            raise UserError(
+                f"interpolations must not name one another so often that texts grow without end, and {shown(text, 100)} is one "
+                "too many; the text written out works"
+            )
 
 
-def _refuse_unknown(tree: dict[Any, Any], cls: type, where: str, prefix: str) -> None:
-    """The keys of one dataclass, and what they hold."""
-    hints = get_type_hints(cls)
-    known = [f.name for f in fields(cls)]
-    for key, value in tree.items():
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            meant = _find_elsewhere(str(key)) or (f"{prefix}{near[0]}" if near else None)
-            suggestion = f"did you mean {meant}?" if meant else f"known here: {', '.join(known)}"
-            raise UserError(f"{where}: {prefix}{key} is not a key; {suggestion}")
-        _refuse_misfits(value, hints[key], where, f"{prefix}{key}")
-
-
-def _without_none(hint: Any) -> Any:
-    """The type of a field that may be null."""
-    if isinstance(hint, UnionType):
-        return next(arg for arg in get_args(hint) if arg is not type(None))
-    return hint
-
-
-def _flow(value: Any) -> str:
-    """A value as YAML on one line."""
-    return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000).split("\n")[0]
-
-
-def _example(hint: Any) -> str:
-    """A mapping of a dataclass, or of names to one, values left out."""
-    if get_origin(hint) is dict:
-        return f"{{NAME: {_example(get_args(hint)[1])}}}"
-    return "{" + ", ".join(f"{f.name}: ..." for f in fields(hint)[:2]) + "}"
-
-
-def _find_elsewhere(key: str) -> str | None:
-    for room in fields(RunConfig):
-        cls = get_type_hints(RunConfig)[room.name]
-        if is_dataclass(cls) and key in {f.name for f in fields(cls)}:
-            return f"{room.name}.{key}"
-    return None
+def _texts(tree: Any) -> Iterator[str]:
+    if isinstance(tree, str):
+        yield tree
+    elif isinstance(tree, dict | list):
+        for item in tree.values() if isinstance(tree, dict) else tree:
+            yield from _texts(item)

@@ -1,8 +1,11 @@
 """Rules of the paths of a run. Each error names the key, its value, the rule and a value that works."""
 
 import re
+import unicodedata
 
 from fanal.errors import UserError
+from fanal.shown import shown
+from pretrain.config.number_rules import values_of
 from pretrain.config.schema import RunConfig
 
 
@@ -23,15 +26,16 @@ def paths_of(run: RunConfig) -> dict[str, str]:
 
 def check_path_texts(run: RunConfig) -> None:
     """Refuse what only a shell fills in: nobody does so in a config, and a folder named $SCRATCH or ~ would be made. Refuse an
-    empty run_dir, too, such as of a variable that was not set: it would be the current folder.
+    empty run_dir, too, such as of a variable that was not set: it would be the current folder. Refuse letters that no name has.
 
     Raises: UserError naming the first such path.
     """
+    for key, text in values_of(run):
+        if isinstance(text, str):
+            _check_letters(key, text)
     if not run.run_dir.strip():
         raise UserError(f"run_dir ({run.run_dir!r}) must not be empty; run_dir=runs/mine works")
     for key, path in {"run_dir": run.run_dir, **paths_of(run)}.items():
-        if "\0" in path:
-            raise UserError(f"{key} ({path!r}) must not hold a NUL character; {path.replace(chr(0), '')!r} works")
         variable = re.search(r"\$\{?([A-Za-z_][A-Za-z0-9_]*)\}?", path)
         if variable:
             what, works = variable[0], path.replace(variable[0], f"${{oc.env:{variable[1]}}}")
@@ -45,3 +49,16 @@ def check_path_texts(run: RunConfig) -> None:
             f"{key} ({path}) must not hold {what}, which only a shell expands: here it would be the name of a folder; "
             f"'{works}' works, or another absolute path"
         )
+
+
+def _check_letters(key: str, text: str) -> None:
+    """Refuse control characters, NUL among them, and bytes that are not UTF-8: no path or log could hold them in one line."""
+    kinds = {
+        "Cc": "a control character",
+        "Cs": "a byte that is not UTF-8",
+    }  # Python keeps such a byte as half a surrogate pair
+    wrong = [letter for letter in text if unicodedata.category(letter) in kinds]
+    if wrong:
+        what = "a NUL character" if "\0" in wrong else kinds[unicodedata.category(wrong[0])]
+        works = "".join(letter for letter in text if letter not in wrong) or "mine"
+        raise UserError(f"{key} ({shown(text)}) must not hold {what}; {shown(works)} works")

@@ -1,5 +1,7 @@
 """Keys that had another name in an earlier version. A config or a checkpoint of that version is read as it is."""
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 from fanal.errors import UserError
@@ -22,6 +24,14 @@ def with_current_names(tree: dict[str, Any], *, where: str) -> dict[str, Any]:
     for old, new in RENAMED.items():
         tree = _moved(tree, old.split("."), new.split(".")[-1], where=where, names=(old, new))
     return tree
+
+
+def refuse_both_names(overrides: Sequence[str]) -> None:
+    """Refuse overrides that give a key under both of its names: the last one would win without a word. Raises: UserError."""
+    keys = [override.partition("=")[0] for override in overrides]
+    for old, new in RENAMED.items():
+        if all(any(re.match(rf"{re.escape(name)}($|[.\[])", key) for key in keys) for name in (old, new)):
+            raise UserError(f"override: {old} is the earlier name of {new}, and both are given; keep {new}")
 
 
 def _moved(tree: dict[str, Any], path: list[str], name: str, *, where: str, names: tuple[str, str]) -> dict[str, Any]:

@@ -1,16 +1,22 @@
 """Cross-field rules of a configuration. Each error names the fields, their values, the rule and a value that works."""
 
 import math
+from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
 
 from fanal.errors import UserError
+from fanal.run_progress import NEW_RUN, Standing
 from pretrain.config.derive import (
+    consumed_samples_at,
     data_parallel_size,
     lr_decay_samples,
     num_microbatches,
     padded_vocab_size,
     ramp_stages,
+    train_samples,
 )
+from pretrain.config.number_rules import LARGEST_INTEGER, LARGEST_SAMPLE, check_numbers, size_problem
 from pretrain.config.path_rules import check_path_texts
 from pretrain.config.schema import (
     BatchRampConfig,
@@ -24,28 +30,42 @@ from pretrain.config.schema import (
     TrainConfig,
 )
 
-LARGEST_SAMPLE = 2**62
-"""Sample numbers are 64-bit integers."""
+MOST_STAGES = 10_000
+"""Stages of a batch ramp, which are gone through one by one."""
 LARGEST_WINDOW = 10_000
 """Steps; every checkpoint's state.json holds the window, and every step sums over it."""
 
 
-def check(run: RunConfig) -> None:
+def check(run: RunConfig, since: Standing = NEW_RUN) -> None:
     """Refuse a configuration that cannot run, whatever the machine.
 
+    Args: since: the point from which the run resumes, if it does: a schedule without an end of its own ends with the run.
     Raises: UserError naming the first broken rule.
     """
+    _check(run, since, partial(_passes, since=since))
+
+
+def _check(run: RunConfig, since: Standing, passes: Callable[[RunConfig], bool]) -> None:
     check_path_texts(run)
-    _finite(run)
-    _positive(run)
+    check_numbers(run, passes)
     _check_model(run.model)
     _check_parallel(run.parallel, run.model, run.train)
     _check_batch(run.train, run.parallel, run.parallel.data_parallel_size or 1)
-    _check_optim(run.optim, run.train)
+    _check_optim(run.optim, run.train, since)
+    _check_length(run)
     _check_data(run)
     _check_times(run.train)
     if run.train.spikes is not None:
         _check_spikes(run.train.spikes)
+
+
+def _passes(run: RunConfig, *, since: Standing) -> bool:
+    """Whether all rules hold. A value is recommended only after it was asked here; in here none is looked for."""
+    try:
+        _check(run, since, lambda _: True)
+    except UserError:
+        return False
+    return True
 
 
 def check_ranks(run: RunConfig, num_ranks: int) -> None:
@@ -54,47 +74,6 @@ def check_ranks(run: RunConfig, num_ranks: int) -> None:
     Raises: UserError naming the first broken rule.
     """
     _check_batch(run.train, run.parallel, data_parallel_size(run.parallel, num_ranks=num_ranks))
-
-
-def _finite(run: RunConfig) -> None:
-    """nan passes every comparison that would refuse it, and inf some of them."""
-    for room in ("model", "optim", "train", "checkpoint", "log"):
-        section = getattr(run, room)
-        for field in fields(section):
-            value = getattr(section, field.name)
-            if isinstance(value, float) and not math.isfinite(value):
-                default = field.default if isinstance(field.default, float) else 1e-3
-                works = "null" if field.default is None else f"{default}"
-                raise UserError(f"{room}.{field.name} ({value}) must be a finite number; {works} works")
-
-
-def _positive(run: RunConfig) -> None:
-    sized = {
-        "model": ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups", "vocab_size",
-                  "kv_channels", "make_vocab_size_divisible_by", "rotary_base", "layernorm_epsilon", "init_method_std"),
-        "data": ("seq_length",),
-        "parallel": ("tensor_model_parallel_size", "pipeline_model_parallel_size",
-                     "virtual_pipeline_model_parallel_size", "data_parallel_size", "timeout_s"),
-        "optim": ("lr", "lr_decay_samples", "adam_eps"),
-        "train": ("train_steps", "global_batch_size", "micro_batch_size", "validation_interval", "validation_samples"),
-        "checkpoint": ("interval", "keep_last", "keep_every_steps", "phase_timeout_s"),
-        "log": ("interval", "peak_tflops_per_gpu"),
-    }  # fmt: skip
-    for room, names in sized.items():
-        for name in names:
-            value = getattr(getattr(run, room), name)
-            if value is not None and not 0 < value < math.inf:
-                works = "1" if isinstance(value, int) else "a small number such as 1e-5"
-                raise UserError(f"{room}.{name} ({value}) must be above 0 and finite; {works} works")
-    for room, name in (("optim", "min_lr"), ("optim", "lr_warmup_samples"), ("optim", "weight_decay"),
-                       ("optim", "clip_grad"), ("train", "max_skipped_steps"), ("checkpoint", "max_failed_saves")):  # fmt: skip
-        if not 0 <= getattr(getattr(run, room), name) < math.inf:
-            raise UserError(
-                f"{room}.{name} ({getattr(getattr(run, room), name)}) must be finite and not negative; 0 works"
-            )
-    for name in (field.name for field in fields(run.optim) if "_beta" in field.name):
-        if not 0 <= getattr(run.optim, name) < 1:
-            raise UserError(f"optim.{name} ({getattr(run.optim, name)}) must be at least 0 and below 1; 0.95 works")
 
 
 def _check_model(model: ModelConfig) -> None:
@@ -116,6 +95,18 @@ def _check_model(model: ModelConfig) -> None:
             f"model.num_attention_heads ({model.num_attention_heads}) must be a multiple of model.num_query_groups "
             f"({model.num_query_groups}); num_query_groups={works} works"
         )
+
+
+def model_problem(model: ModelConfig) -> str | None:
+    """Return what is wrong with a model that was read from a file of another kind than a run's config; None if nothing is."""
+    problem = size_problem(model)
+    if problem is not None:
+        return problem
+    try:
+        _check_model(model)
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def _check_parallel(parallel: ParallelConfig, model: ModelConfig, train: TrainConfig) -> None:
@@ -176,6 +167,12 @@ def _check_batch(train: TrainConfig, parallel: ParallelConfig, replicas: int) ->
                 f"reach it in whole increments ({ramp.increment}); increment={max(1, train.global_batch_size - ramp.start)} works "
                 "where start is below global_batch_size"
             )
+        if ramp_stages(ramp, train.global_batch_size) > MOST_STAGES:
+            raise UserError(
+                f"train.batch_ramp grows from {ramp.start} to train.global_batch_size ({train.global_batch_size}) by "
+                f"{ramp.increment}, in {ramp_stages(ramp, train.global_batch_size):,} stages, and must have at most "
+                f"{MOST_STAGES:,}; increment={train.global_batch_size - ramp.start} works"
+            )
         _check_ramp_sizes(ramp, train, replicas)
         sizes += [ramp.start + k * ramp.increment for k in range(ramp_stages(ramp, train.global_batch_size))]
     for size in sizes:
@@ -193,6 +190,19 @@ def _check_batch(train: TrainConfig, parallel: ParallelConfig, replicas: int) ->
             )
 
 
+def _check_length(run: RunConfig) -> None:
+    """Refuse a run whose samples or tokens no 64-bit number counts: checkpoints and logs hold both."""
+    train, seq_length = run.train, run.data.seq_length
+    samples = train_samples(train)
+    if samples > LARGEST_SAMPLE or samples * seq_length > LARGEST_INTEGER:
+        per_step = train.global_batch_size
+        works = min(LARGEST_SAMPLE // per_step, LARGEST_INTEGER // (per_step * seq_length))
+        raise UserError(
+            f"train.train_steps ({train.train_steps}) gives {samples:,} samples of data.seq_length ({seq_length}), and must give "
+            f"at most {LARGEST_SAMPLE:,} samples and {LARGEST_INTEGER:,} tokens; train_steps={works} works"
+        )
+
+
 def _check_ramp_sizes(ramp: BatchRampConfig, train: TrainConfig, replicas: int) -> None:
     """Every stage's batch divides evenly exactly if the first one and the growth do, the full one being whole."""
     full, per_pass = train.global_batch_size, train.micro_batch_size * replicas
@@ -207,19 +217,45 @@ def _check_ramp_sizes(ramp: BatchRampConfig, train: TrainConfig, replicas: int) 
             )
 
 
-def _check_optim(optim: OptimConfig, train: TrainConfig) -> None:
+def check_rate_left(optim: OptimConfig, train: TrainConfig, since: Standing) -> None:
+    """Refuse to train steps at a rate of 0: all that are left of a run that resumes, or the last ones of a new run.
+
+    Not a rule of ``check``: the config of a run that did train so can still be read, to export its checkpoints.
+    Raises: UserError.
+    """
+    end = lr_decay_samples(optim, train, since)
+    first_idle = since.consumed_samples if since.step else consumed_samples_at(train, train.train_steps - 1)
+    ends = optim.lr_decay_style != "constant" and optim.min_lr == 0
+    if not ends or since.step >= train.train_steps or first_idle < end:
+        return
+    where = f"it resumes after step {since.step}" if since.step else "its last step starts"
+    raise UserError(
+        f"optim.lr_decay_samples ({optim.lr_decay_samples}) must not end the schedule while steps are left, since optim.min_lr "
+        f"({optim.min_lr:g}) trains nothing, and {where} at sample {first_idle}; optim.lr_decay_samples=null works, which ends "
+        f"it with step {train.train_steps}, or optim.min_lr={optim.lr / 10:g}"
+    )
+
+
+def _check_optim(optim: OptimConfig, train: TrainConfig, since: Standing) -> None:
     if optim.min_lr > optim.lr:
         raise UserError(f"optim.min_lr ({optim.min_lr}) must not be above optim.lr ({optim.lr}); {optim.lr / 10} works")
-    decay = lr_decay_samples(optim, train)
+    if since.step > train.train_steps:
+        return  # loading its checkpoint says so
+    decay = lr_decay_samples(optim, train, since)
     if optim.lr_warmup_samples > decay:
         raise UserError(
             f"optim.lr_warmup_samples ({optim.lr_warmup_samples}) must not be above the {decay} samples of the schedule "
             f"(optim.lr_decay_samples, or the whole run); {decay // 10} works"
         )
-    if (optim.lr_decay_style == "WSD") != (optim.lr_wsd_decay_samples is not None):
+    if optim.lr_decay_style == "WSD" and optim.lr_wsd_decay_samples is None:
         raise UserError(
-            f"optim.lr_wsd_decay_samples ({optim.lr_wsd_decay_samples}) belongs to optim.lr_decay_style WSD (now "
-            f"{optim.lr_decay_style}) and to it alone; with WSD {max(1, decay // 10)} works, else null"
+            "optim.lr_wsd_decay_samples (null) must be stated with optim.lr_decay_style WSD: the samples of its final decay; "
+            f"{max(1, (decay - optim.lr_warmup_samples) // 10)} works"
+        )
+    if optim.lr_decay_style != "WSD" and optim.lr_wsd_decay_samples is not None:
+        raise UserError(
+            f"optim.lr_wsd_decay_samples ({optim.lr_wsd_decay_samples}) must be null unless optim.lr_decay_style is WSD, and it "
+            f"is {optim.lr_decay_style}; null works, or lr_decay_style=WSD"
         )
     if optim.lr_wsd_decay_samples is not None and not 0 < optim.lr_wsd_decay_samples <= decay - optim.lr_warmup_samples:
         raise UserError(
@@ -244,6 +280,10 @@ def _check_data(run: RunConfig) -> None:
         )
     if run.data.prefetch_bytes < 0:
         raise UserError(f"data.prefetch_bytes ({run.data.prefetch_bytes}) must not be negative; 0 reads nothing ahead")
+    if run.data.verify is not None and run.data.verify.bytes_per_s < 1:
+        raise UserError(
+            f"data.verify.bytes_per_s ({run.data.verify.bytes_per_s}) must be above 0; data.verify=null compares nothing"
+        )
     for index, source in enumerate(run.data.validation):
         if source.weight is not None or source.epochs is not None:
             raise UserError(

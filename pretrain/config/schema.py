@@ -27,7 +27,7 @@ class ModelConfig:
     kv_channels: int | None = None
     """Size of one head; null means hidden_size / num_attention_heads."""
     vocab_size: int = MISSING
-    """Rows of the embedding a token id may name: at least the tokenizer's vocabulary."""
+    """Rows of the embedding: at least the tokenizer's vocabulary. Rows above it take no part in the loss, nor in an export."""
     make_vocab_size_divisible_by: int = 128
     """The embedding is padded to a multiple of this, whatever the layout; padded columns never take part in the loss."""
     share_embeddings_and_output_weights: bool = False
@@ -67,6 +67,15 @@ class PhaseConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VerifyConfig:
+    """Comparison of the shards' bytes with the hashes in their manifests, while the run trains, once per node and start."""
+
+    bytes_per_s: int = 16_777_216
+    """Bytes that a node reads for it per second; more only where the run would otherwise come to its second pass over a source
+    before all of it was compared."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """The data that a run reads, and their order."""
 
@@ -89,6 +98,9 @@ class DataConfig:
     that token is not predicted. mfu_causal still counts attention over whole samples."""
     prefetch_bytes: int = 268_435_456
     """Memory per rank for batches read ahead by a thread, in bytes; 0 reads each batch when it is needed."""
+    verify: VerifyConfig | None = field(default_factory=VerifyConfig)
+    """Comparison of the shards' bytes with their hashes while the run trains; a difference ends it with code 76. Null compares
+    nothing, and every checkpoint says so."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,7 +216,8 @@ class TrainConfig:
     batch_ramp: BatchRampConfig | None = None
     """Smaller global batches at the start; null means none."""
     precision: Literal["bf16", "fp32"] = "bf16"
-    """bf16 keeps fp32 master weights and reduces gradients in fp32."""
+    """bf16 keeps fp32 master weights and reduces gradients in fp32. GPUs without bf16 take fp32: fp16, which needs loss scaling, is
+    not implemented."""
     recompute: Literal["none", "selective", "full"] = "none"
     """Activations computed again in the backward pass: of attention (selective) or of whole layers (full)."""
     seed: int = 42

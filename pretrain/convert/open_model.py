@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,13 +18,17 @@ from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, read_small
 from pretrain.checkpoint.disk.retention import checkpoints_in
 from pretrain.checkpoint.disk.tensors import open_tensors
 from pretrain.checkpoint.disk.verify import first_whole, is_checkpoint, real_path, still_there
+from pretrain.config.derive import num_tokens
 from pretrain.config.schema import ModelConfig
 from pretrain.convert.importing.assemble import assemble
 from pretrain.convert.importing.import_folder import PARAM
 from pretrain.convert.ours.import_record import IMPORTED_FILES, read_import
+from pretrain.convert.ours.other_ids import sign_of_other_ids
+from pretrain.convert.theirs.certified import read_certified, say_unproved
 from pretrain.convert.theirs.read_config import CONFIG_JSON, read_hf_config
 from pretrain.convert.theirs.text import TextCodec, open_codec
 from pretrain.convert.theirs.weights import open_hf_weights
+from tokenizer.vocabulary.pieces import contradiction, difference, pieces_in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +47,7 @@ class OpenModel:
     @property
     def vocab_size(self) -> int:
         """Number of tokens it can generate: ids that the tokenizer does not have are left out, as in an export."""
-        return min(self.model.vocab_size, self.codec.vocab_size or self.model.vocab_size)
+        return num_tokens(self.model, tokenizer_vocab_size=self.codec.vocab_size or self.model.vocab_size)
 
 
 @contextlib.contextmanager
@@ -50,23 +55,16 @@ def open_model(path: str | Path, *, tokenizer: str | Path | None = None, deep: b
     """Open the model at a path for the duration of a block.
 
     Args: tokenizer: its folder, in place of the one that the checkpoint's config names or the Hugging Face folder holds;
-        deep: compare every byte of a checkpoint with its manifest, not sizes alone.
-    Raises: UserError if there is no model, or no tokenizer; DamagedCheckpointError if no checkpoint there is complete.
+        deep: compare the tensors of a checkpoint with its manifest too, not their sizes alone. All else is always compared, and
+        so is every file of an export, with its certificate.
+    Raises: UserError if there is no model, or no tokenizer; DamagedCheckpointError if no checkpoint there is complete;
+    DamagedExportError.
     """
     folder = Path(path)
     instead = Path(tokenizer) if tokenizer is not None else None
     if (folder / CONFIG_JSON).is_file() and not (folder / MANIFEST).exists():
-        found = read_hf_config(folder)
-        codec = (
-            open_codec(instead, config=found.content)
-            if instead
-            else open_codec(folder, vocab_size=found.model.vocab_size)
-        )
-        with open_hf_weights(folder) as weights:
-            assembly = assemble(weights, found.model)
-            yield OpenModel(
-                folder=folder, model=found.model, max_length=found.max_positions, read=assembly.read, codec=codec
-            )
+        with _open_folder(folder, instead) as opened:
+            yield opened
         return
     checkpoint = _whole_checkpoint(folder, deep=deep)
     with still_there(checkpoint), open_tensors(checkpoint) as reader:
@@ -77,6 +75,46 @@ def open_model(path: str | Path, *, tokenizer: str | Path | None = None, deep: b
             read=lambda name: reader.read_all(name, PARAM),
             codec=_codec_of_checkpoint(checkpoint, instead),
         )
+
+
+@contextlib.contextmanager
+def _open_folder(folder: Path, instead: Path | None) -> Iterator[OpenModel]:
+    if (certified := read_certified(folder)) is not None:
+        certified.check()
+    found = read_hf_config(folder)
+    codec = _codec_of_folder(folder, instead, config=found.content, vocab_size=found.model.vocab_size)
+    with open_hf_weights(folder) as weights:
+        assembly = assemble(weights, found.model)
+        say_unproved(folder, certified)
+        yield OpenModel(
+            folder=folder, model=found.model, max_length=found.max_positions, read=assembly.read, codec=codec
+        )
+
+
+def _codec_of_folder(folder: Path, instead: Path | None, *, config: dict[str, Any], vocab_size: int) -> TextCodec:
+    """Open the tokenizer that came with a model of another program, or the one that a user names in its place, with a warning if
+    the two are not the same. Raises: UserError, also if the one that came with the model cannot be its own."""
+    if instead is None:
+        codec = open_codec(folder, config=config, vocab_size=vocab_size)
+        if (wrong := contradiction(folder, vocab_size=vocab_size)) is not None:
+            raise UserError(f"{wrong}; give the folder of the model's own with --tokenizer DIR")
+        return codec
+    codec = _codec_in_place(instead, config=config)
+    theirs, named = (next(iter(pieces_in(place).values()), None) for place in (folder, instead))
+    if theirs is not None and named is not None and (differs := difference(theirs, named)) is not None:
+        print(
+            f"warning: --tokenizer ({instead}) is not the tokenizer that came with {folder}: {differs}", file=sys.stderr
+        )
+    return codec
+
+
+def _codec_in_place(folder: Path, *, config: dict[str, Any] | None = None) -> TextCodec:
+    """Open the tokenizer that a user names; of an export, as its certificate describes it. Raises: as ``open_model``."""
+    if (certified := read_certified(folder)) is not None:
+        certified.check(weights=False)
+    if config is None and folder.name == IMPORTED_FILES and (imported := read_import(folder.parent)) is not None:
+        config = imported.config
+    return open_codec(folder, config=config)
 
 
 def _whole_checkpoint(path: Path, *, deep: bool) -> Path:
@@ -96,7 +134,13 @@ def _whole_checkpoint(path: Path, *, deep: bool) -> Path:
 def _codec_of_checkpoint(checkpoint: Path, instead: Path | None) -> TextCodec:
     imported = read_import(checkpoint)
     if imported is not None:
-        return open_codec(instead or checkpoint / IMPORTED_FILES, config=imported.config)
+        if not imported.has_proved_tokenizer and instead is None:
+            print(
+                f"note: the tokenizer is the one that {imported.name} came with; nothing tells whether it is the model's",
+                file=sys.stderr,
+            )
+        vocab_size = read_model(checkpoint).vocab_size
+        return _codec_of_folder(checkpoint / IMPORTED_FILES, instead, config=imported.config, vocab_size=vocab_size)
     named = saved_data(checkpoint).get("tokenizer")
     if instead is None and named is None:
         raise UserError(f"the config of {checkpoint} names no tokenizer; give its folder with --tokenizer DIR")
@@ -108,7 +152,12 @@ def _codec_of_checkpoint(checkpoint: Path, instead: Path | None) -> TextCodec:
             if instead is None
             else f"--tokenizer ({folder}) must be a folder, and is not one; give the folder that holds the tokenizer's files"
         )
-    codec, trained_with = open_codec(folder), _tokenizer_sha256(checkpoint)
+    if instead is None and (sign := sign_of_other_ids(checkpoint, folder)) is not None:
+        raise UserError(
+            f"data.tokenizer ({folder}) of {checkpoint} need not be the one whose ids its model knows: {sign}; name the right one "
+            "with --tokenizer DIR, such as the folder imported/ of an imported checkpoint"
+        )
+    codec, trained_with = _codec_in_place(folder), _tokenizer_sha256(checkpoint)
     if codec.sha256 is not None and trained_with is not None and codec.sha256 != trained_with:
         raise UserError(
             f"the tokenizer in {folder} (sha256 {codec.sha256[:12]}) must be the one that {checkpoint} was trained with (sha256 "

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +70,20 @@ class StepPosition:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VerifiedSource:
+    """What of a training source was compared with the hashes of its manifest while the run trained, by every node. The rest of
+    its identity is the manifest's word alone."""
+
+    identity: str
+    num_tokens: int
+    """Tokens from the shard's first on."""
+    has_index: bool
+    """Whether the .idx was compared."""
+    bin_mtime_ns: int
+    """When the .bin was last written: a later start that finds another time compares all of it anew."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataPosition:
     """The content of ``data.json`` in a checkpoint."""
 
@@ -82,6 +96,10 @@ class DataPosition:
     consumed_hash: str
     """Sum over all samples so far, see ``to_hex``."""
     last_step: StepPosition
+    verified: tuple[VerifiedSource, ...] = field(default=(), compare=False)
+    """One for each of ``sources``; none of an earlier version. It says nothing about which data were read."""
+    has_other_ids: bool = field(default=False, compare=False)
+    """Whether a source holds the ids of another tokenizer than ``tokenizer_sha256``, as its manifest says."""
 
 
 def samples_hash(numbers: Sequence[int], rows: np.ndarray) -> Lanes:
@@ -114,7 +132,12 @@ def from_hex(text: str) -> Lanes:
 
 
 def position_of(
-    data: TrainData, *, consumed_samples: int, consumed_hash: Lanes, last_step: StepPosition
+    data: TrainData,
+    *,
+    consumed_samples: int,
+    consumed_hash: Lanes,
+    last_step: StepPosition,
+    verified: tuple[VerifiedSource, ...] = (),
 ) -> DataPosition:
     """The record after ``consumed_samples`` samples."""
     sources = data.sources.train
@@ -148,6 +171,8 @@ def position_of(
         ),
         consumed_hash=to_hex(consumed_hash),
         last_step=last_step,
+        verified=verified,
+        has_other_ids=any(source.shard.manifest.has_other_ids for source in sources),
     )
 
 

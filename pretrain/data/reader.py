@@ -17,6 +17,7 @@ from pretrain.data.position import (
     DataPosition,
     Lanes,
     StepPosition,
+    VerifiedSource,
     add,
     from_hex,
     position_of,
@@ -26,10 +27,12 @@ from pretrain.data.position import (
 from pretrain.data.prefetch import Prefetcher
 from pretrain.data.read import TrainData
 from pretrain.data.same_data import check_same_data
-from pretrain.data.sources import Sources
-from pretrain.parallel.reduce import wrapping_sum
+from pretrain.data.shard_verifier import Compared, ShardVerifier
+from pretrain.data.sources import Source, Sources
+from pretrain.parallel.environment import rank_and_size
+from pretrain.parallel.reduce import smallest_each, wrapping_sum
 from pretrain.parallel.world import World
-from tokenizer.shards.manifest import DamagedShardError
+from tokenizer.shards.manifest import DamagedShardError, shard_paths
 
 PLACED_SAMPLES = 2048
 """Samples whose places are computed at once: numpy's cost per call is shared among them."""
@@ -77,9 +80,17 @@ class TrainReader:
         self._hash: Lanes = (0, 0)  # of what this rank has read since
         self._last_step = StepPosition(first_sample=0, num_samples=0, hash=to_hex((0, 0)))
         self._last_step_hash: Lanes = (0, 0)  # of what this rank has read of it
+        self.verifier = ShardVerifier(
+            data.sources, data.mixture, run.data.verify, is_first_of_node=rank_and_size()[2] == 0
+        )
+        self._mtimes_ns = [_mtime_ns(source) for source in data.sources.train]
 
     def begin_step(self, *, consumed_samples: int, global_batch_size: int, steps_left: int) -> None:
-        """The batches that follow belong to the step of these samples; it and those behind it are ``steps_left``."""
+        """The batches that follow belong to the step of these samples; it and those behind it are ``steps_left``.
+
+        Raises: DamagedShardError if a shard was found altered meanwhile; PassingError, UserError if one can no longer be read.
+        """
+        self.verifier.check(consumed_samples=consumed_samples)
         self._steps_left = steps_left
         self._last_step = StepPosition(
             first_sample=consumed_samples, num_samples=global_batch_size, hash=to_hex((0, 0))
@@ -109,7 +120,9 @@ class TrainReader:
         return batch
 
     def position(self, consumed_samples: int) -> DataPosition:
-        """The record of a checkpoint taken now. Collective over all ranks; one device sync."""
+        """The record of a checkpoint taken now. Collective over all ranks; two device syncs. Raises: as ``begin_step``."""
+        self.verifier.check()
+        compared = self.verifier.compared(smallest_each(self.verifier.num_parts(), self._world))
         low, high, step_low, step_high = wrapping_sum([*self._hash, *self._last_step_hash], self._world)
         return position_of(
             self.data,
@@ -119,6 +132,15 @@ class TrainReader:
                 first_sample=self._last_step.first_sample,
                 num_samples=self._last_step.num_samples,
                 hash=to_hex(add(from_hex(self._last_step.hash), (step_low, step_high))),
+            ),
+            verified=tuple(
+                VerifiedSource(
+                    identity=source.identity,
+                    num_tokens=found.num_tokens,
+                    has_index=found.has_index,
+                    bin_mtime_ns=mtime_ns,
+                )
+                for source, found, mtime_ns in zip(self.data.sources.train, compared, self._mtimes_ns, strict=True)
             ),
         )
 
@@ -147,6 +169,12 @@ class TrainReader:
             )
         self._earlier_hash, self._hash = from_hex(saved.consumed_hash), (0, 0)
         self._last_step, self._last_step_hash = saved.last_step, (0, 0)
+        verified = {source.identity: source for source in saved.verified}
+        carried = [
+            _carried(verified.get(source.identity), mtime_ns)
+            for source, mtime_ns in zip(self.data.sources.train, self._mtimes_ns, strict=True)
+        ]
+        self.verifier.resume(carried, consumed_samples=saved.consumed_samples)
 
     def close(self) -> None:
         """Stop reading ahead."""
@@ -213,11 +241,24 @@ class TrainReader:
         )
 
 
+def _mtime_ns(source: Source) -> int:
+    return shard_paths(source.shard.prefix)[0].stat().st_mtime_ns
+
+
+def _carried(verified: VerifiedSource | None, mtime_ns: int) -> Compared:
+    """What an earlier start has compared of a source whose .bin was written at ``mtime_ns``."""
+    if verified is None or verified.bin_mtime_ns != mtime_ns:
+        return Compared(has_index=False, num_tokens=0)
+    return Compared(has_index=verified.has_index, num_tokens=verified.num_tokens)
+
+
 @contextlib.contextmanager
 def open_reader(sources: Sources, run: RunConfig, world: World) -> Iterator[TrainReader]:
-    """The reader of a rank; its thread ends with the block, whatever ends it."""
+    """The reader of a rank, and the comparison of its shards; their threads end with the block, whatever ends it."""
     reader = TrainReader(TrainData(sources, run.data), run, world)
+    reader.verifier.start()
     try:
         yield reader
     finally:
         reader.close()
+        reader.verifier.close()

@@ -5,19 +5,23 @@ rank for itself.
 """
 
 import math
+import os
 import resource
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fanal.errors import UserError
+from fanal.errors import UserError, user_path
 from pretrain.config.derive import mixture_weight
+from pretrain.config.path_rules import paths_of
 from pretrain.config.schema import DataConfig, RunConfig, SourceConfig
 from pretrain.data.mixture import Phase
 from pretrain.data.order import ChunkOrder
 from tokenizer.shards.shard import Shard, ShardManifest, open_shard
 from tokenizer.vocabulary.load import Tokenizer, load_tokenizer
 
+SHARD_ENDS = ("", ".bin", ".idx", ".json")
+"""What follows a prefix in the names of a shard's files; or such a name itself."""
 OTHER_OPEN_FILES = 256
 """Most files that a process holds open beside shards."""
 SMALLEST_SHARE = 1e-12
@@ -66,6 +70,22 @@ def shard_identity(manifest: ShardManifest) -> str:
     return manifest.bin_sha256
 
 
+def _refuse_elsewhere(run: RunConfig) -> None:
+    """Refuse a relative path that leads nowhere from the current folder, such as of a command that was started in another one."""
+    for key, path in paths_of(run).items():
+        if Path(path).is_absolute() or not key.startswith("data."):
+            continue
+        is_shard = key.endswith(".prefix")
+        with user_path(path):
+            is_there = any(os.path.lexists(f"{path}{end}") for end in (SHARD_ENDS if is_shard else ("",)))
+        if not is_there:
+            raise UserError(
+                f"{key} ({path}) must be {'the prefix of a shard' if is_shard else 'the folder of a tokenizer'}, and there is none "
+                f"at {Path.cwd() / path}: a relative path counts from the current folder; start in the folder that it counts from, "
+                "or give its absolute path"
+            )
+
+
 def open_sources(run: RunConfig) -> Sources:
     """Open every source of a run.
 
@@ -73,6 +93,7 @@ def open_sources(run: RunConfig) -> Sources:
     is missing, damaged or made by another tokenizer, one shard twice in a mixture or on both sides, a sequence longer than
     a source, or a validation_fraction that leaves one side without a sample.
     """
+    _refuse_elsewhere(run)
     tokenizer = load_tokenizer(run.data.tokenizer)
     _allow_open_files(sum(len(configs) for _, _, configs in _mixtures(run.data)) + len(run.data.validation))
     if run.model.vocab_size < tokenizer.vocab_size:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TextIO
 
-import psutil
 import torch
 
-from fanal.errors import UserError
+from fanal.errors import PassingError, UserError
+from fanal.host_memory import host_memory
 from pretrain.convert.open_model import OpenModel, open_model
+from pretrain.model.families.sizes import num_parameters
 from pretrain.model.inference import InferenceDecoder
 from pretrain.model.sampling import Sampler, Sampling
 from pretrain.parallel.device import resolve_device
@@ -78,7 +79,25 @@ def generate(
 def load_decoder(opened: OpenModel, device: torch.device) -> InferenceDecoder:
     """Load the weights into memory: float32 on a CPU, bfloat16 on a GPU."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    check_weights(opened, device, dtype)
     return InferenceDecoder(opened.model, opened.read, vocab_size=opened.vocab_size, device=device, dtype=dtype)
+
+
+def check_weights(opened: OpenModel, device: torch.device, dtype: torch.dtype) -> None:
+    """Check, before they are loaded, that the weights fit in memory. Raises: UserError; PassingError if it is only taken now."""
+    needed = num_parameters(opened.model) * dtype.itemsize
+    free, total = torch.cuda.mem_get_info(device) if device.type == "cuda" else _host()
+    if needed > free:
+        raise (UserError if needed > total else PassingError)(
+            f"{opened.folder} has {num_parameters(opened.model):,} parameters, which take {needed:,} bytes in "
+            f"{str(dtype).removeprefix('torch.')}, and of {total:,} bytes of memory {free:,} are free ({device.type}); a machine "
+            "with more memory works"
+        )
+
+
+def _host() -> tuple[int, int]:
+    memory = host_memory()
+    return memory.available_bytes, memory.total_bytes
 
 
 def prompt_ids(opened: OpenModel, prompt: str) -> list[int]:
@@ -110,7 +129,7 @@ def prompt_ids(opened: OpenModel, prompt: str) -> list[int]:
 def check_room(decoder: InferenceDecoder, ids: list[int], room: int, max_new_tokens: int) -> None:
     """Check, before it is allocated, that the KV cache fits in memory. Raises: UserError."""
     device = decoder.device
-    available = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else int(psutil.virtual_memory().available)
+    available = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else host_memory().available_bytes
     needed = (len(ids) + room) * decoder.position_bytes
     if needed > available:
         works = max(1, int(0.9 * available) // decoder.position_bytes - len(ids))

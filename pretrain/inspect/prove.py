@@ -7,9 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -29,10 +28,13 @@ from pretrain.inspect.evidence import Evidence, read_evidence
 from pretrain.inspect.kill import Kill, KillPlan, Running, kill_at
 from pretrain.inspect.layouts import Layout, layouts_for
 from pretrain.inspect.prove_plan import kill_plans, num_steps, proof_overrides
+from pretrain.inspect.prove_progress import ProveProgress
 from pretrain.inspect.prove_report import ProvedRun, print_report, write_record
 from pretrain.log.run_dir import open_run_dir
 from pretrain.parallel.device import num_local_devices, resolve_device
 from pretrain.parallel.environment import started_by_launcher
+from pretrain.parallel.precision import imitated_precision
+from pretrain.train.memory import check_memory
 
 CONFIG, OUTPUT = "config.yaml", "output.txt"
 MOST_CHAINS_PER_KILL = 3
@@ -63,6 +65,7 @@ class Proof:
     others: list[Layout]
     plans: list[KillPlan]
     start: Start
+    progress: ProveProgress
 
     def begin(self, run_dir: Path, layout: Layout) -> Running:
         """Start, or resume, the run of this folder."""
@@ -74,9 +77,12 @@ class Proof:
         )
         return self.start(self.folder / CONFIG, overrides, run_dir / OUTPUT)
 
-    def run_to_the_end(self, run_dir: Path, layout: Layout) -> int:
-        """The exit code."""
-        return wait_for(self.begin(run_dir, layout))
+    def run_to_the_end(self, run_dir: Path, layout: Layout, *, what: str) -> int:
+        """The exit code. Args: what: words for it."""
+        self.progress.begin(what)
+        code = self.progress.wait_for(self.begin(run_dir, layout), run_dir)
+        self.progress.end()
+        return code
 
 
 def prove(
@@ -87,15 +93,18 @@ def prove(
     Returns: 0 if everything is as it must be, 1 on a difference; the straight run's own exit code if that one failed.
     Raises: UserError if the config, the options or this machine do not allow a proof.
     """
-    proof, device = prepare(run, steps=steps, kills=kills, seed=seed, start=start)
+    proof, device = prepare(run, steps=steps, kills=kills, seed=seed, start=start, console=console)
     console.print(
         f"{proof.steps} steps as {proof.base.name} on {proof.base.num_ranks} x {device}, {kills} kills, seed {seed}; resumed also "
         f"as: {', '.join(layout.name for layout in proof.others) or 'none, no other layout fits'}",
         highlight=False,
         soft_wrap=True,
     )
+    slow = imitated_precision(run.train.precision, device)
+    if slow is not None:
+        console.print(slow, highlight=False, soft_wrap=True)
     run_dir = proof.folder / "straight"
-    code = proof.run_to_the_end(run_dir, proof.base)
+    code = proof.run_to_the_end(run_dir, proof.base, what="the straight run")
     if code != FINISHED:
         return straight_failed(run_dir / OUTPUT, code)
     straight = read_evidence(run_dir)
@@ -110,7 +119,9 @@ def prove(
     return FINISHED if print_report(proved, record, console) else DIFFERENT
 
 
-def prepare(run: RunConfig, *, steps: int | None, kills: int, seed: int, start: Start) -> tuple[Proof, str]:
+def prepare(
+    run: RunConfig, *, steps: int | None, kills: int, seed: int, start: Start, console: Console
+) -> tuple[Proof, str]:
     """(The proof with its folder, the device type), after everything was checked that can be before a run starts.
 
     Raises: as ``prove``.
@@ -120,10 +131,16 @@ def prepare(run: RunConfig, *, steps: int | None, kills: int, seed: int, start: 
     open_sources(run)
     device = resolve_device(run.parallel.device)
     base, others = layouts_for(run, num_ranks=num_local_devices(device))
+    one_replica = replace(run.parallel, tensor_model_parallel_size=base.num_ranks, pipeline_model_parallel_size=1)
+    least = replace(run, parallel=one_replica)  # of all layouts with so many ranks
+    check_memory(least, device_type=device, num_ranks=base.num_ranks, ranks_here=base.num_ranks)
     plans = kill_plans(kills=kills, steps=steps, num_ranks=base.num_ranks, seed=seed)
     folder = new_folder(run.run_dir)
     (folder / CONFIG).write_text(to_yaml(run))
-    proof = Proof(run=run, folder=folder, steps=steps, base=base, others=others, plans=plans, start=start)
+    progress = ProveProgress(console, num_starts=2 + len(plans) + len(others), num_steps=steps)
+    proof = Proof(
+        run=run, folder=folder, steps=steps, base=base, others=others, plans=plans, start=start, progress=progress
+    )
     return proof, device
 
 
@@ -134,18 +151,22 @@ def same_layout(proof: Proof, straight: Evidence) -> list[ProvedRun]:
     run_dir, landed = proof.folder / "killed-1", []
     for index, plan in enumerate(proof.plans):
         for _ in range(MOST_CHAINS_PER_KILL):
+            proof.progress.begin(f"a run that is killed, kill {index + 1} of {len(proof.plans)}")
             process = proof.begin(run_dir, proof.base)
             kill = watch(process, run_dir, plan, proof.base)
+            code = FINISHED if kill else proof.progress.wait_for(process, run_dir)
+            proof.progress.end()
             if kill is not None:
                 break
-            chains.append((run_dir, landed, wait_for(process)))
+            chains.append((run_dir, landed, code))
             run_dir, landed = proof.folder / f"killed-{len(chains) + 1}", []
         else:
             return [judged(proof, *chain, straight) for chain in chains] + [never_killed(run_dir, proof.base, plan)]
         landed.append(kill)
         for other in proof.others[index :: len(proof.plans)]:
             keep_scene(run_dir, proof.folder / other.name.lower())
-    chains.append((run_dir, landed, proof.run_to_the_end(run_dir, proof.base)))
+    code = proof.run_to_the_end(run_dir, proof.base, what="the killed run, to its end")
+    chains.append((run_dir, landed, code))
     return [judged(proof, *chain, straight) for chain in chains]
 
 
@@ -153,7 +174,7 @@ def other_layout(proof: Proof, layout: Layout, straight: Evidence) -> ProvedRun:
     """The scene of a kill, resumed in another layout, against the straight run within the bounds."""
     run_dir = proof.folder / layout.name.lower()
     resumed_from = newest_step(run_dir)
-    code = proof.run_to_the_end(run_dir, layout)
+    code = proof.run_to_the_end(run_dir, layout, what=f"resumed as {layout.name}")
     found, bounds = read_evidence(run_dir), bounds_of(proof.run.train.precision)
     comparisons = ending(run_dir, code)
     comparisons += compare(found, straight, steps=proof.steps, bounds=bounds, first_step=resumed_from + 1)
@@ -245,15 +266,3 @@ def straight_failed(output: Path, code: int) -> int:
     told = next((line for line in reversed(lines) if line.startswith("error: ")), "\n".join(lines[-20:]))
     print(f"{told}\nthe straight run ended with exit code {code}, so nothing was proved; see {output}", file=sys.stderr)
     return code if code in (WRONG_INPUT, DAMAGED) else CRASH
-
-
-def wait_for(process: Running) -> int:
-    """Its exit code."""
-    try:
-        while (code := process.poll()) is None:
-            time.sleep(0.05)
-        return code
-    except BaseException:
-        if process.poll() is None:
-            os.kill(process.pid, 9)
-        raise

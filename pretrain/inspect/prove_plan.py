@@ -15,6 +15,7 @@ KEEP_LAST = 2
 DEFAULT_STEPS = 8
 FEWEST_STEPS = 2 * CHECKPOINT_INTERVAL
 """One checkpoint to resume from and one to compare."""
+MOST_KILLS = 1_000
 MOST_VALIDATION_SAMPLES = 8
 SHORTEST_DELAY_S, LONGEST_DELAY_S = 0.001, 0.3
 """Drawn on a logarithmic scale, since a save of a small model takes milliseconds and one of a large model seconds."""
@@ -70,6 +71,10 @@ def kill_plans(*, kills: int, steps: int, num_ranks: int, seed: int) -> list[Kil
     """
     if kills < 1:
         raise UserError(f"--kills ({kills}) must be at least 1; --kills 3 works")
+    if kills > MOST_KILLS:
+        raise UserError(
+            f"--kills ({kills}) must not be above {MOST_KILLS:,}, each with a start of all ranks; --kills 3 works"
+        )
     draw = random.Random(seed)
     last = max(steps - 1, CHECKPOINT_INTERVAL + 1)
     moments = sorted(draw.randint(CHECKPOINT_INTERVAL + 1, last) for _ in range(kills))

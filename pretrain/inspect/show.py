@@ -1,8 +1,16 @@
 """``fanal show``: the resolved tree of a run, and what follows from it."""
 
+from pathlib import Path
+
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from fanal.errors import FanalError
+from fanal.run_folder import checkpoints_dir, step_name
+from fanal.run_progress import NEW_RUN, Standing, standing
+from pretrain.checkpoint.disk.config_file import read_schedule
+from pretrain.checkpoint.loading.rate_change import past_its_end, rate_change
 from pretrain.config.derive import (
     global_batch_size_at,
     lr_decay_samples,
@@ -14,24 +22,33 @@ from pretrain.config.derive import (
 )
 from pretrain.config.load import to_yaml
 from pretrain.config.schema import RunConfig
+from pretrain.data.passes import passes_text, passes_warning, source_passes
+from pretrain.data.sources import open_sources
 from pretrain.model.families.sizes import num_parameters
 from pretrain.model.flops import flops_per_token
 
+WIDTH = 10_000
+"""Columns of a pipe or a file, which wrap nothing."""
 
-def consequences(run: RunConfig) -> dict[str, str]:
-    """Every figure that follows from the config, by name, readable."""
+
+def consequences(run: RunConfig, since: Standing = NEW_RUN) -> dict[str, str]:
+    """Every figure that follows from the config, by name, readable.
+
+    Args: since: the point from which the run would resume; what it did before may have been done with another batch.
+    """
     train, seq_length = run.train, run.data.seq_length
     replicas = run.parallel.data_parallel_size or 1
-    samples = train_samples(train)
+    samples = train_samples(train, since)
     full, causal = (flops_per_token(run.model, seq_length, causal=causal) for causal in (False, True))
-    first = global_batch_size_at(train, 0)
+    next_batch = global_batch_size_at(train, since.consumed_samples)
+    begins = f"at step {since.step + 1:,}" if since.step else "at the start"
     rows = {
         "parameters": f"{num_parameters(run.model):,}",
         "vocabulary in memory": f"{padded_vocab_size(run.model):,} rows for {run.model.vocab_size:,} tokens",
-        "ranks": f"{world_size(run.parallel):,} ({model_parallel_size(run.parallel)} per replica, {replicas} replicas"
-        + (")" if run.parallel.data_parallel_size else "; more ranks give more replicas)"),
+        "ranks": f"{world_size(run.parallel):,} ({model_parallel_size(run.parallel)} per replica"
+        + (f", {replicas} replicas)" if run.parallel.data_parallel_size else "; more ranks, more replicas)"),
         "tokens per step": f"{train.global_batch_size * seq_length:,}"
-        + (f" (from {first * seq_length:,} at the start)" if first != train.global_batch_size else ""),
+        + (f" (from {next_batch * seq_length:,} {begins})" if next_batch != train.global_batch_size else ""),
         "microbatches per step and rank": str(
             num_microbatches(
                 global_batch_size=train.global_batch_size,
@@ -40,12 +57,14 @@ def consequences(run: RunConfig) -> dict[str, str]:
             )
         ),
         "begins with": begins_with(run.checkpoint.init_from, run.checkpoint.init_optimizer),
-        "steps": f"{train.train_steps:,}",
+        "steps": f"{train.train_steps:,}"
+        + (f" ({since.step:,} done, with {since.consumed_samples:,} samples)" if since.step else ""),
         "samples": f"{samples:,}",
         "tokens": f"{samples * seq_length:,}",
-        "learning rate": f"{run.optim.lr:g} -> {run.optim.min_lr:g}, {run.optim.lr_decay_style}, warm-up "
-        f"{run.optim.lr_warmup_samples:,} of {lr_decay_samples(run.optim, train):,} samples",
-        "FLOPs per token": f"{full:.4g} with full attention, {causal:.4g} with its causal half",
+        "learning rate": f"{run.optim.lr:g} -> {run.optim.min_lr:g}, {run.optim.lr_decay_style}",
+        "warm-up": f"{run.optim.lr_warmup_samples:,} of {lr_decay_samples(run.optim, train, since):,} samples",
+        "FLOPs per token": f"{full:.4g} with full attention",
+        "FLOPs per token, causal half": f"{causal:.4g}",
         "FLOPs in all": f"{full * samples * seq_length:.4g} with full attention",
     }
     return rows
@@ -59,9 +78,41 @@ def begins_with(init_from: str | None, init_optimizer: str) -> str:
 
 
 def show(run: RunConfig, console: Console) -> None:
-    """Print the resolved tree as YAML, then a table of consequences."""
+    """Print the resolved tree as YAML, then a table of consequences: as wide as they are where no terminal cuts it."""
     console.print(to_yaml(run), end="", highlight=False, markup=False, soft_wrap=True)
+    since = standing(Path(run.run_dir))
+    rows = consequences(run, since) | at_the_resume(run, since)
     table = Table("what follows", "", show_edge=False, header_style="bold")
-    for name, value in consequences(run).items():
+    for name, value in rows.items():
         table.add_row(name, value)
+    wide = console if console.is_terminal else Console(file=console.file, width=WIDTH)
+    wide.print(table)
+    _show_passes(run, since, wide)
+
+
+def _show_passes(run: RunConfig, since: Standing, console: Console) -> None:
+    """Print how often the run reads each of its sources, where these are on this machine."""
+    try:
+        sources = open_sources(run)
+    except (FanalError, OSError) as error:
+        console.print(f"passes over the sources: not known: {error}", highlight=False, markup=False, soft_wrap=True)
+        return
+    table = Table("source", "domain", "tokens", "passes", show_edge=False, header_style="bold")
+    for source in source_passes(run, sources, since):
+        table.add_row(Text(source.prefix), Text(source.domain), f"{source.train_tokens:,}", passes_text(source.passes))
     console.print(table)
+    if (warning := passes_warning(run, sources, since)) is not None:
+        console.print(warning, highlight=False, markup=False, soft_wrap=True)
+
+
+def at_the_resume(run: RunConfig, since: Standing) -> dict[str, str]:
+    """What changes where the run resumes: a row, or none."""
+    if not since.step:
+        return {}
+    try:
+        saved = read_schedule(checkpoints_dir(run.run_dir) / step_name(since.step))
+    except FanalError:  # the resume says so, and starts from another checkpoint
+        return {}
+    change = rate_change(saved, run.optim, run.train, since) if saved else None
+    line = change or past_its_end(run.optim, run.train, since)
+    return {"at the resume": line} if line else {}

@@ -7,8 +7,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from fanal.errors import UserError
-from fanal.run_folder import REASON, checkpoints_dir
+from fanal.errors import FanalError, UserError
+from fanal.run_folder import DATA, REASON, checkpoints_dir
 from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, Manifest
 from pretrain.checkpoint.disk.origin import chain, described, read_origin
 from pretrain.checkpoint.disk.retention import bad_in, checkpoints_in
@@ -21,6 +21,7 @@ from pretrain.checkpoint.disk.verify import (
     still_there,
     verify_checkpoint,
 )
+from pretrain.data.position import read_position
 
 MAX_THREADS = 8
 
@@ -44,7 +45,7 @@ def verify(path: str | Path, deep: bool, console: Console) -> list[str]:
             continue
         files = manifest.files if manifest else ()
         counts = (f"{len(files):,}", f"{sum(file.bytes for file in files):,}") if manifest else ("", "")
-        good = "every byte as written" if deep else "files and sizes as written; --deep reads the bytes"
+        good = "every byte as written" if deep else "all but the tensors as written; --deep reads those"
         table.add_row(checkpoint.name, *counts, "FAILED" if found else good)
         problems += found
     if gone is not None and not table.rows:
@@ -53,7 +54,7 @@ def verify(path: str | Path, deep: bool, console: Console) -> list[str]:
         table.add_row(folder.name, "", "", f"set aside, see {folder.name}.{REASON}")
     console.print(table)
     for checkpoint in checkpoints[:1]:  # all of a run started from the same
-        for line in _origins(checkpoint):
+        for line in [*_origins(checkpoint), *_compared(checkpoint)]:
             console.print(line, highlight=False, markup=False, soft_wrap=True)
     if not checkpoints:
         problems.append(f"{path} has no checkpoint but those that were set aside")
@@ -80,6 +81,20 @@ def _origins(checkpoint: Path) -> list[str]:
         return [f"started from {described(origin)}" for origin in chain(read_origin(checkpoint))]
     except (DamagedCheckpointError, FileNotFoundError):
         return []  # it is among the problems, or gone by now
+
+
+def _compared(checkpoint: Path) -> list[str]:
+    """How much of the data was compared with its hashes while the run trained; the rest is the word of the shards' manifests."""
+    if not (checkpoint / DATA).is_file():
+        return []
+    try:
+        position = read_position(checkpoint / DATA)
+    except FanalError:
+        return []  # it is among the problems
+    compared, total = (sum(part.num_tokens for part in parts) for parts in (position.verified, position.sources))
+    return [
+        f"training data: {compared:,} of {total:,} tokens were compared with the hashes of their shards in training"
+    ]
 
 
 def _checkpoints_at(path: Path) -> tuple[list[Path], list[Path]]:

@@ -54,6 +54,8 @@ class StartRecord:
 
     step: int
     """Step after which it continues; 0 for a new run."""
+    train_steps: int
+    """Last step of the run, as this start knows it."""
     headline: str
     """Model, device and layout, for people."""
     device: str
@@ -61,6 +63,8 @@ class StartRecord:
     num_ranks: int
     versions: dict[str, str]
     """Versions of python, torch and megatron-core."""
+    passes: dict[str, float]
+    """Passes over each training source, by its prefix, when the run has come to its last step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,18 +108,21 @@ class Throughput:
     eta_s: float
 
 
-def throughput(*, tokens: int, steps: int, elapsed_s: float, num_ranks: int, steps_left: int) -> Throughput:
+def throughput(*, tokens: int, steps: int, elapsed_s: float, num_ranks: int, tokens_left: int) -> Throughput:
     """Pace of ``steps`` optimizer steps that trained ``tokens`` tokens in ``elapsed_s`` seconds on ``num_ranks`` ranks.
+
+    What is left is counted in tokens: the steps of a batch ramp become larger, and longer.
 
     Raises: AssertionError if no step or no time has passed.
     """
-    assert steps >= 1 and elapsed_s > 0 and num_ranks >= 1, (
-        f"throughput needs steps ({steps}) and num_ranks ({num_ranks}) of at least 1 and elapsed_s ({elapsed_s}) above 0"
+    assert steps >= 1 and tokens >= 1 and elapsed_s > 0 and num_ranks >= 1, (
+        f"throughput needs steps ({steps}), tokens ({tokens}) and num_ranks ({num_ranks}) of at least 1 and elapsed_s "
+        f"({elapsed_s}) above 0"
     )
     per_second = tokens / elapsed_s
     return Throughput(
         step_time_s=elapsed_s / steps,
         tokens_per_second=per_second,
         tokens_per_second_per_gpu=per_second / num_ranks,
-        eta_s=elapsed_s / steps * steps_left,
+        eta_s=tokens_left / per_second,
     )

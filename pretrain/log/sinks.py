@@ -44,6 +44,8 @@ class Sink(Protocol):
 
     def say(self, message: str) -> None: ...
 
+    def step_done(self, step: int) -> None: ...
+
 
 class Sinks:
     """All sinks of a rank as one. One that cannot be written, as on a full disk, is named once, and keeps nothing from the
@@ -59,6 +61,10 @@ class Sinks:
     def say(self, message: str) -> None:
         """A line for people."""
         self._each(lambda sink: sink.say(message))
+
+    def step_done(self, step: int) -> None:
+        """A step without a record of its own; costs microseconds."""
+        self._each(lambda sink: sink.step_done(step))
 
     def _each(self, act: Callable[[Sink], None]) -> None:
         for sink in self._sinks:
@@ -119,6 +125,8 @@ class JsonLines:
 
     def say(self, message: str) -> None: ...
 
+    def step_done(self, step: int) -> None: ...
+
 
 class TensorBoard:
     """Scalars by name; steps on the axis. Steps that are trained again after a resume replace the old ones."""
@@ -149,6 +157,8 @@ class TensorBoard:
                 self._writer.add_scalar(f"train/{name}", value, record.step)
 
     def say(self, message: str) -> None: ...
+
+    def step_done(self, step: int) -> None: ...
 
     def close(self) -> None:
         """Write out what is buffered."""
@@ -183,7 +193,6 @@ class Terminal:
 
     def write(self, record: Record) -> None:
         if isinstance(record, StepRecord):
-            self._progress.update(self._task, completed=record.step)
             self.say(step_line(record, self._train_steps))
         elif isinstance(record, StartRecord):
             self.say(record.headline)
@@ -193,6 +202,9 @@ class Terminal:
             self.say(save_line(record))
         else:
             self.say(end_line(record, self._train_steps))
+
+    def step_done(self, step: int) -> None:
+        self._progress.update(self._task, completed=step)  # its own thread draws it
 
     def say(self, message: str) -> None:
         try:
@@ -228,7 +240,7 @@ def step_line(record: StepRecord, train_steps: int) -> str:
         f"lr {record.learning_rate:.2e}",
         f"grad norm {record.grad_norm:.3f}",
         f"tokens/s/GPU {record.tokens_per_second_per_gpu:,.0f}",
-        f"MFU {_percent(record.mfu_full)} full {_percent(record.mfu_causal)} causal",
+        *_mfu(record),
         f"memory {record.peak_memory_bytes / 2**30:.2f} GiB",
         f"ETA {duration(record.eta_s)}",
     ]
@@ -262,8 +274,11 @@ def save_line(record: SaveReport) -> str:
     return line if record.warning is None else f"{line}; WARNING: {record.warning}"
 
 
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f}%"
+def _mfu(record: StepRecord) -> list[str]:
+    """Return the field of the utilisation; none where the device's peak is not known, as on a CPU."""
+    if record.mfu_full is None or record.mfu_causal is None:
+        return []
+    return [f"MFU {100 * record.mfu_full:.1f}% full {100 * record.mfu_causal:.1f}% causal"]
 
 
 def json_value(value: object) -> object:

@@ -1,5 +1,7 @@
 """Floating-point operations of a training step. Pure arithmetic."""
 
+from typing import Literal
+
 from pretrain.config.derive import kv_channels
 from pretrain.config.schema import ModelConfig
 from pretrain.model.families.sizes import product_weights
@@ -33,8 +35,10 @@ def flops_per_token(model: ModelConfig, seq_length: int, *, causal: bool) -> flo
     return 6 * product_weights(model) + (scores / 2 if causal else scores)
 
 
-def peak_tflops(device_name: str) -> float | None:
-    """Return the dense bf16 peak of a GPU in TFLOP/s, by the longest name that matches; None where it is not known."""
+def peak_tflops(device_name: str, precision: Literal["bf16", "fp32"] = "bf16") -> float | None:
+    """Return the dense peak of a GPU in TFLOP/s, by the longest name that matches; None where it is not known, as in fp32."""
+    if precision != "bf16":
+        return None
     known = [name for name in PEAK_TFLOPS if device_name.startswith(name)]
     return PEAK_TFLOPS[max(known, key=len)] if known else None
 

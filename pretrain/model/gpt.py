@@ -10,7 +10,7 @@ from megatron.core.models.gpt import GPTModel
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from fanal.kernels.attention import select_attention_backend
-from pretrain.config.derive import kv_channels, padded_vocab_size
+from pretrain.config.derive import kv_channels, num_tokens, padded_vocab_size
 from pretrain.config.schema import ParallelConfig, RunConfig
 from pretrain.model.families import tensors_of
 from pretrain.model.families.table import TensorSpec
@@ -21,9 +21,9 @@ from pretrain.parallel.world import World
 
 
 class Decoder(GPTModel):
-    """GPTModel whose loss leaves out the columns that pad the vocabulary.
+    """GPTModel whose loss leaves out the columns that stand for no token.
 
-    Megatron lets padding take part in the softmax, so a model exported without it is not the model that was trained.
+    Megatron lets them take part in the softmax, so a model exported without them is not the model that was trained.
     """
 
     def __init__(self, *, specs: dict[str, TensorSpec], real_vocab_columns: int, **kwargs: object) -> None:
@@ -40,17 +40,21 @@ class Decoder(GPTModel):
         return super().compute_language_model_loss(labels, logits)
 
 
-def build_model(run: RunConfig, world: World) -> list[DistributedDataParallel]:
+def build_model(
+    run: RunConfig, world: World, *, tokenizer_vocab_size: int | None = None
+) -> list[DistributedDataParallel]:
     """Build the model chunks of this rank, one per virtual pipeline stage, on the world's device.
 
     Collective: every rank calls it (tied embeddings synchronise their two copies).
+    Args: tokenizer_vocab_size: where a loss is computed, the ids that the tokenizer has; None is all of model.vocab_size.
     """
     config = transformer_config(run)
     backend = select_attention_backend(
         run.model.attention_backend, world.device.type, PARAMS_DTYPE[run.train.precision], kv_channels(run.model)
     )
     stages = run.parallel.virtual_pipeline_model_parallel_size
-    chunks = [_chunk(run, world, config, backend, stage if stages > 1 else None) for stage in range(stages)]
+    tokens = num_tokens(run.model, tokenizer_vocab_size=tokenizer_vocab_size or run.model.vocab_size)
+    chunks = [_chunk(run, world, config, backend, tokens, stage if stages > 1 else None) for stage in range(stages)]
     for chunk in chunks:
         initialize(chunk, chunk.specs, seed=run.train.seed, tp_rank=world.tp_rank)
     replicas = _wrap(chunks, config, run.parallel)
@@ -75,7 +79,9 @@ def unwrap(model: list[DistributedDataParallel]) -> list[Decoder]:
     return [wrapped.module for wrapped in model]  # type: ignore[misc]
 
 
-def _chunk(run: RunConfig, world: World, config: TransformerConfig, backend: str, stage: int | None) -> Decoder:
+def _chunk(
+    run: RunConfig, world: World, config: TransformerConfig, backend: str, tokens: int, stage: int | None
+) -> Decoder:
     padded = padded_vocab_size(run.model)
     columns = padded // world.tensor_model_parallel_size
     return Decoder(
@@ -91,7 +97,7 @@ def _chunk(run: RunConfig, world: World, config: TransformerConfig, backend: str
         rotary_base=run.model.rotary_base,
         vp_stage=stage,
         specs=tensors_of(run.model),
-        real_vocab_columns=min(columns, max(0, run.model.vocab_size - world.tp_rank * columns)),
+        real_vocab_columns=min(columns, max(0, tokens - world.tp_rank * columns)),
     ).to(world.device)
 
 

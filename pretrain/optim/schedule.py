@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 
+from fanal.run_progress import NEW_RUN, Standing
 from pretrain.config.derive import lr_decay_samples
 from pretrain.config.schema import OptimConfig, TrainConfig
 
@@ -11,9 +12,12 @@ Shape = Callable[[OptimConfig, int, int], float]
 and the samples of the whole decay; the former are below the latter."""
 
 
-def learning_rate(optim: OptimConfig, train: TrainConfig, consumed_samples: int) -> float:
-    """Return the learning rate of the step that starts at ``consumed_samples``: a linear warm-up, then a shape, then min_lr."""
-    warmup, end = optim.lr_warmup_samples, lr_decay_samples(optim, train)
+def learning_rate(optim: OptimConfig, train: TrainConfig, consumed_samples: int, since: Standing = NEW_RUN) -> float:
+    """Return the learning rate of the step that starts at ``consumed_samples``: a linear warm-up, then a shape, then min_lr.
+
+    Args: since: a point that the run has reached, which decides where a schedule ends that spans the whole run.
+    """
+    warmup, end = optim.lr_warmup_samples, lr_decay_samples(optim, train, since)
     if consumed_samples < warmup:
         return optim.lr * consumed_samples / warmup
     if optim.lr_decay_style == "constant":  # without an end

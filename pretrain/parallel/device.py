@@ -65,6 +65,11 @@ def num_local_devices(device_type: Literal["cuda", "cpu"]) -> int:
     return torch.cuda.device_count() if device_type == "cuda" else MOST_CPU_RANKS
 
 
+def gpu_memory_bytes() -> int:
+    """Return the memory of the smallest GPU of this machine."""
+    return min(torch.cuda.get_device_properties(index).total_memory for index in range(torch.cuda.device_count()))
+
+
 def prepare_device(device_type: Literal["cuda", "cpu"], local_rank: int) -> torch.device:
     """Make this process's device the current one, and megatron-core ready for it. May be called again."""
     if device_type == "cuda":

@@ -4,11 +4,10 @@ import contextlib
 import os
 import re
 import subprocess
-import sys
 import time
 from pathlib import Path
 
-from fanal.errors import UserError
+from fanal.errors import PassingError, UserError
 
 STARTED_AT = "PRETRAIN_STARTED_AT_S"
 """Environment variable: when the command was started, on this machine's monotonic clock. Local ranks inherit it."""
@@ -16,6 +15,8 @@ STARTED_AT = "PRETRAIN_STARTED_AT_S"
 EXIT_CODES = "PRETRAIN_EXIT_CODES"
 """Environment variable: a folder in which every rank leaves its exit code, for launchers whose own code says nothing: torchrun
 answers 1 whatever its ranks answered. A rank that was killed leaves none."""
+SCONTROL_LIMIT_S = 60.0
+"""Seconds for an answer that needs no controller, on a node that may be busy."""
 
 
 def note_start() -> None:
@@ -35,17 +36,6 @@ def note_exit_code(code: int) -> None:
         with contextlib.suppress(OSError, ValueError):
             rank, _, _ = rank_and_size()
             (Path(folder) / f"rank-{rank:05d}").write_text(f"{code}\n", encoding="utf-8")
-
-
-def let_go_of_output() -> None:
-    """Flush standard output and error before the process ends. What a full disk does not take is given up: at its end the
-    interpreter would try once more, and answer 120 in place of the exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except OSError:
-            with Path(os.devnull).open("w") as nowhere:
-                os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def started_by_launcher() -> bool:
@@ -81,6 +71,11 @@ def cores_of_rank() -> int:
     return cores if cores < all_cores else max(1, cores // _ranks_on_node())
 
 
+def least_ranks_on_node() -> int:
+    """Return the number of ranks that are surely on this node: those that torchrun states, else this one. Raises: UserError."""
+    return max(1, _number("LOCAL_WORLD_SIZE", "1"))
+
+
 def _ranks_on_node() -> int:
     """Return the number of ranks on this node: torchrun states it, our launcher uses one node, Slurm writes ``4(x2),3``."""
     for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE", "SLURM_STEP_TASKS_PER_NODE"):
@@ -105,8 +100,20 @@ def name_first_host() -> None:
     if hosts is None:
         raise UserError(
             f"MASTER_ADDR ({os.environ.get('MASTER_ADDR')}) and MASTER_PORT ({os.environ.get('MASTER_PORT')}) must say where ranks "
-            "meet; start with torchrun, with srun, or without either for local ranks"
+            "meet; start with torchrun or with srun, or `unset RANK WORLD_SIZE` for local ranks"
         )
-    listed = subprocess.run(["scontrol", "show", "hostnames", hosts], capture_output=True, text=True, check=True)
-    os.environ.setdefault("MASTER_ADDR", listed.stdout.split()[0])
+    os.environ.setdefault("MASTER_ADDR", _first_of(hosts))
     os.environ.setdefault("MASTER_PORT", str(20_000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 10_000))
+
+
+def _first_of(hosts: str) -> str:
+    """Return the first name of a list as Slurm writes it, such as node[07-12]."""
+    ask = ["scontrol", "show", "hostnames", hosts]
+    try:
+        listed = subprocess.run(ask, capture_output=True, text=True, check=True, timeout=SCONTROL_LIMIT_S)
+        return listed.stdout.split()[0]
+    except (OSError, subprocess.SubprocessError, IndexError) as error:
+        raise PassingError(
+            f"`{' '.join(ask)}` must name the first host of the step ({error}); `export MASTER_ADDR=HOST MASTER_PORT=29500` in the "
+            "job's script works without it"
+        ) from None

@@ -24,14 +24,17 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
-from fanal.errors import FanalError, PassingError, exit_code_of
-from fanal.exit_codes import FINISHED, STOPPED
-from pretrain.parallel.environment import STARTED_AT, let_go_of_output, started_at
+from fanal.errors import PassingError, exit_code_of
+from fanal.exit_codes import FINISHED, INTERRUPTED, STOPPED
+from fanal.output import append_to_log, let_go_of_output, outlive_output
+from pretrain.parallel.environment import STARTED_AT, started_at
 from pretrain.parallel.signals import (
     STOP_SIGNALS,
     catch_stop_signals,
     hold_back_stop_signals,
-    note_stop_signal,
+    ignore_stop_signals,
+    is_interrupted,
+    note_for_ranks,
     stop_signal,
 )
 
@@ -68,12 +71,13 @@ def run_local_ranks(
 ) -> tuple[int, Failure | None]:
     """Run ``work(*args)`` once per rank, with torchrun's environment variables, and wait for all.
 
-    Rank 0 keeps the terminal, and has a log of its own only for the traceback of a crash; the other ranks' output goes to
-    log_dir/rank-00001.log and so on. Stop signals are passed on
-    to every rank; after one that came before, no rank is started. The server of a CPU's ranks imports the modules in
-    ``preload`` once for all. When one rank fails, the others are killed: they may be waiting for it forever.
+    Rank 0 keeps the terminal, and has a log of its own for the traceback of its end and for that of the terminal; the other
+    ranks' output goes to log_dir/rank-00001.log and so on. Stop signals are passed on to every rank; after one that came
+    before, no rank is started. The server of a CPU's ranks imports the modules in ``preload`` once for all. When one rank
+    fails, the others are killed: they may be waiting for it forever.
 
-    Returns: (the largest exit code of the ranks, None), or (the failed rank's, the earliest failure).
+    Returns: (the largest exit code of the ranks, None), or (the failed rank's, the earliest failure). (INTERRUPTED, None) if
+    a second Ctrl-C ended the ranks.
     """
     context: Any = multiprocessing.get_context("forkserver" if device_type == "cpu" else "spawn")
     environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(num_ranks)}
@@ -94,7 +98,13 @@ def run_local_ranks(
         # A spawned rank is born with the signals held back, as those of the server are. The server's take as long to come as
         # its imports, and meanwhile this process wants to hear of a Ctrl-C.
         with hold_back_stop_signals() if device_type == "cuda" else contextlib.nullcontext():
-            process.start()
+            try:
+                process.start()
+            except (EOFError, ConnectionError):
+                raise PassingError(
+                    f"the process that ranks are forked from was killed before rank {rank} was there, often because memory ran "
+                    "out: fewer ranks take less"
+                ) from None
         theirs.close()
         processes.append(process)
         pipes.append(ours)
@@ -106,13 +116,18 @@ def run_local_ranks(
                 process.kill()
     for process in processes:
         process.join()
+    if failure is not None and is_interrupted() and failure.exit_code in (-signal.SIGINT, INTERRUPTED):
+        return INTERRUPTED, None
     if failure is not None:
         return failure.exit_code, failure
     return max(process.exitcode or 0 for process in processes), None
 
 
 def report_to_starter(text: str, exit_code: int) -> None:
-    """Tell the process that started this rank why the rank is about to end, if there is one."""
+    """Tell the process that started this rank why the rank is about to end, if there is one.
+
+    With STOPPED the other ranks are asked to stop as well: this one was, and the others might wait for it.
+    """
     if _to_starter is not None:
         with contextlib.suppress(Exception):
             _to_starter.send((time.monotonic(), None, text, exit_code))
@@ -142,7 +157,9 @@ def _rank_main(
             stream = log.open("a")
             os.dup2(stream.fileno(), sys.stdout.fileno())
             os.dup2(stream.fileno(), sys.stderr.fileno())
+        outlive_output(log)
         code = work(*args)
+        ignore_stop_signals()
         let_go_of_output()
     except BaseException as error:
         failed_at, exit_code = time.monotonic(), exit_code_of(error)
@@ -151,9 +168,8 @@ def _rank_main(
             pipe.send((failed_at, _portable(error), text, exit_code))
         if has_log:
             print(text, file=sys.stderr, flush=True)
-        elif not isinstance(error, FanalError):  # its terminal may be gone by the time that somebody asks
-            with contextlib.suppress(OSError), log.open("a") as stream:
-                stream.write(text)
+        else:  # its terminal may be gone by the time that somebody asks, and shows but a line of a FanalError
+            append_to_log(log, text)
         os._exit(exit_code)  # no clean-up of process groups: peers may be inside a collective
     sys.exit(code)
 
@@ -200,6 +216,9 @@ def _failures(processes: list[Any], pipes: list[Connection], ranks: set[int], lo
         try:
             if pipes[rank].poll():
                 time_s, error, text, code = pipes[rank].recv()
+                if code == STOPPED:
+                    _tell(processes, signal.SIGTERM)
+                    continue
                 found.append(Failure(rank=rank, time_s=time_s, error=error, text=text, exit_code=code))
                 continue
         except EOFError:
@@ -219,30 +238,32 @@ def _failures(processes: list[Any], pipes: list[Connection], ranks: set[int], lo
 def _forward_signals(processes: list[Any]) -> Iterator[None]:
     """Pass stop signals on to the ranks, one that came while they were being started included.
 
-    A terminal's Ctrl-C reaches the ranks by itself as well: the second of two that come together counts for nothing. When
-    a later one ends this process, its ranks end with it.
+    A terminal's Ctrl-C reaches the ranks by itself as well: the second of two that come together counts for nothing. A later
+    one ends the ranks, and this process after them: one that has saved and stopped meanwhile has the last word.
     """
 
-    def tell_ranks(number: int) -> None:
-        for process in processes:
-            # The fork server reaps a rank before it says that it has ended.
-            with contextlib.suppress(ProcessLookupError):
-                if process.is_alive():
-                    os.kill(process.pid, number)
-
     def forward(number: int, frame: FrameType | None) -> None:
-        note_stop_signal(number, frame)
-        tell_ranks(number)
+        note_for_ranks(number)
+        _tell(processes, number)
 
     before = {number: signal.signal(number, forward) for number in STOP_SIGNALS}
     missed = stop_signal()
     if missed is not None:
-        tell_ranks(missed)
+        _tell(processes, missed)
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _tell(processes: list[Any], number: int) -> None:
+    """Send a signal to every rank that still runs."""
+    for process in processes:
+        # The fork server reaps a rank before it says that it has ended.
+        with contextlib.suppress(ProcessLookupError):
+            if process.is_alive():
+                os.kill(process.pid, number)
 
 
 def _free_port() -> int:

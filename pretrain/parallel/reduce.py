@@ -55,6 +55,16 @@ def largest(value: float, world: World) -> float:
     return float(answer.item())
 
 
+def smallest_each(values: Sequence[int], world: World) -> list[int]:
+    """Return, for each place, the smallest of all ranks' integers below 2**63. Collective over all ranks; one device sync.
+    A world of one rank communicates nothing."""
+    if world.size == 1 or not values:
+        return list(values)
+    box = torch.tensor(values, dtype=torch.int64, device=world.device)
+    dist.all_reduce(box, op=dist.ReduceOp.MIN)
+    return box.tolist()
+
+
 def rank_0s(values: Sequence[float], world: World) -> list[float]:
     """Return rank 0's numbers on every rank, to the last bit. Collective over all ranks; one device sync."""
     box = torch.tensor(values, dtype=torch.float64, device=world.device)

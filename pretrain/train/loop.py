@@ -2,12 +2,14 @@
 
 import enum
 from dataclasses import dataclass
+from pathlib import Path
 
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer
 
 from fanal import exit_codes
-from fanal.errors import user_path
+from fanal.errors import FanalError, user_path
+from fanal.run_progress import Standing, metrics
 from pretrain.checkpoint.disk.origin import described
 from pretrain.checkpoint.loading.load import load_checkpoint
 from pretrain.checkpoint.saving.save import Saver, open_saver
@@ -16,6 +18,7 @@ from pretrain.config.path_rules import paths_of
 from pretrain.config.rules import check_ranks
 from pretrain.config.schema import RunConfig, TrainConfig
 from pretrain.data.batch import train_micro_batches
+from pretrain.data.passes import passes_warning
 from pretrain.data.reader import TrainReader, open_reader
 from pretrain.data.sources import open_sources
 from pretrain.log.record import EndRecord
@@ -24,10 +27,15 @@ from pretrain.log.sinks import Sinks, open_sinks
 from pretrain.model.gpt import attention_backend, build_model
 from pretrain.optim.optimizer import build_optimizer, set_learning_rate
 from pretrain.optim.schedule import learning_rate
-from pretrain.parallel.environment import rank_and_size
+from pretrain.parallel.device import resolve_device
+from pretrain.parallel.environment import least_ranks_on_node, rank_and_size
+from pretrain.parallel.precision import imitated_precision
+from pretrain.parallel.reduce import any_rank
+from pretrain.parallel.signals import keep_exit_code, stop_signal
 from pretrain.parallel.world import World, open_world
 from pretrain.state import TrainState
-from pretrain.train.report import Clock, list_if_bad, start_record, step_record
+from pretrain.train.memory import check_memory
+from pretrain.train.report import Clock, list_if_bad, rows_without_a_token, start_record, step_record
 from pretrain.train.step import StepResult, train_step
 from pretrain.train.stop import Asked, Requests, open_requests
 from pretrain.train.validate import validate
@@ -41,8 +49,10 @@ class Outcome(enum.IntEnum):
     STOPPED = exit_codes.STOPPED
 
 
-class TooManySkippedStepsError(RuntimeError):
+class TooManySkippedStepsError(FanalError):
     """The gradient was not finite for more steps in a row than train.max_skipped_steps allows."""
+
+    exit_code = exit_codes.CRASH
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +79,25 @@ def train(run: RunConfig) -> Outcome:
     rank, num_ranks, _ = rank_and_size()
     check_ranks(run, num_ranks)
     with open_watchdog(run.train.watchdog, run.run_dir, rank=rank) as watchdog:
-        return _train(run, rank, watchdog)
+        try:
+            return _train(run, rank, watchdog)
+        except Exception as error:
+            # A peer that heard of the stop first is gone, and this rank was waiting for it.
+            if watchdog.is_starting and stop_signal() is not None and not isinstance(error, FanalError):
+                watchdog.end_stopped()
+            raise
 
 
 def _train(run: RunConfig, rank: int, watchdog: Watchdog) -> Outcome:
     with user_path(run.run_dir, *paths_of(run).values()):
         sources = open_sources(run)
+        check_memory(
+            run,
+            device_type=resolve_device(run.parallel.device),
+            num_ranks=rank_and_size()[1],
+            ranks_here=least_ranks_on_node(),
+            is_first=False,
+        )
         open_run_dir(run.run_dir)
     with (
         hold_run_dir(run.run_dir, rank=rank),
@@ -87,17 +110,22 @@ def _train(run: RunConfig, rank: int, watchdog: Watchdog) -> Outcome:
             if rank == 0:
                 print(f"stopped on request ({who}); nothing to save, no step was done", flush=True)
             return Outcome.STOPPED
-        model = build_model(run, world)
+        model = build_model(run, world, tokenizer_vocab_size=sources.vocab_size)
         optimizer = build_optimizer(run, model)
         with user_path(run.run_dir, *paths_of(run).values()):
-            state, origin = load_checkpoint(run, model, optimizer, reader, world)
+            state, origin, rate_change = load_checkpoint(run, model, optimizer, reader, world)
         with (
             open_sinks(run, world, start_step=state.step) as sinks,
             open_saver(run, model, optimizer, world, resumed_step=state.step or None, origin=origin) as saver,
         ):
-            sinks.write(start_record(run, world, attention_backend(model), step=state.step))
+            sinks.write(start_record(run, world, attention_backend(model), sources, state))
             if origin is not None:
                 sinks.say(f"started from {described(origin)}")
+            since = Standing(state.step, state.consumed_samples)
+            slow = imitated_precision(run.train.precision, world.device.type)
+            for line in (slow, rows_without_a_token(run, sources), rate_change, passes_warning(run, sources, since)):
+                if line is not None:
+                    sinks.say(line)
             training = Training(
                 run=run, world=world, model=model, optimizer=optimizer, reader=reader, saver=saver, sinks=sinks,
                 requests=requests, watchdog=watchdog,
@@ -111,30 +139,46 @@ def _steps(training: Training, state: TrainState) -> Outcome:
     validation = training.reader.data.sources.validation
     if state.step:
         sinks.say(f"resumed after step {state.step}, {state.consumed_samples:,} samples")
-    elif validation:
-        _validate(training, state)  # before the first step
+    since = Standing(state.step, state.consumed_samples)
+    is_due = bool(validation) and _begins_with_validation(training, state)
+    if is_due:
+        is_due = not _validate(training, state)
     clock = Clock(state)
     asked = _ask(training, state)
     while state.step < run.train.train_steps and not asked.stop:
         training.watchdog.enter("step")
-        rate = learning_rate(run.optim, run.train, state.consumed_samples)
+        rate = learning_rate(run.optim, run.train, state.consumed_samples, since)
         batch_size = global_batch_size_at(run.train, state.consumed_samples)
         state, result = _step(training, state, rate, batch_size)
+        sinks.step_done(state.step)
         list_if_bad(run, world, training.reader.data, state, result, batch_size, sinks)
         stop_if_diverged(run.train, state, result)
         asked = _ask(training, state)
         last = state.step == run.train.train_steps
         if last or every(run.log.interval, state.step):
             sinks.write(step_record(run, world, state, result, clock, rate, batch_size))
-        # Who asks a run to stop does not wait for a validation.
-        if validation and (last or (every(run.train.validation_interval, state.step) and not asked.stop)):
-            _validate(training, state)
+        # Who asks a run to stop does not wait for a validation; that of the last step follows at the next start.
+        is_due = bool(validation) and (last or every(run.train.validation_interval, state.step))
+        if is_due and not asked.stop:
+            is_due = not _validate(training, state)
+            asked = _ask(training, state) if is_due else asked
             clock.restart(state)
         # Not while the gradient is not finite: retention would push out the last checkpoint that is any good.
         if (asked.save or every(run.checkpoint.interval, state.step)) and result.skipped != "not finite" and not last:
             _begin_save(training, state, asked)
             clock.restart(state)
-    return _finish(training, state)
+    return _finish(training, state, is_complete=state.step == run.train.train_steps and not is_due)
+
+
+def _begins_with_validation(training: Training, state: TrainState) -> bool:
+    """Return whether a validation is due before anything else: the first, or the last one if a stop cut it off. Collective."""
+    if state.step < training.run.train.train_steps:
+        return state.step == 0
+    there = training.world.rank == 0 and any(
+        record.get("kind") == "validation" and record.get("step") == state.step
+        for record in metrics(Path(training.run.run_dir))
+    )
+    return not any_rank(there, training.world)
 
 
 def _step(training: Training, state: TrainState, rate: float, batch_size: int) -> tuple[TrainState, StepResult]:
@@ -179,11 +223,14 @@ def _ask(training: Training, state: TrainState) -> Asked:
     return asked
 
 
-def _validate(training: Training, state: TrainState) -> None:
-    """Collective."""
+def _validate(training: Training, state: TrainState) -> bool:
+    """Write the validation losses after this step; return whether no request to stop cut them off. Collective."""
     with training.watchdog.during("validation"):
         sources = training.reader.data.sources.validation
-        training.sinks.write(validate(training.model, sources, training.run, training.world, state))
+        record = validate(training.model, sources, training.run, training.world, state, training.requests)
+    if record is not None:
+        training.sinks.write(record)
+    return record is not None
 
 
 def _begin_save(training: Training, state: TrainState, asked: Asked) -> None:
@@ -196,15 +243,16 @@ def _begin_save(training: Training, state: TrainState, asked: Asked) -> None:
     _report_saves(training)
 
 
-def _finish(training: Training, state: TrainState) -> Outcome:
+def _finish(training: Training, state: TrainState, *, is_complete: bool) -> Outcome:
     """Write the last checkpoint, wait for it, and record how the run ended. Collective."""
-    saver, sinks, last_step = training.saver, training.sinks, training.run.train.train_steps
+    saver, sinks = training.saver, training.sinks
     if state.step:
         with training.watchdog.during("save"):
             saver.finish(state, training.reader.position(state.consumed_samples))
         training.requests.save_started()
         _report_saves(training)
-    if state.step < last_step:
+    keep_exit_code(Outcome.FINISHED if is_complete else Outcome.STOPPED)  # whatever signal comes from now on
+    if not is_complete:
         who = training.requests.who_asked_to_stop(training.world)
         newest = str(saver.newest) if state.step else None
         sinks.write(EndRecord(step=state.step, outcome="stopped", asked_by=who, checkpoint=newest))
@@ -229,6 +277,6 @@ def stop_if_diverged(train: TrainConfig, state: TrainState, result: StepResult) 
     if state.skipped_in_a_row > train.max_skipped_steps:
         raise TooManySkippedStepsError(
             f"the gradient norm was not finite ({result.grad_norm}) in {state.skipped_in_a_row} steps in a row, up to step "
-            f"{state.step}; train.max_skipped_steps ({train.max_skipped_steps}) allows no more. No checkpoint was written: "
-            "resume from the last one with a lower optim.lr"
+            f"{state.step}; train.max_skipped_steps ({train.max_skipped_steps}) allows no more. The same command with a "
+            "lower optim.lr goes on from the newest checkpoint; where there is none, from the beginning"
         )

@@ -4,8 +4,12 @@ import importlib.metadata
 import platform
 import time
 
+from fanal.run_progress import Standing
+from pretrain.config.derive import train_samples
 from pretrain.config.schema import RunConfig
+from pretrain.data.passes import source_passes
 from pretrain.data.read import TrainData
+from pretrain.data.sources import Sources
 from pretrain.log.bad_steps import budget_line, list_bad_step
 from pretrain.log.record import BadStepRecord, StartRecord, StepRecord, throughput
 from pretrain.log.sinks import Sinks
@@ -29,10 +33,12 @@ def headline(run: RunConfig, world: World, attention: str) -> str:
     )
 
 
-def start_record(run: RunConfig, world: World, attention: str, *, step: int) -> StartRecord:
-    """Return the record of this start of the run, which continues after ``step``."""
+def start_record(run: RunConfig, world: World, attention: str, sources: Sources, state: TrainState) -> StartRecord:
+    """Return the record of this start of the run, which continues from ``state``."""
+    since = Standing(state.step, state.consumed_samples)
     return StartRecord(
-        step=step,
+        step=state.step,
+        train_steps=run.train.train_steps,
         headline=headline(run, world, attention),
         device=device_name(world.device),
         num_ranks=world.size,
@@ -40,6 +46,20 @@ def start_record(run: RunConfig, world: World, attention: str, *, step: int) -> 
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in ("torch", "megatron-core")},
         },
+        passes={source.prefix: round(source.passes, 6) for source in source_passes(run, sources, since)},
+    )
+
+
+def rows_without_a_token(run: RunConfig, sources: Sources) -> str | None:
+    """Return the line that says which rows of the vocabulary are left out of the loss; None if every row has a token. Version 0.1
+    let them take part."""
+    if run.model.vocab_size <= sources.vocab_size:
+        return None
+    first, last = sources.vocab_size, run.model.vocab_size - 1
+    return (
+        f"model.vocab_size ({run.model.vocab_size:,}) is more than the {sources.vocab_size:,} tokens of data.tokenizer: rows "
+        f"{first:,} to {last:,} stand for no token and take no part in the loss, as in an export (a checkpoint of version 0.1 "
+        "counted them: its loss goes down a little here)"
     )
 
 
@@ -89,15 +109,17 @@ def step_record(
 ) -> StepRecord:
     """Return the record of this step, the same on every rank. Collective; one device sync."""
     memory = int(largest(peak_memory_bytes(world.device), world))
+    since = Standing(state.step, state.consumed_samples)
+    samples_left = train_samples(run.train, since) - state.consumed_samples
     pace = throughput(
         tokens=state.consumed_tokens - clock.tokens,
         steps=state.step - clock.step,
         elapsed_s=time.perf_counter() - clock.started,
         num_ranks=world.size,
-        steps_left=run.train.train_steps - state.step,
+        tokens_left=samples_left * run.data.seq_length,
     )
     clock.restart(state)
-    peak = run.log.peak_tflops_per_gpu or peak_tflops(device_name(world.device))
+    peak = run.log.peak_tflops_per_gpu or peak_tflops(device_name(world.device), run.train.precision)
     full, causal = (
         model_flops_utilization(
             tokens_per_second_per_gpu=pace.tokens_per_second_per_gpu,

@@ -2,6 +2,8 @@
 
 A hang in one rank blocks its peers in the next collective, so all pass the limit at about the same time, and the stacks of
 all tell which one is the cause. The main thread may sit in a C call: the watchdog is a thread, and ends the process.
+
+It also ends a rank that was asked to stop while the run starts, wherever that hangs: there is nothing to save yet.
 """
 
 import contextlib
@@ -13,18 +15,23 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from fanal.exit_codes import HANG
+from fanal.exit_codes import HANG, STOPPED
 from fanal.run_folder import LOGS_DIR
 from pretrain.config.schema import WatchdogConfig
-from pretrain.parallel.environment import note_exit_code
+from pretrain.parallel.environment import note_exit_code, rank_and_size, started_by_launcher
 from pretrain.parallel.local import report_to_starter
+from pretrain.parallel.signals import keeps_exit_code, stop_signal, stop_signal_is_older_than
 
 LOOK_EVERY_S = 0.5
 GRACE_S = 5.0
 """Seconds from the stacks to the exit. The first rank that exits ends the others, which need as long to write theirs."""
 NO_GIL_S = 30.0
 """Past the limit by this much, the process is ended from C with code 1: something holds the interpreter's lock."""
-STDERR = 2
+STOP_GRACE_S = 3.0
+"""Seconds from a stop signal while the run starts to the end of the process, unless all ranks agree on the stop before."""
+PEERS_S = 1.0
+"""Seconds that the other ranks have to hear of it before they lose this one."""
+STDOUT, STDERR = 1, 2
 
 
 class Watchdog:
@@ -36,7 +43,7 @@ class Watchdog:
         self._at = "init", time.monotonic()
         """The act that the main thread is at, and when it began."""
         self._steps = 0
-        self._closed = threading.Event()
+        self._closed, self._is_ending = threading.Event(), threading.Lock()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def enter(self, act: str) -> None:
@@ -57,6 +64,25 @@ class Watchdog:
         yield
         self.enter(before)
 
+    @property
+    def is_starting(self) -> bool:
+        """Whether this process has not begun a step yet, nor the end of the run: nothing of it could be saved."""
+        return self._at[0] == "init" and not self._steps and not keeps_exit_code()
+
+    def end_stopped(self) -> None:
+        """End the process as one that was stopped while the run started. Any thread; does not return."""
+        self._is_ending.acquire()  # for good: whoever comes second waits for the end
+        report_to_starter("", STOPPED)
+        _, _, local_rank = rank_and_size()
+        asked = stop_signal()
+        text = f"stopped on request ({asked.name if asked else 'a peer'} on rank {self._rank}); nothing to save, no step was done\n"
+        if local_rank == 0:
+            threading.Thread(target=os.write, args=(STDOUT, text.encode()), daemon=True).start()
+        time.sleep(PEERS_S)
+        if started_by_launcher():
+            note_exit_code(STOPPED)
+        os._exit(STOPPED)
+
     def start(self) -> None:
         """Watch from now on."""
         self.enter("init")
@@ -76,6 +102,8 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._closed.wait(LOOK_EVERY_S):
+            if self.is_starting and stop_signal_is_older_than(STOP_GRACE_S):
+                self.end_stopped()
             act, since = self._at
             limit, elapsed = self._limit_s(act), time.monotonic() - since
             if limit is not None and elapsed > limit:

@@ -182,12 +182,25 @@ def tokenizer_of(folder: str) -> contextlib.AbstractContextManager[Any]:
     )
 
 
-def special_names_match_in_text() -> contextlib.AbstractContextManager[Any]:
-    """tokenizer_config.json without split_special_tokens."""
+def special_names_are_split() -> contextlib.AbstractContextManager[Any]:
+    """tokenizer_config.json with split_special_tokens, which no chat template survives."""
 
     def act(part: Path) -> None:
         path = part / "tokenizer_config.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"split_special_tokens": False}))
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"split_special_tokens": True}))
+
+    return after_writing(act)
+
+
+def special_tokens_decode_to_nothing() -> contextlib.AbstractContextManager[Any]:
+    """tokenizer.json with the decoder of the tokenizer's own file."""
+
+    def act(part: Path) -> None:
+        path = part / "tokenizer.json"
+        content = json.loads(path.read_text())
+        drop = {"type": "Replace", "pattern": {"Regex": r"\A(?:<s>|</s>)\z"}, "content": ""}
+        content["decoder"]["decoders"].insert(0, drop)
+        path.write_text(json.dumps(content))
 
     return after_writing(act)
 

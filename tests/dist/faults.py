@@ -59,6 +59,14 @@ def norm_gradient_not_reduced() -> None:
     RMSNorm.__init__ = broken  # type: ignore[method-assign]
 
 
+def rows_without_a_token_counted() -> None:
+    """Every row that model.vocab_size counts takes part in the softmax, as in version 0.1."""
+    from pretrain.train import loop
+
+    build = loop.build_model
+    loop.build_model = lambda run, world, **_: build(run, world)
+
+
 def tied_copies_not_reduced() -> None:
     """The first and the last stage update their copies of a tied embedding from their own gradients alone."""
     from megatron.core.distributed import finalize_model_grads

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -49,6 +50,18 @@ def rank_1_gets_sigterm_while_loading() -> None:
     _signal_at("load_checkpoint", signal.SIGTERM, rank=1)
 
 
+def rank_1_gets_sigterm_in_the_second_batch_of_the_second_validation() -> None:
+    """A validation is ten batches here. None may follow the one that is under way."""
+    from pretrain.train import validate
+
+    def further(*_: Any, **__: Any) -> None:
+        raise RuntimeError("a further batch of the validation")
+
+    if _is_rank(1):
+        _before_call(validate, "run_micro_batches", 12, lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+    _before_call(validate, "run_micro_batches", 13, further)
+
+
 def _drop_at_step_3(name: str) -> None:
     """Rank 1 is the colleague; from then on steps take a while, and rank 0 looks more often than in earnest."""
     from pretrain.train import loop, request_files
@@ -79,6 +92,32 @@ def _hang(module: Any, name: str, call: int) -> None:
     watchdog.GRACE_S = HANG_GRACE_S
     if _is_rank(1):
         _before_call(module, name, call, stuck_for_ever)
+
+
+def _rank_1_hangs_while_rank_0_waits_and_gets_sigterm(module: Any, name: str) -> None:
+    """Rank 0 waits inside C++ by the time of the signal."""
+    _hang(module, name, 1)
+    if _is_rank(0):
+        kill = threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        _before_call(module, name, 1, lambda *_, **__: kill.start())
+
+
+def rank_0_gets_sigterm_in_group_creation() -> None:
+    from pretrain.parallel import world
+
+    _rank_1_hangs_while_rank_0_waits_and_gets_sigterm(world.parallel_state, "initialize_model_parallel")
+
+
+def rank_0_gets_sigterm_in_model_build() -> None:
+    from pretrain.train import loop
+
+    _rank_1_hangs_while_rank_0_waits_and_gets_sigterm(loop, "build_model")
+
+
+def rank_0_gets_sigterm_in_load() -> None:
+    from pretrain.train import loop
+
+    _rank_1_hangs_while_rank_0_waits_and_gets_sigterm(loop, "load_checkpoint")
 
 
 def rank_1_hangs_in_init() -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from fanal.errors import DamageError
 from launch.status.status import status
 from pretrain.__main__ import cli
 from pretrain.checkpoint.disk.tensor_index import read_index
@@ -176,6 +177,9 @@ def test_the_kept_export_is_imported_as_the_very_masters_of_the_checkpoint(golde
     assert imported.keys() == masters.keys() != set()
     assert all(values.tobytes() == masters[name].tobytes() for name, values in imported.items())
     flip_a_bit(golden / "export" / "model.safetensors")
+    with pytest.raises(DamageError, match=r"model\.safetensors has .* it changed after the export"):
+        import_hf(golden / "export", tmp_path / "other")
+    (golden / "export" / "certificate.json").unlink()
     other = masters_of(import_hf(golden / "export", tmp_path / "other").checkpoint)
     assert len([name for name in other if other[name].tobytes() != masters[name].tobytes()]) == 1
 

@@ -53,6 +53,26 @@ def test_tied_embeddings_train_alike_in_every_layout(
         assert_same_training(unless_noticed_at_the_save(broken), tied_tp1)
 
 
+@pytest.mark.parametrize("overrides", [(), TP2 + PP2], ids=["one rank", "tp2-pp2"])
+def test_rows_above_the_tokenizer_s_vocabulary_change_nothing(
+    overrides: tuple[str, ...], small_run: Path, tmp_path: Path, tp1: Trace
+) -> None:
+    """All of the second rank's columns stand for no token."""
+    trace = run_and_trace(make_run(small_run, tmp_path, "model.vocab_size=4096", *overrides))
+    assert_same_training(trace, tp1)
+    assert trace.validation[10] == pytest.approx(tp1.validation[10], rel=2e-6)
+    assert "rows 2,000 to 4,095 stand for no token and take no part in the loss" in trace.output
+
+
+def test_rows_above_the_tokenizer_s_vocabulary_that_take_part_would_be_noticed(
+    small_run: Path, tmp_path: Path, tp1: Trace
+) -> None:
+    counted = run_and_trace(make_run(small_run, tmp_path, "model.vocab_size=4096"), "rows_without_a_token_counted")
+    assert counted.exit_code == 0, counted.failure
+    with pytest.raises(AssertionError, match=r"loss of step 1: .* more than"):
+        assert_same_training(counted, tp1)
+
+
 def test_uneven_loss_masks_weigh_every_token_alike_in_every_layout(small_run: Path, tmp_path: Path, tp1: Trace) -> None:
     reference = run_and_trace(make_run(small_run, tmp_path / "one"), "uneven_masks")
     assert reference.losses[1] != tp1.losses[1], "the masks must matter"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +42,13 @@ def test_a_sound_run_is_proved_from_the_command_line_and_the_run_itself_is_left_
         "4 steps as one-rank on 1 x cpu, 1 kills, seed 3; resumed also as: none, no other layout fits" in result.stdout
     )
     assert "equal: every run trained what the straight run trained" in result.stdout and not result.stderr
+    said = [line for line in result.stdout.splitlines() if line.startswith("start ")]
+    assert said == [
+        "start 1 of 3: the straight run",
+        "start 2 of 3: a run that is killed, kill 1 of 1",
+        "start 3 of 3: the killed run, to its end",
+    ]
+    assert len(re.findall(r"^  took [0-9ms]+; about [0-9ms]+ left$", result.stdout, re.MULTILINE)) == 2, "an estimate"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl", "prove"]
     assert (tmp_path / "metrics.jsonl").read_text() == "a run's own\n"
     record = record_of(tmp_path)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from fanal.run_folder import checkpoints_dir, step_name
+from fanal.run_progress import metrics
 from pretrain.checkpoint.disk.retention import checkpoints_in
 from pretrain.data.position import read_position
 from tests.dist.harness import Trace, assert_same_training, make_run, run_and_trace
@@ -246,3 +247,29 @@ def test_a_batch_ramp_grows_the_batch_and_survives_a_resume(small_run: Path, tmp
     cut_back_to_step_5(tmp_path / "straight", tmp_path / "resumed")
     resumed = run_and_trace(make_run(small_run, tmp_path / "resumed", *ramp), fresh=False)
     assert resumed.losses == after_step_5(straight).losses
+
+
+def test_a_resume_with_half_the_batch_trains_on_a_rate_that_falls_to_the_end_of_its_steps(
+    small_run: Path, tmp_path: Path
+) -> None:
+    rates = ("optim.lr=1e-3", "optim.min_lr=0", "data.validation=[]")
+    run_and_trace(make_run(small_run, tmp_path, *rates, "train.train_steps=8"))
+    longer = (*rates, "train.train_steps=16", "train.global_batch_size=4")
+    trace = run_and_trace(make_run(small_run, tmp_path, *longer), fresh=False)
+    assert trace.exit_code == 0, trace.failure
+    found = [record["learning_rate"] for record in metrics(tmp_path) if record["kind"] == "step"][8:]
+    by_hand = [3.4549e-4, 2.7300e-4, 2.0611e-4, 1.4645e-4, 9.5492e-5, 5.4497e-5, 2.4472e-5, 6.1558e-6]
+    assert found == pytest.approx(by_hand, rel=1e-4), (
+        "64 samples before the resume and 8 * 4 after it: the end is at 96"
+    )
+    started = [record for record in metrics(tmp_path) if record["kind"] == "start"]
+    assert [record["train_steps"] for record in started] == [8, 16]
+    assert [len(record["passes"]) for record in started] == [2, 2]
+    assert sum(started[1]["passes"].values()) == pytest.approx(sum(started[0]["passes"].values()) * 96 / 64, rel=0.1)
+    (said,) = [line for line in trace.output.splitlines() if line.startswith("the learning rate of step 9 is 3.45e-04")]
+    assert "optim.lr_decay_samples=64 optim.min_lr=0.0001 goes on" in said
+    over = make_run(small_run, tmp_path, *rates, "train.train_steps=18", "optim.lr_decay_samples=96")
+    refused = run_and_trace(over, fresh=False)
+    assert refused.exit_code == 2 and refused.failure is not None
+    assert "optim.lr_decay_samples (96) must not end the schedule while steps are left" in str(refused.failure.error)
+    assert "it resumes after step 16 at sample 96; optim.lr_decay_samples=null works" in str(refused.failure.error)

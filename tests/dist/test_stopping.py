@@ -13,7 +13,7 @@ from fanal.run_folder import checkpoints_dir, step_name
 from pretrain.checkpoint.disk.retention import checkpoints_in
 from pretrain.checkpoint.disk.verify import verify_checkpoint
 from tests.dist.harness import Trace, make_run, run_and_trace
-from tests.dist.test_command_line import ROOT
+from tests.dist.test_command_line import ROOT, free_port
 from tests.runs.cases import DP2
 
 
@@ -89,6 +89,25 @@ def test_a_run_stops_before_its_walltime_but_never_before_a_step(
     assert_goes_on_as_if_never_stopped(small_run, tmp_path, straight)
 
 
+@pytest.mark.parametrize("steps", [10, 4], ids=["on the way", "the last one"])
+def test_a_signal_in_a_validation_ends_it_at_the_next_batch_and_no_further_step_is_done(
+    steps: int, small_run: Path, tmp_path: Path
+) -> None:
+    overrides = (*DP2, "train.validation_samples=40", f"train.train_steps={steps}")
+    signal_in_it = "rank_1_gets_sigterm_in_the_second_batch_of_the_second_validation"
+    stopped = run_and_trace(make_run(small_run, tmp_path, *overrides), signal_in_it)
+    assert stopped.exit_code == 75, stopped.failure
+    assert (
+        f"stopped on request (SIGTERM on rank 1); checkpoint: {checkpoints_dir(tmp_path) / step_name(4)}"
+        in stopped.output
+    )
+    assert max(stopped.losses) == 4 and list(stopped.validation) == [0]
+    assert_whole_at(tmp_path, 4)
+    resumed = run_and_trace(make_run(small_run, tmp_path, *overrides), fresh=False)
+    assert resumed.exit_code == 0, resumed.failure
+    assert list(resumed.validation) == ([0, 4] if steps == 4 else [0, 8, 10])
+
+
 def test_a_signal_while_loading_takes_no_step(small_run: Path, tmp_path: Path) -> None:
     stopped = run_and_trace(
         make_run(small_run, tmp_path, *DP2, "data.validation=[]"), "rank_1_gets_sigterm_while_loading"
@@ -96,6 +115,42 @@ def test_a_signal_while_loading_takes_no_step(small_run: Path, tmp_path: Path) -
     assert stopped.exit_code == 75, stopped.failure
     assert not stopped.losses and not checkpoints_in(checkpoints_dir(tmp_path))
     assert "stopped on request (SIGTERM on rank 1); nothing to save, no step was done" in stopped.output
+
+
+@pytest.mark.parametrize("phase", ["group_creation", "model_build", "load"])
+def test_a_rank_that_waits_for_its_peer_in_the_start_ends_within_seconds_of_a_signal_and_so_does_its_peer(
+    phase: str, small_run: Path, tmp_path: Path
+) -> None:
+    began = time.monotonic()
+    stopped = run_and_trace(make_run(small_run, tmp_path, *DP2), f"rank_0_gets_sigterm_in_{phase}")
+    assert stopped.exit_code == 75 and stopped.failure is None, stopped.failure
+    assert time.monotonic() - began < 50, "parallel.timeout_s is 60"
+    assert "stopped on request (SIGTERM on rank 0); nothing to save, no step was done" in stopped.output
+    assert not stopped.losses and "Traceback" not in stopped.output
+
+
+@pytest.mark.parametrize(("numbers", "code"), [([signal.SIGTERM], 75), ([signal.SIGINT] * 2, 130)], ids=["TERM", "INT"])
+def test_a_rank_whose_peers_nobody_started_says_so_and_ends_within_seconds_of_a_signal(
+    numbers: list[signal.Signals], code: int, small_run: Path, tmp_path: Path
+) -> None:
+    """As with the variables of an earlier torchrun in the shell."""
+    port = str(free_port())
+    variables = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pretrain", "train", str(small_run), f"run_dir={tmp_path}"],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **variables},
+    )  # fmt: skip
+    assert process.stderr is not None
+    said = process.stderr.readline()
+    assert said.startswith(f"waiting for 2 ranks at 127.0.0.1:{port} (1 here); "), said
+    for number in numbers:
+        process.send_signal(number)
+        time.sleep(1.5)
+    output, errors = process.communicate(timeout=20)
+    assert process.returncode in (code, -signal.SIGINT if code == 130 else code), output + errors
+    if code == 75:
+        assert output == "stopped on request (SIGTERM on rank 0); nothing to save, no step was done\n"
+    assert "Traceback" not in errors
 
 
 @pytest.mark.parametrize("after_s", [0.0, 1.4, 3.4])

@@ -57,6 +57,17 @@ def test_an_error_for_people_is_one_line_and_its_own_code(
     assert capfd.readouterr().err == f"error: {error}\n" * 2
 
 
+def test_an_error_for_people_is_one_line_whatever_a_library_said(capfd: pytest.CaptureFixture[str]) -> None:
+    def act() -> int:
+        raise UserError("a.yaml cannot be read (while parsing\n  in line 1,  column 2\n); give it a value")
+
+    assert run_guarded(act) == 2
+    assert (
+        capfd.readouterr().err
+        == "error: a.yaml cannot be read (while parsing in line 1,  column 2 ); give it a value\n"
+    )
+
+
 def test_who_need_not_speak_is_silent_and_whoever_asked_is_told(capfd: pytest.CaptureFixture[str]) -> None:
     told: list[Exception] = []
     error = UserError("wrong")
@@ -108,7 +119,7 @@ def test_a_bug_in_launch_is_a_traceback_that_names_its_line(
         (launch.chain.job, "begin", ["job", "begin", str(tmp_path)]),
         (launch.chain.job, "end", ["job", "end", str(tmp_path)]),
         (launch.status.status, "_check_is_run", ["status", str(tmp_path)]),
-        (launch.preflight.preflight, "load_run", ["preflight", "none.yaml", "--site", "none"]),
+        (launch.preflight.preflight, "load_run_to_train", ["preflight", "none.yaml", "--site", "none"]),
     ):
         monkeypatch.setattr(module, name, planted(bug))
         done = CliRunner().invoke(launch_cli, words)

@@ -1,5 +1,6 @@
 """Bugs in the trainer as a user meets them: on local ranks, under torchrun, in the loader's thread."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -7,6 +8,11 @@ from pathlib import Path
 
 import pytest
 
+import pretrain.train.loop
+from fanal.errors import PassingError
+from pretrain.__main__ import _guard, _train_rank
+from pretrain.train.loop import TooManySkippedStepsError
+from tests.dist.harness import make_run
 from tests.errors.planted import line_of
 
 ROOT = Path(__file__).parents[2]
@@ -71,3 +77,52 @@ def test_a_bug_on_both_ranks_under_torchrun_is_a_traceback_of_each_and_code_70(s
     assert done.stderr.count(line_of(bug)) == 2, done.stderr
     assert {path.name: path.read_text() for path in codes.iterdir()} == {"rank-00000": "70\n", "rank-00001": "70\n"}
     assert "error: " not in done.stderr.replace("ChildFailedError: ", "")
+
+
+def test_a_run_that_diverges_ends_with_one_line_and_the_traceback_of_each_rank_in_its_log(
+    small_run: Path, tmp_path: Path
+) -> None:
+    overrides = (
+        "optim.lr=1e30",
+        "optim.lr_warmup_samples=0",
+        "train.max_skipped_steps=0",
+        "train.validation_interval=null",
+    )
+    done = train(small_run, tmp_path, "parallel.data_parallel_size=2", *overrides, plant="none:none:none")
+    assert done.returncode == 70, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: the gradient norm was not finite (nan) in 1 steps in a row, up to step 2; ")
+    assert "Traceback" not in done.stdout
+    for rank in range(2):
+        log = (tmp_path / "logs" / f"rank-{rank:05d}.log").read_text()
+        assert "Traceback (most recent call last)" in log and "TooManySkippedStepsError" in log
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        TooManySkippedStepsError("the gradient norm was not finite"),
+        PassingError("MASTER_PORT (29500) must be free on node1"),
+        OSError(errno.ENOSPC, "No space left on device", "/dev/shm/staging"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+    ],
+)
+def test_a_known_end_of_a_rank_of_torchrun_is_one_line_and_its_traceback_is_in_its_log(
+    error: Exception,
+    small_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def fail(_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(pretrain.train.loop, "train", fail)
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    run = make_run(small_run, tmp_path)
+    assert _guard(lambda: _train_rank(run)) == 70
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("error: ") and str(error.args[-1]) in line
+    log = (tmp_path / "logs" / "rank-00003.log").read_text()
+    assert "Traceback (most recent call last)" in log and str(error.args[-1]) in log

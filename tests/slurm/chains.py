@@ -100,10 +100,17 @@ class Chain:
                 continue
         return found
 
+    def kill_a_rank(self) -> bool:
+        """Kill rank 0, if it runs now."""
+        if rank := self.ranks().get(0):
+            rank.kill()
+        return rank is not None
+
     def story(self) -> str:
-        """All that was noted and printed."""
+        """All that was noted and printed, and the ends of the cluster's own logs."""
         parts = [(self.run_dir / JOBS_FILE).read_text()] if (self.run_dir / JOBS_FILE).exists() else []
         parts += [f"--- {path.name}\n{path.read_text()[-4000:]}" for path in sorted(self.run_dir.glob("launch/*.out"))]
+        parts += [f"--- {daemon}\n{self.cluster.log(daemon, 60)}" for daemon in ("slurmctld", *self.cluster.names)]
         return "\n".join(parts)
 
     def _metrics(self) -> list[dict[str, Any]]:

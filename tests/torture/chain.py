@@ -18,7 +18,8 @@ from pretrain.inspect.compare import compare, losses
 from pretrain.inspect.evidence import Evidence, read_evidence
 from pretrain.inspect.kill import Aim, Kill, KillPlan, Running, Target, kill_at
 from pretrain.inspect.layouts import Layout
-from pretrain.inspect.prove import Start, wait_for
+from pretrain.inspect.prove import Start
+from pretrain.inspect.prove_progress import wait_for
 
 KEEP_LAST = 2
 OVERRIDES = ("checkpoint.interval=1", f"checkpoint.keep_last={KEEP_LAST}", "data.validation=[]", "log.interval=1")

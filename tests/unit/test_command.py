@@ -176,3 +176,30 @@ def test_bash_completes_commands_options_and_leaves_files_to_the_shell(
     done = called("bash", "-c", COMPLETE, "bash", "fanal", *words.split(), PATH=path, PYTHONPATH=str(ROOT))
     assert not done.stderr
     assert [line for line in done.stdout.splitlines() if line] == offered
+
+
+def test_groups_inside_groups_and_completion_show_whole_sentences() -> None:
+    launch = group_of("launch")
+    job = launch.commands["job"]
+    assert isinstance(job, CommandGroup)
+    shown = CliRunner().invoke(job, ["--help"], terminal_width=80).output
+    assert "Prepare the run: print where ranks meet, or nothing if this job must not run." in " ".join(shown.split())
+    found = {item.value: item.help for item in launch.shell_complete(click.Context(launch), "")}
+    assert found["preflight"] == ("Check config, paths, data and free space, and inside a job also every node of it.")
+
+
+def test_a_toolkit_without_a_gpu_is_not_worth_a_line(tmp_path: Path) -> None:
+    """As a login node has it: an export there is no place for CUDA."""
+    program = "import pretrain.convert.exporting.export; from torch.utils import cpp_extension; cpp_extension._find_cuda_home()"
+    done = called(sys.executable, "-W", "ignore", "-c", program, CUDA_HOME=str(tmp_path), CUDA_VISIBLE_DEVICES="")
+    assert (done.returncode, "CUDA runtime" in done.stderr + done.stdout) == (0, False), done.stderr
+    loud = called(
+        sys.executable,
+        "-W",
+        "ignore",
+        "-c",
+        program.partition("; ")[2],
+        CUDA_HOME=str(tmp_path),
+        CUDA_VISIBLE_DEVICES="",
+    )
+    assert "No CUDA runtime is found" in loud.stderr, "torch says so by itself"

@@ -24,7 +24,7 @@ def test_an_error_of_a_library_is_a_reason_with_its_class_and_its_first_line() -
 
 @pytest.mark.parametrize(
     ("value", "kind"),
-    [(None, "null"), (True, "a boolean"), (3, "an integer"), ([], "a list"), ({}, "an object"), (b"", "a bytes"), (1j, "a complex")],
+    [(None, "null"), (True, "a boolean"), (3, "an integer"), ([], "an array"), ({}, "an object"), (b"", "a bytes"), (1j, "a complex")],
 )  # fmt: skip
 def test_a_kind_of_value_has_its_article(value: object, kind: str) -> None:
     assert kind_of(value) == kind

@@ -41,15 +41,15 @@ def test_a_record_is_built_at_any_depth() -> None:
 @pytest.mark.parametrize(
     ("change", "misfit"),
     [
-        ({"count": True}, "^count holds True, expected int$"),
-        ({"count": 3.0}, "^count holds 3.0, expected int$"),
-        ({"label": 3}, "^label holds 3, expected str or NoneType$"),
+        ({"count": True}, "^count holds true, expected an integer$"),
+        ({"count": 3.0}, "^count holds 3.0, expected an integer$"),
+        ({"label": 3}, "^label holds 3, expected a string or null$"),
         ({"inner": []}, r"^inner holds \[\], expected an object$"),
-        ({"inner": {"share": "1"}}, "^inner.share holds '1', expected float$"),
-        ({"items": {}}, r"^items holds \{\}, expected a list$"),
-        ({"items": [{"share": 1}, {"share": True}]}, "^items.1.share holds True, expected float$"),
+        ({"inner": {"share": "1"}}, '^inner.share holds "1", expected a number$'),
+        ({"items": {}}, r"^items holds \{\}, expected an array$"),
+        ({"items": [{"share": 1}, {"share": True}]}, "^items.1.share holds true, expected a number$"),
         ({"items": [{}]}, "^key items.0.'share' is missing$"),
-        ({"rest": [1]}, r"^rest holds \[1\], expected dict$"),
+        ({"rest": [1]}, r"^rest holds \[1\], expected an object$"),
         ({"more": 1}, "^unknown key 'more', expected count, label, inner, items, rest$"),
     ],
 )

@@ -6,23 +6,26 @@ One part of many (`Part`) reads a share of all bytes, in the order of the inputs
 belong to the part in which their first byte lies; any other file belongs to the part in which it starts.
 """
 
-import gzip
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-
-import zstandard
+from typing import Literal, NamedTuple
 
 from fanal.errors import UserError
 from fanal.files import READ_BLOCK_BYTES, InputFile, reading
-from tokenizer.documents.compressed import HashedFile, decompressed
-from tokenizer.documents.input_files import Layout, TxtDocuments, find_inputs, is_compressed, layout_of
+from tokenizer.documents.compressed import NOT_DECOMPRESSED, HashedFile, decompressed
+from tokenizer.documents.file_names import Layout, TxtDocuments, is_compressed, layout_of
+from tokenizer.documents.input_files import find_inputs
+from tokenizer.documents.unreadable import head_of, not_compressed_so, not_lines_of_json, not_plain_text
 
 BLOCK_BYTES = 4 << 20
 MAX_DOCUMENT_BYTES = 256 << 20
 """Longest accepted line or text, in bytes. A longer one is refused: memory holds several copies of it."""
+EMPTY = "is empty; every input file must hold at least one document, leave it out"
+OR_SKIP = "; --on-error skip leaves out what cannot be read, and names it"
+"""What else helps, for the command that has this option."""
+OnError = Literal["stop", "skip"]
 TEXT_PER_COMPRESSED_BYTE = 5
 """Approximate bytes of text per compressed byte; it sizes temporary files, nothing else."""
 
@@ -57,6 +60,10 @@ class RawBlock:
     """Start of the data: byte of the (decompressed) file, or row."""
     first_line: int | None
     """Line number of the first line, from 1; None if a part began in the middle of the file and never counted."""
+    problem: str | None = None
+    """What is wrong with the line or the file that begins here, in place of data."""
+    of_file: bool = False
+    """Whether the problem is that of the complete file, or of its rest."""
 
     def line_number(self, lines_before: int) -> int:
         """Return the line number in the file of the line that follows ``lines_before`` lines of this block."""
@@ -76,9 +83,12 @@ class RawBlock:
 class InputReader:
     """Reader that yields the blocks of some input files, once.
 
-    Attributes: sizes (path and bytes of every file, other parts' too), total_bytes (this part's share), text_bytes (approximate,
-    when decompressed), bytes_read (of total_bytes, so far), input_files (each file whose end, or end of
-    the share, was reached). Raises, when iterated: UserError for a file that is damaged or changed meanwhile.
+    Args: on_error, whether files that cannot be read stop the command or are left out, as the user said; None where there is no
+    such choice.
+    Attributes: found (the inputs, and what was left out of them), sizes (path and bytes of every file, other parts' too),
+    total_bytes (this part's share), text_bytes (approximate, when decompressed), bytes_read (of total_bytes, so far),
+    input_files (each file whose end, or end of the share, was reached). What cannot be read is a block with a problem.
+    Raises, when iterated: UserError for a file that changed meanwhile.
     """
 
     def __init__(
@@ -88,15 +98,16 @@ class InputReader:
         columns: Sequence[str] = ("text",),
         txt_documents: TxtDocuments = "file",
         part: Part | None = None,
+        on_error: OnError | None = None,
     ) -> None:
-        self.paths = find_inputs(inputs)
+        self.found = find_inputs(inputs)
+        self.paths = self.found.paths
         self.columns = tuple(columns)
         self.txt_documents: TxtDocuments = txt_documents
         self._sizes = [_size(path) for path in self.paths]
         self.sizes = [(str(path), size) for path, size in zip(self.paths, self._sizes, strict=True)]
-        for path, size in zip(self.paths, self._sizes, strict=True):
-            if not size:
-                raise UserError(f"{path} is empty; every input file must hold at least one document, leave it out")
+        if on_error != "skip" and 0 in self._sizes:  # before anything is read
+            raise UserError(f"{self.paths[self._sizes.index(0)]} {EMPTY}{OR_SKIP if on_error else ''}")
         part = part or Part()
         everything = sum(self._sizes)
         self._begin = everything * (part.number - 1) // part.count
@@ -104,7 +115,8 @@ class InputReader:
         self.total_bytes = self._end - self._begin
         grow = [TEXT_PER_COMPRESSED_BYTE if is_compressed(path) else 1 for path in self.paths]
         whole_text = sum(size * factor for size, factor in zip(self._sizes, grow, strict=True))
-        self.text_bytes = whole_text * self.total_bytes // everything
+        self.text_bytes = whole_text * self.total_bytes // max(1, everything)
+        self._is_last = part.number == part.count
         self.bytes_read = 0
         self.input_files: list[InputFile] = []
         self._started = False
@@ -115,7 +127,10 @@ class InputReader:
         before = 0
         for number, (path, size) in enumerate(zip(self.paths, self._sizes, strict=True)):
             layout = layout_of(path, self.txt_documents)
-            if layout in ("json lines", "text lines") and not is_compressed(path):
+            if not size:
+                if self._begin <= before < self._end or (before == self._end and self._is_last):
+                    yield _block(Piece(problem=EMPTY, of_file=True), path, number, layout)
+            elif layout in ("json lines", "text lines") and not is_compressed(path):
                 begin, end = max(0, self._begin - before), min(size, self._end - before)
                 if begin < end:
                     yield from self._share_of_lines(path, number, layout, begin, end, size)
@@ -128,35 +143,26 @@ class InputReader:
     ) -> Iterator[RawBlock]:
         """Yield the lines of an uncompressed file whose first byte lies in [begin, end)."""
         with HashedFile(path, begin=begin, end=end, size=size) as stream:
+            strange = _strange_lines(path, layout, head_of(path)) if begin else None
             first, rest = _behind_line(stream, begin) if begin else (0, b"")
-            for data, at, line in whole_lines(
-                stream, path, first=first, first_line=None if begin else 1, rest=rest, end=end
-            ):
-                self.bytes_read += len(data)
-                yield RawBlock(path=str(path), file_number=number, layout=layout, data=data, first=at, first_line=line)
+            pieces = whole_lines(stream, first=first, first_line=None if begin else 1, rest=rest, end=end)
+            for piece in [] if strange else _sound(pieces, path, layout):  # the first part says what is strange
+                self.bytes_read += len(piece.data)
+                yield _block(piece, path, number, layout)
             self.input_files.append(stream.finish())
 
     def _whole_file(self, path: Path, number: int, layout: Layout, size: int) -> Iterator[RawBlock]:
         read_before = self.bytes_read
         with HashedFile(path, begin=0, end=size, size=size) as stream:
             if layout == "parquet rows":
-                from tokenizer.documents.parquet import (
-                    row_blocks,  # pyarrow takes a second to import, for this format alone
-                )
-
-                pieces = row_blocks(path, self.columns, BLOCK_BYTES, stream)
+                pieces = _rows(path, self.columns, stream)
             elif layout == "text file":
-                pieces = whole_text(decompressed(stream, path), path)
+                pieces = whole_text(decompressed(stream, path))
             else:
-                pieces = whole_lines(decompressed(stream, path), path, first=0, first_line=1)
-            try:
-                for data, at, line in pieces:
-                    self.bytes_read = read_before + stream.position
-                    yield RawBlock(
-                        path=str(path), file_number=number, layout=layout, data=data, first=at, first_line=line
-                    )
-            except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as problem:
-                raise UserError(f"{path} cannot be decompressed ({problem}); copy the file again") from None
+                pieces = whole_lines(decompressed(stream, path), first=0, first_line=1)
+            for piece in _sound(pieces, path, layout):
+                self.bytes_read = read_before + stream.position
+                yield _block(piece, path, number, layout)
             self.input_files.append(stream.finish())
         self.bytes_read = read_before + size
 
@@ -166,8 +172,50 @@ def _size(path: Path) -> int:
         return path.stat().st_size
 
 
-Piece = tuple[bytes, int, int | None]
-"""Bytes of whole documents, the first one's place (byte or row), and its line number if there are lines."""
+class Piece(NamedTuple):
+    """Whole documents of a file, or what is wrong with it."""
+
+    data: bytes = b""
+    first: int = 0
+    """Place of the first document: byte or row."""
+    first_line: int | None = 1
+    """Line number of the first document, if there are lines."""
+    problem: str | None = None
+    of_file: bool = False
+
+
+def _block(piece: Piece, path: Path, number: int, layout: Layout) -> RawBlock:
+    return RawBlock(path=str(path), file_number=number, layout=layout, **piece._asdict())
+
+
+def _sound(pieces: Iterator[Piece], path: Path, layout: Layout) -> Iterator[Piece]:
+    """Yield the pieces up to where the file cannot be read as what its name says, and then that."""
+    try:
+        for piece in pieces:
+            if piece.first == 0 and (problem := _strange_lines(path, layout, piece.data)):
+                yield Piece(problem=problem, of_file=True)
+                return
+            yield piece
+    except NOT_DECOMPRESSED as problem:
+        yield Piece(problem=not_compressed_so(path, problem), of_file=True)
+
+
+def _strange_lines(path: Path, layout: Layout, head: bytes) -> str | None:
+    """Return what a file is instead of what its name says, by its first bytes; None if nothing speaks against it."""
+    if layout == "parquet rows":
+        return None
+    return (not_lines_of_json if layout == "json lines" else not_plain_text)(path, head)
+
+
+def _rows(path: Path, columns: Sequence[str], stream: HashedFile) -> Iterator[Piece]:
+    # pyarrow takes a second to import, for this format alone
+    from tokenizer.documents.parquet import NotRowsError, row_blocks
+
+    try:
+        for data, first in row_blocks(path, columns, BLOCK_BYTES, stream):
+            yield Piece(data, first, None)
+    except NotRowsError as problem:
+        yield Piece(problem=str(problem), of_file=True)
 
 
 def _behind_line(stream: HashedFile, begin: int) -> tuple[int, bytes]:
@@ -180,56 +228,106 @@ def _behind_line(stream: HashedFile, begin: int) -> tuple[int, bytes]:
     return first, b""
 
 
+def _contents(stream, rest: bytes, first: int, end: int | None) -> Iterator[bytes]:
+    """Yield what is read from byte ``first`` on, to the end of the last line whose first byte lies before ``end``."""
+    content, at = rest, first
+    while True:
+        # What was read to find a part's first line may be all there is, so look at it before reading on.
+        if end is not None and at + len(content) >= end and (stop := content.find(b"\n", max(0, end - 1 - at)) + 1):
+            yield content[:stop]
+            return
+        if content:
+            yield content
+        at += len(content)
+        content = stream.read(BLOCK_BYTES)
+        if not content:
+            return
+
+
 def whole_lines(
-    stream, path: Path, *, first: int, first_line: int | None, rest: bytes = b"", end: int | None = None
+    stream, *, first: int, first_line: int | None, rest: bytes = b"", end: int | None = None
 ) -> Iterator[Piece]:
-    """Yield complete lines, about BLOCK_BYTES at a time; only "\\n" ends a line.
+    """Yield complete lines, about BLOCK_BYTES at a time; only "\\n" ends a line. A line that is too long is a piece with that
+    problem, and is read past without being held.
 
     Args: the stream stands after ``rest``, which begins at byte ``first``, the start of line ``first_line``; lines whose
     first byte lies at or after ``end`` are left out.
     """
     if end is not None and first >= end:
         return
-    held, size = [rest], len(rest)  # from `first` on
-    while True:
-        # What was read to find a part's first line may be all there is, so look at it before reading on.
-        if end is not None and first + size >= end:
-            data = b"".join(held)
-            if stop := data.find(b"\n", max(0, end - 1 - first)) + 1:
-                yield data[:stop], first, first_line
-                return
-            held = [data]
-        if size > MAX_DOCUMENT_BYTES:
-            place = f"{path}:{first_line}" if first_line else f"{path}, byte {first}"
-            raise UserError(
-                f"{place}: the line is longer than {MAX_DOCUMENT_BYTES} bytes; cut this document into several"
-            )
-        content = stream.read(BLOCK_BYTES)
-        if not content:
-            break
-        held.append(content)
-        size += len(content)
-        cut = content.rfind(b"\n") + 1
-        if size < BLOCK_BYTES or not cut or (end is not None and first + size >= end):
-            continue
-        held[-1] = content[:cut]
-        data = b"".join(held)
-        yield data, first, first_line
-        first += len(data)
-        first_line = first_line and first_line + data.count(b"\n")
-        held, size = [content[cut:]], len(content) - cut
-    if size:
-        yield b"".join(held), first, first_line
+    held = _Lines(first, first_line)
+    tail, tail_bytes, too_long = list[bytes](), 0, False  # of the line that is being read
+    try:
+        for content in _contents(stream, rest, first, end):
+            line_end = content.find(b"\n")
+            if tail_bytes + (len(content) if line_end < 0 else line_end) > MAX_DOCUMENT_BYTES:
+                if not too_long:
+                    yield from held.taken()
+                    yield Piece(
+                        first=held.first,
+                        first_line=held.first_line,
+                        problem=f"the line is longer than {MAX_DOCUMENT_BYTES} bytes; cut this document into several",
+                    )
+                    tail, too_long = [], True
+                if line_end < 0:
+                    tail_bytes += len(content)
+                    continue
+                held.pass_over(tail_bytes + line_end + 1)
+                content, tail_bytes, too_long = content[line_end + 1 :], 0, False
+            cut = content.rfind(b"\n") + 1
+            if cut:
+                held.add(*tail, content[:cut])
+                tail, tail_bytes = [], 0
+            tail.append(content[cut:])
+            tail_bytes += len(content) - cut
+            if held.num_bytes and held.num_bytes + tail_bytes >= BLOCK_BYTES:
+                yield from held.taken()
+    except NOT_DECOMPRESSED:
+        yield from held.taken()
+        raise
+    if tail_bytes and not too_long:
+        held.add(*tail)
+    yield from held.taken()
 
 
-def whole_text(stream, path: Path) -> Iterator[Piece]:
-    """Yield the complete file as one document."""
+class _Lines:
+    """Complete lines that were read and not yet handed on, from byte ``first`` and line ``first_line`` on."""
+
+    def __init__(self, first: int, first_line: int | None) -> None:
+        self.first, self.first_line, self.num_bytes = first, first_line, 0
+        self._content: list[bytes] = []
+
+    def add(self, *content: bytes) -> None:
+        self._content += content
+        self.num_bytes += sum(map(len, content))
+
+    def pass_over(self, num_bytes: int) -> None:
+        """Go on behind one line that is not handed on."""
+        self.first += num_bytes
+        self.first_line = self.first_line and self.first_line + 1
+
+    def taken(self) -> Iterator[Piece]:
+        """Yield the lines as one piece, if there are any, and go on behind them."""
+        if self.num_bytes:
+            data = b"".join(self._content)
+            self._content.clear()
+            piece = Piece(data, self.first, self.first_line)
+            self.first, self.num_bytes = self.first + len(data), 0
+            self.first_line = self.first_line and self.first_line + data.count(b"\n")
+            yield piece
+
+
+def whole_text(stream) -> Iterator[Piece]:
+    """Yield the complete file as one document, or the problem that it is too long for one."""
     held, size = [], 0
     while content := stream.read(BLOCK_BYTES):
         held.append(content)
         size += len(content)
         if size > MAX_DOCUMENT_BYTES:
-            raise UserError(
-                f"{path} as one document is longer than {MAX_DOCUMENT_BYTES} bytes; --txt-documents line makes each line one"
+            problem = (
+                f"as one document is longer than {MAX_DOCUMENT_BYTES} bytes; --txt-documents line makes each line one where "
+                "there is that option, else cut it into several files"
             )
-    yield b"".join(held), 0, None
+            yield Piece(problem=problem, of_file=True)
+            return
+    yield Piece(b"".join(held), 0, None)

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,13 @@ import zstandard
 
 from fanal.errors import UserError
 from fanal.files import HASH_BLOCK_BYTES, READ_BLOCK_BYTES, BlockHasher, InputFile, reading
+from tokenizer.documents.file_names import GZIP_SUFFIXES, ZSTANDARD_SUFFIXES
 
 MAX_WINDOW_BYTES = 1 << 31
 """Largest Zstandard window: what `zstd --long=31` writes."""
 FED_BYTES = 1 << 12
+NOT_DECOMPRESSED = (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError)
+"""Errors of compressed bytes that are cut, changed, or not of that compression."""
 
 
 class HashedFile(io.RawIOBase):
@@ -79,6 +83,34 @@ class HashedFile(io.RawIOBase):
         )
 
 
+class GzipStream:
+    """Decompressed content of a gzip file, member after member. Unlike the library's own reader it gives all that lies before
+    the place where the file is cut or changed."""
+
+    def __init__(self, file: HashedFile) -> None:
+        self._file = gzip.GzipFile(fileobj=io.BufferedReader(file, READ_BLOCK_BYTES))
+        self._problem: Exception | None = None
+
+    def read(self, size: int) -> bytes:
+        """Return the next ``size`` bytes, fewer at the end. Raises: one of NOT_DECOMPRESSED."""
+        if self._problem is not None:
+            raise self._problem
+        content, missing = [], size
+        while missing:
+            try:
+                some = self._file.read1(missing)
+            except NOT_DECOMPRESSED as problem:
+                if not content:
+                    raise
+                self._problem = problem
+                break
+            if not some:
+                break
+            content.append(some)
+            missing -= len(some)
+        return b"".join(content)
+
+
 class ZstandardStream:
     """Decompressed content of a Zstandard file, frame after frame. Unlike the library's own reader it detects a
     truncated file."""
@@ -110,6 +142,6 @@ class ZstandardStream:
 
 def decompressed(file: HashedFile, path: Path) -> Any:
     """Return a stream with read(size): the decompressed content of a .gz or .zst, or the file itself."""
-    if path.suffix.lower() == ".gz":
-        return gzip.GzipFile(fileobj=io.BufferedReader(file, READ_BLOCK_BYTES))
-    return ZstandardStream(file) if path.suffix.lower() == ".zst" else file
+    if path.suffix.lower() in GZIP_SUFFIXES:
+        return GzipStream(file)
+    return ZstandardStream(file) if path.suffix.lower() in ZSTANDARD_SUFFIXES else file

@@ -1,120 +1,104 @@
-"""Files that hold documents: the suffixes that are read, and what one document is in each.
+"""Inputs: the files that the files and folders which a user names stand for, each once, and what is left out of them.
 
-| suffix                 | one document is                                          |
-|------------------------|----------------------------------------------------------|
-| .jsonl, .ndjson, .json | a line: a JSON object with its text in a field           |
-| .txt                   | the whole file, or a line (`txt_documents="line"`)       |
-| .parquet               | a row, with its text in a column                         |
-
-All but .parquet may be compressed: .gz or .zst after the suffix.
+Which names are read, file_names.py says; what a folder gives, folders.py.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from fanal.errors import UserError, error_type
+from fanal.errors import UserError
 from fanal.files import reading
-
-LINE_SUFFIXES = (".jsonl", ".ndjson", ".json")
-COMPRESSIONS = (".gz", ".zst")
-UNKNOWN_COMPRESSIONS = (".bz2", ".xz", ".lz4", ".zip")
-FOLDER_SUFFIXES = (".jsonl", ".ndjson", ".txt")
-"""Suffixes read from a folder, beside .parquet; a .json there may be anything."""
-
-Layout = Literal["json lines", "text lines", "text file", "parquet rows"]
-TxtDocuments = Literal["file", "line"]
+from fanal.missing import what_is_there
+from tokenizer.documents.file_names import known_layout, layout_of
+from tokenizer.documents.folders import Candidate, LeftOut, files_of_folder, identity_of
 
 
-def find_inputs(inputs: Sequence[str | Path]) -> list[Path]:
+@dataclass(frozen=True, kw_only=True)
+class FoundInputs:
+    """What the files and folders that a user names stand for."""
+
+    paths: tuple[Path, ...] = ()
+    """Files to read, in order."""
+    left_out: tuple[LeftOut, ...] = ()
+    """Everything else in the folders."""
+    outside: tuple[Path, ...] = ()
+    """Those of the paths that are links to files outside the folder."""
+
+
+def find_inputs(inputs: Sequence[str | Path]) -> FoundInputs:
     """Return the files that the given files and folders stand for, in the order given; inside a folder in the order of
-    their paths.
+    their paths. A file that a folder holds under several names (links) counts once.
 
-    Raises: UserError for none, a missing one, an unknown suffix, one given twice, or a folder without documents.
+    Raises: UserError for none, a missing one, an unknown suffix, one given twice, a folder without documents, or a link to a
+    folder elsewhere.
     """
     if not inputs:
         raise UserError("no input file was given; name at least one .jsonl file or a folder of them")
-    found: list[Path] = []
-    for path in map(Path, inputs):
+    given = [Path(path) for path in inputs]
+    candidates: list[Candidate] = []
+    left_out: list[LeftOut] = []
+    outside: list[Path] = []
+    for path in given:
         with reading(path):
             is_folder, is_file = path.is_dir(), path.is_file()
         if is_folder:
-            inside = sorted(_files_below(path))
-            if not inside:
-                raise UserError(
-                    f"input folder {path} holds no file named *.jsonl, *.ndjson or *.txt (with or without .gz or .zst) "
-                    "and no *.parquet; name a folder of such files"
-                )
-            found += inside
+            folder = files_of_folder(path, given)
+            if not folder.candidates:
+                raise UserError(f"input folder {path} holds no file of documents{_found_instead(folder.left_out)}")
+            candidates += folder.candidates
+            left_out += folder.left_out
+            outside += folder.outside
         elif is_file:
             layout_of(path, "file")
-            found.append(path)
+            candidates.append(Candidate(path=path, identity=identity_of(os.path.realpath(path)), named=True))
         else:
-            raise UserError(f"input file {path} does not exist or is not a file; name an existing .jsonl file")
-    seen: dict[str, Path] = {}
-    for path in found:
-        try:
-            str(path).encode("utf-8")
-        except UnicodeEncodeError:
-            raise UserError(
-                f"input file {path!a} has a name that is not UTF-8; the manifest could not name it, rename it"
-            ) from None
-        if (twin := seen.setdefault(os.path.realpath(path), path)) is not path:
-            raise UserError(
-                f"input file {path} is given twice (also as {twin}); its documents would be read twice, name it once"
-            )
-    return found
-
-
-def _files_below(folder: Path) -> Iterator[Path]:
-    """Yield the files of documents in a folder and in all folders below it, following links.
-
-    Raises: UserError for a folder that may not be read or a file that would be left out for its compression alone.
-    """
-
-    def refuse(problem: OSError) -> None:
-        raise error_type(problem)(
-            f"input folder {problem.filename} cannot be read ({problem.strerror}); change its permissions"
-        )
-
-    seen: set[str] = set()
-    for name, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
-        seen.add(os.path.realpath(name))
-        folders[:] = [inner for inner in folders if os.path.realpath(Path(name) / inner) not in seen]
-        for path in (Path(name) / file for file in files):
-            suffixes = [suffix.lower() for suffix in path.suffixes]
-            if not suffixes:
-                continue
-            if suffixes[-1] in UNKNOWN_COMPRESSIONS and suffixes[-2:-1] and suffixes[-2] in FOLDER_SUFFIXES:
-                raise UserError(
-                    f"{path} has a compression that is not supported; compress it with gzip or zstd, or move it"
-                )
-            if suffixes[-1] == ".parquet" or _plain(suffixes) in FOLDER_SUFFIXES:
-                yield path
-
-
-def _plain(suffixes: Sequence[str]) -> str:
-    """Return the suffix that says what is inside a compressed file."""
-    return suffixes[-2] if suffixes[-1] in COMPRESSIONS and len(suffixes) > 1 else suffixes[-1]
-
-
-def layout_of(path: Path, txt_documents: TxtDocuments) -> Layout:
-    """Return how a file's documents lie in it, by its suffix. Raises: UserError if the suffix is unknown."""
-    suffixes = [suffix.lower() for suffix in path.suffixes] or [""]
-    suffix = _plain(suffixes)
-    if suffix in LINE_SUFFIXES:
-        return "json lines"
-    if suffix == ".txt":
-        return "text file" if txt_documents == "file" else "text lines"
-    if suffixes[-1] == ".parquet":
-        return "parquet rows"
-    raise UserError(
-        f"input file {path} has an unknown suffix; known are .jsonl, .ndjson, .json and .txt (with or without .gz or .zst) "
-        "and .parquet: rename it, for example to NAME.jsonl"
+            raise UserError(f"input {path} {what_is_there(path, suitable=_is_input)}")
+    paths = _each_once(candidates, left_out)
+    read = set(paths)
+    return FoundInputs(
+        paths=tuple(paths), left_out=tuple(left_out), outside=tuple(path for path in outside if path in read)
     )
 
 
-def is_compressed(path: Path) -> bool:
-    """Whether a file can only be read from its start."""
-    return path.suffix.lower() in (*COMPRESSIONS, ".parquet")
+def _each_once(candidates: Sequence[Candidate], left_out: list[LeftOut]) -> list[Path]:
+    """Return the candidates without further names of the same file, which join what is left out.
+
+    Raises: UserError for a file that the user named twice, or whose name is no text.
+    """
+    first: dict[str, Candidate] = {}
+    for one in sorted(candidates, key=lambda one: not one.named):  # a link is left out rather than what it leads to
+        _check_name(one.path)
+        twin = first.setdefault(one.identity, one)
+        if twin is one:
+            continue
+        if one.named:
+            raise UserError(
+                f"input file {one.path} is given twice (also as {twin.path}); its documents would be read twice, name it once"
+            )
+        left_out.append(LeftOut(path=str(one.path), reason=f"the same file as {twin.path}"))
+    return [one.path for one in candidates if first[one.identity] is one]
+
+
+def _check_name(path: Path) -> None:
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:
+        raise UserError(
+            f"input file {path!a} has a name that is not UTF-8; the manifest could not name it, rename it"
+        ) from None
+
+
+def _found_instead(left_out: Sequence[LeftOut]) -> str:
+    known = "*.jsonl, *.ndjson, *.json or *.txt (with or without .gz or .zst), or *.parquet"
+    if not left_out:
+        return f": it is empty; put files there that are named {known}"
+    shown = "; ".join(f"{each.path}: {each.reason}" for each in left_out[:3])
+    more = f"; and {len(left_out) - 3} more" if len(left_out) > 3 else ""
+    return f" named {known}; what it holds: {shown}{more}"
+
+
+def _is_input(path: Path) -> bool:
+    """Whether a path is a folder, or its name is that of a file of documents."""
+    return path.is_dir() or known_layout(path, "file") is not None

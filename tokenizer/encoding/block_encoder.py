@@ -1,18 +1,16 @@
 """Worker side of encoding: one block of input becomes the tokens of its documents."""
 
 import contextlib
-import ctypes
 import gc
-import os
-import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from typing import NoReturn
 
 import numpy as np
 
-from tokenizer.documents.blocks import RawBlock
-from tokenizer.documents.parse import LABELS, Document, Fields, Place, parse_block, stop
+from tokenizer.documents.blocks import OR_SKIP, RawBlock
+from tokenizer.documents.parse import LABELS, Document, Fields, Place, parse_block, repeated_fields, stop
 from tokenizer.shards.manifest import DTYPES, dtype_for
 from tokenizer.shards.shuffle import document_keys
 from tokenizer.vocabulary.engine import EngineError, RequestedEngine, SentencePieceEngine, open_engine
@@ -50,6 +48,8 @@ class EncodedBlock:
     labels: dict[str, dict[str | None, Place]]
     """Values of each label to read, with the place of the first document of each value."""
     skipped: tuple[str, ...]
+    repeated: tuple[tuple[Place, str], ...]
+    """Documents that give a field more than once, and which."""
     num_checked: int
 
 
@@ -83,7 +83,7 @@ class BlockEncoder:
 
     def _encode(self, block: RawBlock) -> EncodedBlock:
         skipped: list[str] = []
-        report = skipped.append if self.job.skip_bad_documents else stop
+        report = skipped.append if self.job.skip_bad_documents else stop_or_skip
         documents = list(parse_block(block, self.job.fields, report))
         ids = self.engine.encode([document.text for document in documents])
         lengths, tokens = self._joined(ids)
@@ -97,6 +97,7 @@ class BlockEncoder:
             keys=keys,
             labels={name: _values(documents, name) for name in self.job.labels},
             skipped=tuple(skipped),
+            repeated=repeated_fields(block, self.job.fields, documents),
             num_checked=self._check(block, documents),
         )
 
@@ -136,6 +137,11 @@ class BlockEncoder:
         return 1
 
 
+def stop_or_skip(problem: str) -> NoReturn:
+    """Raise UserError with the problem, and with the option that passes over it."""
+    stop(problem + OR_SKIP)
+
+
 @contextlib.contextmanager
 def without_garbage_collection() -> Iterator[None]:
     """Switch the garbage collector off: documents and ids hold no cycles, and each of its rounds would visit all objects."""
@@ -154,13 +160,3 @@ def _values(documents: list[Document], name: str) -> dict[str | None, Place]:
     for document in documents:
         first.setdefault(getattr(document, name), document)
     return {value: document.where for value, document in first.items()}
-
-
-def start_worker(parent: int) -> None:
-    """Make a worker end with its parent, however that ends, and leave Ctrl-C to it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
-    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)

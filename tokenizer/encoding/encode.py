@@ -7,21 +7,21 @@ same for any number of workers.
 import dataclasses
 import hashlib
 import json
-import multiprocessing
 import os
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from fanal.errors import PassingError, UserError
+from fanal.errors import UserError
 from fanal.progress import Progress
-from tokenizer.documents.blocks import BLOCK_BYTES, InputReader, Part
-from tokenizer.documents.input_files import TxtDocuments
+from tokenizer.documents.blocks import BLOCK_BYTES, InputReader, OnError, Part, RawBlock
+from tokenizer.documents.file_names import TxtDocuments
+from tokenizer.documents.input_files import FoundInputs
 from tokenizer.documents.parse import LABELS, Fields
-from tokenizer.encoding.block_encoder import EncodedBlock, EncodeJob, encode_block, open_encoder, start_worker
+from tokenizer.encoding.block_encoder import EncodedBlock, EncodeJob, encode_block, open_encoder
+from tokenizer.encoding.workers import in_order
 from tokenizer.shards.labels import CommonLabel, Labels
 from tokenizer.shards.manifest import EncodeOptions, ShardManifest
 from tokenizer.shards.shard import ShardWriter
@@ -29,6 +29,10 @@ from tokenizer.shards.shuffle import Shuffler
 from tokenizer.vocabulary.engine import RequestedEngine
 
 BYTES_PER_TOKEN_AT_LEAST = 2  # of text; sizes the shuffle's temporary files, nothing else
+MAX_REPEATED = 20
+"""Most documents with a repeated field that are named; in a part, each costs a count of the lines before it."""
+MAX_LEFT_OUT = 1000
+"""Most files that a manifest names as left out; it is read whenever its shard is opened."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +44,10 @@ class EncodeReport:
     """Documents left out, with place and reason."""
     num_checked: int
     """Documents whose ids were compared with SentencePiece's."""
+    found: FoundInputs
+    """Files that were read, and what was left out of the folders."""
+    repeated: tuple[str, ...]
+    """The first documents that give a field more than once, with place and field."""
 
 
 def encode(
@@ -52,7 +60,7 @@ def encode(
     fields: Fields | None = None,
     labels: Labels | None = None,
     txt_documents: TxtDocuments = "file",
-    on_error: str = "stop",
+    on_error: OnError = "stop",
     engine: RequestedEngine = "auto",
     shuffle_seed: int | None = None,
     part: Part | None = None,
@@ -68,28 +76,33 @@ def encode(
     fields, labels = fields or Fields(), labels or Labels()
     if shuffle_seed is not None and not 0 <= shuffle_seed < 2**63:
         raise UserError(f"shuffle_seed ({shuffle_seed}) must be from 0 to 2**63 - 1; 42 works")
+    asked = tuple(name for name in LABELS if getattr(labels, name) is None)
     job = EncodeJob(
         tokenizer_dir=str(tokenizer_dir),
         append_bos=append_bos,
         append_eos=append_eos,
-        fields=fields,
+        fields=fields.asking(asked),
         skip_bad_documents=on_error == "skip",
         engine=engine,
         shuffle_seed=shuffle_seed,
-        labels=tuple(name for name in LABELS if getattr(labels, name) is None),
+        labels=asked,
     )
     tokenizer = open_encoder(job).tokenizer  # before the workers are forked, so that none of them opens it again
-    reader = InputReader(inputs, columns=fields.columns, txt_documents=txt_documents, part=part)
+    reader = InputReader(inputs, columns=job.fields.columns, txt_documents=txt_documents, part=part, on_error=on_error)
     with ShardWriter(output_prefix, vocab_size=tokenizer.vocab_size, tokenizer_sha256=tokenizer.model_sha256) as writer:
         tally = Tally(labels)
-        with Progress(f"encode {Path(output_prefix).name}", reader.total_bytes) as progress:
-            blocks = _encoded(job, reader, num_workers or len(os.sched_getaffinity(0)), progress)
+        with (
+            Progress(f"encode {Path(output_prefix).name}", reader.total_bytes) as progress,
+            closing(_encoded(job, reader, num_workers or len(os.sched_getaffinity(0)), progress)) as blocks,
+        ):
             if shuffle_seed is None:
                 for block in blocks:
                     tally.add(block)
                     writer.add_documents(block.lengths, block.tokens)
             else:
                 _shuffle(blocks, tally, writer, reader.text_bytes, keep_keys=part is not None)
+        if part is None:
+            _refuse_empty(writer, tally)
         manifest = writer.finish(
             domain=tally.labels["domain"].result(),
             licence=tally.labels["licence"].result(),
@@ -106,8 +119,17 @@ def encode(
             num_skipped=len(tally.skipped),
             part=None if part is None else str(part),
             part_of=None if part is None else _fingerprint(reader, labels, fields, on_error),
+            num_left_out=len(reader.found.left_out),
+            left_out=reader.found.left_out[:MAX_LEFT_OUT],
+            num_repeated_fields=tally.num_repeated,
         )
-    return EncodeReport(manifest=manifest, skipped=tuple(tally.skipped), num_checked=tally.num_checked)
+    return EncodeReport(
+        manifest=manifest,
+        skipped=tuple(tally.skipped),
+        num_checked=tally.num_checked,
+        found=reader.found,
+        repeated=tuple(tally.repeated),
+    )
 
 
 def _fingerprint(reader: InputReader, labels: Labels, fields: Fields, on_error: str) -> str:
@@ -123,6 +145,8 @@ class Tally:
     said: Labels
     labels: dict[str, CommonLabel] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
+    repeated: list[str] = field(default_factory=list)
+    num_repeated: int = 0
     num_checked: int = 0
 
     def __post_init__(self) -> None:
@@ -132,7 +156,17 @@ class Tally:
         for name, found in block.labels.items():
             self.labels[name].add(found)
         self.skipped += block.skipped
+        self.num_repeated += len(block.repeated)
+        missing = MAX_REPEATED - len(self.repeated)
+        self.repeated += [f"{place}: {names}" for place, names in block.repeated[:missing]]
         self.num_checked += block.num_checked
+
+
+def _refuse_empty(writer: ShardWriter, tally: Tally) -> None:
+    """Raises: UserError if every document was left out."""
+    if tally.skipped and not writer.num_documents:
+        what = f"all {len(tally.skipped)} were left out, the first: {tally.skipped[0]}"
+        raise UserError(f"shard {writer.prefix} would hold no document: {what}")
 
 
 def _shuffle(
@@ -147,28 +181,17 @@ def _shuffle(
             writer.add_documents(lengths, tokens, keys if keep_keys else None)
 
 
-def _encoded(job: EncodeJob, reader: InputReader, num_workers: int, progress: Progress) -> Iterator[EncodedBlock]:
+def _encoded(
+    job: EncodeJob, reader: InputReader, num_workers: int, progress: Progress
+) -> Generator[EncodedBlock, None, None]:
     """Yield encoded blocks in the order of the input; at most two per worker are in flight."""
     num_workers = min(num_workers, 1 + reader.text_bytes // BLOCK_BYTES)  # no process without a block
-    if num_workers == 1:
-        for block in reader:
-            yield encode_block(job, block)
-            progress.update(reader.bytes_read)
-        return
-    fork = multiprocessing.get_context("fork")
-    pool = ProcessPoolExecutor(num_workers, fork, initializer=start_worker, initargs=(os.getpid(),))
-    try:
-        pending: deque[Future[EncodedBlock]] = deque()
-        for block in reader:
-            pending.append(pool.submit(encode_block, job, block))
-            if len(pending) >= 2 * num_workers:
-                yield pending.popleft().result()
-            progress.update(reader.bytes_read)
-        while pending:
-            yield pending.popleft().result()
-    except BrokenProcessPool:
-        raise PassingError(
-            "a worker process was killed, often because memory ran out: --workers 1 uses the least"
-        ) from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    work, blocks = partial(encode_block, job), _shown(reader, progress)
+    yield from map(work, blocks) if num_workers == 1 else in_order(work, blocks, num_workers=num_workers)
+
+
+def _shown(reader: InputReader, progress: Progress) -> Iterator[RawBlock]:
+    """Yield the blocks of the reader, and show how far it is."""
+    for block in reader:
+        yield block
+        progress.update(reader.bytes_read)

@@ -10,7 +10,7 @@ from fanal.files import InputFile, block_sha256_of_file, sha256_of_file
 from fanal.progress import Progress
 from tokenizer.documents.blocks import Part
 from tokenizer.shards.index import check_files, document_batches, read_lengths
-from tokenizer.shards.labels import SEVERAL_LANGUAGES
+from tokenizer.shards.labels import SEVERAL_LANGUAGES, in_words
 from tokenizer.shards.manifest import (
     DTYPES,
     DamagedShardError,
@@ -65,6 +65,9 @@ def merge(part_prefixes: Sequence[str | Path], output_prefix: str | Path) -> Sha
             input_files=_joined_inputs(parts),
             options=first.options,
             num_skipped=sum(part.manifest.num_skipped for part in parts),
+            num_left_out=max(part.manifest.num_left_out for part in parts),
+            left_out=max((part.manifest.left_out for part in parts), key=len),
+            num_repeated_fields=sum(part.manifest.num_repeated_fields for part in parts),
         )
 
 
@@ -180,7 +183,7 @@ def _common(name: str, parts: Sequence[PartShard]) -> str | None:
     if len(found) > 1 and name == "language":
         return SEVERAL_LANGUAGES
     if len(found) > 1:
-        shown = ", ".join(f"{value!r} in {prefix}" for value, prefix in found.items())
+        shown = ", ".join(f"{in_words(value)} in {prefix}" for value, prefix in found.items())
         raise ShardError(f"the parts differ in {name}: {shown}; a shard has one, encode them with --{name} NAME")
     return next(iter(found), None)
 

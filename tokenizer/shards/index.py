@@ -87,9 +87,13 @@ def read_pointers(prefix: str | Path, num_documents: int) -> np.ndarray:
     return read_array(shard_paths(prefix)[1], "<i8", count=num_documents, offset=offset)
 
 
-def read_document_indices(prefix: str | Path, num_documents: int) -> np.ndarray:
-    """Read the number of the first sequence of each document, and the number of sequences: int64 [num_documents + 1]."""
-    offset = HEADER.size + 12 * num_documents
+def read_document_indices(prefix: str | Path, num_sequences: int, num_documents: int | None = None) -> np.ndarray:
+    """Read the number of the first sequence of each document, and the number of sequences: int64 [num_documents + 1].
+
+    Args: num_documents, where other than the number of sequences, as another writer may have it.
+    """
+    offset = HEADER.size + 12 * num_sequences
+    num_documents = num_sequences if num_documents is None else num_documents
     return read_array(shard_paths(prefix)[1], "<i8", count=num_documents + 1, offset=offset)
 
 

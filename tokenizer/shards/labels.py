@@ -19,6 +19,11 @@ class Labels:
     """Origin of the documents, in words."""
 
 
+def in_words(value: str | None) -> str:
+    """Return a label for a message."""
+    return "not given" if value is None else repr(value)
+
+
 @dataclass
 class CommonLabel:
     """The one value that a field has in all documents."""
@@ -41,9 +46,9 @@ class CommonLabel:
                 self.value = SEVERAL_LANGUAGES
             elif value != self.value:
                 raise UserError(
-                    f"{place}: {self.name} is {value!r}, but {self.value!r} at {self.place}; a shard has one {self.name}, so "
-                    f"that a mixture can name it: split the input by {self.name} and encode each part to its own prefix, or "
-                    f"say --{self.name} NAME for all of it"
+                    f"{place}: {self.name} is {in_words(value)}, but {in_words(self.value)} at {self.place}; a shard has one "
+                    f"{self.name}, so that a mixture can name it: split the input by {self.name} and encode each part to its own "
+                    f"prefix, or say --{self.name} NAME for all of it"
                 )
 
     def result(self) -> str | None:

@@ -5,7 +5,7 @@ reads no token.
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -13,9 +13,11 @@ import numpy as np
 
 from fanal.errors import DamageError, UserError, user_path
 from fanal.files import HASH_BLOCK_BYTES, InputFile
-from fanal.records import read_record
+from fanal.records import own_hash, read_json, record_in
+from tokenizer.documents.folders import LeftOut
 
 FORMAT_VERSION = 2
+OWN_HASH = "manifest_sha256"
 
 
 class ShardError(UserError):
@@ -82,6 +84,17 @@ class ShardManifest:
     """SHA-256 over what all parts must share: the inputs with their sizes, and every option that changes what is read."""
     order_sha256: str | None = None
     """SHA-256 of PREFIX.order, the shuffle keys of a part's documents; None if there is no such file."""
+    has_other_ids: bool = False
+    """Whether its ids are, as its user knows, those of another tokenizer than ``tokenizer_sha256``: of one that there is no folder
+    of, such as an imported model's."""
+    manifest_sha256: str | None = None
+    """SHA-256 of everything else in this file (``own_hash``); None in a manifest of an earlier version."""
+    num_left_out: int = 0
+    """Number of files and folders in the folders of inputs that were not read."""
+    left_out: tuple[LeftOut, ...] = ()
+    """The first of them, each with the reason."""
+    num_repeated_fields: int = 0
+    """Number of documents whose JSON gives a field that was read more than once; the last one counts."""
 
     @property
     def bin_sha256(self) -> str:
@@ -129,20 +142,37 @@ def read_manifest(prefix: str | Path, *, may_be_empty: bool = False) -> ShardMan
     """Read `PREFIX.json` and check that its values agree with each other.
 
     Args: may_be_empty lets a part pass that got no document.
-    Raises: ShardError.
+    Raises: ShardError; DamagedShardError if its content is not what its own hash says.
     """
     path = shard_paths(prefix)[2]
     remedy = (
         "give the PREFIX of .bin, .idx and .json without suffix; a shard that Megatron wrote gets its .json from "
         "`fanal tokenizer adopt`; else the .json was never written or is bad: encode again"
     )
-    manifest = read_record(ShardManifest, path, remedy=remedy, error=ShardError)
+    content = read_json(path, remedy=remedy, error=ShardError)
+    _check_own_hash(content, path)  # first: a changed byte may look like anything
+    manifest = record_in(ShardManifest, content, path, remedy=remedy, error=ShardError)
     for name, holds, expected in _rules(manifest, may_be_empty=may_be_empty):
         if not holds:
             raise ShardError(
                 f"{path}: {name} is {getattr(manifest, name)!r}, expected {expected}; encode the shard again"
             )
     return manifest
+
+
+def with_own_hash(manifest: ShardManifest) -> ShardManifest:
+    """Return a manifest, complete but for its own hash, with that hash: the last act of whoever makes one."""
+    return replace(manifest, manifest_sha256=own_hash(asdict(manifest), OWN_HASH))
+
+
+def _check_own_hash(content: object, path: Path) -> None:
+    """Raises: DamagedShardError. A manifest without a hash, of an earlier version, passes."""
+    stated = content.get(OWN_HASH) if isinstance(content, dict) else None
+    if isinstance(content, dict) and stated is not None and stated != (found := own_hash(content, OWN_HASH)):
+        raise DamagedShardError(
+            f"{path} has content with sha256 {found}, expected {stated} by its {OWN_HASH}: it changed after it was written; copy "
+            "it again from an intact copy, or encode the shard again (a change on purpose takes that key out)"
+        )
 
 
 def _rules(manifest: ShardManifest, *, may_be_empty: bool) -> list[tuple[str, bool, str]]:

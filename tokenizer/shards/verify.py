@@ -1,5 +1,6 @@
 """Verification of shards against their manifests. Quick: what `open_shard` checks, in constant time. Deep: every byte."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from fanal.errors import DamageError, PassingError, UserError
-from fanal.files import HASH_BLOCK_BYTES, block_sha256_of_file, sha256_of_file
+from fanal.files import HASH_BLOCK_BYTES, block_sha256_of_file, reading, sha256_of_file
 from tokenizer.shards.index import check_files, read_document_indices, read_lengths, read_pointers
-from tokenizer.shards.manifest import order_path, read_manifest
+from tokenizer.shards.manifest import DamagedShardError, ShardManifest, order_path, read_manifest
 from tokenizer.shards.shard import Shard, open_shard, shard_paths
 from tokenizer.vocabulary.load import load_tokenizer
 
@@ -29,6 +30,8 @@ class VerifyResult:
     num_tokens: int | None
     problems: tuple[str, ...]
     """Descriptions of what is wrong, where, and what to do; empty if nothing is."""
+    note: str | None = None
+    """What the verification could not check, though nothing is known to be wrong."""
     cut_short: bool = False
     """Whether the last problem is not the shard's: it could not be read for now, and another try may succeed."""
 
@@ -51,14 +54,15 @@ def verify(
 
 
 def _verify_one(prefix: str | Path, deep: bool, tokenizer_sha256: str | None) -> VerifyResult:
-    shard = None
+    shard = note = None
     problems: list[str] = []
     cut_short = False
     try:
         manifest = read_manifest(prefix, may_be_empty=True)
+        note = _note(prefix, manifest)
         if not manifest.num_documents:  # a part that got no document is sound, though nothing opens it
             check_files(prefix, manifest)
-            return VerifyResult(prefix=str(prefix), num_documents=0, num_tokens=0, problems=())
+            return VerifyResult(prefix=str(prefix), num_documents=0, num_tokens=0, problems=(), note=note)
         shard = open_shard(prefix)
         if tokenizer_sha256 not in (None, shard.manifest.tokenizer_sha256):
             problems.append(
@@ -81,7 +85,17 @@ def _verify_one(prefix: str | Path, deep: bool, tokenizer_sha256: str | None) ->
         num_documents=shard.num_documents if shard else None,
         num_tokens=shard.num_tokens if shard else None,
         problems=tuple(problems),
+        note=note,
         cut_short=cut_short,
+    )
+
+
+def _note(prefix: str | Path, manifest: ShardManifest) -> str | None:
+    if manifest.manifest_sha256 is not None:
+        return None
+    return (
+        f"{shard_paths(prefix)[2]} has no hash of its own, since an earlier version wrote it: a change of its labels (licence, "
+        "source, ...) would not be found; encode the shard again to have one"
     )
 
 
@@ -99,9 +113,8 @@ def deep_problems(shard: Shard) -> Iterator[str]:
 
 def _index_problems(shard: Shard) -> Iterator[str]:
     path = shard_paths(shard.prefix)[1]
-    found = sha256_of_file(path)
-    if found != shard.manifest.idx_sha256:
-        yield f"{path} has sha256 {found}, expected {shard.manifest.idx_sha256}; its bytes changed, {REMEDY}"
+    if (problem := index_problem(shard, sha256_of_file(path))) is not None:
+        yield problem
     n = shard.num_documents
     lengths = read_lengths(shard.prefix, n).astype(np.int64)
     pointers = read_pointers(shard.prefix, n)
@@ -118,19 +131,43 @@ def _index_problems(shard: Shard) -> Iterator[str]:
 
 
 def _block_problems(shard: Shard) -> Iterator[str]:
-    path = shard_paths(shard.prefix)[0]
-    size = shard.num_tokens * shard.dtype.itemsize
-    pairs = zip(block_sha256_of_file(path), shard.manifest.bin_block_sha256, strict=True)
-    for number, (found, expected) in enumerate(pairs):
-        if found != expected:
-            first, end = number * HASH_BLOCK_BYTES, min((number + 1) * HASH_BLOCK_BYTES, size)
-            offsets = shard.document_offsets * shard.dtype.itemsize
-            begin = int(np.searchsorted(offsets, first, side="right")) - 1
-            last = int(np.searchsorted(offsets, end, side="left")) - 1
-            yield (
-                f"{path} block {number} (bytes {first} to {end - 1}, documents {begin} to {last}) has sha256 {found}, expected "
-                f"{expected}; its bytes changed, {REMEDY}"
-            )
+    for number, found in enumerate(block_sha256_of_file(shard_paths(shard.prefix)[0])):
+        if (problem := block_problem(shard, number, found)) is not None:
+            yield problem
+
+
+def block_problem(shard: Shard, number: int, found: str) -> str | None:
+    """Return what is wrong with a block of the .bin whose SHA-256 was found; None if it is the manifest's."""
+    expected = shard.manifest.bin_block_sha256[number]
+    if found == expected:
+        return None
+    itemsize = shard.dtype.itemsize
+    first, end = number * HASH_BLOCK_BYTES, min((number + 1) * HASH_BLOCK_BYTES, shard.num_tokens * itemsize)
+    documents = shard.documents_over(first // itemsize, (end - first) // itemsize)
+    return (
+        f"{shard_paths(shard.prefix)[0]} block {number} (bytes {first} to {end - 1}, documents {documents[0]} to "
+        f"{documents[-1]}) has sha256 {found}, expected {expected}; its bytes changed, {REMEDY}"
+    )
+
+
+def index_problem(shard: Shard, found: str) -> str | None:
+    """Return what is wrong with an .idx whose SHA-256 was found; None if it is the manifest's."""
+    expected = shard.manifest.idx_sha256
+    if found == expected:
+        return None
+    return f"{shard_paths(shard.prefix)[1]} has sha256 {found}, expected {expected}; its bytes changed, {REMEDY}"
+
+
+def check_tokens(shard: Shard, start_token: int, num_tokens: int) -> None:
+    """Compare the blocks of the .bin that hold these tokens with the manifest. Raises: DamagedShardError naming the first."""
+    path, itemsize = shard_paths(shard.prefix)[0], shard.dtype.itemsize
+    first, last = (token * itemsize // HASH_BLOCK_BYTES for token in (start_token, start_token + num_tokens - 1))
+    with reading(path), path.open("rb") as stream:
+        for number in range(first, last + 1):
+            stream.seek(number * HASH_BLOCK_BYTES)
+            found = hashlib.sha256(stream.read(HASH_BLOCK_BYTES)).hexdigest()
+            if (problem := block_problem(shard, number, found)) is not None:
+                raise DamagedShardError(problem)
 
 
 def _id_problems(shard: Shard) -> Iterator[str]:

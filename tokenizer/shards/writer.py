@@ -20,6 +20,7 @@ from fanal.errors import UserError
 from fanal.files import BlockHasher, InputFile, part_path, sync, sync_path, writing
 from fanal.locks import take_lock_by_name
 from fanal.records import read_record, record_bytes
+from tokenizer.documents.folders import LeftOut
 from tokenizer.shards import shuffle
 from tokenizer.shards.index import write_index
 from tokenizer.shards.manifest import (
@@ -33,6 +34,7 @@ from tokenizer.shards.manifest import (
     is_sha256,
     order_path,
     shard_paths,
+    with_own_hash,
 )
 
 MAX_DOCUMENT_TOKENS = 2**31 - 1  # an int32 in the index
@@ -156,6 +158,10 @@ class ShardWriter:
         num_skipped: int = 0,
         part: str | None = None,
         part_of: str | None = None,
+        num_left_out: int = 0,
+        left_out: Sequence[LeftOut] = (),
+        num_repeated_fields: int = 0,
+        has_other_ids: bool = False,
     ) -> ShardManifest:
         """Make the shard durable under its final names.
 
@@ -165,7 +171,7 @@ class ShardWriter:
             raise ShardError(f"shard {self.prefix} would hold no document; give at least one")
         with self._writing():
             idx_sha256 = self._write_parts()
-        manifest = ShardManifest(
+        unsealed = ShardManifest(
             format_version=FORMAT_VERSION,
             tokenizer_sha256=self.tokenizer_sha256,
             vocab_size=self.vocab_size,
@@ -186,7 +192,12 @@ class ShardWriter:
             part=part,
             part_of=part_of,
             order_sha256=self._order_digest.hexdigest() if self._has_order else None,
+            num_left_out=num_left_out,
+            left_out=tuple(left_out),
+            num_repeated_fields=num_repeated_fields,
+            has_other_ids=has_other_ids,
         )
+        manifest = with_own_hash(unsealed)
         with self._writing():
             self._publish(manifest)
         return manifest
@@ -244,8 +255,8 @@ class ShardWriter:
             )
         if existing and not self._is_unfinished():
             raise ShardError(
-                f"{existing[0]} exists without a manifest, and is not overwritten: `fanal tokenizer adopt {self.prefix}` "
-                "makes one; or remove it, or name another prefix"
+                f"{existing[0]} exists without a manifest, and is not overwritten: `fanal tokenizer adopt {self.prefix} "
+                "--tokenizer DIR` makes one; or remove it, or name another prefix"
             )
 
     def _is_unfinished(self) -> bool:

@@ -76,7 +76,8 @@ def check_tokenizer(
     fast_encode = fast_encoder(tokenizer)
     byte_ids = {i for i in range(tokenizer.vocab_size) if tokenizer.processor.IsByte(i)}
     reports: dict[str, GroupReport] = {}
-    for batch in batches(DocumentReader(inputs, text_field), BATCH_BYTES):
+    labels = ("domain",) if by == "domain" else ("language", "domain")
+    for batch in batches(DocumentReader(inputs, text_field, labels=labels), BATCH_BYTES):
         encoded = tokenizer.encode_batch([document.text for document in batch], num_threads=1)
         for document, array in zip(batch, encoded, strict=True):
             name = (document.domain if by == "domain" else language_of(document)) or NO_LABEL

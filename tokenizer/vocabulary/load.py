@@ -3,7 +3,7 @@
 tokenizer.model       the SentencePiece model
 tokenizer.json        the same for Hugging Face's `tokenizers` (see fast_json.py)
 spec.yaml             the spec it was trained from, every default written out
-tokenizer-info.json   what it is and what it was trained on (TokenizerInfo); holds the hashes of the other three
+tokenizer-info.json   what it is and what it was trained on (TokenizerInfo); holds the hashes of the other three, and its own
 """
 
 import hashlib
@@ -15,12 +15,14 @@ import sentencepiece
 
 from fanal.errors import UserError, error_type, user_path
 from fanal.files import InputFile
-from fanal.records import read_record
+from fanal.missing import what_is_there
+from fanal.records import own_hash, read_json, record_in
 from tokenizer.vocabulary.sampling import LanguageSample
 from tokenizer.vocabulary.spec import TokenizerSpec, load_spec
 
 MODEL_NAME, INFO_NAME, SPEC_NAME, FAST_NAME = "tokenizer.model", "tokenizer-info.json", "spec.yaml", "tokenizer.json"
 FORMAT_VERSION = 2
+OWN_HASH = "info_sha256"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,8 @@ class TokenizerInfo:
     sentencepiece_version: str
     proved_engine: str | None
     """The fast engine, with its version, that gave SentencePiece's ids for the whole vocabulary when this was trained."""
+    info_sha256: str | None = None
+    """SHA-256 of everything else in this file (``own_hash``); None in that of an earlier version."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,10 +104,12 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
     remedy = "train it again with `fanal tokenizer train`, or copy the whole folder again"
     with user_path(directory):
         is_there = directory.is_dir()
-    if not is_there:
-        what = "is not a folder" if directory.exists() else "does not exist"
-        raise UserError(f"tokenizer folder {directory} {what}; {remedy}")
-    info = read_record(TokenizerInfo, directory / INFO_NAME, remedy=remedy)
+    if not is_there and directory.exists():
+        raise UserError(f"tokenizer folder {directory} is not a folder; {remedy}")
+    if not is_there:  # a wrong path is likelier than a lost tokenizer
+        raise UserError(f"tokenizer folder {directory} {what_is_there(directory, suitable=Path.is_dir)}")
+    content = read_json(directory / INFO_NAME, remedy=remedy)
+    info = record_in(TokenizerInfo, content, directory / INFO_NAME, remedy=remedy)
     if info.format_version != FORMAT_VERSION:
         raise UserError(
             f"{directory / INFO_NAME} has format_version {info.format_version}, but this program reads {FORMAT_VERSION}; "
@@ -124,6 +130,10 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
     for name, value in ids.items():
         if value != getattr(info, name):
             raise UserError(f"{path} has {name} {value}, but {INFO_NAME} says {getattr(info, name)}; {remedy}")
+    if info.info_sha256 is not None and (found := own_hash(content, OWN_HASH)) != info.info_sha256:
+        raise UserError(
+            f"{directory / INFO_NAME} has content with sha256 {found}, but says {info.info_sha256}: it was altered; {remedy}"
+        )
     return Tokenizer(
         directory=directory,
         processor=processor,

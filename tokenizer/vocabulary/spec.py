@@ -33,6 +33,7 @@ def symbol_piece(symbol: str) -> str:
 
 MAX_VOCAB_SIZE = 2**31 - 1
 """SentencePiece counts its pieces in 32 bits."""
+SMALL_SPEC = Path(__file__).parents[1] / "specs" / "tiny-2k.yaml"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +146,7 @@ def load_spec(path: str | Path) -> TokenizerSpec:
     try:
         content = OmegaConf.load(path)  # refuses a key given twice, which plain YAML would not
     except FileNotFoundError:
-        raise UserError(f"tokenizer spec {path} does not exist; a small one is tokenizer/specs/tiny-2k.yaml") from None
+        raise UserError(f"tokenizer spec {path} does not exist; {SMALL_SPEC} is a small one that works") from None
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as problem:
         raise error_type(problem)(f"tokenizer spec {path} cannot be read as YAML: {problem}") from None
     if not isinstance(content, DictConfig):
@@ -158,6 +159,13 @@ def load_spec(path: str | Path) -> TokenizerSpec:
         reason = str(problem).splitlines()[0]
         keys = ", ".join(TokenizerSpec.__dataclass_fields__)
         raise UserError(f"tokenizer spec {path}: {reason} (keys of a spec: {keys})") from None
+    except (
+        TypeError,
+        OverflowError,
+    ) as problem:  # of omegaconf: a list where a mapping belongs, a number beyond any float
+        raise UserError(
+            f"tokenizer spec {path}: {problem}; tokenizer/specs/tiny-2k.yaml has the form of each key"
+        ) from None
     except UserError as problem:
         raise UserError(f"tokenizer spec {path}: {problem}") from None
 

@@ -11,17 +11,18 @@ All of this is about what the merges are learned from. Encoding keeps every char
 
 import hashlib
 import io
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import sentencepiece
 
 from fanal.errors import UserError, user_path
 from fanal.files import sync_path, write_bytes_durably, writing
-from fanal.records import write_record
+from fanal.records import own_hash, write_record
 from tokenizer.documents.parse import DocumentReader
 from tokenizer.vocabulary.engine import open_engine
 from tokenizer.vocabulary.fast_json import fast_tokenizer_json
@@ -30,6 +31,7 @@ from tokenizer.vocabulary.load import (
     FORMAT_VERSION,
     INFO_NAME,
     MODEL_NAME,
+    OWN_HASH,
     SPEC_NAME,
     Tokenizer,
     TokenizerInfo,
@@ -111,13 +113,14 @@ def train_tokenizer(
             f"output folder {output_dir} exists, and a tokenizer is never overwritten (shards depend on it); "
             "remove it or name another --output"
         )
+    labels = ("language", "domain") if spec.languages else ()
     sampler = None
     counted_files = None
     if spec.languages or spec.training_characters is not None:
-        counting = DocumentReader(inputs, text_field)
+        counting = DocumentReader(inputs, text_field, labels=labels)
         sampler = LanguageSampler(spec, count_characters(counting, spec))
         counted_files = counting.input_files
-    reader = DocumentReader(inputs, text_field)
+    reader = DocumentReader(inputs, text_field, labels=labels)
     texts = sampler.choose(reader) if sampler else (spec.prepare(document.text) for document in reader)
     sentences = SentenceStream(text for text in texts if text)
     model = _train_model(spec, sentences)
@@ -157,7 +160,8 @@ def _publish(output_dir: Path, files: dict[str, bytes], info: TokenizerInfo) -> 
             write_bytes_durably(part / name, content)
         write_record(part / INFO_NAME, info)
         engine = open_engine(load_tokenizer(part))  # what is published opens
-        write_record(part / INFO_NAME, replace(info, proved_engine=engine.name))
+        proved = replace(info, proved_engine=engine.name)
+        write_record(part / INFO_NAME, replace(proved, info_sha256=own_hash(asdict(proved), OWN_HASH)))
         with writing(output_dir):
             part.rename(output_dir)
             sync_path(output_dir.parent)
@@ -200,10 +204,20 @@ def _train_model(spec: TokenizerSpec, sentences: SentenceStream) -> bytes:
         )
     except RuntimeError as problem:
         if sentences.error is None:
-            reason = str(problem).rsplit("] ", 1)[-1]  # behind the C++ place and condition
             raise UserError(
-                f"vocab_size {spec.vocab_size} does not suit these {sentences.num_text_bytes} bytes of text: {reason}"
+                f"vocab_size ({spec.vocab_size}) does not suit these {sentences.num_text_bytes} bytes of text: {_in_words(problem)}"
             ) from None
     if sentences.error is not None:
         raise sentences.error
     return model.getvalue()
+
+
+def _in_words(problem: RuntimeError) -> str:
+    """Return what SentencePiece says of a size that does not suit, and one that does, if it gives the bound."""
+    reason = str(problem).rsplit("] ", 1)[-1]  # behind the C++ place and condition
+    if too_small := re.search(r"smaller than required_chars\. \d+ vs (\d+)", reason):
+        least = int(too_small[1]) + 1
+        return f"it must be at least {least}, for the characters and special tokens; vocab_size: {least} works"
+    if too_high := re.search(r"too high .* value <= (\d+)", reason):
+        return f"it gives at most {too_high[1]} tokens; vocab_size: {too_high[1]} works"
+    return reason

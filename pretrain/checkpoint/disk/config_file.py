@@ -15,7 +15,8 @@ from fanal.run_folder import CONFIG
 from fanal.shown import shown
 from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, read_small_file
 from pretrain.config.renamed import with_current_names
-from pretrain.config.schema import ModelConfig
+from pretrain.config.rules import model_problem
+from pretrain.config.schema import ModelConfig, OptimConfig, TrainConfig
 
 
 def read_config(folder: Path) -> Any:
@@ -45,7 +46,27 @@ def read_model(folder: Path) -> ModelConfig:
     except (ValueError, TypeError, OmegaConfBaseException) as error:
         raise DamagedCheckpointError(f"{folder / CONFIG} does not describe a model ({reason(error)})") from None
     assert isinstance(model, ModelConfig), f"omegaconf gave a {type(model).__name__}"
+    problem = model_problem(model)
+    if problem is not None:
+        raise DamagedCheckpointError(f"{folder / CONFIG} does not describe a model ({problem})")
     return model
+
+
+def read_schedule(folder: Path) -> tuple[OptimConfig, TrainConfig] | None:
+    """Return what decides the learning rate of the run that wrote a checkpoint; None if its config does not say it, or if a newer
+    version wrote these sections.
+
+    Raises: DamagedCheckpointError as ``read_config``.
+    """
+    saved = read_config(folder)
+    found = []
+    for name, cls in (("optim", OptimConfig), ("train", TrainConfig)):
+        try:
+            found.append(OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), saved.get(name))))
+        except (ValueError, TypeError, OmegaConfBaseException):
+            return None
+    optim, train = found
+    return (optim, train) if isinstance(optim, OptimConfig) and isinstance(train, TrainConfig) else None
 
 
 def refuse_newer(folder: Path, name: str, section: DictConfig, cls: type) -> None:

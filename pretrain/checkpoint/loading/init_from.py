@@ -11,7 +11,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from fanal.errors import UserError
-from fanal.run_folder import DATA, REASON, checkpoints_dir, is_bad, step_of
+from fanal.run_folder import DATA, IMPORTED_FILES, REASON, checkpoints_dir, is_bad, step_of
 from pretrain.checkpoint.disk.config_file import read_config, read_model
 from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, Manifest
 from pretrain.checkpoint.disk.origin import Origin, sealed_hash
@@ -29,6 +29,8 @@ from pretrain.config.same_model import FREE_AT_START, model_differences
 from pretrain.config.schema import OptimConfig, RunConfig
 from pretrain.data.position import read_position
 from pretrain.optim.registry import optimizer_of
+from tokenizer.shards.manifest import read_manifest
+from tokenizer.vocabulary.pieces import MODEL_NAME, Pieces, difference, pieces_in
 
 
 def check_init_from(run: RunConfig, *, tokenizer_sha256: str) -> None:
@@ -78,6 +80,8 @@ def check_origin(run: RunConfig, folder: Path, *, tokenizer_sha256: str) -> None
                 f"the tokenizer (checkpoint sha256 {there[:12]}, config data.tokenizer {run.data.tokenizer} "
                 f"{tokenizer_sha256[:12]})"
             )
+    else:
+        differences += _tokenizer_differences(run, folder)
     if differences:
         raise UserError(
             f"checkpoint.init_from ({named}) must have the model's shape and its tokenizer, but differs in "
@@ -92,6 +96,23 @@ def check_origin(run: RunConfig, folder: Path, *, tokenizer_sha256: str) -> None
         )
     if run.checkpoint.init_optimizer == "keep":
         _check_states(run, folder)
+
+
+def imported_tokenizer(folder: Path) -> Pieces | None:
+    """Return the pieces of the tokenizer that an imported checkpoint came with; None if it has none of a form known here."""
+    return next(iter(pieces_in(folder / IMPORTED_FILES).values()), None)
+
+
+def _tokenizer_differences(run: RunConfig, folder: Path) -> list[str]:
+    """Compare data.tokenizer with the tokenizer of an import, which has read no data: no hash says what its model knows."""
+    theirs, ours = imported_tokenizer(folder), pieces_in(Path(run.data.tokenizer)).get(MODEL_NAME)
+    differs = None if theirs is None or ours is None else difference(theirs, ours)
+    if differs is None:
+        return []
+    sources = [*run.data.train, *(source for phase in run.data.phases for source in phase.train)]
+    if all(read_manifest(source.prefix).has_other_ids for source in sources):
+        return []  # the ids are the import's own, and data.tokenizer stands for it
+    return [f"the tokenizer ({folder / IMPORTED_FILES} and config data.tokenizer {run.data.tokenizer}: {differs})"]
 
 
 def _check_states(run: RunConfig, folder: Path) -> None:

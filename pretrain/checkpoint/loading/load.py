@@ -12,13 +12,16 @@ from omegaconf import OmegaConf
 
 from fanal.errors import UserError
 from fanal.run_folder import DATA, step_of
-from pretrain.checkpoint.disk.config_file import read_config, read_model, refuse_newer
+from fanal.run_progress import NEW_RUN, Standing
+from pretrain.checkpoint.disk.config_file import read_config, read_model, read_schedule, refuse_newer
 from pretrain.checkpoint.disk.origin import Origin, origin_of, read_origin
 from pretrain.checkpoint.disk.state_file import read_state
 from pretrain.checkpoint.disk.verify import still_there
 from pretrain.checkpoint.loading.choose import Early, choose_checkpoint, choose_origin
 from pretrain.checkpoint.loading.fill import Fill
-from pretrain.checkpoint.loading.init_from import check_origin, check_same_origin
+from pretrain.checkpoint.loading.init_from import check_origin, check_same_origin, imported_tokenizer
+from pretrain.checkpoint.loading.rate_change import past_its_end, rate_change
+from pretrain.config.rules import check, check_rate_left
 from pretrain.config.same_model import FREE_AT_RESUME, model_differences
 from pretrain.config.schema import DataConfig, RunConfig
 from pretrain.data.position import read_position
@@ -40,6 +43,8 @@ class Start(NamedTuple):
     state: TrainState
     origin: Origin | None
     """The checkpoint of another run that it started from, at its very first start; None for initial weights."""
+    rate_change: str | None = None
+    """One line for people if it resumes with another learning rate than the checkpoint's config gives, or behind its schedule."""
 
 
 def load_checkpoint(
@@ -56,8 +61,8 @@ def load_checkpoint(
     the bytes that are hashed, and nothing is done with them before every byte of the checkpoint was compared with its manifest
     (choose.py): what a damaged one left in the optimizer is written over by the one before, or the run ends.
     Raises: DamagedCheckpointError if there are checkpoints and none is intact; UserError if the checkpoint is of another
-    model, other data or another order of them, naming each difference, or of a later step than the run's last; and as
-    ``start_from_origin``.
+    model, other data or another order of them, naming each difference, or of a later step than the run's last, or if the steps
+    that are left would train nothing; and as ``start_from_origin``.
     """
     states = checkpoint_states(run.optim)
     read: dict[Path, int] = {}
@@ -77,6 +82,8 @@ def load_checkpoint(
 
     folder = choose_checkpoint(run.run_dir, world, begin=read_early)
     if folder is None:
+        check(run)
+        check_rate_left(run.optim, run.train, NEW_RUN)
         is_first = run.checkpoint.init_from is None
         return Start(TrainState(), None if is_first else start_from_origin(run, model, optimizer, reader, world))
     check_same_run(run, folder)
@@ -88,13 +95,18 @@ def load_checkpoint(
             f"train.train_steps ({run.train.train_steps}) must not be below the step of the newest checkpoint, {folder}; "
             f"train.train_steps={state.step} works, or another run_dir for a new run"
         )
+    since = Standing(state.step, state.consumed_samples)
+    check(run, since)
+    check_rate_left(run.optim, run.train, since)
     if state.consumed_samples:  # without a sample, as after an import, there is no position
         reader.resume(read_position(folder / DATA), where=str(folder))
     if folder not in read:
         read[folder] = read_tensors(folder, model, optimizer, world, states=states)
     _finish_restore(read[folder], optimizer, model)
     logger.info("resumed from %s", folder)
-    return Start(state, origin)
+    saved = read_schedule(folder) if state.step else None
+    change = rate_change(saved, run.optim, run.train, since) if saved else None
+    return Start(state, origin, change or past_its_end(run.optim, run.train, since))
 
 
 def start_from_origin(
@@ -117,9 +129,10 @@ def start_from_origin(
         check_origin(run, folder, tokenizer_sha256=reader.data.sources.tokenizer_sha256)
         restore_tensors(folder, model, optimizer, world, states=states)
         origin = origin_of(folder, step=step, init_from=str(config.init_from), init_optimizer=config.init_optimizer)
-    if origin.data is None:
+    if origin.data is None and imported_tokenizer(folder) is None:
         logger.warning(
-            "%s has no record of its data: whether it was trained with data.tokenizer cannot be checked", folder
+            "%s has no record of its data and no tokenizer: whether it was trained with data.tokenizer cannot be checked",
+            folder,
         )
     return origin
 

@@ -13,14 +13,18 @@ import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 
+from fanal.errors import FanalError
+from fanal.exit_codes import CRASH
 from pretrain.checkpoint.disk.weight_sums import BITS, weight_sum
 from pretrain.model.placement import Placement
 from pretrain.parallel.reduce import any_rank, gather_texts, share_text, wrapping_sum
 from pretrain.parallel.world import World
 
 
-class ReplicaDriftError(RuntimeError):
+class ReplicaDriftError(FanalError):
     """Ranks that must hold the same weights hold different ones."""
+
+    exit_code = CRASH
 
 
 def sums_of(placements: Sequence[Placement]) -> list[int]:

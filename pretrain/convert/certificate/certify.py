@@ -13,12 +13,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-import psutil
-
-from fanal.errors import DamageError
+from fanal.errors import DamageError, PassingError, UserError
+from fanal.host_memory import host_memory
 from pretrain.checkpoint.disk.manifest import FileEntry
 from pretrain.checkpoint.disk.tensors import open_tensors
+from pretrain.config.schema import ModelConfig
 from pretrain.convert.certificate.compare import BOUND, ModelComparison, compare, max_or_nan, mean_loss, our_losses
+from pretrain.convert.certificate.logged import LoggedLoss, compare_with_log
 from pretrain.convert.certificate.texts import Text, certificate_texts
 from pretrain.convert.certificate.tokenizer_proof import TokenizerFigures, prove_tokenizer
 from pretrain.convert.ours.model import OurModel
@@ -48,6 +49,8 @@ class Certificate:
     """How transformers ran: ``whole`` or ``layers``."""
     warnings: tuple[str, ...]
     """Warnings of transformers while it loaded the model."""
+    logged: LoggedLoss
+    """The validation loss of the step, in the export and in the run's log."""
     losses_before_rounding: dict[str, float] | None
     """Losses of our model with the weights that were trained, where the export rounds them; else None."""
 
@@ -77,10 +80,11 @@ def certify(
         with open_lone_world(), open_tensors(source.folder) as reader:
             ours = OurModel(reader, source.model, vocab_size=vocab_size, dtype=dtype)
             comparison = compare(ours, theirs, texts)
-            before = None
+            before, as_trained = None, theirs
             if dtype == "bfloat16" and source.weights_dtype == "float32":
                 exact = OurModel(reader, source.model, vocab_size=vocab_size, dtype="float32")
-                before = our_losses(exact, texts)
+                before, as_trained = our_losses(exact, texts), exact  # the log is of weights that were not rounded
+            logged = compare_with_log(source, as_trained, num_samples=num_samples, weights_dtype=source.weights_dtype)
     except CannotLoadError as error:
         raise CertificateError(f"the export is not the model in {source.folder}: {error}") from None
     certificate = Certificate(
@@ -88,16 +92,24 @@ def certify(
         tokenizer=tokenizer,
         mode=mode,
         warnings=tuple(theirs.warnings),
+        logged=logged,
         losses_before_rounding=before,
     )
-    problems = list(_problems(certificate))
+    problems = list(_problems(certificate, has_rows_left_out=vocab_size < source.model.vocab_size))
     if problems:
         raise CertificateError(f"the export is not the model in {source.folder}: {'; '.join(problems)}")
     return certificate
 
 
-def _problems(certificate: Certificate) -> Sequence[str]:
+def _problems(certificate: Certificate, *, has_rows_left_out: bool) -> Sequence[str]:
     problems = []
+    apart, logged = certificate.logged.apart, certificate.logged
+    if apart is not None and not (has_rows_left_out and logged.rows_took_part):
+        problems.append(
+            f"its validation loss of {apart.domain} is {apart.exported:.6f} and the run logged {apart.logged:.6f} at this step, "
+            f"allowed is a difference of {logged.bound:g}: the log is another model's, or data.validation names other shards than "
+            "the run read; data.validation=[] leaves this comparison out"
+        )
     if not certificate.tokenizer.is_same:
         problems.append(
             "the exported tokenizer's ids differ from those of SentencePiece or the shards: "
@@ -124,9 +136,23 @@ def _problems(certificate: Certificate) -> Sequence[str]:
 
 
 def _mode(source: ExportSource, texts: Sequence[Text], memory: Memory) -> str:
-    if memory != "auto":
-        return memory
-    return "whole" if whole_bytes(source, texts) < SHARE_OF_MEMORY * psutil.virtual_memory().available else "layers"
+    there = host_memory()
+    if memory != "layers" and (
+        memory == "whole" or whole_bytes(source, texts) < SHARE_OF_MEMORY * there.available_bytes
+    ):
+        return "whole"
+    needed = layer_bytes(source.model)
+    if needed > there.available_bytes:
+        raise (UserError if needed > there.total_bytes else PassingError)(
+            f"a layer of {source.folder} and its embedding take {needed:,} bytes in float32, and of {there.total_bytes:,} bytes of "
+            f"memory {there.available_bytes:,} are free; a machine with more memory works"
+        )
+    return "layers"
+
+
+def layer_bytes(model: ModelConfig) -> int:
+    """Return the bytes of a layer and of the embedding of our model, which the certificate holds at least."""
+    return (num_parameters(model) // model.num_layers + model.vocab_size * model.hidden_size) * 4
 
 
 def whole_bytes(source: ExportSource, texts: Sequence[Text]) -> int:
@@ -160,6 +186,7 @@ def certificate_json(
             "our_loss": mean_loss(found.texts, "our_loss"),
             "their_loss": mean_loss(found.texts, "their_loss"),
             "loss_before_rounding": certificate.loss_before_rounding(),
+            "validation_loss": _validation_loss(certificate.logged),
             "points": [dataclasses.asdict(point) | {"bound": point.bound} for point in found.points],
             "texts": [dataclasses.asdict(text) for text in found.texts],
             "tokenizer": dataclasses.asdict(certificate.tokenizer),
@@ -184,6 +211,16 @@ def certificate_json(
         },
         "files": [dataclasses.asdict(entry) for entry in files],
         "versions": versions(),
+    }
+
+
+def _validation_loss(logged: LoggedLoss) -> dict[str, Any]:
+    if logged.why_not is not None:
+        return {"not_compared": logged.why_not}
+    return {
+        "bound": logged.bound,
+        "rows_without_a_token_took_part_in_training": logged.rows_took_part,
+        "domains": [dataclasses.asdict(domain) for domain in logged.domains],
     }
 
 

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
-import psutil
 
 from fanal.errors import UserError
+from fanal.host_memory import host_memory
 from pretrain.config.derive import kv_channels
 from pretrain.config.schema import ModelConfig
 from pretrain.convert.ours.source import ExportSource
 from pretrain.convert.ours.tokenizer_files import ExportTokenizer
 from pretrain.data.sources import Source
+from tokenizer.shards.verify import check_tokens
 
 BUILT_IN = (
     "The lamp at the stern of a ship is called a fanal. It tells those who follow where the ship is, and nothing else.\n",
@@ -82,7 +83,7 @@ def check_samples(source: ExportSource, num_samples: int) -> None:
 
 
 def _bytes_for_texts() -> int:
-    return int(SHARE_OF_MEMORY * psutil.virtual_memory().available)
+    return int(SHARE_OF_MEMORY * host_memory().available_bytes)
 
 
 def _token_bytes(model: ModelConfig) -> tuple[int, int]:
@@ -116,6 +117,7 @@ def _samples(source: ExportSource, num_samples: int) -> list[Text]:
 def _sample(source: Source, draw: int, kind: str, seq_length: int) -> Text:
     start = source.start_token(draw)
     ids = np.asarray(source.shard.tokens[start : start + seq_length]).astype(np.int64)
+    check_tokens(source.shard, start, len(ids))  # altered text would be compared just as well, and its loss be told
     return Text(name=f"{source.shard.prefix.name}, tokens {start} to {start + len(ids) - 1}", kind=kind, ids=ids)
 
 
@@ -139,6 +141,7 @@ def _boundary(source: ExportSource, samples: Sequence[Text]) -> Text:
             half = source.seq_length // 2
             first = max(0, int(starts[0]) - half)
             ids = np.asarray(shard.tokens[first : first + source.seq_length]).astype(np.int64)
+            check_tokens(shard, first, len(ids))
             return Text(name=f"text whose token {int(starts[0]) - first} starts a document", kind="edge", ids=ids)
     ids = samples[0].ids
     eos = source.tokenizer.eos_id

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import sentencepiece
 
 from pretrain.convert.ours.source import ExportSource
 from pretrain.convert.theirs.model import CannotLoadError, in_one_line, transformers_module
@@ -76,6 +77,7 @@ def prove_tokenizer(folder: Path, source: ExportSource) -> TokenizerFigures:
         num_documents, num_tokens, num_equal = num_documents + 1, num_tokens + len(ids), num_equal + (found == ids)
     for text in ADVERSARIAL:
         _compare(f"{text[:40]!r}", text, theirs, source, differences)
+    differences += _differences_of_names(theirs, oracle)
     if num_documents and not num_equal and not differences:
         differences.append("no document of the training shards gets the ids that it has in its shard")
     return TokenizerFigures(
@@ -107,19 +109,25 @@ def _load(folder: Path, source: ExportSource) -> Any:
 
 
 def _compare(where: str, text: str, theirs: Any, source: ExportSource, differences: list[str]) -> list[int]:
-    """Return the exported tokenizer's ids of a text, and append any difference to ``differences``."""
+    """Return the exported tokenizer's ids of a text, and append any difference to ``differences``.
+
+    Names of special tokens are read as text, as in training, and where there are none so must they be without being told.
+    """
     tokenizer = source.tokenizer
     assert tokenizer.processor is not None, "the caller has looked"
     expected = tokenizer.processor.Encode(tokenizer.prepare(text))
-    found = theirs(text, add_special_tokens=False)["input_ids"]
-    with_special = theirs(text)["input_ids"]
+    found = theirs(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    with_special = theirs(text, split_special_tokens=True)["input_ids"]
+    has_names = any(piece in text for piece in theirs.all_special_tokens)
+    untold = found if has_names else theirs(text, add_special_tokens=False)["input_ids"]
     front = [tokenizer.bos_id] if tokenizer.adds_bos else []
-    if found != expected:
+    if found != expected or untold != expected:
+        ids = found if found != expected else untold
         at = next(
-            (n for n, (a, b) in enumerate(zip(found, expected, strict=False)) if a != b), min(len(found), len(expected))
+            (n for n, (a, b) in enumerate(zip(ids, expected, strict=False)) if a != b), min(len(ids), len(expected))
         )
         differences.append(
-            f"{where}: token {at} is {found[at : at + 1]}, expected {expected[at : at + 1]} ({len(found)} and {len(expected)} "
+            f"{where}: token {at} is {ids[at : at + 1]}, expected {expected[at : at + 1]} ({len(ids)} and {len(expected)} "
             "in all)"
         )
     elif with_special != front + expected:
@@ -129,6 +137,21 @@ def _compare(where: str, text: str, theirs: Any, source: ExportSource, differenc
     elif theirs.decode(found) != tokenizer.processor.Decode(expected):
         differences.append(f"{where}: its ids decode to a different text")
     return found
+
+
+def _differences_of_names(theirs: Any, oracle: sentencepiece.SentencePieceProcessor) -> Iterator[str]:
+    """Yield control pieces that no chat template could say, or that decode to another text than their name."""
+    for token in range(oracle.GetPieceSize()):
+        if not oracle.IsControl(token):
+            continue
+        piece = oracle.IdToPiece(token)
+        if theirs(f"a{piece}b", add_special_tokens=False)["input_ids"].count(token) != 1:
+            yield f"the special token {piece!r}: a chat template that writes its name does not get its id, {token}"
+        elif theirs.decode([token]) != piece or theirs.decode([token], skip_special_tokens=True) != "":
+            yield (
+                f"the special token {piece!r}: its id decodes to {theirs.decode([token])!r}, and to "
+                f"{theirs.decode([token], skip_special_tokens=True)!r} where special tokens are left out"
+            )
 
 
 def _documents(source: ExportSource) -> Iterator[tuple[str, list[int]]]:

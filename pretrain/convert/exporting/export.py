@@ -12,11 +12,13 @@ from pathlib import Path
 
 from fanal.errors import UserError
 from fanal.progress import Progress
+from fanal.records import own_hash
 from pretrain.checkpoint.disk.manifest import FileEntry, describe
 from pretrain.checkpoint.disk.tensors import open_tensors
 from pretrain.checkpoint.disk.verify import still_there
 from pretrain.convert.certificate.certify import Certificate, Memory, certificate_json, certify
 from pretrain.convert.certificate.compare import BOUND, mean_loss
+from pretrain.convert.certificate.logged import LoggedLoss
 from pretrain.convert.certificate.texts import check_samples
 from pretrain.convert.exporting.folder import check_target, part_of, write_small
 from pretrain.convert.exporting.model_card import model_card
@@ -25,13 +27,13 @@ from pretrain.convert.ours.names import hf_tensors
 from pretrain.convert.ours.source import ExportSource, open_source
 from pretrain.convert.ours.target import named
 from pretrain.convert.ours.tokenizer_files import json_bytes
+from pretrain.convert.theirs.certified import CARD, CERTIFICATE, OWN_HASH
 from pretrain.convert.theirs.model import transformers_module
 from pretrain.convert.theirs.weights import INDEX_JSON
 from pretrain.convert.theirs.write_config import exported_vocab_size, generation_config, hf_config
 
 DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
 """Name in files of each value of ``--dtype``."""
-CERTIFICATE, CARD = "certificate.json", "README.md"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +106,7 @@ def export(checkpoint: str | Path, to: str | Path, options: ExportOptions, overr
         entries.append(describe(part, CARD))
         entries.sort(key=lambda entry: entry.path)
         content = certificate_json(certificate, source, files=entries, dtype=dtype, date=options.date)
-        write_small(part, CERTIFICATE, json_bytes(content))
+        write_small(part, CERTIFICATE, json_bytes(content | {OWN_HASH: own_hash(content, OWN_HASH)}))
     return Exported(
         folder=final,
         source=source,
@@ -145,6 +147,20 @@ def _is_date(text: str) -> bool:
         return False
 
 
+def _of_the_log(logged: LoggedLoss) -> list[str]:
+    """Return the lines about the validation loss; none where the run has no such data, which other lines say."""
+    lines = [
+        f"{'validation loss':16}{domain.exported:.6f}  {domain.domain} (the run logged {domain.logged:.6f})"
+        for domain in logged.domains
+    ]
+    if logged.rows_took_part:
+        lines.append(
+            "warning: the loss of this export is lower than the log's, because rows without a token took part in the softmax "
+            "when this checkpoint was trained, and are not exported"
+        )
+    return lines
+
+
 def summary(exported: Exported) -> str:
     """Return the lines that the command prints."""
     found, source = exported.certificate.comparison, exported.source
@@ -162,6 +178,7 @@ def summary(exported: Exported) -> str:
     before = exported.certificate.loss_before_rounding()
     if before is not None:
         lines.append(f"{'loss':16}{before:.6f}  trainer, before rounding to bfloat16")
+    lines += _of_the_log(exported.certificate.logged)
     if ids.oracle == "none":
         lines.append(
             "tokenizer       copied as it was imported; AutoTokenizer loads it (an import has no reference to compare its ids with)"

@@ -15,6 +15,7 @@ from pretrain.data.position import SourcePosition
 from pretrain.log.summary import median_pace
 from pretrain.model.families import family_of
 from pretrain.optim.registry import optimizer_of
+from pretrain.state import TrainState
 from tokenizer.shards.shard import ShardManifest
 
 SEVERAL_LANGUAGES = "mul"
@@ -77,7 +78,7 @@ def _training(source: ExportSource) -> str:
         ("tokens", f"{source.state.consumed_tokens:,}"),
     ]
     if source.run is not None:
-        rows += _settings(source.run)
+        rows += settings_rows(source.run, source.state)
         rows += _measured(source)
     rows.append(("checkpoint", f"manifest sha256 `{source.manifest_sha256}`"))
     if source.imported is not None:
@@ -87,7 +88,8 @@ def _training(source: ExportSource) -> str:
     return "## Training\n\n" + _table(("", ""), rows)
 
 
-def _settings(run: RunConfig) -> list[tuple[str, str]]:
+def settings_rows(run: RunConfig, state: TrainState) -> list[tuple[str, str]]:
+    """Return the rows on how the run trained: its config is that of its last session."""
     train, optim, parallel = run.train, run.optim, run.parallel
     virtual = parallel.virtual_pipeline_model_parallel_size
     stages = f" with {virtual} virtual stages per rank" if virtual > 1 else ""
@@ -95,8 +97,13 @@ def _settings(run: RunConfig) -> list[tuple[str, str]]:
     rate = f"learning rate {optim.lr:g} to {optim.min_lr:g} ({optim.lr_decay_style})"
     stated = optimizer_of(optim)
     settings = f"{rate}, weight decay {optim.weight_decay:g}, {stated.described(optim)}, clipped at {optim.clip_grad:g}"
+    # Neither a ramp nor a resume with another one.
+    always = state.consumed_samples == state.step * train.global_batch_size
     return [
-        ("batch", f"{train.global_batch_size:,} samples, {train.global_batch_size * run.data.seq_length:,} tokens"),
+        (
+            "batch" if always else "full batch of the last session",
+            f"{train.global_batch_size:,} samples, {train.global_batch_size * run.data.seq_length:,} tokens",
+        ),
         ("optimizer", f"{stated.title}, {settings}"),
         ("precision", train.precision),
         (
@@ -186,6 +193,13 @@ def _certificate(source: ExportSource, certificate: Certificate, date: str) -> s
     ]
     if certificate.losses_before_rounding is not None:
         rows.append(("loss before rounding to bfloat16", _figure(certificate.loss_before_rounding())))
+    rows += [
+        (
+            f"validation loss, {domain.domain}",
+            f"{_figure(domain.exported)} (logged in training: {_figure(domain.logged)})",
+        )
+        for domain in certificate.logged.domains
+    ]
     if ids.oracle != "none":
         texts = f"{ids.num_documents:,} documents of the training shards and {ids.num_texts} adversarial texts"
         rows.append(("tokenizer", f"SentencePiece's ids in {texts}"))
@@ -219,7 +233,11 @@ def _use(source: ExportSource) -> str:
     ]
     if source.tokenizer.is_ours:
         bos = "A BOS is put in front of each text, as in training." if source.tokenizer.adds_bos else "No BOS is added."
-        lines += [f'{bos} A "<s>" inside a text is read as text, not as a special token (`split_special_tokens`).', ""]
+        lines += [
+            f"{bos} A name of a special token in a text, such as `<s>`, is read as that token, since chat templates need it; "
+            "`tokenizer(text, split_special_tokens=True)` reads it as text, as training did.",
+            "",
+        ]
     return "\n".join(lines)
 
 

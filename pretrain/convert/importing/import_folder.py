@@ -34,6 +34,7 @@ from pretrain.convert.importing.assemble import Assembly, assemble
 from pretrain.convert.importing.kept_files import check_kept_files, has_tokenizer
 from pretrain.convert.ours.import_record import IMPORT, IMPORTED_FILES, import_text
 from pretrain.convert.ours.target import harm_of, named
+from pretrain.convert.theirs.certified import Certified, describe_linked, read_certified, say_unproved
 from pretrain.convert.theirs.read_config import CONFIG_JSON, HfModel, read_hf_config
 from pretrain.convert.theirs.weights import INDEX_JSON, HfWeights, open_hf_weights
 from pretrain.state import TrainState
@@ -63,7 +64,8 @@ class Imported:
 def import_hf(hf_dir: str | Path, to: str | Path, *, make_vocab_size_divisible_by: int = 128) -> Imported:
     """Write the checkpoint ``to`` from the folder ``hf_dir``.
 
-    Raises: UnsupportedModelError, BadWeightsError, BadFileError, SpecialTokenIdError, ImportTargetError; nothing is left under the
+    Raises: UnsupportedModelError, BadWeightsError, BadFileError, SpecialTokenIdError, ImportTargetError; DamagedExportError if a
+    file is not the one that the folder's certificate names; nothing is left under the
     name ``to`` then.
     """
     folder, final = Path(hf_dir), named(to)
@@ -71,13 +73,15 @@ def import_hf(hf_dir: str | Path, to: str | Path, *, make_vocab_size_divisible_b
         raise ImportTargetError(
             f"make_vocab_size_divisible_by ({make_vocab_size_divisible_by}) must be above 0; 128 works"
         )
+    certified = _checked(folder)
     found = read_hf_config(folder, make_vocab_size_divisible_by=make_vocab_size_divisible_by)
     kept = check_kept_files(folder, vocab_size=found.model.vocab_size)
     with open_hf_weights(folder) as weights:
         assembly = assemble(weights, found.model)
         _check_target(final, sum(math.prod(shape) for shape in assembly.shapes.values()) * 4 + SMALL_FILES_BYTES)
         with _part_of(final) as part:
-            made = _write(part, final, found, assembly, kept)
+            made = _write(part, final, found, assembly, kept, certified)
+    say_unproved(folder, certified)
     if not has_tokenizer(kept):
         print(
             f"warning: {folder} has no tokenizer (tokenizer.json or tokenizer.model): `generate` needs --tokenizer DIR, and "
@@ -87,12 +91,25 @@ def import_hf(hf_dir: str | Path, to: str | Path, *, make_vocab_size_divisible_b
     return made
 
 
-def _write(part: Path, final: Path, found: HfModel, assembly: Assembly, kept: Sequence[str]) -> Imported:
+def _checked(folder: Path) -> Certified | None:
+    """Compare all but the weights with the folder's certificate, if it has one; they are compared with what is read of them.
+    Raises: DamagedExportError."""
+    certified = read_certified(folder) if folder.is_dir() else None
+    if certified is not None:
+        certified.check(weights=False)
+    return certified
+
+
+def _write(
+    part: Path, final: Path, found: HfModel, assembly: Assembly, kept: Sequence[str], certified: Certified | None
+) -> Imported:
     weights = assembly.weights
     source_bytes = sum((weights.folder / name).stat().st_size for name in weights.files)
     shard_bytes = sum(math.prod(shape) for shape in assembly.shapes.values()) * 4
     with Progress(f"import {weights.folder.name}", source_bytes + shard_bytes) as progress:
         read = _describe_source(weights, kept, progress)
+        if certified is not None:
+            certified.compare(read)
         dtype = _weights_dtype(weights)
         entries, tensors = _write_shards(part, assembly, dtype, progress, done_bytes=source_bytes)
     index = TensorIndex(
@@ -102,7 +119,12 @@ def _write(part: Path, final: Path, found: HfModel, assembly: Assembly, kept: Se
         STATE: state_text(TrainState()),
         CONFIG: _config_text(found, dtype),
         TENSORS: index_text(index),
-        IMPORT: import_text(name=weights.folder.resolve().name, files=read, config=found.content),
+        IMPORT: import_text(
+            name=weights.folder.resolve().name,
+            files=read,
+            config=found.content,
+            has_proved_tokenizer=certified is not None and certified.has_proved_tokenizer,
+        ),
     }
     for name, text in texts.items():
         (part / name).write_text(text, encoding="utf-8")
@@ -193,19 +215,13 @@ def _config_text(found: HfModel, dtype: torch.dtype) -> str:
 def _describe_source(weights: HfWeights, kept: Sequence[str], progress: Progress) -> list[FileEntry]:
     """Return size and hash of every file that is read."""
     names = [CONFIG_JSON, *([INDEX_JSON] if (weights.folder / INDEX_JSON).is_file() else []), *kept]
-    entries = [_describe(weights.folder, name) for name in names]
+    entries = [describe_linked(weights.folder, name) for name in names]
     done_bytes = 0
     for name in weights.files:
-        entries.append(_describe(weights.folder, name))
+        entries.append(describe_linked(weights.folder, name))
         done_bytes += entries[-1].bytes
         progress.update(done_bytes)
     return entries
-
-
-def _describe(folder: Path, name: str) -> FileEntry:
-    """Return size and hash of a file, like ``describe``, following links: a download cache consists of links."""
-    real = (folder / name).resolve()
-    return dataclasses.replace(describe(real.parent, real.name), path=name)
 
 
 def _check_target(final: Path, needed_bytes: int) -> None:

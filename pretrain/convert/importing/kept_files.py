@@ -12,6 +12,7 @@ from fanal.shown import kind_of
 from pretrain.convert.ours.import_record import KEPT_FILES, TOKENIZERS
 from pretrain.convert.ours.token_ids import token_ids
 from pretrain.convert.theirs.text import SENTENCEPIECE_MODEL, TOKENIZER_JSON, read_tokenizer_json
+from tokenizer.vocabulary.pieces import contradiction
 
 GENERATION_CONFIG = "generation_config.json"
 
@@ -40,6 +41,8 @@ def check_kept_files(folder: Path, *, vocab_size: int) -> list[str]:
                 _check_tokenizer_json(path, content)
         else:
             _read_text(path)
+    if (wrong := contradiction(folder, vocab_size=vocab_size)) is not None:
+        raise BadFileError(f"{wrong}; copy the model's own there, or remove what is not")
     return found
 
 

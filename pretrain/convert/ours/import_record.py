@@ -11,9 +11,10 @@ from typing import Any
 
 from fanal.reason import reason
 from fanal.records import MisfitError, record_of
+from fanal.run_folder import IMPORTED_FILES as IMPORTED_FILES
 from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, FileEntry, read_small_file
 
-IMPORT, IMPORTED_FILES = "import.json", "imported"
+IMPORT = "import.json"
 FORMAT_VERSION = 1
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -40,6 +41,8 @@ class ImportRecord:
     """Every file that was read."""
     config: dict[str, Any]
     """Content of ``config.json``, unchanged."""
+    has_proved_tokenizer: bool = False
+    """Whether the folder was an export whose certificate says so. Nothing is claimed of an import of an earlier version."""
 
     @property
     def tokenizer_sha256(self) -> dict[str, str]:
@@ -47,13 +50,16 @@ class ImportRecord:
         return {entry.path: entry.sha256 for entry in self.files if entry.path in TOKENIZER_FILES}
 
 
-def import_text(*, name: str, files: Iterable[FileEntry], config: dict[str, Any]) -> str:
+def import_text(
+    *, name: str, files: Iterable[FileEntry], config: dict[str, Any], has_proved_tokenizer: bool = False
+) -> str:
     """Return the content of ``import.json``."""
     record = ImportRecord(name=name, files=tuple(sorted(files, key=lambda entry: entry.path)), config=config)
     content = {
         "format_version": FORMAT_VERSION,
         "kind": "huggingface",
         "name": record.name,
+        "has_proved_tokenizer": has_proved_tokenizer,
         "files": [asdict(entry) for entry in record.files],
         "tokenizer_sha256": record.tokenizer_sha256,
         "config": record.config,
@@ -76,7 +82,12 @@ def read_import(checkpoint: Path) -> ImportRecord | None:
                 f"version {fields['format_version']} and kind {fields['kind']}, expected {FORMAT_VERSION} and huggingface"
             )
         files = tuple(record_of(FileEntry, entry) for entry in fields["files"])
-        return ImportRecord(name=str(fields["name"]), files=files, config=dict(fields["config"]))
+        return ImportRecord(
+            name=str(fields["name"]),
+            files=files,
+            config=dict(fields["config"]),
+            has_proved_tokenizer=fields.get("has_proved_tokenizer") is True,
+        )
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise DamagedCheckpointError(
             f"{path} is not the record of an import ({reason(error)}); import the folder again"

@@ -20,6 +20,7 @@ from pretrain.config.load import load_run
 from pretrain.config.schema import ModelConfig, RunConfig
 from pretrain.convert.ours.import_record import ImportRecord, read_import
 from pretrain.convert.ours.names import our_shapes
+from pretrain.convert.ours.other_ids import sign_of_other_ids
 from pretrain.convert.ours.tokenizer_files import ExportTokenizer, tokenizer_of_import, tokenizer_of_run
 from pretrain.data.position import DataPosition, read_position
 from pretrain.data.sources import Sources, open_sources
@@ -85,6 +86,7 @@ def _open_source(
     else:
         run = load_run(folder / CONFIG, overrides)
         model = run.model
+        _refuse_other_ids(folder, run, position, with_shards=with_shards)
         sources = _open_shards(run, position) if with_shards else None
         tokenizer = tokenizer_of_run(run.data, position, sources, adds_bos=adds_bos)
     _check_tensors(folder, model)
@@ -128,6 +130,19 @@ def _whole_checkpoint(path: Path) -> Finding:
     for problem in problems:
         print(f"warning: a newer checkpoint is damaged: {problem}", file=sys.stderr)
     return finding
+
+
+def _refuse_other_ids(folder: Path, run: RunConfig, position: DataPosition | None, *, with_shards: bool) -> None:
+    """Refuse to certify with a tokenizer that may be another than the one whose ids were trained on; the shards tell, where they
+    are read. Raises: UserError."""
+    sign = sign_of_other_ids(folder, Path(run.data.tokenizer))
+    if sign is None or (with_shards and not (position is not None and position.has_other_ids)):
+        return
+    works = "" if with_shards else "; with the shards, without --without-shards, their ids are compared with it"
+    raise UserError(
+        f"data.tokenizer ({run.data.tokenizer}) of {folder} need not be the one whose ids its model knows, and no export is "
+        f"certified with it: {sign}{works}"
+    )
 
 
 def _open_shards(run: RunConfig, position: DataPosition | None) -> Sources:

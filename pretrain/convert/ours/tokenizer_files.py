@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import sentencepiece
 
@@ -15,7 +16,8 @@ from pretrain.convert.ours.token_ids import BOS, EOS, PAD, SpecialTokenIdError, 
 from pretrain.data.position import DataPosition
 from pretrain.data.sources import Sources
 from tokenizer.vocabulary.load import FAST_NAME, MODEL_NAME, Tokenizer, load_tokenizer
-from tokenizer.vocabulary.spec import CONTROL_PIECES
+from tokenizer.vocabulary.pieces import contradiction
+from tokenizer.vocabulary.spec import CONTROL_PIECES, UNK_ID
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +73,7 @@ def tokenizer_of_run(
             )
         adds_bos = all(source.shard.manifest.options.append_bos for source in sources.train)
     return ExportTokenizer(
-        files=_files(tokenizer, adds_bos),
+        files=hf_files(tokenizer, adds_bos=adds_bos),
         vocab_size=tokenizer.vocab_size,
         bos_id=tokenizer.bos_id,
         eos_id=tokenizer.eos_id,
@@ -96,6 +98,8 @@ def tokenizer_of_import(folder: Path, imported: ImportRecord, *, vocab_size: int
             f"{error}. Correct config.json in the folder that this was imported from, and import it again"
         ) from None
     inside = folder / IMPORTED_FILES
+    if (wrong := contradiction(inside, vocab_size=vocab_size)) is not None:
+        raise UserError(f"{wrong}. Correct that in the folder that this was imported from, and import it again")
     files = {name: (inside / name).read_bytes() for name in TOKENIZER_FILES if (inside / name).is_file()}
     return ExportTokenizer(
         files=files,
@@ -122,38 +126,71 @@ def _processor(path: Path) -> sentencepiece.SentencePieceProcessor:
         ) from None
 
 
-def _files(tokenizer: Tokenizer, adds_bos: bool) -> dict[str, bytes]:
+def hf_files(tokenizer: Tokenizer, *, adds_bos: bool) -> dict[str, bytes]:
+    """Return a tokenizer's files for an export, from which every program reads the same ids (``make interop``)."""
     bos, eos, unknown, pad = CONTROL_PIECES
     special = {"bos_token": bos, "eos_token": eos, "unk_token": unknown, "pad_token": pad}
+    content = json.loads(read_small_file(tokenizer.directory / FAST_NAME))
+    added = _added_tokens(tokenizer, content["added_tokens"])
+    content["added_tokens"] = added
+    content["decoder"]["decoders"] = [step for step in content["decoder"]["decoders"] if not _drops_pieces(step)]
+    if adds_bos:
+        content["post_processor"] = _bos_in_front(bos, tokenizer.bos_id)
     config = {
         # The plain wrapper of tokenizer.json. Llama's own class would build a tokenizer anew, with rules of its own.
         "tokenizer_class": "PreTrainedTokenizerFast",
         **special,
-        # transformers looks for special tokens in a text; without this a "<s>" in a text would be a BOS.
-        "split_special_tokens": True,
+        # llama.cpp's converter reads these, and takes a Llama to add both a BOS and a space where nothing is said.
+        "add_bos_token": adds_bos,
+        "add_eos_token": False,
+        "add_prefix_space": False,
+        # For the converter as well: which pieces are cut out of a text first, and which no text gives.
+        "added_tokens_decoder": {str(token["id"]): _without_id(token) for token in added},
         "clean_up_tokenization_spaces": False,
         "model_input_names": ["input_ids", "attention_mask"],
     }
-    fast = read_small_file(tokenizer.directory / FAST_NAME)
     return {
-        FAST_NAME: _with_bos(fast, bos, tokenizer.bos_id) if adds_bos else fast,
+        FAST_NAME: json_bytes(content),
         MODEL_NAME: read_small_file(tokenizer.directory / MODEL_NAME),
         "tokenizer_config.json": json_bytes(config),
         "special_tokens_map.json": json_bytes(special),
     }
 
 
-def _with_bos(fast: bytes, bos: str, bos_id: int) -> bytes:
-    """Return tokenizer.json with a BOS in front of each text, like each document of the shards."""
-    content = json.loads(fast)
+def _added_tokens(tokenizer: Tokenizer, user_defined: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the added tokens of tokenizer.json by id: the control pieces as special ones, and those it has.
+
+    As special tokens their names match in a text, since a chat template is text and has to say them; ``split_special_tokens``
+    reads a text as training did, which never makes one.
+    """
+    kind = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    pieces = {number: tokenizer.processor.IdToPiece(number) for number in (*tokenizer.control_ids, UNK_ID)}
+    control = [{"id": number, "content": piece, **kind} for number, piece in pieces.items()]
+    return sorted([*control, *user_defined], key=lambda token: token["id"])
+
+
+def _without_id(token: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in token.items() if key != "id"}
+
+
+def _drops_pieces(step: dict[str, Any]) -> bool:
+    """Return whether a step of the decoder turns tokens into nothing.
+
+    The tokenizer's own file has one for the control pieces. In an export skip_special_tokens does that, and a BOS that always
+    decodes to "" makes lm-eval believe that every text begins with one.
+    """
+    return step["type"] == "Replace" and step["content"] == ""
+
+
+def _bos_in_front(bos: str, bos_id: int) -> dict[str, Any]:
+    """Return the post-processor that puts a BOS in front of each text, like each document of the shards."""
     token = {"SpecialToken": {"id": bos, "type_id": 0}}
-    content["post_processor"] = {
+    return {
         "type": "TemplateProcessing",
         "single": [token, {"Sequence": {"id": "A", "type_id": 0}}],
         "pair": [token, *({"Sequence": {"id": name, "type_id": 0}} for name in "AB")],
         "special_tokens": {bos: {"id": bos, "ids": [bos_id], "tokens": [bos]}},
     }
-    return json_bytes(content)
 
 
 def json_bytes(content: object) -> bytes:

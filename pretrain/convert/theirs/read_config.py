@@ -7,6 +7,7 @@ from typing import Any
 
 from fanal.errors import error_type
 from fanal.shown import kind_of
+from pretrain.config.number_rules import size_problem
 from pretrain.config.schema import ModelConfig
 from pretrain.convert.ours.token_ids import token_ids
 from pretrain.model.families import FAMILIES
@@ -45,6 +46,11 @@ def read_hf_config(folder: Path, *, make_vocab_size_divisible_by: int = 128) -> 
         raise UnsupportedModelError(f"{path} must hold an object; it holds {kind_of(content)}; copy it again")
     fields = HfFields(path, content)
     model = replace(_family(fields).read_config(fields), make_vocab_size_divisible_by=make_vocab_size_divisible_by)
+    problem = size_problem(
+        replace(model, num_layers=1)
+    )  # the layers are counted against the files' tensors (assemble.py)
+    if problem is not None:
+        raise UnsupportedModelError(f"{path} describes a model that is too large for any machine: {problem}")
     max_positions = fields.size("max_position_embeddings")
     token_ids(content, path, vocab_size=model.vocab_size)
     return HfModel(model=model, max_positions=max_positions, content=content)

@@ -85,6 +85,9 @@ def read_tokenizer_json(path: Path) -> Any:
 
 def _from_tokenizer_json(folder: Path, bos_id: int | None, eos_ids: frozenset[int]) -> TextCodec:
     tokenizer = read_tokenizer_json(folder / TOKENIZER_JSON)
+    # To a model of ours a "</s>" in a prompt is text, from its checkpoint and from its export alike; a model that was made
+    # elsewhere may have been tuned on turns whose markers one types.
+    tokenizer.encode_special_tokens = _is_ours(folder)
     starts_with_bos = tokenizer.encode("").ids == [bos_id] or _read_json(folder / "tokenizer_config.json").get(
         "add_bos_token", False
     )
@@ -96,6 +99,13 @@ def _from_tokenizer_json(folder: Path, bos_id: int | None, eos_ids: frozenset[in
         vocab_size=None,
         sha256=None,
     )
+
+
+def _is_ours(folder: Path) -> bool:
+    """Return whether the tokenizer is one of this project: the certificate of an export has compared such ones alone."""
+    figures = _read_json(folder / "certificate.json").get("figures")
+    tokenizer = figures.get("tokenizer") if isinstance(figures, dict) else None
+    return isinstance(tokenizer, dict) and tokenizer.get("oracle") == "SentencePiece"
 
 
 def _from_sentencepiece(path: Path, bos_id: int | None, eos_ids: frozenset[int]) -> TextCodec:

@@ -6,6 +6,7 @@ Both current major versions of `transformers` read them: 4 reads ``torch_dtype``
 from dataclasses import replace
 from typing import Any
 
+from pretrain.config.derive import num_tokens
 from pretrain.convert.ours.source import ExportSource
 from pretrain.model.families import family_of
 from pretrain.model.families.sizes import num_parameters
@@ -13,7 +14,7 @@ from pretrain.model.families.sizes import num_parameters
 
 def exported_vocab_size(source: ExportSource) -> int:
     """Return the number of rows of the exported embedding, one for each token."""
-    return min(source.model.vocab_size, source.tokenizer.vocab_size)
+    return num_tokens(source.model, tokenizer_vocab_size=source.tokenizer.vocab_size)
 
 
 def exported_parameters(source: ExportSource) -> int:

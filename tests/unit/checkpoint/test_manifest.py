@@ -66,11 +66,11 @@ def with_entry(**changes: Any) -> dict[str, Any]:
         (with_entry(path="a//b"), "must be that of a file inside"),
         (with_entry(path="."), "must be that of a file inside"),
         (with_entry(path=COMPLETE), "must be that of a file inside"),
-        (with_entry(path=3), "path holds 3, expected str"),
+        (with_entry(path=3), "path holds 3, expected a string"),
         (with_entry(bytes=-1), r"bytes of a \(-1\) must be an integer from 0"),
-        (with_entry(bytes=1.0), "bytes holds 1.0, expected int"),
+        (with_entry(bytes=1.0), "bytes holds 1.0, expected an integer"),
         (with_entry(sha256="AB" * 32), "sha256 of a .* must have 64 hexadecimal digits"),
-        (with_entry(sha256=None), "sha256 holds None, expected str"),
+        (with_entry(sha256=None), "sha256 holds null, expected a string"),
         (with_entry() | {"files": with_entry()["files"] * 2}, "its paths must be sorted and different"),
     ],
 )
@@ -142,16 +142,19 @@ def test_a_state_from_before_spikes_were_looked_for_starts_without_recent_values
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        (json.dumps(GOOD | {"consumed_samples": "40"}), "consumed_samples holds '40', expected int"),
-        (json.dumps(GOOD | {"consumed_samples": 40.0}), "consumed_samples holds 40.0, expected int"),
-        (json.dumps(GOOD | {"skipped_steps": False}), "skipped_steps holds False, expected int"),
+        (json.dumps(GOOD | {"consumed_samples": "40"}), 'consumed_samples holds "40", expected an integer'),
+        (json.dumps(GOOD | {"consumed_samples": 40.0}), "consumed_samples holds 40.0, expected an integer"),
+        (json.dumps(GOOD | {"skipped_steps": False}), "skipped_steps holds false, expected an integer"),
         (json.dumps(GOOD | {"consumed_tokens": -1}), r"consumed_tokens \(-1\) must be an integer"),
         (json.dumps(GOOD | {"more": 1}), "unknown key 'more', expected step, consumed_samples, "),
         (json.dumps({"step": 5}), "it lacks consumed_samples, consumed_tokens, skipped_steps, skipped_in_a_row$"),
         (json.dumps(OLD | {"skipped_spikes": 0}), "it lacks recent, recent.losses, recent.grad_norms$"),
         (json.dumps(GOOD | {"recent": []}), r"recent holds \[\], expected an object"),
         (json.dumps(GOOD | {"recent": {"losses": []}}), "it lacks recent.grad_norms$"),
-        (json.dumps(GOOD | {"recent": {"losses": 1.0, "grad_norms": []}}), "recent.losses holds 1.0, expected a list"),
+        (
+            json.dumps(GOOD | {"recent": {"losses": 1.0, "grad_norms": []}}),
+            "recent.losses holds 1.0, expected an array",
+        ),
         (
             json.dumps(GOOD | {"recent": {"losses": [1], "grad_norms": []}}),
             "recent.losses holds 1; every value must",

@@ -180,7 +180,7 @@ def test_a_damaged_or_set_aside_checkpoint_is_refused(small_run: Path, source: P
     [
         ("", "Expecting value"),
         ('{"init_from": "x"}', "key 'checkpoint' is missing"),
-        (json.dumps(asdict(replace(ORIGIN_RECORD, step=True))), "step holds True, expected int"),
+        (json.dumps(asdict(replace(ORIGIN_RECORD, step=True))), "step holds true, expected an integer"),
         (json.dumps(asdict(replace(ORIGIN_RECORD, origin={"step": 1}))), "key origin.'checkpoint' is missing"),
     ],
 )  # fmt: skip

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fanal.run_progress import Standing
 from pretrain.config.derive import (
     consumed_samples_at,
     data_parallel_size,
@@ -70,6 +71,33 @@ def test_the_schedule_spans_the_run_unless_told_otherwise() -> None:
     train = TrainConfig(train_steps=10, global_batch_size=8, micro_batch_size=1)
     assert lr_decay_samples(OptimConfig(lr=1.0), train) == 80
     assert lr_decay_samples(OptimConfig(lr=1.0, lr_decay_samples=33), train) == 33
+
+
+def test_a_resume_with_another_batch_counts_the_samples_so_far_and_those_of_the_steps_left() -> None:
+    train = TrainConfig(train_steps=16, global_batch_size=4, micro_batch_size=1)
+    since = Standing(step=8, consumed_samples=64)  # with a batch of 8
+    assert train_samples(train, since) == lr_decay_samples(OptimConfig(lr=1.0), train, since) == 64 + 8 * 4 == 96
+    assert lr_decay_samples(OptimConfig(lr=1.0, lr_decay_samples=33), train, since) == 33
+
+
+@given(
+    stages=st.integers(0, 8),
+    samples=st.integers(1, 2000),
+    consumed=st.integers(0, 3000),
+    done=st.integers(0, 50),
+    more=st.integers(0, 200),
+)
+@settings(deadline=None)
+def test_the_end_of_a_run_is_the_same_from_every_point_of_it(
+    stages: int, samples: int, consumed: int, done: int, more: int
+) -> None:
+    ramp = BatchRampConfig(start=2, increment=3, samples=samples) if stages else None
+    train = TrainConfig(train_steps=done + more, global_batch_size=2 + 3 * stages, micro_batch_size=1, batch_ramp=ramp)
+    end = train_samples(train, Standing(done, consumed))
+    for step in range(done, done + more):
+        assert train_samples(train, Standing(step, consumed)) == end
+        consumed += global_batch_size_at(train, consumed)
+    assert consumed == end
 
 
 @given(consumed=st.integers(0, 20_000), stages=st.integers(1, 12))

@@ -1,5 +1,6 @@
 """Cross-field rules: each error names the fields, their values and a value that works, and that value does work."""
 
+import json
 import re
 from dataclasses import fields, is_dataclass, replace
 from functools import cache
@@ -11,7 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pretrain.config.load import load_run
+from fanal.errors import UserError
+from fanal.run_folder import COMPLETE, STATE, checkpoints_dir, step_name
+from pretrain.config.load import load_run, load_run_to_train
 from pretrain.config.rules import check, check_ranks
 from pretrain.config.schema import BatchRampConfig, RunConfig
 
@@ -72,9 +75,9 @@ CASES = {
     "rates": (["optim.min_lr=1"], "optim.min_lr (1.0) must not be above optim.lr (0.001); 0.0001 works", ["optim.min_lr=0.0001"]),
     "warm-up": (["optim.lr_warmup_samples=81"], "optim.lr_warmup_samples (81) must not be above the 80 samples of the schedule",
                 ["optim.lr_warmup_samples=8"]),
-    "WSD without its decay": (["optim.lr_decay_style=WSD"], "optim.lr_wsd_decay_samples (None) belongs to optim.lr_decay_style WSD",
+    "WSD without its decay": (["optim.lr_decay_style=WSD"], "optim.lr_wsd_decay_samples (null) must be stated with optim.lr_decay_style WSD",
                               ["optim.lr_wsd_decay_samples=8"]),
-    "WSD's decay without WSD": (["optim.lr_wsd_decay_samples=8"], "optim.lr_wsd_decay_samples (8) belongs to",
+    "WSD's decay without WSD": (["optim.lr_wsd_decay_samples=8"], "optim.lr_wsd_decay_samples (8) must be null unless optim.lr_decay_style is WSD, and it is cosine",
                                 ["optim.lr_wsd_decay_samples=null"]),
     "WSD's decay too long": (["optim.lr_decay_style=WSD", "optim.lr_wsd_decay_samples=81"], "optim.lr_wsd_decay_samples (81) must be above 0",
                              ["optim.lr_wsd_decay_samples=40"]),
@@ -233,3 +236,69 @@ def test_a_batch_that_the_ranks_found_cannot_share_is_refused(config: Path) -> N
         ValueError, match=r"train.global_batch_size \(8\) .* data_parallel_size \(3\) = 6; the next one is 12"
     ):
         check_ranks(run, 3)
+
+
+def checkpoint_at(folder: Path, step: int, consumed_samples: int) -> None:
+    """As much of a checkpoint as says where the run stands."""
+    checkpoint = checkpoints_dir(folder) / step_name(step)
+    checkpoint.mkdir(parents=True)
+    (checkpoint / STATE).write_text(json.dumps({"step": step, "consumed_samples": consumed_samples}))
+    (checkpoint / COMPLETE).write_text("")
+
+
+def test_a_schedule_that_ends_with_the_run_is_measured_from_where_the_run_stands(config: Path, tmp_path: Path) -> None:
+    smaller = [f"run_dir={tmp_path}/run", "train.global_batch_size=2", "optim.lr_warmup_samples=32"]
+    with pytest.raises(ValueError, match=r"optim.lr_warmup_samples \(32\) must not be above the 20 samples"):
+        load_run(config, smaller)
+    checkpoint_at(tmp_path / "run", 8, 64)
+    load_run(config, smaller)  # 64 + 2 * 2 samples
+    saved = checkpoints_dir(tmp_path / "run") / step_name(8) / "config.yaml"
+    saved.write_text(config.read_text())
+    (tmp_path / "run").rename(tmp_path / "moved")
+    moved = tmp_path / "moved" / saved.relative_to(tmp_path / "run")
+    load_run(moved, smaller)
+    with pytest.raises(UserError, match=r"optim.lr_warmup_samples \(32\) must not be above the 20 samples"):
+        load_run_to_train(moved, smaller)  # a new run
+
+
+@pytest.mark.parametrize(
+    ("end", "at", "where"),
+    [
+        (64, (8, 64), "it resumes after step 8 at sample 64"),
+        (40, (6, 48), "it resumes after step 6 at sample 48"),
+        (72, (0, 0), "its last step starts at sample 72"),
+    ],
+)
+def test_steps_at_a_rate_of_zero_are_refused(
+    end: int, at: tuple[int, int], where: str, config: Path, tmp_path: Path
+) -> None:
+    overrides = [f"run_dir={tmp_path}/run", f"optim.lr_decay_samples={end}"]
+    if at[0]:
+        checkpoint_at(tmp_path / "run", *at)
+    message = rf"optim.lr_decay_samples \({end}\) must not end .* optim.min_lr \(0\) trains nothing, and {where}; "
+    with pytest.raises(UserError, match=message) as refused:
+        load_run_to_train(config, overrides)
+    load_run(config, overrides)  # what was trained so can be exported
+    for works in (["optim.lr_decay_samples=null"], ["optim.min_lr=0.0001"]):
+        assert works[0] in str(refused.value)
+        load_run_to_train(config, overrides + works)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "at"),
+    [
+        (["optim.lr_decay_samples=73"], (0, 0)),
+        (["optim.lr_decay_samples=40", "optim.lr_decay_style=constant"], (6, 48)),
+        (["optim.lr_decay_samples=40", "optim.min_lr=1e-5"], (6, 48)),
+        (["optim.lr_decay_samples=40"], (10, 80)),
+        (["optim.lr_decay_samples=80"], (9, 72)),
+        (["train.global_batch_size=4"], (8, 64)),
+    ],
+    ids=["last step", "no decay", "an end above 0", "finished", "one step left", "the end of the run"],
+)
+def test_a_rate_above_zero_is_never_refused(
+    overrides: list[str], at: tuple[int, int], config: Path, tmp_path: Path
+) -> None:
+    if at[0]:
+        checkpoint_at(tmp_path / "run", *at)
+    load_run_to_train(config, [f"run_dir={tmp_path}/run", *overrides])

@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 import torch
 
+from pretrain.config.load import load_run
 from pretrain.config.schema import ModelConfig
 from pretrain.convert.certificate.compare import BOUND, ModelComparison, PointFigures, TextFigures, max_or_nan
 from pretrain.convert.exporting.export import ExportOptions, export
 from pretrain.convert.exporting.folder import ExportTargetError, check_target, part_of, write_small
+from pretrain.convert.exporting.model_card import settings_rows
 from pretrain.convert.exporting.weights import index_json, plan_files, rounded
 from pretrain.convert.ours.names import hf_tensors
+from pretrain.state import TrainState
 
 MODEL = ModelConfig(
     num_layers=2, hidden_size=8, ffn_hidden_size=24, num_attention_heads=4, num_query_groups=2, vocab_size=50
@@ -40,6 +43,12 @@ def test_options_that_cannot_be_are_refused_before_anything_is_read(
     with pytest.raises(ValueError, match=message):
         export(tmp_path / "no run", tmp_path / "out", ExportOptions(**{"date": "2025-12-31", **options}))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("samples", "row"), [(64, "batch"), (96, "full batch of the last session")])
+def test_a_card_claims_one_batch_only_for_a_run_that_had_one(samples: int, row: str, small_run: Path) -> None:
+    rows = dict(settings_rows(load_run(small_run), TrainState(step=8, consumed_samples=samples)))
+    assert rows[row] == "8 samples, 512 tokens"
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

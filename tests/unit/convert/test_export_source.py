@@ -125,3 +125,31 @@ def test_links_in_a_circle_are_no_checkpoint_and_no_place_for_an_export(tmp_path
     with pytest.raises(ValueError, match=r"CHECKPOINT \(.*/a\) must be a checkpoint's folder"):
         open_source(tmp_path / "a")
     assert harm_of(tmp_path / "a" / "export") is None
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"num_layers": 0}, r"num_layers \(0\) must be from 1 to 10,000"),
+        ({"num_layers": 10**9}, r"num_layers \(1000000000\) must be from 1 to 10,000"),
+        ({"hidden_size": -4}, r"hidden_size \(-4\) must be from 1"),
+        (
+            {"num_query_groups": 5},
+            r"model.num_attention_heads \(\d+\) must be a multiple of model.num_query_groups \(5\)",
+        ),
+    ],
+)
+@pytest.mark.parametrize("reader", ["export", "generate"])
+def test_a_config_whose_model_cannot_be_is_damage(
+    change: dict[str, int], problem: str, reader: str, folder: Path, tmp_path: Path
+) -> None:
+    (folder / "tokenizer.json").write_text(TOKENIZER)
+    checkpoint = import_hf(folder, tmp_path / "imported").checkpoint
+    config = yaml.safe_load((checkpoint / "config.yaml").read_text())
+    reseal(checkpoint, "config.yaml", yaml.safe_dump(config | {"model": config["model"] | change}))
+    with pytest.raises(DamagedCheckpointError, match=rf"config.yaml does not describe a model \({problem}"):
+        if reader == "export":
+            open_source(checkpoint)
+        else:
+            with open_model(checkpoint):
+                pass

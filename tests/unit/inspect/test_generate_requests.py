@@ -41,7 +41,9 @@ def folder(shared: Path, tmp_path: Path) -> Path:
 def test_a_cache_that_does_not_fit_is_refused_with_a_number_that_does(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module.psutil, "virtual_memory", lambda: SimpleNamespace(available=1_000_000))
+    monkeypatch.setattr(
+        module, "host_memory", lambda: SimpleNamespace(available_bytes=1_000_000, total_bytes=2_000_000)
+    )
     with pytest.raises(
         ValueError,
         match=r"max_new_tokens \(1,000,000,000\) needs a cache of [0-9,]{15,} bytes .* 1,000,000 bytes are available \(cpu\)",

@@ -72,6 +72,8 @@ def test_steps_that_hold_no_checkpoint_or_that_the_run_has_not_are_refused(confi
         num_steps(run.train, 3)
     with pytest.raises(ValueError, match=r"--kills \(0\) must be at least 1"):
         kill_plans(kills=0, steps=8, num_ranks=2, seed=1)
+    with pytest.raises(ValueError, match=r"--kills \(1000000000000\) must not be above 1,000, .*; --kills 3 works"):
+        kill_plans(kills=10**12, steps=8, num_ranks=2, seed=1)
 
 
 def test_a_seed_gives_the_same_kills_and_each_target_in_turn() -> None:

@@ -18,6 +18,10 @@ def step(number: int, *, loss: float = 3.0, step_time_s: float = 2.0, **more: An
     }  # fmt: skip
 
 
+def start(after: int, **more: Any) -> dict[str, Any]:
+    return {"kind": "start", "step": after, "headline": "a model", **more}
+
+
 def validation(number: int, loss: float) -> dict[str, Any]:
     return {"kind": "validation", "step": number, "validation_loss": {"code": loss}, "validation_time_s": 4.0}
 

@@ -88,6 +88,11 @@ ERRORS = {
     "the folder of the code": (("1b.yaml", "run_dir=."), {}, r"run_dir \(/project\) must not be the folder of the code.*; runs/mine works"),
     "more notice than Slurm gives": (("1b.yaml",), {"hours": 20.0, "stop_margin_s": 70_000}, "must not be above 65535"),
     "no nodes": (("1b.yaml",), {"nodes": 0}, r"--nodes \(0\) must be at least 1; --nodes 1 works"),
+    "nodes without end": (("1b.yaml",), {"nodes": 10**15}, r"--nodes \(10+\) must not be above 100,000, more than any machine has; --nodes 1 works"),
+    "a replica of many nodes": (
+        ("1b.yaml", "model.num_layers=10000", "parallel.pipeline_model_parallel_size=10000", "train.global_batch_size=8192"), {"nodes": 3},
+        r"3 nodes x 4 GPUs = 12 ranks must be whole replicas of 10000 ranks \(TP1 x PP10000\); --nodes 2500 works",
+    ),
     "a CPU config on GPUs": (("tiny.yaml",), {"nodes": 1}, r"parallel.device \(cpu\) must be cuda or auto on jean-zay-h100"),
     "more GPUs than a node has": (("1b.yaml",), {"nodes": 1, "gpus_per_node": 5}, r"--gpus-per-node \(5\) must be from 1 to the 4"),
     "parts of several nodes": (("1b.yaml",), {"gpus_per_node": 2}, r"--gpus-per-node \(2\) must be all 4 on several nodes \(2\)"),
@@ -118,8 +123,11 @@ def test_a_shard_that_compute_nodes_cannot_reach_is_named(monkeypatch: pytest.Mo
 
 
 def test_a_precision_that_the_gpus_do_not_compute_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"train.precision \(bf16\) is not supported by the GPUs of jean-zay-v100"):
+    refused = r"train.precision \(bf16\) is not supported by the GPUs of jean-zay-v100, .* fp16, .* is not implemented; train.precision=fp32"
+    with pytest.raises(ValueError, match=refused):
         plan("1b.yaml", site="jean-zay-v100", account="xyz@v100")
+    job = plan("1b.yaml", "train.precision=fp32", site="jean-zay-v100", account="xyz@v100")
+    assert job.run.train.precision == "fp32"
 
 
 @pytest.mark.parametrize(

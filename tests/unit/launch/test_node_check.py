@@ -6,6 +6,7 @@ import re
 import stat
 import sys
 import textwrap
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -74,6 +75,14 @@ HANGS = """
     from launch.preflight.outliers import MARK
     print(MARK + '{"node": "%s", "stage": "measured"}' % os.environ["SLURMD_NODENAME"], flush=True)
     time.sleep(1000)
+"""
+STUBBORN = """
+    import signal, subprocess, time
+    from launch.preflight.outliers import MARK
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    subprocess.Popen(["sleep", "60"])
+    print(MARK + '{"node": "n1", "stage": "measured"}', flush=True)
+    time.sleep(60)
 """
 
 
@@ -172,6 +181,18 @@ def test_nodes_that_take_too_long_are_ended_and_those_that_came_least_far_named(
     said = capfd.readouterr()
     assert "the nodes took more than 30 s" in said.err
     assert "BROKEN: got no further than 'started': it fell silent" in said.out
+
+
+def test_a_step_that_cannot_be_ended_and_leaves_others_behind_is_not_waited_for(
+    cluster: Cluster, capfd: pytest.CaptureFixture[str]
+) -> None:
+    cluster.start("n1", "n2")
+    cluster.command("srun", STUBBORN)
+    cluster.monkeypatch.setattr("launch.preflight.nodes.LAST_WORDS_S", 1)
+    began = time.monotonic()
+    assert look_at_nodes(LOCAL, cluster.folder, gpus=0, limit_s=3) == 70
+    assert time.monotonic() - began < 30, "what it left behind holds its output for a minute"
+    assert cluster.result()["broken"] == ["n2"] and "the nodes took more than 3 s" in capfd.readouterr().err
 
 
 def test_a_single_node_has_nobody_to_talk_to(cluster: Cluster) -> None:

@@ -47,6 +47,8 @@ def test_a_sound_run_passes_and_leaves_nothing(small_run: Path, site: Path) -> N
         "ranks: 1 nodes x 1 = 1 ranks fit the layout (a site without GPUs",
         "paths: none lies where compute nodes cannot reach it",
         "data: 4 shards verified; --deep reads all of them",
+        "\npasses: 0.03",
+        "/shards/train-code, the most of 2 sources\n",
         "space: 1 more checkpoints of ",
         f"writing: {site.parent} can be written to; {site.parent}/runs/mine will be made",
         "quota: echo is not on this machine",
@@ -55,6 +57,12 @@ def test_a_sound_run_passes_and_leaves_nothing(small_run: Path, site: Path) -> N
     ):
         assert said in done.stdout
     assert list(site.parent.iterdir()) == [site]
+
+
+def test_a_run_that_reads_its_text_too_often_passes_with_a_warning(small_run: Path, site: Path) -> None:
+    done = preflight(small_run, site, "train.train_steps=2000", "checkpoint.keep_last=1")
+    assert done.returncode == 0
+    assert "\nwarning: the run reads " in done.stdout and "train.train_steps=10" in done.stdout
 
 
 def test_every_check_is_made_though_one_has_failed(small_run: Path, site: Path) -> None:

@@ -215,7 +215,11 @@ def test_an_array_without_its_merge_is_taken_back(encoding: Encoding, monkeypatc
         ("jean-zay-h100", {"hours": 30.0, "account": "xyz@cpu"}, r"--hours \(30\) .* 20 h .* --qos qos_cpu-t4 fits"),
         ("jean-zay-h100", {"qos": "qos_gpu_h100-t3", "account": "xyz@cpu"}, "is not one of jean-zay-h100"),
         ("local", {"hours": None}, "--hours must say how long to run"),
-        ("local", {"inputs": ("nowhere.jsonl",)}, r"--input \(nowhere.jsonl\) must be a file or a folder"),
+        (
+            "local",
+            {"inputs": ("nowhere.jsonl",)},
+            r"--input \(nowhere.jsonl\) does not exist: .* is there, has no nowhere.jsonl, and holds bin",
+        ),
         ("local", {"tokenizer": "nowhere"}, r"--tokenizer \(nowhere\) must be the folder of a trained tokenizer"),
         ("local", {"output": "out/"}, r"--output \(out/\) must end in a name"),
         ("local", {"passed_on": ("--on-eror", "skip")}, "No such option.*--on-error skip works"),

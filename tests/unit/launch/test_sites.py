@@ -17,10 +17,10 @@ VARIABLE = "environment: {{A: {{value: {}, reason: why}}}}"
 ERRORS = {
     "a mapping for a list": ("qos: {name: a, max_hours: 2}", r"qos \({name: a, max_hours: 2}\) must be a list, .*; \[{name: a, max_hours: 2}\] works"),
     "a mapping for words": ("modules: {arch/h100: ''}", r"modules \(.*\) must be a list, with all of its items; \[arch/h100\] works"),
-    "a list for names": ("environment: [A]", r"environment \(\[A\]\) must be a mapping; {NAME: {value: ..., reason: ...}} works"),
-    "a list for a variable": ("environment: {A: [b]}", r"environment.A \(\[b\]\) must be a mapping; {value: ..., reason: ...} works"),
+    "a list for names": ("environment: [A]", r"environment \(\[A\]\) must be a mapping; {NAME: {value: mine, reason: why it is set}} works"),
+    "a list for a variable": ("environment: {A: [b]}", r"environment.A \(\[b\]\) must be a mapping; {value: mine, reason: why it is set} works"),
     "an unknown key of a variable": ("environment: {A: {valeu: b}}", r"environment.A.valeu is not a key; did you mean environment.A.value\?"),
-    "one thing for keys": ("node_check: 5", r"node_check \(5\) must be a mapping; {gemm_slower: ..., copy_slower: ...} works"),
+    "one thing for keys": ("node_check: 5", r"node_check \(5\) must be a mapping; {gemm_slower: 1.05} works"),
     "a command": (VARIABLE.format("'$(id)'"), r"environment.A.value \('\$\(id\)'\) must be one line without double quotes, .*; /tmp/\$USER works"),
     "a command, the old way": (VARIABLE.format("'`id`'"), "environment.A.value .* must be one line without double quotes"),
     "a double quote": (VARIABLE.format("'a\"b'"), "environment.A.value .* must be one line without double quotes"),

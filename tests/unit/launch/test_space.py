@@ -2,18 +2,21 @@
 
 import re
 import subprocess
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fanal.free_space import Free, free_at, nearest_folder
 from fanal.run_progress import whole_steps
 from launch.preflight.space import check_space, check_write, most_at_once, quota
 from launch.sites.site import FileSystemConfig, load_site
 from pretrain.config.load import load_run
-from pretrain.config.schema import RunConfig
+from pretrain.config.schema import CheckpointConfig, RunConfig, TrainConfig
 from pretrain.model.families.sizes import checkpoint_bytes
 from tests.runs.disks import small_disk
 
@@ -160,3 +163,41 @@ def test_a_quota_is_shown_as_its_command_says_it(monkeypatch: pytest.MonkeyPatch
     assert quota(Path("/w"), site_with("")) == ""
     monkeypatch.setattr("launch.preflight.space.QUOTA_LIMIT_S", 0.2)
     assert quota(Path("/w"), site_with("sleep 10")) == "sleep 10: no answer in 0.2 s"
+
+
+def one_by_one(run: RunConfig, there: Sequence[int]) -> int:
+    """The most checkpoints at once, as they come and go: the definition."""
+    keep, every = run.checkpoint.keep_last, run.checkpoint.keep_every_steps
+    after, last, interval = max(there, default=0), run.train.train_steps, run.checkpoint.interval
+    steps = [] if interval is None else [*range(after // interval * interval + interval, last, interval)]
+    recent, for_ever, most = deque(sorted(there)), 0, len(there)
+    for step in [*steps, last] if after < last else steps:
+        recent.append(step)
+        most = max(most, for_ever + len(recent))
+        while keep is not None and len(recent) > keep:
+            old = recent.popleft()
+            for_ever += every is not None and old % every == 0
+    return most
+
+
+@given(
+    steps=st.integers(1, 40),
+    interval=st.sampled_from([None, 1, 2, 3, 5, 7]),
+    keep=st.sampled_from([None, 1, 2, 3, 6]),
+    every=st.sampled_from([None, 1, 2, 3, 4, 10]),
+    there=st.sets(st.integers(1, 50), max_size=6),
+)
+@settings(max_examples=300)
+def test_checkpoints_are_counted_as_if_one_by_one(steps, interval, keep, every, there) -> None:
+    checkpoint = CheckpointConfig(interval=interval, keep_last=keep, keep_every_steps=every)
+    train = TrainConfig(train_steps=steps, global_batch_size=1, micro_batch_size=1)
+    run = RunConfig(run_dir="x", train=train, checkpoint=checkpoint)
+    assert most_at_once(run, sorted(there)) == one_by_one(run, sorted(there))
+
+
+@pytest.mark.parametrize("keep", [None, 3, 10**15])
+def test_checkpoints_without_end_are_counted_at_once(keep: int | None) -> None:
+    checkpoint = CheckpointConfig(interval=1, keep_last=keep, keep_every_steps=1000)
+    train = TrainConfig(train_steps=10**18, global_batch_size=1, micro_batch_size=1)
+    expected = {None: 10**18, 3: 10**15 - 1 + 4, 10**15: 10**15 + 1 + (10**18 - 10**15 - 1) // 1000}
+    assert most_at_once(RunConfig(run_dir="x", train=train, checkpoint=checkpoint), []) == expected[keep]

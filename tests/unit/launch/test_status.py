@@ -1,6 +1,7 @@
 """The status of hand-made run folders, with and without Slurm."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,18 @@ from launch.__main__ import cli
 from launch.status.progress import timeline
 from launch.status.status import status
 from launch.status.text import lines
-from tests.unit.launch.run_folder import START, START_S, RunFolder, decided, end, started, step, submitted, validation
+from tests.unit.launch.run_folder import (
+    START,
+    START_S,
+    RunFolder,
+    decided,
+    end,
+    start,
+    started,
+    step,
+    submitted,
+    validation,
+)
 
 pytestmark = pytest.mark.usefixtures("no_slurm")
 
@@ -120,6 +132,57 @@ def test_a_finished_run_that_is_made_longer_is_not_finished(tmp_path: Path, conf
     run.jobs(submitted("11"))
     found = status(tmp_path / "run")
     assert (found["state"], found["steps_left"]) == ("waiting", 500)
+
+
+def finished_at(folder: Path, config: str, last: int) -> RunFolder:
+    """A run that its jobs brought to its end, as they knew it."""
+    run = RunFolder(folder, config.replace("train_steps: 1000", f"train_steps: {last}"))
+    run.metrics(start(0, train_steps=last), step(last), end(last, "finished"))
+    run.jobs(submitted("11"), started("11"), decided("11", "finish", at_step=last, time_utc="2026-03-01T11:00:00Z"))
+    return run
+
+
+def test_a_finished_run_that_is_made_longer_by_hand_ends_where_its_last_start_says(tmp_path: Path, config: str) -> None:
+    run = finished_at(tmp_path / "run", config, 6)
+    assert ("step", "6 of 6 (100.0%), 6,000 tokens") in lines(status(run.path))
+    run.metrics(start(6, train_steps=488), step(7))
+    found = status(run.path)
+    assert (found["state"], found["steps_left"]) == ("unknown", 481)
+    assert ("step", "7 of 488 (1.4%), 7,000 tokens") in lines(found)
+    run.metrics(step(122), end(122, "stopped"))
+    assert ("step", "122 of 488 (25.0%), 122,000 tokens") in lines(status(run.path))
+    run.metrics(start(122, train_steps=488), step(488), end(488, "finished"))
+    assert (status(run.path)["state"], status(run.path)["steps_left"]) == ("finished", 0)
+
+
+def test_a_run_of_an_older_version_that_was_made_longer_has_the_steps_of_its_checkpoint(
+    tmp_path: Path, config: str
+) -> None:
+    run = finished_at(tmp_path / "run", config, 6)
+    run.metrics(start(6), step(122))
+    assert ("step", "122, beyond the 6 of the config that is here, 122,000 tokens") in lines(status(run.path))
+    run.checkpoint(100)
+    (run.path / "checkpoints" / "step-00000100" / "config.yaml").write_text(config)
+    assert ("step", "122 of 1,000 (12.2%), 122,000 tokens") in lines(status(run.path))
+
+
+def test_jobs_that_were_submitted_since_say_how_long_the_run_is(tmp_path: Path, config: str) -> None:
+    run = finished_at(tmp_path / "run", config, 6)
+    (run.path / "launch" / "config.yaml").write_text(config)
+    os.utime(run.path / "metrics.jsonl", (START_S, START_S))
+    assert ("step", "6 of 1,000 (0.6%), 6,000 tokens") in lines(status(run.path))
+
+
+def test_the_time_that_is_left_counts_the_larger_batches_of_a_ramp(tmp_path: Path, config: str) -> None:
+    ramp = "  batch_ramp:\n    start: 2\n    increment: 6\n    samples: 20\n"
+    longer = config.replace("  batch_ramp: null\n", ramp)
+    assert longer != config
+    run = RunFolder(tmp_path / "run", longer)
+    run.metrics(*(step(number) for number in range(1, 6)))
+    found = status(run.path)
+    # 5 steps of 2 samples are done; 5 more, up to sample 20, and 990 of 8.
+    assert found["steps_left"] == 995
+    assert found["eta_hours"] == pytest.approx((5 * 2 + 990 * 8) / 2 * 2.0 / 3600)
 
 
 def test_a_stopped_run_goes_on_from_its_checkpoint_and_says_why_it_stopped(tmp_path: Path, config: str) -> None:

@@ -24,7 +24,7 @@ VALIDATION = ValidationRecord(
 
 
 def test_throughput_is_tokens_over_seconds_and_ranks() -> None:
-    pace = throughput(tokens=1000, steps=4, elapsed_s=2.0, num_ranks=5, steps_left=10)
+    pace = throughput(tokens=1000, steps=4, elapsed_s=2.0, num_ranks=5, tokens_left=2500)
     assert (pace.tokens_per_second, pace.tokens_per_second_per_gpu, pace.step_time_s, pace.eta_s) == (
         500,
         100,
@@ -33,9 +33,9 @@ def test_throughput_is_tokens_over_seconds_and_ranks() -> None:
     )
 
 
-@pytest.mark.parametrize("wrong", [{"steps": 0}, {"elapsed_s": 0.0}, {"num_ranks": 0}])
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"tokens": 0}, {"elapsed_s": 0.0}, {"num_ranks": 0}])
 def test_throughput_of_nothing_is_refused(wrong: dict) -> None:
-    good = {"tokens": 1000, "steps": 4, "elapsed_s": 2.0, "num_ranks": 5, "steps_left": 10}
+    good = {"tokens": 1000, "steps": 4, "elapsed_s": 2.0, "num_ranks": 5, "tokens_left": 2500}
     with pytest.raises(AssertionError, match="throughput needs steps"):
         throughput(**{**good, **wrong})
 
@@ -47,13 +47,15 @@ def test_durations_are_short(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
-def test_the_console_line_says_everything_and_a_dash_for_an_unknown_peak() -> None:
+def test_the_console_line_says_everything_and_no_utilisation_of_an_unknown_peak() -> None:
     line = step_line(STEP, 200)
     for part in ("20/200", "loss 5.2500", "lr 3.00e-04", "grad norm 0.500", "tokens/s/GPU 2,048", "41.2% full 35.6% causal",
                  "memory 3.00 GiB", "ETA 1m30s"):  # fmt: skip
         assert part in line
     assert "skipped" not in line and "skipped 2" in step_line(replace(STEP, skipped_steps=2), 200)
-    assert "MFU - full - causal" in step_line(replace(STEP, mfu_full=None, mfu_causal=None), 200)
+    assert step_line(replace(STEP, mfu_full=None, mfu_causal=None), 200) == line.replace(
+        "MFU 41.2% full 35.6% causal | ", ""
+    )
     assert validation_line(VALIDATION) == "validation loss after step 20: code 5.5000  prose 5.7500"
 
 

@@ -1,5 +1,6 @@
 """Sinks: who writes, where, and what a run that starts again finds."""
 
+import io
 import json
 import sys
 from collections.abc import Iterator
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fanal.run_folder import METRICS_FILE, TENSORBOARD_DIR
@@ -15,7 +18,7 @@ from pretrain.checkpoint.saving.save import SaveReport
 from pretrain.config.load import load_run
 from pretrain.config.schema import RunConfig
 from pretrain.log.record import StepRecord, ValidationRecord
-from pretrain.log.sinks import Sinks, TensorBoard, open_sinks, open_terminal, step_line
+from pretrain.log.sinks import Sinks, TensorBoard, Terminal, open_sinks, open_terminal, step_line
 from pretrain.log.summary import summary
 from pretrain.parallel.world import World
 from tests.runs.disks import fill, small_disk
@@ -159,6 +162,18 @@ def test_a_terminal_on_a_full_disk_says_nothing_twice_and_goes_on_when_there_is_
             sinks.say("after")
     first, *held_back, last = (run_disk / "out").read_text().splitlines()
     assert (first, last) == ("before", "after") and held_back == said[: len(held_back)]
+
+
+def test_the_bar_moves_with_every_step_and_not_only_with_those_that_have_a_record() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    with Progress(MofNCompleteColumn(), console=console, auto_refresh=False) as bar:
+        terminal = Terminal(console, bar, train_steps=10, start_step=2)
+        shown = []
+        for step in (3, 4, 5):
+            Sinks([terminal]).step_done(step)
+            shown.append(bar.tasks[0].completed)
+        bar.refresh()
+    assert shown == [3, 4, 5] and "5/10" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

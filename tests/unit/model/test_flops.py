@@ -41,6 +41,9 @@ def test_a_longer_sequence_costs_attention_alone() -> None:
 
 
 def test_a_device_never_seen_has_no_peak_though_its_name_begins_alike() -> None:
+    assert peak_tflops("NVIDIA H100", "fp32") is None, (
+        "the table has bf16 peaks: a share of one would be no utilisation of fp32"
+    )
     assert peak_tflops("NVIDIA H10") is None and peak_tflops("") is None and peak_tflops("AMD MI300X") is None
 
 

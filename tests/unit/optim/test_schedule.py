@@ -6,6 +6,7 @@ from typing import get_args, get_type_hints
 
 import pytest
 
+from fanal.run_progress import Standing
 from pretrain.config.schema import OptimConfig, TrainConfig
 from pretrain.optim.schedule import SHAPES, learning_rate
 
@@ -44,6 +45,16 @@ def test_the_decay_can_end_before_or_after_the_run() -> None:
     assert at("linear", 300, lr_decay_samples=500) == pytest.approx(0.55)
     assert at("linear", 600, lr_decay_samples=500) == pytest.approx(0.1)
     assert at("linear", 1000, lr_decay_samples=1900) == pytest.approx(0.55)
+
+
+def test_after_a_resume_with_half_the_batch_the_rate_falls_to_the_end_of_the_steps_left() -> None:
+    """8 steps of 8 samples, then 8 of 4: the schedule ends at 96 samples. Of its 80 behind the warm-up, 48 are done."""
+    optim = OptimConfig(lr=1e-3, lr_warmup_samples=16)
+    train = TrainConfig(train_steps=16, global_batch_size=4, micro_batch_size=1)
+    rates = [learning_rate(optim, train, 64 + 4 * step, Standing(8, 64)) for step in range(9)]
+    # 0.5e-3 * (1 + cos(pi * 0.6)), then 0.65, 0.7, ... 1.0
+    by_hand = [3.4549e-4, 2.7300e-4, 2.0611e-4, 1.4645e-4, 9.5492e-5, 5.4497e-5, 2.4472e-5, 6.1558e-6, 0]
+    assert rates == pytest.approx(by_hand, rel=1e-4, abs=1e-12)
 
 
 @pytest.mark.parametrize("style", ["linear", "cosine", "WSD"])

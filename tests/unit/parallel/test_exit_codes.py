@@ -193,7 +193,7 @@ def test_our_words_for_an_error_of_the_disk_are_no_wrong_input(
 FULL_OUTPUT = """
 import sys
 from pathlib import Path
-from pretrain.parallel.environment import let_go_of_output
+from fanal.output import let_go_of_output
 if sys.argv[1] == "local":
     from pretrain.parallel.local import run_local_ranks
     from tests.unit.parallel.test_exit_codes import stops

@@ -38,7 +38,7 @@ def test_unusual_line_ends_and_control_characters_stay_in_the_text(tmp_path: Pat
     [
         (b'{"text": "a"', "not a line of JSON in UTF-8"),
         (b'{"text": "\xff"}', "not a line of JSON in UTF-8"),
-        (b'["text"]', "found a list, expected an object with field 'text'"),
+        (b'["text"]', "found an array, expected an object with field 'text'"),
         (b'{"content": "a"}', "field 'text' must be a string, found no such field (fields here: content)"),
         (b'{"text": 3}', "field 'text' must be a string, found an integer"),
         (b'{"text": ""}', "field 'text' is empty"),

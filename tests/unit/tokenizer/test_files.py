@@ -29,15 +29,15 @@ def test_a_record_reads_back_equal(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"count": true, "name": null}', "count holds True, expected int"),
-        ('{"count": 1, "name": 2}', "name holds 2, expected str or NoneType"),
+        ('{"count": true, "name": null}', "count holds true, expected an integer"),
+        ('{"count": 1, "name": 2}', "name holds 2, expected a string or null"),
         ('{"count": 1}', "key 'name' is missing"),
         ('{"count": 1, "name": "a", "coumt": 2}', "unknown key 'coumt', expected count, name, inputs"),
         (
             '{"count": 1, "name": "a", "inputs": [{"path": "a", "bytes": "2", "first_block": 0, "block_sha256": []}]}',
-            "inputs.0.bytes holds '2'",
+            'inputs.0.bytes holds "2"',
         ),
-        ('{"count": 1, "name": "a", "inputs": 7}', "inputs holds 7, expected a list"),
+        ('{"count": 1, "name": "a", "inputs": 7}', "inputs holds 7, expected an array"),
         ("[]", "the file holds [], expected an object"),
         ('{"count": 1', "cannot be read as JSON"),
     ],

@@ -13,11 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fanal.files import BlockHasher
+from tokenizer.__main__ import main
 from tokenizer.documents import blocks as inputs_module
 from tokenizer.documents.blocks import InputReader, Part
 from tokenizer.documents.input_files import find_inputs
 from tokenizer.documents.parse import DocumentReader, Fields, parse_block
 from tokenizer.encoding.encode import encode
+from tokenizer.encoding.merge import merge
+from tokenizer.shards.manifest import read_manifest
 from tokenizer.shards.shard import open_shard
 
 TEXTS = ["one\r\ntwo", "é\0 \u2581 <s>", "👩‍👩‍👧 e\u0301", " ", "x" * 5000, "last\n"]
@@ -68,37 +71,10 @@ def test_a_text_file_is_one_document_or_one_per_line(tmp_path: Path) -> None:
     path.write_bytes("é one\r\n\n  \ntwo\0\n".encode())
     assert [d.text for d in DocumentReader([path])] == ["é one\r\n\n  \ntwo\0\n"]
     by_line = list(DocumentReader([path], txt_documents="line"))
-    assert [(d.text, d.place) for d in by_line] == [("é one\r", f"{path}:1"), ("two\0", f"{path}:4")]
+    assert [(d.text, d.place) for d in by_line] == [("é one", f"{path}:1"), ("two\0", f"{path}:4")]
     packed = tmp_path / "b.txt.gz"
     packed.write_bytes(gzip.compress(path.read_bytes()))
     assert [d.text for d in DocumentReader([packed])] == ["é one\r\n\n  \ntwo\0\n"]
-
-
-def test_a_folder_gives_its_documents_in_the_order_of_paths_and_leaves_the_rest(tmp_path: Path) -> None:
-    for name in ("b.jsonl", "a/z.jsonl.gz", "c.parquet", "a/a.txt"):
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(b"x")
-    for name in ("README.md", "shard.json", "a/x.bin", "no suffix"):
-        (tmp_path / name).write_bytes(b"x")
-    other = tmp_path.parent / f"{tmp_path.name}-linked"
-    other.mkdir()
-    (other / "FAR.JSONL.GZ").write_bytes(b"x")
-    (tmp_path / "d").symlink_to(other)
-    (other / "loop").symlink_to(tmp_path)
-    found = [str(path.relative_to(tmp_path)) for path in find_inputs([tmp_path])]
-    assert found == ["a/a.txt", "a/z.jsonl.gz", "b.jsonl", "c.parquet", "d/FAR.JSONL.GZ"]
-    (tmp_path / "a" / "e.jsonl.xz").write_bytes(b"x")
-    with pytest.raises(
-        ValueError, match=r"e.jsonl.xz has a compression that is not supported; compress it with gzip or zstd"
-    ):
-        find_inputs([tmp_path])
-
-
-def test_a_link_that_leads_nowhere_or_in_a_circle_is_found_as_any_file(tmp_path: Path) -> None:
-    (tmp_path / "circle.jsonl").symlink_to(tmp_path / "circle.jsonl")
-    (tmp_path / "nowhere.jsonl").symlink_to(tmp_path / "not-there")
-    assert find_inputs([tmp_path]) == [tmp_path / "circle.jsonl", tmp_path / "nowhere.jsonl"]
 
 
 def test_bad_inputs_are_refused_by_name(tmp_path: Path) -> None:
@@ -107,8 +83,11 @@ def test_bad_inputs_are_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(lines())
     (tmp_path / "link.jsonl").symlink_to(tmp_path / "a.jsonl")
     for given_inputs, message in (
-        ([tmp_path / "empty"], r"input folder .*empty holds no file named \*.jsonl"),
-        ([tmp_path / "a.csv"], r"a.csv has an unknown suffix; known are .jsonl"),
+        (
+            [tmp_path / "empty"],
+            r"input folder .*empty holds no file of documents: it is empty; put files there .*\*.jsonl",
+        ),
+        ([tmp_path / "a.csv"], r"a.csv is a table as text: `python3 -c .*` makes JSON lines of it"),
         ([tmp_path / "a.jsonl", tmp_path / "link.jsonl"], r"link.jsonl is given twice \(also as .*a.jsonl\)"),
         ([tmp_path, tmp_path / "a.jsonl"], r"is given twice"),
     ):
@@ -263,6 +242,23 @@ def test_a_name_that_is_no_utf8_is_refused_before_anything_is_read(tmp_path: Pat
         find_inputs([path])
 
 
+def test_a_parquet_row_has_the_length_limit_of_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tokenizer.documents.parse.MAX_DOCUMENT_BYTES", 40)
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["x" * 40, "é" * 20, "é" * 20 + "x"]}), path)
+    with pytest.raises(ValueError, match=r"a\.parquet row 2: field 'text' is longer than 40 bytes; cut this document"):
+        list(DocumentReader([path]))
+
+
+def test_a_parquet_of_text_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    table = pyarrow.table({"text": ["one", "two"]})
+    pyarrow.parquet.write_table(table, path, compression="none", use_dictionary=False)
+    path.write_bytes(path.read_bytes().replace(b"two", b"t\xff\xff"))
+    with pytest.raises(ValueError, match=r"a\.parquet .*Invalid UTF8"):
+        list(DocumentReader([path]))
+
+
 def test_large_parquet_rows_come_in_small_blocks(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     texts = [chr(97 + number % 26) * 1_000_000 for number in range(40)]
@@ -281,3 +277,40 @@ def test_a_kilobyte_that_unpacks_to_megabytes_comes_in_pieces(tmp_path: Path) ->
     path.write_bytes(zstandard.compress(lines(["x" * 1000]) * 200_000))
     sizes = [len(block.data) for block in InputReader([path])]
     assert sum(sizes) == 200_000 * len(lines(["x" * 1000])) and max(sizes) < 80e6
+
+
+def test_a_field_that_is_given_twice_is_counted_with_its_place(
+    tmp_path: Path, tokenizer_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(
+        '{"text": "one", "type": "text", "meta": {"text": "x", "licence": "y"}, "id": 1, "id": 2, "licence": "a"}\n'
+        '{"text": "lost", "text": "two", "licence": "a"}\n{"text": "\\"text\\": three", "licence": "a"}\n{"text": "four", "licence": null, "licence": "a"}\n'
+    )
+    report = encode(tokenizer_dir, [path], tmp_path / "x", num_workers=1)
+    assert report.repeated == (f"{path}:2: 'text'", f"{path}:4: 'licence'")
+    assert read_manifest(tmp_path / "x").num_repeated_fields == 2
+    assert (
+        main(["encode", "--tokenizer", str(tokenizer_dir), "--input", str(path), "--output", str(tmp_path / "y")]) == 0
+    )
+    err = capsys.readouterr().err
+    assert (
+        f"y: warning: 2 documents give a field more than once, and the last one was taken:\n  {path}:2: 'text'\n" in err
+    )
+    parts = [tmp_path / "1", tmp_path / "2"]
+    for number, prefix in enumerate(parts, start=1):
+        encode(tokenizer_dir, [path], prefix, part=Part(number=number, count=2))
+    assert merge(parts, tmp_path / "merged").num_repeated_fields == 2
+    path.write_text('{"text": "a", "text": "b"}\n' * 50)
+    report = encode(tokenizer_dir, [path], tmp_path / "many")
+    assert (report.manifest.num_repeated_fields, len(report.repeated), report.repeated[-1]) == (
+        50,
+        20,
+        f"{path}:20: 'text'",
+    )
+
+
+def test_a_line_of_text_ends_with_a_line_feed_or_a_carriage_return_before_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"one\r\n\r\nt\rw\ro\r\r\nthree\r")
+    assert [d.text for d in DocumentReader([path], txt_documents="line")] == ["one", "t\rw\ro\r", "three"]

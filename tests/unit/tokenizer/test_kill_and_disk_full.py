@@ -113,7 +113,9 @@ def test_files_that_a_killed_run_did_not_write_are_never_removed(tmp_path: Path)
     for suffix in ("bin", "idx"):
         (tmp_path / f"a.{suffix}").write_bytes(b"precious")
     (tmp_path / "a.json.part").write_text("{}")
-    with pytest.raises(ShardError, match=r"a.bin exists without a manifest, .* `fanal tokenizer adopt .*a` makes one"):
+    with pytest.raises(
+        ShardError, match=r"a.bin exists without a manifest, .* `fanal tokenizer adopt .*a --tokenizer DIR` makes one"
+    ):
         ShardWriter(tmp_path / "a", vocab_size=9, tokenizer_sha256="ab" * 32).__enter__()
     assert (tmp_path / "a.bin").read_bytes() == (tmp_path / "a.idx").read_bytes() == b"precious"
 

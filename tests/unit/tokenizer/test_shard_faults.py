@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.unit.tokenizer.manifests import edit_manifest
 from tokenizer.encoding.encode import encode
 from tokenizer.shards.manifest import DamagedShardError
 from tokenizer.shards.shard import ShardError, ShardWriter, open_shard
@@ -138,8 +139,7 @@ def test_an_id_beyond_the_vocabulary_is_named_with_its_document(tmp_path: Path, 
 def test_the_manifest_of_another_tokenizer_is_found_by_verify(tmp_path: Path, whole: Path, tokenizer_dir: Path) -> None:
     assert verify([whole], tokenizer_dir=tokenizer_dir)[0].problems == ()
     prefix = copy(whole, tmp_path)
-    path = Path(f"{prefix}.json")
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"tokenizer_sha256": "ef" * 32}))
+    edit_manifest(prefix, tokenizer_sha256="ef" * 32)
     assert "has tokenizer_sha256 efef" in verify([prefix], tokenizer_dir=tokenizer_dir)[0].problems[0]
 
 
@@ -163,8 +163,7 @@ def test_an_empty_file_is_refused(tmp_path: Path, whole: Path, suffix: str) -> N
 
 def test_zero_documents_are_refused_by_reader_and_writer(tmp_path: Path, whole: Path, tokenizer_dir: Path) -> None:
     prefix = copy(whole, tmp_path)
-    path = Path(f"{prefix}.json")
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_documents": 0}))
+    edit_manifest(prefix, num_documents=0)
     with pytest.raises(ShardError, match=r"num_documents is 0, expected at least 1"):
         open_shard(prefix)
     blank = tmp_path / "blank.jsonl"

@@ -1,4 +1,3 @@
-import json
 import pickle
 from pathlib import Path
 
@@ -7,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit.tokenizer.manifests import edit_manifest
 from tokenizer.shards.manifest import DamagedShardError
 from tokenizer.shards.shard import EncodeOptions, ShardError, ShardManifest, ShardWriter, open_shard
 from tokenizer.shards.verify import verify
@@ -22,11 +22,6 @@ def write_shard(prefix: Path, documents=DOCUMENTS, vocab_size: int = 100) -> Sha
         for document in documents:
             writer.add_document(document)
         return writer.finish(**PROVENANCE)
-
-
-def edit_manifest(prefix: Path, **changes) -> None:
-    path = Path(f"{prefix}.json")
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def edit_bytes(path: Path, offset: int, content: bytes) -> None:

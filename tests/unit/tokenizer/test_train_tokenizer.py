@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fanal.errors import PassingError
+from fanal.errors import PassingError, UserError
 from tokenizer.vocabulary.load import Tokenizer, load_tokenizer
 from tokenizer.vocabulary.spec import TokenizerSpec, load_spec
 from tokenizer.vocabulary.train import MAX_SENTENCE_BYTES, split_sentences, train_tokenizer
@@ -137,7 +137,7 @@ def test_an_existing_output_is_refused_and_left_alone(tmp_path: Path, write_docu
 
 def test_too_large_a_vocabulary_is_refused_with_a_size_that_works(tmp_path: Path, write_documents) -> None:
     path = write_documents(tmp_path / "a.jsonl", [WORDS])
-    with pytest.raises(ValueError, match=r"vocab_size 9000 .* Please set it to a value <= \d+"):
+    with pytest.raises(ValueError, match=r"vocab_size \(9000\) .* it gives at most \d+ tokens; vocab_size: \d+ works"):
         train_tokenizer(TokenizerSpec(vocab_size=9000), [path], tmp_path / "out")
     assert [p.name for p in tmp_path.iterdir()] == ["a.jsonl"]
 
@@ -220,6 +220,28 @@ def test_an_altered_or_missing_spec_or_tokenizer_json_is_refused_by_name(
     (copy / name).unlink()
     with pytest.raises(ValueError, match=rf"{name} cannot be read \(No such file or directory\); train it again"):
         load_tokenizer(copy)
+
+
+def test_every_flipped_bit_of_the_info_file_is_refused_and_one_without_a_hash_opens(
+    tmp_path: Path, tokenizer_dir: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(tokenizer_dir, copy)
+    path = copy / "tokenizer-info.json"
+    content = path.read_bytes()
+    for place in range(0, len(content), 7):
+        changed = bytearray(content)
+        changed[place] ^= 1 << place % 8
+        path.write_bytes(changed)
+        with pytest.raises(UserError, match="tokenizer-info"):
+            load_tokenizer(copy)
+    path.write_bytes(content.replace(b'"num_documents": ', b'"num_documents": 1'))
+    with pytest.raises(
+        UserError, match=r"tokenizer-info\.json has content with sha256 \w+, but says \w+: it was altered"
+    ):
+        load_tokenizer(copy)
+    path.write_text(json.dumps({name: value for name, value in json.loads(content).items() if name != "info_sha256"}))
+    load_tokenizer(copy)
 
 
 def test_a_folder_of_another_format_is_refused(tmp_path: Path, tokenizer_dir: Path) -> None:

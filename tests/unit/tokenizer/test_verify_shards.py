@@ -9,9 +9,11 @@ import pytest
 
 from fanal.errors import PassingError
 from tests.runs.disks import UNREADABLE
+from tests.unit.tokenizer.manifests import edit_manifest
 from tokenizer.__main__ import main
 from tokenizer.shards.index import write_index
-from tokenizer.shards.shard import EncodeOptions, ShardWriter
+from tokenizer.shards.manifest import DamagedShardError
+from tokenizer.shards.shard import EncodeOptions, ShardError, ShardWriter, open_shard
 from tokenizer.shards.verify import verify
 
 
@@ -29,11 +31,9 @@ def replace(prefix: Path, suffix: str, content: bytes | bytearray, *, with_hash:
     """Swap a file; with_hash also makes the manifest agree, as a faulty writer would have."""
     Path(f"{prefix}.{suffix}").write_bytes(content)
     if with_hash:
-        path = Path(f"{prefix}.json")
         sha256 = hashlib.sha256(content).hexdigest()
-        hashes = {"idx": {"idx_sha256": sha256}, "bin": {"bin_block_sha256": [sha256]}}
-        manifest = json.loads(path.read_text()) | hashes[suffix]
-        path.write_text(json.dumps(manifest))
+        hashes: dict[str, dict[str, object]] = {"idx": {"idx_sha256": sha256}, "bin": {"bin_block_sha256": [sha256]}}
+        edit_manifest(prefix, **hashes[suffix])
 
 
 def test_one_flipped_bit_inside_is_found_by_deep_alone(prefix: Path) -> None:
@@ -127,3 +127,50 @@ def test_a_file_that_may_not_be_read_is_a_finding(prefix: Path, tmp_path: Path) 
     (tmp_path / "b.json").mkdir()
     (result,) = verify([tmp_path / "b"])
     assert (result.cut_short, result.failed) == (False, True)
+
+
+def labelled(prefix: Path) -> Path:
+    options = EncodeOptions(append_bos=False, append_eos=False, text_field="text")
+    with ShardWriter(prefix, vocab_size=100, tokenizer_sha256="cd" * 32) as writer:
+        writer.add_document([1, 2, 3])
+        writer.finish(domain="prose", licence="CC-BY-4.0", source="été", input_files=[], options=options)
+    return prefix
+
+
+def test_every_flipped_bit_of_a_manifest_is_refused_and_one_of_the_licence_is_damage(tmp_path: Path) -> None:
+    prefix = labelled(tmp_path / "a")
+    path = Path(f"{prefix}.json")
+    content = path.read_bytes()
+    for place in range(len(content)):
+        changed = bytearray(content)
+        changed[place] ^= 1 << place % 8
+        path.write_bytes(changed)
+        assert verify([prefix])[0].failed, f"byte {place}: {content[place - 20 : place + 20]!r}"
+    path.write_bytes(content.replace(b"CC-BY-4.0", b"CC-BY-4.1"))
+    with pytest.raises(
+        DamagedShardError, match=r"a.json has content with sha256 \w+, expected \w+ by its manifest_sha256"
+    ):
+        open_shard(prefix)
+    assert main(["verify", str(prefix)]) == 76
+
+
+def test_a_manifest_without_a_hash_opens_and_verify_says_that_its_labels_are_not_covered(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prefix = labelled(tmp_path / "a")
+    assert main(["verify", str(prefix), "--deep"]) == 0
+    assert "note" not in capsys.readouterr().err
+    path = Path(f"{prefix}.json")
+    content = json.loads(path.read_text())
+    del content["manifest_sha256"]
+    path.write_text(json.dumps(content))
+    assert open_shard(prefix).manifest.licence == "CC-BY-4.0"
+    assert main(["verify", str(prefix), "--deep"]) == 0
+    assert f"note: {prefix}.json has no hash of its own" in capsys.readouterr().err
+
+
+def test_a_manifest_of_a_later_version_with_more_fields_keeps_its_hash(tmp_path: Path) -> None:
+    prefix = labelled(tmp_path / "a")
+    edit_manifest(prefix, colour="red")
+    with pytest.raises(ShardError, match="unknown key 'colour'"):
+        open_shard(prefix)

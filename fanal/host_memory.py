@@ -1,0 +1,84 @@
+"""The memory that processes here may have: the machine's, or less where a cgroup limits it (a container, a Slurm job)."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostMemory:
+    """Bytes of memory, swap space counted in."""
+
+    total_bytes: int
+    """What there can be at most, with nothing else running."""
+    available_bytes: int
+    """What is free now, or can be freed at once."""
+    source: str
+    """The file that states the limit."""
+
+
+def host_memory(root: Path = Path("/")) -> HostMemory:
+    """Read what the kernel says of the machine and of every cgroup that this process is in. Takes about a millisecond."""
+    machine = root / "proc/meminfo"
+    found = {name: value * 1024 for name, value in _table(machine)}
+    swap, free_swap = found.get("SwapTotal", 0), found.get("SwapFree", 0)
+    limits = [(found["MemTotal"] + swap, found["MemAvailable"] + free_swap, str(machine))]
+    for folder in _cgroups(root):
+        for limit_file, used_file in (
+            ("memory.max", "memory.current"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+        ):
+            limit, used = _number(folder / limit_file), _number(folder / used_file)
+            if limit is None or used is None or limit >= found["MemTotal"]:
+                continue
+            cached = dict(_table(folder / "memory.stat"))  # files, which go when memory is needed
+            total = "total_" if "total_inactive_file" in cached else ""  # of the groups inside it, in version 1
+            files = cached.get(f"{total}inactive_file", 0) + cached.get(f"{total}active_file", 0)
+            limits.append((limit + swap, limit - used + files + free_swap, str(folder / limit_file)))
+    total_bytes, _, source = min(limits)
+    return HostMemory(
+        total_bytes=total_bytes, available_bytes=max(0, min(free for _, free, _ in limits)), source=source
+    )
+
+
+def _cgroups(root: Path) -> Iterator[Path]:
+    """The folders of this process's groups of version 2, and of version 1's for memory, from its own to the outermost."""
+    for group in _lines(root / "proc/self/cgroup"):
+        number, controllers, path = group.split(":", 2)
+        kind = "cgroup2" if number == "0" else "cgroup"
+        if kind == "cgroup" and "memory" not in controllers.split(","):
+            continue
+        for line in _lines(root / "proc/self/mountinfo"):
+            fields, _, rest = line.partition(" - ")
+            mounted, options = rest.split(" ")[0], rest.split(" ")[-1].split(",")
+            if mounted != kind or (kind == "cgroup" and "memory" not in options):
+                continue
+            top, at = fields.split(" ")[3:5]  # the group that is mounted, and where
+            with contextlib.suppress(
+                ValueError
+            ):  # not below it: a container that sees only its own group, mounted as the root
+                inner = PurePosixPath(path).relative_to(top)
+                yield from (root / at.lstrip("/") / part for part in (inner, *inner.parents) if str(part) != ".")
+            yield root / at.lstrip("/")
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(errors="replace").splitlines()
+    except OSError:
+        return []
+
+
+def _table(path: Path) -> Iterator[tuple[str, int]]:
+    """Names and numbers, one pair a line."""
+    for line in _lines(path):
+        name, number, *_ = [*line.replace(":", " ").split(), "", ""]
+        if number.isdigit():
+            yield name, int(number)
+
+
+def _number(path: Path) -> int | None:
+    """The number in a file; None where there is none, or the word max."""
+    text = "".join(_lines(path)[:1]).strip()
+    return int(text) if text.isdigit() else None

@@ -1,0 +1,68 @@
+"""Whether a run is finished, found without torch: to say so takes a second then, and not the start of all its ranks."""
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from fanal.errors import FanalError
+from fanal.run_folder import CONFIG, DATA, checkpoints_dir, step_name
+from fanal.run_progress import metrics, newest_step
+from pretrain.checkpoint.disk.manifest import Manifest, read_small_file
+from pretrain.checkpoint.disk.verify import hash_problem, verify_checkpoint
+from pretrain.config.load import to_yaml
+from pretrain.config.schema import RunConfig
+from pretrain.data.sources import Sources
+from pretrain.log.summary import bars_for, summary
+
+MOST_BYTES = 1 << 30
+"""Size of a checkpoint up to which one process hashes it as soon as the ranks of a run would."""
+THREADS = 4
+
+
+def is_finished(run: RunConfig, sources: Sources) -> bool:
+    """Return whether a start of this run would do nothing but say that it is complete.
+
+    So it is if its last start has noted its end, and the last step's checkpoint has this very config, these sources and every
+    byte that was written. In any other case the start itself finds out, and says what differs.
+    """
+    try:
+        return newest_step(Path(run.run_dir)) == run.train.train_steps and _is_unchanged(run, sources)
+    except (FanalError, OSError, ValueError, LookupError, TypeError):
+        return False
+
+
+def finished_lines(run: RunConfig, *, encoding: str | None) -> Iterator[str]:
+    """The lines of a run that is finished, as at its end. Args: encoding of the stream that shows them."""
+    yield f"complete: step {run.train.train_steps} of {run.train.train_steps}"
+    yield from summary(Path(run.run_dir), bars=bars_for(encoding))
+
+
+def _is_unchanged(run: RunConfig, sources: Sources) -> bool:
+    folder = checkpoints_dir(run.run_dir) / step_name(run.train.train_steps)
+    last = None
+    for record in metrics(Path(run.run_dir)):
+        last = record
+    if last is None or (last.get("kind"), last.get("outcome"), last.get("step")) != (
+        "end",
+        "finished",
+        run.train.train_steps,
+    ):
+        return False
+    if read_small_file(folder / CONFIG).decode() != to_yaml(run):
+        return False
+    position = json.loads(read_small_file(folder / DATA))
+    identities = [source["identity"] for source in position["sources"]]
+    if identities != [source.identity for source in sources.train]:
+        return False
+    if position["tokenizer_sha256"] != sources.tokenizer_sha256:
+        return False
+    found = verify_checkpoint(folder, deep=False)
+    return found.manifest is not None and not found.problems and _has_every_byte(folder, found.manifest)
+
+
+def _has_every_byte(folder: Path, manifest: Manifest) -> bool:
+    if sum(entry.bytes for entry in manifest.files) > MOST_BYTES:
+        return False
+    with ThreadPoolExecutor(THREADS) as threads:
+        return not any(threads.map(lambda entry: hash_problem(folder, entry), manifest.files))

@@ -1,0 +1,43 @@
+"""The least memory that training takes, from the config alone. Pure arithmetic; no torch.
+
+A lower bound: what is counted here is certainly there, so that no run is refused which would fit. Temporary buffers, the copy
+for a checkpoint, and most activations are left out.
+"""
+
+from pretrain.config.derive import padded_vocab_size, train_samples
+from pretrain.config.schema import RunConfig
+from pretrain.model.families.sizes import checkpoint_bytes
+from pretrain.optim.registry import checkpoint_states
+
+PROCESS_BYTES = 64 << 20
+"""Memory of a rank's process beside its tensors: Python's objects and what the libraries keep. Measured: 150 MB and more."""
+WEIGHT_BYTES = {"bf16": 2, "fp32": 4}
+TOKEN_BYTES = 8
+
+
+ON_THE_HOST = frozenset({"data.prefetch_bytes", "processes"})
+"""The parts that lie in the host's memory where the model lies on GPUs."""
+
+
+def least_bytes(run: RunConfig, *, num_ranks: int) -> dict[str, int]:
+    """Return what all ranks together hold at least, in bytes, by what it is.
+
+    Args: num_ranks: whole replicas of the layout.
+    """
+    parallel, train, seq_length = run.parallel, run.train, run.data.seq_length
+    replica = parallel.tensor_model_parallel_size * parallel.pipeline_model_parallel_size
+    replicas = max(1, num_ranks // replica)
+    parameters = checkpoint_bytes(run.model, num_states=1) // 4
+    itemsize = WEIGHT_BYTES[train.precision]
+    states = len(checkpoint_states(run.optim)) - (train.precision == "fp32")  # whose weights are the masters themselves
+    passed = train.micro_batch_size * seq_length  # tokens of a pass
+    read = -(-train_samples(train) // replicas) * (seq_length + 1) * TOKEN_BYTES  # by a replica in the whole run
+    return {
+        "weights": replicas * parameters * itemsize,
+        "gradients": replicas * parameters * 4,
+        "optimizer": (1 if parallel.use_distributed_optimizer else replicas) * parameters * 4 * states,
+        "activations": replicas * passed * run.model.hidden_size * run.model.num_layers * itemsize,
+        "logits": replicas * passed * padded_vocab_size(run.model) * 4,
+        "data.prefetch_bytes": replicas * min(run.data.prefetch_bytes, read),
+        "processes": num_ranks * PROCESS_BYTES,
+    }

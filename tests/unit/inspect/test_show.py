@@ -1,0 +1,106 @@
+"""What ``fanal show`` says of a run: each figure on a line of its own, in a pipe and in a terminal of 80 columns, of a run that
+stands somewhere and of one that does not."""
+
+import io
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from fanal.run_folder import COMPLETE, CONFIG, STATE, checkpoints_dir, step_name
+from pretrain.config.load import load_run, to_yaml
+from pretrain.inspect.show import consequences, show
+from tests.unit.config.test_rules import CONFIG as YAML
+
+CONFIGS = sorted((Path(__file__).parents[3] / "configs").rglob("*.yaml"))
+
+
+def table_of(console: Console) -> list[str]:
+    """The lines below the head of the first table."""
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().partition("━\n")[2].splitlines()
+    return list(itertools.takewhile(lambda line: "│" in line and not line.startswith(" source "), lines))
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=[path.stem for path in CONFIGS])
+def test_what_follows_from_a_shipped_config_fits_into_80_columns(config: Path) -> None:
+    run = load_run(config)
+    console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
+    show(run, console)
+    lines = table_of(console)
+    assert [name for name in consequences(run) if name != "begins with"] == [
+        name for line in lines if (name := line.split("│")[0].strip()) and name != "begins with"
+    ]
+    assert all(len(line) <= 80 for line in lines)
+    if run.checkpoint.init_from is None:
+        assert len(lines) == len(consequences(run))
+
+
+def test_nothing_is_wrapped_or_cut_in_a_pipe(small_run: Path) -> None:
+    origin = "/a/very/long/path" * 20
+    run = load_run(small_run, [f"checkpoint.init_from={origin}"])
+    console = Console(file=io.StringIO(), width=80)
+    show(run, console)
+    assert len(table_of(console)) == len(consequences(run))
+    assert f"the weights of {origin}, its optimizer kept" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def shown(config: Path, *overrides: str) -> str:
+    """What is printed below the resolved config, on lines that do not wrap."""
+    console = Console(file=io.StringIO(), width=400)
+    show(load_run(config, overrides), console)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue().split("what follows")[1]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "run.yaml"
+    path.write_text(YAML.replace("runs/x", str(tmp_path / "run")))
+    return path
+
+
+def resumes_at(config: Path, step: int, consumed_samples: int) -> None:
+    folder = checkpoints_dir(config.parent / "run") / step_name(step)
+    folder.mkdir(parents=True)
+    (folder / CONFIG).write_text(to_yaml(load_run(config)))
+    (folder / STATE).write_text(json.dumps({"step": step, "consumed_samples": consumed_samples}))
+    (folder / COMPLETE).write_text("")
+
+
+def row(text: str, name: str) -> str:
+    (line,) = [line for line in text.splitlines() if line.split("│")[0].strip() == name]
+    return line.split("│")[1].strip()
+
+
+def test_the_figures_of_a_new_run_are_steps_times_batch(config: Path) -> None:
+    text = shown(config)
+    assert (row(text, "steps"), row(text, "samples"), row(text, "tokens")) == ("10", "80", "5,120")
+    assert row(text, "warm-up").endswith("of 80 samples") and "at the resume" not in text
+
+
+def test_the_figures_of_a_run_that_resumes_count_what_it_did_with_another_batch(config: Path) -> None:
+    resumes_at(config, 8, 64)
+    text = shown(config, "train.train_steps=16", "train.global_batch_size=4")
+    assert row(text, "steps") == "16 (8 done, with 64 samples)"
+    assert (row(text, "samples"), row(text, "tokens")) == ("96", "6,144")
+    assert row(text, "warm-up").endswith("of 96 samples")
+    assert row(text, "at the resume").endswith("ended at 80); optim.lr_decay_samples=80 keeps that schedule")
+
+
+def test_a_resume_that_changes_nothing_has_no_line_of_its_own(config: Path) -> None:
+    resumes_at(config, 8, 64)
+    assert "at the resume" not in shown(config)
+
+
+def test_the_passes_over_each_source_are_shown_and_too_many_are_said(small_run: Path) -> None:
+    text = shown(small_run, "train.train_steps=2000")
+    (code,) = [line for line in text.splitlines() if "train-code " in line and "│" in line]
+    assert float(code.split("│")[3]) > 4
+    assert "warning: the run reads " in text and "warning" not in shown(small_run)
+
+
+def test_sources_that_are_not_on_this_machine_are_no_error(config: Path) -> None:
+    assert "passes over the sources: not known: data.tokenizer (t) must be the folder of a tokenizer" in shown(config)

@@ -1,0 +1,59 @@
+"""Notes of a command about its inputs, on standard error: what was not read, and what a user may not expect."""
+
+from collections.abc import Sequence
+
+import click
+
+from fanal.files import HASH_BLOCK_BYTES
+from tokenizer.documents.input_files import FoundInputs
+from tokenizer.encoding.encode import EncodeReport
+
+MAX_LINES = 20
+"""Most lines of a list that a manifest has too."""
+
+
+def say_report(output: str, report: EncodeReport) -> None:
+    """Say what an encoding left out or did not expect: every document that cannot be read, since no other place lists them."""
+    if report.skipped:
+        click.echo(f"{output}: left out {len(report.skipped):,} documents that cannot be read:", err=True)
+        for problem in report.skipped:
+            click.echo(f"  {problem}", err=True)
+    if report.repeated:
+        count = report.manifest.num_repeated_fields
+        what = f"{count:,} documents give a field more than once, and the last one was taken"
+        click.echo(f"{output}: warning: {what}:", err=True)
+        _say_first(report.repeated, count)
+    for twins in _same_bytes(report):
+        click.echo(
+            f"{output}: warning: {' and '.join(twins)} hold the same bytes, and the shard has them as often", err=True
+        )
+    say_found(report.found)
+
+
+def _same_bytes(report: EncodeReport) -> list[list[str]]:
+    """Return the files that are copies of each other, as far as this part read them whole."""
+    by_hash: dict[tuple[str, ...], list[str]] = {}
+    for file in report.manifest.input_files:
+        if file.first_block == 0 and len(file.block_sha256) == -(-file.bytes // HASH_BLOCK_BYTES):
+            by_hash.setdefault(file.block_sha256, []).append(file.path)
+    return [paths for paths in by_hash.values() if len(paths) > 1][:MAX_LINES]
+
+
+def say_found(found: FoundInputs) -> None:
+    """Name what a user may not expect of the folders that were given."""
+    if found.left_out:
+        click.echo(f"left out {len(found.left_out):,} of what the input folders hold:", err=True)
+        _say_first([f"{each.path}: {each.reason}" for each in found.left_out[:MAX_LINES]], len(found.left_out))
+    if found.outside:
+        what = "file read is a link to one" if len(found.outside) == 1 else "files read are links to some"
+        click.echo(
+            f"{len(found.outside):,} {what} outside its folder: {', '.join(map(str, found.outside[:3]))}", err=True
+        )
+
+
+def _say_first(lines: Sequence[str], count: int) -> None:
+    """Say the first lines of so many."""
+    for line in lines[:MAX_LINES]:
+        click.echo(f"  {line}", err=True)
+    if count > MAX_LINES:
+        click.echo(f"  and {count - MAX_LINES:,} more", err=True)
