@@ -8,6 +8,7 @@
 # make bench-data   encode, read and open data beside Megatron's tools; appends to bench/results/data.md
 # make bench-checkpoint   save and load beside torch's checkpoints and the bare disk; appends to bench/results/checkpoint.md
 # make bench-export   a 7B checkpoint of random weights, exported beside a raw copy (81 GB of disk; DTYPES=bf16 54)
+# make bench-recipe   the demo's recipe at several learning rates, on several corpora; appends to bench/results/recipe.md
 # make install   the packages of constraints.txt into .venv, and this one so that changes of the code count at once
 # make data    the text, the tokenizer and the shards of the demo
 # make check   lint, format and types, then every test
@@ -26,7 +27,7 @@ SPLITS := train validation
 SHARDS := $(foreach split,$(SPLITS),demo/shards/$(split)-code.json demo/shards/$(split)-prose.json)
 
 .DEFAULT_GOAL := help
-.PHONY: help install data demo test test-quick test-slurm interop check torture fuzz bench-data bench-checkpoint bench-export gpu clean
+.PHONY: help install data demo test test-quick test-slurm interop check torture fuzz bench-data bench-checkpoint bench-export bench-recipe gpu clean
 
 help:
 	@sed -n '/^#/!q; s/^# //p' Makefile
@@ -175,6 +176,11 @@ LAYERS := 32
 DTYPES := bf16 fp32
 bench-export: $(STAMP)
 	$(RUN) -W ignore -m bench.export_large --folder .cache/export --layers $(LAYERS) --dtypes $(DTYPES)
+
+# An hour on two cores. LIBRARIES are standard libraries of other Pythons, each a corpus of its own.
+LIBRARIES ?= $(wildcard /usr/lib/python3.1[1-3])
+bench-recipe: $(STAMP)
+	$(RUN) -m bench.recipe_rates --libraries $(LIBRARIES)
 
 gpu: data
 	$(RUN) -m pytest tests/gpu -rs
