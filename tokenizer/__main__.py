@@ -362,6 +362,8 @@ def sample_corpus(output: str, max_megabytes: float) -> None:
 
     Code and prose, in train/ and validation/; no internet is needed.
     """
+    if not max_megabytes <= 1e6:  # nan is no number, and no standard library has a terabyte
+        raise UserError(f"--max-megabytes ({max_megabytes:g}) must be at most 1,000,000; --max-megabytes 4 works")
     for name, num_bytes in make_sample_corpus(output, round(max_megabytes * 1e6)).items():
         click.echo(f"{Path(output) / name}: {num_bytes:,} bytes of text")
 

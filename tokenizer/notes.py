@@ -1,10 +1,12 @@
 """Notes of a command about its inputs, on standard error: what was not read, and what a user may not expect."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
 from fanal.files import HASH_BLOCK_BYTES
+from tokenizer.documents.file_names import COMPRESSIONS
 from tokenizer.documents.input_files import FoundInputs
 from tokenizer.encoding.encode import EncodeReport
 
@@ -23,6 +25,9 @@ def say_report(output: str, report: EncodeReport) -> None:
         what = f"{count:,} documents give a field more than once, and the last one was taken"
         click.echo(f"{output}: warning: {what}:", err=True)
         _say_first(report.repeated, count)
+    for twins in _same_names(report):
+        what = f"{' and '.join(twins)} have one name in several compressions, and the shard has the documents of each"
+        click.echo(f"{output}: warning: {what}", err=True)
     for twins in _same_bytes(report):
         click.echo(
             f"{output}: warning: {' and '.join(twins)} hold the same bytes, and the shard has them as often", err=True
@@ -37,6 +42,17 @@ def _same_bytes(report: EncodeReport) -> list[list[str]]:
         if file.first_block == 0 and len(file.block_sha256) == -(-file.bytes // HASH_BLOCK_BYTES):
             by_hash.setdefault(file.block_sha256, []).append(file.path)
     return [paths for paths in by_hash.values() if len(paths) > 1][:MAX_LINES]
+
+
+def _same_names(report: EncodeReport) -> list[list[str]]:
+    """Return the files whose names differ in the compression alone."""
+    by_name: dict[str, list[str]] = {}
+    for file in report.manifest.input_files:
+        path = Path(file.path)
+        by_name.setdefault(str(path.with_suffix("") if path.suffix.lower() in COMPRESSIONS else path), []).append(
+            file.path
+        )
+    return [paths for paths in by_name.values() if len(set(paths)) > 1][:MAX_LINES]
 
 
 def say_found(found: FoundInputs) -> None:

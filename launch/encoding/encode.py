@@ -28,6 +28,7 @@ from launch.sites.site import SiteConfig
 FACTS = "encode.json"
 MAX_PARTS = 100_000
 """Largest number of parts taken: the merge looks at each, and few schedulers take a larger array."""
+MAX_RETRIES, MAX_SEED = 1_000, 2**63 - 1
 OURS = ("--tokenizer", "--input", "--output", "--part", "--shuffle-seed", "--workers")
 """Options of ``fanal tokenizer encode`` that ``fanal launch render-encode`` has or sets itself."""
 SAME_FOR_ALL_PARTS = ("tokenizer", "inputs", "parts", "options")
@@ -70,10 +71,12 @@ def plan_encode(site_name: str, site: SiteConfig, request: EncodeRequest, places
     ):  # fmt: skip
         if number is not None and number < least:
             raise UserError(f"{option} ({number}) must be at least {least}; {option} {max(least, 8)} works")
-    if request.parts > MAX_PARTS:
-        raise UserError(
-            f"--parts ({request.parts}) must not be above {MAX_PARTS:,}, the tasks of an array; --parts 8 works"
-        )
+    for option, number, most in (
+        ("--parts", request.parts, MAX_PARTS), ("--at-once", request.at_once, MAX_PARTS),
+        ("--retries", request.retries, MAX_RETRIES), ("--shuffle-seed", request.shuffle_seed, MAX_SEED),
+    ):  # fmt: skip
+        if number is not None and number > most:
+            raise UserError(f"{option} ({number}) must not be above {most}; {option} 8 works")
     cores, where = (site.encode.cores, "encode.cores") if site.encode else (site.cores_per_node, "cores_per_node")
     workers = cores if request.workers is None else request.workers
     if workers > cores:

@@ -288,7 +288,7 @@ def _eta(
     known: dict[str, Any] = {"eta_hours": None, "eta_jobs": None, "eta_counts": None, "lost_share": None}
     known["hours_per_job"] = hours_per_job
     if left is None or run is None or speed is None:
-        return known if left != 0 else {**known, "eta_hours": 0.0, "eta_jobs": 0}
+        return known if left != 0 else {**known, "eta_hours": 0.0, "eta_jobs": 0 if hours_per_job else None}
     lost = lost_share(
         line, _ended(attempts), step_time_s=speed.step_time_s, validation_interval=run.train.validation_interval,
         save_interval=run.checkpoint.interval,

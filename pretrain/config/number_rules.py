@@ -48,6 +48,13 @@ LARGEST = {
 }  # fmt: skip
 """Far above what anyone trains (the deepest transformers have a thousand layers), and low enough that what follows from any of
 these is worked out at once and stays a 64-bit number."""
+LARGEST_FACTOR = 1e6
+FACTORS = {
+    "model": ("layernorm_epsilon", "init_method_std"),
+    "optim": ("lr", "min_lr", "weight_decay", "adam_eps"),
+}
+"""Numbers that weights are multiplied with or drawn by: at most LARGEST_FACTOR, since single precision ends at 3e38, and a product
+of several before."""
 SMALL = {float: (1e-5, 1e-3), int: (1, *(2**power for power in range(1, 17)))}
 """Values to recommend where the default is none."""
 
@@ -150,6 +157,12 @@ def _check_largest(run: RunConfig, passes: Callable[[RunConfig], bool]) -> None:
             candidates = [largest, *(largest - largest % step for step in _divisors(run)), *reversed(SMALL[int])]
             works = _works(run, room, name, passes, candidates)
             raise UserError(f"{room}.{name} ({_number(value)}) must be at most {largest:,}; {works} works")
+    for room, names in FACTORS.items():
+        for name in names:
+            value = getattr(getattr(run, room), name)
+            if value > LARGEST_FACTOR:
+                works = _brief(_works(run, room, name, passes, SMALL[float]))
+                raise UserError(f"{room}.{name} ({value:g}) must be at most {LARGEST_FACTOR:g}; {works} works")
     for name, value in values_of(run.train.watchdog, "train.watchdog"):
         if value is not None and value > LONGEST_S:
             raise UserError(f"{name} ({value}) must be at most {LONGEST_S:,} seconds; null works, for no limit")

@@ -3,8 +3,10 @@
 Real processes through the real command line, in a folder of its own below the run's. Nothing else of the run is touched.
 """
 
+import ctypes
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -38,6 +40,8 @@ from pretrain.train.memory import check_memory
 
 CONFIG, OUTPUT = "config.yaml", "output.txt"
 MOST_CHAINS_PER_KILL = 3
+SET_PARENT_DEATH_SIGNAL = 1
+"""PR_SET_PDEATHSIG of prctl(2)."""
 """A run that ends before its planned kill is compared all the same, and another one takes its place: so often."""
 
 Start = Callable[[Path, Sequence[str], Path], Running]
@@ -45,11 +49,13 @@ Start = Callable[[Path, Sequence[str], Path], Running]
 
 
 def start_training(config: Path, overrides: Sequence[str], output: Path) -> Running:
-    """``fanal train``, as anyone would start it."""
+    """``fanal train``, as anyone would start it, but that it is asked to stop when this process ends, however that ends."""
+    prctl = ctypes.CDLL(None).prctl
     with output.open("ab") as stream:
         return subprocess.Popen(
             [sys.executable, "-m", "pretrain", "train", str(config), *overrides],
             stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT,
+            preexec_fn=lambda: prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGTERM),
         )  # fmt: skip
 
 

@@ -41,18 +41,18 @@ def meet(*, rank: int, size: int, timeout_s: int, speaks: bool) -> Any:
         store = TCPStore(
             host, port, size, is_master, datetime.timedelta(seconds=timeout_s), wait_for_workers=False, multi_tenant=is_master
         )  # fmt: skip
-    except dist.DistNetworkError as error:
+        # torchrun keeps its store when it starts the ranks again.
+        store = PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        here = store.add(HERE, 1)
+        for _ in wait.looks(""):
+            here = store.add(HERE, 0)
+            if here >= size:
+                break
+            wait.what = f"waiting for {size} ranks at {host}:{port} ({here} here){_advice()}"
+    except dist.DistError as error:  # rank 0 may end while others wait, and its store with it
         if is_master and "EADDRINUSE" in str(error):
             raise _port_is_taken(port) from error
         raise PassingError(f"no meeting of ranks at {host}:{port}: {str(error).splitlines()[0]}") from error
-    # torchrun keeps its store when it starts the ranks again.
-    store = PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
-    here = store.add(HERE, 1)
-    for _ in wait.looks(""):
-        here = store.add(HERE, 0)
-        if here >= size:
-            break
-        wait.what = f"waiting for {size} ranks at {host}:{port} ({here} here){_advice()}"
     return PrefixStore("default_pg", store)
 
 

@@ -5,8 +5,10 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 from rich.console import Console
 
@@ -87,6 +89,21 @@ def test_a_resume_that_forgets_moments_is_a_difference_that_is_named(
     assert "error: dp2: loss: loss of " in captured.err, "and in another layout, beyond the bound"
     assert "error: dp2: optimizer: " in captured.err and " off, more than 2e-05" in captured.err
     assert not record_of(tmp_path)["equal"]
+
+
+def test_a_proof_that_is_killed_leaves_no_training_behind(small_run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    overrides = (f"run_dir={folder}", "train.train_steps=500", "optim.lr_decay_samples=null")
+    words = [sys.executable, "-m", "pretrain", "prove", str(small_run), *overrides, "--kills", "1"]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, cwd=ROOT)
+    while not list(folder.rglob("straight/metrics.jsonl")) and process.poll() is None:
+        time.sleep(0.1)
+    trainers = psutil.Process(process.pid).children(recursive=True)
+    assert trainers
+    process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(trainers, timeout=60)
+    assert not alive
 
 
 def test_what_cannot_be_proved_is_refused_in_one_line(small_run: Path, tmp_path: Path) -> None:

@@ -5,7 +5,9 @@ Every command in these messages works as it stands (tests/unit/tokenizer/test_to
 
 import codecs
 import contextlib
+import itertools
 import json
+import os
 import shlex
 import sys
 import zlib
@@ -57,9 +59,16 @@ def _quoted(word: object) -> str:
     return text if text in (">", "&&") else shlex.quote(text)
 
 
+def _free(path: Path) -> Path:
+    """Return the path, or where something is already, one like it: a command in a message takes the place of nothing."""
+    stem, dot, ends = path.name.partition(".")
+    others = (path.with_name(f"{stem}-{number}{dot}{ends}") for number in itertools.count(2))
+    return next(name for name in itertools.chain([path], others) if not os.path.lexists(name))
+
+
 def _set_aside(path: Path) -> tuple[object, ...]:
     """Return the words that give a file a name which a folder of inputs leaves out, once something else was made of it."""
-    return "&&", "mv", path, path.with_name(path.name + ".orig")
+    return "&&", "mv", path, _free(path.with_name(path.name + ".orig"))
 
 
 def head_of(path: Path) -> bytes:
@@ -74,7 +83,7 @@ def how_to_read(path: Path) -> str:
     unpacked = path.with_suffix("")
     for end, module in ARCHIVES.items():
         if name.endswith(end):
-            folder = path.with_name(path.name[: -len(end)] or "unpacked")
+            folder = _free(path.with_name(path.name[: -len(end)] or "unpacked"))
             todo = command("python3", "-m", module, "-e", path, folder, *_set_aside(path))
             return f"is an archive: {todo} unpacks it to the folder {folder}"
     if suffix in UNPACKED_BY:
@@ -137,7 +146,7 @@ def not_lines_of_json(path: Path, head: bytes) -> str | None:
     start = head[:LINES_BYTES].removeprefix(b"\xef\xbb\xbf").lstrip(JSON_SPACE)
     first, _, rest = start.partition(b"\n")
     plain = _unpacked_name(path)
-    new = plain.with_name(plain.stem + ".lines.jsonl")
+    new = _free(plain.with_name(plain.stem + ".lines.jsonl"))
     if start[:1] not in (b"[", b"{") or (start[:1] == b"{" and _is_json(first)):
         return None
     if start[:1] == b"[":
@@ -168,7 +177,7 @@ def not_plain_text(path: Path, head: bytes) -> str | None:
 def converted(path: Path, encoding: str) -> str:
     """Return the commands that make UTF-8 of a file, and set the file itself aside."""
     plain = _unpacked_name(path)
-    new = plain.with_name(f"{plain.stem}.utf8{plain.suffix}")
+    new = _free(plain.with_name(f"{plain.stem}.utf8{plain.suffix}"))
     todo = command("iconv", "-f", encoding, "-t", "UTF-8", plain, ">", new, *_set_aside(plain))
     return f"{_unpack_first(path)}{todo}"
 
@@ -196,7 +205,7 @@ def _with_suffix(path: Path, suffix: str) -> Path:
 
 
 def _renamed(path: Path, to: Path) -> str:
-    return command("mv", path, to)
+    return command("mv", path, _free(to))
 
 
 def _from_table(path: Path, delimiter: str) -> str:
@@ -205,7 +214,7 @@ def _from_table(path: Path, delimiter: str) -> str:
         f'rows = csv.DictReader(open(sys.argv[1], newline="", encoding="utf-8-sig"), delimiter="{delimiter}"); '
         "[print(json.dumps(row)) for row in rows]"
     )
-    return command("python3", "-c", program, path, ">", path.with_suffix(".jsonl"))
+    return command("python3", "-c", program, path, ">", _free(path.with_suffix(".jsonl")))
 
 
 def _from_arrow(path: Path, head: bytes) -> str:
@@ -214,7 +223,9 @@ def _from_arrow(path: Path, head: bytes) -> str:
         "import sys, pyarrow.ipc, pyarrow.parquet; "
         f"pyarrow.parquet.write_table(pyarrow.ipc.open_{kind}(sys.argv[1]).read_all(), sys.argv[2])"
     )
-    return command(sys.executable, "-c", program, path, path.with_suffix(".parquet"))  # where pyarrow is installed
+    return command(
+        sys.executable, "-c", program, path, _free(path.with_suffix(".parquet"))
+    )  # where pyarrow is installed
 
 
 def _unpacked_name(path: Path) -> Path:

@@ -68,7 +68,7 @@ def adopt(
         return _copy(
             prefix, output, tokenizer, labels, dtype_name, num_sequences, num_documents, has_other_ids=has_other_ids
         )
-    _check_one_sequence_each(prefix, tokenizer_dir, num_sequences, num_documents)
+    _check_one_sequence_each(prefix, tokenizer_dir, labels, has_other_ids, num_sequences, num_documents)
     num_tokens = _check_tables(prefix, dtype_name, num_sequences, num_documents)
     if not np.array_equal(read_document_indices(prefix, num_sequences), np.arange(num_documents + 1)):
         raise ShardError(f"{idx_path} holds document indices other than 0 to {num_documents}; preprocess again")
@@ -166,18 +166,37 @@ def _copy(
 
 
 def _check_one_sequence_each(
-    prefix: str | Path, tokenizer_dir: str | Path, num_sequences: int, num_documents: int
+    prefix: str | Path,
+    tokenizer_dir: str | Path,
+    labels: Labels,
+    has_other_ids: bool,
+    num_sequences: int,
+    num_documents: int,
 ) -> None:
     """Check that every document is one sequence of at least one token, as training reads it. Raises: ShardError."""
     idx_path = shard_paths(prefix)[1]
-    words = ("fanal", "tokenizer", "adopt", prefix, "--tokenizer", tokenizer_dir, "--output", f"{prefix}-adopted")
+    lengths = read_lengths(prefix, num_sequences)
+    if not lengths.any():
+        raise ShardError(f"{idx_path} holds no document with a token; leave this shard out")
+    said = [word for name, value in vars(labels).items() if value is not None for word in (f"--{name}", value)]
+    said += ["--ids-of-another-tokenizer"] if has_other_ids else []
+    words = (
+        "fanal",
+        "tokenizer",
+        "adopt",
+        prefix,
+        "--tokenizer",
+        tokenizer_dir,
+        *said,
+        "--output",
+        f"{prefix}-adopted",
+    )
     remedy = f"`{shlex.join(map(str, words))}` writes a shard of the same tokens, one sequence a document, without empty ones"
     if num_documents != num_sequences:
         raise ShardError(
             f"{idx_path} cuts {num_documents} documents into {num_sequences} sequences, expected one sequence per document; "
             f"{remedy}"
         )
-    lengths = read_lengths(prefix, num_sequences)
     if (lengths == 0).any():
         number = int(np.argmax(lengths == 0))
         raise ShardError(f"{idx_path} gives document {number} 0 tokens, expected at least 1; {remedy}")

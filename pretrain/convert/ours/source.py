@@ -81,6 +81,11 @@ def _open_source(
     position = read_position(folder / DATA) if (folder / DATA).is_file() else None
     run, sources, seq_length = None, None, saved_seq_length(folder)
     if imported is not None:
+        if overrides:
+            raise UserError(
+                f"override {overrides[0]!r} must be left out: {folder} was imported, and its export gets the tokenizer "
+                "that came with it"
+            )
         model = read_model(folder)
         tokenizer = tokenizer_of_import(folder, imported, vocab_size=model.vocab_size)
     else:

@@ -137,3 +137,12 @@ def test_a_byte_that_is_not_utf_8_is_refused_in_any_text(
 def test_a_control_character_is_refused_in_any_text(override: str, message: str, config: Path) -> None:
     with pytest.raises(ValueError, match=message):
         load_run(config, [override])
+
+
+@pytest.mark.parametrize(
+    "key", ["optim.lr", "optim.min_lr", "optim.weight_decay", "optim.adam_eps", "model.init_method_std"]
+)
+def test_a_factor_beyond_single_precision_is_refused_with_one_that_works(key: str, config: Path) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"{key} (1e+300) must be at most 1e+06; ")) as caught:
+        load_run(config, [f"{key}=1e300"])
+    load_run(config, [f"{key}={recommended(str(caught.value))}"])

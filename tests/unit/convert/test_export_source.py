@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from fanal.errors import UserError
 from pretrain.checkpoint.disk.manifest import DamagedCheckpointError
 from pretrain.convert.certificate.tokenizer_proof import prove_tokenizer
 from pretrain.convert.importing.import_folder import import_hf
@@ -78,6 +79,14 @@ def test_a_config_that_does_not_say_how_long_a_sequence_was_is_damage(
         else:
             with open_model(checkpoint):
                 pass
+
+
+def test_an_override_for_an_import_is_refused_since_it_would_change_nothing(folder: Path, tmp_path: Path) -> None:
+    (folder / "tokenizer.json").write_text(TOKENIZER)
+    checkpoint = import_hf(folder, tmp_path / "imported").checkpoint
+    with pytest.raises(UserError, match=r"override 'data.tokenizer=there' must be left out: .*imported"):
+        open_source(checkpoint, ["data.tokenizer=there"])
+    open_source(checkpoint)
 
 
 def test_ids_that_an_older_version_has_imported_are_named(folder: Path, tmp_path: Path) -> None:

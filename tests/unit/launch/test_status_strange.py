@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from launch.__main__ import cli
 from launch.status.progress import timeline
 from launch.status.status import status
-from tests.unit.launch.run_folder import START, RunFolder, decided, saved, started, step, submitted, validation
+from tests.unit.launch.run_folder import START, RunFolder, decided, saved, start, started, step, submitted, validation
 
 pytestmark = pytest.mark.usefixtures("no_slurm")
 
@@ -66,6 +66,14 @@ def test_a_run_whose_time_goes_to_validations_alone_tells_no_end(tmp_path: Path,
     run.metrics(step(1) | {"step_time_s": 0}, validation(1, 3.0))
     found = status(run.path)
     assert (found["lost_share"], found["eta_hours"], found["eta_jobs"]) == (1, None, None)
+
+
+def test_a_run_that_only_lacks_its_last_checkpoint_and_its_config_is_shown(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    (run.path / "launch" / "job.json").unlink()
+    run.metrics(start(0, train_steps=3), step(3))
+    done = CliRunner().invoke(cli, ["status", str(run.path)])
+    assert done.exit_code == 0 and "3 of 3 (100.0%)" in done.output, done.output
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 import re
 import socket
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -75,3 +77,21 @@ def test_a_port_that_cannot_be_is_refused_with_one_that_works(value: str, monkey
     monkeypatch.setenv("MASTER_PORT", value)
     with pytest.raises(UserError, match=rf"MASTER_PORT \({value!r}\) must be a whole number from 1 to 65535"):
         meet(rank=0, size=1, timeout_s=1, speaks=True)
+
+
+def test_a_store_that_goes_while_ranks_wait_is_one_line(port: int, tmp_path: Path) -> None:
+    master = "from pretrain.parallel.rendezvous import meet\nmeet(rank=0, size=3, timeout_s=60, speaks=False)"
+    process = subprocess.Popen([sys.executable, "-c", master], cwd=ROOT)
+    killer = threading.Timer(0.5, process.kill)
+
+    def kill_once_both_are_there() -> None:
+        while not rendezvous._listens("127.0.0.1", port):
+            time.sleep(0.05)
+        killer.start()
+
+    watch = threading.Thread(target=kill_once_both_are_there)
+    watch.start()
+    with pytest.raises(PassingError, match=rf"no meeting of ranks at 127.0.0.1:{port}: "):
+        meet(rank=1, size=3, timeout_s=60, speaks=False)
+    watch.join()
+    process.wait()

@@ -135,7 +135,7 @@ def test_what_is_not_one_sequence_a_document_is_refused_and_the_command_in_the_m
     builder.finalize(f"{tmp_path / 'a b'}.idx")
     prefix = tmp_path / "a b"
     with pytest.raises(ShardError, match=message) as refused:
-        adopt(prefix, tokenizer_dir)
+        adopt(prefix, tokenizer_dir, Labels(domain="a domain", licence="MIT"))
     assert not Path(f"{prefix}.json").exists()
     program, *words = shlex.split(str(refused.value).split("`")[1])
     assert (program, words[0]) == ("fanal", "tokenizer") and main(words[1:]) == 0
@@ -143,6 +143,7 @@ def test_what_is_not_one_sequence_a_document_is_refused_and_the_command_in_the_m
     shard = open_shard(output)
     assert [shard.document(number).tolist() for number in range(shard.num_documents)] == kept
     assert shard.manifest.num_skipped == len(cuts) - len(kept)
+    assert (shard.manifest.domain, shard.manifest.licence, shard.manifest.source) == ("a domain", "MIT", None)
     assert verify([output], deep=True, tokenizer_dir=tokenizer_dir)[0].problems == ()
     assert Path(f"{output}.bin").read_bytes() == Path(f"{prefix}.bin").read_bytes()
     assert (shard.manifest.options.append_bos, shard.manifest.options.append_eos) == (False, True)
@@ -157,6 +158,8 @@ def test_a_shard_of_nothing_but_empty_documents_is_refused(tmp_path: Path, token
     builder.finalize(f"{tmp_path / 'a'}.idx")
     with pytest.raises(ShardError, match=r"a.idx holds no document with a token; leave this shard out"):
         adopt(tmp_path / "a", tokenizer_dir, output=tmp_path / "b")
+    with pytest.raises(ShardError, match=r"a.idx holds no document with a token; leave this shard out"):
+        adopt(tmp_path / "a", tokenizer_dir)
     assert not list(tmp_path.glob("b*"))
 
 

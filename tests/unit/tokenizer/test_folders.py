@@ -224,3 +224,15 @@ def test_copies_of_a_file_are_read_and_named(
     assert main(["encode", *words]) == 0
     copies = f"{corpus / 'a.jsonl'} and {corpus / 'copy/a (1).jsonl'}"
     assert f"x: warning: {copies} hold the same bytes, and the shard has them as often" in capsys.readouterr().err
+
+
+def test_one_name_in_several_compressions_is_said(
+    tmp_path: Path, tokenizer_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = put(
+        tmp_path / "corpus", {"a.jsonl": line("x"), "a.jsonl.gz": gzip.compress(line("x")), "b.jsonl": line("y")}
+    )
+    words = ["--tokenizer", str(tokenizer_dir), "--input", str(corpus), "--output", str(tmp_path / "x")]
+    assert main(["encode", *words]) == 0
+    both = f"{corpus / 'a.jsonl'} and {corpus / 'a.jsonl.gz'}"
+    assert f"x: warning: {both} have one name in several compressions" in capsys.readouterr().err

@@ -331,3 +331,13 @@ def test_a_size_of_vocabulary_that_the_text_cannot_give_is_refused_with_one_that
     assert works, said
     (here / "spec.yaml").write_text(f"{works[0].removesuffix(' works')}\n")
     assert main(words) == 0
+
+
+def test_a_command_in_a_message_takes_the_place_of_no_other_file(here: Path, refused: Callable[..., str]) -> None:
+    (here / "n.jsonl.gz").write_text(LINES)
+    (here / "n.jsonl").write_text("another")
+    said = refused("n.jsonl.gz")
+    assert "`mv n.jsonl.gz n-2.jsonl`" in said
+    (here / "t.csv").write_text("text\nx\n")
+    (here / "t.jsonl").write_text("another")
+    assert "> t-2.jsonl`" in refused("t.csv")

@@ -133,6 +133,15 @@ def test_a_crash_exits_with_70_and_a_traceback(
     assert "RuntimeError: a fault of ours" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("size", ["nan", "inf", "1e300"])
+def test_a_sample_corpus_of_a_size_without_sense_is_refused(
+    size: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sample-corpus", "--output", str(tmp_path / "x"), "--max-megabytes", size]) == 2
+    assert "must be at most 1,000,000; --max-megabytes 4 works" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
 def test_the_sample_corpus_command_writes_four_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sample-corpus", "--output", str(tmp_path), "--max-megabytes", "0.6"]) == 0
     assert len(list(tmp_path.rglob("*.jsonl"))) == 4
