@@ -26,9 +26,18 @@ MOST_GROWTH = 1_000_000
 LONGEST_REASON = 400
 WORDS = {"NoneType": "null", "DictConfig": "mapping", "ListConfig": "list"}
 """YAML's words for omegaconf's."""
-UNREADABLE = (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError, OverflowError, RecursionError, IndexError)
-"""What the libraries raise of a text that is no YAML for them: a ValueError of an integer with too many digits or of bytes that
-are not UTF-8, an IndexError of a key such as [."""
+UNREADABLE = (
+    yaml.YAMLError,
+    OmegaConfBaseException,
+    OSError,
+    UnicodeDecodeError,
+    OverflowError,
+    RecursionError,
+    IndexError,
+)
+"""What the libraries raise of a text that is no YAML for them: an IndexError of a key such as [."""
+ENDLESS_NUMBER = re.compile("[0-9_]{4301}")
+"""More digits than Python reads: the libraries let its ValueError through."""
 
 
 def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -83,6 +92,8 @@ def read_mapping(file: Path, cls: type, *, what: str, example: str) -> dict[str,
     """
     try:
         size = file.stat().st_size
+        if size <= LARGEST_FILE:
+            _refuse_endless_numbers(file.read_text(encoding="utf-8"), f"{what} {file}")
         from_file = OmegaConf.load(file) if size <= LARGEST_FILE else None
     except UNREADABLE as error:
         raise error_type(error)(f"{what} {file} is not readable YAML: {_reason(error)}") from None
@@ -139,6 +150,7 @@ def _override(text: str) -> dict[str, Any]:
         raise UserError(f"override {shown(text, 200)} must be key=value, such as train.train_steps=100")
     if value.strip() == "???":  # omegaconf's word for what is not chosen, which it would pass over
         raise UserError(f"override {shown(text, 200)} must give a value; leave it out to keep the file's")
+    _refuse_endless_numbers(text, f"override {shown(text, 200)}")
     try:
         tree: Any = OmegaConf.to_container(OmegaConf.from_dotlist([text]))
     except UNREADABLE as error:
@@ -148,6 +160,11 @@ def _override(text: str) -> dict[str, Any]:
     tree = with_current_names(tree, where="override")
     refuse_misfits(tree, RunConfig, where="override")
     return tree
+
+
+def _refuse_endless_numbers(text: str, where: str) -> None:
+    if ENDLESS_NUMBER.search(text):
+        raise UserError(f"{where} must hold numbers of at most 4,300 digits; no key takes one of more than 19")
 
 
 def _reason(error: BaseException, *, lines: int | None = None) -> str:

@@ -48,13 +48,12 @@ LARGEST = {
 }  # fmt: skip
 """Far above what anyone trains (the deepest transformers have a thousand layers), and low enough that what follows from any of
 these is worked out at once and stays a 64-bit number."""
-LARGEST_FACTOR = 1e6
+LARGEST_FACTOR = 1e30
 FACTORS = {
     "model": ("layernorm_epsilon", "init_method_std"),
     "optim": ("lr", "min_lr", "weight_decay", "adam_eps"),
 }
-"""Numbers that weights are multiplied with or drawn by: at most LARGEST_FACTOR, since single precision ends at 3e38, and a product
-of several before."""
+"""Numbers that weights are multiplied with or drawn by: at most LARGEST_FACTOR, since single precision ends at 3e38."""
 SMALL = {float: (1e-5, 1e-3), int: (1, *(2**power for power in range(1, 17)))}
 """Values to recommend where the default is none."""
 
