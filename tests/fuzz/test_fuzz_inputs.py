@@ -10,7 +10,8 @@ from tests.fuzz import inputs
 from tests.fuzz.input_cases import KINDS, make_case, make_good
 from tests.fuzz.inputs import Outcome, run_all, run_case
 
-SHORT = range(3 * len(KINDS))
+SHORT = (*range(3 * len(KINDS)), 142)
+"""A few of each kind, and one that had a traceback once."""
 
 
 def test_wrong_inputs_are_refused_in_words_in_time_and_leave_nothing() -> None:

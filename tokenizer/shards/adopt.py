@@ -175,9 +175,6 @@ def _check_one_sequence_each(
 ) -> None:
     """Check that every document is one sequence of at least one token, as training reads it. Raises: ShardError."""
     idx_path = shard_paths(prefix)[1]
-    lengths = read_lengths(prefix, num_sequences)
-    if not lengths.any():
-        raise ShardError(f"{idx_path} holds no document with a token; leave this shard out")
     said = [word for name, value in vars(labels).items() if value is not None for word in (f"--{name}", value)]
     said += ["--ids-of-another-tokenizer"] if has_other_ids else []
     words = (
@@ -197,6 +194,9 @@ def _check_one_sequence_each(
             f"{idx_path} cuts {num_documents} documents into {num_sequences} sequences, expected one sequence per document; "
             f"{remedy}"
         )
+    lengths = read_lengths(prefix, num_sequences)
+    if not lengths.any():
+        raise ShardError(f"{idx_path} holds no document with a token; leave this shard out")
     if (lengths == 0).any():
         number = int(np.argmax(lengths == 0))
         raise ShardError(f"{idx_path} gives document {number} 0 tokens, expected at least 1; {remedy}")
