@@ -3,7 +3,6 @@
 Real processes through the real command line, in a folder of its own below the run's. Nothing else of the run is touched.
 """
 
-import ctypes
 import os
 import shutil
 import signal
@@ -12,12 +11,14 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
 from fanal.errors import UserError
 from fanal.exit_codes import CRASH, DAMAGED, DIFFERENT, FINISHED, WRONG_INPUT
+from fanal.parent_death import follow_parent
 from fanal.run_folder import checkpoints_dir
 from fanal.run_progress import newest_step
 from pretrain.checkpoint.disk.tensors import read_whole
@@ -40,8 +41,6 @@ from pretrain.train.memory import check_memory
 
 CONFIG, OUTPUT = "config.yaml", "output.txt"
 MOST_CHAINS_PER_KILL = 3
-SET_PARENT_DEATH_SIGNAL = 1
-"""PR_SET_PDEATHSIG of prctl(2)."""
 """A run that ends before its planned kill is compared all the same, and another one takes its place: so often."""
 
 Start = Callable[[Path, Sequence[str], Path], Running]
@@ -50,12 +49,11 @@ Start = Callable[[Path, Sequence[str], Path], Running]
 
 def start_training(config: Path, overrides: Sequence[str], output: Path) -> Running:
     """``fanal train``, as anyone would start it, but that it is asked to stop when this process ends, however that ends."""
-    prctl = ctypes.CDLL(None).prctl
     with output.open("ab") as stream:
         return subprocess.Popen(
             [sys.executable, "-m", "pretrain", "train", str(config), *overrides],
             stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT,
-            preexec_fn=lambda: prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGTERM),
+            preexec_fn=partial(follow_parent, signal.SIGTERM),
         )  # fmt: skip
 
 

@@ -2,14 +2,13 @@
 
 import json
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from fanal.errors import FanalError
 from fanal.run_folder import CONFIG, DATA, checkpoints_dir, step_name
 from fanal.run_progress import metrics, newest_step
-from pretrain.checkpoint.disk.manifest import Manifest, read_small_file
-from pretrain.checkpoint.disk.verify import hash_problem, verify_checkpoint
+from pretrain.checkpoint.disk.manifest import read_small_file
+from pretrain.checkpoint.disk.verify import verify_checkpoint
 from pretrain.config.load import to_yaml
 from pretrain.config.schema import RunConfig
 from pretrain.data.sources import Sources
@@ -57,12 +56,7 @@ def _is_unchanged(run: RunConfig, sources: Sources) -> bool:
         return False
     if position["tokenizer_sha256"] != sources.tokenizer_sha256:
         return False
-    found = verify_checkpoint(folder, deep=False)
-    return found.manifest is not None and not found.problems and _has_every_byte(folder, found.manifest)
-
-
-def _has_every_byte(folder: Path, manifest: Manifest) -> bool:
-    if sum(entry.bytes for entry in manifest.files) > MOST_BYTES:
+    if sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) > MOST_BYTES:
         return False
-    with ThreadPoolExecutor(THREADS) as threads:
-        return not any(threads.map(lambda entry: hash_problem(folder, entry), manifest.files))
+    found = verify_checkpoint(folder, deep=True, num_threads=THREADS)
+    return found.manifest is not None and not found.problems

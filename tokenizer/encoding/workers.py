@@ -6,7 +6,6 @@ killed while the queue was full, or that held a lock, hung the pool for ever.)
 """
 
 import contextlib
-import ctypes
 import multiprocessing
 import os
 import pickle
@@ -20,6 +19,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
 
 from fanal.errors import FanalError, PassingError
+from fanal.parent_death import follow_parent
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -191,7 +191,6 @@ def _end_with(parent: int) -> None:
     """Make this process end with its parent, however that ends, and leave Ctrl-C to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
-    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+    follow_parent(signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)

@@ -5,7 +5,6 @@ take its writer with it. It reads one line per checkpoint, where its job lies in
 JSON: {"stage": NAME} as each stage begins, then {"done": null or a warning} or {"failed": REASON}.
 """
 
-import ctypes
 import json
 import mmap
 import os
@@ -17,9 +16,9 @@ from typing import Any
 
 from fanal.errors import FanalError, run_guarded
 from fanal.exit_codes import FINISHED
+from fanal.parent_death import follow_parent
 from pretrain.checkpoint.saving.write_job import job_from_text, set_part_aside, write_checkpoint
 
-PR_SET_PDEATHSIG = 1
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 """A terminal or Slurm sends these to every process of a run; the rank decides when its writer ends."""
 
@@ -31,7 +30,7 @@ def main(descriptor: int, parent: int) -> None:
     """
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    follow_parent(signal.SIGKILL)
     if os.getppid() != parent:  # it went before we asked to follow
         return
     serve(descriptor)

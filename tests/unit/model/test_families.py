@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from pretrain.model.inference import InferenceDecoder
 from pretrain.model.initialize import global_named_parameters
 from pretrain.model.placement import place_parameters
 from pretrain.optim.optimizer import build_optimizer
-from pretrain.parallel.world import World, open_lone_world
+from pretrain.parallel.world import World
 
 MODEL = ModelConfig(
     num_layers=2, hidden_size=8, ffn_hidden_size=16, num_attention_heads=4, num_query_groups=2, vocab_size=130
@@ -52,15 +51,6 @@ def normed(monkeypatch: pytest.MonkeyPatch) -> Family:
     family = replace(LLAMA, title="Normed", table=head_normed)
     monkeypatch.setattr(families, "FAMILIES", (family,))
     return family
-
-
-@pytest.fixture
-def world() -> Iterator[World]:
-    with open_lone_world():
-        yield World(
-            rank=0, size=1, device=torch.device("cpu"), tp_rank=0, pp_rank=0, dp_rank=0,
-            tensor_model_parallel_size=1, pipeline_model_parallel_size=1, data_parallel_size=1,
-        )  # fmt: skip
 
 
 def run_of(model: ModelConfig) -> RunConfig:

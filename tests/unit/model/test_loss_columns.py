@@ -1,25 +1,13 @@
 """The loss is that of the tokenizer's tokens: no other row of the vocabulary takes part, whatever the config counts."""
 
-from collections.abc import Iterator
-
-import pytest
 import torch
 
 from pretrain.config.derive import num_tokens
 from pretrain.model.gpt import build_model, unwrap
-from pretrain.parallel.world import World, open_lone_world
+from pretrain.parallel.world import World
 from tests.unit.model.test_families import MODEL, run_of
 
 TOKENS = 100
-
-
-@pytest.fixture
-def world() -> Iterator[World]:
-    with open_lone_world():
-        yield World(
-            rank=0, size=1, device=torch.device("cpu"), tp_rank=0, pp_rank=0, dp_rank=0,
-            tensor_model_parallel_size=1, pipeline_model_parallel_size=1, data_parallel_size=1,
-        )  # fmt: skip
 
 
 def loss_and_gradient(world: World, tokens: int | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
