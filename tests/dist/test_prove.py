@@ -93,8 +93,8 @@ def test_a_resume_that_forgets_moments_is_a_difference_that_is_named(
 
 def test_a_proof_that_is_killed_leaves_no_training_behind(small_run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    overrides = (f"run_dir={folder}", "train.train_steps=500", "optim.lr_decay_samples=null")
-    words = [sys.executable, "-m", "pretrain", "prove", str(small_run), *overrides, "--kills", "1"]
+    overrides = (f"run_dir={folder}", "train.train_steps=100000", "optim.lr_decay_samples=null")
+    words = [sys.executable, "-m", "pretrain", "prove", str(small_run), *overrides, "--steps", "100000"]
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, cwd=ROOT)
     while not list(folder.rglob("straight/metrics.jsonl")) and process.poll() is None:
         time.sleep(0.1)
