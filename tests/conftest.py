@@ -12,6 +12,15 @@ hypothesis.settings.register_profile("no deadline", deadline=None)
 hypothesis.settings.load_profile("no deadline")
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """The name of a case's bytes is its argument's name.
+
+    pytest would write the bytes out. Bytes may hold the second in which they were made (gzip's header does), and xdist
+    refuses to start when two workers collect different names.
+    """
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture(scope="session")
 def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """tokenizer/ and shards/{train,validation}-{code,prose}."""
