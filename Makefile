@@ -9,6 +9,7 @@
 # make bench-checkpoint   save and load beside torch's checkpoints and the bare disk; appends to bench/results/checkpoint.md
 # make bench-export   a 7B checkpoint of random weights, exported beside a raw copy (81 GB of disk; DTYPES=bf16 54)
 # make bench-recipe   the demo's recipe at several learning rates, on several corpora; appends to bench/results/recipe.md
+# make bench-growth   sources, records, ranks, files and nodes, many of each; appends to bench/results/growth.md
 # make install   the packages of constraints.txt into .venv, and this one so that changes of the code count at once
 # make data    the text, the tokenizer and the shards of the demo
 # make check   lint, format and types, then every test
@@ -27,7 +28,7 @@ SPLITS := train validation
 SHARDS := $(foreach split,$(SPLITS),demo/shards/$(split)-code.json demo/shards/$(split)-prose.json)
 
 .DEFAULT_GOAL := help
-.PHONY: help install data demo test test-quick test-slurm interop check torture fuzz bench-data bench-checkpoint bench-export bench-recipe gpu clean
+.PHONY: help install data demo test test-quick test-slurm interop check torture fuzz bench-data bench-checkpoint bench-export bench-recipe bench-growth gpu clean
 
 help:
 	@sed -n '/^#/!q; s/^# //p' Makefile
@@ -181,6 +182,10 @@ bench-export: $(STAMP)
 LIBRARIES ?= $(wildcard /usr/lib/python3.1[1-3])
 bench-recipe: $(STAMP)
 	$(RUN) -m bench.recipe_rates --libraries $(LIBRARIES)
+
+# CASES='load merge' measures the cases with these words in their names.
+bench-growth: $(STAMP)
+	$(RUN) -m bench.growth $(CASES)
 
 gpu: data
 	$(RUN) -m pytest tests/gpu -rs
