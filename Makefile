@@ -11,6 +11,8 @@
 # make bench-recipe   the demo's recipe at several learning rates, on several corpora; appends to bench/results/recipe.md
 # make bench-growth   sources, records, ranks, files and nodes, many of each; appends to bench/results/growth.md
 # make install   the packages of constraints.txt into .venv, and this one so that changes of the code count at once
+# make lock    the packages that constraints.txt brings, each with the hashes of its files, into locks/
+# make sbom    what is installed, as a bill of materials (CycloneDX, build/sbom.cdx.json), and docs/dependencies.md
 # make data    the text, the tokenizer and the shards of the demo
 # make check   lint, format and types, then every test
 # make gpu     the tests that need a GPU, and a training run on one
@@ -28,20 +30,47 @@ SPLITS := train validation
 SHARDS := $(foreach split,$(SPLITS),demo/shards/$(split)-code.json demo/shards/$(split)-prose.json)
 
 .DEFAULT_GOAL := help
-.PHONY: help install data demo test test-quick test-slurm interop check torture fuzz bench-data bench-checkpoint bench-export bench-recipe bench-growth gpu clean
+.PHONY: help install data demo test test-quick test-slurm interop check torture fuzz bench-data bench-checkpoint bench-export bench-recipe bench-growth lock sbom gpu clean
 
 help:
 	@sed -n '/^#/!q; s/^# //p' Makefile
 
 install: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt
+# On Linux, with the locks: every package has the bytes that were tested, or nothing is installed. Elsewhere the versions of
+# constraints.txt. torch has locks of its own, since an index has either the CPU's build or the one that brings NVIDIA's libraries.
+PIP = PIP_ROOT_USER_ACTION=ignore $(RUN) -m pip install -qq --disable-pip-version-check
+$(STAMP): pyproject.toml constraints.txt $(wildcard locks/*.txt)
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Python 3.11, 3.12 or 3.13 is needed; set PYTHON=python3.11")'
 	@echo 'Installing Fanal and its libraries into $(VENV) (some minutes, once)'
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
-	@PIP_ROOT_USER_ACTION=ignore $(RUN) -m pip install -qq --disable-pip-version-check --upgrade pip
-	@PIP_ROOT_USER_ACTION=ignore $(RUN) -m pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@case "$$(uname -sm)" in \
+	    'Linux x86_64'|'Linux aarch64') \
+	        $(PIP) --no-deps --require-hashes --requirement locks/requirements.txt && \
+	        { $(PIP) --no-deps --require-hashes --requirement locks/torch-cpu.txt 2>/dev/null || \
+	            $(PIP) --no-deps --require-hashes --requirement locks/torch-cuda.txt; } && \
+	        $(PIP) --no-deps --no-build-isolation --editable . ;; \
+	    *) $(PIP) --upgrade pip && $(PIP) --constraint constraints.txt --editable '.[dev]' ;; \
+	esac
 	@touch $(STAMP)
+
+# After a change of pyproject.toml or constraints.txt: the packages that they bring, with the hashes of every file of each version.
+# The hashes of the CPU's torch are PyTorch's own, and are added to locks/torch-cpu.txt by hand.
+UV = .cache/lock/bin/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-config \
+    --constraint constraints.txt --no-emit-index-url --no-annotate --custom-compile-command 'make lock'
+lock:
+	@$(PYTHON) -m venv .cache/lock && .cache/lock/bin/python -m pip install -qq --disable-pip-version-check uv
+	@$(UV) --quiet --output-file .cache/lock/all.txt
+	@$(PYTHON) locks/split.py .cache/lock/all.txt locks
+
+# What is installed, as a bill of materials (CycloneDX), and the page of licences that follows from it.
+SBOM := build/sbom.cdx.json
+sbom: $(STAMP)
+	@mkdir -p $(dir $(SBOM))
+	@test -x .cache/sbom/bin/cyclonedx-py || { $(PYTHON) -m venv .cache/sbom && .cache/sbom/bin/python -m pip install -qq --disable-pip-version-check \
+	    --constraint constraints.txt cyclonedx-bom; }
+	@.cache/sbom/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --validate --output-file $(SBOM) $(VENV)
+	@$(RUN) locks/licences.py $(SBOM) docs/dependencies.md
 
 $(CORPUS): | $(STAMP)
 	@$(RUN) -m tokenizer sample-corpus --output demo/corpus
