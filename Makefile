@@ -68,7 +68,7 @@ SBOM := build/sbom.cdx.json
 sbom: $(STAMP)
 	@mkdir -p $(dir $(SBOM))
 	@test -x .cache/sbom/bin/cyclonedx-py || { $(PYTHON) -m venv .cache/sbom && .cache/sbom/bin/python -m pip install -qq --disable-pip-version-check \
-	    --constraint constraints.txt cyclonedx-bom; }
+	    cyclonedx-bom==7.5.0; }
 	@.cache/sbom/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --validate --output-file $(SBOM) $(VENV)
 	@$(RUN) locks/licences.py $(SBOM) docs/dependencies.md
 
