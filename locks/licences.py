@@ -26,8 +26,8 @@ READ_BY_HAND = {"protobuf": "BSD-3-Clause", "sigstore-models": "MIT", "transform
 HEAD = """# Dependencies
 
 What `make install` brings, from the bill of materials that `make sbom` writes (CycloneDX, `build/sbom.cdx.json`). Why each
-direct dependency is there stands in `pyproject.toml`; [trust.md](trust.md#packages) says how their bytes are held. "Brought by" names who asks
-for a package, for an option of its own perhaps.
+direct dependency is there stands in `pyproject.toml`; [trust.md](trust.md#packages) says how their bytes are held. "Brought by"
+names who asks for a package, for an option of its own perhaps.
 
 | package | licence | brought by |
 |---|---|---|
