@@ -39,7 +39,7 @@ def attack(store: TCPStore, values: list[bytes], wanted: str) -> None:
     for key in sorted({*GUESSED, *store.list_keys()}):
         if wanted in key:
             for value in values:
-                store.set(key, value)
+                store.set(key, value)  # pyright: ignore[reportArgumentType]: bytes are taken
             print(f"wrote {key}", flush=True)
 
 
