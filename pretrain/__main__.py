@@ -28,6 +28,7 @@ from fanal.output import append_to_log, let_go_of_output, outlive_output
 from pretrain.config.load import load_run, load_run_to_train
 from pretrain.config.path_rules import paths_of
 from pretrain.config.schema import RunConfig
+from pretrain.parallel.caches import use_private_caches
 
 LET_THE_FIRST_SPEAK_S = 20
 CONTEXT = {"help_option_names": ["-h", "--help"]}
@@ -46,7 +47,7 @@ def train(config: str, overrides: tuple[str, ...]) -> None:
 
     Under torchrun or srun it uses the ranks that it is given; without either it starts the ranks that the layout needs here.
     """
-    _quiet_libraries()
+    _prepare_libraries()
     outlive_output()
     start = _train_rank if started_by_launcher() else _train_local
     code = _guard(lambda: start(load_run_to_train(config, overrides)))
@@ -109,7 +110,7 @@ def prove(config: str, overrides: tuple[str, ...], steps: int | None, kills: int
 
     The exit code is 0 if all is equal, 1 on a difference, 2 if the input is wrong.
     """
-    _quiet_libraries()
+    _prepare_libraries()
     from rich.console import Console
 
     from pretrain.inspect.prove import prove as prove_run
@@ -144,7 +145,7 @@ def import_model(hf_dir: str, to: str, make_vocab_size_divisible_by: int) -> Non
 
     A run starts from it with checkpoint.init_from. Nothing in the folder is executed; an unsupported model is refused by name.
     """
-    _quiet_libraries()
+    _prepare_libraries()
     from pretrain.convert.importing.import_folder import import_hf
 
     def act() -> int:
@@ -188,7 +189,7 @@ def generate(
 
     It takes the likeliest token each time, unless --temperature, --top-k or --top-p asks for sampling.
     """
-    _quiet_libraries()
+    _prepare_libraries()
     from pretrain.inspect.generate import GenerationRequest
     from pretrain.inspect.generate import generate as generate_text
     from pretrain.model.sampling import Sampling
@@ -235,7 +236,7 @@ def export_command(checkpoint: str, overrides: tuple[str, ...], folder: str, **o
     The folder is compared with the checkpoint as `transformers` loads it; the exit code is 76 if the two are not the same.
     It needs no GPU and no torchrun. Overrides name the places of tokenizer and shards, if they were moved.
     """
-    _quiet_libraries()
+    _prepare_libraries()
 
     def act() -> int:
         from rich.console import Console
@@ -331,8 +332,10 @@ def _train_local(run: RunConfig) -> int:
     return CRASH
 
 
-def _quiet_libraries() -> None:
-    """megatron-core warns of each optional package it does without, on every rank. Ranks inherit the environment."""
+def _prepare_libraries() -> None:
+    """megatron-core warns of each optional package it does without, on every rank; and compilers need a folder that is nobody
+    else's. Ranks inherit the environment."""
+    use_private_caches()
     warnings.filterwarnings("ignore", category=UserWarning, module=r"(megatron|torch)\.")
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.")
     os.environ.setdefault("PYTHONWARNINGS", "ignore::UserWarning,ignore::FutureWarning")

@@ -1,6 +1,6 @@
 """Decision after a job, by the exit codes of its ranks. Pure: facts in, one decision out.
 
-Exit codes: fanal/exit_codes.py. torchrun's own is never read: it is 1 whatever its ranks answered.
+Exit codes: fanal/exit_codes.py. A step's own is never read: it is srun's, for all nodes.
 """
 
 from collections.abc import Mapping

@@ -1,31 +1,23 @@
 #!/bin/bash
-# One node of a job: torchrun, which starts the ranks and ends with them. srun runs this once per node; job.sbatch exports
-# what it reads.
+# One node of a job: starts its ranks, and ends with them. srun runs this once per node; job.sbatch exports what it reads.
 set -uo pipefail
 
-# The announcement of the job's end is for the ranks. torchrun would die of it; they catch it from their first line on.
+# The announcement of the job's end is for the ranks, which catch it from their first line on.
 trap '' USR1
 # Slurm tells the ranks themselves; this script stays until they are gone.
 trap : TERM
 
 if [ -n "${FANAL_NODE_LOCAL:-}" ]; then
-    mine="$FANAL_NODE_LOCAL-$SLURM_NODEID" # its own, also where two nodes are one machine
+    # What a start that was killed has left, where it is ours. A job on two nodes that are one machine has two such folders.
+    find "${FANAL_NODE_LOCAL%/*}" -maxdepth 1 -user "$(id -u)" -name "${FANAL_NODE_LOCAL##*/}-$SLURM_NODEID.*" -exec rm -rf {} +
+    # New, and ours alone: a folder of a name that others know before may be a stranger's, and so would be the code in it.
+    mine=$(mktemp -d "$FANAL_NODE_LOCAL-$SLURM_NODEID.XXXXXXXX") || exit 70
     trap 'rm -rf "$mine"' EXIT
-    mkdir -p "$mine" || exit 70
     tar -xf "$FANAL_PACKED" -C "$mine" || exit 70
     export PYTHONPATH="$mine/code:$mine/packages"
 fi
 
 # The output of every rank is kept; the job's own output shows that of local rank 0 of each node.
-logs="$FANAL_ATTEMPT/logs/${SLURMD_NODENAME:-node$SLURM_NODEID}"
-mkdir -p "$logs" || exit 70
+export FANAL_LOGS="$FANAL_ATTEMPT/logs/${SLURMD_NODENAME:-node$SLURM_NODEID}"
 
-binding=()
-[ -z "${FANAL_NUMA_BINDING:-}" ] || binding=(--numa-binding "$FANAL_NUMA_BINDING")
-
-# No restarts by torchrun: a new start is the job's to decide, which counts them.
-"$PYTHON" -m torch.distributed.run \
-    --nnodes "$SLURM_JOB_NUM_NODES" --nproc-per-node "$FANAL_RANKS_PER_NODE" --max-restarts 0 \
-    --rdzv-backend c10d --rdzv-endpoint "$FANAL_MEET_AT" --rdzv-id "$(basename "$FANAL_ATTEMPT")" \
-    --log-dir "$logs" --tee 3 --local-ranks-filter 0 "${binding[@]}" \
-    -m pretrain train "$FANAL_CONFIG"
+"$PYTHON" -m launch.chain.ranks

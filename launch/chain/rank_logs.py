@@ -1,4 +1,4 @@
-"""Last output of a rank before it ended: torchrun keeps the output of each, below logs/NODE/…/LOCAL_RANK/std{out,err}.log."""
+"""Last output of a rank before it ended: the output of each is kept in logs/NODE/LOCAL_RANK/std{out,err}.log."""
 
 import re
 from pathlib import Path

@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 from fanal.exit_codes import OF_A_RUN
+from fanal.listener import MEETING_ID
 from fanal.run_folder import REQUESTS_SINCE_S, STOP
 from launch.chain.request import Job, Places
 from launch.sites.site import SiteConfig
@@ -34,7 +35,7 @@ def directives(job: Job) -> list[str]:
     lines += [sbatch(f"--qos={job.qos}")] if job.qos else []
     lines += [
         sbatch(f"--nodes={job.nodes}"),
-        sbatch("--ntasks-per-node=1", f"torchrun, which starts {job.ranks_per_node} rank(s) a node"),
+        sbatch("--ntasks-per-node=1", f"{NODE_SCRIPT}, which starts {job.ranks_per_node} rank(s) a node"),
     ]
     lines += [sbatch(f"--gres=gpu:{job.gpus_per_node}")] if job.gpus_per_node else []
     lines += [sbatch(f"--cpus-per-task={job.cores}", "memory follows the cores" if job.gpus_per_node else "")]
@@ -167,6 +168,8 @@ def _body(job: Job) -> list[str]:
         '    decide --before-training "$code"',
         "fi",
         "export FANAL_MEET_AT",
+        f"{MEETING_ID}=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \\n')",
+        f"export {MEETING_ID}  # so that no rank of another job is taken for one of ours",
         "",
         "# --- the run, which is told of signals",
         "wait_for() {  # until the process is gone; the announcement is repeated, for ranks that were not there yet",

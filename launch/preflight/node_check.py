@@ -23,6 +23,7 @@ import torch.distributed as dist
 from fanal.errors import run_guarded
 from fanal.exit_codes import FINISHED
 from fanal.files import sync
+from fanal.listener import listen_at
 from launch.preflight.outliers import MARK, NodeReport
 
 REPEATS = 5
@@ -64,9 +65,11 @@ def check(meet_at: str, folder: Path, *, gpus: int, bf16: bool) -> int:
         tell(report)
         host, _, port = meet_at.rpartition(":")
         # Without waiting for the others: who cannot reach the first node is known by it.
+        listener = listen_at(host, int(port), alone=num_nodes == 1)[0].detach() if rank == 0 else None
         store = dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]: documented, yet not listed by torch
-            host, int(port), None, is_master=rank == 0, timeout=timedelta(seconds=REACH_S), wait_for_workers=False
-        )
+            host, int(port), None, is_master=rank == 0, timeout=timedelta(seconds=REACH_S), wait_for_workers=False,
+            master_listen_fd=listener,
+        )  # fmt: skip
         report = dataclasses.replace(report, stage="reached")
         tell(report)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=num_nodes, timeout=timedelta(seconds=MEET_S))

@@ -127,7 +127,7 @@ class SiteConfig:
     node_local_dir: str = ""
     """A fast disk of each node's own, for code and environment; may name variables of the job. Empty if there is none."""
     bind_numa: bool = False
-    """Whether to bind each rank to the cores beside its GPU (``torchrun --numa-binding node``)."""
+    """Whether to bind each rank to the cores beside its GPU (pretrain/parallel/binding.py)."""
     stop_margin_s: int = 600
     """Seconds before the end of a job at which the run is told to stop and save."""
     max_restarts_without_checkpoint: int = 3

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 
 from fanal.errors import UserError
+from pretrain.parallel.binding import bind_to_gpu
 
 MEGATRON_MODULES_THAT_SAY_CUDA = (
     "megatron.core.distributed.distributed_data_parallel",
@@ -76,6 +77,7 @@ def prepare_device(device_type: Literal["cuda", "cpu"], local_rank: int) -> torc
         # One hardware queue: kernels start in the order they were issued, so that communication really goes first where
         # tensor parallelism overlaps it with matrix products. Read when the context is made, that is below.
         os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
+        bind_to_gpu(local_rank)
         torch.cuda.set_device(local_rank)
         return torch.device("cuda", local_rank)
     stand_in = _CpuTorch()

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import pickle
 import random
+import secrets
 import select
 import signal
 import socket
@@ -26,6 +27,7 @@ from typing import Any, Literal
 
 from fanal.errors import PassingError, exit_code_of
 from fanal.exit_codes import FINISHED, INTERRUPTED, STOPPED
+from fanal.listener import MEETING_ID
 from fanal.output import append_to_log, let_go_of_output, outlive_output
 from pretrain.parallel.environment import STARTED_AT, started_at
 from pretrain.parallel.signals import (
@@ -40,6 +42,8 @@ from pretrain.parallel.signals import (
 
 STORE_PORTS = range(10_000, 20_000)
 """Ports for the store of local ranks. Linux gives those from 32768 on to outgoing connections; srun's are from 20000 on."""
+LOOPBACK_ALONE = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+"""Variables with which local ranks listen where nobody from outside comes. With NCCL no machine with GPUs has confirmed it."""
 GRACE_S = 0.5
 """Seconds to wait for further reports after the first failure, to find the earliest."""
 
@@ -81,7 +85,7 @@ def run_local_ranks(
     """
     context: Any = multiprocessing.get_context("forkserver" if device_type == "cpu" else "spawn")
     environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(num_ranks)}
-    environment[STARTED_AT] = str(started_at())
+    environment |= {MEETING_ID: secrets.token_hex(16), STARTED_AT: str(started_at()), **LOOPBACK_ALONE}
     log_dir.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     asked = stop_signal()

@@ -70,17 +70,3 @@ def rank_0s(values: Sequence[float], world: World) -> list[float]:
     box = torch.tensor(values, dtype=torch.float64, device=world.device)
     dist.broadcast(box, src=0)
     return box.tolist()
-
-
-def share_text(text: str | None, world: World) -> str | None:
-    """Return rank 0's text on every rank. Collective over all ranks."""
-    box = [text if world.rank == 0 else None]
-    dist.broadcast_object_list(box, src=0, device=world.device)
-    return box[0]
-
-
-def gather_texts(text: str, world: World) -> list[str] | None:
-    """Return every rank's text on rank 0, in the order of ranks; None on the others. Collective over all ranks."""
-    box: list[Any] | None = [None] * world.size if world.rank == 0 else None
-    dist.gather_object(text, box, dst=0)
-    return box

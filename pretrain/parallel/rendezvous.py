@@ -1,9 +1,11 @@
 """Where the ranks of a world meet: a store on rank 0's node, or torchrun's. Waits in Python, and says for whom.
 
-PyTorch's own rendezvous waits inside C++, where no signal is acted on and nothing is said, for parallel.timeout_s.
+PyTorch's own rendezvous waits inside C++, where no signal is acted on and nothing is said, for parallel.timeout_s; and its store
+listens on every network of the node. Nothing that is read from the store is a pickle: who can connect to it can write to it.
 """
 
 import datetime
+import errno
 import os
 import socket
 import sys
@@ -15,6 +17,8 @@ import torch.distributed as dist
 from torch.distributed import PrefixStore, TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from fanal.errors import PassingError, UserError
+from fanal.listener import MEETING_ID, listen_at
+from pretrain.parallel.environment import least_ranks_on_node
 
 SAY_AFTER_S = 3.0
 SAY_EVERY_S = 60.0
@@ -38,11 +42,10 @@ def meet(*, rank: int, size: int, timeout_s: int, speaks: bool) -> Any:
             if _listens(host, port):
                 break
     try:
-        store = TCPStore(
-            host, port, size, is_master, datetime.timedelta(seconds=timeout_s), wait_for_workers=False, multi_tenant=is_master
-        )  # fmt: skip
-        # torchrun keeps its store when it starts the ranks again.
-        store = PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        store = _open(host, port, size, timeout_s, is_master=is_master, speaks=speaks)
+        # An id, since another job may meet at the same port. torchrun keeps its store when it starts the ranks again.
+        meeting, start = os.environ.get(MEETING_ID, ""), os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = PrefixStore(f"{meeting} start {start}".lstrip(), store)
         here = store.add(HERE, 1)
         for _ in wait.looks(""):
             here = store.add(HERE, 0)
@@ -50,10 +53,28 @@ def meet(*, rank: int, size: int, timeout_s: int, speaks: bool) -> Any:
                 break
             wait.what = f"waiting for {size} ranks at {host}:{port} ({here} here){_advice()}"
     except dist.DistError as error:  # rank 0 may end while others wait, and its store with it
-        if is_master and "EADDRINUSE" in str(error):
-            raise _port_is_taken(port) from error
         raise PassingError(f"no meeting of ranks at {host}:{port}: {str(error).splitlines()[0]}") from error
     return PrefixStore("default_pg", store)
+
+
+def _open(host: str, port: int, size: int, timeout_s: int, *, is_master: bool, speaks: bool) -> Any:
+    """Return the bare store. Raises: PassingError if the port is taken; DistError if the store does not answer."""
+    descriptor = None
+    if is_master:
+        try:
+            listener, why_everywhere = listen_at(host, port, alone=least_ranks_on_node() >= size)
+        except OSError as error:
+            raise _port_is_taken(port) if error.errno == errno.EADDRINUSE else error from None
+        if why_everywhere and speaks:
+            print(
+                f"ranks meet at port {port} of every network of this node: {why_everywhere}",
+                file=sys.stderr,
+                flush=True,
+            )
+        descriptor = listener.detach()
+    return TCPStore(
+        host, port, size, is_master, datetime.timedelta(seconds=timeout_s), wait_for_workers=False, master_listen_fd=descriptor
+    )  # fmt: skip
 
 
 class _Wait:

@@ -14,6 +14,7 @@ from pretrain.config.derive import data_parallel_size
 from pretrain.config.schema import ParallelConfig
 from pretrain.parallel.device import prepare_device, resolve_device
 from pretrain.parallel.environment import name_first_host, rank_and_size
+from pretrain.parallel.plain_objects import read_plain_objects_alone
 from pretrain.parallel.rendezvous import meet
 
 
@@ -72,6 +73,7 @@ def open_world(config: ParallelConfig, *, seed: int) -> Iterator[World]:
     replicas = data_parallel_size(config, num_ranks=size)
     name_first_host()
     device = prepare_device(resolve_device(config.device), local_rank)
+    read_plain_objects_alone()
     dist.init_process_group(
         backend="nccl" if device.type == "cuda" else "gloo",
         store=meet(rank=rank, size=size, timeout_s=config.timeout_s, speaks=local_rank == 0),

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from fanal.run_folder import SAVE, STOP
 from pretrain.config.schema import TrainConfig
 from pretrain.parallel.environment import started_at
-from pretrain.parallel.reduce import any_rank_each, gather_texts
+from pretrain.parallel.reduce import any_rank_each
 from pretrain.parallel.signals import stop_signal
+from pretrain.parallel.texts import gather_texts
 from pretrain.parallel.world import World
 from pretrain.train.request_files import RequestFiles, open_request_files
 

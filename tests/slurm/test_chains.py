@@ -192,7 +192,9 @@ def test_code_and_packages_run_from_each_node_s_own_disk(chain: Chain, straight:
     (job,) = chain.submit("--hours", "0.5", "--node-local")
     chain.until_step(1)
     places = {str(node): process.environ()["PYTHONPATH"] for node, process in chain.ranks().items()}
-    assert {place.split(":")[0] for place in places.values()} == {f"/tmp/fanal-{job}-{node}/code" for node in (0, 1)}
+    folders = {Path(place.split(":")[0]).parent for place in places.values()}
+    assert sorted(folder.name.partition(".")[0] for folder in folders) == [f"fanal-{job}-{node}" for node in (0, 1)]
+    assert {(folder.parent, folder.stat().st_mode & 0o777) for folder in folders} == {(Path("/tmp"), 0o700)}
     chain.until_over()
     assert not list(Path("/tmp").glob(f"fanal-{job}-*"))
     assert same(chain, straight)

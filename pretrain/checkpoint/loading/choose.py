@@ -26,7 +26,7 @@ from pretrain.checkpoint.disk.verify import hash_problem, refuse_gone, verify_ch
 from pretrain.checkpoint.loading.init_from import damage, find_origin
 from pretrain.config.schema import RunConfig
 from pretrain.parallel.environment import cores_of_rank
-from pretrain.parallel.reduce import gather_texts, share_text
+from pretrain.parallel.texts import gather_texts, share_text
 from pretrain.parallel.world import World
 
 MAX_THREADS, THREADS_PER_CORE = 16, 2

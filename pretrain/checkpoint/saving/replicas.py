@@ -17,7 +17,8 @@ from fanal.errors import FanalError
 from fanal.exit_codes import CRASH
 from pretrain.checkpoint.disk.weight_sums import BITS, weight_sum
 from pretrain.model.placement import Placement
-from pretrain.parallel.reduce import any_rank, gather_texts, share_text, wrapping_sum
+from pretrain.parallel.reduce import any_rank, wrapping_sum
+from pretrain.parallel.texts import gather_texts, share_text
 from pretrain.parallel.world import World
 
 

@@ -41,7 +41,8 @@ from pretrain.model.placement import place_parameters
 from pretrain.model.translate import PARAMS_DTYPE
 from pretrain.optim.registry import checkpoint_states
 from pretrain.optim.states import finish_param_sync, num_updates, owned_states
-from pretrain.parallel.reduce import any_rank_each, gather_texts, share_text, wrapping_sum
+from pretrain.parallel.reduce import any_rank_each, wrapping_sum
+from pretrain.parallel.texts import gather_texts, share_text
 from pretrain.parallel.world import World
 from pretrain.state import TrainState
 

@@ -1,0 +1,98 @@
+"""The ranks of one node of a job: started, their output kept, ended together. ``node.sh`` runs it, once a node.
+
+No torchrun: its c10d rendezvous keeps its state as a pickle, in a store to which everybody on the network can write, and what it
+unpickles runs as the job's owner; its static one opens that store on every network. Ranks meet by themselves
+(pretrain/parallel/rendezvous.py).
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+from fanal.exit_codes import FINISHED, STOPPED
+
+GRACE_S = 30.0
+"""Seconds that the other ranks of a node have to end, once one has failed."""
+LOOK_EVERY_S = 0.1
+
+
+def main() -> None:
+    """Run the ranks of this node, and exit with the largest of their codes, of which a signal's is 128 more than its number."""
+    names = os.environ
+    host, _, port = names["FANAL_MEET_AT"].rpartition(":")
+    here = int(names["FANAL_RANKS_PER_NODE"])
+    common = {
+        "MASTER_ADDR": host, "MASTER_PORT": port, "WORLD_SIZE": str(int(names["SLURM_JOB_NUM_NODES"]) * here),
+        "LOCAL_WORLD_SIZE": str(here),
+    }  # fmt: skip
+    logs = Path(names["FANAL_LOGS"])
+    first = int(names["SLURM_NODEID"]) * here
+    ranks: list[subprocess.Popen[bytes]] = []
+    signal.signal(signal.SIGTERM, lambda number, _: tell(ranks, number))
+    for local in range(here):
+        ranks.append(start(logs / str(local), {**common, "RANK": str(first + local), "LOCAL_RANK": str(local)}))
+    ended = threading.Event()
+    shown = ((logs / "0" / "stdout.log", sys.stdout), (logs / "0" / "stderr.log", sys.stderr))
+    threads = [threading.Thread(target=show, args=(log, stream.buffer, ended)) for log, stream in shown]
+    for thread in threads:
+        thread.start()
+    code = wait_for_all(ranks)
+    ended.set()
+    for thread in threads:
+        thread.join()
+    sys.exit(code)
+
+
+def start(logs: Path, variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Start a rank, its output in two files of this folder. No restart: that is the job's to decide, which counts them."""
+    logs.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "pretrain", "train", os.environ["FANAL_CONFIG"]]
+    with (logs / "stdout.log").open("ab") as out, (logs / "stderr.log").open("ab") as err:
+        return subprocess.Popen(
+            command, env={**os.environ, **variables}, stdin=subprocess.DEVNULL, stdout=out, stderr=err
+        )
+
+
+def wait_for_all(ranks: list[subprocess.Popen[bytes]]) -> int:
+    """Wait until all have ended. When one has not ended well, or was asked to stop, the others are asked to; those that wait for
+    one that failed are killed."""
+    kill_at, told = float("inf"), False
+    while None in (codes := [rank.poll() for rank in ranks]):
+        ended = {code for code in codes if code is not None}
+        if not told and ended - {FINISHED}:
+            told = True
+            tell(ranks, signal.SIGTERM)
+        if ended - {FINISHED, STOPPED}:
+            kill_at = min(kill_at, time.monotonic() + GRACE_S)
+        if time.monotonic() > kill_at:
+            tell(ranks, signal.SIGKILL)
+        time.sleep(LOOK_EVERY_S)
+    return max(code if code >= 0 else 128 - code for code in codes if code is not None)
+
+
+def tell(ranks: list[subprocess.Popen[bytes]], number: int) -> None:
+    """Send a signal to every rank that still runs."""
+    for rank in ranks:
+        rank.send_signal(number)
+
+
+def show(log: Path, stream: BinaryIO, ended: threading.Event) -> None:
+    """Repeat a file as it grows, until the ranks have ended: an output that is slow, or gone, holds up no rank."""
+    with log.open("rb") as lines, contextlib.suppress(OSError):
+        last = False
+        while not last:
+            last = ended.wait(LOOK_EVERY_S)
+            shutil.copyfileobj(lines, stream)
+            stream.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""The end of a node's ranks: together where one fails, each at its own time where all are asked to stop."""
+
+import subprocess
+import threading
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+
+from launch.chain import ranks
+from launch.chain.ranks import show, wait_for_all
+
+ENDS_WELL = "sleep 0.3"
+STOPS = "exit 75"
+SAVES_FIRST = "trap 'sleep 1; exit 75' TERM; touch $0; while :; do sleep 0.1; done"
+HEARS_NOTHING = "trap '' TERM; touch $0; while :; do sleep 0.1; done"
+
+
+@pytest.mark.parametrize(
+    ("programs", "code"),
+    [
+        ((ENDS_WELL, ENDS_WELL), 0), ((STOPS, STOPS), 75), ((STOPS, SAVES_FIRST), 75), ((ENDS_WELL, "exit 70"), 70),
+        (("exit 2", HEARS_NOTHING), 137), (("kill -9 $$", SAVES_FIRST), 137),
+    ],
+)  # fmt: skip
+def test_the_largest_code_is_the_node_s(
+    programs: tuple[str, ...], code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranks, "GRACE_S", 0.5 if HEARS_NOTHING in programs else 60.0)
+    ready = tmp_path / "ready"
+    begin = [
+        program if "touch" in program else f"trap '' TERM; until [ -e {ready} ]; do sleep 0.05; done; {program}"
+        for program in programs
+    ]
+    if not any("touch" in program for program in programs):
+        ready.touch()
+    started = [subprocess.Popen(["bash", "-c", program, str(ready)]) for program in begin]
+    assert wait_for_all(started) == code
+
+
+def test_a_file_is_shown_to_its_end(tmp_path: Path) -> None:
+    log, shown, ended = tmp_path / "log", BytesIO(), threading.Event()
+    log.write_bytes(b"first\n")
+    thread = threading.Thread(target=show, args=(log, shown, ended))
+    thread.start()
+    with log.open("ab") as more:
+        more.write(b"last\n")
+    ended.set()
+    thread.join(60)
+    assert shown.getvalue() == b"first\nlast\n"
