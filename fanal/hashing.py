@@ -16,7 +16,7 @@ inputs of one digest is as hard."""
 STANDARD = "sha256"
 """Algorithm of what others check, with the tools of any machine and of the Hugging Face hub."""
 _ALGORITHMS = {FAST: blake3, STANDARD: hashlib.sha256}
-_NAMED = re.compile(rf"({'|'.join(_ALGORITHMS)}):([0-9a-f]{{64}})")
+_TEXT = re.compile(rf"({'|'.join(_ALGORITHMS)}):([0-9a-f]{{64}})")
 
 
 class Hash(Protocol):
@@ -35,14 +35,14 @@ def new_hash(algorithm: str) -> Hash:
     return _ALGORITHMS[algorithm]()
 
 
-def named(algorithm: str, digest: Hash) -> str:
+def hash_text(algorithm: str, digest: Hash) -> str:
     """Return the digest of ``digest``, a hash of this algorithm, with its name."""
     return f"{algorithm}:{digest.hexdigest()}"
 
 
-def is_named(text: str) -> bool:
+def is_hash_text(text: str) -> bool:
     """Whether the text is a hash with the name of an algorithm that this version knows."""
-    return _NAMED.fullmatch(text) is not None
+    return _TEXT.fullmatch(text) is not None
 
 
 def algorithm_of(text: str) -> str:
