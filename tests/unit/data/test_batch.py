@@ -1,5 +1,7 @@
 """Micro batches of a rank: which samples, in which shape, and that the layout does not choose them."""
 
+import gc
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +14,7 @@ from pretrain.config.load import load_run
 from pretrain.config.schema import BatchRampConfig, RunConfig
 from pretrain.data.batch import MicroBatch, micro_batch, train_micro_batches, validation_micro_batches
 from pretrain.data.read import DamagedTokenError, RowReader, TrainData
-from pretrain.data.reader import TrainReader, open_reader
+from pretrain.data.reader import HostBatch, TrainReader, open_reader
 from pretrain.data.sources import Sources, open_sources
 from pretrain.parallel.world import World
 from tests.unit.data.shards import copy_shard, write_token
@@ -138,6 +140,29 @@ def test_reading_ahead_changes_nothing(data: TrainData, run: RunConfig, prefetch
             )
             expected = [tuple(data.sample(number)[:-1].tolist()) for number in range(consumed, consumed + 8)]
             assert rows_of(batches) == expected  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("num_batches", [1, 2, 7, 40])
+def test_batches_that_wait_hold_no_more_than_the_budget(data: TrainData, run: RunConfig, num_batches: int) -> None:
+    budget = num_batches * (run.train.micro_batch_size * ((4 + 65) * 2 + 16))
+    changed = replace(run, data=replace(run.data, prefetch_bytes=budget))
+    with open_reader(data.sources, changed, ALONE) as reader:
+        reader.begin_step(consumed_samples=0, global_batch_size=8, steps_left=100)
+        kept, before, deadline = [], -1, time.monotonic() + 30
+        for index in range(4):
+            kept.append(reader.batch(index))
+            while before != (before := held_bytes() - sum(map(size_of, kept))) and time.monotonic() < deadline:
+                time.sleep(0.05)
+            assert before <= budget
+    assert num_batches < 7 or before > budget / 3, "most of the budget is used"
+
+
+def size_of(batch: HostBatch) -> int:
+    return batch.contents.nbytes + batch.sources.nbytes + batch.start_tokens.nbytes
+
+
+def held_bytes() -> int:
+    return sum(size_of(thing) for thing in gc.get_objects() if isinstance(thing, HostBatch))
 
 
 def test_a_batch_ramp_is_read_ahead_step_by_step(run: RunConfig, sources: Sources, data: TrainData) -> None:

@@ -169,9 +169,11 @@ def test_the_hash_knows_no_order_but_every_number_and_token(
     assert hashed([number + 1 for number in numbers], rows) != whole
 
 
-@pytest.mark.parametrize("replicas", [2, 4])
-def test_the_hash_of_replicas_adds_up_to_that_of_one(small_run: Path, shards: Path, replicas: int) -> None:
-    run = run_on(small_run, shards)
+@pytest.mark.parametrize(("replicas", "micro_batch_size"), [(1, 8), (2, 1), (2, 4), (4, 2)])
+def test_the_hash_of_replicas_adds_up_to_that_of_one(
+    small_run: Path, shards: Path, replicas: int, micro_batch_size: int
+) -> None:
+    run = run_on(small_run, shards, f"train.micro_batch_size={micro_batch_size}")
     total = step_total = (0, 0)
     for rank in range(replicas):
         for pp_rank, tp_rank in ((0, 0), (0, 1), (1, 0)):
@@ -185,7 +187,7 @@ def test_the_hash_of_replicas_adds_up_to_that_of_one(small_run: Path, shards: Pa
                 found = reader.position(40)
             total = add(total, lanes_of(found.consumed_hash))
             step_total = add(step_total, lanes_of(found.last_step.hash))
-    expected = after_five_steps(run)
+    expected = after_five_steps(run_on(small_run, shards))
     assert (to_text(total, NEW_RUN), to_text(step_total, NEW_RUN)) == (expected.consumed_hash, expected.last_step.hash)
 
 
