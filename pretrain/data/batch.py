@@ -76,9 +76,11 @@ def train_micro_batches(
             yield boundaries(batch.document_starts, reader.data.config.seq_length, world.device)
             continue
         yield micro_batch(
-            batch.rows,
+            batch.contents,
             world.device,
+            seq_length=reader.data.config.seq_length,
             pad_id=reader.data.sources.pad_id,
+            has_padding=batch.has_padding,
             domain_ids=reader.data.domain_ids(batch.sources),
             document_starts=batch.document_starts,
         )
@@ -105,34 +107,46 @@ def validation_micro_batches(
         rows = torch.empty((per_pass, reader.row_tokens), dtype=torch.int64, pin_memory=world.device.type == "cuda")
         reader.read(np.zeros(per_pass, np.int64), starts, rows.numpy())
         counted = (wanted < num_samples).astype(np.float32).tolist()
-        yield micro_batch(rows, world.device, pad_id=source.pad_id, row_weights=counted, document_starts=documents)
+        has_padding = bool((rows.numpy() == source.pad_id).any())
+        yield micro_batch(
+            rows,
+            world.device,
+            seq_length=data.seq_length,
+            pad_id=source.pad_id,
+            has_padding=has_padding,
+            row_weights=counted,
+            document_starts=documents,
+        )
 
 
 def micro_batch(
     rows: torch.Tensor,
     device: torch.device,
     *,
+    seq_length: int,
     pad_id: int,
+    has_padding: bool,
     domain_ids: np.ndarray | None = None,
     row_weights: Sequence[float] | None = None,
     document_starts: Sequence[np.ndarray] | None = None,
 ) -> MicroBatch:
-    """int64 [b, s + 1] in host memory -> one micro batch on the device; copies from pinned memory do not wait.
+    """Integers [b, s + 1] in host memory -> one micro batch on the device; copies from pinned memory do not wait.
 
     Args:
+        rows: of a type that holds every id; what stands before the last s + 1 of a row is left out, on the device, since a copy
+            of whole rows needs no wait.
         pad_id: labels with this id do not count.
+        has_padding: whether a row holds it; most do not, and a mask of its own takes half of the time of a batch.
         domain_ids: number of each row's domain, int64 [b]; 0 if None.
         row_weights: what a prediction of each row counts, [b]; 1 if None.
         document_starts: per row the positions 1 to s that begin a document; None keeps no documents apart.
     """
-    tokens_and_next = rows.to(device, non_blocking=True)
+    num_rows = len(rows)
+    tokens_and_next = rows.to(device, non_blocking=True)[:, -seq_length - 1 :].to(torch.int64)
     tokens, labels = tokens_and_next[:, :-1], tokens_and_next[:, 1:]
     if device.type != "cpu":  # kernels of a GPU want rows without a gap; on a CPU the views cost nothing
         tokens, labels = tokens.contiguous(), labels.contiguous()
-    seq_length = tokens.shape[1]
-    positions, ones = (shared.expand(tokens.shape) for shared in _per_position(seq_length, device))
-    # Looked for on the host, where most batches have none: a mask of its own takes half of the time of a batch.
-    has_padding = bool((rows.numpy() == pad_id).any())
+    positions, ones = _per_position(num_rows, seq_length, device)
     loss_mask = (labels != pad_id).to(torch.float32) if has_padding else ones
     if row_weights is not None:
         loss_mask = loss_mask * torch.tensor(row_weights, dtype=torch.float32, device=device)[:, None]
@@ -146,18 +160,19 @@ def micro_batch(
         labels=labels,
         loss_mask=loss_mask,
         position_ids=positions,
-        domain_ids=_to_device(np.zeros(len(rows), np.int64) if domain_ids is None else domain_ids, device),
+        domain_ids=_to_device(np.zeros(num_rows, np.int64) if domain_ids is None else domain_ids, device),
         document_starts=None if packed is None else _to_device(packed, device),
     )
 
 
 @lru_cache(maxsize=4)
-def _per_position(seq_length: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the positions, int64 [s], and weights of 1, float32 [s], that every row of every micro batch has.
+def _per_position(num_rows: int, seq_length: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the positions, int64 [b, s], and weights of 1, float32 [b, s], that every micro batch has.
 
-    Batches hold expanded views of them. PyTorch refuses to write to those, so that no batch can change another.
+    They are expanded views of one row. PyTorch refuses to write to those, so that no batch can change another.
     """
-    return torch.arange(seq_length, device=device), torch.ones(seq_length, device=device)
+    shape = num_rows, seq_length
+    return torch.arange(seq_length, device=device).expand(shape), torch.ones(seq_length, device=device).expand(shape)
 
 
 def boundaries(
@@ -171,4 +186,6 @@ def boundaries(
 
 def _to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
     host = torch.from_numpy(array)
+    if device.type == "cpu":
+        return host
     return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host.to(device)

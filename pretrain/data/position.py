@@ -1,26 +1,18 @@
-"""The position of a run in its data, as a record: what was read, how far, and proof of which tokens those were.
-
-The proof is a sum, modulo 2**64 in each of two lanes, of the hashes of all samples so far. A sum knows no order, so every
-layout of the same run has the same one.
-"""
+"""The position of a run in its data, as a record: what was read, how far, and proof of which tokens those were: the hash of all
+samples so far (sample_hash.py)."""
 
 import dataclasses
-import hashlib
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import numpy as np
 
 from fanal.errors import DamageError, error_type
 from fanal.reason import reason
 from fanal.records import MisfitError, record_of
+from fanal.shown import shown
 from pretrain.data.read import TrainData
-
-Lanes = tuple[int, int]
-"""Two integers modulo 2**64."""
+from pretrain.data.sample_hash import algorithm_of, is_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +58,7 @@ class StepPosition:
     first_sample: int
     num_samples: int
     hash: str
-    """Their sum, see ``to_hex``."""
+    """Hash of their numbers and tokens (``to_text``)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +86,7 @@ class DataPosition:
     sources: tuple[SourcePosition, ...]
     phases: tuple[PhasePosition, ...]
     consumed_hash: str
-    """Sum over all samples so far, see ``to_hex``."""
+    """Hash of all samples so far (``to_text``), by the same algorithm as that of the last step."""
     last_step: StepPosition
     verified: tuple[VerifiedSource, ...] = field(default=(), compare=False)
     """One for each of ``sources``; none of an earlier version. It says nothing about which data were read."""
@@ -102,40 +94,11 @@ class DataPosition:
     """Whether a source holds the ids of another tokenizer than ``tokenizer_sha256``, as its manifest says."""
 
 
-def samples_hash(numbers: Sequence[int], rows: np.ndarray) -> Lanes:
-    """Sum over samples of blake2b(number as uint64 || tokens as int32, all little-endian), 128 bits as two lanes.
-
-    Args: numbers: [n]; rows: integers [n, s + 1].
-    """
-    digests = []
-    for number, row in zip(numbers, rows.astype("<i4"), strict=True):
-        digest = hashlib.blake2b(number.to_bytes(8, "little"), digest_size=16)
-        digest.update(row)
-        digests.append(digest.digest())
-    low, high = np.frombuffer(b"".join(digests), "<u8").reshape(-1, 2).sum(axis=0, dtype=np.uint64).tolist()
-    return low, high
-
-
-def add(left: Lanes, right: Lanes) -> Lanes:
-    """The hash of both sets of samples."""
-    return (left[0] + right[0]) % 2**64, (left[1] + right[1]) % 2**64
-
-
-def to_hex(lanes: Lanes) -> str:
-    """Both lanes, 16 hexadecimal digits each."""
-    return f"{lanes[0]:016x}{lanes[1]:016x}"
-
-
-def from_hex(text: str) -> Lanes:
-    """The inverse of ``to_hex``."""
-    return int(text[:16], 16), int(text[16:], 16)
-
-
 def position_of(
     data: TrainData,
     *,
     consumed_samples: int,
-    consumed_hash: Lanes,
+    consumed_hash: str,
     last_step: StepPosition,
     verified: tuple[VerifiedSource, ...] = (),
 ) -> DataPosition:
@@ -169,7 +132,7 @@ def position_of(
             )
             for phase, stated in zip(data.sources.phases, data.sources.stated, strict=True)
         ),
-        consumed_hash=to_hex(consumed_hash),
+        consumed_hash=consumed_hash,
         last_step=last_step,
         verified=verified,
         has_other_ids=any(source.shard.manifest.has_other_ids for source in sources),
@@ -195,10 +158,12 @@ def read_position(path: Path) -> DataPosition:
 
 def _check(position: DataPosition) -> None:
     """Check hashes and shares. Raises: MisfitError."""
-    for text in (position.consumed_hash, position.last_step.hash):
-        if len(text) != 32:
-            raise MisfitError(f"hash {text!r} must have 32 hexadecimal digits")
-        from_hex(text)
+    hashes = (position.consumed_hash, position.last_step.hash)
+    for text in hashes:
+        if not is_text(text):
+            raise MisfitError(f"hash {shown(text)} must be blake3: and 32 hexadecimal digits, or the digits alone")
+    if algorithm_of(hashes[0]) != algorithm_of(hashes[1]):
+        raise MisfitError(f"hashes {hashes[0]} and {hashes[1]} must be of one algorithm")
     for phase in position.phases:
         for share in phase.sources:
             if not 0 < share.share < math.inf:

@@ -24,14 +24,18 @@ class RowReader:
         self.sources = list(sources)
         self.row_tokens = seq_length + 1
         self.vocab_size = vocab_size
+        self._stored_bytes = max((source.shard.dtype.itemsize for source in sources), default=0)
         self._tokens: list[np.ndarray | None] = [None] * len(sources)
 
     def read(self, sources: np.ndarray, start_tokens: np.ndarray, out: np.ndarray) -> np.ndarray:
-        """Fill ``out`` (int64 [n, s + 1], returned) with the s + 1 tokens from each start on.
+        """Fill ``out`` (integers [n, s + 1], returned) with the s + 1 tokens from each start on.
 
         Args: sources, start_tokens: int64 [n]; starts count from the shard's first token.
         Raises: DamagedTokenError naming shard and token for an id that no token has.
         """
+        if out.itemsize < self._stored_bytes:  # a damaged id would become another one on its way into fewer bytes
+            out[:] = self.read(sources, start_tokens, np.empty(out.shape, np.int64))
+            return out
         mapped, length = self._tokens, self.row_tokens
         for row, source, start in zip(out, sources.tolist(), start_tokens.tolist(), strict=True):
             tokens = mapped[source]
@@ -39,12 +43,14 @@ class RowReader:
                 # A plain view: slices of a memmap cost a microsecond each.
                 tokens = mapped[source] = np.asarray(self.sources[source].shard.tokens).view(np.ndarray)
             row[:] = tokens[start : start + length]
-        if out.size and out.view(np.uint64).max() >= self.vocab_size:  # as unsigned, a negative id is the largest
+        if (
+            out.size and out.view(f"u{out.itemsize}").max() >= self.vocab_size
+        ):  # as unsigned, a negative id is the largest
             self._refuse(sources, start_tokens, out)
         return out
 
     def _refuse(self, sources: np.ndarray, start_tokens: np.ndarray, rows: np.ndarray) -> None:
-        row, column = np.argwhere(rows.view(np.uint64) >= self.vocab_size)[0].tolist()
+        row, column = np.argwhere(rows.view(f"u{rows.itemsize}") >= self.vocab_size)[0].tolist()
         shard = self.sources[sources[row]].shard
         raise DamagedTokenError(
             f"shard {shard.prefix} holds id {rows[row, column]} at token {start_tokens[row] + column}, expected 0 to "
@@ -70,7 +76,7 @@ class TrainData:
         return sources, self._orders.start_tokens(sources, draws)  # training reads a shard from its first token
 
     def read_places(self, sources: np.ndarray, start_tokens: np.ndarray, out: np.ndarray) -> np.ndarray:
-        """The tokens at these places, in ``out``: int64 [n, s + 1]. Raises: DamagedTokenError."""
+        """The tokens at these places, in ``out``: integers [n, s + 1]. Raises: DamagedTokenError."""
         return self._reader.read(sources, start_tokens, out)
 
     def read(self, numbers: np.ndarray) -> np.ndarray:

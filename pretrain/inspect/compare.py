@@ -123,7 +123,7 @@ def validation_losses(
 
 
 def optimizer_bytes(run: Evidence, straight: Evidence) -> PropertyComparison:
-    """The files of the last checkpoint that hold model and optimizer have the same SHA-256, and are what it says they are."""
+    """The files of the last checkpoint that hold model and optimizer have the same hash, and are what it says they are."""
     problems = []
     for side in (run, straight):
         if side.finding is None:
@@ -137,8 +137,8 @@ def optimizer_bytes(run: Evidence, straight: Evidence) -> PropertyComparison:
         ours, theirs = found.get(path), expected.get(path)
         if ours is None or theirs is None:
             problems.append(f"{path} is only in the {'straight' if ours is None else 'resumed'} run's checkpoint")
-        elif (ours.sha256, ours.bytes) != (theirs.sha256, theirs.bytes):
-            problems.append(f"{path} has sha256 {ours.sha256[:16]}..., straight {theirs.sha256[:16]}...")
+        elif (ours.hash, ours.bytes) != (theirs.hash, theirs.bytes):
+            problems.append(f"{path} has hash {ours.hash[:23]}..., straight {theirs.hash[:23]}...")
     return _comparison("optimizer", problems, equal=f"{len(expected)} files, equal bytes")
 
 

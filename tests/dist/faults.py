@@ -316,7 +316,7 @@ def rank_1_reads_other_bytes() -> None:
     from pretrain.checkpoint.loading import choose
 
     if os.environ["RANK"] == "1":
-        choose.hash_problem = lambda folder, entry, take=None: f"{folder / entry.path} has another sha256"
+        choose.hash_problem = lambda folder, entry, take=None: f"{folder / entry.path} has another hash"
 
 
 def _writer_with(fault: str) -> None:

@@ -78,7 +78,7 @@ def test_a_damaged_newest_checkpoint_is_set_aside_and_the_one_before_gives_the_s
         step_name(5), step_name(10), f"{step_name(10)}.bad", f"{step_name(10)}.bad.REASON",
     ], "what a save that never ended left is gone"  # fmt: skip
     reason = (copy / f"{step_name(10)}.bad.REASON").read_text()
-    assert f"{copy / step_name(10)}/shards/rank-00001.safetensors has sha256 " in reason and reason.count("\n") == 1
+    assert f"{copy / step_name(10)}/shards/rank-00001.safetensors has hash " in reason and reason.count("\n") == 1
     assert not verify_checkpoint(copy / step_name(10), deep=True).problems, "written again, whole"
     bad = verify_checkpoint(copy / f"{step_name(10)}.bad", deep=True)
     assert len(bad.problems) == 1, "kept as it was found"
@@ -97,7 +97,7 @@ def test_when_no_checkpoint_is_whole_the_run_is_refused_now_and_at_the_next_star
     assert f"DAMAGED CHECKPOINT {copy / step_name(10)}, set aside as {copy / step_name(10)}.bad:" in first.stderr, (
         "loud"
     )
-    assert f"{copy / step_name(10)}/shards/rank-00000.safetensors has sha256 " in first.stderr
+    assert f"{copy / step_name(10)}/shards/rank-00000.safetensors has hash " in first.stderr
     second = resume(small_run, copy)
     assert second.exit_code == 76 and second.failure is not None
     assert f"{complaint}{both}" in str(second.failure.error)
@@ -192,7 +192,7 @@ def test_verify_says_which_file_of_which_checkpoint(copy: Path, tmp_path: Path) 
     assert pretrain("verify", tmp_path).returncode == 0, "its size is right"
     result = pretrain("verify", tmp_path, "--deep")
     assert result.returncode == 76
-    assert f"error: {copy / step_name(5)}/shards/rank-00000.safetensors has sha256 " in result.stderr
+    assert f"error: {copy / step_name(5)}/shards/rank-00000.safetensors has hash " in result.stderr
     assert result.stdout.count("FAILED") == 1 and "every byte as written" in result.stdout
     assert sorted(path.name for path in copy.iterdir()) == [step_name(5), step_name(10)], "nothing is set aside"
     (copy / step_name(10) / COMPLETE).unlink()

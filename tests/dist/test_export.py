@@ -334,7 +334,7 @@ def test_a_planted_fault_is_caught_and_its_place_named(lab: Lab, name: str) -> N
 
 BAD_INPUT = {
     "incomplete": (76, "COMPLETE cannot be read"),
-    "damaged": (76, "rank-00002.safetensors has sha256"),
+    "damaged": (76, "rank-00002.safetensors has hash"),
     "deleted meanwhile": (2, "was deleted while it was read"),
     "no checkpoint": (2, "must be a checkpoint's folder or a run's folder with one in it"),
     "no parent": (2, "must be in an existing folder, and"),

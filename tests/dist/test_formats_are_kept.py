@@ -135,7 +135,7 @@ def test_the_kept_checkpoint_is_whole_and_one_flipped_bit_of_it_is_refused(golde
     shard = golden / CHECKPOINT / "shards" / "rank-00003.safetensors"
     flip_a_bit(shard)
     found = verify_deep(golden / "checkpoint")
-    assert found.exit_code == 76 and f"error: {shard} has sha256 " in found.output
+    assert found.exit_code == 76 and f"error: {shard} has hash " in found.output
     assert len(differing(golden / CHECKPOINT)) == 1
     refused = resume(golden, *ONE_RANK)
     assert refused.exit_code == 76 and not after_the_checkpoint(refused).losses

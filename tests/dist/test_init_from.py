@@ -261,7 +261,7 @@ def test_a_damaged_checkpoint_is_refused_by_file_with_the_one_to_name_instead_an
     trace = run_and_trace(make_run(small_run, tmp_path / "run", *DP2, init_from(source)))
     assert trace.exit_code == 76 and trace.failure is not None and not trace.losses
     message = str(trace.failure.error)
-    assert f"the checkpoint to start from is damaged, and was not changed: {shard} has sha256 " in message
+    assert f"the checkpoint to start from is damaged, and was not changed: {shard} has hash " in message
     assert f"checkpoint.init_from={checkpoints_dir(source) / step_name(3)} names the one before" in message
     assert everything_in(source) == before
 

@@ -1,7 +1,7 @@
 """The manifest of a checkpoint folder, file by file, and the seal on it.
 
-``manifest.json`` names every file with its size and SHA-256. ``COMPLETE`` holds the SHA-256 of the manifest, in the form
-that ``sha256sum --check COMPLETE`` reads. So one line of text proves the whole folder.
+``manifest.json`` names every file with its size and hash: BLAKE3, which does not set the pace of a load. ``COMPLETE`` holds the
+SHA-256 of the manifest, in the form that ``sha256sum --check COMPLETE`` reads. So one line of text proves the whole folder.
 
 What is trusted: ``COMPLETE``. The hashes find every accident, and every change by someone who cannot write ``COMPLETE``
 and does not write while a run starts. Whoever can write it can forge the rest, and have other numbers loaded; no code is run,
@@ -13,7 +13,6 @@ import errno
 import hashlib
 import json
 import os
-import re
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -21,12 +20,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fanal.errors import DamageError
+from fanal.hashing import FAST, STANDARD, hash_text, is_hash_text, new_hash
 from fanal.reason import reason
 from fanal.records import record_of
 from fanal.run_folder import COMPLETE, MANIFEST
 from fanal.shown import shown
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Version that is written. In version 1 an entry has ``sha256``, 64 hexadecimal digits, in place of ``hash``."""
 READ_BLOCK_BYTES = 1 << 20
 SEAL_BYTES = 256
 """Upper limit of a seal's length, so that a large file under its name is not read to its end."""
@@ -36,7 +37,6 @@ reading, such as missing permission, is not damage: the bytes may be intact."""
 Buffer = bytes | memoryview
 Take = Callable[[int, Buffer], None]
 """A function that is given a place in a file and the bytes from there on, which are valid until it returns."""
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class DamagedCheckpointError(DamageError):
@@ -50,8 +50,15 @@ class FileEntry:
     path: str
     """Path from the checkpoint's folder, with forward slashes."""
     bytes: int
+    hash: str
+    """Hash with the name of its algorithm (``fanal.hashing.hash_text``)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OldEntry:
+    path: str
+    bytes: int
     sha256: str
-    """Hash in 64 hexadecimal digits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +81,7 @@ def describe(
     folder: Path,
     path: str,
     *,
+    algorithm: str = FAST,
     blocks: Callable[[Path], Iterable[Buffer]] = read_blocks,
     take: Take | None = None,
 ) -> FileEntry:
@@ -82,13 +90,13 @@ def describe(
     Args: take: called with every block once it is hashed, while it is in the core's cache.
     Raises: OSError if it cannot be read.
     """
-    digest, num_bytes = hashlib.sha256(), 0
+    digest, num_bytes = new_hash(algorithm), 0
     for block in blocks(folder / path):
         digest.update(block)
         if take is not None:
             take(num_bytes, block)
         num_bytes += len(block)
-    return FileEntry(path=path, bytes=num_bytes, sha256=digest.hexdigest())
+    return FileEntry(path=path, bytes=num_bytes, hash=hash_text(algorithm, digest))
 
 
 def open_plain_file(path: Path) -> Any:
@@ -163,11 +171,12 @@ def parse_manifest(content: bytes, where: Path) -> Manifest:
         fields = json.loads(content)
         if not isinstance(fields, dict) or set(fields) != {"format_version", "step", "files"}:
             raise DamageError("it must hold format_version, step and files")
-        if fields["format_version"] != FORMAT_VERSION:
-            raise DamageError(f"format_version ({shown(fields['format_version'])}) must be {FORMAT_VERSION}")
+        if fields["format_version"] not in (1, FORMAT_VERSION):
+            raise DamageError(f"format_version ({shown(fields['format_version'])}) must be 1 or {FORMAT_VERSION}")
         if type(fields["step"]) is not int or fields["step"] < 0:
             raise DamageError(f"step ({shown(fields['step'])}) must be an integer from 0")
-        files = tuple(_parse_entry(entry) for entry in fields["files"])
+        parse = _parse_old_entry if fields["format_version"] == 1 else _parse_entry
+        files = tuple(parse(entry) for entry in fields["files"])
         paths = [entry.path for entry in files]
         if paths != sorted(set(paths)):
             raise DamageError("its paths must be sorted and different")
@@ -188,6 +197,13 @@ def _parse_entry(fields: Any) -> FileEntry:
         raise DamageError(f"path ({shown(entry.path)}) must be that of a file inside the checkpoint")
     if entry.bytes < 0:
         raise DamageError(f"bytes of {entry.path} ({shown(entry.bytes)}) must be an integer from 0")
-    if not _SHA256.fullmatch(entry.sha256):
-        raise DamageError(f"sha256 of {entry.path} ({shown(entry.sha256)}) must have 64 hexadecimal digits")
+    if not is_hash_text(entry.hash):
+        raise DamageError(
+            f"hash of {entry.path} ({shown(entry.hash)}) must be {FAST}: or {STANDARD}: and 64 hexadecimal digits"
+        )
     return entry
+
+
+def _parse_old_entry(fields: Any) -> FileEntry:
+    old = record_of(_OldEntry, fields)
+    return _parse_entry({"path": old.path, "bytes": old.bytes, "hash": f"{STANDARD}:{old.sha256}"})

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fanal.errors import FanalError, UserError, user_path
+from fanal.hashing import algorithm_of
 from fanal.run_folder import COMPLETE, MANIFEST, SHARDS, STATE, step_of
 from pretrain.checkpoint.disk.direct import read_past_cache
 from pretrain.checkpoint.disk.manifest import (
@@ -141,15 +142,21 @@ def hash_problem(folder: Path, entry: FileEntry, take: Take | None = None) -> st
     Raises: OSError as ``verify_checkpoint`` does.
     """
     try:
-        found = describe(folder, entry.path, blocks=read_past_cache if take else read_blocks, take=take)
+        found = describe(
+            folder,
+            entry.path,
+            algorithm=algorithm_of(entry.hash),
+            blocks=read_past_cache if take else read_blocks,
+            take=take,
+        )
     except OSError as error:
         if error.errno not in LOST:
             raise
         return f"{folder / entry.path} cannot be read ({error.strerror or error})"
     if found.bytes != entry.bytes:
         return f"{folder / entry.path} has {found.bytes:,} bytes, expected {entry.bytes:,}"
-    if found.sha256 != entry.sha256:
-        return f"{folder / entry.path} has sha256 {found.sha256}, expected {entry.sha256}; its bytes changed"
+    if found.hash != entry.hash:
+        return f"{folder / entry.path} has hash {found.hash}, expected {entry.hash}; its bytes changed"
     return None
 
 

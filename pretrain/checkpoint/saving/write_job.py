@@ -6,7 +6,6 @@ one entry per rank, written when the rank's file is on the disk; then it seals t
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -19,6 +18,7 @@ from pathlib import Path
 
 from fanal.files import write_whole
 from fanal.free_space import free_at, shortage
+from fanal.hashing import FAST, hash_text, new_hash
 from fanal.run_folder import ENTRIES, REASON, SHARDS, part_name, shard_path, step_name
 from pretrain.checkpoint.disk.direct import write_through
 from pretrain.checkpoint.disk.manifest import FileEntry, describe, entries_from_text, entries_to_text
@@ -202,7 +202,8 @@ def _write_file(part: Path, path: str, header: bytes, numbers: memoryview) -> Fi
 
     Raises: OSError that says how far it came.
     """
-    digest, size = hashlib.sha256(header), len(header) + len(numbers)
+    digest, size = new_hash(FAST), len(header) + len(numbers)
+    digest.update(header)
     hasher = threading.Thread(target=digest.update, args=(numbers,))
     hasher.start()
     try:
@@ -213,7 +214,7 @@ def _write_file(part: Path, path: str, header: bytes, numbers: memoryview) -> Fi
         raise OSError(error.errno, error.strerror, str(part / path)) from None
     finally:
         hasher.join()
-    return FileEntry(path=path, bytes=size, sha256=digest.hexdigest())
+    return FileEntry(path=path, bytes=size, hash=hash_text(FAST, digest))
 
 
 def _gather(job: Job) -> list[FileEntry]:

@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 from fanal.errors import DamageError, PassingError, UserError
 from fanal.host_memory import host_memory
-from pretrain.checkpoint.disk.manifest import FileEntry
 from pretrain.checkpoint.disk.tensors import open_tensors
 from pretrain.config.schema import ModelConfig
 from pretrain.convert.certificate.compare import BOUND, ModelComparison, compare, max_or_nan, mean_loss, our_losses
@@ -23,6 +22,7 @@ from pretrain.convert.certificate.logged import LoggedLoss, compare_with_log
 from pretrain.convert.certificate.texts import Text, certificate_texts
 from pretrain.convert.certificate.tokenizer_proof import TokenizerFigures, prove_tokenizer
 from pretrain.convert.ours.model import OurModel
+from pretrain.convert.ours.published import PublishedFile
 from pretrain.convert.ours.source import ExportSource
 from pretrain.convert.theirs.model import CannotLoadError, LayerByLayer, WholeModel
 from pretrain.convert.theirs.write_config import exported_vocab_size
@@ -168,7 +168,7 @@ def whole_bytes(source: ExportSource, texts: Sequence[Text]) -> int:
 
 
 def certificate_json(
-    certificate: Certificate, source: ExportSource, *, files: Sequence[FileEntry], dtype: str, date: str
+    certificate: Certificate, source: ExportSource, *, files: Sequence[PublishedFile], dtype: str, date: str
 ) -> dict[str, Any]:
     """Return the content of ``certificate.json``."""
     found = certificate.comparison

@@ -13,7 +13,6 @@ from pathlib import Path
 from fanal.errors import UserError
 from fanal.progress import Progress
 from fanal.records import own_hash
-from pretrain.checkpoint.disk.manifest import FileEntry, describe
 from pretrain.checkpoint.disk.tensors import open_tensors
 from pretrain.checkpoint.disk.verify import still_there
 from pretrain.convert.certificate.certify import Certificate, Memory, certificate_json, certify
@@ -24,6 +23,7 @@ from pretrain.convert.exporting.folder import check_target, part_of, write_small
 from pretrain.convert.exporting.model_card import model_card
 from pretrain.convert.exporting.weights import WeightFile, index_json, plan_files, write_file
 from pretrain.convert.ours.names import hf_tensors
+from pretrain.convert.ours.published import PublishedFile, describe_published
 from pretrain.convert.ours.source import ExportSource, open_source
 from pretrain.convert.ours.target import named
 from pretrain.convert.ours.tokenizer_files import json_bytes
@@ -103,7 +103,7 @@ def export(checkpoint: str | Path, to: str | Path, options: ExportOptions, overr
         certificate = certify(part, source, dtype=dtype, num_samples=options.num_samples, memory=options.memory)
         card = model_card(source, certificate, dtype=dtype, date=options.date, licence=options.licence)
         write_small(part, CARD, card.encode())
-        entries.append(describe(part, CARD))
+        entries.append(describe_published(part, CARD))
         entries.sort(key=lambda entry: entry.path)
         content = certificate_json(certificate, source, files=entries, dtype=dtype, date=options.date)
         write_small(part, CERTIFICATE, json_bytes(content | {OWN_HASH: own_hash(content, OWN_HASH)}))
@@ -116,7 +116,7 @@ def export(checkpoint: str | Path, to: str | Path, options: ExportOptions, overr
     )
 
 
-def write_export(part: Path, source: ExportSource, files: Sequence[WeightFile], dtype: str) -> list[FileEntry]:
+def write_export(part: Path, source: ExportSource, files: Sequence[WeightFile], dtype: str) -> list[PublishedFile]:
     """Write everything but the card and the certificate, and return sizes and hashes as written."""
     small = dict(source.tokenizer.files)
     small["config.json"] = json_bytes(hf_config(source, dtype=dtype))
@@ -136,7 +136,7 @@ def write_export(part: Path, source: ExportSource, files: Sequence[WeightFile], 
             entries.append(write_file(part, file, reader, count))
     for name, content in small.items():
         write_small(part, name, content)
-        entries.append(describe(part, name))
+        entries.append(describe_published(part, name))
     return entries
 
 

@@ -18,9 +18,9 @@ import torch
 
 from fanal.files import sync
 from pretrain.checkpoint.disk.boxes import Box
-from pretrain.checkpoint.disk.manifest import FileEntry
 from pretrain.checkpoint.disk.tensors import TensorReader
 from pretrain.convert.ours.names import HfTensor
+from pretrain.convert.ours.published import PublishedFile
 
 BLOCK_BYTES = 16 << 20
 """Bytes of a tensor's block in float32. Three are in memory: one is read while the one before is written, rounded or not."""
@@ -95,7 +95,7 @@ def index_json(files: Sequence[WeightFile]) -> dict[str, object]:
     }
 
 
-def write_file(folder: Path, file: WeightFile, reader: TensorReader, on_bytes: Callable[[int], None]) -> FileEntry:
+def write_file(folder: Path, file: WeightFile, reader: TensorReader, on_bytes: Callable[[int], None]) -> PublishedFile:
     """Write one file, synced to the disk, and return its size and hash as written.
 
     Args: on_bytes: called with the number of bytes of each block.
@@ -112,7 +112,7 @@ def write_file(folder: Path, file: WeightFile, reader: TensorReader, on_bytes: C
                 view = view[stream.write(view) :]
         sync(stream)
     assert written == file.num_bytes, f"{file.name} has {written} bytes, and its header says {file.num_bytes}"
-    return FileEntry(path=file.name, bytes=written, sha256=digest.hexdigest())
+    return PublishedFile(path=file.name, bytes=written, sha256=digest.hexdigest())
 
 
 def _contents(file: WeightFile, reader: TensorReader) -> Iterator[Any]:

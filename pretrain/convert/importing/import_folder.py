@@ -6,7 +6,6 @@ the folder is executed: only JSON and numbers are read.
 
 import contextlib
 import dataclasses
-import hashlib
 import math
 import os
 import shutil
@@ -20,6 +19,7 @@ from omegaconf import OmegaConf
 
 from fanal.errors import UserError
 from fanal.free_space import nearest_folder, shortage
+from fanal.hashing import FAST, hash_text, new_hash
 from fanal.part_folder import part_folder
 from fanal.progress import Progress
 from fanal.run_folder import COMPLETE, CONFIG, MANIFEST, SHARDS, STATE, TENSORS, shard_path
@@ -33,6 +33,7 @@ from pretrain.checkpoint.disk.weight_sums import weight_sum
 from pretrain.convert.importing.assemble import Assembly, assemble
 from pretrain.convert.importing.kept_files import check_kept_files, has_tokenizer
 from pretrain.convert.ours.import_record import IMPORT, IMPORTED_FILES, import_text
+from pretrain.convert.ours.published import PublishedFile
 from pretrain.convert.ours.target import harm_of, named
 from pretrain.convert.theirs.certified import Certified, describe_linked, read_certified, say_unproved
 from pretrain.convert.theirs.read_config import CONFIG_JSON, HfModel, read_hf_config
@@ -167,14 +168,15 @@ def _write_shards(
         path = shard_path(number)
         boxes = {name: Box(offset=(0,) * len(assembly.shapes[name]), size=assembly.shapes[name]) for name in names}
         header = header_bytes((entry_name(name, PARAM, box), box.size) for name, box in boxes.items())
-        digest, num_bytes = hashlib.sha256(header), len(header)
+        digest, num_bytes = new_hash(FAST), len(header)
+        digest.update(header)
         with (part / path).open("xb") as stream:
             stream.write(header)
             for name in names:
                 total = 0
                 for values in assembly.blocks(name):
                     stream.write(values.data)
-                    digest.update(values.data)
+                    digest.update(values.reshape(-1).view("u1").data)
                     num_bytes, done_bytes = num_bytes + values.nbytes, done_bytes + values.nbytes
                     total += weight_sum(torch.from_numpy(values).to(dtype))
                     progress.update(done_bytes)
@@ -184,7 +186,7 @@ def _write_shards(
                     stored=(StoredBox(file=number, box=boxes[name]),),
                     weights_sum=f"{total % 2**64:016x}",
                 )
-        entries.append(FileEntry(path=path, bytes=num_bytes, sha256=digest.hexdigest()))
+        entries.append(FileEntry(path=path, bytes=num_bytes, hash=hash_text(FAST, digest)))
     return entries, tensors
 
 
@@ -212,7 +214,7 @@ def _config_text(found: HfModel, dtype: torch.dtype) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(content))
 
 
-def _describe_source(weights: HfWeights, kept: Sequence[str], progress: Progress) -> list[FileEntry]:
+def _describe_source(weights: HfWeights, kept: Sequence[str], progress: Progress) -> list[PublishedFile]:
     """Return size and hash of every file that is read."""
     names = [CONFIG_JSON, *([INDEX_JSON] if (weights.folder / INDEX_JSON).is_file() else []), *kept]
     entries = [describe_linked(weights.folder, name) for name in names]

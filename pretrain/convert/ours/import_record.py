@@ -12,7 +12,8 @@ from typing import Any
 from fanal.reason import reason
 from fanal.records import MisfitError, record_of
 from fanal.run_folder import IMPORTED_FILES as IMPORTED_FILES
-from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, FileEntry, read_small_file
+from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, read_small_file
+from pretrain.convert.ours.published import PublishedFile
 
 IMPORT = "import.json"
 FORMAT_VERSION = 1
@@ -37,7 +38,7 @@ class ImportRecord:
 
     name: str
     """Name of the folder, without the path to it."""
-    files: tuple[FileEntry, ...]
+    files: tuple[PublishedFile, ...]
     """Every file that was read."""
     config: dict[str, Any]
     """Content of ``config.json``, unchanged."""
@@ -51,7 +52,7 @@ class ImportRecord:
 
 
 def import_text(
-    *, name: str, files: Iterable[FileEntry], config: dict[str, Any], has_proved_tokenizer: bool = False
+    *, name: str, files: Iterable[PublishedFile], config: dict[str, Any], has_proved_tokenizer: bool = False
 ) -> str:
     """Return the content of ``import.json``."""
     record = ImportRecord(name=name, files=tuple(sorted(files, key=lambda entry: entry.path)), config=config)
@@ -81,7 +82,7 @@ def read_import(checkpoint: Path) -> ImportRecord | None:
             raise MisfitError(
                 f"version {fields['format_version']} and kind {fields['kind']}, expected {FORMAT_VERSION} and huggingface"
             )
-        files = tuple(record_of(FileEntry, entry) for entry in fields["files"])
+        files = tuple(record_of(PublishedFile, entry) for entry in fields["files"])
         return ImportRecord(
             name=str(fields["name"]),
             files=files,

@@ -14,7 +14,8 @@ from pathlib import Path
 from fanal.errors import DamageError
 from fanal.reason import reason
 from fanal.records import MisfitError, own_hash, record_of
-from pretrain.checkpoint.disk.manifest import LOST, FileEntry, describe
+from pretrain.checkpoint.disk.manifest import LOST
+from pretrain.convert.ours.published import PublishedFile, describe_published
 
 CERTIFICATE, CARD = "certificate.json", "README.md"
 OWN_HASH = "certificate_sha256"
@@ -32,7 +33,7 @@ class Certified:
     """A folder with a certificate."""
 
     folder: Path
-    entries: Mapping[str, FileEntry]
+    entries: Mapping[str, PublishedFile]
     """Size and hash of each file, by its name."""
     has_proved_tokenizer: bool
     """Whether its tokenizer was compared with the one that the model was trained with; that of an import has nothing to be
@@ -48,7 +49,7 @@ class Certified:
         with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as threads:
             self.compare(threads.map(lambda name: describe_linked(self.folder, name), names))
 
-    def compare(self, found: Iterable[FileEntry]) -> None:
+    def compare(self, found: Iterable[PublishedFile]) -> None:
         """Compare files as they were read. Those that the certificate does not name pass. Raises: as ``check``."""
         for entry in found:
             expected = self.entries.get(entry.path, entry)
@@ -59,14 +60,14 @@ class Certified:
                 )
 
 
-def describe_linked(folder: Path, name: str) -> FileEntry:
-    """Return size and hash of a file, like ``describe``, following links: a download cache consists of links.
+def describe_linked(folder: Path, name: str) -> PublishedFile:
+    """Return size and hash of a file, like ``describe_published``, following links: a download cache consists of links.
 
     Raises: DamagedExportError if it is not there, or no file; OSError as ``describe``.
     """
     real = (folder / name).resolve()
     try:
-        return dataclasses.replace(describe(real.parent, real.name), path=name)
+        return dataclasses.replace(describe_published(real.parent, real.name), path=name)
     except OSError as error:
         if error.errno not in LOST:
             raise
@@ -87,7 +88,7 @@ def read_certified(folder: Path) -> Certified | None:
         stated = content.get(OWN_HASH)
         if stated is not None and stated != (found := own_hash(content, OWN_HASH)):
             raise MisfitError(f"its content has sha256 {found}, expected {stated}")
-        entries = [record_of(FileEntry, entry) for entry in content["files"]]
+        entries = [record_of(PublishedFile, entry) for entry in content["files"]]
         if wrong := [entry.path for entry in entries if Path(entry.path).name != entry.path]:
             raise MisfitError(f"{wrong[0]!r} is not the name of a file in the folder")
         is_proved = content["figures"]["tokenizer"]["oracle"] != "none"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from blake3 import blake3
 
 from fanal.errors import exit_code_of
 from fanal.exit_codes import DAMAGED
@@ -27,8 +28,8 @@ from pretrain.checkpoint.disk.state_file import read_state, state_text
 from pretrain.state import Recent, TrainState
 
 ENTRIES = (
-    FileEntry(path="shards/__0_0.distcp", bytes=7, sha256="ab" * 32),
-    FileEntry(path="config.yaml", bytes=0, sha256="cd" * 32),
+    FileEntry(path="shards/__0_0.distcp", bytes=7, hash="blake3:" + "ab" * 32),
+    FileEntry(path="config.yaml", bytes=0, hash="sha256:" + "cd" * 32),
 )
 
 
@@ -42,25 +43,51 @@ def test_a_manifest_reads_as_it_was_written_and_is_sorted(tmp_path: Path) -> Non
 def test_a_file_is_described_by_its_bytes(tmp_path: Path) -> None:
     content = bytes(range(256)) * 10_000  # several blocks
     (tmp_path / "a").write_bytes(content)
-    assert describe(tmp_path, "a") == FileEntry(path="a", bytes=2_560_000, sha256=hashlib.sha256(content).hexdigest())
+    for algorithm, expected in (("blake3", blake3(content)), ("sha256", hashlib.sha256(content))):
+        entry = FileEntry(path="a", bytes=2_560_000, hash=f"{algorithm}:{expected.hexdigest()}")
+        assert describe(tmp_path, "a", algorithm=algorithm) == entry
+    assert describe(tmp_path, "a").hash.startswith("blake3:")
 
 
 def with_entry(**changes: Any) -> dict[str, Any]:
+    return {
+        "format_version": 2,
+        "step": 5,
+        "files": [{"path": "a", "bytes": 1, "hash": "blake3:" + "ab" * 32} | changes],
+    }
+
+
+def old_entry(**changes: Any) -> dict[str, Any]:
     return {"format_version": 1, "step": 5, "files": [{"path": "a", "bytes": 1, "sha256": "ab" * 32} | changes]}
+
+
+OLD_ENTRY = old_entry()
+NO_HASHES = ("ab" * 32, "blake3:" + "AB" * 32, "blake3:" + "ab" * 31, "md5:" + "ab" * 32, "")
+
+
+def test_a_manifest_of_the_first_version_holds_sha256(tmp_path: Path) -> None:
+    entry = FileEntry(path="a", bytes=1, hash="sha256:" + "ab" * 32)
+    assert parse_manifest(json.dumps(OLD_ENTRY).encode(), tmp_path) == Manifest(step=5, files=(entry,))
 
 
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
         ([], "it must hold format_version, step and files"),
-        ({"format_version": 1, "step": 5}, "it must hold format_version, step and files"),
+        ({"format_version": 2, "step": 5}, "it must hold format_version, step and files"),
         (with_entry() | {"more": 1}, "it must hold format_version, step and files"),
-        (with_entry() | {"format_version": 2}, r"format_version \(2\) must be 1"),
+        (with_entry() | {"format_version": 3}, r"format_version \(3\) must be 1 or 2"),
+        (with_entry() | {"format_version": 1}, "unknown key 'hash', expected path, bytes, sha256"),
+        (with_entry(sha256="ab" * 32), "unknown key 'sha256', expected path, bytes, hash"),
+        (OLD_ENTRY | {"format_version": 2}, "unknown key 'sha256', expected path, bytes, hash"),
+        (old_entry(sha256="AB" * 32), "hash of a .* must be blake3: or sha256: and 64 hexadecimal digits"),
+        (old_entry(path="../a"), "must be that of a file inside"),
+        (old_entry(bytes=-1), r"bytes of a \(-1\) must be an integer from 0"),
         (with_entry() | {"step": True}, r"step \(True\) must be an integer from 0"),
         (with_entry() | {"step": "5"}, r"step \('5'\) must be an integer from 0"),
         (with_entry() | {"files": 3}, "TypeError"),
         (with_entry() | {"files": [3]}, "holds 3, expected an object"),
-        (with_entry(mode=1), "unknown key 'mode', expected path, bytes, sha256"),
+        (with_entry(mode=1), "unknown key 'mode', expected path, bytes, hash"),
         (with_entry(path="/etc/passwd"), r"path \('/etc/passwd'\) must be that of a file inside"),
         (with_entry(path="a/../../b"), "must be that of a file inside"),
         (with_entry(path="a//b"), "must be that of a file inside"),
@@ -69,8 +96,11 @@ def with_entry(**changes: Any) -> dict[str, Any]:
         (with_entry(path=3), "path holds 3, expected a string"),
         (with_entry(bytes=-1), r"bytes of a \(-1\) must be an integer from 0"),
         (with_entry(bytes=1.0), "bytes holds 1.0, expected an integer"),
-        (with_entry(sha256="AB" * 32), "sha256 of a .* must have 64 hexadecimal digits"),
-        (with_entry(sha256=None), "sha256 holds null, expected a string"),
+        *(
+            (with_entry(hash=wrong), "hash of a .* must be blake3: or sha256: and 64 hexadecimal digits")
+            for wrong in NO_HASHES
+        ),
+        (with_entry(hash=None), "hash holds null, expected a string"),
         (with_entry() | {"files": with_entry()["files"] * 2}, "its paths must be sorted and different"),
     ],
 )

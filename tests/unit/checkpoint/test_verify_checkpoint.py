@@ -1,5 +1,7 @@
 """Every way to damage a real checkpoint is found: sizes and absence by the quick look, bytes by the deep one."""
 
+import hashlib
+import json
 import os
 import random
 import shutil
@@ -8,13 +10,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 from rich.console import Console
 
 from fanal.errors import exit_code_of
 from fanal.exit_codes import WRONG_INPUT
 from fanal.run_folder import COMPLETE, MANIFEST, checkpoints_dir, step_name
 from pretrain.checkpoint.disk import verify
-from pretrain.checkpoint.disk.manifest import Manifest
+from pretrain.checkpoint.disk.manifest import Manifest, seal_text
 from pretrain.checkpoint.disk.verify import GoneError, first_whole, is_checkpoint, verify_checkpoint
 from pretrain.inspect.verify import verify as verify_path
 from tests.dist.harness import make_run, run_and_trace
@@ -72,6 +75,33 @@ def test_a_checkpoint_as_it_was_written_is_whole(written: Path) -> None:
 @pytest.mark.skipif(shutil.which("sha256sum") is None, reason="needs coreutils")
 def test_the_seal_is_a_line_that_sha256sum_checks(written: Path) -> None:
     subprocess.run(["sha256sum", "--check", "--strict", COMPLETE], cwd=written, check=True, capture_output=True)
+
+
+def test_every_file_s_hash_is_that_of_its_algorithm(written: Path) -> None:
+    for entry in json.loads((written / MANIFEST).read_bytes())["files"]:
+        assert entry["hash"] == f"blake3:{blake3((written / entry['path']).read_bytes()).hexdigest()}", entry
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_changed_file_is_found_by_the_hash_of_either_algorithm(checkpoint: Path, deep: bool) -> None:
+    content = json.loads((checkpoint / MANIFEST).read_bytes())
+    old = {
+        entry["path"]: hashlib.sha256((checkpoint / entry["path"]).read_bytes()).hexdigest()
+        for entry in content["files"]
+    }
+    files = [
+        {"path": entry["path"], "bytes": entry["bytes"], "sha256": old[entry["path"]]} for entry in content["files"]
+    ]
+    (checkpoint / MANIFEST).write_text(json.dumps(content | {"format_version": 1, "files": files}))
+    (checkpoint / COMPLETE).write_text(seal_text((checkpoint / MANIFEST).read_bytes()))
+    assert not verify_checkpoint(checkpoint, deep=deep).problems
+    changed = next(path for path in FILES if path.startswith("shards/")) if deep else "config.yaml"
+    damaged = bytearray((checkpoint / changed).read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    (checkpoint / changed).write_bytes(damaged)
+    (problem,) = verify_checkpoint(checkpoint, deep=deep).problems
+    found = hashlib.sha256(damaged).hexdigest()
+    assert f"{changed} has hash sha256:{found}, expected sha256:{old[changed]}; its bytes changed" in problem
 
 
 @pytest.mark.parametrize("path", FILES)

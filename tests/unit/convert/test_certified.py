@@ -129,7 +129,7 @@ def test_a_checkpoint_s_small_files_are_compared_without_deep(tmp_path: Path) ->
     for file, place in (("config.yaml", 40), ("data.json", 60), ("tensors.json", 60)):
         run = Path(shutil.copytree(V1 / "checkpoint", tmp_path / file))
         flip(run / name / file, place)
-        with pytest.raises(ValueError, match=rf"{file} has sha256 .* its bytes changed"):
+        with pytest.raises(ValueError, match=rf"{file} has hash sha256:.* its bytes changed"):
             generate(run, REQUEST, tokenizer=str(V1 / "tokenizer"), out=io.StringIO())
 
 

@@ -1,7 +1,10 @@
 """Micro batches of a rank: which samples, in which shape, and that the layout does not choose them."""
 
+import gc
+import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,8 +13,8 @@ import torch
 from pretrain.config.load import load_run
 from pretrain.config.schema import BatchRampConfig, RunConfig
 from pretrain.data.batch import MicroBatch, micro_batch, train_micro_batches, validation_micro_batches
-from pretrain.data.read import DamagedTokenError, TrainData
-from pretrain.data.reader import TrainReader, open_reader
+from pretrain.data.read import DamagedTokenError, RowReader, TrainData
+from pretrain.data.reader import HostBatch, TrainReader, open_reader
 from pretrain.data.sources import Sources, open_sources
 from pretrain.parallel.world import World
 from tests.unit.data.shards import copy_shard, write_token
@@ -125,7 +128,7 @@ def test_every_layout_and_micro_batch_size_reads_the_steps_of_the_run(
         assert sorted(found) == sorted(expected)
 
 
-@pytest.mark.parametrize("prefetch_bytes", [0, 2 * 65 * 8 + 32, 10**6])
+@pytest.mark.parametrize("prefetch_bytes", [0, 2 * (4 + 65) * 2 + 32, 8 * (2 * (4 + 65) * 2 + 32), 10**6])
 def test_reading_ahead_changes_nothing(data: TrainData, run: RunConfig, prefetch_bytes: int) -> None:
     changed = replace(run, data=replace(run.data, prefetch_bytes=prefetch_bytes))
     with open_reader(data.sources, changed, ALONE) as reader:
@@ -137,6 +140,29 @@ def test_reading_ahead_changes_nothing(data: TrainData, run: RunConfig, prefetch
             )
             expected = [tuple(data.sample(number)[:-1].tolist()) for number in range(consumed, consumed + 8)]
             assert rows_of(batches) == expected  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("num_batches", [1, 2, 7, 40])
+def test_batches_that_wait_hold_no_more_than_the_budget(data: TrainData, run: RunConfig, num_batches: int) -> None:
+    budget = num_batches * (run.train.micro_batch_size * ((4 + 65) * 2 + 16))
+    changed = replace(run, data=replace(run.data, prefetch_bytes=budget))
+    with open_reader(data.sources, changed, ALONE) as reader:
+        reader.begin_step(consumed_samples=0, global_batch_size=8, steps_left=100)
+        kept, before, deadline = [], -1, time.monotonic() + 30
+        for index in range(4):
+            kept.append(reader.batch(index))
+            while before != (before := held_bytes() - sum(map(size_of, kept))) and time.monotonic() < deadline:
+                time.sleep(0.05)
+            assert before <= budget
+    assert num_batches < 7 or before > budget / 3, "most of the budget is used"
+
+
+def size_of(batch: HostBatch) -> int:
+    return batch.contents.nbytes + batch.sources.nbytes + batch.start_tokens.nbytes
+
+
+def held_bytes() -> int:
+    return sum(size_of(thing) for thing in gc.get_objects() if isinstance(thing, HostBatch))
 
 
 def test_a_batch_ramp_is_read_ahead_step_by_step(run: RunConfig, sources: Sources, data: TrainData) -> None:
@@ -157,7 +183,7 @@ def test_a_batch_ramp_is_read_ahead_step_by_step(run: RunConfig, sources: Source
 
 def test_labels_are_the_tokens_one_position_on_and_masked_rows_count_nothing() -> None:
     rows = torch.tensor([[0, 1, 2, 3, 4], [10, 11, 12, 13, 14]])
-    batch = micro_batch(rows, torch.device("cpu"), pad_id=99, row_weights=[1.0, 0.0])
+    batch = micro_batch(rows, torch.device("cpu"), seq_length=4, pad_id=99, has_padding=False, row_weights=[1.0, 0.0])
     assert batch.tokens.tolist() == [[0, 1, 2, 3], [10, 11, 12, 13]]
     assert batch.labels.tolist() == [[1, 2, 3, 4], [11, 12, 13, 14]]
     assert batch.position_ids.tolist() == [[0, 1, 2, 3]] * 2
@@ -192,8 +218,38 @@ def test_an_id_that_no_token_has_is_refused_with_its_shard_and_place(
             )
 
 
+def test_batches_before_a_damaged_id_are_trained_on(
+    run: RunConfig, small_run: Path, data_folder: Path, tmp_path: Path
+) -> None:
+    prefix = copy_shard(data_folder / "shards" / "train-code", tmp_path / "bad")
+    changed = load_run(small_run, [f"data.train=[{{prefix: {prefix}}}]", "data.validation=[]", "data.verify=null"])
+    data = TrainData(open_sources(changed), changed.data)
+    write_token(prefix, int(data.places(np.array([17]))[1][0]) + 5, 2000)
+    with open_reader(open_sources(changed), changed, ALONE) as reader:
+        for consumed in (0, 8):
+            taken = train_micro_batches(
+                reader, changed.train, ALONE, consumed_samples=consumed, global_batch_size=8, steps_left=9
+            )
+            assert len(rows_of(list(taken))) == 8  # type: ignore[arg-type]
+        with pytest.raises(DamagedTokenError, match="holds id 2000"):
+            list(train_micro_batches(reader, changed.train, ALONE, consumed_samples=16, global_batch_size=8))
+
+
+def test_an_id_too_large_for_the_vocabulary_s_type_is_refused_too(run: RunConfig, sources: Sources) -> None:
+    wide = sources.train[0].shard.tokens.astype(np.int32)
+    wide[70] = 65536 + 5  # which is 5 in two bytes
+    shard = SimpleNamespace(tokens=wide, dtype=wide.dtype, prefix="wide")
+    reader = RowReader([SimpleNamespace(shard=shard)], seq_length=64, vocab_size=2000)  # type: ignore[list-item]
+    zeros, out = np.zeros(1, np.int64), np.empty((1, 65), np.uint16)
+    assert reader.read(zeros, zeros, out).tolist() == [wide[:65].tolist()]
+    with pytest.raises(DamagedTokenError, match="wide holds id 65541 at token 70"):
+        reader.read(zeros, zeros + 10, out)
+
+
 def test_no_batch_can_change_what_another_one_shares() -> None:
-    batch = micro_batch(torch.zeros((2, 5), dtype=torch.int64), torch.device("cpu"), pad_id=3)
+    batch = micro_batch(
+        torch.zeros((2, 5), dtype=torch.int64), torch.device("cpu"), seq_length=4, pad_id=3, has_padding=False
+    )
     for shared in (batch.loss_mask, batch.position_ids):
         with pytest.raises(RuntimeError, match="single memory location"):
             shared *= 0

@@ -49,7 +49,7 @@ def test_starts_are_those_of_the_shards_index(data: TrainData) -> None:
 def test_a_document_that_starts_inside_a_row_begins_again_at_position_0_and_is_not_predicted() -> None:
     rows = torch.stack([torch.arange(10, 15), torch.arange(20, 25)])
     starts = [np.array([1, 3]), np.array([4])]  # the last one is a label alone
-    batch = micro_batch(rows, torch.device("cpu"), pad_id=3, document_starts=starts)
+    batch = micro_batch(rows, torch.device("cpu"), seq_length=4, pad_id=3, has_padding=False, document_starts=starts)
     assert batch.document_starts is not None and batch.document_starts.dtype == torch.int32
     assert batch.document_starts.tolist() == [0, 1, 3, 4, 8]
     assert batch.position_ids.tolist() == [[0, 0, 1, 0], [0, 1, 2, 3]]
@@ -59,7 +59,7 @@ def test_a_document_that_starts_inside_a_row_begins_again_at_position_0_and_is_n
 
 def test_padding_is_never_predicted_and_rows_keep_their_weight() -> None:
     rows = torch.tensor([[3, 5, 3, 6, 3]] * 2)
-    batch = micro_batch(rows, torch.device("cpu"), pad_id=3, row_weights=[1.0, 0.0])
+    batch = micro_batch(rows, torch.device("cpu"), seq_length=4, pad_id=3, has_padding=True, row_weights=[1.0, 0.0])
     assert batch.loss_mask.tolist() == [[1, 0, 1, 0], [0, 0, 0, 0]]
     assert batch.document_starts is None and batch.position_ids.tolist() == [[0, 1, 2, 3]] * 2
 

@@ -1,6 +1,7 @@
 """The data position of a checkpoint: which changes it finds, and that its hash knows no layout."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 from dataclasses import replace
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from blake3 import blake3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,11 +19,13 @@ from pretrain.config.load import load_run
 from pretrain.config.schema import RunConfig
 from pretrain.data import reader as reader_module
 from pretrain.data.batch import train_micro_batches
-from pretrain.data.position import DataPosition, add, from_hex, position_text, read_position, samples_hash, to_hex
+from pretrain.data.position import DataPosition, position_text, read_position
 from pretrain.data.reader import TrainReader, open_reader
+from pretrain.data.sample_hash import NEW_RUN, UNNAMED, Lanes, SampleHasher, add, lanes_of, to_text
 from pretrain.data.sources import open_sources
 from pretrain.parallel.world import World
 from tests.unit.data.shards import copy_shard, write_token
+from tokenizer.shards.manifest import DamagedShardError
 from tokenizer.shards.shard import ShardWriter, open_shard
 
 ALONE = World(
@@ -81,7 +85,13 @@ def test_a_file_that_is_no_position_is_refused_by_name(small_run: Path, shards: 
     good = json.dumps(dataclasses.asdict(after_five_steps(run_on(small_run, shards))))
     (tmp_path / "data.json").write_text(good)
     read_position(tmp_path / "data.json")
-    broken = (good.replace('"consumed_hash": "', '"consumed_hash": "zz'), good.replace('"share": 2.0', '"share": "x"'))
+    mixed = good.replace('"consumed_hash": "blake3:', '"consumed_hash": "')
+    broken = (
+        mixed,
+        good.replace("blake3:", "md5:"),
+        good.replace('"consumed_hash": "', '"consumed_hash": "zz'),
+        good.replace('"share": 2.0', '"share": "x"'),
+    )
     assert good not in broken
     for text in ("", "{}", "[1]", '{"phases": [{}]}', good.replace('"share": 2.0', '"share": NaN'), *broken):
         (tmp_path / "data.json").write_text(text)
@@ -91,38 +101,79 @@ def test_a_file_that_is_no_position_is_refused_by_name(small_run: Path, shards: 
             read_position(tmp_path / "data.json")
 
 
+def sum_by_hand(run: RunConfig, samples: range, algorithm: str) -> str:
+    """The hash of these samples as docs/checkpoints.md defines it."""
+    data = TrainReader(reader_module.TrainData(open_sources(run), run.data), run, ALONE).data
+    low = high = 0
+    for number in samples:
+        content = (
+            number.to_bytes(8, "little")
+            + data.sample(number).astype("<u2" if algorithm == NEW_RUN else "<i4").tobytes()
+        )
+        digest = blake3(content).digest() if algorithm == NEW_RUN else hashlib.blake2b(content, digest_size=16).digest()
+        low, high = low + int.from_bytes(digest[:8], "little"), high + int.from_bytes(digest[8:16], "little")
+    name = "blake3:" if algorithm == NEW_RUN else ""
+    return f"{name}{low % 2**64:016x}{high % 2**64:016x}"
+
+
 def test_the_hash_is_the_sum_over_samples_of_number_and_tokens(small_run: Path, shards: Path) -> None:
     run = run_on(small_run, shards)
     saved = after_five_steps(run)
-    data = TrainReader(reader_module.TrainData(open_sources(run), run.data), run, ALONE).data
-    low = high = 0
-    for number in range(40):
-        content = number.to_bytes(8, "little") + b"".join(int(t).to_bytes(4, "little") for t in data.sample(number))
-        digest = hashlib.blake2b(content, digest_size=16).digest()
-        low, high = low + int.from_bytes(digest[:8], "little"), high + int.from_bytes(digest[8:], "little")
-    assert saved.consumed_hash == f"{low % 2**64:016x}{high % 2**64:016x}"
+    assert saved.consumed_hash == sum_by_hand(run, range(40), NEW_RUN)
+    assert saved.last_step.hash == sum_by_hand(run, range(32, 40), NEW_RUN)
 
 
-@given(
-    rows=st.lists(st.lists(st.integers(0, 2**31 - 1), min_size=3, max_size=3), min_size=2, max_size=6), data=st.data()
-)
+def test_a_run_that_an_earlier_version_began_goes_on_with_its_hash(
+    small_run: Path, shards: Path, tmp_path: Path
+) -> None:
+    run = run_on(small_run, shards)
+    new = after_five_steps(run)
+    consumed, last = (sum_by_hand(run, samples, UNNAMED) for samples in (range(40), range(32, 40)))
+    old = replace(new, consumed_hash=consumed, last_step=replace(new.last_step, hash=last))
+    (tmp_path / "data.json").write_text(position_text(old))
+    old = read_position(tmp_path / "data.json")
+    with open_reader(open_sources(run), run, ALONE) as reader:
+        reader.resume(old, where="step-5")
+        assert reader.position(40) == old
+        step(reader, run, ALONE, 40)
+        found = reader.position(48)
+    assert found.consumed_hash == sum_by_hand(run, range(48), UNNAMED)
+    assert found.last_step.hash == sum_by_hand(run, range(40, 48), UNNAMED)
+    with pytest.raises(DamagedShardError, match="are no longer the tokens that were trained on"):
+        resume(run, replace(old, last_step=replace(old.last_step, hash="0" * 32)))
+
+
+def hash_of(numbers: list[int], rows: list[list[int]], *, algorithm: str, vocab_size: int) -> Lanes:
+    hasher = SampleHasher(algorithm, vocab_size=vocab_size, seq_length=len(rows[0]) - 1)
+    contents = np.empty((len(rows), hasher.content_items), hasher.dtype)
+    hasher.write_numbers(contents, np.array(numbers))[:] = rows
+    return hasher.sum(contents)
+
+
+@pytest.mark.parametrize(("algorithm", "vocab_size"), [(NEW_RUN, 2000), (NEW_RUN, 2**31), (UNNAMED, 2000)])
+@given(rows=st.lists(st.lists(st.integers(0, 1999), min_size=3, max_size=3), min_size=2, max_size=6), data=st.data())
 @settings(max_examples=30, deadline=None)
-def test_the_hash_knows_no_order_but_every_number_and_token(rows: list[list[int]], data: st.DataObject) -> None:
+def test_the_hash_knows_no_order_but_every_number_and_token(
+    rows: list[list[int]], data: st.DataObject, algorithm: str, vocab_size: int
+) -> None:
+    hashed = functools.partial(hash_of, algorithm=algorithm, vocab_size=vocab_size)
     numbers = list(range(len(rows)))
-    whole = samples_hash(numbers, np.array(rows, np.int64))
+    whole = hashed(numbers, rows)
     order = data.draw(st.permutations(numbers))
     cut = data.draw(st.integers(1, len(rows) - 1))
-    parts = [samples_hash(part, np.array([rows[n] for n in part], np.int64)) for part in (order[:cut], order[cut:])]
-    assert add(*parts) == whole and from_hex(to_hex(whole)) == whole
+    parts = [hashed(part, [rows[number] for number in part]) for part in (order[:cut], order[cut:])]
+    assert add(*parts) == whole and lanes_of(to_text(whole, algorithm)) == whole
     changed = [list(row) for row in rows]
     changed[order[0]][1] ^= 1
-    assert samples_hash(numbers, np.array(changed, np.int64)) != whole
-    assert samples_hash([number + 1 for number in numbers], np.array(rows, np.int64)) != whole
+    assert hashed(numbers, changed) != whole
+    assert hashed([number + 1 for number in numbers], rows) != whole
 
 
-@pytest.mark.parametrize("replicas", [2, 4])
-def test_the_hash_of_replicas_adds_up_to_that_of_one(small_run: Path, shards: Path, replicas: int) -> None:
-    run = run_on(small_run, shards)
+@pytest.mark.parametrize(("replicas", "micro_batch_size"), [(1, 8), (2, 1), (2, 4), (4, 2)])
+def test_the_hash_of_replicas_adds_up_to_that_of_one(
+    small_run: Path, shards: Path, replicas: int, micro_batch_size: int
+) -> None:
+    run = run_on(small_run, shards, f"train.micro_batch_size={micro_batch_size}")
     total = step_total = (0, 0)
     for rank in range(replicas):
         for pp_rank, tp_rank in ((0, 0), (0, 1), (1, 0)):
@@ -134,10 +185,10 @@ def test_the_hash_of_replicas_adds_up_to_that_of_one(small_run: Path, shards: Pa
                 for consumed in range(0, 40, 8):
                     step(reader, run, world, consumed)
                 found = reader.position(40)
-            total = add(total, from_hex(found.consumed_hash))
-            step_total = add(step_total, from_hex(found.last_step.hash))
-    expected = after_five_steps(run)
-    assert (to_hex(total), to_hex(step_total)) == (expected.consumed_hash, expected.last_step.hash)
+            total = add(total, lanes_of(found.consumed_hash))
+            step_total = add(step_total, lanes_of(found.last_step.hash))
+    expected = after_five_steps(run_on(small_run, shards))
+    assert (to_text(total, NEW_RUN), to_text(step_total, NEW_RUN)) == (expected.consumed_hash, expected.last_step.hash)
 
 
 def test_a_resumed_run_has_the_hash_of_the_straight_one(small_run: Path, shards: Path) -> None:

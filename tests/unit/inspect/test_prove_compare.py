@@ -36,7 +36,7 @@ def evidence() -> Evidence:
         consumed_hash="1" * 32, last_step=StepPosition(first_sample=56, num_samples=8, hash="2" * 32),
     )  # fmt: skip
     files = tuple(
-        FileEntry(path=path, bytes=3, sha256=digit * 64)
+        FileEntry(path=path, bytes=3, hash=f"blake3:{digit * 64}")
         for path, digit in (("config.yaml", "a"), ("shards/rank-00000.safetensors", "c"))
     )
     return Evidence(
@@ -137,11 +137,11 @@ def with_files(*files: FileEntry, found: tuple[str, ...] = ()) -> Evidence:
 
 
 def test_optimizer_bytes_are_compared_by_hash_below_shards_alone() -> None:
-    shard = FileEntry(path="shards/rank-00000.safetensors", bytes=3, sha256="c" * 64)
+    shard = FileEntry(path="shards/rank-00000.safetensors", bytes=3, hash="blake3:" + "c" * 64)
     assert not problems(with_files(shard)), "the config may differ"
     assert (
-        "shards/rank-00000.safetensors has sha256 dddd"
-        in problems(with_files(replace(shard, sha256="d" * 64)))["optimizer"]
+        "shards/rank-00000.safetensors has hash blake3:dddd"
+        in problems(with_files(replace(shard, hash="blake3:" + "d" * 64)))["optimizer"]
     )
     assert "is only in the straight run's checkpoint" in problems(with_files())["optimizer"]
     more = replace(shard, path="shards/rank-00001.safetensors")
