@@ -2,6 +2,7 @@
 
 import subprocess
 import threading
+import time
 from io import BytesIO
 from pathlib import Path
 
@@ -27,14 +28,13 @@ def test_the_largest_code_is_the_node_s(
     programs: tuple[str, ...], code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ranks, "GRACE_S", 0.5 if HEARS_NOTHING in programs else 60.0)
-    ready = tmp_path / "ready"
-    begin = [
-        program if "touch" in program else f"trap '' TERM; until [ -e {ready} ]; do sleep 0.05; done; {program}"
-        for program in programs
-    ]
-    if not any("touch" in program for program in programs):
-        ready.touch()
-    started = [subprocess.Popen(["bash", "-c", program, str(ready)]) for program in begin]
+    ready, begun = tmp_path / "ready", [tmp_path / str(number) for number in range(len(programs))]
+    begin = f"trap '' TERM; touch $0; until [ -e {ready} ]; do sleep 0.05; done; "
+    words = [program if "touch" in program else begin + program for program in programs]
+    started = [subprocess.Popen(["bash", "-c", word, str(path)]) for word, path in zip(words, begun, strict=True)]
+    while not all(path.exists() for path in begun):
+        time.sleep(0.05)
+    ready.touch()
     assert wait_for_all(started) == code
 
 
