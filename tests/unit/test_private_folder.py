@@ -153,13 +153,17 @@ def node(shared: Path, *, user: int | None = None) -> subprocess.CompletedProces
     shutil.copy(NODE_SCRIPT, script)
     (shared / "packed" / "code").mkdir(parents=True)
     (shared / "packed" / "code" / "ours.py").write_text("ours\n")
-    subprocess.run(["tar", "-cf", str(shared / "packed.tar"), "-C", str(shared / "packed"), "code"], check=True)
-    python = shared / "python"
+    python = shared / "packed" / "python" / "bin" / "python"
+    python.parent.mkdir(parents=True)
     python.write_text(
-        '#!/bin/sh\necho "${PYTHONPATH%%/code:*}"\nstat -c "%u %a" "${PYTHONPATH%%/code:*}"\ncat "${PYTHONPATH%%:*}"/*.py\n'
+        '#!/bin/sh\nmine="${PYTHONPATH%%/code*}"\necho "$mine"\nstat -c "%u %a" "$mine"\ncat "${PYTHONPATH%%:*}"/*.py\n'
     )
-    for path, mode in ((script, 0o755), (python, 0o755), (shared / "packed.tar", 0o644)):
-        path.chmod(mode)
+    script.chmod(0o755)
+    python.chmod(0o755)
+    subprocess.run(
+        ["tar", "-cf", str(shared / "packed.tar"), "-C", str(shared / "packed"), "code", "python"], check=True
+    )
+    (shared / "packed.tar").chmod(0o644)
     attempt = Path(tempfile.mkdtemp(dir=shared))
     if user is not None:
         os.chown(attempt, user, user)
