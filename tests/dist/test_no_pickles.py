@@ -127,8 +127,8 @@ def launch_commands(watched: Watched, config: Path, data: Path, folder: Path) ->
     job, keys = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-2]"}, (f"run_dir={folder / 'chain'}", *DP2)
     launch = folder / "chain" / "launch"
     options = ("--site", "local", "--nodes", 1)
-    watched.run("launch", "render", config, *keys, *options, "--node-local")
-    watched.run("launch", "submit", config, *keys, *options, SLURM_CONF="/nonexistent")
+    watched.run("launch", "render", config, *keys, *options, "--hours", 1)
+    watched.run("launch", "submit", config, *keys, *options, "--hours", 1, SLURM_CONF="/nonexistent")
     watched.run("launch", "preflight", config, *keys, *options)
     watched.run("launch", "job", "begin", launch, **job)
     watched.run("launch", "job", "end", launch, **job)
