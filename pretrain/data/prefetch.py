@@ -1,6 +1,7 @@
 """Run an iterator ahead of its consumer in a thread, within a budget of memory."""
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from types import TracebackType
@@ -10,6 +11,9 @@ Item = TypeVar("Item")
 
 CLOSE_TIMEOUT_S = 10
 """A read that a dead file system never answers must not keep the process: its thread is left behind."""
+REST_S = 0.002
+"""How long the thread stands back once the consumer has come. One that comes again so soon waits for nothing but this iterator, and
+two threads that wait for the interpreter's lock in turns make items more slowly than one."""
 
 
 class Prefetcher(Generic[Item]):
@@ -18,6 +22,7 @@ class Prefetcher(Generic[Item]):
         with Prefetcher(batches, item_bytes=65_536, budget_bytes=1 << 28) as ahead:
             for batch in ahead: ...
 
+    A consumer that finds nothing made makes the next item itself, unless the thread is making it: one of them does at a time.
     At most ``budget_bytes // item_bytes`` items exist that the consumer does not have yet, the one being made included. If
     the budget holds no item, there is no thread, and each item is made when it is asked for. What the iterator raises is
     raised in the consumer, after the items before it, with the traceback of where it happened.
@@ -31,12 +36,14 @@ class Prefetcher(Generic[Item]):
         budget_bytes: int,
         prepare_thread: Callable[[], None] | None = None,
     ) -> None:
-        """``prepare_thread`` is called in the thread, first."""
+        """``prepare_thread`` is called in the thread, first; the consumer's own needs nothing of it."""
         self._items = items
         self._prepare_thread = prepare_thread
         self._capacity = budget_bytes // item_bytes
         self._made: deque[Item] = deque()
         self._changed = threading.Condition()
+        self._making = threading.Lock()
+        self._came_at = time.monotonic()
         self._error: BaseException | None = None
         self._ended = self._closed = False
         self._thread: threading.Thread | None = None
@@ -52,15 +59,25 @@ class Prefetcher(Generic[Item]):
             raise StopIteration
         if self._thread is None:
             return next(self._items)
-        with self._changed:
-            self._changed.wait_for(lambda: self._made or self._ended)
+        self._came_at = time.monotonic()
+        if self._made:
+            return self._take()
+        with self._making:
             if self._made:
-                item = self._made.popleft()
-                self._changed.notify_all()
-                return item
-        if self._error is not None:
-            raise self._error
-        raise StopIteration
+                return self._take()
+            if self._error is not None:
+                raise self._error
+            if self._ended:
+                raise StopIteration
+            try:
+                return next(self._items)
+            except StopIteration:
+                raise
+            except BaseException as error:
+                self._error = error
+                raise
+            finally:
+                self._came_at = time.monotonic()
 
     def close(self) -> None:
         """Stop the thread and drop what it made; waits for the item that is being made. Twice does no harm."""
@@ -84,25 +101,41 @@ class Prefetcher(Generic[Item]):
             if self._prepare_thread is not None:
                 self._prepare_thread()
             while self._wait_for_room():
-                item = next(self._items, _END)
-                if item is _END:
-                    break
-                with self._changed:
-                    self._made.append(item)  # type: ignore[arg-type]
-                    self._changed.notify_all()
-                del item  # the consumer's copy is the only one
+                with self._making:
+                    if self._error is not None or not self._make():
+                        break
         except BaseException as error:
             self._error = error
         finally:
-            with self._changed:
-                self._ended = True
-                self._changed.notify_all()
+            self._ended = True
+
+    def _make(self) -> bool:
+        """Make an item in the thread; False at the end."""
+        try:
+            item = next(self._items, _END)
+        except BaseException as error:
+            self._error = error  # before the lock is given back: the consumer may wait for it
+            return False
+        self._ended = item is _END
+        if not self._ended:
+            self._made.append(item)  # type: ignore[arg-type]
+        return not self._ended
 
     def _wait_for_room(self) -> bool:
-        """Block until another item may be made; False if none is wanted any more."""
+        """Block until another item may be made in the thread; False if none is wanted any more."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or len(self._made) < self._capacity)
-            return not self._closed
+            while not self._closed:
+                rest_s = self._came_at + REST_S - time.monotonic()
+                if rest_s <= 0 and len(self._made) < self._capacity:
+                    return True
+                self._changed.wait(rest_s if rest_s > 0 else None)
+            return False
+
+    def _take(self) -> Item:
+        with self._changed:
+            item = self._made.popleft()
+            self._changed.notify_all()
+            return item
 
 
 _END = object()

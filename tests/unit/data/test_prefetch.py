@@ -81,6 +81,28 @@ def test_closing_twice_or_before_the_first_item_does_no_harm() -> None:
     assert list(ahead) == []
 
 
+def test_a_consumer_that_finds_nothing_made_makes_it_itself() -> None:
+    stands_back = threading.Event()
+
+    def items() -> Iterator[str]:
+        yield threading.current_thread().name
+        yield threading.current_thread().name
+        raise OSError("the disk has stopped")
+
+    def wait() -> None:
+        stands_back.wait(60)
+
+    with Prefetcher(items(), item_bytes=1, budget_bytes=1, prepare_thread=wait) as ahead:
+        assert [next(ahead), next(ahead)] == [threading.current_thread().name] * 2
+        for _ in range(2):
+            with pytest.raises(OSError, match="the disk has stopped"):
+                next(ahead)
+        stands_back.set()
+        assert ahead._thread is not None
+        ahead._thread.join(60)
+        assert not ahead._thread.is_alive(), "nothing is left to make"
+
+
 def test_the_thread_is_prepared_before_the_first_item() -> None:
     done: list[str] = []
 
@@ -89,4 +111,5 @@ def test_the_thread_is_prepared_before_the_first_item() -> None:
         yield 1
 
     ahead = Prefetcher(items(), item_bytes=1, budget_bytes=1, prepare_thread=lambda: done.append("prepared"))
+    wait_until_still(done, 2)  # type: ignore[arg-type]
     assert list(ahead) == [1] and done == ["prepared", "made in prefetch"]
