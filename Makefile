@@ -10,6 +10,7 @@
 # make bench-export   a 7B checkpoint of random weights, exported beside a raw copy (81 GB of disk; DTYPES=bf16 54)
 # make bench-recipe   the demo's recipe at several learning rates, on several corpora; appends to bench/results/recipe.md
 # make bench-growth   sources, records, ranks, files and nodes, many of each; appends to bench/results/growth.md
+# make soak    a run of 3,000 steps whose processes must not grow; appends to bench/results/soak.md
 # make install   the packages of constraints.txt into .venv, and this one so that changes of the code count at once
 # make lock    the packages that constraints.txt brings, each with the hashes of its files, into locks/
 # make sbom    what is installed, as a bill of materials (CycloneDX, build/sbom.cdx.json), and docs/dependencies.md
@@ -30,7 +31,7 @@ SPLITS := train validation
 SHARDS := $(foreach split,$(SPLITS),demo/shards/$(split)-code.json demo/shards/$(split)-prose.json)
 
 .DEFAULT_GOAL := help
-.PHONY: help install data demo test test-quick test-slurm interop check torture fuzz bench-data bench-checkpoint bench-export bench-recipe bench-growth lock sbom gpu clean
+.PHONY: help install data demo test test-quick test-slurm interop check torture fuzz bench-data bench-checkpoint bench-export bench-recipe bench-growth soak lock sbom gpu clean
 
 help:
 	@sed -n '/^#/!q; s/^# //p' Makefile
@@ -215,6 +216,9 @@ bench-recipe: $(STAMP)
 # CASES='load merge' measures the cases with these words in their names.
 bench-growth: $(STAMP)
 	$(RUN) -m bench.growth $(CASES)
+
+soak: $(STAMP)
+	$(RUN) -m bench.soak
 
 gpu: data
 	$(RUN) -m pytest tests/gpu -rs

@@ -39,10 +39,6 @@ TENSORS = "tensors.json"
 """File that lists every tensor of model and optimizer, and which file holds which part of it (tensor_index.py)."""
 SHARDS = "shards"
 """Subfolder of those files."""
-MAX_FILES = 16
-"""Number of files that a rank aims at: a thread each hashes them at a load, and shared file systems do not like many files."""
-MIN_FILE_BYTES = 64 << 20
-"""Size below which a file is not cut: many small ones would cost more to open and sync than threads win."""
 ENTRIES = "entries"
 """Subfolder that exists while a checkpoint is being written: what each rank's writer says of its file."""
 REASON = "REASON"

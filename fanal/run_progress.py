@@ -1,16 +1,18 @@
 """Progress of a run as its folder shows it: its complete checkpoints, and the records of its metrics file."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fanal.fields import fit, is_count
-from fanal.json_lines import parse_lines, read_lines
+from fanal.json_lines import lines_from_end, parse_lines, read_lines
 from fanal.run_folder import COMPLETE, METRICS_FILE, STATE, checkpoints_dir, step_name, step_of
 
 RECORD_BEGINS = '{"kind": '
 """Beginning of every line of metrics.jsonl."""
+RENAMED_KIND = "eval"
 RENAMED_FIELDS = {"held_out_loss": "validation_loss", "eval_time_s": "validation_time_s"}
 """Current name of each field of a record of kind "eval", which version 0.1 wrote; its kind is "validation" now."""
 
@@ -64,8 +66,31 @@ def whole_steps(run_dir: Path) -> list[int]:
 
 
 def metrics(run_dir: Path) -> Iterator[dict[str, Any]]:
-    """Return the records of metrics.jsonl, oldest first; none if there is no file."""
+    """Return the records of metrics.jsonl, oldest first, one at a time; none if there is no file."""
     return map(_with_current_names, read_lines(run_dir / METRICS_FILE, begins=RECORD_BEGINS))
+
+
+def newest_metrics(run_dir: Path, *, kinds: Collection[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the same records, newest first: who has found what is sought stops, and has read only the end of the file.
+
+    Args: kinds: those that are sought; the lines of all others are passed over unparsed, which is some 20 times as fast.
+    """
+    lines = lines_from_end(run_dir / METRICS_FILE)
+    if kinds is not None:
+        lines = filter(partial(_may_be, kinds), lines)
+    records = parse_lines((line.decode(errors="replace") for line in lines), begins=RECORD_BEGINS)
+    for record in map(_with_current_names, records):
+        if kinds is None or record.get("kind") in kinds:
+            yield record
+
+
+def _may_be(kinds: Collection[str], line: bytes) -> bool:
+    """Whether a line may hold a record of one of these kinds; one that a user has written otherwise may hold any."""
+    start = line.rfind(RECORD_BEGINS.encode())
+    if start < 0:
+        return True
+    names = (*kinds, RENAMED_KIND) if "validation" in kinds else tuple(kinds)
+    return line.startswith(tuple(f'{RECORD_BEGINS}"{name}"'.encode() for name in names), start)
 
 
 def parse_metrics(text: str) -> list[dict[str, Any]]:
@@ -75,6 +100,6 @@ def parse_metrics(text: str) -> list[dict[str, Any]]:
 
 def _with_current_names(record: dict[str, Any]) -> dict[str, Any]:
     """Return a record with the names that its kind has today."""
-    if record.get("kind") != "eval":
+    if record.get("kind") != RENAMED_KIND:
         return record
     return {RENAMED_FIELDS.get(name, name): value for name, value in record.items()} | {"kind": "validation"}

@@ -55,15 +55,16 @@ def read_curves(metrics: Path) -> tuple[dict[str, list[Point]], dict[str, list[P
     """Training and validation losses by domain, in order of steps. A step logged again after a resume counts once."""
     found: dict[str, dict[str, dict[int, float]]] = {"step": {}, "validation": {}}
     fields = {"step": "loss_by_domain", "validation": "validation_loss"}
-    for line in metrics.read_text(encoding="utf-8").splitlines():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # a run that was killed may leave a torn line
-        kind = record.get("kind")
-        for domain, loss in record[fields[kind]].items() if kind in fields else ():
-            if loss is not None:
-                found[kind].setdefault(domain, {})[record["step"]] = loss
+    with metrics.open(encoding="utf-8") as lines:
+        for line in lines:
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:
+                continue  # a run that was killed may leave a torn line
+            kind = record.get("kind")
+            for domain, loss in record[fields[kind]].items() if kind in fields else ():
+                if loss is not None:
+                    found[kind].setdefault(domain, {})[record["step"]] = loss
     training, validation = (
         {domain: sorted(curve.items()) for domain, curve in found[kind].items()} for kind in ("step", "validation")
     )

@@ -11,18 +11,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from fanal.checkpoint_files import files_of_a_rank, inodes, inodes_while_written, texts_of_a_checkpoint
 from fanal.errors import UserError
 from fanal.files import sync
 from fanal.free_space import Free, nearest_folder
-from fanal.run_folder import MAX_FILES, MIN_FILE_BYTES, cannot_write
+from fanal.run_folder import cannot_write
 from launch.sites.reach import file_systems_of
 from launch.sites.site import SiteConfig
 from pretrain.config.schema import RunConfig
 from pretrain.model.families.sizes import checkpoint_bytes
 from pretrain.optim.registry import checkpoint_states
 
-SMALL_FILES = 8
-"""Approximate number of files and folders of a checkpoint beside those of the ranks."""
 QUOTA_LIMIT_S = 60
 """Time limit of a site's quota_command, in seconds: some ask every file system there is."""
 
@@ -37,10 +36,10 @@ def check_space(
     Raises: UserError naming the sizes, and a checkpoint.keep_last that fits.
     """
     size = checkpoint_bytes(run.model, num_states=len(checkpoint_states(run.optim)))
-    files = num_ranks * min(MAX_FILES, -(-size // (num_ranks * MIN_FILE_BYTES))) + SMALL_FILES
+    files, while_written = checkpoint_inodes(run, num_ranks=num_ranks)
     most = most_at_once(run, there)
     more = most - len(there)
-    fits = room_for(free, size=size, files=files)
+    fits = room_for(free, size=size, files=files, notes=while_written - files)
     needs = f"{more} more checkpoints of {_gb(size)} and {files:,} files each, {_gb(more * size)} and {more * files:,} files in all"
     has = f"{_gb(free.num_bytes)} and {'uncounted' if free.num_files is None else f'{free.num_files:,}'} files are free"
     if more <= fits:
@@ -55,10 +54,21 @@ def check_space(
     raise UserError(lack)
 
 
-def room_for(free: Free, *, size: int, files: int) -> int:
-    """Return the number of checkpoints that fit into what is free."""
+def checkpoint_inodes(run: RunConfig, *, num_ranks: int) -> tuple[int, int]:
+    """Return the exact number of files and folders of one checkpoint of a run, and the most that it has while it is written."""
+    size = checkpoint_bytes(run.model, num_states=len(checkpoint_states(run.optim)))
+    num_files = files_of_a_rank(size, num_ranks)
+    num_texts = len(texts_of_a_checkpoint(has_origin=run.checkpoint.init_from is not None))
+    return (
+        inodes(num_ranks=num_ranks, num_files=num_files, num_texts=num_texts),
+        inodes_while_written(num_ranks=num_ranks, num_files=num_files, num_texts=num_texts),
+    )
+
+
+def room_for(free: Free, *, size: int, files: int, notes: int) -> int:
+    """Return the number of checkpoints that fit into what is free. Args: notes: files that only the one being written has."""
     by_bytes = free.num_bytes // size
-    return by_bytes if free.num_files is None else min(by_bytes, free.num_files // files)
+    return by_bytes if free.num_files is None else min(by_bytes, max(0, free.num_files - notes) // files)
 
 
 def what_fits(run: RunConfig, there: Sequence[int], fits: int) -> str:

@@ -4,7 +4,9 @@ A run that resumes trains the steps since its checkpoint again, and their record
 counts once, as it was trained last.
 """
 
+import math
 import statistics
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +20,7 @@ FIELDS: dict[str, dict[str, Rule]] = {
         "consumed_tokens": or_null(is_count), "skipped_steps": or_null(is_count), "skipped_spikes": or_null(is_count),
     },
     "validation": {"step": is_count, "validation_loss": is_losses, "validation_time_s": is_figure},
-    "checkpoint": {"step": is_count, "stall_s": is_figure},
+    "checkpoint": {"step": is_count, "stall_s": is_figure, "failure": or_null(is_text)},
     "start": {"step": is_count, "train_steps": or_null(is_count)},
     "end": {"step": is_count, "outcome": is_text},
 }  # fmt: skip
@@ -29,6 +31,9 @@ PACE_RECORDS = 50
 """Number of step records whose median is the pace."""
 LOSS_BACK_RECORDS = 100
 """Number of step records between the last one and the one its loss is compared with."""
+NEWEST_RECORDS = 20_000
+"""Number of records that a status looks at: of a longer run it says what these tell. All that it shows comes from the newest ones
+anyway, but for the time that attempts lost and what validations and saves cost: then those of old ones are left out."""
 
 MIN_ENDED_S = 600.0
 """Seconds of all attempts together below which they tell of starts alone."""
@@ -49,12 +54,45 @@ class Timeline:
     """Last step of the run as its last start knew it; None if that start was an older version's."""
     attempt_begins: int = 0
     """Index in ``steps`` of the first record of the attempt that wrote last, as far as the records tell."""
+    is_whole: bool = True
+    """Whether it begins with the first record of the run, and not with one of the newest."""
 
     def cut_after(self, step: int) -> None:
         """Forget what was trained after this step: the run stands here again."""
-        self.steps = [record for record in self.steps if record["step"] <= step]
-        self.validations = [record for record in self.validations if record["step"] <= step]
+        for records in (self.steps, self.validations):
+            del records[bisect_right(records, step, key=_step) :]
         self.attempt_begins = len(self.steps)
+
+
+def newest_records(newest_first: Iterable[Record], limit: int = NEWEST_RECORDS) -> tuple[list[Record], bool]:
+    """Return (as many records as a status looks at, oldest first, of which ``timeline`` makes the same as of all that were written
+    since; whether these are all there are).
+
+    They are stripped of what no status shows. Of steps that were trained again, and so do not count, only the last of each attempt
+    is there, which shows where it ended: a run that fell back often takes no more memory than one that did not.
+    """
+    found: list[Record] = []
+    steps_below = validations_below = math.inf
+    was_lost = False
+    for record in newest_first:
+        kind = str(record.get("kind"))
+        if kind not in FIELDS or not fit(record, FIELDS[kind]):
+            continue
+        step = record["step"]
+        if kind == "step":
+            is_lost, was_lost_before = step >= steps_below, was_lost
+            was_lost = is_lost
+            if is_lost and was_lost_before:
+                continue
+            steps_below = min(steps_below, step)
+        elif kind == "validation":
+            if step >= validations_below:
+                continue
+            validations_below, steps_below = step, min(steps_below, step + 1)
+        if len(found) == limit:
+            return found[::-1], False
+        found.append({"kind": kind} | {name: record.get(name) for name in FIELDS[kind]})
+    return found[::-1], True
 
 
 def timeline(records: Iterable[Record]) -> Timeline:
@@ -77,7 +115,7 @@ def timeline(records: Iterable[Record]) -> Timeline:
             if line.steps and step < line.steps[-1]["step"]:
                 line.cut_after(step)
                 line.end = None
-            line.validations = [before for before in line.validations if before["step"] < step]
+            del line.validations[bisect_left(line.validations, step, key=_step) :]
             line.validations.append(record)
         elif kind == "checkpoint":
             line.saves.append(record)
@@ -156,12 +194,16 @@ def lost_share(
 
     Args: step_time_s, median of the training steps; intervals in steps, None for never. Returns: None if nothing can be told.
     """
+    if not line.is_whole and line.steps:
+        ended = [attempt for attempt in ended if attempt.step_after >= line.steps[0]["step"]]
     wall_s = sum(attempt.wall_s for attempt in ended)
-    trained_s = 0.0
-    for attempt in ended:
-        inside = [record for record in line.steps if attempt.step_before < record["step"] <= attempt.step_after]
-        of_a_step = _median(inside, "step_time_s") if inside else step_time_s
-        trained_s += of_a_step * max(0, attempt.step_after - attempt.step_before)
+    trained_s, kept_until = 0.0, math.inf
+    for attempt in reversed(ended):  # a step that a later one has trained again is that one's
+        step_after = int(min(attempt.step_after, kept_until))
+        kept_until = min(kept_until, attempt.step_before)
+        first, end = (bisect_right(line.steps, step, key=_step) for step in (attempt.step_before, step_after))
+        of_a_step = _median(line.steps[first:end], "step_time_s") if first < end else step_time_s
+        trained_s += of_a_step * max(0, step_after - attempt.step_before)
     if wall_s >= MIN_ENDED_S and 0 < trained_s <= wall_s:
         counts = f"validations, saves and restarts as in {len(ended)} attempt(s) that are over"
         return LostTime(share=1 - trained_s / wall_s, counts=counts)
@@ -180,6 +222,10 @@ def eta_hours(steps_left: float, step_time_s: float, lost: LostTime | None) -> f
     """Return the hours of computing until the last step; waiting in the queue comes on top. None if all the time is lost."""
     kept = 1 - (lost.share if lost else 0.0)
     return steps_left * step_time_s / kept / 3600 if kept > 0 else None
+
+
+def _step(record: Record) -> int:
+    return record["step"]
 
 
 def _median(records: Sequence[Record], name: str) -> float:

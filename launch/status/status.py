@@ -25,14 +25,24 @@ from fanal.run_folder import (
     step_of,
 )
 from fanal.run_folder import CONFIG as CHECKPOINT_CONFIG
-from fanal.run_progress import metrics, standing
+from fanal.run_progress import newest_metrics, standing
 from launch import slurm
 from launch.chain import jobs_file
 from launch.chain.render import JOB
 from launch.chain.request import launch_dir
 from launch.chain.script import CONFIG, SITE
 from launch.sites.site import load_site
-from launch.status.progress import LOSS_BACK_RECORDS, Ended, Pace, Timeline, eta_hours, lost_share, pace, timeline
+from launch.status.progress import (
+    LOSS_BACK_RECORDS,
+    Ended,
+    Pace,
+    Timeline,
+    eta_hours,
+    lost_share,
+    newest_records,
+    pace,
+    timeline,
+)
 from pretrain.config.derive import consumed_samples_at, global_batch_size_at
 from pretrain.config.load import load_run
 from pretrain.config.schema import RunConfig
@@ -202,7 +212,11 @@ def _checkpoints(run_dir: Path, now: float) -> dict[str, Any]:
 
 def _timeline(run_dir: Path, attempt: jobs_file.Attempt | None, now: float) -> tuple[Timeline, float | None]:
     """Return the records, and the seconds since the last one was written."""
-    line = timeline(metrics(run_dir))
+    records, is_whole = newest_records(newest_metrics(run_dir))
+    line = timeline(records)
+    line.is_whole = is_whole
+    if not is_whole and not any(record["kind"] == "start" for record in records):
+        line.train_steps = timeline(newest_records(newest_metrics(run_dir, kinds=("start",)), limit=1)[0]).train_steps
     try:
         written = (run_dir / METRICS_FILE).stat().st_mtime
     except OSError:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import torch
 
-from fanal.run_folder import MAX_FILES, MIN_FILE_BYTES
 from pretrain.checkpoint.disk.boxes import Box, boxes_of_range
 from pretrain.model.placement import Placement
 from pretrain.optim.states import OwnedRange
@@ -51,22 +50,34 @@ def boxes_to_read(placements: Sequence[Placement], owned: Sequence[OwnedRange]) 
     ]
 
 
-def files_of(boxes: Sequence[LocalBox], *, element_bytes: int) -> list[list[LocalBox]]:
-    """Return the boxes in their order, in as many files as it takes to hash them at once and no more; one file if there is no box.
-
-    Args: element_bytes: bytes of an element in all states together.
-    """
-    limit = max(MIN_FILE_BYTES, sum(local.box.num_elements for local in boxes) * element_bytes // MAX_FILES)
-    files: list[list[LocalBox]] = [[]]
-    held = 0
+def files_of(boxes: Sequence[LocalBox], *, num_files: int) -> list[list[LocalBox]]:
+    """Return the boxes in their order, in exactly this many files of equal length (to an element): a box is cut where a file
+    ends. With fewer elements than files, some have none."""
+    total = sum(local.box.num_elements for local in boxes)
+    ends = [total * (number + 1) // num_files for number in range(num_files)]
+    files: list[list[LocalBox]] = [[] for _ in ends]
+    number = place = 0
     for local in boxes:
-        num_bytes = local.box.num_elements * element_bytes
-        if files[-1] and held + num_bytes > limit:
-            files.append([])
-            held = 0
-        files[-1].append(local)
-        held += num_bytes
+        start, count = 0, local.box.num_elements
+        while start < count:
+            while ends[number] <= place + start:
+                number += 1
+            end = min(count, ends[number] - place)
+            files[number] += _cut(local, start, end)
+            start = end
+        place += count
     return files
+
+
+def _cut(local: LocalBox, start: int, end: int) -> Iterator[LocalBox]:
+    """Yield elements ``start`` to ``end`` of a box."""
+    if (start, end) == (0, local.box.num_elements):
+        yield local
+        return
+    for box in boxes_of_range(local.box.size, start, end):
+        states = {name: flat[start : start + box.num_elements] for name, flat in local.states.items()}
+        yield LocalBox(tensor=local.tensor, shape=local.shape, box=box.moved(local.box.offset), states=states)
+        start += box.num_elements
 
 
 def _matched(placements: Sequence[Placement], owned: Sequence[OwnedRange]) -> Iterator[tuple[Placement, OwnedRange]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fanal.errors import FanalError
 from fanal.run_folder import CONFIG, DATA, checkpoints_dir, step_name
-from fanal.run_progress import metrics, newest_step
+from fanal.run_progress import newest_metrics, newest_step
 from pretrain.checkpoint.disk.manifest import read_small_file
 from pretrain.checkpoint.disk.verify import verify_checkpoint
 from pretrain.config.load import to_yaml
@@ -39,9 +39,7 @@ def finished_lines(run: RunConfig, *, encoding: str | None) -> Iterator[str]:
 
 def _is_unchanged(run: RunConfig, sources: Sources) -> bool:
     folder = checkpoints_dir(run.run_dir) / step_name(run.train.train_steps)
-    last = None
-    for record in metrics(Path(run.run_dir)):
-        last = record
+    last = next(newest_metrics(Path(run.run_dir)), None)
     if last is None or (last.get("kind"), last.get("outcome"), last.get("step")) != (
         "end",
         "finished",

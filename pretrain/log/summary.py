@@ -1,49 +1,89 @@
 """The summary of a run, in a few lines at its end."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from fanal.run_folder import METRICS_FILE
-from fanal.run_progress import metrics
+from fanal.run_progress import newest_metrics
+from fanal.running_median import RunningMedian
+from pretrain.log.curve import Curves
 
 BARS = "▁▂▃▄▅▆▇█"
 ASCII_BARS = "_.-~=+*#"
 """For a terminal whose encoding has no block characters."""
 SPARKLINE_WIDTH = 40
+Record = dict[str, Any]
 
 
 def summary(run_dir: Path, *, bars: str = BARS) -> list[str]:
-    """Lines for people, from a run's metrics file: losses first to last, their curves, pace, where things are."""
-    records = list(metrics(run_dir))
-    steps = [record for record in records if record.get("kind") == "step"]
-    validations = [record for record in records if record.get("kind") == "validation"]
+    """Lines for people, from a run's metrics file: losses first to last, their curves, pace, where things are.
+
+    Reads it once, newest record first, and keeps none: neither do a million take more memory than a thousand.
+    """
+    found = _Read()
+    for record in newest_metrics(run_dir):
+        found.take(record)
     lines = []
-    if steps:
-        first, last = steps[0], steps[-1]
+    if found.steps is not None:
+        first, last = found.steps
         lines.append(
             f"training loss   {_figure(first['loss'])} (step {first['step']}) -> {_figure(last['loss'])} (step {last['step']})"
         )
-        lines += _curves(steps, bars)
-    for domain in validations[-1]["validation_loss"] if validations else ():
-        first, last = validations[0], validations[-1]
-        if domain in first["validation_loss"]:
-            before, after = (_figure(record["validation_loss"][domain]) for record in (first, last))
-            lines.append(
-                f"validation loss   {before} (step {first['step']}) -> {after} (step {last['step']})  {domain}"
-            )
-    if steps:
-        seconds = sum(
-            (record["step"] - before) * record["step_time_s"]
-            for before, record in zip([0, *(record["step"] for record in steps)], steps, strict=False)
-            if record["step"] > before
-        )
+        for domain, values, before, after in found.curves.of_domains():
+            lines.append(f"  {domain:13} {sparkline(values, bars=bars)}  {_figure(before)} -> {_figure(after)}")
+    if found.validations is not None:
+        first, last = found.validations
+        for domain in last["validation_loss"]:
+            if domain in first["validation_loss"]:
+                before, after = (_figure(record["validation_loss"][domain]) for record in (first, last))
+                lines.append(
+                    f"validation loss   {before} (step {first['step']}) -> {after} (step {last['step']})  {domain}"
+                )
+    if found.steps is not None:
         lines.append(
-            f"pace            {median_pace(steps):,.0f} tokens/s over all ranks (median), {duration(seconds)} of steps"
+            f"pace            {found.rates.value():,.0f} tokens/s over all ranks (median), {duration(found.seconds())} of steps"
         )
     lines.append(f"run folder      {run_dir}  ({METRICS_FILE}, tensorboard/, checkpoints/, logs/)")
     return lines
+
+
+class _Read:
+    """What a summary is made of, from records that come newest first."""
+
+    def __init__(self) -> None:
+        self.steps: tuple[Record, Record] | None = None
+        """First and last record of a step; also for the validations."""
+        self.validations: tuple[Record, Record] | None = None
+        self.curves, self.rates = Curves(), RunningMedian()
+        self._trained_again_from = math.inf
+        self._seconds = 0.0
+
+    def take(self, record: Record) -> None:
+        """Take in the record before those that came."""
+        if record.get("kind") == "validation":
+            self.validations = (record, self.validations[1] if self.validations else record)
+        if record.get("kind") != "step":
+            return
+        if self.steps is not None:
+            self._seconds += _seconds_between(record["step"], self.steps[0])
+        self.steps = (record, self.steps[1] if self.steps else record)
+        self.rates.add(record["tokens_per_second"])
+        if (
+            record["step"] < self._trained_again_from
+        ):  # a step that a resume has trained again counts once, as the last time
+            self._trained_again_from = record["step"]
+            self.curves.add(record.get("loss_by_domain") or {})
+
+    def seconds(self) -> float:
+        """Return the seconds that all steps took, those that were lost included."""
+        return self._seconds + (_seconds_between(0, self.steps[0]) if self.steps else 0.0)
+
+
+def _seconds_between(step: int, record: Record) -> float:
+    """Return the seconds of the steps after ``step`` that the next record tells of; 0 for the first one of a resume."""
+    return max(0, record["step"] - step) * record["step_time_s"]
 
 
 def sparkline(values: Sequence[float | None], *, width: int = SPARKLINE_WIDTH, bars: str = BARS) -> str:
@@ -72,17 +112,6 @@ def bars_for(encoding: str | None) -> str:
     return BARS
 
 
-def _curves(steps: list[dict], bars: str) -> Iterator[str]:
-    """The training loss of each domain as a sparkline. A step that was trained again after a resume counts once."""
-    by_step = {record["step"]: record.get("loss_by_domain") or {} for record in steps}
-    losses = [by_step[step] for step in sorted(by_step)]
-    for domain in sorted({domain for record in losses for domain in record}):
-        values = [record.get(domain) for record in losses]
-        known = [value for value in values if value is not None]
-        if len(known) > 1:
-            yield f"  {domain:13} {sparkline(values, bars=bars)}  {_figure(known[0])} -> {_figure(known[-1])}"
-
-
 def duration(seconds: float) -> str:
     """Seconds as 1d02h, 3h04m, 5m06s or 7s."""
     whole = round(seconds)
@@ -92,12 +121,6 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours}h{minutes:02}m"
     return f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
-
-
-def median_pace(steps: Sequence[dict[str, Any]]) -> float:
-    """Tokens per second over all ranks, the median of step records; at least one."""
-    rates = sorted(record["tokens_per_second"] for record in steps)
-    return rates[len(rates) // 2]
 
 
 def _figure(loss: float | None) -> str:

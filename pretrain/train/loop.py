@@ -9,7 +9,7 @@ from megatron.core.optimizer import MegatronOptimizer
 
 from fanal import exit_codes
 from fanal.errors import FanalError, user_path
-from fanal.run_progress import Standing, metrics
+from fanal.run_progress import Standing, newest_metrics
 from pretrain.checkpoint.disk.origin import described
 from pretrain.checkpoint.loading.load import load_checkpoint
 from pretrain.checkpoint.saving.save import Saver, open_saver
@@ -175,8 +175,7 @@ def _begins_with_validation(training: Training, state: TrainState) -> bool:
     if state.step < training.run.train.train_steps:
         return state.step == 0
     there = training.world.rank == 0 and any(
-        record.get("kind") == "validation" and record.get("step") == state.step
-        for record in metrics(Path(training.run.run_dir))
+        record.get("step") == state.step for record in newest_metrics(Path(training.run.run_dir), kinds=("validation",))
     )
     return not any_rank(there, training.world)
 

@@ -14,8 +14,8 @@ import torch
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer
 
+from fanal import checkpoint_files
 from fanal.run_folder import step_name
-from pretrain.checkpoint import content
 from pretrain.checkpoint.content import LocalBox, boxes_to_read
 from pretrain.checkpoint.disk.manifest import parse_manifest, read_sealed_manifest
 from pretrain.checkpoint.disk.tensors import TensorReader
@@ -39,6 +39,8 @@ STATES = checkpoint_states(OptimConfig())
 """Names of what every run here holds of each parameter."""
 FRESH_STEP = 100
 """The checkpoint of initial values; that of source number i has step i + 1, and as many updates."""
+SMALL_FILE_BYTES = 1 << 14
+"""Size from which on these ranks cut their part."""
 NOWHERE = DataPosition(
     consumed_samples=0, tokenizer_sha256="", seq_length=0, seed=0, sources=(), phases=(), consumed_hash="",
     last_step=StepPosition(first_sample=0, num_samples=0, hash=""),
@@ -92,7 +94,7 @@ def load_with_faults(run: RunConfig, source: Path, resumed: RunConfig) -> int:
 def _prepare() -> None:
     """A rank of these small models writes many files, as one of a big model does."""
     torch.set_num_threads(1)
-    content.MIN_FILE_BYTES = 1 << 14
+    checkpoint_files.FILE_BYTES = SMALL_FILE_BYTES
 
 
 def _load_and_save(run: RunConfig, sources: Sequence[Path], world: World, *, kind: int = 0) -> None:

@@ -61,7 +61,7 @@ DISK = [
                 failure=r"the checkpoint needs [\d,]+ bytes and the disk of .*checkpoints has [\d,]+ left; free [\d,]+ bytes, or keep fewer"),
     SOUND,
     Disturbance(name="no inodes are left", act="use up the inodes",
-                failure=r"the checkpoint needs 20 files and folders \(inodes\) and the disk of .*checkpoints has [\d,]+ left; delete \d+ files"),
+                failure=r"the checkpoint needs 10 files and folders \(inodes\) and the disk of .*checkpoints has [\d,]+ left; delete \d+ files"),
     SOUND,
     Disturbance(name="the folder is read-only", act="make it read-only", failure=r"Read-only file system \(.*step-00000006.part"),
     SOUND,

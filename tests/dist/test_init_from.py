@@ -12,10 +12,12 @@ import torch
 from click.testing import CliRunner
 
 from fanal.run_folder import DATA, MANIFEST, ORIGIN, checkpoints_dir, step_name
+from launch.preflight.space import checkpoint_inodes
 from pretrain.__main__ import cli
 from pretrain.checkpoint.disk.origin import chain, read_origin
 from pretrain.checkpoint.disk.tensor_index import read_index
 from pretrain.checkpoint.disk.tensors import read_whole
+from pretrain.config.derive import world_size
 from pretrain.config.schema import RunConfig
 from pretrain.data.position import read_position
 from pretrain.data.sources import open_sources
@@ -207,6 +209,13 @@ def test_every_checkpoint_tells_the_chain_of_phases_to_the_first(phases: Phases)
         f"started from {phases.extension.last}, step 4 after 2,048 tokens, optimizer kept, manifest {second.manifest_sha256[:12]}",
         f"started from {phases.pretrain.last}, step 6 after 3,072 tokens, optimizer fresh, manifest {first.manifest_sha256[:12]}",
     ]
+
+
+def test_preflight_counts_the_files_of_a_run_with_and_without_an_origin(phases: Phases) -> None:
+    for phase, num_files in ((phases.pretrain, 0), (phases.extension, 1)):
+        num_ranks = world_size(phase.run.parallel)
+        counted, _ = checkpoint_inodes(phase.run, num_ranks=num_ranks)
+        assert 1 + sum(1 for _ in phase.last.rglob("*")) == counted == 8 + num_ranks + num_files
 
 
 def test_a_phase_that_was_killed_goes_on_from_its_own_checkpoint_whatever_became_of_its_origin(

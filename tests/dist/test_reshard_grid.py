@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fanal import checkpoint_files
 from fanal.run_folder import checkpoints_dir, step_name
+from launch.preflight.space import checkpoint_inodes
 from pretrain.checkpoint.disk.stored_sums import sum_problems
 from pretrain.checkpoint.disk.tensor_index import TensorIndex, read_index
 from pretrain.checkpoint.disk.tensors import read_whole
@@ -17,7 +19,15 @@ from pretrain.config.derive import world_size
 from pretrain.config.schema import RunConfig
 from pretrain.parallel.local import run_local_ranks
 from tests.dist.harness import Trace, assert_same_training, make_run, read_trace
-from tests.dist.resharding import FAULTS, FRESH_STEP, load_all, load_with_faults, numbers, save_sources
+from tests.dist.resharding import (
+    FAULTS,
+    FRESH_STEP,
+    SMALL_FILE_BYTES,
+    load_all,
+    load_with_faults,
+    numbers,
+    save_sources,
+)
 from tests.runs.cases import DP2, NO_DISTRIBUTED_OPTIMIZER, PP2, SP, TIED, TP2, VP2
 
 LAYOUTS = {
@@ -159,6 +169,20 @@ def test_the_grid_has_rows_cut_in_the_middle_and_files_of_more_than_one_rank(gri
             assert any(part.box.offset[1:] not in ((), (0,)) for part in stored), "no row was cut"
         files = {part.file for part in stored}
         assert {file % 2 for file in files} == {0, 1} and len(files) > 4, "several files of each rank"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_preflight_counts_the_files_that_every_layout_writes(
+    grid: Grid, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint_files, "FILE_BYTES", SMALL_FILE_BYTES)
+    for kind, overrides in KINDS.items():
+        run = make_run(grid.config, grid.folder / name / kind, *LAYOUTS[name], *overrides)
+        folder = grid.saved(name, kind, FRESH_STEP)
+        counted, _ = checkpoint_inodes(run, num_ranks=world_size(run.parallel))
+        assert 1 + sum(1 for _ in folder.rglob("*")) == counted > 8 + world_size(run.parallel), (
+            "several files of each rank"
+        )
 
 
 def test_each_planted_fault_of_loading_fails_both_comparisons(grid: Grid, tmp_path: Path) -> None:

@@ -46,10 +46,10 @@ def drop_old(folder: Path, keep: Keep) -> None:
         return
     found = checkpoints_in(folder)
     complete = [path for path in found if (path / COMPLETE).is_file()]
-    oldest_kept = complete[: keep.last][-1]
+    oldest_kept, are_complete = complete[: keep.last][-1], set(complete)
     refused: OSError | None = None
     for old in found[found.index(oldest_kept) + 1 :]:
-        if keep.every_steps is None or (step_of(old.name) or 0) % keep.every_steps or old not in complete:
+        if keep.every_steps is None or (step_of(old.name) or 0) % keep.every_steps or old not in are_complete:
             try:
                 _delete(old)
                 logger.info("deleted checkpoint %s: checkpoint.keep_last is %s", old, keep.last)

@@ -4,31 +4,38 @@ Imports neither torch nor numpy.
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from fanal.errors import PassingError
 from fanal.files import sync_path
 from fanal.run_folder import COMPLETE, MANIFEST
 from pretrain.checkpoint.disk.manifest import FileEntry, Manifest, manifest_bytes, read_sealed_manifest, seal_text
-from pretrain.checkpoint.disk.verify import verify_checkpoint
+from pretrain.checkpoint.disk.verify import folders_of, verify_checkpoint
 
 
 class SaveError(PassingError):
     """A checkpoint could not be written; the message says why."""
 
 
-def seal(part: Path, final: Path, *, step: int, entries: Sequence[FileEntry]) -> None:
-    """Write the manifest, sync all files to the disk, mark the folder complete, and give it its name. If an attempt that counts
-    as failed had come so far already, its checkpoint stays, since it is the same to the last byte.
+def seal(
+    part: Path, final: Path, *, step: int, entries: Sequence[FileEntry], synced: Collection[str] = frozenset()
+) -> None:
+    """Write the manifest, sync all files and folders to the disk, mark the folder complete, and give it its name. If an attempt
+    that counts as failed had come so far already, its checkpoint stays, since it is the same to the last byte.
 
-    Args: part: the folder while it is written; final: its name from then on; entries: every file in it.
+    Args: part: the folder while it is written; final: its name from then on; entries: every file in it; synced: paths of those
+        whose bytes are on the disk already. Their names are not, until their folder is synced here.
     Raises: SaveError if a file is not there with the size that its writer has noted, or if another checkpoint has the name;
     OSError.
     """
     content = manifest_bytes(Manifest(step=step, files=tuple(entries)))
     (part / MANIFEST).write_bytes(content)
-    _sync_tree(part)
+    paths = [entry.path for entry in entries]
+    for path in (*(path for path in paths if path not in synced), MANIFEST):
+        sync_path(part / path)
+    for inside in (*folders_of(paths), "."):
+        sync_path(part / inside)
     (part / COMPLETE).write_text(seal_text(content))
     sync_path(part / COMPLETE)
     sync_path(part)
@@ -44,9 +51,3 @@ def seal(part: Path, final: Path, *, step: int, entries: Sequence[FileEntry]) ->
         return
     part.rename(final)
     sync_path(final.parent)
-
-
-def _sync_tree(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        sync_path(path)
-    sync_path(folder)

@@ -9,7 +9,7 @@ be terabytes.
 import contextlib
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,11 +85,12 @@ def _verify(folder: Path, *, deep: bool, num_threads: int) -> Finding:
         manifest = parse_manifest(read_sealed_manifest(folder), folder)
     except DamagedCheckpointError as error:
         return Finding(folder=folder, manifest=None, problems=(str(error),))
-    problems = list(_structure_problems(folder, manifest))
-    entries = [entry for entry in readable(folder, manifest) if deep or not entry.path.startswith(f"{SHARDS}/")]
+    found = dict(_walk(folder))  # once: a shared file system answers for each file
+    problems = list(_structure_problems(folder, manifest, found))
+    entries = [entry for entry in _readable(manifest, found) if deep or not entry.path.startswith(f"{SHARDS}/")]
     with ThreadPoolExecutor(num_threads) as threads:
-        found = threads.map(lambda entry: hash_problem(folder, entry), entries)
-        problems += [problem for problem in found if problem is not None]
+        hashed = threads.map(lambda entry: hash_problem(folder, entry), entries)
+        problems += [problem for problem in hashed if problem is not None]
     return Finding(folder=folder, manifest=manifest, problems=tuple(problems))
 
 
@@ -129,9 +130,9 @@ def first_whole(checkpoints: Iterable[Path], *, deep: bool, num_threads: int = 1
     raise DamagedCheckpointError("; ".join(problems))
 
 
-def readable(folder: Path, manifest: Manifest) -> list[FileEntry]:
+def _readable(manifest: Manifest, found: Mapping[str, os.stat_result]) -> list[FileEntry]:
     """Return the entries whose files are there with the right size, with no link on the way to them: those worth hashing."""
-    sizes = {path: status.st_size for path, status in _walk(folder) if stat.S_ISREG(status.st_mode)}
+    sizes = {path: status.st_size for path, status in found.items() if stat.S_ISREG(status.st_mode)}
     return [entry for entry in manifest.files if sizes.get(entry.path) == entry.bytes]
 
 
@@ -160,11 +161,10 @@ def hash_problem(folder: Path, entry: FileEntry, take: Take | None = None) -> st
     return None
 
 
-def _structure_problems(folder: Path, manifest: Manifest) -> Iterator[str]:
+def _structure_problems(folder: Path, manifest: Manifest, found: Mapping[str, os.stat_result]) -> Iterator[str]:
     named = step_of(folder.name)
     if named is not None and named != manifest.step:
         yield f"{folder / MANIFEST} is of step {manifest.step}, and the folder is named for step {named}"
-    found = dict(_walk(folder))
     expected = {entry.path: entry.bytes for entry in manifest.files}
     for path, num_bytes in expected.items():
         status = found.get(path)
@@ -174,7 +174,7 @@ def _structure_problems(folder: Path, manifest: Manifest) -> Iterator[str]:
             yield f"{folder / path} is {_kind(status)}, expected a file"
         elif status.st_size != num_bytes:
             yield f"{folder / path} has {status.st_size:,} bytes, expected {num_bytes:,}"
-    folders = _parents(expected)
+    folders = folders_of(expected)
     for path, status in found.items():
         is_expected = path in expected or path in (MANIFEST, COMPLETE)
         if not is_expected and not (path in folders and stat.S_ISDIR(status.st_mode)):
@@ -200,7 +200,8 @@ def _walk(folder: Path, inside: str = "") -> Iterator[tuple[str, os.stat_result]
             yield from _walk(folder, f"{path}/")
 
 
-def _parents(paths: Iterable[str]) -> set[str]:
+def folders_of(paths: Iterable[str]) -> set[str]:
+    """Return the paths of all folders that files lie in, from a checkpoint's folder on, without that itself."""
     return {str(parent) for path in paths for parent in Path(path).parents if str(parent) != "."}
 
 

@@ -15,11 +15,12 @@ from pathlib import Path
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer
 
+from fanal.checkpoint_files import files_of_a_rank, texts_of_a_checkpoint
 from fanal.run_folder import CONFIG, DATA, ORIGIN, STATE, TENSORS, checkpoints_dir, step_name
 from pretrain.checkpoint.content import LocalBox, boxes_to_write, files_of
 from pretrain.checkpoint.disk.origin import Origin, origin_text
 from pretrain.checkpoint.disk.retention import Keep
-from pretrain.checkpoint.disk.shard_file import ITEM_BYTES, header_bytes
+from pretrain.checkpoint.disk.shard_file import header_bytes
 from pretrain.checkpoint.disk.state_file import state_text
 from pretrain.checkpoint.disk.tensor_index import (
     IndexedTensor,
@@ -37,6 +38,7 @@ from pretrain.checkpoint.saving.writer import WriterProcess
 from pretrain.config.load import to_yaml
 from pretrain.config.schema import RunConfig
 from pretrain.data.position import DataPosition, position_text
+from pretrain.model.families.sizes import checkpoint_bytes
 from pretrain.model.placement import place_parameters
 from pretrain.model.translate import PARAMS_DTYPE
 from pretrain.optim.registry import checkpoint_states
@@ -98,7 +100,8 @@ class Saver:
             is_distributed=run.parallel.use_distributed_optimizer,
         )
         self._states = checkpoint_states(run.optim)
-        contents = files_of(boxes, element_bytes=len(self._states) * ITEM_BYTES)
+        num_bytes = checkpoint_bytes(run.model, num_states=len(self._states))
+        contents = files_of(boxes, num_files=files_of_a_rank(num_bytes, world.size))
         self._staging = Staging(contents, self._states, world.device)
         self._files = [
             FileJob(
@@ -251,8 +254,7 @@ class Saver:
         if gathered is not None:
             text = json.dumps([secrets.token_hex(4), list(self._layout)])
         self._token, self._tensors = json.loads(share_text(text, self._world) or "")
-        num_bytes = sum(file.num_bytes for file in self._files)
-        self._num_bytes, self._num_files = wrapping_sum([num_bytes, len(self._files)], self._world)
+        (self._num_bytes,) = wrapping_sum([sum(file.num_bytes for file in self._files)], self._world)
 
     def _leader_job(self, state: TrainState, position: DataPosition, sums: list[int]) -> LeaderJob:
         index = TensorIndex(
@@ -265,16 +267,17 @@ class Saver:
             },
         )
         config = self._run.checkpoint
+        texts = {
+            STATE: state_text(state),
+            DATA: position_text(position),
+            CONFIG: to_yaml(self._run),
+            TENSORS: index_text(index),
+            **({} if self._origin is None else {ORIGIN: origin_text(self._origin)}),
+        }
+        assert tuple(texts) == texts_of_a_checkpoint(has_origin=self._origin is not None), "preflight counts others"
         return LeaderJob(
-            texts={
-                STATE: state_text(state),
-                DATA: position_text(position),
-                CONFIG: to_yaml(self._run),
-                TENSORS: index_text(index),
-                **({} if self._origin is None else {ORIGIN: origin_text(self._origin)}),
-            },
+            texts=texts,
             num_bytes=self._num_bytes,
-            num_files=self._num_files,
             keep=Keep(last=config.keep_last, every_steps=config.keep_every_steps),
         )
 

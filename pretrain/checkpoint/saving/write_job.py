@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from fanal.checkpoint_files import inodes_while_written
 from fanal.files import write_whole
 from fanal.free_space import free_at, shortage
 from fanal.hashing import FAST, hash_text, new_hash
@@ -33,8 +34,6 @@ DELETING = "deleting old checkpoints"
 """The stage that begins when the checkpoint is complete; a failure in it does not cost the checkpoint."""
 MAX_THREADS = 4
 """Limit of the files that a rank writes at once: the cores that compute their hashes are taken from the training."""
-FEW_FILES = 16
-"""Files of a checkpoint besides those of the ranks, folders included, with some to spare."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +43,7 @@ class LeaderJob:
     texts: dict[str, str]
     """Contents of the small files by their names."""
     num_bytes: int
-    num_files: int
-    """Number of files of all ranks, as num_bytes is of all ranks."""
+    """Bytes of the files of all ranks."""
     keep: Keep
 
 
@@ -79,6 +77,7 @@ class Job:
     rank: int
     num_ranks: int
     files: tuple[FileJob, ...]
+    """Files of this rank; every rank has as many."""
     leader: LeaderJob | None
 
     @property
@@ -163,7 +162,7 @@ def _prepare(job: Job, leader: LeaderJob) -> None:
         raise SaveError(f"{job.part} is in the way and could not be removed; remove it by hand")
     if final.exists() and verify_checkpoint(final, deep=False).problems:
         set_aside(final, [f"{final} was there, incomplete, when the run reached this step again"])
-    needed_files = leader.num_files + job.num_ranks + FEW_FILES
+    needed_files = inodes_while_written(num_ranks=job.num_ranks, num_files=len(job.files), num_texts=len(leader.texts))
     _check_space(folder, leader.num_bytes + sum(map(len, leader.texts.values())) + needed_files * 4096, needed_files)
     (job.part / SHARDS).mkdir(parents=True)
     for name, text in leader.texts.items():
@@ -240,8 +239,9 @@ def _seal(job: Job, leader: LeaderJob, entries: list[FileEntry]) -> Path:
     """Seal the folder with its small files, and return its final name. Raises: as ``seal``."""
     final = Path(job.folder) / step_name(job.step)
     shutil.rmtree(job.entries)
+    synced = {entry.path for entry in entries}  # each by the rank that wrote it, before it said so
     entries = entries + [describe(job.part, path) for path in sorted(leader.texts)]
-    seal(job.part, final, step=job.step, entries=entries)
+    seal(job.part, final, step=job.step, entries=entries, synced=synced)
     return final
 
 

@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from fanal.run_progress import metrics
+from fanal.run_progress import newest_metrics
 from pretrain.convert.certificate.compare import BLOCK_POSITIONS
 from pretrain.convert.ours.model import OurModel
 from pretrain.convert.ours.source import ExportSource
@@ -102,14 +102,17 @@ def _logged(source: ExportSource) -> tuple[str | None, dict[str, float]]:
         return "the run's shards were not read", {}
     if not source.sources.validation:
         return "the run has no validation data", {}
-    found = [
-        record["validation_loss"]
-        for record in metrics(source.folder.parent.parent)
-        if record.get("kind") == "validation" and record.get("step") == source.state.step
-    ]
-    if not found:
+    found = next(
+        (
+            record["validation_loss"]
+            for record in newest_metrics(source.folder.parent.parent, kinds=("validation",))
+            if record.get("step") == source.state.step
+        ),
+        None,
+    )
+    if found is None:
         return f"the log beside the checkpoint has no validation after step {source.state.step}", {}
-    logged = {domain: math.nan if loss is None else float(loss) for domain, loss in found[-1].items()}
+    logged = {domain: math.nan if loss is None else float(loss) for domain, loss in found.items()}
     if logged.keys() != {part.domain for part in _sources(source)}:
         return f"the log names the domains {', '.join(sorted(logged))}, and data.validation has others", {}
     return None, logged

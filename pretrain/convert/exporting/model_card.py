@@ -3,16 +3,15 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from fanal.run_progress import metrics
 from pretrain.checkpoint.disk.origin import chain, described
 from pretrain.config.derive import kv_channels
 from pretrain.config.schema import RunConfig
 from pretrain.convert.certificate.certify import Certificate, versions
 from pretrain.convert.certificate.compare import BOUND, mean_loss
+from pretrain.convert.exporting.measured import measured_rows
 from pretrain.convert.ours.source import ExportSource
 from pretrain.convert.theirs.write_config import exported_parameters, exported_vocab_size
 from pretrain.data.position import SourcePosition
-from pretrain.log.summary import median_pace
 from pretrain.model.families import family_of
 from pretrain.optim.registry import optimizer_of
 from pretrain.state import TrainState
@@ -79,7 +78,7 @@ def _training(source: ExportSource) -> str:
     ]
     if source.run is not None:
         rows += settings_rows(source.run, source.state)
-        rows += _measured(source)
+        rows += measured_rows(source.folder.parent.parent, source.state.step)  # nothing if its log is not there
     rows.append(("checkpoint", f"manifest sha256 `{source.manifest_sha256}`"))
     if source.imported is not None:
         rows.append(("started from", f"weights imported from {source.imported.name}"))
@@ -112,33 +111,6 @@ def settings_rows(run: RunConfig, state: TrainState) -> list[tuple[str, str]]:
             f"data {replicas}",
         ),
     ]
-
-
-def _measured(source: ExportSource) -> list[tuple[str, str]]:
-    """Return what the run logged up to this step; nothing if its log is not beside its checkpoints."""
-    records = [r for r in metrics(source.folder.parent.parent) if r.get("step", 0) <= source.state.step]
-    steps = [record for record in records if record.get("kind") == "step"]
-    validations = [record for record in records if record.get("kind") == "validation"]
-    rows = []
-    if steps:
-        last = steps[-1]
-        rows.append(("training loss", f"{_figure(last['loss'])} at step {last['step']:,}"))
-    if validations:
-        last = validations[-1]
-        losses = ", ".join(f"{domain} {_figure(loss)}" for domain, loss in sorted(last["validation_loss"].items()))
-        rows.append(("validation loss", f"{losses} at step {last['step']:,} (nats a token)"))
-    if steps:
-        peak = max(record["peak_memory_bytes"] for record in steps) / 2**30
-        rows.append(
-            (
-                "throughput",
-                f"{median_pace(steps):,.0f} tokens/s over all ranks (median), at most {peak:.2f} GiB per rank",
-            )
-        )
-        starts = [record for record in records if record.get("kind") == "start"]
-        hardware = dict.fromkeys(f"{record['num_ranks']} x {record['device']}" for record in starts)
-        rows.append(("hardware", ", ".join(hardware) or "not recorded"))
-    return rows
 
 
 def _data(source: ExportSource) -> str:

@@ -7,24 +7,40 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fanal.run_folder import MAX_FILES, MIN_FILE_BYTES
 from pretrain.checkpoint.content import LocalBox, files_of
-from pretrain.checkpoint.disk.boxes import Box
+from pretrain.checkpoint.disk.boxes import Box, cover_once
 from pretrain.checkpoint.loading.fill import _take_into
 
 
-def box_of(count: int) -> LocalBox:
-    return LocalBox(tensor="a", shape=(count,), box=Box(offset=(0,), size=(count,)), states={})
+def box_of(number: int, size: tuple[int, ...]) -> LocalBox:
+    """A box of its own tensor, in the middle of it, whose values say where they belong."""
+    count = int(np.prod(size))
+    states = {"param": torch.arange(count) + number * 1000, "exp_avg": -torch.arange(count) - number * 1000}
+    shape, offset = tuple(length + 5 for length in size), (3,) * len(size)
+    return LocalBox(tensor=f"tensor {number}", shape=shape, box=Box(offset=offset, size=size), states=states)
 
 
-@given(st.lists(st.integers(1, 1 << 24), max_size=60))
-def test_every_part_is_in_one_file_and_there_are_few_files(counts: list[int]) -> None:
-    boxes = [box_of(count) for count in counts]
-    files = files_of(boxes, element_bytes=12)
-    assert [local for file in files for local in file] == boxes
-    assert 1 <= len(files) <= 2 * MAX_FILES and all(files[1:])
-    limit = max(MIN_FILE_BYTES, sum(counts) * 12 // MAX_FILES)
-    assert all(len(file) == 1 or sum(local.box.num_elements for local in file) * 12 <= limit for file in files)
+SIZES = st.one_of(st.tuples(st.integers(1, 30)), st.tuples(st.integers(1, 6), st.integers(1, 6)))
+
+
+@given(st.lists(SIZES, max_size=8), st.integers(1, 5))
+def test_boxes_go_to_exactly_as_many_files_as_asked_for_in_equal_parts(
+    sizes: list[tuple[int, ...]], num_files: int
+) -> None:
+    boxes = [box_of(number, size) for number, size in enumerate(sizes)]
+    files = files_of(boxes, num_files=num_files)
+    lengths = [sum(local.box.num_elements for local in file) for file in files]
+    assert len(files) == num_files and max(lengths) - min(lengths) <= 1
+    parts = [local for file in files for local in file]
+    for state in ("param", "exp_avg"):
+        before, after = ([local.states[state] for local in found] for found in (boxes, parts))
+        assert torch.equal(torch.cat([*before, torch.empty(0)]), torch.cat([*after, torch.empty(0)]))
+    for whole in boxes:
+        cut = [local for local in parts if local.tensor == whole.tensor]
+        assert all(
+            local.shape == whole.shape and local.states["param"].numel() == local.box.num_elements for local in cut
+        )
+        assert cover_once(whole.box.size, [local.box.moved([-start for start in whole.box.offset]) for local in cut])
 
 
 @given(st.data())

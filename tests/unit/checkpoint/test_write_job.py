@@ -38,7 +38,6 @@ def job_of(run_dir: Path, rank: int, *, step: int = 5, attempt: str = "a-1", kee
     leader = LeaderJob(
         texts=texts,
         num_bytes=NUM_RANKS * len(NUMBERS),
-        num_files=NUM_RANKS,
         keep=Keep(last=keep_last, every_steps=None),
     )
     return Job(
@@ -217,7 +216,7 @@ def test_space_and_inodes_are_counted_before_a_byte_is_written(tmp_path: Path, m
         write_checkpoint(job_of(tmp_path, 0), memoryview(NUMBERS), lambda stage: None)
     Full.f_bavail = 10**9
     with pytest.raises(
-        SaveError, match=r"needs 22 files and folders \(inodes\) and the disk of .* has 7 left; delete 15 files"
+        SaveError, match=r"needs 10 files and folders \(inodes\) and the disk of .* has 7 left; delete 3 files"
     ):
         write_checkpoint(job_of(tmp_path, 0), memoryview(NUMBERS), lambda stage: None)
     assert names(tmp_path) == []
