@@ -9,12 +9,13 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass, replace
 from functools import cache
-from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin
 
 from omegaconf import MISSING, OmegaConf
 
 from fanal.errors import UserError
+from pretrain.config.misfits import hints_of
 
 Place = tuple[str, str]
 """A section and its list, such as data and train."""
@@ -29,11 +30,15 @@ TEXTS = "texts of the lists"
 
 def texts_in(tree: Any) -> Iterator[str]:
     """Every text among the values of a tree."""
-    if isinstance(tree, str):
-        yield tree
-    elif isinstance(tree, dict | list):
-        for item in tree.values() if isinstance(tree, dict) else tree:
-            yield from texts_in(item)
+    left = [tree]
+    while left:
+        one = left.pop()
+        if isinstance(one, str):
+            yield one
+        elif isinstance(one, dict):
+            left += reversed(one.values())
+        elif isinstance(one, list):
+            left += reversed(one)
 
 
 def without_lists(layers: Sequence[dict[str, Any]], cls: type) -> tuple[list[dict[str, Any]], dict[Place, list[Any]]]:
@@ -64,7 +69,7 @@ def missing_in(lists: dict[Place, list[Any]], cls: type) -> list[str]:
     return [
         key
         for (section, name), items in lists.items()
-        for key in _missing(items, _item_of(_hints(_hints(cls)[section])[name]), f"{section}.{name}")
+        for key in _missing(items, _item_of(hints_of(hints_of(cls)[section])[name]), f"{section}.{name}")
     ]
 
 
@@ -76,7 +81,7 @@ def with_lists(made: Any, lists: dict[Place, list[Any]], merged: Any, convert: C
     """
     builder = _Builder(lists, merged, convert)
     for (section, name), items in lists.items():
-        hint = _hints(type(getattr(made, section)))[name]
+        hint = hints_of(type(getattr(made, section)))[name]
         built = builder.built(items, _item_of(hint), f"{section}.{name}")
         made = replace(made, **{section: replace(getattr(made, section), **{name: built})})
     return made
@@ -87,9 +92,7 @@ class _Builder:
 
     def __init__(self, lists: dict[Place, list[Any]], merged: Any, convert: Convert) -> None:
         self._convert = convert
-        found = {
-            match[0]: None for text in texts_in(list(lists.values())) for match in INTERPOLATION.finditer(text)
-        }
+        found = {match[0]: None for text in texts_in(list(lists.values())) for match in INTERPOLATION.finditer(text)}
         self._number = {text: number for number, text in enumerate(found)}
         self._scope: Any = OmegaConf.create(
             {**OmegaConf.to_container(merged), TEXTS: list(found)} if found else {}  # type: ignore[dict-item]
@@ -98,7 +101,7 @@ class _Builder:
 
     def built(self, items: list[Any], cls: Any, name: str) -> list[Any]:
         """The items of a list as dataclasses."""
-        hints = _hints(cls)
+        hints = hints_of(cls)
         return [
             cls(**{
                 key: self._value(value, hints[key], cls, key, f"{name}[{number}].{key}") for key, value in item.items()
@@ -109,19 +112,18 @@ class _Builder:
     def _value(self, value: Any, hint: Any, cls: type, key: str, name: str) -> Any:
         if isinstance(value, str) and "${" in value:
             value = self._filled_in(value, name)
-        if value is None and isinstance(hint, UnionType):
-            return None
         if isinstance(value, list):
             return self.built(value, _item_of(hint), name)
-        kind = type(value)
-        wanted = next(arg for arg in get_args(hint) if arg is not type(None)) if isinstance(hint, UnionType) else hint
-        if kind is wanted:
+        is_optional = isinstance(hint, UnionType)
+        wanted = next(kind for kind in get_args(hint) if kind is not NoneType) if is_optional else hint
+        if type(value) is wanted or (value is None and is_optional):
             return value
-        if kind is int and wanted is float:
+        if type(value) is int and wanted is float:
             return self._convert(name, lambda: float(value))
-        if kind is str and "${" in value:  # in the value of a variable, where it stands for itself
+        if isinstance(value, str) and "${" in value:  # in the value of a variable, where it stands for itself
             raise UserError(f"{name}: Value '{value}' of type 'str' could not be converted to {wanted.__name__}")
-        return self._convert(name, lambda: OmegaConf.merge(OmegaConf.structured(cls), {key: value})[key])
+        one: Any = {key: value}
+        return self._convert(name, lambda: getattr(OmegaConf.merge(OmegaConf.structured(cls), one), key))
 
     def _filled_in(self, text: str, name: str) -> Any:
         whole = INTERPOLATION.fullmatch(text)
@@ -140,10 +142,10 @@ def _missing(items: list[Any], cls: type, name: str) -> Iterator[str]:
     for number, item in enumerate(items):
         for field in fields(cls):
             value = item.get(field.name, field.default)
-            if isinstance(value, str) and value == MISSING:
+            if value == MISSING:
                 yield f"{name}[{number}].{field.name}"
             elif isinstance(value, list):
-                yield from _missing(value, _item_of(_hints(cls)[field.name]), f"{name}[{number}].{field.name}")
+                yield from _missing(value, _item_of(hints_of(cls)[field.name]), f"{name}[{number}].{field.name}")
 
 
 def _is_plain(value: Any) -> bool:
@@ -164,18 +166,13 @@ def _may_name(text: str, places: Sequence[Place]) -> bool:
 
 
 @cache
-def _hints(cls: Any) -> dict[str, Any]:
-    return get_type_hints(cls)
-
-
-@cache
 def _places(cls: Any) -> tuple[Place, ...]:
     """The lists of sections in the sections of a dataclass."""
     return tuple(
         (section, name)
-        for section, hint in _hints(cls).items()
+        for section, hint in hints_of(cls).items()
         if is_dataclass(hint)
-        for name, inner in _hints(hint).items()
+        for name, inner in hints_of(hint).items()
         if get_origin(inner) is list and is_dataclass(_item_of(inner))
     )
 

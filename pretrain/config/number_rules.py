@@ -81,14 +81,16 @@ def size_problem(model: ModelConfig) -> str | None:
 
 def values_of(tree: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """Every single value of a configuration or a part of it, by its whole key."""
-    if is_dataclass(tree):
-        for field in fields(tree):
-            yield from values_of(getattr(tree, field.name), f"{name}.{field.name}" if name else field.name)
-    elif isinstance(tree, list):
+    if isinstance(tree, list):
         for number, item in enumerate(tree):
             yield from values_of(item, f"{name}[{number}]")
-    else:
-        yield name, tree
+        return
+    for field in fields(tree):
+        value, key = getattr(tree, field.name), f"{name}.{field.name}" if name else field.name
+        if isinstance(value, list) or is_dataclass(value):
+            yield from values_of(value, key)
+        else:
+            yield key, value
 
 
 def _check_integers(run: RunConfig) -> None:

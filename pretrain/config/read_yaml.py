@@ -33,6 +33,7 @@ FLOAT = re.compile(
 )
 """omegaconf's numbers: 3e-4 is one, which YAML 1.1 takes for a text. A test compares the two readers."""
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+CONSTRUCTOR = SafeConstructor()
 KINDS: dict[str, list[tuple[str, re.Pattern[str]]]] = {
     first: [(tag, pattern) for tag, pattern in kinds if tag != TIMESTAMP]
     + [("tag:yaml.org,2002:float", FLOAT)] * (first in "-+0123456789." and first != "")
@@ -58,7 +59,10 @@ def parse_yaml(text: str, *, name: str) -> Any:
     try:
         return _Reader(text, name).tree()
     except _RareError:
-        tree: Any = OmegaConf.to_container(OmegaConf.load(_stream(text, name)))
+        try:
+            tree: Any = OmegaConf.to_container(OmegaConf.load(_stream(text, name)))
+        except AssertionError:  # of a text such as !!str 5, which it takes for YAML once more
+            raise ConstructorError(None, None, "it is a single value") from None
         return tree
 
 
@@ -120,7 +124,7 @@ class _Reader:
                 self._put(parent, self._alias(event), event)
             else:
                 break  # the document's end
-        if not isinstance(next_event(), yaml.StreamEndEvent) or not isinstance(root.held[0], dict | list):
+        if not isinstance(next_event(), yaml.StreamEndEvent) or not isinstance(root.held[0], dict | list | str):
             raise _RareError
         return root.held[0]
 
@@ -197,10 +201,8 @@ class _Reader:
 
 def _value_of(text: str, event: Any) -> Any:
     """What a text without quotes stands for."""
-    for tag, pattern in KINDS.get(text[:1], ()):
-        if pattern.match(text):
-            break
-    else:
+    tag = next((tag for tag, pattern in KINDS.get(text[:1], ()) if pattern.match(text)), None)
+    if tag is None:
         return text
     if tag == MERGE:
         return _Merge
@@ -208,7 +210,7 @@ def _value_of(text: str, event: Any) -> Any:
     if make is None:
         raise _RareError
     try:
-        return make(SafeConstructor(), yaml.ScalarNode(tag, text))
+        return make(CONSTRUCTOR, yaml.ScalarNode(tag, text))
     except ValueError:
         raise ConstructorError(None, None, f"{shown(text, 60)} is not a number", event.start_mark) from None
 

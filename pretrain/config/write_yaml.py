@@ -1,4 +1,4 @@
-"""A configuration as YAML text, byte for byte as omegaconf writes it, in a fiftieth of its time: 20,000 sources in half a second."""
+"""A configuration as YAML text, byte for byte as omegaconf writes it, in a fiftieth of its time."""
 
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
@@ -6,11 +6,14 @@ from typing import Any
 
 import yaml
 from yaml.representer import SafeRepresenter
+from yaml.resolver import Resolver
 
 DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 PLAIN, QUOTED = (True, False), (False, True)
 WORDS = frozenset(
-    cased for word in "y yes n no true false on off".split() for cased in (word, word.capitalize(), word.upper())
+    cased
+    for word in ("y", "yes", "n", "no", "true", "false", "on", "off")
+    for cased in (word, word.capitalize(), word.upper())
 )
 """YAML 1.1's truth values. A text that is one of them, or a number, is quoted, so that it is read back as a text."""
 
@@ -34,13 +37,15 @@ class _Writer:
 
     def __init__(self) -> None:
         self._known: dict[tuple[type, str], Any] = {}
-        self._resolver = yaml.SafeDumper(None)
+        self._resolver = Resolver()
 
     def node(self, tree: Any) -> Iterator[Any]:
         """Yield the events of a value."""
         if is_dataclass(tree) or isinstance(tree, dict):
             pairs = (
-                tree.items() if isinstance(tree, dict) else [(one.name, getattr(tree, one.name)) for one in fields(tree)]
+                tree.items()
+                if isinstance(tree, dict)
+                else [(one.name, getattr(tree, one.name)) for one in fields(tree)]
             )
             yield yaml.MappingStartEvent(None, None, True, flow_style=not pairs)
             for key, value in pairs:
