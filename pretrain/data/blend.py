@@ -152,7 +152,7 @@ class Blend:
     def edges(self) -> tuple[int, ...]:
         """Start of each source on the line of a block, in units of 1 / RESOLUTION; the last edge is the end.
 
-        Each is its exact fraction of the line, rounded, halves to the even number; in integers, since fractions take ten times as long.
+        Each is its exact fraction of the line, rounded, halves to the even number; fractions would take ten times as long.
         """
         ratios = [weight.as_integer_ratio() for weight in self.weights]
         common = math.lcm(*{denominator for _, denominator in ratios})

@@ -8,7 +8,6 @@ from fanal.errors import UserError
 from pretrain.data.blend import Blend
 from pretrain.data.position import DataPosition, PhasePosition, SourcePosition
 
-
 MOST_NAMED = 20
 """Differences, and sources of one, that a message names."""
 
@@ -23,8 +22,9 @@ def check_same_data(saved: DataPosition, now: DataPosition, *, where: str) -> No
     if differences:
         more = f"; and {len(differences) - MOST_NAMED:,} more differences" if len(differences) > MOST_NAMED else ""
         raise UserError(
-            f"checkpoint {where} was trained on other data: {'; '.join(differences[:MOST_NAMED])}{more}. Restore these, or start a new run in another "
-            f"run_dir; to change the mixture from now on, add it to data.phases with start_sample={saved.consumed_samples}"
+            f"checkpoint {where} was trained on other data: {'; '.join(differences[:MOST_NAMED])}{more}. Restore these, or start "
+            "a new run in another run_dir; to change the mixture from now on, add it to data.phases with "
+            f"start_sample={saved.consumed_samples}"
         )
 
 

@@ -36,6 +36,8 @@ class Source:
     identity: str
     """Identity of its tokens (``shard_identity``)."""
     domain: str
+    label: str
+    """Name that its loss is recorded under: its domain, or what ``labels.py`` makes of it."""
     order: ChunkOrder
     pad_id: int
     """Id that stands for no text in the shard's tokenizer."""
@@ -179,11 +181,12 @@ def _validation(config: SourceConfig, shard: Shard, data: DataConfig, pad_id: in
         name=str(config.prefix),
         shuffle=False,
     )
-    identity = shard_identity(shard.manifest)
+    identity, domain = shard_identity(shard.manifest), _domain(config, shard)
     return Source(
         shard=shard,
         identity=identity,
-        domain=_domain(config, shard),
+        domain=domain,
+        label=domain,
         order=order,
         pad_id=pad_id,
         first_token=first_token,
@@ -210,13 +213,14 @@ def _split(config: SourceConfig, shard: Shard, data: DataConfig, pad_id: int) ->
         key=f"{data.seed}/{identity}",
         name=str(config.prefix),
     )
-    source = Source(shard=shard, identity=identity, domain=_domain(config, shard), order=order, pad_id=pad_id)
+    domain = _domain(config, shard)
+    source = Source(shard=shard, identity=identity, domain=domain, label=domain, order=order, pad_id=pad_id)
     return source, _validation(config, shard, data, pad_id, train_tokens) if fraction > 0 else None
 
 
 def _allow_open_files(data: DataConfig) -> None:
-    """Raise the limit of open files, which is often 1,024: each shard holds its tokens open, and its index where documents count, or
-    where a spike was looked into."""
+    """Raise the limit of open files, which is often 1,024: each shard holds its tokens open, and its index where documents count,
+    or where a spike was looked into."""
     prefixes = {source.prefix for _, _, configs in _mixtures(data) for source in configs}
     prefixes |= {source.prefix for source in data.validation}
     of_a_shard = 2 if data.document_mask or data.validation_fraction > 0 else 1
