@@ -8,7 +8,6 @@ import numpy as np
 
 from bench.growth.case import Act, Growth
 from fanal.run_progress import NEW_RUN
-from pretrain.checkpoint.loading.load import check_same_run
 from pretrain.config.load import load_run, to_yaml
 from pretrain.config.schema import PhaseConfig, RunConfig, SourceConfig
 from pretrain.data.labels import labelled
@@ -50,6 +49,8 @@ def write_config(size: int, folder: Path) -> Act:
 
 def compare_config(size: int, folder: Path) -> Act:
     """With that of a checkpoint, which is read."""
+    from pretrain.checkpoint.loading.load import check_same_run  # imports torch, for which no other case here waits
+
     run = load_run(config_of(size, folder))
     (folder / "config.yaml").write_text(to_yaml(run))
     return lambda: check_same_run(run, folder)
@@ -85,7 +86,6 @@ def on_sources(act_of: Callable[[RunConfig, Sources, Path], Act]) -> Callable[[i
         run = run_of(size, folder)
         return act_of(run, open_sources(run), folder)
 
-    prepare.__module__ = __name__
     return prepare
 
 

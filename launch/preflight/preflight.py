@@ -154,7 +154,7 @@ def data(asked: PreflightRequest) -> str | int:
         for some in (shards[first : first + SHARDS_AT_ONCE] for first in range(0, len(shards), SHARDS_AT_ONCE))
     ]
     if any(codes):
-        code = next(code for code in codes if code)
+        code = min(code for code in codes if code)
         return code if code in (WRONG_INPUT, DAMAGED) else CRASH
     return f"{len(shards)} shards verified{'' if asked.deep else '; --deep reads all of them'}\n{passes(asked)}"
 
