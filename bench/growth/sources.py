@@ -12,9 +12,11 @@ from pretrain.config.load import load_run, to_yaml
 from pretrain.config.schema import PhaseConfig, RunConfig, SourceConfig
 from pretrain.data.labels import labelled
 from pretrain.data.passes import passes_warning
-from pretrain.data.position import StepPosition, position_of, position_text, read_position, to_hex
+from pretrain.data.position import StepPosition, position_of, position_text, read_position
 from pretrain.data.read import TrainData
 from pretrain.data.same_data import check_same_data
+from pretrain.data.sample_hash import NEW_RUN as NEW_HASH
+from pretrain.data.sample_hash import to_text
 from pretrain.data.sources import Sources, open_sources
 from pretrain.data.validation import ValidationSamples
 from tests.runs.small import make_small_data, write_small_run
@@ -123,10 +125,11 @@ def validation(run: RunConfig, sources: Sources, folder: Path) -> Act:
 def position(run: RunConfig, sources: Sources, folder: Path) -> Act:
     """``data.json`` of a checkpoint: made, written, read and compared."""
     data, path = TrainData(sources, run.data), folder / "data.json"
-    step = StepPosition(first_sample=0, num_samples=0, hash=to_hex((0, 0)))
+    nothing = to_text((0, 0), NEW_HASH)
+    step = StepPosition(first_sample=0, num_samples=0, hash=nothing)
 
     def act() -> None:
-        made = position_of(data, consumed_samples=10**9, consumed_hash=(0, 0), last_step=step)
+        made = position_of(data, consumed_samples=10**9, consumed_hash=nothing, last_step=step)
         path.write_text(position_text(made))
         check_same_data(read_position(path), made, where="a checkpoint")
 

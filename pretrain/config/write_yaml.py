@@ -10,6 +10,8 @@ from yaml.resolver import Resolver
 
 DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 PLAIN, QUOTED = (True, False), (False, True)
+MOST_KNOWN = 1_000
+"""Single values that are kept; more of them would cost the garbage collector what they save."""
 WORDS = frozenset(
     cased
     for word in ("y", "yes", "n", "no", "true", "false", "on", "off")
@@ -33,7 +35,7 @@ def _events(tree: Any) -> Iterator[Any]:
 
 
 class _Writer:
-    """The events of a tree. A single value is worked out once, however often it comes."""
+    """The events of a tree. The first single values are kept, since keys and null come with every source."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[type, str], Any] = {}
@@ -64,7 +66,9 @@ class _Writer:
         key = type(value), value if isinstance(value, str) else repr(value)  # 0.0 equals -0.0
         event = self._known.get(key)
         if event is None:
-            event = self._known[key] = self._new_scalar(value)
+            event = self._new_scalar(value)
+            if len(self._known) < MOST_KNOWN:
+                self._known[key] = event
         return event
 
     def _new_scalar(self, value: Any) -> Any:
