@@ -29,6 +29,8 @@ from pretrain.data.passes import passes_text, passes_warning, source_passes
 from pretrain.data.sources import open_sources
 
 SLURM_COMMANDS = ("sbatch", "srun", "scontrol", "squeue", "sinfo", "scancel")
+SHARDS_AT_ONCE = 500
+"""Shards that one command is given: with long paths, a thousand of them are more than a system takes in one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,9 +147,14 @@ def data(asked: PreflightRequest) -> str | int:
                 f"{key} ({path}) must be {what}, and {needed} does not exist; a path from {Path.cwd()} on works"
             )
     shards = shards_of(asked.run.data)
-    command = [sys.executable, "-m", "tokenizer", "verify", *shards, "--tokenizer", asked.run.data.tokenizer]
-    code = subprocess.run([*command, *(["--deep"] if asked.deep else [])], env=node_looks.environment()).returncode
-    if code:
+    command, options = [sys.executable, "-m", "tokenizer", "verify"], ["--tokenizer", asked.run.data.tokenizer]
+    options += ["--deep"] if asked.deep else []
+    codes = [
+        subprocess.run([*command, *some, *options], env=node_looks.environment()).returncode
+        for some in (shards[first : first + SHARDS_AT_ONCE] for first in range(0, len(shards), SHARDS_AT_ONCE))
+    ]
+    if any(codes):
+        code = min(code for code in codes if code)
         return code if code in (WRONG_INPUT, DAMAGED) else CRASH
     return f"{len(shards)} shards verified{'' if asked.deep else '; --deep reads all of them'}\n{passes(asked)}"
 

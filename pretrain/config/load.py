@@ -1,7 +1,8 @@
 """Read a run: defaults <- YAML <- ``key=value`` overrides, then check it whole."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,18 +13,23 @@ from omegaconf.errors import OmegaConfBaseException
 from fanal.errors import UserError, error_type, user_path
 from fanal.run_progress import NEW_RUN, Standing, standing, standing_in
 from fanal.shown import shown
+from pretrain.config.long_lists import missing_in, texts_in, with_lists, without_lists
 from pretrain.config.misfits import refuse_misfits, yaml_kind_of
+from pretrain.config.read_yaml import parse_yaml
 from pretrain.config.renamed import refuse_both_names, with_current_names
 from pretrain.config.rules import check, check_rate_left
 from pretrain.config.schema import RunConfig
+from pretrain.config.write_yaml import to_yaml_text
 
 T = TypeVar("T")
 
-LARGEST_FILE = 1 << 20
-"""Bytes of a file that may be a config. A longer one is a shard or a log given by mistake, which YAML would take minutes for."""
+LARGEST_FILE = 1 << 24
+"""Bytes of a file that may be a config: 50,000 sources with long paths. A longer one is a shard or a log given by mistake."""
 MOST_GROWTH = 1_000_000
 """How many times as long as its parts interpolations may make a text."""
 LONGEST_REASON = 400
+MOST_NAMED = 20
+"""Keys that one message names."""
 WORDS = {"NoneType": "null", "DictConfig": "mapping", "ListConfig": "list"}
 """YAML's words for omegaconf's."""
 UNREADABLE = (
@@ -36,7 +42,7 @@ UNREADABLE = (
     IndexError,
 )
 """What the libraries raise of a text that is no YAML for them: an IndexError of a key such as [."""
-ENDLESS_NUMBER = re.compile("[0-9_]{4301}")
+ENDLESS_NUMBER = re.compile("(?<![0-9_])[0-9_]{4301}")
 """More digits than Python reads: the libraries let its ValueError through."""
 
 
@@ -92,19 +98,17 @@ def read_mapping(file: Path, cls: type, *, what: str, example: str) -> dict[str,
     """
     try:
         size = file.stat().st_size
-        if size <= LARGEST_FILE:
-            _refuse_endless_numbers(file.read_text(encoding="utf-8"), f"{what} {file}")
-        from_file = OmegaConf.load(file) if size <= LARGEST_FILE else None
+        text = file.read_text(encoding="utf-8") if size <= LARGEST_FILE else ""
+        _refuse_endless_numbers(text, f"{what} {file}")
+        tree: Any = parse_yaml(text, name=str(file.absolute()))
     except UNREADABLE as error:
         raise error_type(error)(f"{what} {file} is not readable YAML: {_reason(error)}") from None
     if size > LARGEST_FILE:
         raise UserError(
             f"{what} {file} ({size:,} bytes) must be YAML of at most {LARGEST_FILE:,} bytes, such as '{example}'"
         )
-    if not OmegaConf.is_dict(from_file):
-        kind = yaml_kind_of(OmegaConf.to_container(from_file))
-        raise UserError(f"{what} {file} must be a mapping such as '{example}'; it is {kind}")
-    tree: Any = OmegaConf.to_container(from_file)
+    if not isinstance(tree, dict):
+        raise UserError(f"{what} {file} must be a mapping such as '{example}'; it is {yaml_kind_of(tree)}")
     if cls is RunConfig:
         tree = with_current_names(tree, where=str(file))
     refuse_misfits(tree, cls, where=str(file))
@@ -117,27 +121,41 @@ def typed(layers: list[dict[str, Any]], cls: type[T], *, where: str, variable: s
     Args: variable, how an environment variable is written in these layers.
     Raises: UserError naming the key and its value, or the keys that have no default and no value.
     """
-    schema = OmegaConf.structured(cls)
-    try:
-        merged = OmegaConf.merge(schema, *layers)
+    rest, lists = without_lists(layers, cls)
+
+    def made() -> T:
+        merged = OmegaConf.merge(OmegaConf.structured(cls), *rest)
         _refuse_growth(merged)  # before anything is resolved
-        missing = sorted(OmegaConf.missing_keys(merged))
+        missing = sorted([*OmegaConf.missing_keys(merged), *missing_in(lists, cls)])
         if missing:
-            raise UserError(f"{where} must choose {', '.join(missing)}; these have no default")
-        made = OmegaConf.to_object(merged)
+            raise UserError(f"{where} must choose {_some(missing)}; these have no default")
+        found: Any = OmegaConf.to_object(merged)
+        return with_lists(found, lists, merged, partial(_converted, variable=variable))
+
+    return _converted(None, made, variable=variable, where=where)
+
+
+def _converted(key: str | None, make: Callable[[], T], *, variable: str, where: str = "") -> T:
+    """What a function returns; where omegaconf refuses a value, the error names its key, or where it stands."""
+    try:
+        return make()
+    except UserError:
+        raise
     except (OmegaConfBaseException, ValueError, OverflowError, RecursionError) as error:
-        if isinstance(error, UserError):
-            raise
-        key = getattr(error, "full_key", None)
+        place = key or getattr(error, "full_key", None) or where
         first_line = _reason(error, lines=1)
-        raise UserError(f"{key or where}: {first_line}{_hint(first_line, variable)}") from None
-    assert isinstance(made, cls), f"omegaconf gave a {type(made).__name__}"
-    return made
+        raise UserError(f"{place}: {first_line}{_hint(first_line, variable)}") from None
+
+
+def _some(keys: Sequence[str]) -> str:
+    """Keys in a message, as many as people read."""
+    left = len(keys) - MOST_NAMED
+    return ", ".join(keys) if left <= 0 else f"{', '.join(keys[:MOST_NAMED])} and {left:,} more"
 
 
 def to_yaml(run: RunConfig) -> str:
     """The resolved tree, readable again by ``load_run``."""
-    return OmegaConf.to_yaml(OmegaConf.structured(run))
+    return to_yaml_text(run)
 
 
 def _override(text: str) -> dict[str, Any]:
@@ -152,7 +170,7 @@ def _override(text: str) -> dict[str, Any]:
         raise UserError(f"override {shown(text, 200)} must give a value; leave it out to keep the file's")
     _refuse_endless_numbers(text, f"override {shown(text, 200)}")
     try:
-        tree: Any = OmegaConf.to_container(OmegaConf.from_dotlist([text]))
+        tree = _tree_of(key, value, text)
     except UNREADABLE as error:
         raise UserError(
             f"override {shown(text, 200)} is not readable: {_reason(error)}; write key=value with a YAML value"
@@ -160,6 +178,18 @@ def _override(text: str) -> dict[str, Any]:
     tree = with_current_names(tree, where="override")
     refuse_misfits(tree, RunConfig, where="override")
     return tree
+
+
+def _tree_of(key: str, value: str, text: str) -> Any:
+    """The tree of an override. A list or a mapping may be as long as in a file, longer than omegaconf reads."""
+    if value.lstrip()[:1] not in ("[", "{"):
+        return OmegaConf.to_container(OmegaConf.from_dotlist([text]))
+    held = parse_yaml(value, name="<unicode string>")
+    return _with_leaf(OmegaConf.to_container(OmegaConf.from_dotlist([f"{key}=0"])), held)
+
+
+def _with_leaf(tree: Any, leaf: Any) -> Any:
+    return {key: _with_leaf(inner, leaf) for key, inner in tree.items()} if isinstance(tree, dict) else leaf
 
 
 def _refuse_endless_numbers(text: str, where: str) -> None:
@@ -196,18 +226,10 @@ def _refuse_growth(merged: Any) -> None:
     A text with n of them is at most n times as long as the longest that it names. The environment's are left out.
     """
     times = 1
-    for text in _texts(OmegaConf.to_container(merged)):
+    for text in texts_in(OmegaConf.to_container(merged)):
         times *= max(1, len(re.findall(r"\$\{(?!oc\.env:)", text)))
         if times > MOST_GROWTH:
             raise UserError(
                 f"interpolations must not name one another so often that texts grow without end, and {shown(text, 100)} is one "
                 "too many; the text written out works"
             )
-
-
-def _texts(tree: Any) -> Iterator[str]:
-    if isinstance(tree, str):
-        yield tree
-    elif isinstance(tree, dict | list):
-        for item in tree.values() if isinstance(tree, dict) else tree:
-            yield from _texts(item)

@@ -6,6 +6,7 @@ omegaconf refuses most of it too, in the words of Python and without the path.
 import difflib
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import Field, fields, is_dataclass
+from functools import cache
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -96,8 +97,7 @@ def _refuse_in_mapping(value: Any, hint: Any, where: str, name: str, *, optional
 
 def _refuse_unknown(tree: dict[Any, Any], cls: type, where: str, prefix: str) -> None:
     """The keys of one dataclass, and what they hold."""
-    hints = get_type_hints(cls)
-    known = {field.name: field.default for field in fields(cls)}
+    hints, known = hints_of(cls), _defaults_of(cls)
     for key, value in tree.items():
         if key not in known:
             near = difflib.get_close_matches(_key(key), known, n=1)
@@ -105,6 +105,17 @@ def _refuse_unknown(tree: dict[Any, Any], cls: type, where: str, prefix: str) ->
             suggestion = f"did you mean {meant}?" if meant else f"known here: {', '.join(known)}"
             raise UserError(f"{where}: {prefix}{_key(key)} is not a key; {suggestion}")
         refuse_misfits(value, hints[key], where, f"{prefix}{key}", known[key])
+
+
+@cache
+def hints_of(cls: type) -> dict[str, Any]:
+    """The types of a dataclass's fields. Kept: a config may have thousands of sources."""
+    return get_type_hints(cls)
+
+
+@cache
+def _defaults_of(cls: type) -> dict[str, Any]:
+    return {field.name: field.default for field in fields(cls)}
 
 
 def _key(key: Any) -> str:
@@ -167,7 +178,7 @@ def _example_of(field: Field[Any]) -> Any:
 
 def _find_elsewhere(key: str) -> str | None:
     for room in fields(RunConfig):
-        cls = get_type_hints(RunConfig)[room.name]
+        cls = hints_of(RunConfig)[room.name]
         if is_dataclass(cls) and key in {f.name for f in fields(cls)}:
             return f"{room.name}.{key}"
     return None

@@ -27,7 +27,7 @@ POSITIVE = {
     "optim": ("lr", "lr_decay_samples", "adam_eps"),
     "train": ("train_steps", "global_batch_size", "micro_batch_size", "validation_interval", "validation_samples"),
     "checkpoint": ("interval", "keep_last", "keep_every_steps", "phase_timeout_s"),
-    "log": ("interval", "peak_tflops_per_gpu"),
+    "log": ("interval", "max_domains", "peak_tflops_per_gpu"),
 }  # fmt: skip
 NOT_NEGATIVE = {
     "optim": ("min_lr", "lr_warmup_samples", "weight_decay", "clip_grad"),
@@ -45,6 +45,7 @@ LARGEST = {
     "train": {"train_steps": LARGEST_SAMPLE, "global_batch_size": 2**31 - 1, "micro_batch_size": 2**31 - 1,
               "validation_samples": LARGEST_SAMPLE, "walltime_s": LONGEST_S, "walltime_margin_s": LONGEST_S},
     "checkpoint": {"phase_timeout_s": LONGEST_S},
+    "log": {"max_domains": 10_000},
 }  # fmt: skip
 """Far above what anyone trains (the deepest transformers have a thousand layers), and low enough that what follows from any of
 these is worked out at once and stays a 64-bit number."""
@@ -81,14 +82,16 @@ def size_problem(model: ModelConfig) -> str | None:
 
 def values_of(tree: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """Every single value of a configuration or a part of it, by its whole key."""
-    if is_dataclass(tree):
-        for field in fields(tree):
-            yield from values_of(getattr(tree, field.name), f"{name}.{field.name}" if name else field.name)
-    elif isinstance(tree, list):
+    if isinstance(tree, list):
         for number, item in enumerate(tree):
             yield from values_of(item, f"{name}[{number}]")
-    else:
-        yield name, tree
+        return
+    for field in fields(tree):
+        value, key = getattr(tree, field.name), f"{name}.{field.name}" if name else field.name
+        if isinstance(value, list) or is_dataclass(value):
+            yield from values_of(value, key)
+        else:
+            yield key, value
 
 
 def _check_integers(run: RunConfig) -> None:

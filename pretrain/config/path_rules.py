@@ -1,12 +1,15 @@
 """Rules of the paths of a run. Each error names the key, its value, the rule and a value that works."""
 
 import re
-import unicodedata
 
 from fanal.errors import UserError
 from fanal.shown import shown
 from pretrain.config.number_rules import values_of
 from pretrain.config.schema import RunConfig
+
+VARIABLE = re.compile(r"\$\{?([A-Za-z_][A-Za-z0-9_]*)\}?")
+WRONG_LETTERS = re.compile("[\\x00-\\x1f\\x7f-\\x9f\ud800-\udfff]")
+"""Control characters, and bytes that are not UTF-8: Python keeps such a byte as half a surrogate pair."""
 
 
 def paths_of(run: RunConfig) -> dict[str, str]:
@@ -36,7 +39,7 @@ def check_path_texts(run: RunConfig) -> None:
     if not run.run_dir.strip():
         raise UserError(f"run_dir ({run.run_dir!r}) must not be empty; run_dir=runs/mine works")
     for key, path in {"run_dir": run.run_dir, **paths_of(run)}.items():
-        variable = re.search(r"\$\{?([A-Za-z_][A-Za-z0-9_]*)\}?", path)
+        variable = VARIABLE.search(path)
         if variable:
             what, works = variable[0], path.replace(variable[0], f"${{oc.env:{variable[1]}}}")
         elif path.startswith("~"):
@@ -53,12 +56,9 @@ def check_path_texts(run: RunConfig) -> None:
 
 def _check_letters(key: str, text: str) -> None:
     """Refuse control characters, NUL among them, and bytes that are not UTF-8: no path or log could hold them in one line."""
-    kinds = {
-        "Cc": "a control character",
-        "Cs": "a byte that is not UTF-8",
-    }  # Python keeps such a byte as half a surrogate pair
-    wrong = [letter for letter in text if unicodedata.category(letter) in kinds]
+    wrong = WRONG_LETTERS.findall(text)
     if wrong:
-        what = "a NUL character" if "\0" in wrong else kinds[unicodedata.category(wrong[0])]
+        kind = "a byte that is not UTF-8" if wrong[0] >= "\ud800" else "a control character"
+        what = "a NUL character" if "\0" in wrong else kind
         works = "".join(letter for letter in text if letter not in wrong) or "mine"
         raise UserError(f"{key} ({shown(text)}) must not hold {what}; {shown(works)} works")

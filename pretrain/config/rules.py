@@ -316,17 +316,17 @@ def _check_phases(phases: list[PhaseConfig]) -> None:
 
 def _check_mixture(name: str, sources: list[SourceConfig]) -> None:
     """Shares are comparable only where all sources state them in the same way."""
-    by_epochs = [source.epochs is not None for source in sources]
+    by_epochs = next((index for index, source in enumerate(sources) if source.epochs is not None), None)
     for index, source in enumerate(sources):
         if source.weight is not None and source.epochs is not None:
             raise UserError(
                 f"{name}[{index}] has both weight ({source.weight}) and epochs ({source.epochs}), and weight is tokens x epochs; "
                 "name one of them: weight=null works"
             )
-        if any(by_epochs) and source.epochs is None:
+        if by_epochs is not None and source.epochs is None:
             raise UserError(
                 f"{name}[{index}].epochs (None, with weight {source.weight}) must be stated, since {name}"
-                f"[{by_epochs.index(True)}] states it: all sources of a mixture use weight, or all use epochs; weight=null with "
+                f"[{by_epochs}] states it: all sources of a mixture use weight, or all use epochs; weight=null with "
                 "epochs=1.0 works"
             )
         for share in ("weight", "epochs"):

@@ -271,6 +271,11 @@ class LogConfig:
     """Steps between records."""
     tensorboard: bool = True
     """Also write TensorBoard events."""
+    losses_by: Literal["domain", "language"] = "domain"
+    """What losses are recorded by, in training and validation: the domain of a source, or the language in its shard's manifest."""
+    max_domains: int = 100
+    """Losses of a record, at most. Where there are more domains (or languages), those with the smallest shares of the mixture are
+    recorded together, as ``other``."""
     peak_tflops_per_gpu: float | None = None
     """Dense peak in TFLOP/s of the training precision, for MFU; null means look the device up."""
 

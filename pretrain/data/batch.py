@@ -17,11 +17,9 @@ from pretrain.data.documents import (
     packed_starts,
     positions_in_documents,
     predictable,
-    starts_in_chunk,
 )
-from pretrain.data.read import RowReader
 from pretrain.data.reader import TrainReader, reads_data
-from pretrain.data.sources import Source
+from pretrain.data.validation import ValidationSamples
 from pretrain.parallel.world import World
 
 
@@ -40,7 +38,7 @@ class MicroBatch:
     """int64 [b, s], from 0 in each row; with data.document_mask from 0 in each document. The rotary embedding counts from
     the row's start either way: only differences of positions reach attention, and they are the same inside a document."""
     domain_ids: torch.Tensor
-    """int64 [b]: number of the domain each row is from, in TrainData.domains; 0 in validation batches, which are of one."""
+    """int64 [b]: number of the domain each row is from, in ``domains`` of TrainData or ValidationSamples."""
     document_starts: torch.Tensor | None = None
     """First token of every document where data.document_mask is on, the rows lying one after the other, and last b * s:
     int32 [documents + 1]; each row begins one. None leaves a row whole."""
@@ -87,34 +85,30 @@ def train_micro_batches(
 
 
 def validation_micro_batches(
-    source: Source, data: DataConfig, train: TrainConfig, world: World, *, num_samples: int, count: int
+    samples: ValidationSamples, data: DataConfig, train: TrainConfig, world: World, *, count: int
 ) -> Iterator[MicroBatch | Boundaries | None]:
-    """``count`` micro batches of a validation source for this rank; rows past ``num_samples`` are masked out.
+    """``count`` micro batches of the validation samples for this rank; rows past the last sample are masked out.
 
     Raises: DamagedTokenError for an id that no token has.
     """
     per_pass = train.micro_batch_size
-    reader = RowReader([source], seq_length=data.seq_length, vocab_size=source.shard.manifest.vocab_size)
     for index in range(count):
         wanted = (index * world.data_parallel_size + world.dp_rank) * per_pass + np.arange(per_pass)
-        starts = source.first_token + source.order.start_tokens(np.minimum(wanted, num_samples - 1))
-        documents = None
-        if data.document_mask:
-            documents = [starts_in_chunk(source.shard, start, data.seq_length) for start in starts.tolist()]
+        sources, starts = samples.places(np.minimum(wanted, samples.num_samples - 1))
+        documents = samples.document_starts(sources, starts) if data.document_mask else None
         if not reads_data(world):
             yield boundaries(documents, data.seq_length, world.device)
             continue
-        rows = torch.empty((per_pass, reader.row_tokens), dtype=torch.int64, pin_memory=world.device.type == "cuda")
-        reader.read(np.zeros(per_pass, np.int64), starts, rows.numpy())
-        counted = (wanted < num_samples).astype(np.float32).tolist()
-        has_padding = bool((rows.numpy() == source.pad_id).any())
+        rows = torch.empty((per_pass, data.seq_length + 1), dtype=torch.int64, pin_memory=world.device.type == "cuda")
+        samples.read_places(sources, starts, rows.numpy())
         yield micro_batch(
             rows,
             world.device,
             seq_length=data.seq_length,
-            pad_id=source.pad_id,
-            has_padding=has_padding,
-            row_weights=counted,
+            pad_id=samples.pad_id,
+            has_padding=bool((rows.numpy() == samples.pad_id).any()),
+            domain_ids=samples.domain_ids(sources),
+            row_weights=(wanted < samples.num_samples).astype(np.float32).tolist(),
             document_starts=documents,
         )
 

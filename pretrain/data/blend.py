@@ -12,9 +12,9 @@ sum of floors, in time logarithmic in the block's number. From there on, blocks 
 Letters: n samples asked for, w blocks, S sources, B = BLOCK_SAMPLES.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import cached_property
 from itertools import accumulate
 
@@ -32,6 +32,8 @@ OFFSET_STEP = (
 )
 CELLS_AT_ONCE = 2**16
 """Blocks times sources that are worked on at once: small enough for the cache of a core, large enough for numpy."""
+AT_ONCE_BLOCKS = 2**40
+"""Blocks up to which the sums of floors are taken with 64-bit integers: 2.8e14 samples."""
 WALKED_BLOCKS = 1024
 """A gap of more blocks than this is crossed by a sum of floors."""
 
@@ -124,7 +126,7 @@ class Blend:
         """
         walked, drawn = self._last_walk[0]  # one read: another thread may replace it
         if not walked <= block <= walked + WALKED_BLOCKS:
-            return self.drawn_by_sums(block)
+            return self._drawn_at_once(block) if block < AT_ONCE_BLOCKS else self.drawn_by_sums(block)
         span = max(1, CELLS_AT_ONCE // len(self.weights))
         for first in range(walked, block, span):
             before = self._points_before(np.arange(first, min(first + span, block)))
@@ -138,11 +140,24 @@ class Blend:
         up_to = [whole * block + _count_offsets_below(rest, block) for whole, rest in halves]
         return np.diff(np.array(up_to, np.int64))
 
+    def _drawn_at_once(self, block: int) -> np.ndarray:
+        """``drawn_by_sums`` for all sources at once, of fewer than AT_ONCE_BLOCKS blocks: 30 us a source less."""
+        whole, rest = self._edge_array >> RESOLUTION_BITS, self._edge_array & (RESOLUTION - 1)
+        # As _count_offsets_below has it; where rest is 0 the two sums differ by the number of blocks.
+        shifted = _floor_sums(block, RESOLUTION, OFFSET_STEP, RESOLUTION - rest)
+        counts = _floor_sums(block, RESOLUTION, OFFSET_STEP, np.zeros(1, np.int64)) - shifted + np.uint64(block)
+        return np.diff(whole * block + counts.astype(np.int64))
+
     @cached_property
     def edges(self) -> tuple[int, ...]:
-        """Start of each source on the line of a block, in units of 1 / RESOLUTION; the last edge is the end."""
-        cumulative = list(accumulate((Fraction(weight) for weight in self.weights), initial=Fraction(0)))
-        return tuple(round(edge / cumulative[-1] * BLOCK_SAMPLES * RESOLUTION) for edge in cumulative)
+        """Start of each source on the line of a block, in units of 1 / RESOLUTION; the last edge is the end.
+
+        Each is its exact fraction of the line, rounded, halves to the even number; fractions would take ten times as long.
+        """
+        ratios = [weight.as_integer_ratio() for weight in self.weights]
+        common = math.lcm(*{denominator for _, denominator in ratios})
+        cumulative = list(accumulate((number * (common // below) for number, below in ratios), initial=0))
+        return tuple(_rounded(edge * BLOCK_SAMPLES * RESOLUTION, cumulative[-1]) for edge in cumulative)
 
     @cached_property
     def _edge_array(self) -> np.ndarray:
@@ -182,3 +197,33 @@ def _floor_sum(count: int, modulus: int, factor: int, constant: int) -> int:
         count, constant = divmod(highest, modulus)
         modulus, factor = factor, modulus
     return total
+
+
+def _floor_sums(count: int, modulus: int, factor: int, constants: np.ndarray) -> np.ndarray:
+    """``_floor_sum`` for many constants, int64 [n], modulo 2**64: uint64 [n].
+
+    Args: count, modulus and factor of at most 2**40, and constants of at most modulus, so that no step but the sum overflows.
+    """
+    counts, rest = np.full(len(constants), count, np.uint64), constants.astype(np.uint64)
+    total, half, low = np.zeros(len(constants), np.uint64), np.uint64(20), np.uint64(2**20 - 1)
+    while counts.any():
+        whole, factor = divmod(factor, modulus)
+        divisor, times = np.uint64(modulus), np.uint64(factor)
+        # n (n - 1) / 2: one of the two is even, and 0 wraps around and back.
+        pairs = np.where(counts & 1, counts * ((counts - 1) >> 1), (counts >> 1) * (counts - 1))
+        total += pairs * np.uint64(whole) + counts * (rest // divisor)
+        rest %= divisor
+        # factor * counts + rest, divided: in two halves of the counts, since the product may have 80 bits.
+        high_quotient, high_rest = np.divmod(times * (counts >> half), divisor)
+        quotient, left = np.divmod((high_rest << half) + times * (counts & low) + rest, divisor)
+        counts, rest = (high_quotient << half) + quotient, left
+        modulus, factor = factor, modulus
+        if not modulus:
+            break  # nothing is left to count
+    return total
+
+
+def _rounded(numerator: int, denominator: int) -> int:
+    """A fraction rounded to an integer, a half to the even one."""
+    quotient, rest = divmod(numerator, denominator)
+    return quotient + (2 * rest > denominator or (2 * rest == denominator and quotient % 2))

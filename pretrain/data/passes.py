@@ -42,6 +42,13 @@ def source_passes(run: RunConfig, sources: Sources, since: Standing) -> list[Sou
     ]
 
 
+def most_read(sources: Sequence[SourcePasses], count: int) -> list[SourcePasses]:
+    """Return the sources in their order, or of more than ``count`` those that are read most often."""
+    if len(sources) <= count:
+        return list(sources)
+    return sorted(sources, key=lambda source: -source.passes)[:count]
+
+
 def passes_warning(run: RunConfig, sources: Sources, since: Standing) -> str | None:
     """Return one line about the sources that are read too often to learn much more from them; None if there are none."""
     often = [source for source in source_passes(run, sources, since) if source.passes > HARMLESS_PASSES]

@@ -1,7 +1,6 @@
 """The position of a run in its data, as a record: what was read, how far, and proof of which tokens those were: the hash of all
 samples so far (sample_hash.py)."""
 
-import dataclasses
 import json
 import math
 from dataclasses import dataclass, field
@@ -140,8 +139,8 @@ def position_of(
 
 
 def position_text(position: DataPosition) -> str:
-    """The record as JSON."""
-    return json.dumps(dataclasses.asdict(position), indent=1) + "\n"
+    """The record as JSON. Its records are written as they are, since ``asdict`` copies each of them: 1 s for 20,000 sources."""
+    return json.dumps(position, indent=1, default=vars) + "\n"
 
 
 def read_position(path: Path) -> DataPosition:

@@ -66,7 +66,8 @@ class TrainData:
         self.sources = sources
         self.config = config
         self.mixture = Mixture(sources.phases, num_sources=len(sources.train), seed=config.seed)
-        self._domain_of_source = np.array([self.domains.index(s.domain) for s in sources.train], np.int64)
+        number_of = {domain: number for number, domain in enumerate(self.domains)}
+        self._domain_of_source = np.array([number_of[source.label] for source in sources.train], np.int64)
         self._orders = ChunkOrders([source.order for source in sources.train])
         self._reader = RowReader(sources.train, seq_length=config.seq_length, vocab_size=sources.vocab_size)
 
@@ -85,8 +86,8 @@ class TrainData:
 
     @cached_property
     def domains(self) -> tuple[str, ...]:
-        """Names of the domains, in the order of their first sources; sources of one domain share it."""
-        return tuple(dict.fromkeys(source.domain for source in self.sources.train))
+        """Names that the losses are recorded by, in the order of their first sources; sources of one domain share it."""
+        return tuple(dict.fromkeys(source.label for source in self.sources.train))
 
     def domain_ids(self, sources: np.ndarray) -> np.ndarray:
         """Number of each source's domain, in ``domains``: int64 [n] -> int64 [n]."""

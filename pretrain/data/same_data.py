@@ -2,11 +2,14 @@
 
 from collections.abc import Iterator
 from fractions import Fraction
-from pathlib import Path
+from pathlib import PurePath
 
 from fanal.errors import UserError
 from pretrain.data.blend import Blend
-from pretrain.data.position import DataPosition, PhasePosition
+from pretrain.data.position import DataPosition, PhasePosition, SourcePosition
+
+MOST_NAMED = 20
+"""Differences, and sources of one, that a message names."""
 
 
 def check_same_data(saved: DataPosition, now: DataPosition, *, where: str) -> None:
@@ -17,9 +20,11 @@ def check_same_data(saved: DataPosition, now: DataPosition, *, where: str) -> No
     """
     differences = list(_differences(saved, now))
     if differences:
+        more = f"; and {len(differences) - MOST_NAMED:,} more differences" if len(differences) > MOST_NAMED else ""
         raise UserError(
-            f"checkpoint {where} was trained on other data: {'; '.join(differences)}. Restore these, or start a new run in another "
-            f"run_dir; to change the mixture from now on, add it to data.phases with start_sample={saved.consumed_samples}"
+            f"checkpoint {where} was trained on other data: {'; '.join(differences[:MOST_NAMED])}{more}. Restore these, or start "
+            "a new run in another run_dir; to change the mixture from now on, add it to data.phases with "
+            f"start_sample={saved.consumed_samples}"
         )
 
 
@@ -36,8 +41,9 @@ def _differences(saved: DataPosition, now: DataPosition) -> Iterator[str]:
         )
         return
     found = False
+    known = tuple({source.identity: source for source in position.sources} for position in (saved, now))
     for number, (before, after) in enumerate(zip(old, new, strict=True)):
-        for difference in _mixture_differences(before, after, saved, now):
+        for difference in _mixture_differences(before, after, *known):
             found = True
             yield f"{'data.train' if number == 0 else f'data.phases[{number - 1}].train'}: {difference}"
     if not found:
@@ -49,16 +55,23 @@ def _started(position: DataPosition) -> list[PhasePosition]:
 
 
 def _mixture_differences(
-    before: PhasePosition, after: PhasePosition, saved: DataPosition, now: DataPosition
+    before: PhasePosition, after: PhasePosition, old: dict[str, SourcePosition], new: dict[str, SourcePosition]
 ) -> Iterator[str]:
-    old, new = ({source.identity: source for source in position.sources} for position in (saved, now))
+    """Args: old, new: the sources of both sides by their identity."""
     old_ids, new_ids = ([share.identity for share in phase.sources] for phase in (before, after))
-    added = {new[identity].prefix: new[identity] for identity in new_ids if identity not in old_ids}
+    were, are = set(old_ids), set(new_ids)
+    added = {new[identity].prefix: new[identity] for identity in new_ids if identity not in were}
+    named: dict[str, list[str]] = {}
+    for prefix in reversed(added):
+        named.setdefault(PurePath(prefix).name, []).append(prefix)
     for identity in old_ids:
-        if identity not in new_ids:
+        if identity not in are:
             was = old[identity]
-            same_name = (prefix for prefix in added if Path(prefix).name == Path(was.prefix).name)
-            if (twin := added.pop(was.prefix if was.prefix in added else next(same_name, ""), None)) is not None:
+            namesakes = named.get(PurePath(was.prefix).name, [])
+            while namesakes and namesakes[-1] not in added:
+                namesakes.pop()
+            same_name = namesakes[-1] if namesakes else ""
+            if (twin := added.pop(was.prefix if was.prefix in added else same_name, None)) is not None:
                 yield (
                     f"the tokens of shard {twin.prefix} are not those it had (checkpoint {was.num_tokens} tokens with sha256 "
                     f"{_short(identity)}, now {twin.num_tokens} with {_short(twin.identity)}): it was encoded again"
@@ -69,7 +82,9 @@ def _mixture_differences(
     if sorted(old_ids) != sorted(new_ids):
         return
     if old_ids != new_ids:
-        yield f"the sources are in a different order (checkpoint {[old[identity].prefix for identity in old_ids]})"
+        prefixes = [old[identity].prefix for identity in old_ids[:MOST_NAMED]]
+        more = f" and {len(old_ids) - MOST_NAMED:,} more" if len(old_ids) > MOST_NAMED else ""
+        yield f"the sources are in a different order (checkpoint {prefixes}{more})"
         return
     if _cuts(before) == _cuts(after):
         return

@@ -81,6 +81,7 @@ class ShardVerifier:
         self._small_first = sorted(self._shards.values(), key=lambda progress: progress.shard.num_tokens)
         num_bytes = sum(shard.num_tokens * shard.dtype.itemsize for shard in found.values())
         self._stays_in_cache = num_bytes < CACHED_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        self._chunks = np.array([source.order.chunks_per_epoch for source in sources.train], np.float64)
         self._done_bytes = self._sample = 0
         self._plan(first_sample=0)
         self._started = 0.0
@@ -148,6 +149,8 @@ class ShardVerifier:
             ends[str(progress.shard.prefix)] = end
         self._ends = np.array([ends[str(source.shard.prefix)] for source in self._sources.train], np.float64)
         self._drawn_before = self._mixture.drawn(first_sample)
+        self._needed = first_sample, 0.0
+        self._new_from = self._again_from = 0  # shards of _small_first before these are done
 
     def _progress(self, source: Source) -> _Progress:
         return self._shards[str(source.shard.prefix)]
@@ -172,12 +175,19 @@ class ShardVerifier:
     def _next(self) -> tuple[_Progress, int, bool] | None:
         """Return the next part to compare, and whether no start has compared it yet; None at the end."""
         with self._lock:
-            for progress in self._small_first:
+            shards = self._small_first
+            while self._new_from < len(
+                shards
+            ):  # as far as the last call came, since thousands of shards take as many calls
+                progress = shards[self._new_from]
                 if progress.compared < progress.num_parts:
                     return progress, progress.compared, True
-            for progress in self._small_first:
+                self._new_from += 1
+            while self._again_from < len(shards):
+                progress = shards[self._again_from]
                 if progress.again < progress.again_end:
                     return progress, progress.again, False
+                self._again_from += 1
         return None
 
     def _compare(self, progress: _Progress, part: int) -> str | None:
@@ -223,6 +233,10 @@ class ShardVerifier:
 
     def _needed_bytes(self) -> float:
         """Bytes that must be compared by now, so that each source is when training has passed over it once since the start."""
-        chunks = np.array([source.order.chunks_per_epoch for source in self._sources.train])
-        passes = (self._mixture.drawn(self._sample) - self._drawn_before) / chunks
-        return float((np.minimum(passes, 1.0) * self._ends).max())
+        sample, needed = self._needed  # one read: a resume may replace it
+        if sample != self._sample:
+            sample = self._sample
+            passes = (self._mixture.drawn(sample) - self._drawn_before) / self._chunks
+            needed = float((np.minimum(passes, 1.0) * self._ends).max())
+            self._needed = sample, needed
+        return needed

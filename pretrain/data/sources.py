@@ -36,6 +36,8 @@ class Source:
     identity: str
     """Identity of its tokens (``shard_identity``)."""
     domain: str
+    label: str
+    """Name that its loss is recorded under: its domain, or what ``labels.py`` makes of it."""
     order: ChunkOrder
     pad_id: int
     """Id that stands for no text in the shard's tokenizer."""
@@ -72,9 +74,11 @@ def shard_identity(manifest: ShardManifest) -> str:
 
 def _refuse_elsewhere(run: RunConfig) -> None:
     """Refuse a relative path that leads nowhere from the current folder, such as of a command that was started in another one."""
+    seen = set()
     for key, path in paths_of(run).items():
-        if Path(path).is_absolute() or not key.startswith("data."):
+        if path in seen or path.startswith("/") or not key.startswith("data."):
             continue
+        seen.add(path)
         is_shard = key.endswith(".prefix")
         with user_path(path):
             is_there = any(os.path.lexists(f"{path}{end}") for end in (SHARD_ENDS if is_shard else ("",)))
@@ -95,40 +99,42 @@ def open_sources(run: RunConfig) -> Sources:
     """
     _refuse_elsewhere(run)
     tokenizer = load_tokenizer(run.data.tokenizer)
-    _allow_open_files(sum(len(configs) for _, _, configs in _mixtures(run.data)) + len(run.data.validation))
+    _allow_open_files(run.data)
     if run.model.vocab_size < tokenizer.vocab_size:
         raise UserError(
             f"model.vocab_size ({run.model.vocab_size}) must be at least the {tokenizer.vocab_size} tokens of data.tokenizer "
             f"({run.data.tokenizer}); model.vocab_size={tokenizer.vocab_size} works"
         )
+    opened: dict[str, Shard] = {}
     train: dict[str, Source] = {}
+    number_of: dict[str, int] = {}
     parts: list[Source] = []
     phases: list[Phase] = []
     stated: list[list[SourceConfig]] = []
     for name, start_sample, configs in _mixtures(run.data):
         members: dict[str, SourceConfig] = {}
         for config in configs:
-            shard = _open(config, run.data, tokenizer)
+            shard = _open(config, run.data, tokenizer, opened)
             identity = shard_identity(shard.manifest)
             if (twin := members.setdefault(identity, config)) is not config:
                 raise UserError(_named_twice(name, twin, config))
             if identity in train:
                 _refuse_other_domain(name, config, train[identity])
             else:
+                number_of[identity] = len(train)
                 train[identity], part = _split(config, shard, run.data, tokenizer.pad_id)
                 parts += [part] if part is not None else []
-        index = {identity: number for number, identity in enumerate(train)}
         weights = [
             mixture_weight(config, train_tokens=train[identity].order.num_tokens)
             for identity, config in members.items()
         ]
         _refuse_unseen(name, list(members.values()), weights)
         phases.append(
-            Phase(start_sample=start_sample, members=tuple(index[i] for i in members), weights=tuple(weights))
+            Phase(start_sample=start_sample, members=tuple(number_of[i] for i in members), weights=tuple(weights))
         )
         stated.append(list(members.values()))
     validation = [
-        _validation(config, _open(config, run.data, tokenizer), run.data, tokenizer.pad_id)
+        _validation(config, _open(config, run.data, tokenizer, opened), run.data, tokenizer.pad_id)
         for config in run.data.validation
     ]
     _refuse_overlap(train, validation)
@@ -149,8 +155,11 @@ def _mixtures(data: DataConfig) -> Iterator[tuple[str, int, Sequence[SourceConfi
         yield f"data.phases[{number}].train", phase.start_sample, phase.train
 
 
-def _open(config: SourceConfig, data: DataConfig, tokenizer: Tokenizer) -> Shard:
-    shard = open_shard(config.prefix)
+def _open(config: SourceConfig, data: DataConfig, tokenizer: Tokenizer, opened: dict[str, Shard]) -> Shard:
+    """A shard, opened at its first mention: phases name the same ones again and again."""
+    if (shard := opened.get(config.prefix)) is not None:
+        return shard
+    shard = opened[config.prefix] = open_shard(config.prefix)
     if shard.manifest.tokenizer_sha256 != tokenizer.model_sha256:
         raise UserError(
             f"shard {config.prefix} was encoded with the tokenizer {shard.manifest.tokenizer_sha256[:12]} and data.tokenizer "
@@ -172,11 +181,12 @@ def _validation(config: SourceConfig, shard: Shard, data: DataConfig, pad_id: in
         name=str(config.prefix),
         shuffle=False,
     )
-    identity = shard_identity(shard.manifest)
+    identity, domain = shard_identity(shard.manifest), _domain(config, shard)
     return Source(
         shard=shard,
         identity=identity,
-        domain=_domain(config, shard),
+        domain=domain,
+        label=domain,
         order=order,
         pad_id=pad_id,
         first_token=first_token,
@@ -203,21 +213,29 @@ def _split(config: SourceConfig, shard: Shard, data: DataConfig, pad_id: int) ->
         key=f"{data.seed}/{identity}",
         name=str(config.prefix),
     )
-    source = Source(shard=shard, identity=identity, domain=_domain(config, shard), order=order, pad_id=pad_id)
+    domain = _domain(config, shard)
+    source = Source(shard=shard, identity=identity, domain=domain, label=domain, order=order, pad_id=pad_id)
     return source, _validation(config, shard, data, pad_id, train_tokens) if fraction > 0 else None
 
 
-def _allow_open_files(num_shards: int) -> None:
-    """Raise the limit of open files: each shard holds two open, its tokens and its index, and the default is often 1,024."""
-    needed = 2 * num_shards + OTHER_OPEN_FILES
+def _allow_open_files(data: DataConfig) -> None:
+    """Raise the limit of open files, which is often 1,024: each shard holds its tokens open, and its index where documents count,
+    or where a spike was looked into."""
+    prefixes = {source.prefix for _, _, configs in _mixtures(data) for source in configs}
+    prefixes |= {source.prefix for source in data.validation}
+    of_a_shard = 2 if data.document_mask or data.validation_fraction > 0 else 1
+    needed = of_a_shard * len(prefixes) + OTHER_OPEN_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < needed:
         raise UserError(
-            f"data names {num_shards} shards, which need {needed} open files in a process, and this system allows {hard}; merge "
+            f"data names {len(prefixes)} shards, which need {needed} open files in a process, and this system allows {hard}; merge "
             "shards, or have the limit raised (`ulimit -Hn` shows it)"
         )
-    if soft != resource.RLIM_INFINITY and soft < needed:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+    wanted = 2 * len(prefixes) + OTHER_OPEN_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
+        )
 
 
 def _refuse_other_domain(name: str, config: SourceConfig, first: Source) -> None:

@@ -22,11 +22,13 @@ from pretrain.config.derive import (
 )
 from pretrain.config.load import to_yaml
 from pretrain.config.schema import RunConfig
-from pretrain.data.passes import passes_text, passes_warning, source_passes
+from pretrain.data.passes import most_read, passes_text, passes_warning, source_passes
 from pretrain.data.sources import open_sources
 from pretrain.model.families.sizes import num_parameters
 from pretrain.model.flops import flops_per_token
 
+MOST_SOURCES = 100
+"""Rows of the table of sources: of more, those that are read most often."""
 WIDTH = 10_000
 """Columns of a pipe or a file, which wrap nothing."""
 
@@ -98,9 +100,15 @@ def _show_passes(run: RunConfig, since: Standing, console: Console) -> None:
         console.print(f"passes over the sources: not known: {error}", highlight=False, markup=False, soft_wrap=True)
         return
     table = Table("source", "domain", "tokens", "passes", show_edge=False, header_style="bold")
-    for source in source_passes(run, sources, since):
+    found = source_passes(run, sources, since)
+    listed = most_read(found, MOST_SOURCES)
+    for source in listed:
         table.add_row(Text(source.prefix), Text(source.domain), f"{source.train_tokens:,}", passes_text(source.passes))
     console.print(table)
+    if len(listed) < len(found):
+        console.print(
+            f"and {len(found) - len(listed):,} more sources, none read more often than these", highlight=False
+        )
     if (warning := passes_warning(run, sources, since)) is not None:
         console.print(warning, highlight=False, markup=False, soft_wrap=True)
 

@@ -64,7 +64,7 @@ class StartRecord:
     versions: dict[str, str]
     """Versions of python, torch and megatron-core."""
     passes: dict[str, float]
-    """Passes over each training source, by its prefix, when the run has come to its last step."""
+    """Passes over each training source, by its prefix, when the run has come to its last step; of thousands, the largest."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,9 +18,11 @@ from pretrain.config.path_rules import paths_of
 from pretrain.config.rules import check_ranks
 from pretrain.config.schema import RunConfig, TrainConfig
 from pretrain.data.batch import train_micro_batches
+from pretrain.data.labels import labelled, labels_line
 from pretrain.data.passes import passes_warning
 from pretrain.data.reader import TrainReader, open_reader
 from pretrain.data.sources import open_sources
+from pretrain.data.validation import ValidationSamples
 from pretrain.log.record import EndRecord
 from pretrain.log.run_dir import hold_run_dir, open_run_dir
 from pretrain.log.sinks import Sinks, open_sinks
@@ -64,6 +66,7 @@ class Training:
     model: list[DistributedDataParallel]
     optimizer: MegatronOptimizer
     reader: TrainReader
+    validation: ValidationSamples | None
     saver: Saver
     sinks: Sinks
     requests: Requests
@@ -90,7 +93,7 @@ def train(run: RunConfig) -> Outcome:
 
 def _train(run: RunConfig, rank: int, watchdog: Watchdog) -> Outcome:
     with user_path(run.run_dir, *paths_of(run).values()):
-        sources = open_sources(run)
+        sources = labelled(open_sources(run), run.log)
         check_memory(
             run,
             device_type=resolve_device(run.parallel.device),
@@ -123,12 +126,19 @@ def _train(run: RunConfig, rank: int, watchdog: Watchdog) -> Outcome:
                 sinks.say(f"started from {described(origin)}")
             since = Standing(state.step, state.consumed_samples)
             slow = imitated_precision(run.train.precision, world.device.type)
-            for line in (slow, rows_without_a_token(run, sources), rate_change, passes_warning(run, sources, since)):
+            of_sources = passes_warning(run, sources, since), labels_line(sources, run.log)
+            for line in (slow, rows_without_a_token(run, sources), rate_change, *of_sources):
                 if line is not None:
                     sinks.say(line)
+            samples = run.train.validation_samples
+            validation = (
+                ValidationSamples(sources.validation, run.data, samples_per_source=samples)
+                if sources.validation
+                else None
+            )
             training = Training(
-                run=run, world=world, model=model, optimizer=optimizer, reader=reader, saver=saver, sinks=sinks,
-                requests=requests, watchdog=watchdog,
+                run=run, world=world, model=model, optimizer=optimizer, reader=reader, validation=validation, saver=saver,
+                sinks=sinks, requests=requests, watchdog=watchdog,
             )  # fmt: skip
             return _steps(training, state)
 
@@ -136,11 +146,11 @@ def _train(run: RunConfig, rank: int, watchdog: Watchdog) -> Outcome:
 def _steps(training: Training, state: TrainState) -> Outcome:
     """Run step after step, and what happens between them, on every rank alike."""
     run, world, sinks = training.run, training.world, training.sinks
-    validation = training.reader.data.sources.validation
+    validation = training.validation
     if state.step:
         sinks.say(f"resumed after step {state.step}, {state.consumed_samples:,} samples")
     since = Standing(state.step, state.consumed_samples)
-    is_due = bool(validation) and _begins_with_validation(training, state)
+    is_due = validation is not None and _begins_with_validation(training, state)
     if is_due:
         is_due = not _validate(training, state)
     clock = Clock(state)
@@ -158,7 +168,7 @@ def _steps(training: Training, state: TrainState) -> Outcome:
         if last or every(run.log.interval, state.step):
             sinks.write(step_record(run, world, state, result, clock, rate, batch_size))
         # Who asks a run to stop does not wait for a validation; that of the last step follows at the next start.
-        is_due = bool(validation) and (last or every(run.train.validation_interval, state.step))
+        is_due = validation is not None and (last or every(run.train.validation_interval, state.step))
         if is_due and not asked.stop:
             is_due = not _validate(training, state)
             asked = _ask(training, state) if is_due else asked
@@ -224,9 +234,9 @@ def _ask(training: Training, state: TrainState) -> Asked:
 
 def _validate(training: Training, state: TrainState) -> bool:
     """Write the validation losses after this step; return whether no request to stop cut them off. Collective."""
+    assert training.validation is not None, "without samples none is due"
     with training.watchdog.during("validation"):
-        sources = training.reader.data.sources.validation
-        record = validate(training.model, sources, training.run, training.world, state, training.requests)
+        record = validate(training.model, training.validation, training.run, training.world, state, training.requests)
     if record is not None:
         training.sinks.write(record)
     return record is not None

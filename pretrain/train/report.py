@@ -7,7 +7,7 @@ import time
 from fanal.run_progress import Standing
 from pretrain.config.derive import train_samples
 from pretrain.config.schema import RunConfig
-from pretrain.data.passes import source_passes
+from pretrain.data.passes import most_read, source_passes
 from pretrain.data.read import TrainData
 from pretrain.data.sources import Sources
 from pretrain.log.bad_steps import budget_line, list_bad_step
@@ -20,6 +20,9 @@ from pretrain.parallel.reduce import largest
 from pretrain.parallel.world import World
 from pretrain.state import TrainState
 from pretrain.train.step import StepResult
+
+MOST_SOURCES = 1_000
+"""Sources of a start's record: of more, those that are read most often."""
 
 
 def headline(run: RunConfig, world: World, attention: str) -> str:
@@ -46,7 +49,10 @@ def start_record(run: RunConfig, world: World, attention: str, sources: Sources,
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in ("torch", "megatron-core")},
         },
-        passes={source.prefix: round(source.passes, 6) for source in source_passes(run, sources, since)},
+        passes={
+            source.prefix: round(source.passes, 6)
+            for source in most_read(source_passes(run, sources, since), MOST_SOURCES)
+        },
     )
 
 

@@ -17,7 +17,7 @@ def write_hf_folder(run_dir: Path, folder: Path) -> Path:
 
     folder.mkdir()
     with open_model(run_dir) as opened:
-        model, tokenizer = opened.model, Path(read_config(opened.folder).data.tokenizer)
+        model, tokenizer = opened.model, Path(read_config(opened.folder)["data"]["tokenizer"])
         parts = {
             tensor.name: np.concatenate(
                 [opened.read(tensor.tensor)[box.offset[0] : box.offset[0] + box.size[0]] for box in tensor.boxes]

@@ -5,7 +5,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -14,23 +14,25 @@ from fanal.reason import reason
 from fanal.run_folder import CONFIG
 from fanal.shown import shown
 from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, read_small_file
+from pretrain.config.read_yaml import parse_yaml
 from pretrain.config.renamed import with_current_names
 from pretrain.config.rules import model_problem
-from pretrain.config.schema import ModelConfig, OptimConfig, TrainConfig
+from pretrain.config.schema import ModelConfig, OptimConfig, RunConfig, TrainConfig
 
 
-def read_config(folder: Path) -> Any:
-    """Return the config of a checkpoint: keys that were renamed since have their current names, younger ones are not there.
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the config of a checkpoint, as it is written: keys that were renamed since have their current names, younger ones are
+    not there.
 
     Raises: DamagedCheckpointError if the file is not the config of a run.
     """
     try:
-        as_written: Any = OmegaConf.to_container(OmegaConf.create(read_small_file(folder / CONFIG).decode()))
-        saved: Any = OmegaConf.create(with_current_names(as_written, where=str(folder / CONFIG)))
-        if not all(isinstance(saved.get(key), DictConfig) for key in ("model", "data", "train")):
+        as_written = parse_yaml(read_small_file(folder / CONFIG).decode(), name=CONFIG)
+        saved = with_current_names(as_written, where=str(folder / CONFIG)) if isinstance(as_written, dict) else {}
+        if not all(isinstance(saved.get(key), dict) for key in ("model", "data", "train")):
             raise DamageError("it must have the sections model, data and train")
         return saved
-    except (ValueError, TypeError, OmegaConfBaseException, YAMLError) as error:
+    except (ValueError, TypeError, OSError, RecursionError, OmegaConfBaseException, YAMLError) as error:
         raise DamagedCheckpointError(f"{folder / CONFIG} is not the config of a run ({reason(error)})") from None
 
 
@@ -39,7 +41,12 @@ def read_model(folder: Path) -> ModelConfig:
 
     Raises: DamagedCheckpointError if its config does not describe a model; UserError if a newer version wrote it.
     """
-    section = read_config(folder).model
+    return model_in(read_config(folder), folder)
+
+
+def model_in(saved: dict[str, Any], folder: Path) -> ModelConfig:
+    """Return the model of a checkpoint's config that was read. Raises: as ``read_model``."""
+    section = saved["model"]
     refuse_newer(folder, "model", section, ModelConfig)
     try:
         model = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), section))
@@ -50,6 +57,15 @@ def read_model(folder: Path) -> ModelConfig:
     if problem is not None:
         raise DamagedCheckpointError(f"{folder / CONFIG} does not describe a model ({problem})")
     return model
+
+
+def value_in(saved: dict[str, Any], key: str) -> Any:
+    """Return the value at a key such as optim.name of a checkpoint's config; where it has none, that of a new run."""
+    section, name = key.split(".")
+    kind = next(field.type for field in dataclasses.fields(RunConfig) if field.name == section)
+    default = next(field.default for field in dataclasses.fields(kind) if field.name == name)  # type: ignore[arg-type]
+    held = saved.get(section)
+    return held.get(name, default) if isinstance(held, dict) else default
 
 
 def read_schedule(folder: Path) -> tuple[OptimConfig, TrainConfig] | None:
@@ -69,7 +85,7 @@ def read_schedule(folder: Path) -> tuple[OptimConfig, TrainConfig] | None:
     return (optim, train) if isinstance(optim, OptimConfig) and isinstance(train, TrainConfig) else None
 
 
-def refuse_newer(folder: Path, name: str, section: DictConfig, cls: type) -> None:
+def refuse_newer(folder: Path, name: str, section: dict[str, Any], cls: type) -> None:
     """Refuse a section of a checkpoint's config with fields that this version does not know, as it cannot know what they
     change; at their defaults as well, since it does not know those either.
 
@@ -86,7 +102,7 @@ def refuse_newer(folder: Path, name: str, section: DictConfig, cls: type) -> Non
 
 def saved_data(checkpoint: Path) -> dict[str, Any]:
     """Return the section ``data`` of a checkpoint's config, unchecked. Raises: DamagedCheckpointError if it is missing."""
-    return OmegaConf.to_container(read_config(checkpoint).data)  # type: ignore[return-value]
+    return read_config(checkpoint)["data"]
 
 
 def saved_seq_length(checkpoint: Path) -> int:

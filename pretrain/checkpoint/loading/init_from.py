@@ -8,11 +8,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
 from fanal.errors import UserError
 from fanal.run_folder import DATA, IMPORTED_FILES, REASON, checkpoints_dir, is_bad, step_of
-from pretrain.checkpoint.disk.config_file import read_config, read_model
+from pretrain.checkpoint.disk.config_file import model_in, read_config, value_in
 from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, Manifest
 from pretrain.checkpoint.disk.origin import Origin, sealed_hash
 from pretrain.checkpoint.disk.retention import bad_in, checkpoints_in
@@ -26,7 +24,7 @@ from pretrain.checkpoint.disk.verify import (
     verify_checkpoint,
 )
 from pretrain.config.same_model import FREE_AT_START, model_differences
-from pretrain.config.schema import OptimConfig, RunConfig
+from pretrain.config.schema import RunConfig
 from pretrain.data.position import read_position
 from pretrain.optim.registry import optimizer_of
 from tokenizer.shards.manifest import read_manifest
@@ -72,7 +70,7 @@ def check_origin(run: RunConfig, folder: Path, *, tokenizer_sha256: str) -> None
     to its end and nobody named the checkpoint itself, or if the optimizer's states are to be kept and there are none.
     """
     named, saved = _named(run), read_config(folder)
-    differences = model_differences(read_model(folder), run.model, free=FREE_AT_START)
+    differences = model_differences(model_in(saved, folder), run.model, free=FREE_AT_START)
     if os.path.lexists(folder / DATA):
         there = read_position(folder / DATA).tokenizer_sha256
         if there != tokenizer_sha256:
@@ -88,7 +86,7 @@ def check_origin(run: RunConfig, folder: Path, *, tokenizer_sha256: str) -> None
             f"{'; '.join(differences)}: use the checkpoint's values with {folder}, or checkpoint.init_from=null to start from "
             "initial weights"
         )
-    step, last_step = step_of(folder.name) or 0, saved.train.get("train_steps")
+    step, last_step = step_of(folder.name) or 0, saved["train"].get("train_steps")
     if not is_checkpoint(named) and isinstance(last_step, int) and step < last_step:
         raise UserError(
             f"checkpoint.init_from ({named}) is a run that is at step {step} of {last_step}: train it to its end, or name "
@@ -117,10 +115,7 @@ def _tokenizer_differences(run: RunConfig, folder: Path) -> list[str]:
 
 def _check_states(run: RunConfig, folder: Path) -> None:
     """Check that a checkpoint holds what the configured optimizer keeps, and from that very optimizer: names may be shared."""
-    stated, before = (
-        optimizer_of(run.optim),
-        OmegaConf.select(read_config(folder), "optim.name", default=OptimConfig.name),
-    )
+    stated, before = optimizer_of(run.optim), value_in(read_config(folder), "optim.name")
     held = read_index(folder).states
     if not stated.states or (before == run.optim.name and set(stated.states) <= set(held)):
         return

@@ -3,17 +3,17 @@
 import contextlib
 import logging
 from collections.abc import Collection, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer
-from omegaconf import OmegaConf
 
 from fanal.errors import UserError
 from fanal.run_folder import DATA, step_of
 from fanal.run_progress import NEW_RUN, Standing
-from pretrain.checkpoint.disk.config_file import read_config, read_model, read_schedule, refuse_newer
+from pretrain.checkpoint.disk.config_file import model_in, read_config, read_schedule, refuse_newer, value_in
 from pretrain.checkpoint.disk.origin import Origin, origin_of, read_origin
 from pretrain.checkpoint.disk.state_file import read_state
 from pretrain.checkpoint.disk.verify import still_there
@@ -184,14 +184,10 @@ def check_same_run(run: RunConfig, folder: Path) -> None:
     Raises: UserError naming each difference, or if a newer version wrote the checkpoint.
     """
     saved = read_config(folder)
-    differences = model_differences(read_model(folder), run.model, free=FREE_AT_RESUME)
-    refuse_newer(folder, "data", saved.data, DataConfig)
-    now, defaults = OmegaConf.structured(run), OmegaConf.structured(RunConfig)
+    differences = model_differences(model_in(saved, folder), run.model, free=FREE_AT_RESUME)
+    refuse_newer(folder, "data", saved["data"], DataConfig)
     for key in KEPT_AT_RESUME:
-        before, after = (
-            OmegaConf.select(saved, key, default=OmegaConf.select(defaults, key)),
-            OmegaConf.select(now, key),
-        )
+        before, after = value_in(saved, key), attrgetter(key)(run)
         if before != after:
             differences.append(f"{key} (checkpoint {before}, config {after})")
     if differences:

@@ -91,7 +91,10 @@ class Saver:
     ) -> None:
         """Args: resumed_step: step of the checkpoint that the run resumes from, which is there already."""
         self._run, self._model, self._optimizer, self._world = run, model, optimizer, world
-        self._origin = origin
+        self._origin, self._config_text = (
+            origin,
+            to_yaml(run) if world.rank == 0 else "",
+        )  # not while training stands still
         self._placements = place_parameters(model, world)
         boxes = boxes_to_write(
             self._placements,
@@ -270,7 +273,7 @@ class Saver:
         texts = {
             STATE: state_text(state),
             DATA: position_text(position),
-            CONFIG: to_yaml(self._run),
+            CONFIG: self._config_text,
             TENSORS: index_text(index),
             **({} if self._origin is None else {ORIGIN: origin_text(self._origin)}),
         }

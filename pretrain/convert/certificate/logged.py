@@ -27,6 +27,8 @@ MAX_FLOPS = 5e12
 """FLOPs that are spent unasked, a minute of a small machine; ``--samples`` asks for more."""
 TEXTS_AT_A_TIME = 8
 """Samples whose states are in memory together."""
+LONGEST_NAMES = 500
+"""Characters of the names of domains in a message."""
 NOT_COUNTED = -100
 """Label of a prediction that does not count; torch's own number for it."""
 
@@ -71,6 +73,9 @@ def compare_with_log(
     Args: num_samples: the samples that ``--samples`` asked for; weights_dtype: precision of the training.
     """
     why_not, logged = _logged(source)
+    of_domains = logged.keys() == {
+        part.domain for part in _sources(source)
+    }  # as an earlier version has it, however many
     if why_not is None and _flops(source) > MAX_FLOPS and num_samples < _num_samples(source):
         why_not = f"it takes {_num_samples(source):,} samples; --samples {_num_samples(source)} compares them"
     if why_not is not None:
@@ -78,8 +83,9 @@ def compare_with_log(
     sums: dict[str, tuple[float, int, int]] = {}
     for part in _sources(source):
         loss, tokens = _loss_and_tokens(model, list(_texts(part, source)))
-        before = sums.get(part.domain, (0.0, 0, 0))
-        sums[part.domain] = (before[0] + loss, before[1] + tokens, before[2] + _samples_of(part, source))
+        name = part.domain if of_domains else part.label
+        before = sums.get(name, (0.0, 0, 0))
+        sums[name] = (before[0] + loss, before[1] + tokens, before[2] + _samples_of(part, source))
     return LoggedLoss(
         domains=tuple(
             DomainLoss(
@@ -113,9 +119,14 @@ def _logged(source: ExportSource) -> tuple[str | None, dict[str, float]]:
     if found is None:
         return f"the log beside the checkpoint has no validation after step {source.state.step}", {}
     logged = {domain: math.nan if loss is None else float(loss) for domain, loss in found.items()}
-    if logged.keys() != {part.domain for part in _sources(source)}:
-        return f"the log names the domains {', '.join(sorted(logged))}, and data.validation has others", {}
+    if logged.keys() not in ({part.domain for part in _sources(source)}, {part.label for part in _sources(source)}):
+        return f"the log names the domains {_names(logged)}, and data.validation has others", {}
     return None, logged
+
+
+def _names(logged: dict[str, float]) -> str:
+    names = ", ".join(sorted(logged))
+    return names if len(names) <= LONGEST_NAMES else names[: LONGEST_NAMES - 3] + "..."
 
 
 def _sources(source: ExportSource) -> Sequence[Source]:

@@ -18,6 +18,8 @@ from pretrain.state import TrainState
 from tokenizer.shards.shard import ShardManifest
 
 SEVERAL_LANGUAGES = "mul"
+MOST_ROWS = 200
+"""Sources with a row of their own; of more, those that gave most samples."""
 
 
 def model_card(source: ExportSource, certificate: Certificate, *, dtype: str, date: str, licence: str | None) -> str:
@@ -119,7 +121,10 @@ def _data(source: ExportSource) -> str:
     manifests = _manifests(source)
     read = [part for part in source.position.sources if part.cursor]
     total = sum(part.cursor for part in read)
-    rows = [_source_row(part, total, source, manifests.get(part.identity)) for part in read]
+    listed = sorted(read, key=lambda part: -part.cursor)[:MOST_ROWS] if len(read) > MOST_ROWS else read
+    rows = [_source_row(part, total, source, manifests.get(part.identity)) for part in listed]
+    shown = {part.identity for part in listed}
+    rows += _rest_rows([part for part in read if part.identity not in shown], total, source, manifests)
     head = ("source", "domain", "language", "licence", "tokens", "share", "passes")
     masked = source.run is not None and source.run.data.document_mask
     mask = (
@@ -128,6 +133,25 @@ def _data(source: ExportSource) -> str:
         else "Samples were cut from concatenated documents, and attention crossed document boundaries.\n"
     )
     return f"## Data\n\n{mask}\n" + _table(head, rows)
+
+
+def _rest_rows(
+    rest: Sequence[SourcePosition], total: int, source: ExportSource, manifests: dict[str, ShardManifest]
+) -> list[tuple[str, ...]]:
+    """The rows of the sources that have none of their own: one for each language and licence, so that none is left out."""
+    groups: dict[tuple[str, str], list[SourcePosition]] = {}
+    for part in rest:
+        known = manifests.get(part.identity)
+        stated = (known.language, known.licence) if known is not None else (None, None)
+        groups.setdefault((stated[0] or "not stated", stated[1] or "not stated"), []).append(part)
+    rows = []
+    for (language, licence), parts in groups.items():
+        drawn, what = sum(part.cursor for part in parts), "source" if len(parts) == 1 else "sources"
+        tokens = drawn * source.seq_length
+        passes = tokens / sum(part.train_tokens for part in parts)
+        name = f"{len(parts):,} more {what}"
+        rows.append((name, "various", language, licence, f"{tokens:,}", f"{drawn / total:.2%}", f"{passes:.2f}"))
+    return rows
 
 
 def _source_row(

@@ -22,6 +22,7 @@ from pretrain.convert.ours.import_record import ImportRecord, read_import
 from pretrain.convert.ours.names import our_shapes
 from pretrain.convert.ours.other_ids import sign_of_other_ids
 from pretrain.convert.ours.tokenizer_files import ExportTokenizer, tokenizer_of_import, tokenizer_of_run
+from pretrain.data.labels import labelled
 from pretrain.data.position import DataPosition, read_position
 from pretrain.data.sources import Sources, open_sources
 from pretrain.state import TrainState
@@ -153,7 +154,7 @@ def _refuse_other_ids(folder: Path, run: RunConfig, position: DataPosition | Non
 def _open_shards(run: RunConfig, position: DataPosition | None) -> Sources:
     """Open the run's shards, and check that they are those it has read. Raises: UserError."""
     try:
-        sources = open_sources(run)
+        sources = labelled(open_sources(run), run.log)
     except UserError as error:
         raise UserError(
             f"{error}. For an export, give their new places as arguments data.train=... and data.tokenizer=..., or certify it on "

@@ -16,6 +16,7 @@ from pretrain.data.batch import MicroBatch, micro_batch, train_micro_batches, va
 from pretrain.data.read import DamagedTokenError, RowReader, TrainData
 from pretrain.data.reader import HostBatch, TrainReader, open_reader
 from pretrain.data.sources import Sources, open_sources
+from pretrain.data.validation import ValidationSamples
 from pretrain.parallel.world import World
 from tests.unit.data.shards import copy_shard, write_token
 
@@ -70,6 +71,10 @@ def test_tensor_and_pipeline_ranks_of_a_replica_read_the_same(data: TrainData, r
     assert rows_of(step_of_8(data, run, last)) == rows_of(step_of_8(data, run, ALONE))
 
 
+def five_of(sources: Sources, run: RunConfig, *, num_sources: int = 1) -> ValidationSamples:
+    return ValidationSamples(sources.validation[:num_sources], run.data, samples_per_source=5)
+
+
 def test_a_stage_in_the_middle_reads_nothing(run: RunConfig, sources: Sources, monkeypatch: pytest.MonkeyPatch) -> None:
     middle = replace(ALONE, pp_rank=1, pipeline_model_parallel_size=3)
     monkeypatch.delattr(TrainReader, "batch")  # reading would fail
@@ -77,10 +82,7 @@ def test_a_stage_in_the_middle_reads_nothing(run: RunConfig, sources: Sources, m
         assert (
             list(train_micro_batches(reader, run.train, middle, consumed_samples=0, global_batch_size=8)) == [None] * 4
         )
-    assert (
-        list(validation_micro_batches(sources.validation[0], run.data, run.train, middle, num_samples=5, count=3))
-        == [None] * 3
-    )
+    assert list(validation_micro_batches(five_of(sources, run), run.data, run.train, middle, count=3)) == [None] * 3
 
 
 def test_two_steps_in_a_row_share_no_sample(data: TrainData, run: RunConfig) -> None:
@@ -94,15 +96,33 @@ def test_validation_samples_count_once_each_and_the_rows_beyond_count_nothing(
     source, samples, counted = sources.validation[0], 5, []
     for rank in range(replicas):
         world = replace(ALONE, data_parallel_size=replicas, dp_rank=rank)
-        for batch in validation_micro_batches(
-            source, run.data, run.train, world, num_samples=samples, count=4 // replicas
-        ):
+        for batch in validation_micro_batches(five_of(sources, run), run.data, run.train, world, count=4 // replicas):
             assert batch is not None
             weights = batch.loss_mask.mean(dim=1).tolist()
             counted += [tuple(row) for row, weight in zip(batch.tokens.tolist(), weights, strict=True) if weight == 1.0]
             assert set(weights) <= {0.0, 1.0}
     starts = [source.start_token(number) for number in range(samples)]
     assert sorted(counted) == sorted(tuple(source.shard.tokens[start : start + 64].tolist()) for start in starts)
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_a_validation_batch_holds_samples_of_several_sources_and_counts_each_for_its_domain(
+    run: RunConfig, sources: Sources, replicas: int
+) -> None:
+    samples, counted = five_of(sources, run, num_sources=2), []
+    assert (samples.num_samples, samples.domains) == (10, ("code", "prose"))
+    for rank in range(replicas):
+        world = replace(ALONE, data_parallel_size=replicas, dp_rank=rank)
+        for batch in validation_micro_batches(samples, run.data, run.train, world, count=-(-10 // (2 * replicas))):
+            assert isinstance(batch, MicroBatch)
+            rows = zip(batch.tokens.tolist(), batch.domain_ids.tolist(), batch.loss_mask[:, 0].tolist(), strict=True)
+            counted += [(samples.domains[number], tuple(row)) for row, number, weight in rows if weight]
+    expected = [
+        (source.domain, tuple(source.shard.tokens[start : start + 64].tolist()))
+        for source in sources.validation
+        for start in map(source.start_token, range(5))
+    ]
+    assert sorted(counted) == sorted(expected)
 
 
 def test_a_sample_is_the_same_however_often_and_in_which_order_it_is_asked_for(data: TrainData) -> None:
@@ -211,11 +231,7 @@ def test_an_id_that_no_token_has_is_refused_with_its_shard_and_place(
         if side == "train":
             list(train_micro_batches(reader, changed.train, ALONE, consumed_samples=0, global_batch_size=8))
         else:
-            list(
-                validation_micro_batches(
-                    sources.validation[0], changed.data, changed.train, ALONE, num_samples=4, count=2
-                )
-            )
+            list(validation_micro_batches(five_of(sources, changed), changed.data, changed.train, ALONE, count=2))
 
 
 def test_batches_before_a_damaged_id_are_trained_on(

@@ -16,6 +16,7 @@ from pretrain.data.documents import Boundaries, packed_starts, positions_in_docu
 from pretrain.data.read import TrainData
 from pretrain.data.reader import open_reader
 from pretrain.data.sources import open_sources
+from pretrain.data.validation import ValidationSamples
 from pretrain.parallel.world import World
 
 MIDDLE = World(
@@ -94,7 +95,13 @@ def test_a_stage_in_the_middle_gets_the_boundaries_and_reads_no_tokens(run: RunC
         with open_reader(sources, run, world) as reader:
             of_training = list(train_micro_batches(reader, run.train, world, consumed_samples=40, global_batch_size=8))
         validation = list(
-            validation_micro_batches(sources.validation[0], run.data, run.train, world, num_samples=5, count=3)
+            validation_micro_batches(
+                ValidationSamples(sources.validation[:1], run.data, samples_per_source=5),
+                run.data,
+                run.train,
+                world,
+                count=3,
+            )
         )
         batches[world.pp_rank] = of_training + validation
         shards = [source.shard for source in (*sources.train, sources.validation[0])]

@@ -9,7 +9,7 @@ import pytest
 from fanal.run_progress import NEW_RUN, Standing
 from pretrain.config.load import load_run
 from pretrain.config.schema import RunConfig
-from pretrain.data.passes import HARMLESS_PASSES, passes_text, passes_warning, source_passes
+from pretrain.data.passes import HARMLESS_PASSES, most_read, passes_text, passes_warning, source_passes
 from pretrain.data.sources import open_sources
 
 
@@ -66,3 +66,10 @@ def test_a_run_that_has_read_too_often_already_is_not_told_to_take_fewer_steps(s
 )
 def test_passes_have_the_digits_that_tell_something(passes: float, text: str) -> None:
     assert passes_text(passes) == text
+
+
+def test_of_many_sources_those_that_are_read_most_are_listed(small_run: Path) -> None:
+    run = load_run(small_run)
+    found = source_passes(run, open_sources(run), NEW_RUN)
+    assert most_read(found, 2) == found, "all of them, in their order"
+    assert most_read(found[::-1], 1) == [max(found, key=lambda source: source.passes)]

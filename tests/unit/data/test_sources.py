@@ -233,5 +233,19 @@ def test_more_shards_than_a_system_lets_a_process_open_are_refused_at_once(
     open_sources(run_with(small_run))
     assert limits[-1] == (2 * 4 + 256, 100_000), "the soft limit is raised as far as it must be"
     limits.append((64, 128))
-    with pytest.raises(ValueError, match=r"data names 4 shards, which need 264 open files .* this system allows 128"):
+    with pytest.raises(ValueError, match=r"data names 4 shards, which need 260 open files .* this system allows 128"):
         open_sources(run_with(small_run))
+
+
+def test_the_files_of_a_shard_are_counted_once_however_many_phases_name_it(
+    small_run: Path, data_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard = data_folder / "shards" / "train-code"
+    phases = ", ".join(f"{{start_sample: {number}, train: [{{prefix: {shard}}}]}}" for number in range(1, 301))
+    run = run_with(small_run, f"data.phases=[{phases}]")
+    monkeypatch.setattr(sources_module.resource, "getrlimit", lambda _: (64, 300))
+    monkeypatch.setattr(sources_module.resource, "setrlimit", lambda *_: None)
+    opened = []
+    monkeypatch.setattr(sources_module, "open_shard", lambda prefix: opened.append(prefix) or open_shard(prefix))
+    assert len(open_sources(run).phases) == 301
+    assert sorted(opened) == sorted(set(opened)), "each shard is opened once"

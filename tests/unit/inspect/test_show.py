@@ -11,6 +11,7 @@ from rich.console import Console
 
 from fanal.run_folder import COMPLETE, CONFIG, STATE, checkpoints_dir, step_name
 from pretrain.config.load import load_run, to_yaml
+from pretrain.inspect import show as show_module
 from pretrain.inspect.show import consequences, show
 from tests.unit.config.test_rules import CONFIG as YAML
 
@@ -104,3 +105,15 @@ def test_the_passes_over_each_source_are_shown_and_too_many_are_said(small_run: 
 
 def test_sources_that_are_not_on_this_machine_are_no_error(config: Path) -> None:
     assert "passes over the sources: not known: data.tokenizer (t) must be the folder of a tokenizer" in shown(config)
+
+
+def test_of_many_sources_the_table_has_those_that_are_read_most(
+    small_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(show_module, "MOST_SOURCES", 1)
+    console = Console(file=io.StringIO())
+    show(load_run(small_run), console)
+    assert isinstance(console.file, io.StringIO)
+    said = console.file.getvalue()
+    rows = [line for line in said.splitlines() if "│" in line and "/shards/train-" in line]
+    assert len(rows) == 1 and "and 1 more sources, none read more often than these" in said

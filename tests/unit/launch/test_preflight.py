@@ -8,8 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from fanal.exit_codes import DAMAGED
 from fanal.run_folder import checkpoints_dir
+from launch.preflight import preflight as preflight_module
+from launch.preflight.preflight import PreflightRequest
+from launch.sites.site import load_site
+from pretrain.config.load import load_run
 from tests.runs.disks import small_disk
+from tests.unit.data.shards import copy_shard
 
 ROOT = Path(__file__).parents[3]
 SITE = """
@@ -186,3 +192,20 @@ def test_a_run_folder_that_cannot_be_one_is_refused(small_run: Path, site: Path,
     done = preflight(small_run, site, f"run_dir={run_dir}")
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert done.stderr.startswith(f"error: run_dir ({ROOT / run_dir}) must ") and said in done.stderr
+
+
+def test_shards_of_every_command_that_verifies_some_of_them_count(
+    small_run: Path, site: Path, data_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight_module, "SHARDS_AT_ONCE", 1)
+    last = copy_shard(data_folder / "shards" / "validation-prose", site.parent / "last")
+    for cut in (0, 2):
+        with Path(f"{last}.bin").open("r+b") as stream:
+            stream.truncate(Path(f"{last}.bin").stat().st_size - cut)
+        run = load_run(small_run, [f"data.validation=[{{prefix: {last}}}]"])
+        asked = PreflightRequest(
+            run=run, site=load_site(str(site)), site_name=str(site), run_dir=site.parent / "run", nodes=1, why_nodes="",
+            gpus_per_node=None, deep=False, in_job=False,
+        )  # fmt: skip
+        found = preflight_module.data(asked)
+        assert found == DAMAGED if cut else str(found).startswith("3 shards verified")
