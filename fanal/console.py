@@ -37,7 +37,7 @@ class Console(rich.console.Console):
 
 
 def print_table(table: Table, *, columns: int = 200) -> None:
-    """Print a table on standard output. In a pipe or a log there is no width to fit, and a cut number or path would be of no use."""
+    """Print a table on standard output. In a pipe or a log it gets ``columns``: a cut number or path would be of no use."""
     console = Console()
     (console if console.is_terminal else Console(width=columns)).print(table)
 

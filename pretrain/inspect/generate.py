@@ -57,12 +57,12 @@ def generate(
     check_room(decoder, ids, room, request.max_new_tokens)
     started = time.perf_counter()
     tokens = new_tokens(decoder, ids, room, Sampler(request.sampling), opened.codec.eos_ids)
-    out = out or result_output()
-    out.write(request.prompt)
-    found = write_text(tokens, ids, opened.codec.decode, out)
+    stream: TextIO = out or result_output()
+    stream.write(request.prompt)
+    found = write_text(tokens, ids, opened.codec.decode, stream)
     elapsed_s = time.perf_counter() - started
-    out.write("\n")
-    out.flush()
+    stream.write("\n")
+    stream.flush()
     if len(found) < room:
         end = "the text ended"
     else:
