@@ -90,7 +90,7 @@ def labels_options(command: Callable) -> Callable:
     """Add the options that label all documents of a shard."""
     for name, text in (
         ("source", "Where the documents come from."),
-        ("language", "ISO 639 code of all documents; default: the field of each document."),
+        ("language", "BCP 47 tag of all documents, such as fr; default: the field of each document."),
         ("licence", "SPDX licence of all documents; default: the field of each document."),
         ("domain", "Kind of text of all documents; default: the field of each document."),
     ):
