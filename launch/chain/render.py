@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from fanal.errors import UserError
 from fanal.files import write_whole
+from fanal.run_folder import JOB as JOB
 from fanal.run_folder import cannot_write
 from launch import slurm
 from launch.chain import jobs_file
@@ -16,9 +17,6 @@ from launch.chain.packed import pack_environment
 from launch.chain.request import Job
 from launch.chain.script import CONFIG, NODE_SCRIPT, PACKED, SCRIPT, SITE, script
 from pretrain.config.load import to_yaml
-
-JOB = "job.json"
-"""File with what the jobs themselves must know and cannot read in the config or the site."""
 
 
 def render(job: Job) -> Path:

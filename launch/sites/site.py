@@ -13,6 +13,8 @@ from typing import Any
 from omegaconf import MISSING
 
 from fanal.errors import UserError, user_path
+from fanal.interpolations import refuse_any_interpolation
+from fanal.run_folder import was_written_resolved
 from pretrain.config.load import read_mapping, typed
 
 SITES = Path(__file__).parent
@@ -150,6 +152,8 @@ def load_site(name: str) -> SiteConfig:
             f"site {name!r} is not known; known are {', '.join(known_sites())}, and the path of a YAML file works, too"
         )
     tree = read_mapping(path, SiteConfig, what="site", example="gpus_per_node: 4")
+    if was_written_resolved(path):
+        refuse_any_interpolation(tree, where=str(path))
     site = typed([tree], SiteConfig, where=str(path), variable="${}")
     _check_quoted(tree, site, str(path))
     check_site(site, str(path))

@@ -4,6 +4,7 @@ import re
 import unicodedata
 
 from fanal.errors import UserError
+from fanal.interpolations import may_be_read
 from fanal.shown import shown
 from pretrain.config.number_rules import values_of
 from pretrain.config.schema import RunConfig
@@ -38,7 +39,8 @@ def check_path_texts(run: RunConfig) -> None:
     for key, path in {"run_dir": run.run_dir, **paths_of(run)}.items():
         variable = re.search(r"\$\{?([A-Za-z_][A-Za-z0-9_]*)\}?", path)
         if variable:
-            what, works = variable[0], path.replace(variable[0], f"${{oc.env:{variable[1]}}}")
+            value = f"${{oc.env:{variable[1]}}}" if may_be_read(variable[1]) else "/a/folder"
+            what, works = variable[0], path.replace(variable[0], value)
         elif path.startswith("~"):
             user, slash, rest = path[1:].partition("/")
             what = f"~{user}"
