@@ -95,7 +95,7 @@ def _show_passes(run: RunConfig, since: Standing, console: Console) -> None:
     try:
         sources = open_sources(run)
     except (FanalError, OSError) as error:
-        console.print(f"passes over the sources: not known: {error}", soft_wrap=True)
+        console.print(f"passes over the sources: not known: {on_one_line(str(error))}", soft_wrap=True)
         return
     table = Table("source", "domain", "tokens", "passes", show_edge=False, header_style="bold")
     for source in source_passes(run, sources, since):
@@ -107,7 +107,7 @@ def _show_passes(run: RunConfig, since: Standing, console: Console) -> None:
         )
     console.print(table)
     if (warning := passes_warning(run, sources, since)) is not None:
-        console.print(warning, soft_wrap=True)
+        console.print(on_one_line(warning), soft_wrap=True)
 
 
 def at_the_resume(run: RunConfig, since: Standing) -> dict[str, str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from fanal.run_folder import METRICS_FILE
 from fanal.run_progress import metrics
+from fanal.shown import on_one_line
 
 BARS = "▁▂▃▄▅▆▇█"
 ASCII_BARS = "_.-~=+*#"
@@ -31,7 +32,7 @@ def summary(run_dir: Path, *, bars: str = BARS) -> list[str]:
         if domain in first["validation_loss"]:
             before, after = (_figure(record["validation_loss"][domain]) for record in (first, last))
             lines.append(
-                f"validation loss   {before} (step {first['step']}) -> {after} (step {last['step']})  {domain}"
+                f"validation loss   {before} (step {first['step']}) -> {after} (step {last['step']})  {on_one_line(domain)}"
             )
     if steps:
         seconds = sum(
@@ -80,7 +81,7 @@ def _curves(steps: list[dict], bars: str) -> Iterator[str]:
         values = [record.get(domain) for record in losses]
         known = [value for value in values if value is not None]
         if len(known) > 1:
-            yield f"  {domain:13} {sparkline(values, bars=bars)}  {_figure(known[0])} -> {_figure(known[-1])}"
+            yield f"  {on_one_line(domain):13} {sparkline(values, bars=bars)}  {_figure(known[0])} -> {_figure(known[-1])}"
 
 
 def duration(seconds: float) -> str:
