@@ -82,6 +82,15 @@ def test_keys_and_places_are_filled_in_as_before(tmp_path: Path) -> None:
     assert all(map(may_be_read, VARIABLES)) and not may_be_read("SLURM_JWT") and not may_be_read("SLURM_JWT_KEY")
 
 
+def test_a_variable_brings_nothing_in_that_is_filled_in_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORK", "${oc.env:HF_TOKEN}")
+    for override in ("run_dir=${oc.env:WORK}", "data.train=[{prefix: a, domain: '${oc.env:WORK}'}]"):
+        with pytest.raises(
+            UserError, match=r"\('\$\{oc.env:HF_TOKEN\}'\) must hold no \$\{ once its variables are filled in; look at"
+        ):
+            load_run(TINY, [override])
+
+
 @pytest.mark.parametrize("beside", [COMPLETE, JOB])
 def test_a_file_that_was_written_resolved_holds_nothing_to_fill_in(beside: str, tmp_path: Path) -> None:
     text = to_yaml(load_run(TINY))
