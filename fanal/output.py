@@ -2,6 +2,9 @@
 
 A command that prints ends quietly when its reader goes away (``| head``), as Unix tools do, and with one line when the disk
 below standard output is full. A trainer outlives both. Nothing depends on whether standard error takes a line.
+
+What is printed is shown and not obeyed: the name of a file, a label or a reason may hold orders for the reader's terminal, and
+no command must remember that. Colours and bars of our own go around it, through ``fanal.console``.
 """
 
 import contextlib
@@ -15,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fanal.errors import OutputClosedError, OutputError
+from fanal.shown import escaped
 
 GONE = frozenset({errno.EPIPE, errno.EIO, errno.ENXIO, errno.ECONNRESET, errno.ESHUTDOWN})
 """Errors of an output that nobody will ever read: a pipe without a reader, a terminal that was closed."""
@@ -68,8 +72,40 @@ class _OutliveOutput(io.FileIO):
             append_to_log(self.log, f"{stamp} {what}; a file STOP in the run folder stops it\n")
 
 
+class _Text(io.TextIOWrapper):
+    """A stream of text whose acting characters are written out."""
+
+    def write(self, text: str) -> int:
+        super().write(escaped(text))
+        return len(text)
+
+
+class _AsItIs:
+    """The same stream for who has escaped what came from elsewhere, and gives the terminal orders of his own."""
+
+    def __init__(self, stream: _Text) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return io.TextIOWrapper.write(self._stream, text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def as_it_is(stream: Any) -> Any:
+    """Return a stream that writes text as it is given: for our own orders to a terminal, and for data in a pipe or a file."""
+    return _AsItIs(stream) if isinstance(stream, _Text) else stream
+
+
+def result_output() -> Any:
+    """Standard output for a text that is a command's result: byte for byte in a pipe or a file, shown on a terminal."""
+    return sys.stdout if sys.stdout.isatty() else as_it_is(sys.stdout)
+
+
 def guard_output() -> None:
-    """Give standard output and error of this process their errors' types; one that is closed leads nowhere from now on.
+    """Give standard output and error of this process their errors' types, and let them show what they are given; one that is
+    closed leads nowhere from now on.
 
     Streams that are in their place, as in a test, stay there.
     """
@@ -132,7 +168,7 @@ def append_to_log(log: Path, text: str) -> None:
         if log.parent.parent.is_dir():
             log.parent.mkdir(exist_ok=True)
             with log.open("a", encoding="utf-8", errors="backslashreplace") as stream:
-                stream.write(text)
+                stream.write(escaped(text))
 
 
 def _is_gone(error: OSError, stream: io.FileIO) -> bool:
@@ -153,12 +189,10 @@ def _raw(stream: Any) -> Any:
 def _stream(old: Any, raw: io.FileIO) -> io.TextIOWrapper:
     """Return a text stream over ``raw`` with the settings of an old one; without one, where Python found none at its start."""
     if old is None:
-        return io.TextIOWrapper(
-            io.BufferedWriter(raw), encoding="utf-8", errors="backslashreplace", line_buffering=True
-        )
+        return _Text(io.BufferedWriter(raw), encoding="utf-8", errors="backslashreplace", line_buffering=True)
     with contextlib.suppress(OSError, OutputError):
         old.flush()
     buffer: Any = raw if old.write_through else io.BufferedWriter(raw)
-    return io.TextIOWrapper(
+    return _Text(
         buffer, encoding=old.encoding, errors=old.errors, line_buffering=old.line_buffering, write_through=old.write_through
     )  # fmt: skip

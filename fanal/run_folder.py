@@ -1,4 +1,4 @@
-"""Names inside a run folder: of the trainer, of its jobs, of its checkpoints. Pure: nothing is opened here."""
+"""Names inside a run folder: of the trainer, of its jobs, of its checkpoints. Nothing is opened here."""
 
 import re
 from pathlib import Path
@@ -9,6 +9,8 @@ METRICS_FILE = "metrics.jsonl"
 """Every record of the run, one JSON object a line."""
 SPIKES_FILE = "spikes.jsonl"
 """The steps that went wrong, with the place of each of their samples."""
+JOB = "job.json"
+"""File in LAUNCH_DIR: what the jobs themselves must know and cannot read in the config or the site."""
 JOBS_FILE = "jobs.jsonl"
 """Jobs of the run on a cluster: submitted, started, decided."""
 TENSORBOARD_DIR = "tensorboard"
@@ -48,6 +50,11 @@ _STEP = re.compile(r"step-([0-9]{8,})")
 _PART = re.compile(r"step-[0-9]{8,}\.part")
 _SHARD = re.compile(SHARDS + r"/rank-([0-9]{5,})\.safetensors")
 _BAD = re.compile(r"step-[0-9]{8,}\.bad(-[0-9]+)?")
+
+
+def was_written_resolved(config: Path) -> bool:
+    """Whether a YAML file is one that a checkpoint or a job keeps, by what is beside it: every value is filled in there."""
+    return any(config.with_name(name).exists() for name in (COMPLETE, JOB))
 
 
 def cannot_write(run_dir: str | Path, why: str, error: OSError | None = None) -> FanalError:

@@ -1,12 +1,28 @@
 """A value in a message: as Python or JSON writes it, cut to a length that people read; or what kind of value it is."""
 
 import json
+import re
 
 KINDS: dict[type, str] = {
     type(None): "null", bool: "a boolean", int: "an integer", float: "a number", str: "a string", list: "an array",
     dict: "an object",
 }  # fmt: skip
 """The kinds of values that JSON has."""
+
+
+ACTS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Characters that a terminal or an editor obeys in place of showing them: controls, changes of the direction of writing, ends of
+lines other than ours, and bytes that are not UTF-8, as Python keeps them. A tab and the end of a line are not among them."""
+
+
+def escaped(text: str) -> str:
+    """A text with its acting characters written out, ``\\x1b`` or ``\\u202e``. What is JSON stays the same JSON."""
+    return ACTS.sub(_written_out, text)
+
+
+def _written_out(found: re.Match[str]) -> str:
+    number = ord(found[0])
+    return f"\\x{number:02x}" if number < 0x20 else f"\\u{number:04x}"
 
 
 def shown(value: object, limit: int = 100) -> str:

@@ -65,8 +65,7 @@ def train(config: str, overrides: tuple[str, ...]) -> None:
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 def show(config: str, overrides: tuple[str, ...]) -> None:
     """Print the resolved config and what follows from it."""
-    from rich.console import Console
-
+    from fanal.console import Console
     from pretrain.inspect.show import show as show_run
 
     def act() -> int:
@@ -84,8 +83,7 @@ def verify(path: str, deep: bool) -> None:
 
     The exit code is 76 if one is damaged. Nothing is changed or set aside.
     """
-    from rich.console import Console
-
+    from fanal.console import Console
     from pretrain.inspect.verify import verify as verify_path
 
     def act() -> int:
@@ -111,8 +109,7 @@ def prove(config: str, overrides: tuple[str, ...], steps: int | None, kills: int
     The exit code is 0 if all is equal, 1 on a difference, 2 if the input is wrong.
     """
     _prepare_libraries()
-    from rich.console import Console
-
+    from fanal.console import Console
     from pretrain.inspect.prove import prove as prove_run
 
     chosen = secrets.randbelow(1_000_000) if seed is None else seed
@@ -239,8 +236,7 @@ def export_command(checkpoint: str, overrides: tuple[str, ...], folder: str, **o
     _prepare_libraries()
 
     def act() -> int:
-        from rich.console import Console
-
+        from fanal.console import Console
         from pretrain.convert.exporting.export import ExportOptions, export, summary
 
         chosen = ExportOptions(
@@ -255,7 +251,7 @@ def export_command(checkpoint: str, overrides: tuple[str, ...], folder: str, **o
         )
         with user_path(checkpoint, folder):
             made = export(checkpoint, folder, chosen, overrides)
-        Console().print(summary(made), highlight=False, markup=False, soft_wrap=True)
+        Console().print(summary(made), soft_wrap=True)
         return FINISHED
 
     sys.exit(_guard(act))

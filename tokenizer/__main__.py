@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from fanal.command_group import CommandGroup, ManyInputsCommand, complete_path
+from fanal.console import print_table
 from fanal.errors import UserError, run_guarded, user_path
 from fanal.exit_codes import CRASH, DAMAGED, INTERRUPTED, WRONG_INPUT
 from fanal.files import write_bytes_durably
+from fanal.shown import on_one_line
 from tokenizer.documents.blocks import Part
 from tokenizer.documents.input_files import find_inputs
 from tokenizer.documents.parse import Fields
@@ -80,7 +81,7 @@ def train(spec: str, inputs: tuple[str, ...], output: str, text_field: str) -> N
     tokenizer = train_tokenizer(load_spec(spec), inputs, output, text_field)
     for sample in tokenizer.trained_on:
         of = f"{sample.num_characters:,} of {sample.num_available_characters:,} characters"
-        click.echo(f"{sample.language}: {of}, from {sample.num_documents:,} documents")
+        click.echo(f"{on_one_line(sample.language)}: {of}, from {sample.num_documents:,} documents")
     click.echo(f"{output}: {tokenizer.vocab_size} tokens, model sha256 {tokenizer.model_sha256}")
     say_found(find_inputs(inputs))
 
@@ -89,7 +90,7 @@ def labels_options(command: Callable) -> Callable:
     """Add the options that label all documents of a shard."""
     for name, text in (
         ("source", "Where the documents come from."),
-        ("language", "ISO 639 code of all documents; default: the field of each document."),
+        ("language", "BCP 47 tag of all documents, such as fr; default: the field of each document."),
         ("licence", "SPDX licence of all documents; default: the field of each document."),
         ("domain", "Kind of text of all documents; default: the field of each document."),
     ):
@@ -261,13 +262,14 @@ def verify(prefixes: tuple[str, ...], deep: bool, directory: str | None) -> None
     table = Table("shard", "documents", "tokens", "finding")
     for result in results:
         counts = ["" if count is None else f"{count:,}" for count in (result.num_documents, result.num_tokens)]
-        table.add_row(result.prefix, *counts, "FAILED" if result.failed else "not read" if result.cut_short else "ok")
-    _print(table)
+        finding = "FAILED" if result.failed else "not read" if result.cut_short else "ok"
+        table.add_row(on_one_line(result.prefix), *counts, finding)
+    print_table(table)
     for note in [result.note for result in results if result.note is not None]:
-        click.echo(f"note: {note}", err=True)
+        click.echo(f"note: {on_one_line(note)}", err=True)
     problems = [problem for result in results for problem in result.problems]
     for problem in problems:
-        click.echo(f"error: {problem}", err=True)
+        click.echo(f"error: {on_one_line(problem)}", err=True)
     if problems:
         raise click.exceptions.Exit(DAMAGED if any(result.failed for result in results) else CRASH)
 
@@ -307,10 +309,10 @@ def check(
     if as_json:
         click.echo(as_text)
         return
-    _print(_check_table(by, reports))
+    print_table(_check_table(by, reports))
     for report in reports:
         if report.first_failure:
-            click.echo(f"{report.name}: first text that decoding does not restore: {report.first_failure}")
+            click.echo(f"{on_one_line(report.name)}: first text that decoding does not restore: {report.first_failure}")
 
 
 def _check_new_file(path: Path) -> None:
@@ -329,7 +331,7 @@ def _check_table(by: str, reports: list[check_module.GroupReport]) -> Table:
     )
     for report in reports:
         table.add_row(
-            report.name,
+            on_one_line(report.name),
             f"{report.num_documents:,}",
             f"{report.num_tokens:,}",
             "" if report.bytes_per_token is None else f"{report.bytes_per_token:.3f}",
@@ -366,12 +368,6 @@ def sample_corpus(output: str, max_megabytes: float) -> None:
         raise UserError(f"--max-megabytes ({max_megabytes:g}) must be at most 1,000,000; --max-megabytes 4 works")
     for name, num_bytes in make_sample_corpus(output, round(max_megabytes * 1e6)).items():
         click.echo(f"{Path(output) / name}: {num_bytes:,} bytes of text")
-
-
-def _print(table: Table) -> None:
-    # In a pipe or a log there is no width to fit: a cut number or path would be of no use.
-    console = Console()
-    (console if console.is_terminal else Console(width=200)).print(table)
 
 
 def _end_cleanly(*_: object) -> NoReturn:

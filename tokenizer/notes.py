@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from fanal.files import HASH_BLOCK_BYTES
+from fanal.shown import on_one_line
 from tokenizer.documents.file_names import COMPRESSIONS
 from tokenizer.documents.input_files import FoundInputs
 from tokenizer.encoding.encode import EncodeReport
@@ -19,7 +20,7 @@ def say_report(output: str, report: EncodeReport) -> None:
     if report.skipped:
         click.echo(f"{output}: left out {len(report.skipped):,} documents that cannot be read:", err=True)
         for problem in report.skipped:
-            click.echo(f"  {problem}", err=True)
+            click.echo(f"  {on_one_line(problem)}", err=True)
     if report.repeated:
         count = report.manifest.num_repeated_fields
         what = f"{count:,} documents give a field more than once, and the last one was taken"
@@ -27,11 +28,10 @@ def say_report(output: str, report: EncodeReport) -> None:
         _say_first(report.repeated, count)
     for twins in _same_names(report):
         what = f"{' and '.join(twins)} have one name in several compressions, and the shard has the documents of each"
-        click.echo(f"{output}: warning: {what}", err=True)
+        click.echo(on_one_line(f"{output}: warning: {what}"), err=True)
     for twins in _same_bytes(report):
-        click.echo(
-            f"{output}: warning: {' and '.join(twins)} hold the same bytes, and the shard has them as often", err=True
-        )
+        what = f"{' and '.join(twins)} hold the same bytes, and the shard has them as often"
+        click.echo(on_one_line(f"{output}: warning: {what}"), err=True)
     say_found(report.found)
 
 
@@ -62,14 +62,13 @@ def say_found(found: FoundInputs) -> None:
         _say_first([f"{each.path}: {each.reason}" for each in found.left_out[:MAX_LINES]], len(found.left_out))
     if found.outside:
         what = "file read is a link to one" if len(found.outside) == 1 else "files read are links to some"
-        click.echo(
-            f"{len(found.outside):,} {what} outside its folder: {', '.join(map(str, found.outside[:3]))}", err=True
-        )
+        places = on_one_line(", ".join(map(str, found.outside[:3])))
+        click.echo(f"{len(found.outside):,} {what} outside its folder: {places}", err=True)
 
 
 def _say_first(lines: Sequence[str], count: int) -> None:
     """Say the first lines of so many."""
     for line in lines[:MAX_LINES]:
-        click.echo(f"  {line}", err=True)
+        click.echo(f"  {on_one_line(line)}", err=True)
     if count > MAX_LINES:
         click.echo(f"  and {count - MAX_LINES:,} more", err=True)

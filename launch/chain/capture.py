@@ -10,6 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from fanal.credentials import names_a_secret, without_credentials
+
 PACKAGES = (
     "torch",
     "megatron-core",
@@ -21,14 +23,21 @@ PACKAGES = (
     "sentencepiece",
     "gigatoken",
 )
-SHOWN = re.compile(
-    r"(SLURM|NCCL|CUDA|TORCH|PYTORCH|OMP|GLOO|HF|TRANSFORMERS|TRITON|PYTHON|FANAL|PRETRAIN|UCX|FI)_.*|PYTHON|PYTHONPATH|LD_LIBRARY_PATH|LOADEDMODULES"
+EXPLAINS = re.compile(
+    r"(NCCL|RCCL|CUDA|HIP|HSA|ROCR|GLOO|UCX|FI|NVTE|NVSHMEM|TORCH|TORCHINDUCTOR|PYTORCH|TRITON|OMP|KMP|MKL)_[A-Z0-9_]+|"
+    r"SLURM_(?!\w*(COMMENT|EXTRA|EXPORT))(JOB|STEP|ARRAY|GPUS?|CPUS?|MEM|NTASKS|NPROCS|NNODES|NODE|TASKS?|DISTRIBUTION|HINT|CLUSTER|RESTART|TOPOLOGY|SUBMIT|"
+    r"THREADS|TRES)(_[A-Z_]+)?|SLURM_(PROCID|LOCALID|NODEID|NODELIST)|SLURMD_NODENAME|"
+    r"FANAL_(CONFIG|RANKS_PER_NODE|NUMA_BINDING|PACKED|NODE_LOCAL|ATTEMPT|MEET_AT)|PRETRAIN_(EXIT_CODES|REQUESTS_SINCE_S)|"
+    r"PYTHON|PYTHON(PATH|SAFEPATH|HASHSEED|NOUSERSITE|WARNINGS)|LD_(LIBRARY_PATH|PRELOAD)|LOADEDMODULES|"
+    r"(HF_HUB|HF_DATASETS|TRANSFORMERS)_OFFLINE|HF_HOME"
 )
-SECRET = re.compile(r"token|secret|password|passwd|credential|api_?key|jwt", re.IGNORECASE)
+"""Variables that explain how a run went: of libraries that compute and communicate, of the job, of Python. All others, the
+secrets of a user among them, are counted and not even named. Slurm's EXPORT_ENV has values of variables in it."""
 
 
 def write_environment(path: Path, code_dir: Path, nodes: tuple[str, ...]) -> None:
-    """Write the environment as one JSON file. What a machine does not have is null."""
+    """Write the environment as one JSON file. What a machine does not have is null; what looks like credentials is taken out."""
+    shown = {name: without_credentials(value) for name, value in sorted(os.environ.items()) if explains(name)}
     content = {
         "host": socket.gethostname(),
         "nodes": list(nodes),
@@ -42,13 +51,15 @@ def write_environment(path: Path, code_dir: Path, nodes: tuple[str, ...]) -> Non
         },
         "gpus": _said("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"),
         "cpu": _cpu(),
-        "variables": {
-            name: value
-            for name, value in sorted(os.environ.items())
-            if SHOWN.fullmatch(name) and not SECRET.search(name)
-        },
+        "variables": shown,
+        "num_variables_left_out": len(os.environ) - len(shown),
     }
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def explains(name: str) -> bool:
+    """Whether a variable is one of those that are recorded."""
+    return EXPLAINS.fullmatch(name) is not None and not names_a_secret(name)
 
 
 def _version(package: str) -> str | None:

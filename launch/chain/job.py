@@ -20,6 +20,7 @@ from fanal import exit_codes
 from fanal.errors import error_type
 from fanal.run_folder import LOGS_DIR, STOP
 from fanal.run_progress import newest_step
+from fanal.shown import on_one_line
 from launch import slurm
 from launch.chain import jobs_file
 from launch.chain.avoid import broken_nodes, keep_off, other_nodes
@@ -178,7 +179,7 @@ def _note(at: Here, job: str, restart: int, facts: Facts, decision: Decision) ->
         restarts_without_checkpoint=decision.restarts_without_checkpoint, exclude=list(decision.exclude),
         by=f"{at.job}-{at.restart}",
     )  # fmt: skip
-    print(f"job {job}: {decision.action}: {decision.reason}", file=sys.stderr, flush=True)
+    print(f"job {job}: {decision.action}: {on_one_line(decision.reason)}", file=sys.stderr, flush=True)
 
 
 def _settle_lost_attempt(at: Here) -> bool:
@@ -215,7 +216,7 @@ def _is_still_wanted(at: Here, records: list[dict[str, Any]]) -> bool:
     belongs = any(at.job in record["jobs"] for record in current if record["event"] == "submitted")
     decided = [record for record in current if record["event"] == "decided"]
     if belongs and decided and decided[-1]["action"] in ("finish", "stop"):
-        print(f"the chain has ended: {decided[-1]['reason']}", file=sys.stderr)
+        print(f"the chain has ended: {on_one_line(decided[-1]['reason'])}", file=sys.stderr)
         try:
             slurm.cancel(slurm.waiting_jobs(at.facts["name"]))
         except slurm.SlurmError as error:  # they will see for themselves

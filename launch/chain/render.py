@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from fanal.errors import UserError
 from fanal.files import write_whole
+from fanal.run_folder import JOB as JOB
 from fanal.run_folder import cannot_write
 from launch import slurm
 from launch.chain import jobs_file
@@ -17,16 +18,14 @@ from launch.chain.request import Job
 from launch.chain.script import CONFIG, NODE_SCRIPT, PACKED, SCRIPT, SITE, script
 from pretrain.config.load import to_yaml
 
-JOB = "job.json"
-"""File with what the jobs themselves must know and cannot read in the config or the site."""
-
 
 def render(job: Job) -> Path:
     """Write the script and the files it needs into the run's launch folder; returns the script.
 
     Nothing that runs is changed: a job that has started has its own copy of the script, and reads the config once.
-    Raises: UserError if the folder cannot be written.
+    Raises: UserError if the folder cannot be written, or a name would begin a line of the script.
     """
+    text = script(job)  # or nothing is written at all
     try:
         job.folder.mkdir(parents=True, exist_ok=True)
         write_whole(job.folder / CONFIG, to_yaml(job.run))
@@ -35,7 +34,7 @@ def render(job: Job) -> Path:
         write_whole(job.folder / NODE_SCRIPT, (Path(__file__).parent / NODE_SCRIPT).read_text(encoding="utf-8"))
         if job.node_local:
             pack_environment(job.places.python, job.places.code_dir, job.folder / PACKED)
-        write_whole(job.folder / SCRIPT, script(job))
+        write_whole(job.folder / SCRIPT, text)
     except OSError as error:
         raise cannot_write(job.run_dir, f"{error.strerror} ({error.filename})", error) from None
     return job.folder / SCRIPT

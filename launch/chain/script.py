@@ -4,9 +4,11 @@ import re
 import shlex
 from pathlib import Path
 
+from fanal.errors import UserError
 from fanal.exit_codes import OF_A_RUN
 from fanal.listener import MEETING_ID
 from fanal.run_folder import REQUESTS_SINCE_S, STOP
+from fanal.shown import shown
 from launch.chain.request import Job, Places
 from launch.sites.site import SiteConfig
 from pretrain.model.families.sizes import num_parameters
@@ -18,8 +20,23 @@ SCRIPT, CONFIG, SITE, NODE_SCRIPT, PACKED = "job.sbatch", "config.yaml", "site.y
 
 
 def script(job: Job) -> str:
-    """Return the sbatch script of one slice; every slice of a chain is the same script."""
-    return "\n".join([*_title(job), *directives(job), "", *_setting(job), "", *_body(job)]) + "\n"
+    """Return the sbatch script of one slice; every slice of a chain is the same script. Raises: UserError as ``script_text``."""
+    return script_text([*_title(job), *directives(job), "", *_setting(job), "", *_body(job)])
+
+
+def script_text(lines: list[str]) -> str:
+    """Return the text of these lines. A name with an end of line in it would begin a line of its own, which Slurm and bash would
+    obey, though it stands in a comment or in quotes.
+
+    Raises: UserError naming the line.
+    """
+    for line in lines:
+        if not line.isprintable():
+            raise UserError(
+                f"each line of a job's script must be one line of printable characters, and a name makes this one more: "
+                f"{shown(line.strip(), 300)}; a site, folder, file or module named without tabs and ends of lines works"
+            )
+    return "\n".join(lines) + "\n"
 
 
 def directives(job: Job) -> list[str]:

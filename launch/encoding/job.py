@@ -15,6 +15,7 @@ from typing import Any
 from fanal.errors import FanalError, error_type
 from fanal.exit_codes import CRASH, DAMAGED, FINISHED, STOPPED, WRONG_INPUT
 from fanal.fields import is_texts
+from fanal.shown import on_one_line
 from launch import slurm
 from launch.chain import jobs_file
 from launch.chain.script import EXIT_CODES
@@ -148,7 +149,7 @@ def _wait(folder: Path, arrays: list[str]) -> int:
 
 def _stop(folder: Path, reason: str, code: int) -> int:
     jobs_file.try_note(folder, "stopped", reason=reason, exit_code=code)
-    print(f"error: {reason}", file=sys.stderr, flush=True)
+    print(f"error: {on_one_line(reason)}", file=sys.stderr, flush=True)
     return code
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launch.chain.request import Places
-from launch.chain.script import EXIT_CODES, log_path, quoted, sbatch, setting, walltime
+from launch.chain.script import EXIT_CODES, log_path, quoted, sbatch, script_text, setting, walltime
 from launch.sites.site import SiteConfig
 
 ENCODE_SCRIPT, MERGE_SCRIPT, LOGS = "encode.sbatch", "merge.sbatch", "logs"
@@ -59,7 +59,7 @@ class EncodeJobs:
 
 
 def encode_script(jobs: EncodeJobs) -> str:
-    """Return the script of the array."""
+    """Return the script of the array. Raises: UserError as ``script_text``."""
     limit = f"%{jobs.at_once}" if jobs.at_once else ""
     lines = [
         "#!/bin/bash",
@@ -86,7 +86,7 @@ def encode_script(jobs: EncodeJobs) -> str:
         "",
         *_task(jobs),
     ]
-    return "\n".join(lines) + "\n"
+    return script_text(lines)
 
 
 def merge_script(jobs: EncodeJobs) -> str:
@@ -114,7 +114,7 @@ def merge_script(jobs: EncodeJobs) -> str:
         "",
         'exec "$PYTHON" -m launch job merge "$launch_dir"',
     ]
-    return "\n".join(lines) + "\n"
+    return script_text(lines)
 
 
 def _where(jobs: EncodeJobs, *, partition: str, with_qos: bool) -> list[str]:

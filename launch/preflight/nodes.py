@@ -10,10 +10,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from fanal.console import print_table
 from fanal.errors import UserError
 from fanal.exit_codes import CRASH, FINISHED
 from fanal.files import write_whole
@@ -171,12 +170,10 @@ def show(node_reports: list[NodeReport], verdict: NodeVerdict) -> None:
             *(_least(values) for values in (report.gemm_tflops, report.copy_gb_per_s, report.exchange_gb_per_s)),
             "" if report.write_s is None else f"{report.write_s * 1e3:.0f}",
             f"{offsets[report.node] * 1e3:.0f}" if report.node in offsets else "",
-            escape(f"{'BROKEN' if broken else 'SLOW'}: {text}") if found else _without_finding(report),
+            f"{'BROKEN' if broken else 'SLOW'}: {text}" if found else _without_finding(report),
             style=("bold red" if broken else "yellow") if found else None,
         )
-    console = Console()
-    # In a job's log there is no width to fit.
-    (console if console.is_terminal else Console(width=250)).print(table)
+    print_table(table, columns=250)
     together = next((report.all_reduce_gb_per_s for report in node_reports if report.all_reduce_gb_per_s), [])
     if together:
         print(f"all-reduce over {len(node_reports)} nodes: {', '.join(f'{value:.3g}' for value in together)} GB/s")

@@ -12,7 +12,10 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from fanal.credentials import names_a_secret
 from fanal.errors import UserError, user_path
+from fanal.interpolations import refuse_any_interpolation
+from fanal.run_folder import was_written_resolved
 from pretrain.config.load import read_mapping, typed
 
 SITES = Path(__file__).parent
@@ -150,6 +153,8 @@ def load_site(name: str) -> SiteConfig:
             f"site {name!r} is not known; known are {', '.join(known_sites())}, and the path of a YAML file works, too"
         )
     tree = read_mapping(path, SiteConfig, what="site", example="gpus_per_node: 4")
+    if was_written_resolved(path):
+        refuse_any_interpolation(tree, where=str(path))
     site = typed([tree], SiteConfig, where=str(path), variable="${}")
     _check_quoted(tree, site, str(path))
     check_site(site, str(path))
@@ -248,6 +253,11 @@ def _check_shell_texts(site: SiteConfig, where: str) -> None:
     for name in site.environment:
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
             raise UserError(f"{where}: environment.{name} must be the name of a variable; NCCL_DEBUG works")
+        if names_a_secret(name):
+            raise UserError(
+                f"{where}: environment.{name} must not be set by a site, since others read it and the scripts of jobs; a file that "
+                "only you may read works, such as ~/.cache/huggingface/token"
+            )
         if SET_BY_SCRIPTS.fullmatch(name):
             raise UserError(
                 f"{where}: environment.{name} must not be set by a site, since the scripts of jobs set it; MY_{name} works"

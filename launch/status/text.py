@@ -2,9 +2,11 @@
 
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from fanal.console import Console
+from fanal.shown import on_one_line
 
 SHOWN_ATTEMPTS = 8
 Status = dict[str, Any]
@@ -19,7 +21,7 @@ def show(found: Status, console: Console | None = None) -> None:
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
     for name, text in lines(found):
-        grid.add_row(Text(name, style="bold"), Text(text))  # Text: a reason may hold what looks like markup
+        grid.add_row(Text(name, style="bold"), on_one_line(text))
     console.print(grid)
     if found["attempts"]:
         console.print(_attempts(found["attempts"]))
@@ -120,7 +122,7 @@ def _attempts(attempts: list[dict[str, Any]]) -> Table:
         reached = "" if decision is None else f"{decision['step']:,}"
         said = "none yet" if decision is None else f"{decision['action']}: {decision['reason']}"
         cells = [attempt["job"], str(attempt["restart"]), attempt["start_utc"], _nodes(attempt["nodes"])]
-        table.add_row(*map(Text, [*cells, f"{attempt['step']:,}", reached, said]))
+        table.add_row(*map(on_one_line, [*cells, f"{attempt['step']:,}", reached, said]))
     return table
 
 

@@ -11,6 +11,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fanal.errors import UserError, error_type, user_path
+from fanal.interpolations import may_be_read, refuse_any_interpolation, refuse_other_interpolations
+from fanal.run_folder import was_written_resolved
 from fanal.run_progress import NEW_RUN, Standing, standing, standing_in
 from fanal.shown import shown
 from pretrain.config.long_lists import missing_in, texts_in, with_lists, without_lists
@@ -64,6 +66,8 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
             f"config {path} must be a YAML file, and it {'is not a file' if file.exists() else 'does not exist'}; {works}"
         )
     layers = [read_mapping(file, RunConfig, what="config", example="run_dir: runs/mine")]
+    if was_written_resolved(file):
+        refuse_any_interpolation(layers[0], where=str(file))
     refuse_both_names(overrides)
     layers.extend(_override(override) for override in overrides)
     run = typed(layers, RunConfig, where=str(path))
@@ -121,6 +125,8 @@ def typed(layers: list[dict[str, Any]], cls: type[T], *, where: str, variable: s
     Args: variable, how an environment variable is written in these layers.
     Raises: UserError naming the key and its value, or the keys that have no default and no value.
     """
+    for layer in layers:
+        refuse_other_interpolations(layer, where=where)
     rest, lists = without_lists(layers, cls)
 
     def made() -> T:
@@ -215,7 +221,8 @@ def _hint(message: str, variable: str) -> str:
         )
     if "Invalid value 'fp16', expected one of ['bf16'" in message:
         return "; fp16 needs loss scaling, which is not implemented: fp32 works on a GPU without bf16, such as a V100"
-    if unknown := re.search(r"Interpolation key '(\w+)' not found", message):
+    unknown = re.search(r"Interpolation key '(\w+)' not found", message)
+    if unknown and (may_be_read(unknown[1]) or "oc.env" not in variable):
         return f"; an environment variable is written {variable.format(unknown[1])}"
     return ""
 

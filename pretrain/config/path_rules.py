@@ -3,6 +3,7 @@
 import re
 
 from fanal.errors import UserError
+from fanal.interpolations import may_be_read
 from fanal.shown import shown
 from pretrain.config.number_rules import values_of
 from pretrain.config.schema import RunConfig
@@ -36,12 +37,14 @@ def check_path_texts(run: RunConfig) -> None:
     for key, text in values_of(run):
         if isinstance(text, str):
             _check_letters(key, text)
+            _check_filled_in(key, text)
     if not run.run_dir.strip():
         raise UserError(f"run_dir ({run.run_dir!r}) must not be empty; run_dir=runs/mine works")
     for key, path in {"run_dir": run.run_dir, **paths_of(run)}.items():
         variable = VARIABLE.search(path)
         if variable:
-            what, works = variable[0], path.replace(variable[0], f"${{oc.env:{variable[1]}}}")
+            value = f"${{oc.env:{variable[1]}}}" if may_be_read(variable[1]) else "/a/folder"
+            what, works = variable[0], path.replace(variable[0], value)
         elif path.startswith("~"):
             user, slash, rest = path[1:].partition("/")
             what = f"~{user}"
@@ -51,6 +54,14 @@ def check_path_texts(run: RunConfig) -> None:
         raise UserError(
             f"{key} ({path}) must not hold {what}, which only a shell expands: here it would be the name of a folder; "
             f"'{works}' works, or another absolute path"
+        )
+
+
+def _check_filled_in(key: str, text: str) -> None:
+    """Refuse what a variable brought in: whoever reads the resolved config would have it filled in once more."""
+    if "${" in text:
+        raise UserError(
+            f"{key} ({shown(text)}) must hold no ${{ once its variables are filled in; look at their values, or write the text out"
         )
 
 

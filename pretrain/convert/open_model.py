@@ -13,6 +13,7 @@ import numpy as np
 from fanal.errors import UserError
 from fanal.reason import reason
 from fanal.run_folder import DATA, MANIFEST, checkpoints_dir
+from fanal.shown import on_one_line
 from pretrain.checkpoint.disk.config_file import read_model, saved_data, saved_seq_length
 from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, read_small_file
 from pretrain.checkpoint.disk.retention import checkpoints_in
@@ -127,7 +128,7 @@ def _whole_checkpoint(path: Path, *, deep: bool) -> Path:
         )
     finding, problems = first_whole(candidates, deep=deep)
     for problem in problems:
-        print(f"warning: {problem}", file=sys.stderr)
+        print(f"warning: {on_one_line(problem)}", file=sys.stderr)
     return finding.folder
 
 
@@ -136,7 +137,8 @@ def _codec_of_checkpoint(checkpoint: Path, instead: Path | None) -> TextCodec:
     if imported is not None:
         if not imported.has_proved_tokenizer and instead is None:
             print(
-                f"note: the tokenizer is the one that {imported.name} came with; nothing tells whether it is the model's",
+                f"note: the tokenizer is the one that {on_one_line(imported.name)} came with; nothing tells whether it is the "
+                "model's",
                 file=sys.stderr,
             )
         vocab_size = read_model(checkpoint).vocab_size

@@ -11,6 +11,7 @@ import torch
 
 from fanal.errors import PassingError, UserError
 from fanal.host_memory import host_memory
+from fanal.output import result_output
 from pretrain.convert.open_model import OpenModel, open_model
 from pretrain.model.families.sizes import num_parameters
 from pretrain.model.inference import InferenceDecoder
@@ -37,10 +38,11 @@ def generate(
     *,
     tokenizer: str | None = None,
     deep: bool = False,
-    out: TextIO = sys.stdout,
+    out: TextIO | None = None,
 ) -> list[int]:
     """Write the prompt and its continuation as it is generated, then on standard error how it ended and its speed.
 
+    Args: out, where the text goes; None is standard output, whose terminal obeys nothing in it.
     Weights are float32 on a CPU and bfloat16 on a GPU, rounded from the masters of a checkpoint.
     Returns: the new tokens, the one that ends the text left out.
     Raises: UserError for a path, tokenizer or request that is not valid; DamagedCheckpointError.
@@ -55,11 +57,12 @@ def generate(
     check_room(decoder, ids, room, request.max_new_tokens)
     started = time.perf_counter()
     tokens = new_tokens(decoder, ids, room, Sampler(request.sampling), opened.codec.eos_ids)
-    out.write(request.prompt)
-    found = write_text(tokens, ids, opened.codec.decode, out)
+    stream: TextIO = out or result_output()
+    stream.write(request.prompt)
+    found = write_text(tokens, ids, opened.codec.decode, stream)
     elapsed_s = time.perf_counter() - started
-    out.write("\n")
-    out.flush()
+    stream.write("\n")
+    stream.flush()
     if len(found) < room:
         end = "the text ended"
     else:

@@ -14,8 +14,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from rich.console import Console
-
+from fanal.console import Console
 from fanal.errors import UserError
 from fanal.exit_codes import CRASH, DAMAGED, DIFFERENT, FINISHED, WRONG_INPUT
 from fanal.parent_death import follow_parent
@@ -106,7 +105,7 @@ def prove(
     )
     slow = imitated_precision(run.train.precision, device)
     if slow is not None:
-        console.print(slow, highlight=False, soft_wrap=True)
+        console.print(slow, soft_wrap=True)
     run_dir = proof.folder / "straight"
     code = proof.run_to_the_end(run_dir, proof.base, what="the straight run")
     if code != FINISHED:

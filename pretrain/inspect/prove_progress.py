@@ -5,8 +5,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from rich.console import Console
-
+from fanal.console import Console
 from pretrain.inspect.evidence import StepReader
 from pretrain.inspect.kill import Running
 from pretrain.log.summary import duration
@@ -54,7 +53,7 @@ class ProveProgress:
         return wait_for(process, look)
 
     def _say(self, line: str) -> None:
-        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+        self._console.print(line, soft_wrap=True)
 
 
 def wait_for(process: Running, look: Callable[[], None] = lambda: None) -> int:

@@ -11,9 +11,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from fanal.console import Console
 from pretrain.config.load import to_yaml
 from pretrain.config.schema import RunConfig
 from pretrain.inspect.bounds import bounds_of
@@ -64,7 +64,7 @@ def print_report(proved: list[ProvedRun], record: Path, console: Console) -> boo
                 print(f"error: {run.run_dir.name}: {comparison.what}: {problem}", file=sys.stderr)
     good = all(run.holds for run in proved)
     verdict = "equal: every run trained what the straight run trained" if good else "DIFFERENT: see the errors"
-    console.print(f"{verdict}\nevidence: {record.parent} (record: {record.name})", highlight=False, soft_wrap=True)
+    console.print(f"{verdict}\nevidence: {record.parent} (record: {record.name})", soft_wrap=True)
     return good
 
 

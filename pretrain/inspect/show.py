@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
+from fanal.console import Console
 from fanal.errors import FanalError
 from fanal.run_folder import checkpoints_dir, step_name
 from fanal.run_progress import NEW_RUN, Standing, standing
+from fanal.shown import on_one_line
 from pretrain.checkpoint.disk.config_file import read_schedule
 from pretrain.checkpoint.loading.rate_change import past_its_end, rate_change
 from pretrain.config.derive import (
@@ -81,12 +81,12 @@ def begins_with(init_from: str | None, init_optimizer: str) -> str:
 
 def show(run: RunConfig, console: Console) -> None:
     """Print the resolved tree as YAML, then a table of consequences: as wide as they are where no terminal cuts it."""
-    console.print(to_yaml(run), end="", highlight=False, markup=False, soft_wrap=True)
+    console.print(to_yaml(run), end="", soft_wrap=True)
     since = standing(Path(run.run_dir))
     rows = consequences(run, since) | at_the_resume(run, since)
     table = Table("what follows", "", show_edge=False, header_style="bold")
     for name, value in rows.items():
-        table.add_row(name, value)
+        table.add_row(name, on_one_line(value))
     wide = console if console.is_terminal else Console(file=console.file, width=WIDTH)
     wide.print(table)
     _show_passes(run, since, wide)
@@ -97,20 +97,23 @@ def _show_passes(run: RunConfig, since: Standing, console: Console) -> None:
     try:
         sources = open_sources(run)
     except (FanalError, OSError) as error:
-        console.print(f"passes over the sources: not known: {error}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"passes over the sources: not known: {on_one_line(str(error))}", soft_wrap=True)
         return
     table = Table("source", "domain", "tokens", "passes", show_edge=False, header_style="bold")
     found = source_passes(run, sources, since)
     listed = most_read(found, MOST_SOURCES)
     for source in listed:
-        table.add_row(Text(source.prefix), Text(source.domain), f"{source.train_tokens:,}", passes_text(source.passes))
+        table.add_row(
+            on_one_line(source.prefix),
+            on_one_line(source.domain),
+            f"{source.train_tokens:,}",
+            passes_text(source.passes),
+        )
     console.print(table)
     if len(listed) < len(found):
-        console.print(
-            f"and {len(found) - len(listed):,} more sources, none read more often than these", highlight=False
-        )
+        console.print(f"and {len(found) - len(listed):,} more sources, none read more often than these")
     if (warning := passes_warning(run, sources, since)) is not None:
-        console.print(warning, highlight=False, markup=False, soft_wrap=True)
+        console.print(on_one_line(warning), soft_wrap=True)
 
 
 def at_the_resume(run: RunConfig, since: Standing) -> dict[str, str]:

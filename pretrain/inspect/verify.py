@@ -4,11 +4,12 @@ import os
 import sys
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
+from fanal.console import Console
 from fanal.errors import FanalError, UserError
 from fanal.run_folder import DATA, REASON, checkpoints_dir
+from fanal.shown import on_one_line
 from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, Manifest
 from pretrain.checkpoint.disk.origin import chain, described, read_origin
 from pretrain.checkpoint.disk.retention import bad_in, checkpoints_in
@@ -46,20 +47,20 @@ def verify(path: str | Path, deep: bool, console: Console) -> list[str]:
         files = manifest.files if manifest else ()
         counts = (f"{len(files):,}", f"{sum(file.bytes for file in files):,}") if manifest else ("", "")
         good = "every byte as written" if deep else "all but the tensors as written; --deep reads those"
-        table.add_row(checkpoint.name, *counts, "FAILED" if found else good)
+        table.add_row(on_one_line(checkpoint.name), *counts, "FAILED" if found else good)
         problems += found
     if gone is not None and not table.rows:
         raise gone
     for folder in aside:
-        table.add_row(folder.name, "", "", f"set aside, see {folder.name}.{REASON}")
+        table.add_row(*map(on_one_line, (folder.name, "", "", f"set aside, see {folder.name}.{REASON}")))
     console.print(table)
     for checkpoint in checkpoints[:1]:  # all of a run started from the same
         for line in [*_origins(checkpoint), *_compared(checkpoint)]:
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+            console.print(on_one_line(line), soft_wrap=True)
     if not checkpoints:
         problems.append(f"{path} has no checkpoint but those that were set aside")
     for problem in problems:
-        print(f"error: {problem}", file=sys.stderr)
+        print(f"error: {on_one_line(problem)}", file=sys.stderr)
     return problems
 
 

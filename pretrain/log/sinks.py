@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Protocol
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
+from fanal.console import Bar, Console
 from fanal.run_folder import METRICS_FILE, TENSORBOARD_DIR, cannot_write
+from fanal.shown import on_one_line
 from pretrain.checkpoint.saving.save import SaveReport
 from pretrain.config.schema import RunConfig
 from pretrain.log.record import EndRecord, StartRecord, StepRecord, ValidationRecord
@@ -186,7 +187,7 @@ class Terminal:
 
     lost = "standard output cannot be written"
 
-    def __init__(self, console: Console, progress: Progress, train_steps: int, start_step: int) -> None:
+    def __init__(self, console: Console, progress: Bar, train_steps: int, start_step: int) -> None:
         self._console, self._progress = console, progress
         self._task = progress.add_task("train", total=train_steps, completed=start_step)
         self._train_steps = train_steps
@@ -208,7 +209,7 @@ class Terminal:
 
     def say(self, message: str) -> None:
         try:
-            self._console.print(message, highlight=False, markup=False, soft_wrap=True)
+            self._console.print(message, soft_wrap=True)
         except OSError:
             # rich keeps the line, to print it with the next; what is beneath has it already.
             with self._console.capture():
@@ -220,8 +221,8 @@ class Terminal:
 def open_terminal(train_steps: int, start_step: int) -> Iterator[Terminal]:
     """The console of rank 0, on standard output."""
     console = Console(file=sys.stdout)
-    bar = Progress(
-        TextColumn("{task.description}"),
+    bar = Bar(
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
@@ -259,7 +260,7 @@ def end_line(record: EndRecord, train_steps: int) -> str:
 
 def validation_line(record: ValidationRecord) -> str:
     """The console line of a validation."""
-    losses = "  ".join(f"{domain} {loss:.4f}" for domain, loss in record.validation_loss.items())
+    losses = "  ".join(f"{on_one_line(domain)} {loss:.4f}" for domain, loss in record.validation_loss.items())
     return f"validation loss after step {record.step}: {losses}"
 
 

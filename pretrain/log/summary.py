@@ -8,6 +8,7 @@ from typing import Any
 from fanal.run_folder import METRICS_FILE
 from fanal.run_progress import newest_metrics
 from fanal.running_median import RunningMedian
+from fanal.shown import on_one_line
 from pretrain.log.curve import Curves
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -32,14 +33,16 @@ def summary(run_dir: Path, *, bars: str = BARS) -> list[str]:
             f"training loss   {_figure(first['loss'])} (step {first['step']}) -> {_figure(last['loss'])} (step {last['step']})"
         )
         for domain, values, before, after in found.curves.of_domains():
-            lines.append(f"  {domain:13} {sparkline(values, bars=bars)}  {_figure(before)} -> {_figure(after)}")
+            lines.append(
+                f"  {on_one_line(domain):13} {sparkline(values, bars=bars)}  {_figure(before)} -> {_figure(after)}"
+            )
     if found.validations is not None:
         first, last = found.validations
         for domain in last["validation_loss"]:
             if domain in first["validation_loss"]:
                 before, after = (_figure(record["validation_loss"][domain]) for record in (first, last))
                 lines.append(
-                    f"validation loss   {before} (step {first['step']}) -> {after} (step {last['step']})  {domain}"
+                    f"validation loss   {before} (step {first['step']}) -> {after} (step {last['step']})  {on_one_line(domain)}"
                 )
     if found.steps is not None:
         lines.append(

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from fanal.exit_codes import HANG, STOPPED
 from fanal.run_folder import LOGS_DIR
+from fanal.shown import on_one_line
 from pretrain.config.schema import WatchdogConfig
 from pretrain.parallel.environment import note_exit_code, rank_and_size, started_by_launcher
 from pretrain.parallel.local import report_to_starter
@@ -123,13 +124,13 @@ class Watchdog:
         os._exit(HANG)
 
     def _show(self, text: str) -> None:
-        os.write(STDERR, f"{text}\n".encode())
+        os.write(STDERR, f"{on_one_line(text)}\n".encode())
         faulthandler.dump_traceback(file=STDERR, all_threads=True)
 
     def _store(self, text: str) -> None:
         self._stacks.parent.mkdir(parents=True, exist_ok=True)
         with self._stacks.open("a", encoding="utf-8") as stream:
-            stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+            stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {on_one_line(text)}\n")
             stream.flush()
             faulthandler.dump_traceback(file=stream, all_threads=True)
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from rich.console import Console
 
+from fanal.console import Console
 from pretrain.inspect.prove import prove
 from tests.dist.harness import make_run
 from tests.runs.cases import DP2

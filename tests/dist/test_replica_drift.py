@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 
+from fanal.console import Console
 from fanal.run_folder import COMPLETE, MANIFEST, TENSORS, checkpoints_dir, shard_path, step_name
 from pretrain.checkpoint.disk.manifest import Manifest, describe, manifest_bytes, seal_text
 from pretrain.checkpoint.disk.tensor_index import entry_name, read_index

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fanal.errors import UserError, error_type
+from fanal.interpolations import refuse_other_interpolations
 from tokenizer.vocabulary.normalize import Normalization, prepare_text
 
 BOS_ID, EOS_ID, UNK_ID, PAD_ID = 0, 1, 2, 3
@@ -147,10 +148,11 @@ def load_spec(path: str | Path) -> TokenizerSpec:
         content = OmegaConf.load(path)  # refuses a key given twice, which plain YAML would not
     except FileNotFoundError:
         raise UserError(f"tokenizer spec {path} does not exist; {SMALL_SPEC} is a small one that works") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as problem:
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as problem:
         raise error_type(problem)(f"tokenizer spec {path} cannot be read as YAML: {problem}") from None
     if not isinstance(content, DictConfig):
         raise UserError(f"tokenizer spec {path} must hold keys and values such as 'vocab_size: 2000', found a list")
+    refuse_other_interpolations(OmegaConf.to_container(content), where=f"tokenizer spec {path}")
     try:
         merged = OmegaConf.merge(OmegaConf.structured(TokenizerSpec), content)
         return cast(TokenizerSpec, OmegaConf.to_object(merged))

@@ -10,6 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from fanal.errors import DamageError, UserError
+from fanal.interpolations import first_interpolation
 from fanal.reason import reason
 from fanal.run_folder import CONFIG
 from fanal.shown import shown
@@ -28,6 +29,10 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     try:
         as_written = parse_yaml(read_small_file(folder / CONFIG).decode(), name=CONFIG)
+        if found := first_interpolation(as_written):
+            raise DamageError(
+                f"{found[0]}, {shown(found[1])}, is to be filled in, and a run writes every value filled in"
+            )
         saved = with_current_names(as_written, where=str(folder / CONFIG)) if isinstance(as_written, dict) else {}
         if not all(isinstance(saved.get(key), dict) for key in ("model", "data", "train")):
             raise DamageError("it must have the sections model, data and train")

@@ -13,6 +13,7 @@ from pathlib import Path
 from fanal.errors import UserError
 from fanal.progress import Progress
 from fanal.records import own_hash
+from fanal.shown import on_one_line
 from pretrain.checkpoint.disk.tensors import open_tensors
 from pretrain.checkpoint.disk.verify import still_there
 from pretrain.convert.certificate.certify import Certificate, Memory, certificate_json, certify
@@ -150,7 +151,7 @@ def _is_date(text: str) -> bool:
 def _of_the_log(logged: LoggedLoss) -> list[str]:
     """Return the lines about the validation loss; none where the run has no such data, which other lines say."""
     lines = [
-        f"{'validation loss':16}{domain.exported:.6f}  {domain.domain} (the run logged {domain.logged:.6f})"
+        f"{'validation loss':16}{domain.exported:.6f}  {on_one_line(domain.domain)} (the run logged {domain.logged:.6f})"
         for domain in logged.domains
     ]
     if logged.rows_took_part:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from fanal.run_progress import newest_metrics
 from fanal.running_median import RunningMedian
+from pretrain.convert.exporting.markdown import as_text
 
 
 def measured_rows(run_dir: Path, step: int) -> list[tuple[str, str]]:
@@ -20,10 +21,12 @@ def measured_rows(run_dir: Path, step: int) -> list[tuple[str, str]]:
             rates.add(record["tokens_per_second"])
             peak_bytes = max(peak_bytes, record["peak_memory_bytes"])
         elif record["kind"] == "validation" and validation is None:
-            losses = ", ".join(f"{name} {_figure(value)}" for name, value in sorted(record["validation_loss"].items()))
+            losses = ", ".join(
+                f"{as_text(name)} {_figure(value)}" for name, value in sorted(record["validation_loss"].items())
+            )
             validation = f"{losses} at step {record['step']:,} (nats a token)"
         elif record["kind"] == "start":
-            used = f"{record['num_ranks']} x {record['device']}"
+            used = f"{record['num_ranks']} x {as_text(record['device'])}"
             hardware.pop(used, None)
             hardware[used] = None  # last: where it was used first
     rows = []

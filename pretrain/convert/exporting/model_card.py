@@ -8,6 +8,7 @@ from pretrain.config.derive import kv_channels
 from pretrain.config.schema import RunConfig
 from pretrain.convert.certificate.certify import Certificate, versions
 from pretrain.convert.certificate.compare import BOUND, mean_loss
+from pretrain.convert.exporting.markdown import as_text, front_matter, table
 from pretrain.convert.exporting.measured import measured_rows
 from pretrain.convert.ours.source import ExportSource
 from pretrain.convert.theirs.write_config import exported_parameters, exported_vocab_size
@@ -15,11 +16,13 @@ from pretrain.data.position import SourcePosition
 from pretrain.model.families import family_of
 from pretrain.optim.registry import optimizer_of
 from pretrain.state import TrainState
+from tokenizer.shards.labels import LANGUAGE_TAG
 from tokenizer.shards.shard import ShardManifest
 
-SEVERAL_LANGUAGES = "mul"
 MOST_ROWS = 200
 """Sources with a row of their own; of more, those that gave most samples."""
+NO_LANGUAGE = ("mul", "und", "zxx", "mis")
+"""Tags that name no language: several, unknown, none, and one without a code."""
 
 
 def model_card(source: ExportSource, certificate: Certificate, *, dtype: str, date: str, licence: str | None) -> str:
@@ -37,13 +40,20 @@ def model_card(source: ExportSource, certificate: Certificate, *, dtype: str, da
 
 
 def _front_matter(source: ExportSource, licence: str | None) -> str:
-    lines = ["---", "library_name: transformers", "pipeline_tag: text-generation"]
-    languages = sorted({m.language for m in _manifests(source).values() if m.language not in (None, SEVERAL_LANGUAGES)})
+    content: dict[str, str | list[str]] = {"library_name": "transformers", "pipeline_tag": "text-generation"}
+    languages = sorted({m.language for m in _manifests(source).values() if m.language and is_language(m.language)})
     if languages:
-        lines += ["language:", *(f"- {language}" for language in languages)]
+        content["language"] = languages
     if licence:
-        lines.append(f"license: {licence}")
-    return "\n".join([*lines, "---", ""])
+        content["license"] = licence
+    return front_matter(content)
+
+
+def is_language(label: str) -> bool:
+    """Whether the label of a shard is that of one language. Labels of earlier versions may be anything; ``code`` is the hub's."""
+    first = label.split("-")[0]
+    known = 2 <= len(first) <= 3 and first.lower() not in NO_LANGUAGE
+    return LANGUAGE_TAG.fullmatch(label) is not None and (known or label == "code")
 
 
 def _head(source: ExportSource, dtype: str) -> str:
@@ -51,7 +61,7 @@ def _head(source: ExportSource, dtype: str) -> str:
     if source.imported is not None:
         name = source.imported.name
     what = "A base language model: it continues a text, and was not trained to follow instructions."
-    return f"# {name}, step {source.state.step:,}\n\n{what} Weights in {dtype}, exported by Fanal.\n"
+    return f"# {as_text(name)}, step {source.state.step:,}\n\n{what} Weights in {dtype}, exported by Fanal.\n"
 
 
 def _architecture(source: ExportSource, dtype: str) -> str:
@@ -69,7 +79,7 @@ def _architecture(source: ExportSource, dtype: str) -> str:
         ("weights", f"trained in {source.weights_dtype} with fp32 masters, exported in {dtype}"),
     ]
     family = family_of(model)
-    return f"## Architecture\n\n{family.title} (`{family.architecture}`).\n\n" + _table(("", ""), rows)
+    return f"## Architecture\n\n{family.title} (`{family.architecture}`).\n\n" + table(("", ""), rows)
 
 
 def _training(source: ExportSource) -> str:
@@ -83,10 +93,10 @@ def _training(source: ExportSource) -> str:
         rows += measured_rows(source.folder.parent.parent, source.state.step)  # nothing if its log is not there
     rows.append(("checkpoint", f"manifest sha256 `{source.manifest_sha256}`"))
     if source.imported is not None:
-        rows.append(("started from", f"weights imported from {source.imported.name}"))
-    rows += [("started from", described(origin)) for origin in chain(source.origin)]
-    rows.append(("exported with", ", ".join(f"{name} {number}" for name, number in versions().items())))
-    return "## Training\n\n" + _table(("", ""), rows)
+        rows.append(("started from", f"weights imported from {as_text(source.imported.name)}"))
+    rows += [("started from", as_text(described(origin))) for origin in chain(source.origin)]
+    rows.append(("exported with", ", ".join(f"{name} {as_text(number)}" for name, number in versions().items())))
+    return "## Training\n\n" + table(("", ""), rows)
 
 
 def settings_rows(run: RunConfig, state: TrainState) -> list[tuple[str, str]]:
@@ -132,7 +142,7 @@ def _data(source: ExportSource) -> str:
         if masked
         else "Samples were cut from concatenated documents, and attention crossed document boundaries.\n"
     )
-    return f"## Data\n\n{mask}\n" + _table(head, rows)
+    return f"## Data\n\n{mask}\n" + table(head, rows)
 
 
 def _rest_rows(
@@ -143,7 +153,8 @@ def _rest_rows(
     for part in rest:
         known = manifests.get(part.identity)
         stated = (known.language, known.licence) if known is not None else (None, None)
-        groups.setdefault((stated[0] or "not stated", stated[1] or "not stated"), []).append(part)
+        language, licence = (as_text(value) if value else "not stated" for value in stated)
+        groups.setdefault((language, licence), []).append(part)
     rows = []
     for (language, licence), parts in groups.items():
         drawn, what = sum(part.cursor for part in parts), "source" if len(parts) == 1 else "sources"
@@ -160,8 +171,8 @@ def _source_row(
     tokens = part.cursor * source.seq_length
     known = (manifest.domain, manifest.language, manifest.licence) if manifest is not None else (None, None, None)
     return (
-        Path(part.prefix).name,
-        *(value or "not stated" for value in known),
+        as_text(Path(part.prefix).name),
+        *(as_text(value) if value else "not stated" for value in known),
         f"{tokens:,}",
         f"{part.cursor / total:.2%}",
         f"{tokens / part.train_tokens:.2f}",
@@ -191,7 +202,7 @@ def _certificate(source: ExportSource, certificate: Certificate, date: str) -> s
         rows.append(("loss before rounding to bfloat16", _figure(certificate.loss_before_rounding())))
     rows += [
         (
-            f"validation loss, {domain.domain}",
+            f"validation loss, {as_text(domain.domain)}",
             f"{_figure(domain.exported)} (logged in training: {_figure(domain.logged)})",
         )
         for domain in certificate.logged.domains
@@ -207,7 +218,7 @@ def _certificate(source: ExportSource, certificate: Certificate, date: str) -> s
         "This folder was loaded with `transformers` and compared with the trainer's own model, both in fp32 with the weights "
         f"of this export, on {date}. Every figure, and the sha256 of every file: `certificate.json`.\n"
     )
-    return f"## Certificate\n\n{text}\n" + _table(("", ""), rows)
+    return f"## Certificate\n\n{text}\n" + table(("", ""), rows)
 
 
 def _use(source: ExportSource) -> str:
@@ -239,11 +250,6 @@ def _use(source: ExportSource) -> str:
 
 def _manifests(source: ExportSource) -> dict[str, ShardManifest]:
     return {part.identity: part.shard.manifest for part in source.sources.train} if source.sources is not None else {}
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
 
 
 def _figure(loss: float | None) -> str:

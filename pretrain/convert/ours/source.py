@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fanal.errors import UserError
 from fanal.run_folder import COMPLETE, CONFIG, DATA, checkpoints_dir
+from fanal.shown import on_one_line
 from pretrain.checkpoint.disk.config_file import read_model, saved_seq_length
 from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, read_small_file
 from pretrain.checkpoint.disk.origin import Origin, read_origin
@@ -134,7 +135,7 @@ def _whole_checkpoint(path: Path) -> Finding:
         )
     finding, problems = first_whole(candidates, deep=True, num_threads=min(MAX_THREADS, os.cpu_count() or 1))
     for problem in problems:
-        print(f"warning: a newer checkpoint is damaged: {problem}", file=sys.stderr)
+        print(f"warning: a newer checkpoint is damaged: {on_one_line(problem)}", file=sys.stderr)
     return finding
 
 

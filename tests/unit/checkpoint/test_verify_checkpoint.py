@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from blake3 import blake3
-from rich.console import Console
 
+from fanal.console import Console
 from fanal.errors import exit_code_of
 from fanal.exit_codes import WRONG_INPUT
 from fanal.run_folder import COMPLETE, MANIFEST, checkpoints_dir, step_name

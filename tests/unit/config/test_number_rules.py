@@ -112,14 +112,16 @@ def test_the_size_of_a_model_is_checked_wherever_it_comes_from() -> None:
     assert size_problem(model) == "num_layers (0) must be from 1 to 10,000"
 
 
-@pytest.mark.parametrize("text", ["run_dir: ${oc.env:HALF}", "data: {train: [{prefix: a, domain: '${oc.env:HALF}'}]}"])
+@pytest.mark.parametrize(
+    "text", ["run_dir: ${oc.env:STORE}", "data: {train: [{prefix: a, domain: '${oc.env:STORE}'}]}"]
+)
 def test_a_byte_that_is_not_utf_8_is_refused_in_any_text(
     text: str, config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HALF", "a\udcffb")
+    monkeypatch.setenv("STORE", "a\udcffb")
     key, _, _ = text.partition(":")
     config.write_text("\n".join(line for line in CONFIG.splitlines() if not line.startswith(key)) + "\n" + (
-        text if key == "run_dir" else "data: {tokenizer: t, seq_length: 64, train: [{prefix: a, domain: '${oc.env:HALF}'}]}"
+        text if key == "run_dir" else "data: {tokenizer: t, seq_length: 64, train: [{prefix: a, domain: '${oc.env:STORE}'}]}"
     ))  # fmt: skip
     with pytest.raises(ValueError, match=r"\('a\\udcffb'\) must not hold a byte that is not UTF-8; 'ab' works"):
         load_run(config)

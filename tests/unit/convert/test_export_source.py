@@ -60,7 +60,7 @@ DATA = {
     "zero": ({"seq_length": 0}, r"data.seq_length; it has 0 there"),
     "true": ({"seq_length": True}, r"data.seq_length; it has True there"),
     "to choose": ({"seq_length": "???"}, r"data.seq_length; it has '\?\?\?' there"),
-    "elsewhere": ({"seq_length": "${model.size}"}, r"data.seq_length; it has '\$\{model.size\}' there"),
+    "elsewhere": ({"seq_length": "${model.size}"}, r"data.seq_length, '\$\{model.size\}', is to be filled in"),
 }
 
 

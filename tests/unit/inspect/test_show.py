@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
+from fanal.console import Console
 from fanal.run_folder import COMPLETE, CONFIG, STATE, checkpoints_dir, step_name
 from pretrain.config.load import load_run, to_yaml
 from pretrain.inspect import show as show_module

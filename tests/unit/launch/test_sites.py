@@ -28,7 +28,7 @@ ERRORS = {
     "two lines": (VARIABLE.format('"a\\nb"'), "environment.A.value .* must be one line without double quotes"),
     "a sum": (VARIABLE.format("'$[1+1]'"), "environment.A.value .* must be one line without double quotes"),
     "a variable of omegaconf's": (VARIABLE.format("'${NONE}'"), r"environment.A.value: .*NONE.*; an environment variable is written \$NONE"),
-    "a variable in braces": (VARIABLE.format("'\\${NONE}'"), r"environment.A.value .* and \$ only before the name of a variable"),
+    "a variable in braces": (VARIABLE.format("'\\${NONE}'"), r"environment.A.value .* must hold \$\{ only as"),
     "a folder with a command": ("node_local_dir: /tmp/$(id)", "node_local_dir .* must be one line without double quotes"),
     "a folder with a quote": ("node_local_dir: /tmp/\"a", "node_local_dir .* must be one line without double quotes"),
     "a folder that is not absolute": ("node_local_dir: tmp", r"node_local_dir \(tmp\) must be absolute: it lies on each node; /dev/shm works"),

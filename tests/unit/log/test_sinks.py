@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from fanal.console import Console
 from fanal.run_folder import METRICS_FILE, TENSORBOARD_DIR
 from pretrain.checkpoint.saving.save import SaveReport
 from pretrain.config.load import load_run
