@@ -1,10 +1,13 @@
 """Files of JSON lines, one object a line. They are read as they are found: a kill tears a line, a user edits one."""
 
 import contextlib
+import io
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+from fanal.plain_files import plain_stream
 
 
 def parse_lines(lines: Iterable[str], *, begins: str | None = None) -> Iterator[dict[str, Any]]:
@@ -26,5 +29,8 @@ def read_lines(path: Path, *, begins: str | None = None) -> Iterator[dict[str, A
 
     Args: begins: see ``parse_lines``.
     """
-    with contextlib.suppress(FileNotFoundError), path.open(encoding="utf-8", errors="replace") as stream:
+    with (
+        contextlib.suppress(FileNotFoundError),
+        io.TextIOWrapper(plain_stream(path), encoding="utf-8", errors="replace") as stream,
+    ):
         yield from parse_lines(stream, begins=begins)
