@@ -51,14 +51,16 @@ def blocks_inside(folder: Path, name: str) -> Iterator[bytes]:
 
 
 def mode_of_copies(folder: Path, names: Iterable[str]) -> int:
-    """Return the mode, as ``open`` takes it, of a file made from these files of a folder: no one may read it who may not read all
-    of them, in that folder."""
+    """Return the mode, as ``open`` takes it, of a file made from these files of a folder.
+
+    Nobody but its owner may do with it what he may not do with each of them, in that folder.
+    """
     mode = 0o666
     for path in (folder, *(folder / name for name in names)):
         found = path.stat().st_mode
-        for who in (0o070, 0o007):
-            needed = (0o011 if stat.S_ISDIR(found) else 0o044) & who
-            mode &= ~who if not found & needed else 0o777
+        if stat.S_ISDIR(found):  # whoever may not enter it reads nothing in it
+            found = sum(who for who in (0o070, 0o007) if found & who & 0o011)
+        mode &= found | 0o600
     return mode
 
 

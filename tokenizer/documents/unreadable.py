@@ -237,6 +237,11 @@ def _unpacked_name(path: Path) -> Path:
     return path.with_suffix("") if path.suffix.lower() in (*SAME_SUFFIX, *SAME_SUFFIX.values()) else path
 
 
+def unpacked(path: Path) -> str:
+    """Return the command that unpacks a .zst of any window beside itself, and sets it aside."""
+    return command("zstd", "-d", "--long=31", path, "-o", _free(_unpacked_name(path)), *_set_aside(path))
+
+
 def _unpack_first(path: Path) -> str:
     suffix = path.suffix.lower()
     if suffix in (".gz", ".gzip"):
