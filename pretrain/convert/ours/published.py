@@ -22,6 +22,9 @@ class PublishedFile:
 def describe_published(
     folder: Path, path: str, *, blocks: Callable[[Path], Iterable[bytes]] = read_blocks
 ) -> PublishedFile:
-    """Return size and hash of one file as it reads now. Args: blocks: what reads it; it follows no link. Raises: as ``describe``."""
+    """Return size and hash of one file as it reads now. Args: blocks: what reads it, by default without following a link.
+
+    Raises: as ``describe``.
+    """
     found = describe(folder, path, algorithm=STANDARD, blocks=blocks)
     return PublishedFile(path=path, bytes=found.bytes, sha256=digits_of(found.hash))
