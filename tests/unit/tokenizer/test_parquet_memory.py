@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
@@ -35,7 +36,7 @@ print(high() - before)
 Make = Callable[[Path], None]
 
 
-def write(column: object, **options: object) -> Make:
+def write(column: object, **options: Any) -> Make:
     table = lambda: pyarrow.table({"text": column() if callable(column) else column})  # noqa: E731
     return lambda path: pyarrow.parquet.write_table(table(), path, row_group_size=1 << 30, **options)
 
