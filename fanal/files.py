@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from fanal.errors import WRONG_PATH, error_type, may_pass
 
@@ -152,6 +152,17 @@ def write_whole(path: Path, text: str) -> None:
     """Write a file that another process may read at any moment: it sees the old content or the new one, never half of it."""
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def open_new(path: Path, *, mode: int = 0o666, buffering: int = -1) -> Any:
+    """Create a file and return it, open for writing. Args: mode: bits of permission, those that umask takes away left out."""
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb", buffering)
+
+
+def create(path: Path, content: bytes, *, mode: int = 0o666) -> None:
+    """Create a file with this content. Args: as ``open_new``. It is not yet synced."""
+    with open_new(path, mode=mode) as stream:
+        stream.write(content)
 
 
 def write_bytes_durably(path: Path, content: bytes) -> None:

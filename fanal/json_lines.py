@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from fanal.plain_files import plain_stream
+
 BLOCK_BYTES = 1 << 20
 MAX_LINE_BYTES = 64 << 20
 """Length from which on a line is no record, such as the zeros that a power cut leaves: it is passed over, not kept in memory."""
@@ -35,14 +37,14 @@ def read_lines(path: Path, *, begins: str | None = None) -> Iterator[dict[str, A
 
     Args: begins: see ``parse_lines``.
     """
-    with contextlib.suppress(FileNotFoundError), path.open("rb") as stream:
+    with contextlib.suppress(FileNotFoundError), plain_stream(path) as stream:
         yield from parse_lines((line.decode(errors="replace") for line in _lines(stream)), begins=begins)
 
 
 def lines_from_end(path: Path) -> Iterator[bytes]:
     """Yield the lines of a file without their ends, the last one first; none if there is no file. Whoever stops early has read no
     more than a block too much."""
-    with contextlib.suppress(FileNotFoundError), path.open("rb") as stream:
+    with contextlib.suppress(FileNotFoundError), plain_stream(path) as stream:
         place, parts, held = stream.seek(0, os.SEEK_END), [b""], 0
         while place:
             place -= (size := min(BLOCK_BYTES, place))

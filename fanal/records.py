@@ -11,9 +11,12 @@ from typing import Any
 
 from fanal.errors import FanalError, UserError, error_type, may_pass
 from fanal.files import TRY_AGAIN, write_bytes_durably
+from fanal.plain_files import read_plain
 from fanal.shown import KINDS, shown_json
 
 Record = typing.TypeVar("Record")
+MAX_RECORD_BYTES = 1 << 30
+"""Largest record that is read: the manifest of a shard has a hash for each 64 MiB of it and of its inputs, 1.1 MB a TiB."""
 
 
 class MisfitError(ValueError):
@@ -42,7 +45,7 @@ def read_record(record_type: type[Record], path: Path, *, remedy: str, error: ty
 def read_json(path: Path, *, remedy: str, error: type[FanalError] = UserError) -> Any:
     """Return the parsed content of a JSON file. Args and errors: as ``read_record``."""
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(read_plain(path, max_bytes=MAX_RECORD_BYTES))
     except FileNotFoundError:
         raise error(f"{path} does not exist; {remedy}") from None
     except (ValueError, OSError, RecursionError) as problem:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from fanal.fields import fit, is_count
 from fanal.json_lines import lines_from_end, parse_lines, read_lines
+from fanal.plain_files import read_plain
 from fanal.run_folder import COMPLETE, METRICS_FILE, STATE, checkpoints_dir, step_name, step_of
 
 RECORD_BEGINS = '{"kind": '
@@ -45,7 +46,7 @@ def standing(run_dir: Path) -> Standing:
 def standing_in(checkpoint: Path) -> Standing | None:
     """Return the point at which this checkpoint was written; None if its state cannot be read. Nothing is verified."""
     try:
-        state = json.loads((checkpoint / STATE).read_bytes())
+        state = json.loads(read_plain(checkpoint / STATE))
     except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(state, dict) or not fit(state, dict.fromkeys(Standing._fields, is_count)):

@@ -13,6 +13,7 @@ from typing import Any
 
 from fanal.errors import FanalError, UserError, error_type
 from fanal.fields import fit, is_count, is_text
+from fanal.plain_files import read_plain
 from fanal.run_folder import (
     COMPLETE,
     JOBS_FILE,
@@ -145,7 +146,7 @@ def _is_there(path: Path) -> bool:
 def _facts(run_dir: Path) -> dict[str, Any] | None:
     """Return the content of job.json; None for a run that launch did not start, or where it is damaged."""
     try:
-        facts = json.loads((launch_dir(run_dir) / JOB).read_text(encoding="utf-8"))
+        facts = json.loads(read_plain(launch_dir(run_dir) / JOB))
     except PermissionError:
         raise
     except (OSError, ValueError, RecursionError):

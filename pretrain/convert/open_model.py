@@ -63,7 +63,7 @@ def open_model(path: str | Path, *, tokenizer: str | Path | None = None, deep: b
     """
     folder = Path(path)
     instead = Path(tokenizer) if tokenizer is not None else None
-    if (folder / CONFIG_JSON).is_file() and not (folder / MANIFEST).exists():
+    if (folder / CONFIG_JSON).exists() and not (folder / MANIFEST).exists():
         with _open_folder(folder, instead) as opened:
             yield opened
         return

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fanal.errors import DamageError, error_type
+from fanal.plain_files import read_plain
 from fanal.reason import reason
 from fanal.records import MisfitError, record_of
 from fanal.shown import shown
@@ -146,7 +147,7 @@ def position_text(position: DataPosition) -> str:
 def read_position(path: Path) -> DataPosition:
     """Read a record. Raises: DamageError naming the file if it is not one; PassingError if the disk does not give it now."""
     try:
-        position = record_of(DataPosition, json.loads(path.read_text()))
+        position = record_of(DataPosition, json.loads(read_plain(path)))
         _check(position)
         return position
     except (OSError, ValueError, RecursionError) as error:

@@ -14,10 +14,10 @@ from typing import Literal, NamedTuple
 
 from fanal.errors import UserError
 from fanal.files import READ_BLOCK_BYTES, InputFile, reading
-from tokenizer.documents.compressed import NOT_DECOMPRESSED, HashedFile, decompressed
+from tokenizer.documents.compressed import NOT_DECOMPRESSED, HashedFile, WindowError, decompressed
 from tokenizer.documents.file_names import Layout, TxtDocuments, is_compressed, layout_of
 from tokenizer.documents.input_files import find_inputs
-from tokenizer.documents.unreadable import head_of, not_compressed_so, not_lines_of_json, not_plain_text
+from tokenizer.documents.unreadable import head_of, not_compressed_so, not_lines_of_json, not_plain_text, unpacked
 
 BLOCK_BYTES = 4 << 20
 MAX_DOCUMENT_BYTES = 256 << 20
@@ -196,6 +196,8 @@ def _sound(pieces: Iterator[Piece], path: Path, layout: Layout) -> Iterator[Piec
                 yield Piece(problem=problem, of_file=True)
                 return
             yield piece
+    except WindowError as problem:
+        yield Piece(problem=f"{problem}; if that is meant, {unpacked(path)} unpacks it", of_file=True)
     except NOT_DECOMPRESSED as problem:
         yield Piece(problem=not_compressed_so(path, problem), of_file=True)
 

@@ -14,9 +14,19 @@ from tokenizer.documents.file_names import GZIP_SUFFIXES, ZSTANDARD_SUFFIXES
 
 MAX_WINDOW_BYTES = 1 << 31
 """Largest Zstandard window: what `zstd --long=31` writes."""
+USUAL_WINDOW_BYTES = 1 << 27
+"""Largest window that `zstd -d` takes without being asked. A larger one is memory that a few kilobytes of zeros fill."""
+MAX_EXPANSION = 64
+"""Bytes that each compressed byte of a frame with such a window may give."""
+FRAME_HEADER_BYTES = 18
+"""Longest header of a frame."""
 FED_BYTES = 1 << 12
 NOT_DECOMPRESSED = (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError)
 """Errors of compressed bytes that are cut, changed, or not of that compression."""
+
+
+class WindowError(Exception):
+    """A frame asks for a window of memory that its few bytes fill. The message says it all."""
 
 
 class HashedFile(io.RawIOBase):
@@ -113,18 +123,19 @@ class GzipStream:
 
 class ZstandardStream:
     """Decompressed content of a Zstandard file, frame after frame. Unlike the library's own reader it detects a
-    truncated file."""
+    truncated file, and a frame that takes gigabytes for kilobytes."""
 
     def __init__(self, file: HashedFile) -> None:
         self._file = file
         self._frame: Any = None
         self._compressed = b""
+        self._window = self._frame_fed = self._frame_given = 0
 
     def read(self, size: int) -> bytes:
-        """Return some bytes, more or fewer than ``size``; empty at the end. Raises: EOFError where a frame is cut."""
+        """Return some bytes, more or fewer than ``size``; empty at the end. Raises: EOFError where a frame is cut; WindowError."""
         while True:
-            if not self._compressed:
-                self._compressed = self._file.read(1 << 17)
+            if len(self._compressed) < (FRAME_HEADER_BYTES if self._frame is None else 1):
+                self._compressed += self._file.read(1 << 17)
             # A little at a time: a kilobyte of it may hold megabytes.
             compressed, self._compressed = self._compressed[:FED_BYTES], self._compressed[FED_BYTES:]
             if not compressed:
@@ -133,11 +144,23 @@ class ZstandardStream:
                 return b""
             if self._frame is None:
                 self._frame = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES).decompressobj()
+                self._window = zstandard.get_frame_parameters(compressed).window_size
+                self._frame_fed = self._frame_given = 0
             content = self._frame.decompress(compressed)
+            self._check_window(len(compressed), len(content))
             if self._frame.eof:
                 self._compressed, self._frame = self._frame.unused_data + self._compressed, None
             if content:
                 return content
+
+    def _check_window(self, num_fed: int, num_given: int) -> None:
+        self._frame_fed, self._frame_given = self._frame_fed + num_fed, self._frame_given + num_given
+        allowed = max(USUAL_WINDOW_BYTES, MAX_EXPANSION * self._frame_fed)
+        if self._window > USUAL_WINDOW_BYTES and self._frame_given > allowed:
+            raise WindowError(
+                f"asks for a window of {self._window:,} bytes in memory, above the usual {USUAL_WINDOW_BYTES:,}, and gives more "
+                f"than {MAX_EXPANSION} times the bytes that it has"
+            )
 
 
 def decompressed(file: HashedFile, path: Path) -> Any:

@@ -217,6 +217,11 @@ def _from_table(path: Path, delimiter: str) -> str:
     return command("python3", "-c", program, path, ">", _free(path.with_suffix(".jsonl")))
 
 
+def made_of(path: Path, program: str, new: Path) -> str:
+    """Return the command that makes a new file with a program that needs pyarrow, and sets the file itself aside."""
+    return command(sys.executable, "-c", program, path, _free(new), *_set_aside(path))
+
+
 def _from_arrow(path: Path, head: bytes) -> str:
     kind = "file" if head.startswith(b"ARROW1") else "stream"
     program = (
@@ -230,6 +235,11 @@ def _from_arrow(path: Path, head: bytes) -> str:
 
 def _unpacked_name(path: Path) -> Path:
     return path.with_suffix("") if path.suffix.lower() in (*SAME_SUFFIX, *SAME_SUFFIX.values()) else path
+
+
+def unpacked(path: Path) -> str:
+    """Return the command that unpacks a .zst of any window beside itself, and sets it aside."""
+    return command("zstd", "-d", "--long=31", path, "-o", _free(_unpacked_name(path)), *_set_aside(path))
 
 
 def _unpack_first(path: Path) -> str:

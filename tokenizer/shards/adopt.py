@@ -1,5 +1,6 @@
 """Manifest for a shard that Megatron, or another writer of its format, has made."""
 
+import os
 import shlex
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 
 from fanal.errors import error_type, user_path
 from fanal.files import block_sha256_of_file, sha256_of_file, sync_path, write_bytes_durably, writing
+from fanal.plain_files import plain_stream
 from fanal.records import record_bytes
 from tokenizer.shards.index import (
     DTYPE_CODES,
@@ -206,8 +208,9 @@ def _read_header(idx_path: Path) -> tuple[str, int, int]:
     """Return (dtype, number of sequences, number of documents) of an .idx. Raises: ShardError."""
     remedy = "give the PREFIX of a .bin and .idx pair that Megatron's preprocessing wrote"
     try:
-        with idx_path.open("rb") as stream:
+        with plain_stream(idx_path) as stream:
             content = stream.read(HEADER.size)
+            num_bytes = os.fstat(stream.fileno()).st_size
     except OSError as problem:
         raise error_type(problem, ShardError)(f"{idx_path} cannot be read ({problem.strerror}); {remedy}") from None
     if len(content) < HEADER.size or content[: len(MAGIC)] != MAGIC:
@@ -219,6 +222,11 @@ def _read_header(idx_path: Path) -> tuple[str, int, int]:
         raise ShardError(f"{idx_path} has version {version} and dtype {found}, expected 1 and {' or '.join(DTYPES)}")
     if not num_sequences:
         raise ShardError(f"{idx_path} holds no document; leave this shard out")
+    wanted = HEADER.size + 12 * num_sequences + 8 * num_indices
+    if num_bytes != wanted:  # before memory is taken for as many
+        raise ShardError(
+            f"{idx_path} has {num_bytes} bytes, expected {wanted} for {num_indices - 1} documents; copy it again"
+        )
     return names[code], num_sequences, num_indices - 1
 
 
@@ -226,11 +234,6 @@ def _check_tables(prefix: str | Path, dtype_name: str, num_sequences: int, num_d
     """Check the tables of an .idx and return the number of tokens. Raises: ShardError if a file's size or a table does
     not fit."""
     bin_path, idx_path, _ = shard_paths(prefix)
-    wanted = HEADER.size + 12 * num_sequences + 8 * (num_documents + 1)
-    if (found := idx_path.stat().st_size) != wanted:
-        raise ShardError(
-            f"{idx_path} has {found} bytes, expected {wanted} for {num_documents} documents; copy it again"
-        )
     itemsize = DTYPES[dtype_name].itemsize
     lengths = read_lengths(prefix, num_sequences).astype(np.int64)
     pointers = read_pointers(prefix, num_sequences)

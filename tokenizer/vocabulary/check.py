@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from fanal.plain_files import MAX_TOKENIZER_BYTES, read_plain
 from tokenizer.documents.parse import Document, DocumentReader, batches
 from tokenizer.vocabulary.load import FAST_NAME, Tokenizer, load_tokenizer
 from tokenizer.vocabulary.sampling import language_of
@@ -97,7 +98,7 @@ def fast_encoder(tokenizer: Tokenizer) -> Callable[[str], list[int]] | None:
     if importlib.util.find_spec("tokenizers") is None:
         return None
     library = importlib.import_module("tokenizers")  # not a dependency of this room, so nothing imports it by name
-    fast = library.Tokenizer.from_file(str(tokenizer.directory / FAST_NAME))
+    fast = library.Tokenizer.from_buffer(read_plain(tokenizer.directory / FAST_NAME, max_bytes=MAX_TOKENIZER_BYTES))
     return lambda text: fast.encode(text, add_special_tokens=False).ids
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import orjson
 
 from fanal.errors import UserError
+from fanal.plain_files import MAX_TOKENIZER_BYTES, read_plain
 from tokenizer.vocabulary.fast_json import SPACE_PIECE
 from tokenizer.vocabulary.load import FAST_NAME, Tokenizer
 
@@ -66,7 +67,7 @@ class GigatokenEngine:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.name = f"gigatoken {version('gigatoken')}"
         self._tokenizer = tokenizer
-        content = orjson.loads((tokenizer.directory / FAST_NAME).read_bytes())
+        content = orjson.loads(read_plain(tokenizer.directory / FAST_NAME, max_bytes=MAX_TOKENIZER_BYTES))
         self._json = _for_prepared_text(content)
         self._start()
         texts = list(PROBES)

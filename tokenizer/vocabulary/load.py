@@ -6,7 +6,9 @@ spec.yaml             the spec it was trained from, every default written out
 tokenizer-info.json   what it is and what it was trained on (TokenizerInfo); holds the hashes of the other three, and its own
 """
 
+import contextlib
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +17,9 @@ import sentencepiece
 
 from fanal.errors import UserError, error_type, user_path
 from fanal.files import InputFile
+from fanal.links import open_inside, read_inside
 from fanal.missing import what_is_there
+from fanal.plain_files import MAX_TOKENIZER_BYTES
 from fanal.records import own_hash, read_json, record_in
 from tokenizer.vocabulary.sampling import LanguageSample
 from tokenizer.vocabulary.spec import TokenizerSpec, load_spec
@@ -97,8 +101,8 @@ class Tokenizer:
 def load_tokenizer(directory: str | Path) -> Tokenizer:
     """Open a tokenizer folder.
 
-    Raises: UserError naming the path if a file is missing or unreadable, or is not the one that tokenizer-info.json
-    describes.
+    Raises: UserError naming the path if a file is missing or unreadable, is a link that leads out of the folder, or is not the
+    one that tokenizer-info.json describes.
     """
     directory = Path(directory)
     remedy = "train it again with `fanal tokenizer train`, or copy the whole folder again"
@@ -108,6 +112,8 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
         raise UserError(f"tokenizer folder {directory} is not a folder; {remedy}")
     if not is_there:  # a wrong path is likelier than a lost tokenizer
         raise UserError(f"tokenizer folder {directory} {what_is_there(directory, suitable=Path.is_dir)}")
+    with contextlib.suppress(OSError):  # which read_json says
+        os.close(open_inside(directory, INFO_NAME))
     content = read_json(directory / INFO_NAME, remedy=remedy)
     info = record_in(TokenizerInfo, content, directory / INFO_NAME, remedy=remedy)
     if info.format_version != FORMAT_VERSION:
@@ -148,7 +154,7 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
 
 def _read_described(path: Path, sha256: str, remedy: str) -> bytes:
     try:
-        content = path.read_bytes()
+        content = read_inside(path.parent, path.name, max_bytes=MAX_TOKENIZER_BYTES)
     except OSError as problem:
         raise error_type(problem)(f"{path} cannot be read ({problem.strerror}); {remedy}") from None
     found = hashlib.sha256(content).hexdigest()

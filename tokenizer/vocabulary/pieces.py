@@ -13,6 +13,8 @@ from typing import Any
 import sentencepiece
 
 from fanal.files import reading
+from fanal.links import read_inside
+from fanal.plain_files import MAX_TOKENIZER_BYTES
 
 MODEL_NAME, JSON_NAME = "tokenizer.model", "tokenizer.json"
 RENAMED_SHARE = 0.05
@@ -26,16 +28,25 @@ def pieces_in(folder: Path) -> dict[str, Pieces]:
     """Return the pieces that each file of a folder describes, by the file's name; nothing of a file that is no tokenizer of a form
     known here, which whoever uses it judges.
 
-    Raises: PassingError, UserError if a file cannot be read.
+    Raises: PassingError, UserError if a file cannot be read; as ``open_inside``.
     """
     readers = {JSON_NAME: _of_json, MODEL_NAME: _of_sentencepiece}
     found = {}
     for name, read in readers.items():
         path = folder / name
         if path.is_file():
-            with reading(path), contextlib.suppress(*NO_TOKENIZER):
-                found[name] = read(path)
+            with reading(path):
+                content = read_inside(folder, name, max_bytes=MAX_TOKENIZER_BYTES)
+            with contextlib.suppress(*NO_TOKENIZER):
+                found[name] = read(content)
     return found
+
+
+def processor_of(model: bytes) -> sentencepiece.SentencePieceProcessor:
+    """Open the content of a tokenizer.model. Raises: RuntimeError if it is none, which the library does not say of nothing."""
+    if not model:
+        raise RuntimeError("it is empty")
+    return sentencepiece.SentencePieceProcessor(model_proto=model)
 
 
 def difference(one: Pieces, other: Pieces) -> str | None:
@@ -66,14 +77,14 @@ def contradiction(folder: Path, *, vocab_size: int) -> str | None:
     return None
 
 
-def _of_json(path: Path) -> Pieces:
+def _of_json(content: bytes) -> Pieces:
     """The vocabulary of the model; tokens that were added to it later are left out, as some have no row."""
-    vocabulary: Any = json.loads(path.read_bytes())["model"]["vocab"]
+    vocabulary: Any = json.loads(content)["model"]["vocab"]
     if isinstance(vocabulary, dict):
         return {int(token): str(piece) for piece, token in vocabulary.items()}
     return {token: str(piece) for token, (piece, *_) in enumerate(vocabulary)}
 
 
-def _of_sentencepiece(path: Path) -> Pieces:
-    processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
+def _of_sentencepiece(content: bytes) -> Pieces:
+    processor = processor_of(content)
     return dict(enumerate(processor.IdToPiece(list(range(processor.GetPieceSize())))))

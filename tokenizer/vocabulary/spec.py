@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fanal.errors import UserError, error_type
 from fanal.interpolations import refuse_other_interpolations
+from fanal.plain_files import read_named
 from tokenizer.vocabulary.normalize import Normalization, prepare_text
 
 BOS_ID, EOS_ID, UNK_ID, PAD_ID = 0, 1, 2, 3
@@ -34,6 +35,7 @@ def symbol_piece(symbol: str) -> str:
 
 MAX_VOCAB_SIZE = 2**31 - 1
 """SentencePiece counts its pieces in 32 bits."""
+MAX_SPEC_BYTES = 1 << 20
 SMALL_SPEC = Path(__file__).parents[1] / "specs" / "tiny-2k.yaml"
 
 
@@ -145,7 +147,9 @@ def load_spec(path: str | Path) -> TokenizerSpec:
     """
     path = Path(path)
     try:
-        content = OmegaConf.load(path)  # refuses a key given twice, which plain YAML would not
+        content = OmegaConf.create(
+            read_named(path, max_bytes=MAX_SPEC_BYTES).decode("utf-8")
+        )  # refuses a key given twice, which plain YAML would not
     except FileNotFoundError:
         raise UserError(f"tokenizer spec {path} does not exist; {SMALL_SPEC} is a small one that works") from None
     except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as problem:

@@ -12,8 +12,8 @@ All of this is about what the merges are learned from. Encoding keeps every char
 import hashlib
 import io
 import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -153,8 +153,9 @@ def train_tokenizer(
 def _publish(output_dir: Path, files: dict[str, bytes], info: TokenizerInfo) -> Tokenizer:
     with writing(output_dir):
         output_dir.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f"{output_dir.name}.", suffix=".part", dir=output_dir.parent))
-        part.chmod(0o755)  # what mkdir would give, where mkdtemp is for one's own eyes
+        # A name of its own, as of tempfile.mkdtemp, whose folders are for one's own eyes: this one is as umask wants it.
+        part = output_dir.with_name(f"{output_dir.name}.{secrets.token_hex(4)}.part")
+        part.mkdir()
     try:
         for name, content in files.items():
             write_bytes_durably(part / name, content)

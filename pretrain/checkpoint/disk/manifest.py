@@ -22,7 +22,7 @@ from typing import Any
 from fanal.errors import DamageError
 from fanal.hashing import FAST, STANDARD, hash_text, is_hash_text, new_hash
 from fanal.reason import reason
-from fanal.records import record_of
+from fanal.records import MAX_RECORD_BYTES, record_of
 from fanal.run_folder import COMPLETE, MANIFEST
 from fanal.shown import shown
 
@@ -111,11 +111,13 @@ def open_plain_file(path: Path) -> Any:
 def read_small_file(path: Path, max_bytes: int = -1) -> bytes:
     """Read a file, or its first ``max_bytes``.
 
-    Raises: DamagedCheckpointError if it is missing or not a plain file; OSError if it cannot be read for a reason that is not
-    damage.
+    Raises: DamagedCheckpointError if it is missing, not a plain file or too large to be one of ours; OSError if it cannot be read
+    for a reason that is not damage.
     """
     try:
         with open_plain_file(path) as stream:
+            if max_bytes < 0 and (size := os.fstat(stream.fileno()).st_size) > MAX_RECORD_BYTES:
+                raise DamagedCheckpointError(f"{path} has {size:,} bytes, and may have {MAX_RECORD_BYTES:,}")
             return stream.read(max_bytes)
     except OSError as error:
         if error.errno not in LOST:

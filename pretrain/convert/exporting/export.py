@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fanal.errors import UserError
+from fanal.links import mode_of_copies
 from fanal.progress import Progress
 from fanal.records import own_hash
 from fanal.shown import on_one_line
@@ -100,14 +101,16 @@ def export(checkpoint: str | Path, to: str | Path, options: ExportOptions, overr
     )
     check_target(final, weight_bytes=sum(file.num_bytes for file in files))
     with still_there(source.folder), part_of(final) as part:
-        entries = write_export(part, source, files, dtype)
+        mode = mode_of_copies(source.folder, _paths_in(source.folder)) & source.tokenizer.mode
+        entries = write_export(part, source, files, dtype, mode=mode)
         certificate = certify(part, source, dtype=dtype, num_samples=options.num_samples, memory=options.memory)
         card = model_card(source, certificate, dtype=dtype, date=options.date, licence=options.licence)
-        write_small(part, CARD, card.encode())
+        write_small(part, CARD, card.encode(), mode=mode)
         entries.append(describe_published(part, CARD))
         entries.sort(key=lambda entry: entry.path)
         content = certificate_json(certificate, source, files=entries, dtype=dtype, date=options.date)
-        write_small(part, CERTIFICATE, json_bytes(content | {OWN_HASH: own_hash(content, OWN_HASH)}))
+        sealed = json_bytes(content | {OWN_HASH: own_hash(content, OWN_HASH)})
+        write_small(part, CERTIFICATE, sealed, mode=mode)
     return Exported(
         folder=final,
         source=source,
@@ -117,8 +120,10 @@ def export(checkpoint: str | Path, to: str | Path, options: ExportOptions, overr
     )
 
 
-def write_export(part: Path, source: ExportSource, files: Sequence[WeightFile], dtype: str) -> list[PublishedFile]:
-    """Write everything but the card and the certificate, and return sizes and hashes as written."""
+def write_export(
+    part: Path, source: ExportSource, files: Sequence[WeightFile], dtype: str, *, mode: int = 0o666
+) -> list[PublishedFile]:
+    """Write everything but the card and the certificate, and return sizes and hashes as written. Args: mode: as ``open_new``."""
     small = dict(source.tokenizer.files)
     small["config.json"] = json_bytes(hf_config(source, dtype=dtype))
     small.setdefault("generation_config.json", json_bytes(generation_config(source)))
@@ -134,11 +139,15 @@ def write_export(part: Path, source: ExportSource, files: Sequence[WeightFile], 
             progress.update(done)
 
         for file in files:
-            entries.append(write_file(part, file, reader, count))
+            entries.append(write_file(part, file, reader, count, mode=mode))
     for name, content in small.items():
-        write_small(part, name, content)
+        write_small(part, name, content, mode=mode)
         entries.append(describe_published(part, name))
     return entries
+
+
+def _paths_in(folder: Path) -> list[str]:
+    return [path.relative_to(folder).as_posix() for path in folder.rglob("*")]
 
 
 def _is_date(text: str) -> bool:

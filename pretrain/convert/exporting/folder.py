@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fanal.errors import UserError
-from fanal.files import sync
+from fanal.files import open_new, sync
 from fanal.free_space import shortage
 from fanal.part_folder import part_folder, publish
 from pretrain.convert.ours.target import harm_of
@@ -74,8 +74,8 @@ def _is_ours(path: Path) -> bool:
     return _OUR_FILES.fullmatch(path.name) is not None and path.is_file() and not path.is_symlink()
 
 
-def write_small(folder: Path, name: str, content: bytes) -> None:
-    """Write a file, synced to the disk."""
-    with (folder / name).open("xb") as stream:
+def write_small(folder: Path, name: str, content: bytes, *, mode: int = 0o666) -> None:
+    """Write a file, synced to the disk. Args: mode: as ``open_new``."""
+    with open_new(folder / name, mode=mode) as stream:
         stream.write(content)
         sync(stream)

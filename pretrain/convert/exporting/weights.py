@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fanal.files import sync
+from fanal.files import open_new, sync
 from pretrain.checkpoint.disk.boxes import Box
 from pretrain.checkpoint.disk.tensors import TensorReader
 from pretrain.convert.ours.names import HfTensor
@@ -95,14 +95,16 @@ def index_json(files: Sequence[WeightFile]) -> dict[str, object]:
     }
 
 
-def write_file(folder: Path, file: WeightFile, reader: TensorReader, on_bytes: Callable[[int], None]) -> PublishedFile:
+def write_file(
+    folder: Path, file: WeightFile, reader: TensorReader, on_bytes: Callable[[int], None], *, mode: int = 0o666
+) -> PublishedFile:
     """Write one file, synced to the disk, and return its size and hash as written.
 
-    Args: on_bytes: called with the number of bytes of each block.
+    Args: on_bytes: called with the number of bytes of each block; mode: as ``open_new``.
     Raises: OSError if the disk refuses the write; DamagedCheckpointError.
     """
     digest, written = hashlib.sha256(), 0
-    with (folder / file.name).open("xb", buffering=0) as stream:
+    with open_new(folder / file.name, mode=mode, buffering=0) as stream:
         for content in _contents(file, reader):
             view = memoryview(content)
             digest.update(view)

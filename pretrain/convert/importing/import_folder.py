@@ -8,9 +8,8 @@ import contextlib
 import dataclasses
 import math
 import os
-import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +17,10 @@ import torch
 from omegaconf import OmegaConf
 
 from fanal.errors import UserError
+from fanal.files import create, open_new
 from fanal.free_space import nearest_folder, shortage
 from fanal.hashing import FAST, hash_text, new_hash
+from fanal.links import mode_of_copies
 from fanal.part_folder import part_folder
 from fanal.progress import Progress
 from fanal.run_folder import COMPLETE, CONFIG, MANIFEST, SHARDS, STATE, TENSORS, shard_path
@@ -31,9 +32,10 @@ from pretrain.checkpoint.disk.state_file import state_text
 from pretrain.checkpoint.disk.tensor_index import IndexedTensor, StoredBox, TensorIndex, entry_name, index_text
 from pretrain.checkpoint.disk.weight_sums import weight_sum
 from pretrain.convert.importing.assemble import Assembly, assemble
-from pretrain.convert.importing.kept_files import check_kept_files, has_tokenizer
+from pretrain.convert.importing.kept_files import has_tokenizer, read_kept_files
+from pretrain.convert.ours.code_keys import code_named_in
 from pretrain.convert.ours.import_record import IMPORT, IMPORTED_FILES, import_text
-from pretrain.convert.ours.published import PublishedFile
+from pretrain.convert.ours.published import PublishedFile, describe_published
 from pretrain.convert.ours.target import harm_of, named
 from pretrain.convert.theirs.certified import Certified, describe_linked, read_certified, say_unproved
 from pretrain.convert.theirs.read_config import CONFIG_JSON, HfModel, read_hf_config
@@ -76,13 +78,18 @@ def import_hf(hf_dir: str | Path, to: str | Path, *, make_vocab_size_divisible_b
         )
     certified = _checked(folder)
     found = read_hf_config(folder, make_vocab_size_divisible_by=make_vocab_size_divisible_by)
-    kept = check_kept_files(folder, vocab_size=found.model.vocab_size)
+    kept = read_kept_files(folder, vocab_size=found.model.vocab_size)
     with open_hf_weights(folder) as weights:
         assembly = assemble(weights, found.model)
         _check_target(final, sum(math.prod(shape) for shape in assembly.shapes.values()) * 4 + SMALL_FILES_BYTES)
         with _part_of(final) as part:
             made = _write(part, final, found, assembly, kept, certified)
     say_unproved(folder, certified)
+    if code := code_named_in(kept):
+        print(
+            f"note: {folder} names code that its reader may run ({', '.join(code)}): it is not run, and an export leaves it out",
+            file=sys.stderr,
+        )
     if not has_tokenizer(kept):
         print(
             f"warning: {folder} has no tokenizer (tokenizer.json or tokenizer.model): `generate` needs --tokenizer DIR, and "
@@ -102,17 +109,21 @@ def _checked(folder: Path) -> Certified | None:
 
 
 def _write(
-    part: Path, final: Path, found: HfModel, assembly: Assembly, kept: Sequence[str], certified: Certified | None
+    part: Path, final: Path, found: HfModel, assembly: Assembly, kept: Mapping[str, bytes], certified: Certified | None
 ) -> Imported:
     weights = assembly.weights
     source_bytes = sum((weights.folder / name).stat().st_size for name in weights.files)
     shard_bytes = sum(math.prod(shape) for shape in assembly.shapes.values()) * 4
+    mode = mode_of_copies(weights.folder, (CONFIG_JSON, *kept, *weights.files))
+    for name, content in kept.items():
+        (part / IMPORTED_FILES).mkdir(exist_ok=True)  # a manifest names files, and no empty folder
+        create(part / IMPORTED_FILES / name, content, mode=mode)
     with Progress(f"import {weights.folder.name}", source_bytes + shard_bytes) as progress:
-        read = _describe_source(weights, kept, progress)
+        read = _describe_source(weights, progress) + [describe_published(part / IMPORTED_FILES, name) for name in kept]
         if certified is not None:
             certified.compare(read)
         dtype = _weights_dtype(weights)
-        entries, tensors = _write_shards(part, assembly, dtype, progress, done_bytes=source_bytes)
+        entries, tensors = _write_shards(part, assembly, dtype, progress, done_bytes=source_bytes, mode=mode)
     index = TensorIndex(
         states=(PARAM,), num_updates=0, weights_dtype=str(dtype).removeprefix("torch."), tensors=tensors
     )
@@ -128,10 +139,7 @@ def _write(
         ),
     }
     for name, text in texts.items():
-        (part / name).write_text(text, encoding="utf-8")
-    for name in kept:
-        (part / IMPORTED_FILES).mkdir(exist_ok=True)  # a manifest names files, and no empty folder
-        shutil.copyfile(weights.folder / name, part / IMPORTED_FILES / name)
+        create(part / name, text.encode("utf-8"), mode=mode)
     small = [*texts, *(f"{IMPORTED_FILES}/{name}" for name in kept)]
     entries += [describe(part, name) for name in small]
     try:
@@ -160,7 +168,7 @@ def _weights_dtype(weights: HfWeights) -> torch.dtype:
 
 
 def _write_shards(
-    part: Path, assembly: Assembly, dtype: torch.dtype, progress: Progress, *, done_bytes: int
+    part: Path, assembly: Assembly, dtype: torch.dtype, progress: Progress, *, done_bytes: int, mode: int
 ) -> tuple[list[FileEntry], dict[str, IndexedTensor]]:
     entries, tensors = [], {}
     (part / SHARDS).mkdir()
@@ -170,7 +178,7 @@ def _write_shards(
         header = header_bytes((entry_name(name, PARAM, box), box.size) for name, box in boxes.items())
         digest, num_bytes = new_hash(FAST), len(header)
         digest.update(header)
-        with (part / path).open("xb") as stream:
+        with open_new(part / path, mode=mode) as stream:
             stream.write(header)
             for name in names:
                 total = 0
@@ -214,9 +222,9 @@ def _config_text(found: HfModel, dtype: torch.dtype) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(content))
 
 
-def _describe_source(weights: HfWeights, kept: Sequence[str], progress: Progress) -> list[PublishedFile]:
-    """Return size and hash of every file that is read."""
-    names = [CONFIG_JSON, *([INDEX_JSON] if (weights.folder / INDEX_JSON).is_file() else []), *kept]
+def _describe_source(weights: HfWeights, progress: Progress) -> list[PublishedFile]:
+    """Return size and hash of every file that is read and not copied."""
+    names = [CONFIG_JSON, *([INDEX_JSON] if (weights.folder / INDEX_JSON).is_file() else [])]
     entries = [describe_linked(weights.folder, name) for name in names]
     done_bytes = 0
     for name in weights.files:

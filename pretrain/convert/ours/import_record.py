@@ -28,7 +28,8 @@ TOKENIZER_FILES = (
 """Files by which a Hugging Face folder describes its tokenizer."""
 TOKENIZERS = frozenset({"tokenizer.json", "tokenizer.model"})
 """Files that are a tokenizer by themselves; the others describe one."""
-KEPT_FILES = (*TOKENIZER_FILES, "generation_config.json")
+GENERATION_CONFIG = "generation_config.json"
+KEPT_FILES = (*TOKENIZER_FILES, GENERATION_CONFIG)
 """Files that are copied into the checkpoint if the folder has them."""
 
 

@@ -1,10 +1,11 @@
 """Files of a Hugging Face folder, by the hash that its readers check: SHA-256, as coreutils and the hub do."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from fanal.hashing import STANDARD, digits_of
-from pretrain.checkpoint.disk.manifest import describe
+from pretrain.checkpoint.disk.manifest import describe, read_blocks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +19,12 @@ class PublishedFile:
     """Hash in 64 hexadecimal digits."""
 
 
-def describe_published(folder: Path, path: str) -> PublishedFile:
-    """Return size and hash of one file as it reads now. Follows no link. Raises: as ``describe``."""
-    found = describe(folder, path, algorithm=STANDARD)
+def describe_published(
+    folder: Path, path: str, *, blocks: Callable[[Path], Iterable[bytes]] = read_blocks
+) -> PublishedFile:
+    """Return size and hash of one file as it reads now. Args: blocks: what reads it, by default without following a link.
+
+    Raises: as ``describe``.
+    """
+    found = describe(folder, path, algorithm=STANDARD, blocks=blocks)
     return PublishedFile(path=path, bytes=found.bytes, sha256=digits_of(found.hash))

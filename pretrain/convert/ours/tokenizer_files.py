@@ -1,6 +1,7 @@
-"""The tokenizer's files of an export: ours with the files that `transformers` needs, or an import's own, unchanged."""
+"""The tokenizer's files of an export: ours with the files that `transformers` needs, or an import's own."""
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,15 +9,19 @@ from typing import Any
 
 import sentencepiece
 
-from fanal.errors import UserError, error_type
-from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, read_small_file
+from fanal.errors import UserError
+from fanal.files import reading
+from fanal.links import mode_of_copies, read_inside
+from fanal.plain_files import MAX_TOKENIZER_BYTES
+from pretrain.checkpoint.disk.manifest import DamagedCheckpointError
 from pretrain.config.schema import DataConfig
+from pretrain.convert.ours.code_keys import code_named_in, without_code
 from pretrain.convert.ours.import_record import IMPORT, IMPORTED_FILES, TOKENIZER_FILES, TOKENIZERS, ImportRecord
 from pretrain.convert.ours.token_ids import BOS, EOS, PAD, SpecialTokenIdError, TokenId, token_ids
 from pretrain.data.position import DataPosition
 from pretrain.data.sources import Sources
 from tokenizer.vocabulary.load import FAST_NAME, MODEL_NAME, Tokenizer, load_tokenizer
-from tokenizer.vocabulary.pieces import contradiction
+from tokenizer.vocabulary.pieces import contradiction, processor_of
 from tokenizer.vocabulary.spec import CONTROL_PIECES, UNK_ID
 
 
@@ -41,6 +46,8 @@ class ExportTokenizer:
     """Whether this project made it: then every id must be the oracle's."""
     sha256: str | None
     """Hash of the SentencePiece model."""
+    mode: int = 0o666
+    """Mode of copies: nobody may read one who may not read the file it was made from."""
 
     @property
     def is_there(self) -> bool:
@@ -83,11 +90,13 @@ def tokenizer_of_run(
         prepare=tokenizer.spec.prepare,
         is_ours=True,
         sha256=tokenizer.model_sha256,
+        mode=mode_of_copies(tokenizer.directory, (FAST_NAME, MODEL_NAME)),
     )
 
 
 def tokenizer_of_import(folder: Path, imported: ImportRecord, *, vocab_size: int) -> ExportTokenizer:
-    """Return the tokenizer of an imported checkpoint, with its files unchanged.
+    """Return the tokenizer of an imported checkpoint, with its files unchanged but for keys that name code, which are left out
+    (code_keys.py), as a note says.
 
     Raises: UserError, DamagedCheckpointError if an older version has imported a tokenizer that is not valid.
     """
@@ -100,28 +109,37 @@ def tokenizer_of_import(folder: Path, imported: ImportRecord, *, vocab_size: int
     inside = folder / IMPORTED_FILES
     if (wrong := contradiction(inside, vocab_size=vocab_size)) is not None:
         raise UserError(f"{wrong}. Correct that in the folder that this was imported from, and import it again")
-    files = {name: (inside / name).read_bytes() for name in TOKENIZER_FILES if (inside / name).is_file()}
+    files = {name: _read(inside, name) for name in TOKENIZER_FILES if (inside / name).is_file()}
+    if code := code_named_in(files):
+        print(
+            f"note: the export leaves out {', '.join(code)}, by which the folder this was imported from has its reader run code",
+            file=sys.stderr,
+        )
     return ExportTokenizer(
-        files=files,
+        files=without_code(files),
         vocab_size=vocab_size,
         bos_id=ids.get(BOS),
         eos_id=ids.get(EOS),
         pad_id=ids.get(PAD),
         adds_bos=False,
-        processor=_processor(inside / MODEL_NAME) if MODEL_NAME in files else None,
+        processor=_processor(inside / MODEL_NAME, files[MODEL_NAME]) if MODEL_NAME in files else None,
         prepare=lambda text: text,
         is_ours=False,
         sha256=None,
+        mode=mode_of_copies(inside, files) if files else 0o666,
     )
 
 
-def _processor(path: Path) -> sentencepiece.SentencePieceProcessor:
+def _read(folder: Path, name: str) -> bytes:
+    with reading(folder / name):
+        return read_inside(folder, name, max_bytes=MAX_TOKENIZER_BYTES)
+
+
+def _processor(path: Path, model: bytes) -> sentencepiece.SentencePieceProcessor:
     try:
-        if not path.stat().st_size:
-            raise RuntimeError("it is empty")
-        return sentencepiece.SentencePieceProcessor(model_file=str(path))
-    except (OSError, RuntimeError) as error:
-        raise error_type(error, DamagedCheckpointError)(
+        return processor_of(model)
+    except RuntimeError as error:
+        raise DamagedCheckpointError(
             f"{path} is not a SentencePiece model ({error}); import the folder again"
         ) from None
 
@@ -130,7 +148,7 @@ def hf_files(tokenizer: Tokenizer, *, adds_bos: bool) -> dict[str, bytes]:
     """Return a tokenizer's files for an export, from which every program reads the same ids (``make interop``)."""
     bos, eos, unknown, pad = CONTROL_PIECES
     special = {"bos_token": bos, "eos_token": eos, "unk_token": unknown, "pad_token": pad}
-    content = json.loads(read_small_file(tokenizer.directory / FAST_NAME))
+    content = json.loads(_read(tokenizer.directory, FAST_NAME))
     added = _added_tokens(tokenizer, content["added_tokens"])
     content["added_tokens"] = added
     content["decoder"]["decoders"] = [step for step in content["decoder"]["decoders"] if not _drops_pieces(step)]
@@ -151,7 +169,7 @@ def hf_files(tokenizer: Tokenizer, *, adds_bos: bool) -> dict[str, bytes]:
     }
     return {
         FAST_NAME: json_bytes(content),
-        MODEL_NAME: read_small_file(tokenizer.directory / MODEL_NAME),
+        MODEL_NAME: _read(tokenizer.directory, MODEL_NAME),
         "tokenizer_config.json": json_bytes(config),
         "special_tokens_map.json": json_bytes(special),
     }

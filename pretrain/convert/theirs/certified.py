@@ -4,6 +4,7 @@ A folder of another program has none; whoever opens it says so, since nothing te
 """
 
 import dataclasses
+import errno
 import json
 import os
 import sys
@@ -11,7 +12,8 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from fanal.errors import DamageError
+from fanal.errors import DamageError, error_type
+from fanal.links import blocks_inside, read_inside
 from fanal.reason import reason
 from fanal.records import MisfitError, own_hash, record_of
 from pretrain.checkpoint.disk.manifest import LOST
@@ -21,6 +23,8 @@ CERTIFICATE, CARD = "certificate.json", "README.md"
 OWN_HASH = "certificate_sha256"
 """Key of the certificate's own hash; one of an earlier version has none."""
 MAX_THREADS = 8
+NO_FILE = LOST | {errno.EINVAL, errno.EISDIR, errno.ENXIO}
+"""Errors of a file that is gone, or that is something else by now: the bytes that a certificate names are not there."""
 REMEDY = f"copy the folder again, or export it again (who changed it on purpose removes {CERTIFICATE})"
 
 
@@ -63,13 +67,12 @@ class Certified:
 def describe_linked(folder: Path, name: str) -> PublishedFile:
     """Return size and hash of a file, like ``describe_published``, following links: a download cache consists of links.
 
-    Raises: DamagedExportError if it is not there, or no file; OSError as ``describe``.
+    Raises: DamagedExportError if it is not there, or no file; UserError for a link that leads out; OSError as ``describe``.
     """
-    real = (folder / name).resolve()
     try:
-        return dataclasses.replace(describe_published(real.parent, real.name), path=name)
+        return describe_published(folder, name, blocks=lambda _: blocks_inside(folder, name))
     except OSError as error:
-        if error.errno not in LOST:
+        if error.errno not in NO_FILE:
             raise
         problem = error.strerror or "not a file"
         raise DamagedExportError(f"{folder / name} cannot be read ({problem}); {REMEDY}") from None
@@ -78,13 +81,17 @@ def describe_linked(folder: Path, name: str) -> PublishedFile:
 def read_certified(folder: Path) -> Certified | None:
     """Read the certificate of a folder; None if it has none (then, once the folder is found good: ``say_unproved``).
 
-    Raises: DamagedExportError if it is not what an export wrote.
+    Raises: DamagedExportError if it is not what an export wrote; UserError if it is a link that leads out; PassingError.
     """
     path = folder / CERTIFICATE
     if not os.path.lexists(path):
         return None
     try:
-        content = json.loads(path.read_bytes())
+        text = read_inside(folder, CERTIFICATE)
+    except OSError as problem:
+        raise error_type(problem, DamagedExportError)(f"{path} cannot be read ({problem.strerror}); {REMEDY}") from None
+    try:
+        content = json.loads(text)
         stated = content.get(OWN_HASH)
         if stated is not None and stated != (found := own_hash(content, OWN_HASH)):
             raise MisfitError(f"its content has sha256 {found}, expected {stated}")

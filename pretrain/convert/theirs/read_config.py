@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fanal.errors import error_type
+from fanal.links import read_inside
 from fanal.shown import kind_of
 from pretrain.config.number_rules import size_problem
 from pretrain.config.schema import ModelConfig
@@ -31,15 +32,17 @@ class HfModel:
 def read_hf_config(folder: Path, *, make_vocab_size_divisible_by: int = 128) -> HfModel:
     """Read the model of a Hugging Face folder.
 
-    Raises: UnsupportedModelError naming the key, its value and what is supported; SpecialTokenIdError.
+    Raises: UnsupportedModelError naming the key, its value and what is supported; SpecialTokenIdError; as ``open_inside``.
     """
     path = folder / CONFIG_JSON
     try:
-        content = json.loads(path.read_bytes())
+        text = read_inside(folder, CONFIG_JSON)
     except OSError as error:
         raise error_type(error, UnsupportedModelError)(
             f"HF_DIR ({folder}) must be a Hugging Face model's folder, and its {CONFIG_JSON} cannot be read ({error.strerror})"
         ) from None
+    try:
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UnsupportedModelError(f"{path} is not JSON ({error}); copy it again") from None
     if not isinstance(content, dict):

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import sentencepiece
-
 from fanal.errors import UserError, error_type
+from fanal.files import reading
+from fanal.links import read_inside
+from fanal.plain_files import MAX_TOKENIZER_BYTES
 from fanal.shown import kind_of
 from pretrain.convert.ours.token_ids import BOS, EOS, token_ids
 from tokenizer.vocabulary.load import INFO_NAME, load_tokenizer
+from tokenizer.vocabulary.pieces import processor_of
 
 TOKENIZER_JSON, SENTENCEPIECE_MODEL = "tokenizer.json", "tokenizer.model"
 
@@ -51,15 +53,15 @@ def open_codec(folder: Path, *, config: dict[str, Any] | None = None, vocab_size
             vocab_size=tokenizer.vocab_size,
             sha256=tokenizer.model_sha256,
         )
-    ids = token_ids(_read_json(folder / "config.json") | (config or {}), folder / "config.json", vocab_size=vocab_size)
-    generation = folder / "generation_config.json"
-    ids |= token_ids(_read_json(generation), generation, vocab_size=vocab_size)
+    ids = token_ids(_read_json(folder, "config.json") | (config or {}), folder / "config.json", vocab_size=vocab_size)
+    generation = "generation_config.json"
+    ids |= token_ids(_read_json(folder, generation), folder / generation, vocab_size=vocab_size)
     bos_id, eos = ids.get(BOS), ids.get(EOS)
     assert not isinstance(bos_id, list), "only EOS may be a list"
     eos_ids = frozenset(eos if isinstance(eos, list) else [] if eos is None else [eos])
-    if (folder / TOKENIZER_JSON).is_file():
+    if (folder / TOKENIZER_JSON).exists():
         return _from_tokenizer_json(folder, bos_id, eos_ids)
-    if (folder / SENTENCEPIECE_MODEL).is_file():
+    if (folder / SENTENCEPIECE_MODEL).exists():
         return _from_sentencepiece(folder / SENTENCEPIECE_MODEL, bos_id, eos_ids)
     raise UserError(
         f"{folder} has no tokenizer: neither {INFO_NAME} nor {TOKENIZER_JSON} nor {SENTENCEPIECE_MODEL} is in it; give the folder "
@@ -68,15 +70,20 @@ def open_codec(folder: Path, *, config: dict[str, Any] | None = None, vocab_size
 
 
 def read_tokenizer_json(path: Path) -> Any:
-    """Read a ``tokenizers.Tokenizer``. Raises: UserError if the library is not installed, or does not read the file."""
+    """Read a ``tokenizers.Tokenizer``.
+
+    Raises: UserError if the library is not installed, or does not read the file; as ``reading``; as ``open_inside``.
+    """
     try:
         import tokenizers
     except ImportError:
         raise UserError(
             f"{path} needs the library tokenizers, which is not installed; pip install 'fanal[hf]' installs it"
         ) from None
+    with reading(path):
+        content = read_inside(path.parent, path.name, max_bytes=MAX_TOKENIZER_BYTES)
     try:
-        return tokenizers.Tokenizer.from_file(str(path))
+        return tokenizers.Tokenizer.from_buffer(content)
     except Exception as error:  # the library raises nothing narrower
         raise UserError(
             f"{path} is not a tokenizer that the library tokenizers can read ({error}); copy it again"
@@ -88,7 +95,7 @@ def _from_tokenizer_json(folder: Path, bos_id: int | None, eos_ids: frozenset[in
     # To a model of ours a "</s>" in a prompt is text, from its checkpoint and from its export alike; a model that was made
     # elsewhere may have been tuned on turns whose markers one types.
     tokenizer.encode_special_tokens = _is_ours(folder)
-    starts_with_bos = tokenizer.encode("").ids == [bos_id] or _read_json(folder / "tokenizer_config.json").get(
+    starts_with_bos = tokenizer.encode("").ids == [bos_id] or _read_json(folder, "tokenizer_config.json").get(
         "add_bos_token", False
     )
     return TextCodec(
@@ -103,7 +110,7 @@ def _from_tokenizer_json(folder: Path, bos_id: int | None, eos_ids: frozenset[in
 
 def _is_ours(folder: Path) -> bool:
     """Return whether the tokenizer is one of this project: the certificate of an export has compared such ones alone."""
-    figures = _read_json(folder / "certificate.json").get("figures")
+    figures = _read_json(folder, "certificate.json").get("figures")
     tokenizer = figures.get("tokenizer") if isinstance(figures, dict) else None
     return isinstance(tokenizer, dict) and tokenizer.get("oracle") == "SentencePiece"
 
@@ -111,7 +118,8 @@ def _is_ours(folder: Path) -> bool:
 def _from_sentencepiece(path: Path, bos_id: int | None, eos_ids: frozenset[int]) -> TextCodec:
     """Open the SentencePiece model of a folder without tokenizer.json, as some of Llama 1 and 2 are."""
     try:
-        processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
+        model = read_inside(path.parent, path.name, max_bytes=MAX_TOKENIZER_BYTES)
+        processor = processor_of(model)
     except (OSError, RuntimeError) as error:
         raise error_type(error)(f"{path} is not a SentencePiece model ({error}); copy it again") from None
     return TextCodec(
@@ -124,12 +132,16 @@ def _from_sentencepiece(path: Path, bos_id: int | None, eos_ids: frozenset[int])
     )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; empty if there is no file. Raises: UserError if it holds something else."""
-    if not path.is_file():
+def _read_json(folder: Path, name: str) -> dict[str, Any]:
+    """Read a JSON object; empty if there is no file. Raises: UserError if it holds something else; as ``reading``; as
+    ``open_inside``."""
+    path = folder / name
+    if not path.exists():
         return {}
+    with reading(path):
+        text = read_inside(folder, name)
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON ({error}); copy it again") from None
     if not isinstance(content, dict):

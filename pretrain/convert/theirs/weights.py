@@ -6,10 +6,10 @@ Format: https://github.com/huggingface/safetensors (8 bytes of length, JSON, dat
 """
 
 import contextlib
+import errno
 import json
 import math
 import os
-import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ import numpy as np
 
 from fanal.errors import UserError, error_type
 from fanal.files import reading
+from fanal.links import open_inside, read_inside
 from fanal.reason import reason
 
 INDEX_JSON, SINGLE = "model.safetensors.index.json", "model.safetensors"
@@ -96,7 +97,7 @@ def open_hf_weights(folder: Path) -> Iterator[HfWeights]:
     try:
         entries: dict[str, HfEntry] = {}
         for file, expected in listed.items():
-            descriptors[file] = _open(folder / file)
+            descriptors[file] = _open(folder, file)
             found = _read_header(folder / file, descriptors[file])
             twice = sorted(set(found) & set(entries))
             if twice:
@@ -123,7 +124,7 @@ def _listed_files(folder: Path) -> dict[str, set[str] | None]:
     if has_single:
         return {SINGLE: None}
     if has_index:
-        return dict(_read_index(folder / INDEX_JSON))
+        return dict(_read_index(folder))
     pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
     if pickles:
         raise BadWeightsError(
@@ -133,9 +134,14 @@ def _listed_files(folder: Path) -> dict[str, set[str] | None]:
     raise BadWeightsError(f"{folder} has neither {SINGLE} nor {INDEX_JSON}; copy the weights there")
 
 
-def _read_index(path: Path) -> dict[str, set[str]]:
+def _read_index(folder: Path) -> dict[str, set[str]]:
+    path = folder / INDEX_JSON
     try:
-        weight_map = json.loads(path.read_bytes(), object_pairs_hook=_no_duplicates)["weight_map"]
+        text = read_inside(folder, INDEX_JSON)
+    except OSError as error:
+        raise error_type(error, BadWeightsError)(f"{path} cannot be read ({error.strerror}); copy it again") from None
+    try:
+        weight_map = json.loads(text, object_pairs_hook=_no_duplicates)["weight_map"]
         files: dict[str, set[str]] = {}
         for name, file in weight_map.items():
             if not isinstance(file, str) or file != Path(file).name or not file.endswith(".safetensors"):
@@ -144,28 +150,27 @@ def _read_index(path: Path) -> dict[str, set[str]]:
         if not files:
             raise UserError("its weight_map is empty")
         return dict(sorted(files.items()))
-    except OSError as error:
-        raise error_type(error, BadWeightsError)(f"{path} cannot be read ({error.strerror}); copy it again") from None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise BadWeightsError(f"{path} is not an index of weights ({reason(error)}); copy it again") from None
 
 
-def _open(path: Path) -> int:
-    """Open a regular file and return its descriptor. A link to one is accepted: a download cache consists of links."""
+def _open(folder: Path, file: str) -> int:
+    """Open a file of the weights and return its descriptor. Raises: BadWeightsError; as ``open_inside``."""
+    path = folder / file
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        return open_inside(folder, file)
     except OSError as error:
+        if error.errno in (errno.EINVAL, errno.EISDIR, errno.ENXIO):
+            raise BadWeightsError(f"{path} must be a file, and is not one; copy it again") from None
         raise error_type(error, BadWeightsError)(
             f"{path} cannot be read ({error.strerror}): a file of the weights is missing; copy it again"
         ) from None
+    except UserError:
+        raise
     except ValueError:  # a NUL, or half a character
         raise BadWeightsError(
             f"{path.parent / INDEX_JSON} names a file {path.name!r}, and no file can have that name; copy the folder again"
         ) from None
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise BadWeightsError(f"{path} must be a file, and is not one; copy it again")
-    return descriptor
 
 
 def _read_header(path: Path, descriptor: int) -> dict[str, HfEntry]:

@@ -1,6 +1,8 @@
 """Small Hugging Face folders, made by transformers itself."""
 
+import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,6 +58,19 @@ def edit_config(folder: Path, **changes: Any) -> None:
     path = folder / "config.json"
     content = json.loads(path.read_text()) | changes
     path.write_text(json.dumps({key: value for key, value in content.items() if value is not ...}))
+
+
+def in_hub_cache(folder: Path, cache: Path) -> Path:
+    """Put a folder's files into a download cache, as huggingface_hub lays it out. Returns: the folder of links there."""
+    model = cache / "models--some--model"
+    snapshot, blobs = model / "snapshots" / "0a1b2c", model / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for path in folder.iterdir():
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        shutil.copyfile(path, blobs / digest)
+        (snapshot / path.name).symlink_to(f"../../blobs/{digest}")
+    return snapshot
 
 
 def reseal(checkpoint: Path, name: str, content: str) -> None:

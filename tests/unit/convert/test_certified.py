@@ -14,6 +14,7 @@ from pretrain.convert.importing.import_folder import import_hf
 from pretrain.convert.theirs.certified import DamagedExportError
 from pretrain.inspect.generate import GenerationRequest, generate
 from pretrain.model.sampling import Sampling
+from tests.unit.convert.folders import in_hub_cache
 from tokenizer.shards.manifest import DamagedShardError
 
 V1 = Path(__file__).parents[2] / "golden" / "formats" / "v1"
@@ -80,13 +81,10 @@ def test_a_file_that_is_gone_is_named_and_a_card_is_not_missed(name: str, export
 
 
 def test_a_download_cache_of_links_is_followed(exported: Path, tmp_path: Path) -> None:
-    links = tmp_path / "links"
-    links.mkdir()
-    for path in exported.iterdir():
-        (links / path.name).symlink_to(path)
+    links = in_hub_cache(exported, tmp_path)
     generate(links, REQUEST, out=io.StringIO())
-    flip(exported / "model.safetensors", -1)
-    with pytest.raises(DamagedExportError, match=r"links/model.safetensors has"):
+    flip(links / "model.safetensors", -1)
+    with pytest.raises(DamagedExportError, match=r"0a1b2c/model.safetensors has"):
         generate(links, REQUEST, out=io.StringIO())
 
 

@@ -35,7 +35,7 @@ from pretrain.inspect.generate import new_tokens
 from pretrain.model.families.table import EMBEDDING, OUTPUT
 from pretrain.model.inference import InferenceDecoder
 from pretrain.model.sampling import Sampler, Sampling
-from tests.unit.convert.folders import BASE, TOKENIZER, MakeFolder, edit_config
+from tests.unit.convert.folders import BASE, TOKENIZER, MakeFolder, edit_config, in_hub_cache
 
 ROOT = Path(__file__).parents[3]
 LOGITS_TOLERANCE = 1e-4
@@ -218,10 +218,7 @@ def test_a_folder_with_config_and_weights_alone_is_enough_and_said_to_have_no_to
 
 
 def test_a_folder_of_links_as_a_download_cache_has_is_read(folder: Path, tmp_path: Path) -> None:
-    links = tmp_path / "links"
-    links.mkdir()
-    for path in folder.iterdir():
-        (links / path.name).symlink_to(path)
+    links = in_hub_cache(folder, tmp_path)
     a, b = (import_hf(source, tmp_path / name) for source, name in ((folder, "a"), (links, "b")))
     assert (a.checkpoint / "tensors.json").read_bytes() == (b.checkpoint / "tensors.json").read_bytes()
 
@@ -241,12 +238,12 @@ def test_a_full_disk_is_one_message_and_leaves_nothing(
     if not Path("/dev/full").exists():
         pytest.skip("needs /dev/full")
     monkeypatch.setattr(from_hf, "shard_path", lambda number: "shards/full")
-    real = Path.open
+    real = from_hf.open_new
 
-    def open_or_full(self: Path, *arguments: Any, **options: Any) -> Any:
-        return real(Path("/dev/full"), "wb") if self.name == "full" else real(self, *arguments, **options)
+    def open_or_full(path: Path, **options: Any) -> Any:
+        return Path("/dev/full").open("wb") if path.name == "full" else real(path, **options)
 
-    monkeypatch.setattr(Path, "open", open_or_full)
+    monkeypatch.setattr(from_hf, "open_new", open_or_full)
     with pytest.raises(
         ImportTargetError, match=r"could not be written, and nothing is left of it: No space left on device"
     ):

@@ -176,6 +176,7 @@ def test_our_words_for_an_error_of_the_disk_are_no_wrong_input(
     (tmp_path / "run.yaml").touch()
     monkeypatch.setattr(Path, "read_text", sick)
     monkeypatch.setattr(Path, "read_bytes", sick)
+    monkeypatch.setattr("fanal.records.read_plain", sick)
     monkeypatch.setattr(tempfile, "TemporaryFile", sick)
     for act in (
         lambda: here(tmp_path),

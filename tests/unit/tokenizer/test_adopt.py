@@ -1,6 +1,7 @@
 """Shards that megatron-core's own builder wrote get a manifest, and what does not fit is refused by name."""
 
 import json
+import os
 import shlex
 import shutil
 from pathlib import Path
@@ -70,8 +71,21 @@ def edit(prefix: Path, suffix: str, at: int, content: bytes) -> None:
         stream.write(content)
 
 
+def pipe(prefix: Path, suffix: str) -> None:
+    Path(f"{prefix}.{suffix}").unlink()
+    os.mkfifo(f"{prefix}.{suffix}")
+
+
 FAULTS = {
     "no idx": (lambda p: Path(f"{p}.idx").unlink(), r"a.idx cannot be read \(No such file"),
+    "a pipe for an idx": (
+        lambda p: (cut(p, "idx", 0), pipe(p, "idx")),
+        r"a.idx cannot be read \(it is a pipe, and must be a file\)",
+    ),
+    "documents without end": (
+        lambda p: edit(p, "idx", 18, (1 << 60).to_bytes(8, "little") + ((1 << 60) + 1).to_bytes(8, "little")),
+        r"a.idx has \d+ bytes, expected \d{20} for 1152921504606846976 documents",
+    ),
     "no bin": (lambda p: Path(f"{p}.bin").unlink(), r"a.bin does not exist, expected \d+ bytes by the .idx"),
     "cut bin": (lambda p: cut(p, "bin", 100), r"a.bin has 100 bytes, expected \d+ bytes by the .idx"),
     "cut idx": (lambda p: cut(p, "idx", 60), r"a.idx has 60 bytes, expected \d+ for 3 documents"),

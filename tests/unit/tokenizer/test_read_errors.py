@@ -74,7 +74,10 @@ def test_a_file_that_cannot_be_read_is_wrong_input_only_if_it_will_stay_so(
     broken: str,
     replacement: Path | str,
     code: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # What stands for a bad disk here can only be reached by a link.
+    monkeypatch.setattr("fanal.links._refuse_outside", lambda *_: None)
     copy = tmp_path / "copy"
     shutil.copytree(tokenizer_dir, copy)
     path = tmp_path / broken if broken in ("input", "x.idx") else copy / broken
