@@ -112,7 +112,7 @@ def _noting(
 
     def wanted(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
         inside = Path(entry.name).relative_to(place)
-        if left_out & set(inside.parts) or inside.parts[:1] and inside.parts[0].startswith("config-"):
+        if left_out & set(inside.parts) or (inside.parts[:1] and inside.parts[0].startswith("config-")):
             return None
         if inside.suffix == ".py" and not entry.isdir():
             sources[entry.name] = folder / inside

@@ -2,6 +2,7 @@
 
 import os
 
+from fanal.host_cores import host_cores
 from pretrain.config.schema import RunConfig
 from pretrain.parallel.quick_imports import quick_imports
 
@@ -14,5 +15,5 @@ def local_rank(run: RunConfig) -> int:
         from pretrain.train.loop import train
 
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ["WORLD_SIZE"])))
+        torch.set_num_threads(max(1, host_cores() // int(os.environ["WORLD_SIZE"])))
     return int(train(run))

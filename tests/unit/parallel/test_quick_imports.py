@@ -33,7 +33,9 @@ print(json.dumps({"links": asked, "modules": sorted(sys.modules)}))
 
 def test_a_rank_follows_no_links_of_modules_and_imports_no_compiler() -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", OF_A_RANK], env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", OF_A_RANK], env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["links"] < 1_000  # 18,000 where inspect looks for the modules of frames
@@ -69,10 +71,12 @@ def test_a_decorator_that_megatron_core_has_is_left_alone(monkeypatch: pytest.Mo
     assert sys.modules[MEGATRON_JIT] is sys.modules[__name__]
 
 
-def test_fused_functions_are_compiled_once_when_called_and_one_inside_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fused_functions_are_compiled_once_when_called_and_one_inside_the_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     compiled = []
 
-    def compile_(function, real=torch.compile):  # noqa: ANN001, ANN202
+    def compile_(function, real=torch.compile):
         compiled.append(function.__name__)
         return real(function, backend="eager", fullgraph=True)
 
