@@ -35,7 +35,10 @@ def quick_imports() -> Iterator[None]:
     sought = inspect.getmodule
 
     def module_of(thing: Any, _filename: str | None = None) -> types.ModuleType | None:
-        return sys.modules.get(thing.f_globals.get("__name__")) if inspect.isframe(thing) else sought(thing, _filename)
+        if inspect.isframe(thing):
+            name: Any = thing.f_globals.get("__name__")
+            return sys.modules.get(name)
+        return sought(thing, _filename)
 
     inspect.getmodule = module_of
     collects = gc.isenabled()
