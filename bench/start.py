@@ -49,8 +49,8 @@ def main(arguments: Sequence[str]) -> int:
         figures, causes = [], []
         for place, (python, variables) in places.items():
             rank = [python, "-u", "-m", "pretrain", "train", config, *STEPS]
-            agent = [python, "-m", "torch.distributed.run", "--nproc-per-node", "1", "--no-python", "true"]
-            for what, command in (("rank", rank), ("torchrun's agent", agent)):
+            starter = [python, "-c", "import launch.chain.ranks"]
+            for what, command in (("rank", rank), ("what starts a node's ranks", starter)):
                 env = environment(variables, as_rank=what == "rank")
                 cpu_s = min(cpu_time_of(command, env, shared) for _ in range(ROUNDS))
                 forget_run(shared)
