@@ -94,8 +94,8 @@ def outside(requests: Sequence[tuple[str, str]], node: Path, shared: Path) -> li
     """The requests to what lies on the shared disk of a cluster: Python, packages, code, data and the run; not a node's own
     folder, and not the checkpoint that the run ends with."""
     folders = {*sys.path, sys.prefix, sys.base_prefix, sysconfig.get_path("stdlib"), str(ROOT), str(shared)} - {""}
-    local = {id(request) for request in [*below(requests, node), *below(requests, shared / "runs/default/checkpoints")]}
-    return [request for request in below(requests, *folders) if id(request) not in local]
+    local = set(below(requests, node, shared / "runs/default/checkpoints"))
+    return [request for request in below(requests, *folders) if request not in local]
 
 
 def counted(calls: Mapping[str, int]) -> str:

@@ -1,9 +1,9 @@
-"""Imports of torch and megatron-core that cost less: a third of the questions to the file system, half of the time.
+"""Imports of torch and megatron-core that cost less: a third of the questions to the file system, three quarters of the time.
 
 What they do at import that a run does not need: megatron-core 0.16.1 decorates 40 functions with ``torch.compile``, which brings
 in TorchDynamo and Inductor, though our layers call none of them; each operator that torch registers has Python's ``inspect``
 follow the links of every module's path to learn which module a frame is of; and Python looks for garbage in what only grows.
-Figures: bench/results/start.md.
+Figures: docs/decisions/parallelism.md.
 """
 
 import contextlib
