@@ -4,6 +4,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from fanal.cgroups import lines
+
 
 @dataclass(frozen=True)
 class Free:
@@ -18,6 +20,16 @@ def free_at(folder: Path) -> Free:
     """Return the free space of the file system that an existing folder lies on."""
     found = os.statvfs(folder)
     return Free(found.f_bavail * found.f_frsize, found.f_favail if found.f_files else None)
+
+
+def is_memory(folder: Path, mounts: Path = Path("/proc/self/mounts")) -> bool:
+    """Return whether files of an existing folder lie in memory, which counts to that of whoever writes them."""
+    real, kinds = f"{os.path.realpath(folder)}/", {}
+    for line in lines(mounts):
+        _, at, kind, *_ = line.split(" ")
+        if real.startswith(f"{at.rstrip('/')}/"):
+            kinds[len(at)] = kind  # of two on one place, the later one counts
+    return kinds[max(kinds)] in ("tmpfs", "ramfs") if kinds else False
 
 
 def nearest_folder(path: Path) -> Path:

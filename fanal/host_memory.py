@@ -1,9 +1,10 @@
 """The memory that processes here may have: the machine's, or less where a cgroup limits it (a container, a Slurm job)."""
 
-import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+
+from fanal.cgroups import groups_of, lines, number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,12 +25,12 @@ def host_memory(root: Path = Path("/")) -> HostMemory:
     found = {name: value * 1024 for name, value in _table(machine)}
     swap, free_swap = found.get("SwapTotal", 0), found.get("SwapFree", 0)
     limits = [(found["MemTotal"] + swap, found["MemAvailable"] + free_swap, str(machine))]
-    for folder in _cgroups(root):
+    for folder in groups_of(root, "memory"):
         for limit_file, used_file in (
             ("memory.max", "memory.current"),
             ("memory.limit_in_bytes", "memory.usage_in_bytes"),
         ):
-            limit, used = _number(folder / limit_file), _number(folder / used_file)
+            limit, used = number(folder / limit_file), number(folder / used_file)
             if limit is None or used is None or limit >= found["MemTotal"]:
                 continue
             cached = dict(_table(folder / "memory.stat"))  # files, which go when memory is needed
@@ -42,43 +43,9 @@ def host_memory(root: Path = Path("/")) -> HostMemory:
     )
 
 
-def _cgroups(root: Path) -> Iterator[Path]:
-    """The folders of this process's groups of version 2, and of version 1's for memory, from its own to the outermost."""
-    for group in _lines(root / "proc/self/cgroup"):
-        number, controllers, path = group.split(":", 2)
-        kind = "cgroup2" if number == "0" else "cgroup"
-        if kind == "cgroup" and "memory" not in controllers.split(","):
-            continue
-        for line in _lines(root / "proc/self/mountinfo"):
-            fields, _, rest = line.partition(" - ")
-            mounted, options = rest.split(" ")[0], rest.split(" ")[-1].split(",")
-            if mounted != kind or (kind == "cgroup" and "memory" not in options):
-                continue
-            top, at = fields.split(" ")[3:5]  # the group that is mounted, and where
-            with contextlib.suppress(
-                ValueError
-            ):  # not below it: a container that sees only its own group, mounted as the root
-                inner = PurePosixPath(path).relative_to(top)
-                yield from (root / at.lstrip("/") / part for part in (inner, *inner.parents) if str(part) != ".")
-            yield root / at.lstrip("/")
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(errors="replace").splitlines()
-    except OSError:
-        return []
-
-
 def _table(path: Path) -> Iterator[tuple[str, int]]:
     """Names and numbers, one pair a line."""
-    for line in _lines(path):
+    for line in lines(path):
         name, number, *_ = [*line.replace(":", " ").split(), "", ""]
         if number.isdigit():
             yield name, int(number)
-
-
-def _number(path: Path) -> int | None:
-    """The number in a file; None where there is none, or the word max."""
-    text = "".join(_lines(path)[:1]).strip()
-    return int(text) if text.isdigit() else None

@@ -56,7 +56,11 @@ def job_options(command: Callable[..., None]) -> Callable[..., None]:
                 "--module", "modules", multiple=True, metavar="NAME", help="Module to load, too; may be repeated."
             ),
             click.option("--preflight/--no-preflight", default=True, help="Check data, space and every node first."),
-            click.option("--node-local", is_flag=True, help="Run code and packages from each node's own disk."),
+            click.option(
+                "--node-local/--no-node-local",
+                default=None,
+                help="Run code and packages from each node's own disk. Default: the site's.",
+            ),
         )
     ):
         command = decorate(command)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from pretrain.parallel.environment import note_exit_code, rank_and_size, started_by_launcher
+from pretrain.parallel.quick_imports import quick_imports
 from pretrain.parallel.signals import end_as_interrupted, ignore_stop_signals, stop_signal, stop_signal_comes_within
 from pretrain.parallel.start import begin_train
 
@@ -260,7 +261,9 @@ def export_command(checkpoint: str, overrides: tuple[str, ...], folder: str, **o
 def _train_rank(run: RunConfig) -> int:
     """Train as one rank of a world that torchrun or srun started."""
     from fanal.run_folder import rank_log
-    from pretrain.train.loop import train as train_run
+
+    with quick_imports():
+        from pretrain.train.loop import train as train_run
 
     log = rank_log(run.run_dir, rank_and_size()[0])
     outlive_output(log)
@@ -287,7 +290,8 @@ def _train_local(run: RunConfig) -> int:
             print(*finished_lines(run, encoding=sys.stdout.encoding), sep="\n")
             return FINISHED
 
-    from pretrain.checkpoint.loading.init_from import check_init_from
+    with quick_imports():
+        from pretrain.checkpoint.loading.init_from import check_init_from
     from pretrain.log.run_dir import open_run_dir
     from pretrain.parallel.device import resolve_device
     from pretrain.parallel.local import run_local_ranks

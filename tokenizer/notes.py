@@ -38,7 +38,7 @@ def say_report(output: str, report: EncodeReport) -> None:
 def _same_bytes(report: EncodeReport) -> list[list[str]]:
     """Return the files that are copies of each other, as far as this part read them whole."""
     by_hash: dict[tuple[str, ...], list[str]] = {}
-    for file in report.manifest.input_files:
+    for file in report.manifest.input_files or ():
         if file.first_block == 0 and len(file.block_sha256) == -(-file.bytes // HASH_BLOCK_BYTES):
             by_hash.setdefault(file.block_sha256, []).append(file.path)
     return [paths for paths in by_hash.values() if len(paths) > 1][:MAX_LINES]
@@ -47,7 +47,7 @@ def _same_bytes(report: EncodeReport) -> list[list[str]]:
 def _same_names(report: EncodeReport) -> list[list[str]]:
     """Return the files whose names differ in the compression alone."""
     by_name: dict[str, list[str]] = {}
-    for file in report.manifest.input_files:
+    for file in report.manifest.input_files or ():
         path = Path(file.path)
         by_name.setdefault(str(path.with_suffix("") if path.suffix.lower() in COMPRESSIONS else path), []).append(
             file.path

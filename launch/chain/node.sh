@@ -14,7 +14,9 @@ if [ -n "${FANAL_NODE_LOCAL:-}" ]; then
     mine=$(mktemp -d "$FANAL_NODE_LOCAL-$SLURM_NODEID.XXXXXXXX") || exit 70
     trap 'rm -rf "$mine"' EXIT
     tar -xf "$FANAL_PACKED" -C "$mine" || exit 70
-    export PYTHONPATH="$mine/code:$mine/packages"
+    # A Python with its library and packages there, and no folder of the shared disk on its path.
+    unset PYTHONNOUSERSITE
+    export PYTHON="$mine/python/bin/python" PYTHONHOME="$mine/python" PYTHONUSERBASE="$mine/python" PYTHONPATH="$mine/code"
 fi
 
 # The output of every rank is kept; the job's own output shows that of local rank 0 of each node.

@@ -41,8 +41,8 @@ class Request:
     modules: tuple[str, ...] = ()
     """Modules loaded after the site's."""
     preflight: bool = True
-    node_local: bool = False
-    """Whether to run code and environment from each node's own disk."""
+    node_local: bool | None = None
+    """Whether to run code and packages from each node's own disk; None is what the site says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -318,7 +318,7 @@ def _node_local(site: SiteConfig, site_name: str, request: Request) -> bool:
         raise UserError(
             f"--node-local needs node_local_dir, which site {site_name} leaves empty; /dev/shm works on most nodes"
         )
-    return request.node_local
+    return site.node_local if request.node_local is None else request.node_local
 
 
 def _warnings(run: RunConfig, site: SiteConfig, gpus: int) -> list[str]:

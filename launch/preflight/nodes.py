@@ -20,7 +20,7 @@ from fanal.run_folder import LAUNCH_DIR
 from launch import slurm
 from launch.chain import jobs_file
 from launch.chain.avoid import PREFLIGHT_RESULT
-from launch.preflight.outliers import MARK, NodeReport, NodeVerdict, clock_offsets, judge
+from launch.preflight.outliers import MARK, NodeFinding, NodeReport, NodeVerdict, clock_offsets, judge
 from launch.sites.site import SiteConfig
 
 LIMIT_S = 300
@@ -160,8 +160,11 @@ def show(node_reports: list[NodeReport], verdict: NodeVerdict) -> None:
         "finding", show_edge=False, header_style="bold",
     )  # fmt: skip
     offsets = clock_offsets(node_reports)
+    findings: dict[str, list[NodeFinding]] = {}
+    for finding in verdict.findings:
+        findings.setdefault(finding.node, []).append(finding)
     for report in node_reports:
-        found = [finding for finding in verdict.findings if finding.node == report.node]
+        found = findings.get(report.node, [])
         broken = any(finding.kind == "broken" for finding in found)
         text = "; ".join(finding.text for finding in found)
         table.add_row(

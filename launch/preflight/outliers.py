@@ -6,7 +6,7 @@ run a job; slow ones make every other node wait, and a user decides whether that
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import median, median_low
+from statistics import median_low
 from typing import Literal
 
 from launch.sites.site import NodeCheckConfig
@@ -178,15 +178,29 @@ def _wrong_clocks(node_reports: list[NodeReport], limit_s: float) -> list[NodeFi
     ]
 
 
+def medians_of_others(figures: Mapping[str, float]) -> dict[str, float]:
+    """Return for each node the median of the other nodes' figures, in the order of the nodes; empty for a node alone.
+
+    All figures are put in order once: of those without the one at a place, what stood behind it moves up by one.
+    """
+    if len(figures) < 2:
+        return {}
+    ordered = sorted(figures, key=figures.__getitem__)
+    values, middle = [figures[node] for node in ordered], (len(ordered) - 1) // 2
+    medians = {}
+    for place, node in enumerate(ordered):
+        upper = values[middle if middle < place else middle + 1]
+        lower = values[middle - 1 if middle - 1 < place else middle]
+        medians[node] = upper if len(ordered) % 2 == 0 else (lower + upper) / 2
+    return {node: medians[node] for node in figures}
+
+
 def _slow(what: str, figures: Mapping[str, list[float]], unit: str, limit: float) -> list[NodeFinding]:
     """Compare the slowest GPU of each node with the median of the other nodes' slowest."""
     slowest = {node: min(values) for node, values in figures.items() if values}
-    found = []
-    for node, value in slowest.items():
-        others = [other for name, other in slowest.items() if name != node]
-        if not others:
-            continue
-        middle = median(others)
+    medians, found = medians_of_others(slowest), []
+    for node, middle in medians.items():
+        value = slowest[node]
         times = middle / value if value > 0 else float("inf")
         if times > limit:
             gpu = f" (GPU {figures[node].index(value)})" if len(figures[node]) > 1 else ""
@@ -200,12 +214,11 @@ def _slow(what: str, figures: Mapping[str, list[float]], unit: str, limit: float
 
 
 def _slow_writes(seconds: Mapping[str, float], limit: float) -> list[NodeFinding]:
-    found = []
-    for node, value in seconds.items():
-        others = [other for name, other in seconds.items() if name != node]
-        middle = median(others) if others else value
+    medians, found = medians_of_others(seconds), []
+    for node, middle in medians.items():
+        value = seconds[node]
         times = value / middle if middle > 0 else float("inf")
-        if others and times > limit and value > QUICK_WRITE_S:
+        if times > limit and value > QUICK_WRITE_S:
             text = f"write {times:.1f}x slower: {value:.2f} s, median of the others {middle:.2f}"
             found.append(
                 NodeFinding(

@@ -18,6 +18,7 @@ from fanal.free_space import free_at, nearest_folder
 from fanal.run_progress import standing, whole_steps
 from launch.chain.request import absolute, check_nodes, check_run_dir
 from launch.preflight import nodes as node_looks
+from launch.preflight.node_local import archive_of_job, check_node_local
 from launch.preflight.space import check_space, check_write, quota
 from launch.sites.reach import check_reach, shards_of
 from launch.sites.site import SiteConfig, load_site
@@ -73,6 +74,7 @@ def preflight(
         ("paths", paths),
         ("data", data),
         ("space", space),
+        ("node-local", node_local),
         ("writing", lambda asked: check_write(asked.run_dir)),
         ("quota", lambda asked: quota(asked.run_dir, asked.site)),
         ("environment", python_environment),
@@ -183,6 +185,15 @@ def space(asked: PreflightRequest) -> str:
         asked.run, num_ranks=num_ranks, free=free_at(nearest_folder(asked.run_dir)), there=whole_steps(asked.run_dir),
         run_dir=asked.run_dir, in_job=asked.in_job,
     )  # fmt: skip
+
+
+def node_local(asked: PreflightRequest) -> str:
+    """Check, in a job whose nodes unpack code and packages, that they have room for them.
+
+    Raises: UserError if this node has none.
+    """
+    archive = archive_of_job()
+    return "" if archive is None else check_node_local(archive, Path(os.path.expandvars(asked.site.node_local_dir)))
 
 
 def python_environment(asked: PreflightRequest) -> str:

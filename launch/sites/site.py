@@ -129,6 +129,9 @@ class SiteConfig:
     file_systems: list[FileSystemConfig] = field(default_factory=list)
     node_local_dir: str = ""
     """A fast disk of each node's own, for code and environment; may name variables of the job. Empty if there is none."""
+    node_local: bool = False
+    """Whether jobs run code and packages from there unless they are asked not to: the nodes then read one file of the shared disk
+    in place of thousands a rank. It takes the archive's size of each node's memory where that disk is memory."""
     bind_numa: bool = False
     """Whether to bind each rank to the cores beside its GPU (pretrain/parallel/binding.py)."""
     stop_margin_s: int = 600
@@ -270,6 +273,10 @@ def _check_shell_texts(site: SiteConfig, where: str) -> None:
                 f"{where}: {key} ({text!r}) must be one line without double quotes, ` and \\, and $ only before the name of a "
                 "variable; /tmp/$USER works"
             )
+    if site.node_local and not site.node_local_dir:
+        raise UserError(
+            f"{where}: node_local (true) needs node_local_dir, which is empty; /dev/shm works on most nodes"
+        )
     if site.node_local_dir and not site.node_local_dir.startswith(("/", "$")):
         raise UserError(
             f"{where}: node_local_dir ({site.node_local_dir}) must be absolute: it lies on each node; /dev/shm works"

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from fanal.files import HASH_BLOCK_BYTES, READ_BLOCK_BYTES, reading
+from fanal.host_memory import host_memory
 from pretrain.config.schema import VerifyConfig
 from pretrain.data.mixture import Mixture
 from pretrain.data.sources import Source, Sources
@@ -80,8 +81,8 @@ class ShardVerifier:
         self._shards = {prefix: _Progress(shard) for prefix, shard in found.items()}
         self._small_first = sorted(self._shards.values(), key=lambda progress: progress.shard.num_tokens)
         num_bytes = sum(shard.num_tokens * shard.dtype.itemsize for shard in found.values())
-        self._stays_in_cache = num_bytes < CACHED_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         self._chunks = np.array([source.order.chunks_per_epoch for source in sources.train], np.float64)
+        self._stays_in_cache = num_bytes < CACHED_SHARE * host_memory().total_bytes
         self._done_bytes = self._sample = 0
         self._plan(first_sample=0)
         self._started = 0.0

@@ -1,6 +1,5 @@
 """``fanal verify``: checkpoints against their manifests, and their numbers against the sums of what was trained, as a table."""
 
-import os
 import sys
 from pathlib import Path
 
@@ -8,6 +7,7 @@ from rich.table import Table
 
 from fanal.console import Console
 from fanal.errors import FanalError, UserError
+from fanal.host_cores import host_cores
 from fanal.run_folder import DATA, REASON, checkpoints_dir
 from fanal.shown import on_one_line
 from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, Manifest
@@ -66,7 +66,7 @@ def verify(path: str | Path, deep: bool, console: Console) -> list[str]:
 
 def _look(checkpoint: Path, deep: bool) -> tuple[Manifest | None, list[str]]:
     """Its manifest, if there is one to read, and what is wrong. Raises: GoneError."""
-    finding = verify_checkpoint(checkpoint, deep=deep, num_threads=min(MAX_THREADS, os.cpu_count() or 1))
+    finding = verify_checkpoint(checkpoint, deep=deep, num_threads=min(MAX_THREADS, host_cores()))
     found = list(finding.problems)
     if deep and not found:
         with still_there(checkpoint):

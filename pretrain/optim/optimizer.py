@@ -3,6 +3,7 @@
 import math
 
 import torch
+import torch._dynamo  # which the first act of any optimizer imports: here with all else, before local ranks are forked
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, get_megatron_optimizer
 from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32

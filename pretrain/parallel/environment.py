@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from fanal.errors import PassingError, UserError
+from fanal.host_cores import cores_of_node, host_cores
 
 STARTED_AT = "PRETRAIN_STARTED_AT_S"
 """Environment variable: when the command was started, on this machine's monotonic clock. Local ranks inherit it."""
@@ -67,8 +68,8 @@ def _number(name: str, default: str | None = None) -> int:
 def cores_of_rank() -> int:
     """Return the cores for this process's share of the node's work: those that it may use, divided among the node's ranks unless
     it was bound to some of them."""
-    cores, all_cores = len(os.sched_getaffinity(0)), os.cpu_count() or 1
-    return cores if cores < all_cores else max(1, cores // _ranks_on_node())
+    cores = host_cores()
+    return cores if cores < cores_of_node() else max(1, cores // _ranks_on_node())
 
 
 def least_ranks_on_node() -> int:

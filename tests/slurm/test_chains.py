@@ -4,11 +4,13 @@ import json
 import signal
 import subprocess
 import sys
+import sysconfig
 import tarfile
 from pathlib import Path
 
 import pytest
 
+import pretrain
 from tests.runs.shared import shared_folder
 from tests.slurm.chains import INTERVAL, STEPS, Chain, same, unbroken, until_unbroken
 from tests.slurm.cluster import Cluster
@@ -195,6 +197,17 @@ def test_code_and_packages_run_from_each_node_s_own_disk(chain: Chain, straight:
     folders = {Path(place.split(":")[0]).parent for place in places.values()}
     assert sorted(folder.name.partition(".")[0] for folder in folders) == [f"fanal-{job}-{node}" for node in (0, 1)]
     assert {(folder.parent, folder.stat().st_mode & 0o777) for folder in folders} == {(Path("/tmp"), 0o700)}
+    installed = (
+        str(Path(sys.executable).parents[1].resolve()),
+        sysconfig.get_path("stdlib"),
+        str(Path(pretrain.__file__).parent),
+    )
+    for process in chain.ranks().values():
+        libraries = [library.path for library in process.memory_maps() if library.path.startswith("/")]
+        assert any("/libtorch_cpu.so" in path for path in libraries)
+        assert not [path for path in libraries if path.startswith(installed)], (
+            "all but the interpreter lies on the node's disk"
+        )
     chain.until_over()
     assert not list(Path("/tmp").glob(f"fanal-{job}-*"))
     assert same(chain, straight)

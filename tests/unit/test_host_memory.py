@@ -5,8 +5,17 @@ from pathlib import Path
 import pytest
 
 from fanal.host_memory import host_memory
+from tests.unit.real_groups import group_with, said_inside
 
 GIB = 1 << 30
+FILE_IN_MEMORY = """
+import os
+from fanal.host_memory import host_memory
+before = host_memory()
+descriptor = os.memfd_create("file")
+os.write(descriptor, bytes(64 << 20))
+print(before.total_bytes, before.available_bytes, host_memory().available_bytes)
+"""
 
 
 @pytest.fixture
@@ -77,3 +86,17 @@ def test_a_group_without_a_limit_changes_nothing(limit: str, root: Path) -> None
 def test_this_machine_has_some() -> None:
     memory = host_memory()
     assert 0 < memory.available_bytes <= memory.total_bytes
+
+
+def test_a_real_group_s_limit_is_found_and_a_file_in_memory_counts_to_it() -> None:
+    limit = 512 << 20
+    with group_with("memory", {"memory.max": str(limit), "memory.limit_in_bytes": str(limit)}) as folder:
+        said = said_inside(folder, FILE_IN_MEMORY)
+    total, before, after = map(int, said.split())
+    (swap,) = (
+        int(line.split()[1]) * 1024
+        for line in Path("/proc/meminfo").read_text().splitlines()
+        if line.startswith("SwapTotal")
+    )
+    assert total == limit + swap >= before
+    assert 60 << 20 < before - after < 80 << 20

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tarfile
 import tomllib
+import venv
 import zipfile
 from pathlib import Path
 
@@ -106,10 +107,9 @@ def test_the_archive_for_node_local_disks_holds_our_kernels_as_files(
     else:
         code.mkdir()
         copied_source(code)
-    python = tmp_path / "python"  # its site-packages would be gigabytes
-    python.write_text(f"#!/bin/sh\nmkdir -p {tmp_path}/site-packages\necho {tmp_path}/site-packages\n")
-    python.chmod(0o755)
-    pack_environment(python, code, tmp_path / "archive.tar")
+    python = tmp_path / "python"  # its own packages would be gigabytes
+    venv.create(python, with_pip=False)
+    pack_environment(python / "bin/python", code, tmp_path / "archive.tar")
     with tarfile.open(tmp_path / "archive.tar") as archive:
         entries = {entry.name: entry for entry in archive}
     assert all(entries[f"code/{name}"].isfile() for name in OUR_KERNELS)

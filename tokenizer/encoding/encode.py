@@ -7,7 +7,6 @@ same for any number of workers.
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from fanal.errors import UserError
+from fanal.host_cores import host_cores
 from fanal.progress import Progress
 from tokenizer.documents.blocks import BLOCK_BYTES, InputReader, OnError, Part, RawBlock
 from tokenizer.documents.file_names import TxtDocuments
@@ -93,7 +93,7 @@ def encode(
         tally = Tally(labels)
         with (
             Progress(f"encode {Path(output_prefix).name}", reader.total_bytes) as progress,
-            closing(_encoded(job, reader, num_workers or len(os.sched_getaffinity(0)), progress)) as blocks,
+            closing(_encoded(job, reader, num_workers or host_cores(), progress)) as blocks,
         ):
             if shuffle_seed is None:
                 for block in blocks:

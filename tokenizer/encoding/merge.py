@@ -192,7 +192,7 @@ def _joined_inputs(parts: Sequence[PartShard]) -> list[InputFile]:
     """Return each input file once, with all its blocks. Raises: ShardError if the parts did not see the same file."""
     joined: dict[str, InputFile] = {}
     for part in parts:
-        for file in part.manifest.input_files:
+        for file in part.manifest.input_files or ():
             before = joined.get(file.path)
             if before is None:
                 joined[file.path] = file

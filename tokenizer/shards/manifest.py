@@ -13,7 +13,7 @@ import numpy as np
 
 from fanal.errors import DamageError, UserError, user_path
 from fanal.files import HASH_BLOCK_BYTES, InputFile
-from fanal.records import own_hash, read_json, record_in
+from fanal.records import has_own_hash, own_hash, read_json, record_in
 from tokenizer.documents.folders import LeftOut
 
 FORMAT_VERSION = 2
@@ -72,7 +72,8 @@ class ShardManifest:
     """ISO 639 code; mul for several; None if the documents did not say."""
     source: str | None
     """Origin of the documents, in the words of the user who encoded them."""
-    input_files: tuple[InputFile, ...]
+    input_files: tuple[InputFile, ...] | None
+    """Files that the documents came from; None where they were not read (``read_manifest``), never in the file."""
     options: EncodeOptions
     fanal_version: str
     """Version of the code that wrote the shard."""
@@ -138,10 +139,11 @@ def fanal_version() -> str:
         return "0+unknown"
 
 
-def read_manifest(prefix: str | Path, *, may_be_empty: bool = False) -> ShardManifest:
+def read_manifest(prefix: str | Path, *, may_be_empty: bool = False, with_inputs: bool = True) -> ShardManifest:
     """Read `PREFIX.json` and check that its values agree with each other.
 
-    Args: may_be_empty lets a part pass that got no document.
+    Args: may_be_empty lets a part pass that got no document; without with_inputs, input_files is None, whose records take most
+        of the time where they are many.
     Raises: ShardError; DamagedShardError if its content is not what its own hash says.
     """
     path = shard_paths(prefix)[2]
@@ -151,7 +153,12 @@ def read_manifest(prefix: str | Path, *, may_be_empty: bool = False) -> ShardMan
     )
     content = read_json(path, remedy=remedy, error=ShardError)
     _check_own_hash(content, path)  # first: a changed byte may look like anything
+    passed_over = not with_inputs and isinstance(content, dict) and content.get(OWN_HASH) is not None
+    if passed_over:  # its hash says that the list is as it was written
+        content = content | {"input_files": None}
     manifest = record_in(ShardManifest, content, path, remedy=remedy, error=ShardError)
+    if manifest.input_files is None and not passed_over:
+        raise ShardError(f"{path}: input_files is null, expected an array; {remedy}")
     for name, holds, expected in _rules(manifest, may_be_empty=may_be_empty):
         if not holds:
             raise ShardError(
@@ -168,7 +175,8 @@ def with_own_hash(manifest: ShardManifest) -> ShardManifest:
 def _check_own_hash(content: object, path: Path) -> None:
     """Raises: DamagedShardError. A manifest without a hash, of an earlier version, passes."""
     stated = content.get(OWN_HASH) if isinstance(content, dict) else None
-    if isinstance(content, dict) and stated is not None and stated != (found := own_hash(content, OWN_HASH)):
+    if isinstance(content, dict) and stated is not None and not has_own_hash(content, OWN_HASH):
+        found = own_hash(content, OWN_HASH)
         raise DamagedShardError(
             f"{path} has content with sha256 {found}, expected {stated} by its {OWN_HASH}: it changed after it was written; copy "
             "it again from an intact copy, or encode the shard again (a change on purpose takes that key out)"

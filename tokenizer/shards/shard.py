@@ -139,9 +139,10 @@ class Shard:
 def open_shard(prefix: str | Path) -> Shard:
     """Open a shard after checks whose cost does not grow with it: sizes, header, both ends of every table, manifest.
 
-    They find a missing, cut or mixed-up file. Changed bytes inside are found by `verify(..., deep=True)`.
+    They find a missing, cut or mixed-up file. The manifest's list of input files is hashed and not read. Changed bytes inside
+    are found by `verify(..., deep=True)`.
     Raises: ShardError.
     """
-    manifest = read_manifest(prefix)
+    manifest = read_manifest(prefix, with_inputs=False)
     check_files(prefix, manifest)
     return Shard(prefix=Path(prefix), manifest=manifest)

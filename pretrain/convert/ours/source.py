@@ -1,6 +1,5 @@
 """The source of an export: a verified checkpoint, its config, its position in the data, and its tokenizer."""
 
-import os
 import re
 import sys
 from collections.abc import Sequence
@@ -8,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fanal.errors import UserError
+from fanal.host_cores import host_cores
 from fanal.run_folder import COMPLETE, CONFIG, DATA, checkpoints_dir
 from fanal.shown import on_one_line
 from pretrain.checkpoint.disk.config_file import read_model, saved_seq_length
@@ -133,7 +133,7 @@ def _whole_checkpoint(path: Path) -> Finding:
             f"CHECKPOINT ({path}) must be a checkpoint's folder or a run's folder with one in it; runs/tiny works once that "
             "run has saved"
         )
-    finding, problems = first_whole(candidates, deep=True, num_threads=min(MAX_THREADS, os.cpu_count() or 1))
+    finding, problems = first_whole(candidates, deep=True, num_threads=min(MAX_THREADS, host_cores()))
     for problem in problems:
         print(f"warning: a newer checkpoint is damaged: {on_one_line(problem)}", file=sys.stderr)
     return finding

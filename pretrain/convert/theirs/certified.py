@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from fanal.errors import DamageError, error_type
+from fanal.host_cores import host_cores
 from fanal.links import blocks_inside, read_inside
 from fanal.reason import reason
 from fanal.records import MisfitError, own_hash, record_of
@@ -50,7 +51,7 @@ class Certified:
         """
         names = [name for name in self.entries if weights or not name.endswith(".safetensors")]
         names = [name for name in names if name != CARD or os.path.lexists(self.folder / name)]
-        with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as threads:
+        with ThreadPoolExecutor(min(MAX_THREADS, host_cores())) as threads:
             self.compare(threads.map(lambda name: describe_linked(self.folder, name), names))
 
     def compare(self, found: Iterable[PublishedFile]) -> None:

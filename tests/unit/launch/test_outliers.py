@@ -1,10 +1,12 @@
 """Which nodes are named, for what, and which are not."""
 
+import random
+import statistics
 from dataclasses import replace
 
 import pytest
 
-from launch.preflight.outliers import NodeReport, NodeVerdict, clock_offsets, judge
+from launch.preflight.outliers import NodeReport, NodeVerdict, clock_offsets, judge, medians_of_others
 from launch.sites.site import NodeCheckConfig
 
 LIMITS = NodeCheckConfig()
@@ -148,3 +150,17 @@ def test_a_single_node_is_compared_with_the_site_only() -> None:
     alone = sound("n1", gemm_tflops=[1.0], exchange_gb_per_s=[], clock_s=5.0)
     assert verdict(alone).findings == ()
     assert verdict(replace(alone, gpu_memory_gib=[])).nodes("broken") == ["n1"]
+
+
+@pytest.mark.parametrize("number", [2, 3, 4, 5, 8, 9, 33])
+def test_the_median_of_the_others_is_what_statistics_says(number: int) -> None:
+    draw = random.Random(number)
+    figures = {f"n{node}": draw.choice([1.0, 2.0, 2.0, draw.random()]) for node in range(number)}
+    expected = {
+        node: statistics.median([value for other, value in figures.items() if other != node]) for node in figures
+    }
+    assert medians_of_others(figures) == expected and list(medians_of_others(figures)) == list(figures)
+
+
+def test_a_node_alone_has_no_others() -> None:
+    assert medians_of_others({"n1": 3.0}) == {} == medians_of_others({})

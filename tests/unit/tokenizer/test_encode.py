@@ -8,7 +8,7 @@ from tokenizer.documents.parse import DocumentReader, batches
 from tokenizer.encoding import block_encoder
 from tokenizer.encoding import encode as encode_module
 from tokenizer.shards.labels import Labels
-from tokenizer.shards.shard import ShardError, ShardManifest, open_shard
+from tokenizer.shards.shard import ShardError, ShardManifest, open_shard, read_manifest
 from tokenizer.vocabulary.load import load_tokenizer
 
 
@@ -28,7 +28,7 @@ def test_each_document_is_bos_text_eos_and_decodes_to_its_text(
         ids = shard.document(number).tolist()
         assert (ids[0], ids[-1]) == (0, 1)
         assert tokenizer.decode(ids[1:-1]) == text
-    assert manifest == shard.manifest
+    assert manifest == read_manifest(tmp_path / "deep" / "shard")
     assert (manifest.domain, manifest.licence, manifest.source) == ("prose", "CC0-1.0", "by hand")
     assert manifest.tokenizer_sha256 == hashlib.sha256((tokenizer_dir / "tokenizer.model").read_bytes()).hexdigest()
     assert manifest.input_files[0].block_sha256 == (hashlib.sha256(path.read_bytes()).hexdigest(),)
