@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fanal.errors import OutputClosedError, OutputError
+from fanal.plain_files import open_to_append
 
 GONE = frozenset({errno.EPIPE, errno.EIO, errno.ENXIO, errno.ECONNRESET, errno.ESHUTDOWN})
 """Errors of an output that nobody will ever read: a pipe without a reader, a terminal that was closed."""
@@ -65,7 +66,7 @@ class _OutliveOutput(io.FileIO):
         self.is_named = True
         if self.log is not None:
             stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-            append_to_log(self.log, f"{stamp} {what}; a file STOP in the run folder stops it\n")
+            append_to_log(self.log, f"{stamp} {what}; a file requests/STOP in the run folder stops it\n")
 
 
 def guard_output() -> None:
@@ -131,8 +132,8 @@ def append_to_log(log: Path, text: str) -> None:
     with contextlib.suppress(OSError):
         if log.parent.parent.is_dir():
             log.parent.mkdir(exist_ok=True)
-            with log.open("a", encoding="utf-8", errors="backslashreplace") as stream:
-                stream.write(text)
+            with open_to_append(log) as stream:
+                stream.write(text.encode("utf-8", errors="backslashreplace"))
 
 
 def _is_gone(error: OSError, stream: io.FileIO) -> bool:

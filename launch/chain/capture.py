@@ -10,6 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from fanal.files import write_whole
+
 PACKAGES = (
     "torch",
     "megatron-core",
@@ -48,7 +50,7 @@ def write_environment(path: Path, code_dir: Path, nodes: tuple[str, ...]) -> Non
             if SHOWN.fullmatch(name) and not SECRET.search(name)
         },
     }
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps(content, indent=2) + "\n")
 
 
 def _version(package: str) -> str | None:

@@ -22,7 +22,7 @@ def pack_environment(python: Path, code_dir: Path, archive: Path) -> None:
     It must be made again when code or packages change; ``fanal launch render`` does.
     Raises: UserError if ``python`` does not run.
     """
-    with replacing(archive) as part, tarfile.open(part, "w") as tar:
+    with replacing(archive) as stream, tarfile.open(fileobj=stream, mode="w") as tar:
         tar.dereference = True  # fanal/kernels is a link in a clone, and a folder where the wheel was installed
         for package in PACKAGES:
             tar.add(code_dir / package, f"code/{package}", filter=_wanted)

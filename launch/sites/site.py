@@ -18,7 +18,7 @@ from pretrain.config.load import read_mapping, typed
 SITES = Path(__file__).parent
 SET_BY_SCRIPTS = re.compile(
     r"(FANAL|PRETRAIN)_\w*|PYTHON|PYTHONPATH|PYTHONSAFEPATH|OMP_NUM_THREADS|SRUN_CPUS_PER_TASK|"
-    r"launch_dir|leaving|code|step|guard|old|prefix|parts|part"
+    r"launch_dir|run_dir|found|sha256|name|leaving|code|step|guard|old|prefix|parts|part"
 )
 """Variables that scripts of jobs set for themselves: a site's would be lost, or lead them astray."""
 

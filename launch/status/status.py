@@ -87,7 +87,7 @@ def _status(run_dir: Path) -> dict[str, Any]:
     now = time.time()
     checkpoint = _checkpoints(run_dir, now)
     facts = _facts(run_dir)
-    records = jobs_file.read(run_dir)
+    records = jobs_file.read_run(run_dir)
     attempts = jobs_file.attempts(records)
     queue, no_queue = _queue(facts)
     line, age_s = _timeline(run_dir, attempts[-1] if attempts else None, now)

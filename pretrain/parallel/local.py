@@ -27,6 +27,7 @@ from typing import Any, Literal
 from fanal.errors import PassingError, exit_code_of
 from fanal.exit_codes import FINISHED, INTERRUPTED, STOPPED
 from fanal.output import append_to_log, let_go_of_output, outlive_output
+from fanal.plain_files import open_to_append
 from pretrain.parallel.environment import STARTED_AT, started_at
 from pretrain.parallel.signals import (
     STOP_SIGNALS,
@@ -154,7 +155,7 @@ def _rank_main(
     has_log = variables["RANK"] != "0"
     try:
         if has_log:
-            stream = log.open("a")
+            stream = open_to_append(log)
             os.dup2(stream.fileno(), sys.stdout.fileno())
             os.dup2(stream.fileno(), sys.stderr.fileno())
         outlive_output(log)

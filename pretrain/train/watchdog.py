@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fanal.exit_codes import HANG, STOPPED
+from fanal.plain_files import open_to_append
 from fanal.run_folder import LOGS_DIR
 from pretrain.config.schema import WatchdogConfig
 from pretrain.parallel.environment import note_exit_code, rank_and_size, started_by_launcher
@@ -128,9 +129,8 @@ class Watchdog:
 
     def _store(self, text: str) -> None:
         self._stacks.parent.mkdir(parents=True, exist_ok=True)
-        with self._stacks.open("a", encoding="utf-8") as stream:
-            stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
-            stream.flush()
+        with open_to_append(self._stacks) as stream:
+            stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n".encode())
             faulthandler.dump_traceback(file=stream, all_threads=True)
 
 

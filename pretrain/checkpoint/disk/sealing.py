@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fanal.errors import PassingError
 from fanal.files import sync_path
+from fanal.plain_files import write_new
 from fanal.run_folder import COMPLETE, MANIFEST
 from pretrain.checkpoint.disk.manifest import FileEntry, Manifest, manifest_bytes, read_sealed_manifest, seal_text
 from pretrain.checkpoint.disk.verify import verify_checkpoint
@@ -27,9 +28,9 @@ def seal(part: Path, final: Path, *, step: int, entries: Sequence[FileEntry]) ->
     OSError.
     """
     content = manifest_bytes(Manifest(step=step, files=tuple(entries)))
-    (part / MANIFEST).write_bytes(content)
+    write_new(part / MANIFEST, content)
     _sync_tree(part)
-    (part / COMPLETE).write_text(seal_text(content))
+    write_new(part / COMPLETE, seal_text(content))
     sync_path(part / COMPLETE)
     sync_path(part)
     problems = verify_checkpoint(part, deep=False).problems

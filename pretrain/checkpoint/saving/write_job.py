@@ -19,6 +19,7 @@ from pathlib import Path
 
 from fanal.files import write_whole
 from fanal.free_space import free_at, shortage
+from fanal.plain_files import write_new
 from fanal.run_folder import ENTRIES, REASON, SHARDS, part_name, shard_path, step_name
 from pretrain.checkpoint.disk.direct import write_through
 from pretrain.checkpoint.disk.manifest import FileEntry, describe, entries_from_text, entries_to_text
@@ -150,7 +151,7 @@ def set_part_aside(folder: Path, step: int, reason: str) -> None:
     part = folder / part_name(step)
     with contextlib.suppress(OSError):
         if part.is_dir():
-            part.with_name(f"{part.name}.{REASON}").write_text(reason + "\n")
+            write_new(part.with_name(f"{part.name}.{REASON}"), reason + "\n")
 
 
 def _prepare(job: Job, leader: LeaderJob) -> None:
@@ -165,9 +166,10 @@ def _prepare(job: Job, leader: LeaderJob) -> None:
         set_aside(final, [f"{final} was there, incomplete, when the run reached this step again"])
     needed_files = leader.num_files + job.num_ranks + FEW_FILES
     _check_space(folder, leader.num_bytes + sum(map(len, leader.texts.values())) + needed_files * 4096, needed_files)
-    (job.part / SHARDS).mkdir(parents=True)
+    job.part.mkdir()  # by itself: it fails where a link was made since
+    (job.part / SHARDS).mkdir()
     for name, text in leader.texts.items():
-        (job.part / name).write_text(text)
+        write_new(job.part / name, text)
     job.entries.mkdir()
 
 

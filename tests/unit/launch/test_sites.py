@@ -86,7 +86,12 @@ def test_every_variable_that_a_script_sets_is_known(site_name: str) -> None:
         options=(), parts=2, at_once=None, workers=1, minutes=60, merge_minutes=60, retries=1, modules=(), account="",
         qos="", name="a",
     )  # fmt: skip
-    scripts = [script(job), script(replace(job, node_local=True)), encode_script(encode), merge_script(encode)]
+    scripts = [
+        script(job, {}),
+        script(replace(job, node_local=True), {}),
+        encode_script(encode),
+        merge_script(encode, {}),
+    ]
     found = set(re.findall(r"^ *(?:export )?([A-Za-z_]\w*)=", "\n".join(scripts), re.MULTILINE))
     assert found >= own | {"PYTHON", "launch_dir", "FANAL_NODE_LOCAL", "parts"}
     assert {name for name in found - own if not SET_BY_SCRIPTS.fullmatch(name)} == set()
