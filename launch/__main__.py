@@ -242,9 +242,8 @@ def render_encode(site_name: str, to_queue: bool, **options: Any) -> None:
         from launch.chain.script import walltime
         from launch.encoding.encode import EncodeRequest, plan_encode, render_and_queue
         from launch.encoding.encode import render_encode as write
-        from launch.sites.site import load_site
 
-        jobs = plan_encode(site_name, load_site(site_name), EncodeRequest(**options), _places())
+        jobs = plan_encode(site_name, _site(site_name), EncodeRequest(**options), _places())
         what = f"{jobs.parts} task(s) of {walltime(jobs.minutes)}, {jobs.workers} core(s) each"
         if to_queue:
             array, merge = render_and_queue(jobs)
@@ -258,18 +257,26 @@ def render_encode(site_name: str, to_queue: bool, **options: Any) -> None:
 
 def _plan(config: str, overrides: tuple[str, ...], site_name: str, options: dict[str, Any]) -> Any:
     from launch.chain.request import Request, plan_job
-    from launch.sites.site import load_site
     from pretrain.config.load import load_run_to_train
     from pretrain.config.path_rules import paths_of
 
     exclude = tuple(node for node in (options["exclude"] or "").split(",") if node)
     request = Request(**{**options, "exclude": exclude})
-    run, site = load_run_to_train(config, overrides), load_site(site_name)
+    run, site = load_run_to_train(config, overrides), _site(site_name)
     with user_path(run.run_dir, *paths_of(run).values()):
         planned = plan_job(run, site_name, site, request, _places())
     for warning in planned.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     return planned
+
+
+def _site(name: str) -> Any:
+    from launch.sites.site import load_site, site_warning
+
+    site = load_site(name)
+    if line := site_warning(name):
+        print(f"warning: {line}", file=sys.stderr)
+    return site
 
 
 def _places() -> Any:

@@ -31,7 +31,7 @@ from launch.chain import jobs_file
 from launch.chain.render import JOB
 from launch.chain.request import launch_dir
 from launch.chain.script import CONFIG, SITE
-from launch.sites.site import load_site
+from launch.sites.site import read_site
 from launch.status.progress import LOSS_BACK_RECORDS, Ended, Pace, Timeline, eta_hours, lost_share, pace, timeline
 from pretrain.config.derive import consumed_samples_at, global_batch_size_at
 from pretrain.config.load import load_run
@@ -325,7 +325,7 @@ def _hours_per_job(facts: dict[str, Any] | None, run_dir: Path) -> float | None:
 
 def _site_margin_s(run_dir: Path) -> int:
     try:
-        return load_site(str(launch_dir(run_dir) / SITE)).stop_margin_s
+        return read_site(launch_dir(run_dir) / SITE).stop_margin_s
     except UNREADABLE:
         return 0
 
