@@ -6,10 +6,11 @@ above it are the caller's affair: a run folder may be a link.
 """
 
 import errno
+import io
 import os
 import stat
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import BinaryIO
 
 
 def create_file(path: Path) -> BinaryIO:
@@ -27,16 +28,16 @@ def write_new(path: Path, content: str | bytes) -> None:
         stream.write(content.encode("utf-8") if isinstance(content, str) else content)
 
 
-def open_to_append(path: Path) -> IO[bytes]:
+def open_to_append(path: Path) -> io.FileIO:
     """Open a file, made if it is not there, for reading and for writing at its end; without a buffer.
 
     Raises: OSError; ELOOP, in words, if a link, a device or a pipe has its name. A hard link is a file like another: Linux lets
     nobody make one to a file that he may not write (fs.protected_hardlinks).
     """
-    return os.fdopen(_open(path), "ab+", buffering=0)
+    return io.FileIO(path, "ab+", opener=lambda _, flags: _open(path))
 
 
-def append(stream: IO[bytes], content: bytes) -> None:
+def append(stream: io.FileIO, content: bytes) -> None:
     """Write all of this to a stream without a buffer. Raises: OSError where a disk that fills up takes a part of it."""
     while content:
         content = content[stream.write(content) :]

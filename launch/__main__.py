@@ -69,15 +69,15 @@ def render(config: str, overrides: tuple[str, ...], site_name: str, **options: A
     """Write the script of a job, and the files it needs, into RUN_DIR/launch. Nothing is queued."""
 
     def act() -> int:
-        from launch.chain.render import jobs_that_wait, render_alone
+        from launch.chain.render import jobs_in_queue, render_alone
 
         job = _plan(config, overrides, site_name, options)
         with user_path(job.run_dir):
             path = render_alone(job)
-        if there := jobs_that_wait(job):
+        if there := jobs_in_queue(job):
             print(
-                f"warning: waiting jobs ({', '.join(there)}) run only what they were submitted with, and end if it has changed; "
-                f"`scancel {' '.join(there)}` ends them now",
+                f"warning: jobs in the queue ({', '.join(there)}) start only what they were submitted with, and end where it has "
+                f"changed; `scancel {' '.join(there)}`, then `fanal launch submit`, takes what is written now",
                 file=sys.stderr,
             )
         print(
@@ -271,11 +271,11 @@ def _plan(config: str, overrides: tuple[str, ...], site_name: str, options: dict
 
 
 def _site(name: str) -> Any:
-    from launch.sites.site import load_site, site_warning
+    from launch.sites.site import load_site, site_note
 
     site = load_site(name)
-    if line := site_warning(name):
-        print(f"warning: {line}", file=sys.stderr)
+    if line := site_note(name):
+        print(f"note: {line}", file=sys.stderr)
     return site
 
 

@@ -99,10 +99,10 @@ def check_not_queued(job: Job) -> None:
         )
 
 
-def jobs_that_wait(job: Job) -> list[str]:
-    """Return the numbers of the queued jobs, which run only what they were submitted with; none where there is no Slurm to ask."""
+def jobs_in_queue(job: Job) -> list[str]:
+    """Return the numbers of the queued jobs, which start only what they were submitted with; none without a Slurm to ask."""
     try:
-        return slurm.waiting_jobs(job.name)
+        return slurm.queued_jobs(job.name)
     except slurm.SlurmError:
         return []
 

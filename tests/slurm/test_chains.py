@@ -207,7 +207,7 @@ def test_a_second_submission_of_a_run_in_the_queue_is_refused_and_a_rendering_wa
     chain.until(lambda: chain.cluster.queue().get(first) == "RUNNING", "the first job's start")
     rendered = chain.launch("render", "--nodes", "2", "--hours", "1")
     assert rendered.returncode == 0
-    assert f"waiting jobs ({second}) run only what they were submitted with" in rendered.stderr
+    assert f"jobs in the queue ({first}, {second}) start only what they were submitted with" in rendered.stderr
 
 
 def test_a_job_whose_files_were_changed_while_it_waited_runs_nothing_of_them(chain: Chain, tmp_path: Path) -> None:

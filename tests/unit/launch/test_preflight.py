@@ -42,7 +42,8 @@ def preflight(
 
 def test_a_sound_run_passes_and_leaves_nothing(small_run: Path, site: Path) -> None:
     done = preflight(small_run, site, path="/nowhere")
-    assert (done.returncode, done.stderr) == (0, "")
+    code = f"note: site {site} is code: its modules, environment and quota_command run as you\n"
+    assert (done.returncode, done.stderr) == (0, code)
     for said in (
         "ranks: 1 nodes x 1 = 1 ranks fit the layout (a site without GPUs",
         "paths: none lies where compute nodes cannot reach it",
