@@ -65,6 +65,16 @@ def close_folder(folder: Path, *, name: str) -> None:
         os.close(descriptor)
 
 
+def close_file(path: Path) -> None:
+    """Take the right to write to a file of this user from all others, if it is there; another user's stays as it is."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            close_to_others(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def close_to_others(descriptor: int) -> None:
     """Take the right to write to an open file or folder from all but its owner. Raises: OSError, if that is another user."""
     mode = stat.S_IMODE(os.fstat(descriptor).st_mode)

@@ -275,7 +275,7 @@ def _site(name: str) -> Any:
 
     site = load_site(name)
     if line := site_note(name):
-        print(f"note: {line}", file=sys.stderr)
+        print(line, flush=True)
     return site
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from fanal import exit_codes
 from fanal.errors import FanalError, error_type
-from fanal.ownership import close_new_files, make_own_folder, why_not_own
+from fanal.ownership import close_file, close_new_files, make_own_folder, why_not_own
 from fanal.plain_files import create_file, write_new
 from fanal.run_folder import LOGS_DIR, REQUESTS, STOP
 from fanal.run_progress import newest_step
@@ -31,7 +31,7 @@ from launch.chain.launch_folder import own_script
 from launch.chain.rank_logs import asked_by, reason_of
 from launch.chain.render import JOB
 from launch.chain.script import EXIT_CODES, SCRIPT, SITE
-from launch.sites.site import SiteConfig, load_site
+from launch.sites.site import SiteConfig, read_site
 
 NO_DECISION_YET = "it ended without giving a reason"
 
@@ -70,7 +70,7 @@ def here(folder: Path) -> Here:
             f"{folder} must be the launch folder of a run, with {JOB} ({error}); `fanal launch render` makes it"
         ) from None
     job, restart = slurm.this_job()
-    return Here(folder, facts, load_site(str(folder / SITE)), job, restart)
+    return Here(folder, facts, read_site(folder / SITE), job, restart)
 
 
 def attempt_dir(folder: Path, job: str, restart: int) -> Path:
@@ -81,7 +81,10 @@ def attempt_dir(folder: Path, job: str, restart: int) -> Path:
 def begin(folder: Path) -> str | None:
     """Prepare the run. Returns HOST:PORT where ranks meet; None if this job must not run, which is printed and noted."""
     close_new_files()
-    make_own_folder(folder, name="the launch folder")  # that of version 0.1 may be open to the group
+    make_own_folder(
+        folder, name="the launch folder"
+    )  # that of version 0.1 may be open to the group, and what lies in it
+    close_file(folder / SITE)
     at = here(folder)
     nodes = slurm.hostnames(os.environ.get("SLURM_JOB_NODELIST", ""))
     attempt = attempt_dir(folder, at.job, at.restart)
@@ -262,9 +265,10 @@ def _take_stop(folder: Path, since: float) -> bool:
     try:
         if (folder.name == REQUESTS and folder.is_symlink()) or stop.lstat().st_mtime < since:
             return False
-        stop.unlink()
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError:  # none, for most
         return False
+    try:
+        stop.unlink(missing_ok=True)
     except OSError as error:
         print(f"warning: {error}", file=sys.stderr, flush=True)  # of a colleague, in a folder that only he may clean
     return True

@@ -57,7 +57,7 @@ def prepare_run_dir(run_dir: Path) -> None:
         make_requests_dir(run_dir)
         for why in open_parents(run_dir):
             print(
-                f"warning: who may rename {run_dir} can put code in its place that its jobs run as you: {why}",
+                f"warning: {why}; who may rename {run_dir} may put another in its place while a job starts, and run code as you",
                 file=sys.stderr,
             )
     except OSError as error:

@@ -59,7 +59,7 @@ def preflight(
     """
     run, site = load_run_to_train(config, overrides), load_site(site_name)
     if "SLURM_JOB_ID" not in os.environ and (line := site_note(site_name)):
-        print(f"note: {line}", file=sys.stderr)
+        print(line, flush=True)
     in_job = "SLURM_JOB_ID" in os.environ and "SLURM_JOB_NUM_NODES" in os.environ
     found, why = number_of_nodes(run.parallel, site, nodes, gpus_per_node)
     asked = PreflightRequest(

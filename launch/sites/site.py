@@ -160,7 +160,9 @@ def load_site(name: str) -> SiteConfig:
 def site_note(name: str) -> str:
     """Return the line that says what a site from elsewhere may do; empty for one of ours."""
     path = _path_of(name)
-    return "" if path.parent == SITES else f"site {path} is code: its modules, environment and quota_command run as you"
+    return (
+        "" if path.parent == SITES else f"site: {path} is code: its modules, environment and quota_command run as you"
+    )
 
 
 def _path_of(name: str) -> Path:

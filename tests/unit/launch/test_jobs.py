@@ -97,6 +97,17 @@ def test_a_stop_file_that_came_while_the_chain_waited_ends_it(
     assert not (run_dir / "STOP").exists()
 
 
+def test_a_chain_of_before_whose_files_are_open_to_the_group_goes_on_and_is_closed(
+    launch_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked(monkeypatch, {"scontrol": "n1\n"})
+    launch_folder.chmod(0o2775)
+    (launch_folder / "site.yaml").chmod(0o664)
+    assert job.begin(launch_folder)
+    assert launch_folder.stat().st_mode & 0o7777 == 0o2755
+    assert (launch_folder / "site.yaml").stat().st_mode & 0o777 == 0o644
+
+
 def test_a_stop_file_from_before_the_submission_does_not(launch_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked(monkeypatch, {"scontrol": "n1\n"})
     (launch_folder.parent / "STOP").touch()

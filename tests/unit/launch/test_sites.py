@@ -120,7 +120,7 @@ def test_a_site_from_elsewhere_is_said_to_run_as_its_user(
     small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site = written(tmp_path, "file_systems: [{name: W, roots: [/], quota_command: id}]")
-    line = f"note: site {site} is code: its modules, environment and quota_command run as you\n"
+    line = f"site: {site} is code: its modules, environment and quota_command run as you\n"
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     for words in (["render", "--hours", "1"], ["preflight"]):
         keys = [str(small_run), f"run_dir={tmp_path}/run", "parallel.device=cpu", "--site"]
