@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, BinaryIO
 
 from fanal.errors import WRONG_PATH, error_type, may_pass
-from fanal.plain_files import create_file
+from fanal.new_files import create_file
 
 READ_BLOCK_BYTES = 1 << 20
 HASH_BLOCK_BYTES = 64 << 20

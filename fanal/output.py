@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fanal.errors import OutputClosedError, OutputError
-from fanal.plain_files import open_to_append
+from fanal.new_files import open_to_append
 
 GONE = frozenset({errno.EPIPE, errno.EIO, errno.ENXIO, errno.ECONNRESET, errno.ESHUTDOWN})
 """Errors of an output that nobody will ever read: a pipe without a reader, a terminal that was closed."""

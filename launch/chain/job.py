@@ -18,8 +18,8 @@ from typing import Any
 
 from fanal import exit_codes
 from fanal.errors import FanalError, error_type
+from fanal.new_files import create_file, write_new
 from fanal.ownership import close_file, close_new_files, make_own_folder, why_not_own
-from fanal.plain_files import create_file, write_new
 from fanal.run_folder import LOGS_DIR, REQUESTS, STOP
 from fanal.run_progress import newest_step
 from launch import slurm

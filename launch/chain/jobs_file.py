@@ -22,8 +22,8 @@ from fanal.errors import error_type
 from fanal.fields import Rule, fit, is_count, is_text, is_texts
 from fanal.files import sync
 from fanal.json_lines import read_lines
+from fanal.new_files import append, open_to_append
 from fanal.ownership import ROOT, close_to_others, why_not_own
-from fanal.plain_files import append, open_to_append
 from fanal.run_folder import JOBS_FILE, LAUNCH_DIR
 
 TIME = "%Y-%m-%dT%H:%M:%SZ"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from fanal.errors import UserError
 from fanal.locks import take_lock
+from fanal.new_files import open_to_append
 from fanal.ownership import close_new_files, make_own_folder, why_not_own
-from fanal.plain_files import open_to_append
 
 LAUNCH_LOCK = "launch.lock"
 """File that a command holds locked while it writes scripts or queues jobs: two of them would queue two chains."""

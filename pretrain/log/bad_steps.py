@@ -4,7 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from fanal.plain_files import append, open_to_append
+from fanal.new_files import append, open_to_append
 from fanal.run_folder import SPIKES_FILE
 from pretrain.config.schema import SpikeConfig
 from pretrain.data.forensics import sample_places

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from fanal.errors import UserError, user_path
 from fanal.locks import take_lock
+from fanal.new_files import open_to_append
 from fanal.ownership import ROOT, make_requests_dir
-from fanal.plain_files import open_to_append
 from fanal.run_folder import LOCK, LOGS_DIR, TENSORBOARD_DIR, cannot_write, checkpoints_dir
 
 logger = logging.getLogger(__name__)

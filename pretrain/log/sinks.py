@@ -14,7 +14,7 @@ from typing import IO, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from fanal.plain_files import open_to_append
+from fanal.new_files import open_to_append
 from fanal.run_folder import METRICS_FILE, TENSORBOARD_DIR, cannot_write
 from pretrain.checkpoint.saving.save import SaveReport
 from pretrain.config.schema import RunConfig

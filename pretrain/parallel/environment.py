@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from fanal.errors import PassingError, UserError
-from fanal.plain_files import write_new
+from fanal.new_files import write_new
 
 STARTED_AT = "PRETRAIN_STARTED_AT_S"
 """Environment variable: when the command was started, on this machine's monotonic clock. Local ranks inherit it."""

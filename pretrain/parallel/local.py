@@ -26,8 +26,8 @@ from typing import Any, Literal
 
 from fanal.errors import PassingError, exit_code_of
 from fanal.exit_codes import FINISHED, INTERRUPTED, STOPPED
+from fanal.new_files import open_to_append
 from fanal.output import append_to_log, let_go_of_output, outlive_output
-from fanal.plain_files import open_to_append
 from pretrain.parallel.environment import STARTED_AT, started_at
 from pretrain.parallel.signals import (
     STOP_SIGNALS,

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fanal.exit_codes import HANG, STOPPED
-from fanal.plain_files import open_to_append
+from fanal.new_files import open_to_append
 from fanal.run_folder import LOGS_DIR
 from pretrain.config.schema import WatchdogConfig
 from pretrain.parallel.environment import note_exit_code, rank_and_size, started_by_launcher

@@ -20,7 +20,7 @@ import numpy as np
 from fanal.errors import UserError
 from fanal.files import BlockHasher, InputFile, part_path, sync, sync_path, writing
 from fanal.locks import take_lock_by_name
-from fanal.plain_files import open_to_append
+from fanal.new_files import open_to_append
 from fanal.records import read_record, record_bytes
 from tokenizer.documents.folders import LeftOut
 from tokenizer.shards import shuffle

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fanal.plain_files import write_new
+from fanal.new_files import write_new
 from fanal.run_folder import COMPLETE, REASON, bad_name, is_bad, is_part, part_name, step_name, step_of
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fanal.errors import PassingError
 from fanal.files import sync_path
-from fanal.plain_files import write_new
+from fanal.new_files import write_new
 from fanal.run_folder import COMPLETE, MANIFEST
 from pretrain.checkpoint.disk.manifest import FileEntry, Manifest, manifest_bytes, read_sealed_manifest, seal_text
 from pretrain.checkpoint.disk.verify import verify_checkpoint

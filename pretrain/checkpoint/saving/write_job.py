@@ -19,7 +19,7 @@ from pathlib import Path
 
 from fanal.files import write_whole
 from fanal.free_space import free_at, shortage
-from fanal.plain_files import write_new
+from fanal.new_files import write_new
 from fanal.run_folder import ENTRIES, REASON, SHARDS, part_name, shard_path, step_name
 from pretrain.checkpoint.disk.direct import write_through
 from pretrain.checkpoint.disk.manifest import FileEntry, describe, entries_from_text, entries_to_text

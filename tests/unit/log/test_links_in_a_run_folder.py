@@ -8,8 +8,8 @@ import pytest
 
 from fanal.errors import UserError
 from fanal.files import write_bytes_durably, write_whole
+from fanal.new_files import create_file, open_to_append, write_new
 from fanal.output import append_to_log
-from fanal.plain_files import create_file, open_to_append, write_new
 from fanal.run_folder import LOCK, METRICS_FILE, part_name
 from pretrain.checkpoint.disk.retention import set_aside
 from pretrain.checkpoint.saving.write_job import set_part_aside
