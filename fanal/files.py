@@ -11,9 +11,10 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, BinaryIO
 
 from fanal.errors import WRONG_PATH, error_type, may_pass
+from fanal.new_files import create_file
 
 READ_BLOCK_BYTES = 1 << 20
 HASH_BLOCK_BYTES = 64 << 20
@@ -136,11 +137,13 @@ def sync(stream: IO[bytes]) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary neighbour of `path` to write in the block; at its end it is renamed to `path`, on an error removed."""
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Give a new file to write in the block, a temporary neighbour of `path`; at its end it is renamed to `path`, on an error
+    removed. A link in its place is removed as well, and not followed."""
     part = part_path(path)
     try:
-        yield part
+        with create_file(part) as stream:
+            yield stream
         part.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):  # of a failing disk, which the error on its way out describes better
@@ -150,19 +153,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def write_whole(path: Path, text: str) -> None:
     """Write a file that another process may read at any moment: it sees the old content or the new one, never half of it."""
-    with replacing(path) as part:
-        part.write_text(text, encoding="utf-8")
-
-
-def open_new(path: Path, *, mode: int = 0o666, buffering: int = -1) -> Any:
-    """Create a file and return it, open for writing. Args: mode: bits of permission, those that umask takes away left out."""
-    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb", buffering)
-
-
-def create(path: Path, content: bytes, *, mode: int = 0o666) -> None:
-    """Create a file with this content. Args: as ``open_new``. It is not yet synced."""
-    with open_new(path, mode=mode) as stream:
-        stream.write(content)
+    with replacing(path) as stream:
+        stream.write(text.encode("utf-8"))
 
 
 def write_bytes_durably(path: Path, content: bytes) -> None:
@@ -171,7 +163,7 @@ def write_bytes_durably(path: Path, content: bytes) -> None:
     Raises: as `writing`.
     """
     with writing(path):
-        with replacing(path) as part, part.open("wb") as stream:
+        with replacing(path) as stream:
             stream.write(content)
             sync(stream)
         sync_path(path.parent)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fanal.errors import OutputClosedError, OutputError
+from fanal.new_files import open_to_append
 from fanal.shown import escaped
 
 GONE = frozenset({errno.EPIPE, errno.EIO, errno.ENXIO, errno.ECONNRESET, errno.ESHUTDOWN})
@@ -69,7 +70,7 @@ class _OutliveOutput(io.FileIO):
         self.is_named = True
         if self.log is not None:
             stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-            append_to_log(self.log, f"{stamp} {what}; a file STOP in the run folder stops it\n")
+            append_to_log(self.log, f"{stamp} {what}; a file requests/STOP in the run folder stops it\n")
 
 
 class _Text(io.TextIOWrapper):
@@ -167,8 +168,8 @@ def append_to_log(log: Path, text: str) -> None:
     with contextlib.suppress(OSError):
         if log.parent.parent.is_dir():
             log.parent.mkdir(exist_ok=True)
-            with log.open("a", encoding="utf-8", errors="backslashreplace") as stream:
-                stream.write(escaped(text))
+            with open_to_append(log) as stream:
+                stream.write(escaped(text).encode("utf-8", errors="backslashreplace"))
 
 
 def _is_gone(error: OSError, stream: io.FileIO) -> bool:

@@ -35,6 +35,10 @@ def part_folder(
             f"{name} cannot be written: {problem.strerror} ({problem.filename or part})"
         ) from None
     try:
+        if (owner := os.fstat(descriptor).st_uid) != os.geteuid():
+            raise error(
+                f"{part} belongs to user {owner}, who could change what is written there; choose another name than {final}"
+            )
         if not take_lock_by_name(part, descriptor):
             raise error(f"{part} is being written by another {act}; wait for it, or choose another name than {final}")
         _wipe(part, act=act, error=error, is_ours=is_ours)

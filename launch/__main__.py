@@ -73,15 +73,15 @@ def render(config: str, overrides: tuple[str, ...], site_name: str, **options: A
     """Write the script of a job, and the files it needs, into RUN_DIR/launch. Nothing is queued."""
 
     def act() -> int:
-        from launch.chain.render import jobs_that_will_read_it
-        from launch.chain.render import render as write
+        from launch.chain.render import jobs_in_queue, render_alone
 
         job = _plan(config, overrides, site_name, options)
         with user_path(job.run_dir):
-            path = write(job)
-        if there := jobs_that_will_read_it(job):
+            path = render_alone(job)
+        if there := jobs_in_queue(job):
             print(
-                f"warning: the config is read by waiting jobs, too ({', '.join(there)}), when they start",
+                f"warning: jobs in the queue ({', '.join(there)}) start only what they were submitted with, and end where it has "
+                f"changed; `scancel {' '.join(there)}`, then `fanal launch submit`, takes what is written now",
                 file=sys.stderr,
             )
         print(
@@ -98,17 +98,14 @@ def submit(config: str, overrides: tuple[str, ...], site_name: str, **options: A
     """Render the job, and queue every job of its chain."""
 
     def act() -> int:
-        from launch.chain.render import check_not_queued
-        from launch.chain.render import render as write
-        from launch.chain.render import submit as queue
+        from launch.chain.render import render_and_submit
 
         job = _plan(config, overrides, site_name, options)
-        check_not_queued(job)  # before the files are written that jobs in the queue will read
         with user_path(job.run_dir):
-            queued = queue(job, write(job), hours=options["hours"])
+            queued = render_and_submit(job, hours=options["hours"])
         run_dir = shlex.quote(str(job.run_dir))
         print(f"queued {', '.join(queued)}: {_summary(job)}")
-        print(f"watch: fanal launch status {run_dir}; stop with a checkpoint: touch {run_dir}/STOP")
+        print(f"watch: fanal launch status {run_dir}; stop with a checkpoint: touch {run_dir}/requests/STOP")
         return FINISHED
 
     sys.exit(run_guarded(act))
@@ -247,20 +244,16 @@ def render_encode(site_name: str, to_queue: bool, **options: Any) -> None:
 
     def act() -> int:
         from launch.chain.script import walltime
-        from launch.encoding.encode import EncodeRequest, check_not_queued, plan_encode, queue
+        from launch.encoding.encode import EncodeRequest, plan_encode, render_and_queue
         from launch.encoding.encode import render_encode as write
-        from launch.sites.site import load_site
 
-        jobs = plan_encode(site_name, load_site(site_name), EncodeRequest(**options), _places())
-        if to_queue:
-            check_not_queued(jobs)
-        folder = write(jobs)
+        jobs = plan_encode(site_name, _site(site_name), EncodeRequest(**options), _places())
         what = f"{jobs.parts} task(s) of {walltime(jobs.minutes)}, {jobs.workers} core(s) each"
         if to_queue:
-            array, merge = queue(folder, event="submitted")
+            array, merge = render_and_queue(jobs)
             print(f"queued array {array} ({what}) and merge {merge} after it; `scancel {array} {merge}` ends both")
         else:
-            print(f"{folder}: encode.sbatch ({what}) and merge.sbatch; the same command with --submit queues both")
+            print(f"{write(jobs)}: encode.sbatch ({what}) and merge.sbatch; the same command with --submit queues both")
         return FINISHED
 
     sys.exit(run_guarded(act))
@@ -268,18 +261,26 @@ def render_encode(site_name: str, to_queue: bool, **options: Any) -> None:
 
 def _plan(config: str, overrides: tuple[str, ...], site_name: str, options: dict[str, Any]) -> Any:
     from launch.chain.request import Request, plan_job
-    from launch.sites.site import load_site
     from pretrain.config.load import load_run_to_train
     from pretrain.config.path_rules import paths_of
 
     exclude = tuple(node for node in (options["exclude"] or "").split(",") if node)
     request = Request(**{**options, "exclude": exclude})
-    run, site = load_run_to_train(config, overrides), load_site(site_name)
+    run, site = load_run_to_train(config, overrides), _site(site_name)
     with user_path(run.run_dir, *paths_of(run).values()):
         planned = plan_job(run, site_name, site, request, _places())
     for warning in planned.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     return planned
+
+
+def _site(name: str) -> Any:
+    from launch.sites.site import load_site, site_note
+
+    site = load_site(name)
+    if line := site_note(name):
+        print(line, flush=True)
+    return site
 
 
 def _places() -> Any:

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from fanal.credentials import names_a_secret, without_credentials
+from fanal.files import write_whole
 
 PACKAGES = (
     "torch",
@@ -54,7 +55,7 @@ def write_environment(path: Path, code_dir: Path, nodes: tuple[str, ...]) -> Non
         "variables": shown,
         "num_variables_left_out": len(os.environ) - len(shown),
     }
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps(content, indent=2) + "\n")
 
 
 def explains(name: str) -> bool:

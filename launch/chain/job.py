@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from fanal import exit_codes
-from fanal.errors import error_type
-from fanal.run_folder import LOGS_DIR, STOP
+from fanal.errors import FanalError, error_type
+from fanal.new_files import create_file, write_new
+from fanal.ownership import close_file, close_new_files, make_own_folder, why_not_own
+from fanal.run_folder import LOGS_DIR, REQUESTS, STOP
 from fanal.run_progress import newest_step
 from fanal.shown import on_one_line
 from launch import slurm
@@ -26,10 +28,11 @@ from launch.chain import jobs_file
 from launch.chain.avoid import broken_nodes, keep_off, other_nodes
 from launch.chain.capture import write_environment
 from launch.chain.decide import Decision, Facts, decide, run_exit_code
+from launch.chain.launch_folder import own_script
 from launch.chain.rank_logs import asked_by, reason_of
 from launch.chain.render import JOB
 from launch.chain.script import EXIT_CODES, SCRIPT, SITE
-from launch.sites.site import SiteConfig, load_site
+from launch.sites.site import SiteConfig, read_site
 
 NO_DECISION_YET = "it ended without giving a reason"
 
@@ -68,7 +71,7 @@ def here(folder: Path) -> Here:
             f"{folder} must be the launch folder of a run, with {JOB} ({error}); `fanal launch render` makes it"
         ) from None
     job, restart = slurm.this_job()
-    return Here(folder, facts, load_site(str(folder / SITE)), job, restart)
+    return Here(folder, facts, read_site(folder / SITE), job, restart)
 
 
 def attempt_dir(folder: Path, job: str, restart: int) -> Path:
@@ -78,15 +81,21 @@ def attempt_dir(folder: Path, job: str, restart: int) -> Path:
 
 def begin(folder: Path) -> str | None:
     """Prepare the run. Returns HOST:PORT where ranks meet; None if this job must not run, which is printed and noted."""
+    close_new_files()
+    make_own_folder(
+        folder, name="the launch folder"
+    )  # that of version 0.1 may be open to the group, and what lies in it
+    close_file(folder / SITE)
     at = here(folder)
     nodes = slurm.hostnames(os.environ.get("SLURM_JOB_NODELIST", ""))
     attempt = attempt_dir(folder, at.job, at.restart)
-    (attempt / EXIT_CODES).mkdir(parents=True, exist_ok=True)
+    for own in (attempt, attempt / EXIT_CODES):
+        make_own_folder(own, name="the folder of a job's start")
     if not _settle_lost_attempt(at) or _was_asked_to_stop(at) or not _avoid_noted_nodes(at, nodes):
         return None
     write_environment(attempt / "environment.json", Path(at.facts["code_dir"]), nodes)
     jobs_file.note(
-        at.run_dir, "started", job=at.job, restart=at.restart, nodes=list(nodes), step=newest_step(at.run_dir)
+        at.folder, "started", job=at.job, restart=at.restart, nodes=list(nodes), step=newest_step(at.run_dir)
     )
     with socket.socket() as probe:
         probe.bind(("", 0))
@@ -99,6 +108,7 @@ def end(folder: Path, *, before_training: int | None, walltime: bool) -> int:
     Args: before_training, the exit code of what came before the ranks, if it failed.
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a requeue ends this process, too; Slurm's SIGKILL comes later
+    close_new_files()
     at = here(folder)
     ended_by = slurm.why_ending(at.job, at.restart)
     attempt = attempt_dir(folder, at.job, at.restart)
@@ -107,7 +117,7 @@ def end(folder: Path, *, before_training: int | None, walltime: bool) -> int:
         code = run_exit_code(codes, at.num_ranks())
     else:  # a preflight that the end of the job cut short has found nothing
         code = exit_codes.STOPPED if walltime else _known_code(before_training)
-    records = jobs_file.read(at.run_dir)
+    records = jobs_file.read_run(at.run_dir)
     began = next((a for a in reversed(jobs_file.attempts(records)) if (a.job, a.restart) == (at.job, at.restart)), None)
     lost = slurm.lost_nodes(began.nodes, _local(began.time_utc)) if began and code not in _GOOD else ()
     if before_training is not None and code == exit_codes.CRASH:
@@ -148,9 +158,13 @@ def _jobs_waiting(at: Here) -> int:
 
 
 def rank_exit_codes(attempt: Path) -> dict[int, int]:
-    """Return the exit code that each rank left; ranks that were killed left none."""
-    codes = {}
-    for path in (attempt / EXIT_CODES).glob("rank-*"):
+    """Return the exit code that each rank left; ranks that were killed left none. What another user may have written is none."""
+    codes, folder = {}, attempt / EXIT_CODES
+    if not folder.exists() or why_not_own(attempt) or why_not_own(folder):
+        return codes
+    for path in folder.glob("rank-*"):
+        if why_not_own(path):
+            continue
         text = path.read_text(encoding="utf-8").strip()
         if text.isdigit():
             codes[int(path.name.removeprefix("rank-"))] = int(text)
@@ -174,7 +188,7 @@ def _local(time_utc: str) -> datetime:
 def _note(at: Here, job: str, restart: int, facts: Facts, decision: Decision) -> None:
     """Write a decision down, and print it."""
     jobs_file.try_note(
-        at.run_dir, "decided", job=job, restart=restart, action=decision.action, reason=decision.reason,
+        at.folder, "decided", job=job, restart=restart, action=decision.action, reason=decision.reason,
         exit_code=facts.exit_code, step=facts.step_after,
         restarts_without_checkpoint=decision.restarts_without_checkpoint, exclude=list(decision.exclude),
         by=f"{at.job}-{at.restart}",
@@ -184,7 +198,7 @@ def _note(at: Here, job: str, restart: int, facts: Facts, decision: Decision) ->
 
 def _settle_lost_attempt(at: Here) -> bool:
     """Decide for an attempt that could not: its node was lost, or it was killed at once. False if this job must not run."""
-    records = jobs_file.read(at.run_dir)
+    records = jobs_file.read_run(at.run_dir)
     before = jobs_file.attempts(records)
     if not before or before[-1].decision is not None:
         return _is_still_wanted(at, records)
@@ -230,28 +244,40 @@ def _was_asked_to_stop(at: Here) -> bool:
 
     One from before the last submission is not meant for this chain; the trainer removes it.
     """
-    records = jobs_file.read(at.run_dir)
+    records = jobs_file.read_run(at.run_dir)
     submissions = [jobs_file.seconds(record["time_utc"]) for record in records if record["event"] == "submitted"]
-    stop = at.run_dir / STOP
     try:
         # A chain that was never submitted started with its script: sbatch may add a job to it at any time.
         since = submissions[-1] if submissions else (at.folder / SCRIPT).stat().st_mtime
-        if stop.stat().st_mtime < since:
-            return False
-        stop.unlink()
     except FileNotFoundError:
         return False
-    except OSError as error:
-        print(f"warning: {error}", file=sys.stderr, flush=True)  # of a colleague, in a folder that only he may clean
+    found = [_take_stop(folder, since) for folder in (at.run_dir, at.run_dir / REQUESTS)]
+    if not any(found):
+        return False
     decision = Decision(action="stop", reason="a STOP file in the run folder asked for it, before this start")
     _note(at, at.job, at.restart, Facts(exit_code=exit_codes.STOPPED, step_after=newest_step(at.run_dir)), decision)
     _act(at, decision)
     return True
 
 
+def _take_stop(folder: Path, since: float) -> bool:
+    """Whether a STOP file lies in a folder that is younger than this; it is removed."""
+    stop = folder / STOP
+    try:
+        if (folder.name == REQUESTS and folder.is_symlink()) or stop.lstat().st_mtime < since:
+            return False
+    except OSError:  # none, for most
+        return False
+    try:
+        stop.unlink(missing_ok=True)
+    except OSError as error:
+        print(f"warning: {error}", file=sys.stderr, flush=True)  # of a colleague, in a folder that only he may clean
+    return True
+
+
 def _avoid_noted_nodes(at: Here, nodes: tuple[str, ...]) -> bool:
     """Requeue where a node that was lost before is back and others could take its place. False if this job must not run."""
-    noted = set(jobs_file.excluded(jobs_file.read(at.run_dir)))
+    noted = set(jobs_file.excluded(jobs_file.read_run(at.run_dir)))
     mine = sorted(noted & set(nodes))
     if not mine:
         return True
@@ -266,7 +292,7 @@ def _avoid_noted_nodes(at: Here, nodes: tuple[str, ...]) -> bool:
             file=sys.stderr,
         )
         return True
-    records = jobs_file.read(at.run_dir)
+    records = jobs_file.read_run(at.run_dir)
     decision = Decision(
         action="requeue",
         reason=f"{', '.join(mine)} was lost before, and there are other nodes",
@@ -296,7 +322,7 @@ def _act(at: Here, decision: Decision, *, is_requeued: bool = False) -> None:
     if decision.action == "requeue" and not is_requeued:
         _requeue(at)
     # After the requeue: a running job's list of nodes cannot be changed, one that is put back can, while we still live.
-    noted = jobs_file.excluded(jobs_file.read(at.run_dir))
+    noted = jobs_file.excluded(jobs_file.read_run(at.run_dir))
     if noted:
         jobs = [*waiting, *([at.job] if decision.action == "requeue" else [])]
         keep_off(at.site, noted, jobs, needed=at.facts["nodes"])
@@ -310,9 +336,9 @@ def _requeue(at: Here) -> None:
         if slurm.why_ending(at.job, at.restart) == "requeued by Slurm":
             return  # Slurm was faster: a node of the job is down
         try:
-            queued = slurm.submit(at.folder / SCRIPT)
+            queued = slurm.submit(own_script(at.folder, SCRIPT))
             print(f"{refused}; queued job {queued} in its place", file=sys.stderr, flush=True)
-        except slurm.SlurmError as error:
+        except FanalError as error:  # of Slurm, or of the script
             reason = f"the chain cannot continue: {refused}; {error}; `sbatch {at.folder / SCRIPT}` continues it"
             decision = Decision(action="stop", reason=reason)
             _note(
@@ -324,10 +350,10 @@ def _tidy(attempt: Path, codes: dict[int, int], *, good: bool) -> None:
     """Pack all exit codes into one file, and the logs of an attempt that ended well into another: inodes are counted on
     clusters."""
     text = json.dumps({str(rank): code for rank, code in sorted(codes.items())}) + "\n"
-    (attempt / f"{EXIT_CODES}.json").write_text(text, encoding="utf-8")
+    write_new(attempt / f"{EXIT_CODES}.json", text)
     logs = attempt / LOGS_DIR
     if good and logs.is_dir():
-        with tarfile.open(attempt / "logs.tar.gz", "w:gz") as tar:
+        with create_file(attempt / "logs.tar.gz") as stream, tarfile.open(fileobj=stream, mode="w:gz") as tar:
             tar.add(logs, LOGS_DIR)
         shutil.rmtree(logs, ignore_errors=True)
     shutil.rmtree(attempt / EXIT_CODES, ignore_errors=True)

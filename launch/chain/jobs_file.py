@@ -1,10 +1,11 @@
-"""``jobs.jsonl`` in a run folder: what was submitted, started and decided, one JSON object a line, oldest first.
+"""``jobs.jsonl`` in a launch folder: what was submitted, started and decided, one JSON object a line, oldest first.
 
 Every line has ``time_utc`` and ``event``:
     submitted   jobs, slices, nodes, hours, account, qos, site, config_sha256, script_sha256
     started     job, restart, nodes, step (of the newest complete checkpoint)
     decided     job, restart, action, reason, exit_code, step, restarts_without_checkpoint, exclude; by (the job that found out)
-Jobs of one run run one at a time, so one process writes at a time.
+Jobs of one run run one at a time, so one process writes at a time. What is decided next rests on these lines, so they are believed
+only where nobody but the owner of the run writes. Version 0.1 kept them in the run folder itself.
 """
 
 import contextlib
@@ -21,7 +22,9 @@ from fanal.errors import error_type
 from fanal.fields import Rule, fit, is_count, is_text, is_texts
 from fanal.files import sync
 from fanal.json_lines import read_lines
-from fanal.run_folder import JOBS_FILE
+from fanal.new_files import append, open_to_append
+from fanal.ownership import ROOT, close_to_others, why_not_own
+from fanal.run_folder import JOBS_FILE, LAUNCH_DIR
 
 TIME = "%Y-%m-%dT%H:%M:%SZ"
 FIELDS: dict[str, dict[str, Rule]] = {
@@ -49,43 +52,75 @@ class Attempt:
     """The ``decided`` line; None while the attempt runs, or if it was lost."""
 
 
-def note(run_dir: Path, event: str, **fields: Any) -> dict[str, Any]:
+def note(folder: Path, event: str, **fields: Any) -> dict[str, Any]:
     """Append a line, durably, and return it."""
     record = {"time_utc": now_utc(), "event": event, **fields}
-    with (run_dir / JOBS_FILE).open("ab+") as stream:
+    with open_to_append(folder / JOBS_FILE) as stream:
+        close_to_others(stream.fileno())
         end = stream.seek(0, os.SEEK_END)
         stream.seek(max(0, end - 1))
         torn = stream.read(1) not in (b"", b"\n")  # the line before lacks its end: ours must not be lost with it
-        stream.write((("\n" if torn else "") + json.dumps(record) + "\n").encode())
+        append(stream, (("\n" if torn else "") + json.dumps(record) + "\n").encode())
         sync(stream)
     return record
 
 
-def try_note(run_dir: Path, event: str, **fields: Any) -> None:
+def try_note(folder: Path, event: str, **fields: Any) -> None:
     """Add a line about what is done in any case: a full disk, which may be why, is said and does not keep it from being done."""
     try:
-        note(run_dir, event, **fields)
+        note(folder, event, **fields)
     except OSError as error:
-        print(f"warning: {event!r} is not noted in {run_dir / JOBS_FILE}: {error}", file=sys.stderr, flush=True)
+        print(f"warning: {event!r} is not noted in {folder / JOBS_FILE}: {error}", file=sys.stderr, flush=True)
 
 
-def must_note(run_dir: Path, event: str, **fields: Any) -> None:
+def must_note(folder: Path, event: str, **fields: Any) -> None:
     """Append a line without which no job may run: what is decided later rests on it.
 
     Raises: UserError naming the file and why it takes none.
     """
     try:
-        note(run_dir, event, **fields)
+        note(folder, event, **fields)
     except OSError as error:
         raise error_type(error)(
-            f"{run_dir / JOBS_FILE} must be a file that you may write to, with room for one more line on its disk and in the "
+            f"{folder / JOBS_FILE} must be a file that you may write to, with room for one more line on its disk and in the "
             f"quota: {error.strerror or error}; no job may run that is not noted there"
         ) from None
 
 
-def read(run_dir: Path) -> list[dict[str, Any]]:
-    """Return all complete lines; none if there is no file. A power cut may leave a torn line, a user a strange one."""
-    return [record for record in read_lines(run_dir / JOBS_FILE) if _is_whole(record)]
+def read(folder: Path) -> list[dict[str, Any]]:
+    """Return all complete lines; none if there is no file, or if it is not believed, which is said. A power cut may leave a torn
+    line, a user a strange one."""
+    owner = folder.stat().st_uid if folder.exists() else ROOT
+    return _believed(folder / JOBS_FILE, owner)
+
+
+def read_run(run_dir: Path) -> list[dict[str, Any]]:
+    """Return all complete lines about the jobs of a run, those of version 0.1 first. Errors: as ``read``."""
+    owner = run_dir.stat().st_uid if run_dir.exists() else ROOT
+    folder = run_dir / LAUNCH_DIR
+    if os.path.lexists(folder) and (why := why_not_own(folder, owner)):
+        _warn(folder, why)
+        return _believed(run_dir / JOBS_FILE, owner)
+    return _believed(run_dir / JOBS_FILE, owner) + _believed(folder / JOBS_FILE, owner)
+
+
+def _believed(path: Path, owner: int) -> list[dict[str, Any]]:
+    """Return the complete lines of a file that nobody but its owner may write to."""
+    try:
+        why = why_not_own(path, owner)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    if why:
+        _warn(path, why)
+        return []
+    return [record for record in read_lines(path) if _is_whole(record)]
+
+
+def _warn(path: Path, why: str) -> None:
+    print(
+        f"warning: {path} is not believed: {why}; what jobs did is read where nobody but the run's owner writes (chmod go-w)",
+        file=sys.stderr, flush=True,
+    )  # fmt: skip
 
 
 def _is_whole(record: dict[str, Any]) -> bool:

@@ -1,6 +1,7 @@
 #!/bin/bash
 # One node of a job: starts its ranks, and ends with them. srun runs this once per node; job.sbatch exports what it reads.
 set -uo pipefail
+umask go-w # job.sbatch has it, and not every srun passes it on
 
 # The announcement of the job's end is for the ranks, which catch it from their first line on.
 trap '' USR1

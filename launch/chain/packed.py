@@ -68,7 +68,11 @@ def pack_environment(python: Path, code_dir: Path, archive: Path) -> None:
     Raises: UserError if ``python`` does not run, or has no packages.
     """
     of = python_at(python)
-    with replacing(archive) as part, tarfile.open(part, "w") as tar, tempfile.TemporaryDirectory() as made:
+    with (
+        replacing(archive) as stream,
+        tarfile.open(fileobj=stream, mode="w") as tar,
+        tempfile.TemporaryDirectory() as made,
+    ):
         sources: dict[str, Path] = {}  # by their names in the archive: of two, the first on the path wins
 
         def add(folder: Path, place: str, left_out: set[str]) -> None:

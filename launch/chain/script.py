@@ -2,14 +2,16 @@
 
 import re
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
 from fanal.errors import UserError
 from fanal.exit_codes import OF_A_RUN
 from fanal.listener import MEETING_ID
-from fanal.run_folder import REQUESTS_SINCE_S, STOP
+from fanal.run_folder import REQUESTS, REQUESTS_SINCE_S, STOP
 from fanal.shown import shown
 from launch.chain.request import Job, Places
+from launch.chain.unchanged import is_unchanged, keeps_its_names, refuses
 from launch.sites.site import SiteConfig
 from pretrain.model.families.sizes import num_parameters
 
@@ -19,9 +21,25 @@ SCRIPT, CONFIG, SITE, NODE_SCRIPT, PACKED = "job.sbatch", "config.yaml", "site.y
 """Files in the launch folder of a run: the script, the resolved run and site, what runs on each node, code and packages."""
 
 
-def script(job: Job) -> str:
-    """Return the sbatch script of one slice; every slice of a chain is the same script. Raises: UserError as ``script_text``."""
-    return script_text([*_title(job), *directives(job), "", *_setting(job), "", *_body(job)])
+def script(job: Job, sha256: Mapping[str, str]) -> str:
+    """Return the sbatch script of one slice; every slice of a chain is the same script.
+
+    Args: sha256: of each file in the launch folder that the job runs or reads, by its name.
+    Raises: UserError as ``script_text``.
+    """
+    lines = [
+        *_title(job),
+        *directives(job),
+        "",
+        *_try_again(),
+        "",
+        *_unchanged(job, sha256),
+        "",
+        *_setting(job),
+        "",
+        *_body(job),
+    ]
+    return script_text(lines)
 
 
 def script_text(lines: list[str]) -> str:
@@ -86,11 +104,10 @@ def modules(names: tuple[str, ...]) -> list[str]:
     return ["module purge", *(f"module load {shlex.quote(name)}" for name in names)] if names else []
 
 
-def setting(folder: Path, places: Places, site: SiteConfig, module_names: tuple[str, ...]) -> list[str]:
-    """Return the lines that every script starts with: its folder, the Python, modules, the site's variables, our packages."""
+def setting(places: Places, site: SiteConfig, module_names: tuple[str, ...]) -> list[str]:
+    """Return the lines that every script has: the Python, modules, the site's variables, our packages."""
     return [
         "# --- where, with what",
-        f"launch_dir={quoted(folder)}",
         f"export PYTHON={quoted(places.python)}",
         *modules(module_names),
         *environment(site),
@@ -130,16 +147,35 @@ def _title(job: Job) -> list[str]:
         f"{job.ranks_per_node} {'GPU' if job.gpus_per_node else 'CPU rank'}(s), {job.slices} job(s) of {hours}.",
         f"# Site: {job.site_name}, {job.site.description}.",
         "#",
-        "# Each job resumes from the newest complete checkpoint. What became of it and what is next is a line of jobs.jsonl in",
-        f"# the run folder; `fanal launch status {quoted(job.run_dir)}` tells. To add a job to the chain: sbatch this file.",
-        f"# A colleague stops the chain, with a checkpoint, by: touch {quoted(job.run_dir / STOP)}",
+        "# Each job resumes from the newest complete checkpoint. What became of it and what is next is a line of jobs.jsonl",
+        f"# beside this file; `fanal launch status {quoted(job.run_dir)}` tells. To add a job to the chain: sbatch this file.",
+        f"# A colleague stops the chain, with a checkpoint, by: touch {quoted(job.run_dir / REQUESTS / STOP)}",
+    ]
+
+
+def _try_again() -> list[str]:
+    return [
+        "try_again() {  # a file system is missing, perhaps; Slurm starts the job elsewhere, a few times",
+        '    [ "${SLURM_RESTART_COUNT:-0}" -ge 3 ] || scontrol requeue "$SLURM_JOB_ID"',
+        '    exit "$1"',
+        "}",
+    ]
+
+
+def _unchanged(job: Job, sha256: Mapping[str, str]) -> list[str]:
+    return [
+        "# --- what is run is what was submitted: Slurm has its own copy of this script, and here are the hashes",
+        f"launch_dir={quoted(job.folder)}",
+        *refuses("fanal launch submit", absent="try_again 70"),
+        *keeps_its_names(),
+        *is_unchanged(sha256, absent="try_again 70"),
     ]
 
 
 def _setting(job: Job) -> list[str]:
     places, site = job.places, job.site
     threads = max(1, job.cores // job.ranks_per_node)
-    lines = setting(job.folder, places, site, job.modules)
+    lines = setting(places, site, job.modules)
     lines += [
         f"export SRUN_CPUS_PER_TASK={job.cores}  # srun does not take it from the job by itself",
         f"export OMP_NUM_THREADS={threads}  # {job.cores} cores among {job.ranks_per_node} rank(s)",
@@ -168,9 +204,7 @@ def _body(job: Job) -> list[str]:
         '    "$PYTHON" -m launch job end "$launch_dir" "$@" "${leaving[@]}"',
         "    code=$?",
         f'    case "$code" in {"|".join(map(str, OF_A_RUN))}) exit "$code" ;; esac',
-        "    # Its Python did not run: a file system is missing, perhaps. Slurm tries again, a few times.",
-        '    [ "${SLURM_RESTART_COUNT:-0}" -ge 3 ] || scontrol requeue "$SLURM_JOB_ID"',
-        '    exit "$code"',
+        '    try_again "$code"  # its Python did not run',
         "}",
         "",
         "# --- before: note the start, see what became of the job before, choose where ranks meet",

@@ -4,20 +4,24 @@ PREFIX.launch/ holds encode.sbatch (an array, one task a part), merge.sbatch (af
 know), exit-codes/I and logs/I.out of every task, and jobs.jsonl (launch/encoding/job.py). Parts lie at PREFIX.parts/I.
 """
 
+import contextlib
+import hashlib
 import itertools
 import json
 import math
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fanal.errors import UserError, error_type, user_path
 from fanal.files import write_whole
 from fanal.missing import what_is_there
+from fanal.ownership import make_own_folder
 from launch import slurm
 from launch.chain import jobs_file
+from launch.chain.launch_folder import hold_launch_folder, own_script
 from launch.chain.request import Places, absolute, account, check_path, check_word, job_name
 from launch.chain.script import EXIT_CODES
 from launch.encoding.script import ENCODE_SCRIPT, LOGS, MERGE_SCRIPT, EncodeJobs, encode_script, merge_script
@@ -112,21 +116,45 @@ def plan_encode(site_name: str, site: SiteConfig, request: EncodeRequest, places
 def render_encode(jobs: EncodeJobs) -> Path:
     """Write both scripts and their folder; returns the folder. Jobs in the queue have their own copies of the scripts.
 
-    Raises: UserError if the folder cannot be written.
+    Raises: UserError if the folder cannot be written, or if another command is at it.
     """
-    texts = {FACTS: json.dumps(facts(jobs), indent=2) + "\n", MERGE_SCRIPT: merge_script(jobs)}
-    texts[ENCODE_SCRIPT] = encode_script(jobs)
+    with _held(jobs):
+        _write(jobs)
+    return jobs.folder
+
+
+def render_and_queue(jobs: EncodeJobs) -> tuple[str, str]:
+    """Write both scripts and queue them, unless jobs of this output are queued. Returns the numbers of the array and the merge.
+
+    Raises: as ``render_encode`` and ``check_not_queued``, the latter before any file is written.
+    """
+    check_not_queued(jobs)
+    with _held(jobs):
+        check_not_queued(jobs)  # once more: another command may have been faster
+        _write(jobs)
+        return queue(jobs.folder, event="submitted")
+
+
+@contextlib.contextmanager
+def _held(jobs: EncodeJobs) -> Iterator[None]:
     try:
-        for folder in (jobs.folder / EXIT_CODES, jobs.folder / LOGS, jobs.parts_dir):  # Slurm makes no folder for a log
-            folder.mkdir(parents=True, exist_ok=True)
-        for name, text in texts.items():
-            write_whole(jobs.folder / name, text)
+        jobs.parts_dir.mkdir(parents=True, exist_ok=True)
+        with hold_launch_folder(jobs.folder):
+            yield
     except OSError as error:
         raise error_type(error)(
             f"--output ({jobs.prefix}) must lie in a folder that can be made and written to: {error.strerror} "
             f"({error.filename}); --output shards/{jobs.prefix.name} works where the current folder is writable"
         ) from None
-    return jobs.folder
+
+
+def _write(jobs: EncodeJobs) -> None:
+    for name in (EXIT_CODES, LOGS):  # Slurm makes no folder for a log
+        make_own_folder(jobs.folder / name, name="a folder of jobs")
+    known = json.dumps(facts(jobs), indent=2) + "\n"
+    texts = {FACTS: known, MERGE_SCRIPT: merge_script(jobs, {FACTS: hashlib.sha256(known.encode()).hexdigest()})}
+    for name, text in (texts | {ENCODE_SCRIPT: encode_script(jobs)}).items():
+        write_whole(jobs.folder / name, text)
 
 
 def check_not_queued(jobs: EncodeJobs) -> None:
@@ -148,9 +176,9 @@ def queue(folder: Path, *, event: str, parts: Sequence[int] = (), at_once: int |
     """
     with slurm.taken_back_on_error() as queued:
         chosen = [f"--array={array_of(parts, at_once)}"] if parts else []
-        queued.append(slurm.submit(folder / ENCODE_SCRIPT, *chosen))
+        queued.append(slurm.submit(own_script(folder, ENCODE_SCRIPT), *chosen))
         # afterany: the merge sees for itself what has failed, and why.
-        queued.append(slurm.submit(folder / MERGE_SCRIPT, f"--dependency=afterany:{queued[0]}"))
+        queued.append(slurm.submit(own_script(folder, MERGE_SCRIPT), f"--dependency=afterany:{queued[0]}"))
         jobs_file.must_note(folder, event, jobs=queued, parts=list(parts))
     array, merge = queued
     return array, merge

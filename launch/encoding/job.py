@@ -15,9 +15,11 @@ from typing import Any
 from fanal.errors import FanalError, error_type
 from fanal.exit_codes import CRASH, DAMAGED, FINISHED, STOPPED, WRONG_INPUT
 from fanal.fields import is_texts
+from fanal.ownership import close_new_files, make_own_folder
 from fanal.shown import on_one_line
 from launch import slurm
 from launch.chain import jobs_file
+from launch.chain.launch_folder import own_script
 from launch.chain.script import EXIT_CODES
 from launch.encoding.encode import FACTS, array_of, queue
 from launch.encoding.script import ENCODE_SCRIPT, LOGS, MERGE_SCRIPT
@@ -35,6 +37,8 @@ def merge(folder: Path) -> int:
     Not 0 after queueing again: a job may wait for this one with ``afterok``.
     Raises: UserError if the folder is not the launch folder of an encoding.
     """
+    close_new_files()
+    make_own_folder(folder, name="the launch folder")  # that of version 0.1 may be open to the group
     facts = _facts(folder)
     if Path(f"{facts['prefix']}.json").exists():
         return _tokenizer("verify", facts["prefix"])
@@ -138,8 +142,8 @@ def _was_cancelled(folder: Path) -> bool:
 def _wait(folder: Path, arrays: list[str]) -> int:
     """Queue this merge again after running arrays, since two tasks must not write the same part. Not a retry."""
     try:
-        merging = slurm.submit(folder / MERGE_SCRIPT, f"--dependency=afterany:{':'.join(arrays)}")
-    except slurm.SlurmError as error:
+        merging = slurm.submit(own_script(folder, MERGE_SCRIPT), f"--dependency=afterany:{':'.join(arrays)}")
+    except FanalError as error:  # of Slurm, or of the script
         return _stop(
             folder, f"parts are being encoded ({', '.join(arrays)}), and the merge cannot wait: {error}", CRASH
         )

@@ -1,10 +1,12 @@
 """Text of the two scripts of an encoding: an array whose tasks each encode a part, and the merge after it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from launch.chain.request import Places
 from launch.chain.script import EXIT_CODES, log_path, quoted, sbatch, script_text, setting, walltime
+from launch.chain.unchanged import is_unchanged, refuses
 from launch.sites.site import SiteConfig
 
 ENCODE_SCRIPT, MERGE_SCRIPT, LOGS = "encode.sbatch", "merge.sbatch", "logs"
@@ -59,7 +61,7 @@ class EncodeJobs:
 
 
 def encode_script(jobs: EncodeJobs) -> str:
-    """Return the script of the array. Raises: UserError as ``script_text``."""
+    """Return the script of the array. It reads no other file of the launch folder. Raises: UserError as ``script_text``."""
     limit = f"%{jobs.at_once}" if jobs.at_once else ""
     lines = [
         "#!/bin/bash",
@@ -80,7 +82,7 @@ def encode_script(jobs: EncodeJobs) -> str:
         sbatch("--open-mode=append", "a part that is tried again continues in its file"),
         sbatch(f"--output={log_path(jobs.folder / LOGS, '%a.out')}", "by the number of the part"),
         "",
-        *_setting(jobs),
+        *_setting(jobs, {}),
         f"prefix={quoted(jobs.prefix)}",
         f"parts={quoted(jobs.parts_dir)}",
         "",
@@ -89,8 +91,8 @@ def encode_script(jobs: EncodeJobs) -> str:
     return script_text(lines)
 
 
-def merge_script(jobs: EncodeJobs) -> str:
-    """Return the script of the merge. All its logic is in launch/encoding/job.py."""
+def merge_script(jobs: EncodeJobs, sha256: Mapping[str, str]) -> str:
+    """Return the script of the merge. All its logic is in launch/encoding/job.py. Args: sha256: of each file that it reads."""
     partition = jobs.site.encode.merge_partition if jobs.site.encode else ""
     lines = [
         "#!/bin/bash",
@@ -110,7 +112,7 @@ def merge_script(jobs: EncodeJobs) -> str:
         sbatch("--open-mode=append"),
         sbatch(f"--output={log_path(jobs.folder, 'merge.out')}"),
         "",
-        *_setting(jobs),
+        *_setting(jobs, sha256),
         "",
         'exec "$PYTHON" -m launch job merge "$launch_dir"',
     ]
@@ -132,11 +134,14 @@ def _where(jobs: EncodeJobs, *, partition: str, with_qos: bool) -> list[str]:
     return [sbatch(f"--{name}={value}") for name, value in chosen.items() if value]
 
 
-def _setting(jobs: EncodeJobs) -> list[str]:
+def _setting(jobs: EncodeJobs, sha256: Mapping[str, str]) -> list[str]:
     # The site's modules are for its GPU nodes.
     own = () if jobs.site.encode else tuple(jobs.site.modules)
     return [
-        *setting(jobs.folder, jobs.places, jobs.site, (*own, *jobs.modules)),
+        f"launch_dir={quoted(jobs.folder)}",
+        *refuses("fanal launch render-encode --submit", absent="exit 70"),
+        *is_unchanged(sha256, absent="exit 70"),
+        *setting(jobs.places, jobs.site, (*own, *jobs.modules)),
         f"cd {quoted(jobs.places.workdir)} || exit 70  # relative paths count from here",
     ]
 

@@ -16,6 +16,7 @@ from fanal.console import print_table
 from fanal.errors import UserError
 from fanal.exit_codes import CRASH, FINISHED
 from fanal.files import write_whole
+from fanal.ownership import make_own_folder
 from fanal.run_folder import LAUNCH_DIR
 from launch import slurm
 from launch.chain import jobs_file
@@ -44,7 +45,7 @@ def look_at_nodes(site: SiteConfig, run_dir: Path, *, gpus: int, limit_s: float 
     nodes = slurm.hostnames(os.environ.get("SLURM_JOB_NODELIST") or os.environ.get("SLURM_NODELIST", ""))
     attempt = os.environ.get("FANAL_ATTEMPT")
     folder = Path(attempt) if attempt else run_dir / LAUNCH_DIR
-    folder.mkdir(parents=True, exist_ok=True)
+    make_own_folder(folder, name="the folder of a job's start" if attempt else "the launch folder")
     reports = ask_nodes(nodes, run_dir, gpus=gpus, bf16=site.bf16, limit_s=limit_s)
     verdict = judge(reports, nodes, site.node_check, gpus=gpus, memory_gib=site.gpu_memory_gib if gpus else None)
     node_reports = [reports.get(node) or NodeReport(node=node) for node in nodes]

@@ -21,7 +21,7 @@ from launch.preflight import nodes as node_looks
 from launch.preflight.node_local import archive_of_job, check_node_local
 from launch.preflight.space import check_space, check_write, quota
 from launch.sites.reach import check_reach, shards_of
-from launch.sites.site import SiteConfig, load_site
+from launch.sites.site import SiteConfig, load_site, site_note
 from pretrain.config.derive import world_size
 from pretrain.config.load import load_run_to_train
 from pretrain.config.path_rules import paths_of
@@ -61,6 +61,8 @@ def preflight(
     Raises: UserError if the config or the site cannot be read.
     """
     run, site = load_run_to_train(config, overrides), load_site(site_name)
+    if "SLURM_JOB_ID" not in os.environ and (line := site_note(site_name)):
+        print(line, flush=True)
     in_job = "SLURM_JOB_ID" in os.environ and "SLURM_JOB_NUM_NODES" in os.environ
     found, why = number_of_nodes(run.parallel, site, nodes, gpus_per_node)
     asked = PreflightRequest(

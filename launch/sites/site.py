@@ -1,9 +1,11 @@
 """A site: a kind of node of a cluster, and the rules of its batch queue. One YAML file each, in ``launch/sites``.
 
-A new site is a copy of ``launch/sites/generic.yaml``; ``--site`` takes the name of a file there or a path.
+A new site is a copy of ``launch/sites/generic.yaml``; ``--site`` takes the name of a file there or a path. A site is code: jobs
+load its modules and set its variables, and preflight runs its quota commands, with the rights of who uses it.
 """
 
 import math
+import os
 import re
 import shlex
 from dataclasses import dataclass, field, fields
@@ -15,13 +17,14 @@ from omegaconf import MISSING
 from fanal.credentials import names_a_secret
 from fanal.errors import UserError, user_path
 from fanal.interpolations import refuse_any_interpolation
+from fanal.ownership import why_not_own
 from fanal.run_folder import was_written_resolved
 from pretrain.config.load import read_mapping, typed
 
 SITES = Path(__file__).parent
 SET_BY_SCRIPTS = re.compile(
     r"(FANAL|PRETRAIN)_\w*|PYTHON|PYTHONPATH|PYTHONSAFEPATH|OMP_NUM_THREADS|SRUN_CPUS_PER_TASK|"
-    r"launch_dir|leaving|code|step|guard|old|prefix|parts|part"
+    r"launch_dir|run_dir|found|sha256|name|leaving|code|step|guard|old|prefix|parts|part"
 )
 """Variables that scripts of jobs set for themselves: a site's would be lost, or lead them astray."""
 
@@ -61,7 +64,7 @@ class FileSystemConfig:
     shared: bool = True
     """False for disks that every node has for itself: a run folder or data there would be another one on each node."""
     quota_command: str = ""
-    """Command that prints how much is used and allowed; empty if there is none."""
+    """Command that prints how much is used and allowed; empty if there is none. It runs as the user of the site."""
     note: str = ""
     """Other facts that users must know, such as when files are removed."""
 
@@ -146,15 +149,45 @@ class SiteConfig:
 def load_site(name: str) -> SiteConfig:
     """Load the site of this name, or of the YAML file at this path.
 
-    Raises: UserError naming the sites there are, or the key and the rule it breaks.
+    Raises: UserError naming the sites there are, or the key and the rule it breaks; or if another user may change the file.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else SITES / f"{name}.yaml"
+    path = _path_of(name)
     with user_path(path):
         is_file = path.is_file()
     if not is_file:
         raise UserError(
             f"site {name!r} is not known; known are {', '.join(known_sites())}, and the path of a YAML file works, too"
         )
+    if path.parent != SITES:
+        _check_own(path)
+    return read_site(path)
+
+
+def site_note(name: str) -> str:
+    """Return the line that says what a site from elsewhere may do; empty for one of ours."""
+    path = _path_of(name)
+    return (
+        "" if path.parent == SITES else f"site: {path} is code: its modules, environment and quota_command run as you"
+    )
+
+
+def _path_of(name: str) -> Path:
+    return Path(name) if name.endswith((".yaml", ".yml")) else SITES / f"{name}.yaml"
+
+
+def _check_own(path: Path) -> None:
+    """Refuse a site that another user may change after its reader has looked at it."""
+    with user_path(path):
+        why = why_not_own(Path(os.path.realpath(path)))
+    if why:
+        raise UserError(
+            f"site {path} must be a file that only you may change, since it runs as you, and {why}; a copy that you have read "
+            f"works: `install -m 644 {shlex.quote(str(path))} my-site.yaml`"
+        )
+
+
+def read_site(path: Path) -> SiteConfig:
+    """Read the site in a file, whoever may change it: for readers that run nothing of it. Raises: as ``load_site``."""
     tree = read_mapping(path, SiteConfig, what="site", example="gpus_per_node: 4")
     if was_written_resolved(path):
         refuse_any_interpolation(tree, where=str(path))

@@ -32,7 +32,7 @@ from launch.chain import jobs_file
 from launch.chain.render import JOB
 from launch.chain.request import launch_dir
 from launch.chain.script import CONFIG, SITE
-from launch.sites.site import load_site
+from launch.sites.site import read_site
 from launch.status.progress import (
     LOSS_BACK_RECORDS,
     Ended,
@@ -98,7 +98,7 @@ def _status(run_dir: Path) -> dict[str, Any]:
     now = time.time()
     checkpoint = _checkpoints(run_dir, now)
     facts = _facts(run_dir)
-    records = jobs_file.read(run_dir)
+    records = jobs_file.read_run(run_dir)
     attempts = jobs_file.attempts(records)
     queue, no_queue = _queue(facts)
     line, age_s = _timeline(run_dir, attempts[-1] if attempts else None, now)
@@ -340,7 +340,7 @@ def _hours_per_job(facts: dict[str, Any] | None, run_dir: Path) -> float | None:
 
 def _site_margin_s(run_dir: Path) -> int:
     try:
-        return load_site(str(launch_dir(run_dir) / SITE)).stop_margin_s
+        return read_site(launch_dir(run_dir) / SITE).stop_margin_s
     except UNREADABLE:
         return 0
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+from fanal.new_files import append, open_to_append
 from fanal.run_folder import SPIKES_FILE
 from pretrain.config.schema import SpikeConfig
 from pretrain.data.forensics import sample_places
@@ -28,8 +29,8 @@ def list_bad_step(run_dir: str | Path, record: BadStepRecord, data: TrainData, *
     fields["samples"] = None if places is None else [dataclasses.asdict(place) for place in places]
     where = f"left out of {SPIKES_FILE}, which is full" if full else f"are in {SPIKES_FILE}"
     try:
-        with path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(fields, allow_nan=False) + "\n")
+        with open_to_append(path) as stream:
+            append(stream, (json.dumps(fields, allow_nan=False) + "\n").encode())
     except OSError as error:  # a full disk must not end the run
         where = f"could not be listed in {path}: {error.strerror}"
     return _line(record, where)

@@ -11,7 +11,9 @@ from pathlib import Path
 
 from fanal.errors import UserError, user_path
 from fanal.locks import take_lock
-from fanal.run_folder import LOCK, cannot_write, checkpoints_dir
+from fanal.new_files import open_to_append
+from fanal.ownership import ROOT, make_requests_dir
+from fanal.run_folder import LOCK, LOGS_DIR, TENSORBOARD_DIR, cannot_write, checkpoints_dir
 
 logger = logging.getLogger(__name__)
 
@@ -32,11 +34,23 @@ def open_run_dir(run_dir: str | Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
+        make_requests_dir(folder)
     except OSError as error:
         raise cannot_write(run_dir, str(error.strerror), error) from None
     with user_path(folder):
+        _check_links(folder)
         _check_checkpoints(folder)
     return folder
+
+
+def _check_links(folder: Path) -> None:
+    """Refuse a folder of the run that is a link which another user made: files would be written, and deleted, where he wants."""
+    for own in (checkpoints_dir(folder), folder / LOGS_DIR, folder / TENSORBOARD_DIR):
+        if own.is_symlink() and own.lstat().st_uid not in (ROOT, os.geteuid()):
+            raise UserError(
+                f"run_dir ({folder}) must hold no folder of another user's making, and {own} is a link to {own.readlink()}, made "
+                f"by user {own.lstat().st_uid}; `rm {own}` works, and a link that you make is followed"
+            )
 
 
 def _check_checkpoints(folder: Path) -> None:
@@ -61,7 +75,7 @@ def hold_run_dir(run_dir: str | Path, *, rank: int) -> Iterator[None]:
         yield
         return
     try:
-        stream = (Path(run_dir) / LOCK).open("a+", encoding="utf-8")
+        stream = open_to_append(Path(run_dir) / LOCK)
     except OSError as error:
         raise cannot_write(run_dir, f"{LOCK}: {error.strerror}", error) from None
     with stream:
@@ -72,7 +86,7 @@ def hold_run_dir(run_dir: str | Path, *, rank: int) -> Iterator[None]:
             yield
             return
         stream.seek(0)
-        holder = stream.read(200).strip() or "another process"
+        holder = stream.read(200).decode(errors="replace").strip() or "another process"
     raise UserError(
         f"run_dir ({run_dir}) must belong to one run at a time, and {holder} holds {Path(run_dir) / LOCK}; stop that run, or "
         f"run_dir={run_dir}-2 works"

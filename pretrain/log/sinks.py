@@ -14,6 +14,7 @@ from typing import IO, Protocol
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from fanal.console import Bar, Console
+from fanal.new_files import open_to_append
 from fanal.run_folder import METRICS_FILE, TENSORBOARD_DIR, cannot_write
 from fanal.shown import on_one_line
 from pretrain.checkpoint.saving.save import SaveReport
@@ -95,7 +96,7 @@ def open_sinks(run: RunConfig, world: World, *, start_step: int) -> Iterator[Sin
             folder.mkdir(parents=True, exist_ok=True)
             # Without a buffer, which its closing would write once more.
             try:
-                stream = stack.enter_context((folder / METRICS_FILE).open("ab+", buffering=0))
+                stream = stack.enter_context(open_to_append(folder / METRICS_FILE))
             except OSError as error:
                 raise cannot_write(run.run_dir, f"{METRICS_FILE}: {error.strerror}", error) from None
             sinks.append(JsonLines(stream, str(folder / METRICS_FILE)))

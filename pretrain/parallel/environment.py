@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fanal.errors import PassingError, UserError
 from fanal.host_cores import cores_of_node, host_cores
+from fanal.new_files import write_new
 
 STARTED_AT = "PRETRAIN_STARTED_AT_S"
 """Environment variable: when the command was started, on this machine's monotonic clock. Local ranks inherit it."""
@@ -36,7 +37,7 @@ def note_exit_code(code: int) -> None:
     if folder:
         with contextlib.suppress(OSError, ValueError):
             rank, _, _ = rank_and_size()
-            (Path(folder) / f"rank-{rank:05d}").write_text(f"{code}\n", encoding="utf-8")
+            write_new(Path(folder) / f"rank-{rank:05d}", f"{code}\n")
 
 
 def started_by_launcher() -> bool:

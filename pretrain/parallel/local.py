@@ -28,6 +28,7 @@ from typing import Any, Literal
 from fanal.errors import PassingError, exit_code_of
 from fanal.exit_codes import FINISHED, INTERRUPTED, STOPPED
 from fanal.listener import MEETING_ID
+from fanal.new_files import open_to_append
 from fanal.output import append_to_log, let_go_of_output, outlive_output
 from pretrain.parallel.environment import STARTED_AT, started_at
 from pretrain.parallel.signals import (
@@ -158,7 +159,7 @@ def _rank_main(
     has_log = variables["RANK"] != "0"
     try:
         if has_log:
-            stream = log.open("a")
+            stream = open_to_append(log)
             os.dup2(stream.fileno(), sys.stdout.fileno())
             os.dup2(stream.fileno(), sys.stderr.fileno())
         outlive_output(log)

@@ -1,4 +1,5 @@
-"""Files by which a colleague asks a run for something: STOP and SAVE in its run folder. Rank 0 looks for them."""
+"""Files by which a colleague asks a run for something: STOP and SAVE, in RUN_DIR/requests or in the run folder. Rank 0 looks for
+them: at names and times alone, never into a file or through a link."""
 
 import contextlib
 import logging
@@ -7,16 +8,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
-from fanal.run_folder import REQUESTS_SINCE_S, SAVE, STOP
+from fanal.run_folder import REQUESTS, REQUESTS_SINCE_S, SAVE, STOP
 
 logger = logging.getLogger(__name__)
 
 NAMES = (STOP, SAVE)
+PLACES = ("", f"{REQUESTS}/")
+"""Folders in which they count, from the run folder on."""
 LOOK_EVERY_S = 1.0
 LAST_LOOK_S = 5.0
 """Seconds that the end of a run waits for the files to be removed: a file system that hangs must not block it."""
 
+Answer = TypeVar("Answer")
 Identity = tuple[int, int]
 """Inode and time of change: a file is acted on once, even where it cannot be removed."""
 
@@ -31,6 +36,7 @@ class RequestFiles:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._files = {name: [f"{place}{name}" for place in PLACES] for name in NAMES}
         self._asked: dict[str, Identity] = {}
         self._acted_on: dict[str, Identity] = {}
         self._wake, self._closed = threading.Event(), False
@@ -40,14 +46,15 @@ class RequestFiles:
 
     def asks(self, name: str) -> bool:
         """Return whether the file is known to exist and was not acted on yet. Costs nothing."""
-        return name in self._asked and self._asked[name] != self._acted_on.get(name)
+        return any(self._asked.get(file) not in (None, self._acted_on.get(file)) for file in self._files[name])
 
     def done(self, name: str) -> None:
         """Note that the file was acted on: it counts no more, and the thread removes it."""
-        identity = self._asked.get(name)
-        if identity is not None:
-            self._acted_on[name] = identity
-            self._wake.set()
+        for file in self._files[name]:
+            identity = self._asked.get(file)
+            if identity is not None:
+                self._acted_on[file] = identity
+                self._wake.set()
 
     def close(self) -> None:
         """End the thread once it has removed what was acted on."""
@@ -56,51 +63,65 @@ class RequestFiles:
         self._thread.join(LAST_LOOK_S)
 
     def _run(self) -> None:
-        for name in NAMES:
-            self._guarded(self._discard_old, name)
+        self._for_each(self._discard_old)
         while not self._closed:
             self._wake.wait(LOOK_EVERY_S)
             self._wake.clear()
-            for name in NAMES:
-                self._guarded(self._look, name)
-        for name in NAMES:  # what was acted on while the last look was under way
-            self._guarded(self._look, name)
+            self._for_each(self._look)
+        self._for_each(self._look)  # what was acted on while the last look was under way
 
-    def _guarded(self, act: Callable[[str], None], name: str) -> None:
+    def _for_each(self, act: Callable[[str], None]) -> None:
+        for files in self._files.values():
+            for file in files:
+                self._guarded(act, file)
+
+    def _guarded(self, act: Callable[[str], None], file: str) -> None:
         try:
-            act(name)
+            act(file)
         except OSError as error:
             # Once a second would be too often for a file system that is ill for an hour.
             if self._warned_of != error.errno:
                 self._warned_of = error.errno
-                logger.warning("cannot look for %s or remove it: %s", self._folder / name, error)
+                logger.warning("cannot look for %s or remove it: %s", self._folder / file, error)
 
-    def _discard_old(self, name: str) -> None:
-        found = self._identity(name)
+    def _discard_old(self, file: str) -> None:
+        found = self._identity(file)
         since = os.environ.get(REQUESTS_SINCE_S, "")
         if found is not None and not (since.isdigit() and found[1] >= int(since) * 10**9):
-            self._acted_on[name] = found
+            self._acted_on[file] = found
             written = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found[1] / 1e9))
             logger.warning(
                 "%s (written %s) was there before this start, so it was meant for an earlier one: removed without effect",
-                self._folder / name, written,
+                self._folder / file, written,
             )  # fmt: skip
 
-    def _look(self, name: str) -> None:
-        found = self._identity(name)
+    def _look(self, file: str) -> None:
+        found = self._identity(file)
         if found is None:
-            self._asked.pop(name, None)
-        elif found == self._acted_on.get(name):
-            (self._folder / name).unlink(missing_ok=True)
+            self._asked.pop(file, None)
+        elif found == self._acted_on.get(file):
+            self._in_its_folder(file, os.unlink)
         else:
-            self._asked[name] = found
+            self._asked[file] = found
 
-    def _identity(self, name: str) -> Identity | None:
+    def _identity(self, file: str) -> Identity | None:
+        status = self._in_its_folder(file, lambda name, dir_fd: os.lstat(name, dir_fd=dir_fd))
+        return None if status is None else (status.st_ino, status.st_mtime_ns)
+
+    def _in_its_folder(self, file: str, act: Callable[..., Answer]) -> Answer | None:
+        """Do something to a file, through its folder: what is a link in the place of the folder might be another folder's STOP."""
+        place, _, name = file.rpartition("/")
+        follow = os.O_NOFOLLOW if place else 0  # the run folder itself may be a link
         try:
-            status = (self._folder / name).stat()
+            folder = os.open(self._folder / place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC | follow)
         except FileNotFoundError:
             return None
-        return status.st_ino, status.st_mtime_ns
+        try:
+            return act(name, dir_fd=folder)
+        except FileNotFoundError:
+            return None
+        finally:
+            os.close(folder)
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fanal.exit_codes import HANG, STOPPED
+from fanal.new_files import open_to_append
 from fanal.run_folder import LOGS_DIR
 from fanal.shown import on_one_line
 from pretrain.config.schema import WatchdogConfig
@@ -129,9 +130,8 @@ class Watchdog:
 
     def _store(self, text: str) -> None:
         self._stacks.parent.mkdir(parents=True, exist_ok=True)
-        with self._stacks.open("a", encoding="utf-8") as stream:
-            stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {on_one_line(text)}\n")
-            stream.flush()
+        with open_to_append(self._stacks) as stream:
+            stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {on_one_line(text)}\n".encode())
             faulthandler.dump_traceback(file=stream, all_threads=True)
 
 

@@ -119,7 +119,7 @@ def test_a_trainer_s_output_is_lost_with_one_line_in_its_log(unread: int, tmp_pa
     assert (done.returncode, done.stderr) == (75, "")
     (line,) = log.read_text().splitlines()
     assert (
-        "standard output is gone (Broken pipe), and the run continues without it; a file STOP in the run folder stops it"
+        "standard output is gone (Broken pipe), and the run continues without it; a file requests/STOP in the run folder stops it"
         in line
     )
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from fanal.run_folder import JOBS_FILE
+from fanal.run_folder import JOBS_FILE, LAUNCH_DIR
 from launch.chain import jobs_file
 from tests.slurm.cluster import Cluster
 
@@ -76,7 +76,7 @@ class Chain:
 
     def records(self, event: str) -> list[dict[str, Any]]:
         """Lines of jobs.jsonl."""
-        return [record for record in jobs_file.read(self.run_dir) if record["event"] == event]
+        return [record for record in jobs_file.read_run(self.run_dir) if record["event"] == event]
 
     def losses(self) -> dict[int, tuple[Any, ...]]:
         """Step -> loss and gradient norm, as logged last: every figure to the last bit."""
@@ -108,7 +108,8 @@ class Chain:
 
     def story(self) -> str:
         """All that was noted and printed, and the ends of the cluster's own logs."""
-        parts = [(self.run_dir / JOBS_FILE).read_text()] if (self.run_dir / JOBS_FILE).exists() else []
+        noted = self.run_dir / LAUNCH_DIR / JOBS_FILE
+        parts = [noted.read_text()] if noted.exists() else []
         parts += [f"--- {path.name}\n{path.read_text()[-4000:]}" for path in sorted(self.run_dir.glob("launch/*.out"))]
         parts += [f"--- {daemon}\n{self.cluster.log(daemon, 60)}" for daemon in ("slurmctld", *self.cluster.names)]
         return "\n".join(parts)

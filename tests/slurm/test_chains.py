@@ -137,7 +137,7 @@ def test_a_job_cancelled_by_hand_ends_the_chain_and_a_submission_goes_on(chain: 
 def test_a_stop_file_ends_the_chain_with_a_checkpoint(chain: Chain, straight: Chain) -> None:
     chain.submit("--hours", "1.5", "--slice-hours", "0.5")
     chain.until_step(10)
-    (chain.run_dir / "STOP").touch()
+    (chain.run_dir / "requests" / "STOP").touch()
     chain.until_over()
     assert chain.decisions() == [("stop", "a STOP file in the run folder asked for it")]
     assert chain.records("decided")[0]["step"] >= 10
@@ -222,7 +222,19 @@ def test_a_second_submission_of_a_run_in_the_queue_is_refused_and_a_rendering_wa
     chain.until(lambda: chain.cluster.queue().get(first) == "RUNNING", "the first job's start")
     rendered = chain.launch("render", "--nodes", "2", "--hours", "1")
     assert rendered.returncode == 0
-    assert f"the config is read by waiting jobs, too ({second})" in rendered.stderr
+    assert f"jobs in the queue ({first}, {second}) start only what they were submitted with" in rendered.stderr
+
+
+def test_a_job_whose_files_were_changed_while_it_waited_runs_nothing_of_them(chain: Chain, tmp_path: Path) -> None:
+    assert chain.launch("render", "--nodes", "2", "--hours", "0.5").returncode == 0
+    launch = chain.run_dir / "launch"
+    job = chain.cluster.sbatch(launch / "job.sbatch", "--hold")
+    for name in ("node.sh", "job.sbatch"):  # Slurm has its own copy of the second
+        (launch / name).write_text(f"#!/bin/bash\ntouch {tmp_path}/ran\n")
+    chain.cluster.scontrol("release", job)
+    chain.until_over()
+    assert chain.cluster.state(job) == "FAILED" and not (tmp_path / "ran").exists() and not chain.records("started")
+    assert f"error: {launch}/node.sh is not the file that was submitted" in (launch / f"{job}.out").read_text()
 
 
 def test_slurm_takes_every_rendered_script_of_this_site(chain: Chain) -> None:

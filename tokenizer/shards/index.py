@@ -25,7 +25,7 @@ def write_index(path: Path, lengths_path: Path, dtype_name: str) -> str:
     num_documents = lengths_path.stat().st_size // 4
     itemsize = DTYPES[dtype_name].itemsize
     digest = hashlib.sha256()
-    with path.open("wb") as stream:
+    with path.open("xb") as stream:
 
         def write(content: bytes) -> None:
             stream.write(content)

@@ -67,7 +67,7 @@ class Shuffler:
             self._prefix.parent.mkdir(parents=True, exist_ok=True)
             for bucket in range(1 << self._bits):
                 paths = self._paths(bucket)
-                self._files.append((paths[0].open("wb", WRITE_BUFFER_BYTES), paths[1].open("wb", WRITE_BUFFER_BYTES)))
+                self._files.append((paths[0].open("xb", WRITE_BUFFER_BYTES), paths[1].open("xb", WRITE_BUFFER_BYTES)))
         return self
 
     def add(self, keys: np.ndarray, lengths: np.ndarray, tokens: np.ndarray) -> None:

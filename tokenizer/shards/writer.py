@@ -10,15 +10,17 @@ Files without either are somebody's data and are never touched.
 import contextlib
 import hashlib
 from collections.abc import Sequence
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import Self
 
 import numpy as np
 
 from fanal.errors import UserError
 from fanal.files import BlockHasher, InputFile, part_path, sync, sync_path, writing
 from fanal.locks import take_lock_by_name
+from fanal.new_files import open_to_append
 from fanal.records import read_record, record_bytes
 from tokenizer.documents.folders import LeftOut
 from tokenizer.shards import shuffle
@@ -98,7 +100,7 @@ class ShardWriter:
             self._remove_leftovers()
             bin_part = part_path(self._paths[0])
             self._stream, self._lengths, self._order = (
-                path.open("wb", buffering=1 << 20) for path in (bin_part, self._lengths_part, self._order_part)
+                path.open("xb", buffering=1 << 20) for path in (bin_part, self._lengths_part, self._order_part)
             )
         except BaseException:
             self._unlock()
@@ -213,7 +215,7 @@ class ShardWriter:
 
     def _publish(self, manifest: ShardManifest) -> None:
         json_part = part_path(self._paths[2])
-        with json_part.open("wb") as stream:
+        with json_part.open("xb") as stream:
             stream.write(record_bytes(manifest))
             sync(stream)
         sync_path(self.prefix.parent)  # the description is on disk before any name it describes
@@ -283,9 +285,9 @@ class ShardWriter:
         shuffle.remove_leftovers(self.prefix)
 
 
-def _lock(path: Path, prefix: Path) -> BinaryIO:
+def _lock(path: Path, prefix: Path) -> FileIO:
     """Lock a prefix for one writer: a second one would overwrite what the first has written. Raises: ShardError."""
-    stream = path.open("wb")
+    stream = open_to_append(path)
     if not take_lock_by_name(path, stream.fileno()):
         stream.close()
         raise ShardError(f"shard {prefix} is being written by another process; wait for it, or name another prefix")

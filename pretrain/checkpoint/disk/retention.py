@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fanal.new_files import write_new
 from fanal.run_folder import COMPLETE, REASON, bad_name, is_bad, is_part, part_name, step_name, step_of
 
 logger = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ def set_aside(checkpoint: Path, problems: Sequence[str]) -> Path:
     # A file's name may hold bytes that are no text.
     reason = "".join(f"{problem}\n" for problem in problems).encode(errors="backslashreplace").decode()
     # First: a bad folder always has its reason.
-    (folder / f"{aside.name}.{REASON}").write_text(reason, encoding="utf-8")
+    write_new(folder / f"{aside.name}.{REASON}", reason)
     checkpoint.rename(aside)
     logger.error("DAMAGED CHECKPOINT %s, set aside as %s:\n%s", checkpoint, aside, reason.rstrip())
     return aside

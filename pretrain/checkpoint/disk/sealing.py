@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fanal.errors import PassingError
 from fanal.files import sync_path
+from fanal.new_files import write_new
 from fanal.run_folder import COMPLETE, MANIFEST
 from pretrain.checkpoint.disk.manifest import FileEntry, Manifest, manifest_bytes, read_sealed_manifest, seal_text
 from pretrain.checkpoint.disk.verify import folders_of, verify_checkpoint
@@ -30,13 +31,13 @@ def seal(
     OSError.
     """
     content = manifest_bytes(Manifest(step=step, files=tuple(entries)))
-    (part / MANIFEST).write_bytes(content)
+    write_new(part / MANIFEST, content)
     paths = [entry.path for entry in entries]
     for path in (*(path for path in paths if path not in synced), MANIFEST):
         sync_path(part / path)
     for inside in (*folders_of(paths), "."):
         sync_path(part / inside)
-    (part / COMPLETE).write_text(seal_text(content))
+    write_new(part / COMPLETE, seal_text(content))
     sync_path(part / COMPLETE)
     sync_path(part)
     problems = verify_checkpoint(part, deep=False).problems

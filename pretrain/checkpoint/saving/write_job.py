@@ -20,6 +20,7 @@ from fanal.checkpoint_files import inodes_while_written
 from fanal.files import write_whole
 from fanal.free_space import free_at, shortage
 from fanal.hashing import FAST, hash_text, new_hash
+from fanal.new_files import write_new
 from fanal.run_folder import ENTRIES, REASON, SHARDS, part_name, shard_path, step_name
 from pretrain.checkpoint.disk.direct import write_through
 from pretrain.checkpoint.disk.manifest import FileEntry, describe, entries_from_text, entries_to_text
@@ -149,7 +150,7 @@ def set_part_aside(folder: Path, step: int, reason: str) -> None:
     part = folder / part_name(step)
     with contextlib.suppress(OSError):
         if part.is_dir():
-            part.with_name(f"{part.name}.{REASON}").write_text(reason + "\n")
+            write_new(part.with_name(f"{part.name}.{REASON}"), reason + "\n")
 
 
 def _prepare(job: Job, leader: LeaderJob) -> None:
@@ -164,9 +165,10 @@ def _prepare(job: Job, leader: LeaderJob) -> None:
         set_aside(final, [f"{final} was there, incomplete, when the run reached this step again"])
     needed_files = inodes_while_written(num_ranks=job.num_ranks, num_files=len(job.files), num_texts=len(leader.texts))
     _check_space(folder, leader.num_bytes + sum(map(len, leader.texts.values())) + needed_files * 4096, needed_files)
-    (job.part / SHARDS).mkdir(parents=True)
+    job.part.mkdir()  # by itself: it fails where a link was made since
+    (job.part / SHARDS).mkdir()
     for name, text in leader.texts.items():
-        (job.part / name).write_text(text)
+        write_new(job.part / name, text)
     job.entries.mkdir()
 
 

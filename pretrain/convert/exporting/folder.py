@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fanal.errors import UserError
-from fanal.files import open_new, sync
+from fanal.files import sync
 from fanal.free_space import shortage
+from fanal.new_files import open_new
 from fanal.part_folder import part_folder, publish
 from pretrain.convert.ours.target import harm_of
 

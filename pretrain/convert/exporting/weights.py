@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from fanal.files import open_new, sync
+from fanal.files import sync
+from fanal.new_files import open_new
 from pretrain.checkpoint.disk.boxes import Box
 from pretrain.checkpoint.disk.tensors import TensorReader
 from pretrain.convert.ours.names import HfTensor

@@ -17,10 +17,10 @@ import torch
 from omegaconf import OmegaConf
 
 from fanal.errors import UserError
-from fanal.files import create, open_new
 from fanal.free_space import nearest_folder, shortage
 from fanal.hashing import FAST, hash_text, new_hash
 from fanal.links import mode_of_copies
+from fanal.new_files import create, open_new
 from fanal.part_folder import part_folder
 from fanal.progress import Progress
 from fanal.run_folder import COMPLETE, CONFIG, MANIFEST, SHARDS, STATE, TENSORS, shard_path

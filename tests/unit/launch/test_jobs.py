@@ -66,7 +66,7 @@ def launch_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "site.yaml").write_text(SITE)
     for name, value in {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n1", "SLURM_JOB_NUM_NODES": "1"}.items():
         monkeypatch.setenv(name, value)
-    jobs_file.note(tmp_path, "submitted", jobs=["7", "8"])
+    jobs_file.note(folder, "submitted", jobs=["7", "8"])
     return folder
 
 
@@ -92,9 +92,20 @@ def test_a_stop_file_that_came_while_the_chain_waited_ends_it(
     (run_dir / "STOP").touch()
     assert job.begin(launch_folder) is None
     assert "scancel 8" in called
-    decided = jobs_file.read(run_dir)[-1]
+    decided = jobs_file.read_run(run_dir)[-1]
     assert (decided["action"], decided["job"]) == ("stop", "7") and "STOP file" in decided["reason"]
     assert not (run_dir / "STOP").exists()
+
+
+def test_a_chain_of_before_whose_files_are_open_to_the_group_goes_on_and_is_closed(
+    launch_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked(monkeypatch, {"scontrol": "n1\n"})
+    launch_folder.chmod(0o2775)
+    (launch_folder / "site.yaml").chmod(0o664)
+    assert job.begin(launch_folder)
+    assert launch_folder.stat().st_mode & 0o7777 == 0o2755
+    assert (launch_folder / "site.yaml").stat().st_mode & 0o777 == 0o644
 
 
 def test_a_stop_file_from_before_the_submission_does_not(launch_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +131,7 @@ def test_a_job_whose_slurm_is_silent_at_its_end_has_said_what_became_of_it(
     monkeypatch.setattr(job, "_tidy", no_room)
     called = asked(monkeypatch, {"scontrol": ""})
     assert job.end(launch_folder, before_training=None, walltime=True) == 75
-    decided = jobs_file.read(launch_folder.parent)[-1]
+    decided = jobs_file.read_run(launch_folder.parent)[-1]
     assert (decided["action"], decided["exit_code"]) == ("requeue", 75)
     assert "scontrol requeue 7" in called
     assert "No space left" in capsys.readouterr().err
@@ -133,14 +144,14 @@ def test_a_stop_file_ends_a_job_that_was_added_to_the_chain_by_hand(
     asked(monkeypatch, {"scontrol": "n1\n", "squeue": "", "scancel": ""})
     (launch_folder.parent / "STOP").touch()
     assert job.begin(launch_folder) is None
-    assert jobs_file.read(launch_folder.parent)[-1]["action"] == "stop"
+    assert jobs_file.read_run(launch_folder.parent)[-1]["action"] == "stop"
 
 
 @pytest.mark.parametrize(("age_s", "runs"), [(-10, True), (10, False)], ids=["before the script", "after it"])
 def test_without_a_submission_a_stop_file_is_meant_if_it_is_newer_than_the_script(
     age_s: int, runs: bool, launch_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (launch_folder.parent / JOBS_FILE).unlink()
+    (launch_folder / JOBS_FILE).unlink()
     asked(monkeypatch, {"scontrol": "n1\n", "squeue": "", "scancel": ""})
     (launch_folder / "job.sbatch").touch()
     os.utime(launch_folder / "job.sbatch", (2e9, 2e9))
@@ -176,7 +187,7 @@ def test_a_job_that_could_not_even_begin_is_tried_again_as_often_as_one_that_cra
     (launch_folder / f"7-{restarts}" / "exit-codes").mkdir(parents=True)
     asked(monkeypatch, {"scontrol": f"Restarts={restarts} JobState=RUNNING", "squeue": "", "scancel": ""})
     job.end(launch_folder, before_training=70, walltime=False)
-    assert jobs_file.read(launch_folder.parent)[-1]["action"] == action
+    assert jobs_file.read_run(launch_folder.parent)[-1]["action"] == action
 
 
 def test_a_controller_that_is_silent_at_the_start_is_no_wrong_input(

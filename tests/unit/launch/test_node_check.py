@@ -258,5 +258,5 @@ def test_the_next_start_avoids_nodes_that_preflight_found_broken(
         cluster.monkeypatch.setattr(job.slurm, name, lambda *_, answer=answer: answer)
     cluster.monkeypatch.setattr(job.signal, "signal", lambda *_: None)
     assert job.end(folder, before_training=70, walltime=False) == 70
-    decided = jobs_file.read(run_dir)[-1]
+    decided = jobs_file.read_run(run_dir)[-1]
     assert (decided["action"], decided["reason"], decided["exclude"]) == ("requeue", "lost n3, n7", ["n3", "n7"])

@@ -50,6 +50,7 @@ def test_a_sound_run_passes_and_leaves_nothing(small_run: Path, site: Path) -> N
     done = preflight(small_run, site, path="/nowhere")
     assert (done.returncode, done.stderr) == (0, "")
     for said in (
+        f"site: {site} is code: its modules, environment and quota_command run as you\n",
         "ranks: 1 nodes x 1 = 1 ranks fit the layout (a site without GPUs",
         "paths: none lies where compute nodes cannot reach it",
         "data: 4 shards verified; --deep reads all of them",

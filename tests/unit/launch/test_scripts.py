@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fanal.run_folder import REQUESTS_SINCE_S
-from launch.chain.script import log_path
+from launch.chain.script import log_path, script
 from launch.sites.site import known_sites
 from pretrain.parallel.environment import EXIT_CODES
 from tests.golden.launch_scripts import CONFIGS, FOLDER, PLACES, cases, golden_job, golden_text, pairs, write_all
@@ -75,12 +75,10 @@ def test_a_node_whose_python_does_not_run_gives_the_job_back_a_few_times(
     for name, text in commands.items():
         (tools / name).write_text(f"#!/bin/bash\n{text}\n")
         (tools / name).chmod(0o755)
-    script = (
-        golden_text(*pairs()["local-tiny"])
-        .replace(str(PLACES.python), f"{tools}/python")
-        .replace("/project", str(tmp_path))
-    )
-    (tmp_path / "job.sbatch").write_text(script)
+    job = golden_job(*pairs()["local-tiny"])
+    text = script(job, {}).replace(str(PLACES.python), f"{tools}/python").replace("/project", str(tmp_path))
+    (tmp_path / "job.sbatch").write_text(text)
+    (tmp_path / job.folder.relative_to("/project")).mkdir(parents=True)
     env = {"PATH": f"{tools}:/usr/bin:/bin", "SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": str(restarts)}
     done = subprocess.run(["bash", str(tmp_path / "job.sbatch")], env=env, capture_output=True, text=True, timeout=60)
     assert done.returncode == code, done.stderr

@@ -1,16 +1,22 @@
 """Sites: what is refused, before a script is made of it."""
 
+import os
 import re
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from omegaconf import OmegaConf
 
+from fanal.errors import UserError
+from launch.__main__ import cli
 from launch.chain.script import environment, script
 from launch.encoding.script import EncodeJobs, encode_script, merge_script
 from launch.sites.site import SET_BY_SCRIPTS, VariableConfig, known_sites, load_site
 from tests.golden.launch_scripts import CONFIGS, golden_job
+from tests.two_users import needs_two_users
 
 BASE = "description: a machine\ngpus_per_node: 0\ncores_per_node: 4\n"
 VARIABLE = "environment: {{A: {{value: {}, reason: why}}}}"
@@ -87,7 +93,12 @@ def test_every_variable_that_a_script_sets_is_known(site_name: str) -> None:
         options=(), parts=2, at_once=None, workers=1, minutes=60, merge_minutes=60, retries=1, modules=(), account="",
         qos="", name="a",
     )  # fmt: skip
-    scripts = [script(job), script(replace(job, node_local=True)), encode_script(encode), merge_script(encode)]
+    scripts = [
+        script(job, {}),
+        script(replace(job, node_local=True), {}),
+        encode_script(encode),
+        merge_script(encode, {}),
+    ]
     found = set(re.findall(r"^ *(?:export )?([A-Za-z_]\w*)=", "\n".join(scripts), re.MULTILINE))
     assert found >= own | {"PYTHON", "launch_dir", "FANAL_NODE_LOCAL", "parts"}
     assert {name for name in found - own if not SET_BY_SCRIPTS.fullmatch(name)} == set()
@@ -104,3 +115,40 @@ def test_a_job_reads_its_site_as_it_was(value: str, tmp_path: Path) -> None:
     assert site.environment == {"A": VariableConfig(value=value, reason="why")}
     (tmp_path / "again.yaml").write_text(OmegaConf.to_yaml(OmegaConf.structured(site)))
     assert load_site(str(tmp_path / "again.yaml")) == site
+
+
+def test_a_site_from_elsewhere_is_said_to_run_as_its_user(
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = written(tmp_path, "file_systems: [{name: W, roots: [/], quota_command: id}]")
+    line = f"site: {site} is code: its modules, environment and quota_command run as you\n"
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    for words in (["render", "--hours", "1"], ["preflight"]):
+        keys = [str(small_run), f"run_dir={tmp_path}/run", "parallel.device=cpu", "--site"]
+        said = CliRunner().invoke(cli, [words[0], *keys, site, "--nodes", "1", *words[1:]])
+        assert line in said.output
+        assert "is code" not in CliRunner().invoke(cli, [words[0], *keys, "local", "--nodes", "1", *words[1:]]).output
+
+
+@pytest.mark.parametrize("mode", [0o664, 0o646, 0o666])
+def test_a_site_that_others_may_change_is_refused(mode: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = Path(written(tmp_path, ""))
+    site.chmod(mode)
+    with pytest.raises(
+        UserError, match=rf"must be a file that only you may change, .* may write to it \(mode {mode:o}\)"
+    ) as caught:
+        load_site(str(site))
+    monkeypatch.chdir(tmp_path)
+    subprocess.run(re.findall("`(.*)`", str(caught.value))[0], shell=True, check=True)
+    assert load_site("my-site.yaml").cores_per_node == 4, "the advice works"
+    (tmp_path / "link.yaml").symlink_to(site)
+    with pytest.raises(UserError, match="may write to it"):
+        load_site(str(tmp_path / "link.yaml"))
+
+
+@needs_two_users
+def test_a_site_of_another_user_is_refused(tmp_path: Path) -> None:
+    site = written(tmp_path, "")
+    os.chown(site, 65534, -1)
+    with pytest.raises(UserError, match="and it belongs to user 65534; a copy that you have read works"):
+        load_site(site)

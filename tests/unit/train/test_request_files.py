@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fanal.run_folder import REQUESTS_SINCE_S, SAVE, STOP
+from pretrain.log.run_dir import open_run_dir
 from pretrain.train import request_files
 from pretrain.train.request_files import RequestFiles, open_request_files
 
@@ -15,6 +16,13 @@ from pretrain.train.request_files import RequestFiles, open_request_files
 @pytest.fixture(autouse=True)
 def _look_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(request_files, "LOOK_EVERY_S", 0.01)
+
+
+@pytest.fixture(params=[".", "requests"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """Where a colleague leaves a file: in the run folder, or in the one for requests."""
+    (tmp_path / request.param).mkdir(exist_ok=True)
+    return tmp_path / request.param
 
 
 @pytest.fixture
@@ -32,22 +40,22 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
-def test_a_file_is_noticed_and_removed_once_it_was_acted_on(files: RequestFiles, tmp_path: Path) -> None:
+def test_a_file_is_noticed_and_removed_once_it_was_acted_on(files: RequestFiles, place: Path) -> None:
     assert not files.asks(SAVE) and not files.asks(STOP)
-    (tmp_path / "SAVE").touch()
+    (place / "SAVE").touch()
     wait_until(lambda: files.asks(SAVE))
-    assert (tmp_path / "SAVE").exists() and not files.asks(STOP)
+    assert (place / "SAVE").exists() and not files.asks(STOP)
     files.done(SAVE)
     assert not files.asks(SAVE), "at once, whenever the file goes"
-    wait_until(lambda: not (tmp_path / "SAVE").exists())
-    (tmp_path / "SAVE").touch()
+    wait_until(lambda: not (place / "SAVE").exists())
+    (place / "SAVE").touch()
     wait_until(lambda: files.asks(SAVE))
 
 
-def test_a_file_that_is_taken_away_asks_no_more(files: RequestFiles, tmp_path: Path) -> None:
-    (tmp_path / "STOP").touch()
+def test_a_file_that_is_taken_away_asks_no_more(files: RequestFiles, place: Path) -> None:
+    (place / "STOP").touch()
     wait_until(lambda: files.asks(STOP))
-    (tmp_path / "STOP").unlink()
+    (place / "STOP").unlink()
     wait_until(lambda: not files.asks(STOP))
 
 
@@ -122,3 +130,38 @@ def test_a_file_from_while_the_job_began_is_meant_for_this_start(
     wait_until(lambda: files.asks(STOP) and not (tmp_path / "SAVE").exists())
     assert not files.asks(SAVE)
     files.close()
+
+
+def test_a_folder_of_requests_that_is_a_link_asks_for_nothing_and_loses_nothing(tmp_path: Path) -> None:
+    run_dir, other = tmp_path / "run", tmp_path / "other"
+    for folder in (run_dir, other):
+        folder.mkdir()
+    for name in (STOP, SAVE):
+        (other / name).write_text("precious")
+    (run_dir / "requests").symlink_to(other)
+    (run_dir / SAVE).touch()
+    os.utime(run_dir / SAVE, (1e9, 1e9))  # of before: it goes at the second look, when both places were looked at
+    with open_request_files(run_dir, rank=0) as files:
+        assert files is not None
+        wait_until(lambda: not (run_dir / SAVE).exists())
+        assert not files.asks(STOP) and not files.asks(SAVE)
+    assert {path.name for path in other.iterdir()} == {STOP, SAVE}
+
+
+def test_a_request_that_is_a_link_is_removed_and_not_what_it_leads_to(files: RequestFiles, tmp_path: Path) -> None:
+    (tmp_path / "precious").touch()
+    (tmp_path / STOP).symlink_to("precious")
+    wait_until(lambda: files.asks(STOP))
+    files.done(STOP)
+    wait_until(lambda: not os.path.lexists(tmp_path / STOP))
+    assert (tmp_path / "precious").exists()
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o775, 0o777])
+def test_who_may_write_into_the_run_folder_may_ask(mode: int, tmp_path: Path) -> None:
+    tmp_path.chmod(mode)
+    open_run_dir(tmp_path)
+    assert (tmp_path / "requests").stat().st_mode & 0o777 == mode
+    (tmp_path / "requests").chmod(0o770)
+    open_run_dir(tmp_path)
+    assert (tmp_path / "requests").stat().st_mode & 0o777 == 0o770, "as its owner left it"
