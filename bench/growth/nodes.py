@@ -28,7 +28,7 @@ def render_script(size: int, folder: Path) -> Act:
     """The script of a job of that many nodes, which is kept off as many others."""
     run = load_run(ROOT / "configs/1b.yaml", [f"train.global_batch_size={RANKS_PER_NODE * max(SIZES) * 2}"])
     request = Request(nodes=size, hours=10.0, exclude=tuple(f"n{size + number:05d}" for number in range(size)))
-    return lambda: script(plan_job(run, "generic", load_site("generic"), request, PLACES))
+    return lambda: script(plan_job(run, "generic", load_site("generic"), request, PLACES), {})
 
 
 def end_job(size: int, folder: Path) -> Act:

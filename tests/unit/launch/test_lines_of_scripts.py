@@ -66,11 +66,11 @@ def job_of(folder: Path, changed: str, text: str) -> Job:
      "value", "reason", "variable", "qos of a site", "account", "qos", "module", "exclude", "workdir", "code_dir", "python"],
 )  # fmt: skip
 def test_no_name_begins_a_line_of_a_job_s_script_or_is_run(changed: str, tmp_path: Path) -> None:
-    ordinary = script(job_of(tmp_path, "", "x")).splitlines()
+    ordinary = script(job_of(tmp_path, "", "x"), {}).splitlines()
     for what, text in TEXTS.items():
         text = text.format(made=(tmp_path / "made").name)
         try:
-            written = script(job_of(tmp_path, changed, text))
+            written = script(job_of(tmp_path, changed, text), {})
         except UserError as refused:
             assert "\n" not in str(refused) or "works" in str(refused)
             continue

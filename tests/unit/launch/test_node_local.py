@@ -35,7 +35,7 @@ def test_a_site_says_whether_jobs_run_from_the_nodes_disks_and_a_request_has_the
 ) -> None:
     job = plan(site=site, nodes=2, node_local=asked)
     assert job.node_local is is_local
-    assert ("export FANAL_PACKED=" in script(job)) is is_local
+    assert ("export FANAL_PACKED=" in script(job, {})) is is_local
 
 
 def test_every_site_with_gpus_runs_from_the_nodes_disks() -> None:
