@@ -20,7 +20,7 @@ from fanal import exit_codes
 from fanal.errors import FanalError, error_type
 from fanal.new_files import create_file, write_new
 from fanal.ownership import close_file, close_new_files, make_own_folder, why_not_own
-from fanal.run_folder import LOGS_DIR, REQUESTS, STOP
+from fanal.run_folder import JOB, LOGS_DIR, REQUESTS, STOP
 from fanal.run_progress import newest_step
 from fanal.shown import on_one_line
 from launch import slurm
@@ -30,7 +30,6 @@ from launch.chain.capture import write_environment
 from launch.chain.decide import Decision, Facts, decide, run_exit_code
 from launch.chain.launch_folder import own_script
 from launch.chain.rank_logs import asked_by, reason_of
-from launch.chain.render import JOB
 from launch.chain.script import EXIT_CODES, SCRIPT, SITE
 from launch.sites.site import SiteConfig, read_site
 

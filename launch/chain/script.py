@@ -8,7 +8,7 @@ from pathlib import Path
 from fanal.errors import UserError
 from fanal.exit_codes import OF_A_RUN
 from fanal.listener import MEETING_ID
-from fanal.run_folder import REQUESTS, REQUESTS_SINCE_S, STOP
+from fanal.run_folder import JOB, REQUESTS, REQUESTS_SINCE_S, STOP
 from fanal.shown import shown
 from launch.chain.request import Job, Places
 from launch.chain.unchanged import is_unchanged, keeps_its_names, refuses
@@ -21,10 +21,15 @@ SCRIPT, CONFIG, SITE, NODE_SCRIPT, PACKED = "job.sbatch", "config.yaml", "site.y
 """Files in the launch folder of a run: the script, the resolved run and site, what runs on each node, code and packages."""
 
 
+def files_of(job: Job) -> tuple[str, ...]:
+    """Return the names of the files in the launch folder that a job runs or reads."""
+    return (CONFIG, SITE, JOB, NODE_SCRIPT, *([PACKED] if job.node_local else []))
+
+
 def script(job: Job, sha256: Mapping[str, str]) -> str:
     """Return the sbatch script of one slice; every slice of a chain is the same script.
 
-    Args: sha256: of each file in the launch folder that the job runs or reads, by its name.
+    Args: sha256: of each of ``files_of``, by its name.
     Raises: UserError as ``script_text``.
     """
     lines = [

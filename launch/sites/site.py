@@ -308,7 +308,8 @@ def _check_shell_texts(site: SiteConfig, where: str) -> None:
             )
     if site.node_local and not site.node_local_dir:
         raise UserError(
-            f"{where}: node_local (true) needs node_local_dir, which is empty; /dev/shm works on most nodes"
+            f"{where}: node_local_dir, which is empty, must name a folder of each node where node_local is true; "
+            "/dev/shm works on most nodes"
         )
     if site.node_local_dir and not site.node_local_dir.startswith(("/", "$")):
         raise UserError(

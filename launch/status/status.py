@@ -16,6 +16,7 @@ from fanal.fields import fit, is_count, is_text
 from fanal.plain_files import read_plain
 from fanal.run_folder import (
     COMPLETE,
+    JOB,
     JOBS_FILE,
     LAUNCH_DIR,
     METRICS_FILE,
@@ -29,7 +30,6 @@ from fanal.run_folder import CONFIG as CHECKPOINT_CONFIG
 from fanal.run_progress import newest_metrics, standing
 from launch import slurm
 from launch.chain import jobs_file
-from launch.chain.render import JOB
 from launch.chain.request import launch_dir
 from launch.chain.script import CONFIG, SITE
 from launch.sites.site import read_site

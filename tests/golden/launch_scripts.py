@@ -6,9 +6,8 @@ depend on the config, so a file for each pair would hold the same lines again. A
 
 from pathlib import Path
 
-from launch.chain.render import JOB
 from launch.chain.request import Job, Places, Request, plan_job
-from launch.chain.script import CONFIG, NODE_SCRIPT, SITE, script
+from launch.chain.script import files_of, script
 from launch.sites.site import SiteConfig, known_sites, load_site
 from pretrain.config.derive import model_parallel_size, world_size
 from pretrain.config.load import load_run
@@ -62,8 +61,8 @@ def golden_job(config: Path, site_name: str) -> Job:
 
 def golden_text(config: Path, site_name: str) -> str:
     """Its script. Its hashes are those of no file: they change with each config, and with the script of a node."""
-    names = (CONFIG, SITE, JOB, NODE_SCRIPT)
-    return script(golden_job(config, site_name), dict.fromkeys(names, "0" * 64))
+    job = golden_job(config, site_name)
+    return script(job, dict.fromkeys(files_of(job), "0" * 64))
 
 
 def _request(run: RunConfig, site: SiteConfig) -> Request:

@@ -1,5 +1,6 @@
 """What a soak calls flat: planted leaks are found, and what comes and goes is none."""
 
+import mmap
 import os
 import random
 from dataclasses import replace
@@ -61,7 +62,8 @@ def test_a_process_and_its_child_are_looked_at_as_they_are() -> None:
         before = look_at(os.getpid())
         assert {os.getpid(), child} <= {pid for pid, _ in before}  # and what other tests have left
         kept = [open(os.devnull) for _ in range(5)]  # noqa: PTH123, SIM115
-        held = bytearray(os.urandom(1 << 20)) * 32
+        held = mmap.mmap(-1, 32 * MIB, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # new, whatever others have freed
+        held.write(b"x" * len(held))
         after = look_at(os.getpid())
         (mine,) = [process for process in after if process[0] == os.getpid()]
         assert after[mine].descriptors == before[mine].descriptors + 5

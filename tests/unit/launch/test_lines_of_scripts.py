@@ -83,6 +83,13 @@ def check(written: str, num_lines: int, folder: Path, what: str) -> None:
     assert not re.search(r"^\s*(#SBATCH --account=theirs|touch|x$)", written, re.MULTILINE), what
     settings = [line for line in written.splitlines() if not line.startswith(("module ", "cd "))]
     start = settings[: next((n for n, line in enumerate(settings) if line.startswith("# --- signals")), len(settings))]
+    if "# --- where, with what" in start:  # without what asks for a launch folder
+        place = next(line for line in start if line.startswith("launch_dir="))
+        start = [
+            *start[: next(n for n, line in enumerate(start) if line.startswith("try_again() {"))],
+            place,
+            *start[start.index("# --- where, with what") :],
+        ]
     for text, options in ((written, ["-n"]), ("\n".join(start), [])):
         done = subprocess.run(["bash", *options, "-c", text], cwd=folder, capture_output=True, text=True)
         assert done.returncode == 0, (what, done.stderr)
