@@ -34,7 +34,6 @@ def open_run_dir(run_dir: str | Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
-        make_requests_dir(folder)
     except OSError as error:
         raise cannot_write(run_dir, str(error.strerror), error) from None
     with user_path(folder):
@@ -66,7 +65,8 @@ def _check_checkpoints(folder: Path) -> None:
 
 @contextlib.contextmanager
 def hold_run_dir(run_dir: str | Path, *, rank: int) -> Iterator[None]:
-    """Keep other runs out of the run folder while the block runs. Rank 0 holds the lock; no collective.
+    """Keep other runs out of the run folder while the block runs. Rank 0 holds the lock, and makes the folder of requests; no
+    collective.
 
     The lock ends with the process, however it ends. Where the file system has no locks, a warning says so and the run goes on.
     Raises: UserError on rank 0 if another run holds the folder.
@@ -75,9 +75,10 @@ def hold_run_dir(run_dir: str | Path, *, rank: int) -> Iterator[None]:
         yield
         return
     try:
+        make_requests_dir(Path(run_dir))
         stream = open_to_append(Path(run_dir) / LOCK)
     except OSError as error:
-        raise cannot_write(run_dir, f"{LOCK}: {error.strerror}", error) from None
+        raise cannot_write(run_dir, f"{Path(error.filename or LOCK).name}: {error.strerror}", error) from None
     with stream:
         if _lock(stream.fileno()):
             with contextlib.suppress(OSError):  # a full disk: the name is a courtesy, the lock needs no room

@@ -91,6 +91,8 @@ class Disturber:
             new.rename(self.notes / f"{step}-{self.rank}")
         if now.act.startswith("kill the idle writer") and now.act.endswith(str(self.rank)):
             os.kill(process.pid, signal.SIGKILL)
+            # Until it is dead: on a busy machine the next job would reach it before the signal does, and be lost with it.
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         elif self.rank == 0 and now.act in ACTS:
             ACTS[now.act][0](self.folder)
             self.last = (step, now)

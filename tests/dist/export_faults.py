@@ -158,8 +158,8 @@ def after_writing(act: Callable[[Path], None]) -> contextlib.AbstractContextMana
     """Change what was written, before it is certified."""
     real = to_hf.write_export
 
-    def planted(part: Path, *args: Any) -> Any:
-        entries = real(part, *args)
+    def planted(part: Path, *args: Any, **kwargs: Any) -> Any:
+        entries = real(part, *args, **kwargs)
         act(part)
         return entries
 
@@ -208,11 +208,11 @@ def special_tokens_decode_to_nothing() -> contextlib.AbstractContextManager[Any]
 def killed_in_the_second_file() -> contextlib.AbstractContextManager[Any]:
     real = to_hf.write_file
 
-    def planted(part: Path, file: Any, *args: Any) -> Any:
+    def planted(part: Path, file: Any, *args: Any, **kwargs: Any) -> Any:
         if file.name.startswith("model-00002"):
             (part / file.name).write_bytes(file.header)
             os.kill(os.getpid(), signal.SIGKILL)
-        return real(part, file, *args)
+        return real(part, file, *args, **kwargs)
 
     return mock.patch.object(to_hf, "write_file", planted)
 
