@@ -220,6 +220,7 @@ bench-growth: $(STAMP)
 
 soak: $(STAMP)
 	$(RUN) -m bench.soak
+
 # strace comes from apt-get where there is none.
 bench-start: $(STAMP)
 	@which strace >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq strace; }
