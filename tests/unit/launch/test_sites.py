@@ -37,7 +37,7 @@ ERRORS = {
     "a variable in braces": (VARIABLE.format("'\\${NONE}'"), r"environment.A.value .* must hold \$\{ only as"),
     "a folder with a command": ("node_local_dir: /tmp/$(id)", "node_local_dir .* must be one line without double quotes"),
     "a folder with a quote": ("node_local_dir: /tmp/\"a", "node_local_dir .* must be one line without double quotes"),
-    "a folder that is wanted and not named": ("node_local: true", r"node_local \(true\) needs node_local_dir, which is empty; /dev/shm works"),
+    "a folder that is wanted and not named": ("node_local: true", r"node_local_dir, which is empty, must name a folder of each node where node_local is true; /dev/shm works"),
     "a folder that is not absolute": ("node_local_dir: tmp", r"node_local_dir \(tmp\) must be absolute: it lies on each node; /dev/shm works"),
     "a reason of two lines": ('environment: {A: {value: b, reason: "a\\nb"}}', "environment.A.reason .* must be one line"),
     "a truth value": (VARIABLE.format("true"), "environment.A.value must be text, and YAML reads it as bool True; write it in quotes"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fanal.run_folder import REQUESTS_SINCE_S, SAVE, STOP
-from pretrain.log.run_dir import open_run_dir
+from pretrain.log.run_dir import hold_run_dir
 from pretrain.train import request_files
 from pretrain.train.request_files import RequestFiles, open_request_files
 
@@ -160,8 +160,9 @@ def test_a_request_that_is_a_link_is_removed_and_not_what_it_leads_to(files: Req
 @pytest.mark.parametrize("mode", [0o755, 0o775, 0o777])
 def test_who_may_write_into_the_run_folder_may_ask(mode: int, tmp_path: Path) -> None:
     tmp_path.chmod(mode)
-    open_run_dir(tmp_path)
-    assert (tmp_path / "requests").stat().st_mode & 0o777 == mode
+    with hold_run_dir(tmp_path, rank=0):
+        assert (tmp_path / "requests").stat().st_mode & 0o777 == mode
     (tmp_path / "requests").chmod(0o770)
-    open_run_dir(tmp_path)
+    with hold_run_dir(tmp_path, rank=0):
+        pass
     assert (tmp_path / "requests").stat().st_mode & 0o777 == 0o770, "as its owner left it"
