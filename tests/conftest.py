@@ -1,10 +1,13 @@
 """Real shards for the tests, made once per session."""
 
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
 
+from pretrain.parallel.signals import STOP_SIGNALS
 from tests.runs.small import make_small_data, write_small_run
 
 # An example takes as long as the machine is busy; what a test may cost is not for hypothesis to say.
@@ -19,6 +22,16 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     refuses to start when two workers collect different names.
     """
     return argname if isinstance(val, bytes) else None
+
+
+@pytest.fixture(autouse=True)
+def signals_as_before() -> Iterator[None]:
+    """A command that runs in the test's own process ends with stop signals ignored, and the next test's programs would be born so."""
+    before = {number: signal.getsignal(number) for number in (*STOP_SIGNALS, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        if signal.getsignal(number) != handler:
+            signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")
