@@ -16,7 +16,7 @@ CREDENTIALS = (
     re.compile(
         r"(hf_|gh[opsur]_|github_pat_|glpat-|sk-|xox[a-z]-|AKIA|ASIA|AIza|npm_|pypi-|dckr_pat_|ya29\.|eyJ)[\w.+/=-]{8,}"
     ),
-    re.compile(r"(?i)(?<=[?&;, ])?(\w*(password|passwd|secret|token|api_?key|auth)\w*\s*[=:]\s*)[^\s,;&]+"),
+    re.compile(r"(?i)(\w*(password|passwd|secret|token|api_?key|auth)\w*\s*[=:]\s*)[^\s,;&]+"),
     re.compile(r"-----BEGIN[^-]*-----.*", re.DOTALL),
 )
 """Credentials by their form."""

@@ -46,6 +46,6 @@ def host_memory(root: Path = Path("/")) -> HostMemory:
 def _table(path: Path) -> Iterator[tuple[str, int]]:
     """Names and numbers, one pair a line."""
     for line in lines(path):
-        name, number, *_ = [*line.replace(":", " ").split(), "", ""]
-        if number.isdigit():
-            yield name, int(number)
+        name, value, *_ = [*line.replace(":", " ").split(), "", ""]
+        if value.isdigit():
+            yield name, int(value)

@@ -40,9 +40,8 @@ def refuse_other_interpolations(tree: Any, *, where: str) -> None:
     for key, text in _texts(tree):
         for found in INTERPOLATION.finditer(text):
             variable = OF_A_VARIABLE.match(text, found.start())
-            is_escaped = text[: found.start()].endswith(
-                "\\"
-            )  # it would be filled in by whoever reads the resolved file
+            # It would be filled in by whoever reads the resolved file.
+            is_escaped = text[: found.start()].endswith("\\")
             if not is_escaped and (OF_A_KEY.match(text, found.start()) or (variable and may_be_read(variable[1]))):
                 continue
             if variable and not is_escaped:

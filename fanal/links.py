@@ -16,7 +16,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from fanal.errors import UserError
-from fanal.plain_files import MAX_WHOLE_BYTES, READ_BLOCK_BYTES, open_plain, read_descriptor
+from fanal.files import READ_BLOCK_BYTES
+from fanal.plain_files import MAX_WHOLE_BYTES, open_plain, read_descriptor
 
 _CACHED = re.compile(r"(?P<repository>.*/(?:models|datasets|spaces)--[^/]+)/snapshots/[^/]+(?:/.*)?")
 """A folder in a download cache."""

@@ -10,33 +10,25 @@ import io
 import os
 import stat
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 
-def create_file(path: Path) -> BinaryIO:
+def create_file(path: Path, *, mode: int = 0o666, buffering: int = -1) -> BinaryIO:
     """Open a new file for writing. What had its name, a link too, is removed; what a link leads to stays as it is.
 
+    Args: mode: its bits of permission, of which umask takes some away; buffering: as ``open`` takes it.
     Raises: OSError; also if somebody makes such a file in the same moment.
     """
     path.unlink(missing_ok=True)
-    return path.open("xb")  # with O_EXCL, and so through no link
+    return os.fdopen(
+        os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb", buffering
+    )  # O_EXCL: through no link
 
 
-def write_new(path: Path, content: str | bytes) -> None:
-    """Write a file as ``create_file`` makes it. For names that nobody reads before all is there."""
-    with create_file(path) as stream:
+def write_new(path: Path, content: str | bytes, *, mode: int = 0o666) -> None:
+    """Write a file as ``create_file`` makes it. For names that nobody reads before all is there. It is not yet synced."""
+    with create_file(path, mode=mode) as stream:
         stream.write(content.encode("utf-8") if isinstance(content, str) else content)
-
-
-def open_new(path: Path, *, mode: int = 0o666, buffering: int = -1) -> Any:
-    """Create a file and return it, open for writing. Args: mode: bits of permission, those that umask takes away left out."""
-    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb", buffering)
-
-
-def create(path: Path, content: bytes, *, mode: int = 0o666) -> None:
-    """Create a file with this content. Args: as ``open_new``. It is not yet synced."""
-    with open_new(path, mode=mode) as stream:
-        stream.write(content)
 
 
 def open_to_append(path: Path) -> io.FileIO:

@@ -109,7 +109,9 @@ def make_requests_dir(run_dir: Path) -> None:
     folder = run_dir / REQUESTS
     with contextlib.suppress(FileExistsError):
         folder.mkdir()
-        folder.chmod(stat.S_IMODE(folder.stat().st_mode) | (run_dir.stat().st_mode & OTHERS))
+        mode, wanted = stat.S_IMODE(folder.stat().st_mode), run_dir.stat().st_mode & OTHERS
+        if wanted & ~mode:  # a file system that keeps no modes of its own may refuse any change
+            folder.chmod(mode | wanted)
 
 
 def keep_names(folder: Path, *, name: str) -> bool:

@@ -27,15 +27,20 @@ def part_folder(
     Raises: error if another process writes it, if it holds a file that no such act wrote or if the disk does not take it; OSError.
     """
     part = part_path(final)
+    is_new = True
     try:
-        part.mkdir(parents=True, exist_ok=True)
+        try:
+            part.mkdir(parents=True)
+        except FileExistsError:
+            is_new = False
         descriptor = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError as problem:
         raise error_type(problem, error)(
             f"{name} cannot be written: {problem.strerror} ({problem.filename or part})"
         ) from None
     try:
-        if (owner := os.fstat(descriptor).st_uid) != os.geteuid():
+        # Of one made just now the owner may differ, too: network file systems map users, root above all.
+        if not is_new and (owner := os.fstat(descriptor).st_uid) != os.geteuid():
             raise error(
                 f"{part} belongs to user {owner}, who could change what is written there; choose another name than {final}"
             )

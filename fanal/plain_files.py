@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from fanal.files import READ_BLOCK_BYTES
+
 MAX_WHOLE_BYTES = 64 << 20
 """Largest file of names and numbers that is read whole, unless its reader says otherwise: parsed as JSON it takes a GB or two."""
 MAX_TOKENIZER_BYTES = 128 << 20
 """Largest file of a tokenizer that is read: those with the largest vocabularies in use have some 40 MB."""
-READ_BLOCK_BYTES = 1 << 20
 _KINDS = {
     stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
 }  # fmt: skip

@@ -5,6 +5,8 @@ import stat
 import tempfile
 from pathlib import Path
 
+from fanal.ownership import open_parents, others_write
+
 
 def private_folder(path: Path) -> tuple[Path, str]:
     """Return ``path`` as a folder that is ours alone, and why it is another, new one where it is.
@@ -23,7 +25,7 @@ def private_folder(path: Path) -> tuple[Path, str]:
         why = _why_not_ours(folder)
     except OSError as error:
         why = f"it cannot be made: {error.strerror}"
-    why = why or _why_open(above)
+    why = why or "; ".join(open_parents(folder))
     if not why:
         folder.chmod(0o700)
         return folder, ""
@@ -35,18 +37,5 @@ def _why_not_ours(folder: Path) -> str:
     if not stat.S_ISDIR(found.st_mode):
         return "it is no folder"
     if found.st_uid != os.geteuid():
-        return "it is another user's"
-    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        return "others may write to it"
-    return ""
-
-
-def _why_open(above: Path) -> str:
-    """Return why others could put a folder of theirs in the place of one of ours; empty if they cannot."""
-    for folder in (above, *above.parents):
-        found = folder.stat()
-        if found.st_uid not in (0, os.geteuid()):
-            return f"{folder} is another user's"
-        if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not found.st_mode & stat.S_ISVTX:
-            return f"others may write to {folder}"
-    return ""
+        return f"it belongs to user {found.st_uid}"
+    return others_write(found)

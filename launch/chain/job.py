@@ -81,9 +81,8 @@ def attempt_dir(folder: Path, job: str, restart: int) -> Path:
 def begin(folder: Path) -> str | None:
     """Prepare the run. Returns HOST:PORT where ranks meet; None if this job must not run, which is printed and noted."""
     close_new_files()
-    make_own_folder(
-        folder, name="the launch folder"
-    )  # that of version 0.1 may be open to the group, and what lies in it
+    # That of version 0.1 may be open to the group, and what lies in it.
+    make_own_folder(folder, name="the launch folder")
     close_file(folder / SITE)
     at = here(folder)
     nodes = slurm.hostnames(os.environ.get("SLURM_JOB_NODELIST", ""))

@@ -34,7 +34,10 @@ library, headers = sysconfig.get_path("stdlib"), sysconfig.get_path("include")
 print(json.dumps({
     "interpreter": sys._base_executable,
     "library": library, "library_place": relative(library), "headers": headers, "headers_place": relative(headers),
-    "packages": [path for path in sys.path if path.endswith(("site-packages", "dist-packages")) and os.path.isdir(path)],
+    # By their real paths: in a virtual environment of some systems lib64 is a link to lib, and both are on the path.
+    "packages": list(dict.fromkeys(
+        os.path.realpath(path) for path in sys.path if path.endswith(("site-packages", "dist-packages")) and os.path.isdir(path)
+    )),
     "packages_place": os.path.relpath(site.getusersitepackages(), site.getuserbase()),
     "tag": sys.implementation.cache_tag, "magic": importlib.util.MAGIC_NUMBER.hex(),
 }))

@@ -76,7 +76,7 @@ def render(job: Job) -> Path:
         write_whole(job.folder / NODE_SCRIPT, (Path(__file__).parent / NODE_SCRIPT).read_text(encoding="utf-8"))
         if job.node_local:
             pack_environment(job.places.python, job.places.code_dir, job.folder / PACKED)
-        # The archive takes as long to hash as to read: 1.5 GB at 0.5 to 1.6 GB/s, here and at each start.
+        # The archive takes as long to hash as to read: 1.7 GB at 0.5 to 1.6 GB/s, here and at each start.
         write_whole(
             job.folder / SCRIPT, script(job, {name: sha256_of_file(job.folder / name) for name in files_of(job)})
         )

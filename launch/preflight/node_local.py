@@ -6,6 +6,7 @@ from pathlib import Path
 from fanal.errors import UserError
 from fanal.free_space import free_at, is_memory, nearest_folder
 from fanal.host_memory import HostMemory, host_memory
+from launch.preflight.space import gb
 
 ARCHIVE = "FANAL_PACKED"
 """Environment variable of a job: the archive that each of its nodes unpacks."""
@@ -26,7 +27,7 @@ def check_node_local(archive: Path, folder: Path, memory: HostMemory | None = No
         available = (memory or host_memory()).available_bytes
         if available < free_bytes:
             free_bytes, kind = available, "left of the job's memory, in which it lies"
-    said = f"code and packages take {_gb(num_bytes)} of {folder} on each node, and {_gb(free_bytes)} are {kind}"
+    said = f"code and packages take {gb(num_bytes)} of {folder} on each node, and {gb(free_bytes)} are {kind}"
     if num_bytes > free_bytes:
         raise UserError(f"{said}; --no-node-local works, and so does more memory for each node of the job")
     return said
@@ -36,7 +37,3 @@ def archive_of_job() -> Path | None:
     """Return the archive that this job's nodes unpack; None if it has none, or this is no job."""
     named = os.environ.get(ARCHIVE)
     return Path(named) if named else None
-
-
-def _gb(num_bytes: int) -> str:
-    return f"{num_bytes / 1e9:,.1f} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:,.1f} MB"

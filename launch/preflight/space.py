@@ -40,8 +40,8 @@ def check_space(
     most = most_at_once(run, there)
     more = most - len(there)
     fits = room_for(free, size=size, files=files, notes=while_written - files)
-    needs = f"{more} more checkpoints of {_gb(size)} and {files:,} files each, {_gb(more * size)} and {more * files:,} files in all"
-    has = f"{_gb(free.num_bytes)} and {'uncounted' if free.num_files is None else f'{free.num_files:,}'} files are free"
+    needs = f"{more} more checkpoints of {gb(size)} and {files:,} files each, {gb(more * size)} and {more * files:,} files in all"
+    has = f"{gb(free.num_bytes)} and {'uncounted' if free.num_files is None else f'{free.num_files:,}'} files are free"
     if more <= fits:
         return f"{needs}; {has}"
     lack = (
@@ -169,7 +169,8 @@ def quota(run_dir: Path, site: SiteConfig) -> str:
     return f"{file_system.quota_command} says\n{(done.stdout + done.stderr).rstrip()}"
 
 
-def _gb(num_bytes: int) -> str:
+def gb(num_bytes: int) -> str:
+    """Return a size for people."""
     return f"{num_bytes / 1e9:,.1f} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:,.1f} MB"
 
 

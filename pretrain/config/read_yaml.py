@@ -133,9 +133,9 @@ class _Reader:
         if self._num_values > MOST_VALUES:
             raise ConstructorError(None, None, f"it holds more than {MOST_VALUES:,} values", parent.mark)
         if parent.is_mapping and len(parent.held) % 2 == 0:
-            if value is None or isinstance(value, dict | list):
+            if value is None or isinstance(value, dict | list):  # no key here
                 raise _RareError
-            parent.marks.append(event.start_mark)  # a list or a mapping is no key here
+            parent.marks.append(event.start_mark)
         elif value is _Merge:
             raise _RareError
         parent.held.append(value)

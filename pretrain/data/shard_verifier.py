@@ -177,9 +177,8 @@ class ShardVerifier:
         """Return the next part to compare, and whether no start has compared it yet; None at the end."""
         with self._lock:
             shards = self._small_first
-            while self._new_from < len(
-                shards
-            ):  # as far as the last call came, since thousands of shards take as many calls
+            # From where the last call came to, since thousands of shards take as many calls.
+            while self._new_from < len(shards):
                 progress = shards[self._new_from]
                 if progress.compared < progress.num_parts:
                     return progress, progress.compared, True

@@ -30,17 +30,17 @@ def summary(run_dir: Path, *, bars: str = BARS) -> list[str]:
     if found.steps is not None:
         first, last = found.steps
         lines.append(
-            f"training loss   {_figure(first['loss'])} (step {first['step']}) -> {_figure(last['loss'])} (step {last['step']})"
+            f"training loss   {figure(first['loss'])} (step {first['step']}) -> {figure(last['loss'])} (step {last['step']})"
         )
         for domain, values, before, after in found.curves.of_domains():
             lines.append(
-                f"  {on_one_line(domain):13} {sparkline(values, bars=bars)}  {_figure(before)} -> {_figure(after)}"
+                f"  {on_one_line(domain):13} {sparkline(values, bars=bars)}  {figure(before)} -> {figure(after)}"
             )
     if found.validations is not None:
         first, last = found.validations
         for domain in last["validation_loss"]:
             if domain in first["validation_loss"]:
-                before, after = (_figure(record["validation_loss"][domain]) for record in (first, last))
+                before, after = (figure(record["validation_loss"][domain]) for record in (first, last))
                 lines.append(
                     f"validation loss   {before} (step {first['step']}) -> {after} (step {last['step']})  {on_one_line(domain)}"
                 )
@@ -73,9 +73,8 @@ class _Read:
             self._seconds += _seconds_between(record["step"], self.steps[0])
         self.steps = (record, self.steps[1] if self.steps else record)
         self.rates.add(record["tokens_per_second"])
-        if (
-            record["step"] < self._trained_again_from
-        ):  # a step that a resume has trained again counts once, as the last time
+        # A step that a resume has trained again counts once, as the last time.
+        if record["step"] < self._trained_again_from:
             self._trained_again_from = record["step"]
             self.curves.add(record.get("loss_by_domain") or {})
 
@@ -126,5 +125,6 @@ def duration(seconds: float) -> str:
     return f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
 
 
-def _figure(loss: float | None) -> str:
+def figure(loss: float | None) -> str:
+    """Return a loss for people; null, which a record has for one that is not finite, in words."""
     return "not finite" if loss is None else f"{loss:.4f}"

@@ -1,6 +1,6 @@
 """Requests to a run: stop with a checkpoint, or write one and continue. All ranks act on them after the same step.
 
-Who may ask: SIGTERM, SIGUSR1 or SIGINT to any rank, the files STOP and SAVE in the run folder, the walltime of the config.
+Who may ask: SIGTERM, SIGUSR1 or SIGINT to any rank, the files STOP and SAVE in RUN_DIR/requests, the walltime of the config.
 """
 
 import contextlib

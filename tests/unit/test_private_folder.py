@@ -91,10 +91,10 @@ def a_strangers_link(shared: Path) -> None:
 
 
 TAKEN = {
-    "open to all": (open_to_all, "others may write to it"),
+    "open to all": (open_to_all, "its group and everybody may write to it (mode 777)"),
     "a link": (link, "it is no folder"),
     "a file": (a_file, "it is no folder"),
-    "a stranger's": (a_strangers, "it is another user's"),
+    "a stranger's": (a_strangers, f"it belongs to user {NOBODY}"),
     "a stranger's link to a folder of ours": (a_strangers_link, "it is no folder"),
 }
 
@@ -113,10 +113,11 @@ def test_what_may_be_a_stranger_s_is_left_alone_and_a_new_folder_is_taken(name: 
 @two_users
 def test_a_folder_above_that_a_stranger_owns_or_writes_to_is_not_gone_through(shared: Path) -> None:
     as_nobody((shared / "user").mkdir)
-    assert private_folder(shared / "user" / "cache")[1] == f"{shared / 'user'} is another user's"
+    assert private_folder(shared / "user" / "cache")[1] == f"{shared / 'user'} belongs to user {NOBODY}"
     (shared / "open").mkdir()
     (shared / "open").chmod(0o777)
-    assert private_folder(shared / "open" / "cache")[1] == f"others may write to {shared / 'open'}"
+    why = f"{shared / 'open'}: its group and everybody may write to it (mode 777)"
+    assert private_folder(shared / "open" / "cache")[1] == why
 
 
 @two_users
@@ -125,7 +126,7 @@ def test_another_user_does_not_take_what_root_has_made(shared: Path) -> None:
 
     def act() -> None:
         folder, why = private_folder(shared / "cache")
-        assert why == "it is another user's" and is_ours_alone(folder)
+        assert why == "it belongs to user 0" and is_ours_alone(folder)
 
     as_nobody(act)
 

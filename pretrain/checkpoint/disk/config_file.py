@@ -25,10 +25,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Return the config of a checkpoint, as it is written: keys that were renamed since have their current names, younger ones are
     not there.
 
-    Raises: DamagedCheckpointError if the file is not the config of a run.
+    Raises: DamagedCheckpointError if the file is not the config of a run; OSError if it cannot be read for a reason that is not
+    damage.
     """
+    content = read_small_file(folder / CONFIG)
     try:
-        as_written = parse_yaml(read_small_file(folder / CONFIG).decode(), name=CONFIG)
+        as_written = parse_yaml(content.decode(), name=CONFIG)
         if found := first_interpolation(as_written):
             raise DamageError(
                 f"{found[0]}, {shown(found[1])}, is to be filled in, and a run writes every value filled in"

@@ -91,10 +91,9 @@ class Saver:
     ) -> None:
         """Args: resumed_step: step of the checkpoint that the run resumes from, which is there already."""
         self._run, self._model, self._optimizer, self._world = run, model, optimizer, world
-        self._origin, self._config_text = (
-            origin,
-            to_yaml(run) if world.rank == 0 else "",
-        )  # not while training stands still
+        self._origin = origin
+        # Here, and not while training stands still.
+        self._config_text = to_yaml(run) if world.rank == 0 else ""
         self._placements = place_parameters(model, world)
         boxes = boxes_to_write(
             self._placements,

@@ -73,9 +73,8 @@ def compare_with_log(
     Args: num_samples: the samples that ``--samples`` asked for; weights_dtype: precision of the training.
     """
     why_not, logged = _logged(source)
-    of_domains = logged.keys() == {
-        part.domain for part in _sources(source)
-    }  # as an earlier version has it, however many
+    # As an earlier version has it, however many they are.
+    of_domains = logged.keys() == {part.domain for part in _sources(source)}
     if why_not is None and _flops(source) > MAX_FLOPS and num_samples < _num_samples(source):
         why_not = f"it takes {_num_samples(source):,} samples; --samples {_num_samples(source)} compares them"
     if why_not is not None:

@@ -123,7 +123,7 @@ def export(checkpoint: str | Path, to: str | Path, options: ExportOptions, overr
 def write_export(
     part: Path, source: ExportSource, files: Sequence[WeightFile], dtype: str, *, mode: int = 0o666
 ) -> list[PublishedFile]:
-    """Write everything but the card and the certificate, and return sizes and hashes as written. Args: mode: as ``open_new``."""
+    """Write everything but the card and the certificate, and return sizes and hashes as written. Args: mode: as ``create_file``."""
     small = dict(source.tokenizer.files)
     small["config.json"] = json_bytes(hf_config(source, dtype=dtype))
     small.setdefault("generation_config.json", json_bytes(generation_config(source)))

@@ -9,7 +9,7 @@ from pathlib import Path
 from fanal.errors import UserError
 from fanal.files import sync
 from fanal.free_space import shortage
-from fanal.new_files import open_new
+from fanal.new_files import create_file
 from fanal.part_folder import part_folder, publish
 from pretrain.convert.ours.target import harm_of
 
@@ -76,7 +76,7 @@ def _is_ours(path: Path) -> bool:
 
 
 def write_small(folder: Path, name: str, content: bytes, *, mode: int = 0o666) -> None:
-    """Write a file, synced to the disk. Args: mode: as ``open_new``."""
-    with open_new(folder / name, mode=mode) as stream:
+    """Write a file, synced to the disk. Args: mode: as ``create_file``."""
+    with create_file(folder / name, mode=mode) as stream:
         stream.write(content)
         sync(stream)

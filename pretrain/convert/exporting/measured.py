@@ -5,6 +5,7 @@ from pathlib import Path
 from fanal.run_progress import newest_metrics
 from fanal.running_median import RunningMedian
 from pretrain.convert.exporting.markdown import as_text
+from pretrain.log.summary import figure
 
 
 def measured_rows(run_dir: Path, step: int) -> list[tuple[str, str]]:
@@ -17,12 +18,12 @@ def measured_rows(run_dir: Path, step: int) -> list[tuple[str, str]]:
         if record.get("step", 0) > step:
             continue
         if record["kind"] == "step":
-            loss = loss or f"{_figure(record['loss'])} at step {record['step']:,}"
+            loss = loss or f"{figure(record['loss'])} at step {record['step']:,}"
             rates.add(record["tokens_per_second"])
             peak_bytes = max(peak_bytes, record["peak_memory_bytes"])
         elif record["kind"] == "validation" and validation is None:
             losses = ", ".join(
-                f"{as_text(name)} {_figure(value)}" for name, value in sorted(record["validation_loss"].items())
+                f"{as_text(name)} {figure(value)}" for name, value in sorted(record["validation_loss"].items())
             )
             validation = f"{losses} at step {record['step']:,} (nats a token)"
         elif record["kind"] == "start":
@@ -39,7 +40,3 @@ def measured_rows(run_dir: Path, step: int) -> list[tuple[str, str]]:
         rows.append(("throughput", pace))
         rows.append(("hardware", ", ".join(reversed(hardware)) or "not recorded"))
     return rows
-
-
-def _figure(loss: float | None) -> str:
-    return "not finite" if loss is None else f"{loss:.4f}"

@@ -13,6 +13,7 @@ from pretrain.convert.exporting.measured import measured_rows
 from pretrain.convert.ours.source import ExportSource
 from pretrain.convert.theirs.write_config import exported_parameters, exported_vocab_size
 from pretrain.data.position import SourcePosition
+from pretrain.log.summary import figure
 from pretrain.model.families import family_of
 from pretrain.optim.registry import optimizer_of
 from pretrain.state import TrainState
@@ -195,15 +196,15 @@ def _certificate(source: ExportSource, certificate: Certificate, date: str) -> s
         ),
         ("largest difference of a logit", f"{found.largest_logit_difference:.2e} (allowed: {BOUND:g})"),
         ("same most likely token", f"{agreement:.2%} of positions, in the worst text"),
-        ("loss, the trainer's model", f"{_figure(ours)}"),
-        ("loss, transformers", f"{_figure(theirs)}"),
+        ("loss, the trainer's model", f"{figure(ours)}"),
+        ("loss, transformers", f"{figure(theirs)}"),
     ]
     if certificate.losses_before_rounding is not None:
-        rows.append(("loss before rounding to bfloat16", _figure(certificate.loss_before_rounding())))
+        rows.append(("loss before rounding to bfloat16", figure(certificate.loss_before_rounding())))
     rows += [
         (
             f"validation loss, {as_text(domain.domain)}",
-            f"{_figure(domain.exported)} (logged in training: {_figure(domain.logged)})",
+            f"{figure(domain.exported)} (logged in training: {figure(domain.logged)})",
         )
         for domain in certificate.logged.domains
     ]
@@ -250,7 +251,3 @@ def _use(source: ExportSource) -> str:
 
 def _manifests(source: ExportSource) -> dict[str, ShardManifest]:
     return {part.identity: part.shard.manifest for part in source.sources.train} if source.sources is not None else {}
-
-
-def _figure(loss: float | None) -> str:
-    return "not finite" if loss is None else f"{loss:.4f}"

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from fanal.files import sync
-from fanal.new_files import open_new
+from fanal.new_files import create_file
 from pretrain.checkpoint.disk.boxes import Box
 from pretrain.checkpoint.disk.tensors import TensorReader
 from pretrain.convert.ours.names import HfTensor
@@ -101,11 +101,11 @@ def write_file(
 ) -> PublishedFile:
     """Write one file, synced to the disk, and return its size and hash as written.
 
-    Args: on_bytes: called with the number of bytes of each block; mode: as ``open_new``.
+    Args: on_bytes: called with the number of bytes of each block; mode: as ``create_file``.
     Raises: OSError if the disk refuses the write; DamagedCheckpointError.
     """
     digest, written = hashlib.sha256(), 0
-    with open_new(folder / file.name, mode=mode, buffering=0) as stream:
+    with create_file(folder / file.name, mode=mode, buffering=0) as stream:
         for content in _contents(file, reader):
             view = memoryview(content)
             digest.update(view)

@@ -20,7 +20,7 @@ from fanal.errors import UserError
 from fanal.free_space import nearest_folder, shortage
 from fanal.hashing import FAST, hash_text, new_hash
 from fanal.links import mode_of_copies
-from fanal.new_files import create, open_new
+from fanal.new_files import create_file, write_new
 from fanal.part_folder import part_folder
 from fanal.progress import Progress
 from fanal.run_folder import COMPLETE, CONFIG, MANIFEST, SHARDS, STATE, TENSORS, shard_path
@@ -117,7 +117,7 @@ def _write(
     mode = mode_of_copies(weights.folder, (CONFIG_JSON, *kept, *weights.files))
     for name, content in kept.items():
         (part / IMPORTED_FILES).mkdir(exist_ok=True)  # a manifest names files, and no empty folder
-        create(part / IMPORTED_FILES / name, content, mode=mode)
+        write_new(part / IMPORTED_FILES / name, content, mode=mode)
     with Progress(f"import {weights.folder.name}", source_bytes + shard_bytes) as progress:
         read = _describe_source(weights, progress) + [describe_published(part / IMPORTED_FILES, name) for name in kept]
         if certified is not None:
@@ -139,7 +139,7 @@ def _write(
         ),
     }
     for name, text in texts.items():
-        create(part / name, text.encode("utf-8"), mode=mode)
+        write_new(part / name, text, mode=mode)
     small = [*texts, *(f"{IMPORTED_FILES}/{name}" for name in kept)]
     entries += [describe(part, name) for name in small]
     try:
@@ -178,7 +178,7 @@ def _write_shards(
         header = header_bytes((entry_name(name, PARAM, box), box.size) for name, box in boxes.items())
         digest, num_bytes = new_hash(FAST), len(header)
         digest.update(header)
-        with open_new(part / path, mode=mode) as stream:
+        with create_file(part / path, mode=mode) as stream:
             stream.write(header)
             for name in names:
                 total = 0

@@ -1,11 +1,14 @@
 """Which configuration may go on from a checkpoint."""
 
+import errno
 from pathlib import Path
 
 import pytest
 
 from fanal.errors import UserError
 from fanal.run_folder import CONFIG
+from pretrain.checkpoint.disk import config_file
+from pretrain.checkpoint.disk.manifest import DamagedCheckpointError
 from pretrain.checkpoint.loading.load import check_same_run
 from pretrain.config.load import load_run, to_yaml
 
@@ -108,3 +111,18 @@ def test_a_run_keeps_its_optimizer_to_its_end(config: Path) -> None:
         check_same_run(load_run(config), config.parent)
     saved.write_text(saved.read_text().replace("\n  name: of_tomorrow\n", "\n"))
     check_same_run(load_run(config), config.parent)
+
+
+def test_a_config_that_the_disk_does_not_give_now_is_no_damage(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(path: Path) -> bytes:
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    monkeypatch.setattr(config_file, "read_small_file", fails)
+    with pytest.raises(OSError, match="Input/output error"):
+        check_same_run(load_run(config), config.parent)
+
+
+def test_a_config_of_a_single_value_is_damage(config: Path) -> None:
+    (config.parent / CONFIG).write_text("5\n")
+    with pytest.raises(DamagedCheckpointError, match="is not the config of a run"):
+        check_same_run(load_run(config), config.parent)

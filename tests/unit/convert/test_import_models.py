@@ -238,12 +238,12 @@ def test_a_full_disk_is_one_message_and_leaves_nothing(
     if not Path("/dev/full").exists():
         pytest.skip("needs /dev/full")
     monkeypatch.setattr(from_hf, "shard_path", lambda number: "shards/full")
-    real = from_hf.open_new
+    real = from_hf.create_file
 
     def open_or_full(path: Path, **options: Any) -> Any:
         return Path("/dev/full").open("wb") if path.name == "full" else real(path, **options)
 
-    monkeypatch.setattr(from_hf, "open_new", open_or_full)
+    monkeypatch.setattr(from_hf, "create_file", open_or_full)
     with pytest.raises(
         ImportTargetError, match=r"could not be written, and nothing is left of it: No space left on device"
     ):

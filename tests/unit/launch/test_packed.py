@@ -102,6 +102,16 @@ def test_bytecode_that_lies_beside_its_source_is_taken_and_not_made_again(python
     assert times["fanal"] == 1 and times["launch"] > 1
 
 
+def test_packages_that_are_on_the_path_by_a_link_too_are_packed_once(
+    python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = python_at(python).packages
+    (tmp_path / "lib64").symlink_to(python.parents[1] / "lib")  # as in virtual environments of Fedora and RHEL
+    (packages,) = tmp_path.glob("lib64/python*/site-packages")
+    monkeypatch.setenv("PYTHONPATH", str(packages))
+    assert python_at(python).packages == before == [os.path.realpath(packages)]
+
+
 def test_a_python_that_does_not_run_is_refused(tmp_path: Path) -> None:
     broken = tmp_path / "python"
     broken.write_text("#!/bin/sh\necho 'no module loaded' >&2\nexit 1\n")

@@ -122,3 +122,14 @@ def test_checkpoints_may_lie_elsewhere_behind_a_link(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "checkpoints").symlink_to(tmp_path / "elsewhere")
     assert open_run_dir(tmp_path / "run") == tmp_path / "run"
+
+
+def test_a_file_system_that_changes_no_modes_is_asked_for_none_where_none_is_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: Path, mode: int) -> None:
+        raise PermissionError(1, "Operation not permitted", str(path))
+
+    monkeypatch.setattr(Path, "chmod", refused)
+    with hold_run_dir(tmp_path, rank=0):
+        assert (tmp_path / "requests").is_dir()

@@ -1,5 +1,7 @@
 """Links that a colleague left beside the prefix of a shard, in a folder that he may write to: what they lead to stays as it is."""
 
+import os
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -42,3 +44,17 @@ def test_a_folder_is_not_written_into_that_of_a_colleague(theirs: str) -> None:
         ):
             (part / "file").write_text("mine")
         assert list((place / "mine").iterdir()) == []
+
+
+def test_a_file_system_that_shows_another_owner_of_what_is_made_there_takes_a_new_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown_as = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: shown_as + 1)
+    folder = partial(part_folder, name="--to", act="export", error=UserError, is_ours=lambda path: True)
+    with folder(tmp_path / "out") as part:
+        (part / "file").write_text("mine")
+    (tmp_path / "out.part").mkdir()
+    refused = pytest.raises(UserError, match=rf"out.part belongs to user {shown_as}")
+    with refused, folder(tmp_path / "out"):
+        pass

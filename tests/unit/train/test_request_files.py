@@ -125,7 +125,8 @@ def test_a_file_from_while_the_job_began_is_meant_for_this_start(
     monkeypatch.setenv(REQUESTS_SINCE_S, str(int(time.time()) - 60))
     for name, age_s in ((STOP, 30), (SAVE, 90)):
         (tmp_path / name).touch()
-        os.utime(tmp_path / name, (time.time() - age_s,) * 2)
+        written = time.time() - age_s
+        os.utime(tmp_path / name, (written, written))
     files = RequestFiles(tmp_path)
     wait_until(lambda: files.asks(STOP) and not (tmp_path / "SAVE").exists())
     assert not files.asks(SAVE)
