@@ -109,7 +109,11 @@ def make_requests_dir(run_dir: Path) -> None:
     folder = run_dir / REQUESTS
     with contextlib.suppress(FileExistsError):
         folder.mkdir()
-        folder.chmod(stat.S_IMODE(folder.stat().st_mode) | (run_dir.stat().st_mode & OTHERS))
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            os.fchmod(descriptor, stat.S_IMODE(os.fstat(descriptor).st_mode) | (run_dir.stat().st_mode & OTHERS))
+        finally:
+            os.close(descriptor)
 
 
 def keep_names(folder: Path, *, name: str) -> bool:
