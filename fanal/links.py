@@ -29,10 +29,11 @@ def open_inside(folder: Path, name: str) -> int:
 
     Raises: UserError for a link that leads out of it; OSError as ``open_plain``.
     """
-    descriptor = open_plain(folder / name)
+    root = os.path.realpath(folder)  # once, and opened by it: a link could be put in the folder's own place meanwhile
+    descriptor = open_plain(Path(root, name))
     try:
         # Of what was opened: between a look at the path and its opening another link could be put there.
-        _refuse_outside(folder, name, str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+        _refuse_outside(folder, root, name, str(Path(f"/proc/self/fd/{descriptor}").readlink()))
     except BaseException:
         os.close(descriptor)
         raise
@@ -65,8 +66,7 @@ def mode_of_copies(folder: Path, names: Iterable[str]) -> int:
     return mode
 
 
-def _refuse_outside(folder: Path, name: str, real: str) -> None:
-    root = os.path.realpath(folder)
+def _refuse_outside(folder: Path, root: str, name: str, real: str) -> None:
     if real.startswith(f"{root.rstrip('/')}/"):
         return
     cached = _CACHED.fullmatch(root)

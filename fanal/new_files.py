@@ -40,17 +40,32 @@ def open_to_append(path: Path) -> io.FileIO:
     return io.FileIO(path, "ab+", opener=lambda _, flags: _open(path))
 
 
+def open_to_lock(path: Path) -> io.FileIO:
+    """Open a file, made if it is not there, to hold it locked: as ``open_to_append``.
+
+    Who may read a file may lock it (flock), so those who may not write to it may not read it either.
+    Raises: as ``open_to_append``.
+    """
+    stream = io.FileIO(path, "ab+", opener=lambda _, flags: _open(path, mode=0o622))
+    found = os.fstat(stream.fileno())
+    mode = stat.S_IMODE(found.st_mode)
+    readers = (mode & 0o022) << 1
+    if found.st_uid == os.geteuid() and mode & 0o044 != readers:
+        os.fchmod(stream.fileno(), mode & ~0o044 | readers)
+    return stream
+
+
 def append(stream: io.FileIO, content: bytes) -> None:
     """Write all of this to a stream without a buffer. Raises: OSError where a disk that fills up takes a part of it."""
     while content:
         content = content[stream.write(content) :]
 
 
-def _open(path: Path) -> int:
+def _open(path: Path, *, mode: int = 0o666) -> int:
     # Not blocking, where it is a pipe that nobody reads.
     flags = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        descriptor = _open_or_make(path, flags)
+        descriptor = _open_or_make(path, flags, mode)
     except OSError as error:
         if error.errno == errno.ELOOP and path.is_symlink():
             raise _refused(path, f"it is a link to {path.readlink()}") from None
@@ -61,14 +76,14 @@ def _open(path: Path) -> int:
     raise _refused(path, "it is not a file")
 
 
-def _open_or_make(path: Path, flags: int) -> int:
+def _open_or_make(path: Path, flags: int, mode: int) -> int:
     """Open a file, or make it: in two calls, since Linux refuses O_CREAT for a colleague's file in a folder with the sticky bit."""
     while True:
         try:
             return os.open(path, flags)
         except FileNotFoundError:
             try:
-                return os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666)
+                return os.open(path, flags | os.O_CREAT | os.O_EXCL, mode)
             except FileExistsError:
                 continue  # made by another process just now
 

@@ -109,9 +109,13 @@ def make_requests_dir(run_dir: Path) -> None:
     folder = run_dir / REQUESTS
     with contextlib.suppress(FileExistsError):
         folder.mkdir()
-        mode, wanted = stat.S_IMODE(folder.stat().st_mode), run_dir.stat().st_mode & OTHERS
-        if wanted & ~mode:  # a file system that keeps no modes of its own may refuse any change
-            folder.chmod(mode | wanted)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            mode, wanted = stat.S_IMODE(os.fstat(descriptor).st_mode), run_dir.stat().st_mode & OTHERS
+            if wanted & ~mode:  # a file system that keeps no modes of its own may refuse any change
+                os.fchmod(descriptor, mode | wanted)
+        finally:
+            os.close(descriptor)
 
 
 def keep_names(folder: Path, *, name: str) -> bool:

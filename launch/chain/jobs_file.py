@@ -11,7 +11,9 @@ only where nobody but the owner of the run writes. Version 0.1 kept them in the 
 import contextlib
 import json
 import os
+import stat
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,7 +25,7 @@ from fanal.fields import Rule, fit, is_count, is_text, is_texts
 from fanal.files import sync
 from fanal.json_lines import read_lines
 from fanal.new_files import append, open_to_append
-from fanal.ownership import ROOT, close_to_others, why_not_own
+from fanal.ownership import ROOT, close_to_others, others_write, why_not_own
 from fanal.run_folder import JOBS_FILE, LAUNCH_DIR
 
 TIME = "%Y-%m-%dT%H:%M:%SZ"
@@ -55,6 +57,7 @@ class Attempt:
 def note(folder: Path, event: str, **fields: Any) -> dict[str, Any]:
     """Append a line, durably, and return it."""
     record = {"time_utc": now_utc(), "event": event, **fields}
+    _set_aside_if_open(folder / JOBS_FILE)
     with open_to_append(folder / JOBS_FILE) as stream:
         close_to_others(stream.fileno())
         end = stream.seek(0, os.SEEK_END)
@@ -63,6 +66,16 @@ def note(folder: Path, event: str, **fields: Any) -> dict[str, Any]:
         append(stream, (("\n" if torn else "") + json.dumps(record) + "\n").encode())
         sync(stream)
     return record
+
+
+def _set_aside_if_open(path: Path) -> None:
+    """Rename a file to which others may write: to close it would have its lines believed, and who has it open could add more."""
+    with contextlib.suppress(FileNotFoundError):
+        found = path.lstat()
+        if stat.S_ISREG(found.st_mode) and (why := others_write(found)):
+            aside = path.with_name(f"{path.name}.not-believed-{time.time_ns()}")
+            path.rename(aside)
+            _warn(path, f"{why}, and it is {aside.name} now")
 
 
 def try_note(folder: Path, event: str, **fields: Any) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fanal.errors import UserError
 from fanal.locks import take_lock
-from fanal.new_files import open_to_append
+from fanal.new_files import open_to_lock
 from fanal.ownership import close_new_files, make_own_folder, why_not_own
 
 LAUNCH_LOCK = "launch.lock"
@@ -23,7 +23,7 @@ def hold_launch_folder(folder: Path) -> Iterator[None]:
     make_own_folder(folder, name="the launch folder")
     before = close_new_files()
     try:
-        with open_to_append(folder / LAUNCH_LOCK) as stream:
+        with open_to_lock(folder / LAUNCH_LOCK) as stream:
             if not take_lock(stream.fileno()):
                 raise UserError(
                     f"{folder} must have one `fanal launch` at a time write scripts and queue jobs, and another one does; wait "

@@ -9,8 +9,16 @@ trap '' USR1
 trap : TERM
 
 if [ -n "${FANAL_NODE_LOCAL:-}" ]; then
+    # Who may rename a folder of ours there puts one of theirs in its place.
+    above=${FANAL_NODE_LOCAL%/*}
+    kept=$(find "$above/." -maxdepth 0 "(" -user "$(id -u)" -o -user 0 ")" "(" ! -perm /022 -o -perm -1000 ")")
+    if [ -z "$kept" ]; then
+        echo "error: $above must keep its names: yours or root's, and with the sticky bit where others write;" \
+            "--no-node-local works" >&2
+        exit 2
+    fi
     # What a start that was killed has left, where it is ours. A job on two nodes that are one machine has two such folders.
-    find "${FANAL_NODE_LOCAL%/*}" -maxdepth 1 -user "$(id -u)" -name "${FANAL_NODE_LOCAL##*/}-$SLURM_NODEID.*" -exec rm -rf {} +
+    find "$above" -maxdepth 1 -user "$(id -u)" -name "${FANAL_NODE_LOCAL##*/}-$SLURM_NODEID.*" -exec rm -rf {} +
     # New, and ours alone: a folder of a name that others know before may be a stranger's, and so would be the code in it.
     mine=$(mktemp -d "$FANAL_NODE_LOCAL-$SLURM_NODEID.XXXXXXXX") || exit 70
     trap 'rm -rf "$mine"' EXIT

@@ -24,7 +24,7 @@ from fanal.errors import run_guarded
 from fanal.exit_codes import FINISHED
 from fanal.files import sync
 from fanal.listener import listen_at
-from launch.preflight.outliers import MARK, NodeReport
+from launch.preflight.outliers import MARK, MEETING_POINT, NodeReport
 
 REPEATS = 5
 """Repetitions of a measurement, of which the best counts: what disturbs one only makes it slower."""
@@ -41,7 +41,7 @@ WRITE_BYTES = 1 << 20
 
 
 @click.command()
-@click.option("--meet-at", required=True, metavar="HOST:PORT", help="On the first node.")
+@click.option("--meet-at", required=True, envvar=MEETING_POINT, metavar="HOST:PORT", help="On the first node.")
 @click.option("--folder", required=True, type=Path, help="To write to.")
 @click.option("--gpus", required=True, type=int, help="To use; 0 measures the CPUs.")
 @click.option("--bf16/--fp32", required=True, help="Of the matrix product on GPUs.")

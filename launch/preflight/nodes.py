@@ -21,7 +21,7 @@ from fanal.run_folder import LAUNCH_DIR
 from launch import slurm
 from launch.chain import jobs_file
 from launch.chain.avoid import PREFLIGHT_RESULT
-from launch.preflight.outliers import MARK, NodeFinding, NodeReport, NodeVerdict, clock_offsets, judge
+from launch.preflight.outliers import MARK, MEETING_POINT, NodeFinding, NodeReport, NodeVerdict, clock_offsets, judge
 from launch.sites.site import SiteConfig
 
 LIMIT_S = 300
@@ -68,14 +68,15 @@ def ask_nodes(nodes: tuple[str, ...], run_dir: Path, *, gpus: int, bf16: bool, l
     cores = os.environ.get("SLURM_CPUS_PER_TASK")  # srun does not take it over from sbatch
     step += [f"--cpus-per-task={cores}"] if cores else []
     command = [
-        sys.executable, "-m", "launch.preflight.node_check", "--meet-at", _meeting_point(nodes), "--folder", str(run_dir),
+        sys.executable, "-m", "launch.preflight.node_check", "--folder", str(run_dir),
         "--gpus", str(gpus), "--bf16" if bf16 else "--fp32",
     ]  # fmt: skip
+    variables = {**environment(), MEETING_POINT: _meeting_point(nodes)}
     sys.stdout.flush()
     # A file, not a pipe: the end of a pipe is when all who hold it are gone, and srun may leave others behind.
     with tempfile.TemporaryFile() as said:
         try:
-            process = subprocess.Popen([*step, *command], stdout=said, env=environment())
+            process = subprocess.Popen([*step, *command], stdout=said, env=variables)
         except FileNotFoundError:
             raise slurm.SlurmError("srun is not on this machine: Slurm's commands are needed here") from None
         _end_within(process, limit_s)

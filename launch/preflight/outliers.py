@@ -14,6 +14,8 @@ from launch.sites.site import NodeCheckConfig
 STAGES = ("", "started", "measured", "reached", "met", "done")
 """Stages of a node's check, in order: nothing heard of it; torch imported; its own figures measured; the first node
 reached over the network; all nodes connected; all measured."""
+MEETING_POINT = "FANAL_NODES_MEET_AT"
+"""Environment variable of a node's check: HOST:PORT where nodes meet. A command line would tell every user of the node."""
 MARK = "fanal-node:"
 """Prefix of each report in what a node prints: other programs write to standard output, too."""
 MEMORY_SHARE = 0.97

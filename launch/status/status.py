@@ -100,7 +100,7 @@ def _status(run_dir: Path) -> dict[str, Any]:
     facts = _facts(run_dir)
     records = jobs_file.read_run(run_dir)
     attempts = jobs_file.attempts(records)
-    queue, no_queue = _queue(facts)
+    queue, no_queue = _queue(run_dir, facts)
     line, age_s = _timeline(run_dir, attempts[-1] if attempts else None, now)
     step = max((record["step"] for record in [*line.steps[-1:], *([line.end] if line.end else [])]), default=0)
     step = max(step, checkpoint["step"] or 0)
@@ -228,12 +228,14 @@ def _timeline(run_dir: Path, attempt: jobs_file.Attempt | None, now: float) -> t
     return line, max(0.0, now - written)
 
 
-def _queue(facts: dict[str, Any] | None) -> tuple[list[dict[str, str]] | None, str | None]:
-    """Return (this run's jobs in the queue, None); or (None, why that is unknown). Without jobs of ours Slurm is not asked."""
+def _queue(run_dir: Path, facts: dict[str, Any] | None) -> tuple[list[dict[str, str]] | None, str | None]:
+    """Return (the jobs in the queue of this run's owner, None); or (None, why that is unknown). Without jobs of ours Slurm is not
+    asked, and whoever else gives a job their name is not meant."""
     if facts is None:
         return None, None
     try:
-        text = slurm.ask("squeue", "--noheader", f"--name={facts['name']}", f"--format={QUEUE_FORMAT}")
+        owner = f"--user={(launch_dir(run_dir) / JOB).stat().st_uid}"
+        text = slurm.ask("squeue", "--noheader", owner, f"--name={facts['name']}", f"--format={QUEUE_FORMAT}")
     except (slurm.SlurmError, ValueError, OSError) as error:  # ValueError: of a name that no command can take
         return None, str(error)
     rows = (line.strip().split("|") for line in text.splitlines() if line.strip())

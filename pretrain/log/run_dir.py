@@ -11,8 +11,8 @@ from pathlib import Path
 
 from fanal.errors import UserError, user_path
 from fanal.locks import take_lock
-from fanal.new_files import open_to_append
-from fanal.ownership import ROOT, make_requests_dir
+from fanal.new_files import open_to_lock
+from fanal.ownership import ROOT, keep_names, make_requests_dir
 from fanal.run_folder import LOCK, LOGS_DIR, TENSORBOARD_DIR, cannot_write, checkpoints_dir
 
 logger = logging.getLogger(__name__)
@@ -37,9 +37,16 @@ def open_run_dir(run_dir: str | Path) -> Path:
     except OSError as error:
         raise cannot_write(run_dir, str(error.strerror), error) from None
     with user_path(folder):
+        _keep_names(folder)
         _check_links(folder)
         _check_checkpoints(folder)
     return folder
+
+
+def _keep_names(folder: Path) -> None:
+    """See to it that nobody exchanges the folders of a run of ours for links while it writes there."""
+    if folder.stat().st_uid == os.geteuid() and keep_names(folder, name="run_dir"):
+        logger.warning("%s got the sticky bit (chmod +t): others may write there, and rename nothing of yours", folder)
 
 
 def _check_links(folder: Path) -> None:
@@ -53,8 +60,15 @@ def _check_links(folder: Path) -> None:
 
 
 def _check_checkpoints(folder: Path) -> None:
-    """Refuse a broken link in the place of the checkpoints: the run would start over, and fail at its first save."""
+    """Refuse a broken link in the place of the checkpoints: the run would start over, and fail at its first save; and a folder
+    that neither this user nor the owner of the run has made, who would exchange them at will."""
     own = checkpoints_dir(folder)
+    is_folder = own.is_dir() and not own.is_symlink()
+    if is_folder and (maker := own.stat().st_uid) not in (ROOT, os.geteuid(), folder.stat().st_uid):
+        raise UserError(
+            f"run_dir ({folder}) must have its checkpoints in a folder of yours, and {own} belongs to user {maker}, who may "
+            f"exchange what lies in it; `mv {own} {own}-{maker}` works: a new one is made"
+        )
     if os.path.lexists(own) and not own.is_dir():
         what = f"a link to {own.readlink()}, which is not a folder" if own.is_symlink() else "not a folder"
         raise UserError(
@@ -76,7 +90,7 @@ def hold_run_dir(run_dir: str | Path, *, rank: int) -> Iterator[None]:
         return
     try:
         make_requests_dir(Path(run_dir))
-        stream = open_to_append(Path(run_dir) / LOCK)
+        stream = open_to_lock(Path(run_dir) / LOCK)
     except OSError as error:
         raise cannot_write(run_dir, f"{Path(error.filename or LOCK).name}: {error.strerror}", error) from None
     with stream:

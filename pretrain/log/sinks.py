@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import secrets
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -138,7 +139,10 @@ class TensorBoard:
         from torch.utils.tensorboard import SummaryWriter  # costs a second: only the rank that writes pays it
 
         self.lost = _no_curves(folder)
-        self._writer = SummaryWriter(str(folder), purge_step=start_step + 1 if start_step else None)
+        # It opens its file through a link, if one has that name: nobody can foresee this one.
+        self._writer = SummaryWriter(
+            str(folder), purge_step=start_step + 1 if start_step else None, filename_suffix=f".{secrets.token_hex(8)}"
+        )
 
     def write(self, record: Record) -> None:
         if isinstance(record, StartRecord | EndRecord):

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from fanal import links
 from fanal.errors import UserError
 from fanal.json_lines import read_lines
 from fanal.links import mode_of_copies, read_inside
-from fanal.plain_files import read_named, read_plain
+from fanal.plain_files import open_plain, read_named, read_plain
 from fanal.run_folder import METRICS_FILE, STATE
 from fanal.run_progress import NEW_RUN, metrics, standing_in
 
@@ -72,15 +73,35 @@ def test_a_link_put_there_meanwhile_is_judged_by_what_was_opened(
     folder.mkdir()
     secret.write_text("key")
     (folder / "a.json").symlink_to(secret)
-    real = os.path.realpath
 
-    def swap(path: str | Path, **options: bool) -> str:
-        (folder / "a.json").unlink(missing_ok=True)
+    def opens_and_exchanges(path: Path) -> int:
+        descriptor = open_plain(path)
+        (folder / "a.json").unlink()
         (folder / "a.json").write_text("{}")
-        return real(path, **options)
+        return descriptor
 
-    monkeypatch.setattr(os.path, "realpath", swap)
+    monkeypatch.setattr(links, "open_plain", opens_and_exchanges)
     with pytest.raises(UserError, match=f"is a link to {secret}"):
+        read_inside(folder, "a.json")
+
+
+def test_a_link_put_in_the_folder_s_own_place_meanwhile_makes_nothing_else_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, private = tmp_path / "model", tmp_path / "private"
+    for each in (folder, private):
+        each.mkdir()
+    (private / "key").write_text("key")
+    (folder / "a.json").symlink_to(private / "key")
+
+    def opens_and_exchanges(path: Path) -> int:
+        descriptor = open_plain(path)
+        folder.rename(tmp_path / "gone")
+        folder.symlink_to(private)
+        return descriptor
+
+    monkeypatch.setattr(links, "open_plain", opens_and_exchanges)
+    with pytest.raises(UserError, match=f"is a link to {private}/key"):
         read_inside(folder, "a.json")
 
 

@@ -62,6 +62,7 @@ def test_a_folder_that_is_not_there_is_made_and_taken_again(shared: Path) -> Non
 
 def test_a_folder_of_ours_that_others_could_only_read_is_kept_and_closed(shared: Path) -> None:
     (shared / "cache").mkdir()
+    (shared / "cache").chmod(0o755)
     (shared / "cache" / "kernel").touch()
     assert private_folder(shared / "cache") == (shared / "cache", "")
     assert is_ours_alone(shared / "cache") and (shared / "cache" / "kernel").exists()
@@ -148,7 +149,7 @@ def test_compilers_write_where_nobody_else_does(
     assert capsys.readouterr().err == line
 
 
-def node(shared: Path, *, user: int | None = None) -> subprocess.CompletedProcess[str]:
+def node(shared: Path, *, user: int | None = None, tools: str = "") -> subprocess.CompletedProcess[str]:
     """Run a node's script, with a program in place of the ranks that imports from where they would and says where that is."""
     script = shared / "node.sh"
     shutil.copy(NODE_SCRIPT, script)
@@ -171,7 +172,7 @@ def node(shared: Path, *, user: int | None = None) -> subprocess.CompletedProces
     names = {
         "FANAL_NODE_LOCAL": str(shared / "fanal-7"), "FANAL_PACKED": str(shared / "packed.tar"), "FANAL_ATTEMPT": str(attempt),
         "SLURM_NODEID": "0", "SLURM_JOB_NUM_NODES": "1", "FANAL_RANKS_PER_NODE": "1", "FANAL_MEET_AT": "localhost:1", "FANAL_CONFIG": "",
-        "PYTHON": str(python), "PATH": os.environ["PATH"],
+        "PYTHON": str(python), "PATH": f"{tools}{os.environ['PATH']}",
     }  # fmt: skip
     return subprocess.run(
         ["bash", str(script)], env=names, cwd=shared, capture_output=True, text=True, timeout=60, user=user, group=user,
@@ -217,3 +218,21 @@ def test_what_a_killed_start_has_left_is_removed(shared: Path) -> None:
         (shared / name).mkdir()
     assert ran_from_a_folder_of(os.geteuid(), node(shared), shared)
     assert sorted(path.name for path in shared.glob("fanal-*")) == ["fanal-7-1.another-node", "fanal-70-0.another-job"]
+
+
+@two_users
+@pytest.mark.parametrize("open_to", ["everybody", "its owner"])
+def test_a_node_unpacks_nothing_where_others_may_exchange_it(open_to: str, shared: Path) -> None:
+    exchange = f"cd {shared}; mv $name theirs && cp -r theirs $name && echo theirs >$name/code/ours.py"
+    tools = shared / "tools"
+    tools.mkdir()
+    (tools / "tar").write_text(
+        f'#!/bin/bash\n/bin/tar "$@"\nchmod -R go+rX "$4"; name=$(basename "$4")\n'
+        f'name=$name setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups bash -c "{exchange}"\n'
+    )
+    (tools / "tar").chmod(0o755)
+    shared.chmod(0o777 if open_to == "everybody" else 0o755)
+    os.chown(shared, NOBODY if open_to == "its owner" else 0, -1)
+    done = node(shared, tools=f"{tools}:")
+    assert "theirs" not in done.stdout
+    assert done.returncode == 2 and f"error: {shared} must keep its names" in done.stderr, done.stderr

@@ -20,7 +20,7 @@ import numpy as np
 from fanal.errors import UserError
 from fanal.files import BlockHasher, InputFile, part_path, sync, sync_path, writing
 from fanal.locks import take_lock_by_name
-from fanal.new_files import open_to_append
+from fanal.new_files import open_to_lock
 from fanal.records import read_record, record_bytes
 from tokenizer.documents.folders import LeftOut
 from tokenizer.shards import shuffle
@@ -287,7 +287,7 @@ class ShardWriter:
 
 def _lock(path: Path, prefix: Path) -> FileIO:
     """Lock a prefix for one writer: a second one would overwrite what the first has written. Raises: ShardError."""
-    stream = open_to_append(path)
+    stream = open_to_lock(path)
     if not take_lock_by_name(path, stream.fileno()):
         stream.close()
         raise ShardError(f"shard {prefix} is being written by another process; wait for it, or name another prefix")

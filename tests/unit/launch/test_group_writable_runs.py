@@ -22,7 +22,7 @@ from tests.two_users import COLLEAGUE, GROUP, as_colleague, colleague, needs_two
 ROOT = Path(__file__).parents[3]
 RAN = "touch ../../ran-as-$(id -u)"
 """What a colleague wants the owner's job to run."""
-EXCHANGE = f"mv launch gone && mkdir -m 777 launch && cp gone/* launch && echo '{RAN}' >launch/node.sh"
+EXCHANGE = f"mv launch gone && mkdir -m 777 launch && cp gone/[!l]* launch && echo '{RAN}' >launch/node.sh"
 
 
 @dataclass
@@ -211,6 +211,19 @@ def test_forged_lines_about_jobs_are_not_believed(run: SharedRun, capsys: pytest
     assert [record["event"] for record in jobs_file.read_run(run.run_dir)] == ["decided", "submitted"]
     (run.run_dir / JOBS_FILE).chmod(0o664)
     assert [record["event"] for record in jobs_file.read_run(run.run_dir)] == ["submitted"]
+
+
+@needs_two_users
+def test_lines_of_a_file_that_was_open_to_others_are_not_believed_later(run: SharedRun) -> None:
+    run.submits()
+    jobs_file.note(run.launch, "submitted", jobs=["7"])
+    (run.launch / JOBS_FILE).chmod(0o664)  # `chmod -R g+w`
+    with (run.launch / JOBS_FILE).open("a") as held:  # as a colleague's process may keep it, whatever its mode becomes
+        jobs_file.note(run.launch, "submitted", jobs=["8"])
+        held.write(json.dumps({"event": "submitted", "time_utc": jobs_file.now_utc(), "jobs": ["forged"]}) + "\n")
+    assert [record["jobs"] for record in jobs_file.read_run(run.run_dir)] == [["8"]]
+    (aside,) = run.launch.glob(f"{JOBS_FILE}.not-believed-*")
+    assert "forged" in aside.read_text()
 
 
 @needs_two_users

@@ -28,12 +28,13 @@ LOCAL = replace(
     node_check=NodeCheckConfig(gemm_slower=4.0, copy_slower=100.0, network_slower=4.0, write_slower=1000.0),
 )
 SRUN = """
-    import os, signal, subprocess, sys
+    import os, re, signal, subprocess, sys
     planted = {planted}
     arguments = sys.argv[1:]
     command = arguments[next(n for n, argument in enumerate(arguments) if not argument.startswith("-")):]
     assert command[1:3] == ["-m", "launch.preflight.node_check"], command
     assert "--ntasks-per-node=1" in arguments
+    assert not [argument for argument in arguments if re.search(":[0-9]+$", argument)], "where nodes meet is for them alone"
     nodes, tasks = {nodes}, []
     for number, node in enumerate(nodes):
         names = dict(SLURM_PROCID=str(number), SLURM_NTASKS=str(len(nodes)), SLURMD_NODENAME=node, OMP_NUM_THREADS="1")

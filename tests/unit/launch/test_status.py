@@ -245,6 +245,17 @@ def test_slurm_tells_who_runs_and_who_waits(tmp_path: Path, config: str, monkeyp
     assert found["excluded_nodes"] == ["n7", "n8"]
 
 
+def test_a_stranger_s_job_of_the_same_name_is_not_the_run_s(
+    tmp_path: Path, config: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunFolder(tmp_path / "run", config)
+    run.jobs(submitted("11"), started("11"))
+    owner = (tmp_path / "run" / "launch" / "job.json").stat().st_uid
+    theirs = "99|RUNNING|None|2026-03-01T11:00:00|9:00:00|n[1-2]|\n"
+    monkeypatch.setattr(slurm, "ask", lambda *command: "" if f"--user={owner}" in command else theirs)
+    assert status(tmp_path / "run")["state"] == "gone"
+
+
 @pytest.mark.parametrize(
     ("rows", "state"),
     [((), "gone"), (("11|PENDING|BeginTime|N/A|10:00:00||",), "waiting")],

@@ -1,6 +1,9 @@
 """Links that a colleague left under the names that a run writes: the files that they lead to stay as they are."""
 
 import os
+import socket
+import stat
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +13,7 @@ from fanal.errors import UserError
 from fanal.files import write_bytes_durably, write_whole
 from fanal.new_files import create_file, open_to_append, write_new
 from fanal.output import append_to_log
+from fanal.ownership import make_requests_dir
 from fanal.run_folder import LOCK, METRICS_FILE, part_name
 from pretrain.checkpoint.disk.retention import set_aside
 from pretrain.checkpoint.saving.write_job import set_part_aside
@@ -19,7 +23,7 @@ from pretrain.log.run_dir import hold_run_dir, open_run_dir
 from pretrain.log.sinks import open_sinks
 from pretrain.parallel.environment import note_exit_code
 from pretrain.train.watchdog import open_watchdog
-from tests.two_users import colleague, needs_two_users, share, shared_place
+from tests.two_users import COLLEAGUE, colleague, needs_two_users, share, shared_place
 from tests.unit.log.test_sinks import WORLD
 
 ROOT = Path(__file__).parents[3]
@@ -142,3 +146,58 @@ def test_a_link_of_a_colleague_in_the_place_of_a_folder_is_refused_and_the_owner
         (run_dir / name).unlink()
         (run_dir / name).symlink_to(place / "mine")
         assert open_run_dir(run_dir) == run_dir
+
+
+@needs_two_users
+def test_checkpoints_of_a_colleague_s_making_are_refused_and_those_of_the_run_s_owner_are_not() -> None:
+    with shared_place() as place:
+        run_dir = share(place / "run")
+        assert colleague("mkdir -m 777 checkpoints", run_dir).returncode == 0
+        with pytest.raises(UserError, match=rf"run/checkpoints belongs to user {COLLEAGUE}, who may exchange"):
+            open_run_dir(run_dir)
+        os.chown(run_dir, COLLEAGUE, -1)
+        assert open_run_dir(run_dir) == run_dir, "whoever continues a colleague's run trusts him with it"
+
+
+@needs_two_users
+def test_a_colleague_cannot_exchange_the_folders_of_a_run() -> None:
+    with shared_place() as place:
+        run_dir = share(place / "run")
+        (run_dir / "checkpoints").mkdir()
+        open_run_dir(run_dir)
+        assert "not permitted" in colleague("mv checkpoints gone", run_dir).stderr
+
+
+@needs_two_users
+def test_the_folder_of_requests_opens_no_other_folder_to_the_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    make = Path.mkdir
+    with shared_place() as place:
+        run_dir, mine = share(place / "run"), place / "mine"
+        mine.mkdir(mode=0o755)
+
+        def exchanged(path: Path) -> None:
+            make(path)
+            assert colleague(f"mv requests gone; ln -s {mine} requests", run_dir).returncode == 0
+
+        monkeypatch.setattr(Path, "mkdir", exchanged)
+        with pytest.raises(NotADirectoryError):
+            make_requests_dir(run_dir)
+        assert stat.S_IMODE(mine.stat().st_mode) == 0o755
+
+
+def test_a_link_under_a_name_of_tensorboard_carries_nothing_out(tmp_path: Path) -> None:
+    from torch.utils.tensorboard import SummaryWriter  # noqa: F401  (its import may take longer than the names below last)
+
+    precious, folder = tmp_path / "key", tmp_path / "tensorboard"
+    precious.write_text("private")
+    folder.mkdir()
+    now = int(time.time())
+    begin = f"events.out.tfevents.{{:010d}}.{socket.gethostname()}.{os.getpid()}.{{}}"
+    for second in range(now, now + 20):
+        for number in range(10):
+            (folder / begin.format(second, number)).symlink_to(precious)
+    run = load_run(ROOT / "configs" / "tiny.yaml", [f"run_dir={tmp_path}", "log.tensorboard=true"])
+    with open_sinks(run, WORLD, start_step=0):
+        pass
+    assert precious.read_text() == "private"
+    assert any(not path.is_symlink() for path in folder.iterdir())

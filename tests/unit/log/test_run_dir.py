@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import stat
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from fanal.run_folder import LOCK
 from pretrain.log import run_dir
 from pretrain.log.run_dir import hold_run_dir, open_run_dir
 from tests.runs.disks import no_file_longer_than
+from tests.two_users import COLLEAGUE, needs_two_users, share, shared_place
 
 
 @pytest.fixture(autouse=True)
@@ -127,9 +129,30 @@ def test_checkpoints_may_lie_elsewhere_behind_a_link(tmp_path: Path) -> None:
 def test_a_file_system_that_changes_no_modes_is_asked_for_none_where_none_is_needed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refused(path: Path, mode: int) -> None:
-        raise PermissionError(1, "Operation not permitted", str(path))
+    def refused(descriptor: int, mode: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr(Path, "chmod", refused)
+    monkeypatch.setattr(os, "fchmod", refused)
     with hold_run_dir(tmp_path, rank=0):
         assert (tmp_path / "requests").is_dir()
+
+
+@needs_two_users
+@pytest.mark.parametrize("umask", [0o022, 0o002])
+def test_who_may_not_write_to_the_lock_cannot_hold_it(umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        with shared_place() as place:
+            run_dir = share(place / "run", 0o2775)
+            for is_new in (True, False):
+                if not is_new:
+                    (run_dir / LOCK).chmod(0o666 & ~umask)  # as it was made before
+                with hold_run_dir(run_dir, rank=0):
+                    pass
+                found = stat.S_IMODE((run_dir / LOCK).stat().st_mode)
+                assert found == (0o600 if umask == 0o022 else 0o660)
+                stranger = ["setpriv", f"--reuid={COLLEAGUE}", f"--regid={COLLEAGUE}", "--clear-groups"]
+                tried = subprocess.run([*stranger, "flock", "-n", str(run_dir / LOCK), "true"], capture_output=True)
+                assert b"Permission denied" in tried.stderr
+    finally:
+        os.umask(before)
