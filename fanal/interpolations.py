@@ -70,16 +70,16 @@ def refuse_any_interpolation(tree: Any, *, where: str) -> None:
 
 
 def _texts(tree: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Yield every text of a tree with its key; texts that are keys, too."""
+    """Yield every text of a tree with its key; texts that are keys, and what becomes one (a tag can make a path), too."""
     todo = [(key, tree)]
     while todo:
         place, value = todo.pop()
-        if isinstance(value, str):
-            yield place or "its text", value
-        elif isinstance(value, dict):
+        if isinstance(value, dict):
             for name, inner in value.items():
                 if isinstance(name, str) and INTERPOLATION.search(name):
                     yield f"a key of {place or 'it'}", name
                 todo.append((f"{place}.{name}" if place else str(name), inner))
         elif isinstance(value, list):
             todo += [(f"{place}[{number}]", inner) for number, inner in enumerate(value)]
+        elif not isinstance(value, int | float | None):
+            yield place or "its text", str(value)  # as omegaconf makes it, which then fills it in

@@ -61,6 +61,24 @@ def test_no_file_has_a_secret_filled_in(text: str, tmp_path: Path) -> None:
         assert SECRET not in str(refused.value)
 
 
+@pytest.mark.parametrize("tag", ["pathlib.Path", "pathlib.PosixPath"])
+def test_a_path_that_a_tag_makes_is_read_as_the_text_that_it_becomes(tag: str, tmp_path: Path) -> None:
+    attack = f'!!python/object/apply:{tag} ["${{oc.env:HF_TOKEN}}"]'
+    (tmp_path / "run.yaml").write_text(TINY.read_text().replace("run_dir: runs/tiny", f"run_dir: {attack}"))
+    (tmp_path / "spec.yaml").write_text(f"vocab_size: 2000\nuser_defined_symbols: [{attack}]\n")
+    for read in (
+        lambda: load_run(tmp_path / "run.yaml"),
+        lambda: load_run(TINY, [f"run_dir={attack}"]),
+        lambda: load_run(TINY, [f"data.train=[{{prefix: {attack}}}]"]),
+        lambda: load_spec(tmp_path / "spec.yaml"),
+    ):
+        with pytest.raises(UserError, match="must not read the variable 'HF_TOKEN'"):
+            read()
+    (tmp_path / "config.yaml").write_text((tmp_path / "run.yaml").read_text())
+    with pytest.raises(DamagedCheckpointError, match=r"run_dir, .* is to be filled in"):
+        read_config(tmp_path)
+
+
 def test_the_refusal_names_the_key_the_variable_the_list_and_what_works() -> None:
     with pytest.raises(
         UserError, match=r"tiny.yaml: run_dir \('\$\{oc.env:HF_TOKEN\}'\) must not read the variable 'HF_TOKEN': its"
