@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from fanal.console import Bar, Console
 from fanal.new_files import open_to_append
 from fanal.run_folder import METRICS_FILE, TENSORBOARD_DIR, cannot_write
-from fanal.shown import on_one_line
+from fanal.shown import escaped, on_one_line
 from pretrain.checkpoint.saving.save import SaveReport
 from pretrain.config.schema import RunConfig
 from pretrain.log.record import EndRecord, StartRecord, StepRecord, ValidationRecord
@@ -149,7 +149,7 @@ class TensorBoard:
             return
         if isinstance(record, ValidationRecord):
             for domain, loss in record.validation_loss.items():
-                self._writer.add_scalar(f"validation_loss/{domain}", loss, record.step)
+                self._writer.add_scalar(f"validation_loss/{escaped(domain)}", loss, record.step)
             return
         if isinstance(record, SaveReport):
             if record.failure is None:
@@ -157,7 +157,7 @@ class TensorBoard:
                 self._writer.add_scalar("checkpoint/save_s", record.save_s, record.step)
             return
         for domain, loss in record.loss_by_domain.items():
-            self._writer.add_scalar(f"loss_by_domain/{domain}", loss, record.step)
+            self._writer.add_scalar(f"loss_by_domain/{escaped(domain)}", loss, record.step)
         for name, value in dataclasses.asdict(record).items():
             if name not in ("step", "loss_by_domain") and value is not None:
                 self._writer.add_scalar(f"train/{name}", value, record.step)

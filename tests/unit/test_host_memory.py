@@ -77,7 +77,16 @@ def test_a_limit_of_version_1_counts(root: Path) -> None:
     assert memory.source.endswith("memory.limit_in_bytes")
 
 
-@pytest.mark.parametrize("limit", ["max\n", f"{2**63 - 4096}\n", ""])
+def test_a_group_below_a_mount_with_a_space_is_found_and_a_line_that_is_none_is_passed_over(root: Path) -> None:
+    write_group(root, version=2, path="/job", top="/", folder="job", memory__max=f"{8 * GIB}\n", memory__current="5\n")
+    (root / "sys/fs/cgroup").rename(root / "sys/fs/c group")
+    mounts, groups = root / "proc/self/mountinfo", root / "proc/self/cgroup"
+    mounts.write_text(mounts.read_text().replace("/sys/fs/cgroup", "/sys/fs/c\\040group"))
+    groups.write_text("\nno group\n" + groups.read_text())
+    assert host_memory(root).total_bytes == 8 * GIB
+
+
+@pytest.mark.parametrize("limit", ["max\n", f"{2**63 - 4096}\n", "", "8²\n"])
 def test_a_group_without_a_limit_changes_nothing(limit: str, root: Path) -> None:
     write_group(root, version=2, path="/job", top="/", folder="job", memory__max=limit, memory__current="5\n")
     assert host_memory(root).total_bytes == 64 * GIB

@@ -86,6 +86,15 @@ def test_tensorboard_reads_what_was_written(tmp_path: Path) -> None:
     assert "train/mfu_full" in events.Tags()["scalars"]
 
 
+def test_the_name_of_a_domain_is_shown_by_tensorboard_and_not_obeyed(tmp_path: Path) -> None:
+    sink = TensorBoard(tmp_path, start_step=0)
+    sink.write(replace(VALIDATION, validation_loss={"\x1b[31m": 5.5, "\ud800": 5.75}))
+    sink.close()
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert set(events.Tags()["scalars"]) >= {r"validation_loss/\x1b[31m", r"validation_loss/\ud800"}
+
+
 def test_the_summary_goes_from_the_first_to_the_last_record(tmp_path: Path) -> None:
     metrics = tmp_path / "metrics.jsonl"
     with metrics.open("wb+", buffering=0) as stream:
