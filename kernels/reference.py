@@ -9,6 +9,8 @@ differences) and rounds once, at the end, to the dtype of its input. A faster ve
 test states by how much the results may then differ.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -34,17 +36,43 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return (wide * inverse_rms * weight.to(wide.dtype)).to(x.dtype)
 
 
-def rotary_angles(seq_length: int, head_size: int, theta: float, device: torch.device | None = None) -> Tensor:
-    """Return the rotation angle of every position and every pair of channels: position * theta^(-2i/d), i = 0 .. d/2 - 1.
+def rotary_frequencies(head_size: int, theta: float, device: torch.device | None = None) -> Tensor:
+    """Return the angle that each pair of channels turns by from one position to the next: theta^(-2i/d), i = 0 .. d/2 - 1.
 
-    Args: seq_length s; head_size d, even; theta, the base of the geometric series of wavelengths (10,000 in the paper).
-    Returns: [s, d/2], radians, fp32.
+    Args: head_size d, even; theta, the base of the geometric series of wavelengths (10,000 in the paper).
+    Returns: [d/2], radians, fp32.
     Source: Su et al., RoFormer, 2021 (arXiv:2104.09864), section 3.2.2.
     """
     assert head_size % 2 == 0, f"head_size ({head_size}) must be even: rotary embedding turns pairs of channels"
-    exponent = torch.arange(0, head_size, 2, dtype=torch.float32, device=device) / head_size  # [d/2]
-    position = torch.arange(seq_length, dtype=torch.float32, device=device)  # [s]
-    return torch.outer(position, theta**-exponent)
+    return theta ** -(torch.arange(0, head_size, 2, dtype=torch.float32, device=device) / head_size)
+
+
+def llama3_frequencies(
+    frequencies: Tensor, *, factor: float, low_freq_factor: float, high_freq_factor: float, original_length: int
+) -> Tensor:
+    """Divide slow rotary frequencies by a factor, leave fast ones, and pass smoothly from the ones to the others.
+
+    A pair of channels that makes fewer than low_freq_factor turns within the original length is slow, one with more than
+    high_freq_factor is fast. For linear scaling all are divided.
+
+    Args: frequencies [d/2] as of rotary_frequencies; original_length, tokens in the sequences of the training before.
+    Returns: [d/2].
+    Source: Grattafiori et al., Llama 3, 2024 (arXiv:2407.21783); the smooth part is that of the published code of Llama 3.1.
+    """
+    turns = original_length * frequencies / (2 * math.pi)
+    kept = ((turns - low_freq_factor) / (high_freq_factor - low_freq_factor)).clamp(
+        0.0, 1.0
+    )  # share that is not divided
+    return frequencies * (kept + (1 - kept) / factor)
+
+
+def rotary_angles(seq_length: int, frequencies: Tensor) -> Tensor:
+    """Return the rotation angle of every position and every pair of channels: position * frequency.
+
+    Args: seq_length s; frequencies [d/2].
+    Returns: [s, d/2], radians, fp32.
+    """
+    return torch.outer(torch.arange(seq_length, dtype=torch.float32, device=frequencies.device), frequencies)
 
 
 def rotary_embedding(x: Tensor, theta: float) -> Tensor:
@@ -53,12 +81,14 @@ def rotary_embedding(x: Tensor, theta: float) -> Tensor:
     Half-rotation layout, as in GPT-NeoX and Hugging Face's Llama: channel i is paired with channel i + d/2. The paper,
     and Meta's own checkpoints, pair 2i with 2i + 1; the two differ by a fixed permutation of each head's channels.
 
-    Args: x [s, b, n, d], positions 0 .. s - 1; theta as in rotary_angles.
+    Args: x [s, b, n, d], positions 0 .. s - 1; theta as in rotary_frequencies.
     Returns: [s, b, n, d] in x.dtype.
     Source: Su et al., RoFormer, 2021 (arXiv:2104.09864).
     """
     assert x.dim() == 4, f"x must be [s, b, n, d], got {tuple(x.shape)}"
-    angles = rotary_angles(x.shape[0], x.shape[-1], theta, x.device)[:, None, None, :]  # [s, 1, 1, d/2]
+    angles = rotary_angles(x.shape[0], rotary_frequencies(x.shape[-1], theta, x.device))[
+        :, None, None, :
+    ]  # [s, 1, 1, d/2]
     first, second = x.to(_compute_dtype(x.dtype)).chunk(2, dim=-1)  # each [s, b, n, d/2]
     cos, sin = angles.cos(), angles.sin()
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)

@@ -10,13 +10,22 @@ def kv_channels(model: ModelConfig) -> int:
     return model.kv_channels if model.kv_channels is not None else model.hidden_size // model.num_attention_heads
 
 
+def next_multiple(value: int, factor: int) -> int:
+    """The smallest multiple of the factor that is not below the value."""
+    return -(-value // factor) * factor
+
+
+def has_rotary_positions(model: ModelConfig, layer: int) -> bool:
+    """Whether a layer, counted from 0, turns its queries and keys by their positions."""
+    return model.no_rope_layer_interval is None or (layer + 1) % model.no_rope_layer_interval != 0
+
+
 def padded_vocab_size(model: ModelConfig) -> int:
     """Rows of the embedding in memory: vocab_size rounded up, the same for every layout.
 
     Megatron pads by the tensor-parallel size, so that the model itself depends on the layout; ours does not.
     """
-    multiple = model.make_vocab_size_divisible_by
-    return -(-model.vocab_size // multiple) * multiple
+    return next_multiple(model.vocab_size, model.make_vocab_size_divisible_by)
 
 
 def num_tokens(model: ModelConfig, *, tokenizer_vocab_size: int) -> int:

@@ -20,7 +20,8 @@ LONGEST_S = 1_000_000_000
 
 POSITIVE = {
     "model": ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups", "vocab_size",
-              "kv_channels", "make_vocab_size_divisible_by", "layernorm_epsilon", "init_method_std"),
+              "kv_channels", "make_vocab_size_divisible_by", "layernorm_epsilon", "init_method_std",
+              "no_rope_layer_interval", "rotary_scaling_low_freq_factor", "rotary_scaling_high_freq_factor"),
     "data": ("seq_length",),
     "parallel": ("tensor_model_parallel_size", "pipeline_model_parallel_size",
                  "virtual_pipeline_model_parallel_size", "data_parallel_size", "timeout_s"),
@@ -37,7 +38,7 @@ NOT_NEGATIVE = {
 LARGEST = {
     "model": {"num_layers": 10_000, "hidden_size": 2**20, "ffn_hidden_size": 2**24, "num_attention_heads": 2**16,
               "num_query_groups": 2**16, "kv_channels": 2**16, "vocab_size": 2**31 - 1,
-              "make_vocab_size_divisible_by": 2**20},
+              "make_vocab_size_divisible_by": 2**20, "no_rope_layer_interval": 10_000},
     "data": {"seq_length": 2**31 - 1},
     "parallel": {"tensor_model_parallel_size": 2**16, "pipeline_model_parallel_size": 2**16,
                  "virtual_pipeline_model_parallel_size": 2**16, "data_parallel_size": 2**20, "timeout_s": LONGEST_S},

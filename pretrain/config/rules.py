@@ -11,12 +11,14 @@ from pretrain.config.derive import (
     consumed_samples_at,
     data_parallel_size,
     lr_decay_samples,
+    next_multiple,
     num_microbatches,
     padded_vocab_size,
     ramp_stages,
     train_samples,
 )
-from pretrain.config.number_rules import LARGEST_INTEGER, LARGEST_SAMPLE, check_numbers, size_problem
+from pretrain.config.model_rules import check_model
+from pretrain.config.number_rules import LARGEST_INTEGER, LARGEST_SAMPLE, check_numbers
 from pretrain.config.path_rules import check_path_texts
 from pretrain.config.schema import (
     BatchRampConfig,
@@ -48,7 +50,7 @@ def check(run: RunConfig, since: Standing = NEW_RUN) -> None:
 def _check(run: RunConfig, since: Standing, passes: Callable[[RunConfig], bool]) -> None:
     check_path_texts(run)
     check_numbers(run, passes)
-    _check_model(run.model)
+    check_model(run.model)
     _check_parallel(run.parallel, run.model, run.train)
     _check_batch(run.train, run.parallel, run.parallel.data_parallel_size or 1)
     _check_optim(run.optim, run.train, since)
@@ -74,39 +76,6 @@ def check_ranks(run: RunConfig, num_ranks: int) -> None:
     Raises: UserError naming the first broken rule.
     """
     _check_batch(run.train, run.parallel, data_parallel_size(run.parallel, num_ranks=num_ranks))
-
-
-def _check_model(model: ModelConfig) -> None:
-    if model.kv_channels is None and model.hidden_size % model.num_attention_heads:
-        raise UserError(
-            f"model.hidden_size ({model.hidden_size}) must be a multiple of model.num_attention_heads "
-            f"({model.num_attention_heads}), or model.kv_channels must state the head size; "
-            f"{_next_multiple(model.hidden_size, model.num_attention_heads)} works"
-        )
-    head_size = model.kv_channels or model.hidden_size // model.num_attention_heads
-    if head_size % 2:
-        raise UserError(
-            f"the head size ({head_size}: model.kv_channels, or model.hidden_size / model.num_attention_heads) must be even "
-            f"for rotary positions; model.kv_channels={head_size + 1} works"
-        )
-    if model.num_attention_heads % model.num_query_groups:
-        works = max(g for g in range(1, model.num_query_groups + 1) if model.num_attention_heads % g == 0)
-        raise UserError(
-            f"model.num_attention_heads ({model.num_attention_heads}) must be a multiple of model.num_query_groups "
-            f"({model.num_query_groups}); num_query_groups={works} works"
-        )
-
-
-def model_problem(model: ModelConfig) -> str | None:
-    """Return what is wrong with a model that was read from a file of another kind than a run's config; None if nothing is."""
-    problem = size_problem(model)
-    if problem is not None:
-        return problem
-    try:
-        _check_model(model)
-    except UserError as error:
-        return str(error)
-    return None
 
 
 def _check_parallel(parallel: ParallelConfig, model: ModelConfig, train: TrainConfig) -> None:
@@ -145,7 +114,7 @@ def _check_pipeline(parallel: ParallelConfig, model: ModelConfig) -> None:
         )
     stages = pipeline * virtual
     if model.num_layers % stages:
-        works = _next_multiple(model.num_layers, stages)
+        works = next_multiple(model.num_layers, stages)
         raise UserError(
             f"model.num_layers ({model.num_layers}) must be a multiple of parallel.pipeline_model_parallel_size ({pipeline}) * "
             f"parallel.virtual_pipeline_model_parallel_size ({virtual}) = {stages}, so that every stage holds as many layers; "
@@ -186,7 +155,7 @@ def _check_batch(train: TrainConfig, parallel: ParallelConfig, replicas: int) ->
             raise UserError(
                 f"the interleaved schedule needs a multiple of parallel.pipeline_model_parallel_size ({pipeline}) microbatches per "
                 f"step and a global batch of {size} gives {microbatches}; a global batch of "
-                f"{_next_multiple(microbatches, pipeline) * train.micro_batch_size * replicas} works"
+                f"{next_multiple(microbatches, pipeline) * train.micro_batch_size * replicas} works"
             )
 
 
@@ -270,7 +239,7 @@ def _check_data(run: RunConfig) -> None:
     if run.parallel.sequence_parallel and run.data.seq_length % tensor:
         raise UserError(
             f"data.seq_length ({run.data.seq_length}) must be a multiple of parallel.tensor_model_parallel_size ({tensor}) with "
-            f"sequence_parallel; {_next_multiple(run.data.seq_length, tensor)} works"
+            f"sequence_parallel; {next_multiple(run.data.seq_length, tensor)} works"
         )
     if not run.data.train:
         raise UserError("data.train (empty) must name at least one source, such as [{prefix: shards/train}]")
@@ -379,7 +348,3 @@ def _check_spikes(spikes: SpikeConfig) -> None:
         raise UserError(
             f"train.spikes.max_skipped_spikes ({spikes.max_skipped_spikes}) must not be negative; 0 skips none"
         )
-
-
-def _next_multiple(value: int, factor: int) -> int:
-    return -(-value // factor) * factor

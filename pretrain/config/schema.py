@@ -12,7 +12,7 @@ from omegaconf import MISSING
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Shape and initial values of a Llama-family decoder."""
+    """Shape and initial values of a decoder. The fields that it states make it one of the families of pretrain/model/families."""
 
     num_layers: int = MISSING
     """Transformer layers."""
@@ -34,6 +34,20 @@ class ModelConfig:
     """True ties the output projection to the embedding."""
     rotary_base: float = 10_000.0
     """Theta of the rotary position embedding."""
+    rotary_scaling: Literal["none", "linear", "llama3"] = "none"
+    """Change of the rotary frequencies for long sequences: all of them, or the slow ones as Llama 3.1 does, divided by a factor."""
+    rotary_scaling_factor: float = 1.0
+    """Number that frequencies are divided by."""
+    rotary_scaling_original_length: int | None = None
+    """Tokens in the sequences of the training before the change, for llama3: what is slow is judged by it."""
+    rotary_scaling_low_freq_factor: float = 1.0
+    """Turns within the original length below which a frequency is divided by the whole factor, for llama3."""
+    rotary_scaling_high_freq_factor: float = 4.0
+    """Turns within the original length above which a frequency stays as it is, for llama3."""
+    no_rope_layer_interval: int | None = None
+    """Layers N, 2N, ... have no rotary positions (NoPE, as every 4th of SmolLM3); null means that all layers have them."""
+    qk_layernorm: bool = False
+    """True applies RMSNorm to each query head and each key head, before rotary positions (QK-norm, as Qwen3)."""
     layernorm_epsilon: float = 1e-5
     """Added to the mean square inside RMSNorm."""
     init_method_std: float = 0.02

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fanal.kernels.reference import rms_norm, rotary_angles, swiglu
-from pretrain.config.derive import kv_channels
+from fanal.kernels.reference import rms_norm, rotary_angles, rotary_frequencies, swiglu
+from pretrain.config.derive import has_rotary_positions, kv_channels
 from pretrain.config.schema import ModelConfig
 from pretrain.model.families import table_of
 from pretrain.model.families.table import (
@@ -32,6 +32,7 @@ from pretrain.model.families.table import (
     QUERY_NORM,
     layer_tensor,
 )
+from pretrain.model.rotary import scaled_frequencies
 
 BLOCK_TOKENS = 512
 """New positions that go through the layers at a time: the scores of a whole long prompt would fill the memory."""
@@ -49,7 +50,10 @@ class Cache:
         shape = (model.num_layers, batch, max_length, model.num_query_groups, kv_channels(model))
         self.keys = torch.empty(shape, dtype=decoder.dtype, device=decoder.device)
         self.values = torch.empty_like(self.keys)
-        angles = rotary_angles(max_length, kv_channels(model), model.rotary_base, decoder.device)
+        frequencies = scaled_frequencies(
+            model, rotary_frequencies(kv_channels(model), model.rotary_base, decoder.device)
+        )
+        angles = rotary_angles(max_length, frequencies)
         self.cos, self.sin = angles.cos()[:, None, :], angles.sin()[:, None, :]  # [max_length, 1, d/2]
         self.length = 0
         """Number of positions in the cache."""
@@ -142,11 +146,13 @@ class InferenceDecoder:
         mixed = (x @ layer[QUERY_KEY_VALUE].T).view(batch, length, groups, -1, head_size)  # [b, s, g, r + 2, d]
         query = self._normed(mixed[:, :, :, :-2], layer, QUERY_NORM)
         key, value = self._normed(mixed[:, :, :, -2:-1], layer, KEY_NORM), mixed[:, :, :, -1]
-        cos, sin = cache.cos[start:end, None], cache.sin[start:end, None]  # [s, 1, 1, d/2]
-        cache.keys[number, :, start:end] = _rotate(key, cos, sin).squeeze(3)
+        if has_rotary_positions(self.model, number):
+            cos, sin = cache.cos[start:end, None], cache.sin[start:end, None]  # [s, 1, 1, d/2]
+            query, key = _rotate(query, cos, sin), _rotate(key, cos, sin)
+        cache.keys[number, :, start:end] = key.squeeze(3)
         cache.values[number, :, start:end] = value
         keys, values = cache.keys[number, :, :end], cache.values[number, :, :end]  # [b, t, g, d]
-        scores = torch.einsum("bsgrd,btgd->bgrst", _rotate(query, cos, sin), keys).float() * head_size**-0.5
+        scores = torch.einsum("bsgrd,btgd->bgrst", query, keys).float() * head_size**-0.5
         positions = torch.arange(end, device=x.device)
         unseen = positions[None, :] > positions[start:, None]  # [s, t]
         probabilities = scores.masked_fill(unseen, float("-inf")).softmax(dim=-1).to(values.dtype)

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-from pretrain.config.derive import kv_channels
+from pretrain.config.derive import has_rotary_positions, kv_channels
 from pretrain.config.schema import RunConfig
 from pretrain.model.families import table_of
 from pretrain.model.families.table import KEY_NORM, QUERY_NORM
@@ -36,6 +36,7 @@ def transformer_config(run: RunConfig) -> TransformerConfig:
         gated_linear_unit=True,
         activation_func=torch.nn.functional.silu,
         add_bias_linear=False,
+        no_rope_freq=[int(not has_rotary_positions(model, layer)) for layer in range(model.num_layers)],
         attention_dropout=0.0,
         hidden_dropout=0.0,
         init_method_std=model.init_method_std,

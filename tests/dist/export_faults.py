@@ -35,7 +35,7 @@ class Case:
     to: str
     options: dict[str, Any] = field(default_factory=dict)
     overrides: tuple[str, ...] = ()
-    fault: tuple[str, ...] = ()
+    fault: tuple[Any, ...] = ()
     """Name of a function here, and its arguments."""
 
 
@@ -150,6 +150,17 @@ def config_says(key: str, value: str) -> contextlib.AbstractContextManager[Any]:
         if key == "rope_theta":
             content["rope_parameters"] = {**content["rope_parameters"], key: content[key]}
         return content
+
+    return mock.patch.object(to_hf, "hf_config", planted)
+
+
+def rotary_factor_of(value: float) -> contextlib.AbstractContextManager[Any]:
+    """Another factor of the rotary scaling, at both of its places."""
+    real = to_hf.hf_config
+
+    def planted(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        content = real(*args, **kwargs)
+        return content | {key: content[key] | {"factor": value} for key in ("rope_scaling", "rope_parameters")}
 
     return mock.patch.object(to_hf, "hf_config", planted)
 

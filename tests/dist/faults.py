@@ -1,15 +1,14 @@
 """Planted faults: each breaks one rank's work the way a real bug would. Called in every rank before the run starts."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 
-from pretrain.config.derive import kv_channels
-from pretrain.config.schema import ModelConfig, RunConfig
+from pretrain.config.schema import RunConfig
 from tests.dist.faults_at_the_start import origin_half_forgotten as origin_half_forgotten
 from tests.dist.faults_at_the_start import start_is_saved as start_is_saved
 
@@ -153,29 +152,34 @@ def uneven_masks() -> None:
     loop.train_micro_batches = masked
 
 
-def norms_on_the_heads() -> None:
-    """Not a fault: a family with a norm over each query head and each key head, which is a table alone."""
-    from pretrain.model import families
-    from pretrain.model.families.table import KEY_NORM, QUERY_NORM, Table, norm
-
-    def table(model: ModelConfig) -> Table:
-        llama, head = families.LLAMA.table(model), kv_channels(model)
-        added = (norm(QUERY_NORM, head, hf="q_norm"), norm(KEY_NORM, head, hf="k_norm"))
-        return replace(llama, layer=(*llama.layer, *added))
-
-    families.FAMILIES = (replace(families.LLAMA, table=table),)
-
-
 def norms_on_the_heads_not_reduced() -> None:
-    """Such norms, and each tensor-parallel rank updates its copies from the gradients of its own heads alone."""
+    """Each tensor-parallel rank updates its copies of norms over heads from the gradients of its own heads alone."""
+    _translate(lambda config: setattr(config, "qk_layernorm", False))
+
+
+def rotary_positions_left_out_of_another_layer() -> None:
+    """The last rank leaves rotary positions out of the layer after the right one."""
+    if int(os.environ["RANK"]) == int(os.environ["WORLD_SIZE"]) - 1:
+        _translate(lambda config: setattr(config, "no_rope_freq", [0, *config.no_rope_freq[:-1]]))
+
+
+def rotary_frequencies_not_scaled_on_one_rank() -> None:
+    """The last rank turns queries and keys as before their scaling."""
     from pretrain.model import gpt
 
-    norms_on_the_heads()
+    if int(os.environ["RANK"]) == int(os.environ["WORLD_SIZE"]) - 1:
+        gpt.scaled_frequencies = lambda model, frequencies: frequencies
+
+
+def _translate(change: Callable[[Any], None]) -> None:
+    """Change megatron's configuration."""
+    from pretrain.model import gpt
+
     translate = gpt.transformer_config
 
     def broken(run: RunConfig) -> Any:
         config = translate(run)
-        config.qk_layernorm = False
+        change(config)
         return config
 
     gpt.transformer_config = broken

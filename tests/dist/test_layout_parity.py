@@ -82,18 +82,6 @@ def test_uneven_loss_masks_weigh_every_token_alike_in_every_layout(small_run: Pa
     assert_same_training(wide, reference)
 
 
-def test_norms_over_heads_train_alike_where_ranks_split_the_heads(small_run: Path, tmp_path: Path, tp1: Trace) -> None:
-    reference = run_and_trace(make_run(small_run, tmp_path / "one"), "norms_on_the_heads")
-    assert reference.losses[1] != tp1.losses[1], "the norms must take part"
-    layout = (*TP2, *PP2)
-    assert_same_training(
-        run_and_trace(make_run(small_run, tmp_path / "split", *layout), "norms_on_the_heads"), reference
-    )
-    broken = run_and_trace(make_run(small_run, tmp_path / "broken", *layout), "norms_on_the_heads_not_reduced")
-    with pytest.raises(AssertionError, match=r"(loss|gradient norm) of step \d+: .* more than"):
-        assert_same_training(unless_noticed_at_the_save(broken), reference)
-
-
 def assert_follows_in_bf16(trace: Trace, reference: Trace) -> None:
     assert_same_training(trace, reference, loss=BF16.loss, grad_norm=float("inf"))
     pairs = zip(trace.grad_norms.values(), reference.grad_norms.values(), strict=True)

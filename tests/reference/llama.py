@@ -11,8 +11,9 @@ Sources: Touvron et al., Llama, 2023 (arXiv:2302.13971) and Llama 2, 2023 (arXiv
 (arXiv:1711.05101).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -198,8 +199,17 @@ def gradients_by_megatron_name(model: ReferenceLlama) -> dict[str, Tensor]:
     return {name: torch.cat(blocks) for name, blocks in fused_layout(model, gradients=True).items()}
 
 
+class Trainable(Protocol):
+    """A model that ``train_reference`` takes: this one, or another program's."""
+
+    @property
+    def parameters(self) -> Callable[[], Iterable[Tensor]]: ...
+
+    def loss(self, tokens: Tensor, labels: Tensor, loss_mask: Tensor, /) -> tuple[Tensor, Tensor]: ...
+
+
 def train_reference(
-    model: ReferenceLlama,
+    model: Trainable,
     batches: Sequence[tuple[Tensor, Tensor, Tensor]],
     learning_rates: Sequence[float],
     *,

@@ -64,4 +64,45 @@ DOCUMENT_LAYOUTS = (
 )
 """Layouts of runs with data.document_mask; pp4 is the one with stages that read no tokens."""
 
+FULL_RECOMPUTE = ("train.recompute=full",)
+
+
+@dataclass(frozen=True)
+class FamilyRun:
+    """A small model of one family, with a fault in what is its own, and the layout that shows it."""
+
+    architecture: str
+    overrides: tuple[str, ...]
+    fault: str
+    """Name of a function in tests/dist/faults.py."""
+    broken_layout: str
+    """Name of the layout, of FAMILY_LAYOUTS."""
+    export_fault: tuple[object, ...]
+    """Name of a function in tests/dist/export_faults.py, and its arguments."""
+
+
+FAMILY_LAYOUTS = {
+    "tp2-sp": TP2 + SP,
+    "pp2-vp2": PP2 + VP2,
+    "dp2": DP2,
+    "tp2-pp2-full-recompute": TP2 + PP2 + FULL_RECOMPUTE,
+}
+FAMILY_RUNS = {
+    "llama-3.1": FamilyRun(
+        "LlamaForCausalLM",
+        ("model.rotary_scaling=llama3", "model.rotary_scaling_factor=8", "model.rotary_scaling_original_length=32"),
+        "rotary_frequencies_not_scaled_on_one_rank", "pp2-vp2", ("rotary_factor_of", 7.5),
+    ),
+    "qwen3": FamilyRun(
+        "Qwen3ForCausalLM", ("model.qk_layernorm=true", "model.kv_channels=16", "model.rotary_base=1000000"),
+        "norms_on_the_heads_not_reduced", "tp2-pp2-full-recompute", ("norm_set_to_one", "model.layers.1.self_attn.q_norm.weight"),
+    ),
+    "smollm3": FamilyRun(
+        "SmolLM3ForCausalLM",
+        ("model.no_rope_layer_interval=3", "model.share_embeddings_and_output_weights=true", "data.document_mask=true"),
+        "rotary_positions_left_out_of_another_layer", "pp2-vp2", ("config_says", "no_rope_layers", "[1, 0, 1, 1]"),
+    ),
+}  # fmt: skip
+"""One for each family beside Llama; rotary scalings are a part of Llama's."""
+
 TIED = ("model.share_embeddings_and_output_weights=true",)

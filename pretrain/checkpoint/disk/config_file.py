@@ -15,9 +15,9 @@ from fanal.reason import reason
 from fanal.run_folder import CONFIG
 from fanal.shown import shown
 from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, read_small_file
+from pretrain.config.model_rules import model_problem
 from pretrain.config.read_yaml import parse_yaml
 from pretrain.config.renamed import with_current_names
-from pretrain.config.rules import model_problem
 from pretrain.config.schema import ModelConfig, OptimConfig, RunConfig, TrainConfig
 
 

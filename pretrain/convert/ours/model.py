@@ -19,6 +19,7 @@ from pretrain.config.derive import kv_channels
 from pretrain.config.schema import DataConfig, ModelConfig, OptimConfig, ParallelConfig, RunConfig, TrainConfig
 from pretrain.model.families.table import EMBEDDING, FINAL_NORM, OUTPUT, layer_tensor
 from pretrain.model.layer_spec import RMSNorm, layer_spec
+from pretrain.model.rotary import scaled_frequencies
 from pretrain.model.translate import transformer_config
 
 Point = tuple[str, list[torch.Tensor]]
@@ -36,6 +37,7 @@ class OurModel:
         self._is_rounded = dtype == "bfloat16"
         self._config = transformer_config(_alone(model))
         self._rotary = RotaryEmbedding(kv_channels(model), 1.0, rotary_base=model.rotary_base)  # type: ignore[arg-type]
+        self._rotary.inv_freq = scaled_frequencies(model, self._rotary.inv_freq)
         self._normed: list[torch.Tensor] = []
         self._output: torch.Tensor | None = None
 
@@ -53,6 +55,7 @@ class OurModel:
         layer.pre_mlp_layernorm.register_forward_pre_hook(lambda _, inputs: middle.append(inputs[0]))
         angles = self._rotary(max(len(ids) for ids in texts))  # [s, 1, 1, d]
         for number in range(self._model.num_layers):
+            layer.self_attention.layer_number = number + 1  # it tells whether the layer has rotary positions
             for name, parameter in layer.named_parameters():
                 self._fill(parameter, layer_tensor(number, name))
             middle.clear()

@@ -60,15 +60,19 @@ def read_hf_config(folder: Path, *, make_vocab_size_divisible_by: int = 128) -> 
 
 
 def _family(fields: HfFields) -> Family:
-    """Return the family that ``architectures`` names. Raises: UnsupportedModelError."""
+    """Return the family that ``architectures`` names, or ``model_type`` where it is not stated. Raises: UnsupportedModelError."""
     if fields.get("auto_map"):
         raise fields.refuse("auto_map", fields.get("auto_map"), "names code in the folder, which is never run")
-    stated = fields.get("architectures", [])
-    found = [family for family in FAMILIES if stated == [family.architecture]]
+    stated, model_type = fields.get("architectures", []), fields.get("model_type")
+    found = [
+        family
+        for family in FAMILIES
+        if stated == [family.architecture] or (not stated and model_type == family.model_type)
+    ]
     if not found:
-        supported = " and ".join(family.architecture for family in FAMILIES)
+        supported = ", ".join(family.architecture for family in FAMILIES)
         raise fields.refuse("architectures", stated, f"must be a supported one: {supported}")
-    family, model_type = found[0], fields.get("model_type")
+    family = found[0]
     if model_type not in (None, family.model_type):
         raise fields.refuse(
             "model_type", model_type, f"must be {family.model_type!r}, which goes with {family.architecture}"

@@ -11,9 +11,11 @@ from pretrain.config.schema import ModelConfig
 from pretrain.model.families.family import Family
 from pretrain.model.families.llama import LLAMA
 from pretrain.model.families.mistral import MISTRAL
+from pretrain.model.families.qwen3 import QWEN3
+from pretrain.model.families.smollm3 import SMOLLM3
 from pretrain.model.families.table import Table, TensorSpec
 
-FAMILIES: tuple[Family, ...] = (LLAMA, MISTRAL)
+FAMILIES: tuple[Family, ...] = (LLAMA, MISTRAL, QWEN3, SMOLLM3)
 """All families. A model belongs to the first one that uses every field it states."""
 
 

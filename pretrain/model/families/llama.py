@@ -3,7 +3,8 @@
 Our tensors are Megatron's: linear_qkv holds, query group by query group, the group's query heads, its key head and its value
 head; linear_fc1 holds the gate and then the up projection. Both sides rotate the two halves of a head, so no row changes its
 place within a head.
-Source: Touvron et al., Llama, 2023 (arXiv:2302.13971) and Llama 2, 2023 (arXiv:2307.09288).
+Source: Touvron et al., Llama, 2023 (arXiv:2302.13971) and Llama 2, 2023 (arXiv:2307.09288); scaled rotary positions: Grattafiori et
+al., Llama 3, 2024 (arXiv:2407.21783).
 """
 
 import math
@@ -13,6 +14,7 @@ from pretrain.config.derive import kv_channels, padded_vocab_size
 from pretrain.config.schema import ModelConfig
 from pretrain.model.families.family import Family
 from pretrain.model.families.hf_fields import HfFields
+from pretrain.model.families.rotary import ROTARY_FIELDS, read_rotary, write_rotary
 from pretrain.model.families.table import (
     ATTENTION_OUTPUT,
     DOWN,
@@ -30,9 +32,6 @@ from pretrain.model.families.table import (
     TensorSpec,
     norm,
 )
-
-ROPE_THETA = 10_000.0
-"""Value of rope_theta in a config that does not state it, such as those of Llama 1 and 2."""
 
 
 def table(model: ModelConfig) -> Table:
@@ -116,10 +115,7 @@ def _query_key_value(model: ModelConfig) -> tuple[HfPart, ...]:
 
 
 def write_config(model: ModelConfig) -> dict[str, Any]:
-    """Return the part of a model's config.json that states its arithmetic.
-
-    Both current major versions of `transformers` read it: 4 reads ``rope_theta``, 5 ``rope_parameters``.
-    """
+    """Return the part of a model's config.json that states its arithmetic."""
     return {
         "attention_bias": False,
         "attention_dropout": 0.0,
@@ -133,8 +129,7 @@ def write_config(model: ModelConfig) -> dict[str, Any]:
         "num_hidden_layers": model.num_layers,
         "num_key_value_heads": model.num_query_groups,
         "rms_norm_eps": model.layernorm_epsilon,
-        "rope_parameters": {"rope_theta": model.rotary_base, "rope_type": "default"},
-        "rope_theta": model.rotary_base,
+        **write_rotary(model),
         "tie_word_embeddings": model.share_embeddings_and_output_weights,
     }
 
@@ -142,12 +137,20 @@ def write_config(model: ModelConfig) -> dict[str, Any]:
 def read_config(fields: HfFields) -> ModelConfig:
     """Read the model of a config.json. Raises: UnsupportedModelError."""
     heads = fields.get("num_attention_heads")  # Llama 1 had no groups
-    return read_llama_like(fields, default_groups=heads, default_window=None)
+    return read_llama_like(fields, default_groups=heads, window=fields.get("sliding_window"))
 
 
-def read_llama_like(fields: HfFields, *, default_groups: int | None, default_window: int | None) -> ModelConfig:
-    """Read the model of a config.json, with a family's defaults of num_key_value_heads and sliding_window.
+def read_llama_like(
+    fields: HfFields,
+    *,
+    default_groups: int | None,
+    window: Any,
+    default_head_size: int | None = None,
+    default_tied: bool = False,
+) -> ModelConfig:
+    """Read the model of a config.json, with what its family takes for a key that is not stated.
 
+    Args: window: value of sliding_window that acts, None for none; default_head_size: None is hidden_size / num_attention_heads.
     Raises: UnsupportedModelError.
     """
     _refuse_other_arithmetic(fields)
@@ -155,15 +158,15 @@ def read_llama_like(fields: HfFields, *, default_groups: int | None, default_win
     groups = fields.size("num_key_value_heads", default_groups)
     if heads % groups:
         raise fields.refuse("num_attention_heads", heads, f"must be a multiple of num_key_value_heads ({groups})")
-    head_size = fields.get("head_dim")
+    head_size = fields.get("head_dim", default_head_size)
     if head_size is None and hidden % heads:
         raise fields.refuse(
             "hidden_size", hidden, f"must be a multiple of num_attention_heads ({heads}) where head_dim is not stated"
         )
-    head_size = fields.size("head_dim", hidden // heads)
+    head_size = fields.size("head_dim", default_head_size or hidden // heads)
     if head_size % 2:
         raise fields.refuse("head_dim", head_size, "must be even: rotary positions turn pairs of channels")
-    tied = fields.get("tie_word_embeddings", False)
+    tied = fields.get("tie_word_embeddings", default_tied)
     if not isinstance(tied, bool):
         raise fields.refuse("tie_word_embeddings", tied, "must be true or false")
     model = ModelConfig(
@@ -176,46 +179,25 @@ def read_llama_like(fields: HfFields, *, default_groups: int | None, default_win
         kv_channels=None if head_size * heads == hidden else head_size,
         vocab_size=fields.size("vocab_size"),
         share_embeddings_and_output_weights=tied,
-        rotary_base=_rotary_base(fields),
+        **read_rotary(fields),
         layernorm_epsilon=fields.number("rms_norm_eps", fields.get("rms_norm_eps")),
         init_method_std=fields.number("initializer_range", fields.get("initializer_range", 0.02)),
     )
-    _refuse_sliding_window(fields, default_window)
+    _refuse_sliding_window(fields, window)
     return model
 
 
 def _refuse_other_arithmetic(fields: HfFields) -> None:
     """Refuse settings with which the same weights are a different model. pretraining_tp is not one: it only orders sums."""
-    for name, needed in (("attention_bias", False), ("mlp_bias", False), ("hidden_act", "silu")):
-        value = fields.get(name, needed)
-        if value != needed:
-            raise fields.refuse(name, value, f"is not supported; {needed!r} works")
-    for name in ("rope_scaling", "rope_parameters"):
-        stated = fields.get(name, {})
-        if not isinstance(stated, dict):
-            raise fields.refuse(name, stated, "must be an object")
-        kinds = [stated.get(key, "default") for key in ("rope_type", "type")]
-        if kinds != ["default", "default"] or set(stated) - {
-            "rope_type",
-            "type",
-            "rope_theta",
-            "partial_rotary_factor",
-        }:
-            raise fields.refuse(
-                name, stated, "changes the rotary positions, which is not supported; rope_type 'default' works"
-            )
-        if stated.get("partial_rotary_factor", 1.0) != 1.0:
-            raise fields.refuse(
-                f"{name}.partial_rotary_factor", stated["partial_rotary_factor"], "is not supported; 1.0 works"
-            )
-    if fields.get("partial_rotary_factor", 1.0) != 1.0:
-        raise fields.refuse("partial_rotary_factor", fields.get("partial_rotary_factor"), "is not supported; 1.0 works")
+    for name, works in (("attention_bias", (False,)), ("mlp_bias", (False,)), ("hidden_act", ("silu", "swish"))):
+        value = fields.get(name, works[0])
+        if value not in works:
+            raise fields.refuse(name, value, f"is not supported; {works[0]!r} works")
 
 
-def _refuse_sliding_window(fields: HfFields, default_window: int | None) -> None:
+def _refuse_sliding_window(fields: HfFields, stated: Any) -> None:
     """Refuse a sliding window that is shorter than the longest sequence; a longer one hides nothing."""
     max_positions = fields.size("max_position_embeddings")
-    stated = fields.content.get("sliding_window", default_window)
     if stated is not None and (type(stated) is not int or stated < max_positions):
         raise fields.refuse(
             "sliding_window", stated,
@@ -229,15 +211,6 @@ def _refuse_sliding_window(fields: HfFields, default_window: int | None) -> None
         raise fields.refuse("layer_types", other, "is not supported; 'full_attention' works")
 
 
-def _rotary_base(fields: HfFields) -> float:
-    """Read rope_theta at the top, where transformers 4 writes it, or inside rope_parameters, where 5 does."""
-    places = [fields.get(name, {}).get("rope_theta") for name in ("rope_scaling", "rope_parameters")]
-    stated = {fields.number("rope_theta", value) for value in (fields.get("rope_theta"), *places) if value is not None}
-    if len(stated) > 1:
-        raise fields.refuse("rope_theta", sorted(stated), "is stated more than once, and must have one value")
-    return stated.pop() if stated else ROPE_THETA
-
-
 LLAMA = Family(
     title="Llama",
     architecture="LlamaForCausalLM",
@@ -245,8 +218,8 @@ LLAMA = Family(
     fields=frozenset(
         {
             "num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups", "kv_channels",
-            "vocab_size", "make_vocab_size_divisible_by", "share_embeddings_and_output_weights", "rotary_base",
-            "layernorm_epsilon", "init_method_std", "attention_backend",
+            "vocab_size", "make_vocab_size_divisible_by", "share_embeddings_and_output_weights", "layernorm_epsilon",
+            "init_method_std", "attention_backend", *ROTARY_FIELDS,
         }
     ),
     table=table,

@@ -12,7 +12,7 @@ WINDOW = 4096
 
 def read_config(fields: HfFields) -> ModelConfig:
     """Read the model of a config.json. Raises: UnsupportedModelError."""
-    return read_llama_like(fields, default_groups=None, default_window=WINDOW)
+    return read_llama_like(fields, default_groups=None, window=fields.content.get("sliding_window", WINDOW))
 
 
 MISTRAL = dataclasses.replace(

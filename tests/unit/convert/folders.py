@@ -37,14 +37,11 @@ TOKENIZER = json.dumps(
 
 
 def save_model(folder: Path, *, kind: str = "llama", dtype: str = "float32", shard: str = "5GB", **config: Any) -> Path:
-    """A model of random weights: kind "llama" or "mistral", its dtype, the size of its shards."""
+    """A model of random weights: its kind, its dtype, the size of its shards."""
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(3)
-    classes = {
-        "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM),
-        "mistral": (transformers.MistralConfig, transformers.MistralForCausalLM),
-    }
-    config_class, model_class = classes[kind]
+    name = {"llama": "Llama", "mistral": "Mistral", "qwen3": "Qwen3", "smollm3": "SmolLM3"}[kind]
+    config_class, model_class = getattr(transformers, f"{name}Config"), getattr(transformers, f"{name}ForCausalLM")
     model = model_class(config_class(**BASE | config)).to(getattr(torch, dtype))
     for parameter in model.parameters():  # norms of other values than one
         if parameter.dim() == 1:

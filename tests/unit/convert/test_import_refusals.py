@@ -18,10 +18,10 @@ from tests.unit.convert.folders import MakeFolder, edit_config
 ROOT = Path(__file__).parents[3]
 
 CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
-    "another architecture": ({"architectures": ["GPT2LMHeadModel"]}, r"architectures \(\['GPT2LMHeadModel'\]\) .* LlamaForCausalLM and MistralForCausalLM"),
-    "no architecture": ({"architectures": None}, r"architectures \(\[\]\)"),
+    "another architecture": ({"architectures": ["GPT2LMHeadModel"]}, r"architectures \(\['GPT2LMHeadModel'\]\) .* LlamaForCausalLM, MistralForCausalLM"),
+    "no architecture": ({"architectures": None, "model_type": None}, r"architectures \(\[\]\)"),
     "a list for an architecture": ({"architectures": [["LlamaForCausalLM"]]}, r"architectures .* must be a supported one"),
-    "a list for a rope type": ({"rope_scaling": {"rope_type": ["default"]}}, r"rope_scaling .* changes the rotary positions"),
+    "a list for a rope type": ({"rope_scaling": {"rope_type": ["default"]}}, r"rope_scaling .* scales the rotary positions in a way that is not supported; default, linear, llama3 work"),
     "a number for layer types": ({"layer_types": 3}, r"layer_types \(3\) .* must be a list"),
     "a number larger than any float": ({"rms_norm_eps": 10**400}, r"rms_norm_eps \(10+\.\.\.\) .* must be a number above 0"),
     "layers without end": ({"num_hidden_layers": 2_000_000_000}, r"tensors, fewer than the 2,000,000,000 layers"),
@@ -31,11 +31,13 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "attention bias": ({"attention_bias": True}, r"attention_bias \(True\) .* is not supported; False works"),
     "mlp bias": ({"mlp_bias": True}, r"mlp_bias \(True\)"),
     "another activation": ({"hidden_act": "gelu"}, r"hidden_act \('gelu'\) .* 'silu' works"),
-    "llama 3.1's rotary scaling": (
+    "llama 3.1's rotary scaling, in part": (
         {"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0}},
-        r"rope_parameters .*llama3.* changes the rotary positions, which is not supported",
+        r"rope_parameters\.high_freq_factor \(None\) .* must be a number above 0",
     ),
-    "linear scaling, transformers 4": ({"rope_scaling": {"type": "linear", "factor": 2.0}}, r"rope_scaling .*linear"),
+    "a factor and another": ({"rope_scaling": {"type": "linear", "factor": 2.0, "beta_fast": 32}}, r"rope_scaling .* states beta_fast"),
+    "two scalings": ({"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": {"type": "linear", "factor": 4.0}}, "must be that of rope_parameters"),
+    "a length below 1": ({"rope_scaling": {"type": "llama3", "factor": 2.0, "low_freq_factor": 1, "high_freq_factor": 4, "original_max_position_embeddings": 0}}, "original_max_position_embeddings .0. .* above 0"),
     "yarn": ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, r"rope_scaling .*yarn"),
     "dynamic": ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, r"rope_scaling .*dynamic"),
     "a factor without a type": ({"rope_scaling": {"factor": 2.0}}, r"rope_scaling .*factor"),

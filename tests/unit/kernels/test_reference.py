@@ -11,7 +11,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fanal.kernels.reference import causal_grouped_attention, cross_entropy, rms_norm, rotary_embedding, swiglu
+from fanal.kernels.reference import (
+    causal_grouped_attention,
+    cross_entropy,
+    llama3_frequencies,
+    rms_norm,
+    rotary_embedding,
+    rotary_frequencies,
+    swiglu,
+)
 
 DTYPES = [torch.float32, torch.bfloat16]
 
@@ -47,6 +55,21 @@ def test_rotary_embedding_is_a_turn_of_complex_numbers(dtype: torch.dtype, head_
             * torch.polar(torch.ones_like(angle), angle)[:, None, None]
         )
         assert (torch.view_as_real(neighbours).flatten(-2) - expected).abs().max() > 0.1
+
+
+def test_frequencies_of_llama_3_are_those_of_transformers() -> None:
+    from transformers import LlamaConfig
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    scaling = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    stated = {"rope_type": "llama3", "rope_theta": 5e5, "original_max_position_embeddings": 8192, **scaling}
+    config = LlamaConfig(hidden_size=512, num_attention_heads=4, rope_parameters=stated)
+    expected, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
+    plain = rotary_frequencies(128, 5e5)
+    found = llama3_frequencies(plain, **scaling, original_length=8192)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+    shares = found / plain
+    assert shares[0] == 1 and shares[-1] == 0.125 and ((shares > 0.13) & (shares < 0.99)).any(), "all three parts"
 
 
 def test_rotary_embedding_leaves_position_zero_and_lengths_alone() -> None:

@@ -177,10 +177,10 @@ def test_a_place_without_a_norm_lets_its_input_through(monkeypatch: pytest.Monke
 def test_the_decoder_refuses_a_tensor_that_it_does_not_compute_with(monkeypatch: pytest.MonkeyPatch) -> None:
     def with_a_bias(model: ModelConfig) -> Table:
         table = LLAMA.table(model)
-        return replace(table, layer=(*table.layer, norm("self_attention.linear_qkv.bias", 16, hf="b")))
+        return replace(table, layer=(*table.layer, norm("mlp.linear_fc1.bias", 16, hf="b")))
 
     monkeypatch.setattr(families, "FAMILIES", (replace(LLAMA, table=with_a_bias),))
-    with pytest.raises(AssertionError, match=r"linear_qkv\.bias"):
+    with pytest.raises(AssertionError, match=r"linear_fc1\.bias"):
         InferenceDecoder(
             MODEL, lambda name: np.zeros((1, 1)), vocab_size=1, device=torch.device("cpu"), dtype=torch.float32
         )
