@@ -14,7 +14,7 @@ from pretrain.config.derive import kv_channels, padded_vocab_size
 from pretrain.config.schema import ModelConfig
 from pretrain.model.families.family import Family
 from pretrain.model.families.hf_fields import HfFields
-from pretrain.model.families.rotary import ROTARY_FIELDS, read_rotary, write_rotary
+from pretrain.model.families.rotary import ROPE_THETA, ROTARY_FIELDS, read_rotary, write_rotary
 from pretrain.model.families.table import (
     ATTENTION_OUTPUT,
     DOWN,
@@ -147,6 +147,7 @@ def read_llama_like(
     window: Any,
     default_head_size: int | None = None,
     default_tied: bool = False,
+    default_rotary_base: float = ROPE_THETA,
 ) -> ModelConfig:
     """Read the model of a config.json, with what its family takes for a key that is not stated.
 
@@ -179,7 +180,7 @@ def read_llama_like(
         kv_channels=None if head_size * heads == hidden else head_size,
         vocab_size=fields.size("vocab_size"),
         share_embeddings_and_output_weights=tied,
-        **read_rotary(fields),
+        **read_rotary(fields, default_base=default_rotary_base),
         layernorm_epsilon=fields.number("rms_norm_eps", fields.get("rms_norm_eps")),
         init_method_std=fields.number("initializer_range", fields.get("initializer_range", 0.02)),
     )

@@ -42,7 +42,7 @@ def write_rotary(model: ModelConfig) -> dict[str, Any]:
     return found if model.rotary_scaling == "none" else found | {"rope_scaling": scaling}
 
 
-def read_rotary(fields: HfFields) -> dict[str, Any]:
+def read_rotary(fields: HfFields, *, default_base: float) -> dict[str, Any]:
     """Read the rotary positions of a config.json as fields of ModelConfig. Raises: UnsupportedModelError."""
     if fields.get("partial_rotary_factor", 1.0) != 1.0:
         raise fields.refuse("partial_rotary_factor", fields.get("partial_rotary_factor"), "is not supported; 1.0 works")
@@ -50,16 +50,16 @@ def read_rotary(fields: HfFields) -> dict[str, Any]:
     stated = [scaling for scaling in scalings if scaling]
     if len(stated) == 2 and stated[0] != stated[1]:
         raise fields.refuse("rope_scaling", fields.get("rope_scaling"), "must be that of rope_parameters, and differs")
-    return {"rotary_base": _base(fields), **(stated[0] if stated else {})}
+    return {"rotary_base": _base(fields, default_base), **(stated[0] if stated else {})}
 
 
-def _base(fields: HfFields) -> float:
+def _base(fields: HfFields, default: float) -> float:
     """Read rope_theta at the top, where transformers 4 writes it, or inside rope_parameters, where 5 does."""
     places = [fields.get(name, {}).get("rope_theta") for name in PLACES]
     stated = {fields.number("rope_theta", value) for value in (fields.get("rope_theta"), *places) if value is not None}
     if len(stated) > 1:
         raise fields.refuse("rope_theta", sorted(stated), "is stated more than once, and must have one value")
-    return stated.pop() if stated else ROPE_THETA
+    return stated.pop() if stated else default
 
 
 def _scaling(fields: HfFields, place: str) -> dict[str, Any]:

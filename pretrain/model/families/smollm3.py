@@ -14,6 +14,8 @@ from pretrain.model.families.llama import LLAMA, read_llama_like
 
 QUERY_GROUPS = 4
 """Value of num_key_value_heads in a config that does not state it."""
+ROPE_THETA = 2_000_000.0
+"""Value of rope_theta in a config that does not state it."""
 INTERVAL = 4
 """Value of no_rope_layer_interval in a config that does not state it."""
 
@@ -32,7 +34,9 @@ def write_config(model: ModelConfig) -> dict[str, Any]:
 def read_config(fields: HfFields) -> ModelConfig:
     """Read the model of a config.json. Raises: UnsupportedModelError."""
     window = fields.get("sliding_window") if fields.get("use_sliding_window", False) else None
-    model = read_llama_like(fields, default_groups=QUERY_GROUPS, window=window, default_tied=True)
+    model = read_llama_like(
+        fields, default_groups=QUERY_GROUPS, window=window, default_tied=True, default_rotary_base=ROPE_THETA
+    )
     return _with_interval(fields, model)
 
 

@@ -21,7 +21,7 @@ from pretrain.checkpoint.disk.config_file import read_model
 from pretrain.checkpoint.disk.tensors import open_tensors
 from pretrain.checkpoint.disk.verify import verify_checkpoint
 from pretrain.checkpoint.disk.weight_sums import weight_sum
-from pretrain.config.derive import padded_vocab_size
+from pretrain.config.derive import has_rotary_positions, padded_vocab_size
 from pretrain.convert.importing import assemble as assemble_module
 from pretrain.convert.importing import import_folder as from_hf
 from pretrain.convert.importing.assemble import assemble
@@ -154,6 +154,25 @@ def test_every_number_of_the_folder_is_in_the_checkpoint_and_its_sums_are_right(
             assert not rows.any(), f"padding of {name}"
         assert {name: entry.shape for name, entry in reader.index.tensors.items()} == our_shapes(model)
     assert not theirs
+
+
+@pytest.mark.parametrize("kind", ["Llama", "Qwen3", "SmolLM3"])
+def test_a_key_that_is_not_stated_is_what_transformers_takes_for_it(kind: str, tmp_path: Path) -> None:
+    """Sizes alone; 32 heads of 128, which suit all families."""
+    import transformers
+
+    theirs = getattr(transformers, f"{kind}Config")()
+    sizes = {
+        "hidden_size": 4096, "intermediate_size": 80, "num_hidden_layers": 8, "num_attention_heads": 32, "vocab_size": 300,
+        "rms_norm_eps": 1e-5, "bos_token_id": 1, "eos_token_id": 2, "max_position_embeddings": 4096,
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(sizes | {"model_type": theirs.model_type}))
+    found = read_hf_config(tmp_path).model
+    assert found.num_query_groups == (theirs.num_key_value_heads or 32)
+    assert found.rotary_base == theirs.rope_parameters["rope_theta"]
+    assert found.share_embeddings_and_output_weights == theirs.tie_word_embeddings
+    rotary = getattr(getattr(transformers, f"{kind}Config")(num_hidden_layers=8), "no_rope_layers", [1] * 8)
+    assert [has_rotary_positions(found, layer) for layer in range(8)] == [bool(layer) for layer in rotary]
 
 
 def test_the_config_of_transformers_4_gives_the_same_model(folder: Path) -> None:
