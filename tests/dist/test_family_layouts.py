@@ -155,6 +155,7 @@ def test_what_is_exported_comes_back_bit_for_bit(name: str, exports: Path, tmp_p
     folder = exports / "out" / name
     assert json.loads((folder / "config.json").read_text())["architectures"] == [FAMILY_RUNS[name].architecture]
     assert json.loads((folder / "certificate.json").read_text())["figures"]["top1_agreement"] == 1.0
+    assert FAMILY_RUNS[name].on_the_card in (folder / "README.md").read_text()
     imported = import_hf(folder, tmp_path / "imported").checkpoint
     (trained,) = (exports / "runs" / name / "checkpoints").glob("step-*5")
     assert read_model(imported) == dataclasses.replace(read_model(trained), init_method_std=0.02)

@@ -79,6 +79,8 @@ class FamilyRun:
     """Name of the layout, of FAMILY_LAYOUTS."""
     export_fault: tuple[object, ...]
     """Name of a function in tests/dist/export_faults.py, and its arguments."""
+    on_the_card: str
+    """What a model card says of it."""
 
 
 FAMILY_LAYOUTS = {
@@ -92,15 +94,18 @@ FAMILY_RUNS = {
         "LlamaForCausalLM",
         ("model.rotary_scaling=llama3", "model.rotary_scaling_factor=8", "model.rotary_scaling_original_length=32"),
         "rotary_frequencies_not_scaled_on_one_rank", "pp2-vp2", ("rotary_factor_of", 7.5),
+        "rotary, theta 10000, scaled by 8 (llama3); trained",
     ),
     "qwen3": FamilyRun(
         "Qwen3ForCausalLM", ("model.qk_layernorm=true", "model.kv_channels=16", "model.rotary_base=1000000"),
         "norms_on_the_heads_not_reduced", "tp2-pp2-full-recompute", ("norm_set_to_one", "model.layers.1.self_attn.q_norm.weight"),
+        "also over each query head and each key head",
     ),
     "smollm3": FamilyRun(
         "SmolLM3ForCausalLM",
         ("model.no_rope_layer_interval=3", "model.share_embeddings_and_output_weights=true", "data.document_mask=true"),
         "rotary_positions_left_out_of_another_layer", "pp2-vp2", ("config_says", "no_rope_layers", "[1, 0, 1, 1]"),
+        "none in 1 of 4 layers",
     ),
 }  # fmt: skip
 """One for each family beside Llama; rotary scalings are a part of Llama's."""

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pretrain.checkpoint.disk.origin import chain, described
-from pretrain.config.derive import kv_channels
-from pretrain.config.schema import RunConfig
+from pretrain.config.derive import has_rotary_positions, kv_channels
+from pretrain.config.schema import ModelConfig, RunConfig
 from pretrain.convert.certificate.certify import Certificate, versions
 from pretrain.convert.certificate.compare import BOUND, mean_loss
 from pretrain.convert.exporting.markdown import as_text, front_matter, table
@@ -74,13 +74,25 @@ def _architecture(source: ExportSource, dtype: str) -> str:
         ("layers", f"{model.num_layers}"),
         ("hidden size", f"{model.hidden_size:,}; feed-forward (SwiGLU) {model.ffn_hidden_size:,}"),
         ("attention", f"{heads} of size {kv_channels(model)}"),
-        ("positions", f"rotary, theta {model.rotary_base:g}; trained on {source.seq_length:,} tokens"),
-        ("norm", f"RMSNorm, epsilon {model.layernorm_epsilon:g}"),
+        ("positions", f"{_positions(model)}; trained on {source.seq_length:,} tokens"),
+        ("norm", f"RMSNorm, epsilon {model.layernorm_epsilon:g}" + _of_heads(model)),
         ("vocabulary", f"{exported_vocab_size(source):,} tokens; embedding {tied}"),
         ("weights", f"trained in {source.weights_dtype} with fp32 masters, exported in {dtype}"),
     ]
     family = family_of(model)
     return f"## Architecture\n\n{family.title} (`{family.architecture}`).\n\n" + table(("", ""), rows)
+
+
+def _positions(model: ModelConfig) -> str:
+    said = f"rotary, theta {model.rotary_base:g}"
+    if model.rotary_scaling != "none":
+        said += f", scaled by {model.rotary_scaling_factor:g} ({model.rotary_scaling})"
+    without = sum(not has_rotary_positions(model, layer) for layer in range(model.num_layers))
+    return said + (f"; none in {without} of {model.num_layers} layers" if without else "")
+
+
+def _of_heads(model: ModelConfig) -> str:
+    return "; also over each query head and each key head" if model.qk_layernorm else ""
 
 
 def _training(source: ExportSource) -> str:
