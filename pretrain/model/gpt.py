@@ -13,7 +13,6 @@ from fanal.kernels.attention import select_attention_backend
 from pretrain.config.derive import kv_channels, num_tokens, padded_vocab_size
 from pretrain.config.schema import ModelConfig, ParallelConfig, RunConfig
 from pretrain.model.families import tensors_of
-from pretrain.model.families.table import TensorSpec
 from pretrain.model.initialize import initialize
 from pretrain.model.layer_spec import CausalSelfAttention, stage_spec
 from pretrain.model.rotary import scaled_frequencies
@@ -27,12 +26,10 @@ class Decoder(GPTModel):
     Megatron lets them take part in the softmax, so a model exported without them is not the model that was trained.
     """
 
-    def __init__(
-        self, *, model: ModelConfig, specs: dict[str, TensorSpec], real_vocab_columns: int, **kwargs: object
-    ) -> None:
+    def __init__(self, *, model: ModelConfig, real_vocab_columns: int, **kwargs: object) -> None:
         super().__init__(**kwargs)  # type: ignore[arg-type]
         self.rotary_pos_emb.inv_freq = scaled_frequencies(model, self.rotary_pos_emb.inv_freq)
-        self.specs = specs
+        self.specs = tensors_of(model)
         """The table of the whole model's tensors."""
         self.real_vocab_columns = real_vocab_columns
         """Columns of this rank's part of the logits that stand for a token."""
@@ -101,7 +98,6 @@ def _chunk(
         rotary_base=run.model.rotary_base,
         vp_stage=stage,
         model=run.model,
-        specs=tensors_of(run.model),
         real_vocab_columns=min(columns, max(0, tokens - world.tp_rank * columns)),
     ).to(world.device)
 

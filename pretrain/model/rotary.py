@@ -12,7 +12,7 @@ def scaled_frequencies(model: ModelConfig, frequencies: Tensor) -> Tensor:
         return frequencies
     if model.rotary_scaling == "linear":
         return frequencies / model.rotary_scaling_factor
-    assert model.rotary_scaling_original_length is not None, "config/rules.py wants a length for llama3"
+    assert model.rotary_scaling_original_length is not None, "config/model_rules.py wants a length for llama3"
     return llama3_frequencies(
         frequencies,
         factor=model.rotary_scaling_factor,

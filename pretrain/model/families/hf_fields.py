@@ -34,7 +34,10 @@ class HfFields:
 
     def size(self, name: str, default: int | None = None) -> int:
         """Return an integer above 0 and below 2**31. Raises: UnsupportedModelError."""
-        value = self.get(name, default)
+        return self.integer(name, self.get(name, default))
+
+    def integer(self, name: str, value: Any) -> int:
+        """Return a value as an integer above 0 and below 2**31. Raises: UnsupportedModelError."""
         if type(value) is not int or not 0 < value < 2**31:
             raise self.refuse(name, value, "must be an integer above 0 and below 2**31")
         return value

@@ -89,10 +89,6 @@ def _scaling(fields: HfFields, place: str) -> dict[str, Any]:
     }
     read = {f"rotary_scaling_{key}": value for key, value in numbers.items()}
     if kind == "llama3":
-        length = stated.get("original_max_position_embeddings")
-        if type(length) is not int or not 0 < length < 2**31:
-            raise fields.refuse(
-                f"{place}.original_max_position_embeddings", length, "must be an integer above 0 and below 2**31"
-            )
-        read["rotary_scaling_original_length"] = length
+        length = "original_max_position_embeddings"
+        read["rotary_scaling_original_length"] = fields.integer(f"{place}.{length}", stated.get(length))
     return {"rotary_scaling": kind, **read}
