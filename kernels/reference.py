@@ -20,20 +20,37 @@ def _compute_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+def rms_norm(x: Tensor, weight: Tensor, eps: float, zero_centered: bool = False) -> Tensor:
     """Compute root-mean-square layer normalisation: x / sqrt(mean(x^2) + eps) * weight over the last dimension.
 
     The product with the weight is rounded once. Hugging Face's Llama rounds before the product as well, which in bf16
     changes about one element in four by one unit in the last place.
 
-    Args: x [..., h]; weight [h]; eps > 0, added to the mean square.
+    Args: x [..., h]; weight [h]; eps > 0, added to the mean square; zero_centered: multiply by 1 + weight (Gemma), the
+        sum not rounded to the dtype of the weight.
     Returns: [..., h] in x.dtype.
     Source: Zhang and Sennrich, Root Mean Square Layer Normalization, 2019 (arXiv:1910.07467).
     """
     assert weight.shape == x.shape[-1:], f"weight {tuple(weight.shape)} must match the last dim of x {tuple(x.shape)}"
     wide = x.to(_compute_dtype(x.dtype))
     inverse_rms = torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + eps)  # [..., 1]
-    return (wide * inverse_rms * weight.to(wide.dtype)).to(x.dtype)
+    return (wide * inverse_rms * (weight.to(wide.dtype) + float(zero_centered))).to(x.dtype)
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, zero_centered: bool = False) -> Tensor:
+    """Compute layer normalisation: (x - mean(x)) / sqrt(var(x) + eps) * weight + bias over the last dimension.
+
+    Args: x [..., h]; weight [h]; bias [h], or None for none; eps > 0, added to the variance (the one divided by h);
+        zero_centered: multiply by 1 + weight (LayerNorm1P of NeMo and Nemotron), the sum not rounded.
+    Returns: [..., h] in x.dtype.
+    Source: Ba, Kiros and Hinton, Layer Normalization, 2016 (arXiv:1607.06450).
+    """
+    assert weight.shape == x.shape[-1:], f"weight {tuple(weight.shape)} must match the last dim of x {tuple(x.shape)}"
+    wide = x.to(_compute_dtype(x.dtype))
+    centred = wide - wide.mean(dim=-1, keepdim=True)
+    normed = centred * torch.rsqrt(centred.square().mean(dim=-1, keepdim=True) + eps)
+    scaled = normed * (weight.to(wide.dtype) + float(zero_centered))
+    return (scaled if bias is None else scaled + bias.to(wide.dtype)).to(x.dtype)
 
 
 def rotary_frequencies(head_size: int, theta: float, device: torch.device | None = None) -> Tensor:
@@ -64,6 +81,47 @@ def llama3_frequencies(
         0.0, 1.0
     )  # share that is not divided
     return frequencies * (kept + (1 - kept) / factor)
+
+
+def yarn_frequencies(
+    frequencies: Tensor,
+    *,
+    theta: float,
+    factor: float,
+    original_length: int,
+    beta_fast: float = 32.0,
+    beta_slow: float = 1.0,
+) -> Tensor:
+    """Divide slow rotary frequencies by a factor, leave fast ones, and pass linearly in the pair's number in between.
+
+    A pair that makes beta_fast turns or more within the original length is fast, one that makes beta_slow or fewer is
+    slow. Both bounds are rounded outwards to whole pairs, as the paper's code does ("truncate" in transformers).
+
+    Args: frequencies [d/2], theta^(-2i/d); theta, their base; factor, by which the length grows; original_length, tokens in
+        the sequences of the training before.
+    Returns: [d/2].
+    Source: Peng et al., YaRN, 2023 (arXiv:2309.00071), section 3.2; rounding and clamping are those of its code.
+    """
+    num_pairs = len(frequencies)
+
+    def pair_that_turns(turns: float) -> float:  # solves original_length * theta^(-i / num_pairs) = 2 pi turns for i
+        return num_pairs * math.log(original_length / (turns * 2 * math.pi)) / math.log(theta)
+
+    # d - 1, not d/2 - 1, is what the published code clamps to; it shows where even the slowest pair makes > beta_slow turns.
+    first = max(math.floor(pair_that_turns(beta_fast)), 0)
+    last = min(math.ceil(pair_that_turns(beta_slow)), 2 * num_pairs - 1)
+    pairs = torch.arange(num_pairs, dtype=torch.float32, device=frequencies.device)
+    width = last - first or 0.001  # a step where both bounds meet
+    divided = ((pairs - first) / width).clamp(0.0, 1.0)  # share that is divided
+    return frequencies / factor * divided + frequencies * (1 - divided)
+
+
+def yarn_attention_factor(factor: float) -> float:
+    """Return what YaRN multiplies rotated queries and keys by, each: 0.1 ln(factor) + 1, and 1 for a factor up to 1.
+
+    The scores grow by its square. Source: Peng et al., YaRN, 2023 (arXiv:2309.00071), section 3.4.
+    """
+    return 0.1 * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
 def rotary_angles(seq_length: int, frequencies: Tensor) -> Tensor:
@@ -106,6 +164,54 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     return (wide * torch.sigmoid(wide) * up.to(wide.dtype)).to(gate.dtype)
 
 
+def geglu(gate: Tensor, up: Tensor) -> Tensor:
+    """Compute the gated feed-forward activation with gelu in its tanh form (Gemma): gelu(gate) * up, elementwise.
+
+    Args: gate, up [..., f], equal shapes.
+    Returns: [..., f] in gate.dtype.
+    Source: Shazeer, 2020 (arXiv:2002.05202); the tanh form: Hendrycks and Gimpel, GELU, 2016 (arXiv:1606.08415).
+    """
+    assert gate.shape == up.shape, f"gate {tuple(gate.shape)} and up {tuple(up.shape)} must have the same shape"
+    wide = gate.to(_compute_dtype(gate.dtype))
+    gelu = 0.5 * wide * (1 + torch.tanh(math.sqrt(2 / math.pi) * (wide + 0.044715 * wide**3)))
+    return (gelu * up.to(wide.dtype)).to(gate.dtype)
+
+
+def squared_relu(x: Tensor) -> Tensor:
+    """Compute max(x, 0)^2, elementwise. [..., f] -> [..., f]. Source: So et al., Primer, 2021 (arXiv:2109.08668)."""
+    return x.to(_compute_dtype(x.dtype)).clamp(min=0).square().to(x.dtype)
+
+
+def xielu(x: Tensor, alpha_p: Tensor, alpha_n: Tensor, beta: float = 0.5, eps: float = -1e-6) -> Tensor:
+    """Compute the activation whose gradient is linear above zero and an exponential below, with learned slopes (Apertus).
+
+    With a = softplus(alpha_p) and c = beta + softplus(alpha_n):
+        a x^2 + beta x                            for x > 0
+        c (exp(min(x, eps)) - 1 - x) + beta x     else
+    Within (eps, 0] the exponential stands still, as in Apertus: the slope at zero is beta - c, not beta.
+
+    Args: x [..., f]; alpha_p, alpha_n, one element each, raw; eps < 0.
+    Returns: [..., f] in x.dtype.
+    Source: Huang and Schlag, Deriving Activation Functions Using Integration, 2024 (arXiv:2411.13010).
+    """
+    wide = x.to(_compute_dtype(x.dtype))
+    slope_p = torch.nn.functional.softplus(alpha_p.to(wide.dtype))
+    slope_n = beta + torch.nn.functional.softplus(alpha_n.to(wide.dtype))
+    positive = slope_p * wide.square()
+    negative = slope_n * (torch.expm1(wide.clamp(max=eps)) - wide)
+    return (torch.where(wide > 0, positive, negative) + beta * wide).to(x.dtype)
+
+
+def soft_cap(x: Tensor, cap: float) -> Tensor:
+    """Bound values smoothly to (-cap, cap): cap * tanh(x / cap), elementwise.
+
+    Args: x [...]; cap > 0.
+    Returns: [...] in x.dtype.
+    Source: Gemma Team, Gemma 2, 2024 (arXiv:2408.00118), section 2.
+    """
+    return (cap * torch.tanh(x.to(_compute_dtype(x.dtype)) / cap)).to(x.dtype)
+
+
 def document_ids(document_starts: Tensor, batch: int, seq_length: int) -> Tensor:
     """Return the number of the document that each position belongs to, counted through all rows of a micro batch.
 
@@ -124,6 +230,8 @@ def causal_grouped_attention(
     value: Tensor,
     softmax_scale: float | None = None,
     document_starts: Tensor | None = None,
+    window: int | None = None,
+    soft_cap: float | None = None,
 ) -> Tensor:
     """Compute causal attention with grouped queries, the full [s, s] score matrix in memory.
 
@@ -131,9 +239,11 @@ def causal_grouped_attention(
     multi-query. With document_starts a position sees its own document alone.
 
     Args: query [s, b, n, d]; key, value [s, b, g, d], g dividing n; softmax_scale multiplies the scores, 1/sqrt(d) if
-        None; document_starts as in document_ids.
+        None; document_starts as in document_ids; window, how many positions a position sees at most, itself included
+        (transformers' sliding_window); soft_cap bounds the scaled scores, before the mask, as the function of that name.
     Returns: [s, b, n * d] in query.dtype, heads in order.
-    Source: Vaswani et al., 2017 (arXiv:1706.03762); groups: Ainslie et al., GQA, 2023 (arXiv:2305.13245).
+    Source: Vaswani et al., 2017 (arXiv:1706.03762); groups: Ainslie et al., GQA, 2023 (arXiv:2305.13245); window: Beltagy
+        et al., Longformer, 2020 (arXiv:2004.05150).
     """
     seq_length, batch, num_heads, head_size = query.shape
     num_groups = key.shape[2]
@@ -143,7 +253,13 @@ def causal_grouped_attention(
     # A dimension of its own for the heads of a group (r = n / g), so that keys and values broadcast over it.
     grouped = query.to(compute).view(seq_length, batch, num_groups, num_heads // num_groups, head_size)
     scores = torch.einsum("sbgrd,tbgd->bgrst", grouped, key.to(compute)) * scale  # [b, g, r, s, s]
-    unseen = torch.ones(seq_length, seq_length, dtype=torch.bool, device=query.device).triu(diagonal=1)
+    if soft_cap is not None:
+        scores = soft_cap * torch.tanh(scores / soft_cap)
+    everything = torch.ones(seq_length, seq_length, dtype=torch.bool, device=query.device)
+    unseen = everything.triu(diagonal=1)
+    if window is not None:
+        assert window >= 1, f"window ({window}) must be at least 1: a position sees itself"
+        unseen = unseen | everything.tril(diagonal=-window)
     if document_starts is not None:
         ids = document_ids(document_starts, batch, seq_length)
         unseen = (unseen | (ids[:, :, None] != ids[:, None, :]))[:, None, None]  # [b, 1, 1, s, s]
@@ -162,3 +278,13 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     wide = logits.to(_compute_dtype(logits.dtype))
     chosen = wide.gather(-1, labels.unsqueeze(-1)).squeeze(-1)  # [...]
     return wide.logsumexp(dim=-1) - chosen
+
+
+def z_loss(logits: Tensor) -> Tensor:
+    """Return logsumexp(logits)^2, which a loss adds with a small factor to keep the softmax's normaliser near 1.
+
+    Args: logits [..., v].
+    Returns: [...], not averaged, fp32 whatever the dtype of the logits (fp64 for fp64).
+    Source: Chowdhery et al., PaLM, 2022 (arXiv:2204.02311), section 5.
+    """
+    return logits.to(_compute_dtype(logits.dtype)).logsumexp(dim=-1).square()

@@ -18,7 +18,9 @@ from fanal.kernels.reference import (
     rms_norm,
     rotary_embedding,
     rotary_frequencies,
+    soft_cap,
     swiglu,
+    z_loss,
 )
 
 DTYPES = [torch.float32, torch.bfloat16]
@@ -109,6 +111,48 @@ def test_cross_entropy_equals_torchs_and_survives_large_logits(dtype: torch.dtyp
         cross_entropy(logits, labels.T)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_z_loss_is_the_square_of_the_log_of_the_normaliser(dtype: torch.dtype) -> None:
+    logits = random(5, 3, 37, dtype=dtype)
+    result = z_loss(logits)
+    assert result.dtype == torch.float32
+    expected = (logits.double().exp().sum(-1)).log() ** 2
+    torch.testing.assert_close(result.double(), expected, rtol=1e-5, atol=1e-6)
+    mean = logits.double().exp().mean(-1).log() ** 2  # planted fault
+    assert not torch.allclose(result.double(), mean, rtol=1e-5, atol=1e-6)
+    assert z_loss(torch.full((1, 2), 300.0)).isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_soft_cap_leaves_small_values_and_bounds_large_ones(dtype: torch.dtype) -> None:
+    x = torch.tensor([-1e4, -0.5, 0.0, 0.25, 30.0, 1e4]).to(dtype)
+    expected = torch.tensor([-30.0, -30 * math.tanh(0.5 / 30), 0.0, 30 * math.tanh(0.25 / 30), 30 * math.tanh(1), 30.0])
+    rtol = 2**-8 if dtype == torch.bfloat16 else 1e-6  # rounded once
+    assert soft_cap(x, 30.0).dtype == dtype
+    torch.testing.assert_close(soft_cap(x, 30.0).float(), expected, rtol=rtol, atol=0)
+    assert not torch.allclose(soft_cap(x, 31.0).float(), expected, rtol=rtol, atol=0)
+
+
+@pytest.mark.parametrize("window", [1, 3, 4, 5, 6])
+def test_attention_with_a_window_and_a_cap_equals_a_loop_over_heads_and_positions(window: int) -> None:
+    query, key, value = (random(5, 1, n, 6, seed=n + i) for i, n in enumerate([4, 2, 2]))
+    expected, shorter = torch.zeros(5, 1, 4, 6), torch.zeros(5, 1, 4, 6)
+    for head in range(4):
+        for position in range(5):
+            for result, seen in ((expected, window), (shorter, window - 1)):
+                visible = slice(max(0, position + 1 - seen), position + 1)
+                scores = key[visible, 0, head // 2] @ query[position, 0, head] / math.sqrt(6)
+                result[position, 0, head] = (0.7 * (scores / 0.7).tanh()).softmax(0) @ value[visible, 0, head // 2]
+    found = causal_grouped_attention(query, key, value, window=window, soft_cap=0.7)
+    torch.testing.assert_close(found, expected.flatten(2), rtol=1e-5, atol=1e-6)
+    # Planted faults: a window that is one too short, no cap.
+    assert torch.allclose(found, shorter.flatten(2), rtol=1e-5, atol=1e-6) == (window == 6)
+    uncapped = causal_grouped_attention(query, key, value, window=window)
+    assert torch.allclose(found, uncapped, rtol=1e-5, atol=1e-6) == (window == 1)  # softmax of one score
+    with pytest.raises(AssertionError, match=r"window \(0\) must be at least 1"):
+        causal_grouped_attention(query, key, value, window=0)
+
+
 @pytest.mark.parametrize("num_groups", [1, 2, 4, 8])
 def test_attention_equals_a_loop_over_heads_and_positions(num_groups: int) -> None:
     seq_length, num_heads, head_size = 5, 8, 6
@@ -136,3 +180,6 @@ def test_gradients_of_all_definitions_match_finite_differences() -> None:
     assert torch.autograd.gradcheck(lambda x: cross_entropy(x, torch.tensor([1, 4])), (double(2, 7, seed=6),))
     heads = (double(3, 1, 4, 2, seed=7), double(3, 1, 2, 2, seed=8), double(3, 1, 2, 2, seed=9))
     assert torch.autograd.gradcheck(causal_grouped_attention, heads)
+    assert torch.autograd.gradcheck(lambda *qkv: causal_grouped_attention(*qkv, window=2, soft_cap=0.7), heads)
+    assert torch.autograd.gradcheck(lambda x: soft_cap(x, 0.7), (double(3, 5, seed=10),))
+    assert torch.autograd.gradcheck(z_loss, (double(3, 5, seed=11),))
