@@ -1,0 +1,102 @@
+"""The feed-forward activations as they train, by what they hold for the backward. Definitions: kernels.reference.
+
+A plain chain of torch operations holds what each of them asks for. In tensors of the output's size, bf16, counted with
+saved_tensors_hooks: gelu(gate) * up 3, and geglu here 2; xielu's chain 4.5, and xielu here 1. The rest is computed again in
+the backward. Forward and backward on two CPU cores, [1024, 4096], torch 2.13.0, best of 7, against the plain chain: geglu
+10.0 ms against 8.2 (fp32), 9.4 against 6.9 (bf16); xielu 45 against 56, 50 against 48. The output and gradients of geglu
+equal the plain chain's bit for bit. Not yet run on a GPU.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+_BETA, _EPS = 0.5, -1e-6  # xielu's, as every published model has them
+
+
+class _GeGLU(torch.autograd.Function):
+    """Hold gate and up."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, gate: Tensor, up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        return F.gelu(gate, approximate="tanh").mul_(up)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        gate, up = ctx.saved_tensors  # pyright: ignore[reportAttributeAccessIssue]
+        for_up = F.gelu(gate, approximate="tanh").mul_(gradient)
+        return torch.ops.aten.gelu_backward(gradient * up, gate, approximate="tanh"), for_up
+
+
+def geglu(gate: Tensor, up: Tensor) -> Tensor:
+    """Compute gelu(gate) * up, gelu in its tanh form, elementwise. Holds gate and up.
+
+    In bf16 it rounds twice, after gelu and after the product, as transformers' Gemma does.
+
+    Args: gate, up [..., f], equal shapes and dtypes.
+    Returns: [..., f] in gate.dtype.
+    Source: Shazeer, GLU Variants Improve Transformer, 2020 (arXiv:2002.05202).
+    """
+    assert gate.shape == up.shape, f"gate {tuple(gate.shape)} and up {tuple(up.shape)} must have the same shape"
+    assert gate.dtype == up.dtype, f"gate ({gate.dtype}) and up ({up.dtype}) must have one dtype"
+    return _GeGLU.apply(gate, up)  # pyright: ignore[reportReturnType]
+
+
+def squared_relu(x: Tensor) -> Tensor:
+    """Compute max(x, 0)^2, elementwise. [..., f] -> [..., f]. Holds max(x, 0), so x itself can go.
+
+    Both operations of torch hold the same tensor, and each rounds once at most: equal to the reference bit for bit in the
+    forward. Source: So et al., Primer, 2021 (arXiv:2109.08668).
+    """
+    return F.relu(x).square()
+
+
+class _XIELU(torch.autograd.Function):
+    """Hold x and both parameters; compute in fp32 at least, and round once."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, alpha_p: Tensor, alpha_n: Tensor) -> Tensor:
+        ctx.save_for_backward(x, alpha_p, alpha_n)
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        slope_p, slope_n = F.softplus(alpha_p.to(wide.dtype)), _BETA + F.softplus(alpha_n.to(wide.dtype))
+        negative = wide.clamp(max=_EPS).expm1_().sub_(wide).mul_(slope_n)
+        output = torch.where(wide > 0, wide.square().mul_(slope_p), negative)
+        return output.add_(wide, alpha=_BETA).to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, alpha_p, alpha_n = ctx.saved_tensors  # pyright: ignore[reportAttributeAccessIssue]
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        gradient = gradient.to(wide.dtype)
+        raw_p, raw_n = alpha_p.to(wide.dtype), alpha_n.to(wide.dtype)
+        slope_p, slope_n = F.softplus(raw_p), _BETA + F.softplus(raw_n)
+        above = wide.clamp(min=0)
+        grown = wide.clamp(max=_EPS).expm1_()  # exp(min(x, eps)) - 1
+        # Sums over all positions, so in fp32; softplus has the slope sigmoid. -wide.clamp(max=0): x where it counts.
+        below = (grown - wide).masked_fill_(wide > 0, 0)
+        for_p = (gradient * above.square()).sum() * torch.sigmoid(raw_p)
+        for_n = below.mul_(gradient).sum() * torch.sigmoid(raw_n)
+        # The slope of exp(min(x, eps)) - 1 - x: exp(x) - 1 up to eps, and -1 from there to zero.
+        fallen = grown.masked_fill_(wide > _EPS, -1).mul_(slope_n)
+        slope = torch.where(wide > 0, above.mul_(2 * slope_p), fallen).add_(_BETA)
+        return slope.mul_(gradient).to(x.dtype), for_p.to(alpha_p.dtype), for_n.to(alpha_n.dtype)
+
+
+def xielu(x: Tensor, alpha_p: Tensor, alpha_n: Tensor) -> Tensor:
+    """Compute the activation of Apertus, its arithmetic in fp32. Holds x. Definition: kernels.reference.xielu.
+
+    In bf16 it rounds once, where transformers rounds after every operation. Where ranks hold slices of f, each computes
+    its own part of the gradients of alpha_p and alpha_n: the caller sums them over those ranks.
+
+    Args: x [..., f]; alpha_p, alpha_n, one element each, of any floating dtype, raw (before softplus).
+    Returns: [..., f] in x.dtype.
+    Source: Huang and Schlag, Deriving Activation Functions Using Integration, 2024 (arXiv:2411.13010).
+    """
+    assert alpha_p.numel() == alpha_n.numel() == 1, (
+        f"alpha_p {tuple(alpha_p.shape)} and alpha_n {tuple(alpha_n.shape)} must have one element each"
+    )
+    return _XIELU.apply(x, alpha_p, alpha_n)  # pyright: ignore[reportReturnType]
