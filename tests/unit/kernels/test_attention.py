@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fanal.kernels import attention
+from fanal.kernels import flash_attention
 from fanal.kernels.attention import causal_attention, select_attention_backend
 from fanal.kernels.reference import causal_grouped_attention
 
@@ -142,10 +142,10 @@ def test_the_choice_is_logged(requested: str, chosen: str, caplog: pytest.LogCap
 
 
 def test_flash_that_cannot_run_is_refused_with_every_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "flash_attn_func", None)
+    monkeypatch.setattr(flash_attention, "flash_attn_func", None)
     with pytest.raises(ValueError, match=r"device is 'cpu'.*not importable.*torch.float32.*head size is 320.*'sdpa'"):
         select_attention_backend("flash", "cpu", torch.float32, 320)
-    monkeypatch.setattr(attention, "flash_attn_func", lambda *_: None)
+    monkeypatch.setattr(flash_attention, "flash_attn_func", lambda *_: None)
     with pytest.raises(ValueError, match=r"cannot run: the dtype is torch.float32\. It needs"):
         select_attention_backend("flash", "cuda", torch.float32, 128)
     assert select_attention_backend("flash", "cuda", torch.bfloat16, 128) == "flash"
@@ -163,7 +163,7 @@ def test_flash_is_called_batch_first_causal_and_grouped(monkeypatch: pytest.Monk
             .unflatten(2, tuple(query.shape[2:]))
         )
 
-    monkeypatch.setattr(attention, "flash_attn_func", stand_in)
+    monkeypatch.setattr(flash_attention, "flash_attn_func", stand_in)
     query, key, value, _ = inputs(7, 2, 4, 16, torch.float32)
     for scale in (None, 0.5):
         expected = causal_grouped_attention(query, key, value, scale)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fanal.kernels import attention
+from fanal.kernels import attention, flash_attention, sdpa_attention
 from fanal.kernels.attention import causal_attention
 from fanal.kernels.reference import causal_grouped_attention, document_ids
 
@@ -43,8 +43,8 @@ def stand_in_for_flash(query: Tensor, key: Tensor, value: Tensor, **options: obj
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The name of a backend, set up to take the form of the parameter."""
     if request.param == "masked":  # what sdpa does off the CPU
-        monkeypatch.setattr(attention, "_sdpa_document_by_document", attention._sdpa_masked)
-    monkeypatch.setattr(attention, "flash_attn_varlen_func", stand_in_for_flash)
+        monkeypatch.setattr(sdpa_attention, "_sdpa_document_by_document", sdpa_attention._sdpa_masked)
+    monkeypatch.setattr(flash_attention, "flash_attn_varlen_func", stand_in_for_flash)
     return request.param if request.param in ("reference", "flash") else "sdpa"
 
 
@@ -116,8 +116,8 @@ def test_random_boundaries_give_what_each_document_gives_alone(
     tensors = inputs(seq_length, batch, torch.float32, seed=len(starts))
     operation = {
         "reference": attention._reference_documents,
-        "document by document": attention._sdpa_document_by_document,
-        "masked": attention._sdpa_masked,
+        "document by document": sdpa_attention._sdpa_document_by_document,
+        "masked": sdpa_attention._sdpa_masked,
     }[form]
     results = run(
         lambda q, k, v: operation(q, k, v, None, torch.tensor(starts, dtype=torch.int32)).reshape(tensors[3].shape),
