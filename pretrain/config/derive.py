@@ -1,5 +1,7 @@
 """Pure integers that follow from a configuration. Nothing here reads a file or knows a rank."""
 
+import math
+
 from fanal.errors import UserError
 from fanal.run_progress import NEW_RUN, Standing
 from pretrain.config.schema import BatchRampConfig, ModelConfig, OptimConfig, ParallelConfig, SourceConfig, TrainConfig
@@ -18,6 +20,33 @@ def next_multiple(value: int, factor: int) -> int:
 def has_rotary_positions(model: ModelConfig, layer: int) -> bool:
     """Whether a layer, counted from 0, turns its queries and keys by their positions."""
     return model.no_rope_layer_interval is None or (layer + 1) % model.no_rope_layer_interval != 0
+
+
+def has_sliding_window(model: ModelConfig, layer: int) -> bool:
+    """Whether a position of a layer, counted from 0, sees no more than model.sliding_window positions."""
+    interval = model.full_attention_layer_interval
+    return model.sliding_window is not None and (interval is None or (layer + 1) % interval != 0)
+
+
+def has_local_angles(model: ModelConfig, layer: int) -> bool:
+    """Whether a layer, counted from 0, turns by the rotary base of local layers, without scaling: one with a window beside layers
+    without one."""
+    return model.full_attention_layer_interval is not None and has_sliding_window(model, layer)
+
+
+def rotary_channels(model: ModelConfig) -> int:
+    """Channels of each head that turn with the position."""
+    return int(kv_channels(model) * model.rotary_percent)
+
+
+def embedding_factor(model: ModelConfig) -> float:
+    """Number that what the embedding gives is multiplied by."""
+    return math.sqrt(model.hidden_size) if model.embedding_scale == "sqrt_hidden_size" else 1.0
+
+
+def has_gate(model: ModelConfig) -> bool:
+    """Whether the feed-forward multiplies by a gate."""
+    return model.activation in ("swiglu", "geglu")
 
 
 def padded_vocab_size(model: ModelConfig) -> int:

@@ -1,7 +1,9 @@
 """Rules of a model's fields: what they must be together, whatever the layout."""
 
+from dataclasses import fields
+
 from fanal.errors import UserError
-from pretrain.config.derive import next_multiple
+from pretrain.config.derive import kv_channels, next_multiple, rotary_channels
 from pretrain.config.number_rules import digits, size_problem
 from pretrain.config.schema import ModelConfig
 
@@ -29,7 +31,14 @@ def check_model(model: ModelConfig) -> None:
             f"model.num_attention_heads ({model.num_attention_heads}) must be a multiple of model.num_query_groups "
             f"({model.num_query_groups}); num_query_groups={works} works"
         )
+    _check_rotary(model)
     _check_rotary_scaling(model)
+    _check_window(model)
+    if model.qk_layernorm_scope != "head" and not model.qk_layernorm:
+        raise UserError(
+            f"model.qk_layernorm_scope ({model.qk_layernorm_scope}) needs model.qk_layernorm, which is false; qk_layernorm=true "
+            "works"
+        )
 
 
 def model_problem(model: ModelConfig) -> str | None:
@@ -44,10 +53,54 @@ def model_problem(model: ModelConfig) -> str | None:
     return None
 
 
+def _check_rotary(model: ModelConfig) -> None:
+    """The channels that turn are pairs, and in a head."""
+    if not 0 < model.rotary_percent <= 1:
+        raise UserError(
+            f"model.rotary_percent ({model.rotary_percent}) must be above 0 and at most 1: the share of a head's channels that "
+            "turn; 0.5 works"
+        )
+    channels = rotary_channels(model)
+    if channels < 2 or channels % 2:
+        pairs = max(1, channels // 2)
+        raise UserError(
+            f"model.rotary_percent ({model.rotary_percent}) must give an even number of the head's {kv_channels(model)} channels, "
+            f"and gives {channels}; {2 * pairs / kv_channels(model)!r} works"
+        )
+    if model.rotary_scaling == "yarn" and model.rotary_percent != 1:
+        raise UserError(
+            f"model.rotary_percent ({model.rotary_percent}) must be 1 where model.rotary_scaling is yarn, whose factor is for "
+            "whole heads; rotary_scaling=llama3 works"
+        )
+
+
+def _check_window(model: ModelConfig) -> None:
+    """Every key of the windows acts, or is at its default."""
+    interval = model.full_attention_layer_interval
+    if interval is not None and model.sliding_window is None:
+        raise UserError(
+            f"model.full_attention_layer_interval ({interval}) needs a model.sliding_window, which is null; "
+            "sliding_window=4096 works"
+        )
+    if interval == 1:
+        raise UserError(
+            "model.full_attention_layer_interval (1) leaves no layer with model.sliding_window; 2 works, or sliding_window=null"
+        )
+    if model.local_rotary_base is not None and interval is None:
+        raise UserError(
+            f"model.local_rotary_base ({model.local_rotary_base}) needs a model.full_attention_layer_interval, which is null: it "
+            "is the base of layers with a window beside layers without one; with sliding_window=4096 and "
+            "full_attention_layer_interval=6 it works, as in Gemma 3"
+        )
+
+
+LENGTH_KINDS = ("llama3", "yarn")
+"""Scalings that judge by the original length."""
+
+
 def _check_rotary_scaling(model: ModelConfig) -> None:
     """Every key of the scaling acts, or is at its default."""
     kind, factor, length = model.rotary_scaling, model.rotary_scaling_factor, model.rotary_scaling_original_length
-    low, high = model.rotary_scaling_low_freq_factor, model.rotary_scaling_high_freq_factor
     if kind == "none" and factor != 1:
         raise UserError(
             f"model.rotary_scaling_factor ({factor}) needs a model.rotary_scaling, which is none; rotary_scaling=linear works"
@@ -60,20 +113,39 @@ def _check_rotary_scaling(model: ModelConfig) -> None:
     if length is not None and not 0 < length < 2**31:
         raise UserError(
             f"model.rotary_scaling_original_length ({digits(length)}) must be from 1 to {2**31 - 1:,}; "
-            f"{8192 if kind == 'llama3' else 'null'} works"
+            f"{8192 if kind in LENGTH_KINDS else 'null'} works"
         )
-    if kind != "llama3" and (length, low, high) != (None, 1.0, 4.0):
+    _check_keys_of_other_scalings(model)
+    if kind in LENGTH_KINDS and length is None:
         raise UserError(
-            f"model.rotary_scaling ({kind}) must be llama3 where model.rotary_scaling_original_length ({length}), _low_freq_factor "
-            f"({low}) or _high_freq_factor ({high}) is stated; without them it works"
+            f"model.rotary_scaling_original_length (null) must be stated where model.rotary_scaling is {kind}; 8192 works, as in "
+            "Llama 3.1 and OLMo 3"
         )
-    if kind == "llama3" and length is None:
-        raise UserError(
-            "model.rotary_scaling_original_length (null) must be stated where model.rotary_scaling is llama3; 8192 works, as in "
-            "Llama 3.1"
-        )
-    if not low < high <= LARGEST_SCALING:
-        raise UserError(
-            f"model.rotary_scaling_high_freq_factor ({high}) must be above model.rotary_scaling_low_freq_factor ({low}) and at "
-            f"most {LARGEST_SCALING:,}; low_freq_factor=1.0 and high_freq_factor=4.0 work"
-        )
+    for low, high, works in (
+        ("low_freq_factor", "high_freq_factor", "low_freq_factor=1.0 and high_freq_factor=4.0"),
+        ("beta_slow", "beta_fast", "beta_slow=1.0 and beta_fast=32.0"),
+    ):
+        below, above = (getattr(model, f"rotary_scaling_{name}") for name in (low, high))
+        if not below < above <= LARGEST_SCALING:
+            raise UserError(
+                f"model.rotary_scaling_{high} ({above}) must be above model.rotary_scaling_{low} ({below}) and at most "
+                f"{LARGEST_SCALING:,}; {works} work"
+            )
+
+
+def _check_keys_of_other_scalings(model: ModelConfig) -> None:
+    """Keys of a scaling that is not chosen are at their defaults."""
+    kind = model.rotary_scaling
+    keys = {
+        "original_length": LENGTH_KINDS, "low_freq_factor": ("llama3",), "high_freq_factor": ("llama3",),
+        "beta_fast": ("yarn",), "beta_slow": ("yarn",), "attention_factor": ("yarn",),
+    }  # fmt: skip
+    defaults = {field.name: field.default for field in fields(ModelConfig)}
+    for key, kinds in keys.items():
+        name = f"rotary_scaling_{key}"
+        value = getattr(model, name)
+        if kind not in kinds and value != defaults[name]:
+            raise UserError(
+                f"model.rotary_scaling ({kind}) must be {' or '.join(kinds)} where model.{name} ({value}) is stated; without it "
+                f"{kind} works"
+            )

@@ -21,7 +21,10 @@ LONGEST_S = 1_000_000_000
 POSITIVE = {
     "model": ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups", "vocab_size",
               "kv_channels", "make_vocab_size_divisible_by", "layernorm_epsilon", "init_method_std",
-              "no_rope_layer_interval", "rotary_scaling_low_freq_factor", "rotary_scaling_high_freq_factor"),
+              "no_rope_layer_interval", "rotary_scaling_low_freq_factor", "rotary_scaling_high_freq_factor",
+              "rotary_scaling_beta_fast", "rotary_scaling_beta_slow", "rotary_scaling_attention_factor", "local_rotary_base",
+              "sliding_window", "full_attention_layer_interval", "query_pre_attention_scalar", "attention_logit_softcap",
+              "final_logit_softcap"),
     "data": ("seq_length",),
     "parallel": ("tensor_model_parallel_size", "pipeline_model_parallel_size",
                  "virtual_pipeline_model_parallel_size", "data_parallel_size", "timeout_s"),
@@ -32,13 +35,14 @@ POSITIVE = {
 }  # fmt: skip
 NOT_NEGATIVE = {
     "optim": ("min_lr", "lr_warmup_samples", "weight_decay", "clip_grad"),
-    "train": ("max_skipped_steps",),
+    "train": ("max_skipped_steps", "z_loss_weight"),
     "checkpoint": ("max_failed_saves",),
 }
 LARGEST = {
     "model": {"num_layers": 10_000, "hidden_size": 2**20, "ffn_hidden_size": 2**24, "num_attention_heads": 2**16,
               "num_query_groups": 2**16, "kv_channels": 2**16, "vocab_size": 2**31 - 1,
-              "make_vocab_size_divisible_by": 2**20, "no_rope_layer_interval": 10_000},
+              "make_vocab_size_divisible_by": 2**20, "no_rope_layer_interval": 10_000,
+              "full_attention_layer_interval": 10_000, "sliding_window": 2**31 - 1},
     "data": {"seq_length": 2**31 - 1},
     "parallel": {"tensor_model_parallel_size": 2**16, "pipeline_model_parallel_size": 2**16,
                  "virtual_pipeline_model_parallel_size": 2**16, "data_parallel_size": 2**20, "timeout_s": LONGEST_S},
@@ -52,9 +56,11 @@ LARGEST = {
 these is worked out at once and stays a 64-bit number."""
 LARGEST_FACTOR = 1e30
 FACTORS = {
-    "model": ("layernorm_epsilon", "init_method_std"),
+    "model": ("layernorm_epsilon", "init_method_std", "query_pre_attention_scalar", "attention_logit_softcap",
+              "final_logit_softcap", "rotary_scaling_attention_factor"),
     "optim": ("lr", "min_lr", "weight_decay", "adam_eps"),
-}
+    "train": ("z_loss_weight",),
+}  # fmt: skip
 """Numbers that weights are multiplied with or drawn by: at most LARGEST_FACTOR, since single precision ends at 3e38."""
 SMALL = {float: (1e-5, 1e-3), int: (1, *(2**power for power in range(1, 17)))}
 """Values to recommend where the default is none."""

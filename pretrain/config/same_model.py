@@ -12,8 +12,10 @@ from pretrain.config.schema import ModelConfig
 FREE_AT_RESUME = frozenset({"attention_backend"})
 """Fields that say how the model is computed, not what it is: a run that resumes may change them."""
 FREE_AT_START = FREE_AT_RESUME | {
-    "rotary_base", "rotary_scaling", "rotary_scaling_factor", "rotary_scaling_original_length",
-    "rotary_scaling_low_freq_factor", "rotary_scaling_high_freq_factor", "no_rope_layer_interval", "init_method_std",
+    "rotary_base", "local_rotary_base", "rotary_scaling", "rotary_scaling_factor", "rotary_scaling_original_length",
+    "rotary_scaling_low_freq_factor", "rotary_scaling_high_freq_factor", "rotary_scaling_beta_fast", "rotary_scaling_beta_slow",
+    "rotary_scaling_attention_factor", "no_rope_layer_interval", "sliding_window", "full_attention_layer_interval",
+    "init_method_std",
 }  # fmt: skip
 """Fields that do not say which weights there are: a run may begin with weights that were trained under other values."""
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from rich.table import Table
 
 from fanal.console import Console
-from fanal.errors import FanalError
+from fanal.errors import FanalError, UserError
 from fanal.run_folder import checkpoints_dir, step_name
 from fanal.run_progress import NEW_RUN, Standing, standing
 from fanal.shown import on_one_line
@@ -24,6 +24,7 @@ from pretrain.config.load import to_yaml
 from pretrain.config.schema import RunConfig
 from pretrain.data.passes import most_read, passes_text, passes_warning, source_passes
 from pretrain.data.sources import open_sources
+from pretrain.model.families import family_of
 from pretrain.model.families.sizes import num_parameters
 from pretrain.model.flops import flops_per_token
 
@@ -46,6 +47,7 @@ def consequences(run: RunConfig, since: Standing = NEW_RUN) -> dict[str, str]:
     begins = f"at step {since.step + 1:,}" if since.step else "at the start"
     rows = {
         "parameters": f"{num_parameters(run.model):,}",
+        "Hugging Face": _class_of(run),
         "vocabulary in memory": f"{padded_vocab_size(run.model):,} rows for {run.model.vocab_size:,} tokens",
         "ranks": f"{world_size(run.parallel):,} ({model_parallel_size(run.parallel)} per replica"
         + (f", {replicas} replicas)" if run.parallel.data_parallel_size else "; more ranks, more replicas)"),
@@ -70,6 +72,13 @@ def consequences(run: RunConfig, since: Standing = NEW_RUN) -> dict[str, str]:
         "FLOPs in all": f"{full * samples * seq_length:.4g} with full attention",
     }
     return rows
+
+
+def _class_of(run: RunConfig) -> str:
+    try:
+        return family_of(run.model).architecture
+    except UserError as error:
+        return str(error)
 
 
 def begins_with(init_from: str | None, init_optimizer: str) -> str:

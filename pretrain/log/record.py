@@ -18,6 +18,8 @@ class StepRecord:
     """Mean cross entropy per token of this step's batch, in nats."""
     loss_by_domain: dict[str, float]
     """Loss by domain; a domain without a token in this batch is left out."""
+    z_loss: float | None
+    """Mean z-loss per token, not weighted and not part of the loss; None where train.z_loss_weight is 0."""
     learning_rate: float
     grad_norm: float
     skipped_steps: int

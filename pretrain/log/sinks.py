@@ -243,6 +243,7 @@ def step_line(record: StepRecord, train_steps: int) -> str:
     fields = [
         f"step {record.step:>{len(str(train_steps))}}/{train_steps}",
         f"loss {record.loss:.4f}",
+        *([] if record.z_loss is None else [f"z-loss {record.z_loss:.4f}"]),
         f"lr {record.learning_rate:.2e}",
         f"grad norm {record.grad_norm:.3f}",
         f"tokens/s/GPU {record.tokens_per_second_per_gpu:,.0f}",

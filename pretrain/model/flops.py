@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pretrain.config.derive import kv_channels
+from pretrain.config.derive import has_sliding_window, kv_channels
 from pretrain.config.schema import ModelConfig
 from pretrain.model.families.sizes import product_weights
 
@@ -27,12 +27,20 @@ def flops_per_token(model: ModelConfig, seq_length: int, *, causal: bool) -> flo
 
     They are six per weight of a matrix product (the output layer counts, the embedding look-up does not), and for attention
     scores and values 12 * layers * heads * head size * sequence where every position attends to every other ("full", as
-    Megatron and PaLM count), half of it where only the causal half counts.
+    Megatron and PaLM count), half of it where only the causal half counts. In a layer with a sliding window of w positions,
+    sequence is w; of these, all but the first w positions of a sequence see w, and causally those see half.
 
     Source: Chowdhery et al., PaLM, 2022, appendix B; Narayanan et al., 2021 (arXiv:2104.04473), section 5.1.
     """
-    scores = 12 * model.num_layers * model.num_attention_heads * kv_channels(model) * seq_length
-    return 6 * product_weights(model) + (scores / 2 if causal else scores)
+    seen = sum(_positions_seen(model, layer, seq_length, causal=causal) for layer in range(model.num_layers))
+    return 6 * product_weights(model) + 12 * model.num_attention_heads * kv_channels(model) * seen
+
+
+def _positions_seen(model: ModelConfig, layer: int, seq_length: int, *, causal: bool) -> float:
+    """Return the mean number of positions that a position attends to in a layer."""
+    window = model.sliding_window if has_sliding_window(model, layer) else None
+    width = seq_length if window is None else min(window, seq_length)
+    return width - width**2 / (2 * seq_length) if causal else width
 
 
 def peak_tflops(device_name: str, precision: Literal["bf16", "fp32"] = "bf16") -> float | None:

@@ -10,13 +10,15 @@ from megatron.core.models.gpt import GPTModel
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from fanal.kernels.attention import select_attention_backend
-from pretrain.config.derive import kv_channels, num_tokens, padded_vocab_size
+from fanal.kernels.cross_entropy import vocab_parallel_cross_entropy
+from fanal.kernels.reference import soft_cap
+from pretrain.config.derive import embedding_factor, kv_channels, num_tokens, padded_vocab_size
 from pretrain.config.schema import ModelConfig, ParallelConfig, RunConfig
-from pretrain.model.families import tensors_of
+from pretrain.model.angles import LayerAngles
+from pretrain.model.families.tensors import tensors_of
 from pretrain.model.initialize import initialize
 from pretrain.model.layer_spec import CausalSelfAttention, stage_spec
-from pretrain.model.rotary import scaled_frequencies
-from pretrain.model.translate import PARAMS_DTYPE, transformer_config
+from pretrain.model.translate import PARAMS_DTYPE, DecoderConfig, transformer_config
 from pretrain.parallel.world import World
 
 
@@ -28,17 +30,29 @@ class Decoder(GPTModel):
 
     def __init__(self, *, model: ModelConfig, real_vocab_columns: int, **kwargs: object) -> None:
         super().__init__(**kwargs)  # type: ignore[arg-type]
-        self.rotary_pos_emb.inv_freq = scaled_frequencies(model, self.rotary_pos_emb.inv_freq)
+        self.rotary_pos_emb = LayerAngles(model)
+        self.final_logit_softcap = model.final_logit_softcap
+        if self.pre_process and model.embedding_scale != "none":
+            # A hook, since megatron's embedding has no place for a factor; under sequence parallelism it scales this rank's part.
+            factor = embedding_factor(model)
+            self.embedding.register_forward_hook(lambda _module, _inputs, output: output * factor)  # type: ignore[operator]
         self.specs = tensors_of(model)
         """The table of the whole model's tensors."""
         self.real_vocab_columns = real_vocab_columns
         """Columns of this rank's part of the logits that stand for a token."""
 
     def compute_language_model_loss(self, labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-        """Compute the cross entropy of each token: labels [b, s], logits [s, b, v/t] -> [b, s], fp32."""
+        """Compute two figures of each token: its cross entropy, and the logarithm of its softmax's denominator, for the z-loss.
+
+        Args: labels [b, s]; logits [s, b, v/t]. Returns: [2, b, s], fp32.
+        """
+        if self.final_logit_softcap is not None:
+            logits = soft_cap(logits, self.final_logit_softcap)
         if self.real_vocab_columns < logits.shape[-1]:
             logits[..., self.real_vocab_columns :] = torch.finfo(logits.dtype).min
-        return super().compute_language_model_loss(labels, logits)
+        group = parallel_state.get_tensor_model_parallel_group()
+        figures = vocab_parallel_cross_entropy(logits, labels.transpose(0, 1).contiguous(), group)
+        return torch.stack(figures).transpose(1, 2).contiguous()
 
 
 def build_model(
@@ -51,7 +65,11 @@ def build_model(
     """
     config = transformer_config(run)
     backend = select_attention_backend(
-        run.model.attention_backend, world.device.type, PARAMS_DTYPE[run.train.precision], kv_channels(run.model)
+        run.model.attention_backend,
+        world.device.type,
+        PARAMS_DTYPE[run.train.precision],
+        kv_channels(run.model),
+        run.model.attention_logit_softcap,
     )
     stages = run.parallel.virtual_pipeline_model_parallel_size
     tokens = num_tokens(run.model, tokenizer_vocab_size=tokenizer_vocab_size or run.model.vocab_size)
@@ -81,13 +99,13 @@ def unwrap(model: list[DistributedDataParallel]) -> list[Decoder]:
 
 
 def _chunk(
-    run: RunConfig, world: World, config: TransformerConfig, backend: str, tokens: int, stage: int | None
+    run: RunConfig, world: World, config: DecoderConfig, backend: str, tokens: int, stage: int | None
 ) -> Decoder:
     padded = padded_vocab_size(run.model)
     columns = padded // world.tensor_model_parallel_size
     return Decoder(
         config=config,
-        transformer_layer_spec=stage_spec(config, run.model, backend),
+        transformer_layer_spec=stage_spec(config, backend),
         vocab_size=padded,
         max_sequence_length=run.data.seq_length,
         pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=stage is None, vp_stage=stage),
@@ -95,7 +113,6 @@ def _chunk(
         parallel_output=True,
         share_embeddings_and_output_weights=run.model.share_embeddings_and_output_weights,
         position_embedding_type="rope",
-        rotary_base=run.model.rotary_base,
         vp_stage=stage,
         model=run.model,
         real_vocab_columns=min(columns, max(0, tokens - world.tp_rank * columns)),

@@ -4,7 +4,7 @@ Its operations are the definitions in kernels/reference.py where they fit, so th
 computes. Weights have the trainer's names and layout.
 
 Shapes, batch first: b batch, s new positions, t all positions so far, h hidden, n query heads, g query groups, r = n / g,
-d head size, v vocabulary.
+d head size, c channels of a head that turn, v vocabulary.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,26 +13,47 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fanal.kernels.reference import rms_norm, rotary_angles, rotary_frequencies, swiglu
-from pretrain.config.derive import has_rotary_positions, kv_channels
+from fanal.kernels.reference import (
+    geglu,
+    layer_norm,
+    rms_norm,
+    rotary_angles,
+    soft_cap,
+    squared_relu,
+    swiglu,
+    xielu,
+)
+from pretrain.config.derive import (
+    embedding_factor,
+    has_gate,
+    has_rotary_positions,
+    has_sliding_window,
+    kv_channels,
+    rotary_channels,
+)
 from pretrain.config.schema import ModelConfig
-from pretrain.model.families import table_of
 from pretrain.model.families.table import (
     ATTENTION_OUTPUT,
     DOWN,
     EMBEDDING,
+    FEED_FORWARD_INPUT,
     FEED_FORWARD_NORM,
     FINAL_NORM,
-    GATE_AND_UP,
     INPUT_NORM,
     KEY_NORM,
     OUTPUT,
     PLACES,
+    POST_ATTENTION_NORM,
+    POST_FEED_FORWARD_NORM,
     QUERY_KEY_VALUE,
+    QUERY_KEY_VALUE_BIAS,
     QUERY_NORM,
+    XIELU_ALPHA_N,
+    XIELU_ALPHA_P,
     layer_tensor,
 )
-from pretrain.model.rotary import scaled_frequencies
+from pretrain.model.families.tensors import bias_of, table_of
+from pretrain.model.rotary import attention_factor, kind_of, layer_frequencies
 
 BLOCK_TOKENS = 512
 """New positions that go through the layers at a time: the scores of a whole long prompt would fill the memory."""
@@ -50,11 +71,9 @@ class Cache:
         shape = (model.num_layers, batch, max_length, model.num_query_groups, kv_channels(model))
         self.keys = torch.empty(shape, dtype=decoder.dtype, device=decoder.device)
         self.values = torch.empty_like(self.keys)
-        frequencies = scaled_frequencies(
-            model, rotary_frequencies(kv_channels(model), model.rotary_base, decoder.device)
-        )
-        angles = rotary_angles(max_length, frequencies)
-        self.cos, self.sin = angles.cos()[:, None, :], angles.sin()[:, None, :]  # [max_length, 1, d/2]
+        kinds = [rotary_angles(max_length, frequencies) for frequencies in layer_frequencies(model)]
+        angles = torch.stack(kinds).to(decoder.device)[:, :, None, None]  # [kinds of layers, max_length, 1, 1, c/2]
+        self.cos, self.sin = angles.cos(), angles.sin()
         self.length = 0
         """Number of positions in the cache."""
 
@@ -91,7 +110,7 @@ class InferenceDecoder:
         self.layers: list[LayerWeights] = [
             {place: take(layer_tensor(number, place)) for place in places} for number in range(model.num_layers)
         ]
-        self.final_norm = take(FINAL_NORM)
+        self.last: LayerWeights = {spec.name: take(spec.name) for spec in table_of(model).last if spec.name != OUTPUT}
         self.output = self.embedding if model.share_embeddings_and_output_weights else take(OUTPUT, vocab_size)
 
     @property
@@ -99,7 +118,9 @@ class InferenceDecoder:
         """Bytes that a position of one sequence takes in a cache."""
         model = self.model
         keys_and_values = 2 * model.num_layers * model.num_query_groups * kv_channels(model) * self.dtype.itemsize
-        angles = 3 * kv_channels(model) // 2 * 4  # the angles, their cosines and their sines
+        angles = (
+            3 * len(layer_frequencies(model)) * rotary_channels(model) // 2 * 4
+        )  # they, their cosines and their sines
         return keys_and_values + angles
 
     def new_cache(self, max_length: int, *, batch: int = 1) -> Cache:
@@ -123,44 +144,84 @@ class InferenceDecoder:
         return self._score(hidden[:, -1:]) if last_only else torch.cat(parts, dim=1)  # type: ignore[possibly-undefined]
 
     def _score(self, hidden: Tensor) -> Tensor:
-        hidden = rms_norm(hidden, self.final_norm, self.model.layernorm_epsilon)
-        return (hidden @ self.output.T).float()
+        logits = (self._normed(hidden, self.last, FINAL_NORM) @ self.output.T).float()
+        cap = self.model.final_logit_softcap
+        return logits if cap is None else soft_cap(logits, cap)
 
     def _layers(self, tokens: Tensor, cache: Cache) -> Tensor:
-        hidden = self.embedding[tokens]  # [b, s, h]
+        hidden = self.embedding[tokens] * embedding_factor(self.model)  # [b, s, h]
         for number, layer in enumerate(self.layers):
-            hidden = hidden + self._attention(self._normed(hidden, layer, INPUT_NORM), layer, number, cache)
-            gate, up = (self._normed(hidden, layer, FEED_FORWARD_NORM) @ layer[GATE_AND_UP].T).chunk(2, dim=-1)
-            hidden = hidden + swiglu(gate, up) @ layer[DOWN].T
+            attended = self._attention(self._normed(hidden, layer, INPUT_NORM), layer, number, cache)
+            hidden = hidden + self._normed(attended, layer, POST_ATTENTION_NORM)
+            fed = self._feed_forward(self._normed(hidden, layer, FEED_FORWARD_NORM), layer)
+            hidden = hidden + self._normed(fed, layer, POST_FEED_FORWARD_NORM)
         cache.length += tokens.shape[1]
         return hidden
 
-    def _normed(self, x: Tensor, layer: LayerWeights, place: str) -> Tensor:
-        """Apply the norm at a place; return the input itself where the family has no norm there."""
-        return rms_norm(x, layer[place], self.model.layernorm_epsilon) if place in layer else x
+    def _normed(self, x: Tensor, weights: LayerWeights, place: str) -> Tensor:
+        """Apply the norm of the residual stream at a place; return the input itself where the model has no norm there."""
+        if place not in weights:
+            return x
+        eps, zero_centered = self.model.layernorm_epsilon, self.model.layernorm_zero_centered_gamma
+        if self.model.normalization == "LayerNorm":
+            return layer_norm(x, weights[place], weights[bias_of(place)], eps, zero_centered)
+        return rms_norm(x, weights[place], eps, zero_centered)
+
+    def _normed_heads(self, heads: Tensor, layer: LayerWeights, place: str) -> Tensor:
+        """Apply the norm of queries or keys, if the model has one: [b, s, g, r, d]."""
+        if place not in layer:
+            return heads
+        is_full = self.model.qk_layernorm_scope == "full"
+        x = heads.flatten(2) if is_full else heads
+        eps, zero_centered = self.model.layernorm_epsilon, self.model.layernorm_zero_centered_gamma
+        return rms_norm(x, layer[place], eps, zero_centered).view(heads.shape)
+
+    def _feed_forward(self, x: Tensor, layer: LayerWeights) -> Tensor:
+        wide = x @ layer[FEED_FORWARD_INPUT].T
+        if has_gate(self.model):
+            gate, up = wide.chunk(2, dim=-1)
+            active = swiglu(gate, up) if self.model.activation == "swiglu" else geglu(gate, up)
+        elif self.model.activation == "squared_relu":
+            active = squared_relu(wide)
+        else:
+            active = xielu(wide, layer[XIELU_ALPHA_P], layer[XIELU_ALPHA_N])
+        return active @ layer[DOWN].T
 
     def _attention(self, x: Tensor, layer: LayerWeights, number: int, cache: Cache) -> Tensor:
         batch, length, _ = x.shape
         groups, head_size = self.model.num_query_groups, kv_channels(self.model)
         start, end = cache.length, cache.length + length
-        mixed = (x @ layer[QUERY_KEY_VALUE].T).view(batch, length, groups, -1, head_size)  # [b, s, g, r + 2, d]
-        query = self._normed(mixed[:, :, :, :-2], layer, QUERY_NORM)
-        key, value = self._normed(mixed[:, :, :, -2:-1], layer, KEY_NORM), mixed[:, :, :, -1]
+        mixed = x @ layer[QUERY_KEY_VALUE].T
+        if QUERY_KEY_VALUE_BIAS in layer:
+            mixed = mixed + layer[QUERY_KEY_VALUE_BIAS]
+        mixed = mixed.view(batch, length, groups, -1, head_size)  # [b, s, g, r + 2, d]
+        query = self._normed_heads(mixed[:, :, :, :-2], layer, QUERY_NORM)
+        key, value = self._normed_heads(mixed[:, :, :, -2:-1], layer, KEY_NORM), mixed[:, :, :, -1]
         if has_rotary_positions(self.model, number):
-            cos, sin = cache.cos[start:end, None], cache.sin[start:end, None]  # [s, 1, 1, d/2]
+            kind, factor = kind_of(self.model, number), attention_factor(self.model, number)
+            cos, sin = (table[kind, start:end] * factor for table in (cache.cos, cache.sin))  # [s, 1, 1, c/2]
             query, key = _rotate(query, cos, sin), _rotate(key, cos, sin)
         cache.keys[number, :, start:end] = key.squeeze(3)
         cache.values[number, :, start:end] = value
         keys, values = cache.keys[number, :, :end], cache.values[number, :, :end]  # [b, t, g, d]
-        scores = torch.einsum("bsgrd,btgd->bgrst", query, keys).float() * head_size**-0.5
+        scores = torch.einsum("bsgrd,btgd->bgrst", query, keys).float()
+        scores = scores * (self.model.query_pre_attention_scalar or head_size) ** -0.5
+        if self.model.attention_logit_softcap is not None:
+            scores = soft_cap(scores, self.model.attention_logit_softcap)
         positions = torch.arange(end, device=x.device)
         unseen = positions[None, :] > positions[start:, None]  # [s, t]
+        if has_sliding_window(self.model, number):
+            assert self.model.sliding_window is not None, "a layer has a window where the model has one"
+            unseen = unseen | (positions[None, :] <= positions[start:, None] - self.model.sliding_window)
         probabilities = scores.masked_fill(unseen, float("-inf")).softmax(dim=-1).to(values.dtype)
         context = torch.einsum("bgrst,btgd->bsgrd", probabilities, values)
         return context.reshape(batch, length, -1) @ layer[ATTENTION_OUTPUT].T
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate channel i of each head with channel i + d/2, as in kernels/reference.py, at any positions. x [b, s, g, r, d]."""
-    first, second = x.float().chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
+    """Rotate channel i of each head with channel i + c/2, as in kernels/reference.py, at any positions; the channels from c on
+    stay. x [b, s, g, r, d]."""
+    turned = 2 * cos.shape[-1]
+    first, second = x[..., :turned].float().chunk(2, dim=-1)
+    both = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
+    return torch.cat([both, x[..., turned:]], dim=-1)

@@ -42,7 +42,7 @@ def initialize(chunk: torch.nn.Module, specs: Mapping[str, TensorSpec], *, seed:
         # Tied, the last stage holds a copy of the embedding as its output layer.
         spec = specs[EMBEDDING if name == OUTPUT and OUTPUT not in specs else name]
         if spec.init_std is None:
-            parameter.fill_(1.0)
+            parameter.fill_(spec.init_value)
             continue
         for section, seed_name in zip(parameter.chunk(len(spec.seed_names)), spec.seed_names, strict=True):
             _fill(section, spec, seed_name, seed, tp_rank)

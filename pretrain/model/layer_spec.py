@@ -15,29 +15,23 @@ from megatron.core.transformer.identity_op import IdentityOp
 from megatron.core.transformer.mlp import MLP, MLPSubmodules
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
-from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 
 from fanal.kernels.attention import causal_attention
-from fanal.kernels.rms_norm import rms_norm
-from pretrain.config.schema import ModelConfig
-from pretrain.model.families import table_of
-from pretrain.model.families.table import FEED_FORWARD_NORM, INPUT_NORM, KEY_NORM, QUERY_NORM
-
-
-class RMSNorm(torch.nn.Module):
-    """RMSNorm over the last dimension (Zhang and Sennrich, 2019): [s, b, h] or [s/t, b, h]; of heads [s, b, n/t, d]."""
-
-    def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **_: Any) -> None:
-        super().__init__()
-        self.eps = eps
-        self.weight = torch.nn.Parameter(torch.empty(hidden_size, dtype=config.params_dtype))
-        # Under sequence parallelism each tensor-parallel rank sees a part of the sequence, and so a part of this
-        # gradient; megatron sums the gradients of the parameters that carry this mark.
-        self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        return rms_norm(hidden, self.weight, self.eps)
+from pretrain.config.derive import has_sliding_window, kv_channels
+from pretrain.model.activation import XIELU
+from pretrain.model.families.table import (
+    FEED_FORWARD_NORM,
+    INPUT_NORM,
+    KEY_NORM,
+    POST_ATTENTION_NORM,
+    POST_FEED_FORWARD_NORM,
+    QUERY_NORM,
+)
+from pretrain.model.families.tensors import table_of
+from pretrain.model.norms import HeadNorm, KeysNorm, LayerNorm, QueriesNorm, RMSNorm
+from pretrain.model.rotary import attention_factor, kind_of
+from pretrain.model.translate import DecoderConfig
 
 
 class CausalSelfAttention(torch.nn.Module):
@@ -48,17 +42,58 @@ class CausalSelfAttention(torch.nn.Module):
     as a difference of two positions, so inside a document the result is the same as counting from the document's start.
     """
 
-    def __init__(
-        self, *, backend: str, config: TransformerConfig, softmax_scale: float | None = None, **_: Any
-    ) -> None:
+    def __init__(self, *, backend: str, config: DecoderConfig, layer_number: int, **_: Any) -> None:
         super().__init__()
+        model, layer = _model(config), layer_number - 1
         self.backend = backend
-        self.softmax_scale = softmax_scale
+        self.softmax_scale = softmax_scale(config, layer)
+        self.window = model.sliding_window if has_sliding_window(model, layer) else None
+        self.soft_cap = model.attention_logit_softcap
 
     def forward(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: torch.Tensor | None, **_: Any
     ) -> torch.Tensor:
-        return causal_attention(query, key, value, self.backend, self.softmax_scale, document_starts=attention_mask)
+        return causal_attention(
+            query,
+            key,
+            value,
+            self.backend,
+            self.softmax_scale,
+            document_starts=attention_mask,
+            window=self.window,
+            soft_cap=self.soft_cap,
+        )
+
+
+class LayerAttention(SelfAttention):
+    """megatron's attention, which turns by the angles of its own kind of layer and may have a norm behind it."""
+
+    def __init__(self, config: DecoderConfig, *args: Any, **kwargs: Any) -> None:
+        super().__init__(config, *args, **kwargs)
+        self.kind = kind_of(_model(config), self.layer_number - 1)
+        self.post_layernorm = _norm_at(config, POST_ATTENTION_NORM)
+
+    def forward(  # type: ignore[override]
+        self, hidden: torch.Tensor, *args: Any, rotary_pos_emb: torch.Tensor, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Args: hidden [s, b, h] or, under sequence parallelism, [s/t, b, h]; rotary_pos_emb as of LayerAngles."""
+        output, bias = super().forward(hidden, *args, rotary_pos_emb=rotary_pos_emb[self.kind], **kwargs)
+        return self.post_layernorm(output), bias
+
+
+class FeedForward(MLP):
+    """megatron's feed-forward, whose activation may learn, with a norm behind it or none."""
+
+    def __init__(self, config: DecoderConfig, **kwargs: Any) -> None:
+        projections = MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
+        super().__init__(config, projections, ffn_hidden_size=config.ffn_hidden_size, **kwargs)
+        if _model(config).activation == "xielu":
+            self.activation_func = XIELU(config)
+        self.post_layernorm = _norm_at(config, POST_FEED_FORWARD_NORM)
+
+    def forward(self, hidden: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+        output, bias = super().forward(hidden, *args, **kwargs)
+        return self.post_layernorm(output), bias
 
 
 def residual_add(training: bool, fused: bool) -> Callable[..., torch.Tensor]:
@@ -66,47 +101,70 @@ def residual_add(training: bool, fused: bool) -> Callable[..., torch.Tensor]:
 
     def add(output_and_bias: tuple[torch.Tensor, None], residual: torch.Tensor, dropout: float) -> torch.Tensor:
         output, bias = output_and_bias
-        assert bias is None and dropout == 0.0, "the Llama family has no biases and we train without dropout"
+        assert bias is None and dropout == 0.0, "projections out of a sub-layer have no biases, and there is no dropout"
         return residual + output
 
     return add
 
 
-def layer_spec(model: ModelConfig, attention_backend: str) -> ModuleSpec:
-    """Return the spec of one decoder layer: grouped attention, SwiGLU, and RMSNorm at each place where the family has one."""
-    places = {spec.name for spec in table_of(model).layer}
+def softmax_scale(config: DecoderConfig, layer: int) -> float:
+    """Return what a layer's scores are multiplied by. YaRN's factor of queries and of keys is in it, once for each."""
+    model = _model(config)
+    scalar = model.query_pre_attention_scalar or kv_channels(model)
+    return scalar**-0.5 * attention_factor(model, layer) ** 2
 
-    def norm_at(place: str) -> type[torch.nn.Module]:
-        return RMSNorm if place in places else IdentityOp
+
+def layer_spec(config: DecoderConfig, attention_backend: str) -> ModuleSpec:
+    """Return the spec of one decoder layer, with a norm at each place where the model has one."""
+    model = _model(config)
+    places = {spec.name for spec in table_of(model).layer}
+    per_head = model.qk_layernorm_scope == "head"
+
+    def at(place: str, module: type[torch.nn.Module]) -> type[torch.nn.Module]:
+        return module if place in places else IdentityOp
 
     return ModuleSpec(
         module=TransformerLayer,
         submodules=TransformerLayerSubmodules(
-            input_layernorm=norm_at(INPUT_NORM),
+            input_layernorm=at(INPUT_NORM, norm_of(config)),
             self_attention=ModuleSpec(
-                module=SelfAttention,
+                module=LayerAttention,
                 params={"attn_mask_type": AttnMaskType.causal},
                 submodules=SelfAttentionSubmodules(
                     linear_qkv=ColumnParallelLinear,
-                    core_attention=partial(CausalSelfAttention, backend=attention_backend),
+                    core_attention=partial(CausalSelfAttention, backend=attention_backend),  # type: ignore[arg-type]
                     linear_proj=RowParallelLinear,
-                    q_layernorm=norm_at(QUERY_NORM),
-                    k_layernorm=norm_at(KEY_NORM),
+                    q_layernorm=at(QUERY_NORM, HeadNorm if per_head else QueriesNorm),
+                    k_layernorm=at(KEY_NORM, HeadNorm if per_head else KeysNorm),
                 ),
             ),
             self_attn_bda=residual_add,  # type: ignore[arg-type]
-            pre_mlp_layernorm=norm_at(FEED_FORWARD_NORM),
-            mlp=ModuleSpec(
-                module=MLP, submodules=MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
-            ),
+            pre_mlp_layernorm=at(FEED_FORWARD_NORM, norm_of(config)),
+            mlp=FeedForward,
             mlp_bda=residual_add,  # type: ignore[arg-type]
         ),
     )
 
 
-def stage_spec(config: TransformerConfig, model: ModelConfig, attention_backend: str) -> TransformerBlockSubmodules:
+def stage_spec(config: DecoderConfig, attention_backend: str) -> TransformerBlockSubmodules:
     """Return the layers of one model chunk; their number divides evenly, which config/rules.py checks."""
     chunks = config.pipeline_model_parallel_size * (config.virtual_pipeline_model_parallel_size or 1)
     layers = config.num_layers // chunks
-    specs = [layer_spec(model, attention_backend)] * layers
-    return TransformerBlockSubmodules(layer_specs=specs, layer_norm=RMSNorm)  # type: ignore[arg-type]
+    specs = [layer_spec(config, attention_backend)] * layers
+    return TransformerBlockSubmodules(layer_specs=specs, layer_norm=norm_of(config))  # type: ignore[arg-type]
+
+
+def norm_of(config: DecoderConfig) -> type[torch.nn.Module]:
+    """Return the norm of the residual stream."""
+    return LayerNorm if _model(config).normalization == "LayerNorm" else RMSNorm
+
+
+def _norm_at(config: DecoderConfig, place: str) -> torch.nn.Module:
+    if all(spec.name != place for spec in table_of(_model(config)).layer):
+        return IdentityOp()
+    return norm_of(config)(config, config.hidden_size, config.layernorm_epsilon)
+
+
+def _model(config: DecoderConfig) -> Any:
+    assert config.model is not None, "translate.py states the model"
+    return config.model

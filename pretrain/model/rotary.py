@@ -1,22 +1,56 @@
-"""The rotary frequencies of a model, scaled as its configuration states."""
+"""The rotary frequencies of a model's layers, scaled as its configuration states."""
 
 from torch import Tensor
 
-from fanal.kernels.reference import llama3_frequencies
+from fanal.kernels.reference import llama3_frequencies, rotary_frequencies, yarn_attention_factor, yarn_frequencies
+from pretrain.config.derive import has_local_angles, has_rotary_positions, rotary_channels
 from pretrain.config.schema import ModelConfig
 
 
-def scaled_frequencies(model: ModelConfig, frequencies: Tensor) -> Tensor:
-    """Return the frequencies that a model turns by. Args: frequencies: those of its rotary_base, [d/2]. Definition: kernels."""
-    if model.rotary_scaling == "none":
+def layer_frequencies(model: ModelConfig) -> tuple[Tensor, ...]:
+    """Return the frequencies of each kind of layer, [channels / 2] each, in the order of ``kind_of``."""
+    kinds = sorted({kind_of(model, layer) for layer in range(model.num_layers)})
+    return tuple(_frequencies(model, is_local=kind == LOCAL) for kind in range(kinds[-1] + 1))
+
+
+GLOBAL, LOCAL = 0, 1
+
+
+def kind_of(model: ModelConfig, layer: int) -> int:
+    """Return which frequencies a layer, counted from 0, turns by: GLOBAL or LOCAL."""
+    return LOCAL if has_local_angles(model, layer) else GLOBAL
+
+
+def attention_factor(model: ModelConfig, layer: int) -> float:
+    """Return the number that a layer's turned queries, and its turned keys, are multiplied by (YaRN)."""
+    if model.rotary_scaling != "yarn" or has_local_angles(model, layer) or not has_rotary_positions(model, layer):
+        return 1.0
+    stated = model.rotary_scaling_attention_factor
+    return yarn_attention_factor(model.rotary_scaling_factor) if stated is None else stated
+
+
+def _frequencies(model: ModelConfig, *, is_local: bool) -> Tensor:
+    base = model.local_rotary_base if is_local and model.local_rotary_base is not None else model.rotary_base
+    frequencies = rotary_frequencies(rotary_channels(model), base)
+    if is_local or model.rotary_scaling == "none":
         return frequencies
+    factor, length = model.rotary_scaling_factor, model.rotary_scaling_original_length
     if model.rotary_scaling == "linear":
-        return frequencies / model.rotary_scaling_factor
-    assert model.rotary_scaling_original_length is not None, "config/model_rules.py wants a length for llama3"
+        return frequencies / factor
+    assert length is not None, "config/model_rules.py wants a length for llama3 and yarn"
+    if model.rotary_scaling == "yarn":
+        return yarn_frequencies(
+            frequencies,
+            theta=base,
+            factor=factor,
+            original_length=length,
+            beta_fast=model.rotary_scaling_beta_fast,
+            beta_slow=model.rotary_scaling_beta_slow,
+        )
     return llama3_frequencies(
         frequencies,
-        factor=model.rotary_scaling_factor,
+        factor=factor,
         low_freq_factor=model.rotary_scaling_low_freq_factor,
         high_freq_factor=model.rotary_scaling_high_freq_factor,
-        original_length=model.rotary_scaling_original_length,
+        original_length=length,
     )

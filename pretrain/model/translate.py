@@ -1,20 +1,42 @@
 """Translate our configuration to megatron-core's TransformerConfig."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-from pretrain.config.derive import has_rotary_positions, kv_channels
-from pretrain.config.schema import RunConfig
-from pretrain.model.families import table_of
-from pretrain.model.families.table import KEY_NORM, QUERY_NORM
+from fanal.kernels.activations import squared_relu
+from pretrain.config.derive import has_gate, has_rotary_positions, kv_channels
+from pretrain.config.schema import ModelConfig, RunConfig
 
 PARAMS_DTYPE = {"bf16": torch.bfloat16, "fp32": torch.float32}
 """Type of weights and activations by train.precision."""
 
 
-def transformer_config(run: RunConfig) -> TransformerConfig:
+def gelu_tanh(gate: torch.Tensor) -> torch.Tensor:
+    """Return the tanh approximation of GELU (Hendrycks and Gimpel, 2016, arXiv:1606.08415)."""
+    return F.gelu(gate, approximate="tanh")
+
+
+ACTIVATIONS = {
+    "swiglu": F.silu,
+    "geglu": gelu_tanh,
+    "squared_relu": squared_relu,
+    "xielu": F.relu,  # stands in until layer_spec.py puts the module there
+}
+"""What the gate, or all of the feed-forward, goes through; xielu learns, and is a module of its layer (layer_spec.py)."""
+
+
+@dataclass
+class DecoderConfig(TransformerConfig):
+    """megatron-core's configuration, and ours for the modules that we put into its layers."""
+
+    model: ModelConfig | None = None
+
+
+def transformer_config(run: RunConfig) -> DecoderConfig:
     """Return the megatron-core configuration of this run's model on this run's layout.
 
     Fusions that need Apex, Transformer Engine or a compiler are off: kernels enter through layer_spec.py.
@@ -22,20 +44,23 @@ def transformer_config(run: RunConfig) -> TransformerConfig:
     model, parallel = run.model, run.parallel
     virtual = parallel.virtual_pipeline_model_parallel_size
     dtype = PARAMS_DTYPE[run.train.precision]
-    return TransformerConfig(
+    return DecoderConfig(
+        model=model,
         num_layers=model.num_layers,
         hidden_size=model.hidden_size,
         ffn_hidden_size=model.ffn_hidden_size,
         num_attention_heads=model.num_attention_heads,
         num_query_groups=model.num_query_groups,
         kv_channels=kv_channels(model),
-        normalization="RMSNorm",
+        normalization=model.normalization,
         layernorm_epsilon=model.layernorm_epsilon,
-        # A norm over one head sees the heads of its own rank: megatron sums its gradient over tensor-parallel ranks.
-        qk_layernorm=not {QUERY_NORM, KEY_NORM}.isdisjoint(spec.name for spec in table_of(model).layer),
-        gated_linear_unit=True,
-        activation_func=torch.nn.functional.silu,
+        layernorm_zero_centered_gamma=model.layernorm_zero_centered_gamma,
+        # Norms of queries and keys see the heads of their own rank: megatron sums their gradients over tensor-parallel ranks.
+        qk_layernorm=model.qk_layernorm,
+        gated_linear_unit=has_gate(model),
+        activation_func=ACTIVATIONS[model.activation],
         add_bias_linear=False,
+        add_qkv_bias=model.add_qkv_bias,
         no_rope_freq=[int(not has_rotary_positions(model, layer)) for layer in range(model.num_layers)],
         attention_dropout=0.0,
         hidden_dropout=0.0,

@@ -30,6 +30,8 @@ class StepResult:
     """Mean cross entropy per token of the whole batch before the update, in nats; nan if no token counts."""
     loss_by_domain: dict[str, float]
     """Loss by domain; a domain without a token is left out."""
+    z_loss: float
+    """Mean z-loss per token, not weighted, apart from the loss; nan if no token counts."""
     grad_norm: float
     """Global gradient norm before gradient clipping."""
     verdict: Verdict
@@ -71,14 +73,17 @@ def train_step(
     # Sent off before the norm is: when the host has waited for the norm, the losses are there, and reading them is a copy.
     shared = sum_over_replicas_and_share(losses, world)
     grad_norm = gradient_norm(optimizer)
-    loss, by_domain = means(shared, domains)
+    found = means(shared, domains)
+    loss = found.loss
     if run.train.spikes is not None and run.train.spikes.skip:
         # Groups that sum in another order may differ in the last bit, and a rank that skips alone leaves the others waiting.
         loss, grad_norm = rank_0s([loss, grad_norm], world)
     verdict = judge(loss=loss, grad_norm=grad_norm, state=state, config=run.train.spikes)
     if verdict.skip is None:
         apply_gradients(optimizer, grad_norm)
-    return StepResult(loss=loss, loss_by_domain=by_domain, grad_norm=grad_norm, verdict=verdict)
+    return StepResult(
+        loss=loss, loss_by_domain=found.by_domain, z_loss=found.z_loss, grad_norm=grad_norm, verdict=verdict
+    )
 
 
 def run_micro_batches(
@@ -94,7 +99,7 @@ def run_micro_batches(
 ) -> torch.Tensor:
     """Run megatron's schedule over ``num_samples`` samples of the global batch, backward pass included or not.
 
-    Returns: float64 [num_domains, 2], this replica's (loss sum, tokens) by domain; zeros but on the last pipeline stage.
+    Returns: float64 [num_domains, 3], this replica's (loss sum, tokens, z-loss sum) by domain; zeros but on the last stage.
     """
     count = num_microbatches(
         global_batch_size=num_samples,
@@ -102,7 +107,7 @@ def run_micro_batches(
         data_parallel_size=world.data_parallel_size,
     )
     reports = get_forward_backward_func()(
-        forward_step_func=partial(_forward, num_domains),
+        forward_step_func=partial(_forward, num_domains, train.z_loss_weight),
         data_iterator=_one_iterator_per_chunk(micro_batches, len(model)),
         model=list(model) if len(model) > 1 else model[0],
         num_microbatches=count,
@@ -111,45 +116,53 @@ def run_micro_batches(
         forward_only=forward_only,
     )
     if not world.is_pipeline_last:
-        return torch.zeros(num_domains, 2, dtype=torch.float64, device=world.device)
+        return torch.zeros(num_domains, 3, dtype=torch.float64, device=world.device)
     return torch.stack(reports).sum(dim=0)
 
 
-def mean_losses(
-    loss_sums_and_tokens: torch.Tensor, domains: Sequence[str], world: World
-) -> tuple[float, dict[str, float]]:
-    """Return the mean loss per token of the whole batch and of each domain, on every rank.
+@dataclass(frozen=True, kw_only=True)
+class Means:
+    """Means per token of a batch."""
+
+    loss: float
+    """Mean of all tokens; nan if there are none."""
+    by_domain: dict[str, float]
+    """Means by domain; a domain without a token is left out."""
+    z_loss: float
+    """Mean of all tokens; nan if there are none."""
+
+
+def mean_losses(sums: torch.Tensor, domains: Sequence[str], world: World) -> Means:
+    """Return the mean losses of the whole batch, on every rank.
 
     Collective, as many whatever the number of domains: the whole is the sum of the parts. One device sync.
-    Args: loss_sums_and_tokens, float64 [num_domains, 2], as run_micro_batches gives it; domains, their names.
-    Returns: see ``means``.
+    Args: sums, float64 [num_domains, 3], as run_micro_batches gives it; domains, their names.
     """
-    return means(sum_over_replicas_and_share(loss_sums_and_tokens.clone(), world), domains)
+    return means(sum_over_replicas_and_share(sums.clone(), world), domains)
 
 
-def means(loss_sums_and_tokens: torch.Tensor, domains: Sequence[str]) -> tuple[float, dict[str, float]]:
-    """Return the mean of all tokens, nan if there are none, and the means by name, domains without a token left out.
-
-    Args: float64 [num_domains, 2], of the whole batch. One device sync.
-    """
-    parts = loss_sums_and_tokens.tolist()
-    by_domain = {name: total / tokens for name, (total, tokens) in zip(domains, parts, strict=True) if tokens}
-    total, tokens = (sum(column) for column in zip(*parts, strict=True))
-    return total / tokens if tokens else float("nan"), by_domain
+def means(sums: torch.Tensor, domains: Sequence[str]) -> Means:
+    """Return the means of sums of the whole batch, float64 [num_domains, 3]. One device sync."""
+    parts = sums.tolist()
+    by_domain = {name: total / tokens for name, (total, tokens, _) in zip(domains, parts, strict=True) if tokens}
+    total, tokens, z_total = (sum(column) for column in zip(*parts, strict=True))
+    if not tokens:
+        return Means(loss=float("nan"), by_domain=by_domain, z_loss=float("nan"))
+    return Means(loss=total / tokens, by_domain=by_domain, z_loss=z_total / tokens)
 
 
 def _forward(
-    num_domains: int, micro_batches: Iterator[MicroBatch | Boundaries | None], chunk: Any
+    num_domains: int, z_loss_weight: float, micro_batches: Iterator[MicroBatch | Boundaries | None], chunk: Any
 ) -> tuple[torch.Tensor, Any]:
     """Run a chunk, as megatron's forward_step_func: return its output, and the function of the loss on the last stage.
 
-    The third argument is megatron's attention_mask, which carries the boundaries of documents (layer_spec.py).
+    The argument after the positions is megatron's attention_mask, which carries the boundaries of documents (layer_spec.py).
     """
     batch = next(micro_batches)
     if batch is None or isinstance(batch, Boundaries):  # a stage in the middle: the input comes from its neighbour
         return chunk(None, None, None if batch is None else batch.document_starts), None
     output = chunk(batch.tokens, batch.position_ids, batch.document_starts, labels=batch.labels)
-    return output, partial(masked_loss, batch.loss_mask, batch.domain_ids, num_domains)
+    return output, partial(masked_loss, batch.loss_mask, batch.domain_ids, num_domains, z_loss_weight)
 
 
 def _one_iterator_per_chunk(micro_batches: Iterator[MicroBatch | Boundaries | None], chunks: int) -> Any:

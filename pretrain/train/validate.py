@@ -38,7 +38,7 @@ def validate(
         chunk.train()
     if counted is None:
         return None
-    _, losses = mean_losses(counted, samples.domains, world)
+    losses = mean_losses(counted, samples.domains, world).by_domain
     return ValidationRecord(
         step=state.step,
         consumed_tokens=state.consumed_tokens,
@@ -50,7 +50,7 @@ def validate(
 def _validate_samples(
     model: list[DistributedDataParallel], samples: ValidationSamples, run: RunConfig, world: World, requests: Requests
 ) -> torch.Tensor | None:
-    """This replica's (loss sum, tokens) by domain: float64 [num_domains, 2]; None if the run was asked to stop. Collective.
+    """This replica's sums by domain, as of run_micro_batches; None if the run was asked to stop. Collective.
 
     A batch is as large as one of training, so that a pipeline is as full. One more collective, and a device sync, for each.
     """
@@ -60,7 +60,7 @@ def _validate_samples(
     left = count = -(-samples.num_samples // (per_pass * pipeline)) * pipeline
     batch = max(1, run.train.global_batch_size // (per_pass * pipeline)) * pipeline
     batches = validation_micro_batches(samples, run.data, run.train, world, count=count)
-    total = torch.zeros(len(samples.domains), 2, dtype=torch.float64, device=world.device)
+    total = torch.zeros(len(samples.domains), 3, dtype=torch.float64, device=world.device)
     while left:
         if requests.agreed(world).stop:
             return None

@@ -26,6 +26,7 @@ from pretrain.convert.ours.published import PublishedFile
 from pretrain.convert.ours.source import ExportSource
 from pretrain.convert.theirs.model import CannotLoadError, LayerByLayer, WholeModel
 from pretrain.convert.theirs.write_config import exported_vocab_size
+from pretrain.model.families import family_of
 from pretrain.model.families.sizes import num_parameters
 from pretrain.parallel.world import open_lone_world
 
@@ -75,7 +76,7 @@ def certify(
         tokenizer = prove_tokenizer(folder, source)
         texts = certificate_texts(source, num_samples=num_samples)
         mode = _mode(source, texts, memory)
-        theirs = WholeModel(folder) if mode == "whole" else LayerByLayer(folder)
+        theirs = (WholeModel if mode == "whole" else LayerByLayer)(folder, family_of(source.model))
         vocab_size = exported_vocab_size(source)
         with open_lone_world(), open_tensors(source.folder) as reader:
             ours = OurModel(reader, source.model, vocab_size=vocab_size, dtype=dtype)

@@ -4,17 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pretrain.checkpoint.disk.origin import chain, described
-from pretrain.config.derive import has_rotary_positions, kv_channels
-from pretrain.config.schema import ModelConfig, RunConfig
+from pretrain.config.schema import RunConfig
 from pretrain.convert.certificate.certify import Certificate, versions
 from pretrain.convert.certificate.compare import BOUND, mean_loss
+from pretrain.convert.exporting.card_architecture import architecture
 from pretrain.convert.exporting.markdown import as_text, front_matter, table
 from pretrain.convert.exporting.measured import measured_rows
 from pretrain.convert.ours.source import ExportSource
-from pretrain.convert.theirs.write_config import exported_parameters, exported_vocab_size
+from pretrain.convert.theirs.write_config import exported_vocab_size
 from pretrain.data.position import SourcePosition
 from pretrain.log.summary import figure
-from pretrain.model.families import family_of
 from pretrain.optim.registry import optimizer_of
 from pretrain.state import TrainState
 from tokenizer.shards.labels import LANGUAGE_TAG
@@ -31,7 +30,7 @@ def model_card(source: ExportSource, certificate: Certificate, *, dtype: str, da
     sections = [
         _front_matter(source, licence),
         _head(source, dtype),
-        _architecture(source, dtype),
+        architecture(source, dtype),
         _training(source),
         _data(source),
         _certificate(source, certificate, date),
@@ -63,36 +62,6 @@ def _head(source: ExportSource, dtype: str) -> str:
         name = source.imported.name
     what = "A base language model: it continues a text, and was not trained to follow instructions."
     return f"# {as_text(name)}, step {source.state.step:,}\n\n{what} Weights in {dtype}, exported by Fanal.\n"
-
-
-def _architecture(source: ExportSource, dtype: str) -> str:
-    model = source.model
-    tied = "shared with the output" if model.share_embeddings_and_output_weights else "separate from the output"
-    heads = f"{model.num_attention_heads} query heads and {model.num_query_groups} key/value heads"
-    rows = [
-        ("parameters", f"{exported_parameters(source):,}"),
-        ("layers", f"{model.num_layers}"),
-        ("hidden size", f"{model.hidden_size:,}; feed-forward (SwiGLU) {model.ffn_hidden_size:,}"),
-        ("attention", f"{heads} of size {kv_channels(model)}"),
-        ("positions", f"{_positions(model)}; trained on {source.seq_length:,} tokens"),
-        ("norm", f"RMSNorm, epsilon {model.layernorm_epsilon:g}" + _of_heads(model)),
-        ("vocabulary", f"{exported_vocab_size(source):,} tokens; embedding {tied}"),
-        ("weights", f"trained in {source.weights_dtype} with fp32 masters, exported in {dtype}"),
-    ]
-    family = family_of(model)
-    return f"## Architecture\n\n{family.title} (`{family.architecture}`).\n\n" + table(("", ""), rows)
-
-
-def _positions(model: ModelConfig) -> str:
-    said = f"rotary, theta {model.rotary_base:g}"
-    if model.rotary_scaling != "none":
-        said += f", scaled by {model.rotary_scaling_factor:g} ({model.rotary_scaling})"
-    without = sum(not has_rotary_positions(model, layer) for layer in range(model.num_layers))
-    return said + (f"; none in {without} of {model.num_layers} layers" if without else "")
-
-
-def _of_heads(model: ModelConfig) -> str:
-    return "; also over each query head and each key head" if model.qk_layernorm else ""
 
 
 def _training(source: ExportSource) -> str:

@@ -136,6 +136,8 @@ def _read_ahead(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
 
 def row_blocks(tensor: HfTensor, reader: TensorReader) -> Iterator[np.ndarray]:
     """Yield a tensor's master values from first row to last: float32, contiguous, at most BLOCK_BYTES each (or one row)."""
+    if tensor.constant is not None:
+        yield np.full((1,), tensor.constant, np.float32)
     for box in tensor.boxes:
         columns = math.prod(box.size[1:])
         step = max(1, BLOCK_BYTES // (4 * columns))

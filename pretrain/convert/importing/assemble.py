@@ -1,6 +1,7 @@
 """Assemble our tensors from those of a Hugging Face folder, a block of rows at a time. No torch."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +9,7 @@ import numpy as np
 from pretrain.config.schema import ModelConfig
 from pretrain.convert.ours.names import hf_tensors, our_shapes
 from pretrain.convert.theirs.weights import BadWeightsError, HfWeights
-from pretrain.model.families.table import HF_EMBEDDING, HF_OUTPUT
+from pretrain.model.families.family import HF_EMBEDDING, HF_OUTPUT
 
 BLOCK_BYTES = 32 << 20
 """Bytes of one tensor, as float32, in memory at a time, at most."""
@@ -69,13 +70,14 @@ def assemble(weights: HfWeights, model: ModelConfig) -> Assembly:
         )
     expected = {tensor.name: tensor for tensor in hf_tensors(model, vocab_size=model.vocab_size)}
     entries = weights.entries
-    missing = [name for name in expected if name not in entries]
+    constants = {name: tensor.constant for name, tensor in expected.items() if tensor.constant is not None}
+    missing = [name for name in expected if name not in entries and name not in constants]
     if missing:
         raise BadWeightsError(
             f"{weights.folder} lacks {_shown(missing)}, which its config.json implies; copy the folder again"
         )
     for name, tensor in expected.items():
-        if entries[name].shape != tensor.shape:
+        if name in entries and entries[name].shape != tensor.shape:
             raise BadWeightsError(
                 f"{name} in {weights.folder / entries[name].file} has shape {entries[name].shape}; its config.json implies "
                 f"{tensor.shape}; copy config.json and the weights of one model"
@@ -87,6 +89,7 @@ def assemble(weights: HfWeights, model: ModelConfig) -> Assembly:
         raise BadWeightsError(
             f"{weights.folder} holds {_shown(unexpected)}, and the model that its config.json describes has no such tensor"
         )
+    _check_constants(weights, {name: value for name, value in constants.items() if name in entries})
     rows: dict[str, list[SourceRows]] = {name: [] for name in our_shapes(model)}
     for tensor in expected.values():
         first = 0
@@ -97,6 +100,17 @@ def assemble(weights: HfWeights, model: ModelConfig) -> Assembly:
             first += box.size[0]
     ordered = {name: sorted(found, key=lambda part: part.first_row) for name, found in rows.items()}
     return Assembly(weights, our_shapes(model), ordered)
+
+
+def _check_constants(weights: HfWeights, constants: Mapping[str, float]) -> None:
+    """Check that what is no parameter has the value that the family computes with. Raises: BadWeightsError."""
+    for name, value in constants.items():
+        found = float(weights.read_rows(name, 0, 1).reshape(-1)[0])
+        if not math.isclose(found, value, rel_tol=2**-8):  # bf16 is as exact as that
+            raise BadWeightsError(
+                f"{name} in {weights.folder / weights.entries[name].file} is {found:g} and must be {value:g}; another value is not "
+                "supported"
+            )
 
 
 def _check_copy(weights: HfWeights) -> None:

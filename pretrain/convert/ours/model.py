@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding
 from megatron.core.transformer.spec_utils import build_module
 
+from fanal.kernels.reference import soft_cap
 from pretrain.checkpoint.disk.boxes import Box
 from pretrain.checkpoint.disk.tensors import TensorReader
-from pretrain.config.derive import kv_channels
+from pretrain.config.derive import embedding_factor
 from pretrain.config.schema import DataConfig, ModelConfig, OptimConfig, ParallelConfig, RunConfig, TrainConfig
-from pretrain.model.families.table import EMBEDDING, FINAL_NORM, OUTPUT, layer_tensor
-from pretrain.model.layer_spec import RMSNorm, layer_spec
-from pretrain.model.rotary import scaled_frequencies
+from pretrain.model.angles import LayerAngles
+from pretrain.model.families.table import EMBEDDING, OUTPUT, layer_tensor
+from pretrain.model.layer_spec import layer_spec, norm_of
 from pretrain.model.translate import transformer_config
 
 Point = tuple[str, list[torch.Tensor]]
@@ -36,34 +36,32 @@ class OurModel:
         self._reader, self._model, self._vocab_size = reader, model, vocab_size
         self._is_rounded = dtype == "bfloat16"
         self._config = transformer_config(_alone(model))
-        self._rotary = RotaryEmbedding(kv_channels(model), 1.0, rotary_base=model.rotary_base)  # type: ignore[arg-type]
-        self._rotary.inv_freq = scaled_frequencies(model, self._rotary.inv_freq)
+        self._angles = LayerAngles(model)
         self._normed: list[torch.Tensor] = []
         self._output: torch.Tensor | None = None
 
     @torch.no_grad()
     def points(self, texts: Sequence[np.ndarray]) -> Iterator[Point]:
         """Yield the state of every text after each part of the model, from the embedding to the last norm."""
-        embedding = self._rows(EMBEDDING)
-        states = [embedding[torch.from_numpy(ids)][:, None] for ids in texts]  # [s, 1, h]
+        embedding, factor = self._rows(EMBEDDING), embedding_factor(self._model)
+        states = [embedding[torch.from_numpy(ids)][:, None] * factor for ids in texts]  # [s, 1, h]
         if not self._model.share_embeddings_and_output_weights:
             del embedding
         yield "embedding", [state[:, 0] for state in states]
-        layer: Any = build_module(layer_spec(self._model, "sdpa"), config=self._config, layer_number=1)
-        layer.eval()
-        middle: list[torch.Tensor] = []
-        layer.pre_mlp_layernorm.register_forward_pre_hook(lambda _, inputs: middle.append(inputs[0]))
-        angles = self._rotary(max(len(ids) for ids in texts))  # [s, 1, 1, d]
+        angles = self._angles(max(len(ids) for ids in texts))  # [kinds of layers, s, 1, 1, c]
         for number in range(self._model.num_layers):
-            layer.self_attention.layer_number = number + 1  # it tells whether the layer has rotary positions
+            layer: Any = build_module(layer_spec(self._config, "sdpa"), config=self._config, layer_number=number + 1)
+            layer.eval()
             for name, parameter in layer.named_parameters():
                 self._fill(parameter, layer_tensor(number, name))
-            middle.clear()
-            states = [layer(state, None, rotary_pos_emb=angles[: len(state)])[0] for state in states]
+            middle: list[torch.Tensor] = []
+            layer.pre_mlp_layernorm.register_forward_pre_hook(lambda _, inputs, middle=middle: middle.append(inputs[0]))
+            states = [layer(state, None, rotary_pos_emb=angles[:, : len(state)])[0] for state in states]
             yield f"layer {number}, attention", [state[:, 0] for state in middle]
             yield f"layer {number}, feed-forward", [state[:, 0] for state in states]
-        norm = RMSNorm(self._config, self._model.hidden_size, self._model.layernorm_epsilon)
-        self._fill(norm.weight, FINAL_NORM)
+        norm: Any = norm_of(self._config)(self._config, self._model.hidden_size, self._model.layernorm_epsilon)
+        for name, parameter in norm.named_parameters():
+            self._fill(parameter, f"decoder.final_layernorm.{name}")
         self._normed = [norm(state)[:, 0] for state in states]
         yield "final norm", self._normed
 
@@ -73,7 +71,9 @@ class OurModel:
         if self._output is None:
             tied = self._model.share_embeddings_and_output_weights
             self._output = self._rows(EMBEDDING if tied else OUTPUT)
-        return torch.nn.functional.linear(self._normed[text][positions], self._output)
+        logits = torch.nn.functional.linear(self._normed[text][positions], self._output)
+        cap = self._model.final_logit_softcap
+        return logits if cap is None else soft_cap(logits, cap)
 
     def _rows(self, name: str) -> torch.Tensor:
         values = torch.empty(self._vocab_size, self._model.hidden_size)

@@ -4,10 +4,12 @@ Shapes: s sequence, h hidden, v vocabulary.
 """
 
 import contextlib
+import copy
 import importlib
 import json
 import logging
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +19,7 @@ import torch
 from fanal.errors import UserError
 from pretrain.convert.ours.model import Point
 from pretrain.convert.theirs.weights import INDEX_JSON
-from pretrain.model.families.table import HF_EMBEDDING, HF_OUTPUT
+from pretrain.model.families.family import HF_EMBEDDING, HF_OUTPUT, Family
 
 SINGLE_NAME = "model.safetensors"
 EXTRA = "pip install 'fanal[hf]'"
@@ -54,7 +56,8 @@ def transformers_module() -> Any:
 class WholeModel:
     """The model loaded with AutoModelForCausalLM, as a user does. Raises: CannotLoadError."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, family: Family) -> None:
+        self._family = family
         library = transformers_module()
         with _collect_warnings() as warnings:
             try:
@@ -82,7 +85,7 @@ class WholeModel:
         def keep(name: str, state: torch.Tensor) -> None:
             found.setdefault(name, []).append(state[0])
 
-        with _hooks(self._model.model, keep):
+        with _hooks(self._model.model, self._family, keep):
             self._logits = [self._model(input_ids=torch.from_numpy(ids)[None]).logits[0] for ids in texts]
         yield from found.items()
 
@@ -90,20 +93,36 @@ class WholeModel:
         return self._logits[text][positions]
 
 
+LayerCall = tuple[torch.Tensor, dict[str, Any]]
+"""What a layer is called with: the state, and everything else."""
+
+
+class _StandIn(torch.nn.Module):
+    """In a layer's place: it keeps what the layer would be called with, and gives the state back."""
+
+    def __init__(self, layer: Any, calls: list[LayerCall]) -> None:
+        super().__init__()
+        self._calls = calls
+        if hasattr(layer, "attention_type"):
+            self.attention_type = layer.attention_type  # transformers 4 picks a layer's mask by it
+
+    def forward(self, state: torch.Tensor, **others: Any) -> torch.Tensor:
+        self._calls.append((state, others))
+        return state
+
+
 class LayerByLayer:
     """The same classes, one layer at a time: filled from the exported files, run on all texts, emptied. Raises: CannotLoadError."""
 
-    def __init__(self, folder: Path) -> None:
-        library = transformers_module()
+    def __init__(self, folder: Path, family: Family) -> None:
+        library, self._family = transformers_module(), family
         with _collect_warnings() as warnings:
             config = library.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             with torch.device("meta"):
-                self._model = library.AutoModelForCausalLM.from_config(
-                    config, dtype=torch.float32, attn_implementation="sdpa"
-                )
+                self._model = library.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         self.warnings = warnings
-        # Its frequencies are in no file; on "meta" they have no values either.
-        self._rotary = type(self._model.model.rotary_emb)(config)
+        _fill_buffers(self._model, config)
+        self._cap = getattr(config, "final_logit_softcapping", None)
         self._folder, self._tied = folder, bool(config.tie_word_embeddings)
         self._files = _files_of_tensors(folder)
         self._check_names()
@@ -123,19 +142,15 @@ class LayerByLayer:
     def points(self, texts: Sequence[np.ndarray]) -> Iterator[Point]:
         inner = self._model.model
         with self._filled(inner.embed_tokens, "model.embed_tokens."):
-            states = [inner.embed_tokens(torch.from_numpy(ids)[None]) for ids in texts]
+            taken = [self._taken(ids) for ids in texts]
+        states = [calls[0][0] for calls in taken]
         yield "embedding", [state[0] for state in states]
-        angles = [self._rotary(state, torch.arange(state.shape[1])[None]) for state in states]
         for number, layer in enumerate(inner.layers):
             middle: list[torch.Tensor] = []
-            hook = layer.post_attention_layernorm.register_forward_pre_hook(
-                lambda _, inputs, middle=middle: middle.append(inputs[0])
-            )
+            after_attention = _state_after_attention(layer, self._family)
+            hook = after_attention.register_forward_pre_hook(partial(_keep_input, middle))
             with self._filled(layer, f"model.layers.{number}."):
-                states = [
-                    _tensor(layer(state, attention_mask=None, position_embeddings=angle))
-                    for state, angle in zip(states, angles, strict=True)
-                ]
+                states = [_tensor(layer(state, **calls[number][1])) for state, calls in zip(states, taken, strict=True)]
             hook.remove()
             yield f"layer {number}, attention", [state[0] for state in middle]
             yield f"layer {number}, feed-forward", [state[0] for state in states]
@@ -147,7 +162,21 @@ class LayerByLayer:
 
     @torch.no_grad()
     def logits(self, text: int, positions: slice) -> torch.Tensor:
-        return self._model.lm_head(self._normed[text][positions])
+        logits = self._model.lm_head(self._normed[text][positions])
+        return logits if self._cap is None else torch.tanh(logits / self._cap) * self._cap
+
+    def _taken(self, ids: np.ndarray) -> list[LayerCall]:
+        """Return what the class hands to each of its layers for a text: the embedding, and the masks and angles of each layer."""
+        calls: list[LayerCall] = []
+        layers = self._model.model.layers
+        stand_ins = torch.nn.ModuleList(_StandIn(layer, calls) for layer in layers)
+        self._model.model.layers, norm = stand_ins, self._model.model.norm
+        self._model.model.norm = torch.nn.Identity()
+        try:
+            self._model.model(input_ids=torch.from_numpy(ids)[None], use_cache=False)
+        finally:
+            self._model.model.layers, self._model.model.norm = layers, norm
+        return calls
 
     @contextlib.contextmanager
     def _filled(self, module: torch.nn.Module, prefix: str) -> Iterator[None]:
@@ -166,6 +195,22 @@ class LayerByLayer:
             return file.get_tensor(name).float()
 
 
+def _fill_buffers(model: Any, config: Any) -> None:
+    """Give a model on "meta" the values that are in no file and outside its layers, such as rotary frequencies: those of a model
+    that is as narrow and as low as they allow."""
+    small = copy.deepcopy(config)
+    types = list(getattr(config, "layer_types", None) or [])
+    height = max((types.index(kind) for kind in set(types)), default=0) + 1
+    small.num_hidden_layers, small.intermediate_size, small.vocab_size, small.pad_token_id = height, 1, 1, None
+    if types:
+        small.layer_types = types[:height]
+    there = type(model)(small)
+    for name, buffer in there.model.named_buffers():
+        if not name.startswith("layers."):
+            owner, _, last = name.rpartition(".")
+            setattr(model.model.get_submodule(owner), last, buffer)
+
+
 def _files_of_tensors(folder: Path) -> dict[str, str]:
     if (folder / INDEX_JSON).is_file():
         return json.loads((folder / INDEX_JSON).read_text())["weight_map"]
@@ -175,16 +220,20 @@ def _files_of_tensors(folder: Path) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _hooks(model: Any, keep: Any) -> Iterator[None]:
+def _hooks(model: Any, family: Family, keep: Any) -> Iterator[None]:
     """Call ``keep`` with the state at every point while the block runs."""
     hooks = [
-        model.embed_tokens.register_forward_hook(lambda _m, _i, output: keep("embedding", output)),
+        # What the first layer is given: some classes scale what the embedding gives.
+        model.layers[0].register_forward_pre_hook(
+            lambda _m, inputs, others: keep("embedding", inputs[0] if inputs else others["hidden_states"]),
+            with_kwargs=True,
+        ),
         model.norm.register_forward_hook(lambda _m, _i, output: keep("final norm", output)),
     ]
     for number, layer in enumerate(model.layers):
         attention, feed_forward = f"layer {number}, attention", f"layer {number}, feed-forward"
         hooks += [
-            layer.post_attention_layernorm.register_forward_pre_hook(
+            _state_after_attention(layer, family).register_forward_pre_hook(
                 lambda _m, inputs, name=attention: keep(name, inputs[0])
             ),
             layer.register_forward_hook(lambda _m, _i, output, name=feed_forward: keep(name, _tensor(output))),
@@ -194,6 +243,15 @@ def _hooks(model: Any, keep: Any) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _state_after_attention(layer: Any, family: Family) -> torch.nn.Module:
+    """Return the module of a layer whose input is the state after attention."""
+    return getattr(layer, family.state_after_attention)
+
+
+def _keep_input(kept: list[torch.Tensor], _: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+    kept.append(inputs[0])
 
 
 def _tensor(output: Any) -> torch.Tensor:

@@ -1,51 +1,50 @@
-"""Families of models, one file each: their tensors, their configuration and their Hugging Face names.
+"""Families of models, one file each: what a class of Hugging Face's transformers computes, and its names.
 
-No torch: the launcher counts parameters too. layer_spec.py makes the layers that train from a family's table.
+No torch: the launcher counts parameters too. Which tensors a model has follows from its fields alone (tensors.py); a family is
+needed to give it to Hugging Face, and to take it from there.
 """
 
 import dataclasses
-from collections.abc import Iterator
 
 from fanal.errors import UserError
 from pretrain.config.schema import ModelConfig
+from pretrain.model.families.apertus import APERTUS
 from pretrain.model.families.family import Family
+from pretrain.model.families.gemma2 import GEMMA2
+from pretrain.model.families.gemma3 import GEMMA3
 from pretrain.model.families.llama import LLAMA
 from pretrain.model.families.mistral import MISTRAL
+from pretrain.model.families.nemotron import NEMOTRON
+from pretrain.model.families.olmo2 import OLMO2
+from pretrain.model.families.olmo3 import OLMO3
+from pretrain.model.families.qwen2 import QWEN2
 from pretrain.model.families.qwen3 import QWEN3
 from pretrain.model.families.smollm3 import SMOLLM3
-from pretrain.model.families.table import Table, TensorSpec
 
-FAMILIES: tuple[Family, ...] = (LLAMA, MISTRAL, QWEN3, SMOLLM3)
-"""All families. A model belongs to the first one that uses every field it states."""
+FAMILIES: tuple[Family, ...] = (
+    LLAMA, MISTRAL, QWEN2, QWEN3, SMOLLM3, OLMO2, OLMO3, APERTUS, NEMOTRON, GEMMA2, GEMMA3,
+)  # fmt: skip
+"""All families. A model belongs to the first one whose class computes it."""
 
 
 def family_of(model: ModelConfig) -> Family:
-    """Return the family of a model: the first that uses every field that is not at its default.
+    """Return the family of a model: the first whose class computes it.
 
-    Raises: UserError naming the fields that keep the model out of the first family.
+    Raises: UserError naming what keeps the model out of the nearest family.
     """
-    stated = set(_off_default(model))
-    for family in FAMILIES:
-        if stated <= family.fields:
+    stated = off_default(model)
+    problems = {family.title: (family, family.problems(model, stated)) for family in FAMILIES}
+    for family, found in problems.values():
+        if not found:
             return family
-    names = sorted(stated - FAMILIES[0].fields)
+    family, found = min(problems.values(), key=lambda entry: len(entry[1]))
+    titles = ", ".join(dict.fromkeys(family.title for family in FAMILIES))
     raise UserError(
-        f"no family of models uses {' and '.join(f'model.{name} ({getattr(model, name)})' for name in names)} with these other "
-        "fields; the default works"
+        f"no class of transformers computes this model: {family.title}, the nearest of {titles}, does not go with "
+        f"{', '.join(found)}; it trains, and what {family.title} has there works in an export too"
     )
 
 
-def table_of(model: ModelConfig) -> Table:
-    """Return the table of a model's tensors."""
-    return family_of(model).table(model)
-
-
-def tensors_of(model: ModelConfig) -> dict[str, TensorSpec]:
-    """Return every tensor of a model by its name in the trainer and in checkpoints, layers counted from 0."""
-    return table_of(model).whole()
-
-
-def _off_default(model: ModelConfig) -> Iterator[str]:
-    for field in dataclasses.fields(model):
-        if getattr(model, field.name) != field.default:
-            yield field.name
+def off_default(model: ModelConfig) -> frozenset[str]:
+    """Return the fields of a model that are not at their defaults."""
+    return frozenset(field.name for field in dataclasses.fields(model) if getattr(model, field.name) != field.default)

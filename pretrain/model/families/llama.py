@@ -1,117 +1,52 @@
-"""Llama: pre-norm layers of grouped attention with rotary positions and a SwiGLU feed-forward, RMSNorm, no biases.
+"""Llama: grouped attention with rotary positions and a SwiGLU feed-forward, RMSNorm before each, no biases.
 
-Our tensors are Megatron's: linear_qkv holds, query group by query group, the group's query heads, its key head and its value
-head; linear_fc1 holds the gate and then the up projection. Both sides rotate the two halves of a head, so no row changes its
-place within a head.
 Source: Touvron et al., Llama, 2023 (arXiv:2302.13971) and Llama 2, 2023 (arXiv:2307.09288); scaled rotary positions: Grattafiori et
 al., Llama 3, 2024 (arXiv:2407.21783).
 """
 
-import math
+from collections.abc import Collection
 from typing import Any
 
-from pretrain.config.derive import kv_channels, padded_vocab_size
+from pretrain.config.derive import kv_channels
 from pretrain.config.schema import ModelConfig
-from pretrain.model.families.family import Family
+from pretrain.model.families.family import HF_EMBEDDING, HF_OUTPUT, Family
 from pretrain.model.families.hf_fields import HfFields
 from pretrain.model.families.rotary import ROPE_THETA, ROTARY_FIELDS, read_rotary, write_rotary
 from pretrain.model.families.table import (
     ATTENTION_OUTPUT,
     DOWN,
     EMBEDDING,
+    FEED_FORWARD_INPUT,
     FEED_FORWARD_NORM,
     FINAL_NORM,
-    GATE_AND_UP,
-    HF_EMBEDDING,
-    HF_OUTPUT,
+    GATE,
     INPUT_NORM,
+    KEY,
     OUTPUT,
+    QUERY,
     QUERY_KEY_VALUE,
-    HfPart,
-    Table,
-    TensorSpec,
-    norm,
+    UP,
+    VALUE,
 )
+from pretrain.model.families.window import refuse_window
 
-
-def table(model: ModelConfig) -> Table:
-    """Return the table of a Llama model's tensors."""
-    hidden, std = model.hidden_size, model.init_method_std
-    first, last = [_vocabulary(model, EMBEDDING, hf=HF_EMBEDDING)], [norm(FINAL_NORM, hidden, hf="model.norm.weight")]
-    if not model.share_embeddings_and_output_weights:
-        last.append(_vocabulary(model, OUTPUT, hf=HF_OUTPUT))
-    ffn, attended = model.ffn_hidden_size, model.num_attention_heads * kv_channels(model)
-    residual_std = std / math.sqrt(
-        2 * model.num_layers
-    )  # of what is added to the residual stream (Shoeybi et al., 2019)
-    query_key_value = _query_key_value(model)
-    layer = (
-        TensorSpec(
-            name=QUERY_KEY_VALUE,
-            shape=(sum(len(rows) for part in query_key_value for rows in part.rows), hidden),
-            split_dim=0,
-            init_std=std,
-            hf_parts=query_key_value,
-        ),
-        TensorSpec(
-            name=ATTENTION_OUTPUT,
-            shape=(hidden, attended),
-            split_dim=1,
-            init_std=residual_std,
-            hf_parts=(HfPart(name="self_attn.o_proj.weight", rows=(range(hidden),)),),
-        ),
-        TensorSpec(
-            name=GATE_AND_UP,
-            shape=(2 * ffn, hidden),
-            split_dim=0,
-            sections=("gate", "up"),
-            init_std=std,
-            hf_parts=(
-                HfPart(name="mlp.gate_proj.weight", rows=(range(ffn),)),
-                HfPart(name="mlp.up_proj.weight", rows=(range(ffn, 2 * ffn),)),
-            ),
-        ),
-        TensorSpec(
-            name=DOWN,
-            shape=(hidden, ffn),
-            split_dim=1,
-            init_std=residual_std,
-            hf_parts=(HfPart(name="mlp.down_proj.weight", rows=(range(hidden),)),),
-        ),
-        norm(INPUT_NORM, hidden, hf="input_layernorm.weight"),
-        norm(FEED_FORWARD_NORM, hidden, hf="post_attention_layernorm.weight"),
-    )
-    return Table(first=tuple(first), layer=layer, last=tuple(last), num_layers=model.num_layers)
-
-
-def _vocabulary(model: ModelConfig, name: str, *, hf: str) -> TensorSpec:
-    """Return the spec of a tensor with a row for each token, and padding rows."""
-    padded = padded_vocab_size(model)
-    return TensorSpec(
-        name=name,
-        shape=(padded, model.hidden_size),
-        split_dim=0,
-        init_std=model.init_method_std,
-        padding_rows=padded - model.vocab_size,
-        hf_parts=(HfPart(name=hf, rows=(range(model.vocab_size),)),),
-    )
-
-
-def _query_key_value(model: ModelConfig) -> tuple[HfPart, ...]:
-    head, groups = kv_channels(model), model.num_query_groups
-    queries = model.num_attention_heads // groups * head  # rows of a group's queries; its key and its value follow
-    starts = [group * (queries + 2 * head) for group in range(groups)]
-    return tuple(
-        HfPart(
-            name=f"self_attn.{name}.weight",
-            rows=tuple(range(start + first, start + first + length) for start in starts),
-        )
-        for name, first, length in (
-            ("q_proj", 0, queries),
-            ("k_proj", queries, head),
-            ("v_proj", queries + head, head),
-        )
-    )
+SILU = ("silu", "swish")
+"""Values of hidden_act for SwiGLU."""
+NAMES = {
+    EMBEDDING: HF_EMBEDDING,
+    INPUT_NORM: "input_layernorm.weight",
+    f"{QUERY_KEY_VALUE}/{QUERY}": "self_attn.q_proj.weight",
+    f"{QUERY_KEY_VALUE}/{KEY}": "self_attn.k_proj.weight",
+    f"{QUERY_KEY_VALUE}/{VALUE}": "self_attn.v_proj.weight",
+    ATTENTION_OUTPUT: "self_attn.o_proj.weight",
+    FEED_FORWARD_NORM: "post_attention_layernorm.weight",
+    f"{FEED_FORWARD_INPUT}/{GATE}": "mlp.gate_proj.weight",
+    f"{FEED_FORWARD_INPUT}/{UP}": "mlp.up_proj.weight",
+    DOWN: "mlp.down_proj.weight",
+    FINAL_NORM: "model.norm.weight",
+    OUTPUT: HF_OUTPUT,
+}
+"""Names of a Llama model's tensors; most classes have these, and a few of their own."""
 
 
 def write_config(model: ModelConfig) -> dict[str, Any]:
@@ -136,25 +71,36 @@ def write_config(model: ModelConfig) -> dict[str, Any]:
 
 def read_config(fields: HfFields) -> ModelConfig:
     """Read the model of a config.json. Raises: UnsupportedModelError."""
+    refuse_window(fields, fields.get("sliding_window"))
     heads = fields.get("num_attention_heads")  # Llama 1 had no groups
-    return read_llama_like(fields, default_groups=heads, window=fields.get("sliding_window"))
+    return read_llama_like(fields, default_groups=heads)
 
 
 def read_llama_like(
     fields: HfFields,
     *,
     default_groups: int | None,
-    window: Any,
     default_head_size: int | None = None,
     default_tied: bool = False,
     default_rotary_base: float = ROPE_THETA,
+    epsilon_key: str = "rms_norm_eps",
+    default_epsilon: float | None = None,
+    activation_key: str = "hidden_act",
+    activations: Collection[str] = SILU,
+    **read: Any,
 ) -> ModelConfig:
     """Read the model of a config.json, with what its family takes for a key that is not stated.
 
-    Args: window: value of sliding_window that acts, None for none; default_head_size: None is hidden_size / num_attention_heads.
+    Args:
+        default_head_size: None is hidden_size / num_attention_heads.
+        activations: values of activation_key that the family computes, the first its default.
+        read: further fields of ModelConfig, among them those of the rotary positions where ``read_rotary`` does not read them.
     Raises: UnsupportedModelError.
     """
-    _refuse_other_arithmetic(fields)
+    for name, works in (("attention_bias", (False,)), ("mlp_bias", (False,)), (activation_key, tuple(activations))):
+        value = fields.get(name, works[0])
+        if value not in works:
+            raise fields.refuse(name, value, f"is not supported; {works[0]!r} works")
     hidden, heads = fields.size("hidden_size"), fields.size("num_attention_heads")
     groups = fields.size("num_key_value_heads", default_groups)
     if heads % groups:
@@ -170,7 +116,9 @@ def read_llama_like(
     tied = fields.get("tie_word_embeddings", default_tied)
     if not isinstance(tied, bool):
         raise fields.refuse("tie_word_embeddings", tied, "must be true or false")
-    model = ModelConfig(
+    if "rotary_base" not in read:
+        read |= read_rotary(fields, default_base=default_rotary_base)
+    return ModelConfig(
         num_layers=fields.size("num_hidden_layers"),
         hidden_size=hidden,
         ffn_hidden_size=fields.size("intermediate_size"),
@@ -180,50 +128,18 @@ def read_llama_like(
         kv_channels=None if head_size * heads == hidden else head_size,
         vocab_size=fields.size("vocab_size"),
         share_embeddings_and_output_weights=tied,
-        **read_rotary(fields, default_base=default_rotary_base),
-        layernorm_epsilon=fields.number("rms_norm_eps", fields.get("rms_norm_eps")),
+        layernorm_epsilon=fields.number(epsilon_key, fields.get(epsilon_key, default_epsilon)),
         init_method_std=fields.number("initializer_range", fields.get("initializer_range", 0.02)),
+        **read,
     )
-    _refuse_sliding_window(fields, window)
-    return model
-
-
-def _refuse_other_arithmetic(fields: HfFields) -> None:
-    """Refuse settings with which the same weights are a different model. pretraining_tp is not one: it only orders sums."""
-    for name, works in (("attention_bias", (False,)), ("mlp_bias", (False,)), ("hidden_act", ("silu", "swish"))):
-        value = fields.get(name, works[0])
-        if value not in works:
-            raise fields.refuse(name, value, f"is not supported; {works[0]!r} works")
-
-
-def _refuse_sliding_window(fields: HfFields, stated: Any) -> None:
-    """Refuse a sliding window that is shorter than the longest sequence; a longer one hides nothing."""
-    max_positions = fields.size("max_position_embeddings")
-    if stated is not None and (type(stated) is not int or stated < max_positions):
-        raise fields.refuse(
-            "sliding_window", stated,
-            f"is not supported below max_position_embeddings ({max_positions}); null works, as in Mistral 7B v0.2 and later",
-        )  # fmt: skip
-    layer_types = fields.get("layer_types", [])
-    if not isinstance(layer_types, list):
-        raise fields.refuse("layer_types", layer_types, "must be a list")
-    other = sorted(set(map(str, layer_types)) - {"full_attention"})
-    if other:
-        raise fields.refuse("layer_types", other, "is not supported; 'full_attention' works")
 
 
 LLAMA = Family(
     title="Llama",
     architecture="LlamaForCausalLM",
     model_type="llama",
-    fields=frozenset(
-        {
-            "num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups", "kv_channels",
-            "vocab_size", "make_vocab_size_divisible_by", "share_embeddings_and_output_weights", "layernorm_epsilon",
-            "init_method_std", "attention_backend", *ROTARY_FIELDS,
-        }
-    ),
-    table=table,
+    fields=ROTARY_FIELDS,
+    names=NAMES,
     write_config=write_config,
     read_config=read_config,
-)  # fmt: skip
+)

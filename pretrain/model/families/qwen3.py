@@ -6,11 +6,12 @@ Source: Yang et al., Qwen3, 2025 (arXiv:2505.09388); the norms: Henry et al., 20
 import dataclasses
 from typing import Any
 
-from pretrain.config.derive import kv_channels
 from pretrain.config.schema import ModelConfig
 from pretrain.model.families.hf_fields import HfFields
-from pretrain.model.families.llama import LLAMA, read_llama_like
-from pretrain.model.families.table import KEY_NORM, QUERY_NORM, Table, norm
+from pretrain.model.families.llama import LLAMA, NAMES, read_llama_like
+from pretrain.model.families.qwen2 import acting_window
+from pretrain.model.families.table import KEY_NORM, QUERY_NORM
+from pretrain.model.families.window import refuse_window
 
 QUERY_GROUPS = 32
 """Value of num_key_value_heads in a config that does not state it."""
@@ -18,16 +19,7 @@ WINDOW = 4096
 """Value of sliding_window in a config that does not state it, and uses it."""
 HEAD_SIZE = 128
 """Value of head_dim in a config that does not state it."""
-
-
-def table(model: ModelConfig) -> Table:
-    """Return the table of a Qwen3 model's tensors."""
-    llama, head = LLAMA.table(model), kv_channels(model)
-    norms = (
-        norm(QUERY_NORM, head, hf="self_attn.q_norm.weight"),
-        norm(KEY_NORM, head, hf="self_attn.k_norm.weight"),
-    )
-    return dataclasses.replace(llama, layer=(*llama.layer, *norms))
+FIXED: dict[str, Any] = {"qk_layernorm": True}
 
 
 def write_config(model: ModelConfig) -> dict[str, Any]:
@@ -38,9 +30,8 @@ def write_config(model: ModelConfig) -> dict[str, Any]:
 
 def read_config(fields: HfFields) -> ModelConfig:
     """Read the model of a config.json. Raises: UnsupportedModelError."""
-    window = fields.get("sliding_window", WINDOW) if fields.get("use_sliding_window", False) else None
-    model = read_llama_like(fields, default_groups=QUERY_GROUPS, window=window, default_head_size=HEAD_SIZE)
-    return dataclasses.replace(model, qk_layernorm=True)
+    refuse_window(fields, acting_window(fields, WINDOW))
+    return read_llama_like(fields, default_groups=QUERY_GROUPS, default_head_size=HEAD_SIZE, **FIXED)
 
 
 QWEN3 = dataclasses.replace(
@@ -48,8 +39,8 @@ QWEN3 = dataclasses.replace(
     title="Qwen3",
     architecture="Qwen3ForCausalLM",
     model_type="qwen3",
-    fields=LLAMA.fields | {"qk_layernorm"},
-    table=table,
+    fixed=FIXED,
+    names={**NAMES, QUERY_NORM: "self_attn.q_norm.weight", KEY_NORM: "self_attn.k_norm.weight"},
     write_config=write_config,
     read_config=read_config,
 )

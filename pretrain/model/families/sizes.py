@@ -3,8 +3,8 @@
 import math
 
 from pretrain.config.schema import ModelConfig
-from pretrain.model.families import table_of
 from pretrain.model.families.table import EMBEDDING
+from pretrain.model.families.tensors import table_of
 
 
 def num_parameters(model: ModelConfig) -> int:

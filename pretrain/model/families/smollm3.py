@@ -11,6 +11,8 @@ from pretrain.config.derive import has_rotary_positions
 from pretrain.config.schema import ModelConfig
 from pretrain.model.families.hf_fields import HfFields
 from pretrain.model.families.llama import LLAMA, read_llama_like
+from pretrain.model.families.qwen2 import acting_window
+from pretrain.model.families.window import refuse_window
 
 QUERY_GROUPS = 4
 """Value of num_key_value_heads in a config that does not state it."""
@@ -33,10 +35,8 @@ def write_config(model: ModelConfig) -> dict[str, Any]:
 
 def read_config(fields: HfFields) -> ModelConfig:
     """Read the model of a config.json. Raises: UnsupportedModelError."""
-    window = fields.get("sliding_window") if fields.get("use_sliding_window", False) else None
-    model = read_llama_like(
-        fields, default_groups=QUERY_GROUPS, window=window, default_tied=True, default_rotary_base=ROPE_THETA
-    )
+    refuse_window(fields, acting_window(fields, None))
+    model = read_llama_like(fields, default_groups=QUERY_GROUPS, default_tied=True, default_rotary_base=ROPE_THETA)
     return _with_interval(fields, model)
 
 

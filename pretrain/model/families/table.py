@@ -1,41 +1,54 @@
-"""The table of a family's tensors, and the rows it is made of. Pure arithmetic; no torch.
+"""The table of a model's tensors, and the rows it is made of. Pure arithmetic; no torch.
 
 The trainer's tensors have Megatron's names and layout. Rows are dim 0.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 EMBEDDING = "embedding.word_embeddings.weight"
 FINAL_NORM = "decoder.final_layernorm.weight"
 OUTPUT = "output_layer.weight"
 
-# The places in a layer where a family may have a tensor: layer_spec.py trains with those that it fills, inference.py
-# decodes with them. Where there is no norm, its input goes through.
+# The places in a layer where a model may have a tensor: layer_spec.py trains with those that it has, inference.py decodes
+# with them. Where there is no norm, its input goes through.
 INPUT_NORM = "input_layernorm.weight"
+INPUT_NORM_BIAS = "input_layernorm.bias"
+ATTENTION_OUTPUT = "self_attention.linear_proj.weight"
 QUERY_KEY_VALUE = "self_attention.linear_qkv.weight"
+QUERY_KEY_VALUE_BIAS = "self_attention.linear_qkv.bias"
 QUERY_NORM = "self_attention.q_layernorm.weight"
 KEY_NORM = "self_attention.k_layernorm.weight"
-ATTENTION_OUTPUT = "self_attention.linear_proj.weight"
+POST_ATTENTION_NORM = "self_attention.post_layernorm.weight"
+POST_ATTENTION_NORM_BIAS = "self_attention.post_layernorm.bias"
 FEED_FORWARD_NORM = "pre_mlp_layernorm.weight"
-GATE_AND_UP = "mlp.linear_fc1.weight"
+FEED_FORWARD_NORM_BIAS = "pre_mlp_layernorm.bias"
+FEED_FORWARD_INPUT = "mlp.linear_fc1.weight"
 DOWN = "mlp.linear_fc2.weight"
+XIELU_ALPHA_P = "mlp.activation_func.alpha_p"
+XIELU_ALPHA_N = "mlp.activation_func.alpha_n"
+POST_FEED_FORWARD_NORM = "mlp.post_layernorm.weight"
+POST_FEED_FORWARD_NORM_BIAS = "mlp.post_layernorm.bias"
 PLACES = (
-    INPUT_NORM, ATTENTION_OUTPUT, QUERY_KEY_VALUE, QUERY_NORM, KEY_NORM, FEED_FORWARD_NORM, GATE_AND_UP, DOWN,
+    INPUT_NORM, INPUT_NORM_BIAS, ATTENTION_OUTPUT, QUERY_KEY_VALUE, QUERY_KEY_VALUE_BIAS, QUERY_NORM, KEY_NORM,
+    POST_ATTENTION_NORM, POST_ATTENTION_NORM_BIAS, FEED_FORWARD_NORM, FEED_FORWARD_NORM_BIAS, FEED_FORWARD_INPUT, DOWN,
+    XIELU_ALPHA_P, XIELU_ALPHA_N, POST_FEED_FORWARD_NORM, POST_FEED_FORWARD_NORM_BIAS,
 )  # fmt: skip
 """All places, in the order of the trainer's layer."""
+FINAL_NORM_BIAS = "decoder.final_layernorm.bias"
 
-HF_EMBEDDING, HF_OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
+# Parts of a tensor that are tensors of their own elsewhere.
+QUERY, KEY, VALUE, GATE, UP = "query", "key", "value", "gate", "up"
 
 
 @dataclass(frozen=True, kw_only=True)
-class HfPart:
-    """A tensor of the Hugging Face model, as rows of one of ours."""
+class Part:
+    """A part of a tensor, which may be a tensor of its own in other programs."""
 
-    name: str
+    name: str = ""
+    """Name of the part; empty where it is the whole, its padding left out."""
     rows: tuple[range, ...]
-    """Blocks of our tensor's rows, in the order of the Hugging Face tensor's."""
+    """Blocks of rows, in the order in which other programs have them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,14 +59,16 @@ class TensorSpec:
     """Name of the tensor; in the rows of a layer without the layer, which ``Table.whole`` adds."""
     shape: tuple[int, ...]
     """Shape of the whole tensor, whatever the layout."""
-    hf_parts: tuple[HfPart, ...]
-    """Hugging Face tensors that together hold it, its padding left out."""
+    parts: tuple[Part, ...]
+    """Parts that together hold it, its padding left out."""
     split_dim: int | None = None
     """Dimension that tensor parallelism splits; None where every rank holds a copy."""
     sections: tuple[str, ...] = ()
     """Names of equal, consecutive blocks of rows, each split and initialized by itself; none means one block."""
     init_std: float | None = None
-    """Standard deviation of the initial values, which are normal with mean 0; None where they are all 1."""
+    """Standard deviation of the initial values, which are normal with mean 0; None where they are all ``init_value``."""
+    init_value: float = 1.0
+    """Every initial value, where none is drawn."""
     padding_rows: int = 0
     """Number of rows at the end without a token: zeros, which the loss leaves out."""
 
@@ -64,7 +79,7 @@ class TensorSpec:
 
     @property
     def is_matrix(self) -> bool:
-        """Whether it is a matrix; matrices have weight decay, norms do not."""
+        """Whether it is a matrix; matrices have weight decay, norms, biases and learned scalars do not."""
         return len(self.shape) > 1
 
     @property
@@ -87,15 +102,9 @@ class Table:
 
     def whole(self) -> dict[str, TensorSpec]:
         """Return every tensor by its name in the whole model, layers counted from 0, in the order of the trainer."""
-        return {spec.name: spec for spec in self._with(sorted(self.layer, key=lambda spec: PLACES.index(spec.name)))}
-
-    def as_exported(self) -> list[TensorSpec]:
-        """Return every tensor in the order of an export."""
-        return self._with(self.layer)
-
-    def _with(self, layer: Sequence[TensorSpec]) -> list[TensorSpec]:
+        layer = sorted(self.layer, key=lambda spec: PLACES.index(spec.name))
         layers = [_in_layer(spec, number) for number in range(self.num_layers) for spec in layer]
-        return [*self.first, *layers, *self.last]
+        return {spec.name: spec for spec in (*self.first, *layers, *self.last)}
 
 
 def layer_tensor(number: int, name: str) -> str:
@@ -103,11 +112,10 @@ def layer_tensor(number: int, name: str) -> str:
     return f"decoder.layers.{number}.{name}"
 
 
-def norm(name: str, size: int, *, hf: str) -> TensorSpec:
-    """Return the row of the weight of a norm."""
-    return TensorSpec(name=name, shape=(size,), hf_parts=(HfPart(name=hf, rows=(range(size),)),))
+def part_name(name: str, part: Part) -> str:
+    """Return the name of a part of a tensor: of the tensor, where the part is the whole."""
+    return f"{name}/{part.name}" if part.name else name
 
 
 def _in_layer(spec: TensorSpec, number: int) -> TensorSpec:
-    parts = tuple(replace(part, name=f"model.layers.{number}.{part.name}") for part in spec.hf_parts)
-    return replace(spec, name=layer_tensor(number, spec.name), hf_parts=parts)
+    return replace(spec, name=layer_tensor(number, spec.name))

@@ -40,12 +40,12 @@ def save_model(folder: Path, *, kind: str = "llama", dtype: str = "float32", sha
     """A model of random weights: its kind, its dtype, the size of its shards."""
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(3)
-    name = {"llama": "Llama", "mistral": "Mistral", "qwen3": "Qwen3", "smollm3": "SmolLM3"}[kind]
-    config_class, model_class = getattr(transformers, f"{name}Config"), getattr(transformers, f"{name}ForCausalLM")
-    model = model_class(config_class(**BASE | config)).to(getattr(torch, dtype))
-    for parameter in model.parameters():  # norms of other values than one
+    config_class = type(transformers.AutoConfig.for_model(kind))
+    model = transformers.AutoModelForCausalLM.from_config(config_class(**BASE | config)).to(getattr(torch, dtype))
+    for name, parameter in model.named_parameters():  # norms of other values than one, biases of other values than zero
         if parameter.dim() == 1:
-            torch.nn.init.uniform_(parameter, 0.5, 1.5)
+            is_centered = name.endswith("bias") or "Gemma" in type(model).__name__ or "Nemotron" in type(model).__name__
+            torch.nn.init.uniform_(parameter, -0.5 if is_centered else 0.5, 0.5 if is_centered else 1.5)
     model.save_pretrained(folder, max_shard_size=shard)
     return folder
 

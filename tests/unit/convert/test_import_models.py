@@ -45,6 +45,10 @@ LLAMA3 = {
     "rope_type": "llama3", "rope_theta": 5000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,
 }  # fmt: skip
+YARN = {
+    "rope_type": "yarn", "rope_theta": 5000.0, "factor": 8.0, "original_max_position_embeddings": 32, "beta_fast": 32.0,
+    "beta_slow": 1.0, "attention_factor": 1.2,
+}  # fmt: skip
 MODELS: dict[str, dict[str, Any]] = {
     "groups, untied, shards": {"shard": "60KB"},
     "tied": {"tie_word_embeddings": True},
@@ -56,6 +60,43 @@ MODELS: dict[str, dict[str, Any]] = {
     "linear scaling": {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 5000.0}},
     "qwen3": {"kind": "qwen3", "head_dim": 12},
     "smollm3": {"kind": "smollm3", "no_rope_layer_interval": 2, "num_hidden_layers": 5, "pad_token_id": 0},
+    "mistral with a window": {"kind": "mistral", "sliding_window": 10, "head_dim": 8},
+    "qwen2": {"kind": "qwen2"},
+    "olmo 2": {"kind": "olmo2"},
+    "olmo 3": {
+        "kind": "olmo3",
+        "num_hidden_layers": 5,
+        "sliding_window": 10,
+        "rope_parameters": {
+            "full_attention": YARN,
+            "sliding_attention": {"rope_type": "default", "rope_theta": 5000.0},
+        },
+    },
+    "apertus": {"kind": "apertus", "rope_parameters": LLAMA3, "rope_theta": 5000.0},
+    "nemotron": {"kind": "nemotron", "hidden_act": "relu2"},
+    "gemma 2": {
+        "kind": "gemma2",
+        "head_dim": 8,
+        "sliding_window": 10,
+        "query_pre_attn_scalar": 12,
+        "attn_logit_softcapping": 2.0,
+        "final_logit_softcapping": 3.0,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "pad_token_id": 0,
+    },
+    "gemma 3": {
+        "kind": "gemma3_text",
+        "head_dim": 8,
+        "sliding_window": 10,
+        "query_pre_attn_scalar": 8,
+        "num_hidden_layers": 4,
+        "layer_types": 2 * ["sliding_attention", "full_attention"],
+        "pad_token_id": 0,
+        "rope_parameters": {
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 50000.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 300.0},
+        },
+    },
     "bf16": {"dtype": "bfloat16", "shard": "60KB"},
     "fp16": {"dtype": "float16", "tie_word_embeddings": True},
 }

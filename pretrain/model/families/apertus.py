@@ -1,0 +1,69 @@
+"""Apertus: like Llama, with xIELU instead of a gated feed-forward, and RMSNorm over each query head and each key head.
+
+Source: Apertus team, Apertus, 2025 (arXiv:2509.14233).
+"""
+
+import dataclasses
+from typing import Any
+
+from pretrain.config.schema import ModelConfig
+from pretrain.model.families.hf_fields import HfFields
+from pretrain.model.families.llama import LLAMA, NAMES, read_llama_like
+from pretrain.model.families.table import (
+    FEED_FORWARD_NORM,
+    INPUT_NORM,
+    KEY_NORM,
+    QUERY_NORM,
+    XIELU_ALPHA_N,
+    XIELU_ALPHA_P,
+)
+from pretrain.model.families.tensors import XIELU_BETA
+from pretrain.model.families.window import refuse_window
+
+EPSILON = 1e-5
+"""Value of rms_norm_eps in a config that does not state it."""
+ROPE_THETA = 12_000_000.0
+"""Value of rope_theta in a config that does not state it."""
+XIELU_EPSILON = -1e-6
+"""What the activation's exponent is cut at, so that it is below 0; kernels/activations.py has it too."""
+FIXED: dict[str, Any] = {"activation": "xielu", "qk_layernorm": True}
+
+
+def write_config(model: ModelConfig) -> dict[str, Any]:
+    """Return the part of a model's config.json that states its arithmetic."""
+    return LLAMA.write_config(model) | {"hidden_act": "xielu"}
+
+
+def read_config(fields: HfFields) -> ModelConfig:
+    """Read the model of a config.json. Raises: UnsupportedModelError."""
+    refuse_window(fields, fields.get("sliding_window"))
+    return read_llama_like(
+        fields,
+        default_groups=fields.get("num_attention_heads"),
+        default_epsilon=EPSILON,
+        default_rotary_base=ROPE_THETA,
+        activations=("xielu",),
+        **FIXED,
+    )
+
+
+APERTUS = dataclasses.replace(
+    LLAMA,
+    title="Apertus",
+    architecture="ApertusForCausalLM",
+    model_type="apertus",
+    fixed=FIXED,
+    names={
+        **NAMES,
+        INPUT_NORM: "attention_layernorm.weight",
+        FEED_FORWARD_NORM: "feedforward_layernorm.weight",
+        QUERY_NORM: "self_attn.q_norm.weight",
+        KEY_NORM: "self_attn.k_norm.weight",
+        XIELU_ALPHA_P: "mlp.act_fn.alpha_p",
+        XIELU_ALPHA_N: "mlp.act_fn.alpha_n",
+    },
+    constants={"mlp.act_fn.beta": XIELU_BETA, "mlp.act_fn.eps": XIELU_EPSILON},
+    state_after_attention="feedforward_layernorm",
+    write_config=write_config,
+    read_config=read_config,
+)
