@@ -16,7 +16,7 @@ from torch import Tensor
 from fanal.errors import UserError
 from fanal.kernels import flash_attention
 from fanal.kernels.reference import causal_grouped_attention
-from fanal.kernels.sdpa_attention import sdpa_attention, sdpa_documents
+from fanal.kernels.sdpa_attention import sdpa_attention
 
 logger = logging.getLogger(__name__)
 
@@ -25,25 +25,10 @@ MAX_FUSED_HEAD_SIZE = 256
 """Largest head size that flash_attn, and torch's own flash kernel, are built for."""
 
 
-def _reference_attention(query: Tensor, key: Tensor, value: Tensor, softmax_scale: float | None) -> Tensor:
-    return causal_grouped_attention(query, key, value, softmax_scale)  # already [s, b, n * d]
-
-
-def _reference_documents(
-    query: Tensor, key: Tensor, value: Tensor, softmax_scale: float | None, document_starts: Tensor
-) -> Tensor:
-    return causal_grouped_attention(query, key, value, softmax_scale, document_starts)  # already [s, b, n * d]
-
-
-_BACKENDS: dict[str, Callable[[Tensor, Tensor, Tensor, float | None], Tensor]] = {
+_BACKENDS: dict[str, Callable[..., Tensor]] = {
     "sdpa": sdpa_attention,
     "flash": flash_attention.flash_attention,
-    "reference": _reference_attention,
-}
-_DOCUMENT_BACKENDS: dict[str, Callable[[Tensor, Tensor, Tensor, float | None, Tensor], Tensor]] = {
-    "sdpa": sdpa_documents,
-    "flash": flash_attention.flash_documents,
-    "reference": _reference_documents,
+    "reference": causal_grouped_attention,  # gives [s, b, n * d], the others [s, b, n, d]
 }
 
 
@@ -54,6 +39,8 @@ def causal_attention(
     backend: str,
     softmax_scale: float | None = None,
     document_starts: Tensor | None = None,
+    window: int | None = None,
+    soft_cap: float | None = None,
 ) -> Tensor:
     """Compute causal attention in which query head j reads key/value head j // (n / g).
 
@@ -64,8 +51,12 @@ def causal_attention(
         document_starts: int32 [documents + 1] on the query's device, or None for one document per row. Ascending: the first
             token of every document when the rows lie one after the other (every multiple of s is in it), and last b * s.
             Its values are the caller's word: to check them here would cost a host sync.
+        window: how many positions a position sees at most, itself included (transformers' sliding_window); None for all.
+        soft_cap: bounds the scaled scores to (-soft_cap, soft_cap) before the mask, cap * tanh(score / cap) (Gemma 2); None
+            for no bound.
     Returns: [s, b, n * d], heads in order, in query.dtype.
-    Source: Vaswani et al., 2017 (arXiv:1706.03762); Ainslie et al., GQA, 2023 (arXiv:2305.13245).
+    Source: Vaswani et al., 2017 (arXiv:1706.03762); Ainslie et al., GQA, 2023 (arXiv:2305.13245); window: Beltagy et al.,
+        Longformer, 2020 (arXiv:2004.05150).
     """
     assert query.dim() == 4, f"query must be [s, b, n, d], got {tuple(query.shape)}"
     seq_length, batch, num_heads, head_size = query.shape
@@ -78,31 +69,34 @@ def causal_attention(
     assert num_heads % num_groups == 0, (
         f"query heads ({num_heads}) must be a multiple of key/value heads ({num_groups})"
     )
-    if document_starts is None:
-        output = _BACKENDS[backend](query, key, value, softmax_scale)  # [s, b, n, d] or already flat
-    else:
-        assert document_starts.dim() == 1 and document_starts.dtype == torch.int32, (
-            f"document_starts must be int32 [documents + 1], got {document_starts.dtype} {tuple(document_starts.shape)}"
-        )
-        output = _DOCUMENT_BACKENDS[backend](query, key, value, softmax_scale, document_starts)
+    assert window is None or window >= 1, f"window ({window}) must be at least 1: a position sees itself"
+    assert soft_cap is None or soft_cap > 0, f"soft_cap ({soft_cap}) must be above 0"
+    assert document_starts is None or (document_starts.dim() == 1 and document_starts.dtype == torch.int32), (
+        f"document_starts must be int32 [documents + 1], got {document_starts.dtype} {tuple(document_starts.shape)}"
+    )
+    if window is not None and window >= seq_length:
+        window = None  # it hides nothing
+    output = _BACKENDS[backend](query, key, value, softmax_scale, document_starts, window, soft_cap)
     # A view, not a copy: sdpa and flash write the heads of a token next to each other (packed rows are copied if b > 1).
     return output.reshape(seq_length, batch, num_heads * head_size)
 
 
-def select_attention_backend(requested: str, device_type: str, dtype: torch.dtype, head_size: int) -> str:
+def select_attention_backend(
+    requested: str, device_type: str, dtype: torch.dtype, head_size: int, soft_cap: float | None = None
+) -> str:
     """Settle the backend once, when the model is built, and log what was chosen and why.
 
     "auto" takes flash where it can run (CUDA, the package installed, a type and head size it knows), else sdpa; the choice
     is in the log.
 
     Args: requested, one of "auto", "sdpa", "flash", "reference"; device_type "cuda" or "cpu"; dtype and head_size (d)
-        of query, key and value.
+        of query, key and value; soft_cap, what causal_attention will be given, None for no cap on the scores.
     Returns: a backend for causal_attention.
     Raises: UserError if the requested backend cannot run here, with the reason and what can.
     """
     if requested not in ("auto", *_BACKENDS):
         raise UserError(f"unknown attention backend {requested!r}; known: auto, {', '.join(_BACKENDS)}")
-    obstacles = _flash_obstacles(device_type, dtype, head_size)
+    obstacles = _flash_obstacles(device_type, dtype, head_size, soft_cap)
     if requested == "flash" and obstacles:
         raise UserError(
             f"attention backend 'flash' cannot run: {'; '.join(obstacles)}. It needs CUDA, the flash_attn package, "
@@ -110,9 +104,16 @@ def select_attention_backend(requested: str, device_type: str, dtype: torch.dtyp
         )
     chosen = requested if requested != "auto" else "sdpa" if obstacles else "flash"
     situation = f"{device_type}, {dtype}, head size {head_size}"
+    situation += "" if soft_cap is None else f", soft cap {soft_cap}"
     logger.info("attention backend: %s (requested: %s; %s)", chosen, requested, situation)
     if chosen == "reference":
         logger.warning("attention backend 'reference' holds the [s, s] scores of every head in memory: for tests only")
+    elif device_type == "cuda" and chosen == "sdpa" and soft_cap is not None:
+        logger.warning(
+            "attention on %s: torch has no fused kernel with a cap on the scores, so products run in fp32, block by block, "
+            "and again in the backward; the flash_attn package (2.6 or later) has one",
+            situation,
+        )
     elif device_type == "cuda" and chosen == "sdpa" and (dtype not in FUSED_DTYPES or head_size > MAX_FUSED_HEAD_SIZE):
         logger.warning(
             "attention on %s: torch has no fused kernel for grouped queries here and may hold the [s, s] scores in "
@@ -123,7 +124,7 @@ def select_attention_backend(requested: str, device_type: str, dtype: torch.dtyp
     return chosen
 
 
-def _flash_obstacles(device_type: str, dtype: torch.dtype, head_size: int) -> list[str]:
+def _flash_obstacles(device_type: str, dtype: torch.dtype, head_size: int, soft_cap: float | None) -> list[str]:
     """Return every reason why flash_attn cannot run, so that one message names them all; empty if it can."""
     obstacles = []
     if device_type != "cuda":
@@ -134,4 +135,6 @@ def _flash_obstacles(device_type: str, dtype: torch.dtype, head_size: int) -> li
         obstacles.append(f"the dtype is {dtype}")
     if head_size > MAX_FUSED_HEAD_SIZE:
         obstacles.append(f"the head size is {head_size}")
+    if soft_cap is not None and flash_attention.flash_attn_func is not None and not flash_attention.flash_caps():
+        obstacles.append(f"the installed flash_attn takes no cap on the scores ({soft_cap}), 2.6 and later do")
     return obstacles

@@ -10,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fanal.kernels.attention_blocks import block_attention
 from fanal.kernels.packing import pack, unpack
 from fanal.kernels.reference import document_ids
 
 
-def sdpa_attention(query: Tensor, key: Tensor, value: Tensor, softmax_scale: float | None) -> Tensor:
+def _causal(query: Tensor, key: Tensor, value: Tensor, softmax_scale: float | None) -> Tensor:
     """Call torch's scaled_dot_product_attention on transposed views. [s, b, n, d], [s, b, g, d] twice -> [s, b, n, d]"""
     # enable_gqa rather than repeating key and value n/g times. Measured on one CPU core, torch 2.13.0, n=8, g=2, d 64
     # and 128, s 512 and 1,024, fp32 and bf16: torch's CPU flash kernel runs either way; with enable_gqa it reads the
@@ -31,41 +32,82 @@ def sdpa_attention(query: Tensor, key: Tensor, value: Tensor, softmax_scale: flo
     return output.permute(2, 0, 1, 3)
 
 
-def sdpa_documents(
-    query: Tensor, key: Tensor, value: Tensor, softmax_scale: float | None, document_starts: Tensor
+def sdpa_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    softmax_scale: float | None,
+    document_starts: Tensor | None,
+    window: int | None,
+    soft_cap: float | None,
 ) -> Tensor:
-    """Call torch's scaled_dot_product_attention over documents. Shapes as in sdpa_attention."""
+    """Call torch's scaled_dot_product_attention, in the form that costs least here.
+
+    Args: as in kernels.attention.causal_attention.
+    Returns: [s, b, n, d].
+    """
+    if document_starts is None:
+        return _within_rows(query, key, value, softmax_scale, window, soft_cap)
     # Measured on one CPU core, torch 2.13.0, n=8, g=2, d 64, forward and backward, against causal attention over whole
     # rows: document by document takes 0.33 to 0.67 (fp32) and 0.44 to 0.78 (bf16) of the time for s of 1,024 and more, a
     # mask 1.4 to 1.7. At s = 64 with documents of 8 tokens it takes 2.0 to 2.3, and 1 to 2 ms.
-    form = _sdpa_document_by_document if query.device.type == "cpu" else _sdpa_masked
-    return form(query, key, value, softmax_scale, document_starts)
+    form = _document_by_document if query.device.type == "cpu" else _with_masks
+    return form(query, key, value, softmax_scale, document_starts, window, soft_cap)
 
 
-def _sdpa_document_by_document(
-    query: Tensor, key: Tensor, value: Tensor, softmax_scale: float | None, document_starts: Tensor
+def _within_rows(
+    query: Tensor, key: Tensor, value: Tensor, softmax_scale: float | None, window: int | None, soft_cap: float | None
+) -> Tensor:
+    """Attend within whole rows. [s, b, n, d], [s, b, g, d] twice -> [s, b, n, d]"""
+    window = None if window is None or window >= len(query) else window
+    if window is None and soft_cap is None:
+        return _causal(query, key, value, softmax_scale)
+    return block_attention(query, key, value, softmax_scale, window, soft_cap)
+
+
+def _document_by_document(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    softmax_scale: float | None,
+    document_starts: Tensor,
+    window: int | None,
+    soft_cap: float | None,
 ) -> Tensor:
     """Make one call per document. Reads document_starts on the host: on a GPU that would be a sync in every layer."""
     lengths = document_starts.diff().tolist()
     packed = (pack(tensor).split(lengths) for tensor in (query, key, value))
     outputs = [
-        sdpa_attention(q[:, None], k[:, None], v[:, None], softmax_scale)[:, 0]  # [tokens, n, d]
+        _within_rows(q[:, None], k[:, None], v[:, None], softmax_scale, window, soft_cap)[:, 0]  # [tokens, n, d]
         for q, k, v in zip(*packed, strict=True)
     ]
     return unpack(torch.cat(outputs), query)
 
 
-def _sdpa_masked(
-    query: Tensor, key: Tensor, value: Tensor, softmax_scale: float | None, document_starts: Tensor
+def _with_masks(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    softmax_scale: float | None,
+    document_starts: Tensor,
+    window: int | None,
+    soft_cap: float | None,
 ) -> Tensor:
-    """Make one call with a boolean mask, [b, 1, s, s]: no host sync. Not yet run on a GPU.
+    """Mask other documents: no host sync. Not yet run on a GPU."""
+    documents = document_ids(document_starts, query.shape[1], len(query))
+    if window is None and soft_cap is None:
+        return _masked(query, key, value, softmax_scale, documents)
+    return block_attention(query, key, value, softmax_scale, window, soft_cap, documents)
+
+
+def _masked(query: Tensor, key: Tensor, value: Tensor, softmax_scale: float | None, documents: Tensor) -> Tensor:
+    """Make one call with a boolean mask, [b, 1, s, s]. documents [b, s]. Not yet run on a GPU.
 
     Of torch's fused CUDA kernels only the memory-efficient one takes a mask, and it takes no grouped queries, so keys and
     values are repeated n/g times.
     """
-    seq_length, batch, num_heads, _ = query.shape
-    ids = document_ids(document_starts, batch, seq_length)
-    seen = (ids[:, :, None] == ids[:, None, :]).tril()[:, None]  # [b, 1, s, s]
+    num_heads = query.shape[2]
+    seen = (documents[:, :, None] == documents[:, None, :]).tril()[:, None]  # [b, 1, s, s]
     repeats = num_heads // key.shape[2]
     output = F.scaled_dot_product_attention(
         query.permute(1, 2, 0, 3),  # [b, n, s, d]

@@ -154,8 +154,17 @@ def test_flash_that_cannot_run_is_refused_with_every_reason(monkeypatch: pytest.
 
 
 def test_flash_is_called_batch_first_causal_and_grouped(monkeypatch: pytest.MonkeyPatch) -> None:
-    def stand_in(query: Tensor, key: Tensor, value: Tensor, *, softmax_scale: float | None, causal: bool) -> Tensor:
-        assert causal, "flash must be asked for causal attention"
+    def stand_in(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        softmax_scale: float | None,
+        causal: bool,
+        window_size: tuple[int, int],
+        softcap: float,
+    ) -> Tensor:
+        assert causal and window_size == (-1, -1) and softcap == 0.0, "flash must be asked for plain causal attention"
         query, key, value = (tensor.transpose(0, 1) for tensor in (query, key, value))  # [b, s, n, d] -> [s, b, n, d]
         return (
             causal_grouped_attention(query, key, value, softmax_scale)
@@ -164,6 +173,7 @@ def test_flash_is_called_batch_first_causal_and_grouped(monkeypatch: pytest.Monk
         )
 
     monkeypatch.setattr(flash_attention, "flash_attn_func", stand_in)
+    monkeypatch.setattr(flash_attention, "flash_attn_varlen_func", stand_in)
     query, key, value, _ = inputs(7, 2, 4, 16, torch.float32)
     for scale in (None, 0.5):
         expected = causal_grouped_attention(query, key, value, scale)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fanal.kernels import attention, flash_attention, sdpa_attention
+from fanal.kernels import flash_attention, sdpa_attention
 from fanal.kernels.attention import causal_attention
 from fanal.kernels.reference import causal_grouped_attention, document_ids
 
@@ -29,11 +29,18 @@ def stand_in_for_flash(query: Tensor, key: Tensor, value: Tensor, **options: obj
     longest = int(starts.diff().max())
     assert options.pop("max_seqlen_q") == options.pop("max_seqlen_k") >= longest
     scale = options.pop("softmax_scale")
-    assert options == {"causal": True}, "flash must be asked for causal attention"
+    assert options.pop("causal") is True, "flash must be asked for causal attention"
+    before, after = options.pop("window_size")  # type: ignore[misc]
+    assert (before >= 0 and after == 0) or (before, after) == (-1, -1)
+    window = None if before == -1 else before + 1
+    soft_cap = options.pop("softcap") or None
+    assert not options
     assert query.dim() == 3 and query.stride(-1) == 1 and len(query) == len(key) == len(value) == starts[-1]
     cuts = starts.tolist()
     parts = [
-        causal_grouped_attention(*(tensor[first:end, None] for tensor in (query, key, value)), scale)  # type: ignore[arg-type]
+        causal_grouped_attention(
+            *(tensor[first:end, None] for tensor in (query, key, value)), scale, None, window, soft_cap
+        )  # type: ignore[arg-type]
         for first, end in pairwise(cuts)
     ]
     return torch.cat(parts)[:, 0].unflatten(-1, query.shape[1:])
@@ -43,7 +50,8 @@ def stand_in_for_flash(query: Tensor, key: Tensor, value: Tensor, **options: obj
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The name of a backend, set up to take the form of the parameter."""
     if request.param == "masked":  # what sdpa does off the CPU
-        monkeypatch.setattr(sdpa_attention, "_sdpa_document_by_document", sdpa_attention._sdpa_masked)
+        monkeypatch.setattr(sdpa_attention, "_document_by_document", sdpa_attention._with_masks)
+    monkeypatch.setattr(flash_attention, "flash_attn_func", stand_in_for_flash)  # both or none can be imported
     monkeypatch.setattr(flash_attention, "flash_attn_varlen_func", stand_in_for_flash)
     return request.param if request.param in ("reference", "flash") else "sdpa"
 
@@ -115,12 +123,14 @@ def test_random_boundaries_give_what_each_document_gives_alone(
     starts = sorted(inside | set(range(0, batch * seq_length + 1, seq_length)))
     tensors = inputs(seq_length, batch, torch.float32, seed=len(starts))
     operation = {
-        "reference": attention._reference_documents,
-        "document by document": sdpa_attention._sdpa_document_by_document,
-        "masked": sdpa_attention._sdpa_masked,
+        "reference": causal_grouped_attention,
+        "document by document": sdpa_attention._document_by_document,
+        "masked": sdpa_attention._with_masks,
     }[form]
     results = run(
-        lambda q, k, v: operation(q, k, v, None, torch.tensor(starts, dtype=torch.int32)).reshape(tensors[3].shape),
+        lambda q, k, v: operation(q, k, v, None, torch.tensor(starts, dtype=torch.int32), None, None).reshape(
+            tensors[3].shape
+        ),
         *tensors,
     )
     # Not relative: the gradients of one-token documents are zero, up to the rounding of values of size 1.
