@@ -1,4 +1,4 @@
-"""A family's table: what follows from it, and that what trains is what it says."""
+"""The table of a model's tensors: what follows from it, and that what trains is what it says; families, which name them."""
 
 import subprocess
 import sys
@@ -10,16 +10,19 @@ import numpy as np
 import pytest
 import torch
 
+from fanal.errors import UserError
+from pretrain.config.model_rules import check_model
 from pretrain.config.schema import DataConfig, ModelConfig, OptimConfig, ParallelConfig, RunConfig, TrainConfig
 from pretrain.convert.ours.model import OurModel
 from pretrain.convert.ours.names import hf_tensors, our_shapes
-from pretrain.model import families
-from pretrain.model.families import FAMILIES, family_of, tensors_of
-from pretrain.model.families.family import Family
+from pretrain.model import families, inference
+from pretrain.model.families import FAMILIES, family_of
+from pretrain.model.families.family import ANY_FIELDS, Family
 from pretrain.model.families.llama import LLAMA
 from pretrain.model.families.mistral import MISTRAL
 from pretrain.model.families.sizes import checkpoint_bytes, num_parameters, product_weights
-from pretrain.model.families.table import GATE_AND_UP, INPUT_NORM, KEY_NORM, QUERY_NORM, Table, norm
+from pretrain.model.families.table import FEED_FORWARD_INPUT, Part, Table, TensorSpec, part_name
+from pretrain.model.families.tensors import table_of, tensors_of
 from pretrain.model.gpt import build_model, unwrap
 from pretrain.model.inference import InferenceDecoder
 from pretrain.model.initialize import global_named_parameters
@@ -35,22 +38,28 @@ LAYER = 64 + 64 + 64 + 3 * 128 + 16
 """query 8x8, key and value 4x8 each, projection 8x8; gate, up, down 16x8; two norms of 8."""
 
 
-def head_normed(model: ModelConfig) -> Table:
-    """Llama's table with a norm over each query head and each key head."""
-    llama = LLAMA.table(model)
-    added = (
-        norm(QUERY_NORM, 2, hf="self_attn.q_norm.weight"),
-        norm(KEY_NORM, 2, hf="self_attn.k_norm.weight"),
-    )
-    return replace(llama, layer=(*llama.layer, *added))
-
-
-@pytest.fixture
-def normed(monkeypatch: pytest.MonkeyPatch) -> Family:
-    """A family that nobody wrote code for: a table alone."""
-    family = replace(LLAMA, title="Normed", table=head_normed)
-    monkeypatch.setattr(families, "FAMILIES", (family,))
-    return family
+FEATURES: dict[str, dict[str, Any]] = {
+    "biases": {"add_qkv_bias": True},
+    "norms of heads": {"qk_layernorm": True, "kv_channels": 4},
+    "norms of all heads, after each part": {
+        "qk_layernorm": True, "qk_layernorm_scope": "full", "norm_placement": "after", "sliding_window": 3,
+        "full_attention_layer_interval": 2, "rotary_scaling": "yarn", "rotary_scaling_factor": 8.0,
+        "rotary_scaling_original_length": 4,
+    },
+    "xielu": {"activation": "xielu"},
+    "layer norm, squared relu, half of each head": {
+        "activation": "squared_relu", "normalization": "LayerNorm", "layernorm_zero_centered_gamma": True, "kv_channels": 4,
+        "rotary_percent": 0.5,
+    },
+    "layer norm after each part, no zero": {"normalization": "LayerNorm", "norm_placement": "after"},
+    "four norms, caps, scales, a base of local layers": {
+        "activation": "geglu", "kv_channels": 4, "embedding_scale": "sqrt_hidden_size", "layernorm_zero_centered_gamma": True,
+        "norm_placement": "both", "qk_layernorm": True, "sliding_window": 2, "full_attention_layer_interval": 2,
+        "local_rotary_base": 50.0, "query_pre_attention_scalar": 3.0, "attention_logit_softcap": 0.5, "final_logit_softcap": 1.0,
+    },
+    "a window in every layer": {"sliding_window": 2},
+}  # fmt: skip
+"""What a model may have, in combinations; some of them no class of transformers computes."""
 
 
 def run_of(model: ModelConfig) -> RunConfig:
@@ -75,7 +84,20 @@ def test_products_are_made_with_matrices_and_with_the_embedding_as_output_alone(
     assert product_weights(MODEL) == product_weights(TIED) == 2 * (LAYER - 16) + 130 * 8
 
 
-@pytest.mark.parametrize("model", [MODEL, TIED], ids=["untied", "tied"])
+def known(model: ModelConfig) -> bool:
+    """Whether a class of transformers computes a model."""
+    return any(not family.problems(model, families.off_default(model)) for family in FAMILIES)
+
+
+MODELS = {"untied": MODEL, "tied": TIED, **{name: replace(MODEL, **changes) for name, changes in FEATURES.items()}}
+EXPORTED = {name: model for name, model in MODELS.items() if known(model)}
+
+
+def test_some_models_of_these_tests_have_a_class_and_some_have_none() -> None:
+    assert 4 <= len(EXPORTED) < len(MODELS)
+
+
+@pytest.mark.parametrize("model", EXPORTED.values(), ids=EXPORTED)
 def test_the_tensors_of_an_export_hold_every_number_of_ours_once(model: ModelConfig) -> None:
     seen = {name: np.zeros(shape, int) for name, shape in our_shapes(model).items()}
     for tensor in hf_tensors(model, vocab_size=130):
@@ -87,26 +109,41 @@ def test_the_tensors_of_an_export_hold_every_number_of_ours_once(model: ModelCon
 
 
 def test_every_field_of_a_model_is_used_by_a_family() -> None:
-    used = frozenset[str]().union(*(family.fields for family in FAMILIES))
+    used = ANY_FIELDS.union(*(family.fields | set(family.fixed) for family in FAMILIES))
     assert {field.name for field in fields(ModelConfig)} == used
 
 
-def test_a_model_that_no_family_computes_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(families, "FAMILIES", (replace(LLAMA, fields=LLAMA.fields - {"kv_channels"}),))
-    assert family_of(MODEL).title == "Llama"
-    with pytest.raises(ValueError, match=r"no family of models uses model\.kv_channels \(4\)"):
-        family_of(replace(MODEL, kv_channels=4))
+def test_a_model_that_no_class_computes_is_refused_by_name_and_what_the_message_says_works() -> None:
+    model = replace(MODEL, qk_layernorm=True, no_rope_layer_interval=2)
+    with pytest.raises(
+        UserError, match=r"no class of transformers .*: Qwen3, the nearest.*no_rope_layer_interval \(2\)"
+    ):
+        family_of(model)
+    assert family_of(replace(model, no_rope_layer_interval=None)).title == "Qwen3"
 
 
-def test_what_is_imported_as_mistral_is_exported_as_llama() -> None:
-    assert MISTRAL in FAMILIES and family_of(MODEL) is LLAMA
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.title)
+def test_a_family_names_every_tensor_of_its_models(family: Family) -> None:
+    model = replace(MODEL, **family.fixed)
+    assert not family.problems(model, families.off_default(model))
+    names = {part_name(spec.name, part) for spec in every_spec(model) for part in spec.parts}
+    assert names <= set(family.names), names - set(family.names)
 
 
-@pytest.mark.parametrize("model", [MODEL, TIED], ids=["untied", "tied"])
+def every_spec(model: ModelConfig) -> tuple[TensorSpec, ...]:
+    table = table_of(model)
+    return (*table.first, *table.layer, *table.last)
+
+
+def test_mistral_without_a_window_is_exported_as_llama() -> None:
+    assert MISTRAL in FAMILIES and family_of(MODEL) is LLAMA and family_of(replace(MODEL, sliding_window=8)) is MISTRAL
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 def test_the_trained_parameters_are_those_of_the_table(model: ModelConfig, world: World) -> None:
     replicas = build_model(run_of(model), world)
     found = {name: tuple(p.shape) for name, p in global_named_parameters(unwrap(replicas)[0])}
-    assert found == our_shapes(model)
+    assert found == our_shapes(model) and list(found) == list(our_shapes(model))
     optimizer = build_optimizer(run_of(model), replicas)
     decayed = {id(p): group["wd_mult"] == 1.0 for group in optimizer.param_groups for p in group["params"]}
     for placement in place_parameters(replicas, world):
@@ -117,17 +154,24 @@ def test_the_trained_parameters_are_those_of_the_table(model: ModelConfig, world
 def test_a_table_that_says_otherwise_than_megatron_is_found(changes: dict[str, Any], world: World) -> None:
     replicas = build_model(run_of(MODEL), world)
     (chunk,) = unwrap(replicas)
-    name = f"decoder.layers.1.{GATE_AND_UP}"
+    name = f"decoder.layers.1.{FEED_FORWARD_INPUT}"
     chunk.specs = chunk.specs | {name: replace(chunk.specs[name], **changes)}
     with pytest.raises(AssertionError, match=f"{name} (is split otherwise|has shape)"):
         place_parameters(replicas, world)
 
 
-def test_a_norm_is_one_more_row_and_everything_follows(normed: Family) -> None:
-    assert num_parameters(MODEL) == 2 * (LAYER + 4) + 8 + 2 * 130 * 8
-    assert product_weights(MODEL) == 2 * (LAYER - 16) + 130 * 8
-    assert our_shapes(MODEL)["decoder.layers.1.self_attention.k_layernorm.weight"] == (2,)
-    assert "model.layers.0.self_attn.q_norm.weight" in {tensor.name for tensor in hf_tensors(MODEL, vocab_size=130)}
+def test_norms_of_heads_are_two_more_rows_and_everything_follows() -> None:
+    model = replace(MODEL, qk_layernorm=True)
+    assert num_parameters(model) == 2 * (LAYER + 4) + 8 + 2 * 130 * 8
+    assert product_weights(model) == 2 * (LAYER - 16) + 130 * 8
+    assert our_shapes(model)["decoder.layers.1.self_attention.k_layernorm.weight"] == (2,)
+    assert "model.layers.0.self_attn.q_norm.weight" in {tensor.name for tensor in hf_tensors(model, vocab_size=130)}
+
+
+def test_a_feed_forward_without_a_gate_has_one_matrix_less() -> None:
+    model = replace(MODEL, activation="squared_relu")
+    assert num_parameters(model) == 2 * (LAYER - 128) + 8 + 2 * 130 * 8
+    assert num_parameters(replace(model, activation="xielu")) == num_parameters(model) + 2 * 2
 
 
 class Weights:
@@ -155,31 +199,49 @@ def logits_of(model: ModelConfig, weights: Weights, ids: np.ndarray) -> tuple[to
     return ours.logits(0, slice(None)), decoder.logits(torch.from_numpy(ids)[None])[0]
 
 
-def test_the_layers_that_train_and_the_decoder_compute_with_the_same_norms(normed: Family, world: World) -> None:
-    ids, weights = np.arange(7) * 5, Weights(MODEL)
-    trained, decoded = logits_of(MODEL, weights, ids)
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+def test_the_layers_that_train_and_the_decoder_compute_the_same(model: ModelConfig, world: World) -> None:
+    ids, weights = np.arange(7) * 5, Weights(model)
+    trained, decoded = logits_of(model, weights, ids)
     torch.testing.assert_close(trained, decoded, rtol=1e-5, atol=1e-5)
-    weights.values[f"decoder.layers.1.{QUERY_NORM}"] *= -1
-    for changed, before in zip(logits_of(MODEL, weights, ids), (trained, decoded), strict=True):
-        assert (changed - before).abs().max() > 1e-3, "the norm must take part on both sides"
 
 
-def test_a_place_without_a_norm_lets_its_input_through(monkeypatch: pytest.MonkeyPatch, world: World) -> None:
-    def without(model: ModelConfig) -> Table:
-        table = LLAMA.table(model)
-        return replace(table, layer=tuple(spec for spec in table.layer if spec.name != INPUT_NORM))
+NUMBERS = {
+    name: {
+        field: value
+        for field, value in changes.items()
+        if field not in ("kv_channels", "rotary_scaling_original_length")
+    }
+    for name, changes in FEATURES.items()
+}
+ONE_BY_ONE = [(name, field) for name, changes in NUMBERS.items() for field in changes]
 
-    monkeypatch.setattr(families, "FAMILIES", (replace(LLAMA, table=without),))
-    trained, decoded = logits_of(MODEL, Weights(MODEL), np.arange(7))
-    torch.testing.assert_close(trained, decoded, rtol=1e-5, atol=1e-5)
+
+@pytest.mark.parametrize(("name", "field"), ONE_BY_ONE, ids=[f"{name}: {field}" for name, field in ONE_BY_ONE])
+def test_each_field_of_a_feature_changes_what_is_computed_on_both_sides(name: str, field: str, world: World) -> None:
+    """Left at its default, it gives other logits: in the layers that train, and in the decoder."""
+    model, default = MODELS[name], getattr(MODEL, field)
+    without = replace(model, **{field: default})
+    try:
+        check_model(without)
+    except UserError:
+        pytest.skip("another field needs this one")
+    ids, weights, others = np.arange(7) * 5, Weights(model), Weights(without)
+    others.values |= {
+        name: values for name, values in weights.values.items() if our_shapes(without).get(name) == values.shape
+    }
+    before, after = logits_of(model, weights, ids), logits_of(without, others, ids)
+    for one, other in zip(before, after, strict=True):
+        assert (one - other).abs().max() > 1e-3, "it must take part on both sides"
 
 
 def test_the_decoder_refuses_a_tensor_that_it_does_not_compute_with(monkeypatch: pytest.MonkeyPatch) -> None:
     def with_a_bias(model: ModelConfig) -> Table:
-        table = LLAMA.table(model)
-        return replace(table, layer=(*table.layer, norm("mlp.linear_fc1.bias", 16, hf="b")))
+        table = table_of(model)
+        bias = TensorSpec(name="mlp.linear_fc1.bias", shape=(16,), parts=(Part(rows=(range(16),)),))
+        return replace(table, layer=(*table.layer, bias))
 
-    monkeypatch.setattr(families, "FAMILIES", (replace(LLAMA, table=with_a_bias),))
+    monkeypatch.setattr(inference, "table_of", with_a_bias)
     with pytest.raises(AssertionError, match=r"linear_fc1\.bias"):
         InferenceDecoder(
             MODEL, lambda name: np.zeros((1, 1)), vocab_size=1, device=torch.device("cpu"), dtype=torch.float32
