@@ -55,6 +55,30 @@ def test_attention_in_documents_in_bf16_follows_its_definition_forward_and_backw
         assert relative_error(found.grad, wanted.grad) < 2e-2
 
 
+@pytest.mark.parametrize("requested", ["auto", "sdpa"])
+@pytest.mark.parametrize("documents", [False, True])
+@pytest.mark.parametrize(("window", "soft_cap"), [(100, None), (100, 5.0), (None, 5.0)])
+def test_windows_and_caps_in_bf16_follow_their_definition_forward_and_backward(
+    window: int | None, soft_cap: float | None, documents: bool, requested: str
+) -> None:
+    torch.manual_seed(0)
+    shapes = [(512, 2, 16, 128), (512, 2, 4, 128), (512, 2, 4, 128)]
+    tensors = [torch.randn(shape, device="cuda", dtype=torch.bfloat16, requires_grad=True) for shape in shapes]
+    exact = [tensor.detach().double().requires_grad_() for tensor in tensors]
+    starts = torch.tensor([0, 1, 130, 511, 512, 700, 1024], dtype=torch.int32, device="cuda") if documents else None
+    options = {"document_starts": starts, "window": window, "soft_cap": soft_cap}
+    backend = select_attention_backend(requested, "cuda", torch.bfloat16, 128, soft_cap)
+    output = causal_attention(*tensors, backend, **options)
+    expected = reference.causal_grouped_attention(*exact, **options)
+    assert relative_error(output, expected) < 2**-7
+    weight = torch.randn_like(expected)
+    output.backward(weight.to(output.dtype))
+    expected.backward(weight)
+    for found, wanted in zip(tensors, exact, strict=True):
+        assert found.grad is not None and wanted.grad is not None
+        assert relative_error(found.grad, wanted.grad) < 2e-2
+
+
 def test_rms_norm_in_bf16_follows_its_definition() -> None:
     x = torch.randn(4096, 2048, device="cuda", dtype=torch.bfloat16)
     weight = torch.rand(2048, device="cuda", dtype=torch.bfloat16)
