@@ -169,7 +169,7 @@ def _check_largest(run: RunConfig, passes: Callable[[RunConfig], bool]) -> None:
     for room, names in FACTORS.items():
         for name in names:
             value = getattr(getattr(run, room), name)
-            if value > LARGEST_FACTOR:
+            if value is not None and value > LARGEST_FACTOR:
                 works = _brief(_works(run, room, name, passes, SMALL[float]))
                 raise UserError(f"{room}.{name} ({value:g}) must be at most {LARGEST_FACTOR:g}; {works} works")
     for name, value in values_of(run.train.watchdog, "train.watchdog"):

@@ -38,10 +38,9 @@ def family_of(model: ModelConfig) -> Family:
         if not found:
             return family
     family, found = min(problems.values(), key=lambda entry: len(entry[1]))
-    titles = ", ".join(dict.fromkeys(family.title for family in FAMILIES))
     raise UserError(
-        f"no class of transformers computes this model: {family.title}, the nearest of {titles}, does not go with "
-        f"{', '.join(found)}; it trains, and what {family.title} has there works in an export too"
+        f"no class of transformers computes this model: {family.architecture} comes nearest, and differs in {', '.join(found)}; "
+        "it trains here, and with those values it can be exported"
     )
 
 

@@ -1,5 +1,6 @@
 """A family of models: what a Hugging Face class computes, as fields of our configuration, and the names of its tensors."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,16 @@ ANY_FIELDS = frozenset(
     }
 )  # fmt: skip
 """Fields of ModelConfig that may have any value in every family, as far as ``Family.misfit`` does not refuse it."""
+
+
+def default_of(name: str) -> Any:
+    """Return the default of a field of ModelConfig."""
+    return next(field.default for field in dataclasses.fields(ModelConfig) if field.name == name)
+
+
+def in_yaml(value: Any) -> str:
+    """Return a value as a config spells it."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 HF_EMBEDDING, HF_OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
@@ -54,6 +65,7 @@ class Family:
         names = sorted(name for name in off_default - used if name not in self.fixed)
         names += sorted(name for name, value in self.fixed.items() if getattr(model, name) != value)
         if names:
-            return [f"model.{name} ({getattr(model, name)})" for name in names]
+            works = {name: self.fixed.get(name, default_of(name)) for name in names}
+            return [f"model.{name} ({getattr(model, name)}; there {in_yaml(works[name])})" for name in names]
         reason = self.misfit(model)
         return [] if reason is None else [reason]

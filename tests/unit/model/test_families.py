@@ -116,7 +116,8 @@ def test_every_field_of_a_model_is_used_by_a_family() -> None:
 def test_a_model_that_no_class_computes_is_refused_by_name_and_what_the_message_says_works() -> None:
     model = replace(MODEL, qk_layernorm=True, no_rope_layer_interval=2)
     with pytest.raises(
-        UserError, match=r"no class of transformers .*: Qwen3, the nearest.*no_rope_layer_interval \(2\)"
+        UserError,
+        match=r"no class of transformers .*: Qwen3ForCausalLM comes nearest.*no_rope_layer_interval \(2; there null\)",
     ):
         family_of(model)
     assert family_of(replace(model, no_rope_layer_interval=None)).title == "Qwen3"

@@ -58,10 +58,27 @@ def test_the_values_are_the_same_on_every_machine() -> None:
     np.testing.assert_allclose(rows(0, 1)[0, :3], expected, rtol=1e-6)
 
 
+def loss_of(
+    mask: torch.Tensor, domains: torch.Tensor, count: int, per_token: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The loss without z-loss; the report without its column."""
+    figures = torch.stack((per_token, torch.ones_like(per_token)))
+    total, tokens, report = masked_loss(mask, domains, count, 0.0, figures)
+    return total, tokens, report[:, :2]
+
+
+def test_the_z_loss_is_added_by_its_weight_and_reported_apart() -> None:
+    figures = torch.tensor([[[1.0, 2.0]], [[3.0, 4.0]]], requires_grad=True)
+    total, _, report = masked_loss(torch.tensor([[1.0, 0.0]]), ONE_DOMAIN, 1, 0.5, figures)
+    total.backward()
+    assert total.item() == 1.0 + 0.5 * 9.0 and report.tolist() == [[1.0, 1.0, 9.0]]
+    assert figures.grad is not None and figures.grad.tolist() == [[[1.0, 0.0]], [[0.5 * 2 * 3.0, 0.0]]]
+
+
 def test_the_report_survives_the_schedule_dividing_the_loss_in_place() -> None:
     per_token = torch.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
     mask = torch.tensor([[1.0, 1.0], [1.0, 0.0]])
-    total, tokens, report = masked_loss(mask, torch.zeros(2, dtype=torch.int64), 1, per_token)
+    total, tokens, report = loss_of(mask, torch.zeros(2, dtype=torch.int64), 1, per_token)
     with torch.no_grad():
         total /= 8
     assert report.tolist() == [[6.0, 3.0]]
@@ -70,26 +87,26 @@ def test_the_report_survives_the_schedule_dividing_the_loss_in_place() -> None:
 
 def test_masked_tokens_have_no_gradient() -> None:
     per_token = torch.ones(1, 3, requires_grad=True)
-    masked_loss(torch.tensor([[1.0, 0.0, 1.0]]), ONE_DOMAIN, 1, per_token)[0].backward()
+    loss_of(torch.tensor([[1.0, 0.0, 1.0]]), ONE_DOMAIN, 1, per_token)[0].backward()
     assert per_token.grad is not None and per_token.grad.tolist() == [[1.0, 0.0, 1.0]]
 
 
 def test_a_micro_batch_without_a_token_that_counts_adds_nothing() -> None:
-    total, tokens, report = masked_loss(torch.zeros(1, 2), ONE_DOMAIN, 1, torch.ones(1, 2))
+    total, tokens, report = loss_of(torch.zeros(1, 2), ONE_DOMAIN, 1, torch.ones(1, 2))
     assert (total.item(), tokens.item(), report.tolist()) == (0.0, 0, [[0.0, 0.0]])
 
 
 def test_the_loss_is_summed_in_fp32_whatever_the_model_computes_in() -> None:
     per_token = torch.full((1, 1024), 1.0, dtype=torch.bfloat16)
     per_token[0, 0] = 2.0
-    total, _, report = masked_loss(torch.ones(1, 1024), ONE_DOMAIN, 1, per_token)
+    total, _, report = loss_of(torch.ones(1, 1024), ONE_DOMAIN, 1, per_token)
     assert total.dtype == torch.float32 and report.tolist() == [[1025.0, 1024.0]], "bf16 would say 1024"
 
 
 def test_the_report_keeps_domains_apart_and_its_sum_is_the_whole() -> None:
     per_token = torch.arange(8.0).view(4, 2)
     mask = torch.tensor([[1.0, 1.0], [0.0, 1.0], [1.0, 1.0], [0.0, 0.0]])
-    total, tokens, report = masked_loss(mask, torch.tensor([2, 0, 2, 1]), 4, per_token)
+    total, tokens, report = loss_of(mask, torch.tensor([2, 0, 2, 1]), 4, per_token)
     assert report.dtype == torch.float64
     assert report.tolist() == [[3.0, 1.0], [0.0, 0.0], [10.0, 4.0], [0.0, 0.0]]
     assert report.sum(dim=0).tolist() == [total.item(), tokens.item()]
@@ -97,5 +114,5 @@ def test_the_report_keeps_domains_apart_and_its_sum_is_the_whole() -> None:
 
 def test_a_row_that_is_not_finite_leaves_the_other_domains_figures_alone() -> None:
     per_token = torch.tensor([[1.0], [float("inf")], [float("nan")]])
-    report = masked_loss(torch.ones(3, 1), torch.tensor([0, 1, 2]), 3, per_token)[2]
+    report = loss_of(torch.ones(3, 1), torch.tensor([0, 1, 2]), 3, per_token)[2]
     assert report[0].tolist() == [1.0, 1.0] and not report[1:, 0].isfinite().any()
