@@ -1,5 +1,6 @@
 """Train real runs on real local ranks, and read what they logged."""
 
+import contextlib
 import multiprocessing
 import os
 import shutil
@@ -16,10 +17,10 @@ from pretrain.inspect.bounds import FP32
 from pretrain.parallel.local import Failure, _start_servers, run_local_ranks
 from pretrain.train.loop import train
 from tests.dist import faults, interruptions
+from tests.dist.one_core import core_of_its_own
 
-PRELOAD = ("pretrain.train.loop",)
-"""What the fork server of a test session has imported before the first rank: four seconds of a core, which a rank that is forked
-from a server without it spends itself."""
+PRELOAD = ("tests.dist.preloaded",)
+"""What the fork server of a test session has imported before the first rank."""
 
 
 def start_fork_server() -> None:
@@ -47,8 +48,10 @@ def terminal_of(run_dir: Path) -> Path:
     return run_dir / "logs" / "rank-00000.log"
 
 
-def rank_main(run: RunConfig, fault: str | None) -> int:
+def rank_main(run: RunConfig, fault: str | None, cores: frozenset[int] | None = None) -> int:
     """One rank, with a fault planted or not. The fork server has the terminal of the first test; rank 0 gets a file."""
+    if cores is not None:
+        os.sched_setaffinity(0, cores)
     if os.environ["RANK"] == "0":
         stream = terminal_of(Path(run.run_dir)).open("a")
         os.dup2(stream.fileno(), 1)
@@ -59,15 +62,19 @@ def rank_main(run: RunConfig, fault: str | None) -> int:
     return int(train(run))
 
 
-def run_and_trace(run: RunConfig, fault: str | None = None, *, fresh: bool = True) -> Trace:
-    """Train ``run`` on as many local ranks as it needs; from scratch unless told to resume."""
+def run_and_trace(run: RunConfig, fault: str | None = None, *, fresh: bool = True, on_one_core: bool = False) -> Trace:
+    """Train ``run`` on as many local ranks as it needs; from scratch unless told to resume.
+
+    ``on_one_core`` is for runs of which the numbers count: cheaper, and its ranks take turns instead of running at once.
+    """
     folder = Path(run.run_dir)
     if fresh:
         shutil.rmtree(folder, ignore_errors=True)
-    code, failure = run_local_ranks(
-        rank_main, run, fault,
-        preload=PRELOAD, num_ranks=world_size(run.parallel), device_type="cpu", log_dir=folder / "logs",
-    )  # fmt: skip
+    with core_of_its_own() if on_one_core else contextlib.nullcontext() as cores:
+        code, failure = run_local_ranks(
+            rank_main, run, fault, cores,
+            preload=PRELOAD, num_ranks=world_size(run.parallel), device_type="cpu", log_dir=folder / "logs",
+        )  # fmt: skip
     return read_trace(folder, code, failure)
 
 
