@@ -1,6 +1,5 @@
 """Train real runs on real local ranks, and read what they logged."""
 
-import contextlib
 import multiprocessing
 import os
 import shutil
@@ -17,7 +16,6 @@ from pretrain.inspect.bounds import FP32
 from pretrain.parallel.local import Failure, _start_servers, run_local_ranks
 from pretrain.train.loop import train
 from tests.dist import faults, interruptions
-from tests.dist.one_core import core_of_its_own
 
 PRELOAD = ("tests.dist.preloaded",)
 """What the fork server of a test session has imported before the first rank."""
@@ -48,10 +46,8 @@ def terminal_of(run_dir: Path) -> Path:
     return run_dir / "logs" / "rank-00000.log"
 
 
-def rank_main(run: RunConfig, fault: str | None, cores: frozenset[int] | None = None) -> int:
+def rank_main(run: RunConfig, fault: str | None) -> int:
     """One rank, with a fault planted or not. The fork server has the terminal of the first test; rank 0 gets a file."""
-    if cores is not None:
-        os.sched_setaffinity(0, cores)
     if os.environ["RANK"] == "0":
         stream = terminal_of(Path(run.run_dir)).open("a")
         os.dup2(stream.fileno(), 1)
@@ -62,19 +58,15 @@ def rank_main(run: RunConfig, fault: str | None, cores: frozenset[int] | None = 
     return int(train(run))
 
 
-def run_and_trace(run: RunConfig, fault: str | None = None, *, fresh: bool = True, on_one_core: bool = False) -> Trace:
-    """Train ``run`` on as many local ranks as it needs; from scratch unless told to resume.
-
-    ``on_one_core`` is for runs of which the numbers count: cheaper, and its ranks take turns instead of running at once.
-    """
+def run_and_trace(run: RunConfig, fault: str | None = None, *, fresh: bool = True) -> Trace:
+    """Train ``run`` on as many local ranks as it needs; from scratch unless told to resume."""
     folder = Path(run.run_dir)
     if fresh:
         shutil.rmtree(folder, ignore_errors=True)
-    with core_of_its_own() if on_one_core else contextlib.nullcontext() as cores:
-        code, failure = run_local_ranks(
-            rank_main, run, fault, cores,
-            preload=PRELOAD, num_ranks=world_size(run.parallel), device_type="cpu", log_dir=folder / "logs",
-        )  # fmt: skip
+    code, failure = run_local_ranks(
+        rank_main, run, fault,
+        preload=PRELOAD, num_ranks=world_size(run.parallel), device_type="cpu", log_dir=folder / "logs",
+    )  # fmt: skip
     return read_trace(folder, code, failure)
 
 

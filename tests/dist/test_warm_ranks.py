@@ -1,4 +1,4 @@
-"""Ranks forked from the tests' warm server, on one core, train what ranks of the command line train, bit for bit."""
+"""Ranks forked from the tests' warm server train what ranks of the command line train, bit for bit."""
 
 import gc
 import os
@@ -11,16 +11,15 @@ import numpy as np
 from pretrain.checkpoint.disk.tensors import open_tensors
 from pretrain.parallel.local import run_local_ranks
 from tests.dist.harness import PRELOAD, make_run, read_trace, run_and_trace
-from tests.dist.one_core import core_of_its_own
 from tests.runs.cases import FAMILY_LAYOUTS, FAMILY_RUNS
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_warm_ranks_on_one_core_train_what_the_command_line_trains_bit_for_bit(small_run: Path, tmp_path: Path) -> None:
+def test_warm_ranks_train_what_the_command_line_trains_bit_for_bit(small_run: Path, tmp_path: Path) -> None:
     changes = (*FAMILY_RUNS["qwen3"].overrides, *FAMILY_LAYOUTS["tp2-pp2-full-recompute"])
     warm = make_run(small_run, tmp_path / "warm", *changes)
-    ours = run_and_trace(warm, on_one_core=True)
+    ours = run_and_trace(warm)
     subprocess.run(
         [sys.executable, "-m", "pretrain", "train", str(small_run), f"run_dir={tmp_path / 'fresh'}", *changes],
         cwd=ROOT, capture_output=True, text=True, timeout=120, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -52,11 +51,3 @@ def test_the_server_has_the_trainer_and_one_thread_and_its_imports_are_no_garbag
     )  # fmt: skip
     assert code == 0, failure
     assert (tmp_path / "found").read_text() == "True 1 True"
-
-
-def test_a_core_is_held_by_one_run_at_a_time() -> None:
-    """Other runs of this machine may hold cores meanwhile."""
-    usable = frozenset(os.sched_getaffinity(0))
-    with core_of_its_own() as first, core_of_its_own() as second:
-        assert first <= usable and second <= usable
-        assert not first & second or usable in (first, second), "two runs on one core, while others are free"
