@@ -17,9 +17,8 @@ from pretrain.parallel.local import Failure, _start_servers, run_local_ranks
 from pretrain.train.loop import train
 from tests.dist import faults, interruptions
 
-PRELOAD = ("pretrain.train.loop",)
-"""What the fork server of a test session has imported before the first rank: four seconds of a core, which a rank that is forked
-from a server without it spends itself."""
+PRELOAD = ("tests.dist.preloaded",)
+"""What the fork server of a test session has imported before the first rank."""
 
 
 def start_fork_server() -> None:
