@@ -147,11 +147,22 @@ def config_says(key: str, value: str) -> contextlib.AbstractContextManager[Any]:
 
     def planted(*args: Any, **kwargs: Any) -> dict[str, Any]:
         content = {**real(*args, **kwargs), key: json.loads(value)}
-        if key == "rope_theta":
+        if key in ("rope_theta", "partial_rotary_factor"):
             content["rope_parameters"] = {**content["rope_parameters"], key: content[key]}
         return content
 
     return mock.patch.object(to_hf, "hf_config", planted)
+
+
+def rows_moved(name: str) -> contextlib.AbstractContextManager[Any]:
+    """A tensor has its rows in another order: the last block comes first."""
+
+    def change(tensor: HfTensor) -> HfTensor:
+        return (
+            dataclasses.replace(tensor, boxes=(tensor.boxes[-1], *tensor.boxes[:-1])) if tensor.name == name else tensor
+        )
+
+    return mapped(change)
 
 
 def rotary_factor_of(value: float) -> contextlib.AbstractContextManager[Any]:

@@ -1,14 +1,13 @@
 """Planted faults: each breaks one rank's work the way a real bug would. Called in every rank before the run starts."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 
-from pretrain.config.schema import RunConfig
 from tests.dist.faults_at_the_start import origin_half_forgotten as origin_half_forgotten
 from tests.dist.faults_at_the_start import start_is_saved as start_is_saved
 
@@ -47,7 +46,7 @@ def one_micro_batch_dropped() -> None:
 
 def norm_gradient_not_reduced() -> None:
     """Norms forget that under sequence parallelism each rank sees a part of the sequence."""
-    from pretrain.model.layer_spec import RMSNorm
+    from pretrain.model.norms import RMSNorm
 
     build = RMSNorm.__init__
 
@@ -150,39 +149,6 @@ def uneven_masks() -> None:
             yield replace(batch, loss_mask=mask)
 
     loop.train_micro_batches = masked
-
-
-def norms_on_the_heads_not_reduced() -> None:
-    """Each tensor-parallel rank updates its copies of norms over heads from the gradients of its own heads alone."""
-    _translate(lambda config: setattr(config, "qk_layernorm", False))
-
-
-def rotary_positions_left_out_of_another_layer() -> None:
-    """The last rank leaves rotary positions out of the layer after the right one."""
-    if int(os.environ["RANK"]) == int(os.environ["WORLD_SIZE"]) - 1:
-        _translate(lambda config: setattr(config, "no_rope_freq", [0, *config.no_rope_freq[:-1]]))
-
-
-def rotary_frequencies_not_scaled_on_one_rank() -> None:
-    """The last rank turns queries and keys as before their scaling."""
-    from pretrain.model import gpt
-
-    if int(os.environ["RANK"]) == int(os.environ["WORLD_SIZE"]) - 1:
-        gpt.scaled_frequencies = lambda model, frequencies: frequencies
-
-
-def _translate(change: Callable[[Any], None]) -> None:
-    """Change megatron's configuration."""
-    from pretrain.model import gpt
-
-    translate = gpt.transformer_config
-
-    def broken(run: RunConfig) -> Any:
-        config = translate(run)
-        change(config)
-        return config
-
-    gpt.transformer_config = broken
 
 
 def documents_ignored_on_one_rank() -> None:
@@ -355,7 +321,7 @@ def losses_of_steps_7_and_9_a_thousandfold() -> None:
 
     def scaled(*args: Any) -> Any:
         total, tokens, report = masked_loss(*args)
-        return total * factor, tokens, report * report.new_tensor([factor, 1.0])
+        return total * factor, tokens, report * report.new_tensor([factor, 1.0, 1.0])
 
     def rows_of(batch: MicroBatch) -> list[list[int]]:
         return torch.cat((batch.tokens, batch.labels[:, -1:]), dim=1).tolist()
@@ -411,8 +377,8 @@ def rank_1_alone_sees_a_spike_at_step_7() -> None:
     factor = 1
 
     def broken_means(sums: torch.Tensor, domains: Any) -> Any:
-        loss, by_domain = means(sums, domains)
-        return loss * factor, by_domain
+        found = means(sums, domains)
+        return replace(found, loss=found.loss * factor)
 
     def broken_step(*args: Any, **kwargs: Any) -> Any:
         nonlocal factor
