@@ -4,7 +4,8 @@ Shapes: s sequence, b micro batch, n query heads, g query groups (key/value head
 Definition: kernels.reference.causal_grouped_attention.
 
 With document_starts a position attends to its own document alone. Every backend then works on packed tokens: the rows of
-the micro batch one after the other, [b * s, n, d], which costs a copy of each tensor where b > 1.
+the micro batch one after the other, [b * s, n, d], which costs a copy of each tensor where b > 1. Under "sdpa", windows and
+caps on the scores go block by block (kernels.attention_blocks, with what they cost); "flash" has them in its kernel.
 """
 
 import logging
@@ -23,7 +24,6 @@ logger = logging.getLogger(__name__)
 FUSED_DTYPES = (torch.bfloat16, torch.float16)
 MAX_FUSED_HEAD_SIZE = 256
 """Largest head size that flash_attn, and torch's own flash kernel, are built for."""
-
 
 _BACKENDS: dict[str, Callable[..., Tensor]] = {
     "sdpa": sdpa_attention,

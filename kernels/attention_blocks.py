@@ -5,6 +5,16 @@ window is there to avoid; a cap it does not take at all. A block of B queries wi
 whole costs s * (B + w) and not s^2, forward and backward. Between the two it holds query, key and value alone, and the
 backward computes each block again: one more forward. No host sync, and keys and values are not repeated for the heads of
 a group: the queries of those heads lie one after the other instead, as a longer block. Not yet run on a GPU.
+
+Measured on one CPU core, torch 2.13.0, b=1, n=8, g=2, d 64, w = s/8, cap 50, forward and backward: CPU time of the process,
+the best of 3 to 8 in turns, against plain causal attention (63, 48, 740 and 572 ms); in brackets the largest number of MiB
+allocated at a time above the inputs, by torch.profiler.
+                          s=1,024 fp32   s=1,024 bf16   s=4,096 fp32   s=4,096 bf16
+    plain causal          1    (8.0)     1    (5.3)     1    (29)      1    (16)
+    window as one mask    1.40 (12)      1.38 (7.3)     1.90 (93)      1.97 (53)
+    window in blocks      0.44 (8.4)     0.66 (4.9)     0.47 (38)      0.53 (22)
+    window and cap        0.57 (9.6)     0.77 (6.6)     0.51 (35)      0.70 (23)
+    cap alone             1.57 (19)      1.97 (16)      2.00 (73)      2.69 (63)
 """
 
 from collections.abc import Callable
