@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-_BETA, _EPS = 0.5, -1e-6  # xielu's, as every published model has them
+_BETA = 0.5  # xielu's, as every published model has it
 
 
 class _GeGLU(torch.autograd.Function):
@@ -62,7 +62,7 @@ class _XIELU(torch.autograd.Function):
         ctx.save_for_backward(x, alpha_p, alpha_n)
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         slope_p, slope_n = F.softplus(alpha_p.to(wide.dtype)), _BETA + F.softplus(alpha_n.to(wide.dtype))
-        negative = wide.clamp(max=_EPS).expm1_().sub_(wide).mul_(slope_n)
+        negative = wide.clamp(max=0).expm1_().sub_(wide).mul_(slope_n)
         output = torch.where(wide > 0, wide.square().mul_(slope_p), negative)
         return output.add_(wide, alpha=_BETA).to(x.dtype)
 
@@ -75,13 +75,12 @@ class _XIELU(torch.autograd.Function):
         raw_p, raw_n = alpha_p.to(wide.dtype), alpha_n.to(wide.dtype)
         slope_p, slope_n = F.softplus(raw_p), _BETA + F.softplus(raw_n)
         above = wide.clamp(min=0)
-        grown = wide.clamp(max=_EPS).expm1_()  # exp(min(x, eps)) - 1
+        grown = wide.clamp(max=0).expm1_()  # exp(x) - 1 where it counts
         # Sums over all positions, so in fp32; softplus has the slope sigmoid. -wide.clamp(max=0): x where it counts.
         below = (grown - wide).masked_fill_(wide > 0, 0)
         for_p = (gradient * above.square()).sum() * torch.sigmoid(raw_p)
         for_n = below.mul_(gradient).sum() * torch.sigmoid(raw_n)
-        # The slope of exp(min(x, eps)) - 1 - x: exp(x) - 1 up to eps, and -1 from there to zero.
-        fallen = grown.masked_fill_(wide > _EPS, -1).mul_(slope_n)
+        fallen = grown.mul_(slope_n)
         slope = torch.where(wide > 0, above.mul_(2 * slope_p), fallen).add_(_BETA)
         return slope.mul_(gradient).to(x.dtype), for_p.to(alpha_p.dtype), for_n.to(alpha_n.dtype)
 

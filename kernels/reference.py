@@ -182,15 +182,16 @@ def squared_relu(x: Tensor) -> Tensor:
     return x.to(_compute_dtype(x.dtype)).clamp(min=0).square().to(x.dtype)
 
 
-def xielu(x: Tensor, alpha_p: Tensor, alpha_n: Tensor, beta: float = 0.5, eps: float = -1e-6) -> Tensor:
+def xielu(x: Tensor, alpha_p: Tensor, alpha_n: Tensor, beta: float = 0.5) -> Tensor:
     """Compute the activation whose gradient is linear above zero and an exponential below, with learned slopes (Apertus).
 
     With a = softplus(alpha_p) and c = beta + softplus(alpha_n):
         a x^2 + beta x                            for x > 0
-        c (exp(min(x, eps)) - 1 - x) + beta x     else
-    Within (eps, 0] the exponential stands still, as in Apertus: the slope at zero is beta - c, not beta.
+        c (exp(x) - 1 - x) + beta x               else
+    transformers cuts the exponent at -1e-6, by which a value moves by c / 10^6 at most, and its slope between there and zero
+    jumps to beta - c: of a million values a few lie there, and layouts that round otherwise differ by whole gradients.
 
-    Args: x [..., f]; alpha_p, alpha_n, one element each, raw; eps < 0.
+    Args: x [..., f]; alpha_p, alpha_n, one element each, raw.
     Returns: [..., f] in x.dtype.
     Source: Huang and Schlag, Deriving Activation Functions Using Integration, 2024 (arXiv:2411.13010).
     """
@@ -198,7 +199,7 @@ def xielu(x: Tensor, alpha_p: Tensor, alpha_n: Tensor, beta: float = 0.5, eps: f
     slope_p = torch.nn.functional.softplus(alpha_p.to(wide.dtype))
     slope_n = beta + torch.nn.functional.softplus(alpha_n.to(wide.dtype))
     positive = slope_p * wide.square()
-    negative = slope_n * (torch.expm1(wide.clamp(max=eps)) - wide)
+    negative = slope_n * (torch.expm1(wide.clamp(max=0)) - wide)
     return (torch.where(wide > 0, positive, negative) + beta * wide).to(x.dtype)
 
 

@@ -177,7 +177,7 @@ FAMILY_RUNS = {
             *GEMMA, "model.qk_layernorm=true", "model.local_rotary_base=300", "model.rotary_scaling=linear",
             "model.rotary_scaling_factor=8", "model.query_pre_attention_scalar=24",
         ),
-        {"local_layers_turned_like_the_others": "pp2-vp2", "norm_gradient_not_reduced": "tp2-sp"},
+        {"local_layers_turned_like_the_others": "dp2", "norm_gradient_not_reduced": "tp2-sp"},
         ("config_says", "query_pre_attn_scalar", "16"), "theta 300 in layers with a window",
     ),
 }  # fmt: skip

@@ -25,7 +25,7 @@ EPSILON = 1e-5
 ROPE_THETA = 12_000_000.0
 """Value of rope_theta in a config that does not state it."""
 XIELU_EPSILON = -1e-6
-"""What the activation's exponent is cut at, so that it is below 0; kernels/activations.py has it too."""
+"""What the class cuts the exponent of its activation at; ours is not cut (kernels/reference.py)."""
 FIXED: dict[str, Any] = {"activation": "xielu", "qk_layernorm": True}
 
 

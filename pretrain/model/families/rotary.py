@@ -57,7 +57,7 @@ def write_scaling(model: ModelConfig) -> dict[str, Any]:
         scaling |= {
             "beta_fast": model.rotary_scaling_beta_fast,
             "beta_slow": model.rotary_scaling_beta_slow,
-            "attention_factor": 0.1 * math.log(factor) + 1.0 if stated is None else stated,
+            "attention_factor": _factor_of_yarn(factor) if stated is None else stated,
         }
     if kind in ("llama3", "yarn"):
         scaling[ORIGINAL_LENGTH] = model.rotary_scaling_original_length
@@ -129,4 +129,11 @@ def read_scaling(fields: HfFields, place: str, stated: Any) -> dict[str, Any]:
         read["rotary_scaling_original_length"] = fields.integer(
             f"{place}.{ORIGINAL_LENGTH}", stated.get(ORIGINAL_LENGTH)
         )
+    # Our default is the paper's value, which a config may also spell out.
+    if read.get("rotary_scaling_attention_factor") == _factor_of_yarn(read["rotary_scaling_factor"]):
+        del read["rotary_scaling_attention_factor"]
     return {"rotary_scaling": kind, **read}
+
+
+def _factor_of_yarn(factor: float) -> float:
+    return 0.1 * math.log(factor) + 1.0 if factor > 1 else 1.0

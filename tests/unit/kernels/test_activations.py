@@ -59,8 +59,9 @@ def test_xielu_is_that_of_transformers_and_so_are_its_gradients(dtype: torch.dty
     from transformers.activations import XIELUActivation
 
     (x, *_) = inputs("xielu", (7, 3, 256), torch.float32)
-    # At x = eps itself transformers' backward halves the slope of the minimum; everywhere else the two agree.
-    x.view(-1)[:5] = torch.tensor([0.0, -5e-7, 5e-7, -2e-6, -30.0])
+    # Between eps and 0 autograd's slope of transformers' cut exponent jumps (the test below); everywhere else the two agree.
+    x.view(-1)[:4] = torch.tensor([5e-7, -2e-6, -30.0, 30.0])
+    x.view(-1)[-1] = 1.0  # no exact zero
     theirs = XIELUActivation(dtype=dtype)
     x, alphas = x.to(dtype), (theirs.alpha_p, theirs.alpha_n)
     wide = XIELUActivation(dtype=torch.float32)
@@ -73,6 +74,17 @@ def test_xielu_is_that_of_transformers_and_so_are_its_gradients(dtype: torch.dty
     assert all(close(r, e, FORWARD_BOUND[dtype]) for r, e in zip(results, expected, strict=True))
     swapped = run(activations.xielu, [x, *(a.detach() for a in reversed(alphas))])  # planted fault
     assert not close(swapped[0], expected[0], 2**-6)
+
+
+def test_the_slope_of_xielu_has_no_jump_at_zero_where_that_of_transformers_has_one() -> None:
+    from transformers.activations import XIELUActivation
+
+    x, theirs = torch.tensor([-1e-4, -1e-9, 0.0, 1e-9, 1e-4]), XIELUActivation(dtype=torch.float32)
+    ours = run(activations.xielu, [x, theirs.alpha_p.detach(), theirs.alpha_n.detach()])
+    upstream = torch.randn(5, generator=torch.Generator().manual_seed(3))
+    torch.testing.assert_close(ours[1], 0.5 * upstream, rtol=1e-3, atol=1e-6)
+    jumping = run(lambda x: theirs(x), [x])
+    assert (jumping[1] / upstream)[1:3].max() < 0.0 and (jumping[0] - ours[0]).abs().max() < 1e-6
 
 
 def test_geglu_is_gelu_pytorch_tanh_of_transformers_times_up() -> None:
