@@ -112,7 +112,7 @@ def _problems(certificate: Certificate, *, has_rows_left_out: bool) -> Sequence[
         )
     if not certificate.tokenizer.is_same:
         problems.append(
-            "the exported tokenizer's ids differ from those of SentencePiece or the shards: "
+            f"the exported tokenizer's ids differ from those of {certificate.tokenizer.oracle} or the shards: "
             f"{certificate.tokenizer.first_difference}"
         )
     found = certificate.comparison

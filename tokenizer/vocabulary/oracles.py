@@ -1,0 +1,270 @@
+"""The libraries that define an imported tokenizer's ids: Hugging Face's `tokenizers`, or SentencePiece without a tokenizer.json.
+
+Documents' text never becomes a control token, whatever it holds: names of special tokens are text (`encode_special_tokens`), and
+where the model itself could still make one of such a name, its piece is renamed to one that no text holds. Added tokens that are
+not special, such as runs of spaces, match in text as their makers want it.
+"""
+
+import importlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import sentencepiece
+
+from fanal.errors import UserError
+from tokenizer.vocabulary.byte_level import is_byte_level, texts_of_pieces
+from tokenizer.vocabulary.folder import Library
+from tokenizer.vocabulary.pieces import processor_of
+
+EXTRA = "pip install 'fanal[hf]'"
+
+
+class Oracle(Protocol):
+    """A library with a tokenizer opened in it."""
+
+    library: Library
+    vocab_size: int
+
+    def encode_batch(self, texts: Sequence[str], *, num_threads: int) -> list[np.ndarray]:
+        """Return the ids of each text, without BOS and EOS; no control token is among them."""
+        ...
+
+    def decode(self, ids: list[int]) -> str:
+        """Return the text of ids; control tokens are left out."""
+        ...
+
+    def piece(self, token: int) -> str:
+        """Return a token as the vocabulary spells it."""
+        ...
+
+    def id_of(self, piece: str) -> int | None:
+        """Return the id of a token by its spelling; None if there is no such token."""
+        ...
+
+    def control(self) -> dict[int, str]:
+        """Return the control tokens, by their ids."""
+        ...
+
+    def byte_ids(self) -> frozenset[int]:
+        """Return the ids that stand for one byte each."""
+        ...
+
+    def normalized(self, text: str) -> str:
+        """Return a text in the Unicode form that the tokenizer brings it to."""
+        ...
+
+    def token_texts(self) -> list[str]:
+        """Return the text of every token."""
+        ...
+
+    def fast_json(self) -> str | None:
+        """Return a tokenizer.json without control tokens, for the fast engine; None if there is none."""
+        ...
+
+
+class TokenizersOracle:
+    """A tokenizer.json in the library that it is made for.
+
+    Args: path, content: the file, parsed; added: added tokens of tokenizer_config.json by their ids; special: names of tokens that
+        other files call special.
+    Raises: UserError if the library is missing or does not read it.
+    """
+
+    library: Library = "tokenizers"
+
+    def __init__(
+        self, path: Path, content: dict[str, Any], added: Mapping[int, Mapping[str, Any]], special: Iterable[str]
+    ) -> None:
+        self._path, self._library = path, _tokenizers(path)
+        self._whole = self._opened(content)
+        known = {token: repr(each) for token, each in self._whole.get_added_tokens_decoder().items()}
+        for token, fields in sorted(added.items()):  # as transformers does
+            each = self._library.AddedToken(**fields)
+            if known.get(token) == repr(each):
+                continue
+            self._whole.add_tokens([each])
+            if self._whole.token_to_id(each.content) != token:
+                raise UserError(
+                    f"added_tokens_decoder of {path.with_name('tokenizer_config.json')} gives {each.content!r} the id {token}, and "
+                    f"by {path} it has {self._whole.token_to_id(each.content)}; copy both files of one tokenizer"
+                )
+        self._whole.add_special_tokens([name for name in special if self._whole.token_to_id(name) is not None])
+        self._whole.encode_special_tokens = True
+        self.vocab_size = max(self._whole.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        names = set(self.control().values())
+        self._plain = self._whole
+        if _control_is_reachable(content["model"], names):
+            self._plain = self._opened(_without_control(json.loads(self._whole.to_str()), names))
+            self._plain.encode_special_tokens = True
+
+    def _opened(self, content: dict[str, Any]) -> Any:
+        try:
+            opened = self._library.Tokenizer.from_str(json.dumps(content))
+        except Exception as problem:  # the library raises nothing narrower
+            raise UserError(
+                f"{self._path} is not a tokenizer that the library tokenizers can read ({problem}); copy it again"
+            ) from None
+        opened.no_truncation()
+        opened.no_padding()
+        return opened
+
+    def encode_batch(self, texts: Sequence[str], *, num_threads: int) -> list[np.ndarray]:
+        found = self._plain.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.array(each.ids, dtype=np.int64) for each in found]
+
+    def decode(self, ids: list[int]) -> str:
+        return self._whole.decode(ids, skip_special_tokens=True)
+
+    def piece(self, token: int) -> str:
+        return self._whole.id_to_token(token) or ""
+
+    def id_of(self, piece: str) -> int | None:
+        return self._whole.token_to_id(piece)
+
+    def control(self) -> dict[int, str]:
+        special = {
+            token: each.content for token, each in self._whole.get_added_tokens_decoder().items() if each.special
+        }
+        return {token: name for token, name in special.items() if token not in self._unknown}
+
+    @cached_property
+    def _unknown(self) -> frozenset[int]:
+        """The id that text gets where the vocabulary ends, if the model has one: it is special, and text produces it."""
+        model = json.loads(self._whole.to_str())["model"]
+        if model["type"] == "Unigram":
+            found = model.get("unk_id")
+        else:
+            found = self._whole.token_to_id(model["unk_token"]) if model.get("unk_token") else None
+        return frozenset() if found is None else frozenset({found})
+
+    def bos_in_front(self) -> int | None:
+        """Return the first id that the file puts in front of a text; None if it puts none."""
+        return next(iter(self._whole.encode("", add_special_tokens=True).ids), None)
+
+    def byte_ids(self) -> frozenset[int]:
+        found = (self._whole.token_to_id(f"<0x{value:02X}>") for value in range(256))
+        return frozenset(token for token in found if token is not None)
+
+    def normalized(self, text: str) -> str:
+        normalizer = self._whole.normalizer
+        forms = ("NFC", "NFD", "NFKC", "NFKD")
+        return normalizer.normalize_str(text) if type(normalizer).__name__ in forms else text
+
+    def token_texts(self) -> list[str]:
+        names = [each.content for each in self._whole.get_added_tokens_decoder().values()]
+        pieces = sorted(self._whole.get_vocab(with_added_tokens=False).items(), key=lambda item: item[1])
+        is_bytes = is_byte_level(json.loads(self._whole.to_str()))
+        return [*texts_of_pieces([piece for piece, _ in pieces], byte_level=is_bytes), *names]
+
+    def fast_json(self) -> str:
+        return json.dumps(_without_control(json.loads(self._whole.to_str()), set(self.control().values())))
+
+
+class SentencePieceOracle:
+    """A tokenizer.model without a tokenizer.json. Args: special: names of control tokens with their ids, the model's own aside.
+
+    Raises: RuntimeError if the content is no model.
+    """
+
+    library: Library = "sentencepiece"
+
+    def __init__(self, model: bytes, special: Mapping[int, str]) -> None:
+        self._processor: sentencepiece.SentencePieceProcessor = processor_of(model)
+        self._special = dict(special)
+        self.vocab_size = max([self._processor.GetPieceSize() - 1, *self._special]) + 1
+
+    def encode_batch(self, texts: Sequence[str], *, num_threads: int) -> list[np.ndarray]:
+        return self._processor.Encode(list(texts), out_type="numpy", num_threads=num_threads)
+
+    def decode(self, ids: list[int]) -> str:
+        size = self._processor.GetPieceSize()
+        return self._processor.Decode([token for token in ids if token < size])
+
+    def piece(self, token: int) -> str:
+        size = self._processor.GetPieceSize()
+        return self._processor.IdToPiece(token) if token < size else self._special.get(token, "")
+
+    def id_of(self, piece: str) -> int | None:
+        own = {name: token for token, name in self._special.items()}
+        token = self._processor.PieceToId(piece)
+        return token if self._processor.IdToPiece(token) == piece else own.get(piece)
+
+    def control(self) -> dict[int, str]:
+        own = range(self._processor.GetPieceSize())
+        return {
+            token: self._processor.IdToPiece(token) for token in own if self._processor.IsControl(token)
+        } | self._special
+
+    def byte_ids(self) -> frozenset[int]:
+        return frozenset(token for token in range(self._processor.GetPieceSize()) if self._processor.IsByte(token))
+
+    def normalized(self, text: str) -> str:
+        return text
+
+    def token_texts(self) -> list[str]:
+        return texts_of_pieces([self.piece(token) for token in range(self.vocab_size)], byte_level=False)
+
+    def fast_json(self) -> None:
+        return None
+
+
+def _tokenizers(path: Path) -> Any:
+    """Return the module `tokenizers`, an extra. Raises: UserError if it is not installed."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # workers are processes; it warns after a fork otherwise
+    try:
+        return importlib.import_module("tokenizers")
+    except ImportError as problem:
+        raise UserError(
+            f"{path} needs the library tokenizers, which cannot be imported ({problem}); {EXTRA} installs it"
+        ) from None
+
+
+def _without_control(content: dict[str, Any], names: set[str]) -> dict[str, Any]:
+    """Return a tokenizer.json to which the names of control tokens mean nothing: they are neither matched nor pieces."""
+    model = dict(content["model"])
+    if _control_is_reachable(model, names):
+        vocabulary = model["vocab"]
+        if isinstance(vocabulary, dict):
+            model["vocab"] = {_unreachable(piece, names): token for piece, token in vocabulary.items()}
+            model["merges"] = [pair for pair in model["merges"] if names.isdisjoint(_made(pair))]
+        else:
+            model["vocab"] = [[_unreachable(piece, names), score] for piece, score in vocabulary]
+    added = [token for token in content["added_tokens"] if not token["special"]]
+    return content | {
+        "model": model,
+        "added_tokens": added,
+        "post_processor": None,
+        "truncation": None,
+        "padding": None,
+    }
+
+
+def _control_is_reachable(model: Mapping[str, Any], names: set[str]) -> bool:
+    """Return whether a model may make a control token of its name in a text."""
+    vocabulary = model["vocab"]
+    if not isinstance(vocabulary, dict):
+        return any(piece in names for piece, _ in vocabulary)
+    inside = names & vocabulary.keys()
+    if not inside:
+        return False
+    return bool(
+        model.get("ignore_merges")
+        or any(len(name) == 1 for name in inside)
+        or any(not inside.isdisjoint(_made(pair)) for pair in model["merges"])
+    )
+
+
+def _made(pair: str | Sequence[str]) -> tuple[str, str, str]:
+    """Return the pieces that a merge names: left, right, and what they make."""
+    left, right = pair.split(" ", 1) if isinstance(pair, str) else pair
+    return left, right, left + right
+
+
+def _unreachable(piece: str, names: set[str]) -> str:
+    """Return a spelling that no text has: to every supported model a space is spelled otherwise (hf_json.py)."""
+    return f" {piece} " if piece in names else piece
