@@ -27,7 +27,7 @@ from tokenizer.shards.manifest import EncodeOptions, ShardManifest
 from tokenizer.shards.shard import ShardWriter
 from tokenizer.shards.shuffle import Shuffler
 from tokenizer.vocabulary.engine import RequestedEngine
-from tokenizer.vocabulary.folder import TITLES
+from tokenizer.vocabulary.folder import TITLES, Tokenizer
 
 BYTES_PER_TOKEN_AT_LEAST = 2  # of text; sizes the shuffle's temporary files, nothing else
 MAX_REPEATED = 20
@@ -77,8 +77,7 @@ def encode(
     or licence, or ids that differ from the oracle's. Nothing is left under the shard's names then.
     """
     fields, labels = fields or Fields(), labels or Labels()
-    if shuffle_seed is not None and not 0 <= shuffle_seed < 2**63:
-        raise UserError(f"shuffle_seed ({shuffle_seed}) must be from 0 to 2**63 - 1; 42 works")
+    _check_seed(shuffle_seed)
     asked = tuple(name for name in LABELS if getattr(labels, name) is None)
     job = EncodeJob(
         tokenizer_dir=str(tokenizer_dir),
@@ -92,8 +91,7 @@ def encode(
     )
     encoder = open_encoder(job)  # before the workers are forked, so that none of them opens it again
     reader = InputReader(inputs, columns=job.fields.columns, txt_documents=txt_documents, part=part, on_error=on_error)
-    tokenizer = encoder.tokenizer
-    with ShardWriter(output_prefix, vocab_size=tokenizer.vocab_size, tokenizer_sha256=tokenizer.model_sha256) as writer:
+    with _writer(output_prefix, encoder.tokenizer) as writer:
         tally = Tally(labels)
         with (
             Progress(f"encode {Path(output_prefix).name}", reader.total_bytes) as progress,
@@ -105,7 +103,8 @@ def encode(
                     writer.add_documents(block.lengths, block.tokens)
             else:
                 _shuffle(blocks, tally, writer, reader.text_bytes, keep_keys=part is not None)
-        _refuse_empty(writer, tally, part)
+        if part is None:
+            _refuse_empty(writer, tally)
         manifest = writer.finish(
             domain=tally.labels["domain"].result(),
             licence=tally.labels["licence"].result(),
@@ -130,10 +129,19 @@ def encode(
         manifest=manifest,
         skipped=tuple(tally.skipped),
         num_checked=tally.num_checked,
-        oracle=TITLES[tokenizer.oracle],
+        oracle=TITLES[encoder.tokenizer.oracle],
         found=reader.found,
         repeated=tuple(tally.repeated),
     )
+
+
+def _writer(output_prefix: str | Path, tokenizer: Tokenizer) -> ShardWriter:
+    return ShardWriter(output_prefix, vocab_size=tokenizer.vocab_size, tokenizer_sha256=tokenizer.model_sha256)
+
+
+def _check_seed(shuffle_seed: int | None) -> None:
+    if shuffle_seed is not None and not 0 <= shuffle_seed < 2**63:
+        raise UserError(f"shuffle_seed ({shuffle_seed}) must be from 0 to 2**63 - 1; 42 works")
 
 
 def _fingerprint(reader: InputReader, labels: Labels, fields: Fields, on_error: str) -> str:
@@ -166,9 +174,9 @@ class Tally:
         self.num_checked += block.num_checked
 
 
-def _refuse_empty(writer: ShardWriter, tally: Tally, part: Part | None) -> None:
-    """Raises: UserError if every document was left out, and not of a part alone."""
-    if part is None and tally.skipped and not writer.num_documents:
+def _refuse_empty(writer: ShardWriter, tally: Tally) -> None:
+    """Raises: UserError if every document was left out."""
+    if tally.skipped and not writer.num_documents:
         what = f"all {len(tally.skipped)} were left out, the first: {tally.skipped[0]}"
         raise UserError(f"shard {writer.prefix} would hold no document: {what}")
 

@@ -96,10 +96,9 @@ class TokenizersOracle:
         self._whole.add_special_tokens([name for name in special if self._whole.token_to_id(name) is not None])
         self._whole.encode_special_tokens = True
         self.vocab_size = max(self._whole.get_vocab(with_added_tokens=True).values(), default=-1) + 1
-        names = set(self.control().values())
         self._plain = self._whole
-        if _control_is_reachable(content["model"], names):
-            self._plain = self._opened(_without_control(json.loads(self._whole.to_str()), names))
+        if _is_reachable(content["model"], self._names()):
+            self._plain = self._opened(_without_names(json.loads(self._whole.to_str()), self._names()))
             self._plain.encode_special_tokens = True
 
     def _opened(self, content: dict[str, Any]) -> Any:
@@ -132,6 +131,10 @@ class TokenizersOracle:
         }
         return {token: name for token, name in special.items() if token not in self._unknown}
 
+    def _names(self) -> set[str]:
+        """Return the spellings that must mean nothing in a text: of control tokens, and of the unknown one."""
+        return {*self.control().values(), *(self.piece(token) for token in self._unknown)}
+
     @cached_property
     def _unknown(self) -> frozenset[int]:
         """The id that text gets where the vocabulary ends, if the model has one: it is special, and text produces it."""
@@ -162,7 +165,7 @@ class TokenizersOracle:
         return [*texts_of_pieces([piece for piece, _ in pieces], byte_level=is_bytes), *names]
 
     def fast_json(self) -> str:
-        return json.dumps(_without_control(json.loads(self._whole.to_str()), set(self.control().values())))
+        return json.dumps(_without_names(json.loads(self._whole.to_str()), self._names()))
 
 
 class SentencePieceOracle:
@@ -224,13 +227,15 @@ def _tokenizers(path: Path) -> Any:
         ) from None
 
 
-def _without_control(content: dict[str, Any], names: set[str]) -> dict[str, Any]:
-    """Return a tokenizer.json to which the names of control tokens mean nothing: they are neither matched nor pieces."""
+def _without_names(content: dict[str, Any], names: set[str]) -> dict[str, Any]:
+    """Return a tokenizer.json to which these names of special tokens mean nothing: they are neither matched nor pieces."""
     model = dict(content["model"])
-    if _control_is_reachable(model, names):
+    if _is_reachable(model, names):
         vocabulary = model["vocab"]
         if isinstance(vocabulary, dict):
             model["vocab"] = {_unreachable(piece, names): token for piece, token in vocabulary.items()}
+            if model.get("unk_token") is not None:
+                model["unk_token"] = _unreachable(model["unk_token"], names)
             model["merges"] = [pair for pair in model["merges"] if names.isdisjoint(_made(pair))]
         else:
             model["vocab"] = [[_unreachable(piece, names), score] for piece, score in vocabulary]
@@ -244,8 +249,8 @@ def _without_control(content: dict[str, Any], names: set[str]) -> dict[str, Any]
     }
 
 
-def _control_is_reachable(model: Mapping[str, Any], names: set[str]) -> bool:
-    """Return whether a model may make a control token of its name in a text."""
+def _is_reachable(model: Mapping[str, Any], names: set[str]) -> bool:
+    """Return whether a model may make a special token of its name in a text."""
     vocabulary = model["vocab"]
     if not isinstance(vocabulary, dict):
         return any(piece in names for piece, _ in vocabulary)

@@ -133,14 +133,14 @@ def _compare(
     Names of special tokens are read as text, as in training, and where there are none so must they be without being told. Some
     models make a special token of its name even so (Unigram): what `transformers` cannot read as text is not compared.
     """
-    tokenizer, control = source.tokenizer, set(oracle.control_ids)
+    tokenizer, special = source.tokenizer, {*oracle.control_ids, *(() if oracle.unk_id is None else (oracle.unk_id,))}
     (expected,) = (ids.tolist() for ids in oracle.encode_batch([text], num_threads=1))
     found = theirs(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
     with_special = theirs(text, split_special_tokens=True)["input_ids"]
-    has_names = any(oracle.piece(token) in text for token in control) or any(
+    has_names = any(oracle.piece(token) in text for token in special) or any(
         piece in text for piece in theirs.all_special_tokens
     )
-    if has_names and tokenizer.has_original_files and not control.isdisjoint(found):
+    if has_names and tokenizer.has_original_files and not special.isdisjoint(found):
         return found
     untold = found if has_names else theirs(text, add_special_tokens=False)["input_ids"]
     front = [tokenizer.bos_id] if tokenizer.adds_bos else []
