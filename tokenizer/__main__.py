@@ -26,7 +26,7 @@ from tokenizer.documents.parse import Fields
 from tokenizer.documents.sample_corpus import DEFAULT_MAX_BYTES_PER_DOMAIN, make_sample_corpus
 from tokenizer.encoding import encode as encode_module
 from tokenizer.encoding import merge as merge_module
-from tokenizer.notes import imported_line, say_found, say_report
+from tokenizer.notes import imported_line, say_found, say_of_model_alone, say_report
 from tokenizer.shards import adopt as adopt_module
 from tokenizer.shards import verify as verify_module
 from tokenizer.shards.labels import Labels
@@ -106,6 +106,7 @@ def import_(hf_dir: str, output: str, bos_token: str | None, eos_token: str | No
     """
     tokenizer = import_tokenizer(hf_dir, output, bos_token=bos_token, eos_token=eos_token)
     click.echo(imported_line(output, tokenizer))
+    say_of_model_alone(hf_dir, tokenizer)
 
 
 def labels_options(command: Callable) -> Callable:

@@ -29,6 +29,19 @@ def imported_line(output: str, tokenizer: Tokenizer) -> str:
     )
 
 
+def say_of_model_alone(hf_dir: str, tokenizer: Tokenizer) -> None:
+    """Say, of a folder without tokenizer.json, whose ids its text gets: transformers reads such a file by rules of its own."""
+    if tokenizer.oracle == "sentencepiece":
+        click.echo(
+            on_one_line(
+                f"note: {hf_dir} has no tokenizer.json, so its ids are SentencePiece's. transformers may cut spaces otherwise, and "
+                "no export is certified then; a tokenizer.json with its rules comes from "
+                f"AutoTokenizer.from_pretrained({hf_dir!r}).save_pretrained(...)"
+            ),
+            err=True,
+        )
+
+
 def say_report(output: str, report: EncodeReport) -> None:
     """Say what an encoding left out or did not expect: every document that cannot be read, since no other place lists them."""
     if report.skipped:

@@ -120,11 +120,14 @@ def olmo(folder: Path) -> Path:
     return write_folder(folder, tokenizer, config, "olmo2")
 
 
-def smollm(folder: Path) -> Path:
-    """Digits cut one by one, which gigatoken does not read; special tokens inside the vocabulary; one token for BOS and EOS."""
+def smollm(folder: Path, name: str = "PreTrainedTokenizerFast") -> Path:
+    """Digits cut one by one, which gigatoken does not read; special tokens inside the vocabulary; one token for BOS and EOS.
+
+    Args: name: of the class in its config; by that of GPT-2, which SmolLM's has, transformers 5 cuts text by GPT-2's rules.
+    """
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<repo_name>"]
     tokenizer = byte_level(pattern=None, special=special, digits=True)
-    config = {"tokenizer_class": "GPT2Tokenizer", "bos_token": special[0], "eos_token": special[0], "unk_token": special[0]}
+    config = {"tokenizer_class": name, "bos_token": special[0], "eos_token": special[0], "unk_token": special[0]}
     return write_folder(folder, tokenizer, config, "llama")
 
 

@@ -26,6 +26,9 @@ PROBES = (
     "\u00a0\u2003\u200b\ufeff\ufffd", "12345 67.8e9", "𝒳𝓎 \U0010ffff", "中文字符 かな 한국어 ไทย עברית", "\x7f\x80\x9f\u2028\u2029",
 )  # fmt: skip
 
+CLASSES = ("a", "B", "é", "中", "1", ".", "'s", "'LL", "_", " ", "  ", "\n", "\t", "\u00a0", "\u0301", "🙂")
+"""Kinds of characters that the patterns of pre-tokenizers tell apart."""
+
 
 class EngineError(UserError):
     """The fast engine cannot serve a tokenizer, or gave other ids than the oracle."""
@@ -72,7 +75,7 @@ class GigatokenEngine:
         self._start()
         texts = list(PROBES)
         if tokenizer.proved_engine != self.name:  # else the same program has given the right ids for these very files
-            texts += in_texts_of(tokenizer.token_texts(), 256)
+            texts += [*in_texts_of(tokenizer.token_texts(), 256), *texts_of_classes()]
         if problem := self.check(texts):
             raise EngineError(problem)
 
@@ -138,6 +141,11 @@ def in_texts_of(pieces: Sequence[str], size: int) -> list[str]:
     """Return every piece once, in texts of ``size`` pieces, with spaces between them in one text and without in the next."""
     groups = [pieces[start : start + size] for start in range(0, len(pieces), size)]
     return [("" if number % 2 else " ").join(group) for number, group in enumerate(groups)]
+
+
+def texts_of_classes() -> list[str]:
+    """Return texts in which any three kinds of characters follow each other: where two patterns differ, one of them does."""
+    return ["".join(one + two + three for two in CLASSES for three in CLASSES) for one in CLASSES]
 
 
 def _resident_bytes() -> int:

@@ -23,6 +23,7 @@ NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_t
 LISTS = ("additional_special_tokens", "extra_special_tokens")
 FIELDS = {"content": str, "lstrip": bool, "rstrip": bool, "normalized": bool, "single_word": bool, "special": bool}
 """Fields of an added token."""
+LFS_POINTER = b"version https://git-lfs.github.com/"
 AGAIN = "copy it again, or remove it"
 
 
@@ -229,6 +230,10 @@ def _text_of(value: Any, where: str) -> str:
 
 def parse_object(path: Path, raw: bytes) -> dict[str, Any]:
     """Return a JSON object. Raises: UserError naming the file."""
+    if raw.startswith(LFS_POINTER):
+        raise UserError(
+            f"{path} is a pointer of Git LFS, and not the file itself; `git lfs pull` in its repository fetches it"
+        )
     try:
         content = json.loads(raw)
     except (ValueError, RecursionError) as problem:

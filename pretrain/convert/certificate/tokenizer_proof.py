@@ -15,7 +15,7 @@ from pretrain.convert.ours.source import ExportSource
 from pretrain.convert.theirs.model import CannotLoadError, in_one_line, transformers_module
 from pretrain.convert.theirs.write_config import exported_vocab_size
 from tokenizer.shards.shard import Shard
-from tokenizer.vocabulary.engine import in_texts_of
+from tokenizer.vocabulary.engine import in_texts_of, texts_of_classes
 from tokenizer.vocabulary.folder import TITLES, Tokenizer
 
 DOCUMENTS_PER_SHARD = 20
@@ -51,7 +51,7 @@ class TokenizerFigures:
     num_documents_equal_to_shard: int
     """Number of documents that get the shard's ids. A text that decoding does not give back, such as one with U+2581, is not."""
     num_texts: int
-    """Number of adversarial texts, and of those that hold the vocabulary of an imported one."""
+    """Number of adversarial texts, those that hold the vocabulary of an imported one among them."""
     num_different: int
     first_difference: str | None
     """The first text that differs, and how; None if every text agrees."""
@@ -117,12 +117,10 @@ def _load(folder: Path, source: ExportSource) -> Any:
 
 
 def _own_texts(oracle: Tokenizer) -> list[str]:
-    """Return texts that hold every token of a vocabulary, and every name of a control token."""
-    names = [oracle.piece(token) for token in oracle.control_ids]
-    return [
-        *in_texts_of(oracle.token_texts(), VOCABULARY_TEXT),
-        *in_texts_of([f"a{name} b" for name in names], NAMES_TEXT),
-    ]
+    """Return texts that hold every token of a vocabulary, every name of a control token, and characters of all kinds in a row."""
+    names = [f"a{oracle.piece(token)} b" for token in oracle.control_ids]
+    vocabulary = in_texts_of(oracle.token_texts(), VOCABULARY_TEXT)
+    return [*vocabulary, *in_texts_of(names, NAMES_TEXT), *texts_of_classes()]
 
 
 def _compare(

@@ -76,6 +76,11 @@ def tokenizer_of_run(
             f"trained with (sha256 {position.tokenizer_sha256[:12]}); give the folder of that one with data.tokenizer=DIR"
         )
     if isinstance(tokenizer, ImportedTokenizer):
+        if adds_bos not in (None, tokenizer.adds_bos):
+            raise UserError(
+                f"{'--bos' if adds_bos else '--no-bos'} must be left out: the tokenizer in {data.tokenizer} was imported, an "
+                f"export keeps its files as they are, and they put {'a' if tokenizer.adds_bos else 'no'} BOS in front of a text"
+            )
         _say_other_start(tokenizer, sources)
         files, adds_bos = original_files(tokenizer.files), tokenizer.adds_bos
     else:
