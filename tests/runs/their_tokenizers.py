@@ -169,11 +169,25 @@ def spm_json(folder: Path, kind: str = "bpe", **config: Any) -> Path:
     return folder
 
 
+def llama2(folder: Path) -> Path:
+    """The tokenizer.json of Llama 2's time: a normalizer writes the space in front."""
+    path = spm_json(folder, tokenizer_class="LlamaTokenizer") / "tokenizer.json"
+    steps: list[dict[str, Any]] = [
+        {"type": "Prepend", "prepend": "\u2581"},
+        {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"},
+    ]
+    content = json.loads(path.read_text()) | {"pre_tokenizer": None, "normalizer": {"type": "Sequence", "normalizers": steps}}
+    path.write_text(json.dumps(content))
+    (folder / "tokenizer_config.json").write_text(json.dumps(SENTENCEPIECE))
+    return folder
+
+
 FOLDERS: dict[str, Callable[[Path], Path]] = {
     "Llama 3's kind": llama3,
     "Qwen's kind": qwen,
     "OLMo's kind": olmo,
     "SmolLM's kind": smollm,
+    "Llama 2's kind": llama2,
     "SentencePiece BPE, converted": spm_json,
     "SentencePiece BPE of Llama's class, converted": lambda folder: spm_json(folder, tokenizer_class="LlamaTokenizer"),
     "SentencePiece Unigram, converted": lambda folder: spm_json(folder, "unigram"),

@@ -18,6 +18,7 @@ import sentencepiece
 
 from fanal.errors import UserError
 from tokenizer.vocabulary.byte_level import is_byte_level, texts_of_pieces
+from tokenizer.vocabulary.document_json import for_fast_engine, is_reachable, without_names
 from tokenizer.vocabulary.folder import Library
 from tokenizer.vocabulary.pieces import processor_of
 
@@ -97,8 +98,8 @@ class TokenizersOracle:
         self._whole.encode_special_tokens = True
         self.vocab_size = max(self._whole.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         self._plain = self._whole
-        if _is_reachable(content["model"], self._names()):
-            self._plain = self._opened(_without_names(json.loads(self._whole.to_str()), self._names()))
+        if is_reachable(content["model"], self._names()):
+            self._plain = self._opened(without_names(json.loads(self._whole.to_str()), self._names()))
             self._plain.encode_special_tokens = True
 
     def _opened(self, content: dict[str, Any]) -> Any:
@@ -165,7 +166,7 @@ class TokenizersOracle:
         return [*texts_of_pieces([piece for piece, _ in pieces], byte_level=is_bytes), *names]
 
     def fast_json(self) -> str:
-        return json.dumps(_without_names(json.loads(self._whole.to_str()), self._names()))
+        return json.dumps(for_fast_engine(without_names(json.loads(self._whole.to_str()), self._names())))
 
 
 class SentencePieceOracle:
@@ -225,51 +226,3 @@ def _tokenizers(path: Path) -> Any:
         raise UserError(
             f"{path} needs the library tokenizers, which cannot be imported ({problem}); {EXTRA} installs it"
         ) from None
-
-
-def _without_names(content: dict[str, Any], names: set[str]) -> dict[str, Any]:
-    """Return a tokenizer.json to which these names of special tokens mean nothing: they are neither matched nor pieces."""
-    model = dict(content["model"])
-    if _is_reachable(model, names):
-        vocabulary = model["vocab"]
-        if isinstance(vocabulary, dict):
-            model["vocab"] = {_unreachable(piece, names): token for piece, token in vocabulary.items()}
-            if model.get("unk_token") is not None:
-                model["unk_token"] = _unreachable(model["unk_token"], names)
-            model["merges"] = [pair for pair in model["merges"] if names.isdisjoint(_made(pair))]
-        else:
-            model["vocab"] = [[_unreachable(piece, names), score] for piece, score in vocabulary]
-    added = [token for token in content["added_tokens"] if not token["special"]]
-    return content | {
-        "model": model,
-        "added_tokens": added,
-        "post_processor": None,
-        "truncation": None,
-        "padding": None,
-    }
-
-
-def _is_reachable(model: Mapping[str, Any], names: set[str]) -> bool:
-    """Return whether a model may make a special token of its name in a text."""
-    vocabulary = model["vocab"]
-    if not isinstance(vocabulary, dict):
-        return any(piece in names for piece, _ in vocabulary)
-    inside = names & vocabulary.keys()
-    if not inside:
-        return False
-    return bool(
-        model.get("ignore_merges")
-        or any(len(name) == 1 for name in inside)
-        or any(not inside.isdisjoint(_made(pair)) for pair in model["merges"])
-    )
-
-
-def _made(pair: str | Sequence[str]) -> tuple[str, str, str]:
-    """Return the pieces that a merge names: left, right, and what they make."""
-    left, right = pair.split(" ", 1) if isinstance(pair, str) else pair
-    return left, right, left + right
-
-
-def _unreachable(piece: str, names: set[str]) -> str:
-    """Return a spelling that no text has: to every supported model a space is spelled otherwise (hf_json.py)."""
-    return f" {piece} " if piece in names else piece
