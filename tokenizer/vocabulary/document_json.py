@@ -46,6 +46,16 @@ def without_names(content: dict[str, Any], names: set[str]) -> dict[str, Any]:
     }
 
 
+def ordinary_pieces(model: Mapping[str, Any], names: Sequence[str]) -> set[str]:
+    """Return which names that a config calls special are pieces that text is spelled with, such as padding by "!": they stay so."""
+    vocabulary = model["vocab"]
+    if not isinstance(vocabulary, dict):
+        learned = {piece for piece, score in vocabulary if score != 0}  # SentencePiece gives its special pieces 0
+        return learned.intersection(names)
+    made = {part for pair in model["merges"] for part in _made(pair)}
+    return {name for name in names if name in vocabulary and (len(name) == 1 or name in made)}
+
+
 def is_reachable(model: Mapping[str, Any], names: set[str]) -> bool:
     """Return whether a model may make a special token of its name in a text."""
     vocabulary = model["vocab"]

@@ -18,7 +18,7 @@ import sentencepiece
 
 from fanal.errors import UserError
 from tokenizer.vocabulary.byte_level import is_byte_level, texts_of_pieces
-from tokenizer.vocabulary.document_json import for_fast_engine, is_reachable, without_names
+from tokenizer.vocabulary.document_json import for_fast_engine, is_reachable, ordinary_pieces, without_names
 from tokenizer.vocabulary.folder import Library
 from tokenizer.vocabulary.pieces import processor_of
 
@@ -82,6 +82,7 @@ class TokenizersOracle:
         self, path: Path, content: dict[str, Any], added: Mapping[int, Mapping[str, Any]], special: Iterable[str]
     ) -> None:
         self._path, self._library = path, _tokenizers(path)
+        self._model, self._is_byte_level = content["model"], is_byte_level(content)
         self._whole = self._opened(content)
         known = {token: repr(each) for token, each in self._whole.get_added_tokens_decoder().items()}
         for token, fields in sorted(added.items()):  # as transformers does
@@ -94,7 +95,10 @@ class TokenizersOracle:
                     f"added_tokens_decoder of {path.with_name('tokenizer_config.json')} gives {each.content!r} the id {token}, and "
                     f"by {path} it has {self._whole.token_to_id(each.content)}; copy both files of one tokenizer"
                 )
-        self._whole.add_special_tokens([name for name in special if self._whole.token_to_id(name) is not None])
+        ordinary = ordinary_pieces(self._model, special := list(special))
+        self._whole.add_special_tokens(
+            [name for name in special if name not in ordinary and self._whole.token_to_id(name) is not None]
+        )
         self._whole.encode_special_tokens = True
         self.vocab_size = max(self._whole.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         self._plain = self._whole
@@ -139,11 +143,8 @@ class TokenizersOracle:
     @cached_property
     def _unknown(self) -> frozenset[int]:
         """The id that text gets where the vocabulary ends, if the model has one: it is special, and text produces it."""
-        model = json.loads(self._whole.to_str())["model"]
-        if model["type"] == "Unigram":
-            found = model.get("unk_id")
-        else:
-            found = self._whole.token_to_id(model["unk_token"]) if model.get("unk_token") else None
+        name = self._model.get("unk_token")
+        found = self._whole.token_to_id(name) if name else self._model.get("unk_id")  # of BPE, or of Unigram
         return frozenset() if found is None else frozenset({found})
 
     def bos_in_front(self) -> int | None:
@@ -162,8 +163,7 @@ class TokenizersOracle:
     def token_texts(self) -> list[str]:
         names = [each.content for each in self._whole.get_added_tokens_decoder().values()]
         pieces = sorted(self._whole.get_vocab(with_added_tokens=False).items(), key=lambda item: item[1])
-        is_bytes = is_byte_level(json.loads(self._whole.to_str()))
-        return [*texts_of_pieces([piece for piece, _ in pieces], byte_level=is_bytes), *names]
+        return [*texts_of_pieces([piece for piece, _ in pieces], byte_level=self._is_byte_level), *names]
 
     def fast_json(self) -> str:
         return json.dumps(for_fast_engine(without_names(json.loads(self._whole.to_str()), self._names())))

@@ -20,7 +20,7 @@ TOKENIZER_CONFIG, SPECIAL_MAP, ADDED = "tokenizer_config.json", "special_tokens_
 MODEL_CONFIGS = ("config.json", "generation_config.json")
 """Files of the model that may state ids; they are read, and not kept."""
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-LISTS = ("additional_special_tokens", "extra_special_tokens")
+LISTS = ("additional_special_tokens", "extra_special_tokens", "model_specific_special_tokens")
 FIELDS = {"content": str, "lstrip": bool, "rstrip": bool, "normalized": bool, "single_word": bool, "special": bool}
 """Fields of an added token."""
 LFS_POINTER = b"version https://git-lfs.github.com/"

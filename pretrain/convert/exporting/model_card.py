@@ -252,10 +252,12 @@ def _use(source: ExportSource) -> str:
         "",
     ]
     if source.tokenizer.oracle is not None:
-        as_then = "" if source.tokenizer.has_original_files else ", as in training"
+        has_original = source.tokenizer.has_original_files
+        as_then = "" if has_original else ", as in training"
         bos = f"A BOS is put in front of each text{as_then}." if source.tokenizer.adds_bos else "No BOS is added."
+        name = as_text(source.tokenizer.oracle.piece(source.tokenizer.oracle.eos_id if has_original else 0))
         lines += [
-            f"{bos} A name of a special token in a text, such as `<s>`, is read as that token, since chat templates need it; "
+            f"{bos} A name of a special token in a text, such as {name}, is read as that token, since chat templates need it; "
             "`tokenizer(text, split_special_tokens=True)` reads it as text, as training did.",
             "",
         ]

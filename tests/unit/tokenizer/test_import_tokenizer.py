@@ -343,6 +343,23 @@ def test_special_tokens_beyond_a_tokenizer_model_count_as_ids(tmp_path: Path) ->
     assert 1200 not in ids.tolist() and tokenizer.decode([*ids.tolist(), 1200]) == "a <pad> b"
 
 
+def test_padding_by_an_ordinary_piece_leaves_that_piece_to_text(
+    hf_folders: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "hf"
+    folder.mkdir()
+    for path in hf_folders("Llama 3's kind").iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"pad_token": "!"}))
+    tokenizer = import_tokenizer(folder, tmp_path / "tokenizer")
+    assert tokenizer.pad_id not in tokenizer.control_ids and tokenizer.ignored_id is None
+    (ids,) = open_engine(tokenizer).encode(["Stop! Now!!"])
+    assert tokenizer.pad_id in ids.tolist() and tokenizer.decode(ids.tolist()) == "Stop! Now!!"
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    assert theirs("Stop! Now!!", add_special_tokens=False, split_special_tokens=True)["input_ids"] == ids.tolist()
+
+
 def test_documents_of_the_tests_corpus_are_all_there() -> None:
     rows = [
         line
