@@ -69,7 +69,7 @@ def write_run(folder: Path, tokenizer: Path, **data: object) -> Path:
     return path
 
 
-def make_lab(folder: Path, make_tokenizer: Callable[[Path], Path], *, kind: str) -> Lab:
+def make_lab(folder: Path, make_tokenizer: Callable[[Path], Path], *, kind: str, append_bos: bool | None = None) -> Lab:
     """Model, tokenizer, shards and three steps of training."""
     theirs = make_tokenizer(folder / "theirs")
     hf = save_model(
@@ -83,7 +83,7 @@ def make_lab(folder: Path, make_tokenizer: Callable[[Path], Path], *, kind: str)
     for split, texts in (("train", corpus_texts()[1::2]), ("validation", corpus_texts()[::4])):
         path = folder / f"{split}.jsonl"
         path.write_text("".join(json.dumps({"text": text[:20_000], "domain": "all"}) + "\n" for text in texts))
-        encode(tokenizer.directory, [path], folder / split, num_workers=1)
+        encode(tokenizer.directory, [path], folder / split, append_bos, num_workers=1)
     config = write_run(folder, tokenizer.directory)
     return Lab(folder, hf, tokenizer, config, run_and_trace(load_run(config)))
 
@@ -176,7 +176,9 @@ def test_a_run_is_refused_with_another_tokenizer_than_its_shards_or_its_import(l
 def test_an_export_that_transformers_reads_otherwise_is_refused_until_its_class_is_the_plain_one(
     tmp_path: Path,
 ) -> None:
-    lab = make_lab(tmp_path, lambda folder: their_tokenizers.smollm(folder, "GPT2Tokenizer"), kind="llama")
+    lab = make_lab(
+        tmp_path, lambda folder: their_tokenizers.smollm(folder, "GPT2Tokenizer"), kind="llama", append_bos=True
+    )
     assert lab.trace.exit_code == 0, lab.trace.failure
     refused = pretrain("export", tmp_path / "run", "--to", tmp_path / "export")
     assert refused.returncode == 76 and not (tmp_path / "export").exists()
@@ -190,3 +192,12 @@ def test_an_export_that_transformers_reads_otherwise_is_refused_until_its_class_
         "export", tmp_path / "run", "--to", tmp_path / "export", f"data.tokenizer={tmp_path / 'plain tokenizer'}"
     )
     assert done.returncode == 0, done.stderr
+    says = "puts no BOS in front of a text, and documents of the training shards start with one"
+    assert f"warning: the tokenizer of this export, whose files are kept as they were, {says}" in done.stderr
+
+
+def test_an_export_keeps_the_files_and_so_takes_no_word_on_bos(lab: Lab, tmp_path: Path) -> None:
+    words = ("export", lab.folder / "run", "--to", tmp_path / "export", "--without-shards")
+    refused = pretrain(*words, "--bos")
+    assert refused.returncode == 2 and "--bos must be left out: the tokenizer in" in refused.stderr
+    assert pretrain(*words).returncode == 0

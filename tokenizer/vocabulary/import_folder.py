@@ -31,6 +31,9 @@ from tokenizer.vocabulary.special_tokens import (
     special_ids,
 )
 
+MAX_VOCAB_SIZE = 1 << 24
+"""Most ids of a vocabulary; those in use have some hundred thousand."""
+
 
 def import_tokenizer(
     hf_dir: str | Path, output_dir: str | Path, *, bos_token: str | None = None, eos_token: str | None = None
@@ -47,6 +50,11 @@ def import_tokenizer(
     files = {name: _read(folder, name) for name in KEPT_FILES if os.path.lexists(folder / name)}
     stated = Stated.of(folder, files)
     oracle = open_oracle(stated)
+    if oracle.vocab_size > MAX_VOCAB_SIZE:
+        raise UserError(
+            f"HF_DIR ({folder}) has ids up to {oracle.vocab_size - 1:,}, and at most {MAX_VOCAB_SIZE:,} can be told apart; an "
+            "added token has such an id: correct it, or remove it"
+        )
     _refuse_two_tokenizers(folder)
     configs = {
         name: parse_object(folder / name, _read(folder, name))

@@ -118,7 +118,12 @@ class TokenizersOracle:
         return opened
 
     def encode_batch(self, texts: Sequence[str], *, num_threads: int) -> list[np.ndarray]:
-        found = self._plain.encode_batch_fast(list(texts), add_special_tokens=False)
+        try:
+            found = self._plain.encode_batch_fast(list(texts), add_special_tokens=False)
+        except Exception as problem:  # of a model that has no token for a character, and none for the unknown
+            raise UserError(
+                f"{self._path} gives some text no ids ({problem}); one with bytes, or with an unk_id, works"
+            ) from None
         return [np.array(each.ids, dtype=np.int64) for each in found]
 
     def decode(self, ids: list[int]) -> str:

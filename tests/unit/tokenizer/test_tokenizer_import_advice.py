@@ -86,6 +86,9 @@ SPOILED: dict[str, tuple[Change, str]] = {
     ),
     "a link that leads out": (lambda f: _link(f), "is a link to .*outside of .*puts a copy in the link's place"),
     "two tokenizers": (lambda f: _second(f), "are two tokenizers: .*; remove the one that is not the model's"),
+    "an id beyond any": (lambda f: (_alone(f), _text(f, "added_tokens.json", '{"<pad>": 99999999}')), "has ids up to 99,999,999"),
+    "an id that is none": (lambda f: (_alone(f), _text(f, "added_tokens.json", '{"<pad>": true}')), "gives '<pad>' the id True, which is none"),
+    "text without ids": (lambda f: _unigram(f), "tokenizer.json gives some text no ids"),
     "a tokenizer.model that is none": (lambda f: (drop(f, "tokenizer.json"), _text(f, "tokenizer.model", "no")), "tokenizer.model is not a SentencePiece model"),
 }  # fmt: skip
 
@@ -98,6 +101,25 @@ def _link(folder: Path) -> None:
     shutil.copy(folder / "tokenizer.json", folder.parent / "elsewhere")
     drop(folder, "tokenizer.json")
     (folder / "tokenizer.json").symlink_to("../elsewhere")
+
+
+def _alone(folder: Path) -> None:
+    """Leave a tokenizer.model, and padding that a config names."""
+    drop(folder, *(path.name for path in folder.iterdir()))
+    _second(folder)
+    _text(folder, "tokenizer_config.json", json.dumps(their_tokenizers.SENTENCEPIECE | {"pad_token": "<pad>"}))
+
+
+def _unigram(folder: Path) -> None:
+    """A Unigram model of one letter, that has nothing for the others."""
+    content = {
+        "version": "1.0", "truncation": None, "padding": None, "normalizer": None, "post_processor": None, "decoder": None,
+        "added_tokens": [{"id": 1, "content": "</s>", "special": True, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}],
+        "pre_tokenizer": {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always", "split": True},
+        "model": {"type": "Unigram", "unk_id": None, "vocab": [["a", -1.0], ["</s>", 0.0]], "byte_fallback": False},
+    }  # fmt: skip
+    _text(folder, "tokenizer.json", json.dumps(content))
+    _text(folder, "tokenizer_config.json", json.dumps({"eos_token": "</s>"}))
 
 
 def _second(folder: Path) -> None:
