@@ -187,7 +187,8 @@ class LayerByLayer:
         except RuntimeError as error:
             raise CannotLoadError(f"transformers cannot load {prefix}*: {in_one_line(error)}") from None
         yield
-        module.to("meta")
+        # Not module.to("meta"), which takes away what is in no file too, such as the scale of an embedding.
+        module.load_state_dict({name: value.to("meta") for name, value in values.items()}, assign=True)
 
     def _read(self, name: str) -> torch.Tensor:
         safetensors = importlib.import_module("safetensors")

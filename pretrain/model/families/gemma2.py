@@ -4,6 +4,7 @@ Source: Gemma team, Gemma 2, 2024 (arXiv:2408.00118).
 """
 
 import dataclasses
+import math
 from typing import Any
 
 from pretrain.config.schema import ModelConfig
@@ -52,9 +53,8 @@ def read_config(fields: HfFields) -> ModelConfig:
     caps = read_caps(fields, attention=ATTENTION_CAP, final=FINAL_CAP)
     rotary = read_rotary(fields)
     if rotary.get("rotary_scaling", "none") != "none":
-        raise fields.refuse(
-            "rope_parameters", fields.get("rope_parameters"), "must not scale in this class; 'default' works"
-        )
+        place = "rope_scaling" if fields.get("rope_scaling") else "rope_parameters"
+        raise fields.refuse(place, fields.get(place), "must not scale in this class; rope_type 'default' works")
     return read_gemma(fields, **FIXED, **windows, **caps, **rotary)
 
 
@@ -94,10 +94,8 @@ def misfit(model: ModelConfig) -> str | None:
     """Return why the class cannot compute a model of these fields; None if it can."""
     scalar = model.query_pre_attention_scalar
     if scalar is not None and scalar != int(scalar):
-        return f"model.query_pre_attention_scalar ({scalar}), which must be a whole number there"
-    if model.hidden_size % model.num_attention_heads:
-        return f"model.hidden_size ({model.hidden_size}), which must be a multiple of model.num_attention_heads there"
-    return None
+        return f"model.query_pre_attention_scalar ({scalar}; there a whole number, such as {math.ceil(scalar)})"
+    return LLAMA.misfit(model)
 
 
 GEMMA2 = dataclasses.replace(
