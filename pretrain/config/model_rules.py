@@ -182,10 +182,10 @@ def _check_rotary_scaling(model: ModelConfig) -> None:
             "which divides by its logarithm; 10000.0 works"
         )
     stated = model.rotary_scaling_attention_factor
-    if stated is not None and stated > LARGEST_SCALING:
+    if stated is not None and not 1 / LARGEST_SCALING <= stated <= LARGEST_SCALING:
         raise UserError(
-            f"model.rotary_scaling_attention_factor ({stated:g}) must be at most {LARGEST_SCALING:,}, since scores are multiplied "
-            "by its square; null works"
+            f"model.rotary_scaling_attention_factor ({stated:g}) must be from {1 / LARGEST_SCALING:g} to {LARGEST_SCALING:,}, "
+            "since scores are multiplied by its square; null works"
         )
     for low, high, works in (
         ("low_freq_factor", "high_freq_factor", (1.0, 4.0)),

@@ -120,7 +120,10 @@ DOES_NOT_GO_TOGETHER: dict[str, tuple[tuple[str, ...], str, str]] = {
         "model.rotary_scaling (none) must be yarn where model.rotary_scaling_attention_factor (1.2) is stated",
     ),
     "a factor of scores without end": (
-        (*YARN, "model.rotary_scaling_attention_factor=1e20"), "model.rotary_scaling_attention_factor", "(1e+20) must be at most 1,000,000",
+        (*YARN, "model.rotary_scaling_attention_factor=1e20"), "model.rotary_scaling_attention_factor", "(1e+20) must be from 1e-06 to 1,000,000",
+    ),
+    "a factor of scores near 0": (
+        (*YARN, "model.rotary_scaling_attention_factor=1e-30"), "model.rotary_scaling_attention_factor", "(1e-30) must be from 1e-06",
     ),
     "a small factor without a scaling": (("model.rotary_scaling_factor=0.5",), "model.rotary_scaling_factor", "(0.5) needs a model.rotary_scaling"),
     "a scope of no norm": (("model.qk_layernorm_scope=full",), "model.qk_layernorm_scope", "(full) needs model.qk_layernorm, which is false"),
