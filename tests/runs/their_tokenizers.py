@@ -38,7 +38,7 @@ def byte_level(
     """A byte-level BPE of the library `tokenizers`."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-    tokenizer = Tokenizer(models.BPE(ignore_merges=ignore_merges))
+    tokenizer = Tokenizer(models.BPE(ignore_merges=ignore_merges, unk_token=special[0] if digits else None))
     if normalizer is not None:
         tokenizer.normalizer = normalizer
     if pattern is not None:
@@ -121,7 +121,8 @@ def olmo(folder: Path) -> Path:
 
 
 def smollm(folder: Path, name: str = "PreTrainedTokenizerFast") -> Path:
-    """Digits cut one by one, which gigatoken does not read; special tokens inside the vocabulary; one token for BOS and EOS.
+    """Digits cut one by one, which gigatoken does not read; special tokens inside the vocabulary; one token for BOS, EOS and the
+    unknown, which no text gets.
 
     Args: name: of the class in its config; by that of GPT-2, which SmolLM's has, transformers 5 cuts text by GPT-2's rules.
     """

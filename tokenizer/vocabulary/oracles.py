@@ -17,7 +17,7 @@ import numpy as np
 import sentencepiece
 
 from fanal.errors import UserError
-from tokenizer.vocabulary.byte_level import is_byte_level, texts_of_pieces
+from tokenizer.vocabulary.byte_level import BYTE_OF, is_byte_level, texts_of_pieces
 from tokenizer.vocabulary.document_json import for_fast_engine, is_reachable, ordinary_pieces, without_names
 from tokenizer.vocabulary.folder import Library
 from tokenizer.vocabulary.pieces import processor_of
@@ -147,7 +147,15 @@ class TokenizersOracle:
 
     @cached_property
     def _unknown(self) -> frozenset[int]:
-        """The id that text gets where the vocabulary ends, if the model has one: it is special, and text produces it."""
+        """The id that text gets where the vocabulary ends, if that happens: it is special, and text produces it.
+
+        Where each byte has a token it never happens, and the token named for it may be the one that ends documents, as in SmolLM's.
+        """
+        pieces = self._whole.get_vocab(with_added_tokens=False)
+        if self._is_byte_level and BYTE_OF.keys() <= pieces.keys():
+            return frozenset()
+        if self._model.get("byte_fallback") and len(self.byte_ids()) == 256:
+            return frozenset()
         name = self._model.get("unk_token")
         found = self._whole.token_to_id(name) if name else self._model.get("unk_id")  # of BPE, or of Unigram
         return frozenset() if found is None else frozenset({found})
