@@ -50,7 +50,8 @@ class Theirs:
     def __init__(self, run: RunConfig) -> None:
         family = family_of(run.model)
         content = family.write_config(run.model) | {"vocab_size": run.model.vocab_size, "max_position_embeddings": 64}
-        config = transformers.AutoConfig.for_model(family.model_type, **content, pad_token_id=None)
+        ids = {"pad_token_id": None, "bos_token_id": 0, "eos_token_id": 1}
+        config = transformers.AutoConfig.for_model(family.model_type, **content, **ids)
         self.model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").float()
         self.parameters = self.model.parameters
         self.z_loss_weight, self.cross_entropies = run.train.z_loss_weight, list[float]()
@@ -63,9 +64,6 @@ class Theirs:
         }
         missing, unexpected = self.model.load_state_dict(state, strict=False)
         assert not unexpected and set(missing) <= {"lm_head.weight"}, (missing, unexpected)
-        for name, buffer in self.model.named_buffers():
-            if name.endswith("act_fn.eps"):
-                buffer.zero_()  # the slope of its xIELU jumps between eps and 0, where ours has none (kernels/reference.py)
         self.model.tie_weights()
 
     def loss(self, tokens: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -108,6 +106,9 @@ def test_ten_steps_are_those_of_transformers(name: str, small_run: Path, tmp_pat
         batches.append((tokens[:, :-1], tokens[:, 1:], torch.ones(tokens[:, 1:].shape)))
         rates.append(learning_rate(run.optim, run.train, first))
     theirs = Theirs(run)
+    for name_of_buffer, buffer in theirs.model.named_buffers():
+        if name_of_buffer.endswith("act_fn.eps"):
+            buffer.zero_()  # the slope of its xIELU jumps between eps and 0, where ours has none (kernels/reference.py)
     steps = train_reference(
         theirs, batches, rates,
         betas=(run.optim.adam_beta1, run.optim.adam_beta2), eps=run.optim.adam_eps,
@@ -135,18 +136,35 @@ def on_their_tokenizer(data_folder: Path, tmp_path_factory: pytest.TempPathFacto
     )
 
 
+def saved_by_transformers(run: RunConfig, folder: Path) -> Path:
+    """Save a run's model as transformers does, its norms and biases away from where they begin."""
+    model = Theirs(run).model
+    generator = torch.Generator().manual_seed(5)
+    for parameter in model.parameters():
+        if parameter.dim() == 1:
+            parameter.data += torch.rand(parameter.shape, generator=generator) / 2 - 0.25
+    model.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def exports(small_run: Path, on_their_tokenizer: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Each family, trained five steps in TP2 x PP2, and exported soundly and with a fault: runs/NAME, out/NAME, results.json.
+    """Each family as transformers saves it, imported, trained five steps in TP2 x PP2, and exported soundly and with a fault:
+    runs/NAME, out/NAME, results.json.
 
     At this rate five steps move the weights so far that each fault shows; ten at the rate of the layouts do not.
     """
     folder, cases = tmp_path_factory.mktemp("families"), []
-    (folder / "out").mkdir()
+    for place in ("out", "hf", "imported"):
+        (folder / place).mkdir()
     for name, family in FAMILY_RUNS.items():
         fast = ("train.train_steps=5", "optim.lr=1.0e-2", "train.validation_interval=100")
         data = on_their_tokenizer if family.has_a_tokenizer_of_its_own else ()
-        run = make_run(small_run, folder / "runs" / name, *family.overrides, *TP2, *PP2, *fast, *data)
+        changes = (*family.overrides, *TP2, *PP2, *fast, *data)
+        imported = folder / "imported" / name
+        import_hf(saved_by_transformers(make_run(small_run, folder, *changes), folder / "hf" / name), imported)
+        begin = (f"checkpoint.init_from={imported}", "checkpoint.init_optimizer=fresh")
+        run = make_run(small_run, folder / "runs" / name, *changes, *begin)
         trace = run_and_trace(run)
         assert trace.exit_code == 0, trace.failure
         for case, fault in ((name, ()), (f"{name}-broken", family.export_fault)):

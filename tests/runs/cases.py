@@ -113,7 +113,7 @@ FAMILY_RUNS = {
     ),
     "qwen2": FamilyRun(
         "Qwen2ForCausalLM", ("model.add_qkv_bias=true", "model.share_embeddings_and_output_weights=true"),
-        {"biases_not_trained_on_one_rank": "tp2-sp"}, ("rows_moved", "model.layers.1.self_attn.k_proj.bias"),
+        {"biases_not_trained_on_one_rank": "tp2-sp"}, ("rows_moved", "model.layers.1.self_attn.v_proj.bias"),
         "with biases of queries, keys and values", has_a_tokenizer_of_its_own=True,
     ),
     "qwen3": FamilyRun(
