@@ -30,8 +30,8 @@ FIXED: dict[str, Any] = {"activation": "xielu", "qk_layernorm": True}
 
 
 def write_config(model: ModelConfig) -> dict[str, Any]:
-    """Return the part of a model's config.json that states its arithmetic."""
-    return LLAMA.write_config(model) | {"hidden_act": "xielu"}
+    """Return the part of a model's config.json that states its arithmetic. mlx-lm needs the two keys that the class does not read."""
+    return LLAMA.write_config(model) | {"hidden_act": "xielu", "post_norm": False, "qk_norm": True}
 
 
 def read_config(fields: HfFields) -> ModelConfig:
