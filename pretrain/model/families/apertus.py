@@ -30,7 +30,7 @@ FIXED: dict[str, Any] = {"activation": "xielu", "qk_layernorm": True}
 
 
 def write_config(model: ModelConfig) -> dict[str, Any]:
-    """Return the part of a model's config.json that states its arithmetic. mlx-lm needs the two keys that the class does not read."""
+    """Return the part of a model's config.json that states its arithmetic; mlx-lm needs two keys that the class does not."""
     return LLAMA.write_config(model) | {"hidden_act": "xielu", "post_norm": False, "qk_norm": True}
 
 
