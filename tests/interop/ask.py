@@ -19,7 +19,11 @@ def transformers(folder: Path, asked: dict[str, Any]) -> Answers:
     import transformers
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype=torch.float32).eval()
+    # transformers 4 leaves the soft cap of Gemma 2's scores out without a word, unless it is told; no key of config.json tells it.
+    is_gemma2 = json.loads((folder / "config.json").read_text())["model_type"] == "gemma2"
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, local_files_only=True, dtype=torch.float32, attn_implementation="eager" if is_gemma2 else None
+    ).eval()
     with torch.no_grad():
         logs = [model(torch.tensor([ids])).logits[0].log_softmax(-1) for ids in asked["samples"]]
     prompt = torch.tensor([asked["prompt"]])

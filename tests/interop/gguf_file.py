@@ -1,6 +1,6 @@
-"""A Hugging Face folder of a Llama becomes a GGUF file by the rules of llama.cpp's own converter.
+"""A Hugging Face folder of a Llama, a Qwen3 or an OLMo 2 becomes a GGUF file by the rules of llama.cpp's own converter.
 
-The converter is a script in llama.cpp's repository that no wheel holds, so its rules for this one kind of model are written down
+The converter is a script in llama.cpp's repository that no wheel holds, so its rules for these kinds of model are written down
 here once more, on top of the ``gguf`` package, which is llama.cpp's and reads the special tokens as the script has it do:
 
 - the vocabulary is that of tokenizer.model, with SentencePiece's scores; control, unknown and byte pieces are marked as such, all
@@ -9,7 +9,7 @@ here once more, on top of the ``gguf`` package, which is llama.cpp's and reads t
   with U+2581 written as a space, and either has the score -1000;
 - a space in front of each text is set by ``add_prefix_space``, where the file says it at all; llama.cpp's default is to add one;
 - BOS is added where tokenizer.json has a template that starts with it, or as ``add_bos_token`` says; its default is to add one;
-- rows of the query and key projections are permuted from Hugging Face's halves to the pairs that llama.cpp rotates.
+- rows of a Llama's query and key projections are permuted from Hugging Face's halves to the pairs that llama.cpp rotates there.
 """
 
 import json
@@ -37,22 +37,36 @@ PLACES = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
+NORMS = {"self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm"}
+KINDS = {
+    "LlamaForCausalLM": ("llama", PLACES),
+    "Qwen3ForCausalLM": ("qwen3", PLACES | NORMS),
+    "Olmo2ForCausalLM": (
+        "olmo2",
+        PLACES
+        | NORMS
+        | {"post_attention_layernorm": "post_attention_norm", "post_feedforward_layernorm": "post_ffw_norm"},
+    ),
+}
+"""By class: llama.cpp's name, and its names of a layer's tensors."""
 
 
 def write_gguf(folder: Path, path: Path) -> None:
     """Write the file, in float32."""
     config = json.loads((folder / "config.json").read_text())
-    assert config["architectures"] == ["LlamaForCausalLM"], config["architectures"]
-    writer = gguf.GGUFWriter(str(path), "llama")
+    (architecture,) = config["architectures"]
+    assert config["rope_parameters"]["rope_type"] == "default", "factors of scaled rotary positions are a tensor there"
+    kind, places = KINDS[architecture]
+    writer = gguf.GGUFWriter(str(path), kind)
     _write_shape(writer, config)
     _write_vocabulary(writer, folder, config)
     heads, groups = config["num_attention_heads"], config["num_key_value_heads"]
     for file in sorted(folder.glob("*.safetensors")):
         for name, values in load_file(file).items():
             values = values.astype(np.float32)
-            if name.endswith(("q_proj.weight", "k_proj.weight")):
+            if kind == "llama" and name.endswith(("q_proj.weight", "k_proj.weight")):
                 values = _in_pairs(values, heads if ".q_proj" in name else groups)
-            writer.add_tensor(_name(name), values)
+            writer.add_tensor(_name(name, places), values)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -106,11 +120,11 @@ def _write_vocabulary(writer: gguf.GGUFWriter, folder: Path, config: dict[str, A
     gguf.SpecialVocab(folder, n_vocab=size).add_to_gguf(writer)
 
 
-def _name(name: str) -> str:
+def _name(name: str, places: dict[str, str]) -> str:
     if name in NAMES:
         return NAMES[name]
     _, _, number, place = name.removesuffix(".weight").split(".", 3)
-    return f"blk.{number}.{PLACES[place]}.weight"
+    return f"blk.{number}.{places[place]}.weight"
 
 
 def _in_pairs(values: np.ndarray, heads: int) -> np.ndarray:

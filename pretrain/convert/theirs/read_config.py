@@ -70,6 +70,7 @@ def _family(fields: HfFields) -> Family:
         if stated == [family.architecture] or (not stated and model_type == family.model_type)
     ]
     if not found:
+        _refuse_wrapper(fields, stated)
         supported = ", ".join(family.architecture for family in FAMILIES)
         raise fields.refuse("architectures", stated, f"must be a supported one: {supported}")
     family = found[0]
@@ -82,3 +83,17 @@ def _family(fields: HfFields) -> Family:
             "quantization_config", fields.get("quantization_config"), "is not supported; use the unquantized weights"
         )
     return family
+
+
+def _refuse_wrapper(fields: HfFields, stated: Any) -> None:
+    """Refuse a text model of ours that is a part of a larger one, such as Gemma 3 with images. Raises: UnsupportedModelError."""
+    inner = fields.get("text_config")
+    model_type = inner.get("model_type") if isinstance(inner, dict) else None
+    for family in FAMILIES:
+        if model_type == family.model_type:
+            raise fields.refuse(
+                "architectures",
+                stated,
+                f"holds a text model ({model_type}, text_config) as a part of itself; that part, saved alone as "
+                f"{family.architecture}, works",
+            )

@@ -24,9 +24,14 @@ FIXED: dict[str, Any] = {**GEMMA2.fixed, "qk_layernorm": True}
 
 
 def write_config(model: ModelConfig) -> dict[str, Any]:
-    """Return the part of a model's config.json that states its arithmetic."""
+    """Return the part of a model's config.json that states its arithmetic.
+
+    ``layer_types`` states the windows; mlx-lm reads ``sliding_window_pattern`` instead.
+    """
     local = model.rotary_base if model.local_rotary_base is None else model.local_rotary_base
-    return GEMMA2.write_config(model) | write_rotary_by_layer(model) | {"rope_local_base_freq": local}
+    interval = 1 if model.sliding_window is None else model.full_attention_layer_interval
+    content = GEMMA2.write_config(model) | write_rotary_by_layer(model) | {"rope_local_base_freq": local}
+    return content if interval is None else content | {"sliding_window_pattern": interval}
 
 
 def read_config(fields: HfFields) -> ModelConfig:
