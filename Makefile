@@ -193,6 +193,7 @@ fuzz: $(STAMP)
 # The text is Debian's translated manual pages, fetched with apt-get download.
 bench-data: $(STAMP)
 	$(RUN) -m bench.data_encode --folder .cache/debian-text
+	$(RUN) -m bench.data_encode --folder .cache/debian-text --imported
 	$(RUN) -m bench.data_reads
 
 # BENCH_FOLDER lies on the disk to measure; 3 GB are there at a time, and removed.

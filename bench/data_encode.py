@@ -1,5 +1,6 @@
 """Encode against the work that Megatron-LM's tools/preprocess_data.py does: sentencepiece, a pool of processes that takes
-lines 32 at a time, and megatron-core's IndexedDatasetBuilder.
+lines 32 at a time, and megatron-core's IndexedDatasetBuilder. And, with a tokenizer of Llama 3's kind that was imported, against
+Hugging Face's `tokenizers` and the same builder.
 
     python -m bench.data_encode [--folder DIR]
 
@@ -19,11 +20,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from bench.compare import append_result, table
 from bench.debian_text import PACKAGES, make_help, make_text
+from tokenizer.vocabulary.import_folder import import_tokenizer
 from tokenizer.vocabulary.load import load_tokenizer
 from tokenizer.vocabulary.spec import TokenizerSpec
 from tokenizer.vocabulary.train import train_tokenizer
@@ -32,6 +35,10 @@ RESULTS = Path(__file__).parent / "results" / "data.md"
 ROUNDS = 5
 VOCAB_SIZE = 32_000
 TRAINING_BYTES = 12_000_000
+BATCH = 256
+"""Documents that `tokenizers` gets at a time."""
+LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+"""The pattern of meta-llama/Meta-Llama-3-8B's pre-tokenizer."""
 CORPORA: dict[str, Callable[[Path], list[Path]]] = {
     "help pages, prose in 7 languages of Europe": make_help,
     "manual pages with their markup, 13 languages of Europe": lambda folder: make_text(
@@ -84,7 +91,26 @@ def encode_as_ours(tokenizer: Path, text: Path, prefix: Path, num_workers: int) 
     encode(tokenizer, [text], prefix, append_bos=False, append_eos=True, num_workers=num_workers)
 
 
-SIDES = {"megatron": encode_as_megatron, "ours": encode_as_ours}
+def encode_as_tokenizers(tokenizer: Path, text: Path, prefix: Path, num_workers: int) -> None:
+    """The same documents by the library's own batches, whose offsets are left out; one thread, since a thread a core is theirs."""
+    from megatron.core.datasets.indexed_dataset import DType, IndexedDatasetBuilder
+    from tokenizers import Tokenizer
+
+    assert num_workers == 1, "the batches are encoded in this process"
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    library, eos = Tokenizer.from_file(str(tokenizer / "tokenizer.json")), load_tokenizer(tokenizer).eos_id
+    library.encode_special_tokens = True
+    builder = IndexedDatasetBuilder(f"{prefix}.bin", dtype=DType.optimal_dtype(VOCAB_SIZE))
+    with text.open(encoding="utf-8") as stream:
+        while lines := list(islice(stream, BATCH)):
+            texts = [json.loads(line)["text"] for line in lines]
+            for found in library.encode_batch_fast(texts, add_special_tokens=False):
+                ids: Any = [*found.ids, eos]  # a list, as in the script
+                builder.add_document(ids, [len(ids)])
+    builder.finalize(f"{prefix}.idx")
+
+
+SIDES = {"megatron": encode_as_megatron, "tokenizers": encode_as_tokenizers, "ours": encode_as_ours}
 
 
 def measure(side: str, tokenizer: Path, text: Path, prefix: Path, num_workers: int) -> dict[str, float]:
@@ -99,9 +125,7 @@ def measure(side: str, tokenizer: Path, text: Path, prefix: Path, num_workers: i
 
 def run_side(side: str, tokenizer: Path, text: Path, prefix: Path, num_workers: int) -> None:
     """Encode on one side, in the process that is measured."""
-    importlib.import_module(
-        {"megatron": "megatron.core.datasets.indexed_dataset", "ours": "tokenizer.encoding.encode"}[side]
-    )
+    importlib.import_module("tokenizer.encoding.encode" if side == "ours" else "megatron.core.datasets.indexed_dataset")
     before, started = _cpu_s(), time.perf_counter()
     SIDES[side](tokenizer, text, prefix, num_workers)
     print(json.dumps({"cpu_s": _cpu_s() - before, "wall_s": time.perf_counter() - started}))
@@ -112,20 +136,23 @@ def _cpu_s() -> float:
     return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
 
 
-def compare(name: str, folder: Path, tokenizer: Path, text: Path, num_workers: int) -> float:
+def compare(
+    name: str, folder: Path, tokenizer: Path, text: Path, num_workers: int, *, theirs: str = "megatron"
+) -> float:
     """Five rounds, in turn; the ratio of the medians of CPU time. Raises: SystemExit if a byte differs."""
-    found: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
+    sides = [theirs, "ours"]
+    found: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
     for number in range(ROUNDS + 1):
-        for side in list(SIDES) if number % 2 else reversed(list(SIDES)):
+        for side in sides if number % 2 else reversed(sides):
             figures = measure(side, tokenizer, text, folder / side, num_workers)
             if number:  # the first round fills the page cache
                 found[side].append(figures)
         for suffix in ("bin", "idx"):
-            if not filecmp.cmp(folder / f"megatron.{suffix}", folder / f"ours.{suffix}", shallow=False):
+            if not filecmp.cmp(folder / f"{theirs}.{suffix}", folder / f"ours.{suffix}", shallow=False):
                 raise SystemExit(f"the two .{suffix} files differ")
     megabytes = text.stat().st_size / 1e6
     cpu_s = {side: [figures["cpu_s"] for figures in rounds] for side, rounds in found.items()}
-    ratios = [theirs / ours for theirs, ours in zip(cpu_s["megatron"], cpu_s["ours"], strict=True)]
+    ratios = [slow / fast for slow, fast in zip(cpu_s[theirs], cpu_s["ours"], strict=True)]
     rows = [
         [
             side,
@@ -134,7 +161,7 @@ def compare(name: str, folder: Path, tokenizer: Path, text: Path, num_workers: i
             f"{statistics.median(figures['wall_s'] for figures in found[side]):.2f}",
             f"{megabytes / statistics.median(cpu_s[side]):.1f}",
         ]
-        for side in SIDES
+        for side in sides
     ]
     header = ["", "CPU s, median", f"range of {ROUNDS}", "wall s, median", "MB per CPU second"]
     summary = (
@@ -158,10 +185,36 @@ def make_tokenizer(folder: Path, text: Path) -> Path:
     return load_tokenizer(directory).directory
 
 
+def make_imported(folder: Path, text: Path) -> Path:
+    """A byte-level BPE of VOCAB_SIZE tokens with Llama 3's pattern, trained with `tokenizers` and imported."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    directory, theirs = folder / f"imported-{text.stem}", folder / f"theirs-{text.stem}"
+    library = Tokenizer(models.BPE(ignore_merges=True))
+    cut: Any = pre_tokenizers.Split(Regex(LLAMA3), "isolated")
+    library.pre_tokenizer = pre_tokenizers.Sequence([cut, pre_tokenizers.ByteLevel(False, use_regex=False)])  # type: ignore[assignment]
+    library.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    special = ["<|end_of_text|>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=VOCAB_SIZE - 1, initial_alphabet=alphabet, show_progress=False)
+    every = max(1, text.stat().st_size // TRAINING_BYTES)
+    with text.open(encoding="utf-8") as stream:
+        sample = [json.loads(line)["text"] for number, line in enumerate(stream) if number % every == 0]
+    library.train_from_iterator(sample, trainer)
+    library.add_special_tokens(special)
+    theirs.mkdir()
+    library.save(str(theirs / "tokenizer.json"))
+    (theirs / "tokenizer_config.json").write_text(json.dumps({"bos_token": None, "eos_token": special[0]}))
+    return import_tokenizer(theirs, directory).directory
+
+
 def main() -> None:
     """Measure, or be measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, help="where texts are kept; a temporary one if left out")
+    parser.add_argument(
+        "--imported", action="store_true", help="an imported tokenizer beside `tokenizers`, and nothing else"
+    )
     for name in ("--tokenizer", "--text", "--prefix"):
         parser.add_argument(name, type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
@@ -172,10 +225,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
         for number, (name, make) in enumerate(CORPORA.items()):
+            if options.imported and make is make_help:
+                continue
             text = work / f"corpus-{number}.jsonl"
             with text.open("wb") as stream:
                 for path in make(options.folder or work / "pages"):
                     stream.write(path.read_bytes())
+            if options.imported:
+                compare(f"{name}, an imported tokenizer", work, make_imported(work, text), text, 1, theirs="tokenizers")
+                continue
             tokenizer = make_tokenizer(work, text)
             for num_workers in [options.workers] if options.workers else [1, len(os.sched_getaffinity(0))]:
                 compare(name, work, tokenizer, text, num_workers)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import click
-from rich.table import Table
 
 from fanal.command_group import CommandGroup, ManyInputsCommand, complete_path
 from fanal.console import print_table
@@ -27,13 +26,15 @@ from tokenizer.documents.parse import Fields
 from tokenizer.documents.sample_corpus import DEFAULT_MAX_BYTES_PER_DOMAIN, make_sample_corpus
 from tokenizer.encoding import encode as encode_module
 from tokenizer.encoding import merge as merge_module
-from tokenizer.notes import say_found, say_report
+from tokenizer.notes import imported_line, say_found, say_of_model_alone, say_report
 from tokenizer.shards import adopt as adopt_module
 from tokenizer.shards import verify as verify_module
 from tokenizer.shards.labels import Labels
 from tokenizer.shards.manifest import prefix_of
+from tokenizer.tables import check_table, verify_table
 from tokenizer.vocabulary import check as check_module
 from tokenizer.vocabulary.engine import ENGINES
+from tokenizer.vocabulary.import_folder import import_tokenizer
 from tokenizer.vocabulary.spec import load_spec
 from tokenizer.vocabulary.train import train_tokenizer
 
@@ -53,13 +54,13 @@ tokenizer_option = click.option(
     metavar="DIR",
     shell_complete=complete_path,
     required=True,
-    help="Folder of a trained tokenizer.",
+    help="Folder of a tokenizer, trained or imported.",
 )
 
 
 @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 def commands() -> None:
-    """Train a tokenizer, encode documents to token shards, and check both."""
+    """Train or import a tokenizer, encode documents to token shards, and check both."""
 
 
 @commands.command(cls=ManyInputsCommand)
@@ -84,6 +85,28 @@ def train(spec: str, inputs: tuple[str, ...], output: str, text_field: str) -> N
         click.echo(f"{on_one_line(sample.language)}: {of}, from {sample.num_documents:,} documents")
     click.echo(f"{output}: {tokenizer.vocab_size} tokens, model sha256 {tokenizer.model_sha256}")
     say_found(find_inputs(inputs))
+
+
+@commands.command("import")
+@click.argument("hf_dir", metavar="HF_DIR", shell_complete=complete_path)
+@click.option(
+    "--output",
+    metavar="DIR",
+    shell_complete=complete_path,
+    required=True,
+    help="Folder to write the tokenizer to; it must not exist.",
+)
+@click.option("--bos-token", metavar="TOKEN", help="Token that starts documents, where the files do not say.")
+@click.option("--eos-token", metavar="TOKEN", help="Token that ends documents, where the files do not say.")
+def import_(hf_dir: str, output: str, bos_token: str | None, eos_token: str | None) -> None:
+    """Take over the tokenizer of a Hugging Face folder.
+
+    Its files (tokenizer.json, or tokenizer.model without one) are kept byte for byte. Text is encoded with them, and an export of a
+    model that was trained on it has them.
+    """
+    tokenizer = import_tokenizer(hf_dir, output, bos_token=bos_token, eos_token=eos_token)
+    click.echo(imported_line(output, tokenizer))
+    say_of_model_alone(hf_dir, tokenizer)
 
 
 def labels_options(command: Callable) -> Callable:
@@ -134,7 +157,9 @@ class PartType(click.ParamType):
     show_default=True,
     help="Whether one document is a complete .txt file or each of its lines.",
 )
-@click.option("--bos/--no-bos", default=True, show_default=True, help="Start each document with BOS.")
+@click.option(
+    "--bos/--no-bos", default=None, help="Start each document with BOS. Default: as the tokenizer starts a text."
+)
 @click.option("--eos/--no-eos", default=True, show_default=True, help="End each document with EOS.")
 @labels_options
 @click.option(
@@ -158,7 +183,7 @@ class PartType(click.ParamType):
     type=click.Choice(ENGINES),
     default="auto",
     show_default=True,
-    help="auto: gigatoken where it gives SentencePiece's ids, else sentencepiece.",
+    help="auto: gigatoken where it gives the ids of the tokenizer's own library, else that library.",
 )
 def encode(directory: str, inputs: tuple[str, ...], output: str, **options: Any) -> None:
     """Encode documents to one shard.
@@ -189,7 +214,7 @@ def encode(directory: str, inputs: tuple[str, ...], output: str, **options: Any)
     manifest = report.manifest
     click.echo(
         f"{output}: {manifest.num_documents:,} documents, {manifest.num_tokens:,} tokens of {manifest.dtype} "
-        f"({manifest.options.engine}, {report.num_checked:,} documents checked against SentencePiece)"
+        f"({manifest.options.engine}, {report.num_checked:,} documents checked against {report.oracle})"
     )
     say_report(output, report)
 
@@ -259,12 +284,7 @@ def verify(prefixes: tuple[str, ...], deep: bool, directory: str | None) -> None
     The exit code is 76 if one fails; else 70 if one could not be read for now.
     """
     results = verify_module.verify([prefix_of(prefix) for prefix in prefixes], deep, directory)
-    table = Table("shard", "documents", "tokens", "finding")
-    for result in results:
-        counts = ["" if count is None else f"{count:,}" for count in (result.num_documents, result.num_tokens)]
-        finding = "FAILED" if result.failed else "not read" if result.cut_short else "ok"
-        table.add_row(on_one_line(result.prefix), *counts, finding)
-    print_table(table)
+    print_table(verify_table(results))
     for note in [result.note for result in results if result.note is not None]:
         click.echo(f"note: {on_one_line(note)}", err=True)
     problems = [problem for result in results for problem in result.problems]
@@ -309,7 +329,7 @@ def check(
     if as_json:
         click.echo(as_text)
         return
-    print_table(_check_table(by, reports))
+    print_table(check_table(by, reports))
     for report in reports:
         if report.first_failure:
             click.echo(f"{on_one_line(report.name)}: first text that decoding does not restore: {report.first_failure}")
@@ -322,26 +342,6 @@ def _check_new_file(path: Path) -> None:
         raise UserError(f"--output {path} exists, and nothing is overwritten; remove it, or name another")
     if not has_folder:
         raise UserError(f"--output {path}: folder {path.parent} does not exist; make it, or name another")
-
-
-def _check_table(by: str, reports: list[check_module.GroupReport]) -> Table:
-    table = Table(
-        *(by, "documents", "tokens", "bytes per token", "tokens per word", "byte fallback"),
-        *("normalized", "not restored", "tokenizer.json differs"),
-    )
-    for report in reports:
-        table.add_row(
-            on_one_line(report.name),
-            f"{report.num_documents:,}",
-            f"{report.num_tokens:,}",
-            "" if report.bytes_per_token is None else f"{report.bytes_per_token:.3f}",
-            "" if report.fertility is None else f"{report.fertility:.3f}",
-            "" if report.byte_fallback_share is None else f"{report.byte_fallback_share:.3%}",
-            f"{report.num_altered_documents:,}",
-            f"{report.num_round_trip_failures:,}",
-            "not compared" if report.num_fast_differences is None else f"{report.num_fast_differences:,}",
-        )
-    return table
 
 
 @commands.command("sample-corpus")

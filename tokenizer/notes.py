@@ -1,4 +1,4 @@
-"""Notes of a command about its inputs, on standard error: what was not read, and what a user may not expect."""
+"""What commands say of their work: the line of an import; and notes about inputs, on standard error, that a user may not expect."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,9 +10,36 @@ from fanal.shown import on_one_line
 from tokenizer.documents.file_names import COMPRESSIONS
 from tokenizer.documents.input_files import FoundInputs
 from tokenizer.encoding.encode import EncodeReport
+from tokenizer.vocabulary.folder import Tokenizer
 
 MAX_LINES = 20
 """Most lines of a list that a manifest has too."""
+
+
+def imported_line(output: str, tokenizer: Tokenizer) -> str:
+    """Return what an import made: ids that documents start and end with, and who encodes."""
+    bos, eos = tokenizer.bos_id, tokenizer.eos_id
+    starts = "no BOS"
+    if bos is not None:
+        unless = "" if tokenizer.adds_bos else ", which documents start with if --bos says so"
+        starts = f"BOS {tokenizer.piece(bos)!r} ({bos}{unless})"
+    return on_one_line(
+        f"{output}: {tokenizer.vocab_size:,} tokens, {starts}, EOS {tokenizer.piece(eos)!r} ({eos}), encoded by "
+        f"{tokenizer.proved_engine}, sha256 {tokenizer.model_sha256}"
+    )
+
+
+def say_of_model_alone(hf_dir: str, tokenizer: Tokenizer) -> None:
+    """Say, of a folder without tokenizer.json, whose ids its text gets: transformers reads such a file by rules of its own."""
+    if tokenizer.oracle == "sentencepiece":
+        click.echo(
+            on_one_line(
+                f"note: {hf_dir} has no tokenizer.json, so its ids are SentencePiece's. transformers may cut spaces otherwise, and "
+                "no export is certified then; a tokenizer.json with its rules comes from "
+                f"AutoTokenizer.from_pretrained({hf_dir!r}).save_pretrained(...)"
+            ),
+            err=True,
+        )
 
 
 def say_report(output: str, report: EncodeReport) -> None:

@@ -88,8 +88,9 @@ def _step(step: int, last: int) -> StepRecord:
     loss = 2 + 9 / (1 + step / 100)
     return StepRecord(
         step=step, consumed_samples=step * 1024, consumed_tokens=step * 1024 * 4096, global_batch_size=1024, loss=loss,
-        loss_by_domain={domain: loss + place / 7 for place, domain in enumerate(DOMAINS)}, learning_rate=3e-4 / (1 + step / last),
-        grad_norm=0.1 + 1 / step, skipped_steps=0, skipped_spikes=0, step_time_s=2 + step % 97 / 1e3,
+        loss_by_domain={domain: loss + place / 7 for place, domain in enumerate(DOMAINS)}, z_loss=None,
+        learning_rate=3e-4 / (1 + step / last), grad_norm=0.1 + 1 / step, skipped_steps=0, skipped_spikes=0,
+        step_time_s=2 + step % 97 / 1e3,
         tokens_per_second=2e6 + step % 99_991 / 3, tokens_per_second_per_gpu=4e3 + step % 99_991 / 1536, mfu_full=0.412345,
         mfu_causal=0.356789, peak_memory_bytes=3 * 2**34, eta_s=2.0 * (last - step),
     )  # fmt: skip

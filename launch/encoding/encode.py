@@ -226,7 +226,7 @@ def _check_there(request: EncodeRequest, places: Places, prefix: Path) -> None:
     if not tokenizer.is_dir():
         raise UserError(
             f"--tokenizer ({request.tokenizer}) must be the folder of a trained tokenizer, and it is not one; the folder that "
-            "`fanal tokenizer train` made works"
+            "`fanal tokenizer train` or `import` made works"
         )
     if not request.inputs:
         raise UserError(

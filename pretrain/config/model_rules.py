@@ -1,14 +1,19 @@
 """Rules of a model's fields: what they must be together, whatever the layout."""
 
+import math
 from dataclasses import fields
 
 from fanal.errors import UserError
-from pretrain.config.derive import kv_channels, next_multiple, rotary_channels
+from pretrain.config.derive import has_local_angles, has_rotary_positions, kv_channels, next_multiple, rotary_channels
 from pretrain.config.number_rules import digits, size_problem
 from pretrain.config.schema import ModelConfig
 
 LARGEST_SCALING = 1_000_000
-"""Factor and turns of a rotary scaling, far above what anyone uses."""
+"""Factors and turns of a rotary scaling, far above what anyone uses."""
+SMALLEST_DIVISOR = 1e-6
+"""Far below what anyone uses, and what is divided by it, or by its root, stays a number of single precision."""
+SMALLEST_YARN_BASE = 2
+"""The ramp of yarn divides by the logarithm of the base, which is 0 for 1."""
 
 
 def check_model(model: ModelConfig) -> None:
@@ -34,6 +39,8 @@ def check_model(model: ModelConfig) -> None:
     _check_rotary(model)
     _check_rotary_scaling(model)
     _check_window(model)
+    _check_turned_layers(model)
+    _check_divisors(model)
     if model.qk_layernorm_scope != "head" and not model.qk_layernorm:
         raise UserError(
             f"model.qk_layernorm_scope ({model.qk_layernorm_scope}) needs model.qk_layernorm, which is false; qk_layernorm=true "
@@ -58,40 +65,87 @@ def _check_rotary(model: ModelConfig) -> None:
     if not 0 < model.rotary_percent <= 1:
         raise UserError(
             f"model.rotary_percent ({model.rotary_percent}) must be above 0 and at most 1: the share of a head's channels that "
-            "turn; 0.5 works"
+            "turn; 1.0 works"
         )
     channels = rotary_channels(model)
     if channels < 2 or channels % 2:
-        pairs = max(1, channels // 2)
+        works = _share(2 * max(1, channels // 2), kv_channels(model))
         raise UserError(
             f"model.rotary_percent ({model.rotary_percent}) must give an even number of the head's {kv_channels(model)} channels, "
-            f"and gives {channels}; {2 * pairs / kv_channels(model)!r} works"
+            f"and gives {channels}; {works!r} works"
         )
     if model.rotary_scaling == "yarn" and model.rotary_percent != 1:
         raise UserError(
             f"model.rotary_percent ({model.rotary_percent}) must be 1 where model.rotary_scaling is yarn, whose factor is for "
-            "whole heads; rotary_scaling=llama3 works"
+            "whole heads; 1.0 works"
         )
+
+
+def _share(channels: int, of: int) -> float:
+    """Return the share that gives exactly these channels, though what it multiplies to is rounded down."""
+    share = channels / of
+    return share if int(of * share) == channels else math.nextafter(share, 1.0)
 
 
 def _check_window(model: ModelConfig) -> None:
     """Every key of the windows acts, or is at its default."""
-    interval = model.full_attention_layer_interval
+    interval, layers = model.full_attention_layer_interval, model.num_layers
+    no_interval = "full_attention_layer_interval=null"
+    no_interval += " works" if model.local_rotary_base is None else " and model.local_rotary_base=null work"
     if interval is not None and model.sliding_window is None:
         raise UserError(
             f"model.full_attention_layer_interval ({interval}) needs a model.sliding_window, which is null; "
-            "sliding_window=4096 works"
+            + ("sliding_window=4096 works" if 1 < interval <= layers else f"model.{no_interval}")
         )
     if interval == 1:
+        works = f"model.{no_interval}" if layers == 1 else "2 works"
         raise UserError(
-            "model.full_attention_layer_interval (1) leaves no layer with model.sliding_window; 2 works, or sliding_window=null"
+            f"model.full_attention_layer_interval (1) leaves no layer with model.sliding_window ({model.sliding_window}); {works}"
+        )
+    if interval is not None and interval > layers:
+        works = f"model.{no_interval}" if layers == 1 else f"{layers} works"
+        raise UserError(
+            f"model.full_attention_layer_interval ({interval}) must be at most model.num_layers ({layers}), since no layer is "
+            f"without a window there; {works}"
         )
     if model.local_rotary_base is not None and interval is None:
         raise UserError(
             f"model.local_rotary_base ({model.local_rotary_base}) needs a model.full_attention_layer_interval, which is null: it "
-            "is the base of layers with a window beside layers without one; with sliding_window=4096 and "
-            "full_attention_layer_interval=6 it works, as in Gemma 3"
+            "is the base of layers with a window beside layers without one, as in Gemma 3; null works"
         )
+
+
+def _check_turned_layers(model: ModelConfig) -> None:
+    """What says how positions turn a head says it of a layer that has them.
+
+    rotary_base has a value in every model. Without windows, the scalings linear and llama3 may be stated where no layer has rotary
+    positions: earlier runs may have been trained so, and could not be resumed without them.
+    """
+    turned = [layer for layer in range(model.num_layers) if has_rotary_positions(model, layer)]
+    local = [layer for layer in turned if has_local_angles(model, layer)]
+    is_kept = model.sliding_window is None and model.rotary_scaling in ("linear", "llama3")
+    acts = {
+        "rotary_percent": bool(turned) or model.rotary_percent == 1,
+        "rotary_scaling": len(turned) > len(local) or model.rotary_scaling == "none" or is_kept,
+        "local_rotary_base": bool(local) or model.local_rotary_base is None,
+    }
+    without_effect = next((name for name, does in acts.items() if not does), None)
+    if without_effect is not None:
+        raise UserError(
+            f"model.{without_effect} ({getattr(model, without_effect)}) is of no effect: of the layers that it is for, "
+            f"model.no_rope_layer_interval ({model.no_rope_layer_interval}) leaves none with rotary positions; "
+            "model.no_rope_layer_interval=null works"
+        )
+
+
+def _check_divisors(model: ModelConfig) -> None:
+    for name in ("query_pre_attention_scalar", "attention_logit_softcap", "final_logit_softcap"):
+        value = getattr(model, name)
+        if value is not None and value < SMALLEST_DIVISOR:
+            raise UserError(
+                f"model.{name} ({value:g}) must be at least {SMALLEST_DIVISOR:g}, since numbers of the model are divided by it; "
+                "null works"
+            )
 
 
 LENGTH_KINDS = ("llama3", "yarn")
@@ -103,7 +157,8 @@ def _check_rotary_scaling(model: ModelConfig) -> None:
     kind, factor, length = model.rotary_scaling, model.rotary_scaling_factor, model.rotary_scaling_original_length
     if kind == "none" and factor != 1:
         raise UserError(
-            f"model.rotary_scaling_factor ({factor}) needs a model.rotary_scaling, which is none; rotary_scaling=linear works"
+            f"model.rotary_scaling_factor ({factor}) needs a model.rotary_scaling, which is none; "
+            + ("rotary_scaling=linear works" if 1 < factor <= LARGEST_SCALING else "1.0 works")
         )
     if not 1 <= factor <= LARGEST_SCALING:
         raise UserError(
@@ -121,15 +176,26 @@ def _check_rotary_scaling(model: ModelConfig) -> None:
             f"model.rotary_scaling_original_length (null) must be stated where model.rotary_scaling is {kind}; 8192 works, as in "
             "Llama 3.1 and OLMo 3"
         )
+    if kind == "yarn" and model.rotary_base < SMALLEST_YARN_BASE:
+        raise UserError(
+            f"model.rotary_base ({model.rotary_base}) must be at least {SMALLEST_YARN_BASE} where model.rotary_scaling is yarn, "
+            "which divides by its logarithm; 10000.0 works"
+        )
+    stated = model.rotary_scaling_attention_factor
+    if stated is not None and not 1 / LARGEST_SCALING <= stated <= LARGEST_SCALING:
+        raise UserError(
+            f"model.rotary_scaling_attention_factor ({stated:g}) must be from {1 / LARGEST_SCALING:g} to {LARGEST_SCALING:,}, "
+            "since scores are multiplied by its square; null works"
+        )
     for low, high, works in (
-        ("low_freq_factor", "high_freq_factor", "low_freq_factor=1.0 and high_freq_factor=4.0"),
-        ("beta_slow", "beta_fast", "beta_slow=1.0 and beta_fast=32.0"),
+        ("low_freq_factor", "high_freq_factor", (1.0, 4.0)),
+        ("beta_slow", "beta_fast", (1.0, 32.0)),
     ):
         below, above = (getattr(model, f"rotary_scaling_{name}") for name in (low, high))
         if not below < above <= LARGEST_SCALING:
             raise UserError(
                 f"model.rotary_scaling_{high} ({above}) must be above model.rotary_scaling_{low} ({below}) and at most "
-                f"{LARGEST_SCALING:,}; {works} work"
+                f"{LARGEST_SCALING:,}; model.rotary_scaling_{low}={works[0]} and model.rotary_scaling_{high}={works[1]} work"
             )
 
 
@@ -146,6 +212,6 @@ def _check_keys_of_other_scalings(model: ModelConfig) -> None:
         value = getattr(model, name)
         if kind not in kinds and value != defaults[name]:
             raise UserError(
-                f"model.rotary_scaling ({kind}) must be {' or '.join(kinds)} where model.{name} ({value}) is stated; without it "
-                f"{kind} works"
+                f"model.rotary_scaling ({kind}) must be {' or '.join(kinds)} where model.{name} ({value}) is stated; "
+                f"model.{name}={'null' if defaults[name] is None else defaults[name]} works"
             )

@@ -22,7 +22,7 @@ POSITIVE = {
     "model": ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups", "vocab_size",
               "kv_channels", "make_vocab_size_divisible_by", "layernorm_epsilon", "init_method_std",
               "no_rope_layer_interval", "rotary_scaling_low_freq_factor", "rotary_scaling_high_freq_factor",
-              "rotary_scaling_beta_fast", "rotary_scaling_beta_slow", "rotary_scaling_attention_factor", "local_rotary_base",
+              "rotary_scaling_beta_fast", "rotary_scaling_beta_slow", "rotary_scaling_attention_factor",
               "sliding_window", "full_attention_layer_interval", "query_pre_attention_scalar", "attention_logit_softcap",
               "final_logit_softcap"),
     "data": ("seq_length",),
@@ -48,7 +48,8 @@ LARGEST = {
                  "virtual_pipeline_model_parallel_size": 2**16, "data_parallel_size": 2**20, "timeout_s": LONGEST_S},
     "optim": {"lr_warmup_samples": LARGEST_SAMPLE, "lr_decay_samples": LARGEST_SAMPLE},
     "train": {"train_steps": LARGEST_SAMPLE, "global_batch_size": 2**31 - 1, "micro_batch_size": 2**31 - 1,
-              "validation_samples": LARGEST_SAMPLE, "walltime_s": LONGEST_S, "walltime_margin_s": LONGEST_S},
+              "validation_samples": LARGEST_SAMPLE, "walltime_s": LONGEST_S, "walltime_margin_s": LONGEST_S,
+              "z_loss_weight": 1},
     "checkpoint": {"phase_timeout_s": LONGEST_S},
     "log": {"max_domains": 10_000},
 }  # fmt: skip
@@ -57,9 +58,8 @@ these is worked out at once and stays a 64-bit number."""
 LARGEST_FACTOR = 1e30
 FACTORS = {
     "model": ("layernorm_epsilon", "init_method_std", "query_pre_attention_scalar", "attention_logit_softcap",
-              "final_logit_softcap", "rotary_scaling_attention_factor"),
+              "final_logit_softcap"),
     "optim": ("lr", "min_lr", "weight_decay", "adam_eps"),
-    "train": ("z_loss_weight",),
 }  # fmt: skip
 """Numbers that weights are multiplied with or drawn by: at most LARGEST_FACTOR, since single precision ends at 3e38."""
 SMALL = {float: (1e-5, 1e-3), int: (1, *(2**power for power in range(1, 17)))}
@@ -150,11 +150,13 @@ def _check_signs(run: RunConfig, passes: Callable[[RunConfig], bool]) -> None:
     for name in (field.name for field in fields(run.optim) if "_beta" in field.name):
         if not 0 <= getattr(run.optim, name) < 1:
             raise UserError(f"optim.{name} ({getattr(run.optim, name)}) must be at least 0 and below 1; 0.95 works")
-    if not run.model.rotary_base >= 1:
-        raise UserError(
-            f"model.rotary_base ({run.model.rotary_base}) must be at least 1, since the wavelengths of positions are its powers; "
-            "10000.0 works"
-        )
+    for name in ("rotary_base", "local_rotary_base"):
+        base = getattr(run.model, name)
+        if base is not None and not base >= 1:
+            works = _works(run, "model", name, passes, (10_000.0,))
+            raise UserError(
+                f"model.{name} ({base}) must be at least 1, since the wavelengths of positions are its powers; {works} works"
+            )
 
 
 def _check_largest(run: RunConfig, passes: Callable[[RunConfig], bool]) -> None:
@@ -187,15 +189,14 @@ def _divisors(run: RunConfig) -> list[int]:
 
 
 def _works(run: RunConfig, room: str, name: str, passes: Callable[[RunConfig], bool], candidates: Any) -> str:
-    """A value with which the whole run passes: the default, or the first of the candidates; the first where none does, since
-    something else is wrong as well."""
+    """A value with which the whole run passes: the default, null among them, or the first of the candidates; the first where none
+    does, since something else is wrong as well."""
     section = getattr(run, room)
     default = next(field.default for field in fields(section) if field.name == name)
-    tried = [*candidates] if not isinstance(default, int | float) or default == "???" else [default, *candidates]
-    for value in tried:
-        if passes(replace(run, **{room: replace(section, **{name: value})})):
-            return str(value)
-    return str(tried[0])
+    tried = [*candidates] if default == "???" else [default, *candidates]
+    found = (value for value in tried if passes(replace(run, **{room: replace(section, **{name: value})})))
+    works = next(found, tried[0])
+    return "null" if works is None else str(works)
 
 
 def _brief(number: str) -> str:

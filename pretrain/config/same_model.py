@@ -23,8 +23,8 @@ FREE_AT_START = FREE_AT_RESUME | {
 def model_differences(saved: ModelConfig, current: ModelConfig, *, free: Collection[str]) -> list[str]:
     """The fields in which the model of a checkpoint is another one than the configured model, each with both values.
 
-    What acts is compared: a head size that is stated equals one that follows, and two paddings of the vocabulary that give as
-    many rows are equal. A value that follows from others which differ is not named beside them.
+    What acts is compared: a head size, or a divisor of the scores, that is stated equals one that follows, and two paddings of the
+    vocabulary that give as many rows are equal. A value that follows from others which differ is not named beside them.
     """
     before, after = _acting_values(saved), _acting_values(current)
     units = {"make_vocab_size_divisible_by": " rows in memory"}
@@ -37,4 +37,9 @@ def model_differences(saved: ModelConfig, current: ModelConfig, *, free: Collect
 
 def _acting_values(model: ModelConfig) -> dict[str, Any]:
     stated = {field.name: getattr(model, field.name) for field in fields(model)}
-    return stated | {"kv_channels": kv_channels(model), "make_vocab_size_divisible_by": padded_vocab_size(model)}
+    scalar = model.query_pre_attention_scalar
+    return stated | {
+        "kv_channels": kv_channels(model),
+        "make_vocab_size_divisible_by": padded_vocab_size(model),
+        "query_pre_attention_scalar": float(kv_channels(model)) if scalar is None else scalar,
+    }

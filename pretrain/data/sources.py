@@ -18,12 +18,15 @@ from pretrain.config.schema import DataConfig, RunConfig, SourceConfig
 from pretrain.data.mixture import Phase
 from pretrain.data.order import ChunkOrder
 from tokenizer.shards.shard import Shard, ShardManifest, open_shard
-from tokenizer.vocabulary.load import Tokenizer, load_tokenizer
+from tokenizer.vocabulary.folder import Tokenizer
+from tokenizer.vocabulary.load import load_tokenizer
 
 SHARD_ENDS = ("", ".bin", ".idx", ".json")
 """What follows a prefix in the names of a shard's files; or such a name itself."""
 OTHER_OPEN_FILES = 256
 """Most files that a process holds open beside shards."""
+NO_PADDING = -1
+"""In the place of the id of padding, where a tokenizer has none of its own: no token has it, so every label counts."""
 SMALLEST_SHARE = 1e-12
 """Smallest share of a mixture; the blend counts in units of 2**-48."""
 
@@ -40,7 +43,7 @@ class Source:
     """Name that its loss is recorded under: its domain, or what ``labels.py`` makes of it."""
     order: ChunkOrder
     pad_id: int
-    """Id that stands for no text in the shard's tokenizer."""
+    """Id that stands for no text in the shard's tokenizer, or NO_PADDING."""
     first_token: int = 0
 
     def start_token(self, draw: int) -> int:
@@ -62,7 +65,7 @@ class Sources:
     vocab_size: int
     """Vocabulary size of the tokenizer: every id is below it."""
     pad_id: int
-    """Id that stands for no text in the tokenizer."""
+    """Id that stands for no text in the tokenizer, or NO_PADDING."""
     stated: list[list[SourceConfig]] = field(default_factory=list)
     """The configuration's sources of each phase, in the order of its members."""
 
@@ -99,6 +102,7 @@ def open_sources(run: RunConfig) -> Sources:
     """
     _refuse_elsewhere(run)
     tokenizer = load_tokenizer(run.data.tokenizer)
+    pad_id = NO_PADDING if tokenizer.ignored_id is None else tokenizer.ignored_id
     _allow_open_files(run.data)
     if run.model.vocab_size < tokenizer.vocab_size:
         raise UserError(
@@ -122,7 +126,7 @@ def open_sources(run: RunConfig) -> Sources:
                 _refuse_other_domain(name, config, train[identity])
             else:
                 number_of[identity] = len(train)
-                train[identity], part = _split(config, shard, run.data, tokenizer.pad_id)
+                train[identity], part = _split(config, shard, run.data, pad_id)
                 parts += [part] if part is not None else []
         weights = [
             mixture_weight(config, train_tokens=train[identity].order.num_tokens)
@@ -134,7 +138,7 @@ def open_sources(run: RunConfig) -> Sources:
         )
         stated.append(list(members.values()))
     validation = [
-        _validation(config, _open(config, run.data, tokenizer, opened), run.data, tokenizer.pad_id)
+        _validation(config, _open(config, run.data, tokenizer, opened), run.data, pad_id)
         for config in run.data.validation
     ]
     _refuse_overlap(train, validation)
@@ -144,7 +148,7 @@ def open_sources(run: RunConfig) -> Sources:
         validation=validation + parts,
         tokenizer_sha256=tokenizer.model_sha256,
         vocab_size=tokenizer.vocab_size,
-        pad_id=tokenizer.pad_id,
+        pad_id=pad_id,
         stated=stated,
     )
 

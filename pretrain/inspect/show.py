@@ -13,6 +13,7 @@ from pretrain.checkpoint.disk.config_file import read_schedule
 from pretrain.checkpoint.loading.rate_change import past_its_end, rate_change
 from pretrain.config.derive import (
     global_batch_size_at,
+    has_sliding_window,
     lr_decay_samples,
     model_parallel_size,
     num_microbatches,
@@ -67,11 +68,22 @@ def consequences(run: RunConfig, since: Standing = NEW_RUN) -> dict[str, str]:
         "tokens": f"{samples * seq_length:,}",
         "learning rate": f"{run.optim.lr:g} -> {run.optim.min_lr:g}, {run.optim.lr_decay_style}",
         "warm-up": f"{run.optim.lr_warmup_samples:,} of {lr_decay_samples(run.optim, train, since):,} samples",
+        **_window_of(run),
         "FLOPs per token": f"{full:.4g} with full attention",
         "FLOPs per token, causal half": f"{causal:.4g}",
         "FLOPs in all": f"{full * samples * seq_length:.4g} with full attention",
     }
     return rows
+
+
+def _window_of(run: RunConfig) -> dict[str, str]:
+    """Return the row of the sliding window, of a model that has one."""
+    model, seq_length = run.model, run.data.seq_length
+    if model.sliding_window is None:
+        return {}
+    layers = sum(has_sliding_window(model, layer) for layer in range(model.num_layers))
+    said = f"{model.sliding_window:,} positions, in {layers:,} of {model.num_layers:,} layers"
+    return {"window": said + ("; hides nothing of a sample" if model.sliding_window >= seq_length else "")}
 
 
 def _class_of(run: RunConfig) -> str:

@@ -19,8 +19,8 @@ from tests.dist.test_formats_are_kept import CHECKPOINT, LAST_STEP, ONE_RANK, V1
 
 ROOT = Path(__file__).parents[2]
 LAST_FIELD = '    attention_backend: Literal["auto", "sdpa", "flash", "reference"] = "auto"\n'
-FIRST_USED = '            "num_layers",'
-"""Where the family lists the fields that it uses."""
+FIRST_USED = '        "num_layers",'
+"""Where the fields are that every family uses."""
 YOUNG_FIELD = '    of_tomorrow: bool = False\n    """Younger than the checkpoint."""\n'
 
 
@@ -34,7 +34,7 @@ def tomorrow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = schema.read_text()
     assert text.count(LAST_FIELD) == 1
     schema.write_text(text.replace(LAST_FIELD, YOUNG_FIELD + LAST_FIELD))
-    family = folder / "pretrain" / "model" / "families" / "llama.py"
+    family = folder / "pretrain" / "model" / "families" / "family.py"
     text = family.read_text()
     assert text.count(FIRST_USED) == 1
     family.write_text(text.replace(FIRST_USED, FIRST_USED + ' "of_tomorrow",'))

@@ -9,11 +9,12 @@ from typing import NoReturn
 
 import numpy as np
 
+from fanal.errors import UserError
 from tokenizer.documents.blocks import OR_SKIP, RawBlock
 from tokenizer.documents.parse import LABELS, Document, Fields, Place, parse_block, repeated_fields, stop
 from tokenizer.shards.manifest import DTYPES, dtype_for
 from tokenizer.shards.shuffle import document_keys
-from tokenizer.vocabulary.engine import EngineError, RequestedEngine, SentencePieceEngine, open_engine
+from tokenizer.vocabulary.engine import EngineError, OracleEngine, RequestedEngine, open_engine
 from tokenizer.vocabulary.load import load_tokenizer
 
 CHECKED_CHARACTERS = 1 << 14
@@ -25,7 +26,8 @@ class EncodeJob:
     """Settings that are the same for all blocks of a run."""
 
     tokenizer_dir: str
-    append_bos: bool
+    append_bos: bool | None
+    """Whether documents start with BOS; None does what the tokenizer does with a text."""
     append_eos: bool
     fields: Fields
     skip_bad_documents: bool
@@ -72,10 +74,20 @@ class BlockEncoder:
         self.job = job
         self.tokenizer = load_tokenizer(job.tokenizer_dir)
         self.engine = open_engine(self.tokenizer, job.engine)
+        self.append_bos = self._resolved_bos()
+        self._lowest_control_id = min(self.tokenizer.control_ids)
         self._highest_control_id = max(self.tokenizer.control_ids)
         self._is_control = np.zeros(self.tokenizer.vocab_size, dtype=bool)
         self._is_control[list(self.tokenizer.control_ids)] = True
         self.dtype = DTYPES[dtype_for(self.tokenizer.vocab_size)]
+
+    def _resolved_bos(self) -> bool:
+        """Return whether documents start with BOS. Raises: UserError if the tokenizer has none to start them with."""
+        if self.job.append_bos and self.tokenizer.bos_id is None:
+            raise UserError(
+                f"--bos needs a BOS, and the tokenizer in {self.tokenizer.directory} has none; --no-bos works"
+            )
+        return self.tokenizer.adds_bos if self.job.append_bos is None else self.job.append_bos
 
     def encode(self, block: RawBlock) -> EncodedBlock:
         with without_garbage_collection():
@@ -103,7 +115,7 @@ class BlockEncoder:
 
     def _joined(self, ids: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Return the lengths and the tokens of all documents: BOS + ids + EOS each."""
-        bos = [np.array([self.tokenizer.bos_id])] if self.job.append_bos else []
+        bos = [np.array([self.tokenizer.bos_id])] if self.append_bos else []
         eos = [np.array([self.tokenizer.eos_id])] if self.job.append_eos else []
         lengths = np.fromiter((len(some) for some in ids), dtype=np.int64, count=len(ids)) + len(bos) + len(eos)
         tokens = np.empty(int(lengths.sum()), dtype=self.dtype)
@@ -117,22 +129,19 @@ class BlockEncoder:
     def _refuse_control_tokens(self, ids: np.ndarray) -> None:
         """Refuse ids of control tokens. A "<s>" written in a text is three characters to us; taken for BOS it would cut
         documents."""
-        # Control tokens have the lowest ids, so nearly every text passes the first, cheap look.
-        if len(ids) and ids.min() <= self._highest_control_id:
+        # Control tokens have the lowest ids, or the highest ones, so nearly every text passes the first, cheap look.
+        if len(ids) and ids.min() <= self._highest_control_id and ids.max() >= self._lowest_control_id:
             assert not self._is_control[ids].any(), "text became a control token"
 
     def _check(self, block: RawBlock, documents: list[Document]) -> int:
-        """Compare one document, another one in each block, with SentencePiece, and return how many were compared."""
-        if (
-            not documents
-            or isinstance(self.engine, SentencePieceEngine)
-            or (block.file_number % 16 and not block.first)
-        ):
+        """Compare one document, another one in each block, with the oracle, and return how many were compared."""
+        if not documents or isinstance(self.engine, OracleEngine) or (block.file_number % 16 and not block.first):
             return 0  # of many small files, each a block, some
         document = documents[block.first // 4096 % len(documents)]
         if problem := self.engine.check([document.text[:CHECKED_CHARACTERS]]):
             raise EngineError(
-                f"{document.place}: {problem}; the shard would be wrong, encode with --engine sentencepiece and report this text"
+                f"{document.place}: {problem}; the shard would be wrong, encode with --engine {self.tokenizer.oracle} and report "
+                "this text"
             )
         return 1
 

@@ -27,6 +27,7 @@ from tokenizer.shards.manifest import EncodeOptions, ShardManifest
 from tokenizer.shards.shard import ShardWriter
 from tokenizer.shards.shuffle import Shuffler
 from tokenizer.vocabulary.engine import RequestedEngine
+from tokenizer.vocabulary.folder import TITLES, Tokenizer
 
 BYTES_PER_TOKEN_AT_LEAST = 2  # of text; sizes the shuffle's temporary files, nothing else
 MAX_REPEATED = 20
@@ -43,7 +44,9 @@ class EncodeReport:
     skipped: tuple[str, ...]
     """Documents left out, with place and reason."""
     num_checked: int
-    """Documents whose ids were compared with SentencePiece's."""
+    """Documents whose ids were compared with the oracle's."""
+    oracle: str
+    """Name of the library that defines the ids."""
     found: FoundInputs
     """Files that were read, and what was left out of the folders."""
     repeated: tuple[str, ...]
@@ -54,7 +57,7 @@ def encode(
     tokenizer_dir: str | Path,
     inputs: Sequence[str | Path],
     output_prefix: str | Path,
-    append_bos: bool = True,
+    append_bos: bool | None = None,
     append_eos: bool = True,
     *,
     fields: Fields | None = None,
@@ -68,14 +71,13 @@ def encode(
 ) -> EncodeReport:
     """Encode documents to the shard output_prefix.{bin,idx,json}; the same bytes for any num_workers.
 
-    Args: on_error "skip" leaves bad documents out instead of stopping; num_workers defaults to the cores this process may
-    use; part encodes a share of the input, for `merge`.
+    Args: append_bos: None starts documents as the tokenizer starts a text; on_error "skip" leaves bad documents out; num_workers
+    defaults to the cores this process may use; part encodes a share of the input, for `merge`.
     Raises: UserError for a bad tokenizer or input (with file and line), an existing shard, documents that differ in domain
-    or licence, or ids that differ from SentencePiece's. Nothing is left under the shard's names then.
+    or licence, or ids that differ from the oracle's. Nothing is left under the shard's names then.
     """
     fields, labels = fields or Fields(), labels or Labels()
-    if shuffle_seed is not None and not 0 <= shuffle_seed < 2**63:
-        raise UserError(f"shuffle_seed ({shuffle_seed}) must be from 0 to 2**63 - 1; 42 works")
+    _check_seed(shuffle_seed)
     asked = tuple(name for name in LABELS if getattr(labels, name) is None)
     job = EncodeJob(
         tokenizer_dir=str(tokenizer_dir),
@@ -87,9 +89,9 @@ def encode(
         shuffle_seed=shuffle_seed,
         labels=asked,
     )
-    tokenizer = open_encoder(job).tokenizer  # before the workers are forked, so that none of them opens it again
+    encoder = open_encoder(job)  # before the workers are forked, so that none of them opens it again
     reader = InputReader(inputs, columns=job.fields.columns, txt_documents=txt_documents, part=part, on_error=on_error)
-    with ShardWriter(output_prefix, vocab_size=tokenizer.vocab_size, tokenizer_sha256=tokenizer.model_sha256) as writer:
+    with _writer(output_prefix, encoder.tokenizer) as writer:
         tally = Tally(labels)
         with (
             Progress(f"encode {Path(output_prefix).name}", reader.total_bytes) as progress,
@@ -110,11 +112,11 @@ def encode(
             source=labels.source,
             input_files=reader.input_files,
             options=EncodeOptions(
-                append_bos=append_bos,
+                append_bos=encoder.append_bos,
                 append_eos=append_eos,
                 text_field=fields.text,
                 shuffle_seed=shuffle_seed,
-                engine=open_encoder(job).engine.name,
+                engine=encoder.engine.name,
             ),
             num_skipped=len(tally.skipped),
             part=None if part is None else str(part),
@@ -127,9 +129,19 @@ def encode(
         manifest=manifest,
         skipped=tuple(tally.skipped),
         num_checked=tally.num_checked,
+        oracle=TITLES[encoder.tokenizer.oracle],
         found=reader.found,
         repeated=tuple(tally.repeated),
     )
+
+
+def _writer(output_prefix: str | Path, tokenizer: Tokenizer) -> ShardWriter:
+    return ShardWriter(output_prefix, vocab_size=tokenizer.vocab_size, tokenizer_sha256=tokenizer.model_sha256)
+
+
+def _check_seed(shuffle_seed: int | None) -> None:
+    if shuffle_seed is not None and not 0 <= shuffle_seed < 2**63:
+        raise UserError(f"shuffle_seed ({shuffle_seed}) must be from 0 to 2**63 - 1; 42 works")
 
 
 def _fingerprint(reader: InputReader, labels: Labels, fields: Fields, on_error: str) -> str:

@@ -31,7 +31,8 @@ from tokenizer.shards.manifest import (
     with_own_hash,
 )
 from tokenizer.shards.writer import MAX_DOCUMENT_TOKENS, ShardWriter
-from tokenizer.vocabulary.load import Tokenizer, load_tokenizer
+from tokenizer.vocabulary.folder import Tokenizer
+from tokenizer.vocabulary.load import load_tokenizer
 
 BLOCK_TOKENS = 1 << 22
 CHECKED_DOCUMENTS, CHECKED_TOKENS = 64, 2_000
@@ -113,7 +114,7 @@ def _options(tokens: np.ndarray, lengths: np.ndarray, tokenizer: Tokenizer) -> E
     """Return what the tokens show of how they were made, of documents that all have some."""
     ends = np.cumsum(lengths, dtype=np.int64)
     return EncodeOptions(
-        append_bos=bool((tokens[ends - lengths] == tokenizer.bos_id).all()),
+        append_bos=tokenizer.bos_id is not None and bool((tokens[ends - lengths] == tokenizer.bos_id).all()),
         append_eos=bool((tokens[ends - 1] == tokenizer.eos_id).all()),
         text_field=None,
     )

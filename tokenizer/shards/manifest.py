@@ -51,7 +51,8 @@ class ShardManifest:
     format_version: int
     """Version of the format: 2."""
     tokenizer_sha256: str
-    """SHA-256 of the tokenizer.model that gave the ids, 64 hexadecimal digits."""
+    """Hash of the tokenizer that gave the ids, 64 hexadecimal digits: SHA-256 of its tokenizer.model, or, of an imported one, its
+    ``ids_sha256``."""
     vocab_size: int
     """Vocabulary size of that tokenizer: every id is in [0, vocab_size)."""
     dtype: str

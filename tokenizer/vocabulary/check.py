@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from fanal.plain_files import MAX_TOKENIZER_BYTES, read_plain
 from tokenizer.documents.parse import Document, DocumentReader, batches
-from tokenizer.vocabulary.load import FAST_NAME, Tokenizer, load_tokenizer
+from tokenizer.vocabulary.folder import FAST_NAME, Tokenizer
+from tokenizer.vocabulary.load import load_tokenizer
 from tokenizer.vocabulary.sampling import language_of
 
 BATCH_BYTES = 8 << 20
@@ -75,7 +76,7 @@ def check_tokenizer(
     """
     tokenizer = load_tokenizer(tokenizer_dir)
     fast_encode = fast_encoder(tokenizer)
-    byte_ids = {i for i in range(tokenizer.vocab_size) if tokenizer.processor.IsByte(i)}
+    byte_ids = tokenizer.byte_ids()
     reports: dict[str, GroupReport] = {}
     labels = ("domain",) if by == "domain" else ("language", "domain")
     for batch in batches(DocumentReader(inputs, text_field, labels=labels), BATCH_BYTES):
@@ -94,7 +95,9 @@ def check_tokenizer(
 
 def fast_encoder(tokenizer: Tokenizer) -> Callable[[str], list[int]] | None:
     """Return a function from a text to the ids that tokenizer.json gives it; None if the `tokenizers` library is not
-    installed."""
+    installed, or where there is nothing else to compare these ids with."""
+    if tokenizer.oracle == "tokenizers" or not (tokenizer.directory / FAST_NAME).is_file():
+        return None
     if importlib.util.find_spec("tokenizers") is None:
         return None
     library = importlib.import_module("tokenizers")  # not a dependency of this room, so nothing imports it by name
@@ -107,7 +110,7 @@ def _count(report: GroupReport, document: Document, ids: list[int], tokenizer: T
     report.num_bytes += document.num_bytes
     report.num_words += len(document.text.split())
     report.num_tokens += len(ids)
-    prepared = tokenizer.spec.prepare(document.text)
+    prepared = tokenizer.prepare(document.text)
     report.num_altered_documents += prepared != document.text
     decoded = tokenizer.decode(ids)
     if decoded != prepared:

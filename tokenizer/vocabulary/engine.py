@@ -1,6 +1,7 @@
-"""Fast encoding of text to ids: gigatoken where it gives SentencePiece's very ids, else SentencePiece itself.
+"""Fast encoding of text to ids: gigatoken where it gives the oracle's very ids, else the oracle itself.
 
-gigatoken is young, so nothing rests on it alone: when a tokenizer is trained, and when another version of gigatoken meets
+The oracle is SentencePiece, or `tokenizers` for an imported tokenizer.json (folder.py). gigatoken is young, so nothing rests on it
+alone: when a tokenizer is trained or imported, and when another version of gigatoken meets
 it, both encode every piece of the vocabulary; when an encoder opens, both encode a list of texts that tokenizers stumble
 over; and in every run both encode a sample of the documents (`check`). A difference stops the run.
 """
@@ -8,18 +9,15 @@ over; and in every run both encode a sample of the documents (`check`). A differ
 import os
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
-import orjson
 
 from fanal.errors import UserError
-from fanal.plain_files import MAX_TOKENIZER_BYTES, read_plain
-from tokenizer.vocabulary.fast_json import SPACE_PIECE
-from tokenizer.vocabulary.load import FAST_NAME, Tokenizer
+from tokenizer.vocabulary.folder import TITLES, Tokenizer
 
-RequestedEngine = Literal["auto", "gigatoken", "sentencepiece"]
-ENGINES: tuple[RequestedEngine, ...] = ("auto", "gigatoken", "sentencepiece")
+RequestedEngine = Literal["auto", "gigatoken", "sentencepiece", "tokenizers"]
+ENGINES: tuple[RequestedEngine, ...] = ("auto", "gigatoken", "sentencepiece", "tokenizers")
 MAX_CACHE_BYTES = 192 << 20
 """Growth of the process at which gigatoken is restarted, in bytes: it remembers every word it has met."""
 PROBES = (
@@ -28,9 +26,12 @@ PROBES = (
     "\u00a0\u2003\u200b\ufeff\ufffd", "12345 67.8e9", "𝒳𝓎 \U0010ffff", "中文字符 かな 한국어 ไทย עברית", "\x7f\x80\x9f\u2028\u2029",
 )  # fmt: skip
 
+CLASSES = ("a", "B", "é", "中", "1", ".", "'s", "'LL", "_", " ", "  ", "\n", "\t", "\u00a0", "\u0301", "🙂")
+"""Kinds of characters that the patterns of pre-tokenizers tell apart."""
+
 
 class EngineError(UserError):
-    """The fast engine cannot serve a tokenizer, or gave other ids than SentencePiece."""
+    """The fast engine cannot serve a tokenizer, or gave other ids than the oracle."""
 
 
 class Engine(Protocol):
@@ -43,15 +44,15 @@ class Engine(Protocol):
         ...
 
     def check(self, texts: Sequence[str]) -> str | None:
-        """Describe where the ids of one of the texts differ from SentencePiece's; None if they do not."""
+        """Describe where the ids of one of the texts differ from the oracle's; None if they do not."""
         ...
 
 
-class SentencePieceEngine:
-    """The engine that defines the ids: SentencePiece itself."""
+class OracleEngine:
+    """The engine that defines the ids: the tokenizer's own library."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self.name = f"sentencepiece {version('sentencepiece')}"
+        self.name = f"{tokenizer.oracle} {version(tokenizer.oracle)}"
         self._tokenizer = tokenizer
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
@@ -67,12 +68,14 @@ class GigatokenEngine:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.name = f"gigatoken {version('gigatoken')}"
         self._tokenizer = tokenizer
-        content = orjson.loads(read_plain(tokenizer.directory / FAST_NAME, max_bytes=MAX_TOKENIZER_BYTES))
-        self._json = _for_prepared_text(content)
+        found = tokenizer.fast_json()
+        if found is None:
+            raise EngineError("gigatoken reads a tokenizer.json alone, and there is none")
+        self._json = found
         self._start()
         texts = list(PROBES)
         if tokenizer.proved_engine != self.name:  # else the same program has given the right ids for these very files
-            texts += _in_texts_of([piece.replace(SPACE_PIECE, " ") for piece in content["model"]["vocab"]], 256)
+            texts += [*in_texts_of(tokenizer.token_texts(), 256), *texts_of_classes()]
         if problem := self.check(texts):
             raise EngineError(problem)
 
@@ -93,9 +96,7 @@ class GigatokenEngine:
         return ids
 
     def _encode_one(self, text: str) -> np.ndarray:
-        text = self._tokenizer.spec.prepare(text)
-        # To SentencePiece a space and the block element that it writes for one are the same.
-        return self._backend.encode(text.replace(SPACE_PIECE, " ") if SPACE_PIECE in text else text)
+        return self._backend.encode(self._tokenizer.for_fast(text))
 
     def check(self, texts: Sequence[str]) -> str | None:
         # One call for all texts: each call of SentencePiece's batch interface takes half a millisecond.
@@ -110,45 +111,41 @@ class GigatokenEngine:
         different = ours[:both] != right[:both]
         at = int(np.argmax(different)) if different.any() else both
         return (
-            f"{self.name} gives {ours[at : at + 4].tolist()} where SentencePiece gives {right[at : at + 4].tolist()}, "
-            f"behind {self._tokenizer.decode(right[:at].tolist())[-40:]!r}"
+            f"{self.name} gives {ours[at : at + 4].tolist()} where {TITLES[self._tokenizer.oracle]} gives "
+            f"{right[at : at + 4].tolist()}, behind {self._tokenizer.decode(right[:at].tolist())[-40:]!r}"
         )
 
 
 def open_engine(tokenizer: Tokenizer, requested: RequestedEngine = "auto") -> Engine:
-    """Open the engine for a tokenizer; auto takes gigatoken where it agrees with SentencePiece on the probes.
+    """Open the engine for a tokenizer; auto takes gigatoken where it agrees with the oracle on the probes.
 
-    Raises: EngineError if gigatoken is asked for by name and does not.
+    Raises: EngineError if gigatoken is asked for by name and does not, or a library that is not the tokenizer's.
     """
-    if requested == "sentencepiece":
-        return SentencePieceEngine(tokenizer)
+    if requested in TITLES and requested != tokenizer.oracle:
+        raise EngineError(
+            f"engine {requested!r} does not define the ids of {tokenizer.directory}; {tokenizer.oracle!r} or 'auto' works"
+        )
+    if requested == tokenizer.oracle:
+        return OracleEngine(tokenizer)
     try:
         return GigatokenEngine(tokenizer)
     except (EngineError, ImportError) as problem:
         if requested == "gigatoken":
             raise EngineError(
-                f"engine 'gigatoken' cannot encode with {tokenizer.directory}: {problem}; 'sentencepiece' or 'auto' works"
+                f"engine 'gigatoken' cannot encode with {tokenizer.directory}: {problem}; {tokenizer.oracle!r} or 'auto' works"
             ) from None
-        return SentencePieceEngine(tokenizer)
+        return OracleEngine(tokenizer)
 
 
-def _for_prepared_text(content: dict[str, Any]) -> str:
-    """Return tokenizer.json for text that `TokenizerSpec.prepare` has had, in which every U+2581 is a space already.
-
-    Matching user-defined symbols in text that gigatoken has normalized is 70 times slower, so they are matched before.
-    """
-    replace_spaces = content["normalizer"]["normalizers"][-1]
-    symbols = [
-        token | {"normalized": False, "content": token["content"].replace(SPACE_PIECE, " ")}
-        for token in content["added_tokens"]
-    ]
-    return orjson.dumps(content | {"normalizer": replace_spaces, "added_tokens": symbols}).decode()
-
-
-def _in_texts_of(pieces: Sequence[str], size: int) -> list[str]:
+def in_texts_of(pieces: Sequence[str], size: int) -> list[str]:
     """Return every piece once, in texts of ``size`` pieces, with spaces between them in one text and without in the next."""
     groups = [pieces[start : start + size] for start in range(0, len(pieces), size)]
     return [("" if number % 2 else " ").join(group) for number, group in enumerate(groups)]
+
+
+def texts_of_classes() -> list[str]:
+    """Return texts in which any three kinds of characters follow each other: where two patterns differ, one of them does."""
+    return ["".join(one + two + three for two in CLASSES for three in CLASSES) for one in CLASSES]
 
 
 def _resident_bytes() -> int:

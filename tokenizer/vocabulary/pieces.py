@@ -42,6 +42,15 @@ def pieces_in(folder: Path) -> dict[str, Pieces]:
     return found
 
 
+def pieces_of(folder: Path) -> Pieces | None:
+    """Return the pieces of the tokenizer in a folder, of the form that defines its ids; None if it has none of a form known here.
+
+    Raises: as ``pieces_in``.
+    """
+    found = pieces_in(folder)
+    return found.get(MODEL_NAME) or next(iter(found.values()), None)
+
+
 def processor_of(model: bytes) -> sentencepiece.SentencePieceProcessor:
     """Open the content of a tokenizer.model. Raises: RuntimeError if it is none, which the library does not say of nothing."""
     if not model:

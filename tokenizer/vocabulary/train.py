@@ -12,31 +12,16 @@ All of this is about what the merges are learned from. Encoding keeps every char
 import hashlib
 import io
 import re
-import secrets
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, replace
 from pathlib import Path
 
 import sentencepiece
 
-from fanal.errors import UserError, user_path
-from fanal.files import sync_path, write_bytes_durably, writing
-from fanal.records import own_hash, write_record
+from fanal.errors import UserError
 from tokenizer.documents.parse import DocumentReader
-from tokenizer.vocabulary.engine import open_engine
 from tokenizer.vocabulary.fast_json import fast_tokenizer_json
-from tokenizer.vocabulary.load import (
-    FAST_NAME,
-    FORMAT_VERSION,
-    INFO_NAME,
-    MODEL_NAME,
-    OWN_HASH,
-    SPEC_NAME,
-    Tokenizer,
-    TokenizerInfo,
-    load_tokenizer,
-)
+from tokenizer.vocabulary.folder import FAST_NAME, MODEL_NAME, Tokenizer
+from tokenizer.vocabulary.publish import check_output, publish
 from tokenizer.vocabulary.sampling import LanguageSampler, count_characters
 from tokenizer.vocabulary.spec import (
     BOS_ID,
@@ -48,6 +33,7 @@ from tokenizer.vocabulary.spec import (
     spec_as_yaml,
     symbol_piece,
 )
+from tokenizer.vocabulary.trained import FORMAT_VERSION, SPEC_NAME, TokenizerInfo
 
 MAX_SENTENCE_BYTES = 1 << 16
 NUM_THREADS = 4  # any number gives the same tokens, but it is stored in the model file, so it is not a choice
@@ -106,13 +92,7 @@ def train_tokenizer(
     give vocab_size tokens.
     """
     output_dir = Path(output_dir)
-    with user_path(output_dir):
-        exists = output_dir.exists()
-    if exists:
-        raise UserError(
-            f"output folder {output_dir} exists, and a tokenizer is never overwritten (shards depend on it); "
-            "remove it or name another --output"
-        )
+    check_output(output_dir)
     labels = ("language", "domain") if spec.languages else ()
     sampler = None
     counted_files = None
@@ -147,28 +127,7 @@ def train_tokenizer(
         proved_engine=None,
     )
     files = {MODEL_NAME: model, FAST_NAME: fast_json, SPEC_NAME: spec_yaml}
-    return _publish(output_dir, files, info)
-
-
-def _publish(output_dir: Path, files: dict[str, bytes], info: TokenizerInfo) -> Tokenizer:
-    with writing(output_dir):
-        output_dir.parent.mkdir(parents=True, exist_ok=True)
-        # A name of its own, as of tempfile.mkdtemp, whose folders are for one's own eyes: this one is as umask wants it.
-        part = output_dir.with_name(f"{output_dir.name}.{secrets.token_hex(4)}.part")
-        part.mkdir()
-    try:
-        for name, content in files.items():
-            write_bytes_durably(part / name, content)
-        write_record(part / INFO_NAME, info)
-        engine = open_engine(load_tokenizer(part))  # what is published opens
-        proved = replace(info, proved_engine=engine.name)
-        write_record(part / INFO_NAME, replace(proved, info_sha256=own_hash(asdict(proved), OWN_HASH)))
-        with writing(output_dir):
-            part.rename(output_dir)
-            sync_path(output_dir.parent)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    return load_tokenizer(output_dir)
+    return publish(output_dir, files, info)
 
 
 def _train_model(spec: TokenizerSpec, sentences: SentenceStream) -> bytes:

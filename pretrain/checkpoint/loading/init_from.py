@@ -28,7 +28,7 @@ from pretrain.config.schema import RunConfig
 from pretrain.data.position import read_position
 from pretrain.optim.registry import optimizer_of
 from tokenizer.shards.manifest import read_manifest
-from tokenizer.vocabulary.pieces import MODEL_NAME, Pieces, difference, pieces_in
+from tokenizer.vocabulary.pieces import Pieces, difference, pieces_in, pieces_of
 
 
 def check_init_from(run: RunConfig, *, tokenizer_sha256: str) -> None:
@@ -103,7 +103,7 @@ def imported_tokenizer(folder: Path) -> Pieces | None:
 
 def _tokenizer_differences(run: RunConfig, folder: Path) -> list[str]:
     """Compare data.tokenizer with the tokenizer of an import, which has read no data: no hash says what its model knows."""
-    theirs, ours = imported_tokenizer(folder), pieces_in(Path(run.data.tokenizer)).get(MODEL_NAME)
+    theirs, ours = imported_tokenizer(folder), pieces_of(Path(run.data.tokenizer))
     differs = None if theirs is None or ours is None else difference(theirs, ours)
     if differs is None:
         return []

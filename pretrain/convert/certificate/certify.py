@@ -33,6 +33,12 @@ from pretrain.parallel.world import open_lone_world
 FORMAT_VERSION = 1
 SHARE_OF_MEMORY = 0.5
 """Share of the available memory that loading the whole model may take; beyond it, the model runs layer by layer."""
+READ_OTHERWISE = (
+    ' (transformers may read imported files by a class of its own; "tokenizer_class": "PreTrainedTokenizerFast" in '
+    "tokenizer_config.json has it read tokenizer.json as it is: write that into a copy of the Hugging Face folder, import its "
+    "tokenizer, and export with data.tokenizer=DIR, which keeps the hash that the shards name)"
+)
+"""What to do where an imported tokenizer is read otherwise."""
 Memory = Literal["auto", "whole", "layers"]
 
 
@@ -96,13 +102,19 @@ def certify(
         logged=logged,
         losses_before_rounding=before,
     )
-    problems = list(_problems(certificate, has_rows_left_out=vocab_size < source.model.vocab_size))
+    problems = list(
+        _problems(
+            certificate,
+            has_rows_left_out=vocab_size < source.model.vocab_size,
+            remedy=READ_OTHERWISE if source.tokenizer.has_original_files else "",
+        )
+    )
     if problems:
         raise CertificateError(f"the export is not the model in {source.folder}: {'; '.join(problems)}")
     return certificate
 
 
-def _problems(certificate: Certificate, *, has_rows_left_out: bool) -> Sequence[str]:
+def _problems(certificate: Certificate, *, has_rows_left_out: bool, remedy: str) -> Sequence[str]:
     problems = []
     apart, logged = certificate.logged.apart, certificate.logged
     if apart is not None and not (has_rows_left_out and logged.rows_took_part):
@@ -113,8 +125,8 @@ def _problems(certificate: Certificate, *, has_rows_left_out: bool) -> Sequence[
         )
     if not certificate.tokenizer.is_same:
         problems.append(
-            "the exported tokenizer's ids differ from those of SentencePiece or the shards: "
-            f"{certificate.tokenizer.first_difference}"
+            f"the exported tokenizer's ids differ from those of {certificate.tokenizer.oracle} or the shards: "
+            f"{certificate.tokenizer.first_difference}{remedy}"
         )
     found = certificate.comparison
     if not found.is_within:

@@ -123,8 +123,8 @@ def _sample(source: Source, draw: int, kind: str, seq_length: int) -> Text:
 
 def _built_in(tokenizer: ExportTokenizer, seq_length: int) -> Text:
     ids: list[int] = []
-    if tokenizer.processor is not None:
-        ids = tokenizer.processor.Encode(tokenizer.prepare("".join(BUILT_IN)))
+    if tokenizer.encode is not None:
+        ids = tokenizer.encode("".join(BUILT_IN))
     if (
         not ids or max(ids) >= tokenizer.vocab_size
     ):  # an import without SentencePiece's model, or with one of more pieces

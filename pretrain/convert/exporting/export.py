@@ -197,7 +197,7 @@ def summary(exported: Exported) -> str:
         )
     else:
         lines.append(
-            f"tokenizer       {ids.num_documents:,} documents and {ids.num_texts} adversarial texts get SentencePiece's ids"
+            f"tokenizer       {ids.num_documents:,} documents and {ids.num_texts} adversarial texts get the ids of {ids.oracle}"
         )
     if found.longest_text < source.seq_length:
         lines.append(

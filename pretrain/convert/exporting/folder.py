@@ -21,7 +21,9 @@ class ExportTargetError(UserError):
     """Error: the folder cannot be written at the requested path; the message names the reason."""
 
 
-_OUR_FILES = re.compile(r"model[-0-9of]*\.safetensors|README\.md|[a-z_.]+\.json|tokenizer\.model|chat_template\.jinja")
+_OUR_FILES = re.compile(
+    r"model[-0-9of]*\.safetensors|README\.md|[a-z_.]+\.json|tokenizer\.model|merges\.txt|chat_template\.jinja"
+)
 """Names of the files that an export writes: nothing else in a DIR.part is removed."""
 
 

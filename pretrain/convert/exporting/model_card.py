@@ -191,7 +191,7 @@ def _certificate(source: ExportSource, certificate: Certificate, date: str) -> s
     ]
     if ids.oracle != "none":
         texts = f"{ids.num_documents:,} documents of the training shards and {ids.num_texts} adversarial texts"
-        rows.append(("tokenizer", f"SentencePiece's ids in {texts}"))
+        rows.append(("tokenizer", f"the ids of {ids.oracle} in {texts}"))
     if found.longest_text < source.seq_length:
         rows.append(("not compared", f"positions from {found.longest_text:,} to {source.seq_length - 1:,}"))
     if left_out:
@@ -220,10 +220,13 @@ def _use(source: ExportSource) -> str:
         "```",
         "",
     ]
-    if source.tokenizer.is_ours:
-        bos = "A BOS is put in front of each text, as in training." if source.tokenizer.adds_bos else "No BOS is added."
+    if source.tokenizer.oracle is not None:
+        has_original = source.tokenizer.has_original_files
+        as_then = "" if has_original else ", as in training"
+        bos = f"A BOS is put in front of each text{as_then}." if source.tokenizer.adds_bos else "No BOS is added."
+        name = as_text(source.tokenizer.oracle.piece(source.tokenizer.oracle.eos_id if has_original else 0))
         lines += [
-            f"{bos} A name of a special token in a text, such as `<s>`, is read as that token, since chat templates need it; "
+            f"{bos} A name of a special token in a text, such as {name}, is read as that token, since chat templates need it; "
             "`tokenizer(text, split_special_tokens=True)` reads it as text, as training did.",
             "",
         ]

@@ -6,7 +6,7 @@ from pathlib import Path
 from fanal.run_folder import DATA, IMPORTED_FILES
 from pretrain.checkpoint.disk.origin import chain, read_origin
 from pretrain.data.position import read_position
-from tokenizer.vocabulary.pieces import MODEL_NAME, difference, pieces_in
+from tokenizer.vocabulary.pieces import difference, pieces_in, pieces_of
 
 
 def sign_of_other_ids(checkpoint: Path, tokenizer: Path) -> str | None:
@@ -16,7 +16,7 @@ def sign_of_other_ids(checkpoint: Path, tokenizer: Path) -> str | None:
     """
     if os.path.lexists(checkpoint / DATA) and read_position(checkpoint / DATA).has_other_ids:
         return "its shards were adopted with --ids-of-another-tokenizer"
-    ours = pieces_in(tokenizer).get(MODEL_NAME)
+    ours = pieces_of(tokenizer)
     for origin in chain(read_origin(checkpoint)):
         for theirs in pieces_in(Path(origin.checkpoint) / IMPORTED_FILES).values():
             if ours is not None and (differs := difference(theirs, ours)) is not None:

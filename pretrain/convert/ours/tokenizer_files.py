@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,12 @@ from pretrain.convert.ours.import_record import IMPORT, IMPORTED_FILES, TOKENIZE
 from pretrain.convert.ours.token_ids import BOS, EOS, PAD, SpecialTokenIdError, TokenId, token_ids
 from pretrain.data.position import DataPosition
 from pretrain.data.sources import Sources
-from tokenizer.vocabulary.load import FAST_NAME, MODEL_NAME, Tokenizer, load_tokenizer
+from tokenizer.vocabulary.folder import FAST_NAME, MODEL_NAME, Tokenizer
+from tokenizer.vocabulary.imported import ImportedTokenizer
+from tokenizer.vocabulary.load import load_tokenizer
 from tokenizer.vocabulary.pieces import contradiction, processor_of
 from tokenizer.vocabulary.spec import CONTROL_PIECES, UNK_ID
+from tokenizer.vocabulary.trained import TrainedTokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,14 +41,14 @@ class ExportTokenizer:
     pad_id: TokenId
     adds_bos: bool
     """Whether a text gets a BOS in front, as the documents of the shards did."""
-    processor: sentencepiece.SentencePieceProcessor | None
-    """The oracle of its ids; None for an import without a SentencePiece model."""
-    prepare: Callable[[str], str]
-    """Function applied to a text before ``processor`` encodes it."""
-    is_ours: bool
-    """Whether this project made it: then every id must be the oracle's."""
+    encode: Callable[[str], list[int]] | None
+    """Function from a text to its ids; None for an import without a SentencePiece model."""
+    oracle: Tokenizer | None
+    """The tokenizer whose ids were trained on, and which every id must agree with; None for an import, where nothing says so."""
     sha256: str | None
-    """Hash of the SentencePiece model."""
+    """Hash by which shards name the tokenizer; None for an import."""
+    has_original_files: bool = False
+    """Whether the files are those of a folder that was imported, byte for byte but for keys that name code."""
     mode: int = 0o666
     """Mode of copies: nobody may read one who may not read the file it was made from."""
 
@@ -72,26 +75,52 @@ def tokenizer_of_run(
             f"data.tokenizer ({data.tokenizer}, sha256 {tokenizer.model_sha256[:12]}) must be the one that the checkpoint was "
             f"trained with (sha256 {position.tokenizer_sha256[:12]}); give the folder of that one with data.tokenizer=DIR"
         )
-    if adds_bos is None:
-        if sources is None:
+    if isinstance(tokenizer, ImportedTokenizer):
+        if adds_bos not in (None, tokenizer.adds_bos):
             raise UserError(
-                "without the shards it is not known whether documents start with BOS; state it with --bos or --no-bos (`tokenizer "
-                "encode` adds BOS by default)"
+                f"{'--bos' if adds_bos else '--no-bos'} must be left out: the tokenizer in {data.tokenizer} was imported, an "
+                f"export keeps its files as they are, and they put {'a' if tokenizer.adds_bos else 'no'} BOS in front of a text"
             )
-        adds_bos = all(source.shard.manifest.options.append_bos for source in sources.train)
+        _say_other_start(tokenizer, sources)
+        files, adds_bos = original_files(tokenizer.files), tokenizer.adds_bos
+    else:
+        assert isinstance(tokenizer, TrainedTokenizer), "there are two kinds"
+        adds_bos = _shards_begin_with_bos(sources) if adds_bos is None else adds_bos
+        files = hf_files(tokenizer, adds_bos=adds_bos)
     return ExportTokenizer(
-        files=hf_files(tokenizer, adds_bos=adds_bos),
+        files=files,
         vocab_size=tokenizer.vocab_size,
         bos_id=tokenizer.bos_id,
         eos_id=tokenizer.eos_id,
         pad_id=tokenizer.pad_id,
         adds_bos=adds_bos,
-        processor=tokenizer.processor,
-        prepare=tokenizer.spec.prepare,
-        is_ours=True,
+        encode=lambda text: tokenizer.encode_batch([text], num_threads=1)[0].tolist(),
+        oracle=tokenizer,
         sha256=tokenizer.model_sha256,
-        mode=mode_of_copies(tokenizer.directory, (FAST_NAME, MODEL_NAME)),
+        has_original_files=isinstance(tokenizer, ImportedTokenizer),
+        mode=mode_of_copies(tokenizer.directory, [name for name in files if (tokenizer.directory / name).is_file()]),
     )
+
+
+def _shards_begin_with_bos(sources: Sources | None) -> bool:
+    if sources is None:
+        raise UserError(
+            "without the shards it is not known whether documents start with BOS; state it with --bos or --no-bos (`tokenizer "
+            "encode` adds BOS by default)"
+        )
+    return all(source.shard.manifest.options.append_bos for source in sources.train)
+
+
+def _say_other_start(tokenizer: Tokenizer, sources: Sources | None) -> None:
+    """Say that a text begins otherwise in the export than documents did in training, as the tokenizer's own files want it."""
+    found = {source.shard.manifest.options.append_bos for source in sources.train} if sources is not None else set()
+    if found - {tokenizer.adds_bos}:
+        does, did = ("puts a BOS", "without one") if tokenizer.adds_bos else ("puts no BOS", "with one")
+        print(
+            f"warning: the tokenizer of this export, whose files are kept as they were, {does} in front of a text, and documents "
+            f"of the training shards start {did}",
+            file=sys.stderr,
+        )
 
 
 def tokenizer_of_import(folder: Path, imported: ImportRecord, *, vocab_size: int) -> ExportTokenizer:
@@ -110,24 +139,28 @@ def tokenizer_of_import(folder: Path, imported: ImportRecord, *, vocab_size: int
     if (wrong := contradiction(inside, vocab_size=vocab_size)) is not None:
         raise UserError(f"{wrong}. Correct that in the folder that this was imported from, and import it again")
     files = {name: _read(inside, name) for name in TOKENIZER_FILES if (inside / name).is_file()}
-    if code := code_named_in(files):
-        print(
-            f"note: the export leaves out {', '.join(code)}, by which the folder this was imported from has its reader run code",
-            file=sys.stderr,
-        )
     return ExportTokenizer(
-        files=without_code(files),
+        files=original_files(files),
         vocab_size=vocab_size,
         bos_id=ids.get(BOS),
         eos_id=ids.get(EOS),
         pad_id=ids.get(PAD),
         adds_bos=False,
-        processor=_processor(inside / MODEL_NAME, files[MODEL_NAME]) if MODEL_NAME in files else None,
-        prepare=lambda text: text,
-        is_ours=False,
+        encode=_processor(inside / MODEL_NAME, files[MODEL_NAME]).Encode if MODEL_NAME in files else None,
+        oracle=None,
         sha256=None,
         mode=mode_of_copies(inside, files) if files else 0o666,
     )
+
+
+def original_files(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return the files of a folder that was imported, without keys that name code (code_keys.py), as a note says."""
+    if code := code_named_in(files):
+        print(
+            f"note: the export leaves out {', '.join(code)}, by which the folder this was imported from has its reader run code",
+            file=sys.stderr,
+        )
+    return without_code(files)
 
 
 def _read(folder: Path, name: str) -> bytes:
@@ -144,7 +177,7 @@ def _processor(path: Path, model: bytes) -> sentencepiece.SentencePieceProcessor
         ) from None
 
 
-def hf_files(tokenizer: Tokenizer, *, adds_bos: bool) -> dict[str, bytes]:
+def hf_files(tokenizer: TrainedTokenizer, *, adds_bos: bool) -> dict[str, bytes]:
     """Return a tokenizer's files for an export, from which every program reads the same ids (``make interop``)."""
     bos, eos, unknown, pad = CONTROL_PIECES
     special = {"bos_token": bos, "eos_token": eos, "unk_token": unknown, "pad_token": pad}
@@ -152,7 +185,7 @@ def hf_files(tokenizer: Tokenizer, *, adds_bos: bool) -> dict[str, bytes]:
     added = _added_tokens(tokenizer, content["added_tokens"])
     content["added_tokens"] = added
     content["decoder"]["decoders"] = [step for step in content["decoder"]["decoders"] if not _drops_pieces(step)]
-    if adds_bos:
+    if adds_bos and tokenizer.bos_id is not None:
         content["post_processor"] = _bos_in_front(bos, tokenizer.bos_id)
     config = {
         # The plain wrapper of tokenizer.json. Llama's own class would build a tokenizer anew, with rules of its own.
@@ -175,7 +208,7 @@ def hf_files(tokenizer: Tokenizer, *, adds_bos: bool) -> dict[str, bytes]:
     }
 
 
-def _added_tokens(tokenizer: Tokenizer, user_defined: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _added_tokens(tokenizer: TrainedTokenizer, user_defined: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the added tokens of tokenizer.json by id: the control pieces as special ones, and those it has.
 
     As special tokens their names match in a text, since a chat template is text and has to say them; ``split_special_tokens``

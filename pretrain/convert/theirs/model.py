@@ -184,15 +184,15 @@ class LayerByLayer:
 
     @contextlib.contextmanager
     def _filled(self, module: torch.nn.Module, prefix: str) -> Iterator[None]:
-        """Load a module's values from the files for the duration of a block; what is in no file stays, such as a factor of the
-        embedding."""
+        """Load a module's values from the files for the duration of a block."""
         try:
             values = {name: self._read(prefix + name) for name in module.state_dict()}
             module.load_state_dict(values, assign=True)
         except RuntimeError as error:
             raise CannotLoadError(f"transformers cannot load {prefix}*: {in_one_line(error)}") from None
         yield
-        module.load_state_dict({name: value.to("meta") for name, value in module.state_dict().items()}, assign=True)
+        # Not module.to("meta"), which takes away what is in no file too, such as the scale of an embedding.
+        module.load_state_dict({name: value.to("meta") for name, value in values.items()}, assign=True)
 
     def _read(self, name: str) -> torch.Tensor:
         safetensors = importlib.import_module("safetensors")

@@ -12,7 +12,8 @@ from fanal.links import read_inside
 from fanal.plain_files import MAX_TOKENIZER_BYTES
 from fanal.shown import kind_of
 from pretrain.convert.ours.token_ids import BOS, EOS, token_ids
-from tokenizer.vocabulary.load import INFO_NAME, load_tokenizer
+from tokenizer.vocabulary.folder import INFO_NAME, TITLES
+from tokenizer.vocabulary.load import load_tokenizer
 from tokenizer.vocabulary.pieces import processor_of
 
 TOKENIZER_JSON, SENTENCEPIECE_MODEL = "tokenizer.json", "tokenizer.model"
@@ -33,7 +34,7 @@ class TextCodec:
     vocab_size: int | None
     """Number of ids the tokenizer knows; None where only the model's config states it."""
     sha256: str | None
-    """Hash of the SentencePiece model, by which shards identify a tokenizer of ours; else None."""
+    """Hash by which shards name a tokenizer of a folder of ours; else None."""
 
 
 def open_codec(folder: Path, *, config: dict[str, Any] | None = None, vocab_size: int | None = None) -> TextCodec:
@@ -48,7 +49,7 @@ def open_codec(folder: Path, *, config: dict[str, Any] | None = None, vocab_size
         return TextCodec(
             encode=lambda text: tokenizer.encode_batch([text], num_threads=1)[0].tolist(),
             decode=tokenizer.decode,
-            first_ids=(tokenizer.bos_id,),
+            first_ids=(tokenizer.bos_id,) if tokenizer.adds_bos and tokenizer.bos_id is not None else (),
             eos_ids=frozenset({tokenizer.eos_id}),
             vocab_size=tokenizer.vocab_size,
             sha256=tokenizer.model_sha256,
@@ -109,10 +110,10 @@ def _from_tokenizer_json(folder: Path, bos_id: int | None, eos_ids: frozenset[in
 
 
 def _is_ours(folder: Path) -> bool:
-    """Return whether the tokenizer is one of this project: the certificate of an export has compared such ones alone."""
+    """Return whether the model was trained here: the certificate of an export has compared the tokenizers of such ones alone."""
     figures = _read_json(folder, "certificate.json").get("figures")
     tokenizer = figures.get("tokenizer") if isinstance(figures, dict) else None
-    return isinstance(tokenizer, dict) and tokenizer.get("oracle") == "SentencePiece"
+    return isinstance(tokenizer, dict) and tokenizer.get("oracle") in TITLES.values()
 
 
 def _from_sentencepiece(path: Path, bos_id: int | None, eos_ids: frozenset[int]) -> TextCodec:

@@ -66,6 +66,6 @@ class Family:
         names += sorted(name for name, value in self.fixed.items() if getattr(model, name) != value)
         if names:
             works = {name: self.fixed.get(name, default_of(name)) for name in names}
-            return [f"model.{name} ({getattr(model, name)}; there {in_yaml(works[name])})" for name in names]
+            return [f"model.{name} ({in_yaml(getattr(model, name))}; there {in_yaml(works[name])})" for name in names]
         reason = self.misfit(model)
         return [] if reason is None else [reason]

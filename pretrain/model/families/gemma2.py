@@ -4,12 +4,13 @@ Source: Gemma team, Gemma 2, 2024 (arXiv:2408.00118).
 """
 
 import dataclasses
+import math
 from typing import Any
 
 from pretrain.config.schema import ModelConfig
 from pretrain.model.families.hf_fields import HfFields
 from pretrain.model.families.llama import LLAMA, NAMES, read_llama_like
-from pretrain.model.families.rotary import PLACES, read_rotary, read_scaling
+from pretrain.model.families.rotary import read_rotary
 from pretrain.model.families.table import FEED_FORWARD_NORM, POST_ATTENTION_NORM, POST_FEED_FORWARD_NORM
 from pretrain.model.families.window import WINDOW_FIELDS, read_window, write_window
 
@@ -52,7 +53,7 @@ def read_config(fields: HfFields) -> ModelConfig:
     caps = read_caps(fields, attention=ATTENTION_CAP, final=FINAL_CAP)
     rotary = read_rotary(fields)
     if rotary.get("rotary_scaling", "none") != "none":
-        place = next(place for place in PLACES if read_scaling(fields, place, fields.get(place, {})))
+        place = "rope_scaling" if fields.get("rope_scaling") else "rope_parameters"
         raise fields.refuse(place, fields.get(place), "must not scale in this class; rope_type 'default' works")
     return read_gemma(fields, **FIXED, **windows, **caps, **rotary)
 
@@ -93,10 +94,8 @@ def misfit(model: ModelConfig) -> str | None:
     """Return why the class cannot compute a model of these fields; None if it can."""
     scalar = model.query_pre_attention_scalar
     if scalar is not None and scalar != int(scalar):
-        return f"model.query_pre_attention_scalar ({scalar}), which must be a whole number there"
-    if model.hidden_size % model.num_attention_heads:
-        return f"model.hidden_size ({model.hidden_size}), which must be a multiple of model.num_attention_heads there"
-    return None
+        return f"model.query_pre_attention_scalar ({scalar}; there a whole number, such as {math.ceil(scalar)})"
+    return LLAMA.misfit(model)
 
 
 GEMMA2 = dataclasses.replace(

@@ -39,12 +39,17 @@ def read_config(fields: HfFields) -> ModelConfig:
     interval = fields.size("sliding_window_pattern", INTERVAL)
     windows = read_window(fields, default_window=WINDOW, default_interval=interval)
     rotary = read_rotary_by_layer(fields, windows, default_base=ROPE_THETA, default_local_base=LOCAL_ROPE_THETA)
-    return read_gemma(fields, **FIXED, **windows, **read_caps(fields, attention=None, final=None), **rotary)
+    caps = read_caps(fields, attention=None, final=None)
+    if caps["attention_logit_softcap"] is not None:
+        raise fields.refuse(
+            "attn_logit_softcapping", caps["attention_logit_softcap"], "does nothing in this class; null works"
+        )
+    return read_gemma(fields, **FIXED, **windows, **caps, **rotary)
 
 
 def misfit(model: ModelConfig) -> str | None:
     """Return why the class cannot compute a model of these fields; None if it can."""
-    if model.full_attention_layer_interval is None and model.rotary_scaling != "none":
+    if model.sliding_window and model.full_attention_layer_interval is None and model.rotary_scaling != "none":
         return "model.rotary_scaling in layers with model.sliding_window"
     return misfit_of_gemma2(model)
 
@@ -55,7 +60,8 @@ GEMMA3 = dataclasses.replace(
     architecture="Gemma3ForCausalLM",
     model_type="gemma3_text",
     fixed=FIXED,
-    fields=GEMMA2.fields | ROTARY_FIELDS | {"local_rotary_base"},
+    # The class has a key for the soft cap of scores, and does nothing with it.
+    fields=(GEMMA2.fields - {"attention_logit_softcap"}) | ROTARY_FIELDS | {"local_rotary_base"},
     misfit=misfit,
     names={**GEMMA2.names, QUERY_NORM: "self_attn.q_norm.weight", KEY_NORM: "self_attn.k_norm.weight"},
     write_config=write_config,

@@ -4,10 +4,11 @@ Source: Touvron et al., Llama, 2023 (arXiv:2302.13971) and Llama 2, 2023 (arXiv:
 al., Llama 3, 2024 (arXiv:2407.21783).
 """
 
+import dataclasses
 from collections.abc import Collection
 from typing import Any
 
-from pretrain.config.derive import kv_channels
+from pretrain.config.derive import kv_channels, next_multiple
 from pretrain.config.schema import ModelConfig
 from pretrain.model.families.family import HF_EMBEDDING, HF_OUTPUT, Family
 from pretrain.model.families.hf_fields import HfFields
@@ -85,6 +86,7 @@ def read_llama_like(
     default_rotary_base: float = ROPE_THETA,
     epsilon_key: str = "rms_norm_eps",
     default_epsilon: float | None = None,
+    default_std: float = 0.02,
     activation_key: str = "hidden_act",
     activations: Collection[str] = SILU,
     **read: Any,
@@ -129,12 +131,20 @@ def read_llama_like(
         vocab_size=fields.size("vocab_size"),
         share_embeddings_and_output_weights=tied,
         layernorm_epsilon=fields.number(epsilon_key, fields.get(epsilon_key, default_epsilon)),
-        init_method_std=fields.number("initializer_range", fields.get("initializer_range", 0.02)),
+        init_method_std=fields.number("initializer_range", fields.get("initializer_range", default_std)),
         **read,
     )
 
 
-LLAMA = Family(
+def misfit(model: ModelConfig) -> str | None:
+    """Return why the class cannot compute a model of these fields; None if it can."""
+    if model.hidden_size % model.num_attention_heads:
+        multiple = next_multiple(model.hidden_size, model.num_attention_heads)
+        return f"model.hidden_size ({model.hidden_size}; there a multiple of the heads, such as {multiple})"
+    return None
+
+
+LLAMA_LIKE = Family(
     title="Llama",
     architecture="LlamaForCausalLM",
     model_type="llama",
@@ -143,3 +153,5 @@ LLAMA = Family(
     write_config=write_config,
     read_config=read_config,
 )
+"""What most families are made from; the rule of Llama's class alone is not in it."""
+LLAMA = dataclasses.replace(LLAMA_LIKE, misfit=misfit)

@@ -8,7 +8,7 @@ from typing import Any
 
 from pretrain.config.schema import ModelConfig
 from pretrain.model.families.hf_fields import HfFields
-from pretrain.model.families.llama import LLAMA, read_llama_like
+from pretrain.model.families.llama import LLAMA_LIKE, read_llama_like
 from pretrain.model.families.window import refuse_window
 
 WINDOW = 4096
@@ -17,7 +17,7 @@ WINDOW = 4096
 
 def write_config(model: ModelConfig) -> dict[str, Any]:
     """Return the part of a model's config.json that states its arithmetic."""
-    return LLAMA.write_config(model) | {"sliding_window": model.sliding_window}
+    return LLAMA_LIKE.write_config(model) | {"sliding_window": model.sliding_window}
 
 
 def read_config(fields: HfFields) -> ModelConfig:
@@ -34,11 +34,11 @@ def read_config(fields: HfFields) -> ModelConfig:
 
 
 MISTRAL = dataclasses.replace(
-    LLAMA,
+    LLAMA_LIKE,
     title="Mistral",
     architecture="MistralForCausalLM",
     model_type="mistral",
-    fields=LLAMA.fields | {"sliding_window"},
+    fields=LLAMA_LIKE.fields | {"sliding_window"},
     write_config=write_config,
     read_config=read_config,
 )

@@ -8,7 +8,7 @@ from typing import Any
 
 from pretrain.config.schema import ModelConfig
 from pretrain.model.families.hf_fields import HfFields
-from pretrain.model.families.llama import LLAMA, NAMES, read_llama_like
+from pretrain.model.families.llama import LLAMA_LIKE, NAMES, read_llama_like
 from pretrain.model.families.rotary import read_rotary
 from pretrain.model.families.table import (
     FEED_FORWARD_NORM,
@@ -23,6 +23,7 @@ EPSILON = 1e-5
 ROTARY_PERCENT = 0.5
 """Value of partial_rotary_factor in a config that does not state it."""
 INITIALIZER_RANGE = 0.0134
+"""Value of initializer_range in a config that does not state it."""
 FIXED: dict[str, Any] = {
     "activation": "squared_relu",
     "normalization": "LayerNorm",
@@ -32,7 +33,7 @@ FIXED: dict[str, Any] = {
 
 def write_config(model: ModelConfig) -> dict[str, Any]:
     """Return the part of a model's config.json that states its arithmetic."""
-    content = LLAMA.write_config(model) | {
+    content = LLAMA_LIKE.write_config(model) | {
         "hidden_act": "relu2",
         "norm_eps": model.layernorm_epsilon,
         "partial_rotary_factor": model.rotary_percent,
@@ -49,6 +50,7 @@ def read_config(fields: HfFields) -> ModelConfig:
         default_groups=fields.get("num_attention_heads"),
         epsilon_key="norm_eps",
         default_epsilon=EPSILON,
+        default_std=INITIALIZER_RANGE,
         activations=("relu2",),
         **FIXED,
         **read_rotary(fields, default_percent=ROTARY_PERCENT),
@@ -56,7 +58,7 @@ def read_config(fields: HfFields) -> ModelConfig:
 
 
 NEMOTRON = dataclasses.replace(
-    LLAMA,
+    LLAMA_LIKE,
     title="Nemotron",
     architecture="NemotronForCausalLM",
     model_type="nemotron",

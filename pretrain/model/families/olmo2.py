@@ -8,7 +8,7 @@ from typing import Any
 
 from pretrain.config.schema import ModelConfig
 from pretrain.model.families.hf_fields import HfFields
-from pretrain.model.families.llama import LLAMA, NAMES, read_llama_like
+from pretrain.model.families.llama import LLAMA_LIKE, NAMES, read_llama_like
 from pretrain.model.families.table import (
     FEED_FORWARD_NORM,
     INPUT_NORM,
@@ -26,7 +26,7 @@ FIXED: dict[str, Any] = {"norm_placement": "after", "qk_layernorm": True, "qk_la
 
 def write_config(model: ModelConfig) -> dict[str, Any]:
     """Return the part of a model's config.json that states its arithmetic."""
-    return {key: value for key, value in LLAMA.write_config(model).items() if key != "mlp_bias"}
+    return {key: value for key, value in LLAMA_LIKE.write_config(model).items() if key != "mlp_bias"}
 
 
 def read_config(fields: HfFields) -> ModelConfig:
@@ -37,7 +37,7 @@ def read_config(fields: HfFields) -> ModelConfig:
 
 
 OLMO2 = dataclasses.replace(
-    LLAMA,
+    LLAMA_LIKE,
     title="OLMo 2",
     architecture="Olmo2ForCausalLM",
     model_type="olmo2",

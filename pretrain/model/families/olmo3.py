@@ -40,7 +40,7 @@ def read_config(fields: HfFields) -> ModelConfig:
 
 def misfit(model: ModelConfig) -> str | None:
     """Return why the class cannot compute a model of these fields; None if it can."""
-    if model.full_attention_layer_interval is None and model.rotary_scaling != "none":
+    if model.sliding_window and model.full_attention_layer_interval is None and model.rotary_scaling != "none":
         return "model.rotary_scaling in layers with model.sliding_window"
     return None
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pretrain.config.schema import ModelConfig
 from pretrain.model.families.hf_fields import HfFields
-from pretrain.model.families.llama import LLAMA, NAMES, read_llama_like
+from pretrain.model.families.llama import LLAMA_LIKE, NAMES, read_llama_like
 from pretrain.model.families.table import KEY, QUERY, QUERY_KEY_VALUE_BIAS, VALUE
 from pretrain.model.families.window import refuse_window
 
@@ -21,7 +21,7 @@ FIXED: dict[str, Any] = {"add_qkv_bias": True}
 
 def write_config(model: ModelConfig) -> dict[str, Any]:
     """Return the part of a model's config.json that states its arithmetic. The biases have no key: they belong to the class."""
-    content = LLAMA.write_config(model) | {"sliding_window": None, "use_sliding_window": False}
+    content = LLAMA_LIKE.write_config(model) | {"sliding_window": None, "use_sliding_window": False}
     return {key: value for key, value in content.items() if key not in ("attention_bias", "mlp_bias")}
 
 
@@ -37,7 +37,7 @@ def acting_window(fields: HfFields, default: int | None) -> Any:
 
 
 QWEN2 = dataclasses.replace(
-    LLAMA,
+    LLAMA_LIKE,
     title="Qwen2",
     architecture="Qwen2ForCausalLM",
     model_type="qwen2",

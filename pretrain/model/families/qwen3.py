@@ -8,7 +8,7 @@ from typing import Any
 
 from pretrain.config.schema import ModelConfig
 from pretrain.model.families.hf_fields import HfFields
-from pretrain.model.families.llama import LLAMA, NAMES, read_llama_like
+from pretrain.model.families.llama import LLAMA_LIKE, NAMES, read_llama_like
 from pretrain.model.families.qwen2 import acting_window
 from pretrain.model.families.table import KEY_NORM, QUERY_NORM
 from pretrain.model.families.window import refuse_window
@@ -24,7 +24,7 @@ FIXED: dict[str, Any] = {"qk_layernorm": True}
 
 def write_config(model: ModelConfig) -> dict[str, Any]:
     """Return the part of a model's config.json that states its arithmetic."""
-    content = LLAMA.write_config(model) | {"sliding_window": None, "use_sliding_window": False}
+    content = LLAMA_LIKE.write_config(model) | {"sliding_window": None, "use_sliding_window": False}
     return {key: value for key, value in content.items() if key != "mlp_bias"}
 
 
@@ -35,7 +35,7 @@ def read_config(fields: HfFields) -> ModelConfig:
 
 
 QWEN3 = dataclasses.replace(
-    LLAMA,
+    LLAMA_LIKE,
     title="Qwen3",
     architecture="Qwen3ForCausalLM",
     model_type="qwen3",

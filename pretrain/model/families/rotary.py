@@ -73,7 +73,7 @@ def read_rotary(
     Raises: UnsupportedModelError.
     """
     percent = _percent(fields, default_percent)
-    scalings = [read_scaling(fields, place, fields.get(place, {})) for place in PLACES]
+    scalings = [read_scaling(fields, place, fields.get(place, {}), ("partial_rotary_factor",)) for place in PLACES]
     stated = [scaling for scaling in scalings if scaling]
     if len(stated) == 2 and stated[0] != stated[1]:
         raise fields.refuse("rope_scaling", fields.get("rope_scaling"), "must be that of rope_parameters, and differs")
@@ -102,10 +102,10 @@ def _base(fields: HfFields, default: float) -> float:
     return stated.pop() if stated else default
 
 
-def read_scaling(fields: HfFields, place: str, stated: Any) -> dict[str, Any]:
+def read_scaling(fields: HfFields, place: str, stated: Any, shares: tuple[str, ...] = ()) -> dict[str, Any]:
     """Read a scaling as fields of ModelConfig; empty where there is none.
 
-    Args: place: its key; stated: its value. Raises: UnsupportedModelError.
+    Args: place: its key; stated: its value; shares: keys that others read. Raises: UnsupportedModelError.
     """
     if not isinstance(stated, dict):
         raise fields.refuse(place, stated, "must be an object")
@@ -116,7 +116,7 @@ def read_scaling(fields: HfFields, place: str, stated: Any) -> dict[str, Any]:
             place, stated, f"scales the rotary positions in a way that is not supported; {', '.join(SCALINGS)} work"
         )
     keys, may = SCALINGS[kind], MAY_STATE.get(kind, frozenset[str]())
-    others = sorted(set(stated) - keys - may - {"rope_type", "type", "rope_theta", "partial_rotary_factor"})
+    others = sorted(set(stated) - keys - may - {"rope_type", "type", "rope_theta", *shares})
     if others:
         raise fields.refuse(place, stated, f"states {', '.join(others)}, which rope_type {kind!r} does not have")
     if kind == "default":

@@ -33,6 +33,8 @@ def read_rotary_by_layer(
     by_layer = fields.get("rope_parameters", {})
     if not isinstance(by_layer, dict) or not set(by_layer) <= {FULL, SLIDING}:
         raise fields.refuse("rope_parameters", by_layer, f"must be an object with {FULL!r} and {SLIDING!r}")
+    if (percent := fields.get("partial_rotary_factor", 1.0)) != 1.0:
+        raise fields.refuse("partial_rotary_factor", percent, "is not supported; 1.0 works")
     full, sliding = (_object(fields, by_layer, kind) for kind in (FULL, SLIDING))
     stated = [read_scaling(fields, f"rope_parameters.{FULL}", full)] if full else []
     if (old := fields.get("rope_scaling")) is not None:

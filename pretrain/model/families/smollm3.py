@@ -10,7 +10,7 @@ from typing import Any
 from pretrain.config.derive import has_rotary_positions
 from pretrain.config.schema import ModelConfig
 from pretrain.model.families.hf_fields import HfFields
-from pretrain.model.families.llama import LLAMA, read_llama_like
+from pretrain.model.families.llama import LLAMA_LIKE, read_llama_like
 from pretrain.model.families.qwen2 import acting_window
 from pretrain.model.families.window import refuse_window
 
@@ -24,7 +24,7 @@ INTERVAL = 4
 
 def write_config(model: ModelConfig) -> dict[str, Any]:
     """Return the part of a model's config.json that states its arithmetic."""
-    return LLAMA.write_config(model) | {
+    return LLAMA_LIKE.write_config(model) | {
         "no_rope_layer_interval": model.no_rope_layer_interval,
         # In spite of their name in transformers, 1 is a layer with rotary positions.
         "no_rope_layers": [int(has_rotary_positions(model, layer)) for layer in range(model.num_layers)],
@@ -61,11 +61,11 @@ def _with_interval(fields: HfFields, model: ModelConfig) -> ModelConfig:
 
 
 SMOLLM3 = dataclasses.replace(
-    LLAMA,
+    LLAMA_LIKE,
     title="SmolLM3",
     architecture="SmolLM3ForCausalLM",
     model_type="smollm3",
-    fields=LLAMA.fields | {"no_rope_layer_interval"},
+    fields=LLAMA_LIKE.fields | {"no_rope_layer_interval"},
     write_config=write_config,
     read_config=read_config,
 )

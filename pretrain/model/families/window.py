@@ -26,7 +26,11 @@ def read_window(fields: HfFields, *, default_window: int, default_interval: int)
     window, layers = fields.size("sliding_window", default_window), fields.size("num_hidden_layers")
     stated = fields.get("layer_types")
     if stated is None:
-        return {"sliding_window": window, "full_attention_layer_interval": default_interval}
+        # In a model of fewer layers, all of them have a window.
+        return {
+            "sliding_window": window,
+            "full_attention_layer_interval": default_interval if default_interval <= layers else None,
+        }
     if not isinstance(stated, list) or len(stated) != layers or not set(map(str, stated)) <= {FULL, SLIDING}:
         raise fields.refuse(
             "layer_types", stated, f"must be a list of num_hidden_layers ({layers}) entries, {FULL!r} or {SLIDING!r}"

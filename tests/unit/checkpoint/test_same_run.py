@@ -79,7 +79,7 @@ def test_another_model_or_order_is_refused_by_name(config: Path, change: str, di
 def test_a_checkpoint_older_than_a_field_had_its_default(config: Path, change: str, difference: str) -> None:
     saved, field = config.parent / CONFIG, change.partition("=")[0].partition(".")[2]
     lines = saved.read_text().splitlines()
-    older = [line for line in lines if field not in line]
+    older = [line for line in lines if not line.lstrip().startswith(f"{field}:")]
     assert len(older) == len(lines) - 1
     saved.write_text("\n".join(older))
     check_same_run(load_run(config), config.parent)

@@ -13,7 +13,10 @@ from pretrain.inspect.show import consequences
 from tests.unit.config.test_rules import CONFIG
 
 TOO_LARGE = [f"{room}.{name}" for room, names in LARGEST.items() for name in names]
-TOO_SMALL = [f"{room}.{name}" for room, names in POSITIVE.items() for name in names] + ["model.rotary_base"]
+TOO_SMALL = [f"{room}.{name}" for room, names in POSITIVE.items() for name in names] + [
+    "model.rotary_base",
+    "model.local_rotary_base",
+]
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ def source_of(seq_length: int, *num_samples: int) -> Any:
         model=MODEL,
         seq_length=seq_length,
         sources=SimpleNamespace(validation=sources, train=[]) if sources else None,
-        tokenizer=SimpleNamespace(processor=None, vocab_size=50, eos_id=[7, 9]),
+        tokenizer=SimpleNamespace(encode=None, vocab_size=50, eos_id=[7, 9]),
     )
 
 

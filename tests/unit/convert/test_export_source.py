@@ -104,7 +104,7 @@ def exported_tokenizer(files: dict[str, str], folder: Path) -> Any:
         (folder / name).write_text(text)
     tokenizer = ExportTokenizer(
         files={name: text.encode() for name, text in files.items()}, vocab_size=300, bos_id=None, eos_id=None, pad_id=None,
-        adds_bos=False, processor=None, prepare=str, is_ours=False, sha256=None,
+        adds_bos=False, encode=None, oracle=None, sha256=None,
     )  # fmt: skip
     return SimpleNamespace(tokenizer=tokenizer, model=SimpleNamespace(vocab_size=300))
 

@@ -198,20 +198,23 @@ def test_every_number_of_the_folder_is_in_the_checkpoint_and_its_sums_are_right(
     assert not theirs
 
 
-@pytest.mark.parametrize("kind", ["Llama", "Qwen3", "SmolLM3"])
+@pytest.mark.parametrize("kind", ["Llama", "Qwen2", "Qwen3", "SmolLM3", "Olmo2", "Apertus", "Nemotron"])
 def test_a_key_that_is_not_stated_is_what_transformers_takes_for_it(kind: str, tmp_path: Path) -> None:
     """Sizes alone; 32 heads of 128, which suit all families."""
     import transformers
 
     theirs = getattr(transformers, f"{kind}Config")()
     sizes = {
-        "hidden_size": 4096, "intermediate_size": 80, "num_hidden_layers": 8, "num_attention_heads": 32, "vocab_size": 300,
-        "rms_norm_eps": 1e-5, "bos_token_id": 1, "eos_token_id": 2, "max_position_embeddings": 4096,
+        "hidden_size": 4096, "intermediate_size": 80, "num_hidden_layers": 8, "rms_norm_eps": 1e-5, "num_attention_heads": 32, "vocab_size": 300,
+        "bos_token_id": 1, "eos_token_id": 2, "max_position_embeddings": 4096,
     }  # fmt: skip
     (tmp_path / "config.json").write_text(json.dumps(sizes | {"model_type": theirs.model_type}))
     found = read_hf_config(tmp_path).model
     assert found.num_query_groups == (theirs.num_key_value_heads or 32)
-    assert found.rotary_base == theirs.rope_parameters["rope_theta"]
+    rope = theirs.rope_parameters
+    assert found.rotary_base == rope["rope_theta"] and found.rotary_scaling_factor == rope.get("factor", 1.0)
+    assert found.rotary_percent == rope.get("partial_rotary_factor", 1.0)
+    assert found.init_method_std == theirs.initializer_range
     assert found.share_embeddings_and_output_weights == theirs.tie_word_embeddings
     rotary = getattr(getattr(transformers, f"{kind}Config")(num_hidden_layers=8), "no_rope_layers", [1] * 8)
     assert [has_rotary_positions(found, layer) for layer in range(8)] == [bool(layer) for layer in rotary]

@@ -38,7 +38,7 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "a factor and another": ({"rope_scaling": {"type": "linear", "factor": 2.0, "beta_fast": 32}}, r"rope_scaling .* states beta_fast"),
     "two scalings": ({"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": {"type": "linear", "factor": 4.0}}, "must be that of rope_parameters"),
     "a length below 1": ({"rope_scaling": {"type": "llama3", "factor": 2.0, "low_freq_factor": 1, "high_freq_factor": 4, "original_max_position_embeddings": 0}}, "original_max_position_embeddings .0. .* above 0"),
-    "yarn, in part": ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, r"rope_scaling.original_max_position_embeddings \(None\) .* must be an integer above 0"),
+    "yarn without a length": ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, r"rope_scaling.original_max_position_embeddings \(None\)"),
     "dynamic": ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, r"rope_scaling .*dynamic"),
     "a factor without a type": ({"rope_scaling": {"factor": 2.0}}, r"rope_scaling .*factor"),
     "rope by layer type": ({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, r"rope_parameters"),
@@ -49,6 +49,10 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "a window of nothing": (
         {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": 0},
         r"sliding_window \(0\) .* must be an integer above 0",
+    ),
+    "a window by default": (
+        {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "use_sliding_window": True, "max_position_embeddings": 8192},
+        r"sliding_window \(4096\)",
     ),
     "layers with a window": ({"layer_types": ["full_attention", "sliding_attention"]}, r"layer_types \(\['sliding_attention'\]\)"),
     "odd heads": ({"head_dim": 7}, r"head_dim \(7\) .* must be even"),

@@ -117,3 +117,20 @@ def test_of_many_sources_the_table_has_those_that_are_read_most(
     said = console.file.getvalue()
     rows = [line for line in said.splitlines() if "│" in line and "/shards/train-" in line]
     assert len(rows) == 1 and "and 1 more sources, none read more often than these" in said
+
+
+@pytest.mark.parametrize(
+    ("overrides", "window"),
+    [
+        ([], None),
+        (["model.sliding_window=16"], "16 positions, in 4 of 4 layers"),
+        (["model.sliding_window=63", "model.full_attention_layer_interval=2"], "63 positions, in 2 of 4 layers"),
+        (["model.sliding_window=64"], "64 positions, in 4 of 4 layers; hides nothing of a sample"),
+        (["model.sliding_window=4096"], "4,096 positions, in 4 of 4 layers; hides nothing of a sample"),
+    ],
+)
+def test_a_window_is_shown_with_its_layers_and_whether_a_sample_is_longer(
+    overrides: list[str], window: str | None, tmp_path: Path
+) -> None:
+    (tmp_path / "run.yaml").write_text(YAML)
+    assert consequences(load_run(tmp_path / "run.yaml", overrides)).get("window") == window

@@ -14,7 +14,7 @@ from pretrain.log.summary import ASCII_BARS, BARS, bars_for, duration, sparkline
 
 STEP = StepRecord(
     step=20, consumed_samples=320, consumed_tokens=81920, global_batch_size=16, loss=5.25,
-    loss_by_domain={"code": 5.0, "prose": 5.5}, learning_rate=3e-4,
+    loss_by_domain={"code": 5.0, "prose": 5.5}, z_loss=None, learning_rate=3e-4,
     grad_norm=0.5, skipped_steps=0, skipped_spikes=0, step_time_s=0.5, tokens_per_second=8192.0, tokens_per_second_per_gpu=2048.0,
     mfu_full=0.412, mfu_causal=0.356, peak_memory_bytes=3 * 2**30, eta_s=90.0,
 )  # fmt: skip

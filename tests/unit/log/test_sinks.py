@@ -25,7 +25,7 @@ from tests.runs.disks import fill, small_disk
 
 STEP = StepRecord(
     step=1, consumed_samples=8, consumed_tokens=512, global_batch_size=8, loss=5.25,
-    loss_by_domain={"code": 5.0, "prose": 5.5}, learning_rate=3e-4, grad_norm=0.5,
+    loss_by_domain={"code": 5.0, "prose": 5.5}, z_loss=None, learning_rate=3e-4, grad_norm=0.5,
     skipped_steps=0, skipped_spikes=0, step_time_s=0.5, tokens_per_second=1024.0, tokens_per_second_per_gpu=1024.0, mfu_full=None,
     mfu_causal=None, peak_memory_bytes=2**30, eta_s=90.0,
 )  # fmt: skip

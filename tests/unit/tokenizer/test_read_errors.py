@@ -20,7 +20,7 @@ from tokenizer.__main__ import main
 from tokenizer.encoding import block_encoder
 from tokenizer.shards.manifest import DamagedShardError
 from tokenizer.shards.writer import ShardWriter
-from tokenizer.vocabulary.load import TokenizerInfo
+from tokenizer.vocabulary.trained import TokenizerInfo
 
 
 def error_of(number: int) -> OSError:

@@ -92,6 +92,30 @@ def test_weights_gradients_and_states_are_counted_once_or_per_replica(
     assert sum(needed[name] for name in ("weights", "gradients", "optimizer")) == parameters * of_a_parameter
 
 
+@pytest.mark.parametrize(
+    ("overrides", "more_parameters"),
+    [
+        # 4 layers, hidden 64, feed-forward 176, 8 query heads and 4 key heads of 8
+        (["model.activation=xielu"], 4 * (2 - 64 * 176)),  # two numbers a layer, and no gate
+        (["model.activation=squared_relu"], 4 * -64 * 176),
+        (["model.activation=geglu"], 0),
+        (["model.normalization=LayerNorm"], 4 * 2 * 64 + 64),  # a bias beside every weight
+        (["model.norm_placement=after"], 0),
+        (["model.norm_placement=both", "model.normalization=LayerNorm"], 4 * (2 + 4) * 64 + 64),
+        (["model.qk_layernorm=true"], 4 * 2 * 8),
+        (["model.qk_layernorm=true", "model.qk_layernorm_scope=full"], 4 * (64 + 32)),
+        (["model.add_qkv_bias=true"], 4 * (64 + 2 * 32)),
+        (["model.sliding_window=16", "model.final_logit_softcap=30", "train.z_loss_weight=1e-5"], 0),
+    ],
+)
+def test_what_a_model_has_beside_a_llama_is_counted(overrides: list[str], more_parameters: int, tmp_path: Path) -> None:
+    plain, other = (least_bytes(run_of(tmp_path, *stated), num_ranks=1) for stated in ([], overrides))
+    bytes_of = {"weights": 2, "gradients": 4, "optimizer": 12}
+    assert {name: other[name] - plain[name] for name in plain} == {
+        name: more_parameters * bytes_of.get(name, 0) for name in plain
+    }
+
+
 def test_a_gpu_s_share_counts_against_its_own_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "gpu_memory_bytes", lambda: 1 << 30)
     run = run_of(tmp_path, "model.hidden_size=8192", "model.num_layers=8")
