@@ -3,6 +3,8 @@
 Shapes: s sequence, b micro batch, v padded vocabulary; /t split by tensor parallelism.
 """
 
+from typing import Any
+
 import torch
 from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
@@ -50,7 +52,7 @@ class Decoder(GPTModel):
             logits = soft_cap(logits, self.final_logit_softcap)
         if self.real_vocab_columns < logits.shape[-1]:
             logits[..., self.real_vocab_columns :] = torch.finfo(logits.dtype).min
-        group = parallel_state.get_tensor_model_parallel_group()
+        group: Any = parallel_state.get_tensor_model_parallel_group()
         figures = vocab_parallel_cross_entropy(logits, labels.transpose(0, 1).contiguous(), group)
         return torch.stack(figures).transpose(1, 2).contiguous()
 

@@ -184,8 +184,7 @@ class LayerByLayer:
 
     @contextlib.contextmanager
     def _filled(self, module: torch.nn.Module, prefix: str) -> Iterator[None]:
-        """Load a module's values from the files for the duration of a block; what is in no file stays, such as a factor of the
-        embedding."""
+        """Load a module's values from the files for the duration of a block."""
         try:
             values = {name: self._read(prefix + name) for name in module.state_dict()}
             module.load_state_dict(values, assign=True)

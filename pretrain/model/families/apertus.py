@@ -39,10 +39,10 @@ FIXED: dict[str, Any] = {"activation": "xielu", "qk_layernorm": True}
 def write_config(model: ModelConfig) -> dict[str, Any]:
     """Return the part of a model's config.json that states its arithmetic.
 
-    transformers 4 scales where it finds no word on it; mlx-lm needs two keys that the class does not.
+    transformers 4 scales where it finds no word on it; mlx-lm needs the last two keys, which the class ignores.
     """
-    found = {"rope_scaling": None, **LLAMA_LIKE.write_config(model)}
-    return found | {"hidden_act": "xielu", "post_norm": False, "qk_norm": True}
+    content = {"rope_scaling": None, **LLAMA_LIKE.write_config(model), "hidden_act": "xielu"}
+    return content | {"post_norm": False, "qk_norm": True}
 
 
 def read_config(fields: HfFields) -> ModelConfig:

@@ -10,7 +10,7 @@ from typing import Any
 from pretrain.config.schema import ModelConfig
 from pretrain.model.families.hf_fields import HfFields
 from pretrain.model.families.llama import LLAMA, NAMES, read_llama_like
-from pretrain.model.families.rotary import PLACES, read_rotary, read_scaling
+from pretrain.model.families.rotary import read_rotary
 from pretrain.model.families.table import FEED_FORWARD_NORM, POST_ATTENTION_NORM, POST_FEED_FORWARD_NORM
 from pretrain.model.families.window import WINDOW_FIELDS, read_window, write_window
 
@@ -53,7 +53,7 @@ def read_config(fields: HfFields) -> ModelConfig:
     caps = read_caps(fields, attention=ATTENTION_CAP, final=FINAL_CAP)
     rotary = read_rotary(fields)
     if rotary.get("rotary_scaling", "none") != "none":
-        place = next(place for place in PLACES if read_scaling(fields, place, fields.get(place, {})))
+        place = "rope_scaling" if fields.get("rope_scaling") else "rope_parameters"
         raise fields.refuse(place, fields.get(place), "must not scale in this class; rope_type 'default' works")
     return read_gemma(fields, **FIXED, **windows, **caps, **rotary)
 

@@ -46,6 +46,10 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "two thetas": ({"rope_theta": 1.0}, r"rope_theta \(\[1.0, 5000.0\]\) .* is stated more than once, and must have one value"),
     "theta that is no number": ({"rope_parameters": {"rope_theta": "big"}}, r"rope_theta \('big'\)"),
     "a window": ({"sliding_window": 64}, r"sliding_window \(64\) .* below max_position_embeddings \(256\)"),
+    "a window of nothing": (
+        {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": 0},
+        r"sliding_window \(0\) .* must be an integer above 0",
+    ),
     "a window by default": (
         {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "use_sliding_window": True, "max_position_embeddings": 8192},
         r"sliding_window \(4096\)",

@@ -315,6 +315,12 @@ def test_a_soft_cap_of_null_is_none_and_one_that_is_not_stated_is_the_class_s(tm
     assert (model.attention_logit_softcap, model.final_logit_softcap) == (50.0, 30.0)
 
 
+def test_a_window_that_mistral_does_not_state_is_the_class_s_and_one_beyond_every_text_is_none(tmp_path: Path) -> None:
+    name = "Mistral-7B-v0.1"
+    assert read_hf_config(write(tmp_path, name, sliding_window=...)).model.sliding_window == 4096
+    assert read_hf_config(write(tmp_path, name, sliding_window=32768)).model.sliding_window is None
+
+
 def test_the_text_part_of_gemma_3_with_images_saved_alone_works(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     options = {
