@@ -161,6 +161,15 @@ FAMILY_RUNS = {
         {"norm_biases_not_reduced": "tp2-sp", "all_channels_turned_on_one_rank": "dp2"},
         ("config_says", "partial_rotary_factor", "0.25"), "50% of each head",
     ),
+    "gemma": FamilyRun(
+        "GemmaForCausalLM",
+        (
+            "model.activation=geglu", "model.embedding_scale=sqrt_hidden_size", "model.layernorm_zero_centered_gamma=true",
+            "model.kv_channels=16", "model.share_embeddings_and_output_weights=true",
+        ),
+        {"norm_gradient_not_reduced": "tp2-sp"}, ("norm_set_to_one", "model.layers.1.input_layernorm.weight"),
+        "RMSNorm before attention and feed-forward, epsilon 1e-05, weights around one",
+    ),
     "gemma2": FamilyRun(
         "Gemma2ForCausalLM",
         (

@@ -10,6 +10,7 @@ from fanal.errors import UserError
 from pretrain.config.schema import ModelConfig
 from pretrain.model.families.apertus import APERTUS
 from pretrain.model.families.family import Family
+from pretrain.model.families.gemma import GEMMA
 from pretrain.model.families.gemma2 import GEMMA2
 from pretrain.model.families.gemma3 import GEMMA3
 from pretrain.model.families.llama import LLAMA
@@ -22,7 +23,7 @@ from pretrain.model.families.qwen3 import QWEN3
 from pretrain.model.families.smollm3 import SMOLLM3
 
 FAMILIES: tuple[Family, ...] = (
-    LLAMA, MISTRAL, QWEN2, QWEN3, SMOLLM3, OLMO2, OLMO3, APERTUS, NEMOTRON, GEMMA2, GEMMA3,
+    LLAMA, MISTRAL, QWEN2, QWEN3, SMOLLM3, OLMO2, OLMO3, APERTUS, NEMOTRON, GEMMA, GEMMA2, GEMMA3,
 )  # fmt: skip
 """All families. A model belongs to the first one whose class computes it."""
 

@@ -75,6 +75,7 @@ MODELS: dict[str, dict[str, Any]] = {
     },
     "apertus": {"kind": "apertus", "rope_parameters": LLAMA3, "rope_theta": 5000.0},
     "nemotron": {"kind": "nemotron", "hidden_act": "relu2"},
+    "gemma": {"kind": "gemma", "head_dim": 8, "pad_token_id": 0},
     "gemma 2": {
         "kind": "gemma2",
         "head_dim": 8,
