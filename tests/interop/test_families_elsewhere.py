@@ -3,8 +3,7 @@
 What a program computes otherwise by its own choice is listed in ``DIFFERENT``, and shown: with that choice in our decoder, or within
 the length to which it makes no difference, its figures are ours too.
 
-Not here: Qwen2, whose export transformers 5 reads with Qwen2's own tokenizer in place of the folder's, so that the certificate
-refuses one with a tokenizer of ours. llama.cpp reads the families of which tests/interop/gguf_file.py has its converter's rules.
+Qwen2 has a tokenizer of its own kind: transformers 5 reads a folder of this class with no other. llama.cpp reads the families of which tests/interop/gguf_file.py has its converter's rules.
 """
 
 import dataclasses
@@ -28,15 +27,17 @@ from tests.dist.harness import make_run, run_and_trace
 from tests.interop.conftest import GOLDEN, SHARDS, Lab
 from tests.interop.programs import ALL, Program, ask
 from tests.interop.test_programs import LOSS_BOUND
+from tests.runs import their_tokenizers
 from tests.runs.cases import FAMILY_RUNS
+from tokenizer.encoding.encode import encode
+from tokenizer.vocabulary.import_folder import import_tokenizer
 
 TRANSFORMERS_4, MLX_LM, LLAMA_CPP = (
     next(program for program in ALL if program.name == name) for name in ("transformers 4", "mlx-lm", "llama.cpp")
 )
 """Readers that the certificate does not ask."""
-NAMES = [name for name in FAMILY_RUNS if name != "qwen2"]
 READ = [
-    *((program, name) for program in (TRANSFORMERS_4, MLX_LM) for name in NAMES),
+    *((program, name) for program in (TRANSFORMERS_4, MLX_LM) for name in FAMILY_RUNS),
     *((LLAMA_CPP, name) for name in ("qwen3", "olmo2")),
 ]
 """Which program reads which families."""
@@ -59,6 +60,7 @@ DIFFERENT = {
         "it rounds xIELU's two learned factors to bfloat16, in a float32 model too"
     ),
     (MLX_LM.name, "mistral"): NO_WINDOW,
+    (MLX_LM.name, "gemma"): Different("it has the exact GELU in place of the one by tanh"),
     (MLX_LM.name, "gemma2"): NO_WINDOW,
     (MLX_LM.name, "gemma3"): Different("it rounds the factor of the embedding to bfloat16, in a float32 model too"),
 }
@@ -81,6 +83,8 @@ class Exported:
                 opened = dataclasses.replace(
                     opened, read=lambda tensor, read=opened.read: alpha_rounded(tensor, read(tensor))
                 )
+            if (program.name, name) == (MLX_LM.name, "gemma"):
+                monkeypatch.setattr(inference, "geglu", lambda gate, up: torch.nn.functional.gelu(gate) * up)
             if (program.name, name) == (MLX_LM.name, "gemma3"):
                 monkeypatch.setattr(inference, "embedding_factor", lambda model: in_bf16(embedding_factor(model)))
             return dataclasses.replace(self.lab, decoder=load_decoder(opened, torch.device("cpu")))
@@ -99,23 +103,42 @@ def alpha_rounded(tensor: str, values: np.ndarray) -> np.ndarray:
     return ((factor + beta).double() - beta).expm1().log().float().numpy()
 
 
+def on_their_tokenizer(folder: Path) -> tuple[str, ...]:
+    """Overrides of a run on texts in the ids of a tokenizer of Qwen's kind, which has no BOS."""
+    folder.mkdir()
+    tokenizer = import_tokenizer(their_tokenizers.qwen(folder / "theirs"), folder / "tokenizer")
+    lines = [json.dumps({"text": text}) + "\n" for text in their_tokenizers.corpus_texts()[:200]]
+    (folder / "text.jsonl").write_text("".join(lines))
+    encode(tokenizer.directory, [folder / "text.jsonl"], folder / "train", num_workers=1)
+    return (
+        f"data.tokenizer={tokenizer.directory}",
+        f"data.train=[{{prefix: {folder / 'train'}}}]",
+        "data.validation=[]",
+        f"model.vocab_size={tokenizer.vocab_size}",
+    )
+
+
 @pytest.fixture(scope="module")
 def families(lab: Lab) -> dict[str, Exported]:
-    """Each family, trained three steps and exported. Texts are asked whole, and cut to the window."""
+    """Each family, trained three steps and exported. Ids are asked whole, and cut to the window; text is asked elsewhere."""
     samples = [*lab.questions.samples, *(ids[:WINDOW] for ids in lab.questions.samples)]
-    asked = dataclasses.replace(lab, questions=dataclasses.replace(lab.questions, samples=samples))
+    asked = dataclasses.replace(
+        lab, questions=dataclasses.replace(lab.questions, samples=samples, texts=[], named=[], templates=[])
+    )
+    theirs = on_their_tokenizer(lab.folder / "qwen")
     found = {}
-    for name in NAMES:
+    for name, family in FAMILY_RUNS.items():
         run = make_run(
             GOLDEN / "run.yaml", lab.folder / "families" / name, f"data.tokenizer={lab.folder / 'tokenizer'}",
             f"data.train=[{{prefix: {lab.folder / 'shards' / SHARDS[0]}}}]", f"data.validation=[{{prefix: {lab.folder / 'shards' / SHARDS[2]}}}]",
             "data.seq_length=64", "train.train_steps=3", "parallel.tensor_model_parallel_size=1",
-            "parallel.pipeline_model_parallel_size=1", "model.init_method_std=0.2", "model.vocab_size=400", *FAMILY_RUNS[name].overrides,
+            "parallel.pipeline_model_parallel_size=1", "model.init_method_std=0.2", "model.vocab_size=400", *family.overrides,
+            *(theirs if name == "qwen2" else ()),
         )  # fmt: skip
         trace = run_and_trace(run)
         assert trace.exit_code == 0, trace.failure
         to = lab.folder / f"export-of-{name}"
-        export(run.run_dir, to, ExportOptions(date="2026-01-01", adds_bos=True))
+        export(run.run_dir, to, ExportOptions(date="2026-01-01", adds_bos=name != "qwen2"))
         found[name] = Exported(lab=asked, run_dir=Path(run.run_dir), folder=to)
     return found
 

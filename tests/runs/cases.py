@@ -180,7 +180,7 @@ FAMILY_RUNS = {
             "scores_not_capped_on_one_rank": "pp2-vp2", "logits_not_capped_on_one_rank": "dp2",
             "embedding_not_scaled_on_one_rank": "tp2-sp",
         },
-        ("config_says", "attn_logit_softcapping", "0.3"), "scores soft-capped at 0.2",
+        ("config_says", "attn_logit_softcapping", "0.3"), 'unless the model is loaded with `attn_implementation="eager"`',
     ),
     "gemma3": FamilyRun(
         "Gemma3ForCausalLM",

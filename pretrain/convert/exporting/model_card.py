@@ -220,6 +220,12 @@ def _use(source: ExportSource) -> str:
         "```",
         "",
     ]
+    if source.model.attention_logit_softcap is not None:
+        lines += [
+            "`transformers` 4 leaves the soft cap of the scores out, without a word, unless the model is loaded with "
+            '`attn_implementation="eager"`; 5 does so by itself.',
+            "",
+        ]
     if source.tokenizer.oracle is not None:
         has_original = source.tokenizer.has_original_files
         as_then = "" if has_original else ", as in training"

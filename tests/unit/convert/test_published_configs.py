@@ -293,7 +293,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         r"architectures \(\['Gemma3ForConditionalGeneration'\]\) .* holds a text model \(gemma3_text, text_config\) as a part of itself; that part, saved alone as Gemma3ForCausalLM, works",
     ),
     "a text model that is none of ours": (
-        "gemma-3-1b-pt", {"architectures": ["PaliGemmaForConditionalGeneration"], "text_config": {"model_type": "gemma"}},
+        "gemma-3-1b-pt", {"architectures": ["Idefics3ForConditionalGeneration"], "text_config": {"model_type": "mpt"}},
         r"architectures .* must be a supported one: LlamaForCausalLM",
     ),
 }  # fmt: skip
