@@ -92,9 +92,10 @@ class KeptRun:
 
     def straight(self) -> Trace:
         """The same steps by the version that wrote the checkpoint, in a run that never stopped."""
+        said: dict[str, dict[str, Any]] = self.says("losses.json")
         found: dict[str, Any] = {
             EARLIER_NAMES.get(name, name): {int(step): value for step, value in steps.items()}
-            for name, steps in self.says("losses.json").items()
+            for name, steps in said.items()
         }
         return Trace(exit_code=0, failure=None, **found)
 
