@@ -3,7 +3,7 @@
 import multiprocessing
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -39,6 +39,8 @@ class Trace:
     loss_by_domain: dict[int, dict[str, float]]
     output: str = ""
     """What rank 0 wrote to its terminal, in this run and in earlier ones of its folder."""
+    z_losses: dict[int, float | None] = field(default_factory=dict)
+    """None of a step without one."""
 
 
 def terminal_of(run_dir: Path) -> Path:
@@ -84,6 +86,7 @@ def read_trace(folder: Path, code: int, failure: Failure | None) -> Trace:
         validation={record["step"]: record["validation_loss"] for record in records if record["kind"] == "validation"},
         loss_by_domain={record["step"]: record["loss_by_domain"] for record in steps},
         output=terminal_of(folder).read_text() if terminal_of(folder).is_file() else "",
+        z_losses={record["step"]: record.get("z_loss") for record in steps},  # of an earlier version: no such field
     )
 
 

@@ -15,7 +15,7 @@ from fanal.run_folder import CONFIG
 from pretrain.config.load import to_yaml
 from pretrain.config.schema import RunConfig
 from tests.dist.harness import assert_same_training, read_trace
-from tests.dist.test_formats_are_kept import CHECKPOINT, LAST_STEP, ONE_RANK, V1, after_the_checkpoint, run_of, straight
+from tests.golden.formats.kept import ONE_RANK, V1, KeptRun
 
 ROOT = Path(__file__).parents[2]
 LAST_FIELD = '    attention_backend: Literal["auto", "sdpa", "flash", "reference"] = "auto"\n'
@@ -42,18 +42,18 @@ def tomorrow(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def golden(tmp_path: Path) -> Path:
-    return Path(shutil.copytree(V1, tmp_path / "v1"))
+def golden(tmp_path: Path) -> KeptRun:
+    return V1.copied(tmp_path / "v1")
 
 
-def golden_run(golden: Path) -> RunConfig:
+def golden_run(golden: KeptRun) -> RunConfig:
     """The run of the kept checkpoint, on one rank."""
-    return run_of(golden, golden / "checkpoint", *ONE_RANK, f"train.train_steps={LAST_STEP}")
+    return golden.run(golden.run_dir, *ONE_RANK, f"train.train_steps={golden.last_step}")
 
 
-def resume(golden: Path, packages: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+def resume(golden: KeptRun, packages: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
     """Go on from the kept checkpoint with these packages, in processes of their own."""
-    config = golden / "again.yaml"
+    config = golden.folder / "again.yaml"
     config.write_text(to_yaml(golden_run(golden)))
     return subprocess.run(
         [sys.executable, "-m", "pretrain", "train", str(config), *overrides],
@@ -61,16 +61,16 @@ def resume(golden: Path, packages: Path, *overrides: str) -> subprocess.Complete
     )  # fmt: skip
 
 
-def test_a_run_goes_on_bit_for_bit_after_a_field_was_added_to_the_model(golden: Path, tomorrow: Path) -> None:
-    today = Path(shutil.copytree(golden, golden.parent / "today"))
-    for folder, packages in ((golden, tomorrow), (today, ROOT)):
-        done = resume(folder, packages)
+def test_a_run_goes_on_bit_for_bit_after_a_field_was_added_to_the_model(golden: KeptRun, tomorrow: Path) -> None:
+    today = golden.copied(golden.folder.parent / "today")
+    for copy, packages in ((golden, tomorrow), (today, ROOT)):
+        done = resume(copy, packages)
         assert done.returncode == 0, done.stdout + done.stderr
-    resumed, expected = (after_the_checkpoint(read_trace(folder / "checkpoint", 0, None)) for folder in (golden, today))
-    assert list(resumed.losses) == list(range(9, LAST_STEP + 1))
+    resumed, expected = (copy.after_the_checkpoint(read_trace(copy.run_dir, 0, None)) for copy in (golden, today))
+    assert list(resumed.losses) == list(range(golden.saved_step + 1, golden.last_step + 1))
     assert (resumed.losses, resumed.grad_norms) == (expected.losses, expected.grad_norms)
-    assert_same_training(resumed, straight())
-    written = golden / "checkpoint" / "checkpoints" / f"step-{LAST_STEP:08d}"
+    assert_same_training(resumed, golden.straight())
+    written = golden.run_dir / "checkpoints" / f"step-{golden.last_step:08d}"
     assert "of_tomorrow: false" in (written / CONFIG).read_text(), "the packages were those of tomorrow"
     refused = resume(golden, ROOT)
     assert refused.returncode == 2, refused.stdout + refused.stderr
@@ -78,17 +78,17 @@ def test_a_run_goes_on_bit_for_bit_after_a_field_was_added_to_the_model(golden: 
 
 
 def test_another_value_than_the_default_of_a_field_that_was_added_is_another_model(
-    golden: Path, tomorrow: Path
+    golden: KeptRun, tomorrow: Path
 ) -> None:
     refused = resume(golden, tomorrow, "model.of_tomorrow=true")
     assert refused.returncode == 2, refused.stdout + refused.stderr
-    assert f"{golden / CHECKPOINT} belongs to another run: model.of_tomorrow (checkpoint False, config True)" in (
+    assert f"{golden.checkpoint} belongs to another run: model.of_tomorrow (checkpoint False, config True)" in (
         refused.stderr
     )
     assert "Set them back to the checkpoint's values, or start a new run in another run_dir" in refused.stderr
 
 
-def test_a_head_size_that_is_stated_as_it_follows_is_the_same_model(golden: Path) -> None:
+def test_a_head_size_that_is_stated_as_it_follows_is_the_same_model(golden: KeptRun) -> None:
     model = golden_run(golden).model
     done = resume(golden, ROOT, f"model.kv_channels={model.hidden_size // model.num_attention_heads}")
     assert done.returncode == 0, done.stdout + done.stderr

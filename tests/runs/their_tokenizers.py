@@ -87,13 +87,13 @@ def llama3(folder: Path) -> Path:
     return folder
 
 
-def qwen(folder: Path, model_type: str = "qwen3") -> Path:
+def qwen(folder: Path, model_type: str = "qwen3", *, vocab_size: int = 900) -> Path:
     """No BOS, padding that is EOS, NFC, added tokens that are not special, a chat template."""
     from tokenizers import normalizers
 
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     added = ["<tool_call>", "</tool_call>", "<think>", "</think>"]
-    tokenizer = byte_level(pattern=QWEN, special=special, added=added, normalizer=normalizers.NFC())
+    tokenizer = byte_level(pattern=QWEN, special=special, added=added, normalizer=normalizers.NFC(), vocab_size=vocab_size)
     kind = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
     config = {
         "tokenizer_class": "Qwen2Tokenizer", "bos_token": None, "eos_token": special[0], "pad_token": special[0],
@@ -105,7 +105,7 @@ def qwen(folder: Path, model_type: str = "qwen3") -> Path:
     }  # fmt: skip
     write_folder(folder, tokenizer, config, model_type)
     (folder / "chat_template.jinja").write_text(CHAT)
-    vocabulary = tokenizer.get_vocab(with_added_tokens=False)
+    vocabulary = dict(sorted(tokenizer.get_vocab(with_added_tokens=False).items(), key=lambda entry: entry[1]))
     (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False))
     merges = json.loads(tokenizer.to_str())["model"]["merges"]
     (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{left} {right}\n" for left, right in merges))
