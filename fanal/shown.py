@@ -52,3 +52,8 @@ def on_one_line(text: str) -> str:
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in line
     )
+
+
+def in_yaml(value: object) -> str:
+    """Return a value of a config as YAML spells it."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -158,7 +158,8 @@ def _check_rotary_scaling(model: ModelConfig) -> None:
     if kind == "none" and factor != 1:
         raise UserError(
             f"model.rotary_scaling_factor ({factor}) needs a model.rotary_scaling, which is none; "
-            + ("rotary_scaling=linear works" if 1 < factor <= LARGEST_SCALING else "1.0 works")
+            + ("rotary_scaling=linear works, " if 1 < factor <= LARGEST_SCALING and not _others_stated(model) else "")
+            + f"{_back_to_defaults(model)} works"
         )
     if not 1 <= factor <= LARGEST_SCALING:
         raise UserError(
@@ -197,6 +198,20 @@ def _check_rotary_scaling(model: ModelConfig) -> None:
                 f"model.rotary_scaling_{high} ({above}) must be above model.rotary_scaling_{low} ({below}) and at most "
                 f"{LARGEST_SCALING:,}; model.rotary_scaling_{low}={works[0]} and model.rotary_scaling_{high}={works[1]} work"
             )
+
+
+def _others_stated(model: ModelConfig) -> list[str]:
+    """Return the keys of scalings, beside the factor, that are not at their defaults."""
+    defaults = {field.name: field.default for field in fields(ModelConfig)}
+    names = [name for name in defaults if name.startswith("rotary_scaling_") and name != "rotary_scaling_factor"]
+    return [name for name in names if getattr(model, name) != defaults[name]]
+
+
+def _back_to_defaults(model: ModelConfig) -> str:
+    """Return the overrides that leave no key of a scaling."""
+    defaults = {field.name: field.default for field in fields(ModelConfig)}
+    names = ["rotary_scaling_factor", *_others_stated(model)]
+    return " ".join(f"model.{name}={'null' if defaults[name] is None else defaults[name]}" for name in names)
 
 
 def _check_keys_of_other_scalings(model: ModelConfig) -> None:

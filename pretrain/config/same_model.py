@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import fields
 from typing import Any
 
+from fanal.shown import in_yaml
 from pretrain.config.derive import kv_channels, padded_vocab_size
 from pretrain.config.schema import ModelConfig
 
@@ -29,7 +30,7 @@ def model_differences(saved: ModelConfig, current: ModelConfig, *, free: Collect
     before, after = _acting_values(saved), _acting_values(current)
     units = {"make_vocab_size_divisible_by": " rows in memory"}
     return [
-        f"model.{name} (checkpoint {value}{units.get(name, '')}, config {after[name]}{units.get(name, '')})"
+        f"model.{name} (checkpoint {in_yaml(value)}{units.get(name, '')}, config {in_yaml(after[name])}{units.get(name, '')})"
         for name, value in before.items()
         if name not in free and value != after[name] and getattr(saved, name) != getattr(current, name)
     ]

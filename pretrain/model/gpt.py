@@ -14,9 +14,10 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from fanal.kernels.attention import select_attention_backend
 from fanal.kernels.cross_entropy import vocab_parallel_cross_entropy
 from fanal.kernels.reference import soft_cap
-from pretrain.config.derive import embedding_factor, kv_channels, num_tokens, padded_vocab_size
+from pretrain.config.derive import kv_channels, num_tokens, padded_vocab_size
 from pretrain.config.schema import ModelConfig, ParallelConfig, RunConfig
 from pretrain.model.angles import LayerAngles
+from pretrain.model.embedding import scaled_embedding
 from pretrain.model.families.tensors import tensors_of
 from pretrain.model.initialize import initialize
 from pretrain.model.layer_spec import CausalSelfAttention, stage_spec
@@ -36,8 +37,7 @@ class Decoder(GPTModel):
         self.final_logit_softcap = model.final_logit_softcap
         if self.pre_process and model.embedding_scale != "none":
             # A hook, since megatron's embedding has no place for a factor; under sequence parallelism it scales this rank's part.
-            factor = embedding_factor(model)
-            self.embedding.register_forward_hook(lambda _module, _inputs, output: output * factor)  # type: ignore[operator]
+            self.embedding.register_forward_hook(lambda _module, _inputs, output: scaled_embedding(output, model))  # type: ignore[arg-type]
         self.specs = tensors_of(model)
         """The table of the whole model's tensors."""
         self.real_vocab_columns = real_vocab_columns

@@ -24,7 +24,6 @@ from fanal.kernels.reference import (
     xielu,
 )
 from pretrain.config.derive import (
-    embedding_factor,
     has_gate,
     has_rotary_positions,
     has_sliding_window,
@@ -32,6 +31,7 @@ from pretrain.config.derive import (
     rotary_channels,
 )
 from pretrain.config.schema import ModelConfig
+from pretrain.model.embedding import scaled_embedding
 from pretrain.model.families.table import (
     ATTENTION_OUTPUT,
     DOWN,
@@ -149,7 +149,7 @@ class InferenceDecoder:
         return logits if cap is None else soft_cap(logits, cap)
 
     def _layers(self, tokens: Tensor, cache: Cache) -> Tensor:
-        hidden = self.embedding[tokens] * embedding_factor(self.model)  # [b, s, h]
+        hidden = scaled_embedding(self.embedding[tokens], self.model)  # [b, s, h]
         for number, layer in enumerate(self.layers):
             attended = self._attention(self._normed(hidden, layer, INPUT_NORM), layer, number, cache)
             hidden = hidden + self._normed(attended, layer, POST_ATTENTION_NORM)

@@ -19,6 +19,7 @@ from megatron.core.transformer.transformer_layer import TransformerLayer, Transf
 
 from fanal.kernels.attention import causal_attention
 from pretrain.config.derive import has_sliding_window, kv_channels
+from pretrain.config.schema import ModelConfig
 from pretrain.model.activation import XIELU
 from pretrain.model.families.table import (
     FEED_FORWARD_NORM,
@@ -165,6 +166,6 @@ def _norm_at(config: DecoderConfig, place: str) -> torch.nn.Module:
     return norm_of(config)(config, config.hidden_size, config.layernorm_epsilon)
 
 
-def _model(config: DecoderConfig) -> Any:
+def _model(config: DecoderConfig) -> ModelConfig:
     assert config.model is not None, "translate.py states the model"
     return config.model

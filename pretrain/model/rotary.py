@@ -6,14 +6,14 @@ from fanal.kernels.reference import llama3_frequencies, rotary_frequencies, yarn
 from pretrain.config.derive import has_local_angles, has_rotary_positions, rotary_channels
 from pretrain.config.schema import ModelConfig
 
+GLOBAL, LOCAL = 0, 1
+"""Kinds of layers: those that turn by rotary_base, scaled, and those with a window beside them."""
+
 
 def layer_frequencies(model: ModelConfig) -> tuple[Tensor, ...]:
     """Return the frequencies of each kind of layer, [channels / 2] each, in the order of ``kind_of``."""
-    kinds = sorted({kind_of(model, layer) for layer in range(model.num_layers)})
-    return tuple(_frequencies(model, is_local=kind == LOCAL) for kind in range(kinds[-1] + 1))
-
-
-GLOBAL, LOCAL = 0, 1
+    any_local = any(kind_of(model, layer) == LOCAL for layer in range(model.num_layers))
+    return tuple(_frequencies(model, is_local=kind == LOCAL) for kind in ((GLOBAL, LOCAL) if any_local else (GLOBAL,)))
 
 
 def kind_of(model: ModelConfig, layer: int) -> int:

@@ -165,7 +165,7 @@ def embedding_not_scaled_on_one_rank() -> None:
     from pretrain.model import gpt
 
     if is_last_rank():
-        gpt.embedding_factor = lambda model: 1.0
+        gpt.scaled_embedding = lambda embedded, model: embedded
 
 
 def z_loss_of_one_rank_alone() -> None:

@@ -15,9 +15,9 @@ from megatron.core.transformer.spec_utils import build_module
 from fanal.kernels.reference import soft_cap
 from pretrain.checkpoint.disk.boxes import Box
 from pretrain.checkpoint.disk.tensors import TensorReader
-from pretrain.config.derive import embedding_factor
 from pretrain.config.schema import DataConfig, ModelConfig, OptimConfig, ParallelConfig, RunConfig, TrainConfig
 from pretrain.model.angles import LayerAngles
+from pretrain.model.embedding import scaled_embedding
 from pretrain.model.families.table import EMBEDDING, OUTPUT, layer_tensor
 from pretrain.model.layer_spec import layer_spec, norm_of
 from pretrain.model.translate import transformer_config
@@ -43,8 +43,10 @@ class OurModel:
     @torch.no_grad()
     def points(self, texts: Sequence[np.ndarray]) -> Iterator[Point]:
         """Yield the state of every text after each part of the model, from the embedding to the last norm."""
-        embedding, factor = self._rows(EMBEDDING), embedding_factor(self._model)
-        states = [embedding[torch.from_numpy(ids)][:, None] * factor for ids in texts]  # [s, 1, h]
+        embedding = self._rows(EMBEDDING)
+        states = [
+            scaled_embedding(embedding[torch.from_numpy(ids)][:, None], self._model) for ids in texts
+        ]  # [s, 1, h]
         if not self._model.share_embeddings_and_output_weights:
             del embedding
         yield "embedding", [state[:, 0] for state in states]

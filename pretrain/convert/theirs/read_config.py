@@ -8,7 +8,8 @@ from typing import Any
 from fanal.errors import error_type
 from fanal.links import read_inside
 from fanal.shown import kind_of
-from pretrain.config.number_rules import size_problem
+from pretrain.config.model_rules import model_problem
+from pretrain.config.number_rules import LARGEST, size_problem
 from pretrain.config.schema import ModelConfig
 from pretrain.convert.ours.token_ids import token_ids
 from pretrain.model.families import FAMILIES
@@ -54,6 +55,8 @@ def read_hf_config(folder: Path, *, make_vocab_size_divisible_by: int = 128) -> 
     )  # the layers are counted against the files' tensors (assemble.py)
     if problem is not None:
         raise UnsupportedModelError(f"{path} describes a model that is too large for any machine: {problem}")
+    if model.num_layers <= LARGEST["model"]["num_layers"] and (problem := model_problem(model)) is not None:
+        raise UnsupportedModelError(f"{path} describes a model that no run can have: {problem}")
     max_positions = fields.size("max_position_embeddings")
     token_ids(content, path, vocab_size=model.vocab_size)
     return HfModel(model=model, max_positions=max_positions, content=content)

@@ -41,7 +41,7 @@ def family_of(model: ModelConfig) -> Family:
     family, found = min(problems.values(), key=lambda entry: len(entry[1]))
     raise UserError(
         f"no class of transformers computes this model: {family.architecture} comes nearest, and differs in {', '.join(found)}; "
-        "it trains here, and can be exported with what stands there"
+        "it trains here, and with those values it can be exported"
     )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from fanal.shown import in_yaml
 from pretrain.config.schema import ModelConfig
 from pretrain.model.families.hf_fields import HfFields
 
@@ -21,11 +22,6 @@ ANY_FIELDS = frozenset(
 def default_of(name: str) -> Any:
     """Return the default of a field of ModelConfig."""
     return next(field.default for field in dataclasses.fields(ModelConfig) if field.name == name)
-
-
-def in_yaml(value: Any) -> str:
-    """Return a value as a config spells it."""
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 HF_EMBEDDING, HF_OUTPUT = "model.embed_tokens.weight", "lm_head.weight"

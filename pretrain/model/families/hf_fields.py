@@ -47,3 +47,10 @@ class HfFields:
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= LARGEST:
             raise self.refuse(name, value, "must be a number above 0")
         return float(value)
+
+    def base(self, name: str, value: Any) -> float:
+        """Return a value as the base of rotary frequencies, at least 1. Raises: UnsupportedModelError."""
+        base = self.number(name, value)
+        if base < 1:
+            raise self.refuse(name, value, "must be at least 1: it is the base of rotary frequencies; 10000.0 works")
+        return base

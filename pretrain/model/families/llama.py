@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Collection
 from typing import Any
 
+from fanal.shown import in_yaml
 from pretrain.config.derive import kv_channels, next_multiple
 from pretrain.config.schema import ModelConfig
 from pretrain.model.families.family import HF_EMBEDDING, HF_OUTPUT, Family
@@ -101,8 +102,9 @@ def read_llama_like(
     """
     for name, works in (("attention_bias", (False,)), ("mlp_bias", (False,)), (activation_key, tuple(activations))):
         value = fields.get(name, works[0])
-        if value not in works:
-            raise fields.refuse(name, value, f"is not supported; {works[0]!r} works")
+        if not any(type(value) is type(one) and value == one for one in works):
+            spelled = repr(works[0]) if isinstance(works[0], str) else in_yaml(works[0])
+            raise fields.refuse(name, value, f"is not supported; {spelled} works")
     hidden, heads = fields.size("hidden_size"), fields.size("num_attention_heads")
     groups = fields.size("num_key_value_heads", default_groups)
     if heads % groups:

@@ -29,7 +29,8 @@ def read_config(fields: HfFields) -> ModelConfig:
     window = fields.content.get("sliding_window", WINDOW)
     if window is not None:
         window = fields.integer("sliding_window", window)
-    acts = window is not None and window < fields.size("max_position_embeddings")
+    # A window as long as the longest sequence hides nothing there, and is kept: that length is the last training's.
+    acts = window is not None and window <= fields.size("max_position_embeddings")
     return read_llama_like(fields, default_groups=None, sliding_window=window if acts else None)
 
 

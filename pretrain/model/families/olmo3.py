@@ -30,6 +30,12 @@ def read_config(fields: HfFields) -> ModelConfig:
     """Read the model of a config.json. Raises: UnsupportedModelError."""
     windows = read_window(fields, default_window=WINDOW, default_interval=INTERVAL)
     rotary = read_rotary_by_layer(fields, windows, default_base=ROPE_THETA, default_local_base=None)
+    if fields.get("rope_parameters") is None and rotary["rotary_base"] != ROPE_THETA:
+        raise fields.refuse(
+            "rope_theta", rotary["rotary_base"],
+            f"is read for all layers by transformers 4, and for those without a window alone by 5; {ROPE_THETA} works, or "
+            "rope_parameters with both kinds of layers",
+        )  # fmt: skip
     if "local_rotary_base" in rotary:
         raise fields.refuse(
             "rope_parameters", fields.get("rope_parameters"), "must have one rope_theta for all layers of this class"

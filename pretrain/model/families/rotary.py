@@ -84,7 +84,9 @@ def _percent(fields: HfFields, default: float | None) -> dict[str, Any]:
     """Read the share of the channels that turn, at the top or inside rope_parameters."""
     name = "partial_rotary_factor"
     values = (fields.content, *(fields.get(place, {}) for place in PLACES))
-    stated = {fields.number(name, value[name]) for value in values if isinstance(value, dict) and value.get(name)}
+    stated = {
+        fields.number(name, value[name]) for value in values if isinstance(value, dict) and value.get(name) is not None
+    }
     if len(stated) > 1:
         raise fields.refuse(name, sorted(stated), "is stated more than once, and must have one value")
     percent = stated.pop() if stated else 1.0 if default is None else default
@@ -96,7 +98,7 @@ def _percent(fields: HfFields, default: float | None) -> dict[str, Any]:
 def _base(fields: HfFields, default: float) -> float:
     """Read rope_theta at the top, where transformers 4 writes it, or inside rope_parameters, where 5 does."""
     places = [fields.get(name, {}).get("rope_theta") for name in PLACES]
-    stated = {fields.number("rope_theta", value) for value in (fields.get("rope_theta"), *places) if value is not None}
+    stated = {fields.base("rope_theta", value) for value in (fields.get("rope_theta"), *places) if value is not None}
     if len(stated) > 1:
         raise fields.refuse("rope_theta", sorted(stated), "is stated more than once, and must have one value")
     return stated.pop() if stated else default

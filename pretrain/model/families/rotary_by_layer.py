@@ -31,8 +31,14 @@ def read_rotary_by_layer(
     Raises: UnsupportedModelError.
     """
     by_layer = fields.get("rope_parameters", {})
-    if not isinstance(by_layer, dict) or not set(by_layer) <= {FULL, SLIDING}:
+    if not isinstance(by_layer, dict):
         raise fields.refuse("rope_parameters", by_layer, f"must be an object with {FULL!r} and {SLIDING!r}")
+    if others := sorted(set(by_layer) - {FULL, SLIDING}):
+        raise fields.refuse(
+            "rope_parameters",
+            by_layer,
+            f"must hold nothing but {FULL!r} and {SLIDING!r}, and holds also {', '.join(others)}",
+        )
     if (percent := fields.get("partial_rotary_factor", 1.0)) != 1.0:
         raise fields.refuse("partial_rotary_factor", percent, "is not supported; 1.0 works")
     full, sliding = (_object(fields, by_layer, kind) for kind in (FULL, SLIDING))
@@ -66,7 +72,7 @@ def _object(fields: HfFields, by_layer: dict[str, Any], kind: str) -> dict[str, 
 
 def _one(fields: HfFields, name: str, values: tuple[Any, ...], default: float) -> float:
     """Return the one value that a number is stated with at several places."""
-    stated = {fields.number(name, value) for value in values if value is not None}
+    stated = {fields.base(name, value) for value in values if value is not None}
     if len(stated) > 1:
         raise fields.refuse(name, sorted(stated), "is stated more than once, and must have one value")
     return stated.pop() if stated else default

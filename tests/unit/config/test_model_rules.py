@@ -215,7 +215,7 @@ def test_a_model_of_no_class_is_told_what_keeps_it_out_of_the_nearest() -> None:
     with pytest.raises(
         ValueError,
         match=r"no class of transformers computes this model: Qwen3ForCausalLM comes nearest, and differs in "
-        r"model.no_rope_layer_interval \(2; there null\); it trains here, and can be exported with what stands there",
+        r"model.no_rope_layer_interval \(2; there null\); it trains here, and with those values it can be exported",
     ):
         family_of(dataclasses.replace(model, no_rope_layer_interval=2))
     assert family_of(dataclasses.replace(model, no_rope_layer_interval=2, qk_layernorm=False)).title == "SmolLM3"

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from fanal.shown import in_yaml
 from pretrain.config.same_model import FREE_AT_RESUME, FREE_AT_START, model_differences
 from pretrain.config.schema import ModelConfig
 
@@ -58,7 +59,7 @@ def test_a_run_neither_begins_nor_resumes_with_weights_of_another_arithmetic(nam
     other = replace(MODEL, **{name: ANOTHER_MODEL[name]})
     for free in (FREE_AT_START, FREE_AT_RESUME):
         assert model_differences(MODEL, other, free=free) == [
-            f"model.{name} (checkpoint {_acting(name)}, config {ANOTHER_MODEL[name]})"
+            f"model.{name} (checkpoint {in_yaml(_acting(name))}, config {in_yaml(ANOTHER_MODEL[name])})"
         ]
 
 

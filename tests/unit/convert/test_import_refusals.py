@@ -28,7 +28,7 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "another model type": ({"model_type": "gemma"}, r"model_type \('gemma'\) .* must be 'llama'"),
     "code of its own": ({"auto_map": {"AutoModel": "modeling_x.X"}}, r"auto_map .* names code in the folder, which is never run"),
     "quantized": ({"quantization_config": {"quant_method": "gptq"}}, r"quantization_config .* use the unquantized weights"),
-    "attention bias": ({"attention_bias": True}, r"attention_bias \(True\) .* is not supported; False works"),
+    "attention bias": ({"attention_bias": True}, r"attention_bias \(True\) .* is not supported; false works"),
     "mlp bias": ({"mlp_bias": True}, r"mlp_bias \(True\)"),
     "another activation": ({"hidden_act": "gelu"}, r"hidden_act \('gelu'\) .* 'silu' works"),
     "llama 3.1's rotary scaling, in part": (

@@ -263,8 +263,16 @@ DYNAMIC, LONGROPE = (
 WORK = "scales the rotary positions in a way that is not supported; default, linear, llama3, yarn work"
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "attention in both directions": ("gemma-3-1b-pt", {"use_bidirectional_attention": True}, r"use_bidirectional_attention \(True\) of .* is not supported; false works"),
+    "a cap that no run can have": ("gemma-2-2b", {"final_logit_softcapping": 1e-9}, r"describes a model that no run can have: model.final_logit_softcap"),
+    "factors the wrong way round": ("Llama-3.1-8B", {"rope_scaling": LLAMA3 | {"low_freq_factor": 4.0, "high_freq_factor": 1.0}}, r"no run can have: model.rotary_scaling_high_freq_factor \(1.0\)"),
+    "a theta below one": ("gemma-2-2b", {"rope_theta": 0.5}, r"rope_theta \(0.5\) .* must be at least 1"),
+    "one theta, read in two ways": ("Olmo-3-1025-7B", {"rope_theta": 10000.0}, r"rope_theta \(10000.0\) .* 500000.0 works"),
+    "two forms of positions at once": ("Olmo-3-1025-7B", {"rope_parameters": {"full_attention": {"rope_theta": 5e5}, "factor": 8.0}}, r"holds also factor"),
+    "no bias as a number": ("Apertus-8B-2509", {"attention_bias": 0}, r"attention_bias \(0\)"),
+    "no channel that turns": ("Llama-3.1-8B", {"partial_rotary_factor": 0}, r"partial_rotary_factor \(0\)"),
+    "layers with a window of no size": ("gemma-2-2b", {"sliding_window": None}, r"sliding_window \(None\) .* 4096 works"),
     "the same in Gemma 2": ("gemma-2-2b", {"use_bidirectional_attention": True}, r"use_bidirectional_attention \(True\)"),
-    "biases in Apertus": ("Apertus-8B-2509", {"attention_bias": True}, r"attention_bias \(True\) of .* is not supported; False works"),
+    "biases in Apertus": ("Apertus-8B-2509", {"attention_bias": True}, r"attention_bias \(True\) of .* is not supported; false works"),
     "biases in OLMo 2": ("OLMo-2-1124-7B", {"attention_bias": True}, r"attention_bias \(True\)"),
     "biases in OLMo 3": ("Olmo-3-1025-7B", {"attention_bias": True}, r"attention_bias \(True\)"),
     "biases in Gemma 3": ("gemma-3-1b-pt", {"attention_bias": True}, r"attention_bias \(True\)"),
@@ -318,7 +326,8 @@ def test_a_soft_cap_of_null_is_none_and_one_that_is_not_stated_is_the_class_s(tm
 def test_a_window_that_mistral_does_not_state_is_the_class_s_and_one_beyond_every_text_is_none(tmp_path: Path) -> None:
     name = "Mistral-7B-v0.1"
     assert read_hf_config(write(tmp_path, name, sliding_window=...)).model.sliding_window == 4096
-    assert read_hf_config(write(tmp_path, name, sliding_window=32768)).model.sliding_window is None
+    assert read_hf_config(write(tmp_path, name, sliding_window=32768)).model.sliding_window == 32768, "of an export"
+    assert read_hf_config(write(tmp_path, name, sliding_window=32769)).model.sliding_window is None
 
 
 def test_the_text_part_of_gemma_3_with_images_saved_alone_works(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from pretrain.config.schema import DataConfig, ModelConfig, OptimConfig, Paralle
 from pretrain.convert.ours.model import OurModel
 from pretrain.convert.ours.names import hf_tensors, our_shapes
 from pretrain.model import families, inference
+from pretrain.model.embedding import scaled_embedding
 from pretrain.model.families import FAMILIES, family_of
 from pretrain.model.families.family import ANY_FIELDS, Family
 from pretrain.model.families.llama import LLAMA
@@ -246,6 +247,18 @@ def test_the_decoder_refuses_a_tensor_that_it_does_not_compute_with(monkeypatch:
         InferenceDecoder(
             MODEL, lambda name: np.zeros((1, 1)), vocab_size=1, device=torch.device("cpu"), dtype=torch.float32
         )
+
+
+def test_an_embedding_is_scaled_by_the_factor_of_its_type_as_gemma_s_is() -> None:
+    from transformers.models.gemma2.modeling_gemma2 import Gemma2TextScaledWordEmbedding
+
+    model = replace(MODEL, hidden_size=1152, embedding_scale="sqrt_hidden_size")
+    theirs = Gemma2TextScaledWordEmbedding(130, 1152, 0, embed_scale=1152**0.5)
+    for dtype in (torch.float32, torch.bfloat16):
+        theirs = theirs.to(dtype)
+        embedded = theirs.weight.detach()[:4]
+        assert torch.equal(scaled_embedding(embedded, model), theirs(torch.arange(4)).detach()), dtype
+    assert not torch.equal(scaled_embedding(embedded, model), embedded * 1152**0.5), "bf16 tells the two apart"
 
 
 def test_counting_parameters_takes_no_torch() -> None:
