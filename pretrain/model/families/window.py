@@ -25,7 +25,8 @@ def read_window(fields: HfFields, *, default_window: int, default_interval: int)
     """
     window, layers = fields.size("sliding_window", default_window), fields.size("num_hidden_layers")
     stated = fields.get("layer_types")
-    if fields.content.get("sliding_window", window) is None and (stated is None or SLIDING in stated):
+    needs_one = stated is None or (isinstance(stated, list) and SLIDING in stated)
+    if needs_one and fields.content.get("sliding_window", window) is None:
         raise fields.refuse("sliding_window", None, f"must be stated where layers have one; {default_window} works")
     if stated is None:
         # In a model of fewer layers, all of them have a window.

@@ -270,6 +270,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "two forms of positions at once": ("Olmo-3-1025-7B", {"rope_parameters": {"full_attention": {"rope_theta": 5e5}, "factor": 8.0}}, r"holds also factor"),
     "no bias as a number": ("Apertus-8B-2509", {"attention_bias": 0}, r"attention_bias \(0\)"),
     "no channel that turns": ("Llama-3.1-8B", {"partial_rotary_factor": 0}, r"partial_rotary_factor \(0\)"),
+    "a number for the layers' kinds": ("gemma-2-2b", {"sliding_window": None, "layer_types": 3}, r"layer_types \(3\) .* must be a list"),
     "layers with a window of no size": ("gemma-2-2b", {"sliding_window": None}, r"sliding_window \(None\) .* 4096 works"),
     "the same in Gemma 2": ("gemma-2-2b", {"use_bidirectional_attention": True}, r"use_bidirectional_attention \(True\)"),
     "biases in Apertus": ("Apertus-8B-2509", {"attention_bias": True}, r"attention_bias \(True\) of .* is not supported; false works"),
