@@ -29,8 +29,12 @@ class HfFields:
         return default if value is None else value
 
     def refuse(self, name: str, value: object, rule: str) -> UnsupportedModelError:
-        """Return the error about a value, to be raised."""
-        return UnsupportedModelError(f"{name} ({shown(value, 120)}) of {self.path} {rule}")
+        """Return the error about a value, to be raised.
+
+        Args: rule: what must hold of it; where it names nothing that works, the file as it was does.
+        """
+        works = "" if " work" in rule else "; the file as the model's makers wrote it works"
+        return UnsupportedModelError(f"{name} ({shown(value, 120)}) of {self.path} {rule}{works}")
 
     def size(self, name: str, default: int | None = None) -> int:
         """Return an integer above 0 and below 2**31. Raises: UnsupportedModelError."""
