@@ -82,7 +82,7 @@ def test_another_value_than_the_default_of_a_field_that_was_added_is_another_mod
 ) -> None:
     refused = resume(golden, tomorrow, "model.of_tomorrow=true")
     assert refused.returncode == 2, refused.stdout + refused.stderr
-    assert f"{golden.checkpoint} belongs to another run: model.of_tomorrow (checkpoint False, config True)" in (
+    assert f"{golden.checkpoint} belongs to another run: model.of_tomorrow (checkpoint false, config true)" in (
         refused.stderr
     )
     assert "Set them back to the checkpoint's values, or start a new run in another run_dir" in refused.stderr
