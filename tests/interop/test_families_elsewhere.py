@@ -86,7 +86,9 @@ class Exported:
             if (program.name, name) == (MLX_LM.name, "gemma"):
                 monkeypatch.setattr(inference, "geglu", lambda gate, up: torch.nn.functional.gelu(gate) * up)
             if (program.name, name) == (MLX_LM.name, "gemma3"):
-                monkeypatch.setattr(inference, "embedding_factor", lambda model: in_bf16(embedding_factor(model)))
+                monkeypatch.setattr(
+                    inference, "scaled_embedding", lambda embedded, model: embedded * in_bf16(embedding_factor(model))
+                )
             return dataclasses.replace(self.lab, decoder=load_decoder(opened, torch.device("cpu")))
 
 
