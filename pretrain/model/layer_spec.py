@@ -118,7 +118,7 @@ def softmax_scale(config: DecoderConfig, layer: int) -> float:
 def layer_spec(config: DecoderConfig, attention_backend: str) -> ModuleSpec:
     """Return the spec of one decoder layer, with a norm at each place where the model has one."""
     model = _model(config)
-    places = {spec.name for spec in table_of(model).layer}
+    places = _places(config)
     per_head = model.qk_layernorm_scope == "head"
 
     def at(place: str, module: type[torch.nn.Module]) -> type[torch.nn.Module]:
@@ -161,9 +161,14 @@ def norm_of(config: DecoderConfig) -> type[torch.nn.Module]:
 
 
 def _norm_at(config: DecoderConfig, place: str) -> torch.nn.Module:
-    if all(spec.name != place for spec in table_of(_model(config)).layer):
+    if place not in _places(config):
         return IdentityOp()
     return norm_of(config)(config, config.hidden_size, config.layernorm_epsilon)
+
+
+def _places(config: DecoderConfig) -> set[str]:
+    """Return the places in a layer where the model has a tensor."""
+    return {spec.name for spec in table_of(_model(config)).layer}
 
 
 def _model(config: DecoderConfig) -> ModelConfig:

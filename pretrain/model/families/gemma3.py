@@ -12,7 +12,7 @@ from pretrain.model.families.gemma2 import GEMMA2, read_caps, read_gemma
 from pretrain.model.families.gemma2 import misfit as misfit_of_gemma2
 from pretrain.model.families.hf_fields import HfFields
 from pretrain.model.families.rotary import ROTARY_FIELDS
-from pretrain.model.families.rotary_by_layer import read_rotary_by_layer, write_rotary_by_layer
+from pretrain.model.families.rotary_by_layer import misfit_of_scaling, read_rotary_by_layer, write_rotary_by_layer
 from pretrain.model.families.table import KEY_NORM, QUERY_NORM
 from pretrain.model.families.window import read_window
 
@@ -49,9 +49,7 @@ def read_config(fields: HfFields) -> ModelConfig:
 
 def misfit(model: ModelConfig) -> str | None:
     """Return why the class cannot compute a model of these fields; None if it can."""
-    if model.sliding_window and model.full_attention_layer_interval is None and model.rotary_scaling != "none":
-        return "model.rotary_scaling in layers with model.sliding_window"
-    return misfit_of_gemma2(model)
+    return misfit_of_scaling(model) or misfit_of_gemma2(model)
 
 
 GEMMA3 = dataclasses.replace(

@@ -10,7 +10,7 @@ from pretrain.config.schema import ModelConfig
 from pretrain.model.families.hf_fields import HfFields
 from pretrain.model.families.llama import read_llama_like
 from pretrain.model.families.olmo2 import EPSILON, FIXED, OLMO2
-from pretrain.model.families.rotary_by_layer import read_rotary_by_layer, write_rotary_by_layer
+from pretrain.model.families.rotary_by_layer import misfit_of_scaling, read_rotary_by_layer, write_rotary_by_layer
 from pretrain.model.families.window import WINDOW_FIELDS, read_window, write_window
 
 WINDOW = 4096
@@ -44,20 +44,13 @@ def read_config(fields: HfFields) -> ModelConfig:
     return read_llama_like(fields, default_groups=groups, default_epsilon=EPSILON, **FIXED, **rotary, **windows)
 
 
-def misfit(model: ModelConfig) -> str | None:
-    """Return why the class cannot compute a model of these fields; None if it can."""
-    if model.sliding_window and model.full_attention_layer_interval is None and model.rotary_scaling != "none":
-        return "model.rotary_scaling in layers with model.sliding_window"
-    return None
-
-
 OLMO3 = dataclasses.replace(
     OLMO2,
     title="OLMo 3",
     architecture="Olmo3ForCausalLM",
     model_type="olmo3",
     fields=OLMO2.fields | WINDOW_FIELDS,
-    misfit=misfit,
+    misfit=misfit_of_scaling,
     write_config=write_config,
     read_config=read_config,
 )

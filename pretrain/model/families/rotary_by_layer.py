@@ -21,6 +21,13 @@ def write_rotary_by_layer(model: ModelConfig) -> dict[str, Any]:
     return found if model.rotary_scaling == "none" else found | {"rope_scaling": scaling}
 
 
+def misfit_of_scaling(model: ModelConfig) -> str | None:
+    """Return why such a class cannot compute a model of these fields: it does not scale in layers with a window; None if it can."""
+    if model.sliding_window and model.full_attention_layer_interval is None and model.rotary_scaling != "none":
+        return "model.rotary_scaling in layers with model.sliding_window"
+    return None
+
+
 def read_rotary_by_layer(
     fields: HfFields, windows: dict[str, Any], *, default_base: float, default_local_base: float | None
 ) -> dict[str, Any]:
