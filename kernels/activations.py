@@ -15,34 +15,70 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 _BETA = 0.5  # xielu's, as every published model has it
 
 
-class _GeGLU(torch.autograd.Function):
-    """Hold gate and up."""
+class _SwiGLU(torch.autograd.Function):
+    """Hold gate and up, side by side as they come. silu'(x) is torch's own."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, gate: Tensor, up: Tensor) -> Tensor:
-        ctx.save_for_backward(gate, up)
+    def forward(ctx: FunctionCtx, gate_and_up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate_and_up)
+        gate, up = gate_and_up.chunk(2, dim=-1)
+        return F.silu(gate).mul_(up)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (gate_and_up,) = ctx.saved_tensors  # pyright: ignore[reportAttributeAccessIssue]
+        gate, up = gate_and_up.chunk(2, dim=-1)
+        result = torch.empty_like(gate_and_up)
+        for_gate, for_up = result.chunk(2, dim=-1)
+        torch.mul(F.silu(gate), gradient, out=for_up)
+        torch.ops.aten.silu_backward.grad_input(gradient * up, gate, grad_input=for_gate)
+        return result
+
+
+def swiglu(gate_and_up: Tensor) -> Tensor:
+    """Compute silu(gate) * up, elementwise. Holds its input.
+
+    In bf16 it rounds twice, after silu and after the product, as transformers' Llama does.
+
+    Args: gate_and_up [..., 2 f], the gate first.
+    Returns: [..., f] in the dtype of its input.
+    Source: Shazeer, GLU Variants Improve Transformer, 2020 (arXiv:2002.05202).
+    """
+    return _SwiGLU.apply(gate_and_up)  # pyright: ignore[reportReturnType]
+
+
+class _GeGLU(torch.autograd.Function):
+    """Hold gate and up, side by side as they come."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, gate_and_up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate_and_up)
+        gate, up = gate_and_up.chunk(2, dim=-1)
         return F.gelu(gate, approximate="tanh").mul_(up)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        gate, up = ctx.saved_tensors  # pyright: ignore[reportAttributeAccessIssue]
-        for_up = F.gelu(gate, approximate="tanh").mul_(gradient)
-        return torch.ops.aten.gelu_backward(gradient * up, gate, approximate="tanh"), for_up
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (gate_and_up,) = ctx.saved_tensors  # pyright: ignore[reportAttributeAccessIssue]
+        gate, up = gate_and_up.chunk(2, dim=-1)
+        result = torch.empty_like(gate_and_up)
+        for_gate, for_up = result.chunk(2, dim=-1)
+        torch.mul(F.gelu(gate, approximate="tanh"), gradient, out=for_up)
+        torch.ops.aten.gelu_backward.grad_input(gradient * up, gate, approximate="tanh", grad_input=for_gate)
+        return result
 
 
-def geglu(gate: Tensor, up: Tensor) -> Tensor:
-    """Compute gelu(gate) * up, gelu in its tanh form, elementwise. Holds gate and up.
+def geglu(gate_and_up: Tensor) -> Tensor:
+    """Compute gelu(gate) * up, gelu in its tanh form, elementwise. Holds its input.
 
     In bf16 it rounds twice, after gelu and after the product, as transformers' Gemma does.
 
-    Args: gate, up [..., f], equal shapes and dtypes.
-    Returns: [..., f] in gate.dtype.
+    Args: gate_and_up [..., 2 f], the gate first.
+    Returns: [..., f] in the dtype of its input.
     Source: Shazeer, GLU Variants Improve Transformer, 2020 (arXiv:2002.05202).
     """
-    assert gate.shape == up.shape, f"gate {tuple(gate.shape)} and up {tuple(up.shape)} must have the same shape"
-    assert gate.dtype == up.dtype, f"gate ({gate.dtype}) and up ({up.dtype}) must have one dtype"
-    return _GeGLU.apply(gate, up)  # pyright: ignore[reportReturnType]
+    return _GeGLU.apply(gate_and_up)  # pyright: ignore[reportReturnType]
 
 
 def squared_relu(x: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fanal.kernels.attention_blocks import block_attention
+from fanal.kernels.causal_blocks import causal_blocks
 from fanal.kernels.packing import pack, unpack
 from fanal.kernels.reference import document_ids
 
@@ -60,6 +61,8 @@ def _within_rows(
 ) -> Tensor:
     """Attend within whole rows. [s, b, n, d], [s, b, g, d] twice -> [s, b, n, d]"""
     window = None if window is None or window >= len(query) else window
+    if query.device.type == "cpu":
+        return causal_blocks(query, key, value, softmax_scale, window, soft_cap)
     if window is None and soft_cap is None:
         return _causal(query, key, value, softmax_scale)
     return block_attention(query, key, value, softmax_scale, window, soft_cap)

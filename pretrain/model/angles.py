@@ -9,20 +9,24 @@ import torch
 from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding
 
 from fanal.kernels.reference import rotary_angles
+from fanal.kernels.rotary import rotary_table
 from pretrain.config.derive import kv_channels
 from pretrain.config.schema import ModelConfig
 from pretrain.model.rotary import layer_frequencies
 
 
 class LayerAngles(RotaryEmbedding):
-    """Angles of every position for every kind of layer, in one tensor: megatron hands it to each layer through recomputation
-    and every pipeline stage, and the layer takes its own (layer_spec.py)."""
+    """Cosines and sines of every position for every kind of layer, in one tensor: megatron hands it to each layer through
+    recomputation and every pipeline stage, and the layer takes its own (layer_spec.py). Made once for a sequence length."""
 
     def __init__(self, model: ModelConfig) -> None:
         super().__init__(kv_channels(model), model.rotary_percent, rotary_base=model.rotary_base)  # type: ignore[arg-type]
         self.inv_freq = torch.stack(layer_frequencies(model)).to(self.inv_freq.device)  # [k, c/2]
+        self._table: torch.Tensor | None = None
 
     def forward(self, max_seq_len: int, *_: Any, **__: Any) -> torch.Tensor:
-        """Return the angles [k, s, 1, 1, c]: those of the two halves of the turned channels are the same."""
-        angles = torch.stack([rotary_angles(max_seq_len, frequencies) for frequencies in self.inv_freq])
-        return torch.cat((angles, angles), dim=-1)[:, :, None, None, :]
+        """Return the cosines and sines, [k, 2, s, c/2], fp32: those of the two halves of the turned channels are the same."""
+        if self._table is None or self._table.shape[-2] != max_seq_len:
+            angles = torch.stack([rotary_angles(max_seq_len, frequencies) for frequencies in self.inv_freq])
+            self._table = rotary_table(angles)
+        return self._table

@@ -21,6 +21,7 @@ from pretrain.model.embedding import scaled_embedding
 from pretrain.model.families.tensors import tensors_of
 from pretrain.model.initialize import initialize
 from pretrain.model.layer_spec import CausalSelfAttention, stage_spec
+from pretrain.model.linear import linear
 from pretrain.model.translate import PARAMS_DTYPE, DecoderConfig, transformer_config
 from pretrain.parallel.world import World
 
@@ -34,6 +35,8 @@ class Decoder(GPTModel):
     def __init__(self, *, model: ModelConfig, real_vocab_columns: int, **kwargs: object) -> None:
         super().__init__(**kwargs)  # type: ignore[arg-type]
         self.rotary_pos_emb = LayerAngles(model)
+        if self.post_process:
+            self.output_layer._forward_impl = linear  # megatron makes this layer itself, of its own class
         self.final_logit_softcap = model.final_logit_softcap
         if self.pre_process and model.embedding_scale != "none":
             # A hook, since megatron's embedding has no place for a factor; under sequence parallelism it scales this rank's part.

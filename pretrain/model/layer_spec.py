@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
+from megatron.core.tensor_parallel import checkpoint
 from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.identity_op import IdentityOp
@@ -18,7 +18,8 @@ from megatron.core.transformer.transformer_block import TransformerBlockSubmodul
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 
 from fanal.kernels.attention import causal_attention
-from pretrain.config.derive import has_sliding_window, kv_channels
+from fanal.kernels.rotary import rotary, rotary_qkv
+from pretrain.config.derive import has_rotary_positions, has_sliding_window, kv_channels
 from pretrain.config.schema import ModelConfig
 from pretrain.model.activation import XIELU
 from pretrain.model.families.table import (
@@ -30,6 +31,7 @@ from pretrain.model.families.table import (
     QUERY_NORM,
 )
 from pretrain.model.families.tensors import table_of
+from pretrain.model.linear import ColumnParallelLinear, RowParallelLinear
 from pretrain.model.norms import HeadNorm, KeysNorm, LayerNorm, QueriesNorm, RMSNorm
 from pretrain.model.rotary import attention_factor, kind_of
 from pretrain.model.translate import DecoderConfig
@@ -67,23 +69,45 @@ class CausalSelfAttention(torch.nn.Module):
 
 
 class LayerAttention(SelfAttention):
-    """megatron's attention, which turns by the angles of its own kind of layer and may have a norm behind it."""
+    """megatron's attention with one operation between projection and scores, and perhaps a norm behind it.
+
+    Its forward is the part of megatron's that trains: no inference, no packed sequences of megatron's own.
+    """
 
     def __init__(self, config: DecoderConfig, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
-        self.kind = kind_of(_model(config), self.layer_number - 1)
+        model, layer = _model(config), self.layer_number - 1
+        self.turns, self.kind = has_rotary_positions(model, layer), kind_of(model, layer)
+        self.heads_per_group = self.num_attention_heads_per_partition // self.num_query_groups_per_partition
         self.post_layernorm = _norm_at(config, POST_ATTENTION_NORM)
 
     def forward(  # type: ignore[override]
-        self, hidden: torch.Tensor, *args: Any, rotary_pos_emb: torch.Tensor, **kwargs: Any
+        self, hidden: torch.Tensor, attention_mask: torch.Tensor | None, *, rotary_pos_emb: torch.Tensor, **_: Any
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Args: hidden [s, b, h] or, under sequence parallelism, [s/t, b, h]; rotary_pos_emb as of LayerAngles."""
-        output, bias = super().forward(hidden, *args, rotary_pos_emb=rotary_pos_emb[self.kind], **kwargs)
+        mixed, _bias = self.linear_qkv(hidden)
+        query, key, value = self._split(mixed, rotary_pos_emb[self.kind])
+        if self.checkpoint_core_attention and self.training:
+            context = checkpoint(self.core_attention, False, query, key, value, attention_mask)
+        else:
+            context = self.core_attention(query, key, value, attention_mask)
+        output, bias = self.linear_proj(context)
         return self.post_layernorm(output), bias
+
+    def _split(self, mixed: torch.Tensor, table: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Split [s, b, (n + 2 g)/t * d] into query [s, b, n/t, d], key and value [s, b, g/t, d], normed and turned."""
+        grouped = mixed.unflatten(-1, (self.num_query_groups_per_partition, -1))
+        has_norms = not isinstance(self.q_layernorm, IdentityOp) or not isinstance(self.k_layernorm, IdentityOp)
+        if self.turns and not has_norms:
+            return rotary_qkv(grouped, table, self.heads_per_group)
+        size = self.hidden_size_per_attention_head
+        query, key, value = grouped.split([self.heads_per_group * size, size, size], dim=-1)
+        query, key = self.q_layernorm(query.unflatten(-1, (-1, size)).flatten(2, 3)), self.k_layernorm(key)
+        return (rotary(query, table), rotary(key, table), value) if self.turns else (query, key, value)
 
 
 class FeedForward(MLP):
-    """megatron's feed-forward, whose activation may learn, with a norm behind it or none."""
+    """megatron's feed-forward with an activation of ours, which may learn, and a norm behind it or none."""
 
     def __init__(self, config: DecoderConfig, **kwargs: Any) -> None:
         projections = MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
@@ -92,8 +116,10 @@ class FeedForward(MLP):
             self.activation_func = XIELU(config)
         self.post_layernorm = _norm_at(config, POST_FEED_FORWARD_NORM)
 
-    def forward(self, hidden: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
-        output, bias = super().forward(hidden, *args, **kwargs)
+    def forward(self, hidden: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Args: hidden [s, b, h] or, under sequence parallelism, [s/t, b, h]."""
+        wide, _bias = self.linear_fc1(hidden)
+        output, bias = self.linear_fc2(self.activation_func(wide))
         return self.post_layernorm(output), bias
 
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-from fanal.kernels.activations import squared_relu
+from fanal.kernels.activations import geglu, squared_relu, swiglu
 from pretrain.config.derive import has_gate, has_rotary_positions, kv_channels
 from pretrain.config.schema import ModelConfig, RunConfig
 
@@ -15,18 +15,14 @@ PARAMS_DTYPE = {"bf16": torch.bfloat16, "fp32": torch.float32}
 """Type of weights and activations by train.precision."""
 
 
-def gelu_tanh(gate: torch.Tensor) -> torch.Tensor:
-    """Return the tanh approximation of GELU (Hendrycks and Gimpel, 2016, arXiv:1606.08415)."""
-    return F.gelu(gate, approximate="tanh")
-
-
 ACTIVATIONS = {
-    "swiglu": F.silu,
-    "geglu": gelu_tanh,
+    "swiglu": swiglu,
+    "geglu": geglu,
     "squared_relu": squared_relu,
     "xielu": F.relu,  # stands in until layer_spec.py puts the module there
 }
-"""What the gate, or all of the feed-forward, goes through; xielu learns, and is a module of its layer (layer_spec.py)."""
+"""What the first projection of the feed-forward goes through, with a gate its two halves; xielu learns, and is a module of its
+layer (layer_spec.py)."""
 
 
 @dataclass
@@ -80,6 +76,8 @@ def transformer_config(run: RunConfig) -> DecoderConfig:
         # Interleaved stages between two ranks: batched point-to-point silently swaps activations and gradients.
         overlap_p2p_comm=virtual > 1,
         batch_p2p_comm=virtual == 1,
+        # The wait for the whole device after each message guarded against a race in torch that was mended in 2022 (pytorch#82450).
+        batch_p2p_sync=False,
         # A stage's output is needed only as its neighbour's input, so its memory is freed once it is sent. The interleaved
         # schedule frees it while the send may still read it: on gloo that corrupts activations (docs/log.md).
         deallocate_pipeline_outputs=virtual == 1,
