@@ -7,18 +7,18 @@ from typing import Any
 
 import torch
 from megatron.core import parallel_state
-from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
+from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 from megatron.core.models.gpt import GPTModel
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from fanal.kernels.attention import select_attention_backend
 from fanal.kernels.cross_entropy import vocab_parallel_cross_entropy
-from fanal.kernels.reference import soft_cap
 from pretrain.config.derive import kv_channels, num_tokens, padded_vocab_size
 from pretrain.config.schema import ModelConfig, ParallelConfig, RunConfig
 from pretrain.model.angles import LayerAngles
 from pretrain.model.embedding import scaled_embedding
 from pretrain.model.families.tensors import tensors_of
+from pretrain.model.gradients import finalize_gradients, send_nothing_to_oneself
 from pretrain.model.initialize import initialize
 from pretrain.model.layer_spec import CausalSelfAttention, stage_spec
 from pretrain.model.linear import linear
@@ -51,12 +51,10 @@ class Decoder(GPTModel):
 
         Args: labels [b, s]; logits [s, b, v/t]. Returns: [2, b, s], fp32.
         """
-        if self.final_logit_softcap is not None:
-            logits = soft_cap(logits, self.final_logit_softcap)
-        if self.real_vocab_columns < logits.shape[-1]:
-            logits[..., self.real_vocab_columns :] = torch.finfo(logits.dtype).min
         group: Any = parallel_state.get_tensor_model_parallel_group()
-        figures = vocab_parallel_cross_entropy(logits, labels.transpose(0, 1).contiguous(), group)
+        labels = labels.transpose(0, 1).contiguous()
+        columns, cap = self.real_vocab_columns, self.final_logit_softcap
+        figures = vocab_parallel_cross_entropy(logits, labels, group, columns=columns, soft_cap=cap)
         return torch.stack(figures).transpose(1, 2).contiguous()
 
 
@@ -82,7 +80,7 @@ def build_model(
     for chunk in chunks:
         initialize(chunk, chunk.specs, seed=run.train.seed, tp_rank=world.tp_rank)
     replicas = _wrap(chunks, config, run.parallel)
-    config.finalize_model_grads_func = finalize_model_grads
+    config.finalize_model_grads_func = finalize_gradients
     return replicas
 
 
@@ -125,10 +123,11 @@ def _chunk(
 
 
 def _wrap(chunks: list[Decoder], config: TransformerConfig, parallel: ParallelConfig) -> list[DistributedDataParallel]:
+    alone = parallel_state.get_data_parallel_world_size(with_context_parallel=True) == 1
     ddp_config = DistributedDataParallelConfig(
         grad_reduce_in_fp32=True,
-        overlap_grad_reduce=parallel.overlap_grad_reduce,
-        overlap_param_gather=parallel.overlap_param_gather,
+        overlap_grad_reduce=parallel.overlap_grad_reduce and not alone,
+        overlap_param_gather=parallel.overlap_param_gather and not alone,
         use_distributed_optimizer=parallel.use_distributed_optimizer,
     )
     wrapped = [
@@ -136,7 +135,10 @@ def _wrap(chunks: list[Decoder], config: TransformerConfig, parallel: ParallelCo
         DistributedDataParallel(config, ddp_config, chunk, disable_bucketing=index > 0)
         for index, chunk in enumerate(chunks)
     ]
-    if parallel.overlap_grad_reduce:
+    if alone:
+        for chunk in wrapped:
+            send_nothing_to_oneself(chunk)
+    elif parallel.overlap_grad_reduce:
         no_sync = [chunk.no_sync for chunk in wrapped]
         config.no_sync_func = no_sync[0] if len(wrapped) == 1 else no_sync  # type: ignore[assignment]
     return wrapped

@@ -29,11 +29,11 @@ def _over(adam: torch.optim.Optimizer) -> torch.optim.Optimizer:
             if group["params"]:
                 group["step"] = 0
             continue
-        on_device = group.get("fused") or group.get("capturable")
+        # One pass over each parameter, where torch's own choice makes ten and on a GPU holds one more copy of the shard.
+        group["fused"], group["foreach"] = True, False
         for main in group["params"]:
             # torch counts per parameter: a counter that parameters share would run ahead
-            device = main.device if on_device else "cpu"
-            adam.state[main]["step"] = torch.zeros((), dtype=torch.float32, device=device)
+            adam.state[main]["step"] = torch.zeros((), dtype=torch.float32, device=main.device)
     return adam
 
 

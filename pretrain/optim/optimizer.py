@@ -1,12 +1,10 @@
 """megatron-core's optimizer for a run, over fp32 master weights, split among replicas or not. Which one it is: registry.py."""
 
-import math
-
 import torch
 import torch._dynamo  # which the first act of any optimizer imports: here with all else, before local ranks are forked
+import torch.distributed as dist
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, get_megatron_optimizer
-from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 from megatron.core.utils import get_model_config
 
 from pretrain.config.schema import RunConfig
@@ -50,22 +48,33 @@ def set_learning_rate(optimizer: MegatronOptimizer, rate: float) -> None:
         group["lr"] = rate
 
 
-def gradient_norm(optimizer: MegatronOptimizer) -> float:
+def gradient_norm(optimizer: MegatronOptimizer, device: torch.device) -> float:
     """Make the gradients ready, and return their global norm before gradient clipping; not finite if they cannot be used.
 
     Followed by ``apply_gradients`` or, to skip the step, by nothing: so far nothing has changed. megatron's own ``step``
-    continues with a NaN norm when there is no loss scaler, and every weight becomes NaN.
-    Collective; one device sync.
+    continues with a NaN norm when there is no loss scaler, and every weight becomes NaN; its norm reads one number of each
+    parameter on the host.
+    Collective; one device sync, whatever the number of parameters.
     """
     overflow = optimizer.prepare_grads()
-    grad_norm = float(optimizer.get_grad_norm())
-    return math.inf if overflow else grad_norm
+    assert not overflow, "without a loss scaler nothing is looked for"
+    squares = []
+    for inner in inner_optimizers(optimizer):
+        gradients: list[torch.Tensor] = inner.get_main_grads_for_grad_norm()
+        # Each rank's sum in fp64: its last bits shall not depend on how many ranks add to it.
+        norm = torch.nn.utils.get_total_norm(gradients) if gradients else torch.zeros((), device=device)
+        square = norm.double().square()
+        dist.all_reduce(square, group=inner.get_grad_stats_parallel_group())
+        squares.append(square)
+    return float(torch.stack(squares).sum().sqrt())
 
 
 def apply_gradients(optimizer: MegatronOptimizer, grad_norm: float) -> None:
     """Apply gradient clipping with the norm that ``gradient_norm`` gave, and update. Collective: all ranks call it, or none."""
     for inner in inner_optimizers(optimizer):
-        parameters = inner.get_parameters()
-        if parameters and inner.config.clip_grad > 0.0:
-            clip_grad_by_total_norm_fp32(list(parameters), inner.config.clip_grad, grad_norm)
+        limit = inner.config.clip_grad
+        factor = limit / (grad_norm + 1e-6)
+        gradients = [parameter.grad for parameter in inner.get_parameters() if parameter.grad is not None]
+        if gradients and limit > 0.0 and factor < 1.0:
+            torch._foreach_mul_(gradients, factor)
     optimizer.step_with_ready_grads()

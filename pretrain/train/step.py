@@ -72,7 +72,7 @@ def train_step(
     )
     # Sent off before the norm is: when the host has waited for the norm, the losses are there, and reading them is a copy.
     shared = sum_over_replicas_and_share(losses, world)
-    grad_norm = gradient_norm(optimizer)
+    grad_norm = gradient_norm(optimizer, world.device)
     found = means(shared, domains)
     loss = found.loss
     if run.train.spikes is not None and run.train.spikes.skip:
