@@ -1,18 +1,16 @@
 """Causal attention through torch's scaled_dot_product_attention. Shapes and definition: kernels.attention.
 
-Which CUDA kernel runs under "sdpa" is torch's choice. According to torch's documentation and issue threads (not yet run
-on a GPU here): flash and cuDNN take grouped queries as they are, in bf16 and fp16; the memory-efficient kernel refuses
-them, so grouped queries in fp32, or with a head too large for flash and cuDNN, run the "math" kernel, which holds the
-[s, s] scores in memory. torch.nn.attention.sdpa_kernel pins one kernel, for measuring.
+Which kernel runs on a GPU, and that none of them holds [s, s] scores in memory: kernels.sdpa_cuda_attention.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fanal.kernels.attention_backend import Backend, nothing
 from fanal.kernels.attention_blocks import block_attention
 from fanal.kernels.packing import pack, unpack
-from fanal.kernels.reference import document_ids
+from fanal.kernels.sdpa_cuda_attention import costs_on_cuda, sdpa_on_cuda
 
 
 def _causal(query: Tensor, key: Tensor, value: Tensor, softmax_scale: float | None) -> Tensor:
@@ -46,13 +44,14 @@ def sdpa_attention(
     Args: as in kernels.attention.causal_attention.
     Returns: [s, b, n, d].
     """
+    if query.device.type != "cpu":
+        return sdpa_on_cuda(query, key, value, softmax_scale, document_starts, window, soft_cap)
     if document_starts is None:
         return _within_rows(query, key, value, softmax_scale, window, soft_cap)
     # Measured on one CPU core, torch 2.13.0, n=8, g=2, d 64, forward and backward, against causal attention over whole
     # rows: document by document takes 0.33 to 0.67 (fp32) and 0.44 to 0.78 (bf16) of the time for s of 1,024 and more, a
     # mask 1.4 to 1.7. At s = 64 with documents of 8 tokens it takes 2.0 to 2.3, and 1 to 2 ms.
-    form = _document_by_document if query.device.type == "cpu" else _with_masks
-    return form(query, key, value, softmax_scale, document_starts, window, soft_cap)
+    return _document_by_document(query, key, value, softmax_scale, document_starts, window, soft_cap)
 
 
 def _within_rows(
@@ -84,36 +83,9 @@ def _document_by_document(
     return unpack(torch.cat(outputs), query)
 
 
-def _with_masks(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    softmax_scale: float | None,
-    document_starts: Tensor,
-    window: int | None,
-    soft_cap: float | None,
-) -> Tensor:
-    """Mask other documents: no host sync. Not yet run on a GPU."""
-    documents = document_ids(document_starts, query.shape[1], len(query))
-    if window is None and soft_cap is None:
-        return _masked(query, key, value, softmax_scale, documents)
-    return block_attention(query, key, value, softmax_scale, window, soft_cap, documents)
-
-
-def _masked(query: Tensor, key: Tensor, value: Tensor, softmax_scale: float | None, documents: Tensor) -> Tensor:
-    """Make one call with a boolean mask, [b, 1, s, s]. documents [b, s]. Not yet run on a GPU.
-
-    Of torch's fused CUDA kernels only the memory-efficient one takes a mask, and it takes no grouped queries, so keys and
-    values are repeated n/g times.
-    """
-    num_heads = query.shape[2]
-    seen = (documents[:, :, None] == documents[:, None, :]).tril()[:, None]  # [b, 1, s, s]
-    repeats = num_heads // key.shape[2]
-    output = F.scaled_dot_product_attention(
-        query.permute(1, 2, 0, 3),  # [b, n, s, d]
-        key.repeat_interleave(repeats, dim=2).permute(1, 2, 0, 3),  # head j reads group j // repeats
-        value.repeat_interleave(repeats, dim=2).permute(1, 2, 0, 3),
-        attn_mask=seen,
-        scale=softmax_scale,
-    )
-    return output.permute(2, 0, 1, 3)
+SDPA = Backend(
+    name="sdpa",
+    obstacles=nothing,
+    call=sdpa_attention,
+    costs=lambda situation: costs_on_cuda(situation) if situation.device_type == "cuda" else [],
+)

@@ -1,6 +1,6 @@
 """The records that a run reports, with units in their names, and the arithmetic of throughput."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from pretrain.state import Skip
@@ -67,6 +67,10 @@ class StartRecord:
     """Versions of python, torch and megatron-core."""
     passes: dict[str, float]
     """Passes over each training source, by its prefix, when the run has come to its last step; of thousands, the largest."""
+    attention: str = ""
+    """Attention backend of rank 0; empty in a log of version 0.1."""
+    attention_passed_over: dict[str, str] = field(default_factory=dict)
+    """The backends that come before it, each with what kept it from running."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ from pretrain.data.validation import ValidationSamples
 from pretrain.log.record import EndRecord
 from pretrain.log.run_dir import hold_run_dir, open_run_dir
 from pretrain.log.sinks import Sinks, open_sinks
-from pretrain.model.gpt import attention_backend, build_model
+from pretrain.model.gpt import attention_choice, build_model
 from pretrain.optim.optimizer import build_optimizer, set_learning_rate
 from pretrain.optim.schedule import learning_rate
 from pretrain.parallel.device import resolve_device
@@ -121,7 +121,7 @@ def _train(run: RunConfig, rank: int, watchdog: Watchdog) -> Outcome:
             open_sinks(run, world, start_step=state.step) as sinks,
             open_saver(run, model, optimizer, world, resumed_step=state.step or None, origin=origin) as saver,
         ):
-            sinks.write(start_record(run, world, attention_backend(model), sources, state))
+            sinks.write(start_record(run, world, attention_choice(model), sources, state))
             if origin is not None:
                 sinks.say(f"started from {described(origin)}")
             since = Standing(state.step, state.consumed_samples)

@@ -4,6 +4,7 @@ import importlib.metadata
 import platform
 import time
 
+from fanal.kernels.attention_choice import Choice
 from fanal.run_progress import Standing
 from pretrain.config.derive import train_samples
 from pretrain.config.schema import RunConfig
@@ -36,13 +37,13 @@ def headline(run: RunConfig, world: World, attention: str) -> str:
     )
 
 
-def start_record(run: RunConfig, world: World, attention: str, sources: Sources, state: TrainState) -> StartRecord:
+def start_record(run: RunConfig, world: World, attention: Choice, sources: Sources, state: TrainState) -> StartRecord:
     """Return the record of this start of the run, which continues from ``state``."""
     since = Standing(state.step, state.consumed_samples)
     return StartRecord(
         step=state.step,
         train_steps=run.train.train_steps,
-        headline=headline(run, world, attention),
+        headline=headline(run, world, attention.name),
         device=device_name(world.device),
         num_ranks=world.size,
         versions={
@@ -53,6 +54,8 @@ def start_record(run: RunConfig, world: World, attention: str, sources: Sources,
             source.prefix: round(source.passes, 6)
             for source in most_read(source_passes(run, sources, since), MOST_SOURCES)
         },
+        attention=attention.name,
+        attention_passed_over=attention.passed_over,
     )
 
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from fanal.kernels import reference
-from fanal.kernels.attention import causal_attention, select_attention_backend
+from fanal.kernels.attention import causal_attention
+from fanal.kernels.attention_choice import BACKENDS, select_attention_backend, situation_here
 from fanal.kernels.rms_norm import rms_norm
 from pretrain.parallel.local import run_local_ranks
 from tests.dist.harness import make_run, rank_main, run_and_trace
@@ -19,13 +20,44 @@ def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found.double() - expected.double()).norm() / expected.double().norm())
 
 
+def chosen(requested: str, num_groups: int, **asked: object) -> str:
+    """The backend of 16 query heads of 128 in bf16, after its trial on the GPU."""
+    device = torch.device("cuda", 0)
+    situation = situation_here(
+        device=device, dtype=torch.bfloat16, head_size=128, num_heads=16, num_groups=num_groups, **asked
+    )
+    return select_attention_backend(requested, situation, device).name
+
+
+@pytest.mark.parametrize("requested", [name for name in BACKENDS if name != "reference"])
+@pytest.mark.parametrize("asked", [{}, {"documents": True}, {"window": 100}])
+def test_a_backend_that_this_machine_has_passes_its_trial(asked: dict[str, object], requested: str) -> None:
+    device = torch.device("cuda", 0)
+    situation = situation_here(device=device, dtype=torch.bfloat16, head_size=128, num_heads=16, num_groups=4, **asked)
+    if reasons := BACKENDS[requested].obstacles(situation):
+        pytest.skip("; ".join(reasons))
+    assert select_attention_backend(requested, situation, device).name == requested
+
+
+def test_whole_rows_run_a_fused_kernel_of_torch_and_hold_no_scores() -> None:
+    tensors = [
+        torch.randn(4096, 1, heads, 128, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+        for heads in (16, 4, 4)
+    ]
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    causal_attention(*tensors, "sdpa").sum().backward()
+    scores = 16 * 4096 * 4096 * 2  # bytes of the [s, s] scores of all heads in bf16
+    assert torch.cuda.max_memory_allocated() - before < scores / 2
+
+
 @pytest.mark.parametrize("num_groups", [1, 4, 16])
 def test_attention_in_bf16_follows_its_definition_forward_and_backward(num_groups: int) -> None:
     torch.manual_seed(0)
     shapes = [(512, 2, 16, 128), (512, 2, num_groups, 128), (512, 2, num_groups, 128)]
     tensors = [torch.randn(shape, device="cuda", dtype=torch.bfloat16, requires_grad=True) for shape in shapes]
     exact = [tensor.detach().double().requires_grad_() for tensor in tensors]
-    backend = select_attention_backend("auto", "cuda", torch.bfloat16, 128)
+    backend = chosen("auto", num_groups)
     output, expected = causal_attention(*tensors, backend), reference.causal_grouped_attention(*exact)
     assert relative_error(output, expected) < 2**-7
     weight = torch.randn_like(expected)
@@ -36,14 +68,14 @@ def test_attention_in_bf16_follows_its_definition_forward_and_backward(num_group
         assert relative_error(found.grad, wanted.grad) < 2e-2
 
 
-@pytest.mark.parametrize("requested", ["auto", "sdpa"])
+@pytest.mark.parametrize("requested", ["auto", "varlen", "sdpa"])
 def test_attention_in_documents_in_bf16_follows_its_definition_forward_and_backward(requested: str) -> None:
     torch.manual_seed(0)
     shapes = [(512, 2, 16, 128), (512, 2, 4, 128), (512, 2, 4, 128)]
     tensors = [torch.randn(shape, device="cuda", dtype=torch.bfloat16, requires_grad=True) for shape in shapes]
     exact = [tensor.detach().double().requires_grad_() for tensor in tensors]
     starts = torch.tensor([0, 1, 130, 511, 512, 700, 1024], dtype=torch.int32, device="cuda")
-    backend = select_attention_backend(requested, "cuda", torch.bfloat16, 128)
+    backend = chosen(requested, 4, documents=True)
     output = causal_attention(*tensors, backend, document_starts=starts)
     expected = reference.causal_grouped_attention(*exact, document_starts=starts)
     assert relative_error(output, expected) < 2**-7
@@ -67,7 +99,7 @@ def test_windows_and_caps_in_bf16_follow_their_definition_forward_and_backward(
     exact = [tensor.detach().double().requires_grad_() for tensor in tensors]
     starts = torch.tensor([0, 1, 130, 511, 512, 700, 1024], dtype=torch.int32, device="cuda") if documents else None
     options = {"document_starts": starts, "window": window, "soft_cap": soft_cap}
-    backend = select_attention_backend(requested, "cuda", torch.bfloat16, 128, soft_cap)
+    backend = chosen(requested, 4, documents=documents, window=window, soft_cap=soft_cap)
     output = causal_attention(*tensors, backend, **options)
     expected = reference.causal_grouped_attention(*exact, **options)
     assert relative_error(output, expected) < 2**-7

@@ -3,17 +3,18 @@
 Shapes: s sequence, b micro batch, n query heads, g query groups, d head size.
 """
 
-import logging
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
 
-from fanal.kernels import attention_blocks, flash_attention, sdpa_attention
-from fanal.kernels.attention import causal_attention, select_attention_backend
+from fanal.kernels import attention_blocks, sdpa_attention
+from fanal.kernels.attention import causal_attention
 from fanal.kernels.reference import causal_grouped_attention
-from tests.unit.kernels.test_document_attention import errors, inputs, run, stand_in_for_flash
+from fanal.kernels.sdpa_cuda_attention import sdpa_on_cuda
+from tests.unit.kernels.flash_stand_ins import put_in_place
+from tests.unit.kernels.test_document_attention import errors, inputs, run
 
 FORWARD_BOUND = {torch.float32: 2e-6, torch.bfloat16: 2**-7}
 BACKWARD_BOUND = {torch.float32: 3e-6, torch.bfloat16: 2e-2}
@@ -22,28 +23,14 @@ SEQ_LENGTH = 33
 STARTS = [0, 1, 2, 30, 33, 66, 80, 98, 99]  # s 33, b 3: documents of one token, across window edges, of a whole row
 
 
-def stand_in_for_plain_flash(query: Tensor, key: Tensor, value: Tensor, **options: object) -> Tensor:
-    """flash_attn_func by its documentation: [b, s, heads, d]; rows are documents of one length."""
-    starts = torch.arange(0, query.shape[0] * query.shape[1] + 1, query.shape[1], dtype=torch.int32)
-    packed = (tensor.flatten(0, 1) for tensor in (query, key, value))
-    lengths = {
-        "cu_seqlens_q": starts,
-        "cu_seqlens_k": starts,
-        "max_seqlen_q": query.shape[1],
-        "max_seqlen_k": query.shape[1],
-    }
-    return stand_in_for_flash(*packed, **lengths, **options).view(query.shape)
-
-
-@pytest.fixture(params=["reference", "sdpa", "sdpa off the CPU", "flash"])
+@pytest.fixture(params=["reference", "sdpa", "sdpa off the CPU", "flash2", "flash3", "flash4"])
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The name of a backend, set up to take the form of the parameter, in blocks so short that there are several."""
     if request.param == "sdpa off the CPU":
-        monkeypatch.setattr(sdpa_attention, "_document_by_document", sdpa_attention._with_masks)
+        monkeypatch.setattr(sdpa_attention, "_document_by_document", sdpa_on_cuda)
     monkeypatch.setattr(attention_blocks, "MIN_BLOCK", 4)
     monkeypatch.setattr(attention_blocks, "CAPPED_BLOCK", 5)
-    monkeypatch.setattr(flash_attention, "flash_attn_func", stand_in_for_plain_flash)
-    monkeypatch.setattr(flash_attention, "flash_attn_varlen_func", stand_in_for_flash)
+    put_in_place(monkeypatch, "flash2", "flash3", "flash4")
     return request.param.split()[0]
 
 
@@ -167,18 +154,3 @@ def test_windows_and_caps_that_mean_nothing_are_refused() -> None:
         causal_attention(query, key, value, "sdpa", window=0)
     with pytest.raises(AssertionError, match=r"soft_cap \(0.0\) must be above 0"):
         causal_attention(query, key, value, "sdpa", soft_cap=0.0)
-
-
-def test_a_flash_attn_that_takes_no_cap_is_refused_and_auto_goes_round_it(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    arguments = ("cuda", torch.bfloat16, 128)
-    monkeypatch.setattr(flash_attention, "flash_attn_func", lambda q, k, v, window_size: None)
-    with pytest.raises(ValueError, match=r"flash_attn takes no cap on the scores \(50.0\), 2.6 and later do.*'sdpa'"):
-        select_attention_backend("flash", *arguments, soft_cap=50.0)
-    assert select_attention_backend("flash", *arguments) == "flash"
-    with caplog.at_level(logging.INFO, logger="fanal.kernels.attention"):
-        assert select_attention_backend("auto", *arguments, soft_cap=50.0) == "sdpa"
-    assert "head size 128, soft cap 50.0" in caplog.text and "no fused kernel with a cap" in caplog.text
-    monkeypatch.setattr(flash_attention, "flash_attn_func", lambda q, k, v, window_size, softcap: None)
-    assert select_attention_backend("auto", *arguments, soft_cap=50.0) == "flash"
