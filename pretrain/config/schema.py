@@ -272,6 +272,8 @@ class TrainConfig:
     not implemented."""
     recompute: Literal["none", "selective", "full"] = "none"
     """Activations computed again in the backward pass: of attention (selective) or of whole layers (full)."""
+    deterministic: bool = False
+    """True computes the same bits each time on a GPU too, at a cost that was not measured; a CPU does in any case."""
     seed: int = 42
     """Seed of the initial weights."""
     validation_interval: int | None = None

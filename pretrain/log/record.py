@@ -67,6 +67,8 @@ class StartRecord:
     """Versions of python, torch and megatron-core."""
     passes: dict[str, float]
     """Passes over each training source, by its prefix, when the run has come to its last step; of thousands, the largest."""
+    deterministic: bool = False
+    """Whether the same bits come out each time, on a GPU too (train.deterministic)."""
     attention: str = ""
     """Attention backend of rank 0; empty in a log of version 0.1."""
     attention_passed_over: dict[str, str] = field(default_factory=dict)

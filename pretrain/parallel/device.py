@@ -10,7 +10,6 @@ Two things cannot be reached that way, being methods: ``Tensor.cuda`` and ``Tens
 
 import contextlib
 import importlib
-import os
 import types
 from typing import Any, Literal
 
@@ -74,9 +73,6 @@ def gpu_memory_bytes() -> int:
 def prepare_device(device_type: Literal["cuda", "cpu"], local_rank: int) -> torch.device:
     """Make this process's device the current one, and megatron-core ready for it. May be called again."""
     if device_type == "cuda":
-        # One hardware queue: kernels start in the order they were issued, so that communication really goes first where
-        # tensor parallelism overlaps it with matrix products. Read when the context is made, that is below.
-        os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
         bind_to_gpu(local_rank)
         torch.cuda.set_device(local_rank)
         return torch.device("cuda", local_rank)

@@ -1,6 +1,7 @@
 """The spine: one run from its first to its last step, on one screen."""
 
 import enum
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from pretrain.checkpoint.disk.origin import described
 from pretrain.checkpoint.loading.load import load_checkpoint
 from pretrain.checkpoint.saving.save import Saver, open_saver
 from pretrain.config.derive import global_batch_size_at
+from pretrain.config.library_variables import library_variables
 from pretrain.config.path_rules import paths_of
 from pretrain.config.rules import check_ranks
 from pretrain.config.schema import RunConfig, TrainConfig
@@ -29,6 +31,7 @@ from pretrain.log.sinks import Sinks, open_sinks
 from pretrain.model.gpt import attention_choice, build_model
 from pretrain.optim.optimizer import build_optimizer, set_learning_rate
 from pretrain.optim.schedule import learning_rate
+from pretrain.parallel.determinism import deterministic
 from pretrain.parallel.device import resolve_device
 from pretrain.parallel.environment import least_ranks_on_node, rank_and_size
 from pretrain.parallel.precision import imitated_precision
@@ -81,7 +84,10 @@ def train(run: RunConfig) -> Outcome:
     """
     rank, num_ranks, _ = rank_and_size()
     check_ranks(run, num_ranks)
-    with open_watchdog(run.train.watchdog, run.run_dir, rank=rank) as watchdog:
+    for name, (value, _) in library_variables(run).items():
+        os.environ.setdefault(name, value)  # before anything asks for a GPU, which starts the driver
+    watched = open_watchdog(run.train.watchdog, run.run_dir, rank=rank)
+    with watched as watchdog, deterministic(run.train.deterministic):
         try:
             return _train(run, rank, watchdog)
         except Exception as error:

@@ -4,6 +4,8 @@ import importlib.metadata
 import platform
 import time
 
+import torch
+
 from fanal.kernels.attention_choice import Choice
 from fanal.run_progress import Standing
 from pretrain.config.derive import train_samples
@@ -54,6 +56,7 @@ def start_record(run: RunConfig, world: World, attention: Choice, sources: Sourc
             source.prefix: round(source.passes, 6)
             for source in most_read(source_passes(run, sources, since), MOST_SOURCES)
         },
+        deterministic=torch.are_deterministic_algorithms_enabled(),
         attention=attention.name,
         attention_passed_over=attention.passed_over,
     )
