@@ -331,7 +331,8 @@ class LogConfig:
     """Losses of a record, at most. Where there are more domains (or languages), those with the smallest shares of the mixture are
     recorded together, as ``other``."""
     peak_tflops_per_gpu: float | None = None
-    """Dense peak in TFLOP/s of the training precision, for MFU; null means look the device up."""
+    """Dense peak in TFLOP/s of the training precision, for MFU; null means look the device up, which knows bf16 alone: in fp32
+    there is no MFU without it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,9 +34,13 @@ class StepRecord:
     mfu_causal: float | None
     """Model FLOPs utilisation with the causal half of the attention matrix counted."""
     peak_memory_bytes: int
-    """Peak memory of the rank that used most."""
+    """Peak memory of the rank that used most: of its tensors on a GPU, of its process on a CPU."""
     eta_s: float
     """Seconds until the last step at this pace."""
+    reserved_memory_bytes: int | None = None
+    """The most that PyTorch's allocator took from a GPU, on the rank where that was most: tensors and fragments. None on a CPU."""
+    used_memory_bytes: int | None = None
+    """What was not free on the GPU that was fullest, now: with CUDA's context and NCCL's buffers, which nothing above counts."""
 
 
 @dataclass(frozen=True, kw_only=True)
