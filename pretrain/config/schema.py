@@ -333,6 +333,12 @@ class LogConfig:
     peak_tflops_per_gpu: float | None = None
     """Dense peak in TFLOP/s of the training precision, for MFU; null means look the device up, which knows bf16 alone: in fp32
     there is no MFU without it."""
+    profile_from_step: int | None = None
+    """First step that is traced by torch's profiler into profile/ of the run folder, once a start; null traces none."""
+    profile_steps: int = 2
+    """Steps of that trace. They take longer than others."""
+    profile_rank: int = 0
+    """Rank that is traced, one alone: the first rank of a pipeline stage shows what that stage does."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,6 +43,7 @@ from pretrain.train.memory import check_memory
 from pretrain.train.report import Clock, list_if_bad, rows_without_a_token, start_record, step_record
 from pretrain.train.step import StepResult, train_step
 from pretrain.train.stop import Asked, Requests, open_requests
+from pretrain.train.tracing import Tracer, open_tracer
 from pretrain.train.validate import validate
 from pretrain.train.watchdog import Watchdog, open_watchdog
 
@@ -74,6 +75,7 @@ class Training:
     sinks: Sinks
     requests: Requests
     watchdog: Watchdog
+    tracer: Tracer
 
 
 def train(run: RunConfig) -> Outcome:
@@ -126,6 +128,7 @@ def _train(run: RunConfig, rank: int, watchdog: Watchdog) -> Outcome:
         with (
             open_sinks(run, world, start_step=state.step) as sinks,
             open_saver(run, model, optimizer, world, resumed_step=state.step or None, origin=origin) as saver,
+            open_tracer(run.log, run.run_dir, world) as tracer,
         ):
             sinks.write(start_record(run, world, attention_choice(model), sources, state))
             if origin is not None:
@@ -144,7 +147,7 @@ def _train(run: RunConfig, rank: int, watchdog: Watchdog) -> Outcome:
             )
             training = Training(
                 run=run, world=world, model=model, optimizer=optimizer, reader=reader, validation=validation, saver=saver,
-                sinks=sinks, requests=requests, watchdog=watchdog,
+                sinks=sinks, requests=requests, watchdog=watchdog, tracer=tracer,
             )  # fmt: skip
             return _steps(training, state)
 
@@ -165,7 +168,8 @@ def _steps(training: Training, state: TrainState) -> Outcome:
         training.watchdog.enter("step")
         rate = learning_rate(run.optim, run.train, state.consumed_samples, since)
         batch_size = global_batch_size_at(run.train, state.consumed_samples)
-        state, result = _step(training, state, rate, batch_size)
+        with training.tracer.around(state.step + 1):
+            state, result = _step(training, state, rate, batch_size)
         sinks.step_done(state.step)
         list_if_bad(run, world, training.reader.data, state, result, batch_size, sinks)
         stop_if_diverged(run.train, state, result)
