@@ -1,6 +1,10 @@
 """What only a GPU shows: NCCL, CUDA kernels against their definitions, bf16 training, the same initial weights as a CPU."""
 
+import gzip
+import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -118,8 +122,6 @@ def test_rms_norm_in_bf16_follows_its_definition() -> None:
 
 
 def train_on_cuda(config: Path, folder: Path, *overrides: str) -> dict[int, float]:
-    import json
-
     run = make_run(config, folder, "parallel.device=cuda", *overrides)
     code, failure = run_local_ranks(rank_main, run, None, num_ranks=1, device_type="cuda", log_dir=folder / "logs")
     assert code == 0, failure
@@ -140,3 +142,42 @@ def test_bf16_learns_on_a_gpu_with_overlap(small_run: Path, tmp_path: Path) -> N
     losses = train_on_cuda(small_run, tmp_path, "train.precision=bf16", "train.train_steps=40", *overlap)
     assert all(math.isfinite(loss) for loss in losses.values())
     assert losses[40] < losses[1] - 1.0
+
+
+def test_a_run_that_was_stopped_goes_on_bit_for_bit_where_that_is_asked_for(small_run: Path, tmp_path: Path) -> None:
+    asked = ("train.deterministic=true", "train.precision=bf16", "data.document_mask=true", "optim.lr_decay_samples=80")
+    straight = train_on_cuda(small_run, tmp_path / "straight", *asked, "log.interval=1", "train.train_steps=8")
+    first = train_on_cuda(small_run, tmp_path / "stopped", *asked, "log.interval=1", "train.train_steps=4")
+    both = train_on_cuda(small_run, tmp_path / "stopped", *asked, "log.interval=1", "train.train_steps=8")
+    assert sorted(first) == [1, 2, 3, 4] and both == straight
+
+
+def test_a_run_is_proved_on_a_gpu(small_run: Path, tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "pretrain",
+        "prove",
+        str(small_run),
+        f"run_dir={tmp_path}",
+        "parallel.device=cuda",
+        "--kills",
+        "2",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "train.deterministic=true" in next(tmp_path.rglob("prove.json")).read_text()
+
+
+def test_a_trace_has_kernels_and_a_snapshot_of_memory_beside_it(small_run: Path, tmp_path: Path) -> None:
+    train_on_cuda(small_run, tmp_path, "log.profile_from_step=3", "log.profile_steps=1", "train.train_steps=4")
+    (trace,) = (tmp_path / "profile").glob("trace-*.json.gz")
+    assert '"cat": "kernel"' in gzip.decompress(trace.read_bytes()).decode()
+    assert len(list((tmp_path / "profile").glob("memory-*.pickle"))) == 1
+
+
+def test_the_record_of_a_step_says_what_the_gpu_holds(small_run: Path, tmp_path: Path) -> None:
+    train_on_cuda(small_run, tmp_path, "train.train_steps=2")
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    step = next(record for record in records if record["kind"] == "step")
+    assert 0 < step["peak_memory_bytes"] <= step["reserved_memory_bytes"] < step["used_memory_bytes"]
