@@ -32,7 +32,7 @@ class Situation:
     deterministic: bool = False
     """Whether the same bits must come out each time, in the backward too."""
     capability: tuple[int, int] | None = None
-    """Compute capability of the GPU, such as (9, 0); None where there is none, and then nothing is said of it."""
+    """Compute capability of NVIDIA's GPU, such as (9, 0); None for others, of which the trial alone says something."""
 
     def __str__(self) -> str:
         parts = [

@@ -39,9 +39,9 @@ class Choice:
 
 def situation_here(*, device: torch.device, **of_model) -> Situation:
     """Return the situation of a model on a device of this process. Args: of_model, the other fields of Situation."""
-    capability = (
-        torch.cuda.get_device_capability(device) if device.type == "cuda" and torch.cuda.is_available() else None
-    )
+    # AMD's GPUs have numbers of their own there, (9, 0) as well.
+    is_nvidia = device.type == "cuda" and torch.version.hip is None and torch.cuda.is_available()
+    capability = torch.cuda.get_device_capability(device) if is_nvidia else None
     return Situation(device_type=device.type, capability=capability, **of_model)
 
 
