@@ -29,7 +29,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from fanal.kernels import products
 
 ROWS, LONG_ROWS, LONG = 128, 256, 1_024
-"""Rows of scores of a block, up to a length and beyond it: fewer waste fewer products above the diagonal, more fill the cores better."""
+"""Rows of scores of a block, up to a length and beyond it: fewer waste fewer products, more fill the cores better."""
 MIN_QUERIES = 16
 SCORES = 262_144
 """Scores that lie in memory at a time, 1 MiB: those of a block for as many rows of the batch and groups as go into it."""

@@ -1,9 +1,8 @@
 """Cross entropy over a vocabulary that the ranks of a group hold slices of. Definition: kernels.reference.cross_entropy.
 
-It holds the logits as they are, 2 bytes each in bf16, and writes their gradient in their place; megatron-core 0.16.1 holds an fp32
-softmax, and 6 bytes a logit at its largest. The exponentials are computed twice, in parts that stay in a core's cache: [2048, 8192] on
-one core, torch 2.13.0, forward and backward, FIGURES. It gives the logarithm of the normaliser as well, for a z-loss, and knows a cap
-on the logits and columns that stand for no token, at no further pass.
+It holds the logits as they are, 2 bytes each in bf16, and writes their gradient in their place; megatron-core 0.16.1 holds an
+fp32 softmax, and 6 bytes a logit at its largest. The exponentials are computed twice, in parts that stay in a core's cache. It
+gives the logarithm of the normaliser as well, for a z-loss, and knows a cap on the logits and columns that stand for no token.
 """
 
 from typing import Any

@@ -1,10 +1,10 @@
 """The three matrix products of a linear layer: its output, and the gradients of its input and of its weight.
 
-They are torch's, but for fp32 on a CPU with AVX-512 that is not Intel's. torch takes Intel's MKL there, which uses AVX-512 on Intel's
-own processors alone; oneDNN, which torch brings as well, uses it everywhere. Measured on one core of an AMD EPYC (Zen 5), torch
-2.13.0, 2,048 tokens and the five shapes of a Llama of 26 M parameters: 97 to 111 GFLOP/s with MKL, and with oneDNN 174 to 250
-(output), 226 to 261 (input's gradient), 157 to 236 (weight's gradient). Both are fp32 throughout; their largest error against fp64
-is 3e-7 to 5e-7 and 7e-7 to 1.3e-6 of the largest result. In bf16 torch takes oneDNN by itself.
+They are torch's, but for fp32 on a CPU with AVX-512 that is not Intel's. torch takes Intel's MKL there, which uses AVX-512 on
+Intel's own processors alone; oneDNN, which torch brings as well, uses it everywhere. Measured on one core of an AMD EPYC (Zen 5),
+torch 2.13.0, 2,048 tokens and the five shapes of a Llama of 26 M parameters: 97 to 111 GFLOP/s with MKL, and with oneDNN 174 to
+250 (output), 226 to 261 (gradient of the input), 157 to 236 (gradient of the weight). Both are fp32 throughout; their largest
+error against fp64 is 3e-7 to 5e-7 and 7e-7 to 1.3e-6 of the largest result. In bf16 torch takes oneDNN by itself.
 """
 
 import functools
@@ -85,5 +85,5 @@ def _processor() -> str:
 
 @functools.cache
 def _can_widen(device_type: str) -> bool:
-    """Return whether torch has a product of bf16 that adds to fp32 on a type of device: CUDA, in the versions that know out_dtype."""
+    """Return whether torch has a product of bf16 that adds to fp32: on CUDA, in the versions that know out_dtype."""
     return device_type != "cpu" and hasattr(torch.ops.aten.addmm, "dtype_out")

@@ -1,5 +1,6 @@
-"""Rotary position embedding as it trains, with the split into queries, keys and values. Definition: kernels.reference.rotary_embedding.
+"""Rotary position embedding as it trains, with the split into queries, keys and values.
 
+Definition: kernels.reference.rotary_embedding.
 The arithmetic is in fp32 at least, and rounds once. Held for the backward is the table of cosines and sines alone, which all layers
 of a kind share: the gradient is turned back by the same angles.
 

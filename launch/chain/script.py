@@ -13,6 +13,7 @@ from fanal.shown import shown
 from launch.chain.request import Job, Places
 from launch.chain.unchanged import is_unchanged, keeps_its_names, refuses
 from launch.sites.site import SiteConfig
+from pretrain.config.library_variables import library_variables
 from pretrain.model.families.sizes import num_parameters
 
 EXIT_CODES = "exit-codes"
@@ -188,6 +189,11 @@ def _setting(job: Job) -> list[str]:
         f"export FANAL_RANKS_PER_NODE={job.ranks_per_node}",
         f"export FANAL_NUMA_BINDING={'node' if site.bind_numa and job.gpus_per_node else ''}",
     ]
+    if job.gpus_per_node:
+        lines += [  # a site's own value stays
+            f'export {name}="${{{name}:-{value}}}"  # {reason}'
+            for name, (value, reason) in library_variables(job.run).items()
+        ]
     if job.node_local:
         lines += [
             f"export FANAL_PACKED=$launch_dir/{PACKED}  # unpacked on each node: one file to read, not 4,000 a rank",

@@ -33,6 +33,7 @@ from launch.chain import jobs_file
 from launch.chain.request import launch_dir
 from launch.chain.script import CONFIG, SITE
 from launch.sites.site import read_site
+from launch.status.collectives import hang
 from launch.status.progress import (
     LOSS_BACK_RECORDS,
     Ended,
@@ -115,7 +116,7 @@ def _status(run_dir: Path) -> dict[str, Any]:
     return {
         "run_dir": str(run_dir), "state": state, "step": step, "train_steps": train_steps, "steps_left": left,
         "consumed_tokens": last.get("consumed_tokens"),
-        "metrics_age_s": age_s, **_losses(line), "pace": asdict(speed) if speed else None,
+        "metrics_age_s": age_s, "hang": hang(run_dir), **_losses(line), "pace": asdict(speed) if speed else None,
         **_eta(line, attempts, run, facts, run_dir, speed, left, stands_at),
         "checkpoint": checkpoint,
         "skipped_steps": last.get("skipped_steps"),

@@ -30,6 +30,8 @@ def show(found: Status, console: Console | None = None) -> None:
 def lines(found: Status) -> list[tuple[str, str]]:
     """Yield (what, its figures); what is not known is left out."""
     rows = [("run", found["run_dir"]), ("state", _state(found)), ("step", _step(found))]
+    if found["hang"] is not None:
+        rows.append(("last hang", f"{found['hang']} (logs/stacks-rank-*.txt, logs/collectives-rank-*.json)"))
     if found["loss_step"] is not None:
         before = found["loss_before_step"]
         was = "" if before is None else f"; {_loss(found['loss_before_nats'])} after step {before:,}"

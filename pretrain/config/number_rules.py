@@ -31,12 +31,13 @@ POSITIVE = {
     "optim": ("lr", "lr_decay_samples", "adam_eps"),
     "train": ("train_steps", "global_batch_size", "micro_batch_size", "validation_interval", "validation_samples"),
     "checkpoint": ("interval", "keep_last", "keep_every_steps", "phase_timeout_s"),
-    "log": ("interval", "max_domains", "peak_tflops_per_gpu"),
+    "log": ("interval", "max_domains", "peak_tflops_per_gpu", "profile_from_step", "profile_steps"),
 }  # fmt: skip
 NOT_NEGATIVE = {
     "optim": ("min_lr", "lr_warmup_samples", "weight_decay", "clip_grad"),
     "train": ("max_skipped_steps", "z_loss_weight"),
     "checkpoint": ("max_failed_saves",),
+    "log": ("profile_rank",),
 }
 LARGEST = {
     "model": {"num_layers": 10_000, "hidden_size": 2**20, "ffn_hidden_size": 2**24, "num_attention_heads": 2**16,
@@ -51,7 +52,7 @@ LARGEST = {
               "validation_samples": LARGEST_SAMPLE, "walltime_s": LONGEST_S, "walltime_margin_s": LONGEST_S,
               "z_loss_weight": 1},
     "checkpoint": {"phase_timeout_s": LONGEST_S},
-    "log": {"max_domains": 10_000},
+    "log": {"max_domains": 10_000, "profile_from_step": LARGEST_SAMPLE, "profile_steps": 100},
 }  # fmt: skip
 """Far above what anyone trains (the deepest transformers have a thousand layers), and low enough that what follows from any of
 these is worked out at once and stays a 64-bit number."""

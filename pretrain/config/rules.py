@@ -76,6 +76,11 @@ def check_ranks(run: RunConfig, num_ranks: int) -> None:
     Raises: UserError naming the first broken rule.
     """
     _check_batch(run.train, run.parallel, data_parallel_size(run.parallel, num_ranks=num_ranks))
+    if run.log.profile_from_step is not None and run.log.profile_rank >= num_ranks:
+        raise UserError(
+            f"log.profile_rank ({run.log.profile_rank}) must be one of the {num_ranks} rank(s) of the run, counted from 0; "
+            f"log.profile_rank={num_ranks - 1} works"
+        )
 
 
 def _check_parallel(parallel: ParallelConfig, model: ModelConfig, train: TrainConfig) -> None:

@@ -87,8 +87,9 @@ class ModelConfig:
     """Added to the mean square, or the variance, inside a norm."""
     init_method_std: float = 0.02
     """Standard deviation of initial weights; projections into the residual stream use std / sqrt(2 * num_layers)."""
-    attention_backend: Literal["auto", "sdpa", "flash", "reference"] = "auto"
-    """Attention kernel; auto takes flash-attn on CUDA when it is installed, else PyTorch's own."""
+    attention_backend: Literal["auto", "flash4", "flash3", "flash2", "flash", "varlen", "sdpa", "reference"] = "auto"
+    """Attention kernel: auto takes the first that can run, on CUDA flash-attn 4, 3 or 2 where installed, else PyTorch's own; flash
+    takes the newest flash-attn that can. A table of what each can: docs/attention.md."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,6 +272,8 @@ class TrainConfig:
     not implemented."""
     recompute: Literal["none", "selective", "full"] = "none"
     """Activations computed again in the backward pass: of attention (selective) or of whole layers (full)."""
+    deterministic: bool = False
+    """True computes the same bits each time on a GPU too, at a cost that was not measured; a CPU does in any case."""
     seed: int = 42
     """Seed of the initial weights."""
     validation_interval: int | None = None
@@ -328,7 +331,14 @@ class LogConfig:
     """Losses of a record, at most. Where there are more domains (or languages), those with the smallest shares of the mixture are
     recorded together, as ``other``."""
     peak_tflops_per_gpu: float | None = None
-    """Dense peak in TFLOP/s of the training precision, for MFU; null means look the device up."""
+    """Dense peak in TFLOP/s of the training precision, for MFU; null means look the device up, which knows bf16 alone: in fp32
+    there is no MFU without it."""
+    profile_from_step: int | None = None
+    """First step that is traced by torch's profiler into profile/ of the run folder, once a start; null traces none."""
+    profile_steps: int = 2
+    """Steps of that trace. They take longer than others."""
+    profile_rank: int = 0
+    """Rank that is traced, one alone: the first rank of a pipeline stage shows what that stage does."""
 
 
 @dataclass(frozen=True, kw_only=True)

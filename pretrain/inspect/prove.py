@@ -63,6 +63,8 @@ class Proof:
     run: RunConfig
     folder: Path
     steps: int
+    device: str
+    """cuda or cpu."""
     base: Layout
     """Layout of the straight run and of those that are killed."""
     others: list[Layout]
@@ -75,7 +77,7 @@ class Proof:
         run_dir.mkdir(parents=True, exist_ok=True)
         overrides = (
             f"run_dir={run_dir}",
-            *proof_overrides(self.run.optim, self.run.train, self.steps),
+            *proof_overrides(self.run.optim, self.run.train, self.steps, device=self.device),
             *layout.overrides,
         )
         return self.start(self.folder / CONFIG, overrides, run_dir / OUTPUT)
@@ -116,7 +118,7 @@ def prove(
     settings = {
         "steps": proof.steps,
         "seed": seed,
-        "overrides": list(proof_overrides(run.optim, run.train, proof.steps)),
+        "overrides": list(proof_overrides(run.optim, run.train, proof.steps, device=device)),
     }
     record = write_record(proof.folder, run, settings, proof.base, straight, proved)
     return FINISHED if print_report(proved, record, console) else DIFFERENT
@@ -142,7 +144,15 @@ def prepare(
     (folder / CONFIG).write_text(to_yaml(run))
     progress = ProveProgress(console, num_starts=2 + len(plans) + len(others), num_steps=steps)
     proof = Proof(
-        run=run, folder=folder, steps=steps, base=base, others=others, plans=plans, start=start, progress=progress
+        run=run,
+        folder=folder,
+        steps=steps,
+        device=device,
+        base=base,
+        others=others,
+        plans=plans,
+        start=start,
+        progress=progress,
     )
     return proof, device
 

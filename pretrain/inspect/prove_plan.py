@@ -41,12 +41,12 @@ def num_steps(train: TrainConfig, asked: int | None) -> int:
     return steps
 
 
-def proof_overrides(optim: OptimConfig, train: TrainConfig, steps: int) -> tuple[str, ...]:
+def proof_overrides(optim: OptimConfig, train: TrainConfig, steps: int, *, device: str = "cpu") -> tuple[str, ...]:
     """Return the overrides that make the config a run of a few steps and leave all else the same.
 
     The schedule stays that of the whole run: a rate that fell to its end within these steps would be another training.
     Validation losses stay on, with few samples: a validation that disturbs the training would show as a difference, since
-    a resumed run does not repeat those before its checkpoint.
+    a resumed run does not repeat those before its checkpoint. On a GPU the same bits come out only when asked for.
     """
     interval = (
         "null" if train.validation_interval is None else str(min(train.validation_interval, CHECKPOINT_INTERVAL + 1))
@@ -60,6 +60,7 @@ def proof_overrides(optim: OptimConfig, train: TrainConfig, steps: int) -> tuple
         f"checkpoint.keep_last={KEEP_LAST}",
         "log.interval=1",
         "log.tensorboard=false",
+        *(["train.deterministic=true"] if device == "cuda" else []),
     )
 
 

@@ -1,6 +1,6 @@
 """The records that a run reports, with units in their names, and the arithmetic of throughput."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from pretrain.state import Skip
@@ -34,9 +34,13 @@ class StepRecord:
     mfu_causal: float | None
     """Model FLOPs utilisation with the causal half of the attention matrix counted."""
     peak_memory_bytes: int
-    """Peak memory of the rank that used most."""
+    """Peak memory of the rank that used most: of its tensors on a GPU, of its process on a CPU."""
     eta_s: float
     """Seconds until the last step at this pace."""
+    reserved_memory_bytes: int | None = None
+    """The most that PyTorch's allocator took from a GPU, on the rank where that was most: tensors and fragments. None on a CPU."""
+    used_memory_bytes: int | None = None
+    """What was not free on the GPU that was fullest, now: with CUDA's context and NCCL's buffers, which nothing above counts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +71,12 @@ class StartRecord:
     """Versions of python, torch and megatron-core."""
     passes: dict[str, float]
     """Passes over each training source, by its prefix, when the run has come to its last step; of thousands, the largest."""
+    deterministic: bool = False
+    """Whether the same bits come out each time, on a GPU too (train.deterministic)."""
+    attention: str = ""
+    """Attention backend of rank 0; empty in a log of version 0.1."""
+    attention_passed_over: dict[str, str] = field(default_factory=dict)
+    """The backends that come before it, each with what kept it from running."""
 
 
 @dataclass(frozen=True, kw_only=True)

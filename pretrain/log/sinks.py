@@ -248,7 +248,7 @@ def step_line(record: StepRecord, train_steps: int) -> str:
         f"grad norm {record.grad_norm:.3f}",
         f"tokens/s/GPU {record.tokens_per_second_per_gpu:,.0f}",
         *_mfu(record),
-        f"memory {record.peak_memory_bytes / 2**30:.2f} GiB",
+        _memory(record),
         f"ETA {duration(record.eta_s)}",
     ]
     if record.skipped_steps:
@@ -279,6 +279,15 @@ def save_line(record: SaveReport) -> str:
         f"after {record.save_s:.2f} s)"
     )
     return line if record.warning is None else f"{line}; WARNING: {record.warning}"
+
+
+def _memory(record: StepRecord) -> str:
+    text = f"memory {record.peak_memory_bytes / 2**30:.2f} GiB"
+    if record.reserved_memory_bytes is None or record.used_memory_bytes is None:
+        return text
+    return (
+        f"{text} (reserved {record.reserved_memory_bytes / 2**30:.2f}, in use {record.used_memory_bytes / 2**30:.2f})"
+    )
 
 
 def _mfu(record: StepRecord) -> list[str]:

@@ -11,7 +11,7 @@ from megatron.core.distributed import DistributedDataParallel, DistributedDataPa
 from megatron.core.models.gpt import GPTModel
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-from fanal.kernels.attention import select_attention_backend
+from fanal.kernels.attention_choice import Choice, select_attention_backend, situation_here
 from fanal.kernels.cross_entropy import vocab_parallel_cross_entropy
 from pretrain.config.derive import kv_channels, num_tokens, padded_vocab_size
 from pretrain.config.schema import ModelConfig, ParallelConfig, RunConfig
@@ -20,7 +20,7 @@ from pretrain.model.embedding import scaled_embedding
 from pretrain.model.families.tensors import tensors_of
 from pretrain.model.gradients import finalize_gradients, send_nothing_to_oneself
 from pretrain.model.initialize import initialize
-from pretrain.model.layer_spec import CausalSelfAttention, stage_spec
+from pretrain.model.layer_spec import stage_spec
 from pretrain.model.linear import linear
 from pretrain.model.translate import PARAMS_DTYPE, DecoderConfig, transformer_config
 from pretrain.parallel.world import World
@@ -32,7 +32,7 @@ class Decoder(GPTModel):
     Megatron lets them take part in the softmax, so a model exported without them is not the model that was trained.
     """
 
-    def __init__(self, *, model: ModelConfig, real_vocab_columns: int, **kwargs: object) -> None:
+    def __init__(self, *, model: ModelConfig, attention: Choice, real_vocab_columns: int, **kwargs: object) -> None:
         super().__init__(**kwargs)  # type: ignore[arg-type]
         self.rotary_pos_emb = LayerAngles(model)
         if self.post_process:
@@ -41,6 +41,7 @@ class Decoder(GPTModel):
         if self.pre_process and model.embedding_scale != "none":
             # A hook, since megatron's embedding has no place for a factor; under sequence parallelism it scales this rank's part.
             self.embedding.register_forward_hook(lambda _module, _inputs, output: scaled_embedding(output, model))  # type: ignore[arg-type]
+        self.attention = attention
         self.specs = tensors_of(model)
         """The table of the whole model's tensors."""
         self.real_vocab_columns = real_vocab_columns
@@ -67,16 +68,10 @@ def build_model(
     Args: tokenizer_vocab_size: where a loss is computed, the ids that the tokenizer has; None is all of model.vocab_size.
     """
     config = transformer_config(run)
-    backend = select_attention_backend(
-        run.model.attention_backend,
-        world.device.type,
-        PARAMS_DTYPE[run.train.precision],
-        kv_channels(run.model),
-        run.model.attention_logit_softcap,
-    )
+    attention = _attention(run, world)
     stages = run.parallel.virtual_pipeline_model_parallel_size
     tokens = num_tokens(run.model, tokenizer_vocab_size=tokenizer_vocab_size or run.model.vocab_size)
-    chunks = [_chunk(run, world, config, backend, tokens, stage if stages > 1 else None) for stage in range(stages)]
+    chunks = [_chunk(run, world, config, attention, tokens, stage if stages > 1 else None) for stage in range(stages)]
     for chunk in chunks:
         initialize(chunk, chunk.specs, seed=run.train.seed, tp_rank=world.tp_rank)
     replicas = _wrap(chunks, config, run.parallel)
@@ -84,16 +79,9 @@ def build_model(
     return replicas
 
 
-def attention_backend(model: list[DistributedDataParallel]) -> str:
-    """Return the attention kernel that every layer of these model chunks runs, for the log."""
-    backends = {
-        module.backend
-        for chunk in unwrap(model)
-        for module in chunk.modules()
-        if isinstance(module, CausalSelfAttention)
-    }
-    assert len(backends) == 1, f"layers must share one attention backend, found {sorted(backends)}"
-    return backends.pop()
+def attention_choice(model: list[DistributedDataParallel]) -> Choice:
+    """Return the attention backend that every layer of these model chunks runs, and why others were passed over, for the log."""
+    return unwrap(model)[0].attention
 
 
 def unwrap(model: list[DistributedDataParallel]) -> list[Decoder]:
@@ -101,14 +89,31 @@ def unwrap(model: list[DistributedDataParallel]) -> list[Decoder]:
     return [wrapped.module for wrapped in model]  # type: ignore[misc]
 
 
+def _attention(run: RunConfig, world: World) -> Choice:
+    """Choose this rank's attention backend, with a trial on its GPU."""
+    model, ranks = run.model, world.tensor_model_parallel_size
+    situation = situation_here(
+        device=world.device,
+        dtype=PARAMS_DTYPE[run.train.precision],
+        head_size=kv_channels(model),
+        num_heads=model.num_attention_heads // ranks,
+        num_groups=max(1, model.num_query_groups // ranks),
+        documents=run.data.document_mask,
+        window=model.sliding_window,
+        soft_cap=model.attention_logit_softcap,
+        deterministic=torch.are_deterministic_algorithms_enabled(),
+    )
+    return select_attention_backend(model.attention_backend, situation, world.device)
+
+
 def _chunk(
-    run: RunConfig, world: World, config: DecoderConfig, backend: str, tokens: int, stage: int | None
+    run: RunConfig, world: World, config: DecoderConfig, attention: Choice, tokens: int, stage: int | None
 ) -> Decoder:
     padded = padded_vocab_size(run.model)
     columns = padded // world.tensor_model_parallel_size
     return Decoder(
         config=config,
-        transformer_layer_spec=stage_spec(config, backend),
+        transformer_layer_spec=stage_spec(config, attention.name),
         vocab_size=padded,
         max_sequence_length=run.data.seq_length,
         pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=stage is None, vp_stage=stage),
@@ -118,6 +123,7 @@ def _chunk(
         position_embedding_type="rope",
         vp_stage=stage,
         model=run.model,
+        attention=attention,
         real_vocab_columns=min(columns, max(0, tokens - world.tp_rank * columns)),
     ).to(world.device)
 

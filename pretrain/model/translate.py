@@ -10,6 +10,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from fanal.kernels.activations import geglu, squared_relu, swiglu
 from pretrain.config.derive import has_gate, has_rotary_positions, kv_channels
 from pretrain.config.schema import ModelConfig, RunConfig
+from pretrain.parallel.device import resolve_device
 
 PARAMS_DTYPE = {"bf16": torch.bfloat16, "fp32": torch.float32}
 """Type of weights and activations by train.precision."""
@@ -70,6 +71,8 @@ def transformer_config(run: RunConfig) -> DecoderConfig:
         pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
         virtual_pipeline_model_parallel_size=virtual if virtual > 1 else None,
         sequence_parallel=parallel.sequence_parallel,
+        # Of the embedding's backward, and without Transformer Engine of nothing else; a CPU's adds up in one order as it is.
+        deterministic_mode=run.train.deterministic and resolve_device(run.parallel.device) == "cuda",
         params_dtype=dtype,
         pipeline_dtype=dtype,
         bf16=dtype is torch.bfloat16,

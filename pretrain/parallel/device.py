@@ -10,7 +10,6 @@ Two things cannot be reached that way, being methods: ``Tensor.cuda`` and ``Tens
 
 import contextlib
 import importlib
-import os
 import types
 from typing import Any, Literal
 
@@ -74,9 +73,6 @@ def gpu_memory_bytes() -> int:
 def prepare_device(device_type: Literal["cuda", "cpu"], local_rank: int) -> torch.device:
     """Make this process's device the current one, and megatron-core ready for it. May be called again."""
     if device_type == "cuda":
-        # One hardware queue: kernels start in the order they were issued, so that communication really goes first where
-        # tensor parallelism overlaps it with matrix products. Read when the context is made, that is below.
-        os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
         bind_to_gpu(local_rank)
         torch.cuda.set_device(local_rank)
         return torch.device("cuda", local_rank)
@@ -89,12 +85,21 @@ def prepare_device(device_type: Literal["cuda", "cpu"], local_rank: int) -> torc
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Return the largest memory held so far: by PyTorch's allocator on a GPU, by the process on a CPU."""
+    """Return the largest memory held so far: by tensors on a GPU, by the process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def gpu_held_bytes(device: torch.device) -> tuple[int, int] | None:
+    """Return what a GPU holds beyond its tensors: (the most that PyTorch's allocator had, fragments included; all that is not free
+    now, with CUDA's context, NCCL's buffers and what other processes have). None on a CPU. Asks the driver, waits for no kernel."""
+    if device.type != "cuda":
+        return None
+    free, total = torch.cuda.mem_get_info(device)
+    return torch.cuda.max_memory_reserved(device), total - free
 
 
 def device_name(device: torch.device) -> str:

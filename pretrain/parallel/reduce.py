@@ -48,11 +48,11 @@ def any_rank_each(flags: Sequence[bool], world: World) -> list[bool]:
     return [bool(answer) for answer in answers.tolist()]
 
 
-def largest(value: float, world: World) -> float:
-    """Return the largest of all ranks' values. Collective over all ranks; one device sync."""
-    answer = torch.tensor([value], dtype=torch.float64, device=world.device)
-    dist.all_reduce(answer, op=dist.ReduceOp.MAX)
-    return float(answer.item())
+def largest_each(values: Sequence[int], world: World) -> list[int]:
+    """Return, for each place, the largest of all ranks' integers below 2**63. Collective over all ranks; one device sync."""
+    box = torch.tensor(values, dtype=torch.int64, device=world.device)
+    dist.all_reduce(box, op=dist.ReduceOp.MAX)
+    return box.tolist()
 
 
 def smallest_each(values: Sequence[int], world: World) -> list[int]:

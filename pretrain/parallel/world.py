@@ -80,6 +80,8 @@ def open_world(config: ParallelConfig, *, seed: int) -> Iterator[World]:
         rank=rank,
         world_size=size,
         timeout=datetime.timedelta(seconds=config.timeout_s),
+        # With it NCCL connects now and not in the first step, cuts later groups from this one, and refuses tensors of another GPU.
+        device_id=device if device.type == "cuda" else None,
     )
     virtual = config.virtual_pipeline_model_parallel_size
     parallel_state.initialize_model_parallel(

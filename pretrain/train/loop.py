@@ -1,6 +1,7 @@
 """The spine: one run from its first to its last step, on one screen."""
 
 import enum
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from pretrain.checkpoint.disk.origin import described
 from pretrain.checkpoint.loading.load import load_checkpoint
 from pretrain.checkpoint.saving.save import Saver, open_saver
 from pretrain.config.derive import global_batch_size_at
+from pretrain.config.library_variables import library_variables
 from pretrain.config.path_rules import paths_of
 from pretrain.config.rules import check_ranks
 from pretrain.config.schema import RunConfig, TrainConfig
@@ -26,9 +28,10 @@ from pretrain.data.validation import ValidationSamples
 from pretrain.log.record import EndRecord
 from pretrain.log.run_dir import hold_run_dir, open_run_dir
 from pretrain.log.sinks import Sinks, open_sinks
-from pretrain.model.gpt import attention_backend, build_model
+from pretrain.model.gpt import attention_choice, build_model
 from pretrain.optim.optimizer import build_optimizer, set_learning_rate
 from pretrain.optim.schedule import learning_rate
+from pretrain.parallel.determinism import deterministic
 from pretrain.parallel.device import resolve_device
 from pretrain.parallel.environment import least_ranks_on_node, rank_and_size
 from pretrain.parallel.precision import imitated_precision
@@ -40,6 +43,7 @@ from pretrain.train.memory import check_memory
 from pretrain.train.report import Clock, list_if_bad, rows_without_a_token, start_record, step_record
 from pretrain.train.step import StepResult, train_step
 from pretrain.train.stop import Asked, Requests, open_requests
+from pretrain.train.tracing import Tracer, open_tracer
 from pretrain.train.validate import validate
 from pretrain.train.watchdog import Watchdog, open_watchdog
 
@@ -71,6 +75,7 @@ class Training:
     sinks: Sinks
     requests: Requests
     watchdog: Watchdog
+    tracer: Tracer
 
 
 def train(run: RunConfig) -> Outcome:
@@ -81,7 +86,10 @@ def train(run: RunConfig) -> Outcome:
     """
     rank, num_ranks, _ = rank_and_size()
     check_ranks(run, num_ranks)
-    with open_watchdog(run.train.watchdog, run.run_dir, rank=rank) as watchdog:
+    for name, (value, _) in library_variables(run).items():
+        os.environ.setdefault(name, value)  # before anything asks for a GPU, which starts the driver
+    watched = open_watchdog(run.train.watchdog, run.run_dir, rank=rank)
+    with watched as watchdog, deterministic(run.train.deterministic):
         try:
             return _train(run, rank, watchdog)
         except Exception as error:
@@ -120,8 +128,9 @@ def _train(run: RunConfig, rank: int, watchdog: Watchdog) -> Outcome:
         with (
             open_sinks(run, world, start_step=state.step) as sinks,
             open_saver(run, model, optimizer, world, resumed_step=state.step or None, origin=origin) as saver,
+            open_tracer(run.log, run.run_dir, world) as tracer,
         ):
-            sinks.write(start_record(run, world, attention_backend(model), sources, state))
+            sinks.write(start_record(run, world, attention_choice(model), sources, state))
             if origin is not None:
                 sinks.say(f"started from {described(origin)}")
             since = Standing(state.step, state.consumed_samples)
@@ -138,7 +147,7 @@ def _train(run: RunConfig, rank: int, watchdog: Watchdog) -> Outcome:
             )
             training = Training(
                 run=run, world=world, model=model, optimizer=optimizer, reader=reader, validation=validation, saver=saver,
-                sinks=sinks, requests=requests, watchdog=watchdog,
+                sinks=sinks, requests=requests, watchdog=watchdog, tracer=tracer,
             )  # fmt: skip
             return _steps(training, state)
 
@@ -159,7 +168,8 @@ def _steps(training: Training, state: TrainState) -> Outcome:
         training.watchdog.enter("step")
         rate = learning_rate(run.optim, run.train, state.consumed_samples, since)
         batch_size = global_batch_size_at(run.train, state.consumed_samples)
-        state, result = _step(training, state, rate, batch_size)
+        with training.tracer.around(state.step + 1):
+            state, result = _step(training, state, rate, batch_size)
         sinks.step_done(state.step)
         list_if_bad(run, world, training.reader.data, state, result, batch_size, sinks)
         stop_if_diverged(run.train, state, result)

@@ -4,6 +4,9 @@ import importlib.metadata
 import platform
 import time
 
+import torch
+
+from fanal.kernels.attention_choice import Choice
 from fanal.run_progress import Standing
 from pretrain.config.derive import train_samples
 from pretrain.config.schema import RunConfig
@@ -15,8 +18,8 @@ from pretrain.log.record import BadStepRecord, StartRecord, StepRecord, throughp
 from pretrain.log.sinks import Sinks
 from pretrain.model.families.sizes import num_parameters
 from pretrain.model.flops import flops_per_token, model_flops_utilization, peak_tflops
-from pretrain.parallel.device import device_name, peak_memory_bytes
-from pretrain.parallel.reduce import largest
+from pretrain.parallel.device import device_name, gpu_held_bytes, peak_memory_bytes
+from pretrain.parallel.reduce import largest_each
 from pretrain.parallel.world import World
 from pretrain.state import TrainState
 from pretrain.train.step import StepResult
@@ -36,13 +39,13 @@ def headline(run: RunConfig, world: World, attention: str) -> str:
     )
 
 
-def start_record(run: RunConfig, world: World, attention: str, sources: Sources, state: TrainState) -> StartRecord:
+def start_record(run: RunConfig, world: World, attention: Choice, sources: Sources, state: TrainState) -> StartRecord:
     """Return the record of this start of the run, which continues from ``state``."""
     since = Standing(state.step, state.consumed_samples)
     return StartRecord(
         step=state.step,
         train_steps=run.train.train_steps,
-        headline=headline(run, world, attention),
+        headline=headline(run, world, attention.name),
         device=device_name(world.device),
         num_ranks=world.size,
         versions={
@@ -53,6 +56,9 @@ def start_record(run: RunConfig, world: World, attention: str, sources: Sources,
             source.prefix: round(source.passes, 6)
             for source in most_read(source_passes(run, sources, since), MOST_SOURCES)
         },
+        deterministic=torch.are_deterministic_algorithms_enabled(),
+        attention=attention.name,
+        attention_passed_over=attention.passed_over,
     )
 
 
@@ -114,7 +120,7 @@ def step_record(
     batch_size: int,
 ) -> StepRecord:
     """Return the record of this step, the same on every rank. Collective; one device sync."""
-    memory = int(largest(peak_memory_bytes(world.device), world))
+    memory, *held = largest_each([peak_memory_bytes(world.device), *(gpu_held_bytes(world.device) or ())], world)
     since = Standing(state.step, state.consumed_samples)
     samples_left = train_samples(run.train, since) - state.consumed_samples
     pace = throughput(
@@ -152,5 +158,7 @@ def step_record(
         mfu_full=full,
         mfu_causal=causal,
         peak_memory_bytes=memory,
+        reserved_memory_bytes=held[0] if held else None,
+        used_memory_bytes=held[1] if held else None,
         eta_s=pace.eta_s,
     )

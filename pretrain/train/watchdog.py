@@ -1,7 +1,8 @@
 """A watchdog in every rank: an act that takes longer than its limit is cut off, and each rank shows where it stood.
 
-A hang in one rank blocks its peers in the next collective, so all pass the limit at about the same time, and the stacks of
-all tell which one is the cause. The main thread may sit in a C call: the watchdog is a thread, and ends the process.
+A hang in one rank blocks its peers in the next collective, so all pass the limit at about the same time. Over gloo the stacks of
+all tell which one is the cause. With NCCL a collective does not block the host, so each also writes what its collectives came to.
+The main thread may sit in a C call: the watchdog is a thread, and ends the process.
 
 It also ends a rank that was asked to stop while the run starts, wherever that hangs: there is nothing to save yet.
 """
@@ -17,12 +18,13 @@ from pathlib import Path
 
 from fanal.exit_codes import HANG, STOPPED
 from fanal.new_files import open_to_append
-from fanal.run_folder import LOGS_DIR
+from fanal.run_folder import COLLECTIVES_FILE, LOGS_DIR
 from fanal.shown import on_one_line
 from pretrain.config.schema import WatchdogConfig
 from pretrain.parallel.environment import note_exit_code, rank_and_size, started_by_launcher
 from pretrain.parallel.local import report_to_starter
 from pretrain.parallel.signals import keeps_exit_code, stop_signal, stop_signal_is_older_than
+from pretrain.train.flight_record import write_flight_record
 
 LOOK_EVERY_S = 0.5
 GRACE_S = 5.0
@@ -117,9 +119,12 @@ class Watchdog:
             f"allows ({limit_s:g} s), and exits with code {HANG}; the stacks of all ranks: {self._stacks.parent}/stacks-rank-*.txt"
         )
         # Each in a thread of its own: a file system or a pipe may be the very thing that hangs.
-        for show in (self._show, self._store, lambda _: sys.stdout.flush()):
+        for show in (self._show, self._store, lambda _: sys.stdout.flush(), lambda _: note_exit_code(HANG)):
             threading.Thread(target=show, args=(text,), daemon=True).start()
-        time.sleep(GRACE_S)
+        time.sleep(GRACE_S / 2)
+        # After the stacks, and with the exit code left: it may wait for the driver with the interpreter's lock held.
+        threading.Thread(target=self._store_collectives, daemon=True).start()
+        time.sleep(GRACE_S / 2)
         report_to_starter(text, HANG)
         note_exit_code(HANG)
         os._exit(HANG)
@@ -133,6 +138,9 @@ class Watchdog:
         with open_to_append(self._stacks) as stream:
             stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {on_one_line(text)}\n".encode())
             faulthandler.dump_traceback(file=stream, all_threads=True)
+
+    def _store_collectives(self) -> None:
+        write_flight_record(self._stacks.with_name(COLLECTIVES_FILE.format(self._rank)))
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from fanal.exit_codes import HANG
+from launch.status.collectives import hang
 from tests.dist.harness import make_run, run_and_trace
 from tests.dist.test_command_line import ROOT
 from tests.runs.cases import DP2
@@ -53,6 +54,9 @@ def test_a_rank_that_hangs_is_cut_off_and_every_rank_shows_where_it_stood(
     for rank in (0, 1):
         assert f"rank {rank} has been at {act}" in stacks_of(tmp_path, rank)
     assert "in stuck_for_ever" in (tmp_path / "logs" / "rank-00001.log").read_text(), "standard error gets them too"
+    if act != "init":  # there no group may have been used yet
+        line = hang(tmp_path)
+        assert line is not None and line.startswith("rank 1 stands behind: in group "), line
 
 
 def test_ranks_whose_peer_is_frozen_end_with_77_and_so_does_the_command(small_run: Path, tmp_path: Path) -> None:

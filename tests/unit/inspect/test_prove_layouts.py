@@ -63,6 +63,14 @@ def test_the_schedule_of_the_proof_is_that_of_the_whole_run(config: Path) -> Non
     )
 
 
+def test_a_proof_on_a_gpu_asks_for_the_same_bits_each_time(config: Path) -> None:
+    run = load_run(config, [])
+    on_gpu, on_cpu = (
+        load_run(config, list(proof_overrides(run.optim, run.train, 8, device=device))) for device in ("cuda", "cpu")
+    )
+    assert on_gpu.train.deterministic and not on_cpu.train.deterministic
+
+
 def test_steps_that_hold_no_checkpoint_or_that_the_run_has_not_are_refused(config: Path) -> None:
     run = load_run(config, ["train.train_steps=6"])
     assert num_steps(run.train, None) == 6 and num_steps(run.train, 4) == 4

@@ -16,7 +16,15 @@ backward."""
 SIZES = [(7, 3, 31), (1, 1, 1), (5, 2, 256)]
 ALPHAS = (torch.tensor([0.3]), torch.tensor([-1.2]))
 
+GATED = ("swiglu", "geglu")
+
 Activation = Callable[..., Tensor]
+
+
+def definition(name: str) -> "Activation":
+    """The definition, as a function of what the activation takes: with a gate, both halves in one tensor."""
+    defined = getattr(reference, name)
+    return (lambda both: defined(*both.chunk(2, dim=-1))) if name in GATED else defined
 
 
 def inputs(name: str, size: tuple[int, ...], dtype: torch.dtype) -> list[Tensor]:
@@ -24,8 +32,9 @@ def inputs(name: str, size: tuple[int, ...], dtype: torch.dtype) -> list[Tensor]
     generator = torch.Generator().manual_seed(sum(size))
     x, up = (3 * torch.randn(size, generator=generator) for _ in range(2))
     x.view(-1)[-1] = 0.0
-    extra = {"geglu": [up], "squared_relu": [], "xielu": list(ALPHAS)}[name]
-    return [x.to(dtype), *(tensor.to(dtype) for tensor in extra)]
+    extra = list(ALPHAS) if name == "xielu" else []
+    first = torch.cat((x, up), dim=-1) if name in GATED else x
+    return [first.to(dtype), *(tensor.to(dtype) for tensor in extra)]
 
 
 def run(operation: Activation, tensors: list[Tensor]) -> list[Tensor]:
@@ -43,10 +52,10 @@ def close(result: Tensor, expected: Tensor, bound: float) -> bool:
 
 @pytest.mark.parametrize("dtype", FORWARD_BOUND)
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("name", ["geglu", "squared_relu", "xielu"])
+@pytest.mark.parametrize("name", ["swiglu", "geglu", "squared_relu", "xielu"])
 def test_each_equals_its_definition_forward_and_backward(name: str, size: tuple[int, ...], dtype: torch.dtype) -> None:
     tensors = inputs(name, size, dtype)
-    results, expected = run(getattr(activations, name), tensors), run(getattr(reference, name), tensors)
+    results, expected = run(getattr(activations, name), tensors), run(definition(name), tensors)
     assert [(r.dtype, r.shape) for r in results] == [(e.dtype, e.shape) for e in expected]
     assert close(results[0], expected[0], FORWARD_BOUND[dtype])
     assert all(close(r, e, BACKWARD_BOUND[dtype]) for r, e in zip(results[1:], expected[1:], strict=True))
@@ -87,14 +96,17 @@ def test_the_slope_of_xielu_has_no_jump_at_zero_where_that_of_transformers_has_o
     assert (jumping[1] / upstream)[1:3].max() < 0.0 and (jumping[0] - ours[0]).abs().max() < 1e-6
 
 
-def test_geglu_is_gelu_pytorch_tanh_of_transformers_times_up() -> None:
+@pytest.mark.parametrize(("name", "theirs"), [("swiglu", "silu"), ("geglu", "gelu_pytorch_tanh")])
+def test_a_gated_activation_is_that_of_transformers_times_up(name: str, theirs: str) -> None:
     from transformers.activations import ACT2FN
 
-    gate, up = inputs("geglu", (7, 3, 31), torch.bfloat16)
-    chain = run(lambda g, u: ACT2FN["gelu_pytorch_tanh"](g) * u, [gate, up])
-    assert all(torch.equal(r, e) for r, e in zip(run(activations.geglu, [gate, up]), chain, strict=True))
+    (both,) = inputs(name, (7, 3, 31), torch.bfloat16)
+    gate, up = both.chunk(2, dim=-1)
+    output, for_both = run(getattr(activations, name), [both])
+    expected, for_gate, for_up = run(lambda g, u: ACT2FN[theirs](g) * u, [gate, up])
+    assert torch.equal(output, expected) and torch.equal(for_both, torch.cat((for_gate, for_up), dim=-1))
     exact = F.gelu(gate.double()) * up.double()  # planted fault: gelu with erf, 1e-3 away at most
-    assert not close(reference.geglu(gate.double(), up.double()), exact, 1e-4)
+    assert not close(definition(name)(both.double()), exact, 1e-4)
 
 
 def test_squared_relu_is_that_of_transformers() -> None:
@@ -120,7 +132,7 @@ def bytes_held(operation: Activation, tensors: list[Tensor]) -> int:
     return sum(tensor.untyped_storage().nbytes() for tensor in held.values())
 
 
-@pytest.mark.parametrize(("name", "tensors_held"), [("geglu", 2), ("squared_relu", 1), ("xielu", 1)])
+@pytest.mark.parametrize(("name", "tensors_held"), [("swiglu", 1), ("geglu", 1), ("squared_relu", 1), ("xielu", 1)])
 def test_what_is_held_for_the_backward_is_the_inputs_alone(name: str, tensors_held: int) -> None:
     tensors = inputs(name, (5, 2, 256), torch.bfloat16)
     size = tensors[0].untyped_storage().nbytes()
@@ -128,7 +140,8 @@ def test_what_is_held_for_the_backward_is_the_inputs_alone(name: str, tensors_he
     assert tensors_held * size <= held < (tensors_held + 0.5) * size
     # Planted fault: the chain of torch operations.
     chain = {
-        "geglu": lambda g, u: F.gelu(g, approximate="tanh") * u,
+        "swiglu": lambda both: F.silu(both.chunk(2, -1)[0]) * (both.chunk(2, -1)[1] + 0.0),
+        "geglu": lambda both: F.gelu(both.chunk(2, -1)[0], approximate="tanh") * (both.chunk(2, -1)[1] + 0.0),
         "squared_relu": lambda x: F.relu(x) * F.relu(x),
         "xielu": reference.xielu,
     }[name]
@@ -137,19 +150,19 @@ def test_what_is_held_for_the_backward_is_the_inputs_alone(name: str, tensors_he
 
 def test_gradients_match_finite_differences() -> None:
     generator = torch.Generator().manual_seed(0)
-    x, up = (torch.randn(3, 5, generator=generator, dtype=torch.float64).requires_grad_() for _ in range(2))
+    x = torch.randn(3, 6, generator=generator, dtype=torch.float64).requires_grad_()
     alphas = [alpha.double().requires_grad_() for alpha in ALPHAS]
-    for module in (activations, reference):
-        assert torch.autograd.gradcheck(module.geglu, (x, up))
-        assert torch.autograd.gradcheck(module.squared_relu, (x,))
-        assert torch.autograd.gradcheck(module.xielu, (x, *alphas))
+    for name in (*GATED, "squared_relu", "xielu"):
+        for operation in (getattr(activations, name), definition(name)):
+            assert torch.autograd.gradcheck(operation, (x, *(alphas if name == "xielu" else [])))
 
 
 def test_shapes_and_dtypes_that_do_not_fit_are_refused() -> None:
     x = torch.zeros(2, 3)
-    with pytest.raises(AssertionError, match=r"gate \(2, 3\) and up \(2, 2\) must have the same shape"):
-        activations.geglu(x, x[:, :2])
-    with pytest.raises(AssertionError, match="one dtype"):
-        activations.geglu(x, x.bfloat16())
+    for gated in (activations.swiglu, activations.geglu):
+        with pytest.raises(
+            AssertionError, match=r"gate and up must be as wide as each other, together they are \(2, 3\)"
+        ):
+            gated(x)
     with pytest.raises(AssertionError, match=r"alpha_p \(3,\) and alpha_n \(1,\) must have one element each"):
         activations.xielu(x, torch.zeros(3), torch.zeros(1))

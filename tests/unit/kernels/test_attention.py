@@ -1,17 +1,15 @@
-"""The attention that trains, against its definition, and the choice of its backend.
+"""The attention that trains, against its definition.
 
 Shapes: s sequence, b micro batch, n query heads, g query groups, d head size.
 """
-
-import logging
 
 import pytest
 import torch
 from torch import Tensor
 
-from fanal.kernels import flash_attention
-from fanal.kernels.attention import causal_attention, select_attention_backend
+from fanal.kernels.attention import causal_attention
 from fanal.kernels.reference import causal_grouped_attention
+from tests.unit.kernels.flash_stand_ins import ASKED_FOR, put_in_place
 
 FORWARD_BOUND = {torch.float32: 1e-6, torch.bfloat16: 2**-7}
 BACKWARD_BOUND = {torch.float32: 3e-6, torch.bfloat16: 2e-2}
@@ -133,61 +131,24 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         causal_attention(query, key[:, :, :3], value[:, :, :3], "sdpa")
 
 
-@pytest.mark.parametrize(("requested", "chosen"), [("auto", "sdpa"), ("sdpa", "sdpa"), ("reference", "reference")])
-def test_the_choice_is_logged(requested: str, chosen: str, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, logger="fanal.kernels.attention"):
-        assert select_attention_backend(requested, "cpu", torch.bfloat16, 128) == chosen
-    assert f"attention backend: {chosen} (requested: {requested}; cpu, torch.bfloat16, head size 128)" in caplog.text
-    assert ("for tests only" in caplog.text) == (chosen == "reference")
-
-
-def test_flash_that_cannot_run_is_refused_with_every_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flash_attention, "flash_attn_func", None)
-    with pytest.raises(ValueError, match=r"device is 'cpu'.*not importable.*torch.float32.*head size is 320.*'sdpa'"):
-        select_attention_backend("flash", "cpu", torch.float32, 320)
-    monkeypatch.setattr(flash_attention, "flash_attn_func", lambda *_: None)
-    with pytest.raises(ValueError, match=r"cannot run: the dtype is torch.float32\. It needs"):
-        select_attention_backend("flash", "cuda", torch.float32, 128)
-    assert select_attention_backend("flash", "cuda", torch.bfloat16, 128) == "flash"
-    assert select_attention_backend("auto", "cuda", torch.bfloat16, 128) == "flash"
-    assert select_attention_backend("auto", "cuda", torch.float32, 128) == "sdpa"
-
-
-def test_flash_is_called_batch_first_causal_and_grouped(monkeypatch: pytest.MonkeyPatch) -> None:
-    def stand_in(
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        softmax_scale: float | None,
-        causal: bool,
-        window_size: tuple[int, int],
-        softcap: float,
-    ) -> Tensor:
-        assert causal and window_size == (-1, -1) and softcap == 0.0, "flash must be asked for plain causal attention"
-        query, key, value = (tensor.transpose(0, 1) for tensor in (query, key, value))  # [b, s, n, d] -> [s, b, n, d]
-        return (
-            causal_grouped_attention(query, key, value, softmax_scale)
-            .transpose(0, 1)
-            .unflatten(2, tuple(query.shape[2:]))
-        )
-
-    monkeypatch.setattr(flash_attention, "flash_attn_func", stand_in)
-    monkeypatch.setattr(flash_attention, "flash_attn_varlen_func", stand_in)
+@pytest.mark.parametrize("backend", ["flash2", "flash3", "flash4", "varlen"])
+def test_a_package_is_called_as_its_documentation_says(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_in_place(monkeypatch, backend)
     query, key, value, _ = inputs(7, 2, 4, 16, torch.float32)
     for scale in (None, 0.5):
         expected = causal_grouped_attention(query, key, value, scale)
-        assert torch.equal(causal_attention(query, key, value, "flash", scale), expected)
+        assert torch.equal(causal_attention(query, key, value, backend, scale), expected)
 
 
-def test_an_unknown_backend_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="unknown attention backend 'triton'; known: auto, sdpa, flash, reference"):
-        select_attention_backend("triton", "cpu", torch.float32, 64)
-
-
-@pytest.mark.parametrize(("dtype", "warned"), [(torch.float32, True), (torch.bfloat16, False)])
-def test_sdpa_without_a_fused_cuda_kernel_warns(
-    dtype: torch.dtype, warned: bool, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("is_deterministic", [False, True])
+@pytest.mark.parametrize("backend", ["flash2", "flash3", "flash4"])
+def test_a_flash_package_adds_up_in_order_when_torch_is_asked_to(
+    backend: str, is_deterministic: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    select_attention_backend("auto", "cuda", dtype, 128)
-    assert ("no fused kernel for grouped queries" in caplog.text) == warned
+    put_in_place(monkeypatch, backend)
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: is_deterministic)
+    query, key, value, _ = inputs(7, 2, 4, 16, torch.float32)
+    ASKED_FOR.clear()
+    causal_attention(query, key, value, backend)
+    causal_attention(query, key, value, backend, document_starts=torch.tensor([0, 3, 7, 14], dtype=torch.int32))
+    assert [{"deterministic": is_deterministic}] * 2 == ASKED_FOR

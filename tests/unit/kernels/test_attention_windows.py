@@ -3,17 +3,18 @@
 Shapes: s sequence, b micro batch, n query heads, g query groups, d head size.
 """
 
-import logging
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
 
-from fanal.kernels import attention_blocks, flash_attention, sdpa_attention
-from fanal.kernels.attention import causal_attention, select_attention_backend
+from fanal.kernels import attention_blocks, causal_blocks, sdpa_attention
+from fanal.kernels.attention import causal_attention
 from fanal.kernels.reference import causal_grouped_attention
-from tests.unit.kernels.test_document_attention import errors, inputs, run, stand_in_for_flash
+from fanal.kernels.sdpa_cuda_attention import sdpa_on_cuda
+from tests.unit.kernels.flash_stand_ins import put_in_place
+from tests.unit.kernels.test_document_attention import errors, inputs, run
 
 FORWARD_BOUND = {torch.float32: 2e-6, torch.bfloat16: 2**-7}
 BACKWARD_BOUND = {torch.float32: 3e-6, torch.bfloat16: 2e-2}
@@ -22,28 +23,20 @@ SEQ_LENGTH = 33
 STARTS = [0, 1, 2, 30, 33, 66, 80, 98, 99]  # s 33, b 3: documents of one token, across window edges, of a whole row
 
 
-def stand_in_for_plain_flash(query: Tensor, key: Tensor, value: Tensor, **options: object) -> Tensor:
-    """flash_attn_func by its documentation: [b, s, heads, d]; rows are documents of one length."""
-    starts = torch.arange(0, query.shape[0] * query.shape[1] + 1, query.shape[1], dtype=torch.int32)
-    packed = (tensor.flatten(0, 1) for tensor in (query, key, value))
-    lengths = {
-        "cu_seqlens_q": starts,
-        "cu_seqlens_k": starts,
-        "max_seqlen_q": query.shape[1],
-        "max_seqlen_k": query.shape[1],
-    }
-    return stand_in_for_flash(*packed, **lengths, **options).view(query.shape)
-
-
-@pytest.fixture(params=["reference", "sdpa", "sdpa off the CPU", "flash"])
+@pytest.fixture(params=["reference", "sdpa", "sdpa off the CPU", "flash2", "flash3", "flash4"])
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The name of a backend, set up to take the form of the parameter, in blocks so short that there are several."""
     if request.param == "sdpa off the CPU":
-        monkeypatch.setattr(sdpa_attention, "_document_by_document", sdpa_attention._with_masks)
+        monkeypatch.setattr(sdpa_attention, "_document_by_document", sdpa_on_cuda)
+        monkeypatch.setattr(
+            sdpa_attention, "causal_blocks", lambda q, k, v, s, *rest: sdpa_on_cuda(q, k, v, s, None, *rest)
+        )
+    monkeypatch.setattr(causal_blocks, "ROWS", 10)
+    monkeypatch.setattr(causal_blocks, "MIN_QUERIES", 4)
+    monkeypatch.setattr(causal_blocks, "SCORES", 500)
     monkeypatch.setattr(attention_blocks, "MIN_BLOCK", 4)
     monkeypatch.setattr(attention_blocks, "CAPPED_BLOCK", 5)
-    monkeypatch.setattr(flash_attention, "flash_attn_func", stand_in_for_plain_flash)
-    monkeypatch.setattr(flash_attention, "flash_attn_varlen_func", stand_in_for_flash)
+    put_in_place(monkeypatch, "flash2", "flash3", "flash4")
     return request.param.split()[0]
 
 
@@ -83,7 +76,7 @@ def test_a_window_of_one_sees_itself_alone(backend: str) -> None:
         lambda q, k, v: causal_attention(q, k, v, backend, window=1), query, key, value, upstream
     )
     assert torch.equal(output, value.repeat_interleave(2, dim=2).flatten(2))
-    assert max(for_query.abs().max(), for_key.abs().max()) < 1e-6
+    assert max(for_query.abs().max(), for_key.abs().max()) < 3e-6  # the difference of two sums that are equal
 
 
 def test_what_lies_outside_the_window_has_no_influence_even_with_infinite_scores(backend: str) -> None:
@@ -157,8 +150,33 @@ def test_blocks_meet_the_keys_of_their_window_alone_and_hold_the_inputs_alone() 
     held: list[Tensor] = []
     query, key, value = (tensor.requires_grad_() for tensor in inputs(300, 1, torch.bfloat16)[:3])
     with torch.autograd.graph.saved_tensors_hooks(lambda t: held.append(t) or t, lambda t: t):
-        causal_attention(query, key, value, "sdpa", window=40, soft_cap=5.0)
+        attention_blocks.block_attention(query, key, value, None, 40, 5.0)
     assert [tensor.data_ptr() for tensor in held] == [tensor.data_ptr() for tensor in (query, key, value)]
+
+
+def test_on_a_cpu_blocks_hold_inputs_output_and_one_number_a_query_and_their_scores_fit_the_cache() -> None:
+    held: list[Tensor] = []
+    query, key, value = (tensor.requires_grad_() for tensor in inputs(300, 2, torch.bfloat16)[:3])
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: held.append(t) or t, lambda t: t):
+        output = causal_attention(query, key, value, "sdpa", window=40, soft_cap=5.0)
+    numbers = query.numel() + key.numel() + value.numel() + output.numel()
+    assert [tensor.numel() for tensor in held] == [
+        query.numel(),
+        key.numel(),
+        value.numel(),
+        output.numel(),
+        300 * 2 * 4,
+    ]
+    assert sum(tensor.nbytes for tensor in held) == 2 * numbers + 4 * 300 * 2 * 4
+    grouped = torch.empty(64, 4, 4096, 64, device="meta")
+    for window, most in ((None, 4096), (1000, 1000 + 64)):
+        parts = list(causal_blocks.blocks(grouped, window))
+        covered = sum((part.stop - part.start) * (end - first) for part, (first, end, _) in parts)
+        assert covered == 64 * 4096 and max(end - first_key for _, (_, end, first_key) in parts) <= most
+        assert all(
+            (part.stop - part.start) * 4 * (end - first) * (end - first_key) <= max(causal_blocks.SCORES, 256 * 4096)
+            for part, (first, end, first_key) in parts
+        )
 
 
 def test_windows_and_caps_that_mean_nothing_are_refused() -> None:
@@ -167,18 +185,3 @@ def test_windows_and_caps_that_mean_nothing_are_refused() -> None:
         causal_attention(query, key, value, "sdpa", window=0)
     with pytest.raises(AssertionError, match=r"soft_cap \(0.0\) must be above 0"):
         causal_attention(query, key, value, "sdpa", soft_cap=0.0)
-
-
-def test_a_flash_attn_that_takes_no_cap_is_refused_and_auto_goes_round_it(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    arguments = ("cuda", torch.bfloat16, 128)
-    monkeypatch.setattr(flash_attention, "flash_attn_func", lambda q, k, v, window_size: None)
-    with pytest.raises(ValueError, match=r"flash_attn takes no cap on the scores \(50.0\), 2.6 and later do.*'sdpa'"):
-        select_attention_backend("flash", *arguments, soft_cap=50.0)
-    assert select_attention_backend("flash", *arguments) == "flash"
-    with caplog.at_level(logging.INFO, logger="fanal.kernels.attention"):
-        assert select_attention_backend("auto", *arguments, soft_cap=50.0) == "sdpa"
-    assert "head size 128, soft cap 50.0" in caplog.text and "no fused kernel with a cap" in caplog.text
-    monkeypatch.setattr(flash_attention, "flash_attn_func", lambda q, k, v, window_size, softcap: None)
-    assert select_attention_backend("auto", *arguments, soft_cap=50.0) == "flash"

@@ -11,49 +11,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fanal.kernels import flash_attention, sdpa_attention
+from fanal.kernels import sdpa_attention
 from fanal.kernels.attention import causal_attention
 from fanal.kernels.reference import causal_grouped_attention, document_ids
+from fanal.kernels.sdpa_cuda_attention import sdpa_on_cuda
+from tests.unit.kernels.flash_stand_ins import put_in_place
 
 NUM_HEADS, NUM_GROUPS, HEAD_SIZE = 4, 2, 16
 FORWARD_BOUND = {torch.float32: 2e-6, torch.bfloat16: 2**-7}
 BACKWARD_BOUND = {torch.float32: 3e-6, torch.bfloat16: 2e-2}
 """Relative to the largest expected value, the definition in fp64; see test_attention.py for bf16."""
-FORMS = ["reference", "document by document", "masked", "flash"]
-
-
-def stand_in_for_flash(query: Tensor, key: Tensor, value: Tensor, **options: object) -> Tensor:
-    """flash_attn_varlen_func by its documentation: [tokens, heads, d] packed, int32 offsets, both lengths bounded."""
-    starts = options.pop("cu_seqlens_q")
-    assert isinstance(starts, Tensor) and starts is options.pop("cu_seqlens_k") and starts.dtype == torch.int32
-    longest = int(starts.diff().max())
-    assert options.pop("max_seqlen_q") == options.pop("max_seqlen_k") >= longest
-    scale = options.pop("softmax_scale")
-    assert options.pop("causal") is True, "flash must be asked for causal attention"
-    before, after = options.pop("window_size")  # type: ignore[misc]
-    assert (before >= 0 and after == 0) or (before, after) == (-1, -1)
-    window = None if before == -1 else before + 1
-    soft_cap = options.pop("softcap") or None
-    assert not options
-    assert query.dim() == 3 and query.stride(-1) == 1 and len(query) == len(key) == len(value) == starts[-1]
-    cuts = starts.tolist()
-    parts = [
-        causal_grouped_attention(
-            *(tensor[first:end, None] for tensor in (query, key, value)), scale, None, window, soft_cap
-        )  # type: ignore[arg-type]
-        for first, end in pairwise(cuts)
-    ]
-    return torch.cat(parts)[:, 0].unflatten(-1, query.shape[1:])
+FORMS = ["reference", "document by document", "masked", "flash2", "flash3", "flash4", "varlen"]
 
 
 @pytest.fixture(params=FORMS)
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The name of a backend, set up to take the form of the parameter."""
+    put_in_place(monkeypatch, "flash2", "flash3", "flash4", "varlen")
     if request.param == "masked":  # what sdpa does off the CPU
-        monkeypatch.setattr(sdpa_attention, "_document_by_document", sdpa_attention._with_masks)
-    monkeypatch.setattr(flash_attention, "flash_attn_func", stand_in_for_flash)  # both or none can be imported
-    monkeypatch.setattr(flash_attention, "flash_attn_varlen_func", stand_in_for_flash)
-    return request.param if request.param in ("reference", "flash") else "sdpa"
+        monkeypatch.setattr(sdpa_attention, "_document_by_document", sdpa_on_cuda)
+        monkeypatch.setattr(
+            sdpa_attention, "causal_blocks", lambda q, k, v, s, *rest: sdpa_on_cuda(q, k, v, s, None, *rest)
+        )
+    return "sdpa" if request.param in ("document by document", "masked") else request.param
 
 
 def inputs(seq_length: int, batch: int, dtype: torch.dtype, seed: int = 0) -> list[Tensor]:
@@ -125,7 +105,7 @@ def test_random_boundaries_give_what_each_document_gives_alone(
     operation = {
         "reference": causal_grouped_attention,
         "document by document": sdpa_attention._document_by_document,
-        "masked": sdpa_attention._with_masks,
+        "masked": sdpa_on_cuda,
     }[form]
     results = run(
         lambda q, k, v: operation(q, k, v, None, torch.tensor(starts, dtype=torch.int32), None, None).reshape(

@@ -16,7 +16,7 @@ from tests.unit.launch.secrets_of_a_user import SECRETS
 SETTINGS = {
     "SLURM_JOB_ID": "123", "SLURM_JOB_NODELIST": "jean-zay-iam[01-40,52]", "SLURM_JOB_CPUS_PER_NODE": "96(x2)", "SLURM_RESTART_COUNT": "1",
     "SLURM_JOB_PARTITION": "gpu_p6", "SLURM_SUBMIT_DIR": "/lustre/fswork/projects/rech/abc/u123", "SLURM_GPUS_ON_NODE": "4",
-    "NCCL_IB_HCA": "mlx5_0,mlx5_1,mlx5_4", "NCCL_DEBUG": "INFO", "NCCL_IB_PKEY": "3", "CUDA_VISIBLE_DEVICES": "0,1,2,3",
+    "NCCL_IB_HCA": "mlx5_0,mlx5_1,mlx5_4", "NCCL_DEBUG": "INFO", "CUBLAS_WORKSPACE_CONFIG": ":4096:8", "NCCL_IB_PKEY": "3", "CUDA_VISIBLE_DEVICES": "0,1,2,3",
     "CUDA_DEVICE_MAX_CONNECTIONS": "1", "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True", "OMP_NUM_THREADS": "24",
     "TRITON_CACHE_DIR": "/tmp/triton-u123", "UCX_NET_DEVICES": "mlx5_0:1", "FI_PROVIDER": "cxi", "HSA_OVERRIDE_GFX_VERSION": "9.0.0",
     "LD_LIBRARY_PATH": "/opt/spack/gcc-12.2.0-abcdefghij234567abcdefghij234567/lib:/usr/lib", "LOADEDMODULES": "arch/h100:cuda/12.4.1",

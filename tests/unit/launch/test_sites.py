@@ -15,6 +15,7 @@ from launch.__main__ import cli
 from launch.chain.script import environment, script
 from launch.encoding.script import EncodeJobs, encode_script, merge_script
 from launch.sites.site import SET_BY_SCRIPTS, VariableConfig, known_sites, load_site
+from pretrain.config.library_variables import library_variables
 from tests.golden.launch_scripts import CONFIGS, golden_job
 from tests.two_users import needs_two_users
 
@@ -101,7 +102,19 @@ def test_every_variable_that_a_script_sets_is_known(site_name: str) -> None:
     ]
     found = set(re.findall(r"^ *(?:export )?([A-Za-z_]\w*)=", "\n".join(scripts), re.MULTILINE))
     assert found >= own | {"PYTHON", "launch_dir", "FANAL_NODE_LOCAL", "parts"}
+    own |= set(library_variables(job.run))  # where a site has a value for one of them, that stays
     assert {name for name in found - own if not SET_BY_SCRIPTS.fullmatch(name)} == set()
+
+
+def test_a_site_s_own_value_of_what_a_run_asks_for_stays(tmp_path: Path) -> None:
+    job = golden_job(next(path for path in CONFIGS if path.stem == "tiny"), "generic")
+    (line,) = (line for line in script(job, {}).splitlines() if "CUDA_DEVICE_MAX_CONNECTIONS" in line)
+    for before, value in (({}, "1"), ({"CUDA_DEVICE_MAX_CONNECTIONS": "8"}, "8")):
+        shell = ["bash", "-c", f"{line}\nprintenv CUDA_DEVICE_MAX_CONNECTIONS"]
+        assert (
+            subprocess.run(shell, env=before | {"PATH": os.environ["PATH"]}, capture_output=True, text=True).stdout
+            == f"{value}\n"
+        )
 
 
 def test_variables_are_filled_in_by_the_shell_and_quotes_keep_a_value(tmp_path: Path) -> None:

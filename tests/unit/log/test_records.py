@@ -56,6 +56,8 @@ def test_the_console_line_says_everything_and_no_utilisation_of_an_unknown_peak(
     assert step_line(replace(STEP, mfu_full=None, mfu_causal=None), 200) == line.replace(
         "MFU 41.2% full 35.6% causal | ", ""
     )
+    gpu = step_line(replace(STEP, reserved_memory_bytes=4 * 2**30, used_memory_bytes=5 * 2**30), 200)
+    assert gpu == line.replace("memory 3.00 GiB", "memory 3.00 GiB (reserved 4.00, in use 5.00)")
     assert validation_line(VALIDATION) == "validation loss after step 20: code 5.5000  prose 5.7500"
 
 

@@ -85,6 +85,13 @@ def test_a_cpu_has_memory_and_a_name() -> None:
     assert 2**25 < device.peak_memory_bytes(cpu) < 2**45, "bytes, not kilobytes"
 
 
+def test_what_a_gpu_holds_is_what_its_allocator_took_and_what_is_not_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (30, 80))  # free, total
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda _: 40)
+    assert device.gpu_held_bytes(torch.device("cuda", 0)) == (40, 50)
+    assert device.gpu_held_bytes(torch.device("cpu")) is None
+
+
 def test_asking_for_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match=r"parallel.device \(cuda\) needs a GPU .*; parallel.device=cpu works"):

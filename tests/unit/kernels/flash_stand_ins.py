@@ -1,0 +1,141 @@
+"""Stand-ins for attention kernels that need a GPU: the arguments of each package as it has them, the result by its documentation.
+
+Arguments are those of flash-attn 2.8.3 (flash_attn/flash_attn_interface.py), flash-attn 3 (hopper/flash_attn_interface.py, 2026),
+flash-attn-4 4.0.0b36 (flash_attn/cute/interface.py) and torch 2.11 and 2.13 (torch/nn/attention/varlen.py).
+"""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor
+
+from fanal.kernels import flash2_attention, flash3_attention, flash4_attention, varlen_attention
+from fanal.kernels.flash_packages import FlashFunctions
+from fanal.kernels.reference import causal_grouped_attention
+
+ASKED_FOR: list[dict[str, object]] = []
+"""What the last calls were given beside tensors; a test clears it."""
+
+
+def _packed(query, key, value, starts, ends, longest_q, longest_k, scale, window_size, soft_cap, **asked) -> Tensor:
+    assert isinstance(starts, Tensor) and starts is ends and starts.dtype == torch.int32
+    assert longest_q == longest_k >= int(starts.diff().max())
+    assert query.dim() == 3 and query.stride(-1) == 1 and len(query) == len(key) == len(value) == starts[-1]
+    before, after = window_size
+    assert after == 0 and (before == -1 or before >= 0)
+    ASKED_FOR.append(asked)
+    parts = [
+        causal_grouped_attention(
+            *(tensor[first:end, None] for tensor in (query, key, value)),
+            scale,
+            None,
+            None if before == -1 else before + 1,
+            soft_cap or None,
+        )  # type: ignore[arg-type]
+        for first, end in pairwise(starts.tolist())
+    ]
+    return torch.cat(parts)[:, 0].unflatten(-1, query.shape[1:])
+
+
+def _rows(query, key, value, *options, **asked) -> Tensor:
+    """[b, s, heads, d]; rows are documents of one length."""
+    length = query.shape[1]
+    starts = torch.arange(0, len(query) * length + 1, length, dtype=torch.int32)
+    assert query.stride(-1) == key.stride(-1) == value.stride(-1) == 1
+    packed = (tensor.flatten(0, 1) for tensor in (query, key, value))
+    return _packed(*packed, starts, starts, length, length, *options, **asked).view(query.shape)
+
+
+def _window(causal, window_size, everything) -> tuple[int, int]:
+    assert causal is True, "flash must be asked for causal attention"
+    return (-1, 0) if window_size == (everything, everything) else window_size
+
+
+def flash2_dense(
+    q, k, v, dropout_p=0.0, softmax_scale=None, causal=False, window_size=(-1, -1), softcap=0.0, alibi_slopes=None,
+    deterministic=False, return_attn_probs=False,
+):  # fmt: skip
+    return _rows(q, k, v, softmax_scale, _window(causal, window_size, -1), softcap, deterministic=deterministic)
+
+
+def flash2_packed(
+    q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, dropout_p=0.0, softmax_scale=None, causal=False,
+    window_size=(-1, -1), softcap=0.0, alibi_slopes=None, deterministic=False, return_attn_probs=False, block_table=None,
+):  # fmt: skip
+    lengths = (cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k)
+    return _packed(
+        q, k, v, *lengths, softmax_scale, _window(causal, window_size, -1), softcap, deterministic=deterministic
+    )
+
+
+def flash3_dense(
+    q, k, v, softmax_scale=None, causal=False, qv=None, q_descale=None, k_descale=None, v_descale=None, window_size=(-1, -1),
+    attention_chunk=0, softcap=0.0, num_splits=1, pack_gqa=None, deterministic=False, sm_margin=0, return_attn_probs=False,
+):  # fmt: skip
+    return _rows(q, k, v, softmax_scale, _window(causal, window_size, -1), softcap, deterministic=deterministic)
+
+
+def flash3_packed(
+    q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, seqused_q=None, seqused_k=None, softmax_scale=None, causal=False,
+    qv=None, q_descale=None, k_descale=None, v_descale=None, window_size=(-1, -1), attention_chunk=0, softcap=0.0, num_splits=1,
+    pack_gqa=None, deterministic=False, sm_margin=0, return_attn_probs=False,
+):  # fmt: skip
+    lengths = (cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k)
+    return _packed(
+        q, k, v, *lengths, softmax_scale, _window(causal, window_size, -1), softcap, deterministic=deterministic
+    )
+
+
+def flash4_dense(
+    q, k, v, qv=None, gather_kv_indices=None, softmax_scale=None, causal=False, window_size=(None, None), learnable_sink=None,
+    softcap=0.0, num_splits=1, pack_gqa=None, deterministic=False, score_mod=None, score_mod_bwd=None, mask_mod=None,
+    aux_tensors=None, aux_scalars=None, block_sparse_tensors=None, block_sparse_tensors_bwd=None, return_lse=False,
+    gather_bwd_recompute_p=False, gather_bwd_token_chunk=None,
+):  # fmt: skip
+    output = _rows(q, k, v, softmax_scale, _window(causal, window_size, None), softcap, deterministic=deterministic)
+    return output, None
+
+
+def flash4_packed(
+    q, k, v, qv=None, cu_seqlens_q=None, cu_seqlens_k=None, max_seqlen_q=None, max_seqlen_k=None, min_seqlen_k=None, seqused_q=None,
+    seqused_k=None, gather_kv_indices=None, page_table=None, softmax_scale=None, causal=False, window_size=(None, None),
+    learnable_sink=None, softcap=0.0, num_splits=1, pack_gqa=None, deterministic=False, score_mod=None, score_mod_bwd=None,
+    mask_mod=None, block_sparse_tensors=None, aux_tensors=None, aux_scalars=None, return_lse=False, scheduler_metadata=None,
+    seqlen_k_per_split=None, disable_scheduler_metadata=False, gather_bwd_recompute_p=False, gather_bwd_token_chunk=None,
+):  # fmt: skip
+    lengths = (cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k)
+    window = _window(causal, window_size, None)
+    return _packed(q, k, v, *lengths, softmax_scale, window, softcap, deterministic=deterministic), None
+
+
+def varlen_attn(
+    query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, return_aux=None, scale=None, window_size=(-1, -1), enable_gqa=False,
+    seqused_k=None, block_table=None, num_splits=None,
+):  # fmt: skip
+    assert enable_gqa or query.shape[1] == key.shape[1], "torch refuses groups that are not asked for"
+    return _packed(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, scale, window_size, None, enable_gqa=enable_gqa)
+
+
+def varlen_attn_of_2_11(
+    query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, return_aux=None, scale=None, window_size=(-1, -1),
+):  # fmt: skip
+    assert query.shape[1] == key.shape[1], "torch 2.11 documents no groups"
+    return _packed(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, scale, window_size, None)
+
+
+PACKAGES = {
+    "flash2": (flash2_attention, FlashFunctions(flash2_dense, flash2_packed)),
+    "flash3": (flash3_attention, FlashFunctions(flash3_dense, flash3_packed)),
+    "flash4": (flash4_attention, FlashFunctions(flash4_dense, flash4_packed)),
+}
+
+
+def put_in_place(monkeypatch: pytest.MonkeyPatch, *names: str, functions: FlashFunctions | None = None) -> None:
+    """Let these backends find their stand-ins, or ``functions``."""
+    for name in names:
+        if name == "varlen":
+            monkeypatch.setattr(varlen_attention, "varlen_attn", varlen_attn)
+        else:
+            module, of_package = PACKAGES[name]
+            monkeypatch.setattr(module, "functions", lambda found=functions or of_package: found)
