@@ -15,11 +15,12 @@ def finalize_gradients(model: list[DistributedDataParallel], num_tokens: torch.T
     Collective over all ranks.
     Args: num_tokens: int [1], what this replica counted on the last stage, zero on others; options as of megatron's.
     """
-    finalize_model_grads(model, None, **options)
+    finalize_model_grads(list(model), None, **options)
     if parallel_state.get_pipeline_model_parallel_world_size() > 1:
         last = parallel_state.get_pipeline_model_parallel_last_rank()
-        dist.broadcast(num_tokens, src=last, group=parallel_state.get_pipeline_model_parallel_group())
-    replicas = parallel_state.get_data_parallel_group(with_context_parallel=True)
+        pipeline: Any = parallel_state.get_pipeline_model_parallel_group()
+        dist.broadcast(num_tokens, src=last, group=pipeline)
+    replicas: Any = parallel_state.get_data_parallel_group(with_context_parallel=True)
     if replicas.size() > 1:
         dist.all_reduce(num_tokens, group=replicas)
     for chunk in model:

@@ -85,24 +85,27 @@ class LayerAttention(SelfAttention):
         self, hidden: torch.Tensor, attention_mask: torch.Tensor | None, *, rotary_pos_emb: torch.Tensor, **_: Any
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Args: hidden [s, b, h] or, under sequence parallelism, [s/t, b, h]; rotary_pos_emb as of LayerAngles."""
-        mixed, _bias = self.linear_qkv(hidden)
+        project: Any = self.linear_qkv
+        core: Any = self.core_attention
+        mixed, _bias = project(hidden)
         query, key, value = self._split(mixed, rotary_pos_emb[self.kind])
         if self.checkpoint_core_attention and self.training:
-            context = checkpoint(self.core_attention, False, query, key, value, attention_mask)
+            context = checkpoint(core, False, query, key, value, attention_mask)
         else:
-            context = self.core_attention(query, key, value, attention_mask)
+            context = core(query, key, value, attention_mask)
         output, bias = self.linear_proj(context)
         return self.post_layernorm(output), bias
 
     def _split(self, mixed: torch.Tensor, table: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Split [s, b, (n + 2 g)/t * d] into query [s, b, n/t, d], key and value [s, b, g/t, d], normed and turned."""
         grouped = mixed.unflatten(-1, (self.num_query_groups_per_partition, -1))
-        has_norms = not isinstance(self.q_layernorm, IdentityOp) or not isinstance(self.k_layernorm, IdentityOp)
+        norms: Any = (self.q_layernorm, self.k_layernorm)
+        has_norms = not all(isinstance(norm, IdentityOp) for norm in norms)
         if self.turns and not has_norms:
             return rotary_qkv(grouped, table, self.heads_per_group)
         size = self.hidden_size_per_attention_head
         query, key, value = grouped.split([self.heads_per_group * size, size, size], dim=-1)
-        query, key = self.q_layernorm(query.unflatten(-1, (-1, size)).flatten(2, 3)), self.k_layernorm(key)
+        query, key = norms[0](query.unflatten(-1, (-1, size)).flatten(2, 3)), norms[1](key)
         return (rotary(query, table), rotary(key, table), value) if self.turns else (query, key, value)
 
 

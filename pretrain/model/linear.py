@@ -89,13 +89,15 @@ def linear(
 class ColumnParallelLinear(MegatronColumnParallelLinear):
     """A linear layer whose outputs are split by tensor parallelism."""
 
-    _forward_impl = staticmethod(linear)
+    def _forward_impl(self, input: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return linear(input, weight, *args, **kwargs)
 
 
 class RowParallelLinear(MegatronRowParallelLinear):
     """A linear layer whose inputs are split by tensor parallelism."""
 
-    _forward_impl = staticmethod(linear)
+    def _forward_impl(self, input: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return linear(input, weight, *args, **kwargs)
 
 
 def _gathered(hidden: Tensor, group: dist.ProcessGroup, *, wait: bool = True) -> tuple[Tensor, Any]:

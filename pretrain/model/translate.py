@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from fanal.kernels.activations import geglu, squared_relu, swiglu
-from pretrain.config.derive import has_gate, has_rotary_positions, kv_channels
+from pretrain.config.derive import has_gate, kv_channels
 from pretrain.config.schema import ModelConfig, RunConfig
 from pretrain.parallel.device import resolve_device
 
@@ -58,7 +58,6 @@ def transformer_config(run: RunConfig) -> DecoderConfig:
         activation_func=ACTIVATIONS[model.activation],
         add_bias_linear=False,
         add_qkv_bias=model.add_qkv_bias,
-        no_rope_freq=[int(not has_rotary_positions(model, layer)) for layer in range(model.num_layers)],
         attention_dropout=0.0,
         hidden_dropout=0.0,
         init_method_std=model.init_method_std,

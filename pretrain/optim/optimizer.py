@@ -76,5 +76,5 @@ def apply_gradients(optimizer: MegatronOptimizer, grad_norm: float) -> None:
         factor = limit / (grad_norm + 1e-6)
         gradients = [parameter.grad for parameter in inner.get_parameters() if parameter.grad is not None]
         if gradients and limit > 0.0 and factor < 1.0:
-            torch._foreach_mul_(gradients, factor)
+            torch._foreach_mul_(gradients, factor)  # pyright: ignore[reportPrivateImportUsage]
     optimizer.step_with_ready_grads()

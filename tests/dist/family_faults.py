@@ -92,8 +92,11 @@ def biases_not_trained_on_one_rank() -> None:
 
 def rotary_positions_left_out_of_another_layer() -> None:
     """The last rank leaves rotary positions out of the layer after the right one."""
+    from pretrain.model import layer_spec
+
+    real = layer_spec.has_rotary_positions
     if is_last_rank():
-        _translate(lambda config: setattr(config, "no_rope_freq", [0, *config.no_rope_freq[:-1]]))
+        layer_spec.has_rotary_positions = lambda model, layer: layer == 0 or real(model, layer - 1)
 
 
 def rotary_frequencies_not_scaled_on_one_rank() -> None:
@@ -156,8 +159,9 @@ def logits_not_capped_on_one_rank() -> None:
     """The last rank forgets the soft cap of the logits."""
     from pretrain.model import gpt
 
+    real = gpt.vocab_parallel_cross_entropy
     if is_last_rank():
-        gpt.soft_cap = lambda logits, cap: logits
+        gpt.vocab_parallel_cross_entropy = lambda *args, **options: real(*args, **{**options, "soft_cap": None})
 
 
 def embedding_not_scaled_on_one_rank() -> None:
