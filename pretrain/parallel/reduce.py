@@ -28,6 +28,22 @@ def sum_over_replicas_and_share(values: torch.Tensor, world: World) -> torch.Ten
     return values
 
 
+def sum_over_ranks(values: torch.Tensor, flags: Sequence[bool], world: World) -> torch.Tensor:
+    """Sum what the last pipeline stages hold over the replicas, and count who says yes to some questions, in one collective.
+
+    Args: values: float64, on the world's device; only the last stage's content counts, which its tensor-parallel ranks share.
+    Returns: float64, flat: the sums, then for each flag how many ranks say yes; the same on every rank.
+    Collective over all ranks. No device sync.
+    """
+    own = values.flatten() if world.is_pipeline_last and world.tp_rank == 0 else torch.zeros_like(values).flatten()
+    asked = torch.tensor([float(flag) for flag in flags], dtype=values.dtype)
+    if world.device.type == "cuda":
+        asked = asked.pin_memory()  # so that its copy does not wait
+    box = torch.cat((own, asked.to(world.device, non_blocking=True)))
+    dist.all_reduce(box)
+    return box
+
+
 def wrapping_sum(values: Sequence[int], world: World) -> list[int]:
     """Return sums modulo 2**64 over all ranks, of integers below 2**64. Collective over all ranks; one device sync."""
     # As int64 two's complement: its sums wrap, in gloo and NCCL alike.

@@ -3,6 +3,7 @@
 import enum
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from megatron.core.distributed import DistributedDataParallel
@@ -35,7 +36,7 @@ from pretrain.parallel.determinism import deterministic
 from pretrain.parallel.device import resolve_device
 from pretrain.parallel.environment import least_ranks_on_node, rank_and_size
 from pretrain.parallel.precision import imitated_precision
-from pretrain.parallel.reduce import any_rank
+from pretrain.parallel.reduce import any_rank, any_rank_each
 from pretrain.parallel.signals import keep_exit_code, stop_signal
 from pretrain.parallel.world import World, open_world
 from pretrain.state import TrainState
@@ -173,7 +174,7 @@ def _steps(training: Training, state: TrainState) -> Outcome:
         sinks.step_done(state.step)
         list_if_bad(run, world, training.reader.data, state, result, batch_size, sinks)
         stop_if_diverged(run.train, state, result)
-        asked = _ask(training, state)
+        asked = _act_on(training, Asked(*result.answers))
         last = state.step == run.train.train_steps
         if last or every(run.log.interval, state.step):
             sinks.write(step_record(run, world, state, result, clock, rate, batch_size))
@@ -221,6 +222,7 @@ def _step(training: Training, state: TrainState, rate: float, batch_size: int) -
         state=state,
         global_batch_size=batch_size,
         domains=reader.data.domains,
+        questions=partial(_asked_here, training, state.step + 1),
     )
     after = state.after(
         num_samples=batch_size,
@@ -233,11 +235,19 @@ def _step(training: Training, state: TrainState, rate: float, batch_size: int) -
 
 def _ask(training: Training, state: TrainState) -> Asked:
     """Return what is asked of all ranks after this step, and how the save under way went. Collective; one device sync."""
-    saver = training.saver
-    saver.poll()
-    asked = training.requests.agreed(training.world, step=state.step, save_failed=saver.has_failed)
+    return _act_on(training, Asked(*any_rank_each(_asked_here(training, state.step), training.world)))
+
+
+def _asked_here(training: Training, step: int) -> list[bool]:
+    """Return what this rank is asked for after this step, and whether its save has failed; no collective."""
+    training.saver.poll()
+    return training.requests.asked_here(step=step, save_failed=training.saver.has_failed)
+
+
+def _act_on(training: Training, asked: Asked) -> Asked:
+    """Give up a save that has failed on some rank, report those that ended, and return what is left to do."""
     if asked.give_up_save:
-        saver.give_up()
+        training.saver.give_up()
     _report_saves(training)
     return asked
 

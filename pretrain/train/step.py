@@ -1,6 +1,6 @@
 """One optimizer step: forward and backward over all micro batches, then the update."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,7 +17,7 @@ from pretrain.data.documents import Boundaries
 from pretrain.model.loss import masked_loss
 from pretrain.optim.optimizer import apply_gradients, gradient_norm
 from pretrain.optim.spikes import Verdict, judge
-from pretrain.parallel.reduce import rank_0s, sum_over_replicas_and_share
+from pretrain.parallel.reduce import rank_0s, sum_over_ranks, sum_over_replicas_and_share
 from pretrain.parallel.world import World
 from pretrain.state import Skip, TrainState
 
@@ -35,6 +35,8 @@ class StepResult:
     grad_norm: float
     """Global gradient norm before gradient clipping."""
     verdict: Verdict
+    answers: tuple[bool, ...]
+    """Whether any rank said yes, for each question that the step was given."""
 
     @property
     def skipped(self) -> Skip | None:
@@ -52,10 +54,13 @@ def train_step(
     state: TrainState,
     global_batch_size: int,
     domains: Sequence[str],
+    questions: Callable[[], Sequence[bool]] = tuple,
 ) -> StepResult:
     """Train one global batch of these domains, the one after ``state``; skip the update if it would do harm.
 
     Collective: every rank calls it. One device sync, in the gradient norm; a second one with train.spikes.skip.
+    Args: questions: what this rank says to questions of which all ranks are to hear, asked when the backward pass is on its way:
+        they travel with the losses, and cost no wait and no message of their own.
     """
     for chunk in model:
         chunk.zero_grad_buffer()
@@ -71,9 +76,11 @@ def train_step(
         forward_only=False,
     )
     # Sent off before the norm is: when the host has waited for the norm, the losses are there, and reading them is a copy.
-    shared = sum_over_replicas_and_share(losses, world)
+    sent = sum_over_ranks(losses, questions(), world)
     grad_norm = gradient_norm(optimizer, world.device)
-    found = means(shared, domains)
+    numbers = sent.tolist()
+    found = means(numbers[: losses.numel()], domains)
+    answers = tuple(count > 0 for count in numbers[losses.numel() :])
     loss = found.loss
     if run.train.spikes is not None and run.train.spikes.skip:
         # Groups that sum in another order may differ in the last bit, and a rank that skips alone leaves the others waiting.
@@ -82,7 +89,12 @@ def train_step(
     if verdict.skip is None:
         apply_gradients(optimizer, grad_norm)
     return StepResult(
-        loss=loss, loss_by_domain=found.by_domain, z_loss=found.z_loss, grad_norm=grad_norm, verdict=verdict
+        loss=loss,
+        loss_by_domain=found.by_domain,
+        z_loss=found.z_loss,
+        grad_norm=grad_norm,
+        verdict=verdict,
+        answers=answers,
     )
 
 
@@ -138,12 +150,12 @@ def mean_losses(sums: torch.Tensor, domains: Sequence[str], world: World) -> Mea
     Collective, as many whatever the number of domains: the whole is the sum of the parts. One device sync.
     Args: sums, float64 [num_domains, 3], as run_micro_batches gives it; domains, their names.
     """
-    return means(sum_over_replicas_and_share(sums.clone(), world), domains)
+    return means(sum_over_replicas_and_share(sums.clone(), world).flatten().tolist(), domains)
 
 
-def means(sums: torch.Tensor, domains: Sequence[str]) -> Means:
-    """Return the means of sums of the whole batch, float64 [num_domains, 3]. One device sync."""
-    parts = sums.tolist()
+def means(sums: Sequence[float], domains: Sequence[str]) -> Means:
+    """Return the means of sums of the whole batch: loss sum, tokens and z-loss sum of each domain, one domain after the other."""
+    parts = list(zip(sums[0::3], sums[1::3], sums[2::3], strict=True))
     by_domain = {name: total / tokens for name, (total, tokens, _) in zip(domains, parts, strict=True) if tokens}
     total, tokens, z_total = (sum(column) for column in zip(*parts, strict=True))
     if not tokens:

@@ -35,16 +35,23 @@ class Requests:
     def __init__(self, train: TrainConfig, files: RequestFiles | None) -> None:
         self._walltime, self._files = Walltime(train), files
 
+    def asked_here(self, *, step: int | None = None, save_failed: bool = False) -> list[bool]:
+        """Return what this rank is asked for, in the order of ``Asked``'s fields; no collective.
+
+        Args: step: the step after which it is to happen, once for each; None where no step was.
+        """
+        if step is not None:
+            self._walltime.in_step(step)
+        stop = self._reason() is not None
+        save = self._files is not None and self._files.asks(SAVE)
+        return [stop, save, save_failed]
+
     def agreed(self, world: World, *, step: int | None = None, save_failed: bool = False) -> Asked:
         """Return what any rank was asked for after ``step`` steps, and whether a save failed on any.
 
         Collective: every rank asks after the same step; one device sync.
         """
-        if step is not None:
-            self._walltime.after_step(step)
-        stop = self._reason() is not None
-        save = self._files is not None and self._files.asks(SAVE)
-        return Asked(*any_rank_each([stop, save, save_failed], world))
+        return Asked(*any_rank_each(self.asked_here(step=step, save_failed=save_failed), world))
 
     def who_asked_to_stop(self, world: World) -> str:
         """Return who asked, in words, on rank 0; empty on the others. Collective, after ``agreed`` said to stop."""
@@ -66,7 +73,10 @@ class Requests:
 
 
 class Walltime:
-    """The check that another step, and a checkpoint after it, fit into train.walltime_s."""
+    """The check that the rest of a step, another one and a checkpoint after it fit into train.walltime_s.
+
+    A GPU may have most of a step before it when the question is asked; what is left of it counts as a whole step.
+    """
 
     def __init__(self, train: TrainConfig) -> None:
         self._ends_at = None if train.walltime_s is None else started_at() + train.walltime_s - train.walltime_margin_s
@@ -77,8 +87,8 @@ class Walltime:
         which may compile."""
         self._spent = False
 
-    def after_step(self, step: int) -> None:
-        """Take the time; called once before the first step and then after each."""
+    def in_step(self, step: int) -> None:
+        """Take the time; called once before the first step and then in each, when its work is on its way."""
         now = time.monotonic()
         if self._first_step is None:
             self._first_step = step
@@ -86,10 +96,12 @@ class Walltime:
             self._longest_s = max(self._longest_s, now - self._stepped_at)
         self._stepped_at = now
         # A job that stops before its first step would be started again without end.
-        self._spent = self._ends_at is not None and step > self._first_step and now + self._longest_s > self._ends_at
+        self._spent = (
+            self._ends_at is not None and step > self._first_step and now + 2 * self._longest_s > self._ends_at
+        )
 
     def is_spent(self) -> bool:
-        """Return whether the walltime was spent at the last step, so that what is agreed and the reason given are the same."""
+        """Return whether the walltime was spent in the last step, so that what is agreed and the reason given are the same."""
         return self._spent
 
 

@@ -47,29 +47,29 @@ def walltime(small_run: Path, monkeypatch: pytest.MonkeyPatch, *overrides: str) 
 
 def steps_until_spent(budget: Walltime, times: Times, durations: list[float], first: int = 0) -> int:
     """How many steps are taken until the budget is spent."""
-    budget.after_step(first)
+    budget.in_step(first)
     for done, duration in enumerate(durations, start=1):
         assert not budget.is_spent()
         times.now += duration
-        budget.after_step(first + done)
+        budget.in_step(first + done)
         if budget.is_spent():
             return done
     return len(durations) + 1
 
 
-def test_a_run_stops_while_the_longest_step_and_the_margin_still_fit(
+def test_a_run_stops_while_two_of_the_longest_step_and_the_margin_still_fit(
     small_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     budget, times = walltime(small_run, monkeypatch, "train.walltime_s=100", "train.walltime_margin_s=20")
     times.now += 10  # the start counts
-    assert steps_until_spent(budget, times, [10, 5, 15, *[5] * 90], first=40) == 9
-    # 10 of start and 10 + 5 + 15 + 6 * 5 of steps: one more as long as the longest would pass 80.
-    assert times.now == 1070
+    assert steps_until_spent(budget, times, [10, 5, 15, *[5] * 90], first=40) == 6
+    # 10 of start and 10 + 5 + 15 + 3 * 5 of steps: what is left of this one and one more, each as long as the longest, would pass 80.
+    assert times.now == 1055
 
 
 def test_the_first_step_says_nothing_about_the_others(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     budget, times = walltime(small_run, monkeypatch, "train.walltime_s=100", "train.walltime_margin_s=0")
-    assert steps_until_spent(budget, times, [60, *[1] * 90]) == 41
+    assert steps_until_spent(budget, times, [60, *[1] * 90]) == 40
 
 
 def test_a_spent_walltime_lets_one_step_through(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
