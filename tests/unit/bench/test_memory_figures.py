@@ -11,7 +11,7 @@ def test_a_peak_holds_what_was_freed_within_the_act_and_not_what_was_freed_befor
     torch.ones(256 * MIB, dtype=torch.uint8)  # a peak of before
     start = resident("VmRSS")
     peak = peak_of(lambda: torch.ones(64 * MIB, dtype=torch.uint8)) - start
-    assert 64 * MIB <= peak < 96 * MIB
+    assert 60 * MIB < peak < 96 * MIB  # the kernel counts pages per core, and adds them up now and then
     assert resident("VmRSS") - start < 32 * MIB
 
 
