@@ -120,8 +120,16 @@ def speeds(found: Mapping[str, list[Ranks]]) -> str:
              f"{statistics.median(in_calls):.0%}", f"{statistics.median(calls_cpu):.0%}", f"{statistics.median(gloo):.0%}",
              spread([max(rank["world_s"] for rank in ranks) for ranks in rounds], ".2f")]
         )  # fmt: skip
-    header = ["layout", "tokens per CPU second", "against 1 process, 1 thread", "calls per step and rank",
-              "main threads' time in calls", "CPU time in calls", "CPU time of gloo's threads", "until groups are there, s"]  # fmt: skip
+    header = [
+        "layout",
+        "tokens per CPU second",
+        "against 1 process, 1 thread",
+        "calls per step and rank",
+        "main threads' time in calls",
+        "CPU time in calls",
+        "CPU time of gloo's threads",
+        "until groups are there, s",
+    ]
     return table(header, rows)
 
 
