@@ -11,6 +11,9 @@
 # make bench-recipe   the demo's recipe at several learning rates, on several corpora; appends to bench/results/recipe.md
 # make bench-growth   sources, records, ranks, files and nodes, many of each; appends to bench/results/growth.md
 # make soak    a run of 3,000 steps whose processes must not grow; appends to bench/results/soak.md
+# make bench-step   one training step beside megatron-core, plain PyTorch, the same compiled and Hugging Face; appends to bench/results/step.md
+# make bench-memory   peak memory of a step by parameter and token, and of the loss; appends to bench/results/memory.md
+# make bench-layouts   local ranks in several layouts beside one process: CPU time, collectives, threads; appends to bench/results/layouts.md
 # make bench-start   requests of a rank's start to the shared disk, counted by strace, and its CPU time; appends to bench/results/start.md
 # make install   the packages of constraints.txt into .venv, and this one so that changes of the code count at once
 # make lock    the packages that constraints.txt brings, each with the hashes of its files, into locks/
@@ -32,7 +35,7 @@ SPLITS := train validation
 SHARDS := $(foreach split,$(SPLITS),demo/shards/$(split)-code.json demo/shards/$(split)-prose.json)
 
 .DEFAULT_GOAL := help
-.PHONY: help install data demo test test-quick test-slurm interop check torture fuzz bench-data bench-checkpoint bench-export bench-recipe bench-growth bench-start soak lock sbom gpu clean
+.PHONY: help install data demo test test-quick test-slurm interop check torture fuzz bench-data bench-checkpoint bench-export bench-recipe bench-growth bench-start bench-step bench-memory bench-layouts soak lock sbom gpu clean
 
 help:
 	@sed -n '/^#/!q; s/^# //p' Makefile
@@ -227,6 +230,16 @@ bench-start: $(STAMP)
 	@which strace >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq strace; }
 	mkdir -p .cache
 	$(RUN) -m bench.start
+
+# Half an hour on two quiet cores; g++ is needed for torch.compile. STEP='--precision bf16 --threads 1 --only fanal,plain' takes a part.
+bench-step: $(STAMP)
+	$(RUN) -W ignore -m bench.step $(STEP)
+
+bench-memory: $(STAMP)
+	$(RUN) -W ignore -m bench.memory
+
+bench-layouts: $(STAMP)
+	$(RUN) -W ignore -m bench.layouts
 
 gpu: data
 	$(RUN) -m pytest tests/gpu -rs

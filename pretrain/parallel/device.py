@@ -9,11 +9,14 @@ Two things cannot be reached that way, being methods: ``Tensor.cuda`` and ``Tens
 """
 
 import contextlib
+import functools
 import importlib
+import inspect
 import types
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 
 from fanal.errors import UserError
 from pretrain.parallel.binding import bind_to_gpu
@@ -82,6 +85,28 @@ def prepare_device(device_type: Literal["cuda", "cpu"], local_rank: int) -> torc
     _patch_rng()
     _patch_tensor_methods()
     return torch.device("cpu")
+
+
+def share_groups() -> None:
+    """Have megatron-core make one process group for each set of ranks of this world, and use it under all of its names.
+
+    Of the 18 groups that it makes, most have the same few ranks, and gloo keeps three threads for each, one of which wakes up a
+    hundred times a second. NCCL makes nothing before a group is used, and there they stay as they are. Called in every world,
+    when ranks have met. Collectives of a group keep their order: one thread of a rank issues all of them.
+    """
+    parallel_state: Any = importlib.import_module("megatron.core.parallel_state")
+    create = inspect.unwrap(parallel_state.create_group)
+    made: dict[tuple[int, ...], Any] = {tuple(range(dist.get_world_size())): dist.group.WORLD}
+
+    @functools.wraps(create)
+    def create_group(ranks: list[int], *args: Any, **kwargs: Any) -> Any:
+        """Every rank asks for every group, so that all agree on which are new."""
+        key = tuple(sorted(ranks))
+        if key not in made:
+            made[key] = create(ranks, *args, **kwargs)
+        return made[key]
+
+    parallel_state.create_group = create_group
 
 
 def peak_memory_bytes(device: torch.device) -> int:

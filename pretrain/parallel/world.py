@@ -12,7 +12,7 @@ from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 
 from pretrain.config.derive import data_parallel_size
 from pretrain.config.schema import ParallelConfig
-from pretrain.parallel.device import prepare_device, resolve_device
+from pretrain.parallel.device import prepare_device, resolve_device, share_groups
 from pretrain.parallel.environment import name_first_host, rank_and_size
 from pretrain.parallel.plain_objects import read_plain_objects_alone
 from pretrain.parallel.rendezvous import meet
@@ -54,6 +54,7 @@ def open_lone_world() -> Iterator[None]:
     store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]
     dist.init_process_group(backend="gloo", store=store, rank=0, world_size=1)
     try:
+        share_groups()
         parallel_state.initialize_model_parallel(create_gloo_process_groups=False)
         model_parallel_cuda_manual_seed(0)  # megatron forks it where it makes weights; nothing is drawn
         yield
@@ -83,6 +84,8 @@ def open_world(config: ParallelConfig, *, seed: int) -> Iterator[World]:
         # With it NCCL connects now and not in the first step, cuts later groups from this one, and refuses tensors of another GPU.
         device_id=device if device.type == "cuda" else None,
     )
+    if device.type == "cpu":
+        share_groups()
     virtual = config.virtual_pipeline_model_parallel_size
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=config.tensor_model_parallel_size,
