@@ -47,6 +47,7 @@ def quick_imports() -> Iterator[None]:
         yield
     finally:
         inspect.getmodule = sought
+        gc.freeze()
         if collects:
             gc.enable()
 
