@@ -24,7 +24,12 @@ from bench.start import RESULTS, ROOT, environment, forget_run
 
 CONFIG = ROOT / "configs" / "tiny.yaml"
 SHORT = ("log.interval=1", "checkpoint.interval=1", "optim.lr_warmup_samples=0")
-LONE = (*SHORT, "parallel.tensor_model_parallel_size=1", "parallel.pipeline_model_parallel_size=1", "parallel.sequence_parallel=false")
+LONE = (
+    *SHORT,
+    "parallel.tensor_model_parallel_size=1",
+    "parallel.pipeline_model_parallel_size=1",
+    "parallel.sequence_parallel=false",
+)
 STATES = {"new": "train.train_steps=2", "resumed": "train.train_steps=3", "finished": "train.train_steps=3"}
 """Each state of a run with the override that it is started with; they follow each other in one folder."""
 PHASES = Path(__file__).parent / "start_phases.py"
@@ -52,9 +57,10 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--against", metavar="REV", help="also start the tree of this commit")
     given = parser.parse_args(arguments)
     assert ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0, "Linux has it since 3.4"
-    with tempfile.TemporaryDirectory(prefix="fanal-start-", dir=ROOT / ".cache") as scratch, trees(
-        given.against, Path(scratch)
-    ) as places:
+    with (
+        tempfile.TemporaryDirectory(prefix="fanal-start-", dir=ROOT / ".cache") as scratch,
+        trees(given.against, Path(scratch)) as places,
+    ):
         before = os.getloadavg()[0]
         commands: dict[tuple[str, str], Figures] = {}
         phases: dict[tuple[str, str], Figures] = {}
@@ -156,7 +162,9 @@ def reap_orphans() -> None:
             return
 
 
-def add(figures: dict[tuple[str, str], Figures], key: tuple[str, str], moments: Mapping[str, Moment], *, counts: bool) -> None:
+def add(
+    figures: dict[tuple[str, str], Figures], key: tuple[str, str], moments: Mapping[str, Moment], *, counts: bool
+) -> None:
     for name, moment in moments.items():
         if counts:
             figures.setdefault(key, {}).setdefault(name, []).append(moment)

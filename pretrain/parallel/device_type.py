@@ -2,6 +2,7 @@
 what starts ranks on a CPU needs nothing else of it."""
 
 import ctypes
+import importlib
 import runpy
 import sys
 from importlib.util import find_spec
@@ -9,11 +10,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fanal.errors import UserError
+from pretrain.parallel.quick_imports import quick_imports
 
 DRIVER = "libcuda.so.1"
 """NVIDIA's driver as a program sees it: the CUDA runtime loads it by this name, and finds no GPU without it."""
-DEVICES = ("nvidia*", "dxg")
-"""Files in /dev of a GPU: NVIDIA's own, and the one that Windows passes on to WSL."""
+DEVICES, IN = ("nvidia*", "dxg"), Path("/dev")
+"""Files of a GPU: NVIDIA's own, and the one that Windows passes on to WSL."""
 
 MOST_CPU_RANKS = 4
 """Limit of the ranks on one machine's CPU: more take longer to start and show nothing new."""
@@ -51,8 +53,11 @@ def gpu_memory_bytes() -> int:
 
 def _cuda_is_available() -> bool:
     """Return what torch says; it is asked where it is there already, or where its answer may be yes."""
-    if "torch" not in sys.modules and not _torch_may_see_a_gpu():
-        return False
+    if "torch" not in sys.modules:
+        if not _torch_may_see_a_gpu():
+            return False
+        with quick_imports():
+            importlib.import_module("torch")
     import torch
 
     return torch.cuda.is_available()
@@ -61,17 +66,19 @@ def _cuda_is_available() -> bool:
 def _torch_may_see_a_gpu() -> bool:
     """Return False only where torch surely sees no GPU: it was built for the CPU alone, or there is neither driver nor device."""
     build = _build_of_torch()
-    if not build.get("cuda") and not build.get("hip") and "cuda" in build:
-        return False
-    return bool(build.get("hip")) or any(any(Path("/dev").glob(name)) for name in DEVICES) or _loads(DRIVER)
+    if "cuda" not in build or build.get("hip"):
+        return True
+    return build["cuda"] is not None and (_loads(DRIVER) or any(any(IN.glob(name)) for name in DEVICES))
 
 
 def _build_of_torch() -> dict[str, Any]:
     """Return the names in torch's version.py, which imports nothing of torch; none if there is no such file."""
     spec = find_spec("torch")
     places = [] if spec is None else spec.submodule_search_locations or []
-    files = [path for place in places if (path := Path(place) / "version.py").is_file()]
-    return runpy.run_path(str(files[0])) if files else {}
+    for path in (Path(place) / "version.py" for place in places):
+        if path.is_file():
+            return runpy.run_path(str(path))
+    return {}
 
 
 def _loads(library: str) -> bool:
