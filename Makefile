@@ -11,7 +11,7 @@
 # make bench-recipe   the demo's recipe at several learning rates, on several corpora; appends to bench/results/recipe.md
 # make bench-growth   sources, records, ranks, files and nodes, many of each; appends to bench/results/growth.md
 # make soak    a run of 3,000 steps whose processes must not grow; appends to bench/results/soak.md
-# make bench-start   requests of a rank's start to the shared disk, counted by strace, and its CPU time; appends to bench/results/start.md
+# make bench-start   a rank's requests to the shared disk, by strace, and seconds to a run's first line, step and end (AGAINST=REV: beside a commit's); appends to bench/results/start.md
 # make install   the packages of constraints.txt into .venv, and this one so that changes of the code count at once
 # make lock    the packages that constraints.txt brings, each with the hashes of its files, into locks/
 # make sbom    what is installed, as a bill of materials (CycloneDX, build/sbom.cdx.json), and docs/dependencies.md
@@ -223,10 +223,11 @@ soak: $(STAMP)
 	$(RUN) -m bench.soak
 
 # strace comes from apt-get where there is none.
-bench-start: $(STAMP)
+bench-start: data
 	@which strace >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq strace; }
 	mkdir -p .cache
 	$(RUN) -m bench.start
+	$(RUN) -m bench.start_times $(if $(AGAINST),--against $(AGAINST))
 
 gpu: data
 	$(RUN) -m pytest tests/gpu -rs

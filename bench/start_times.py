@@ -1,5 +1,5 @@
-"""Seconds from the command to its first line, its first step and its end: a new run of the demo, one that is resumed, and one that is
-finished. `make bench-start`; with ``--against REV`` an older tree is started in turn with this one.
+"""Seconds from the command to its first line, its first step and its end: a new run of the demo, a resumed one and a finished one.
+`make bench-start`; with ``--against REV`` an older tree is started in turn with this one.
 
 Processor time counts all processes of a run. It stands beside the seconds because a machine may have other work; how much, says
 the load, which Linux counts as the processes that want to run.
@@ -15,7 +15,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,18 +56,16 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--against", metavar="REV", help="also start the tree of this commit")
     given = parser.parse_args(arguments)
     assert ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0, "Linux has it since 3.4"
-    with (
-        tempfile.TemporaryDirectory(prefix="fanal-start-", dir=ROOT / ".cache") as scratch,
-        trees(given.against, Path(scratch)) as places,
-    ):
+    with tempfile.TemporaryDirectory(prefix="fanal-start-", dir=ROOT / ".cache") as folder:
+        scratch, places = Path(folder), trees(given.against, Path(folder))
         before = os.getloadavg()[0]
         commands: dict[tuple[str, str], Figures] = {}
         phases: dict[tuple[str, str], Figures] = {}
         for number in range(given.rounds + 1):  # one round before those counted warms caches, and writes bytecode
             for name in list(places) if number % 2 else reversed(list(places)):
-                for state, moments in one_round(places[name], Path(scratch)):
+                for state, moments in one_round(places[name], scratch):
                     add(commands, (state, name), moments, counts=number > 0)
-                for state, moments in one_round_of_a_rank(places[name], Path(scratch)):
+                for state, moments in one_round_of_a_rank(places[name], scratch):
                     add(phases, (state, name), moments, counts=number > 0)
         load = f"Medians and ranges of {given.rounds} rounds, in turn; load {before:.1f} before and {os.getloadavg()[0]:.1f} after."
     append_result(given.results, "Seconds of a start, the demo on 4 local ranks", f"{load}\n\n{rows_of(commands)}")
@@ -76,19 +73,15 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-@contextmanager
-def trees(revision: str | None, scratch: Path) -> Iterator[dict[str, Path]]:
-    """Folders of code by name: this one, and that of a commit."""
+def trees(revision: str | None, scratch: Path) -> dict[str, Path]:
+    """Folders of code by name: this one, and that of a commit, which is unpacked."""
     if revision is None:
-        yield {"now": ROOT}
-        return
+        return {"now": ROOT}
     folder = scratch / "tree"
-    git = ["git", "-C", str(ROOT), "worktree"]
-    subprocess.run([*git, "add", "--quiet", "--detach", folder, revision], check=True)
-    try:
-        yield {revision[:12]: folder, "now": ROOT}
-    finally:
-        subprocess.run([*git, "remove", "--force", folder], check=True)
+    folder.mkdir()
+    archive = subprocess.run(["git", "archive", revision], cwd=ROOT, capture_output=True, check=True).stdout
+    subprocess.run(["tar", "-x", "-C", folder], input=archive, check=True)
+    return {revision[:12]: folder, "now": ROOT}
 
 
 def one_round(tree: Path, scratch: Path) -> Iterator[tuple[str, dict[str, Moment]]]:

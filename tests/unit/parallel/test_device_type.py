@@ -43,8 +43,9 @@ def test_a_build_for_cuda_is_not_asked_where_there_is_neither_driver_nor_device(
 @pytest.mark.parametrize("there", ["driver", "device"])
 def test_a_build_for_cuda_is_asked_where_there_is_a_driver_or_a_device(there: str, tmp_path: Path) -> None:
     (tmp_path / "nvidia0").touch()
-    place = {"driver": "libc.so.6"} if there == "driver" else {"devices": tmp_path}
-    assert found(tmp_path, version="cuda = '13.0'\nhip = None\n", **place) == "cuda True"
+    driver, devices = ("libc.so.6", Path(NOT_THERE)) if there == "driver" else (NOT_THERE, tmp_path)
+    version = "cuda = '13.0'\nhip = None\n"
+    assert found(tmp_path, version=version, driver=driver, devices=devices) == "cuda True"
 
 
 @pytest.mark.parametrize("version", ["cuda = None\nhip = '6.4'\n", "", None], ids=["ROCm", "empty", "none"])
