@@ -62,6 +62,7 @@ def main(arguments: Sequence[str]) -> int:
         commands: dict[tuple[str, str], Figures] = {}
         phases: dict[tuple[str, str], Figures] = {}
         for number in range(given.rounds + 1):  # one round before those counted warms caches, and writes bytecode
+            print(f"round {number} of {given.rounds}", file=sys.stderr, flush=True)
             for name in list(places) if number % 2 else reversed(list(places)):
                 for state, moments in one_round(places[name], scratch):
                     add(commands, (state, name), moments, counts=number > 0)
