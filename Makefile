@@ -14,7 +14,7 @@
 # make bench-step   one training step beside megatron-core, plain PyTorch, the same compiled and Hugging Face; appends to bench/results/step.md
 # make bench-memory   peak memory of a step by parameter and token, and of the loss; appends to bench/results/memory.md
 # make bench-layouts   local ranks in several layouts beside one process: CPU time, collectives, threads; appends to bench/results/layouts.md
-# make bench-start   requests of a rank's start to the shared disk, counted by strace, and its CPU time; appends to bench/results/start.md
+# make bench-start   a rank's requests to the shared disk, by strace, and seconds to a run's first line, step and end (AGAINST=REV: beside a commit's); appends to bench/results/start.md
 # make install   the packages of constraints.txt into .venv, and this one so that changes of the code count at once
 # make lock    the packages that constraints.txt brings, each with the hashes of its files, into locks/
 # make sbom    what is installed, as a bill of materials (CycloneDX, build/sbom.cdx.json), and docs/dependencies.md
@@ -226,10 +226,11 @@ soak: $(STAMP)
 	$(RUN) -m bench.soak
 
 # strace comes from apt-get where there is none.
-bench-start: $(STAMP)
+bench-start: data
 	@which strace >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq strace; }
 	mkdir -p .cache
 	$(RUN) -m bench.start
+	$(RUN) -m bench.start_times $(if $(AGAINST),--against $(AGAINST))
 
 # Half an hour on two quiet cores; g++ is needed for torch.compile. STEP='--precision bf16 --threads 1 --only fanal,plain' takes a part.
 bench-step: $(STAMP)

@@ -290,10 +290,9 @@ def _train_local(run: RunConfig) -> int:
             print(*finished_lines(run, encoding=sys.stdout.encoding), sep="\n")
             return FINISHED
 
-    with quick_imports():
-        from pretrain.checkpoint.loading.init_from import check_init_from
+    from pretrain.checkpoint.loading.init_from import check_init_from
     from pretrain.log.run_dir import open_run_dir
-    from pretrain.parallel.device import resolve_device
+    from pretrain.parallel.device_type import resolve_device
     from pretrain.parallel.local import run_local_ranks
     from pretrain.train.local_rank import local_rank
     from pretrain.train.memory import check_memory
@@ -310,7 +309,7 @@ def _train_local(run: RunConfig) -> int:
     code, failure = run_local_ranks(
         local_rank,
         run,
-        preload=["pretrain.train.loop"],
+        preload=["pretrain.train.preload"],
         num_ranks=num_ranks,
         device_type=device_type,
         log_dir=folder / LOGS_DIR,

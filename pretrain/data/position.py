@@ -5,14 +5,17 @@ import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fanal.errors import DamageError, error_type
 from fanal.plain_files import read_plain
 from fanal.reason import reason
 from fanal.records import MisfitError, record_of
 from fanal.shown import shown
-from pretrain.data.read import TrainData
 from pretrain.data.sample_hash import algorithm_of, is_text
+
+if TYPE_CHECKING:  # it brings torch, and what starts ranks reads a position without
+    from pretrain.data.read import TrainData
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +98,7 @@ class DataPosition:
 
 
 def position_of(
-    data: TrainData,
+    data: "TrainData",
     *,
     consumed_samples: int,
     consumed_hash: str,

@@ -16,7 +16,7 @@ from pretrain.convert.open_model import OpenModel, open_model
 from pretrain.model.families.sizes import num_parameters
 from pretrain.model.inference import InferenceDecoder
 from pretrain.model.sampling import Sampler, Sampling
-from pretrain.parallel.device import resolve_device
+from pretrain.parallel.device_type import resolve_device
 
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 """The character a tokenizer writes for bytes that are no complete character yet."""

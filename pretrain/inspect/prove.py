@@ -33,7 +33,7 @@ from pretrain.inspect.prove_plan import kill_plans, num_steps, proof_overrides
 from pretrain.inspect.prove_progress import ProveProgress
 from pretrain.inspect.prove_report import ProvedRun, print_report, write_record
 from pretrain.log.run_dir import open_run_dir
-from pretrain.parallel.device import num_local_devices, resolve_device
+from pretrain.parallel.device_type import num_local_devices, resolve_device
 from pretrain.parallel.environment import started_by_launcher
 from pretrain.parallel.precision import imitated_precision
 from pretrain.train.memory import check_memory

@@ -18,7 +18,6 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 
-from fanal.errors import UserError
 from pretrain.parallel.binding import bind_to_gpu
 
 MEGATRON_MODULES_THAT_SAY_CUDA = (
@@ -46,31 +45,6 @@ TENSOR_METHODS = ("cuda", "type")
 
 FACTORIES = ("empty", "empty_like", "full", "ones", "tensor", "zeros", "zeros_like", "arange")
 """torch factories whose ``device`` is read as the CPU."""
-
-MOST_CPU_RANKS = 4
-"""Limit of the ranks on one machine's CPU: more take longer to start and show nothing new."""
-
-
-def resolve_device(requested: Literal["auto", "cuda", "cpu"]) -> Literal["cuda", "cpu"]:
-    """Return the device type that a run uses.
-
-    Raises: UserError if CUDA is asked for and PyTorch sees none.
-    """
-    if requested == "cuda" and not torch.cuda.is_available():
-        raise UserError("parallel.device (cuda) needs a GPU and PyTorch sees none; parallel.device=cpu works")
-    if requested == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return requested
-
-
-def num_local_devices(device_type: Literal["cuda", "cpu"]) -> int:
-    """Return the number of ranks this machine has room for: one per GPU, and on a CPU MOST_CPU_RANKS, which share its cores."""
-    return torch.cuda.device_count() if device_type == "cuda" else MOST_CPU_RANKS
-
-
-def gpu_memory_bytes() -> int:
-    """Return the memory of the smallest GPU of this machine."""
-    return min(torch.cuda.get_device_properties(index).total_memory for index in range(torch.cuda.device_count()))
 
 
 def prepare_device(device_type: Literal["cuda", "cpu"], local_rank: int) -> torch.device:

@@ -2,7 +2,8 @@
 
 What they do at import that a run does not need: megatron-core 0.16.1 decorates 40 functions with ``torch.compile``, which brings
 in TorchDynamo and Inductor, though our layers call none of them; each operator that torch registers has Python's ``inspect``
-follow the links of every module's path to learn which module a frame is of; and Python looks for garbage in what only grows.
+follow the links of every module's path to learn which module a frame is of; and Python looks for garbage in what only grows:
+while it is imported, after it, and at the end of the process, when it takes all of it apart.
 Figures: docs/decisions/parallelism.md.
 """
 
@@ -31,7 +32,11 @@ def compile_at_first_call() -> None:
 
 @contextlib.contextmanager
 def quick_imports() -> Iterator[None]:
-    """Within the block, which imports and does nothing else, ``inspect`` asks a frame for its module, and garbage stays."""
+    """Within the block, which imports and does nothing else, ``inspect`` asks a frame for its module, and garbage stays.
+
+    What is there at its end is frozen (``gc.freeze``): no search for garbage walks it from now on, here or in a process that is
+    forked from this one, where each page that a search touches would be copied.
+    """
     sought = inspect.getmodule
 
     def module_of(thing: Any, _filename: str | None = None) -> types.ModuleType | None:
@@ -47,6 +52,7 @@ def quick_imports() -> Iterator[None]:
         yield
     finally:
         inspect.getmodule = sought
+        gc.freeze()
         if collects:
             gc.enable()
 

@@ -12,7 +12,8 @@ from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 
 from pretrain.config.derive import data_parallel_size
 from pretrain.config.schema import ParallelConfig
-from pretrain.parallel.device import prepare_device, resolve_device, share_groups
+from pretrain.parallel.device import prepare_device, share_groups
+from pretrain.parallel.device_type import resolve_device
 from pretrain.parallel.environment import name_first_host, rank_and_size
 from pretrain.parallel.plain_objects import read_plain_objects_alone
 from pretrain.parallel.rendezvous import meet

@@ -33,7 +33,7 @@ from pretrain.model.gpt import attention_choice, build_model
 from pretrain.optim.optimizer import build_optimizer, set_learning_rate
 from pretrain.optim.schedule import learning_rate
 from pretrain.parallel.determinism import deterministic
-from pretrain.parallel.device import resolve_device
+from pretrain.parallel.device_type import resolve_device
 from pretrain.parallel.environment import least_ranks_on_node, rank_and_size
 from pretrain.parallel.precision import imitated_precision
 from pretrain.parallel.reduce import any_rank, any_rank_each

@@ -6,7 +6,7 @@ from typing import Literal
 from fanal.errors import PassingError, UserError
 from fanal.host_memory import host_memory
 from pretrain.config.schema import RunConfig
-from pretrain.parallel.device import gpu_memory_bytes
+from pretrain.parallel.device_type import gpu_memory_bytes
 from pretrain.train.least_memory import ON_THE_HOST, least_bytes
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pretrain.parallel import device
+from pretrain.parallel import device, device_type
 
 ROOT = Path(__file__).parents[3]
 
@@ -95,8 +95,8 @@ def test_what_a_gpu_holds_is_what_its_allocator_took_and_what_is_not_free(monkey
 def test_asking_for_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match=r"parallel.device \(cuda\) needs a GPU .*; parallel.device=cpu works"):
-        device.resolve_device("cuda")
-    assert device.resolve_device("auto") == "cpu"
+        device_type.resolve_device("cuda")
+    assert device_type.resolve_device("auto") == "cpu"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert device.resolve_device("auto") == "cuda"
-    assert device.resolve_device("cpu") == "cpu"
+    assert device_type.resolve_device("auto") == "cuda"
+    assert device_type.resolve_device("cpu") == "cpu"

@@ -51,6 +51,16 @@ def test_a_frame_has_the_module_that_inspect_finds() -> None:
         assert inspect.getmodule(quick_imports) is module, "what is no frame is sought as before"
 
 
+def test_what_was_imported_is_not_searched_for_garbage_again() -> None:
+    before = gc.get_freeze_count()
+    try:
+        with quick_imports():
+            made = [[] for _ in range(1_000)]
+        assert gc.get_freeze_count() >= before + len(made)
+    finally:
+        gc.unfreeze()
+
+
 def test_python_is_as_it_was_after_imports_that_fail() -> None:
     before = inspect.getmodule
     with pytest.raises(ImportError), quick_imports():
