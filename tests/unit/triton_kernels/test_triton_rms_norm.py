@@ -91,7 +91,7 @@ def test_between_forward_and_backward_the_sum_is_held_and_neither_summand() -> N
 FAULTS = [
     ("no eps", "/ h + eps)", "/ h)"),
     ("the mean over the block, not the row", "tl.sum(x * x, axis=0) / h", "tl.sum(x * x, axis=0) / BLOCK"),
-    ("rows beyond their end", "inside = columns < h\n    x = ", "inside = columns < BLOCK\n    x = "),
+    ("a mask that leaves out the last column", "inside = columns < h\n    x = ", "inside = columns < h - 1\n    x = "),
     ("no mean in the backward", "- x * (inverse_rms * inverse_rms * mean)", ""),
     ("the cube of 1/rms is a square", "(inverse_rms * inverse_rms * mean)", "(inverse_rms * mean)"),
     ("the weight's gradient of unscaled rows", "dw += dy * x * inverse_rms", "dw += dy * x"),
