@@ -77,7 +77,9 @@ def add_rms_norm(
     Returns: x + residual and its norm, [..., h] in x.dtype.
     """
     _check(x, weight)
-    assert residual.shape == x.shape, f"residual {tuple(residual.shape)} and x {tuple(x.shape)} must have the same shape"
+    assert residual.shape == x.shape, (
+        f"residual {tuple(residual.shape)} and x {tuple(x.shape)} must have the same shape"
+    )
     assert residual.dtype == x.dtype, f"residual ({residual.dtype}) and x ({x.dtype}) must have one dtype"
     return _AddRMSNorm.apply(x, residual, weight, eps, zero_centered)  # pyright: ignore[reportReturnType]
 

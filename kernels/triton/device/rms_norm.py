@@ -7,7 +7,6 @@ With r = 1 / sqrt(mean(x^2) + eps) and u = weight, or 1 + weight:
 Zhang and Sennrich, 2019 (arXiv:1910.07467). A row is held in registers whole, so each tensor is read once and written once.
 """
 
-# pyright: reportMissingImports=false, reportIndexIssue=false, reportOperatorIssue=false
 import triton
 import triton.language as tl
 

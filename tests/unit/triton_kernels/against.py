@@ -29,7 +29,9 @@ def run(operation: Operation, inputs: Sequence[Tensor], upstream: Sequence[Tenso
     outputs = operation(*leaves)
     outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
     upstream = upstream or [random(*output.shape, dtype=output.dtype, seed=90 + i) for i, output in enumerate(outputs)]
-    torch.autograd.backward(outputs, [gradient.to(output.dtype) for gradient, output in zip(upstream, outputs, strict=True)])
+    torch.autograd.backward(
+        outputs, [gradient.to(output.dtype) for gradient, output in zip(upstream, outputs, strict=True)]
+    )
     assert all(leaf.grad is not None for leaf in leaves)
     return [*(output.detach() for output in outputs), *(leaf.grad for leaf in leaves)]  # pyright: ignore[reportReturnType]
 

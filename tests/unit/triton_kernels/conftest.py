@@ -6,15 +6,15 @@ import os
 import pytest
 
 
-def obstacle() -> str:
-    """Why the interpreter cannot run here; empty if it can."""
+@pytest.fixture(scope="session")
+def triton() -> None:
+    """Skip where Triton is not installed."""
     if importlib.util.find_spec("triton") is None:
-        return "triton is not installed: make kernels"
-    return "" if os.environ.get("TRITON_INTERPRET") == "1" else "triton's interpreter is off: make kernels"
+        pytest.skip("triton is not installed: make kernels")
 
 
 @pytest.fixture(autouse=True)
-def interpreter(request: pytest.FixtureRequest) -> None:
-    """Skip what needs the interpreter where there is none."""
-    if "without_triton" not in request.keywords and (reason := obstacle()):
-        pytest.skip(reason)
+def interpreter(triton: None) -> None:
+    """Skip where nothing can be interpreted. A module whose tests need no interpreter has a fixture of this name itself."""
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.skip("triton's interpreter is off: make kernels")

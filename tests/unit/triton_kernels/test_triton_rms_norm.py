@@ -60,7 +60,11 @@ def test_rows_that_do_not_lie_in_one_piece_give_the_same_bits() -> None:
     for cut in (wide[..., 10:110], wide[:, 1], wide.transpose(0, 1)[..., :100], wide.permute(2, 1, 0)):
         weight = 1 + random(cut.shape[-1], seed=1, scale=0.3)
         for operation in (lambda x, w: rms_norm(x, w, EPS), lambda x, w: add_rms_norm(x, x, w, EPS)):
-            for found, expected in zip(run(operation, (cut, weight)), run(operation, (cut.clone(memory_format=torch.contiguous_format), weight)), strict=True):
+            for found, expected in zip(
+                run(operation, (cut, weight)),
+                run(operation, (cut.clone(memory_format=torch.contiguous_format), weight)),
+                strict=True,
+            ):
                 assert torch.equal(found, expected)
 
 
