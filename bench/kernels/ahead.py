@@ -34,7 +34,7 @@ class Compiled:
     """Of a thread's own memory: spilled registers, and anything else that does not fit."""
     shared_bytes: int
     wide_share: float
-    """Of the bits that its load instructions name, those in loads of 128 bits a thread."""
+    """Of the bits that its loads of blocks name, those in loads of 128 bits a thread."""
 
 
 def compile_all(compilations: Sequence[Compilation], targets: Sequence[str] = TARGETS) -> list[list[Compiled]]:
@@ -102,7 +102,7 @@ def _on_nvidia(target: str, assembly: dict, shared: int) -> Compiled:
         8 * int(size)
         for size in re.findall(r"cp\.async\.c[ag]\.shared\.global[^;]*?, (0x[0-9a-f]+|\d+)", assembly["ptx"])
     ]
-    return Compiled(target, registers, stack + local, shared, _wide(widths))
+    return Compiled(target, registers, stack + local, shared, _wide(widths, assembly))
 
 
 def _on_amd(target: str, assembly: dict, shared: int) -> Compiled:
@@ -112,8 +112,13 @@ def _on_amd(target: str, assembly: dict, shared: int) -> Compiled:
     spilled = sum(4 * int(count) for count in re.findall(r"\.vgpr_spill_count: +(\d+)", text))
     loads = re.findall(r"(?:global|buffer)_load_(dwordx?\d?|[us]?byte|[us]?short)", text)
     bits = {"dword": 32, "dwordx2": 64, "dwordx3": 96, "dwordx4": 128}
-    return Compiled(target, registers, max(private, spilled), shared, _wide([bits.get(load, 16) for load in loads]))
+    return Compiled(
+        target, registers, max(private, spilled), shared, _wide([bits.get(load, 16) for load in loads], assembly)
+    )
 
 
-def _wide(widths: Sequence[int]) -> float:
-    return sum(width for width in widths if width >= 128) / max(sum(widths), 1)
+def _wide(widths: Sequence[int], assembly: dict) -> float:
+    """Return the share of wide loads, the loads of single numbers left out: in Triton's own code they are no tensors."""
+    single = len(re.findall(r"tt\.load [^\n]*: !tt\.ptr<", assembly["ttgir"]))
+    of_blocks = sorted(widths)[single:]
+    return sum(width for width in of_blocks if width >= 128) / max(sum(of_blocks), 1)

@@ -3,12 +3,10 @@
 from collections.abc import Callable, Iterator
 
 import torch
-from torch import Tensor
 
-from bench.kernels.cases import CASES, Case, launches
+from bench.kernels.cases import CASES, Case, Outputs, differentiate, launches
 from bench.kernels.table import moved_bytes
 
-DTYPE = torch.bfloat16
 COPY_BYTES = 2**30
 
 
@@ -36,19 +34,21 @@ def measured_table() -> Iterator[str]:
     for case in CASES:
         ours, theirs = _passes(case, case.operation), _passes(case, case.by_torch)
         for name, mine, other, side in zip(("forward", "backward"), ours, theirs, launches(case, "cuda"), strict=True):
+            if not side:
+                continue
             bandwidth = sum(map(moved_bytes, side)) / (mine / 1e3)
             share = "-" if case.least is None else f"{bandwidth / copy:.0%}"
             yield f"| {case.name} | {name} | {mine:.3f} | {share} | {other:.3f} |"
 
 
-def _passes(case: Case, operation: Callable[..., Tensor | tuple[Tensor, ...]]) -> tuple[float, float]:
-    """Return the milliseconds of the forward and of the backward."""
-    tensors = [torch.randn(shape, dtype=DTYPE, device="cuda", requires_grad=True) for shape in case.shapes]
+def _passes(case: Case, operation: Callable[..., Outputs]) -> tuple[float, float]:
+    """Return the milliseconds of the forward and of the backward, the second as a difference."""
+    tensors = case.inputs("cuda")
     forward = milliseconds(lambda: operation(*tensors))
 
     def both() -> None:
-        outputs = operation(*tensors)
-        outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
-        torch.autograd.grad(outputs, tensors, [torch.ones_like(output) for output in outputs])
+        for tensor in tensors:
+            tensor.grad = None
+        differentiate(operation(*tensors))
 
     return forward, milliseconds(both) - forward

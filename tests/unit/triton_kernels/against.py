@@ -37,9 +37,16 @@ def run(operation: Operation, inputs: Sequence[Tensor], upstream: Sequence[Tenso
 
 
 def differences(
-    operation: Operation, definition: Operation, inputs: Sequence[Tensor], bound: float | None = None
+    operation: Operation,
+    definition: Operation,
+    inputs: Sequence[Tensor],
+    bound: float | None = None,
+    floor: float = 0.0,
 ) -> list[str]:
-    """Where the operation's outputs and gradients leave those of the definition, computed in fp64 from the same inputs."""
+    """Where the operation's outputs and gradients leave those of the definition, computed in fp64 from the same inputs.
+
+    floor: what the bound is relative to where the definition has less, as in a gradient that is zero because terms cancel.
+    """
     narrow = run(operation, inputs)
     upstream = [
         random(*output.shape, dtype=output.dtype, seed=90 + i) for i, output in enumerate(narrow[: -len(inputs)])
@@ -48,12 +55,12 @@ def differences(
     return [
         f"tensor {i}: {(found.double() - expected).abs().max():.2e} of {expected.abs().max():.2e}"
         for i, (found, expected) in enumerate(zip(narrow, wide, strict=True))
-        if not close(found, expected, bound or BOUND[inputs[0].dtype])
+        if not close(found, expected, bound or BOUND[inputs[0].dtype], floor)
     ]
 
 
-def close(found: Tensor, expected: Tensor, bound: float) -> bool:
-    largest = expected.abs().max().item()
+def close(found: Tensor, expected: Tensor, bound: float, floor: float = 0.0) -> bool:
+    largest = max(expected.abs().max().item(), floor)
     return torch.allclose(found.double(), expected, rtol=bound, atol=bound * largest)
 
 
