@@ -99,7 +99,7 @@ def _on_nvidia(target: str, assembly: dict, shared: int) -> Compiled:
     ]
     # Copies into shared memory, 16 bytes or fewer each.
     widths += [
-        8 * int(size)
+        8 * int(size, 0)
         for size in re.findall(r"cp\.async\.c[ag]\.shared\.global[^;]*?, (0x[0-9a-f]+|\d+)", assembly["ptx"])
     ]
     return Compiled(target, registers, stack + local, shared, _wide(widths, assembly))

@@ -174,6 +174,4 @@ def _constants(
         "KEYS": tile.keys,
         "RANGES": ranges is not None,
         "CAP": soft_cap is not None,
-        # Products of fp32 as such: Triton's default cuts them to tf32.
-        "PRECISION": "ieee" if query.dtype == torch.float32 else "tf32",
     }

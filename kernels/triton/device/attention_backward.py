@@ -29,7 +29,7 @@ def slope(z, cap, CAP: tl.constexpr):
 def over_keys(
     d_query, query, d_output, log_total, delta, row, row_first, key_ptr, value_ptr, key_stride, value_stride, begin, end, s,
     scale, cap, HEAD_SIZE: tl.constexpr, D: tl.constexpr, KEYS: tl.constexpr, MASKED: tl.constexpr, RANGES: tl.constexpr,
-    CAP: tl.constexpr, PRECISION: tl.constexpr,
+    CAP: tl.constexpr,
 ):  # fmt: skip
     """Add to dQ what the keys of [begin, end) give."""
     channel = tl.arange(0, D)
@@ -39,15 +39,15 @@ def over_keys(
         at = key.to(tl.int64)[None, :]
         keys = tl.load(key_ptr + at * key_stride + channel[:, None], mask=inside, other=0.0)
         values = tl.load(value_ptr + at * value_stride + channel[:, None], mask=inside, other=0.0)
-        z = logits(tl.dot(query, keys, input_precision=PRECISION), scale, cap, CAP)
+        z = logits(tl.dot(query, keys, input_precision="ieee"), scale, cap, CAP)
         p = tl.exp2(z - log_total[:, None])
         if MASKED:
             seen = key[None, :] <= row[:, None]
             if RANGES:
                 seen = seen & (key[None, :] >= row_first[:, None])
             p = tl.where(seen, p, 0.0)
-        d_scores = p * (tl.dot(d_output, values, input_precision=PRECISION) - delta[:, None]) * slope(z, cap, CAP)
-        d_query = tl.dot(d_scores.to(keys.dtype), tl.trans(keys), d_query, input_precision=PRECISION)
+        d_scores = p * (tl.dot(d_output, values, input_precision="ieee") - delta[:, None]) * slope(z, cap, CAP)
+        d_query = tl.dot(d_scores.to(keys.dtype), tl.trans(keys), d_query, input_precision="ieee")
     return d_query
 
 
@@ -64,7 +64,7 @@ def for_queries(
     value_stride, value_batch, value_head,
     s, batch, heads, scale, cap,
     RATIO: tl.constexpr, HEAD_SIZE: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
-    RANGES: tl.constexpr, CAP: tl.constexpr, PRECISION: tl.constexpr,
+    RANGES: tl.constexpr, CAP: tl.constexpr,
 ):  # fmt: skip
     """One program a block of queries of a head."""
     block = tl.num_programs(0) - 1 - tl.program_id(0)
@@ -96,16 +96,16 @@ def for_queries(
         all_seen = tl.minimum((tl.load(first_ptr + b * s + end - 1) + KEYS - 1) // KEYS * KEYS, row_start)
         d_query = over_keys(
             d_query, query, d_output, log_total, delta, row, row_first, key_ptr, value_ptr, key_stride, value_stride,
-            begin, all_seen, s, scale, cap, HEAD_SIZE, D, KEYS, True, RANGES, CAP, PRECISION,
+            begin, all_seen, s, scale, cap, HEAD_SIZE, D, KEYS, True, RANGES, CAP,
         )  # fmt: skip
         all_seen = tl.maximum(begin, all_seen)
     d_query = over_keys(
         d_query, query, d_output, log_total, delta, row, row_first, key_ptr, value_ptr, key_stride, value_stride,
-        all_seen, row_start, s, scale, cap, HEAD_SIZE, D, KEYS, False, RANGES, CAP, PRECISION,
+        all_seen, row_start, s, scale, cap, HEAD_SIZE, D, KEYS, False, RANGES, CAP,
     )  # fmt: skip
     d_query = over_keys(
         d_query, query, d_output, log_total, delta, row, row_first, key_ptr, value_ptr, key_stride, value_stride,
-        tl.maximum(begin, row_start), end, s, scale, cap, HEAD_SIZE, D, KEYS, True, RANGES, CAP, PRECISION,
+        tl.maximum(begin, row_start), end, s, scale, cap, HEAD_SIZE, D, KEYS, True, RANGES, CAP,
     )  # fmt: skip
     tl.store(d_query_ptr + at, (d_query * scale).to(d_query_ptr.dtype.element_ty), mask=inside)
 
@@ -114,7 +114,7 @@ def for_queries(
 def over_queries(
     d_key, d_value, keys, values, key, key_last, query_ptr, d_output_ptr, log_total_ptr, delta_ptr, query_stride,
     output_stride, begin, end, s, scale, cap, HEAD_SIZE: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr,
-    MASKED: tl.constexpr, RANGES: tl.constexpr, CAP: tl.constexpr, PRECISION: tl.constexpr,
+    MASKED: tl.constexpr, RANGES: tl.constexpr, CAP: tl.constexpr,
 ):  # fmt: skip
     """Add to dK and dV what the queries of [begin, end) of one head give. Without MASKED each of them sees every key here."""
     channel = tl.arange(0, D)
@@ -134,17 +134,17 @@ def over_queries(
         )
         log_total = tl.load(log_total_ptr + row, mask=known, other=0.0)
         delta = tl.load(delta_ptr + row, mask=known, other=0.0)
-        z = logits(tl.dot(keys, query, input_precision=PRECISION), scale, cap, CAP)  # [KEYS, ROWS]
+        z = logits(tl.dot(keys, query, input_precision="ieee"), scale, cap, CAP)  # [KEYS, ROWS]
         p = tl.exp2(z - log_total[None, :])
         if MASKED:
             seen = (key[:, None] <= row[None, :]) & known[None, :]
             if RANGES:
                 seen = seen & (row[None, :] <= key_last[:, None])
             p = tl.where(seen, p, 0.0)
-        d_value = tl.dot(p.to(d_output.dtype), d_output, d_value, input_precision=PRECISION)
-        d_scores = p * (tl.dot(values, tl.trans(d_output), input_precision=PRECISION) - delta[None, :])
+        d_value = tl.dot(p.to(d_output.dtype), d_output, d_value, input_precision="ieee")
+        d_scores = p * (tl.dot(values, tl.trans(d_output), input_precision="ieee") - delta[None, :])
         d_scores *= slope(z, cap, CAP)
-        d_key = tl.dot(d_scores.to(query.dtype), tl.trans(query), d_key, input_precision=PRECISION)
+        d_key = tl.dot(d_scores.to(query.dtype), tl.trans(query), d_key, input_precision="ieee")
     return d_key, d_value
 
 
@@ -162,7 +162,7 @@ def for_keys(
     value_stride, value_batch, value_head,
     s, batch, groups, scale, cap,
     RATIO: tl.constexpr, HEAD_SIZE: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
-    RANGES: tl.constexpr, CAP: tl.constexpr, PRECISION: tl.constexpr,
+    RANGES: tl.constexpr, CAP: tl.constexpr,
 ):  # fmt: skip
     """One program a block of keys of a group."""
     key_start = tl.program_id(0) * KEYS
@@ -199,15 +199,15 @@ def for_keys(
         delta = delta_ptr + (b * heads + head) * s
         d_key, d_value = over_queries(
             d_key, d_value, keys, values, key, key_last, query, d_output, log_total, delta, query_stride, output_stride,
-            begin, all_see, s, scale, cap, HEAD_SIZE, D, ROWS, True, RANGES, CAP, PRECISION,
+            begin, all_see, s, scale, cap, HEAD_SIZE, D, ROWS, True, RANGES, CAP,
         )  # fmt: skip
         d_key, d_value = over_queries(
             d_key, d_value, keys, values, key, key_last, query, d_output, log_total, delta, query_stride, output_stride,
-            all_see, rest, s, scale, cap, HEAD_SIZE, D, ROWS, False, RANGES, CAP, PRECISION,
+            all_see, rest, s, scale, cap, HEAD_SIZE, D, ROWS, False, RANGES, CAP,
         )  # fmt: skip
         d_key, d_value = over_queries(
             d_key, d_value, keys, values, key, key_last, query, d_output, log_total, delta, query_stride, output_stride,
-            rest, end, s, scale, cap, HEAD_SIZE, D, ROWS, True, RANGES, CAP, PRECISION,
+            rest, end, s, scale, cap, HEAD_SIZE, D, ROWS, True, RANGES, CAP,
         )  # fmt: skip
     target = at * (batch * groups * HEAD_SIZE) + (b * groups + group) * HEAD_SIZE + channel[None, :]
     tl.store(d_key_ptr + target, (d_key * scale).to(d_key_ptr.dtype.element_ty), mask=inside)

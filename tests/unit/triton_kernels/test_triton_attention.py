@@ -118,7 +118,7 @@ FAULTS = [
     ("attention", "the context is not rescaled", "context * shrink[:, None]", "context", "causal"),
     ("attention", "another group's keys", "(head // RATIO) * key_head", "(head % 2) * key_head", "causal"),
     ("attention", "the first keys are passed over", "begin = tl.load(first_ptr + b * s + row_start) // KEYS * KEYS", "begin = tl.load(first_ptr + b * s + end - 1) // KEYS * KEYS", "window"),
-    ("attention_backward", "D is lost", "tl.dot(d_output, values, input_precision=PRECISION) - delta[:, None]", "tl.dot(d_output, values, input_precision=PRECISION)", "causal"),
+    ("attention_backward", "D is lost", "tl.dot(d_output, values, input_precision=\"ieee\") - delta[:, None]", "tl.dot(d_output, values, input_precision=\"ieee\")", "causal"),
     ("attention_backward", "the cap's slope is lost", "return 1.0 - t * t", "return 1.0 - 0.0 * t", "cap"),
     ("attention_backward", "keys of one head of a group", "for i in range(0, RATIO):", "for i in range(0, 1):", "causal"),
     ("attention_backward", "a key is seen by a query too many", "(row[None, :] <= key_last[:, None])", "(row[None, :] <= key_last[:, None] + 1)", "window"),
