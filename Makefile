@@ -3,6 +3,7 @@
 # make test-quick   most tests of one process, one layout beside one rank and one resume, for the loop of work
 # make test-slurm   the tests that start a real Slurm of two nodes; as root, and with apt-get it installs slurm-wlm, munge and shellcheck
 # make interop   other programs read an export: transformers 4 and 5, tokenizers, SentencePiece, lm-eval, llama.cpp, mlx-lm; a shard, Megatron's reader
+# make kernels our Triton kernels without a GPU: run by Triton's interpreter beside their definitions, compiled ahead for five GPUs
 # make torture kill real runs with SIGKILL more than a hundred times; appends to docs/torture.md
 # make fuzz    2,000 wrong configs and 500 wrong inputs, generated: each must end in words, in time and in bounded memory (docs/fuzz.md)
 # make bench-data   encode, read and open data beside Megatron's tools; appends to bench/results/data.md
@@ -35,7 +36,7 @@ SPLITS := train validation
 SHARDS := $(foreach split,$(SPLITS),demo/shards/$(split)-code.json demo/shards/$(split)-prose.json)
 
 .DEFAULT_GOAL := help
-.PHONY: help install data demo test test-quick test-slurm interop check torture fuzz bench-data bench-checkpoint bench-export bench-recipe bench-growth bench-start bench-step bench-memory bench-layouts soak lock sbom gpu clean
+.PHONY: help install data demo test test-quick test-slurm interop kernels check torture fuzz bench-data bench-checkpoint bench-export bench-recipe bench-growth bench-start bench-step bench-memory bench-layouts soak lock sbom gpu clean
 
 help:
 	@sed -n '/^#/!q; s/^# //p' Makefile
@@ -176,6 +177,20 @@ others:
 	done
 transformers-4:
 	@PIP_ROOT_USER_ACTION=ignore $(INTEROP)/transformers-4/bin/python -m pip install -qq --disable-pip-version-check $(TRANSFORMERS_4)
+
+# Triton (690 MB) lies in a folder of its own, which only this target's commands see; so does what it compiled. Its interpreter must
+# be on before it is imported; the tests that compile turn it off in processes of their own.
+KERNELS := .cache/kernels
+WITH_TRITON := PYTHONPATH=$(CURDIR)/$(KERNELS)$${PYTHONPATH:+:$$PYTHONPATH} TRITON_CACHE_DIR=$(CURDIR)/.cache/kernels-compiled
+kernels: $(KERNELS)/.installed
+	$(WITH_TRITON) TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(RUN) -m pytest tests/unit/triton_kernels --numprocesses auto --maxprocesses 8 --dist loadfile
+	$(WITH_TRITON) $(RUN) -m bench.kernels
+
+$(KERNELS)/.installed: $(STAMP) locks/kernels.txt
+	@echo 'Installing Triton into $(KERNELS) (once)'
+	@rm -rf $(KERNELS)
+	@$(PIP) --no-deps --require-hashes --requirement locks/kernels.txt --target $(KERNELS)
+	@touch $@
 
 check: $(STAMP)
 	$(VENV)/bin/ruff check .

@@ -44,7 +44,7 @@ MAX_FUNCTION_LINES = 80
 def python_files() -> Iterator[Path]:
     for package in PACKAGES:
         yield from sorted((ROOT / package).rglob("*.py"))
-    yield from sorted((ROOT / "fanal" / "kernels").glob("*.py"))
+    yield from sorted((ROOT / "fanal" / "kernels").rglob("*.py"))
 
 
 def module_of(path: Path) -> str:

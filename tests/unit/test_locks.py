@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-LOCKS = [ROOT / "locks" / f"{name}.txt" for name in ("requirements", "torch-cpu", "torch-cuda")]
+LOCKS = [ROOT / "locks" / f"{name}.txt" for name in ("requirements", "torch-cpu", "torch-cuda", "kernels")]
 
 
 def normal(name: str) -> str:
@@ -39,9 +39,15 @@ def direct_dependencies() -> list[str]:
 @pytest.mark.parametrize("name", direct_dependencies())
 def test_a_direct_dependency_is_locked_at_the_version_that_was_tested(name: str) -> None:
     tested = versions(ROOT / "constraints.txt")[name]
-    for lock in LOCKS if name == "torch" else LOCKS[:1]:
-        if not (name == "torch" and lock.stem == "requirements"):
-            assert versions(lock)[name] == tested, f"{lock.name}: `make lock` writes it again"
+    for lock in LOCKS[1:3] if name == "torch" else LOCKS[:1]:
+        assert versions(lock)[name] == tested, f"{lock.name}: `make lock` writes it again"
+
+
+def test_triton_is_locked_in_the_version_that_torchs_cuda_build_brings() -> None:
+    (locked,) = versions(ROOT / "locks" / "kernels.txt")["triton"]
+    assert versions(ROOT / "locks" / "torch-cuda.txt")["triton"] == {locked}
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert extras["kernels"] == [f"triton=={locked}; sys_platform == 'linux'"]
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.stem)

@@ -20,7 +20,7 @@ from launch.chain.packed import pack_environment
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 INSTALLED = ("fanal", "tokenizer", "pretrain", "launch")
-OUR_KERNELS = {f"fanal/kernels/{path.name}" for path in (ROOT / "kernels").glob("*.py")}
+OUR_KERNELS = {f"fanal/{path.relative_to(ROOT)}" for path in (ROOT / "kernels").rglob("*.py")}
 HUGGING_FACE_KERNELS = """
 import importlib.metadata, kernels
 from transformers.utils.import_utils import is_kernels_available
