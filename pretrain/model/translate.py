@@ -10,7 +10,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from fanal.kernels.activations import geglu, squared_relu, swiglu
 from pretrain.config.derive import has_gate, kv_channels
 from pretrain.config.schema import ModelConfig, RunConfig
-from pretrain.parallel.device import resolve_device
+from pretrain.parallel.device_type import resolve_device
 
 PARAMS_DTYPE = {"bf16": torch.bfloat16, "fp32": torch.float32}
 """Type of weights and activations by train.precision."""
