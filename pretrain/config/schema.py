@@ -270,6 +270,8 @@ class TrainConfig:
     precision: Literal["bf16", "fp32"] = "bf16"
     """bf16 keeps fp32 master weights and reduces gradients in fp32. GPUs without bf16 take fp32: fp16, which needs loss scaling, is
     not implemented."""
+    compile: bool = False
+    """True has torch compile norms, activations and rotary positions that kernels leaves to torch; on a CPU that needs g++."""
     recompute: Literal["none", "selective", "full"] = "none"
     """Activations computed again in the backward pass: of attention (selective) or of whole layers (full)."""
     deterministic: bool = False
@@ -342,6 +344,21 @@ class LogConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class KernelsConfig:
+    """Implementation of each operation: our Triton kernel, or torch's operations. auto takes Triton on a GPU where it is installed
+    and passes a trial there."""
+
+    rms_norm: Literal["auto", "triton", "torch"] = "auto"
+    """RMSNorm of the residual stream and of heads."""
+    activation: Literal["auto", "triton", "torch"] = "auto"
+    """Activation of the feed-forward, with its gate; xielu is always torch's."""
+    rotary: Literal["auto", "triton", "torch"] = "auto"
+    """Split into queries, keys and values with their rotary positions; with QK-norm between the two it is always torch's."""
+    cross_entropy: Literal["auto", "triton", "torch"] = "auto"
+    """Cross entropy over the vocabulary."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """The configuration of a whole run."""
 
@@ -350,6 +367,7 @@ class RunConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    kernels: KernelsConfig = field(default_factory=KernelsConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

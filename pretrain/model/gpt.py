@@ -12,7 +12,6 @@ from megatron.core.models.gpt import GPTModel
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from fanal.kernels.attention_choice import Choice, select_attention_backend, situation_here
-from fanal.kernels.cross_entropy import vocab_parallel_cross_entropy
 from pretrain.config.derive import kv_channels, num_tokens, padded_vocab_size
 from pretrain.config.schema import ModelConfig, ParallelConfig, RunConfig
 from pretrain.model.angles import LayerAngles
@@ -22,6 +21,7 @@ from pretrain.model.gradients import finalize_gradients, send_nothing_to_oneself
 from pretrain.model.initialize import initialize
 from pretrain.model.layer_spec import stage_spec
 from pretrain.model.linear import linear
+from pretrain.model.operations import choose_operations
 from pretrain.model.translate import PARAMS_DTYPE, DecoderConfig, transformer_config
 from pretrain.parallel.world import World
 
@@ -37,6 +37,7 @@ class Decoder(GPTModel):
         self.rotary_pos_emb = LayerAngles(model)
         if self.post_process:
             self.output_layer._forward_impl = linear  # megatron makes this layer itself, of its own class
+        self.cross_entropy = self.config.operations.cross_entropy  # type: ignore[attr-defined]
         self.final_logit_softcap = model.final_logit_softcap
         if self.pre_process and model.embedding_scale != "none":
             # A hook, since megatron's embedding has no place for a factor; under sequence parallelism it scales this rank's part.
@@ -55,7 +56,7 @@ class Decoder(GPTModel):
         group: Any = parallel_state.get_tensor_model_parallel_group()
         labels = labels.transpose(0, 1).contiguous()
         columns, cap = self.real_vocab_columns, self.final_logit_softcap
-        figures = vocab_parallel_cross_entropy(logits, labels, group, columns=columns, soft_cap=cap)
+        figures = self.cross_entropy(logits, labels, group, columns=columns, soft_cap=cap)
         return torch.stack(figures).transpose(1, 2).contiguous()
 
 
@@ -67,7 +68,14 @@ def build_model(
     Collective: every rank calls it (tied embeddings synchronise their two copies).
     Args: tokenizer_vocab_size: where a loss is computed, the ids that the tokenizer has; None is all of model.vocab_size.
     """
-    config = transformer_config(run)
+    operations = choose_operations(
+        run.model,
+        run.kernels,
+        compile=run.train.compile,
+        device=world.device,
+        dtype=PARAMS_DTYPE[run.train.precision],
+    )
+    config = transformer_config(run, operations)
     attention = _attention(run, world)
     stages = run.parallel.virtual_pipeline_model_parallel_size
     tokens = num_tokens(run.model, tokenizer_vocab_size=tokenizer_vocab_size or run.model.vocab_size)
