@@ -46,6 +46,7 @@ LAYOUTS = {
     "tp2-pp2": ({"tensor_model_parallel_size": 2, "pipeline_model_parallel_size": 2}, 4),
     "tp2-dp2": ({"tensor_model_parallel_size": 2}, 4),
     "pp2-dp2": ({"pipeline_model_parallel_size": 2}, 4),
+    "tp2-pp2-dp2": ({"tensor_model_parallel_size": 2, "pipeline_model_parallel_size": 2}, 8),
     "dp2": ({}, 2),
 }
 
