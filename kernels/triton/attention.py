@@ -41,7 +41,7 @@ def tiles(head_size: int, dtype: torch.dtype, amd: bool) -> tuple[Tiles, Tiles, 
     elif head_size <= 128:
         chosen = Tiles(128, 64, 8), Tiles(64, 64, 8), Tiles(32, 64, 8, 1)
     else:
-        chosen = Tiles(64, 32, 8), Tiles(64, 32, 8, 1), Tiles(32, 32, 8, 1)
+        chosen = Tiles(64, 32, 8), Tiles(64, 16, 8), Tiles(32, 32, 8, 1)
     # A warp of AMD has 64 threads, and half as many warps leave each thread twice the registers.
     forward, for_queries, for_keys = (
         replace(tile, warps=tile.warps // 2, stages=1) if amd else tile for tile in chosen
