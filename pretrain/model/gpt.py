@@ -22,6 +22,7 @@ from pretrain.model.families.tensors import tensors_of
 from pretrain.model.initialize import initialize
 from pretrain.model.layer_spec import CausalSelfAttention, stage_spec
 from pretrain.model.translate import PARAMS_DTYPE, DecoderConfig, transformer_config
+from pretrain.parallel.device import kernels_for
 from pretrain.parallel.world import World
 
 
@@ -58,17 +59,18 @@ class Decoder(GPTModel):
 
 
 def build_model(
-    run: RunConfig, world: World, *, tokenizer_vocab_size: int | None = None
+    run: RunConfig, world: World, *, tokenizer_vocab_size: int | None = None, initial_values: bool = True
 ) -> list[DistributedDataParallel]:
     """Build the model chunks of this rank, one per virtual pipeline stage, on the world's device.
 
     Collective: every rank calls it (tied embeddings synchronise their two copies).
     Args: tokenizer_vocab_size: where a loss is computed, the ids that the tokenizer has; None is all of model.vocab_size.
+        initial_values: False leaves the weights as the memory is.
     """
     config = transformer_config(run)
     backend = select_attention_backend(
         run.model.attention_backend,
-        world.device.type,
+        kernels_for(world.device),
         PARAMS_DTYPE[run.train.precision],
         kv_channels(run.model),
         run.model.attention_logit_softcap,
@@ -76,7 +78,7 @@ def build_model(
     stages = run.parallel.virtual_pipeline_model_parallel_size
     tokens = num_tokens(run.model, tokenizer_vocab_size=tokenizer_vocab_size or run.model.vocab_size)
     chunks = [_chunk(run, world, config, backend, tokens, stage if stages > 1 else None) for stage in range(stages)]
-    for chunk in chunks:
+    for chunk in chunks if initial_values else ():
         initialize(chunk, chunk.specs, seed=run.train.seed, tp_rank=world.tp_rank)
     replicas = _wrap(chunks, config, run.parallel)
     config.finalize_model_grads_func = finalize_model_grads

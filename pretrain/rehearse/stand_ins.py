@@ -1,0 +1,147 @@
+"""Everything that stands in for a GPU, in one file: a device, what needs values where there are none, torch's CUDA kernels.
+
+The device is torch's private one, named "fakegpu". Fake tensors on it have a device guard, autograd works, and an operation over
+tensors on two devices is refused, none of which a PyTorch without CUDA gives to fake tensors on "cuda". It cannot be taken back:
+a process in which ``take_fake_gpu`` was called is good for rehearsals alone.
+
+Most stand-ins are a ``TorchFunctionMode``, which changes torch for a while. What no mode reaches is patched: REPLACED.
+"""
+
+import importlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.overrides import TorchFunctionMode
+from torch.utils import backend_registration
+
+from pretrain.parallel.device import CudaStandIn, put_in_place_of_cuda
+from pretrain.rehearse import cuda_kernels
+from pretrain.rehearse.meter import READ, SYNCHRONIZE, Meter
+
+FAKE_GPU = "fakegpu"
+REPLACED = (
+    ("torch.nn", "Module.to"),
+    ("torch.distributed", "all_gather_object"),
+)
+"""What is patched for good, as (module, name)."""
+FUNCTIONS = (
+    "torch.tensor",
+    "torch.Tensor.tolist",
+    "torch.nn.functional.rms_norm",
+    "torch.nn.functional.scaled_dot_product_attention",
+)
+"""What the mode answers instead of torch."""
+PRIVATE = (
+    ("torch.utils.backend_registration", "_setup_privateuseone_for_python_backend"),
+    ("torch._C._distributed_c10d", "FakeProcessGroup"),
+    ("torch._C._distributed_c10d", "FakeWork"),
+    ("torch._C", "_current_autograd_node"),
+    ("torch._subclasses.fake_tensor", "FakeTensorMode"),
+    ("torch.utils.flop_counter", "flop_registry"),
+)
+"""Names that torch does not promise, and that the rehearsal needs."""
+
+
+def take_fake_gpu() -> torch.device:
+    """Give this process a device that is no CPU, for good. May be called again."""
+    if torch._C._get_privateuse1_backend_name() != FAKE_GPU:
+        backend_registration._setup_privateuseone_for_python_backend(FAKE_GPU)
+    _replace()
+    return torch.device(FAKE_GPU, 0)
+
+
+class FakeCuda(CudaStandIn):
+    """``torch.cuda`` as megatron-core sees it in a rehearsal: it counts where the host would wait for the GPU."""
+
+    def __init__(self, device: torch.device, meter: Meter) -> None:
+        super().__init__(device)
+        self._meter = meter
+
+    def synchronize(self, *_: Any) -> None:
+        self._meter.waited(SYNCHRONIZE)
+
+
+def put_fake_gpu_in_place_of_cuda(device: torch.device, meter: Meter) -> None:
+    """Let megatron-core find the fake GPU where it says "cuda"."""
+    put_in_place_of_cuda(FakeCuda(device, meter))
+
+
+class LikeCuda(TorchFunctionMode):
+    """Answers as PyTorch with CUDA would, for tensors on the fake GPU."""
+
+    def __init__(self, meter: Meter) -> None:
+        super().__init__()
+        self._meter = meter
+        self._answers: dict[Any, Callable[..., Any]] = {
+            torch.tensor: _tensor,
+            torch.Tensor.tolist: self._tolist,
+            torch.nn.functional.rms_norm: cuda_kernels.rms_norm,
+            torch.nn.functional.scaled_dot_product_attention: cuda_kernels.scaled_dot_product_attention,
+        }
+        assert len(self._answers) == len(FUNCTIONS), "FUNCTIONS names them all"
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        answer = self._answers.get(func)
+        if answer is None or (func is not torch.tensor and args[0].device.type != FAKE_GPU):
+            return func(*args, **kwargs)
+        return answer(*args, **kwargs)
+
+    def _tolist(self, tensor: torch.Tensor) -> Any:
+        """Return ones. torch copies the tensor to the host, and waits once."""
+        self._meter.waited(READ)
+        return np.ones(tuple(tensor.shape), float if tensor.dtype.is_floating_point else int).tolist()
+
+
+def _tensor(data: Any, *, device: Any = None, requires_grad: bool = False, **kwargs: Any) -> torch.Tensor:
+    """Make a tensor of numbers on the host and copy it to its device, as torch does; tensors among the numbers are read."""
+    made = torch.tensor(_numbers(data), **kwargs)
+    moved = made if device is None else made.to(device)
+    return moved.requires_grad_(requires_grad)
+
+
+def _numbers(data: Any) -> Any:
+    if isinstance(data, FakeTensor) and data.dim() == 0:
+        return data.item()
+    return [_numbers(one) for one in data] if isinstance(data, list | tuple) else data
+
+
+def _replace() -> None:
+    """Patch what no mode reaches."""
+    torch.nn.Module.to = _module_to  # type: ignore[method-assign,assignment]
+    dist.all_gather_object = _all_gather_object
+
+
+def _module_to(self: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+    """Move the parameters of a module, as ``Module.to(device)``: torch has no way to do it with fake ones."""
+    for module in self.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and parameter.device.type != device.type:
+                moved = torch.nn.Parameter(parameter.detach().to(device), requires_grad=parameter.requires_grad)
+                moved.__dict__.update({key: value for key, value in vars(parameter).items() if key not in vars(moved)})
+                module._parameters[name] = moved
+        for name, buffer in module._buffers.items():
+            if buffer is not None and buffer.device.type != device.type:
+                module._buffers[name] = buffer.to(device)
+    return self
+
+
+def _all_gather_object(object_list: list[Any], obj: Any, group: Any = None) -> None:
+    """Gather objects from ranks that are not there: they have what this one has. torch sends bytes, which fake tensors have not."""
+    object_list[:] = [obj] * len(object_list)
+
+
+def missing(names: Sequence[tuple[str, str]] = (*REPLACED, *PRIVATE)) -> list[str]:
+    """Return which of the names above this PyTorch does not have."""
+    gone = []
+    for module, name in names:
+        at: Any = importlib.import_module(module)
+        for part in name.split("."):
+            at = getattr(at, part, None)
+        if at is None:
+            gone.append(f"{module}.{name}")
+    return gone
