@@ -24,17 +24,18 @@ def group_names() -> dict[str, str]:
     """Return what people call each group of the layout, by its name in torch; the first name counts where two are one group."""
     world = dist.group.WORLD
     assert world is not None, "the layout is open"
-    groups = {
-        "tp": parallel_state.get_tensor_model_parallel_group(check_initialized=False),
-        "pp": parallel_state.get_pipeline_model_parallel_group(check_initialized=False),
-        "dp": parallel_state.get_data_parallel_group(with_context_parallel=True),
-        "tp x pp": parallel_state.get_model_parallel_group(check_initialized=False),
-        "embedding": parallel_state.get_embedding_group(check_initialized=False),
-        "world": world,
-        "all ranks": parallel_state.get_intra_distributed_optimizer_instance_group(check_initialized=False),
-    }
+    groups = (
+        ("tp", parallel_state.get_tensor_model_parallel_group(check_initialized=False)),
+        ("pp", parallel_state.get_pipeline_model_parallel_group(check_initialized=False)),
+        ("dp", parallel_state.get_data_parallel_group()),
+        ("dp", parallel_state.get_data_parallel_group(with_context_parallel=True)),
+        ("tp x pp", parallel_state.get_model_parallel_group(check_initialized=False)),
+        ("embedding", parallel_state.get_embedding_group(check_initialized=False)),
+        ("world", world),
+        ("world", parallel_state.get_intra_distributed_optimizer_instance_group(check_initialized=False)),
+    )
     named: dict[str, str] = {}
-    for name, group in groups.items():
+    for name, group in groups:
         if isinstance(group, dist.ProcessGroup):
             named.setdefault(group.group_name, name)
     return named

@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from typing import Literal
 
 import torch
+import torch.distributed as dist
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -31,7 +32,7 @@ WEIGHTS, GRADIENTS, OPTIMIZER = "weights", "gradients of the weights", "optimize
 def rehearse_rank(run: RunConfig, *, rank: int, num_ranks: int, device_type: Literal["gpu", "cpu"] = "gpu") -> Rehearsal:
     """Build the model and the optimizer of one rank, and rehearse its steps. No GPU, no other rank and no file is needed.
 
-    This process is good for nothing else afterwards. Args: device_type: "cpu" rehearses a rank that trains on a CPU.
+    This process is good for further rehearsals afterwards, and for nothing else. Args: device_type: "cpu" rehearses a rank that trains on a CPU.
     Raises: UserError if the ranks do not fit the layout; RuntimeError from torch where tensors on two devices meet.
     """
     began_s = time.perf_counter()
@@ -41,12 +42,14 @@ def rehearse_rank(run: RunConfig, *, rank: int, num_ranks: int, device_type: Lit
         meter = Meter(device.type)
         if device_type == "gpu":
             put_fake_gpu_in_place_of_cuda(device, meter)
-            stack.enter_context(LikeCuda(meter))
+            stack.enter_context(LikeCuda())
         world = stack.enter_context(open_layout(run.parallel, seed=run.train.seed, device=device))
         meter.group_names = group_names()
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         stack.enter_context(meter)
-        return _rehearse(run, world, meter, began_s)
+        found = _rehearse(run, world, meter, began_s)
+    dist.destroy_process_group()
+    return found
 
 
 def _rehearse(run: RunConfig, world: World, meter: Meter, began_s: float) -> Rehearsal:

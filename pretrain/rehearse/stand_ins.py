@@ -20,17 +20,17 @@ from torch.utils import backend_registration
 
 from pretrain.parallel.device import CudaStandIn, put_in_place_of_cuda
 from pretrain.rehearse import cuda_kernels
-from pretrain.rehearse.meter import READ, SYNCHRONIZE, Meter
+from pretrain.rehearse.meter import SYNCHRONIZE, Meter
 
 FAKE_GPU = "fakegpu"
 REPLACED = (
     ("torch.nn", "Module.to"),
+    ("torch._subclasses.fake_tensor", "FakeTensor.tolist"),
     ("torch.distributed", "all_gather_object"),
 )
 """What is patched for good, as (module, name)."""
 FUNCTIONS = (
     "torch.tensor",
-    "torch.Tensor.tolist",
     "torch.nn.functional.rms_norm",
     "torch.nn.functional.scaled_dot_product_attention",
 )
@@ -73,12 +73,10 @@ def put_fake_gpu_in_place_of_cuda(device: torch.device, meter: Meter) -> None:
 class LikeCuda(TorchFunctionMode):
     """Answers as PyTorch with CUDA would, for tensors on the fake GPU."""
 
-    def __init__(self, meter: Meter) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._meter = meter
         self._answers: dict[Any, Callable[..., Any]] = {
             torch.tensor: _tensor,
-            torch.Tensor.tolist: self._tolist,
             torch.nn.functional.rms_norm: cuda_kernels.rms_norm,
             torch.nn.functional.scaled_dot_product_attention: cuda_kernels.scaled_dot_product_attention,
         }
@@ -90,12 +88,6 @@ class LikeCuda(TorchFunctionMode):
         if answer is None or (func is not torch.tensor and args[0].device.type != FAKE_GPU):
             return func(*args, **kwargs)
         return answer(*args, **kwargs)
-
-    def _tolist(self, tensor: torch.Tensor) -> Any:
-        """Return ones. torch copies the tensor to the host, and waits once."""
-        self._meter.waited(READ)
-        return np.ones(tuple(tensor.shape), float if tensor.dtype.is_floating_point else int).tolist()
-
 
 def _tensor(data: Any, *, device: Any = None, requires_grad: bool = False, **kwargs: Any) -> torch.Tensor:
     """Make a tensor of numbers on the host and copy it to its device, as torch does; tensors among the numbers are read."""
@@ -113,7 +105,14 @@ def _numbers(data: Any) -> Any:
 def _replace() -> None:
     """Patch what no mode reaches."""
     torch.nn.Module.to = _module_to  # type: ignore[method-assign,assignment]
+    FakeTensor.tolist = _tolist  # type: ignore[method-assign]
     dist.all_gather_object = _all_gather_object
+
+
+def _tolist(self: FakeTensor) -> Any:
+    """Read one number for all: a real tensor is copied to the host whole, and a fake one reads its numbers one by one."""
+    one = self.flatten()[0].item() if self.numel() else 0
+    return np.full(tuple(self.shape), one).tolist()
 
 
 def _module_to(self: torch.nn.Module, device: torch.device) -> torch.nn.Module:
