@@ -23,7 +23,7 @@ if __name__ == "__main__" and sys.argv[1:2] == ["train"]:  # before the imports 
 import click
 
 from fanal.command_group import CommandGroup, complete_path
-from fanal.errors import FanalError, full_disk, run_guarded, user_path
+from fanal.errors import FanalError, UserError, full_disk, run_guarded, user_path
 from fanal.exit_codes import CRASH, DAMAGED, FINISHED, HANG, INTERRUPTED
 from fanal.output import append_to_log, let_go_of_output, outlive_output
 from pretrain.config.load import load_run, load_run_to_train
@@ -102,6 +102,8 @@ def rehearse(
 
     def act() -> int:
         run = load_run(config, overrides)
+        if memory is not None and not memory > 0:
+            raise UserError(f"--memory ({memory:g}) must be above 0; --memory 80 works")
         found = rehearse_run(run, num_ranks=world_size(run.parallel) if ranks is None else ranks, rank=rank)
         if as_json:
             print(to_json(config, found))

@@ -87,3 +87,55 @@ def _products(
     scores = (query * root) @ (key * root).transpose(-2, -1)
     weights = torch.softmax(scores if mask is None else scores + mask, dim=-1)
     return weights @ value
+
+
+def flash_attn_func(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    softmax_scale: float | None,
+    causal: bool,
+    window_size: tuple[int, int],
+    softcap: float,
+) -> Tensor:
+    """Stand in for the flash_attn package: torch's kernel of the same algorithm keeps the same tensors. A cap costs no memory.
+
+    [b, s, n, d] and [b, s, g, d] twice -> [b, s, n, d]
+    """
+    return _flash(query, key, value, None, query.shape[1], softmax_scale, causal, window_size)
+
+
+def flash_attn_varlen_func(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    max_seqlen_q: int,
+    max_seqlen_k: int,
+    softmax_scale: float | None,
+    causal: bool,
+    window_size: tuple[int, int],
+    softcap: float,
+) -> Tensor:
+    """As ``flash_attn_func``, of packed documents: [tokens, n, d] and [tokens, g, d] twice -> [tokens, n, d]."""
+    return _flash(query, key, value, cu_seqlens_q, max_seqlen_q, softmax_scale, causal, window_size)
+
+
+def _flash(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    starts: Tensor | None,
+    longest: int,
+    scale: float | None,
+    causal: bool,
+    window: tuple[int, int],
+) -> Tensor:
+    left, right = (None if size < 0 else size for size in window)
+    return aten._flash_attention_forward(
+        query, key, value, starts, starts, longest, longest, 0.0, causal, False,
+        scale=scale, window_size_left=left, window_size_right=right,
+    )[0]  # fmt: skip

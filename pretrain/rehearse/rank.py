@@ -21,7 +21,13 @@ from pretrain.rehearse.batches import micro_batches
 from pretrain.rehearse.groups import group_names, meet_nobody
 from pretrain.rehearse.meter import Counts, Meter
 from pretrain.rehearse.record import Line, Part, Rehearsal
-from pretrain.rehearse.stand_ins import LikeCuda, put_fake_gpu_in_place_of_cuda, take_fake_gpu
+from pretrain.rehearse.stand_ins import (
+    LikeCuda,
+    put_fake_gpu_in_place_of_cuda,
+    replace_what_needs_values,
+    stand_in_for_flash_attn,
+    take_fake_gpu,
+)
 from pretrain.rehearse.steps import counts_of, steps_to_rehearse
 from pretrain.state import TrainState
 from pretrain.train.step import train_step
@@ -36,13 +42,15 @@ def rehearse_rank(run: RunConfig, *, rank: int, num_ranks: int, device_type: Lit
     Raises: UserError if the ranks do not fit the layout; RuntimeError from torch where tensors on two devices meet.
     """
     began_s = time.perf_counter()
+    replace_what_needs_values()
     device = take_fake_gpu() if device_type == "gpu" else prepare_device("cpu", 0)
     meet_nobody(rank=rank, num_ranks=num_ranks)
     with ExitStack() as stack:
         meter = Meter(device.type)
         if device_type == "gpu":
             put_fake_gpu_in_place_of_cuda(device, meter)
-            stack.enter_context(LikeCuda())
+            stand_in_for_flash_attn(run.model.attention_backend)
+        stack.enter_context(LikeCuda())
         world = stack.enter_context(open_layout(run.parallel, seed=run.train.seed, device=device))
         meter.group_names = group_names()
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
@@ -65,8 +73,8 @@ def _rehearse(run: RunConfig, world: World, meter: Meter, began_s: float) -> Reh
         micro_batch_size=run.train.micro_batch_size,
         data_parallel_size=world.data_parallel_size,
     )
-    few, more = steps_to_rehearse(run.parallel, count)
-    _step(run, world, meter, model, optimizer, few)  # the first makes what later ones find
+    first, few, more = steps_to_rehearse(run.parallel, count)
+    _step(run, world, meter, model, optimizer, first)  # it makes what later ones find
     _name_optimizer(meter, model, optimizer)
     after_step_bytes = ledger.live_bytes
     of_few = _step(run, world, meter, model, optimizer, few) if few < more else Counts()

@@ -8,6 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 from fanal.errors import UserError
 from fanal.host_cores import host_cores
+from pretrain.config.derive import world_size
 from pretrain.config.rules import check_ranks
 from pretrain.config.schema import RunConfig
 from pretrain.rehearse.record import Rehearsal
@@ -21,6 +22,8 @@ def rehearse(run: RunConfig, *, num_ranks: int, rank: int | None = None) -> list
 
     Raises: UserError if the ranks do not fit the layout, or there is no such rank; whatever the run itself would raise.
     """
+    if num_ranks < 1:
+        raise UserError(f"--ranks ({num_ranks}) must be at least 1; --ranks {world_size(run.parallel)} works")
     check_ranks(run, num_ranks)
     if rank is not None and not 0 <= rank < num_ranks:
         raise UserError(f"--rank ({rank}) must be one of the {num_ranks:,} ranks, which count from 0; --rank {num_ranks - 1} works")
@@ -45,6 +48,7 @@ def in_processes(run: RunConfig, *, ranks: Sequence[int], num_ranks: int) -> lis
 def _one(run: RunConfig, rank: int, num_ranks: int, speaks: bool) -> Rehearsal:
     """Rehearse one rank in this process. Args: speaks: whether it may print warnings, where others would print the same."""
     os.environ["OMP_NUM_THREADS"] = "1"  # nothing is computed
+    os.environ["TORCH_CPP_LOG_LEVEL"] = "ERROR"  # a warning that the groups, which are closed, have no backend
     if not speaks:
         logging.disable(logging.WARNING)
     from pretrain.rehearse.rank import rehearse_rank

@@ -15,9 +15,11 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.optim.optimizer import _foreach_supported_types
 from torch.overrides import TorchFunctionMode
 from torch.utils import backend_registration
 
+from fanal.kernels import flash_attention
 from pretrain.parallel.device import CudaStandIn, put_in_place_of_cuda
 from pretrain.rehearse import cuda_kernels
 from pretrain.rehearse.meter import SYNCHRONIZE, Meter
@@ -27,6 +29,7 @@ REPLACED = (
     ("torch.nn", "Module.to"),
     ("torch._subclasses.fake_tensor", "FakeTensor.tolist"),
     ("torch.distributed", "all_gather_object"),
+    ("torch.optim.optimizer", "_foreach_supported_types"),
 )
 """What is patched for good, as (module, name)."""
 FUNCTIONS = (
@@ -35,6 +38,8 @@ FUNCTIONS = (
     "torch.nn.functional.scaled_dot_product_attention",
 )
 """What the mode answers instead of torch."""
+OF_OURS = (("fanal.kernels.flash_attention", "flash_attn_func"), ("fanal.kernels.flash_attention", "flash_attn_varlen_func"))
+"""The package's functions, as our kernels hold them: None where it is not installed."""
 PRIVATE = (
     ("torch.utils.backend_registration", "_setup_privateuseone_for_python_backend"),
     ("torch._C._distributed_c10d", "FakeProcessGroup"),
@@ -50,7 +55,6 @@ def take_fake_gpu() -> torch.device:
     """Give this process a device that is no CPU, for good. May be called again."""
     if torch._C._get_privateuse1_backend_name() != FAKE_GPU:
         backend_registration._setup_privateuseone_for_python_backend(FAKE_GPU)
-    _replace()
     return torch.device(FAKE_GPU, 0)
 
 
@@ -70,8 +74,15 @@ def put_fake_gpu_in_place_of_cuda(device: torch.device, meter: Meter) -> None:
     put_in_place_of_cuda(FakeCuda(device, meter))
 
 
+def stand_in_for_flash_attn(requested: str) -> None:
+    """Let the attention backend "flash" be chosen where the run on a GPU would: if it is asked for, or the package is here."""
+    if requested == "flash" or flash_attention.flash_attn_func is not None:
+        flash_attention.flash_attn_func = cuda_kernels.flash_attn_func
+        flash_attention.flash_attn_varlen_func = cuda_kernels.flash_attn_varlen_func
+
+
 class LikeCuda(TorchFunctionMode):
-    """Answers as PyTorch with CUDA would, for tensors on the fake GPU."""
+    """Answers as PyTorch with CUDA would, for tensors on the fake GPU; makes fake tensors of numbers for any device."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -102,11 +113,13 @@ def _numbers(data: Any) -> Any:
     return [_numbers(one) for one in data] if isinstance(data, list | tuple) else data
 
 
-def _replace() -> None:
-    """Patch what no mode reaches."""
+def replace_what_needs_values() -> None:
+    """Patch what no mode reaches, for good. May be called again."""
     torch.nn.Module.to = _module_to  # type: ignore[method-assign,assignment]
     FakeTensor.tolist = _tolist  # type: ignore[method-assign]
     dist.all_gather_object = _all_gather_object
+    if FakeTensor not in _foreach_supported_types:
+        _foreach_supported_types.append(FakeTensor)  # torch's optimizers choose by the type of tensors, and by their device
 
 
 def _tolist(self: FakeTensor) -> Any:

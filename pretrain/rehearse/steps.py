@@ -7,18 +7,18 @@ from pretrain.config.schema import ParallelConfig
 from pretrain.rehearse.meter import Counts
 
 
-def steps_to_rehearse(parallel: ParallelConfig, micro_batches: int) -> tuple[int, int]:
-    """Return the micro batches of two steps, from which a step of ``micro_batches`` follows; twice the same if they are few.
+def steps_to_rehearse(parallel: ParallelConfig, micro_batches: int) -> tuple[int, int, int]:
+    """Return the micro batches of three steps: one that warms up, and two from which a step of ``micro_batches`` follows.
 
-    The first step is large enough for the pipeline to be full, so that the memory has its peak and every further micro batch
-    does what the last one did. The interleaved schedule takes micro batches in groups of its stages.
+    The second fills the pipeline, so that every micro batch of the third that it has more does what any further one would, and
+    the memory has its peak. Few micro batches are rehearsed as they are. The interleaved schedule takes them in groups of its
+    stages.
     """
     stages, virtual = parallel.pipeline_model_parallel_size, parallel.virtual_pipeline_model_parallel_size
-    group = stages if virtual > 1 else 1
-    full = 2 * stages if virtual > 1 else stages + 1
+    group, full = (stages, 2 * stages) if virtual > 1 else (1, stages)
     if micro_batches <= full + group:
-        return micro_batches, micro_batches
-    return full, full + group
+        return group, micro_batches, micro_batches
+    return group, full, full + group
 
 
 def counts_of(micro_batches: int, few: int, of_few: Counts, more: int, of_more: Counts) -> Counts:
