@@ -13,10 +13,9 @@ from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sd
 
 from pretrain.rehearse.ledger import Ledger
 from pretrain.rehearse.places import place
-from pretrain.rehearse.record import Copy, Step, Traffic, Wait
+from pretrain.rehearse.record import TO_GPU, TO_HOST, Copy, Step, Traffic, Wait
 
 aten = torch.ops.aten
-TO_GPU, TO_HOST = "to the GPU", "to the host"
 READ, SYNCHRONIZE = "a number is read", "the whole device is waited for"
 
 
@@ -39,7 +38,13 @@ class Counts:
         """Return the counters as a record."""
         return Step(
             traffic=tuple(
-                Traffic(group=group, ranks=ranks, operation=operation, calls=calls, num_bytes=self.moved[group, ranks, operation])
+                Traffic(
+                    group=group,
+                    ranks=ranks,
+                    operation=operation,
+                    calls=calls,
+                    num_bytes=self.moved[group, ranks, operation],
+                )
                 for (group, ranks, operation), calls in sorted(self.calls.items())
             ),
             waits=tuple(
@@ -119,7 +124,9 @@ class Meter(TorchDispatchMode):
         group = _group_of(func, args)
         for leaf in tree_leaves(args):
             if isinstance(leaf, torch.Tensor) and leaf.device.type != self._device_type:
-                raise RuntimeError(f"{func._schema.name} in group {group.group_name} was given a tensor on {leaf.device}")
+                raise RuntimeError(
+                    f"{func._schema.name} in group {group.group_name} was given a tensor on {leaf.device}"
+                )
         name = self.group_names.get(group.group_name, group.group_desc or group.group_name)
         key = name, group.size(), func._schema.name.partition("::")[2].strip("_").removesuffix("_base")
         self.counts.calls[key] += 1
@@ -141,7 +148,9 @@ def _sdpa_on_cpu(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_
     return sdpa_flop_count(query.shape, key.shape, value.shape)
 
 
-def _sdpa_backward_on_cpu(gradient: torch.Tensor, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any) -> int:
+def _sdpa_backward_on_cpu(
+    gradient: torch.Tensor, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any
+) -> int:
     return sdpa_backward_flop_count(gradient.shape, query.shape, key.shape, value.shape)
 
 

@@ -1,7 +1,7 @@
 """The place in the code that asks for something, and what a user calls what it makes there."""
 
 import sys
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
@@ -83,7 +83,7 @@ def place() -> Place:
     return Place(where or "torch", OTHER)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _short(file: str) -> str | None:
     """Return the name of a file from its package on; None if it is no place."""
     start = file.rfind("/megatron/core/")
@@ -93,6 +93,8 @@ def _short(file: str) -> str | None:
     return name if name.startswith(OURS) and not name.startswith(NOT_A_PLACE) else None
 
 
-@lru_cache(maxsize=None)
+@cache
 def _kind(file: str) -> str | None:
-    return KINDS.get(file) or next((kind for key, kind in KINDS.items() if key.endswith("/") and file.startswith(key)), None)
+    return KINDS.get(file) or next(
+        (kind for key, kind in KINDS.items() if key.endswith("/") and file.startswith(key)), None
+    )

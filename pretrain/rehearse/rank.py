@@ -2,7 +2,7 @@
 
 import time
 from contextlib import ExitStack
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -35,10 +35,13 @@ from pretrain.train.step import train_step
 WEIGHTS, GRADIENTS, OPTIMIZER = "weights", "gradients of the weights", "optimizer: masters and moments"
 
 
-def rehearse_rank(run: RunConfig, *, rank: int, num_ranks: int, device_type: Literal["gpu", "cpu"] = "gpu") -> Rehearsal:
+def rehearse_rank(
+    run: RunConfig, *, rank: int, num_ranks: int, device_type: Literal["gpu", "cpu"] = "gpu"
+) -> Rehearsal:
     """Build the model and the optimizer of one rank, and rehearse its steps. No GPU, no other rank and no file is needed.
 
-    This process is good for further rehearsals afterwards, and for nothing else. Args: device_type: "cpu" rehearses a rank that trains on a CPU.
+    This process is good for further rehearsals afterwards, and for nothing else.
+    Args: device_type: "cpu" rehearses a rank that trains on a CPU.
     Raises: UserError if the ranks do not fit the layout; RuntimeError from torch where tensors on two devices meet.
     """
     began_s = time.perf_counter()
@@ -129,7 +132,7 @@ def _step(
 def _name_model(meter: Meter, model: list[DistributedDataParallel]) -> None:
     for chunk in model:
         meter.ledger.name(chunk.parameters(), WEIGHTS)
-        buffers = [*chunk.buffers, *chunk.expert_parallel_buffers]
+        buffers: list[Any] = [*chunk.buffers]  # type: ignore[misc]  # megatron hides Module's buffers by a list
         meter.ledger.name([buffer.param_data for buffer in buffers if buffer.param_data is not None], WEIGHTS)
         meter.ledger.name([buffer.grad_data for buffer in buffers], GRADIENTS)
 

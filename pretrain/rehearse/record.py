@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+TO_GPU, TO_HOST = "to the GPU", "to the host"
+"""Ways of a copy."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Part:

@@ -26,7 +26,9 @@ def rehearse(run: RunConfig, *, num_ranks: int, rank: int | None = None) -> list
         raise UserError(f"--ranks ({num_ranks}) must be at least 1; --ranks {world_size(run.parallel)} works")
     check_ranks(run, num_ranks)
     if rank is not None and not 0 <= rank < num_ranks:
-        raise UserError(f"--rank ({rank}) must be one of the {num_ranks:,} ranks, which count from 0; --rank {num_ranks - 1} works")
+        raise UserError(
+            f"--rank ({rank}) must be one of the {num_ranks:,} ranks, which count from 0; --rank {num_ranks - 1} works"
+        )
     return in_processes(run, ranks=first_of_stages(run, num_ranks) if rank is None else [rank], num_ranks=num_ranks)
 
 

@@ -38,7 +38,10 @@ FUNCTIONS = (
     "torch.nn.functional.scaled_dot_product_attention",
 )
 """What the mode answers instead of torch."""
-OF_OURS = (("fanal.kernels.flash_attention", "flash_attn_func"), ("fanal.kernels.flash_attention", "flash_attn_varlen_func"))
+OF_OURS = (
+    ("fanal.kernels.flash_attention", "flash_attn_func"),
+    ("fanal.kernels.flash_attention", "flash_attn_varlen_func"),
+)
 """The package's functions, as our kernels hold them: None where it is not installed."""
 PRIVATE = (
     ("torch.utils.backend_registration", "_setup_privateuseone_for_python_backend"),
@@ -100,6 +103,7 @@ class LikeCuda(TorchFunctionMode):
             return func(*args, **kwargs)
         return answer(*args, **kwargs)
 
+
 def _tensor(data: Any, *, device: Any = None, requires_grad: bool = False, **kwargs: Any) -> torch.Tensor:
     """Make a tensor of numbers on the host and copy it to its device, as torch does; tensors among the numbers are read."""
     made = torch.tensor(_numbers(data), **kwargs)
@@ -119,7 +123,9 @@ def replace_what_needs_values() -> None:
     FakeTensor.tolist = _tolist  # type: ignore[method-assign]
     dist.all_gather_object = _all_gather_object
     if FakeTensor not in _foreach_supported_types:
-        _foreach_supported_types.append(FakeTensor)  # torch's optimizers choose by the type of tensors, and by their device
+        _foreach_supported_types.append(
+            FakeTensor
+        )  # torch's optimizers choose by the type of tensors, and by their device
 
 
 def _tolist(self: FakeTensor) -> Any:
@@ -134,7 +140,8 @@ def _module_to(self: torch.nn.Module, device: torch.device) -> torch.nn.Module:
         for name, parameter in module._parameters.items():
             if parameter is not None and parameter.device.type != device.type:
                 moved = torch.nn.Parameter(parameter.detach().to(device), requires_grad=parameter.requires_grad)
-                moved.__dict__.update({key: value for key, value in vars(parameter).items() if key not in vars(moved)})
+                for mark in vars(parameter).keys() - vars(moved).keys():  # megatron-core's: what is split, what is shared
+                    setattr(moved, mark, getattr(parameter, mark))
                 module._parameters[name] = moved
         for name, buffer in module._buffers.items():
             if buffer is not None and buffer.device.type != device.type:

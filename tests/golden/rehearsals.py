@@ -114,7 +114,8 @@ def _counted(case: Case) -> dict[str, Any]:
         at["count"] += copy.count
         at["bytes"] += copy.num_bytes
     traffic = {
-        f"{one.group} of {one.ranks}: {one.operation}": {"calls": one.calls, "bytes": one.num_bytes} for one in found.step.traffic
+        f"{one.group} of {one.ranks}: {one.operation}": {"calls": one.calls, "bytes": one.num_bytes}
+        for one in found.step.traffic
     }
     memory = {
         "model": found.model_bytes,

@@ -20,7 +20,11 @@ def both(request: pytest.FixtureRequest) -> tuple[dict[str, Any], dict[str, Any]
 @pytest.mark.parametrize("what", ["collectives", "waits", "copies", "flops"])
 def test_a_step_does_what_it_did(both: tuple[dict[str, Any], dict[str, Any]], what: str) -> None:
     now, golden = ({case: found[what] for case, found in side.items()} for side in both)
-    differ = {case: (golden.get(case), now.get(case)) for case in golden.keys() | now.keys() if golden.get(case) != now.get(case)}
+    differ = {
+        case: (golden.get(case), now.get(case))
+        for case in golden.keys() | now.keys()
+        if golden.get(case) != now.get(case)
+    }
     assert not differ, f"{MEANT}:\n{differ}"
 
 

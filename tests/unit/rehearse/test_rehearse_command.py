@@ -11,7 +11,9 @@ TINY = "configs/tiny.yaml"
 
 def fanal(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the command."""
-    return subprocess.run([sys.executable, "-m", "fanal", "rehearse", *arguments], cwd=ROOT, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-m", "fanal", "rehearse", *arguments], cwd=ROOT, capture_output=True, text=True
+    )
 
 
 def refused(*arguments: str) -> str:

@@ -47,7 +47,9 @@ def test_the_norm_keeps_its_input_its_weight_and_a_number_a_row() -> None:
 
 
 def test_causal_attention_keeps_a_number_a_row_and_no_scores() -> None:
-    found = kept("F.scaled_dot_product_attention(tensor(1, 8, 64, 32), tensor(1, 2, 64, 32), tensor(1, 2, 64, 32), is_causal=True, enable_gqa=True)")
+    found = kept(
+        "F.scaled_dot_product_attention(tensor(1, 8, 64, 32), tensor(1, 2, 64, 32), tensor(1, 2, 64, 32), is_causal=True, enable_gqa=True)"
+    )
     assert [[1, 8, 64], "torch.float32"] in found
     assert all(shape[-2:] != [64, 64] for shape, _ in found if isinstance(shape, list))
 

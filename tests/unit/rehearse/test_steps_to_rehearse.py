@@ -22,7 +22,9 @@ print(json.dumps([{{**dataclasses.asdict(one.step), "peak": one.peak_bytes, "of"
 
 
 @pytest.mark.parametrize("rank", [0, 2])
-@pytest.mark.parametrize("overrides", ['[]', '["parallel.virtual_pipeline_model_parallel_size=2"]'], ids=["plain", "virtual"])
+@pytest.mark.parametrize(
+    "overrides", ["[]", '["parallel.virtual_pipeline_model_parallel_size=2"]'], ids=["plain", "virtual"]
+)
 def test_a_step_of_many_micro_batches_is_what_a_whole_rehearsal_of_it_counts(overrides: str, rank: int) -> None:
     short, whole = answer(WHOLE_AND_SHORT.format(overrides=overrides, rank=rank))
     assert short.pop("of") < whole.pop("of") == 12
@@ -47,4 +49,4 @@ def test_what_does_not_grow_by_the_micro_batch_is_noticed() -> None:
     few, more = Counts(), Counts()
     few.flops["products"], more.flops["products"] = 4, 7
     with pytest.raises(AssertionError, match="3 more in 2 micro batches"):
-        counts_of(8, 2, few, 4, more)
+        counts_of(7, 2, few, 4, more)
