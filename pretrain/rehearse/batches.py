@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from pretrain.config.schema import RunConfig
-from pretrain.data.batch import MicroBatch, boundaries, micro_batch
+from pretrain.data.batch import MicroBatch, _per_position, boundaries, micro_batch
 from pretrain.data.documents import Boundaries
 from pretrain.data.reader import reads_data
 from pretrain.parallel.world import World
@@ -33,3 +33,8 @@ def micro_batches(run: RunConfig, world: World, count: int) -> Iterator[MicroBat
             domain_ids=np.zeros(rows, np.int64),
             document_starts=starts,
         )
+
+
+def forget_positions() -> None:
+    """Forget what all micro batches share, which an earlier rehearsal of this process made for its own."""
+    _per_position.cache_clear()

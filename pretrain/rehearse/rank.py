@@ -17,7 +17,7 @@ from pretrain.optim.optimizer import build_optimizer, set_learning_rate
 from pretrain.optim.states import inner_optimizers
 from pretrain.parallel.device import prepare_device
 from pretrain.parallel.world import World, open_layout
-from pretrain.rehearse.batches import micro_batches
+from pretrain.rehearse.batches import forget_positions, micro_batches
 from pretrain.rehearse.groups import group_names, meet_nobody
 from pretrain.rehearse.meter import Counts, Meter
 from pretrain.rehearse.record import Line, Part, Rehearsal
@@ -45,6 +45,7 @@ def rehearse_rank(
     Raises: UserError if the ranks do not fit the layout; RuntimeError from torch where tensors on two devices meet.
     """
     began_s = time.perf_counter()
+    forget_positions()
     replace_what_needs_values()
     device = take_fake_gpu() if device_type == "gpu" else prepare_device("cpu", 0)
     meet_nobody(rank=rank, num_ranks=num_ranks)

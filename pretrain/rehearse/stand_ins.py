@@ -140,7 +140,9 @@ def _module_to(self: torch.nn.Module, device: torch.device) -> torch.nn.Module:
         for name, parameter in module._parameters.items():
             if parameter is not None and parameter.device.type != device.type:
                 moved = torch.nn.Parameter(parameter.detach().to(device), requires_grad=parameter.requires_grad)
-                for mark in vars(parameter).keys() - vars(moved).keys():  # megatron-core's: what is split, what is shared
+                for mark in (
+                    vars(parameter).keys() - vars(moved).keys()
+                ):  # megatron-core's: what is split, what is shared
                     setattr(moved, mark, getattr(parameter, mark))
                 module._parameters[name] = moved
         for name, buffer in module._buffers.items():

@@ -1,7 +1,5 @@
 """A step of many micro batches follows from steps of few."""
 
-import json
-
 import pytest
 
 from pretrain.config.schema import ParallelConfig
@@ -13,22 +11,22 @@ WHOLE_AND_SHORT = """
 import dataclasses, json
 from pretrain.config.load import load_run
 from pretrain.rehearse import rank as room
-run = load_run("configs/tiny.yaml", ["parallel.device=auto", "train.precision=bf16", "train.global_batch_size=48", *{overrides}])
+run = load_run("configs/tiny.yaml", ["parallel.device=auto", "train.precision=bf16", "train.global_batch_size=32", *{overrides}])
 short = room.rehearse_rank(run, rank={rank}, num_ranks=4)
-room.steps_to_rehearse = lambda parallel, count: (count, count, count)
+room.steps_to_rehearse = lambda parallel, count: (2, count, count)
 whole = room.rehearse_rank(run, rank={rank}, num_ranks=4)
-print(json.dumps([{{**dataclasses.asdict(one.step), "peak": one.peak_bytes, "of": one.rehearsed_micro_batches}} for one in (short, whole)]))
+print(json.dumps([dataclasses.asdict(one) for one in (short, whole)]))
 """
 
 
-@pytest.mark.parametrize("rank", [0, 2])
-@pytest.mark.parametrize(
-    "overrides", ["[]", '["parallel.virtual_pipeline_model_parallel_size=2"]'], ids=["plain", "virtual"]
-)
-def test_a_step_of_many_micro_batches_is_what_a_whole_rehearsal_of_it_counts(overrides: str, rank: int) -> None:
+@pytest.mark.parametrize(("virtual", "rank"), [(1, 0), (1, 2), (2, 0)])
+def test_a_step_of_many_micro_batches_is_what_a_whole_rehearsal_of_it_counts(virtual: int, rank: int) -> None:
+    overrides = [f"parallel.virtual_pipeline_model_parallel_size={virtual}"]
     short, whole = answer(WHOLE_AND_SHORT.format(overrides=overrides, rank=rank))
-    assert short.pop("of") < whole.pop("of") == 12
-    assert json.dumps(short) == json.dumps(whole)
+    assert short["rehearsed_micro_batches"] < whole["rehearsed_micro_batches"] == 8
+    assert short["step"] == whole["step"]
+    # Tokens of all micro batches lie in memory at once under virtual stages, and a few numbers of each under any.
+    assert abs(short["peak_bytes"] / whole["peak_bytes"] - 1) < 0.002
 
 
 def test_few_micro_batches_are_rehearsed_as_they_are() -> None:
