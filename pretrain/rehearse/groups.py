@@ -2,17 +2,16 @@
 
 import datetime
 
+import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from pretrain.rehearse.stand_ins import FAKE_GPU
 
-
-def meet_nobody(*, rank: int, num_ranks: int) -> None:
+def meet_nobody(device: torch.device, *, rank: int, num_ranks: int) -> None:
     """Open the process group of one rank of ``num_ranks``, of which no other is there."""
     dist.init_process_group(
-        backend=f"cpu:fake,{FAKE_GPU}:fake",
+        backend=",".join(f"{kind}:fake" for kind in sorted({"cpu", device.type})),
         store=FakeStore(),
         rank=rank,
         world_size=num_ranks,

@@ -10,6 +10,7 @@ from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from fanal.errors import UserError
 from pretrain.config.derive import num_microbatches
 from pretrain.config.schema import RunConfig
 from pretrain.model.gpt import attention_backend, build_model
@@ -23,6 +24,7 @@ from pretrain.rehearse.meter import Counts, Meter
 from pretrain.rehearse.record import Line, Part, Rehearsal
 from pretrain.rehearse.stand_ins import (
     LikeCuda,
+    missing,
     put_fake_gpu_in_place_of_cuda,
     replace_what_needs_values,
     stand_in_for_flash_attn,
@@ -31,6 +33,7 @@ from pretrain.rehearse.stand_ins import (
 from pretrain.rehearse.steps import counts_of, steps_to_rehearse
 from pretrain.state import TrainState
 from pretrain.train.step import train_step
+from pretrain.train.stop import Requests
 
 WEIGHTS, GRADIENTS, OPTIMIZER = "weights", "gradients of the weights", "optimizer: masters and moments"
 
@@ -42,13 +45,20 @@ def rehearse_rank(
 
     This process is good for further rehearsals afterwards, and for nothing else.
     Args: device_type: "cpu" rehearses a rank that trains on a CPU.
-    Raises: UserError if the ranks do not fit the layout; RuntimeError from torch where tensors on two devices meet.
+    Raises: UserError if the ranks do not fit the layout, or PyTorch is another than was tested; RuntimeError from torch where
+        tensors on two devices meet.
     """
     began_s = time.perf_counter()
+    gone = missing()
+    if gone:
+        raise UserError(
+            f"fanal rehearse needs what PyTorch {torch.__version__} does not have ({', '.join(gone)}); the version in "
+            "constraints.txt works"
+        )
     forget_positions()
     replace_what_needs_values()
     device = take_fake_gpu() if device_type == "gpu" else prepare_device("cpu", 0)
-    meet_nobody(rank=rank, num_ranks=num_ranks)
+    meet_nobody(device, rank=rank, num_ranks=num_ranks)
     with ExitStack() as stack:
         meter = Meter(device.type)
         if device_type == "gpu":
@@ -126,6 +136,7 @@ def _step(
         global_batch_size=count * run.train.micro_batch_size * world.data_parallel_size,
         domains=["all"],
     )
+    Requests(run.train, None).agreed(world)  # what the loop does after each step (train/loop.py)
     assert result.skipped is None, f"a rehearsed step is a whole one, and this one was skipped: {result.skipped}"
     return meter.counts
 

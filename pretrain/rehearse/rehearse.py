@@ -11,6 +11,7 @@ from fanal.host_cores import host_cores
 from pretrain.config.derive import world_size
 from pretrain.config.rules import check_ranks
 from pretrain.config.schema import RunConfig
+from pretrain.parallel.quick_imports import quick_imports
 from pretrain.rehearse.record import Rehearsal
 
 AT_A_TIME = 2
@@ -53,7 +54,8 @@ def _one(run: RunConfig, rank: int, num_ranks: int, speaks: bool) -> Rehearsal:
     os.environ["TORCH_CPP_LOG_LEVEL"] = "ERROR"  # a warning that the groups, which are closed, have no backend
     if not speaks:
         logging.disable(logging.WARNING)
-    from pretrain.rehearse.rank import rehearse_rank
+    with quick_imports():
+        from pretrain.rehearse.rank import rehearse_rank
 
     device_type = "cpu" if run.parallel.device == "cpu" else "gpu"
     return rehearse_rank(run, rank=rank, num_ranks=num_ranks, device_type=device_type)

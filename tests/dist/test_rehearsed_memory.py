@@ -37,4 +37,5 @@ def test_the_counted_peak_is_the_measured_one(tmp_path: Path, overrides: tuple[s
     found = measured(tmp_path, TINY, *overrides)
     counted = [one.peak_bytes for one in in_processes(run, ranks=ranks, num_ranks=len(ranks))]
     errors = [counting / measuring - 1 for counting, measuring in zip(counted, found, strict=True)]
+    print([f"counted {counting:,}, measured {measuring:,}" for counting, measuring in zip(counted, found, strict=True)])
     assert all(abs(error) <= WITHIN for error in errors), f"{errors}: counted {counted}, measured {found}"
