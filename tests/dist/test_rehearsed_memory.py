@@ -13,7 +13,7 @@ from tests.unit.rehearse.alone import ROOT
 TINY = ROOT / "configs" / "tiny.yaml"
 LARGER = (
     "model.num_layers=6", "model.hidden_size=512", "model.ffn_hidden_size=1536", "model.num_attention_heads=8", "model.vocab_size=8000",
-    "train.micro_batch_size=8", "train.global_batch_size=32",
+    "train.micro_batch_size=2", "train.global_batch_size=4",
 )  # fmt: skip
 """Large enough that what libraries keep, 16 to 30 MiB, is small beside it."""
 ONE_RANK = (
@@ -27,7 +27,7 @@ WITHIN = 0.1
     [
         (*LARGER, *ONE_RANK),
         (*LARGER, *ONE_RANK, "train.precision=bf16"),
-        (*LARGER, "train.global_batch_size=48", "model.num_layers=12", "model.vocab_size=16000"),
+        (*LARGER, "train.micro_batch_size=4", "train.global_batch_size=8", "model.num_layers=12", "model.vocab_size=16000"),
     ],
     ids=["one rank in fp32", "one rank in bf16", "tensor 2 x pipeline 2"],
 )
