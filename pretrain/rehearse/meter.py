@@ -16,7 +16,7 @@ from pretrain.rehearse.places import place
 from pretrain.rehearse.record import TO_GPU, TO_HOST, Copy, Step, Traffic, Wait
 
 aten = torch.ops.aten
-READ, SYNCHRONIZE = "a number is read", "the whole device is waited for"
+READ, COPY, SYNCHRONIZE = "a number is read", "a copy is waited for", "the whole device is waited for"
 
 
 class Counts:
@@ -89,7 +89,7 @@ class Meter(TorchDispatchMode):
         if func.namespace == "c10d":
             return self._communicate(func, args)
         output = self._run(func, args, kwargs)
-        self._see_copy(func, args, output)
+        self._see_copy(func, args, kwargs, output)
         tensors = [leaf for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor)]
         if tensors:
             at = place()
@@ -105,11 +105,13 @@ class Meter(TorchDispatchMode):
             return torch.empty(args[0].shape, dtype=kwargs.get("dtype") or args[0].dtype, device=target)
         return func(*args, **kwargs)
 
-    def _see_copy(self, func: Any, args: Any, output: Any) -> None:
+    def _see_copy(self, func: Any, args: Any, kwargs: Any, output: Any) -> None:
+        """Count a copy between host and device. Unless it is told not to wait, torch lets the host wait for its end, either way."""
         if func is aten._to_copy.default:
-            source, target = args[0].device.type, output.device.type
+            source, target, may_go_on = args[0].device.type, output.device.type, kwargs.get("non_blocking", False)
         elif func is aten.copy_.default:
             source, target = args[1].device.type, args[0].device.type
+            may_go_on = kwargs.get("non_blocking", args[2] if len(args) > 2 else False)
         else:
             return
         if source == target:
@@ -117,8 +119,8 @@ class Meter(TorchDispatchMode):
         key = TO_GPU if target == self._device_type else TO_HOST, place().where
         self.counts.copies[key] += 1
         self.counts.copied[key] += output.numel() * output.element_size()
-        if key[0] == TO_HOST:
-            self.waited(READ)
+        if not may_go_on:
+            self.waited(COPY)
 
     def _communicate(self, func: Any, args: Any) -> Any:
         group = _group_of(func, args)

@@ -3,6 +3,7 @@
 import logging
 import multiprocessing
 import os
+import signal
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 
@@ -50,6 +51,7 @@ def in_processes(run: RunConfig, *, ranks: Sequence[int], num_ranks: int) -> lis
 
 def _one(run: RunConfig, rank: int, num_ranks: int, speaks: bool) -> Rehearsal:
     """Rehearse one rank in this process. Args: speaks: whether it may print warnings, where others would print the same."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # at Ctrl-C the command speaks, and nobody else
     os.environ["OMP_NUM_THREADS"] = "1"  # nothing is computed
     os.environ["TORCH_CPP_LOG_LEVEL"] = "ERROR"  # a warning that the groups, which are closed, have no backend
     if not speaks:

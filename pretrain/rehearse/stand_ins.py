@@ -34,6 +34,7 @@ REPLACED = (
 """What is patched for good, as (module, name)."""
 FUNCTIONS = (
     "torch.tensor",
+    "torch.Tensor.pin_memory",
     "torch.nn.functional.rms_norm",
     "torch.nn.functional.scaled_dot_product_attention",
 )
@@ -84,6 +85,10 @@ def stand_in_for_flash_attn(requested: str) -> None:
         flash_attention.flash_attn_varlen_func = cuda_kernels.flash_attn_varlen_func
 
 
+_OF_THE_GPU = (torch.nn.functional.rms_norm, torch.nn.functional.scaled_dot_product_attention)
+"""Functions that a CPU has in a form of its own."""
+
+
 class LikeCuda(TorchFunctionMode):
     """Answers as PyTorch with CUDA would, for tensors on the fake GPU; makes fake tensors of numbers for any device."""
 
@@ -91,6 +96,7 @@ class LikeCuda(TorchFunctionMode):
         super().__init__()
         self._answers: dict[Any, Callable[..., Any]] = {
             torch.tensor: _tensor,
+            torch.Tensor.pin_memory: lambda tensor: tensor,
             torch.nn.functional.rms_norm: cuda_kernels.rms_norm,
             torch.nn.functional.scaled_dot_product_attention: cuda_kernels.scaled_dot_product_attention,
         }
@@ -99,7 +105,7 @@ class LikeCuda(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         answer = self._answers.get(func)
-        if answer is None or (func is not torch.tensor and args[0].device.type != FAKE_GPU):
+        if answer is None or (func in _OF_THE_GPU and args[0].device.type != FAKE_GPU):
             return func(*args, **kwargs)
         return answer(*args, **kwargs)
 

@@ -27,7 +27,13 @@ WITHIN = 0.1
     [
         (*LARGER, *ONE_RANK),
         (*LARGER, *ONE_RANK, "train.precision=bf16"),
-        (*LARGER, "train.micro_batch_size=4", "train.global_batch_size=8", "model.num_layers=12", "model.vocab_size=16000"),
+        (
+            *LARGER,
+            "train.micro_batch_size=4",
+            "train.global_batch_size=8",
+            "model.num_layers=12",
+            "model.vocab_size=16000",
+        ),
     ],
     ids=["one rank in fp32", "one rank in bf16", "tensor 2 x pipeline 2"],
 )
