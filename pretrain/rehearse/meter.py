@@ -162,8 +162,14 @@ _MORE_PRODUCTS: dict[Any, Callable[..., int]] = {
 }
 
 
+_FACTORS = {aten.mm: 2, aten.bmm: 2, aten.addmm: 3, aten.baddbmm: 3}
+"""Tensors among the arguments of a product; some forms of it have a type behind them, which torch's formulas do not know."""
+
+
 def _flops(func: Any, args: Any, kwargs: Any, output: Any) -> int:
     packet = func._overloadpacket
+    if packet in _FACTORS:
+        return flop_registry[packet](*args[: _FACTORS[packet]], out_val=output)
     if packet in flop_registry:
         return flop_registry[packet](*args, **kwargs, out_val=output)
     return _MORE_PRODUCTS[packet](*args, **kwargs) if packet in _MORE_PRODUCTS else 0
