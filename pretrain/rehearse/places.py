@@ -22,14 +22,14 @@ KINDS = {
     "fanal/kernels/norm_in_fp32.py": ACTIVATIONS + "norms",
     "pretrain/model/norms.py": ACTIVATIONS + "norms",
     "fanal/kernels/attention.py": ACTIVATIONS + "attention",
-    "fanal/kernels/sdpa_attention.py": ACTIVATIONS + "attention",
-    "fanal/kernels/flash_attention.py": ACTIVATIONS + "attention",
-    "fanal/kernels/attention_blocks.py": ACTIVATIONS + "attention",
     "pretrain/model/angles.py": ACTIVATIONS + "attention",
+    "pretrain/model/layer_spec.py CausalSelfAttention": ACTIVATIONS + "attention",
+    "pretrain/model/layer_spec.py LayerAttention": ACTIVATIONS + "attention",
     "megatron/core/models/common/embeddings/rope_utils.py": ACTIVATIONS + "attention",
     "megatron/core/transformer/attention.py": ACTIVATIONS + "attention",
     "fanal/kernels/activations.py": ACTIVATIONS + "feed-forward",
     "pretrain/model/activation.py": ACTIVATIONS + "feed-forward",
+    "pretrain/model/layer_spec.py FeedForward": ACTIVATIONS + "feed-forward",
     "megatron/core/transformer/mlp.py": ACTIVATIONS + "feed-forward",
     "megatron/core/transformer/transformer_layer.py": ACTIVATIONS + "residuals",
     "megatron/core/transformer/transformer_block.py": ACTIVATIONS + "residuals",
@@ -43,11 +43,12 @@ KINDS = {
     "megatron/core/pipeline_parallel/p2p_communication.py": "messages between stages",
     "pretrain/data/batch.py": "micro batch",
     "megatron/core/distributed/": "weights' gradients on their way",
+    "pretrain/model/gradients.py": "weights' gradients on their way",
     "megatron/core/optimizer/": "update of the weights",
     "pretrain/optim/": "update of the weights",
 }
-"""What is made inside of a file, or of a folder, unless a deeper call says it better. A file of the model that is not here counts
-for the one that calls it."""
+"""What is made inside of a file, of a class or function of it, or of a folder, unless a deeper call says it better. A file of the model
+that is not here counts for the one that calls it."""
 SHARED_BUFFERS = ("megatron/core/utils.py", "get_tensor")
 """Where megatron-core keeps the memory into which it gathers a sequence."""
 
@@ -73,7 +74,7 @@ def place() -> Place:
                 return Place(where, "buffers of sequence parallelism")
             if function == "backward":
                 return Place(where, GRADIENTS_OF_ACTIVATIONS)
-            kind = _kind(file)
+            kind = _kind(file, at.f_code.co_qualname.partition(".")[0])
             if kind is not None:
                 return Place(where, kind)
         at = at.f_back
@@ -94,7 +95,7 @@ def _short(file: str) -> str | None:
 
 
 @cache
-def _kind(file: str) -> str | None:
-    return KINDS.get(file) or next(
-        (kind for key, kind in KINDS.items() if key.endswith("/") and file.startswith(key)), None
-    )
+def _kind(file: str, owner: str) -> str | None:
+    if f"{file} {owner}" in KINDS or file in KINDS:
+        return KINDS.get(f"{file} {owner}") or KINDS[file]
+    return next((kind for key, kind in KINDS.items() if key.endswith("/") and file.startswith(key)), None)

@@ -12,7 +12,7 @@ from tests.unit.rehearse.alone import ROOT
 
 TINY = ROOT / "configs" / "tiny.yaml"
 LARGER = (
-    "model.num_layers=6", "model.hidden_size=512", "model.ffn_hidden_size=1536", "model.num_attention_heads=8", "model.vocab_size=8000",
+    "model.num_layers=8", "model.hidden_size=512", "model.ffn_hidden_size=1536", "model.num_attention_heads=8", "model.vocab_size=8000",
     "train.micro_batch_size=2", "train.global_batch_size=4",
 )  # fmt: skip
 """Large enough that what libraries keep, 16 to 30 MiB, is small beside it."""
