@@ -47,8 +47,8 @@ KINDS = {
     "megatron/core/optimizer/": "update of the weights",
     "pretrain/optim/": "update of the weights",
 }
-"""What is made inside of a file, of a class or function of it, or of a folder, unless a deeper call says it better. A file of the model
-that is not here counts for the one that calls it."""
+"""What is made inside of a file, of a class or function of it, or of a folder, unless a deeper call says it better. A file of the
+model that is not here counts for the one that calls it."""
 SHARED_BUFFERS = ("megatron/core/utils.py", "get_tensor")
 """Where megatron-core keeps the memory into which it gathers a sequence."""
 
