@@ -42,7 +42,8 @@ def situation_here(*, device: torch.device, **of_model) -> Situation:
     # AMD's GPUs have numbers of their own there, (9, 0) as well.
     is_nvidia = device.type == "cuda" and torch.version.hip is None and torch.cuda.is_available()
     capability = torch.cuda.get_device_capability(device) if is_nvidia else None
-    return Situation(device_type=device.type, capability=capability, **of_model)
+    # All that is no CPU runs CUDA's kernels: the device of a rehearsal too.
+    return Situation(device_type="cpu" if device.type == "cpu" else "cuda", capability=capability, **of_model)
 
 
 def select_attention_backend(requested: str, situation: Situation, device: torch.device | None = None) -> Choice:

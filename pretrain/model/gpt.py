@@ -61,12 +61,13 @@ class Decoder(GPTModel):
 
 
 def build_model(
-    run: RunConfig, world: World, *, tokenizer_vocab_size: int | None = None
+    run: RunConfig, world: World, *, tokenizer_vocab_size: int | None = None, initial_values: bool = True
 ) -> list[DistributedDataParallel]:
     """Build the model chunks of this rank, one per virtual pipeline stage, on the world's device.
 
     Collective: every rank calls it (tied embeddings synchronise their two copies).
     Args: tokenizer_vocab_size: where a loss is computed, the ids that the tokenizer has; None is all of model.vocab_size.
+        initial_values: False leaves the weights as the memory is.
     """
     operations = choose_operations(
         run.model,
@@ -80,7 +81,7 @@ def build_model(
     stages = run.parallel.virtual_pipeline_model_parallel_size
     tokens = num_tokens(run.model, tokenizer_vocab_size=tokenizer_vocab_size or run.model.vocab_size)
     chunks = [_chunk(run, world, config, attention, tokens, stage if stages > 1 else None) for stage in range(stages)]
-    for chunk in chunks:
+    for chunk in chunks if initial_values else ():
         initialize(chunk, chunk.specs, seed=run.train.seed, tp_rank=world.tp_rank)
     replicas = _wrap(chunks, config, run.parallel)
     config.finalize_model_grads_func = finalize_gradients

@@ -62,8 +62,11 @@ def choose_operations(
     for operation in (field.name for field in fields(Operations)):
         name = _activation(model) if operation == "activation" else operation
         asked = getattr(requested, operation)
-        choice = choose(asked, name, device.type, dtype, sizes.get(operation, 0))
-        fault = failure(name, _TRITON[name], device, dtype) if choice.backend == "triton" else None
+        choice = choose(asked, name, "cpu" if device.type == "cpu" else "cuda", dtype, sizes.get(operation, 0))
+        is_tried = (
+            choice.backend == "triton" and device.type == "cuda"
+        )  # not on the device of a rehearsal, which has no values
+        fault = failure(name, _TRITON[name], device, dtype) if is_tried else None
         if fault is not None and asked == "triton":
             raise UserError(
                 f"kernels.{operation} (triton) cannot be used: {fault}; kernels.{operation}=torch works here"
