@@ -87,9 +87,11 @@ class ModelConfig:
     """Added to the mean square, or the variance, inside a norm."""
     init_method_std: float = 0.02
     """Standard deviation of initial weights; projections into the residual stream use std / sqrt(2 * num_layers)."""
-    attention_backend: Literal["auto", "flash4", "flash3", "flash2", "flash", "varlen", "sdpa", "reference"] = "auto"
-    """Attention kernel: auto takes the first that can run, on CUDA flash-attn 4, 3 or 2 where installed, else PyTorch's own; flash
-    takes the newest flash-attn that can. A table of what each can: docs/attention.md."""
+    attention_backend: Literal[
+        "auto", "flash4", "flash3", "flash2", "flash", "varlen", "triton", "sdpa", "reference"
+    ] = "auto"
+    """Attention kernel: auto takes the first that can run, on CUDA flash-attn 4, 3 or 2 where installed, else PyTorch's own or ours
+    (triton); flash takes the newest flash-attn that can. A table of what each can: docs/attention.md."""
 
 
 @dataclass(frozen=True, kw_only=True)
