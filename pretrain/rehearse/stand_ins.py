@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import backend_registration
 
 from fanal.kernels import choice, flash2_attention, flash3_attention, flash4_attention
-from fanal.kernels.flash_packages import FlashFunctions
+from fanal.kernels.flash_packages import FlashFunctions, import_functions
 from fanal.kernels.triton import launch
 from pretrain.parallel.device import CudaStandIn, put_in_place_of_cuda
 from pretrain.rehearse import cuda_kernels
@@ -92,11 +92,13 @@ def stand_in_for_packages(requested: str) -> None:
     functions = FlashFunctions(cuda_kernels.flash_attn_func, cuda_kernels.flash_attn_varlen_func)
     for backend, names in _FLASH.items():
         backend: Any
-        real = backend.import_functions
-        is_here = requested in names
-        backend.import_functions = lambda module, real=real, is_here=is_here: (
-            functions if is_here or real(module).dense is not None else real(module)
-        )
+        is_asked_for = requested in names
+
+        def found(module: str, is_asked_for: bool = is_asked_for) -> FlashFunctions:
+            real = import_functions(module)
+            return functions if is_asked_for or real.dense is not None else real
+
+        backend.import_functions = found
     launch.start = lambda *_, **__: None
     choice.triton_importable = lambda: True
 
