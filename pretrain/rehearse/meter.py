@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import FakeWork
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.flop_counter import flop_registry
 
 from pretrain.rehearse.ledger import Ledger
 from pretrain.rehearse.places import place
@@ -146,20 +146,12 @@ def _num_bytes(argument: Any) -> int:
     return sum(leaf.numel() * leaf.element_size() for leaf in tree_leaves(argument) if isinstance(leaf, torch.Tensor))
 
 
-def _sdpa_on_cpu(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any) -> int:
-    return sdpa_flop_count(query.shape, key.shape, value.shape)
+def _linear_of_onednn(x: torch.Tensor, weight: torch.Tensor, *_: Any, **__: Any) -> int:
+    return 2 * x.numel() * len(weight)
 
 
-def _sdpa_backward_on_cpu(
-    gradient: torch.Tensor, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any
-) -> int:
-    return sdpa_backward_flop_count(gradient.shape, query.shape, key.shape, value.shape)
-
-
-_MORE_PRODUCTS: dict[Any, Callable[..., int]] = {
-    aten._scaled_dot_product_flash_attention_for_cpu: _sdpa_on_cpu,
-    aten._scaled_dot_product_flash_attention_for_cpu_backward: _sdpa_backward_on_cpu,
-}
+_MORE_PRODUCTS: dict[Any, Callable[..., int]] = {torch.ops.mkldnn._linear_pointwise: _linear_of_onednn}
+"""Products of a CPU that torch has no formula for (fanal.kernels.products)."""
 
 
 _FACTORS = {aten.mm: 2, aten.bmm: 2, aten.addmm: 3, aten.baddbmm: 3}
