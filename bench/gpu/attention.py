@@ -3,13 +3,15 @@
 import sys
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import profile
 
 from bench.gpu.found import Findings, findings_here
 from bench.gpu.model import synchronize
+from bench.gpu.profiled import activities, totals
 from bench.gpu.setting import Setting, here
 from fanal.kernels import attention_trial
 from fanal.kernels.attention import causal_attention
@@ -20,10 +22,10 @@ FUSED = ("flash", "fmha", "attention", "cudnn", "sdpa")
 """Parts of names, one of which every fused kernel of attention has. Those of plain products have none."""
 CALLS = 5
 MOST_NAMES = 4
-ASKED: dict[str, dict[str, object]] = {"whole rows": {}, "documents": {"documents": True}, "a window": {"window": 100}}
+ASKED: dict[str, dict[str, Any]] = {"whole rows": {}, "documents": {"documents": True}, "a window": {"window": 100}}
 
 
-def inputs(situation: Situation, seq_length: int, device: torch.device) -> tuple[list[Tensor], dict[str, object]]:
+def inputs(situation: Situation, seq_length: int, device: torch.device) -> tuple[list[Tensor], dict[str, Any]]:
     """Return query, key and value that need gradients, and the options of a call in this situation."""
     heads = (situation.num_heads, situation.num_groups, situation.num_groups)
     tensors = [
@@ -36,23 +38,18 @@ def inputs(situation: Situation, seq_length: int, device: torch.device) -> tuple
 
 def kernels_of(backend: str, situation: Situation, seq_length: int, device: torch.device) -> list[str]:
     """Return the names of what ran in a forward and a backward, longest first: CUDA kernels on a GPU, operations on a CPU."""
-    tensors, options = inputs(situation, seq_length, device)
+    (query, key, value), options = inputs(situation, seq_length, device)
 
     def once() -> None:
-        causal_attention(*tensors, backend, **options).sum().backward()  # pyright: ignore[reportArgumentType]
+        causal_attention(query, key, value, backend, **options).sum().backward()
 
     once()
-    with profile(activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")) as seen:
+    on_gpu = device.type == "cuda"
+    with profile(activities=activities(on_gpu=on_gpu)) as seen:
         once()
-        if device.type == "cuda":
+        if on_gpu:
             torch.cuda.synchronize()
-    own = torch.autograd.DeviceType.CUDA if device.type == "cuda" else torch.autograd.DeviceType.CPU
-    seconds: dict[str, float] = {}
-    for event in seen.events() or []:
-        if event.device_type == own:
-            took = event.self_device_time_total if device.type == "cuda" else event.self_cpu_time_total
-            seconds[event.name] = seconds.get(event.name, 0.0) + took
-    return sorted(seconds, key=lambda name: -seconds[name])
+    return list(totals(seen, on_gpu=on_gpu))
 
 
 def main() -> int:
@@ -77,7 +74,8 @@ def _try(
     findings: Findings,
 ) -> None:  # fmt: skip
     """Try one backend in one situation, and write down what it did, or why it cannot."""
-    table = f"attention, forward and backward, {seq_length:,} tokens, {situation.num_heads}/{situation.num_groups} heads of {situation.head_size}, bf16"
+    heads = f"{situation.num_heads}/{situation.num_groups} heads of {situation.head_size}"
+    table = f"attention, forward and backward, {seq_length:,} tokens, {heads}, bf16"
     backend = BACKENDS[name]
     row = {"backend": name, "asked": words, "result": "", "ms": "", "kernels, longest first": ""}
     if reasons := backend.obstacles(situation):
@@ -108,11 +106,11 @@ def is_fused(names: Sequence[str]) -> bool:
 
 def milliseconds(backend: str, situation: Situation, seq_length: int, device: torch.device, setting: Setting) -> float:
     """Return the time of a forward with its backward, the mean of a few on warm caches."""
-    tensors, options = inputs(situation, seq_length, device)
+    (query, key, value), options = inputs(situation, seq_length, device)
     synchronize(setting)
     began = time.perf_counter()
     for _ in range(1 if setting.tiny else CALLS):
-        causal_attention(*tensors, backend, **options).sum().backward()  # pyright: ignore[reportArgumentType]
+        causal_attention(query, key, value, backend, **options).sum().backward()
     synchronize(setting)
     return (time.perf_counter() - began) / (1 if setting.tiny else CALLS) * 1e3
 

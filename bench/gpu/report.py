@@ -1,7 +1,6 @@
 """The report: one JSON file, rewritten whenever something was found, and the page that follows from it."""
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -54,7 +53,7 @@ class Report:
         for name, text in zip(NAMES, (json.dumps(content, indent=1) + "\n", page(self)), strict=True):
             part = self.folder / f"{name}.part"
             part.write_text(text)
-            os.replace(part, self.folder / name)
+            part.replace(self.folder / name)
 
 
 def page(report: Report) -> str:

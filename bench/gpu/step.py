@@ -117,9 +117,10 @@ def main() -> int:
     course = Course(setting, findings)
     shape = course.shape
     findings.note(
-        f"{parameters(shape) / 1e9:.2f} B parameters (h {shape.hidden_size}, {shape.num_layers} layers, ffn {shape.ffn_hidden_size}, "
-        f"{shape.num_heads}/{shape.num_groups} heads, vocabulary {shape.vocab_size:,}), steps of one micro batch of "
-        f"{shape.batch_size} x {shape.seq_length:,} tokens, bf16, {course.rounds} rounds of {course.steps} steps"
+        f"{parameters(shape) / 1e9:.2f} B parameters (h {shape.hidden_size}, {shape.num_layers} layers, "
+        f"ffn {shape.ffn_hidden_size}, {shape.num_heads}/{shape.num_groups} heads, vocabulary {shape.vocab_size:,}), bf16, "
+        f"steps of one micro batch of {shape.batch_size} x {shape.seq_length:,} tokens, "
+        f"{course.rounds} rounds of {course.steps} steps"
     )
     absent = [name for name in TRAINER if find_spec(name.split(".")[0]) is None]
     if absent:
