@@ -60,7 +60,7 @@ STAGES = (
     ),
     Stage(
         name="layouts", title="TP2 + SP, PP2 and DP2 with overlap train what one rank trains",
-        arguments=_tests("tests/gpu/test_layouts_on_gpus.py"), limit_s=90, needs=RUNS, gpus=2,
+        arguments=_tests("tests/gpu/test_layouts_on_gpus.py"), limit_s=120, needs=RUNS, gpus=2,
     ),
     Stage(
         name="memory", title="The rehearsed peak is within 10 % of what the allocator gave",

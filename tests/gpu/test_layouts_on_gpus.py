@@ -1,12 +1,13 @@
 """Layouts on two GPUs over NCCL train what one GPU trains, and a fault in one of them is seen."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.dist.harness import Trace, assert_same_training
 from tests.gpu.where import needs_gpus, train_here
-from tests.runs.cases import LAYOUTS, TP2
+from tests.runs.cases import LAYOUTS, Layout
 
 pytestmark = needs_gpus(2)
 
@@ -22,16 +23,16 @@ def one(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Trace:
 
 
 @pytest.mark.parametrize("layout", ON_TWO, ids=lambda layout: layout.name)
-def test_two_gpus_train_what_one_trains(layout, small_run: Path, tmp_path: Path, one: Trace) -> None:
+def test_two_gpus_train_what_one_trains(layout: Layout, small_run: Path, tmp_path: Path, one: Trace) -> None:
     trace = train_here(small_run, tmp_path / "two", *SHORT, *layout.overrides)
     assert_same_training(trace, one, loss=LOSS, grad_norm=GRAD_NORM)
 
 
-def test_another_model_would_be_seen(small_run: Path, tmp_path: Path, one: Trace) -> None:
-    other = train_here(small_run, tmp_path / "other", *SHORT, *TP2, "model.rotary_base=20000")
-    assert other.exit_code == 0, other.failure
-    with pytest.raises(AssertionError, match="more than"):
-        assert_same_training(other, one, loss=LOSS, grad_norm=GRAD_NORM)
+def test_a_fault_on_two_gpus_is_seen(small_run: Path, tmp_path: Path, one: Trace) -> None:
+    (overlap,) = (layout for layout in ON_TWO if layout.name == "dp2-overlap")
+    other = train_here(small_run, tmp_path / "other", *SHORT, *overlap.overrides, fault=overlap.fault)
+    with pytest.raises(AssertionError, match=r"(loss|gradient norm) of step \d+: .* more than"):
+        assert_same_training(replace(other, exit_code=0), one, loss=LOSS, grad_norm=GRAD_NORM)
 
 
 def test_a_checkpoint_of_two_gpus_goes_on_in_another_layout(small_run: Path, tmp_path: Path, one: Trace) -> None:

@@ -23,12 +23,22 @@ def needs_gpus(number: int) -> pytest.MarkDecorator:
     return pytest.mark.skipif(DEVICE == "cuda" and found < number, reason=f"needs {number} CUDA GPUs, {found} here")
 
 
-def train_here(config: Path, folder: Path, *overrides: str, fresh: bool = True, device: DeviceType = DEVICE) -> Trace:
-    """Train a run on as many local ranks as it needs, a GPU each; from scratch unless told to resume."""
+def train_here(
+    config: Path,
+    folder: Path,
+    *overrides: str,
+    fresh: bool = True,
+    fault: str | None = None,
+    device: DeviceType = DEVICE,
+) -> Trace:
+    """Train a run on as many local ranks as it needs, a GPU each; from scratch unless told to resume.
+
+    Args: fault: the name of one to plant, of tests/dist/faults.py.
+    """
     if fresh:
         shutil.rmtree(folder, ignore_errors=True)
     run = make_run(config, folder, f"parallel.device={device}", *overrides)
     code, failure = run_local_ranks(
-        rank_main, run, None, num_ranks=world_size(run.parallel), device_type=device, log_dir=folder / "logs"
+        rank_main, run, fault, num_ranks=world_size(run.parallel), device_type=device, log_dir=folder / "logs"
     )
     return read_trace(folder, code, failure)
