@@ -1,7 +1,6 @@
 """Kernels on a GPU: ours against their definitions, which attention kernels ran, and the memory that a rehearsal counts."""
 
 import importlib.util
-from pathlib import Path
 
 import pytest
 import torch
@@ -50,9 +49,9 @@ def test_the_definition_is_told_apart_from_a_fused_kernel() -> None:
     assert not attention.is_fused(attention.kernels_of("reference", situation, 512, WHERE))
 
 
-def test_the_rehearsed_peak_is_what_the_allocator_gave(tmp_path: Path) -> None:
+def test_the_rehearsed_peak_is_what_the_allocator_gave() -> None:
     shape = shape_here(here())
-    counted = memory.rehearsed_peak(shape, here(), tmp_path)
+    counted = memory.rehearsed(shape, here())
     if counted is None:
         pytest.skip("this version has no `fanal rehearse`")
     measured = memory.measured_peak(shape, here())
