@@ -15,7 +15,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from bench.compare import commit
-from bench.gpu.report import BAD, LEFT_OUT, NAMES, Report, Result
+from bench.gpu.found import LEFT_OUT
+from bench.gpu.report import BAD, NAMES, RUNNING, Report, Result
 from bench.gpu.runner import ROOT, run_stage
 from bench.gpu.setting import Setting
 from bench.gpu.stages import STAGES, Stage, missing
@@ -69,7 +70,7 @@ def run_stages(stages: Sequence[Stage], report: Report, setting: Setting, gpus: 
             result = Result(name=stage.name, title=stage.title, status=LEFT_OUT, reason=reason)
             report.results.append(result)
         else:
-            report.results.append(Result(name=stage.name, title=stage.title, status="running"))
+            report.results.append(Result(name=stage.name, title=stage.title, status=RUNNING))
 
             def changed(result: Result) -> None:
                 report.results[-1] = result

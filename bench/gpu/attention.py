@@ -2,6 +2,7 @@
 
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -65,7 +66,11 @@ def main() -> int:
         chosen = select_attention_backend("auto", situation, device).name
         findings.note(f"{words}: 'auto' takes {chosen}")
         for name in [name for name in BACKENDS if name != "reference"]:
-            _try(name, words, situation, seq_length, device, setting, findings)
+            try:
+                _try(name, words, situation, seq_length, device, setting, findings)
+            except Exception as error:  # of whatever kind: each package has its own, and the others are to be tried
+                traceback.print_exc()
+                findings.fault(f"{name}, {words}: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
     return findings.exit_code()
 
 

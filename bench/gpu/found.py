@@ -1,7 +1,7 @@
 """What a stage finds, written line by line as it is found: what is there when its time is over stays.
 
 A finding is one JSON object in a line. ``note``: a sentence. ``row``: a row of a table, by columns. ``fault``: what makes the stage
-fail, though it goes on.
+fail, though it goes on. ``left out``: why it asked nothing after all.
 """
 
 import json
@@ -11,6 +11,7 @@ from typing import Any
 
 from bench.gpu.setting import here
 
+LEFT_OUT = "left out"
 Finding = dict[str, Any]
 
 
@@ -31,6 +32,10 @@ class Findings:
     def fault(self, text: str) -> None:
         self.faults += 1
         self._add({"kind": "fault", "text": text})
+
+    def left_out(self, reason: str) -> None:
+        """Say why this stage has nothing to say: without that it would count as passed."""
+        self._add({"kind": LEFT_OUT, "text": reason})
 
     def exit_code(self) -> int:
         """Return 1 if there was a fault, else 0."""

@@ -44,7 +44,7 @@ def main() -> int:
     shape = shape_here(setting)
     counted = rehearsed(shape, setting)
     if counted is None:
-        findings.note("nothing was compared: this version has no `fanal rehearse`")
+        findings.left_out("this version has no `fanal rehearse`")
         return findings.exit_code()
     findings.note(
         f"rehearsed: {counted / GIB:.3f} GiB at the peak of a step of {shape.batch_size} x {shape.seq_length:,} tokens"

@@ -9,7 +9,7 @@ from typing import Any
 from bench.gpu.found import Finding
 
 FORMAT = 1
-PASSED, FAILED, TIMED_OUT, LEFT_OUT, RUNNING = "passed", "failed", "timed out", "left out", "running"
+PASSED, FAILED, TIMED_OUT, RUNNING = "passed", "failed", "timed out", "running"
 BAD = (FAILED, TIMED_OUT)
 NAMES = ("gpu-report.json", "gpu-report.md")
 

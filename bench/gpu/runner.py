@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bench.gpu.found import read_findings
+from bench.gpu.found import LEFT_OUT, read_findings
 from bench.gpu.report import FAILED, PASSED, RUNNING, TIMED_OUT, Result
 from bench.gpu.setting import Setting
 from bench.gpu.stages import Stage
@@ -61,7 +61,8 @@ def run_stage(
     result.findings, result.seconds = read_findings(found), time.monotonic() - began
     found.unlink(missing_ok=True)
     if code == 0:
-        result.status = PASSED
+        reasons = [finding["text"] for finding in result.findings if finding["kind"] == LEFT_OUT]
+        result.status, result.reason = (LEFT_OUT, "; ".join(reasons)) if reasons else (PASSED, "")
         return result
     result.status = TIMED_OUT if code is None else FAILED
     result.reason = f"cut off after {limit_s:.0f} s" if code is None else _how(code)

@@ -9,6 +9,7 @@ import logging
 import statistics
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 
@@ -23,6 +24,7 @@ from bench.step.task import Contestant, Figures, Shape, Weights, batches
 
 ROUNDS, STEPS, WARM_UP = 3, 4, 3
 """Rounds that are timed, steps of each, and steps before the first, of which the very first is compared."""
+MOST_HELD_GIB = 0.5
 NAMES = {
     REFERENCE: "Fanal",
     "compiled": "plain PyTorch, compiled by layer",
@@ -52,6 +54,9 @@ class Course:
         if self.setting.device == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
+            held = torch.cuda.memory_allocated() / GIB
+            if held > MOST_HELD_GIB:
+                self.findings.note(f"{held:.1f} GiB were still held when {NAMES[name]} began; its peak has them too")
         began = time.perf_counter()
         try:
             contestant = make()
@@ -64,6 +69,10 @@ class Course:
             times = [self._round(contestant) for _ in range(self.rounds)]
         except torch.OutOfMemoryError:
             self.findings.note(f"{NAMES[name]}: out of memory with {self.shape.batch_size} rows")
+            return
+        except Exception as error:  # of whatever kind: the others are to run
+            traceback.print_exc()
+            self.findings.fault(f"{NAMES[name]}: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
             return
         self._compare(name, first)
         self._write(name, times, ready_s, first)
