@@ -33,11 +33,10 @@ def run_stage(
     setting.folder.mkdir(parents=True, exist_ok=True)
     found, log = setting.folder / f"gpu-found-{stage.name}.jsonl", setting.folder / LOG
     found.unlink(missing_ok=True)
-    environment = {
-        **os.environ,
-        **replace(setting, found=found.absolute(), folder=setting.folder.absolute()).environment(),
-    }
-    environment["PYTHONUNBUFFERED"] = "1"
+    own = replace(setting, found=found.absolute(), folder=setting.folder.absolute())
+    # What a pytest around this one says of itself is not for a stage that is pytest.
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    environment = {**inherited, **own.environment(), "PYTHONUNBUFFERED": "1"}
     result = Result(name=stage.name, title=stage.title, status=RUNNING, limit_s=limit_s)
     began = time.monotonic()
     with log.open("a") as stream:
