@@ -35,8 +35,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--budget-s", type=float, default=BUDGET_S, help=f"seconds for all stages; {BUDGET_S:.0f}")
     parser.add_argument("--only", type=lambda text: text.split(","), metavar="NAMES", help="of stages, with commas")
     parser.add_argument("--list", action="store_true", help="print the stages, and why one would be left out here")
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: a rehearsal; no figure is one")
-    parser.add_argument("--tiny", action="store_true", help="sizes of a test")
+    parser.add_argument(
+        "--device", choices=("cuda", "cpu"), default="cuda", help="cpu: a rehearsal at sizes of a test, without figures"
+    )
     given = parser.parse_args(arguments)
     if not given.budget_s >= LEAST_S:
         raise UserError(f"--budget-s ({given.budget_s:g}) must be at least {LEAST_S:g}; --budget-s 360 works")
@@ -105,9 +106,9 @@ def main(arguments: Sequence[str]) -> int:
     given.out.mkdir(parents=True, exist_ok=True)
     report = Report(
         folder=given.out, started=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"), commit=commit(),
-        device=given.device, tiny=given.tiny, budget_s=given.budget_s,
+        device=given.device, tiny=given.device == "cpu", budget_s=given.budget_s,
     )  # fmt: skip
-    code = run_stages(stages, report, Setting(device=given.device, tiny=given.tiny, folder=given.out), gpus)
+    code = run_stages(stages, report, Setting(device=given.device, tiny=given.device == "cpu", folder=given.out), gpus)
     print(f"the report: {given.out / NAMES[1]}")
     return code
 

@@ -7,12 +7,14 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from bench.gpu.found import LEFT_OUT, read_findings
 from bench.gpu.report import FAILED, PASSED, RUNNING, TIMED_OUT, Result
 from bench.gpu.setting import Setting
 from bench.gpu.stages import Stage
+from fanal.parent_death import follow_parent
 
 ROOT = Path(__file__).parents[2]
 LOG = "gpu-report.log"
@@ -45,6 +47,7 @@ def run_stage(
         process = subprocess.Popen(
             stage.command(), cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream,
             start_new_session=True,
+            preexec_fn=partial(follow_parent, signal.SIGTERM),  # a session of its own outlives this process otherwise
         )  # fmt: skip
         try:
             while process.poll() is None and time.monotonic() - began < limit_s:

@@ -142,11 +142,14 @@ def main() -> int:
 
 def _run_fanal(course: Course) -> None:
     from bench.step.ours import Fanal
+    from pretrain.model.gpt import attention_choice
 
     with lone_rank(course.setting) as world:
 
         def make() -> Contestant:
             fanal = Fanal(course.shape, "bf16", world)
+            choice = attention_choice(fanal.model)
+            course.findings.note(f"Fanal's attention: {choice.name}; passed over: {choice.passed_over or 'none'}")
             course.weights = {name: weight.cpu() for name, weight in fanal.weights().items()}
             return fanal
 

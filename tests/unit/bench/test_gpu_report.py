@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -31,6 +32,14 @@ BY_NAME = {stage.name: stage for stage in STAGES}
 def stage(code: str, **fields: object) -> Stage:
     """A stage that runs a line of Python."""
     return Stage(**{"name": "made-up", "title": "Made up", "arguments": ["-c", code], "limit_s": 60.0, **fields})  # pyright: ignore[reportArgumentType]
+
+
+def wait_until_gone(pid: int) -> None:
+    """Wait for a process that was killed, and fail if it was not."""
+    until = time.monotonic() + 30
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < until, f"process {pid} is still there"
+        time.sleep(0.1)
 
 
 def report_in(folder: Path, budget_s: float = 360.0) -> Report:
@@ -79,9 +88,7 @@ def test_a_stage_that_takes_too_long_is_cut_off_with_all_that_it_started_and_kee
     result = run_stage(stage(code), replace(CPU, folder=tmp_path), limit_s=6.0)
     assert result.status == TIMED_OUT and result.reason == "cut off after 6 s" and result.seconds < 20
     assert [finding["text"] for finding in result.findings] == ["a first finding"]
-    started = int(pid.read_text())
-    while Path(f"/proc/{started}/stat").exists() and ") Z " not in Path(f"/proc/{started}/stat").read_text():
-        time.sleep(0.1)  # killed, and not yet gone; the test's own limit is the session's
+    wait_until_gone(int(pid.read_text()))
 
 
 def test_a_stage_that_is_cut_off_says_where_it_was(tmp_path: Path) -> None:
@@ -92,24 +99,26 @@ def test_a_stage_that_is_cut_off_says_where_it_was(tmp_path: Path) -> None:
     assert any("in waits" in line for line in result.last_lines)
 
 
-def test_what_was_found_is_in_the_report_while_its_stage_still_runs(tmp_path: Path) -> None:
-    """So it is there if the machine is taken away."""
-    program = (
-        "from tests.unit.bench.test_gpu_report import *\n"
-        f"run([stage(SAYS + 'import time; time.sleep(600)')], Path({str(tmp_path)!r}))"
-    )
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
+def test_what_was_found_is_in_the_report_when_the_command_itself_is_ended_and_so_is_its_stage(
+    ending: signal.Signals, tmp_path: Path
+) -> None:
+    code = "f.note(str(__import__('os').getpid())); import time; time.sleep(600)"
+    program = f"from tests.unit.bench.test_gpu_report import *\nrun([stage(SAYS + {code!r})], Path({str(tmp_path)!r}))"
     process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, start_new_session=True)
+    written, found = tmp_path / "gpu-report.json", []
     try:
-        written = tmp_path / "gpu-report.json"
         until = time.monotonic() + 120
-        while "a first finding" not in (written.read_text() if written.exists() else ""):
+        while len(found) < 2:
             assert time.monotonic() < until and process.poll() is None
             time.sleep(0.1)
+            found = json.loads(written.read_text())["results"][0]["findings"] if written.exists() else []
     finally:
-        process.send_signal(signal.SIGINT)  # which ends the stage too, by its own group
+        process.send_signal(ending)
         process.wait(60)
     (result,) = json.loads(written.read_text())["results"]
     assert result["status"] == "running" and "- a first finding" in (tmp_path / "gpu-report.md").read_text()
+    wait_until_gone(int(found[1]["text"]))
 
 
 def test_what_does_not_fit_the_budget_or_the_machine_is_left_out_with_the_reason(tmp_path: Path) -> None:
