@@ -63,7 +63,8 @@ def main(arguments: Sequence[str]) -> int:
         print("\n".join(wrong), file=sys.stderr)
         return 1
     variables = ", ".join(f"{name}={value}" for name, value in os.environ.items() if name.startswith(("OMP_", "GOMP_")))
-    title = f"Layouts, {given.rounds} rounds of {given.steps} steps" + (f", {variables}" if variables else "")
+    title = f"Layouts, {given.rounds} round{'s' * (given.rounds > 1)} of {given.steps} steps"
+    title += f", {variables}" if variables else ""
     append_result(given.results, title, f"{speeds(found)}\n\n{threads_table(found)}")
     return 0
 

@@ -17,6 +17,9 @@ from fanal.command_group import CommandGroup
 COMMANDS = {
     "train": ("pretrain", "Train the run that CONFIG describes, or resume it from its last checkpoint."),
     "show": ("pretrain", "Print the resolved config and what follows from it."),
+    "rehearse": (
+        "pretrain", "Rehearse the step of a run on any number of GPUs, without one: memory, collectives and waits of a rank.",
+    ),
     "prove": ("pretrain", "Prove that this machine resumes CONFIG as if nothing had happened."),
     "export": ("pretrain", "Write a checkpoint, or a run's newest complete one, as a Hugging Face folder with a certificate."),
     "import": (

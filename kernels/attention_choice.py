@@ -13,6 +13,7 @@ from fanal.kernels.flash3_attention import FLASH3
 from fanal.kernels.flash4_attention import FLASH4
 from fanal.kernels.reference import causal_grouped_attention
 from fanal.kernels.sdpa_attention import SDPA
+from fanal.kernels.triton_attention import TRITON
 from fanal.kernels.varlen_attention import VARLEN
 
 logger = logging.getLogger(__name__)
@@ -23,7 +24,7 @@ REFERENCE = Backend(
     call=causal_grouped_attention,
     costs=lambda _: ["it holds the [s, s] scores of every head in memory: for tests only"],
 )
-BACKENDS = {backend.name: backend for backend in (FLASH4, FLASH3, FLASH2, VARLEN, SDPA, REFERENCE)}
+BACKENDS = {backend.name: backend for backend in (FLASH4, FLASH3, FLASH2, VARLEN, TRITON, SDPA, REFERENCE)}
 """Every backend by its name, a value of model.attention_backend."""
 FLASH = (FLASH4, FLASH3, FLASH2)
 """What "flash" means: the newest flash-attn package that can run. The first of "auto" on a GPU."""
@@ -42,14 +43,16 @@ def situation_here(*, device: torch.device, **of_model) -> Situation:
     # AMD's GPUs have numbers of their own there, (9, 0) as well.
     is_nvidia = device.type == "cuda" and torch.version.hip is None and torch.cuda.is_available()
     capability = torch.cuda.get_device_capability(device) if is_nvidia else None
-    return Situation(device_type=device.type, capability=capability, **of_model)
+    # All that is no CPU runs CUDA's kernels: the device of a rehearsal too.
+    return Situation(device_type="cpu" if device.type == "cpu" else "cuda", capability=capability, **of_model)
 
 
 def select_attention_backend(requested: str, situation: Situation, device: torch.device | None = None) -> Choice:
     """Settle the backend once, when the model is built, and log what was chosen and why.
 
     "auto" takes the first that can run: on a GPU flash-attn 4, 3, 2, then torch's own: varlen_attn for documents and windows,
-    scaled_dot_product_attention for whole rows. On a CPU it takes the latter.
+    scaled_dot_product_attention for whole rows; with a cap on the scores, which torch's kernels do not take, our own Triton kernels
+    before it. On a CPU it takes scaled_dot_product_attention's place, blocks of our own.
 
     Args: requested, "auto", "flash" or a name of BACKENDS; device, the GPU on which a backend has its trial (attention_trial),
         None for no trial. A trial of flash-attn 4 compiles what the run needs anyway.
@@ -83,8 +86,10 @@ def _candidates(requested: str, situation: Situation) -> tuple[Backend, ...]:
         return (BACKENDS[requested],)
     if situation.device_type != "cuda":
         return (SDPA,)
+    if situation.soft_cap is not None:
+        return (*FLASH, TRITON, SDPA)
     # varlen_attn packs rows, a copy that whole rows do not need, and scaled_dot_product_attention may run cuDNN's kernel.
-    own = (VARLEN, SDPA) if situation.documents or situation.window is not None else (SDPA, VARLEN)
+    own = (VARLEN, TRITON, SDPA) if situation.documents or situation.window is not None else (SDPA, VARLEN, TRITON)
     return (*FLASH, *own)
 
 

@@ -1,7 +1,7 @@
 """Which implementation of an operation runs: our Triton kernel, or torch's operations. Pure; the caller logs the reason, once.
 
-``auto`` takes Triton on CUDA where it is importable and knows the operation, the dtype and the size, else torch. torch's CUDA builds
-bring Triton, for NVIDIA as for AMD, whose devices are "cuda" to torch as well.
+``auto`` takes Triton on CUDA where it is importable and knows the operation, the dtype and the size, else torch. torch's CUDA
+builds bring Triton, for NVIDIA as for AMD, whose devices are "cuda" to torch as well.
 """
 
 import importlib.util

@@ -23,7 +23,7 @@ if __name__ == "__main__" and sys.argv[1:2] == ["train"]:  # before the imports 
 import click
 
 from fanal.command_group import CommandGroup, complete_path
-from fanal.errors import FanalError, full_disk, run_guarded, user_path
+from fanal.errors import FanalError, UserError, full_disk, run_guarded, user_path
 from fanal.exit_codes import CRASH, DAMAGED, FINISHED, HANG, INTERRUPTED
 from fanal.output import append_to_log, let_go_of_output, outlive_output
 from pretrain.config.load import load_run, load_run_to_train
@@ -71,6 +71,44 @@ def show(config: str, overrides: tuple[str, ...]) -> None:
 
     def act() -> int:
         show_run(load_run_to_train(config, overrides), Console())
+        return FINISHED
+
+    sys.exit(_guard(act))
+
+
+@cli.command(context_settings=CONTEXT)
+@click.argument("config", shell_complete=complete_path)
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--ranks", type=int, metavar="N", help="Ranks of the run; by default as many as the layout states.")
+@click.option(
+    "--rank", type=int, metavar="R", help="The rank; by default one of the first, a middle and the last pipeline stage."
+)
+@click.option("--memory", type=float, metavar="GIB", help="Memory of a GPU; by default several usual sizes.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, in which the peak is broken down by lines of code.")
+def rehearse(
+    config: str, overrides: tuple[str, ...], ranks: int | None, rank: int | None, memory: float | None, as_json: bool
+) -> None:
+    """Rehearse the step of a run on any number of GPUs, without one: memory, collectives and waits of a rank.
+
+    The run's own code builds the model and trains two steps on tensors that have shapes and no values. Neither shards nor a
+    tokenizer is read, and nothing is written.
+    """
+    _prepare_libraries()
+    from fanal.console import Console
+    from pretrain.config.derive import world_size
+    from pretrain.rehearse.rehearse import rehearse as rehearse_run
+    from pretrain.rehearse.report import show as show_rehearsal
+    from pretrain.rehearse.report import to_json
+
+    def act() -> int:
+        run = load_run(config, overrides)
+        if memory is not None and not memory > 0:
+            raise UserError(f"--memory ({memory:g}) must be above 0; --memory 80 works")
+        found = rehearse_run(run, num_ranks=world_size(run.parallel) if ranks is None else ranks, rank=rank)
+        if as_json:
+            print(to_json(config, found))
+        else:
+            show_rehearsal(config, run, found, memory, Console())
         return FINISHED
 
     sys.exit(_guard(act))

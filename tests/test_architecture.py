@@ -14,7 +14,7 @@ FLOORS = (
     "tokenizer.documents", "tokenizer.vocabulary", "tokenizer.shards", "tokenizer.encoding", "tokenizer",
     "pretrain.config", "pretrain.model.families", "pretrain.state", "pretrain.parallel", "pretrain.data", "pretrain.model", "pretrain.optim",
     "pretrain.checkpoint.disk", "pretrain.checkpoint.content", "pretrain.checkpoint.saving", "pretrain.checkpoint.loading",
-    "pretrain.log", "pretrain.train",
+    "pretrain.log", "pretrain.train", "pretrain.rehearse",
     "pretrain.convert.ours", "pretrain.convert.theirs", "pretrain.convert.importing", "pretrain.convert.certificate",
     "pretrain.convert.exporting", "pretrain.convert", "pretrain.inspect", "pretrain",
     "launch.slurm", "launch.sites", "launch.chain", "launch.preflight", "launch.encoding", "launch.status", "launch",
@@ -135,8 +135,9 @@ def test_files_and_functions_stay_small() -> None:
     assert not long, "\n".join(long)
 
 
-def test_only_the_device_file_and_the_reader_of_objects_change_torch_or_megatron() -> None:
+def test_only_the_files_for_devices_and_the_reader_of_objects_change_torch_or_megatron() -> None:
     changing = [ROOT / "pretrain" / "parallel" / name for name in ("device.py", "plain_objects.py")]
+    changing.append(ROOT / "pretrain" / "rehearse" / "stand_ins.py")  # in a process that is good for nothing else
     files = [path for path in python_files() if path not in changing]
     found = [f"{path}: {place}" for path in files for place in changes_of_libraries(ast.parse(path.read_text()))]
     assert not found, "\n".join(found)

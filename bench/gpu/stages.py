@@ -79,7 +79,7 @@ STAGES = (
     ),
     Stage(
         name="more", title="The other tests of tests/gpu: bf16 with overlap, stops, traces, records of memory",
-        arguments=_tests("tests/gpu/test_on_a_gpu.py", "--deselect", f"tests/gpu/test_on_a_gpu.py::{PROVED}"),
+        arguments=_tests("tests/gpu/test_on_a_gpu.py", "tests/gpu/test_triton_on_a_gpu.py", "--deselect", f"tests/gpu/test_on_a_gpu.py::{PROVED}"),
         limit_s=150, needs=RUNS,
     ),
 )  # fmt: skip

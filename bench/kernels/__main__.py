@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from bench.kernels.on_gpu import measured_table
-from bench.kernels.table import bytes_table, compiled_table
+from bench.kernels.table import bytes_table, compiled, compiled_table
 
 PAGE = Path("bench/results/kernels.md")
 HEAD = """# Triton kernels, compiled ahead
@@ -20,7 +20,7 @@ has been run on a GPU yet, so there is no time here.
 ## What a kernel takes
 
 Registers of a thread and shared memory of a program on each GPU; what a thread spills into its own memory, in bytes, on the worst
-of them; and how much of what its loads name goes in pieces of 128 bits, on the worst of NVIDIA's.
+of NVIDIA's and of AMD's; and how much of what its loads of blocks name goes in pieces of 128 bits, on the worst of NVIDIA's.
 
 {compiled}
 
@@ -38,12 +38,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.kernels", description=__doc__)
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
-    compiled, counted = "\n".join(compiled_table()), "\n".join(bytes_table())
-    print(compiled, counted, sep="\n\n")
+    taken, counted = "\n".join(compiled_table(compiled())), "\n".join(bytes_table())
+    print(taken, counted, sep="\n\n")
     if options.write:
         import triton  # pyright: ignore[reportMissingImports]
 
-        PAGE.write_text(HEAD.format(version=triton.__version__, compiled=compiled, bytes=counted))
+        PAGE.write_text(HEAD.format(version=triton.__version__, compiled=taken, bytes=counted))
     print()
     if not torch.cuda.is_available():
         print("No GPU here: nothing was measured.")

@@ -37,13 +37,12 @@ class Compiled:
     """Of the bits that its loads of blocks name, those in loads of 128 bits a thread."""
 
 
-def compile_all(compilations: Sequence[Compilation], targets: Sequence[str] = TARGETS) -> list[list[Compiled]]:
-    """Compile each for each target, on all cores; Triton keeps the results in TRITON_CACHE_DIR."""
-    jobs = [(compilation, target) for compilation in compilations for target in targets]
+def compile_all(jobs: Sequence[tuple[Compilation, str]]) -> dict[tuple[Compilation, str], Compiled]:
+    """Compile each for its target, on all cores; Triton keeps the results in TRITON_CACHE_DIR."""
+    different = list(dict.fromkeys(jobs))
     # spawn: a child of fork would share this process's threads' locks.
     with ProcessPoolExecutor(host_cores(), get_context("spawn"), initializer=_without_interpreter) as pool:
-        done = list(pool.map(_compile_job, jobs))
-    return [done[i : i + len(targets)] for i in range(0, len(done), len(targets))]
+        return dict(zip(different, pool.map(_compile_job, different), strict=True))
 
 
 def _without_interpreter() -> None:

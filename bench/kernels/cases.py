@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ from bench.kernels.recorded import Launch, recorded
 from fanal.kernels import cross_entropy as today
 from fanal.kernels import reference
 from fanal.kernels.attention import causal_attention
+from fanal.kernels.triton import attention
 from fanal.kernels.triton.activations import geglu, squared_relu, swiglu
 from fanal.kernels.triton.adamw import adamw_step
 from fanal.kernels.triton.attention import flash_attention
@@ -165,16 +167,15 @@ def _torch_windowed(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 ATTENTION = (
     Case("attention, d 128", _attention, _torch_attention, _attention_inputs, S * B * H, None),
     Case(
-        "attention, 8 documents",
+        "attention, documents",
         *(_attention, _torch_attention, partial(_attention_inputs, documents=8), S * B * H, None),
     ),
-    Case("attention, window and cap", _windowed, _torch_windowed, _attention_inputs, S * B * H, None),
     *(
         Case(
-            *(f"attention, d {d}", _attention, _torch_attention),
+            *(f"attention, d {d}, window and cap", _windowed, _torch_windowed),
             *(partial(_attention_inputs, heads=H // d // 4 * 4, groups=H // d // 4, head_size=d), S * B * H, None),
         )
-        for d in (64, 80, 96, 256)
+        for d in (64, 80, 256)
     ),
 )
 CASES = (
@@ -199,12 +200,16 @@ CASES = (
 )
 
 
-def launches(case: Case, device: str = "meta") -> tuple[list[Launch], list[Launch]]:
-    """What the forward starts, and what the backward starts: nothing, for an operation without one."""
-    with recorded() as forward:
-        outputs = case.operation(*case.inputs(device))
-    with recorded() as backward:
-        differentiate(outputs)
+def launches(case: Case, device: str = "meta", amd: bool = False) -> tuple[list[Launch], list[Launch]]:
+    """What the forward starts, and what the backward starts: nothing, for an operation without one.
+
+    Args: amd, whether as torch's build for AMD would.
+    """
+    with mock.patch.object(attention, "ON_AMD", amd):
+        with recorded() as forward:
+            outputs = case.operation(*case.inputs(device))
+        with recorded() as backward:
+            differentiate(outputs)
     return forward, backward
 
 

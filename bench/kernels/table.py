@@ -1,10 +1,10 @@
 """What the kernels take and move, as a page: registers, spills, shared memory, width of loads, bytes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from torch import Tensor
 
-from bench.kernels.ahead import NVIDIA, TARGETS, compile_all
+from bench.kernels.ahead import NVIDIA, TARGETS, Compiled, compile_all
 from bench.kernels.cases import CASES, Case, launches
 from bench.kernels.recorded import Launch, compilation
 
@@ -38,19 +38,38 @@ def _counted(case: Case) -> Iterator[str]:
         yield f"{sum(map(moved_bytes, side)) / case.elements:.2f} | {least:g}" if side else "- | -"
 
 
-def compiled_table() -> Iterator[str]:
-    """Lines of a table of what each kernel takes on each GPU. Compiles them all."""
-    rows = [(case, launch) for case in CASES for side in launches(case) for launch in side]
-    wanted = list(dict.fromkeys(compilation(launch) for _, launch in rows))
-    done = dict(zip(wanted, compile_all(wanted), strict=True))
-    yield f"| operation | kernel | warps | {' | '.join(TARGETS)} | spilled | wide loads |"
-    yield "|---|---|---|" + "---|" * (len(TARGETS) + 2)
-    for case, launch in rows:
-        results = done[compilation(launch)]
+def compiled() -> list[tuple[Case, list[Launch], list[Compiled]]]:
+    """Compile every launch of every case for every GPU. Returns for each its launches and what each takes, as TARGETS."""
+    rows: list[tuple[Case, list[Launch]]] = []
+    for case in CASES:
+        on_each = [_all_launches(case, target) for target in TARGETS]
+        rows += [(case, list(of_targets)) for of_targets in zip(*on_each, strict=True)]
+    jobs = [
+        (compilation(launch), target)
+        for _, of_targets in rows
+        for launch, target in zip(of_targets, TARGETS, strict=True)
+    ]
+    done = iter(map(compile_all(jobs).__getitem__, jobs))
+    return [(case, of_targets, [next(done) for _ in of_targets]) for case, of_targets in rows]
+
+
+def compiled_table(rows: Iterable[tuple[Case, list[Launch], list[Compiled]]]) -> Iterator[str]:
+    """Lines of a table of what each kernel takes on each GPU, of what ``compiled`` returns."""
+    yield f"| operation | kernel | {' | '.join(TARGETS)} | spilled on NVIDIA | on AMD | wide loads |"
+    yield "|---|---|" + "---|" * (len(TARGETS) + 3)
+    for case, of_targets, results in rows:
         cells = " | ".join(f"{result.registers}, {result.shared_bytes / 1024:.0f} KiB" for result in results)
-        spilled = max(result.spilled_bytes for result in results)
-        wide = min(result.wide_share for result in results if result.target in NVIDIA)
-        yield f"| {case.name} | {launch.kernel} | {launch.num_warps} | {cells} | {spilled} | {wide:.0%} |"
+        nvidia = [result for result in results if result.target in NVIDIA]
+        spilled = (
+            max(result.spilled_bytes for result in results if (result in nvidia) == here) for here in (True, False)
+        )
+        wide = min(result.wide_share for result in nvidia)
+        yield f"| {case.name} | {of_targets[0].kernel} | {cells} | {' | '.join(map(str, spilled))} | {wide:.0%} |"
+
+
+def _all_launches(case: Case, target: str) -> list[Launch]:
+    forward, backward = launches(case, amd=target not in NVIDIA)
+    return forward + backward
 
 
 def _shapes(case: Case) -> str:

@@ -89,7 +89,7 @@ def race(precision: Precision, given: argparse.Namespace) -> int:
             return 1
         turns, loads = take_turns(racing, batches(shape, given.steps + 1), rounds=given.rounds, steps=given.steps)
     title = f"One step, {precision}, {given.threads} thread{'s' * (given.threads > 1)}"
-    title += f", {given.rounds} rounds of {given.steps} steps"
+    title += f", {given.rounds} round{'s' * (given.rounds > 1)} of {given.steps} steps"
     append_result(given.results, title, report(turns, loads, precision, shape))
     return 0
 

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fanal.fields import fit, is_count
 from fanal.plain_files import read_plain
 from fanal.run_folder import COLLECTIVES_FILE, LOGS_DIR, METRICS_FILE
+from fanal.run_progress import newest_metrics
 
 SAME_HANG_S = 60.0
 """Seconds between the records of one hang, at most: its ranks end within seconds. An older one is of an earlier hang."""
@@ -36,7 +38,7 @@ class Record:
     groups: dict[str, Group]
     """By the group's name, which is the same on all of its ranks."""
     ranks: set[int]
-    """Every rank that is in a group with this one."""
+    """Every rank that is in a group with this one, where the backend records it: NCCL does."""
     open_messages: int
     """Messages from rank to rank that have not come to their end."""
 
@@ -61,7 +63,14 @@ def hang(run_dir: Path) -> str | None:
             found = read_record(read_plain(path))
             if found is not None:
                 records[int(rank)] = found
-    return verdict(records) if records else None
+    return verdict(records, num_ranks=_num_ranks(run_dir)) if records else None
+
+
+def _num_ranks(run_dir: Path) -> int:
+    """Return the ranks of the newest start; 0 where no record says it: over gloo the flight recorder does not."""
+    for record in newest_metrics(run_dir, kinds=("start",)):
+        return record["num_ranks"] if fit(record, {"num_ranks": is_count}) else 0
+    return 0
 
 
 def read_record(content: bytes) -> Record | None:
@@ -104,9 +113,9 @@ def _groups(status: Mapping[str, Any], entries: list[dict[str, Any]]) -> dict[st
     return groups
 
 
-def verdict(records: Mapping[int, Record]) -> str:
-    """Return the rank to look at, and why, in one line."""
-    missing = set[int]().union(*(record.ranks for record in records.values())) - records.keys()
+def verdict(records: Mapping[int, Record], *, num_ranks: int = 0) -> str:
+    """Return the rank to look at, and why, in one line. Args: num_ranks: of the run, 0 if only the records say it."""
+    missing = set(range(num_ranks)).union(*(record.ranks for record in records.values())) - records.keys()
     parts = [f"no record of {_ranks(missing)}, which was frozen or gone" if missing else ""]
     behind = _behind(records)
     # Who waits for nobody is late by itself; the others may be late because they wait.

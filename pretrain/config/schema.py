@@ -87,9 +87,11 @@ class ModelConfig:
     """Added to the mean square, or the variance, inside a norm."""
     init_method_std: float = 0.02
     """Standard deviation of initial weights; projections into the residual stream use std / sqrt(2 * num_layers)."""
-    attention_backend: Literal["auto", "flash4", "flash3", "flash2", "flash", "varlen", "sdpa", "reference"] = "auto"
-    """Attention kernel: auto takes the first that can run, on CUDA flash-attn 4, 3 or 2 where installed, else PyTorch's own; flash
-    takes the newest flash-attn that can. A table of what each can: docs/attention.md."""
+    attention_backend: Literal[
+        "auto", "flash4", "flash3", "flash2", "flash", "varlen", "triton", "sdpa", "reference"
+    ] = "auto"
+    """Attention kernel: auto takes the first that can run, on CUDA flash-attn 4, 3 or 2 where installed, else PyTorch's own or ours
+    (triton); flash takes the newest flash-attn that can. A table of what each can: docs/attention.md."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,6 +272,8 @@ class TrainConfig:
     precision: Literal["bf16", "fp32"] = "bf16"
     """bf16 keeps fp32 master weights and reduces gradients in fp32. GPUs without bf16 take fp32: fp16, which needs loss scaling, is
     not implemented."""
+    compile: bool = False
+    """True has torch compile norms, activations and rotary positions that kernels leaves to torch; on a CPU that needs g++."""
     recompute: Literal["none", "selective", "full"] = "none"
     """Activations computed again in the backward pass: of attention (selective) or of whole layers (full)."""
     deterministic: bool = False
@@ -342,6 +346,21 @@ class LogConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class KernelsConfig:
+    """Implementation of each operation: our Triton kernel, or torch's operations. auto takes Triton on a GPU where it is installed
+    and passes a trial there."""
+
+    rms_norm: Literal["auto", "triton", "torch"] = "auto"
+    """RMSNorm of the residual stream and of heads."""
+    activation: Literal["auto", "triton", "torch"] = "auto"
+    """Activation of the feed-forward, with its gate; xielu is always torch's."""
+    rotary: Literal["auto", "triton", "torch"] = "auto"
+    """Split into queries, keys and values with their rotary positions; with QK-norm between the two it is always torch's."""
+    cross_entropy: Literal["auto", "triton", "torch"] = "auto"
+    """Cross entropy over the vocabulary."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """The configuration of a whole run."""
 
@@ -350,6 +369,7 @@ class RunConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    kernels: KernelsConfig = field(default_factory=KernelsConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

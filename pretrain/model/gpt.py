@@ -12,7 +12,6 @@ from megatron.core.models.gpt import GPTModel
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from fanal.kernels.attention_choice import Choice, select_attention_backend, situation_here
-from fanal.kernels.cross_entropy import vocab_parallel_cross_entropy
 from pretrain.config.derive import kv_channels, num_tokens, padded_vocab_size
 from pretrain.config.schema import ModelConfig, ParallelConfig, RunConfig
 from pretrain.model.angles import LayerAngles
@@ -22,6 +21,7 @@ from pretrain.model.gradients import finalize_gradients, send_nothing_to_oneself
 from pretrain.model.initialize import initialize
 from pretrain.model.layer_spec import stage_spec
 from pretrain.model.linear import linear
+from pretrain.model.operations import choose_operations
 from pretrain.model.translate import PARAMS_DTYPE, DecoderConfig, transformer_config
 from pretrain.parallel.world import World
 
@@ -37,6 +37,7 @@ class Decoder(GPTModel):
         self.rotary_pos_emb = LayerAngles(model)
         if self.post_process:
             self.output_layer._forward_impl = linear  # megatron makes this layer itself, of its own class
+        self.cross_entropy = self.config.operations.cross_entropy  # type: ignore[attr-defined]
         self.final_logit_softcap = model.final_logit_softcap
         if self.pre_process and model.embedding_scale != "none":
             # A hook, since megatron's embedding has no place for a factor; under sequence parallelism it scales this rank's part.
@@ -55,24 +56,32 @@ class Decoder(GPTModel):
         group: Any = parallel_state.get_tensor_model_parallel_group()
         labels = labels.transpose(0, 1).contiguous()
         columns, cap = self.real_vocab_columns, self.final_logit_softcap
-        figures = vocab_parallel_cross_entropy(logits, labels, group, columns=columns, soft_cap=cap)
+        figures = self.cross_entropy(logits, labels, group, columns=columns, soft_cap=cap)
         return torch.stack(figures).transpose(1, 2).contiguous()
 
 
 def build_model(
-    run: RunConfig, world: World, *, tokenizer_vocab_size: int | None = None
+    run: RunConfig, world: World, *, tokenizer_vocab_size: int | None = None, initial_values: bool = True
 ) -> list[DistributedDataParallel]:
     """Build the model chunks of this rank, one per virtual pipeline stage, on the world's device.
 
     Collective: every rank calls it (tied embeddings synchronise their two copies).
     Args: tokenizer_vocab_size: where a loss is computed, the ids that the tokenizer has; None is all of model.vocab_size.
+        initial_values: False leaves the weights as the memory is.
     """
-    config = transformer_config(run)
+    operations = choose_operations(
+        run.model,
+        run.kernels,
+        compile=run.train.compile,
+        device=world.device,
+        dtype=PARAMS_DTYPE[run.train.precision],
+    )
+    config = transformer_config(run, operations)
     attention = _attention(run, world)
     stages = run.parallel.virtual_pipeline_model_parallel_size
     tokens = num_tokens(run.model, tokenizer_vocab_size=tokenizer_vocab_size or run.model.vocab_size)
     chunks = [_chunk(run, world, config, attention, tokens, stage if stages > 1 else None) for stage in range(stages)]
-    for chunk in chunks:
+    for chunk in chunks if initial_values else ():
         initialize(chunk, chunk.specs, seed=run.train.seed, tp_rank=world.tp_rank)
     replicas = _wrap(chunks, config, run.parallel)
     config.finalize_model_grads_func = finalize_gradients

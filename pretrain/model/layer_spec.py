@@ -18,7 +18,7 @@ from megatron.core.transformer.transformer_block import TransformerBlockSubmodul
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 
 from fanal.kernels.attention import causal_attention
-from fanal.kernels.rotary import rotary, rotary_qkv
+from fanal.kernels.rotary import rotary
 from pretrain.config.derive import has_rotary_positions, has_sliding_window, kv_channels
 from pretrain.config.schema import ModelConfig
 from pretrain.model.activation import XIELU
@@ -77,6 +77,7 @@ class LayerAttention(SelfAttention):
     def __init__(self, config: DecoderConfig, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
         model, layer = _model(config), self.layer_number - 1
+        self.rotary_qkv = config.operations.rotary
         self.turns, self.kind = has_rotary_positions(model, layer), kind_of(model, layer)
         self.heads_per_group = self.num_attention_heads_per_partition // self.num_query_groups_per_partition
         self.post_layernorm = _norm_at(config, POST_ATTENTION_NORM)
@@ -102,7 +103,7 @@ class LayerAttention(SelfAttention):
         norms: Any = (self.q_layernorm, self.k_layernorm)
         has_norms = not all(isinstance(norm, IdentityOp) for norm in norms)
         if self.turns and not has_norms:
-            return rotary_qkv(grouped, table, self.heads_per_group)
+            return self.rotary_qkv(grouped, table, self.heads_per_group)
         size = self.hidden_size_per_attention_head
         query, key, value = grouped.split([self.heads_per_group * size, size, size], dim=-1)
         query, key = norms[0](query.unflatten(-1, (-1, size)).flatten(2, 3)), norms[1](key)

@@ -13,7 +13,6 @@ from megatron.core.tensor_parallel.mappings import (
 )
 
 from fanal.kernels.layer_norm import layer_norm
-from fanal.kernels.rms_norm import rms_norm
 from pretrain.model.translate import DecoderConfig
 
 
@@ -23,10 +22,11 @@ class RMSNorm(torch.nn.Module):
     def __init__(self, config: DecoderConfig, hidden_size: int, eps: float = 1e-5, **_: Any) -> None:
         super().__init__()
         self.eps, self.zero_centered = eps, config.layernorm_zero_centered_gamma
+        self.rms_norm = config.operations.rms_norm
         self.weight = _parameter(config, hidden_size)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        return rms_norm(hidden, self.weight, self.eps, self.zero_centered)
+        return self.rms_norm(hidden, self.weight, self.eps, self.zero_centered)
 
 
 class LayerNorm(torch.nn.Module):

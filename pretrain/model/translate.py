@@ -1,29 +1,18 @@
 """Translate our configuration to megatron-core's TransformerConfig."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-from fanal.kernels.activations import geglu, squared_relu, swiglu
 from pretrain.config.derive import has_gate, kv_channels
 from pretrain.config.schema import ModelConfig, RunConfig
+from pretrain.model.operations import Operations, plain_operations
 from pretrain.parallel.device_type import resolve_device
 
 PARAMS_DTYPE = {"bf16": torch.bfloat16, "fp32": torch.float32}
 """Type of weights and activations by train.precision."""
-
-
-ACTIVATIONS = {
-    "swiglu": swiglu,
-    "geglu": geglu,
-    "squared_relu": squared_relu,
-    "xielu": F.relu,  # stands in until layer_spec.py puts the module there
-}
-"""What the first projection of the feed-forward goes through, with a gate its two halves; xielu learns, and is a module of its
-layer (layer_spec.py)."""
 
 
 @dataclass
@@ -31,18 +20,22 @@ class DecoderConfig(TransformerConfig):
     """megatron-core's configuration, and ours for the modules that we put into its layers."""
 
     model: ModelConfig | None = None
+    operations: Operations = field(default_factory=Operations)
 
 
-def transformer_config(run: RunConfig) -> DecoderConfig:
+def transformer_config(run: RunConfig, operations: Operations | None = None) -> DecoderConfig:
     """Return the megatron-core configuration of this run's model on this run's layout.
 
     Fusions that need Apex, Transformer Engine or a compiler are off: kernels enter through layer_spec.py.
+    Args: operations: what its layers run; torch's own if None.
     """
+    operations = operations or plain_operations(run.model)
     model, parallel = run.model, run.parallel
     virtual = parallel.virtual_pipeline_model_parallel_size
     dtype = PARAMS_DTYPE[run.train.precision]
     return DecoderConfig(
         model=model,
+        operations=operations,
         num_layers=model.num_layers,
         hidden_size=model.hidden_size,
         ffn_hidden_size=model.ffn_hidden_size,
@@ -55,7 +48,7 @@ def transformer_config(run: RunConfig) -> DecoderConfig:
         # Norms of queries and keys see the heads of their own rank: megatron sums their gradients over tensor-parallel ranks.
         qk_layernorm=model.qk_layernorm,
         gated_linear_unit=has_gate(model),
-        activation_func=ACTIVATIONS[model.activation],
+        activation_func=operations.activation,
         add_bias_linear=False,
         add_qkv_bias=model.add_qkv_bias,
         attention_dropout=0.0,

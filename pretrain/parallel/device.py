@@ -3,6 +3,7 @@
 megatron-core 0.16.1 writes ``device="cuda"`` and ``torch.cuda.current_device()`` in the modules listed below. On a CPU,
 ``prepare_device`` gives each of those modules a ``torch`` of its own, which is torch in every name but two kinds:
 ``torch.cuda`` (stand-ins that do nothing) and the factories (``zeros``, ``tensor``, ...), which read "cuda" as "cpu".
+A rehearsal (pretrain/rehearse) puts a device of its own where the CPU is put here.
 torch itself stays as it is, so the hot path of PyTorch pays nothing; a ``TorchFunctionMode`` would cost on every call.
 
 Two things cannot be reached that way, being methods: ``Tensor.cuda`` and ``Tensor.type``. They are patched globally.
@@ -53,11 +54,7 @@ def prepare_device(device_type: Literal["cuda", "cpu"], local_rank: int) -> torc
         bind_to_gpu(local_rank)
         torch.cuda.set_device(local_rank)
         return torch.device("cuda", local_rank)
-    stand_in = _CpuTorch()
-    for name in MEGATRON_MODULES_THAT_SAY_CUDA:
-        vars(importlib.import_module(name))["torch"] = stand_in
-    _patch_rng()
-    _patch_tensor_methods()
+    put_in_place_of_cuda(CudaStandIn(torch.device("cpu")))
     return torch.device("cpu")
 
 
@@ -81,6 +78,15 @@ def share_groups() -> None:
         return made[key]
 
     parallel_state.create_group = create_group
+
+
+def put_in_place_of_cuda(stand_in: "CudaStandIn") -> None:
+    """Give megatron-core another ``torch.cuda``, and its device wherever it says "cuda". May be called again."""
+    in_place_of_torch = _TorchStandIn(stand_in)
+    for name in MEGATRON_MODULES_THAT_SAY_CUDA:
+        vars(importlib.import_module(name))["torch"] = in_place_of_torch
+    _patch_rng()
+    _patch_tensor_methods(stand_in.device)
 
 
 def peak_memory_bytes(device: torch.device) -> int:
@@ -120,18 +126,18 @@ class _NoStream:
     def synchronize(self) -> None: ...
 
 
-class _CpuCuda(types.ModuleType):
-    """``torch.cuda`` as megatron-core sees it on a CPU."""
+class CudaStandIn(types.ModuleType):
+    """``torch.cuda`` as megatron-core sees it on a CPU, or on another device that is not CUDA."""
 
     Stream = Event = _NoStream
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
         super().__init__("torch.cuda")
+        self.device = device
         self.nvtx = types.SimpleNamespace(range_push=lambda *_: None, range_pop=lambda *_: None)
 
-    @staticmethod
-    def current_device() -> torch.device:
-        return torch.device("cpu")
+    def current_device(self) -> torch.device:
+        return self.device
 
     @staticmethod
     def current_stream(*_: Any) -> _NoStream:
@@ -143,8 +149,7 @@ class _CpuCuda(types.ModuleType):
     def stream(_: Any) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
 
-    @staticmethod
-    def synchronize(*_: Any) -> None: ...
+    def synchronize(self, *_: Any) -> None: ...
 
     @staticmethod
     def empty_cache() -> None: ...
@@ -165,14 +170,14 @@ class _CpuCuda(types.ModuleType):
         return getattr(torch.cuda, name)
 
 
-class _CpuTorch(types.ModuleType):
-    """``torch`` as megatron-core sees it on a CPU."""
+class _TorchStandIn(types.ModuleType):
+    """``torch`` as megatron-core sees it there."""
 
-    def __init__(self) -> None:
+    def __init__(self, cuda: CudaStandIn) -> None:
         super().__init__("torch")
-        self.cuda = _CpuCuda()
+        self.cuda = cuda
         for name in FACTORIES:
-            setattr(self, name, _on_cpu(getattr(torch, name)))
+            setattr(self, name, _on(cuda.device, getattr(torch, name)))
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(torch, name)
@@ -180,10 +185,10 @@ class _CpuTorch(types.ModuleType):
         return value
 
 
-def _on_cpu(factory: Any) -> Any:
+def _on(device: torch.device, factory: Any) -> Any:
     def create(*args: Any, **kwargs: Any) -> torch.Tensor:
         if str(kwargs.get("device", "")).startswith("cuda"):
-            kwargs["device"] = "cpu"
+            kwargs["device"] = device
         return factory(*args, **kwargs)
 
     return create
@@ -205,15 +210,18 @@ def _patch_rng() -> None:
 _torch_type = torch.Tensor.type
 
 
-def _patch_tensor_methods() -> None:
+def _patch_tensor_methods(device: torch.device) -> None:
     def cuda(self: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
-        return self
+        return self if self.device.type == device.type else self.to(device)
 
     def cuda_named_type(self: torch.Tensor, dtype: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Answer as a CUDA tensor: megatron's optimizer and clipping compare ``type()`` with "torch.cuda.FloatTensor"."""
         if dtype is not None:
             return _torch_type(self, dtype, *args, **kwargs)
-        return _torch_type(self).replace("torch.", "torch.cuda.", 1)
+        name = _torch_type(self)
+        if self.device.type != device.type:
+            return name
+        return "torch.cuda." + name.rpartition(".")[2]
 
     torch.Tensor.cuda = cuda  # type: ignore[method-assign]
     torch.Tensor.type = cuda_named_type  # type: ignore[method-assign,assignment]

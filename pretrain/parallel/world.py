@@ -72,7 +72,7 @@ def open_world(config: ParallelConfig, *, seed: int) -> Iterator[World]:
     Raises: UserError if the ranks given do not fit the layout.
     """
     rank, size, local_rank = rank_and_size()
-    replicas = data_parallel_size(config, num_ranks=size)
+    data_parallel_size(config, num_ranks=size)
     name_first_host()
     device = prepare_device(resolve_device(config.device), local_rank)
     read_plain_objects_alone()
@@ -85,6 +85,19 @@ def open_world(config: ParallelConfig, *, seed: int) -> Iterator[World]:
         # With it NCCL connects now and not in the first step, cuts later groups from this one, and refuses tensors of another GPU.
         device_id=device if device.type == "cuda" else None,
     )
+    with open_layout(config, seed=seed, device=device) as world:
+        yield world
+    dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def open_layout(config: ParallelConfig, *, seed: int, device: torch.device) -> Iterator[World]:
+    """Divide ranks that have met into the groups of the layout (collective), and leave the groups at the end.
+
+    On an exception the groups are not torn down, as in ``open_world``. Raises: UserError if the ranks do not fit the layout.
+    """
+    rank, size = dist.get_rank(), dist.get_world_size()
+    replicas = data_parallel_size(config, num_ranks=size)
     if device.type == "cpu":
         share_groups()
     virtual = config.virtual_pipeline_model_parallel_size
@@ -109,4 +122,3 @@ def open_world(config: ParallelConfig, *, seed: int) -> Iterator[World]:
         data_parallel_size=replicas,
     )
     parallel_state.destroy_model_parallel()
-    dist.destroy_process_group()

@@ -159,9 +159,13 @@ def logits_not_capped_on_one_rank() -> None:
     """The last rank forgets the soft cap of the logits."""
     from pretrain.model import gpt
 
-    real = gpt.vocab_parallel_cross_entropy
+    class Broken(gpt.Decoder):
+        def __init__(self, **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+            self.final_logit_softcap = None
+
     if is_last_rank():
-        gpt.vocab_parallel_cross_entropy = lambda *args, **options: real(*args, **{**options, "soft_cap": None})
+        gpt.Decoder = Broken  # type: ignore[misc]
 
 
 def embedding_not_scaled_on_one_rank() -> None:
@@ -185,13 +189,18 @@ def z_loss_of_its_own_columns() -> None:
     """Each tensor-parallel rank takes the denominator of its own columns for that of all."""
     from pretrain.model import gpt
 
-    real = gpt.vocab_parallel_cross_entropy
+    class Broken(gpt.Decoder):
+        def __init__(self, **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+            real = self.cross_entropy
 
-    def broken(logits: torch.Tensor, *others: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        own = logits.float().logsumexp(dim=-1)
-        return real(logits, *others)[0], own
+            def broken(logits: torch.Tensor, *others: Any, **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
+                own = logits.float().logsumexp(dim=-1)
+                return real(logits, *others, **options)[0], own
 
-    gpt.vocab_parallel_cross_entropy = broken
+            self.cross_entropy = broken
+
+    gpt.Decoder = Broken  # type: ignore[misc]
 
 
 def _attention(change: Callable[[Any], None]) -> None:

@@ -79,5 +79,6 @@ def test_ranks_whose_peer_is_frozen_end_with_77_and_so_does_the_command(small_ru
     assert output.splitlines()[-1].startswith("watchdog: rank 0 has been at step for"), "the last line says why"
     # Which collective misses rank 1 first is chance: a gradient's, or the word on what is asked of the run.
     assert "in _steps\n" in stacks_of(tmp_path, 0) and "in _steps\n" in output
+    assert hang(tmp_path) == "no record of rank 1, which was frozen or gone"
     _, alive = psutil.wait_procs(family, timeout=10)
     assert not alive, "the frozen rank is gone too"

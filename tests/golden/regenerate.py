@@ -1,4 +1,7 @@
-"""Write the golden resolved configurations, and the scripts of jobs, again: ``python -m tests.golden.regenerate``; then read the difference."""
+"""Write the golden resolved configurations, and the scripts of jobs, again: ``python -m tests.golden.regenerate``; then read the difference.
+
+Those of rehearsals take minutes, and have a command of their own: tests/golden/rehearsals.py.
+"""
 
 from pathlib import Path
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from fanal.errors import UserError
+from fanal.kernels import choice as choice_of_kernels
 from fanal.kernels import flash_packages, varlen_attention
 from fanal.kernels.attention_backend import Situation
 from fanal.kernels.attention_choice import BACKENDS, Choice, select_attention_backend
@@ -80,6 +81,31 @@ def test_a_cpu_passes_over_nothing_and_imports_no_package(monkeypatch: pytest.Mo
     assert select_attention_backend("auto", situation) == Choice("sdpa", {})
     with pytest.raises(UserError, match="flash4: the device is 'cpu'"):
         select_attention_backend("flash4", situation)
+
+
+@pytest.mark.parametrize(
+    ("changes", "chosen"),
+    [
+        ({}, "sdpa"),
+        ({"documents": True}, "varlen"),
+        ({"soft_cap": 50.0}, "triton"),
+        ({"documents": True, "head_size": 100}, "triton"),
+        ({"window": 64, "dtype": torch.float32}, "triton"),
+        ({"soft_cap": 50.0, "head_size": 320}, "sdpa"),
+    ],
+)
+def test_where_triton_is_our_kernel_takes_what_torchs_fused_ones_do_not(
+    changes: dict[str, object], chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    situation = on(HOPPER, **changes)
+    without = select_attention_backend("auto", situation)
+    assert without.name != "triton" and without.passed_over.get("triton", "triton is not installed").startswith(
+        "triton is"
+    )
+    monkeypatch.setattr(choice_of_kernels, "triton_importable", lambda: True)
+    assert select_attention_backend("auto", situation).name == chosen
+    with pytest.raises(UserError, match="triton: the device is 'cpu'"):
+        select_attention_backend("triton", on(situation, device_type="cpu"))
 
 
 def test_a_pin_that_cannot_run_is_refused_with_every_reason() -> None:

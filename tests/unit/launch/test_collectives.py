@@ -60,7 +60,8 @@ def test_torch_s_own_record_is_read() -> None:
         dist.destroy_process_group()
     assert content is not None
     found = read_record(content)
-    assert found is not None and found.ranks == {0} and not found.waits
+    # Whose ranks they are is recorded for the first group of a process: another test may have had that.
+    assert found is not None and found.ranks <= {0} and not found.waits
     (group,) = (group for group in found.groups.values() if group.title == "default_pg")
     assert group.enqueued == group.completed >= 3 and group.names[group.enqueued] == "gloo:all_reduce"
 

@@ -22,6 +22,7 @@ from pretrain.config.schema import RunConfig
 from pretrain.log.run_dir import hold_run_dir, open_run_dir
 from pretrain.log.sinks import open_sinks
 from pretrain.parallel.environment import note_exit_code
+from pretrain.train.flight_record import write_flight_record
 from pretrain.train.watchdog import open_watchdog
 from tests.two_users import COLLEAGUE, colleague, needs_two_users, share, shared_place
 from tests.unit.log.test_sinks import WORLD
@@ -71,6 +72,7 @@ WRITERS: dict[str, tuple[str, Callable[[Path], object], bool]] = {
     "the records": (METRICS_FILE, sinks, True),
     "a log": ("logs/rank-00000.log", lambda folder: append_to_log(folder / "logs" / "rank-00000.log", "it failed"), False),
     "stacks": ("logs/stacks-rank-00000.txt", hang, True),
+    "collectives": ("logs/collectives-rank-00000.json", lambda folder: write_flight_record(folder / "logs" / "collectives-rank-00000.json"), False),
     "an exit code": ("rank-00000", leave_exit_code, False),
     "why a part is none": ("step-00000003.part.REASON", part_aside, False),
     "why a checkpoint is bad": ("step-00000003.bad.REASON", aside, False),
@@ -133,7 +135,7 @@ def test_a_run_folder_that_is_a_link_works(tmp_path: Path) -> None:
 
 
 @needs_two_users
-@pytest.mark.parametrize("name", ["checkpoints", "logs", "tensorboard"])
+@pytest.mark.parametrize("name", ["checkpoints", "logs", "profile", "tensorboard"])
 def test_a_link_of_a_colleague_in_the_place_of_a_folder_is_refused_and_the_owners_is_followed(name: str) -> None:
     with shared_place() as place:
         run_dir = share(place / "run")

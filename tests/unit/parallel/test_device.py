@@ -14,6 +14,10 @@ from pretrain.parallel import device, device_type
 ROOT = Path(__file__).parents[3]
 
 
+def in_place_of_torch() -> device._TorchStandIn:
+    return device._TorchStandIn(device.CudaStandIn(torch.device("cpu")))
+
+
 def test_megatron_core_is_pinned_and_the_installed_version_is_the_pinned_one() -> None:
     pinned = re.search(r'"megatron-core==([^"]+)"', (ROOT / "pyproject.toml").read_text())
     assert pinned is not None
@@ -39,7 +43,7 @@ def test_the_functions_and_methods_it_replaces_exist() -> None:
 
 
 def test_the_stand_in_reads_cuda_as_cpu_and_is_torch_otherwise() -> None:
-    stand_in = device._CpuTorch()
+    stand_in = in_place_of_torch()
     assert stand_in.zeros(2, device="cuda").device.type == "cpu"
     assert stand_in.cuda.current_device() == torch.device("cpu")
     assert stand_in.Tensor is torch.Tensor and stand_in.matmul is torch.matmul
@@ -48,7 +52,7 @@ def test_the_stand_in_reads_cuda_as_cpu_and_is_torch_otherwise() -> None:
 
 
 def test_every_factory_reads_cuda_as_cpu() -> None:
-    stand_in, like = device._CpuTorch(), torch.ones(2)
+    stand_in, like = in_place_of_torch(), torch.ones(2)
     arguments = {"full": ((2,), 1.0), "tensor": ([1.0],), "empty_like": (like,), "zeros_like": (like,)}
     for name in device.FACTORIES:
         made = getattr(stand_in, name)(*arguments.get(name, (2,)), device="cuda")
@@ -56,7 +60,7 @@ def test_every_factory_reads_cuda_as_cpu() -> None:
 
 
 def test_streams_and_events_of_the_stand_in_do_nothing() -> None:
-    cuda = device._CpuTorch().cuda
+    cuda = in_place_of_torch().cuda
     with cuda.stream(cuda.Stream()):
         cuda.current_stream().wait_stream(cuda.default_stream())
         cuda.Event().record()
@@ -67,7 +71,7 @@ def test_streams_and_events_of_the_stand_in_do_nothing() -> None:
 
 
 def test_the_random_state_of_the_stand_in_is_the_cpu_s() -> None:
-    cuda = device._CpuTorch().cuda
+    cuda = in_place_of_torch().cuda
     before = torch.get_rng_state()
     try:
         cuda.manual_seed(5)

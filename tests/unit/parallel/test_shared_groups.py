@@ -75,6 +75,24 @@ def test_a_shared_group_has_the_ranks_that_megatron_gives_it(name: str) -> None:
         )
 
 
+def test_a_rank_counts_the_groups_that_it_is_not_in() -> None:
+    """torch names a group by how many the process has asked for."""
+    names = set()
+    for rank in (0, 3):
+        dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=4)
+        original = parallel_state.create_group
+        try:
+            share_groups()
+            for ranks in ([0], [0], [1, 2], [0]):
+                parallel_state.create_group(ranks)
+            names.add(parallel_state.create_group([0, 3]).group_name)
+        finally:
+            parallel_state.destroy_model_parallel()
+            dist.destroy_process_group()
+            parallel_state.create_group = original
+    assert len(names) == 1
+
+
 def test_gloo_has_the_threads_of_one_group_in_a_process_alone() -> None:
     def threads() -> set[str]:
         return {path.name for path in Path("/proc/self/task").iterdir()}

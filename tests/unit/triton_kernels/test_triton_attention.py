@@ -32,7 +32,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 def small_tiles(interpreter: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiles that differ, and of which a row of 40 needs several."""
     sizes = Tiles(32, 16, 4, 1), Tiles(16, 16, 4, 1), Tiles(16, 32, 4, 1)
-    monkeypatch.setattr(attention, "tiles", lambda head_size, dtype: sizes)
+    monkeypatch.setattr(attention, "tiles", lambda head_size, dtype, amd: sizes)
 
 
 def inputs(
@@ -74,7 +74,7 @@ def test_lengths_groups_and_head_sizes_that_fill_no_block_equal_the_definition(
 def test_tiles_of_any_proportion_equal_the_definition(sizes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     forward, rows, keys = sizes
     chosen = Tiles(forward, 16, 4, 1), Tiles(32, 32, 4, 1), Tiles(rows, keys, 4, 1)
-    monkeypatch.setattr(attention, "tiles", lambda head_size, dtype: chosen)
+    monkeypatch.setattr(attention, "tiles", lambda head_size, dtype, amd: chosen)
     for name in ("causal", "documents and a window"):
         assert not differences(ours(**SETTINGS[name]), definition(**SETTINGS[name]), inputs(), BOUND[torch.float32])
 

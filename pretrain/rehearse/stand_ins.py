@@ -1,0 +1,194 @@
+"""Everything that stands in for a GPU, in one file: a device, what needs values where there are none, torch's CUDA kernels.
+
+The device is torch's private one, named "fakegpu". Fake tensors on it have a device guard, autograd works, and an operation over
+tensors on two devices is refused, none of which a PyTorch without CUDA gives to fake tensors on "cuda". It cannot be taken back:
+a process in which ``take_fake_gpu`` was called is good for rehearsals alone.
+
+Most stand-ins are a ``TorchFunctionMode``, which changes torch for a while. What no mode reaches is patched: REPLACED.
+"""
+
+import importlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.optim.optimizer import _foreach_supported_types
+from torch.overrides import TorchFunctionMode
+from torch.utils import backend_registration
+
+from fanal.kernels import choice, flash2_attention, flash3_attention, flash4_attention
+from fanal.kernels.flash_packages import FlashFunctions
+from fanal.kernels.triton import launch
+from pretrain.parallel.device import CudaStandIn, put_in_place_of_cuda
+from pretrain.rehearse import cuda_kernels
+from pretrain.rehearse.meter import SYNCHRONIZE, Meter
+
+FAKE_GPU = "fakegpu"
+REPLACED = (
+    ("torch.nn", "Module.to"),
+    ("torch._subclasses.fake_tensor", "FakeTensor.tolist"),
+    ("torch.distributed", "all_gather_object"),
+    ("torch.optim.optimizer", "_foreach_supported_types"),
+)
+"""What is patched for good, as (module, name)."""
+FUNCTIONS = (
+    "torch.tensor",
+    "torch.Tensor.pin_memory",
+    "torch.nn.functional.rms_norm",
+    "torch.nn.functional.scaled_dot_product_attention",
+)
+"""What the mode answers instead of torch."""
+OF_OURS = (
+    ("fanal.kernels.flash4_attention", "import_functions"),
+    ("fanal.kernels.flash3_attention", "import_functions"),
+    ("fanal.kernels.flash2_attention", "import_functions"),
+    ("fanal.kernels.triton.launch", "start"),
+    ("fanal.kernels.choice", "triton_importable"),
+)
+"""Where our kernels meet packages for a GPU: the flash-attn ones, and Triton."""
+PRIVATE = (
+    ("torch.utils.backend_registration", "_setup_privateuseone_for_python_backend"),
+    ("torch._C._distributed_c10d", "FakeProcessGroup"),
+    ("torch._C._distributed_c10d", "FakeWork"),
+    ("torch._C", "_current_autograd_node"),
+    ("torch._subclasses.fake_tensor", "FakeTensorMode"),
+    ("torch.utils.flop_counter", "flop_registry"),
+)
+"""Names that torch does not promise, and that the rehearsal needs."""
+
+
+def take_fake_gpu() -> torch.device:
+    """Give this process a device that is no CPU, for good. May be called again."""
+    if torch._C._get_privateuse1_backend_name() != FAKE_GPU:
+        backend_registration._setup_privateuseone_for_python_backend(FAKE_GPU)
+    return torch.device(FAKE_GPU, 0)
+
+
+class FakeCuda(CudaStandIn):
+    """``torch.cuda`` as megatron-core sees it in a rehearsal: it counts where the host would wait for the GPU."""
+
+    def __init__(self, device: torch.device, meter: Meter) -> None:
+        super().__init__(device)
+        self._meter = meter
+
+    def synchronize(self, *_: Any) -> None:
+        self._meter.waited(SYNCHRONIZE)
+
+
+def put_fake_gpu_in_place_of_cuda(device: torch.device, meter: Meter) -> None:
+    """Let megatron-core find the fake GPU where it says "cuda"."""
+    put_in_place_of_cuda(FakeCuda(device, meter))
+
+
+def stand_in_for_packages(requested: str) -> None:
+    """Let kernels be chosen as on a GPU, and be started without one.
+
+    A flash-attn package is there if it is asked for by name, or installed here; Triton is there, as it comes with torch's build for
+    CUDA. Its kernels write into memory that is there already, so starting one is nothing.
+    """
+    functions = FlashFunctions(cuda_kernels.flash_attn_func, cuda_kernels.flash_attn_varlen_func)
+    for backend, names in _FLASH.items():
+        backend: Any
+        real = backend.import_functions
+        is_here = requested in names
+        backend.import_functions = lambda module, real=real, is_here=is_here: (
+            functions if is_here or real(module).dense is not None else real(module)
+        )
+    launch.start = lambda *_, **__: None
+    choice.triton_importable = lambda: True
+
+
+_FLASH = {flash4_attention: ("flash4", "flash"), flash3_attention: ("flash3",), flash2_attention: ("flash2",)}
+"""The backend's file, and the values of model.attention_backend that ask for it first."""
+
+
+_OF_THE_GPU = (torch.nn.functional.rms_norm, torch.nn.functional.scaled_dot_product_attention)
+"""Functions that a CPU has in a form of its own."""
+
+
+class LikeCuda(TorchFunctionMode):
+    """Answers as PyTorch with CUDA would, for tensors on the fake GPU; makes fake tensors of numbers for any device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._answers: dict[Any, Callable[..., Any]] = {
+            torch.tensor: _tensor,
+            torch.Tensor.pin_memory: lambda tensor: tensor,
+            torch.nn.functional.rms_norm: cuda_kernels.rms_norm,
+            torch.nn.functional.scaled_dot_product_attention: cuda_kernels.scaled_dot_product_attention,
+        }
+        assert len(self._answers) == len(FUNCTIONS), "FUNCTIONS names them all"
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        answer = self._answers.get(func)
+        if answer is None or (func in _OF_THE_GPU and args[0].device.type != FAKE_GPU):
+            return func(*args, **kwargs)
+        return answer(*args, **kwargs)
+
+
+def _tensor(data: Any, *, device: Any = None, requires_grad: bool = False, **kwargs: Any) -> torch.Tensor:
+    """Make a tensor of numbers on the host and copy it to its device, as torch does; tensors among the numbers are read."""
+    made = torch.tensor(_numbers(data), **kwargs)
+    moved = made if device is None else made.to(device)
+    return moved.requires_grad_(requires_grad)
+
+
+def _numbers(data: Any) -> Any:
+    if isinstance(data, FakeTensor) and data.dim() == 0:
+        return data.item()
+    return [_numbers(one) for one in data] if isinstance(data, list | tuple) else data
+
+
+def replace_what_needs_values() -> None:
+    """Patch what no mode reaches, for good. May be called again."""
+    torch.nn.Module.to = _module_to  # type: ignore[method-assign,assignment]
+    FakeTensor.tolist = _tolist  # type: ignore[method-assign]
+    dist.all_gather_object = _all_gather_object
+    if FakeTensor not in _foreach_supported_types:
+        _foreach_supported_types.append(
+            FakeTensor
+        )  # torch's optimizers choose by the type of tensors, and by their device
+
+
+def _tolist(self: FakeTensor) -> Any:
+    """Read one number for all: a real tensor is copied to the host whole, and a fake one reads its numbers one by one."""
+    one = self.flatten()[0].item() if self.numel() else 0
+    return np.full(tuple(self.shape), one).tolist()
+
+
+def _module_to(self: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+    """Move the parameters of a module, as ``Module.to(device)``: torch has no way to do it with fake ones."""
+    for module in self.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and parameter.device.type != device.type:
+                moved = torch.nn.Parameter(parameter.detach().to(device), requires_grad=parameter.requires_grad)
+                for mark in (
+                    vars(parameter).keys() - vars(moved).keys()
+                ):  # megatron-core's: what is split, what is shared
+                    setattr(moved, mark, getattr(parameter, mark))
+                module._parameters[name] = moved
+        for name, buffer in module._buffers.items():
+            if buffer is not None and buffer.device.type != device.type:
+                module._buffers[name] = buffer.to(device)
+    return self
+
+
+def _all_gather_object(object_list: list[Any], obj: Any, group: Any = None) -> None:
+    """Gather objects from ranks that are not there: they have what this one has. torch sends bytes, which fake tensors have not."""
+    object_list[:] = [obj] * len(object_list)
+
+
+def missing(names: Sequence[tuple[str, str]] = (*REPLACED, *PRIVATE)) -> list[str]:
+    """Return which of the names above this PyTorch does not have."""
+    gone = []
+    for module, name in names:
+        at: Any = importlib.import_module(module)
+        for part in name.split("."):
+            at = getattr(at, part, None)
+        if at is None:
+            gone.append(f"{module}.{name}")
+    return gone

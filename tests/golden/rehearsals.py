@@ -1,0 +1,145 @@
+"""What a rank does in one step, counted in rehearsals, for layouts, families of models and every shipped config.
+
+``python -m tests.golden.rehearsals`` counts again and writes the golden files; then read the difference: a wait, a copy, a
+collective or a byte more shows there. With ``--print layouts`` or ``--print shipped`` it prints what it counts, and writes nothing:
+a process that has rehearsed is good for nothing else, so tests ask another one.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pretrain.config.derive import world_size
+from pretrain.config.load import load_run
+from pretrain.config.schema import RunConfig
+from pretrain.rehearse.rehearse import first_of_stages
+from tests.runs.cases import DOCUMENT_LAYOUTS, FAMILY_LAYOUTS, FAMILY_RUNS, LAYOUTS, TIED, TIED_LAYOUTS
+
+ROOT = Path(__file__).parents[2]
+FOLDER = Path(__file__).parent / "rehearsals"
+TINY = ROOT / "configs" / "tiny.yaml"
+ON_ONE_GPU = (
+    "parallel.device=auto", "parallel.tensor_model_parallel_size=1", "parallel.pipeline_model_parallel_size=1",
+    "parallel.sequence_parallel=false", "train.precision=bf16",
+)  # fmt: skip
+SHORT = ("train.global_batch_size=8",)
+DOCUMENTS = ("tp2-sp", "pp4")
+"""Of DOCUMENT_LAYOUTS: the others differ from LAYOUTS by the same masks."""
+FAMILIES = {
+    "llama-3.1": "dp2", "mistral": "dp2", "qwen2": "tp2-sp", "qwen3": "tp2-sp", "smollm3": "dp2", "olmo2": "tp2-sp", "olmo3": "dp2",
+    "apertus": "tp2-sp", "nemotron": "tp2-sp", "gemma": "dp2", "gemma2": "dp2", "gemma3": "tp2-sp",
+}  # fmt: skip
+"""One of FAMILY_LAYOUTS for each family: where its norms or activation need a collective, or else the quickest."""
+SHIPPED_RANKS = {
+    "1b": 8, "smoke_gpu": 1, "tiny": 4, "lucie-7b-pretrain": 512, "lucie-7b-pretrain-fast": 512, "lucie-7b-extension": 128,
+    "lucie-7b-annealing": 128,
+}  # fmt: skip
+
+
+class Case(NamedTuple):
+    """One rank of one run."""
+
+    name: str
+    run: RunConfig
+    rank: int
+    num_ranks: int
+
+
+def layouts() -> Iterator[Case]:
+    """The first rank of every layout, the last stage's of one with a pipeline, and a middle one where documents are kept apart."""
+    named = [(layout.name, layout.overrides) for layout in LAYOUTS]
+    named += [(layout.name, (*TIED, *layout.overrides)) for layout in TIED_LAYOUTS]
+    named += [
+        (f"documents-{layout.name}", (*SHORT, "data.document_mask=true", *layout.overrides))
+        for layout in DOCUMENT_LAYOUTS
+        if layout.name in DOCUMENTS
+    ]
+    named += [
+        (f"{family}-{layout}", (*SHORT, *FAMILY_RUNS[family].overrides, *FAMILY_LAYOUTS[layout]))
+        for family, layout in FAMILIES.items()
+    ]
+    for name, overrides in named:
+        run = load_run(TINY, [*ON_ONE_GPU, *overrides])
+        num_ranks = world_size(run.parallel)
+        ranks = first_of_stages(run, num_ranks)
+        for rank in {0, ranks[-1]} if len(ranks) == 2 else set(ranks[:2]):
+            yield Case(f"{name} rank {rank} of {num_ranks}", run, rank, num_ranks)
+
+
+def shipped() -> Iterator[Case]:
+    """The first and the last pipeline stage of every shipped config."""
+    for config in sorted((ROOT / "configs").rglob("*.yaml")):
+        name = "-".join(config.relative_to(ROOT / "configs").with_suffix("").parts)
+        run = load_run(config)
+        ranks = first_of_stages(run, SHIPPED_RANKS[name])
+        for rank in sorted({ranks[0], ranks[-1]}):
+            yield Case(f"{name} rank {rank} of {SHIPPED_RANKS[name]}", run, rank, SHIPPED_RANKS[name])
+
+
+SETS = {"layouts": layouts, "shipped": shipped}
+
+
+def golden_path(which: str) -> Path:
+    """The golden file of a set of cases."""
+    return FOLDER / f"{which}.json"
+
+
+def count(which: str) -> dict[str, Any]:
+    """Count in a process of its own: case -> what ``_counted`` gives."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "PYTHONPATH": str(ROOT)}
+    environment["TORCH_CPP_LOG_LEVEL"] = "ERROR"  # it warns that groups which are closed have no backend
+    command = [sys.executable, "-m", "tests.golden.rehearsals", "--print", which]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def _counted(case: Case) -> dict[str, Any]:
+    """Rehearse a case: bytes, and what a step does. Lines of files are left out: they move with every change above them."""
+    from pretrain.rehearse.rank import rehearse_rank
+
+    device_type = "cpu" if case.run.parallel.device == "cpu" else "gpu"
+    found = rehearse_rank(case.run, rank=case.rank, num_ranks=case.num_ranks, device_type=device_type)
+    waits: dict[str, int] = {}
+    for wait in found.step.waits:
+        place = _without_line(wait.place)
+        waits[f"{wait.reason}: {place}"] = waits.get(f"{wait.reason}: {place}", 0) + wait.count
+    copies: dict[str, dict[str, int]] = {}
+    for copy in found.step.copies:
+        at = copies.setdefault(f"{copy.way}: {_without_line(copy.place)}", {"count": 0, "bytes": 0})
+        at["count"] += copy.count
+        at["bytes"] += copy.num_bytes
+    traffic = {
+        f"{one.group} of {one.ranks}: {one.operation}": {"calls": one.calls, "bytes": one.num_bytes}
+        for one in found.step.traffic
+    }
+    memory = {
+        "model": found.model_bytes,
+        "with optimizer": found.with_optimizer_bytes,
+        "after a step": found.after_step_bytes,
+        "peak": found.peak_bytes,
+    }
+    return {"memory": memory, "collectives": traffic, "waits": waits, "copies": copies, "flops": found.step.flops}
+
+
+def _without_line(place: str) -> str:
+    file, _, rest = place.partition(":")
+    return f"{file} {rest.partition(' ')[2]}" if rest else place
+
+
+def regenerate() -> None:
+    """Write the golden files."""
+    FOLDER.mkdir(exist_ok=True)
+    for which in SETS:
+        golden_path(which).write_text(json.dumps(count(which), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--print"]:
+        print(json.dumps({case.name: _counted(case) for case in SETS[sys.argv[2]]()}))
+    else:
+        regenerate()

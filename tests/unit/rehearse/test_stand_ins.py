@@ -1,0 +1,93 @@
+"""What stands in for a GPU replaces what exists, and keeps what CUDA's kernels keep."""
+
+import importlib
+
+import pytest
+
+from pretrain.rehearse import stand_ins
+from tests.unit.rehearse.alone import answer
+
+
+def test_everything_that_is_replaced_or_private_exists_in_the_pinned_pytorch() -> None:
+    assert stand_ins.missing() == []
+    assert stand_ins.missing([("torch", "no_such_name")]) == ["torch.no_such_name"]
+    assert all(hasattr(importlib.import_module(module), name) for module, name in stand_ins.OF_OURS)
+
+
+KEPT = """
+import json, torch
+import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
+from pretrain.rehearse import stand_ins
+device = stand_ins.take_fake_gpu()
+kept = []
+with stand_ins.LikeCuda(), FakeTensorMode(allow_non_fake_inputs=True):
+    def tensor(*shape, dtype=torch.bfloat16):
+        return torch.empty(shape, dtype=dtype, device=device, requires_grad=True)
+    def keep(saved):
+        kept.append([list(saved.shape), str(saved.dtype)])
+        return saved
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
+        {code}
+print(json.dumps(kept))
+"""
+
+
+def kept(code: str) -> list[list[object]]:
+    """Shape and type of what an operation keeps for the backward pass."""
+    return answer(KEPT.format(code=code))
+
+
+def test_the_norm_keeps_its_input_its_weight_and_a_number_a_row() -> None:
+    assert kept("F.rms_norm(tensor(8, 16), (16,), tensor(16), 1e-5)") == [
+        [[8, 16], "torch.bfloat16"],
+        [[16], "torch.bfloat16"],
+        [[8], "torch.float32"],
+    ]
+
+
+def test_causal_attention_keeps_a_number_a_row_and_no_scores() -> None:
+    found = kept(
+        "F.scaled_dot_product_attention(tensor(1, 8, 64, 32), tensor(1, 2, 64, 32), tensor(1, 2, 64, 32), is_causal=True, enable_gqa=True)"
+    )
+    assert [[1, 8, 64], "torch.float32"] in found
+    assert all(shape[-2:] != [64, 64] for shape, _ in found if isinstance(shape, list))
+
+
+def test_attention_in_fp32_with_grouped_queries_keeps_the_scores() -> None:
+    found = kept(
+        "F.scaled_dot_product_attention(tensor(1, 8, 64, 32, dtype=torch.float32), *[tensor(1, 2, 64, 32, dtype=torch.float32)] * 2, "
+        "is_causal=True, enable_gqa=True)"
+    )
+    assert [[1, 8, 64, 64], "torch.float32"] in found
+
+
+def test_adamw_takes_its_foreach_form_as_on_cuda() -> None:
+    code = """
+import json, torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.optim.optimizer import _default_to_fused_or_foreach
+from pretrain.rehearse import stand_ins
+stand_ins.replace_what_needs_values()
+device = stand_ins.take_fake_gpu()
+with FakeTensorMode():
+    print(json.dumps(_default_to_fused_or_foreach([torch.empty(2, device=device)], False, False)))
+"""
+    assert answer(code) == [False, True]
+
+
+@pytest.mark.parametrize("attention", ["flash", "sdpa"])
+def test_windows_and_caps_and_documents_are_rehearsed_with_either_kernel(attention: str) -> None:
+    code = f"""
+import dataclasses, json
+from pretrain.config.load import load_run
+from pretrain.rehearse.rank import rehearse_rank
+run = load_run("configs/tiny.yaml", ["parallel.device=auto", "train.precision=bf16", "train.global_batch_size=8",
+    "model.attention_backend={attention}", "model.sliding_window=64", "model.attention_logit_softcap=20", "data.document_mask=true"])
+print(json.dumps(dataclasses.asdict(rehearse_rank(run, rank=0, num_ranks=4))))
+"""
+    found = answer(code)
+    assert found["attention"] == attention
+    assert found["peak_bytes"] > found["after_step_bytes"] > found["with_optimizer_bytes"] > found["model_bytes"] > 0
+    for what in ("peak_parts", "peak_lines"):
+        assert sum(part["num_bytes"] for part in found[what]) == found["peak_bytes"]
