@@ -21,6 +21,8 @@ from fanal.kernels.attention_choice import BACKENDS, select_attention_backend, s
 
 FUSED = ("flash", "fmha", "attention", "cudnn", "sdpa")
 """Parts of names, one of which every fused kernel of attention has. Those of plain products have none."""
+OURS = ("forward", "for_queries", "for_keys")
+"""Names of our own kernels, of fanal.kernels.triton.device: the profiler knows a Triton kernel by its function's."""
 CALLS = 5
 MOST_NAMES = 4
 ASKED: dict[str, dict[str, Any]] = {"whole rows": {}, "documents": {"documents": True}, "a window": {"window": 100}}
@@ -106,7 +108,7 @@ def _try(
 
 def is_fused(names: Sequence[str]) -> bool:
     """Return whether a fused kernel is among those that took the most time."""
-    return any(part in name.lower() for name in names[:MOST_NAMES] for part in FUSED)
+    return any(name in OURS or any(part in name.lower() for part in FUSED) for name in names[:MOST_NAMES])
 
 
 def milliseconds(backend: str, situation: Situation, seq_length: int, device: torch.device, setting: Setting) -> float:

@@ -14,7 +14,8 @@ RUNS = (*TRAINER, "pytest", "hypothesis", "gigatoken", "sentencepiece", "zstanda
 """Modules of the tests that train a whole run: its text becomes shards by our own tokenizer and writer."""
 PYTEST = ("-m", "pytest", "-p", "bench.gpu.pytest_findings", "-p", "no:cacheprovider", "-q", "--tb=short")
 
-PROVED = "test_a_run_is_proved_on_a_gpu"
+ON_A_GPU = "tests/gpu/test_on_a_gpu.py"
+PROVED = f"{ON_A_GPU}::test_a_run_is_proved_on_a_gpu"
 """Minutes, and the stage "resume" kills a run too."""
 
 
@@ -79,7 +80,7 @@ STAGES = (
     ),
     Stage(
         name="more", title="The other tests of tests/gpu: bf16 with overlap, stops, traces, records of memory",
-        arguments=_tests("tests/gpu/test_on_a_gpu.py", "tests/gpu/test_triton_on_a_gpu.py", "--deselect", f"tests/gpu/test_on_a_gpu.py::{PROVED}"),
+        arguments=_tests(ON_A_GPU, "tests/gpu/test_triton_on_a_gpu.py", "--deselect", PROVED),
         limit_s=150, needs=RUNS,
     ),
 )  # fmt: skip

@@ -14,6 +14,7 @@ import torch
 
 from bench.gpu import kernels
 from bench.gpu.__main__ import main, num_gpus, run_stages
+from bench.gpu.attention import is_fused
 from bench.gpu.found import LEFT_OUT, Findings, read_findings
 from bench.gpu.model import GIB, flops_per_token, parameters, shape_here
 from bench.gpu.report import FAILED, PASSED, TIMED_OUT, Report
@@ -258,3 +259,19 @@ def test_the_contestants_agree_on_a_cpu_at_tiny_sizes(tmp_path: Path) -> None:
     assert [row["contestant"] for row in rows] == [
         "Fanal", "plain PyTorch, compiled by layer", "Hugging Face", "plain PyTorch",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "fused"),
+    [
+        ("void pytorch_flash::flash_fwd_kernel<pytorch_flash::Flash_fwd_kernel_traits<128, 64>>", True),
+        ("fmha_cutlassF_bf16_aligned_64x128_rf_sm80(PyTorchMemEffAttention::AttentionKernel)", True),
+        ("cudnn_generated_fort_native_sdpa_sm90_flash_fprop_wgmma_f16_knob_7_64x128x128", True),
+        ("for_queries", True),
+        ("nvjet_tst_128x256_64x4_2x1_v_bz_coopA_NNT", False),
+        ("void at::native::(anonymous namespace)::cunn_SoftMaxForward<4, float>", False),
+    ],
+)
+def test_a_fused_kernel_is_known_by_its_name_among_those_that_took_longest(name: str, fused: bool) -> None:
+    assert is_fused(["void at::native::reduce_kernel<512>", name]) == fused
+    assert not is_fused([*["ampere_bf16_s16816gemm_bf16"] * 4, name]), "one that took next to no time says nothing"
