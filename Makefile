@@ -21,7 +21,7 @@
 # make sbom    what is installed, as a bill of materials (CycloneDX, build/sbom.cdx.json), and docs/dependencies.md
 # make data    the text, the tokenizer and the shards of the demo
 # make check   lint, format and types, then every test
-# make gpu     the tests that need a GPU, and a training run on one
+# make gpu     on a machine with a GPU: kernels, attention, a timed step, resume, layouts, memory, in six minutes and one report (docs/gpu.md)
 # make clean   remove all that the targets above have made here
 
 PYTHON ?= python3
@@ -137,7 +137,7 @@ test: $(STAMP)
 NOT_QUICK := tokenizer/test_kill_and_disk_full.py tokenizer/test_tokenizer_cli.py tokenizer/test_encode_memory.py \
     launch/test_node_check.py launch/test_preflight.py launch/test_render_encode.py convert/test_import_refusals.py \
     rehearse/test_golden_rehearsals.py rehearse/test_planted_waits.py rehearse/test_stand_ins.py rehearse/test_steps_to_rehearse.py \
-    convert/test_import_models.py parallel/test_stop_signals.py train/test_watchdog_limits.py
+    convert/test_import_models.py parallel/test_stop_signals.py train/test_watchdog_limits.py bench/test_gpu_report.py
 QUICK_RUNS := \
     'tests/dist/test_layout_parity.py::test_a_layout_trains_what_one_rank_trains[tp2-pp2]' \
     'tests/dist/test_layout_parity.py::test_a_planted_fault_breaks_parity[tp2-pp2]' \
@@ -258,9 +258,10 @@ bench-memory: $(STAMP)
 bench-layouts: $(STAMP)
 	$(RUN) -W ignore -m bench.layouts
 
-gpu: data
-	$(RUN) -m pytest tests/gpu -rs
-	$(RUN) -m pretrain train configs/smoke_gpu.yaml
+# OUT=FOLDER for the report elsewhere, BUDGET_S=600 for more time, STAGES='step,trace' for a part.
+BUDGET_S ?= 360
+gpu: $(STAMP)
+	$(RUN) -W ignore -m bench.gpu --budget-s $(BUDGET_S) --out $(if $(OUT),$(OUT),build) $(if $(STAGES),--only $(STAGES))
 
 clean:
 	rm -rf demo runs .cache .venv *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -4,6 +4,7 @@ import datetime
 import gc
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import time
@@ -90,6 +91,8 @@ def commit() -> str:
         done = subprocess.run(["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
         return done.stdout.strip()
 
+    if shutil.which("git") is None:
+        return "unknown (no git here)"
     changed = " with changes" if git("status", "--porcelain", "--untracked-files=no") else ""
     return (git("rev-parse", "--short=12", "HEAD") or "no commit") + changed
 

@@ -12,19 +12,17 @@ import math
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from bench.compare import append_result, table
+from bench.rehearsed import rehearsed_peak
 from bench.step.ours import Fanal, Precision, one_rank, run_config
 from bench.step.plain import Plain
 from bench.step.task import Contestant, Shape, batches
-from pretrain.config.write_yaml import to_yaml_text
 from pretrain.model.families.tensors import tensors_of
 from pretrain.model.gpt import build_model, unwrap
 
@@ -67,10 +65,10 @@ def step_table() -> str:
             tokens = (BATCH_SIZES[1] - BATCH_SIZES[0]) * Shape().seq_length
             per_token = (large["peak"] - small["peak"]) / tokens
             fixed = small["peak"] - per_token * BATCH_SIZES[0] * Shape().seq_length
-            rehearsed = [rehearsed_peak(precision, size) if name == "fanal" else None for size in BATCH_SIZES]
+            counted = [rehearsed(precision, size) if name == "fanal" else None for size in BATCH_SIZES]
             rows.append(
                 [f"{title}, {precision}", mib(small["peak"]), mib(large["peak"]), f"{fixed / small['parameters']:.1f}",
-                 f"{per_token / 1024:.1f}", " / ".join(mib(one) for one in rehearsed if one is not None)]
+                 f"{per_token / 1024:.1f}", " / ".join(mib(one) for one in counted if one is not None)]
             )  # fmt: skip
     peaks = [f"peak, {size * Shape().seq_length:,} tokens, MiB" for size in BATCH_SIZES]
     header = ["step", *peaks, "bytes per parameter", "KiB per token", "rehearsed, MiB"]
@@ -146,27 +144,9 @@ def loss_peaks(_: str, precision: Precision, batch_size: int) -> dict[str, int]:
     return {"forward": forward - before, "kept": kept - before, "backward": backward - before}
 
 
-def rehearsed_peak(precision: Precision, batch_size: int) -> int | None:
+def rehearsed(precision: Precision, batch_size: int) -> int | None:
     """Return the bytes of the peak of Fanal's step as `fanal rehearse` counts them; None where there is no such command."""
-    fanal = [sys.executable, "-W", "ignore", "-m", "fanal", "rehearse"]
-    if subprocess.run([*fanal, "--help"], capture_output=True, check=False).returncode:
-        return None
-    run = run_config(replace(Shape(), batch_size=batch_size), precision)
-    with tempfile.TemporaryDirectory(prefix="fanal-memory-") as folder:
-        config = Path(folder) / "config.yaml"
-        config.write_text(to_yaml_text(run))
-        done = subprocess.run([*fanal, str(config), "--json"], stdout=subprocess.PIPE, text=True, check=True)
-    return max(values_of("peak_bytes", json.loads(done.stdout)))
-
-
-def values_of(key: str, tree: Any) -> list[int]:
-    """Return every value of a key in a tree of JSON."""
-    if isinstance(tree, list):
-        return [value for one in tree for value in values_of(key, one)]
-    if not isinstance(tree, dict):
-        return []
-    here = [tree[key]] if key in tree else []
-    return here + [value for one in tree.values() for value in values_of(key, one)]
+    return rehearsed_peak(run_config(replace(Shape(), batch_size=batch_size), precision))
 
 
 def use_libraries() -> None:

@@ -4,14 +4,18 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from bench.step.ours import Precision
-from bench.step.task import CLIP, Figures, Shape, Weights, fused_adamw, queries_keys_values
+from bench.step.task import CLIP, Figures, Precision, Shape, Weights, fused_adamw, queries_keys_values
+
+CPU = torch.device("cpu")
 
 
 class HuggingFace:
     """LlamaForCausalLM with PyTorch's attention kernel and fused AdamW."""
 
-    def __init__(self, shape: Shape, precision: Precision, weights: Weights) -> None:
+    def __init__(
+        self, shape: Shape, precision: Precision, weights: Weights | None, *, device: torch.device = CPU
+    ) -> None:
+        """Args: weights, initial ones; None for Hugging Face's own."""
         config = LlamaConfig(
             vocab_size=shape.vocab_size,
             hidden_size=shape.hidden_size,
@@ -26,15 +30,19 @@ class HuggingFace:
             use_cache=False,
             attn_implementation="sdpa",  # pyright: ignore[reportCallIssue]
         )
-        self.model = LlamaForCausalLM(config).train()
-        self.model.load_state_dict(_their_weights(weights, shape))
+        with device:  # made where it stays
+            self.model = LlamaForCausalLM(config).train()
+        if weights is not None:
+            self.model.load_state_dict(_their_weights(weights, shape))
+        self.device = device
         self.autocast = precision == "bf16"
         self.optimizer = fused_adamw(list(self.model.parameters()))
 
     def step(self, rows: torch.Tensor) -> Figures:
         self.optimizer.zero_grad(set_to_none=True)
+        rows = rows.to(self.device)
         labels = rows[:, 1:].contiguous()
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             loss = self.model(input_ids=rows[:, :-1], labels=labels, shift_labels=labels).loss
         loss.backward()
         grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)

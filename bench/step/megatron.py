@@ -15,8 +15,7 @@ from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-from bench.step.ours import Precision
-from bench.step.task import BETAS, CLIP, EPSILON, LEARNING_RATE, WEIGHT_DECAY, Figures, Shape, Weights
+from bench.step.task import BETAS, CLIP, EPSILON, LEARNING_RATE, WEIGHT_DECAY, Figures, Precision, Shape, Weights
 
 
 class MegatronCore:

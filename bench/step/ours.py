@@ -2,11 +2,10 @@
 
 import contextlib
 from collections.abc import Iterator
-from typing import Literal
 
 import torch
 
-from bench.step.task import BETAS, CLIP, EPSILON, LEARNING_RATE, WEIGHT_DECAY, Figures, Shape, Weights
+from bench.step.task import BETAS, CLIP, EPSILON, LEARNING_RATE, WEIGHT_DECAY, Figures, Precision, Shape, Weights
 from pretrain.config.schema import DataConfig, ModelConfig, OptimConfig, ParallelConfig, RunConfig, TrainConfig
 from pretrain.data.batch import micro_batch
 from pretrain.model.gpt import build_model, unwrap
@@ -16,7 +15,6 @@ from pretrain.parallel.world import World, open_lone_world
 from pretrain.state import TrainState
 from pretrain.train.step import train_step
 
-Precision = Literal["fp32", "bf16"]
 NO_PADDING = -1
 
 
@@ -69,7 +67,8 @@ class Fanal:
     """The product's own model, optimizer and step."""
 
     def __init__(self, shape: Shape, precision: Precision, world: World) -> None:
-        self.run, self.world = run_config(shape, precision), world
+        device = "cuda" if world.device.type == "cuda" else "cpu"
+        self.run, self.world = run_config(shape, precision, parallel=ParallelConfig(device=device)), world
         self.model = build_model(self.run, world)
         self.optimizer = build_optimizer(self.run, self.model)
         set_learning_rate(self.optimizer, LEARNING_RATE)

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.step.ours import Precision
-from bench.step.task import CLIP, Figures, Shape, Weights, fused_adamw, queries_keys_values
+from bench.step.task import CLIP, Figures, Precision, Shape, Weights, fused_adamw, queries_keys_values
 from fanal.errors import UserError
 
+CPU = torch.device("cpu")
 COMPILER = "g++"
 """What torch.compile needs on a CPU."""
 
@@ -49,6 +49,14 @@ class Block(nn.Module):
         return output.transpose(1, 2).flatten(2)
 
 
+class CrossEntropy(nn.Module):
+    """The mean cross entropy, in fp32."""
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Args: logits [b, s, v]; labels [b, s]."""
+        return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
+
+
 class Llama(nn.Module):
     """Tokens and labels in, mean cross entropy out."""
 
@@ -59,6 +67,7 @@ class Llama(nn.Module):
         self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.num_layers))
         self.final_norm = nn.Parameter(torch.ones(shape.hidden_size))
         self.output = nn.Linear(shape.hidden_size, shape.vocab_size, bias=False)
+        self.loss = CrossEntropy()
         frequencies = shape.rotary_base ** -(torch.arange(0, shape.head_size, 2).float() / shape.head_size)
         angles = torch.outer(torch.arange(shape.seq_length).float(), frequencies)
         self.cos: Tensor
@@ -72,8 +81,7 @@ class Llama(nn.Module):
         cos, sin = self.cos.to(x.dtype), self.sin.to(x.dtype)
         for block in self.blocks:
             x = block(x, cos, sin)
-        logits = self.output(_rms_norm(x, self.final_norm, self.shape))
-        return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
+        return self.loss(self.output(_rms_norm(x, self.final_norm, self.shape)), labels)
 
     @torch.no_grad()
     def load(self, weights: Weights) -> None:
@@ -100,11 +108,18 @@ class Llama(nn.Module):
 class Plain:
     """The Llama above with fused AdamW. In bf16 weights and gradients are bf16, and the optimizer's weights fp32, as Fanal's."""
 
-    def __init__(self, shape: Shape, precision: Precision, weights: Weights, *, compiled: bool = False) -> None:
-        if compiled:
+    def __init__(
+        self, shape: Shape, precision: Precision, weights: Weights | None, *, compiled: bool = False,
+        by_layer: bool = False, device: torch.device = CPU,
+    ) -> None:  # fmt: skip
+        """Args: weights, initial ones, None for PyTorch's own; by_layer, compile a layer once for all of them, and the loss, as
+        torchtitan does: the whole of a large model takes minutes."""
+        if compiled and device.type == "cpu":
             check_compiler()
-        self.model = Llama(shape)
-        self.model.load(weights)
+        with device:  # made where it stays
+            self.model = Llama(shape)
+        if weights is not None:
+            self.model.load(weights)
         self.parameters = list(self.model.parameters())
         self.masters = self.parameters
         if precision == "bf16":
@@ -112,11 +127,18 @@ class Plain:
             for parameter in self.parameters:
                 parameter.data = parameter.data.bfloat16()
         self.optimizer = fused_adamw(self.masters)
-        self.loss: Any = torch.compile(self.model) if compiled else self.model
+        self.loss: Any = self.model
+        if compiled and by_layer:
+            for part in (*self.model.blocks, self.model.loss):
+                part.compile()
+        elif compiled:
+            self.loss = torch.compile(self.model)
+        self.device = device
 
     def step(self, rows: Tensor) -> Figures:
         for parameter in self.parameters:
             parameter.grad = None
+        rows = rows.to(self.device)
         loss = self.loss(rows[:, :-1], rows[:, 1:])
         loss.backward()
         if self.masters is not self.parameters:

@@ -2,8 +2,7 @@
 
 import torch
 
-from bench.step.ours import Precision
-from bench.step.task import Shape
+from bench.step.task import Precision, Shape
 
 
 class Products:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ BETAS = (0.9, 0.95)
 EPSILON = 1e-8
 CLIP = 1.0
 
+Precision = Literal["fp32", "bf16"]
 Weights = dict[str, torch.Tensor]
 """Initial weights under megatron-core's names, float32."""
 

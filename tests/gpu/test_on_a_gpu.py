@@ -15,7 +15,7 @@ from fanal.kernels.attention import causal_attention
 from fanal.kernels.attention_choice import BACKENDS, select_attention_backend, situation_here
 from fanal.kernels.rms_norm import rms_norm
 from pretrain.parallel.local import run_local_ranks
-from tests.dist.harness import make_run, rank_main, run_and_trace
+from tests.dist.harness import make_run, rank_main
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
@@ -127,14 +127,6 @@ def train_on_cuda(config: Path, folder: Path, *overrides: str) -> dict[int, floa
     assert code == 0, failure
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return {record["step"]: record["loss"] for record in records if record["kind"] == "step"}
-
-
-def test_a_gpu_trains_what_a_cpu_trains_in_fp32(small_run: Path, tmp_path: Path) -> None:
-    on_gpu = train_on_cuda(small_run, tmp_path / "gpu")
-    on_cpu = run_and_trace(make_run(small_run, tmp_path / "cpu")).losses
-    # The same initial weights bit for bit; matrix products sum in another order (TF32 is off by default).
-    assert on_gpu[1] == pytest.approx(on_cpu[1], rel=2e-6)
-    assert on_gpu[10] == pytest.approx(on_cpu[10], rel=1e-4)
 
 
 def test_bf16_learns_on_a_gpu_with_overlap(small_run: Path, tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 import torch
 
-from bench.memory import peak_of, resident, values_of
+from bench.memory import peak_of, resident
+from bench.rehearsed import values_of
 
 MIB = 1 << 20
 
