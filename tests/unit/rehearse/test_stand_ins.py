@@ -76,7 +76,7 @@ with FakeTensorMode():
     assert answer(code) == [False, True]
 
 
-@pytest.mark.parametrize("attention", ["flash", "sdpa"])
+@pytest.mark.parametrize("attention", ["flash4", "flash2", "triton", "sdpa"])
 def test_windows_and_caps_and_documents_are_rehearsed_with_either_kernel(attention: str) -> None:
     code = f"""
 import dataclasses, json
