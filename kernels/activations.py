@@ -9,33 +9,39 @@ whole step, where the chain's temporaries are new pages, 7.6 against 12.3. The o
 plain chain's bit for bit. Not yet run on a GPU.
 """
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+_Slope = Callable[..., Tensor]
 _BETA = 0.5  # xielu's, as every published model has it
 
 
-class _SwiGLU(torch.autograd.Function):
-    """Hold gate and up, side by side as they come. silu'(x) is torch's own."""
+class _Gated(torch.autograd.Function):
+    """Hold gate and up, side by side as they come; the function of the gate and its slope are torch's own."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, gate_and_up: Tensor) -> Tensor:
+    def forward(ctx: FunctionCtx, gate_and_up: Tensor, of_gate: Callable[[Tensor], Tensor], slope: _Slope) -> Tensor:
         ctx.save_for_backward(gate_and_up)
+        ctx.of_gate, ctx.slope = of_gate, slope  # pyright: ignore[reportAttributeAccessIssue]
         gate, up = gate_and_up.chunk(2, dim=-1)
-        return F.silu(gate).mul_(up)
+        return of_gate(gate).mul_(up)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        (gate_and_up,) = ctx.saved_tensors  # pyright: ignore[reportAttributeAccessIssue]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (gate_and_up,) = ctx.saved_tensors
         gate, up = gate_and_up.chunk(2, dim=-1)
         result = torch.empty_like(gate_and_up)
         for_gate, for_up = result.chunk(2, dim=-1)
-        torch.mul(F.silu(gate), gradient, out=for_up)
-        torch.ops.aten.silu_backward.grad_input(gradient * up, gate, grad_input=for_gate)
-        return result
+        torch.mul(ctx.of_gate(gate), gradient, out=for_up)
+        ctx.slope(gradient * up, gate, grad_input=for_gate)
+        return result, None, None
 
 
 def swiglu(gate_and_up: Tensor) -> Tensor:
@@ -48,41 +54,20 @@ def swiglu(gate_and_up: Tensor) -> Tensor:
     Source: Shazeer, GLU Variants Improve Transformer, 2020 (arXiv:2002.05202).
     """
     _check_halves(gate_and_up)
-    return _SwiGLU.apply(gate_and_up)  # pyright: ignore[reportReturnType]
+    return _Gated.apply(gate_and_up, F.silu, torch.ops.aten.silu_backward.grad_input)  # pyright: ignore[reportReturnType]
 
 
-class _GeGLU(torch.autograd.Function):
-    """Hold gate and up, side by side as they come."""
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, gate_and_up: Tensor) -> Tensor:
-        ctx.save_for_backward(gate_and_up)
-        gate, up = gate_and_up.chunk(2, dim=-1)
-        return F.gelu(gate, approximate="tanh").mul_(up)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        (gate_and_up,) = ctx.saved_tensors  # pyright: ignore[reportAttributeAccessIssue]
-        gate, up = gate_and_up.chunk(2, dim=-1)
-        result = torch.empty_like(gate_and_up)
-        for_gate, for_up = result.chunk(2, dim=-1)
-        torch.mul(F.gelu(gate, approximate="tanh"), gradient, out=for_up)
-        torch.ops.aten.gelu_backward.grad_input(gradient * up, gate, approximate="tanh", grad_input=for_gate)
-        return result
+_gelu = partial(F.gelu, approximate="tanh")
+_gelu_slope = partial(torch.ops.aten.gelu_backward.grad_input, approximate="tanh")
 
 
 def geglu(gate_and_up: Tensor) -> Tensor:
     """Compute gelu(gate) * up, gelu in its tanh form, elementwise. Holds its input.
 
-    In bf16 it rounds twice, after gelu and after the product, as transformers' Gemma does.
-
-    Args: gate_and_up [..., 2 f], the gate first.
-    Returns: [..., f] in the dtype of its input.
-    Source: Shazeer, GLU Variants Improve Transformer, 2020 (arXiv:2002.05202).
+    In bf16 it rounds twice, after gelu and after the product, as transformers' Gemma does. Arguments, result and source: swiglu.
     """
     _check_halves(gate_and_up)
-    return _GeGLU.apply(gate_and_up)  # pyright: ignore[reportReturnType]
+    return _Gated.apply(gate_and_up, _gelu, _gelu_slope)  # pyright: ignore[reportReturnType]
 
 
 def squared_relu(x: Tensor) -> Tensor:

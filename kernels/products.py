@@ -48,7 +48,11 @@ def add_weight_gradient(total: Tensor, gradient: Tensor, x: Tensor) -> bool:
     Args: total [o, i], fp32; gradient [..., o]; x [..., i].
     Returns: whether it was added; nothing has changed otherwise.
     """
-    if total.dtype != torch.float32 or x.dtype not in (torch.bfloat16, torch.float16) or not _can_widen(x.device.type):
+    if (
+        total.dtype != torch.float32
+        or x.dtype not in (torch.bfloat16, torch.float16)
+        or not _can_widen(x.device, x.dtype)
+    ):
         return False
     columns, rows = gradient.reshape(-1, gradient.shape[-1]).t(), x.reshape(-1, x.shape[-1])
     torch.ops.aten.addmm.dtype_out(total, columns, rows, torch.float32, out=total)
@@ -84,6 +88,18 @@ def _processor() -> str:
 
 
 @functools.cache
-def _can_widen(device_type: str) -> bool:
-    """Return whether torch has a product of bf16 that adds to fp32: on CUDA, in the versions that know out_dtype."""
-    return device_type != "cpu" and hasattr(torch.ops.aten.addmm, "dtype_out")
+def _can_widen(device: torch.device, dtype: torch.dtype) -> bool:
+    """Return whether torch has a product of narrow numbers that adds to fp32: on CUDA, where out_dtype is known and does add up.
+
+    On a GPU it is tried once, on 16 x 16 numbers, which waits for the device: no GPU has confirmed it yet.
+    """
+    if device.type == "cpu" or not hasattr(torch.ops.aten.addmm, "dtype_out"):
+        return False
+    if device.type != "cuda":  # the device of a rehearsal has no values to compare
+        return True
+    total, ones = torch.full((16, 16), 1 / 1024, device=device), torch.ones(16, 16, dtype=dtype, device=device)
+    try:
+        torch.ops.aten.addmm.dtype_out(total, ones.t(), ones, torch.float32, out=total)
+    except RuntimeError:  # this build has it for other types, or for none
+        return False
+    return bool((total == 16 + 1 / 1024).all())  # in bf16 the sum would be 16
