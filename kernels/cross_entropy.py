@@ -5,6 +5,7 @@ fp32 softmax, and 6 bytes a logit at its largest. The exponentials are computed 
 gives the logarithm of the normaliser as well, for a z-loss, and knows a cap on the logits and columns that stand for no token.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,65 +16,38 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from fanal.kernels.rows import row_parts
 
 
+@dataclass(frozen=True)
+class Columns:
+    """The columns of a rank: the number of the first one, how many of them stand for a token, and the cap on their logits."""
+
+    first: int
+    count: int
+    soft_cap: float | None
+
+
 class _VocabParallelCrossEntropy(torch.autograd.Function):
     """Hold the logits, the log-sum-exp and the labels. The gradient takes the place of the logits, so a second one is refused."""
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx,
-        logits: Tensor,
-        labels: Tensor,
-        group: dist.ProcessGroup | None,
-        columns: int,
-        soft_cap: float | None,
+        ctx: FunctionCtx, logits: Tensor, labels: Tensor, group: dist.ProcessGroup | None, columns: Columns
     ) -> tuple[Tensor, Tensor]:
-        rows = logits.view(-1, logits.shape[-1])
-        wide = torch.promote_types(logits.dtype, torch.float32)
-        largest, total = rows.new_full((len(rows),), -torch.inf, dtype=wide), rows.new_zeros(len(rows), dtype=wide)
-        for part in row_parts(rows) if columns else ():
-            values = _capped(rows[part, :columns].to(wide), soft_cap)
-            top = values.amax(dim=-1, keepdim=True)
-            largest[part] = top[:, 0]
-            total[part] = (values - top).exp_().sum(dim=-1)
-        first = 0 if group is None else group.rank() * logits.shape[-1]  # this rank's first column
-        places = labels.reshape(-1) - first
-        elsewhere = (places < 0) | (places >= columns)
-        places = places.masked_fill_(elsewhere, 0)
-        chosen = _capped(rows.gather(-1, places.unsqueeze(-1)).squeeze(-1).to(wide), soft_cap)
-        chosen = chosen.masked_fill_(elsewhere, 0.0)
-        if group is not None and group.size() > 1:
-            own = largest.clone()
-            dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=group)
-            sums = torch.stack(
-                (total.mul_(own.sub_(largest).exp_()), chosen)
-            )  # all but one rank add zero to the label's
-            dist.all_reduce(sums, group=group)
-            total, chosen = sums
-        log_sum_exp = total.log().add_(largest)
-        ctx.save_for_backward(logits, log_sum_exp, places, elsewhere)
-        ctx.columns, ctx.soft_cap, ctx.is_done = columns, soft_cap, False  # pyright: ignore[reportAttributeAccessIssue]
-        return (log_sum_exp - chosen).view(labels.shape), log_sum_exp.view(labels.shape)
+        flat = labels.reshape(-1)
+        found = statistics(logits.view(-1, logits.shape[-1]), flat, columns)
+        loss, log_sum_exp = combined(found, group)
+        ctx.save_for_backward(logits, log_sum_exp, flat)
+        ctx.columns, ctx.is_done = columns, False  # pyright: ignore[reportAttributeAccessIssue]
+        return loss.view(labels.shape), log_sum_exp.view(labels.shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, for_loss: Tensor, for_log_sum_exp: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         assert not ctx.is_done, "the gradient has taken the place of the logits: there is no second one"
         ctx.is_done = True
-        logits, log_sum_exp, places, elsewhere = ctx.saved_tensors
+        logits, log_sum_exp, labels = ctx.saved_tensors
         rows = logits.view(-1, logits.shape[-1])
-        at_label = for_loss.reshape(-1).masked_fill(elsewhere, 0.0).neg().unsqueeze(-1)
-        weight = (for_loss + for_log_sum_exp).reshape(-1, 1)
-        for part in row_parts(rows) if ctx.columns else ():
-            values = rows[part, : ctx.columns].to(log_sum_exp.dtype, copy=True)
-            slope = None
-            if ctx.soft_cap is not None:
-                values = _capped(values, ctx.soft_cap)
-                slope = (values / ctx.soft_cap).square_().neg_().add_(1)
-            gradient = values.sub_(log_sum_exp[part].unsqueeze(-1)).exp_().mul_(weight[part])
-            gradient.scatter_add_(-1, places[part].unsqueeze(-1), at_label[part])
-            rows[part, : ctx.columns] = gradient if slope is None else gradient.mul_(slope)
-        rows[:, ctx.columns :] = 0
-        return logits, None, None, None, None
+        over_logits(rows, labels, log_sum_exp, for_loss.reshape(-1), for_log_sum_exp.reshape(-1), ctx.columns)
+        return logits, None, None, None
 
 
 def vocab_parallel_cross_entropy(
@@ -100,8 +74,70 @@ def vocab_parallel_cross_entropy(
     Source: Shoeybi et al., Megatron-LM, 2019 (arXiv:1909.08053), section 3.
     """
     assert labels.shape == logits.shape[:-1], f"labels {tuple(labels.shape)} must fit logits {tuple(logits.shape)}"
-    columns = logits.shape[-1] if columns is None else columns
-    return _VocabParallelCrossEntropy.apply(logits, labels, group, columns, soft_cap)  # pyright: ignore[reportReturnType]
+    here = columns_here(logits.shape[-1], group, columns, soft_cap)
+    return _VocabParallelCrossEntropy.apply(logits, labels, group, here)  # pyright: ignore[reportReturnType]
+
+
+def columns_here(width: int, group: dist.ProcessGroup | None, count: int | None, soft_cap: float | None) -> Columns:
+    """Return the columns of this rank of a group, of which each rank has ``width``."""
+    return Columns(0 if group is None else group.rank() * width, width if count is None else count, soft_cap)
+
+
+def statistics(rows: Tensor, labels: Tensor, columns: Columns) -> Tensor:
+    """Return of each row, by this rank's columns: the largest logit, the sum of exp(logit - largest), and the label's logit.
+
+    Args: rows [n, v/t]; labels [n]. Returns: [3, n], in fp32 at least; -inf, 0 and 0 where nothing counts.
+    """
+    wide = torch.promote_types(rows.dtype, torch.float32)
+    largest, total, chosen = found = rows.new_zeros(3, len(rows), dtype=wide)
+    if not columns.count:
+        largest.fill_(-torch.inf)
+        return found
+    for part in row_parts(rows):
+        values = _capped(rows[part, : columns.count].to(wide), columns.soft_cap)
+        top = values.amax(dim=-1, keepdim=True)
+        largest[part] = top[:, 0]
+        total[part] = (values - top).exp_().sum(dim=-1)
+    places, elsewhere = _places(labels, columns)
+    at_label = rows.gather(-1, places.unsqueeze(-1)).squeeze(-1).to(wide)
+    chosen.copy_(_capped(at_label, columns.soft_cap).masked_fill_(elsewhere, 0.0))
+    return found
+
+
+def combined(found: Tensor, group: dist.ProcessGroup | None) -> tuple[Tensor, Tensor]:
+    """Return loss and log-sum-exp [n] from the statistics [3, n] of every rank of a group. A collective."""
+    largest, total, chosen = found
+    if group is not None and group.size() > 1:
+        own = largest.clone()
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=group)
+        sums = torch.stack((total * own.sub_(largest).exp_(), chosen))  # all but one rank add zero to the label's
+        dist.all_reduce(sums, group=group)
+        total, chosen = sums
+    log_sum_exp = total.log().add_(largest)
+    return log_sum_exp - chosen, log_sum_exp
+
+
+def over_logits(
+    rows: Tensor, labels: Tensor, log_sum_exp: Tensor, for_loss: Tensor, for_log_sum_exp: Tensor, columns: Columns
+) -> None:
+    """Write the gradient of the logits over them. rows [n, v/t], the others [n]; no collective."""
+    places, elsewhere = _places(labels, columns)
+    at_label = for_loss.masked_fill(elsewhere, 0.0).neg().unsqueeze(-1)
+    weight = (for_loss + for_log_sum_exp).unsqueeze(-1)
+    for part in row_parts(rows) if columns.count else ():
+        values = _capped(rows[part, : columns.count].to(log_sum_exp.dtype, copy=True), columns.soft_cap)
+        slope = None if columns.soft_cap is None else (values / columns.soft_cap).square_().neg_().add_(1)
+        gradient = values.sub_(log_sum_exp[part].unsqueeze(-1)).exp_().mul_(weight[part])
+        gradient.scatter_add_(-1, places[part].unsqueeze(-1), at_label[part])
+        rows[part, : columns.count] = gradient if slope is None else gradient.mul_(slope)
+    rows[:, columns.count :] = 0
+
+
+def _places(labels: Tensor, columns: Columns) -> tuple[Tensor, Tensor]:
+    """Return the column of each label, 0 where another rank has it, and which those are."""
+    places = labels - columns.first
+    elsewhere = (places < 0) | (places >= columns.count)
+    return places.masked_fill_(elsewhere, 0), elsewhere
 
 
 def _capped(values: Tensor, soft_cap: float | None) -> Tensor:
