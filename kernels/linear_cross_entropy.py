@@ -46,9 +46,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         for_weight = torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
         of_tokens = (labels, log_sum_exp, for_loss.reshape(-1), for_log_sum_exp.reshape(-1))
         chunks = zip(*(tensor.split(ctx.chunk) for tensor in (rows, for_rows, *of_tokens)), strict=True)
-        for some, for_some, *of_some in chunks:
+        for some, for_some, of_labels, log_sums, of_loss, of_log_sums in chunks:
             logits = products.linear(some, weight)
-            over_logits(logits, *of_some, ctx.columns)
+            over_logits(logits, of_labels, log_sums, of_loss, of_log_sums, ctx.columns)
             for_some.copy_(products.input_gradient(logits, weight))
             for_weight += products.weight_gradient(logits, some)
         return for_rows.view(hidden.shape), for_weight.to(weight.dtype), None, None, None, None

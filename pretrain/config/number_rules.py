@@ -29,7 +29,8 @@ POSITIVE = {
     "parallel": ("tensor_model_parallel_size", "pipeline_model_parallel_size",
                  "virtual_pipeline_model_parallel_size", "data_parallel_size", "timeout_s"),
     "optim": ("lr", "lr_decay_samples", "adam_eps"),
-    "train": ("train_steps", "global_batch_size", "micro_batch_size", "validation_interval", "validation_samples"),
+    "train": ("train_steps", "global_batch_size", "micro_batch_size", "validation_interval", "validation_samples",
+              "loss_chunk_tokens"),
     "checkpoint": ("interval", "keep_last", "keep_every_steps", "phase_timeout_s"),
     "log": ("interval", "max_domains", "peak_tflops_per_gpu", "profile_from_step", "profile_steps"),
 }  # fmt: skip
@@ -50,7 +51,7 @@ LARGEST = {
     "optim": {"lr_warmup_samples": LARGEST_SAMPLE, "lr_decay_samples": LARGEST_SAMPLE},
     "train": {"train_steps": LARGEST_SAMPLE, "global_batch_size": 2**31 - 1, "micro_batch_size": 2**31 - 1,
               "validation_samples": LARGEST_SAMPLE, "walltime_s": LONGEST_S, "walltime_margin_s": LONGEST_S,
-              "z_loss_weight": 1},
+              "z_loss_weight": 1, "loss_chunk_tokens": 2**31 - 1},
     "checkpoint": {"phase_timeout_s": LONGEST_S},
     "log": {"max_domains": 10_000, "profile_from_step": 2**40, "profile_steps": 100},
 }  # fmt: skip

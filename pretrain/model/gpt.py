@@ -12,6 +12,7 @@ from megatron.core.models.gpt import GPTModel
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from fanal.kernels.attention_choice import Choice, select_attention_backend, situation_here
+from fanal.kernels.linear_cross_entropy import linear_cross_entropy
 from pretrain.config.derive import kv_channels, num_tokens, padded_vocab_size
 from pretrain.config.schema import ModelConfig, ParallelConfig, RunConfig
 from pretrain.model.angles import LayerAngles
@@ -20,7 +21,7 @@ from pretrain.model.families.tensors import tensors_of
 from pretrain.model.gradients import finalize_gradients, send_nothing_to_oneself
 from pretrain.model.initialize import initialize
 from pretrain.model.layer_spec import stage_spec
-from pretrain.model.linear import linear
+from pretrain.model.linear import hidden_of_all, linear
 from pretrain.model.operations import choose_operations
 from pretrain.model.translate import PARAMS_DTYPE, DecoderConfig, transformer_config
 from pretrain.parallel.world import World
@@ -32,11 +33,21 @@ class Decoder(GPTModel):
     Megatron lets them take part in the softmax, so a model exported without them is not the model that was trained.
     """
 
-    def __init__(self, *, model: ModelConfig, attention: Choice, real_vocab_columns: int, **kwargs: object) -> None:
+    def __init__(
+        self,
+        *,
+        model: ModelConfig,
+        attention: Choice,
+        real_vocab_columns: int,
+        loss_chunk_tokens: int | None = None,
+        **kwargs: object,
+    ) -> None:
         super().__init__(**kwargs)  # type: ignore[arg-type]
         self.rotary_pos_emb = LayerAngles(model)
         if self.post_process:
-            self.output_layer._forward_impl = linear  # megatron makes this layer itself, of its own class
+            # megatron makes this layer itself, of its own class.
+            self.output_layer._forward_impl = linear if loss_chunk_tokens is None else hidden_of_all
+        self.loss_chunk_tokens = loss_chunk_tokens
         self.cross_entropy = self.config.operations.cross_entropy  # type: ignore[attr-defined]
         self.final_logit_softcap = model.final_logit_softcap
         if self.pre_process and model.embedding_scale != "none":
@@ -51,12 +62,19 @@ class Decoder(GPTModel):
     def compute_language_model_loss(self, labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """Compute two figures of each token: its cross entropy, and the logarithm of its softmax's denominator, for the z-loss.
 
-        Args: labels [b, s]; logits [s, b, v/t]. Returns: [2, b, s], fp32.
+        Args: labels [b, s]; logits [s, b, v/t], or in chunks (train.loss_chunk_tokens) what the output layer is given, [s, b, h].
+        Returns: [2, b, s], fp32.
         """
         group: Any = parallel_state.get_tensor_model_parallel_group()
         labels = labels.transpose(0, 1).contiguous()
         columns, cap = self.real_vocab_columns, self.final_logit_softcap
-        figures = self.cross_entropy(logits, labels, group, columns=columns, soft_cap=cap)
+        if self.loss_chunk_tokens is None:
+            figures = self.cross_entropy(logits, labels, group, columns=columns, soft_cap=cap)
+        else:
+            tied = self.share_embeddings_and_output_weights
+            weight: Any = self.shared_embedding_or_output_weight() if tied else self.output_layer.weight
+            chunk = self.loss_chunk_tokens
+            figures = linear_cross_entropy(logits, weight, labels, group, chunk=chunk, columns=columns, soft_cap=cap)
         return torch.stack(figures).transpose(1, 2).contiguous()
 
 
@@ -132,6 +150,7 @@ def _chunk(
         position_embedding_type="rope",
         vp_stage=stage,
         model=run.model,
+        loss_chunk_tokens=run.train.loss_chunk_tokens,
         attention=attention,
         real_vocab_columns=min(columns, max(0, tokens - world.tp_rank * columns)),
     ).to(world.device)

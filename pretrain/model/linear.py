@@ -13,6 +13,10 @@ import torch.distributed as dist
 from megatron.core.parallel_state import get_global_memory_buffer
 from megatron.core.tensor_parallel import ColumnParallelLinear as MegatronColumnParallelLinear
 from megatron.core.tensor_parallel import RowParallelLinear as MegatronRowParallelLinear
+from megatron.core.tensor_parallel.mappings import (
+    copy_to_tensor_model_parallel_region,
+    gather_from_sequence_parallel_region,
+)
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
@@ -84,6 +88,25 @@ def linear(
     reduced_over = tp_group if allreduce_dgrad else None
     gathered_over = tp_group if sequence_parallel else None
     return _ParallelLinear.apply(input, weight, bias, reduced_over, gathered_over)  # pyright: ignore[reportReturnType]
+
+
+def hidden_of_all(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    allreduce_dgrad: bool,
+    sequence_parallel: bool,
+    tp_group: dist.ProcessGroup | None,
+    **_: Any,
+) -> Tensor:
+    """Bring the input of a linear layer to every rank, as megatron-core's layers call it, and leave the product to who comes next.
+
+    In its backward the input's gradient is summed over the ranks, or summed and scattered. Args: as of linear. Returns: [s, b, i].
+    """
+    if sequence_parallel:
+        return gather_from_sequence_parallel_region(input, tensor_parallel_output_grad=True, group=tp_group)
+    return copy_to_tensor_model_parallel_region(input, group=tp_group) if allreduce_dgrad else input
 
 
 class ColumnParallelLinear(MegatronColumnParallelLinear):

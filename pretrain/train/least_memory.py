@@ -37,7 +37,7 @@ def least_bytes(run: RunConfig, *, num_ranks: int) -> dict[str, int]:
         "gradients": replicas * parameters * 4,
         "optimizer": (1 if parallel.use_distributed_optimizer else replicas) * parameters * 4 * states,
         "activations": replicas * passed * run.model.hidden_size * run.model.num_layers * itemsize,
-        "logits": replicas * passed * padded_vocab_size(run.model) * 4,
+        "logits": replicas * min(passed, train.loss_chunk_tokens or passed) * padded_vocab_size(run.model) * itemsize,
         "data.prefetch_bytes": replicas * min(run.data.prefetch_bytes, read),
         "processes": num_ranks * PROCESS_BYTES,
     }

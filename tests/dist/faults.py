@@ -65,6 +65,18 @@ def rows_without_a_token_counted() -> None:
     loop.build_model = lambda run, world, **_: build(run, world)
 
 
+def hidden_gradient_of_own_columns_alone() -> None:
+    """The loss in chunks forgets that the last hidden states serve the columns of other tensor-parallel ranks too."""
+    from megatron.core.tensor_parallel.mappings import gather_from_sequence_parallel_region
+
+    from pretrain.model import linear
+
+    linear.copy_to_tensor_model_parallel_region = lambda hidden, group: hidden
+    linear.gather_from_sequence_parallel_region = lambda hidden, tensor_parallel_output_grad, group: (
+        gather_from_sequence_parallel_region(hidden, tensor_parallel_output_grad=False, group=group)
+    )
+
+
 def tied_copies_not_reduced() -> None:
     """The first and the last stage update their copies of a tied embedding from their own gradients alone."""
     from megatron.core.distributed import finalize_model_grads
