@@ -7,7 +7,6 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from bench.gpu.found import LEFT_OUT, read_findings
@@ -47,7 +46,7 @@ def run_stage(
         process = subprocess.Popen(
             stage.command(), cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream,
             start_new_session=True,
-            preexec_fn=partial(follow_parent, signal.SIGTERM),  # a session of its own outlives this process otherwise
+            preexec_fn=_begin,
         )  # fmt: skip
         try:
             while process.poll() is None and time.monotonic() - began < limit_s:
@@ -70,6 +69,12 @@ def run_stage(
     result.reason = f"cut off after {limit_s:.0f} s" if code is None else _how(code)
     result.last_lines = _last_lines(log, begin)
     return result
+
+
+def _begin() -> None:
+    """Have a stage end with this process, which a session of its own would outlive, and hear Ctrl-C where nohup has it ignored."""
+    follow_parent(signal.SIGTERM)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _end(process: subprocess.Popen) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -106,7 +107,8 @@ def test_what_was_found_is_in_the_report_when_the_command_itself_is_ended_and_so
 ) -> None:
     code = "f.note(str(__import__('os').getpid())); import time; time.sleep(600)"
     program = f"from tests.unit.bench.test_gpu_report import *\nrun([stage(SAYS + {code!r})], Path({str(tmp_path)!r}))"
-    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, start_new_session=True)
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # who started these tests may ignore Ctrl-C
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, start_new_session=True, preexec_fn=heard)
     written, found = tmp_path / "gpu-report.json", []
     try:
         until = time.monotonic() + 120
