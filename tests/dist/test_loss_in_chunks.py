@@ -1,9 +1,11 @@
 """train.loss_chunk_tokens: with the loss in chunks ranks train what they train with all logits in memory, in every kind of layout."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
+from pretrain.checkpoint.saving.replicas import ReplicaDriftError
 from tests.dist.harness import Trace, assert_same_training, make_run, run_and_trace
 from tests.runs.cases import PP2, TIED, TP2
 
@@ -37,8 +39,10 @@ def test_gradients_of_other_ranks_columns_left_out_break_parity(
 ) -> None:
     overrides = (*LAYOUTS[layout], CHUNKS, "train.z_loss_weight=0.01")
     trace = run_and_trace(make_run(small_run, tmp_path, *overrides), "hidden_gradient_of_own_columns_alone")
+    # Norms of two ranks differ then, which the last save notices; what was trained until then is compared all the same.
+    assert trace.failure is None or isinstance(trace.failure.error, ReplicaDriftError)
     with pytest.raises(AssertionError, match=r"(loss|gradient norm) of step \d+: .* more than"):
-        assert_same_training(trace, whole)
+        assert_same_training(dataclasses.replace(trace, exit_code=0), whole)
 
 
 def test_tied_embeddings_in_chunks_train_what_they_train_whole(small_run: Path, tmp_path: Path) -> None:
