@@ -195,7 +195,9 @@ def z_loss_of_its_own_columns() -> None:
             real = self.cross_entropy
 
             def broken(logits: torch.Tensor, *others: Any, **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
-                own = logits.float().logsumexp(dim=-1)
+                own = (logits.float() + 0.0).logsumexp(
+                    dim=-1
+                )  # not of the logits themselves: their gradient takes their place
                 return real(logits, *others, **options)[0], own
 
             self.cross_entropy = broken
@@ -224,8 +226,8 @@ def _translate(change: Callable[[Any], None]) -> None:
 
     translate = gpt.transformer_config
 
-    def broken(run: RunConfig) -> Any:
-        config = translate(run)
+    def broken(run: RunConfig, *operations: Any) -> Any:
+        config = translate(run, *operations)
         change(config)
         return config
 

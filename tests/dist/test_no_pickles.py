@@ -85,6 +85,7 @@ def all_commands(
     tokenizer_commands(watched, data_folder, folder)
     run, steps = f"run_dir={folder / 'run'}", ("parallel.data_parallel_size=2", "checkpoint.interval=4")
     watched.run("show", small_run)
+    watched.run("rehearse", small_run, "--ranks", 1, "--rank", 0)
     watched.run("train", small_run, run, *steps, "train.train_steps=4")
     watched.run("train", small_run, run, *steps, "train.train_steps=6")  # from its checkpoint
     watched.run("verify", folder / "run", "--deep")
