@@ -31,7 +31,7 @@ WITHIN = 0.1
             *LARGER,
             "train.micro_batch_size=4",
             "train.global_batch_size=8",
-            "model.num_layers=20",
+            "model.num_layers=28",
         ),
     ],
     ids=["one rank in fp32", "one rank in bf16", "tensor 2 x pipeline 2"],
