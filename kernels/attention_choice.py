@@ -8,6 +8,7 @@ import torch
 from fanal.errors import UserError
 from fanal.kernels import attention_trial
 from fanal.kernels.attention_backend import Backend, Situation, nothing
+from fanal.kernels.choice import device_kind
 from fanal.kernels.flash2_attention import FLASH2
 from fanal.kernels.flash3_attention import FLASH3
 from fanal.kernels.flash4_attention import FLASH4
@@ -43,8 +44,7 @@ def situation_here(*, device: torch.device, **of_model) -> Situation:
     # AMD's GPUs have numbers of their own there, (9, 0) as well.
     is_nvidia = device.type == "cuda" and torch.version.hip is None and torch.cuda.is_available()
     capability = torch.cuda.get_device_capability(device) if is_nvidia else None
-    # All that is no CPU runs CUDA's kernels: the device of a rehearsal too.
-    return Situation(device_type="cpu" if device.type == "cpu" else "cuda", capability=capability, **of_model)
+    return Situation(device_type=device_kind(device), capability=capability, **of_model)
 
 
 def select_attention_backend(requested: str, situation: Situation, device: torch.device | None = None) -> Choice:

@@ -72,6 +72,11 @@ def choose(
     return Choice("torch", "; ".join(obstacles))
 
 
+def device_kind(device: torch.device) -> str:
+    """Return the type of device whose kernels run there: CUDA's on all that is no CPU, the device of a rehearsal too."""
+    return "cpu" if device.type == "cpu" else "cuda"
+
+
 def triton_importable() -> bool:
     """Say whether Triton is installed, without importing it."""
     return importlib.util.find_spec("triton") is not None

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fanal.errors import UserError
-from fanal.kernels.reference import rms_norm as _rms_norm
+from fanal.kernels.reference import rms_norm, rotary_qkv
 
 
 def _swiglu(gate_and_up: Tensor) -> Tensor:
@@ -31,28 +31,16 @@ def _squared_relu(x: Tensor) -> Tensor:
     return F.relu(x).square()
 
 
-def rotary_definition(mixed: Tensor, table: Tensor, heads_per_group: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute what kernels.rotary.rotary_qkv computes, in plain operations of torch."""
-    seq_length, batch, groups, width = mixed.shape
-    split = mixed.view(seq_length, batch, groups, heads_per_group + 2, width // (heads_per_group + 2))
-    half = table.shape[-1]
-    cos, sin = (part[:, None, None, None, :] for part in table)
-    turning = split[:, :, :, :-1].to(table.dtype)
-    first, second, rest = turning[..., :half], turning[..., half : 2 * half], turning[..., 2 * half :]
-    turned = torch.cat((first * cos - second * sin, second * cos + first * sin, rest), dim=-1).to(mixed.dtype)
-    return turned[:, :, :, :-1].flatten(2, 3), turned[:, :, :, -1], split[:, :, :, -1]
-
-
 def _compiler_of(definition: Callable[..., Any]) -> Callable[[], Callable[..., Any]]:
     return lambda: torch.compile(definition, dynamic=False)
 
 
 OPERATIONS: dict[str, Callable[[], Callable[..., Any]]] = {
-    "rms_norm": _compiler_of(_rms_norm),
+    "rms_norm": _compiler_of(rms_norm),
     "swiglu": _compiler_of(_swiglu),
     "geglu": _compiler_of(_geglu),
     "squared_relu": _compiler_of(_squared_relu),
-    "rotary": _compiler_of(rotary_definition),
+    "rotary": _compiler_of(rotary_qkv),
 }
 """By name, what makes the compiled operation. Their signatures are those of fanal.kernels.rms_norm, activations and rotary."""
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fanal.kernels import compiled, reference
+from fanal.kernels import reference
 
 ROWS, WIDTH, PADDING, BATCH, GROUPS, HEADS = 96, 352, 101, 2, 2, 3
 BOUNDS = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 3e-3}
@@ -84,6 +84,6 @@ DEFINITIONS: dict[str, Call] = {
     "swiglu": lambda both: reference.swiglu(*both.chunk(2, dim=-1)),
     "geglu": lambda both: reference.geglu(*both.chunk(2, dim=-1)),
     "squared_relu": reference.squared_relu,
-    "rotary": compiled.rotary_definition,
+    "rotary": reference.rotary_qkv,
     "cross_entropy": _cross_entropy,
 }

@@ -152,6 +152,24 @@ def rotary_embedding(x: Tensor, theta: float) -> Tensor:
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
 
 
+def rotary_qkv(mixed: Tensor, table: Tensor, heads_per_group: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Split what a fused projection gives into queries, keys and values, and turn the first two by a table of cosines and sines.
+
+    Args: mixed [s, b, g, (n/g + 2) d], in each group its query heads, its key and its value; table [2, s, c/2], of the first c
+        channels of each head; heads_per_group: n/g.
+    Returns: query [s, b, n, d]; key, value [s, b, g, d], in mixed.dtype.
+    Source: as of rotary_embedding.
+    """
+    seq_length, batch, groups, width = mixed.shape
+    split = mixed.view(seq_length, batch, groups, heads_per_group + 2, width // (heads_per_group + 2))
+    half = table.shape[-1]
+    cos, sin = (part[:, None, None, None, :] for part in table)
+    turning = split[:, :, :, :-1].to(table.dtype)
+    first, second, rest = turning[..., :half], turning[..., half : 2 * half], turning[..., 2 * half :]
+    turned = torch.cat((first * cos - second * sin, second * cos + first * sin, rest), dim=-1).to(mixed.dtype)
+    return turned[:, :, :, :-1].flatten(2, 3), turned[:, :, :, -1], split[:, :, :, -1]
+
+
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """Compute the gated feed-forward activation: gate * sigmoid(gate) * up, elementwise.
 

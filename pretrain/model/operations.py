@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fanal.errors import UserError
 from fanal.kernels import activations, compiled, cross_entropy, rms_norm, rotary
-from fanal.kernels.choice import Choice, choose
+from fanal.kernels.choice import Choice, choose, device_kind
 from fanal.kernels.operation_trial import failure
 from fanal.kernels.triton import activations as triton_activations
 from fanal.kernels.triton import cross_entropy as triton_cross_entropy
@@ -62,10 +62,9 @@ def choose_operations(
     for operation in (field.name for field in fields(Operations)):
         name = _activation(model) if operation == "activation" else operation
         asked = getattr(requested, operation)
-        choice = choose(asked, name, "cpu" if device.type == "cpu" else "cuda", dtype, sizes.get(operation, 0))
-        is_tried = (
-            choice.backend == "triton" and device.type == "cuda"
-        )  # not on the device of a rehearsal, which has no values
+        choice = choose(asked, name, device_kind(device), dtype, sizes.get(operation, 0))
+        # Not on the device of a rehearsal, which has no values.
+        is_tried = choice.backend == "triton" and device.type == "cuda"
         fault = failure(name, _TRITON[name], device, dtype) if is_tried else None
         if fault is not None and asked == "triton":
             raise UserError(

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from fanal.kernels import reference
-from fanal.kernels.compiled import rotary_definition
 from fanal.kernels.rotary import rotary, rotary_qkv, rotary_table
 
 BOUND = {torch.float32: 2e-6, torch.bfloat16: 2**-7, torch.float64: 1e-12}
@@ -63,7 +62,7 @@ def test_a_fused_projection_is_split_and_turned_as_by_its_definition(
     mixed = torch.randn(33, batch, groups, (heads + 2) * 16, generator=torch.Generator().manual_seed(0)).to(dtype)
     angles = table(33, channels)
     found = run(lambda x: rotary_qkv(x, angles, heads), mixed)
-    expected = run(lambda x: rotary_definition(x, angles.double(), heads), mixed.double())
+    expected = run(lambda x: reference.rotary_qkv(x, angles.double(), heads), mixed.double())
     assert [tuple(one.shape) for one in found] == [
         (33, batch, groups * heads, 16), (33, batch, groups, 16), (33, batch, groups, 16), tuple(mixed.shape),
     ]  # fmt: skip
