@@ -27,6 +27,7 @@ PIPES = (
     "tokenizer/encoding/workers.py:_Pool.next_result",  # results of a worker, and its tasks
     "tokenizer/encoding/workers.py:_reply",
     "pretrain/parallel/local.py:_portable",  # of what it has just made itself
+    "multiprocessing/queues.py:Queue.get",  # the tasks of `fanal rehearse`'s processes, one for each stage
 )
 """Readers of pickles that a process has from its own parent or child, through a pipe that nobody else holds."""
 OF_SLURM = ("launch submit", "launch job begin", "launch job end", "launch job merge", "launch preflight")
