@@ -1,7 +1,7 @@
 """Description of an optimizer, and how it is found: ``optim.name`` is the name of its file in this room.
 
-A new optimizer is a file with an ``OPTIMIZER``, and its name and keys in config/schema.py. No torch here, nor at the top of an
-optimizer's file: ``launch`` asks on login nodes how large checkpoints become.
+A new optimizer is a file with an ``OPTIMIZER``, and its name and keys in config/schema/optim.py. No torch here, nor at the top of
+an optimizer's file: ``launch`` asks on login nodes how large checkpoints become.
 """
 
 from __future__ import annotations

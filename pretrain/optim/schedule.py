@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of consumed samples. A new shape is a row of SHAPES, and its name in config/schema.py."""
+"""The learning rate as a pure function of consumed samples. A new shape is a row of SHAPES, and its name in config/schema/optim.py."""
 
 import math
 from collections.abc import Callable

@@ -30,7 +30,7 @@ def tomorrow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tomorrow")
     for package in ("fanal", "kernels", "tokenizer", "pretrain"):
         shutil.copytree(ROOT / package, folder / package, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
-    schema = folder / "pretrain" / "config" / "schema.py"
+    schema = folder / "pretrain" / "config" / "schema" / "model.py"
     text = schema.read_text()
     assert text.count(LAST_FIELD) == 1
     schema.write_text(text.replace(LAST_FIELD, YOUNG_FIELD + LAST_FIELD))
