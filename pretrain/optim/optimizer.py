@@ -8,6 +8,8 @@ from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, get_mega
 from megatron.core.utils import get_model_config
 
 from pretrain.config.schema import RunConfig
+from pretrain.model.gpt import unwrap
+from pretrain.model.placement import specs_of
 from pretrain.model.translate import PARAMS_DTYPE
 from pretrain.optim.registry import optimizer_of
 from pretrain.optim.states import inner_optimizers, make_states
@@ -34,7 +36,8 @@ def build_optimizer(run: RunConfig, model: list[DistributedDataParallel]) -> Meg
     )
     optimizer = get_megatron_optimizer(config, list(model), use_gloo_process_groups=False)
     stated = optimizer_of(optim)
-    make_states(optimizer, stated)
+    specs = {parameter: spec for chunk in unwrap(list(model)) for spec, parameter in specs_of(chunk)}
+    make_states(optimizer, stated, specs)
     for group in optimizer.param_groups:
         group["weight_decay"] = optim.weight_decay * group["wd_mult"]  # wd_mult is 0 for norms and biases
         group.update(stated.settings(optim))
