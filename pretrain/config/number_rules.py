@@ -28,7 +28,7 @@ POSITIVE = {
     "data": ("seq_length",),
     "parallel": ("tensor_model_parallel_size", "pipeline_model_parallel_size",
                  "virtual_pipeline_model_parallel_size", "data_parallel_size", "timeout_s"),
-    "optim": ("lr", "lr_decay_samples", "adam_eps"),
+    "optim": ("lr", "lr_decay_samples", "adam_eps", "muon_num_ns_steps"),
     "train": ("train_steps", "global_batch_size", "micro_batch_size", "validation_interval", "validation_samples",
               "loss_chunk_tokens"),
     "checkpoint": ("interval", "keep_last", "keep_every_steps", "phase_timeout_s"),
@@ -48,7 +48,7 @@ LARGEST = {
     "data": {"seq_length": 2**31 - 1},
     "parallel": {"tensor_model_parallel_size": 2**16, "pipeline_model_parallel_size": 2**16,
                  "virtual_pipeline_model_parallel_size": 2**16, "data_parallel_size": 2**20, "timeout_s": LONGEST_S},
-    "optim": {"lr_warmup_samples": LARGEST_SAMPLE, "lr_decay_samples": LARGEST_SAMPLE},
+    "optim": {"lr_warmup_samples": LARGEST_SAMPLE, "lr_decay_samples": LARGEST_SAMPLE, "muon_num_ns_steps": 100},
     "train": {"train_steps": LARGEST_SAMPLE, "global_batch_size": 2**31 - 1, "micro_batch_size": 2**31 - 1,
               "validation_samples": LARGEST_SAMPLE, "walltime_s": LONGEST_S, "walltime_margin_s": LONGEST_S,
               "z_loss_weight": 1, "loss_chunk_tokens": 2**31 - 1},
@@ -149,7 +149,7 @@ def _check_signs(run: RunConfig, passes: Callable[[RunConfig], bool]) -> None:
             value = getattr(getattr(run, room), name)
             if not value >= 0:
                 raise UserError(f"{room}.{name} ({_number(value)}) must be finite and not negative; 0 works")
-    for name in (field.name for field in fields(run.optim) if "_beta" in field.name):
+    for name in (field.name for field in fields(run.optim) if "_beta" in field.name or "momentum" in field.name):
         if not 0 <= getattr(run.optim, name) < 1:
             raise UserError(f"optim.{name} ({getattr(run.optim, name)}) must be at least 0 and below 1; 0.95 works")
     for name in ("rotary_base", "local_rotary_base"):

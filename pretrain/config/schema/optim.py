@@ -10,7 +10,7 @@ from omegaconf import MISSING
 class OptimConfig:
     """The optimizer and its learning-rate schedule."""
 
-    name: Literal["adamw"] = "adamw"
+    name: Literal["adamw", "muon"] = "adamw"
     """Which optimizer: a file of pretrain/optim. A run keeps it to its end."""
 
     lr: float = MISSING
@@ -33,5 +33,14 @@ class OptimConfig:
     """Decay of the second moment."""
     adam_eps: float = 1e-8
     """Added to the root of the second moment."""
+    muon_momentum: float = 0.95
+    """muon only: decay of the momentum of the layers' matrices; the adam keys are for all other parameters."""
+    muon_nesterov: bool = True
+    """muon only: whether the gradient is added to the momentum once more before it is orthogonalized."""
+    muon_num_ns_steps: int = 5
+    """muon only: iterations of Newton-Schulz that orthogonalize a matrix."""
+    muon_scale: Literal["rms", "spectral"] = "rms"
+    """muon only: length of an update: rms gives it AdamW's (0.2 a parameter), so that AdamW's lr and weight decay serve;
+    spectral the largest singular value sqrt(max(1, rows / columns))."""
     clip_grad: float = 1.0
     """Largest global gradient norm; 0 turns clipping off."""
