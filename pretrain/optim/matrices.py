@@ -107,43 +107,44 @@ class Cost:
 
     num_matrices: int
     num_rounds: int
-    """Rounds, each of two all-to-all among the ranks of the stage; a stage of one rank sends nothing."""
+    """Rounds, each of two all-to-all among the ranks of the stage, and without the distributed optimizer an all-gather among
+    replicas; a stage of one rank sends nothing."""
     flops: int
     """Operations of all ranks together: each matrix is orthogonalized once."""
     flops_of_rank_0: int
     """Operations of the stage's first rank, which has the most expensive matrix of every round, or one as expensive."""
     moved_bytes: int
-    """Bytes that all ranks together give to the all-to-all, to themselves included."""
+    """Bytes that all ranks together give to the all-to-all, to themselves included: every number goes and comes back."""
+    gathered_bytes: int
+    """Bytes that each rank has after the all-gather of all rounds, up to an element a matrix and rank; 0 with the distributed
+    optimizer."""
 
 
-def cost(run: RunConfig, *, num_ranks: int, stage: int = 0) -> Cost:
-    """Return the cost of a step for a stage on GPUs. Stages have equally many layers, so that theirs are the same.
-
-    A number goes to the rank that orthogonalizes it once, and comes back once for each replica that keeps it: one with the
-    distributed optimizer, else all of them.
-    """
+def cost(run: RunConfig, *, num_ranks: int) -> Cost:
+    """Return the cost of a step for a pipeline stage. Stages have equally many layers, so that theirs are the same."""
     parallel, optim = run.parallel, run.optim
     replicas = data_parallel_size(parallel, num_ranks=num_ranks)
     ranks = replicas * parallel.tensor_model_parallel_size
     matrices = [
         matrix
-        for spec in _tensors_of_stage(run, stage)
+        for spec in _tensors_of_a_stage(run)
         for matrix in matrices_of(spec, num_ranks=parallel.tensor_model_parallel_size)
     ]
     rounds = rounds_of(matrices, num_ranks=ranks)
-    copies = 1 if parallel.use_distributed_optimizer else replicas
     itemsize = 4 if parallel.device == "cpu" else FEWER[run.train.precision]
+    bytes_of_all = itemsize * sum(matrix.num_elements for matrix in matrices)
     return Cost(
         num_matrices=len(matrices),
         num_rounds=len(rounds),
         flops=sum(matrix.flops(optim.muon_num_ns_steps) for matrix in matrices),
         flops_of_rank_0=sum(matrices[0].flops(optim.muon_num_ns_steps) for matrices in rounds),
-        moved_bytes=(1 + copies) * itemsize * sum(matrix.num_elements for matrix in matrices) if ranks > 1 else 0,
+        moved_bytes=2 * bytes_of_all if ranks > 1 else 0,
+        gathered_bytes=0
+        if parallel.use_distributed_optimizer or replicas == 1
+        else bytes_of_all // parallel.tensor_model_parallel_size,
     )
 
 
-def _tensors_of_stage(run: RunConfig, stage: int) -> Iterator[TensorSpec]:
-    table, stages = table_of(run.model), run.parallel.pipeline_model_parallel_size
-    assert 0 <= stage < stages, f"stage {stage} of {stages}"
-    for _ in range(run.model.num_layers // stages):
-        yield from table.layer
+def _tensors_of_a_stage(run: RunConfig) -> Iterator[TensorSpec]:
+    for _ in range(run.model.num_layers // run.parallel.pipeline_model_parallel_size):
+        yield from table_of(run.model).layer

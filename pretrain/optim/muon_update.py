@@ -8,7 +8,7 @@ from megatron.core.optimizer import MegatronOptimizer
 
 from pretrain.model.families.table import TensorSpec
 from pretrain.optim.adamw import OPTIMIZER as ADAMW
-from pretrain.optim.matrices import Matrix, scale_of
+from pretrain.optim.matrices import scale_of
 from pretrain.optim.newton_schulz import orthogonalize
 from pretrain.optim.states import STEP, masters, take_groups
 from pretrain.optim.whole_matrices import Piece, WholeMatrices
@@ -51,7 +51,7 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Any = None) -> None:
         """Update all masters. Collective over the ranks of a pipeline stage."""
         for group, rest in zip(self.param_groups, self._adam.param_groups, strict=True):
-            rest.update({name: value for name, value in group.items() if name != "params"})
+            rest.update({name: group[name] for name in ("lr", "weight_decay", "betas", "eps", STEP)})
         self._adam.step()
         self._update_matrices()
         for group in self.param_groups:
@@ -81,7 +81,7 @@ class Muon(torch.optim.Optimizer):
         group = self._groups[piece.main]
         return torch.lerp(gradient, momentum, group["momentum"]) if group["nesterov"] else momentum
 
-    def _take(self, matrix: Matrix, piece: Piece, update: torch.Tensor) -> None:
+    def _take(self, piece: Piece, update: torch.Tensor) -> None:
         group = self._groups[piece.main]
-        rate = group["lr"] * scale_of(matrix.shape, group["scale"])
+        rate = group["lr"] * scale_of(piece.matrix.shape, group["scale"])
         piece.main.view(-1)[piece.start : piece.end].add_(update, alpha=-rate)
