@@ -13,9 +13,10 @@ def orthogonalize(matrix: torch.Tensor, *, num_steps: int) -> torch.Tensor:
     """
     a, b, c = COEFFICIENTS
     short = matrix if matrix.size(0) <= matrix.size(1) else matrix.mT
-    # The Frobenius norm, which no singular value exceeds; its sum in fp32 whatever the dtype. Only zeros are kept from being divided
-    # by zero: a number that is added, such as 1e-7, would count in small gradients.
-    x = short / torch.linalg.vector_norm(short, dtype=torch.float32).clamp(min=1e-30)
+    # The Frobenius norm, which no singular value exceeds; summed in fp32 or better. Only zeros are kept from being divided by zero: a
+    # number that is added, such as 1e-7, would count in small gradients.
+    norm = torch.linalg.vector_norm(short, dtype=torch.promote_types(short.dtype, torch.float32))
+    x = short / norm.clamp(min=1e-30)
     for _ in range(num_steps):
         gram = x @ x.mT
         polynomial = torch.addmm(gram, gram, gram, beta=b, alpha=c)
