@@ -1,14 +1,17 @@
 """What the ranks of a layout do for the tests of Muon: one world, many runs one after the other. A world costs seconds to open."""
 
 import contextlib
+import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import torch
+import torch.distributed as dist
 
+from fanal.run_folder import checkpoints_dir
 from pretrain.config.schema import RunConfig
 from pretrain.model.families.table import Part, TensorSpec
 from pretrain.model.gpt import build_model, unwrap
@@ -23,17 +26,32 @@ WEIGHTS = "weights.pt"
 """Initial weights, in a run's folder."""
 
 
-def train_all(runs: Sequence[tuple[RunConfig, str | None]]) -> int:
-    """One rank: train runs of one layout, each under a fault of FAULTS or none. A single rank writes the initial weights."""
+@dataclass(frozen=True)
+class Task:
+    """One run of a rank."""
+
+    run: RunConfig
+    fault: str | None = None
+    """One of FAULTS."""
+    resumes: Path | None = None
+    """Checkpoint of another run that it begins with."""
+
+
+def train_all(tasks: Sequence[Task]) -> int:
+    """One rank: train runs of one layout, one after the other. A single rank writes the initial weights."""
     torch.set_num_threads(1)
-    first = runs[0][0]
+    first = tasks[0].run
     with open_world(first.parallel, seed=first.train.seed) as world:
-        for run, fault in runs:
-            if world.size == 1 and fault is None:
+        for task in tasks:
+            run = task.run
+            if world.size == 1 and task.fault is None:
                 parameters = global_named_parameters(unwrap(build_model(run, world))[0])
                 Path(run.run_dir).mkdir(parents=True, exist_ok=True)
                 torch.save({name: value.detach().clone() for name, value in parameters}, Path(run.run_dir) / WEIGHTS)
-            planted = FAULTS[fault]() if fault else contextlib.nullcontext()
+            if task.resumes is not None and world.rank == 0:
+                shutil.copytree(task.resumes, checkpoints_dir(run.run_dir) / task.resumes.name)
+            dist.barrier()
+            planted = FAULTS[task.fault]() if task.fault else contextlib.nullcontext()
             with patch.object(loop, "open_world", lambda *_, **__: contextlib.nullcontext(world)), planted:
                 assert loop.train(run) == 0, run.run_dir
     return 0

@@ -1,6 +1,5 @@
 """Muon against one in plain PyTorch, in every layout, and through resumes in the same layout and in another; a fault for each."""
 
-import shutil
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,7 +21,7 @@ from pretrain.optim.registry import num_states
 from pretrain.optim.schedule import learning_rate
 from pretrain.parallel.local import run_local_ranks
 from tests.dist.harness import PRELOAD, make_run
-from tests.dist.muon_ranks import WEIGHTS, train_all
+from tests.dist.muon_ranks import WEIGHTS, Task, train_all
 from tests.dist.test_independent_llama import global_batch, shape_of
 from tests.reference.muon import ReferenceMuon, trained_with_muon
 from tests.runs.cases import DP2, NO_DISTRIBUTED_OPTIMIZER, PP2, SP, TP2
@@ -72,43 +71,36 @@ class Trained:
     def saved(self, layout: str, kind: str, step: int = STEPS) -> Path:
         return checkpoints_dir(self.run(layout, kind).run_dir) / step_name(step)
 
-    def resumed(self, layout: str, kind: str, source: str) -> RunConfig:
-        """A run that has the other one's checkpoint of its middle."""
-        run = self.run(layout, kind)
-        shutil.copytree(self.saved(source, "straight", SAVED), checkpoints_dir(run.run_dir) / step_name(SAVED))
-        return run
+    def task(self, layout: str, kind: str, *, source: str | None = None) -> Task:
+        """A run, under a fault if its kind is one; with a source it resumes from the middle of that layout's straight run."""
+        resumes = None if source is None else self.saved(source, "straight", SAVED)
+        return Task(self.run(layout, kind), kind if kind in FAULTS else None, resumes)
 
 
-def train_under(layout: str, runs: list[tuple[RunConfig, str | None]]) -> None:
-    first = runs[0][0]
+def train_under(tasks: list[Task]) -> None:
+    run = tasks[0].run
     code, failure = run_local_ranks(
-        train_all, runs,
-        preload=PRELOAD, num_ranks=world_size(first.parallel), device_type="cpu", log_dir=Path(first.run_dir).parent / "logs",
+        train_all, tasks,
+        preload=PRELOAD, num_ranks=world_size(run.parallel), device_type="cpu", log_dir=Path(run.run_dir).parent / "logs",
     )  # fmt: skip
-    assert code == 0, f"{layout}: {failure and failure.text}"
+    assert code == 0, f"{run.run_dir}: {failure and failure.text}"
 
 
 @pytest.fixture(scope="module")
 def trained(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """Straight runs and those under faults in every layout, then resumes of their middle: in the same layout, and in the next."""
+    """In every layout a straight run, resumes of its middle and of that of the layout before, and runs under faults."""
     trained = Trained(tmp_path_factory.mktemp("muon"), small_run)
-    for layout in LAYOUTS:
-        runs: list[tuple[RunConfig, str | None]] = [(trained.run(layout, "straight"), None)]
-        if layout == "one":
-            runs.append((trained.run(layout, "options"), None))
-        for fault, shows in FAULTS.items():
-            if layout == shows and "resume" not in fault:
-                runs.append((trained.run(layout, fault), fault))
-        train_under(layout, runs)
     for number, layout in enumerate(CHAIN):
-        runs = [
-            (trained.resumed(layout, "resumed", layout), None),
-            (trained.resumed(layout, "resharded", CHAIN[number - 1]), None),
-        ]
+        tasks = [trained.task(layout, "straight"), trained.task(layout, "resumed", source=layout)]
+        if number:
+            tasks.append(trained.task(layout, "resharded", source=CHAIN[number - 1]))
+        else:
+            tasks.append(trained.task(layout, "options"))
         for fault, shows in FAULTS.items():
-            if layout == shows and "resume" in fault:
-                runs.append((trained.resumed(layout, fault, layout), fault))
-        train_under(layout, runs)
+            if layout == shows:
+                tasks.append(trained.task(layout, fault, source=layout if "resume" in fault else None))
+        train_under(tasks)
+    train_under([trained.task(CHAIN[0], "resharded", source=CHAIN[-1])])
     return trained
 
 
