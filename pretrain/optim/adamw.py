@@ -44,4 +44,5 @@ OPTIMIZER = Optimizer(
     settings=_settings,
     described=_described,
     over=_over,
+    takes={"ademamix": ("exp_avg", "exp_avg_sq")},
 )

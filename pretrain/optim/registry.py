@@ -6,8 +6,8 @@ an optimizer's file: ``launch`` asks on login nodes how large checkpoints become
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,9 @@ class Optimizer:
     """Builder of the torch optimizer of the master values. It is given the Adam that megatron-core made over them, full or in
     ranges (the distributed optimizer is made with no other), and takes its groups (``states.take_groups``). Called once, before any
     update."""
+    takes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """States that mean the same in another optimizer, by its ``optim.name``: kept where a run begins with its checkpoint, as is the
+    number of updates. Those that are not here start at zero. An optimizer that is not here leaves nothing to keep."""
 
 
 def optimizer_of(optim: OptimConfig) -> Optimizer:
@@ -47,6 +50,12 @@ def optimizer_of(optim: OptimConfig) -> Optimizer:
     found = import_module(f"pretrain.optim.{optim.name}").OPTIMIZER
     assert isinstance(found, Optimizer), f"pretrain/optim/{optim.name}.py states a {type(found).__name__}"
     return found
+
+
+def states_kept(optim: OptimConfig, before: str) -> tuple[str, ...]:
+    """Return the states that the configured optimizer can keep of one of the name ``before``; empty if there are none."""
+    stated = optimizer_of(optim)
+    return stated.states if before == optim.name else stated.takes.get(before, ())
 
 
 def checkpoint_states(optim: OptimConfig) -> tuple[str, ...]:
