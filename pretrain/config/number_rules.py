@@ -51,7 +51,7 @@ LARGEST = {
     "parallel": {"tensor_model_parallel_size": 2**16, "pipeline_model_parallel_size": 2**16,
                  "virtual_pipeline_model_parallel_size": 2**16, "data_parallel_size": 2**20, "timeout_s": LONGEST_S},
     "optim": {"lr_warmup_samples": LARGEST_SAMPLE, "lr_decay_samples": LARGEST_SAMPLE,
-              "ademamix_beta3_warmup_steps": LARGEST_SAMPLE, "ademamix_alpha_warmup_steps": LARGEST_SAMPLE},
+              "ademamix_beta3_warmup_steps": 2**40, "ademamix_alpha_warmup_steps": 2**40},
     "train": {"train_steps": LARGEST_SAMPLE, "global_batch_size": 2**31 - 1, "micro_batch_size": 2**31 - 1,
               "validation_samples": LARGEST_SAMPLE, "walltime_s": LONGEST_S, "walltime_margin_s": LONGEST_S,
               "z_loss_weight": 1, "loss_chunk_tokens": 2**31 - 1},

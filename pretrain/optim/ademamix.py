@@ -92,5 +92,5 @@ OPTIMIZER = Optimizer(
     settings=_settings,
     described=_described,
     over=_over,
-    takes={"adamw": ("exp_avg", "exp_avg_sq")},
+    takes=dict.fromkeys(("adamw", "stable_adamw"), ("exp_avg", "exp_avg_sq")),
 )

@@ -12,6 +12,7 @@ from megatron.core.utils import get_model_config
 from pretrain.config.schema import RunConfig
 from pretrain.model.translate import PARAMS_DTYPE
 from pretrain.optim.registry import optimizer_of
+from pretrain.optim.shards import shards_of
 from pretrain.optim.states import inner_optimizers, make_states
 from pretrain.optim.weight_decay import group_overrides, weight_decay
 
@@ -40,6 +41,9 @@ def build_optimizer(run: RunConfig, model: list[DistributedDataParallel]) -> Meg
     )
     stated = optimizer_of(optim)
     make_states(optimizer, stated)
+    if stated.told_of_shards is not None:
+        for inner in inner_optimizers(optimizer):
+            stated.told_of_shards(inner.optimizer, shards_of(run.model, model, inner))
     for group in optimizer.param_groups:
         group["weight_decay_at"] = partial(weight_decay, optim, dict(group))
         group.update(stated.settings(optim))

@@ -16,6 +16,8 @@ from pretrain.config.schema import OptimConfig
 if TYPE_CHECKING:
     import torch
 
+    from pretrain.optim.shards import Shards
+
 MASTER = "param"
 """Name of the fp32 master values in a checkpoint, which every optimizer has."""
 
@@ -40,6 +42,9 @@ class Optimizer:
     """Builder of the torch optimizer of the master values. It is given the Adam that megatron-core made over them, full or in
     ranges (the distributed optimizer is made with no other), and takes its groups (``states.take_groups``). Called once, before any
     update."""
+    told_of_shards: Callable[[torch.optim.Optimizer, Shards], None] | None = None
+    """Receiver of the places of its masters in the whole model (``shards.py``), where an update depends on whole tensors; given
+    what ``over`` built, before any update."""
     takes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """States that mean the same in another optimizer, by its ``optim.name``: kept where a run begins with its checkpoint, as is the
     number of updates. Those that are not here start at zero. An optimizer that is not here leaves nothing to keep."""

@@ -114,7 +114,7 @@ def _mains(torch_optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
 
 def _owned_by(inner: MegatronOptimizer) -> list[OwnedRange]:
     found = []
-    for parameter, main, start in _masters(inner):
+    for parameter, main, start in masters(inner):
         kept = {name: tensor for name, tensor in inner.optimizer.state[main].items() if name != STEP}
         tensors = {MASTER: main.detach(), **kept}
         for name, tensor in tensors.items():
@@ -125,7 +125,7 @@ def _owned_by(inner: MegatronOptimizer) -> list[OwnedRange]:
     return found
 
 
-def _masters(inner: MegatronOptimizer) -> list[tuple[torch.nn.Parameter, torch.Tensor, int]]:
+def masters(inner: MegatronOptimizer) -> list[tuple[torch.nn.Parameter, torch.Tensor, int]]:
     """Return (model parameter, its master or the part of it kept here, where that part begins)."""
     if isinstance(inner, DistributedOptimizer):
         found = []

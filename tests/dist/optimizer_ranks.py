@@ -15,7 +15,7 @@ from fanal.run_folder import checkpoints_dir
 from pretrain.config.schema import RunConfig
 from pretrain.model.gpt import build_model, unwrap
 from pretrain.model.initialize import global_named_parameters
-from pretrain.optim import ademamix, lion, optimizer, weight_decay
+from pretrain.optim import ademamix, lion, optimizer, shards, weight_decay
 from pretrain.optim.states import set_num_updates
 from pretrain.parallel.world import open_world
 from pretrain.train import loop
@@ -101,6 +101,20 @@ def decay_that_stays() -> Any:
     )
 
 
+def tensors_not_clipped() -> Any:
+    """The rate of every tensor is the group's."""
+    return patch.object(shards.Shards, "means", lambda self, mains, sums: [torch.zeros_like(total) for total in sums])
+
+
+def parts_of_tensors_clipped() -> Any:
+    """Every rank clips what it holds of a tensor by what it holds."""
+    return patch.object(
+        shards.Shards,
+        "means",
+        lambda self, mains, sums: [total / main.numel() for main, total in zip(mains, sums, strict=True)],
+    )
+
+
 def slow_average_corrected() -> Any:
     """The slow average gets a bias correction too."""
     sound = ademamix.alpha_at
@@ -131,7 +145,7 @@ FAULTS: dict[str, Callable[[], Any]] = {
     fault.__name__: fault
     for fault in (
         bias_correction_left_out, updates_not_counted_at_a_resume, decay_of_vectors_and_embeddings_exchanged, decay_that_stays,
-        slow_average_corrected, beta3_along_a_line, lions_betas_exchanged,
+        tensors_not_clipped, parts_of_tensors_clipped, slow_average_corrected, beta3_along_a_line, lions_betas_exchanged,
     )
 }  # fmt: skip
 """Faults of optimizers, by name: each makes what is in place while a run trains."""

@@ -30,6 +30,7 @@ from tests.reference.optimizers import (
     ReferenceAdEMAMix,
     ReferenceLion,
     ReferenceOptimizer,
+    ReferenceStableAdamW,
     trained_weights,
 )
 from tests.runs.cases import DP2, PP2, SP, TIED, TP2
@@ -42,6 +43,7 @@ STATE_TOLERANCE = 2e-5
 LAYOUTS = {"one": (), "tp2-sp": (*TP2, *SP), "pp2": PP2, "dp2": DP2, "tp2-pp2": (*TP2, *PP2)}
 RUN = (
     f"train.train_steps={STEPS}", f"checkpoint.interval={SAVED}", "data.validation=[]", "data.seq_length=32",
+    "model.num_layers=2", "train.micro_batch_size=4", "checkpoint.asynchronous=false",
     "model.init_method_std=0.05", "optim.lr=5e-4", "optim.min_lr=5e-5", "optim.adam_eps=1e-5", "optim.clip_grad=0.5",
     "optim.weight_decay=1",
 )  # fmt: skip
@@ -68,6 +70,12 @@ def adamw(optim: OptimConfig) -> ReferenceOptimizer:
     )  # fmt: skip
 
 
+def stable_adamw(optim: OptimConfig) -> ReferenceOptimizer:
+    return ReferenceStableAdamW(
+        peak_rate=optim.lr, weight_decay=optim.weight_decay, beta1=optim.adam_beta1, beta2=optim.adam_beta2, eps=optim.adam_eps
+    )  # fmt: skip
+
+
 def ademamix(optim: OptimConfig) -> ReferenceOptimizer:
     return ReferenceAdEMAMix(
         peak_rate=optim.lr, weight_decay=optim.weight_decay, beta1=optim.adam_beta1, beta2=optim.adam_beta2,
@@ -89,6 +97,10 @@ CASES = {
         ("decay_of_vectors_and_embeddings_exchanged",),
     ),
     "adamc": Case(("optim.adamc_weight_decay=true",), adamw, ("decay_that_stays",)),
+    "stable_adamw": Case(
+        ("optim.name=stable_adamw", "optim.adam_beta2=0.99", *TIED), stable_adamw, ("tensors_not_clipped", "parts_of_tensors_clipped"),
+        fault_layout="dp2",
+    ),
     "ademamix": Case(
         (
             "optim.name=ademamix", "optim.adam_beta2=0.999", "optim.ademamix_beta3=0.999",
@@ -98,7 +110,7 @@ CASES = {
     ),
     "lion": Case(("optim.name=lion", "optim.lr=1e-4", "optim.min_lr=1e-5"), lion, ("lions_betas_exchanged",)),
 }  # fmt: skip
-KEPT = "ademamix", "lion"
+KEPT = "stable_adamw", "ademamix", "lion"
 """Cases that are resumed, one for each optimizer; AdamW is in test_resume.py and test_reshard_grid.py."""
 OF_A_RESUME = "ademamix", "updates_not_counted_at_a_resume"
 """A fault that shows in a resume alone: the warm-ups begin anew."""
@@ -189,6 +201,11 @@ def test_twenty_steps_come_to_the_weights_and_states_of_a_plain_optimizer(
     trained: Trained, case: str, layout: str
 ) -> None:
     assert_as_the_reference(trained, trained.saved(layout, "straight", case), case)
+
+
+def test_the_updates_of_stable_adamw_are_clipped_in_some_steps_and_not_in_all(trained: Trained) -> None:
+    weights, optimizer = reference(trained, "stable_adamw")
+    assert isinstance(optimizer, ReferenceStableAdamW) and 0 < optimizer.clipped < STEPS * len(weights)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -4,7 +4,8 @@ the model beside this file.
 Each is told one tensor at a time, in megatron-core's fused layout (tests/reference/llama.py), and keeps its states under the names
 of a checkpoint.
 
-Sources: AdamW (arXiv:1711.05101), AdamC (arXiv:2506.02285), AdEMAMix (arXiv:2409.03137), Lion (arXiv:2302.06675).
+Sources: AdamW (arXiv:1711.05101), AdamC (arXiv:2506.02285), AdEMAMix (arXiv:2409.03137), StableAdamW
+(arXiv:2304.13013), Lion (arXiv:2302.06675).
 """
 
 import math
@@ -61,6 +62,21 @@ class ReferenceAdamW(ReferenceOptimizer):
         first = average(states, "exp_avg", gradient, self.beta1) / (1 - self.beta1**number)
         second = average(states, "exp_avg_sq", gradient**2, self.beta2) / (1 - self.beta2**number)
         return first / (second.sqrt() + self.eps)
+
+
+class ReferenceStableAdamW(ReferenceAdamW):
+    """Algorithm 2, where a debiased decay stands for the bias correction; the tensor's rate scales its decay too."""
+
+    def updated(self, name: str, weight: Tensor, gradient: Tensor, *, number: int, rate: float) -> Tensor:
+        states = self.states.setdefault(name, {})
+        direction = self.direction(states, gradient, number)
+        second = states["exp_avg_sq"] / (1 - self.beta2**number)
+        ratio = (gradient**2 / second.clamp(min=self.eps**2)).mean().sqrt()
+        self.clipped += int(ratio > 1)
+        return weight - rate / max(1.0, float(ratio)) * (direction + self.decay_of(name, weight, rate) * weight)
+
+    clipped: int = 0
+    """How many updates of a tensor were clipped."""
 
 
 @dataclass(kw_only=True)

@@ -10,7 +10,7 @@ from omegaconf import MISSING
 class OptimConfig:
     """The optimizer and its learning-rate schedule."""
 
-    name: Literal["adamw", "ademamix", "lion"] = "adamw"
+    name: Literal["adamw", "ademamix", "lion", "stable_adamw"] = "adamw"
     """Which optimizer: a file of pretrain/optim. A run keeps it to its end; checkpoint.init_from may begin with another."""
 
     lr: float = MISSING
