@@ -65,6 +65,7 @@ OPTIMIZER = Optimizer(
     settings=_settings,
     described=_described,
     over=_over,
+    takes={"adamw": ("exp_avg", "exp_avg_sq")},  # both keep an average of the gradients; their decays differ
     states_of=_states_of,
     place=_place,
 )

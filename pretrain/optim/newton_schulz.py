@@ -13,8 +13,8 @@ def orthogonalize(matrix: torch.Tensor, *, num_steps: int) -> torch.Tensor:
     """
     a, b, c = COEFFICIENTS
     short = matrix if matrix.size(0) <= matrix.size(1) else matrix.mT
-    # The Frobenius norm, which no singular value exceeds; summed in fp32 or better. Only zeros are kept from being divided by zero: a
-    # number that is added, such as 1e-7, would count in small gradients.
+    # The Frobenius norm, which no singular value exceeds; summed in fp32 or better. Only zeros are kept from being divided by zero:
+    # a number that is added, such as 1e-7, would count in small gradients.
     norm = torch.linalg.vector_norm(short, dtype=torch.promote_types(short.dtype, torch.float32))
     x = short / norm.clamp(min=1e-30)
     for _ in range(num_steps):

@@ -7,7 +7,7 @@ an optimizer's file: ``launch`` asks on login nodes how large checkpoints become
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,8 @@ from pretrain.model.families.table import TensorSpec
 if TYPE_CHECKING:
     import torch
     from megatron.core.optimizer import MegatronOptimizer
+
+    from pretrain.optim.shards import Shards
 
 MASTER = "param"
 """Name of the fp32 master values in a checkpoint, which every optimizer has."""
@@ -42,6 +44,12 @@ class Optimizer:
     """Builder of the torch optimizer of the master values. It is given the Adam that megatron-core made over them, full or in
     ranges (the distributed optimizer is made with no other), and takes its groups (``states.take_groups``). Called once, before any
     update."""
+    told_of_shards: Callable[[torch.optim.Optimizer, Shards], None] | None = None
+    """Receiver of the places of its masters in the whole model (``shards.py``), where an update depends on whole tensors; given
+    what ``over`` built, before any update."""
+    takes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """States that mean the same in another optimizer, by its ``optim.name``: kept where a run begins with its checkpoint, as is the
+    number of updates. Those that are not here start at zero. An optimizer that is not here leaves nothing to keep."""
     states_of: Callable[[TensorSpec], tuple[str, ...]] | None = None
     """Which of ``states`` it keeps of a tensor, in their order; None keeps all of every tensor."""
     place: (
@@ -60,6 +68,12 @@ def optimizer_of(optim: OptimConfig) -> Optimizer:
     found = import_module(f"pretrain.optim.{optim.name}").OPTIMIZER
     assert isinstance(found, Optimizer), f"pretrain/optim/{optim.name}.py states a {type(found).__name__}"
     return found
+
+
+def states_kept(optim: OptimConfig, before: str) -> tuple[str, ...]:
+    """Return the states that the configured optimizer can keep of one of the name ``before``; empty if there are none."""
+    stated = optimizer_of(optim)
+    return stated.states if before == optim.name else stated.takes.get(before, ())
 
 
 def checkpoint_states(optim: OptimConfig) -> tuple[str, ...]:

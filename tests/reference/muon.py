@@ -1,5 +1,5 @@
-"""Muon in plain PyTorch, written from the papers, for tests to compare ours with. Nothing of this repository is imported but the
-model beside this file.
+"""Muon in plain PyTorch, written from the papers, for tests to compare ours with. Nothing of this repository is imported but what
+is beside this file.
 
 Every weight is one whole tensor in double precision, in megatron-core's fused layout (tests/reference/llama.py). Newton-Schulz is
 not iterated with products of matrices: a singular value decomposition gives the singular values, and the polynomial is iterated on
@@ -8,47 +8,42 @@ them. The optimizer of all other parameters is torch's own AdamW.
 Sources: Muon (Jordan et al., 2024), Moonlight (arXiv:2502.16982), AdamW (arXiv:1711.05101).
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from tests.reference.llama import LlamaShape, ReferenceLlama, gradients_by_megatron_name
+from tests.reference.optimizers import ReferenceOptimizer, average
 
 
 @dataclass(kw_only=True)
-class ReferenceMuon:
+class ReferenceMuon(ReferenceOptimizer):
     """Muon for the matrices of the layers, AdamW for the rest."""
 
-    shape: LlamaShape
+    num_query_groups: int
+    kv_channels: int
     momentum: float
     nesterov: bool
     num_steps: int
     scale: str
-    weight_decay: float
     betas: tuple[float, float]
     eps: float
-    states: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-    """By name of the tensor, then of the state."""
     adams: dict[str, tuple[Tensor, torch.optim.AdamW]] = field(default_factory=dict)
 
-    def updated(self, name: str, weight: Tensor, gradient: Tensor, *, rate: float) -> Tensor:
-        """The weight after the next update."""
+    def updated(self, name: str, weight: Tensor, gradient: Tensor, *, number: int, rate: float) -> Tensor:
+        """The weight after update ``number``; torch's AdamW counts for itself."""
         if name.startswith("decoder.layers.") and weight.dim() == 2:
             return self._by_muon(name, weight, gradient, rate)
         return self._by_adamw(name, weight, gradient, rate)
 
     def _by_muon(self, name: str, weight: Tensor, gradient: Tensor, rate: float) -> Tensor:
-        states = self.states.setdefault(name, {"exp_avg": torch.zeros_like(weight)})
-        states["exp_avg"] = self.momentum * states["exp_avg"] + (1 - self.momentum) * gradient
-        direction = states["exp_avg"]
+        direction = average(self.states.setdefault(name, {}), "exp_avg", gradient, self.momentum)
         if self.nesterov:
             direction = self.momentum * direction + (1 - self.momentum) * gradient
         update = torch.empty_like(weight)
         for rows in self.rows_of_matrices(name, len(weight)):
             update[rows] = scaled(orthogonal(direction[rows], self.num_steps), self.scale)
-        return weight - rate * self.weight_decay * weight - rate * update
+        return weight - rate * (self.decay_of(name, weight, rate) * weight + update)
 
     def rows_of_matrices(self, name: str, num_rows: int) -> list[Tensor]:
         """Which rows of a tensor are a matrix."""
@@ -57,19 +52,17 @@ class ReferenceMuon:
             return list(rows.chunk(2))
         if "linear_qkv" not in name:
             return [rows]
-        shape = self.shape
-        of_group = rows.view(shape.num_query_groups, -1, shape.kv_channels)  # heads of a group: queries, key, value
+        of_group = rows.view(self.num_query_groups, -1, self.kv_channels)  # heads of a group: queries, key, value
         return [of_group[:, :-2].reshape(-1), of_group[:, -2].reshape(-1), of_group[:, -1].reshape(-1)]
 
     def _by_adamw(self, name: str, weight: Tensor, gradient: Tensor, rate: float) -> Tensor:
         if name not in self.adams:
             own = weight.clone()
-            decay = self.weight_decay if weight.dim() > 1 else 0.0
-            adam = torch.optim.AdamW([own], betas=self.betas, eps=self.eps, weight_decay=decay, foreach=False)
+            adam = torch.optim.AdamW([own], betas=self.betas, eps=self.eps, foreach=False)
             self.adams[name] = own, adam
         own, adam = self.adams[name]
         own.grad = gradient
-        adam.param_groups[0]["lr"] = rate
+        adam.param_groups[0].update(lr=rate, weight_decay=self.decay_of(name, weight, rate))
         adam.step()
         self.states[name] = {state: adam.state[own][state] for state in ("exp_avg", "exp_avg_sq")}
         return own.clone()
@@ -86,30 +79,3 @@ def orthogonal(matrix: Tensor, num_steps: int) -> Tensor:
 def scaled(update: Tensor, scale: str) -> Tensor:
     rows, columns = update.shape
     return update * {"rms": 0.2 * max(rows, columns) ** 0.5, "spectral": max(1.0, rows / columns) ** 0.5}[scale]
-
-
-def trained_with_muon(
-    weights: Mapping[str, Tensor],
-    batches: Sequence[tuple[Tensor, Tensor, Tensor]],
-    rates: Sequence[float],
-    optimizer: ReferenceMuon,
-    *,
-    clip_grad: float,
-) -> dict[str, Tensor]:
-    """The weights after one update a batch, in double precision, without padding rows; the optimizer has its states afterwards.
-
-    Args: weights, initial ones under megatron-core's names; clip_grad, the largest global gradient norm.
-    """
-    current = {name: weight.double() for name, weight in weights.items()}
-    for (tokens, labels, mask), rate in zip(batches, rates, strict=True):
-        model = ReferenceLlama(optimizer.shape, current, torch.float64)
-        total, count = model.loss(tokens, labels, mask.double())
-        (total / count).backward()
-        gradients = gradients_by_megatron_name(model)
-        norm = torch.stack([(gradient**2).sum() for gradient in gradients.values()]).sum().sqrt()
-        factor = min(1.0, clip_grad / (float(norm) + 1e-6))
-        current = {
-            name: optimizer.updated(name, current[name][: len(gradient)], gradient * factor, rate=rate)
-            for name, gradient in gradients.items()
-        }
-    return current
