@@ -13,6 +13,7 @@
 # make bench-growth   sources, records, ranks, files and nodes, many of each; appends to bench/results/growth.md
 # make soak    a run of 3,000 steps whose processes must not grow; appends to bench/results/soak.md
 # make bench-step   one training step beside megatron-core, plain PyTorch, the same compiled and Hugging Face; appends to bench/results/step.md
+# make bench-optimizers   the update of every optimizer beside torch's fused AdamW, and bytes a parameter; appends to bench/results/optimizers.md
 # make bench-memory   peak memory of a step by parameter and token, and of the loss; appends to bench/results/memory.md
 # make bench-layouts   local ranks in several layouts beside one process: CPU time, collectives, threads; appends to bench/results/layouts.md
 # make bench-start   a rank's requests to the shared disk, by strace, and seconds to a run's first line, step and end (AGAINST=REV: beside a commit's); appends to bench/results/start.md
@@ -36,7 +37,7 @@ SPLITS := train validation
 SHARDS := $(foreach split,$(SPLITS),demo/shards/$(split)-code.json demo/shards/$(split)-prose.json)
 
 .DEFAULT_GOAL := help
-.PHONY: help install data demo test test-quick test-slurm interop kernels check torture fuzz bench-data bench-checkpoint bench-export bench-recipe bench-growth bench-start bench-step bench-memory bench-layouts soak lock sbom gpu clean
+.PHONY: help install data demo test test-quick test-slurm interop kernels check torture fuzz bench-data bench-checkpoint bench-export bench-recipe bench-growth bench-start bench-step bench-optimizers bench-memory bench-layouts soak lock sbom gpu clean
 
 help:
 	@sed -n '/^#/!q; s/^# //p' Makefile
@@ -251,6 +252,9 @@ bench-start: data
 # Half an hour on two quiet cores; g++ is needed for torch.compile. STEP='--precision bf16 --threads 1 --only fanal,plain' takes a part.
 bench-step: $(STAMP)
 	$(RUN) -W ignore -m bench.step $(STEP)
+
+bench-optimizers: $(STAMP)
+	$(RUN) -W ignore -m bench.optimizers
 
 bench-memory: $(STAMP)
 	$(RUN) -W ignore -m bench.memory

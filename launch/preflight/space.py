@@ -20,7 +20,7 @@ from launch.sites.reach import file_systems_of
 from launch.sites.site import SiteConfig
 from pretrain.config.schema import RunConfig
 from pretrain.model.families.sizes import checkpoint_bytes
-from pretrain.optim.registry import checkpoint_states
+from pretrain.optim.registry import num_states
 
 QUOTA_LIMIT_S = 60
 """Time limit of a site's quota_command, in seconds: some ask every file system there is."""
@@ -35,7 +35,7 @@ def check_space(
         lack of room for later ones is a warning: it may be months until then, and a run that trains is not to be stopped for it.
     Raises: UserError naming the sizes, and a checkpoint.keep_last that fits.
     """
-    size = checkpoint_bytes(run.model, num_states=len(checkpoint_states(run.optim)))
+    size = checkpoint_bytes(run.model, num_states=num_states(run.optim))
     files, while_written = checkpoint_inodes(run, num_ranks=num_ranks)
     most = most_at_once(run, there)
     more = most - len(there)
@@ -56,7 +56,7 @@ def check_space(
 
 def checkpoint_inodes(run: RunConfig, *, num_ranks: int) -> tuple[int, int]:
     """Return the exact number of files and folders of one checkpoint of a run, and the most that it has while it is written."""
-    size = checkpoint_bytes(run.model, num_states=len(checkpoint_states(run.optim)))
+    size = checkpoint_bytes(run.model, num_states=num_states(run.optim))
     num_files = files_of_a_rank(size, num_ranks)
     num_texts = len(texts_of_a_checkpoint(has_origin=run.checkpoint.init_from is not None))
     return (

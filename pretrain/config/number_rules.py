@@ -4,6 +4,7 @@ They come before all other rules: those loop over sizes, and what follows from a
 """
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
@@ -28,18 +29,19 @@ POSITIVE = {
     "data": ("seq_length",),
     "parallel": ("tensor_model_parallel_size", "pipeline_model_parallel_size",
                  "virtual_pipeline_model_parallel_size", "data_parallel_size", "timeout_s"),
-    "optim": ("lr", "lr_decay_samples", "adam_eps"),
+    "optim": ("lr", "lr_decay_samples", "adam_eps", "muon_num_ns_steps"),
     "train": ("train_steps", "global_batch_size", "micro_batch_size", "validation_interval", "validation_samples",
               "loss_chunk_tokens"),
     "checkpoint": ("interval", "keep_last", "keep_every_steps", "phase_timeout_s"),
     "log": ("interval", "max_domains", "peak_tflops_per_gpu", "profile_from_step", "profile_steps"),
 }  # fmt: skip
 NOT_NEGATIVE = {
-    "optim": ("min_lr", "lr_warmup_samples", "weight_decay", "clip_grad"),
+    "optim": ("min_lr", "lr_warmup_samples", "weight_decay", "clip_grad", "ademamix_alpha",
+              "ademamix_beta3_warmup_steps", "ademamix_alpha_warmup_steps"),
     "train": ("max_skipped_steps", "z_loss_weight"),
     "checkpoint": ("max_failed_saves",),
     "log": ("profile_rank",),
-}
+}  # fmt: skip
 LARGEST = {
     "model": {"num_layers": 10_000, "hidden_size": 2**20, "ffn_hidden_size": 2**24, "num_attention_heads": 2**16,
               "num_query_groups": 2**16, "kv_channels": 2**16, "vocab_size": 2**31 - 1,
@@ -48,7 +50,8 @@ LARGEST = {
     "data": {"seq_length": 2**31 - 1},
     "parallel": {"tensor_model_parallel_size": 2**16, "pipeline_model_parallel_size": 2**16,
                  "virtual_pipeline_model_parallel_size": 2**16, "data_parallel_size": 2**20, "timeout_s": LONGEST_S},
-    "optim": {"lr_warmup_samples": LARGEST_SAMPLE, "lr_decay_samples": LARGEST_SAMPLE},
+    "optim": {"lr_warmup_samples": LARGEST_SAMPLE, "lr_decay_samples": LARGEST_SAMPLE,
+              "ademamix_beta3_warmup_steps": 2**40, "ademamix_alpha_warmup_steps": 2**40, "muon_num_ns_steps": 100},
     "train": {"train_steps": LARGEST_SAMPLE, "global_batch_size": 2**31 - 1, "micro_batch_size": 2**31 - 1,
               "validation_samples": LARGEST_SAMPLE, "walltime_s": LONGEST_S, "walltime_margin_s": LONGEST_S,
               "z_loss_weight": 1, "loss_chunk_tokens": 2**31 - 1},
@@ -61,7 +64,7 @@ LARGEST_FACTOR = 1e30
 FACTORS = {
     "model": ("layernorm_epsilon", "init_method_std", "query_pre_attention_scalar", "attention_logit_softcap",
               "final_logit_softcap"),
-    "optim": ("lr", "min_lr", "weight_decay", "adam_eps"),
+    "optim": ("lr", "min_lr", "weight_decay", "adam_eps", "ademamix_alpha"),
 }  # fmt: skip
 """Numbers that weights are multiplied with or drawn by: at most LARGEST_FACTOR, since single precision ends at 3e38."""
 SMALL = {float: (1e-5, 1e-3), int: (1, *(2**power for power in range(1, 17)))}
@@ -147,9 +150,9 @@ def _check_signs(run: RunConfig, passes: Callable[[RunConfig], bool]) -> None:
     for room, names in NOT_NEGATIVE.items():
         for name in names:
             value = getattr(getattr(run, room), name)
-            if not value >= 0:
+            if value is not None and not value >= 0:
                 raise UserError(f"{room}.{name} ({_number(value)}) must be finite and not negative; 0 works")
-    for name in (field.name for field in fields(run.optim) if "_beta" in field.name):
+    for name in (field.name for field in fields(run.optim) if re.search(r"_beta\d$|_momentum$", field.name)):
         if not 0 <= getattr(run.optim, name) < 1:
             raise UserError(f"optim.{name} ({getattr(run.optim, name)}) must be at least 0 and below 1; 0.95 works")
     for name in ("rotary_base", "local_rotary_base"):

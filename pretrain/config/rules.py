@@ -213,6 +213,7 @@ def check_rate_left(optim: OptimConfig, train: TrainConfig, since: Standing) -> 
 def _check_optim(optim: OptimConfig, train: TrainConfig, since: Standing) -> None:
     if optim.min_lr > optim.lr:
         raise UserError(f"optim.min_lr ({optim.min_lr}) must not be above optim.lr ({optim.lr}); {optim.lr / 10} works")
+    _check_optimizer(optim, train)
     if since.step > train.train_steps:
         return  # loading its checkpoint says so
     decay = lr_decay_samples(optim, train, since)
@@ -237,6 +238,15 @@ def _check_optim(optim: OptimConfig, train: TrainConfig, since: Standing) -> Non
             f"({optim.lr_warmup_samples}) and the end of the schedule ({decay}); "
             f"{max(1, (decay - optim.lr_warmup_samples) // 2)} works"
         )
+
+
+def _check_optimizer(optim: OptimConfig, train: TrainConfig) -> None:
+    for name in ("ademamix_beta3_warmup_steps", "ademamix_alpha_warmup_steps"):
+        if optim.name == "ademamix" and getattr(optim, name) is None:
+            raise UserError(
+                f"optim.{name} (null) must be stated with optim.name ademamix, in updates; {train.train_steps} works, all of the "
+                "run as in its paper, and 0 for none"
+            )
 
 
 def _check_data(run: RunConfig) -> None:

@@ -28,6 +28,7 @@ from pretrain.data.sources import open_sources
 from pretrain.model.families import family_of
 from pretrain.model.families.sizes import num_parameters
 from pretrain.model.flops import flops_per_token
+from pretrain.optim.registry import checkpoint_states, optimizer_of
 
 MOST_SOURCES = 100
 """Rows of the table of sources: of more, those that are read most often."""
@@ -40,7 +41,7 @@ def consequences(run: RunConfig, since: Standing = NEW_RUN) -> dict[str, str]:
 
     Args: since: the point from which the run would resume; what it did before may have been done with another batch.
     """
-    train, seq_length = run.train, run.data.seq_length
+    train, seq_length, stated = run.train, run.data.seq_length, optimizer_of(run.optim)
     replicas = run.parallel.data_parallel_size or 1
     samples = train_samples(train, since)
     full, causal = (flops_per_token(run.model, seq_length, causal=causal) for causal in (False, True))
@@ -66,6 +67,8 @@ def consequences(run: RunConfig, since: Standing = NEW_RUN) -> dict[str, str]:
         + (f" ({since.step:,} done, with {since.consumed_samples:,} samples)" if since.step else ""),
         "samples": f"{samples:,}",
         "tokens": f"{samples * seq_length:,}",
+        "optimizer": f"{stated.title}, {stated.described(run.optim)}",
+        "masters and states": f"{4 * len(checkpoint_states(run.optim))} bytes a parameter",
         "learning rate": f"{run.optim.lr:g} -> {run.optim.min_lr:g}, {run.optim.lr_decay_style}",
         "warm-up": f"{run.optim.lr_warmup_samples:,} of {lr_decay_samples(run.optim, train, since):,} samples",
         **_window_of(run),

@@ -77,6 +77,10 @@ class StartRecord:
     """Attention backend of rank 0; empty in a log of version 0.1."""
     attention_passed_over: dict[str, str] = field(default_factory=dict)
     """The backends that come before it, each with what kept it from running."""
+    optimizer: str = ""
+    """Optimizer and its settings in words; empty in a log of version 0.1."""
+    optimizer_change: str = ""
+    """Which states of another optimizer it started with, and which at zero; empty if they are its own."""
 
 
 @dataclass(frozen=True, kw_only=True)

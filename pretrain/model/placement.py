@@ -49,12 +49,11 @@ class Placement:
 
 def place_parameters(model: Sequence[DistributedDataParallel], world: World) -> list[Placement]:
     """Return the placement of every parameter of this rank, in the order of the model. No collective."""
-    return [
-        _place(spec, parameter, world) for chunk in unwrap(list(model)) for spec, parameter in _with_its_spec(chunk)
-    ]
+    return [_place(spec, parameter, world) for chunk in unwrap(list(model)) for spec, parameter in specs_of(chunk)]
 
 
-def _with_its_spec(chunk: Decoder) -> Iterator[tuple[TensorSpec, torch.nn.Parameter]]:
+def specs_of(chunk: Decoder) -> Iterator[tuple[TensorSpec, torch.nn.Parameter]]:
+    """Yield the parameters of a model chunk, each with its tensor. Both copies of a tied embedding have the embedding's."""
     for name, parameter in global_named_parameters(chunk):
         yield chunk.specs[EMBEDDING if name == OUTPUT and OUTPUT not in chunk.specs else name], parameter
 

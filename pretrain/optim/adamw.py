@@ -44,4 +44,5 @@ OPTIMIZER = Optimizer(
     settings=_settings,
     described=_described,
     over=_over,
+    takes=dict.fromkeys(("ademamix", "stable_adamw"), ("exp_avg", "exp_avg_sq")),
 )

@@ -1,5 +1,7 @@
 """megatron-core's optimizer for a run, over fp32 master weights, split among replicas or not. Which one it is: registry.py."""
 
+from functools import partial
+
 import torch
 import torch._dynamo  # which the first act of any optimizer imports: here with all else, before local ranks are forked
 import torch.distributed as dist
@@ -8,13 +10,17 @@ from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, get_mega
 from megatron.core.utils import get_model_config
 
 from pretrain.config.schema import RunConfig
+from pretrain.model.gpt import unwrap
+from pretrain.model.placement import specs_of
 from pretrain.model.translate import PARAMS_DTYPE
 from pretrain.optim.registry import optimizer_of
+from pretrain.optim.shards import shards_of
 from pretrain.optim.states import inner_optimizers, make_states
+from pretrain.optim.weight_decay import group_overrides, weight_decay
 
 
 def build_optimizer(run: RunConfig, model: list[DistributedDataParallel]) -> MegatronOptimizer:
-    """Build the configured optimizer over the model's chunks; no weight decay on one-dimensional parameters (norms and biases).
+    """Build the configured optimizer over the model's chunks. Which of them decay: weight_decay.py.
 
     Collective: every rank calls it.
     """
@@ -32,20 +38,27 @@ def build_optimizer(run: RunConfig, model: list[DistributedDataParallel]) -> Meg
         use_distributed_optimizer=run.parallel.use_distributed_optimizer,
         overlap_param_gather=run.parallel.overlap_param_gather,
     )
-    optimizer = get_megatron_optimizer(config, list(model), use_gloo_process_groups=False)
+    optimizer = get_megatron_optimizer(
+        config, list(model), config_overrides=group_overrides(optim), use_gloo_process_groups=False
+    )
     stated = optimizer_of(optim)
-    make_states(optimizer, stated)
+    specs = {parameter: spec for chunk in unwrap(list(model)) for spec, parameter in specs_of(chunk)}
+    make_states(optimizer, stated, specs)
+    if stated.told_of_shards is not None:
+        for inner in inner_optimizers(optimizer):
+            stated.told_of_shards(inner.optimizer, shards_of(run.model, model, inner))
     for group in optimizer.param_groups:
-        group["weight_decay"] = optim.weight_decay * group["wd_mult"]  # wd_mult is 0 for norms and biases
+        group["weight_decay_at"] = partial(weight_decay, optim, dict(group))
         group.update(stated.settings(optim))
+    set_learning_rate(optimizer, optim.lr)
     get_model_config(model[0]).grad_scale_func = optimizer.scale_loss
     return optimizer
 
 
 def set_learning_rate(optimizer: MegatronOptimizer, rate: float) -> None:
-    """Use ``rate`` in the next step."""
+    """Use ``rate`` in the next step, and the weight decay that goes with it."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"], group["weight_decay"] = rate, group["weight_decay_at"](rate)
 
 
 def gradient_norm(optimizer: MegatronOptimizer, device: torch.device) -> float:

@@ -6,15 +6,19 @@ an optimizer's file: ``launch`` asks on login nodes how large checkpoints become
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from pretrain.config.schema import OptimConfig
+from pretrain.model.families.table import TensorSpec
 
 if TYPE_CHECKING:
     import torch
+    from megatron.core.optimizer import MegatronOptimizer
+
+    from pretrain.optim.shards import Shards
 
 MASTER = "param"
 """Name of the fp32 master values in a checkpoint, which every optimizer has."""
@@ -40,6 +44,23 @@ class Optimizer:
     """Builder of the torch optimizer of the master values. It is given the Adam that megatron-core made over them, full or in
     ranges (the distributed optimizer is made with no other), and takes its groups (``states.take_groups``). Called once, before any
     update."""
+    told_of_shards: Callable[[torch.optim.Optimizer, Shards], None] | None = None
+    """Receiver of the places of its masters in the whole model (``shards.py``), where an update depends on whole tensors; given
+    what ``over`` built, before any update."""
+    takes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """States that mean the same in another optimizer, by its ``optim.name``: kept where a run begins with its checkpoint, as is the
+    number of updates. Those that are not here start at zero. An optimizer that is not here leaves nothing to keep."""
+    states_of: Callable[[TensorSpec], tuple[str, ...]] | None = None
+    """Which of ``states`` it keeps of a tensor, in their order; None keeps all of every tensor."""
+    place: (
+        Callable[[torch.optim.Optimizer, MegatronOptimizer, Mapping[torch.nn.Parameter, TensorSpec]], None] | None
+    ) = None
+    """Called once with what ``over`` has built, before any update, where an optimizer needs more than each parameter's own numbers:
+    with the optimizer of megatron-core that holds it, and the tensors by the parameters of this rank."""
+
+    def kept_of(self, spec: TensorSpec) -> tuple[str, ...]:
+        """Return the names of the states that it keeps of a tensor."""
+        return self.states if self.states_of is None else self.states_of(spec)
 
 
 def optimizer_of(optim: OptimConfig) -> Optimizer:
@@ -49,6 +70,23 @@ def optimizer_of(optim: OptimConfig) -> Optimizer:
     return found
 
 
+def states_kept(optim: OptimConfig, before: str) -> tuple[str, ...]:
+    """Return the states that the configured optimizer can keep of one of the name ``before``; empty if there are none."""
+    stated = optimizer_of(optim)
+    return stated.states if before == optim.name else stated.takes.get(before, ())
+
+
 def checkpoint_states(optim: OptimConfig) -> tuple[str, ...]:
     """Return the names of all that a checkpoint holds of each parameter, the master values first."""
     return (MASTER, *optimizer_of(optim).states)
+
+
+def checkpoint_states_of(optim: OptimConfig, spec: TensorSpec) -> tuple[str, ...]:
+    """Return the names of all that a checkpoint holds of one tensor, the master values first."""
+    return (MASTER, *optimizer_of(optim).kept_of(spec))
+
+
+def num_states(optim: OptimConfig) -> Callable[[TensorSpec], int]:
+    """Return a function that counts the float32 numbers that a checkpoint holds of each parameter of a tensor."""
+    stated = optimizer_of(optim)
+    return lambda spec: 1 + len(stated.kept_of(spec))

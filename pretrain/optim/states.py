@@ -5,16 +5,19 @@ ranks in flat ranges (use_distributed_optimizer), whole beside bf16 parameters, 
 masters. This file is the one place that knows. Which states there are: registry.py.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import ChainedOptimizer, MegatronOptimizer
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from megatron.core.optimizer.optimizer import Float16OptimizerWithFloat16Params
 
+from pretrain.model.families.table import TensorSpec
 from pretrain.optim.registry import MASTER, Optimizer
 
 STEP = "step"
@@ -32,16 +35,23 @@ class OwnedRange:
     """States by their names in a checkpoint (registry.py): flat float32 views of what the optimizer uses, [end - start]."""
 
 
-def make_states(optimizer: MegatronOptimizer, stated: Optimizer) -> None:
+def make_states(
+    optimizer: MegatronOptimizer, stated: Optimizer, specs: Mapping[torch.nn.Parameter, TensorSpec] | None = None
+) -> None:
     """Put the configured torch optimizer in place, with all of its states at zero: before its first update a checkpoint holds the
     same tensors as after it.
+
+    Args: specs: the tensor of each parameter; needed by an optimizer that keeps of each what it is.
     """
     for inner in inner_optimizers(optimizer):
         torch_optimizer = inner.optimizer = stated.over(inner.optimizer)
-        for main in _mains(torch_optimizer):
+        if stated.place is not None:
+            stated.place(torch_optimizer, inner, specs or {})
+        for parameter, main, _ in masters(inner):
+            names = stated.states if stated.states_of is None else stated.states_of((specs or {})[parameter])
             kept = torch_optimizer.state[main]
-            kept.update({name: torch.zeros_like(main) for name in stated.states})
-            assert kept.keys() - {STEP} == set(stated.states), f"{stated.title} keeps {sorted(kept)}"
+            kept.update({name: torch.zeros_like(main) for name in names})
+            assert kept.keys() - {STEP} == set(names), f"{stated.title} keeps {sorted(kept)}"
         counts = bool(_step_holders(inner))
         assert counts == stated.counts_updates or not _mains(torch_optimizer), (
             f"{stated.title} has counters of updates: {counts}"
@@ -114,7 +124,7 @@ def _mains(torch_optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
 
 def _owned_by(inner: MegatronOptimizer) -> list[OwnedRange]:
     found = []
-    for parameter, main, start in _masters(inner):
+    for parameter, main, start in masters(inner):
         kept = {name: tensor for name, tensor in inner.optimizer.state[main].items() if name != STEP}
         tensors = {MASTER: main.detach(), **kept}
         for name, tensor in tensors.items():
@@ -125,7 +135,7 @@ def _owned_by(inner: MegatronOptimizer) -> list[OwnedRange]:
     return found
 
 
-def _masters(inner: MegatronOptimizer) -> list[tuple[torch.nn.Parameter, torch.Tensor, int]]:
+def masters(inner: MegatronOptimizer) -> list[tuple[torch.nn.Parameter, torch.Tensor, int]]:
     """Return (model parameter, its master or the part of it kept here, where that part begins)."""
     if isinstance(inner, DistributedOptimizer):
         found = []
@@ -144,6 +154,23 @@ def _masters(inner: MegatronOptimizer) -> list[tuple[torch.nn.Parameter, torch.T
         pairs += [(parameter, parameter) for group in inner.fp32_from_fp32_groups for parameter in group]
         return [(parameter, main, 0) for parameter, main in pairs]
     return [(parameter, parameter, 0) for group in inner.optimizer.param_groups for parameter in group["params"]]
+
+
+def ranges_of_replicas(inner: MegatronOptimizer, parameter: torch.nn.Parameter) -> list[tuple[int, int]]:
+    """Return the elements of a parameter whose states each data-parallel rank keeps, as (first, end), in the order of the ranks.
+
+    With the distributed optimizer they follow one another and are empty where a rank keeps nothing; without, each is the whole.
+    No collective: megatron-core cuts every bucket of gradients into equal parts.
+    """
+    if not isinstance(inner, DistributedOptimizer):
+        return [(0, parameter.numel())] * parallel_state.get_data_parallel_world_size(with_context_parallel=True)
+    (buffer,) = [one for one in inner.buffers if parameter in one.param_index_map]
+    begin, end, number = buffer.param_index_map[parameter]
+    bucket, ranks = buffer.buckets[number], buffer.data_parallel_group.size()
+    share = bucket.grad_data.numel() // ranks
+    cuts = [min(max(bucket.offset + rank * share, begin), end) - begin for rank in range(ranks + 1)]
+    assert cuts[0] == 0 and cuts[-1] == end - begin, "a parameter lies in one bucket"
+    return list(itertools.pairwise(cuts))
 
 
 def _step_holders(inner: MegatronOptimizer) -> list[dict[str, Any]]:

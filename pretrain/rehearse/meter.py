@@ -132,7 +132,9 @@ class Meter(TorchDispatchMode):
         name = self.group_names.get(group.group_name, group.group_desc or group.group_name)
         key = name, group.size(), func._schema.name.partition("::")[2].strip("_").removesuffix("_base")
         self.counts.calls[key] += 1
-        self.counts.moved[key] += max(map(_num_bytes, args), default=0)
+        # Of an all-to-all what this rank gives: added over the ranks it is what is moved, and its two sides need not be equal.
+        given = args[1:2] if key[2].startswith("alltoall") else args
+        self.counts.moved[key] += max(map(_num_bytes, given), default=0)
         work = FakeWork().boxed()
         return work if len(func._schema.returns) == 1 else (args[0], work)
 

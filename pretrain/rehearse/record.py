@@ -37,7 +37,8 @@ class Traffic:
     operation: str
     calls: int
     num_bytes: int
-    """Bytes of the whole tensor, gathered or before it is scattered; what a rank sends depends on the algorithm."""
+    """Bytes of the whole tensor, gathered or before it is scattered; what a rank sends depends on the algorithm. Of an
+    all-to-all: what this rank gives, to itself included."""
 
 
 @dataclass(frozen=True, kw_only=True)

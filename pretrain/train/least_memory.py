@@ -7,7 +7,7 @@ for a checkpoint, and most activations are left out.
 from pretrain.config.derive import padded_vocab_size, train_samples
 from pretrain.config.schema import RunConfig
 from pretrain.model.families.sizes import checkpoint_bytes
-from pretrain.optim.registry import checkpoint_states
+from pretrain.optim.registry import num_states
 
 PROCESS_BYTES = 64 << 20
 """Memory of a rank's process beside its tensors: Python's objects and what the libraries keep. Measured: 150 MB and more."""
@@ -29,13 +29,14 @@ def least_bytes(run: RunConfig, *, num_ranks: int) -> dict[str, int]:
     replicas = max(1, num_ranks // replica)
     parameters = checkpoint_bytes(run.model, num_states=1) // 4
     itemsize = WEIGHT_BYTES[train.precision]
-    states = len(checkpoint_states(run.optim)) - (train.precision == "fp32")  # whose weights are the masters themselves
+    masters = parameters * 4 if train.precision == "fp32" else 0  # which are the weights themselves
+    kept = checkpoint_bytes(run.model, num_states=num_states(run.optim)) - masters
     passed = train.micro_batch_size * seq_length  # tokens of a pass
     read = -(-train_samples(train) // replicas) * (seq_length + 1) * TOKEN_BYTES  # by a replica in the whole run
     return {
         "weights": replicas * parameters * itemsize,
         "gradients": replicas * parameters * 4,
-        "optimizer": (1 if parallel.use_distributed_optimizer else replicas) * parameters * 4 * states,
+        "optimizer": (1 if parallel.use_distributed_optimizer else replicas) * kept,
         "activations": replicas * passed * run.model.hidden_size * run.model.num_layers * itemsize,
         "logits": replicas * min(passed, train.loss_chunk_tokens or passed) * padded_vocab_size(run.model) * itemsize,
         "data.prefetch_bytes": replicas * min(run.data.prefetch_bytes, read),

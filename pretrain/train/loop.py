@@ -125,19 +125,20 @@ def _train(run: RunConfig, rank: int, watchdog: Watchdog) -> Outcome:
         model = build_model(run, world, tokenizer_vocab_size=sources.vocab_size)
         optimizer = build_optimizer(run, model)
         with user_path(run.run_dir, *paths_of(run).values()):
-            state, origin, rate_change = load_checkpoint(run, model, optimizer, reader, world)
+            start = load_checkpoint(run, model, optimizer, reader, world)
+        state, origin = start.state, start.origin
         with (
             open_sinks(run, world, start_step=state.step) as sinks,
             open_saver(run, model, optimizer, world, resumed_step=state.step or None, origin=origin) as saver,
             open_tracer(run.log, run.run_dir, world) as tracer,
         ):
-            sinks.write(start_record(run, world, attention_choice(model), sources, state))
+            sinks.write(start_record(run, world, attention_choice(model), sources, start))
             if origin is not None:
                 sinks.say(f"started from {described(origin)}")
             since = Standing(state.step, state.consumed_samples)
             slow = imitated_precision(run.train.precision, world.device.type)
             of_sources = passes_warning(run, sources, since), labels_line(sources, run.log)
-            for line in (slow, rows_without_a_token(run, sources), rate_change, *of_sources):
+            for line in (slow, rows_without_a_token(run, sources), *start.changes, *of_sources):
                 if line is not None:
                     sinks.say(line)
             samples = run.train.validation_samples

@@ -8,6 +8,7 @@ import torch
 
 from fanal.kernels.attention_choice import Choice
 from fanal.run_progress import Standing
+from pretrain.checkpoint.loading.load import Start
 from pretrain.config.derive import train_samples
 from pretrain.config.schema import RunConfig
 from pretrain.data.passes import most_read, source_passes
@@ -18,6 +19,7 @@ from pretrain.log.record import BadStepRecord, StartRecord, StepRecord, throughp
 from pretrain.log.sinks import Sinks
 from pretrain.model.families.sizes import num_parameters
 from pretrain.model.flops import flops_per_token, model_flops_utilization, peak_tflops
+from pretrain.optim.registry import optimizer_of
 from pretrain.parallel.device import device_name, gpu_held_bytes, peak_memory_bytes
 from pretrain.parallel.reduce import largest_each
 from pretrain.parallel.world import World
@@ -39,8 +41,9 @@ def headline(run: RunConfig, world: World, attention: str) -> str:
     )
 
 
-def start_record(run: RunConfig, world: World, attention: Choice, sources: Sources, state: TrainState) -> StartRecord:
-    """Return the record of this start of the run, which continues from ``state``."""
+def start_record(run: RunConfig, world: World, attention: Choice, sources: Sources, start: Start) -> StartRecord:
+    """Return the record of this start of the run."""
+    state, stated = start.state, optimizer_of(run.optim)
     since = Standing(state.step, state.consumed_samples)
     return StartRecord(
         step=state.step,
@@ -59,6 +62,8 @@ def start_record(run: RunConfig, world: World, attention: Choice, sources: Sourc
         deterministic=torch.are_deterministic_algorithms_enabled(),
         attention=attention.name,
         attention_passed_over=attention.passed_over,
+        optimizer=f"{stated.title}, {stated.described(run.optim)}",
+        optimizer_change=start.optimizer_change or "",
     )
 
 

@@ -12,6 +12,7 @@ import torch
 from click.testing import CliRunner
 
 from fanal.run_folder import DATA, MANIFEST, ORIGIN, checkpoints_dir, step_name
+from fanal.run_progress import metrics
 from launch.preflight.space import checkpoint_inodes
 from pretrain.__main__ import cli
 from pretrain.checkpoint.disk.origin import chain, read_origin
@@ -161,6 +162,50 @@ def test_a_start_that_loses_something_of_its_origin_would_be_noticed(
     start = checkpoints_dir(tmp_path / "start") / step_name(0)
     assert {name.rpartition("/")[2] for name in changed(start, phases.pretrain.last)} == {"param", "exp_avg"}
     assert read_index(start).num_updates == 0 != read_index(phases.pretrain.last).num_updates
+
+
+def states_of(checkpoint: Path) -> dict[str, dict[str, bytes]]:
+    """Every tensor's bytes, by state."""
+    found: dict[str, dict[str, bytes]] = {}
+    for name, values in read_whole(checkpoint):
+        tensor, _, state = name.rpartition("/")
+        found.setdefault(state, {})[tensor] = values.tobytes()
+    return found
+
+
+def test_a_phase_with_another_optimizer_goes_on_with_the_states_that_mean_the_same(
+    small_run: Path, phases: Phases, tmp_path: Path
+) -> None:
+    """From AdamW under TP2 to AdEMAMix under DP2, and back to AdamW on one rank."""
+    shared = ("train.train_steps=2", "optim.lr_warmup_samples=0", "data.validation=[]")
+    mixed = (
+        *DP2, "optim.name=ademamix", "optim.ademamix_alpha_warmup_steps=4", "optim.ademamix_beta3_warmup_steps=4",
+    )  # fmt: skip
+    there = trained(make_run(small_run, tmp_path / "there", *shared, *mixed, init_from(phases.pretrain.last)))
+    before, begun, ended = (states_of(folder) for folder in (phases.pretrain.last, there.start, there.last))
+    slow = begun.pop("exp_avg_slow")
+    assert begun == before and not any(content.strip(b"\0") for content in slow.values())
+    assert [read_index(folder).num_updates for folder in (there.start, there.last)] == [
+        PRETRAIN_STEPS,
+        PRETRAIN_STEPS + 2,
+    ]
+    said = (
+        "the optimizer is AdEMAMix (optim.name=ademamix) and was adamw: exp_avg and exp_avg_sq and the count of 6 updates are "
+        "kept, exp_avg_slow at zero"
+    )
+    (record, *_) = metrics(Path(there.run.run_dir))
+    assert said in there.trace.output.splitlines() and record["optimizer_change"] == said
+    assert record["optimizer"].startswith("AdEMAMix, betas 0.9, 0.95 and 0.9999 (warmed up over 4 updates)")
+    back = trained(make_run(small_run, tmp_path / "back", *shared, init_from(there.last)))
+    assert ended.pop("exp_avg_slow") and states_of(back.start) == ended
+    assert (
+        "is AdamW (optim.name=adamw) and was ademamix: exp_avg and exp_avg_sq and the count of 8 upd"
+        in back.trace.output
+    )
+    fresh = make_run(small_run, tmp_path / "fresh", *shared, "checkpoint.init_optimizer=fresh", init_from(there.last))
+    begun = states_of(trained(fresh).start)
+    assert begun["param"] == ended["param"]
+    assert not any(content.strip(b"\0") for state in ("exp_avg", "exp_avg_sq") for content in begun[state].values())
 
 
 def test_the_first_validation_loss_is_that_of_an_independent_llama_with_these_weights(phases: Phases) -> None:

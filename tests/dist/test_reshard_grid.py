@@ -46,7 +46,16 @@ UNEVEN = (
     "model.vocab_size=250",
 )  # fmt: skip
 """Sizes with which the distributed optimizer cuts a row of a tied model in the middle, and a vocabulary that is padded."""
-KINDS = {"fp32": UNEVEN, "bf16-tied": (*UNEVEN, *TIED, "train.precision=bf16"), "fp32-tied": (*UNEVEN, *TIED)}
+KINDS = {
+    "fp32": UNEVEN,
+    "bf16-tied": (*UNEVEN, *TIED, "train.precision=bf16"),
+    "fp32-tied": (*UNEVEN, *TIED),
+    "ademamix": (
+        *UNEVEN, "optim.name=ademamix", "optim.ademamix_alpha_warmup_steps=0", "optim.ademamix_beta3_warmup_steps=0",
+    ),
+    "muon": (*UNEVEN, *TIED, "optim.name=muon"),
+}  # fmt: skip
+"""With AdEMAMix every parameter has a state more, with Muon the matrices of the layers have one less."""
 TRAINED = ("data.seq_length=32", "train.global_batch_size=4", "data.validation=[]", "checkpoint.interval=5")
 
 

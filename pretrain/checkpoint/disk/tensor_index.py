@@ -42,6 +42,8 @@ class IndexedTensor:
     stored: tuple[StoredBox, ...]
     weights_sum: str
     """Sum of the weights in ``weights_dtype`` (weight_sums.py): 16 hexadecimal digits."""
+    states: tuple[str, ...] | None = None
+    """Names of its states, in the order of ``TensorIndex.states``; None for all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +51,17 @@ class TensorIndex:
     """All tensors of a checkpoint."""
 
     states: tuple[str, ...]
-    """Names of the states that are kept of every tensor; only ``param`` where there is no optimizer."""
+    """Names of the states; only ``param`` where there is no optimizer. They are kept of every tensor that does not name fewer."""
     num_updates: int
     """Number of updates that the optimizer had made; 0 for one that does not count them."""
     weights_dtype: str
     """Precision of the weights that were trained: ``bfloat16`` or ``float32``."""
     tensors: dict[str, IndexedTensor]
+
+    def states_of(self, tensor: str) -> tuple[str, ...]:
+        """Return the names of the states of a tensor."""
+        own = self.tensors[tensor].states
+        return self.states if own is None else own
 
 
 def entry_name(tensor: str, state: str, box: Box) -> str:
@@ -91,6 +98,7 @@ def index_text(index: TensorIndex) -> str:
             "name": tensor.name,
             "shape": tensor.shape,
             "weights_sum": tensor.weights_sum,
+            **({} if tensor.states is None else {"states": tensor.states}),
             "stored": [[entry.file, entry.box.offset, entry.box.size] for entry in tensor.stored],
         }
         for tensor in index.tensors.values()
@@ -124,6 +132,11 @@ def read_index(folder: Path) -> TensorIndex:
         for tensor in map(_parse_tensor, fields["tensors"]):
             if tensor.name in tensors:
                 raise DamageError(f"{tensor.name} is listed twice")
+            own = tensor.states
+            if own is not None and ("param" not in own or own != tuple(state for state in states if state in own)):
+                raise DamageError(
+                    f"states of {tensor.name} ({own}) must be some of {states}, in that order, and param one of them"
+                )
             tensors[tensor.name] = tensor
         return TensorIndex(states=states, num_updates=_count(fields[NUM_UPDATES]), weights_dtype=dtype, tensors=tensors)
     except (ValueError, TypeError, KeyError, RecursionError) as error:
@@ -144,7 +157,8 @@ def _parse_tensor(fields: Any) -> IndexedTensor:
         raise DamageError(f"the boxes of {name} must hold every element of its shape {shape} once")
     if not _SUM.fullmatch(weights_sum):
         raise DamageError(f"weights_sum of {name} ({weights_sum!r}) must have 16 hexadecimal digits")
-    return IndexedTensor(name=name, shape=shape, stored=stored, weights_sum=weights_sum)
+    own = tuple(_text(state) for state in fields["states"]) if "states" in fields else None
+    return IndexedTensor(name=name, shape=shape, stored=stored, weights_sum=weights_sum, states=own)
 
 
 def _text(value: Any) -> str:

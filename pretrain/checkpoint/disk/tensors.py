@@ -143,5 +143,5 @@ def read_whole(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
     """
     with open_tensors(folder) as reader:
         for tensor in sorted(reader.index.tensors):
-            for state in reader.index.states:
+            for state in reader.index.states_of(tensor):
                 yield f"{tensor}/{state}", reader.read_all(tensor, state)

@@ -54,6 +54,8 @@ class Fill:
             _check_shapes(reader, boxes, folder)
             for state in states:  # in the order of the files
                 for local in boxes:
+                    if state not in local.states:
+                        continue
                     spans = reader.spans(local.tensor, state, local.box) if hashed else None
                     if spans is None or any(shard_path(span.file) not in hashed for span in spans):
                         self._rest.append((local, state))

@@ -26,7 +26,7 @@ from pretrain.checkpoint.disk.verify import (
 from pretrain.config.same_model import FREE_AT_START, model_differences
 from pretrain.config.schema import RunConfig
 from pretrain.data.position import read_position
-from pretrain.optim.registry import optimizer_of
+from pretrain.optim.registry import optimizer_of, states_kept
 from tokenizer.shards.manifest import read_manifest
 from tokenizer.vocabulary.pieces import Pieces, difference, pieces_in, pieces_of
 
@@ -113,15 +113,36 @@ def _tokenizer_differences(run: RunConfig, folder: Path) -> list[str]:
     return [f"the tokenizer ({folder / IMPORTED_FILES} and config data.tokenizer {run.data.tokenizer}: {differs})"]
 
 
+def kept_from(run: RunConfig, folder: Path) -> tuple[str, ...]:
+    """Return the states of this checkpoint's optimizer with which the configured one goes on; none if it starts afresh."""
+    if run.checkpoint.init_optimizer != "keep":
+        return ()
+    return states_kept(run.optim, value_in(read_config(folder), "optim.name"))
+
+
+def optimizer_change(run: RunConfig, folder: Path) -> str | None:
+    """Return one line for people if the run goes on with states of another optimizer: which are kept, and which start at zero."""
+    before, stated, kept = value_in(read_config(folder), "optim.name"), optimizer_of(run.optim), kept_from(run, folder)
+    if not kept or before == run.optim.name:
+        return None
+    updates = f" and the count of {read_index(folder).num_updates:,} updates" if stated.counts_updates else ""
+    begins = [name for name in stated.states if name not in kept]
+    return (
+        f"the optimizer is {stated.title} (optim.name={run.optim.name}) and was {before}: {' and '.join(kept)}{updates} are kept"
+        + (f", {' and '.join(begins)} at zero" if begins else "")
+    )
+
+
 def _check_states(run: RunConfig, folder: Path) -> None:
-    """Check that a checkpoint holds what the configured optimizer keeps, and from that very optimizer: names may be shared."""
+    """Check that a checkpoint holds what the configured optimizer can keep of the one that wrote it: names alone say nothing."""
     stated, before = optimizer_of(run.optim), value_in(read_config(folder), "optim.name")
-    held = read_index(folder).states
-    if not stated.states or (before == run.optim.name and set(stated.states) <= set(held)):
+    held, kept = read_index(folder).states, states_kept(run.optim, before)
+    if not stated.states or (kept and set(kept) <= set(held)):
         return
     found = "only weights" if len(held) == 1 else f"{' and '.join(held[1:])} of optim.name={before}"
+    wanted = kept or stated.states
     raise UserError(
-        f"checkpoint.init_optimizer (keep) needs {' and '.join(stated.states)} of {stated.title} (optim.name={run.optim.name}), "
+        f"checkpoint.init_optimizer (keep) needs {' and '.join(wanted)} of {stated.title} (optim.name={run.optim.name}), "
         f"and {folder} holds {found}; checkpoint.init_optimizer=fresh works"
     )
 

@@ -19,7 +19,13 @@ from pretrain.checkpoint.disk.state_file import read_state
 from pretrain.checkpoint.disk.verify import still_there
 from pretrain.checkpoint.loading.choose import Early, choose_checkpoint, choose_origin
 from pretrain.checkpoint.loading.fill import Fill
-from pretrain.checkpoint.loading.init_from import check_origin, check_same_origin, imported_tokenizer
+from pretrain.checkpoint.loading.init_from import (
+    check_origin,
+    check_same_origin,
+    imported_tokenizer,
+    kept_from,
+    optimizer_change,
+)
 from pretrain.checkpoint.loading.rate_change import past_its_end, rate_change
 from pretrain.config.rules import check, check_rate_left
 from pretrain.config.same_model import FREE_AT_RESUME, model_differences
@@ -45,6 +51,13 @@ class Start(NamedTuple):
     """The checkpoint of another run that it started from, at its very first start; None for initial weights."""
     rate_change: str | None = None
     """One line for people if it resumes with another learning rate than the checkpoint's config gives, or behind its schedule."""
+    optimizer_change: str | None = None
+    """One line for people if it started with states of another optimizer."""
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """What people are told of this start."""
+        return tuple(line for line in (self.rate_change, self.optimizer_change) if line is not None)
 
 
 def load_checkpoint(
@@ -84,8 +97,9 @@ def load_checkpoint(
     if folder is None:
         check(run)
         check_rate_left(run.optim, run.train, NEW_RUN)
-        is_first = run.checkpoint.init_from is None
-        return Start(TrainState(), None if is_first else start_from_origin(run, model, optimizer, reader, world))
+        if run.checkpoint.init_from is None:
+            return Start(TrainState(), None)
+        return start_from_origin(run, model, optimizer, reader, world)
     check_same_run(run, folder)
     origin = read_origin(folder)
     check_same_origin(run, origin, folder)
@@ -115,26 +129,27 @@ def start_from_origin(
     optimizer: MegatronOptimizer,
     reader: TrainReader,
     world: World,
-) -> Origin:
+) -> Start:
     """Give the model the weights of the checkpoint that checkpoint.init_from names, and the optimizer its states and its
-    number of updates if they are to be kept. Steps, samples and their order start anew.
+    number of updates if they are to be kept; of another optimizer those that mean the same. Steps, samples and their order
+    start anew.
 
     Collective: every rank calls it. Raises: UserError or DamagedCheckpointError if there is none, if it is damaged, or if
     the run cannot start from it (init_from.py).
     """
     folder, step = choose_origin(run, world)
     config = run.checkpoint
-    states = checkpoint_states(run.optim) if config.init_optimizer == "keep" else (MASTER,)
     with still_there(folder):
         check_origin(run, folder, tokenizer_sha256=reader.data.sources.tokenizer_sha256)
-        restore_tensors(folder, model, optimizer, world, states=states)
+        restore_tensors(folder, model, optimizer, world, states=(MASTER, *kept_from(run, folder)))
+        change = optimizer_change(run, folder)
         origin = origin_of(folder, step=step, init_from=str(config.init_from), init_optimizer=config.init_optimizer)
     if origin.data is None and imported_tokenizer(folder) is None:
         logger.warning(
             "%s has no record of its data and no tokenizer: whether it was trained with data.tokenizer cannot be checked",
             folder,
         )
-    return origin
+    return Start(TrainState(), origin, optimizer_change=change)
 
 
 def restore_tensors(

@@ -39,9 +39,10 @@ from pretrain.config.load import to_yaml
 from pretrain.config.schema import RunConfig
 from pretrain.data.position import DataPosition, position_text
 from pretrain.model.families.sizes import checkpoint_bytes
+from pretrain.model.families.tensors import tensors_of
 from pretrain.model.placement import place_parameters
 from pretrain.model.translate import PARAMS_DTYPE
-from pretrain.optim.registry import checkpoint_states
+from pretrain.optim.registry import checkpoint_states, checkpoint_states_of, num_states
 from pretrain.optim.states import finish_param_sync, num_updates, owned_states
 from pretrain.parallel.reduce import any_rank_each, wrapping_sum
 from pretrain.parallel.texts import gather_texts, share_text
@@ -102,7 +103,8 @@ class Saver:
             is_distributed=run.parallel.use_distributed_optimizer,
         )
         self._states = checkpoint_states(run.optim)
-        num_bytes = checkpoint_bytes(run.model, num_states=len(self._states))
+        self._kept = {name: checkpoint_states_of(run.optim, spec) for name, spec in tensors_of(run.model).items()}
+        num_bytes = checkpoint_bytes(run.model, num_states=num_states(run.optim))
         contents = files_of(boxes, num_files=files_of_a_rank(num_bytes, world.size))
         self._staging = Staging(contents, self._states, world.device)
         self._files = [
@@ -264,7 +266,13 @@ class Saver:
             num_updates=num_updates(self._optimizer),
             weights_dtype=str(PARAMS_DTYPE[self._run.train.precision]).removeprefix("torch."),
             tensors={
-                name: IndexedTensor(name=name, shape=shape, stored=tuple(stored), weights_sum=f"{value:016x}")
+                name: IndexedTensor(
+                    name=name,
+                    shape=shape,
+                    stored=tuple(stored),
+                    weights_sum=f"{value:016x}",
+                    states=None if self._kept[name] == self._states else self._kept[name],
+                )
                 for (name, (shape, stored)), value in zip(self._layout.items(), sums, strict=True)
             },
         )
@@ -297,7 +305,12 @@ class Saver:
 
 def _header(boxes: Sequence[LocalBox], states: Sequence[str]) -> str:
     """Return the header of the file that holds these states of these boxes, a character for a byte."""
-    entries = ((entry_name(local.tensor, state, local.box), local.box.size) for state in states for local in boxes)
+    entries = (
+        (entry_name(local.tensor, state, local.box), local.box.size)
+        for state in states
+        for local in boxes
+        if state in local.states
+    )
     return header_bytes(entries).decode("latin-1")
 
 

@@ -31,7 +31,7 @@ class Staging:
         self.num_bytes = 0
         for boxes in files:
             start = self.num_bytes + -self.num_bytes % PAGE_BYTES
-            self.num_bytes = start + sum(local.box.num_elements for local in boxes) * len(states) * ITEM_BYTES
+            self.num_bytes = start + sum(local.box.num_elements * len(local.states) for local in boxes) * ITEM_BYTES
             self.ranges.append((start, self.num_bytes))
         self.descriptor = os.memfd_create("fanal-checkpoint")
         os.ftruncate(self.descriptor, self.num_bytes + NOTE_BYTES)
@@ -52,7 +52,8 @@ class Staging:
             place = start // ITEM_BYTES
             for state in self._states:
                 for local in boxes:
-                    values = local.states[state]
+                    if (values := local.states.get(state)) is None:
+                        continue
                     self._flat[place : place + values.numel()].copy_(values, non_blocking=True)
                     place += values.numel()
         if self._device.type == "cuda":

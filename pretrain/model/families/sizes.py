@@ -1,9 +1,10 @@
 """Sizes that follow from the table of a model's tensors. Pure integers."""
 
 import math
+from collections.abc import Callable
 
 from pretrain.config.schema import ModelConfig
-from pretrain.model.families.table import EMBEDDING
+from pretrain.model.families.table import EMBEDDING, TensorSpec
 from pretrain.model.families.tensors import table_of
 
 
@@ -23,13 +24,16 @@ def product_weights(model: ModelConfig) -> int:
     return model.num_layers * layer + ends + tied_output
 
 
-def checkpoint_bytes(model: ModelConfig, *, num_states: int) -> int:
+def checkpoint_bytes(model: ModelConfig, *, num_states: int | Callable[[TensorSpec], int]) -> int:
     """Return the bytes of one checkpoint, vocabulary padding included; other files are small.
 
-    Args: num_states: float32 numbers of each parameter, the master value and what the optimizer keeps (optim/registry.py).
+    Args: num_states: float32 numbers of each parameter, the master value and what the optimizer keeps (optim/registry.py): of
+        every tensor as many, or by the tensor.
     """
+
+    def size(spec: TensorSpec) -> int:
+        return 4 * math.prod(spec.shape) * (num_states if isinstance(num_states, int) else num_states(spec))
+
     table = table_of(model)
-    layer = sum(math.prod(spec.shape) for spec in table.layer)
-    return (
-        4 * num_states * (model.num_layers * layer + sum(math.prod(spec.shape) for spec in (*table.first, *table.last)))
-    )
+    ends = sum(size(spec) for spec in (*table.first, *table.last))
+    return model.num_layers * sum(size(spec) for spec in table.layer) + ends

@@ -71,6 +71,8 @@ class TensorSpec:
     """Every initial value, where none is drawn."""
     padding_rows: int = 0
     """Number of rows at the end without a token: zeros, which the loss leaves out."""
+    has_token_rows: bool = False
+    """Whether each row belongs to a token, as in the embedding and the output layer."""
 
     @property
     def num_parameters(self) -> int:
@@ -81,6 +83,11 @@ class TensorSpec:
     def is_matrix(self) -> bool:
         """Whether it is a matrix; matrices have weight decay, norms, biases and learned scalars do not."""
         return len(self.shape) > 1
+
+    @property
+    def is_layer_matrix(self) -> bool:
+        """Whether it is a matrix, or several, between the embedding and the output layer."""
+        return self.is_matrix and not self.has_token_rows
 
     @property
     def seed_names(self) -> tuple[str, ...]:

@@ -66,6 +66,7 @@ def _vocabulary(model: ModelConfig, name: str) -> TensorSpec:
         split_dim=0,
         init_std=model.init_method_std,
         padding_rows=padded - model.vocab_size,
+        has_token_rows=True,
         parts=(Part(rows=(range(model.vocab_size),)),),
     )
 

@@ -20,6 +20,7 @@ from pretrain.inspect.show import consequences
 from tests.dist.harness import make_run, run_and_trace
 from tests.runs.files import files_below
 
+NO_WARMUPS = "optim.ademamix_alpha_warmup_steps=0", "optim.ademamix_beta3_warmup_steps=0"
 RANKS_STARTED = 70
 """Exit code where the ranks would have been started."""
 ORIGIN_RECORD = Origin(
@@ -158,6 +159,20 @@ def test_states_of_another_optimizer_cannot_be_kept_whatever_their_names(
     assert f"and {last} holds exp_avg and exp_avg_sq of optim.name=of_tomorrow; checkpoint.init_opt" in result.output
     fresh = start(small_run, tmp_path / "run", init_from(last), "checkpoint.init_optimizer=fresh")
     assert fresh.exit_code == RANKS_STARTED, fresh.output
+
+
+def test_an_optimizer_that_has_nothing_in_common_begins_afresh_or_not_at_all(
+    small_run: Path, source: Path, tmp_path: Path
+) -> None:
+    last = checkpoints_dir(source) / step_name(2)
+    result = start(small_run, tmp_path / "run", init_from(source), "optim.name=lion")
+    assert result.exit_code == 2, result.output
+    assert (
+        f"checkpoint.init_optimizer (keep) needs exp_avg of Lion (optim.name=lion), and {last} holds exp_avg and exp_avg_sq of "
+        "optim.name=adamw; checkpoint.init_optimizer=fresh works"
+    ) in result.output
+    for works in (["optim.name=lion", "checkpoint.init_optimizer=fresh"], ["optim.name=ademamix", *NO_WARMUPS]):
+        assert start(small_run, tmp_path / "run", init_from(source), *works).exit_code == RANKS_STARTED
 
 
 def test_a_damaged_or_set_aside_checkpoint_is_refused(small_run: Path, source: Path, tmp_path: Path) -> None:

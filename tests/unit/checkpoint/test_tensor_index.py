@@ -2,6 +2,7 @@
 
 import errno
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,14 @@ def read(folder: Path, content: Any) -> TensorIndex:
 def test_an_index_reads_as_it_was_written(tmp_path: Path) -> None:
     assert read(tmp_path, index_text(INDEX)) == INDEX
     assert len(index_text(INDEX).splitlines()) == 2 + len(INDEX.tensors), "a line a tensor"
+    assert "states" not in fields()["tensors"][1], "no word where nothing differs: as before there were fewer states"
+
+
+def test_a_tensor_that_has_fewer_states_says_so(tmp_path: Path) -> None:
+    fewer = replace(INDEX.tensors["b.weight"], states=("param", "exp_avg_sq"))
+    index = replace(INDEX, tensors=INDEX.tensors | {"b.weight": fewer})
+    assert read(tmp_path, index_text(index)) == index
+    assert index.states_of("b.weight") == ("param", "exp_avg_sq") and index.states_of("a.weight") == index.states
 
 
 def with_tensor(**changes: Any) -> dict[str, Any]:
@@ -78,6 +87,10 @@ WRONG = {
     "name": (lambda: with_tensor(name=3), "3 must be a string"),
     "sum": (lambda: with_tensor(weights_sum="12"), r"weights_sum of b.weight \('12'\) must have 16 hexadecimal digits"),
     "sum no text": (lambda: with_tensor(weights_sum=12), "12 must be a string"),
+    "states of a tensor": (lambda: with_tensor(states=["exp_avg"]), r"states of b.weight \(\('exp_avg',\)\) must be some of .* param one"),
+    "unknown state of a tensor": (lambda: with_tensor(states=["param", "momentum"]), "states of b.weight .* must be some of"),
+    "states of a tensor in another order": (lambda: with_tensor(states=["exp_avg", "param"]), "in that order"),
+    "states of a tensor no text": (lambda: with_tensor(states=[1]), "1 must be a string"),
     "shape": (lambda: with_tensor(shape=[6]), r"the boxes of b.weight must hold every element of its shape \(6,\) once"),
     "no dimension": (lambda: with_tensor(shape=[], stored=[[0, [], []]]), "must hold every element"),
     "three": (lambda: with_tensor(shape=[1, 1, 5], stored=[[0, [0, 0, 0], [1, 1, 5]]]), "must hold every element"),

@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from pretrain.config.schema import OptimConfig
+from pretrain.model.families.table import Part, TensorSpec
 from pretrain.optim.adamw import OPTIMIZER as ADAMW
 from pretrain.optim.registry import Optimizer, checkpoint_states, optimizer_of
 from pretrain.optim.states import make_states, num_updates, set_num_updates, take_groups
+from pretrain.parallel.world import open_lone_world
 
 NAMES = get_args(get_type_hints(OptimConfig)["name"])
 OPTIM = OptimConfig(lr=0.1)
@@ -32,7 +34,7 @@ class CountsInGroups(torch.optim.Optimizer):
 
 def megatron(inner: torch.optim.Optimizer) -> Any:
     """As much of megatron-core's optimizer as holds torch's."""
-    return SimpleNamespace(optimizer=inner)
+    return SimpleNamespace(optimizer=inner, config=SimpleNamespace(bf16=False))
 
 
 def parameters() -> list[torch.Tensor]:
@@ -40,6 +42,14 @@ def parameters() -> list[torch.Tensor]:
     for parameter in found:
         parameter.grad = torch.ones_like(parameter)
     return found
+
+
+def tensors_of(parameters: list[torch.Tensor]) -> dict[Any, TensorSpec]:
+    """The parameters as tensors of a layer: a matrix, and a norm."""
+    return {
+        one: TensorSpec(name=f"tensor {number}", shape=tuple(one.shape), parts=(Part(rows=(range(len(one)),)),))
+        for number, one in enumerate(parameters)
+    }
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -56,12 +66,16 @@ def test_every_optimizer_of_the_config_has_a_file_that_states_what_it_keeps(name
 def test_states_are_there_before_the_first_update_and_are_those_that_it_changes(name: str) -> None:
     stated, mains = optimizer_of(replace(OPTIM, name=name)), parameters()
     optimizer = megatron(torch.optim.AdamW(mains))
-    make_states(optimizer, stated)
-    optimizer.optimizer.param_groups[0].update(stated.settings(OPTIM))
-    kept = [optimizer.optimizer.state[main][state] for main in mains for state in stated.states]
-    assert not any(values.any() for values in kept) and num_updates(optimizer) == 0
-    for _ in range(2):
-        optimizer.optimizer.step()
+    specs = tensors_of(mains)
+    with open_lone_world():
+        make_states(optimizer, stated, specs)
+        optimizer.optimizer.param_groups[0].update(stated.settings(OPTIM))
+        state = optimizer.optimizer.state
+        kept = [state[main][name] for main in mains for name in stated.kept_of(specs[main])]
+        assert {name for main in mains for name in state[main]} - {"step"} == set(stated.states)
+        assert not any(values.any() for values in kept) and num_updates(optimizer) == 0
+        for _ in range(2):
+            optimizer.optimizer.step()
     assert all(values.any() for values in kept)
     assert not any(torch.equal(main, torch.ones_like(main)) for main in mains)
     assert num_updates(optimizer) == (2 if stated.counts_updates else 0)

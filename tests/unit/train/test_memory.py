@@ -141,3 +141,16 @@ def test_the_command_refuses_before_it_takes_memory_and_leaves_nothing(
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert done.stderr.startswith("error: the run needs at least ")
     assert not (tmp_path / "run").exists()
+
+
+def test_an_optimizer_with_a_second_moment_for_some_parameters_alone_needs_less(tmp_path: Path) -> None:
+    adamw, muon = (least_bytes(run_of(tmp_path, f"optim.name={name}"), num_ranks=1) for name in ("adamw", "muon"))
+    model = run_of(tmp_path).model
+    assert not model.share_embeddings_and_output_weights and not model.add_qkv_bias
+    head = 4 * model.hidden_size // model.num_attention_heads  # bytes of a row of a head, in a column
+    heads = model.num_attention_heads + model.num_query_groups
+    columns = 2 * heads * head + 4 * 3 * model.ffn_hidden_size
+    assert adamw["optimizer"] - muon["optimizer"] == model.num_layers * model.hidden_size * columns
+    assert {key: size for key, size in adamw.items() if key != "optimizer"} == {
+        key: size for key, size in muon.items() if key != "optimizer"
+    }

@@ -1,0 +1,79 @@
+"""Sums over whole tensors, of which a rank's optimizer holds parts: one collective for all of them, whatever the layout."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from megatron.core import tensor_parallel
+from megatron.core.distributed import DistributedDataParallel
+from megatron.core.optimizer import MegatronOptimizer
+from megatron.core.transformer.module import param_is_not_shared
+
+from pretrain.config.schema import ModelConfig
+from pretrain.model.families.table import EMBEDDING, OUTPUT
+from pretrain.model.families.tensors import tensors_of
+from pretrain.model.gpt import unwrap
+from pretrain.model.initialize import global_named_parameters
+from pretrain.optim.states import masters
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """A master, full or a range, and the tensor of the whole model that it is a part of."""
+
+    number: int
+    """Number of the tensor in the whole model, the same on all ranks."""
+    is_counted: bool
+    """Whether no other rank of the group holds the same elements, or this one answers for them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shards:
+    """The parts that one of megatron-core's optimizers holds."""
+
+    of_master: dict[torch.Tensor, Shard]
+    group: dist.ProcessGroup
+    """Ranks that together hold every tensor once."""
+    num_elements: torch.Tensor
+    """Elements of every tensor of the model, its padding left out: float64 [tensors]."""
+
+    def means(self, mains: Sequence[torch.Tensor], sums: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Return the mean over the whole tensor for each master, from sums over what each of them holds.
+
+        Collective over the group: one all-reduce of a number for each tensor of the model. No device sync.
+        Args: sums, numbers on the device.
+        """
+        shards = [self.of_master[main] for main in mains]
+        totals = torch.zeros_like(self.num_elements)
+        counted = [(shard.number, total) for shard, total in zip(shards, sums, strict=True) if shard.is_counted]
+        if counted:
+            numbers, parts = zip(*counted, strict=True)
+            where = torch.tensor(numbers, device=totals.device)
+            totals.index_add_(0, where, torch.stack(parts).double())
+        dist.all_reduce(totals, group=self.group)
+        means = totals / self.num_elements
+        return [means[shard.number] for shard in shards]
+
+
+def shards_of(config: ModelConfig, model: Sequence[DistributedDataParallel], inner: MegatronOptimizer) -> Shards:
+    """Return the parts that an optimizer holds: the ranks of its gradient norm hold every element that counts there once."""
+    tensors = tensors_of(config)
+    numbers = {name: number for number, name in enumerate(tensors)}
+    found = {}
+    for chunk in unwrap(list(model)):
+        for name, parameter in global_named_parameters(chunk):
+            found[parameter] = numbers[EMBEDDING if name == OUTPUT and OUTPUT not in numbers else name]
+    of_master = {}
+    device = next(iter(found)).device
+    for parameter, main, _ in masters(inner):
+        is_counted = param_is_not_shared(parameter) and tensor_parallel.param_is_not_tensor_parallel_duplicate(
+            parameter, getattr(inner, "tp_group", None)
+        )
+        of_master[main] = Shard(number=found[parameter], is_counted=is_counted)
+    counts = [spec.num_parameters for spec in tensors.values()]
+    return Shards(
+        of_master=of_master,
+        group=inner.get_grad_stats_parallel_group(),
+        num_elements=torch.tensor(counts, dtype=torch.float64, device=device),
+    )
