@@ -9,6 +9,7 @@ from megatron.core.utils import get_model_config
 
 from pretrain.config.schema import RunConfig
 from pretrain.model.translate import PARAMS_DTYPE
+from pretrain.optim.fused_adamw import FusedAdamW, copy_in_the_update, with_kernel
 from pretrain.optim.registry import optimizer_of
 from pretrain.optim.states import inner_optimizers, make_states
 
@@ -33,8 +34,10 @@ def build_optimizer(run: RunConfig, model: list[DistributedDataParallel]) -> Meg
         overlap_param_gather=run.parallel.overlap_param_gather,
     )
     optimizer = get_megatron_optimizer(config, list(model), use_gloo_process_groups=False)
-    stated = optimizer_of(optim)
+    device = next(model[0].parameters()).device
+    stated = with_kernel(optimizer_of(optim), run.kernels.adamw, device, dtype)
     make_states(optimizer, stated)
+    copy_in_the_update(optimizer)
     for group in optimizer.param_groups:
         group["weight_decay"] = optim.weight_decay * group["wd_mult"]  # wd_mult is 0 for norms and biases
         group.update(stated.settings(optim))
@@ -70,11 +73,18 @@ def gradient_norm(optimizer: MegatronOptimizer, device: torch.device) -> float:
 
 
 def apply_gradients(optimizer: MegatronOptimizer, grad_norm: float) -> None:
-    """Apply gradient clipping with the norm that ``gradient_norm`` gave, and update. Collective: all ranks call it, or none."""
+    """Apply gradient clipping with the norm that ``gradient_norm`` gave, and update. Collective: all ranks call it, or none.
+
+    By our kernel both are one pass, and the gradients stay as they are (fused_adamw.py).
+    """
     for inner in inner_optimizers(optimizer):
         limit = inner.config.clip_grad
         factor = limit / (grad_norm + 1e-6)
         gradients = [parameter.grad for parameter in inner.get_parameters() if parameter.grad is not None]
-        if gradients and limit > 0.0 and factor < 1.0:
+        if not gradients or limit <= 0.0 or factor >= 1.0:
+            continue
+        if isinstance(inner.optimizer, FusedAdamW):
+            inner.optimizer.clip_next(factor)
+        else:
             torch._foreach_mul_(gradients, factor)  # pyright: ignore[reportPrivateImportUsage]
     optimizer.step_with_ready_grads()

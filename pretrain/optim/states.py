@@ -89,7 +89,8 @@ def publish_masters(optimizer: MegatronOptimizer, model: Sequence[DistributedDat
     """Give the model the values that the masters hold now. Collective over data-parallel ranks."""
     for inner in inner_optimizers(optimizer):
         if isinstance(inner, DistributedOptimizer | Float16OptimizerWithFloat16Params):
-            inner._copy_main_params_to_model_params()
+            # The class's own: fused_adamw.py leaves the method out of the update.
+            type(inner)._copy_main_params_to_model_params(inner)  # type: ignore[arg-type]
     for chunk in model:
         # Alone, a rank has all of them; megatron-core would gather them from itself, which is three copies.
         if chunk.ddp_config.use_distributed_optimizer and chunk.intra_dp_cp_group.size() > 1:
@@ -114,7 +115,7 @@ def _mains(torch_optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
 
 def _owned_by(inner: MegatronOptimizer) -> list[OwnedRange]:
     found = []
-    for parameter, main, start in _masters(inner):
+    for parameter, main, start in masters_of(inner):
         kept = {name: tensor for name, tensor in inner.optimizer.state[main].items() if name != STEP}
         tensors = {MASTER: main.detach(), **kept}
         for name, tensor in tensors.items():
@@ -125,7 +126,7 @@ def _owned_by(inner: MegatronOptimizer) -> list[OwnedRange]:
     return found
 
 
-def _masters(inner: MegatronOptimizer) -> list[tuple[torch.nn.Parameter, torch.Tensor, int]]:
+def masters_of(inner: MegatronOptimizer) -> list[tuple[torch.nn.Parameter, torch.Tensor, int]]:
     """Return (model parameter, its master or the part of it kept here, where that part begins)."""
     if isinstance(inner, DistributedOptimizer):
         found = []
