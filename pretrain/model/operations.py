@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fanal.kernels import activations, compiled, cross_entropy, rms_norm, rotary
+from fanal.kernels import activations, compiled, rms_norm, rotary
 from fanal.kernels.choice import Choice
+from fanal.kernels.cross_entropy import TORCH, Passes
 from fanal.kernels.operation_trial import choose_with_trial
 from pretrain.config.derive import kv_channels
 from pretrain.config.schema import KernelsConfig, ModelConfig
@@ -32,8 +33,8 @@ class Operations:
     """What the first projection of the feed-forward goes through: [s, b, 2 f/t] -> [s, b, f/t] with a gate, else of one shape."""
     rotary: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor, Tensor]] = rotary.rotary_qkv
     """As kernels.rotary.rotary_qkv."""
-    cross_entropy: Callable[..., tuple[Tensor, Tensor]] = cross_entropy.vocab_parallel_cross_entropy
-    """As kernels.cross_entropy.vocab_parallel_cross_entropy."""
+    cross_entropy: Passes = TORCH
+    """As kernels.cross_entropy.vocab_parallel_cross_entropy; its passes go over the logits of a chunk as well."""
 
 
 def plain_operations(model: ModelConfig) -> Operations:
@@ -100,16 +101,9 @@ def _triton_rotary() -> Callable[..., Any]:
 
 
 def _triton_cross_entropy() -> Callable[..., Any]:
-    from fanal.kernels.triton.cross_entropy import vocab_parallel_cross_entropy
+    from fanal.kernels.triton.cross_entropy import TRITON
 
-    def call(
-        logits: Tensor, labels: Tensor, group: Any, *, columns: int | None = None, soft_cap: float | None = None
-    ) -> tuple[Tensor, Tensor]:
-        first = 0 if group is None else group.rank() * logits.shape[-1]
-        real = None if columns is None else first + columns  # as a number of the whole vocabulary
-        return vocab_parallel_cross_entropy(logits, labels, group, real, soft_cap)
-
-    return call
+    return TRITON
 
 
 _TORCH: dict[str, Callable[..., Any]] = {
@@ -118,7 +112,7 @@ _TORCH: dict[str, Callable[..., Any]] = {
     "geglu": activations.geglu,
     "squared_relu": activations.squared_relu,
     "rotary": rotary.rotary_qkv,
-    "cross_entropy": cross_entropy.vocab_parallel_cross_entropy,
+    "cross_entropy": TORCH,
 }
 _TRITON: dict[str, Callable[[], Callable[..., Any]]] = {
     "rms_norm": _triton_rms_norm,
