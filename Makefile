@@ -4,6 +4,7 @@
 # make test-slurm   the tests that start a real Slurm of two nodes; as root, and with apt-get it installs slurm-wlm, munge and shellcheck
 # make interop   other programs read an export: transformers 4 and 5, tokenizers, SentencePiece, lm-eval, llama.cpp, mlx-lm; a shard, Megatron's reader
 # make kernels our Triton kernels without a GPU: run by Triton's interpreter beside their definitions, compiled ahead for five GPUs
+# make kernels-weekly   the same, and flash-attn 4 compiled ahead for a Hopper GPU through the call that trains (340 MB more)
 # make torture kill real runs with SIGKILL more than a hundred times; appends to docs/torture.md
 # make fuzz    2,000 wrong configs and 500 wrong inputs, generated: each must end in words, in time and in bounded memory (docs/fuzz.md)
 # make bench-data   encode, read and open data beside Megatron's tools; appends to bench/results/data.md
@@ -37,7 +38,7 @@ SPLITS := train validation
 SHARDS := $(foreach split,$(SPLITS),demo/shards/$(split)-code.json demo/shards/$(split)-prose.json)
 
 .DEFAULT_GOAL := help
-.PHONY: help install data demo test test-quick test-slurm interop kernels check torture fuzz bench-data bench-checkpoint bench-export bench-recipe bench-growth bench-start bench-step bench-optimizers bench-memory bench-layouts soak lock sbom gpu clean
+.PHONY: help install data demo test test-quick test-slurm interop kernels kernels-weekly check torture fuzz bench-data bench-checkpoint bench-export bench-recipe bench-growth bench-start bench-step bench-optimizers bench-memory bench-layouts soak lock sbom gpu clean
 
 help:
 	@sed -n '/^#/!q; s/^# //p' Makefile
@@ -63,7 +64,7 @@ $(STAMP): pyproject.toml constraints.txt $(wildcard locks/*.txt)
 
 # After a change of pyproject.toml or constraints.txt: the packages that they bring, with the hashes of every file of each version.
 # The hashes of the CPU's torch are PyTorch's own, and are added to locks/torch-cpu.txt by hand.
-UV = .cache/lock/bin/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-config \
+UV = .cache/lock/bin/uv pip compile pyproject.toml --extra dev --extra gpu --universal --python-version 3.11 --generate-hashes --no-config \
     --constraint constraints.txt --no-emit-index-url --no-annotate --custom-compile-command 'make lock'
 lock:
 	@$(PYTHON) -m venv .cache/lock && .cache/lock/bin/python -m pip install -qq --disable-pip-version-check uv
@@ -192,6 +193,20 @@ $(KERNELS)/.installed: $(STAMP) locks/kernels.txt
 	@echo 'Installing Triton into $(KERNELS) (once)'
 	@rm -rf $(KERNELS)
 	@$(PIP) --no-deps --require-hashes --requirement locks/kernels.txt --target $(KERNELS)
+	@touch $@
+
+# flash-attn 4 and its compiler (340 MB) lie in an environment of their own on top of the trainer's. It compiles when it is first called,
+# and here for a GPU that is not there. Weekly: its interface is not final, so pyproject.toml and its lock name one version.
+FLASH4 := .cache/flash4
+kernels-weekly: kernels $(FLASH4)/.installed
+	PYTHONPATH=$(CURDIR):$(CURDIR)/$(KERNELS)$${PYTHONPATH:+:$$PYTHONPATH} OMP_NUM_THREADS=1 $(FLASH4)/bin/python -W ignore -m bench.kernels.flash4
+
+$(FLASH4)/.installed: $(STAMP) locks/flash4.txt
+	@echo 'Installing flash-attn 4 and its compiler into $(FLASH4) (once)'
+	@$(RUN) -m venv --clear $(FLASH4)
+	@$(RUN) -c '$(PURELIB)' > "$$($(FLASH4)/bin/python -c '$(PURELIB)')/trainer.pth"
+	@PIP_ROOT_USER_ACTION=ignore $(FLASH4)/bin/python -m pip install -qq --disable-pip-version-check --no-deps --require-hashes \
+	    --requirement locks/flash4.txt
 	@touch $@
 
 check: $(STAMP)

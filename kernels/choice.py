@@ -20,7 +20,6 @@ LARGEST: dict[str, int | None] = {
     "squared_relu": None,
     "rotary": None,
     "cross_entropy": None,
-    "linear_cross_entropy": None,
     "adamw": None,
     "attention": 256,
 }

@@ -3,8 +3,11 @@
 It holds the logits as they are, 2 bytes each in bf16, and writes their gradient in their place; megatron-core 0.16.1 holds an
 fp32 softmax, and 6 bytes a logit at its largest. The exponentials are computed twice, in parts that stay in a core's cache. It
 gives the logarithm of the normaliser as well, for a z-loss, and knows a cap on the logits and columns that stand for no token.
+
+What reads and writes logits is a pair of passes, torch's here and Triton's in triton/cross_entropy.py. The rest is one for both.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,18 +28,39 @@ class Columns:
     soft_cap: float | None
 
 
+@dataclass(frozen=True)
+class Passes:
+    """The two passes over the logits of a rank, for the loss and for the gradient. Called, they are the whole operation."""
+
+    statistics: Callable[[Tensor, Tensor, Columns], Tensor]
+    """As ``statistics``."""
+    over_logits: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Columns], None]
+    """As ``over_logits``."""
+
+    def __call__(
+        self, logits: Tensor, labels: Tensor, group: dist.ProcessGroup | None, **options: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Compute the cross entropy by these passes. Args: as of vocab_parallel_cross_entropy."""
+        return vocab_parallel_cross_entropy(logits, labels, group, passes=self, **options)
+
+
 class _VocabParallelCrossEntropy(torch.autograd.Function):
     """Hold the logits, the log-sum-exp and the labels. The gradient takes the place of the logits, so a second one is refused."""
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx, logits: Tensor, labels: Tensor, group: dist.ProcessGroup | None, columns: Columns
+        ctx: FunctionCtx,
+        logits: Tensor,
+        labels: Tensor,
+        group: dist.ProcessGroup | None,
+        columns: Columns,
+        passes: Passes,
     ) -> tuple[Tensor, Tensor]:
-        flat = labels.reshape(-1)
-        found = statistics(logits.view(-1, logits.shape[-1]), flat, columns)
-        loss, log_sum_exp = combined(found, group)
-        ctx.save_for_backward(logits, log_sum_exp, flat)
-        ctx.columns, ctx.is_done = columns, False  # pyright: ignore[reportAttributeAccessIssue]
+        rows, flat = logits.detach().reshape(-1, logits.shape[-1]), labels.reshape(-1).contiguous()
+        rows = rows if rows.stride(1) == 1 else rows.contiguous()
+        loss, log_sum_exp = combined(passes.statistics(rows, flat, columns), group)
+        ctx.save_for_backward(rows, log_sum_exp, flat)
+        ctx.columns, ctx.passes, ctx.shape, ctx.is_done = columns, passes, logits.shape, False  # pyright: ignore[reportAttributeAccessIssue]
         return loss.view(labels.shape), log_sum_exp.view(labels.shape)
 
     @staticmethod
@@ -44,10 +68,11 @@ class _VocabParallelCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, for_loss: Tensor, for_log_sum_exp: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         assert not ctx.is_done, "the gradient has taken the place of the logits: there is no second one"
         ctx.is_done = True
-        logits, log_sum_exp, labels = ctx.saved_tensors
-        rows = logits.view(-1, logits.shape[-1])
-        over_logits(rows, labels, log_sum_exp, for_loss.reshape(-1), for_log_sum_exp.reshape(-1), ctx.columns)
-        return logits, None, None, None
+        rows, log_sum_exp, labels = ctx.saved_tensors
+        ctx.passes.over_logits(
+            rows, labels, log_sum_exp, for_loss.reshape(-1), for_log_sum_exp.reshape(-1), ctx.columns
+        )
+        return rows.view(ctx.shape), None, None, None, None
 
 
 def vocab_parallel_cross_entropy(
@@ -57,6 +82,7 @@ def vocab_parallel_cross_entropy(
     *,
     columns: int | None = None,
     soft_cap: float | None = None,
+    passes: Passes | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Compute the negative log likelihood of each label, and the log-sum-exp of the logits, over all ranks of a group.
 
@@ -64,18 +90,20 @@ def vocab_parallel_cross_entropy(
     softmax * (g_loss + g_lse) - onehot * g_loss, in the memory of the logits: nobody else may need them.
 
     Args:
-        logits: [s, b, v/t], contiguous, the columns of this rank, of which rank i of the group has v/t * i and those that follow.
+        logits: [s, b, v/t], copied unless rows lie in one piece, the columns of this rank, of which rank i of the group has
+            v/t * i and those that follow.
         labels: [s, b], integers in [0, v), the same on every rank.
         group: the t ranks, or None for one rank alone.
         columns: how many of this rank's columns take part, the first ones; None for all. The others' gradient is 0.
         soft_cap: logits x count as cap * tanh(x / cap) (Gemma 2); None for no cap.
+        passes: what goes over the logits; None for torch's.
     Returns: loss [s, b] and log-sum-exp [s, b], the same on every rank, fp32 whatever the dtype of the logits (fp64 for
         fp64). Their gradients must be the same on every rank too.
     Source: Shoeybi et al., Megatron-LM, 2019 (arXiv:1909.08053), section 3.
     """
     assert labels.shape == logits.shape[:-1], f"labels {tuple(labels.shape)} must fit logits {tuple(logits.shape)}"
     here = columns_here(logits.shape[-1], group, columns, soft_cap)
-    return _VocabParallelCrossEntropy.apply(logits, labels, group, here)  # pyright: ignore[reportReturnType]
+    return _VocabParallelCrossEntropy.apply(logits, labels, group, here, passes or TORCH)  # pyright: ignore[reportReturnType]
 
 
 def columns_here(width: int, group: dist.ProcessGroup | None, count: int | None, soft_cap: float | None) -> Columns:
@@ -142,3 +170,6 @@ def _places(labels: Tensor, columns: Columns) -> tuple[Tensor, Tensor]:
 
 def _capped(values: Tensor, soft_cap: float | None) -> Tensor:
     return values if soft_cap is None else torch.tanh(values / soft_cap).mul_(soft_cap)
+
+
+TORCH = Passes(statistics, over_logits)

@@ -307,3 +307,33 @@ def z_loss(logits: Tensor) -> Tensor:
     Source: Chowdhery et al., PaLM, 2022 (arXiv:2204.02311), section 5.
     """
     return logits.to(_compute_dtype(logits.dtype)).logsumexp(dim=-1).square()
+
+
+@torch.no_grad()
+def adamw(
+    main: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    gradient: Tensor,
+    *,
+    learning_rate: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+    update: int,
+    clip: Tensor | None = None,
+    copy: Tensor | None = None,
+) -> None:
+    """Make one update of AdamW in place: the weights, both moments, and the copy of the weights in another dtype.
+
+    Args: main, exp_avg, exp_avg_sq, gradient [...]; update: which one this is, from 1 on; clip: what the gradient is multiplied
+        by, one number, None for one; copy [...], None for no copy.
+    Source: Loshchilov and Hutter, Decoupled Weight Decay Regularization, 2019 (arXiv:1711.05101).
+    """
+    clipped = gradient.to(main.dtype) * (1.0 if clip is None else clip)
+    exp_avg.mul_(betas[0]).add_(clipped, alpha=1 - betas[0])
+    exp_avg_sq.mul_(betas[1]).addcmul_(clipped, clipped, value=1 - betas[1])
+    first, second = exp_avg / (1 - betas[0] ** update), exp_avg_sq / (1 - betas[1] ** update)
+    main.mul_(1 - learning_rate * weight_decay).sub_(learning_rate * first / (second.sqrt() + eps))
+    if copy is not None:
+        copy.copy_(main)

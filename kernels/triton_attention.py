@@ -8,7 +8,6 @@ from torch import Tensor
 
 from fanal.kernels import choice
 from fanal.kernels.attention_backend import MAX_FUSED_HEAD_SIZE, Backend, Situation
-from fanal.kernels.triton.attention import flash_attention
 
 
 def obstacles(situation: Situation) -> list[str]:
@@ -27,6 +26,8 @@ def obstacles(situation: Situation) -> list[str]:
 
 def call(query: Tensor, key: Tensor, value: Tensor, *options) -> Tensor:
     """Call our kernels. [s, b, n, d], [s, b, g, d] twice -> [s, b, n, d]"""
+    from fanal.kernels.triton.attention import flash_attention  # here, so that a start on a CPU reads none of its files
+
     return flash_attention(query, key, value, *options)
 
 

@@ -13,11 +13,11 @@ from torch import Tensor
 from bench.gpu.found import findings_here
 from bench.gpu.setting import here
 from fanal.kernels import reference
+from fanal.kernels.linear_cross_entropy import linear_cross_entropy
 from fanal.kernels.triton.activations import geglu, squared_relu, swiglu
 from fanal.kernels.triton.adamw import adamw_step
 from fanal.kernels.triton.attention import flash_attention
-from fanal.kernels.triton.cross_entropy import vocab_parallel_cross_entropy
-from fanal.kernels.triton.linear_cross_entropy import linear_cross_entropy
+from fanal.kernels.triton.cross_entropy import TRITON
 from fanal.kernels.triton.rms_norm import add_rms_norm, rms_norm
 from fanal.kernels.triton.rotary import rotary_qkv, rotary_tables
 
@@ -74,12 +74,14 @@ def cases(*, tiny: bool, device: torch.device) -> list[Case]:
         Case(
             name="cross_entropy", shapes=[(s, 2, v)],
             # Not the leaf: the backward writes over what it is given.
-            operation=lambda x: vocab_parallel_cross_entropy(x + 0, labels, None, v - 3, CAP),
+            operation=lambda x: TRITON(x + 0, labels, None, columns=v - 3, soft_cap=CAP),
             definition=lambda x: _cross_entropy(x, labels, v - 3),
         ),
         Case(
             name="linear_cross_entropy", shapes=[(s, 2, h), (v, h)], looseness=4.0,
-            operation=lambda x, w: linear_cross_entropy(x, w * h**-0.5, labels, None, v - 3, CAP),
+            operation=lambda x, w: linear_cross_entropy(
+                x, w * h**-0.5, labels, None, chunk=1024, columns=v - 3, soft_cap=CAP, passes=TRITON
+            ),
             definition=lambda x, w: _cross_entropy(x @ (w * h**-0.5).T, labels, v - 3),
         ),
         attention("flash_attention"),

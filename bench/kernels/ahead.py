@@ -81,17 +81,23 @@ def compile_ahead(compilation: Compilation, target: str) -> Compiled:
     return (_on_nvidia if target in NVIDIA else _on_amd)(target, binary.asm, binary.metadata.shared)
 
 
-def _on_nvidia(target: str, assembly: dict, shared: int) -> Compiled:
+def resources(cubin: Path) -> tuple[int, int]:
+    """Return the registers of a thread that a compiled kernel takes, and the bytes of its own memory, where spilled ones lie."""
     import triton.backends.nvidia  # pyright: ignore[reportMissingImports]
 
     program = Path(triton.backends.nvidia.__file__).parent / "bin" / "cuobjdump"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(assembly["cubin"])
-        file.flush()
-        usage = subprocess.run([program, "-res-usage", file.name], capture_output=True, text=True, check=True)
+    usage = subprocess.run([program, "-res-usage", cubin], capture_output=True, text=True, check=True)
     found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", usage.stdout + usage.stderr)
     assert found, usage.stdout + usage.stderr
     registers, stack, local = map(int, found.groups())
+    return registers, stack + local
+
+
+def _on_nvidia(target: str, assembly: dict, shared: int) -> Compiled:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(assembly["cubin"])
+        file.flush()
+        registers, spilled = resources(Path(file.name))
     widths = [
         int(count or 1) * int(bits)
         for count, bits in re.findall(r"ld\.global(?:\.[a-z0-9_:]+?)*?(?:\.v(\d))?\.[bfsu](\d+)", assembly["ptx"])
@@ -101,7 +107,7 @@ def _on_nvidia(target: str, assembly: dict, shared: int) -> Compiled:
         8 * int(size, 0)
         for size in re.findall(r"cp\.async\.c[ag]\.shared\.global[^;]*?, (0x[0-9a-f]+|\d+)", assembly["ptx"])
     ]
-    return Compiled(target, registers, stack + local, shared, _wide(widths, assembly))
+    return Compiled(target, registers, spilled, shared, _wide(widths, assembly))
 
 
 def _on_amd(target: str, assembly: dict, shared: int) -> Compiled:

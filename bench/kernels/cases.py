@@ -22,7 +22,7 @@ from fanal.kernels.triton import attention
 from fanal.kernels.triton.activations import geglu, squared_relu, swiglu
 from fanal.kernels.triton.adamw import adamw_step
 from fanal.kernels.triton.attention import flash_attention
-from fanal.kernels.triton.cross_entropy import vocab_parallel_cross_entropy
+from fanal.kernels.triton.cross_entropy import TRITON
 from fanal.kernels.triton.rms_norm import add_rms_norm, rms_norm
 from fanal.kernels.triton.rotary import rotary_qkv, rotary_tables
 
@@ -90,11 +90,11 @@ def _torch_squared_relu(x: Tensor) -> Tensor:
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    return vocab_parallel_cross_entropy(logits, labels, None)
+    return TRITON(logits, labels, None)
 
 
 def _torch_cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    return today.vocab_parallel_cross_entropy(logits, labels, None)
+    return today.TORCH(logits, labels, None)
 
 
 def _rotary(mixed: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -21,7 +21,7 @@ from pretrain.model.families.tensors import tensors_of
 from pretrain.model.gradients import finalize_gradients, send_nothing_to_oneself
 from pretrain.model.initialize import initialize
 from pretrain.model.layer_spec import stage_spec
-from pretrain.model.linear import hidden_of_all, linear
+from pretrain.model.linear import hidden_of_all, linear, weight_sum
 from pretrain.model.operations import choose_operations
 from pretrain.model.translate import PARAMS_DTYPE, DecoderConfig, transformer_config
 from pretrain.parallel.world import World
@@ -74,7 +74,8 @@ class Decoder(GPTModel):
             tied = self.share_embeddings_and_output_weights
             weight: Any = self.shared_embedding_or_output_weight() if tied else self.output_layer.weight
             chunk = self.loss_chunk_tokens
-            figures = linear_cross_entropy(logits, weight, labels, group, chunk=chunk, columns=columns, soft_cap=cap)
+            options: Any = {"columns": columns, "soft_cap": cap, "passes": self.cross_entropy, "weight_sum": weight_sum}
+            figures = linear_cross_entropy(logits, weight, labels, group, chunk=chunk, **options)
         return torch.stack(figures).transpose(1, 2).contiguous()
 
 

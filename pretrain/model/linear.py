@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from fanal.kernels import products
+from fanal.kernels.linear_cross_entropy import WeightSum
 
 
 class _ParallelLinear(torch.autograd.Function):
@@ -130,11 +131,31 @@ def _gathered(hidden: Tensor, group: dist.ProcessGroup, *, wait: bool = True) ->
     return whole, dist.all_gather_into_tensor(whole, hidden.contiguous(), group=group, async_op=not wait)
 
 
+class _MainGradient(WeightSum):
+    """The sum that megatron keeps of a weight's gradients in fp32: what a micro batch gives is added to it at once."""
+
+    def __init__(self, weight: Any) -> None:
+        self.weight, self.total = weight, weight.main_grad
+
+    def gradient(self) -> Tensor:
+        return _added(self.weight)
+
+
+def weight_sum(weight: Tensor) -> WeightSum:
+    """Return the sum to which the gradients of a weight are added, chunk by chunk: megatron's, where it keeps one."""
+    return WeightSum(weight) if getattr(weight, "main_grad", None) is None else _MainGradient(weight)
+
+
 def _weight_gradient(weight: Tensor, gradient: Tensor, whole: Tensor) -> Tensor:
     """Return the gradient of the weight [o, i], or add it to megatron's buffer and return what megatron then leaves out."""
     total = getattr(weight, "main_grad", None)
     if total is None or not products.add_weight_gradient(total, gradient, whole):
         return products.weight_gradient(gradient, whole)
+    return _added(weight)
+
+
+def _added(weight: Tensor) -> Tensor:
+    """Tell megatron that a gradient is in its buffer already, and return one that it leaves out. [o, i]"""
     weight.grad_added_to_main_grad = True  # type: ignore[attr-defined]
     # Its hooks want a gradient. That of tied embeddings is added to the embedding's own, and must be zero.
     return torch.zeros_like(weight) if getattr(weight, "zero_out_wgrad", False) else torch.empty_like(weight)

@@ -7,19 +7,16 @@ vocabulary; /t split by tensor parallelism.
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fanal.errors import UserError
-from fanal.kernels import activations, compiled, cross_entropy, rms_norm, rotary
-from fanal.kernels.choice import Choice, choose, device_kind
-from fanal.kernels.operation_trial import failure
-from fanal.kernels.triton import activations as triton_activations
-from fanal.kernels.triton import cross_entropy as triton_cross_entropy
-from fanal.kernels.triton import rms_norm as triton_rms_norm
-from fanal.kernels.triton import rotary as triton_rotary
+from fanal.kernels import activations, compiled, rms_norm, rotary
+from fanal.kernels.choice import Choice
+from fanal.kernels.cross_entropy import TORCH, Passes
+from fanal.kernels.operation_trial import choose_with_trial
 from pretrain.config.derive import kv_channels
 from pretrain.config.schema import KernelsConfig, ModelConfig
 
@@ -36,8 +33,8 @@ class Operations:
     """What the first projection of the feed-forward goes through: [s, b, 2 f/t] -> [s, b, f/t] with a gate, else of one shape."""
     rotary: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor, Tensor]] = rotary.rotary_qkv
     """As kernels.rotary.rotary_qkv."""
-    cross_entropy: Callable[..., tuple[Tensor, Tensor]] = cross_entropy.vocab_parallel_cross_entropy
-    """As kernels.cross_entropy.vocab_parallel_cross_entropy."""
+    cross_entropy: Passes = TORCH
+    """As kernels.cross_entropy.vocab_parallel_cross_entropy; its passes go over the logits of a chunk as well."""
 
 
 def plain_operations(model: ModelConfig) -> Operations:
@@ -62,15 +59,8 @@ def choose_operations(
     for operation in (field.name for field in fields(Operations)):
         name = _activation(model) if operation == "activation" else operation
         asked = getattr(requested, operation)
-        choice = choose(asked, name, device_kind(device), dtype, sizes.get(operation, 0))
-        # Not on the device of a rehearsal, which has no values.
-        is_tried = choice.backend == "triton" and device.type == "cuda"
-        fault = failure(name, _TRITON[name], device, dtype) if is_tried else None
-        if fault is not None and asked == "triton":
-            raise UserError(
-                f"kernels.{operation} (triton) cannot be used: {fault}; kernels.{operation}=torch works here"
-            )
-        choice = choice if fault is None else Choice("torch", fault)
+        size = sizes.get(operation, 0)
+        choice = choose_with_trial(operation, asked, name, device, dtype, size, triton=_TRITON[name])
         if choice.backend == "torch" and compile and name in compiled.OPERATIONS:
             choice = Choice("compiled", f"train.compile; {choice.reason}")
         logger.info("kernels.%s: %s (%s)", operation, choice.backend, choice.reason)
@@ -86,19 +76,34 @@ def _activation(model: ModelConfig) -> str:
 def _implementation(name: str, backend: str) -> Callable[..., Any]:
     if backend == "compiled":
         return compiled.OPERATIONS[name]()
-    return (_TRITON if backend == "triton" else _TORCH)[name]
+    return _TRITON[name]() if backend == "triton" else _TORCH[name]
 
 
-def _triton_rotary(mixed: Tensor, table: Tensor, heads_per_group: int) -> tuple[Tensor, Tensor, Tensor]:
-    return triton_rotary.rotary_qkv(mixed, table[0], table[1], mixed.shape[-1] // (heads_per_group + 2))
+def _triton_rms_norm() -> Callable[..., Any]:
+    from fanal.kernels.triton.rms_norm import rms_norm
+
+    return rms_norm
 
 
-def _triton_cross_entropy(
-    logits: Tensor, labels: Tensor, group: Any, *, columns: int | None = None, soft_cap: float | None = None
-) -> tuple[Tensor, Tensor]:
-    first = 0 if group is None else group.rank() * logits.shape[-1]
-    real = None if columns is None else first + columns  # as a number of the whole vocabulary
-    return triton_cross_entropy.vocab_parallel_cross_entropy(logits, labels, group, real, soft_cap)
+def _triton_activation(name: str) -> Callable[..., Any]:
+    from fanal.kernels.triton import activations
+
+    return getattr(activations, name)
+
+
+def _triton_rotary() -> Callable[..., Any]:
+    from fanal.kernels.triton.rotary import rotary_qkv
+
+    def call(mixed: Tensor, table: Tensor, heads_per_group: int) -> tuple[Tensor, Tensor, Tensor]:
+        return rotary_qkv(mixed, table[0], table[1], mixed.shape[-1] // (heads_per_group + 2))
+
+    return call
+
+
+def _triton_cross_entropy() -> Callable[..., Any]:
+    from fanal.kernels.triton.cross_entropy import TRITON
+
+    return TRITON
 
 
 _TORCH: dict[str, Callable[..., Any]] = {
@@ -107,13 +112,14 @@ _TORCH: dict[str, Callable[..., Any]] = {
     "geglu": activations.geglu,
     "squared_relu": activations.squared_relu,
     "rotary": rotary.rotary_qkv,
-    "cross_entropy": cross_entropy.vocab_parallel_cross_entropy,
+    "cross_entropy": TORCH,
 }
-_TRITON: dict[str, Callable[..., Any]] = {
-    "rms_norm": triton_rms_norm.rms_norm,
-    "swiglu": triton_activations.swiglu,
-    "geglu": triton_activations.geglu,
-    "squared_relu": triton_activations.squared_relu,
+_TRITON: dict[str, Callable[[], Callable[..., Any]]] = {
+    "rms_norm": _triton_rms_norm,
+    "swiglu": partial(_triton_activation, "swiglu"),
+    "geglu": partial(_triton_activation, "geglu"),
+    "squared_relu": partial(_triton_activation, "squared_relu"),
     "rotary": _triton_rotary,
     "cross_entropy": _triton_cross_entropy,
 }
+"""What imports an implementation of ours and returns it: a start on a CPU reads none of their files."""

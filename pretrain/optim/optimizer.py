@@ -13,6 +13,7 @@ from pretrain.config.schema import RunConfig
 from pretrain.model.gpt import unwrap
 from pretrain.model.placement import specs_of
 from pretrain.model.translate import PARAMS_DTYPE
+from pretrain.optim.fused_adamw import FusedAdamW, copy_in_the_update, with_kernel
 from pretrain.optim.registry import optimizer_of
 from pretrain.optim.shards import shards_of
 from pretrain.optim.states import inner_optimizers, make_states
@@ -41,9 +42,11 @@ def build_optimizer(run: RunConfig, model: list[DistributedDataParallel]) -> Meg
     optimizer = get_megatron_optimizer(
         config, list(model), config_overrides=group_overrides(optim), use_gloo_process_groups=False
     )
-    stated = optimizer_of(optim)
+    device = next(model[0].parameters()).device
+    stated = with_kernel(optimizer_of(optim), run.kernels.adamw, device, dtype)
     specs = {parameter: spec for chunk in unwrap(list(model)) for spec, parameter in specs_of(chunk)}
     make_states(optimizer, stated, specs)
+    copy_in_the_update(optimizer)
     if stated.told_of_shards is not None:
         for inner in inner_optimizers(optimizer):
             stated.told_of_shards(inner.optimizer, shards_of(run.model, model, inner))
@@ -83,11 +86,18 @@ def gradient_norm(optimizer: MegatronOptimizer, device: torch.device) -> float:
 
 
 def apply_gradients(optimizer: MegatronOptimizer, grad_norm: float) -> None:
-    """Apply gradient clipping with the norm that ``gradient_norm`` gave, and update. Collective: all ranks call it, or none."""
+    """Apply gradient clipping with the norm that ``gradient_norm`` gave, and update. Collective: all ranks call it, or none.
+
+    By our kernel both are one pass, and the gradients stay as they are (fused_adamw.py).
+    """
     for inner in inner_optimizers(optimizer):
         limit = inner.config.clip_grad
         factor = limit / (grad_norm + 1e-6)
         gradients = [parameter.grad for parameter in inner.get_parameters() if parameter.grad is not None]
-        if gradients and limit > 0.0 and factor < 1.0:
+        if not gradients or limit <= 0.0 or factor >= 1.0:
+            continue
+        if isinstance(inner.optimizer, FusedAdamW):
+            inner.optimizer.clip_next(factor)
+        else:
             torch._foreach_mul_(gradients, factor)  # pyright: ignore[reportPrivateImportUsage]
     optimizer.step_with_ready_grads()

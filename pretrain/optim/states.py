@@ -99,7 +99,8 @@ def publish_masters(optimizer: MegatronOptimizer, model: Sequence[DistributedDat
     """Give the model the values that the masters hold now. Collective over data-parallel ranks."""
     for inner in inner_optimizers(optimizer):
         if isinstance(inner, DistributedOptimizer | Float16OptimizerWithFloat16Params):
-            inner._copy_main_params_to_model_params()
+            # The class's own: fused_adamw.py leaves the method out of the update.
+            type(inner)._copy_main_params_to_model_params(inner)  # type: ignore[arg-type]
     for chunk in model:
         # Alone, a rank has all of them; megatron-core would gather them from itself, which is three copies.
         if chunk.ddp_config.use_distributed_optimizer and chunk.intra_dp_cp_group.size() > 1:

@@ -10,6 +10,8 @@ import torch
 
 from tests.dist.faults_at_the_start import origin_half_forgotten as origin_half_forgotten
 from tests.dist.faults_at_the_start import start_is_saved as start_is_saved
+from tests.dist.updates import adamw_in_one_pass as adamw_in_one_pass
+from tests.dist.updates import adamw_in_one_pass_and_copies_lost as adamw_in_one_pass_and_copies_lost
 
 
 def half_the_heads_dead_on_one_rank() -> None:

@@ -102,3 +102,14 @@ def test_bf16_follows_one_rank_within_rounding_and_learns(small_run: Path, tmp_p
     )
     with pytest.raises(AssertionError, match="more than"):
         assert_follows_in_bf16(broken, reference)
+
+
+def test_adamw_in_one_pass_trains_alike_where_replicas_split_the_masters(small_run: Path, tmp_path: Path) -> None:
+    bf16 = ("train.precision=bf16", *DP2)
+    reference = run_and_trace(make_run(small_run, tmp_path / "by-torch", *bf16))
+    trace = run_and_trace(make_run(small_run, tmp_path / "one-pass", *bf16), "adamw_in_one_pass")
+    assert_follows_in_bf16(trace, reference)
+    assert trace.losses != reference.losses  # not the same bits: it was another code
+    broken = run_and_trace(make_run(small_run, tmp_path / "broken", *bf16), "adamw_in_one_pass_and_copies_lost")
+    with pytest.raises(AssertionError, match="more than"):
+        assert_follows_in_bf16(broken, reference)

@@ -71,13 +71,15 @@ def layouts() -> Iterator[Case]:
 
 
 def shipped() -> Iterator[Case]:
-    """The first and the last pipeline stage of every shipped config."""
+    """The first and the last pipeline stage of every shipped config, and one with its loss in chunks."""
     for config in sorted((ROOT / "configs").rglob("*.yaml")):
         name = "-".join(config.relative_to(ROOT / "configs").with_suffix("").parts)
         run = load_run(config)
         ranks = first_of_stages(run, SHIPPED_RANKS[name])
         for rank in sorted({ranks[0], ranks[-1]}):
             yield Case(f"{name} rank {rank} of {SHIPPED_RANKS[name]}", run, rank, SHIPPED_RANKS[name])
+    chunked = load_run(ROOT / "configs" / "lucie-7b" / "pretrain-fast.yaml", ["train.loss_chunk_tokens=1024"])
+    yield Case("lucie-7b-pretrain-fast, loss in chunks, rank 256 of 512", chunked, 256, 512)
 
 
 SETS = {"layouts": layouts, "shipped": shipped}

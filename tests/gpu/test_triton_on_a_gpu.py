@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from fanal.kernels import reference
+from fanal.kernels.linear_cross_entropy import linear_cross_entropy
 from fanal.kernels.triton.activations import geglu, squared_relu, swiglu
 from fanal.kernels.triton.attention import flash_attention
-from fanal.kernels.triton.cross_entropy import vocab_parallel_cross_entropy
-from fanal.kernels.triton.linear_cross_entropy import linear_cross_entropy
+from fanal.kernels.triton.cross_entropy import TRITON
 from fanal.kernels.triton.rms_norm import add_rms_norm, rms_norm
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
@@ -56,10 +56,12 @@ CASES: dict[str, Callable[[], tuple[Operation, Operation, list[tuple[int, ...]]]
     "geglu": lambda: (geglu, halves(reference.geglu), [(150, 2, 3000)]),
     "squared_relu": lambda: (squared_relu, reference.squared_relu, [(150, 2, 1500)]),
     "cross_entropy": lambda: (
-        lambda x: vocab_parallel_cross_entropy(x + 0, labels(), None, REAL, 30.0), loss_of, [(150, 2, VOCABULARY)],
+        lambda x: TRITON(x + 0, labels(), None, columns=REAL, soft_cap=30.0), loss_of, [(150, 2, VOCABULARY)],
     ),
     "linear_cross_entropy": lambda: (
-        lambda h, w: linear_cross_entropy(h, w, labels(), None, REAL, 30.0, chunk=128),
+        lambda h, w: linear_cross_entropy(
+            h, w, labels(), None, chunk=128, columns=REAL, soft_cap=30.0, passes=TRITON
+        ),
         lambda h, w: loss_of(h @ w.T),
         [(150, 2, 128), (VOCABULARY, 128)],
     ),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-LOCKS = [ROOT / "locks" / f"{name}.txt" for name in ("requirements", "torch-cpu", "torch-cuda", "kernels")]
+LOCKS = [ROOT / "locks" / f"{name}.txt" for name in ("requirements", "torch-cpu", "torch-cuda", "kernels", "flash4")]
 
 
 def normal(name: str) -> str:
@@ -48,6 +48,13 @@ def test_triton_is_locked_in_the_version_that_torchs_cuda_build_brings() -> None
     assert versions(ROOT / "locks" / "torch-cuda.txt")["triton"] == {locked}
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert extras["kernels"] == [f"triton=={locked}; sys_platform == 'linux'"]
+
+
+def test_flash_attn_is_locked_in_the_version_whose_interface_we_follow() -> None:
+    (locked,) = versions(ROOT / "locks" / "flash4.txt")["flash-attn-4"]
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert extras["gpu"] == [f"flash-attn-4=={locked}"]
+    assert f"version {locked}" in (ROOT / "kernels" / "flash4_attention.py").read_text()
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.stem)

@@ -17,3 +17,5 @@ class KernelsConfig:
     """Split into queries, keys and values with their rotary positions; with QK-norm between the two it is always torch's."""
     cross_entropy: Literal["auto", "triton", "torch"] = "auto"
     """Cross entropy over the vocabulary."""
+    adamw: Literal["auto", "triton", "torch"] = "auto"
+    """Update of AdamW: by Triton in one pass with gradient clipping and the copy into bf16 parameters."""

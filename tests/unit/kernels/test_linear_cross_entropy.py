@@ -1,11 +1,13 @@
 """The output layer with its cross entropy in chunks, against its definition. Shapes: s sequence, b micro batch, h hidden, v vocabulary."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
 from fanal.kernels import cross_entropy, reference
-from fanal.kernels.linear_cross_entropy import linear_cross_entropy
+from fanal.kernels.linear_cross_entropy import WeightSum, linear_cross_entropy
 
 BOUND = {torch.float32: 3e-6, torch.bfloat16: 2e-2, torch.float64: 1e-12}
 """Largest difference as a share of the largest number; in bf16 logits and their gradients are rounded."""
@@ -57,18 +59,42 @@ def test_chunks_of_any_size_equal_the_definition(columns: int, soft_cap: float |
                 assert not close(run(wrong, hidden, weight), expected, dtype)
 
 
-def test_no_more_logits_than_a_chunk_are_made_and_none_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_more_logits_than_a_chunk_are_made_and_none_are_held() -> None:
     hidden, weight, labels = inputs(torch.float32)
     made: list[int] = []
     held: list[Tensor] = []
-    real = cross_entropy.statistics
-    monkeypatch.setattr(
-        "fanal.kernels.linear_cross_entropy.statistics", lambda rows, *rest: made.append(len(rows)) or real(rows, *rest)
-    )
+    real = cross_entropy.TORCH
+    passes = replace(real, statistics=lambda rows, *rest: made.append(len(rows)) or real.statistics(rows, *rest))
     with torch.autograd.graph.saved_tensors_hooks(lambda t: held.append(t) or t, lambda t: t):
-        linear_cross_entropy(hidden.requires_grad_(), weight.requires_grad_(), labels, None, chunk=5)
+        linear_cross_entropy(hidden.requires_grad_(), weight.requires_grad_(), labels, None, chunk=5, passes=passes)
     assert made == [5, 5, 5, 5, 1]
     assert [tuple(tensor.shape) for tensor in held] == [(7, 3, 16), (40, 16), (21,), (21,)]
+
+
+class AddedElsewhere(WeightSum):
+    """A sum that its owner keeps, to which chunks are added at once."""
+
+    def __init__(self, weight: Tensor, total: Tensor) -> None:
+        self.weight, self.total = weight, total
+
+    def gradient(self) -> Tensor:
+        return torch.zeros_like(self.weight)
+
+
+@pytest.mark.parametrize("chunk", [5, 1000])
+def test_the_gradient_of_the_weight_is_added_where_its_owner_wants_it(chunk: int) -> None:
+    hidden, weight, labels = inputs(torch.float32)
+    *_, expected = run(lambda h, w: linear_cross_entropy(h, w, labels, None, chunk=chunk), hidden, weight)
+    total = torch.ones_like(weight)
+    *_, returned = run(
+        lambda h, w: linear_cross_entropy(
+            h, w, labels, None, chunk=chunk, weight_sum=lambda weight: AddedElsewhere(weight, total)
+        ),
+        hidden,
+        weight,
+    )
+    assert not returned.any()
+    assert close([total - 1], [expected], torch.float32) and not close([total], [expected], torch.float32)
 
 
 def test_what_does_not_fit_is_refused() -> None:

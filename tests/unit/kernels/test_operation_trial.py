@@ -1,6 +1,7 @@
 """The trial of an implementation: what is right passes, what is wrong or does not run is named."""
 
 import shutil
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,21 @@ from fanal.kernels import activations, compiled, cross_entropy, operation_trial,
 from fanal.kernels.operation_trial import failure
 
 CPU = torch.device("cpu")
+
+
+def adamw(
+    main: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, gradient: Tensor, *, copy: Tensor, clip: Tensor, **numbers: Any
+) -> None:
+    """torch's fused update, clipped before it and copied after it."""
+    (beta1, beta2), lr = numbers["betas"], numbers["learning_rate"]
+    torch.ops.aten._fused_adamw_(
+        *([main], [gradient * clip], [exp_avg], [exp_avg_sq], [], [torch.tensor(float(numbers["update"]))]),
+        lr=lr, beta1=beta1, beta2=beta2, weight_decay=numbers["weight_decay"], eps=numbers["eps"],
+        amsgrad=False, maximize=False,
+    )  # fmt: skip
+    copy.copy_(main)
+
+
 OPERATIONS = {
     "rms_norm": rms_norm.rms_norm,
     "swiglu": activations.swiglu,
@@ -17,6 +33,7 @@ OPERATIONS = {
     "squared_relu": activations.squared_relu,
     "rotary": rotary.rotary_qkv,
     "cross_entropy": cross_entropy.vocab_parallel_cross_entropy,
+    "adamw": adamw,
 }
 
 
@@ -46,7 +63,23 @@ FAULTS = {
             logits, labels, group, soft_cap=soft_cap
         ),
     ),
+    "a gradient that is not clipped": ("adamw", lambda *tensors, clip, **rest: adamw(*tensors, clip=clip * 2, **rest)),
+    "a decay left out": ("adamw", lambda *tensors, **rest: adamw(*tensors, **{**rest, "weight_decay": 0.0})),
+    "the count of another update": (
+        "adamw",
+        lambda *tensors, update, **rest: adamw(*tensors, update=update + 1, **rest),
+    ),
+    "a copy of the weights before": (
+        "adamw",
+        lambda main, *rest, copy, **others: _copied_before(main, *rest, copy=copy, **others),
+    ),
 }
+
+
+def _copied_before(main: Tensor, *rest: Tensor, copy: Tensor, **others: Any) -> None:
+    before = main.clone()
+    adamw(main, *rest, copy=copy, **others)
+    copy.copy_(before)
 
 
 def _key_as_it_is(mixed: Tensor, table: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:

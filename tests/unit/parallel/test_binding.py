@@ -1,5 +1,6 @@
 """Ranks bound to the cores beside their GPU, as a made-up sysfs has them."""
 
+import contextlib
 import os
 import threading
 from pathlib import Path
@@ -46,7 +47,8 @@ def bound(folder: Path, monkeypatch: pytest.MonkeyPatch, *, asked: str) -> set[i
     thread.start()
     thread.join()
     for task in Path("/proc/self/task").iterdir():
-        os.sched_setaffinity(int(task.name), before)
+        with contextlib.suppress(ProcessLookupError):  # a thread that has ended since
+            os.sched_setaffinity(int(task.name), before)
     return found
 
 

@@ -41,6 +41,8 @@ def test_a_rank_follows_no_links_of_modules_and_imports_no_compiler() -> None:
     assert found["links"] < 1_000  # 18,000 where inspect looks for the modules of frames
     assert "megatron.core.models.gpt" in found["modules"]
     assert "torch._inductor.compile_fx" not in found["modules"]
+    assert "fanal.kernels.triton_attention" in found["modules"]
+    assert not [name for name in found["modules"] if name.startswith("fanal.kernels.triton.")], "those are for GPUs"
 
 
 def test_a_frame_has_the_module_that_inspect_finds() -> None:

@@ -10,8 +10,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fanal.kernels import reference
-from fanal.kernels.triton import linear_cross_entropy as module
-from fanal.kernels.triton.linear_cross_entropy import linear_cross_entropy
+from fanal.kernels.cross_entropy import Passes
+from fanal.kernels.linear_cross_entropy import linear_cross_entropy
+from fanal.kernels.triton.cross_entropy import TRITON
 from tests.unit.triton_kernels.against import differences, planted, random, run
 
 HIDDEN, VOCABULARY, REAL, CAP = 24, 74, 61, 5.0
@@ -26,8 +27,13 @@ def inputs(dtype: torch.dtype = torch.float32) -> tuple[list[Tensor], Tensor]:
     return [hidden, weight], labels
 
 
-def ours(labels: Tensor, chunk: int = 4, group: dist.ProcessGroup | None = None) -> Callable:
-    return lambda hidden, weight: linear_cross_entropy(hidden, weight, labels, group, REAL, CAP, chunk)
+def ours(labels: Tensor, chunk: int = 4, group: dist.ProcessGroup | None = None, passes: Passes = TRITON) -> Callable:
+    def compute(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        first = 0 if group is None else group.rank() * len(weight)
+        options = {"columns": min(REAL - first, len(weight)), "soft_cap": CAP, "passes": passes}
+        return linear_cross_entropy(hidden, weight, labels, group, chunk=chunk, **options)
+
+    return compute
 
 
 def definition(labels: Tensor) -> Callable:
@@ -45,15 +51,18 @@ def test_both_outputs_and_both_gradients_equal_the_definition(chunk: int, dtype:
     assert not differences(ours(labels, chunk), definition(labels), tensors, BOUND[dtype])
 
 
-def test_no_more_than_a_chunk_of_logits_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_more_than_a_chunk_of_logits_is_there() -> None:
     tensors, labels = inputs()
     sizes: list[int] = []
-    for name in ("statistics", "over_logits"):
-        right = getattr(module, name)
-        monkeypatch.setattr(module, name, lambda logits, *rest, f=right: sizes.append(len(logits)) or f(logits, *rest))
+    counted = Passes(
+        *(
+            lambda logits, *rest, f=right: sizes.append(len(logits)) or f(logits, *rest)
+            for right in (TRITON.statistics, TRITON.over_logits)
+        )
+    )
     held: list[Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: held.append(t) or t, lambda t: t):
-        run(ours(labels), tensors)
+        run(ours(labels, passes=counted), tensors)
     assert sizes == 2 * [4, 4, 4, 4, 4, 1]
     assert sum(t.numel() for t in held) == sum(t.numel() for t in tensors) + 2 * labels.numel()
 
@@ -89,9 +98,3 @@ def test_a_fault_in_the_kernel_is_seen(tmp_path: Path) -> None:
     tensors, labels = inputs()
     with planted("cross_entropy", "(g_loss + g_log_sum_exp)", "(g_loss)", tmp_path):
         assert differences(ours(labels), definition(labels), tensors, BOUND[torch.float32])
-
-
-def test_shapes_that_do_not_fit_are_refused() -> None:
-    (hidden, weight), labels = inputs()
-    with pytest.raises(AssertionError, match=r"weight \(74, 23\) must fit hidden \(7, 3, 24\)"):
-        linear_cross_entropy(hidden, weight[:, 1:], labels, None)
