@@ -1,6 +1,8 @@
-"""Requests to a run: stop with a checkpoint, or write one and continue. All ranks act on them after the same step.
+"""Requests to a run: stop with a checkpoint, write one and continue, or begin the final decay of the learning rate. All ranks act
+on them after the same step.
 
-Who may ask: SIGTERM, SIGUSR1 or SIGINT to any rank, the files STOP and SAVE in RUN_DIR/requests, the walltime of the config.
+Who may ask: SIGTERM, SIGUSR1 or SIGINT to any rank, the files STOP, SAVE and DECAY in RUN_DIR/requests, the walltime of the
+config.
 """
 
 import contextlib
@@ -9,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from fanal.run_folder import SAVE, STOP
+from fanal.run_folder import DECAY, SAVE, STOP
 from pretrain.config.schema import TrainConfig
 from pretrain.parallel.environment import started_at
 from pretrain.parallel.reduce import any_rank_each
@@ -27,6 +29,7 @@ class Asked:
     save: bool
     give_up_save: bool
     """Whether the save under way has failed on some rank."""
+    decay: bool
 
 
 class Requests:
@@ -34,6 +37,8 @@ class Requests:
 
     def __init__(self, train: TrainConfig, files: RequestFiles | None) -> None:
         self._walltime, self._files = Walltime(train), files
+        self._decay_step: int | None = None
+        """Step after which a decay began that no checkpoint is known to hold yet."""
 
     def asked_here(self, *, step: int | None = None, save_failed: bool = False) -> list[bool]:
         """Return what this rank is asked for, in the order of ``Asked``'s fields; no collective.
@@ -43,8 +48,8 @@ class Requests:
         if step is not None:
             self._walltime.in_step(step)
         stop = self._reason() is not None
-        save = self._files is not None and self._files.asks(SAVE)
-        return [stop, save, save_failed]
+        save, decay = (self._files is not None and self._files.asks(name) for name in (SAVE, DECAY))
+        return [stop, save, save_failed, decay]
 
     def agreed(self, world: World, *, step: int | None = None, save_failed: bool = False) -> Asked:
         """Return what any rank was asked for after ``step`` steps, and whether a save failed on any.
@@ -62,6 +67,24 @@ class Requests:
         """Note that a checkpoint of this step is on its way: a SAVE file is fulfilled. No collective."""
         if self._files is not None:
             self._files.done(SAVE)
+
+    def decay_began(self, step: int) -> None:
+        """Note that the decay that a file asked for has begun after this step. The file stays until a checkpoint holds that: a run
+        that is killed before begins its decay after the next start. No collective."""
+        self._decay_step = step
+        if self._files is not None:
+            self._files.take(DECAY)
+
+    def decay_refused(self) -> None:
+        """Note that a request for a decay was answered, and changes nothing. No collective."""
+        if self._files is not None:
+            self._files.done(DECAY)
+
+    def saved(self, step: int) -> None:
+        """Note that the checkpoint of this step is complete. No collective."""
+        if self._files is not None and self._decay_step is not None and step >= self._decay_step:
+            self._files.release(DECAY)
+            self._decay_step = None
 
     def _reason(self) -> str | None:
         signal = stop_signal()

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pretrain.checkpoint.disk.origin import chain, described
 from pretrain.config.schema import RunConfig
+from pretrain.config.steps import last_batch_size
 from pretrain.convert.certificate.certify import Certificate, versions
 from pretrain.convert.certificate.compare import BOUND, mean_loss
 from pretrain.convert.exporting.card_architecture import architecture
@@ -90,12 +91,13 @@ def settings_rows(run: RunConfig, state: TrainState) -> list[tuple[str, str]]:
     rate = f"learning rate {optim.lr:g} to {optim.min_lr:g} ({optim.lr_decay_style})"
     stated = optimizer_of(optim)
     settings = f"{rate}, weight decay {optim.weight_decay:g}, {stated.described(optim)}, clipped at {optim.clip_grad:g}"
-    # Neither a ramp nor a resume with another one.
+    # Neither a ramp, nor a later stage, nor a resume with another one.
     always = state.consumed_samples == state.step * train.global_batch_size
+    full = train.global_batch_size if always else last_batch_size(train)
     return [
         (
             "batch" if always else "full batch of the last session",
-            f"{train.global_batch_size:,} samples, {train.global_batch_size * run.data.seq_length:,} tokens",
+            f"{full:,} samples, {full * run.data.seq_length:,} tokens",
         ),
         ("optimizer", f"{stated.title}, {settings}"),
         ("precision", train.precision),

@@ -7,9 +7,9 @@ import pytest
 
 from fanal.run_progress import Standing
 from pretrain.checkpoint.loading.rate_change import past_its_end, rate_change
-from pretrain.config.derive import lr_decay_samples
 from pretrain.config.rules import check_rate_left
 from pretrain.config.schema import BatchRampConfig, OptimConfig, TrainConfig
+from pretrain.config.steps import lr_decay_samples
 from pretrain.optim.schedule import learning_rate
 
 OPTIM = OptimConfig(lr=1e-3, min_lr=1e-4, lr_warmup_samples=16)

@@ -77,7 +77,7 @@ CASES = {
                 ["optim.lr_warmup_samples=8"]),
     "WSD without its decay": (["optim.lr_decay_style=WSD"], "optim.lr_wsd_decay_samples (null) must be stated with optim.lr_decay_style WSD",
                               ["optim.lr_wsd_decay_samples=8"]),
-    "WSD's decay without WSD": (["optim.lr_wsd_decay_samples=8"], "optim.lr_wsd_decay_samples (8) must be null unless optim.lr_decay_style is WSD, and it is cosine",
+    "WSD's decay without WSD": (["optim.lr_wsd_decay_samples=8"], "optim.lr_wsd_decay_samples (8) must be null unless optim.lr_decay_style is WSD or constant, and it is cosine",
                                 ["optim.lr_wsd_decay_samples=null"]),
     "WSD's decay too long": (["optim.lr_decay_style=WSD", "optim.lr_wsd_decay_samples=81"], "optim.lr_wsd_decay_samples (81) must be above 0",
                              ["optim.lr_wsd_decay_samples=40"]),

@@ -4,15 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.config.derive import (
-    consumed_samples_at,
-    global_batch_size_at,
-    padded_vocab_size,
-    train_samples,
-    world_size,
-)
+from pretrain.config.derive import padded_vocab_size, world_size
 from pretrain.config.load import load_run, to_yaml
 from pretrain.config.schema import RunConfig
+from pretrain.config.steps import consumed_samples_at, global_batch_size_at, train_samples
 from pretrain.model.families.sizes import num_parameters
 from pretrain.optim.schedule import learning_rate
 from tests.golden.regenerate import CONFIGS, golden_path

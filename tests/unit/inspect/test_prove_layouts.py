@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.config.derive import lr_decay_samples
 from pretrain.config.load import load_run, to_yaml
 from pretrain.config.schema import RunConfig
+from pretrain.config.steps import lr_decay_samples
 from pretrain.inspect.layouts import layouts_for
 from pretrain.inspect.prove_plan import kill_plans, num_steps, proof_overrides
 from tests.runs.cases import DP2, PP2, SP, TP2, VP2

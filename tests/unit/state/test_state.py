@@ -13,7 +13,7 @@ def test_a_step_moves_the_counters_by_what_it_used() -> None:
     )
     assert dataclasses.asdict(state) == {
         "step": 2, "consumed_samples": 14, "consumed_tokens": 14 * 64, "skipped_steps": 0, "skipped_in_a_row": 0,
-        "skipped_spikes": 0, "recent": {"losses": (), "grad_norms": ()},
+        "skipped_spikes": 0, "recent": {"losses": (), "grad_norms": ()}, "decay_start_sample": None,
     }  # fmt: skip
 
 
