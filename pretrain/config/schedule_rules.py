@@ -26,8 +26,11 @@ def check_final_decay(optim: OptimConfig, since: Standing, decay: int) -> None:
             f"began at sample {since.decay_start_sample}: WSD or constant, and the samples that it takes; "
             "lr_decay_style=WSD works with the decay samples of the run's last config"
         )
-    if length is not None and length <= 0:
-        raise UserError(f"optim.lr_wsd_decay_samples ({length}) must be above 0; 1 works")
+    if length is not None and not 0 < length <= LARGEST_SAMPLE:
+        raise UserError(
+            f"optim.lr_wsd_decay_samples ({length}) must be above 0 and at most {LARGEST_SAMPLE}; "
+            f"{max(1, (decay - optim.lr_warmup_samples) // 2)} works"
+        )
     _check_start(optim)
     if style == "WSD" and optim.lr_wsd_decay_start_sample is None and since.decay_start_sample is None:
         _check_room(optim, decay)

@@ -63,7 +63,7 @@ def consequences(run: RunConfig, since: Standing = NEW_RUN) -> dict[str, str]:
         + (f", {replicas} replicas)" if run.parallel.data_parallel_size else "; more ranks, more replicas)"),
         "tokens per step": f"{full_batch * seq_length:,}"
         + (f" (from {next_batch * seq_length:,} {begins})" if next_batch != full_batch else ""),
-        **_stages_of(train, seq_length),
+        **_stages_of(train, seq_length, since),
         "microbatches per step and rank": str(
             num_microbatches(
                 global_batch_size=full_batch,
@@ -87,11 +87,16 @@ def consequences(run: RunConfig, since: Standing = NEW_RUN) -> dict[str, str]:
     return rows
 
 
-def _stages_of(train: TrainConfig, seq_length: int) -> dict[str, str]:
+def _stages_of(train: TrainConfig, seq_length: int, since: Standing) -> dict[str, str]:
     """Return the row of the batches that take over later, of a run that states them."""
     stages = [
         f"{stage.global_batch_size:,} samples ({stage.global_batch_size * seq_length:,} tokens) from sample "
-        f"{stage.start_sample:,}, after step {step_at(train, stage.start_sample):,}"
+        f"{stage.start_sample:,}"
+        + (
+            f", after step {step_at(train, stage.start_sample, since):,}"
+            if stage.start_sample > since.consumed_samples
+            else ""
+        )
         for stage in train.batch_stages[:MOST_STAGES]
     ]
     more = len(train.batch_stages) - len(stages)

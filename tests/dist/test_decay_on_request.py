@@ -42,7 +42,9 @@ def last_checkpoint(run_dir: Path) -> tuple[str, dict[str, str]]:
     folder = checkpoints_dir(run_dir) / step_name(newest_step(run_dir))
     manifest = verify_checkpoint(folder, deep=False).manifest
     assert manifest is not None
-    return (folder / "state.json").read_text(), {entry.path: entry.hash for entry in manifest.files if "shards/" in entry.path}
+    return (folder / "state.json").read_text(), {
+        entry.path: entry.hash for entry in manifest.files if "shards/" in entry.path
+    }
 
 
 @pytest.mark.parametrize("overrides", CASES.values(), ids=list(CASES))
