@@ -215,6 +215,7 @@ def _step(training: Training, state: TrainState, rate: float, batch_size: int) -
     """Run one optimizer step; return the state of the run after it. Collective."""
     run, world, reader = training.run, training.world, training.reader
     set_learning_rate(training.optimizer, rate)
+    next_batch = global_batch_size_at(run.train, state.consumed_samples + batch_size)
     batches = train_micro_batches(
         reader,
         run.train,
@@ -232,7 +233,7 @@ def _step(training: Training, state: TrainState, rate: float, batch_size: int) -
         state=state,
         global_batch_size=batch_size,
         domains=reader.data.domains,
-        questions=partial(_asked_here, training, state.step + 1),
+        questions=partial(_asked_here, training, state.step + 1, next_batch_grows=next_batch / batch_size),
     )
     after = state.after(
         num_samples=batch_size,
@@ -248,10 +249,11 @@ def _ask(training: Training, state: TrainState) -> Asked:
     return _act_on(training, Asked(*any_rank_each(_asked_here(training, state.step), training.world)))
 
 
-def _asked_here(training: Training, step: int) -> list[bool]:
+def _asked_here(training: Training, step: int, next_batch_grows: float = 1.0) -> list[bool]:
     """Return what this rank is asked for after this step, and whether its save has failed; no collective."""
     training.saver.poll()
-    return training.requests.asked_here(step=step, save_failed=training.saver.has_failed)
+    failed = training.saver.has_failed
+    return training.requests.asked_here(step=step, save_failed=failed, next_batch_grows=next_batch_grows)
 
 
 def _act_on(training: Training, asked: Asked) -> Asked:

@@ -40,13 +40,16 @@ class Requests:
         self._decay_step: int | None = None
         """Step after which a decay began that no checkpoint is known to hold yet."""
 
-    def asked_here(self, *, step: int | None = None, save_failed: bool = False) -> list[bool]:
+    def asked_here(
+        self, *, step: int | None = None, save_failed: bool = False, next_batch_grows: float = 1.0
+    ) -> list[bool]:
         """Return what this rank is asked for, in the order of ``Asked``'s fields; no collective.
 
-        Args: step: the step after which it is to happen, once for each; None where no step was.
+        Args: step: the step after which it is to happen, once for each; None where no step was; next_batch_grows: the batch of the
+            step behind it, in batches of this one.
         """
         if step is not None:
-            self._walltime.in_step(step)
+            self._walltime.in_step(step, next_batch_grows)
         stop = self._reason() is not None
         save, decay = (self._files is not None and self._files.asks(name) for name in (SAVE, DECAY))
         return [stop, save, save_failed, decay]
@@ -110,7 +113,7 @@ class Walltime:
         which may compile."""
         self._spent = False
 
-    def in_step(self, step: int) -> None:
+    def in_step(self, step: int, next_batch_grows: float = 1.0) -> None:
         """Take the time; called once before the first step and then in each, when its work is on its way."""
         now = time.monotonic()
         if self._first_step is None:
@@ -118,6 +121,7 @@ class Walltime:
         elif step > self._first_step + 1:
             self._longest_s = max(self._longest_s, now - self._stepped_at)
         self._stepped_at = now
+        self._longest_s *= max(1.0, next_batch_grows)  # a larger batch takes longer, and was not seen yet
         # A job that stops before its first step would be started again without end.
         self._spent = (
             self._ends_at is not None and step > self._first_step and now + 2 * self._longest_s > self._ends_at
