@@ -9,7 +9,10 @@ import pytest
 from fanal.run_folder import checkpoints_dir, step_name
 from fanal.run_progress import metrics, newest_step, standing
 from pretrain.checkpoint.disk.verify import verify_checkpoint
+from pretrain.checkpoint.loading.init_from import check_init_from
 from pretrain.config.steps import last_step
+from pretrain.data.sources import open_sources
+from pretrain.log.finished import is_finished
 from tests.dist.harness import make_run, run_and_trace
 from tests.runs.cases import DP2, PP2
 
@@ -75,6 +78,11 @@ def test_a_decay_on_request_equals_one_that_the_config_states_bit_for_bit_throug
     assert last_checkpoint(folder) == last_checkpoint(stated)
     rates = [step[3] for step in steps_of(folder)]
     assert rates[began["step"]] == 2e-3 and 2e-4 < rates[-1] < rates[-2] < rates[-3] < 2e-3
+
+    sources = open_sources(run)
+    assert is_finished(run, sources), "a further start says so at once"
+    after = make_run(small_run, tmp_path / "after", f"checkpoint.init_from={folder}")
+    check_init_from(after, tokenizer_sha256=sources.tokenizer_sha256)  # its run has come to its end
 
     fault = "beginning_of_the_decay_forgotten_at_the_resume"
     forgot = run_and_trace(make_run(small_run, forgetful, *overrides), fault, fresh=False)

@@ -68,7 +68,7 @@ def test_a_phase_of_lucie_has_the_published_length(
     run = lucie(phase)
     assert world_size(run.parallel) == ranks
     assert run.train.train_steps == steps
-    assert train_samples(run.train) == samples
+    assert train_samples(run.optim, run.train) == samples
     assert samples * run.data.seq_length == tokens
     assert run.train.global_batch_size * run.data.seq_length == tokens_per_step
 
