@@ -2,8 +2,10 @@
 megatron-core's own scheduler as a judge."""
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -225,3 +227,21 @@ def test_the_judge_and_the_formulas_tell_a_wrong_shape(monkeypatch: pytest.Monke
         test_a_schedule_is_megatron_s_own(JUDGED[-1])
     with pytest.raises(AssertionError, match="sample"):
         test_a_final_decay_counted_back_from_the_end_is_the_formula_at_every_step("exponential", SITUATIONS["stages"])
+
+
+def test_the_table_in_the_docs_is_what_the_schedule_gives() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "schedules.md").read_text()
+    shapes = re.findall(r"`(\w+)`", next(line for line in page.splitlines() if line.startswith("| sample |")))
+    rows = [
+        [float(cell.replace(",", "")) for cell in line.strip("| ").split("|")]
+        for line in page.splitlines()
+        if re.match(r"\| \d", line)
+    ]
+    assert shapes == list(HEIGHTS) and len(rows) == 5
+    for sample, *rates in rows:
+        for shape, rate in zip(shapes, rates, strict=True):
+            optim = OptimConfig(
+                lr=3e-4, min_lr=3e-5, lr_decay_style="WSD", lr_wsd_decay_samples=100_000, lr_wsd_decay_style=shape,  # type: ignore[arg-type]
+                lr_wsd_decay_start_sample=900_000,
+            )  # fmt: skip
+            assert f"{learning_rate(optim, TRAIN, int(sample)):.4e}" == f"{rate:.4e}"
