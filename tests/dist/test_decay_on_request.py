@@ -12,9 +12,10 @@ from pretrain.checkpoint.disk.verify import verify_checkpoint
 from pretrain.checkpoint.loading.init_from import check_init_from
 from pretrain.config.steps import last_step
 from pretrain.data.sources import open_sources
+from pretrain.inspect.bounds import FP32
 from pretrain.log.finished import is_finished
 from tests.dist.harness import make_run, run_and_trace
-from tests.runs.cases import DP2, PP2
+from tests.runs.cases import DP2, PP2, TP2
 
 WSD = (
     "optim.lr_decay_style=WSD", "optim.lr_wsd_decay_samples=64", "optim.lr_wsd_decay_style=minus_sqrt", "train.train_steps=30",
@@ -26,7 +27,8 @@ CONSTANT = (
     "optim.lr_wsd_decay_style=exponential",
     "train.train_steps=30",
 )
-CASES = {"dp2-wsd-batch-doubled": (*DP2, *WSD), "pp2-constant": (*PP2, *CONSTANT)}
+CASES = {"dp2-wsd-batch-doubled": (DP2, WSD, TP2), "pp2-constant": (PP2, CONSTANT, DP2)}
+"""Of each: its layout, its schedule, and another layout to resume it in."""
 COMPARED = ("step", "consumed_samples", "global_batch_size", "learning_rate", "loss", "grad_norm")
 
 
@@ -50,11 +52,12 @@ def last_checkpoint(run_dir: Path) -> tuple[str, dict[str, str]]:
     }
 
 
-@pytest.mark.parametrize("overrides", CASES.values(), ids=list(CASES))
+@pytest.mark.parametrize(("layout", "schedule", "other"), CASES.values(), ids=list(CASES))
 def test_a_decay_on_request_equals_one_that_the_config_states_bit_for_bit_through_a_kill_and_a_resume(
-    overrides: tuple[str, ...], small_run: Path, tmp_path: Path
+    layout: tuple[str, ...], schedule: tuple[str, ...], other: tuple[str, ...], small_run: Path, tmp_path: Path
 ) -> None:
-    folder, stated, forgetful = (tmp_path / name for name in ("asked", "stated", "forgetful"))
+    overrides = (*layout, *schedule)
+    folder, stated, forgetful, resharded = (tmp_path / name for name in ("asked", "stated", "forgetful", "resharded"))
     killed = run_and_trace(
         make_run(small_run, folder, *overrides), "decay_is_dropped_at_step_3_and_rank_1_is_killed_in_it"
     )
@@ -64,7 +67,8 @@ def test_a_decay_on_request_equals_one_that_the_config_states_bit_for_bit_throug
     assert start == began["start_sample"] and newest_step(folder) == began["step"], "saved with the step it began after"
     assert began["asked_by"] == "DECAY file" and 3 <= began["step"] < 11
     assert max(killed.losses) <= began["step"] + 2 and not (folder / "requests" / "DECAY").exists()
-    shutil.copytree(folder, forgetful)
+    for copy in (forgetful, resharded):
+        shutil.copytree(folder, copy)
 
     resumed = run_and_trace(run := make_run(small_run, folder, *overrides), fresh=False)
     assert resumed.exit_code == 0, resumed.failure
@@ -83,6 +87,13 @@ def test_a_decay_on_request_equals_one_that_the_config_states_bit_for_bit_throug
     assert is_finished(run, sources), "a further start says so at once"
     after = make_run(small_run, tmp_path / "after", f"checkpoint.init_from={folder}")
     check_init_from(after, tokenizer_sha256=sources.tokenizer_sha256)  # its run has come to its end
+
+    elsewhere = run_and_trace(make_run(small_run, resharded, *other, *schedule), fresh=False)
+    assert elsewhere.exit_code == 0, elsewhere.failure
+    assert [step[:4] for step in steps_of(resharded)] == [step[:4] for step in steps_of(stated)]
+    assert [step[4] for step in steps_of(resharded)] == pytest.approx(
+        [step[4] for step in steps_of(stated)], rel=FP32.loss
+    )
 
     fault = "beginning_of_the_decay_forgotten_at_the_resume"
     forgot = run_and_trace(make_run(small_run, forgetful, *overrides), fault, fresh=False)
