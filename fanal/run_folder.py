@@ -26,8 +26,9 @@ LOCK = "lock"
 """File that rank 0 of the run holds locked; its text says who that is or was."""
 REQUESTS = "requests"
 """Folder for the files by which others ask something of a run. It may be open to all who may: nothing in it is read, or run."""
-STOP, SAVE = "STOP", "SAVE"
-"""Files by which a colleague asks a run to stop, or to save a checkpoint: in REQUESTS, or in the run folder itself."""
+STOP, SAVE, DECAY = "STOP", "SAVE", "DECAY"
+"""Files by which a colleague asks a run to stop, to save a checkpoint, or to begin the final decay of its learning rate: in
+REQUESTS, or in the run folder itself."""
 REQUESTS_SINCE_S = "PRETRAIN_REQUESTS_SINCE_S"
 """Variable of a job: when it began, in seconds since the epoch. Request files that are older were meant for an earlier start."""
 

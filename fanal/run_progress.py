@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fanal.fields import fit, is_count
+from fanal.fields import Rule, fit, is_count, or_null
 from fanal.json_lines import lines_from_end, parse_lines, read_lines
 from fanal.plain_files import read_plain
 from fanal.run_folder import COMPLETE, METRICS_FILE, STATE, checkpoints_dir, step_name, step_of
@@ -25,9 +25,13 @@ class Standing(NamedTuple):
     """Optimizer steps done."""
     consumed_samples: int = 0
     """Samples that these steps used."""
+    decay_start_sample: int | None = None
+    """First sample of the final decay, of a run in which it has begun on request or at the sample that its config stated."""
 
 
 NEW_RUN = Standing()
+STANDING: dict[str, Rule] = {"step": is_count, "consumed_samples": is_count, "decay_start_sample": or_null(is_count)}
+"""Its fields in a checkpoint's state; an older checkpoint lacks the last one."""
 
 
 def standing(run_dir: Path) -> Standing:
@@ -49,9 +53,9 @@ def standing_in(checkpoint: Path) -> Standing | None:
         state = json.loads(read_plain(checkpoint / STATE))
     except (OSError, ValueError, RecursionError):
         return None
-    if not isinstance(state, dict) or not fit(state, dict.fromkeys(Standing._fields, is_count)):
+    if not isinstance(state, dict) or not fit(state, STANDING):
         return None
-    return Standing(step=state["step"], consumed_samples=state["consumed_samples"])
+    return Standing(state["step"], state["consumed_samples"], state.get("decay_start_sample"))
 
 
 def newest_step(run_dir: Path) -> int:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from fanal.run_progress import Standing
+
 Skip = Literal["not finite", "spike"]
 """Reason why a step changed nothing."""
 
@@ -34,6 +36,13 @@ class TrainState:
     skipped_spikes: int = 0
     """Steps without an update because they were spikes; train.spikes.max_skipped_spikes limits them."""
     recent: Recent = field(default_factory=Recent)
+    decay_start_sample: int | None = None
+    """First sample of the final decay of the learning rate; None before it begins, and where it only follows from the config."""
+
+    @property
+    def standing(self) -> Standing:
+        """The point of the run that this is."""
+        return Standing(self.step, self.consumed_samples, self.decay_start_sample)
 
     def after(
         self, *, num_samples: int, seq_length: int, skipped: Skip | None, recent: Recent | None = None
@@ -48,4 +57,5 @@ class TrainState:
             skipped_in_a_row=in_a_row[skipped],
             skipped_spikes=self.skipped_spikes + (skipped == "spike"),
             recent=self.recent if recent is None else recent,
+            decay_start_sample=self.decay_start_sample,
         )

@@ -22,6 +22,7 @@ FIELDS: dict[str, dict[str, Rule]] = {
     "validation": {"step": is_count, "validation_loss": is_losses, "validation_time_s": is_figure},
     "checkpoint": {"step": is_count, "stall_s": is_figure, "failure": or_null(is_text)},
     "start": {"step": is_count, "train_steps": or_null(is_count)},
+    "decay": {"step": is_count, "train_steps": is_count},
     "end": {"step": is_count, "outcome": is_text},
 }  # fmt: skip
 """Rules for the fields that are relied on, by kind of record; a record that breaks one is skipped. What an older run
@@ -51,7 +52,8 @@ class Timeline:
     end: Record | None = None
     """Record of the run's orderly end, if nothing was trained since."""
     train_steps: int | None = None
-    """Last step of the run as its last start knew it; None if that start was an older version's."""
+    """Last step of the run as its last start knew it, or the decay that has begun since; None if that start was an older
+    version's."""
     attempt_begins: int = 0
     """Index in ``steps`` of the first record of the attempt that wrote last, as far as the records tell."""
     is_whole: bool = True
@@ -119,7 +121,7 @@ def timeline(records: Iterable[Record]) -> Timeline:
             line.validations.append(record)
         elif kind == "checkpoint":
             line.saves.append(record)
-        elif kind == "start":
+        elif kind in ("start", "decay"):
             line.train_steps = record.get("train_steps")
         else:
             line.end = record

@@ -45,9 +45,9 @@ from launch.status.progress import (
     pace,
     timeline,
 )
-from pretrain.config.derive import consumed_samples_at, global_batch_size_at
 from pretrain.config.load import load_run
 from pretrain.config.schema import RunConfig
+from pretrain.config.steps import consumed_samples_at, global_batch_size_at, has_one_batch
 
 QUEUE_FIELDS = ("job", "state", "reason", "start_local", "time_left", "nodes", "excluded_nodes")
 QUEUE_FORMAT = "%A|%T|%r|%S|%L|%N|%x"
@@ -218,7 +218,9 @@ def _timeline(run_dir: Path, attempt: jobs_file.Attempt | None, now: float) -> t
     line = timeline(records)
     line.is_whole = is_whole
     if not is_whole and not any(record["kind"] == "start" for record in records):
-        line.train_steps = timeline(newest_records(newest_metrics(run_dir, kinds=("start",)), limit=1)[0]).train_steps
+        line.train_steps = timeline(
+            newest_records(newest_metrics(run_dir, kinds=("start", "decay")), limit=1)[0]
+        ).train_steps
     try:
         written = (run_dir / METRICS_FILE).stat().st_mtime
     except OSError:
@@ -322,8 +324,8 @@ def _eta(
 
 
 def _steps_of_now(run: RunConfig, run_dir: Path, stands_at: int, left: int) -> float:
-    """Return the steps that are left, in steps of the batch that is trained now: a ramp makes later ones larger, and longer."""
-    if run.train.batch_ramp is None:
+    """Return the steps that are left, in steps of the batch that is trained now: ramps and stages make later ones longer."""
+    if has_one_batch(run.train):
         return left
     since = standing(run_dir)
     now, then = (consumed_samples_at(run.train, step, since) for step in (stands_at, stands_at + left))

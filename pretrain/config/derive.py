@@ -1,10 +1,9 @@
-"""Pure integers that follow from a configuration. Nothing here reads a file or knows a rank."""
+"""Pure integers that follow from a configuration; steps and samples: steps.py. Nothing here reads a file or knows a rank."""
 
 import math
 
 from fanal.errors import UserError
-from fanal.run_progress import NEW_RUN, Standing
-from pretrain.config.schema import BatchRampConfig, ModelConfig, OptimConfig, ParallelConfig, SourceConfig, TrainConfig
+from pretrain.config.schema import ModelConfig, ParallelConfig, SourceConfig
 
 
 def kv_channels(model: ModelConfig) -> int:
@@ -112,54 +111,6 @@ def num_microbatches(*, global_batch_size: int, micro_batch_size: int, data_para
             f"the next one is {-(-global_batch_size // per_pass) * per_pass}"
         )
     return global_batch_size // per_pass
-
-
-def ramp_stages(ramp: BatchRampConfig, global_batch_size: int) -> int:
-    """Increments between the first and the full batch size."""
-    return (global_batch_size - ramp.start) // ramp.increment
-
-
-def global_batch_size_at(train: TrainConfig, consumed_samples: int) -> int:
-    """Samples of the next optimizer step after ``consumed_samples``.
-
-    The ramp is split into equal parts of samples, one per increment, as in Megatron's ``rampup_batch_size``.
-    """
-    ramp = train.batch_ramp
-    if ramp is None or consumed_samples > ramp.samples:
-        return train.global_batch_size
-    stages = ramp_stages(ramp, train.global_batch_size)
-    # consumed // (samples / stages), kept in integers
-    return min(train.global_batch_size, ramp.start + consumed_samples * stages // ramp.samples * ramp.increment)
-
-
-def consumed_samples_at(train: TrainConfig, step: int, since: Standing = NEW_RUN) -> int:
-    """Samples consumed when ``step`` optimizer steps are done, those after ``since`` with this batch; at most one loop turn per
-    ramp stage."""
-    done, consumed = since
-    while done < step:
-        batch = global_batch_size_at(train, consumed)
-        if batch == train.global_batch_size:
-            return consumed + (step - done) * batch
-        assert train.batch_ramp is not None, "only a ramp makes a batch smaller than the full one"
-        stages = ramp_stages(train.batch_ramp, train.global_batch_size)
-        stage = (batch - train.batch_ramp.start) // train.batch_ramp.increment
-        stage_end = -(-(stage + 1) * train.batch_ramp.samples // stages)  # first sample of the next stage
-        steps_here = min(step - done, max(1, -(-(stage_end - consumed) // batch)))
-        consumed, done = consumed + steps_here * batch, done + steps_here
-    return consumed
-
-
-def train_samples(train: TrainConfig, since: Standing = NEW_RUN) -> int:
-    """Samples the whole run consumes: those up to ``since``, whatever its batch was then, and those of the steps that are left."""
-    return consumed_samples_at(train, train.train_steps, since)
-
-
-def lr_decay_samples(optim: OptimConfig, train: TrainConfig, since: Standing = NEW_RUN) -> int:
-    """Samples, warm-up included, after which the learning rate is min_lr.
-
-    The same from every point of a run whose batch and steps stay as they are; a resume with others has another one.
-    """
-    return optim.lr_decay_samples if optim.lr_decay_samples is not None else train_samples(train, since)
 
 
 def mixture_weight(source: SourceConfig, *, train_tokens: int) -> float:

@@ -89,7 +89,7 @@ def load_run_to_train(path: str | Path, overrides: Sequence[str] = ()) -> RunCon
 
 def _standing(file: Path, run: RunConfig) -> Standing:
     """Return the point from which a run goes on: of the checkpoint whose config the file is, else of its run folder."""
-    if run.optim.lr_decay_samples is not None:
+    if run.optim.lr_decay_samples is not None and run.optim.lr_wsd_decay_samples is None:
         return NEW_RUN  # nothing depends on it
     return standing_in(file.parent) or standing(Path(run.run_dir))
 

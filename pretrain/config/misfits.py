@@ -25,7 +25,7 @@ LONGEST_VALUE = 200
 WANTED = {int: "an integer", float: "a number", bool: "true or false", str: "a text"}
 EXAMPLES = {
     "prefix": "shards/train", "tokenizer": "my/tokenizer", "start_sample": 1000, "train": [{"prefix": "shards/train"}],
-    "num_layers": 4, "lr": 3e-4, "train_steps": 1000, "start": 8, "increment": 8, "samples": 1000,
+    "num_layers": 4, "lr": 3e-4, "train_steps": 1000, "global_batch_size": 8, "start": 8, "increment": 8, "samples": 1000,
     "value": "mine", "reason": "why it is set",
 }  # fmt: skip
 """Values of keys that have no default."""

@@ -7,21 +7,13 @@ from functools import partial
 
 from fanal.errors import UserError
 from fanal.run_progress import NEW_RUN, Standing
-from pretrain.config.derive import (
-    consumed_samples_at,
-    data_parallel_size,
-    lr_decay_samples,
-    next_multiple,
-    num_microbatches,
-    padded_vocab_size,
-    ramp_stages,
-    train_samples,
-)
+from pretrain.config.batch_rules import check_batch
+from pretrain.config.derive import data_parallel_size, next_multiple, padded_vocab_size
 from pretrain.config.model_rules import check_model
 from pretrain.config.number_rules import LARGEST_INTEGER, LARGEST_SAMPLE, check_numbers
 from pretrain.config.path_rules import check_path_texts
+from pretrain.config.schedule_rules import check_final_decay
 from pretrain.config.schema import (
-    BatchRampConfig,
     ModelConfig,
     OptimConfig,
     ParallelConfig,
@@ -31,9 +23,8 @@ from pretrain.config.schema import (
     SpikeConfig,
     TrainConfig,
 )
+from pretrain.config.steps import consumed_samples_at, last_step, lr_decay_samples
 
-MOST_STAGES = 10_000
-"""Stages of a batch ramp, which are gone through one by one."""
 LARGEST_WINDOW = 10_000
 """Steps; every checkpoint's state.json holds the window, and every step sums over it."""
 
@@ -52,7 +43,7 @@ def _check(run: RunConfig, since: Standing, passes: Callable[[RunConfig], bool])
     check_numbers(run, passes)
     check_model(run.model)
     _check_parallel(run.parallel, run.model, run.train)
-    _check_batch(run.train, run.parallel, run.parallel.data_parallel_size or 1)
+    check_batch(run.train, run.parallel, run.parallel.data_parallel_size or 1)
     _check_optim(run.optim, run.train, since)
     _check_length(run)
     _check_data(run)
@@ -75,7 +66,7 @@ def check_ranks(run: RunConfig, num_ranks: int) -> None:
 
     Raises: UserError naming the first broken rule.
     """
-    _check_batch(run.train, run.parallel, data_parallel_size(run.parallel, num_ranks=num_ranks))
+    check_batch(run.train, run.parallel, data_parallel_size(run.parallel, num_ranks=num_ranks))
     if run.log.profile_from_step is not None and run.log.profile_rank >= num_ranks:
         raise UserError(
             f"log.profile_rank ({run.log.profile_rank}) must be one of the {num_ranks} rank(s) of the run, counted from 0; "
@@ -128,67 +119,17 @@ def _check_pipeline(parallel: ParallelConfig, model: ModelConfig) -> None:
         )
 
 
-def _check_batch(train: TrainConfig, parallel: ParallelConfig, replicas: int) -> None:
-    ramp = train.batch_ramp
-    sizes = [train.global_batch_size]
-    if ramp is not None:
-        for name in ("start", "increment", "samples"):
-            if getattr(ramp, name) <= 0:
-                raise UserError(f"train.batch_ramp.{name} ({getattr(ramp, name)}) must be above 0; 1 works")
-        if ramp.start >= train.global_batch_size or (train.global_batch_size - ramp.start) % ramp.increment:
-            raise UserError(
-                f"train.batch_ramp goes from start ({ramp.start}) to train.global_batch_size ({train.global_batch_size}) and must "
-                f"reach it in whole increments ({ramp.increment}); increment={max(1, train.global_batch_size - ramp.start)} works "
-                "where start is below global_batch_size"
-            )
-        if ramp_stages(ramp, train.global_batch_size) > MOST_STAGES:
-            raise UserError(
-                f"train.batch_ramp grows from {ramp.start} to train.global_batch_size ({train.global_batch_size}) by "
-                f"{ramp.increment}, in {ramp_stages(ramp, train.global_batch_size):,} stages, and must have at most "
-                f"{MOST_STAGES:,}; increment={train.global_batch_size - ramp.start} works"
-            )
-        _check_ramp_sizes(ramp, train, replicas)
-        sizes += [ramp.start + k * ramp.increment for k in range(ramp_stages(ramp, train.global_batch_size))]
-    for size in sizes:
-        microbatches = num_microbatches(
-            global_batch_size=size,
-            micro_batch_size=train.micro_batch_size,
-            data_parallel_size=replicas,
-        )
-        pipeline = parallel.pipeline_model_parallel_size
-        if parallel.virtual_pipeline_model_parallel_size > 1 and microbatches % pipeline:
-            raise UserError(
-                f"the interleaved schedule needs a multiple of parallel.pipeline_model_parallel_size ({pipeline}) microbatches per "
-                f"step and a global batch of {size} gives {microbatches}; a global batch of "
-                f"{next_multiple(microbatches, pipeline) * train.micro_batch_size * replicas} works"
-            )
-
-
 def _check_length(run: RunConfig) -> None:
     """Refuse a run whose samples or tokens no 64-bit number counts: checkpoints and logs hold both."""
     train, seq_length = run.train, run.data.seq_length
-    samples = train_samples(train)
+    samples = consumed_samples_at(train, train.train_steps)
     if samples > LARGEST_SAMPLE or samples * seq_length > LARGEST_INTEGER:
-        per_step = train.global_batch_size
+        per_step = max(train.global_batch_size, *(stage.global_batch_size for stage in train.batch_stages), 1)
         works = min(LARGEST_SAMPLE // per_step, LARGEST_INTEGER // (per_step * seq_length))
         raise UserError(
             f"train.train_steps ({train.train_steps}) gives {samples:,} samples of data.seq_length ({seq_length}), and must give "
             f"at most {LARGEST_SAMPLE:,} samples and {LARGEST_INTEGER:,} tokens; train_steps={works} works"
         )
-
-
-def _check_ramp_sizes(ramp: BatchRampConfig, train: TrainConfig, replicas: int) -> None:
-    """Every stage's batch divides evenly exactly if the first one and the growth do, the full one being whole."""
-    full, per_pass = train.global_batch_size, train.micro_batch_size * replicas
-    if full % per_pass:
-        return  # the full batch has its own message
-    works = f"start={per_pass} with increment={full - per_pass}" if full > per_pass else "train.batch_ramp=null"
-    for name, value in (("start", ramp.start), ("increment", ramp.increment)):
-        if value % per_pass:
-            raise UserError(
-                f"train.batch_ramp.{name} ({value}) must be a multiple of train.micro_batch_size ({train.micro_batch_size}) * "
-                f"data_parallel_size ({replicas}) = {per_pass}, so that the batch of every stage divides evenly; {works} works"
-            )
 
 
 def check_rate_left(optim: OptimConfig, train: TrainConfig, since: Standing) -> None:
@@ -197,10 +138,10 @@ def check_rate_left(optim: OptimConfig, train: TrainConfig, since: Standing) -> 
     Not a rule of ``check``: the config of a run that did train so can still be read, to export its checkpoints.
     Raises: UserError.
     """
-    end = lr_decay_samples(optim, train, since)
-    first_idle = since.consumed_samples if since.step else consumed_samples_at(train, train.train_steps - 1)
+    end, last = lr_decay_samples(optim, train, since), last_step(optim, train, since)
+    first_idle = since.consumed_samples if since.step else consumed_samples_at(train, last - 1)
     ends = optim.lr_decay_style != "constant" and optim.min_lr == 0
-    if not ends or since.step >= train.train_steps or first_idle < end:
+    if not ends or since.step >= last or first_idle < end:
         return
     where = f"it resumes after step {since.step}" if since.step else "its last step starts"
     raise UserError(
@@ -222,22 +163,7 @@ def _check_optim(optim: OptimConfig, train: TrainConfig, since: Standing) -> Non
             f"optim.lr_warmup_samples ({optim.lr_warmup_samples}) must not be above the {decay} samples of the schedule "
             f"(optim.lr_decay_samples, or the whole run); {decay // 10} works"
         )
-    if optim.lr_decay_style == "WSD" and optim.lr_wsd_decay_samples is None:
-        raise UserError(
-            "optim.lr_wsd_decay_samples (null) must be stated with optim.lr_decay_style WSD: the samples of its final decay; "
-            f"{max(1, (decay - optim.lr_warmup_samples) // 10)} works"
-        )
-    if optim.lr_decay_style != "WSD" and optim.lr_wsd_decay_samples is not None:
-        raise UserError(
-            f"optim.lr_wsd_decay_samples ({optim.lr_wsd_decay_samples}) must be null unless optim.lr_decay_style is WSD, and it "
-            f"is {optim.lr_decay_style}; null works, or lr_decay_style=WSD"
-        )
-    if optim.lr_wsd_decay_samples is not None and not 0 < optim.lr_wsd_decay_samples <= decay - optim.lr_warmup_samples:
-        raise UserError(
-            f"optim.lr_wsd_decay_samples ({optim.lr_wsd_decay_samples}) must be above 0 and fit between the warm-up "
-            f"({optim.lr_warmup_samples}) and the end of the schedule ({decay}); "
-            f"{max(1, (decay - optim.lr_warmup_samples) // 2)} works"
-        )
+    check_final_decay(optim, since, decay)
 
 
 def _check_optimizer(optim: OptimConfig, train: TrainConfig) -> None:

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fanal.run_progress import Standing
-from pretrain.config.derive import consumed_samples_at, train_samples
 from pretrain.config.rules import LARGEST_SAMPLE
 from pretrain.config.schema import RunConfig
+from pretrain.config.steps import consumed_samples_at, last_step, train_samples
 from pretrain.data.mixture import Mixture
 from pretrain.data.sources import Sources
 
@@ -38,7 +38,9 @@ def source_passes(run: RunConfig, sources: Sources, since: Standing) -> list[Sou
             train_tokens=source.order.num_tokens,
             passes=drawn / source.order.chunks_per_epoch,
         )
-        for source, drawn in zip(sources.train, _drawn(run, sources, train_samples(run.train, since)), strict=True)
+        for source, drawn in zip(
+            sources.train, _drawn(run, sources, train_samples(run.optim, run.train, since)), strict=True
+        )
     ]
 
 
@@ -80,7 +82,7 @@ def _drawn(run: RunConfig, sources: Sources, samples: int) -> Sequence[int]:
 def _most_steps(run: RunConfig, sources: Sources, since: Standing) -> int:
     """Return the most steps of the run after which no source was read too often; the steps done so far if those are too many."""
     allowed = [HARMLESS_PASSES * source.order.chunks_per_epoch for source in sources.train]
-    fits, too_many = since.step, run.train.train_steps
+    fits, too_many = since.step, last_step(run.optim, run.train, since)
     while too_many - fits > 1:
         steps = (fits + too_many) // 2
         drawn = _drawn(run, sources, consumed_samples_at(run.train, steps, since))

@@ -11,8 +11,9 @@ from itertools import chain, islice
 import numpy as np
 import torch
 
-from pretrain.config.derive import global_batch_size_at, num_microbatches
+from pretrain.config.derive import num_microbatches
 from pretrain.config.schema import RunConfig
+from pretrain.config.steps import global_batch_size_at
 from pretrain.data.position import DataPosition, StepPosition, VerifiedSource, position_of
 from pretrain.data.prefetch import Prefetcher
 from pretrain.data.read import DamagedTokenError, TrainData

@@ -19,17 +19,18 @@ from fanal.errors import UserError
 from fanal.exit_codes import CRASH, DAMAGED, DIFFERENT, FINISHED, WRONG_INPUT
 from fanal.parent_death import follow_parent
 from fanal.run_folder import checkpoints_dir
-from fanal.run_progress import newest_step
+from fanal.run_progress import newest_step, standing
 from pretrain.checkpoint.disk.tensors import read_whole
 from pretrain.config.load import to_yaml
 from pretrain.config.schema import RunConfig
+from pretrain.config.steps import last_step
 from pretrain.data.sources import open_sources
 from pretrain.inspect.bounds import Bounds, bounds_of
 from pretrain.inspect.compare import PropertyComparison, compare, optimizer_tensors
 from pretrain.inspect.evidence import Evidence, read_evidence
 from pretrain.inspect.kill import Kill, KillPlan, Running, kill_at
 from pretrain.inspect.layouts import Layout, layouts_for
-from pretrain.inspect.prove_plan import kill_plans, num_steps, proof_overrides
+from pretrain.inspect.prove_plan import kill_plans, num_steps, proof_overrides, with_decay_stated
 from pretrain.inspect.prove_progress import ProveProgress
 from pretrain.inspect.prove_report import ProvedRun, print_report, write_record
 from pretrain.log.run_dir import open_run_dir
@@ -118,7 +119,7 @@ def prove(
     settings = {
         "steps": proof.steps,
         "seed": seed,
-        "overrides": list(proof_overrides(run.optim, run.train, proof.steps, device=device)),
+        "overrides": list(proof_overrides(proof.run.optim, proof.run.train, proof.steps, device=device)),
     }
     record = write_record(proof.folder, run, settings, proof.base, straight, proved)
     return FINISHED if print_report(proved, record, console) else DIFFERENT
@@ -132,7 +133,8 @@ def prepare(
     Raises: as ``prove``.
     """
     refuse_launcher()
-    steps = num_steps(run.train, steps)
+    run = with_decay_stated(run, standing(Path(run.run_dir)).decay_start_sample)
+    steps = num_steps(replace(run.train, train_steps=last_step(run.optim, run.train)), steps)
     open_sources(run)
     device = resolve_device(run.parallel.device)
     base, others = layouts_for(run, num_ranks=num_local_devices(device))

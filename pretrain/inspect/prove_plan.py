@@ -2,10 +2,11 @@
 
 import math
 import random
+from dataclasses import replace
 
 from fanal.errors import UserError
-from pretrain.config.derive import lr_decay_samples
-from pretrain.config.schema import OptimConfig, TrainConfig
+from pretrain.config.schema import OptimConfig, RunConfig, TrainConfig
+from pretrain.config.steps import lr_decay_samples
 from pretrain.inspect.kill import KillPlan, Target
 
 CHECKPOINT_INTERVAL = 2
@@ -39,6 +40,17 @@ def num_steps(train: TrainConfig, asked: int | None) -> int:
             f"there is a checkpoint to resume from; --steps {FEWEST_STEPS} works where train.train_steps is as large"
         )
     return steps
+
+
+def with_decay_stated(run: RunConfig, decay_start_sample: int | None) -> RunConfig:
+    """Return the run with the beginning of its final decay in its config: the runs of a proof are asked for none.
+
+    Args: decay_start_sample: of the run's newest checkpoint; None leaves the config as it is.
+    """
+    if decay_start_sample is None:
+        return run
+    stated = {"lr_wsd_decay_start_sample": decay_start_sample, "lr_decay_samples": None}
+    return replace(run, optim=replace(run.optim, **stated))
 
 
 def proof_overrides(optim: OptimConfig, train: TrainConfig, steps: int, *, device: str = "cpu") -> tuple[str, ...]:

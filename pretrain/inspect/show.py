@@ -10,28 +10,37 @@ from fanal.run_folder import checkpoints_dir, step_name
 from fanal.run_progress import NEW_RUN, Standing, standing
 from fanal.shown import on_one_line
 from pretrain.checkpoint.disk.config_file import read_schedule
-from pretrain.checkpoint.loading.rate_change import past_its_end, rate_change
+from pretrain.checkpoint.loading.rate_change import another_start, past_its_end, rate_change
 from pretrain.config.derive import (
-    global_batch_size_at,
     has_sliding_window,
-    lr_decay_samples,
     model_parallel_size,
     num_microbatches,
     padded_vocab_size,
-    train_samples,
     world_size,
 )
 from pretrain.config.load import to_yaml
-from pretrain.config.schema import RunConfig
+from pretrain.config.schema import RunConfig, TrainConfig
+from pretrain.config.steps import (
+    DECAY_ON_REQUEST,
+    global_batch_size_at,
+    last_batch_size,
+    last_step,
+    lr_decay_samples,
+    step_at,
+    train_samples,
+)
 from pretrain.data.passes import most_read, passes_text, passes_warning, source_passes
 from pretrain.data.sources import open_sources
 from pretrain.model.families import family_of
 from pretrain.model.families.sizes import num_parameters
 from pretrain.model.flops import flops_per_token
 from pretrain.optim.registry import checkpoint_states, optimizer_of
+from pretrain.optim.schedule import final_decay_start
 
 MOST_SOURCES = 100
 """Rows of the table of sources: of more, those that are read most often."""
+MOST_STAGES = 20
+"""Batch stages that a row names."""
 WIDTH = 10_000
 """Columns of a pipe or a file, which wrap nothing."""
 
@@ -43,7 +52,7 @@ def consequences(run: RunConfig, since: Standing = NEW_RUN) -> dict[str, str]:
     """
     train, seq_length, stated = run.train, run.data.seq_length, optimizer_of(run.optim)
     replicas = run.parallel.data_parallel_size or 1
-    samples = train_samples(train, since)
+    samples, full_batch = train_samples(run.optim, train, since), last_batch_size(train)
     full, causal = (flops_per_token(run.model, seq_length, causal=causal) for causal in (False, True))
     next_batch = global_batch_size_at(train, since.consumed_samples)
     begins = f"at step {since.step + 1:,}" if since.step else "at the start"
@@ -53,23 +62,25 @@ def consequences(run: RunConfig, since: Standing = NEW_RUN) -> dict[str, str]:
         "vocabulary in memory": f"{padded_vocab_size(run.model):,} rows for {run.model.vocab_size:,} tokens",
         "ranks": f"{world_size(run.parallel):,} ({model_parallel_size(run.parallel)} per replica"
         + (f", {replicas} replicas)" if run.parallel.data_parallel_size else "; more ranks, more replicas)"),
-        "tokens per step": f"{train.global_batch_size * seq_length:,}"
-        + (f" (from {next_batch * seq_length:,} {begins})" if next_batch != train.global_batch_size else ""),
+        "tokens per step": f"{full_batch * seq_length:,}"
+        + (f" (from {next_batch * seq_length:,} {begins})" if next_batch != full_batch else ""),
+        **_stages_of(train, seq_length, since),
         "microbatches per step and rank": str(
             num_microbatches(
-                global_batch_size=train.global_batch_size,
+                global_batch_size=full_batch,
                 micro_batch_size=train.micro_batch_size,
                 data_parallel_size=replicas,
             )
         ),
         "begins with": begins_with(run.checkpoint.init_from, run.checkpoint.init_optimizer),
-        "steps": f"{train.train_steps:,}"
+        "steps": f"{last_step(run.optim, train, since):,}"
         + (f" ({since.step:,} done, with {since.consumed_samples:,} samples)" if since.step else ""),
         "samples": f"{samples:,}",
         "tokens": f"{samples * seq_length:,}",
         "optimizer": f"{stated.title}, {stated.described(run.optim)}",
         "masters and states": f"{4 * len(checkpoint_states(run.optim))} bytes a parameter",
         "learning rate": f"{run.optim.lr:g} -> {run.optim.min_lr:g}, {run.optim.lr_decay_style}",
+        **_final_decay_of(run, since),
         "warm-up": f"{run.optim.lr_warmup_samples:,} of {lr_decay_samples(run.optim, train, since):,} samples",
         **_window_of(run),
         "FLOPs per token": f"{full:.4g} with full attention",
@@ -77,6 +88,40 @@ def consequences(run: RunConfig, since: Standing = NEW_RUN) -> dict[str, str]:
         "FLOPs in all": f"{full * samples * seq_length:.4g} with full attention",
     }
     return rows
+
+
+def _stages_of(train: TrainConfig, seq_length: int, since: Standing) -> dict[str, str]:
+    """Return the row of the batches that take over later, of a run that states them."""
+    stages = [
+        f"{stage.global_batch_size:,} samples ({stage.global_batch_size * seq_length:,} tokens) from sample "
+        f"{stage.start_sample:,}"
+        + (
+            f", after step {step_at(train, stage.start_sample, since):,}"
+            if stage.start_sample > since.consumed_samples
+            else ""
+        )
+        for stage in train.batch_stages[:MOST_STAGES]
+    ]
+    more = len(train.batch_stages) - len(stages)
+    return {"batch stages": "; ".join(stages) + (f"; and {more:,} more" if more else "")} if stages else {}
+
+
+def _final_decay_of(run: RunConfig, since: Standing) -> dict[str, str]:
+    """Return the row of the final decay, of a WSD or constant rate."""
+    optim, train = run.optim, run.train
+    if optim.lr_decay_style not in DECAY_ON_REQUEST or optim.lr_wsd_decay_samples is None:
+        return {}
+    start, end = final_decay_start(optim, train, since), lr_decay_samples(optim, train, since)
+    if start is None:
+        return {"final decay": f"{optim.lr_wsd_decay_style}, {optim.lr_wsd_decay_samples:,} samples, on request"}
+    last, over = last_step(optim, train, since), step_at(train, end, since)
+    steps = (
+        f"after step {step_at(train, start, since):,} to {over:,}"
+        if start > since.consumed_samples
+        else f"to step {over:,}"
+    )
+    cut = "" if over <= last else f"; the run ends before, with step {last:,}"
+    return {"final decay": f"{optim.lr_wsd_decay_style}, from sample {start:,} to {end:,}, {steps}{cut}"}
 
 
 def _window_of(run: RunConfig) -> dict[str, str]:
@@ -149,5 +194,5 @@ def at_the_resume(run: RunConfig, since: Standing) -> dict[str, str]:
     except FanalError:  # the resume says so, and starts from another checkpoint
         return {}
     change = rate_change(saved, run.optim, run.train, since) if saved else None
-    line = change or past_its_end(run.optim, run.train, since)
+    line = change or another_start(run.optim, since) or past_its_end(run.optim, run.train, since)
     return {"at the resume": line} if line else {}

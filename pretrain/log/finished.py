@@ -6,11 +6,12 @@ from pathlib import Path
 
 from fanal.errors import FanalError
 from fanal.run_folder import CONFIG, DATA, checkpoints_dir, step_name
-from fanal.run_progress import newest_metrics, newest_step
+from fanal.run_progress import newest_metrics, newest_step, standing
 from pretrain.checkpoint.disk.manifest import read_small_file
 from pretrain.checkpoint.disk.verify import verify_checkpoint
 from pretrain.config.load import to_yaml
 from pretrain.config.schema import RunConfig
+from pretrain.config.steps import last_step
 from pretrain.data.sources import Sources
 from pretrain.log.summary import bars_for, summary
 
@@ -26,24 +27,30 @@ def is_finished(run: RunConfig, sources: Sources) -> bool:
     byte that was written. In any other case the start itself finds out, and says what differs.
     """
     try:
-        return newest_step(Path(run.run_dir)) == run.train.train_steps and _is_unchanged(run, sources)
+        last = _last_step(run)
+        return newest_step(Path(run.run_dir)) == last and _is_unchanged(run, sources, last)
     except (FanalError, OSError, ValueError, LookupError, TypeError):
         return False
 
 
 def finished_lines(run: RunConfig, *, encoding: str | None) -> Iterator[str]:
     """The lines of a run that is finished, as at its end. Args: encoding of the stream that shows them."""
-    yield f"complete: step {run.train.train_steps} of {run.train.train_steps}"
+    last = _last_step(run)
+    yield f"complete: step {last} of {last}"
     yield from summary(Path(run.run_dir), bars=bars_for(encoding))
 
 
-def _is_unchanged(run: RunConfig, sources: Sources) -> bool:
-    folder = checkpoints_dir(run.run_dir) / step_name(run.train.train_steps)
+def _last_step(run: RunConfig) -> int:
+    return last_step(run.optim, run.train, standing(Path(run.run_dir)))
+
+
+def _is_unchanged(run: RunConfig, sources: Sources, last_step: int) -> bool:
+    folder = checkpoints_dir(run.run_dir) / step_name(last_step)
     last = next(newest_metrics(Path(run.run_dir)), None)
     if last is None or (last.get("kind"), last.get("outcome"), last.get("step")) != (
         "end",
         "finished",
-        run.train.train_steps,
+        last_step,
     ):
         return False
     if read_small_file(folder / CONFIG).decode() != to_yaml(run):

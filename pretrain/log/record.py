@@ -84,6 +84,27 @@ class StartRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DecayRecord:
+    """The beginning of the final decay of the learning rate, of a run whose config does not count it back from its end."""
+
+    step: int
+    """Step after which it began."""
+    asked_by: str
+    """Who asked for it: "DECAY file", or the key of the config."""
+    start_sample: int
+    end_sample: int
+    """Sample at which the rate is min_lr."""
+    style: str
+    """Shape of the decay (optim.lr_wsd_decay_style)."""
+    train_steps: int
+    """Last step of the run, as it is now known."""
+    last_learning_rate: float
+    """Learning rate of that step."""
+    steps_to_its_end: int
+    """Step with which the decay is over; above train_steps where the run ends before."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class EndRecord:
     """An orderly end of a run; one that crashed leaves none."""
 

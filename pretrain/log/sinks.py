@@ -20,18 +20,19 @@ from fanal.run_folder import METRICS_FILE, TENSORBOARD_DIR, cannot_write
 from fanal.shown import escaped, on_one_line
 from pretrain.checkpoint.saving.save import SaveReport
 from pretrain.config.schema import RunConfig
-from pretrain.log.record import EndRecord, StartRecord, StepRecord, ValidationRecord
+from pretrain.log.record import DecayRecord, EndRecord, StartRecord, StepRecord, ValidationRecord
 from pretrain.log.summary import bars_for, duration, summary
 from pretrain.parallel.world import World
 
 logger = logging.getLogger(__name__)
 
-Record = StartRecord | StepRecord | ValidationRecord | SaveReport | EndRecord
+Record = StartRecord | StepRecord | ValidationRecord | SaveReport | DecayRecord | EndRecord
 KINDS = {
     StartRecord: "start",
     StepRecord: "step",
     ValidationRecord: "validation",
     SaveReport: "checkpoint",
+    DecayRecord: "decay",
     EndRecord: "end",
 }
 """Name of each record in a line of metrics.jsonl."""
@@ -145,7 +146,7 @@ class TensorBoard:
         )
 
     def write(self, record: Record) -> None:
-        if isinstance(record, StartRecord | EndRecord):
+        if isinstance(record, StartRecord | DecayRecord | EndRecord):
             return
         if isinstance(record, ValidationRecord):
             for domain, loss in record.validation_loss.items():
@@ -198,6 +199,9 @@ class Terminal:
         self._train_steps = train_steps
 
     def write(self, record: Record) -> None:
+        if isinstance(record, StartRecord | DecayRecord):
+            self._train_steps = record.train_steps
+            self._progress.update(self._task, total=record.train_steps)
         if isinstance(record, StepRecord):
             self.say(step_line(record, self._train_steps))
         elif isinstance(record, StartRecord):
@@ -206,6 +210,8 @@ class Terminal:
             self.say(validation_line(record))
         elif isinstance(record, SaveReport):
             self.say(save_line(record))
+        elif isinstance(record, DecayRecord):
+            self.say(decay_line(record))
         else:
             self.say(end_line(record, self._train_steps))
 
@@ -262,6 +268,20 @@ def end_line(record: EndRecord, train_steps: int) -> str:
         return f"complete: step {record.step} of {train_steps}"
     left = f"checkpoint: {record.checkpoint}" if record.checkpoint else "nothing to save, no step was done"
     return f"stopped on request ({record.asked_by}); {left}"
+
+
+def decay_line(record: DecayRecord) -> str:
+    """Return one line about a decay that begins: where it ends, and where the run does."""
+    line = (
+        f"the final decay of the learning rate begins after step {record.step} ({record.asked_by}): {record.style}, from sample "
+        f"{record.start_sample:,} to {record.end_sample:,}; the run ends with step {record.train_steps}"
+    )
+    if record.steps_to_its_end <= record.train_steps:
+        return line
+    return (
+        f"{line}, before its end, at a rate of {record.last_learning_rate:.2e}: a resume with "
+        f"train.train_steps={record.steps_to_its_end} comes to the end of the decay"
+    )
 
 
 def validation_line(record: ValidationRecord) -> str:

@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from fanal.errors import UserError
 from pretrain.config.derive import num_microbatches
 from pretrain.config.schema import RunConfig
+from pretrain.config.steps import last_batch_size
 from pretrain.model.gpt import attention_choice, build_model
 from pretrain.optim.optimizer import build_optimizer, set_learning_rate
 from pretrain.optim.states import inner_optimizers
@@ -83,7 +84,7 @@ def _rehearse(run: RunConfig, world: World, meter: Meter, began_s: float) -> Reh
     _name_optimizer(meter, model, optimizer)
     with_optimizer_bytes = ledger.live_bytes
     count = num_microbatches(
-        global_batch_size=run.train.global_batch_size,
+        global_batch_size=last_batch_size(run.train),
         micro_batch_size=run.train.micro_batch_size,
         data_parallel_size=world.data_parallel_size,
     )

@@ -4,8 +4,9 @@ A lower bound: what is counted here is certainly there, so that no run is refuse
 for a checkpoint, and most activations are left out.
 """
 
-from pretrain.config.derive import padded_vocab_size, train_samples
+from pretrain.config.derive import padded_vocab_size
 from pretrain.config.schema import RunConfig
+from pretrain.config.steps import train_samples
 from pretrain.model.families.sizes import checkpoint_bytes
 from pretrain.optim.registry import num_states
 
@@ -32,7 +33,9 @@ def least_bytes(run: RunConfig, *, num_ranks: int) -> dict[str, int]:
     masters = parameters * 4 if train.precision == "fp32" else 0  # which are the weights themselves
     kept = checkpoint_bytes(run.model, num_states=num_states(run.optim)) - masters
     passed = train.micro_batch_size * seq_length  # tokens of a pass
-    read = -(-train_samples(train) // replicas) * (seq_length + 1) * TOKEN_BYTES  # by a replica in the whole run
+    read = (
+        -(-train_samples(run.optim, train) // replicas) * (seq_length + 1) * TOKEN_BYTES
+    )  # by a replica in the whole run
     return {
         "weights": replicas * parameters * itemsize,
         "gradients": replicas * parameters * 4,

@@ -11,15 +11,15 @@ from megatron.core.optimizer import MegatronOptimizer
 
 from fanal import exit_codes
 from fanal.errors import FanalError, user_path
-from fanal.run_progress import Standing, newest_metrics
+from fanal.run_progress import newest_metrics
 from pretrain.checkpoint.disk.origin import described
 from pretrain.checkpoint.loading.load import load_checkpoint
 from pretrain.checkpoint.saving.save import Saver, open_saver
-from pretrain.config.derive import global_batch_size_at
 from pretrain.config.library_variables import library_variables
 from pretrain.config.path_rules import paths_of
 from pretrain.config.rules import check_ranks
 from pretrain.config.schema import RunConfig, TrainConfig
+from pretrain.config.steps import global_batch_size_at, last_step
 from pretrain.data.batch import train_micro_batches
 from pretrain.data.labels import labelled, labels_line
 from pretrain.data.passes import passes_warning
@@ -40,6 +40,7 @@ from pretrain.parallel.reduce import any_rank, any_rank_each
 from pretrain.parallel.signals import keep_exit_code, stop_signal
 from pretrain.parallel.world import World, open_world
 from pretrain.state import TrainState
+from pretrain.train.decay import begin_decay
 from pretrain.train.memory import check_memory
 from pretrain.train.report import Clock, list_if_bad, rows_without_a_token, start_record, step_record
 from pretrain.train.step import StepResult, train_step
@@ -135,7 +136,7 @@ def _train(run: RunConfig, rank: int, watchdog: Watchdog) -> Outcome:
             sinks.write(start_record(run, world, attention_choice(model), sources, start))
             if origin is not None:
                 sinks.say(f"started from {described(origin)}")
-            since = Standing(state.step, state.consumed_samples)
+            since = state.standing
             slow = imitated_precision(run.train.precision, world.device.type)
             of_sources = passes_warning(run, sources, since), labels_line(sources, run.log)
             for line in (slow, rows_without_a_token(run, sources), *start.changes, *of_sources):
@@ -159,16 +160,16 @@ def _steps(training: Training, state: TrainState) -> Outcome:
     run, world, sinks = training.run, training.world, training.sinks
     validation = training.validation
     if state.step:
-        sinks.say(f"resumed after step {state.step}, {state.consumed_samples:,} samples")
-    since = Standing(state.step, state.consumed_samples)
+        began = "" if state.decay_start_sample is None else f"; its decay began at sample {state.decay_start_sample:,}"
+        sinks.say(f"resumed after step {state.step}, {state.consumed_samples:,} samples{began}")
     is_due = validation is not None and _begins_with_validation(training, state)
     if is_due:
         is_due = not _validate(training, state)
     clock = Clock(state)
     asked = _ask(training, state)
-    while state.step < run.train.train_steps and not asked.stop:
+    while not _is_complete(training, state) and not asked.stop:
         training.watchdog.enter("step")
-        rate = learning_rate(run.optim, run.train, state.consumed_samples, since)
+        rate = learning_rate(run.optim, run.train, state.consumed_samples, state.standing)
         batch_size = global_batch_size_at(run.train, state.consumed_samples)
         with training.tracer.around(state.step + 1):
             state, result = _step(training, state, rate, batch_size)
@@ -176,7 +177,10 @@ def _steps(training: Training, state: TrainState) -> Outcome:
         list_if_bad(run, world, training.reader.data, state, result, batch_size, sinks)
         stop_if_diverged(run.train, state, result)
         asked = _act_on(training, Asked(*result.answers))
-        last = state.step == run.train.train_steps
+        before = state
+        state = begin_decay(run, state, asked=asked.decay, requests=training.requests, sinks=sinks)
+        begins_on_request = asked.decay and state.decay_start_sample != before.decay_start_sample
+        last = _is_complete(training, state)
         if last or every(run.log.interval, state.step):
             sinks.write(step_record(run, world, state, result, clock, rate, batch_size))
         # Who asks a run to stop does not wait for a validation; that of the last step follows at the next start.
@@ -186,15 +190,21 @@ def _steps(training: Training, state: TrainState) -> Outcome:
             asked = _ask(training, state) if is_due else asked
             clock.restart(state)
         # Not while the gradient is not finite: retention would push out the last checkpoint that is any good.
-        if (asked.save or every(run.checkpoint.interval, state.step)) and result.skipped != "not finite" and not last:
+        is_save_due = asked.save or begins_on_request or every(run.checkpoint.interval, state.step)
+        if is_save_due and result.skipped != "not finite" and not last:
             _begin_save(training, state, asked)
             clock.restart(state)
-    return _finish(training, state, is_complete=state.step == run.train.train_steps and not is_due)
+    return _finish(training, state, is_complete=_is_complete(training, state) and not is_due)
+
+
+def _is_complete(training: Training, state: TrainState) -> bool:
+    """Return whether the run has come to its last step, that of its final decay if there is one."""
+    return state.step >= last_step(training.run.optim, training.run.train, state.standing)
 
 
 def _begins_with_validation(training: Training, state: TrainState) -> bool:
     """Return whether a validation is due before anything else: the first, or the last one if a stop cut it off. Collective."""
-    if state.step < training.run.train.train_steps:
+    if not _is_complete(training, state):
         return state.step == 0
     there = training.world.rank == 0 and any(
         record.get("step") == state.step for record in newest_metrics(Path(training.run.run_dir), kinds=("validation",))
@@ -206,13 +216,14 @@ def _step(training: Training, state: TrainState, rate: float, batch_size: int) -
     """Run one optimizer step; return the state of the run after it. Collective."""
     run, world, reader = training.run, training.world, training.reader
     set_learning_rate(training.optimizer, rate)
+    next_batch = global_batch_size_at(run.train, state.consumed_samples + batch_size)
     batches = train_micro_batches(
         reader,
         run.train,
         world,
         consumed_samples=state.consumed_samples,
         global_batch_size=batch_size,
-        steps_left=run.train.train_steps - state.step,
+        steps_left=last_step(run.optim, run.train, state.standing) - state.step,
     )
     result = train_step(
         training.model,
@@ -223,7 +234,7 @@ def _step(training: Training, state: TrainState, rate: float, batch_size: int) -
         state=state,
         global_batch_size=batch_size,
         domains=reader.data.domains,
-        questions=partial(_asked_here, training, state.step + 1),
+        questions=partial(_asked_here, training, state.step + 1, next_batch_grows=next_batch / batch_size),
     )
     after = state.after(
         num_samples=batch_size,
@@ -239,10 +250,11 @@ def _ask(training: Training, state: TrainState) -> Asked:
     return _act_on(training, Asked(*any_rank_each(_asked_here(training, state.step), training.world)))
 
 
-def _asked_here(training: Training, step: int) -> list[bool]:
+def _asked_here(training: Training, step: int, next_batch_grows: float = 1.0) -> list[bool]:
     """Return what this rank is asked for after this step, and whether its save has failed; no collective."""
     training.saver.poll()
-    return training.requests.asked_here(step=step, save_failed=training.saver.has_failed)
+    failed = training.saver.has_failed
+    return training.requests.asked_here(step=step, save_failed=failed, next_batch_grows=next_batch_grows)
 
 
 def _act_on(training: Training, asked: Asked) -> Asked:
@@ -295,6 +307,8 @@ def _finish(training: Training, state: TrainState, *, is_complete: bool) -> Outc
 def _report_saves(training: Training) -> None:
     for report in training.saver.reports():
         training.sinks.write(report)
+        if report.failure is None:
+            training.requests.saved(report.step)
 
 
 def every(interval: int | None, step: int) -> bool:

@@ -7,10 +7,9 @@ import time
 import torch
 
 from fanal.kernels.attention_choice import Choice
-from fanal.run_progress import Standing
 from pretrain.checkpoint.loading.load import Start
-from pretrain.config.derive import train_samples
 from pretrain.config.schema import RunConfig
+from pretrain.config.steps import last_step, train_samples
 from pretrain.data.passes import most_read, source_passes
 from pretrain.data.read import TrainData
 from pretrain.data.sources import Sources
@@ -44,10 +43,10 @@ def headline(run: RunConfig, world: World, attention: str) -> str:
 def start_record(run: RunConfig, world: World, attention: Choice, sources: Sources, start: Start) -> StartRecord:
     """Return the record of this start of the run."""
     state, stated = start.state, optimizer_of(run.optim)
-    since = Standing(state.step, state.consumed_samples)
+    since = state.standing
     return StartRecord(
         step=state.step,
-        train_steps=run.train.train_steps,
+        train_steps=last_step(run.optim, run.train, since),
         headline=headline(run, world, attention.name),
         device=device_name(world.device),
         num_ranks=world.size,
@@ -126,8 +125,7 @@ def step_record(
 ) -> StepRecord:
     """Return the record of this step, the same on every rank. Collective; one device sync."""
     memory, *held = largest_each([peak_memory_bytes(world.device), *(gpu_held_bytes(world.device) or ())], world)
-    since = Standing(state.step, state.consumed_samples)
-    samples_left = train_samples(run.train, since) - state.consumed_samples
+    samples_left = train_samples(run.optim, run.train, state.standing) - state.consumed_samples
     pace = throughput(
         tokens=state.consumed_tokens - clock.tokens,
         steps=state.step - clock.step,

@@ -1,20 +1,23 @@
-"""Files by which a colleague asks a run for something: STOP and SAVE, in RUN_DIR/requests or in the run folder. Rank 0 looks for
-them: at names and times alone, never into a file or through a link."""
+"""Files by which a colleague asks a run for something: STOP, SAVE and DECAY, in RUN_DIR/requests or in the run folder. Rank 0 looks
+for them: at names and times alone, never into a file or through a link."""
 
 import contextlib
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from fanal.run_folder import REQUESTS, REQUESTS_SINCE_S, SAVE, STOP
+from fanal.run_folder import DECAY, REQUESTS, REQUESTS_SINCE_S, SAVE, STOP
 
 logger = logging.getLogger(__name__)
 
-NAMES = (STOP, SAVE)
+NAMES = (STOP, SAVE, DECAY)
+LASTING = (DECAY,)
+"""Those that are asked of the run and not of a process: they count when they were there before the start, and stay until a
+checkpoint holds what came of them."""
 PLACES = ("", f"{REQUESTS}/")
 """Folders in which they count, from the run folder on."""
 LOOK_EVERY_S = 1.0
@@ -30,14 +33,15 @@ class RequestFiles:
     """A thread that looks for the files each second, so that a file system that hangs holds up nothing else.
 
     A file that is there when the run starts was meant for an earlier process, one that crashed perhaps: it is removed with a
-    warning, unless it came after REQUESTS_SINCE_S, while nodes were looked at and ranks were started. One that is taken away again
-    before it was acted on is forgotten.
+    warning, unless it came after REQUESTS_SINCE_S, while nodes were looked at and ranks were started, or is LASTING. One that is
+    taken away again before it was acted on is forgotten.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._files = {name: [f"{place}{name}" for place in PLACES] for name in NAMES}
         self._asked: dict[str, Identity] = {}
+        self._taken: dict[str, Identity] = {}
         self._acted_on: dict[str, Identity] = {}
         self._wake, self._closed = threading.Event(), False
         self._warned_of: int | None = None
@@ -46,7 +50,24 @@ class RequestFiles:
 
     def asks(self, name: str) -> bool:
         """Return whether the file is known to exist and was not acted on yet. Costs nothing."""
-        return any(self._asked.get(file) not in (None, self._acted_on.get(file)) for file in self._files[name])
+        return any(
+            self._asked.get(file) not in (None, self._taken.get(file), self._acted_on.get(file))
+            for file in self._files[name]
+        )
+
+    def take(self, name: str) -> None:
+        """Note that the file is being acted on: it asks no more, and stays where it is until it is ``released``."""
+        for file in self._files[name]:
+            identity = self._asked.get(file)
+            if identity is not None:
+                self._taken[file] = identity
+
+    def release(self, name: str) -> None:
+        """Note that what was taken has come to its end: the thread removes the file."""
+        for file in self._files[name]:
+            if file in self._taken:
+                self._acted_on[file] = self._taken.pop(file)
+                self._wake.set()
 
     def done(self, name: str) -> None:
         """Note that the file was acted on: it counts no more, and the thread removes it."""
@@ -63,16 +84,16 @@ class RequestFiles:
         self._thread.join(LAST_LOOK_S)
 
     def _run(self) -> None:
-        self._for_each(self._discard_old)
+        self._for_each(self._discard_old, but=LASTING)
         while not self._closed:
             self._wake.wait(LOOK_EVERY_S)
             self._wake.clear()
             self._for_each(self._look)
         self._for_each(self._look)  # what was acted on while the last look was under way
 
-    def _for_each(self, act: Callable[[str], None]) -> None:
-        for files in self._files.values():
-            for file in files:
+    def _for_each(self, act: Callable[[str], None], but: Collection[str] = ()) -> None:
+        for name, files in self._files.items():
+            for file in files if name not in but else ():
                 self._guarded(act, file)
 
     def _guarded(self, act: Callable[[str], None], file: str) -> None:
@@ -129,6 +150,7 @@ def open_request_files(run_dir: str | Path, *, rank: int) -> Iterator[RequestFil
     """Look for the files while the block runs; None on the ranks that do not look. No collective.
 
     When the block ends well all requests are fulfilled: the run has stopped, or is complete, and its last checkpoint is there.
+    Of those that last, one that nobody has taken waits for the next start.
     """
     if rank != 0:
         yield None
@@ -136,5 +158,8 @@ def open_request_files(run_dir: str | Path, *, rank: int) -> Iterator[RequestFil
     files = RequestFiles(Path(run_dir))
     yield files
     for name in NAMES:
-        files.done(name)
+        if name in LASTING:
+            files.release(name)
+        else:
+            files.done(name)
     files.close()

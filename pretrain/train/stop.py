@@ -1,6 +1,8 @@
-"""Requests to a run: stop with a checkpoint, or write one and continue. All ranks act on them after the same step.
+"""Requests to a run: stop with a checkpoint, write one and continue, or begin the final decay of the learning rate. All ranks act
+on them after the same step.
 
-Who may ask: SIGTERM, SIGUSR1 or SIGINT to any rank, the files STOP and SAVE in RUN_DIR/requests, the walltime of the config.
+Who may ask: SIGTERM, SIGUSR1 or SIGINT to any rank, the files STOP, SAVE and DECAY in RUN_DIR/requests, the walltime of the
+config.
 """
 
 import contextlib
@@ -9,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from fanal.run_folder import SAVE, STOP
+from fanal.run_folder import DECAY, SAVE, STOP
 from pretrain.config.schema import TrainConfig
 from pretrain.parallel.environment import started_at
 from pretrain.parallel.reduce import any_rank_each
@@ -27,6 +29,7 @@ class Asked:
     save: bool
     give_up_save: bool
     """Whether the save under way has failed on some rank."""
+    decay: bool
 
 
 class Requests:
@@ -34,17 +37,22 @@ class Requests:
 
     def __init__(self, train: TrainConfig, files: RequestFiles | None) -> None:
         self._walltime, self._files = Walltime(train), files
+        self._decay_step: int | None = None
+        """Step after which a decay began that no checkpoint is known to hold yet."""
 
-    def asked_here(self, *, step: int | None = None, save_failed: bool = False) -> list[bool]:
+    def asked_here(
+        self, *, step: int | None = None, save_failed: bool = False, next_batch_grows: float = 1.0
+    ) -> list[bool]:
         """Return what this rank is asked for, in the order of ``Asked``'s fields; no collective.
 
-        Args: step: the step after which it is to happen, once for each; None where no step was.
+        Args: step: the step after which it is to happen, once for each; None where no step was; next_batch_grows: the batch of the
+            step behind it, in batches of this one.
         """
         if step is not None:
-            self._walltime.in_step(step)
+            self._walltime.in_step(step, next_batch_grows)
         stop = self._reason() is not None
-        save = self._files is not None and self._files.asks(SAVE)
-        return [stop, save, save_failed]
+        save, decay = (self._files is not None and self._files.asks(name) for name in (SAVE, DECAY))
+        return [stop, save, save_failed, decay]
 
     def agreed(self, world: World, *, step: int | None = None, save_failed: bool = False) -> Asked:
         """Return what any rank was asked for after ``step`` steps, and whether a save failed on any.
@@ -62,6 +70,24 @@ class Requests:
         """Note that a checkpoint of this step is on its way: a SAVE file is fulfilled. No collective."""
         if self._files is not None:
             self._files.done(SAVE)
+
+    def decay_began(self, step: int) -> None:
+        """Note that the decay that a file asked for has begun after this step. The file stays until a checkpoint holds that: a run
+        that is killed before begins its decay after the next start. No collective."""
+        self._decay_step = step
+        if self._files is not None:
+            self._files.take(DECAY)
+
+    def decay_refused(self) -> None:
+        """Note that a request for a decay was answered, and changes nothing. No collective."""
+        if self._files is not None:
+            self._files.done(DECAY)
+
+    def saved(self, step: int) -> None:
+        """Note that the checkpoint of this step is complete. No collective."""
+        if self._files is not None and self._decay_step is not None and step >= self._decay_step:
+            self._files.release(DECAY)
+            self._decay_step = None
 
     def _reason(self) -> str | None:
         signal = stop_signal()
@@ -87,7 +113,7 @@ class Walltime:
         which may compile."""
         self._spent = False
 
-    def in_step(self, step: int) -> None:
+    def in_step(self, step: int, next_batch_grows: float = 1.0) -> None:
         """Take the time; called once before the first step and then in each, when its work is on its way."""
         now = time.monotonic()
         if self._first_step is None:
@@ -95,6 +121,7 @@ class Walltime:
         elif step > self._first_step + 1:
             self._longest_s = max(self._longest_s, now - self._stepped_at)
         self._stepped_at = now
+        self._longest_s *= max(1.0, next_batch_grows)  # a larger batch takes longer, and was not seen yet
         # A job that stops before its first step would be started again without end.
         self._spent = (
             self._ends_at is not None and step > self._first_step and now + 2 * self._longest_s > self._ends_at

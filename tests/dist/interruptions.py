@@ -142,3 +142,44 @@ def rank_1_hangs_in_save() -> None:
     from pretrain.checkpoint.saving import save
 
     _hang(save, "sums_of", 1)
+
+
+def _kill_in_the_decay(*, steps: int) -> None:
+    """Rank 1 is killed so many steps after the decay has begun."""
+    from pretrain.train import loop
+
+    begin, left = loop.begin_decay, iter(range(steps, -1, -1))
+
+    def watched(run: Any, state: Any, **kwargs: Any) -> Any:
+        after = begin(run, state, **kwargs)
+        if after.decay_start_sample is not None and next(left) == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return after
+
+    if _is_rank(1):
+        loop.begin_decay = watched
+
+
+def decay_is_dropped_at_step_3() -> None:
+    _drop_at_step_3("requests/DECAY")
+
+
+def decay_is_dropped_at_step_3_and_rank_1_is_killed_in_it() -> None:
+    """By then the checkpoint of the step after which it began is complete."""
+    _drop_at_step_3("requests/DECAY")
+    _kill_in_the_decay(steps=2)
+
+
+def decay_is_dropped_at_step_3_and_rank_1_is_killed_before_a_checkpoint_holds_it() -> None:
+    _drop_at_step_3("requests/DECAY")
+    _kill_in_the_decay(steps=0)
+
+
+def beginning_of_the_decay_forgotten_at_the_resume() -> None:
+    """As if no checkpoint held it."""
+    from dataclasses import replace
+
+    from pretrain.checkpoint.loading import load
+
+    read = load.read_state
+    load.read_state = lambda *args, **kwargs: replace(read(*args, **kwargs), decay_start_sample=None)

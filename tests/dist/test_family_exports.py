@@ -11,8 +11,8 @@ import transformers
 
 from pretrain.checkpoint.disk.config_file import read_model
 from pretrain.checkpoint.disk.tensors import open_tensors
-from pretrain.config.derive import consumed_samples_at
 from pretrain.config.schema import RunConfig
+from pretrain.config.steps import consumed_samples_at
 from pretrain.convert.importing.import_folder import import_hf
 from pretrain.convert.ours.names import hf_tensors
 from pretrain.data.read import TrainData

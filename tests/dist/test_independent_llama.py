@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from pretrain.config.derive import consumed_samples_at, kv_channels
+from pretrain.config.derive import kv_channels
 from pretrain.config.schema import RunConfig
+from pretrain.config.steps import consumed_samples_at
 from pretrain.data.batch import train_micro_batches
 from pretrain.data.read import TrainData
 from pretrain.data.reader import open_reader

@@ -27,6 +27,7 @@ BASE: dict[str, Any] = {
 """A config that passes every rule; its data are not there, so that no command trains."""
 OTHERS = {
     "train.batch_ramp": {"start": 2, "increment": 2, "samples": 20},
+    "train.batch_stages": [{"start_sample": 24, "global_batch_size": 16}],
     "data.phases": [{"start_sample": 8, "train": [{"prefix": "b"}]}],
 }
 """Sections that are null or empty by default."""

@@ -38,6 +38,8 @@ def read_state(folder: Path, *, step: int) -> TrainState:
         fields = json.loads(content)
         if isinstance(fields, dict) and not YOUNGER & fields.keys():
             fields |= {"skipped_spikes": 0, "recent": {"losses": [], "grad_norms": []}}
+        if isinstance(fields, dict):
+            fields.setdefault("decay_start_sample", None)  # a checkpoint from before there were such decays lacks it
         state = record_of(TrainState, fields)
         stated = {*fields, *(f"recent.{name}" for name in fields.get("recent", ()))}
         missing = [name for name in NAMES if name not in stated]
@@ -53,7 +55,7 @@ def _check(state: TrainState, step: int) -> None:
     """Check the values. Raises: MisfitError."""
     counters = {name: value for name, value in vars(state).items() if name != "recent"}
     for name, value in counters.items():
-        if value < 0:
+        if value is not None and value < 0:
             raise MisfitError(f"{name} ({value!r}) must be an integer from 0")
     if state.step != step:
         raise MisfitError(f"step ({state.step}) must be {step}, that of the checkpoint's manifest")

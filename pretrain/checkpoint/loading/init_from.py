@@ -7,10 +7,12 @@ Everything here is cheap, reads a few small files, and is done once before ranks
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from fanal.errors import UserError
 from fanal.run_folder import DATA, IMPORTED_FILES, REASON, checkpoints_dir, is_bad, step_of
-from pretrain.checkpoint.disk.config_file import model_in, read_config, value_in
+from fanal.run_progress import standing_in
+from pretrain.checkpoint.disk.config_file import model_in, read_config, read_schedule, value_in
 from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, Manifest
 from pretrain.checkpoint.disk.origin import Origin, sealed_hash
 from pretrain.checkpoint.disk.retention import bad_in, checkpoints_in
@@ -25,6 +27,7 @@ from pretrain.checkpoint.disk.verify import (
 )
 from pretrain.config.same_model import FREE_AT_START, model_differences
 from pretrain.config.schema import RunConfig
+from pretrain.config.steps import last_step
 from pretrain.data.position import read_position
 from pretrain.optim.registry import optimizer_of, states_kept
 from tokenizer.shards.manifest import read_manifest
@@ -86,14 +89,23 @@ def check_origin(run: RunConfig, folder: Path, *, tokenizer_sha256: str) -> None
             f"{'; '.join(differences)}: use the checkpoint's values with {folder}, or checkpoint.init_from=null to start from "
             "initial weights"
         )
-    step, last_step = step_of(folder.name) or 0, saved["train"].get("train_steps")
-    if not is_checkpoint(named) and isinstance(last_step, int) and step < last_step:
+    step, last = step_of(folder.name) or 0, _last_step_of(folder, saved)
+    if not is_checkpoint(named) and last is not None and step < last:
         raise UserError(
-            f"checkpoint.init_from ({named}) is a run that is at step {step} of {last_step}: train it to its end, or name "
+            f"checkpoint.init_from ({named}) is a run that is at step {step} of {last}: train it to its end, or name "
             f"its checkpoint to start from it as it is; checkpoint.init_from={folder} works"
         )
     if run.checkpoint.init_optimizer == "keep":
         _check_states(run, folder)
+
+
+def _last_step_of(folder: Path, saved: dict[str, Any]) -> int | None:
+    """Return the last step of the run that wrote a checkpoint; None if its config does not say it."""
+    schedule, since = read_schedule(folder), standing_in(folder)
+    if schedule is not None and since is not None:
+        return last_step(*schedule, since)
+    steps = saved["train"].get("train_steps")
+    return steps if isinstance(steps, int) else None
 
 
 def imported_tokenizer(folder: Path) -> Pieces | None:

@@ -12,7 +12,7 @@ from megatron.core.optimizer import MegatronOptimizer
 
 from fanal.errors import UserError
 from fanal.run_folder import DATA, step_of
-from fanal.run_progress import NEW_RUN, Standing
+from fanal.run_progress import NEW_RUN
 from pretrain.checkpoint.disk.config_file import model_in, read_config, read_schedule, refuse_newer, value_in
 from pretrain.checkpoint.disk.origin import Origin, origin_of, read_origin
 from pretrain.checkpoint.disk.state_file import read_state
@@ -26,7 +26,7 @@ from pretrain.checkpoint.loading.init_from import (
     kept_from,
     optimizer_change,
 )
-from pretrain.checkpoint.loading.rate_change import past_its_end, rate_change
+from pretrain.checkpoint.loading.rate_change import another_start, past_its_end, rate_change
 from pretrain.config.rules import check, check_rate_left
 from pretrain.config.same_model import FREE_AT_RESUME, model_differences
 from pretrain.config.schema import DataConfig, RunConfig
@@ -109,7 +109,7 @@ def load_checkpoint(
             f"train.train_steps ({run.train.train_steps}) must not be below the step of the newest checkpoint, {folder}; "
             f"train.train_steps={state.step} works, or another run_dir for a new run"
         )
-    since = Standing(state.step, state.consumed_samples)
+    since = state.standing
     check(run, since)
     check_rate_left(run.optim, run.train, since)
     if state.consumed_samples:  # without a sample, as after an import, there is no position
@@ -120,7 +120,8 @@ def load_checkpoint(
     logger.info("resumed from %s", folder)
     saved = read_schedule(folder) if state.step else None
     change = rate_change(saved, run.optim, run.train, since) if saved else None
-    return Start(state, origin, change or past_its_end(run.optim, run.train, since))
+    line = change or another_start(run.optim, since) or past_its_end(run.optim, run.train, since)
+    return Start(state, origin, line)
 
 
 def start_from_origin(

@@ -5,14 +5,15 @@ from dataclasses import replace
 
 from fanal.errors import UserError
 from fanal.run_progress import Standing
-from pretrain.config.derive import lr_decay_samples
 from pretrain.config.rules import check_rate_left
 from pretrain.config.schema import OptimConfig, TrainConfig
+from pretrain.config.steps import last_step, lr_decay_samples
 from pretrain.optim.schedule import learning_rate
 
-ACTING = ("lr", "min_lr", "lr_decay_style", "lr_warmup_samples", "lr_decay_samples", "lr_wsd_decay_samples")
+ACTING = ("lr", "min_lr", "lr_decay_style", "lr_warmup_samples", "lr_decay_samples", "lr_wsd_decay_samples",
+          "lr_wsd_decay_style", "lr_wsd_decay_start_sample")  # fmt: skip
 """Keys of OptimConfig that decide the rate, with the samples so far."""
-ACTING_WITHOUT_END = ("lr", "lr_decay_style", "lr_warmup_samples", "lr_wsd_decay_samples")
+ACTING_WITHOUT_END = tuple(name for name in ACTING if name not in ("min_lr", "lr_decay_samples"))
 """Those of them that act on a rate that does not decay."""
 
 
@@ -24,11 +25,11 @@ def rate_change(
 
     Args: saved: the checkpoint's settings; since: the point that it was written at.
     """
-    if since.step >= train.train_steps:
+    if since.step >= last_step(optim, train, since):
         return None
     before = replace(saved[0], lr_decay_samples=lr_decay_samples(*saved, since))
     today = replace(optim, lr_decay_samples=lr_decay_samples(optim, train, since))
-    was, now = (learning_rate(of, train, since.consumed_samples) for of in (before, today))
+    was, now = (learning_rate(of, train, since.consumed_samples, since) for of in (before, today))
     if math.isclose(was, now, rel_tol=1e-9):
         return None
     acting = ACTING_WITHOUT_END if before.lr_decay_style == "constant" else ACTING
@@ -51,12 +52,23 @@ def rate_change(
 
 def past_its_end(optim: OptimConfig, train: TrainConfig, since: Standing) -> str | None:
     """Return one line for people if the schedule has come to its end and steps are left, which train at min_lr; else None."""
-    end, left = lr_decay_samples(optim, train, since), train.train_steps - since.step
+    end, left = lr_decay_samples(optim, train, since), last_step(optim, train, since) - since.step
     if optim.lr_decay_style == "constant" or left <= 0 or since.consumed_samples < end:
         return None
     return (
         f"the schedule has ended at sample {end} of optim.lr_decay_samples: the {left} steps that are left train at optim.min_lr "
         f"({optim.min_lr:g}); optim.lr_decay_samples=null ends it with the last step"
+    )
+
+
+def another_start(optim: OptimConfig, since: Standing) -> str | None:
+    """Return one line for people if the config states another beginning of the final decay than the one that is behind the run."""
+    began, stated = since.decay_start_sample, optim.lr_wsd_decay_start_sample
+    if began is None or stated in (None, began):
+        return None
+    return (
+        f"the final decay of this run began at sample {began}: optim.lr_wsd_decay_start_sample ({stated}) changes nothing "
+        "any more"
     )
 
 

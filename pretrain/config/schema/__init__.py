@@ -15,10 +15,11 @@ from pretrain.config.schema.log import LogConfig
 from pretrain.config.schema.model import ModelConfig
 from pretrain.config.schema.optim import OptimConfig
 from pretrain.config.schema.parallel import ParallelConfig
-from pretrain.config.schema.train import BatchRampConfig, SpikeConfig, TrainConfig, WatchdogConfig
+from pretrain.config.schema.train import BatchRampConfig, BatchStageConfig, SpikeConfig, TrainConfig, WatchdogConfig
 
 __all__ = [
     "BatchRampConfig",
+    "BatchStageConfig",
     "CheckpointConfig",
     "DataConfig",
     "KernelsConfig",

@@ -24,7 +24,12 @@ class OptimConfig:
     lr_decay_samples: int | None = None
     """Samples, warm-up included, until min_lr; null means the whole run."""
     lr_wsd_decay_samples: int | None = None
-    """WSD only: samples of the final decay, counted back from lr_decay_samples."""
+    """Samples of the final decay, counted back from lr_decay_samples; of a constant rate, of a decay that begins on request."""
+    lr_wsd_decay_style: Literal["linear", "cosine", "minus_sqrt", "exponential"] = "linear"
+    """Shape of that final decay; minus_sqrt is 1 - sqrt."""
+    lr_wsd_decay_start_sample: int | None = None
+    """First sample of the final decay of a WSD or constant rate, with which the run ends; null counts it back, or begins it on
+    request."""
     weight_decay: float = 0.1
     """Decoupled weight decay of matrices; what else it acts on, the next keys say."""
     weight_decay_on_embeddings: bool = True

@@ -19,6 +19,16 @@ class BatchRampConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BatchStageConfig:
+    """Another global batch size from some sample on."""
+
+    start_sample: int = MISSING
+    """First sample of the run that is trained on with this batch; a step that it falls into is finished first."""
+    global_batch_size: int = MISSING
+    """Samples per optimizer step over all ranks, from there on."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class WatchdogConfig:
     """Limits of the watchdog: a rank that takes longer writes its stacks and exits with code 77; null or 0 means no limit."""
 
@@ -55,11 +65,13 @@ class TrainConfig:
     train_steps: int = MISSING
     """Optimizer steps in the whole run, counted across restarts."""
     global_batch_size: int = MISSING
-    """Samples per optimizer step over all ranks."""
+    """Samples per optimizer step over all ranks, up to the first of batch_stages."""
     micro_batch_size: int = MISSING
     """Samples per rank per forward pass."""
     batch_ramp: BatchRampConfig | None = None
     """Smaller global batches at the start; null means none."""
+    batch_stages: list[BatchStageConfig] = field(default_factory=list)
+    """Other global batches that take over later, by rising start_sample."""
     z_loss_weight: float = 0.0
     """Weight of the z-loss, the square of the logarithm of the softmax's denominator, beside the cross entropy; 1e-5 is OLMo's."""
     loss_chunk_tokens: int | None = None

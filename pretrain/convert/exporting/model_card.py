@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pretrain.checkpoint.disk.origin import chain, described
-from pretrain.config.schema import RunConfig
+from pretrain.config.schema import OptimConfig, RunConfig
+from pretrain.config.steps import last_batch_size
 from pretrain.convert.certificate.certify import Certificate, versions
 from pretrain.convert.certificate.compare import BOUND, mean_loss
 from pretrain.convert.exporting.card_architecture import architecture
@@ -87,15 +88,16 @@ def settings_rows(run: RunConfig, state: TrainState) -> list[tuple[str, str]]:
     virtual = parallel.virtual_pipeline_model_parallel_size
     stages = f" with {virtual} virtual stages per rank" if virtual > 1 else ""
     replicas = parallel.data_parallel_size or "as many as the ranks allowed"
-    rate = f"learning rate {optim.lr:g} to {optim.min_lr:g} ({optim.lr_decay_style})"
+    rate = f"learning rate {optim.lr:g} to {optim.min_lr:g} ({_shape_of(optim, state)})"
     stated = optimizer_of(optim)
     settings = f"{rate}, {decay_described(optim)}, {stated.described(optim)}, clipped at {optim.clip_grad:g}"
-    # Neither a ramp nor a resume with another one.
+    # Neither a ramp, nor a later stage, nor a resume with another one.
     always = state.consumed_samples == state.step * train.global_batch_size
+    full = train.global_batch_size if always else last_batch_size(train)
     return [
         (
             "batch" if always else "full batch of the last session",
-            f"{train.global_batch_size:,} samples, {train.global_batch_size * run.data.seq_length:,} tokens",
+            f"{full:,} samples, {full * run.data.seq_length:,} tokens",
         ),
         ("optimizer", f"{stated.title}, {settings}"),
         ("precision", train.precision),
@@ -105,6 +107,14 @@ def settings_rows(run: RunConfig, state: TrainState) -> list[tuple[str, str]]:
             f"data {replicas}",
         ),
     ]
+
+
+def _shape_of(optim: OptimConfig, state: TrainState) -> str:
+    """Return the shape of the learning rate, with that of a final decay where there is one."""
+    if optim.lr_wsd_decay_samples is None:
+        return optim.lr_decay_style
+    began = "" if state.decay_start_sample is None else f" from sample {state.decay_start_sample:,} on"
+    return f"{optim.lr_decay_style}, {optim.lr_wsd_decay_style} over {optim.lr_wsd_decay_samples:,} samples{began}"
 
 
 def _data(source: ExportSource) -> str:

@@ -12,6 +12,7 @@ from blake3 import blake3
 from fanal.errors import exit_code_of
 from fanal.exit_codes import DAMAGED
 from fanal.run_folder import COMPLETE, MANIFEST, STATE
+from fanal.run_progress import standing_in
 from pretrain.checkpoint.disk.manifest import (
     DamagedCheckpointError,
     FileEntry,
@@ -161,6 +162,17 @@ def test_recent_values_come_back_to_the_last_bit(tmp_path: Path) -> None:
 
 OLD = {"step": 5, "consumed_samples": 40, "consumed_tokens": 2560, "skipped_steps": 0, "skipped_in_a_row": 0}
 GOOD = OLD | {"skipped_spikes": 0, "recent": {"losses": [2.5], "grad_norms": []}}
+"""As it was before a decay could begin on request."""
+
+
+def test_where_a_decay_began_comes_back_and_a_state_from_before_has_none(tmp_path: Path) -> None:
+    state = TrainState(step=5, consumed_samples=40, consumed_tokens=2560, decay_start_sample=32)
+    (tmp_path / STATE).write_text(state_text(state))
+    assert read_state(tmp_path, step=5) == state and state.standing == (5, 40, 32)
+    assert standing_in(tmp_path) == state.standing
+    (tmp_path / STATE).write_text(json.dumps(GOOD))
+    assert read_state(tmp_path, step=5).decay_start_sample is None
+    assert standing_in(tmp_path) == (5, 40, None)
 
 
 def test_a_state_from_before_spikes_were_looked_for_starts_without_recent_values(tmp_path: Path) -> None:
@@ -190,6 +202,8 @@ def test_a_state_from_before_spikes_were_looked_for_starts_without_recent_values
             "recent.losses holds 1; every value must",
         ),
         (json.dumps(GOOD | {"recent": {"losses": [], "grad_norms": [float("inf")]}}), "recent.grad_norms holds inf"),
+        (json.dumps(GOOD | {"decay_start_sample": -1}), r"decay_start_sample \(-1\) must be an integer from 0"),
+        (json.dumps(GOOD | {"decay_start_sample": "32"}), 'decay_start_sample holds "32", expected an integer'),
         ("5", "the file holds 5, expected an object"),
         ("{", "Expecting property name"),
         ("[" * 100_000, "recursion"),

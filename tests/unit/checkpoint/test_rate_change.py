@@ -2,14 +2,17 @@
 
 import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from fanal.errors import UserError
 from fanal.run_progress import Standing
-from pretrain.checkpoint.loading.rate_change import past_its_end, rate_change
-from pretrain.config.derive import lr_decay_samples
+from pretrain.checkpoint.loading.rate_change import another_start, past_its_end, rate_change
 from pretrain.config.rules import check_rate_left
+from pretrain.config.schedule_rules import check_final_decay
 from pretrain.config.schema import BatchRampConfig, OptimConfig, TrainConfig
+from pretrain.config.steps import lr_decay_samples
 from pretrain.optim.schedule import learning_rate
 
 OPTIM = OptimConfig(lr=1e-3, min_lr=1e-4, lr_warmup_samples=16)
@@ -21,7 +24,7 @@ WSD = replace(OPTIM, lr_decay_style="WSD", lr_wsd_decay_samples=80)
 def followed(line: str, optim: OptimConfig) -> OptimConfig:
     """The settings with the keys that a line names."""
     stated = re.findall(r"optim\.(\w+)=(\S+)", line.partition("; ")[2])
-    kinds = {"lr": float, "min_lr": float, "lr_decay_style": str}
+    kinds = {"lr": float, "min_lr": float, "lr_decay_style": str, "lr_wsd_decay_style": str}
     values = {key: None if value == "null" else kinds.get(key, int)(value) for key, value in stated}
     return replace(optim, **values)  # type: ignore[arg-type]
 
@@ -106,3 +109,59 @@ def test_steps_behind_the_end_of_a_schedule_are_said() -> None:
         (ended, replace(TRAIN, train_steps=8)),
     ):
         assert past_its_end(optim, train, SINCE) is None
+
+
+BEGUN = Standing(step=8, consumed_samples=64, decay_start_sample=40)
+ON_REQUEST = replace(OPTIM, lr_decay_style="constant", lr_wsd_decay_samples=80)
+
+
+@pytest.mark.parametrize(
+    ("optim", "train", "keys"),
+    [
+        (replace(ON_REQUEST, lr_wsd_decay_samples=40), TRAIN, "optim.lr_wsd_decay_samples=80 keeps"),
+        (replace(ON_REQUEST, lr_wsd_decay_style="minus_sqrt"), TRAIN, "optim.lr_wsd_decay_style=linear keeps"),
+        (replace(ON_REQUEST, lr=2e-3), replace(TRAIN, train_steps=99), "optim.lr=0.001 keeps"),
+    ],
+    ids=["length", "shape", "peak"],
+)
+def test_a_resume_that_changes_a_decay_that_has_begun_names_the_keys_that_keep_it(
+    optim: OptimConfig, train: TrainConfig, keys: str
+) -> None:
+    line = rate_change((ON_REQUEST, TRAIN), optim, train, BEGUN)
+    assert line is not None and keys in line
+    assert rate_change((ON_REQUEST, TRAIN), followed(line, optim), train, BEGUN) is None
+
+
+@pytest.mark.parametrize(
+    ("optim", "train"),
+    [
+        (ON_REQUEST, replace(TRAIN, global_batch_size=4, train_steps=99)),
+        (replace(ON_REQUEST, lr_decay_style="WSD"), TRAIN),
+        (replace(ON_REQUEST, lr_wsd_decay_start_sample=56), TRAIN),
+    ],
+    ids=["batch and steps", "WSD", "another start"],
+)
+def test_neither_batch_nor_steps_nor_another_stated_start_move_a_decay_that_has_begun(
+    optim: OptimConfig, train: TrainConfig
+) -> None:
+    assert rate_change((ON_REQUEST, TRAIN), optim, train, BEGUN) is None
+    for sample in range(64, 130):
+        wanted = learning_rate(ON_REQUEST, TRAIN, sample, BEGUN)
+        assert learning_rate(optim, train, sample, BEGUN) == pytest.approx(wanted, rel=1e-12)
+
+
+def test_a_start_that_the_config_states_too_late_is_said() -> None:
+    assert another_start(replace(ON_REQUEST, lr_wsd_decay_start_sample=56), BEGUN) == (
+        "the final decay of this run began at sample 40: optim.lr_wsd_decay_start_sample (56) changes nothing any more"
+    )
+    assert another_start(replace(ON_REQUEST, lr_wsd_decay_start_sample=40), BEGUN) is None
+    assert another_start(ON_REQUEST, BEGUN) is None and another_start(ON_REQUEST, SINCE) is None
+
+
+@pytest.mark.parametrize("changes", [{"lr_decay_style": "cosine"}, {"lr_wsd_decay_samples": None}])
+def test_a_resume_that_has_no_place_for_a_decay_that_has_begun_is_refused(changes: dict[str, Any]) -> None:
+    optim = replace(ON_REQUEST, **({"lr_wsd_decay_samples": None} | changes))
+    with pytest.raises(UserError, match="must go on with the decay that this run began at sample 40"):
+        check_final_decay(optim, BEGUN, 128)
+    check_final_decay(optim, SINCE, 128)
+    check_final_decay(replace(optim, lr_decay_style="WSD", lr_wsd_decay_samples=80), BEGUN, 128)

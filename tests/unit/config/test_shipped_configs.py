@@ -4,15 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.config.derive import (
-    consumed_samples_at,
-    global_batch_size_at,
-    padded_vocab_size,
-    train_samples,
-    world_size,
-)
+from pretrain.config.derive import padded_vocab_size, world_size
 from pretrain.config.load import load_run, to_yaml
 from pretrain.config.schema import RunConfig
+from pretrain.config.steps import consumed_samples_at, global_batch_size_at, train_samples
 from pretrain.model.families.sizes import num_parameters
 from pretrain.optim.schedule import learning_rate
 from tests.golden.regenerate import CONFIGS, golden_path
@@ -73,7 +68,7 @@ def test_a_phase_of_lucie_has_the_published_length(
     run = lucie(phase)
     assert world_size(run.parallel) == ranks
     assert run.train.train_steps == steps
-    assert train_samples(run.train) == samples
+    assert train_samples(run.optim, run.train) == samples
     assert samples * run.data.seq_length == tokens
     assert run.train.global_batch_size * run.data.seq_length == tokens_per_step
 

@@ -51,6 +51,19 @@ def test_a_card_claims_one_batch_only_for_a_run_that_had_one(samples: int, row: 
     assert rows[row] == "8 samples, 512 tokens"
 
 
+def test_a_card_says_the_batch_of_the_last_stage_and_where_the_decay_began(small_run: Path) -> None:
+    overrides = [
+        "train.batch_stages=[{start_sample: 64, global_batch_size: 16}]",
+        "optim.lr_decay_style=constant", "optim.lr_wsd_decay_samples=1000", "optim.lr_wsd_decay_style=minus_sqrt",
+    ]  # fmt: skip
+    state = TrainState(step=10, consumed_samples=96, decay_start_sample=80)
+    rows = dict(settings_rows(load_run(small_run, overrides), state))
+    assert rows["full batch of the last session"] == "16 samples, 1,024 tokens"
+    assert (
+        "learning rate 0.002 to 0.0002 (constant, minus_sqrt over 1,000 samples from sample 80 on)" in rows["optimizer"]
+    )
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("max_shard_bytes", [1, 1000, 2000, 10**9])
 def test_every_tensor_is_in_one_file_and_no_file_is_larger_than_asked_for(dtype: str, max_shard_bytes: int) -> None:

@@ -1,14 +1,17 @@
 """Which layouts a proof takes, what it changes in the config, and when it kills."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from pretrain.config.derive import lr_decay_samples
+from fanal.run_progress import Standing
 from pretrain.config.load import load_run, to_yaml
 from pretrain.config.schema import RunConfig
+from pretrain.config.steps import lr_decay_samples
 from pretrain.inspect.layouts import layouts_for
-from pretrain.inspect.prove_plan import kill_plans, num_steps, proof_overrides
+from pretrain.inspect.prove_plan import kill_plans, num_steps, proof_overrides, with_decay_stated
+from pretrain.optim.schedule import learning_rate
 from tests.runs.cases import DP2, PP2, SP, TP2, VP2
 from tests.runs.small import write_small_run
 
@@ -50,6 +53,20 @@ def test_each_layout_is_a_config_that_loads(config: Path) -> None:
         load_run(config, [*TP2, *PP2, *SP, *VP2, *layout.overrides])
     assert load_run(config, [*TP2, *SP, *PP2, *base.overrides]).parallel.sequence_parallel
     assert not load_run(config, [*TP2, *SP, *others[0].overrides]).parallel.sequence_parallel
+
+
+def test_a_decay_that_the_run_has_begun_is_stated_in_the_proof(config: Path) -> None:
+    constant = ["optim.lr_decay_style=constant", "optim.lr_wsd_decay_samples=40", "train.train_steps=1000"]
+    run = load_run(config, constant)
+    assert with_decay_stated(run, None) == run
+    for decay_samples in (None, 500):
+        begun = replace(run, optim=replace(run.optim, lr_decay_samples=decay_samples))
+        stated = with_decay_stated(begun, 32)
+        config.write_text(to_yaml(stated))
+        short = load_run(config, proof_overrides(stated.optim, stated.train, 8))
+        for sample in range(0, 80):
+            of_the_run = learning_rate(begun.optim, begun.train, sample, Standing(4, 32, decay_start_sample=32))
+            assert learning_rate(short.optim, short.train, sample) == of_the_run
 
 
 def test_the_schedule_of_the_proof_is_that_of_the_whole_run(config: Path) -> None:

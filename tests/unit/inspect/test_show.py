@@ -63,11 +63,11 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
-def resumes_at(config: Path, step: int, consumed_samples: int) -> None:
+def resumes_at(config: Path, step: int, consumed_samples: int, **more: int) -> None:
     folder = checkpoints_dir(config.parent / "run") / step_name(step)
     folder.mkdir(parents=True)
     (folder / CONFIG).write_text(to_yaml(load_run(config)))
-    (folder / STATE).write_text(json.dumps({"step": step, "consumed_samples": consumed_samples}))
+    (folder / STATE).write_text(json.dumps({"step": step, "consumed_samples": consumed_samples, **more}))
     (folder / COMPLETE).write_text("")
 
 
@@ -80,6 +80,38 @@ def test_the_figures_of_a_new_run_are_steps_times_batch(config: Path) -> None:
     text = shown(config)
     assert (row(text, "steps"), row(text, "samples"), row(text, "tokens")) == ("10", "80", "5,120")
     assert row(text, "warm-up").endswith("of 80 samples") and "at the resume" not in text
+
+
+def test_stages_and_the_final_decay_have_a_row_each(config: Path) -> None:
+    stages = "train.batch_stages=[{start_sample: 20, global_batch_size: 16}, {start_sample: 72, global_batch_size: 32}]"
+    decay = ("optim.lr_decay_style=constant", "optim.lr_wsd_decay_samples=64")
+    text = shown(config, stages, *decay)
+    # 3 steps of 8, 3 of 16, 4 of 32
+    assert row(text, "batch stages") == (
+        "16 samples (1,024 tokens) from sample 20, after step 3; 32 samples (2,048 tokens) from sample 72, after step 6"
+    )
+    assert row(text, "tokens per step") == "2,048 (from 512 at the start)" and row(text, "samples") == "200"
+    assert row(text, "final decay") == "linear, 64 samples, on request"
+    text = shown(config, stages, *decay, "optim.lr_wsd_decay_start_sample=40")
+    assert row(text, "final decay") == "linear, from sample 40 to 104, after step 4 to 7"
+    assert (row(text, "steps"), row(text, "samples")) == ("7", "104")
+    text = shown(config, *decay, "optim.lr_wsd_decay_start_sample=40")
+    assert (
+        row(text, "final decay")
+        == "linear, from sample 40 to 104, after step 5 to 13; the run ends before, with step 10"
+    )
+
+
+def test_the_figures_of_a_run_whose_decay_has_begun_end_with_it(config: Path) -> None:
+    resumes_at(config, 6, 48, decay_start_sample=48)
+    text = shown(config, "optim.lr_decay_style=constant", "optim.lr_wsd_decay_samples=16", "train.train_steps=100")
+    assert row(text, "steps") == "8 (6 done, with 48 samples)" and row(text, "samples") == "64"
+    assert row(text, "final decay") == "linear, from sample 48 to 64, to step 8"
+    later = ("optim.lr_wsd_decay_start_sample=56",)
+    text = shown(
+        config, "optim.lr_decay_style=constant", "optim.lr_wsd_decay_samples=16", "train.train_steps=100", *later
+    )
+    assert row(text, "steps") == "8 (6 done, with 48 samples)", "the decay that has begun counts"
 
 
 def test_the_figures_of_a_run_that_resumes_count_what_it_did_with_another_batch(config: Path) -> None:

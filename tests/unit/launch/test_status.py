@@ -155,6 +155,26 @@ def test_a_finished_run_that_is_made_longer_by_hand_ends_where_its_last_start_sa
     assert (status(run.path)["state"], status(run.path)["steps_left"]) == ("finished", 0)
 
 
+def test_a_run_whose_decay_has_begun_ends_with_it(tmp_path: Path, config: str) -> None:
+    decay = {"kind": "decay", "step": 6, "start_sample": 48, "end_sample": 80, "train_steps": 10}
+    run = RunFolder(tmp_path / "run", config)
+    run.metrics(start(0, train_steps=1000), step(6), decay, step(7))
+    assert ("step", "7 of 10 (70.0%), 7,000 tokens") in lines(status(run.path))
+    run.metrics(step(10), end(10, "finished"))
+    found = status(run.path)
+    assert (found["state"], found["steps_left"]) == ("finished", 0)
+
+
+def test_the_time_that_is_left_counts_the_batches_of_later_stages(tmp_path: Path, config: str) -> None:
+    stages = "  batch_stages:\n  - start_sample: 16\n    global_batch_size: 16\n"
+    longer = config.replace("  batch_stages: []\n", stages)
+    assert longer != config
+    run = RunFolder(tmp_path / "run", longer)
+    run.metrics(step(1))
+    found = status(run.path)  # no checkpoint: 1 step of 8 samples is done, 1 more up to sample 16, and 998 of 16
+    assert found["eta_hours"] == pytest.approx((8 + 998 * 16) / 8 * 2.0 / 3600)
+
+
 def test_a_run_of_an_older_version_that_was_made_longer_has_the_steps_of_its_checkpoint(
     tmp_path: Path, config: str
 ) -> None:

@@ -17,7 +17,7 @@ from fanal.run_folder import METRICS_FILE, TENSORBOARD_DIR
 from pretrain.checkpoint.saving.save import SaveReport
 from pretrain.config.load import load_run
 from pretrain.config.schema import RunConfig
-from pretrain.log.record import StepRecord, ValidationRecord
+from pretrain.log.record import DecayRecord, StepRecord, ValidationRecord
 from pretrain.log.sinks import Sinks, TensorBoard, Terminal, open_sinks, open_terminal, step_line
 from pretrain.log.summary import summary
 from pretrain.parallel.world import World
@@ -61,6 +61,27 @@ def test_the_first_rank_writes_to_every_sink(run: RunConfig, capsys: pytest.Capt
     assert step_line(STEP, 10) in out and "a word [with brackets]" in out
     assert [line["step"] for line in lines_of(run)] == [1]
     assert list((Path(run.run_dir) / TENSORBOARD_DIR).iterdir())
+
+
+def test_a_decay_says_where_it_ends_and_steps_count_to_its_end(
+    run: RunConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    decay = DecayRecord(
+        step=4, asked_by="DECAY file", start_sample=4000, end_sample=4800, style="minus_sqrt", train_steps=8,
+        last_learning_rate=1e-4, steps_to_its_end=8,
+    )  # fmt: skip
+    with open_sinks(replace(run, log=replace(run.log, tensorboard=True)), WORLD, start_step=0) as sinks:
+        sinks.write(decay)
+        sinks.write(replace(STEP, step=5))
+        sinks.write(replace(decay, train_steps=7))
+    out = capsys.readouterr().out
+    assert (
+        "the final decay of the learning rate begins after step 4 (DECAY file): minus_sqrt, from sample 4,000 to 4,800; the run "
+        "ends with step 8\n" in out
+    )
+    assert "step 5/8 | " in out
+    assert "ends with step 7, before its end, at a rate of 1.00e-04: a resume with train.train_steps=8 comes to" in out
+    assert [line["kind"] for line in lines_of(run)] == ["decay", "step", "decay"]
 
 
 def test_another_rank_writes_nothing_and_makes_no_folder(run: RunConfig, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from fanal.run_progress import Standing
 from pretrain.config.schema import OptimConfig, TrainConfig
-from pretrain.optim.schedule import SHAPES, learning_rate
+from pretrain.config.steps import DECAY_ON_REQUEST
+from pretrain.optim.schedule import DECAYS, SHAPES, learning_rate
 
 TRAIN = TrainConfig(train_steps=100, global_batch_size=10, micro_batch_size=1)  # 1,000 samples
 OPTIM = OptimConfig(lr=1.0, min_lr=0.1, lr_warmup_samples=100)
@@ -89,4 +90,6 @@ def test_a_wsd_decay_that_takes_all_the_time_is_a_line() -> None:
 
 
 def test_every_shape_of_the_config_is_in_the_table_and_the_other_way_round() -> None:
-    assert {*SHAPES, "constant"} == set(get_args(get_type_hints(OptimConfig)["lr_decay_style"]))
+    hints = get_type_hints(OptimConfig)
+    assert {*SHAPES, *DECAY_ON_REQUEST} == set(get_args(hints["lr_decay_style"]))
+    assert {*DECAYS} == set(get_args(hints["lr_wsd_decay_style"]))

@@ -13,7 +13,7 @@ def test_a_step_moves_the_counters_by_what_it_used() -> None:
     )
     assert dataclasses.asdict(state) == {
         "step": 2, "consumed_samples": 14, "consumed_tokens": 14 * 64, "skipped_steps": 0, "skipped_in_a_row": 0,
-        "skipped_spikes": 0, "recent": {"losses": (), "grad_norms": ()},
+        "skipped_spikes": 0, "recent": {"losses": (), "grad_norms": ()}, "decay_start_sample": None,
     }  # fmt: skip
 
 
@@ -47,3 +47,9 @@ def test_recent_values_stay_until_others_come() -> None:
 def test_a_state_is_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         TrainState().step = 5  # type: ignore[misc]
+
+
+def test_a_decay_that_has_begun_stays_where_it_began() -> None:
+    state = TrainState(step=3, consumed_samples=24, decay_start_sample=24)
+    after = state.after(num_samples=8, seq_length=64, skipped="spike").after(num_samples=8, seq_length=64, skipped=None)
+    assert after.standing == (5, 40, 24)

@@ -1,4 +1,4 @@
-"""STOP and SAVE in a run folder: noticed, acted on once, removed; and never in the way."""
+"""STOP, SAVE and DECAY in a run folder: noticed, acted on once, removed; and never in the way."""
 
 import os
 import time
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fanal.run_folder import REQUESTS_SINCE_S, SAVE, STOP
+from fanal.run_folder import DECAY, REQUESTS_SINCE_S, SAVE, STOP
 from pretrain.log.run_dir import hold_run_dir
 from pretrain.train import request_files
 from pretrain.train.request_files import RequestFiles, open_request_files
@@ -50,6 +50,40 @@ def test_a_file_is_noticed_and_removed_once_it_was_acted_on(files: RequestFiles,
     wait_until(lambda: not (place / "SAVE").exists())
     (place / "SAVE").touch()
     wait_until(lambda: files.asks(SAVE))
+
+
+def test_a_file_that_is_taken_asks_no_more_and_stays_until_it_is_released(files: RequestFiles, place: Path) -> None:
+    (place / "DECAY").touch()
+    wait_until(lambda: files.asks(DECAY))
+    files.take(DECAY)
+    assert not files.asks(DECAY)
+    time.sleep(0.1)
+    assert (place / "DECAY").exists()
+    os.utime(place / "DECAY", (1_700_000_000, 1_700_000_000))
+    wait_until(lambda: files.asks(DECAY))  # asked for once more: an answer is due, though the first is not released yet
+    files.done(DECAY)
+    wait_until(lambda: not (place / "DECAY").exists())
+    (place / "DECAY").touch()
+    wait_until(lambda: files.asks(DECAY))
+    files.take(DECAY)
+    files.release(DECAY)
+    wait_until(lambda: not (place / "DECAY").exists())
+    assert not files.asks(DECAY)
+
+
+def test_a_decay_that_was_asked_for_before_the_start_counts_and_one_that_nobody_has_taken_waits_for_the_next(
+    tmp_path: Path, place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (place / "DECAY").touch()
+    with open_request_files(tmp_path, rank=0) as files:
+        assert files is not None
+        wait_until(lambda: files.asks(DECAY))
+    assert (place / "DECAY").exists() and not caplog.text
+    with open_request_files(tmp_path, rank=0) as files:
+        assert files is not None
+        wait_until(lambda: files.asks(DECAY))
+        files.take(DECAY)
+    assert not (place / "DECAY").exists(), "the last checkpoint holds what came of it"
 
 
 def test_a_file_that_is_taken_away_asks_no_more(files: RequestFiles, place: Path) -> None:

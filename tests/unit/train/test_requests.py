@@ -78,6 +78,22 @@ def test_a_spent_walltime_lets_one_step_through(small_run: Path, monkeypatch: py
     assert steps_until_spent(budget, times, [1] * 5) == 1
 
 
+def test_before_a_larger_batch_as_much_more_time_is_kept(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps of 10 s; the fourth is followed by batches twice as large."""
+    ends = {}
+    for grows in (1.0, 2.0, 0.5):
+        budget, times = walltime(small_run, monkeypatch, "train.walltime_s=80", "train.walltime_margin_s=0")
+        budget.in_step(0)
+        for step in range(1, 9):
+            times.now += 10
+            budget.in_step(step, grows if step == 4 else 1.0)
+            if budget.is_spent():
+                ends[grows] = step
+                break
+    # 40 + 2 * 20 still fit into 80 s, 50 + 2 * 20 do not; of equal batches 60 + 2 * 10 fit, and a smaller one promises nothing
+    assert ends == {1.0: 7, 2.0: 5, 0.5: 7}
+
+
 def test_without_a_walltime_nothing_is_spent(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     budget, times = walltime(small_run, monkeypatch)
     assert steps_until_spent(budget, times, [1e6] * 5) == 6
