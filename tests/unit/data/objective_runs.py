@@ -4,6 +4,7 @@ The loops are written from docs/objectives.md, on Python's integers: nothing of 
 """
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -134,19 +135,24 @@ def kept_by_goldfish(
 
 
 def kept_outside_spans(prefix: Path, first: int, length: int, start_id: int, end_id: int) -> list[bool]:
-    """Whether each token of a sample but the first counts, from the shard's first token on."""
+    """Whether each token of a sample but the first counts."""
+    of_spans = tokens_of_spans(prefix, start_id, end_id)
+    return [not of_spans[at] for at in range(first + 1, first + length)]
+
+
+@lru_cache
+def tokens_of_spans(prefix: Path, start_id: int, end_id: int) -> list[bool]:
+    """Whether each token of a shard is of a span, read from the first one on."""
     shard = open_shard(prefix)
     begins = set(shard.document_offsets.tolist())
-    inside, counted = False, []
-    for at, token in enumerate(np.asarray(shard.tokens[: first + length]).tolist()):
+    inside, found = False, []
+    for at, token in enumerate(np.asarray(shard.tokens).tolist()):
         if at in begins:
             inside = False
-        is_of_span = inside or token == start_id
+        found.append(inside or token == start_id)
         if token in (start_id, end_id):
             inside = token == start_id
-        if at > first:
-            counted.append(not is_of_span)
-    return counted
+    return found
 
 
 def pieces_of(row: list[int], starts: list[int], control: set[int]) -> list[tuple[int, int, int]]:
