@@ -80,8 +80,8 @@ def _check_span_corruption(config: SpanCorruptionConfig, seq_length: int) -> Non
     needed = num_spans(config, seq_length + 1)
     if needed > config.num_sentinels:
         raise UserError(
-            f"{name}.num_sentinels ({config.num_sentinels}) must be at least {needed}, the spans of a sample of data.seq_length + 1 "
-            f"= {seq_length + 1} tokens with mean_span_length {config.mean_span_length} and noise_density "
+            f"{name}.num_sentinels ({config.num_sentinels}) must be at least {needed}, the spans of a sample of data.seq_length + "
+            f"1 = {seq_length + 1} tokens with mean_span_length {config.mean_span_length} and noise_density "
             f"{config.noise_density}; num_sentinels={needed} works if the tokenizer has them"
         )
 
