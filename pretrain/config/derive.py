@@ -3,7 +3,7 @@
 import math
 
 from fanal.errors import UserError
-from pretrain.config.schema import ModelConfig, ParallelConfig, SourceConfig
+from pretrain.config.schema import ModelConfig, ParallelConfig, SourceConfig, SpanCorruptionConfig
 
 
 def kv_channels(model: ModelConfig) -> int:
@@ -121,3 +121,14 @@ def mixture_weight(source: SourceConfig, *, train_tokens: int) -> float:
     if source.epochs is not None:
         return train_tokens * source.epochs
     return 1.0 if source.weight is None else source.weight
+
+
+def num_spans(config: SpanCorruptionConfig, num_tokens: int) -> int:
+    """Spans of a document of so many tokens under span corruption; 0 if it is too short for one, which takes four.
+
+    With m tokens kept, m * noise_density of them in spans of mean_span_length, and two sentinels for each span, the document is as
+    long as before.
+    """
+    density = config.noise_density
+    wanted = int(num_tokens * density / (config.mean_span_length + 2 * density) + 0.5)
+    return min(max(1, wanted), num_tokens // 4)

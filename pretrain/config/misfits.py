@@ -26,7 +26,7 @@ WANTED = {int: "an integer", float: "a number", bool: "true or false", str: "a t
 EXAMPLES = {
     "prefix": "shards/train", "tokenizer": "my/tokenizer", "start_sample": 1000, "train": [{"prefix": "shards/train"}],
     "num_layers": 4, "lr": 3e-4, "train_steps": 1000, "global_batch_size": 8, "start": 8, "increment": 8, "samples": 1000,
-    "value": "mine", "reason": "why it is set",
+    "value": "mine", "reason": "why it is set", "start_token": "<|user|>", "end_token": "<|end|>",
 }  # fmt: skip
 """Values of keys that have no default."""
 

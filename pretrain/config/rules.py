@@ -11,6 +11,7 @@ from pretrain.config.batch_rules import check_batch
 from pretrain.config.derive import data_parallel_size, next_multiple, padded_vocab_size
 from pretrain.config.model_rules import check_model
 from pretrain.config.number_rules import LARGEST_INTEGER, LARGEST_SAMPLE, check_numbers
+from pretrain.config.objective_rules import check_objective
 from pretrain.config.path_rules import check_path_texts
 from pretrain.config.schedule_rules import check_final_decay
 from pretrain.config.schema import (
@@ -47,6 +48,7 @@ def _check(run: RunConfig, since: Standing, passes: Callable[[RunConfig], bool])
     _check_optim(run.optim, run.train, since)
     _check_length(run)
     _check_data(run)
+    check_objective(run.objective, run.data.seq_length)
     _check_times(run.train)
     if run.train.spikes is not None:
         _check_spikes(run.train.spikes)

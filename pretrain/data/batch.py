@@ -33,7 +33,7 @@ class MicroBatch:
     """int64 [b, s]: the tokens one position on."""
     loss_mask: torch.Tensor
     """float32 [b, s]: 1 where the prediction counts. A label that is padding never does, nor, with data.document_mask, one
-    that begins the next document."""
+    that begins the next document, nor what an objective leaves out."""
     position_ids: torch.Tensor
     """int64 [b, s], from 0 in each row; with data.document_mask from 0 in each document. The rotary embedding counts from
     the row's start either way: only differences of positions reach attention, and they are the same inside a document."""
@@ -80,6 +80,7 @@ def train_micro_batches(
             pad_id=reader.data.sources.pad_id,
             has_padding=batch.has_padding,
             domain_ids=reader.data.domain_ids(batch.sources),
+            counted=batch.counted,
             document_starts=batch.document_starts,
         )
 
@@ -95,9 +96,10 @@ def validation_micro_batches(
     for index in range(count):
         wanted = (index * world.data_parallel_size + world.dp_rank) * per_pass + np.arange(per_pass)
         sources, starts = samples.places(np.minimum(wanted, samples.num_samples - 1))
-        documents = samples.document_starts(sources, starts) if data.document_mask else None
+        documents = samples.document_starts(sources, starts) if samples.reads_index else None
+        apart = documents if data.document_mask else None
         if not reads_data(world):
-            yield boundaries(documents, data.seq_length, world.device)
+            yield boundaries(apart, data.seq_length, world.device)
             continue
         rows = torch.empty((per_pass, data.seq_length + 1), dtype=torch.int64, pin_memory=world.device.type == "cuda")
         samples.read_places(sources, starts, rows.numpy())
@@ -109,7 +111,8 @@ def validation_micro_batches(
             has_padding=bool((rows.numpy() == samples.pad_id).any()),
             domain_ids=samples.domain_ids(sources),
             row_weights=(wanted < samples.num_samples).astype(np.float32).tolist(),
-            document_starts=documents,
+            counted=samples.counted(sources, starts, rows.numpy(), documents),
+            document_starts=apart,
         )
 
 
@@ -122,6 +125,7 @@ def micro_batch(
     has_padding: bool,
     domain_ids: np.ndarray | None = None,
     row_weights: Sequence[float] | None = None,
+    counted: np.ndarray | None = None,
     document_starts: Sequence[np.ndarray] | None = None,
 ) -> MicroBatch:
     """Integers [b, s + 1] in host memory -> one micro batch on the device; copies from pinned memory do not wait.
@@ -133,6 +137,7 @@ def micro_batch(
         has_padding: whether a row holds it; most do not, and a mask of its own takes half of the time of a batch.
         domain_ids: number of each row's domain, int64 [b]; 0 if None.
         row_weights: what a prediction of each row counts, [b]; 1 if None.
+        counted: which predictions the objectives count, bool [b, s]; all if None.
         document_starts: per row the positions 1 to s that begin a document; None keeps no documents apart.
     """
     num_rows = len(rows)
@@ -144,6 +149,8 @@ def micro_batch(
     loss_mask = (labels != pad_id).to(torch.float32) if has_padding else ones
     if row_weights is not None:
         loss_mask = loss_mask * torch.tensor(row_weights, dtype=torch.float32, device=device)[:, None]
+    if counted is not None:
+        loss_mask = loss_mask * _to_device(counted, device)
     packed = None
     if document_starts is not None:
         packed = packed_starts(document_starts, seq_length)

@@ -1,9 +1,10 @@
-"""The places that the samples of a step came from, by arithmetic: any rank can name those of all ranks."""
+"""The places that the samples of a step came from, and what they were trained as, by arithmetic: any rank can name those of all."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
+from pretrain.data.documents import predictable
 from pretrain.data.read import TrainData
 
 
@@ -46,3 +47,31 @@ def sample_places(data: TrainData, *, first_sample: int, num_samples: int) -> li
             )
         )
     return places
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedSample:
+    """One sample of a run, before and after its objectives."""
+
+    read: np.ndarray
+    """int64 [s + 1]: its tokens in the shard, which its hash is of."""
+    tokens: np.ndarray
+    """int64 [s + 1]: what it is trained on; the labels are tokens 1 to s."""
+    counted: np.ndarray
+    """bool [s]: whether the prediction of token p counts in the loss, at p - 1."""
+
+
+def sample_as_trained(data: TrainData, number: int) -> TrainedSample:
+    """What a run trains on at this number, worked out again from its configuration and its shards."""
+    numbers = np.array([number], np.int64)
+    sources, starts = data.places(numbers)
+    read = data.read_places(sources, starts, data.new_rows(1))
+    tokens = read.copy()
+    documents = data.document_starts(sources, starts) if data.reads_index else None
+    counted = data.apply_objectives(numbers, sources, starts, tokens, documents)
+    kept = tokens[:, 1:] != data.sources.pad_id
+    if counted is not None:
+        kept &= counted
+    if data.config.document_mask and documents is not None:
+        kept &= predictable(documents, data.config.seq_length)
+    return TrainedSample(read=read[0], tokens=tokens[0], counted=kept[0])

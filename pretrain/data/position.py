@@ -32,7 +32,7 @@ class SourcePosition:
     cursor: int
     """Chunks drawn so far."""
     idx_sha256: str | None
-    """Hash of the shard's index if data.document_mask used its document boundaries; else None."""
+    """Hash of the shard's index if what is trained on depends on its documents (data.document_mask, objectives); else None."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +119,7 @@ def position_of(
                 num_tokens=source.shard.num_tokens,
                 train_tokens=source.order.num_tokens,
                 cursor=cursor,
-                idx_sha256=source.shard.manifest.idx_sha256 if data.config.document_mask else None,
+                idx_sha256=source.shard.manifest.idx_sha256 if data.reads_index else None,
             )
             for source, cursor in zip(sources, data.mixture.drawn(consumed_samples).tolist(), strict=True)
         ),

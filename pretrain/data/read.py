@@ -8,6 +8,7 @@ import numpy as np
 from pretrain.config.schema import DataConfig
 from pretrain.data.documents import starts_in_chunk
 from pretrain.data.mixture import Mixture
+from pretrain.data.objectives.samples import Samples, new_counts
 from pretrain.data.order import ChunkOrders
 from pretrain.data.sources import Source, Sources
 from tokenizer.shards.manifest import DamagedShardError
@@ -83,6 +84,39 @@ class TrainData:
     def read(self, numbers: np.ndarray) -> np.ndarray:
         """Tokens of these samples: int64 [n, s + 1]. Raises: DamagedTokenError."""
         return self.read_places(*self.places(numbers), self.new_rows(len(numbers)))
+
+    @property
+    def reads_index(self) -> bool:
+        """Whether what is trained on depends on where documents begin."""
+        return self.config.document_mask or self.sources.objectives.reads_index
+
+    def apply_objectives(
+        self,
+        numbers: np.ndarray,
+        sources: np.ndarray,
+        start_tokens: np.ndarray,
+        tokens: np.ndarray,
+        document_starts: Sequence[np.ndarray] | None,
+    ) -> np.ndarray | None:
+        """Make of tokens that were read what is trained on, in place.
+
+        Args: numbers, sources, start_tokens: int64 [n]; tokens: integers [n, s + 1]; document_starts: where ``reads_index``.
+        Returns: which predictions count, bool [n, s]; None if no objective is on.
+        """
+        if not self.sources.objectives.training:
+            return None
+        counted = new_counts(tokens)
+        samples = Samples(
+            numbers=numbers,
+            tokens=tokens,
+            counted=counted,
+            document_starts=document_starts,
+            shards=[self.sources.train[source].shard for source in sources.tolist()],
+            start_tokens=start_tokens,
+        )
+        for objective in self.sources.objectives.training:
+            objective.apply(samples)
+        return counted
 
     @cached_property
     def domains(self) -> tuple[str, ...]:

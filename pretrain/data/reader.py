@@ -46,12 +46,15 @@ class HostBatch:
     has_padding: bool
     """Whether a token is padding; False on ranks that read none."""
     contents: torch.Tensor
-    """uint16 or int32 [b, content_items]: each row's number, then its s + 1 tokens; pinned where the device is a GPU, in a block
-    that the allocator gives out again only when the copies from it have ended. No row on stages that read no token."""
+    """uint16 or int32 [b, content_items]: each row's number, then its s + 1 tokens, as objectives made them; pinned
+    where the device is a GPU, in a block that the allocator gives out again only when the copies from it have ended. No row on
+    stages that read no token."""
+    counted: np.ndarray | None
+    """bool [b, s]: which predictions the objectives count; None if all, and on ranks that read no token."""
     document_starts: list[np.ndarray] | None
     """Positions 1 to s where a document starts, per row, if data.document_mask is on."""
     hash: Lanes
-    """Sum of the hashes of the samples (``SampleHasher``); zeros on ranks that do not hash."""
+    """Sum of the hashes of the samples as they were read (``SampleHasher``); zeros on ranks that do not hash."""
 
 
 def reads_data(world: World) -> bool:
@@ -207,11 +210,12 @@ class TrainReader:
         return self._made
 
     def _batch_bytes(self) -> int:
-        """Memory of a HostBatch: its contents, and a source and a start for each."""
+        """Memory of a HostBatch: its contents, what counts, and a source and a start for each."""
         contents = self._per_pass * self._hasher.content_items * self._hasher.dtype.itemsize
         if self._world.device.type == "cuda":
             contents = 1 << (contents - 1).bit_length()  # pinned blocks come in powers of two
-        return contents + self._per_pass * 16
+        counted = self._per_pass * self._run.data.seq_length if self.data.sources.objectives.training else 0
+        return contents + counted + self._per_pass * 16
 
     def _prepare_thread(self) -> None:
         if self._world.device.type == "cuda":
@@ -259,6 +263,9 @@ class TrainReader:
             pin_memory=self._world.device.type == "cuda",
         )
         hashes, has_padding = [(0, 0)] * len(numbers), [False] * len(numbers)
+        masked, counted = self._run.data.document_mask, None
+        with_starts = masked or (self.data.reads_index and per_batch > 0)
+        documents = self.data.document_starts(sources.ravel(), start_tokens.ravel()) if with_starts else None
         if per_batch:
             flat = contents.numpy().reshape(numbers.size, -1)
             tokens = self._hasher.write_numbers(flat, numbers.ravel())
@@ -267,7 +274,10 @@ class TrainReader:
             if hashes_data(self._world):
                 lanes = self._hasher.each(flat).reshape(*numbers.shape, 2)
                 hashes = [(low, high) for low, high in lanes.sum(axis=1, dtype=np.uint64).tolist()]
-        masked = self._run.data.document_mask
+            counted = self.data.apply_objectives(
+                numbers.ravel(), sources.ravel(), start_tokens.ravel(), tokens, documents
+            )
+        rows = [slice(at, at + self._per_pass) for at in range(0, numbers.size, self._per_pass)]
         return [
             HostBatch(
                 numbers=range(first, first + self._per_pass),
@@ -275,7 +285,8 @@ class TrainReader:
                 start_tokens=start_tokens[batch],
                 has_padding=has_padding[batch],
                 contents=contents[batch],
-                document_starts=self.data.document_starts(sources[batch], start_tokens[batch]) if masked else None,
+                counted=None if counted is None else counted[rows[batch]],
+                document_starts=documents[rows[batch]] if masked and documents is not None else None,
                 hash=hashes[batch],
             )
             for batch, first in enumerate(numbers[:, 0].tolist())

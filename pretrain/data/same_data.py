@@ -112,7 +112,8 @@ def _cut_and_cursor_differences(saved: DataPosition, now: DataPosition, read: se
         elif was.idx_sha256 != is_now.idx_sha256:
             yield (
                 f"the index of shard {is_now.prefix} cuts its tokens into different documents (checkpoint sha256 "
-                f"{_short(was.idx_sha256)}, now {_short(is_now.idx_sha256)}), and data.document_mask keeps documents apart"
+                f"{_short(was.idx_sha256)}, now {_short(is_now.idx_sha256)}), and what is trained on depends on them "
+                "(data.document_mask, objective)"
             )
         elif was.cursor != is_now.cursor:
             yield (

@@ -1,5 +1,7 @@
 """The hash of samples: of each, its number and its tokens; of many, the sum of theirs. Letters: n samples, s sequence.
 
+The tokens are those that were read: what objectives make of them follows from the configuration.
+
 A sum knows no order, so every layout of a run has the same one. It finds accidents. Whoever may choose the tokens of many
 samples can make two sets of one sum, so against an opponent the hashes of whole shards count.
 

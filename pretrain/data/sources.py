@@ -16,6 +16,8 @@ from pretrain.config.derive import mixture_weight
 from pretrain.config.path_rules import paths_of
 from pretrain.config.schema import DataConfig, RunConfig, SourceConfig
 from pretrain.data.mixture import Phase
+from pretrain.data.objectives.open_objectives import open_objectives
+from pretrain.data.objectives.samples import Objectives
 from pretrain.data.order import ChunkOrder
 from tokenizer.shards.shard import Shard, ShardManifest, open_shard
 from tokenizer.vocabulary.folder import Tokenizer
@@ -68,6 +70,8 @@ class Sources:
     """Id that stands for no text in the tokenizer, or NO_PADDING."""
     stated: list[list[SourceConfig]] = field(default_factory=list)
     """The configuration's sources of each phase, in the order of its members."""
+    objectives: Objectives = field(default_factory=Objectives)
+    """What becomes of the samples, and which of their tokens are predicted."""
 
 
 def shard_identity(manifest: ShardManifest) -> str:
@@ -98,12 +102,14 @@ def open_sources(run: RunConfig) -> Sources:
 
     Raises: UserError for a tokenizer that is missing or altered, a vocabulary smaller than the tokenizer's, a shard that
     is missing, damaged or made by another tokenizer, one shard twice in a mixture or on both sides, a sequence longer than
-    a source, or a validation_fraction that leaves one side without a sample.
+    a source, a validation_fraction that leaves one side without a sample, or an objective that names a token that the tokenizer
+    does not have.
     """
     _refuse_elsewhere(run)
     tokenizer = load_tokenizer(run.data.tokenizer)
     pad_id = NO_PADDING if tokenizer.ignored_id is None else tokenizer.ignored_id
-    _allow_open_files(run.data)
+    objectives = open_objectives(run, tokenizer)
+    _allow_open_files(run.data, with_index=objectives.reads_index)
     if run.model.vocab_size < tokenizer.vocab_size:
         raise UserError(
             f"model.vocab_size ({run.model.vocab_size}) must be at least the {tokenizer.vocab_size} tokens of data.tokenizer "
@@ -150,6 +156,7 @@ def open_sources(run: RunConfig) -> Sources:
         vocab_size=tokenizer.vocab_size,
         pad_id=pad_id,
         stated=stated,
+        objectives=objectives,
     )
 
 
@@ -222,12 +229,12 @@ def _split(config: SourceConfig, shard: Shard, data: DataConfig, pad_id: int) ->
     return source, _validation(config, shard, data, pad_id, train_tokens) if fraction > 0 else None
 
 
-def _allow_open_files(data: DataConfig) -> None:
+def _allow_open_files(data: DataConfig, *, with_index: bool) -> None:
     """Raise the limit of open files, which is often 1,024: each shard holds its tokens open, and its index where documents count,
     or where a spike was looked into."""
     prefixes = {source.prefix for _, _, configs in _mixtures(data) for source in configs}
     prefixes |= {source.prefix for source in data.validation}
-    of_a_shard = 2 if data.document_mask or data.validation_fraction > 0 else 1
+    of_a_shard = 2 if with_index or data.document_mask or data.validation_fraction > 0 else 1
     needed = of_a_shard * len(prefixes) + OTHER_OPEN_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < needed:

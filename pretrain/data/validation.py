@@ -6,6 +6,7 @@ import numpy as np
 
 from pretrain.config.schema import DataConfig
 from pretrain.data.documents import starts_in_chunk
+from pretrain.data.objectives.samples import Objectives, Samples, new_counts
 from pretrain.data.order import ChunkOrders
 from pretrain.data.read import RowReader
 from pretrain.data.sources import Source
@@ -14,9 +15,19 @@ from pretrain.data.sources import Source
 class ValidationSamples:
     """The first chunks of every validation source, one source after the other. The same on every rank."""
 
-    def __init__(self, sources: Sequence[Source], config: DataConfig, *, samples_per_source: int) -> None:
-        """Args: sources, at least one, all of one tokenizer; samples_per_source, at most: a small source has fewer."""
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        config: DataConfig,
+        *,
+        samples_per_source: int,
+        objectives: Objectives | None = None,
+    ) -> None:
+        """Args: sources, at least one, all of one tokenizer; samples_per_source, at most: a small source has fewer; objectives: of
+        the run, None for no objective.
+        """
         self._sources, self._config = list(sources), config
+        self._objectives = objectives or Objectives()
         counts = [min(samples_per_source, source.order.chunks_per_epoch) for source in sources]
         self._ends = np.cumsum(counts)
         self._firsts = np.array([source.first_token for source in sources], np.int64)
@@ -43,6 +54,36 @@ class ValidationSamples:
     def read_places(self, sources: np.ndarray, start_tokens: np.ndarray, out: np.ndarray) -> np.ndarray:
         """The tokens at these places, in ``out``: int64 [n, s + 1]. Raises: DamagedTokenError."""
         return self._reader.read(sources, start_tokens, out)
+
+    @property
+    def reads_index(self) -> bool:
+        """Whether what is predicted depends on where documents begin."""
+        return self._config.document_mask or self._objectives.reads_index
+
+    def counted(
+        self,
+        sources: np.ndarray,
+        start_tokens: np.ndarray,
+        tokens: np.ndarray,
+        document_starts: Sequence[np.ndarray] | None,
+    ) -> np.ndarray | None:
+        """Return which predictions count, bool [n, s]; None if no objective is on. The tokens are as they were read.
+
+        Args: tokens: int64 [n, s + 1]; document_starts: where ``reads_index``.
+        """
+        if not self._objectives.validation:
+            return None
+        samples = Samples(
+            numbers=np.zeros(len(tokens), np.int64),  # nothing in validation is drawn
+            tokens=tokens,
+            counted=new_counts(tokens),
+            document_starts=document_starts,
+            shards=[self._sources[source].shard for source in sources.tolist()],
+            start_tokens=start_tokens,
+        )
+        for objective in self._objectives.validation:
+            objective.apply(samples)
+        return samples.counted
 
     def domain_ids(self, sources: np.ndarray) -> np.ndarray:
         """Number of each source's name, in ``domains``: int64 [n] -> int64 [n]."""

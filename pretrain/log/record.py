@@ -41,6 +41,9 @@ class StepRecord:
     """The most that PyTorch's allocator took from a GPU, on the rank where that was most: tensors and fragments. None on a CPU."""
     used_memory_bytes: int | None = None
     """What was not free on the GPU that was fullest, now: with CUDA's context and NCCL's buffers, which nothing above counts."""
+    loss_tokens: int | None = None
+    """Tokens of this step's batch whose prediction counts, of global_batch_size * seq_length that are read. Rates and MFU count
+    what is read, since all of it is computed. None in a log of an earlier version."""
 
 
 @dataclass(frozen=True, kw_only=True)

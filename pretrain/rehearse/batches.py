@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from pretrain.config.schema import RunConfig
+from pretrain.config.schema import ObjectiveConfig, RunConfig
 from pretrain.data.batch import MicroBatch, _per_position, boundaries, micro_batch
 from pretrain.data.documents import Boundaries
 from pretrain.data.reader import reads_data
@@ -19,6 +19,7 @@ NO_ID = -1
 def micro_batches(run: RunConfig, world: World, count: int) -> Iterator[MicroBatch | Boundaries | None]:
     """Yield what ``train_micro_batches`` would: None or boundaries on a stage that reads no tokens."""
     rows, seq_length = run.train.micro_batch_size, run.data.seq_length
+    counted = None if run.objective == ObjectiveConfig() else np.ones((rows, seq_length), dtype=bool)
     starts = [np.arange(DOCUMENT_TOKENS, seq_length, DOCUMENT_TOKENS)] * rows if run.data.document_mask else None
     for _ in range(count):
         if not reads_data(world):
@@ -31,6 +32,7 @@ def micro_batches(run: RunConfig, world: World, count: int) -> Iterator[MicroBat
             pad_id=NO_ID,
             has_padding=False,
             domain_ids=np.zeros(rows, np.int64),
+            counted=counted,
             document_starts=starts,
         )
 

@@ -144,7 +144,9 @@ def _train(run: RunConfig, rank: int, watchdog: Watchdog) -> Outcome:
                     sinks.say(line)
             samples = run.train.validation_samples
             validation = (
-                ValidationSamples(sources.validation, run.data, samples_per_source=samples)
+                ValidationSamples(
+                    sources.validation, run.data, samples_per_source=samples, objectives=sources.objectives
+                )
                 if sources.validation
                 else None
             )

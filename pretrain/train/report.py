@@ -151,6 +151,7 @@ def step_record(
         loss=result.loss,
         loss_by_domain=result.loss_by_domain,
         z_loss=result.z_loss if run.train.z_loss_weight else None,
+        loss_tokens=result.loss_tokens,
         learning_rate=rate,
         grad_norm=result.grad_norm,
         skipped_steps=state.skipped_steps,

@@ -1,5 +1,6 @@
 """One optimizer step: forward and backward over all micro batches, then the update."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -32,6 +33,8 @@ class StepResult:
     """Loss by domain; a domain without a token is left out."""
     z_loss: float
     """Mean z-loss per token, not weighted, apart from the loss; nan if no token counts."""
+    loss_tokens: int
+    """Tokens of the whole batch that the means are of: those whose prediction counts."""
     grad_norm: float
     """Global gradient norm before gradient clipping."""
     verdict: Verdict
@@ -92,6 +95,7 @@ def train_step(
         loss=loss,
         loss_by_domain=found.by_domain,
         z_loss=found.z_loss,
+        loss_tokens=found.num_tokens,
         grad_norm=grad_norm,
         verdict=verdict,
         answers=answers,
@@ -142,6 +146,8 @@ class Means:
     """Means by domain; a domain without a token is left out."""
     z_loss: float
     """Mean of all tokens; nan if there are none."""
+    num_tokens: int
+    """Tokens that count."""
 
 
 def mean_losses(sums: torch.Tensor, domains: Sequence[str], world: World) -> Means:
@@ -159,8 +165,13 @@ def means(sums: Sequence[float], domains: Sequence[str]) -> Means:
     by_domain = {name: total / tokens for name, (total, tokens, _) in zip(domains, parts, strict=True) if tokens}
     total, tokens, z_total = (sum(column) for column in zip(*parts, strict=True))
     if not tokens:
-        return Means(loss=float("nan"), by_domain=by_domain, z_loss=float("nan"))
-    return Means(loss=total / tokens, by_domain=by_domain, z_loss=z_total / tokens)
+        return Means(loss=float("nan"), by_domain=by_domain, z_loss=float("nan"), num_tokens=0)
+    return Means(loss=total / tokens, by_domain=by_domain, z_loss=z_total / tokens, num_tokens=_whole(tokens))
+
+
+def _whole(tokens: float) -> int:
+    """A count of tokens; 0 where a weight in it is not finite, and the step is skipped."""
+    return int(tokens) if math.isfinite(tokens) else 0
 
 
 def _forward(

@@ -165,6 +165,45 @@ def uneven_masks() -> None:
     loop.train_micro_batches = masked
 
 
+def mask_forgotten_in_the_count() -> None:
+    """Losses are summed over the tokens that count, and divided by all that were read."""
+    from pretrain.train import step
+
+    whole = step.masked_loss
+
+    def broken(loss_mask: Any, *args: Any) -> Any:
+        total, _, report = whole(loss_mask, *args)
+        report = report.clone()
+        report[:, 1] *= loss_mask.numel() / loss_mask.sum()
+        return total, torch.tensor(loss_mask.numel(), dtype=torch.int32), report
+
+    step.masked_loss = broken
+
+
+def objectives_of_another_sample_on_one_rank() -> None:
+    """The last rank rearranges each sample as if it were the next one."""
+    from pretrain.data.read import TrainData
+
+    if int(os.environ["RANK"]) != int(os.environ["WORLD_SIZE"]) - 1:
+        return
+    apply = TrainData.apply_objectives
+    TrainData.apply_objectives = lambda self, numbers, *args: apply(self, numbers + 1, *args)  # type: ignore[method-assign]
+
+
+def mask_forgotten_on_one_rank() -> None:
+    """The last rank rearranges its samples, and predicts every token of them."""
+    from pretrain.data.read import TrainData
+
+    if int(os.environ["RANK"]) != int(os.environ["WORLD_SIZE"]) - 1:
+        return
+    apply = TrainData.apply_objectives
+
+    def broken(self: Any, *args: Any) -> None:
+        apply(self, *args)
+
+    TrainData.apply_objectives = broken  # type: ignore[method-assign]
+
+
 def documents_ignored_on_one_rank() -> None:
     """Attention of the last rank does not know where documents begin; its loss mask does."""
     from pretrain.model.layer_spec import CausalSelfAttention

@@ -11,6 +11,7 @@ from pretrain.config.schema import RunConfig
 from pretrain.convert.certificate.certify import CertificateError
 from pretrain.convert.exporting.export import ExportOptions, export, summary
 from tests.dist.harness import Trace, make_run, run_and_trace
+from tests.unit.data.objective_runs import END_OF_DOCUMENT, GOLDFISH, MASKED_SPANS, write_documents
 
 DATE = "2026-01-01"
 ROWS = ("model.vocab_size=2300", "train.train_steps=2", "train.validation_samples=3")
@@ -54,6 +55,19 @@ def test_documents_that_training_kept_apart_are_kept_apart_here(small_run: Path,
     found, _ = exported(run, tmp_path / "export")
     for domain in found["domains"]:
         assert domain["exported"] == pytest.approx(domain["logged"], abs=1e-5)
+
+
+def test_what_objectives_left_out_of_validation_is_left_out_here(
+    small_run: Path, data_folder: Path, tmp_path: Path
+) -> None:
+    documents = write_documents(data_folder, tmp_path / "shards", longest=60, marks=True)
+    run, _ = trained(small_run, tmp_path / "run", *documents, MASKED_SPANS, END_OF_DOCUMENT, GOLDFISH)
+    found, _ = exported(run, tmp_path / "export")
+    for domain in found["domains"]:
+        assert domain["exported"] == pytest.approx(domain["logged"], abs=1e-5)
+    card = (tmp_path / "export" / "README.md").read_text()
+    assert "Tokens from `<0x14>` to `<0x15>` were read and not predicted." in card
+    assert "Goldfish loss: one token in 4 was not predicted, chosen by the 7 tokens before it." in card
 
 
 def test_rows_that_took_part_in_an_old_run_s_softmax_are_told(small_run: Path, tmp_path: Path) -> None:

@@ -167,7 +167,9 @@ def test_a_budget_that_is_used_up_is_said_by_rank_0_at_every_spike(small_run: Pa
     for skipped, lines in ((0, 1), (1, 2)):
         state = TrainState(step=6, consumed_samples=48, skipped_spikes=skipped, recent=recent)
         verdict = judge(loss=9.0, grad_norm=1.0, state=state, config=run.train.spikes)
-        result = StepResult(loss=9.0, loss_by_domain={}, z_loss=0.0, grad_norm=1.0, verdict=verdict, answers=())
+        result = StepResult(
+            loss=9.0, loss_by_domain={}, z_loss=0.0, loss_tokens=1, grad_norm=1.0, verdict=verdict, answers=()
+        )
         after = state.after(num_samples=8, seq_length=64, skipped=verdict.skip, recent=verdict.recent)
         said, unsaid = Said(), Said()
         list_if_bad(run, ALONE, data, after, result, 8, said)  # type: ignore[arg-type]

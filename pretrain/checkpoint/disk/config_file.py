@@ -18,7 +18,7 @@ from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, read_small
 from pretrain.config.model_rules import model_problem
 from pretrain.config.read_yaml import parse_yaml
 from pretrain.config.renamed import with_current_names
-from pretrain.config.schema import ModelConfig, OptimConfig, RunConfig, TrainConfig
+from pretrain.config.schema import ModelConfig, ObjectiveConfig, OptimConfig, RunConfig, TrainConfig
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -73,6 +73,24 @@ def value_in(saved: dict[str, Any], key: str) -> Any:
     default = next(field.default for field in dataclasses.fields(kind) if field.name == name)  # type: ignore[arg-type]
     held = saved.get(section)
     return held.get(name, default) if isinstance(held, dict) else default
+
+
+def objective_in(saved: dict[str, Any], folder: Path) -> ObjectiveConfig:
+    """Return the objectives of a checkpoint's config; none of an earlier version, which knew none.
+
+    Raises: DamagedCheckpointError if its config does not describe objectives; UserError if a newer version wrote it.
+    """
+    section = saved.get("objective") or {}
+    try:
+        if isinstance(section, dict):
+            refuse_newer(folder, "objective", section, ObjectiveConfig)
+        objective = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ObjectiveConfig), section))
+    except (ValueError, TypeError, OmegaConfBaseException) as error:
+        if isinstance(error, UserError):
+            raise
+        raise DamagedCheckpointError(f"{folder / CONFIG} does not describe objectives ({reason(error)})") from None
+    assert isinstance(objective, ObjectiveConfig), f"omegaconf gave a {type(objective).__name__}"
+    return objective
 
 
 def read_schedule(folder: Path) -> tuple[OptimConfig, TrainConfig] | None:

@@ -3,9 +3,10 @@
 import contextlib
 import logging
 from collections.abc import Collection, Sequence
+from dataclasses import asdict, fields, is_dataclass
 from operator import attrgetter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer
@@ -13,7 +14,14 @@ from megatron.core.optimizer import MegatronOptimizer
 from fanal.errors import UserError
 from fanal.run_folder import DATA, step_of
 from fanal.run_progress import NEW_RUN
-from pretrain.checkpoint.disk.config_file import model_in, read_config, read_schedule, refuse_newer, value_in
+from pretrain.checkpoint.disk.config_file import (
+    model_in,
+    objective_in,
+    read_config,
+    read_schedule,
+    refuse_newer,
+    value_in,
+)
 from pretrain.checkpoint.disk.origin import Origin, origin_of, read_origin
 from pretrain.checkpoint.disk.state_file import read_state
 from pretrain.checkpoint.disk.verify import still_there
@@ -27,9 +35,10 @@ from pretrain.checkpoint.loading.init_from import (
     optimizer_change,
 )
 from pretrain.checkpoint.loading.rate_change import another_start, past_its_end, rate_change
+from pretrain.config.misfits import flow
 from pretrain.config.rules import check, check_rate_left
 from pretrain.config.same_model import FREE_AT_RESUME, model_differences
-from pretrain.config.schema import DataConfig, RunConfig
+from pretrain.config.schema import DataConfig, ObjectiveConfig, RunConfig
 from pretrain.data.position import read_position
 from pretrain.data.reader import TrainReader
 from pretrain.optim.registry import MASTER, checkpoint_states
@@ -195,7 +204,7 @@ def read_tensors(
 
 def check_same_run(run: RunConfig, folder: Path) -> None:
     """Refuse to resume another model, or the same one with another optimizer, or with samples of another length or seed,
-    or masked otherwise. Their tokens: data/same_data.py.
+    or masked otherwise, or with other objectives. Their tokens: data/same_data.py.
 
     Raises: UserError naming each difference, or if a newer version wrote the checkpoint.
     """
@@ -206,8 +215,25 @@ def check_same_run(run: RunConfig, folder: Path) -> None:
         before, after = value_in(saved, key), attrgetter(key)(run)
         if before != after:
             differences.append(f"{key} (checkpoint {before}, config {after})")
+    differences += _objective_differences(objective_in(saved, folder), run.objective)
     if differences:
         raise UserError(
             f"checkpoint {folder} belongs to another run: {'; '.join(differences)}. Set them back to the checkpoint's values, or "
             "start a new run in another run_dir"
         )
+
+
+def _objective_differences(saved: ObjectiveConfig, now: ObjectiveConfig) -> list[str]:
+    """Return the objectives that differ, as a config writes them."""
+    pairs = [(field.name, getattr(saved, field.name), getattr(now, field.name)) for field in fields(saved)]
+    return [
+        f"objective.{name} (checkpoint {_in_yaml(before)}, config {_in_yaml(after)})"
+        for name, before, after in pairs
+        if before != after
+    ]
+
+
+def _in_yaml(value: Any) -> str:
+    """An objective as one line of YAML."""
+    parts = [asdict(part) for part in value] if isinstance(value, list) else value
+    return flow(asdict(parts) if is_dataclass(parts) and not isinstance(parts, type) else parts)

@@ -13,6 +13,13 @@ from pretrain.config.schema.data import DataConfig, PhaseConfig, SourceConfig, V
 from pretrain.config.schema.kernels import KernelsConfig
 from pretrain.config.schema.log import LogConfig
 from pretrain.config.schema.model import ModelConfig
+from pretrain.config.schema.objective import (
+    FillInTheMiddleConfig,
+    GoldfishConfig,
+    MaskedSpanConfig,
+    ObjectiveConfig,
+    SpanCorruptionConfig,
+)
 from pretrain.config.schema.optim import OptimConfig
 from pretrain.config.schema.parallel import ParallelConfig
 from pretrain.config.schema.train import BatchRampConfig, BatchStageConfig, SpikeConfig, TrainConfig, WatchdogConfig
@@ -22,14 +29,19 @@ __all__ = [
     "BatchStageConfig",
     "CheckpointConfig",
     "DataConfig",
+    "FillInTheMiddleConfig",
+    "GoldfishConfig",
     "KernelsConfig",
     "LogConfig",
+    "MaskedSpanConfig",
     "ModelConfig",
+    "ObjectiveConfig",
     "OptimConfig",
     "ParallelConfig",
     "PhaseConfig",
     "RunConfig",
     "SourceConfig",
+    "SpanCorruptionConfig",
     "SpikeConfig",
     "TrainConfig",
     "VerifyConfig",
@@ -45,6 +57,7 @@ class RunConfig:
     """Folder of logs and checkpoints; starting again with the same folder resumes."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     kernels: KernelsConfig = field(default_factory=KernelsConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)

@@ -18,6 +18,7 @@ from pretrain.convert.ours.model import OurModel
 from pretrain.convert.ours.source import ExportSource
 from pretrain.convert.theirs.model import TheirModel
 from pretrain.data.documents import predictable, starts_in_chunk
+from pretrain.data.objectives.samples import Samples, new_counts
 from pretrain.data.sources import Source
 from pretrain.model.families.sizes import num_parameters
 
@@ -147,16 +148,28 @@ def _flops(source: ExportSource) -> float:
 
 def _texts(part: Source, source: ExportSource) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield (ids, labels) of the samples as the trainer validates on them: int64 [s] each, documents apart if they were."""
-    assert source.run is not None, "the caller has looked"
-    length = source.seq_length
+    assert source.run is not None and source.sources is not None, "the caller has looked"
+    length, objectives = source.seq_length, source.sources.objectives
     for draw in range(_samples_of(part, source)):
         start = part.start_token(draw)
         tokens = np.asarray(part.shard.tokens[start : start + length + 1]).astype(np.int64)
         ids, labels = tokens[:-1], np.where(tokens[1:] == part.pad_id, NOT_COUNTED, tokens[1:])
-        if not source.run.data.document_mask:
+        apart = source.run.data.document_mask
+        starts = starts_in_chunk(part.shard, start, length) if apart or objectives.reads_index else np.empty(0, int)
+        sample = Samples(
+            numbers=np.zeros(1, int),
+            tokens=tokens[None],
+            counted=new_counts(tokens[None]),
+            document_starts=[starts],
+            shards=[part.shard],
+            start_tokens=np.array([start]),
+        )
+        for objective in objectives.validation:
+            objective.apply(sample)
+        labels = np.where(sample.counted[0], labels, NOT_COUNTED)
+        if not apart:
             yield ids, labels
             continue
-        starts = starts_in_chunk(part.shard, start, length)
         labels = np.where(predictable([starts], length)[0], labels, NOT_COUNTED)
         cuts = [0, *starts[starts < length].tolist(), length]
         yield from ((ids[first:last], labels[first:last]) for first, last in pairwise(cuts))

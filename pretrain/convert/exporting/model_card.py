@@ -9,6 +9,7 @@ from pretrain.config.steps import last_batch_size
 from pretrain.convert.certificate.certify import Certificate, versions
 from pretrain.convert.certificate.compare import BOUND, mean_loss
 from pretrain.convert.exporting.card_architecture import architecture
+from pretrain.convert.exporting.card_objective import objective_lines
 from pretrain.convert.exporting.markdown import as_text, front_matter, table
 from pretrain.convert.exporting.measured import measured_rows
 from pretrain.convert.ours.source import ExportSource
@@ -134,7 +135,8 @@ def _data(source: ExportSource) -> str:
         if masked
         else "Samples were cut from concatenated documents, and attention crossed document boundaries.\n"
     )
-    return f"## Data\n\n{mask}\n" + table(head, rows)
+    objectives = objective_lines(source.run.objective) if source.run is not None else []
+    return f"## Data\n\n{mask}" + "".join(f"{line}\n" for line in objectives) + "\n" + table(head, rows)
 
 
 def _rest_rows(

@@ -1,0 +1,1 @@
+"""Training objectives: what a sample becomes, and which of its tokens are predicted. One objective is one file."""
