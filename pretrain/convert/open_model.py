@@ -22,13 +22,13 @@ from pretrain.checkpoint.disk.verify import first_whole, is_checkpoint, real_pat
 from pretrain.config.derive import num_tokens
 from pretrain.config.schema import ModelConfig
 from pretrain.convert.importing.assemble import assemble
-from pretrain.convert.importing.import_folder import PARAM
 from pretrain.convert.ours.import_record import IMPORTED_FILES, read_import
 from pretrain.convert.ours.other_ids import sign_of_other_ids
 from pretrain.convert.theirs.certified import read_certified, say_unproved
 from pretrain.convert.theirs.read_config import CONFIG_JSON, read_hf_config
 from pretrain.convert.theirs.text import TextCodec, open_codec
 from pretrain.convert.theirs.weights import open_hf_weights
+from pretrain.optim.registry import MASTER
 from tokenizer.vocabulary.pieces import contradiction, difference, pieces_in
 
 
@@ -73,7 +73,7 @@ def open_model(path: str | Path, *, tokenizer: str | Path | None = None, deep: b
             folder=checkpoint,
             model=read_model(checkpoint),
             max_length=saved_seq_length(checkpoint),
-            read=lambda name: reader.read_all(name, PARAM),
+            read=lambda name: reader.read_all(name, MASTER),
             codec=_codec_of_checkpoint(checkpoint, instead),
         )
 
