@@ -9,6 +9,7 @@ from megatron.core.utils import get_model_config
 
 from pretrain.config.schema import RunConfig
 from pretrain.model.translate import PARAMS_DTYPE
+from pretrain.optim.ema import make_averages, update_averages
 from pretrain.optim.registry import optimizer_of
 from pretrain.optim.states import inner_optimizers, make_states
 
@@ -38,6 +39,8 @@ def build_optimizer(run: RunConfig, model: list[DistributedDataParallel]) -> Meg
     for group in optimizer.param_groups:
         group["weight_decay"] = optim.weight_decay * group["wd_mult"]  # wd_mult is 0 for norms and biases
         group.update(stated.settings(optim))
+    if optim.ema_decay is not None:
+        make_averages(optimizer, optim.ema_decay)
     get_model_config(model[0]).grad_scale_func = optimizer.scale_loss
     return optimizer
 
@@ -70,7 +73,8 @@ def gradient_norm(optimizer: MegatronOptimizer, device: torch.device) -> float:
 
 
 def apply_gradients(optimizer: MegatronOptimizer, grad_norm: float) -> None:
-    """Apply gradient clipping with the norm that ``gradient_norm`` gave, and update. Collective: all ranks call it, or none."""
+    """Apply gradient clipping with the norm that ``gradient_norm`` gave, and update weights and averages. Collective: all ranks
+    call it, or none."""
     for inner in inner_optimizers(optimizer):
         limit = inner.config.clip_grad
         factor = limit / (grad_norm + 1e-6)
@@ -78,3 +82,4 @@ def apply_gradients(optimizer: MegatronOptimizer, grad_norm: float) -> None:
         if gradients and limit > 0.0 and factor < 1.0:
             torch._foreach_mul_(gradients, factor)  # pyright: ignore[reportPrivateImportUsage]
     optimizer.step_with_ready_grads()
+    update_averages(optimizer)  # while updated parameters are on their way to the other replicas

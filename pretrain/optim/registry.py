@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 MASTER = "param"
 """Name of the fp32 master values in a checkpoint, which every optimizer has."""
+EMA = "ema"
+"""Name of their exponential moving average, which a run with optim.ema_decay has (ema.py)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,4 +53,4 @@ def optimizer_of(optim: OptimConfig) -> Optimizer:
 
 def checkpoint_states(optim: OptimConfig) -> tuple[str, ...]:
     """Return the names of all that a checkpoint holds of each parameter, the master values first."""
-    return (MASTER, *optimizer_of(optim).states)
+    return (MASTER, *optimizer_of(optim).states, *((EMA,) if optim.ema_decay is not None else ()))

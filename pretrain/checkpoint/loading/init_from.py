@@ -26,7 +26,7 @@ from pretrain.checkpoint.disk.verify import (
 from pretrain.config.same_model import FREE_AT_START, model_differences
 from pretrain.config.schema import RunConfig
 from pretrain.data.position import read_position
-from pretrain.optim.registry import optimizer_of
+from pretrain.optim.registry import EMA, optimizer_of
 from tokenizer.shards.manifest import read_manifest
 from tokenizer.vocabulary.pieces import Pieces, difference, pieces_in, pieces_of
 
@@ -116,7 +116,9 @@ def _tokenizer_differences(run: RunConfig, folder: Path) -> list[str]:
 def _check_states(run: RunConfig, folder: Path) -> None:
     """Check that a checkpoint holds what the configured optimizer keeps, and from that very optimizer: names may be shared."""
     stated, before = optimizer_of(run.optim), value_in(read_config(folder), "optim.name")
-    held = read_index(folder).states
+    held = [
+        state for state in read_index(folder).states if state != EMA
+    ]  # which begins at the weights where there is none
     if not stated.states or (before == run.optim.name and set(stated.states) <= set(held)):
         return
     found = "only weights" if len(held) == 1 else f"{' and '.join(held[1:])} of optim.name={before}"
