@@ -9,6 +9,7 @@ import secrets
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 from pretrain.parallel.environment import note_exit_code, rank_and_size, started_by_launcher
@@ -192,6 +193,48 @@ def import_model(hf_dir: str, to: str, make_vocab_size_divisible_by: int) -> Non
 
 
 @cli.command(context_settings=CONTEXT)
+@click.argument("paths", nargs=-1, required=True, metavar="RUN_DIR|CHECKPOINT...", shell_complete=complete_path)
+@click.option(
+    "--to",
+    required=True,
+    metavar="FOLDER",
+    shell_complete=complete_path,
+    help="Folder of the checkpoint to write; it must not exist yet, or be empty.",
+)
+@click.option("--last", type=int, metavar="K", help="Average the newest K checkpoints of the run.")
+@click.option("--from-step", type=int, metavar="STEP", help="Leave out the run's checkpoints of earlier steps.")
+@click.option("--to-step", type=int, metavar="STEP", help="Leave out the run's checkpoints of later steps.")
+@click.option(
+    "--ema", is_flag=True, help="Average the moving averages (optim.ema_decay), by default of the newest alone."
+)
+def average(
+    paths: tuple[str, ...], to: str, last: int | None, from_step: int | None, to_step: int | None, ema: bool
+) -> None:
+    """Make a checkpoint whose weights are the mean of several: of a run's newest, or of those that are named.
+
+    Every byte of them is verified first. The average is exported, generates, and starts runs (checkpoint.init_from) as any other
+    checkpoint; it has no optimizer. Its average.json names what it is the mean of.
+    """
+    from pretrain.convert.averaging.average import average as average_of
+    from pretrain.convert.averaging.sources import Wanted
+    from pretrain.optim.registry import EMA, MASTER
+
+    def act() -> int:
+        wanted = Wanted(
+            paths=tuple(map(Path, paths)), last=last, from_step=from_step, to_step=to_step, state=EMA if ema else MASTER
+        )
+        with user_path(*paths, to):
+            made = average_of(wanted, to)
+        steps = ", ".join(f"{source.state.step:,}" for source in made.sources)
+        print(
+            f"averaged {len(made.sources)} checkpoints (steps {steps}) to {made.checkpoint} ({made.num_bytes:,} bytes)"
+        )
+        return FINISHED
+
+    sys.exit(_guard(act))
+
+
+@cli.command(context_settings=CONTEXT)
 @click.argument("path", metavar="CHECKPOINT_OR_HF_DIR", shell_complete=complete_path)
 @click.option("--prompt", required=True, help="Text to continue.")
 @click.option("--max-new-tokens", default=64, show_default=True, help="Tokens to generate, at most.")
@@ -207,6 +250,7 @@ def import_model(hf_dir: str, to: str, make_vocab_size_divisible_by: int) -> Non
 )
 @click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True)
 @click.option("--deep", is_flag=True, help="Compare every byte of a checkpoint with its manifest first.")
+@click.option("--ema", is_flag=True, help="Take the moving average of a checkpoint's weights (optim.ema_decay).")
 def generate(
     path: str,
     prompt: str,
@@ -218,6 +262,7 @@ def generate(
     tokenizer: str | None,
     device: Literal["auto", "cuda", "cpu"],
     deep: bool,
+    ema: bool,
 ) -> None:
     """Generate text from a prompt with a checkpoint, a run's newest one, or a Hugging Face folder.
 
@@ -235,7 +280,7 @@ def generate(
         sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
         request = GenerationRequest(prompt=prompt, max_new_tokens=max_new_tokens, sampling=sampling, device=device)
         with user_path(path, *([tokenizer] if tokenizer else [])):
-            generate_text(path, request, tokenizer=tokenizer, deep=deep)
+            generate_text(path, request, tokenizer=tokenizer, deep=deep, ema=ema)
         return FINISHED
 
     sys.exit(_guard(act))
@@ -262,6 +307,7 @@ def generate(
 @click.option("--without-shards", is_flag=True, help="Certify on built-in text, without the run's shards.")
 @click.option("--bos/--no-bos", "adds_bos", default=None, help="Whether texts get a BOS; by default as in the shards.")
 @click.option("--layer-by-layer", is_flag=True, help="Certify with one layer in memory, even where the model fits.")
+@click.option("--ema", is_flag=True, help="Export the moving average of the weights (optim.ema_decay) in their place.")
 @click.option("--licence", metavar="ID", help="Licence of the model for its card, such as apache-2.0.")
 @click.option("--date", metavar="YYYY-MM-DD", help="Date of the certificate; by default today.")
 def export_command(checkpoint: str, overrides: tuple[str, ...], folder: str, **options: Any) -> None:
@@ -284,6 +330,7 @@ def export_command(checkpoint: str, overrides: tuple[str, ...], folder: str, **o
             adds_bos=options["adds_bos"],
             memory="layers" if options["layer_by_layer"] else "auto",
             licence=options["licence"],
+            ema=options["ema"],
             date=options["date"] or datetime.date.today().isoformat(),
         )
         with user_path(checkpoint, folder):

@@ -103,6 +103,8 @@ def _logged(source: ExportSource) -> tuple[str | None, dict[str, float]]:
     """Return why there is nothing to compare with, or the logged losses by domain."""
     if source.run is None:
         return "an import has no log", {}
+    if not source.is_in_the_log:
+        return "the log is of the weights of single steps, and these are an average", {}
     if source.sources is None:
         return "the run's shards were not read", {}
     if not source.sources.validation:
