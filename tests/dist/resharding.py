@@ -24,7 +24,7 @@ from pretrain.checkpoint.loading.choose import Early, hash_problems
 from pretrain.checkpoint.loading.fill import Fill
 from pretrain.checkpoint.loading.load import restore_tensors
 from pretrain.checkpoint.saving.save import Saver, open_saver
-from pretrain.config.schema import OptimConfig, RunConfig
+from pretrain.config.schema import RunConfig
 from pretrain.data.position import DataPosition, StepPosition
 from pretrain.model.gpt import build_model
 from pretrain.model.placement import Placement, place_parameters
@@ -35,8 +35,6 @@ from pretrain.parallel.world import World, open_world
 from pretrain.state import TrainState
 from pretrain.train import loop
 
-STATES = checkpoint_states(OptimConfig())
-"""Names of what every run here holds of each parameter."""
 FRESH_STEP = 100
 """The checkpoint of initial values; that of source number i has step i + 1, and as many updates."""
 SMALL_FILE_BYTES = 1 << 14
@@ -105,14 +103,19 @@ def _load_and_save(run: RunConfig, sources: Sequence[Path], world: World, *, kin
     with open_saver(run, model, optimizer, world) as saver:
         for number, folder in enumerate(sources):
             if (number + kind) % 2:
-                restore_tensors(folder, model, optimizer, world, states=STATES)
+                restore_tensors(folder, model, optimizer, world, states=checkpoint_states(run.optim))
             else:
-                _restore_while_hashing(folder, model, optimizer, world)
+                _restore_while_hashing(folder, model, optimizer, world, states=checkpoint_states(run.optim))
             _save(saver, number + 1)
 
 
 def _restore_while_hashing(
-    folder: Path, model: list[DistributedDataParallel], optimizer: MegatronOptimizer, world: World
+    folder: Path,
+    model: list[DistributedDataParallel],
+    optimizer: MegatronOptimizer,
+    world: World,
+    *,
+    states: Sequence[str],
 ) -> None:
     """As ``load_checkpoint`` does. What it must bring is lost before."""
     for owned in owned_states(optimizer):
@@ -121,7 +124,7 @@ def _restore_while_hashing(
     fills: list[Fill] = []
 
     def begin(hashed: Collection[str]) -> Early:
-        fills.append(Fill(folder, model, optimizer, world, states=STATES, hashed=hashed))
+        fills.append(Fill(folder, model, optimizer, world, states=states, hashed=hashed))
         assert fills[0].takes or world.size > 1, "nothing is read with the hashes"
         return Early(takes=fills[0].takes, meanwhile=fills[0].read_rest)
 

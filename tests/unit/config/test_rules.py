@@ -31,6 +31,8 @@ CASES = {
     "zero": (["train.train_steps=0"], "train.train_steps (0) must be above 0 and finite", ["train.train_steps=1"]),
     "negative rate": (["optim.lr=-1e-3"], "optim.lr (-0.001) must be above 0 and finite", ["optim.lr=1e-5"]),
     "negative decay": (["optim.weight_decay=-1"], "optim.weight_decay (-1.0) must be finite and not negative; 0 works", ["optim.weight_decay=0"]),
+    "no average": (["optim.ema_decay=1"], "optim.ema_decay (1.0) must be above 0 and below 1", ["optim.ema_decay=0.999"]),
+    "an average of the last": (["optim.ema_decay=0"], "0.999 works, or null, which keeps no average", ["optim.ema_decay=null"]),
     "beta": (["optim.adam_beta2=1.0"], "optim.adam_beta2 (1.0) must be at least 0 and below 1", ["optim.adam_beta2=0.95"]),
     "heads": (["model.num_attention_heads=12"], "model.hidden_size (64) must be a multiple of model.num_attention_heads (12)",
               ["model.hidden_size=72"]),
