@@ -54,6 +54,7 @@ def _check(run: RunConfig, since: Standing, passes: Callable[[RunConfig], bool])
     _check_parallel(run.parallel, run.model, run.train)
     _check_batch(run.train, run.parallel, run.parallel.data_parallel_size or 1)
     _check_optim(run.optim, run.train, since)
+    _check_average(run)
     _check_length(run)
     _check_data(run)
     _check_times(run.train)
@@ -162,6 +163,14 @@ def _check_batch(train: TrainConfig, parallel: ParallelConfig, replicas: int) ->
                 f"step and a global batch of {size} gives {microbatches}; a global batch of "
                 f"{next_multiple(microbatches, pipeline) * train.micro_batch_size * replicas} works"
             )
+
+
+def _check_average(run: RunConfig) -> None:
+    if run.train.validate_ema and run.optim.ema_decay is None:
+        raise UserError(
+            "train.validate_ema (true) must be false without optim.ema_decay (null), which keeps the average; "
+            "optim.ema_decay=0.999 works, or train.validate_ema=false"
+        )
 
 
 def _check_length(run: RunConfig) -> None:

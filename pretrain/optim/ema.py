@@ -8,11 +8,15 @@ have a share of decay**n.
 Polyak and Juditsky (1992); in place of a learning-rate decay: Izmailov et al. (2018).
 """
 
+import contextlib
+from collections.abc import Iterator, Sequence
+
 import torch
+from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer
 
 from pretrain.optim.registry import EMA
-from pretrain.optim.states import inner_optimizers
+from pretrain.optim.states import finish_param_sync, inner_optimizers, publish_masters
 
 DECAY = "ema_decay"
 """Key of the decay in each group of parameters, beside the learning rate; a run without an average has none."""
@@ -40,6 +44,29 @@ def update_averages(optimizer: MegatronOptimizer) -> None:
     """Move every average towards its master, after an update; does nothing in a run that keeps none. No collective, no wait."""
     for averages, mains, decay in _averages(optimizer):
         torch._foreach_lerp_(averages, mains, 1.0 - decay)  # pyright: ignore[reportPrivateImportUsage]
+
+
+@contextlib.contextmanager
+def averages_in_place(optimizer: MegatronOptimizer, model: Sequence[DistributedDataParallel]) -> Iterator[None]:
+    """Have the model compute with the averages for the duration of a block that trains nothing; afterwards every bit is as before.
+
+    The masters change places with their averages, so it costs the memory of one parameter, and two gathers of the weights.
+    Collective over data-parallel ranks. After an exception nothing is put back: no collective may follow it.
+    """
+    finish_param_sync(model)
+    _exchange(optimizer, model)
+    yield
+    _exchange(optimizer, model)
+
+
+@torch.no_grad()
+def _exchange(optimizer: MegatronOptimizer, model: Sequence[DistributedDataParallel]) -> None:
+    for averages, mains, _ in _averages(optimizer):
+        for average, main in zip(averages, mains, strict=True):
+            before = main.clone()
+            main.copy_(average)
+            average.copy_(before)
+    publish_masters(optimizer, model)
 
 
 def _averages(optimizer: MegatronOptimizer) -> list[tuple[list[torch.Tensor], list[torch.Tensor], float]]:

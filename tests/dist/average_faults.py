@@ -29,6 +29,15 @@ def average_updated_on_a_skipped_step() -> None:
     loop.train_step = broken
 
 
+def average_not_put_in_place() -> None:
+    """The validation of the average is one of the weights."""
+    import contextlib
+
+    from pretrain.train import validate
+
+    validate.averages_in_place = lambda optimizer, model: contextlib.nullcontext()
+
+
 def average_forgotten_at_a_resume() -> None:
     """A resume restores weights and moments, and begins the average anew."""
     from pretrain.optim.ema import begin_averages

@@ -32,7 +32,8 @@ from tests.runs.cases import DP2, TP2
 from tests.runs.disks import small_disk
 
 KEYS = (
-    "optim.ema_decay=0.7", "optim.lr_decay_samples=80", "optim.lr=2e-2", "checkpoint.interval=1", "model.init_method_std=0.1",
+    "optim.ema_decay=0.7", "train.validate_ema=true", "optim.lr_decay_samples=80", "optim.lr=2e-2", "checkpoint.interval=1",
+    "model.init_method_std=0.1",
 )  # fmt: skip
 FIRST, LAST = 2, 4
 STEPS = range(FIRST, LAST + 1)
@@ -64,6 +65,8 @@ def lab(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Lab:
     for words in (("mean", "--last", 3), ("ema", "--ema")):
         result = command("average", run.run_dir, "--to", folder / words[0], *words[1:])
         assert result.exit_code == 0, result.output
+    blind = make_run(small_run, folder / "blind", *KEYS, "train.train_steps=4")
+    assert run_and_trace(blind, "average_not_put_in_place").exit_code == 0
     mean = averaging.mean_blocks
     with mock.patch.object(averaging, "mean_blocks", lambda parts, readers, *rest: mean(parts[1:], readers[1:], *rest)):
         result = command("average", run.run_dir, "--to", folder / "planted", "--last", 3)
@@ -81,6 +84,7 @@ def lab(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Lab:
         Case(
             "wrong", run.run_dir, str(folder / "hf-wrong"), {"ema": True}, fault=("weights_in_place_of_their_average",)
         ),
+        Case("blind", blind.run_dir, str(folder / "hf-blind"), {"ema": True}),
         Case("no ema", str(folder / "mean"), str(folder / "hf-none"), {"ema": True}),
     ]
     code, failure = in_a_process(cases, folder)
@@ -135,9 +139,11 @@ def test_an_average_is_exported_with_its_certificate_and_is_the_model_it_says(la
             expected = ReferenceLlama(shape_of(lab.run), weights)(ids)
             logits = load(folder)(ids).logits
         assert (logits - expected[..., : logits.shape[-1]]).abs().max() < 2e-5
-        certificate = json.loads((folder / "certificate.json").read_text())
-        assert "an average" in certificate["figures"]["validation_loss"]["not_compared"]
+    logged = json.loads((lab.folder / "hf-ema" / "certificate.json").read_text())["figures"]["validation_loss"]
+    assert {part["domain"] for part in logged["domains"]} == {"code", "prose"}
+    assert all(part["logged"] == pytest.approx(part["exported"], abs=1e-4) for part in logged["domains"])
     certificate = json.loads((lab.folder / "hf-mean" / "certificate.json").read_text())
+    assert "and these are their mean" in certificate["figures"]["validation_loss"]["not_compared"]
     assert certificate["checkpoint"]["average_of"] == [
         {"step": step, "manifest_sha256": sealed_hash(lab.checkpoint(step))} for step in STEPS
     ]
@@ -152,6 +158,11 @@ def test_an_average_is_exported_with_its_certificate_and_is_the_model_it_says(la
 def test_an_export_of_the_weights_in_place_of_their_average_is_caught(lab: Lab) -> None:
     result = lab.results["wrong"]
     assert result["code"] == 76 and "the export is not the model in" in result["text"], result["text"]
+
+
+def test_a_validation_of_the_weights_in_place_of_their_average_is_caught_by_the_export(lab: Lab) -> None:
+    result = lab.results["blind"]
+    assert result["code"] == 76 and "its validation loss of " in result["text"], result["text"]
 
 
 def test_an_average_of_one_moving_average_is_that_one(lab: Lab) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fanal.run_folder import checkpoints_dir, step_name
+from fanal.run_progress import metrics
 from pretrain.checkpoint.disk.tensor_index import read_index
 from pretrain.checkpoint.disk.tensors import read_whole
 from tests.dist.harness import Trace, make_run, run_and_trace
@@ -143,3 +144,29 @@ def test_an_average_is_dropped_at_a_resume_and_begins_with_the_weights_at_anothe
     assert all(values.tobytes() == unchanged[name].tobytes() for name, values in after.items()), (
         "training is as without"
     )
+
+
+VALIDATED = (
+    "optim.ema_decay=0.7", "train.train_steps=4", "train.validation_interval=2", "optim.lr_decay_samples=80", "checkpoint.interval=2",
+)  # fmt: skip
+
+
+def validations(run_dir: Path) -> dict[int, tuple[dict[str, float], dict[str, float] | None]]:
+    """Losses of the weights and of their average, by domain, after each step that has some."""
+    found = [record for record in metrics(run_dir) if record["kind"] == "validation"]
+    return {record["step"]: (record["validation_loss"], record["ema_validation_loss"]) for record in found}
+
+
+@pytest.mark.parametrize("name", ["tp2-pp2", "dp2-overlap", "dp2-replicated-bf16"])
+def test_a_validation_of_the_average_leaves_no_trace_in_the_training(
+    name: str, small_run: Path, tmp_path: Path
+) -> None:
+    for validates in ("false", "true"):
+        keys = (*VALIDATED, *LAYOUTS[name], f"train.validate_ema={validates}")
+        trace = run_and_trace(make_run(small_run, tmp_path / validates, *keys))
+        assert trace.exit_code == 0, trace.failure
+    without, found = (validations(tmp_path / validates) for validates in ("false", "true"))
+    assert found.keys() == without.keys() == {0, 2, 4}
+    assert all(found[step][0] == losses and average is None for step, (losses, average) in without.items())
+    assert found[0][0] == found[0][1] != found[4][1] != found[4][0], "it begins with the weights"
+    assert all(same_bits(tmp_path / "true", tmp_path / "false", step) for step in (2, 4))

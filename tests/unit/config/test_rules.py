@@ -33,6 +33,9 @@ CASES = {
     "negative decay": (["optim.weight_decay=-1"], "optim.weight_decay (-1.0) must be finite and not negative; 0 works", ["optim.weight_decay=0"]),
     "no average": (["optim.ema_decay=1"], "optim.ema_decay (1.0) must be above 0 and below 1", ["optim.ema_decay=0.999"]),
     "an average of the last": (["optim.ema_decay=0"], "0.999 works, or null, which keeps no average", ["optim.ema_decay=null"]),
+    "no average to validate": (
+        ["train.validate_ema=true"], "train.validate_ema (true) must be false without optim.ema_decay (null)", ["optim.ema_decay=0.999"],
+    ),
     "beta": (["optim.adam_beta2=1.0"], "optim.adam_beta2 (1.0) must be at least 0 and below 1", ["optim.adam_beta2=0.95"]),
     "heads": (["model.num_attention_heads=12"], "model.hidden_size (64) must be a multiple of model.num_attention_heads (12)",
               ["model.hidden_size=72"]),
