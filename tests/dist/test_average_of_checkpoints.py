@@ -212,6 +212,10 @@ def test_checkpoints_that_are_named_give_what_their_run_and_steps_give(lab: Lab,
     assert (named.exit_code, ranged.exit_code) == (0, 0), named.output + ranged.output
     seals = {sealed_hash(folder) for folder in (tmp_path / "named", tmp_path / "ranged", lab.folder / "mean")}
     assert len(seals) == 1
+    of_two_runs = command(
+        "average", lab.checkpoint(4), checkpoints_dir(lab.folder / "blind") / step_name(4), "--to", tmp_path / "runs"
+    )
+    assert "averaged 2 checkpoints (steps 4, 4)" in of_two_runs.output
     two = command("average", lab.run.run_dir, "--last", 2, "--to-step", 3, "--to", tmp_path / "two")
     assert "averaged 2 checkpoints (steps 2, 3)" in two.output
 
