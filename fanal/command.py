@@ -25,6 +25,9 @@ COMMANDS = {
     "import": (
         "pretrain", "Make a checkpoint of the weights in HF_DIR, a Hugging Face folder of a Llama-family model in safetensors.",
     ),
+    "average": (
+        "pretrain", "Make a checkpoint whose weights are the mean of several: of a run's newest, or of those that are named.",
+    ),
     "generate": ("pretrain", "Generate text from a prompt with a checkpoint, a run's newest one, or a Hugging Face folder."),
     "verify": ("pretrain", "Check a checkpoint, or every checkpoint of a run, against its manifest."),
     "tokenizer": ("tokenizer", "Train or import a tokenizer, encode documents to token shards, and check both."),

@@ -7,14 +7,13 @@ import datetime
 import os
 import secrets
 import sys
-import traceback
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 from pretrain.parallel.environment import note_exit_code, rank_and_size, started_by_launcher
-from pretrain.parallel.quick_imports import quick_imports
-from pretrain.parallel.signals import end_as_interrupted, ignore_stop_signals, stop_signal, stop_signal_comes_within
+from pretrain.parallel.signals import end_as_interrupted, ignore_stop_signals, stop_signal_comes_within
 from pretrain.parallel.start import begin_train
 
 if __name__ == "__main__" and sys.argv[1:2] == ["train"]:  # before the imports that take a while
@@ -23,13 +22,13 @@ if __name__ == "__main__" and sys.argv[1:2] == ["train"]:  # before the imports 
 import click
 
 from fanal.command_group import CommandGroup, complete_path
-from fanal.errors import FanalError, UserError, full_disk, run_guarded, user_path
-from fanal.exit_codes import CRASH, DAMAGED, FINISHED, HANG, INTERRUPTED
-from fanal.output import append_to_log, let_go_of_output, outlive_output
+from fanal.errors import UserError, run_guarded, user_path
+from fanal.exit_codes import DAMAGED, FINISHED, INTERRUPTED
+from fanal.output import let_go_of_output, outlive_output
 from pretrain.config.load import load_run, load_run_to_train
 from pretrain.config.path_rules import paths_of
-from pretrain.config.schema import RunConfig
 from pretrain.parallel.caches import use_private_caches
+from pretrain.train_ranks import train_local, train_rank
 
 LET_THE_FIRST_SPEAK_S = 20
 CONTEXT = {"help_option_names": ["-h", "--help"]}
@@ -50,7 +49,7 @@ def train(config: str, overrides: tuple[str, ...]) -> None:
     """
     _prepare_libraries()
     outlive_output()
-    start = _train_rank if started_by_launcher() else _train_local
+    start = train_rank if started_by_launcher() else train_local
     code = _guard(lambda: start(load_run_to_train(config, overrides)))
     ignore_stop_signals()
     if started_by_launcher():
@@ -194,6 +193,48 @@ def import_model(hf_dir: str, to: str, make_vocab_size_divisible_by: int) -> Non
 
 
 @cli.command(context_settings=CONTEXT)
+@click.argument("paths", nargs=-1, required=True, metavar="RUN_DIR|CHECKPOINT...", shell_complete=complete_path)
+@click.option(
+    "--to",
+    required=True,
+    metavar="FOLDER",
+    shell_complete=complete_path,
+    help="Folder of the checkpoint to write; it must not exist yet, or be empty.",
+)
+@click.option("--last", type=int, metavar="K", help="Average the newest K checkpoints of the run.")
+@click.option("--from-step", type=int, metavar="STEP", help="Leave out the run's checkpoints of earlier steps.")
+@click.option("--to-step", type=int, metavar="STEP", help="Leave out the run's checkpoints of later steps.")
+@click.option(
+    "--ema", is_flag=True, help="Average the moving averages (optim.ema_decay), by default of the newest alone."
+)
+def average(
+    paths: tuple[str, ...], to: str, last: int | None, from_step: int | None, to_step: int | None, ema: bool
+) -> None:
+    """Make a checkpoint whose weights are the mean of several: of a run's newest, or of those that are named.
+
+    Every byte of them is verified first. The average is exported, generates, and starts runs (checkpoint.init_from) as any other
+    checkpoint; it has no optimizer. Its average.json names what it is the mean of.
+    """
+    from pretrain.convert.averaging.average import average as average_of
+    from pretrain.convert.averaging.sources import Wanted
+    from pretrain.optim.registry import EMA, MASTER
+
+    def act() -> int:
+        wanted = Wanted(
+            paths=tuple(map(Path, paths)), last=last, from_step=from_step, to_step=to_step, state=EMA if ema else MASTER
+        )
+        with user_path(*paths, to):
+            made = average_of(wanted, to)
+        steps = ", ".join(f"{source.state.step:,}" for source in made.sources)
+        print(
+            f"averaged {len(made.sources)} checkpoints (steps {steps}) to {made.checkpoint} ({made.num_bytes:,} bytes)"
+        )
+        return FINISHED
+
+    sys.exit(_guard(act))
+
+
+@cli.command(context_settings=CONTEXT)
 @click.argument("path", metavar="CHECKPOINT_OR_HF_DIR", shell_complete=complete_path)
 @click.option("--prompt", required=True, help="Text to continue.")
 @click.option("--max-new-tokens", default=64, show_default=True, help="Tokens to generate, at most.")
@@ -209,6 +250,7 @@ def import_model(hf_dir: str, to: str, make_vocab_size_divisible_by: int) -> Non
 )
 @click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True)
 @click.option("--deep", is_flag=True, help="Compare every byte of a checkpoint with its manifest first.")
+@click.option("--ema", is_flag=True, help="Take the moving average of a checkpoint's weights (optim.ema_decay).")
 def generate(
     path: str,
     prompt: str,
@@ -220,6 +262,7 @@ def generate(
     tokenizer: str | None,
     device: Literal["auto", "cuda", "cpu"],
     deep: bool,
+    ema: bool,
 ) -> None:
     """Generate text from a prompt with a checkpoint, a run's newest one, or a Hugging Face folder.
 
@@ -237,7 +280,7 @@ def generate(
         sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
         request = GenerationRequest(prompt=prompt, max_new_tokens=max_new_tokens, sampling=sampling, device=device)
         with user_path(path, *([tokenizer] if tokenizer else [])):
-            generate_text(path, request, tokenizer=tokenizer, deep=deep)
+            generate_text(path, request, tokenizer=tokenizer, deep=deep, ema=ema)
         return FINISHED
 
     sys.exit(_guard(act))
@@ -264,6 +307,7 @@ def generate(
 @click.option("--without-shards", is_flag=True, help="Certify on built-in text, without the run's shards.")
 @click.option("--bos/--no-bos", "adds_bos", default=None, help="Whether texts get a BOS; by default as in the shards.")
 @click.option("--layer-by-layer", is_flag=True, help="Certify with one layer in memory, even where the model fits.")
+@click.option("--ema", is_flag=True, help="Export the moving average of the weights (optim.ema_decay) in their place.")
 @click.option("--licence", metavar="ID", help="Licence of the model for its card, such as apache-2.0.")
 @click.option("--date", metavar="YYYY-MM-DD", help="Date of the certificate; by default today.")
 def export_command(checkpoint: str, overrides: tuple[str, ...], folder: str, **options: Any) -> None:
@@ -286,6 +330,7 @@ def export_command(checkpoint: str, overrides: tuple[str, ...], folder: str, **o
             adds_bos=options["adds_bos"],
             memory="layers" if options["layer_by_layer"] else "auto",
             licence=options["licence"],
+            ema=options["ema"],
             date=options["date"] or datetime.date.today().isoformat(),
         )
         with user_path(checkpoint, folder):
@@ -294,79 +339,6 @@ def export_command(checkpoint: str, overrides: tuple[str, ...], folder: str, **o
         return FINISHED
 
     sys.exit(_guard(act))
-
-
-def _train_rank(run: RunConfig) -> int:
-    """Train as one rank of a world that torchrun or srun started."""
-    from fanal.run_folder import rank_log
-
-    with quick_imports():
-        from pretrain.train.loop import train as train_run
-
-    log = rank_log(run.run_dir, rank_and_size()[0])
-    outlive_output(log)
-    try:
-        return int(train_run(run))
-    except Exception as error:
-        known = error if isinstance(error, FanalError) else full_disk(error, log=log)
-        if known is None:
-            raise  # its traceback belongs on the terminal
-        append_to_log(log, traceback.format_exc())
-        raise known from None
-
-
-def _train_local(run: RunConfig) -> int:
-    """Train on local ranks; checks what can be checked before any starts."""
-    from fanal.run_folder import LOGS_DIR, cannot_write, rank_log
-    from pretrain.config.derive import world_size
-    from pretrain.data.sources import open_sources
-    from pretrain.log.finished import finished_lines, is_finished
-
-    with user_path(run.run_dir, *paths_of(run).values()):
-        sources = open_sources(run)
-        if stop_signal() is None and is_finished(run, sources):
-            print(*finished_lines(run, encoding=sys.stdout.encoding), sep="\n")
-            return FINISHED
-
-    from pretrain.checkpoint.loading.init_from import check_init_from
-    from pretrain.log.run_dir import open_run_dir
-    from pretrain.parallel.device_type import resolve_device
-    from pretrain.parallel.local import run_local_ranks
-    from pretrain.train.local_rank import local_rank
-    from pretrain.train.memory import check_memory
-
-    device_type, num_ranks = resolve_device(run.parallel.device), world_size(run.parallel)
-    with user_path(run.run_dir, *paths_of(run).values()):
-        check_init_from(run, tokenizer_sha256=sources.tokenizer_sha256)
-        check_memory(run, device_type=device_type, num_ranks=num_ranks, ranks_here=num_ranks)
-        folder = open_run_dir(run.run_dir)
-        try:
-            (folder / LOGS_DIR).mkdir(exist_ok=True)
-        except OSError as error:
-            raise cannot_write(run.run_dir, f"{LOGS_DIR}: {error.strerror}", error) from None
-    code, failure = run_local_ranks(
-        local_rank,
-        run,
-        preload=["pretrain.train.preload"],
-        num_ranks=num_ranks,
-        device_type=device_type,
-        log_dir=folder / LOGS_DIR,
-    )
-    if code == INTERRUPTED:
-        print(
-            "ended at once by a second Ctrl-C; the run continues from its newest checkpoint, if there is one",
-            file=sys.stderr,
-        )
-    if failure is None:
-        return code
-    known = full_disk(failure.error, log=rank_log(folder, failure.rank)) or failure.error
-    if isinstance(known, FanalError):
-        raise known
-    if code == HANG:
-        print(failure.text, file=sys.stderr)
-        return HANG
-    print(f"rank {failure.rank} failed:\n{failure.text}", file=sys.stderr)
-    return CRASH
 
 
 def _prepare_libraries() -> None:

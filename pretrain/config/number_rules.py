@@ -155,6 +155,11 @@ def _check_signs(run: RunConfig, passes: Callable[[RunConfig], bool]) -> None:
     for name in (field.name for field in fields(run.optim) if re.search(r"_beta\d$|_momentum$", field.name)):
         if not 0 <= getattr(run.optim, name) < 1:
             raise UserError(f"optim.{name} ({getattr(run.optim, name)}) must be at least 0 and below 1; 0.95 works")
+    decay = run.optim.ema_decay
+    if decay is not None and not 0 < decay < 1:
+        raise UserError(
+            f"optim.ema_decay ({decay}) must be above 0 and below 1; 0.999 works, or null, which keeps no average"
+        )
     for name in ("rotary_base", "local_rotary_base"):
         base = getattr(run.model, name)
         if base is not None and not base >= 1:

@@ -46,6 +46,7 @@ def _check(run: RunConfig, since: Standing, passes: Callable[[RunConfig], bool])
     _check_parallel(run.parallel, run.model, run.train)
     check_batch(run.train, run.parallel, run.parallel.data_parallel_size or 1)
     _check_optim(run.optim, run.train, since)
+    _check_average(run)
     _check_length(run)
     _check_data(run)
     check_objective(run.objective, run.data.seq_length)
@@ -118,6 +119,14 @@ def _check_pipeline(parallel: ParallelConfig, model: ModelConfig) -> None:
             f"parallel.virtual_pipeline_model_parallel_size ({virtual}) = {stages}, so that every stage holds as many layers; "
             f"num_layers={works} works, or pipeline_model_parallel_size="
             f"{max(s for s in range(1, pipeline + 1) if model.num_layers % s == 0)} with one virtual stage"
+        )
+
+
+def _check_average(run: RunConfig) -> None:
+    if run.train.validate_ema and run.optim.ema_decay is None:
+        raise UserError(
+            "train.validate_ema (true) must be false without optim.ema_decay (null), which keeps the average; "
+            "optim.ema_decay=0.999 works, or train.validate_ema=false"
         )
 
 

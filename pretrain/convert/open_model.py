@@ -22,13 +22,14 @@ from pretrain.checkpoint.disk.verify import first_whole, is_checkpoint, real_pat
 from pretrain.config.derive import num_tokens
 from pretrain.config.schema import ModelConfig
 from pretrain.convert.importing.assemble import assemble
-from pretrain.convert.importing.import_folder import PARAM
 from pretrain.convert.ours.import_record import IMPORTED_FILES, read_import
 from pretrain.convert.ours.other_ids import sign_of_other_ids
+from pretrain.convert.ours.source import check_has
 from pretrain.convert.theirs.certified import read_certified, say_unproved
 from pretrain.convert.theirs.read_config import CONFIG_JSON, read_hf_config
 from pretrain.convert.theirs.text import TextCodec, open_codec
 from pretrain.convert.theirs.weights import open_hf_weights
+from pretrain.optim.registry import MASTER
 from tokenizer.vocabulary.pieces import contradiction, difference, pieces_in
 
 
@@ -52,28 +53,37 @@ class OpenModel:
 
 
 @contextlib.contextmanager
-def open_model(path: str | Path, *, tokenizer: str | Path | None = None, deep: bool = False) -> Iterator[OpenModel]:
+def open_model(
+    path: str | Path, *, tokenizer: str | Path | None = None, deep: bool = False, weights_state: str = MASTER
+) -> Iterator[OpenModel]:
     """Open the model at a path for the duration of a block.
 
     Args: tokenizer: its folder, in place of the one that the checkpoint's config names or the Hugging Face folder holds;
         deep: compare the tensors of a checkpoint with its manifest too, not their sizes alone. All else is always compared, and
-        so is every file of an export, with its certificate.
+        so is every file of an export, with its certificate; weights_state: what of a checkpoint the weights are, the masters or
+        their moving average.
     Raises: UserError if there is no model, or no tokenizer; DamagedCheckpointError if no checkpoint there is complete;
     DamagedExportError.
     """
     folder = Path(path)
     instead = Path(tokenizer) if tokenizer is not None else None
     if (folder / CONFIG_JSON).exists() and not (folder / MANIFEST).exists():
+        if weights_state != MASTER:
+            raise UserError(
+                f"--ema needs a checkpoint, which may hold the moving average beside the weights, and {folder} is a Hugging Face "
+                "folder; without --ema it works"
+            )
         with _open_folder(folder, instead) as opened:
             yield opened
         return
     checkpoint = _whole_checkpoint(folder, deep=deep)
     with still_there(checkpoint), open_tensors(checkpoint) as reader:
+        check_has(checkpoint, weights_state)
         yield OpenModel(
             folder=checkpoint,
             model=read_model(checkpoint),
             max_length=saved_seq_length(checkpoint),
-            read=lambda name: reader.read_all(name, PARAM),
+            read=lambda name: reader.read_all(name, weights_state),
             codec=_codec_of_checkpoint(checkpoint, instead),
         )
 

@@ -16,6 +16,7 @@ from pretrain.convert.open_model import OpenModel, open_model
 from pretrain.model.families.sizes import num_parameters
 from pretrain.model.inference import InferenceDecoder
 from pretrain.model.sampling import Sampler, Sampling
+from pretrain.optim.registry import EMA, MASTER
 from pretrain.parallel.device_type import resolve_device
 
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
@@ -38,11 +39,13 @@ def generate(
     *,
     tokenizer: str | None = None,
     deep: bool = False,
+    ema: bool = False,
     out: TextIO | None = None,
 ) -> list[int]:
     """Write the prompt and its continuation as it is generated, then on standard error how it ended and its speed.
 
-    Args: out, where the text goes; None is standard output, whose terminal obeys nothing in it.
+    Args: ema, whether the moving average of a checkpoint's weights is taken in their place; out, where the text goes; None is
+        standard output, whose terminal obeys nothing in it.
     Weights are float32 on a CPU and bfloat16 on a GPU, rounded from the masters of a checkpoint.
     Returns: the new tokens, the one that ends the text left out.
     Raises: UserError for a path, tokenizer or request that is not valid; DamagedCheckpointError.
@@ -50,7 +53,7 @@ def generate(
     if request.max_new_tokens < 1:
         raise UserError(f"max_new_tokens ({request.max_new_tokens}) must be above 0; 64 works")
     device = torch.device(resolve_device(request.device))
-    with open_model(path, tokenizer=tokenizer, deep=deep) as opened:
+    with open_model(path, tokenizer=tokenizer, deep=deep, weights_state=EMA if ema else MASTER) as opened:
         ids = prompt_ids(opened, request.prompt)
         decoder = load_decoder(opened, device)
     room = min(request.max_new_tokens, opened.max_length - len(ids))

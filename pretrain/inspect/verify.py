@@ -10,6 +10,8 @@ from fanal.errors import FanalError, UserError
 from fanal.host_cores import host_cores
 from fanal.run_folder import DATA, REASON, checkpoints_dir
 from fanal.shown import on_one_line
+from pretrain.checkpoint.disk.average_file import described as described_average
+from pretrain.checkpoint.disk.average_file import read_average
 from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, Manifest
 from pretrain.checkpoint.disk.origin import chain, described, read_origin
 from pretrain.checkpoint.disk.retention import bad_in, checkpoints_in
@@ -77,9 +79,11 @@ def _look(checkpoint: Path, deep: bool) -> tuple[Manifest | None, list[str]]:
 
 
 def _origins(checkpoint: Path) -> list[str]:
-    """The runs before this one, the last of them first."""
+    """What it is the mean of, if it is an average, and the runs before this one, the last of them first."""
     try:
-        return [f"started from {described(origin)}" for origin in chain(read_origin(checkpoint))]
+        average = read_average(checkpoint)
+        lines = [] if average is None else [described_average(average)]
+        return lines + [f"started from {described(origin)}" for origin in chain(read_origin(checkpoint))]
     except (DamagedCheckpointError, FileNotFoundError):
         return []  # it is among the problems, or gone by now
 

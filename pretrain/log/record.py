@@ -55,6 +55,8 @@ class ValidationRecord:
     validation_loss: dict[str, float]
     """Mean cross entropy per token by domain, in nats."""
     validation_time_s: float
+    ema_validation_loss: dict[str, float] | None = None
+    """The same of the moving average of the weights; None without train.validate_ema."""
 
 
 @dataclass(frozen=True, kw_only=True)

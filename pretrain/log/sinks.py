@@ -151,6 +151,8 @@ class TensorBoard:
         if isinstance(record, ValidationRecord):
             for domain, loss in record.validation_loss.items():
                 self._writer.add_scalar(f"validation_loss/{escaped(domain)}", loss, record.step)
+            for domain, loss in (record.ema_validation_loss or {}).items():
+                self._writer.add_scalar(f"ema_validation_loss/{escaped(domain)}", loss, record.step)
             return
         if isinstance(record, SaveReport):
             if record.failure is None:
@@ -286,8 +288,14 @@ def decay_line(record: DecayRecord) -> str:
 
 def validation_line(record: ValidationRecord) -> str:
     """The console line of a validation."""
-    losses = "  ".join(f"{on_one_line(domain)} {loss:.4f}" for domain, loss in record.validation_loss.items())
-    return f"validation loss after step {record.step}: {losses}"
+    line = f"validation loss after step {record.step}: {_losses(record.validation_loss)}"
+    return (
+        line if record.ema_validation_loss is None else f"{line}; of the average: {_losses(record.ema_validation_loss)}"
+    )
+
+
+def _losses(by_domain: dict[str, float]) -> str:
+    return "  ".join(f"{on_one_line(domain)} {loss:.4f}" for domain, loss in by_domain.items())
 
 
 def save_line(record: SaveReport) -> str:

@@ -13,6 +13,7 @@ from pretrain.config.schema import RunConfig
 from pretrain.model.gpt import unwrap
 from pretrain.model.placement import specs_of
 from pretrain.model.translate import PARAMS_DTYPE
+from pretrain.optim.ema import make_averages, update_averages
 from pretrain.optim.fused_adamw import FusedAdamW, copy_in_the_update, with_kernel
 from pretrain.optim.registry import optimizer_of
 from pretrain.optim.shards import shards_of
@@ -54,6 +55,8 @@ def build_optimizer(run: RunConfig, model: list[DistributedDataParallel]) -> Meg
         group["weight_decay_at"] = partial(weight_decay, optim, dict(group))
         group.update(stated.settings(optim))
     set_learning_rate(optimizer, optim.lr)
+    if optim.ema_decay is not None:
+        make_averages(optimizer, optim.ema_decay)
     get_model_config(model[0]).grad_scale_func = optimizer.scale_loss
     return optimizer
 
@@ -86,7 +89,8 @@ def gradient_norm(optimizer: MegatronOptimizer, device: torch.device) -> float:
 
 
 def apply_gradients(optimizer: MegatronOptimizer, grad_norm: float) -> None:
-    """Apply gradient clipping with the norm that ``gradient_norm`` gave, and update. Collective: all ranks call it, or none.
+    """Apply gradient clipping with the norm that ``gradient_norm`` gave, and update weights and averages. Collective: all ranks
+    call it, or none.
 
     By our kernel both are one pass, and the gradients stay as they are (fused_adamw.py).
     """
@@ -101,3 +105,4 @@ def apply_gradients(optimizer: MegatronOptimizer, grad_norm: float) -> None:
         else:
             torch._foreach_mul_(gradients, factor)  # pyright: ignore[reportPrivateImportUsage]
     optimizer.step_with_ready_grads()
+    update_averages(optimizer)  # while updated parameters are on their way to the other replicas

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 MASTER = "param"
 """Name of the fp32 master values in a checkpoint, which every optimizer has."""
+EMA = "ema"
+"""Name of their exponential moving average, which a run with optim.ema_decay has (ema.py)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,15 +89,18 @@ def states_kept(optim: OptimConfig, before: str) -> tuple[str, ...]:
 
 def checkpoint_states(optim: OptimConfig) -> tuple[str, ...]:
     """Return the names of all that a checkpoint holds of each parameter, the master values first."""
-    return (MASTER, *optimizer_of(optim).states)
+    return (MASTER, *optimizer_of(optim).states, *_average(optim))
 
 
 def checkpoint_states_of(optim: OptimConfig, spec: TensorSpec) -> tuple[str, ...]:
     """Return the names of all that a checkpoint holds of one tensor, the master values first."""
-    return (MASTER, *optimizer_of(optim).kept_of(spec))
+    return (MASTER, *optimizer_of(optim).kept_of(spec), *_average(optim))
 
 
 def num_states(optim: OptimConfig) -> Callable[[TensorSpec], int]:
     """Return a function that counts the float32 numbers that a checkpoint holds of each parameter of a tensor."""
-    stated = optimizer_of(optim)
-    return lambda spec: 1 + len(stated.kept_of(spec))
+    return lambda spec: len(checkpoint_states_of(optim, spec))
+
+
+def _average(optim: OptimConfig) -> tuple[str, ...]:
+    return () if optim.ema_decay is None else (EMA,)

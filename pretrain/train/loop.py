@@ -46,7 +46,7 @@ from pretrain.train.report import Clock, list_if_bad, rows_without_a_token, star
 from pretrain.train.step import StepResult, train_step
 from pretrain.train.stop import Asked, Requests, open_requests
 from pretrain.train.tracing import Tracer, open_tracer
-from pretrain.train.validate import validate
+from pretrain.train.validate import validate, validate_with_average
 from pretrain.train.watchdog import Watchdog, open_watchdog
 
 
@@ -270,8 +270,12 @@ def _act_on(training: Training, asked: Asked) -> Asked:
 def _validate(training: Training, state: TrainState) -> bool:
     """Write the validation losses after this step; return whether no request to stop cut them off. Collective."""
     assert training.validation is not None, "without samples none is due"
+    model, rest = training.model, (training.validation, training.run, training.world, state, training.requests)
     with training.watchdog.during("validation"):
-        record = validate(training.model, training.validation, training.run, training.world, state, training.requests)
+        if training.run.train.validate_ema:
+            record = validate_with_average(model, training.optimizer, *rest)
+        else:
+            record = validate(model, *rest)
     if record is not None:
         training.sinks.write(record)
     return record is not None

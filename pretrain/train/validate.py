@@ -1,15 +1,18 @@
 """Validation loss, one figure per domain."""
 
+import dataclasses
 import itertools
 import time
 
 import torch
 from megatron.core.distributed import DistributedDataParallel
+from megatron.core.optimizer import MegatronOptimizer
 
 from pretrain.config.schema import RunConfig
 from pretrain.data.batch import validation_micro_batches
 from pretrain.data.validation import ValidationSamples
 from pretrain.log.record import ValidationRecord
+from pretrain.optim.ema import averages_in_place
 from pretrain.parallel.world import World
 from pretrain.state import TrainState
 from pretrain.train.step import mean_losses, run_micro_batches
@@ -44,6 +47,30 @@ def validate(
         consumed_tokens=state.consumed_tokens,
         validation_loss={domain: losses.get(domain, float("nan")) for domain in samples.domains},
         validation_time_s=time.perf_counter() - started,
+    )
+
+
+def validate_with_average(
+    model: list[DistributedDataParallel],
+    optimizer: MegatronOptimizer,
+    samples: ValidationSamples,
+    run: RunConfig,
+    world: World,
+    state: TrainState,
+    requests: Requests,
+) -> ValidationRecord | None:
+    """Return the losses of the weights, and on the same samples those of their moving average. Collective; as ``validate``."""
+    record = validate(model, samples, run, world, state, requests)
+    if record is None:
+        return None
+    with averages_in_place(optimizer, model):
+        average = validate(model, samples, run, world, state, requests)
+    if average is None:
+        return None
+    return dataclasses.replace(
+        record,
+        ema_validation_loss=average.validation_loss,
+        validation_time_s=record.validation_time_s + average.validation_time_s,
     )
 
 

@@ -257,3 +257,11 @@ def deleted_by_its_run() -> contextlib.AbstractContextManager[Any]:
         return real(folder)
 
     return mock.patch.object(to_hf, "open_tensors", too_late)
+
+
+@contextlib.contextmanager
+def weights_in_place_of_their_average() -> Iterator[None]:
+    """An export that was asked for the moving average writes the weights."""
+    write = to_hf.write_file
+    with mock.patch.object(to_hf, "write_file", lambda *args, **kwargs: write(*args, **kwargs | {"state": "param"})):
+        yield

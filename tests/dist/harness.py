@@ -15,7 +15,7 @@ from pretrain.config.schema import RunConfig
 from pretrain.inspect.bounds import FP32
 from pretrain.parallel.local import Failure, _start_servers, run_local_ranks
 from pretrain.train.loop import train
-from tests.dist import family_faults, faults, interruptions
+from tests.dist import average_faults, family_faults, faults, interruptions
 
 PRELOAD = ("tests.dist.preloaded",)
 """What the fork server of a test session has imported before the first rank."""
@@ -56,7 +56,11 @@ def rank_main(run: RunConfig, fault: str | None) -> int:
         os.dup2(stream.fileno(), 2)
     torch.set_num_threads(1)
     if fault is not None:
-        next(getattr(module, fault) for module in (faults, family_faults, interruptions) if hasattr(module, fault))()
+        next(
+            getattr(module, fault)
+            for module in (faults, family_faults, interruptions, average_faults)
+            if hasattr(module, fault)
+        )()
     return int(train(run))
 
 

@@ -105,12 +105,17 @@ def _load_and_save(run: RunConfig, sources: Sequence[Path], world: World, *, kin
             if (number + kind) % 2:
                 restore_tensors(folder, model, optimizer, world, states=checkpoint_states(run.optim))
             else:
-                _restore_while_hashing(run, folder, model, optimizer, world)
+                _restore_while_hashing(folder, model, optimizer, world, states=checkpoint_states(run.optim))
             _save(saver, number + 1)
 
 
 def _restore_while_hashing(
-    run: RunConfig, folder: Path, model: list[DistributedDataParallel], optimizer: MegatronOptimizer, world: World
+    folder: Path,
+    model: list[DistributedDataParallel],
+    optimizer: MegatronOptimizer,
+    world: World,
+    *,
+    states: Sequence[str],
 ) -> None:
     """As ``load_checkpoint`` does. What it must bring is lost before."""
     for owned in owned_states(optimizer):
@@ -119,7 +124,6 @@ def _restore_while_hashing(
     fills: list[Fill] = []
 
     def begin(hashed: Collection[str]) -> Early:
-        states = checkpoint_states(run.optim)
         fills.append(Fill(folder, model, optimizer, world, states=states, hashed=hashed))
         assert fills[0].takes or world.size > 1, "nothing is read with the hashes"
         return Early(takes=fills[0].takes, meanwhile=fills[0].read_rest)

@@ -101,6 +101,7 @@ def all_commands(
     watched.run("export", folder / "run", "--to", folder / "export", "--samples", 1)
     watched.run("import", folder / "export", "--to", folder / "imported")
     watched.run("tokenizer", "import", folder / "export", "--output", folder / "imported-tokenizer")
+    watched.run("average", folder / "run", "--last", 2, "--to", folder / "average")
     watched.run("generate", folder / "export", "--prompt", "a", "--max-new-tokens", 2)
     watched.run("generate", folder / "run", "--prompt", "a", "--max-new-tokens", 2)
     launch_commands(watched, small_run, data_folder, folder)

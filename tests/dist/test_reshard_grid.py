@@ -47,7 +47,7 @@ UNEVEN = (
 )  # fmt: skip
 """Sizes with which the distributed optimizer cuts a row of a tied model in the middle, and a vocabulary that is padded."""
 KINDS = {
-    "fp32": UNEVEN,
+    "fp32": (*UNEVEN, "optim.ema_decay=0.9"),
     "bf16-tied": (*UNEVEN, *TIED, "train.precision=bf16"),
     "fp32-tied": (*UNEVEN, *TIED),
     "ademamix": (
@@ -195,7 +195,7 @@ def test_preflight_counts_the_files_that_every_layout_writes(
 
 
 def test_each_planted_fault_of_loading_fails_both_comparisons(grid: Grid, tmp_path: Path) -> None:
-    run = make_run(grid.config, tmp_path / "numbers", *TP2, *UNEVEN)
+    run = make_run(grid.config, tmp_path / "numbers", *TP2, *KINDS["fp32"])
     resumed = make_run(grid.config, tmp_path / "resumed", *TP2, *TRAINED)
     for fault in FAULTS:
         copy = checkpoints_dir(tmp_path / "resumed" / fault) / step_name(5)

@@ -10,8 +10,9 @@ import pytest
 
 import pretrain.train.loop
 from fanal.errors import PassingError
-from pretrain.__main__ import _guard, _train_rank
+from pretrain.__main__ import _guard
 from pretrain.train.loop import TooManySkippedStepsError
+from pretrain.train_ranks import train_rank
 from tests.dist.harness import make_run
 from tests.errors.planted import line_of
 
@@ -121,7 +122,7 @@ def test_a_known_end_of_a_rank_of_torchrun_is_one_line_and_its_traceback_is_in_i
     monkeypatch.setenv("RANK", "3")
     monkeypatch.setenv("WORLD_SIZE", "4")
     run = make_run(small_run, tmp_path)
-    assert _guard(lambda: _train_rank(run)) == 70
+    assert _guard(lambda: train_rank(run)) == 70
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("error: ") and str(error.args[-1]) in line
     log = (tmp_path / "logs" / "rank-00003.log").read_text()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fanal.records import record_of
-from fanal.run_folder import COMPLETE, DATA, ORIGIN
+from fanal.run_folder import AVERAGE, COMPLETE, DATA, ORIGIN
 from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, read_small_file
 from pretrain.checkpoint.disk.state_file import read_state
 
@@ -39,6 +39,8 @@ class Origin:
     """The content of its data.json: which shards, by hash, and how far into each; None if it has none, as after an import."""
     origin: "Origin | None"
     """The checkpoint that its run had started from; None for initial weights."""
+    average: dict[str, Any] | None = None
+    """The content of its average.json: what its weights are the mean of; None for those that were trained."""
 
 
 def origin_of(folder: Path, *, step: int, init_from: str, init_optimizer: str) -> Origin:
@@ -54,6 +56,7 @@ def origin_of(folder: Path, *, step: int, init_from: str, init_optimizer: str) -
         consumed_tokens=state.consumed_tokens,
         data=json.loads(read_small_file(folder / DATA)) if os.path.lexists(folder / DATA) else None,
         origin=read_origin(folder),
+        average=json.loads(read_small_file(folder / AVERAGE)) if os.path.lexists(folder / AVERAGE) else None,
     )
 
 
@@ -90,7 +93,8 @@ def chain(origin: Origin | None) -> Iterator[Origin]:
 
 def described(origin: Origin) -> str:
     """Return a description of an origin in one line."""
+    mean = "" if origin.average is None else f", the mean of {len(origin.average['sources'])} checkpoints up to it"
     return (
-        f"{origin.checkpoint}, step {origin.step:,} after {origin.consumed_tokens:,} tokens, optimizer "
+        f"{origin.checkpoint}, step {origin.step:,} after {origin.consumed_tokens:,} tokens{mean}, optimizer "
         f"{'kept' if origin.init_optimizer == 'keep' else 'fresh'}, manifest {origin.manifest_sha256[:12]}"
     )

@@ -22,7 +22,7 @@ def sum_problems(folder: Path) -> Iterator[str]:
         with open_tensors(folder) as reader:
             for tensor in reader.index.tensors.values():
                 total = 0
-                for box in _blocks(tensor.shape):
+                for box in row_boxes(tensor.shape):
                     values = np.empty(box.size, np.float32)
                     reader.read(tensor.name, "param", box, values)
                     total += stored_sum(values, reader.index.weights_dtype)
@@ -51,8 +51,8 @@ def _bfloat16_bits(bits: np.ndarray) -> np.ndarray:
     return np.where(is_nan, np.uint16(0x7FC0), rounded)
 
 
-def _blocks(shape: tuple[int, ...]) -> Iterator[Box]:
-    """Yield boxes of whole rows that together are a tensor of this shape."""
+def row_boxes(shape: tuple[int, ...]) -> Iterator[Box]:
+    """Yield boxes of whole rows that together are a tensor of this shape, of about BLOCK_ELEMENTS each."""
     rest = shape[1:]
     rows = max(1, BLOCK_ELEMENTS // max(1, *rest, 1))
     for row in range(0, shape[0], rows):

@@ -33,9 +33,9 @@ class Span:
 class TensorReader:
     """The tensors of one checkpoint. Use ``open_tensors``."""
 
-    def __init__(self, folder: Path, index: TensorIndex) -> None:
+    def __init__(self, folder: Path, index: TensorIndex, *, max_open_files: int | None = None) -> None:
         self.index = index
-        self._folder = folder
+        self._folder, self._max_open_files = folder, max_open_files or MAX_OPEN_FILES
         self._files: dict[int, ShardFile] = {}  # the one that was used last is the last
 
     def read(self, tensor: str, state: str, box: Box, out: np.ndarray) -> None:
@@ -116,7 +116,7 @@ class TensorReader:
     def _file(self, number: int) -> ShardFile:
         file = self._files.pop(number, None)
         if file is None:
-            if len(self._files) >= MAX_OPEN_FILES:
+            if len(self._files) >= self._max_open_files:
                 self._files.pop(next(iter(self._files))).close()
             file = ShardFile(self._folder / shard_path(number))
         self._files[number] = file
@@ -124,12 +124,13 @@ class TensorReader:
 
 
 @contextlib.contextmanager
-def open_tensors(folder: Path) -> Iterator[TensorReader]:
+def open_tensors(folder: Path, *, max_open_files: int | None = None) -> Iterator[TensorReader]:
     """Open the tensors of a checkpoint's folder while the block runs.
 
+    Args: max_open_files: at a time; fewer for each of several checkpoints that are read together.
     Raises: DamagedCheckpointError if the index cannot be read.
     """
-    reader = TensorReader(folder, read_index(folder))
+    reader = TensorReader(folder, read_index(folder), max_open_files=max_open_files)
     try:
         yield reader
     finally:

@@ -29,7 +29,7 @@ from pretrain.config.same_model import FREE_AT_START, model_differences
 from pretrain.config.schema import RunConfig
 from pretrain.config.steps import last_step
 from pretrain.data.position import read_position
-from pretrain.optim.registry import optimizer_of, states_kept
+from pretrain.optim.registry import EMA, optimizer_of, states_kept
 from tokenizer.shards.manifest import read_manifest
 from tokenizer.vocabulary.pieces import Pieces, difference, pieces_in, pieces_of
 
@@ -148,7 +148,9 @@ def optimizer_change(run: RunConfig, folder: Path) -> str | None:
 def _check_states(run: RunConfig, folder: Path) -> None:
     """Check that a checkpoint holds what the configured optimizer can keep of the one that wrote it: names alone say nothing."""
     stated, before = optimizer_of(run.optim), value_in(read_config(folder), "optim.name")
-    held, kept = read_index(folder).states, states_kept(run.optim, before)
+    # A moving average begins at the weights where there is none.
+    held = [state for state in read_index(folder).states if state != EMA]
+    kept = states_kept(run.optim, before)
     if not stated.states or (kept and set(kept) <= set(held)):
         return
     found = "only weights" if len(held) == 1 else f"{' and '.join(held[1:])} of optim.name={before}"

@@ -24,6 +24,7 @@ from pretrain.checkpoint.disk.config_file import (
 )
 from pretrain.checkpoint.disk.origin import Origin, origin_of, read_origin
 from pretrain.checkpoint.disk.state_file import read_state
+from pretrain.checkpoint.disk.tensor_index import read_index
 from pretrain.checkpoint.disk.verify import still_there
 from pretrain.checkpoint.loading.choose import Early, choose_checkpoint, choose_origin
 from pretrain.checkpoint.loading.fill import Fill
@@ -38,10 +39,11 @@ from pretrain.checkpoint.loading.rate_change import another_start, past_its_end,
 from pretrain.config.misfits import flow
 from pretrain.config.rules import check, check_rate_left
 from pretrain.config.same_model import FREE_AT_RESUME, model_differences
-from pretrain.config.schema import DataConfig, ObjectiveConfig, RunConfig
+from pretrain.config.schema import DataConfig, ObjectiveConfig, OptimConfig, RunConfig
 from pretrain.data.position import read_position
 from pretrain.data.reader import TrainReader
-from pretrain.optim.registry import MASTER, checkpoint_states
+from pretrain.optim.ema import begin_averages
+from pretrain.optim.registry import EMA, MASTER, checkpoint_states
 from pretrain.optim.states import publish_masters, set_num_updates
 from pretrain.parallel.world import World
 from pretrain.state import TrainState
@@ -86,11 +88,11 @@ def load_checkpoint(
     model, other data or another order of them, naming each difference, or of a later step than the run's last, or if the steps
     that are left would train nothing; and as ``start_from_origin``.
     """
-    states = checkpoint_states(run.optim)
     read: dict[Path, int] = {}
 
     def read_early(candidate: Path, hashed: Collection[str]) -> Early:
         try:
+            states = states_in(candidate, run.optim)
             fill = Fill(candidate, model, optimizer, world, states=states, hashed=hashed)
         except Exception:  # of another model, or damaged: who looks at it next says which
             return Early()
@@ -123,9 +125,10 @@ def load_checkpoint(
     check_rate_left(run.optim, run.train, since)
     if state.consumed_samples:  # without a sample, as after an import, there is no position
         reader.resume(read_position(folder / DATA), where=str(folder))
+    states = states_in(folder, run.optim)
     if folder not in read:
         read[folder] = read_tensors(folder, model, optimizer, world, states=states)
-    _finish_restore(read[folder], optimizer, model)
+    _finish_restore(read[folder], optimizer, model, states=states)
     logger.info("resumed from %s", folder)
     saved = read_schedule(folder) if state.step else None
     change = rate_change(saved, run.optim, run.train, since) if saved else None
@@ -151,7 +154,9 @@ def start_from_origin(
     config = run.checkpoint
     with still_there(folder):
         check_origin(run, folder, tokenizer_sha256=reader.data.sources.tokenizer_sha256)
-        restore_tensors(folder, model, optimizer, world, states=(MASTER, *kept_from(run, folder)))
+        average = (EMA,) if config.init_optimizer == "keep" and EMA in states_in(folder, run.optim) else ()
+        states = (MASTER, *kept_from(run, folder), *average)
+        restore_tensors(folder, model, optimizer, world, states=states)
         change = optimizer_change(run, folder)
         origin = origin_of(folder, step=step, init_from=str(config.init_from), init_optimizer=config.init_optimizer)
     if origin.data is None and imported_tokenizer(folder) is None:
@@ -171,17 +176,30 @@ def restore_tensors(
     states: Sequence[str],
 ) -> None:
     """Give the optimizer these states of a checkpoint, and the model its weights. With only the master values the optimizer
-    starts afresh. Collective. Raises: as ``read_tensors``.
+    starts afresh; a moving average that is not among them begins at the weights. Collective. Raises: as ``read_tensors``.
     """
     num_updates = read_tensors(folder, model, optimizer, world, states=states)
-    _finish_restore(num_updates if len(states) > 1 else 0, optimizer, model)
+    _finish_restore(num_updates if len(states) > 1 else 0, optimizer, model, states=states)
 
 
-def _finish_restore(num_updates: int, optimizer: MegatronOptimizer, model: Sequence[DistributedDataParallel]) -> None:
+def states_in(folder: Path, optim: OptimConfig) -> tuple[str, ...]:
+    """Return what a run takes from a checkpoint that its optimizer keeps on with: all that it keeps, but for a moving average that
+    is not there. Raises: DamagedCheckpointError."""
+    states = checkpoint_states(optim)
+    if EMA not in states or EMA in read_index(folder).states:
+        return states
+    return tuple(state for state in states if state != EMA)
+
+
+def _finish_restore(
+    num_updates: int, optimizer: MegatronOptimizer, model: Sequence[DistributedDataParallel], *, states: Sequence[str]
+) -> None:
     """Finish a restore once the optimizer's memory holds a checkpoint's tensors: the weights come from the masters, over the
     network where replicas share them. Collective.
     """
     set_num_updates(optimizer, num_updates)
+    if EMA not in states:
+        begin_averages(optimizer)
     publish_masters(optimizer, model)
 
 

@@ -67,3 +67,7 @@ class OptimConfig:
     spectral the largest singular value sqrt(max(1, rows / columns))."""
     clip_grad: float = 1.0
     """Largest global gradient norm; 0 turns clipping off."""
+    ema_decay: float | None = None
+    """Decay, for each update, of an exponential moving average of the weights that is kept beside them; null keeps none. 0.999 is
+    an average over about the last thousand updates. It changes nothing in the training, and may be set, changed or dropped at a
+    resume."""

@@ -92,6 +92,9 @@ class TrainConfig:
     """Steps between validation losses; null means never. The last step always has one if there is validation data."""
     validation_samples: int = 64
     """Validation samples per validation source and validation, at most."""
+    validate_ema: bool = False
+    """True validates the moving average of the weights (optim.ema_decay) as well, each time: a second pass over the same samples,
+    and the weights put in place and back."""
     max_skipped_steps: int = 10
     """Steps in a row with a non-finite gradient that are skipped before the run stops."""
     walltime_s: float | None = None

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from fanal.errors import DamageError, PassingError, UserError
 from fanal.host_memory import host_memory
+from pretrain.checkpoint.disk.average_file import Average
 from pretrain.checkpoint.disk.tensors import open_tensors
 from pretrain.config.schema import ModelConfig
 from pretrain.convert.certificate.compare import BOUND, ModelComparison, compare, max_or_nan, mean_loss, our_losses
@@ -23,11 +24,12 @@ from pretrain.convert.certificate.texts import Text, certificate_texts
 from pretrain.convert.certificate.tokenizer_proof import TokenizerFigures, prove_tokenizer
 from pretrain.convert.ours.model import OurModel
 from pretrain.convert.ours.published import PublishedFile
-from pretrain.convert.ours.source import ExportSource
+from pretrain.convert.ours.source import ExportSource, what_the_weights_are
 from pretrain.convert.theirs.model import CannotLoadError, LayerByLayer, WholeModel
 from pretrain.convert.theirs.write_config import exported_vocab_size
 from pretrain.model.families import family_of
 from pretrain.model.families.sizes import num_parameters
+from pretrain.optim.registry import MASTER
 from pretrain.parallel.world import open_lone_world
 
 FORMAT_VERSION = 1
@@ -85,11 +87,12 @@ def certify(
         theirs = (WholeModel if mode == "whole" else LayerByLayer)(folder, family_of(source.model))
         vocab_size = exported_vocab_size(source)
         with open_lone_world(), open_tensors(source.folder) as reader:
-            ours = OurModel(reader, source.model, vocab_size=vocab_size, dtype=dtype)
+            state = source.weights_state
+            ours = OurModel(reader, source.model, vocab_size=vocab_size, dtype=dtype, state=state)
             comparison = compare(ours, theirs, texts)
             before, as_trained = None, theirs
             if dtype == "bfloat16" and source.weights_dtype == "float32":
-                exact = OurModel(reader, source.model, vocab_size=vocab_size, dtype="float32")
+                exact = OurModel(reader, source.model, vocab_size=vocab_size, dtype="float32", state=state)
                 before, as_trained = our_losses(exact, texts), exact  # the log is of weights that were not rounded
             logged = compare_with_log(source, as_trained, num_samples=num_samples, weights_dtype=source.weights_dtype)
     except CannotLoadError as error:
@@ -186,6 +189,7 @@ def certificate_json(
     """Return the content of ``certificate.json``."""
     found = certificate.comparison
     left_out = source.model.vocab_size - exported_vocab_size(source)
+    kind = "masters" if source.weights_state == MASTER else "moving averages of the masters"
     return {
         "format_version": FORMAT_VERSION,
         "verdict": "same model",
@@ -206,8 +210,9 @@ def certificate_json(
         },
         "compared": {
             "arithmetic": "float32 on a CPU",
-            "weights": f"masters rounded to {dtype}" if dtype == "bfloat16" else "masters",
+            "weights": f"{kind} rounded to {dtype}" if dtype == "bfloat16" else kind,
             "trained_weights": source.weights_dtype,
+            "what_the_weights_are": what_the_weights_are(source),
             "transformers_ran": certificate.mode,
             "warnings_of_transformers": list(certificate.warnings),
             "vocabulary_rows": exported_vocab_size(source),
@@ -221,10 +226,17 @@ def certificate_json(
             "step": source.state.step,
             "manifest_sha256": source.manifest_sha256,
             "tokenizer_sha256": source.tokenizer.sha256,
+            "state": source.weights_state,
+            "average_of": None if source.average is None else _sources_of(source.average),
         },
         "files": [dataclasses.asdict(entry) for entry in files],
         "versions": versions(),
     }
+
+
+def _sources_of(average: Average) -> list[dict[str, Any]]:
+    """Return the checkpoints that were averaged, without their paths, which are nobody else's business."""
+    return [{"step": part.step, "manifest_sha256": part.manifest_sha256} for part in average.sources]
 
 
 def _validation_loss(logged: LoggedLoss) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from pretrain.data.documents import predictable, starts_in_chunk
 from pretrain.data.objectives.samples import Samples, new_counts
 from pretrain.data.sources import Source
 from pretrain.model.families.sizes import num_parameters
+from pretrain.optim.registry import MASTER
 
 BOUNDS = {"float32": 1e-4, "bfloat16": 2e-2}
 """Largest difference of a mean loss, in nats, by the precision of the training; the export computes in fp32."""
@@ -104,20 +105,24 @@ def _logged(source: ExportSource) -> tuple[str | None, dict[str, float]]:
     """Return why there is nothing to compare with, or the logged losses by domain."""
     if source.run is None:
         return "an import has no log", {}
+    if source.average is not None:
+        return "the log is of the weights of single steps, and these are their mean", {}
     if source.sources is None:
         return "the run's shards were not read", {}
     if not source.sources.validation:
         return "the run has no validation data", {}
+    key = "validation_loss" if source.weights_state == MASTER else "ema_validation_loss"
     found = next(
         (
-            record["validation_loss"]
+            record.get(key)
             for record in newest_metrics(source.folder.parent.parent, kinds=("validation",))
             if record.get("step") == source.state.step
         ),
         None,
     )
     if found is None:
-        return f"the log beside the checkpoint has no validation after step {source.state.step}", {}
+        of = "" if source.weights_state == MASTER else " of the moving average (train.validate_ema)"
+        return f"the log beside the checkpoint has no validation{of} after step {source.state.step}", {}
     logged = {domain: math.nan if loss is None else float(loss) for domain, loss in found.items()}
     if logged.keys() not in ({part.domain for part in _sources(source)}, {part.label for part in _sources(source)}):
         return f"the log names the domains {_names(logged)}, and data.validation has others", {}

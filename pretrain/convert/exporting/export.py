@@ -26,13 +26,14 @@ from pretrain.convert.exporting.model_card import model_card
 from pretrain.convert.exporting.weights import WeightFile, index_json, plan_files, write_file
 from pretrain.convert.ours.names import hf_tensors
 from pretrain.convert.ours.published import PublishedFile, describe_published
-from pretrain.convert.ours.source import ExportSource, open_source
+from pretrain.convert.ours.source import ExportSource, open_source, what_the_weights_are
 from pretrain.convert.ours.target import named
 from pretrain.convert.ours.tokenizer_files import json_bytes
 from pretrain.convert.theirs.certified import CARD, CERTIFICATE, OWN_HASH
 from pretrain.convert.theirs.model import transformers_module
 from pretrain.convert.theirs.weights import INDEX_JSON
 from pretrain.convert.theirs.write_config import exported_vocab_size, generation_config, hf_config
+from pretrain.optim.registry import EMA, MASTER
 
 DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
 """Name in files of each value of ``--dtype``."""
@@ -58,6 +59,8 @@ class ExportOptions:
     """Date of the certificate, as YYYY-MM-DD."""
     licence: str | None = None
     """Licence of the model, for its card."""
+    ema: bool = False
+    """Whether the moving average of the weights is exported in their place (optim.ema_decay)."""
 
     def __post_init__(self) -> None:
         """Refuse a licence that would add lines to the card's header. Raises: UserError."""
@@ -91,7 +94,10 @@ def export(checkpoint: str | Path, to: str | Path, options: ExportOptions, overr
         raise UserError(f"--samples ({options.num_samples}) must be above 0; 4 works")
     if not _is_date(options.date):
         raise UserError(f"--date ({options.date}) must be a day as YYYY-MM-DD; 2025-12-31 works")
-    source = open_source(checkpoint, overrides, with_shards=options.with_shards, adds_bos=options.adds_bos)
+    state = EMA if options.ema else MASTER
+    source = open_source(
+        checkpoint, overrides, with_shards=options.with_shards, adds_bos=options.adds_bos, weights_state=state
+    )
     check_samples(source, options.num_samples)
     dtype = DTYPES[options.dtype] if options.dtype else source.weights_dtype
     files = plan_files(
@@ -139,7 +145,7 @@ def write_export(
             progress.update(done)
 
         for file in files:
-            entries.append(write_file(part, file, reader, count, mode=mode))
+            entries.append(write_file(part, file, reader, count, state=source.weights_state, mode=mode))
     for name, content in small.items():
         write_small(part, name, content, mode=mode)
         entries.append(describe_published(part, name))
@@ -174,10 +180,12 @@ def _of_the_log(logged: LoggedLoss) -> list[str]:
 def summary(exported: Exported) -> str:
     """Return the lines that the command prints."""
     found, source = exported.certificate.comparison, exported.source
+    what = what_the_weights_are(source)
     ids = exported.certificate.tokenizer
     left_out = source.model.vocab_size - exported_vocab_size(source)
     lines = [
         f"exported        {exported.folder}  ({exported.num_bytes / 1e9:.3g} GB, {exported.dtype}, step {source.state.step})",
+        *([f"weights         {what}"] if what is not None else []),
         f"certificate     logits of transformers and of the trainer differ by {found.largest_logit_difference:.1e} at most "
         f"(allowed: {BOUND:g}), over {len(found.texts)} texts",
     ]

@@ -12,7 +12,7 @@ from pretrain.convert.exporting.card_architecture import architecture
 from pretrain.convert.exporting.card_objective import objective_lines
 from pretrain.convert.exporting.markdown import as_text, front_matter, table
 from pretrain.convert.exporting.measured import measured_rows
-from pretrain.convert.ours.source import ExportSource
+from pretrain.convert.ours.source import ExportSource, what_the_weights_are
 from pretrain.convert.theirs.write_config import exported_vocab_size
 from pretrain.data.position import SourcePosition
 from pretrain.log.summary import figure
@@ -74,13 +74,24 @@ def _training(source: ExportSource) -> str:
     ]
     if source.run is not None:
         rows += settings_rows(source.run, source.state)
-        rows += measured_rows(source.folder.parent.parent, source.state.step)  # nothing if its log is not there
+        rows += _measured(source)
+    if (what := what_the_weights_are(source)) is not None:
+        rows.append(("weights", as_text(what)))
     rows.append(("checkpoint", f"manifest sha256 `{source.manifest_sha256}`"))
     if source.imported is not None:
         rows.append(("started from", f"weights imported from {as_text(source.imported.name)}"))
     rows += [("started from", as_text(described(origin))) for origin in chain(source.origin)]
     rows.append(("exported with", ", ".join(f"{name} {as_text(number)}" for name, number in versions().items())))
     return "## Training\n\n" + table(("", ""), rows)
+
+
+def _measured(source: ExportSource) -> list[tuple[str, str]]:
+    """Return the rows on what the run logged; nothing if its log is not there, or of an average, which may lie anywhere."""
+    if source.average is not None:
+        return []
+    rows = measured_rows(source.folder.parent.parent, source.state.step)
+    of = "" if source.is_in_the_log else " of the weights, not of their average"
+    return [(f"{name}{of}" if name.endswith("loss") else name, value) for name, value in rows]
 
 
 def settings_rows(run: RunConfig, state: TrainState) -> list[tuple[str, str]]:

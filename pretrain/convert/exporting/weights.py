@@ -22,6 +22,7 @@ from pretrain.checkpoint.disk.boxes import Box
 from pretrain.checkpoint.disk.tensors import TensorReader
 from pretrain.convert.ours.names import HfTensor
 from pretrain.convert.ours.published import PublishedFile
+from pretrain.optim.registry import MASTER
 
 BLOCK_BYTES = 16 << 20
 """Bytes of a tensor's block in float32. Three are in memory: one is read while the one before is written, rounded or not."""
@@ -97,16 +98,23 @@ def index_json(files: Sequence[WeightFile]) -> dict[str, object]:
 
 
 def write_file(
-    folder: Path, file: WeightFile, reader: TensorReader, on_bytes: Callable[[int], None], *, mode: int = 0o666
+    folder: Path,
+    file: WeightFile,
+    reader: TensorReader,
+    on_bytes: Callable[[int], None],
+    *,
+    state: str = MASTER,
+    mode: int = 0o666,
 ) -> PublishedFile:
     """Write one file, synced to the disk, and return its size and hash as written.
 
-    Args: on_bytes: called with the number of bytes of each block; mode: as ``create_file``.
+    Args: on_bytes: called with the number of bytes of each block; state: what of the checkpoint is written, the masters or their
+    moving average; mode: as ``create_file``.
     Raises: OSError if the disk refuses the write; DamagedCheckpointError.
     """
     digest, written = hashlib.sha256(), 0
     with create_file(folder / file.name, mode=mode, buffering=0) as stream:
-        for content in _contents(file, reader):
+        for content in _contents(file, reader, state):
             view = memoryview(content)
             digest.update(view)
             written += len(view)
@@ -118,10 +126,10 @@ def write_file(
     return PublishedFile(path=file.name, bytes=written, sha256=digest.hexdigest())
 
 
-def _contents(file: WeightFile, reader: TensorReader) -> Iterator[Any]:
+def _contents(file: WeightFile, reader: TensorReader, state: str) -> Iterator[Any]:
     """Yield the file's bytes in buffers, from the first byte to the last."""
     yield file.header
-    for values in _read_ahead(values for tensor in file.tensors for values in row_blocks(tensor, reader)):
+    for values in _read_ahead(values for tensor in file.tensors for values in row_blocks(tensor, reader, state)):
         yield (values if file.dtype == "float32" else rounded(values)).reshape(-1).view(np.uint8).data
 
 
@@ -134,8 +142,8 @@ def _read_ahead(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
             yield values
 
 
-def row_blocks(tensor: HfTensor, reader: TensorReader) -> Iterator[np.ndarray]:
-    """Yield a tensor's master values from first row to last: float32, contiguous, at most BLOCK_BYTES each (or one row)."""
+def row_blocks(tensor: HfTensor, reader: TensorReader, state: str = MASTER) -> Iterator[np.ndarray]:
+    """Yield a tensor's values in a state from first row to last: float32, contiguous, at most BLOCK_BYTES each (or one row)."""
     if tensor.constant is not None:
         yield np.full((1,), tensor.constant, np.float32)
     for box in tensor.boxes:
@@ -144,7 +152,7 @@ def row_blocks(tensor: HfTensor, reader: TensorReader) -> Iterator[np.ndarray]:
         for first in range(0, box.size[0], step):
             size = (min(step, box.size[0] - first), *box.size[1:])
             values = np.empty(size, np.float32)
-            reader.read(tensor.tensor, "param", Box(offset=(box.offset[0] + first, *box.offset[1:]), size=size), values)
+            reader.read(tensor.tensor, state, Box(offset=(box.offset[0] + first, *box.offset[1:]), size=size), values)
             yield values
 
 

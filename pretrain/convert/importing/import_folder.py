@@ -9,28 +9,24 @@ import dataclasses
 import math
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from omegaconf import OmegaConf
 
 from fanal.errors import UserError
 from fanal.free_space import nearest_folder, shortage
-from fanal.hashing import FAST, hash_text, new_hash
 from fanal.links import mode_of_copies
-from fanal.new_files import create_file, write_new
+from fanal.new_files import write_new
 from fanal.part_folder import part_folder
 from fanal.progress import Progress
-from fanal.run_folder import COMPLETE, CONFIG, MANIFEST, SHARDS, STATE, TENSORS, shard_path
-from pretrain.checkpoint.disk.boxes import Box
-from pretrain.checkpoint.disk.manifest import FileEntry, describe
+from fanal.run_folder import COMPLETE, CONFIG, MANIFEST, SHARDS, STATE, TENSORS
+from pretrain.checkpoint.disk.manifest import describe
+from pretrain.checkpoint.disk.masters import write_masters
 from pretrain.checkpoint.disk.sealing import SaveError, seal
-from pretrain.checkpoint.disk.shard_file import header_bytes
 from pretrain.checkpoint.disk.state_file import state_text
-from pretrain.checkpoint.disk.tensor_index import IndexedTensor, StoredBox, TensorIndex, entry_name, index_text
-from pretrain.checkpoint.disk.weight_sums import weight_sum
+from pretrain.checkpoint.disk.tensor_index import TensorIndex, index_text
 from pretrain.convert.importing.assemble import Assembly, assemble
 from pretrain.convert.importing.kept_files import has_tokenizer, read_kept_files
 from pretrain.convert.ours.code_keys import code_named_in
@@ -40,12 +36,9 @@ from pretrain.convert.ours.target import harm_of, named
 from pretrain.convert.theirs.certified import Certified, describe_linked, read_certified, say_unproved
 from pretrain.convert.theirs.read_config import CONFIG_JSON, HfModel, read_hf_config
 from pretrain.convert.theirs.weights import INDEX_JSON, HfWeights, open_hf_weights
+from pretrain.optim.registry import MASTER
 from pretrain.state import TrainState
 
-PARAM = "param"
-"""The only state of each parameter in an import, its value; the optimizer starts with fresh states."""
-FILE_BYTES = 4 << 30
-"""Size of a file above which the next tensor goes to a new one: ranks read and hash several files at a time."""
 OUR_NAMES = {SHARDS, STATE, CONFIG, TENSORS, IMPORT, IMPORTED_FILES, MANIFEST, COMPLETE}
 SMALL_FILES_BYTES = 16 << 20
 
@@ -123,10 +116,17 @@ def _write(
         if certified is not None:
             certified.compare(read)
         dtype = _weights_dtype(weights)
-        entries, tensors = _write_shards(part, assembly, dtype, progress, done_bytes=source_bytes, mode=mode)
-    index = TensorIndex(
-        states=(PARAM,), num_updates=0, weights_dtype=str(dtype).removeprefix("torch."), tensors=tensors
-    )
+        done_bytes = source_bytes
+
+        def count(num_bytes: int) -> None:
+            nonlocal done_bytes
+            done_bytes += num_bytes
+            progress.update(done_bytes)
+
+        entries, tensors = write_masters(
+            part, assembly.shapes, assembly.blocks, weights_dtype=dtype, on_bytes=count, mode=mode
+        )
+    index = TensorIndex(states=(MASTER,), num_updates=0, weights_dtype=dtype, tensors=tensors)
     texts = {
         STATE: state_text(TrainState()),
         CONFIG: _config_text(found, dtype),
@@ -161,63 +161,18 @@ def _num_parameters(assembly: Assembly) -> int:
     )
 
 
-def _weights_dtype(weights: HfWeights) -> torch.dtype:
+def _weights_dtype(weights: HfWeights) -> str:
     """Return bfloat16 if every tensor is bfloat16, so that an export writes the same bytes; else float32, which holds all types
     exactly."""
-    return torch.bfloat16 if {entry.dtype for entry in weights.entries.values()} == {"BF16"} else torch.float32
+    return "bfloat16" if {entry.dtype for entry in weights.entries.values()} == {"BF16"} else "float32"
 
 
-def _write_shards(
-    part: Path, assembly: Assembly, dtype: torch.dtype, progress: Progress, *, done_bytes: int, mode: int
-) -> tuple[list[FileEntry], dict[str, IndexedTensor]]:
-    entries, tensors = [], {}
-    (part / SHARDS).mkdir()
-    for number, names in enumerate(_files(assembly)):
-        path = shard_path(number)
-        boxes = {name: Box(offset=(0,) * len(assembly.shapes[name]), size=assembly.shapes[name]) for name in names}
-        header = header_bytes((entry_name(name, PARAM, box), box.size) for name, box in boxes.items())
-        digest, num_bytes = new_hash(FAST), len(header)
-        digest.update(header)
-        with create_file(part / path, mode=mode) as stream:
-            stream.write(header)
-            for name in names:
-                total = 0
-                for values in assembly.blocks(name):
-                    stream.write(values.data)
-                    digest.update(values.reshape(-1).view("u1").data)
-                    num_bytes, done_bytes = num_bytes + values.nbytes, done_bytes + values.nbytes
-                    total += weight_sum(torch.from_numpy(values).to(dtype))
-                    progress.update(done_bytes)
-                tensors[name] = IndexedTensor(
-                    name=name,
-                    shape=assembly.shapes[name],
-                    stored=(StoredBox(file=number, box=boxes[name]),),
-                    weights_sum=f"{total % 2**64:016x}",
-                )
-        entries.append(FileEntry(path=path, bytes=num_bytes, hash=hash_text(FAST, digest)))
-    return entries, tensors
-
-
-def _files(assembly: Assembly) -> Iterator[list[str]]:
-    """Yield the names of each file's tensors, in the order of the model."""
-    names: list[str] = []
-    held = 0
-    for name, shape in assembly.shapes.items():
-        num_bytes = math.prod(shape) * 4
-        if names and held + num_bytes > FILE_BYTES:
-            yield names
-            names, held = [], 0
-        names.append(name)
-        held += num_bytes
-    yield names
-
-
-def _config_text(found: HfModel, dtype: torch.dtype) -> str:
+def _config_text(found: HfModel, dtype: str) -> str:
     """Return the part of a run's config that an imported model determines."""
     content = {
         "model": dataclasses.asdict(found.model),
         "data": {"seq_length": found.max_positions},
-        "train": {"precision": "bf16" if dtype is torch.bfloat16 else "fp32"},
+        "train": {"precision": "bf16" if dtype == "bfloat16" else "fp32"},
     }
     return OmegaConf.to_yaml(OmegaConf.create(content))
 

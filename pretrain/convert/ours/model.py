@@ -21,6 +21,7 @@ from pretrain.model.embedding import scaled_embedding
 from pretrain.model.families.table import EMBEDDING, OUTPUT, layer_tensor
 from pretrain.model.layer_spec import layer_spec, norm_of
 from pretrain.model.translate import transformer_config
+from pretrain.optim.registry import MASTER
 
 Point = tuple[str, list[torch.Tensor]]
 """A point in the model by its name, and the state of each text there, [s, h]."""
@@ -29,11 +30,14 @@ Point = tuple[str, list[torch.Tensor]]
 class OurModel:
     """The trainer's model, run over texts. It works only inside ``open_lone_world``.
 
-    Args: dtype: ``bfloat16`` rounds the masters, as training in bf16 does; the arithmetic is fp32 either way.
+    Args: dtype: ``bfloat16`` rounds the masters, as training in bf16 does; the arithmetic is fp32 either way; state: what of the
+    checkpoint the weights are, the masters or their moving average.
     """
 
-    def __init__(self, reader: TensorReader, model: ModelConfig, *, vocab_size: int, dtype: str) -> None:
-        self._reader, self._model, self._vocab_size = reader, model, vocab_size
+    def __init__(
+        self, reader: TensorReader, model: ModelConfig, *, vocab_size: int, dtype: str, state: str = MASTER
+    ) -> None:
+        self._reader, self._model, self._vocab_size, self._state = reader, model, vocab_size, state
         self._is_rounded = dtype == "bfloat16"
         self._config = transformer_config(_alone(model))
         self._angles = LayerAngles(model)
@@ -86,7 +90,7 @@ class OurModel:
     def _fill(self, target: torch.Tensor, name: str) -> None:
         """Fill the target with the first rows of a tensor, as many as the target has."""
         box = Box(offset=(0,) * target.dim(), size=tuple(target.shape))
-        self._reader.read(name, "param", box, target.numpy())
+        self._reader.read(name, self._state, box, target.numpy())
         if self._is_rounded:
             target.copy_(target.to(torch.bfloat16))
 

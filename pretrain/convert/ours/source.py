@@ -10,6 +10,7 @@ from fanal.errors import UserError
 from fanal.host_cores import host_cores
 from fanal.run_folder import COMPLETE, CONFIG, DATA, checkpoints_dir
 from fanal.shown import on_one_line
+from pretrain.checkpoint.disk.average_file import Average, described, read_average
 from pretrain.checkpoint.disk.config_file import read_model, saved_seq_length
 from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, read_small_file
 from pretrain.checkpoint.disk.origin import Origin, read_origin
@@ -26,6 +27,7 @@ from pretrain.convert.ours.tokenizer_files import ExportTokenizer, tokenizer_of_
 from pretrain.data.labels import labelled
 from pretrain.data.position import DataPosition, read_position
 from pretrain.data.sources import Sources, open_sources
+from pretrain.optim.registry import EMA, MASTER
 from pretrain.state import TrainState
 
 MAX_THREADS = 8
@@ -56,26 +58,52 @@ class ExportSource:
     sources: Sources | None
     """The run's shards, opened; None for an import or on request."""
     tokenizer: ExportTokenizer
+    average: Average | None = None
+    """What the checkpoint is the mean of; None for one that was trained or imported."""
+    weights_state: str = MASTER
+    """What of the checkpoint its weights are, by its name there: the masters, or their moving average."""
+
+    @property
+    def is_in_the_log(self) -> bool:
+        """Whether what a run has logged of its losses is of these weights."""
+        return self.average is None and self.weights_state == MASTER
+
+
+def what_the_weights_are(source: ExportSource) -> str | None:
+    """Return a phrase on weights that no step has trained; None for those of a run or an import."""
+    if source.average is not None:
+        return described(source.average)
+    if source.weights_state == MASTER:
+        return None
+    decay = source.run.optim.ema_decay if source.run is not None else None
+    return f"exponential moving average of the weights, decay {decay:g} an update (optim.ema_decay of the last session)"
 
 
 def open_source(
-    path: str | Path, overrides: Sequence[str] = (), *, with_shards: bool = True, adds_bos: bool | None = None
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    with_shards: bool = True,
+    adds_bos: bool | None = None,
+    weights_state: str = MASTER,
 ) -> ExportSource:
     """Verify a checkpoint, or a run's newest complete one, byte by byte, and open what belongs to it.
 
     Args: overrides: ``data.tokenizer=DIR`` and the like, where tokenizer or shards have moved; adds_bos: whether documents
-        start with BOS, None reads it from the shards.
-    Raises: UserError if there is no checkpoint, or if its tokenizer or shards are missing or not those of training;
-        DamagedCheckpointError if it, or every one of a run, is damaged; GoneError if its run deletes it meanwhile.
+        start with BOS, None reads it from the shards; weights_state: what of the checkpoint is exported.
+    Raises: UserError if there is no checkpoint, if it has no moving average that was asked for, or if its tokenizer or shards
+        are missing or not those of training; DamagedCheckpointError if it, or every one of a run, is damaged; GoneError if its run
+        deletes it meanwhile.
     """
     _check_overrides(overrides)
     finding = _whole_checkpoint(Path(path))
     with still_there(finding.folder):
-        return _open_source(finding, overrides, with_shards=with_shards, adds_bos=adds_bos)
+        check_has(finding.folder, weights_state)
+        return _open_source(finding, overrides, with_shards=with_shards, adds_bos=adds_bos, weights_state=weights_state)
 
 
 def _open_source(
-    finding: Finding, overrides: Sequence[str], *, with_shards: bool, adds_bos: bool | None
+    finding: Finding, overrides: Sequence[str], *, with_shards: bool, adds_bos: bool | None, weights_state: str
 ) -> ExportSource:
     folder = finding.folder
     assert finding.manifest is not None, "a complete checkpoint has a manifest"
@@ -110,7 +138,18 @@ def _open_source(
         origin=read_origin(folder),
         sources=sources,
         tokenizer=tokenizer,
+        average=read_average(folder),
+        weights_state=weights_state,
     )
+
+
+def check_has(folder: Path, state: str) -> None:
+    """Check that a checkpoint holds what is asked for as weights. Raises: UserError."""
+    if state not in read_index(folder).states:
+        assert state == EMA, "every checkpoint has masters"
+        raise UserError(
+            f"--ema needs the moving average of a run with optim.ema_decay, and {folder} has none; its weights, without --ema, work"
+        )
 
 
 def _check_overrides(overrides: Sequence[str]) -> None:

@@ -39,6 +39,11 @@ CASES = {
                          "optim.ademamix_beta3_warmup_steps (null) must be stated with optim.name ademamix", ["optim.ademamix_beta3_warmup_steps=10"]),
     "negative warm-up": (["optim.ademamix_alpha_warmup_steps=-1"],
                          "optim.ademamix_alpha_warmup_steps (-1) must be finite and not negative; 0 works", ["optim.ademamix_alpha_warmup_steps=0"]),
+    "no average": (["optim.ema_decay=1"], "optim.ema_decay (1.0) must be above 0 and below 1", ["optim.ema_decay=0.999"]),
+    "an average of the last": (["optim.ema_decay=0"], "0.999 works, or null, which keeps no average", ["optim.ema_decay=null"]),
+    "no average to validate": (
+        ["train.validate_ema=true"], "train.validate_ema (true) must be false without optim.ema_decay (null)", ["optim.ema_decay=0.999"],
+    ),
     "beta": (["optim.adam_beta2=1.0"], "optim.adam_beta2 (1.0) must be at least 0 and below 1", ["optim.adam_beta2=0.95"]),
     "heads": (["model.num_attention_heads=12"], "model.hidden_size (64) must be a multiple of model.num_attention_heads (12)",
               ["model.hidden_size=72"]),

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from fanal.errors import PassingError
+from pretrain.checkpoint.disk import masters
 from pretrain.checkpoint.disk.boxes import Box
 from pretrain.checkpoint.disk.config_file import read_model
 from pretrain.checkpoint.disk.tensors import open_tensors
@@ -172,7 +173,7 @@ def test_every_number_of_the_folder_is_in_the_checkpoint_and_its_sums_are_right(
     from safetensors.torch import load_file
 
     monkeypatch.setattr(assemble_module, "BLOCK_BYTES", 1000)
-    monkeypatch.setattr(from_hf, "FILE_BYTES", 100_000)
+    monkeypatch.setattr(masters, "FILE_BYTES", 100_000)
     folder = make_folder(dtype=dtype)
     import_hf(folder, tmp_path / "imported")
     assert len(list((tmp_path / "imported" / "shards").iterdir())) > 2
@@ -313,13 +314,13 @@ def test_a_full_disk_is_one_message_and_leaves_nothing(
 ) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("needs /dev/full")
-    monkeypatch.setattr(from_hf, "shard_path", lambda number: "shards/full")
-    real = from_hf.create_file
+    monkeypatch.setattr(masters, "shard_path", lambda number: "shards/full")
+    real = masters.create_file
 
     def open_or_full(path: Path, **options: Any) -> Any:
         return Path("/dev/full").open("wb") if path.name == "full" else real(path, **options)
 
-    monkeypatch.setattr(from_hf, "create_file", open_or_full)
+    monkeypatch.setattr(masters, "create_file", open_or_full)
     with pytest.raises(
         ImportTargetError, match=r"could not be written, and nothing is left of it: No space left on device"
     ):

@@ -63,6 +63,23 @@ def test_a_read_of_the_loss_in_each_micro_batch_and_a_mask_from_the_host_are_cou
     assert json.dumps(sound) == json.dumps(rehearsed()), "the same is counted each time"
 
 
+AVERAGE_READ_ON_THE_HOST = """
+import pretrain.optim.optimizer as ours
+whole = ours.update_averages
+def update_averages(optimizer):
+    whole(optimizer)
+    float(optimizer.param_groups[0]["params"][0].detach().sum())
+ours.update_averages = update_averages
+"""
+
+
+def test_a_moving_average_costs_no_wait_and_no_collective() -> None:
+    sound, averaged = rehearsed(), rehearsed(overrides='["optim.ema_decay=0.999"]')
+    assert averaged == sound
+    read = rehearsed(AVERAGE_READ_ON_THE_HOST, overrides='["optim.ema_decay=0.999"]')
+    assert counted(read["waits"]) == counted(sound["waits"]) + 1
+
+
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
