@@ -32,6 +32,17 @@ class OwnedRange:
     """States by their names in a checkpoint (registry.py): flat float32 views of what the optimizer uses, [end - start]."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Master:
+    """The fp32 values of a parameter, or of a part of it, that this rank's optimizer updates."""
+
+    parameter: torch.nn.Parameter
+    """The model's parameter; in fp32 it may be the master itself."""
+    master: torch.Tensor
+    is_split: bool
+    """Whether the data-parallel ranks keep parts of it that together are the whole; if not, each keeps all."""
+
+
 def make_states(optimizer: MegatronOptimizer, stated: Optimizer) -> None:
     """Put the configured torch optimizer in place, with all of its states at zero: before its first update a checkpoint holds the
     same tensors as after it.
@@ -66,6 +77,15 @@ def owned_states(optimizer: MegatronOptimizer) -> list[OwnedRange]:
     rank keeps all of each parameter.
     """
     return [owned for inner in inner_optimizers(optimizer) for owned in _owned_by(inner)]
+
+
+def masters(optimizer: MegatronOptimizer) -> list[Master]:
+    """Return what this rank's optimizer updates; where a gradient is ready, it is the ``grad`` of the master."""
+    return [
+        Master(parameter=parameter, master=main, is_split=isinstance(inner, DistributedOptimizer))
+        for inner in inner_optimizers(optimizer)
+        for parameter, main, _ in _masters(inner)
+    ]
 
 
 def num_updates(optimizer: MegatronOptimizer) -> int:
