@@ -33,7 +33,8 @@ POSITIVE = {
     "train": ("train_steps", "global_batch_size", "micro_batch_size", "validation_interval", "validation_samples",
               "loss_chunk_tokens"),
     "checkpoint": ("interval", "keep_last", "keep_every_steps", "phase_timeout_s"),
-    "log": ("interval", "max_domains", "peak_tflops_per_gpu", "profile_from_step", "profile_steps"),
+    "log": ("interval", "max_domains", "peak_tflops_per_gpu", "profile_from_step", "profile_steps",
+            "stability_interval"),
 }  # fmt: skip
 NOT_NEGATIVE = {
     "optim": ("min_lr", "lr_warmup_samples", "weight_decay", "clip_grad", "ademamix_alpha",
@@ -56,7 +57,8 @@ LARGEST = {
               "validation_samples": LARGEST_SAMPLE, "walltime_s": LONGEST_S, "walltime_margin_s": LONGEST_S,
               "z_loss_weight": 1, "loss_chunk_tokens": 2**31 - 1},
     "checkpoint": {"phase_timeout_s": LONGEST_S},
-    "log": {"max_domains": 10_000, "profile_from_step": 2**40, "profile_steps": 100},
+    "log": {"max_domains": 10_000, "profile_from_step": 2**40, "profile_steps": 100,
+            "stability_interval": LARGEST_SAMPLE},
 }  # fmt: skip
 """Far above what anyone trains (the deepest transformers have a thousand layers), and low enough that what follows from any of
 these is worked out at once and stays a 64-bit number."""

@@ -21,16 +21,18 @@ from fanal.shown import escaped, on_one_line
 from pretrain.checkpoint.saving.save import SaveReport
 from pretrain.config.schema import RunConfig
 from pretrain.log.record import DecayRecord, EndRecord, StartRecord, StepRecord, ValidationRecord
+from pretrain.log.stability_record import StabilityRecord, scalars, stability_line
 from pretrain.log.summary import bars_for, duration, summary
 from pretrain.parallel.world import World
 
 logger = logging.getLogger(__name__)
 
-Record = StartRecord | StepRecord | ValidationRecord | SaveReport | DecayRecord | EndRecord
+Record = StartRecord | StepRecord | ValidationRecord | StabilityRecord | SaveReport | DecayRecord | EndRecord
 KINDS = {
     StartRecord: "start",
     StepRecord: "step",
     ValidationRecord: "validation",
+    StabilityRecord: "stability",
     SaveReport: "checkpoint",
     DecayRecord: "decay",
     EndRecord: "end",
@@ -154,6 +156,10 @@ class TensorBoard:
             for domain, loss in (record.ema_validation_loss or {}).items():
                 self._writer.add_scalar(f"ema_validation_loss/{escaped(domain)}", loss, record.step)
             return
+        if isinstance(record, StabilityRecord):
+            for name, value in scalars(record):
+                self._writer.add_scalar(name, value, record.step)
+            return
         if isinstance(record, SaveReport):
             if record.failure is None:
                 self._writer.add_scalar("checkpoint/stall_s", record.stall_s, record.step)
@@ -210,6 +216,8 @@ class Terminal:
             self.say(record.headline)
         elif isinstance(record, ValidationRecord):
             self.say(validation_line(record))
+        elif isinstance(record, StabilityRecord):
+            self.say(stability_line(record))
         elif isinstance(record, SaveReport):
             self.say(save_line(record))
         elif isinstance(record, DecayRecord):
@@ -329,4 +337,6 @@ def json_value(value: object) -> object:
     """A field of a record as JSON has it: null where a number is not finite."""
     if isinstance(value, dict):
         return {key: json_value(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [json_value(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

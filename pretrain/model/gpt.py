@@ -71,12 +71,15 @@ class Decoder(GPTModel):
         if self.loss_chunk_tokens is None:
             figures = self.cross_entropy(logits, labels, group, columns=columns, soft_cap=cap)
         else:
-            tied = self.share_embeddings_and_output_weights
-            weight: Any = self.shared_embedding_or_output_weight() if tied else self.output_layer.weight
-            chunk = self.loss_chunk_tokens
+            weight, chunk = self.output_weight(), self.loss_chunk_tokens
             options: Any = {"columns": columns, "soft_cap": cap, "passes": self.cross_entropy, "weight_sum": weight_sum}
             figures = linear_cross_entropy(logits, weight, labels, group, chunk=chunk, **options)
         return torch.stack(figures).transpose(1, 2).contiguous()
+
+    def output_weight(self) -> Any:
+        """Return the weight of the output layer, [v/t, h], which tied is the embedding's. Of the last stage."""
+        tied = self.share_embeddings_and_output_weights
+        return self.shared_embedding_or_output_weight() if tied else self.output_layer.weight
 
 
 def build_model(

@@ -15,7 +15,7 @@ from megatron.core.optimizer import MegatronOptimizer
 from fanal.kernels.operation_trial import choose_with_trial
 from pretrain.optim import adamw
 from pretrain.optim.registry import Optimizer
-from pretrain.optim.states import STEP, inner_optimizers, masters, take_groups
+from pretrain.optim.states import STEP, inner_optimizers, masters_of, take_groups
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ def copy_in_the_update(optimizer: MegatronOptimizer) -> None:
             inner.optimizer.write_copies(
                 {
                     main: parameter.detach().view(-1)[start : start + main.numel()]
-                    for parameter, main, start in masters(inner)
+                    for parameter, main, start in masters_of(inner)
                     if parameter.dtype != main.dtype  # else the master is the parameter's own memory
                 }
             )

@@ -10,7 +10,7 @@ from pretrain.model.families.table import TensorSpec
 from pretrain.optim.adamw import OPTIMIZER as ADAMW
 from pretrain.optim.matrices import scale_of
 from pretrain.optim.newton_schulz import orthogonalize
-from pretrain.optim.states import STEP, masters, take_groups
+from pretrain.optim.states import STEP, masters_of, take_groups
 from pretrain.optim.whole_matrices import Piece, WholeMatrices
 
 
@@ -37,7 +37,7 @@ class Muon(torch.optim.Optimizer):
 
         Their dtype while they are orthogonalized, and on their way: bfloat16 for a bf16 model on GPUs, else fp32.
         """
-        of_matrices = {main for parameter, main, _ in masters(inner) if specs[parameter].is_layer_matrix}
+        of_matrices = {main for parameter, main, _ in masters_of(inner) if specs[parameter].is_layer_matrix}
         self._groups = {main: group for group in self.param_groups for main in group["params"] if main in of_matrices}
         for group in self._adam.param_groups:
             group["params"] = [main for main in group["params"] if main not in of_matrices]

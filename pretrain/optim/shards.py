@@ -15,7 +15,7 @@ from pretrain.model.families.table import EMBEDDING, OUTPUT
 from pretrain.model.families.tensors import tensors_of
 from pretrain.model.gpt import unwrap
 from pretrain.model.initialize import global_named_parameters
-from pretrain.optim.states import masters
+from pretrain.optim.states import masters_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ def shards_of(config: ModelConfig, model: Sequence[DistributedDataParallel], inn
     of_master = {}
     device = next(iter(found)).device
     on_device = torch.arange(len(tensors), device=device)
-    for parameter, main, _ in masters(inner):
+    for parameter, main, _ in masters_of(inner):
         is_counted = param_is_not_shared(parameter) and tensor_parallel.param_is_not_tensor_parallel_duplicate(
             parameter, getattr(inner, "tp_group", None)
         )

@@ -35,6 +35,17 @@ class OwnedRange:
     """States by their names in a checkpoint (registry.py): flat float32 views of what the optimizer uses, [end - start]."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Master:
+    """The fp32 values of a parameter, or of a part of it, that this rank's optimizer updates."""
+
+    parameter: torch.nn.Parameter
+    """The model's parameter; in fp32 it may be the master itself."""
+    master: torch.Tensor
+    is_split: bool
+    """Whether the data-parallel ranks keep parts of it that together are the whole; if not, each keeps all."""
+
+
 def make_states(
     optimizer: MegatronOptimizer, stated: Optimizer, specs: Mapping[torch.nn.Parameter, TensorSpec] | None = None
 ) -> None:
@@ -47,7 +58,7 @@ def make_states(
         torch_optimizer = inner.optimizer = stated.over(inner.optimizer)
         if stated.place is not None:
             stated.place(torch_optimizer, inner, specs or {})
-        for parameter, main, _ in masters(inner):
+        for parameter, main, _ in masters_of(inner):
             names = stated.states if stated.states_of is None else stated.states_of((specs or {})[parameter])
             kept = torch_optimizer.state[main]
             kept.update({name: torch.zeros_like(main) for name in names})
@@ -76,6 +87,15 @@ def owned_states(optimizer: MegatronOptimizer) -> list[OwnedRange]:
     rank keeps all of each parameter.
     """
     return [owned for inner in inner_optimizers(optimizer) for owned in _owned_by(inner)]
+
+
+def masters(optimizer: MegatronOptimizer) -> list[Master]:
+    """Return what this rank's optimizer updates; where a gradient is ready, it is the ``grad`` of the master."""
+    return [
+        Master(parameter=parameter, master=main, is_split=isinstance(inner, DistributedOptimizer))
+        for inner in inner_optimizers(optimizer)
+        for parameter, main, _ in masters_of(inner)
+    ]
 
 
 def num_updates(optimizer: MegatronOptimizer) -> int:
@@ -125,7 +145,7 @@ def _mains(torch_optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
 
 def _owned_by(inner: MegatronOptimizer) -> list[OwnedRange]:
     found = []
-    for parameter, main, start in masters(inner):
+    for parameter, main, start in masters_of(inner):
         kept = {name: tensor for name, tensor in inner.optimizer.state[main].items() if name != STEP}
         tensors = {MASTER: main.detach(), **kept}
         for name, tensor in tensors.items():
@@ -136,7 +156,7 @@ def _owned_by(inner: MegatronOptimizer) -> list[OwnedRange]:
     return found
 
 
-def masters(inner: MegatronOptimizer) -> list[tuple[torch.nn.Parameter, torch.Tensor, int]]:
+def masters_of(inner: MegatronOptimizer) -> list[tuple[torch.nn.Parameter, torch.Tensor, int]]:
     """Return (model parameter, its master or the part of it kept here, where that part begins)."""
     if isinstance(inner, DistributedOptimizer):
         found = []

@@ -19,7 +19,7 @@ from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 
 from pretrain.model.families.table import TensorSpec
 from pretrain.optim.matrices import Matrix, matrices_of, rounds_of
-from pretrain.optim.states import masters, ranges_of_replicas
+from pretrain.optim.states import masters_of, ranges_of_replicas
 
 Span = tuple[int, int]
 """First element and end of a part of a local tensor, in row-major order."""
@@ -63,7 +63,7 @@ class WholeMatrices:
         here = self._dp_rank * self._tp + parallel_state.get_tensor_model_parallel_rank()
         assert (group.size(), self._rank) == (self._tp * self._dp, here), "tensor-parallel ranks are neighbours"
         self._is_distributed = isinstance(inner, DistributedOptimizer)
-        kept = {parameter: (main, start) for parameter, main, start in masters(inner)}
+        kept = {parameter: (main, start) for parameter, main, start in masters_of(inner)}
         owners = {spec.name: parameter for parameter, spec in specs.items() if spec.is_layer_matrix}
         found = [matrix for spec in specs.values() for matrix in matrices_of(spec, num_ranks=self._tp)]
         self._rounds = [

@@ -33,6 +33,7 @@ from pretrain.rehearse.stand_ins import (
 )
 from pretrain.rehearse.steps import counts_of, steps_to_rehearse
 from pretrain.state import TrainState
+from pretrain.train.stability import Stability
 from pretrain.train.step import train_step
 from pretrain.train.stop import Requests
 
@@ -89,11 +90,12 @@ def _rehearse(run: RunConfig, world: World, meter: Meter, began_s: float) -> Reh
         data_parallel_size=world.data_parallel_size,
     )
     first, few, more = steps_to_rehearse(run.parallel, count)
-    _step(run, world, meter, model, optimizer, first)  # it makes what later ones find
+    stability = Stability(run, world, model, optimizer)
+    _step(run, world, meter, model, optimizer, stability, first)  # it makes what later ones find
     _name_optimizer(meter, model, optimizer)
     after_step_bytes = ledger.live_bytes
-    of_few = _step(run, world, meter, model, optimizer, few) if few < more else Counts()
-    of_more = _step(run, world, meter, model, optimizer, more)
+    of_few = _step(run, world, meter, model, optimizer, stability, few) if few < more else Counts()
+    of_more = _step(run, world, meter, model, optimizer, stability, more)
     lines = _lines(meter)
     return Rehearsal(
         rank=world.rank,
@@ -122,22 +124,26 @@ def _step(
     meter: Meter,
     model: list[DistributedDataParallel],
     optimizer: MegatronOptimizer,
+    stability: Stability,
     count: int,
 ) -> Counts:
-    """Rehearse a step of ``count`` micro batches, and return what it did."""
+    """Rehearse a step of ``count`` micro batches, with a stability report if the run writes any, and return what it did."""
     meter.begin()
     set_learning_rate(optimizer, run.optim.lr)
-    result = train_step(
-        model,
-        optimizer,
-        micro_batches(run, world, count),
-        run,
-        world,
-        state=TrainState(),
-        global_batch_size=count * run.train.micro_batch_size * world.data_parallel_size,
-        domains=["all"],
-        questions=Requests(run.train, None).asked_here,  # as the loop has it (train/loop.py)
-    )
+    state = TrainState()
+    with stability.around(run.log.stability_interval or 1):
+        result = train_step(
+            model,
+            optimizer,
+            micro_batches(run, world, count),
+            run,
+            world,
+            state=state,
+            global_batch_size=count * run.train.micro_batch_size * world.data_parallel_size,
+            domains=["all"],
+            questions=Requests(run.train, None).asked_here,  # as the loop has it (train/loop.py)
+        )
+    stability.record(state)
     assert result.skipped is None, f"a rehearsed step is a whole one, and this one was skipped: {result.skipped}"
     return meter.counts
 

@@ -43,6 +43,7 @@ from pretrain.state import TrainState
 from pretrain.train.decay import begin_decay
 from pretrain.train.memory import check_memory
 from pretrain.train.report import Clock, list_if_bad, rows_without_a_token, start_record, step_record
+from pretrain.train.stability import Stability
 from pretrain.train.step import StepResult, train_step
 from pretrain.train.stop import Asked, Requests, open_requests
 from pretrain.train.tracing import Tracer, open_tracer
@@ -78,6 +79,7 @@ class Training:
     requests: Requests
     watchdog: Watchdog
     tracer: Tracer
+    stability: Stability
 
 
 def train(run: RunConfig) -> Outcome:
@@ -153,6 +155,7 @@ def _train(run: RunConfig, rank: int, watchdog: Watchdog) -> Outcome:
             training = Training(
                 run=run, world=world, model=model, optimizer=optimizer, reader=reader, validation=validation, saver=saver,
                 sinks=sinks, requests=requests, watchdog=watchdog, tracer=tracer,
+                stability=Stability(run, world, model, optimizer),
             )  # fmt: skip
             return _steps(training, state)
 
@@ -173,10 +176,13 @@ def _steps(training: Training, state: TrainState) -> Outcome:
         training.watchdog.enter("step")
         rate = learning_rate(run.optim, run.train, state.consumed_samples, state.standing)
         batch_size = global_batch_size_at(run.train, state.consumed_samples)
-        with training.tracer.around(state.step + 1):
+        with training.tracer.around(state.step + 1), training.stability.around(state.step + 1):
             state, result = _step(training, state, rate, batch_size)
+        report = training.stability.record(state)
         sinks.step_done(state.step)
         list_if_bad(run, world, training.reader.data, state, result, batch_size, sinks)
+        if report is not None:
+            sinks.write(report)
         stop_if_diverged(run.train, state, result)
         asked = _act_on(training, Asked(*result.answers))
         before = state

@@ -3,8 +3,10 @@
 import multiprocessing
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,8 +17,10 @@ from pretrain.config.schema import RunConfig
 from pretrain.inspect.bounds import FP32
 from pretrain.parallel.local import Failure, _start_servers, run_local_ranks
 from pretrain.train.loop import train
-from tests.dist import average_faults, family_faults, faults, interruptions
+from tests.dist import average_faults, family_faults, faults, interruptions, stability_faults
 
+STABILITY = 2e-5
+"""Bound for every number of a stability report, relative: that of a gradient norm, which is one of them."""
 PRELOAD = ("tests.dist.preloaded",)
 """What the fork server of a test session has imported before the first rank."""
 
@@ -41,6 +45,8 @@ class Trace:
     """What rank 0 wrote to its terminal, in this run and in earlier ones of its folder."""
     z_losses: dict[int, float | None] = field(default_factory=dict)
     """None of a step without one."""
+    stability: dict[int, dict[str, float | None]] = field(default_factory=dict)
+    """Numbers of the stability reports, by step and name; layers and parts follow the name."""
 
 
 def terminal_of(run_dir: Path) -> Path:
@@ -58,7 +64,7 @@ def rank_main(run: RunConfig, fault: str | None) -> int:
     if fault is not None:
         next(
             getattr(module, fault)
-            for module in (faults, family_faults, interruptions, average_faults)
+            for module in (faults, family_faults, interruptions, average_faults, stability_faults)
             if hasattr(module, fault)
         )()
     return int(train(run))
@@ -91,7 +97,21 @@ def read_trace(folder: Path, code: int, failure: Failure | None) -> Trace:
         loss_by_domain={record["step"]: record["loss_by_domain"] for record in steps},
         output=terminal_of(folder).read_text() if terminal_of(folder).is_file() else "",
         z_losses={record["step"]: record.get("z_loss") for record in steps},  # of an earlier version: no such field
+        stability={record["step"]: dict(_numbers(record)) for record in records if record["kind"] == "stability"},
     )
+
+
+def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, float | None]]:
+    """Every number in a record but its step, by where it is."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if key not in ("kind", "step"):
+                yield from _numbers(inner, f"{name} {key}".lstrip())
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            yield from _numbers(inner, f"{name} {number}")
+    else:
+        yield name, value
 
 
 def make_run(config: Path, run_dir: Path, *overrides: str) -> RunConfig:
@@ -112,6 +132,15 @@ def assert_same_training(
         for domain, wanted in reference.loss_by_domain[step].items():
             found = trace.loss_by_domain[step][domain]
             _assert_close(f"loss of {domain} in step {step}", found, wanted, loss)
+
+
+def assert_same_stability(trace: Trace, reference: Trace) -> None:
+    """Every number of every stability report agrees, relative to the reference."""
+    assert trace.stability.keys() == reference.stability.keys() != set(), "not the same steps were reported"
+    for step, numbers in reference.stability.items():
+        assert trace.stability[step].keys() == numbers.keys(), f"numbers of step {step}"
+        for name, expected in numbers.items():
+            _assert_close(f"{name} of step {step}", trace.stability[step][name], expected, STABILITY)
 
 
 def _assert_close(what: str, found: float | None, expected: float | None, tolerance: float) -> None:

@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from pretrain.model.families import FAMILIES
-from tests.dist.harness import Trace, assert_same_training, make_run, run_and_trace
+from tests.dist.harness import Trace, assert_same_stability, assert_same_training, make_run, run_and_trace
 from tests.dist.test_layout_parity import unless_noticed_at_the_save
 from tests.runs.cases import FAMILY_FAULTS, FAMILY_LAYOUTS, FAMILY_RUNS
 
 LAST_VALIDATION_ALONE = ("train.validation_interval=10",)
 """Beside the one before the first step: the last is compared, and others would cost a seventh of a run."""
 ONE_RANK = "one rank"
+REPORTS = "log.stability_interval=5"
 
 Trained = Callable[[str, str], Trace]
 
@@ -26,7 +27,7 @@ def trained(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Traine
     @functools.cache
     def train(name: str, layout: str) -> Trace:
         laid_out = () if layout == ONE_RANK else FAMILY_LAYOUTS[layout]
-        changes = (*FAMILY_RUNS[name].overrides, *laid_out, *LAST_VALIDATION_ALONE)
+        changes = (*FAMILY_RUNS[name].overrides, *laid_out, *LAST_VALIDATION_ALONE, REPORTS)
         run = make_run(small_run, folder / name / layout.replace(" ", "-"), *changes)
         return run_and_trace(run)
 
@@ -42,6 +43,7 @@ def test_every_family_that_is_exported_is_trained_here() -> None:
 def test_a_layout_trains_what_one_rank_trains(name: str, layout: str, trained: Trained) -> None:
     trace, reference = trained(name, layout), trained(name, ONE_RANK)
     assert_same_training(trace, reference)
+    assert_same_stability(trace, reference)
     assert trace.validation[10] == pytest.approx(reference.validation[10], rel=2e-6)
 
 

@@ -8,18 +8,21 @@ import pytest
 
 from pretrain.checkpoint.saving.replicas import ReplicaDriftError
 from pretrain.inspect.bounds import BF16
-from tests.dist.harness import Trace, assert_same_training, make_run, run_and_trace
+from tests.dist.harness import Trace, assert_same_stability, assert_same_training, make_run, run_and_trace
 from tests.runs.cases import DP2, LAYOUTS, PP2, TIED, TIED_LAYOUTS, TP2, Layout
+
+REPORTS = "log.stability_interval=3"
+"""Steps 3, 6 and 9."""
 
 
 @pytest.fixture(scope="session")
 def tp1(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Trace:
-    return run_and_trace(make_run(small_run, tmp_path_factory.mktemp("tp1")))
+    return run_and_trace(make_run(small_run, tmp_path_factory.mktemp("tp1"), REPORTS))
 
 
 @pytest.fixture(scope="session")
 def tied_tp1(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Trace:
-    return run_and_trace(make_run(small_run, tmp_path_factory.mktemp("tied-tp1"), *TIED))
+    return run_and_trace(make_run(small_run, tmp_path_factory.mktemp("tied-tp1"), *TIED, REPORTS))
 
 
 def unless_noticed_at_the_save(trace: Trace) -> Trace:
@@ -30,8 +33,9 @@ def unless_noticed_at_the_save(trace: Trace) -> Trace:
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
 def test_a_layout_trains_what_one_rank_trains(layout: Layout, small_run: Path, tmp_path: Path, tp1: Trace) -> None:
-    trace = run_and_trace(make_run(small_run, tmp_path, *layout.overrides))
+    trace = run_and_trace(make_run(small_run, tmp_path, *layout.overrides, REPORTS))
     assert_same_training(trace, tp1)
+    assert_same_stability(trace, tp1)
     assert trace.validation[10] == pytest.approx(tp1.validation[10], rel=2e-6)
 
 
@@ -47,7 +51,9 @@ def test_a_planted_fault_breaks_parity(layout: Layout, small_run: Path, tmp_path
 def test_tied_embeddings_train_alike_in_every_layout(
     layout: Layout, small_run: Path, tmp_path: Path, tied_tp1: Trace
 ) -> None:
-    assert_same_training(run_and_trace(make_run(small_run, tmp_path / "sound", *TIED, *layout.overrides)), tied_tp1)
+    sound = run_and_trace(make_run(small_run, tmp_path / "sound", *TIED, *layout.overrides, REPORTS))
+    assert_same_training(sound, tied_tp1)
+    assert_same_stability(sound, tied_tp1)
     broken = run_and_trace(make_run(small_run, tmp_path / "broken", *TIED, *layout.overrides), layout.fault)
     with pytest.raises(AssertionError, match=r"(loss|gradient norm) of step \d+: .* more than"):
         assert_same_training(unless_noticed_at_the_save(broken), tied_tp1)

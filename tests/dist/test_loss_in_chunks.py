@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from pretrain.checkpoint.saving.replicas import ReplicaDriftError
-from tests.dist.harness import Trace, assert_same_training, make_run, run_and_trace
+from tests.dist.harness import Trace, assert_same_stability, assert_same_training, make_run, run_and_trace
 from tests.runs.cases import PP2, TIED, TP2
 
 CHUNKS = "train.loss_chunk_tokens=50"
 """Divides no micro batch of the runs."""
+REPORTS = "log.stability_interval=5"
 LAYOUTS = {
     "one rank": (),
     "TP2": TP2,
@@ -21,15 +22,16 @@ LAYOUTS = {
 
 @pytest.fixture(scope="session")
 def whole(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Trace:
-    return run_and_trace(make_run(small_run, tmp_path_factory.mktemp("whole"), "train.z_loss_weight=0.01"))
+    return run_and_trace(make_run(small_run, tmp_path_factory.mktemp("whole"), "train.z_loss_weight=0.01", REPORTS))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 def test_chunks_train_what_whole_logits_train(
     layout: tuple[str, ...], small_run: Path, tmp_path: Path, whole: Trace
 ) -> None:
-    trace = run_and_trace(make_run(small_run, tmp_path, *layout, CHUNKS, "train.z_loss_weight=0.01"))
+    trace = run_and_trace(make_run(small_run, tmp_path, *layout, CHUNKS, "train.z_loss_weight=0.01", REPORTS))
     assert_same_training(trace, whole)
+    assert_same_stability(trace, whole)
     assert trace.validation[10] == pytest.approx(whole.validation[10], rel=2e-6)
 
 

@@ -26,3 +26,6 @@ class LogConfig:
     """Steps of that trace. They take longer than others."""
     profile_rank: int = 0
     """Rank that is traced, one alone: the first rank of a pipeline stage shows what that stage does."""
+    stability_interval: int | None = None
+    """Steps between stability reports: norms, activations and logits by layer (docs/stability.md); null writes none. The step of a
+    report multiplies queries and keys once more, and holds a copy of this rank's master weights during its update."""
