@@ -88,7 +88,7 @@ def newest_records(newest_first: Iterable[Record], limit: int = NEWEST_RECORDS) 
                 continue
             steps_below = min(steps_below, step)
         elif kind == "validation":
-            if step >= validations_below:
+            if step >= min(validations_below, steps_below):  # this step was trained again
                 continue
             validations_below, steps_below = step, min(steps_below, step + 1)
         if len(found) == limit:
@@ -106,7 +106,7 @@ def timeline(records: Iterable[Record]) -> Timeline:
             continue
         step = record["step"]
         if kind == "step":
-            if line.steps and step <= line.steps[-1]["step"]:
+            if any(kept and step <= kept[-1]["step"] for kept in (line.steps, line.validations)):
                 line.cut_after(step - 1)
             elif line.end is not None:
                 line.attempt_begins = len(line.steps)
@@ -116,7 +116,9 @@ def timeline(records: Iterable[Record]) -> Timeline:
             # The record of a step comes before the validation after it, so one of an earlier step is of a new start.
             if line.steps and step < line.steps[-1]["step"]:
                 line.cut_after(step)
-                line.end = None
+            elif line.end is not None:
+                line.attempt_begins = len(line.steps)
+            line.end = None
             del line.validations[bisect_left(line.validations, step, key=_step) :]
             line.validations.append(record)
         elif kind == "checkpoint":
