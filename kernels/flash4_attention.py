@@ -4,10 +4,8 @@ Its wheel holds no compiled code: kernels are compiled on the first call, in eac
 The call, and what is refused here, follow interface.py of version 4.0.0b36: a pre-release, whose interface may still change.
 """
 
-from torch import Tensor
-
-from fanal.kernels.attention_backend import Backend, Situation, fused_obstacles
-from fanal.kernels.flash_packages import FlashFunctions, call_flash, import_functions, package_obstacles
+from fanal.kernels.attention_backend import Situation, fused_obstacles
+from fanal.kernels.flash_packages import flash_backend
 
 BLACKWELL = (10, 11)
 """First numbers of the compute capability of Blackwell's data centre GPUs."""
@@ -15,13 +13,8 @@ BLACKWELL_CLIENT = 12
 """The same, of its workstations and cards."""
 
 
-def functions() -> FlashFunctions:
-    """Return the package's functions."""
-    return import_functions("flash_attn.cute")
-
-
 def obstacles(situation: Situation) -> list[str]:
-    """Return why it cannot run; the package is imported for a GPU alone."""
+    """Return why its kernels cannot run."""
     found = fused_obstacles(situation, least=(9, 0), multiple_of=8)  # before Hopper it has no backward
     major = situation.capability[0] if situation.capability is not None else None
     if major in BLACKWELL and 128 < situation.head_size < 256:
@@ -30,14 +23,7 @@ def obstacles(situation: Situation) -> list[str]:
         found.append("its backward for heads of 256 takes no cap on the scores on this GPU")
     if major == BLACKWELL_CLIENT and situation.deterministic:
         found.append("it has no deterministic backward for this GPU")
-    if situation.device_type != "cuda":
-        return found
-    return found + package_obstacles("flash_attn.cute", functions(), situation)
+    return found
 
 
-def call(query: Tensor, key: Tensor, value: Tensor, *options) -> Tensor:
-    """Call flash_attn.cute. [s, b, n, d], [s, b, g, d] twice -> [s, b, n, d]"""
-    return call_flash(functions(), None, query, key, value, *options)
-
-
-FLASH4 = Backend(name="flash4", obstacles=obstacles, call=call)
+FLASH4 = flash_backend("flash4", "flash_attn.cute", obstacles, everything=None)

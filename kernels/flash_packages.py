@@ -1,4 +1,4 @@
-"""What the three flash-attn packages share: their import, when it is first asked for, and one form of call.
+"""What the three flash-attn packages share: their import, when it is first asked for, and one form of call, as a backend.
 
 Shapes and definition: kernels.attention. They group queries, keep documents apart, and take windows and caps natively.
 """
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fanal.kernels.attention_backend import Situation
+from fanal.kernels.attention_backend import Backend, Situation
 from fanal.kernels.packing import pack, unpack
 
 
@@ -26,6 +26,26 @@ class FlashFunctions:
     packed: Callable[..., Any] | None
     """flash_attn_varlen_func: [tokens, n, d] and the first token of each document."""
     error: str = ""
+
+
+def flash_backend(
+    name: str, package: str, obstacles: Callable[[Situation], list[str]], *, everything: int | None
+) -> Backend:
+    """Return a package as a backend. It is imported for a GPU alone, when it is first asked for.
+
+    Args: obstacles: of its kernels; those of the package are added; everything: the package's word for "all positions before".
+    """
+
+    def of_both(situation: Situation) -> list[str]:
+        found = obstacles(situation)
+        if situation.device_type != "cuda":
+            return found
+        return found + package_obstacles(package, import_functions(package), situation)
+
+    def call(query: Tensor, key: Tensor, value: Tensor, *options) -> Tensor:
+        return call_flash(import_functions(package), everything, query, key, value, *options)
+
+    return Backend(name=name, obstacles=of_both, call=call)
 
 
 @functools.cache

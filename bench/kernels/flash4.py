@@ -60,7 +60,7 @@ def compiled(kind: Kind) -> tuple[float, float]:
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    from fanal.kernels import flash4_attention
+    from fanal.kernels.flash4_attention import FLASH4
 
     bf16: Any = {"dtype": torch.bfloat16, "device": "cuda"}
     with ExitStack() as stack:
@@ -73,7 +73,7 @@ def compiled(kind: Kind) -> tuple[float, float]:
         key, value = (torch.empty(S, BATCH, kind.groups, kind.head_size, **bf16) for _ in range(2))
         starts = torch.empty(kind.documents + 1, dtype=torch.int32, device="cuda") if kind.documents else None
         began = time.perf_counter()
-        output = flash4_attention.call(query, key, value, None, starts, kind.window, kind.soft_cap)
+        output = FLASH4.call(query, key, value, None, starts, kind.window, kind.soft_cap)
         between = time.perf_counter()
         assert output.shape == query.shape, f"{kind.name}: {tuple(output.shape)}"
         ((backward, saved),) = [run for runs in contexts for run in runs]

@@ -19,7 +19,7 @@ from torch.optim.optimizer import _foreach_supported_types
 from torch.overrides import TorchFunctionMode
 from torch.utils import backend_registration
 
-from fanal.kernels import choice, flash2_attention, flash3_attention, flash4_attention
+from fanal.kernels import choice, flash_packages
 from fanal.kernels.flash_packages import FlashFunctions, import_functions
 from fanal.kernels.triton import launch
 from pretrain.parallel.device import CudaStandIn, put_in_place_of_cuda
@@ -42,9 +42,7 @@ FUNCTIONS = (
 )
 """What the mode answers instead of torch."""
 OF_OURS = (
-    ("fanal.kernels.flash4_attention", "import_functions"),
-    ("fanal.kernels.flash3_attention", "import_functions"),
-    ("fanal.kernels.flash2_attention", "import_functions"),
+    ("fanal.kernels.flash_packages", "import_functions"),
     ("fanal.kernels.triton.launch", "start"),
     ("fanal.kernels.choice", "triton_importable"),
 )
@@ -90,21 +88,18 @@ def stand_in_for_packages(requested: str) -> None:
     CUDA. Its kernels write into memory that is there already, so starting one is nothing.
     """
     functions = FlashFunctions(cuda_kernels.flash_attn_func, cuda_kernels.flash_attn_varlen_func)
-    for backend, names in _FLASH.items():
-        backend: Any
-        is_asked_for = requested in names
 
-        def found(module: str, is_asked_for: bool = is_asked_for) -> FlashFunctions:
-            real = import_functions(module)
-            return functions if is_asked_for or real.dense is not None else real
+    def found(package: str) -> FlashFunctions:
+        real = import_functions(package)
+        return functions if requested in _FLASH.get(package, ()) or real.dense is not None else real
 
-        backend.import_functions = found
+    flash_packages.import_functions = found
     launch.start = lambda *_, **__: None
     choice.triton_importable = lambda: True
 
 
-_FLASH = {flash4_attention: ("flash4", "flash"), flash3_attention: ("flash3",), flash2_attention: ("flash2",)}
-"""The backend's file, and the values of model.attention_backend that ask for it first."""
+_FLASH = {"flash_attn.cute": ("flash4", "flash"), "flash_attn_interface": ("flash3",), "flash_attn": ("flash2",)}
+"""Packages, and the values of model.attention_backend that ask for them first."""
 
 
 _OF_THE_GPU = (torch.nn.functional.rms_norm, torch.nn.functional.scaled_dot_product_attention)

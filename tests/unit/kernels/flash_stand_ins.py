@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fanal.kernels import flash2_attention, flash3_attention, flash4_attention, varlen_attention
+from fanal.kernels import flash_packages, varlen_attention
 from fanal.kernels.flash_packages import FlashFunctions
 from fanal.kernels.reference import causal_grouped_attention
 
@@ -125,9 +125,9 @@ def varlen_attn_of_2_11(
 
 
 PACKAGES = {
-    "flash2": (flash2_attention, FlashFunctions(flash2_dense, flash2_packed)),
-    "flash3": (flash3_attention, FlashFunctions(flash3_dense, flash3_packed)),
-    "flash4": (flash4_attention, FlashFunctions(flash4_dense, flash4_packed)),
+    "flash2": ("flash_attn", FlashFunctions(flash2_dense, flash2_packed)),
+    "flash3": ("flash_attn_interface", FlashFunctions(flash3_dense, flash3_packed)),
+    "flash4": ("flash_attn.cute", FlashFunctions(flash4_dense, flash4_packed)),
 }
 
 
@@ -137,5 +137,12 @@ def put_in_place(monkeypatch: pytest.MonkeyPatch, *names: str, functions: FlashF
         if name == "varlen":
             monkeypatch.setattr(varlen_attention, "varlen_attn", varlen_attn)
         else:
-            module, of_package = PACKAGES[name]
-            monkeypatch.setattr(module, "functions", lambda found=functions or of_package: found)
+            package, of_package = PACKAGES[name]
+            real = flash_packages.import_functions
+            monkeypatch.setattr(
+                flash_packages,
+                "import_functions",
+                lambda asked, own=package, found=functions or of_package, real=real: (
+                    found if asked == own else real(asked)
+                ),
+            )

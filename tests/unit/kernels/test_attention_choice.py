@@ -16,7 +16,7 @@ from fanal.kernels import choice as choice_of_kernels
 from fanal.kernels import flash_packages, varlen_attention
 from fanal.kernels.attention_backend import Situation
 from fanal.kernels.attention_choice import BACKENDS, Choice, select_attention_backend
-from fanal.kernels.flash_packages import FlashFunctions
+from fanal.kernels.flash_packages import FlashFunctions, import_functions
 from pretrain.config.schema import ModelConfig
 from tests.unit.kernels.flash_stand_ins import put_in_place
 
@@ -155,11 +155,9 @@ def test_a_package_too_old_for_what_is_asked_is_passed_over(
 
 
 def test_a_package_that_cannot_be_imported_says_why() -> None:
-    found = flash_packages.import_functions.__wrapped__("no_such_package_of_attention")
+    found = import_functions.__wrapped__("no_such_package_of_attention")
     assert found.dense is None and found.error == "No module named 'no_such_package_of_attention'"
-    without = flash_packages.import_functions.__wrapped__(
-        "json"
-    )  # as flash_attn is where flash-attn 4 alone is installed
+    without = import_functions.__wrapped__("json")  # as flash_attn is where flash-attn 4 alone is installed
     assert without.packed is None and "has no attribute 'flash_attn_func'" in without.error
 
 
