@@ -32,9 +32,8 @@ def least_bytes(run: RunConfig, *, num_ranks: int) -> dict[str, int]:
     itemsize = WEIGHT_BYTES[train.precision]
     states = len(checkpoint_states(run.optim)) - (train.precision == "fp32")  # whose weights are the masters themselves
     passed = train.micro_batch_size * seq_length  # tokens of a pass
-    read = (
-        -(-train_samples(run.optim, train) // replicas) * (seq_length + 1) * TOKEN_BYTES
-    )  # by a replica in the whole run
+    samples = -(-train_samples(run.optim, train) // replicas)  # of a replica in the whole run
+    read = samples * (seq_length + 1) * TOKEN_BYTES
     return {
         "weights": replicas * parameters * itemsize,
         "gradients": replicas * parameters * 4,
