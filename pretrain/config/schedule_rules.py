@@ -31,7 +31,7 @@ def check_final_decay(optim: OptimConfig, since: Standing, decay: int) -> None:
             f"optim.lr_wsd_decay_samples ({length}) must be above 0 and at most {LARGEST_SAMPLE}; "
             f"{max(1, (decay - optim.lr_warmup_samples) // 2)} works"
         )
-    _check_start(optim)
+    _check_start(optim, since)
     if style == "WSD" and optim.lr_wsd_decay_start_sample is None and since.decay_start_sample is None:
         _check_room(optim, decay)
 
@@ -55,7 +55,7 @@ def _check_style(optim: OptimConfig) -> None:
         )
 
 
-def _check_start(optim: OptimConfig) -> None:
+def _check_start(optim: OptimConfig, since: Standing) -> None:
     """Check the sample that the config states for the beginning of the decay."""
     start, length = optim.lr_wsd_decay_start_sample, optim.lr_wsd_decay_samples
     if start is None:
@@ -70,6 +70,11 @@ def _check_start(optim: OptimConfig) -> None:
         raise UserError(
             f"{name} must not be below optim.lr_warmup_samples ({optim.lr_warmup_samples}), and at most {LARGEST_SAMPLE}; "
             f"{optim.lr_warmup_samples} works"
+        )
+    if since.decay_start_sample is None and start < since.consumed_samples:
+        raise UserError(
+            f"{name} must not lie behind the run, which resumes after {since.consumed_samples} samples without a decay that has "
+            f"begun; lr_wsd_decay_start_sample={since.consumed_samples} works"
         )
     if optim.lr_decay_style == "WSD" and optim.lr_decay_samples not in (None, start + length):
         raise UserError(

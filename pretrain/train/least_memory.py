@@ -33,9 +33,8 @@ def least_bytes(run: RunConfig, *, num_ranks: int) -> dict[str, int]:
     masters = parameters * 4 if train.precision == "fp32" else 0  # which are the weights themselves
     kept = checkpoint_bytes(run.model, num_states=num_states(run.optim)) - masters
     passed = train.micro_batch_size * seq_length  # tokens of a pass
-    read = (
-        -(-train_samples(run.optim, train) // replicas) * (seq_length + 1) * TOKEN_BYTES
-    )  # by a replica in the whole run
+    samples = -(-train_samples(run.optim, train) // replicas)  # of a replica in the whole run
+    read = samples * (seq_length + 1) * TOKEN_BYTES
     return {
         "weights": replicas * parameters * itemsize,
         "gradients": replicas * parameters * 4,

@@ -165,3 +165,13 @@ def test_a_resume_that_has_no_place_for_a_decay_that_has_begun_is_refused(change
         check_final_decay(optim, BEGUN, 128)
     check_final_decay(optim, SINCE, 128)
     check_final_decay(replace(optim, lr_decay_style="WSD", lr_wsd_decay_samples=80), BEGUN, 128)
+
+
+def test_a_resume_that_states_a_beginning_behind_it_is_refused() -> None:
+    late = replace(ON_REQUEST, lr_wsd_decay_start_sample=63)
+    with pytest.raises(
+        UserError, match=r"\(63\) must not lie behind the run, which resumes after 64 samples .*=64 works"
+    ):
+        check_final_decay(late, SINCE, 128)
+    check_final_decay(replace(late, lr_wsd_decay_start_sample=64), SINCE, 128)
+    check_final_decay(late, BEGUN, 128)
