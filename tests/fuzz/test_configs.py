@@ -31,7 +31,7 @@ def test_what_once_had_a_traceback_or_no_end_is_refused_in_one_line() -> None:
 
 
 def test_every_kind_and_every_key_has_its_turn() -> None:
-    cases = [wrong_config(SEED, number) for number in range(800)]
+    cases = [wrong_config(SEED, number) for number in range(2_000)]
     assert {case.kind for case in cases} == set(KINDS)
     tried = {override.partition("=")[0] for case in cases for override in case.overrides}
     assert set(KEYS) <= tried and len(KEYS) > 80

@@ -35,6 +35,7 @@ def write_documents(data_folder: Path, folder: Path, *, longest: int, marks: boo
     """Cut the tests' shards into documents of 1 to ``longest`` tokens of text between <s> and </s>; in some, tokens of START and
     END stand at random. Returns: overrides that make the small run read them."""
     tokenizer = load_tokenizer(data_folder / "tokenizer")
+    assert tokenizer.bos_id is not None
     ids = {tokenizer.piece(token): token for token in range(tokenizer.vocab_size)}
     for number, name in enumerate(("train-code", "train-prose", "validation-code", "validation-prose")):
         random = np.random.default_rng(number)

@@ -15,6 +15,7 @@ from pretrain.data.read import TrainData
 from pretrain.data.reader import open_reader
 from pretrain.data.sources import open_sources
 from pretrain.parallel.world import World
+from pretrain.rehearse.batches import micro_batches as rehearsed_micro_batches
 from tests.runs.cases import LAYOUTS, Layout
 from tests.unit.data.objective_runs import (
     END_OF_DOCUMENT,
@@ -118,3 +119,11 @@ def test_a_micro_batch_that_forgets_the_mask_would_be_noticed(small_run: Path, d
     data = TrainData(open_sources(run), run.data)
     forgotten = TrainData(replace(data.sources, objectives=replace(data.sources.objectives, training=())), run.data)
     assert not np.array_equal(sample_as_trained(data, 0).counted, sample_as_trained(forgotten, 0).counted)
+
+
+def test_a_rehearsal_has_the_mask_that_an_objective_brings(small_run: Path) -> None:
+    for overrides, has_own in (((), False), ((GOLDFISH,), True)):
+        run = load_run(small_run, list(overrides))
+        (batch,) = rehearsed_micro_batches(run, worlds(run)[0], 1)
+        assert isinstance(batch, MicroBatch)
+        assert (batch.loss_mask.stride(0) != 0) == has_own, "without one, all rows share a row of ones"
