@@ -55,7 +55,7 @@ LARGEST = {
               "z_loss_weight": 1, "loss_chunk_tokens": 2**31 - 1},
     "checkpoint": {"phase_timeout_s": LONGEST_S},
     "log": {"max_domains": 10_000, "profile_from_step": 2**40, "profile_steps": 100,
-            "stability_interval": LARGEST_SAMPLE},
+            "stability_interval": 2**40},
 }  # fmt: skip
 """Far above what anyone trains (the deepest transformers have a thousand layers), and low enough that what follows from any of
 these is worked out at once and stays a 64-bit number."""
