@@ -35,7 +35,7 @@ def largest_logit(
     queries = query.permute(1, 2, 0, 3).unflatten(1, (groups, num_heads // groups))  # [b, g, r, s, d]
     keys = key.permute(1, 2, 3, 0)  # [b, g, d, s]
     ids = None if document_starts is None else document_ids(document_starts, batch, seq_length)  # [b, s]
-    positions = torch.arange(seq_length, device=query.device)
+    positions = torch.arange(seq_length, dtype=torch.int32, device=query.device)
     block = max(1, most_logits // (batch * num_heads * seq_length))
     largest = torch.full((), float("-inf"), dtype=torch.float32, device=query.device)
     for first in range(0, seq_length, block):

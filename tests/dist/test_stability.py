@@ -220,3 +220,40 @@ def tensors_in(run_dir: Path) -> dict[str, str]:
     files = [path for path in last.rglob("*") if path.suffix in (".safetensors", ".bin", ".pt")]
     assert files, f"no tensors among {sorted(path.name for path in last.rglob('*'))}"
     return {path.relative_to(last).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+DIVERGES = (
+    "optim.lr=0.3", "optim.min_lr=0.3", "optim.lr_warmup_samples=1200", "optim.clip_grad=0", "train.train_steps=150",
+    "train.validation_interval=1000", "log.stability_interval=15", "train.micro_batch_size=8",
+)  # fmt: skip
+"""The rate rises to a hundred times a good one, over all of the run."""
+
+
+def of_windows(trace: Trace) -> list[float]:
+    """Mean losses of 15 steps each: those that a report ends."""
+    losses = [loss for loss in trace.losses.values() if loss is not None]
+    return [sum(losses[first : first + 15]) / 15 for first in range(0, len(losses), 15)]
+
+
+def largest_logits(trace: Trace) -> list[float]:
+    """The largest attention logit of any layer, report by report."""
+    return [
+        max(value for name, value in numbers.items() if name.startswith("attention_logit_max ") and value is not None)
+        for numbers in trace.stability.values()
+    ]
+
+
+def test_attention_logits_of_a_run_that_diverges_grow_while_its_loss_still_falls(
+    small_run: Path, tmp_path: Path
+) -> None:
+    """The best loss is that of steps 46 to 60, whatever the seed. QK-norm bounds the logits, and the loss falls on."""
+    diverging = run_and_trace(make_run(small_run, tmp_path / "plain", *DIVERGES))
+    normed = run_and_trace(make_run(small_run, tmp_path / "normed", *DIVERGES, "model.qk_layernorm=true"))
+    losses, logits = of_windows(diverging), largest_logits(diverging)
+    assert len(losses) == len(logits) == 10
+    best = losses.index(min(losses))
+    assert best < 8 and losses[-1] > min(losses) + 0.05, "it diverges"
+    assert losses[0] > losses[1] > losses[2] and logits[2] > 50, "they grow while the loss falls"
+    assert logits[best] > 100 and logits[-1] > 10 * logits[best], "they had grown when the loss was at its best"
+    assert max(largest_logits(normed)) < 100, "and with QK-norm they had not"
+    assert of_windows(normed)[-1] < losses[-1] - 0.05
