@@ -124,7 +124,8 @@ def report(found: Mapping[str, Timing], contenders: Sequence[Contender], num_par
             ]
         )
     header = ["optimizer", "CPU, ns a parameter", "its time / torch's", "bytes a parameter, masters and states"]
-    return f"{num_parameters / 1e6:.1f} M parameters, fp32, one rank; load average {os.getloadavg()[0]:.1f}.\n\n{table(header, rows)}"
+    setting = f"{num_parameters / 1e6:.1f} M parameters, fp32, one rank; load average {os.getloadavg()[0]:.1f}."
+    return f"{setting}\n\n{table(header, rows)}"
 
 
 def main(arguments: Sequence[str]) -> int:
