@@ -15,7 +15,9 @@ OPTIM = OptimConfig(lr=0.1, ademamix_alpha_warmup_steps=4, ademamix_beta3_warmup
 
 
 @pytest.mark.parametrize("name", ["ademamix", "lion", "stable_adamw"])
-def test_an_update_in_pieces_is_the_update_of_whole_tensors(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_update_in_pieces_is_that_of_whole_tensors_and_of_all_of_them_at_once(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stated = optimizer_of(replace(OPTIM, name=name))
 
     def trained() -> list[torch.Tensor]:
@@ -32,4 +34,6 @@ def test_an_update_in_pieces_is_the_update_of_whole_tensors(name: str, monkeypat
 
     whole = trained()
     monkeypatch.setattr(in_place, "PIECE", 4)
+    assert all(torch.equal(one, other) for one, other in zip(whole, trained(), strict=True))
+    monkeypatch.setattr(in_place, "in_pieces", lambda tensor: False)  # as on a GPU
     assert all(torch.equal(one, other) for one, other in zip(whole, trained(), strict=True))
