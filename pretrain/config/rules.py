@@ -10,7 +10,7 @@ from fanal.run_progress import NEW_RUN, Standing
 from pretrain.config.batch_rules import check_batch
 from pretrain.config.derive import data_parallel_size, next_multiple, padded_vocab_size
 from pretrain.config.model_rules import check_model
-from pretrain.config.number_rules import LARGEST_INTEGER, LARGEST_SAMPLE, check_numbers
+from pretrain.config.number_rules import LARGEST, LARGEST_INTEGER, LARGEST_SAMPLE, check_numbers
 from pretrain.config.objective_rules import check_objective
 from pretrain.config.path_rules import check_path_texts
 from pretrain.config.schedule_rules import check_final_decay
@@ -180,8 +180,9 @@ def _check_optim(optim: OptimConfig, train: TrainConfig, since: Standing) -> Non
 def _check_optimizer(optim: OptimConfig, train: TrainConfig) -> None:
     for name in ("ademamix_beta3_warmup_steps", "ademamix_alpha_warmup_steps"):
         if optim.name == "ademamix" and getattr(optim, name) is None:
+            works = min(train.train_steps, LARGEST["optim"][name])
             raise UserError(
-                f"optim.{name} (null) must be stated with optim.name ademamix, in updates; {train.train_steps} works, all of the "
+                f"optim.{name} (null) must be stated with optim.name ademamix, in updates; {works} works, all of the "
                 "run as in its paper, and 0 for none"
             )
 

@@ -1,18 +1,11 @@
-"""AdEMAMix's schedules by hand, and that its update in pieces is the one over all tensors."""
+"""AdEMAMix's schedules by hand."""
 
 import math
 from typing import Any
 
 import pytest
-import torch
 
-from pretrain.config.schema import OptimConfig
-from pretrain.optim import in_place
-from pretrain.optim.ademamix import OPTIMIZER, alpha_at, beta3_at
-from pretrain.optim.states import make_states
-from tests.unit.optim.test_registry import megatron
-
-OPTIM = OptimConfig(lr=0.1, name="ademamix", ademamix_alpha_warmup_steps=4, ademamix_beta3_warmup_steps=4)
+from pretrain.optim.ademamix import alpha_at, beta3_at
 
 
 def half_life(beta: float) -> float:
@@ -36,21 +29,3 @@ def test_the_half_life_of_beta3_grows_along_a_line() -> None:
 def test_decays_at_the_ends_of_their_range_stay_in_it(beta1: float, beta3: float) -> None:
     for update in range(1, 12):
         assert 0.0 <= beta3_at(update, beta1=beta1, beta3=beta3, warmup=10) <= max(beta1, beta3)
-
-
-def test_an_update_in_pieces_is_the_update_of_all_tensors_to_the_last_bit(monkeypatch: pytest.MonkeyPatch) -> None:
-    def trained() -> list[torch.Tensor]:
-        torch.manual_seed(1)
-        mains = [torch.randn(7, 5), torch.randn(3), torch.randn(4, 6).t()]
-        optimizer = megatron(torch.optim.AdamW(mains, lr=0.01))
-        make_states(optimizer, OPTIMIZER)
-        optimizer.optimizer.param_groups[0].update(OPTIMIZER.settings(OPTIM))
-        for _ in range(6):
-            for main in mains:
-                main.grad = torch.randn_like(main)
-            optimizer.optimizer.step()
-        return [*mains, *(value for state in optimizer.optimizer.state.values() for value in state.values())]
-
-    whole = trained()
-    monkeypatch.setattr(in_place, "PIECE", 4)
-    assert all(torch.equal(one, other) for one, other in zip(whole, trained(), strict=True))
