@@ -8,6 +8,7 @@ The optimizers are those that the config knows (`optim.name`), each as a run on 
 
 import argparse
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -123,7 +124,8 @@ def report(found: Mapping[str, Timing], contenders: Sequence[Contender], num_par
             ]
         )
     header = ["optimizer", "CPU, ns a parameter", "its time / torch's", "bytes a parameter, masters and states"]
-    return f"{num_parameters / 1e6:.1f} M parameters, fp32, one rank.\n\n{table(header, rows)}"
+    setting = f"{num_parameters / 1e6:.1f} M parameters, fp32, one rank; load average {os.getloadavg()[0]:.1f}."
+    return f"{setting}\n\n{table(header, rows)}"
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -26,9 +26,9 @@ from pretrain.config.schema import RunConfig
 from pretrain.data.passes import most_read, passes_text, passes_warning, source_passes
 from pretrain.data.sources import open_sources
 from pretrain.model.families import family_of
-from pretrain.model.families.sizes import num_parameters
+from pretrain.model.families.sizes import checkpoint_bytes, num_parameters
 from pretrain.model.flops import flops_per_token
-from pretrain.optim.registry import checkpoint_states, optimizer_of
+from pretrain.optim.registry import num_states, optimizer_of
 
 MOST_SOURCES = 100
 """Rows of the table of sources: of more, those that are read most often."""
@@ -68,7 +68,7 @@ def consequences(run: RunConfig, since: Standing = NEW_RUN) -> dict[str, str]:
         "samples": f"{samples:,}",
         "tokens": f"{samples * seq_length:,}",
         "optimizer": f"{stated.title}, {stated.described(run.optim)}",
-        "masters and states": f"{4 * len(checkpoint_states(run.optim))} bytes a parameter",
+        "masters and states": _bytes_a_parameter(run),
         "learning rate": f"{run.optim.lr:g} -> {run.optim.min_lr:g}, {run.optim.lr_decay_style}",
         "warm-up": f"{run.optim.lr_warmup_samples:,} of {lr_decay_samples(run.optim, train, since):,} samples",
         **_window_of(run),
@@ -77,6 +77,12 @@ def consequences(run: RunConfig, since: Standing = NEW_RUN) -> dict[str, str]:
         "FLOPs in all": f"{full * samples * seq_length:.4g} with full attention",
     }
     return rows
+
+
+def _bytes_a_parameter(run: RunConfig) -> str:
+    kept = checkpoint_bytes(run.model, num_states=num_states(run.optim))
+    mean = 4 * kept / checkpoint_bytes(run.model, num_states=1)
+    return f"{mean:.3g} bytes a parameter" + (" in the mean" if mean % 4 else "")
 
 
 def _window_of(run: RunConfig) -> dict[str, str]:

@@ -1,10 +1,12 @@
 """The update of StableAdamW (stable_adamw.py), on what a rank holds of each tensor."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
+from pretrain.optim.in_place import Piece, pieces
 from pretrain.optim.shards import Shards
 from pretrain.optim.states import STEP, take_groups
 
@@ -29,7 +31,7 @@ class ClippedAdamW(torch.optim.Optimizer):
             for main in group["params"]:
                 if main.grad is not None:
                     mains.append(main)
-                    sums.append(self._follow(main, main.grad, group))
+                    sums.append(sum(_follow(*piece, group) for piece in self._pieces_of(main, main.grad)))
         if self.shards is None:
             means = [total / main.numel() for main, total in zip(mains, sums, strict=True)]
         else:
@@ -39,21 +41,31 @@ class ClippedAdamW(torch.optim.Optimizer):
             for main in group["params"]:
                 if main.grad is not None:
                     rate = group["lr"] / ratios[main].sqrt().clamp(min=1.0)
-                    self._change(main, main.grad, rate.float(), group)
+                    for piece in self._pieces_of(main, main.grad):
+                        _change(*piece, rate.float(), group)
 
-    def _follow(self, main: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
-        """Let both moments follow the gradient; return the sum of its squares over the second moment, in float64."""
-        (beta1, beta2), state = group["betas"], self.state[main]
-        state["exp_avg"].lerp_(gradient, 1 - beta1)
-        state["exp_avg_sq"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        second = (state["exp_avg_sq"] / (1 - beta2 ** group[STEP])).clamp_(min=group["eps"] ** 2)
-        return gradient.square_().div_(second).sum(dtype=torch.float64)
+    def _pieces_of(self, main: torch.Tensor, gradient: torch.Tensor) -> Iterator[Piece]:
+        return pieces(main, gradient, {name: self.state[main][name] for name in ("exp_avg", "exp_avg_sq")})
 
-    def _change(self, main: torch.Tensor, free: torch.Tensor, rate: torch.Tensor, group: dict[str, Any]) -> None:
-        """Change a master in place. Args: free, memory that nobody needs any more, [main]; rate, one number."""
-        (beta1, beta2), update, state = group["betas"], group[STEP], self.state[main]
-        torch.sqrt(state["exp_avg_sq"], out=free)
-        free.div_(math.sqrt(1 - beta2**update)).add_(group["eps"])
-        torch.div(state["exp_avg"], free, out=free)
-        free.div_(1 - beta1**update).add_(main, alpha=group["weight_decay"])
-        main.sub_(free.mul_(rate))
+
+def _follow(
+    main: torch.Tensor, gradient: torch.Tensor, state: dict[str, torch.Tensor], group: dict[str, Any]
+) -> torch.Tensor:
+    """Let both moments follow the gradient; return the sum of its squares over the second moment, in float64."""
+    beta1, beta2 = group["betas"]
+    state["exp_avg"].lerp_(gradient, 1 - beta1)
+    state["exp_avg_sq"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+    second = (state["exp_avg_sq"] / (1 - beta2 ** group[STEP])).clamp_(min=group["eps"] ** 2)
+    return gradient.square_().div_(second).sum(dtype=torch.float64)
+
+
+def _change(
+    main: torch.Tensor, free: torch.Tensor, state: dict[str, torch.Tensor], rate: torch.Tensor, group: dict[str, Any]
+) -> None:
+    """Change a master in place. Args: free, memory that nobody needs any more, [main]; rate, one number."""
+    (beta1, beta2), update = group["betas"], group[STEP]
+    torch.sqrt(state["exp_avg_sq"], out=free)
+    free.div_(math.sqrt(1 - beta2**update)).add_(group["eps"])
+    torch.div(state["exp_avg"], free, out=free)
+    free.div_(1 - beta1**update).add_(main, alpha=group["weight_decay"])
+    main.sub_(free.mul_(rate))

@@ -11,6 +11,8 @@ Update = Callable[[list[torch.Tensor], list[torch.Tensor], list[dict[str, torch.
 """Function that changes the masters of a group and their states in place. It is given the masters, their gradients, whose memory it
 may use up, their states, and the group with its settings."""
 
+Piece = tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]
+"""A master, its gradient and its states, or a part of them."""
 PIECE = 1 << 18
 """Elements of a piece on a CPU, 1 MiB of each tensor: of 2^14 to 2^18 the fastest. A GPU takes all tensors in one operation."""
 
@@ -38,7 +40,7 @@ class InPlace(torch.optim.Optimizer):
             whole = [(main, main.grad, self._states_of(main)) for main in group["params"] if main.grad is not None]
             if whole and whole[0][0].device.type == "cpu":
                 for one in whole:
-                    for main, gradient, states in _pieces(*one):
+                    for main, gradient, states in pieces(*one):
                         self._update([main], [gradient], [states], group)
             elif whole:
                 mains, gradients, states = zip(*whole, strict=True)
@@ -48,12 +50,11 @@ class InPlace(torch.optim.Optimizer):
         return {name: tensor for name, tensor in self.state[main].items() if name != STEP}
 
 
-def _pieces(
-    main: torch.Tensor, gradient: torch.Tensor, states: dict[str, torch.Tensor]
-) -> Iterator[tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]]:
-    """Yield a master, its gradient and its states in pieces that stay in a core's cache from one operation to the next."""
+def pieces(main: torch.Tensor, gradient: torch.Tensor, states: dict[str, torch.Tensor]) -> Iterator[Piece]:
+    """Yield a master, its gradient and its states in pieces that stay in a core's cache from one operation to the next; on a GPU
+    as they are."""
     whole = (main, gradient, *states.values())
-    if any(not tensor.is_contiguous() for tensor in whole):
+    if main.device.type != "cpu" or any(not tensor.is_contiguous() for tensor in whole):
         yield main, gradient, states
         return
     for values, slope, *rest in zip(*(tensor.view(-1).split(PIECE) for tensor in whole), strict=True):

@@ -70,6 +70,15 @@ def optimizer_of(optim: OptimConfig) -> Optimizer:
     return found
 
 
+def decay_described(optim: OptimConfig) -> str:
+    """Return the weight decay in words, and what else than matrices it acts on, or not."""
+    words = [f"weight decay {optim.weight_decay:g}"]
+    words += ["none on embeddings"] * (not optim.weight_decay_on_embeddings)
+    words += ["on norms and biases too"] * optim.weight_decay_on_vectors
+    words += ["falling with the learning rate"] * optim.adamc_weight_decay
+    return words[0] + (f" ({', '.join(words[1:])})" if words[1:] else "")
+
+
 def states_kept(optim: OptimConfig, before: str) -> tuple[str, ...]:
     """Return the states that the configured optimizer can keep of one of the name ``before``; empty if there are none."""
     stated = optimizer_of(optim)

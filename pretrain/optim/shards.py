@@ -24,6 +24,8 @@ class Shard:
 
     number: int
     """Number of the tensor in the whole model, the same on all ranks."""
+    where: torch.Tensor
+    """The same number on the device: an index from the host would be a wait in every step."""
     is_counted: bool
     """Whether no other rank of the group holds the same elements, or this one answers for them."""
 
@@ -46,11 +48,10 @@ class Shards:
         """
         shards = [self.of_master[main] for main in mains]
         totals = torch.zeros_like(self.num_elements)
-        counted = [(shard.number, total) for shard, total in zip(shards, sums, strict=True) if shard.is_counted]
+        counted = [(shard.where, total) for shard, total in zip(shards, sums, strict=True) if shard.is_counted]
         if counted:
-            numbers, parts = zip(*counted, strict=True)
-            where = torch.tensor(numbers, device=totals.device)
-            totals.index_add_(0, where, torch.stack(parts).double())
+            where, parts = zip(*counted, strict=True)
+            totals.index_add_(0, torch.stack(where), torch.stack(parts).double())
         dist.all_reduce(totals, group=self.group)
         means = totals / self.num_elements
         return [means[shard.number] for shard in shards]
@@ -66,11 +67,13 @@ def shards_of(config: ModelConfig, model: Sequence[DistributedDataParallel], inn
             found[parameter] = numbers[EMBEDDING if name == OUTPUT and OUTPUT not in numbers else name]
     of_master = {}
     device = next(iter(found)).device
+    on_device = torch.arange(len(tensors), device=device)
     for parameter, main, _ in masters(inner):
         is_counted = param_is_not_shared(parameter) and tensor_parallel.param_is_not_tensor_parallel_duplicate(
             parameter, getattr(inner, "tp_group", None)
         )
-        of_master[main] = Shard(number=found[parameter], is_counted=is_counted)
+        number = found[parameter]
+        of_master[main] = Shard(number=number, where=on_device[number], is_counted=is_counted)
     counts = [spec.num_parameters for spec in tensors.values()]
     return Shards(
         of_master=of_master,

@@ -179,7 +179,8 @@ def test_a_phase_with_another_optimizer_goes_on_with_the_states_that_mean_the_sa
     """From AdamW under TP2 to AdEMAMix under DP2, and back to AdamW on one rank."""
     shared = ("train.train_steps=2", "optim.lr_warmup_samples=0", "data.validation=[]")
     mixed = (
-        *DP2, "optim.name=ademamix", "optim.ademamix_alpha_warmup_steps=4", "optim.ademamix_beta3_warmup_steps=4",
+        *DP2, "optim.name=ademamix", "optim.ademamix_alpha_warmup_steps=12", "optim.ademamix_beta3_warmup_steps=12",
+        "checkpoint.interval=1", "checkpoint.asynchronous=false",
     )  # fmt: skip
     there = trained(make_run(small_run, tmp_path / "there", *shared, *mixed, init_from(phases.pretrain.last)))
     before, begun, ended = (states_of(folder) for folder in (phases.pretrain.last, there.start, there.last))
@@ -195,7 +196,11 @@ def test_a_phase_with_another_optimizer_goes_on_with_the_states_that_mean_the_sa
     )
     (record, *_) = metrics(Path(there.run.run_dir))
     assert said in there.trace.output.splitlines() and record["optimizer_change"] == said
-    assert record["optimizer"].startswith("AdEMAMix, betas 0.9, 0.95 and 0.9999 (warmed up over 4 updates)")
+    assert record["optimizer"].startswith("AdEMAMix, betas 0.9, 0.95 and 0.9999 (warmed up over 12 updates)")
+    killed = replace(there.run, run_dir=str(tmp_path / "killed"))
+    assert list(run_and_trace(killed, "rank_1_is_killed_at_step_2").losses) == [1], "in the middle of its warm-ups"
+    assert run_and_trace(killed, fresh=False).exit_code == 0
+    assert states_of(checkpoints_dir(killed.run_dir) / step_name(2)) == ended
     back = trained(make_run(small_run, tmp_path / "back", *shared, init_from(there.last)))
     assert ended.pop("exp_avg_slow") and states_of(back.start) == ended
     assert (
@@ -206,6 +211,23 @@ def test_a_phase_with_another_optimizer_goes_on_with_the_states_that_mean_the_sa
     begun = states_of(trained(fresh).start)
     assert begun["param"] == ended["param"]
     assert not any(content.strip(b"\0") for state in ("exp_avg", "exp_avg_sq") for content in begun[state].values())
+
+
+def test_muon_begins_with_the_moments_of_adamw_and_leaves_none_to_it(
+    small_run: Path, phases: Phases, tmp_path: Path
+) -> None:
+    """From AdamW under TP2 to Muon under DP2; what it wrote has no second moments of matrices to go back with."""
+    shared = ("train.train_steps=2", "optim.lr_warmup_samples=0", "data.validation=[]")
+    muon = make_run(small_run, tmp_path / "muon", *shared, *DP2, "optim.name=muon", init_from(phases.pretrain.last))
+    there = trained(muon)
+    before, begun = states_of(phases.pretrain.last), states_of(there.start)
+    assert begun["param"] == before["param"] and begun["exp_avg"] == before["exp_avg"]
+    rest = {name for name in before["exp_avg_sq"] if "layers" not in name or "norm" in name}
+    assert begun["exp_avg_sq"] == {name: before["exp_avg_sq"][name] for name in rest}
+    assert read_index(there.last).num_updates == PRETRAIN_STEPS + 2
+    back = run_and_trace(make_run(small_run, tmp_path / "back", *shared, init_from(there.last)))
+    assert back.exit_code == 2 and back.failure is not None
+    assert "checkpoint.init_optimizer=fresh works" in str(back.failure.error)
 
 
 def test_the_first_validation_loss_is_that_of_an_independent_llama_with_these_weights(phases: Phases) -> None:

@@ -11,16 +11,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 from fanal.run_folder import checkpoints_dir, step_name
+from pretrain.__main__ import cli
 from pretrain.checkpoint.disk.tensor_index import read_index
 from pretrain.checkpoint.disk.tensors import read_whole
 from pretrain.config.derive import consumed_samples_at, world_size
 from pretrain.config.schema import OptimConfig, RunConfig
 from pretrain.data.read import TrainData
 from pretrain.data.sources import open_sources
+from pretrain.inspect.show import consequences
 from pretrain.model.families.tensors import tensors_of
-from pretrain.optim.registry import checkpoint_states, checkpoint_states_of
+from pretrain.optim.registry import checkpoint_states, checkpoint_states_of, decay_described
 from pretrain.optim.schedule import learning_rate
 from pretrain.parallel.local import run_local_ranks
 from tests.dist.harness import PRELOAD, make_run
@@ -40,6 +43,8 @@ from tests.runs.cases import DP2, PP2, SP, TIED, TP2
 STEPS, SAVED = 20, 10
 WEIGHT_TOLERANCE = 2e-6
 """Distance of a tensor from its reference in double precision, over the reference's norm."""
+SIGNS = 2e-5
+"""The same where updates are signs: a number that is 0 within rounding has either, and moves by two rates the other way. A few do."""
 STATE_TOLERANCE = 2e-5
 """The same for what the optimizer keeps: moments are averages of gradients, which carry the rounding of the whole step."""
 LAYOUTS = {"one": (), "tp2-sp": (*TP2, *SP), "pp2": PP2, "dp2": DP2, "tp2-pp2": (*TP2, *PP2)}
@@ -130,7 +135,7 @@ CASES = {
         ),
         muon, ("gate_and_up_as_one_matrix",),
     ),
-    "lion": Case(("optim.name=lion", "optim.lr=1e-4", "optim.min_lr=1e-5"), lion, ("lions_betas_exchanged",)),
+    "lion": Case(("optim.name=lion", "optim.lr=1e-4", "optim.min_lr=1e-5"), lion, ("lions_betas_exchanged",), weight_tolerance=SIGNS),
 }  # fmt: skip
 KEPT = "stable_adamw", "ademamix", "muon", "lion"
 """Cases that are resumed, one for each optimizer; AdamW is in test_resume.py and test_reshard_grid.py."""
@@ -244,6 +249,25 @@ def test_a_resume_in_another_layout_comes_to_the_plain_optimizer_s_weights(
     broken: Trained, case: str, layout: str
 ) -> None:
     assert_as_the_reference(broken, broken.saved(layout, "resharded", case), case)
+
+
+def test_an_export_and_show_say_the_optimizer_and_leave_its_states_behind(trained: Trained, tmp_path: Path) -> None:
+    run_dir = trained.run("tp2-pp2", "straight", "ademamix").run_dir
+    result = CliRunner().invoke(cli, ["export", run_dir, "--to", str(tmp_path / "export")])
+    assert result.exit_code == 0, result.output
+    card = (tmp_path / "export" / "README.md").read_text()
+    assert (
+        "AdEMAMix, learning rate 0.0005 to 5e-05 (cosine), weight decay 1, betas 0.9, 0.999 and 0.999 (warmed" in card
+    )
+    rows = consequences(trained.run("one", "straight", "ademamix"))
+    assert rows["masters and states"] == "16 bytes a parameter" and rows["optimizer"].startswith("AdEMAMix, betas 0.9")
+    assert decay_described(trained.run("one", "straight", "adamw-decay-groups").optim) == (
+        "weight decay 1 (none on embeddings, on norms and biases too)"
+    )
+    assert (
+        decay_described(trained.run("one", "straight", "adamc").optim)
+        == "weight decay 1 (falling with the learning rate)"
+    )
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from pretrain.convert.ours.source import ExportSource
 from pretrain.convert.theirs.write_config import exported_vocab_size
 from pretrain.data.position import SourcePosition
 from pretrain.log.summary import figure
-from pretrain.optim.registry import optimizer_of
+from pretrain.optim.registry import decay_described, optimizer_of
 from pretrain.state import TrainState
 from tokenizer.shards.labels import LANGUAGE_TAG
 from tokenizer.shards.shard import ShardManifest
@@ -89,7 +89,7 @@ def settings_rows(run: RunConfig, state: TrainState) -> list[tuple[str, str]]:
     replicas = parallel.data_parallel_size or "as many as the ranks allowed"
     rate = f"learning rate {optim.lr:g} to {optim.min_lr:g} ({optim.lr_decay_style})"
     stated = optimizer_of(optim)
-    settings = f"{rate}, weight decay {optim.weight_decay:g}, {stated.described(optim)}, clipped at {optim.clip_grad:g}"
+    settings = f"{rate}, {decay_described(optim)}, {stated.described(optim)}, clipped at {optim.clip_grad:g}"
     # Neither a ramp nor a resume with another one.
     always = state.consumed_samples == state.step * train.global_batch_size
     return [
