@@ -32,9 +32,9 @@ from pretrain.config.steps import (
 from pretrain.data.passes import most_read, passes_text, passes_warning, source_passes
 from pretrain.data.sources import open_sources
 from pretrain.model.families import family_of
-from pretrain.model.families.sizes import num_parameters
+from pretrain.model.families.sizes import checkpoint_bytes, num_parameters
 from pretrain.model.flops import flops_per_token
-from pretrain.optim.registry import checkpoint_states, optimizer_of
+from pretrain.optim.registry import num_states, optimizer_of
 from pretrain.optim.schedule import final_decay_start
 
 MOST_SOURCES = 100
@@ -78,7 +78,7 @@ def consequences(run: RunConfig, since: Standing = NEW_RUN) -> dict[str, str]:
         "samples": f"{samples:,}",
         "tokens": f"{samples * seq_length:,}",
         "optimizer": f"{stated.title}, {stated.described(run.optim)}",
-        "masters and states": f"{4 * len(checkpoint_states(run.optim))} bytes a parameter",
+        "masters and states": _bytes_a_parameter(run),
         "learning rate": f"{run.optim.lr:g} -> {run.optim.min_lr:g}, {run.optim.lr_decay_style}",
         **_final_decay_of(run, since),
         "warm-up": f"{run.optim.lr_warmup_samples:,} of {lr_decay_samples(run.optim, train, since):,} samples",
@@ -122,6 +122,12 @@ def _final_decay_of(run: RunConfig, since: Standing) -> dict[str, str]:
     )
     cut = "" if over <= last else f"; the run ends before, with step {last:,}"
     return {"final decay": f"{optim.lr_wsd_decay_style}, from sample {start:,} to {end:,}, {steps}{cut}"}
+
+
+def _bytes_a_parameter(run: RunConfig) -> str:
+    kept = checkpoint_bytes(run.model, num_states=num_states(run.optim))
+    mean = 4 * kept / checkpoint_bytes(run.model, num_states=1)
+    return f"{mean:.3g} bytes a parameter" + (" in the mean" if mean % 4 else "")
 
 
 def _window_of(run: RunConfig) -> dict[str, str]:

@@ -29,10 +29,10 @@ def group_names() -> dict[str, str]:
         ("dp", parallel_state.get_data_parallel_group()),
         ("dp", parallel_state.get_data_parallel_group(with_context_parallel=True)),
         ("tp x pp", parallel_state.get_model_parallel_group(check_initialized=False)),
-        ("tp x dp", parallel_state.get_tensor_and_data_parallel_group(with_context_parallel=True)),
         ("embedding", parallel_state.get_embedding_group(check_initialized=False)),
         ("world", world),
         ("world", parallel_state.get_intra_distributed_optimizer_instance_group(check_initialized=False)),
+        ("tp x dp", parallel_state.get_tensor_and_data_parallel_group(with_context_parallel=True)),
     )
     named: dict[str, str] = {}
     for name, group in groups:

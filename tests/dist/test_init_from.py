@@ -213,6 +213,23 @@ def test_a_phase_with_another_optimizer_goes_on_with_the_states_that_mean_the_sa
     assert not any(content.strip(b"\0") for state in ("exp_avg", "exp_avg_sq") for content in begun[state].values())
 
 
+def test_muon_begins_with_the_moments_of_adamw_and_leaves_none_to_it(
+    small_run: Path, phases: Phases, tmp_path: Path
+) -> None:
+    """From AdamW under TP2 to Muon under DP2; what it wrote has no second moments of matrices to go back with."""
+    shared = ("train.train_steps=2", "optim.lr_warmup_samples=0", "data.validation=[]")
+    muon = make_run(small_run, tmp_path / "muon", *shared, *DP2, "optim.name=muon", init_from(phases.pretrain.last))
+    there = trained(muon)
+    before, begun = states_of(phases.pretrain.last), states_of(there.start)
+    assert begun["param"] == before["param"] and begun["exp_avg"] == before["exp_avg"]
+    rest = {name for name in before["exp_avg_sq"] if "layers" not in name or "norm" in name}
+    assert begun["exp_avg_sq"] == {name: before["exp_avg_sq"][name] for name in rest}
+    assert read_index(there.last).num_updates == PRETRAIN_STEPS + 2
+    back = run_and_trace(make_run(small_run, tmp_path / "back", *shared, init_from(there.last)))
+    assert back.exit_code == 2 and back.failure is not None
+    assert "checkpoint.init_optimizer=fresh works" in str(back.failure.error)
+
+
 def test_the_first_validation_loss_is_that_of_an_independent_llama_with_these_weights(phases: Phases) -> None:
     found = phases.extension.trace.validation[0]
     assert found == pytest.approx(independent_loss(phases.extension.run, phases.pretrain.last), rel=FP32.loss)

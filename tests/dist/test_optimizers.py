@@ -125,10 +125,7 @@ CASES = {
     ),
     "muon": Case(
         ("optim.name=muon",), muon,
-        (
-            "orthogonalized_by_each_rank_for_itself", "queries_keys_and_values_as_one_matrix", "gate_and_up_as_one_matrix",
-            "scale_left_out",
-        ),
+        ("orthogonalized_by_each_rank_for_itself", "queries_keys_and_values_as_one_matrix", "scale_left_out"),
         fault_layout="tp2-sp",
     ),
     "muon-keys": Case(
@@ -136,7 +133,7 @@ CASES = {
             "optim.name=muon", *TIED, "optim.muon_nesterov=false", "optim.muon_scale=spectral", "optim.muon_num_ns_steps=3",
             "optim.muon_momentum=0.8",
         ),
-        muon, (),
+        muon, ("gate_and_up_as_one_matrix",),
     ),
     "lion": Case(("optim.name=lion", "optim.lr=1e-4", "optim.min_lr=1e-5"), lion, ("lions_betas_exchanged",), weight_tolerance=SIGNS),
 }  # fmt: skip

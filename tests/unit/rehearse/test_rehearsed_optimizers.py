@@ -8,7 +8,8 @@ import pytest
 from pretrain.config.load import load_run
 from pretrain.config.schema import OptimConfig
 from pretrain.model.families.sizes import checkpoint_bytes
-from pretrain.optim.registry import checkpoint_states
+from pretrain.optim.matrices import cost
+from pretrain.optim.registry import num_states
 from pretrain.train.least_memory import least_bytes
 from tests.unit.rehearse.alone import answer
 
@@ -41,11 +42,12 @@ def test_an_optimizer_holds_what_it_states_and_the_host_waits_as_often_as_with_a
 ) -> None:
     run, found = load_run("configs/tiny.yaml", RUN), rehearsed(name)
     other = replace(run, optim=replace(run.optim, name=name))
-    expected = checkpoint_bytes(run.model, num_states=len(checkpoint_states(other.optim)))
+    expected = checkpoint_bytes(run.model, num_states=num_states(other.optim))
     own = found["after_step_bytes"] - found["model_bytes"]
     assert abs(own - expected) < 0.01 * expected, "of masters and states; padding and single numbers beside them"
     assert least_bytes(other, num_ranks=1)["optimizer"] == expected
     assert sum(wait["count"] for wait in found["step"]["waits"]) == sum(
         wait["count"] for wait in adamw["step"]["waits"]
     )
-    assert found["step"]["flops"] == adamw["step"]["flops"]
+    products = cost(other, num_ranks=1).flops if name == "muon" else 0
+    assert found["step"]["flops"] == adamw["step"]["flops"] + products
