@@ -146,6 +146,18 @@ def test_an_average_is_dropped_at_a_resume_and_begins_with_the_weights_at_anothe
     )
 
 
+def test_a_run_that_keeps_another_one_s_optimizer_keeps_its_average(
+    straight: Runs, small_run: Path, tmp_path: Path
+) -> None:
+    keys = (*AVERAGED, *TP2, f"checkpoint.init_from={straight('dp2')}", "train.train_steps=1")
+    trace = run_and_trace(make_run(small_run, tmp_path, *keys), "start_is_saved")
+    assert trace.exit_code == 0, trace.failure
+    expected = held(straight("dp2"), STEPS, "ema")
+    assert all(
+        values.tobytes() == expected[name].tobytes() for name, values in held(tmp_path / "start", 0, "ema").items()
+    )
+
+
 VALIDATED = (
     "optim.ema_decay=0.7", "train.train_steps=4", "train.validation_interval=2", "optim.lr_decay_samples=80", "checkpoint.interval=2",
 )  # fmt: skip

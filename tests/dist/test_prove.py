@@ -38,7 +38,7 @@ def test_a_sound_run_is_proved_from_the_command_line_and_the_run_itself_is_left_
 ) -> None:
     (tmp_path / "metrics.jsonl").write_text("a run's own\n")
     options = ("--steps", 4, "--kills", 1, "--seed", 3)
-    result = command_line(small_run, f"run_dir={tmp_path}", *NO_OTHER_LAYOUT, *options)
+    result = command_line(small_run, f"run_dir={tmp_path}", "optim.ema_decay=0.9", *NO_OTHER_LAYOUT, *options)
     assert result.returncode == 0, result.stdout + result.stderr
     assert (
         "4 steps as one-rank on 1 x cpu, 1 kills, seed 3; resumed also as: none, no other layout fits" in result.stdout

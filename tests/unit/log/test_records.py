@@ -59,6 +59,10 @@ def test_the_console_line_says_everything_and_no_utilisation_of_an_unknown_peak(
     gpu = step_line(replace(STEP, reserved_memory_bytes=4 * 2**30, used_memory_bytes=5 * 2**30), 200)
     assert gpu == line.replace("memory 3.00 GiB", "memory 3.00 GiB (reserved 4.00, in use 5.00)")
     assert validation_line(VALIDATION) == "validation loss after step 20: code 5.5000  prose 5.7500"
+    averaged = replace(VALIDATION, ema_validation_loss={"code": 5.25, "prose": 5.5})
+    assert validation_line(averaged) == (
+        "validation loss after step 20: code 5.5000  prose 5.7500; of the average: code 5.2500  prose 5.5000"
+    )
 
 
 def test_a_line_of_json_is_valid_even_if_the_loss_is_not_a_number() -> None:
