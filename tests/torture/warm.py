@@ -52,6 +52,7 @@ def _launch(fault: str | None, config: Path, overrides: tuple[str, ...], output:
     from pretrain import __main__
     from pretrain.config.load import load_run
     from pretrain.parallel import local
+    from pretrain.start_training import train_local
     from tests.dist import faults
 
     stream = output.open("a")
@@ -67,7 +68,7 @@ def _launch(fault: str | None, config: Path, overrides: tuple[str, ...], output:
     os.register_at_fork(after_in_child=_die_with_parent)
     if fault is not None:
         getattr(faults, fault)()
-    sys.exit(__main__._guard(lambda: __main__._train_local(load_run(config, overrides))))
+    sys.exit(__main__._guard(lambda: train_local(load_run(config, overrides))))
 
 
 def _die_with_parent() -> None:
