@@ -18,7 +18,7 @@ from pretrain.config.load import load_run
 from pretrain.config.schema import RunConfig
 from pretrain.model.families.sizes import num_parameters
 from pretrain.model.flops import flops_per_token
-from pretrain.rehearse.rehearse import rehearse
+from pretrain.rehearse.rehearse import first_of_stages, in_processes
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted([*(ROOT / "configs" / "models").rglob("*.yaml"), *(ROOT / "configs" / "lucie-7b").glob("*.yaml")])
@@ -28,6 +28,11 @@ BEGIN, END = "<!-- the table of python -m bench.recipes -->", "<!-- its end -->"
 GIB = 2**30
 LARGEST = 80 * 0.9
 """GiB of an 80 GB GPU, without the tenth that a rehearsal leaves to what it does not count."""
+NO_MEMORY = {
+    "train_steps", "seed", "spikes", "watchdog", "validation_interval", "validation_samples", "batch_ramp", "global_batch_size",
+    "z_loss_weight", "init_method_std",
+}  # fmt: skip
+"""Keys of model and train on which no rank's memory depends."""
 
 
 def name_of(recipe: Path) -> str:
@@ -55,11 +60,16 @@ def layout(run: RunConfig) -> str:
 
 
 def fingerprint(run: RunConfig) -> str:
-    """Return a short hash of what the memory of a rank depends on: model, layout, batch, sequence, optimizer."""
-    parts = [asdict(part) for part in (run.model, run.parallel, run.kernels, run.train)]
-    for name in ("train_steps", "seed", "spikes", "watchdog", "validation_interval", "batch_ramp"):
-        parts[-1].pop(name)
-    what = [*parts, run.optim.name, run.data.seq_length, run.data.document_mask]
+    """Return a short hash of what the memory of a rank depends on: shape, layout, micro batches at a time, sequence, optimizer."""
+    parallel, train = run.parallel, run.train
+    micro_batches = train.global_batch_size // (train.micro_batch_size * (parallel.data_parallel_size or 1))
+    at_a_time = 2 * parallel.pipeline_model_parallel_size * parallel.virtual_pipeline_model_parallel_size
+    shape = {name: value for name, value in asdict(run.model).items() if name not in NO_MEMORY and "rotary" not in name}
+    steps = {name: value for name, value in asdict(train).items() if name not in NO_MEMORY}
+    what = [
+        shape, steps, asdict(parallel), asdict(run.kernels), run.optim.name, run.data.seq_length, run.data.document_mask,
+        min(micro_batches, at_a_time),
+    ]  # fmt: skip
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -69,8 +79,10 @@ def counted() -> dict[str, dict[str, Any]]:
 
 
 def peaks(run: RunConfig) -> list[float]:
-    """Rehearse the first rank of the first, a middle and the last stage: GiB at each peak."""
-    return [round(one.peak_bytes / GIB, 2) for one in rehearse(run, num_ranks=world_size(run.parallel))]
+    """Rehearse the first rank of the first and of the last stage: GiB at each peak."""
+    num_ranks = world_size(run.parallel)
+    ranks = sorted({0, first_of_stages(run, num_ranks)[-1]})
+    return [round(one.peak_bytes / GIB, 2) for one in in_processes(run, ranks=ranks, num_ranks=num_ranks)]
 
 
 def count_memory(recipes: Sequence[Path] = RECIPES) -> None:
@@ -78,8 +90,9 @@ def count_memory(recipes: Sequence[Path] = RECIPES) -> None:
     known = counted()
     for recipe in recipes:
         run, name = load_run(recipe), name_of(recipe)
+        same = {one["of"]: one["peaks_gib"] for one in known.values()}
         if known.get(name, {}).get("of") != fingerprint(run):
-            known[name] = {"of": fingerprint(run), "peaks_gib": peaks(run)}
+            known[name] = {"of": fingerprint(run), "peaks_gib": same.get(fingerprint(run)) or peaks(run)}
             print(name, layout(run), known[name]["peaks_gib"], flush=True)
         kept = {key: known[key] for key in sorted(known) if key in {name_of(one) for one in RECIPES}}
         MEMORY.write_text(json.dumps(kept, indent=1) + "\n")

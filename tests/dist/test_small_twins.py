@@ -4,6 +4,8 @@
 """
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,3 +52,19 @@ def test_a_phase_goes_on_from_the_phase_before_it(trained: dict[str, twins.Twin]
 def test_the_committed_results_are_of_every_recipe_and_each_is_certified() -> None:
     rows = re.findall(r"^\| (\S+) \| \w+ForCausalLM \|.*\| (\w+) \|$", twins.RESULTS.read_text(), re.MULTILINE)
     assert dict(rows) == {name_of(recipe): "certified" for recipe in RECIPES}, "make recipes"
+
+
+def test_the_command_trains_a_twin_whose_checkpoint_states_its_own_sizes(small_run: Path, tmp_path: Path) -> None:
+    words = [
+        str(small_run),
+        "--scale",
+        "1/8",
+        f"run_dir={tmp_path / 'run'}",
+        "train.train_steps=2",
+        "train.validation_interval=null",
+    ]
+    done = subprocess.run([sys.executable, "-m", "fanal", "train", *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (config,) = (tmp_path / "run" / "checkpoints").glob("step-*/config.yaml")
+    wanted = load_run(small_run, words[3:], "1/8")
+    assert wanted.model.hidden_size == 32 and load_run(config) == wanted

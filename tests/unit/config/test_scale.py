@@ -6,9 +6,11 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from bench.recipes import RECIPES, name_of
 from fanal.errors import UserError
+from pretrain.__main__ import cli
 from pretrain.config.derive import kv_channels, train_samples
 from pretrain.config.load import load_run, to_yaml
 from pretrain.config.rules import check
@@ -82,7 +84,9 @@ def test_a_config_that_cannot_run_has_no_twin(tmp_path: Path) -> None:
 def test_a_twin_is_of_the_same_kind_and_fits_two_by_two_ranks(recipe: Path, scale: str) -> None:
     whole, small = published(recipe), small_of(recipe, scale)
     check(small)
-    check(replace(small, parallel=replace(small.parallel, tensor_model_parallel_size=2, pipeline_model_parallel_size=2)))
+    check(
+        replace(small, parallel=replace(small.parallel, tensor_model_parallel_size=2, pipeline_model_parallel_size=2))
+    )
     before, after = asdict(whole.model), asdict(small.model)
     assert {name for name in before if before[name] != after[name]} <= SMALLER
     assert family_of(small.model) is family_of(whole.model)
@@ -187,3 +191,10 @@ def test_every_whole_number_of_a_config_is_known_to_follow_or_to_stay(section: s
     whole = {name for name, kind in annotations.items() if kind in ("int", "int | None", "<class 'int'>")}
     assert whole == FOLLOWS[section] | STAYS[section]
     assert not FOLLOWS[section] & STAYS[section]
+
+
+@pytest.mark.parametrize("command", ["train", "show", "rehearse"])
+def test_a_command_refuses_what_is_no_scale_in_one_line(command: str) -> None:
+    result = CliRunner().invoke(cli, [command, str(LUCIE), "--scale", "3/2"])
+    assert result.exit_code == 2
+    assert result.stderr == "error: --scale ('3/2') must be a fraction above 0 and below 1; --scale 1/64 works\n"
