@@ -8,7 +8,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ LARGEST = 80 * 0.9
 """GiB of an 80 GB GPU, without the tenth that a rehearsal leaves to what it does not count."""
 NO_MEMORY = {
     "train_steps", "seed", "spikes", "watchdog", "validation_interval", "validation_samples", "batch_ramp", "global_batch_size",
-    "z_loss_weight", "init_method_std",
+    "z_loss_weight", "init_method_std", "batch_stages",
 }  # fmt: skip
 """Keys of model and train on which no rank's memory depends."""
 
@@ -60,17 +60,23 @@ def layout(run: RunConfig) -> str:
 
 
 def fingerprint(run: RunConfig) -> str:
-    """Return a short hash of what the memory of a rank depends on: shape, layout, micro batches at a time, sequence, optimizer."""
+    """Return a short hash of what the memory of a rank depends on: shape, layout, micro batches at a time, sequence, kernels.
+
+    A key at its default is not in it, so that a new key changes nothing. Nor is the optimizer: its states are split among replicas.
+    """
     parallel, train = run.parallel, run.train
     micro_batches = train.global_batch_size // (train.micro_batch_size * (parallel.data_parallel_size or 1))
     at_a_time = 2 * parallel.pipeline_model_parallel_size * parallel.virtual_pipeline_model_parallel_size
-    shape = {name: value for name, value in asdict(run.model).items() if name not in NO_MEMORY and "rotary" not in name}
-    steps = {name: value for name, value in asdict(train).items() if name not in NO_MEMORY}
-    what = [
-        shape, steps, asdict(parallel), asdict(run.kernels), run.optim.name, run.data.seq_length, run.data.document_mask,
-        min(micro_batches, at_a_time),
-    ]  # fmt: skip
+    sections = [_stated(section) for section in (run.model, parallel, run.kernels, train)]
+    what = [*sections, run.data.seq_length, run.data.document_mask, min(micro_batches, at_a_time)]
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _stated(section: Any) -> dict[str, Any]:
+    """Return the keys of a section that are not at their defaults, but for those on which no memory depends."""
+    found = {field.name: getattr(section, field.name) for field in fields(section) if "rotary" not in field.name}
+    defaults = {field.name: field.default for field in fields(section)}
+    return {name: value for name, value in found.items() if name not in NO_MEMORY and value != defaults[name]}
 
 
 def counted() -> dict[str, dict[str, Any]]:
@@ -78,22 +84,31 @@ def counted() -> dict[str, dict[str, Any]]:
     return json.loads(MEMORY.read_text()) if MEMORY.is_file() else {}
 
 
+def first_and_last(run: RunConfig) -> list[int]:
+    """Return the first rank of the first and of the last pipeline stage; one, where there is no pipeline."""
+    return sorted({0, first_of_stages(run, world_size(run.parallel))[-1]})
+
+
 def peaks(run: RunConfig) -> list[float]:
-    """Rehearse the first rank of the first and of the last stage: GiB at each peak."""
-    num_ranks = world_size(run.parallel)
-    ranks = sorted({0, first_of_stages(run, num_ranks)[-1]})
-    return [round(one.peak_bytes / GIB, 2) for one in in_processes(run, ranks=ranks, num_ranks=num_ranks)]
+    """Rehearse a recipe, each rank in a process of its own: GiB at each peak."""
+    found = in_processes(run, ranks=first_and_last(run), num_ranks=world_size(run.parallel))
+    return [round(one.peak_bytes / GIB, 2) for one in found]
 
 
 def count_memory(recipes: Sequence[Path] = RECIPES) -> None:
-    """Rehearse each recipe whose fingerprint changed, and write the file after each."""
-    known = counted()
+    """Rehearse each recipe whose fingerprint changed, all in this process, which is good for nothing then; write after each."""
+    from pretrain.rehearse.rank import rehearse_rank
+
     for recipe in recipes:
-        run, name = load_run(recipe), name_of(recipe)
-        same = {one["of"]: one["peaks_gib"] for one in known.values()}
-        if known.get(name, {}).get("of") != fingerprint(run):
-            known[name] = {"of": fingerprint(run), "peaks_gib": same.get(fingerprint(run)) or peaks(run)}
-            print(name, layout(run), known[name]["peaks_gib"], flush=True)
+        run, name, known = load_run(recipe), name_of(recipe), counted()
+        if known.get(name, {}).get("of") == fingerprint(run):
+            continue
+        same = [one["peaks_gib"] for one in known.values() if one["of"] == fingerprint(run)]
+        ranks, num_ranks = [] if same else first_and_last(run), world_size(run.parallel)
+        found = [rehearse_rank(run, rank=rank, num_ranks=num_ranks, device_type="gpu").peak_bytes for rank in ranks]
+        size = same[0] if same else [round(peak / GIB, 2) for peak in found]
+        print(name, layout(run), size, flush=True)
+        known = counted() | {name: {"of": fingerprint(run), "peaks_gib": size}}
         kept = {key: known[key] for key in sorted(known) if key in {name_of(one) for one in RECIPES}}
         MEMORY.write_text(json.dumps(kept, indent=1) + "\n")
 

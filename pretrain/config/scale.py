@@ -16,8 +16,9 @@ What the scale s changes, and by which rule:
 None of these rules was fitted to our own runs. Pure arithmetic; reads no file.
 """
 
+import math
 import re
-from dataclasses import replace
+from dataclasses import fields, replace
 from fractions import Fraction
 
 from fanal.errors import UserError
@@ -67,7 +68,7 @@ def scaled(run: RunConfig, scale: Fraction) -> RunConfig:
         model=scaled_model(run.model, scale),
         data=_scaled_data(run.data, scale),
         parallel=_one_rank(run.parallel),
-        optim=_scaled_optim(run.optim, run.train, scale),
+        optim=_scaled_optim(run.optim, run.train, scale, steps),
         train=replace(train, validation_interval=_part(train.validation_interval, steps)),
         checkpoint=_scaled_checkpoint(run.checkpoint, steps, scale),
     )
@@ -126,7 +127,7 @@ def _heads(model: ModelConfig, factor: float) -> tuple[int, int]:
 def _layers(model: ModelConfig, wanted: float) -> int:
     """Return a number of layers near the wanted one in which every N-th layer is still one of each kind."""
     intervals = [n for n in (model.full_attention_layer_interval, model.no_rope_layer_interval) if n is not None]
-    step = max([min(FEWEST_LAYERS, model.num_layers), *intervals])
+    step = math.lcm(*intervals) if intervals else min(FEWEST_LAYERS, model.num_layers)
     return min(model.num_layers, _near(wanted, step))
 
 
@@ -176,14 +177,20 @@ def _steps_for(train: TrainConfig, samples: int) -> int:
     return low
 
 
-def _scaled_optim(optim: OptimConfig, train: TrainConfig, scale: Fraction) -> OptimConfig:
-    """Return the schedule of the same shape. Its end is stated, so that a run of fewer steps is the beginning of the same one."""
+def _scaled_optim(optim: OptimConfig, train: TrainConfig, scale: Fraction, steps: Fraction) -> OptimConfig:
+    """Return the schedule of the same shape. Its end is stated, so that a run of fewer steps is the beginning of the same one.
+
+    Whatever key ends in _samples or _sample counts samples, in _steps updates.
+    """
+    counts = {field.name: getattr(optim, field.name) for field in fields(optim)}
+    parts = {name: _part(count, scale) for name, count in counts.items() if name.endswith(("_samples", "_sample"))}
+    parts |= {name: _part(count, steps) for name, count in counts.items() if name.endswith("_steps")}
     rate_factor = min(float(scale) ** RATE_POWER, LARGEST_GROWTH)
     decay = _samples(optim.lr_decay_samples or train_samples(train), scale)
     final = _part(optim.lr_wsd_decay_samples, scale)
     warmup = min(_samples(optim.lr_warmup_samples, scale), decay - (final is not None))
     return replace(
-        optim,
+        replace(optim, **parts),
         lr=_brief(optim.lr * rate_factor),
         min_lr=_brief(optim.min_lr * rate_factor),
         lr_warmup_samples=warmup,
