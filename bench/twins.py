@@ -1,7 +1,8 @@
 """The small twin of every recipe: five steps in TP2 x PP2 on four CPU ranks, an export, its certificate (``make recipes``).
 
-A phase begins with the twin of the phase before it. The text is the tests' small corpus, and so are the 2,000 tokens of the
-vocabulary; sequences have 64 tokens, and windows 16, so that they hide something.
+A phase begins with the twin of the phase before it, and reads the same 40 samples again: its losses in training may be far lower.
+The text is the tests' small corpus, and so are the 2,000 tokens of the vocabulary; sequences have 64 tokens, windows 16, so that
+they hide something.
 """
 
 import datetime
@@ -35,6 +36,8 @@ class Twin:
     architecture: str
     num_parameters: int
     losses: list[float]
+    validation: list[float]
+    """Before the first step and after the last."""
     exported: bool
     said: str
     """What the export said, its certificate's figures among it."""
@@ -96,6 +99,7 @@ def _twin(recipe: Path, run: RunConfig, trace: Trace, export: dict[str, str | in
         architecture=family_of(run.model).architecture,
         num_parameters=num_parameters(run.model),
         losses=losses,
+        validation=[trace.validation[step]["code"] for step in (0, STEPS)],
         exported=export["code"] == 0 and bool(export["is_there"]),
         said=str(export["text"]),
     )

@@ -36,17 +36,26 @@ def test_every_class_of_the_recipes_has_its_twin_here() -> None:
 
 
 @pytest.mark.parametrize("name", [*EACH_CLASS, *CHAIN])
-def test_a_small_twin_learns_and_its_export_is_certified(name: str, trained: dict[str, twins.Twin]) -> None:
+def test_the_export_of_a_small_twin_is_certified(name: str, trained: dict[str, twins.Twin]) -> None:
     twin = trained[name]
     assert len(twin.losses) == twins.STEPS
-    assert twin.losses[-1] < twin.losses[0], twin.losses
     assert twin.exported, twin.said
     assert twin.architecture == EACH_CLASS.get(name, "Olmo3ForCausalLM")
 
 
-def test_a_phase_goes_on_from_the_phase_before_it(trained: dict[str, twins.Twin]) -> None:
-    first, second, third = (trained[name].losses for name in CHAIN)
-    assert first[0] > second[0] > third[0]
+@pytest.mark.parametrize("name", [*EACH_CLASS, CHAIN[0]])
+def test_a_small_twin_learns(name: str, trained: dict[str, twins.Twin]) -> None:
+    before, after = trained[name].validation
+    assert after < before
+
+
+def test_a_phase_goes_on_from_where_the_phase_before_it_ended(trained: dict[str, twins.Twin]) -> None:
+    first, second, third = (trained[name].validation for name in CHAIN)
+    assert second[0] == pytest.approx(first[1], rel=1e-6)
+    assert first[1] < first[0], "so that initial weights would be noticed"
+    assert third[0] == pytest.approx(second[1], rel=1e-2), (
+        "another scaling of positions, which hardly matters at 64 tokens"
+    )
 
 
 def test_the_committed_results_are_of_recipes_of_every_model_and_each_is_certified() -> None:
