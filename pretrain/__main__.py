@@ -28,10 +28,15 @@ from fanal.output import let_go_of_output, outlive_output
 from pretrain.config.load import load_run, load_run_to_train
 from pretrain.config.path_rules import paths_of
 from pretrain.parallel.caches import use_private_caches
-from pretrain.train_ranks import train_local, train_rank
+from pretrain.start_training import train_local, train_rank
 
 LET_THE_FIRST_SPEAK_S = 20
 CONTEXT = {"help_option_names": ["-h", "--help"]}
+scale_option = click.option(
+    "--scale",
+    metavar="FRACTION",
+    help="Take the small twin of CONFIG's run, such as 1/64 of it, for a CPU or one GPU; KEY=VALUE changes the twin.",
+)
 
 
 @click.group(cls=CommandGroup, context_settings=CONTEXT)
@@ -42,7 +47,8 @@ def cli() -> None:
 @cli.command(context_settings=CONTEXT)
 @click.argument("config", shell_complete=complete_path)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-def train(config: str, overrides: tuple[str, ...]) -> None:
+@scale_option
+def train(config: str, overrides: tuple[str, ...], scale: str | None) -> None:
     """Train the run that CONFIG describes, or resume it from its last checkpoint.
 
     Under torchrun or srun it uses the ranks that it is given; without either it starts the ranks that the layout needs here.
@@ -50,7 +56,7 @@ def train(config: str, overrides: tuple[str, ...]) -> None:
     _prepare_libraries()
     outlive_output()
     start = train_rank if started_by_launcher() else train_local
-    code = _guard(lambda: start(load_run_to_train(config, overrides)))
+    code = _guard(lambda: start(load_run_to_train(config, overrides, scale)))
     ignore_stop_signals()
     if started_by_launcher():
         note_exit_code(code)
@@ -63,13 +69,14 @@ def train(config: str, overrides: tuple[str, ...]) -> None:
 @cli.command(context_settings=CONTEXT)
 @click.argument("config", shell_complete=complete_path)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-def show(config: str, overrides: tuple[str, ...]) -> None:
+@scale_option
+def show(config: str, overrides: tuple[str, ...], scale: str | None) -> None:
     """Print the resolved config and what follows from it."""
     from fanal.console import Console
     from pretrain.inspect.show import show as show_run
 
     def act() -> int:
-        show_run(load_run_to_train(config, overrides), Console())
+        show_run(load_run_to_train(config, overrides, scale), Console())
         return FINISHED
 
     sys.exit(_guard(act))
@@ -78,6 +85,7 @@ def show(config: str, overrides: tuple[str, ...]) -> None:
 @cli.command(context_settings=CONTEXT)
 @click.argument("config", shell_complete=complete_path)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@scale_option
 @click.option("--ranks", type=int, metavar="N", help="Ranks of the run; by default as many as the layout states.")
 @click.option(
     "--rank", type=int, metavar="R", help="The rank; by default one of the first, a middle and the last pipeline stage."
@@ -85,7 +93,13 @@ def show(config: str, overrides: tuple[str, ...]) -> None:
 @click.option("--memory", type=float, metavar="GIB", help="Memory of a GPU; by default several usual sizes.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, in which the peak is broken down by lines of code.")
 def rehearse(
-    config: str, overrides: tuple[str, ...], ranks: int | None, rank: int | None, memory: float | None, as_json: bool
+    config: str,
+    overrides: tuple[str, ...],
+    scale: str | None,
+    ranks: int | None,
+    rank: int | None,
+    memory: float | None,
+    as_json: bool,
 ) -> None:
     """Rehearse the step of a run on any number of GPUs, without one: memory, collectives and waits of a rank.
 
@@ -100,7 +114,7 @@ def rehearse(
     from pretrain.rehearse.report import to_json
 
     def act() -> int:
-        run = load_run(config, overrides)
+        run = load_run(config, overrides, scale)
         if memory is not None and not memory > 0:
             raise UserError(f"--memory ({memory:g}) must be above 0; --memory 80 works")
         found = rehearse_run(run, num_ranks=world_size(run.parallel) if ranks is None else ranks, rank=rank)

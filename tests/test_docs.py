@@ -17,7 +17,12 @@ from tokenizer.__main__ import commands as tokenizer_commands
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(
-    [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "configs" / "README.md", *(ROOT / "docs").rglob("*.md")]
+    [
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        *(ROOT / "configs").rglob("README.md"),
+        *(ROOT / "docs").rglob("*.md"),
+    ]
 )
 PICTURE = ROOT / "docs" / "images" / "demo-loss.svg"
 MAX_README_WORDS = 900

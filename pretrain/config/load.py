@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +22,7 @@ from pretrain.config.misfits import refuse_misfits, yaml_kind_of
 from pretrain.config.read_yaml import parse_yaml
 from pretrain.config.renamed import refuse_both_names, with_current_names
 from pretrain.config.rules import check, check_rate_left
+from pretrain.config.scale import parse_scale, scaled
 from pretrain.config.schema import RunConfig
 from pretrain.config.write_yaml import to_yaml_text
 
@@ -48,12 +51,13 @@ ENDLESS_NUMBER = re.compile("(?<![0-9_])[0-9_]{4301}")
 """More digits than Python reads: the libraries let its ValueError through."""
 
 
-def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+def load_run(path: str | Path, overrides: Sequence[str] = (), scale: str | None = None) -> RunConfig:
     """The run a YAML file and overrides describe.
 
     Args:
         path: the YAML file.
         overrides: ``a.b=value`` in order; values are YAML (``null``, ``[1, 2]``, ``3e-4``).
+        scale: the part of the file's run that the run is a small twin of, such as 1/64; overrides change the twin.
     Raises: UserError naming the file or key, the value, the rule and what works.
     """
     file = Path(path)
@@ -61,7 +65,7 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         is_file = file.is_file()
     if not is_file:
         nearby = sorted(str(other) for other in Path("configs").rglob("*.yaml"))
-        works = f"these are here: {', '.join(nearby)}" if nearby else "there is no YAML file in configs/ of this folder"
+        works = f"these are here: {_some(nearby)}" if nearby else "there is no YAML file in configs/ of this folder"
         raise UserError(
             f"config {path} must be a YAML file, and it {'is not a file' if file.exists() else 'does not exist'}; {works}"
         )
@@ -69,18 +73,27 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     if was_written_resolved(file):
         refuse_any_interpolation(layers[0], where=str(file))
     refuse_both_names(overrides)
+    if scale is not None:
+        layers = [_twin(layers, parse_scale(scale), where=str(path))]
     layers.extend(_override(override) for override in overrides)
     run = typed(layers, RunConfig, where=str(path))
     check(run, _standing(file, run))
     return run
 
 
-def load_run_to_train(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+def _twin(layers: list[dict[str, Any]], scale: Fraction, *, where: str) -> dict[str, Any]:
+    """Return the tree of the small twin of the run that these layers describe, which must be one that can run."""
+    run = typed(layers, RunConfig, where=where)
+    check(run)
+    return asdict(scaled(run, scale))
+
+
+def load_run_to_train(path: str | Path, overrides: Sequence[str] = (), scale: str | None = None) -> RunConfig:
     """The run a YAML file and overrides describe, which is to train from where its run folder stands.
 
     Raises: UserError as ``load_run``, or if the steps that are left would train nothing.
     """
-    run = load_run(path, overrides)
+    run = load_run(path, overrides, scale)
     since = standing(Path(run.run_dir))
     check(run, since)  # a checkpoint's own config may be trained on in another folder
     check_rate_left(run.optim, run.train, since)

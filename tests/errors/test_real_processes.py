@@ -11,8 +11,8 @@ import pytest
 import pretrain.train.loop
 from fanal.errors import PassingError
 from pretrain.__main__ import _guard
+from pretrain.start_training import train_rank
 from pretrain.train.loop import TooManySkippedStepsError
-from pretrain.train_ranks import train_rank
 from tests.dist.harness import make_run
 from tests.errors.planted import line_of
 

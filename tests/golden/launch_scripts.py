@@ -15,7 +15,7 @@ from pretrain.config.schema import RunConfig
 
 ROOT = Path(__file__).parents[2]
 FOLDER = Path(__file__).parent / "launch"
-CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if "models" not in path.parts)
 PLACES = Places(workdir=Path("/project"), code_dir=Path("/project"), python=Path("/project/.venv/bin/python"))
 GOLDEN_CONFIG, GOLDEN_SITE = ROOT / "configs" / "lucie-7b" / "pretrain.yaml", "jean-zay-h100"
 HOURS = 50

@@ -49,9 +49,10 @@ def _start(fault: str | None, config: Path, overrides: Sequence[str], output: Pa
 def _launch(fault: str | None, config: Path, overrides: tuple[str, ...], output: Path) -> None:
     import torch
 
-    from pretrain import __main__, train_ranks
+    from pretrain import __main__
     from pretrain.config.load import load_run
     from pretrain.parallel import local
+    from pretrain.start_training import train_local
     from tests.dist import faults
 
     stream = output.open("a")
@@ -67,7 +68,7 @@ def _launch(fault: str | None, config: Path, overrides: tuple[str, ...], output:
     os.register_at_fork(after_in_child=_die_with_parent)
     if fault is not None:
         getattr(faults, fault)()
-    sys.exit(__main__._guard(lambda: train_ranks.train_local(load_run(config, overrides))))
+    sys.exit(__main__._guard(lambda: train_local(load_run(config, overrides))))
 
 
 def _die_with_parent() -> None:

@@ -1,6 +1,6 @@
-"""The two ways in which ``fanal train`` starts: as one rank of a world that a launcher made, or with local ranks of its own.
+"""What ``fanal train`` does with a run: train as the rank that this process is, or start the ranks of the layout here.
 
-Rooms are imported inside, so that the command line does not wait for megatron-core.
+Rooms are imported inside the functions, so that what can be checked is checked before torch and megatron-core come.
 """
 
 import sys
