@@ -7,7 +7,8 @@ from bench.optimizers import NAMES, TORCH, Contender, main, ours, report
 from bench.step import ours as step_ours
 from bench.step.task import Shape
 from pretrain.config.schema import OptimConfig
-from pretrain.optim.registry import checkpoint_states, optimizer_of
+from pretrain.model.families.sizes import checkpoint_bytes
+from pretrain.optim.registry import num_states, optimizer_of
 
 
 def contender(title: str, size: float) -> Contender:
@@ -29,7 +30,9 @@ def test_every_optimizer_of_the_config_is_timed_over_what_it_keeps(monkeypatch: 
             optim = OptimConfig(lr=0.1, name=name)  # type: ignore[arg-type]
             made = ours(name, world)
             assert made.title == optimizer_of(optim).title and made.timed()[made.title] > 0
-            assert made.bytes_a_parameter == pytest.approx(4 * len(checkpoint_states(optim)), rel=0.01)
+            model = step_ours.run_config(small, "fp32").model
+            masters, kept = (checkpoint_bytes(model, num_states=count) for count in (1, num_states(optim)))
+            assert made.bytes_a_parameter == pytest.approx(4 * kept / masters, rel=0.01)
 
 
 def test_an_optimizer_that_is_not_there_is_refused_with_those_that_are(capsys: pytest.CaptureFixture[str]) -> None:
