@@ -147,10 +147,20 @@ def train(config: Path, run_dir: Path) -> list[str]:
     return [sys.executable, "-m", "fanal", "train", str(config), *overrides]
 
 
+def one_thread() -> dict[str, str]:
+    """The environment of a run beside other tests: two threads that wait for each other on busy cores take minutes."""
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
 def test_a_trainer_outlives_the_reader_of_its_output(small_run: Path, tmp_path: Path) -> None:
     """As with ``train ... 2>&1 | head -1``."""
     process = subprocess.Popen(
-        train(small_run, tmp_path), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        train(small_run, tmp_path),
+        cwd=ROOT,
+        env=one_thread(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     assert process.stdout is not None and "parameters" in process.stdout.readline()
     process.stdout.close()
@@ -163,7 +173,7 @@ def test_a_trainer_outlives_its_terminal(small_run: Path, tmp_path: Path) -> Non
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(ROOT)
-        os.execv(sys.executable, train(small_run, tmp_path))
+        os.execve(sys.executable, train(small_run, tmp_path), one_thread())
     seen = b""
     while b"step  2/30" not in seen:
         seen += os.read(terminal, 65_536)
