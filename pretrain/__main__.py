@@ -240,9 +240,8 @@ def average(
         with user_path(*paths, to):
             made = average_of(wanted, to)
         steps = ", ".join(f"{source.state.step:,}" for source in made.sources)
-        print(
-            f"averaged {len(made.sources)} checkpoints (steps {steps}) to {made.checkpoint} ({made.num_bytes:,} bytes)"
-        )
+        of = "1 checkpoint (step" if len(made.sources) == 1 else f"{len(made.sources)} checkpoints (steps"
+        print(f"averaged {of} {steps}) to {made.checkpoint} ({made.num_bytes:,} bytes)")
         return FINISHED
 
     sys.exit(_guard(act))

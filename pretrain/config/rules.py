@@ -46,6 +46,7 @@ def _check(run: RunConfig, since: Standing, passes: Callable[[RunConfig], bool])
     _check_parallel(run.parallel, run.model, run.train)
     check_batch(run.train, run.parallel, run.parallel.data_parallel_size or 1)
     _check_optim(run.optim, run.train, since)
+    _check_kernels(run)
     _check_average(run)
     _check_length(run)
     _check_data(run)
@@ -119,6 +120,14 @@ def _check_pipeline(parallel: ParallelConfig, model: ModelConfig) -> None:
             f"parallel.virtual_pipeline_model_parallel_size ({virtual}) = {stages}, so that every stage holds as many layers; "
             f"num_layers={works} works, or pipeline_model_parallel_size="
             f"{max(s for s in range(1, pipeline + 1) if model.num_layers % s == 0)} with one virtual stage"
+        )
+
+
+def _check_kernels(run: RunConfig) -> None:
+    if run.kernels.adamw == "triton" and run.optim.name != "adamw":
+        raise UserError(
+            f"kernels.adamw (triton) must be auto or torch with optim.name {run.optim.name}, whose update it is not; "
+            "kernels.adamw=auto works"
         )
 
 

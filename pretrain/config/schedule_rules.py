@@ -21,8 +21,9 @@ def check_final_decay(optim: OptimConfig, since: Standing, decay: int) -> None:
         )
     _check_style(optim)
     if since.decay_start_sample is not None and (style not in DECAY_ON_REQUEST or length is None):
+        stated = "null" if length is None else length
         raise UserError(
-            f"optim.lr_decay_style ({style}) with optim.lr_wsd_decay_samples ({length}) must go on with the decay that this run "
+            f"optim.lr_decay_style ({style}) with optim.lr_wsd_decay_samples ({stated}) must go on with the decay that this run "
             f"began at sample {since.decay_start_sample}: WSD or constant, and the samples that it takes; "
             "lr_decay_style=WSD works with the decay samples of the run's last config"
         )

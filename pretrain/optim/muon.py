@@ -65,7 +65,8 @@ OPTIMIZER = Optimizer(
     settings=_settings,
     described=_described,
     over=_over,
-    takes={"adamw": ("exp_avg", "exp_avg_sq")},  # both keep an average of the gradients; their decays differ
+    # All keep an average of the gradients; its decay differs.
+    takes=dict.fromkeys(("adamw", "ademamix", "stable_adamw"), ("exp_avg", "exp_avg_sq")),
     states_of=_states_of,
     place=_place,
 )

@@ -1,6 +1,7 @@
 """The spine: one run from its first to its last step, on one screen."""
 
 import enum
+import math
 import os
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +11,7 @@ from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer
 
 from fanal import exit_codes
-from fanal.errors import FanalError, user_path
+from fanal.errors import FanalError, UserError, user_path
 from fanal.run_progress import newest_metrics
 from pretrain.checkpoint.disk.origin import described
 from pretrain.checkpoint.loading.load import load_checkpoint
@@ -183,6 +184,7 @@ def _steps(training: Training, state: TrainState) -> Outcome:
         list_if_bad(run, world, training.reader.data, state, result, batch_size, sinks)
         if report is not None:
             sinks.write(report)
+        stop_if_nothing_is_predicted(state, result)
         stop_if_diverged(run.train, state, result)
         asked = _act_on(training, Asked(*result.answers))
         before = state
@@ -326,6 +328,15 @@ def _report_saves(training: Training) -> None:
 def every(interval: int | None, step: int) -> bool:
     """Return whether something that happens each ``interval`` steps happens after ``step``."""
     return interval is not None and step % interval == 0
+
+
+def stop_if_nothing_is_predicted(state: TrainState, result: StepResult) -> None:
+    """Refuse a run whose objectives leave no token of its first batch: it would learn nothing, and its loss be no number."""
+    if state.step == 1 and not result.loss_tokens and math.isfinite(result.grad_norm):
+        raise UserError(
+            f"objective must leave tokens to predict, and of the {state.consumed_tokens:,} of the first batch none counts; "
+            "objective.mask_between=[] works"
+        )
 
 
 def stop_if_diverged(train: TrainConfig, state: TrainState, result: StepResult) -> None:

@@ -256,6 +256,18 @@ def test_what_a_message_recommends_works(lab: Lab, tmp_path: Path) -> None:
     assert counted.exit_code == 2 and "must not be named like a run's checkpoint" in counted.output
 
 
+def test_a_run_with_one_checkpoint_is_told_that_a_mean_of_one_is_that_one(lab: Lab, tmp_path: Path) -> None:
+    alone = checkpoints_dir(tmp_path / "alone") / step_name(4)
+    shutil.copytree(lab.checkpoint(4), alone)
+    for words in ((), ("--last", 2), ("--from-step", 4)):
+        result = command("average", tmp_path / "alone", *words, "--to", tmp_path / "mean")
+        assert result.exit_code == 2 and f"and has {alone} alone; fanal export {alone} works" in result.output
+    exported = command("export", alone, "--to", tmp_path / "exported")
+    assert exported.exit_code == 0, exported.output
+    of_one = command("average", tmp_path / "alone", "--ema", "--to", tmp_path / "mean")
+    assert of_one.exit_code == 0 and "averaged 1 checkpoint (step 4) to" in of_one.output
+
+
 def test_another_model_or_tokenizer_is_refused_by_name(lab: Lab, small_run: Path, tmp_path: Path) -> None:
     run = make_run(small_run, tmp_path / "other", *KEYS, "model.ffn_hidden_size=192", "train.train_steps=1")
     assert run_and_trace(run).exit_code == 0

@@ -9,8 +9,8 @@ import torch
 
 from fanal.run_folder import checkpoints_dir, step_name
 from fanal.run_progress import metrics
-from pretrain.config.derive import consumed_samples_at
 from pretrain.config.schema import RunConfig
+from pretrain.config.steps import consumed_samples_at
 from pretrain.data.forensics import sample_as_trained
 from pretrain.data.read import TrainData
 from pretrain.data.sources import open_sources
@@ -65,6 +65,17 @@ def recomputed(run: RunConfig, step: int) -> tuple[torch.Tensor, torch.Tensor, t
     counted = torch.from_numpy(np.stack([sample.counted for sample in samples])).float()
     sources, _ = data.places(np.array(numbers))
     return tokens[:, :-1], tokens[:, 1:], counted, [data.sources.train[source].domain for source in sources]
+
+
+def test_a_run_that_predicts_nothing_ends_with_its_first_step(
+    small_run: Path, documents: list[str], tmp_path: Path
+) -> None:
+    """Spans from the start of each document to its end are all that there is."""
+    whole = 'objective.mask_between=[{start_token: "<s>", end_token: "</s>"}]'
+    trace = run_and_trace(make_run(small_run, tmp_path, *documents, "data.validation=[]", whole))
+    assert trace.exit_code == 2 and trace.failure is not None
+    assert "of the 512 of the first batch none counts; objective.mask_between=[] works" in str(trace.failure.error)
+    assert not checkpoints_dir(tmp_path).exists() or not list(checkpoints_dir(tmp_path).iterdir())
 
 
 @pytest.mark.parametrize("objectives", [REARRANGED, MASKED], ids=["rearranged", "masked"])

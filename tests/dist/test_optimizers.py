@@ -17,8 +17,9 @@ from fanal.run_folder import checkpoints_dir, step_name
 from pretrain.__main__ import cli
 from pretrain.checkpoint.disk.tensor_index import read_index
 from pretrain.checkpoint.disk.tensors import read_whole
-from pretrain.config.derive import consumed_samples_at, world_size
+from pretrain.config.derive import world_size
 from pretrain.config.schema import OptimConfig, RunConfig
+from pretrain.config.steps import consumed_samples_at
 from pretrain.data.read import TrainData
 from pretrain.data.sources import open_sources
 from pretrain.inspect.show import consequences

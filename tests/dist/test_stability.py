@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from pretrain.config.derive import consumed_samples_at
 from pretrain.config.schema import RunConfig
+from pretrain.config.steps import consumed_samples_at
 from pretrain.data.read import TrainData
 from pretrain.data.sources import open_sources
 from pretrain.optim.schedule import learning_rate

@@ -76,4 +76,6 @@ def described(average: Average) -> str:
     """Return a description of an average in one line."""
     what = "the weights" if average.state == "param" else "the moving average of the weights"
     sources = ", ".join(f"step {part.step:,} (manifest {part.manifest_sha256[:12]})" for part in average.sources)
+    if len(average.sources) == 1:
+        return f"{what} of 1 checkpoint: {sources}"
     return f"mean of {what} of {len(average.sources)} checkpoints: {sources}"

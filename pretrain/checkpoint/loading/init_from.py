@@ -155,6 +155,8 @@ def _check_states(run: RunConfig, folder: Path) -> None:
         return
     found = "only weights" if len(held) == 1 else f"{' and '.join(held[1:])} of optim.name={before}"
     wanted = kept or stated.states
+    if not kept and len(held) > 1:
+        found += ", of which it can keep nothing"
     raise UserError(
         f"checkpoint.init_optimizer (keep) needs {' and '.join(wanted)} of {stated.title} (optim.name={run.optim.name}), "
         f"and {folder} holds {found}; checkpoint.init_optimizer=fresh works"

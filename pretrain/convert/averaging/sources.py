@@ -83,6 +83,11 @@ def _of_run(run_dir: Path, wanted: Wanted) -> list[Source]:
             f"RUN_DIR ({run_dir}) must be a run's folder with checkpoints in it, or several checkpoints' folders must be named; "
             "runs/tiny works once that run has saved"
         )
+    if len(there) < wanted.least:
+        raise UserError(
+            f"RUN_DIR ({run_dir}) must have at least {wanted.least} checkpoints, since a mean of one is that one, and has "
+            f"{there[0]} alone; fanal export {there[0]} works, and checkpoint.interval decides how many a run writes"
+        )
     if says_nothing and wanted.least > 1:
         raise UserError(
             f"--last K, or --from-step and --to-step, must say which of the {len(there)} checkpoints of {run_dir} are averaged; "
@@ -113,13 +118,14 @@ def _step(folder: Path) -> int:
 
 
 def _too_few(run_dir: Path, steps: Sequence[int], found: Sequence[Source], wanted: Wanted, fewest: int) -> str:
+    has_limits = wanted.from_step is not None or wanted.to_step is not None
     asked = f"--last ({wanted.last})" if wanted.last is not None else f"--from-step and --to-step of {run_dir}"
-    between = f"--from-step {min(steps)} --to-step {max(steps)}"
-    works = (
-        f"--last {len(found)} works"
-        if len(found) >= wanted.least and wanted.last is not None
-        else f"{between} has them all"
-    )
+    if len(found) >= wanted.least:
+        works = f"--last {len(found)} works"
+    elif has_limits:
+        works = f"--from-step {min(steps)} --to-step {max(steps)} has them all"
+    else:
+        works = "intact checkpoints of another run work"
     return (
         f"{asked} must be of {fewest} intact checkpoints, and {run_dir} has {len(found)} of them where they are looked for (steps "
         f"there: {', '.join(map(str, sorted(steps)))}); {works}; checkpoint.keep_last decides how many a run keeps"

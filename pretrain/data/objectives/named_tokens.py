@@ -35,6 +35,18 @@ class NamedTokens:
             )
         return found
 
+    def mark_of(self, key: str, name: str) -> int:
+        """The id of a token that an objective puts between texts. Raises: UserError if there is none, or if a document begins or
+        ends with it, or is padded with it: it would end where nothing ends, or not be learned."""
+        token = self.id_of(key, name)
+        tokenizer = self._tokenizer
+        if token in (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id):
+            raise UserError(
+                f"{key} ({shown(name)}) must be a token of its own, and documents begin, end or are padded with it; a token "
+                "that is stated when the tokenizer is trained, as one of reserved_tokens of its spec, works"
+            )
+        return token
+
     def control(self, also: tuple[int, ...] = ()) -> np.ndarray:
         """Whether each id stands for no text, or is one of ``also``: bool [vocab_size]."""
         found = np.zeros(self._tokenizer.vocab_size, dtype=bool)

@@ -61,7 +61,7 @@ def open_objectives(run: RunConfig, tokenizer: Tokenizer) -> Objectives:
 
 def _fill_in_the_middle(config: FillInTheMiddleConfig, tokens: NamedTokens, chance: Chance) -> FillInTheMiddle:
     prefix, suffix, middle = (
-        tokens.id_of(f"objective.fill_in_the_middle.{name}", getattr(config, name))
+        tokens.mark_of(f"objective.fill_in_the_middle.{name}", getattr(config, name))
         for name in ("prefix_token", "suffix_token", "middle_token")
     )
     return FillInTheMiddle(
@@ -79,7 +79,7 @@ def _span_corruption(config: SpanCorruptionConfig, tokens: NamedTokens, chance: 
     for number in range(config.num_sentinels):
         name = config.sentinel_token.replace("{}", str(number))
         try:
-            ids.append(tokens.id_of("objective.span_corruption.sentinel_token", name))
+            ids.append(tokens.mark_of("objective.span_corruption.sentinel_token", name))
         except UserError as error:
             if number == 0:
                 raise

@@ -81,7 +81,7 @@ class TensorSpec:
 
     @property
     def is_matrix(self) -> bool:
-        """Whether it is a matrix; matrices have weight decay, norms, biases and learned scalars do not."""
+        """Whether it is a matrix, and no norm, bias or learned scalar."""
         return len(self.shape) > 1
 
     @property

@@ -39,6 +39,8 @@ CASES = {
                          "optim.ademamix_beta3_warmup_steps (null) must be stated with optim.name ademamix", ["optim.ademamix_beta3_warmup_steps=10"]),
     "negative warm-up": (["optim.ademamix_alpha_warmup_steps=-1"],
                          "optim.ademamix_alpha_warmup_steps (-1) must be finite and not negative; 0 works", ["optim.ademamix_alpha_warmup_steps=0"]),
+    "kernel of another optimizer": (["optim.name=muon", "kernels.adamw=triton"], "kernels.adamw (triton) must be auto or torch with optim.name muon",
+                                    ["kernels.adamw=auto"]),
     "no average": (["optim.ema_decay=1"], "optim.ema_decay (1.0) must be above 0 and below 1", ["optim.ema_decay=0.999"]),
     "an average of the last": (["optim.ema_decay=0"], "0.999 works, or null, which keeps no average", ["optim.ema_decay=null"]),
     "no average to validate": (

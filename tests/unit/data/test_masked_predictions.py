@@ -153,8 +153,10 @@ def test_validation_leaves_out_what_is_no_text_to_predict_and_nothing_of_goldfis
         ("objective.span_corruption={}", r"objective\.span_corruption\.sentinel_token \('?<extra_id_0>'?\) must be a token"),
         ('objective.span_corruption={sentinel_token: "<0x0{}>"}',
          r"num_sentinels \(100\) must be at most the sentinels of data\.tokenizer, and it has no <0x010>; num_sentinels=10 works"),
+        ('objective.fill_in_the_middle={prefix_token: "<0x11>", suffix_token: "</s>", middle_token: "<0x12>"}',
+         r"fill_in_the_middle\.suffix_token \('?</s>'?\) must be a token of its own"),
     ],
 )  # fmt: skip
-def test_a_name_that_no_token_has_is_refused(override: str, message: str, small_run: Path) -> None:
+def test_a_name_that_no_token_has_or_none_of_its_own_is_refused(override: str, message: str, small_run: Path) -> None:
     with pytest.raises(UserError, match=message):
         open_sources(load_run(small_run, [override]))

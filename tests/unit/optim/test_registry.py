@@ -12,7 +12,7 @@ import torch
 from pretrain.config.schema import OptimConfig
 from pretrain.model.families.table import Part, TensorSpec
 from pretrain.optim.adamw import OPTIMIZER as ADAMW
-from pretrain.optim.registry import Optimizer, checkpoint_states, optimizer_of
+from pretrain.optim.registry import Optimizer, checkpoint_states, optimizer_of, states_kept
 from pretrain.optim.states import make_states, num_updates, set_num_updates, take_groups
 from pretrain.parallel.world import open_lone_world
 
@@ -60,6 +60,19 @@ def test_every_optimizer_of_the_config_has_a_file_that_states_what_it_keeps(name
     inner = stated.over(torch.optim.AdamW(parameters()))
     assert stated.settings(optim).keys() <= inner.param_groups[0].keys(), "a setting that no group has acts on nothing"
     assert stated.title and stated.described(optim)
+
+
+@pytest.mark.parametrize("before", NAMES)
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_kept_of_another_optimizer_means_the_same_in_both(name: str, before: str) -> None:
+    """Everyone keeps Adam's moments but Lion, whose average is another one; Muon's moments are not those of every tensor."""
+    kept = states_kept(replace(OPTIM, name=name), before)
+    if name == before:
+        assert kept == optimizer_of(replace(OPTIM, name=name)).states
+    elif name == "lion" or before in ("lion", "muon"):
+        assert kept == ()
+    else:
+        assert kept == ("exp_avg", "exp_avg_sq")
 
 
 @pytest.mark.parametrize("name", NAMES)
