@@ -65,7 +65,7 @@ def rehearse_rank(
         meter = Meter(device.type)
         if device_type == "gpu":
             put_fake_gpu_in_place_of_cuda(device, meter)
-            stand_in_for_packages(run.model.attention_backend)
+            stand_in_for_packages(run.model.attention_backend, meter)
         stack.enter_context(LikeCuda())
         world = stack.enter_context(open_layout(run.parallel, seed=run.train.seed, device=device))
         meter.group_names = group_names()
