@@ -124,3 +124,8 @@ def test_what_torch_compiles_is_rehearsed_as_what_it_keeps() -> None:
     torch_s = [f"kernels.{name}=torch" for name in ("rms_norm", "activation", "rotary")]
     plain, compiled = answer(FIGURES.format(cases=[torch_s, [*torch_s, "train.compile=true"]]))
     assert compiled == plain
+
+
+def test_a_run_on_a_gpu_that_is_to_be_deterministic_is_rehearsed_without_one() -> None:
+    plain, asked = answer(FIGURES.format(cases=[[], ["parallel.device=cuda", "train.deterministic=true"]]))
+    assert asked == plain
