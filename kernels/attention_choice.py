@@ -50,9 +50,9 @@ def situation_here(*, device: torch.device, **of_model) -> Situation:
 def select_attention_backend(requested: str, situation: Situation, device: torch.device | None = None) -> Choice:
     """Settle the backend once, when the model is built, and log what was chosen and why.
 
-    "auto" takes the first that can run: on a GPU flash-attn 4, 3, 2, then torch's own: varlen_attn for documents and windows,
-    scaled_dot_product_attention for whole rows; with a cap on the scores, which torch's kernels do not take, our own Triton kernels
-    before it. On a CPU it takes scaled_dot_product_attention's place, blocks of our own.
+    "auto" takes the first that can run: on a GPU flash-attn 4, 3, 2, then for whole rows torch's scaled_dot_product_attention and
+    varlen_attn, else varlen_attn, our own Triton kernels and scaled_dot_product_attention; varlen_attn takes no cap on the scores
+    and is not asked then. On a CPU it takes sdpa, which is blocks of our own there.
 
     Args: requested, "auto", "flash" or a name of BACKENDS; device, the GPU on which a backend has its trial (attention_trial),
         None for no trial. A trial of flash-attn 4 compiles what the run needs anyway.

@@ -42,12 +42,14 @@ def choose(
     dtype: torch.dtype,
     size: int = 0,
     *,
+    key: str | None = None,
     importable: bool | None = None,
 ) -> Choice:
     """Settle the implementation of one operation.
 
     Args: requested, "auto", "triton" or "torch"; operation, a key of LARGEST; device_type and dtype of its tensors; size, what
-        LARGEST speaks of; importable, whether Triton is, None to look.
+        LARGEST speaks of; key, what a person calls it, as in kernels.KEY, None for the operation; importable, whether Triton is,
+        None to look.
     Raises: UserError if "triton" is requested where it cannot run, with every reason.
     """
     if requested not in REQUESTS:
@@ -65,8 +67,8 @@ def choose(
         )
     if requested == "triton":
         raise UserError(
-            f"kernels 'triton' cannot run {operation}: {'; '.join(obstacles)}. It needs CUDA, the triton package (torch's CUDA "
-            f"builds bring it) and {', '.join(map(str, DTYPES))}; 'torch' (or 'auto') works here"
+            f"kernels.{key or operation} ('triton') cannot run: {'; '.join(obstacles)}. It needs CUDA, the triton package (torch's "
+            f"CUDA builds bring it) and {', '.join(map(str, DTYPES))}; 'torch' (or 'auto') works here"
         )
     return Choice("torch", "; ".join(obstacles))
 

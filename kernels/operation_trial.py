@@ -38,7 +38,7 @@ def choose_with_trial(
         ``choose``.
     Raises: UserError if Triton is requested and cannot run here.
     """
-    choice = choose(requested, operation, device_kind(device), dtype, size)
+    choice = choose(requested, operation, device_kind(device), dtype, size, key=key)
     # Not on the device of a rehearsal, which has no values.
     is_tried = choice.backend == "triton" and device.type == "cuda"
     fault = failure(operation, triton(), device, dtype) if is_tried else None

@@ -103,7 +103,14 @@ def main(arguments: Sequence[str]) -> int:
     if not gpus:
         print("PyTorch sees no GPU here, so nothing was run; on a machine with one: make gpu, or python3 -m bench.gpu")
         return 0
-    given.out.mkdir(parents=True, exist_ok=True)
+    try:
+        given.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        print(
+            f"--out ({given.out}) must be a folder that can be made ({error.strerror}); --out build works",
+            file=sys.stderr,
+        )
+        return 2
     report = Report(
         folder=given.out, started=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"), commit=commit(),
         device=given.device, tiny=given.device == "cpu", budget_s=given.budget_s,

@@ -1,7 +1,7 @@
 """Counts what the operations of a step do: memory, collectives, waits of the host, copies, products."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,8 +9,8 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import FakeWork
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
 
+from pretrain.rehearse.flops import flops_of, flops_of_kernel
 from pretrain.rehearse.ledger import Ledger
 from pretrain.rehearse.places import place
 from pretrain.rehearse.record import TO_GPU, TO_HOST, Copy, Step, Traffic, Wait
@@ -80,6 +80,11 @@ class Meter(TorchDispatchMode):
         """Count a wait of the host."""
         self.counts.waits[reason, place().where] += 1
 
+    def started(self, kernel: str, _grid: tuple[int, ...], *arguments: Any, **_: Any) -> None:
+        """Count what a Triton kernel of ours would compute, as kernels.triton.launch.start is called. It writes into memory that is
+        there already."""
+        self.counts.flops["products"] += flops_of_kernel(kernel, arguments)
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is aten._local_scalar_dense.default:
@@ -95,7 +100,7 @@ class Meter(TorchDispatchMode):
             at = place()
             for tensor in tensors:
                 self.ledger.see(tensor, (at.kind, at.where, func._schema.name.removeprefix("aten::")))
-        self.counts.flops["products"] += _flops(func, args, kwargs, output)
+        self.counts.flops["products"] += flops_of(func, args, kwargs, output)
         return output
 
     def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -146,24 +151,3 @@ def _group_of(func: Any, args: Any) -> dist.ProcessGroup:
 
 def _num_bytes(argument: Any) -> int:
     return sum(leaf.numel() * leaf.element_size() for leaf in tree_leaves(argument) if isinstance(leaf, torch.Tensor))
-
-
-def _linear_of_onednn(x: torch.Tensor, weight: torch.Tensor, *_: Any, **__: Any) -> int:
-    return 2 * x.numel() * len(weight)
-
-
-_MORE_PRODUCTS: dict[Any, Callable[..., int]] = {torch.ops.mkldnn._linear_pointwise: _linear_of_onednn}
-"""Products of a CPU that torch has no formula for (fanal.kernels.products)."""
-
-
-_FACTORS = {aten.mm: 2, aten.bmm: 2, aten.addmm: 3, aten.baddbmm: 3}
-"""Tensors among the arguments of a product; some forms of it have a type behind them, which torch's formulas do not know."""
-
-
-def _flops(func: Any, args: Any, kwargs: Any, output: Any) -> int:
-    packet = func._overloadpacket
-    if packet in _FACTORS:
-        return flop_registry[packet](*args[: _FACTORS[packet]], out_val=output)
-    if packet in flop_registry:
-        return flop_registry[packet](*args, **kwargs, out_val=output)
-    return _MORE_PRODUCTS[packet](*args, **kwargs) if packet in _MORE_PRODUCTS else 0

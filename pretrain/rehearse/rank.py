@@ -2,6 +2,7 @@
 
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -51,6 +52,9 @@ def rehearse_rank(
         tensors on two devices meet.
     """
     began_s = time.perf_counter()
+    # Nothing is compiled here: what torch compiles keeps what its operation does, and a definition run as it is written keeps more.
+    # Nor is anything computed in some order; megatron's own switch of that looks for a GPU.
+    run = replace(run, train=replace(run.train, compile=False, deterministic=False))
     gone = missing()
     if gone:
         raise UserError(
@@ -65,7 +69,7 @@ def rehearse_rank(
         meter = Meter(device.type)
         if device_type == "gpu":
             put_fake_gpu_in_place_of_cuda(device, meter)
-            stand_in_for_packages(run.model.attention_backend)
+            stand_in_for_packages(run.model.attention_backend, meter)
         stack.enter_context(LikeCuda())
         world = stack.enter_context(open_layout(run.parallel, seed=run.train.seed, device=device))
         meter.group_names = group_names()

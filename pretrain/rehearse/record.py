@@ -11,7 +11,7 @@ class Part:
     """A part of the memory at its peak."""
 
     kind: str
-    """In words, from ``kinds.py``."""
+    """In words, from ``places.py``."""
     num_bytes: int
 
 
@@ -87,7 +87,7 @@ class Rehearsal:
     num_parameters: int
     """On this rank."""
     attention: str
-    """Backend, and how it was chosen."""
+    """The backend that was chosen."""
     model_bytes: int
     """Live after the model was built: weights and gradients."""
     with_optimizer_bytes: int

@@ -37,7 +37,8 @@ def show(
     train, first = run.train, rehearsals[0]
     device = "CPU" if run.parallel.device == "cpu" else "GPU"
     wide.print(
-        f"{config} on {first.num_ranks:,} ranks, rehearsed for a {device}: steps of {first.micro_batches:,} micro batches of "
+        f"{config} on {first.num_ranks:,} rank{'s' * (first.num_ranks != 1)}, rehearsed for a {device}: "
+        f"steps of {first.micro_batches:,} micro batches of "
         f"{train.micro_batch_size:,} x {run.data.seq_length:,} tokens, {train.precision}, attention by {first.attention}",
         soft_wrap=True,
     )

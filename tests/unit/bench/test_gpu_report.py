@@ -169,6 +169,7 @@ def test_without_a_gpu_it_says_so_and_ends_well(tmp_path: Path, capsys: pytest.C
         (["--budget-s", "nan"], "--budget-s (nan) must be at least 8; --budget-s 360 works"),
         (["--only", "step,nothing"], "--only (nothing) must name stages: --only environment,kernels,"),
         (["--out", __file__], "must be a folder; --out build works"),
+        (["--device", "cpu", "--out", f"{__file__}/report"], "must be a folder that can be made (Not a directory)"),
     ],
 )
 def test_wrong_arguments_end_in_words(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:

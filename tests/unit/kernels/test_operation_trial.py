@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fanal.kernels import activations, compiled, cross_entropy, operation_trial, rms_norm, rotary
+from fanal.kernels import activations, compiled, cross_entropy, operation_trial, reference, rms_norm, rotary
 from fanal.kernels.operation_trial import failure
 
 CPU = torch.device("cpu")
@@ -108,3 +108,28 @@ def test_one_that_does_not_run_is_named_with_its_error() -> None:
 @pytest.mark.parametrize("name", ["rms_norm", "swiglu", "rotary"])
 def test_what_torch_compiles_passes(name: str) -> None:
     assert failure(name, compiled.OPERATIONS[name](), CPU, torch.float32) is None
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ on a CPU")
+@pytest.mark.parametrize("name", ["rms_norm", "swiglu", "rotary"])
+def test_what_torch_compiles_keeps_what_torch_s_operation_keeps(name: str) -> None:
+    assert _kept_bytes(name, compiled.OPERATIONS[name]()) == _kept_bytes(name, OPERATIONS[name])
+
+
+def test_a_definition_that_is_not_compiled_keeps_more() -> None:
+    assert _kept_bytes("rms_norm", reference.rms_norm) > _kept_bytes("rms_norm", rms_norm.rms_norm)
+    assert _kept_bytes("swiglu", compiled._swiglu) > _kept_bytes("swiglu", activations.swiglu)
+
+
+def _kept_bytes(name: str, operation: Any) -> int:
+    """Bytes that an operation keeps for its backward."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    leaves, others = operation_trial._inputs(name, CPU, torch.float32)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        operation(*leaves, *others)
+    return sum(kept.values())

@@ -91,3 +91,41 @@ print(json.dumps(dataclasses.asdict(rehearse_rank(run, rank=0, num_ranks=4))))
     assert found["peak_bytes"] > found["after_step_bytes"] > found["with_optimizer_bytes"] > found["model_bytes"] > 0
     for what in ("peak_parts", "peak_lines"):
         assert sum(part["num_bytes"] for part in found[what]) == found["peak_bytes"]
+
+
+FIGURES = """
+import json
+from pretrain.config.load import load_run
+from pretrain.rehearse.rank import rehearse_rank
+base = ["parallel.device=auto", "train.precision=bf16", "train.global_batch_size=8", "train.micro_batch_size=2"]
+found = []
+for overrides in {cases}:
+    run = load_run("configs/tiny.yaml", base + overrides)
+    rank = rehearse_rank(run, rank=0, num_ranks=4)
+    found.append([rank.step.flops, rank.peak_bytes])
+print(json.dumps(found))
+"""
+
+
+def test_the_products_of_attention_are_counted_alike_whatever_the_backend() -> None:
+    backends = ("sdpa", "flash4", "varlen", "triton")
+    masks: tuple[list[str], ...] = ([], ["data.document_mask=true", "data.seq_length=1024"])
+    cases = [[f"model.attention_backend={backend}", *mask] for mask in masks for backend in backends]
+    found = [flops for flops, _ in answer(FIGURES.format(cases=cases))]
+    layers, hidden_of_a_rank, micro_batches, rows = 2, 96, 4, 2
+    for seq_length, (sdpa, flash4, varlen, triton) in ((256, found[:4]), (1024, found[4:])):
+        product = 2 * seq_length**2 * hidden_of_a_rank * layers * rows * micro_batches
+        assert sdpa == flash4 == varlen == triton - 2 * product, (
+            "the backward of ours makes the scores and their gradient twice"
+        )
+
+
+def test_what_torch_compiles_is_rehearsed_as_what_it_keeps() -> None:
+    torch_s = [f"kernels.{name}=torch" for name in ("rms_norm", "activation", "rotary")]
+    plain, compiled = answer(FIGURES.format(cases=[torch_s, [*torch_s, "train.compile=true"]]))
+    assert compiled == plain
+
+
+def test_a_run_on_a_gpu_that_is_to_be_deterministic_is_rehearsed_without_one() -> None:
+    plain, asked = answer(FIGURES.format(cases=[[], ["parallel.device=cuda", "train.deterministic=true"]]))
+    assert asked == plain
