@@ -43,17 +43,20 @@ PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
     "oellm-9b": ("Qwen3", {"num_hidden_layers": 36, "hidden_size": 4096, "intermediate_size": 12288, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 262144}),
 }  # fmt: skip
 STATED = {
-    "lucie-7b": (6_706_958_336, "model card of OpenLLM-France/Lucie-7B"),
+    "lucie-7b": (6_706_958_336, "metadata of the weights of Lucie-7B, as listed by others"),
     "salamandra-2b": (2_253_490_176, "model card of BSC-LT/salamandra-2b"),
     "salamandra-7b": (7_768_117_248, "model card of BSC-LT/salamandra-7b"),
-    "minerva-7b": (7_399_018_496, "metadata of the weights of sapienzanlp/Minerva-7B-base-v1.0, ff16836"),
-    "smollm3-3b": (3_075_098_624, "total_parameters in the index of the weights of HuggingFaceTB/SmolLM3-3B, a07cc9a"),
-    "olmo3-7b": (7_298_011_136, "total_parameters in the index of the weights of allenai/Olmo-3-7B-Instruct, 6e5971d"),
-    "olmo3-32b": (32_233_522_176, "the published weights, as counted by others"),
+    "minerva-7b": (
+        7_399_018_496,
+        "metadata of the weights of sapienzanlp/Minerva-7B-base-v1.0 (ff16836), as listed by others",
+    ),
+    "smollm3-3b": (3_075_098_624, "index of the weights of HuggingFaceTB/SmolLM3-3B, as quoted by others"),
+    "olmo3-7b": (7_298_011_136, "index of the weights of allenai/Olmo-3-7B-Instruct, as quoted by others"),
+    "olmo3-32b": (32_233_522_176, "the weights of OLMo 3 32B, as counted by others"),
     "apertus-8b": (8_053_338_176, "the weights of swiss-ai/Apertus-8B-Instruct-2509, as counted by others"),
     "k2-v2-70b": (72_550_195_200, "config.json of LLM360/K2-V2, as counted by others"),
 }
-"""Parameters that somebody else states to the digit, and who."""
+"""Parameters that somebody else states to the digit, and where: read in 2026-11, none of it on huggingface.co itself."""
 ABOUT = {
     "luciole-1b": 1.3e9, "luciole-23b": 23.2e9, "eurollm-9b": 9.154e9, "eurollm-22b": 22.639e9, "tildeopen-30b": 3.07e10, "oellm-9b": 9.1e9,
     "apertus-70b": 70e9, "gaperon-8b": 8e9, "gaperon-24b": 24e9, "marin-32b": 32e9, "alia-40b": 40e9,
