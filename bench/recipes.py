@@ -60,15 +60,18 @@ def layout(run: RunConfig) -> str:
 
 
 def fingerprint(run: RunConfig) -> str:
-    """Return a short hash of what the memory of a rank depends on: shape, layout, micro batches at a time, sequence, kernels.
+    """Return a short hash of what a rank's memory depends on: shape, layout, micro batches at a time, sequence, kernels, states.
 
-    A key at its default is not in it, so that a new key changes nothing. Nor is the optimizer: its states are split among replicas.
+    A key at its default is not in it, so that a new key changes nothing.
     """
     parallel, train = run.parallel, run.train
     micro_batches = train.global_batch_size // (train.micro_batch_size * (parallel.data_parallel_size or 1))
     at_a_time = 2 * parallel.pipeline_model_parallel_size * parallel.virtual_pipeline_model_parallel_size
     sections = [_stated(section) for section in (run.model, parallel, run.kernels, train)]
     what = [*sections, run.data.seq_length, run.data.document_mask, min(micro_batches, at_a_time)]
+    what += [
+        state for state in (run.optim.name, "ema" * (run.optim.ema_decay is not None)) if state not in ("adamw", "")
+    ]
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -166,16 +166,21 @@ def _scaled_train(train: TrainConfig, scale: Fraction) -> TrainConfig:
         global_batch_size=batch,
         micro_batch_size=micro,
         batch_ramp=ramp,
-        batch_stages=_scaled_stages(train, micro, batch_factor, scale),
+        batch_stages=_scaled_stages(train, ramp, micro, batch_factor, scale),
         recompute="none",
     )
     return replace(made, train_steps=step_at(made, _samples(consumed_samples_at(train, train.train_steps), scale)))
 
 
-def _scaled_stages(train: TrainConfig, micro: int, factor: float, scale: Fraction) -> list[BatchStageConfig]:
-    """Return the later batches, each from its part of the run on. Two that begin with the same sample become the last of them."""
+def _scaled_stages(
+    train: TrainConfig, ramp: BatchRampConfig | None, micro: int, factor: float, scale: Fraction
+) -> list[BatchStageConfig]:
+    """Return the later batches, each from its part of the run on, after the ramp. Two that begin with the same sample become the
+    last of them.
+    """
+    first = 1 if ramp is None else ramp.samples + 1
     stages = {
-        _samples(stage.start_sample, scale): _near(stage.global_batch_size * factor, micro)
+        max(first, _samples(stage.start_sample, scale)): _near(stage.global_batch_size * factor, micro)
         for stage in train.batch_stages
     }
     return [BatchStageConfig(start_sample=start, global_batch_size=size) for start, size in stages.items()]

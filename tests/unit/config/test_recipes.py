@@ -42,16 +42,26 @@ PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
     "k2-v2-70b": ("Llama", {"num_hidden_layers": 80, "hidden_size": 8192, "intermediate_size": 28672, "num_attention_heads": 64, "num_key_value_heads": 8, "vocab_size": 250112}),
     "oellm-9b": ("Qwen3", {"num_hidden_layers": 36, "hidden_size": 4096, "intermediate_size": 12288, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 262144}),
 }  # fmt: skip
-ON_THE_CARD = {
-    "lucie-7b": 6_706_958_336, "salamandra-2b": 2_253_490_176, "salamandra-7b": 7_768_117_248, "alia-40b": 40_433_885_184,
-    "smollm3-3b": 3_075_098_624, "gaperon-8b": 8_030_261_248, "olmo3-7b": 7_298_011_136,
-}  # fmt: skip
-"""Parameters that a model card, or the metadata of its weights, gives to the digit."""
+STATED = {
+    "lucie-7b": (6_706_958_336, "metadata of the weights of Lucie-7B, as listed by others"),
+    "salamandra-2b": (2_253_490_176, "model card of BSC-LT/salamandra-2b"),
+    "salamandra-7b": (7_768_117_248, "model card of BSC-LT/salamandra-7b"),
+    "minerva-7b": (
+        7_399_018_496,
+        "metadata of the weights of sapienzanlp/Minerva-7B-base-v1.0 (ff16836), as listed by others",
+    ),
+    "smollm3-3b": (3_075_098_624, "index of the weights of HuggingFaceTB/SmolLM3-3B, as quoted by others"),
+    "olmo3-7b": (7_298_011_136, "index of the weights of allenai/Olmo-3-7B-Instruct, as quoted by others"),
+    "olmo3-32b": (32_233_522_176, "the weights of OLMo 3 32B, as counted by others"),
+    "apertus-8b": (8_053_338_176, "the weights of swiss-ai/Apertus-8B-Instruct-2509, as counted by others"),
+    "k2-v2-70b": (72_550_195_200, "config.json of LLM360/K2-V2, as counted by others"),
+}
+"""Parameters that somebody else states to the digit, and where: read in 2026-11, none of it on huggingface.co itself."""
 ABOUT = {
-    "luciole-1b": 1.3e9, "luciole-23b": 23.2e9, "eurollm-9b": 9.154e9, "eurollm-22b": 22.639e9, "tildeopen-30b": 30.7e9, "minerva-7b": 7.4e9,
-    "oellm-9b": 9.1e9, "apertus-8b": 8e9, "apertus-70b": 70e9,
+    "luciole-1b": 1.3e9, "luciole-23b": 23.2e9, "eurollm-9b": 9.154e9, "eurollm-22b": 22.639e9, "tildeopen-30b": 3.07e10, "oellm-9b": 9.1e9,
+    "apertus-70b": 70e9, "gaperon-8b": 8e9, "gaperon-24b": 24e9, "marin-32b": 32e9, "alia-40b": 40e9,
 }  # fmt: skip
-"""Parameters that a card gives in words."""
+"""Parameters that a card gives in words. To the digit they are counted from the published shape by transformers alone."""
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -75,10 +85,11 @@ def test_a_recipe_has_the_parameters_of_transformers_own_model(name: str) -> Non
         assert num_parameters(load_run(recipe).model) == theirs, name_of(recipe)
 
 
-@pytest.mark.parametrize("name", ON_THE_CARD)
-def test_a_recipe_has_the_parameters_of_the_model_card_to_the_digit(name: str) -> None:
+@pytest.mark.parametrize("name", STATED)
+def test_a_recipe_has_the_parameters_that_others_state_to_the_digit(name: str) -> None:
+    count, where = STATED[name]
     found = {num_parameters(load_run(recipe).model) for recipe in RECIPES if recipe.parent.name == name}
-    assert found == {ON_THE_CARD[name]}
+    assert found == {count}, where
 
 
 @pytest.mark.parametrize("name", ABOUT)
@@ -89,7 +100,7 @@ def test_a_recipe_has_about_the_parameters_of_the_model_card(name: str) -> None:
 
 def test_every_model_of_the_recipes_is_counted_here() -> None:
     assert sorted(PUBLISHED) == MODELS
-    assert {*ON_THE_CARD, *ABOUT} | {"gaperon-24b", "olmo3-32b", "marin-32b", "k2-v2-70b"} == {*PUBLISHED}
+    assert {*STATED, *ABOUT} == {*PUBLISHED} and not {*STATED} & {*ABOUT}
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=name_of)
@@ -148,7 +159,9 @@ def test_a_recipe_that_was_rehearsed_is_as_it_was_then_and_fits_80_gb(recipe: Pa
     assert max(known["peaks_gib"]) <= recipes.LARGEST, known
 
 
-def test_a_change_of_layout_makes_a_count_stale_and_a_change_of_the_schedule_does_not() -> None:
+def test_a_change_of_layout_or_of_what_the_optimizer_keeps_makes_a_count_stale_and_a_change_of_the_schedule_does_not() -> (
+    None
+):
     recipe = next(one for one in RECIPES if name_of(one) == "luciole-1b-pretrain")
     before = recipes.fingerprint(load_run(recipe))
     assert (
@@ -160,6 +173,8 @@ def test_a_change_of_layout_makes_a_count_stale_and_a_change_of_the_schedule_doe
         "train.recompute=full",
         "parallel.tensor_model_parallel_size=2",
         "model.num_layers=12",
+        "optim.name=lion",
+        "optim.ema_decay=0.99",
     ):
         assert recipes.fingerprint(load_run(recipe, [change])) != before, change
 

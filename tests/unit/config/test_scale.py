@@ -16,7 +16,7 @@ from pretrain.config.derive import kv_channels
 from pretrain.config.load import load_run, to_yaml
 from pretrain.config.rules import check, check_rate_left
 from pretrain.config.scale import layer_parameters, parse_scale, scaled
-from pretrain.config.schema import BatchRampConfig, PhaseConfig, RunConfig, SourceConfig
+from pretrain.config.schema import BatchRampConfig, BatchStageConfig, PhaseConfig, RunConfig, SourceConfig
 from pretrain.config.steps import train_samples
 from pretrain.model.families import family_of
 from pretrain.optim.schedule import learning_rate
@@ -177,6 +177,47 @@ def test_mixtures_take_over_at_the_same_part_of_the_run_and_never_at_once(tmp_pa
     data = replace(run.data, train=mixture, phases=[PhaseConfig(start_sample=at, train=mixture) for at in starts])
     small = scaled(replace(run, data=data), Fraction(1, 64))
     assert [phase.start_sample for phase in small.data.phases] == [1_000, 1_001, 10_000]
+
+
+STAGED = (
+    BatchRampConfig(start=128, increment=64, samples=1_000_000),
+    [
+        BatchStageConfig(start_sample=1_000_001, global_batch_size=2_048),
+        BatchStageConfig(start_sample=1_000_400, global_batch_size=3_072),
+        BatchStageConfig(start_sample=300_000_000, global_batch_size=4_096),
+    ],
+)
+"""A ramp, a batch right after it, another soon after that, and a late one."""
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("ramp", [STAGED[0], None], ids=["after a ramp", "without a ramp"])
+def test_the_stages_of_the_batch_keep_their_order_and_follow_the_ramp(scale: str, ramp: BatchRampConfig | None) -> None:
+    run = load_run(LUCIE)
+    whole = replace(run, train=replace(run.train, batch_ramp=ramp, batch_stages=STAGED[1]))
+    check(whole)
+    part = parse_scale(scale)
+    small = scaled(whole, part)
+    check(small)
+    stages, factor = small.train.batch_stages, float(part) ** 0.6542
+    assert stages[-1].start_sample == int(300_000_000 * part)
+    assert stages[-1].global_batch_size == pytest.approx(4_096 * factor, rel=0.05, abs=2)
+    starts = [stage.start_sample for stage in stages]
+    assert starts == sorted(set(starts)) and starts[0] > (
+        small.train.batch_ramp.samples if small.train.batch_ramp else 0
+    )
+    assert all(stage.global_batch_size % small.train.micro_batch_size == 0 for stage in stages)
+
+
+def test_stages_of_the_batch_that_a_scale_cannot_tell_apart_become_the_last_of_them() -> None:
+    run = load_run(LUCIE)
+    staged = replace(run, train=replace(run.train, batch_ramp=STAGED[0], batch_stages=STAGED[1]))
+    small = scaled(staged, Fraction(1, 4096))
+    assert small.train.batch_ramp == BatchRampConfig(start=1, increment=1, samples=244)
+    assert small.train.batch_stages == [
+        BatchStageConfig(start_sample=245, global_batch_size=13),
+        BatchStageConfig(start_sample=73_242, global_batch_size=18),
+    ]
 
 
 def test_steps_between_validations_and_checkpoints_are_the_same_part_of_the_run(tmp_path: Path) -> None:
