@@ -182,7 +182,8 @@ def size_of(batch: HostBatch) -> int:
 
 
 def held_bytes() -> int:
-    return sum(size_of(thing) for thing in gc.get_objects() if type(thing) is HostBatch)  # proxies of other tests may be dead
+    # By its type alone: another test's proxy may be dead, and would be asked for its class.
+    return sum(size_of(thing) for thing in gc.get_objects() if type(thing) is HostBatch)
 
 
 def test_a_batch_ramp_is_read_ahead_step_by_step(run: RunConfig, sources: Sources, data: TrainData) -> None:
