@@ -14,7 +14,7 @@
 # make bench-recipe   the demo's recipe at several learning rates, on several corpora; appends to bench/results/recipe.md
 # make bench-growth   sources, records, ranks, files and nodes, many of each; appends to bench/results/growth.md
 # make soak    a run of 3,000 steps whose processes must not grow; appends to bench/results/soak.md
-# make bench-step   one training step beside megatron-core, plain PyTorch, the same compiled and Hugging Face; appends to bench/results/step.md
+# make bench-step   one training step beside megatron-core, plain PyTorch, the same compiled and Hugging Face, and each optimizer; appends to bench/results/step.md
 # make bench-optimizers   the update of every optimizer beside torch's fused AdamW, and bytes a parameter; appends to bench/results/optimizers.md
 # make bench-memory   peak memory of a step by parameter and token, and of the loss; appends to bench/results/memory.md
 # make bench-layouts   local ranks in several layouts beside one process: CPU time, collectives, threads; appends to bench/results/layouts.md
@@ -272,6 +272,7 @@ bench-start: data
 # Half an hour on two quiet cores; g++ is needed for torch.compile. STEP='--precision bf16 --threads 1 --only fanal,plain' takes a part.
 bench-step: $(STAMP)
 	$(RUN) -W ignore -m bench.step $(STEP)
+	$(if $(STEP),,@$(MAKE) --no-print-directory bench-optimizers)
 
 bench-optimizers: $(STAMP)
 	$(RUN) -W ignore -m bench.optimizers
