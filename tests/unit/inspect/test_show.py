@@ -25,6 +25,10 @@ def table_of(console: Console) -> list[str]:
     return list(itertools.takewhile(lambda line: "│" in line and not line.startswith(" source "), lines))
 
 
+MAY_TAKE_TWO_LINES = {"begins with", "optimizer", "final decay"}
+"""Rows that hold a path, the settings of any optimizer, or four large numbers."""
+
+
 @pytest.mark.parametrize("config", CONFIGS, ids=[path.stem for path in CONFIGS])
 def test_what_follows_from_a_shipped_config_fits_into_80_columns(config: Path) -> None:
     run = load_run(config)
@@ -35,8 +39,8 @@ def test_what_follows_from_a_shipped_config_fits_into_80_columns(config: Path) -
         name for line in lines if (name := line.split("│")[0].strip()) and name != "begins with"
     ]
     assert all(len(line) <= 80 for line in lines)
-    if run.checkpoint.init_from is None:
-        assert len(lines) == len(consequences(run))
+    names = list(itertools.accumulate(lines, lambda name, line: line.split("│")[0].strip() or name, initial=""))[1:]
+    assert {name for name in names if names.count(name) > 1} <= MAY_TAKE_TWO_LINES
 
 
 def test_nothing_is_wrapped_or_cut_in_a_pipe(small_run: Path) -> None:
