@@ -139,7 +139,9 @@ test: $(STAMP)
 # Files of tests/unit that start programs, kill them or wait for them.
 NOT_QUICK := tokenizer/test_kill_and_disk_full.py tokenizer/test_tokenizer_cli.py tokenizer/test_encode_memory.py \
     launch/test_node_check.py launch/test_preflight.py launch/test_render_encode.py convert/test_import_refusals.py \
-    rehearse/test_rehearsed_optimizers.py rehearse/test_golden_rehearsals.py rehearse/test_planted_waits.py rehearse/test_stand_ins.py rehearse/test_steps_to_rehearse.py \
+    rehearse/test_rehearsed_optimizers.py rehearse/test_rehearsed_muon.py rehearse/test_rehearsed_stability.py \
+    rehearse/test_golden_rehearsals.py rehearse/test_planted_waits.py rehearse/test_stand_ins.py rehearse/test_steps_to_rehearse.py \
+    config/test_recipes.py \
     convert/test_import_models.py parallel/test_stop_signals.py train/test_watchdog_limits.py bench/test_gpu_report.py
 QUICK_RUNS := \
     'tests/dist/test_layout_parity.py::test_a_layout_trains_what_one_rank_trains[tp2-pp2]' \
