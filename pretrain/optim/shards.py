@@ -11,10 +11,9 @@ from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.transformer.module import param_is_not_shared
 
 from pretrain.config.schema import ModelConfig
-from pretrain.model.families.table import EMBEDDING, OUTPUT
 from pretrain.model.families.tensors import tensors_of
 from pretrain.model.gpt import unwrap
-from pretrain.model.initialize import global_named_parameters
+from pretrain.model.placement import specs_of
 from pretrain.optim.states import masters_of
 
 
@@ -61,10 +60,7 @@ def shards_of(config: ModelConfig, model: Sequence[DistributedDataParallel], inn
     """Return the parts that an optimizer holds: the ranks of its gradient norm hold every element that counts there once."""
     tensors = tensors_of(config)
     numbers = {name: number for number, name in enumerate(tensors)}
-    found = {}
-    for chunk in unwrap(list(model)):
-        for name, parameter in global_named_parameters(chunk):
-            found[parameter] = numbers[EMBEDDING if name == OUTPUT and OUTPUT not in numbers else name]
+    found = {parameter: numbers[spec.name] for chunk in unwrap(list(model)) for spec, parameter in specs_of(chunk)}
     of_master = {}
     device = next(iter(found)).device
     on_device = torch.arange(len(tensors), device=device)

@@ -6,14 +6,13 @@ and has the same of each of the others, so that an auditor needs none of them.
 
 import dataclasses
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fanal.records import MisfitError, record_of
 from fanal.run_folder import AVERAGE
-from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, read_small_file
+from pretrain.checkpoint.disk.manifest import read_record
 
 FORMAT_VERSION = 1
 ARITHMETIC = "sum in float64 in the order of the sources, divided by their number, rounded once to float32"
@@ -58,17 +57,13 @@ def read_average(folder: Path) -> Average | None:
 
     Raises: DamagedCheckpointError naming the file if it is not such a record.
     """
-    if not os.path.lexists(folder / AVERAGE):
-        return None
-    content = read_small_file(folder / AVERAGE)
-    try:
-        found = record_of(Average, json.loads(content))
-        if found.format_version != FORMAT_VERSION or not found.sources:
-            raise MisfitError(
-                f"version {found.format_version} of {len(found.sources)} sources, expected {FORMAT_VERSION}"
-            )
-    except (ValueError, RecursionError) as error:
-        raise DamagedCheckpointError(f"{folder / AVERAGE} is not the record of an average: {error}") from None
+    return read_record(folder / AVERAGE, _checked, what="an average")
+
+
+def _checked(content: Any) -> Average:
+    found = record_of(Average, content)
+    if found.format_version != FORMAT_VERSION or not found.sources:
+        raise MisfitError(f"version {found.format_version} of {len(found.sources)} sources, expected {FORMAT_VERSION}")
     return found
 
 

@@ -17,7 +17,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from fanal.errors import DamageError
 from fanal.hashing import FAST, STANDARD, hash_text, is_hash_text, new_hash
@@ -25,6 +25,8 @@ from fanal.reason import reason
 from fanal.records import MAX_RECORD_BYTES, record_of
 from fanal.run_folder import COMPLETE, MANIFEST
 from fanal.shown import shown
+
+Record = TypeVar("Record")
 
 FORMAT_VERSION = 2
 """Version that is written. In version 1 an entry has ``sha256``, 64 hexadecimal digits, in place of ``hash``."""
@@ -123,6 +125,21 @@ def read_small_file(path: Path, max_bytes: int = -1) -> bytes:
         if error.errno not in LOST:
             raise
         raise DamagedCheckpointError(f"{path} cannot be read ({error.strerror or 'not a file'})") from None
+
+
+def read_record(path: Path, parse: Callable[[Any], Record], *, what: str) -> Record | None:
+    """Read a JSON file that not every checkpoint has; None where there is none.
+
+    Args: parse, which raises ValueError on content that is not such a record; what: of what it is the record, for the message.
+    Raises: DamagedCheckpointError naming the file if it is not such a record.
+    """
+    if not os.path.lexists(path):
+        return None
+    content = read_small_file(path)
+    try:
+        return parse(json.loads(content))
+    except (ValueError, RecursionError) as error:
+        raise DamagedCheckpointError(f"{path} is not the record of {what}: {error}") from None
 
 
 def entries_to_text(entries: Iterable[FileEntry]) -> str:

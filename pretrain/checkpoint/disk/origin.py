@@ -14,7 +14,7 @@ from typing import Any
 
 from fanal.records import record_of
 from fanal.run_folder import AVERAGE, COMPLETE, DATA, ORIGIN
-from pretrain.checkpoint.disk.manifest import DamagedCheckpointError, read_small_file
+from pretrain.checkpoint.disk.manifest import read_record, read_small_file
 from pretrain.checkpoint.disk.state_file import read_state
 
 
@@ -75,13 +75,7 @@ def read_origin(folder: Path) -> Origin | None:
 
     Raises: DamagedCheckpointError naming the file if it is not such a record.
     """
-    if not os.path.lexists(folder / ORIGIN):
-        return None
-    content = read_small_file(folder / ORIGIN)
-    try:
-        return record_of(Origin, json.loads(content))
-    except (ValueError, RecursionError) as error:
-        raise DamagedCheckpointError(f"{folder / ORIGIN} is not the record of an origin: {error}") from None
+    return read_record(folder / ORIGIN, lambda content: record_of(Origin, content), what="an origin")
 
 
 def chain(origin: Origin | None) -> Iterator[Origin]:
