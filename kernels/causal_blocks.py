@@ -34,12 +34,12 @@ MIN_QUERIES = 16
 SCORES = 262_144
 """Scores that lie in memory at a time, 1 MiB: those of a block for as many rows of the batch and groups as go into it."""
 
-Block = tuple[int, int, int]
-"""First query, end of queries, first key. The keys end where the queries do."""
+Block = tuple[int, int, int, int]
+"""First query, end of queries, first key, end of keys: the last query and the last key are of one position."""
 
 
 class _CausalBlocks(torch.autograd.Function):
-    """[p, r, s, d], [p, s, d] twice -> [p, r, s, d]; p rows of the batch times groups, r heads of a group."""
+    """[p, r, q, d], [p, s, d] twice -> [p, r, q, d]; p rows of the batch times groups, r heads of a group."""
 
     @staticmethod
     def forward(
@@ -56,15 +56,15 @@ class _CausalBlocks(torch.autograd.Function):
         log_sums = query.new_empty(query.shape[:-1], dtype=wide)
         masks = _Masks(window, wide)
         keys = key.to(wide).transpose(1, 2)
-        for part, block in blocks(query, window):
-            first, end, first_key = block
-            scores = products.batched(_rows(query, part, block).to(wide).mul(scale), keys[part, :, first_key:end])
+        for part, block in blocks(query, key.shape[1], window):
+            first, end, first_key, end_key = block
+            scores = products.batched(_rows(query, part, block).to(wide).mul(scale), keys[part, :, first_key:end_key])
             if soft_cap is not None:
                 scores.div_(soft_cap).tanh_().mul_(soft_cap)
             masks.hide(scores, block)
             largest = scores.amax(dim=-1, keepdim=True)
             total = scores.sub_(largest).exp_().sum(dim=-1, keepdim=True)
-            context = products.batched(scores.to(value.dtype), value[part, first_key:end])
+            context = products.batched(scores.to(value.dtype), value[part, first_key:end_key])
             _rows_into(output, part, block, context.div_(total))
             log_sums[part, :, first:end] = total.log_().add_(largest).view(len(total), -1, end - first)
         ctx.save_for_backward(query, key, value, output, log_sums)
@@ -78,12 +78,12 @@ class _CausalBlocks(torch.autograd.Function):
         wide, narrow = log_sums.dtype, query.dtype
         for_query = torch.empty_like(query, memory_format=torch.contiguous_format)
         for_key, for_value = key.new_zeros(key.shape, dtype=wide), value.new_zeros(value.shape, dtype=wide)
-        kept = (gradient.to(wide) * output.to(wide)).sum(dim=-1)  # D, [p, r, s]
+        kept = (gradient.to(wide) * output.to(wide)).sum(dim=-1)  # D, [p, r, q]
         keys, values = key.to(wide).transpose(1, 2), value.to(wide).transpose(1, 2)
-        for part, block in blocks(query, ctx.masks.window):
-            _, end, first_key = block
+        for part, block in blocks(query, key.shape[1], ctx.masks.window):
+            _, _, first_key, end_key = block
             q, g = _rows(query, part, block), _rows(gradient, part, block)
-            scores = products.batched(q.to(wide).mul(ctx.scale), keys[part, :, first_key:end])
+            scores = products.batched(q.to(wide).mul(ctx.scale), keys[part, :, first_key:end_key])
             slope = None
             if ctx.soft_cap is not None:
                 bounded = scores.div_(ctx.soft_cap).tanh_()
@@ -91,29 +91,29 @@ class _CausalBlocks(torch.autograd.Function):
                 scores = bounded.mul_(ctx.soft_cap)
             ctx.masks.hide(scores, block)
             shares = scores.sub_(_column(log_sums, part, block)).exp_()
-            of_scores = products.batched(g.to(wide), values[part, :, first_key:end])
+            of_scores = products.batched(g.to(wide), values[part, :, first_key:end_key])
             of_scores.sub_(_column(kept, part, block)).mul_(shares)
             if slope is not None:
                 of_scores.mul_(slope)
-            _add_product(for_value[part, first_key:end], shares.to(narrow).transpose(1, 2), g)
+            _add_product(for_value[part, first_key:end_key], shares.to(narrow).transpose(1, 2), g)
             rounded = of_scores.to(narrow)
-            _add_product(for_key[part, first_key:end], rounded.transpose(1, 2), q)
-            _rows_into(for_query, part, block, products.batched(rounded, key[part, first_key:end]).mul_(ctx.scale))
+            _add_product(for_key[part, first_key:end_key], rounded.transpose(1, 2), q)
+            _rows_into(for_query, part, block, products.batched(rounded, key[part, first_key:end_key]).mul_(ctx.scale))
         return for_query, for_key.mul_(ctx.scale).to(narrow), for_value.to(narrow), None, None, None
 
 
 def _rows(tensor: Tensor, part: slice, block: Block) -> Tensor:
-    """Return the queries of a block, the heads of a group one after the other. [p, r, s, d] -> [part, r * queries, d]"""
+    """Return the queries of a block, the heads of a group one after the other. [p, r, q, d] -> [part, r * queries, d]"""
     return tensor[part, :, block[0] : block[1]].flatten(1, 2)
 
 
 def _rows_into(tensor: Tensor, part: slice, block: Block, rows: Tensor) -> None:
-    """Write what belongs to the queries of a block to its place. tensor [p, r, s, d]; rows [part, r * queries, d]"""
+    """Write what belongs to the queries of a block to its place. tensor [p, r, q, d]; rows [part, r * queries, d]"""
     tensor[part, :, block[0] : block[1]] = rows.unflatten(1, (tensor.shape[1], -1))
 
 
 def _column(tensor: Tensor, part: slice, block: Block) -> Tensor:
-    """Return a number of each query of a block. [p, r, s] -> [part, r * queries, 1]"""
+    """Return a number of each query of a block. [p, r, q] -> [part, r * queries, 1]"""
     return tensor[part, :, block[0] : block[1]].flatten(1, 2).unsqueeze(-1)
 
 
@@ -131,14 +131,12 @@ class _Masks:
 
     def hide(self, scores: Tensor, block: Block) -> None:
         """Add -inf where a query does not see a key. scores [part, r * queries, keys]"""
-        first, end, first_key = block
-        queries = end - first
-        by_head = scores.view(len(scores), -1, queries, end - first_key)
-        by_head[..., first - first_key :] += self._square(queries, 1, above=True)  # keys behind a query
-        if (
-            self.window is not None and end - self.window > first_key
-        ):  # keys that the block's last queries have left behind
-            by_head[..., :queries] += self._square(queries, first - self.window - first_key, above=False)
+        first, end, first_key, end_key = block
+        queries, keys = end - first, end_key - first_key
+        by_head = scores.view(len(scores), -1, queries, keys)
+        by_head[..., keys - queries :] += self._square(queries, 1, above=True)  # keys behind a query
+        if self.window is not None and keys > self.window:  # keys that the block's last queries have left behind
+            by_head[..., :queries] += self._square(queries, keys - queries - self.window, above=False)
 
     def _square(self, size: int, diagonal: int, *, above: bool) -> Tensor:
         like = (size, diagonal, above)
@@ -159,26 +157,29 @@ def causal_blocks(
 ) -> Tensor:
     """Compute causal attention with a window, a cap on the scores, or neither.
 
-    Args: query [s, b, n, d]; key, value [s, b, g, d]; the others as in kernels.attention.causal_attention.
-    Returns: [s, b, n, d], a view of [b, n, s, d].
+    Args: query [q, b, n, d], those of the last q positions; key, value [s, b, g, d]; the others as in
+        kernels.attention.causal_attention.
+    Returns: [q, b, n, d], a view of [b, n, q, d].
     """
-    seq_length, batch, num_heads, head_size = query.shape
-    groups = key.shape[2]
+    num_queries, batch, num_heads, head_size = query.shape
+    seq_length, groups = key.shape[0], key.shape[2]
     scale = head_size**-0.5 if softmax_scale is None else softmax_scale
-    grouped = query.permute(1, 2, 0, 3).reshape(batch * groups, num_heads // groups, seq_length, head_size)
+    grouped = query.permute(1, 2, 0, 3).reshape(batch * groups, num_heads // groups, num_queries, head_size)
     by_group = (
         tensor.permute(1, 2, 0, 3).contiguous().view(batch * groups, seq_length, head_size) for tensor in (key, value)
     )
     output: Any = _CausalBlocks.apply(grouped, *by_group, scale, window, soft_cap)
-    return output.view(batch, num_heads, seq_length, head_size).permute(2, 0, 1, 3)
+    return output.view(batch, num_heads, num_queries, head_size).permute(2, 0, 1, 3)
 
 
-def blocks(query: Tensor, window: int | None) -> Iterator[tuple[slice, Block]]:
-    """Yield the blocks of a sequence, and which of the pairs of row and group meet them together. query [p, r, s, d]"""
-    pairs, heads, seq_length, _ = query.shape
+def blocks(query: Tensor, seq_length: int, window: int | None) -> Iterator[tuple[slice, Block]]:
+    """Yield the blocks of a sequence, and which of the pairs of row and group meet them together. query [p, r, q, d]"""
+    pairs, heads, num_queries, _ = query.shape
+    behind = seq_length - num_queries
     queries = max((ROWS if seq_length <= LONG else LONG_ROWS) // heads, MIN_QUERIES)
-    for first in range(0, seq_length, queries):
-        end, first_key = min(first + queries, seq_length), 0 if window is None else max(0, first - window + 1)
-        together = max(1, SCORES // (heads * queries * (end - first_key)))
+    for first in range(0, num_queries, queries):
+        end = min(first + queries, num_queries)
+        first_key, end_key = 0 if window is None else max(0, behind + first - window + 1), behind + end
+        together = max(1, SCORES // (heads * queries * (end_key - first_key)))
         for pair in range(0, pairs, together):
-            yield slice(pair, min(pair + together, pairs)), (first, end, first_key)
+            yield slice(pair, min(pair + together, pairs)), (first, end, first_key, end_key)

@@ -252,39 +252,41 @@ def causal_grouped_attention(
     window: int | None = None,
     soft_cap: float | None = None,
 ) -> Tensor:
-    """Compute causal attention with grouped queries, the full [s, s] score matrix in memory.
+    """Compute causal attention with grouped queries, the full [q, s] score matrix in memory.
 
     Query heads are grouped in blocks: head j reads key/value head j // (n / g). g = n is multi-head attention, g = 1
     multi-query. With document_starts a position sees its own document alone.
 
-    Args: query [s, b, n, d]; key, value [s, b, g, d], g dividing n; softmax_scale multiplies the scores, 1/sqrt(d) if
-        None; document_starts as in document_ids; window, how many positions a position sees at most, itself included
+    Args: query [q, b, n, d], those of the last q of s positions; key, value [s, b, g, d], g dividing n; softmax_scale
+        multiplies the scores, 1/sqrt(d) if None; document_starts as in document_ids, of all s positions; window, how many positions a position sees at most, itself included
         (transformers' sliding_window); soft_cap bounds the scaled scores, before the mask, as the function of that name.
-    Returns: [s, b, n * d] in query.dtype, heads in order.
+    Returns: [q, b, n * d] in query.dtype, heads in order.
     Source: Vaswani et al., 2017 (arXiv:1706.03762); groups: Ainslie et al., GQA, 2023 (arXiv:2305.13245); window: Beltagy
         et al., Longformer, 2020 (arXiv:2004.05150).
     """
-    seq_length, batch, num_heads, head_size = query.shape
-    num_groups = key.shape[2]
+    num_queries, batch, num_heads, head_size = query.shape
+    seq_length, num_groups = key.shape[0], key.shape[2]
+    first = seq_length - num_queries  # position of the first query
+    assert first >= 0, f"queries ({num_queries}) must not outnumber keys ({seq_length})"
     assert num_heads % num_groups == 0, f"query heads ({num_heads}) must be a multiple of groups ({num_groups})"
     scale = head_size**-0.5 if softmax_scale is None else softmax_scale
     compute = _compute_dtype(query.dtype)
     # A dimension of its own for the heads of a group (r = n / g), so that keys and values broadcast over it.
-    grouped = query.to(compute).view(seq_length, batch, num_groups, num_heads // num_groups, head_size)
-    scores = torch.einsum("sbgrd,tbgd->bgrst", grouped, key.to(compute)) * scale  # [b, g, r, s, s]
+    grouped = query.to(compute).view(num_queries, batch, num_groups, num_heads // num_groups, head_size)
+    scores = torch.einsum("qbgrd,sbgd->bgrqs", grouped, key.to(compute)) * scale
     if soft_cap is not None:
         scores = soft_cap * torch.tanh(scores / soft_cap)
-    everything = torch.ones(seq_length, seq_length, dtype=torch.bool, device=query.device)
-    unseen = everything.triu(diagonal=1)
+    everything = torch.ones(num_queries, seq_length, dtype=torch.bool, device=query.device)
+    unseen = everything.triu(diagonal=first + 1)
     if window is not None:
         assert window >= 1, f"window ({window}) must be at least 1: a position sees itself"
-        unseen = unseen | everything.tril(diagonal=-window)
+        unseen = unseen | everything.tril(diagonal=first - window)
     if document_starts is not None:
         ids = document_ids(document_starts, batch, seq_length)
-        unseen = (unseen | (ids[:, :, None] != ids[:, None, :]))[:, None, None]  # [b, 1, 1, s, s]
+        unseen = (unseen | (ids[:, first:, None] != ids[:, None, :]))[:, None, None]  # [b, 1, 1, q, s]
     probabilities = scores.masked_fill(unseen, float("-inf")).softmax(dim=-1)
-    context = torch.einsum("bgrst,tbgd->sbgrd", probabilities, value.to(compute))  # [s, b, g, r, d]
-    return context.reshape(seq_length, batch, num_heads * head_size).to(query.dtype)
+    context = torch.einsum("bgrqs,sbgd->qbgrd", probabilities, value.to(compute))
+    return context.reshape(num_queries, batch, num_heads * head_size).to(query.dtype)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

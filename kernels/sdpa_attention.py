@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fanal.kernels.attention_backend import Backend, nothing
 from fanal.kernels.causal_blocks import causal_blocks
-from fanal.kernels.packing import pack, unpack
+from fanal.kernels.packing import pack, query_starts, unpack
 from fanal.kernels.sdpa_cuda_attention import costs_on_cuda, sdpa_on_cuda
 
 
@@ -25,7 +25,7 @@ def sdpa_attention(
     """Compute attention in the form that costs least here.
 
     Args: as in kernels.attention.causal_attention.
-    Returns: [s, b, n, d].
+    Returns: [q, b, n, d].
     """
     if query.device.type != "cpu":
         return sdpa_on_cuda(query, key, value, softmax_scale, document_starts, window, soft_cap)
@@ -44,11 +44,15 @@ def _document_by_document(
     soft_cap: float | None,
 ) -> Tensor:
     """Make one call per document. Reads document_starts on the host: on a GPU that would be a sync in every layer."""
-    lengths = document_starts.diff().tolist()
-    packed = (pack(tensor).split(lengths) for tensor in (query, key, value))
+    of_queries = query_starts(document_starts, num_keys=len(key), num_queries=len(query))
+    parts = (
+        pack(tensor).split(starts.diff().tolist())
+        for tensor, starts in ((query, of_queries), (key, document_starts), (value, document_starts))
+    )
     outputs = [
         causal_blocks(q[:, None], k[:, None], v[:, None], softmax_scale, window, soft_cap)[:, 0]  # [tokens, n, d]
-        for q, k, v in zip(*packed, strict=True)
+        for q, k, v in zip(*parts, strict=True)
+        if len(q)
     ]
     return unpack(torch.cat(outputs), query)
 

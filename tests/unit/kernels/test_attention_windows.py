@@ -170,12 +170,12 @@ def test_on_a_cpu_blocks_hold_inputs_output_and_one_number_a_query_and_their_sco
     assert sum(tensor.nbytes for tensor in held) == 2 * numbers + 4 * 300 * 2 * 4
     grouped = torch.empty(64, 4, 4096, 64, device="meta")
     for window, most in ((None, 4096), (1000, 1000 + 64)):
-        parts = list(causal_blocks.blocks(grouped, window))
-        covered = sum((part.stop - part.start) * (end - first) for part, (first, end, _) in parts)
-        assert covered == 64 * 4096 and max(end - first_key for _, (_, end, first_key) in parts) <= most
+        parts = list(causal_blocks.blocks(grouped, grouped.shape[2], window))
+        covered = sum((part.stop - part.start) * (end - first) for part, (first, end, _, _) in parts)
+        assert covered == 64 * 4096 and max(end - first_key for _, (_, end, first_key, _) in parts) <= most
         assert all(
             (part.stop - part.start) * 4 * (end - first) * (end - first_key) <= max(causal_blocks.SCORES, 256 * 4096)
-            for part, (first, end, first_key) in parts
+            for part, (first, end, first_key, _) in parts
         )
 
 
