@@ -28,14 +28,14 @@ def boxes_to_write(
 ) -> list[LocalBox]:
     """Return the boxes that this rank writes: together the ranks write every element once.
 
-    Without the distributed optimizer every replica has everything, and each writes an equal part of each parameter.
+    Without the distributed optimizer every copy of the weights has everything, and each writes an equal part of each parameter.
     """
     found = []
     for placement, kept in _matched(placements, owned):
         start, end = kept.start, kept.end
         if not is_distributed:
-            replica, replicas = world.dp_rank, world.data_parallel_size
-            start, end = end * replica // replicas, end * (replica + 1) // replicas
+            copy, copies = world.copy_rank, world.num_copies
+            start, end = end * copy // copies, end * (copy + 1) // copies
         if not placement.is_copy:
             found += _boxes(placement, kept, start, end)
     return found

@@ -65,8 +65,8 @@ def num_tokens(model: ModelConfig, *, tokenizer_vocab_size: int) -> int:
 
 
 def model_parallel_size(parallel: ParallelConfig) -> int:
-    """Ranks that hold one replica of the model."""
-    return parallel.tensor_model_parallel_size * parallel.pipeline_model_parallel_size
+    """Ranks that train one replica: that share the weights, and the sequences."""
+    return parallel.tensor_model_parallel_size * parallel.pipeline_model_parallel_size * parallel.context_parallel_size
 
 
 def world_size(parallel: ParallelConfig) -> int:
@@ -82,10 +82,12 @@ def data_parallel_size(parallel: ParallelConfig, *, num_ranks: int) -> int:
     per_replica = model_parallel_size(parallel)
     if num_ranks % per_replica:
         fits = max(1, num_ranks // per_replica) * per_replica
+        size = parallel.context_parallel_size
+        context = f" * parallel.context_parallel_size ({size})" if size > 1 else ""
         raise UserError(
             f"{num_ranks} ranks cannot hold whole replicas of parallel.tensor_model_parallel_size "
             f"({parallel.tensor_model_parallel_size}) * parallel.pipeline_model_parallel_size "
-            f"({parallel.pipeline_model_parallel_size}) = {per_replica} ranks; start {fits} or {fits + per_replica} ranks"
+            f"({parallel.pipeline_model_parallel_size}){context} = {per_replica} ranks; start {fits} or {fits + per_replica} ranks"
         )
     found = num_ranks // per_replica
     if parallel.data_parallel_size not in (None, found):

@@ -197,12 +197,7 @@ def _check_optimizer(optim: OptimConfig, train: TrainConfig) -> None:
 
 
 def _check_data(run: RunConfig) -> None:
-    tensor = run.parallel.tensor_model_parallel_size
-    if run.parallel.sequence_parallel and run.data.seq_length % tensor:
-        raise UserError(
-            f"data.seq_length ({run.data.seq_length}) must be a multiple of parallel.tensor_model_parallel_size ({tensor}) with "
-            f"sequence_parallel; {next_multiple(run.data.seq_length, tensor)} works"
-        )
+    _check_seq_length(run.data.seq_length, run.parallel)
     if not run.data.train:
         raise UserError("data.train (empty) must name at least one source, such as [{prefix: shards/train}]")
     if not 0 <= run.data.validation_fraction < 1:
@@ -243,6 +238,23 @@ def _check_phases(phases: list[PhaseConfig]) -> None:
             raise UserError(f"{name}.train (empty) must name at least one source, such as [{{prefix: shards/train}}]")
         _check_mixture(f"{name}.train", phase.train)
         before = phase.start_sample
+
+
+def _check_seq_length(seq_length: int, parallel: ParallelConfig) -> None:
+    """Refuse sequences that do not divide among the ranks that share them."""
+    tensor, context = parallel.tensor_model_parallel_size, parallel.context_parallel_size
+    divisor, of_what = 1, []
+    if context > 1:  # two chunks a rank
+        divisor, of_what = 2 * context, [f"2 * parallel.context_parallel_size ({context})"]
+    if parallel.sequence_parallel:
+        divisor *= tensor
+        of_what.append(f"parallel.tensor_model_parallel_size ({tensor}) with sequence_parallel")
+    if seq_length % divisor:
+        product = f" = {divisor}" if context > 1 else ""
+        raise UserError(
+            f"data.seq_length ({seq_length}) must be a multiple of {' * '.join(of_what)}{product}; "
+            f"{next_multiple(seq_length, divisor)} works"
+        )
 
 
 def _check_mixture(name: str, sources: list[SourceConfig]) -> None:

@@ -4,7 +4,7 @@ Shapes: s sequence, b micro batch.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -20,6 +20,7 @@ from pretrain.data.documents import (
 )
 from pretrain.data.reader import TrainReader, reads_data
 from pretrain.data.validation import ValidationSamples
+from pretrain.parallel.sequence_chunks import part_of
 from pretrain.parallel.world import World
 
 
@@ -28,7 +29,7 @@ class MicroBatch:
     """One forward pass of one rank."""
 
     tokens: torch.Tensor
-    """int64 [b, s]."""
+    """int64 [b, s]; of ranks that share a sequence each has its part of s here and below, two chunks (sequence_chunks.py)."""
     labels: torch.Tensor
     """int64 [b, s]: the tokens one position on."""
     loss_mask: torch.Tensor
@@ -73,7 +74,7 @@ def train_micro_batches(
         if not reads_data(world):
             yield boundaries(batch.document_starts, reader.data.config.seq_length, world.device)
             continue
-        yield micro_batch(
+        whole = micro_batch(
             batch.contents,
             world.device,
             seq_length=reader.data.config.seq_length,
@@ -83,6 +84,7 @@ def train_micro_batches(
             counted=batch.counted,
             document_starts=batch.document_starts,
         )
+        yield part_of_rank(whole, world)
 
 
 def validation_micro_batches(
@@ -103,7 +105,7 @@ def validation_micro_batches(
             continue
         rows = torch.empty((per_pass, data.seq_length + 1), dtype=torch.int64, pin_memory=world.device.type == "cuda")
         samples.read_places(sources, starts, rows.numpy())
-        yield micro_batch(
+        whole = micro_batch(
             rows,
             world.device,
             seq_length=data.seq_length,
@@ -114,6 +116,7 @@ def validation_micro_batches(
             counted=samples.counted(sources, starts, rows.numpy(), documents),
             document_starts=apart,
         )
+        yield part_of_rank(whole, world)
 
 
 def micro_batch(
@@ -163,6 +166,24 @@ def micro_batch(
         position_ids=positions,
         domain_ids=_to_device(np.zeros(num_rows, np.int64) if domain_ids is None else domain_ids, device),
         document_starts=None if packed is None else _to_device(packed, device),
+    )
+
+
+def part_of_rank(batch: MicroBatch, world: World) -> MicroBatch:
+    """Return what one of the ranks that share its sequences has of a micro batch: two chunks of every [b, s], the boundaries of
+    documents in whole rows."""
+    if world.context_parallel_size == 1:
+        return batch
+
+    def part(whole: torch.Tensor) -> torch.Tensor:
+        return part_of(whole, world.cp_rank, world.context_parallel_size, dim=1)
+
+    return replace(
+        batch,
+        tokens=part(batch.tokens),
+        labels=part(batch.labels),
+        loss_mask=part(batch.loss_mask),
+        position_ids=part(batch.position_ids),
     )
 
 

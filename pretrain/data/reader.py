@@ -64,7 +64,7 @@ def reads_data(world: World) -> bool:
 
 def hashes_data(world: World) -> bool:
     """Return whether this rank hashes the tokens of its replica: one of the ranks that read them does."""
-    return world.is_pipeline_first and world.tp_rank == 0
+    return world.is_pipeline_first and world.tp_rank == 0 and world.cp_rank == 0
 
 
 class TrainReader:

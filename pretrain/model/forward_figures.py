@@ -51,7 +51,9 @@ class _Watch:
             yield chunk.embedding.register_forward_hook(partial(self._see_residual, EMBEDDING_ROW))
         for layer in chunk.decoder.layers:
             row, attention = row_of_layer(layer), layer.self_attention
-            yield attention.core_attention.register_forward_pre_hook(partial(self._see_queries, row))
+            for module in attention.core_attention.modules():
+                if isinstance(module, CausalSelfAttention):
+                    yield module.register_forward_pre_hook(partial(self._see_queries, row))
             yield attention.register_forward_hook(partial(self._see_part, "attention", row))
             yield layer.mlp.register_forward_hook(partial(self._see_part, "feed_forward", row))
             yield layer.register_forward_hook(partial(self._see_residual, row))
@@ -88,11 +90,11 @@ class _Watch:
 
     @torch.no_grad()
     def _see_queries(self, row: int, attention: CausalSelfAttention, inputs: tuple[Any, ...]) -> None:
-        """See queries [s, b, n/t, d] and keys [s, b, g/t, d] as the softmax has them, normed and turned."""
+        """See queries [q, b, n/t, d] and keys [s, b, g/t, d] as the softmax has them, normed and turned."""
         if not self._is_forward:
             return
         query, key, _value, document_starts = inputs
-        window = attention.window if attention.window is not None and attention.window < query.shape[0] else None
+        window = attention.window if attention.window is not None and attention.window < key.shape[0] else None
         largest = largest_logit(query, key, attention.softmax_scale, document_starts, window, attention.soft_cap)
         self._figures.reach("attention_logit", row, largest)
 

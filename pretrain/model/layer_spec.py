@@ -22,6 +22,7 @@ from fanal.kernels.rotary import rotary
 from pretrain.config.derive import has_rotary_positions, has_sliding_window, kv_channels
 from pretrain.config.schema import ModelConfig
 from pretrain.model.activation import XIELU
+from pretrain.model.context_parallel import ContextParallelAttention
 from pretrain.model.families.table import (
     FEED_FORWARD_NORM,
     INPUT_NORM,
@@ -38,8 +39,9 @@ from pretrain.model.translate import DecoderConfig
 
 
 class CausalSelfAttention(torch.nn.Module):
-    """Attention between the projections: [s, b, n/t, d] and [s, b, g/t, d] twice -> [s, b, n/t * d].
+    """Attention between the projections: [q, b, n/t, d] and [s, b, g/t, d] twice -> [q, b, n/t * d].
 
+    Queries are those of the last q positions, all of them but under context parallelism (context_parallel.py).
     megatron's attention_mask carries MicroBatch.document_starts here, through recomputation and every pipeline stage;
     None means that a row is one document. Rotary angles still count from the start of the row: they enter a score only
     as a difference of two positions, so inside a document the result is the same as counting from the document's start.
@@ -66,6 +68,12 @@ class CausalSelfAttention(torch.nn.Module):
             window=self.window,
             soft_cap=self.soft_cap,
         )
+
+
+def core_attention(*, config: DecoderConfig, backend: str, **options: Any) -> torch.nn.Module:
+    """Return what a layer has between its projections: attention of this rank's positions."""
+    attention = CausalSelfAttention(config=config, backend=backend, **options)
+    return ContextParallelAttention(attention) if config.context_parallel_size > 1 else attention
 
 
 class LayerAttention(SelfAttention):
@@ -163,7 +171,7 @@ def layer_spec(config: DecoderConfig, attention_backend: str) -> ModuleSpec:
                 params={"attn_mask_type": AttnMaskType.causal},
                 submodules=SelfAttentionSubmodules(
                     linear_qkv=ColumnParallelLinear,
-                    core_attention=partial(CausalSelfAttention, backend=attention_backend),  # type: ignore[arg-type]
+                    core_attention=partial(core_attention, backend=attention_backend),  # type: ignore[arg-type]
                     linear_proj=RowParallelLinear,
                     q_layernorm=at(QUERY_NORM, HeadNorm if per_head else QueriesNorm),
                     k_layernorm=at(KEY_NORM, HeadNorm if per_head else KeysNorm),

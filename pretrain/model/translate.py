@@ -62,6 +62,7 @@ def transformer_config(run: RunConfig, operations: Operations | None = None) -> 
         tensor_model_parallel_size=parallel.tensor_model_parallel_size,
         pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
         virtual_pipeline_model_parallel_size=virtual if virtual > 1 else None,
+        context_parallel_size=parallel.context_parallel_size,
         sequence_parallel=parallel.sequence_parallel,
         # Of the embedding's backward, and without Transformer Engine of nothing else; a CPU's adds up in one order as it is.
         deterministic_mode=run.train.deterministic and resolve_device(run.parallel.device) == "cuda",

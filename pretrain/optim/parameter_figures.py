@@ -67,9 +67,9 @@ class ParameterFigures:
 
 def counts_here(placement: Placement, master: Master, world: World) -> bool:
     """Return whether this rank counts a master: not if tensor-parallel ranks or a tied embedding have another copy of it that is
-    counted, nor if another replica keeps the same.
+    counted, nor if another rank keeps the same.
     """
-    return not placement.is_copy and (master.is_split or world.dp_rank == 0)
+    return not placement.is_copy and (master.is_split or world.copy_rank == 0)
 
 
 def _gradient_of(master: torch.Tensor) -> torch.Tensor:

@@ -12,14 +12,14 @@ from pretrain.parallel.world import World
 
 
 def sum_over_replicas_and_share(values: torch.Tensor, world: World) -> torch.Tensor:
-    """Sum what the last pipeline stages hold over the data-parallel replicas, and give it to every stage.
+    """Sum what the last pipeline stages hold over the replicas and the ranks of each sequence, and give it to every stage.
 
     Args:
         values: float64, contiguous, on the world's device; only the last stage's content counts.
     Collective: every rank calls it, in the same order. No device sync.
     """
     if world.is_pipeline_last:
-        replicas: Any = parallel_state.get_data_parallel_group()
+        replicas: Any = parallel_state.get_data_parallel_group(with_context_parallel=True)
         dist.all_reduce(values, group=replicas)
     if world.pipeline_model_parallel_size > 1:
         last = parallel_state.get_pipeline_model_parallel_last_rank()
@@ -29,7 +29,8 @@ def sum_over_replicas_and_share(values: torch.Tensor, world: World) -> torch.Ten
 
 
 def sum_over_ranks(values: torch.Tensor, flags: Sequence[bool], world: World) -> torch.Tensor:
-    """Sum what the last pipeline stages hold over the replicas, and count who says yes to some questions, in one collective.
+    """Sum what the last pipeline stages hold over the replicas and the ranks of each sequence, and count who says yes to some
+    questions, in one collective.
 
     Args: values: float64, on the world's device; only the last stage's content counts, which its tensor-parallel ranks share.
     Returns: float64, flat: the sums, then for each flag how many ranks say yes; the same on every rank.

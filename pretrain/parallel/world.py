@@ -29,9 +29,23 @@ class World:
     tp_rank: int
     pp_rank: int
     dp_rank: int
+    """Number of this rank's replica, each of which trains on samples of its own."""
+    cp_rank: int = 0
+    """Of the ranks that share each sequence, the number of this one."""
     tensor_model_parallel_size: int
     pipeline_model_parallel_size: int
     data_parallel_size: int
+    context_parallel_size: int = 1
+
+    @property
+    def copy_rank(self) -> int:
+        """The number of this rank among those that hold the same weights, which sum their gradients: megatron's dp-cp group."""
+        return self.dp_rank * self.context_parallel_size + self.cp_rank
+
+    @property
+    def num_copies(self) -> int:
+        """Ranks that hold the same weights: those of all replicas, and of each those that share its sequences."""
+        return self.data_parallel_size * self.context_parallel_size
 
     @property
     def is_pipeline_first(self) -> bool:
@@ -105,6 +119,7 @@ def open_layout(config: ParallelConfig, *, seed: int, device: torch.device) -> I
         tensor_model_parallel_size=config.tensor_model_parallel_size,
         pipeline_model_parallel_size=config.pipeline_model_parallel_size,
         virtual_pipeline_model_parallel_size=virtual if virtual > 1 else None,
+        context_parallel_size=config.context_parallel_size,
         create_gloo_process_groups=False,  # nothing here uses them, and at scale their start is slow and fails
         distributed_timeout_minutes=max(1, config.timeout_s // 60),
     )
@@ -117,8 +132,10 @@ def open_layout(config: ParallelConfig, *, seed: int, device: torch.device) -> I
         tp_rank=parallel_state.get_tensor_model_parallel_rank(),
         pp_rank=parallel_state.get_pipeline_model_parallel_rank(),
         dp_rank=parallel_state.get_data_parallel_rank(),
+        cp_rank=parallel_state.get_context_parallel_rank(),
         tensor_model_parallel_size=config.tensor_model_parallel_size,
         pipeline_model_parallel_size=config.pipeline_model_parallel_size,
         data_parallel_size=replicas,
+        context_parallel_size=config.context_parallel_size,
     )
     parallel_state.destroy_model_parallel()

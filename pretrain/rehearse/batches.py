@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from pretrain.config.schema import ObjectiveConfig, RunConfig
-from pretrain.data.batch import MicroBatch, _per_position, boundaries, micro_batch
+from pretrain.data.batch import MicroBatch, _per_position, boundaries, micro_batch, part_of_rank
 from pretrain.data.documents import Boundaries
 from pretrain.data.reader import reads_data
 from pretrain.parallel.world import World
@@ -25,7 +25,7 @@ def micro_batches(run: RunConfig, world: World, count: int) -> Iterator[MicroBat
         if not reads_data(world):
             yield boundaries(starts, seq_length, world.device)
             continue
-        yield micro_batch(
+        whole = micro_batch(
             torch.zeros(rows, seq_length + 1, dtype=torch.uint16),
             world.device,
             seq_length=seq_length,
@@ -35,6 +35,7 @@ def micro_batches(run: RunConfig, world: World, count: int) -> Iterator[MicroBat
             counted=counted,
             document_starts=starts,
         )
+        yield part_of_rank(whole, world)
 
 
 def forget_positions() -> None:

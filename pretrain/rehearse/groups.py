@@ -26,8 +26,9 @@ def group_names() -> dict[str, str]:
     groups = (
         ("tp", parallel_state.get_tensor_model_parallel_group(check_initialized=False)),
         ("pp", parallel_state.get_pipeline_model_parallel_group(check_initialized=False)),
+        ("cp", parallel_state.get_context_parallel_group(check_initialized=False)),
         ("dp", parallel_state.get_data_parallel_group()),
-        ("dp", parallel_state.get_data_parallel_group(with_context_parallel=True)),
+        ("dp x cp", parallel_state.get_data_parallel_group(with_context_parallel=True)),
         ("tp x pp", parallel_state.get_model_parallel_group(check_initialized=False)),
         ("embedding", parallel_state.get_embedding_group(check_initialized=False)),
         ("world", world),

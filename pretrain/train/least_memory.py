@@ -4,7 +4,7 @@ A lower bound: what is counted here is certainly there, so that no run is refuse
 for a checkpoint, and most activations are left out.
 """
 
-from pretrain.config.derive import padded_vocab_size
+from pretrain.config.derive import model_parallel_size, padded_vocab_size
 from pretrain.config.schema import RunConfig
 from pretrain.config.steps import train_samples
 from pretrain.model.families.sizes import checkpoint_bytes
@@ -26,8 +26,8 @@ def least_bytes(run: RunConfig, *, num_ranks: int) -> dict[str, int]:
     Args: num_ranks: whole replicas of the layout.
     """
     parallel, train, seq_length = run.parallel, run.train, run.data.seq_length
-    replica = parallel.tensor_model_parallel_size * parallel.pipeline_model_parallel_size
-    replicas = max(1, num_ranks // replica)
+    replicas = max(1, num_ranks // model_parallel_size(parallel))
+    copies = replicas * parallel.context_parallel_size
     parameters = checkpoint_bytes(run.model, num_states=1) // 4
     itemsize = WEIGHT_BYTES[train.precision]
     masters = parameters * 4 if train.precision == "fp32" else 0  # which are the weights themselves
@@ -36,9 +36,9 @@ def least_bytes(run: RunConfig, *, num_ranks: int) -> dict[str, int]:
     samples = -(-train_samples(run.optim, train) // replicas)  # of a replica in the whole run
     read = samples * (seq_length + 1) * TOKEN_BYTES
     return {
-        "weights": replicas * parameters * itemsize,
-        "gradients": replicas * parameters * 4,
-        "optimizer": (1 if parallel.use_distributed_optimizer else replicas) * kept,
+        "weights": copies * parameters * itemsize,
+        "gradients": copies * parameters * 4,
+        "optimizer": (1 if parallel.use_distributed_optimizer else copies) * kept,
         "activations": replicas * passed * run.model.hidden_size * run.model.num_layers * itemsize,
         "logits": replicas * min(passed, train.loss_chunk_tokens or passed) * padded_vocab_size(run.model) * itemsize,
         "data.prefetch_bytes": replicas * min(run.data.prefetch_bytes, read),

@@ -36,7 +36,7 @@ def headline(run: RunConfig, world: World, attention: str) -> str:
         f"{num_parameters(run.model):,} parameters, {run.train.precision}, attention {attention}, on {world.size} x "
         f"{device_name(world.device)}: TP{world.tensor_model_parallel_size}{' + SP' if run.parallel.sequence_parallel else ''} x "
         f"PP{world.pipeline_model_parallel_size}{f' ({virtual} stages a rank)' if virtual > 1 else ''} x "
-        f"DP{world.data_parallel_size}"
+        f"{f'CP{world.context_parallel_size} x ' if world.context_parallel_size > 1 else ''}DP{world.data_parallel_size}"
     )
 
 

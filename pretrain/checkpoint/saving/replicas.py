@@ -37,7 +37,7 @@ def sums_of(placements: Sequence[Placement]) -> list[int]:
 
 
 def check_replicas(placements: Sequence[Placement], sums: Sequence[int], world: World) -> None:
-    """Compare what must be equal: all parameters among data-parallel ranks, those that are not split among
+    """Compare what must be equal: all parameters among data-parallel and context-parallel ranks, those that are not split among
     tensor-parallel ranks, the two copies of a tied embedding.
 
     Collective over all ranks. Raises: ReplicaDriftError on every rank, naming the parameters and the ranks.
@@ -46,7 +46,7 @@ def check_replicas(placements: Sequence[Placement], sums: Sequence[int], world: 
     whole = [index for index, placement in enumerate(placements) if not placement.is_split]
     everything = list(range(len(placements)))
     for kind, chosen, group in (
-        ("data-parallel", everything, parallel_state.get_data_parallel_group()),
+        ("data-parallel", everything, parallel_state.get_data_parallel_group(with_context_parallel=True)),
         ("tensor-parallel", whole, parallel_state.get_tensor_model_parallel_group()),
     ):
         for index in _different([sums[index] for index in chosen], world, group):
@@ -65,7 +65,7 @@ def sums_of_whole(
 ) -> list[int]:
     """Return the sums of the model's tensors of these names, in their order. Collective over all ranks; one device sync."""
     mine = dict.fromkeys(names, 0)
-    if world.dp_rank == 0:
+    if world.copy_rank == 0:
         for placement, value in zip(placements, sums, strict=True):
             if not placement.is_copy:
                 mine[placement.name] = value

@@ -14,6 +14,8 @@ class ParallelConfig:
     """Ranks that share the layers."""
     virtual_pipeline_model_parallel_size: int = 1
     """Model chunks per pipeline rank; above 1 the schedule is interleaved 1F1B."""
+    context_parallel_size: int = 1
+    """Ranks that share each sequence: each holds two chunks of it and gathers the keys and values of all."""
     data_parallel_size: int | None = None
     """Replicas; null means what the ranks given allow (one, when the local ranks are started for you)."""
     sequence_parallel: bool = False
