@@ -25,7 +25,7 @@ def obstacles(situation: Situation) -> list[str]:
 
 
 def call(query: Tensor, key: Tensor, value: Tensor, *options) -> Tensor:
-    """Call our kernels. [s, b, n, d], [s, b, g, d] twice -> [s, b, n, d]"""
+    """Call our kernels. [q, b, n, d], [s, b, g, d] twice -> [q, b, n, d]"""
     from fanal.kernels.triton.attention import flash_attention  # here, so that a start on a CPU reads none of its files
 
     return flash_attention(query, key, value, *options)

@@ -62,13 +62,13 @@ class _FlashAttention(torch.autograd.Function):
         soft_cap: float | None,
     ) -> Tensor:
         query, key, value = (tensor if tensor.stride(3) == 1 else tensor.contiguous() for tensor in (query, key, value))
-        s, b, n, _ = query.shape
+        q, b, n, _ = query.shape
         output = torch.empty(query.shape, dtype=query.dtype, device=query.device)
-        log_total = torch.empty((b, n, s), dtype=torch.float32, device=query.device)
+        log_total = torch.empty((b, n, q), dtype=torch.float32, device=query.device)
         tile = tiles(query.shape[3], query.dtype, ON_AMD)[0]
         launch.start(
             "attention.forward",
-            (parts(s, tile.rows), n, b),
+            (parts(q, tile.rows), n, b),
             *(query, key, value, first, output, log_total),
             *_numbers(query, key, value, n, scale, soft_cap),
             **_constants(query, key, tile, first, soft_cap),
@@ -82,7 +82,7 @@ class _FlashAttention(torch.autograd.Function):
     def backward(ctx: FunctionCtx, d_output: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         query, key, value, first, last, output, log_total = ctx.saved_tensors  # pyright: ignore[reportAttributeAccessIssue]
         scale, soft_cap = ctx.numbers  # pyright: ignore[reportAttributeAccessIssue]
-        (s, b, n, _), g = query.shape, key.shape[2]
+        (q, b, n, _), (s, _, g, _) = query.shape, key.shape
         d_output = d_output.contiguous()
         d_query, d_key, d_value = (
             torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device) for tensor in (query, key, value)
@@ -91,7 +91,7 @@ class _FlashAttention(torch.autograd.Function):
         _, for_queries, for_keys = tiles(query.shape[3], query.dtype, ON_AMD)
         launch.start(
             "attention_backward.for_queries",
-            (parts(s, for_queries.rows), n, b),
+            (parts(q, for_queries.rows), n, b),
             *(query, key, value, first, output, d_output, log_total, delta, d_query),
             *_numbers(query, key, value, n, scale, soft_cap),
             **_constants(query, key, for_queries, first, soft_cap),
@@ -117,17 +117,18 @@ def flash_attention(
 ) -> Tensor:
     """Compute causal attention with grouped queries. No host sync; the same bits each time.
 
-    Args: query [s, b, n, d]; key, value [s, b, g, d], g dividing n, d up to 256, each with any strides; softmax_scale multiplies
+    Args: query [q, b, n, d], those of the last q positions; key, value [s, b, g, d], g dividing n, d up to 256, each with any strides; softmax_scale multiplies
         the scores, 1/sqrt(d) if None; document_starts, int32 [documents + 1], the first token of every document when the
         rows lie one after the other, and last b * s (with b = 1 what others call cu_seqlens); window, how many positions a
         position sees at most, itself included; soft_cap bounds the scaled scores.
-    Returns: [s, b, n, d] in query.dtype.
+    Returns: [q, b, n, d] in query.dtype.
     Source: Dao, FlashAttention-2, 2023 (arXiv:2307.08691).
     """
-    (s, b, n, d), g = query.shape, key.shape[2]
+    (q, b, n, d), (s, _, g, _) = query.shape, key.shape
     assert key.shape == value.shape == (s, b, g, d), (
         f"key {tuple(key.shape)} and value {tuple(value.shape)} must be {(s, b, g, d)}"
     )
+    assert q <= s, f"queries ({q}) must not outnumber keys ({s})"
     assert n % g == 0, f"query heads ({n}) must be a multiple of groups ({g})"
     assert d <= MAX_HEAD_SIZE, f"head_size ({d}) is larger than {MAX_HEAD_SIZE}"
     assert query.dtype in DTYPES and query.dtype == key.dtype == value.dtype, (
@@ -167,7 +168,7 @@ def _numbers(
     query: Tensor, key: Tensor, value: Tensor, heads: int, scale: float, soft_cap: float | None
 ) -> list[int | float]:
     strides = [tensor.stride(i) for tensor in (query, key, value) for i in range(3)]
-    return [*strides, query.shape[0], query.shape[1], heads, float(scale), float(soft_cap or 0)]
+    return [*strides, query.shape[0], key.shape[0], query.shape[1], heads, float(scale), float(soft_cap or 0)]
 
 
 def _constants(

@@ -61,6 +61,32 @@ def scaled_dot_product_attention(
     return _products(query, key, value, attn_mask, is_causal, scale)
 
 
+def efficient_attention_forward(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor | None,
+    cu_seqlens_q: Tensor | None,
+    cu_seqlens_k: Tensor | None,
+    max_seqlen_q: int | None,
+    max_seqlen_k: int | None,
+    dropout_p: float,
+    custom_mask_type: int,
+    compute_log_sumexp: bool = False,
+    *,
+    scale: float | None = None,
+) -> tuple[Tensor, ...]:
+    """Stand in for torch's operation of that name, of whole rows, with the one around it, which keeps the same tensors: torch 2.13.0
+    gives the shapes of its backward for other arguments than it has. [b, q, n, d], [b, s, n, d] twice -> [b, q, n, d]
+    """
+    assert bias is cu_seqlens_q is cu_seqlens_k is max_seqlen_q is max_seqlen_k is None, "whole rows without a bias"
+    heads_first = (tensor.transpose(1, 2) for tensor in (query, key, value))
+    output, *rest = aten._scaled_dot_product_efficient_attention(
+        *heads_first, None, compute_log_sumexp, dropout_p, custom_mask_type > 0, scale=scale
+    )
+    return output.transpose(1, 2), *rest
+
+
 def _bias(mask: Tensor, query: Tensor, key: Tensor) -> Tensor:
     """Return what the memory-efficient kernel takes in place of a mask: numbers of the query's type, in rows of a multiple of 16
     bytes, the same for each head."""
@@ -102,9 +128,10 @@ def flash_attn_func(
 ) -> Tensor:
     """Stand in for the flash_attn package: torch's kernel of the same algorithm keeps the same tensors. A cap costs no memory.
 
-    [b, s, n, d] and [b, s, g, d] twice -> [b, s, n, d]
+    [b, q, n, d] and [b, s, g, d] twice -> [b, q, n, d]
     """
-    return _flash(query, key, value, None, query.shape[1], softmax_scale, causal, window_size)
+    longest = query.shape[1], key.shape[1]
+    return _flash(query, key, value, (None, None), longest, softmax_scale, causal, window_size)
 
 
 def flash_attn_varlen_func(
@@ -122,22 +149,23 @@ def flash_attn_varlen_func(
     softcap: float = 0.0,
     deterministic: bool = False,
 ) -> Tensor:
-    """As ``flash_attn_func``, of packed documents: [tokens, n, d] and [tokens, g, d] twice -> [tokens, n, d]."""
-    return _flash(query, key, value, cu_seqlens_q, max_seqlen_q, softmax_scale, causal, window_size)
+    """As ``flash_attn_func``, of packed documents: [queries, n, d] and [keys, g, d] twice -> [queries, n, d]."""
+    starts, longest = (cu_seqlens_q, cu_seqlens_k), (max_seqlen_q, max_seqlen_k)
+    return _flash(query, key, value, starts, longest, softmax_scale, causal, window_size)
 
 
 def _flash(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    starts: Tensor | None,
-    longest: int,
+    starts: tuple[Tensor | None, Tensor | None],
+    longest: tuple[int, int],
     scale: float | None,
     causal: bool,
     window: tuple[int, int],
 ) -> Tensor:
     left, right = (None if size < 0 else size for size in window)
     return aten._flash_attention_forward(
-        query, key, value, starts, starts, longest, longest, 0.0, causal, False,
+        query, key, value, *starts, *longest, 0.0, causal, False,
         scale=scale, window_size_left=left, window_size_right=right,
     )[0]  # fmt: skip

@@ -39,6 +39,7 @@ FUNCTIONS = (
     "torch.Tensor.pin_memory",
     "torch.nn.functional.rms_norm",
     "torch.nn.functional.scaled_dot_product_attention",
+    "torch.ops.aten._efficient_attention_forward",
 )
 """What the mode answers instead of torch."""
 OF_OURS = (
@@ -102,7 +103,11 @@ _FLASH = {"flash_attn.cute": ("flash4", "flash"), "flash_attn_interface": ("flas
 """Packages, and the values of model.attention_backend that ask for them first."""
 
 
-_OF_THE_GPU = (torch.nn.functional.rms_norm, torch.nn.functional.scaled_dot_product_attention)
+_OF_THE_GPU = (
+    torch.nn.functional.rms_norm,
+    torch.nn.functional.scaled_dot_product_attention,
+    torch.ops.aten._efficient_attention_forward,
+)
 """Functions that a CPU has in a form of its own."""
 
 
@@ -116,6 +121,7 @@ class LikeCuda(TorchFunctionMode):
             torch.Tensor.pin_memory: lambda tensor: tensor,
             torch.nn.functional.rms_norm: cuda_kernels.rms_norm,
             torch.nn.functional.scaled_dot_product_attention: cuda_kernels.scaled_dot_product_attention,
+            torch.ops.aten._efficient_attention_forward: cuda_kernels.efficient_attention_forward,
         }
         assert len(self._answers) == len(FUNCTIONS), "FUNCTIONS names them all"
 

@@ -6,7 +6,7 @@ With p = exp(z - log total) and D = sum over channels of dO O:
     dK = scale sum over queries of dS q      another, a block of keys a program, over all query heads of its group
     dV = sum over queries of p dO
 The scores are computed twice, once in each. Dao, FlashAttention-2, 2023 (arXiv:2307.08691), algorithm 2; a key is seen by the
-queries from itself to last[key].
+queries of the positions from its own to last[key]. As in the forward they are those of the last q of s positions: a key may have none.
 """
 
 import triton
@@ -54,15 +54,15 @@ def over_keys(
 @triton.jit
 def for_queries(
     query_ptr, key_ptr, value_ptr, first_ptr,  # as in the forward
-    output_ptr,  # [s, b, n, d] in one piece
-    d_output_ptr,  # [s, b, n, d] in one piece
-    log_total_ptr,  # [b, n, s], fp32
-    delta_ptr,  # [b, n, s], fp32: sum of dO O, written here
-    d_query_ptr,  # [s, b, n, d] in one piece
+    output_ptr,  # [q, b, n, d] in one piece
+    d_output_ptr,  # [q, b, n, d] in one piece
+    log_total_ptr,  # [b, n, q], fp32
+    delta_ptr,  # [b, n, q], fp32: sum of dO O, written here
+    d_query_ptr,  # [q, b, n, d] in one piece
     query_stride, query_batch, query_head,
     key_stride, key_batch, key_head,
     value_stride, value_batch, value_head,
-    s, batch, heads, scale, cap,
+    q, s, batch, heads, scale, cap,
     RATIO: tl.constexpr, HEAD_SIZE: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
     RANGES: tl.constexpr, CAP: tl.constexpr,
 ):  # fmt: skip
@@ -70,30 +70,34 @@ def for_queries(
     block = tl.num_programs(0) - 1 - tl.program_id(0)
     head = tl.program_id(1).to(tl.int64)
     b = tl.program_id(2).to(tl.int64)
-    row_start = block * ROWS
-    row = row_start + tl.arange(0, ROWS)
+    behind = s - q
+    row_start = behind + block * ROWS
+    row = row_start + tl.arange(0, ROWS)  # positions
     channel = tl.arange(0, D)
     inside = (row < s)[:, None] & (channel < HEAD_SIZE)[None, :]
-    query_ptr += b * query_batch + head * query_head
+    first_query = tl.cast(behind, tl.int64)
+    query_ptr += b * query_batch + head * query_head - first_query * query_stride
     key_ptr += b * key_batch + (head // RATIO) * key_head
     value_ptr += b * value_batch + (head // RATIO) * value_head
-    at = row.to(tl.int64)[:, None] * (batch * heads * HEAD_SIZE) + (b * heads + head) * HEAD_SIZE + channel[None, :]
+    at = row.to(tl.int64)[:, None] * (batch * heads * HEAD_SIZE) + channel[None, :]
+    at += ((b - first_query * batch) * heads + head) * HEAD_SIZE
     query = tl.load(query_ptr + row.to(tl.int64)[:, None] * query_stride + channel[None, :], mask=inside, other=0.0)
     output = tl.load(output_ptr + at, mask=inside, other=0.0)
     d_output = tl.load(d_output_ptr + at, mask=inside, other=0.0)
     delta = tl.sum(output.to(tl.float32) * d_output.to(tl.float32), axis=1)
-    statistics = (b * heads + head) * s + row
+    statistics = (b * heads + head) * q - first_query + row
     tl.store(delta_ptr + statistics, delta, mask=row < s)
     log_total = tl.load(log_total_ptr + statistics, mask=row < s, other=0.0)
     d_query = tl.zeros([ROWS, D], tl.float32)
     end = tl.minimum(row_start + ROWS, s)
+    diagonal = row_start // KEYS * KEYS  # from here on some of the queries are before a key
     begin = 0
     all_seen = 0
     row_first = row
     if RANGES:
         row_first = tl.load(first_ptr + b * s + row, mask=row < s, other=0)
         begin = tl.load(first_ptr + b * s + row_start) // KEYS * KEYS
-        all_seen = tl.minimum((tl.load(first_ptr + b * s + end - 1) + KEYS - 1) // KEYS * KEYS, row_start)
+        all_seen = tl.minimum((tl.load(first_ptr + b * s + end - 1) + KEYS - 1) // KEYS * KEYS, diagonal)
         d_query = over_keys(
             d_query, query, d_output, log_total, delta, row, row_first, key_ptr, value_ptr, key_stride, value_stride,
             begin, all_seen, s, scale, cap, HEAD_SIZE, D, KEYS, True, RANGES, CAP,
@@ -101,11 +105,11 @@ def for_queries(
         all_seen = tl.maximum(begin, all_seen)
     d_query = over_keys(
         d_query, query, d_output, log_total, delta, row, row_first, key_ptr, value_ptr, key_stride, value_stride,
-        all_seen, row_start, s, scale, cap, HEAD_SIZE, D, KEYS, False, RANGES, CAP,
+        all_seen, diagonal, s, scale, cap, HEAD_SIZE, D, KEYS, False, RANGES, CAP,
     )  # fmt: skip
     d_query = over_keys(
         d_query, query, d_output, log_total, delta, row, row_first, key_ptr, value_ptr, key_stride, value_stride,
-        tl.maximum(begin, row_start), end, s, scale, cap, HEAD_SIZE, D, KEYS, True, RANGES, CAP,
+        tl.maximum(begin, diagonal), end, s, scale, cap, HEAD_SIZE, D, KEYS, True, RANGES, CAP,
     )  # fmt: skip
     tl.store(d_query_ptr + at, (d_query * scale).to(d_query_ptr.dtype.element_ty), mask=inside)
 
@@ -113,14 +117,17 @@ def for_queries(
 @triton.jit
 def over_queries(
     d_key, d_value, keys, values, key, key_last, query_ptr, d_output_ptr, log_total_ptr, delta_ptr, query_stride,
-    output_stride, begin, end, s, scale, cap, HEAD_SIZE: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr,
+    output_stride, begin, end, q, scale, cap, HEAD_SIZE: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr,
     MASKED: tl.constexpr, RANGES: tl.constexpr, CAP: tl.constexpr,
 ):  # fmt: skip
-    """Add to dK and dV what the queries of [begin, end) of one head give. Without MASKED each of them sees every key here."""
+    """Add to dK and dV what the queries of [begin, end) of one head give. Without MASKED each of them sees every key here.
+
+    Queries, keys and the last that sees a key are counted from the first query.
+    """
     channel = tl.arange(0, D)
     for start in range(begin, end, ROWS):
         row = start + tl.arange(0, ROWS)
-        known = row < s if MASKED else row >= 0
+        known = row < q if MASKED else row >= 0
         at = row.to(tl.int64)
         query = tl.load(
             query_ptr + at[None, :] * query_stride + channel[:, None],
@@ -151,16 +158,16 @@ def over_queries(
 @triton.jit
 def for_keys(
     query_ptr, key_ptr, value_ptr,  # as in the forward
-    last_ptr,  # [b, s], int32, the last query that sees a key; None: all from the key on
-    d_output_ptr,  # [s, b, n, d] in one piece
-    log_total_ptr,  # [b, n, s], fp32
-    delta_ptr,  # [b, n, s], fp32
+    last_ptr,  # [b, s], int32, the last position that sees a key; None: all from the key on
+    d_output_ptr,  # [q, b, n, d] in one piece
+    log_total_ptr,  # [b, n, q], fp32
+    delta_ptr,  # [b, n, q], fp32
     d_key_ptr,  # [s, b, g, d] in one piece
     d_value_ptr,  # [s, b, g, d] in one piece
     query_stride, query_batch, query_head,
     key_stride, key_batch, key_head,
     value_stride, value_batch, value_head,
-    s, batch, groups, scale, cap,
+    q, s, batch, groups, scale, cap,
     RATIO: tl.constexpr, HEAD_SIZE: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
     RANGES: tl.constexpr, CAP: tl.constexpr,
 ):  # fmt: skip
@@ -178,15 +185,18 @@ def for_keys(
     values = tl.load(value_ptr + at * value_stride + channel[None, :], mask=inside, other=0.0)
     d_key = tl.zeros([KEYS, D], tl.float32)
     d_value = tl.zeros([KEYS, D], tl.float32)
-    begin = key_start // ROWS * ROWS
-    end = s
-    all_see = tl.minimum((key_start + KEYS + ROWS - 1) // ROWS * ROWS, s)  # from here on a query is behind every key
-    rest = s // ROWS * ROWS  # and from here on some are missing
-    key_last = key
+    behind = s - q  # position of the first query
+    begin = tl.maximum(key_start - behind, 0) // ROWS * ROWS
+    end = q
+    # From here on a query is behind every key.
+    all_see = tl.minimum((tl.maximum(key_start + KEYS - behind, 0) + ROWS - 1) // ROWS * ROWS, q)
+    rest = q // ROWS * ROWS  # and from here on some are missing
+    key_row = key - behind
+    key_last = key_row
     if RANGES:
-        key_last = tl.load(last_ptr + b * s + key, mask=key < s, other=0)
-        end = tl.load(last_ptr + b * s + tl.minimum(key_start + KEYS, s) - 1) + 1
-        rest = (tl.load(last_ptr + b * s + key_start) + 1) // ROWS * ROWS
+        key_last = tl.load(last_ptr + b * s + key, mask=key < s, other=0) - behind
+        end = tl.maximum(tl.load(last_ptr + b * s + tl.minimum(key_start + KEYS, s) - 1) + 1 - behind, 0)
+        rest = tl.maximum(tl.load(last_ptr + b * s + key_start) + 1 - behind, 0) // ROWS * ROWS
         all_see = tl.minimum(all_see, end)
     rest = tl.maximum(all_see, rest)
     heads = groups * RATIO
@@ -195,19 +205,19 @@ def for_keys(
         head = group * RATIO + i
         query = query_ptr + b * query_batch + head * query_head
         d_output = d_output_ptr + (b * heads + head) * HEAD_SIZE
-        log_total = log_total_ptr + (b * heads + head) * s
-        delta = delta_ptr + (b * heads + head) * s
+        log_total = log_total_ptr + (b * heads + head) * q
+        delta = delta_ptr + (b * heads + head) * q
         d_key, d_value = over_queries(
-            d_key, d_value, keys, values, key, key_last, query, d_output, log_total, delta, query_stride, output_stride,
-            begin, all_see, s, scale, cap, HEAD_SIZE, D, ROWS, True, RANGES, CAP,
+            d_key, d_value, keys, values, key_row, key_last, query, d_output, log_total, delta, query_stride, output_stride,
+            begin, all_see, q, scale, cap, HEAD_SIZE, D, ROWS, True, RANGES, CAP,
         )  # fmt: skip
         d_key, d_value = over_queries(
-            d_key, d_value, keys, values, key, key_last, query, d_output, log_total, delta, query_stride, output_stride,
-            all_see, rest, s, scale, cap, HEAD_SIZE, D, ROWS, False, RANGES, CAP,
+            d_key, d_value, keys, values, key_row, key_last, query, d_output, log_total, delta, query_stride, output_stride,
+            all_see, rest, q, scale, cap, HEAD_SIZE, D, ROWS, False, RANGES, CAP,
         )  # fmt: skip
         d_key, d_value = over_queries(
-            d_key, d_value, keys, values, key, key_last, query, d_output, log_total, delta, query_stride, output_stride,
-            rest, end, s, scale, cap, HEAD_SIZE, D, ROWS, True, RANGES, CAP,
+            d_key, d_value, keys, values, key_row, key_last, query, d_output, log_total, delta, query_stride, output_stride,
+            rest, end, q, scale, cap, HEAD_SIZE, D, ROWS, True, RANGES, CAP,
         )  # fmt: skip
     target = at * (batch * groups * HEAD_SIZE) + (b * groups + group) * HEAD_SIZE + channel[None, :]
     tl.store(d_key_ptr + target, (d_key * scale).to(d_key_ptr.dtype.element_ty), mask=inside)
