@@ -25,6 +25,8 @@ class Situation:
     num_groups: int = 1
     documents: bool = False
     """Whether rows are divided into documents."""
+    fewer_queries: bool = False
+    """Whether queries may be those of the last positions alone, fewer than the keys (context parallelism)."""
     window: int | None = None
     """Positions that a position sees, in the layers that have a window; None if none has."""
     soft_cap: float | None = None
@@ -40,6 +42,7 @@ class Situation:
         ]
         parts += [str(self.dtype), f"head size {self.head_size}"]
         parts += ["documents"] if self.documents else []
+        parts += ["fewer queries than keys"] if self.fewer_queries else []
         parts += [] if self.window is None else [f"window {self.window}"]
         parts += [] if self.soft_cap is None else [f"soft cap {self.soft_cap}"]
         parts += ["deterministic"] if self.deterministic else []
@@ -59,7 +62,7 @@ class Backend:
     obstacles: Callable[[Situation], list[str]]
     """Every reason why it cannot run, so that one message names them all; empty if it can."""
     call: Callable[[Tensor, Tensor, Tensor, float | None, Tensor | None, int | None, float | None], Tensor]
-    """Arguments as kernels.attention.causal_attention has them, without the backend; gives [s, b, n, d] or [s, b, n * d]."""
+    """Arguments as kernels.attention.causal_attention has them, without the backend; gives [q, b, n, d] or [q, b, n * d]."""
     costs: Callable[[Situation], list[str]] = nothing
     """What somebody should know who runs it in this situation: memory, or time."""
 

@@ -29,8 +29,8 @@ CAPPED_BLOCK = 64
 """Queries of a block. With a window a half of it, within bounds: fewer waste fewer products, more fill the cores better.
 With a cap the scores of a block, [b, n, B, keys] in fp32, lie in memory several times while it runs."""
 
-Block = tuple[int, int, int]
-"""First query, end of queries, first key. The keys end where the queries do."""
+Block = tuple[int, int, int, int]
+"""First query, end of queries, first key, end of keys: the last query and the last key are of one position."""
 Attend = Callable[[Block, Tensor, Tensor, Tensor], Tensor]
 
 
@@ -45,8 +45,8 @@ class _BlockByBlock(torch.autograd.Function):
         ctx.blocks, ctx.attend = blocks, attend  # pyright: ignore[reportAttributeAccessIssue]
         output = torch.empty_like(query, memory_format=torch.contiguous_format)
         for block in blocks:
-            first, end, first_key = block
-            output[first:end] = attend(block, query[first:end], key[first_key:end], value[first_key:end])
+            first, end, first_key, end_key = block
+            output[first:end] = attend(block, query[first:end], key[first_key:end_key], value[first_key:end_key])
         return output
 
     @staticmethod
@@ -57,14 +57,14 @@ class _BlockByBlock(torch.autograd.Function):
         for_query = torch.empty_like(query, memory_format=torch.contiguous_format)
         for_key, for_value = (tensor.new_zeros(tensor.shape, dtype=wide) for tensor in (key, value))
         for block in ctx.blocks:  # pyright: ignore[reportAttributeAccessIssue]
-            first, end, first_key = block
-            slices = (query[first:end], key[first_key:end], value[first_key:end])
+            first, end, first_key, end_key = block
+            slices = (query[first:end], key[first_key:end_key], value[first_key:end_key])
             leaves = [tensor.detach().requires_grad_() for tensor in slices]
             with torch.enable_grad():
                 output = ctx.attend(block, *leaves)  # pyright: ignore[reportAttributeAccessIssue]
             for_query[first:end], for_keys, for_values = torch.autograd.grad(output, leaves, gradient[first:end])
-            for_key[first_key:end] += for_keys
-            for_value[first_key:end] += for_values
+            for_key[first_key:end_key] += for_keys
+            for_value[first_key:end_key] += for_values
         return for_query, for_key.to(key.dtype), for_value.to(value.dtype), None, None
 
 
@@ -79,9 +79,9 @@ def block_attention(
 ) -> Tensor:
     """Compute causal attention with a window, a cap on the scores, or both, block after block.
 
-    Args: query [s, b, n, d]; key, value [s, b, g, d]; window and soft_cap as in kernels.attention; documents [b, s]: the
-        number of the document of each position, or None for one document per row.
-    Returns: [s, b, n, d].
+    Args: query [q, b, n, d], those of the last q positions; key, value [s, b, g, d]; window and soft_cap as in
+        kernels.attention; documents [b, s]: the number of the document of each position, or None for one document per row.
+    Returns: [q, b, n, d].
     """
     num_groups = key.shape[2]
     scale = query.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
@@ -89,7 +89,7 @@ def block_attention(
 
     def mask(block: Block) -> Tensor:
         """Return 0 where seen, -inf elsewhere: [B, keys], or [b, 1, B, keys]. torch would make it of a boolean each time."""
-        alike = (block[1] - block[0], block[1] - block[2])
+        alike = (block[1] - block[0], block[3] - block[2])
         if alike in masks:
             return masks[alike]
         seen = _seen(block, window, documents, query.device)
@@ -111,29 +111,33 @@ def block_attention(
             output = _capped(stacked, k, v, mask(block), scale, soft_cap)
         return output.unflatten(2, (-1, len(q))).permute(3, 0, 1, 2, 4).flatten(2, 3)
 
-    return _BlockByBlock.apply(query, key, value, _blocks(len(query), window, soft_cap), attend)  # pyright: ignore[reportReturnType]
+    return _BlockByBlock.apply(query, key, value, _blocks(len(query), len(key), window, soft_cap), attend)  # pyright: ignore[reportReturnType]
 
 
-def _blocks(seq_length: int, window: int | None, soft_cap: float | None) -> list[Block]:
-    rows = seq_length if window is None else min(max(window // 2, MIN_BLOCK), MAX_BLOCK)
+def _blocks(num_queries: int, seq_length: int, window: int | None, soft_cap: float | None) -> list[Block]:
+    rows = num_queries if window is None else min(max(window // 2, MIN_BLOCK), MAX_BLOCK)
     rows = min(rows, CAPPED_BLOCK) if soft_cap is not None else rows
-    return [
-        (first, min(first + rows, seq_length), 0 if window is None else max(0, first - window + 1))
-        for first in range(0, seq_length, rows)
-    ]
+    behind = seq_length - num_queries  # position of the first query
+    found = []
+    for first in range(0, num_queries, rows):
+        end = min(first + rows, num_queries)
+        first_key = 0 if window is None else max(0, behind + first - window + 1)
+        found.append((first, end, first_key, behind + end))
+    return found
 
 
 def _seen(block: Block, window: int | None, documents: Tensor | None, device: torch.device) -> Tensor:
     """Return which keys each query of a block sees: [B, keys], or [b, 1, B, keys] with documents."""
-    first, end, first_key = block
-    keys = torch.arange(first_key, end, device=device)
-    queries = keys[first - first_key :, None]
+    first, end, first_key, end_key = block
+    keys = torch.arange(first_key, end_key, device=device)
+    queries = keys[first - end :, None]
     seen = keys <= queries
     if window is not None:
         seen &= keys > queries - window
     if documents is None:
         return seen
-    return (seen & (documents[:, first:end, None] == documents[:, None, first_key:end]))[:, None]
+    of_keys = documents[:, first_key:end_key]
+    return (seen & (of_keys[:, first - end :, None] == of_keys[:, None, :]))[:, None]
 
 
 def _capped(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float, soft_cap: float) -> Tensor:

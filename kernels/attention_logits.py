@@ -1,6 +1,6 @@
 """The largest attention logit, a block of queries at a time: what a fused kernel never writes out.
 
-Shapes: s sequence, b micro batch, n query heads, g query groups, r = n / g, d head size.
+Shapes: s sequence, b micro batch, n query heads, g query groups, r = n / g, d head size; q queries, of the last q positions.
 """
 
 import torch
@@ -30,19 +30,22 @@ def largest_logit(
     Returns: [], fp32.
     """
     assert softmax_scale > 0, f"softmax_scale ({softmax_scale}) must be above 0: the largest product is sought"
-    seq_length, batch, num_heads, _ = query.shape
-    groups = key.shape[2]
-    queries = query.permute(1, 2, 0, 3).unflatten(1, (groups, num_heads // groups))  # [b, g, r, s, d]
+    num_queries, batch, num_heads, _ = query.shape
+    seq_length, groups = key.shape[0], key.shape[2]
+    queries = query.permute(1, 2, 0, 3).unflatten(1, (groups, num_heads // groups))  # [b, g, r, q, d]
     keys = key.permute(1, 2, 3, 0)  # [b, g, d, s]
     ids = None if document_starts is None else document_ids(document_starts, batch, seq_length)  # [b, s]
     positions = torch.arange(seq_length, dtype=torch.int32, device=query.device)
     block = max(1, most_logits // (batch * num_heads * seq_length))
     largest = torch.full((), float("-inf"), dtype=torch.float32, device=query.device)
-    for first in range(0, seq_length, block):
+    behind = seq_length - num_queries
+    for first in range(behind, seq_length, block):  # positions
         last = min(first + block, seq_length)
         begin = 0 if window is None else max(0, first - window + 1)
         # The heads of a group one after the other: the keys are read as they lie, once for all of them.
-        products = queries[..., first:last, :].flatten(2, 3) @ keys[..., begin:last]  # [b, g, r * block, keys]
+        products = (
+            queries[..., first - behind : last - behind, :].flatten(2, 3) @ keys[..., begin:last]
+        )  # [b, g, r * block, keys]
         back = positions[first:last, None] - positions[None, begin:last]
         hidden = back < 0 if window is None else (back < 0) | (back >= window)
         if ids is not None:

@@ -4,6 +4,8 @@ A kernel that is installed may still not run: it was built for another GPU, anot
 first call and fails. And a kernel that runs may be wrong. Both show here, in the seconds before the first step.
 """
 
+from itertools import product
+
 import torch
 from torch import Tensor
 
@@ -11,6 +13,8 @@ from fanal.kernels.attention_backend import Backend, Situation
 from fanal.kernels.reference import causal_grouped_attention
 
 SEQ_LENGTH, BATCH = 200, 2
+FEWER_QUERIES = 90
+"""Queries of a row, the last ones, where a model has fewer than keys: documents of the trial end before them, and one among them."""
 STARTS = (0, 1, 130, 200, 270, 400)
 """Documents of the trial: one of one token, one that is longer than a block of a kernel, a row's boundary."""
 WINDOW = 70
@@ -26,9 +30,10 @@ def failure(backend: Backend, situation: Situation, device: torch.device) -> str
     A kernel that damages the CUDA context fails here too, and everything after it: then the run ends with that error.
     """
     windows = {None, None if situation.window is None else min(situation.window, WINDOW)}
-    for window in sorted(windows, key=lambda window: window or 0):
+    queries = (SEQ_LENGTH, FEWER_QUERIES) if situation.fewer_queries else (SEQ_LENGTH,)
+    for num_queries, window in product(queries, sorted(windows, key=lambda window: window or 0)):
         try:
-            off = _off(backend, situation, device, window)
+            off = _off(backend, situation, device, num_queries, window)
         except Exception as error:  # of whatever kind: each package has its own, and none of them must end the run
             return f"its trial on this device ended with {type(error).__name__}: {' '.join(str(error).split())[:300]}"
         if off is not None:
@@ -36,11 +41,14 @@ def failure(backend: Backend, situation: Situation, device: torch.device) -> str
     return None
 
 
-def _off(backend: Backend, situation: Situation, device: torch.device, window: int | None) -> str | None:
+def _off(
+    backend: Backend, situation: Situation, device: torch.device, num_queries: int, window: int | None
+) -> str | None:
     """Return where a backend is off its definition by more than rounding; None if nowhere."""
     generator = torch.Generator().manual_seed(0)
-    heads = (situation.num_heads, situation.num_groups, situation.num_groups)
-    drawn = [torch.randn(SEQ_LENGTH, BATCH, n, situation.head_size, generator=generator) for n in (*heads, heads[0])]
+    of_queries, of_keys = (num_queries, BATCH, situation.num_heads), (SEQ_LENGTH, BATCH, situation.num_groups)
+    shapes = (of_queries, of_keys, of_keys, of_queries)
+    drawn = [torch.randn(*shape, situation.head_size, generator=generator) for shape in shapes]
     *inputs, upstream = (tensor.to(device, situation.dtype) for tensor in drawn)
     starts = torch.tensor(STARTS, dtype=torch.int32, device=device) if situation.documents else None
     options = (None, starts, window, situation.soft_cap)
@@ -51,6 +59,8 @@ def _off(backend: Backend, situation: Situation, device: torch.device, window: i
         difference = float((result.float() - expected).norm() / expected.norm())
         if not difference <= (of_output if name == "output" else of_gradients):  # NaN too
             what = name if name == "output" else f"gradient of the {name}"
+            if num_queries < SEQ_LENGTH:
+                what += ", fewer queries than keys"
             return f"its trial on this device is off the definition by {difference:.2g} of the norm ({what})"
     return None
 
@@ -60,4 +70,7 @@ def _results(call, inputs: list[Tensor], upstream: Tensor, options: tuple) -> li
     leaves = [tensor.detach().requires_grad_() for tensor in inputs]
     with torch.enable_grad():
         output = call(*leaves, *options).reshape(upstream.shape)
+        # Memory that a kernel leaves as it finds it, such as the gradients of keys that no query sees, is likely this one.
+        left_behind = [torch.full_like(leaf, float("nan")) for leaf in leaves]
+        del left_behind
         return [output.detach(), *torch.autograd.grad(output, leaves, upstream)]

@@ -1,6 +1,8 @@
 """What the three flash-attn packages share: their import, when it is first asked for, and one form of call, as a backend.
 
-Shapes and definition: kernels.attention. They group queries, keep documents apart, and take windows and caps natively.
+Shapes and definition: kernels.attention. They group queries, keep documents apart, and take windows and caps natively. Where a
+document has fewer queries than keys, their causal mask and their windows are aligned to its end (flash-attn since 2.1). Keys that no
+query sees get gradients of zero, also where a document has none: so in the sources of flash-attn from 2.3.4 on, of 3 and of 4.0.0b36.
 """
 
 import functools
@@ -14,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fanal.kernels.attention_backend import Backend, Situation
-from fanal.kernels.packing import pack, unpack
+from fanal.kernels.packing import pack, query_starts, unpack
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def call_flash(
     """Call a package: rows as they are, documents packed.
 
     Args: everything, the package's word for "all positions before"; then as in kernels.attention.causal_attention.
-    Returns: [s, b, n, d].
+    Returns: [q, b, n, d].
     """
     assert functions.dense is not None and functions.packed is not None, "a backend with obstacles is refused before"
     options: dict[str, Any] = {"softmax_scale": softmax_scale, "causal": True}
@@ -103,17 +105,17 @@ def call_flash(
         # Else the backward adds up the gradient of queries by atomics, in the order in which blocks come to an end.
         options["deterministic"] = True
     if document_starts is None:
-        # [s, b, n, d] -> [b, s, n, d]: a view, since only the last dimension needs to be contiguous.
+        # [q, b, n, d] -> [b, q, n, d]: a view, since only the last dimension needs to be contiguous.
         batch_first = (tensor.transpose(0, 1) for tensor in (query, key, value))
         return _output(functions.dense(*batch_first, **options)).transpose(0, 1)
-    seq_length = query.shape[0]
+    num_queries, num_keys = len(query), len(key)
     output = functions.packed(
         *(pack(tensor) for tensor in (query, key, value)),
-        cu_seqlens_q=document_starts,
+        cu_seqlens_q=query_starts(document_starts, num_keys=num_keys, num_queries=num_queries),
         cu_seqlens_k=document_starts,
         # An upper bound is enough, blocks past a document's end return at once; the true maximum would cost a host sync.
-        max_seqlen_q=seq_length,
-        max_seqlen_k=seq_length,
+        max_seqlen_q=num_queries,
+        max_seqlen_k=num_keys,
         **options,
     )
     return unpack(_output(output), query)

@@ -259,8 +259,8 @@ def causal_grouped_attention(
 
     Args: query [q, b, n, d], those of the last q of s positions; key, value [s, b, g, d], g dividing n; softmax_scale
         multiplies the scores, 1/sqrt(d) if None; document_starts as in document_ids, of all s positions; window, how many
-        positions a position sees at most, itself included (transformers' sliding_window); soft_cap bounds the scaled
-        scores, before the mask, as the function of that name.
+        positions a position sees at most, itself included (transformers' sliding_window); soft_cap bounds the scaled scores,
+        before the mask, as the function of that name.
     Returns: [q, b, n * d] in query.dtype, heads in order.
     Source: Vaswani et al., 2017 (arXiv:1706.03762); groups: Ainslie et al., GQA, 2023 (arXiv:2305.13245); window: Beltagy
         et al., Longformer, 2020 (arXiv:2004.05150).

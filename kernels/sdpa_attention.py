@@ -1,6 +1,6 @@
 """Causal attention that needs no package: torch's scaled_dot_product_attention on a GPU, blocks of our own on a CPU.
 
-Shapes and definition: kernels.attention. Which kernel runs on a GPU, and that none of them holds [s, s] scores in memory:
+Shapes and definition: kernels.attention. Which kernel runs on a GPU, and that none of them holds [q, s] scores in memory:
 kernels.sdpa_cuda_attention.
 """
 

@@ -1,7 +1,8 @@
 """Causal attention through torch's own varlen_attn: documents and windows in a kernel, without another package.
 
 Shapes and definition: kernels.attention. Not yet run on a GPU: its shapes and its backward are tested on fake tensors, its
-arguments by a stand-in of its documentation. The kernel is the flash attention that torch is built with.
+arguments by a stand-in of its documentation. The kernel is the flash attention that torch is built with: where a document has fewer
+queries than keys, the causal mask and windows are aligned to its end, and keys that no query sees get gradients of zero.
 """
 
 import functools
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fanal.kernels.attention_backend import Backend, Situation, fused_obstacles
-from fanal.kernels.packing import pack, unpack
+from fanal.kernels.packing import pack, query_starts, unpack
 
 try:
     from torch.nn.attention.varlen import varlen_attn
@@ -43,15 +44,15 @@ def call(
     window: int | None,
     soft_cap: float | None,
 ) -> Tensor:
-    """Call varlen_attn on packed tokens; without documents each row is one. [s, b, n, d], [s, b, g, d] twice -> [s, b, n, d]
+    """Call varlen_attn on packed tokens; without documents each row is one. [q, b, n, d], [s, b, g, d] twice -> [q, b, n, d]
 
     Packing costs a copy of each tensor where b > 1. Under torch.use_deterministic_algorithms its backward adds up in order.
     """
     assert varlen_attn is not None and soft_cap is None, "a backend with obstacles is refused before"
-    seq_length, batch, num_heads, _ = query.shape
+    num_queries, batch, num_heads, _ = query.shape
+    num_keys = len(key)
     if document_starts is None:
-        ends = (batch + 1) * seq_length
-        document_starts = torch.arange(0, ends, seq_length, dtype=torch.int32, device=query.device)
+        document_starts = torch.arange(0, (batch + 1) * num_keys, num_keys, dtype=torch.int32, device=query.device)
     options: dict[str, Any] = {"scale": softmax_scale, "window_size": (-1 if window is None else window - 1, 0)}
     if num_heads != key.shape[2]:
         if _groups_queries(varlen_attn):
@@ -63,10 +64,10 @@ def call(
         pack(query),
         pack(key),
         pack(value),
+        query_starts(document_starts, num_keys=num_keys, num_queries=num_queries),
         document_starts,
-        document_starts,
-        seq_length,  # an upper bound is enough: the true maximum would cost a host sync
-        seq_length,
+        num_queries,  # an upper bound is enough: the true maximum would cost a host sync
+        num_keys,
         **options,
     )
     assert isinstance(output, Tensor), "without return_aux there is one result"

@@ -1,7 +1,9 @@
 """Stand-ins for attention kernels that need a GPU: the arguments of each package as it has them, the result by its documentation.
 
 Arguments are those of flash-attn 2.8.3 (flash_attn/flash_attn_interface.py), flash-attn 3 (hopper/flash_attn_interface.py, 2026),
-flash-attn-4 4.0.0b36 (flash_attn/cute/interface.py) and torch 2.11 and 2.13 (torch/nn/attention/varlen.py).
+flash-attn-4 4.0.0b36 (flash_attn/cute/interface.py) and torch 2.11 and 2.13 (torch/nn/attention/varlen.py, and two of its operations).
+Where a sequence has fewer queries than keys, all of them align the causal mask and a window to its end: query i of q sees the keys up
+to i + s - q. Before 2.1 flash-attn aligned it to the start; ``ALIGNED`` plants that.
 """
 
 from itertools import pairwise
@@ -10,41 +12,51 @@ import pytest
 import torch
 from torch import Tensor
 
+from torch.overrides import TorchFunctionMode
+
 from fanal.kernels import flash_packages, varlen_attention
 from fanal.kernels.flash_packages import FlashFunctions
 from fanal.kernels.reference import causal_grouped_attention
 
 ASKED_FOR: list[dict[str, object]] = []
 """What the last calls were given beside tensors; a test clears it."""
+ALIGNED = {"to": "end"}
+"""Where the causal mask of a sequence is aligned; a test that plants a fault sets it to "start"."""
 
 
-def _packed(query, key, value, starts, ends, longest_q, longest_k, scale, window_size, soft_cap, **asked) -> Tensor:
-    assert isinstance(starts, Tensor) and starts is ends and starts.dtype == torch.int32
-    assert longest_q == longest_k >= int(starts.diff().max())
-    assert query.dim() == 3 and query.stride(-1) == 1 and len(query) == len(key) == len(value) == starts[-1]
+def attention(query, key, value, scale, window, soft_cap) -> Tensor:
+    """[q, b, n, d], [s, b, g, d] twice -> [q, b, n, d]"""
+    if ALIGNED["to"] == "start":
+        key, value = key[: len(query)], value[: len(query)]
+    result = causal_grouped_attention(query, key, value, scale, None, window, soft_cap)
+    return result.unflatten(-1, query.shape[2:])
+
+
+def _packed(query, key, value, starts, starts_k, longest_q, longest_k, scale, window_size, soft_cap, **asked) -> Tensor:
+    for packed, of_documents, longest in ((query, starts, longest_q), (key, starts_k, longest_k)):
+        assert isinstance(of_documents, Tensor) and of_documents.dtype == torch.int32 and of_documents.is_contiguous()
+        assert packed.dim() == 3 and packed.stride(-1) == 1 and len(packed) == of_documents[-1]
+        assert longest >= int(of_documents.diff().max()) and int(of_documents.diff().min()) >= 0
+    assert key.shape == value.shape and starts.shape == starts_k.shape
     before, after = window_size
     assert after == 0 and (before == -1 or before >= 0)
     ASKED_FOR.append(asked)
-    parts = [
-        causal_grouped_attention(
-            *(tensor[first:end, None] for tensor in (query, key, value)),
-            scale,
-            None,
-            None if before == -1 else before + 1,
-            soft_cap or None,
-        )  # type: ignore[arg-type]
-        for first, end in pairwise(starts.tolist())
-    ]
-    return torch.cat(parts)[:, 0].unflatten(-1, query.shape[1:])
+    parts = []
+    for (first, end), (first_k, end_k) in zip(pairwise(starts.tolist()), pairwise(starts_k.tolist()), strict=True):
+        if end == first:  # nothing is written, and its keys have gradients of zero
+            continue
+        one = query[first:end, None], key[first_k:end_k, None], value[first_k:end_k, None]
+        parts.append(attention(*one, scale, None if before == -1 else before + 1, soft_cap or None)[:, 0])
+    return torch.cat(parts)
 
 
 def _rows(query, key, value, *options, **asked) -> Tensor:
-    """[b, s, heads, d]; rows are documents of one length."""
-    length = query.shape[1]
-    starts = torch.arange(0, len(query) * length + 1, length, dtype=torch.int32)
-    assert query.stride(-1) == key.stride(-1) == value.stride(-1) == 1
+    """[b, q, n, d], [b, s, g, d] twice; rows are documents of one length."""
+    assert query.stride(-1) == key.stride(-1) == value.stride(-1) == 1 and len(query) == len(key)
+    lengths = query.shape[1], key.shape[1]
+    starts = [torch.arange(0, len(query) * one + 1, one, dtype=torch.int32) for one in lengths]
     packed = (tensor.flatten(0, 1) for tensor in (query, key, value))
-    return _packed(*packed, starts, starts, length, length, *options, **asked).view(query.shape)
+    return _packed(*packed, *starts, *lengths, *options, **asked).view(query.shape)
 
 
 def _window(causal, window_size, everything) -> tuple[int, int]:
@@ -122,6 +134,44 @@ def varlen_attn_of_2_11(
 ):  # fmt: skip
     assert query.shape[1] == key.shape[1], "torch 2.11 documents no groups"
     return _packed(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, scale, window_size, None)
+
+
+def _flash_of_torch(
+    query, key, value, dropout_p=0.0, is_causal=False, return_debug_mask=False, *, scale=None,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """[b, n, q, d], [b, g, s, d] twice"""
+    assert query.dtype in (torch.bfloat16, torch.float16) and query.shape[-1] % 8 == 0, "the kernel takes no other"
+    assert dropout_p == 0 and is_causal and not return_debug_mask
+    rows_first = (tensor.permute(2, 0, 1, 3) for tensor in (query, key, value))
+    return (attention(*rows_first, scale, None, None).permute(1, 2, 0, 3),)
+
+
+def _efficient_of_torch(
+    query, key, value, bias, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, dropout_p, custom_mask_type,
+    compute_log_sumexp=False, *, scale=None, seqlen_k=None, window_size=None,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """[b, q, n, d], [b, s, n, d] twice; custom_mask_type 1: aligned to the start, 2: to the end."""
+    assert query.shape[2] == key.shape[2] == value.shape[2], "the kernel takes no grouped queries"
+    unused = (bias, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, seqlen_k, window_size)
+    assert not any(argument is not None for argument in unused) and dropout_p == 0
+    assert compute_log_sumexp or not torch.is_grad_enabled(), "the backward needs it"
+    if custom_mask_type == 1:
+        key, value = key[:, : query.shape[1]], value[:, : query.shape[1]]
+    else:
+        assert custom_mask_type == 2
+    rows_first = (tensor.transpose(0, 1) for tensor in (query, key, value))
+    return (attention(*rows_first, scale, None, None).transpose(0, 1),)
+
+
+class TorchOnCuda(TorchFunctionMode):
+    """Answers for two operations of torch that a CPU has not."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten._scaled_dot_product_flash_attention:
+            func = _flash_of_torch
+        elif func is torch.ops.aten._efficient_attention_forward:
+            func = _efficient_of_torch
+        return func(*args, **(kwargs or {}))
 
 
 PACKAGES = {

@@ -121,12 +121,14 @@ def test_views_into_a_fused_projection_give_the_same_result() -> None:
 
 def test_shapes_that_do_not_fit_are_refused() -> None:
     query, key, value, _ = inputs(5, 2, 4, 64, torch.float32)
-    with pytest.raises(AssertionError, match=r"query must be \[s, b, n, d\]"):
+    with pytest.raises(AssertionError, match=r"query must be \[q, b, n, d\]"):
         causal_attention(query[0], key, value, "sdpa")
     with pytest.raises(AssertionError, match=r"key .* and value .* must have the same shape"):
         causal_attention(query, key, value[:, :, :2], "sdpa")
-    with pytest.raises(AssertionError, match="both have the same length"):
+    with pytest.raises(AssertionError, match="and s no less than its q"):
         causal_attention(query, key[:4], value[:4], "sdpa")
+    with pytest.raises(AssertionError, match="with b and d of the query"):
+        causal_attention(query[:3, :1], key, value, "sdpa")
     with pytest.raises(AssertionError, match=r"query heads \(8\) must be a multiple of key/value heads \(3\)"):
         causal_attention(query, key[:, :, :3], value[:, :, :3], "sdpa")
 

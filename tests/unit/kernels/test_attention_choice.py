@@ -74,6 +74,14 @@ def test_what_was_passed_over_is_logged_with_its_reasons_and_returned(caplog: py
     assert "attention backend flash2 was passed over: flash_attn is not importable" in caplog.text
 
 
+def test_fewer_queries_are_said_and_keep_no_backend_from_running(monkeypatch: pytest.MonkeyPatch) -> None:
+    fewer = on(HOPPER, fewer_queries=True, documents=True)
+    assert str(fewer) == "cuda 9.0, torch.bfloat16, head size 128, documents, fewer queries than keys"
+    monkeypatch.setattr(choice_of_kernels, "triton_importable", lambda: True)
+    put_in_place(monkeypatch, *ALL)
+    assert all(backend.obstacles(fewer) == backend.obstacles(HOPPER) == [] for backend in BACKENDS.values())
+
+
 def test_a_cpu_passes_over_nothing_and_imports_no_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     monkeypatch.setattr(flash_packages.importlib, "import_module", lambda name: pytest.fail(f"imported {name}"))

@@ -35,16 +35,18 @@ def inputs(seed: int, groups: int) -> tuple[torch.Tensor, torch.Tensor]:
     )
 
 
+@pytest.mark.parametrize("queries", [SEQ, 13, 1])
 @pytest.mark.parametrize("most_logits", [1, 3000, 2**25], ids=["a row", "some rows", "all"])
 @pytest.mark.parametrize("window", [None, 1, 7])
 @pytest.mark.parametrize("starts", [None, STARTS], ids=["rows", "documents"])
 @pytest.mark.parametrize("groups", [1, 2, 8])
 def test_it_is_the_largest_of_all_that_are_seen(
-    groups: int, starts: torch.Tensor | None, window: int | None, most_logits: int
+    groups: int, starts: torch.Tensor | None, window: int | None, most_logits: int, queries: int
 ) -> None:
     for seed in range(3):
         query, key = inputs(seed, groups)
-        expected = whole(query, key, 0.25, starts, window).amax()
+        expected = whole(query, key, 0.25, starts, window)[:, :, -queries:].amax()
+        query = query[-queries:]
         found = largest_logit(query, key, 0.25, starts, window, most_logits=most_logits)
         torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
         capped = largest_logit(query, key, 0.25, starts, window, 0.5, most_logits=most_logits)
@@ -65,6 +67,15 @@ def test_a_logit_that_the_softmax_does_not_see_is_left_out_and_its_neighbour_is_
     hidden = largest_logit(query, key, 1.0, starts, window, most_logits=3000)
     query[at[1], 0, 0] = 10.0  # the same position sees itself
     assert hidden < 10 < 1599 < largest_logit(query, key, 1.0, starts, window, most_logits=3000)
+
+
+@pytest.mark.parametrize("most_logits", [1, 3000, 2**25], ids=["a row", "some rows", "all"])
+def test_fewer_queries_are_those_of_the_last_positions(most_logits: int) -> None:
+    query, key = (tensor * 0.01 for tensor in inputs(0, 2))
+    query[30, 0, 0], key[30, 0, 0], key[31, 0, 0] = 10.0, 10.0, 100.0  # position 30 sees itself, and not the next
+    for queries, least in ((9, 0), (10, 1599), (11, 1599)):
+        found = largest_logit(query[-queries:], key, 1.0, most_logits=most_logits)
+        assert least <= found < least + 200
 
 
 def test_one_that_is_not_a_number_is_not_hidden() -> None:

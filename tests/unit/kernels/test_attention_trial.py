@@ -24,6 +24,7 @@ WHOLE = Situation(
     window=4096,
     soft_cap=5.0,
 )
+FEWER = dataclasses.replace(WHOLE, fewer_queries=True)
 
 
 def backend_of(call) -> Backend:
@@ -31,7 +32,7 @@ def backend_of(call) -> Backend:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("situation", [PLAIN, WHOLE])
+@pytest.mark.parametrize("situation", [PLAIN, WHOLE, FEWER])
 def test_a_right_backend_passes(situation: Situation, dtype: torch.dtype) -> None:
     assert attention_trial.failure(SDPA, dataclasses.replace(situation, dtype=dtype), CPU) is None
 
@@ -61,6 +62,49 @@ def no_gradient_for_keys(query, key, value, scale, starts, window, cap):
 
 def not_a_number(query, key, value, scale, starts, window, cap):
     return causal_grouped_attention(query, key, value * float("nan"), scale, starts, window, cap)
+
+
+def aligns_to_the_start(query, key, value, scale, starts, window, cap):
+    """As flash-attn before 2.1, and is_causal of torch's scaled_dot_product_attention."""
+    first = torch.zeros_like(key[len(query) :, :, :1]).repeat(1, 1, query.shape[2], 1)
+    whole = torch.cat([query, first])
+    return causal_grouped_attention(whole, key, value, scale, starts, window, cap)[: len(query)]
+
+
+def counts_queries_from_the_row_before(query, key, value, scale, starts, window, cap):
+    off = starts.clone()
+    off[2] += len(query) < len(key)
+    return causal_grouped_attention(query, key, value, scale, off, window, cap)
+
+
+def leaves_keys_without_queries(query, key, value, scale, starts, window, cap):
+    """As a kernel that writes no gradient where no query comes by, into memory that the trial has filled before."""
+
+    class Unwritten(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, tensor):
+            return tensor.view_as(tensor)
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return gradient.masked_fill(gradient == 0, float("nan")) if len(query) < len(key) else gradient
+
+    return causal_grouped_attention(query, Unwritten.apply(key), value, scale, starts, window, cap)
+
+
+@pytest.mark.parametrize(
+    ("call", "where"),
+    [
+        (aligns_to_the_start, "(output, fewer queries than keys)"),
+        (counts_queries_from_the_row_before, ", fewer queries than keys)"),
+        (leaves_keys_without_queries, "(gradient of the key, fewer queries than keys)"),
+    ],
+)
+def test_a_backend_that_is_wrong_with_fewer_queries_alone_is_named_where_a_model_has_them(call, where: str) -> None:
+    plain = dataclasses.replace(WHOLE, window=None, soft_cap=None)
+    assert attention_trial.failure(backend_of(call), plain, CPU) is None
+    found = attention_trial.failure(backend_of(call), dataclasses.replace(plain, fewer_queries=True), CPU)
+    assert found is not None and "off the definition by" in found and where in found
 
 
 @pytest.mark.parametrize(

@@ -140,13 +140,16 @@ def test_the_window_is_that_of_transformers_masks() -> None:
     mask = sliding_window_causal_mask_function(9)
     rows, columns = torch.arange(SEQ_LENGTH)[:, None], torch.arange(SEQ_LENGTH)[None]
     theirs = mask(0, 0, rows, columns)
-    assert torch.equal(attention_blocks._seen((0, SEQ_LENGTH, 0), 9, None, torch.device("cpu")), theirs)
-    assert not torch.equal(attention_blocks._seen((0, SEQ_LENGTH, 0), 8, None, torch.device("cpu")), theirs)
+    whole = (0, SEQ_LENGTH, 0, SEQ_LENGTH)
+    assert torch.equal(attention_blocks._seen(whole, 9, None, torch.device("cpu")), theirs)
+    assert not torch.equal(attention_blocks._seen(whole, 8, None, torch.device("cpu")), theirs)
 
 
 def test_blocks_meet_the_keys_of_their_window_alone_and_hold_the_inputs_alone() -> None:
-    met = [end - first_key for _, end, first_key in attention_blocks._blocks(100_000, 1000, None)]
-    assert max(met) <= 1000 + 500 and len(met) == 200
+    for num_queries, num_blocks in ((100_000, 200), (30_000, 60)):
+        of_queries = attention_blocks._blocks(num_queries, 100_000, 1000, None)
+        met = [end_key - first_key for _, _, first_key, end_key in of_queries]
+        assert max(met) <= 1000 + 500 and len(met) == num_blocks
     held: list[Tensor] = []
     query, key, value = (tensor.requires_grad_() for tensor in inputs(300, 1, torch.bfloat16)[:3])
     with torch.autograd.graph.saved_tensors_hooks(lambda t: held.append(t) or t, lambda t: t):
