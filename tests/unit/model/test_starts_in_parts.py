@@ -13,7 +13,7 @@ from pretrain.model.context_parallel import starts_until
 def test_documents_in_cut_rows_are_those_of_whole_rows(end: int, seed: int) -> None:
     random, length, rows = np.random.default_rng(seed), 12, 3
     inner = random.choice(length * rows, size=random.integers(0, 20), replace=False)
-    starts = torch.tensor(sorted({*inner.tolist(), 0, length, 2 * length}) + [length * rows], dtype=torch.int32)
+    starts = torch.tensor([*sorted({*inner.tolist(), 0, length, 2 * length}), length * rows], dtype=torch.int32)
     cut = starts_until(starts, length=length, end=end)
     assert cut.dtype == torch.int32 and cut.shape == starts.shape
     assert torch.equal(cut, cut.sort().values), "ascending"
