@@ -8,7 +8,8 @@ gradients leave when they are ready. The projection comes before all of it, quer
 With grouped queries the keys and values of a row are small, and a ring would send as many bytes: to each rank (c - 1) / c
 of them, which is the least there is, since the last chunk sees every key.
 
-Shapes: s sequence, c ranks that share it, b micro batch, n query heads, g query groups, d head size; /t split by tensor parallelism.
+Shapes: s sequence, c ranks that share it, b micro batch, n query heads, g query groups, d head size; /t split by tensor
+parallelism.
 """
 
 from collections.abc import Sequence
