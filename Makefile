@@ -6,6 +6,7 @@
 # make kernels our Triton kernels without a GPU: run by Triton's interpreter beside their definitions, compiled ahead for five GPUs
 # make kernels-weekly   the same, and flash-attn 4 compiled ahead for a Hopper GPU through the call that trains (340 MB more)
 # make recipes the small twin of every recipe of configs/models: trained, exported, certified; writes bench/results/recipes.md
+# make contexts   every model family and every other kind of run in every layout whose ranks share sequences, each beside one rank
 # make torture kill real runs with SIGKILL more than a hundred times; appends to docs/torture.md
 # make fuzz    2,000 wrong configs and 500 wrong inputs, generated: each must end in words, in time and in bounded memory (docs/fuzz.md)
 # make bench-data   encode, read and open data beside Megatron's tools; appends to bench/results/data.md
@@ -40,7 +41,7 @@ SPLITS := train validation
 SHARDS := $(foreach split,$(SPLITS),demo/shards/$(split)-code.json demo/shards/$(split)-prose.json)
 
 .DEFAULT_GOAL := help
-.PHONY: help install data demo test test-quick test-slurm interop kernels kernels-weekly check recipes torture fuzz bench-data bench-checkpoint bench-export bench-recipe bench-growth bench-start bench-step bench-optimizers bench-memory bench-layouts bench-context soak lock sbom gpu clean
+.PHONY: help install data demo test test-quick test-slurm interop kernels kernels-weekly check recipes contexts torture fuzz bench-data bench-checkpoint bench-export bench-recipe bench-growth bench-start bench-step bench-optimizers bench-memory bench-layouts bench-context soak lock sbom gpu clean
 
 help:
 	@sed -n '/^#/!q; s/^# //p' Makefile
@@ -222,6 +223,10 @@ check: $(STAMP)
 # Some minutes on two cores.
 recipes: $(STAMP)
 	TRANSFORMERS_VERBOSITY=error $(RUN) -W ignore -m bench.twins
+
+# Half an hour on two cores; `make test` trains a choice of it.
+contexts: $(STAMP)
+	FANAL_ALL_CONTEXTS=1 $(RUN) -m pytest tests/dist/test_context_parallel.py -k trains_what_one_rank_trains
 
 # Half an hour on two cores. KILLS=20 for a shorter one.
 KILLS ?= 104

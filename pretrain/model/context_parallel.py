@@ -8,8 +8,8 @@ gradients leave when they are ready. The projection comes before all of it, quer
 With grouped queries the keys and values of a row are small. The rank with the last chunk needs all of them, and a ring would
 send it as many; the average rank needs three quarters of what it is sent (bench/results/context.md).
 
-Shapes: s sequence, c ranks that share it, b micro batch, n query heads, g query groups, d head size; /t split by
-    tensor parallelism.
+Shapes: s sequence, c ranks that share it, b micro batch, n query heads, g query groups, d head size; /t split by tensor
+parallelism.
 """
 
 from collections.abc import Sequence

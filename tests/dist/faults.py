@@ -394,7 +394,7 @@ def losses_of_steps_7_and_9_a_thousandfold() -> None:
         factor = 1000.0 if number in (7, 9) else 1.0
         result = train_step(model, optimizer, iter(batches), run, world, **kwargs)
         held = [
-            [index * world.data_parallel_size + world.dp_rank, rows_of(batch)]
+            [index * world.data_parallel_size + world.dp_rank, world.cp_rank, rows_of(batch)]
             for index, batch in enumerate(batches)
             if isinstance(batch, MicroBatch)
         ]

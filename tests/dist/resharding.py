@@ -66,7 +66,7 @@ def save_sources(kinds: Sequence[RunConfig], trained: RunConfig, source: int) ->
                 set_num_updates(optimizer, source + 1)
                 publish_masters(optimizer, model)
                 _save(saver, source + 1)
-        return _train_each([trained], world)
+        return train_each([trained], world)
 
 
 def load_all(kinds: Sequence[tuple[RunConfig, Sequence[Path]]], resumed: Sequence[RunConfig]) -> int:
@@ -75,7 +75,7 @@ def load_all(kinds: Sequence[tuple[RunConfig, Sequence[Path]]], resumed: Sequenc
     with open_world(resumed[0].parallel, seed=resumed[0].train.seed) as world:
         for kind, (run, sources) in enumerate(kinds):
             _load_and_save(run, sources, world, kind=kind)
-        return _train_each(resumed, world)
+        return train_each(resumed, world)
 
 
 def load_with_faults(run: RunConfig, source: Path, resumed: RunConfig) -> int:
@@ -85,7 +85,7 @@ def load_with_faults(run: RunConfig, source: Path, resumed: RunConfig) -> int:
         for name, fault in FAULTS.items():
             with fault():
                 _load_and_save(_in_folder(run, name), [source], world)
-                _train_each([_in_folder(resumed, name)], world)
+                train_each([_in_folder(resumed, name)], world)
     return 0
 
 
@@ -140,7 +140,7 @@ def _save(saver: Saver, step: int) -> None:
     assert saver.newest is not None and saver.newest.name == step_name(step), saver.reports()
 
 
-def _train_each(runs: Sequence[RunConfig], world: World) -> int:
+def train_each(runs: Sequence[RunConfig], world: World) -> int:
     """Train runs of one layout one after the other in the same world."""
     with patch.object(loop, "open_world", lambda *args, **kwargs: contextlib.nullcontext(world)):
         return max(int(loop.train(run)) for run in runs)

@@ -29,6 +29,7 @@ from tests.dist.resharding import (
     save_sources,
 )
 from tests.runs.cases import DP2, NO_DISTRIBUTED_OPTIMIZER, PP2, SP, TIED, TP2, VP2
+from tests.runs.context_cases import CP2
 
 LAYOUTS = {
     "tp1": (),
@@ -38,6 +39,8 @@ LAYOUTS = {
     "dp2": DP2,
     "dp2-replicated": (*DP2, *NO_DISTRIBUTED_OPTIMIZER),
     "tp2-pp2": (*TP2, *PP2),
+    "cp2-tp2-sp": (*CP2, *TP2, *SP),
+    "cp2-dp2-replicated": (*CP2, *DP2, *NO_DISTRIBUTED_OPTIMIZER),
 }
 NAMES = list(LAYOUTS)
 PAIRS = list(itertools.permutations(NAMES, 2))

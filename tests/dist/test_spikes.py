@@ -14,12 +14,14 @@ from fanal.run_folder import checkpoints_dir, step_name
 from pretrain.data.read import TrainData
 from pretrain.data.sources import open_sources
 from pretrain.optim.spikes import judge
+from pretrain.parallel.sequence_chunks import in_order
 from pretrain.parallel.world import World
 from pretrain.state import Recent, TrainState
 from pretrain.train.loop import list_if_bad
 from pretrain.train.step import StepResult
 from tests.dist.harness import Trace, make_run, run_and_trace
 from tests.runs.cases import DP2, OVERLAP, PP2, TP2
+from tests.runs.context_cases import CP2
 
 FAULT = "losses_of_steps_7_and_9_a_thousandfold"
 SPIKES = "train.spikes={window_steps: 6, min_steps: 4, z_score: 20, skip: true, max_skipped_spikes: 1}"
@@ -46,11 +48,20 @@ def steps_of_rank(folder: Path, rank: int) -> dict[int, dict[str, Any]]:
 
 def rows_held(folder: Path, step: int) -> list[list[int]]:
     """The rows of the global batch in order, as all ranks that read tokens had them."""
-    held: dict[int, list[list[int]]] = {}
+    held: dict[int, dict[int, list[list[int]]]] = {}
     for path in sorted(folder.glob("steps-*.jsonl")):
-        for place, rows in steps_of_rank(folder, int(path.stem.partition("-")[2]))[step]["held"]:
-            assert held.setdefault(place, rows) == rows, "ranks of a replica hold the same rows"
-    return [row for _, rows in sorted(held.items()) for row in rows]
+        for place, part, rows in steps_of_rank(folder, int(path.stem.partition("-")[2]))[step]["held"]:
+            assert held.setdefault(place, {}).setdefault(part, rows) == rows, (
+                "ranks of a replica hold the same rows, or the same part of them"
+            )
+    return [row for _, parts in sorted(held.items()) for row in whole_rows(parts)]
+
+
+def whole_rows(parts: dict[int, list[list[int]]]) -> list[list[int]]:
+    """Rows from the parts of context-parallel ranks, of which the first has the end."""
+    of_ranks = torch.tensor([parts[rank] for rank in range(len(parts))])  # [c, b, s/c + 1]
+    tokens = in_order(of_ranks[..., :-1].movedim(2, 1))  # [s, b]
+    return torch.cat((tokens.T, of_ranks[0, :, -1:]), dim=1).tolist()
 
 
 def rows_at(samples: list[dict[str, Any]]) -> list[list[int]]:
@@ -85,7 +96,7 @@ def test_a_spike_is_listed_with_its_samples_and_skipped_while_the_budget_lasts(s
         assert rows_at(line["samples"]) != rows_held(folder, 8), "another step holds other rows"
 
 
-@pytest.mark.parametrize("layout", [(*TP2, *PP2), (*DP2, *OVERLAP)], ids=["tp2-pp2", "dp2-overlap"])
+@pytest.mark.parametrize("layout", [(*TP2, *PP2), (*DP2, *OVERLAP), CP2], ids=["tp2-pp2", "dp2-overlap", "cp2"])
 def test_every_layout_lists_and_skips_the_same(
     layout: tuple[str, ...], small_run: Path, tmp_path: Path, straight: tuple[Path, Trace]
 ) -> None:

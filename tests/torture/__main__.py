@@ -12,7 +12,7 @@ import click
 
 from pretrain.inspect.prove import start_training
 from tests.runs.small import make_small_data, write_small_run
-from tests.torture.chain import DP2, TP2_PP2, Tortured, torture
+from tests.torture.chain import CP2, DP2, TP2_PP2, Tortured, torture
 
 ROOT = Path(__file__).parents[2]
 TABLE = ROOT / "docs" / "torture.md"
@@ -20,17 +20,17 @@ STEPS = 30
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--kills", type=click.IntRange(2), default=104, show_default=True, help="In all; half for each layout.")
+@click.option("--kills", type=click.IntRange(3), default=104, show_default=True, help="In all, shared by the layouts.")
 @click.option("--seed", type=int, default=20261124, show_default=True, help="Of moments, targets and delays.")
 @click.option("--steps", type=click.IntRange(4), default=STEPS, show_default=True, help="Steps of each run.")
 @click.option("--table", type=click.Path(path_type=Path), default=TABLE, help="The file that takes the row.")
 def main(kills: int, seed: int, steps: int, table: Path) -> None:
-    """Kill runs of TP2 x PP2 and of DP2; exit code 1 if anything was lost."""
+    """Kill runs of TP2 x PP2, of DP2 and of CP2; exit code 1 if anything was lost."""
     folder = Path(tempfile.mkdtemp(prefix="torture-"))
     os.environ["OMP_NUM_THREADS"] = "1"
     make_small_data(folder)
     config = write_small_run(folder)
-    shares = ((TP2_PP2, kills - kills // 2), (DP2, kills // 2))
+    shares = ((TP2_PP2, kills - 2 * (kills // 3)), (DP2, kills // 3), (CP2, kills // 3))
     results = [
         torture(
             config, folder / layout.name, layout,

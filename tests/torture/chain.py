@@ -35,6 +35,7 @@ TP2_PP2 = Layout(
     num_ranks=4,
 )
 DP2 = Layout(name="DP2", overrides=("parallel.data_parallel_size=2",), num_ranks=2)
+CP2 = Layout(name="CP2", overrides=("parallel.context_parallel_size=2",), num_ranks=2)
 
 
 @dataclass

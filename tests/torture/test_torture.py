@@ -10,7 +10,7 @@ from fanal.run_folder import COMPLETE, checkpoints_dir, step_name
 from pretrain.inspect.kill import Kill, KillPlan
 from tests.dist.harness import make_run, run_and_trace
 from tests.runs.cases import DP2 as DP2_OVERRIDES
-from tests.torture.chain import DP2, TP2_PP2, Tortured, problems_after_a_kill, torture
+from tests.torture.chain import CP2, DP2, TP2_PP2, Tortured, problems_after_a_kill, torture
 from tests.torture.warm import warm_start
 
 
@@ -18,7 +18,7 @@ def short(config: Path, folder: Path, layout=TP2_PP2, *, kills: int, seed: int, 
     return torture(config, folder, layout, kills=kills, steps=12, seed=seed, start=warm_start(fault), tell=print)
 
 
-@pytest.mark.parametrize("layout", [TP2_PP2, DP2], ids=lambda layout: layout.name)
+@pytest.mark.parametrize("layout", [TP2_PP2, DP2, CP2], ids=lambda layout: layout.name)
 def test_killed_runs_lose_no_checkpoint_and_no_bit(layout, small_run: Path, tmp_path: Path) -> None:
     result = short(small_run, tmp_path, layout, kills=4, seed=1, fault="writer_with_a_slow_disk")
     assert not result.problems, "\n".join(result.problems)

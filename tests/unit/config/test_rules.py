@@ -60,6 +60,16 @@ CASES = {
                               "padded by model.make_vocab_size_divisible_by to 2001 (2001) must be a multiple", ["parallel.tensor_model_parallel_size=1"]),
     "sequence parallel alone": (["parallel.sequence_parallel=true"], "parallel.sequence_parallel (true) needs",
                                 ["parallel.sequence_parallel=false"]),
+    "sequence over context ranks": (
+        ["parallel.context_parallel_size=3"], "data.seq_length (64) must be a multiple of 2 * parallel.context_parallel_size (3) = 6; 66 works",
+        ["data.seq_length=66"],
+    ),
+    "sequence over context and tensor ranks": (
+        ["parallel.context_parallel_size=4", "parallel.tensor_model_parallel_size=2", "parallel.sequence_parallel=true", "data.seq_length=72"],
+        "data.seq_length (72) must be a multiple of 2 * parallel.context_parallel_size (4) * parallel.tensor_model_parallel_size (2) with "
+        "sequence_parallel = 16; 80 works", ["data.seq_length=80"],
+    ),
+    "no context ranks": (["parallel.context_parallel_size=0"], "parallel.context_parallel_size (0) must be above 0", ["parallel.context_parallel_size=1"]),
     "sequence over ranks": (["parallel.sequence_parallel=true", "parallel.tensor_model_parallel_size=2", "data.seq_length=63"],
                             "data.seq_length (63) must be a multiple", ["data.seq_length=64"]),
     "layers over stages": (["parallel.pipeline_model_parallel_size=3"], "model.num_layers (4) must be a multiple of "
