@@ -63,7 +63,7 @@ STAGES = (
         arguments=_tests("tests/gpu/test_resume_on_gpus.py"), limit_s=120, needs=RUNS,
     ),
     Stage(
-        name="layouts", title="TP2 + SP, PP2 and DP2 with overlap train what one rank trains",
+        name="layouts", title="TP2 + SP, PP2, CP2 and DP2 with overlap train what one rank trains",
         arguments=_tests("tests/gpu/test_layouts_on_gpus.py"), limit_s=120, needs=RUNS, gpus=2,
     ),
     Stage(

@@ -35,8 +35,8 @@ SPLIT = "decoder.layers.1.mlp.linear_fc1.weight"
     [
         (DP2, SPLIT, "data-parallel"),
         ((*DP2, *NO_DISTRIBUTED_OPTIMIZER, *BF16), NORM, "data-parallel"),
-        (CP2, SPLIT, "data-parallel and context-parallel"),
-        ((*CP2, *NO_DISTRIBUTED_OPTIMIZER, *BF16), NORM, "data-parallel and context-parallel"),
+        (CP2, SPLIT, "data- and context-parallel"),
+        ((*CP2, *NO_DISTRIBUTED_OPTIMIZER, *BF16), NORM, "data- and context-parallel"),
         (TP2, "final layer norm", "tensor-parallel"),
         ((*TP2, *BF16), "final layer norm", "tensor-parallel"),
         ((*PP2, *TIED), EMBEDDING, "first and last pipeline"),

@@ -12,6 +12,7 @@ from tests.runs.cases import LAYOUTS, Layout
 pytestmark = needs_gpus(2)
 
 ON_TWO = [layout for layout in LAYOUTS if layout.name in ("tp2-sp", "pp2", "dp2-overlap")]
+CP2 = "parallel.context_parallel_size=2"
 LOSS, GRAD_NORM = 2e-5, 2e-4
 """Ten times what CPUs are held to: matrix products of two halves may run other kernels than those of the whole. Not yet seen on GPUs."""
 SHORT = ("train.train_steps=4", "train.validation_interval=null", "optim.lr_decay_samples=80")
@@ -26,6 +27,15 @@ def one(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Trace:
 def test_two_gpus_train_what_one_trains(layout: Layout, small_run: Path, tmp_path: Path, one: Trace) -> None:
     trace = train_here(small_run, tmp_path / "two", *SHORT, *layout.overrides)
     assert_same_training(trace, one, loss=LOSS, grad_norm=GRAD_NORM)
+
+
+@pytest.mark.parametrize("overrides", [(CP2,), (CP2, "data.document_mask=true")], ids=["rows", "documents"])
+def test_two_gpus_that_share_each_sequence_train_what_one_trains(
+    overrides: tuple[str, ...], small_run: Path, tmp_path: Path, one: Trace
+) -> None:
+    whole = one if len(overrides) == 1 else train_here(small_run, tmp_path / "whole", *SHORT, *overrides[1:])
+    trace = train_here(small_run, tmp_path / "two", *SHORT, *overrides)
+    assert_same_training(trace, whole, loss=LOSS, grad_norm=GRAD_NORM)
 
 
 def test_a_fault_on_two_gpus_is_seen(small_run: Path, tmp_path: Path, one: Trace) -> None:

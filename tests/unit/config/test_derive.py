@@ -1,11 +1,13 @@
 """Integers that follow from a configuration."""
 
+import re
 from dataclasses import replace
 
 import pytest
 
 from pretrain.config.derive import (
     data_parallel_size,
+    gathered_elements,
     kv_channels,
     mixture_weight,
     model_parallel_size,
@@ -45,16 +47,31 @@ def test_a_layout_counts_its_ranks_and_ranks_their_replicas() -> None:
         data_parallel_size(layout, num_ranks=3)
 
 
-def test_ranks_of_a_sequence_are_no_replicas() -> None:
+def test_ranks_that_share_sequences_count_within_a_replica_and_both_numbers_that_are_offered_work() -> None:
+    layout = ParallelConfig(tensor_model_parallel_size=4, pipeline_model_parallel_size=2, context_parallel_size=3)
+    assert (model_parallel_size(layout), world_size(replace(layout, data_parallel_size=5))) == (24, 120)
+    for given in (1, 25, 47, 71):
+        with pytest.raises(
+            ValueError, match=r"whole replicas of .* \* parallel.context_parallel_size \(3\) = 24 ranks; "
+        ) as refused:
+            data_parallel_size(layout, num_ranks=given)
+        offered = re.search(r"start (\d+) or (\d+) ranks$", str(refused.value))
+        assert offered is not None
+        assert [data_parallel_size(layout, num_ranks=int(ranks)) for ranks in offered.groups()] == [
+            max(1, given // 24), max(1, given // 24) + 1,
+        ]  # fmt: skip
+    stated = replace(layout, data_parallel_size=2)
+    with pytest.raises(
+        ValueError, match=r"data_parallel_size \(2\) needs 48 ranks and 72 are running; set .*=3, or null"
+    ):
+        data_parallel_size(stated, num_ranks=72)
+    assert data_parallel_size(replace(stated, data_parallel_size=3), num_ranks=72) == 3
+
+
+def test_gathered_keys_and_values_are_of_whole_rows_and_of_a_rank_s_groups() -> None:
     layout = ParallelConfig(tensor_model_parallel_size=2, context_parallel_size=4)
-    assert (model_parallel_size(layout), world_size(layout)) == (8, 8)
-    assert world_size(replace(layout, data_parallel_size=3)) == 24
-    assert data_parallel_size(layout, num_ranks=24) == 3
-    message = r"12 ranks .* \* parallel.context_parallel_size \(4\) = 8 ranks; start 8 or 16 ranks"
-    with pytest.raises(ValueError, match=message):
-        data_parallel_size(layout, num_ranks=12)
-    for works in (8, 16):
-        assert data_parallel_size(layout, num_ranks=works) == works // 8
+    model = replace(MODEL, num_attention_heads=8, num_query_groups=4, kv_channels=16)
+    assert gathered_elements(model, layout, seq_length=1024, micro_batch_size=3) == 2 * 1024 * 3 * 2 * 16
 
 
 def test_a_head_s_size_may_differ_from_its_share_of_the_hidden_size() -> None:

@@ -150,6 +150,12 @@ def test_lucie_s_twin_figure_by_figure() -> None:
     assert small.data == load_run(LUCIE).data
 
 
+def test_the_twin_of_a_run_that_divides_its_sequences_divides_none() -> None:
+    whole, divided = load_run(LUCIE), load_run(LUCIE, ["parallel.context_parallel_size=2"])
+    assert divided.parallel != whole.parallel
+    assert scaled(divided, parse_scale("1/64")) == scaled(whole, parse_scale("1/64"))
+
+
 def test_a_phase_s_twin_begins_with_the_twin_of_the_phase_before() -> None:
     first, second = (twin(LUCIE.with_name(f"{phase}.yaml"), "1/64") for phase in ("pretrain", "extension"))
     assert second.checkpoint.init_from == first.run_dir

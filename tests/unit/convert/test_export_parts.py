@@ -51,6 +51,15 @@ def test_a_card_claims_one_batch_only_for_a_run_that_had_one(samples: int, row: 
     assert rows[row] == "8 samples, 512 tokens"
 
 
+def test_a_card_names_the_context_size_of_a_run_that_divided_its_sequences(small_run: Path) -> None:
+    def layout(*overrides: str) -> str:
+        return dict(settings_rows(load_run(small_run, overrides), TrainState()))["layout of the last session"]
+
+    assert layout() == "tensor 1, pipeline 1, data as many as the ranks allowed"
+    divided = layout("parallel.context_parallel_size=2", "parallel.data_parallel_size=4")
+    assert divided == "tensor 1, pipeline 1, context 2, data 4"
+
+
 def test_a_card_says_the_batch_of_the_last_stage_and_where_the_decay_began(small_run: Path) -> None:
     overrides = [
         "train.batch_stages=[{start_sample: 64, global_batch_size: 16}]",

@@ -52,6 +52,16 @@ def test_nothing_is_wrapped_or_cut_in_a_pipe(small_run: Path) -> None:
     assert f"the weights of {origin}, its optimizer kept" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
+def test_a_run_that_divides_its_sequences_says_what_a_rank_has_of_one(small_run: Path) -> None:
+    whole = consequences(load_run(small_run))
+    assert whole["ranks"] == "1 (1 per replica; more ranks, more replicas)" and "tokens of a row and rank" not in whole
+    divided = consequences(load_run(small_run, ["parallel.context_parallel_size=4", "data.seq_length=64"]))
+    assert divided["ranks"] == "4 (4 per replica, 4 a sequence; more ranks, more replicas)"
+    assert divided["tokens of a row and rank"] == "16 of 64: two chunks of 8"
+    same = ("FLOPs per token", "tokens per step", "microbatches per step and rank", "tokens")
+    assert [divided[row] for row in same] == [whole[row] for row in same], "of whole rows"
+
+
 def shown(config: Path, *overrides: str) -> str:
     """What is printed below the resolved config, on lines that do not wrap."""
     console = Console(file=io.StringIO(), width=400)

@@ -1,10 +1,12 @@
 """Errors before the queue: each names the value, the rule and what works."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from launch.chain.request import Job, Places, Request, check_run_dir, plan_job
+from launch.chain.script import files_of, script
 from launch.sites.site import load_site
 from pretrain.config.load import load_run
 
@@ -178,6 +180,52 @@ def test_part_of_a_node_brings_its_share_of_the_cores() -> None:
 def test_tensor_parallelism_across_nodes_is_warned_of() -> None:
     job = plan("1b.yaml", "parallel.tensor_model_parallel_size=8")
     assert any("spans nodes of 4 GPUs" in warning for warning in job.warnings)
+
+
+CONTEXT = "parallel.context_parallel_size"
+LONG = ("1b.yaml", "train.global_batch_size=240", "data.seq_length=4096")
+
+
+@pytest.mark.parametrize(("tensor", "context"), [(1, 8), (2, 4), (4, 2), (1, 3), (2, 6)])
+def test_sequences_that_lie_on_several_nodes_are_warned_of_with_a_size_that_stays_on_one(
+    tensor: int, context: int
+) -> None:
+    layout = (f"parallel.tensor_model_parallel_size={tensor}", f"data.seq_length={2 * tensor * context * 32}")
+    (warning,) = (said for said in plan(*LONG, *layout, f"{CONTEXT}={context}", nodes=6).warnings if CONTEXT in said)
+    assert f"{CONTEXT} ({context}) x parallel.tensor_model_parallel_size ({tensor}) spans nodes of 4 GPUs" in warning
+    works = re.search(r"context_parallel_size=(\d+) stays on a node, with (\d+) times the activations$", warning)
+    assert (works is not None) == (tensor < 4 and context % 2 == 0)
+    if works is not None:
+        size, times = map(int, works.groups())
+        assert size * times == context and size > 1
+        assert not any(CONTEXT in said for said in plan(*LONG, *layout, f"{CONTEXT}={size}", nodes=6).warnings)
+
+
+def test_the_warning_of_a_sequence_across_nodes_states_what_crosses() -> None:
+    (warning,) = (said for said in plan("1b.yaml", f"{CONTEXT}=8").warnings if CONTEXT in said)
+    run = load_run(ROOT / "configs" / "1b.yaml")
+    heads = run.model.num_query_groups * (run.model.hidden_size // run.model.num_attention_heads)
+    mib = 2 * 2 * run.data.seq_length * run.train.micro_batch_size * heads // 2**20
+    assert (
+        mib > 0 and f"keys and values of each layer and micro batch, {mib:,} MiB, and then their gradients" in warning
+    )
+    for fits in (2, 4):
+        assert not any(CONTEXT in said for said in plan("1b.yaml", f"{CONTEXT}={fits}").warnings)
+
+
+def test_replicas_of_ranks_that_share_sequences_are_named_and_the_nodes_that_are_offered_work() -> None:
+    asked = ("1b.yaml", "parallel.tensor_model_parallel_size=2", f"{CONTEXT}=4")
+    with pytest.raises(
+        ValueError,
+        match=r"3 nodes x 4 GPUs = 12 ranks must be whole replicas of 8 ranks \(TP2 x PP1 x CP4\); --nodes 4 works",
+    ):
+        plan(*asked, nodes=3)
+    job = plan(*asked, nodes=4)
+    text = script(job, dict.fromkeys(files_of(job), "0" * 64))
+    assert " parameters, TP2 x PP1 x CP4 x DP2 on 4 node(s) of 4 GPU(s), " in text
+    assert "CUDA_DEVICE_MAX_CONNECTIONS" in text and "tensor and context parallelism's overlap" in text
+    with pytest.raises(ValueError, match=r"must be the 24 of the layout \(TP2 x PP1 x CP4 x DP3\); --nodes 6 works"):
+        plan(*asked, "parallel.data_parallel_size=3", "train.global_batch_size=240", nodes=4)
 
 
 def test_on_cpus_the_layout_says_how_many_ranks_a_node_runs() -> None:

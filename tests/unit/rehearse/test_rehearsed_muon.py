@@ -13,12 +13,15 @@ ONE_GPU = (
     "parallel.device=auto", "parallel.tensor_model_parallel_size=1", "parallel.pipeline_model_parallel_size=1",
     "parallel.sequence_parallel=false", "train.precision=bf16", "train.global_batch_size=8",
 )  # fmt: skip
+CP2 = ("parallel.context_parallel_size=2",)
 LAYOUTS = {
     "one rank": ((), [0], 1),
     "tp2": (TP2, [0, 1], 2),
     "dp2": (DP2, [0, 1], 2),
     "dp2-replicated": ((*DP2, *NO_DISTRIBUTED_OPTIMIZER), [0, 1], 2),
     "tp2-pp2-dp2": ((*TP2, *PP2, *DP2), [0, 1, 2, 3], 8),
+    "tp2-cp2": ((*TP2, *CP2), [0, 1, 2, 3], 4),
+    "cp2-replicated": ((*CP2, *NO_DISTRIBUTED_OPTIMIZER), [0, 1], 2),
 }
 """Overrides, the ranks of the first stage, and of all."""
 Done = tuple[int, dict[str, tuple[int, int]]]
@@ -80,13 +83,14 @@ def test_the_ranks_of_a_stage_send_the_stated_bytes_together(
     small: dict[str, tuple[Cost, list[Done]]], layout: str
 ) -> None:
     stated, ranks = small[layout]
-    exchanges = [more.pop("tp x dp: alltoall", (0, 0)) for _, more in ranks]
-    gathers = [more.pop("dp: allgather", (0, 0)) for _, more in ranks]
+    copies = "dp x cp" if "cp" in layout else "dp"
+    exchanges = [more.pop(f"tp x {copies}: alltoall", (0, 0)) for _, more in ranks]
+    gathers = [more.pop(f"{copies}: allgather", (0, 0)) for _, more in ranks]
     assert not any(more for _, more in ranks), "nothing else is sent"
     assert sum(size for _, size in exchanges) == stated.moved_bytes
     assert all(calls == (2 * stated.num_rounds if len(ranks) > 1 else 0) for calls, _ in exchanges)
     for calls, size in gathers:
-        assert calls == (stated.num_rounds if layout == "dp2-replicated" else 0)
+        assert calls == (stated.num_rounds if layout.endswith("-replicated") else 0)
         assert 0 <= size - stated.gathered_bytes <= 2 * 2 * stated.num_matrices
 
 
