@@ -35,6 +35,7 @@ COLUMNS = {
     "states": ("weights", "gradients of the weights", "optimizer: masters and moments"),
     "residuals": ("activations: residuals", "activations: norms", "activations: embedding"),
     "attention": ("activations: attention",),
+    "keys, values": ("activations: gathered keys and values",),
     "feed-forward": ("activations: feed-forward",),
     "logits, loss": ("logits and loss",),
 }
@@ -107,9 +108,7 @@ def head() -> str:
 def main(words: Sequence[str]) -> int:
     """Rehearse all families, or those with a word in their titles, and write the results after each."""
     today = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
-    sections = [
-        f"## Memory of long sequences\n\n{today}. {__doc__}\nGiB on the first rank of the first pipeline stage, which has the highest peak but for the last table. {NOTE}\n"
-    ]
+    sections = [f"## Memory of long sequences\n\n{today}. {__doc__}\n{NOTE}\n"]
     for family in FAMILIES:
         if words and not any(word in family.title for word in words):
             continue
@@ -124,10 +123,11 @@ def main(words: Sequence[str]) -> int:
 
 
 NOTE = (
-    "The last column is what is left of 80 GiB less the tenth that a rehearsal keeps for what it does not count. States are weights, "
-    "their gradients, masters and moments; residuals include the norms' inputs and the embedding's output. The rest is gradients of "
-    "activations, and buffers of messages. But for the first table, sequence parallelism and the distributed optimizer are on; "
-    "but for the last, the loss is taken of 4,096 tokens at a time."
+    "GiB on the first rank of the first pipeline stage, whose peak is the highest, but for the last table. The last column is what is "
+    "left of 80 GiB less the tenth that a rehearsal keeps for what it does not count. States are weights, their gradients, masters "
+    "and moments; residuals include what norms and the embedding give; keys and values are those gathered of whole rows. The rest "
+    "is gradients of activations, and buffers of messages. But for the first table, sequence parallelism and the distributed "
+    "optimizer are on; but for the last, the loss is taken of 4,096 tokens at a time."
 )
 
 if __name__ == "__main__":

@@ -62,6 +62,7 @@ def train(data: Path, corpus: str, *, lr: float, seed: int) -> Outcome:
         "data.train": f"[{', '.join(shards['train'])}]",
         "data.validation": f"[{', '.join(shards['validation'])}]".replace(", weight: 0.5", ""),
         "parallel.tensor_model_parallel_size": 1, "parallel.pipeline_model_parallel_size": 1,
+        "parallel.context_parallel_size": 1,
         "parallel.sequence_parallel": "false", "log.interval": 1, "log.tensorboard": "false", "checkpoint.interval": "null",
     }  # fmt: skip
     words = [f"{key}={value}" for key, value in keys.items()]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pretrain.config.derive import world_size
+from pretrain.config.layout_words import split_axes
 from pretrain.config.load import load_run
 from pretrain.config.schema import RunConfig
 from pretrain.config.steps import train_samples
@@ -49,15 +50,7 @@ def embedding_parameters(run: RunConfig) -> int:
 
 def layout(run: RunConfig) -> str:
     """Return a layout in a few letters, such as TP4 PP2 CP2 DP64 x 1 (the micro batch), and what is computed again."""
-    parallel, train = run.parallel, run.train
-    sizes = {
-        "TP": parallel.tensor_model_parallel_size,
-        "PP": parallel.pipeline_model_parallel_size,
-        "VP": parallel.virtual_pipeline_model_parallel_size,
-        "CP": parallel.context_parallel_size,
-        "DP": parallel.data_parallel_size or 1,
-    }
-    laid_out = " ".join(f"{name}{size}" for name, size in sizes.items() if size > 1)
+    train, laid_out = run.train, " ".join(split_axes(run.parallel))
     return f"{laid_out} x {train.micro_batch_size}" + f", {train.recompute} recompute" * (train.recompute != "none")
 
 

@@ -27,6 +27,7 @@ LONE = (
     *SHORT,
     "parallel.tensor_model_parallel_size=1",
     "parallel.pipeline_model_parallel_size=1",
+    "parallel.context_parallel_size=1",
     "parallel.sequence_parallel=false",
 )
 STATES = {"new": "train.train_steps=2", "resumed": "train.train_steps=3", "finished": "train.train_steps=3"}

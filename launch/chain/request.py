@@ -12,7 +12,8 @@ from fanal.run_folder import LAUNCH_DIR
 from launch.sites.hours import slices_of
 from launch.sites.reach import check_reach
 from launch.sites.site import SiteConfig
-from pretrain.config.derive import model_parallel_size, world_size
+from pretrain.config.derive import gathered_elements, model_parallel_size, world_size
+from pretrain.config.layout_words import layout_in_words
 from pretrain.config.rules import check_ranks
 from pretrain.config.schema import ParallelConfig, RunConfig
 
@@ -293,18 +294,20 @@ def _check_layout(run: RunConfig, nodes: int, ranks_per_node: int, what: str) ->
     needed = replica * stated if stated else None
     if (needed is None and ranks % replica) or needed not in (None, ranks):
         given = f"{nodes} nodes x {ranks_per_node} {what} = {ranks} ranks"
-        layout = f"TP{run.parallel.tensor_model_parallel_size} x PP{run.parallel.pipeline_model_parallel_size}"
         if needed is None:
             least = replica // math.gcd(replica, ranks_per_node)  # nodes of whole replicas
             works = -(-nodes // least) * least
-            raise UserError(f"{given} must be whole replicas of {replica} ranks ({layout}); --nodes {works} works")
+            raise UserError(
+                f"{given} must be whole replicas of {replica} ranks ({layout_in_words(run.parallel)}); --nodes {works} works"
+            )
         if needed % ranks_per_node == 0:
             works = f"--nodes {needed // ranks_per_node} works"
         else:
             works = f"no number of nodes gives {needed}; parallel.data_parallel_size=null takes all nodes"
         if ranks % replica == 0:
             works += f", or parallel.data_parallel_size={ranks // replica}"
-        raise UserError(f"{given} must be the {needed} of the layout ({layout} x DP{stated}); {works}")
+        layout = layout_in_words(run.parallel, replicas=stated)
+        raise UserError(f"{given} must be the {needed} of the layout ({layout}); {works}")
     check_ranks(run, ranks)
 
 
@@ -321,8 +324,31 @@ def _node_local(site: SiteConfig, site_name: str, request: Request) -> bool:
     return site.node_local if request.node_local is None else request.node_local
 
 
+def _context_across_nodes(run: RunConfig, gpus: int) -> list[str]:
+    """Return a warning if ranks that share a sequence lie on several nodes.
+
+    Megatron counts ranks through tensor parallelism first, then context, data and pipeline parallelism: the ranks of a sequence are
+    neighbours, as far apart as those of a weight leave them.
+    """
+    tensor, context = run.parallel.tensor_model_parallel_size, run.parallel.context_parallel_size
+    if context == 1 or gpus % (tensor * context) == 0:
+        return []
+    fits = max((size for size in range(1, context) if context % size == 0 and gpus % (tensor * size) == 0), default=1)
+    elements = gathered_elements(
+        run.model, run.parallel, seq_length=run.data.seq_length, micro_batch_size=run.train.micro_batch_size
+    )
+    mib = elements * (2 if run.train.precision == "bf16" else 4) / 2**20
+    works = f"context_parallel_size={fits} stays on a node, with {context // fits} times the activations" if fits > 1 else (
+        f"no context_parallel_size stays on a node beside tensor_model_parallel_size={tensor}"
+    )  # fmt: skip
+    return [
+        f"parallel.context_parallel_size ({context}) x parallel.tensor_model_parallel_size ({tensor}) spans nodes of {gpus} GPUs: "
+        f"keys and values of each layer and micro batch, {mib:,.0f} MiB, and then their gradients, cross the network; {works}"
+    ]
+
+
 def _warnings(run: RunConfig, site: SiteConfig, gpus: int) -> list[str]:
-    found = []
+    found = _context_across_nodes(run, gpus) if gpus else []
     if gpus and run.parallel.tensor_model_parallel_size > gpus:
         found.append(
             f"parallel.tensor_model_parallel_size ({run.parallel.tensor_model_parallel_size}) spans nodes of {gpus} GPUs: each "

@@ -13,6 +13,8 @@ from fanal.shown import shown
 from launch.chain.request import Job, Places
 from launch.chain.unchanged import is_unchanged, keeps_its_names, refuses
 from launch.sites.site import SiteConfig
+from pretrain.config.derive import data_parallel_size
+from pretrain.config.layout_words import layout_in_words
 from pretrain.config.library_variables import library_variables
 from pretrain.model.families.sizes import num_parameters
 
@@ -142,14 +144,12 @@ def log_path(folder: Path, pattern: str) -> str:
 
 
 def _title(job: Job) -> list[str]:
-    parallel = job.run.parallel
-    ranks = job.nodes * job.ranks_per_node
-    layout = f"TP{parallel.tensor_model_parallel_size} x PP{parallel.pipeline_model_parallel_size}"
-    replicas = ranks // (parallel.tensor_model_parallel_size * parallel.pipeline_model_parallel_size)
+    replicas = data_parallel_size(job.run.parallel, num_ranks=job.nodes * job.ranks_per_node)
+    layout = layout_in_words(job.run.parallel, replicas=replicas)
     hours = f"{walltime(job.minutes)} each" if job.slices > 1 else walltime(job.minutes)
     return [
         "#!/bin/bash",
-        f"# {job.run_dir.name}: {num_parameters(job.run.model):,} parameters, {layout} x DP{replicas} on {job.nodes} node(s) of "
+        f"# {job.run_dir.name}: {num_parameters(job.run.model):,} parameters, {layout} on {job.nodes} node(s) of "
         f"{job.ranks_per_node} {'GPU' if job.gpus_per_node else 'CPU rank'}(s), {job.slices} job(s) of {hours}.",
         f"# Site: {job.site_name}, {job.site.description}.",
         "#",

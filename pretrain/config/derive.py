@@ -99,6 +99,12 @@ def data_parallel_size(parallel: ParallelConfig, *, num_ranks: int) -> int:
     return found
 
 
+def gathered_elements(model: ModelConfig, parallel: ParallelConfig, *, seq_length: int, micro_batch_size: int) -> int:
+    """Numbers that a context-parallel rank has gathered of a layer and a micro batch: the keys and values of whole rows."""
+    groups = -(-model.num_query_groups // parallel.tensor_model_parallel_size)
+    return 2 * seq_length * micro_batch_size * groups * kv_channels(model)
+
+
 def num_microbatches(*, global_batch_size: int, micro_batch_size: int, data_parallel_size: int) -> int:
     """Forward passes each rank makes per optimizer step.
 

@@ -9,9 +9,12 @@ from pretrain.config.schema import RunConfig
 def library_variables(run: RunConfig) -> dict[str, tuple[str, str]]:
     """Return the value and the reason of each variable that this run needs; a value that is there already stays."""
     found = {}
-    if run.parallel.tensor_model_parallel_size > 1:
+    sizes = {"tensor": run.parallel.tensor_model_parallel_size, "context": run.parallel.context_parallel_size}
+    if relies := [name for name, size in sizes.items() if size > 1]:
         # There alone: one hardware queue keeps others from running side by side what could.
-        reason = "kernels start in the order of their launch, which tensor parallelism's overlap relies on"
+        reason = (
+            f"kernels start in the order of their launch, which {' and '.join(relies)} parallelism's overlap relies on"
+        )
         found["CUDA_DEVICE_MAX_CONNECTIONS"] = ("1", reason)
     if run.train.deterministic:
         # With a workspace of a fixed size cuBLAS does not choose by what is free; NVLS adds up in the switch, as parts arrive.

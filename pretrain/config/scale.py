@@ -229,6 +229,7 @@ def _one_rank(parallel: ParallelConfig) -> ParallelConfig:
         tensor_model_parallel_size=1,
         pipeline_model_parallel_size=1,
         virtual_pipeline_model_parallel_size=1,
+        context_parallel_size=1,
         data_parallel_size=None,
         sequence_parallel=False,
     )

@@ -5,13 +5,16 @@ from dataclasses import dataclass, replace
 
 from fanal.errors import UserError
 from pretrain.config.derive import world_size
+from pretrain.config.layout_words import split_axes
 from pretrain.config.rules import check
 from pretrain.config.schema import ParallelConfig, RunConfig
 
-SHAPES = ((1, 1, 1), (2, 1, 1), (1, 2, 1), (1, 1, 2))
-"""(tensor, pipeline, data) parallel sizes to try as other layouts: each axis by itself, and none."""
-WIDER = ((2, 2, 1), (2, 1, 2), (1, 2, 2))
-"""Tried first where the config's own layout needs more ranks than there are: two axes are closer to it than one."""
+Shape = tuple[int, int, int, int]
+"""Tensor, pipeline, context and data parallel size."""
+SHAPES: tuple[Shape, ...] = ((1, 1, 1, 1), (2, 1, 1, 1), (1, 2, 1, 1), (1, 1, 2, 1), (1, 1, 1, 2))
+"""To try as other layouts: each axis by itself, and none."""
+WIDER: tuple[Shape, ...] = ((2, 2, 1, 1), (2, 1, 2, 1), (2, 1, 1, 2), (1, 2, 2, 1), (1, 2, 1, 2), (1, 1, 2, 2))
+"""To try with SHAPES where the config's own layout needs more ranks than there are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,19 +31,19 @@ class Layout:
 def layouts_for(run: RunConfig, *, num_ranks: int) -> tuple[Layout, list[Layout]]:
     """(The layout of straight and killed runs, other ones to resume in).
 
-    The first is the config's own if ``num_ranks`` ranks hold it, else the widest that they do.
+    The first is the config's own if ``num_ranks`` ranks hold it, else one that they do: which has as many of its axes as possible,
+    and then the widest.
     Raises: UserError if no layout of this config fits.
     """
     own = replace(run.parallel, data_parallel_size=run.parallel.data_parallel_size or 1)
-    base = next(
-        _fitting(run, [own, *(_shaped(run, shape) for shape in (*WIDER, *SHAPES[1:], SHAPES[0]))], num_ranks), None
-    )
+    smaller = sorted((*WIDER, *SHAPES[1:], SHAPES[0]), key=lambda shape: -_axes_shared(own, shape))
+    base = next(_fitting(run, [own, *(_shaped(run, shape) for shape in smaller)], num_ranks), None)
     if base is None:
         raise UserError(
             f"the config's layout needs {world_size(own)} ranks, this machine has {num_ranks} for it, and no smaller layout that "
             "was tried passes the rules of the config; parallel.tensor_model_parallel_size=1 "
-            "parallel.pipeline_model_parallel_size=1 parallel.data_parallel_size=1 works where train.micro_batch_size divides "
-            "train.global_batch_size"
+            "parallel.pipeline_model_parallel_size=1 parallel.context_parallel_size=1 parallel.data_parallel_size=1 works where "
+            "train.micro_batch_size divides train.global_batch_size"
         )
     others = _fitting(run, [_shaped(run, shape) for shape in SHAPES], num_ranks)
     return base, [layout for layout in others if layout.name != base.name]
@@ -57,32 +60,46 @@ def _fitting(run: RunConfig, candidates: Sequence[ParallelConfig], num_ranks: in
         yield _layout(parallel)
 
 
-def _shaped(run: RunConfig, shape: tuple[int, int, int]) -> ParallelConfig:
+def _axes_shared(own: ParallelConfig, shape: Shape) -> int:
+    """Return how many axes are split in both."""
+    return sum(size > 1 and other > 1 for size, other in zip(_sizes(own), shape, strict=True))
+
+
+def _sizes(parallel: ParallelConfig) -> Shape:
+    return (
+        parallel.tensor_model_parallel_size,
+        parallel.pipeline_model_parallel_size,
+        parallel.context_parallel_size,
+        parallel.data_parallel_size or 1,
+    )
+
+
+def _shaped(run: RunConfig, shape: Shape) -> ParallelConfig:
     """The config's own choices with other sizes; what a size of one forbids is switched off."""
-    tensor, pipeline, data = shape
+    tensor, pipeline, context, data = shape
     virtual = run.parallel.virtual_pipeline_model_parallel_size if pipeline > 1 else 1
     return replace(
         run.parallel,
         tensor_model_parallel_size=tensor,
         pipeline_model_parallel_size=pipeline,
         virtual_pipeline_model_parallel_size=virtual if run.model.num_layers % (pipeline * virtual) == 0 else 1,
+        context_parallel_size=context,
         data_parallel_size=data,
         sequence_parallel=run.parallel.sequence_parallel and tensor > 1,
     )
 
 
 def _layout(parallel: ParallelConfig) -> Layout:
-    sizes = {
+    values = {
         "tensor_model_parallel_size": parallel.tensor_model_parallel_size,
         "pipeline_model_parallel_size": parallel.pipeline_model_parallel_size,
         "virtual_pipeline_model_parallel_size": parallel.virtual_pipeline_model_parallel_size,
+        "context_parallel_size": parallel.context_parallel_size,
         "data_parallel_size": parallel.data_parallel_size,
+        "sequence_parallel": str(parallel.sequence_parallel).lower(),
     }
-    letters = ("TP", "PP", "VP", "DP")
-    split = [f"{letter}{size}" for letter, size in zip(letters, sizes.values(), strict=True) if size != 1]
-    values = {**sizes, "sequence_parallel": str(parallel.sequence_parallel).lower()}
     return Layout(
-        name="-".join(split) or "one-rank",
+        name="-".join(split_axes(parallel)) or "one-rank",
         overrides=tuple(f"parallel.{name}={value}" for name, value in values.items()),
         num_ranks=world_size(parallel),
     )

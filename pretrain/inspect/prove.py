@@ -138,7 +138,12 @@ def prepare(
     open_sources(run)
     device = resolve_device(run.parallel.device)
     base, others = layouts_for(run, num_ranks=num_local_devices(device))
-    one_replica = replace(run.parallel, tensor_model_parallel_size=base.num_ranks, pipeline_model_parallel_size=1)
+    one_replica = replace(
+        run.parallel,
+        tensor_model_parallel_size=base.num_ranks,
+        pipeline_model_parallel_size=1,
+        context_parallel_size=1,
+    )
     least = replace(run, parallel=one_replica)  # of all layouts with so many ranks
     check_memory(least, device_type=device, num_ranks=base.num_ranks, ranks_here=base.num_ranks)
     plans = kill_plans(kills=kills, steps=steps, num_ranks=base.num_ranks, seed=seed)

@@ -61,7 +61,9 @@ def consequences(run: RunConfig, since: Standing = NEW_RUN) -> dict[str, str]:
         "Hugging Face": _class_of(run),
         "vocabulary in memory": f"{padded_vocab_size(run.model):,} rows for {run.model.vocab_size:,} tokens",
         "ranks": f"{world_size(run.parallel):,} ({model_parallel_size(run.parallel)} per replica"
+        + (f", {run.parallel.context_parallel_size} a sequence" if run.parallel.context_parallel_size > 1 else "")
         + (f", {replicas} replicas)" if run.parallel.data_parallel_size else "; more ranks, more replicas)"),
+        **_context_of(run),
         "tokens per step": f"{full_batch * seq_length:,}"
         + (f" (from {next_batch * seq_length:,} {begins})" if next_batch != full_batch else ""),
         **_stages_of(train, seq_length, since),
@@ -122,6 +124,16 @@ def _final_decay_of(run: RunConfig, since: Standing) -> dict[str, str]:
     )
     cut = "" if over <= last else f"; the run ends before, with step {last:,}"
     return {"final decay": f"{optim.lr_wsd_decay_style}, from sample {start:,} to {end:,}, {steps}{cut}"}
+
+
+def _context_of(run: RunConfig) -> dict[str, str]:
+    """Return the row of what a rank has of a sequence, of a layout that divides sequences."""
+    size, seq_length = run.parallel.context_parallel_size, run.data.seq_length
+    if size == 1:
+        return {}
+    return {
+        "tokens of a row and rank": f"{seq_length // size:,} of {seq_length:,}: two chunks of {seq_length // (2 * size):,}"
+    }
 
 
 def _bytes_a_parameter(run: RunConfig) -> str:

@@ -107,6 +107,7 @@ def _rehearse(run: RunConfig, world: World, meter: Meter, began_s: float) -> Reh
         tp_rank=world.tp_rank,
         pp_rank=world.pp_rank,
         dp_rank=world.dp_rank,
+        cp_rank=world.cp_rank,
         micro_batches=count,
         rehearsed_micro_batches=more,
         num_parameters=sum(parameter.numel() for chunk in model for parameter in chunk.parameters()),

@@ -80,6 +80,8 @@ class Rehearsal:
     tp_rank: int
     pp_rank: int
     dp_rank: int
+    cp_rank: int = 0
+    """Its number among the ranks of its sequences."""
     micro_batches: int
     """Of one step."""
     rehearsed_micro_batches: int

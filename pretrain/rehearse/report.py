@@ -45,8 +45,9 @@ def show(
     table = Table("", *(f"rank {one.rank:,}" for one in rehearsals), show_edge=False, header_style="bold")
     for column in table.columns[1:]:
         column.justify = "right"
-    for rows in (_place_rows, _memory_rows, _traffic_rows, _wait_rows, _copy_rows):
-        for name, cells in rows(rehearsals):
+    place = _place_rows(rehearsals, run.parallel.context_parallel_size)
+    for rows in (place, *(rows(rehearsals) for rows in (_memory_rows, _traffic_rows, _wait_rows, _copy_rows))):
+        for name, cells in rows:
             table.add_row(name, *cells)
         table.add_section()
     wide.print(table)
@@ -55,9 +56,15 @@ def show(
             wide.print(line, soft_wrap=True)
 
 
-def _place_rows(rehearsals: Sequence[Rehearsal]) -> list[Row]:
+def _place_rows(rehearsals: Sequence[Rehearsal], context_parallel_size: int) -> list[Row]:
+    ranks = [("tensor", "tp_rank"), ("pipeline", "pp_rank"), ("data", "dp_rank")]
+    if context_parallel_size > 1:
+        ranks.insert(2, ("context", "cp_rank"))
     return [
-        ("tensor, pipeline, data rank", [f"{one.tp_rank}, {one.pp_rank}, {one.dp_rank}" for one in rehearsals]),
+        (
+            f"{', '.join(axis for axis, _ in ranks)} rank",
+            [", ".join(str(getattr(one, field)) for _, field in ranks) for one in rehearsals],
+        ),
         ("parameters", [f"{one.num_parameters:,}" for one in rehearsals]),
     ]
 

@@ -8,6 +8,7 @@ import torch
 
 from fanal.kernels.attention_choice import Choice
 from pretrain.checkpoint.loading.load import Start
+from pretrain.config.layout_words import layout_in_words
 from pretrain.config.schema import RunConfig
 from pretrain.config.steps import last_step, train_samples
 from pretrain.data.passes import most_read, source_passes
@@ -31,12 +32,10 @@ MOST_SOURCES = 1_000
 
 def headline(run: RunConfig, world: World, attention: str) -> str:
     """Return one line with the model, the device and the layout."""
-    virtual = run.parallel.virtual_pipeline_model_parallel_size
+    layout = layout_in_words(run.parallel, replicas=world.data_parallel_size, with_choices=True)
     return (
         f"{num_parameters(run.model):,} parameters, {run.train.precision}, attention {attention}, on {world.size} x "
-        f"{device_name(world.device)}: TP{world.tensor_model_parallel_size}{' + SP' if run.parallel.sequence_parallel else ''} x "
-        f"PP{world.pipeline_model_parallel_size}{f' ({virtual} stages a rank)' if virtual > 1 else ''} x "
-        f"{f'CP{world.context_parallel_size} x ' if world.context_parallel_size > 1 else ''}DP{world.data_parallel_size}"
+        f"{device_name(world.device)}: {layout}"
     )
 
 

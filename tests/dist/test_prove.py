@@ -18,7 +18,7 @@ from tests.runs.cases import DP2
 from tests.torture.warm import warm_start
 
 ROOT = Path(__file__).parents[2]
-NO_OTHER_LAYOUT = ("model.num_query_groups=1", "model.num_layers=3", "train.global_batch_size=2")
+NO_OTHER_LAYOUT = ("model.num_query_groups=1", "model.num_layers=3", "train.global_batch_size=2", "data.seq_length=126")
 
 
 def command_line(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -59,7 +59,7 @@ def test_a_sound_run_is_proved_from_the_command_line_and_the_run_itself_is_left_
     assert kill["exit_code"] in (-9, 70) and kill["pids"] and kill["date"]
 
 
-def test_a_run_of_two_replicas_is_proved_in_its_own_layout_and_in_three_others(
+def test_a_run_of_two_replicas_is_proved_in_its_own_layout_and_in_four_others(
     small_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = make_run(small_run, tmp_path, *DP2)
@@ -67,13 +67,25 @@ def test_a_run_of_two_replicas_is_proved_in_its_own_layout_and_in_three_others(
     captured = capsys.readouterr()
     assert code == 0, captured.out + captured.err
     runs = record_of(tmp_path)["runs"]
-    assert [found["layout"]["name"] for found in runs if not found["same_layout"]] == ["one-rank", "TP2", "PP2"]
+    assert [found["layout"]["name"] for found in runs if not found["same_layout"]] == ["one-rank", "TP2", "PP2", "CP2"]
     assert sum(len(found["kills"]) for found in runs) == 2
     assert all(found["resumed_from_step"] >= 2 for found in runs if not found["same_layout"])
     for found in runs:
         assert {figure["what"]: figure["holds"] for figure in found["comparisons"]} == {
             "data order": True, "loss": True, "gradient norm": True, "validation loss": True, "optimizer": True,
         }  # fmt: skip
+
+
+def test_a_run_that_divides_its_sequences_is_killed_and_proved_in_other_layouts(
+    small_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(small_run, tmp_path, "parallel.context_parallel_size=2", "parallel.data_parallel_size=1")
+    code = prove(run, steps=4, kills=1, seed=2, console=Console(width=200), start=warm_start())
+    captured = capsys.readouterr()
+    assert code == 0, captured.out + captured.err
+    runs = record_of(tmp_path)["runs"]
+    assert [found["layout"]["name"] for found in runs] == ["CP2", "one-rank", "TP2", "PP2", "DP2"]
+    assert all(figure["holds"] for found in runs for figure in found["comparisons"])
 
 
 def test_a_resume_that_forgets_moments_is_a_difference_that_is_named(

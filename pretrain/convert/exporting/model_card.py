@@ -99,6 +99,7 @@ def settings_rows(run: RunConfig, state: TrainState) -> list[tuple[str, str]]:
     train, optim, parallel = run.train, run.optim, run.parallel
     virtual = parallel.virtual_pipeline_model_parallel_size
     stages = f" with {virtual} virtual stages per rank" if virtual > 1 else ""
+    context = f"context {parallel.context_parallel_size}, " if parallel.context_parallel_size > 1 else ""
     replicas = parallel.data_parallel_size or "as many as the ranks allowed"
     rate = f"learning rate {optim.lr:g} to {optim.min_lr:g} ({_shape_of(optim, state)})"
     stated = optimizer_of(optim)
@@ -116,7 +117,7 @@ def settings_rows(run: RunConfig, state: TrainState) -> list[tuple[str, str]]:
         (
             "layout of the last session",
             f"tensor {parallel.tensor_model_parallel_size}, pipeline {parallel.pipeline_model_parallel_size}{stages}, "
-            f"data {replicas}",
+            f"{context}data {replicas}",
         ),
     ]
 

@@ -15,6 +15,9 @@ from pretrain.optim.schedule import learning_rate
 from tests.runs.cases import DP2, PP2, SP, TP2, VP2
 from tests.runs.small import write_small_run
 
+CP4 = ("parallel.context_parallel_size=4",)
+TP4 = ("parallel.tensor_model_parallel_size=4", "model.num_query_groups=4")
+
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
@@ -29,15 +32,32 @@ def names(run: RunConfig, num_ranks: int) -> tuple[str, list[str]]:
 @pytest.mark.parametrize(
     ("overrides", "num_ranks", "expected"),
     [
-        ((), 4, ("one-rank", ["TP2", "PP2", "DP2"])),
+        ((), 4, ("one-rank", ["TP2", "PP2", "CP2", "DP2"])),
         ((), 1, ("one-rank", [])),
-        ((*TP2, *PP2), 4, ("TP2-PP2", ["one-rank", "TP2", "PP2", "DP2"])),
-        (DP2, 2, ("DP2", ["one-rank", "TP2", "PP2"])),
-        ((*PP2, *VP2), 4, ("PP2-VP2", ["one-rank", "TP2", "DP2"])),
-        (("parallel.tensor_model_parallel_size=4", *PP2), 4, ("TP2-PP2", ["one-rank", "TP2", "PP2", "DP2"])),
-        (("parallel.data_parallel_size=4", *TP2), 2, ("TP2", ["one-rank", "PP2", "DP2"])),
-        (("model.num_query_groups=1", "model.num_layers=3", "train.global_batch_size=2"), 4, ("one-rank", [])),
-        (("model.num_query_groups=1",), 4, ("one-rank", ["PP2", "DP2"])),
+        ((*TP2, *PP2), 4, ("TP2-PP2", ["one-rank", "TP2", "PP2", "CP2", "DP2"])),
+        (DP2, 2, ("DP2", ["one-rank", "TP2", "PP2", "CP2"])),
+        ((*PP2, *VP2), 4, ("PP2-VP2", ["one-rank", "TP2", "CP2", "DP2"])),
+        ((*TP4, *PP2), 4, ("TP2-PP2", ["one-rank", "TP2", "PP2", "CP2", "DP2"])),
+        (("parallel.data_parallel_size=4", *TP2), 2, ("TP2", ["one-rank", "PP2", "CP2", "DP2"])),
+        (
+            ("model.num_query_groups=1", "model.num_layers=3", "train.global_batch_size=2", "data.seq_length=126"),
+            4,
+            ("one-rank", []),
+        ),
+        (("model.num_query_groups=1",), 4, ("one-rank", ["PP2", "CP2", "DP2"])),
+        (("data.seq_length=126",), 4, ("one-rank", ["TP2", "PP2", "DP2"])),
+        ((*TP2, *SP, "data.seq_length=124"), 4, ("TP2", ["one-rank", "PP2", "CP2", "DP2"])),
+        ((*CP4,), 4, ("CP4", ["one-rank", "TP2", "PP2", "CP2", "DP2"])),
+        ((*CP4, *TP2), 4, ("TP2-CP2", ["one-rank", "TP2", "PP2", "CP2", "DP2"])),
+        ((*CP4, *PP2), 4, ("PP2-CP2", ["one-rank", "TP2", "PP2", "CP2", "DP2"])),
+        ((*CP4, *DP2), 4, ("CP2-DP2", ["one-rank", "TP2", "PP2", "CP2", "DP2"])),
+        (CP4, 2, ("CP2", ["one-rank", "TP2", "PP2", "DP2"])),
+        ((*CP4, *TP2), 1, ("one-rank", [])),
+        (
+            (*TP2, *SP, *PP2, "parallel.context_parallel_size=3", "data.seq_length=120"),
+            4,
+            ("TP2-PP2", ["one-rank", "TP2", "PP2", "CP2", "DP2"]),
+        ),
     ],
 )
 def test_layouts_are_those_that_the_config_s_rules_and_the_ranks_allow(
@@ -53,6 +73,10 @@ def test_each_layout_is_a_config_that_loads(config: Path) -> None:
         load_run(config, [*TP2, *PP2, *SP, *VP2, *layout.overrides])
     assert load_run(config, [*TP2, *SP, *PP2, *base.overrides]).parallel.sequence_parallel
     assert not load_run(config, [*TP2, *SP, *others[0].overrides]).parallel.sequence_parallel
+    sizes = [load_run(config, [*CP4, *layout.overrides]).parallel.context_parallel_size for layout in (base, *others)]
+    assert sizes == [2 if "CP2" in layout.name else 1 for layout in (base, *others)], (
+        "each states it, whatever the config has"
+    )
 
 
 def test_a_decay_that_the_run_has_begun_is_stated_in_the_proof(config: Path) -> None:
