@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from bench.recipes import GIB, LARGEST, first_and_last
+from bench.recipes import GIB, LARGEST, first_and_last, for_its_peak
 from pretrain.config.derive import world_size
 from pretrain.config.load import load_run
 from pretrain.config.schema import RunConfig
@@ -83,7 +83,9 @@ def rehearsed(run: RunConfig, stage: str) -> Rehearsal:
     from pretrain.rehearse.rank import rehearse_rank
 
     first, last = first_and_last(run)
-    return rehearse_rank(run, rank=first if stage == "first" else last, num_ranks=RANKS, device_type="gpu")
+    return rehearse_rank(
+        for_its_peak(run), rank=first if stage == "first" else last, num_ranks=RANKS, device_type="gpu"
+    )
 
 
 def row(size: int, found: Rehearsal) -> str:
@@ -122,13 +124,11 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-NOTE = (
-    "GiB on the first rank of the first pipeline stage, whose peak is the highest, but for the last table. The last column is what is "
-    "left of 80 GiB less the tenth that a rehearsal keeps for what it does not count. States are weights, their gradients, masters "
-    "and moments; residuals include what norms and the embedding give; keys and values are those gathered of whole rows. The rest "
-    "is gradients of activations, and buffers of messages. But for the first table, sequence parallelism and the distributed "
-    "optimizer are on; but for the last, the loss is taken of 4,096 tokens at a time."
-)
+NOTE = """GiB on the first rank of the first pipeline stage, whose peak is the highest, but for the last table. The last column is
+what is left of 80 GiB less the tenth that a rehearsal keeps for what it does not count. States are weights, their gradients,
+masters and moments; residuals include what norms and the embedding give; keys and values are those gathered of whole rows. The rest
+is gradients of activations, and buffers of messages. But for the first table, sequence parallelism and the distributed optimizer are
+on; but for the last, the loss is taken of 4,096 tokens at a time."""
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

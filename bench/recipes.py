@@ -8,7 +8,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from pretrain.config.derive import world_size
 from pretrain.config.layout_words import split_axes
 from pretrain.config.load import load_run
 from pretrain.config.schema import RunConfig
-from pretrain.config.steps import train_samples
+from pretrain.config.steps import last_batch_size, train_samples
 from pretrain.model.families.sizes import num_parameters
 from pretrain.model.flops import flops_per_token
 from pretrain.rehearse.rehearse import first_of_stages, in_processes
@@ -93,6 +93,16 @@ def peaks(run: RunConfig) -> list[float]:
     return [round(one.peak_bytes / GIB, 2) for one in found]
 
 
+def for_its_peak(run: RunConfig) -> RunConfig:
+    """Return a run with the micro batches that fill the pipeline, and no more: the same peak in half the time."""
+    from pretrain.rehearse.steps import steps_to_rehearse
+
+    _, _, micro_batches = steps_to_rehearse(run.parallel, last_batch_size(run.train))
+    most = micro_batches * run.train.micro_batch_size * (run.parallel.data_parallel_size or 1)
+    batch = min(last_batch_size(run.train), most)
+    return replace(run, train=replace(run.train, global_batch_size=batch, batch_ramp=None, batch_stages=[]))
+
+
 def count_memory(recipes: Sequence[Path] = RECIPES) -> None:
     """Rehearse each recipe whose fingerprint changed, all in this process, which is good for nothing then; write after each."""
     from pretrain.rehearse.rank import rehearse_rank
@@ -103,7 +113,10 @@ def count_memory(recipes: Sequence[Path] = RECIPES) -> None:
             continue
         same = [one["peaks_gib"] for one in known.values() if one["of"] == fingerprint(run)]
         ranks, num_ranks = [] if same else first_and_last(run), world_size(run.parallel)
-        found = [rehearse_rank(run, rank=rank, num_ranks=num_ranks, device_type="gpu").peak_bytes for rank in ranks]
+        found = [
+            rehearse_rank(for_its_peak(run), rank=rank, num_ranks=num_ranks, device_type="gpu").peak_bytes
+            for rank in ranks
+        ]
         size = same[0] if same else [round(peak / GIB, 2) for peak in found]
         print(f"{name}: {layout(run)}: {size} GiB, {GPU_GIB - max(size):.1f} left of {GPU_GIB}", flush=True)
         known = counted() | {name: {"of": fingerprint(run), "peaks_gib": size}}
