@@ -126,9 +126,9 @@ def main(words: Sequence[str]) -> int:
 
 NOTE = """GiB on the first rank of the first pipeline stage, whose peak is the highest, but for the last table. The last column is
 what is left of 80 GiB less the tenth that a rehearsal keeps for what it does not count. States are weights, their gradients,
-masters and moments; residuals include what norms and the embedding give; keys and values are those gathered of whole rows. The rest
-is gradients of activations, and buffers of messages. But for the first table, sequence parallelism and the distributed optimizer are
-on; but for the last, the loss is taken of 4,096 tokens at a time."""
+masters and moments; residuals include what norms and the embedding give; keys and values are those gathered of whole rows. The
+rest is gradients of activations, and buffers of messages. But for the first table, sequence parallelism and the distributed
+optimizer are on; but for the last, the loss is taken of 4,096 tokens at a time."""
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))
