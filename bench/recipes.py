@@ -8,7 +8,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from pretrain.config.derive import world_size
 from pretrain.config.layout_words import split_axes
 from pretrain.config.load import load_run
 from pretrain.config.schema import RunConfig
-from pretrain.config.steps import train_samples
+from pretrain.config.steps import last_batch_size, train_samples
 from pretrain.model.families.sizes import num_parameters
 from pretrain.model.flops import flops_per_token
 from pretrain.rehearse.rehearse import first_of_stages, in_processes
@@ -27,7 +27,8 @@ PAGE = ROOT / "docs" / "recipes.md"
 MEMORY = ROOT / "tests" / "golden" / "rehearsals" / "recipes.json"
 BEGIN, END = "<!-- the table of python -m bench.recipes -->", "<!-- its end -->"
 GIB = 2**30
-LARGEST = 80 * 0.9
+GPU_GIB = 80
+LARGEST = GPU_GIB * 0.9
 """GiB of an 80 GB GPU, without the tenth that a rehearsal leaves to what it does not count."""
 NO_MEMORY = {
     "train_steps", "seed", "spikes", "watchdog", "validation_interval", "validation_samples", "batch_ramp", "global_batch_size",
@@ -48,7 +49,7 @@ def embedding_parameters(run: RunConfig) -> int:
 
 
 def layout(run: RunConfig) -> str:
-    """Return a layout in a few letters, such as TP4 PP2 DP64 x 1 (the micro batch), and what is computed again."""
+    """Return a layout in a few letters, such as TP4 PP2 CP2 DP64 x 1 (the micro batch), and what is computed again."""
     train, laid_out = run.train, " ".join(split_axes(run.parallel))
     return f"{laid_out} x {train.micro_batch_size}" + f", {train.recompute} recompute" * (train.recompute != "none")
 
@@ -92,6 +93,16 @@ def peaks(run: RunConfig) -> list[float]:
     return [round(one.peak_bytes / GIB, 2) for one in found]
 
 
+def for_its_peak(run: RunConfig) -> RunConfig:
+    """Return a run with the micro batches that fill the pipeline, and no more: the same peak in half the time."""
+    from pretrain.rehearse.steps import steps_to_rehearse
+
+    _, _, micro_batches = steps_to_rehearse(run.parallel, last_batch_size(run.train))
+    most = micro_batches * run.train.micro_batch_size * (run.parallel.data_parallel_size or 1)
+    batch = min(last_batch_size(run.train), most)
+    return replace(run, train=replace(run.train, global_batch_size=batch, batch_ramp=None, batch_stages=[]))
+
+
 def count_memory(recipes: Sequence[Path] = RECIPES) -> None:
     """Rehearse each recipe whose fingerprint changed, all in this process, which is good for nothing then; write after each."""
     from pretrain.rehearse.rank import rehearse_rank
@@ -102,9 +113,12 @@ def count_memory(recipes: Sequence[Path] = RECIPES) -> None:
             continue
         same = [one["peaks_gib"] for one in known.values() if one["of"] == fingerprint(run)]
         ranks, num_ranks = [] if same else first_and_last(run), world_size(run.parallel)
-        found = [rehearse_rank(run, rank=rank, num_ranks=num_ranks, device_type="gpu").peak_bytes for rank in ranks]
+        found = [
+            rehearse_rank(for_its_peak(run), rank=rank, num_ranks=num_ranks, device_type="gpu").peak_bytes
+            for rank in ranks
+        ]
         size = same[0] if same else [round(peak / GIB, 2) for peak in found]
-        print(name, layout(run), size, flush=True)
+        print(f"{name}: {layout(run)}: {size} GiB, {GPU_GIB - max(size):.1f} left of {GPU_GIB}", flush=True)
         known = counted() | {name: {"of": fingerprint(run), "peaks_gib": size}}
         kept = {key: known[key] for key in sorted(known) if key in {name_of(one) for one in RECIPES}}
         MEMORY.write_text(json.dumps(kept, indent=1) + "\n")
@@ -116,16 +130,14 @@ def row(recipe: Path, memory: dict[str, dict[str, Any]]) -> str:
     tokens = train_samples(run.optim, run.train) * run.data.seq_length
     full, causal = (flops_per_token(run.model, run.data.seq_length, causal=causal) * tokens for causal in (False, True))
     known = memory.get(name_of(recipe), {})
-    peak = (
-        ", ".join(f"{size:.1f}" for size in known["peaks_gib"])
-        if known.get("of") == fingerprint(run)
-        else "not counted"
-    )
+    peaks_gib = known["peaks_gib"] if known.get("of") == fingerprint(run) else []
+    peak = ", ".join(f"{size:.1f}" for size in peaks_gib) or "not counted"
+    left = f"{GPU_GIB - max(peaks_gib):.1f}" if peaks_gib else ""
     cells = [
         f"[{recipe.parent.name} {recipe.stem}](../{recipe.relative_to(ROOT)})",
         f"{num_parameters(run.model):,}", f"{num_parameters(run.model) - embedding_parameters(run):,}",
         f"{run.data.seq_length:,}", f"{tokens / 1e9:,.1f}", f"{full:.3g}", f"{causal:.3g}",
-        layout(run), f"{world_size(run.parallel):,}", peak,
+        layout(run), f"{world_size(run.parallel):,}", peak, left,
     ]  # fmt: skip
     return f"| {' | '.join(cells)} |"
 
@@ -134,11 +146,11 @@ def table() -> str:
     """Return the whole table as Markdown."""
     head = (
         "| recipe | parameters | without embeddings | sequence | tokens, B | FLOPs, full | FLOPs, causal half | layout | GPUs | "
-        "GiB at the peak, by stage |"
+        "GiB at the peak, by stage | left of 80 |"
     )
     memory = counted()
     return "\n".join(
-        [head, "| :-- |" + " --: |" * 6 + " :-- | --: | --: |", *(row(recipe, memory) for recipe in RECIPES)]
+        [head, "| :-- |" + " --: |" * 6 + " :-- | --: | --: | --: |", *(row(recipe, memory) for recipe in RECIPES)]
     )
 
 

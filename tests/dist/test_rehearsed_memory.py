@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import rehearsed_ranks
 from pretrain.config.derive import world_size
 from pretrain.config.load import load_run
 from pretrain.rehearse.rehearse import in_processes
@@ -44,3 +45,11 @@ def test_the_counted_peak_is_the_measured_one(tmp_path: Path, overrides: tuple[s
     errors = [counting / measuring - 1 for counting, measuring in zip(counted, found, strict=True)]
     print([f"counted {counting:,}, measured {measuring:,}" for counting, measuring in zip(counted, found, strict=True)])
     assert all(abs(error) <= WITHIN for error in errors), f"{errors}: counted {counted}, measured {found}"
+
+
+@pytest.mark.parametrize("layout", ["context 2", "context 2 x tensor 2 + SP"])
+def test_the_counted_peak_of_ranks_that_share_sequences_is_the_measured_one(tmp_path: Path, layout: str) -> None:
+    """``python -m bench.rehearsed_ranks`` compares more layouts."""
+    pairs = rehearsed_ranks.compared(tmp_path, layout)
+    found = rehearsed_ranks.errors(pairs)
+    assert all(abs(error) <= WITHIN for error in found), f"{found}: counted and measured {pairs}"
