@@ -14,6 +14,7 @@ from launch.chain.request import Job, Places
 from launch.chain.unchanged import is_unchanged, keeps_its_names, refuses
 from launch.sites.site import SiteConfig
 from pretrain.config.library_variables import library_variables
+from pretrain.config.stages import unequal_text
 from pretrain.model.families.sizes import num_parameters
 
 EXIT_CODES = "exit-codes"
@@ -145,6 +146,8 @@ def _title(job: Job) -> list[str]:
     parallel = job.run.parallel
     ranks = job.nodes * job.ranks_per_node
     layout = f"TP{parallel.tensor_model_parallel_size} x PP{parallel.pipeline_model_parallel_size}"
+    if unequal := unequal_text(job.run.model, parallel):
+        layout += f" (layers {unequal})"
     replicas = ranks // (parallel.tensor_model_parallel_size * parallel.pipeline_model_parallel_size)
     hours = f"{walltime(job.minutes)} each" if job.slices > 1 else walltime(job.minutes)
     return [

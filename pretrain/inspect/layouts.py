@@ -4,14 +4,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from fanal.errors import UserError
+from fanal.shown import in_yaml
 from pretrain.config.derive import world_size
 from pretrain.config.rules import check
 from pretrain.config.schema import ParallelConfig, RunConfig
+from pretrain.config.stages import balanced_sizes, chunk_sizes
 
 SHAPES = ((1, 1, 1), (2, 1, 1), (1, 2, 1), (1, 1, 2))
 """(tensor, pipeline, data) parallel sizes to try as other layouts: each axis by itself, and none."""
 WIDER = ((2, 2, 1), (2, 1, 2), (1, 2, 2))
 """Tried first where the config's own layout needs more ranks than there are: two axes are closer to it than one."""
+OTHER_KEYS = (
+    "pipeline_layers", "num_layers_in_first_pipeline_stage", "num_layers_in_last_pipeline_stage", "sequence_parallel",
+)  # fmt: skip
+"""What a layout states beside its sizes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,35 +60,42 @@ def _fitting(run: RunConfig, candidates: Sequence[ParallelConfig], num_ranks: in
             check(replace(run, parallel=parallel))
         except UserError:
             continue  # heads, layers or the batch do not divide so
-        yield _layout(parallel)
+        yield _layout(run, parallel)
 
 
 def _shaped(run: RunConfig, shape: tuple[int, int, int]) -> ParallelConfig:
     """The config's own choices with other sizes; what a size of one forbids is switched off."""
     tensor, pipeline, data = shape
+    layers = run.model.num_layers
     virtual = run.parallel.virtual_pipeline_model_parallel_size if pipeline > 1 else 1
+    virtual = virtual if layers % (pipeline * virtual) == 0 else 1
+    is_unequal = layers >= pipeline and layers % pipeline != 0
     return replace(
         run.parallel,
         tensor_model_parallel_size=tensor,
         pipeline_model_parallel_size=pipeline,
-        virtual_pipeline_model_parallel_size=virtual if run.model.num_layers % (pipeline * virtual) == 0 else 1,
+        virtual_pipeline_model_parallel_size=virtual,
+        pipeline_layers=balanced_sizes(run.model, pipeline) if is_unequal else None,
+        num_layers_in_first_pipeline_stage=None,
+        num_layers_in_last_pipeline_stage=None,
         data_parallel_size=data,
         sequence_parallel=run.parallel.sequence_parallel and tensor > 1,
     )
 
 
-def _layout(parallel: ParallelConfig) -> Layout:
-    sizes = {
-        "tensor_model_parallel_size": parallel.tensor_model_parallel_size,
-        "pipeline_model_parallel_size": parallel.pipeline_model_parallel_size,
-        "virtual_pipeline_model_parallel_size": parallel.virtual_pipeline_model_parallel_size,
-        "data_parallel_size": parallel.data_parallel_size,
+def _layout(run: RunConfig, parallel: ParallelConfig) -> Layout:
+    letters = {
+        "tensor_model_parallel_size": "TP",
+        "pipeline_model_parallel_size": "PP",
+        "virtual_pipeline_model_parallel_size": "VP",
+        "data_parallel_size": "DP",
     }
-    letters = ("TP", "PP", "VP", "DP")
-    split = [f"{letter}{size}" for letter, size in zip(letters, sizes.values(), strict=True) if size != 1]
-    values = {**sizes, "sequence_parallel": str(parallel.sequence_parallel).lower()}
+    split = [f"{letter}{size}" for name, letter in letters.items() if (size := getattr(parallel, name)) != 1]
+    sizes = chunk_sizes(run.model, parallel)
+    if len(set(sizes)) > 1:
+        split.append("-".join(["layers", *map(str, sizes)]))
     return Layout(
         name="-".join(split) or "one-rank",
-        overrides=tuple(f"parallel.{name}={value}" for name, value in values.items()),
+        overrides=tuple(f"parallel.{name}={in_yaml(getattr(parallel, name))}" for name in (*letters, *OTHER_KEYS)),
         num_ranks=world_size(parallel),
     )

@@ -58,6 +58,7 @@ def show(
 def _place_rows(rehearsals: Sequence[Rehearsal]) -> list[Row]:
     return [
         ("tensor, pipeline, data rank", [f"{one.tp_rank}, {one.pp_rank}, {one.dp_rank}" for one in rehearsals]),
+        ("layers", [f"{one.num_layers:,}" for one in rehearsals]),
         ("parameters", [f"{one.num_parameters:,}" for one in rehearsals]),
     ]
 

@@ -9,6 +9,7 @@ import torch
 from fanal.kernels.attention_choice import Choice
 from pretrain.checkpoint.loading.load import Start
 from pretrain.config.schema import RunConfig
+from pretrain.config.stages import unequal_text
 from pretrain.config.steps import last_step, train_samples
 from pretrain.data.passes import most_read, source_passes
 from pretrain.data.read import TrainData
@@ -31,11 +32,12 @@ MOST_SOURCES = 1_000
 
 def headline(run: RunConfig, world: World, attention: str) -> str:
     """Return one line with the model, the device and the layout."""
-    virtual = run.parallel.virtual_pipeline_model_parallel_size
+    virtual, unequal = run.parallel.virtual_pipeline_model_parallel_size, unequal_text(run.model, run.parallel)
+    stages = ", ".join([f"{virtual} stages a rank"] * (virtual > 1) + [f"layers {unequal}"] * bool(unequal))
     return (
         f"{num_parameters(run.model):,} parameters, {run.train.precision}, attention {attention}, on {world.size} x "
         f"{device_name(world.device)}: TP{world.tensor_model_parallel_size}{' + SP' if run.parallel.sequence_parallel else ''} x "
-        f"PP{world.pipeline_model_parallel_size}{f' ({virtual} stages a rank)' if virtual > 1 else ''} x "
+        f"PP{world.pipeline_model_parallel_size}{f' ({stages})' if stages else ''} x "
         f"DP{world.data_parallel_size}"
     )
 
