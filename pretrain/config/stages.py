@@ -58,9 +58,9 @@ def balanced_sizes(model: ModelConfig, chunks: int) -> list[int]:
 
 
 def sizes_text(sizes: Sequence[int]) -> str:
-    """Layers of stages for people, such as ``7, 14 x 8, 7``: one stage of 7 layers, 14 of 8, and one of 7."""
+    """Layers of stages for people, such as ``7 + 14 x 8 + 7``: one stage of 7 layers, 14 of 8, and one of 7."""
     runs = [(len([*same]), size) for size, same in itertools.groupby(sizes)]
-    return ", ".join(f"{count} x {size}" if count > 1 else f"{size}" for count, size in runs)
+    return " + ".join(f"{count} x {size}" if count > 1 else f"{size}" for count, size in runs)
 
 
 def unequal_text(model: ModelConfig, parallel: ParallelConfig) -> str:

@@ -53,19 +53,19 @@ class Unequal:
 
 
 LAYOUTS = {
-    "pp2": Unequal("llama", (*PP2, *ONE_AND_THREE), "layers_begin_as_the_ones_before_them_on_the_last_stage", "1, 3"),
-    "tp2-sp-pp2": Unequal("llama", (*TP2, *SP, *PP2, *ONE_AND_THREE), "norm_gradient_not_reduced", "1, 3"),
-    "pp2-dp2-overlap": Unequal("llama", (*PP2, *DP2, *OVERLAP, *ONE_AND_THREE), "one_micro_batch_dropped", "1, 3"),
+    "pp2": Unequal("llama", (*PP2, *ONE_AND_THREE), "layers_begin_as_the_ones_before_them_on_the_last_stage", "1 + 3"),
+    "tp2-sp-pp2": Unequal("llama", (*TP2, *SP, *PP2, *ONE_AND_THREE), "norm_gradient_not_reduced", "1 + 3"),
+    "pp2-dp2-overlap": Unequal("llama", (*PP2, *DP2, *OVERLAP, *ONE_AND_THREE), "one_micro_batch_dropped", "1 + 3"),
     "pp3-light-ends": Unequal(
-        "llama", (*PP3, *LIGHT_ENDS), "layers_begin_as_the_ones_before_them_on_the_last_stage", "1, 2, 1"
+        "llama", (*PP3, *LIGHT_ENDS), "layers_begin_as_the_ones_before_them_on_the_last_stage", "1 + 2 + 1"
     ),
     "pp2-heavy-first": Unequal(
-        "smollm3", (*PP2, "parallel.pipeline_layers=[3,1]"), "rotary_positions_left_out_of_another_layer", "3, 1"
+        "smollm3", (*PP2, "parallel.pipeline_layers=[3,1]"), "rotary_positions_left_out_of_another_layer", "3 + 1"
     ),
-    "pp2-vp2": Unequal("olmo3", (*PP2, *VP2, *TWO_ONE_ONE_TWO), "windows_in_the_wrong_layers", "2, 2 x 1, 2"),
-    "pp2-vp2-light-first": Unequal("olmo3", (*PP2, *VP2, *LIGHT_FIRST), "windows_in_the_wrong_layers", "1, 2, 1, 2"),
+    "pp2-vp2": Unequal("olmo3", (*PP2, *VP2, *TWO_ONE_ONE_TWO), "windows_in_the_wrong_layers", "2 + 2 x 1 + 2"),
+    "pp2-vp2-light-first": Unequal("olmo3", (*PP2, *VP2, *LIGHT_FIRST), "windows_in_the_wrong_layers", "1 + 2 + 1 + 2"),
     "pp4-light-ends-recompute": Unequal(
-        "olmo3", (*PP4, *LIGHT_ENDS, *FULL_RECOMPUTE), "windows_in_the_wrong_layers", "1, 2 x 2, 1"
+        "olmo3", (*PP4, *LIGHT_ENDS, *FULL_RECOMPUTE), "windows_in_the_wrong_layers", "1 + 2 x 2 + 1"
     ),
 }
 Trained = Callable[[str], Trace]
@@ -157,5 +157,5 @@ def test_a_run_of_unequal_stages_is_exported_with_a_certificate(trained: Trained
     certificate = json.loads((folder / "out" / "sound" / "certificate.json").read_text())
     assert certificate["figures"]["top1_agreement"] == 1.0
     card = (folder / "out" / "sound" / "README.md").read_text()
-    assert "pipeline 2 with 2 virtual stages per rank (stages of 2, 2 x 1, 2 layers)" in card
+    assert "pipeline 2 with 2 virtual stages per rank (stages of 2 + 2 x 1 + 2 layers)" in card
     assert results["broken"]["code"] == 76 and "the export is not the model in" in results["broken"]["text"]

@@ -175,8 +175,8 @@ def test_a_model_of_many_layers_gets_lighter_ends() -> None:
 
 
 def test_layers_of_stages_are_said_in_few_words() -> None:
-    assert sizes_text([7, *[8] * 14, 7]) == "7, 14 x 8, 7"
+    assert sizes_text([7, *[8] * 14, 7]) == "7 + 14 x 8 + 7"
     assert unequal_text(*laid_out(4, 2)) == unequal_text(*laid_out(4, 1)) == ""
-    assert unequal_text(*laid_out(4, 2, pipeline_layers=[1, 3])) == "1, 3"
+    assert unequal_text(*laid_out(4, 2, pipeline_layers=[1, 3])) == "1 + 3"
     assert unequal_text(*laid_out(4, 2, pipeline_layers=[2, 2])) == ""
     assert chunk_sizes(*laid_out(8, 2, 2, num_layers_in_last_pipeline_stage=2)) == [3, 1, 3, 1]
