@@ -16,6 +16,7 @@ from launch.sites.site import SiteConfig
 from pretrain.config.derive import data_parallel_size
 from pretrain.config.layout_words import layout_in_words
 from pretrain.config.library_variables import library_variables
+from pretrain.config.stages import unequal_text
 from pretrain.model.families.sizes import num_parameters
 
 EXIT_CODES = "exit-codes"
@@ -145,7 +146,7 @@ def log_path(folder: Path, pattern: str) -> str:
 
 def _title(job: Job) -> list[str]:
     replicas = data_parallel_size(job.run.parallel, num_ranks=job.nodes * job.ranks_per_node)
-    layout = layout_in_words(job.run.parallel, replicas=replicas)
+    layout = layout_in_words(job.run.parallel, replicas=replicas, layers=unequal_text(job.run.model, job.run.parallel))
     hours = f"{walltime(job.minutes)} each" if job.slices > 1 else walltime(job.minutes)
     return [
         "#!/bin/bash",

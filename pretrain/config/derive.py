@@ -48,6 +48,12 @@ def has_gate(model: ModelConfig) -> bool:
     return model.activation in ("swiglu", "geglu")
 
 
+def layer_parameters(model: ModelConfig) -> int:
+    """Weights of a layer's matrices. Norms and biases, a thousandth of them, are left out."""
+    heads = kv_channels(model) * (model.num_attention_heads + model.num_query_groups)
+    return 2 * model.hidden_size * heads + (3 if has_gate(model) else 2) * model.hidden_size * model.ffn_hidden_size
+
+
 def padded_vocab_size(model: ModelConfig) -> int:
     """Rows of the embedding in memory: vocab_size rounded up, the same for every layout.
 

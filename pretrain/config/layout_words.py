@@ -3,19 +3,23 @@
 from pretrain.config.schema import ParallelConfig
 
 
-def layout_in_words(parallel: ParallelConfig, *, replicas: int | None = None, with_choices: bool = False) -> str:
+def layout_in_words(
+    parallel: ParallelConfig, *, replicas: int | None = None, with_choices: bool = False, layers: str = ""
+) -> str:
     """Return all sizes of a layout, such as TP4 x PP2 x DP8; a size of context parallelism is named where there is one.
 
     Args:
         replicas: data-parallel ones; None leaves them out.
         with_choices: names sequence parallelism and virtual stages too: TP4 + SP x PP2 (2 stages a rank) x CP2 x DP8.
+        layers: those of the stages, where they differ (stages.unequal_text).
     """
     virtual, context = parallel.virtual_pipeline_model_parallel_size, parallel.context_parallel_size
     sequence = " + SP" if with_choices and parallel.sequence_parallel else ""
-    stages = f" ({virtual} stages a rank)" if with_choices and virtual > 1 else ""
+    stages = [f"{virtual} stages a rank"] * (with_choices and virtual > 1) + [f"layers {layers}"] * bool(layers)
+    of_stages = f" ({', '.join(stages)})" if stages else ""
     sizes = [
         f"TP{parallel.tensor_model_parallel_size}{sequence}",
-        f"PP{parallel.pipeline_model_parallel_size}{stages}",
+        f"PP{parallel.pipeline_model_parallel_size}{of_stages}",
         *([f"CP{context}"] if context > 1 else []),
         *([] if replicas is None else [f"DP{replicas}"]),
     ]

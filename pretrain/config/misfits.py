@@ -44,7 +44,7 @@ def refuse_misfits(value: Any, hint: Any, where: str, name: str = "", default: A
         if not optional and name:
             raise UserError(f"{where}: {name} (null) must be {_wanted(hint)}")
     elif get_origin(hint) is list:
-        _refuse_in_list(value, get_args(hint)[0], where, name)
+        _refuse_in_list(value, get_args(hint)[0], where, name, optional=optional)
     elif get_origin(hint) is dict or is_dataclass(hint):
         _refuse_in_mapping(value, hint, where, name, optional=optional)
     elif isinstance(value, list | dict):
@@ -54,7 +54,7 @@ def refuse_misfits(value: Any, hint: Any, where: str, name: str = "", default: A
         raise UserError(f"{where}: {name} ({digits(value)}) must be a finite number; {works} works")
 
 
-def _refuse_in_list(value: Any, item: Any, where: str, name: str) -> None:
+def _refuse_in_list(value: Any, item: Any, where: str, name: str, *, optional: bool) -> None:
     if isinstance(value, list):
         for index, one in enumerate(value):
             refuse_misfits(one, item, where, f"{name}[{index}]")
@@ -63,9 +63,8 @@ def _refuse_in_list(value: Any, item: Any, where: str, name: str) -> None:
     if isinstance(value, dict):
         by_number = all(str(key).isdigit() for key in value)  # an override of one item, such as data.train[0].prefix=a
         found = list(value.values()) if by_number else [value] if is_dataclass(item) else list(value)
-    raise UserError(
-        f"{where}: {name} ({flow(value)}) must be a list, with all of its items; {_list_that_works(found, item)} works"
-    )
+    works = "null" if optional else _list_that_works(found, item)
+    raise UserError(f"{where}: {name} ({flow(value)}) must be a list, with all of its items; {works} works")
 
 
 def _list_that_works(found: list[Any], item: Any) -> str:

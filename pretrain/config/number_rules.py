@@ -28,7 +28,8 @@ POSITIVE = {
               "final_logit_softcap"),
     "data": ("seq_length",),
     "parallel": ("tensor_model_parallel_size", "pipeline_model_parallel_size",
-                 "virtual_pipeline_model_parallel_size", "context_parallel_size", "data_parallel_size", "timeout_s"),
+                 "virtual_pipeline_model_parallel_size", "num_layers_in_first_pipeline_stage",
+                 "num_layers_in_last_pipeline_stage", "context_parallel_size", "data_parallel_size", "timeout_s"),
     "optim": ("lr", "lr_decay_samples", "adam_eps", "muon_num_ns_steps"),
     "train": ("train_steps", "global_batch_size", "micro_batch_size", "validation_interval", "validation_samples",
               "loss_chunk_tokens"),
@@ -50,8 +51,9 @@ LARGEST = {
               "full_attention_layer_interval": 10_000, "sliding_window": 2**31 - 1},
     "data": {"seq_length": 2**31 - 1},
     "parallel": {"tensor_model_parallel_size": 2**16, "pipeline_model_parallel_size": 2**16,
-                 "virtual_pipeline_model_parallel_size": 2**16, "context_parallel_size": 2**16, "data_parallel_size": 2**20,
-                 "timeout_s": LONGEST_S},
+                 "virtual_pipeline_model_parallel_size": 2**16, "num_layers_in_first_pipeline_stage": 10_000,
+                 "num_layers_in_last_pipeline_stage": 10_000, "context_parallel_size": 2**16,
+                 "data_parallel_size": 2**20, "timeout_s": LONGEST_S},
     "optim": {"lr_warmup_samples": LARGEST_SAMPLE, "lr_decay_samples": LARGEST_SAMPLE,
               "ademamix_beta3_warmup_steps": 2**40, "ademamix_alpha_warmup_steps": 2**40, "muon_num_ns_steps": 100},
     "train": {"train_steps": LARGEST_SAMPLE, "global_batch_size": 2**31 - 1, "micro_batch_size": 2**31 - 1,
@@ -101,19 +103,20 @@ def values_of(tree: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         for number, item in enumerate(tree):
             yield from values_of(item, f"{name}[{number}]")
         return
+    if not is_dataclass(tree):
+        yield name, tree
+        return
     for field in fields(tree):
-        value, key = getattr(tree, field.name), f"{name}.{field.name}" if name else field.name
-        if isinstance(value, list) or is_dataclass(value):
-            yield from values_of(value, key)
-        else:
-            yield key, value
+        yield from values_of(getattr(tree, field.name), f"{name}.{field.name}" if name else field.name)
 
 
 def _check_integers(run: RunConfig) -> None:
     """Seeds may be negative, as torch's may. The larger bounds of sizes are those of LARGEST."""
     for name, value in values_of(run):
         if isinstance(value, int) and not -LARGEST_INTEGER - 1 <= value <= LARGEST_INTEGER:
-            works = 42 if name.endswith("seed") else 1000
+            works = "42" if name.endswith("seed") else "1000"
+            if name.endswith("]"):
+                works = f"{name.partition('[')[0]}=null"
             raise UserError(
                 f"{name} ({digits(value)}) must be a 64-bit integer, at most {LARGEST_INTEGER}; {works} works"
             )

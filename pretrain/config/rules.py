@@ -24,6 +24,7 @@ from pretrain.config.schema import (
     SpikeConfig,
     TrainConfig,
 )
+from pretrain.config.stage_rules import check_stages
 from pretrain.config.steps import consumed_samples_at, last_step, lr_decay_samples
 
 LARGEST_WINDOW = 10_000
@@ -97,29 +98,11 @@ def _check_parallel(parallel: ParallelConfig, model: ModelConfig, train: TrainCo
             "parallel.sequence_parallel (true) needs parallel.tensor_model_parallel_size above 1 (now 1); "
             "set parallel.sequence_parallel=false"
         )
-    _check_pipeline(parallel, model)
+    check_stages(parallel, model)
     if parallel.overlap_param_gather and not (parallel.use_distributed_optimizer and parallel.overlap_grad_reduce):
         raise UserError(
             "parallel.overlap_param_gather (true) needs parallel.use_distributed_optimizer and parallel.overlap_grad_reduce; "
             "set both to true, or overlap_param_gather to false"
-        )
-
-
-def _check_pipeline(parallel: ParallelConfig, model: ModelConfig) -> None:
-    pipeline, virtual = parallel.pipeline_model_parallel_size, parallel.virtual_pipeline_model_parallel_size
-    if virtual > 1 and pipeline == 1:
-        raise UserError(
-            f"parallel.virtual_pipeline_model_parallel_size ({virtual}) needs parallel.pipeline_model_parallel_size above 1 "
-            "(now 1); set it to 1"
-        )
-    stages = pipeline * virtual
-    if model.num_layers % stages:
-        works = next_multiple(model.num_layers, stages)
-        raise UserError(
-            f"model.num_layers ({model.num_layers}) must be a multiple of parallel.pipeline_model_parallel_size ({pipeline}) * "
-            f"parallel.virtual_pipeline_model_parallel_size ({virtual}) = {stages}, so that every stage holds as many layers; "
-            f"num_layers={works} works, or pipeline_model_parallel_size="
-            f"{max(s for s in range(1, pipeline + 1) if model.num_layers % s == 0)} with one virtual stage"
         )
 
 

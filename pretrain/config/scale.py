@@ -23,7 +23,7 @@ from fractions import Fraction
 
 from fanal.errors import UserError
 from fanal.shown import shown
-from pretrain.config.derive import has_gate, kv_channels
+from pretrain.config.derive import kv_channels, layer_parameters
 from pretrain.config.schema import (
     BatchRampConfig,
     BatchStageConfig,
@@ -79,12 +79,6 @@ def scaled(run: RunConfig, scale: Fraction) -> RunConfig:
 def twin_path(path: str, scale: Fraction) -> str:
     """Return the folder of a run's twin."""
     return f"{path.rstrip('/')}-scale-{scale.numerator}-{scale.denominator}"
-
-
-def layer_parameters(model: ModelConfig) -> int:
-    """Return the weights of a layer's matrices: what a scale is about. Norms and biases, a thousandth of them, are left out."""
-    heads = kv_channels(model) * (model.num_attention_heads + model.num_query_groups)
-    return 2 * model.hidden_size * heads + (3 if has_gate(model) else 2) * model.hidden_size * model.ffn_hidden_size
 
 
 def scaled_model(model: ModelConfig, scale: Fraction) -> ModelConfig:
@@ -230,6 +224,9 @@ def _one_rank(parallel: ParallelConfig) -> ParallelConfig:
         pipeline_model_parallel_size=1,
         virtual_pipeline_model_parallel_size=1,
         context_parallel_size=1,
+        pipeline_layers=None,
+        num_layers_in_first_pipeline_stage=None,
+        num_layers_in_last_pipeline_stage=None,
         data_parallel_size=None,
         sequence_parallel=False,
     )

@@ -4,10 +4,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from fanal.errors import UserError
+from fanal.shown import in_yaml
 from pretrain.config.derive import world_size
 from pretrain.config.layout_words import split_axes
 from pretrain.config.rules import check
 from pretrain.config.schema import ParallelConfig, RunConfig
+from pretrain.config.stages import balanced_sizes, chunk_sizes
 
 Shape = tuple[int, int, int, int]
 """Tensor, pipeline, context and data parallel size."""
@@ -15,6 +17,12 @@ SHAPES: tuple[Shape, ...] = ((1, 1, 1, 1), (2, 1, 1, 1), (1, 2, 1, 1), (1, 1, 2,
 """To try as other layouts: each axis by itself, and none."""
 WIDER: tuple[Shape, ...] = ((2, 2, 1, 1), (2, 1, 2, 1), (2, 1, 1, 2), (1, 2, 2, 1), (1, 2, 1, 2), (1, 1, 2, 2))
 """To try with SHAPES where the config's own layout needs more ranks than there are."""
+STATED = (
+    "tensor_model_parallel_size", "pipeline_model_parallel_size", "virtual_pipeline_model_parallel_size", "context_parallel_size",
+    "data_parallel_size", "pipeline_layers", "num_layers_in_first_pipeline_stage", "num_layers_in_last_pipeline_stage",
+    "sequence_parallel",
+)  # fmt: skip
+"""What a layout states, whatever the config has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +65,7 @@ def _fitting(run: RunConfig, candidates: Sequence[ParallelConfig], num_ranks: in
             check(replace(run, parallel=parallel))
         except UserError:
             continue  # heads, layers or the batch do not divide so
-        yield _layout(parallel)
+        yield _layout(run, parallel)
 
 
 def _axes_shared(own: ParallelConfig, shape: Shape) -> int:
@@ -77,29 +85,30 @@ def _sizes(parallel: ParallelConfig) -> Shape:
 def _shaped(run: RunConfig, shape: Shape) -> ParallelConfig:
     """The config's own choices with other sizes; what a size of one forbids is switched off."""
     tensor, pipeline, context, data = shape
+    layers = run.model.num_layers
     virtual = run.parallel.virtual_pipeline_model_parallel_size if pipeline > 1 else 1
+    virtual = virtual if layers % (pipeline * virtual) == 0 else 1
+    is_unequal = layers >= pipeline and layers % pipeline != 0
     return replace(
         run.parallel,
         tensor_model_parallel_size=tensor,
         pipeline_model_parallel_size=pipeline,
-        virtual_pipeline_model_parallel_size=virtual if run.model.num_layers % (pipeline * virtual) == 0 else 1,
         context_parallel_size=context,
+        virtual_pipeline_model_parallel_size=virtual,
+        pipeline_layers=balanced_sizes(run.model, pipeline) if is_unequal else None,
+        num_layers_in_first_pipeline_stage=None,
+        num_layers_in_last_pipeline_stage=None,
         data_parallel_size=data,
         sequence_parallel=run.parallel.sequence_parallel and tensor > 1,
     )
 
 
-def _layout(parallel: ParallelConfig) -> Layout:
-    values = {
-        "tensor_model_parallel_size": parallel.tensor_model_parallel_size,
-        "pipeline_model_parallel_size": parallel.pipeline_model_parallel_size,
-        "virtual_pipeline_model_parallel_size": parallel.virtual_pipeline_model_parallel_size,
-        "context_parallel_size": parallel.context_parallel_size,
-        "data_parallel_size": parallel.data_parallel_size,
-        "sequence_parallel": str(parallel.sequence_parallel).lower(),
-    }
+def _layout(run: RunConfig, parallel: ParallelConfig) -> Layout:
+    split, sizes = split_axes(parallel), chunk_sizes(run.model, parallel)
+    if len(set(sizes)) > 1:
+        split.append("-".join(["layers", *map(str, sizes)]))
     return Layout(
-        name="-".join(split_axes(parallel)) or "one-rank",
-        overrides=tuple(f"parallel.{name}={value}" for name, value in values.items()),
+        name="-".join(split) or "one-rank",
+        overrides=tuple(f"parallel.{name}={in_yaml(getattr(parallel, name))}" for name in STATED),
         num_ranks=world_size(parallel),
     )

@@ -20,6 +20,7 @@ from pretrain.config.derive import (
 )
 from pretrain.config.load import to_yaml
 from pretrain.config.schema import RunConfig, TrainConfig
+from pretrain.config.stages import chunk_sizes, sizes_text
 from pretrain.config.steps import (
     DECAY_ON_REQUEST,
     global_batch_size_at,
@@ -64,6 +65,7 @@ def consequences(run: RunConfig, since: Standing = NEW_RUN) -> dict[str, str]:
         + (f", {run.parallel.context_parallel_size} a sequence" if run.parallel.context_parallel_size > 1 else "")
         + (f", {replicas} replicas)" if run.parallel.data_parallel_size else "; more ranks, more replicas)"),
         **_context_of(run),
+        **_pipeline_of(run),
         "tokens per step": f"{full_batch * seq_length:,}"
         + (f" (from {next_batch * seq_length:,} {begins})" if next_batch != full_batch else ""),
         **_stages_of(train, seq_length, since),
@@ -150,6 +152,12 @@ def _window_of(run: RunConfig) -> dict[str, str]:
     layers = sum(has_sliding_window(model, layer) for layer in range(model.num_layers))
     said = f"{model.sliding_window:,} positions, in {layers:,} of {model.num_layers:,} layers"
     return {"window": said + ("; hides nothing of a sample" if model.sliding_window >= seq_length else "")}
+
+
+def _pipeline_of(run: RunConfig) -> dict[str, str]:
+    """Return the row of the layers of every pipeline stage, of a run that has more than one."""
+    sizes = chunk_sizes(run.model, run.parallel)
+    return {"layers of the stages": sizes_text(sizes)} if len(sizes) > 1 else {}
 
 
 def _class_of(run: RunConfig) -> str:

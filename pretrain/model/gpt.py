@@ -15,6 +15,7 @@ from fanal.kernels.attention_choice import Choice, select_attention_backend, sit
 from fanal.kernels.linear_cross_entropy import linear_cross_entropy
 from pretrain.config.derive import kv_channels, num_tokens, padded_vocab_size
 from pretrain.config.schema import ModelConfig, ParallelConfig, RunConfig
+from pretrain.config.stages import chunk_sizes
 from pretrain.model.angles import LayerAngles
 from pretrain.model.embedding import scaled_embedding
 from pretrain.model.families.tensors import tensors_of
@@ -142,9 +143,11 @@ def _chunk(
 ) -> Decoder:
     padded = padded_vocab_size(run.model)
     columns = padded // world.tensor_model_parallel_size
+    chunk = (stage or 0) * world.pipeline_model_parallel_size + world.pp_rank
+    num_layers = chunk_sizes(run.model, run.parallel)[chunk]
     return Decoder(
         config=config,
-        transformer_layer_spec=stage_spec(config, attention.name),
+        transformer_layer_spec=stage_spec(config, attention.name, num_layers=num_layers),
         vocab_size=padded,
         max_sequence_length=run.data.seq_length,
         pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=stage is None, vp_stage=stage),

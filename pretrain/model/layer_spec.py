@@ -185,11 +185,9 @@ def layer_spec(config: DecoderConfig, attention_backend: str) -> ModuleSpec:
     )
 
 
-def stage_spec(config: DecoderConfig, attention_backend: str) -> TransformerBlockSubmodules:
-    """Return the layers of one model chunk; their number divides evenly, which config/rules.py checks."""
-    chunks = config.pipeline_model_parallel_size * (config.virtual_pipeline_model_parallel_size or 1)
-    layers = config.num_layers // chunks
-    specs = [layer_spec(config, attention_backend)] * layers
+def stage_spec(config: DecoderConfig, attention_backend: str, *, num_layers: int) -> TransformerBlockSubmodules:
+    """Return the layers of one model chunk. megatron numbers them, by the layout of the pipeline in its configuration."""
+    specs = [layer_spec(config, attention_backend)] * num_layers
     return TransformerBlockSubmodules(layer_specs=specs, layer_norm=norm_of(config))  # type: ignore[arg-type]
 
 

@@ -8,6 +8,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 
 from pretrain.config.derive import has_gate, kv_channels
 from pretrain.config.schema import ModelConfig, RunConfig
+from pretrain.config.stages import chunk_sizes
 from pretrain.model.operations import Operations, plain_operations
 from pretrain.parallel.device_type import resolve_device
 
@@ -63,6 +64,7 @@ def transformer_config(run: RunConfig, operations: Operations | None = None) -> 
         pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
         virtual_pipeline_model_parallel_size=virtual if virtual > 1 else None,
         context_parallel_size=parallel.context_parallel_size,
+        pipeline_model_parallel_layout=_pipeline_layout(run),
         sequence_parallel=parallel.sequence_parallel,
         # Of the embedding's backward, and without Transformer Engine of nothing else; a CPU's adds up in one order as it is.
         deterministic_mode=run.train.deterministic and resolve_device(run.parallel.device) == "cuda",
@@ -92,6 +94,14 @@ def transformer_config(run: RunConfig, operations: Operations | None = None) -> 
 def leave_as_is(weight: torch.Tensor) -> torch.Tensor:
     """Return a weight unchanged, as an init method."""
     return weight
+
+
+def _pipeline_layout(run: RunConfig) -> list[list[str]] | None:
+    """Return what every model chunk holds, in the order of the model: megatron numbers the layers of a chunk by it."""
+    if run.parallel.pipeline_model_parallel_size == 1:
+        return None
+    layout = [["decoder"] * size for size in chunk_sizes(run.model, run.parallel)]
+    return [["embedding", *layout[0]], *layout[1:-1], [*layout[-1], "loss"]]
 
 
 def _recompute(recompute: str) -> dict[str, Any]:

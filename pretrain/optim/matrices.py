@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from pretrain.config.derive import data_parallel_size
 from pretrain.config.schema import RunConfig
+from pretrain.config.stages import rank_sizes
 from pretrain.model.families.table import Part, TensorSpec, part_name
 from pretrain.model.families.tensors import table_of
 
@@ -121,7 +122,7 @@ class Cost:
 
 
 def cost(run: RunConfig, *, num_ranks: int) -> Cost:
-    """Return the cost of a step for a pipeline stage. Stages have equally many layers, so that theirs are the same."""
+    """Return the cost of a step for the ranks of the pipeline stage that has most layers."""
     parallel, optim = run.parallel, run.optim
     copies = data_parallel_size(parallel, num_ranks=num_ranks) * parallel.context_parallel_size
     ranks = copies * parallel.tensor_model_parallel_size
@@ -146,5 +147,5 @@ def cost(run: RunConfig, *, num_ranks: int) -> Cost:
 
 
 def _tensors_of_a_stage(run: RunConfig) -> Iterator[TensorSpec]:
-    for _ in range(run.model.num_layers // run.parallel.pipeline_model_parallel_size):
+    for _ in range(max(rank_sizes(run.model, run.parallel))):
         yield from table_of(run.model).layer

@@ -15,7 +15,7 @@ from fanal.errors import UserError
 from pretrain.config.derive import num_microbatches
 from pretrain.config.schema import RunConfig
 from pretrain.config.steps import last_batch_size
-from pretrain.model.gpt import attention_choice, build_model
+from pretrain.model.gpt import attention_choice, build_model, unwrap
 from pretrain.optim.optimizer import build_optimizer, set_learning_rate
 from pretrain.optim.states import inner_optimizers
 from pretrain.parallel.device import prepare_device
@@ -110,6 +110,7 @@ def _rehearse(run: RunConfig, world: World, meter: Meter, began_s: float) -> Reh
         cp_rank=world.cp_rank,
         micro_batches=count,
         rehearsed_micro_batches=more,
+        num_layers=sum(len(chunk.decoder.layers) for chunk in unwrap(model)),
         num_parameters=sum(parameter.numel() for chunk in model for parameter in chunk.parameters()),
         attention=attention_choice(model).name,
         model_bytes=model_bytes,

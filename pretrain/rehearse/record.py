@@ -86,6 +86,8 @@ class Rehearsal:
     """Of one step."""
     rehearsed_micro_batches: int
     """Of the largest step that was rehearsed; the figures of a step are those of ``micro_batches``, by ``steps.py``."""
+    num_layers: int
+    """On this rank, in all of its model chunks."""
     num_parameters: int
     """On this rank."""
     attention: str

@@ -12,6 +12,7 @@ from fanal.host_cores import host_cores
 from pretrain.config.derive import world_size
 from pretrain.config.rules import check_ranks
 from pretrain.config.schema import RunConfig
+from pretrain.config.stages import rank_sizes
 from pretrain.parallel.quick_imports import quick_imports
 from pretrain.rehearse.record import Rehearsal
 
@@ -35,9 +36,14 @@ def rehearse(run: RunConfig, *, num_ranks: int, rank: int | None = None) -> list
 
 
 def first_of_stages(run: RunConfig, num_ranks: int) -> list[int]:
-    """Return the first rank of the first, of a middle and of the last pipeline stage, as many as there are."""
-    stages = run.parallel.pipeline_model_parallel_size
-    return [stage * (num_ranks // stages) for stage in sorted({0, stages // 2, stages - 1})]
+    """Return the first rank of the first, of a middle and of the last pipeline stage, as many as there are.
+
+    The middle one has the most layers of those between, since it may need the most memory of all; of equal ones it is the middle.
+    """
+    sizes = rank_sizes(run.model, run.parallel)
+    stages = len(sizes)
+    middle = max(range(stages)[1:-1], key=lambda stage: (sizes[stage], -abs(stage - stages // 2)), default=0)
+    return [stage * (num_ranks // stages) for stage in sorted({0, middle, stages - 1})]
 
 
 def in_processes(run: RunConfig, *, ranks: Sequence[int], num_ranks: int) -> list[Rehearsal]:

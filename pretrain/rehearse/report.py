@@ -65,6 +65,7 @@ def _place_rows(rehearsals: Sequence[Rehearsal], context_parallel_size: int) -> 
             f"{', '.join(axis for axis, _ in ranks)} rank",
             [", ".join(str(getattr(one, field)) for _, field in ranks) for one in rehearsals],
         ),
+        ("layers", [f"{one.num_layers:,}" for one in rehearsals]),
         ("parameters", [f"{one.num_parameters:,}" for one in rehearsals]),
     ]
 

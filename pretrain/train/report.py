@@ -10,6 +10,7 @@ from fanal.kernels.attention_choice import Choice
 from pretrain.checkpoint.loading.load import Start
 from pretrain.config.layout_words import layout_in_words
 from pretrain.config.schema import RunConfig
+from pretrain.config.stages import unequal_text
 from pretrain.config.steps import last_step, train_samples
 from pretrain.data.passes import most_read, source_passes
 from pretrain.data.read import TrainData
@@ -32,7 +33,8 @@ MOST_SOURCES = 1_000
 
 def headline(run: RunConfig, world: World, attention: str) -> str:
     """Return one line with the model, the device and the layout."""
-    layout = layout_in_words(run.parallel, replicas=world.data_parallel_size, with_choices=True)
+    layers = unequal_text(run.model, run.parallel)
+    layout = layout_in_words(run.parallel, replicas=world.data_parallel_size, with_choices=True, layers=layers)
     return (
         f"{num_parameters(run.model):,} parameters, {run.train.precision}, attention {attention}, on {world.size} x "
         f"{device_name(world.device)}: {layout}"

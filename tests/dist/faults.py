@@ -8,6 +8,9 @@ from typing import Any
 
 import torch
 
+from tests.dist.faults_at_the_start import (
+    layers_begin_as_the_ones_before_them_on_the_last_stage as layers_begin_as_the_ones_before_them_on_the_last_stage,
+)
 from tests.dist.faults_at_the_start import origin_half_forgotten as origin_half_forgotten
 from tests.dist.faults_at_the_start import start_is_saved as start_is_saved
 from tests.dist.updates import adamw_in_one_pass as adamw_in_one_pass

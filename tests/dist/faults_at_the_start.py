@@ -1,5 +1,8 @@
 """Faults of how a run begins; tests/dist/faults.py has them all by name."""
 
+import os
+import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,3 +41,18 @@ def origin_half_forgotten() -> None:
 
     load.restore_tensors = broken
     start_is_saved()
+
+
+def layers_begin_as_the_ones_before_them_on_the_last_stage() -> None:
+    """The last rank draws the initial values of each layer under the name of the layer before it: its stage begins one too early."""
+    from pretrain.model import initialize
+
+    if int(os.environ["RANK"]) != int(os.environ["WORLD_SIZE"]) - 1:
+        return
+    named = initialize.global_named_parameters
+
+    def broken(chunk: Any) -> Iterator[tuple[str, Any]]:
+        for name, parameter in named(chunk):
+            yield re.sub(r"(?<=^decoder\.layers\.)\d+", lambda found: str(int(found[0]) - 1), name), parameter
+
+    initialize.global_named_parameters = broken

@@ -34,8 +34,14 @@ WITHIN = 0.1
             "train.global_batch_size=8",
             "model.num_layers=28",
         ),
+        (
+            *LARGER,
+            "parallel.tensor_model_parallel_size=1",
+            "parallel.sequence_parallel=false",
+            "parallel.pipeline_layers=[2,6]",
+        ),
     ],
-    ids=["one rank in fp32", "one rank in bf16", "tensor 2 x pipeline 2"],
+    ids=["one rank in fp32", "one rank in bf16", "tensor 2 x pipeline 2", "pipeline 2 with unequal stages"],
 )
 def test_the_counted_peak_is_the_measured_one(tmp_path: Path, overrides: tuple[str, ...]) -> None:
     run = load_run(TINY, overrides)

@@ -42,7 +42,16 @@ SPLIT = "decoder.layers.1.mlp.linear_fc1.weight"
         ((*PP2, *TIED), EMBEDDING, "first and last pipeline"),
         ((*PP2, *TIED, *BF16), EMBEDDING, "first and last pipeline"),
     ],
-    ids=["dp2", "dp2-replicated-bf16", "cp2", "cp2-replicated-bf16", "tp2-norm", "tp2-norm-bf16", "pp2-tied", "pp2-tied-bf16"],
+    ids=[
+        "dp2",
+        "dp2-replicated-bf16",
+        "cp2",
+        "cp2-replicated-bf16",
+        "tp2-norm",
+        "tp2-norm-bf16",
+        "pp2-tied",
+        "pp2-tied-bf16",
+    ],
 )
 def test_one_flipped_bit_on_one_replica_stops_the_run_before_it_reaches_a_checkpoint(
     layout: tuple[str, ...], name: str, kind: str, small_run: Path, tmp_path: Path

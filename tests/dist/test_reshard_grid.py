@@ -28,7 +28,7 @@ from tests.dist.resharding import (
     numbers,
     save_sources,
 )
-from tests.runs.cases import DP2, NO_DISTRIBUTED_OPTIMIZER, PP2, SP, TIED, TP2, VP2
+from tests.runs.cases import DP2, NO_DISTRIBUTED_OPTIMIZER, ONE_AND_THREE, PP2, SP, TIED, TP2, VP2
 from tests.runs.context_cases import CP2
 
 LAYOUTS = {
@@ -36,6 +36,7 @@ LAYOUTS = {
     "tp2-sp": (*TP2, *SP),
     "pp2": PP2,
     "pp2-vp2": (*PP2, *VP2),
+    "pp2-1-3": (*PP2, *ONE_AND_THREE),
     "dp2": DP2,
     "dp2-replicated": (*DP2, *NO_DISTRIBUTED_OPTIMIZER),
     "tp2-pp2": (*TP2, *PP2),

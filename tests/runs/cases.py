@@ -18,8 +18,11 @@ PP2 = ("parallel.pipeline_model_parallel_size=2",)
 PP4 = ("parallel.pipeline_model_parallel_size=4",)
 DP2 = ("parallel.data_parallel_size=2",)
 SP = ("parallel.sequence_parallel=true",)
+PP3 = ("parallel.pipeline_model_parallel_size=3",)
 VP2 = ("parallel.virtual_pipeline_model_parallel_size=2",)
 NO_DISTRIBUTED_OPTIMIZER = ("parallel.use_distributed_optimizer=false",)
+ONE_AND_THREE = ("parallel.pipeline_layers=[1,3]",)
+LIGHT_ENDS = ("parallel.num_layers_in_first_pipeline_stage=1", "parallel.num_layers_in_last_pipeline_stage=1")
 OVERLAP = ("parallel.overlap_grad_reduce=true", "parallel.overlap_param_gather=true")
 
 LAYOUTS = (

@@ -14,6 +14,15 @@ class ParallelConfig:
     """Ranks that share the layers."""
     virtual_pipeline_model_parallel_size: int = 1
     """Model chunks per pipeline rank; above 1 the schedule is interleaved 1F1B."""
+    pipeline_layers: list[int] | None = None
+    """Layers of each stage, in the order of the model: virtual stage 0 of every pipeline rank, then virtual stage 1, and so on. The
+    first one has the embedding too and the last one the output layer: with fewer layers they weigh as much as the others. null
+    gives every stage as many, but for the two keys that follow."""
+    num_layers_in_first_pipeline_stage: int | None = None
+    """Layers of the first pipeline rank, in all of its virtual stages; those that this key and the next one leave divide evenly
+    among the other ranks."""
+    num_layers_in_last_pipeline_stage: int | None = None
+    """Layers of the last pipeline rank, in all of its virtual stages."""
     context_parallel_size: int = 1
     """Ranks that share each sequence: each holds two chunks of it and gathers the keys and values of all."""
     data_parallel_size: int | None = None

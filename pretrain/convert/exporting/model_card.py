@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pretrain.checkpoint.disk.origin import chain, described
 from pretrain.config.schema import OptimConfig, RunConfig
+from pretrain.config.stages import unequal_text
 from pretrain.config.steps import last_batch_size
 from pretrain.convert.certificate.certify import Certificate, versions
 from pretrain.convert.certificate.compare import BOUND, mean_loss
@@ -100,6 +101,8 @@ def settings_rows(run: RunConfig, state: TrainState) -> list[tuple[str, str]]:
     virtual = parallel.virtual_pipeline_model_parallel_size
     stages = f" with {virtual} virtual stages per rank" if virtual > 1 else ""
     context = f"context {parallel.context_parallel_size}, " if parallel.context_parallel_size > 1 else ""
+    if unequal := unequal_text(run.model, parallel):
+        stages += f" (stages of {unequal} layers)"
     replicas = parallel.data_parallel_size or "as many as the ranks allowed"
     rate = f"learning rate {optim.lr:g} to {optim.min_lr:g} ({_shape_of(optim, state)})"
     stated = optimizer_of(optim)

@@ -12,10 +12,10 @@ from bench.recipes import RECIPES, name_of
 from fanal.errors import UserError
 from fanal.run_progress import NEW_RUN
 from pretrain.__main__ import cli
-from pretrain.config.derive import kv_channels
+from pretrain.config.derive import kv_channels, layer_parameters
 from pretrain.config.load import load_run, to_yaml
 from pretrain.config.rules import check, check_rate_left
-from pretrain.config.scale import layer_parameters, parse_scale, scaled
+from pretrain.config.scale import parse_scale, scaled
 from pretrain.config.schema import BatchRampConfig, BatchStageConfig, PhaseConfig, RunConfig, SourceConfig
 from pretrain.config.steps import train_samples
 from pretrain.model.families import family_of

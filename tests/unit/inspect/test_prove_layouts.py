@@ -12,11 +12,12 @@ from pretrain.config.steps import lr_decay_samples
 from pretrain.inspect.layouts import layouts_for
 from pretrain.inspect.prove_plan import kill_plans, num_steps, proof_overrides, with_decay_stated
 from pretrain.optim.schedule import learning_rate
-from tests.runs.cases import DP2, PP2, SP, TP2, VP2
+from tests.runs.cases import DP2, ONE_AND_THREE, PP2, PP4, SP, TP2, VP2
 from tests.runs.small import write_small_run
 
 CP4 = ("parallel.context_parallel_size=4",)
 TP4 = ("parallel.tensor_model_parallel_size=4", "model.num_query_groups=4")
+LIGHT_FIRST = ("model.num_layers=7", "parallel.num_layers_in_first_pipeline_stage=1")
 
 
 @pytest.fixture
@@ -40,10 +41,14 @@ def names(run: RunConfig, num_ranks: int) -> tuple[str, list[str]]:
         ((*TP4, *PP2), 4, ("TP2-PP2", ["one-rank", "TP2", "PP2", "CP2", "DP2"])),
         (("parallel.data_parallel_size=4", *TP2), 2, ("TP2", ["one-rank", "PP2", "CP2", "DP2"])),
         (
-            ("model.num_query_groups=1", "model.num_layers=3", "train.global_batch_size=2", "data.seq_length=126"),
+            ("model.num_query_groups=1", "model.num_layers=1", "train.global_batch_size=2", "data.seq_length=126"),
             4,
             ("one-rank", []),
         ),
+        (("model.num_layers=5",), 4, ("one-rank", ["TP2", "PP2-layers-3-2", "CP2", "DP2"])),
+        ((*PP2, *ONE_AND_THREE), 4, ("PP2-layers-1-3", ["one-rank", "TP2", "PP2", "CP2", "DP2"])),
+        ((*PP4, *LIGHT_FIRST), 2, ("TP2", ["one-rank", "PP2-layers-4-3", "CP2", "DP2"])),
+        ((*PP4, *LIGHT_FIRST), 4, ("PP4-layers-1-2-2-2", ["one-rank", "TP2", "PP2-layers-4-3", "CP2", "DP2"])),
         (("model.num_query_groups=1",), 4, ("one-rank", ["PP2", "CP2", "DP2"])),
         (("data.seq_length=126",), 4, ("one-rank", ["TP2", "PP2", "DP2"])),
         ((*TP2, *SP, "data.seq_length=124"), 4, ("TP2", ["one-rank", "PP2", "CP2", "DP2"])),
@@ -71,6 +76,11 @@ def test_each_layout_is_a_config_that_loads(config: Path) -> None:
     base, others = layouts_for(run, num_ranks=4)
     for layout in (base, *others):
         load_run(config, [*TP2, *PP2, *SP, *VP2, *layout.overrides])
+    for unequal in ((*PP2, *ONE_AND_THREE), (*PP4, *LIGHT_FIRST), ("model.num_layers=5",)):
+        base, others = layouts_for(load_run(config, unequal), num_ranks=4)
+        for layout in (base, *others):
+            load_run(config, [*unequal, *layout.overrides])
+    base, others = layouts_for(run, num_ranks=4)
     assert load_run(config, [*TP2, *SP, *PP2, *base.overrides]).parallel.sequence_parallel
     assert not load_run(config, [*TP2, *SP, *others[0].overrides]).parallel.sequence_parallel
     sizes = [load_run(config, [*CP4, *layout.overrides]).parallel.context_parallel_size for layout in (base, *others)]

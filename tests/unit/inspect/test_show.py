@@ -96,6 +96,13 @@ def test_the_figures_of_a_new_run_are_steps_times_batch(config: Path) -> None:
     assert row(text, "warm-up").endswith("of 80 samples") and "at the resume" not in text
 
 
+def test_the_layers_of_every_pipeline_stage_are_shown(config: Path) -> None:
+    assert "layers of the stages" not in shown(config)
+    stages = ("parallel.pipeline_model_parallel_size=4", "model.num_layers=8")
+    assert row(shown(config, *stages), "layers of the stages") == "4 x 2"
+    assert row(shown(config, *stages, "parallel.pipeline_layers=[1,3,3,1]"), "layers of the stages") == "1 + 2 x 3 + 1"
+
+
 def test_stages_and_the_final_decay_have_a_row_each(config: Path) -> None:
     stages = "train.batch_stages=[{start_sample: 20, global_batch_size: 16}, {start_sample: 72, global_batch_size: 32}]"
     decay = ("optim.lr_decay_style=constant", "optim.lr_wsd_decay_samples=64")

@@ -2,15 +2,27 @@
 
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from fanal.run_folder import REQUESTS_SINCE_S
-from launch.chain.script import log_path, script
+from launch.chain.script import files_of, log_path, script
 from launch.sites.site import known_sites
 from pretrain.parallel.environment import EXIT_CODES
-from tests.golden.launch_scripts import CONFIGS, FOLDER, PLACES, cases, golden_job, golden_text, pairs, write_all
+from tests.golden.launch_scripts import (
+    CONFIGS,
+    FOLDER,
+    GOLDEN_CONFIG,
+    GOLDEN_SITE,
+    PLACES,
+    cases,
+    golden_job,
+    golden_text,
+    pairs,
+    write_all,
+)
 
 NODE_SCRIPT = Path(__file__).parents[3] / "launch" / "chain" / "node.sh"
 CASES = cases()
@@ -51,6 +63,14 @@ def test_bash_reads_every_script(scripts: list[Path]) -> None:
 def test_shellcheck_finds_nothing(scripts: list[Path]) -> None:
     found = subprocess.run(["shellcheck", *map(str, scripts)], capture_output=True, text=True)
     assert found.returncode == 0, found.stdout[:3000]
+
+
+def test_a_script_says_the_layers_of_unequal_stages() -> None:
+    job = golden_job(GOLDEN_CONFIG, GOLDEN_SITE)
+    unequal = replace(job.run.parallel, pipeline_layers=[7, 9, 9, 7])
+    for parallel, said in ((job.run.parallel, "x PP4 x DP32"), (unequal, "x PP4 (layers 7 + 2 x 9 + 7) x DP32")):
+        changed = replace(job, run=replace(job.run, parallel=parallel))
+        assert said in script(changed, dict.fromkeys(files_of(changed), "0" * 64))
 
 
 def test_the_script_names_the_variables_that_ranks_read() -> None:

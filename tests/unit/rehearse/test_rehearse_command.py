@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+from pretrain.config.load import load_run
+from pretrain.rehearse.rehearse import first_of_stages
 from tests.unit.rehearse.alone import ROOT
 
 TINY = "configs/tiny.yaml"
@@ -45,6 +47,32 @@ def test_the_first_and_the_last_stage_are_shown_with_what_their_memory_is_made_o
     assert "fits a GPU of: 80 GiB yes" in done.stdout
     for row in ("gradients of the weights", "activations: feed-forward", "tp of 2: allgather", "times the host waits"):
         assert row in done.stdout
+
+
+def test_the_middle_stage_that_is_rehearsed_has_most_layers_of_those_between() -> None:
+    def shown(pipeline: int, layers: str) -> list[int]:
+        stages = [f"parallel.pipeline_model_parallel_size={pipeline}", f"parallel.pipeline_layers={layers}"]
+        run = load_run(ROOT / TINY, [*stages, f"model.num_layers={sum(json.loads(layers))}"])
+        return first_of_stages(run, 4 * pipeline)
+
+    assert shown(4, "[2,2,2,2]") == [0, 8, 12]
+    assert shown(4, "[1,3,2,2]") == [0, 4, 12]
+    assert shown(4, "[5,1,1,1]") == [0, 8, 12]
+    assert shown(3, "[1,2,1]") == [0, 4, 8]
+    assert shown(2, "[1,3]") == [0, 4]
+
+
+def test_a_stage_with_more_layers_has_their_weights_and_their_operations() -> None:
+    found = []
+    for layers in ("null", "[1,3]"):
+        done = fanal(TINY, "--ranks", "4", "--json", "parallel.device=auto", f"parallel.pipeline_layers={layers}")
+        assert done.returncode == 0, done.stderr
+        found.append(json.loads(done.stdout)["ranks"])
+    equal, unequal = found
+    assert [rank["num_layers"] for rank in (*equal, *unequal)] == [2, 2, 1, 3]
+    for count in (lambda rank: rank["num_parameters"], lambda rank: rank["step"]["flops"]):
+        layer = count(equal[0]) - count(unequal[0])
+        assert layer > 0 and count(unequal[1]) == count(equal[1]) + layer
 
 
 def test_json_is_one_object_whose_parts_add_up() -> None:

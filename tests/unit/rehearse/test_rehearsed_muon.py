@@ -19,6 +19,7 @@ LAYOUTS = {
     "tp2": (TP2, [0, 1], 2),
     "dp2": (DP2, [0, 1], 2),
     "dp2-replicated": ((*DP2, *NO_DISTRIBUTED_OPTIMIZER), [0, 1], 2),
+    "tp2-pp2, most layers first": ((*TP2, *PP2, "parallel.pipeline_layers=[3,1]"), [0, 1], 4),
     "tp2-pp2-dp2": ((*TP2, *PP2, *DP2), [0, 1, 2, 3], 8),
     "tp2-cp2": ((*TP2, *CP2), [0, 1, 2, 3], 4),
     "cp2-replicated": ((*CP2, *NO_DISTRIBUTED_OPTIMIZER), [0, 1], 2),

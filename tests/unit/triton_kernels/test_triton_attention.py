@@ -210,7 +210,9 @@ def test_a_fault_in_the_kernel_that_only_fewer_queries_show_is_seen(
 ) -> None:
     settings = SETTINGS[setting]
     with planted(module, right, wrong, tmp_path):
-        found = differences(ours(**settings), definition(**settings), last(inputs(), 24), BOUND[torch.float32], floor=0.5)
+        found = differences(
+            ours(**settings), definition(**settings), last(inputs(), 24), BOUND[torch.float32], floor=0.5
+        )
         assert found
 
 
