@@ -6,7 +6,7 @@ anything looks at them; from equal gradients every optimizer here makes equal up
 rows, no other.
 
 megatron-core 0.16.1 keeps no copies: it cuts the projection's rows into equal parts whatever they mean, gathers what all ranks
-projected, in every layer and pass, and takes out the group. That sends n + 2 g heads a token where a copy sends none.
+projected in every layer, and takes out the group. That moves n + 2 g heads a token, and their gradient, where copies move none.
 """
 
 import datetime

@@ -26,7 +26,7 @@ CASES = {
     "TP4 + SP, loss in chunks": ((*PADDED, "train.z_loss_weight=0.01"), (*TP4, *SP, *CHUNKS)),
     "TP2 x PP2, tied": ((*ODD, *TIED), (*TP2, *PP2)),
     "TP2 x DP2, overlap": (ODD, (*TP2, *DP2, *OVERLAP)),
-    "TP2 x DP2, Lion": ((*ODD, "optim.name=lion", "optim.lr=2e-4", "optim.min_lr=2e-5"), (*TP2, *DP2)),
+    "TP2 x DP2, StableAdamW": ((*ODD, *TIED, "optim.name=stable_adamw", "optim.adam_beta2=0.99"), (*TP2, *DP2)),
 }
 
 Reference = Callable[[tuple[str, ...]], Trace]

@@ -13,7 +13,7 @@ TINY = str(ROOT / "configs" / "tiny.yaml")
 TP4 = (
     "parallel.tensor_model_parallel_size=4", "parallel.pipeline_model_parallel_size=1", "parallel.sequence_parallel=true",
     "parallel.device=auto", "train.precision=bf16", "train.global_batch_size=8", "model.add_qkv_bias=true",
-    "model.make_vocab_size_divisible_by=1", "model.vocab_size=2001",
+    "model.make_vocab_size_divisible_by=1", "model.vocab_size=2001", "model.num_attention_heads=8",
 )  # fmt: skip
 REHEARSE = """
 import json
