@@ -2,8 +2,8 @@
 
 Placement, initial values and whole matrices all follow from ``blocks_of_rank``. A rank holds a plain share, but for two kinds of
 tensor. Where there are fewer key/value groups than ranks, neighbours hold copies of one key head and one value head, behind their
-own queries. And rows of tokens, where they do not divide, are cut into parts of one height: what the last ranks hold past the end is
-in no tensor.
+own queries. And rows of tokens, where they do not divide, are cut into parts of one height: what the last ranks hold past the end
+is in no tensor.
 """
 
 from collections.abc import Iterator
