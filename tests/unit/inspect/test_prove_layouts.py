@@ -36,8 +36,9 @@ def names(run: RunConfig, num_ranks: int) -> tuple[str, list[str]]:
         ((*PP2, *VP2), 4, ("PP2-VP2", ["one-rank", "TP2", "DP2"])),
         (("parallel.tensor_model_parallel_size=4", *PP2), 4, ("TP2-PP2", ["one-rank", "TP2", "PP2", "DP2"])),
         (("parallel.data_parallel_size=4", *TP2), 2, ("TP2", ["one-rank", "PP2", "DP2"])),
-        (("model.num_query_groups=1", "model.num_layers=3", "train.global_batch_size=2"), 4, ("one-rank", [])),
-        (("model.num_query_groups=1",), 4, ("one-rank", ["PP2", "DP2"])),
+        (("model.ffn_hidden_size=177", "model.num_layers=3", "train.global_batch_size=2"), 4, ("one-rank", [])),
+        (("model.ffn_hidden_size=177",), 4, ("one-rank", ["PP2", "DP2"])),
+        (("model.num_query_groups=1",), 4, ("one-rank", ["TP2", "PP2", "DP2"])),
     ],
 )
 def test_layouts_are_those_that_the_config_s_rules_and_the_ranks_allow(
