@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from pretrain.checkpoint.disk.boxes import Box, boxes_of_range
-from pretrain.model.placement import Placement
+from pretrain.model.placement import ParameterPiece, Placement
 from pretrain.optim.states import OwnedRange
 from pretrain.parallel.world import World
 
@@ -36,8 +36,7 @@ def boxes_to_write(
         if not is_distributed:
             copy, copies = world.copy_rank, world.num_copies
             start, end = end * copy // copies, end * (copy + 1) // copies
-        if not placement.is_copy:
-            found += _boxes(placement, kept, start, end)
+        found += _boxes([piece for piece in placement.pieces if not piece.is_copy], placement, kept, start, end)
     return found
 
 
@@ -46,7 +45,7 @@ def boxes_to_read(placements: Sequence[Placement], owned: Sequence[OwnedRange]) 
     return [
         local
         for placement, kept in _matched(placements, owned)
-        for local in _boxes(placement, kept, kept.start, kept.end)
+        for local in _boxes(placement.pieces, placement, kept, kept.start, kept.end)
     ]
 
 
@@ -91,8 +90,11 @@ def _matched(placements: Sequence[Placement], owned: Sequence[OwnedRange]) -> It
     assert not by_parameter, "the optimizer keeps parameters that the model does not have"
 
 
-def _boxes(placement: Placement, kept: OwnedRange, start: int, end: int) -> Iterator[LocalBox]:
-    for piece in placement.pieces:
+def _boxes(
+    pieces: Sequence[ParameterPiece], placement: Placement, kept: OwnedRange, start: int, end: int
+) -> Iterator[LocalBox]:
+    """Yield the boxes of elements ``start`` to ``end`` of a parameter that lie in these pieces of it."""
+    for piece in pieces:
         low, high = max(start, piece.first_element), min(end, piece.end_element)
         if low >= high:
             continue

@@ -70,6 +70,11 @@ def num_tokens(model: ModelConfig, *, tokenizer_vocab_size: int) -> int:
     return min(model.vocab_size, tokenizer_vocab_size)
 
 
+def key_value_holders(num_query_groups: int, *, tensor_model_parallel_size: int) -> int:
+    """Tensor-parallel ranks that hold the same key and value heads: with fewer groups than ranks, neighbours have copies."""
+    return max(1, tensor_model_parallel_size // num_query_groups)
+
+
 def model_parallel_size(parallel: ParallelConfig) -> int:
     """Ranks that train one replica: that share the weights, and the sequences."""
     return parallel.tensor_model_parallel_size * parallel.pipeline_model_parallel_size * parallel.context_parallel_size

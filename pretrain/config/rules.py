@@ -8,7 +8,7 @@ from functools import partial
 from fanal.errors import UserError
 from fanal.run_progress import NEW_RUN, Standing
 from pretrain.config.batch_rules import check_batch
-from pretrain.config.derive import data_parallel_size, next_multiple, padded_vocab_size
+from pretrain.config.derive import data_parallel_size, next_multiple
 from pretrain.config.model_rules import check_model
 from pretrain.config.number_rules import LARGEST, LARGEST_INTEGER, LARGEST_SAMPLE, check_numbers
 from pretrain.config.objective_rules import check_objective
@@ -81,18 +81,7 @@ def check_ranks(run: RunConfig, num_ranks: int) -> None:
 
 def _check_parallel(parallel: ParallelConfig, model: ModelConfig, train: TrainConfig) -> None:
     tensor = parallel.tensor_model_parallel_size
-    padded = padded_vocab_size(model)
-    split = (("model.num_attention_heads", model.num_attention_heads),
-             ("model.num_query_groups", model.num_query_groups),
-             ("model.ffn_hidden_size", model.ffn_hidden_size),
-             (f"model.vocab_size padded by model.make_vocab_size_divisible_by to {padded}", padded))  # fmt: skip
-    for name, value in split:
-        if value % tensor:
-            works = max(size for size in range(1, tensor + 1) if all(whole % size == 0 for _, whole in split))
-            raise UserError(
-                f"{name} ({value}) must be a multiple of parallel.tensor_model_parallel_size ({tensor}); "
-                f"tensor_model_parallel_size={works} works"
-            )
+    _check_split(tensor, model)
     if parallel.sequence_parallel and tensor == 1:
         raise UserError(
             "parallel.sequence_parallel (true) needs parallel.tensor_model_parallel_size above 1 (now 1); "
@@ -104,6 +93,29 @@ def _check_parallel(parallel: ParallelConfig, model: ModelConfig, train: TrainCo
             "parallel.overlap_param_gather (true) needs parallel.use_distributed_optimizer and parallel.overlap_grad_reduce; "
             "set both to true, or overlap_param_gather to false"
         )
+
+
+def _check_split(tensor: int, model: ModelConfig) -> None:
+    """Refuse heads, groups or a feed-forward that do not divide among tensor-parallel ranks. Rows of tokens need not."""
+    split = (("model.num_attention_heads", model.num_attention_heads), ("model.ffn_hidden_size", model.ffn_hidden_size))
+    groups = model.num_query_groups
+
+    def fits(size: int) -> bool:
+        return all(whole % size == 0 for _, whole in split) and (groups % size == 0 or size % groups == 0)
+
+    if fits(tensor):
+        return
+    works = max(size for size in range(1, tensor + 1) if fits(size))
+    for name, value in split:
+        if value % tensor:
+            raise UserError(
+                f"{name} ({value}) must be a multiple of parallel.tensor_model_parallel_size ({tensor}); "
+                f"tensor_model_parallel_size={works} works"
+            )
+    raise UserError(
+        f"model.num_query_groups ({groups}) must be a multiple of parallel.tensor_model_parallel_size ({tensor}), or divide it, so "
+        f"that every rank holds whole key/value heads; tensor_model_parallel_size={works} works"
+    )
 
 
 def _check_kernels(run: RunConfig) -> None:

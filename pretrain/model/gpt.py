@@ -17,10 +17,12 @@ from pretrain.config.derive import kv_channels, num_tokens, padded_vocab_size
 from pretrain.config.schema import ModelConfig, ParallelConfig, RunConfig
 from pretrain.config.stages import chunk_sizes
 from pretrain.model.angles import LayerAngles
+from pretrain.model.copies import mark_copies
 from pretrain.model.embedding import scaled_embedding
+from pretrain.model.families.split import token_rows_of_a_rank
 from pretrain.model.families.tensors import tensors_of
 from pretrain.model.gradients import finalize_gradients, send_nothing_to_oneself
-from pretrain.model.initialize import initialize
+from pretrain.model.initialize import initialize, named_specs
 from pretrain.model.layer_spec import stage_spec
 from pretrain.model.linear import hidden_of_all, linear, weight_sum
 from pretrain.model.operations import choose_operations
@@ -105,7 +107,11 @@ def build_model(
     tokens = num_tokens(run.model, tokenizer_vocab_size=tokenizer_vocab_size or run.model.vocab_size)
     chunks = [_chunk(run, world, config, attention, tokens, stage if stages > 1 else None) for stage in range(stages)]
     for chunk in chunks if initial_values else ():
-        initialize(chunk, chunk.specs, seed=run.train.seed, tp_rank=world.tp_rank)
+        initialize(
+            chunk, chunk.specs, seed=run.train.seed, tp_rank=world.tp_rank, num_ranks=world.tensor_model_parallel_size
+        )
+    parameters = (one for chunk in chunks for one in named_specs(chunk, chunk.specs))
+    mark_copies(parameters, chunks[0].specs.values(), world, timeout_s=run.parallel.timeout_s)
     replicas = _wrap(chunks, config, run.parallel)
     config.finalize_model_grads_func = finalize_gradients
     return replicas
@@ -141,14 +147,15 @@ def _attention(run: RunConfig, world: World) -> Choice:
 def _chunk(
     run: RunConfig, world: World, config: DecoderConfig, attention: Choice, tokens: int, stage: int | None
 ) -> Decoder:
-    padded = padded_vocab_size(run.model)
-    columns = padded // world.tensor_model_parallel_size
+    ranks = world.tensor_model_parallel_size
+    columns = token_rows_of_a_rank(padded_vocab_size(run.model), ranks)
     chunk = (stage or 0) * world.pipeline_model_parallel_size + world.pp_rank
     num_layers = chunk_sizes(run.model, run.parallel)[chunk]
     return Decoder(
         config=config,
         transformer_layer_spec=stage_spec(config, attention.name, num_layers=num_layers),
-        vocab_size=padded,
+        # What megatron can divide: rows past the end of the model's vocabulary are in no tensor (families/split.py).
+        vocab_size=columns * ranks,
         max_sequence_length=run.data.seq_length,
         pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=stage is None, vp_stage=stage),
         post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=stage is None, vp_stage=stage),

@@ -7,15 +7,18 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel, finalize_model_grads
 
+from pretrain.model.copies import sum_copied_gradients
+
 
 def finalize_gradients(model: list[DistributedDataParallel], num_tokens: torch.Tensor, **options: Any) -> None:
-    """Sum gradients over replicas and over the copies of shared weights, and divide them by the tokens of the whole batch.
+    """Sum gradients over replicas and over the copies of shared weights and rows, and divide them by the tokens of the whole batch.
 
     As megatron-core's finalize_model_grads, which asks the device on the host whether there is a token, once for each model chunk.
     Collective over all ranks.
     Args: num_tokens: int [1], what this replica counted on the last stage, zero on others; options as of megatron's.
     """
     finalize_model_grads(list(model), None, **options)
+    sum_copied_gradients(parameter for chunk in model for parameter in chunk.parameters())
     if parallel_state.get_pipeline_model_parallel_world_size() > 1:
         last = parallel_state.get_pipeline_model_parallel_last_rank()
         pipeline: Any = parallel_state.get_pipeline_model_parallel_group()

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import torch
 
+from pretrain.model.families.split import Block, blocks_of_rank
 from pretrain.model.families.table import EMBEDDING, OUTPUT, TensorSpec
 
 ROWS_PER_BLOCK = 64
@@ -33,21 +34,32 @@ def full_rows(*, seed: int, name: str, std: float, rows: range, columns: int) ->
 
 
 @torch.no_grad()
-def initialize(chunk: torch.nn.Module, specs: Mapping[str, TensorSpec], *, seed: int, tp_rank: int) -> None:
+def initialize(
+    chunk: torch.nn.Module, specs: Mapping[str, TensorSpec], *, seed: int, tp_rank: int, num_ranks: int
+) -> None:
     """Fill every parameter of one model chunk with this rank's share of its initial values.
 
-    Args: specs: the table of the whole model.
+    Args: specs: the table of the whole model; num_ranks: tensor-parallel ranks.
     """
-    for name, parameter in global_named_parameters(chunk):
-        # Tied, the last stage holds a copy of the embedding as its output layer.
-        spec = specs[EMBEDDING if name == OUTPUT and OUTPUT not in specs else name]
+    for spec, parameter in named_specs(chunk, specs):
         if spec.init_std is None:
             parameter.fill_(spec.init_value)
             continue
-        for section, seed_name in zip(parameter.chunk(len(spec.seed_names)), spec.seed_names, strict=True):
-            _fill(section, spec, seed_name, seed, tp_rank)
-        if spec.padding_rows:
+        first = 0
+        for block in blocks_of_rank(spec, num_ranks=num_ranks, rank=tp_rank):
+            _fill(parameter[first : first + len(block.rows)], spec, block, seed)
+            first += len(block.rows)
+        if spec.has_token_rows:
             _zero_padding(parameter, spec, tp_rank)
+
+
+def named_specs(
+    chunk: torch.nn.Module, specs: Mapping[str, TensorSpec]
+) -> Iterator[tuple[TensorSpec, torch.nn.Parameter]]:
+    """Yield the parameters of a model chunk, each with its tensor. Tied, the last stage holds a copy of the embedding as its output
+    layer: both have the embedding's."""
+    for name, parameter in global_named_parameters(chunk):
+        yield specs[EMBEDDING if name == OUTPUT and OUTPUT not in specs else name], parameter
 
 
 def global_named_parameters(chunk: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter]]:
@@ -61,19 +73,18 @@ def global_named_parameters(chunk: torch.nn.Module) -> Iterator[tuple[str, torch
         yield name, parameter
 
 
-def _fill(target: torch.Tensor, spec: TensorSpec, seed_name: str, seed: int, tp_rank: int) -> None:
-    """Fill a section of a parameter, or this rank's share of it."""
+def _fill(target: torch.Tensor, spec: TensorSpec, block: Block, seed: int) -> None:
+    """Fill the rows of a parameter that are a block of the whole, which lies in one section."""
     assert spec.init_std is not None, f"{spec.name} has no standard deviation to draw with"
-    height, width = target.shape
-    first_row = tp_rank * height if spec.split_dim == 0 else 0
-    first_column = tp_rank * width if spec.split_dim == 1 else 0
-    rows = range(first_row, first_row + height)
-    full = full_rows(seed=seed, name=seed_name, std=spec.init_std, rows=rows, columns=spec.shape[1])
-    target.copy_(torch.from_numpy(full[:, first_column : first_column + width]))
+    section, names = spec.shape[0] // len(spec.seed_names), spec.seed_names
+    number = block.rows.start // section
+    rows = range(block.rows.start - number * section, block.rows.stop - number * section)
+    full = full_rows(seed=seed, name=names[number], std=spec.init_std, rows=rows, columns=spec.shape[1])
+    columns = block.columns or range(spec.shape[1])
+    target.copy_(torch.from_numpy(full[:, columns.start : columns.stop]))
 
 
 def _zero_padding(parameter: torch.Tensor, spec: TensorSpec, tp_rank: int) -> None:
-    """Fill the padding rows with zeros: no token reads them, the loss leaves them out, and zeros show that."""
+    """Fill padding rows and rows past the end with zeros: no token reads them, the loss leaves them out, and zeros show that."""
     first_row = tp_rank * parameter.shape[0]
-    assert first_row + parameter.shape[0] <= spec.shape[0], "more rows than the padded vocabulary"
     parameter[max(0, spec.shape[0] - spec.padding_rows - first_row) :].zero_()

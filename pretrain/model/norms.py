@@ -13,6 +13,7 @@ from megatron.core.tensor_parallel.mappings import (
 )
 
 from fanal.kernels.layer_norm import layer_norm
+from pretrain.config.derive import key_value_holders
 from pretrain.model.translate import DecoderConfig
 
 
@@ -57,15 +58,18 @@ class HeadsNorm(torch.nn.Module):
         super().__init__()
         self.eps, self.zero_centered, self.head_size = eps, config.layernorm_zero_centered_gamma, head_size
         self.weight = _parameter(config, num_heads * head_size)
+        ranks = config.tensor_model_parallel_size
+        self.num_holders = key_value_holders(num_heads, tensor_model_parallel_size=ranks)
+        """Ranks that hold the same head, and that all add its squares; 1 for query heads."""
 
     def forward(self, heads: torch.Tensor) -> torch.Tensor:
-        count, rank = heads.shape[2], parallel_state.get_tensor_model_parallel_rank()
-        weight = self.weight.view(-1, self.head_size)[rank * count : (rank + 1) * count]
+        count, number = heads.shape[2], parallel_state.get_tensor_model_parallel_rank() // self.num_holders
+        weight = self.weight.view(-1, self.head_size)[number * count : (number + 1) * count]
         wide = heads.float()
         squares = wide.square().sum(dim=(2, 3), keepdim=True)  # of this rank's heads, [s, b, 1, 1]
         # Every rank's output depends on every rank's squares: their sum is reduced forward, its gradient backward.
         total = copy_to_tensor_model_parallel_region(reduce_from_tensor_model_parallel_region(squares))
-        normed = wide * torch.rsqrt(total / self.weight.numel() + self.eps)
+        normed = wide * torch.rsqrt(total / (self.num_holders * self.weight.numel()) + self.eps)
         return (normed * (weight.float() + 1.0 if self.zero_centered else weight.float())).to(heads.dtype)
 
 
@@ -82,8 +86,8 @@ class KeysNorm(HeadsNorm):
 
     def __init__(self, config: DecoderConfig, hidden_size: int, eps: float = 1e-5, **_: Any) -> None:
         """Args: as QueriesNorm."""
-        assert config.num_query_groups is not None, "translate.py states the key heads"
-        super().__init__(config, config.num_query_groups, hidden_size, eps)
+        assert config.model is not None, "translate.py states the model; megatron's key heads count copies"
+        super().__init__(config, config.model.num_query_groups, hidden_size, eps)
 
 
 def _parameter(config: DecoderConfig, size: int) -> torch.nn.Parameter:

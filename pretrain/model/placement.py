@@ -1,6 +1,6 @@
 """The placement of each parameter of this rank in the whole model: the same names and shapes whatever the layout.
 
-The table of the model's family states how a tensor is split, and in which sections (such as the gate and up projections).
+How a tensor is split, and which ranks hold copies of its rows: families/split.py.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import torch
 from megatron.core.distributed import DistributedDataParallel
 
-from pretrain.model.families.table import EMBEDDING, OUTPUT, TensorSpec
+from pretrain.model.families.split import blocks_of_rank, local_shape
+from pretrain.model.families.table import EMBEDDING, TensorSpec
 from pretrain.model.gpt import Decoder, unwrap
-from pretrain.model.initialize import global_named_parameters
+from pretrain.model.initialize import named_specs
 from pretrain.parallel.world import World
 
 
@@ -24,6 +25,10 @@ class ParameterPiece:
     size: tuple[int, ...]
     offset: tuple[int, ...]
     """Offset of its first element in the whole tensor."""
+    num_holders: int
+    """Tensor-parallel ranks that hold it, and must hold it equal."""
+    is_copy: bool
+    """Whether another rank of the same data-parallel replica answers for it: writes it to checkpoints, counts it in sums."""
 
     @property
     def end_element(self) -> int:
@@ -41,10 +46,14 @@ class Placement:
     shape: tuple[int, ...]
     """Shape of the whole tensor."""
     pieces: tuple[ParameterPiece, ...]
-    is_split: bool
-    """Whether tensor parallelism splits it; if not, every tensor-parallel rank holds a copy that must stay equal."""
-    is_copy: bool
-    """Whether another rank of the same data-parallel replica writes it to checkpoints."""
+    """What it holds of the whole. Rows of an embedding or an output layer past the end of the whole are in none: zeros, always."""
+
+    @property
+    def num_answered_for(self) -> int:
+        """Elements, from the first on, that this rank answers for. Behind them are copies alone, and what is past the end."""
+        first_copy = next((number for number, piece in enumerate(self.pieces) if piece.is_copy), len(self.pieces))
+        assert all(piece.is_copy for piece in self.pieces[first_copy:]), f"{self.name}: its copies do not come last"
+        return self.pieces[first_copy - 1].end_element if first_copy else 0
 
 
 def place_parameters(model: Sequence[DistributedDataParallel], world: World) -> list[Placement]:
@@ -54,37 +63,27 @@ def place_parameters(model: Sequence[DistributedDataParallel], world: World) -> 
 
 def specs_of(chunk: Decoder) -> Iterator[tuple[TensorSpec, torch.nn.Parameter]]:
     """Yield the parameters of a model chunk, each with its tensor. Both copies of a tied embedding have the embedding's."""
-    for name, parameter in global_named_parameters(chunk):
-        yield chunk.specs[EMBEDDING if name == OUTPUT and OUTPUT not in chunk.specs else name], parameter
+    return named_specs(chunk, chunk.specs)
 
 
 def _place(spec: TensorSpec, parameter: torch.nn.Parameter, world: World) -> Placement:
-    ranks, rank = world.tensor_model_parallel_size, world.tp_rank
-    is_split = spec.split_dim is not None
-    size = list(spec.shape)
-    if spec.split_dim is not None:
-        size[spec.split_dim] //= ranks
-    assert tuple(size) == tuple(parameter.shape), (
+    ranks = world.tensor_model_parallel_size
+    size = local_shape(spec, num_ranks=ranks)
+    assert size == tuple(parameter.shape), (
         f"{spec.name} has shape {tuple(parameter.shape)}, expected {size} by its table"
     )
+    is_split = spec.split_dim is not None
     assert is_split == bool(getattr(parameter, "tensor_model_parallel", False)), f"{spec.name} is split otherwise"
-    parts = len(spec.seed_names)
-    size[0] //= parts
-    pieces = []
-    for part in range(parts):
-        offset = [0] * len(size)
-        offset[0] = part * (spec.shape[0] // parts)
-        if spec.split_dim is not None:
-            offset[spec.split_dim] += rank * size[spec.split_dim]
-        pieces.append(
-            ParameterPiece(first_element=part * torch.Size(size).numel(), size=tuple(size), offset=tuple(offset))
-        )
     is_tied_copy = spec.name == EMBEDDING and not world.is_pipeline_first
-    return Placement(
-        name=spec.name,
-        parameter=parameter,
-        shape=spec.shape,
-        pieces=tuple(pieces),
-        is_split=is_split,
-        is_copy=is_tied_copy or (not is_split and rank != 0),
-    )
+    pieces, first_element = [], 0
+    for block in blocks_of_rank(spec, num_ranks=ranks, rank=world.tp_rank):
+        piece = ParameterPiece(
+            first_element=first_element,
+            size=(len(block.rows), *size[1:]),
+            offset=(block.rows.start, *(0 if block.columns is None else block.columns.start for _ in size[1:])),
+            num_holders=block.num_holders,
+            is_copy=is_tied_copy or block.is_copy,
+        )
+        pieces.append(piece)
+        first_element = piece.end_element
+    return Placement(name=spec.name, parameter=parameter, shape=spec.shape, pieces=tuple(pieces))

@@ -41,7 +41,8 @@ def transformer_config(run: RunConfig, operations: Operations | None = None) -> 
         hidden_size=model.hidden_size,
         ffn_hidden_size=model.ffn_hidden_size,
         num_attention_heads=model.num_attention_heads,
-        num_query_groups=model.num_query_groups,
+        # As many as ranks at least: a rank has one key head and one value head for its queries, which may be copies.
+        num_query_groups=max(model.num_query_groups, parallel.tensor_model_parallel_size),
         kv_channels=kv_channels(model),
         normalization=model.normalization,
         layernorm_epsilon=model.layernorm_epsilon,

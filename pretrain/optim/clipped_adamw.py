@@ -31,7 +31,7 @@ class ClippedAdamW(torch.optim.Optimizer):
             for main in group["params"]:
                 if main.grad is not None:
                     mains.append(main)
-                    sums.append(sum(_follow(*piece, group) for piece in self._pieces_of(main, main.grad)))
+                    sums.append(self._followed(main, main.grad, group))
         if self.shards is None:
             means = [total / main.numel() for main, total in zip(mains, sums, strict=True)]
         else:
@@ -44,6 +44,16 @@ class ClippedAdamW(torch.optim.Optimizer):
                     for piece in self._pieces_of(main, main.grad):
                         _change(*piece, rate.float(), group)
 
+    def _followed(self, main: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
+        """Let both moments follow the gradient; return the sum of its squares over the second moment, of what counts here."""
+        left = main.numel() if self.shards is None else self.shards.of_master[main].num_counted
+        total = torch.zeros((), dtype=torch.float64, device=main.device)
+        for piece in self._pieces_of(main, gradient):
+            ratios = _follow(*piece, group).reshape(-1)
+            total += ratios[: max(0, left)].sum(dtype=torch.float64)
+            left -= len(ratios)
+        return total
+
     def _pieces_of(self, main: torch.Tensor, gradient: torch.Tensor) -> Iterator[Piece]:
         return pieces(main, gradient, {name: self.state[main][name] for name in ("exp_avg", "exp_avg_sq")})
 
@@ -51,12 +61,12 @@ class ClippedAdamW(torch.optim.Optimizer):
 def _follow(
     main: torch.Tensor, gradient: torch.Tensor, state: dict[str, torch.Tensor], group: dict[str, Any]
 ) -> torch.Tensor:
-    """Let both moments follow the gradient; return the sum of its squares over the second moment, in float64."""
+    """Let both moments follow the gradient; return its squares over the second moment, in its memory."""
     beta1, beta2 = group["betas"]
     state["exp_avg"].lerp_(gradient, 1 - beta1)
     state["exp_avg_sq"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
     second = (state["exp_avg_sq"] / (1 - beta2 ** group[STEP])).clamp_(min=group["eps"] ** 2)
-    return gradient.square_().div_(second).sum(dtype=torch.float64)
+    return gradient.square_().div_(second)
 
 
 def _change(

@@ -5,13 +5,13 @@ heads are a matrix, so are the keys, the values, the gate and what it multiplies
 Liu et al. (2025, arXiv:2502.16982) train with these; as one matrix the three of attention would share one set of singular values.
 """
 
-import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pretrain.config.derive import data_parallel_size
 from pretrain.config.schema import RunConfig
 from pretrain.config.stages import rank_sizes
+from pretrain.model.families.split import blocks_of_rank
 from pretrain.model.families.table import Part, TensorSpec, part_name
 from pretrain.model.families.tensors import table_of
 
@@ -32,6 +32,8 @@ class Matrix:
     """Dimension along which the shares of the tensor-parallel ranks follow one another; None where each has all of it."""
     blocks: tuple[range, ...]
     """Rows of the local tensor that are the share, in its order; the same on every tensor-parallel rank."""
+    num_holders: int = 1
+    """Neighbouring ranks that hold the same share: of keys and of values, where there are fewer groups than ranks."""
 
     @property
     def num_elements(self) -> int:
@@ -51,36 +53,42 @@ def matrices_of(spec: TensorSpec, *, num_ranks: int) -> list[Matrix]:
     """
     if not spec.is_layer_matrix:
         return []
-    return [
-        Matrix(
+    found = []
+    for part in spec.parts:
+        blocks, num_holders = _local_rows(spec, part, num_ranks)
+        matrix = Matrix(
             name=part_name(spec.name, part),
             tensor=spec.name,
             shape=(sum(map(len, part.rows)), spec.shape[1]),
             split_dim=spec.split_dim,
-            blocks=_local_rows(spec, part, num_ranks),
+            blocks=blocks,
+            num_holders=num_holders,
         )
-        for part in spec.parts
-    ]
+        found.append(matrix)
+    return found
 
 
-def _local_rows(spec: TensorSpec, part: Part, num_ranks: int) -> tuple[range, ...]:
-    """Return the rows of a rank's tensor that belong to a part. A tensor that is split by rows is split section by section."""
+def _local_rows(spec: TensorSpec, part: Part, num_ranks: int) -> tuple[tuple[range, ...], int]:
+    """Return the rows of a rank's tensor that belong to a part, and how many ranks hold the same ones."""
     if spec.split_dim != 0 or num_ranks == 1:
-        return part.rows
-    section = spec.shape[0] // len(spec.seed_names)
-    share = section // num_ranks
+        return part.rows, 1
     found: list[list[range]] = [[] for _ in range(num_ranks)]
     order: list[int] = []
-    for rank, number in itertools.product(range(num_ranks), range(len(spec.seed_names))):
-        first = number * section + rank * share  # of this rank's rows in the whole
-        for rows in part.rows:
-            low, high = max(rows.start, first), min(rows.stop, first + share)
-            if low < high:
-                found[rank].append(range(low - first + number * share, high - first + number * share))
-                order += range(low, high)
+    holders = set()
+    for rank in range(num_ranks):
+        first = 0
+        for block in blocks_of_rank(spec, num_ranks=num_ranks, rank=rank):
+            for rows in part.rows:
+                low, high = max(rows.start, block.rows.start), min(rows.stop, block.rows.stop)
+                if low < high:
+                    found[rank].append(range(low - block.rows.start + first, high - block.rows.start + first))
+                    holders.add(block.num_holders)
+                    order += () if block.is_copy else range(low, high)
+            first += len(block.rows)
     assert order == [row for rows in part.rows for row in rows], f"the ranks' rows of {spec.name} are not in its order"
     assert all(blocks == found[0] for blocks in found), f"the ranks have different shares of {spec.name}"
-    return tuple(found[0])
+    (num_holders,) = holders
+    return tuple(found[0]), num_holders
 
 
 def rounds_of(matrices: Iterable[Matrix], *, num_ranks: int) -> list[list[Matrix]]:
@@ -115,7 +123,8 @@ class Cost:
     flops_of_rank_0: int
     """Operations of the stage's first rank, which has the most expensive matrix of every round, or one as expensive."""
     moved_bytes: int
-    """Bytes that all ranks together give to the all-to-all, to themselves included: every number goes and comes back."""
+    """Bytes that all ranks together give to the all-to-all, to themselves included: every number goes and comes back, once for each
+    rank that holds it."""
     gathered_bytes: int
     """Bytes that each rank has after the all-gather of all rounds, up to an element a matrix and rank; 0 with the distributed
     optimizer."""
@@ -133,7 +142,7 @@ def cost(run: RunConfig, *, num_ranks: int) -> Cost:
     ]
     rounds = rounds_of(matrices, num_ranks=ranks)
     itemsize = 4 if parallel.device == "cpu" else FEWER[run.train.precision]
-    bytes_of_all = itemsize * sum(matrix.num_elements for matrix in matrices)
+    bytes_of_all = itemsize * sum(matrix.num_elements * matrix.num_holders for matrix in matrices)
     return Cost(
         num_matrices=len(matrices),
         num_rounds=len(rounds),

@@ -17,7 +17,7 @@ from pretrain.optim.ema import make_averages, update_averages
 from pretrain.optim.fused_adamw import FusedAdamW, copy_in_the_update, with_kernel
 from pretrain.optim.registry import optimizer_of
 from pretrain.optim.shards import shards_of
-from pretrain.optim.states import inner_optimizers, make_states
+from pretrain.optim.states import counted_gradients, inner_optimizers, make_states
 from pretrain.optim.weight_decay import group_overrides, weight_decay
 
 
@@ -79,7 +79,7 @@ def gradient_norm(optimizer: MegatronOptimizer, device: torch.device) -> float:
     assert not overflow, "without a loss scaler nothing is looked for"
     squares = []
     for inner in inner_optimizers(optimizer):
-        gradients: list[torch.Tensor] = inner.get_main_grads_for_grad_norm()
+        gradients = counted_gradients(inner)
         # Each rank's sum in fp64: its last bits shall not depend on how many ranks add to it.
         norm = torch.nn.utils.get_total_norm(gradients) if gradients else torch.zeros((), device=device)
         square = norm.double().square()

@@ -20,10 +20,11 @@ class ParameterFigures:
         self, model: list[DistributedDataParallel], optimizer: MegatronOptimizer, world: World, num_layers: int
     ) -> None:
         places = {placement.parameter: placement for placement in place_parameters(model, world)}
-        counted = [one for one in masters(optimizer) if counts_here(places[one.parameter], one, world)]
+        counts = [(one, num_counted(places[one.parameter], one, world)) for one in masters(optimizer)]
         self._optimizer = optimizer
-        self._masters = [one.master for one in counted]
-        rows = [row_of_tensor(places[one.parameter].name, num_layers) for one in counted]
+        self._counts = [(one.master, count) for one, count in counts if count]
+        """Masters, and how many elements of each, from the first on, this rank counts."""
+        rows = [row_of_tensor(places[one.parameter].name, num_layers) for one, count in counts if count]
         self._rows = torch.tensor(rows, dtype=torch.int64).to(world.device)
         """Row of each master in Figures, made once: a copy from the host would wait."""
 
@@ -39,15 +40,15 @@ class ParameterFigures:
 
         def prepare_grads() -> bool:
             overflow = make_ready()
-            self._add("gradient", figures, [_gradient_of(master) for master in self._masters])
-            self._add("weight", figures, self._masters)
+            self._add("gradient", figures, [_gradient_of(master).view(-1)[:count] for master, count in self._counts])
+            self._add("weight", figures, self._counted())
             return overflow
 
         def step_with_ready_grads() -> bool:
-            change = [master.detach().clone() for master in self._masters]
+            change = [values.clone() for values in self._counted()]
             success = update()
-            for before, master in zip(change, self._masters, strict=True):
-                before.sub_(master.detach())
+            for before, after in zip(change, self._counted(), strict=True):
+                before.sub_(after)
             self._add("update", figures, change)
             return success
 
@@ -57,6 +58,10 @@ class ParameterFigures:
         finally:
             del optimizer.prepare_grads, optimizer.step_with_ready_grads
 
+    def _counted(self) -> list[torch.Tensor]:
+        """Return the values of the masters that count here, flat."""
+        return [master.detach().view(-1)[:count] for master, count in self._counts]
+
     @torch.no_grad()
     def _add(self, what: Sum, figures: Figures, tensors: Sequence[torch.Tensor]) -> None:
         if not tensors:
@@ -65,11 +70,13 @@ class ParameterFigures:
         figures.add_rows(what, self._rows, torch.stack(norms).square())
 
 
-def counts_here(placement: Placement, master: Master, world: World) -> bool:
-    """Return whether this rank counts a master: not if tensor-parallel ranks or a tied embedding have another copy of it that is
-    counted, nor if another rank keeps the same.
+def num_counted(placement: Placement, master: Master, world: World) -> int:
+    """Return how many elements of a master, from the first on, this rank counts: not those of which tensor-parallel ranks or a tied
+    embedding have another copy that is counted, nor any if another rank keeps the same.
     """
-    return not placement.is_copy and (master.is_split or world.copy_rank == 0)
+    if not master.is_split and world.copy_rank != 0:
+        return 0
+    return min(master.master.numel(), max(0, placement.num_answered_for - master.start))
 
 
 def _gradient_of(master: torch.Tensor) -> torch.Tensor:

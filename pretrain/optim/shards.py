@@ -5,16 +5,14 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from megatron.core import tensor_parallel
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer
-from megatron.core.transformer.module import param_is_not_shared
 
 from pretrain.config.schema import ModelConfig
 from pretrain.model.families.tensors import tensors_of
 from pretrain.model.gpt import unwrap
 from pretrain.model.placement import specs_of
-from pretrain.optim.states import masters_of
+from pretrain.optim.states import masters_of, num_counted_here
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +23,8 @@ class Shard:
     """Number of the tensor in the whole model, the same on all ranks."""
     where: torch.Tensor
     """The same number on the device: an index from the host would be a wait in every step."""
-    is_counted: bool
-    """Whether no other rank of the group holds the same elements, or this one answers for them."""
+    num_counted: int
+    """Elements, from the first on, that no other rank of the group holds too, or that this one answers for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +41,11 @@ class Shards:
         """Return the mean over the whole tensor for each master, from sums over what each of them holds.
 
         Collective over the group: one all-reduce of a number for each tensor of the model. No device sync.
-        Args: sums, numbers on the device.
+        Args: sums, numbers on the device, over the elements of each that count (``num_counted``).
         """
         shards = [self.of_master[main] for main in mains]
         totals = torch.zeros_like(self.num_elements)
-        counted = [(shard.where, total) for shard, total in zip(shards, sums, strict=True) if shard.is_counted]
+        counted = [(shard.where, total) for shard, total in zip(shards, sums, strict=True) if shard.num_counted]
         if counted:
             where, parts = zip(*counted, strict=True)
             totals.index_add_(0, torch.stack(where), torch.stack(parts).double())
@@ -64,12 +62,9 @@ def shards_of(config: ModelConfig, model: Sequence[DistributedDataParallel], inn
     of_master = {}
     device = next(iter(found)).device
     on_device = torch.arange(len(tensors), device=device)
-    for parameter, main, _ in masters_of(inner):
-        is_counted = param_is_not_shared(parameter) and tensor_parallel.param_is_not_tensor_parallel_duplicate(
-            parameter, getattr(inner, "tp_group", None)
-        )
-        number = found[parameter]
-        of_master[main] = Shard(number=number, where=on_device[number], is_counted=is_counted)
+    for parameter, main, start in masters_of(inner):
+        number, counted = found[parameter], num_counted_here(inner, parameter, main, start)
+        of_master[main] = Shard(number=number, where=on_device[number], num_counted=counted)
     counts = [spec.num_parameters for spec in tensors.values()]
     return Shards(
         of_master=of_master,

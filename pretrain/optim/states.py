@@ -16,7 +16,10 @@ from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import ChainedOptimizer, MegatronOptimizer
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from megatron.core.optimizer.optimizer import Float16OptimizerWithFloat16Params
+from megatron.core.tensor_parallel import param_is_not_tensor_parallel_duplicate
+from megatron.core.transformer.module import param_is_not_shared
 
+from pretrain.model.copies import num_counted_elements
 from pretrain.model.families.table import TensorSpec
 from pretrain.optim.registry import MASTER, Optimizer
 
@@ -42,6 +45,8 @@ class Master:
     parameter: torch.nn.Parameter
     """The model's parameter; in fp32 it may be the master itself."""
     master: torch.Tensor
+    start: int
+    """Index of its first element in the parameter, in row-major order."""
     is_split: bool
     """Whether the data-parallel ranks keep parts of it that together are the whole; if not, each keeps all."""
 
@@ -92,10 +97,27 @@ def owned_states(optimizer: MegatronOptimizer) -> list[OwnedRange]:
 def masters(optimizer: MegatronOptimizer) -> list[Master]:
     """Return what this rank's optimizer updates; where a gradient is ready, it is the ``grad`` of the master."""
     return [
-        Master(parameter=parameter, master=main, is_split=isinstance(inner, DistributedOptimizer))
+        Master(parameter=parameter, master=main, start=start, is_split=isinstance(inner, DistributedOptimizer))
         for inner in inner_optimizers(optimizer)
-        for parameter, main, _ in masters_of(inner)
+        for parameter, main, start in masters_of(inner)
     ]
+
+
+def counted_gradients(inner: MegatronOptimizer) -> list[torch.Tensor]:
+    """Return the gradients that are ready, flat, each number of the model once over the ranks of the gradient norm: megatron-core's
+    get_main_grads_for_grad_norm, which counts copies of rows once for each holder."""
+    counts = {main: num_counted_here(inner, parameter, main, start) for parameter, main, start in masters_of(inner)}
+    found = [main.grad.view(-1)[: counts[main]] for main in inner.get_parameters() if main.grad is not None]
+    return [gradient for gradient in found if len(gradient)]
+
+
+def num_counted_here(inner: MegatronOptimizer, parameter: torch.nn.Parameter, main: torch.Tensor, start: int) -> int:
+    """Return how many elements of a master, from the first on, no other rank of the gradient norm counts; it begins at ``start`` of
+    its parameter."""
+    group = getattr(inner, "tp_group", None)
+    if not param_is_not_shared(parameter) or not param_is_not_tensor_parallel_duplicate(parameter, group):
+        return 0
+    return min(main.numel(), max(0, num_counted_elements(parameter) - start))
 
 
 def num_updates(optimizer: MegatronOptimizer) -> int:

@@ -133,13 +133,15 @@ class WholeMatrices:
         parts = got.split([count for count in own.counts for _ in range(self._tp)])
         shares = [torch.cat(parts[rank :: self._tp]) if self._dp > 1 else parts[rank] for rank in range(self._tp)]
         shape, split_dim = list(own.matrix.shape), own.matrix.split_dim or 0
-        shape[split_dim] //= self._tp
-        tiles = [share.view(shape) for share in shares]
-        return tiles[0] if self._tp == 1 else torch.cat(tiles, dim=split_dim)
+        shape[split_dim] //= self._tp // own.matrix.num_holders
+        tiles = [share.view(shape) for share in shares[:: own.matrix.num_holders]]
+        return tiles[0] if len(tiles) == 1 else torch.cat(tiles, dim=split_dim)
 
     def _cut(self, own: _Exchange, whole: torch.Tensor) -> torch.Tensor:
         """Return what each rank gave of a whole matrix, in the order of the ranks."""
-        shares = [share.reshape(-1) for share in whole.chunk(self._tp, dim=own.matrix.split_dim or 0)]
+        holders = own.matrix.num_holders
+        tiles = [tile.reshape(-1) for tile in whole.chunk(self._tp // holders, dim=own.matrix.split_dim or 0)]
+        shares = [tile for tile in tiles for _ in range(holders)]
         if self._group.size() == 1:
             return shares[0]
         parts = [share.split(list(own.counts)) for share in shares]

@@ -17,8 +17,18 @@ from pretrain.config.schema import RunConfig
 from pretrain.inspect.bounds import FP32
 from pretrain.parallel.local import Failure, _start_servers, run_local_ranks
 from pretrain.train.loop import train
-from tests.dist import average_faults, context_faults, family_faults, faults, interruptions, stability_faults
+from tests.dist import (
+    average_faults,
+    context_faults,
+    family_faults,
+    faults,
+    group_faults,
+    interruptions,
+    stability_faults,
+)
 
+FAULTS = (faults, family_faults, group_faults, context_faults, interruptions, average_faults, stability_faults)
+"""Where a fault is looked for by its name."""
 STABILITY = 2e-5
 """Bound for every number of a stability report, relative: that of a gradient norm, which is one of them."""
 PRELOAD = ("tests.dist.preloaded",)
@@ -62,11 +72,7 @@ def rank_main(run: RunConfig, fault: str | None) -> int:
         os.dup2(stream.fileno(), 2)
     torch.set_num_threads(1)
     if fault is not None:
-        next(
-            getattr(module, fault)
-            for module in (faults, family_faults, interruptions, average_faults, stability_faults, context_faults)
-            if hasattr(module, fault)
-        )()
+        next(getattr(module, fault) for module in FAULTS if hasattr(module, fault))()
     return int(train(run))
 
 

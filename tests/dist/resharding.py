@@ -23,6 +23,7 @@ from pretrain.checkpoint.loading import fill
 from pretrain.checkpoint.loading.choose import Early, hash_problems
 from pretrain.checkpoint.loading.fill import Fill
 from pretrain.checkpoint.loading.load import restore_tensors
+from pretrain.checkpoint.saving import save
 from pretrain.checkpoint.saving.save import Saver, open_saver
 from pretrain.config.schema import RunConfig
 from pretrain.data.position import DataPosition, StepPosition
@@ -86,6 +87,43 @@ def load_with_faults(run: RunConfig, source: Path, resumed: RunConfig) -> int:
             with fault():
                 _load_and_save(_in_folder(run, name), [source], world)
                 train_each([_in_folder(resumed, name)], world)
+    return 0
+
+
+def load_the_heads_of_the_first_group(run: RunConfig, source: Path) -> int:
+    """One rank: load a checkpoint, the key and value heads of every group from the rows of the first, and save it again."""
+
+    def broken(*args: Any) -> list[Placement]:
+        found = place_parameters(*args)
+        for index, placement in enumerate(found):
+            if "linear_qkv" in placement.name:
+                query, *shared = placement.pieces
+                back = (world.tp_rank // shared[0].num_holders) * (placement.shape[0] // run.model.num_query_groups)
+                moved = [replace(one, offset=(one.offset[0] - back, *one.offset[1:])) for one in shared]
+                found[index] = replace(placement, pieces=(query, *moved))
+        return found
+
+    _prepare()
+    with open_world(run.parallel, seed=run.train.seed) as world, patch.object(fill, "place_parameters", broken):
+        _load_and_save(run, [source], world)
+    return 0
+
+
+def save_every_copy(run: RunConfig, source: Path) -> int:
+    """One rank: load a checkpoint, and save it as if no rank's heads were copies."""
+
+    def broken(*args: Any) -> list[Placement]:
+        found = place_parameters(*args)
+        return [
+            replace(placement, pieces=tuple(replace(one, is_copy=False) for one in placement.pieces))
+            if "linear_qkv" in placement.name
+            else placement
+            for placement in found
+        ]
+
+    _prepare()
+    with open_world(run.parallel, seed=run.train.seed) as world, patch.object(save, "place_parameters", broken):
+        _load_and_save(run, [source], world)
     return 0
 
 

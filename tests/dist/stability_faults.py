@@ -1,5 +1,6 @@
 """Planted faults of the stability report: training goes on as it would. Called in every rank before the run starts."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,25 +10,37 @@ def copies_over_tensor_ranks_counted_twice() -> None:
     """What every tensor-parallel rank holds whole, such as the weight of a norm, is counted on each of them."""
     from pretrain.optim import parameter_figures
 
-    parameter_figures.counts_here = lambda placement, master, world: (
-        (not placement.is_copy or not placement.is_split) and (master.is_split or world.dp_rank == 0)
-    )
+    count = parameter_figures.num_counted
+
+    def broken(placement: Any, master: Any, world: Any) -> int:
+        is_whole = placement.pieces[0].num_holders == world.tensor_model_parallel_size
+        counts = is_whole and (master.is_split or world.dp_rank == 0)
+        return master.master.numel() if counts else count(placement, master, world)
+
+    parameter_figures.num_counted = broken
 
 
 def tied_copy_counted_twice() -> None:
     """The last stage counts its copy of a tied embedding."""
     from pretrain.optim import parameter_figures
 
-    parameter_figures.counts_here = lambda placement, master, world: (
-        (not placement.is_copy or placement.is_split) and (master.is_split or world.dp_rank == 0)
-    )
+    count = parameter_figures.num_counted
+
+    def broken(placement: Any, master: Any, world: Any) -> int:
+        is_tied = placement.pieces[0].num_holders == 1 and (master.is_split or world.dp_rank == 0)
+        return master.master.numel() if is_tied else count(placement, master, world)
+
+    parameter_figures.num_counted = broken
 
 
 def masters_of_every_replica_counted() -> None:
     """Replicas that all keep the whole model each count it."""
     from pretrain.optim import parameter_figures
 
-    parameter_figures.counts_here = lambda placement, master, world: not placement.is_copy
+    count = parameter_figures.num_counted
+    parameter_figures.num_counted = lambda placement, master, world: count(
+        placement, replace(master, is_split=True), world
+    )
 
 
 def layers_counted_from_each_stage() -> None:

@@ -18,7 +18,12 @@ from tests.runs.cases import DP2
 from tests.torture.warm import warm_start
 
 ROOT = Path(__file__).parents[2]
-NO_OTHER_LAYOUT = ("model.num_query_groups=1", "model.num_layers=1", "train.global_batch_size=2", "data.seq_length=126")
+NO_OTHER_LAYOUT = (
+    "model.ffn_hidden_size=177",
+    "model.num_layers=1",
+    "train.global_batch_size=2",
+    "data.seq_length=126",
+)
 
 
 def command_line(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -9,7 +9,8 @@ class ParallelConfig:
     """The layout of the model and the batch over ranks."""
 
     tensor_model_parallel_size: int = 1
-    """Ranks that share each weight matrix."""
+    """Ranks that share each weight matrix. It divides the query heads and the feed-forward; key/value groups it divides, or is a
+    multiple of, and then neighbours hold copies of a group's heads. The vocabulary need not divide."""
     pipeline_model_parallel_size: int = 1
     """Ranks that share the layers."""
     virtual_pipeline_model_parallel_size: int = 1

@@ -62,9 +62,12 @@ class TensorSpec:
     parts: tuple[Part, ...]
     """Parts that together hold it, its padding left out."""
     split_dim: int | None = None
-    """Dimension that tensor parallelism splits; None where every rank holds a copy."""
+    """Dimension that tensor parallelism splits (split.py); None where every rank holds a copy."""
     sections: tuple[str, ...] = ()
     """Names of equal, consecutive blocks of rows, each split and initialized by itself; none means one block."""
+    copied_parts: tuple[str, ...] = ()
+    """Names of the parts, a block of rows for each query group, of which tensor-parallel ranks hold copies where there are more of
+    them than groups; none means that every row has one holder."""
     init_std: float | None = None
     """Standard deviation of the initial values, which are normal with mean 0; None where they are all ``init_value``."""
     init_value: float = 1.0

@@ -7,6 +7,7 @@ halves of what they turn of a head, as in Hugging Face's models, so no row chang
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 from pretrain.config.derive import has_gate, kv_channels, padded_vocab_size
 from pretrain.config.schema import ModelConfig
@@ -74,11 +75,10 @@ def _vocabulary(model: ModelConfig, name: str) -> TensorSpec:
 def _attention(model: ModelConfig) -> Iterator[TensorSpec]:
     hidden, parts = model.hidden_size, _query_key_value(model)
     mixed = sum(len(rows) for part in parts for rows in part.rows)
-    yield TensorSpec(
-        name=QUERY_KEY_VALUE, shape=(mixed, hidden), split_dim=0, init_std=model.init_method_std, parts=parts
-    )
+    split: dict[str, Any] = {"split_dim": 0, "copied_parts": (KEY, VALUE), "parts": parts}
+    yield TensorSpec(name=QUERY_KEY_VALUE, shape=(mixed, hidden), init_std=model.init_method_std, **split)
     if model.add_qkv_bias:
-        yield TensorSpec(name=QUERY_KEY_VALUE_BIAS, shape=(mixed,), split_dim=0, init_value=0.0, parts=parts)
+        yield TensorSpec(name=QUERY_KEY_VALUE_BIAS, shape=(mixed,), init_value=0.0, **split)
     yield TensorSpec(
         name=ATTENTION_OUTPUT,
         shape=(hidden, model.num_attention_heads * kv_channels(model)),

@@ -54,10 +54,17 @@ CASES = {
                ["model.num_query_groups=2"]),
     "heads over ranks": (["parallel.tensor_model_parallel_size=3"], "model.num_attention_heads (8) must be a multiple of "
                          "parallel.tensor_model_parallel_size (3)", ["parallel.tensor_model_parallel_size=2"]),
-    "groups over ranks": (["parallel.tensor_model_parallel_size=8"], "model.num_query_groups (4) must be a multiple of "
-                          "parallel.tensor_model_parallel_size (8)", ["parallel.tensor_model_parallel_size=4"]),
-    "vocabulary over ranks": (["parallel.tensor_model_parallel_size=4", "model.make_vocab_size_divisible_by=1", "model.vocab_size=2001"],
-                              "padded by model.make_vocab_size_divisible_by to 2001 (2001) must be a multiple", ["parallel.tensor_model_parallel_size=1"]),
+    "groups over ranks": (["parallel.tensor_model_parallel_size=4", "model.hidden_size=96", "model.num_attention_heads=24", "model.num_query_groups=6"],
+                          "model.num_query_groups (6) must be a multiple of parallel.tensor_model_parallel_size (4), or divide it",
+                          ["parallel.tensor_model_parallel_size=2"]),
+    "fewer groups than ranks, and no divisor": (
+        ["parallel.tensor_model_parallel_size=4", "model.hidden_size=96", "model.num_attention_heads=24", "model.num_query_groups=3", "model.ffn_hidden_size=192"],
+        "model.num_query_groups (3) must be a multiple of parallel.tensor_model_parallel_size (4), or divide it", ["parallel.tensor_model_parallel_size=3"],
+    ),
+    "heads over more ranks than groups": (["parallel.tensor_model_parallel_size=16", "model.num_query_groups=2"], "model.num_attention_heads (8) must be a multiple",
+                                          ["parallel.tensor_model_parallel_size=8"]),
+    "feed-forward over ranks": (["parallel.tensor_model_parallel_size=4", "model.ffn_hidden_size=178"], "model.ffn_hidden_size (178) must be a multiple of "
+                                "parallel.tensor_model_parallel_size (4)", ["parallel.tensor_model_parallel_size=2"]),
     "sequence parallel alone": (["parallel.sequence_parallel=true"], "parallel.sequence_parallel (true) needs",
                                 ["parallel.sequence_parallel=false"]),
     "sequence over context ranks": (

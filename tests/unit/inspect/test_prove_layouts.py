@@ -41,7 +41,7 @@ def names(run: RunConfig, num_ranks: int) -> tuple[str, list[str]]:
         ((*TP4, *PP2), 4, ("TP2-PP2", ["one-rank", "TP2", "PP2", "CP2", "DP2"])),
         (("parallel.data_parallel_size=4", *TP2), 2, ("TP2", ["one-rank", "PP2", "CP2", "DP2"])),
         (
-            ("model.num_query_groups=1", "model.num_layers=1", "train.global_batch_size=2", "data.seq_length=126"),
+            ("model.ffn_hidden_size=177", "model.num_layers=1", "train.global_batch_size=2", "data.seq_length=126"),
             4,
             ("one-rank", []),
         ),
@@ -49,7 +49,8 @@ def names(run: RunConfig, num_ranks: int) -> tuple[str, list[str]]:
         ((*PP2, *ONE_AND_THREE), 4, ("PP2-layers-1-3", ["one-rank", "TP2", "PP2", "CP2", "DP2"])),
         ((*PP4, *LIGHT_FIRST), 2, ("TP2", ["one-rank", "PP2-layers-4-3", "CP2", "DP2"])),
         ((*PP4, *LIGHT_FIRST), 4, ("PP4-layers-1-2-2-2", ["one-rank", "TP2", "PP2-layers-4-3", "CP2", "DP2"])),
-        (("model.num_query_groups=1",), 4, ("one-rank", ["PP2", "CP2", "DP2"])),
+        (("model.ffn_hidden_size=177",), 4, ("one-rank", ["PP2", "CP2", "DP2"])),
+        (("model.num_query_groups=1",), 4, ("one-rank", ["TP2", "PP2", "CP2", "DP2"])),
         (("data.seq_length=126",), 4, ("one-rank", ["TP2", "PP2", "DP2"])),
         ((*TP2, *SP, "data.seq_length=124"), 4, ("TP2", ["one-rank", "PP2", "CP2", "DP2"])),
         ((*CP4,), 4, ("CP4", ["one-rank", "TP2", "PP2", "CP2", "DP2"])),

@@ -23,6 +23,7 @@ LAYOUTS = {
     "tp2-pp2-dp2": ((*TP2, *PP2, *DP2), [0, 1, 2, 3], 8),
     "tp2-cp2": ((*TP2, *CP2), [0, 1, 2, 3], 4),
     "cp2-replicated": ((*CP2, *NO_DISTRIBUTED_OPTIMIZER), [0, 1], 2),
+    "tp2-dp2, one group": ((*TP2, *DP2, "model.num_query_groups=1"), [0, 1, 2, 3], 4),
 }
 """Overrides, the ranks of the first stage, and of all."""
 Done = tuple[int, dict[str, tuple[int, int]]]
