@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from megatron.core import parallel_state
+from megatron.core.tensor_parallel import checkpoint
 from megatron.core.tensor_parallel.mappings import (
     copy_to_tensor_model_parallel_region,
     reduce_from_tensor_model_parallel_region,
@@ -57,8 +58,14 @@ class HeadsNorm(torch.nn.Module):
         super().__init__()
         self.eps, self.zero_centered, self.head_size = eps, config.layernorm_zero_centered_gamma, head_size
         self.weight = _parameter(config, num_heads * head_size)
+        self.recomputes = "layernorm" in config.recomputed
 
     def forward(self, heads: torch.Tensor) -> torch.Tensor:
+        if self.recomputes and self.training:
+            return checkpoint(self._normed, False, heads)  # its chain of operations holds three tensors in fp32
+        return self._normed(heads)
+
+    def _normed(self, heads: torch.Tensor) -> torch.Tensor:
         count, rank = heads.shape[2], parallel_state.get_tensor_model_parallel_rank()
         weight = self.weight.view(-1, self.head_size)[rank * count : (rank + 1) * count]
         wide = heads.float()
