@@ -17,7 +17,7 @@ from pretrain.config.schema import RunConfig
 from pretrain.inspect.bounds import FP32
 from pretrain.parallel.local import Failure, _start_servers, run_local_ranks
 from pretrain.train.loop import train
-from tests.dist import average_faults, family_faults, faults, interruptions, stability_faults
+from tests.dist import average_faults, family_faults, faults, interruptions, recompute_faults, stability_faults
 
 STABILITY = 2e-5
 """Bound for every number of a stability report, relative: that of a gradient norm, which is one of them."""
@@ -64,7 +64,7 @@ def rank_main(run: RunConfig, fault: str | None) -> int:
     if fault is not None:
         next(
             getattr(module, fault)
-            for module in (faults, family_faults, interruptions, average_faults, stability_faults)
+            for module in (faults, family_faults, interruptions, average_faults, stability_faults, recompute_faults)
             if hasattr(module, fault)
         )()
     return int(train(run))
