@@ -3,7 +3,14 @@
 import math
 
 from fanal.errors import UserError
-from pretrain.config.schema import ModelConfig, ParallelConfig, RunConfig, SourceConfig, SpanCorruptionConfig, TrainConfig
+from pretrain.config.schema import (
+    ModelConfig,
+    ParallelConfig,
+    RunConfig,
+    SourceConfig,
+    SpanCorruptionConfig,
+    TrainConfig,
+)
 
 RECOMPUTABLE = ("core_attn", "layernorm", "activation", "mlp")
 """Parts of a layer that train.recompute_modules may name; megatron-core's names where it has one."""

@@ -72,9 +72,9 @@ class _WithoutOutput(torch.autograd.Function):
 def without_output(function: Function, *inputs: Any) -> tuple[Tensor, Callable[[Tensor], None]]:
     """Run a function that holds its inputs alone for the backward, and return its output with what forgets it.
 
-    The output goes into one product, which may hold it as it is. What that product gives is handed to the second thing returned: the
-    memory of the output is free then, and the function runs again as soon as the backward has the gradient of what was handed over. It
-    costs the function a second time. Exact: the same operations on the same numbers. Not yet run on a GPU.
+    The output goes into one product, which may hold it as it is. What that product gives is handed to the second thing returned:
+    the memory of the output is free then, and the function runs again as soon as the backward has the gradient of what was handed
+    over. It costs the function a second time. Exact: the same operations on the same numbers. Not yet run on a GPU.
 
     Args: function: gives a tensor of its own, no view of an input; inputs: tensors, or None.
     """

@@ -99,7 +99,9 @@ def _recompute(train: TrainConfig) -> dict[str, Any]:
     """megatron recomputes whole layers and whole feed-forwards by itself; layer_spec.py and norms.py the other parts."""
     if train.recompute == "full":
         layers = train.recompute_num_layers
-        method = ("uniform", 1) if layers is None else ("block", layers)  # block: the first so many layers of a model chunk
+        method = (
+            ("uniform", 1) if layers is None else ("block", layers)
+        )  # block: the first so many layers of a model chunk
         return {"recompute_granularity": "full", "recompute_method": method[0], "recompute_num_layers": method[1]}
     if train.recompute == "selective":
         parts = recomputed_modules(train)

@@ -33,8 +33,10 @@ WITHIN = 0.1
             "train.global_batch_size=8",
             "model.num_layers=28",
         ),
+        (*LARGER, *ONE_RANK, "train.recompute=selective", "train.recompute_modules=[core_attn,layernorm,activation]"),
+        (*LARGER, *ONE_RANK, "train.recompute=full", "train.recompute_num_layers=4"),
     ],
-    ids=["one rank in fp32", "one rank in bf16", "tensor 2 x pipeline 2"],
+    ids=["one rank in fp32", "one rank in bf16", "tensor 2 x pipeline 2", "parts recomputed", "four layers recomputed"],
 )
 def test_the_counted_peak_is_the_measured_one(tmp_path: Path, overrides: tuple[str, ...]) -> None:
     run = load_run(TINY, overrides)
