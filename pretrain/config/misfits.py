@@ -70,8 +70,8 @@ def _refuse_in_list(value: Any, item: Any, where: str, name: str, default: Any) 
 
 
 def _list_that_works(found: list[Any], item: Any, default: Any = None) -> str:
-    """The values given as a list of whole items: what a source needs and was not given has an example's value. Of words, which a rule
-    of their own judges, the default."""
+    """The values given as a list of whole items: what a source needs and was not given has an example's value. Of words, which a
+    rule of their own judges, the default."""
     if not is_dataclass(item):
         return flow(default or found)
     known = {field.name for field in fields(item)}

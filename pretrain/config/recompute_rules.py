@@ -22,13 +22,13 @@ def check_recompute(train: TrainConfig) -> None:
     unknown = [name for name in modules if name not in RECOMPUTABLE]
     if unknown or not modules or len(set(modules)) < len(modules):
         raise UserError(
-            f"train.recompute_modules ({shown(_listed(modules), 200)}) must be one or more of {', '.join(RECOMPUTABLE)}, each once; "
-            "[core_attn] works"
+            f"train.recompute_modules ({shown(_listed(modules), 200)}) must be one or more of {', '.join(RECOMPUTABLE)}, each "
+            "once; [core_attn] works"
         )
     if {"mlp", "activation"} <= set(modules):
         raise UserError(
-            f"train.recompute_modules ({_listed(modules)}) names mlp, the whole feed-forward, and activation, a part of it, which would "
-            f"be computed three times; {_listed([name for name in modules if name != 'activation'])} works"
+            f"train.recompute_modules ({_listed(modules)}) names mlp, the whole feed-forward, and activation, a part of it, which "
+            f"would be computed three times; {_listed([name for name in modules if name != 'activation'])} works"
         )
     if modules != DEFAULT and train.recompute != "selective":
         raise UserError(

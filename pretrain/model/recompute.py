@@ -1,6 +1,7 @@
 """Parts of a layer whose output is let go of once the next product has it, and made again when the backward comes to that product.
 
-megatron-core has the same as CheckpointWithoutOutput, which needs Transformer Engine in version 0.16.1, and copies what it made again.
+megatron-core has the same as CheckpointWithoutOutput, which in version 0.16.1 needs Transformer Engine, and holds what it made
+again twice.
 """
 
 from collections.abc import Callable
