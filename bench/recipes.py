@@ -8,11 +8,12 @@ import hashlib
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import MISSING as NONE
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from pretrain.config.derive import world_size
+from pretrain.config.derive import loss_chunk_tokens, tokens_per_pass, world_size
 from pretrain.config.layout_words import split_axes
 from pretrain.config.load import load_run
 from pretrain.config.schema import RunConfig
@@ -57,7 +58,7 @@ def layout(run: RunConfig) -> str:
 def fingerprint(run: RunConfig) -> str:
     """Return a short hash of what a rank's memory depends on: shape, layout, micro batches at a time, sequence, kernels, states.
 
-    A key at its default is not in it, so that a new key changes nothing.
+    A key at its default is not in it, so that a new key changes nothing; a chunk of the loss that follows is.
     """
     parallel, train = run.parallel, run.train
     micro_batches = train.global_batch_size // (train.micro_batch_size * (parallel.data_parallel_size or 1))
@@ -67,13 +68,18 @@ def fingerprint(run: RunConfig) -> str:
     what += [
         state for state in (run.optim.name, "ema" * (run.optim.ema_decay is not None)) if state not in ("adamw", "")
     ]
+    chunk = loss_chunk_tokens(train, tokens=tokens_per_pass(run))
+    what += [] if train.loss_chunk_tokens is not None or chunk is None else [f"loss in chunks of {chunk}"]
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _stated(section: Any) -> dict[str, Any]:
     """Return the keys of a section that are not at their defaults, but for those on which no memory depends."""
     found = {field.name: getattr(section, field.name) for field in fields(section) if "rotary" not in field.name}
-    defaults = {field.name: field.default for field in fields(section)}
+    defaults = {
+        field.name: field.default if field.default_factory is NONE else field.default_factory()
+        for field in fields(section)
+    }
     return {name: value for name, value in found.items() if name not in NO_MEMORY and value != defaults[name]}
 
 

@@ -53,7 +53,7 @@ def twin_of(recipe: Path, folder: Path, data: Path) -> RunConfig:
         f"data.validation={json.dumps([{'prefix': f'{data}/shards/validation-code'}])}", "model.vocab_size=2000",
         "parallel.tensor_model_parallel_size=2", "parallel.pipeline_model_parallel_size=2", "parallel.sequence_parallel=true",
         "parallel.device=cpu", "parallel.timeout_s=60", f"train.train_steps={STEPS}", "train.global_batch_size=8",
-        "train.micro_batch_size=2", "train.batch_ramp=null", "train.precision=fp32", "train.loss_chunk_tokens=null",
+        "train.micro_batch_size=2", "train.batch_ramp=null", "train.precision=fp32", "train.loss_chunk_tokens=0",
         "train.validation_samples=2", "log.interval=1", "log.tensorboard=false", "optim.lr_warmup_samples=16",
     ]  # fmt: skip
     if published.model.sliding_window is not None:

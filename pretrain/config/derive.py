@@ -3,7 +3,21 @@
 import math
 
 from fanal.errors import UserError
-from pretrain.config.schema import ModelConfig, ParallelConfig, SourceConfig, SpanCorruptionConfig
+from pretrain.config.schema import (
+    ModelConfig,
+    ParallelConfig,
+    RunConfig,
+    SourceConfig,
+    SpanCorruptionConfig,
+    TrainConfig,
+)
+
+RECOMPUTABLE = ("core_attn", "layernorm", "activation", "mlp")
+"""Parts of a layer that train.recompute_modules may name; megatron-core's names where it has one."""
+WHOLE_LOGITS_TOKENS = 16_384
+"""Tokens of a micro batch on a rank up to which the logits lie in memory whole, unless train.loss_chunk_tokens says otherwise."""
+LOSS_CHUNK_TOKENS = 4096
+"""Tokens of a chunk of the loss above that."""
 
 
 def kv_channels(model: ModelConfig) -> int:
@@ -130,6 +144,37 @@ def num_microbatches(*, global_batch_size: int, micro_batch_size: int, data_para
             f"the next one is {-(-global_batch_size // per_pass) * per_pass}"
         )
     return global_batch_size // per_pass
+
+
+def tokens_per_pass(run: RunConfig) -> int:
+    """Tokens of a micro batch that a rank's layers see in one forward pass: of rows that it shares its chunks, under sequence
+    parallelism all of its group."""
+    return run.train.micro_batch_size * run.data.seq_length // run.parallel.context_parallel_size
+
+
+def loss_chunk_tokens(train: TrainConfig, *, tokens: int) -> int | None:
+    """Tokens whose logits lie in memory at a time; None for all at once, which a chunk as long as the micro batch is not.
+
+    Args: tokens: of a micro batch on a rank, as of tokens_per_pass.
+    """
+    if train.loss_chunk_tokens is None:
+        return None if tokens <= WHOLE_LOGITS_TOKENS else LOSS_CHUNK_TOKENS
+    return train.loss_chunk_tokens or None
+
+
+def recomputed_layers(train: TrainConfig, *, num_layers: int) -> int:
+    """Layers that are computed again whole in the backward pass.
+
+    Args: num_layers: of a model chunk.
+    """
+    if train.recompute != "full":
+        return 0
+    return num_layers if train.recompute_num_layers is None else min(num_layers, train.recompute_num_layers)
+
+
+def recomputed_modules(train: TrainConfig) -> frozenset[str]:
+    """Parts of every layer that are computed again in the backward pass, of RECOMPUTABLE."""
+    return frozenset(train.recompute_modules if train.recompute == "selective" else ())
 
 
 def mixture_weight(source: SourceConfig, *, train_tokens: int) -> float:

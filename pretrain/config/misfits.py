@@ -42,9 +42,9 @@ def refuse_misfits(value: Any, hint: Any, where: str, name: str = "", default: A
         return  # known when it is resolved; or not chosen
     if value is None:
         if not optional and name:
-            raise UserError(f"{where}: {name} (null) must be {_wanted(hint)}")
+            raise UserError(f"{where}: {name} (null) must be {_wanted(hint, default)}")
     elif get_origin(hint) is list:
-        _refuse_in_list(value, get_args(hint)[0], where, name, optional=optional)
+        _refuse_in_list(value, get_args(hint)[0], where, name, default, optional=optional)
     elif get_origin(hint) is dict or is_dataclass(hint):
         _refuse_in_mapping(value, hint, where, name, optional=optional)
     elif isinstance(value, list | dict):
@@ -54,7 +54,7 @@ def refuse_misfits(value: Any, hint: Any, where: str, name: str = "", default: A
         raise UserError(f"{where}: {name} ({digits(value)}) must be a finite number; {works} works")
 
 
-def _refuse_in_list(value: Any, item: Any, where: str, name: str, *, optional: bool) -> None:
+def _refuse_in_list(value: Any, item: Any, where: str, name: str, default: Any, *, optional: bool) -> None:
     if isinstance(value, list):
         for index, one in enumerate(value):
             refuse_misfits(one, item, where, f"{name}[{index}]")
@@ -63,14 +63,15 @@ def _refuse_in_list(value: Any, item: Any, where: str, name: str, *, optional: b
     if isinstance(value, dict):
         by_number = all(str(key).isdigit() for key in value)  # an override of one item, such as data.train[0].prefix=a
         found = list(value.values()) if by_number else [value] if is_dataclass(item) else list(value)
-    works = "null" if optional else _list_that_works(found, item)
+    works = "null" if optional else _list_that_works(found, item, default)
     raise UserError(f"{where}: {name} ({flow(value)}) must be a list, with all of its items; {works} works")
 
 
-def _list_that_works(found: list[Any], item: Any) -> str:
-    """The values given as a list of whole items: what a source needs and was not given has an example's value."""
+def _list_that_works(found: list[Any], item: Any, default: Any = None) -> str:
+    """The values given as a list of whole items: what a source needs and was not given has an example's value. Of words, which a
+    rule of their own judges, the default."""
     if not is_dataclass(item):
-        return flow(found)
+        return flow(default or found)
     known = {field.name for field in fields(item)}
     needed = {
         field.name: _example_of(field) for field in fields(item) if field.default == MISSING or field.name in EXAMPLES
@@ -114,7 +115,10 @@ def hints_of(cls: type) -> dict[str, Any]:
 
 @cache
 def _defaults_of(cls: type) -> dict[str, Any]:
-    return {field.name: field.default for field in fields(cls)}
+    return {
+        field.name: field.default if field.default_factory is NO_DEFAULT else field.default_factory()
+        for field in fields(cls)
+    }
 
 
 def _key(key: Any) -> str:
@@ -132,10 +136,10 @@ def _without_none(hint: Any) -> Any:
     return hint
 
 
-def _wanted(hint: Any) -> str:
+def _wanted(hint: Any, default: Any = None) -> str:
     if get_origin(hint) is list:
         item = get_args(hint)[0]
-        return f"a list; {_list_that_works([{}], item) if is_dataclass(item) else '[]'} works"
+        return f"a list; {_list_that_works([{}] if is_dataclass(item) else [], item, default)} works"
     if get_origin(hint) is dict or is_dataclass(hint):
         return f"a mapping; {_example(hint)} works"
     choices = get_args(hint)

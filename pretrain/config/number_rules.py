@@ -32,7 +32,7 @@ POSITIVE = {
                  "num_layers_in_last_pipeline_stage", "context_parallel_size", "data_parallel_size", "timeout_s"),
     "optim": ("lr", "lr_decay_samples", "adam_eps", "muon_num_ns_steps"),
     "train": ("train_steps", "global_batch_size", "micro_batch_size", "validation_interval", "validation_samples",
-              "loss_chunk_tokens"),
+              "recompute_num_layers"),
     "checkpoint": ("interval", "keep_last", "keep_every_steps", "phase_timeout_s"),
     "log": ("interval", "max_domains", "peak_tflops_per_gpu", "profile_from_step", "profile_steps",
             "stability_interval"),
@@ -40,7 +40,7 @@ POSITIVE = {
 NOT_NEGATIVE = {
     "optim": ("min_lr", "lr_warmup_samples", "weight_decay", "clip_grad", "ademamix_alpha",
               "ademamix_beta3_warmup_steps", "ademamix_alpha_warmup_steps"),
-    "train": ("max_skipped_steps", "z_loss_weight"),
+    "train": ("max_skipped_steps", "z_loss_weight", "loss_chunk_tokens"),
     "checkpoint": ("max_failed_saves",),
     "log": ("profile_rank",),
 }  # fmt: skip
@@ -58,7 +58,7 @@ LARGEST = {
               "ademamix_beta3_warmup_steps": 2**40, "ademamix_alpha_warmup_steps": 2**40, "muon_num_ns_steps": 100},
     "train": {"train_steps": LARGEST_SAMPLE, "global_batch_size": 2**31 - 1, "micro_batch_size": 2**31 - 1,
               "validation_samples": LARGEST_SAMPLE, "walltime_s": LONGEST_S, "walltime_margin_s": LONGEST_S,
-              "z_loss_weight": 1, "loss_chunk_tokens": 2**31 - 1},
+              "z_loss_weight": 1, "loss_chunk_tokens": 2**31 - 1, "recompute_num_layers": 10_000},
     "checkpoint": {"phase_timeout_s": LONGEST_S},
     "log": {"max_domains": 10_000, "profile_from_step": 2**40, "profile_steps": 100,
             "stability_interval": 2**40},

@@ -13,6 +13,7 @@ from pretrain.config.model_rules import check_model
 from pretrain.config.number_rules import LARGEST, LARGEST_INTEGER, LARGEST_SAMPLE, check_numbers
 from pretrain.config.objective_rules import check_objective
 from pretrain.config.path_rules import check_path_texts
+from pretrain.config.recompute_rules import check_recompute
 from pretrain.config.schedule_rules import check_final_decay
 from pretrain.config.schema import (
     ModelConfig,
@@ -47,6 +48,7 @@ def _check(run: RunConfig, since: Standing, passes: Callable[[RunConfig], bool])
     _check_parallel(run.parallel, run.model, run.train)
     check_batch(run.train, run.parallel, run.parallel.data_parallel_size or 1)
     _check_optim(run.optim, run.train, since)
+    check_recompute(run.train)
     _check_kernels(run)
     _check_average(run)
     _check_length(run)

@@ -13,9 +13,12 @@ from pretrain.checkpoint.disk.config_file import read_schedule
 from pretrain.checkpoint.loading.rate_change import another_start, past_its_end, rate_change
 from pretrain.config.derive import (
     has_sliding_window,
+    loss_chunk_tokens,
     model_parallel_size,
     num_microbatches,
     padded_vocab_size,
+    recomputed_layers,
+    tokens_per_pass,
     world_size,
 )
 from pretrain.config.load import to_yaml
@@ -76,6 +79,8 @@ def consequences(run: RunConfig, since: Standing = NEW_RUN) -> dict[str, str]:
                 data_parallel_size=replicas,
             )
         ),
+        "computed again": _recomputed(run),
+        "logits in memory": _logits_of(run),
         "begins with": begins_with(run.checkpoint.init_from, run.checkpoint.init_optimizer),
         "steps": f"{last_step(run.optim, train, since):,}"
         + (f" ({since.step:,} done, with {since.consumed_samples:,} samples)" if since.step else ""),
@@ -92,6 +97,26 @@ def consequences(run: RunConfig, since: Standing = NEW_RUN) -> dict[str, str]:
         "FLOPs in all": f"{full * samples * seq_length:.4g} with full attention",
     }
     return rows
+
+
+def _recomputed(run: RunConfig) -> str:
+    """Return a phrase of what the backward pass computes again."""
+    parallel, train = run.parallel, run.train
+    if train.recompute == "selective":
+        return f"{', '.join(train.recompute_modules)} of every layer"
+    chunk = run.model.num_layers // (
+        parallel.pipeline_model_parallel_size * parallel.virtual_pipeline_model_parallel_size
+    )
+    layers = recomputed_layers(train, num_layers=chunk)
+    return f"{layers:,} of {chunk:,} layers of a model chunk" if layers else "nothing"
+
+
+def _logits_of(run: RunConfig) -> str:
+    """Return a phrase of how many tokens' logits lie in memory at a time."""
+    tokens = tokens_per_pass(run)
+    chunk = loss_chunk_tokens(run.train, tokens=tokens)
+    follows = ", as train.loss_chunk_tokens=null has it" if run.train.loss_chunk_tokens is None else ""
+    return f"of {min(tokens, chunk or tokens):,} tokens of {tokens:,} in a micro batch{follows}"
 
 
 def _stages_of(train: TrainConfig, seq_length: int, since: Standing) -> dict[str, str]:

@@ -13,7 +13,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 
 from fanal.kernels.attention_choice import Choice, select_attention_backend, situation_here
 from fanal.kernels.linear_cross_entropy import linear_cross_entropy
-from pretrain.config.derive import kv_channels, num_tokens, padded_vocab_size
+from pretrain.config.derive import kv_channels, loss_chunk_tokens, num_tokens, padded_vocab_size, tokens_per_pass
 from pretrain.config.schema import ModelConfig, ParallelConfig, RunConfig
 from pretrain.config.stages import chunk_sizes
 from pretrain.model.angles import LayerAngles
@@ -164,7 +164,7 @@ def _chunk(
         position_embedding_type="rope",
         vp_stage=stage,
         model=run.model,
-        loss_chunk_tokens=run.train.loss_chunk_tokens,
+        loss_chunk_tokens=loss_chunk_tokens(run.train, tokens=tokens_per_pass(run)),
         attention=attention,
         real_vocab_columns=min(columns, max(0, tokens - world.tp_rank * columns)),
     ).to(world.device)

@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from megatron.core.tensor_parallel import checkpoint
 from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.identity_op import IdentityOp
@@ -34,6 +33,7 @@ from pretrain.model.families.table import (
 from pretrain.model.families.tensors import table_of
 from pretrain.model.linear import ColumnParallelLinear, RowParallelLinear
 from pretrain.model.norms import HeadNorm, KeysNorm, LayerNorm, QueriesNorm, RMSNorm
+from pretrain.model.recompute import without_output
 from pretrain.model.rotary import attention_factor, kind_of
 from pretrain.model.translate import DecoderConfig
 
@@ -86,6 +86,7 @@ class LayerAttention(SelfAttention):
         super().__init__(config, *args, **kwargs)
         model, layer = _model(config), self.layer_number - 1
         self.rotary_qkv = config.operations.rotary
+        self.recomputes_core = "core_attn" in config.recomputed
         self.turns, self.kind = has_rotary_positions(model, layer), kind_of(model, layer)
         self.heads_per_group = self.num_attention_heads_per_partition // self.num_query_groups_per_partition
         self.post_layernorm = _norm_at(config, POST_ATTENTION_NORM)
@@ -98,11 +99,13 @@ class LayerAttention(SelfAttention):
         core: Any = self.core_attention
         mixed, _bias = project(hidden)
         query, key, value = self._split(mixed, rotary_pos_emb[self.kind])
-        if self.checkpoint_core_attention and self.training:
-            context = checkpoint(core, False, query, key, value, attention_mask)
+        if _can_forget(self, self.recomputes_core):
+            context, forget = without_output(core, query, key, value, attention_mask)
         else:
-            context = core(query, key, value, attention_mask)
+            context, forget = core(query, key, value, attention_mask), None
         output, bias = self.linear_proj(context)
+        if forget is not None:
+            forget(output)
         return self.post_layernorm(output), bias
 
     def _split(self, mixed: torch.Tensor, table: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -126,13 +129,53 @@ class FeedForward(MLP):
         super().__init__(config, projections, ffn_hidden_size=config.ffn_hidden_size, **kwargs)
         if _model(config).activation == "xielu":
             self.activation_func = XIELU(config)
+        self.recomputes_activation = "activation" in config.recomputed
         self.post_layernorm = _norm_at(config, POST_FEED_FORWARD_NORM)
 
     def forward(self, hidden: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Args: hidden [s, b, h] or, under sequence parallelism, [s/t, b, h]."""
         wide, _bias = self.linear_fc1(hidden)
-        output, bias = self.linear_fc2(self.activation_func(wide))
+        if _can_forget(self, self.recomputes_activation):
+            active, forget = without_output(self.activation_func, wide)
+        else:
+            active, forget = self.activation_func(wide), None
+        output, bias = self.linear_fc2(active)
+        if forget is not None:
+            forget(output)
         return self.post_layernorm(output), bias
+
+
+class DecoderLayer(TransformerLayer):
+    """megatron's layer, which may forget what its norms give once attention and feed-forward have it."""
+
+    def __init__(self, config: DecoderConfig, *args: Any, **kwargs: Any) -> None:
+        super().__init__(config, *args, **kwargs)
+        self.recomputes_norms = "layernorm" in config.recomputed
+
+    def _forward_attention(
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
+    ) -> tuple[torch.Tensor, None]:
+        """Args and result: hidden states [s, b, h] or, under sequence parallelism, [s/t, b, h], and no context."""
+        if not _can_forget(self, self.recomputes_norms, self.input_layernorm):
+            return super()._forward_attention(hidden_states, attention_mask, **kwargs)
+        normed, forget = without_output(self.input_layernorm, hidden_states)
+        output = self.self_attention(normed, attention_mask, rotary_pos_emb=kwargs["rotary_pos_emb"])
+        forget(output[0])
+        return residual_add(self.training, False)(output, hidden_states, 0.0), None
+
+    def _forward_pre_mlp_layernorm(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        if not _can_forget(self, self.recomputes_norms, self.pre_mlp_layernorm):
+            return super()._forward_pre_mlp_layernorm(hidden_states)
+        normed, self.forget_normed = without_output(self.pre_mlp_layernorm, hidden_states)
+        return normed
+
+    def _forward_post_mlp(
+        self, mlp_output_with_bias: tuple[torch.Tensor, None], residual: torch.Tensor
+    ) -> torch.Tensor:
+        if _can_forget(self, self.recomputes_norms, self.pre_mlp_layernorm):
+            forget, self.forget_normed = self.forget_normed, None
+            forget(mlp_output_with_bias[0])
+        return super()._forward_post_mlp(mlp_output_with_bias, residual)
 
 
 def residual_add(training: bool, fused: bool) -> Callable[..., torch.Tensor]:
@@ -163,7 +206,7 @@ def layer_spec(config: DecoderConfig, attention_backend: str) -> ModuleSpec:
         return module if place in places else IdentityOp
 
     return ModuleSpec(
-        module=TransformerLayer,
+        module=DecoderLayer,
         submodules=TransformerLayerSubmodules(
             input_layernorm=at(INPUT_NORM, norm_of(config)),
             self_attention=ModuleSpec(
@@ -200,6 +243,11 @@ def _norm_at(config: DecoderConfig, place: str) -> torch.nn.Module:
     if place not in _places(config):
         return IdentityOp()
     return norm_of(config)(config, config.hidden_size, config.layernorm_epsilon)
+
+
+def _can_forget(layer: torch.nn.Module, asked: bool, part: object = None) -> bool:
+    """Whether a part of a layer is there, and what it gives is made again in a backward that comes."""
+    return asked and layer.training and torch.is_grad_enabled() and not isinstance(part, IdentityOp)
 
 
 def _places(config: DecoderConfig) -> set[str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from megatron.core import parallel_state
+from megatron.core.tensor_parallel import checkpoint
 from megatron.core.tensor_parallel.mappings import (
     copy_to_tensor_model_parallel_region,
     reduce_from_tensor_model_parallel_region,
@@ -62,7 +63,14 @@ class HeadsNorm(torch.nn.Module):
         self.num_holders = key_value_holders(num_heads, tensor_model_parallel_size=ranks)
         """Ranks that hold the same head, and that all add its squares; 1 for query heads."""
 
+        self.recomputes = "layernorm" in config.recomputed
+
     def forward(self, heads: torch.Tensor) -> torch.Tensor:
+        if self.recomputes and self.training:
+            return checkpoint(self._normed, False, heads)  # its chain of operations holds three tensors in fp32
+        return self._normed(heads)
+
+    def _normed(self, heads: torch.Tensor) -> torch.Tensor:
         count, number = heads.shape[2], parallel_state.get_tensor_model_parallel_rank() // self.num_holders
         weight = self.weight.view(-1, self.head_size)[number * count : (number + 1) * count]
         wide = heads.float()

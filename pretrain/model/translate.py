@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-from pretrain.config.derive import has_gate, kv_channels
-from pretrain.config.schema import ModelConfig, RunConfig
+from pretrain.config.derive import has_gate, kv_channels, recomputed_modules
+from pretrain.config.schema import ModelConfig, RunConfig, TrainConfig
 from pretrain.config.stages import chunk_sizes
 from pretrain.model.operations import Operations, plain_operations
 from pretrain.parallel.device_type import resolve_device
@@ -22,6 +22,8 @@ class DecoderConfig(TransformerConfig):
 
     model: ModelConfig | None = None
     operations: Operations = field(default_factory=Operations)
+    recomputed: frozenset[str] = frozenset()
+    """Parts of a layer that are computed again in the backward pass, as of derive.recomputed_modules."""
 
 
 def transformer_config(run: RunConfig, operations: Operations | None = None) -> DecoderConfig:
@@ -88,7 +90,7 @@ def transformer_config(run: RunConfig, operations: Operations | None = None) -> 
         masked_softmax_fusion=False,
         persist_layer_norm=False,
         apply_rope_fusion=False,
-        **_recompute(run.train.recompute),
+        **_recompute(run.train),
     )
 
 
@@ -105,9 +107,16 @@ def _pipeline_layout(run: RunConfig) -> list[list[str]] | None:
     return [["embedding", *layout[0]], *layout[1:-1], [*layout[-1], "loss"]]
 
 
-def _recompute(recompute: str) -> dict[str, Any]:
-    if recompute == "full":
-        return {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
-    if recompute == "selective":
-        return {"recompute_granularity": "selective", "recompute_modules": ["core_attn"]}
+def _recompute(train: TrainConfig) -> dict[str, Any]:
+    """megatron recomputes whole layers and whole feed-forwards by itself; layer_spec.py and norms.py the other parts."""
+    if train.recompute == "full":
+        layers = train.recompute_num_layers
+        method = (
+            ("uniform", 1) if layers is None else ("block", layers)
+        )  # block: the first so many layers of a model chunk
+        return {"recompute_granularity": "full", "recompute_method": method[0], "recompute_num_layers": method[1]}
+    if train.recompute == "selective":
+        parts = recomputed_modules(train)
+        known = sorted(parts & {"mlp"})
+        return {"recompute_granularity": "selective", "recompute_modules": known, "recomputed": parts}
     return {}

@@ -42,10 +42,21 @@ class Ledger:
         address = storage._cdata
         if address in self._known:
             return
+        weakref.finalize(storage, self._end, address).atexit = False
+        self._add(address, storage.nbytes(), label)
+
+    def resize(self, storage: torch.UntypedStorage, num_bytes: int) -> None:
+        """Count that a storage's memory is given back (0 bytes) or taken again; what it holds has its old name."""
+        address = storage._cdata
+        if address in self._known:
+            label = self._labels[self._known[address]]
+            self._end(address)
+            self._add(address, num_bytes, label)
+
+    def _add(self, address: int, num_bytes: int, label: Label) -> None:
         number = self._count = self._count + 1
-        size = -(-storage.nbytes() // BLOCK_BYTES) * BLOCK_BYTES
+        size = -(-num_bytes // BLOCK_BYTES) * BLOCK_BYTES
         self._known[address], self._sizes[number], self._labels[number] = number, size, label
-        weakref.finalize(storage, self._end, address, number).atexit = False
         self.live_bytes += size
         self._events.append(number)
         if self.live_bytes > self.peak_bytes:
@@ -73,7 +84,7 @@ class Ledger:
         assert sum(num_bytes.values()) == self.peak_bytes, "every storage at the peak has a label"
         return {label: (tensors[label], num_bytes[label]) for label in num_bytes}
 
-    def _end(self, address: int, number: int) -> None:
-        del self._known[address]
+    def _end(self, address: int) -> None:
+        number = self._known.pop(address)
         self.live_bytes -= self._sizes[number]
         self._events.append(~number)

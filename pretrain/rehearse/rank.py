@@ -15,6 +15,7 @@ from fanal.errors import UserError
 from pretrain.config.derive import num_microbatches
 from pretrain.config.schema import RunConfig
 from pretrain.config.steps import last_batch_size
+from pretrain.model import recompute
 from pretrain.model.gpt import attention_choice, build_model, unwrap
 from pretrain.optim.optimizer import build_optimizer, set_learning_rate
 from pretrain.optim.states import inner_optimizers
@@ -67,6 +68,7 @@ def rehearse_rank(
     meet_nobody(device, rank=rank, num_ranks=num_ranks)
     with ExitStack() as stack:
         meter = Meter(device.type)
+        recompute.resize = meter.ledger.resize
         if device_type == "gpu":
             put_fake_gpu_in_place_of_cuda(device, meter)
             stand_in_for_packages(run.model.attention_backend, meter)

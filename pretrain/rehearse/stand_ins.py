@@ -46,8 +46,9 @@ OF_OURS = (
     ("fanal.kernels.flash_packages", "import_functions"),
     ("fanal.kernels.triton.launch", "start"),
     ("fanal.kernels.choice", "triton_importable"),
+    ("pretrain.model.recompute", "resize"),
 )
-"""Where our kernels meet packages for a GPU: the flash-attn ones, and Triton."""
+"""Where our kernels meet packages for a GPU, the flash-attn ones and Triton, and where memory is let go without a tensor's end."""
 PRIVATE = (
     ("torch.utils.backend_registration", "_setup_privateuseone_for_python_backend"),
     ("torch._C._distributed_c10d", "FakeProcessGroup"),

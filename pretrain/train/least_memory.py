@@ -4,7 +4,7 @@ A lower bound: what is counted here is certainly there, so that no run is refuse
 for a checkpoint, and most activations are left out.
 """
 
-from pretrain.config.derive import model_parallel_size, padded_vocab_size
+from pretrain.config.derive import loss_chunk_tokens, model_parallel_size, padded_vocab_size, tokens_per_pass
 from pretrain.config.schema import RunConfig
 from pretrain.config.steps import train_samples
 from pretrain.model.families.sizes import checkpoint_bytes
@@ -32,15 +32,16 @@ def least_bytes(run: RunConfig, *, num_ranks: int) -> dict[str, int]:
     itemsize = WEIGHT_BYTES[train.precision]
     masters = parameters * 4 if train.precision == "fp32" else 0  # which are the weights themselves
     kept = checkpoint_bytes(run.model, num_states=num_states(run.optim)) - masters
-    passed = train.micro_batch_size * seq_length  # tokens of a pass
+    passed = tokens_per_pass(run)
+    chunk = loss_chunk_tokens(train, tokens=passed) or passed
     samples = -(-train_samples(run.optim, train) // replicas)  # of a replica in the whole run
     read = samples * (seq_length + 1) * TOKEN_BYTES
     return {
         "weights": copies * parameters * itemsize,
         "gradients": copies * parameters * 4,
         "optimizer": (1 if parallel.use_distributed_optimizer else copies) * kept,
-        "activations": replicas * passed * run.model.hidden_size * run.model.num_layers * itemsize,
-        "logits": replicas * min(passed, train.loss_chunk_tokens or passed) * padded_vocab_size(run.model) * itemsize,
+        "activations": copies * passed * run.model.hidden_size * run.model.num_layers * itemsize,
+        "logits": copies * min(passed, chunk) * padded_vocab_size(run.model) * itemsize,
         "data.prefetch_bytes": replicas * min(run.data.prefetch_bytes, read),
         "processes": num_ranks * PROCESS_BYTES,
     }

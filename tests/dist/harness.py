@@ -24,10 +24,20 @@ from tests.dist import (
     faults,
     group_faults,
     interruptions,
+    recompute_faults,
     stability_faults,
 )
 
-FAULTS = (faults, family_faults, group_faults, context_faults, interruptions, average_faults, stability_faults)
+FAULTS = (
+    faults,
+    family_faults,
+    group_faults,
+    context_faults,
+    interruptions,
+    average_faults,
+    stability_faults,
+    recompute_faults,
+)
 """Where a fault is looked for by its name."""
 STABILITY = 2e-5
 """Bound for every number of a stability report, relative: that of a gradient norm, which is one of them."""

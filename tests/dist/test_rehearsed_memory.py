@@ -40,8 +40,17 @@ WITHIN = 0.1
             "parallel.sequence_parallel=false",
             "parallel.pipeline_layers=[2,6]",
         ),
+        (*LARGER, *ONE_RANK, "train.recompute=selective", "train.recompute_modules=[core_attn,layernorm,activation]"),
+        (*LARGER, *ONE_RANK, "train.recompute=full", "train.recompute_num_layers=4"),
     ],
-    ids=["one rank in fp32", "one rank in bf16", "tensor 2 x pipeline 2", "pipeline 2 with unequal stages"],
+    ids=[
+        "one rank in fp32",
+        "one rank in bf16",
+        "tensor 2 x pipeline 2",
+        "pipeline 2 with unequal stages",
+        "parts recomputed",
+        "four layers recomputed",
+    ],
 )
 def test_the_counted_peak_is_the_measured_one(tmp_path: Path, overrides: tuple[str, ...]) -> None:
     run = load_run(TINY, overrides)

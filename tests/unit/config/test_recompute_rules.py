@@ -1,0 +1,92 @@
+"""What is computed again, and how many logits lie in memory: what a config says, what follows, what is refused with what works."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fanal.errors import UserError
+from pretrain.config.derive import loss_chunk_tokens, recomputed_layers, recomputed_modules, tokens_per_pass
+from pretrain.config.load import load_run
+from pretrain.config.schema import TrainConfig
+from pretrain.inspect.show import consequences
+
+TINY = Path(__file__).parents[3] / "configs" / "tiny.yaml"
+REFUSED = {
+    "layers without whole layers": ("train.recompute_num_layers=2",),
+    "layers beside parts": ("train.recompute=selective", "train.recompute_num_layers=2"),
+    "no layer": ("train.recompute=full", "train.recompute_num_layers=0"),
+    "parts that are not there": ("train.recompute=selective", "train.recompute_modules=[norms]"),
+    "no parts": ("train.recompute=selective", "train.recompute_modules=[]"),
+    "a part twice": ("train.recompute=selective", "train.recompute_modules=[mlp,mlp]"),
+    "a part of a part": ("train.recompute=selective", "train.recompute_modules=[mlp,activation,layernorm]"),
+    "parts beside whole layers": ("train.recompute=full", "train.recompute_modules=[layernorm]"),
+    "parts of nothing": ("train.recompute_modules=[layernorm]",),
+    "a word instead of a list": ("train.recompute=selective", "train.recompute_modules=layernorm"),
+    "null instead of a list": ("train.recompute_modules=null",),
+    "tokens below none": ("train.loss_chunk_tokens=-1",),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_does_nothing_or_is_not_there_is_refused_with_what_works(case: str) -> None:
+    with pytest.raises(UserError) as refused:
+        load_run(TINY, REFUSED[case])
+    said = str(refused.value)
+    assert "\n" not in said
+    found = re.search(r"(?:train\.(\w+)=)?(\[[\w, ]+\]|\w+) works", said)
+    assert found, said
+    named = re.search(r"train\.(\w+)", said)
+    assert named, said
+    key, works = found[1] or named[1], found[2]
+    others = [one for one in REFUSED[case] if not one.startswith(f"train.{key}=")]
+    load_run(TINY, [*others, f"train.{key}={works}"])
+    if other := re.search(r"or (recompute_\w+=\S+)$", said):
+        load_run(TINY, [*REFUSED[case], f"train.{other[1]}"])
+
+
+def test_parts_and_layers_follow_from_the_config() -> None:
+    train = TrainConfig(recompute="full")
+    assert [recomputed_layers(replace(train, recompute_num_layers=n), num_layers=4) for n in (None, 1, 4, 9)] == [
+        4,
+        1,
+        4,
+        4,
+    ]
+    assert (
+        recomputed_layers(TrainConfig(), num_layers=4)
+        == 0
+        == recomputed_layers(TrainConfig(recompute="selective"), num_layers=4)
+    )
+    assert recomputed_modules(train) == set() == recomputed_modules(TrainConfig())
+    assert recomputed_modules(TrainConfig(recompute="selective")) == {"core_attn"}
+
+
+@pytest.mark.parametrize(
+    ("stated", "tokens", "chunk"),
+    [(None, 16_384, None), (None, 16_385, 4096), (0, 131_072, None), (50, 128, 50), (200, 128, 200)],
+)
+def test_a_chunk_of_the_loss_follows_from_the_tokens_of_a_micro_batch(
+    stated: int | None, tokens: int, chunk: int | None
+) -> None:
+    assert loss_chunk_tokens(TrainConfig(loss_chunk_tokens=stated), tokens=tokens) == chunk
+
+
+def test_show_says_what_is_computed_again_and_which_logits_lie_in_memory() -> None:
+    rows = consequences(load_run(TINY))
+    tokens = tokens_per_pass(load_run(TINY))
+    assert rows["computed again"] == "nothing"
+    assert (
+        rows["logits in memory"]
+        == f"of {tokens:,} tokens of {tokens:,} in a micro batch, as train.loss_chunk_tokens=null has it"
+    )
+    long = ["data.seq_length=32768", "train.micro_batch_size=1"]
+    assert consequences(load_run(TINY, long))["logits in memory"].startswith("of 4,096 tokens of 32,768 in")
+    assert consequences(load_run(TINY, [*long, "train.loss_chunk_tokens=0"]))["logits in memory"] == (
+        "of 32,768 tokens of 32,768 in a micro batch"
+    )
+    full = load_run(TINY, ["train.recompute=full", "train.recompute_num_layers=1"])
+    assert consequences(full)["computed again"] == "1 of 2 layers of a model chunk"
+    parts = load_run(TINY, ["train.recompute=selective", "train.recompute_modules=[layernorm,mlp]"])
+    assert consequences(parts)["computed again"] == "layernorm, mlp of every layer"
