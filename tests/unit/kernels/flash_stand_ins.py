@@ -11,7 +11,6 @@ from itertools import pairwise
 import pytest
 import torch
 from torch import Tensor
-
 from torch.overrides import TorchFunctionMode
 
 from fanal.kernels import flash_packages, varlen_attention
