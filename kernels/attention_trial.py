@@ -14,7 +14,7 @@ from fanal.kernels.reference import causal_grouped_attention
 
 SEQ_LENGTH, BATCH = 200, 2
 FEWER_QUERIES = 90
-"""Queries of a row, the last ones, where a model has fewer than keys: documents of the trial end before them, and one among them."""
+"""Queries of a row, the last ones, where a model has fewer than keys: documents of the trial end before them, one among them."""
 STARTS = (0, 1, 130, 200, 270, 400)
 """Documents of the trial: one of one token, one that is longer than a block of a kernel, a row's boundary."""
 WINDOW = 70

@@ -1,8 +1,9 @@
 """What the three flash-attn packages share: their import, when it is first asked for, and one form of call, as a backend.
 
 Shapes and definition: kernels.attention. They group queries, keep documents apart, and take windows and caps natively. Where a
-document has fewer queries than keys, their causal mask and their windows are aligned to its end (flash-attn since 2.1). Keys that no
-query sees get gradients of zero, also where a document has none: so in the sources of flash-attn from 2.3.4 on, of 3 and of 4.0.0b36.
+document has fewer queries than keys, their causal mask and their windows are aligned to its end (flash-attn since 2.1). Keys that
+no query sees get gradients of zero, also those of a document without queries: so in the sources of flash-attn from 2.3.4 on, of 3
+and of 4.0.0b36.
 """
 
 import functools

@@ -117,10 +117,10 @@ def flash_attention(
 ) -> Tensor:
     """Compute causal attention with grouped queries. No host sync; the same bits each time.
 
-    Args: query [q, b, n, d], those of the last q positions; key, value [s, b, g, d], g dividing n, d up to 256, each with any strides; softmax_scale multiplies
-        the scores, 1/sqrt(d) if None; document_starts, int32 [documents + 1], the first token of every document when the
-        rows lie one after the other, and last b * s (with b = 1 what others call cu_seqlens); window, how many positions a
-        position sees at most, itself included; soft_cap bounds the scaled scores.
+    Args: query [q, b, n, d], those of the last q positions; key, value [s, b, g, d], g dividing n, d up to 256, each with any
+        strides; softmax_scale multiplies the scores, 1/sqrt(d) if None; document_starts, int32 [documents + 1], the first token
+        of every document when the rows of all s positions lie one after the other, and last b * s (with b = 1 what others call
+        cu_seqlens); window, how many positions a position sees at most, itself included; soft_cap bounds the scaled scores.
     Returns: [q, b, n, d] in query.dtype.
     Source: Dao, FlashAttention-2, 2023 (arXiv:2307.08691).
     """
@@ -135,6 +135,8 @@ def flash_attention(
         f"{query.dtype}, {key.dtype}, {value.dtype}"
     )
     first, last = visible_ranges(s, b, document_starts, window, query.device)
+    if first is not None and q < s:
+        first = first[:, s - q :].contiguous()
     scale = d**-0.5 if softmax_scale is None else softmax_scale
     return _FlashAttention.apply(query, key, value, first, last, scale, soft_cap)  # pyright: ignore[reportReturnType]
 

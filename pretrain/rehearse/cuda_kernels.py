@@ -76,8 +76,10 @@ def efficient_attention_forward(
     *,
     scale: float | None = None,
 ) -> tuple[Tensor, ...]:
-    """Stand in for torch's operation of that name, of whole rows, with the one around it, which keeps the same tensors: torch 2.13.0
-    gives the shapes of its backward for other arguments than it has. [b, q, n, d], [b, s, n, d] twice -> [b, q, n, d]
+    """Stand in for torch's operation of that name, of whole rows, with the one around it, which keeps the same tensors.
+
+    Torch 2.13.0 has the shapes of its backward for other arguments than it is given.
+    [b, q, n, d] and [b, s, n, d] twice -> [b, q, n, d]
     """
     assert bias is cu_seqlens_q is cu_seqlens_k is max_seqlen_q is max_seqlen_k is None, "whole rows without a bias"
     heads_first = (tensor.transpose(1, 2) for tensor in (query, key, value))

@@ -19,8 +19,8 @@ PACKED = {
     "torch_attn::_varlen_attn_backward": (1, 9, 5),
 }
 """Kernels of attention whose heads come last: the places of the queries and of how many keys a row has among their arguments, and
-their products, of which the backward computes the scores again. torch's own formulas are for [b, n, s, d], and take each document for
-a whole row."""
+their products, of which the backward computes the scores again. torch's own formulas are for [b, n, s, d], and take each document
+for a whole row."""
 OURS = {"attention.forward": 2, "attention_backward.for_queries": 3, "attention_backward.for_keys": 4}
 """Products of our Triton kernels of attention; the backward is two of them, and each computes the scores again."""
 FACTORS = {aten.mm: 2, aten.bmm: 2, aten.addmm: 3, aten.baddbmm: 3}

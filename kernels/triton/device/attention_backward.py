@@ -6,7 +6,7 @@ With p = exp(z - log total) and D = sum over channels of dO O:
     dK = scale sum over queries of dS q      another, a block of keys a program, over all query heads of its group
     dV = sum over queries of p dO
 The scores are computed twice, once in each. Dao, FlashAttention-2, 2023 (arXiv:2307.08691), algorithm 2; a key is seen by the
-queries of the positions from its own to last[key]. As in the forward they are those of the last q of s positions: a key may have none.
+queries of the positions from its own to last[key], those of the last q of s positions, as in the forward: a key may have none.
 """
 
 import triton
@@ -27,8 +27,8 @@ def slope(z, cap, CAP: tl.constexpr):
 
 @triton.jit
 def over_keys(
-    d_query, query, d_output, log_total, delta, row, row_first, key_ptr, value_ptr, key_stride, value_stride, begin, end, s,
-    scale, cap, HEAD_SIZE: tl.constexpr, D: tl.constexpr, KEYS: tl.constexpr, MASKED: tl.constexpr, RANGES: tl.constexpr,
+    d_query, query, d_output, log_total, delta, row, row_first, key_ptr, value_ptr, key_stride, value_stride, begin, end, behind,
+    s, scale, cap, HEAD_SIZE: tl.constexpr, D: tl.constexpr, KEYS: tl.constexpr, MASKED: tl.constexpr, RANGES: tl.constexpr,
     CAP: tl.constexpr,
 ):  # fmt: skip
     """Add to dQ what the keys of [begin, end) give."""
@@ -42,7 +42,7 @@ def over_keys(
         z = logits(tl.dot(query, keys, input_precision="ieee"), scale, cap, CAP)
         p = tl.exp2(z - log_total[:, None])
         if MASKED:
-            seen = key[None, :] <= row[:, None]
+            seen = (key - behind)[None, :] <= row[:, None]
             if RANGES:
                 seen = seen & (key[None, :] >= row_first[:, None])
             p = tl.where(seen, p, 0.0)
@@ -71,45 +71,45 @@ def for_queries(
     head = tl.program_id(1).to(tl.int64)
     b = tl.program_id(2).to(tl.int64)
     behind = s - q
-    row_start = behind + block * ROWS
-    row = row_start + tl.arange(0, ROWS)  # positions
+    row_start = block * ROWS
+    row = row_start + tl.arange(0, ROWS)
     channel = tl.arange(0, D)
-    inside = (row < s)[:, None] & (channel < HEAD_SIZE)[None, :]
-    first_query = tl.cast(behind, tl.int64)
-    query_ptr += b * query_batch + head * query_head - first_query * query_stride
+    inside = (row < q)[:, None] & (channel < HEAD_SIZE)[None, :]
+    query_ptr += b * query_batch + head * query_head
     key_ptr += b * key_batch + (head // RATIO) * key_head
     value_ptr += b * value_batch + (head // RATIO) * value_head
     at = row.to(tl.int64)[:, None] * (batch * heads * HEAD_SIZE) + channel[None, :]
-    at += ((b - first_query * batch) * heads + head) * HEAD_SIZE
+    at += (b * heads + head) * HEAD_SIZE
     query = tl.load(query_ptr + row.to(tl.int64)[:, None] * query_stride + channel[None, :], mask=inside, other=0.0)
     output = tl.load(output_ptr + at, mask=inside, other=0.0)
     d_output = tl.load(d_output_ptr + at, mask=inside, other=0.0)
     delta = tl.sum(output.to(tl.float32) * d_output.to(tl.float32), axis=1)
-    statistics = (b * heads + head) * q - first_query + row
-    tl.store(delta_ptr + statistics, delta, mask=row < s)
-    log_total = tl.load(log_total_ptr + statistics, mask=row < s, other=0.0)
+    statistics = (b * heads + head) * q + row
+    tl.store(delta_ptr + statistics, delta, mask=row < q)
+    log_total = tl.load(log_total_ptr + statistics, mask=row < q, other=0.0)
     d_query = tl.zeros([ROWS, D], tl.float32)
-    end = tl.minimum(row_start + ROWS, s)
-    diagonal = row_start // KEYS * KEYS  # from here on some of the queries are before a key
+    row_end = tl.minimum(row_start + ROWS, q)
+    end = behind + row_end
+    diagonal = (behind + row_start) // KEYS * KEYS  # from here on some of the queries are before a key
     begin = 0
     all_seen = 0
     row_first = row
     if RANGES:
-        row_first = tl.load(first_ptr + b * s + row, mask=row < s, other=0)
-        begin = tl.load(first_ptr + b * s + row_start) // KEYS * KEYS
-        all_seen = tl.minimum((tl.load(first_ptr + b * s + end - 1) + KEYS - 1) // KEYS * KEYS, diagonal)
+        row_first = tl.load(first_ptr + b * q + row, mask=row < q, other=0)
+        begin = tl.load(first_ptr + b * q + row_start) // KEYS * KEYS
+        all_seen = tl.minimum((tl.load(first_ptr + b * q + row_end - 1) + KEYS - 1) // KEYS * KEYS, diagonal)
         d_query = over_keys(
             d_query, query, d_output, log_total, delta, row, row_first, key_ptr, value_ptr, key_stride, value_stride,
-            begin, all_seen, s, scale, cap, HEAD_SIZE, D, KEYS, True, RANGES, CAP,
+            begin, all_seen, behind, s, scale, cap, HEAD_SIZE, D, KEYS, True, RANGES, CAP,
         )  # fmt: skip
         all_seen = tl.maximum(begin, all_seen)
     d_query = over_keys(
         d_query, query, d_output, log_total, delta, row, row_first, key_ptr, value_ptr, key_stride, value_stride,
-        all_seen, diagonal, s, scale, cap, HEAD_SIZE, D, KEYS, False, RANGES, CAP,
+        all_seen, diagonal, behind, s, scale, cap, HEAD_SIZE, D, KEYS, False, RANGES, CAP,
     )  # fmt: skip
     d_query = over_keys(
         d_query, query, d_output, log_total, delta, row, row_first, key_ptr, value_ptr, key_stride, value_stride,
-        tl.maximum(begin, diagonal), end, s, scale, cap, HEAD_SIZE, D, KEYS, True, RANGES, CAP,
+        tl.maximum(begin, diagonal), end, behind, s, scale, cap, HEAD_SIZE, D, KEYS, True, RANGES, CAP,
     )  # fmt: skip
     tl.store(d_query_ptr + at, (d_query * scale).to(d_query_ptr.dtype.element_ty), mask=inside)
 
@@ -117,17 +117,17 @@ def for_queries(
 @triton.jit
 def over_queries(
     d_key, d_value, keys, values, key, key_last, query_ptr, d_output_ptr, log_total_ptr, delta_ptr, query_stride,
-    output_stride, begin, end, q, scale, cap, HEAD_SIZE: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr,
+    output_stride, begin, end, s, scale, cap, HEAD_SIZE: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr,
     MASKED: tl.constexpr, RANGES: tl.constexpr, CAP: tl.constexpr,
 ):  # fmt: skip
     """Add to dK and dV what the queries of [begin, end) of one head give. Without MASKED each of them sees every key here.
 
-    Queries, keys and the last that sees a key are counted from the first query.
+    Queries go by their positions, and pointers to them begin s - q before the first.
     """
     channel = tl.arange(0, D)
     for start in range(begin, end, ROWS):
         row = start + tl.arange(0, ROWS)
-        known = row < q if MASKED else row >= 0
+        known = row < s if MASKED else row >= 0
         at = row.to(tl.int64)
         query = tl.load(
             query_ptr + at[None, :] * query_stride + channel[:, None],
@@ -186,38 +186,38 @@ def for_keys(
     d_key = tl.zeros([KEYS, D], tl.float32)
     d_value = tl.zeros([KEYS, D], tl.float32)
     behind = s - q  # position of the first query
-    begin = tl.maximum(key_start - behind, 0) // ROWS * ROWS
-    end = q
+    begin = behind + tl.maximum(key_start - behind, 0) // ROWS * ROWS
+    end = s
     # From here on a query is behind every key.
-    all_see = tl.minimum((tl.maximum(key_start + KEYS - behind, 0) + ROWS - 1) // ROWS * ROWS, q)
-    rest = q // ROWS * ROWS  # and from here on some are missing
-    key_row = key - behind
-    key_last = key_row
+    all_see = tl.minimum(behind + (tl.maximum(key_start + KEYS - behind, 0) + ROWS - 1) // ROWS * ROWS, s)
+    rest = behind + q // ROWS * ROWS  # and from here on some are missing
+    key_last = key
     if RANGES:
-        key_last = tl.load(last_ptr + b * s + key, mask=key < s, other=0) - behind
-        end = tl.maximum(tl.load(last_ptr + b * s + tl.minimum(key_start + KEYS, s) - 1) + 1 - behind, 0)
-        rest = tl.maximum(tl.load(last_ptr + b * s + key_start) + 1 - behind, 0) // ROWS * ROWS
+        key_last = tl.load(last_ptr + b * s + key, mask=key < s, other=0)
+        end = tl.maximum(tl.load(last_ptr + b * s + tl.minimum(key_start + KEYS, s) - 1) + 1, behind)
+        rest = behind + tl.maximum(tl.load(last_ptr + b * s + key_start) + 1 - behind, 0) // ROWS * ROWS
         all_see = tl.minimum(all_see, end)
     rest = tl.maximum(all_see, rest)
     heads = groups * RATIO
     output_stride = batch * heads * HEAD_SIZE
+    first_query = tl.cast(behind, tl.int64)
     for i in range(0, RATIO):
         head = group * RATIO + i
-        query = query_ptr + b * query_batch + head * query_head
-        d_output = d_output_ptr + (b * heads + head) * HEAD_SIZE
-        log_total = log_total_ptr + (b * heads + head) * q
-        delta = delta_ptr + (b * heads + head) * q
+        query = query_ptr + b * query_batch + head * query_head - first_query * query_stride
+        d_output = d_output_ptr + (b * heads + head) * HEAD_SIZE - first_query * output_stride
+        log_total = log_total_ptr + (b * heads + head) * q - first_query
+        delta = delta_ptr + (b * heads + head) * q - first_query
         d_key, d_value = over_queries(
-            d_key, d_value, keys, values, key_row, key_last, query, d_output, log_total, delta, query_stride, output_stride,
-            begin, all_see, q, scale, cap, HEAD_SIZE, D, ROWS, True, RANGES, CAP,
+            d_key, d_value, keys, values, key, key_last, query, d_output, log_total, delta, query_stride, output_stride,
+            begin, all_see, s, scale, cap, HEAD_SIZE, D, ROWS, True, RANGES, CAP,
         )  # fmt: skip
         d_key, d_value = over_queries(
-            d_key, d_value, keys, values, key_row, key_last, query, d_output, log_total, delta, query_stride, output_stride,
-            all_see, rest, q, scale, cap, HEAD_SIZE, D, ROWS, False, RANGES, CAP,
+            d_key, d_value, keys, values, key, key_last, query, d_output, log_total, delta, query_stride, output_stride,
+            all_see, rest, s, scale, cap, HEAD_SIZE, D, ROWS, False, RANGES, CAP,
         )  # fmt: skip
         d_key, d_value = over_queries(
-            d_key, d_value, keys, values, key_row, key_last, query, d_output, log_total, delta, query_stride, output_stride,
-            rest, end, q, scale, cap, HEAD_SIZE, D, ROWS, True, RANGES, CAP,
+            d_key, d_value, keys, values, key, key_last, query, d_output, log_total, delta, query_stride, output_stride,
+            rest, end, s, scale, cap, HEAD_SIZE, D, ROWS, True, RANGES, CAP,
         )  # fmt: skip
     target = at * (batch * groups * HEAD_SIZE) + (b * groups + group) * HEAD_SIZE + channel[None, :]
     tl.store(d_key_ptr + target, (d_key * scale).to(d_key_ptr.dtype.element_ty), mask=inside)

@@ -120,6 +120,46 @@ def test_the_products_of_attention_are_counted_alike_whatever_the_backend() -> N
         )
 
 
+OF_A_PART = """
+import json, torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from fanal.kernels.attention import causal_attention
+from pretrain.rehearse import stand_ins
+from pretrain.rehearse.meter import Meter
+device = stand_ins.take_fake_gpu()
+found = {{}}
+for backend, dtype in {cases}:
+    meter = Meter(device.type)
+    stand_ins.stand_in_for_packages(backend, meter)
+    for documents in (False, True):
+        flops = []
+        for q in (64, 24):
+            with stand_ins.LikeCuda(), FakeTensorMode(allow_non_fake_inputs=True), meter:
+                meter.begin()
+                query = torch.empty(q, 2, 8, 32, dtype=getattr(torch, dtype), device=device, requires_grad=True)
+                key = torch.empty(64, 2, 2, 32, dtype=query.dtype, device=device, requires_grad=True)
+                value = torch.empty_like(key).requires_grad_()
+                starts = torch.empty(5, dtype=torch.int32, device=device) if documents else None
+                output = causal_attention(query, key, value, backend, document_starts=starts)
+                output.backward(torch.empty_like(output))
+                assert output.shape == (q, 2, 256) and query.grad.shape == query.shape and key.grad.shape == key.shape
+            flops.append(meter.counts.flops["products"])
+        found[f"{{backend}} {{dtype}} {{documents}}"] = flops
+print(json.dumps(found))
+"""
+
+
+def test_fewer_queries_than_keys_are_rehearsed_and_their_products_are_all_queries_times_all_keys() -> None:
+    backends = ("sdpa", "flash4", "flash2", "varlen", "triton")
+    cases = [*((backend, "bfloat16") for backend in backends), ("sdpa", "float32"), ("triton", "float32")]
+    found = answer(OF_A_PART.format(cases=cases))
+    assert len(found) == 2 * len(cases)
+    product = 2 * 2 * 8 * 32 * 64  # of one query of each row and head, and 64 keys
+    for name, flops in found.items():
+        products = 9 if name.startswith("triton") else 7
+        assert flops == [products * 64 * product, products * 24 * product], (name, flops)
+
+
 def test_what_torch_compiles_is_rehearsed_as_what_it_keeps() -> None:
     torch_s = [f"kernels.{name}=torch" for name in ("rms_norm", "activation", "rotary")]
     plain, compiled = answer(FIGURES.format(cases=[torch_s, [*torch_s, "train.compile=true"]]))
