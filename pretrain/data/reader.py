@@ -16,7 +16,8 @@ from pretrain.config.schema import RunConfig
 from pretrain.config.steps import global_batch_size_at
 from pretrain.data.position import DataPosition, StepPosition, VerifiedSource, position_of
 from pretrain.data.prefetch import Prefetcher
-from pretrain.data.read import DamagedTokenError, TrainData
+from pretrain.data.read import TrainData
+from pretrain.data.rows import DamagedTokenError
 from pretrain.data.same_data import check_same_data
 from pretrain.data.sample_hash import NEW_RUN, Lanes, SampleHasher, add, algorithm_of, lanes_of, to_text
 from pretrain.data.shard_verifier import Compared, ShardVerifier

@@ -8,7 +8,7 @@ from pretrain.config.schema import DataConfig
 from pretrain.data.documents import starts_in_chunk
 from pretrain.data.objectives.samples import Objectives, Samples, new_counts
 from pretrain.data.order import ChunkOrders
-from pretrain.data.read import RowReader
+from pretrain.data.rows import RowReader
 from pretrain.data.sources import Source
 
 
