@@ -179,7 +179,7 @@ def test_batches_that_wait_hold_no_more_than_the_budget(data: TrainData, run: Ru
 
 
 def size_of(batch: HostBatch) -> int:
-    return batch.contents.nbytes + batch.sources.nbytes + batch.start_tokens.nbytes
+    return batch.contents.nbytes + batch.sources.nbytes + batch.places.nbytes
 
 
 def held_bytes() -> int:
