@@ -68,9 +68,7 @@ def test_a_fault_in_the_placing_would_be_noticed(fault: str, monkeypatch: pytest
     assert noticed > 20
 
 
-@given(
-    lengths=st.lists(st.one_of(st.integers(0, 12), st.integers(0, 100)), max_size=40), seq_length=st.integers(1, 12)
-)
+@given(lengths=st.lists(st.one_of(st.integers(0, 12), st.integers(0, 100)), max_size=40), seq_length=st.integers(1, 12))
 @settings(max_examples=200)
 def test_every_token_of_a_document_but_its_first_is_predicted_once(lengths: list[int], seq_length: int) -> None:
     starts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)[:-1]])[: len(lengths)].astype(np.int64)
