@@ -31,7 +31,7 @@ def samples() -> Samples:
         counted=new_counts(tokens),
         document_starts=[np.arange(256, LENGTH + 1, 256)] * SAMPLES,
         shards=[],
-        start_tokens=np.zeros(SAMPLES, np.int64),
+        pieces=[[(0, 0)]] * SAMPLES,
     )
 
 

@@ -43,7 +43,7 @@ def train_local(run: RunConfig) -> int:
     from pretrain.log.finished import finished_lines, is_finished
 
     with user_path(run.run_dir, *paths_of(run).values()):
-        sources = open_sources(run)
+        sources = open_sources(run, keeps_plans=True)
         if stop_signal() is None and is_finished(run, sources):
             print(*finished_lines(run, encoding=sys.stdout.encoding), sep="\n")
             return FINISHED

@@ -9,6 +9,7 @@ Letters: n samples asked for, S sources.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -65,6 +66,30 @@ def _feistel(index: np.ndarray, bits: np.ndarray, keys: np.ndarray) -> np.ndarra
     return left << right_bits | right
 
 
+class Order(Protocol):
+    """What the place of a draw is worked out from: offset + stride * permuted draw."""
+
+    @property
+    def key(self) -> str: ...
+    @property
+    def shuffle(self) -> bool: ...
+    @property
+    def stride(self) -> int: ...
+    @property
+    def slack(self) -> int: ...
+    @property
+    def chunks_per_epoch(self) -> int: ...
+
+
+def check_long_enough(num_tokens: int, seq_length: int, name: str) -> None:
+    """Refuse a source without a sample. Raises: UserError."""
+    if num_tokens < seq_length + 1:
+        raise UserError(
+            f"data.seq_length ({seq_length}) needs sources of at least seq_length + 1 = {seq_length + 1} tokens and "
+            f"{name} has {num_tokens}; data.seq_length={max(1, num_tokens - 1)} works"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class ChunkOrder:
     """The chunks of one source, epoch after epoch."""
@@ -81,17 +106,23 @@ class ChunkOrder:
     """False gives the chunks as they lie, from the first token (validation data)."""
 
     def __post_init__(self) -> None:
-        if self.num_tokens < self.seq_length + 1:
-            raise UserError(
-                f"data.seq_length ({self.seq_length}) needs sources of at least seq_length + 1 = {self.seq_length + 1} tokens and "
-                f"{self.name} has {self.num_tokens}; data.seq_length={max(1, self.num_tokens - 1)} works"
-            )
+        check_long_enough(self.num_tokens, self.seq_length, self.name)
+
+    @property
+    def stride(self) -> int:
+        """Tokens from one chunk to the next."""
+        return self.seq_length
 
     @property
     def chunks_per_epoch(self) -> int:
         """Chunks each epoch visits, each once. Where chunks are shuffled, one is given up so that their cuts can move."""
         whole = (self.num_tokens - 1) // self.seq_length
         return max(1, whole - 1) if self.shuffle else whole
+
+    @property
+    def tokens_per_pass(self) -> int:
+        """Tokens that count as one pass where a mixture is stated by epochs."""
+        return self.num_tokens
 
     @property
     def slack(self) -> int:
@@ -110,15 +141,15 @@ class ChunkOrder:
 class ChunkOrders:
     """The orders of many sources side by side, so that a batch of samples from all of them is placed at once."""
 
-    def __init__(self, orders: Sequence[ChunkOrder]) -> None:
-        self._seq_length = np.array([order.seq_length for order in orders], np.int64)
+    def __init__(self, orders: Sequence[Order]) -> None:
+        self._stride = np.array([order.stride for order in orders], np.int64)
         self._shuffle = np.array([order.shuffle for order in orders], bool)
         self._chunks = np.array([order.chunks_per_epoch for order in orders], np.uint64)
         self._slack = np.array([order.slack for order in orders], np.uint64)
         self._keys = np.stack([random_keys(order.key, ROUNDS + 1) for order in orders], axis=1)  # [ROUNDS + 1, S]
 
     def start_tokens(self, sources: np.ndarray, draws: np.ndarray) -> np.ndarray:
-        """First token, in its source, of each chunk.
+        """First token, in its source, of each chunk; of packed rows, the number of each row.
 
         Draw number d from a source is chunk ``permute(d % chunks)`` of epoch ``d // chunks``, and each epoch
         lays its chunks from an offset of its own. Both come from the source's keys mixed with the epoch.
@@ -134,4 +165,4 @@ class ChunkOrders:
         shuffle = self._shuffle[sources]
         chunk = np.where(shuffle, permute(index, chunks, keys[:ROUNDS]), index).astype(np.int64)
         offset = np.where(shuffle, keys[ROUNDS] % (self._slack[sources] + _ONE), np.uint64(0)).astype(np.int64)
-        return offset + chunk * self._seq_length[sources]
+        return offset + chunk * self._stride[sources]

@@ -12,6 +12,7 @@ from fanal.plain_files import read_plain
 from fanal.reason import reason
 from fanal.records import MisfitError, record_of
 from fanal.shown import shown
+from pretrain.data.packing.packed_order import PackedOrder
 from pretrain.data.sample_hash import algorithm_of, is_text
 
 if TYPE_CHECKING:  # it brings torch, and what starts ranks reads a position without
@@ -32,7 +33,10 @@ class SourcePosition:
     cursor: int
     """Chunks drawn so far."""
     idx_sha256: str | None
-    """Hash of the shard's index if what is trained on depends on its documents (data.document_mask, objectives); else None."""
+    """Hash of the shard's index if what is trained on depends on its documents (data.document_mask, objectives, data.packing); else
+    None."""
+    plan: str | None = None
+    """Algorithm and hash of the plan of its packed rows; None where documents are concatenated, and of an earlier version."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +124,7 @@ def position_of(
                 train_tokens=source.order.num_tokens,
                 cursor=cursor,
                 idx_sha256=source.shard.manifest.idx_sha256 if data.reads_index else None,
+                plan=source.order.plan.hash if isinstance(source.order, PackedOrder) else None,
             )
             for source, cursor in zip(sources, data.mixture.drawn(consumed_samples).tolist(), strict=True)
         ),

@@ -6,58 +6,12 @@ from functools import cached_property
 import numpy as np
 
 from pretrain.config.schema import DataConfig
-from pretrain.data.documents import starts_in_chunk
 from pretrain.data.mixture import Mixture
 from pretrain.data.objectives.samples import Samples, new_counts
 from pretrain.data.order import ChunkOrders
-from pretrain.data.sources import Source, Sources
-from tokenizer.shards.manifest import DamagedShardError
-
-
-class DamagedTokenError(DamagedShardError):
-    """A shard's tokens are not what its manifest says."""
-
-
-class RowReader:
-    """Copies spans of the shards of some sources. A shard is mapped when its first span is read."""
-
-    def __init__(self, sources: Sequence[Source], *, seq_length: int, vocab_size: int) -> None:
-        self.sources = list(sources)
-        self.row_tokens = seq_length + 1
-        self.vocab_size = vocab_size
-        self._stored_bytes = max((source.shard.dtype.itemsize for source in sources), default=0)
-        self._tokens: list[np.ndarray | None] = [None] * len(sources)
-
-    def read(self, sources: np.ndarray, start_tokens: np.ndarray, out: np.ndarray) -> np.ndarray:
-        """Fill ``out`` (integers [n, s + 1], returned) with the s + 1 tokens from each start on.
-
-        Args: sources, start_tokens: int64 [n]; starts count from the shard's first token.
-        Raises: DamagedTokenError naming shard and token for an id that no token has.
-        """
-        if out.itemsize < self._stored_bytes:  # a damaged id would become another one on its way into fewer bytes
-            out[:] = self.read(sources, start_tokens, np.empty(out.shape, np.int64))
-            return out
-        mapped, length = self._tokens, self.row_tokens
-        for row, source, start in zip(out, sources.tolist(), start_tokens.tolist(), strict=True):
-            tokens = mapped[source]
-            if tokens is None:
-                # A plain view: slices of a memmap cost a microsecond each.
-                tokens = mapped[source] = np.asarray(self.sources[source].shard.tokens).view(np.ndarray)
-            row[:] = tokens[start : start + length]
-        if (
-            out.size and out.view(f"u{out.itemsize}").max() >= self.vocab_size
-        ):  # as unsigned, a negative id is the largest
-            self._refuse(sources, start_tokens, out)
-        return out
-
-    def _refuse(self, sources: np.ndarray, start_tokens: np.ndarray, rows: np.ndarray) -> None:
-        row, column = np.argwhere(rows.view(f"u{rows.itemsize}") >= self.vocab_size)[0].tolist()
-        shard = self.sources[sources[row]].shard
-        raise DamagedTokenError(
-            f"shard {shard.prefix} holds id {rows[row, column]} at token {start_tokens[row] + column}, expected 0 to "
-            f"{self.vocab_size - 1}: its .bin changed after its manifest was written; copy or encode the shard again, and run "
-            f"`fanal tokenizer verify {shard.prefix} --deep`"
-        )
+from pretrain.data.packing.packed_rows import PackedRowReader
+from pretrain.data.rows import RowReader
+from pretrain.data.sources import Sources
 
 
 class TrainData:
@@ -70,16 +24,24 @@ class TrainData:
         number_of = {domain: number for number, domain in enumerate(self.domains)}
         self._domain_of_source = np.array([number_of[source.label] for source in sources.train], np.int64)
         self._orders = ChunkOrders([source.order for source in sources.train])
-        self._reader = RowReader(sources.train, seq_length=config.seq_length, vocab_size=sources.vocab_size)
+        size = {"seq_length": config.seq_length, "vocab_size": sources.vocab_size}
+        self.rows = (
+            PackedRowReader(sources.train, **size, fill_id=sources.fill_id)
+            if config.packing == "best_fit"
+            else RowReader(sources.train, **size)
+        )
 
     def places(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(source, first token in its shard) of each sample. Args: int64 [n]. Returns: two int64 [n]."""
+        """(source, place in it) of each sample: the first token in its shard, or with data.packing the number of a row in its plan.
+
+        Args: int64 [n]. Returns: two int64 [n].
+        """
         sources, draws = self.mixture.locate(numbers)
         return sources, self._orders.start_tokens(sources, draws)  # training reads a shard from its first token
 
-    def read_places(self, sources: np.ndarray, start_tokens: np.ndarray, out: np.ndarray) -> np.ndarray:
+    def read_places(self, sources: np.ndarray, places: np.ndarray, out: np.ndarray) -> np.ndarray:
         """The tokens at these places, in ``out``: integers [n, s + 1]. Raises: DamagedTokenError."""
-        return self._reader.read(sources, start_tokens, out)
+        return self.rows.read(sources, places, out)
 
     def read(self, numbers: np.ndarray) -> np.ndarray:
         """Tokens of these samples: int64 [n, s + 1]. Raises: DamagedTokenError."""
@@ -88,35 +50,42 @@ class TrainData:
     @property
     def reads_index(self) -> bool:
         """Whether what is trained on depends on where documents begin."""
-        return self.config.document_mask or self.sources.objectives.reads_index
+        return self.config.document_mask or self.config.packing == "best_fit" or self.sources.objectives.reads_index
 
     def apply_objectives(
         self,
         numbers: np.ndarray,
         sources: np.ndarray,
-        start_tokens: np.ndarray,
+        places: np.ndarray,
         tokens: np.ndarray,
         document_starts: Sequence[np.ndarray] | None,
     ) -> np.ndarray | None:
         """Make of tokens that were read what is trained on, in place.
 
-        Args: numbers, sources, start_tokens: int64 [n]; tokens: integers [n, s + 1]; document_starts: where ``reads_index``.
-        Returns: which predictions count, bool [n, s]; None if no objective is on.
+        Args: numbers, sources, places: int64 [n]; tokens: integers [n, s + 1]; document_starts: where ``reads_index``.
+        Returns: which predictions count, bool [n, s]; None if all.
         """
+        of_rows = self.rows.counted(sources, places)
         if not self.sources.objectives.training:
-            return None
+            return of_rows
         counted = new_counts(tokens)
+        pieces = [self.rows.pieces(*place) for place in zip(sources.tolist(), places.tolist(), strict=True)]
         samples = Samples(
             numbers=numbers,
             tokens=tokens,
             counted=counted,
             document_starts=document_starts,
             shards=[self.sources.train[source].shard for source in sources.tolist()],
-            start_tokens=start_tokens,
+            pieces=pieces,
         )
         for objective in self.sources.objectives.training:
             objective.apply(samples)
-        return counted
+        return counted if of_rows is None else counted & of_rows
+
+    @property
+    def counts_apart(self) -> bool:
+        """Whether micro batches have a mask of what counts."""
+        return self.config.packing == "best_fit" or bool(self.sources.objectives.training)
 
     @cached_property
     def domains(self) -> tuple[str, ...]:
@@ -127,13 +96,10 @@ class TrainData:
         """Number of each source's domain, in ``domains``: int64 [n] -> int64 [n]."""
         return self._domain_of_source[sources]
 
-    def document_starts(self, sources: np.ndarray, start_tokens: np.ndarray) -> list[np.ndarray]:
-        """Return the positions 1 to s where a document starts, for each place: int64 [documents] each."""
-        shards = [self.sources.train[source].shard for source in sources.tolist()]
-        return [
-            starts_in_chunk(shard, start, self.config.seq_length)
-            for shard, start in zip(shards, start_tokens.tolist(), strict=True)
-        ]
+    def document_starts(self, sources: np.ndarray, places: np.ndarray) -> list[np.ndarray]:
+        """Return the positions 1 to s where a document starts, for each place: int64 [documents] each; in packed rows, where a
+        piece of one does, and what fills the row."""
+        return self.rows.document_starts(sources, places)
 
     def sample(self, number: int) -> np.ndarray:
         """Tokens of sample ``number``: int64 [s + 1]."""

@@ -16,7 +16,8 @@ from pretrain.config.schema import RunConfig
 from pretrain.config.steps import global_batch_size_at
 from pretrain.data.position import DataPosition, StepPosition, VerifiedSource, position_of
 from pretrain.data.prefetch import Prefetcher
-from pretrain.data.read import DamagedTokenError, TrainData
+from pretrain.data.read import TrainData
+from pretrain.data.rows import DamagedTokenError
 from pretrain.data.same_data import check_same_data
 from pretrain.data.sample_hash import NEW_RUN, Lanes, SampleHasher, add, algorithm_of, lanes_of, to_text
 from pretrain.data.shard_verifier import Compared, ShardVerifier
@@ -41,8 +42,8 @@ class HostBatch:
     """Its samples."""
     sources: np.ndarray
     """int64 [b]: of each row, its source's number in the run."""
-    start_tokens: np.ndarray
-    """int64 [b]: of each row, its first token in the shard."""
+    places: np.ndarray
+    """int64 [b]: of each row, its place in the source (``TrainData.places``)."""
     has_padding: bool
     """Whether a token is padding; False on ranks that read none."""
     contents: torch.Tensor
@@ -50,7 +51,7 @@ class HostBatch:
     where the device is a GPU, in a block that the allocator gives out again only when the copies from it have ended. No row on
     stages that read no token."""
     counted: np.ndarray | None
-    """bool [b, s]: which predictions the objectives count; None if all, and on ranks that read no token."""
+    """bool [b, s]: which predictions packed rows and objectives count; None if all, and on ranks that read no token."""
     document_starts: list[np.ndarray] | None
     """Positions 1 to s where a document starts, per row, if data.document_mask is on."""
     hash: Lanes
@@ -214,7 +215,7 @@ class TrainReader:
         contents = self._per_pass * self._hasher.content_items * self._hasher.dtype.itemsize
         if self._world.device.type == "cuda":
             contents = 1 << (contents - 1).bit_length()  # pinned blocks come in powers of two
-        counted = self._per_pass * self._run.data.seq_length if self.data.sources.objectives.training else 0
+        counted = self._per_pass * self._run.data.seq_length if self.data.counts_apart else 0
         return contents + counted + self._per_pass * 16
 
     def _prepare_thread(self) -> None:
@@ -226,9 +227,9 @@ class TrainReader:
         firsts = self._first_samples(consumed_samples, index, self._steps_left)
         while part := list(islice(firsts, max(count, PLACED_SAMPLES // self._per_pass))):
             numbers = np.array(part, np.int64)[:, None] + np.arange(self._per_pass)  # [batches, b]
-            sources, starts = (found.reshape(numbers.shape) for found in self.data.places(numbers.ravel()))
+            sources, places = (found.reshape(numbers.shape) for found in self.data.places(numbers.ravel()))
             for at in range(0, len(part), count):
-                group = tuple(array[at : at + count] for array in (numbers, sources, starts))
+                group = tuple(array[at : at + count] for array in (numbers, sources, places))
                 try:
                     read = self._read(*group)
                 except DamagedTokenError:  # raised again behind the batches before it, which may end a step
@@ -254,7 +255,7 @@ class TrainReader:
                 yield consumed_samples + (number * replicas + self._world.dp_rank) * self._per_pass
             consumed_samples, index = consumed_samples + size, 0
 
-    def _read(self, numbers: np.ndarray, sources: np.ndarray, start_tokens: np.ndarray) -> list[HostBatch]:
+    def _read(self, numbers: np.ndarray, sources: np.ndarray, places: np.ndarray) -> list[HostBatch]:
         """These micro batches, read at once. Args: int64 [batches, b] each."""
         per_batch = self._per_pass if reads_data(self._world) else 0
         contents = torch.empty(
@@ -265,24 +266,22 @@ class TrainReader:
         hashes, has_padding = [(0, 0)] * len(numbers), [False] * len(numbers)
         masked, counted = self._run.data.document_mask, None
         with_starts = masked or (self.data.reads_index and per_batch > 0)
-        documents = self.data.document_starts(sources.ravel(), start_tokens.ravel()) if with_starts else None
+        documents = self.data.document_starts(sources.ravel(), places.ravel()) if with_starts else None
         if per_batch:
             flat = contents.numpy().reshape(numbers.size, -1)
             tokens = self._hasher.write_numbers(flat, numbers.ravel())
-            self.data.read_places(sources.ravel(), start_tokens.ravel(), tokens)
+            self.data.read_places(sources.ravel(), places.ravel(), tokens)
             has_padding = (tokens == self.data.sources.pad_id).any(axis=1).reshape(numbers.shape).any(axis=1).tolist()
             if hashes_data(self._world):
                 lanes = self._hasher.each(flat).reshape(*numbers.shape, 2)
                 hashes = [(low, high) for low, high in lanes.sum(axis=1, dtype=np.uint64).tolist()]
-            counted = self.data.apply_objectives(
-                numbers.ravel(), sources.ravel(), start_tokens.ravel(), tokens, documents
-            )
+            counted = self.data.apply_objectives(numbers.ravel(), sources.ravel(), places.ravel(), tokens, documents)
         rows = [slice(at, at + self._per_pass) for at in range(0, numbers.size, self._per_pass)]
         return [
             HostBatch(
                 numbers=range(first, first + self._per_pass),
                 sources=sources[batch],
-                start_tokens=start_tokens[batch],
+                places=places[batch],
                 has_padding=has_padding[batch],
                 contents=contents[batch],
                 counted=None if counted is None else counted[rows[batch]],

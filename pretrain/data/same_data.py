@@ -113,7 +113,12 @@ def _cut_and_cursor_differences(saved: DataPosition, now: DataPosition, read: se
             yield (
                 f"the index of shard {is_now.prefix} cuts its tokens into different documents (checkpoint sha256 "
                 f"{_short(was.idx_sha256)}, now {_short(is_now.idx_sha256)}), and what is trained on depends on them "
-                "(data.document_mask, objective)"
+                "(data.document_mask, data.packing, objective)"
+            )
+        elif was.plan != is_now.plan:
+            yield (
+                f"the plan of packed rows of shard {is_now.prefix} is another one (checkpoint {_plan(was.plan)}, now "
+                f"{_plan(is_now.plan)}): its rows would hold other documents; use the version that wrote the checkpoint"
             )
         elif was.cursor != is_now.cursor:
             yield (
@@ -125,6 +130,13 @@ def _cut_and_cursor_differences(saved: DataPosition, now: DataPosition, read: se
 def _cuts(phase: PhasePosition) -> tuple[int, ...]:
     """Return what the order of a mixture depends on: weights 3 and 7 cut it where 0.3 and 0.7 do."""
     return Blend(tuple(share.share for share in phase.sources), "").edges
+
+
+def _plan(plan: str | None) -> str:
+    if plan is None:
+        return "none"
+    algorithm, _, digest = plan.rpartition(":")
+    return f"{algorithm} {digest[:12]}"
 
 
 def _short(value: object) -> str:

@@ -19,6 +19,8 @@ from pretrain.data.mixture import Phase
 from pretrain.data.objectives.open_objectives import open_objectives
 from pretrain.data.objectives.samples import Objectives
 from pretrain.data.order import ChunkOrder
+from pretrain.data.packing.kept_plans import PlanFolder, plan_folder
+from pretrain.data.packing.packed_order import PackedOrder
 from tokenizer.shards.shard import Shard, ShardManifest, open_shard
 from tokenizer.vocabulary.folder import Tokenizer
 from tokenizer.vocabulary.load import load_tokenizer
@@ -35,7 +37,7 @@ SMALLEST_SHARE = 1e-12
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Tokens [first_token, first_token + order.num_tokens) of a shard, ready to give their chunks in order."""
+    """Tokens [first_token, first_token + order.num_tokens) of a shard, ready to give their chunks, or packed rows, in order."""
 
     shard: Shard
     identity: str
@@ -43,13 +45,14 @@ class Source:
     domain: str
     label: str
     """Name that its loss is recorded under: its domain, or what ``labels.py`` makes of it."""
-    order: ChunkOrder
+    order: ChunkOrder | PackedOrder
     pad_id: int
     """Id that stands for no text in the shard's tokenizer, or NO_PADDING."""
     first_token: int = 0
 
     def start_token(self, draw: int) -> int:
         """First token, in the shard, of the chunk that this source gives at a draw (0, 1, 2, ... through all epochs)."""
+        assert isinstance(self.order, ChunkOrder), "a packed row is no chunk"
         return self.first_token + self.order.start_token(draw)
 
 
@@ -68,6 +71,8 @@ class Sources:
     """Vocabulary size of the tokenizer: every id is below it."""
     pad_id: int
     """Id that stands for no text in the tokenizer, or NO_PADDING."""
+    fill_id: int = 0
+    """Id that stands in what is left of a packed row: that of padding, or where there is none the end of a document."""
     stated: list[list[SourceConfig]] = field(default_factory=list)
     """The configuration's sources of each phase, in the order of its members."""
     objectives: Objectives = field(default_factory=Objectives)
@@ -97,9 +102,11 @@ def _refuse_elsewhere(run: RunConfig) -> None:
             )
 
 
-def open_sources(run: RunConfig) -> Sources:
+def open_sources(run: RunConfig, *, keeps_plans: bool = False) -> Sources:
     """Open every source of a run.
 
+    Args: keeps_plans: whether plans of packed rows are kept in the run's folder, which is made for them; else what is not there is
+        made for this process alone.
     Raises: UserError for a tokenizer that is missing or altered, a vocabulary smaller than the tokenizer's, a shard that
     is missing, damaged or made by another tokenizer, one shard twice in a mixture or on both sides, a sequence longer than
     a source, a validation_fraction that leaves one side without a sample, or an objective that names a token that the tokenizer
@@ -115,6 +122,7 @@ def open_sources(run: RunConfig) -> Sources:
             f"model.vocab_size ({run.model.vocab_size}) must be at least the {tokenizer.vocab_size} tokens of data.tokenizer "
             f"({run.data.tokenizer}); model.vocab_size={tokenizer.vocab_size} works"
         )
+    folder = plan_folder(run.run_dir, writes=keeps_plans)
     opened: dict[str, Shard] = {}
     train: dict[str, Source] = {}
     number_of: dict[str, int] = {}
@@ -132,10 +140,10 @@ def open_sources(run: RunConfig) -> Sources:
                 _refuse_other_domain(name, config, train[identity])
             else:
                 number_of[identity] = len(train)
-                train[identity], part = _split(config, shard, run.data, pad_id)
+                train[identity], part = _split(config, shard, run.data, pad_id, folder)
                 parts += [part] if part is not None else []
         weights = [
-            mixture_weight(config, train_tokens=train[identity].order.num_tokens)
+            mixture_weight(config, train_tokens=train[identity].order.tokens_per_pass)
             for identity, config in members.items()
         ]
         _refuse_unseen(name, list(members.values()), weights)
@@ -155,6 +163,7 @@ def open_sources(run: RunConfig) -> Sources:
         tokenizer_sha256=tokenizer.model_sha256,
         vocab_size=tokenizer.vocab_size,
         pad_id=pad_id,
+        fill_id=tokenizer.eos_id if tokenizer.ignored_id is None else tokenizer.ignored_id,
         stated=stated,
         objectives=objectives,
     )
@@ -204,7 +213,9 @@ def _validation(config: SourceConfig, shard: Shard, data: DataConfig, pad_id: in
     )
 
 
-def _split(config: SourceConfig, shard: Shard, data: DataConfig, pad_id: int) -> tuple[Source, Source | None]:
+def _split(
+    config: SourceConfig, shard: Shard, data: DataConfig, pad_id: int, folder: PlanFolder
+) -> tuple[Source, Source | None]:
     """Split a training shard: (what is trained on, what is kept for validation)."""
     fraction, needed = data.validation_fraction, data.seq_length + 1
     train_tokens = shard.num_tokens
@@ -218,12 +229,13 @@ def _split(config: SourceConfig, shard: Shard, data: DataConfig, pad_id: int) ->
                 "data.validation_fraction=0 with shards in data.validation works"
             )
     identity = shard_identity(shard.manifest)
-    order = ChunkOrder(
-        num_tokens=train_tokens,
-        seq_length=data.seq_length,
-        key=f"{data.seed}/{identity}",
-        name=str(config.prefix),
-    )
+    key, name = f"{data.seed}/{identity}", str(config.prefix)
+    if data.packing == "best_fit":
+        order = PackedOrder(
+            shard=shard, num_tokens=train_tokens, seq_length=data.seq_length, key=key, name=name, folder=folder
+        )
+    else:
+        order = ChunkOrder(num_tokens=train_tokens, seq_length=data.seq_length, key=key, name=name)
     domain = _domain(config, shard)
     source = Source(shard=shard, identity=identity, domain=domain, label=domain, order=order, pad_id=pad_id)
     return source, _validation(config, shard, data, pad_id, train_tokens) if fraction > 0 else None
@@ -231,18 +243,19 @@ def _split(config: SourceConfig, shard: Shard, data: DataConfig, pad_id: int) ->
 
 def _allow_open_files(data: DataConfig, *, with_index: bool) -> None:
     """Raise the limit of open files, which is often 1,024: each shard holds its tokens open, and its index where documents count,
-    or where a spike was looked into."""
+    or where a spike was looked into, and its plan where it is packed."""
     prefixes = {source.prefix for _, _, configs in _mixtures(data) for source in configs}
     prefixes |= {source.prefix for source in data.validation}
-    of_a_shard = 2 if with_index or data.document_mask or data.validation_fraction > 0 else 1
-    needed = of_a_shard * len(prefixes) + OTHER_OPEN_FILES
+    is_packed = data.packing == "best_fit"
+    of_a_shard = 2 if with_index or data.document_mask or is_packed or data.validation_fraction > 0 else 1
+    needed = (of_a_shard + is_packed) * len(prefixes) + OTHER_OPEN_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < needed:
         raise UserError(
             f"data names {len(prefixes)} shards, which need {needed} open files in a process, and this system allows {hard}; merge "
             "shards, or have the limit raised (`ulimit -Hn` shows it)"
         )
-    wanted = 2 * len(prefixes) + OTHER_OPEN_FILES
+    wanted = (2 + is_packed) * len(prefixes) + OTHER_OPEN_FILES
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(
             resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)

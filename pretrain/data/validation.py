@@ -1,14 +1,16 @@
-"""The validation samples of a run, by number, over all of its validation sources: a batch holds samples of several."""
+"""The validation samples of a run, by number, over all of its validation sources: a batch holds samples of several.
+
+They are chunks of concatenated documents whatever data.packing says, so that runs that pack otherwise can be compared.
+"""
 
 from collections.abc import Sequence
 
 import numpy as np
 
 from pretrain.config.schema import DataConfig
-from pretrain.data.documents import starts_in_chunk
 from pretrain.data.objectives.samples import Objectives, Samples, new_counts
 from pretrain.data.order import ChunkOrders
-from pretrain.data.read import RowReader
+from pretrain.data.rows import RowReader
 from pretrain.data.sources import Source
 
 
@@ -79,7 +81,7 @@ class ValidationSamples:
             counted=new_counts(tokens),
             document_starts=document_starts,
             shards=[self._sources[source].shard for source in sources.tolist()],
-            start_tokens=start_tokens,
+            pieces=[[(0, start)] for start in start_tokens.tolist()],
         )
         for objective in self._objectives.validation:
             objective.apply(samples)
@@ -91,7 +93,4 @@ class ValidationSamples:
 
     def document_starts(self, sources: np.ndarray, start_tokens: np.ndarray) -> list[np.ndarray]:
         """Return the positions 1 to s where a document starts, for each place: int64 [documents] each."""
-        return [
-            starts_in_chunk(self._sources[source].shard, start, self._config.seq_length)
-            for source, start in zip(sources.tolist(), start_tokens.tolist(), strict=True)
-        ]
+        return self._reader.document_starts(sources, start_tokens)

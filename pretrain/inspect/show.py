@@ -33,6 +33,7 @@ from pretrain.config.steps import (
     step_at,
     train_samples,
 )
+from pretrain.data.packing.padding import padding_line
 from pretrain.data.passes import most_read, passes_text, passes_warning, source_passes
 from pretrain.data.sources import open_sources
 from pretrain.model.families import family_of
@@ -232,6 +233,8 @@ def _show_passes(run: RunConfig, since: Standing, console: Console) -> None:
     console.print(table)
     if len(listed) < len(found):
         console.print(f"and {len(found) - len(listed):,} more sources, none read more often than these")
+    if (padding := padding_line(sources)) is not None:
+        console.print(on_one_line(padding), soft_wrap=True)
     if (warning := passes_warning(run, sources, since)) is not None:
         console.print(on_one_line(warning), soft_wrap=True)
 

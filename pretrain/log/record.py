@@ -76,6 +76,9 @@ class StartRecord:
     """Versions of python, torch and megatron-core."""
     passes: dict[str, float]
     """Passes over each training source, by its prefix, when the run has come to its last step; of thousands, the largest."""
+    padding: dict[str, float] = field(default_factory=dict)
+    """Share of the tokens of each source's packed rows that stand for nothing, by its prefix; of thousands, the largest. Empty
+    where documents are concatenated."""
     deterministic: bool = False
     """Whether the same bits come out each time, on a GPU too (train.deterministic)."""
     attention: str = ""

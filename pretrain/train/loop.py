@@ -23,6 +23,7 @@ from pretrain.config.schema import RunConfig, TrainConfig
 from pretrain.config.steps import global_batch_size_at, last_step
 from pretrain.data.batch import train_micro_batches
 from pretrain.data.labels import labelled, labels_line
+from pretrain.data.packing.padding import padding_line
 from pretrain.data.passes import passes_warning
 from pretrain.data.reader import TrainReader, open_reader
 from pretrain.data.sources import open_sources
@@ -106,7 +107,7 @@ def train(run: RunConfig) -> Outcome:
 
 def _train(run: RunConfig, rank: int, watchdog: Watchdog) -> Outcome:
     with user_path(run.run_dir, *paths_of(run).values()):
-        sources = labelled(open_sources(run), run.log)
+        sources = labelled(open_sources(run, keeps_plans=True), run.log)
         check_memory(
             run,
             device_type=resolve_device(run.parallel.device),
@@ -141,7 +142,7 @@ def _train(run: RunConfig, rank: int, watchdog: Watchdog) -> Outcome:
                 sinks.say(f"started from {described(origin)}")
             since = state.standing
             slow = imitated_precision(run.train.precision, world.device.type)
-            of_sources = passes_warning(run, sources, since), labels_line(sources, run.log)
+            of_sources = padding_line(sources), passes_warning(run, sources, since), labels_line(sources, run.log)
             for line in (slow, rows_without_a_token(run, sources), *start.changes, *of_sources):
                 if line is not None:
                     sinks.say(line)

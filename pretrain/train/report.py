@@ -12,6 +12,7 @@ from pretrain.config.layout_words import layout_in_words
 from pretrain.config.schema import RunConfig
 from pretrain.config.stages import unequal_text
 from pretrain.config.steps import last_step, train_samples
+from pretrain.data.packing.padding import source_padding
 from pretrain.data.passes import most_read, source_passes
 from pretrain.data.read import TrainData
 from pretrain.data.sources import Sources
@@ -59,6 +60,7 @@ def start_record(run: RunConfig, world: World, attention: Choice, sources: Sourc
             source.prefix: round(source.passes, 6)
             for source in most_read(source_passes(run, sources, since), MOST_SOURCES)
         },
+        padding={source.prefix: round(source.padding_share, 9) for source in source_padding(sources)[:MOST_SOURCES]},
         deterministic=torch.are_deterministic_algorithms_enabled(),
         attention=attention.name,
         attention_passed_over=attention.passed_over,

@@ -250,6 +250,31 @@ def documents_begin_one_token_late_on_one_rank() -> None:
     TrainData.document_starts = broken  # type: ignore[method-assign]
 
 
+def first_tokens_of_packed_documents_count_on_one_rank() -> None:
+    """The last rank predicts the first token of each piece of a packed row from the piece before it, and what fills the row."""
+    from pretrain.data.packing.packed_rows import PackedRowReader
+
+    if int(os.environ["RANK"]) == int(os.environ["WORLD_SIZE"]) - 1:
+        PackedRowReader.counted = lambda *_: None  # type: ignore[assignment, method-assign, return-value]
+
+
+def documents_begin_where_their_row_does() -> None:
+    """Every rank sees the documents of a row as one."""
+    from pretrain.data.read import TrainData
+
+    starts = TrainData.document_starts
+    TrainData.document_starts = lambda *place: [found[:0] for found in starts(*place)]  # type: ignore[method-assign]
+
+
+def one_replica_reads_the_next_row_of_its_plan() -> None:
+    """The last rank takes row 1 of a plan for row 0, and so on."""
+    from pretrain.data.packing.plan import Plan
+
+    if int(os.environ["RANK"]) == int(os.environ["WORLD_SIZE"]) - 1:
+        pieces = Plan.pieces
+        Plan.pieces = lambda self, row: pieces(self, (row + 1) % self.num_rows)  # type: ignore[method-assign]
+
+
 def padding_counts() -> None:
     """Every label counts, padding included."""
     from pretrain.data import batch

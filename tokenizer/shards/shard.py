@@ -17,6 +17,7 @@ its builder writes the same bytes from the same ids. This room needs neither: no
 """
 
 import bisect
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -121,6 +122,12 @@ class Shard:
             bisect.bisect_right(pointers, token * self.dtype.itemsize) - 1 for token in (start_token, last_token)
         )
         return range(first, last + 1)
+
+    def document_lengths(self, num_documents: int) -> Iterator[np.ndarray]:
+        """Yield the tokens of each document, of so many documents at a time: int32 [documents], mapped."""
+        lengths, _ = self._mapped_tables
+        for first in range(0, self.num_documents, num_documents):
+            yield lengths[first : first + num_documents]
 
     @cached_property
     def _mapped_tables(self) -> tuple[np.ndarray, np.ndarray]:

@@ -50,7 +50,7 @@ from pretrain.state import TrainState
 
 logger = logging.getLogger(__name__)
 
-KEPT_AT_RESUME = ("data.seq_length", "data.seed", "data.document_mask", "optim.name")
+KEPT_AT_RESUME = ("data.seq_length", "data.seed", "data.document_mask", "data.packing", "optim.name")
 """Keys that a run that resumes may not change, besides its model. One that is younger than the checkpoint had its default."""
 
 

@@ -1,6 +1,7 @@
 """Keys of ``data``: sources, mixtures and their order."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from omegaconf import MISSING
 
@@ -56,6 +57,9 @@ class DataConfig:
     """Last part of every training source, cut at a document, that is never trained on and joins the validation sources."""
     seed: int = 42
     """Seed of the order of samples."""
+    packing: Literal["concatenate", "best_fit"] = "concatenate"
+    """How training samples are cut from a source: every seq_length tokens of its concatenated documents, or as rows of whole
+    documents, by a plan (best-fit decreasing). Validation samples are always concatenated."""
     document_mask: bool = False
     """True keeps documents of a sample apart: attention stays inside a document, positions count from its first token, and
     that token is not predicted. mfu_causal still counts attention over whole samples."""

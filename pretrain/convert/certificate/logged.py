@@ -167,7 +167,7 @@ def _texts(part: Source, source: ExportSource) -> Iterator[tuple[np.ndarray, np.
             counted=new_counts(tokens[None]),
             document_starts=[starts],
             shards=[part.shard],
-            start_tokens=np.array([start]),
+            pieces=[[(0, start)]],
         )
         for objective in objectives.validation:
             objective.apply(sample)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pretrain.checkpoint.disk.origin import chain, described
-from pretrain.config.schema import OptimConfig, RunConfig
+from pretrain.config.schema import DataConfig, OptimConfig, RunConfig
 from pretrain.config.stages import unequal_text
 from pretrain.config.steps import last_batch_size
 from pretrain.convert.certificate.certify import Certificate, versions
@@ -133,6 +133,19 @@ def _shape_of(optim: OptimConfig, state: TrainState) -> str:
     return f"{optim.lr_decay_style}, {optim.lr_wsd_decay_style} over {optim.lr_wsd_decay_samples:,} samples{began}"
 
 
+def how_samples_were_made(data: DataConfig) -> str:
+    """Return a line on the documents in the samples of training."""
+    if data.document_mask:
+        made = "Attention was masked at document boundaries in training: put only one document into a sequence."
+    elif data.packing == "best_fit":
+        made = "Samples were packed of several documents, and attention crossed document boundaries."
+    else:
+        made = "Samples were cut from concatenated documents, and attention crossed document boundaries."
+    if data.packing == "best_fit":
+        made += " Documents that fit a sample were whole in it (best-fit packing); tokens and passes below count padding too."
+    return f"{made}\n"
+
+
 def _data(source: ExportSource) -> str:
     if source.position is None:
         return ""
@@ -144,12 +157,7 @@ def _data(source: ExportSource) -> str:
     shown = {part.identity for part in listed}
     rows += _rest_rows([part for part in read if part.identity not in shown], total, source, manifests)
     head = ("source", "domain", "language", "licence", "tokens", "share", "passes")
-    masked = source.run is not None and source.run.data.document_mask
-    mask = (
-        "Attention was masked at document boundaries in training: put only one document into a sequence.\n"
-        if masked
-        else "Samples were cut from concatenated documents, and attention crossed document boundaries.\n"
-    )
+    mask = how_samples_were_made(source.run.data) if source.run is not None else ""
     objectives = objective_lines(source.run.objective) if source.run is not None else []
     return f"## Data\n\n{mask}" + "".join(f"{line}\n" for line in objectives) + "\n" + table(head, rows)
 

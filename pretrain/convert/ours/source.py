@@ -3,7 +3,7 @@
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fanal.errors import UserError
@@ -194,7 +194,9 @@ def _refuse_other_ids(folder: Path, run: RunConfig, position: DataPosition | Non
 def _open_shards(run: RunConfig, position: DataPosition | None) -> Sources:
     """Open the run's shards, and check that they are those it has read. Raises: UserError."""
     try:
-        sources = labelled(open_sources(run), run.log)
+        # Samples of an export are chunks: a plan would be made for nothing.
+        chunked = replace(run, data=replace(run.data, packing="concatenate"))
+        sources = labelled(open_sources(chunked), run.log)
     except UserError as error:
         raise UserError(
             f"{error}. For an export, give their new places as arguments data.train=... and data.tokenizer=..., or certify it on "

@@ -4,6 +4,7 @@ A span goes from a start token to the next end token, both included, and no furt
 a document, the shard says whether a span is open there: what a token counts does not depend on where samples are cut.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,11 +26,11 @@ class MaskedSpans:
     def apply(self, samples: Samples) -> None:
         """See the class."""
         assert samples.document_starts is not None, "a span ends with its document"
-        for row, starts, shard, first, counted in zip(
-            samples.tokens, samples.document_starts, samples.shards, samples.start_tokens.tolist(), samples.counted, strict=True
-        ):  # fmt: skip
-            inside = self._inside(row, starts, is_open=self.is_open_before(shard, first))
-            counted[inside[1:]] = False
+        for row, starts, shard, pieces, counted in zip(
+            samples.tokens, samples.document_starts, samples.shards, samples.pieces, samples.counted, strict=True
+        ):
+            goes_on = [position for position, token in pieces if self.is_open_before(shard, token)]
+            counted[self._inside(row, starts, goes_on)[1:]] = False
 
     def is_open_before(self, shard: Shard, token: int) -> bool:
         """Whether a span of the document that holds ``token`` is open in front of it.
@@ -46,13 +47,19 @@ class MaskedSpans:
             token = first
         return False
 
-    def _inside(self, row: np.ndarray, starts: np.ndarray, *, is_open: bool) -> np.ndarray:
-        """Whether each token is of a span: bool [s + 1]. Args: row: [s + 1]; is_open: whether one is open in front of it."""
-        at = np.arange(2, len(row) + 2)  # 1 is the token in front of the row
+    def _inside(self, row: np.ndarray, starts: np.ndarray, goes_on: Sequence[int]) -> np.ndarray:
+        """Whether each token is of a span: bool [s + 1].
+
+        Args: row: [s + 1]; starts: positions at which another document begins; goes_on: those at which a span goes on that an
+            earlier part of the document opened, 0 or of ``starts``.
+        """
+        at = 2 * np.arange(2, len(row) + 2)  # 2 is the token in front of the row; odd numbers lie between tokens
         is_start, is_end = row == self.start_id, row == self.end_id
-        opened = np.maximum.accumulate(np.concatenate(([int(is_open)], np.where(is_start, at, 0))))
+        opening = np.concatenate(([0], np.where(is_start, at, 0)))
         closing = np.concatenate(([0], np.where(is_end, at, 0)))
-        closing[starts] = starts + 1  # the last token before a document closes what is open, be it a start itself
-        closed = np.maximum.accumulate(closing)
+        # The last token before a document closes what is open, be it a start itself; what goes on opens behind it.
+        closing[starts] = 2 * (starts + 1)
+        opening[goes_on] = 2 * (np.array(goes_on, np.int64) + 1) + 1
+        opened, closed = np.maximum.accumulate(opening), np.maximum.accumulate(closing)
         before = opened[:-1] > closed[:-1]
         return is_start | before

@@ -26,8 +26,9 @@ class Samples:
     """Positions 1 to s where a document starts, per row; None if nobody asked for them."""
     shards: Sequence[Shard]
     """The shard of each."""
-    start_tokens: np.ndarray
-    """int64 [n]: of each, its first token in the shard."""
+    pieces: Sequence[Sequence[tuple[int, int]]]
+    """Of each, the parts of the shard that it is made of: (position in the sample, token in the shard) where each begins. A
+    sample of concatenated documents is one, from position 0 on."""
 
 
 class Objective(Protocol):

@@ -13,8 +13,9 @@ import torch
 from pretrain.config.load import load_run
 from pretrain.config.schema import BatchRampConfig, RunConfig
 from pretrain.data.batch import MicroBatch, micro_batch, train_micro_batches, validation_micro_batches
-from pretrain.data.read import DamagedTokenError, RowReader, TrainData
+from pretrain.data.read import TrainData
 from pretrain.data.reader import HostBatch, TrainReader, open_reader
+from pretrain.data.rows import DamagedTokenError, RowReader
 from pretrain.data.sources import Sources, open_sources
 from pretrain.data.validation import ValidationSamples
 from pretrain.parallel.world import World
@@ -178,7 +179,7 @@ def test_batches_that_wait_hold_no_more_than_the_budget(data: TrainData, run: Ru
 
 
 def size_of(batch: HostBatch) -> int:
-    return batch.contents.nbytes + batch.sources.nbytes + batch.start_tokens.nbytes
+    return batch.contents.nbytes + batch.sources.nbytes + batch.places.nbytes
 
 
 def held_bytes() -> int:

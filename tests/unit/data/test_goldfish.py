@@ -79,7 +79,7 @@ def test_contexts_that_cross_documents_would_be_noticed(small_run: Path, documen
 def left_out(tokens: np.ndarray, *, k: int, h: int) -> np.ndarray:
     samples = Samples(
         numbers=np.arange(len(tokens)), tokens=tokens, counted=new_counts(tokens), document_starts=None, shards=[],
-        start_tokens=np.zeros(len(tokens), np.int64),
+        pieces=[[(0, 0)]] * len(tokens),
     )  # fmt: skip
     Goldfish(k=k, h=h, exempt=np.zeros(60_000, dtype=bool), within_documents=False).apply(samples)
     return ~samples.counted

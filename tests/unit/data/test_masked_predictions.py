@@ -87,7 +87,7 @@ def test_a_fault_in_spans_would_be_noticed(
     else:
         inside = spans._inside
         none = np.empty(0, np.int64)
-        monkeypatch.setattr(spans, "_inside", lambda self, row, _, *, is_open: inside(self, row, none, is_open=is_open))
+        monkeypatch.setattr(spans, "_inside", lambda self, row, _, goes_on: inside(self, row, none, goes_on))
     with pytest.raises(AssertionError, match="sample"):
         assert_spans_as_defined(run, data)
 
