@@ -14,7 +14,7 @@ from tests.dist.test_export import in_a_process
 from tests.runs.cases import PP2, SP, TP2
 
 MODEL = (
-    "model.num_query_groups=2", "model.add_qkv_bias=true", "model.make_vocab_size_divisible_by=1", "model.vocab_size=2001",
+    "model.num_query_groups=2", "model.make_vocab_size_divisible_by=1", "model.vocab_size=2001",
     "data.validation=[]",
 )  # fmt: skip
 TP4 = ("parallel.tensor_model_parallel_size=4", *SP)
