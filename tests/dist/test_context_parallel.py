@@ -80,9 +80,9 @@ def test_a_planted_fault_breaks_parity(fault: str, run_of: Make, tmp_path: Path,
 
 
 def test_weights_counted_by_each_context_rank_break_the_stability_report(
-    small_run: Path, run_of: Make, tmp_path: Path, trained: Trained
+    small_run: Path, tmp_path: Path, trained: Trained
 ) -> None:
-    overrides = (*CP2, *NO_DISTRIBUTED_OPTIMIZER, *LAST_VALIDATION_ALONE, REPORTS)
+    overrides = (*KINDS["rows"].overrides, *CP2, *NO_DISTRIBUTED_OPTIMIZER, *LAST_VALIDATION_ALONE, REPORTS)
     sound = run_and_trace(make_run(small_run, tmp_path / "sound", *overrides))
     assert_same_stability(sound, trained(ONE_RANK)["rows"])
     broken = run_and_trace(make_run(small_run, tmp_path / "broken", *overrides), "masters_of_context_ranks_counted")

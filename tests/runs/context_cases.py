@@ -22,6 +22,9 @@ CP2 = ("parallel.context_parallel_size=2",)
 CP4 = ("parallel.context_parallel_size=4",)
 SELECTIVE_RECOMPUTE = ("train.recompute=selective",)
 
+ATTENTIVE = ("model.init_method_std=0.1",)
+"""Weights with which the first steps depend on attention: with smaller ones every position sees nearly the mean of all."""
+
 ONE_RANK = "one rank"
 CONTEXT_LAYOUTS = {
     "cp2": CP2,
@@ -45,7 +48,7 @@ class Kind:
 
 
 IN_EVERY_LAYOUT = {
-    "rows": Kind(),
+    "rows": Kind(ATTENTIVE),
     "documents": Kind(("train.z_loss_weight=0.01",), "short documents"),
     "windows, full recomputation": Kind((*WINDOWS, *FULL_RECOMPUTE)),
     "windows and caps, documents, selective recomputation": Kind(
