@@ -38,7 +38,7 @@ FOLLOWS = {
 """Counts of steps and samples that a twin has fewer of."""
 STAYS = {
     "optim": set(),
-    "train": {"loss_chunk_tokens", "seed", "validation_samples", "max_skipped_steps"},
+    "train": {"loss_chunk_tokens", "recompute_num_layers", "seed", "validation_samples", "max_skipped_steps"},
     "checkpoint": {"keep_last", "max_failed_saves"},
     "data": {"seq_length", "seed", "prefetch_bytes"},
 }
