@@ -139,6 +139,7 @@ def _attention(run: RunConfig, world: World) -> Choice:
         documents=run.data.document_mask,
         window=model.sliding_window,
         soft_cap=model.attention_logit_softcap,
+        fewer_queries=world.context_parallel_size > 1,
         deterministic=torch.are_deterministic_algorithms_enabled(),
     )
     return select_attention_backend(model.attention_backend, situation, world.device)
