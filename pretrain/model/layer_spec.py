@@ -151,10 +151,12 @@ class DecoderLayer(TransformerLayer):
     def __init__(self, config: DecoderConfig, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
         self.recomputes_norms = "layernorm" in config.recomputed
+        self.forget_normed: Any = None
+        """What forgets the feed-forward's input, between the norm and the end of the feed-forward."""
 
     def _forward_attention(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
-    ) -> tuple[torch.Tensor, None]:
+    ) -> tuple[torch.Tensor, Any]:
         """Args and result: hidden states [s, b, h] or, under sequence parallelism, [s/t, b, h], and no context."""
         if not _can_forget(self, self.recomputes_norms, self.input_layernorm):
             return super()._forward_attention(hidden_states, attention_mask, **kwargs)
@@ -169,9 +171,7 @@ class DecoderLayer(TransformerLayer):
         normed, self.forget_normed = without_output(self.pre_mlp_layernorm, hidden_states)
         return normed
 
-    def _forward_post_mlp(
-        self, mlp_output_with_bias: tuple[torch.Tensor, None], residual: torch.Tensor
-    ) -> torch.Tensor:
+    def _forward_post_mlp(self, mlp_output_with_bias: tuple[torch.Tensor, None], residual: torch.Tensor) -> Any:
         if _can_forget(self, self.recomputes_norms, self.pre_mlp_layernorm):
             forget, self.forget_normed = self.forget_normed, None
             forget(mlp_output_with_bias[0])
