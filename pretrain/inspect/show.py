@@ -102,14 +102,15 @@ def consequences(run: RunConfig, since: Standing = NEW_RUN) -> dict[str, str]:
 
 def _recomputed(run: RunConfig) -> str:
     """Return a phrase of what the backward pass computes again."""
-    parallel, train = run.parallel, run.train
+    train, sizes = run.train, chunk_sizes(run.model, run.parallel)
     if train.recompute == "selective":
         return f"{', '.join(train.recompute_modules)} of every layer"
-    chunk = run.model.num_layers // (
-        parallel.pipeline_model_parallel_size * parallel.virtual_pipeline_model_parallel_size
-    )
-    layers = recomputed_layers(train, num_layers=chunk)
-    return f"{layers:,} of {chunk:,} layers of a model chunk" if layers else "nothing"
+    layers = [recomputed_layers(train, num_layers=size) for size in sizes]
+    if not any(layers):
+        return "nothing"
+    if len(set(sizes)) > 1:
+        return f"{sum(layers):,} of {run.model.num_layers:,} layers, the first of each model chunk"
+    return f"{layers[0]:,} of {sizes[0]:,} layers of a model chunk"
 
 
 def _logits_of(run: RunConfig) -> str:
