@@ -17,7 +17,6 @@ from pretrain.parallel.local import run_local_ranks
 from tests.dist.drifting import drifting_rank
 from tests.dist.harness import make_run, run_and_trace
 from tests.runs.cases import DP2, NO_DISTRIBUTED_OPTIMIZER, PP2, TIED, TP2
-from tests.runs.context_cases import CP2
 from tests.runs.files import files_below
 
 SMALL = (
@@ -35,14 +34,13 @@ SPLIT = "decoder.layers.1.mlp.linear_fc1.weight"
     [
         (DP2, SPLIT, "data-parallel"),
         ((*DP2, *NO_DISTRIBUTED_OPTIMIZER, *BF16), NORM, "data-parallel"),
-        (CP2, SPLIT, "data-parallel and context-parallel"),
-        ((*CP2, *NO_DISTRIBUTED_OPTIMIZER, *BF16), NORM, "data-parallel and context-parallel"),
+        (("parallel.context_parallel_size=2",), SPLIT, "data- and context-parallel"),
         (TP2, "final layer norm", "tensor-parallel"),
         ((*TP2, *BF16), "final layer norm", "tensor-parallel"),
         ((*PP2, *TIED), EMBEDDING, "first and last pipeline"),
         ((*PP2, *TIED, *BF16), EMBEDDING, "first and last pipeline"),
     ],
-    ids=["dp2", "dp2-replicated-bf16", "cp2", "cp2-replicated-bf16", "tp2-norm", "tp2-norm-bf16", "pp2-tied", "pp2-tied-bf16"],
+    ids=["dp2", "dp2-replicated-bf16", "cp2", "tp2-norm", "tp2-norm-bf16", "pp2-tied", "pp2-tied-bf16"],
 )
 def test_one_flipped_bit_on_one_replica_stops_the_run_before_it_reaches_a_checkpoint(
     layout: tuple[str, ...], name: str, kind: str, small_run: Path, tmp_path: Path

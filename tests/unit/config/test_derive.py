@@ -45,18 +45,6 @@ def test_a_layout_counts_its_ranks_and_ranks_their_replicas() -> None:
         data_parallel_size(layout, num_ranks=3)
 
 
-def test_ranks_of_a_sequence_are_no_replicas() -> None:
-    layout = ParallelConfig(tensor_model_parallel_size=2, context_parallel_size=4)
-    assert (model_parallel_size(layout), world_size(layout)) == (8, 8)
-    assert world_size(replace(layout, data_parallel_size=3)) == 24
-    assert data_parallel_size(layout, num_ranks=24) == 3
-    message = r"12 ranks .* \* parallel.context_parallel_size \(4\) = 8 ranks; start 8 or 16 ranks"
-    with pytest.raises(ValueError, match=message):
-        data_parallel_size(layout, num_ranks=12)
-    for works in (8, 16):
-        assert data_parallel_size(layout, num_ranks=works) == works // 8
-
-
 def test_a_head_s_size_may_differ_from_its_share_of_the_hidden_size() -> None:
     assert kv_channels(MODEL) == 2
     wide = replace(MODEL, kv_channels=4)
