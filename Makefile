@@ -18,6 +18,7 @@
 # make bench-optimizers   the update of every optimizer beside torch's fused AdamW, and bytes a parameter; appends to bench/results/optimizers.md
 # make bench-memory   peak memory of a step by parameter and token, and of the loss; appends to bench/results/memory.md
 # make bench-layouts   local ranks in several layouts beside one process: CPU time, collectives, threads; appends to bench/results/layouts.md
+# make bench-context   rows of 4,096 and 16,384 tokens on two ranks, by context and by tensor parallelism, beside one; appends to bench/results/context.md
 # make bench-start   a rank's requests to the shared disk, by strace, and seconds to a run's first line, step and end (AGAINST=REV: beside a commit's); appends to bench/results/start.md
 # make install   the packages of constraints.txt into .venv, and this one so that changes of the code count at once
 # make lock    the packages that constraints.txt brings, each with the hashes of its files, into locks/
@@ -39,7 +40,7 @@ SPLITS := train validation
 SHARDS := $(foreach split,$(SPLITS),demo/shards/$(split)-code.json demo/shards/$(split)-prose.json)
 
 .DEFAULT_GOAL := help
-.PHONY: help install data demo test test-quick test-slurm interop kernels kernels-weekly check recipes torture fuzz bench-data bench-checkpoint bench-export bench-recipe bench-growth bench-start bench-step bench-optimizers bench-memory bench-layouts soak lock sbom gpu clean
+.PHONY: help install data demo test test-quick test-slurm interop kernels kernels-weekly check recipes torture fuzz bench-data bench-checkpoint bench-export bench-recipe bench-growth bench-start bench-step bench-optimizers bench-memory bench-layouts bench-context soak lock sbom gpu clean
 
 help:
 	@sed -n '/^#/!q; s/^# //p' Makefile
@@ -284,6 +285,9 @@ bench-memory: $(STAMP)
 
 bench-layouts: $(STAMP)
 	$(RUN) -W ignore -m bench.layouts
+
+bench-context: $(STAMP)
+	$(RUN) -W ignore -m bench.context
 
 # OUT=FOLDER for the report elsewhere, BUDGET_S=600 for more time, STAGES='step,trace' for a part.
 BUDGET_S ?= 360

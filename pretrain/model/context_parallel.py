@@ -5,10 +5,11 @@ values go in one message for a piece of the groups, whose backward is a reduce-s
 computed: in the forward all are sent off at once, and attention over the first begins when it has come; in the backward a piece's
 gradients leave when they are ready. The projection comes before all of it, queries, keys and values being rows of one matrix.
 
-With grouped queries the keys and values of a row are small, and a ring would send as many bytes: to each rank (c - 1) / c
-of them, which is the least there is, since the last chunk sees every key.
+With grouped queries the keys and values of a row are small. The rank with the last chunk needs all of them, and a ring would
+send it as many; the average rank needs three quarters of what it is sent (bench/results/context.md).
 
-Shapes: s sequence, c ranks that share it, b micro batch, n query heads, g query groups, d head size; /t split by tensor parallelism.
+Shapes: s sequence, c ranks that share it, b micro batch, n query heads, g query groups, d head size; /t split by
+    tensor parallelism.
 """
 
 from collections.abc import Sequence
