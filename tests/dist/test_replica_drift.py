@@ -34,13 +34,12 @@ SPLIT = "decoder.layers.1.mlp.linear_fc1.weight"
     [
         (DP2, SPLIT, "data-parallel"),
         ((*DP2, *NO_DISTRIBUTED_OPTIMIZER, *BF16), NORM, "data-parallel"),
-        (("parallel.context_parallel_size=2",), SPLIT, "data- and context-parallel"),
         (TP2, "final layer norm", "tensor-parallel"),
         ((*TP2, *BF16), "final layer norm", "tensor-parallel"),
         ((*PP2, *TIED), EMBEDDING, "first and last pipeline"),
         ((*PP2, *TIED, *BF16), EMBEDDING, "first and last pipeline"),
     ],
-    ids=["dp2", "dp2-replicated-bf16", "cp2", "tp2-norm", "tp2-norm-bf16", "pp2-tied", "pp2-tied-bf16"],
+    ids=["dp2", "dp2-replicated-bf16", "tp2-norm", "tp2-norm-bf16", "pp2-tied", "pp2-tied-bf16"],
 )
 def test_one_flipped_bit_on_one_replica_stops_the_run_before_it_reaches_a_checkpoint(
     layout: tuple[str, ...], name: str, kind: str, small_run: Path, tmp_path: Path

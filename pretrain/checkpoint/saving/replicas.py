@@ -45,9 +45,8 @@ def check_replicas(placements: Sequence[Placement], sums: Sequence[int], world: 
     drifted: dict[str, str] = {}
     whole = [index for index, placement in enumerate(placements) if not placement.is_split]
     everything = list(range(len(placements)))
-    copies = "data-parallel" if world.context_parallel_size == 1 else "data- and context-parallel"
     for kind, chosen, group in (
-        (copies, everything, parallel_state.get_data_parallel_group(with_context_parallel=True)),
+        ("data-parallel", everything, parallel_state.get_data_parallel_group(with_context_parallel=True)),
         ("tensor-parallel", whole, parallel_state.get_tensor_model_parallel_group()),
     ):
         for index in _different([sums[index] for index in chosen], world, group):
