@@ -31,7 +31,7 @@ class ParallelConfig:
     sequence_parallel: bool = False
     """Split norms and residuals along the sequence among tensor-parallel ranks."""
     use_distributed_optimizer: bool = True
-    """Split optimizer state and fp32 master weights among data-parallel ranks."""
+    """Split optimizer state and fp32 master weights among data-parallel and context-parallel ranks."""
     overlap_grad_reduce: bool = False
     """Reduce gradients while the backward pass still runs."""
     overlap_param_gather: bool = False

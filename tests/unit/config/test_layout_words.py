@@ -1,5 +1,7 @@
 """A layout in words and in letters: one without context parallelism as it has always been called."""
 
+from typing import Any
+
 import pytest
 
 from pretrain.config.layout_words import layout_in_words, split_axes
@@ -20,7 +22,7 @@ from pretrain.config.schema import ParallelConfig
     ],
 )  # fmt: skip
 def test_a_layout_is_named_by_its_sizes(
-    sizes: dict[str, int], replicas: int | None, words: str, with_choices: str, letters: str
+    sizes: dict[str, Any], replicas: int | None, words: str, with_choices: str, letters: str
 ) -> None:
     parallel = ParallelConfig(**sizes)
     assert layout_in_words(parallel, replicas=replicas) == words
