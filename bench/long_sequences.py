@@ -57,7 +57,6 @@ FAMILIES = (
         "32,000 tokens, micro batch 4, full recomputation, as published",
         (*SHORT, *PUBLISHED, "train.micro_batch_size=4", CHUNKS),
     ),
-    Family("32,000 tokens, micro batch 1, full recomputation", (*SHORT, *SPLIT, "train.recompute=full", CHUNKS)),
     Family("32,000 tokens, micro batch 1, no recomputation", (*SHORT, *SPLIT, "train.recompute=none", CHUNKS)),
     Family("131,072 tokens, micro batch 1, full recomputation", (*LONG, *SPLIT, "train.recompute=full", CHUNKS)),
     Family("131,072 tokens, micro batch 1, no recomputation", (*LONG, *SPLIT, "train.recompute=none", CHUNKS)),

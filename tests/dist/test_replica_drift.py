@@ -17,6 +17,7 @@ from pretrain.parallel.local import run_local_ranks
 from tests.dist.drifting import drifting_rank
 from tests.dist.harness import make_run, run_and_trace
 from tests.runs.cases import DP2, NO_DISTRIBUTED_OPTIMIZER, PP2, TIED, TP2
+from tests.runs.context_cases import CP2
 from tests.runs.files import files_below
 
 SMALL = (
