@@ -66,7 +66,6 @@ def consequences(run: RunConfig, since: Standing = NEW_RUN) -> dict[str, str]:
         "Hugging Face": _class_of(run),
         "vocabulary in memory": f"{padded_vocab_size(run.model):,} rows for {run.model.vocab_size:,} tokens",
         "ranks": f"{world_size(run.parallel):,} ({model_parallel_size(run.parallel)} per replica"
-        + (f", {run.parallel.context_parallel_size} a sequence" if run.parallel.context_parallel_size > 1 else "")
         + (f", {replicas} replicas)" if run.parallel.data_parallel_size else "; more ranks, more replicas)"),
         **_context_of(run),
         **_pipeline_of(run),
@@ -117,8 +116,7 @@ def _logits_of(run: RunConfig) -> str:
     """Return a phrase of how many tokens' logits lie in memory at a time."""
     tokens = tokens_per_pass(run)
     chunk = loss_chunk_tokens(run.train, tokens=tokens)
-    follows = ", as train.loss_chunk_tokens=null has it" if run.train.loss_chunk_tokens is None else ""
-    return f"of {min(tokens, chunk or tokens):,} tokens of {tokens:,} in a micro batch{follows}"
+    return f"{min(tokens, chunk or tokens):,} of {tokens:,} tokens of a micro batch"
 
 
 def _stages_of(train: TrainConfig, seq_length: int, since: Standing) -> dict[str, str]:
@@ -160,9 +158,7 @@ def _context_of(run: RunConfig) -> dict[str, str]:
     size, seq_length = run.parallel.context_parallel_size, run.data.seq_length
     if size == 1:
         return {}
-    return {
-        "tokens of a row and rank": f"{seq_length // size:,} of {seq_length:,}: two chunks of {seq_length // (2 * size):,}"
-    }
+    return {"ranks of a sequence": f"{size}, each with {seq_length // size:,} of {seq_length:,} tokens, in two chunks"}
 
 
 def _bytes_a_parameter(run: RunConfig) -> str:

@@ -54,10 +54,10 @@ def test_nothing_is_wrapped_or_cut_in_a_pipe(small_run: Path) -> None:
 
 def test_a_run_that_divides_its_sequences_says_what_a_rank_has_of_one(small_run: Path) -> None:
     whole = consequences(load_run(small_run))
-    assert whole["ranks"] == "1 (1 per replica; more ranks, more replicas)" and "tokens of a row and rank" not in whole
+    assert whole["ranks"] == "1 (1 per replica; more ranks, more replicas)" and "ranks of a sequence" not in whole
     divided = consequences(load_run(small_run, ["parallel.context_parallel_size=4", "data.seq_length=64"]))
-    assert divided["ranks"] == "4 (4 per replica, 4 a sequence; more ranks, more replicas)"
-    assert divided["tokens of a row and rank"] == "16 of 64: two chunks of 8"
+    assert divided["ranks"] == "4 (4 per replica; more ranks, more replicas)"
+    assert divided["ranks of a sequence"] == "4, each with 16 of 64 tokens, in two chunks"
     same = ("FLOPs per token", "tokens per step", "microbatches per step and rank", "tokens")
     assert [divided[row] for row in same] == [whole[row] for row in same], "of whole rows"
 
