@@ -158,7 +158,7 @@ def _context_of(run: RunConfig) -> dict[str, str]:
     size, seq_length = run.parallel.context_parallel_size, run.data.seq_length
     if size == 1:
         return {}
-    return {"ranks of a sequence": f"{size}, each with {seq_length // size:,} of {seq_length:,} tokens, in two chunks"}
+    return {"ranks of a sequence": f"{size}, each with {seq_length // size:,} of {seq_length:,} tokens"}
 
 
 def _bytes_a_parameter(run: RunConfig) -> str:

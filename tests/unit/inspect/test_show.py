@@ -57,7 +57,7 @@ def test_a_run_that_divides_its_sequences_says_what_a_rank_has_of_one(small_run:
     assert whole["ranks"] == "1 (1 per replica; more ranks, more replicas)" and "ranks of a sequence" not in whole
     divided = consequences(load_run(small_run, ["parallel.context_parallel_size=4", "data.seq_length=64"]))
     assert divided["ranks"] == "4 (4 per replica; more ranks, more replicas)"
-    assert divided["ranks of a sequence"] == "4, each with 16 of 64 tokens, in two chunks"
+    assert divided["ranks of a sequence"] == "4, each with 16 of 64 tokens"
     same = ("FLOPs per token", "tokens per step", "microbatches per step and rank", "tokens")
     assert [divided[row] for row in same] == [whole[row] for row in same], "of whole rows"
 
