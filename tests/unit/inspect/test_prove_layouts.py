@@ -47,7 +47,7 @@ def names(run: RunConfig, num_ranks: int) -> tuple[str, list[str]]:
         ),
         (("model.num_layers=5",), 4, ("one-rank", ["TP2", "PP2-layers-3-2", "CP2", "DP2"])),
         ((*PP2, *ONE_AND_THREE), 4, ("PP2-layers-1-3", ["one-rank", "TP2", "PP2", "CP2", "DP2"])),
-        ((*PP4, *LIGHT_FIRST), 2, ("TP2", ["one-rank", "PP2-layers-4-3", "CP2", "DP2"])),
+        ((*PP4, *LIGHT_FIRST), 2, ("PP2-layers-4-3", ["one-rank", "TP2", "CP2", "DP2"])),
         ((*PP4, *LIGHT_FIRST), 4, ("PP4-layers-1-2-2-2", ["one-rank", "TP2", "PP2-layers-4-3", "CP2", "DP2"])),
         (("model.ffn_hidden_size=177",), 4, ("one-rank", ["PP2", "CP2", "DP2"])),
         (("model.num_query_groups=1",), 4, ("one-rank", ["TP2", "PP2", "CP2", "DP2"])),
