@@ -17,8 +17,8 @@ from tests.dist.measured_ranks import ROOT, measured
 RESULTS = Path(__file__).parent / "results" / "memory.md"
 TINY = ROOT / "configs" / "tiny.yaml"
 MODEL = (
-    "model.num_layers=4", "model.hidden_size=256", "model.ffn_hidden_size=1024", "model.num_attention_heads=4",
-    "train.micro_batch_size=1", "train.global_batch_size=2", "data.seq_length=4096",
+    "model.num_layers=8", "model.hidden_size=512", "model.ffn_hidden_size=1536", "model.num_attention_heads=8",
+    "model.vocab_size=8000", "train.micro_batch_size=4", "train.global_batch_size=8", "data.seq_length=256",
 )  # fmt: skip
 """Large enough that what libraries keep, 16 to 50 MiB a rank, is small beside it."""
 ALONE = (
@@ -27,7 +27,7 @@ ALONE = (
 CONTEXT = ("parallel.context_parallel_size=2",)
 TENSOR = ("parallel.pipeline_model_parallel_size=1",)
 PIPELINE = ("parallel.tensor_model_parallel_size=1", "parallel.sequence_parallel=false")
-LONGER = ("data.seq_length=8192",)
+LONGER = ("data.seq_length=512",)
 LAYOUTS: dict[str, tuple[str, ...]] = {
     "context 2": (*ALONE, *CONTEXT),
     "context 2 x tensor 2 + SP": (*TENSOR, *CONTEXT),
