@@ -18,15 +18,16 @@ RESULTS = Path(__file__).parent / "results" / "memory.md"
 TINY = ROOT / "configs" / "tiny.yaml"
 MODEL = (
     "model.num_layers=8", "model.hidden_size=512", "model.ffn_hidden_size=1536", "model.num_attention_heads=8",
-    "model.vocab_size=8000", "train.micro_batch_size=4", "train.global_batch_size=8", "data.seq_length=256",
+    "model.vocab_size=8000", "train.micro_batch_size=4", "train.global_batch_size=4", "data.seq_length=256",
 )  # fmt: skip
 """Large enough that what libraries keep, 16 to 50 MiB a rank, is small beside it."""
 ALONE = (
     "parallel.tensor_model_parallel_size=1", "parallel.pipeline_model_parallel_size=1", "parallel.sequence_parallel=false",
 )  # fmt: skip
 CONTEXT = ("parallel.context_parallel_size=2",)
-TENSOR = ("parallel.pipeline_model_parallel_size=1",)
-PIPELINE = ("parallel.tensor_model_parallel_size=1", "parallel.sequence_parallel=false")
+DEEP = ("model.num_layers=16",)
+TENSOR = (*DEEP, "parallel.pipeline_model_parallel_size=1")
+PIPELINE = (*DEEP, "parallel.tensor_model_parallel_size=1", "parallel.sequence_parallel=false")
 LONGER = ("data.seq_length=512",)
 LAYOUTS: dict[str, tuple[str, ...]] = {
     "context 2": (*ALONE, *CONTEXT),
