@@ -17,17 +17,18 @@ from tests.dist.measured_ranks import ROOT, measured
 RESULTS = Path(__file__).parent / "results" / "memory.md"
 TINY = ROOT / "configs" / "tiny.yaml"
 MODEL = (
-    "model.num_layers=4", "model.hidden_size=256", "model.ffn_hidden_size=1024", "model.num_attention_heads=4",
-    "train.micro_batch_size=1", "train.global_batch_size=2", "data.seq_length=4096",
+    "model.num_layers=8", "model.hidden_size=512", "model.ffn_hidden_size=1536", "model.num_attention_heads=8",
+    "model.vocab_size=8000", "train.micro_batch_size=4", "train.global_batch_size=4", "data.seq_length=256",
 )  # fmt: skip
 """Large enough that what libraries keep, 16 to 50 MiB a rank, is small beside it."""
 ALONE = (
     "parallel.tensor_model_parallel_size=1", "parallel.pipeline_model_parallel_size=1", "parallel.sequence_parallel=false",
 )  # fmt: skip
 CONTEXT = ("parallel.context_parallel_size=2",)
-TENSOR = ("parallel.pipeline_model_parallel_size=1",)
-PIPELINE = ("parallel.tensor_model_parallel_size=1", "parallel.sequence_parallel=false")
-LONGER = ("data.seq_length=8192",)
+DEEP = ("model.num_layers=16",)
+TENSOR = (*DEEP, "parallel.pipeline_model_parallel_size=1")
+PIPELINE = (*DEEP, "parallel.tensor_model_parallel_size=1", "parallel.sequence_parallel=false")
+LONGER = ("data.seq_length=512",)
 LAYOUTS: dict[str, tuple[str, ...]] = {
     "context 2": (*ALONE, *CONTEXT),
     "context 2 x tensor 2 + SP": (*TENSOR, *CONTEXT),

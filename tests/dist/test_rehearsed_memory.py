@@ -62,9 +62,8 @@ def test_the_counted_peak_is_the_measured_one(tmp_path: Path, overrides: tuple[s
     assert all(abs(error) <= WITHIN for error in errors), f"{errors}: counted {counted}, measured {found}"
 
 
-@pytest.mark.parametrize("layout", ["context 2", "context 2 x tensor 2 + SP"])
-def test_the_counted_peak_of_ranks_that_share_sequences_is_the_measured_one(tmp_path: Path, layout: str) -> None:
+def test_the_counted_peak_of_ranks_that_share_sequences_is_the_measured_one(tmp_path: Path) -> None:
     """``python -m bench.rehearsed_ranks`` compares more layouts."""
-    pairs = rehearsed_ranks.compared(tmp_path, layout)
+    pairs = rehearsed_ranks.compared(tmp_path, "context 2")
     found = rehearsed_ranks.errors(pairs)
     assert all(abs(error) <= WITHIN for error in found), f"{found}: counted and measured {pairs}"
