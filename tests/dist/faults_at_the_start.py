@@ -45,14 +45,19 @@ def origin_half_forgotten() -> None:
 
 def layers_begin_as_the_ones_before_them_on_the_last_stage() -> None:
     """The last rank draws the initial values of each layer under the name of the layer before it: its stage begins one too early."""
-    from pretrain.model import initialize
+    from pretrain.model import gpt, initialize
 
     if int(os.environ["RANK"]) != int(os.environ["WORLD_SIZE"]) - 1:
         return
-    named = initialize.global_named_parameters
+    fill, named = gpt.initialize, initialize.global_named_parameters
 
-    def broken(chunk: Any) -> Iterator[tuple[str, Any]]:
+    def one_too_early(chunk: Any) -> Iterator[tuple[str, Any]]:
         for name, parameter in named(chunk):
             yield re.sub(r"(?<=^decoder\.layers\.)\d+", lambda found: str(int(found[0]) - 1), name), parameter
 
-    initialize.global_named_parameters = broken
+    def broken(*args: Any, **kwargs: Any) -> None:
+        initialize.global_named_parameters = one_too_early  # for the values alone: a checkpoint asks for the names too
+        fill(*args, **kwargs)
+        initialize.global_named_parameters = named
+
+    gpt.initialize = broken
