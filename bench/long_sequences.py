@@ -30,7 +30,7 @@ SPLIT = (
 SHORT = ("data.seq_length=32000", "train.global_batch_size=128")
 LONG = ("data.seq_length=131072", "train.global_batch_size=32")
 CHUNKS = "train.loss_chunk_tokens=4096"
-WHOLE = "train.loss_chunk_tokens=null"
+WHOLE = "train.loss_chunk_tokens=0"
 COLUMNS = {
     "states": ("weights", "gradients of the weights", "optimizer: masters and moments"),
     "residuals": ("activations: residuals", "activations: norms", "activations: embedding"),

@@ -34,7 +34,7 @@ def boxes_to_write(
     for placement, kept in _matched(placements, owned):
         start, end = kept.start, kept.end
         if not is_distributed:
-            copy, copies = world.copy_rank, world.num_copies
+            copy, copies = world.dp_cp_rank, world.dp_cp_size
             start, end = end * copy // copies, end * (copy + 1) // copies
         found += _boxes([piece for piece in placement.pieces if not piece.is_copy], placement, kept, start, end)
     return found

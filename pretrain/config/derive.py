@@ -89,6 +89,11 @@ def key_value_holders(num_query_groups: int, *, tensor_model_parallel_size: int)
     return max(1, tensor_model_parallel_size // num_query_groups)
 
 
+def groups_of_a_rank(num_query_groups: int, *, tensor_model_parallel_size: int) -> int:
+    """Key/value heads of a tensor-parallel rank: its share, or one that neighbours have too."""
+    return max(1, num_query_groups // tensor_model_parallel_size)
+
+
 def model_parallel_size(parallel: ParallelConfig) -> int:
     """Ranks that train one replica: that share the weights, and the sequences."""
     return parallel.tensor_model_parallel_size * parallel.pipeline_model_parallel_size * parallel.context_parallel_size
@@ -126,7 +131,7 @@ def data_parallel_size(parallel: ParallelConfig, *, num_ranks: int) -> int:
 
 def gathered_elements(model: ModelConfig, parallel: ParallelConfig, *, seq_length: int, micro_batch_size: int) -> int:
     """Numbers that a context-parallel rank has gathered of a layer and a micro batch: the keys and values of whole rows."""
-    groups = -(-model.num_query_groups // parallel.tensor_model_parallel_size)
+    groups = groups_of_a_rank(model.num_query_groups, tensor_model_parallel_size=parallel.tensor_model_parallel_size)
     return 2 * seq_length * micro_batch_size * groups * kv_channels(model)
 
 

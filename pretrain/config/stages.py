@@ -28,12 +28,6 @@ def chunk_sizes(model: ModelConfig, parallel: ParallelConfig) -> list[int]:
     return [stated.get(rank, equal) // virtual for rank in range(pipeline)] * virtual
 
 
-def chunk_layers(model: ModelConfig, parallel: ParallelConfig) -> list[range]:
-    """The layers of every model chunk, counted from 0."""
-    ends = [*itertools.accumulate(chunk_sizes(model, parallel), initial=0)]
-    return [range(first, end) for first, end in itertools.pairwise(ends)]
-
-
 def rank_sizes(model: ModelConfig, parallel: ParallelConfig) -> list[int]:
     """Number of layers of every pipeline rank, in all of its model chunks."""
     sizes, pipeline = chunk_sizes(model, parallel), parallel.pipeline_model_parallel_size

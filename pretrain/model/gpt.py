@@ -13,7 +13,14 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 
 from fanal.kernels.attention_choice import Choice, select_attention_backend, situation_here
 from fanal.kernels.linear_cross_entropy import linear_cross_entropy
-from pretrain.config.derive import kv_channels, loss_chunk_tokens, num_tokens, padded_vocab_size, tokens_per_pass
+from pretrain.config.derive import (
+    groups_of_a_rank,
+    kv_channels,
+    loss_chunk_tokens,
+    num_tokens,
+    padded_vocab_size,
+    tokens_per_pass,
+)
 from pretrain.config.schema import ModelConfig, ParallelConfig, RunConfig
 from pretrain.config.stages import chunk_sizes
 from pretrain.model.angles import LayerAngles
@@ -135,7 +142,7 @@ def _attention(run: RunConfig, world: World) -> Choice:
         dtype=PARAMS_DTYPE[run.train.precision],
         head_size=kv_channels(model),
         num_heads=model.num_attention_heads // ranks,
-        num_groups=max(1, model.num_query_groups // ranks),
+        num_groups=groups_of_a_rank(model.num_query_groups, tensor_model_parallel_size=ranks),
         documents=run.data.document_mask,
         window=model.sliding_window,
         soft_cap=model.attention_logit_softcap,

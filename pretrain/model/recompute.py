@@ -1,7 +1,7 @@
 """Parts of a layer whose output is let go of once the next product has it, and made again when the backward comes to that product.
 
-megatron-core has the same as CheckpointWithoutOutput, which in version 0.16.1 needs Transformer Engine, and holds what it made
-again twice.
+megatron-core has the same as CheckpointWithoutOutput, which in version 0.16.1 needs Transformer Engine. What is made again is held
+twice while one layer's backward runs, where the function's own backward needs its output, as a flash kernel of attention does.
 """
 
 from collections.abc import Callable
@@ -33,6 +33,7 @@ class Part:
     def forget(self, used_by: Tensor) -> None:
         """Free the output's memory until the backward has the gradient of the tensor that the one product which takes it gave."""
         if not used_by.requires_grad:
+            self.output = self.context = None
             return
         storage = self.output.untyped_storage()
         self.num_bytes = storage.nbytes()

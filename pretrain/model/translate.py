@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-from pretrain.config.derive import has_gate, kv_channels, recomputed_modules
+from pretrain.config.derive import groups_of_a_rank, has_gate, kv_channels, recomputed_modules
 from pretrain.config.schema import ModelConfig, RunConfig, TrainConfig
 from pretrain.config.stages import chunk_sizes
 from pretrain.model.operations import Operations, plain_operations
@@ -34,7 +34,7 @@ def transformer_config(run: RunConfig, operations: Operations | None = None) -> 
     """
     operations = operations or plain_operations(run.model)
     model, parallel = run.model, run.parallel
-    virtual = parallel.virtual_pipeline_model_parallel_size
+    tensor, virtual = parallel.tensor_model_parallel_size, parallel.virtual_pipeline_model_parallel_size
     dtype = PARAMS_DTYPE[run.train.precision]
     return DecoderConfig(
         model=model,
@@ -44,7 +44,7 @@ def transformer_config(run: RunConfig, operations: Operations | None = None) -> 
         ffn_hidden_size=model.ffn_hidden_size,
         num_attention_heads=model.num_attention_heads,
         # As many as ranks at least: a rank has one key head and one value head for its queries, which may be copies.
-        num_query_groups=max(model.num_query_groups, parallel.tensor_model_parallel_size),
+        num_query_groups=tensor * groups_of_a_rank(model.num_query_groups, tensor_model_parallel_size=tensor),
         kv_channels=kv_channels(model),
         normalization=model.normalization,
         layernorm_epsilon=model.layernorm_epsilon,
@@ -63,7 +63,7 @@ def transformer_config(run: RunConfig, operations: Operations | None = None) -> 
         init_method=leave_as_is,
         output_layer_init_method=leave_as_is,
         embedding_init_method=leave_as_is,
-        tensor_model_parallel_size=parallel.tensor_model_parallel_size,
+        tensor_model_parallel_size=tensor,
         pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
         virtual_pipeline_model_parallel_size=virtual if virtual > 1 else None,
         context_parallel_size=parallel.context_parallel_size,

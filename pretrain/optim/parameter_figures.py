@@ -74,7 +74,7 @@ def num_counted(placement: Placement, master: Master, world: World) -> int:
     """Return how many elements of a master, from the first on, this rank counts: not those of which tensor-parallel ranks or a tied
     embedding have another copy that is counted, nor any if another rank keeps the same.
     """
-    if not master.is_split and world.copy_rank != 0:
+    if not master.is_split and world.dp_cp_rank != 0:
         return 0
     return min(master.master.numel(), max(0, placement.num_answered_for - master.start))
 

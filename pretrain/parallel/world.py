@@ -38,12 +38,12 @@ class World:
     context_parallel_size: int = 1
 
     @property
-    def copy_rank(self) -> int:
+    def dp_cp_rank(self) -> int:
         """The number of this rank among those that hold the same weights, which sum their gradients: megatron's dp-cp group."""
         return self.dp_rank * self.context_parallel_size + self.cp_rank
 
     @property
-    def num_copies(self) -> int:
+    def dp_cp_size(self) -> int:
         """Ranks that hold the same weights: those of all replicas, and of each those that share its sequences."""
         return self.data_parallel_size * self.context_parallel_size
 

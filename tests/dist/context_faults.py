@@ -1,6 +1,7 @@
 """Planted faults of ranks that share a sequence, as real bugs would be. Called in every rank before the run starts."""
 
 import os
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -146,9 +147,8 @@ def masters_of_context_ranks_counted() -> None:
     """In a stability report ranks of a sequence that all keep the whole model each count it."""
     from pretrain.optim import parameter_figures
 
-    parameter_figures.counts_here = lambda placement, master, world: (
-        not placement.is_copy and (master.is_split or world.dp_rank == 0)
-    )
+    count = parameter_figures.num_counted
+    parameter_figures.num_counted = lambda placement, master, world: count(placement, master, replace(world, cp_rank=0))
 
 
 def _attention(change: Any) -> None:

@@ -13,7 +13,7 @@ from tests.dist.harness import Trace, assert_same_stability, assert_same_trainin
 from tests.dist.short_documents import write_short_documents
 from tests.dist.test_layout_parity import assert_follows_in_bf16, unless_noticed_at_the_save
 from tests.runs.cases import NO_DISTRIBUTED_OPTIMIZER, PP2
-from tests.runs.context_cases import ALL_CASES, CASES, CONTEXT_LAYOUTS, CP2, FAULTS, KINDS, ONE_RANK
+from tests.runs.context_cases import ALL_CASES, CASES, CONTEXT_LAYOUTS, CP2, FAULTS, KINDS, ONE_RANK, UNEQUAL_LAYOUTS
 from tests.unit.data.objective_runs import write_documents
 
 COMPARED = ALL_CASES if os.environ.get("FANAL_ALL_CONTEXTS") else CASES
@@ -38,7 +38,7 @@ def run_of(small_run: Path, data_folder: Path, tmp_path_factory: pytest.TempPath
 
     def make(layout: str, kind: str, folder: Path) -> RunConfig:
         chosen = KINDS[kind]
-        laid_out = CONTEXT_LAYOUTS.get(layout, ())
+        laid_out = {**CONTEXT_LAYOUTS, **UNEQUAL_LAYOUTS}.get(layout, ())
         return make_run(
             small_run, folder, *shards[chosen.shards], *chosen.overrides, *laid_out, *LAST_VALIDATION_ALONE, REPORTS
         )

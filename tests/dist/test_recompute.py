@@ -7,7 +7,7 @@ import pytest
 
 from pretrain.checkpoint.saving.replicas import ReplicaDriftError
 from tests.dist.harness import Trace, assert_same_training, make_run, run_and_trace
-from tests.runs.cases import FAMILY_RUNS, PP2, SP, TP2, VP2
+from tests.runs.cases import DP2, FAMILY_RUNS, OVERLAP, PP2, SP, TP2, VP2
 
 RUN = ("data.document_mask=true", "train.train_steps=4", "model.num_layers=8")
 """Eight layers: two for each of four stages."""
@@ -33,6 +33,7 @@ FULL_1 = ("train.recompute=full", "train.recompute_num_layers=1")
 LAYOUTS = {
     "TP2 + SP, parts": (*TP2, *SP, *PARTS),
     "TP2 + SP, feed-forwards": (*TP2, *SP, *FEED_FORWARDS),
+    "DP2 with overlap, parts": (*DP2, *OVERLAP, *PARTS),
     "PP2 of 2 virtual stages, parts": (*PP2, *VP2, *PARTS),
     "PP2 of 2 virtual stages, the first layer of each": (*PP2, *VP2, *FULL_1),
 }

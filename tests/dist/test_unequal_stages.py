@@ -54,8 +54,15 @@ class Unequal:
 
 LAYOUTS = {
     "pp2": Unequal("llama", (*PP2, *ONE_AND_THREE), "layers_begin_as_the_ones_before_them_on_the_last_stage", "1 + 3"),
-    "tp2-sp-pp2": Unequal("llama", (*TP2, *SP, *PP2, *ONE_AND_THREE), "norm_gradient_not_reduced", "1 + 3"),
-    "pp2-dp2-overlap": Unequal("llama", (*PP2, *DP2, *OVERLAP, *ONE_AND_THREE), "one_micro_batch_dropped", "1 + 3"),
+    "tp2-sp-pp2": Unequal(
+        "llama", (*TP2, *SP, *PP2, *ONE_AND_THREE), "layers_begin_as_the_ones_before_them_on_the_last_stage", "1 + 3"
+    ),
+    "pp2-dp2-overlap": Unequal(
+        "llama",
+        (*PP2, *DP2, *OVERLAP, *ONE_AND_THREE),
+        "layers_begin_as_the_ones_before_them_on_the_last_stage",
+        "1 + 3",
+    ),
     "pp3-light-ends": Unequal(
         "llama", (*PP3, *LIGHT_ENDS), "layers_begin_as_the_ones_before_them_on_the_last_stage", "1 + 2 + 1"
     ),

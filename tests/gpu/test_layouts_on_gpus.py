@@ -18,6 +18,9 @@ LOSS, GRAD_NORM = 2e-5, 2e-4
 SHORT = ("train.train_steps=4", "train.validation_interval=null", "optim.lr_decay_samples=80")
 
 
+PARTS = ("train.recompute=selective", "train.recompute_modules=[core_attn,layernorm,activation]")
+
+
 @pytest.fixture(scope="module")
 def one(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Trace:
     return train_here(small_run, tmp_path_factory.mktemp("one"), *SHORT)
@@ -29,7 +32,11 @@ def test_two_gpus_train_what_one_trains(layout: Layout, small_run: Path, tmp_pat
     assert_same_training(trace, one, loss=LOSS, grad_norm=GRAD_NORM)
 
 
-@pytest.mark.parametrize("overrides", [(CP2,), (CP2, "data.document_mask=true")], ids=["rows", "documents"])
+@pytest.mark.parametrize(
+    "overrides",
+    [(CP2,), (CP2, "data.document_mask=true"), (CP2, *PARTS)],
+    ids=["rows", "documents", "parts recomputed"],
+)
 def test_two_gpus_that_share_each_sequence_train_what_one_trains(
     overrides: tuple[str, ...], small_run: Path, tmp_path: Path, one: Trace
 ) -> None:

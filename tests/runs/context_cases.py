@@ -8,6 +8,7 @@ from tests.runs.cases import (
     FAMILY_RUNS,
     FULL_RECOMPUTE,
     NO_DISTRIBUTED_OPTIMIZER,
+    ONE_AND_THREE,
     OVERLAP,
     PP2,
     SP,
@@ -21,6 +22,7 @@ from tests.unit.data.objective_runs import END_OF_DOCUMENT, FILL_IN_THE_MIDDLE, 
 CP2 = ("parallel.context_parallel_size=2",)
 CP4 = ("parallel.context_parallel_size=4",)
 SELECTIVE_RECOMPUTE = ("train.recompute=selective",)
+PARTS_RECOMPUTED = (*SELECTIVE_RECOMPUTE, "train.recompute_modules=[core_attn,layernorm,activation]")
 
 ATTENTIVE = ("model.init_method_std=0.1",)
 """Weights with which the first steps depend on attention: with smaller ones every position sees nearly the mean of all."""
@@ -36,6 +38,7 @@ CONTEXT_LAYOUTS = {
     "cp2-dp2-replicated-optimizer": (*CP2, *DP2, *NO_DISTRIBUTED_OPTIMIZER),
     "cp2-tp2-pp2": (*CP2, *TP2, *PP2),
 }
+UNEQUAL_LAYOUTS = {"cp2-pp2-unequal": (*CP2, *PP2, *ONE_AND_THREE)}
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,8 @@ IN_CP2 = {
     "full recomputation": Kind(FULL_RECOMPUTE, "short documents"),
     "selective recomputation": Kind(SELECTIVE_RECOMPUTE),
     "one group of queries": Kind(("model.num_query_groups=1",)),
+    "packed documents": Kind(("data.packing=best_fit", "data.document_mask=true"), "documents between marks"),
+    "parts of layers recomputed": Kind((*PARTS_RECOMPUTED, "data.document_mask=true")),
     "the definition of attention": Kind(("model.attention_backend=reference",), "short documents"),
 }
 """What no layout changes, in one layout."""
@@ -80,7 +85,9 @@ CASES = [
     *((layout, kind) for layout in CONTEXT_LAYOUTS for kind in IN_EVERY_LAYOUT),
     *(("cp2", kind) for kind in IN_CP2),
     *(("cp2-tp2-sp", kind) for kind in ("tied", "loss in chunks")),
+    ("cp2-tp2-sp", "one group of queries"),
     ("cp2-dp2-replicated-optimizer", "muon"),
+    *(("cp2-pp2-unequal", kind) for kind in ("rows", "parts of layers recomputed")),
     *(("cp2-pp2-vp2", kind) for kind in ("tied", "full recomputation")),
 ]
 """What ``make test`` trains."""

@@ -65,7 +65,7 @@ def sums_of_whole(
 ) -> list[int]:
     """Return the sums of the model's tensors of these names, in their order. Collective over all ranks; one device sync."""
     mine = dict.fromkeys(names, 0)
-    if world.copy_rank == 0:
+    if world.dp_cp_rank == 0:
         for placement, of_pieces in zip(placements, sums, strict=True):
             for piece, value in zip(placement.pieces, of_pieces, strict=True):
                 if not piece.is_copy:

@@ -5,7 +5,7 @@ locks each makes the same bytes, and the last rename stands.
 """
 
 import os
-import socket
+import secrets
 import tempfile
 import time
 from dataclasses import dataclass
@@ -43,11 +43,11 @@ class PlanFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = open_to_lock(self.path / LOCK)
         with lock:
-            while not take_lock(lock.fileno()):
+            while not os.path.lexists(path) and not take_lock(lock.fileno()):
                 time.sleep(LOOK_EVERY_S)
-            if (found := _kept(path, key)) is None:
+            if not os.path.lexists(path):
                 _make(path, shard, key)
-                found = _kept(path, key)
+        found = _kept(path, key)  # without the lock: all others read the file, and its hash, at the same time
         assert found is not None, f"{path} was made"
         return found
 
@@ -65,7 +65,8 @@ def _kept(path: Path, key: PlanKey) -> Plan | None:
 
 
 def _make(path: Path, shard: Shard, key: PlanKey) -> None:
-    part = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.part")
+    # A random name: containers may share a host's name and a process's number, and a killed one leaves its file.
+    part = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
     try:
         with writing(path), part.open("x+b") as stream:
             write_plan(stream, shard, key)

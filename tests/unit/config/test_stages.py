@@ -20,13 +20,19 @@ from pretrain.config.derive import layer_parameters, padded_vocab_size
 from pretrain.config.rules import check
 from pretrain.config.schema import ModelConfig, ParallelConfig, RunConfig
 from pretrain.config.stage_rules import check_stages
-from pretrain.config.stages import balanced_sizes, chunk_layers, chunk_sizes, rank_sizes, sizes_text, unequal_text
+from pretrain.config.stages import balanced_sizes, chunk_sizes, rank_sizes, sizes_text, unequal_text
 from pretrain.model.translate import transformer_config
 from tests.unit.config.test_rules import valid_run
 
 MODEL = ModelConfig(
     num_layers=4, hidden_size=64, ffn_hidden_size=176, num_attention_heads=8, num_query_groups=4, vocab_size=2000
 )
+
+
+def chunk_layers(model: ModelConfig, parallel: ParallelConfig) -> list[range]:
+    """The layers of every model chunk, counted from 0."""
+    ends = [*itertools.accumulate(chunk_sizes(model, parallel), initial=0)]
+    return [range(first, end) for first, end in itertools.pairwise(ends)]
 
 
 def laid_out(layers: int, pipeline: int, virtual: int = 1, **stages: object) -> tuple[ModelConfig, ParallelConfig]:
