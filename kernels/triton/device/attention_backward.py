@@ -122,18 +122,18 @@ def for_queries(
 @triton.jit
 def over_queries(
     d_key, d_value, keys, values, key, key_last, query_ptr, d_output_ptr, log_total_ptr, delta_ptr, query_stride,
-    output_stride, begin, end, s, scale, cap, HEAD_SIZE: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr,
+    output_stride, begin, end, behind, s, scale, cap, HEAD_SIZE: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr,
     MASKED: tl.constexpr, RANGES: tl.constexpr, CAP: tl.constexpr,
 ):  # fmt: skip
     """Add to dK and dV what the queries of [begin, end) of one head give. Without MASKED each of them sees every key here.
 
-    Queries go by their positions, and pointers to them begin s - q before the first.
+    Queries go by their positions; pointers begin at the first one, that of position s - q: earlier, and sm_100 spills.
     """
     channel = tl.arange(0, D)
     for start in range(begin, end, ROWS):
         row = start + tl.arange(0, ROWS)
         known = row < s if MASKED else row >= 0
-        at = row.to(tl.int64)
+        at = (row - behind).to(tl.int64)
         query = tl.load(
             query_ptr + at[None, :] * query_stride + channel[:, None],
             mask=known[None, :] & (channel < HEAD_SIZE)[:, None],
@@ -144,8 +144,8 @@ def over_queries(
             mask=known[:, None] & (channel < HEAD_SIZE)[None, :],
             other=0.0,
         )
-        log_total = tl.load(log_total_ptr + row, mask=known, other=0.0)
-        delta = tl.load(delta_ptr + row, mask=known, other=0.0)
+        log_total = tl.load(log_total_ptr + at, mask=known, other=0.0)
+        delta = tl.load(delta_ptr + at, mask=known, other=0.0)
         z = logits(tl.dot(keys, query, input_precision="ieee"), scale, cap, CAP)  # [KEYS, ROWS]
         p = tl.exp2(z - log_total[None, :])
         if MASKED:
@@ -205,24 +205,23 @@ def for_keys(
     rest = tl.maximum(all_see, rest)
     heads = groups * RATIO
     output_stride = batch * heads * HEAD_SIZE
-    first_query = tl.cast(behind, tl.int64)
     for i in range(0, RATIO):
         head = group * RATIO + i
-        query = query_ptr + b * query_batch + head * query_head - first_query * query_stride
-        d_output = d_output_ptr + (b * heads + head) * HEAD_SIZE - first_query * output_stride
-        log_total = log_total_ptr + (b * heads + head) * q - first_query
-        delta = delta_ptr + (b * heads + head) * q - first_query
+        query = query_ptr + b * query_batch + head * query_head
+        d_output = d_output_ptr + (b * heads + head) * HEAD_SIZE
+        log_total = log_total_ptr + (b * heads + head) * q
+        delta = delta_ptr + (b * heads + head) * q
         d_key, d_value = over_queries(
             d_key, d_value, keys, values, key, key_last, query, d_output, log_total, delta, query_stride, output_stride,
-            begin, all_see, s, scale, cap, HEAD_SIZE, D, ROWS, True, RANGES, CAP,
+            begin, all_see, behind, s, scale, cap, HEAD_SIZE, D, ROWS, True, RANGES, CAP,
         )  # fmt: skip
         d_key, d_value = over_queries(
             d_key, d_value, keys, values, key, key_last, query, d_output, log_total, delta, query_stride, output_stride,
-            all_see, rest, s, scale, cap, HEAD_SIZE, D, ROWS, False, RANGES, CAP,
+            all_see, rest, behind, s, scale, cap, HEAD_SIZE, D, ROWS, False, RANGES, CAP,
         )  # fmt: skip
         d_key, d_value = over_queries(
             d_key, d_value, keys, values, key, key_last, query, d_output, log_total, delta, query_stride, output_stride,
-            rest, end, s, scale, cap, HEAD_SIZE, D, ROWS, True, RANGES, CAP,
+            rest, end, behind, s, scale, cap, HEAD_SIZE, D, ROWS, True, RANGES, CAP,
         )  # fmt: skip
     target = at * (batch * groups * HEAD_SIZE) + (b * groups + group) * HEAD_SIZE + channel[None, :]
     tl.store(d_key_ptr + target, (d_key * scale).to(d_key_ptr.dtype.element_ty), mask=inside)
