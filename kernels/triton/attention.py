@@ -66,10 +66,11 @@ class _FlashAttention(torch.autograd.Function):
         output = torch.empty(query.shape, dtype=query.dtype, device=query.device)
         log_total = torch.empty((b, n, q), dtype=torch.float32, device=query.device)
         tile = tiles(query.shape[3], query.dtype, ON_AMD)[0]
+        of_queries = first if first is None else first[:, key.shape[0] - q :].contiguous()
         launch.start(
             "attention.forward",
             (parts(q, tile.rows), n, b),
-            *(query, key, value, first, output, log_total),
+            *(query, key, value, of_queries, output, log_total),
             *_numbers(query, key, value, n, scale, soft_cap),
             **_constants(query, key, tile, first, soft_cap),
         )
@@ -135,8 +136,6 @@ def flash_attention(
         f"{query.dtype}, {key.dtype}, {value.dtype}"
     )
     first, last = visible_ranges(s, b, document_starts, window, query.device)
-    if first is not None and q < s:
-        first = first[:, s - q :].contiguous()
     scale = d**-0.5 if softmax_scale is None else softmax_scale
     return _FlashAttention.apply(query, key, value, first, last, scale, soft_cap)  # pyright: ignore[reportReturnType]
 
