@@ -86,6 +86,9 @@ class TrainConfig:
     """Activations computed again in the backward pass: of parts of a layer (selective) or of whole layers (full)."""
     recompute_num_layers: int | None = None
     """With recompute=full: layers that are recomputed, the first of each model chunk, at most as many as it has; null means all."""
+    offload_activations: bool = False
+    """With recompute=full: True keeps the inputs of recomputed layers in the host's pinned memory between forward and backward,
+    copied beside the layers. Exact. Not yet run on a GPU."""
     recompute_modules: list[str] = field(default_factory=lambda: ["core_attn"])
     """With recompute=selective: what is recomputed of each layer. core_attn: scores and their softmax; layernorm: the norms before
     attention and feed-forward, and those over all heads; activation: of the feed-forward; mlp: the whole feed-forward."""
