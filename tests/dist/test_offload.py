@@ -53,6 +53,14 @@ def test_bf16_trains_the_same_bits(small_run: Path, tmp_path: Path) -> None:
     assert_same_bits(run_and_trace(make_run(small_run, tmp_path / "host", *narrow, OFFLOAD)), expected)
 
 
+def test_reports_of_stability_say_the_same(small_run: Path, tmp_path: Path) -> None:
+    reported = (*RUN, "log.stability_interval=1")
+    expected = run_and_trace(make_run(small_run, tmp_path / "plain", *reported))
+    trace = run_and_trace(make_run(small_run, tmp_path / "host", *reported, OFFLOAD), "copies_are_late")
+    assert_same_bits(trace, expected)
+    assert trace.stability == expected.stability and len(trace.stability) == 3
+
+
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 def test_a_layout_trains_its_own_bits_and_what_one_rank_trains(
     layout: tuple[str, ...], small_run: Path, tmp_path: Path, on_the_device: Trace
@@ -72,9 +80,7 @@ def test_one_layer_of_each_virtual_stage_trains_the_same_bits(
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_in_the_copies_breaks_parity(
-    fault: str, small_run: Path, tmp_path: Path, on_the_device: Trace
-) -> None:
+def test_a_fault_in_the_copies_breaks_parity(fault: str, small_run: Path, tmp_path: Path, on_the_device: Trace) -> None:
     trace = run_and_trace(make_run(small_run, tmp_path, *RUN, *FAULTS[fault], OFFLOAD), fault)
     with pytest.raises(AssertionError, match=r"(loss|gradient norm) of step \d+"):
         assert_same_training(dataclasses.replace(trace, exit_code=0), on_the_device)

@@ -73,12 +73,13 @@ def copies(rank: dict[str, Any]) -> dict[str, tuple[int, int]]:
 @pytest.mark.parametrize(
     ("case", "layers", "under_way"), [("one stage", 15, 1), ("first stage", 8, 2), ("last stage", 6, 1)]
 )
-def test_the_peak_falls_by_the_inputs_but_for_the_one_in_use_and_the_one_that_is_fetched(
+def test_the_peak_falls_by_the_inputs_but_for_what_is_in_use(
     found: dict[str, dict[str, Any]], case: str, layers: int, under_way: int
 ) -> None:
-    """The first stage has two micro batches under way. The last has its first layer's input from the first stage, and holds it."""
+    """In use are an input, the next one, which is fetched, and behind a stage's last layer the gradient between two layers. The
+    first stage has two micro batches under way. The last has its first layer's input from the first stage, and holds it."""
     most = layers * under_way
-    assert most - 2 <= inputs_less(found[case], found[f"{case} on the host"]) <= most
+    assert most - 3 <= inputs_less(found[case], found[f"{case} on the host"]) <= most
 
 
 @pytest.mark.parametrize(
