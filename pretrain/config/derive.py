@@ -1,6 +1,7 @@
 """Pure integers that follow from a configuration; steps and samples: steps.py. Nothing here reads a file or knows a rank."""
 
 import math
+from collections.abc import Sequence
 
 from fanal.errors import UserError
 from pretrain.config.schema import (
@@ -175,6 +176,18 @@ def recomputed_layers(train: TrainConfig, *, num_layers: int) -> int:
     if train.recompute != "full":
         return 0
     return num_layers if train.recompute_num_layers is None else min(num_layers, train.recompute_num_layers)
+
+
+def offloaded_layers(train: TrainConfig, *, chunk: int, sizes: Sequence[int]) -> range:
+    """Layers of a model chunk whose inputs wait in the host's memory for their backward, counted from its first one.
+
+    Two inputs stay on the device: the first of a chunk that has it from another rank, which the pipeline's schedule holds in any
+    case, and that of the model's last layer, whose backward comes at once.
+    Args: chunk, in the order of the model; sizes, layers of all chunks.
+    """
+    recomputed = recomputed_layers(train, num_layers=sizes[chunk]) if train.offload_activations else 0
+    stays = chunk == len(sizes) - 1 and recomputed == sizes[chunk]
+    return range(min(1, chunk), recomputed - stays)
 
 
 def recomputed_modules(train: TrainConfig) -> frozenset[str]:

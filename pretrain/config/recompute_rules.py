@@ -19,6 +19,11 @@ def check_recompute(train: TrainConfig) -> None:
             f"train.recompute_num_layers ({layers}) counts whole layers, and needs train.recompute=full (now {train.recompute}); "
             "train.recompute=full works, or recompute_num_layers=null"
         )
+    if train.offload_activations and train.recompute != "full":
+        raise UserError(
+            "train.offload_activations (true) keeps on the host what full recomputation holds, the inputs of layers, and needs "
+            f"train.recompute=full (now {train.recompute}); train.recompute=full works, or offload_activations=false"
+        )
     unknown = [name for name in modules if name not in RECOMPUTABLE]
     if unknown or not modules or len(set(modules)) < len(modules):
         raise UserError(

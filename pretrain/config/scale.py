@@ -163,6 +163,7 @@ def _scaled_train(train: TrainConfig, scale: Fraction) -> TrainConfig:
         batch_stages=_scaled_stages(train, ramp, micro, batch_factor, scale),
         recompute="none",
         recompute_num_layers=None,
+        offload_activations=False,
         recompute_modules=TrainConfig().recompute_modules,
     )
     return replace(made, train_steps=step_at(made, _samples(consumed_samples_at(train, train.train_steps), scale)))

@@ -16,6 +16,7 @@ from pretrain.config.derive import (
     loss_chunk_tokens,
     model_parallel_size,
     num_microbatches,
+    offloaded_layers,
     padded_vocab_size,
     recomputed_layers,
     tokens_per_pass,
@@ -41,6 +42,7 @@ from pretrain.model.families.sizes import checkpoint_bytes, num_parameters
 from pretrain.model.flops import flops_per_token
 from pretrain.optim.registry import num_states, optimizer_of
 from pretrain.optim.schedule import final_decay_start
+from pretrain.train.least_memory import WEIGHT_BYTES
 
 MOST_SOURCES = 100
 """Rows of the table of sources: of more, those that are read most often."""
@@ -80,6 +82,7 @@ def consequences(run: RunConfig, since: Standing = NEW_RUN) -> dict[str, str]:
             )
         ),
         "computed again": _recomputed(run),
+        **_offloaded(run),
         "logits in memory": _logits_of(run),
         "begins with": begins_with(run.checkpoint.init_from, run.checkpoint.init_optimizer),
         "steps": f"{last_step(run.optim, train, since):,}"
@@ -110,6 +113,22 @@ def _recomputed(run: RunConfig) -> str:
     if len(set(sizes)) > 1:
         return f"{sum(layers):,} of {run.model.num_layers:,} layers, the first of each model chunk"
     return f"{layers[0]:,} of {sizes[0]:,} layers of a model chunk"
+
+
+def _offloaded(run: RunConfig) -> dict[str, str]:
+    """Return the row of what a rank has in the host's memory in place of its GPU's, of a run that has it."""
+    train, parallel, sizes = run.train, run.parallel, chunk_sizes(run.model, run.parallel)
+    layers = [len(offloaded_layers(train, chunk=chunk, sizes=sizes)) for chunk in range(len(sizes))]
+    pipeline = parallel.pipeline_model_parallel_size
+    most = max(sum(layers[rank::pipeline]) for rank in range(pipeline))
+    if not train.offload_activations:
+        return {}
+    split = parallel.tensor_model_parallel_size if parallel.sequence_parallel else 1
+    one = tokens_per_pass(run) * run.model.hidden_size * WEIGHT_BYTES[train.precision] // split
+    return {
+        "in the host's memory": f"inputs of {sum(layers):,} of {run.model.num_layers:,} layers, up to {most:,} on a rank, each of "
+        f"{one / 2**20:,.1f} MiB for each micro batch under way"
+    }
 
 
 def _logits_of(run: RunConfig) -> str:

@@ -18,7 +18,9 @@ from pretrain.config.derive import (
     kv_channels,
     loss_chunk_tokens,
     num_tokens,
+    offloaded_layers,
     padded_vocab_size,
+    recomputed_layers,
     tokens_per_pass,
 )
 from pretrain.config.schema import ModelConfig, ParallelConfig, RunConfig
@@ -32,6 +34,7 @@ from pretrain.model.gradients import finalize_gradients, send_nothing_to_oneself
 from pretrain.model.initialize import initialize, named_specs
 from pretrain.model.layer_spec import stage_spec
 from pretrain.model.linear import hidden_of_all, linear, weight_sum
+from pretrain.model.offload import HostBuffers, OffloadedLayers
 from pretrain.model.operations import choose_operations
 from pretrain.model.translate import PARAMS_DTYPE, DecoderConfig, transformer_config
 from pretrain.parallel.world import World
@@ -113,6 +116,8 @@ def build_model(
     stages = run.parallel.virtual_pipeline_model_parallel_size
     tokens = num_tokens(run.model, tokenizer_vocab_size=tokenizer_vocab_size or run.model.vocab_size)
     chunks = [_chunk(run, world, config, attention, tokens, stage if stages > 1 else None) for stage in range(stages)]
+    if run.train.offload_activations:
+        _offload(chunks, run, world)
     for chunk in chunks if initial_values else ():
         initialize(
             chunk, chunk.specs, seed=run.train.seed, tp_rank=world.tp_rank, num_ranks=world.tensor_model_parallel_size
@@ -157,8 +162,7 @@ def _chunk(
 ) -> Decoder:
     ranks = world.tensor_model_parallel_size
     columns = token_rows_of_a_rank(padded_vocab_size(run.model), ranks)
-    chunk = (stage or 0) * world.pipeline_model_parallel_size + world.pp_rank
-    num_layers = chunk_sizes(run.model, run.parallel)[chunk]
+    num_layers = chunk_sizes(run.model, run.parallel)[_chunk_number(world, stage or 0)]
     return Decoder(
         config=config,
         transformer_layer_spec=stage_spec(config, attention.name, num_layers=num_layers),
@@ -176,6 +180,24 @@ def _chunk(
         attention=attention,
         real_vocab_columns=min(columns, max(0, tokens - world.tp_rank * columns)),
     ).to(world.device)
+
+
+def _chunk_number(world: World, stage: int) -> int:
+    """Return the number of a model chunk of this rank, in the order of the model."""
+    return stage * world.pipeline_model_parallel_size + world.pp_rank
+
+
+def _offload(chunks: list[Decoder], run: RunConfig, world: World) -> None:
+    """Have the layers of all chunks keep their inputs on the host, in the same buffers."""
+    buffers, sizes = HostBuffers(world.device), chunk_sizes(run.model, run.parallel)
+    for stage, decoder in enumerate(chunks):
+        chunk = _chunk_number(world, stage)
+        decoder.decoder._checkpointed_forward = OffloadedLayers(  # type: ignore[method-assign,assignment]
+            decoder.decoder.layers,
+            recomputed=recomputed_layers(run.train, num_layers=sizes[chunk]),
+            offloaded=offloaded_layers(run.train, chunk=chunk, sizes=sizes),
+            buffers=buffers,
+        )
 
 
 def _wrap(chunks: list[Decoder], config: TransformerConfig, parallel: ParallelConfig) -> list[DistributedDataParallel]:

@@ -36,6 +36,7 @@ KINDS = {
     "megatron/core/transformer/mlp.py": ACTIVATIONS + "feed-forward",
     "megatron/core/transformer/transformer_layer.py": ACTIVATIONS + "residuals",
     "megatron/core/transformer/transformer_block.py": ACTIVATIONS + "residuals",
+    "pretrain/model/offload.py": ACTIVATIONS + "residuals",
     "pretrain/model/layer_spec.py": ACTIVATIONS + "residuals",
     "pretrain/model/embedding.py": ACTIVATIONS + "embedding",
     "megatron/core/models/common/embeddings/language_model_embedding.py": ACTIVATIONS + "embedding",

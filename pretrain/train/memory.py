@@ -41,6 +41,8 @@ def _too_large(run: RunConfig, parts: Mapping[str, int], needed: int, where: str
     largest = max(parts, key=lambda name: parts[name])
     model, train = run.model, run.train
     of = {
+        "train.offload_activations": f"inputs of layers on the host (train.offload_activations=true), of train.micro_batch_size "
+        f"({train.micro_batch_size}) x data.seq_length ({run.data.seq_length})",
         "activations": f"train.micro_batch_size ({train.micro_batch_size}) x data.seq_length ({run.data.seq_length})",
         "logits": f"train.micro_batch_size ({train.micro_batch_size}) x data.seq_length ({run.data.seq_length}) x "
         f"model.vocab_size ({model.vocab_size})",

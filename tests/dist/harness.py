@@ -24,6 +24,7 @@ from tests.dist import (
     faults,
     group_faults,
     interruptions,
+    offload_faults,
     recompute_faults,
     stability_faults,
 )
@@ -37,6 +38,7 @@ FAULTS = (
     average_faults,
     stability_faults,
     recompute_faults,
+    offload_faults,
 )
 """Where a fault is looked for by its name."""
 STABILITY = 2e-5

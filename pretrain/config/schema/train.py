@@ -75,8 +75,8 @@ class TrainConfig:
     z_loss_weight: float = 0.0
     """Weight of the z-loss, the square of the logarithm of the softmax's denominator, beside the cross entropy; 1e-5 is OLMo's."""
     loss_chunk_tokens: int | None = None
-    """Tokens whose logits lie in memory at a time; 0 means all of a micro batch. null means all up to 16,384 tokens of a micro batch
-    on a context-parallel rank, else 4,096. A chunk costs the output layer a fourth product beside its three, and saves 2 bytes a
+    """Tokens whose logits lie in memory at a time; 0 means all of a micro batch. null means all up to 16,384 tokens of a micro
+    batch on a context-parallel rank, else 4,096. A chunk costs the output layer a fourth product beside its three, and saves 2 bytes a
     logit in bf16, 4 in fp32."""
     precision: Literal["bf16", "fp32"] = "bf16"
     """bf16 keeps fp32 master weights and reduces gradients in fp32. GPUs without bf16 take fp32: fp16, which needs loss scaling, is
@@ -87,6 +87,9 @@ class TrainConfig:
     """Activations computed again in the backward pass: of parts of a layer (selective) or of whole layers (full)."""
     recompute_num_layers: int | None = None
     """With recompute=full: layers that are recomputed, the first of each model chunk, at most as many as it has; null means all."""
+    offload_activations: bool = False
+    """With recompute=full: True keeps the inputs of recomputed layers in the host's pinned memory between forward and backward,
+    copied beside the layers. Exact. Not yet run on a GPU."""
     recompute_modules: list[str] = field(default_factory=lambda: ["core_attn"])
     """With recompute=selective: what is recomputed of each layer. core_attn: scores and their softmax; layernorm: the norms before
     attention and feed-forward, and those over all heads; activation: of the feed-forward; mlp: the whole feed-forward."""

@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 
 from fanal.errors import UserError
-from pretrain.config.derive import loss_chunk_tokens, recomputed_layers, recomputed_modules, tokens_per_pass
+from pretrain.config.derive import (
+    loss_chunk_tokens,
+    offloaded_layers,
+    recomputed_layers,
+    recomputed_modules,
+    tokens_per_pass,
+)
 from pretrain.config.load import load_run
 from pretrain.config.schema import TrainConfig
 from pretrain.inspect.show import consequences
@@ -16,6 +22,8 @@ TINY = Path(__file__).parents[3] / "configs" / "tiny.yaml"
 REFUSED = {
     "layers without whole layers": ("train.recompute_num_layers=2",),
     "layers beside parts": ("train.recompute=selective", "train.recompute_num_layers=2"),
+    "inputs on the host without whole layers": ("train.offload_activations=true",),
+    "inputs on the host beside parts": ("train.recompute=selective", "train.offload_activations=true"),
     "no layer": ("train.recompute=full", "train.recompute_num_layers=0"),
     "parts that are not there": ("train.recompute=selective", "train.recompute_modules=[norms]"),
     "no parts": ("train.recompute=selective", "train.recompute_modules=[]"),
@@ -42,7 +50,7 @@ def test_what_does_nothing_or_is_not_there_is_refused_with_what_works(case: str)
     key, works = found[1] or named[1], found[2]
     others = [one for one in REFUSED[case] if not one.startswith(f"train.{key}=")]
     load_run(TINY, [*others, f"train.{key}={works}"])
-    if other := re.search(r"or (recompute_\w+=\S+)$", said):
+    if other := re.search(r"or ((?:recompute|offload)_\w+=\S+)$", said):
         load_run(TINY, [*REFUSED[case], f"train.{other[1]}"])
 
 
@@ -61,6 +69,21 @@ def test_parts_and_layers_follow_from_the_config() -> None:
     )
     assert recomputed_modules(train) == set() == recomputed_modules(TrainConfig())
     assert recomputed_modules(TrainConfig(recompute="selective")) == {"core_attn"}
+
+
+def test_inputs_on_the_host_are_all_but_those_that_stay_in_any_case() -> None:
+    train = TrainConfig(recompute="full", offload_activations=True)
+
+    def of(sizes: list[int], number: int | None = None) -> list[range]:
+        stated = replace(train, recompute_num_layers=number)
+        return [offloaded_layers(stated, chunk=chunk, sizes=sizes) for chunk in range(len(sizes))]
+
+    assert of([4]) == [range(3)], "the last layer's backward comes at once"
+    assert of([4], number=2) == [range(2)]
+    assert of([4, 4, 4]) == [range(4), range(1, 4), range(1, 3)], "the schedule holds what came from another rank"
+    assert of([4, 2, 4], number=3) == [range(3), range(1, 2), range(1, 3)]
+    assert [len(layers) for layers in of([1, 1, 1])] == [1, 0, 0]
+    assert not offloaded_layers(TrainConfig(recompute="full"), chunk=0, sizes=[4])
 
 
 @pytest.mark.parametrize(
@@ -85,5 +108,10 @@ def test_show_says_what_is_computed_again_and_which_logits_lie_in_memory() -> No
     )
     full = load_run(TINY, ["train.recompute=full", "train.recompute_num_layers=1"])
     assert consequences(full)["computed again"] == "1 of 2 layers of a model chunk"
+    assert "in the host's memory" not in consequences(full)
+    host = load_run(TINY, ["train.recompute=full", "train.offload_activations=true"])
+    assert consequences(host)["in the host's memory"] == (
+        "inputs of 2 of 4 layers, up to 2 on a rank, each of 0.4 MiB for each micro batch under way"
+    )
     parts = load_run(TINY, ["train.recompute=selective", "train.recompute_modules=[layernorm,mlp]"])
     assert consequences(parts)["computed again"] == "layernorm, mlp of every layer"

@@ -12,7 +12,7 @@ from pretrain.config.load import load_run
 from pretrain.config.schema import RunConfig
 from pretrain.model.families.sizes import num_parameters
 from pretrain.train import memory as module
-from pretrain.train.least_memory import least_bytes
+from pretrain.train.least_memory import ON_THE_HOST, least_bytes
 from pretrain.train.memory import check_memory
 from tests.unit.config.test_rules import CONFIG
 
@@ -90,6 +90,17 @@ def test_weights_gradients_and_states_are_counted_once_or_per_replica(
     padding = (2048 - 2000) * 64 * 2
     parameters = num_parameters(run.model) + padding
     assert sum(needed[name] for name in ("weights", "gradients", "optimizer")) == parameters * of_a_parameter
+
+
+def test_inputs_of_layers_that_wait_on_the_host_take_its_memory_and_not_the_gpu_s(tmp_path: Path) -> None:
+    full = ["train.recompute=full", "train.precision=bf16"]
+    held, offloaded = (
+        least_bytes(run_of(tmp_path, *full, f"train.offload_activations={on}"), num_ranks=1) for on in ("false", "true")
+    )
+    assert held["train.offload_activations"] == 0
+    assert offloaded["train.offload_activations"] == held["activations"] * 3 // 4, "of four layers the last has its own"
+    assert offloaded["activations"] == held["activations"] // 4
+    assert "train.offload_activations" in ON_THE_HOST
 
 
 @pytest.mark.parametrize(
