@@ -76,8 +76,8 @@ class TrainConfig:
     """Weight of the z-loss, the square of the logarithm of the softmax's denominator, beside the cross entropy; 1e-5 is OLMo's."""
     loss_chunk_tokens: int | None = None
     """Tokens whose logits lie in memory at a time; 0 means all of a micro batch. null means all up to 16,384 tokens of a micro
-    batch on a context-parallel rank, else 4,096. A chunk costs the output layer a fourth product beside its three, and saves 2 bytes a
-    logit in bf16, 4 in fp32."""
+    batch on a context-parallel rank, else 4,096. A chunk costs the output layer a fourth product beside its three, and saves
+    2 bytes a logit in bf16, 4 in fp32."""
     precision: Literal["bf16", "fp32"] = "bf16"
     """bf16 keeps fp32 master weights and reduces gradients in fp32. GPUs without bf16 take fp32: fp16, which needs loss scaling, is
     not implemented."""
