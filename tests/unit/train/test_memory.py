@@ -33,6 +33,8 @@ def check(run: RunConfig, *, ranks: int = 1, **more: bool) -> None:
         (["model.num_layers=10000", "model.hidden_size=8192"], r"optimizer of a model of model.num_layers \(10000\) x model.hidden_size \(8192\)"),
         (["model.vocab_size=2000000000"], r"model.vocab_size \(2000000000\) in 1 rank;"),
         (["train.micro_batch_size=1000000", "train.global_batch_size=1000000", "data.seq_length=4096"],
+         r"train.micro_batch_size \(1000000\) x data.seq_length \(4096\); smaller ones"),
+        (["train.micro_batch_size=1000000", "train.global_batch_size=1000000", "data.seq_length=4096", "train.loss_chunk_tokens=0"],
          r"train.micro_batch_size \(1000000\) x data.seq_length \(4096\) x model.vocab_size"),
         (["data.prefetch_bytes=1000000000000000", "train.train_steps=1000000000000000"], r"data.prefetch_bytes \(10+\); data.prefetch_bytes=0 works"),
     ],
