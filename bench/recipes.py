@@ -103,7 +103,7 @@ def for_its_peak(run: RunConfig) -> RunConfig:
     """Return a run with the micro batches that fill the pipeline, and no more: the same peak in half the time."""
     from pretrain.rehearse.steps import steps_to_rehearse
 
-    _, _, micro_batches = steps_to_rehearse(run.parallel, last_batch_size(run.train))
+    _, micro_batches, _ = steps_to_rehearse(run.parallel, last_batch_size(run.train))
     most = micro_batches * run.train.micro_batch_size * (run.parallel.data_parallel_size or 1)
     batch = min(last_batch_size(run.train), most)
     return replace(run, train=replace(run.train, global_batch_size=batch, batch_ramp=None, batch_stages=[]))

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -76,9 +77,16 @@ def planted(module: str, right: str, wrong: str, folder: Path) -> Iterator[None]
     assert spec is not None and spec.loader is not None
     faulty = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(faulty)
-    before = sys.modules.get(name)
+    before = _device_modules()
     sys.modules[name] = faulty
     try:
         yield
     finally:
-        sys.modules.pop(name) if before is None else sys.modules.__setitem__(name, before)
+        # Also what was first imported meanwhile: it may hold a function with the fault.
+        for imported in _device_modules():
+            del sys.modules[imported]
+        sys.modules.update(before)
+
+
+def _device_modules() -> dict[str, ModuleType]:
+    return {name: module for name, module in sys.modules.items() if name.startswith("fanal.kernels.triton.device.")}
