@@ -17,12 +17,12 @@ def check_recompute(train: TrainConfig) -> None:
     if layers is not None and train.recompute != "full":
         raise UserError(
             f"train.recompute_num_layers ({layers}) counts whole layers, and needs train.recompute=full (now {train.recompute}); "
-            "train.recompute=full works, or recompute_num_layers=null"
+            f"train.recompute_num_layers=null works{_or_full(modules)}"
         )
     if train.offload_activations and train.recompute != "full":
         raise UserError(
             "train.offload_activations (true) keeps on the host what full recomputation holds, the inputs of layers, and needs "
-            f"train.recompute=full (now {train.recompute}); train.recompute=full works, or offload_activations=false"
+            f"train.recompute=full (now {train.recompute}); train.offload_activations=false works{_or_full(modules)}"
         )
     unknown = [name for name in modules if name not in RECOMPUTABLE]
     if unknown or not modules or len(set(modules)) < len(modules):
@@ -40,6 +40,11 @@ def check_recompute(train: TrainConfig) -> None:
             f"train.recompute_modules ({_listed(modules)}) names parts of layers, and needs train.recompute=selective (now "
             f"{train.recompute}); train.recompute=selective works, or recompute_modules={_listed(DEFAULT)}"
         )
+
+
+def _or_full(modules: list[str]) -> str:
+    """Return the other advice, where parts of layers do not stand against it."""
+    return ", or train.recompute=full" if modules == DEFAULT else ""
 
 
 def _listed(modules: list[str]) -> str:
