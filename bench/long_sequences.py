@@ -60,6 +60,7 @@ FAMILIES = (
     Family("32,000 tokens, micro batch 1, no recomputation", (*SHORT, *SPLIT, "train.recompute=none", CHUNKS)),
     Family("131,072 tokens, micro batch 1, full recomputation", (*LONG, *SPLIT, "train.recompute=full", CHUNKS)),
     Family("131,072 tokens, micro batch 1, no recomputation", (*LONG, *SPLIT, "train.recompute=none", CHUNKS)),
+    Family("131,072 tokens, micro batch 1, attention recomputed", (*LONG, *SPLIT, "train.recompute=selective", CHUNKS)),
     Family(
         "131,072 tokens, micro batch 1, full recomputation, the loss of a row at once; the last stage",
         (*LONG, *SPLIT, "train.recompute=full", WHOLE),

@@ -25,6 +25,8 @@ from tests.runs.small import make_small_data
 
 SCALE = "1/4096"
 STEPS = 5
+WARM_UP_SAMPLES = 16
+"""Or the whole schedule, where the scaled one is shorter."""
 RESULTS = Path(__file__).parent / "results" / "recipes.md"
 
 
@@ -46,6 +48,8 @@ class Twin:
 def twin_of(recipe: Path, folder: Path, data: Path) -> RunConfig:
     """Return the twin of a recipe, on the small text in ``data``; its run folder, and those it begins with, lie in ``folder``."""
     published = load_run(recipe)
+    schedule = load_run(recipe, [], SCALE).optim.lr_decay_samples
+    warm_up = WARM_UP_SAMPLES if schedule is None else min(WARM_UP_SAMPLES, schedule)
     sources = [{"prefix": f"{data}/shards/train-{domain}"} for domain in ("code", "prose")]
     changes = [
         f"run_dir={folder / name_of(recipe)}",
@@ -54,7 +58,7 @@ def twin_of(recipe: Path, folder: Path, data: Path) -> RunConfig:
         "parallel.tensor_model_parallel_size=2", "parallel.pipeline_model_parallel_size=2", "parallel.sequence_parallel=true",
         "parallel.device=cpu", "parallel.timeout_s=60", f"train.train_steps={STEPS}", "train.global_batch_size=8",
         "train.micro_batch_size=2", "train.batch_ramp=null", "train.precision=fp32", "train.loss_chunk_tokens=0",
-        "train.validation_samples=2", "log.interval=1", "log.tensorboard=false", "optim.lr_warmup_samples=16",
+        "train.validation_samples=2", "log.interval=1", "log.tensorboard=false", f"optim.lr_warmup_samples={warm_up}",
     ]  # fmt: skip
     if published.model.sliding_window is not None:
         changes.append("model.sliding_window=16")

@@ -17,6 +17,8 @@ from pretrain.rehearse.record import TO_GPU, TO_HOST, Copy, Step, Traffic, Wait
 
 aten = torch.ops.aten
 READ, COPY, SYNCHRONIZE = "a number is read", "a copy is waited for", "the whole device is waited for"
+COPIED_BY_GLOO = ("reduce_scatter", "allgather")
+"""Beginnings of the collectives that gloo, which CPU ranks use, does in a copy of the whole tensor; NCCL needs none."""
 
 
 class Counts:
@@ -139,7 +141,10 @@ class Meter(TorchDispatchMode):
         self.counts.calls[key] += 1
         # Of an all-to-all what this rank gives: added over the ranks it is what is moved, and its two sides need not be equal.
         given = args[1:2] if key[2].startswith("alltoall") else args
-        self.counts.moved[key] += max(map(_num_bytes, given), default=0)
+        num_bytes = max(map(_num_bytes, given), default=0)
+        self.counts.moved[key] += num_bytes
+        if self._device_type == "cpu" and key[2].startswith(COPIED_BY_GLOO):
+            self.ledger.see_for_a_moment(num_bytes, ("copies that gloo makes", place().where, key[2]))
         work = FakeWork().boxed()
         return work if len(func._schema.returns) == 1 else (args[0], work)
 

@@ -18,6 +18,7 @@ from pretrain.config.load import load_run
 from pretrain.config.schema import RunConfig
 from pretrain.rehearse.rehearse import first_of_stages
 from tests.runs.cases import DOCUMENT_LAYOUTS, FAMILY_LAYOUTS, FAMILY_RUNS, LAYOUTS, TIED, TIED_LAYOUTS
+from tests.runs.context_cases import CONTEXT_LAYOUTS
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if "models" not in path.parts)
@@ -31,6 +32,8 @@ ON_ONE_GPU = (
 SHORT = ("train.global_batch_size=8",)
 DOCUMENTS = ("tp2-sp", "pp4")
 """Of DOCUMENT_LAYOUTS: the others differ from LAYOUTS by the same masks."""
+SHARED_SEQUENCES = ("cp2", "cp2-tp2-sp")
+"""Of CONTEXT_LAYOUTS: the messages of keys and values, and those beside tensor parallelism's."""
 FAMILIES = {
     "llama-3.1": "dp2", "mistral": "dp2", "qwen2": "tp2-sp", "qwen3": "tp2-sp", "smollm3": "dp2", "olmo2": "tp2-sp", "olmo3": "dp2",
     "apertus": "tp2-sp", "nemotron": "tp2-sp", "gemma": "dp2", "gemma2": "dp2", "gemma3": "tp2-sp",
@@ -60,6 +63,7 @@ def layouts() -> Iterator[Case]:
         for layout in DOCUMENT_LAYOUTS
         if layout.name in DOCUMENTS
     ]
+    named += [(name, CONTEXT_LAYOUTS[name]) for name in SHARED_SEQUENCES]
     named += [
         (f"{family}-{layout}", (*SHORT, *FAMILY_RUNS[family].overrides, *FAMILY_LAYOUTS[layout]))
         for family, layout in FAMILIES.items()
