@@ -133,8 +133,8 @@ class Cost:
 def cost(run: RunConfig, *, num_ranks: int) -> Cost:
     """Return the cost of a step for the ranks of the pipeline stage that has most layers."""
     parallel, optim = run.parallel, run.optim
-    replicas = data_parallel_size(parallel, num_ranks=num_ranks)
-    ranks = replicas * parallel.tensor_model_parallel_size
+    copies = data_parallel_size(parallel, num_ranks=num_ranks) * parallel.context_parallel_size
+    ranks = copies * parallel.tensor_model_parallel_size
     matrices = [
         matrix
         for spec in _tensors_of_a_stage(run)
@@ -150,7 +150,7 @@ def cost(run: RunConfig, *, num_ranks: int) -> Cost:
         flops_of_rank_0=sum(matrices[0].flops(optim.muon_num_ns_steps) for matrices in rounds),
         moved_bytes=2 * bytes_of_all if ranks > 1 else 0,
         gathered_bytes=0
-        if parallel.use_distributed_optimizer or replicas == 1
+        if parallel.use_distributed_optimizer or copies == 1
         else bytes_of_all // parallel.tensor_model_parallel_size,
     )
 
