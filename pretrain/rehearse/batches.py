@@ -19,7 +19,8 @@ NO_ID = -1
 def micro_batches(run: RunConfig, world: World, count: int) -> Iterator[MicroBatch | Boundaries | None]:
     """Yield what ``train_micro_batches`` would: None or boundaries on a stage that reads no tokens."""
     rows, seq_length = run.train.micro_batch_size, run.data.seq_length
-    counted = None if run.objective == ObjectiveConfig() else np.ones((rows, seq_length), dtype=bool)
+    counts_all = run.objective == ObjectiveConfig() and run.data.packing == "concatenate"
+    counted = None if counts_all else np.ones((rows, seq_length), dtype=bool)
     starts = [np.arange(DOCUMENT_TOKENS, seq_length, DOCUMENT_TOKENS)] * rows if run.data.document_mask else None
     for _ in range(count):
         if not reads_data(world):
