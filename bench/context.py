@@ -18,6 +18,7 @@ from typing import Any
 
 from bench.compare import append_result, table
 from bench.context_rank import Case, measure
+from bench.layouts import LOSS_BOUND, Ranks, spread, total
 from bench.step.task import Shape
 from fanal.errors import UserError
 from pretrain.parallel.local import run_local_ranks
@@ -36,9 +37,6 @@ DEFAULT_LAYOUTS = (ONE, "cp2", "tp2")
 LENGTHS = (4_096, 16_384)
 TOKENS = 16_384
 """Of a step, whatever the length of its rows."""
-LOSS_BOUND = 1e-4
-"""Largest relative difference of the last step's loss; fp32, and sums in another order."""
-Ranks = list[dict[str, Any]]
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -160,14 +158,6 @@ def least_bytes(shape: Shape, num_ranks: int) -> float:
 
 def megabytes(num_bytes: float) -> str:
     return f"{num_bytes / 1e6:,.1f}"
-
-
-def total(ranks: Ranks, what: str) -> float:
-    return sum(rank[what] for rank in ranks)
-
-
-def spread(values: Sequence[float], form: str) -> str:
-    return f"{statistics.median(values):{form}} [{min(values):{form}} to {max(values):{form}}]"
 
 
 if __name__ == "__main__":
