@@ -52,15 +52,21 @@ def records(by_rank: dict[int, Groups], **options: int) -> dict[int, Record]:
 
 OF_ONE_RANK = """
 import sys
+import time
 import torch
 import torch.distributed as dist
 from pretrain.train.flight_record import flight_record
 dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
 for _ in range(3):
     dist.all_reduce(torch.ones(3))
+end = time.monotonic() + 60
+while b'"last_completed_collective":"3"' not in flight_record().replace(b" ", b"") and time.monotonic() < end:
+    time.sleep(0.01)
 sys.stdout.buffer.write(flight_record())
 """
-"""In a process of its own: the recorder keeps what other worlds of its process left behind."""
+"""In a process of its own: the recorder keeps what other worlds of its process left behind. A thread of gloo's notes that a
+collective is completed, which may be after its caller has gone on.
+"""
 
 
 def test_torch_s_own_record_is_read() -> None:
