@@ -37,6 +37,7 @@ REPLACED = (
 FUNCTIONS = (
     "torch.tensor",
     "torch.Tensor.pin_memory",
+    "torch.Tensor.split",
     "torch.nn.functional.rms_norm",
     "torch.nn.functional.scaled_dot_product_attention",
     "torch.ops.aten._efficient_attention_forward",
@@ -120,6 +121,7 @@ class LikeCuda(TorchFunctionMode):
         self._answers: dict[Any, Callable[..., Any]] = {
             torch.tensor: _tensor,
             torch.Tensor.pin_memory: lambda tensor: tensor,
+            torch.Tensor.split: _split,
             torch.nn.functional.rms_norm: cuda_kernels.rms_norm,
             torch.nn.functional.scaled_dot_product_attention: cuda_kernels.scaled_dot_product_attention,
             torch.ops.aten._efficient_attention_forward: cuda_kernels.efficient_attention_forward,
@@ -139,6 +141,13 @@ def _tensor(data: Any, *, device: Any = None, requires_grad: bool = False, **kwa
     made = torch.tensor(_numbers(data), **kwargs)
     moved = made if device is None else made.to(device)
     return moved.requires_grad_(requires_grad)
+
+
+def _split(tensor: torch.Tensor, split_size: Any, dim: int = 0) -> Sequence[torch.Tensor]:
+    """Split a tensor, evenly where the sizes are numbers that a fake tensor read (``_tolist``): documents on a CPU."""
+    if isinstance(split_size, list | tuple) and sum(split_size) != tensor.shape[dim]:
+        return tensor.tensor_split(len(split_size), dim)
+    return torch.functional.split(tensor, split_size, dim)  # type: ignore[no-any-return]
 
 
 def _numbers(data: Any) -> Any:

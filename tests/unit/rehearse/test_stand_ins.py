@@ -169,3 +169,15 @@ def test_what_torch_compiles_is_rehearsed_as_what_it_keeps() -> None:
 def test_a_run_on_a_gpu_that_is_to_be_deterministic_is_rehearsed_without_one() -> None:
     plain, asked = answer(FIGURES.format(cases=[[], ["parallel.device=cuda", "train.deterministic=true"]]))
     assert asked == plain
+
+
+def test_documents_apart_on_a_cpu_are_rehearsed_as_calls_of_their_own() -> None:
+    cpu, long = "parallel.device=cpu", ["data.seq_length=1024", "train.precision=fp32"]
+    context = ["parallel.context_parallel_size=2", "parallel.pipeline_model_parallel_size=1"]
+    cases = [
+        [cpu, *long, *layout, f"data.document_mask={mask}"] for layout in ([], context) for mask in ("false", "true")
+    ]
+    code = FIGURES.replace("num_ranks=4)", "num_ranks=4, device_type='cpu')")
+    (whole, _), (apart, _), (whole_shared, _), (apart_shared, _) = answer(code.format(cases=cases))
+    # Two documents of half a row have half of the products of its attention.
+    assert apart < whole and apart_shared < whole_shared
