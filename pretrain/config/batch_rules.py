@@ -35,14 +35,14 @@ def _check_ramp(ramp: BatchRampConfig, full: int) -> None:
     if ramp.start >= full or (full - ramp.start) % ramp.increment:
         raise UserError(
             f"train.batch_ramp goes from start ({ramp.start}) to train.global_batch_size ({full}) and must "
-            f"reach it in whole increments ({ramp.increment}); increment={max(1, full - ramp.start)} works "
+            f"reach it in whole increments ({ramp.increment}); train.batch_ramp.increment={max(1, full - ramp.start)} works "
             "where start is below global_batch_size"
         )
     if ramp_stages(ramp, full) > MOST_STAGES:
         raise UserError(
             f"train.batch_ramp grows from {ramp.start} to train.global_batch_size ({full}) by "
             f"{ramp.increment}, in {ramp_stages(ramp, full):,} stages, and must have at most "
-            f"{MOST_STAGES:,}; increment={full - ramp.start} works"
+            f"{MOST_STAGES:,}; train.batch_ramp.increment={full - ramp.start} works"
         )
 
 

@@ -34,7 +34,7 @@ def check_model(model: ModelConfig) -> None:
         works = max(g for g in range(1, model.num_query_groups + 1) if model.num_attention_heads % g == 0)
         raise UserError(
             f"model.num_attention_heads ({model.num_attention_heads}) must be a multiple of model.num_query_groups "
-            f"({model.num_query_groups}); num_query_groups={works} works"
+            f"({model.num_query_groups}); model.num_query_groups={works} works"
         )
     _check_rotary(model)
     _check_rotary_scaling(model)

@@ -82,7 +82,7 @@ def _check_span_corruption(config: SpanCorruptionConfig, seq_length: int) -> Non
         raise UserError(
             f"{name}.num_sentinels ({config.num_sentinels}) must be at least {needed}, the spans of a sample of data.seq_length + "
             f"1 = {seq_length + 1} tokens with mean_span_length {config.mean_span_length} and noise_density "
-            f"{config.noise_density}; num_sentinels={needed} works if the tokenizer has them"
+            f"{config.noise_density}; {name}.num_sentinels={needed} works if the tokenizer has them"
         )
 
 

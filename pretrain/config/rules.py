@@ -116,7 +116,7 @@ def _check_split(tensor: int, model: ModelConfig) -> None:
             )
     raise UserError(
         f"model.num_query_groups ({groups}) must be a multiple of parallel.tensor_model_parallel_size ({tensor}), or divide it, so "
-        f"that every rank holds whole key/value heads; tensor_model_parallel_size={works} works"
+        f"that every rank holds whole key/value heads; parallel.tensor_model_parallel_size={works} works"
     )
 
 
@@ -145,7 +145,7 @@ def _check_length(run: RunConfig) -> None:
         works = min(LARGEST_SAMPLE // per_step, LARGEST_INTEGER // (per_step * seq_length))
         raise UserError(
             f"train.train_steps ({train.train_steps}) gives {samples:,} samples of data.seq_length ({seq_length}), and must give "
-            f"at most {LARGEST_SAMPLE:,} samples and {LARGEST_INTEGER:,} tokens; train_steps={works} works"
+            f"at most {LARGEST_SAMPLE:,} samples and {LARGEST_INTEGER:,} tokens; train.train_steps={works} works"
         )
 
 
@@ -285,7 +285,7 @@ def _check_times(train: TrainConfig) -> None:
     if train.walltime_s is not None and train.walltime_s <= train.walltime_margin_s:
         raise UserError(
             f"train.walltime_s ({train.walltime_s}) must be above train.walltime_margin_s ({train.walltime_margin_s}), which is "
-            f"kept for the last checkpoint, or no time is left to train; walltime_s={train.walltime_margin_s + 3600} works"
+            f"kept for the last checkpoint, or no time is left to train; train.walltime_s={train.walltime_margin_s + 3600} works"
         )
     for field in fields(train.watchdog):
         limit = getattr(train.watchdog, field.name)
@@ -304,12 +304,12 @@ def _check_spikes(spikes: SpikeConfig) -> None:
     if not 2 <= spikes.window_steps <= LARGEST_WINDOW:
         raise UserError(
             f"train.spikes.window_steps ({spikes.window_steps}) must be from 2, so that there is a standard deviation, to "
-            f"{LARGEST_WINDOW}; 128 works with min_steps=64"
+            f"{LARGEST_WINDOW}; 128 works with train.spikes.min_steps=64"
         )
     if not 2 <= spikes.min_steps <= spikes.window_steps:
         raise UserError(
             f"train.spikes.min_steps ({spikes.min_steps}) must be from 2 to train.spikes.window_steps ({spikes.window_steps}), the "
-            f"most steps there can be; min_steps={max(2, spikes.window_steps // 2)} works"
+            f"most steps there can be; train.spikes.min_steps={max(2, spikes.window_steps // 2)} works"
         )
     if not 0 < spikes.z_score < math.inf:
         raise UserError(

@@ -75,7 +75,7 @@ def _check_start(optim: OptimConfig, since: Standing) -> None:
     if since.decay_start_sample is None and start < since.consumed_samples:
         raise UserError(
             f"{name} must not lie behind the run, which resumes after {since.consumed_samples} samples without a decay that has "
-            f"begun; lr_wsd_decay_start_sample={since.consumed_samples} works"
+            f"begun; optim.lr_wsd_decay_start_sample={since.consumed_samples} works"
         )
     if optim.lr_decay_style == "WSD" and optim.lr_decay_samples not in (None, start + length):
         raise UserError(

@@ -84,7 +84,7 @@ def _other_sizes(parallel: ParallelConfig, model: ModelConfig) -> str:
     nulls = ["parallel.pipeline_layers=null"] if parallel.pipeline_layers is not None else []
     nulls += [_without_ends(parallel)] if _stated_ends(parallel) else []
     alone = f", both with {' and '.join(nulls)}" if nulls else ""
-    return f"num_layers={works} works, or pipeline_model_parallel_size={fewer} with one virtual stage{alone}"
+    return f"model.num_layers={works} works, or parallel.pipeline_model_parallel_size={fewer} with one virtual stage{alone}"
 
 
 def _stages(parallel: ParallelConfig) -> str:

@@ -84,17 +84,17 @@ def test_two_wrong_numbers_are_named_one_after_the_other(config: Path) -> None:
 
 def test_samples_and_tokens_that_no_64_bit_number_counts_are_refused(config: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"train.train_steps \(4000000000000000000\) gives .* samples .*; train_steps=\d+ works"
+        ValueError, match=r"train.train_steps \(4000000000000000000\) gives .* samples .*; train.train_steps=\d+ works"
     ) as caught:
         load_run(config, ["train.train_steps=4000000000000000000"])
-    run = load_run(config, [f"train.{recommended(str(caught.value))}"])
+    run = load_run(config, [recommended(str(caught.value))])
     assert run.train.train_steps * run.train.global_batch_size * run.data.seq_length < 2**63
 
 
 def test_a_ramp_of_too_many_stages_is_refused(config: Path) -> None:
     ramp = ["train.global_batch_size=1000000000", "train.batch_ramp={start: 2, increment: 2, samples: 100000000000}"]
     with pytest.raises(
-        ValueError, match=r"in 499,999,999 stages, and must have at most 10,000; increment=999999998 works"
+        ValueError, match=r"in 499,999,999 stages, and must have at most 10,000; train.batch_ramp.increment=999999998 works"
     ):
         load_run(config, ramp)
     load_run(config, [*ramp, "train.batch_ramp.increment=999999998"])

@@ -126,7 +126,7 @@ CASES = {
               "data_parallel_size (1) = 2; the next one is 10", ["train.global_batch_size=10"]),
     "batch over replicas": (["parallel.data_parallel_size=3"], "train.global_batch_size (8) must be a multiple of "
                             "train.micro_batch_size (2) * data_parallel_size (3) = 6; the next one is 12", ["train.global_batch_size=12"]),
-    "ramp": (["train.batch_ramp={start: 2, increment: 4, samples: 10}"], "must reach it in whole increments (4); increment=6 works",
+    "ramp": (["train.batch_ramp={start: 2, increment: 4, samples: 10}"], "must reach it in whole increments (4); train.batch_ramp.increment=6 works",
              ["train.batch_ramp.increment=6"]),
     "ramp stage": (["train.batch_ramp={start: 2, increment: 3, samples: 10}"], "train.batch_ramp.increment (3) must be a multiple of "
                    "train.micro_batch_size (2) * data_parallel_size (1) = 2", ["train.batch_ramp.start=2", "train.batch_ramp.increment=6"]),
