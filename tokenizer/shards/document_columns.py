@@ -11,7 +11,8 @@ licence, language, date
            string    as the document says
 ...        string    fields that the user asked to keep, by their names
 
-All but the first two may be null. Training never opens the file. Written by columns_writer.py.
+All but the first two may be null. In one part of many, lines of a file that it began in the middle count from there; `merge` counts
+them from the file's beginning. Training never opens the file. Written by columns_writer.py.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,11 +25,9 @@ import pyarrow.parquet
 
 from fanal.errors import error_type, may_pass, user_path
 from fanal.files import sha256_of_file
+from tokenizer.documents.column_fields import FILE
 from tokenizer.shards.manifest import DamagedShardError, ShardError, ShardManifest, documents_path
 
-FILE, POSITION = "file", "position"
-ORIGIN = (FILE, POSITION)
-"""Columns that every document has."""
 REMEDY = "copy it again from an intact copy, or encode the shard again"
 
 
