@@ -55,7 +55,7 @@ def adopt(
 
     Args: has_other_ids: whether the ids are another tokenizer's on purpose; the manifest says so then. output: the prefix of a
     new shard with the same tokens, one sequence a document; it may be made of documents that are empty, which are left out and
-    counted as skipped, or cut into several sequences.
+    counted as skipped, or cut into several sequences. PREFIX.documents.parquet, if it is there, is taken over.
     Raises: ShardError if there is a manifest already, a file is missing or cut, the layout is not one sequence per document,
     an id is outside the tokenizer's vocabulary, or no document gets its ids again from its text; UserError for a bad tokenizer.
     """
