@@ -1,5 +1,7 @@
 """Decoding of many tokens at once to the bytes of their text, and the way back from a byte to its token."""
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -92,25 +94,41 @@ class ShardText:
         plain = self.shard.tokens.view(np.ndarray)
         return plain if plain.dtype.itemsize == 2 else plain.view("<u4")  # a negative id counts from the end to numpy
 
-    def damaged(self, start_token: int, end_token: int) -> DamagedShardError:
-        """Return the error of ids that are not in the vocabulary, which is an IndexError to the tables."""
-        prefix = self.shard.prefix
-        return DamagedShardError(
-            f"{shard_paths(prefix)[0]} has ids between token {start_token} and {end_token} that are not in its vocabulary: it "
-            f"changed; `fanal tokenizer verify {prefix} --deep` tells more, copy or encode the shard again"
-        )
+    def decode(self, start: int, end: int) -> DecodedText:
+        """Return the text of tokens, whatever documents they are of. Raises: DamagedShardError."""
+        with self.in_vocabulary(start, end):
+            return self.decoder.decode(self.tokens[start:end])
+
+    def num_bytes(self, start: int, end: int) -> int:
+        """Return the bytes of the text of tokens. Raises: DamagedShardError."""
+        with self.in_vocabulary(start, end):
+            return self.decoder.num_bytes(self.tokens[start:end])
+
+    def dropped(self, start: int, end: int) -> int:
+        """Return the bytes that decoding drops in front of a document of these tokens. Raises: DamagedShardError."""
+        with self.in_vocabulary(start, end):
+            return self.decoder.dropped(self.tokens[start:end])
+
+    @contextlib.contextmanager
+    def in_vocabulary(self, start: int, end: int) -> Iterator[None]:
+        """Look tokens up in tables of the vocabulary. Raises: DamagedShardError for the IndexError of an id that is not in it."""
+        try:
+            yield
+        except IndexError:
+            prefix = self.shard.prefix
+            raise DamagedShardError(
+                f"{shard_paths(prefix)[0]} has ids between token {start} and {end} that are not in its vocabulary: it changed; "
+                f"`fanal tokenizer verify {prefix} --deep` tells more, copy or encode the shard again"
+            ) from None
 
     def _check_decoding(self, tokenizer: Tokenizer) -> None:
         """Compare the text of some documents with what the tokenizer's own library decodes."""
         shard = self.shard
         for part in range(PROOF_DOCUMENTS):
             number, (start, end) = shard.document_edges(shard.num_tokens * part // PROOF_DOCUMENTS, 1)
-            ids = self.tokens[start : min(end, start + PROOF_TOKENS)]
-            try:
-                ours = self.decoder.decode(ids).content[self.decoder.dropped(ids) :]
-            except IndexError:
-                raise self.damaged(start, end) from None
-            texts = ours.decode("utf-8", "replace"), tokenizer.decode(ids.tolist())
+            end = min(end, start + PROOF_TOKENS)
+            ours = self.decode(start, end).content[self.dropped(start, end) :]
+            texts = ours.decode("utf-8", "replace"), tokenizer.decode(self.tokens[start:end].tolist())
             # Bytes that are not UTF-8, as at a cut, are another number of these characters to each library.
             whole = min(len(text.partition(UNKNOWN_CHARACTER)[0]) for text in texts)
             if texts[0][:whole] != texts[1][:whole]:

@@ -50,7 +50,6 @@ class Places:
     def __init__(self, text: ShardText) -> None:
         self._text = text
         self._counted = (-1, 0, 0)  # document, token, bytes of the document before that token
-        self._dropped = 0
 
     def hit(self, place: Place, *, num_bytes: int) -> Hit | None:
         """Return the occurrence at a place, of so many bytes; None if it begins in what decoding drops in front of the document."""
@@ -70,9 +69,8 @@ class Places:
         """Return the bytes of the document's text before the first token of a place; each token is counted once."""
         text, (document, token, before) = self._text, self._counted
         if document != place.document:
-            tokens = text.tokens[place.document_start : place.document_end]
-            token, before = place.document_start, -text.decoder.dropped(tokens)
-        before += text.decoder.num_bytes(text.tokens[token : place.start_token])
+            token, before = place.document_start, -text.dropped(place.document_start, place.document_end)
+        before += text.num_bytes(token, place.start_token)
         self._counted = (place.document, place.start_token, before)
         return before
 
@@ -86,7 +84,7 @@ class Places:
             before=EXCERPT_BYTES,
             behind=shown_bytes + EXCERPT_BYTES,
         )
-        found = text.decoder.decode(text.tokens[start:end])
+        found = text.decode(start, end)
         at = found.start_of(place.start_token - start) + place.offset
         head = found.content[max(0, at + first) : at + shown_bytes]
         cut = "..." if shown_bytes < num_bytes else ""
@@ -113,12 +111,12 @@ def reach(
     need = before
     while need > 0 and start > document[0]:
         further = max(document[0], start - need)
-        need -= text.decoder.num_bytes(text.tokens[further:start])
+        need -= text.num_bytes(further, start)
         start = further
     need = behind
     while need > 0 and end < document[1]:
         further = min(document[1], end + need)
-        need -= text.decoder.num_bytes(text.tokens[end:further])
+        need -= text.num_bytes(end, further)
         end = further
     return start, end
 

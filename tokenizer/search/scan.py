@@ -20,21 +20,22 @@ def find_places(text: ShardText, wanted: bytes, placements: Placements, ranges: 
 
     Args: placements: of the tokens over ``wanted``; ranges: first and one past the last token, ascending, none touching another.
     """
-    try:
+    with text.in_vocabulary(0, text.shard.num_tokens):
         anchor = placements.anchor(sampled_counts(text.tokens, len(text.decoder.pieces)))
-    except IndexError:
-        raise text.damaged(0, text.shard.num_tokens) from None
+    for piece in pieces_of(ranges):
+        yield from _in_piece(text, wanted, anchor, piece)
+
+
+def pieces_of(ranges: Iterable[Range]) -> Iterator[Range]:
+    """Yield ranges of up to PIECE_TOKENS tokens that make up the ranges."""
     for first, end in ranges:
         for start in range(first, end, PIECE_TOKENS):
-            piece = start, min(end, start + PIECE_TOKENS)
-            try:
-                yield from _in_piece(text, wanted, anchor, piece)
-            except IndexError:
-                raise text.damaged(*piece) from None
+            yield start, min(end, start + PIECE_TOKENS)
 
 
 def _in_piece(text: ShardText, wanted: bytes, anchor: Anchor, piece: Range) -> Iterator[Place]:
-    holders = np.flatnonzero(anchor.may_hold.take(text.tokens[slice(*piece)])) + piece[0]
+    with text.in_vocabulary(*piece):
+        holders = np.flatnonzero(anchor.may_hold.take(text.tokens[slice(*piece)])) + piece[0]
     if not len(holders):
         return
     number, edges = text.shard.document_edges(piece[0], piece[1] - piece[0])
@@ -62,7 +63,7 @@ def _in_window(
     Args: around: tokens beyond which nothing is decoded.
     """
     first, last = reach(text, around, owned, before=anchor_byte, behind=len(wanted) - anchor_byte - 1)
-    found = text.decoder.decode(text.tokens[first:last])
+    found = text.decode(first, last)
     at = occurrences(found.content, wanted)
     held_by = found.token_of(at + anchor_byte) + first
     at = at[(owned[0] <= held_by) & (held_by < owned[1])]
