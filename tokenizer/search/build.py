@@ -11,7 +11,7 @@ from typing import BinaryIO
 import numpy as np
 from blake3 import blake3
 
-from fanal.errors import UserError
+from fanal.errors import UserError, user_path
 from fanal.files import BlockHasher, replacing, sync, sync_path, writing
 from fanal.locks import take_lock_by_name
 from fanal.new_files import open_to_lock
@@ -25,11 +25,13 @@ from tokenizer.search.index_file import (
     MAGIC,
     OWN_HASH,
     PAGE_BYTES,
+    DamagedIndexError,
     IndexFooter,
+    SearchIndex,
     Tables,
     index_path,
 )
-from tokenizer.shards.manifest import DamagedShardError, ShardManifest, fanal_version, shard_paths
+from tokenizer.shards.manifest import DamagedShardError, ShardError, ShardManifest, fanal_version, shard_paths
 from tokenizer.shards.shard import Shard, open_shard
 from tokenizer.vocabulary.folder import Tokenizer
 
@@ -44,7 +46,8 @@ def build_index(
 
     Args: progress: told the bytes of the .bin that are done.
     Returns: its path.
-    Raises: UserError if the tokenizer is not the shard's or another process builds it; ShardError, DamagedShardError; as ``writing``.
+    Raises: UserError if the tokenizer is not the shard's, or if another process builds it; ShardError, DamagedShardError; as
+        ``writing``.
     """
     shard = open_shard(prefix)
     text = ShardText(shard, tokenizer, Decoder(tokenizer.token_bytes()))
@@ -55,6 +58,19 @@ def build_index(
             sync(stream)
         sync_path(path.parent)
     return path
+
+
+def has_sound_index(shard: Shard) -> bool:
+    """Return whether a shard has an index that is of it and as it was written; all of it is read. Raises: PassingError."""
+    path = index_path(shard.prefix)
+    with user_path(path):
+        if not path.is_file():
+            return False
+    try:
+        SearchIndex(shard.prefix, shard.manifest, remedy="").check_pages()
+    except (ShardError, DamagedIndexError):
+        return False
+    return True
 
 
 @contextlib.contextmanager
@@ -107,7 +123,9 @@ def _blocks(shard: Shard) -> Iterator[tuple[int, int, bool]]:
 
 def _check_hashes(shard: Shard, hasher: BlockHasher) -> None:
     expected, found = shard.manifest.bin_block_sha256, hasher.hexdigests()
-    different = next((number for number, pair in enumerate(zip(expected, found, strict=True)) if len(set(pair)) > 1), None)
+    different = next(
+        (number for number, pair in enumerate(zip(expected, found, strict=True)) if len(set(pair)) > 1), None
+    )
     if different is not None:
         raise DamagedShardError(
             f"{shard_paths(shard.prefix)[0]} is not what its manifest says, first in its block {different} of 64 MiB: it changed; "

@@ -1,5 +1,6 @@
 """Find a text, or a regular expression, in token shards."""
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,7 +26,9 @@ class Search:
 
     def __init__(self, tokenizer: Tokenizer, *, text: str | None = None, regex: str | None = None) -> None:
         if (text is None) == (regex is None):
-            raise UserError("a search is for a text or for a regular expression, and for one of them; --text 'a text' works")
+            raise UserError(
+                "a search is for a text or for a regular expression, and for one of them; `--text 'a text'` works"
+            )
         self._tokenizer, self._decoder = tokenizer, Decoder(tokenizer.token_bytes())
         self._expression = None if regex is None else Expression(regex)
         self._wanted = _prepared(tokenizer, text) if self._expression is None else self._expression.literal
@@ -35,7 +38,7 @@ class Search:
         """Yield every occurrence in a shard, in its order: of a text also those that overlap, of an expression what ``finditer``
         gives of each document but for empty matches.
 
-        Raises: UserError, DamagedShardError.
+        Raises: UserError, also of an index of another shard; DamagedShardError, DamagedIndexError.
         """
         text = ShardText(shard, self._tokenizer, self._decoder)
         places = Places(text)
@@ -48,7 +51,7 @@ class Search:
         if self._wanted is None or self._placements is None:
             documents = _documents(text, [(0, text.shard.num_tokens)])
         else:
-            found = find_places(text, self._wanted, self._placements, _ranges(text.shard, self._wanted))
+            found = find_places(text, self._wanted, self._placements, self._ranges(text.shard, self._wanted))
             if self._expression is None:
                 yield from ((place, len(self._wanted)) for place in found)
                 return
@@ -57,22 +60,36 @@ class Search:
         for number, start, end in documents:
             yield from self._expression.places(text, number, start, end)
 
+    def _ranges(self, shard: Shard, wanted: bytes) -> list[Range]:
+        """Return the tokens among which a text may lie: all of them where there is no index."""
+        if not has_index(shard):
+            return [(0, shard.num_tokens)]
+        command = rebuild_command(shard, self._tokenizer.directory)
+        remedy = f"`{command}` makes a new one, and without one a search reads everything"
+        return candidate_ranges(SearchIndex(shard.prefix, shard.manifest, remedy=remedy), wanted)
 
-def _ranges(shard: Shard, wanted: bytes) -> list[Range]:
-    """Return the tokens among which a text may lie: all of them where there is no index. Raises: ShardError, DamagedIndexError."""
+
+def has_index(shard: Shard) -> bool:
+    """Return whether a shard has an index, whatever is in it."""
     path = index_path(shard.prefix)
     with user_path(path):
-        has_index = path.exists()
-    return candidate_ranges(SearchIndex(shard.prefix, shard.manifest), wanted) if has_index else [(0, shard.num_tokens)]
+        return path.exists()
+
+
+def rebuild_command(shard: Shard, directory: str | Path) -> str:
+    """Return the command that makes the index of a shard. Args: directory: of its tokenizer."""
+    return shlex.join(("fanal", "tokenizer", "index", str(shard.prefix), "--tokenizer", str(directory)))
 
 
 def _prepared(tokenizer: Tokenizer, text: str | None) -> bytes:
     try:
         prepared = tokenizer.prepare(text or "").encode()
     except UnicodeEncodeError:
-        raise UserError(f"the text {shown(text)} is not UTF-8, and documents are; 'a text' works") from None
+        raise UserError(f"the text {shown(text)} is not UTF-8, and documents are; `--text 'a text'` works") from None
     if not prepared:
-        raise UserError(f"the text {shown(text)} is empty to {tokenizer.directory}; one with a character, 'a text', works")
+        raise UserError(
+            f"the text {shown(text)} is empty to {tokenizer.directory}; one with a character, `--text 'a text'`, works"
+        )
     return prepared
 
 

@@ -95,11 +95,6 @@ def index_path(prefix: str | Path) -> Path:
     return Path(f"{prefix}.search")
 
 
-def rebuild(prefix: str | Path, tokenizer_dir: str | Path = "DIR") -> str:
-    """Return what to do about an index that cannot be used."""
-    return f"remove it and run `fanal tokenizer index {prefix} --tokenizer {tokenizer_dir}`, or search without one"
-
-
 def group_widths(num_blocks: int) -> list[int]:
     """Return the bytes of a row in each group."""
     return [-(-min(BLOCKS_PER_GROUP, num_blocks - first) // 8) for first in range(0, num_blocks, BLOCKS_PER_GROUP)]
@@ -108,11 +103,12 @@ def group_widths(num_blocks: int) -> list[int]:
 class SearchIndex:
     """An opened index; its tables are in memory, the rows of its groups are read when they are asked for.
 
+    Args: remedy: what to do about one that cannot be used.
     Raises: ShardError if it is of other files; DamagedIndexError; PassingError.
     """
 
-    def __init__(self, prefix: Path, manifest: ShardManifest) -> None:
-        self._prefix, self.path = prefix, index_path(prefix)
+    def __init__(self, prefix: Path, manifest: ShardManifest, *, remedy: str) -> None:
+        self._remedy, self.path = remedy, index_path(prefix)
         with reading(self.path), self.path.open("rb") as stream:
             self.footer, tables = self._read(stream)
         self._check_is_of(manifest)
@@ -145,7 +141,7 @@ class SearchIndex:
         if footer.format_version != FORMAT_VERSION:
             raise ShardError(
                 f"{self.path} has format_version {footer.format_version}, but this program reads {FORMAT_VERSION}; "
-                f"{rebuild(self._prefix)}"
+                f"{self._remedy}"
             )
         tables_bytes = size - END.size - length - footer.group_bytes
         if footer.group_bytes < 0 or tables_bytes < 0:
@@ -159,12 +155,12 @@ class SearchIndex:
             if found != expected:
                 raise ShardError(
                     f"{self.path} is the index of another shard: it has {name} {found}, and the shard has {expected}; "
-                    f"{rebuild(self._prefix)}"
+                    f"{self._remedy}"
                 )
 
     def _damaged(self, what: str) -> DamagedIndexError:
         return DamagedIndexError(
-            f"{self.path} is not as it was written ({what}), so a search with it could miss a text; {rebuild(self._prefix)}"
+            f"{self.path} is not as it was written ({what}), so a search with it could miss a text; {self._remedy}"
         )
 
     def rows(self, hashes: np.ndarray) -> Iterator[np.ndarray]:
@@ -177,6 +173,12 @@ class SearchIndex:
                     start += NUM_ROWS * width
                 flags = [np.unpackbits(part, bitorder="little") for part in parts]
                 yield np.concatenate(flags)[: self.footer.num_blocks].view(bool)
+
+    def check_pages(self) -> None:
+        """Read all groups. Raises: DamagedIndexError, PassingError."""
+        with reading(self.path), self.path.open("rb") as stream:
+            for start in range(0, self.footer.group_bytes, PAGE_BYTES):
+                self._checked(stream, start, 1)
 
     def _checked(self, stream: BinaryIO, start: int, size: int) -> bytes:
         """Return bytes of the groups, after a look at the sums of the pages that they lie on."""

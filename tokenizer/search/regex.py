@@ -1,6 +1,7 @@
 """A regular expression over the text of whole documents, in bounded time."""
 
 import re
+import shlex
 from collections.abc import Iterator
 
 from fanal.errors import UserError
@@ -26,10 +27,12 @@ class Expression:
         except (re.error, RecursionError, OverflowError) as problem:
             raise UserError(
                 f"the regular expression {shown(pattern)} is none to Python's re: {str(problem) or type(problem).__name__}; "
-                f"the same characters as text are {shown(re.escape(pattern), 300)}"
+                f"{_as_text(pattern)}"
             ) from None
         if not pattern:
-            raise UserError("the regular expression is empty, and an empty match is no occurrence; '[a-z]+' works")
+            raise UserError(
+                "the regular expression is empty, and an empty match is no occurrence; `--regex '[a-z]+'` works"
+            )
         self.literal = literal.encode() if len(literal.encode()) >= FOLLOWING_LITERAL_BYTES else None
         """Bytes that every match holds; None if none are known, or too few."""
 
@@ -63,6 +66,15 @@ class Expression:
                 f"{text.shard.prefix}, as one with repeats inside repeats does; say each repeat once, as a+ for (a+)+, or give "
                 "a limit, as .{0,100} for .*"
             ) from None
+
+
+def _as_text(pattern: str) -> str:
+    """Return what finds the characters of an expression as they are."""
+    try:
+        pattern.encode()
+    except UnicodeEncodeError:
+        return "`--regex 'a+'` is one"
+    return f"`{shlex.join(('--text', pattern))}` finds its characters as they are"
 
 
 def _num_bytes(text: str) -> int:

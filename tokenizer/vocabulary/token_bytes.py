@@ -30,9 +30,7 @@ def plain_token_bytes(pieces: Sequence[bytes]) -> TokenBytes:
     return TokenBytes(pieces=tuple(pieces), dropped_in_front=np.zeros(len(pieces), dtype=np.uint16))
 
 
-def token_bytes_by_decoding(
-    decode: Callable[[list[int]], str], *, known: dict[int, bytes], num_ids: int
-) -> TokenBytes:
+def token_bytes_by_decoding(decode: Callable[[list[int]], str], *, known: dict[int, bytes], num_ids: int) -> TokenBytes:
     """Find the bytes of tokens by decoding each of them, behind another token and alone.
 
     Args: known: bytes of tokens that are no text by themselves, such as those of one byte.
