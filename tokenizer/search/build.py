@@ -96,7 +96,7 @@ def _write(stream: BinaryIO, text: ShardText, progress: Callable[[int], object])
         content = text.decode(start, end).content
         # With the end of the block before, since a run belongs to the block that holds its last byte.
         groups.add(grams_of(tail + content))
-        tail = (tail + content)[1 - GRAM_BYTES :]
+        tail = _tail(tail + content)
         first_tokens.append(end)
         text_bytes.append(len(content))
         goes_on.append(inside)
@@ -108,6 +108,11 @@ def _write(stream: BinaryIO, text: ShardText, progress: Callable[[int], object])
     ).to_bytes()
     stream.write(tables)
     stream.write(_footer(shard.manifest, len(text_bytes), groups.num_bytes, tables))
+
+
+def _tail(content: bytes) -> bytes:
+    """Return the end of a block in which runs begin that end in the next one."""
+    return content[1 - GRAM_BYTES :]
 
 
 def _blocks(shard: Shard) -> Iterator[tuple[int, int, bool]]:

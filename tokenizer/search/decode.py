@@ -14,8 +14,8 @@ from tokenizer.shards.shard import Shard
 from tokenizer.vocabulary.folder import Tokenizer
 from tokenizer.vocabulary.token_bytes import TokenBytes
 
-MAX_DECODED_TOKENS = 1 << 20
-"""Most tokens that are decoded in one call of pyarrow, whose offsets are of 32 bits."""
+MAX_DECODED_TOKENS = 1 << 15
+"""Most tokens that are decoded in one call of pyarrow: what they take stays in a core's cache, at several times the speed."""
 PROOF_DOCUMENTS, PROOF_TOKENS = 8, 2000
 UNKNOWN_CHARACTER = "\ufffd"
 

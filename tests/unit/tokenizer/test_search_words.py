@@ -32,7 +32,7 @@ def prose(corpus: Path, tokenizer_dir: Path, tmp_path: Path) -> Path:
         ("(?i)hello", ""), ("(?i:hello) wo", " wo"), ("h.llo", "llo"), ("hello{0,3}s", "hell"), ("(?:abc){2}d", "abc"),
         ("(?!hello)ab", "ab"), ("(?>hello)ab", "hello"), ("h[e]llo", "hello"), ("ab(?=hello)", "ab"), ("éé|é", "é"), ("", ""),
         ("(?x) he llo # why", "hello"), ("(hello)?wo", "wo"), ("a\ud800bcd", "bcd"), (r"(a)bcd\1", "bcd"), ("(?:hello)*?z", "z"),
-        ("fox|form", "fo"), ("(?i)(?-i:hello)", ""), ("(?<=hello)ab", "ab"), ("hel{1}lo", "hel"), ("a++hello", "hello"),
+        ("fox|form", "fo"), ("(?i)(?-i:hello)", ""), ("(?<=hello)ab", "ab"), ("hel{1}lo", "he"), ("a++hello", "hello"),
     ],
 )  # fmt: skip
 def test_the_literal_of_an_expression_is_in_every_match(pattern: str, literal: str) -> None:
@@ -89,12 +89,12 @@ def test_another_tokenizer_is_refused(prose: Path, corpus: Path, tmp_path: Path)
 def test_an_expression_that_takes_too_long_is_stopped_in_time_and_named(
     tokenizer_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(regex_module, "LIMIT_S", 0.5)
+    monkeypatch.setattr(regex_module, "LIMIT_S", 1.0)
     tokenizer = load_tokenizer(tokenizer_dir)
     (ids,) = tokenizer.encode_batch(["a" * 60 + "!"], num_threads=1)
     prefix = write_shard(tmp_path / "a", tokenizer, [ids])
     started = time.monotonic()
-    with pytest.raises(UserError, match=r"'\(a\+\)\+b' takes more than 0 s for document 0 of .*as a\+ for \(a\+\)\+"):
+    with pytest.raises(UserError, match=r"'\(a\+\)\+b' takes more than 1 s for document 0 of .*as a\+ for \(a\+\)\+"):
         list(find_text(prefix, tokenizer, regex="(a+)+b"))
     assert time.monotonic() - started < 60
     assert not list(find_text(prefix, tokenizer, regex="a+b"))
