@@ -122,6 +122,8 @@ def tokenizer_commands(watched: Watched, data: Path, folder: Path) -> None:
         )  # fmt: skip
     watched.run("tokenizer", "merge", folder / "parts" / "1", folder / "parts" / "2", "--output", folder / "shard")
     watched.run("tokenizer", "verify", folder / "shard", "--deep", "--tokenizer", tokenizer)
+    watched.run("tokenizer", "index", folder / "shard", "--tokenizer", tokenizer)
+    watched.run("tokenizer", "search", folder / "shard", "--tokenizer", tokenizer, "--text", "import ")
     for kind in ("bin", "idx"):
         (folder / f"bare.{kind}").write_bytes((folder / f"shard.{kind}").read_bytes())
     watched.run("tokenizer", "adopt", folder / "bare", "--tokenizer", tokenizer)
