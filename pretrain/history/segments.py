@@ -103,7 +103,9 @@ def _before(points: Sequence[Point]) -> list[Segment]:
     for point in points:
         # A start's own configuration begins there; that of a checkpoint led to it.
         candidates = (config, point.config) if point.start is not None else (point.config, config)
-        chosen = next((found for found in candidates if found is not None and _leads(found, since, point.standing)), None)
+        chosen = next(
+            (found for found in candidates if found is not None and _leads(found, since, point.standing)), None
+        )
         own = replace(point, start=None, num_ranks=None, config=chosen or config or point.config)
         segments.append(replace(_segment(own, since, point.standing), has_steps=chosen is not None))
         since, config = point.standing, point.config

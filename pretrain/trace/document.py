@@ -168,7 +168,11 @@ def _not_found(data: TrainData, name: str) -> str:
     sources = [*data.sources.train, *data.sources.validation]
     prefixes = list(dict.fromkeys(str(source.shard.prefix) for source in sources))
     more = f" and {len(prefixes) - MOST_NAMED:,} more" if len(prefixes) > MOST_NAMED else ""
-    ids = [prefix for prefix in prefixes if any(_has_ids(source) for source in sources if str(source.shard.prefix) == prefix)]
+    ids = [
+        prefix
+        for prefix in prefixes
+        if any(_has_ids(source) for source in sources if str(source.shard.prefix) == prefix)
+    ]
     return (
         f"--document ({shown(name)}) must be PREFIX:NUMBER of one of the run's shards, {', '.join(prefixes[:MOST_NAMED])}{more}, or "
         f"an id in their columns, which {len(ids)} of {len(prefixes)} have; --document {prefixes[0]}:0 works"

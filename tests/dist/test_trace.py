@@ -41,7 +41,9 @@ def rows_seen(folder: Path) -> dict[int, list[list[int]]]:
             if of_step and next(iter(of_step.values()))["replicas"] != line["replicas"]:
                 of_step.clear()
             before = of_step.get(line["replica"])
-            assert before is None or path.name == "read-0.jsonl" or before["held"] == line["held"], "tensor ranks differ"
+            assert before is None or path.name == "read-0.jsonl" or before["held"] == line["held"], (
+                "tensor ranks differ"
+            )
             of_step[line["replica"]] = line
     found: dict[int, list[list[int]]] = {}
     for step, of_replicas in latest.items():
