@@ -20,6 +20,7 @@ from fanal.errors import UserError, run_guarded, user_path
 from fanal.exit_codes import CRASH, DAMAGED, INTERRUPTED, WRONG_INPUT
 from fanal.files import write_bytes_durably
 from fanal.shown import on_one_line
+from tokenizer import search_commands
 from tokenizer.column_options import column_fields, column_options
 from tokenizer.documents.blocks import Part
 from tokenizer.documents.input_files import find_inputs
@@ -61,7 +62,7 @@ tokenizer_option = click.option(
 
 @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 def commands() -> None:
-    """Train or import a tokenizer, encode documents to token shards, and check both."""
+    """Train or import a tokenizer, encode documents to token shards, check both, and search them."""
 
 
 @commands.command(cls=ManyInputsCommand)
@@ -371,6 +372,9 @@ def sample_corpus(output: str, max_megabytes: float) -> None:
         raise UserError(f"--max-megabytes ({max_megabytes:g}) must be at most 1,000,000; --max-megabytes 4 works")
     for name, num_bytes in make_sample_corpus(output, round(max_megabytes * 1e6)).items():
         click.echo(f"{Path(output) / name}: {num_bytes:,} bytes of text")
+
+
+search_commands.add_to(commands)
 
 
 def _end_cleanly(*_: object) -> NoReturn:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -64,10 +65,10 @@ def pieces_at(source: Source, place: int, seq_length: int) -> list[tuple[int, in
 
 
 def _parts_of_piece(shard: Shard, position: int, start_token: int, num_tokens: int) -> list[Part]:
-    documents = shard.documents_over(start_token, num_tokens)
+    first_document, edges = shard.document_edges(start_token, num_tokens)
     parts = []
-    for document, begin, length in zip(documents, *(a.tolist() for a in shard.document_spans(documents)), strict=True):
-        first, end = max(begin, start_token), min(begin + length, start_token + num_tokens)
+    for document, (begin, finish) in enumerate(pairwise(edges.tolist()), first_document):
+        first, end = max(begin, start_token), min(finish, start_token + num_tokens)
         parts.append(
             Part(
                 position=position + first - start_token,
@@ -75,7 +76,7 @@ def _parts_of_piece(shard: Shard, position: int, start_token: int, num_tokens: i
                 start_token=first,
                 num_tokens=end - first,
                 offset=first - begin,
-                document_tokens=length,
+                document_tokens=finish - begin,
             )
         )
     return parts
