@@ -61,8 +61,11 @@ def _columns(columns: Mapping[str, str | int | None] | None) -> str:
 
 
 def document_lines(trace: DocumentTrace) -> Iterator[str]:
-    """A line for the document, one for each run of the chain, and one for each sample that holds it."""
-    document = trace.document
+    """A line for the document, or the text in it, one for each run of the chain, and one for each sample that holds it."""
+    document, hit = trace.document, trace.hit
+    if hit is not None:
+        first, last = hit.start_token - document.first_token, hit.end_token - 1 - document.first_token
+        yield f"tokens {first:,} to {last:,} of what follows: {json.dumps(hit.excerpt, ensure_ascii=False)}"
     yield f"document {document.number:,} of {document.prefix}: {document.num_tokens:,} tokens{_columns(document.columns)}"
     if trace.unknown_before is not None:
         yield f"what was trained on before {trace.unknown_before} is not known: its run is not there"

@@ -120,11 +120,10 @@ class Shard:
         )
         return range(first, last + 1)
 
-    def document_spans(self, documents: range) -> tuple[np.ndarray, np.ndarray]:
-        """Return (first token, number of tokens) of each of these documents: two int64 [documents], from the mapped index."""
+    def document_span(self, number: int) -> tuple[int, int]:
+        """Return (first token, number of tokens) of one document, from the mapped index."""
         lengths, pointers = self._mapped_tables
-        wanted = slice(documents.start, documents.stop)
-        return pointers[wanted] // self.dtype.itemsize, lengths[wanted].astype(np.int64)
+        return int(pointers[number]) // self.dtype.itemsize, int(lengths[number])
 
     def document_edges(self, start_token: int, num_tokens: int) -> tuple[int, np.ndarray]:
         """Return the number of the first document that holds one of the num_tokens tokens from start_token on, and the token at
