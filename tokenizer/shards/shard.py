@@ -120,6 +120,11 @@ class Shard:
         )
         return range(first, last + 1)
 
+    def document_span(self, number: int) -> tuple[int, int]:
+        """Return (first token, number of tokens) of one document, from the mapped index."""
+        lengths, pointers = self._mapped_tables
+        return int(pointers[number]) // self.dtype.itemsize, int(lengths[number])
+
     def document_edges(self, start_token: int, num_tokens: int) -> tuple[int, np.ndarray]:
         """Return the number of the first document that holds one of the num_tokens tokens from start_token on, and the token at
         which each of these documents starts, last the one at which they end: int64 [documents + 1]. Searched like ``documents_in``.
