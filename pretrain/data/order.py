@@ -164,5 +164,13 @@ class ChunkOrders:
         )  # [ROUNDS + 1, n]; epochs lie far apart before they are mixed
         shuffle = self._shuffle[sources]
         chunk = np.where(shuffle, permute(index, chunks, keys[:ROUNDS]), index).astype(np.int64)
-        offset = np.where(shuffle, keys[ROUNDS] % (self._slack[sources] + _ONE), np.uint64(0)).astype(np.int64)
-        return offset + chunk * self._stride[sources]
+        return self._offsets(sources, keys[ROUNDS]) + chunk * self._stride[sources]
+
+    def first_tokens(self, sources: np.ndarray, epochs: np.ndarray) -> np.ndarray:
+        """First token that each of these epochs reads, in its source. Args: sources, epochs: int64 [n]. Returns: int64 [n]."""
+        return self._offsets(sources, mix64(self._keys[ROUNDS, sources] + epochs.astype(np.uint64) * GOLDEN))
+
+    def _offsets(self, sources: np.ndarray, keys: np.ndarray) -> np.ndarray:
+        """Where the chunks of an epoch begin. Args: keys: of the epoch, uint64 [n]."""
+        shuffled = keys % (self._slack[sources] + _ONE)
+        return np.where(self._shuffle[sources], shuffled, np.uint64(0)).astype(np.int64)
