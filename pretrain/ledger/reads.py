@@ -112,16 +112,14 @@ def _whole_epochs(order: ChunkOrder, epochs: range) -> tuple[np.ndarray, np.ndar
     """(First token of epochs, number of epochs that begin there): int64 [different ones] each."""
     times: dict[int, int] = {}
     for part in _parts(epochs):
-        found, count = np.unique(
-            ChunkOrders([order]).first_tokens(np.zeros(len(part), np.int64), part), return_counts=True
-        )
+        found, count = np.unique(ChunkOrders([order]).offsets(0, part), return_counts=True)
         for token, more in zip(found.tolist(), count.tolist(), strict=True):
             times[token] = times.get(token, 0) + more
     return np.array(list(times), np.int64), np.array(list(times.values()), np.int64)
 
 
 def _first_token(order: ChunkOrder, epoch: int) -> int:
-    return int(ChunkOrders([order]).first_tokens(np.zeros(1, np.int64), np.array([epoch], np.int64))[0])
+    return int(ChunkOrders([order]).offsets(0, np.array([epoch], np.int64))[0])
 
 
 def _chunks_read(order: ChunkOrder, draws: range) -> np.ndarray:
