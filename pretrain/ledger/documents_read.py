@@ -36,8 +36,8 @@ class DocumentCounts:
     """Consecutive documents of a shard."""
 
     first_document: int
-    lengths: np.ndarray
-    """Tokens of each: int64 [D]."""
+    bounds: np.ndarray
+    """Token at which each begins, and the last one ends: int64 [D + 1]."""
     tokens: np.ndarray
     """Tokens that each part predicted, repeats included: int64 [P, D]."""
     distinct: np.ndarray
@@ -64,7 +64,7 @@ def count_documents(shard: Shard, uses: Sequence[Use], *, num_parts: int) -> Ite
             distinct[part] = distinct_in([of_use for owner, of_use in spans if owner == part], bounds)
         yield DocumentCounts(
             first_document=first_document,
-            lengths=np.diff(bounds),
+            bounds=bounds,
             tokens=tokens,
             distinct=distinct,
             distinct_in_all=distinct_in([of_use for _, of_use in spans], bounds),

@@ -53,7 +53,9 @@ def pieces_of_draw(order: ChunkOrder | PackedOrder, draw: int) -> list[tuple[int
 
 
 def together(blocks: list[DocumentCounts]) -> Plain:
-    assert [block.first_document for block in blocks] == np.cumsum([0, *(len(b.lengths) for b in blocks)])[:-1].tolist()
+    assert [block.first_document for block in blocks] == np.cumsum([0, *(len(b.bounds) - 1 for b in blocks)])[
+        :-1
+    ].tolist()
     return Plain(
         np.concatenate([block.tokens for block in blocks], axis=1),
         np.concatenate([block.distinct for block in blocks], axis=1),
