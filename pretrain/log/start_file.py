@@ -14,6 +14,7 @@ from fanal.errors import DamageError, UserError, user_path
 from fanal.files import write_bytes_durably
 from fanal.records import has_own_hash, own_hash, read_json, record_bytes, record_in
 from fanal.run_folder import STARTS_DIR, start_name, start_number
+from fanal.run_progress import newest_metrics
 
 OWN_HASH = "start_sha256"
 
@@ -107,6 +108,13 @@ def start_numbers(run_dir: str | Path) -> list[int]:
     folder = Path(run_dir) / STARTS_DIR
     numbers = (start_number(path.name) for path in folder.iterdir()) if folder.is_dir() else ()
     return sorted(number for number in numbers if number is not None)
+
+
+def next_start(run_dir: str | Path) -> int:
+    """Return the number of a start that begins now: behind those that have a file, and that of the newest line of the log, whose
+    file a full disk may not have taken."""
+    logged = next(newest_metrics(Path(run_dir)), {}).get("start")
+    return 1 + max([logged if type(logged) is int else 0, *start_numbers(run_dir)])
 
 
 def read_start(run_dir: str | Path, number: int) -> StartFile:
