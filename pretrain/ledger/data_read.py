@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +30,9 @@ class PartRead:
     """Key of the configuration: data.train, or data.phases[i].train."""
     first_sample: int
     end_sample: int
+    first_step: int | None
+    """Step that reads the first of its samples; None where no file tells. A step may read samples of two mixtures."""
+    last_step: int | None
     tokens: int
     """Tokens that the steps consumed: seq_length of each sample."""
     padding_tokens: int
@@ -55,6 +59,8 @@ class TrainedSource:
     """Of DIMENSIONS, those that each document says for itself."""
     documents_sha256: str | None
     """Hash of the file of its columns."""
+    exclusions: tuple[Any, ...]
+    """Documents that were removed from the shards that it was made from, the first removal first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,6 +185,7 @@ def _count(
         origin=manifest.source,
         known_by_document=labels.from_columns,
         documents_sha256=manifest.documents_sha256,
+        exclusions=tuple(getattr(manifest, "exclusions", ())),
     )
 
 
@@ -189,6 +196,8 @@ def _part_read(part: _Part, history: History, data: TrainData, amounts: Amounts)
         mixture="data.train" if part.number == 0 else f"data.phases[{part.number - 1}].train",
         first_sample=part.first_sample,
         end_sample=part.end_sample,
+        first_step=history.step_of_sample(part.first_sample),
+        last_step=history.step_of_sample(part.end_sample - 1),
         tokens=tokens,
         padding_tokens=tokens - sum(amount.tokens for amount in amounts[SOURCE].values()),
         amounts=amounts,

@@ -59,16 +59,17 @@ def energy_of(runs: Sequence[tuple[Path, Sequence[Attempt]]], *, co2_g_per_kwh: 
                 alone.append((run_dir, None, [attempt]))
             else:
                 by_job.setdefault(job, (run_dir, []))[1].append(attempt)
-        if attempts and all(attempt.file is None for attempt in attempts):
-            for job in jobs_noted(run_dir):  # an older run: which start was which job is not known
-                by_job.setdefault(job, (run_dir, []))
+        without_file = [attempt for attempt in attempts if attempt.file is None]
+        if without_file:
+            for job in jobs_noted(run_dir):  # of an older run: which start was which job is not known
+                by_job.setdefault(job, (run_dir, without_file))
     accounts, problem = jobs_energy(list(by_job))
     shares: list[EnergyShare] = []
     measured: set[int] = set()
     for job, (run_dir, attempts) in by_job.items():
         account = accounts.get(job)
         if account is None or account.joules is None:
-            alone.extend((run_dir, job, [attempt]) for attempt in attempts)
+            alone.extend((run_dir, job, [attempt]) for attempt in attempts if attempt.file is not None)
             continue
         method = SLURM_STEPS if account.from_steps else SLURM
         numbers = tuple(attempt.number for attempt in attempts)

@@ -101,7 +101,7 @@ def uses_of(shard: Shard, held_out: int, stated: list[tuple[bool, int, int, int,
 
 
 @given(case=cases())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_counts_are_those_of_a_loop_over_every_draw(
     tmp_path_factory: pytest.TempPathFactory, case: tuple[list[int], int, list[tuple[bool, int, int, int, int]]]
 ) -> None:
