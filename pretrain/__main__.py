@@ -30,6 +30,7 @@ from pretrain.config.path_rules import paths_of
 from pretrain.ledger.command import ledger
 from pretrain.parallel.caches import use_private_caches
 from pretrain.start_training import train_local, train_rank
+from pretrain.trace.command import trace
 
 LET_THE_FIRST_SPEAK_S = 20
 CONTEXT = {"help_option_names": ["-h", "--help"]}
@@ -45,6 +46,7 @@ def cli() -> None:
     """Pretrain foundation language models."""
 
 
+cli.add_command(trace)
 cli.add_command(ledger)
 
 
