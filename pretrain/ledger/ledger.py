@@ -52,6 +52,10 @@ class RunAccount:
     bad_steps: tuple[SkippedStep, ...]
     hours: Hours
 
+    def as_hours(self) -> list[Hours | None]:
+        """The hours of each start."""
+        return [hours_of(start) for start in self.starts]
+
     @property
     def skipped_steps(self) -> int:
         """Steps that changed nothing."""
@@ -131,7 +135,7 @@ def ledger_of(
         runs=tuple(runs),
         missing=history.missing if chain else None,
         data=data_read(history.phases, deep=deep),
-        hours=hours_in_all(hours_of(start) for run in runs for start in run.starts),
+        hours=hours_in_all(hours for run in runs for hours in run.as_hours()),
         energy=energy_of([(Path(run.run_dir), run.starts) for run in runs], co2_g_per_kwh=co2_g_per_kwh),
     )
 

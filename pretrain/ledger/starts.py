@@ -3,7 +3,7 @@
 From the files of its starts; of an older run, which has none, from the lines of its log, which know less.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -119,7 +119,7 @@ def _begun(history: History) -> list[Attempt]:
     return sorted([*of_log, *of_files], key=lambda attempt: attempt.number or 0)
 
 
-def _records(run_dir: Path, attempts: list[Attempt]):
+def _records(run_dir: Path, attempts: list[Attempt]) -> Iterator[tuple[Attempt, Record]]:
     """Yield (start, record) of every line that can be relied on. The lines of older versions are of the start before them."""
     by_number = {attempt.number: attempt for attempt in attempts if attempt.number is not None}
     unnumbered = iter([attempt for attempt in attempts if attempt.number is None])

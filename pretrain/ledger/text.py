@@ -29,8 +29,9 @@ def show(ledger: Ledger, console: Console | None = None) -> None:
         console = Console(file=console.file, width=WIDTH)
     for part in _parts(ledger):
         if isinstance(part, str):
-            console.print(on_one_line(part), soft_wrap=False)
+            console.print(on_one_line(part))
         else:
+            console.print()
             console.print(part)
 
 
@@ -50,6 +51,7 @@ def _parts(ledger: Ledger) -> Iterator[Table | str]:
         yield _starts(each)
         yield from _changes(each)
         yield _steps(each)
+    yield ""
     yield _hours(ledger)
     yield _energy(ledger.energy)
     yield from (f"not known: {line}" for line in ledger.not_known())
