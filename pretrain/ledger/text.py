@@ -39,7 +39,8 @@ def _parts(ledger: Ledger) -> Iterator[Table | str]:
     run = ledger.runs[-1]
     tokens = sum(each.tokens for each in ledger.runs)
     earlier = f", and {len(ledger.runs) - 1} earlier run(s) that it came from" if len(ledger.runs) > 1 else ""
-    yield f"{ledger.run_dir} to step {run.trained_to:,}{earlier}: {tokens:,} tokens"
+    saved = "" if run.saved_to == run.trained_to else f" (saved to step {run.saved_to:,})"
+    yield f"{ledger.run_dir} to step {run.trained_to:,}{saved}{earlier}: {tokens:,} tokens"
     for dimension in (SOURCE, *DIMENSIONS):
         if (table := _amounts(dimension, ledger.data.in_all, tokens)) is not None:
             yield table
