@@ -27,10 +27,11 @@ from tokenizer.documents.sample_corpus import DEFAULT_MAX_BYTES_PER_DOMAIN, make
 from tokenizer.encoding import encode as encode_module
 from tokenizer.encoding import merge as merge_module
 from tokenizer.notes import imported_line, say_found, say_of_model_alone, say_report
+from tokenizer.removal_commands import exclude
 from tokenizer.shards import adopt as adopt_module
 from tokenizer.shards import verify as verify_module
 from tokenizer.shards.labels import Labels
-from tokenizer.shards.manifest import prefix_of
+from tokenizer.shards.manifest import prefix_of, prefixes_of
 from tokenizer.tables import check_table, verify_table
 from tokenizer.vocabulary import check as check_module
 from tokenizer.vocabulary.engine import ENGINES
@@ -233,7 +234,7 @@ def merge(parts: tuple[str, ...], output: str) -> None:
 
     The shard is the one that `encode` without --part would have written, byte for byte.
     """
-    manifest = merge_module.merge([prefix_of(part) for part in parts], output)
+    manifest = merge_module.merge(prefixes_of(parts), output)
     click.echo(f"{output}: {manifest.num_documents:,} documents, {manifest.num_tokens:,} tokens of {manifest.dtype}")
 
 
@@ -283,7 +284,7 @@ def verify(prefixes: tuple[str, ...], deep: bool, directory: str | None) -> None
 
     The exit code is 76 if one fails; else 70 if one could not be read for now.
     """
-    results = verify_module.verify([prefix_of(prefix) for prefix in prefixes], deep, directory)
+    results = verify_module.verify(prefixes_of(prefixes), deep, directory)
     print_table(verify_table(results))
     for note in [result.note for result in results if result.note is not None]:
         click.echo(f"note: {on_one_line(note)}", err=True)
@@ -368,6 +369,9 @@ def sample_corpus(output: str, max_megabytes: float) -> None:
         raise UserError(f"--max-megabytes ({max_megabytes:g}) must be at most 1,000,000; --max-megabytes 4 works")
     for name, num_bytes in make_sample_corpus(output, round(max_megabytes * 1e6)).items():
         click.echo(f"{Path(output) / name}: {num_bytes:,} bytes of text")
+
+
+commands.add_command(exclude)
 
 
 def _end_cleanly(*_: object) -> NoReturn:

@@ -2,8 +2,8 @@
 
 A process may be killed at any moment. What it leaves is then one of
 - PREFIX.*.part: removed by the next writer of that prefix;
-- PREFIX.bin or .idx with a PREFIX.json.part that describes them, but no PREFIX.json: the kill came between two renames, and
-  the next writer removes them too.
+- PREFIX.bin, .idx or .excluded.json with a PREFIX.json.part that describes them, but no PREFIX.json: the kill came between two
+  renames, and the next writer removes them too.
 Files without either are somebody's data and are never touched.
 """
 
@@ -29,9 +29,11 @@ from tokenizer.shards.manifest import (
     DTYPES,
     FORMAT_VERSION,
     EncodeOptions,
+    Exclusion,
     ShardError,
     ShardManifest,
     dtype_for,
+    excluded_path,
     fanal_version,
     is_sha256,
     order_path,
@@ -76,6 +78,8 @@ class ShardWriter:
         self._hasher = BlockHasher()
         self._order_digest = hashlib.sha256()
         self._has_order = False
+        self._exclusions: tuple[Exclusion, ...] = ()
+        self._excluded_list: bytes | None = None
         self._finished = False
 
     @property
@@ -148,6 +152,10 @@ class ShardWriter:
         self.num_tokens += len(tokens)
         self.highest_token_id = max(self.highest_token_id, highest)
 
+    def note_exclusions(self, exclusions: Sequence[Exclusion], excluded_list: bytes) -> None:
+        """Note the documents that the shard is made without: for its manifest, and the content of PREFIX.excluded.json."""
+        self._exclusions, self._excluded_list = tuple(exclusions), excluded_list
+
     def finish(
         self,
         *,
@@ -198,6 +206,8 @@ class ShardWriter:
             left_out=tuple(left_out),
             num_repeated_fields=num_repeated_fields,
             has_other_ids=has_other_ids,
+            exclusions=self._exclusions,
+            excluded_sha256=None if self._excluded_list is None else hashlib.sha256(self._excluded_list).hexdigest(),
         )
         manifest = with_own_hash(unsealed)
         with self._writing():
@@ -214,7 +224,11 @@ class ShardWriter:
         return idx_sha256
 
     def _publish(self, manifest: ShardManifest) -> None:
-        json_part = part_path(self._paths[2])
+        json_part, excluded = part_path(self._paths[2]), excluded_path(self.prefix)
+        if self._excluded_list is not None:
+            with part_path(excluded).open("xb") as stream:
+                stream.write(self._excluded_list)
+                sync(stream)
         with json_part.open("xb") as stream:
             stream.write(record_bytes(manifest))
             sync(stream)
@@ -223,6 +237,8 @@ class ShardWriter:
             self._order_part.rename(order_path(self.prefix))
         else:
             self._order_part.unlink()
+        if self._excluded_list is not None:
+            part_path(excluded).rename(excluded)
         for path in self._paths[:2]:
             part_path(path).rename(path)
         sync_path(self.prefix.parent)
@@ -250,7 +266,8 @@ class ShardWriter:
 
     def _refuse_existing(self) -> None:
         bin_path, idx_path, json_path = self._paths
-        existing = [path for path in (json_path, bin_path, idx_path, order_path(self.prefix)) if path.exists()]
+        beside = (order_path(self.prefix), excluded_path(self.prefix))
+        existing = [path for path in (json_path, bin_path, idx_path, *beside) if path.exists()]
         if json_path in existing:
             raise ShardError(
                 f"{json_path} exists, and a shard is never overwritten; remove {self.prefix}.* or name another prefix"
@@ -277,9 +294,10 @@ class ShardWriter:
         """Remove unfinished files, the description last: without it nobody could tell whose the rest is."""
         json_part = part_path(self._paths[2])
         if json_part.exists() and not self._paths[2].exists():
-            for path in (order_path(self.prefix), *self._paths[:2]):
+            for path in (order_path(self.prefix), excluded_path(self.prefix), *self._paths[:2]):
                 path.unlink(missing_ok=True)
-        parts = [self._lengths_part, self._order_part, *(part_path(path) for path in self._paths)]
+        named = (excluded_path(self.prefix), *self._paths)
+        parts = [self._lengths_part, self._order_part, *(part_path(path) for path in named)]
         for path in parts:
             path.unlink(missing_ok=True)
         shuffle.remove_leftovers(self.prefix)
