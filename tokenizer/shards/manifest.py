@@ -15,7 +15,7 @@ import numpy as np
 from fanal.errors import DamageError, UserError, user_path
 from fanal.files import HASH_BLOCK_BYTES, InputFile
 from fanal.records import has_own_hash, own_hash, read_json, record_in
-from tokenizer.documents.folders import LeftOut
+from tokenizer.documents.folders import SHARD_COLUMNS, LeftOut
 
 FORMAT_VERSION = 2
 OWN_HASH = "manifest_sha256"
@@ -116,6 +116,10 @@ class ShardManifest:
     """The first of them, each with the reason."""
     num_repeated_fields: int = 0
     """Number of documents whose JSON gives a field that was read more than once; the last one counts."""
+    documents_sha256: str | None = None
+    """SHA-256 of PREFIX.documents.parquet, what is known of each document; None if there is no such file."""
+    documents_columns: tuple[str, ...] = ()
+    """Names of its columns that hold something, in their order; empty if there is no such file."""
     exclusions: tuple[Exclusion, ...] = ()
     """Documents that were removed from the shards that this one was made from, the first removal first."""
     excluded_sha256: str | None = None
@@ -137,8 +141,10 @@ def shard_paths(prefix: str | Path) -> tuple[Path, Path, Path]:
 def prefix_of(name: str | Path) -> Path:
     """Return the prefix that a user means, who may have named one of a shard's files, as a shell's `*.json` does."""
     path = Path(name)
+    end = SHARD_COLUMNS if path.name.endswith(SHARD_COLUMNS) else path.suffix
     with user_path(path):
-        return path.with_suffix("") if path.suffix in (".bin", ".idx", ".json") and path.is_file() else path
+        is_of_shard = end in (".bin", ".idx", ".json", SHARD_COLUMNS) and path.is_file()
+    return path.with_name(path.name.removesuffix(end)) if is_of_shard else path
 
 
 def prefixes_of(names: Sequence[str | Path]) -> list[Path]:
@@ -163,6 +169,11 @@ def order_path(prefix: str | Path) -> Path:
 def excluded_path(prefix: str | Path) -> Path:
     """Return the path of the list of the documents that were removed."""
     return Path(f"{prefix}{EXCLUDED_END}")
+
+
+def documents_path(prefix: str | Path) -> Path:
+    """Return the path of what is known of each document: origin, URL host, licence, ... (document_columns.py)."""
+    return Path(f"{prefix}{SHARD_COLUMNS}")
 
 
 DTYPES = {"uint16": np.dtype("<u2"), "int32": np.dtype("<i4")}
@@ -245,6 +256,11 @@ def _rules(manifest: ShardManifest, *, may_be_empty: bool) -> list[tuple[str, bo
             "bin_block_sha256",
             len(manifest.bin_block_sha256) == num_blocks and all(map(is_sha256, manifest.bin_block_sha256)),
             f"{num_blocks} times 64 hexadecimal digits, one for each 64 MiB",
+        ),
+        (
+            "documents_sha256",
+            manifest.documents_sha256 is None or is_sha256(manifest.documents_sha256),
+            "64 hexadecimal digits, or null",
         ),
     ]
 
