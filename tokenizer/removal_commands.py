@@ -15,10 +15,11 @@ from tokenizer.overlap import check as overlap_module
 from tokenizer.overlap.check import DEFAULT_NGRAM, OverlapOptions
 from tokenizer.shards import exclude as exclude_module
 from tokenizer.shards.manifest import prefix_of
+from tokenizer.shards.selection import Selection
 from tokenizer.tables import overlap_table
 
 MOST_NAMED = 10
-"""Held-out documents that check-overlap prints; its JSON names all."""
+"""Held-out documents that check-overlap prints, whose JSON names all; and ids that exclude does."""
 
 
 @click.command()
@@ -28,8 +29,18 @@ MOST_NAMED = 10
     metavar="LIST",
     shell_complete=complete_path,
     multiple=True,
-    help="File of document numbers, one a line, or what check-overlap --documents-out wrote; may be given again.",
+    help="File of document numbers, one a line, or what check-overlap --documents-out wrote.",
 )
+@click.option(
+    "--ids",
+    metavar="LIST",
+    shell_complete=complete_path,
+    multiple=True,
+    help="File of ids, one a line; needs the column id beside the shard. Those that are not there are named.",
+)
+@click.option("--host", metavar="DOMAIN", multiple=True, help="All documents of this registrable domain (column host).")
+@click.option("--licence", metavar="TEXT", multiple=True, help="All documents of this licence (column licence).")
+@click.option("--language", metavar="TEXT", multiple=True, help="All documents of this language (column language).")
 @click.option("--reason", metavar="TEXT", required=True, help="Why they leave, one line; the manifest keeps it.")
 @click.option(
     "--output",
@@ -38,17 +49,25 @@ MOST_NAMED = 10
     required=True,
     help="Writes PREFIX2.bin, .idx, .json and PREFIX2.excluded.json, the list of what left.",
 )
-def exclude(prefix: str, documents: tuple[str, ...], reason: str, output: str) -> None:
+def exclude(
+    prefix: str, documents: tuple[str, ...], ids: tuple[str, ...], reason: str, output: str, **values: tuple[str, ...]
+) -> None:
     """Write a shard without some documents, and a note of what left and why.
 
+    A document leaves that any of the options names; each may be given again.
     PREFIX stays as it is. The documents that stay keep their order and their tokens: the bytes are those of an encoding of them. A
     run goes on with the new shard from the next entry of data.phases.
     """
-    selection = exclude_module.Selection(lists=[Path(path) for path in documents])
-    manifest = exclude_module.exclude(prefix_of(prefix), output, selection, reason=reason)
+    selection = Selection(lists=list(map(Path, documents)), ids=list(map(Path, ids)), values=values)
+    made = exclude_module.exclude(prefix_of(prefix), output, selection, reason=reason)
+    manifest = made.manifest
     gone = manifest.exclusions[-1]
     click.echo(f"{output}: {manifest.num_documents:,} documents, {manifest.num_tokens:,} tokens of {manifest.dtype}")
     click.echo(f"{output}: without {gone.num_documents:,} documents, {gone.num_tokens:,} tokens of {prefix}")
+    if made.missing_ids:
+        named = ", ".join(made.missing_ids[:MOST_NAMED]) + ", ..." * (len(made.missing_ids) > MOST_NAMED)
+        what = f"{len(made.missing_ids):,} of the ids are of no document of {prefix}: {named}"
+        click.echo(on_one_line(f"note: {what}"), err=True)
 
 
 class CheckOverlapCommand(ManyInputsCommand):

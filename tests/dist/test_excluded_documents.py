@@ -10,9 +10,10 @@ from pretrain.data.position import read_position
 from pretrain.data.read import TrainData
 from pretrain.data.sources import open_sources
 from tests.dist.harness import assert_same_training, make_run, run_and_trace
-from tokenizer.shards.exclude import Selection, exclude
+from tokenizer.shards.exclude import exclude
 from tokenizer.shards.excluded_list import read_excluded
 from tokenizer.shards.manifest import read_manifest
+from tokenizer.shards.selection import Selection
 from tokenizer.shards.shard import open_shard
 
 BATCH, BEFORE, IN_ALL = 8, 3, 8
@@ -37,7 +38,7 @@ def test_the_next_phase_reads_the_new_shard_and_no_removed_document(
 
     removed = sorted({document for _, documents in read_in(before, 0, BEFORE) for document in documents})[::2]
     (tmp_path / "list").write_text("".join(f"{document}\n" for document in removed))
-    manifest = exclude(old, new, Selection(lists=[tmp_path / "list"]), reason="request 17")
+    manifest = exclude(old, new, Selection(lists=[tmp_path / "list"]), reason="request 17").manifest
     (gone,) = read_excluded(new, manifest)
     assert list(gone.documents) == removed, "half of what the first steps read"
 

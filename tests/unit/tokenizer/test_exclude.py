@@ -11,12 +11,23 @@ from fanal.errors import UserError
 from tests.unit.tokenizer.manifests import edit_manifest
 from tokenizer.__main__ import main
 from tokenizer.documents.blocks import Part
+from tokenizer.documents.column_fields import ColumnFields
 from tokenizer.encoding.encode import encode
 from tokenizer.shards import exclude as exclude_module
+from tokenizer.shards.document_columns import open_columns
 from tokenizer.shards.document_lists import write_numbers
-from tokenizer.shards.exclude import Selection, exclude
+from tokenizer.shards.exclude import exclude
 from tokenizer.shards.excluded_list import read_excluded
-from tokenizer.shards.manifest import DamagedShardError, ShardError, ShardManifest, excluded_path, read_manifest
+from tokenizer.shards.labels import Labels
+from tokenizer.shards.manifest import (
+    DamagedShardError,
+    ShardError,
+    ShardManifest,
+    documents_path,
+    excluded_path,
+    read_manifest,
+)
+from tokenizer.shards.selection import Selection
 from tokenizer.shards.shard import open_shard
 from tokenizer.shards.shuffle import document_keys
 from tokenizer.shards.verify import verify
@@ -36,7 +47,7 @@ def shard(tmp_path_factory: pytest.TempPathFactory, tokenizer_dir: Path, write_d
 def without(prefix: Path, output: Path, numbers: list[int] | str, **options: str) -> ShardManifest:
     path = output.with_name(f"{output.name}.txt")
     path.write_text(numbers if isinstance(numbers, str) else "".join(f"{number}\n" for number in numbers))
-    return exclude(prefix, output, Selection(lists=[path]), reason=options.get("reason", REASON))
+    return exclude(prefix, output, Selection(lists=[path]), reason=options.get("reason", REASON)).manifest
 
 
 def data_of(prefix: Path) -> list[bytes]:
@@ -162,7 +173,7 @@ def test_a_list_serves_several_shards_and_each_takes_its_own(shard: Path, tmp_pa
         write_numbers(stream, open_shard(shard), [5, 6])
         write_numbers(stream, open_shard(tmp_path / "other"), [9])
     for prefix, gone in ((shard, (5, 6)), (tmp_path / "other", (9,))):
-        manifest = exclude(prefix, tmp_path / f"without-{len(gone)}", Selection(lists=[both]), reason=REASON)
+        manifest = exclude(prefix, tmp_path / f"without-{len(gone)}", Selection(lists=[both]), reason=REASON).manifest
         assert read_excluded(tmp_path / f"without-{len(gone)}", manifest)[-1].documents == gone
 
 
@@ -200,3 +211,107 @@ def test_a_manifest_that_says_another_list_is_caught_by_its_hash(shard: Path, tm
     edit_manifest(tmp_path / "new", excluded_sha256="0" * 64)
     (problem,) = verify([tmp_path / "new"], deep=True)[0].problems
     assert f"expected {'0' * 64}" in problem
+
+
+SITES = ["https://www.example.com/a", "http://news.example.org/b", None, "https://other.net"]
+LICENCES = ["CC0-1.0", "MIT", None]
+
+
+@pytest.fixture(scope="module")
+def with_columns(tmp_path_factory: pytest.TempPathFactory, tokenizer_dir: Path, write_documents) -> Path:
+    """The same documents with ids, sites and licences, some without."""
+    rows = [
+        {
+            "text": text,
+            "id": f"doc/{number}" if number != 8 else None,
+            "url": SITES[number % len(SITES)],
+            "licence": LICENCES[number % len(LICENCES)],
+        }
+        for number, text in enumerate(TEXTS)
+    ]
+    folder = tmp_path_factory.mktemp("columns")
+    path = write_documents(folder / "all.jsonl", rows)
+    encode(tokenizer_dir, [path], folder / "all", columns=ColumnFields(), labels=Labels(licence="mixed"), num_workers=1)
+    return folder / "all"
+
+
+def rows_of(prefix: Path) -> list[dict[str, str | int | None]]:
+    columns = open_columns(prefix, read_manifest(prefix))
+    assert columns is not None
+    return columns.rows(range(read_manifest(prefix).num_documents))
+
+
+SELECTED = {
+    "ids": (["doc/3", "doc/59", "doc/nowhere"], {}, [3, 59]),
+    "a host": ([], {"host": ["example.com"]}, list(range(0, 60, 4))),
+    "hosts and a licence": (
+        [],
+        {"host": ["example.org", "other.net"], "licence": ["MIT"]},
+        [number for number in range(60) if number % 4 in (1, 3) or number % 3 == 1],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SELECTED)
+def test_columns_select_documents_and_go_with_those_that_stay(with_columns: Path, tmp_path: Path, case: str) -> None:
+    ids, values, gone = SELECTED[case]
+    lists = []
+    if ids:
+        (tmp_path / "ids").write_text("".join(f"{one}\n" for one in ids))
+        lists = [tmp_path / "ids"]
+    made = exclude(with_columns, tmp_path / "new", Selection(ids=lists, values=values), reason=REASON)
+    before = rows_of(with_columns)
+    (removed,) = read_excluded(tmp_path / "new", made.manifest)
+    assert list(removed.documents) == gone
+    assert removed.ids == tuple(before[number]["id"] for number in gone)
+    assert made.missing_ids == (("doc/nowhere",) if ids else ())
+    assert rows_of(tmp_path / "new") == [row for number, row in enumerate(before) if number not in gone]
+    assert made.manifest.documents_columns == read_manifest(with_columns).documents_columns
+    assert verify([tmp_path / "new"], deep=True)[0].problems == ()
+    without(with_columns, tmp_path / "by-number", gone)
+    assert data_of(tmp_path / "new") == data_of(tmp_path / "by-number")
+    content = bytearray(documents_path(tmp_path / "new").read_bytes())
+    content[len(content) // 2] ^= 1
+    documents_path(tmp_path / "new").write_bytes(content)
+    with pytest.raises(DamagedShardError):
+        without(tmp_path / "new", tmp_path / "again", [0])
+
+
+def test_a_selection_that_the_columns_cannot_answer_is_refused(shard: Path, with_columns: Path, tmp_path: Path) -> None:
+    (tmp_path / "ids").write_text("doc/nowhere\n")
+    for prefix, selection, message in (
+        (
+            with_columns,
+            Selection(ids=[tmp_path / "ids"]),
+            r"no document of .* is selected by --ids .*ids; --documents LIST",
+        ),
+        (with_columns, Selection(values={"host": ["www.example.com"]}), "selected by --host www.example.com"),
+        (with_columns, Selection(), "selected by nothing"),
+        (
+            with_columns,
+            Selection(values={"language": ["fr"]}),
+            r"--language needs the column 'language' of .*, which has .*host",
+        ),
+    ):
+        with pytest.raises(ShardError, match=message):
+            exclude(prefix, tmp_path / "new", selection, reason=REASON)
+    with pytest.raises(ShardError, match=r"--host needs the columns of .*, and it has none"):
+        exclude(shard, tmp_path / "new", Selection(values={"host": ["example.com"]}), reason=REASON)
+
+
+def test_the_command_selects_by_column_and_names_ids_that_are_not_there(
+    with_columns: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "ids").write_text("doc/1\ndoc/nowhere\n")
+    words = ["exclude", str(with_columns), "--ids", str(tmp_path / "ids"), "--host", "example.com", "--licence", "MIT"]
+    assert main([*words, "--host", "other.net", "--output", str(tmp_path / "new"), "--reason", REASON]) == 0
+    said = capsys.readouterr()
+    assert "note: 1 of the ids are of no document of" in said.err and "doc/nowhere" in said.err
+    gone = [number for number in range(60) if number % 4 in (0, 3) or number % 3 == 1 or number == 1]
+    assert f"new: without {len(gone)} documents" in said.out
+    assert read_manifest(tmp_path / "new").exclusions[0].selected_by == (
+        f"--ids {tmp_path / 'ids'}",
+        "--host example.com",
+        "--host other.net",
+        "--licence MIT",
+    )

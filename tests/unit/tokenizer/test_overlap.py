@@ -19,8 +19,9 @@ from tokenizer.overlap import ngrams, scan, units
 from tokenizer.overlap.check import OverlapOptions, check_overlap
 from tokenizer.overlap.ngrams import BASE, NgramIndex, mixed_units, ngram_hashes
 from tokenizer.overlap.report import OverlapReport, overlap_path, read_note
-from tokenizer.shards.exclude import Selection, exclude
+from tokenizer.shards.exclude import exclude
 from tokenizer.shards.manifest import DamagedShardError, read_manifest
+from tokenizer.shards.selection import Selection
 from tokenizer.shards.shard import open_shard
 from tokenizer.shards.verify import verify
 from tokenizer.vocabulary.load import load_tokenizer
@@ -279,7 +280,7 @@ def test_what_the_list_names_can_be_excluded_and_then_nothing_overlaps(tmp_path:
     clean = [tmp_path / f"clean-{number}" for number in range(2)]
     for prefix, output, training in zip(prefixes, clean, before.training, strict=True):
         selection = Selection(lists=[tmp_path / "list"])
-        manifest = exclude(prefix, output, selection, reason="overlaps with held-out text")
+        manifest = exclude(prefix, output, selection, reason="overlaps with held-out text").manifest
         assert manifest.exclusions[0].num_documents == training.check.overlapping_documents > 0
     assert all(result.problems == () for result in verify(clean, deep=True))
     after = check_overlap(clean, [tmp_path / "held-out"], options)
