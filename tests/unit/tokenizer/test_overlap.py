@@ -246,7 +246,7 @@ def test_words_of_shards_are_those_of_their_text_and_of_tokens_those_of_the_shar
         )
         found = [(one.num_ngrams, one.found_ngrams, one.training_documents) for one in of_shard.documents]
         assert found == [(one.num_ngrams, one.found_ngrams, one.training_documents) for one in of_file.documents]
-        assert of_shard.counts == of_file.counts and len(found) > 5
+        assert of_shard.counts == of_file.counts and found
         sides = []
         for shard in shards:
             ids = [shard.document(number).tolist()[1:-1] for number in range(shard.num_documents)]
