@@ -11,6 +11,7 @@
 # make fuzz    2,000 wrong configs and 500 wrong inputs, generated: each must end in words, in time and in bounded memory (docs/fuzz.md)
 # make bench-data   encode, read and open data beside Megatron's tools; appends to bench/results/data.md
 # make bench-search   index and search 10 GB of shards for text (GIGABYTES=1: fewer), removed afterwards; appends to bench/results/search.md
+# make bench-overlap   held-out n-grams searched in training shards: speed and memory; appends to bench/results/overlap.md
 # make bench-checkpoint   save and load beside torch's checkpoints and the bare disk; appends to bench/results/checkpoint.md
 # make bench-export   a 7B checkpoint of random weights, exported beside a raw copy (81 GB of disk; DTYPES=bf16 54)
 # make bench-recipe   the demo's recipe at several learning rates, on several corpora; appends to bench/results/recipe.md
@@ -43,6 +44,7 @@ SHARDS := $(foreach split,$(SPLITS),demo/shards/$(split)-code.json demo/shards/$
 
 .DEFAULT_GOAL := help
 .PHONY: help install data demo test test-quick test-slurm interop kernels kernels-weekly check recipes contexts torture fuzz bench-data bench-checkpoint bench-export bench-recipe bench-growth bench-start bench-step bench-optimizers bench-memory bench-layouts bench-context bench-search soak lock sbom gpu clean
+.PHONY: help install data demo test test-quick test-slurm interop kernels kernels-weekly check recipes contexts torture fuzz bench-data bench-overlap bench-checkpoint bench-export bench-recipe bench-growth bench-start bench-step bench-optimizers bench-memory bench-layouts bench-context soak lock sbom gpu clean
 
 help:
 	@sed -n '/^#/!q; s/^# //p' Makefile
@@ -250,6 +252,9 @@ bench-data: $(STAMP)
 GIGABYTES ?= 10
 bench-search: $(STAMP)
 	$(RUN) -m bench.search --gigabytes $(GIGABYTES)
+
+bench-overlap: $(STAMP)
+	$(RUN) -m bench.overlap
 
 # BENCH_FOLDER lies on the disk to measure; 3 GB are there at a time, and removed.
 BENCH_FOLDER ?= .cache/bench-checkpoint

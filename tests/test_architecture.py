@@ -12,6 +12,7 @@ PACKAGES = ("fanal", "tokenizer", "pretrain", "launch")
 FLOORS = (
     "fanal", "fanal.kernels",
     "tokenizer.documents", "tokenizer.vocabulary", "tokenizer.shards", "tokenizer.encoding", "tokenizer.search", "tokenizer",
+    "tokenizer.documents", "tokenizer.vocabulary", "tokenizer.shards", "tokenizer.encoding", "tokenizer.overlap", "tokenizer",
     "pretrain.config", "pretrain.model.families", "pretrain.state", "pretrain.parallel", "pretrain.data", "pretrain.model", "pretrain.optim",
     "pretrain.checkpoint.disk", "pretrain.checkpoint.content", "pretrain.checkpoint.saving", "pretrain.checkpoint.loading",
     "pretrain.log", "pretrain.train", "pretrain.history", "pretrain.rehearse",

@@ -125,6 +125,11 @@ def tokenizer_commands(watched: Watched, data: Path, folder: Path) -> None:
     watched.run("tokenizer", "verify", folder / "shard", "--deep", "--tokenizer", tokenizer)
     watched.run("tokenizer", "index", folder / "shard", "--tokenizer", tokenizer)
     watched.run("tokenizer", "search", folder / "shard", "--tokenizer", tokenizer, "--text", "import ")
+    (folder / "list").write_text("0\n")
+    watched.run(
+        "tokenizer", "exclude", folder / "shard", "--documents", folder / "list", "--reason", "a test", "--output", folder / "without",
+    )  # fmt: skip
+    watched.run("tokenizer", "check-overlap", folder / "without", "--against", text, "--tokenizer", tokenizer)
     for kind in ("bin", "idx"):
         (folder / f"bare.{kind}").write_bytes((folder / f"shard.{kind}").read_bytes())
     watched.run("tokenizer", "adopt", folder / "bare", "--tokenizer", tokenizer)
