@@ -29,7 +29,12 @@ COMMANDS = {
         "pretrain", "Make a checkpoint whose weights are the mean of several: of a run's newest, or of those that are named.",
     ),
     "generate": ("pretrain", "Generate text from a prompt with a checkpoint, a run's newest one, or a Hugging Face folder."),
-    "verify": ("pretrain", "Check a checkpoint, or every checkpoint of a run, against its manifest."),
+    "verify": (
+        "pretrain", "Check a checkpoint, every checkpoint of a run, an export, or a shard, against its manifest or certificate.",
+    ),
+    "sign": (
+        "pretrain", "Sign an export, a checkpoint, a shard or a JSON file: a file NAME.sig beside its certificate or manifest.",
+    ),
     "tokenizer": ("tokenizer", "Train or import a tokenizer, encode documents to token shards, and check both."),
     "launch": ("launch", "Turn one YAML into a chain of Slurm jobs that restarts itself after a failure."),
 }  # fmt: skip
