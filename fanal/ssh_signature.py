@@ -135,9 +135,11 @@ def _keys_in(text: str, name: str) -> Iterator[PublicKey]:
 
 def _of_type(blob: bytes, num_bytes: int) -> bytes:
     """Return the bytes of a key or of a signature. Raises: SignatureFormatError if it is of another kind than Ed25519."""
-    kind, raw = _strings(blob, 2)
-    if kind != KEY_TYPE.encode() or len(raw) != num_bytes:
+    if not blob.startswith(_string(KEY_TYPE.encode())):
         raise SignatureFormatError(f"it is by a key of another kind than {KEY_TYPE}")
+    raw = _strings(blob, 2)[1]
+    if len(raw) != num_bytes:
+        raise SignatureFormatError(f"it has {len(raw)} bytes where Ed25519 has {num_bytes}")
     return raw
 
 

@@ -172,16 +172,25 @@ def read_certified(folder: Path) -> Certified | None:
     except OSError as problem:
         raise error_type(problem, DamagedExportError)(f"{path} cannot be read ({problem.strerror}); {REMEDY}") from None
     try:
-        content = json.loads(text)
-        _check_content(content, text)
-        entries = [record_of(PublishedFile, entry) for entry in content["files"]]
-        if wrong := [entry.path for entry in entries if Path(entry.path).name != entry.path]:
-            raise MisfitError(f"{wrong[0]!r} is not the name of a file in the folder")
-        certified = Certified(folder, {entry.path: entry for entry in entries}, content)
-        _ = certified.has_proved_tokenizer
+        return Certified(folder, *parse_certificate(text))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise DamagedExportError(f"{path} is not the certificate of an export ({reason(error)}); {REMEDY}") from None
-    return certified
+
+
+def parse_certificate(text: bytes) -> tuple[dict[str, PublishedFile], dict[str, Any]]:
+    """Parse the bytes of a certificate. Returns: what it names, by name, and its content.
+
+    Raises: MisfitError, or what reading such content raises, if an export did not write these very bytes. Of one without a hash
+    of its own, of an earlier version, the form alone is checked.
+    """
+    content = json.loads(text)
+    _check_content(content, text)
+    entries = [record_of(PublishedFile, entry) for entry in content["files"]]
+    if wrong := [entry.path for entry in entries if Path(entry.path).name != entry.path]:
+        raise MisfitError(f"{wrong[0]!r} is not the name of a file in the folder")
+    if not isinstance(content["figures"]["tokenizer"]["oracle"], str):
+        raise MisfitError("it does not say what its tokenizer was compared with")
+    return {entry.path: entry for entry in entries}, content
 
 
 def _check_content(content: Any, text: bytes) -> None:

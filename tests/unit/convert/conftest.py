@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from pretrain.convert.exporting.export import ExportOptions, export
-from tests.golden.formats.kept import V1
 from tests.unit.convert.folders import MakeFolder, save_model
+
+V1 = Path(__file__).parents[2] / "golden" / "formats" / "v1"
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +49,7 @@ def fresh_export(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("transformers")
     folder = tmp_path_factory.mktemp("exports") / "export"
     options = ExportOptions(date="2026-01-01", with_shards=False, adds_bos=True)
-    export(V1.run_dir, folder, options, [f"data.tokenizer={V1.tokenizer}"])
+    export(V1 / "checkpoint", folder, options, [f"data.tokenizer={V1 / 'tokenizer'}"])
     return folder
 
 
