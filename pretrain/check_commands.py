@@ -8,6 +8,7 @@ import click
 from fanal.command_group import complete_path
 from fanal.errors import UserError, run_guarded, user_path
 from fanal.exit_codes import DAMAGED, FINISHED
+from fanal.shown import on_one_line
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 
@@ -81,7 +82,7 @@ def sign(path: str, key: str) -> None:
     def act() -> int:
         with user_path(path):
             made = sign_path(Path(path), key)
-        print(f"signed {made.with_suffix('')}: {made}")
+        print(on_one_line(f"signed {made.with_suffix('')}: {made}"))
         return FINISHED
 
     sys.exit(run_guarded(act))

@@ -67,8 +67,10 @@ def lineage(certified: Certified, places: Places, *, deep: bool) -> Iterator[Lin
         return
     parts, prefixes = trained_on_in(checkpoint)
     found = _shards_in(places.shards) if places.with_shards else {}
+    if not parts:
+        yield Link(what="data", where=str(checkpoint), finding="none of a run: the weights were imported")
     for number, part in enumerate(parts):
-        stated = certified.content["checkpoint"]["tokenizer_sha256"]
+        stated = certified.content["checkpoint"].get("tokenizer_sha256")
         yield Link(
             what="data" if number == 0 else "data before",
             where=f"{DATA} of manifest {part.manifest_sha256[:12]}",

@@ -11,6 +11,7 @@ from pretrain.checkpoint.disk.manifest import DamagedCheckpointError
 from pretrain.checkpoint.disk.retention import checkpoints_in
 from pretrain.checkpoint.disk.verify import is_checkpoint, real_path, verify_checkpoint
 from pretrain.convert.theirs.certified import CERTIFICATE, DamagedExportError, read_certified
+from pretrain.inspect.verify_export import export_problems
 from tokenizer.shards.manifest import DamagedShardError, prefix_of, shard_paths
 from tokenizer.shards.verify import verify as verify_shards
 
@@ -50,7 +51,7 @@ def sign(path: Path, key_file: str) -> Path:
     key = read_private_key(key_file)
     file = signed_file(path)
     if file.name == CERTIFICATE and (certified := read_certified(file.parent)) is not None:
-        for problem in certified.problems(on_bytes=lambda _: None):
+        for problem in export_problems(certified):
             raise DamagedExportError(problem)
     elif is_checkpoint(file.parent) and file.name == MANIFEST:
         for problem in verify_checkpoint(file.parent, deep=False).problems:

@@ -23,7 +23,7 @@ def verify_export(folder: Path, console: Console) -> tuple[Certified, list[str]]
             f"{folder} must have a {CERTIFICATE}, as an export of Fanal has, and has none: nothing tells whether its files are as "
             "they were written; `fanal export` writes a folder that can be checked"
         )
-    problems = _problems(certified)
+    problems = export_problems(certified)
     table = Table("export", "files", "bytes", "finding", show_edge=False, header_style="bold")
     table.add_row(
         on_one_line(folder.resolve().name),
@@ -32,7 +32,7 @@ def verify_export(folder: Path, console: Console) -> tuple[Certified, list[str]]
         "FAILED" if problems else "every byte as certified",
     )
     console.print(table)
-    console.print(on_one_line(_said(certified)), soft_wrap=True)
+    console.print(on_one_line(summary(certified)), soft_wrap=True)
     if not certified.has_own_hash:
         console.print(
             on_one_line(
@@ -43,7 +43,8 @@ def verify_export(folder: Path, console: Console) -> tuple[Certified, list[str]]
     return certified, problems
 
 
-def _problems(certified: Certified) -> list[str]:
+def export_problems(certified: Certified) -> list[str]:
+    """Read every file of an export, with a display of the progress, and return what is wrong. Raises: as ``Certified.problems``."""
     done, lock = 0, threading.Lock()
     with Progress("verify", sum(entry.bytes for entry in certified.entries.values())) as progress:
 
@@ -56,7 +57,8 @@ def _problems(certified: Certified) -> list[str]:
         return certified.problems(on_bytes=count)
 
 
-def _said(certified: Certified) -> str:
+def summary(certified: Certified) -> str:
+    """Return what a certificate says in one line."""
     content, checkpoint = certified.content, certified.content["checkpoint"]
     return (
         f"certificate: {content['verdict']} as step {checkpoint['step']:,} of checkpoint {checkpoint['name']} (manifest "

@@ -19,7 +19,7 @@ from fanal.host_cores import host_cores
 from fanal.links import blocks_inside, read_inside
 from fanal.reason import reason
 from fanal.records import MisfitError, own_hash, record_of
-from fanal.shown import shown
+from fanal.shown import shown, shown_json
 from fanal.signatures import SIGNATURE_END
 from pretrain.checkpoint.disk.manifest import LOST
 from pretrain.convert.ours.published import PublishedFile, describe_published
@@ -190,6 +190,9 @@ def parse_certificate(text: bytes) -> tuple[dict[str, PublishedFile], dict[str, 
         raise MisfitError(f"{wrong[0]!r} is not the name of a file in the folder")
     if not isinstance(content["figures"]["tokenizer"]["oracle"], str):
         raise MisfitError("it does not say what its tokenizer was compared with")
+    for name, kind in (("name", str), ("step", int), ("manifest_sha256", str)):
+        if type(content["checkpoint"][name]) is not kind:
+            raise MisfitError(f"checkpoint.{name} holds {shown_json(content['checkpoint'][name], 60)}")
     return {entry.path: entry for entry in entries}, content
 
 

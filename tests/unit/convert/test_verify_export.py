@@ -25,7 +25,7 @@ from pretrain.convert.theirs.certified import (
     parse_certificate,
     read_certified,
 )
-from pretrain.inspect.verify_export import verify_export
+from pretrain.inspect.verify_export import summary, verify_export
 from tests.runs.flips import flipped
 from tests.unit.convert.conftest import V1
 from tests.unit.convert.folders import in_hub_cache
@@ -197,6 +197,19 @@ def test_an_export_of_the_first_version_is_checked_but_for_the_figures_of_its_ce
         assert verified(folder).exit_code == 76
     (folder / "more.json").write_text("{}")
     assert verified(folder).exit_code == 76
+
+
+def test_a_flipped_bit_of_a_certificate_without_a_hash_is_found_or_does_no_harm() -> None:
+    text = (V1 / "export" / "certificate.json").read_bytes()
+    found = 0
+    for place, byte in enumerate(text):
+        try:
+            entries, content = parse_certificate(text[:place] + bytes([byte ^ 1 << place % 8]) + text[place + 1 :])
+        except NOT_PARSED:
+            found += 1
+            continue
+        assert summary(Certified(V1 / "export", entries, content))
+    assert 0.2 < found / len(text) < 1
 
 
 def test_what_the_hub_and_signers_add_is_not_missed(exported: Path) -> None:
