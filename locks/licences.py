@@ -59,7 +59,7 @@ def brought_by(components: list[dict[str, Any]], bom: dict[str, Any]) -> dict[st
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     asked = {
         "Fanal": project["dependencies"],
-        **{f"`{extra}`": project["optional-dependencies"][extra] for extra in ("hf", "dev")},
+        **{f"`{extra}`": project["optional-dependencies"][extra] for extra in ("hf", "sign", "dev")},
     }
     direct = {normal(re.match(r"[\w.-]+", text)[0]): who for who, texts in asked.items() for text in texts}
     names = {component["bom-ref"]: normal(component["name"]) for component in components}

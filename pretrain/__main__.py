@@ -23,8 +23,9 @@ import click
 
 from fanal.command_group import CommandGroup, complete_path
 from fanal.errors import UserError, run_guarded, user_path
-from fanal.exit_codes import DAMAGED, FINISHED, INTERRUPTED
+from fanal.exit_codes import FINISHED, INTERRUPTED
 from fanal.output import let_go_of_output, outlive_output
+from pretrain.check_commands import sign, verify
 from pretrain.config.load import load_run, load_run_to_train
 from pretrain.config.path_rules import paths_of
 from pretrain.ledger.command import ledger
@@ -48,6 +49,8 @@ def cli() -> None:
 
 cli.add_command(trace)
 cli.add_command(ledger)
+cli.add_command(verify)
+cli.add_command(sign)
 
 
 @cli.command(context_settings=CONTEXT)
@@ -129,24 +132,6 @@ def rehearse(
         else:
             show_rehearsal(config, run, found, memory, Console())
         return FINISHED
-
-    sys.exit(_guard(act))
-
-
-@cli.command(context_settings=CONTEXT)
-@click.argument("path", metavar="CHECKPOINT_OR_RUN_DIR", shell_complete=complete_path)
-@click.option("--deep", is_flag=True, help="Read every byte, and compare hashes and the sums of the weights.")
-def verify(path: str, deep: bool) -> None:
-    """Check a checkpoint, or every checkpoint of a run, against its manifest.
-
-    The exit code is 76 if one is damaged. Nothing is changed or set aside.
-    """
-    from fanal.console import Console
-    from pretrain.inspect.verify import verify as verify_path
-
-    def act() -> int:
-        with user_path(path):
-            return DAMAGED if verify_path(path, deep, Console()) else FINISHED
 
     sys.exit(_guard(act))
 

@@ -1,6 +1,7 @@
 """``fanal verify``: checkpoints against their manifests, and their numbers against the sums of what was trained, as a table."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.table import Table
@@ -61,9 +62,14 @@ def verify(path: str | Path, deep: bool, console: Console) -> list[str]:
             console.print(on_one_line(line), soft_wrap=True)
     if not checkpoints:
         problems.append(f"{path} has no checkpoint but those that were set aside")
+    say_problems(problems)
+    return problems
+
+
+def say_problems(problems: Sequence[str]) -> None:
+    """Print each problem on standard error."""
     for problem in problems:
         print(f"error: {on_one_line(problem)}", file=sys.stderr)
-    return problems
 
 
 def _look(checkpoint: Path, deep: bool) -> tuple[Manifest | None, list[str]]:
@@ -112,6 +118,7 @@ def _checkpoints_at(path: Path) -> tuple[list[Path], list[Path]]:
         if checkpoints_in(path) or bad_in(path):  # the folder between the two
             works = f"{path.parent} works"
         raise UserError(
-            f"CHECKPOINT_OR_RUN_DIR ({path}) must be a checkpoint's folder or a run's folder with one in it; {works}"
+            f"PATH ({path}) must be a checkpoint's folder, a run's folder with one in it, an export's folder or the prefix of a "
+            f"shard; {works}"
         )
     return found, aside

@@ -204,7 +204,7 @@ def test_verify_refuses_a_path_that_is_no_checkpoint(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "nowhere"):
         result = pretrain("verify", path)
         assert result.returncode == 2
-        assert f"error: CHECKPOINT_OR_RUN_DIR ({path}) must be a checkpoint's folder or a run's folder" in result.stderr
+        assert f"error: PATH ({path}) must be a checkpoint's folder, a run's folder with one in it" in result.stderr
 
 
 def test_verify_names_the_run_of_a_folder_of_checkpoints(tmp_path: Path) -> None:

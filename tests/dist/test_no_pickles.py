@@ -17,6 +17,7 @@ from fanal.command import fanal
 from tests.dist.harness import make_run
 from tests.dist.two_nodes import TwoNodes
 from tests.runs.cases import DP2
+from tests.runs.ssh_keys import make_key
 
 ROOT = Path(__file__).parents[2]
 WATCH = Path(__file__).parent / "pickle_watch"
@@ -100,6 +101,8 @@ def all_commands(
     proof = ("--steps", 6, "--kills", 1, "--seed", 1)
     watched.run("prove", small_run, f"run_dir={folder / 'proof'}", *no_other_layout, *proof)
     watched.run("export", folder / "run", "--to", folder / "export", "--samples", 1)
+    watched.run("sign", folder / "export", "--key", make_key(folder / "key"))
+    watched.run("verify", folder / "export", "--public-key", folder / "key.pub", "--run", folder / "run", "--deep")
     watched.run("import", folder / "export", "--to", folder / "imported")
     watched.run("tokenizer", "import", folder / "export", "--output", folder / "imported-tokenizer")
     watched.run("average", folder / "run", "--last", 2, "--to", folder / "average")

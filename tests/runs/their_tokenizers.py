@@ -15,12 +15,13 @@ from typing import Any
 import sentencepiece
 
 CORPUS = Path(__file__).parent / "corpus"
-LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 QWEN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 CHAT = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-MORE = ("L'été, déjà là: où? Straße, İstanbul, 日本語と中文、한국어, العربية עברית, 👩\u200d👩\u200d👧 🇫🇷 x\u00b2 \ufb01. ", "e\u0301 \u1e9b\u0323 ")
+MORE = (
+    "L'été, déjà là: où? Straße, İstanbul, 日本語と中文、한국어, العربية עברית, 👩\u200d👩\u200d👧 🇫🇷 x\u00b2 \ufb01. ",
+    "e\u0301 \u1e9b\u0323 ",
+)
 """What an English corpus lacks."""
 
 
@@ -93,7 +94,9 @@ def qwen(folder: Path, model_type: str = "qwen3", *, vocab_size: int = 900) -> P
 
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     added = ["<tool_call>", "</tool_call>", "<think>", "</think>"]
-    tokenizer = byte_level(pattern=QWEN, special=special, added=added, normalizer=normalizers.NFC(), vocab_size=vocab_size)
+    tokenizer = byte_level(
+        pattern=QWEN, special=special, added=added, normalizer=normalizers.NFC(), vocab_size=vocab_size
+    )
     kind = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
     config = {
         "tokenizer_class": "Qwen2Tokenizer", "bos_token": None, "eos_token": special[0], "pad_token": special[0],
@@ -116,7 +119,12 @@ def olmo(folder: Path) -> Path:
     """Runs of spaces as added tokens that are not special, and padding of its own."""
     special = ["<|endoftext|>", "<|padding|>"]
     tokenizer = byte_level(pattern=None, special=special, added=[" " * width for width in range(24, 1, -1)])
-    config = {"tokenizer_class": "GPTNeoXTokenizer", "bos_token": None, "eos_token": special[0], "pad_token": special[1]}
+    config = {
+        "tokenizer_class": "GPTNeoXTokenizer",
+        "bos_token": None,
+        "eos_token": special[0],
+        "pad_token": special[1],
+    }
     return write_folder(folder, tokenizer, config, "olmo2")
 
 
@@ -177,7 +185,10 @@ def llama2(folder: Path) -> Path:
         {"type": "Prepend", "prepend": "\u2581"},
         {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"},
     ]
-    content = json.loads(path.read_text()) | {"pre_tokenizer": None, "normalizer": {"type": "Sequence", "normalizers": steps}}
+    content = json.loads(path.read_text()) | {
+        "pre_tokenizer": None,
+        "normalizer": {"type": "Sequence", "normalizers": steps},
+    }
     path.write_text(json.dumps(content))
     (folder / "tokenizer_config.json").write_text(json.dumps(SENTENCEPIECE))
     return folder

@@ -32,7 +32,7 @@ def versions(path: Path) -> dict[str, set[str]]:
 def direct_dependencies() -> list[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    texts = [*project["dependencies"], *extras["hf"], *extras["dev"]]
+    texts = [*project["dependencies"], *extras["hf"], *extras["sign"], *extras["dev"]]
     return sorted({normal(re.match(r"[\w.-]+", text)[0]) for text in texts} - {"fanal"})
 
 

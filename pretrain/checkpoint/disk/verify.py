@@ -17,6 +17,7 @@ from pathlib import Path
 from fanal.errors import FanalError, UserError, user_path
 from fanal.hashing import algorithm_of
 from fanal.run_folder import COMPLETE, MANIFEST, SHARDS, STATE, step_of
+from fanal.signatures import SIGNATURE_END
 from pretrain.checkpoint.disk.direct import read_past_cache
 from pretrain.checkpoint.disk.manifest import (
     LOST,
@@ -176,7 +177,7 @@ def _structure_problems(folder: Path, manifest: Manifest, found: Mapping[str, os
             yield f"{folder / path} has {status.st_size:,} bytes, expected {num_bytes:,}"
     folders = folders_of(expected)
     for path, status in found.items():
-        is_expected = path in expected or path in (MANIFEST, COMPLETE)
+        is_expected = path in expected or path in (MANIFEST, COMPLETE, MANIFEST + SIGNATURE_END)
         if not is_expected and not (path in folders and stat.S_ISDIR(status.st_mode)):
             yield f"{folder / path} is {_kind(status)} that {MANIFEST} does not name"
     if STATE not in expected:

@@ -25,6 +25,8 @@ from pretrain.convert.certificate.tokenizer_proof import TokenizerFigures, prove
 from pretrain.convert.ours.model import OurModel
 from pretrain.convert.ours.published import PublishedFile
 from pretrain.convert.ours.source import ExportSource, what_the_weights_are
+from pretrain.convert.ours.trained_on import trained_on
+from pretrain.convert.theirs.certified import FORMAT_VERSION
 from pretrain.convert.theirs.model import CannotLoadError, LayerByLayer, WholeModel
 from pretrain.convert.theirs.write_config import exported_vocab_size
 from pretrain.model.families import family_of
@@ -32,7 +34,6 @@ from pretrain.model.families.sizes import num_parameters
 from pretrain.optim.registry import MASTER
 from pretrain.parallel.world import open_lone_world
 
-FORMAT_VERSION = 1
 SHARE_OF_MEMORY = 0.5
 """Share of the available memory that loading the whole model may take; beyond it, the model runs layer by layer."""
 READ_OTHERWISE = (
@@ -229,6 +230,9 @@ def certificate_json(
             "state": source.weights_state,
             "average_of": None if source.average is None else _sources_of(source.average),
         },
+        "data": [
+            dataclasses.asdict(part) for part in trained_on(source.manifest_sha256, source.position, source.origin)
+        ],
         "files": [dataclasses.asdict(entry) for entry in files],
         "versions": versions(),
     }

@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from pretrain.convert.exporting.export import ExportOptions, export
 from tests.unit.convert.folders import MakeFolder, save_model
+
+V1 = Path(__file__).parents[2] / "golden" / "formats" / "v1"
 
 
 @pytest.fixture(autouse=True)
@@ -38,3 +41,19 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(shared_folder: Path, tmp_path: Path) -> Path:
     """A folder of several shards, to spoil."""
     return Path(shutil.copytree(shared_folder, tmp_path / "hf"))
+
+
+@pytest.fixture(scope="session")
+def fresh_export(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An export of today's code, of the checkpoint that is kept."""
+    pytest.importorskip("transformers")
+    folder = tmp_path_factory.mktemp("exports") / "export"
+    options = ExportOptions(date="2026-01-01", with_shards=False, adds_bos=True)
+    export(V1 / "checkpoint", folder, options, [f"data.tokenizer={V1 / 'tokenizer'}"])
+    return folder
+
+
+@pytest.fixture
+def exported(fresh_export: Path, tmp_path: Path) -> Path:
+    """A copy, to spoil."""
+    return Path(shutil.copytree(fresh_export, tmp_path / "export"))
