@@ -13,6 +13,8 @@ JOB = "job.json"
 """File in LAUNCH_DIR: what the jobs themselves must know and cannot read in the config or the site."""
 JOBS_FILE = "jobs.jsonl"
 """Jobs of the run on a cluster: submitted, started, decided. In LAUNCH_DIR; up to version 0.1 in the run folder itself."""
+STARTS_DIR = "starts"
+"""A file for each start of the run: where it went on from, with what, on what (pretrain/log/start_file.py)."""
 TENSORBOARD_DIR = "tensorboard"
 PACKING_DIR = "packing"
 """Plans of which documents each row holds, where data.packing is best_fit."""
@@ -57,6 +59,7 @@ ENTRIES = "entries"
 REASON = "REASON"
 """File beside a folder that was set aside, ``step-N.bad.REASON``: what was wrong with it."""
 
+_START = re.compile(r"start-([0-9]{5,})\.json")
 _STEP = re.compile(r"step-([0-9]{8,})")
 _PART = re.compile(r"step-[0-9]{8,}\.part")
 _SHARD = re.compile(SHARDS + r"/rank-([0-9]{5,})\.safetensors")
@@ -130,3 +133,15 @@ def shard_number(path: str) -> int | None:
     """Return the number of a file of tensors; None for any other path."""
     match = _SHARD.fullmatch(path)
     return int(match.group(1)) if match else None
+
+
+def start_name(number: int) -> str:
+    """Return the name of a start's file in STARTS_DIR. Args: number: from 1."""
+    return f"start-{number:05d}.json"
+
+
+def start_number(name: str) -> int | None:
+    """Return the number of the start whose file has this name; None for any other name."""
+    match = _START.fullmatch(name)
+    number = int(match.group(1)) if match else None
+    return number if number is not None and start_name(number) == name else None

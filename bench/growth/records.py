@@ -14,6 +14,7 @@ from pretrain.convert.exporting.measured import measured_rows
 from pretrain.log.finished import is_finished
 from pretrain.log.record import EndRecord, StartRecord, StepRecord, ValidationRecord
 from pretrain.log.sinks import JsonLines
+from pretrain.log.stamp import Stamp
 from pretrain.log.summary import summary
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
@@ -31,9 +32,10 @@ def write_run(run_dir: Path, count: int, *, attempts: int = 1) -> None:
     one before again."""
     each = count // attempts
     with (run_dir / METRICS_FILE).open("wb+") as stream:
-        sink = JsonLines(stream, METRICS_FILE)
         for attempt in range(attempts):
             begins = attempt * each - (each // 10 if attempt else 0)
+            stamp = Stamp(start=attempt + 1, began_s=0.0, start_step=begins, logged_step=attempt * each)
+            sink = JsonLines(stream, METRICS_FILE, stamp)
             sink.write(_start(begins, count))
             for step in range(begins + 1, (attempt + 1) * each + 1):
                 sink.write(_step(step, count))

@@ -11,13 +11,16 @@ from pretrain.data.forensics import sample_places
 from pretrain.data.read import TrainData
 from pretrain.log.record import BadStepRecord
 from pretrain.log.sinks import json_value
+from pretrain.log.stamp import Stamp
 from pretrain.state import TrainState
 
 MAX_BYTES = 64 * 2**20
 """Size beyond which the file takes steps without their samples: at some 180 bytes a sample, 370 steps of 1,024 samples fit."""
 
 
-def list_bad_step(run_dir: str | Path, record: BadStepRecord, data: TrainData, *, max_bytes: int = MAX_BYTES) -> str:
+def list_bad_step(
+    run_dir: str | Path, record: BadStepRecord, data: TrainData, stamp: Stamp, *, max_bytes: int = MAX_BYTES
+) -> str:
     """Append a step to the run's file. One rank calls it; it computes the places of the samples of all ranks.
 
     Returns: a line for people.
@@ -26,6 +29,7 @@ def list_bad_step(run_dir: str | Path, record: BadStepRecord, data: TrainData, *
     full = path.is_file() and path.stat().st_size >= max_bytes
     places = None if full else sample_places(data, first_sample=record.first_sample, num_samples=record.num_samples)
     fields = {name: json_value(value) for name, value in dataclasses.asdict(record).items()}
+    fields |= stamp.fields(step=record.step)
     fields["samples"] = None if places is None else [dataclasses.asdict(place) for place in places]
     where = f"left out of {SPIKES_FILE}, which is full" if full else f"are in {SPIKES_FILE}"
     try:

@@ -122,6 +122,9 @@ class EndRecord:
     """Who asked it to stop, such as "STOP file" or "SIGUSR1 on all ranks"; empty if it finished."""
     checkpoint: str | None
     """The last checkpoint; None if no step was done."""
+    save_wait_s: float = 0.0
+    """Seconds that the end waited for it, with the pause that its own record has where its save began here. 0 in a log of an
+    earlier version."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,13 +16,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 
 from fanal.console import Bar, Console
 from fanal.new_files import open_to_append
-from fanal.run_folder import METRICS_FILE, TENSORBOARD_DIR, cannot_write
+from fanal.run_folder import METRICS_FILE, STARTS_DIR, TENSORBOARD_DIR, cannot_write
 from fanal.shown import escaped, on_one_line
 from pretrain.checkpoint.saving.save import SaveReport
 from pretrain.config.schema import RunConfig
 from pretrain.log.record import DecayRecord, EndRecord, StartRecord, StepRecord, ValidationRecord
 from pretrain.log.stability_record import StabilityRecord, scalars, stability_line
+from pretrain.log.stamp import Stamp, last_logged_step
+from pretrain.log.start_file import next_start
 from pretrain.log.summary import bars_for, duration, summary
+from pretrain.parallel.environment import started_at
 from pretrain.parallel.world import World
 
 logger = logging.getLogger(__name__)
@@ -38,6 +41,8 @@ KINDS = {
     EndRecord: "end",
 }
 """Name of each record in a line of metrics.jsonl."""
+OF_A_STEP = (StepRecord, ValidationRecord, StabilityRecord)
+"""Records that say what training a step came to: those of a step that was trained again are marked."""
 
 
 class Sink(Protocol):
@@ -57,8 +62,9 @@ class Sinks:
     """All sinks of a rank as one. One that cannot be written, as on a full disk, is named once, and keeps nothing from the
     others: a run goes on without a log of it."""
 
-    def __init__(self, sinks: Sequence[Sink]) -> None:
-        self._sinks, self._named = sinks, set[Sink]()
+    def __init__(self, sinks: Sequence[Sink], stamp: Stamp | None = None) -> None:
+        """Args: stamp: what every line of this start's logs says; None where there are no sinks."""
+        self._sinks, self._named, self.stamp = sinks, set[Sink](), stamp
 
     def write(self, record: Record) -> None:
         """Give a record to every sink."""
@@ -95,6 +101,7 @@ def open_sinks(run: RunConfig, world: World, *, start_step: int) -> Iterator[Sin
     """Rank 0's sinks, appending to what an earlier part of the run wrote. No collective."""
     with contextlib.ExitStack() as stack:
         sinks: list[Sink] = []
+        stamp = None
         if world.rank == 0:
             folder = Path(run.run_dir)
             folder.mkdir(parents=True, exist_ok=True)
@@ -103,11 +110,21 @@ def open_sinks(run: RunConfig, world: World, *, start_step: int) -> Iterator[Sin
                 stream = stack.enter_context(open_to_append(folder / METRICS_FILE))
             except OSError as error:
                 raise cannot_write(run.run_dir, f"{METRICS_FILE}: {error.strerror}", error) from None
-            sinks.append(JsonLines(stream, str(folder / METRICS_FILE)))
+            stamp = _stamp(folder, start_step)
+            sinks.append(JsonLines(stream, str(folder / METRICS_FILE), stamp))
             if run.log.tensorboard:
                 sinks += _open_tensorboard(folder / TENSORBOARD_DIR, start_step, stack)
             sinks.append(stack.enter_context(open_terminal(run.train.train_steps, start_step)))
-        yield Sinks(sinks)
+        yield Sinks(sinks, stamp)
+
+
+def _stamp(folder: Path, start_step: int) -> Stamp:
+    """What the lines of a start say that begins now. Raises: UserError."""
+    try:
+        number = next_start(folder)
+    except OSError as error:
+        raise cannot_write(folder, f"{STARTS_DIR}: {error.strerror}", error) from None
+    return Stamp(start=number, began_s=started_at(), start_step=start_step, logged_step=last_logged_step(folder))
 
 
 class JsonLines:
@@ -116,16 +133,22 @@ class JsonLines:
     What the disk does not take waits here, and follows when there is room.
     """
 
-    def __init__(self, stream: IO[bytes], name: str) -> None:
+    def __init__(self, stream: IO[bytes], name: str, stamp: Stamp) -> None:
         """Args: stream: for reading and writing at its end, without a buffer. A line that a kill tore there is ended."""
-        self._stream, self.lost = stream, f"{name} cannot be written (what is missing follows when it can)"
+        self._stamp, self._stream, self.lost = (
+            stamp,
+            stream,
+            f"{name} cannot be written (what is missing follows when it can)",
+        )
         end = stream.seek(0, os.SEEK_END)
         stream.seek(max(0, end - 1))
         self._waiting = b"" if stream.read(1) in (b"", b"\n") else b"\n"
 
     def write(self, record: Record) -> None:
         fields = {name: json_value(value) for name, value in dataclasses.asdict(record).items()}
-        self._waiting += json.dumps({"kind": KINDS[type(record)], **fields}, allow_nan=False).encode() + b"\n"
+        stamped = self._stamp.fields(step=record.step if isinstance(record, OF_A_STEP) else None)
+        line = {"kind": KINDS[type(record)], **fields, **stamped}
+        self._waiting += json.dumps(line, allow_nan=False).encode() + b"\n"
         while self._waiting:
             self._waiting = self._waiting[self._stream.write(self._waiting) :]
 

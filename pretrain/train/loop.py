@@ -3,6 +3,7 @@
 import enum
 import math
 import os
+import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from pretrain.config.steps import global_batch_size_at, last_step
 from pretrain.data.batch import train_micro_batches
 from pretrain.data.labels import labelled, labels_line
 from pretrain.data.packing.padding import padding_line
+from pretrain.data.pass_watch import PassWatch
 from pretrain.data.passes import passes_warning
 from pretrain.data.reader import TrainReader, open_reader
 from pretrain.data.sources import open_sources
@@ -42,6 +44,7 @@ from pretrain.parallel.reduce import any_rank, any_rank_each
 from pretrain.parallel.signals import keep_exit_code, stop_signal
 from pretrain.parallel.world import World, open_world
 from pretrain.state import TrainState
+from pretrain.train.begin_start import begin_start, changes_line
 from pretrain.train.decay import begin_decay
 from pretrain.train.memory import check_memory
 from pretrain.train.report import Clock, list_if_bad, rows_without_a_token, start_record, step_record
@@ -82,6 +85,7 @@ class Training:
     watchdog: Watchdog
     tracer: Tracer
     stability: Stability
+    passes: PassWatch
 
 
 def train(run: RunConfig) -> Outcome:
@@ -137,13 +141,16 @@ def _train(run: RunConfig, rank: int, watchdog: Watchdog) -> Outcome:
             open_saver(run, model, optimizer, world, resumed_step=state.step or None, origin=origin) as saver,
             open_tracer(run.log, run.run_dir, world) as tracer,
         ):
+            number = 0 if sinks.stamp is None else sinks.stamp.start
+            begun = begin_start(run, world, sources, state, origin, number=number)
             sinks.write(start_record(run, world, attention_choice(model), sources, start))
             if origin is not None:
                 sinks.say(f"started from {described(origin)}")
             since = state.standing
             slow = imitated_precision(run.train.precision, world.device.type)
             of_sources = padding_line(sources), passes_warning(run, sources, since), labels_line(sources, run.log)
-            for line in (slow, rows_without_a_token(run, sources), *start.changes, *of_sources):
+            changed = None if begun is None else changes_line(begun)
+            for line in (slow, rows_without_a_token(run, sources), changed, *start.changes, *of_sources):
                 if line is not None:
                     sinks.say(line)
             samples = run.train.validation_samples
@@ -157,7 +164,7 @@ def _train(run: RunConfig, rank: int, watchdog: Watchdog) -> Outcome:
             training = Training(
                 run=run, world=world, model=model, optimizer=optimizer, reader=reader, validation=validation, saver=saver,
                 sinks=sinks, requests=requests, watchdog=watchdog, tracer=tracer,
-                stability=Stability(run, world, model, optimizer),
+                stability=Stability(run, world, model, optimizer), passes=PassWatch(run, sources, state.consumed_samples),
             )  # fmt: skip
             return _steps(training, state)
 
@@ -185,6 +192,9 @@ def _steps(training: Training, state: TrainState) -> Outcome:
         list_if_bad(run, world, training.reader.data, state, result, batch_size, sinks)
         if report is not None:
             sinks.write(report)
+        often = training.passes.line(step=state.step, consumed_samples=state.consumed_samples)
+        if often is not None:
+            sinks.say(often)
         stop_if_nothing_is_predicted(state, result)
         stop_if_diverged(run.train, state, result)
         asked = _act_on(training, Asked(*result.answers))
@@ -302,19 +312,21 @@ def _begin_save(training: Training, state: TrainState, asked: Asked) -> None:
 
 def _finish(training: Training, state: TrainState, *, is_complete: bool) -> Outcome:
     """Write the last checkpoint, wait for it, and record how the run ended. Collective."""
-    saver, sinks = training.saver, training.sinks
+    saver, sinks, began = training.saver, training.sinks, time.perf_counter()
     if state.step:
         with training.watchdog.during("save"):
             saver.finish(state, training.reader.position(state.consumed_samples))
         training.requests.save_started()
         _report_saves(training)
+    waited = time.perf_counter() - began
     keep_exit_code(Outcome.FINISHED if is_complete else Outcome.STOPPED)  # whatever signal comes from now on
     if not is_complete:
         who = training.requests.who_asked_to_stop(training.world)
         newest = str(saver.newest) if state.step else None
-        sinks.write(EndRecord(step=state.step, outcome="stopped", asked_by=who, checkpoint=newest))
+        sinks.write(EndRecord(step=state.step, outcome="stopped", asked_by=who, checkpoint=newest, save_wait_s=waited))
         return Outcome.STOPPED
-    sinks.write(EndRecord(step=state.step, outcome="finished", asked_by="", checkpoint=str(saver.newest)))
+    newest = str(saver.newest)
+    sinks.write(EndRecord(step=state.step, outcome="finished", asked_by="", checkpoint=newest, save_wait_s=waited))
     sinks.finish(training.run.run_dir)
     return Outcome.FINISHED
 

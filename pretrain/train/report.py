@@ -1,7 +1,5 @@
 """The reports of a run's steps, and the clock behind its rates."""
 
-import importlib.metadata
-import platform
 import time
 
 import torch
@@ -26,6 +24,7 @@ from pretrain.parallel.device import device_name, gpu_held_bytes, peak_memory_by
 from pretrain.parallel.reduce import largest_each
 from pretrain.parallel.world import World
 from pretrain.state import TrainState
+from pretrain.train.begin_start import library_versions
 from pretrain.train.step import StepResult
 
 MOST_SOURCES = 1_000
@@ -52,10 +51,7 @@ def start_record(run: RunConfig, world: World, attention: Choice, sources: Sourc
         headline=headline(run, world, attention.name),
         device=device_name(world.device),
         num_ranks=world.size,
-        versions={
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in ("torch", "megatron-core")},
-        },
+        versions=library_versions(),
         passes={
             source.prefix: round(source.passes, 6)
             for source in most_read(source_passes(run, sources, since), MOST_SOURCES)
@@ -87,7 +83,7 @@ def list_if_bad(
 ) -> None:
     """Write the samples of a spike, or of a step that was skipped, beside the log. Rank 0 finds them all; no collective."""
     verdict = result.verdict
-    if world.rank != 0 or not (verdict.is_spike or verdict.skip):
+    if sinks.stamp is None or not (verdict.is_spike or verdict.skip):
         return
     record = BadStepRecord(
         step=state.step,
@@ -100,7 +96,7 @@ def list_if_bad(
         first_sample=state.consumed_samples - batch_size,
         num_samples=batch_size,
     )
-    sinks.say(list_bad_step(run.run_dir, record, data))
+    sinks.say(list_bad_step(run.run_dir, record, data, sinks.stamp))
     if verdict.out_of_budget:
         assert run.train.spikes is not None, "without spikes there is no budget"
         sinks.say(budget_line(run.train.spikes, state))

@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -183,3 +184,27 @@ def beginning_of_the_decay_forgotten_at_the_resume() -> None:
 
     read = load.read_state
     load.read_state = lambda *args, **kwargs: replace(read(*args, **kwargs), decay_start_sample=None)
+
+
+def killed_at_step_9() -> None:
+    """As by a node that goes down: nothing is written any more."""
+    from pretrain.train import loop
+
+    _before_call(loop, "train_step", 9, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+
+
+def the_clock_goes_back_an_hour_at_the_second_step() -> None:
+    from pretrain.log import stamp
+    from pretrain.train import loop
+
+    lost_s = [0.0]
+    stamp.time = types.SimpleNamespace(time=lambda: time.time() - lost_s[0], monotonic=time.monotonic)  # type: ignore[assignment]
+    _before_call(loop, "train_step", 2, lambda *_, **__: lost_s.__setitem__(0, 3600.0))
+
+
+def the_clock_goes_back_and_durations_are_taken_from_it() -> None:
+    the_clock_goes_back_an_hour_at_the_second_step()
+    from pretrain.log import stamp
+
+    ahead_s = time.time() - time.monotonic()
+    stamp.time.monotonic = lambda: stamp.time.time() - ahead_s

@@ -10,6 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from pretrain.log.record import StepRecord, ValidationRecord, throughput
 from pretrain.log.sinks import JsonLines, TensorBoard, step_line, validation_line
+from pretrain.log.stamp import Stamp
 from pretrain.log.summary import ASCII_BARS, BARS, bars_for, duration, sparkline, summary
 
 STEP = StepRecord(
@@ -18,6 +19,7 @@ STEP = StepRecord(
     grad_norm=0.5, skipped_steps=0, skipped_spikes=0, step_time_s=0.5, tokens_per_second=8192.0, tokens_per_second_per_gpu=2048.0,
     mfu_full=0.412, mfu_causal=0.356, peak_memory_bytes=3 * 2**30, eta_s=90.0,
 )  # fmt: skip
+STAMP = Stamp(start=1, began_s=0.0, start_step=0, logged_step=0)
 VALIDATION = ValidationRecord(
     step=20, consumed_tokens=81920, validation_loss={"code": 5.5, "prose": 5.75}, validation_time_s=1.0
 )
@@ -67,7 +69,7 @@ def test_the_console_line_says_everything_and_no_utilisation_of_an_unknown_peak(
 
 def test_a_line_of_json_is_valid_even_if_the_loss_is_not_a_number() -> None:
     stream = io.BytesIO()
-    sink = JsonLines(stream, "metrics.jsonl")
+    sink = JsonLines(stream, "metrics.jsonl", STAMP)
     by_domain = {"code": float("nan"), "prose": 5.5}
     sink.write(replace(STEP, loss=float("nan"), grad_norm=float("inf"), loss_by_domain=by_domain))
     sink.write(VALIDATION)
@@ -104,7 +106,7 @@ def test_the_name_of_a_domain_is_shown_by_tensorboard_and_not_obeyed(tmp_path: P
 def test_the_summary_goes_from_the_first_to_the_last_record(tmp_path: Path) -> None:
     metrics = tmp_path / "metrics.jsonl"
     with metrics.open("wb+", buffering=0) as stream:
-        sink = JsonLines(stream, "metrics.jsonl")
+        sink = JsonLines(stream, "metrics.jsonl", STAMP)
         sink.write(replace(VALIDATION, step=0, validation_loss={"code": 7.6, "prose": 7.7}))
         sink.write(replace(STEP, step=10, loss=7.0))
         sink.write(STEP)
@@ -139,7 +141,7 @@ def test_the_bars_are_ascii_where_the_terminal_has_no_blocks() -> None:
 def test_the_summary_draws_each_domain_and_a_step_trained_again_once(tmp_path: Path) -> None:
     metrics = tmp_path / "metrics.jsonl"
     with metrics.open("wb+", buffering=0) as stream:
-        sink = JsonLines(stream, "metrics.jsonl")
+        sink = JsonLines(stream, "metrics.jsonl", STAMP)
         for step, loss in ((10, 7.0), (20, 9.0), (20, 6.0), (30, 5.0)):
             sink.write(replace(STEP, step=step, loss_by_domain={"code": loss, "prose": 5.5}))
     lines = summary(metrics.parent)

@@ -11,6 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from pretrain.log.sinks import JsonLines, TensorBoard
 from pretrain.log.stability_record import BY_LAYER, OF_THE_MODEL, Norms, StabilityRecord, scalars, stability_line
+from pretrain.log.stamp import Stamp
 from pretrain.model.figures import MAXIMA, SUMS
 from pretrain.state import TrainState
 from pretrain.train.stability import stability_record
@@ -26,7 +27,7 @@ RECORD = StabilityRecord(
 
 def line_of(record: StabilityRecord) -> dict:
     stream = BytesIO()
-    JsonLines(stream, "log").write(record)  # type: ignore[arg-type]
+    JsonLines(stream, "log", Stamp(start=1, began_s=0.0, start_step=0, logged_step=0)).write(record)  # type: ignore[arg-type]
     return json.loads(stream.getvalue())
 
 
