@@ -15,6 +15,8 @@ JOBS_FILE = "jobs.jsonl"
 """Jobs of the run on a cluster: submitted, started, decided. In LAUNCH_DIR; up to version 0.1 in the run folder itself."""
 STARTS_DIR = "starts"
 """A file for each start of the run: where it went on from, with what, on what (pretrain/log/start_file.py)."""
+ENERGY_DIR = "energy"
+"""A file for each node and start: what its energy counters rose by (pretrain/log/energy_file.py)."""
 TENSORBOARD_DIR = "tensorboard"
 PACKING_DIR = "packing"
 """Plans of which documents each row holds, where data.packing is best_fit."""
@@ -138,6 +140,11 @@ def shard_number(path: str) -> int | None:
 def start_name(number: int) -> str:
     """Return the name of a start's file in STARTS_DIR. Args: number: from 1."""
     return f"start-{number:05d}.json"
+
+
+def energy_name(start: int, rank: int | None = None) -> str:
+    """Return the name of the file in ENERGY_DIR that a rank writes for its node; without a rank, the pattern of a start's."""
+    return f"start-{start:05d}-rank-{'*' if rank is None else f'{rank:05d}'}.json"
 
 
 def start_number(name: str) -> int | None:

@@ -27,8 +27,10 @@ from fanal.exit_codes import DAMAGED, FINISHED, INTERRUPTED
 from fanal.output import let_go_of_output, outlive_output
 from pretrain.config.load import load_run, load_run_to_train
 from pretrain.config.path_rules import paths_of
+from pretrain.ledger.command import ledger
 from pretrain.parallel.caches import use_private_caches
 from pretrain.start_training import train_local, train_rank
+from pretrain.trace.command import trace
 
 LET_THE_FIRST_SPEAK_S = 20
 CONTEXT = {"help_option_names": ["-h", "--help"]}
@@ -42,6 +44,10 @@ scale_option = click.option(
 @click.group(cls=CommandGroup, context_settings=CONTEXT)
 def cli() -> None:
     """Pretrain foundation language models."""
+
+
+cli.add_command(trace)
+cli.add_command(ledger)
 
 
 @cli.command(context_settings=CONTEXT)

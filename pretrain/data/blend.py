@@ -34,6 +34,8 @@ CELLS_AT_ONCE = 2**16
 """Blocks times sources that are worked on at once: small enough for the cache of a core, large enough for numpy."""
 AT_ONCE_BLOCKS = 2**40
 """Blocks up to which the sums of floors are taken with 64-bit integers: 2.8e14 samples."""
+SPREAD_SAMPLES = 4
+"""Samples by which a source is about never ahead of its share or behind it: where the search for a draw's block begins."""
 WALKED_BLOCKS = 1024
 """A gap of more blocks than this is crossed by a sum of floors."""
 
@@ -64,6 +66,46 @@ class Blend:
             at = block_index[wanted] - first, place[wanted]
             sources[wanted], draws[wanted] = in_blocks[at], block_draws[at]
         return sources, draws
+
+    def samples_of(self, source: int, draws: np.ndarray) -> np.ndarray:
+        """Return the sample number of each draw of one source: ``locate`` backwards, at a cost that knows no other source.
+
+        Args: draws: int64 [n], not negative, in any order. Returns: int64 [n].
+        """
+        blocks = self._blocks_of(source, draws)
+        nth = draws - self._drawn_from(source, blocks)  # of the source's samples in the block
+        found = np.empty(len(draws), np.int64)
+        rows = CELLS_AT_ONCE // BLOCK_SAMPLES
+        for at in (slice(first, first + rows) for first in range(0, len(draws), rows)):
+            points = self._points_before(blocks[at])[:, source : source + 2, None]  # the source's first, and its end
+            place = self._places(blocks[at])
+            point = np.arange(BLOCK_SAMPLES)
+            own = (point >= points[:, 0]) & (point < points[:, 1])
+            rising = np.sort(np.where(own, place, BLOCK_SAMPLES), axis=1)
+            found[at] = blocks[at] * BLOCK_SAMPLES + np.take_along_axis(rising, nth[at, None], axis=1)[:, 0]
+        return found
+
+    def _blocks_of(self, source: int, draws: np.ndarray) -> np.ndarray:
+        """Return the block that each draw of a source lies in: the last one before which no more were drawn. int64 [n]."""
+        share = (self.edges[source + 1] - self.edges[source]) / RESOLUTION  # samples in a block, on average
+        steady, reach = (draws / share).astype(np.int64), int(SPREAD_SAMPLES / share) + 1
+        while True:
+            low, high = np.maximum(steady - reach, 0), steady + reach
+            if (self._drawn_from(source, low) <= draws).all() and (self._drawn_from(source, high) > draws).all():
+                break
+            reach *= 2
+        while (high - low).max(initial=0) > 1:
+            middle = (low + high) // 2
+            is_before = self._drawn_from(source, middle) <= draws
+            low, high = np.where(is_before, middle, low), np.where(is_before, high, middle)
+        return low
+
+    def _drawn_from(self, source: int, blocks: np.ndarray) -> np.ndarray:
+        """Return the samples of one source in all blocks before each of ``blocks``: int64 [n]."""
+        if blocks.size and blocks.max() >= AT_ONCE_BLOCKS:
+            return np.array([self.drawn_by_sums(block)[source] for block in blocks.tolist()], np.int64)
+        lower, upper = (_points_up_to(self._edge_array[at : at + 1], blocks) for at in (source, source + 1))
+        return upper - lower
 
     def drawn(self, sample: int) -> np.ndarray:
         """Count the samples before number ``sample`` that come from each source: int64 [S]."""
@@ -101,9 +143,7 @@ class Blend:
         rows = len(blocks)
         counts = np.diff(before, axis=1).ravel()
         of_point = np.repeat(np.arange(rows * len(self.weights)), counts)  # [w * B], block * S + source
-        numbers = blocks[:, None] * BLOCK_SAMPLES + np.arange(BLOCK_SAMPLES)
-        # Distinct numbers mix to distinct values, so there are no ties: the order is one bijection of the block's places.
-        place = np.argsort(mix64(numbers.astype(np.uint64) + self._order_key), axis=1)  # of each point, [w, B]
+        place = self._places(blocks)
         # Points of one source, in the order of their places: then its draws rise with the samples.
         place = np.sort(of_point.reshape(rows, BLOCK_SAMPLES) * BLOCK_SAMPLES + place, axis=1) % BLOCK_SAMPLES
         draw = (drawn - before[:, 1:]).ravel()[of_point].reshape(rows, BLOCK_SAMPLES) + np.arange(BLOCK_SAMPLES)
@@ -112,6 +152,12 @@ class Blend:
         np.put_along_axis(sources, place, source, axis=1)
         np.put_along_axis(draws, place, draw, axis=1)
         return sources, draws
+
+    def _places(self, blocks: np.ndarray) -> np.ndarray:
+        """Return the place of each grid point of these blocks among its block's samples: int64 [w, B]."""
+        numbers = blocks[:, None] * BLOCK_SAMPLES + np.arange(BLOCK_SAMPLES)
+        # Distinct numbers mix to distinct values, so there are no ties: the order is one bijection of the block's places.
+        return np.argsort(mix64(numbers.astype(np.uint64) + self._order_key), axis=1)
 
     def _points_before(self, blocks: np.ndarray) -> np.ndarray:
         """Grid points left of each edge in each block: ceil((edge - offset) / RESOLUTION), int64 [w, S + 1]."""
@@ -142,11 +188,7 @@ class Blend:
 
     def _drawn_at_once(self, block: int) -> np.ndarray:
         """``drawn_by_sums`` for all sources at once, of fewer than AT_ONCE_BLOCKS blocks: 30 us a source less."""
-        whole, rest = self._edge_array >> RESOLUTION_BITS, self._edge_array & (RESOLUTION - 1)
-        # As _count_offsets_below has it; where rest is 0 the two sums differ by the number of blocks.
-        shifted = _floor_sums(block, RESOLUTION, OFFSET_STEP, RESOLUTION - rest)
-        counts = _floor_sums(block, RESOLUTION, OFFSET_STEP, np.zeros(1, np.int64)) - shifted + np.uint64(block)
-        return np.diff(whole * block + counts.astype(np.int64))
+        return np.diff(_points_up_to(self._edge_array, np.array([block])))
 
     @cached_property
     def edges(self) -> tuple[int, ...]:
@@ -199,20 +241,33 @@ def _floor_sum(count: int, modulus: int, factor: int, constant: int) -> int:
     return total
 
 
-def _floor_sums(count: int, modulus: int, factor: int, constants: np.ndarray) -> np.ndarray:
-    """``_floor_sum`` for many constants, int64 [n], modulo 2**64: uint64 [n].
+def _points_up_to(edges: np.ndarray, blocks: np.ndarray) -> np.ndarray:
+    """Count the grid points left of an edge in all blocks before a block, for each pair: int64 [n].
 
-    Args: count, modulus and factor of at most 2**40, and constants of at most modulus, so that no step but the sum overflows.
+    Args: int64 [n] each, or [1] for all; fewer than AT_ONCE_BLOCKS blocks.
     """
-    counts, rest = np.full(len(constants), count, np.uint64), constants.astype(np.uint64)
-    total, half, low = np.zeros(len(constants), np.uint64), np.uint64(20), np.uint64(2**20 - 1)
+    whole, rest = edges >> RESOLUTION_BITS, edges & (RESOLUTION - 1)
+    # As _count_offsets_below has it; where rest is 0 the two sums differ by the number of blocks.
+    shifted = _floor_sums(blocks, RESOLUTION, OFFSET_STEP, RESOLUTION - rest)
+    none = _floor_sums(blocks, RESOLUTION, OFFSET_STEP, np.zeros(1, np.int64))
+    counts = none - shifted + blocks.astype(np.uint64)
+    return whole * blocks + counts.astype(np.int64)
+
+
+def _floor_sums(counts: np.ndarray, modulus: int, factor: int, constants: np.ndarray) -> np.ndarray:
+    """``_floor_sum`` for many counts and constants, int64 [n] each or [1] for all, modulo 2**64: uint64 [n].
+
+    Args: counts, modulus and factor of at most 2**40, and constants of at most modulus, so that no step but the sum overflows.
+    """
+    counts, rest = np.broadcast_arrays(counts.astype(np.uint64), constants.astype(np.uint64))
+    total, half, low = np.zeros(counts.shape, np.uint64), np.uint64(20), np.uint64(2**20 - 1)
     while counts.any():
         whole, factor = divmod(factor, modulus)
         divisor, times = np.uint64(modulus), np.uint64(factor)
         # n (n - 1) / 2: one of the two is even, and 0 wraps around and back.
         pairs = np.where(counts & 1, counts * ((counts - 1) >> 1), (counts >> 1) * (counts - 1))
         total += pairs * np.uint64(whole) + counts * (rest // divisor)
-        rest %= divisor
+        rest = rest % divisor
         # factor * counts + rest, divided: in two halves of the counts, since the product may have 80 bits.
         high_quotient, high_rest = np.divmod(times * (counts >> half), divisor)
         quotient, left = np.divmod((high_rest << half) + times * (counts & low) + rest, divisor)

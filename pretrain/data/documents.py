@@ -8,18 +8,21 @@ Shapes: s sequence, b micro batch.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from tokenizer.shards.shard import Shard
+
+if TYPE_CHECKING:  # places are worked out without it
+    import torch
 
 
 @dataclass(frozen=True, kw_only=True)
 class Boundaries:
     """All that a pipeline stage without embedding and loss needs of a micro batch when documents are kept apart."""
 
-    document_starts: torch.Tensor
+    document_starts: "torch.Tensor"
     """The same field as in MicroBatch."""
 
 

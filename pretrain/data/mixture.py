@@ -53,6 +53,25 @@ class Mixture:
             draws[here] = draw + self._cursor(phase)[sources[here]]
         return sources, draws
 
+    def samples_of(self, source: int, draws: np.ndarray) -> np.ndarray:
+        """Return the sample number of each draw of one source: ``locate`` backwards. A draw that no phase comes to has -1.
+
+        Args: draws: int64 [n], not negative, in any order. Returns: int64 [n].
+        """
+        found = np.full(len(draws), -1, np.int64)
+        last = len(self.phases) - 1
+        for phase, members in enumerate(self._members):
+            place = np.flatnonzero(members == source)
+            if not place.size:
+                continue
+            begin = int(self._cursor(phase)[source])
+            end = int(self._cursor(phase + 1)[source]) if phase < last else None
+            here = np.flatnonzero((draws >= begin) & (draws < end if end is not None else True))
+            if here.size:
+                samples = self._blends[phase].samples_of(int(place[0]), draws[here] - begin)
+                found[here] = samples + self._starts[phase]
+        return found
+
     def drawn(self, sample: int) -> np.ndarray:
         """Count the samples before number ``sample`` that come from each source: int64 [num_sources]."""
         phase = int(np.searchsorted(self._starts, sample, side="right")) - 1

@@ -40,25 +40,36 @@ def permute(index: np.ndarray, size: np.ndarray, keys: np.ndarray) -> np.ndarray
         size: uint64 [n], from 1 to 2**53.
         keys: uint64 [ROUNDS, n] or [ROUNDS, 1].
     """
+    return _walk(index, size, keys, range(len(keys)))
+
+
+def unpermute(placed: np.ndarray, size: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """Return the index that ``permute`` puts at each of these places. Args: as there."""
+    return _walk(placed, size, keys, range(len(keys))[::-1])  # a round undoes itself
+
+
+def _walk(index: np.ndarray, size: np.ndarray, keys: np.ndarray, rounds: range) -> np.ndarray:
+    """Go through the network until each index has landed below its size again. The rounds backwards lead the same way back."""
     assert (index < size).all(), f"index {index[index >= size][0]} is outside range({size[index >= size][0]})"
     # The exponent of the float is the number of bits of size - 1, exact up to 2**53.
     bits = np.maximum(np.frexp((size - _ONE).astype(np.float64))[1], MIN_BITS).astype(np.uint64)
-    placed = _feistel(index, bits, keys)
+    placed = _feistel(index, bits, keys, rounds)
     outside = np.flatnonzero(placed >= size)
     while outside.size:
-        again = _feistel(placed[outside], bits[outside], keys if keys.shape[1] == 1 else keys[:, outside])
+        again = _feistel(placed[outside], bits[outside], keys if keys.shape[1] == 1 else keys[:, outside], rounds)
         placed[outside] = again
         outside = outside[again >= size[outside]]
     return placed
 
 
-def _feistel(index: np.ndarray, bits: np.ndarray, keys: np.ndarray) -> np.ndarray:
+def _feistel(index: np.ndarray, bits: np.ndarray, keys: np.ndarray, rounds: range) -> np.ndarray:
     """A bijection of range(2**bits): in turn, each half is changed by a function of the other one."""
     left_bits = bits >> _ONE
     right_bits = bits - left_bits
     left_mask, right_mask = (_ONE << left_bits) - _ONE, (_ONE << right_bits) - _ONE
     left, right = index >> right_bits, index & right_mask
-    for number, key in enumerate(keys):
+    for number in rounds:
+        key = keys[number]
         if number % 2 == 0:
             left = left ^ (mix64(right + key) & left_mask)
         else:
@@ -159,10 +170,34 @@ class ChunkOrders:
         """
         chunks = self._chunks[sources]
         epoch, index = np.divmod(draws.astype(np.uint64), chunks)
-        keys = mix64(
-            self._keys[:, sources] + epoch * GOLDEN
-        )  # [ROUNDS + 1, n]; epochs lie far apart before they are mixed
-        shuffle = self._shuffle[sources]
-        chunk = np.where(shuffle, permute(index, chunks, keys[:ROUNDS]), index).astype(np.int64)
-        offset = np.where(shuffle, keys[ROUNDS] % (self._slack[sources] + _ONE), np.uint64(0)).astype(np.int64)
-        return offset + chunk * self._stride[sources]
+        keys = self._keys_of(sources, epoch)
+        chunk = np.where(self._shuffle[sources], permute(index, chunks, keys[:ROUNDS]), index).astype(np.int64)
+        return self._offsets(sources, keys) + chunk * self._stride[sources]
+
+    def epochs(self, sources: np.ndarray, draws: np.ndarray) -> np.ndarray:
+        """Return the epoch of its source, from 0, that each draw belongs to. Args: int64 [n]. Returns: int64 [n]."""
+        return draws // self._chunks[sources].astype(np.int64)
+
+    def offsets(self, source: int, epochs: np.ndarray) -> np.ndarray:
+        """Return the token from which a source's chunks are laid in each of these epochs. Args and result: int64 [n]."""
+        sources = np.full(len(epochs), source)
+        return self._offsets(sources, self._keys_of(sources, epochs.astype(np.uint64)))
+
+    def draws_of(self, source: int, epochs: np.ndarray, chunks: np.ndarray) -> np.ndarray:
+        """Return the draws that give these chunks: ``start_tokens`` backwards.
+
+        Args: epochs, chunks: int64 [n]; chunks count from 0 in their epoch, as they lie. Returns: int64 [n].
+        """
+        sources = np.full(len(epochs), source)
+        size, epoch, chunk = self._chunks[sources], epochs.astype(np.uint64), chunks.astype(np.uint64)
+        keys = self._keys_of(sources, epoch)
+        index = np.where(self._shuffle[sources], unpermute(chunk, size, keys[:ROUNDS]), chunk)
+        return (epoch * size + index).astype(np.int64)
+
+    def _keys_of(self, sources: np.ndarray, epochs: np.ndarray) -> np.ndarray:
+        """Return the keys of each source in an epoch of it, uint64 [ROUNDS + 1, n]; epochs lie far apart before they are mixed."""
+        return mix64(self._keys[:, sources] + epochs * GOLDEN)
+
+    def _offsets(self, sources: np.ndarray, keys: np.ndarray) -> np.ndarray:
+        shifted = keys[ROUNDS] % (self._slack[sources] + _ONE)
+        return np.where(self._shuffle[sources], shifted, np.uint64(0)).astype(np.int64)

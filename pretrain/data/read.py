@@ -23,7 +23,7 @@ class TrainData:
         self.mixture = Mixture(sources.phases, num_sources=len(sources.train), seed=config.seed)
         number_of = {domain: number for number, domain in enumerate(self.domains)}
         self._domain_of_source = np.array([number_of[source.label] for source in sources.train], np.int64)
-        self._orders = ChunkOrders([source.order for source in sources.train])
+        self.orders = ChunkOrders([source.order for source in sources.train])
         size = {"seq_length": config.seq_length, "vocab_size": sources.vocab_size}
         self.rows = (
             PackedRowReader(sources.train, **size, fill_id=sources.fill_id)
@@ -37,7 +37,7 @@ class TrainData:
         Args: int64 [n]. Returns: two int64 [n].
         """
         sources, draws = self.mixture.locate(numbers)
-        return sources, self._orders.start_tokens(sources, draws)  # training reads a shard from its first token
+        return sources, self.orders.start_tokens(sources, draws)  # training reads a shard from its first token
 
     def read_places(self, sources: np.ndarray, places: np.ndarray, out: np.ndarray) -> np.ndarray:
         """The tokens at these places, in ``out``: integers [n, s + 1]. Raises: DamagedTokenError."""

@@ -18,7 +18,7 @@ def check_same_data(saved: DataPosition, now: DataPosition, *, where: str) -> No
     Paths may differ, and so may mixtures that had not given a sample yet. Args: now: the position from the configuration,
     after as many samples; where: the checkpoint's name. Raises: UserError naming each difference.
     """
-    differences = list(_differences(saved, now))
+    differences = data_differences(saved, now)
     if differences:
         more = f"; and {len(differences) - MOST_NAMED:,} more differences" if len(differences) > MOST_NAMED else ""
         raise UserError(
@@ -26,6 +26,11 @@ def check_same_data(saved: DataPosition, now: DataPosition, *, where: str) -> No
             "a new run in another run_dir; to change the mixture from now on, add it to data.phases with "
             f"start_sample={saved.consumed_samples}"
         )
+
+
+def data_differences(saved: DataPosition, now: DataPosition) -> list[str]:
+    """Return what makes the samples so far other ones than those that led to ``saved``. Args: as ``check_same_data``."""
+    return list(_differences(saved, now))
 
 
 def _differences(saved: DataPosition, now: DataPosition) -> Iterator[str]:

@@ -13,7 +13,16 @@ from fanal.errors import UserError, user_path
 from fanal.locks import take_lock
 from fanal.new_files import open_to_lock
 from fanal.ownership import ROOT, keep_names, make_requests_dir
-from fanal.run_folder import LOCK, LOGS_DIR, PROFILE_DIR, STARTS_DIR, TENSORBOARD_DIR, cannot_write, checkpoints_dir
+from fanal.run_folder import (
+    ENERGY_DIR,
+    LOCK,
+    LOGS_DIR,
+    PROFILE_DIR,
+    STARTS_DIR,
+    TENSORBOARD_DIR,
+    cannot_write,
+    checkpoints_dir,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +60,7 @@ def _keep_names(folder: Path) -> None:
 
 def _check_links(folder: Path) -> None:
     """Refuse a folder of the run that is a link which another user made: files would be written, and deleted, where he wants."""
-    names = (LOGS_DIR, TENSORBOARD_DIR, PROFILE_DIR, STARTS_DIR)
+    names = (LOGS_DIR, TENSORBOARD_DIR, PROFILE_DIR, STARTS_DIR, ENERGY_DIR)
     for own in (checkpoints_dir(folder), *(folder / name for name in names)):
         if own.is_symlink() and own.lstat().st_uid not in (ROOT, os.geteuid()):
             raise UserError(

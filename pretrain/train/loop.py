@@ -42,10 +42,12 @@ from pretrain.parallel.environment import least_ranks_on_node, rank_and_size
 from pretrain.parallel.precision import imitated_precision
 from pretrain.parallel.reduce import any_rank, any_rank_each
 from pretrain.parallel.signals import keep_exit_code, stop_signal
+from pretrain.parallel.texts import share_text
 from pretrain.parallel.world import World, open_world
 from pretrain.state import TrainState
 from pretrain.train.begin_start import begin_start, changes_line
 from pretrain.train.decay import begin_decay
+from pretrain.train.energy import measured_energy
 from pretrain.train.memory import check_memory
 from pretrain.train.report import Clock, list_if_bad, rows_without_a_token, start_record, step_record
 from pretrain.train.stability import Stability
@@ -166,7 +168,8 @@ def _train(run: RunConfig, rank: int, watchdog: Watchdog) -> Outcome:
                 sinks=sinks, requests=requests, watchdog=watchdog, tracer=tracer,
                 stability=Stability(run, world, model, optimizer), passes=PassWatch(run, sources, state.consumed_samples),
             )  # fmt: skip
-            return _steps(training, state)
+            with measured_energy(run.run_dir, start=int(share_text(str(number), world) or 0)):
+                return _steps(training, state)
 
 
 def _steps(training: Training, state: TrainState) -> Outcome:

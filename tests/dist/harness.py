@@ -25,6 +25,7 @@ from tests.dist import (
     group_faults,
     interruptions,
     offload_faults,
+    reading_spies,
     recompute_faults,
     stability_faults,
 )
@@ -39,6 +40,7 @@ FAULTS = (
     stability_faults,
     recompute_faults,
     offload_faults,
+    reading_spies,
 )
 """Where a fault is looked for by its name."""
 STABILITY = 2e-5

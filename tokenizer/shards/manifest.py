@@ -97,6 +97,10 @@ class ShardManifest:
     """The first of them, each with the reason."""
     num_repeated_fields: int = 0
     """Number of documents whose JSON gives a field that was read more than once; the last one counts."""
+    documents_sha256: str | None = None
+    """SHA-256 of PREFIX.documents.parquet, what is known of each document; None if there is no such file."""
+    documents_columns: tuple[str, ...] = ()
+    """Names of its columns that hold something, in their order; empty if there is no such file."""
 
     @property
     def bin_sha256(self) -> str:
@@ -121,6 +125,11 @@ def prefix_of(name: str | Path) -> Path:
 def order_path(prefix: str | Path) -> Path:
     """Return the path of a part's shuffle keys: uint64, little-endian, one per document."""
     return Path(f"{prefix}.order")
+
+
+def documents_path(prefix: str | Path) -> Path:
+    """Return the path of what is known of each document: origin, URL host, licence, ... (document_columns.py)."""
+    return Path(f"{prefix}.documents.parquet")
 
 
 DTYPES = {"uint16": np.dtype("<u2"), "int32": np.dtype("<i4")}
@@ -203,6 +212,11 @@ def _rules(manifest: ShardManifest, *, may_be_empty: bool) -> list[tuple[str, bo
             "bin_block_sha256",
             len(manifest.bin_block_sha256) == num_blocks and all(map(is_sha256, manifest.bin_block_sha256)),
             f"{num_blocks} times 64 hexadecimal digits, one for each 64 MiB",
+        ),
+        (
+            "documents_sha256",
+            manifest.documents_sha256 is None or is_sha256(manifest.documents_sha256),
+            "64 hexadecimal digits, or null",
         ),
     ]
 

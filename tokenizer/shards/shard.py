@@ -123,6 +123,12 @@ class Shard:
         )
         return range(first, last + 1)
 
+    def document_spans(self, documents: range) -> tuple[np.ndarray, np.ndarray]:
+        """Return (first token, number of tokens) of each of these documents: two int64 [documents], from the mapped index."""
+        lengths, pointers = self._mapped_tables
+        wanted = slice(documents.start, documents.stop)
+        return pointers[wanted] // self.dtype.itemsize, lengths[wanted].astype(np.int64)
+
     def document_lengths(self, num_documents: int) -> Iterator[np.ndarray]:
         """Yield the tokens of each document, of so many documents at a time: int32 [documents], mapped."""
         lengths, _ = self._mapped_tables

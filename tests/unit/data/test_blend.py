@@ -174,3 +174,15 @@ def test_a_late_sample_costs_no_more_turns_than_an_early_one() -> None:
 @pytest.mark.parametrize("count", [1, 10])
 def test_one_source_takes_every_sample_in_rank(count: int) -> None:
     assert located(Blend((0.3,), "1"), 0, count * BLOCK_SAMPLES) == [(0, n) for n in range(count * BLOCK_SAMPLES)]
+
+
+@pytest.mark.parametrize("weights", [(1.0,), (1.0, 1e-9, 3.0), tuple(1.0 + (7 * i) % 11 for i in range(200))], ids=len)
+@pytest.mark.parametrize("first", [0, 10**8, 3 * 10**14], ids=["first", "later", "beyond sums in 64 bits"])
+def test_draws_of_rare_and_of_many_sources_lead_back_to_their_samples(weights: tuple[float, ...], first: int) -> None:
+    blend = Blend(weights, "1")
+    for source in {0, 1, len(weights) - 1} & set(range(len(weights))):
+        begin = int(blend.drawn(first)[source])
+        draws = begin + np.array([0, 1, 2, 300, 4])
+        samples = blend.samples_of(source, draws)
+        sources, found = blend.locate(samples)
+        assert (sources == source).all() and found.tolist() == draws.tolist()

@@ -60,6 +60,27 @@ def test_any_stretch_of_samples_is_the_same_without_those_before_it(of: list[Pha
         assert np.array_equal(of_whole[first:], of_alone)
 
 
+@given(of=phases(), first=st.integers(0, 10**9), count=st.integers(1, 600))
+@settings(max_examples=50, deadline=None)
+def test_every_draw_leads_back_to_its_sample(of: list[Phase], first: int, count: int) -> None:
+    for at in (0, first):
+        samples = np.arange(at, at + count)
+        sources, draws = mixture(of).locate(samples)
+        for source in np.unique(sources).tolist():
+            own = sources == source
+            assert np.array_equal(mixture(of).samples_of(source, draws[own]), samples[own])
+
+
+def test_a_draw_that_no_phase_comes_to_has_no_sample() -> None:
+    of = [
+        Phase(start_sample=0, members=(0, 1), weights=(1.0, 1.0)),
+        Phase(start_sample=512, members=(1,), weights=(1.0,)),
+    ]
+    assert mixture(of).samples_of(0, np.array([255, 256, 10**6])).tolist()[1:] == [-1, -1]
+    assert mixture(of).samples_of(0, np.array([255]))[0] < 512 and mixture(of).samples_of(2, np.array([0])) == [-1]
+    assert mixture(of).samples_of(1, np.array([256])) == [512]
+
+
 @given(of=phases())
 @settings(max_examples=50, deadline=None)
 def test_only_a_phase_s_own_sources_are_read_and_in_their_proportions(of: list[Phase]) -> None:

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fanal.splitmix import mix64
-from pretrain.data.order import ROUNDS, ChunkOrder, ChunkOrders, permute, random_keys
+from pretrain.data.order import ROUNDS, ChunkOrder, ChunkOrders, permute, random_keys, unpermute
 
 
 def permuted(size: int, key: str, indices: np.ndarray | None = None) -> np.ndarray:
@@ -63,6 +63,14 @@ def test_arrays_follow_the_definition_in_python_s_integers(size: int, key: str, 
     indices = data.draw(st.lists(st.integers(0, size - 1), min_size=1, max_size=4))
     keys = random_keys(key, ROUNDS).tolist()
     assert permuted(size, key, np.array(indices)).tolist() == [feistel_by_hand(i, size, keys) for i in indices]
+
+
+@given(size=st.integers(1, 2**53), key=st.text(max_size=8), data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_the_way_back_leads_to_where_an_index_came_from(size: int, key: str, data: st.DataObject) -> None:
+    indices = np.array(data.draw(st.lists(st.integers(0, size - 1), min_size=1, max_size=4)), np.uint64)
+    sizes, keys = np.full(len(indices), size, np.uint64), random_keys(key, ROUNDS)[:, None]
+    assert unpermute(permute(indices, sizes, keys), sizes, keys).tolist() == indices.tolist()
 
 
 @pytest.mark.parametrize("size", [2, 3, 4, 5, 6])
@@ -149,6 +157,21 @@ def test_many_sources_at_once_give_what_each_gives_alone(
     sources, ranks = np.array([(source % len(orders), rank) for source, rank in asked], np.int64).T
     together = ChunkOrders(orders).start_tokens(sources, ranks).tolist()
     assert together == [orders[s].start_token(r) for s, r in zip(sources.tolist(), ranks.tolist(), strict=True)]
+
+
+@given(
+    sizes=st.lists(st.tuples(st.integers(9, 3000), st.booleans()), min_size=1, max_size=9),
+    source=st.integers(0, 8),
+    draws=st.lists(st.integers(0, 10**9), min_size=1, max_size=30),
+)
+@settings(max_examples=40, deadline=None)
+def test_a_chunk_leads_back_to_its_draw(sizes: list[tuple[int, bool]], source: int, draws: list[int]) -> None:
+    orders = [order(size, shuffle=shuffle, key=f"{i}") for i, (size, shuffle) in enumerate(sizes)]
+    many, source = ChunkOrders(orders), source % len(orders)
+    sources = np.full(len(draws), source)
+    starts, epochs = many.start_tokens(sources, np.array(draws)), many.epochs(sources, np.array(draws))
+    chunks, rest = np.divmod(starts - many.offsets(source, epochs), orders[source].stride)
+    assert not rest.any() and many.draws_of(source, epochs, chunks).tolist() == draws
 
 
 def test_epochs_differ_in_order_and_in_where_chunks_are_cut() -> None:

@@ -1,0 +1,56 @@
+"""What a job's own record says of how a start ended: the decision that its chain of jobs took afterwards."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fanal.fields import fit, is_count, is_text
+from fanal.json_lines import read_lines
+from fanal.ownership import why_not_own
+from fanal.run_folder import JOBS_FILE, LAUNCH_DIR
+from pretrain.ledger.starts import Attempt
+
+RULES = {
+    "started": {"job": is_text, "restart": is_count},
+    "decided": {"job": is_text, "restart": is_count, "action": is_text, "reason": is_text},
+}
+Decisions = dict[int, str]
+"""By the id of an attempt: the action and its reason."""
+
+
+def decisions_of(run_dir: Path, attempts: Sequence[Attempt]) -> Decisions:
+    """Return what was decided after each start of a job, as far as it is noted: the n-th start of a job's file is its n-th that the
+    trainer has a file of, where there are as many of both."""
+    begun: dict[str, list[int]] = {}
+    decided: dict[tuple[str, int], str] = {}
+    for record in _noted(run_dir):
+        event = record.get("event")
+        if event not in RULES or not fit(record, RULES[event]):
+            continue
+        if event == "started":
+            begun.setdefault(record["job"], []).append(record["restart"])
+        else:
+            decided[record["job"], record["restart"]] = f"{record['action']}: {record['reason']}"
+    of_job: dict[str, list[Attempt]] = {}
+    for attempt in attempts:
+        if attempt.file is not None and attempt.file.job is not None:
+            of_job.setdefault(attempt.file.job, []).append(attempt)
+    found: Decisions = {}
+    for job, starts in of_job.items():
+        restarts = begun.get(job, [])
+        if len(restarts) != len(starts):
+            continue
+        for attempt, restart in zip(starts, restarts, strict=True):
+            if (decision := decided.get((job, restart))) is not None:
+                found[id(attempt)] = decision
+    return found
+
+
+def _noted(run_dir: Path):
+    """The lines of the run's jobs, if nobody but its owner can have written them."""
+    path = run_dir / LAUNCH_DIR / JOBS_FILE
+    try:
+        owner = run_dir.stat().st_uid
+        believed = why_not_own(path.parent, owner) is None and why_not_own(path, owner) is None
+    except (FileNotFoundError, NotADirectoryError):
+        return iter(())
+    return read_lines(path) if believed else iter(())

@@ -1,0 +1,60 @@
+"""``RUN_DIR/energy/start-00001-rank-00000.json``: what the energy counters of one node rose by during one start of a run.
+
+One process of each node that may read them writes its node's file, again and again, whole each time: after a kill the last one says
+what was measured until then.
+"""
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from fanal.errors import DamageError, user_path
+from fanal.files import write_bytes_durably
+from fanal.records import has_own_hash, own_hash, read_json, record_bytes, record_in
+from fanal.run_folder import ENERGY_DIR, energy_name
+
+RAPL = "RAPL counters (Linux powercap: sockets and memory, no GPUs, no other parts of the nodes)"
+OWN_HASH = "energy_sha256"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnergyFile:
+    """Content of a node's file."""
+
+    start: int
+    rank: int
+    """Rank that read the counters."""
+    host: str
+    measured_s: float
+    """Seconds from the first reading, when the start was ready to train, to the last."""
+    joules: dict[str, float]
+    """By counter, such as ``intel-rapl:0 package-0``."""
+    energy_sha256: str | None = None
+    """SHA-256 of everything else in this file (``own_hash``)."""
+
+
+def write_energy_file(run_dir: str | Path, found: EnergyFile) -> None:
+    """Write a node's file, durably. Raises: PassingError or UserError if the disk does not take it."""
+    folder = Path(run_dir) / ENERGY_DIR
+    with user_path(folder):
+        folder.mkdir(exist_ok=True)
+    bare = replace(found, energy_sha256=None)
+    content = record_bytes(replace(bare, energy_sha256=own_hash(asdict(bare), OWN_HASH)))
+    write_bytes_durably(folder / energy_name(found.start, found.rank), content)
+
+
+def read_energy(run_dir: str | Path, start: int) -> float | None:
+    """Return the joules that the nodes of a start measured together; None if none has a file. Raises: DamageError."""
+    paths = sorted((Path(run_dir) / ENERGY_DIR).glob(energy_name(start)))
+    return sum(sum(_read(path).joules.values()) for path in paths) if paths else None
+
+
+def _read(path: Path) -> EnergyFile:
+    remedy = "copy it again from an intact copy of the run folder, or move it away"
+    content = read_json(path, remedy=remedy, error=DamageError)
+    if (
+        not isinstance(content, dict)
+        or not isinstance(content.get(OWN_HASH), str)
+        or not has_own_hash(content, OWN_HASH)
+    ):
+        raise DamageError(f"{path} must have the content whose sha256 is its {OWN_HASH}, and it has not; {remedy}")
+    return record_in(EnergyFile, content, path, remedy=remedy, error=DamageError)

@@ -1,0 +1,157 @@
+"""Energy: Slurm's accounts from a sacct on the path, and counters in a folder like /sys/class/powercap."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fanal.energy_counters import open_zones
+from fanal.errors import DamageError
+from fanal.run_folder import ENERGY_DIR
+from pretrain.ledger.slurm_energy import JobEnergy, jobs_energy
+from pretrain.log.energy_file import read_energy
+from pretrain.train import energy as energy_module
+from pretrain.train.energy import EnergyMeter, measured_energy
+
+
+def put_sacct(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str, *, code: int = 0) -> Path:
+    """A sacct that prints this and notes how it was called."""
+    command = folder / "sacct"
+    (folder / "answer").write_text(text)
+    command.write_text(f'#!/bin/sh\necho "$@" >"{folder}/called"\ncat "{folder}/answer"\nexit {code}\n')
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    return folder / "called"
+
+
+ACCOUNTS = """\
+71|3600|9000000
+71.batch|3600|9000000
+71.extern|3600|0
+71.0|3500|8800000
+72|100|
+72.batch|100|40000
+72.extern|100|
+72.0|40|30000
+72.1|50|35000
+73|20|18446744073709551614
+73.0|20|18446744073709551614
+74|50|1000
+74.0|50|900
+74|30|500
+74.0|30|450
+711|5|77
+"""
+
+
+def test_the_line_of_a_job_counts_else_its_own_steps_and_requeues_add_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called = put_sacct(tmp_path, monkeypatch, ACCOUNTS)
+    monkeypatch.setenv("SACCT_FORMAT", "nodelist")
+    found, problem = jobs_energy(["71", "72", "73", "74", "75"])
+    assert problem is None
+    assert found == {
+        "71": JobEnergy(job="71", elapsed_s=3600, joules=9_000_000, from_steps=False),
+        "72": JobEnergy(job="72", elapsed_s=100, joules=65_000, from_steps=True),
+        "73": JobEnergy(job="73", elapsed_s=20, joules=None, from_steps=False),
+        "74": JobEnergy(job="74", elapsed_s=80, joules=1_500, from_steps=False),
+    }
+    assert "--jobs=71,72,73,74,75 --duplicates" in called.read_text()
+
+
+def test_a_sacct_that_fails_or_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_sacct(tmp_path, monkeypatch, "Slurm accounting storage is disabled\n", code=1)
+    assert jobs_energy(["71"]) == ({}, "sacct failed (1): Slurm accounting storage is disabled")
+    put_sacct(tmp_path, monkeypatch, "")
+    assert jobs_energy(["71"]) == ({}, "sacct has no account of these jobs")
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    assert jobs_energy(["71"]) == ({}, "sacct is not on this machine")
+    assert jobs_energy([]) == ({}, "no start was a Slurm job")
+
+
+def put_zone(folder: Path, name: str, label: str, value: int, *, top: int = 1000_000_000) -> Path:
+    zone = folder / name
+    zone.mkdir(parents=True)
+    (zone / "name").write_text(f"{label}\n")
+    (zone / "max_energy_range_uj").write_text(f"{top}\n")
+    (zone / "energy_uj").write_text(f"{value}\n")
+    return zone / "energy_uj"
+
+
+@pytest.fixture
+def powercap(tmp_path: Path) -> dict[str, Path]:
+    """Two sockets, the cores and the memory of one, the whole platform, and a package of the older kind that holds no zone."""
+    folder = tmp_path / "powercap"
+    named = {
+        "intel-rapl:0": "package-0", "intel-rapl:0:0": "core", "intel-rapl:0:1": "dram", "intel-rapl:1": "package-1",
+        "intel-rapl:2": "psys",
+    }  # fmt: skip
+    counters = {name: put_zone(folder, name, label, 500_000_000) for name, label in named.items()}
+    (folder / "intel-rapl").mkdir()
+    return counters
+
+
+def test_sockets_and_their_memory_are_counted_once(powercap: dict[str, Path]) -> None:
+    zones = open_zones(powercap["intel-rapl:0"].parents[1])
+    assert [zone.name for zone in zones] == ["intel-rapl:0 package-0", "intel-rapl:0:1 dram", "intel-rapl:1 package-1"]
+
+
+def test_a_counter_that_begins_again_at_0_goes_on(powercap: dict[str, Path]) -> None:
+    (zone, *_) = open_zones(powercap["intel-rapl:0"].parents[1])
+    for value in (900_000_000, 100_000_000, 100_000_000, 50_000_000):
+        powercap["intel-rapl:0"].write_text(f"{value}\n")
+        zone.read()
+    assert zone.total_uj == 400_000_000 + 200_000_000 + 0 + 950_000_000
+
+
+def test_a_counter_that_goes_away_for_a_while_is_counted_when_it_is_back(powercap: dict[str, Path]) -> None:
+    (zone, *_) = open_zones(powercap["intel-rapl:0"].parents[1])
+    powercap["intel-rapl:0"].write_text("not now\n")
+    zone.read()
+    powercap["intel-rapl:0"].write_text("600000000\n")
+    zone.read()
+    assert zone.total_uj == 100_000_000
+
+
+def test_no_counters_no_file(tmp_path: Path) -> None:
+    with measured_energy(tmp_path, start=1, powercap=tmp_path / "nothing"):
+        pass
+    assert read_energy(tmp_path, 1) is None
+    assert not (tmp_path / ENERGY_DIR).exists()
+
+
+def test_a_node_writes_what_its_counters_rose_by_and_the_ledger_adds_nodes_up(
+    tmp_path: Path, powercap: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(energy_module, "READ_EVERY_S", 0.01)
+    with measured_energy(tmp_path, start=3, powercap=powercap["intel-rapl:0"].parents[1]):
+        powercap["intel-rapl:0"].write_text("900000000\n")
+        powercap["intel-rapl:2"].write_text("990000000\n")
+    assert read_energy(tmp_path, 3) == 400.0
+    second = EnergyMeter(tmp_path, open_zones(powercap["intel-rapl:0"].parents[1]), start=3, rank=8)
+    powercap["intel-rapl:1"].write_text("510000000\n")
+    second.write()
+    assert read_energy(tmp_path, 3) == 410.0
+    assert read_energy(tmp_path, 2) is None
+
+
+def test_an_altered_file_is_refused(tmp_path: Path, powercap: dict[str, Path]) -> None:
+    with measured_energy(tmp_path, start=1, powercap=powercap["intel-rapl:0"].parents[1]):
+        pass
+    (path,) = (tmp_path / ENERGY_DIR).iterdir()
+    content = json.loads(path.read_text())
+    content["joules"]["intel-rapl:0 package-0"] = 5.0
+    path.write_text(json.dumps(content))
+    with pytest.raises(DamageError, match="sha256"):
+        read_energy(tmp_path, 1)
+
+
+def test_a_disk_that_does_not_take_it_is_named_once_and_training_goes_on(
+    tmp_path: Path, powercap: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / ENERGY_DIR).write_text("no folder")
+    meter = EnergyMeter(tmp_path, open_zones(powercap["intel-rapl:0"].parents[1]), start=1, rank=0)
+    meter.write()
+    meter.write()
+    assert caplog.text.count("the energy of this node is not written") == 1

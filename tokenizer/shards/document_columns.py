@@ -1,0 +1,127 @@
+"""Columns of a shard's documents, PREFIX.documents.parquet: where each document came from, and what its input said of it.
+
+One row a document, in the order of the shard. Columns, of which a shard has those that its input gave (``documents_columns`` of its
+manifest):
+
+file       string    input file, as the manifest's ``input_files`` spell it
+position   int64     line from 1, row of a Parquet file from 0, or 0 where the file is the document
+id         string    the document's own name
+host       string    registrable domain of its URL, by the public suffix list
+licence, language, date
+           string    as the document says
+...        string    fields that the user asked to keep, by their names
+
+All but the first two may be null. Training never opens the file. Written by columns_writer.py.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+
+from fanal.errors import error_type, may_pass, user_path
+from fanal.files import sha256_of_file
+from tokenizer.shards.manifest import DamagedShardError, ShardError, ShardManifest, documents_path
+
+FILE, POSITION = "file", "position"
+ORIGIN = (FILE, POSITION)
+"""Columns that every document has."""
+REMEDY = "copy it again from an intact copy, or encode the shard again"
+
+
+def open_columns(prefix: str | Path, manifest: ShardManifest) -> "DocumentColumns | None":
+    """Open the columns of a shard; None if its manifest knows of none. The cost is that of the file's footer.
+
+    Raises: ShardError if the file is missing; DamagedShardError if it is not one of as many documents and these columns, or no
+    Parquet file. That its bytes are those that were written, ``check_hash`` says.
+    """
+    return None if manifest.documents_sha256 is None else DocumentColumns(Path(prefix), manifest)
+
+
+class DocumentColumns:
+    """Opened columns of a shard's documents.
+
+    Attributes: names, the columns that hold something.
+    """
+
+    def __init__(self, prefix: Path, manifest: ShardManifest) -> None:
+        self._path = documents_path(prefix)
+        self._manifest = manifest
+        self.names = manifest.documents_columns
+        with user_path(self._path):
+            exists = self._path.is_file()
+        if not exists:
+            raise ShardError(
+                f"{self._path} does not exist, and the shard's manifest says that it does; copy or encode the shard again"
+            )
+        self._file = self._opened()
+        self._check_footer()
+        metadata = self._file.metadata
+        counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        self._starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+
+    def rows(self, documents: Sequence[int]) -> list[dict[str, str | int | None]]:
+        """Return what is known of these documents, by column, in the order given. Memory holds one row group at a time.
+
+        Raises: DamagedShardError.
+        """
+        numbers = np.asarray(documents, dtype=np.int64)
+        assert not len(numbers) or 0 <= numbers.min() <= numbers.max() < self._manifest.num_documents, (
+            "no such document"
+        )
+        groups = np.searchsorted(self._starts, numbers, side="right") - 1
+        found: list[dict[str, str | int | None]] = [{}] * len(numbers)
+        for group in np.unique(groups).tolist():
+            places = np.flatnonzero(groups == group)
+            table = self._read(lambda group=group: self._file.read_row_group(group, self.names, use_threads=False))
+            rows = table.take(pyarrow.array(numbers[places] - self._starts[group])).to_pylist()
+            for place, row in zip(places.tolist(), rows, strict=True):
+                found[place] = row
+        return found
+
+    def batches(self, columns: Sequence[str]) -> Iterator[pyarrow.RecordBatch]:
+        """Yield these columns of all documents, in order, some thousand documents at a time. Raises: DamagedShardError."""
+        batches = self._file.iter_batches(columns=list(columns), use_threads=False)
+        while (batch := self._read(lambda: next(batches, None))) is not None:
+            yield batch
+
+    def check_hash(self) -> None:
+        """Read the complete file, and compare it with the manifest. Raises: DamagedShardError."""
+        found = sha256_of_file(self._path)
+        if found != self._manifest.documents_sha256:
+            raise DamagedShardError(
+                f"{self._path} has sha256 {found}, expected {self._manifest.documents_sha256}; its bytes changed, {REMEDY}"
+            )
+
+    def _opened(self) -> pyarrow.parquet.ParquetFile:
+        return self._read(
+            lambda: pyarrow.parquet.ParquetFile(
+                self._path, read_dictionary=[FILE], page_checksum_verification=True, pre_buffer=False
+            )
+        )
+
+    def _check_footer(self) -> None:
+        num_rows, names = self._file.metadata.num_rows, self._file.schema_arrow.names
+        if num_rows != self._manifest.num_documents:
+            raise DamagedShardError(
+                f"{self._path} has {num_rows} rows, expected one for each of {self._manifest.num_documents} documents; {REMEDY}"
+            )
+        missing = [name for name in self.names if name not in names]
+        if missing:
+            raise DamagedShardError(f"{self._path} has no column {missing[0]!r}, which the manifest names; {REMEDY}")
+
+    def _read(self, act: Any) -> Any:
+        """Return what is read. Raises: DamagedShardError for bytes that are no Parquet; PassingError where the disk gives none."""
+        try:
+            return act()
+        except (pyarrow.ArrowException, OSError) as problem:
+            if may_pass(problem) or (
+                isinstance(problem, OSError) and problem.errno is not None
+            ):  # Arrow's own has no number
+                raise error_type(problem)(
+                    f"{self._path} cannot be read: {problem}; try again, perhaps on another node"
+                ) from None
+            raise DamagedShardError(f"{self._path} cannot be read as Parquet ({problem}); {REMEDY}") from None
