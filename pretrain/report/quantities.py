@@ -3,6 +3,7 @@
 import datetime
 import math
 from collections.abc import Sequence
+import itertools
 
 SCALES = ((1e15, " quadrillion"), (1e12, " T"), (1e9, " B"), (1e6, " M"), (1e3, " k"))
 """Largest first. B is a billion, as tokens are counted."""
@@ -78,7 +79,7 @@ def labels(numbers: Sequence[float]) -> list[str]:
     """Return the words for the ticks of an axis: one scale for all of them, and digits enough to tell them apart."""
     largest = max((abs(number) for number in numbers), default=0.0)
     scale, unit = next((found for found in SCALES if largest >= found[0] * 10), (1.0, ""))
-    gap = min((abs(b - a) for a, b in zip(numbers, numbers[1:], strict=False)), default=largest or 1.0) / scale
+    gap = min((abs(b - a) for a, b in itertools.pairwise(numbers)), default=largest or 1.0) / scale
     digits = max(0, math.ceil(-math.log10(gap) - 1e-9)) if gap else 0
     if digits > 5:
         return [f"{number:.2g}" for number in numbers]

@@ -1,7 +1,7 @@
 """What a report shows of ``metrics.jsonl``, in one pass over it and in bounded memory, newest record first.
 
-Backwards, since the newest record of a step is the one that counts: what a start trained behind the step from which a later one goes
-on was lost, and that step is known by then. Old logs have no times; theirs are the sums of their steps' times.
+Backwards, since the newest record of a step is the one that counts: what a start trained behind the step from which a later one
+goes on was lost, and that step is known by then. Old logs have no times; theirs are the sums of their steps' times.
 """
 
 import math
