@@ -8,6 +8,8 @@ from fanal.shown import escaped
 
 NO_CHARACTERS = re.compile("[\ufffe\uffff]")
 """Code points that stand for no character, which XML refuses."""
+LONGEST_NAME = 1_000
+"""Characters of a name that are shown."""
 EMPTY = frozenset({"meta", "br", "circle", "line", "path", "rect", "polyline"})
 """Elements without content: HTML's that have none, and shapes of SVG that need none."""
 
@@ -46,7 +48,8 @@ def joined(*content: object) -> Markup:
 
 def name(text: object) -> Markup:
     """Return a name that somebody else has chosen: letters written from right to left change nothing around it."""
-    return element("bdi", text)
+    words = str(text)
+    return element("bdi", words if len(words) <= LONGEST_NAME else f"{words[:LONGEST_NAME]}...")
 
 
 def _parts(content: Iterable[object]) -> Iterable[str]:

@@ -1,13 +1,20 @@
 """Numbers with their units, as people read them."""
 
 import datetime
+import itertools
 import math
 from collections.abc import Sequence
-import itertools
 
 SCALES = ((1e15, " quadrillion"), (1e12, " T"), (1e9, " B"), (1e6, " M"), (1e3, " k"))
 """Largest first. B is a billion, as tokens are counted."""
+LARGEST = 1e100
+"""Limit of what is drawn."""
 BYTES = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+
+
+def finite(value: object) -> float | None:
+    """Return a value of a record as a number; None of what is none, or is not finite: a user may have written it."""
+    return float(value) if type(value) in (int, float) and abs(value) < LARGEST else None  # type: ignore[arg-type,operator]
 
 
 def count(number: float) -> str:
@@ -29,7 +36,8 @@ def figure(number: float | None, digits: int = 4) -> str:
 
 def loss(value: object) -> str:
     """Return a loss; null stands in a record for one that is not finite."""
-    return f"{value:.4f}" if isinstance(value, int | float) and math.isfinite(value) else "not finite"
+    number = finite(value)
+    return "not finite" if number is None else f"{number:.4f}"
 
 
 def percent(share: float | None) -> str:

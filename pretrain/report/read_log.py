@@ -13,6 +13,7 @@ from typing import Any
 from fanal.fields import is_count, is_figure, is_text
 from fanal.run_progress import newest_metrics
 from fanal.running_median import RunningMedian
+from pretrain.report.quantities import finite
 from pretrain.report.thinning import Curve, Point, Rows
 
 MAX_DOMAINS = 24
@@ -51,7 +52,7 @@ class LoggedStart:
     @property
     def step(self) -> int | None:
         """Step after which it went on; None where its line is torn."""
-        return self.record.get("step")
+        return self.record.get("step")  # a count: no other record is taken
 
     @property
     def lost_steps(self) -> int:
@@ -204,7 +205,7 @@ class _Reader:
         self._limit = min(self._limit, step - 1)
         log.num_steps += 1
         log.last_step, log.first_step = log.last_step or record, record
-        log.not_finite += any(name in record and not _finite(record[name]) for name in ("loss", "grad_norm"))
+        log.not_finite += any(name in record and finite(record[name]) is None for name in ("loss", "grad_norm"))
         for name in NUMBERS:
             _add(log.steps.setdefault(name, Curve()), record.get(name), step, tokens, time_s)
         self._by_domain(log.domains, record.get("loss_by_domain"), step, tokens, time_s)
@@ -256,12 +257,8 @@ class _Reader:
 
 
 def _add(curve: Curve, value: object, step: int, tokens: int, time_s: float) -> None:
-    if _finite(value):
-        curve.add(Point(step, tokens, time_s, float(value)))  # type: ignore[arg-type]
-
-
-def _finite(value: object) -> bool:
-    return type(value) in (int, float) and abs(value) < 2**1000  # type: ignore[operator]
+    if (number := finite(value)) is not None:
+        curve.add(Point(step, tokens, time_s, number))
 
 
 def _count(record: Record, name: str) -> int:

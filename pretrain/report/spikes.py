@@ -1,6 +1,7 @@
 """The steps of a run that went wrong, with their samples and, where the shards are still there, their documents."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from fanal.fields import fit, is_count
 from fanal.json_lines import lines_from_end, parse_lines
 from fanal.run_folder import SPIKES_FILE
 from pretrain.data.read import TrainData
+from pretrain.report.quantities import finite
 from pretrain.report.read_log import RunLog
 from pretrain.report.thinning import Curve, Point
 from pretrain.trace.parts import Part, parts_of, with_columns
@@ -55,16 +57,18 @@ class Spikes:
 def read_spikes(run_dir: Path, log: RunLog, data: TrainData | None) -> Spikes:
     """Read the file once, newest line first. Reads indexes and columns of the shards, no tokens."""
     found = Spikes()
-    before: int | None = None
+    newer = math.inf
     lines = (line.decode(errors="replace") for line in lines_from_end(run_dir / SPIKES_FILE))
     for record in parse_lines(lines):
-        if not fit(record, FIELDS) or (before is not None and record["step"] >= before) or _is_lost(record, log):
+        if not fit(record, FIELDS) or record["step"] >= newer or _is_lost(record, log):
             continue  # trained again later
-        before = record["step"]
+        step: int = record["step"]
+        newer = step
         found.num_listed += 1
         found.num_skipped += record.get("skipped") is True
         norm = record.get("grad_norm")
-        found.norms.add(Point(before, 0, float(before), float(norm) if isinstance(norm, int | float) else 0.0))
+        value = finite(norm) or 0.0
+        found.norms.add(Point(step, 0, float(step), value))
         if len(found.shown) < MAX_SHOWN:
             found.shown.append(_spike(record, data, found))
     return found
@@ -72,9 +76,11 @@ def read_spikes(run_dir: Path, log: RunLog, data: TrainData | None) -> Spikes:
 
 def _is_lost(record: Mapping[str, Any], log: RunLog) -> bool:
     """Whether a later start has trained the step again."""
-    number = record.get("start")
-    later = [start for start in log.starts if is_count(number) and (start.number or 0) > number]
-    return any(start.step is not None and start.step < record["step"] for start in later)
+    number, step = record.get("start"), record["step"]
+    if not is_count(number):
+        return False
+    later = (start.step for start in log.starts if start.number is not None and start.number > number)
+    return any(after is not None and after < step for after in later)
 
 
 def _spike(record: Mapping[str, Any], data: TrainData | None, found: Spikes) -> Spike:

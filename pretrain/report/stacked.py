@@ -1,12 +1,12 @@
 """Shares of a whole as stacked areas, or as one bar; and starts as bars on a time line. SVG as of chart.py."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pretrain.report.chart import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Scale, details, look_class
 from pretrain.report.markup import Markup, element, name
 from pretrain.report.quantities import labels, percent, ticks
-import itertools
 
 ROW = 22
 BAR_HEIGHT = 40

@@ -24,7 +24,7 @@ nav ul, .legend { list-style: none; display: flex; flex-wrap: wrap; gap: 0.2rem 
 .cards dt { color: var(--quiet); font-size: 0.8rem; } .cards dd { margin: 0; font-size: 1.15rem; font-weight: 600; }
 .cards small { display: block; font-weight: 400; font-size: 0.8rem; color: var(--quiet); }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1rem; align-items: start; }
-figure { margin: 0; min-width: 0; } figcaption { font-weight: 600; margin-bottom: 0.2rem; }
+figure { margin: 0; min-width: 0; max-width: 38rem; } figcaption { font-weight: 600; margin-bottom: 0.2rem; }
 figure svg[role=img] { display: block; width: 100%; height: auto; }
 svg text { font: 12.5px system-ui, sans-serif; fill: var(--quiet); unicode-bidi: isolate; }
 .grid { stroke: var(--line); fill: none; } .axis { stroke: var(--quiet); fill: none; }

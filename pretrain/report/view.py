@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from fanal.errors import FanalError, UserError
+from fanal.fields import is_count
 from fanal.run_folder import METRICS_FILE, checkpoints_dir
 from pretrain.checkpoint.disk.retention import bad_in, checkpoints_in
 from pretrain.config.schema import RunConfig
@@ -56,7 +57,7 @@ class RunView:
         if self.history is not None:
             return self.history.planned_to
         planned = (self.log.decays[-1] if self.log.decays else self.log.newest_start).get("train_steps")
-        return planned if isinstance(planned, int) else None
+        return planned if is_count(planned) else None
 
 
 def view_of(run_dir: str | Path) -> RunView:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from pretrain.report.chart import Chart, chart_figure, details, table
 from pretrain.report.markup import Markup, element, name
-from pretrain.report.quantities import figure, size
+from pretrain.report.quantities import figure, finite, size
 from pretrain.report.sections.curves import line
 from pretrain.report.view import RunView
 
@@ -19,9 +19,9 @@ def checkpoint_parts(view: RunView) -> Iterator[Markup]:
         rows = [
             [
                 f"{row['step']:,}",
-                size(row["num_bytes"]) if isinstance(row.get("num_bytes"), int) else "–",
-                figure(row.get("stall_s"), 3),
-                figure(row.get("save_s"), 3),
+                size(finite(row.get("num_bytes")) or 0.0),
+                figure(finite(row.get("stall_s")), 3),
+                figure(finite(row.get("save_s")), 3),
                 name(row.get("warning") or "–"),
             ]
             for row in kept

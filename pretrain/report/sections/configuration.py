@@ -33,11 +33,15 @@ def configuration_parts(view: RunView) -> Iterator[Markup]:
         "optimizer": record.get("optimizer"),
         "attention": record.get("attention"),
         "deterministic": record.get("deterministic"),
-        "libraries": ", ".join(f"{key} {value}" for key, value in (record.get("versions") or {}).items()),
+        "libraries": ", ".join(f"{key} {value}" for key, value in _mapping(record.get("versions")).items()),
     }
     rows = [[key, name(value)] for key, value in about.items() if value not in (None, "")]
     if rows:
         yield table(["what", "newest start"], rows)
+
+
+def _mapping(value: object) -> dict[str, object]:
+    return value if isinstance(value, dict) else {}
 
 
 def _changes(changes: tuple[str, ...]) -> Markup:

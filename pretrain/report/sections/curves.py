@@ -5,12 +5,14 @@ from typing import Any
 
 from pretrain.report.chart import Line, Mark, table
 from pretrain.report.markup import Markup, name
-from pretrain.report.quantities import count, figure, loss, percent
+from pretrain.report.quantities import count, figure, finite, loss, percent
 from pretrain.report.read_log import RunLog
 from pretrain.report.thinning import Curve, Point, Rows
 
 TOKENS = "tokens trained"
 TIME_UNITS = ((2 * 86400, 86400.0, "days"), (2 * 3600, 3600.0, "hours"), (120, 60.0, "minutes"), (0, 1.0, "seconds"))
+MAX_LABEL = 200
+"""Characters of a name beside a curve."""
 Across = Callable[[Point], float]
 
 
@@ -27,7 +29,12 @@ def time_axis(log: RunLog) -> tuple[str, Across]:
 
 def line(label: str, curve: Curve, across: Across, look: int, **settings: Any) -> Line:
     """Return the line of a curve."""
-    return Line(label=label, points=[(across(point), point.value) for point in curve.points()], look=look, **settings)
+    return Line(
+        label=label[:MAX_LABEL],
+        points=[(across(point), point.value) for point in curve.points()],
+        look=look,
+        **settings,
+    )
 
 
 def start_marks(log: RunLog, across: Across) -> list[Mark]:
@@ -63,7 +70,7 @@ def record_table(rows: Rows, columns: Mapping[str, Callable[[Mapping[str, Any]],
     shown: Sequence[Mapping[str, Any]] = rows.rows()
     head = ["step", "tokens", *(name(title) for title in columns)]
     body = [
-        [f"{row['step']:,}", count(row.get("consumed_tokens") or 0), *(cell(row) for cell in columns.values())]
+        [f"{row['step']:,}", count(finite(row.get("consumed_tokens")) or 0), *(cell(row) for cell in columns.values())]
         for row in shown
     ]
     caption = f"{len(shown):,} of {rows.count:,} {what}, evenly spread" if len(shown) < rows.count else None
@@ -72,7 +79,7 @@ def record_table(rows: Rows, columns: Mapping[str, Callable[[Mapping[str, Any]],
 
 def number_cell(key: str) -> Callable[[Mapping[str, Any]], str]:
     """Return the cell of a number."""
-    return lambda row: figure(_number(row.get(key)))
+    return lambda row: figure(finite(row.get(key)))
 
 
 def loss_cell(field: str, key: str | None = None) -> Callable[[Mapping[str, Any]], str]:
@@ -82,15 +89,11 @@ def loss_cell(field: str, key: str | None = None) -> Callable[[Mapping[str, Any]
         value = row.get(field)
         if key is not None:
             value = value.get(key, "–") if isinstance(value, dict) else "–"
-        return value if isinstance(value, str) else loss(value)
+        return value if value == "–" else loss(value)
 
     return cell
 
 
 def percent_cell(key: str) -> Callable[[Mapping[str, Any]], str]:
     """Return the cell of a share."""
-    return lambda row: percent(_number(row.get(key)))
-
-
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    return lambda row: percent(finite(row.get(key)))

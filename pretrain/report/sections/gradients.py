@@ -5,7 +5,7 @@ from typing import Any
 
 from pretrain.report.chart import Chart, Mark, chart_figure, details, table
 from pretrain.report.markup import Markup, element, joined, name
-from pretrain.report.quantities import figure, loss
+from pretrain.report.quantities import figure, finite, loss
 from pretrain.report.sections.curves import TOKENS, line, number_cell, start_marks, step_table, tokens_at, tokens_of
 from pretrain.report.spikes import Spike, columns_in_words, sample_in_words
 from pretrain.report.view import RunView
@@ -75,13 +75,13 @@ def spike_list(view: RunView) -> Markup:
 def _spike(spike: Spike) -> Markup:
     record = spike.record
     scores = ", ".join(
-        f"{words} {figure(record[key], 3)} deviations above the mean"
+        f"{words} {figure(score, 3)} deviations above the mean"
         for words, key in (("loss", "loss_z"), ("gradient norm", "grad_norm_z"))
-        if isinstance(record.get(key), int | float)
+        if (score := finite(record.get(key))) is not None
     )
     summary = (
         f"Step {record['step']:,}: {record.get('reason', 'unknown')}, {'skipped' if record.get('skipped') else 'trained on'}; loss "
-        f"{loss(record.get('loss'))}, gradient norm {figure(_number(record.get('grad_norm')))}"
+        f"{loss(record.get('loss'))}, gradient norm {figure(finite(record.get('grad_norm')))}"
     )
     first, count = record["first_sample"], record["num_samples"]
     return details(
@@ -121,7 +121,3 @@ def _at_most(value: float, points: list[Any]) -> float:
     """Return the place of a spike within the drawn range: a step between two records may lie outside of it."""
     values = [point.value for point in points] or [value]
     return min(max(value, min(values)), max(values))
-
-
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

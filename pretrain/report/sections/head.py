@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 
+from fanal.fields import is_losses
 from pretrain.log.summary import duration
 from pretrain.report.markup import Markup, element, name
-from pretrain.report.quantities import count, figure, loss, percent, when
+from pretrain.report.quantities import count, figure, finite, loss, percent, when
 from pretrain.report.view import RunView
 
 Fact = tuple[str, str, str | None]
@@ -53,12 +54,15 @@ def facts(view: RunView) -> Iterator[Fact]:
     first, last = log.first_step, log.last_step
     if first is not None and last is not None:
         yield "steps", f"{last['step']:,}", None
-        yield "tokens trained", count(last.get("consumed_tokens") or 0), None
+        yield "tokens trained", count(finite(last.get("consumed_tokens")) or 0), None
         yield "training loss", loss(last.get("loss")), f"step {first['step']:,}: {loss(first.get('loss'))}"
-        yield "learning rate", figure(last.get("learning_rate"), 3), None
+        yield "learning rate", figure(finite(last.get("learning_rate")), 3), None
     if log.last_validation is not None and log.first_validation is not None:
-        before = log.first_validation.get("validation_loss") or {}
-        for domain, value in list((log.last_validation.get("validation_loss") or {}).items())[:MAX_DOMAINS]:
+        before, after = (
+            found["validation_loss"] if is_losses(found.get("validation_loss")) else {}
+            for found in (log.first_validation, log.last_validation)
+        )
+        for domain, value in list(after.items())[:MAX_DOMAINS]:
             yield f"validation loss, {domain}", loss(value), f"first: {loss(before.get(domain))}"
     if log.num_steps:
         yield "tokens a second", figure(log.pace.value()), "median, all ranks"

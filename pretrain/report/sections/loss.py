@@ -9,6 +9,7 @@ from pretrain.report.sections.curves import (
     Across,
     line,
     loss_cell,
+    number_cell,
     record_table,
     start_marks,
     step_table,
@@ -31,7 +32,7 @@ def loss_charts(view: RunView) -> Iterator[Markup]:
             {
                 "loss": loss_cell("loss"),
                 **{domain: loss_cell("loss_by_domain", domain) for domain in log.domains},
-                "learning rate": lambda row: f"{row.get('learning_rate') or 0:.3g}",
+                "learning rate": number_cell("learning_rate"),
             },
         )
         yield chart_figure(_training(view, TOKENS, tokens_of, "Training loss on tokens"), numbers, _notes(view))

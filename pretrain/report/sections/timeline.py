@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pretrain.log.start_file import StartFile
 from pretrain.report.chart import details, table
 from pretrain.report.markup import Markup, element, name
-from pretrain.report.quantities import when
+from pretrain.report.quantities import finite, when
 from pretrain.report.read_log import LoggedStart
 from pretrain.report.sections.curves import TIME_UNITS
 from pretrain.report.stacked import Bar, timeline_figure
@@ -79,14 +79,14 @@ def _began_unix_s(view: RunView, start: LoggedStart) -> float:
 
 def _row(view: RunView, number: int, start: LoggedStart) -> list[object]:
     file = view.starts.get(number)
-    ranks = file.num_ranks if file is not None else start.record.get("num_ranks")
+    ranks = file.num_ranks if file is not None else finite(start.record.get("num_ranks"))
     return [
         number,
         when(file.time_unix_s if file is not None else start.began_unix_s),
         name(file.user) if file is not None else "–",
         name(file.job) if file is not None and file.job is not None else "–",
         name(_hosts(file)) if file is not None else "–",
-        "–" if ranks is None else f"{ranks}",
+        "–" if ranks is None else f"{ranks:,.0f}",
         name(_code(file)) if file is not None else "–",
         "–" if start.step is None else f"{start.step:,}",
         "–" if start.last_step is None else f"{start.last_step:,}",
