@@ -39,6 +39,7 @@ COMMANDS = {
     "sign": (
         "pretrain", "Sign an export, a checkpoint, a shard or a JSON file: a file NAME.sig beside its certificate or manifest.",
     ),
+    "report": ("pretrain", "Write one HTML file about a run: losses, pace, gradients, data, starts, checkpoints, costs, configuration."),
     "tokenizer": ("tokenizer", "Train or import a tokenizer, encode documents to token shards, and check both."),
     "launch": ("launch", "Turn one YAML into a chain of Slurm jobs that restarts itself after a failure."),
 }  # fmt: skip

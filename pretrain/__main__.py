@@ -30,6 +30,7 @@ from pretrain.config.load import load_run, load_run_to_train
 from pretrain.config.path_rules import paths_of
 from pretrain.ledger.command import ledger
 from pretrain.parallel.caches import use_private_caches
+from pretrain.report.command import report
 from pretrain.start_training import train_local, train_rank
 from pretrain.trace.command import trace
 
@@ -51,6 +52,7 @@ cli.add_command(trace)
 cli.add_command(ledger)
 cli.add_command(verify)
 cli.add_command(sign)
+cli.add_command(report)
 
 
 @cli.command(context_settings=CONTEXT)

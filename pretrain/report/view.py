@@ -1,0 +1,99 @@
+"""Everything that a report shows of one run, gathered once; what cannot be told is a sentence, and its section is left out."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from fanal.errors import FanalError, UserError
+from fanal.fields import is_count
+from fanal.run_folder import METRICS_FILE, checkpoints_dir
+from pretrain.checkpoint.disk.retention import bad_in, checkpoints_in
+from pretrain.config.schema import RunConfig
+from pretrain.data.read import TrainData
+from pretrain.history.data import open_history_data
+from pretrain.history.history import History, history_of
+from pretrain.ledger.ledger import Ledger, ledger_of
+from pretrain.log.start_file import StartFile, read_starts
+from pretrain.report.read_log import RunLog, read_log
+from pretrain.report.spikes import Spikes, read_spikes
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunView:
+    """One run, as far as its folder tells."""
+
+    run_dir: Path
+    log: RunLog
+    spikes: Spikes
+    starts: dict[int, StartFile]
+    """Files of its starts, by number; none of an older run."""
+    history: History | None
+    data: TrainData | None
+    """Its shards, where they are still those that it was trained on."""
+    ledger: Ledger | None
+    checkpoints: list[str]
+    """Names of the checkpoints on the disk, newest first."""
+    set_aside: list[str]
+    """Names of those that were found damaged."""
+    untold: list[str] = field(default_factory=list)
+    """What could not be told, and why."""
+
+    @property
+    def name(self) -> str:
+        """Name of the run: that of its folder."""
+        return self.run_dir.name or self.run_dir.resolve().name
+
+    @property
+    def config(self) -> RunConfig | None:
+        """Its last configuration; None where nothing tells."""
+        return self.history.segments[-1].config if self.history is not None else None
+
+    @property
+    def train_steps(self) -> int | None:
+        """Last step that it is to train."""
+        if self.history is not None:
+            return self.history.planned_to
+        planned = (self.log.decays[-1] if self.log.decays else self.log.newest_start).get("train_steps")
+        return planned if is_count(planned) else None
+
+
+def view_of(run_dir: str | Path) -> RunView:
+    """Gather what a report shows. One pass over the log, of which only bounded parts are kept; the ledger makes its own.
+
+    Raises: UserError if it is the folder of no run that has begun.
+    """
+    folder = Path(run_dir)
+    untold: list[str] = []
+
+    def told(what: str, find: Callable[[], T]) -> T | None:
+        try:
+            return find()
+        except (FanalError, OSError) as error:
+            untold.append(f"{what}: {error}")
+            return None
+
+    log = read_log(folder)
+    starts = told("the files of its starts", lambda: read_starts(folder)) or []
+    history = told("the history of its steps", lambda: history_of(folder))
+    if not log.num_records and history is None:
+        raise UserError(
+            f"RUN_DIR ({run_dir}) must be the folder of a run that has begun, with {METRICS_FILE} in it, and it "
+            f"{'has none' if folder.is_dir() else 'is no folder'}; runs/tiny works once that run has begun"
+        )
+    data = None if history is None else told("its mixture", lambda: open_history_data(history))
+    ledger = None if history is None else told("goodput and energy", lambda: ledger_of(folder))
+    return RunView(
+        run_dir=folder,
+        log=log,
+        spikes=read_spikes(folder, log, data),
+        starts={start.number: start for start in starts},
+        history=history,
+        data=data,
+        ledger=ledger,
+        checkpoints=[path.name for path in checkpoints_in(checkpoints_dir(folder))],
+        set_aside=[path.name for path in bad_in(checkpoints_dir(folder))],
+        untold=list(dict.fromkeys(untold)),
+    )
