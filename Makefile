@@ -43,8 +43,7 @@ SPLITS := train validation
 SHARDS := $(foreach split,$(SPLITS),demo/shards/$(split)-code.json demo/shards/$(split)-prose.json)
 
 .DEFAULT_GOAL := help
-.PHONY: help install data demo test test-quick test-slurm interop kernels kernels-weekly check recipes contexts torture fuzz bench-data bench-checkpoint bench-export bench-recipe bench-growth bench-start bench-step bench-optimizers bench-memory bench-layouts bench-context bench-search soak lock sbom gpu clean
-.PHONY: help install data demo test test-quick test-slurm interop kernels kernels-weekly check recipes contexts torture fuzz bench-data bench-overlap bench-checkpoint bench-export bench-recipe bench-growth bench-start bench-step bench-optimizers bench-memory bench-layouts bench-context soak lock sbom gpu clean
+.PHONY: help install data demo test test-quick test-slurm interop kernels kernels-weekly check recipes contexts torture fuzz bench-data bench-checkpoint bench-export bench-recipe bench-growth bench-start bench-step bench-optimizers bench-memory bench-layouts bench-context bench-search soak lock sbom gpu clean bench-overlap others transformers-4
 
 help:
 	@sed -n '/^#/!q; s/^# //p' Makefile
@@ -179,7 +178,6 @@ $(INTEROP)/others/.installed $(INTEROP)/transformers-4/.installed: $(STAMP)
 	@$(RUN) -c '$(PURELIB)' > "$$($(@D)/bin/python -c '$(PURELIB)')/trainer.pth"
 	@$(MAKE) --no-print-directory --silent $(notdir $(@D)) && touch $@
 
-.PHONY: others transformers-4
 others:
 	@$(RUN) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["interop"], sep="\n")' | \
 	while read -r package; do \

@@ -29,18 +29,18 @@ COMMANDS = {
         "pretrain", "Make a checkpoint whose weights are the mean of several: of a run's newest, or of those that are named.",
     ),
     "generate": ("pretrain", "Generate text from a prompt with a checkpoint, a run's newest one, or a Hugging Face folder."),
-    "verify": ("pretrain", "Check a checkpoint, or every checkpoint of a run, against its manifest."),
-    "trace": ("pretrain", "Say which documents a step trains on, or in which steps a document is trained on, past and to come."),
-    "ledger": ("pretrain", "Account for a run: what it read, who started and stopped it, and what it cost."),
-    "tokenizer": ("tokenizer", "Train or import a tokenizer, encode documents to token shards, check both, and search them."),
     "verify": (
         "pretrain", "Check a checkpoint, every checkpoint of a run, an export, or a shard, against its manifest or certificate.",
     ),
     "sign": (
         "pretrain", "Sign an export, a checkpoint, a shard or a JSON file: a file NAME.sig beside its certificate or manifest.",
     ),
-    "report": ("pretrain", "Write one HTML file about a run: losses, pace, gradients, data, starts, checkpoints, costs, configuration."),
-    "tokenizer": ("tokenizer", "Train or import a tokenizer, encode documents to token shards, and check both."),
+    "trace": ("pretrain", "Say which documents a step trains on, or in which steps a document is trained on, past and to come."),
+    "ledger": ("pretrain", "Account for a run: what it read, who started and stopped it, and what it cost."),
+    "report": (
+        "pretrain", "Write one HTML file about a run: losses, pace, gradients, data, starts, checkpoints, costs, configuration.",
+    ),
+    "tokenizer": ("tokenizer", "Train or import a tokenizer, encode documents to token shards, check both, and search them."),
     "launch": ("launch", "Turn one YAML into a chain of Slurm jobs that restarts itself after a failure."),
 }  # fmt: skip
 """Each command with its package and the first sentence of its help, which is repeated here so that a list imports nothing."""

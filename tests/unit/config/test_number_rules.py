@@ -94,7 +94,8 @@ def test_samples_and_tokens_that_no_64_bit_number_counts_are_refused(config: Pat
 def test_a_ramp_of_too_many_stages_is_refused(config: Path) -> None:
     ramp = ["train.global_batch_size=1000000000", "train.batch_ramp={start: 2, increment: 2, samples: 100000000000}"]
     with pytest.raises(
-        ValueError, match=r"in 499,999,999 stages, and must have at most 10,000; train.batch_ramp.increment=999999998 works"
+        ValueError,
+        match=r"in 499,999,999 stages, and must have at most 10,000; train.batch_ramp.increment=999999998 works",
     ):
         load_run(config, ramp)
     load_run(config, [*ramp, "train.batch_ramp.increment=999999998"])
