@@ -139,6 +139,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, help="where texts are kept; a temporary one if left out")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--only", default="", help="the corpora with these words in their names")
     parser.add_argument("--side", nargs=5, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
@@ -147,6 +148,8 @@ def main() -> None:
         work, rows = Path(temporary), []
         tokenizer = None
         for number, (name, make) in enumerate(CORPORA.items()):
+            if options.only not in name:
+                continue
             text = work / f"corpus-{number}.jsonl"
             with text.open("w", encoding="utf-8") as stream:
                 stream.writelines(
