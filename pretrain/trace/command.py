@@ -38,7 +38,7 @@ from fanal.shown import shown
 def trace(run_dir: str, **options: Any) -> None:
     """Say which documents a step trains on, or in which steps a document is trained on, past and to come.
 
-    It follows by arithmetic from what the run folder holds of its starts and checkpoints; no log is read. Shards that are no
+    It follows by arithmetic from what the run folder holds of its starts and checkpoints; no log is needed. Shards that are no
     longer what the run was trained on are refused, with exit code 2, or 76 where their bytes are not those of their manifests.
     """
 

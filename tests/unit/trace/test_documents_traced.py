@@ -100,7 +100,7 @@ def readings_of(found: DocumentTrace) -> list[tuple[int, int, int]]:
     (phase,) = found.phases
     for reading in phase.readings:
         assert reading.step == reading.sample // BATCH + 1
-        assert reading.is_trained == (reading.step <= phase.trained_to)
+        assert reading.step is not None and reading.is_trained == (reading.step <= phase.trained_to)
     return [(reading.sample, reading.offset, reading.num_tokens) for reading in phase.readings]
 
 
