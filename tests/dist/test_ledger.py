@@ -82,17 +82,19 @@ def chain(small_run: Path, data_folder: Path, tmp_path_factory: pytest.TempPathF
 
 
 def rows_of_steps(folder: Path) -> Iterator[tuple[int, list[list[int]]]]:
-    """The rows that each step held, by step; of one that was trained again the later ones."""
-    latest: dict[int, dict[int, dict]] = {}
-    for path in sorted(folder.glob("read-*.jsonl")):
-        for line in map(json.loads, path.read_text().splitlines()):
-            of_step = latest.setdefault(line["step"], {})
-            if of_step and next(iter(of_step.values()))["replicas"] != line["replicas"]:
-                of_step.clear()
-            of_step[line["replica"]] = line
-    for step in sorted(latest):
-        of_replicas = latest[step]
-        batches = [of_replicas[replica]["held"] for replica in sorted(of_replicas)]
+    """The rows that each step held, in the order of the global batch; of a step that was trained again those of the last time."""
+    of_ranks = [
+        {line["step"]: line for line in map(json.loads, path.read_text().splitlines())}  # the last of each step
+        for path in sorted(folder.glob("read-*.jsonl"))
+    ]
+    for step, line in sorted(of_ranks[0].items()):
+        replicas = line["replicas"]  # rank 0 was there every time; a rank of an earlier layout may say something else
+        held = {
+            of_rank[step]["replica"]: of_rank[step]["held"]
+            for of_rank in reversed(of_ranks)
+            if step in of_rank and of_rank[step]["replicas"] == replicas
+        }
+        batches = [held[replica] for replica in range(replicas)]
         yield step, [row for micro in zip(*batches, strict=True) for rows in micro for row in rows]
 
 
