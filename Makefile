@@ -93,7 +93,7 @@ $(TOKENS): $(CORPUS)
 
 # demo/shards/SPLIT-DOMAIN.json is a shard's manifest, written last: it is there only when the shard is complete.
 demo/shards/%.json: $(TOKENS)
-	@rm -f demo/shards/$*.bin demo/shards/$*.idx demo/shards/$*.json
+	@rm -f demo/shards/$*.bin demo/shards/$*.idx demo/shards/$*.documents.parquet demo/shards/$*.json
 	@$(RUN) -m tokenizer encode --tokenizer demo/tokenizer --input demo/corpus/$(subst -,/,$*).jsonl --output demo/shards/$*
 
 data: $(SHARDS)
@@ -244,6 +244,7 @@ bench-data: $(STAMP)
 	$(RUN) -m bench.data_encode --folder .cache/debian-text
 	$(RUN) -m bench.data_encode --folder .cache/debian-text --imported
 	$(RUN) -m bench.data_reads
+	$(RUN) -m bench.document_columns --folder .cache/debian-text
 
 bench-overlap: $(STAMP)
 	$(RUN) -m bench.overlap
