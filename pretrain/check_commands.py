@@ -42,8 +42,9 @@ def verify(
 ) -> None:
     """Check a checkpoint, every checkpoint of a run, an export, or a shard, against its manifest or certificate.
 
-    Of an export every byte is read, of the others all but tensors and tokens unless --deep is given. The exit code is 76 if
-    one is damaged, or not signed as it should be. Nothing is changed or set aside.
+    Of an export every byte is read, of the others all but tensors and tokens unless --deep is given. PATH may also be a JSON
+    file with a hash of itself, such as a ledger. The exit code is 76 if one is damaged, or not signed as it should be. Nothing
+    is changed or set aside.
     """
     from fanal.console import Console
     from pretrain.inspect.lineage import Places

@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from fanal.errors import UserError, user_path
-from fanal.records import read_json
+from fanal.console import Console
+from fanal.errors import DamageError, UserError, user_path
 from fanal.run_folder import MANIFEST, checkpoints_dir
 from fanal.signatures import read_private_key, sign_file
 from pretrain.checkpoint.disk.manifest import DamagedCheckpointError
@@ -12,6 +12,7 @@ from pretrain.checkpoint.disk.retention import checkpoints_in
 from pretrain.checkpoint.disk.verify import is_checkpoint, real_path, verify_checkpoint
 from pretrain.convert.theirs.certified import CERTIFICATE, DamagedExportError, read_certified
 from pretrain.inspect.verify_export import export_problems
+from pretrain.inspect.verify_json import verify_json
 from tokenizer.shards.manifest import DamagedShardError, prefix_of, shard_paths
 from tokenizer.shards.verify import verify as verify_shards
 
@@ -60,5 +61,6 @@ def sign(path: Path, key_file: str) -> Path:
         for problem in verify_shards([prefix_of(file)])[0].problems:
             raise DamagedShardError(problem)
     else:
-        read_json(file, remedy="write it again")
+        for problem in verify_json(file, Console(), may_have_none=True):
+            raise DamageError(problem)
     return sign_file(file, key)

@@ -1,4 +1,4 @@
-"""``fanal verify PATH``: whatever can be checked, by what it is: a run, a checkpoint, an export, a shard, a signed file."""
+"""``fanal verify PATH``: whatever can be checked, by what it is: a run, a checkpoint, an export, a shard, a JSON file."""
 
 import os
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from pretrain.inspect.signed import is_shard, signed_file
 from pretrain.inspect.verify import say_problems
 from pretrain.inspect.verify import verify as verify_checkpoints
 from pretrain.inspect.verify_export import verify_export
+from pretrain.inspect.verify_json import verify_json
 from tokenizer.shards.manifest import prefix_of
 from tokenizer.shards.verify import verify as verify_shards
 
@@ -56,8 +57,9 @@ def verify_path(wanted: Wanted, console: Console) -> list[str]:
     elif is_shard(path):
         problems = _verify_shard(prefix_of(path), wanted.deep, console)
         say_problems(problems)
-    elif path.is_file() and keys is not None:
-        problems = []  # all that is known of it is its signature
+    elif path.is_file() and path.suffix == ".json":
+        problems = verify_json(path, console, may_have_none=keys is not None)
+        say_problems(problems)
     else:
         problems = verify_checkpoints(path, wanted.deep, console)
     if keys is not None and file is not None:

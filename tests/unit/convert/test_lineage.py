@@ -11,6 +11,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from fanal.console import Console
+from fanal.errors import FanalError
+from fanal.exit_codes import DAMAGED, FINISHED, WRONG_INPUT
 from fanal.records import own_hash
 from fanal.run_folder import COMPLETE, MANIFEST, ORIGIN
 from pretrain.__main__ import cli
@@ -20,6 +22,7 @@ from pretrain.convert.exporting.export import ExportOptions, export
 from pretrain.convert.ours.tokenizer_files import json_bytes
 from pretrain.inspect import lineage as lineage_module
 from pretrain.inspect.verify import verify as verify_checkpoints
+from pretrain.inspect.verify_json import verify_json
 from tests.golden.formats.kept import GEMMA3, LLAMA, V1, KeptRun
 from tests.runs.flips import flipped
 from tests.runs.ssh_keys import make_key, public_key
@@ -245,4 +248,35 @@ def test_what_cannot_be_signed_names_what_can(kept: KeptRun, tmp_path: Path) -> 
     done = CliRunner().invoke(cli, ["sign", str(tmp_path / "nothing"), "--key", key])
     assert done.exit_code == 2 and "must be an export's folder" in done.output
     (tmp_path / "broken.json").write_text("{")
-    assert CliRunner().invoke(cli, ["sign", str(tmp_path / "broken.json"), "--key", key]).exit_code == 2
+    assert CliRunner().invoke(cli, ["sign", str(tmp_path / "broken.json"), "--key", key]).exit_code == 76
+
+
+def test_every_flipped_bit_of_a_file_with_a_hash_of_itself_is_found(tmp_path: Path) -> None:
+    path, content = (
+        tmp_path / "ledger.json",
+        {"run": "é", "tokens": 12, "share": 1e-07, "hosts": ["a", None], "known": True},
+    )
+    path.write_bytes(json_bytes(content | {"ledger_sha256": own_hash(content, "ledger_sha256")}))
+    text = path.read_bytes()
+
+    def exit_code() -> int:
+        try:
+            return DAMAGED if verify_json(path, Console(), may_have_none=False) else FINISHED
+        except FanalError as error:
+            return error.exit_code
+
+    assert exit_code() == FINISHED
+    key = range(text.index(b'"ledger_sha256"'), text.index(b'"ledger_sha256"') + len(b'"ledger_sha256"'))
+    codes = {False: set(), True: set()}
+    for place in range(len(text)):
+        for bit in range(8):
+            with flipped(path, place, bit):
+                codes[place in key].add(exit_code())
+    assert codes == {False: {DAMAGED}, True: {DAMAGED, WRONG_INPUT}}, "under another key it is no hash of itself"
+    assert exit_code() == FINISHED
+
+
+def test_a_file_without_a_hash_of_itself_takes_a_signature(tmp_path: Path) -> None:
+    (tmp_path / "notes.json").write_text("{}")
+    done = CliRunner().invoke(cli, ["verify", str(tmp_path / "notes.json")])
+    assert done.exit_code == 2 and "--public-key FILE.pub checks its signature" in done.output
