@@ -28,7 +28,7 @@ figure { margin: 0; min-width: 0; max-width: 38rem; } figcaption { font-weight: 
 figure svg[role=img] { display: block; width: 100%; height: auto; }
 svg text { font: 12.5px system-ui, sans-serif; fill: var(--quiet); unicode-bidi: isolate; }
 .grid { stroke: var(--line); fill: none; } .axis { stroke: var(--quiet); fill: none; }
-.curve { fill: none; stroke-width: 1.8; stroke-linejoin: round; } .faint { stroke-opacity: 0.45; stroke-width: 1.2; }
+.curve { fill: none; stroke-width: 1.8; stroke-linejoin: round; } .faint { stroke-opacity: 0.7; stroke-width: 1.2; }
 .mark { stroke: var(--quiet); stroke-dasharray: 3 3; fill: none; } .flag { fill: var(--alert); stroke: none; }
 .note { color: var(--quiet); font-size: 0.85rem; margin: 0.3rem 0; } .alert { color: var(--alert); font-weight: 600; }
 details { margin: 0.4rem 0; } summary { cursor: pointer; color: var(--quiet); font-size: 0.9rem; }
