@@ -20,6 +20,7 @@ from fanal.errors import UserError, run_guarded, user_path
 from fanal.exit_codes import CRASH, DAMAGED, INTERRUPTED, WRONG_INPUT
 from fanal.files import write_bytes_durably
 from fanal.shown import on_one_line
+from tokenizer.column_options import column_fields, column_options
 from tokenizer.documents.blocks import Part
 from tokenizer.documents.input_files import find_inputs
 from tokenizer.documents.parse import Fields
@@ -150,6 +151,7 @@ class PartType(click.ParamType):
 @click.option("--domain-field", default="domain", show_default=True, help="Field that holds the kind of text.")
 @click.option("--licence-field", default="licence", show_default=True, help="Field that holds the licence.")
 @click.option("--language-field", default="language", show_default=True, help="Field that holds the language.")
+@column_options
 @click.option(
     "--txt-documents",
     type=click.Choice(["file", "line"]),
@@ -210,6 +212,7 @@ def encode(directory: str, inputs: tuple[str, ...], output: str, **options: Any)
         shuffle_seed=options["shuffle_seed"],
         part=options["part"],
         num_workers=options["workers"],
+        columns=column_fields(options),
     )
     manifest = report.manifest
     click.echo(

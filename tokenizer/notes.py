@@ -7,6 +7,7 @@ import click
 
 from fanal.files import HASH_BLOCK_BYTES
 from fanal.shown import on_one_line
+from tokenizer.documents.column_fields import MAX_VALUE_CHARACTERS
 from tokenizer.documents.file_names import COMPRESSIONS
 from tokenizer.documents.input_files import FoundInputs
 from tokenizer.encoding.encode import EncodeReport
@@ -53,6 +54,13 @@ def say_report(output: str, report: EncodeReport) -> None:
         what = f"{count:,} documents give a field more than once, and the last one was taken"
         click.echo(f"{output}: warning: {what}:", err=True)
         _say_first(report.repeated, count)
+    for name in report.not_found:
+        click.echo(on_one_line(f"{output}: warning: no document has field {name!r} to keep"), err=True)
+    for name, count in report.too_long.items():
+        what = (
+            f"{count:,} documents have a {name!r} of more than {MAX_VALUE_CHARACTERS:,} characters, and it was not kept"
+        )
+        click.echo(on_one_line(f"{output}: warning: {what}"), err=True)
     for twins in _same_names(report):
         what = f"{' and '.join(twins)} have one name in several compressions, and the shard has the documents of each"
         click.echo(on_one_line(f"{output}: warning: {what}"), err=True)

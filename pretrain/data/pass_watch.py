@@ -10,6 +10,8 @@ from pretrain.data.sources import Sources
 FIRST = HARMLESS_PASSES
 """Passes after which the first line comes; each further line after twice as many. So a source of one sample, which begins a pass
 with each that it gives, has a line or two a run and not one a step."""
+LATE = 64
+"""A line may come late by a 64th of the samples so far, so that a run looks a few hundred times, however many sources pass."""
 
 
 class PassWatch:
@@ -46,5 +48,6 @@ class PassWatch:
             found.update(zip(passed.tolist(), self._passes[passed].tolist(), strict=True))
             self._passes[passed] *= 2
         # A sample is of one source: no source can pass its number before as many samples as it lacks.
-        self._not_before = consumed_samples + int((self._passes * self._chunks - drawn).min()) + 1
+        lacking = int((self._passes * self._chunks - drawn).min())
+        self._not_before = consumed_samples + max(lacking + 1, consumed_samples // LATE)
         return sorted(found.items(), key=lambda pair: -pair[1])

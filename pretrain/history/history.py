@@ -102,8 +102,7 @@ def history_of(run_dir: str | Path, *, chain: bool = True) -> History:
     newest = newest_of(checkpoints[-1]) if checkpoints else None
     points = [point_of_start(start, folder) for start in starts]
     last = _last(points[-1].standing if points else None, newest)
-    told_by_starts = bool(points) and points[0].standing.step == 0
-    segments = segments_of([] if told_by_starts else points_of_checkpoints(checkpoints, folder), points, last=last)
+    segments = segments_of(points, lambda: points_of_checkpoints(checkpoints, folder), last=last)
     origin = _origin(starts, newest)
     before, missing = _earlier(origin) if chain else ((), None)
     return History(

@@ -1,6 +1,6 @@
 """Stretches of steps that a run trained with one configuration, laid one behind the other."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from fanal.errors import DamageError
@@ -40,25 +40,31 @@ class Segment:
         return range(first, first + global_batch_size_at(self.config.train, first))
 
 
-def segments_of(checkpoints: Sequence[Point], starts: Sequence[Point], *, last: Standing) -> list[Segment]:
+def segments_of(
+    starts: Sequence[Point], checkpoints: Callable[[], Sequence[Point]], *, last: Standing
+) -> list[Segment]:
     """Lay out the steps of a run, from its first to the last one that it is to train.
 
-    Args: checkpoints, by rising step; starts, by their numbers; last: the point that the run has come to as far as its newest
-        checkpoint says, or its last start.
-    Raises: DamageError if they contradict each other.
+    Args: starts, by their numbers; checkpoints, by rising step, which are only read where no start tells; last: the point that the
+        run has come to as far as its newest checkpoint says, or its last start.
+    Raises: DamageError if two starts contradict each other.
     """
+    present = {start.start for start in starts}
     line = _line_of(starts)
-    begin = line[0].standing if line else None
-    earlier = [point for point in checkpoints if begin is None or point.standing.step < begin.step]
-    if line and line[0].standing.step:
-        earlier.append(line[0])  # a run from before there were files of starts
-    segments = list(_before(earlier))
-    for number, point in enumerate(line):
-        end = line[number + 1].standing if number + 1 < len(line) else None
-        segments.append(_of_start(point, end, last))
-    if not line:
-        segments.append(_planned(earlier[-1], last))
-    return _joined(segment for segment in segments if segment.end_step > segment.first_step)
+    segments: list[Segment] = []
+    before: Point | None = None
+    for point in line:
+        numbers = range(before.start or 0 if before is not None else 0, point.start or 0)
+        missing = any(number not in present for number in numbers[1:])
+        segments += _up_to(before, point, checkpoints, may_be_missing=missing)
+        before = point
+    if before is None or not _leads(before.config, before.standing, last):
+        # An older run, or a last start whose file a full disk did not take.
+        points = _behind(checkpoints(), before)
+        segments += _between(points, before)
+        before = points[-1]
+    segments.append(_planned(before, last))
+    return _joined([segment for segment in segments if segment.end_step > segment.first_step])
 
 
 def _line_of(starts: Sequence[Point]) -> list[Point]:
@@ -70,44 +76,51 @@ def _line_of(starts: Sequence[Point]) -> list[Point]:
     return line
 
 
-def _of_start(point: Point, end: Standing | None, last: Standing) -> Segment:
-    """The steps of one start, up to where the next one goes on, or to the end of the run."""
-    if end is None:
-        return _planned(point, last)
-    samples = consumed_samples_at(point.config.train, end.step, point.standing)
-    if samples != end.consumed_samples:
+def _up_to(
+    before: Point | None, point: Point, checkpoints: Callable[[], Sequence[Point]], *, may_be_missing: bool
+) -> list[Segment]:
+    """The steps from one start, or from the first step, to where the next one goes on."""
+    if not point.standing.step:
+        return []
+    if before is not None and _leads(before.config, before.standing, point.standing):
+        return [_segment(before, before.standing, point.standing)]
+    if before is not None and not may_be_missing:
+        samples = consumed_samples_at(before.config.train, point.standing.step, before.standing)
         raise DamageError(
-            f"{point.known_from} leads to {samples:,} samples after step {end.step:,}, and the next start went on from "
-            f"{end.consumed_samples:,}: one of the two was altered, or comes from another run; copy both again"
+            f"{before.known_from} leads to {samples:,} samples after step {point.standing.step:,}, and {point.known_from} goes on "
+            f"from {point.standing.consumed_samples:,}: one of the two comes from another run; copy both again"
         )
-    return _segment(point, point.standing, end)
+    told = [found for found in _behind(checkpoints(), before) if found.standing.step < point.standing.step]
+    return _between([*told, point], before)
+
+
+def _behind(points: Sequence[Point], before: Point | None) -> list[Point]:
+    """The points behind a start, or all."""
+    return [point for point in points if before is None or point.standing.step > before.standing.step]
+
+
+def _between(points: Sequence[Point], before: Point | None) -> list[Segment]:
+    """The steps from a start, or from the first step, to the last of these points: each stretch between two of them with the
+    configuration whose batches lead from the one to the other."""
+    segments = []
+    since, config = (NEW_RUN, None) if before is None else (before.standing, before.config)
+    for point in points:
+        # A start's own configuration begins there; that of a checkpoint led to it.
+        candidates = (config, point.config) if point.start is not None else (point.config, config)
+        chosen = next(
+            (found for found in candidates if found is not None and _leads(found, since, point.standing)), None
+        )
+        own = replace(point, start=None, num_ranks=None, config=chosen or config or point.config)
+        segments.append(replace(_segment(own, since, point.standing), has_steps=chosen is not None))
+        since, config = point.standing, point.config
+    return segments
 
 
 def _planned(point: Point, last: Standing) -> Segment:
     """The steps from a point to the end of its run."""
     train = point.config.train
-    reached = consumed_samples_at(train, last.step, point.standing)
-    if reached != last.consumed_samples:
-        raise DamageError(
-            f"{point.known_from} leads to {reached:,} samples after step {last.step:,}, and the newest checkpoint has "
-            f"{last.consumed_samples:,}: one of the two was altered, or comes from another run; copy both again"
-        )
     end = max(last_step(point.config.optim, train, last), last.step)
     return _segment(point, point.standing, Standing(end, consumed_samples_at(train, end, point.standing)))
-
-
-def _before(points: Sequence[Point]) -> list[Segment]:
-    """The steps up to the last of these points, of which no start tells: each stretch between two of them, with the
-    configuration whose batches lead from the one to the other."""
-    segments, since, config = [], NEW_RUN, None
-    for point in points:
-        # A start's own configuration begins there; that of a checkpoint led to it.
-        candidates = (config, point.config) if point.start is not None else (point.config, config)
-        chosen = next((found for found in candidates if found is not None and _leads(found, since, point.standing)), None)
-        own = replace(point, start=None, num_ranks=None, config=chosen or config or point.config)
-        segments.append(replace(_segment(own, since, point.standing), has_steps=chosen is not None))
-        since, config = point.standing, point.config
-    return segments
 
 
 def _leads(config: RunConfig, since: Standing, to: Standing) -> bool:

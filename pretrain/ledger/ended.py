@@ -1,7 +1,8 @@
 """What a job's own record says of how a start ended: the decision that its chain of jobs took afterwards."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from fanal.fields import fit, is_count, is_text
 from fanal.json_lines import read_lines
@@ -22,7 +23,7 @@ def decisions_of(run_dir: Path, attempts: Sequence[Attempt]) -> Decisions:
     trainer has a file of, where there are as many of both."""
     begun: dict[str, list[int]] = {}
     decided: dict[tuple[str, int], str] = {}
-    for record in _noted(run_dir):
+    for record in noted(run_dir):
         event = record.get("event")
         if event not in RULES or not fit(record, RULES[event]):
             continue
@@ -45,12 +46,12 @@ def decisions_of(run_dir: Path, attempts: Sequence[Attempt]) -> Decisions:
     return found
 
 
-def _noted(run_dir: Path):
-    """The lines of the run's jobs, if nobody but its owner can have written them."""
+def noted(run_dir: Path) -> Iterator[dict[str, Any]]:
+    """Yield the lines about the run's jobs, if nobody but its owner can have written them."""
     path = run_dir / LAUNCH_DIR / JOBS_FILE
     try:
         owner = run_dir.stat().st_uid
-        believed = why_not_own(path.parent, owner) is None and why_not_own(path, owner) is None
+        believed = not why_not_own(path.parent, owner) and not why_not_own(path, owner)
     except (FileNotFoundError, NotADirectoryError):
         return iter(())
     return read_lines(path) if believed else iter(())

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow
-import pyarrow.compute
 
 from tokenizer.shards.document_columns import DocumentColumns
 from tokenizer.shards.manifest import ShardManifest
@@ -59,8 +58,8 @@ class DocumentLabels:
     def _encoded(self, name: str, column: pyarrow.ChunkedArray) -> Values:
         """Where a document says nothing, what its shard says of all counts."""
         if (given := self._given[name]) is not None:
-            column = pyarrow.compute.fill_null(column, given)
-        encoded = pyarrow.compute.dictionary_encode(column, null_encoding="encode").combine_chunks()
+            column = column.fill_null(given)
+        encoded = column.dictionary_encode(null_encoding="encode").combine_chunks()
         if isinstance(encoded, pyarrow.ChunkedArray):  # of an empty column, or of several chunks in older versions
             encoded = pyarrow.concat_arrays(encoded.unify_dictionaries().chunks)
         return Values(encoded.indices.to_numpy().astype(np.int64), encoded.dictionary.to_pylist())

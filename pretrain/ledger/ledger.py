@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fanal.fields import is_count
 from fanal.json_lines import read_lines
 from fanal.records import own_hash
 from fanal.run_folder import SPIKES_FILE
@@ -51,6 +50,10 @@ class RunAccount:
     decisions: Decisions
     bad_steps: tuple[SkippedStep, ...]
     hours: Hours
+
+    def as_hours(self) -> list[Hours | None]:
+        """The hours of each start."""
+        return [hours_of(start) for start in self.starts]
 
     @property
     def skipped_steps(self) -> int:
@@ -131,7 +134,7 @@ def ledger_of(
         runs=tuple(runs),
         missing=history.missing if chain else None,
         data=data_read(history.phases, deep=deep),
-        hours=hours_in_all(hours_of(start) for run in runs for start in run.starts),
+        hours=hours_in_all(hours for run in runs for hours in run.as_hours()),
         energy=energy_of([(Path(run.run_dir), run.starts) for run in runs], co2_g_per_kwh=co2_g_per_kwh),
     )
 
@@ -163,10 +166,10 @@ def _bad_steps(history: History) -> Sequence[SkippedStep]:
     found: dict[int, SkippedStep] = {}
     for record in read_lines(history.run_dir / SPIKES_FILE):
         step = record.get("step")
-        if not is_count(step) or step > history.trained_to:
+        if type(step) is not int or not 0 < step <= history.trained_to:
             continue
         found.pop(step, None)
-        last = history.segment_of_step(step).start if step else None
+        last = history.segment_of_step(step).start
         if last is None or record.get("start") in (None, last):
             found[step] = SkippedStep(
                 step=step, reason=str(record.get("reason")), skipped=record.get("skipped") is True

@@ -3,7 +3,7 @@
 From the files of its starts; of an older run, which has none, from the lines of its log, which know less.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -119,7 +119,7 @@ def _begun(history: History) -> list[Attempt]:
     return sorted([*of_log, *of_files], key=lambda attempt: attempt.number or 0)
 
 
-def _records(run_dir: Path, attempts: list[Attempt]):
+def _records(run_dir: Path, attempts: list[Attempt]) -> Iterator[tuple[Attempt, Record]]:
     """Yield (start, record) of every line that can be relied on. The lines of older versions are of the start before them."""
     by_number = {attempt.number: attempt for attempt in attempts if attempt.number is not None}
     unnumbered = iter([attempt for attempt in attempts if attempt.number is None])
@@ -142,10 +142,9 @@ def _add_times(run_dir: Path, attempts: list[Attempt]) -> None:
     last_stall: dict[int, tuple[int, float]] = {}
     for attempt, record in _records(run_dir, attempts):
         key, kind, step = id(attempt), record["kind"], record["step"]
-        if is_figure(elapsed := record.get("elapsed_s")):
-            attempt.elapsed_s = max(attempt.elapsed_s or 0.0, elapsed)
-        if is_figure(now := record.get("time_unix_s")):
-            attempt.end_time_unix_s = now
+        if (elapsed_s := _figure(record, "elapsed_s")) is not None:
+            attempt.elapsed_s = max(attempt.elapsed_s or 0.0, elapsed_s)
+        attempt.end_time_unix_s = _figure(record, "time_unix_s") or attempt.end_time_unix_s
         if kind == "step":
             first = timed_to.get(key, attempt.step)
             useful, lost = max(0, min(step, attempt.kept_to) - first), max(0, step - max(first, attempt.kept_to))
@@ -159,7 +158,13 @@ def _add_times(run_dir: Path, attempts: list[Attempt]) -> None:
             last_stall[key] = step, record["stall_s"]
         elif kind == "end":
             attempt.end = record
-            waited = record.get("save_wait_s")
-            at, stall = last_stall.get(key, (-1, 0.0))
-            if is_figure(waited):  # it holds the pause of a save that began at the end
-                attempt.save_s += max(0.0, waited - stall) if at == step else waited
+            waited_s = _figure(record, "save_wait_s") or 0.0
+            at, stall_s = last_stall.get(key, (-1, 0.0))
+            # It holds the pause of a save that began at the end.
+            attempt.save_s += max(0.0, waited_s - stall_s) if at == step else waited_s
+
+
+def _figure(record: Record, name: str) -> float | None:
+    """A figure of a record; None where it has none, as in the log of an older version."""
+    value = record.get(name)
+    return float(value) if is_figure(value) and value is not None else None

@@ -29,8 +29,9 @@ def show(ledger: Ledger, console: Console | None = None) -> None:
         console = Console(file=console.file, width=WIDTH)
     for part in _parts(ledger):
         if isinstance(part, str):
-            console.print(on_one_line(part), soft_wrap=False)
+            console.print(on_one_line(part))
         else:
+            console.print()
             console.print(part)
 
 
@@ -38,7 +39,8 @@ def _parts(ledger: Ledger) -> Iterator[Table | str]:
     run = ledger.runs[-1]
     tokens = sum(each.tokens for each in ledger.runs)
     earlier = f", and {len(ledger.runs) - 1} earlier run(s) that it came from" if len(ledger.runs) > 1 else ""
-    yield f"{ledger.run_dir} to step {run.trained_to:,}{earlier}: {tokens:,} tokens"
+    saved = "" if run.saved_to == run.trained_to else f" (saved to step {run.saved_to:,})"
+    yield f"{ledger.run_dir} to step {run.trained_to:,}{saved}{earlier}: {tokens:,} tokens"
     for dimension in (SOURCE, *DIMENSIONS):
         if (table := _amounts(dimension, ledger.data.in_all, tokens)) is not None:
             yield table
@@ -50,6 +52,7 @@ def _parts(ledger: Ledger) -> Iterator[Table | str]:
         yield _starts(each)
         yield from _changes(each)
         yield _steps(each)
+    yield ""
     yield _hours(ledger)
     yield _energy(ledger.energy)
     yield from (f"not known: {line}" for line in ledger.not_known())

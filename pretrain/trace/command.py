@@ -12,10 +12,14 @@ from fanal.exit_codes import FINISHED
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("run_dir", metavar="RUN_DIR", shell_complete=complete_path)
-@click.option("--step", type=int, metavar="N", help="Show the samples of this step, counted from 1, and their documents.")
+@click.option(
+    "--step", type=int, metavar="N", help="Show the samples of this step, counted from 1, and their documents."
+)
 @click.option("--rank", type=int, metavar="R", help="Only the samples that this rank reads in the step.")
 @click.option("--sample", type=int, metavar="S", help="Only this sample, by its number in the run; alone, of its step.")
-@click.option("--document", metavar="ID", help="Show when a document, PREFIX:NUMBER or an id in its shard, is trained on.")
+@click.option(
+    "--document", metavar="ID", help="Show when a document, PREFIX:NUMBER or an id in its shard, is trained on."
+)
 @click.option("--spikes", is_flag=True, help="List the steps of spikes.jsonl; with --step, show the documents of one.")
 @click.option("--text", "with_text", is_flag=True, help="Show the beginning of the text of each document in a sample.")
 @click.option("--deep", is_flag=True, help="Compare every byte of the shards with their manifests first.")

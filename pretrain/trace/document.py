@@ -3,10 +3,11 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow
-import pyarrow.compute
+from pyarrow.compute import call_function
 
 from fanal.errors import UserError
 from fanal.shown import shown
@@ -129,7 +130,7 @@ def find_documents(data: TrainData, name: str) -> list[Document]:
 
 def _is_named(source: Source, prefix: str) -> bool:
     own = str(source.shard.prefix)
-    return prefix in (own, os.path.basename(own)) or os.path.realpath(prefix) == os.path.realpath(own)
+    return prefix in (own, Path(own).name) or os.path.realpath(prefix) == os.path.realpath(own)
 
 
 def _with_id(source: Source, name: str) -> np.ndarray:
@@ -139,7 +140,7 @@ def _with_id(source: Source, name: str) -> np.ndarray:
     if columns is None or ID not in columns.names:
         return found[0]
     for batch in columns.batches([ID]):
-        same = pyarrow.compute.equal(batch.column(0), pyarrow.scalar(name, batch.column(0).type))
+        same = call_function("equal", [batch.column(0), pyarrow.scalar(name, batch.column(0).type)])
         found.append(np.flatnonzero(same.fill_null(False).to_numpy(zero_copy_only=False)) + first)
         first += batch.num_rows
     return np.concatenate(found)
@@ -165,18 +166,15 @@ def _document(source: Source, number: int, name: str) -> Document:
 
 
 def _not_found(data: TrainData, name: str) -> str:
-    sources = [*data.sources.train, *data.sources.validation]
-    prefixes = list(dict.fromkeys(str(source.shard.prefix) for source in sources))
+    manifests = {
+        str(source.shard.prefix): source.shard.manifest for source in [*data.sources.train, *data.sources.validation]
+    }
+    prefixes, with_ids = list(manifests), sum(ID in manifest.documents_columns for manifest in manifests.values())
     more = f" and {len(prefixes) - MOST_NAMED:,} more" if len(prefixes) > MOST_NAMED else ""
-    ids = [prefix for prefix in prefixes if any(_has_ids(source) for source in sources if str(source.shard.prefix) == prefix)]
     return (
-        f"--document ({shown(name)}) must be PREFIX:NUMBER of one of the run's shards, {', '.join(prefixes[:MOST_NAMED])}{more}, or "
-        f"an id in their columns, which {len(ids)} of {len(prefixes)} have; --document {prefixes[0]}:0 works"
+        f"--document ({shown(name)}) must be PREFIX:NUMBER of one of the run's shards, {', '.join(prefixes[:MOST_NAMED])}{more}, "
+        f"or an id in their columns, which {with_ids} of {len(prefixes)} have; --document {prefixes[0]}:0 works"
     )
-
-
-def _has_ids(source: Source) -> bool:
-    return ID in source.shard.manifest.documents_columns
 
 
 def _in_phase(history: History, data: TrainData, document: Document) -> PhaseTrace:

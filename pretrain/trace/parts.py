@@ -89,7 +89,9 @@ def with_columns(data: TrainData, sources: np.ndarray, parts: Sequence[Sequence[
         columns = open_columns(shard.prefix, shard.manifest)
         if columns is None:
             continue
-        places = [(sample, at) for sample in np.flatnonzero(sources == source) for at in range(len(parts[sample]))]
+        places = [
+            (sample, at) for sample in np.flatnonzero(sources == source).tolist() for at in range(len(parts[sample]))
+        ]
         rows = columns.rows([parts[sample][at].document for sample, at in places])
         for (sample, at), row in zip(places, rows, strict=True):
             found[sample][at] = replace(found[sample][at], columns=row)

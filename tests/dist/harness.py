@@ -43,6 +43,8 @@ FAULTS = (
     reading_spies,
 )
 """Where a fault is looked for by its name."""
+STAMPED = ("start", "time_unix_s", "elapsed_s", "replay")
+"""What a line of the log says of who wrote it when."""
 STABILITY = 2e-5
 """Bound for every number of a stability report, relative: that of a gradient norm, which is one of them."""
 PRELOAD = ("tests.dist.preloaded",)
@@ -125,7 +127,7 @@ def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, float | None]]:
     """Every number in a record but its step, by where it is."""
     if isinstance(value, dict):
         for key, inner in value.items():
-            if key not in ("kind", "step"):
+            if key not in ("kind", "step", *STAMPED):
                 yield from _numbers(inner, f"{name} {key}".lstrip())
     elif isinstance(value, list):
         for number, inner in enumerate(value):

@@ -52,15 +52,20 @@ def every_rank_writes_and_dies_at_step_14() -> None:
 
 
 def every_rank_writes_and_one_replica_reads_a_token_late() -> None:
-    """The last replica's rows begin one token behind where the order of data puts them."""
+    """The last replica's rows begin one token behind where the order of data puts them, in training alone."""
+    from pretrain.data.reader import TrainReader
     from pretrain.data.rows import RowReader
 
     every_rank_writes_what_it_trains_on()
     if int(os.environ["RANK"]) != int(os.environ["WORLD_SIZE"]) - 1:
         return
-    read = RowReader.read
+    read, begin_step = RowReader.read, TrainReader.begin_step
 
     def late(self: RowReader, sources: np.ndarray, start_tokens: np.ndarray, out: np.ndarray) -> np.ndarray:
         return read(self, sources, start_tokens + 1, out)
 
-    RowReader.read = late  # type: ignore[method-assign]
+    def begun(self: TrainReader, **kwargs: Any) -> None:
+        RowReader.read = late  # type: ignore[method-assign]
+        begin_step(self, **kwargs)
+
+    TrainReader.begin_step = begun  # type: ignore[method-assign]

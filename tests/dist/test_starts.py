@@ -20,16 +20,13 @@ from pretrain.config.load import to_yaml
 from pretrain.config.write_yaml import to_yaml_text
 from pretrain.data.sources import open_sources
 from pretrain.log.start_file import read_starts
-from tests.dist.harness import Trace, make_run, run_and_trace, terminal_of
+from tests.dist.harness import STAMPED, Trace, make_run, run_and_trace, terminal_of
 from tests.runs.cases import PP2, TP2
 
 ROOT = Path(__file__).parents[2]
 SAVES = ("checkpoint.interval=3",)
 SPIKES = ("train.spikes={z_score: 0.001, window_steps: 2, min_steps: 2}",)
 """Nearly every step is a spike."""
-
-STAMPED = ("start", "time_unix_s", "elapsed_s")
-"""What lines of an earlier version do not say."""
 
 
 @pytest.fixture(scope="module")

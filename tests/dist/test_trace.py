@@ -33,22 +33,22 @@ class Spied:
 
 
 def rows_seen(folder: Path) -> dict[int, list[list[int]]]:
-    """The rows of each step in the order of the global batch; a step that was trained again counts as it was then."""
-    latest: dict[int, dict[int, dict]] = {}
+    """The rows that a process's ranks have held since it started, by step, in the order of the global batch."""
+    held: dict[int, dict[int, list[list[list[int]]]]] = {}
     for path in sorted(folder.glob("read-*.jsonl")):
         for line in map(json.loads, path.read_text().splitlines()):
-            of_step = latest.setdefault(line["step"], {})
-            if of_step and next(iter(of_step.values()))["replicas"] != line["replicas"]:
-                of_step.clear()
-            before = of_step.get(line["replica"])
-            assert before is None or path.name == "read-0.jsonl" or before["held"] == line["held"], "tensor ranks differ"
-            of_step[line["replica"]] = line
-    found: dict[int, list[list[int]]] = {}
-    for step, of_replicas in latest.items():
-        replicas = next(iter(of_replicas.values()))["replicas"]
-        batches = [of_replicas[replica]["held"] for replica in range(replicas)]
-        found[step] = [row for micro in zip(*batches, strict=True) for rows in micro for row in rows]
-    return found
+            of_step = held.setdefault(line["step"], {})
+            assert of_step.setdefault(line["replica"], line["held"]) == line["held"], "tensor ranks hold the same"
+        path.unlink()
+    return {
+        step: [
+            row
+            for micro in zip(*(of[replica] for replica in sorted(of)), strict=True)
+            for rows in micro
+            for row in rows
+        ]
+        for step, of in held.items()
+    }
 
 
 def four_sources(data_folder: Path, folder: Path) -> list[str]:
@@ -79,23 +79,27 @@ def overrides(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> li
     return four_sources(data_folder, tmp_path_factory.mktemp("four-sources"))
 
 
-def train_through_resumes(config: Path, folder: Path, overrides: list[str], last_fault: str = SPY) -> Spied:
+def train_through_resumes(config: Path, folder: Path, overrides: list[str]) -> Spied:
     """One rank, then two tensor ranks with another batch until they die, then two replicas with yet another one."""
     common = [*overrides, RAMP, "checkpoint.interval=4", "train.validation_interval=null"]
     first = run_and_trace(make_run(config, folder, *common, "train.train_steps=8", "train.global_batch_size=12"), SPY)
     assert first.exit_code == 0, first.failure
+    rows = rows_seen(folder)
     stage = "train.batch_stages=[{start_sample: 70, global_batch_size: 6}]"
     second = make_run(config, folder, *common, *TP2, "train.train_steps=20", "train.global_batch_size=12", stage)
     killed = run_and_trace(second, DIES, fresh=False)
     assert killed.exit_code != 0 and "resumed after step 8" in killed.output
+    rows |= (lost := rows_seen(folder))
+    assert max(lost) == 13, "the step behind the checkpoint is trained, and lost"
     batches = "train.batch_stages=[{start_sample: 70, global_batch_size: 8}]"
     third = make_run(
         config, folder, *common, *DP2, "train.train_steps=20", "train.global_batch_size=12", batches,
         "train.micro_batch_size=1",
     )  # fmt: skip
-    resumed = run_and_trace(third, last_fault, fresh=False)
+    resumed = run_and_trace(third, SPY, fresh=False)
     assert resumed.exit_code == 0 and "resumed after step 12" in resumed.output, resumed.failure
-    return Spied(folder, rows_seen(folder))
+    assert min(again := rows_seen(folder)) == 13 and len(again[13]) != len(lost[13]), "it is trained again, otherwise"
+    return Spied(folder, rows | again)
 
 
 @pytest.fixture(scope="module")
@@ -162,9 +166,20 @@ def test_checkpoints_alone_tell_the_same(spied: Spied, tmp_path: Path) -> None:
     assert_traces(history, spied.rows)
 
 
-def test_a_run_that_reads_something_else_is_noticed(small_run: Path, overrides: list[str], tmp_path: Path) -> None:
-    wrong = train_through_resumes(small_run, tmp_path, overrides, LATE)
-    history = history_of(tmp_path)
-    assert_traces(history, {step: rows for step, rows in wrong.rows.items() if step <= 12})
+def test_a_replica_that_reads_something_else_is_noticed(small_run: Path, overrides: list[str], tmp_path: Path) -> None:
+    steps = ("train.train_steps=3", "train.global_batch_size=8", "train.validation_interval=null")
+    wrong = run_and_trace(make_run(small_run, tmp_path, *overrides, *DP2, *steps), LATE)
+    assert wrong.exit_code == 0, "the run itself does not notice"
+    history, rows = history_of(tmp_path), rows_seen(tmp_path)
+    data = open_history_data(history)
+    for step, held in rows.items():
+        traced = trace_step(history, data, Wanted(step=step)).samples
+        assert {sample.replica for sample in traced} == {0, 1}
+        for sample, row in zip(traced, held, strict=True):
+            if sample.replica == 0:
+                assert_is(sample, row)
+                continue
+            with pytest.raises(AssertionError):
+                assert_is(sample, row)
     with pytest.raises(AssertionError):
-        assert_traces(history, wrong.rows)
+        assert_traces(history, rows)

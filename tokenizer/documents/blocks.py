@@ -60,6 +60,8 @@ class RawBlock:
     """Start of the data: byte of the (decompressed) file, or row."""
     first_line: int | None
     """Line number of the first line, from 1; None if a part began in the middle of the file and never counted."""
+    share_line: int | None = None
+    """Line number of the first line, from 1 at the first line of this part's share of the file; None if there are no lines."""
     problem: str | None = None
     """What is wrong with the line or the file that begins here, in place of data."""
     of_file: bool = False
@@ -87,7 +89,8 @@ class InputReader:
     such choice.
     Attributes: found (the inputs, and what was left out of them), sizes (path and bytes of every file, other parts' too),
     total_bytes (this part's share), text_bytes (approximate, when decompressed), bytes_read (of total_bytes, so far),
-    input_files (each file whose end, or end of the share, was reached). What cannot be read is a block with a problem.
+    input_files (each file whose end, or end of the share, was reached), cut_files (number of lines in this part's share of each
+    file that other parts read as well). What cannot be read is a block with a problem.
     Raises, when iterated: UserError for a file that changed meanwhile.
     """
 
@@ -119,6 +122,7 @@ class InputReader:
         self._is_last = part.number == part.count
         self.bytes_read = 0
         self.input_files: list[InputFile] = []
+        self.cut_files: dict[str, int] = {}
         self._started = False
 
     def __iter__(self) -> Iterator[RawBlock]:
@@ -146,9 +150,14 @@ class InputReader:
             strange = _strange_lines(path, layout, head_of(path)) if begin else None
             first, rest = _behind_line(stream, begin) if begin else (0, b"")
             pieces = whole_lines(stream, first=first, first_line=None if begin else 1, rest=rest, end=end)
+            num_lines = 0
             for piece in [] if strange else _sound(pieces, path, layout):  # the first part says what is strange
                 self.bytes_read += len(piece.data)
                 yield _block(piece, path, number, layout)
+                if (begin, end) != (0, size) and piece.share_line is not None:
+                    num_lines = piece.share_line - 1 + _num_lines(piece)
+            if (begin, end) != (0, size):
+                self.cut_files[str(path)] = num_lines
             self.input_files.append(stream.finish())
 
     def _whole_file(self, path: Path, number: int, layout: Layout, size: int) -> Iterator[RawBlock]:
@@ -180,8 +189,15 @@ class Piece(NamedTuple):
     """Place of the first document: byte or row."""
     first_line: int | None = 1
     """Line number of the first document, if there are lines."""
+    share_line: int | None = None
+    """The same, counted from where what is read of the file begins; None if there are no lines."""
     problem: str | None = None
     of_file: bool = False
+
+
+def _num_lines(piece: Piece) -> int:
+    """Return the number of lines that a piece stands for: a line that is too long is one without data."""
+    return piece.data.count(b"\n") + (not piece.data.endswith(b"\n"))
 
 
 def _block(piece: Piece, path: Path, number: int, layout: Layout) -> RawBlock:
@@ -268,6 +284,7 @@ def whole_lines(
                     yield Piece(
                         first=held.first,
                         first_line=held.first_line,
+                        share_line=held.share_line,
                         problem=f"the line is longer than {MAX_DOCUMENT_BYTES} bytes; cut this document into several",
                     )
                     tail, too_long = [], True
@@ -296,7 +313,7 @@ class _Lines:
     """Complete lines that were read and not yet handed on, from byte ``first`` and line ``first_line`` on."""
 
     def __init__(self, first: int, first_line: int | None) -> None:
-        self.first, self.first_line, self.num_bytes = first, first_line, 0
+        self.first, self.first_line, self.share_line, self.num_bytes = first, first_line, 1, 0
         self._content: list[bytes] = []
 
     def add(self, *content: bytes) -> None:
@@ -306,17 +323,21 @@ class _Lines:
     def pass_over(self, num_bytes: int) -> None:
         """Go on behind one line that is not handed on."""
         self.first += num_bytes
-        self.first_line = self.first_line and self.first_line + 1
+        self._go_on(1)
 
     def taken(self) -> Iterator[Piece]:
         """Yield the lines as one piece, if there are any, and go on behind them."""
         if self.num_bytes:
             data = b"".join(self._content)
             self._content.clear()
-            piece = Piece(data, self.first, self.first_line)
+            piece = Piece(data, self.first, self.first_line, self.share_line)
             self.first, self.num_bytes = self.first + len(data), 0
-            self.first_line = self.first_line and self.first_line + data.count(b"\n")
+            self._go_on(data.count(b"\n"))
             yield piece
+
+    def _go_on(self, num_lines: int) -> None:
+        self.first_line = self.first_line and self.first_line + num_lines
+        self.share_line += num_lines
 
 
 def whole_text(stream) -> Iterator[Piece]:

@@ -27,6 +27,8 @@ DESCRIPTIONS = frozenset(
     }
 )  # fmt: skip
 """Files that datasets and tokenizers have beside the text: JSON, and not documents."""
+SHARD_COLUMNS = ".documents.parquet"
+"""End of the name of a shard's columns, which are rows without a text."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,6 +196,8 @@ def _why_not(path: Path, beside: frozenset[str]) -> str | None:
         return "a description, not documents"
     if path.suffix == ".json" and f"{path.stem}.idx" in beside:
         return "the manifest of a token shard"
+    if name.endswith(SHARD_COLUMNS) and f"{name.removesuffix(SHARD_COLUMNS)}.idx" in beside:
+        return "the columns of a token shard"
     if "encode.sbatch" in beside:
         return "of a launch folder"
     if known_layout(path, "file") is not None:

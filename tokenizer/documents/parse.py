@@ -33,11 +33,18 @@ class Fields:
     domain: str | None = "domain"
     licence: str | None = "licence"
     language: str | None = "language"
+    also: tuple[str, ...] = ()
+    """Further fields, which are taken along as they are."""
+
+    @property
+    def said(self) -> tuple[str, ...]:
+        """Names of the fields that must be right, the text first."""
+        return (self.text, *(name for name in (self.domain, self.licence, self.language) if name is not None))
 
     @property
     def columns(self) -> tuple[str, ...]:
         """All field names that are read, the text first."""
-        return (self.text, *(name for name in (self.domain, self.licence, self.language) if name is not None))
+        return tuple(dict.fromkeys((*self.said, *self.also)))
 
     def asking(self, labels: Sequence[str]) -> "Fields":
         """Return the fields without the labels that are not among these: nobody looks at what a document says of them."""
@@ -61,11 +68,20 @@ class Document(NamedTuple):
     block: RawBlock
     number: int
     """Number of lines or rows before the document in its block."""
+    also: tuple[Any, ...] = ()
+    """Values of ``Fields.also``; empty for a document that has no fields."""
 
     @property
     def num_bytes(self) -> int:
         """Length of the text in UTF-8 bytes."""
         return len(self.text.encode("utf-8"))
+
+    @property
+    def position_in_file(self) -> int:
+        """Line from 1, counted from where this part's share of the file begins; row from 0; or 0 where the file is the document."""
+        if self.block.share_line is not None:
+            return self.block.share_line + self.number
+        return self.position
 
     @property
     def where(self) -> "Place":
@@ -182,7 +198,8 @@ def _from_object(
                 f"{place_of(block, number)}: field {name!r} must be a string if given, found {kind_of(value)}; make it a string, "
                 f"or `encode --{label} NAME` says it for all documents"
             )
-    return Document(text, *labels, position, block, number)  # type: ignore[arg-type]
+    also = tuple(map(content.get, fields.also)) if fields.also else ()
+    return Document(text, *labels, position, block, number, also)  # type: ignore[arg-type]
 
 
 def _problem_of_text(text: Any, content: dict[str, Any], fields: Fields) -> str | None:
@@ -255,7 +272,7 @@ def _given_twice(line: bytes, fields: Fields) -> list[str]:
     except (ValueError, RecursionError):
         return []  # no document
     names = [name for name, _ in last]
-    return [name for name in fields.columns if names.count(name) > 1]
+    return [name for name in fields.said if names.count(name) > 1]
 
 
 def _from_line(line: bytes, fields: Fields, block: RawBlock, number: int, position: int) -> Document | str:

@@ -11,7 +11,9 @@ import numpy as np
 
 from fanal.errors import UserError
 from tokenizer.documents.blocks import OR_SKIP, RawBlock
+from tokenizer.documents.column_fields import ColumnFields, column_values
 from tokenizer.documents.parse import LABELS, Document, Fields, Place, parse_block, repeated_fields, stop
+from tokenizer.shards.document_rows import DocumentRows, pack_rows
 from tokenizer.shards.manifest import DTYPES, dtype_for
 from tokenizer.shards.shuffle import document_keys
 from tokenizer.vocabulary.engine import EngineError, OracleEngine, RequestedEngine, open_engine
@@ -35,6 +37,8 @@ class EncodeJob:
     shuffle_seed: int | None
     labels: tuple[str, ...] = LABELS
     """Labels to read from the documents: those that were not given for all documents."""
+    columns: ColumnFields | None = None
+    """Fields whose values the shard keeps for each document; None for a shard without columns."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +57,10 @@ class EncodedBlock:
     repeated: tuple[tuple[Place, str], ...]
     """Documents that give a field more than once, and which."""
     num_checked: int
+    rows: DocumentRows | None
+    """Rows of the documents' columns; None for a shard without."""
+    too_long: dict[str, int]
+    """Columns of which values are left out for their length, and how many."""
 
 
 def encode_block(job: EncodeJob, block: RawBlock) -> EncodedBlock:
@@ -103,6 +111,7 @@ class BlockEncoder:
         if self.job.shuffle_seed is not None:
             positions = np.array([document.position for document in documents], dtype=np.int64)
             keys = document_keys(self.job.shuffle_seed, block.file_number, positions)
+        rows, too_long = self._rows(block, documents)
         return EncodedBlock(
             lengths=lengths,
             tokens=tokens,
@@ -111,7 +120,21 @@ class BlockEncoder:
             skipped=tuple(skipped),
             repeated=repeated_fields(block, self.job.fields, documents),
             num_checked=self._check(block, documents),
+            rows=rows,
+            too_long=too_long,
         )
+
+    def _rows(self, block: RawBlock, documents: list[Document]) -> tuple[DocumentRows | None, dict[str, int]]:
+        """Return the rows of the documents' columns, and how many values are left out of each."""
+        if self.job.columns is None:
+            return None, {}
+        names = self.job.columns.columns
+        no_fields, too_long = (None,) * len(names), [0] * len(names)
+        rows = [
+            (block.file_number, document.position_in_file, *column_values(document.also or no_fields, too_long))
+            for document in documents
+        ]
+        return pack_rows(rows), {name: count for name, count in zip(names, too_long, strict=True) if count}
 
     def _joined(self, ids: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Return the lengths and the tokens of all documents: BOS + ids + EOS each."""

@@ -7,9 +7,10 @@ same for any number of workers.
 import dataclasses
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from fanal.errors import UserError
 from fanal.host_cores import host_cores
 from fanal.progress import Progress
 from tokenizer.documents.blocks import BLOCK_BYTES, InputReader, OnError, Part, RawBlock
+from tokenizer.documents.column_fields import ColumnFields
 from tokenizer.documents.file_names import TxtDocuments
 from tokenizer.documents.input_files import FoundInputs
 from tokenizer.documents.parse import LABELS, Fields
@@ -51,6 +53,10 @@ class EncodeReport:
     """Files that were read, and what was left out of the folders."""
     repeated: tuple[str, ...]
     """The first documents that give a field more than once, with place and field."""
+    not_found: tuple[str, ...]
+    """Fields to keep that no document has."""
+    too_long: dict[str, int]
+    """Columns of which values were left out for their length, and how many."""
 
 
 def encode(
@@ -68,11 +74,13 @@ def encode(
     shuffle_seed: int | None = None,
     part: Part | None = None,
     num_workers: int | None = None,
+    columns: ColumnFields | None = None,
 ) -> EncodeReport:
     """Encode documents to the shard output_prefix.{bin,idx,json}; the same bytes for any num_workers.
 
     Args: append_bos: None starts documents as the tokenizer starts a text; on_error "skip" leaves bad documents out; num_workers
-    defaults to the cores this process may use; part encodes a share of the input, for `merge`.
+    defaults to the cores this process may use; part encodes a share of the input, for `merge`; columns, of each document, are
+    written to output_prefix.documents.parquet.
     Raises: UserError for a bad tokenizer or input (with file and line), an existing shard, documents that differ in domain
     or licence, or ids that differ from the oracle's. Nothing is left under the shard's names then.
     """
@@ -83,16 +91,18 @@ def encode(
         tokenizer_dir=str(tokenizer_dir),
         append_bos=append_bos,
         append_eos=append_eos,
-        fields=fields.asking(asked),
+        fields=replace(fields.asking(asked), also=() if columns is None else columns.fields),
         skip_bad_documents=on_error == "skip",
         engine=engine,
         shuffle_seed=shuffle_seed,
         labels=asked,
+        columns=columns,
     )
     encoder = open_encoder(job)  # before the workers are forked, so that none of them opens it again
     reader = InputReader(inputs, columns=job.fields.columns, txt_documents=txt_documents, part=part, on_error=on_error)
-    with _writer(output_prefix, encoder.tokenizer) as writer:
+    with _writer(output_prefix, encoder.tokenizer, columns) as writer:
         tally = Tally(labels)
+        paths = list(map(str, reader.paths))
         with (
             Progress(f"encode {Path(output_prefix).name}", reader.total_bytes) as progress,
             closing(_encoded(job, reader, num_workers or host_cores(), progress)) as blocks,
@@ -101,8 +111,10 @@ def encode(
                 for block in blocks:
                     tally.add(block)
                     writer.add_documents(block.lengths, block.tokens)
+                    if block.rows is not None:
+                        writer.add_rows(block.rows, paths)
             else:
-                _shuffle(blocks, tally, writer, reader.text_bytes, keep_keys=part is not None)
+                _shuffle(blocks, tally, writer, reader.text_bytes, paths, keep_keys=part is not None)
         if part is None:
             _refuse_empty(writer, tally)
         manifest = writer.finish(
@@ -120,7 +132,8 @@ def encode(
             ),
             num_skipped=len(tally.skipped),
             part=None if part is None else str(part),
-            part_of=None if part is None else _fingerprint(reader, labels, fields, on_error),
+            part_of=None if part is None else _fingerprint(reader, labels, fields, on_error, columns),
+            cut_files=None if part is None else reader.cut_files,
             num_left_out=len(reader.found.left_out),
             left_out=reader.found.left_out[:MAX_LEFT_OUT],
             num_repeated_fields=tally.num_repeated,
@@ -132,11 +145,18 @@ def encode(
         oracle=TITLES[encoder.tokenizer.oracle],
         found=reader.found,
         repeated=tuple(tally.repeated),
+        not_found=() if columns is None else tuple(set(columns.keep).difference(manifest.documents_columns)),
+        too_long=dict(tally.too_long),
     )
 
 
-def _writer(output_prefix: str | Path, tokenizer: Tokenizer) -> ShardWriter:
-    return ShardWriter(output_prefix, vocab_size=tokenizer.vocab_size, tokenizer_sha256=tokenizer.model_sha256)
+def _writer(output_prefix: str | Path, tokenizer: Tokenizer, columns: ColumnFields | None) -> ShardWriter:
+    return ShardWriter(
+        output_prefix,
+        vocab_size=tokenizer.vocab_size,
+        tokenizer_sha256=tokenizer.model_sha256,
+        columns=None if columns is None else columns.columns,
+    )
 
 
 def _check_seed(shuffle_seed: int | None) -> None:
@@ -144,9 +164,13 @@ def _check_seed(shuffle_seed: int | None) -> None:
         raise UserError(f"shuffle_seed ({shuffle_seed}) must be from 0 to 2**63 - 1; 42 works")
 
 
-def _fingerprint(reader: InputReader, labels: Labels, fields: Fields, on_error: str) -> str:
+def _fingerprint(
+    reader: InputReader, labels: Labels, fields: Fields, on_error: str, columns: ColumnFields | None
+) -> str:
     """Return the hash that all parts of a run must share (see ShardManifest.part_of)."""
-    shared = [reader.sizes, reader.txt_documents, dataclasses.asdict(labels), dataclasses.asdict(fields), on_error]
+    names = {name: getattr(fields, name) for name in ("text", *LABELS)}
+    shared = [reader.sizes, reader.txt_documents, dataclasses.asdict(labels), names, on_error]
+    shared += [] if columns is None else [dataclasses.asdict(columns)]
     return hashlib.sha256(json.dumps(shared).encode()).hexdigest()
 
 
@@ -160,6 +184,7 @@ class Tally:
     repeated: list[str] = field(default_factory=list)
     num_repeated: int = 0
     num_checked: int = 0
+    too_long: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         self.labels = {name: CommonLabel(name, getattr(self.said, name)) for name in LABELS}
@@ -172,6 +197,7 @@ class Tally:
         missing = MAX_REPEATED - len(self.repeated)
         self.repeated += [f"{place}: {names}" for place, names in block.repeated[:missing]]
         self.num_checked += block.num_checked
+        self.too_long.update(block.too_long)
 
 
 def _refuse_empty(writer: ShardWriter, tally: Tally) -> None:
@@ -182,15 +208,25 @@ def _refuse_empty(writer: ShardWriter, tally: Tally) -> None:
 
 
 def _shuffle(
-    blocks: Iterator[EncodedBlock], tally: Tally, writer: ShardWriter, text_bytes: int, *, keep_keys: bool
+    blocks: Iterator[EncodedBlock],
+    tally: Tally,
+    writer: ShardWriter,
+    text_bytes: int,
+    paths: Sequence[str],
+    *,
+    keep_keys: bool,
 ) -> None:
     expected = text_bytes // BYTES_PER_TOKEN_AT_LEAST * writer.dtype.itemsize
+    has_rows = False
     with Shuffler(writer.prefix, writer.dtype, expected) as shuffler:
         for block in blocks:
             tally.add(block)
-            shuffler.add(block.keys, block.lengths, block.tokens)
-        for keys, lengths, tokens in shuffler.in_order():
+            shuffler.add(block.keys, block.lengths, block.tokens, block.rows)
+            has_rows = block.rows is not None
+        for keys, lengths, tokens, rows in shuffler.in_order():
             writer.add_documents(lengths, tokens, keys if keep_keys else None)
+            if has_rows:
+                writer.add_rows(rows, paths)
 
 
 def _encoded(

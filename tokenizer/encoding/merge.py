@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,12 +17,18 @@ from tokenizer.shards.manifest import (
     DamagedShardError,
     ShardError,
     ShardManifest,
+    documents_path,
     order_path,
     read_manifest,
     shard_paths,
 )
 from tokenizer.shards.shard import ShardWriter
 from tokenizer.shards.shuffle import gather
+
+if TYPE_CHECKING:
+    import pyarrow
+
+    from tokenizer.encoding.merged_columns import PartColumns
 
 BATCH_TOKENS = 1 << 22
 NO_FILE = "no file"
@@ -51,11 +58,20 @@ def merge(part_prefixes: Sequence[str | Path], output_prefix: str | Path) -> Sha
     """
     parts = _open_parts(part_prefixes)
     first = parts[0].manifest
-    writer = ShardWriter(output_prefix, vocab_size=first.vocab_size, tokenizer_sha256=first.tokenizer_sha256)
+    columns = _open_columns(parts)
+    writer = ShardWriter(
+        output_prefix,
+        vocab_size=first.vocab_size,
+        tokenizer_sha256=first.tokenizer_sha256,
+        columns=None if columns[0] is None else columns[0].names,
+    )
+    in_order = _shuffled if first.options.shuffle_seed is not None else _in_turn
     total = sum(part.manifest.num_tokens for part in parts) * writer.dtype.itemsize
     with writer, Progress(f"merge {Path(output_prefix).name}", total) as progress:
-        for lengths, tokens in _shuffled(parts) if first.options.shuffle_seed is not None else _in_turn(parts):
+        for lengths, tokens, rows in in_order(parts, columns):
             writer.add_documents(lengths, tokens)
+            if rows is not None:
+                writer.add_columns(rows)
             progress.update(writer.num_tokens * writer.dtype.itemsize)
         return writer.finish(
             domain=_common("domain", parts),
@@ -108,6 +124,20 @@ def _open_parts(prefixes: Sequence[str | Path]) -> list[PartShard]:
     return parts
 
 
+def _open_columns(parts: Sequence[PartShard]) -> "Sequence[PartColumns | None]":
+    """Open the columns of all parts; None for each if they were written without. Raises: ShardError, DamagedShardError."""
+    without = [part.prefix for part in parts if part.manifest.documents_sha256 is None]
+    if len(without) == len(parts):
+        return [None] * len(parts)
+    if without:
+        raise ShardError(
+            f"{without[0]} has no columns of its documents, and other parts have; encode it again as they were"
+        )
+    from tokenizer.encoding.merged_columns import open_part_columns  # with pyarrow
+
+    return open_part_columns([(part.prefix, part.manifest) for part in parts])
+
+
 def _check_bytes(prefix: Path, manifest: ShardManifest) -> None:
     """Check a part's bytes against its manifest: a merge writes new hashes, so it must not bless changed bytes."""
     bin_path, idx_path, _ = shard_paths(prefix)
@@ -118,43 +148,62 @@ def _check_bytes(prefix: Path, manifest: ShardManifest) -> None:
     if manifest.num_documents and manifest.options.shuffle_seed is not None:
         keys = order_path(prefix)
         checks.append((keys, sha256_of_file(keys) if keys.is_file() else NO_FILE, manifest.order_sha256))
+    if manifest.documents_sha256 is not None:
+        columns = documents_path(prefix)
+        checks.append((columns, sha256_of_file(columns) if columns.is_file() else NO_FILE, manifest.documents_sha256))
     for path, found, expected in checks:
         if found != expected:
             error = ShardError if found == NO_FILE else DamagedShardError
             raise error(f"{path} has sha256 {found}, expected {expected}; encode this part again")
 
 
-def _in_turn(parts: Sequence[PartShard]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (lengths, tokens) of one part after the other."""
-    for part in parts:
+Columns = Sequence["PartColumns | None"]
+Batch = tuple[np.ndarray, np.ndarray, "pyarrow.Table | None"]
+"""Lengths, tokens and rows of the columns of some documents."""
+
+
+def _in_turn(parts: Sequence[PartShard], columns: Columns) -> Iterator[Batch]:
+    """Yield the documents of one part after the other."""
+    for part, rows in zip(parts, columns, strict=True):
         lengths = read_lengths(part.prefix, part.manifest.num_documents)
         tokens = part.tokens()
         for begin, end, held in document_batches(lengths, BATCH_TOKENS):
-            yield lengths[begin:end], tokens[held]
+            yield lengths[begin:end], tokens[held], None if rows is None else rows.take(end - begin)
 
 
-def _shuffled(parts: Sequence[PartShard]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (lengths, tokens) in the order of the keys over all parts; each part is in that order by itself."""
-    heads = [_Cursor(part) for part in parts if part.manifest.num_documents]
+def _shuffled(parts: Sequence[PartShard], columns: Columns) -> Iterator[Batch]:
+    """Yield the documents in the order of the keys over all parts; each part is in that order by itself."""
+    heads = [_Cursor(part, rows) for part, rows in zip(parts, columns, strict=True) if part.manifest.num_documents]
     while open_heads := [head for head in heads if head.left]:
         # Every key up to the lowest "last key of the next batch" is in the batches that are looked at.
         bound = min(head.bound(BATCH_TOKENS // len(open_heads)) for head in open_heads)
         taken = [head.take(bound) for head in open_heads]
-        keys = np.concatenate([keys for keys, _, _ in taken])
-        lengths = np.concatenate([lengths for _, lengths, _ in taken])
-        tokens = np.concatenate([tokens for _, _, tokens in taken])
+        keys = np.concatenate([keys for keys, *_ in taken])
+        lengths = np.concatenate([lengths for _, lengths, *_ in taken])
+        tokens = np.concatenate([tokens for _, _, tokens, _ in taken])
         order = np.argsort(keys, kind="stable")
-        yield lengths[order], gather(tokens, lengths, order)
+        yield lengths[order], gather(tokens, lengths, order), _joined_rows([rows for *_, rows in taken], order)
+
+
+def _joined_rows(tables: "Sequence[pyarrow.Table | None]", order: np.ndarray) -> "pyarrow.Table | None":
+    """Return the rows of all tables in another order; None for parts without columns."""
+    found = [table for table in tables if table is not None]
+    if not found:
+        return None
+    import pyarrow
+
+    return pyarrow.concat_tables(found).combine_chunks().take(order)
 
 
 class _Cursor:
     """Position up to which a shuffled part has been merged."""
 
-    def __init__(self, part: PartShard) -> None:
+    def __init__(self, part: PartShard, columns: "PartColumns | None") -> None:
         self._keys = np.memmap(order_path(part.prefix), "<u8", mode="r")
         self._lengths = read_lengths(part.prefix, part.manifest.num_documents)
         self._ends = np.cumsum(self._lengths, dtype=np.int64)
         self._tokens = part.tokens()
+        self._columns = columns
         self._document, self._token = 0, 0
 
     @property
@@ -167,12 +216,13 @@ class _Cursor:
         end = int(np.searchsorted(self._ends, self._token + num_tokens, side="right"))
         return int(self._keys[max(self._document, end - 1)])
 
-    def take(self, bound: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Take the documents with keys up to and including the bound; returns their (keys, lengths, tokens)."""
+    def take(self, bound: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, "pyarrow.Table | None"]:
+        """Take the documents with keys up to and including the bound; returns their (keys, lengths, tokens, rows)."""
         end = int(np.searchsorted(self._keys, np.uint64(bound), side="right"))
         lengths = self._lengths[self._document : end]
         token_end = int(self._ends[end - 1]) if end else 0
-        taken = self._keys[self._document : end], lengths, self._tokens[self._token : token_end]
+        rows = None if self._columns is None else self._columns.take(end - self._document)
+        taken = self._keys[self._document : end], lengths, self._tokens[self._token : token_end], rows
         self._document, self._token = end, token_end
         return taken
 

@@ -3,6 +3,7 @@
 import os
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,6 +27,7 @@ from tokenizer.shards.manifest import (
     EncodeOptions,
     ShardError,
     ShardManifest,
+    documents_path,
     fanal_version,
     shard_paths,
     with_own_hash,
@@ -33,6 +35,9 @@ from tokenizer.shards.manifest import (
 from tokenizer.shards.writer import MAX_DOCUMENT_TOKENS, ShardWriter
 from tokenizer.vocabulary.folder import Tokenizer
 from tokenizer.vocabulary.load import load_tokenizer
+
+if TYPE_CHECKING:
+    from tokenizer.shards.adopted_columns import AdoptedColumns
 
 BLOCK_TOKENS = 1 << 22
 CHECKED_DOCUMENTS, CHECKED_TOKENS = 64, 2_000
@@ -55,7 +60,7 @@ def adopt(
 
     Args: has_other_ids: whether the ids are another tokenizer's on purpose; the manifest says so then. output: the prefix of a
     new shard with the same tokens, one sequence a document; it may be made of documents that are empty, which are left out and
-    counted as skipped, or cut into several sequences.
+    counted as skipped, or cut into several sequences. PREFIX.documents.parquet, if it is there, is taken over.
     Raises: ShardError if there is a manifest already, a file is missing or cut, the layout is not one sequence per document,
     an id is outside the tokenizer's vocabulary, or no document gets its ids again from its text; UserError for a bad tokenizer.
     """
@@ -81,6 +86,7 @@ def adopt(
     highest = _highest_id(tokens, lengths, tokenizer, bin_path)
     if not has_other_ids:
         _check_tokenizer(prefix, tokens, np.cumsum(lengths, dtype=np.int64), tokenizer)
+    columns = _columns_beside(prefix, num_documents)
     unsealed = ShardManifest(
         format_version=FORMAT_VERSION,
         tokenizer_sha256=tokenizer.model_sha256,
@@ -99,6 +105,8 @@ def adopt(
         options=_options(tokens, lengths, tokenizer),
         fanal_version=fanal_version(),
         has_other_ids=has_other_ids,
+        documents_sha256=None if columns is None else sha256_of_file(documents_path(prefix)),
+        documents_columns=() if columns is None else columns.found(),
     )
     manifest = with_own_hash(unsealed)
     # Not under the name that a writer's own description has: a writer that finds that one takes .bin and .idx for leftovers.
@@ -141,7 +149,8 @@ def _copy(
         )
     starts = np.concatenate([[0], np.cumsum(read_lengths(prefix, num_sequences), dtype=np.int64)])[indices]
     lengths = np.diff(starts)
-    lengths, num_empty = lengths[lengths > 0], int((lengths == 0).sum())
+    is_full = lengths > 0
+    lengths, num_empty = lengths[is_full], int((~is_full).sum())
     if not len(lengths):
         raise ShardError(f"{idx_path} holds no document with a token; leave this shard out")
     if lengths.max() > MAX_DOCUMENT_TOKENS:
@@ -153,9 +162,17 @@ def _copy(
     _highest_id(tokens, lengths, tokenizer, bin_path)  # before anything is written
     if not has_other_ids:
         _check_tokenizer(prefix, tokens, np.cumsum(lengths, dtype=np.int64), tokenizer)
-    with ShardWriter(output, vocab_size=tokenizer.vocab_size, tokenizer_sha256=tokenizer.model_sha256) as writer:
+    columns = _columns_beside(prefix, num_documents)
+    with ShardWriter(
+        output,
+        vocab_size=tokenizer.vocab_size,
+        tokenizer_sha256=tokenizer.model_sha256,
+        columns=None if columns is None else columns.columns,
+    ) as writer:
         for begin, end, held in document_batches(lengths, BLOCK_TOKENS):
             writer.add_documents(lengths[begin:end], tokens[held])
+        for rows in [] if columns is None else columns.rows_of(is_full):
+            writer.add_columns(rows)
         return writer.finish(
             domain=labels.domain,
             licence=labels.licence,
@@ -166,6 +183,16 @@ def _copy(
             num_skipped=num_empty,
             has_other_ids=has_other_ids,
         )
+
+
+def _columns_beside(prefix: str | Path, num_documents: int) -> "AdoptedColumns | None":
+    """Open PREFIX.documents.parquet; None if there is none. Raises: ShardError."""
+    with user_path(prefix):
+        if not documents_path(prefix).exists():
+            return None
+    from tokenizer.shards.adopted_columns import AdoptedColumns  # with pyarrow
+
+    return AdoptedColumns(prefix, num_documents)
 
 
 def _check_one_sequence_each(

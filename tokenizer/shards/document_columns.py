@@ -11,9 +11,11 @@ licence, language, date
            string    as the document says
 ...        string    fields that the user asked to keep, by their names
 
-All but the first two may be null. Training never opens the file. Written by columns_writer.py.
+All but the first two may be null. In one part of many, lines of a file that it began in the middle count from there; `merge` counts
+them from the file's beginning. Training never opens the file. Written by columns_writer.py.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,11 +26,10 @@ import pyarrow.parquet
 
 from fanal.errors import error_type, may_pass, user_path
 from fanal.files import sha256_of_file
+from tokenizer.documents.column_fields import FILE
+from tokenizer.shards.columns_writer import CUT_FILES
 from tokenizer.shards.manifest import DamagedShardError, ShardError, ShardManifest, documents_path
 
-FILE, POSITION = "file", "position"
-ORIGIN = (FILE, POSITION)
-"""Columns that every document has."""
 REMEDY = "copy it again from an intact copy, or encode the shard again"
 
 
@@ -62,6 +63,17 @@ class DocumentColumns:
         metadata = self._file.metadata
         counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         self._starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+
+    @property
+    def stored_names(self) -> tuple[str, ...]:
+        """Names of all columns of the file, of those too that hold nothing."""
+        return tuple(self._file.schema_arrow.names)
+
+    @property
+    def cut_files(self) -> dict[str, int]:
+        """Of a part: lines in its share of each input file that other parts read as well."""
+        stated = (self._file.metadata.metadata or {}).get(CUT_FILES)
+        return {} if stated is None else json.loads(stated)
 
     def rows(self, documents: Sequence[int]) -> list[dict[str, str | int | None]]:
         """Return what is known of these documents, by column, in the order given. Memory holds one row group at a time.

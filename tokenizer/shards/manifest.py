@@ -14,7 +14,7 @@ import numpy as np
 from fanal.errors import DamageError, UserError, user_path
 from fanal.files import HASH_BLOCK_BYTES, InputFile
 from fanal.records import has_own_hash, own_hash, read_json, record_in
-from tokenizer.documents.folders import LeftOut
+from tokenizer.documents.folders import SHARD_COLUMNS, LeftOut
 
 FORMAT_VERSION = 2
 OWN_HASH = "manifest_sha256"
@@ -118,8 +118,10 @@ def shard_paths(prefix: str | Path) -> tuple[Path, Path, Path]:
 def prefix_of(name: str | Path) -> Path:
     """Return the prefix that a user means, who may have named one of a shard's files, as a shell's `*.json` does."""
     path = Path(name)
+    end = SHARD_COLUMNS if path.name.endswith(SHARD_COLUMNS) else path.suffix
     with user_path(path):
-        return path.with_suffix("") if path.suffix in (".bin", ".idx", ".json") and path.is_file() else path
+        is_of_shard = end in (".bin", ".idx", ".json", SHARD_COLUMNS) and path.is_file()
+    return path.with_name(path.name.removesuffix(end)) if is_of_shard else path
 
 
 def order_path(prefix: str | Path) -> Path:
@@ -129,7 +131,7 @@ def order_path(prefix: str | Path) -> Path:
 
 def documents_path(prefix: str | Path) -> Path:
     """Return the path of what is known of each document: origin, URL host, licence, ... (document_columns.py)."""
-    return Path(f"{prefix}.documents.parquet")
+    return Path(f"{prefix}{SHARD_COLUMNS}")
 
 
 DTYPES = {"uint16": np.dtype("<u2"), "int32": np.dtype("<i4")}

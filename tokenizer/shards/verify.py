@@ -10,7 +10,7 @@ import numpy as np
 from fanal.errors import DamageError, PassingError, UserError
 from fanal.files import HASH_BLOCK_BYTES, block_sha256_of_file, reading, sha256_of_file
 from tokenizer.shards.index import check_files, read_document_indices, read_lengths, read_pointers
-from tokenizer.shards.manifest import DamagedShardError, ShardManifest, order_path, read_manifest
+from tokenizer.shards.manifest import DamagedShardError, ShardManifest, documents_path, order_path, read_manifest
 from tokenizer.shards.shard import Shard, open_shard, shard_paths
 from tokenizer.vocabulary.load import load_tokenizer
 
@@ -62,13 +62,15 @@ def _verify_one(prefix: str | Path, deep: bool, tokenizer_sha256: str | None) ->
         note = _note(prefix, manifest)
         if not manifest.num_documents:  # a part that got no document is sound, though nothing opens it
             check_files(prefix, manifest)
-            return VerifyResult(prefix=str(prefix), num_documents=0, num_tokens=0, problems=(), note=note)
+            problems += columns_problems(prefix, manifest, deep=deep)
+            return VerifyResult(prefix=str(prefix), num_documents=0, num_tokens=0, problems=tuple(problems), note=note)
         shard = open_shard(prefix)
         if tokenizer_sha256 not in (None, shard.manifest.tokenizer_sha256):
             problems.append(
                 f"{shard_paths(prefix)[2]} has tokenizer_sha256 {shard.manifest.tokenizer_sha256}, expected {tokenizer_sha256}; "
                 "name the tokenizer that made the shard"
             )
+        problems += columns_problems(prefix, manifest, deep=deep)
         if deep:
             for problem in deep_problems(shard):
                 problems.append(problem)
@@ -97,6 +99,23 @@ def _note(prefix: str | Path, manifest: ShardManifest) -> str | None:
         f"{shard_paths(prefix)[2]} has no hash of its own, since an earlier version wrote it: a change of its labels (licence, "
         "source, ...) would not be found; encode the shard again to have one"
     )
+
+
+def columns_problems(prefix: str | Path, manifest: ShardManifest, *, deep: bool) -> list[str]:
+    """Return what is wrong with the columns of the documents. Deep: all bytes, else the footer. Raises: PassingError."""
+    path = documents_path(prefix)
+    if manifest.documents_sha256 is None:
+        there = f"{path} is there, and the shard's manifest knows of no columns: it is another shard's; remove it"
+        return [there] if path.exists() else []
+    from tokenizer.shards.document_columns import open_columns  # with pyarrow, which takes its time
+
+    try:
+        columns = open_columns(prefix, manifest)
+        if deep and columns is not None:
+            columns.check_hash()
+    except (UserError, DamageError) as error:
+        return [str(error)]
+    return []
 
 
 def deep_problems(shard: Shard) -> Iterator[str]:

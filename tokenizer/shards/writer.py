@@ -2,18 +2,18 @@
 
 A process may be killed at any moment. What it leaves is then one of
 - PREFIX.*.part: removed by the next writer of that prefix;
-- PREFIX.bin or .idx with a PREFIX.json.part that describes them, but no PREFIX.json: the kill came between two renames, and
-  the next writer removes them too.
+- PREFIX.bin, .idx or .documents.parquet with a PREFIX.json.part that describes them, but no PREFIX.json: the kill came between
+  two renames, and the next writer removes them too.
 Files without either are somebody's data and are never touched.
 """
 
 import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from fanal.new_files import open_to_lock
 from fanal.records import read_record, record_bytes
 from tokenizer.documents.folders import LeftOut
 from tokenizer.shards import shuffle
+from tokenizer.shards.document_rows import DocumentRows
 from tokenizer.shards.index import write_index
 from tokenizer.shards.manifest import (
     DTYPES,
@@ -31,6 +32,7 @@ from tokenizer.shards.manifest import (
     EncodeOptions,
     ShardError,
     ShardManifest,
+    documents_path,
     dtype_for,
     fanal_version,
     is_sha256,
@@ -38,6 +40,11 @@ from tokenizer.shards.manifest import (
     shard_paths,
     with_own_hash,
 )
+
+if TYPE_CHECKING:
+    import pyarrow
+
+    from tokenizer.shards.columns_writer import ColumnsWriter
 
 MAX_DOCUMENT_TOKENS = 2**31 - 1  # an int32 in the index
 
@@ -51,10 +58,14 @@ class ShardWriter:
 
     Everything goes to PREFIX.*.part as it comes; memory does not grow. finish() gives the files their names, manifest last.
     Leaving the block without it removes what was written.
+    Args: columns, names of the documents' columns behind those of their origin (document_columns.py); None for a shard without
+    columns. Every document then has a row, added in the same order by add_rows or add_columns.
     Raises: ShardError if a shard of that name exists or is being written, or an id or a document does not fit; as `writing`.
     """
 
-    def __init__(self, prefix: str | Path, *, vocab_size: int, tokenizer_sha256: str) -> None:
+    def __init__(
+        self, prefix: str | Path, *, vocab_size: int, tokenizer_sha256: str, columns: Sequence[str] | None = None
+    ) -> None:
         assert vocab_size >= 1 and is_sha256(tokenizer_sha256), (
             f"vocab_size ({vocab_size}) must be at least 1 and tokenizer_sha256 ({tokenizer_sha256!r}) "
             "64 hexadecimal digits; take both from load_tokenizer"
@@ -73,6 +84,9 @@ class ShardWriter:
         self._paths = shard_paths(prefix)
         self._lengths_part = Path(f"{prefix}.lengths.part")
         self._order_part = part_path(order_path(prefix))
+        self._documents = documents_path(prefix)
+        self._columns = columns
+        self._columns_writer: ColumnsWriter | None = None
         self._hasher = BlockHasher()
         self._order_digest = hashlib.sha256()
         self._has_order = False
@@ -102,6 +116,10 @@ class ShardWriter:
             self._stream, self._lengths, self._order = (
                 path.open("xb", buffering=1 << 20) for path in (bin_part, self._lengths_part, self._order_part)
             )
+            if self._columns is not None:
+                from tokenizer.shards.columns_writer import ColumnsWriter  # with pyarrow, which training never needs
+
+                self._columns_writer = ColumnsWriter(part_path(self._documents), self._columns)
         except BaseException:
             self._unlock()
             raise
@@ -148,6 +166,18 @@ class ShardWriter:
         self.num_tokens += len(tokens)
         self.highest_token_id = max(self.highest_token_id, highest)
 
+    def add_rows(self, rows: DocumentRows, paths: Sequence[str]) -> None:
+        """Append rows of the documents' columns. Args: paths of the input files, by the number in each row."""
+        assert self._columns_writer is not None, "this shard has no columns"
+        with self._writing():
+            self._columns_writer.add_rows(rows, paths)
+
+    def add_columns(self, table: "pyarrow.Table") -> None:
+        """Append the rows of a table with this shard's columns."""
+        assert self._columns_writer is not None, "this shard has no columns"
+        with self._writing():
+            self._columns_writer.add(table)
+
     def finish(
         self,
         *,
@@ -164,15 +194,18 @@ class ShardWriter:
         left_out: Sequence[LeftOut] = (),
         num_repeated_fields: int = 0,
         has_other_ids: bool = False,
+        cut_files: Mapping[str, int] | None = None,
     ) -> ShardManifest:
         """Make the shard durable under its final names.
 
+        Args: cut_files, of a part with columns: lines in its share of each input file that other parts read as well.
         Raises: ShardError if it holds no document and is not one part of many.
         """
         if not self.num_documents and part is None:
             raise ShardError(f"shard {self.prefix} would hold no document; give at least one")
         with self._writing():
             idx_sha256 = self._write_parts()
+            columns = self._columns_writer and self._columns_writer.finish(self.num_documents, cut_files)
         unsealed = ShardManifest(
             format_version=FORMAT_VERSION,
             tokenizer_sha256=self.tokenizer_sha256,
@@ -198,6 +231,8 @@ class ShardWriter:
             left_out=tuple(left_out),
             num_repeated_fields=num_repeated_fields,
             has_other_ids=has_other_ids,
+            documents_sha256=columns.sha256 if columns else None,
+            documents_columns=columns.names if columns else (),
         )
         manifest = with_own_hash(unsealed)
         with self._writing():
@@ -223,7 +258,7 @@ class ShardWriter:
             self._order_part.rename(order_path(self.prefix))
         else:
             self._order_part.unlink()
-        for path in self._paths[:2]:
+        for path in (self._documents, *self._paths[:2])[self._columns is None :]:
             part_path(path).rename(path)
         sync_path(self.prefix.parent)
         json_part.rename(self._paths[2])
@@ -237,6 +272,8 @@ class ShardWriter:
         for stream in (self._stream, self._lengths, self._order):
             with contextlib.suppress(OSError):  # the last bytes may not fit on the disk; that was raised already
                 stream.close()
+        if self._columns_writer is not None:
+            self._columns_writer.close()
         if not self._finished:
             self._remove_leftovers()
         self._unlock()
@@ -250,7 +287,8 @@ class ShardWriter:
 
     def _refuse_existing(self) -> None:
         bin_path, idx_path, json_path = self._paths
-        existing = [path for path in (json_path, bin_path, idx_path, order_path(self.prefix)) if path.exists()]
+        others = (order_path(self.prefix), self._documents)
+        existing = [path for path in (json_path, bin_path, idx_path, *others) if path.exists()]
         if json_path in existing:
             raise ShardError(
                 f"{json_path} exists, and a shard is never overwritten; remove {self.prefix}.* or name another prefix"
@@ -277,9 +315,9 @@ class ShardWriter:
         """Remove unfinished files, the description last: without it nobody could tell whose the rest is."""
         json_part = part_path(self._paths[2])
         if json_part.exists() and not self._paths[2].exists():
-            for path in (order_path(self.prefix), *self._paths[:2]):
+            for path in (order_path(self.prefix), self._documents, *self._paths[:2]):
                 path.unlink(missing_ok=True)
-        parts = [self._lengths_part, self._order_part, *(part_path(path) for path in self._paths)]
+        parts = [self._lengths_part, self._order_part, *map(part_path, (self._documents, *self._paths))]
         for path in parts:
             path.unlink(missing_ok=True)
         shuffle.remove_leftovers(self.prefix)

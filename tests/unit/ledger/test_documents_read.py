@@ -42,7 +42,7 @@ def plainly(shard: Shard, uses: list[Use], num_parts: int) -> Plain:
     def by_document(values: np.ndarray) -> np.ndarray:
         return np.array([np.bincount(document, row, shard.num_documents) for row in values]).astype(np.int64)
 
-    return Plain(by_document(predicted), by_document(read), by_document(read.any(axis=0)[None])[0])
+    return Plain(by_document(predicted), by_document(read), by_document(np.any(read, axis=0, keepdims=True))[0])
 
 
 def pieces_of_draw(order: ChunkOrder | PackedOrder, draw: int) -> list[tuple[int, int]]:

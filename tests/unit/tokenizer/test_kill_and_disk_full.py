@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from fanal.errors import UserError
+from tokenizer.documents.column_fields import ColumnFields
 from tokenizer.encoding.encode import encode
 from tokenizer.shards import writer as writer_module
 from tokenizer.shards.shard import ShardError, ShardWriter, open_shard
@@ -76,19 +77,20 @@ def test_a_run_killed_at_any_moment_and_started_again_equals_a_straight_run(
     assert killed >= KILLS // 4, "most runs must be cut off"
     subprocess.run(command(tokenizer_dir, big_input, again, *words), cwd=ROOT, check=True)
     assert files_of(again) == files_of(straight)
-    assert files_of(again).keys() == {"bin", "idx", "json"}
+    assert files_of(again).keys() == {"bin", "documents.parquet", "idx", "json"}
 
 
 STEPS = ("sync_path", "sync", "record_bytes", "write_index")
 
 
-@pytest.mark.parametrize("renames", [0, 1, 2, 3])
+@pytest.mark.parametrize("renames", [0, 1, 2, 3, 4])
 def test_a_kill_between_two_renames_is_cleaned_up_by_the_next_run(
     tmp_path: Path, tokenizer_dir: Path, write_documents, renames: int
 ) -> None:
     path = write_documents(tmp_path / "a.jsonl", ["one", "two"])
     script = (
         "import os, pathlib\n"
+        "from tokenizer.documents.column_fields import ColumnFields\n"
         "from tokenizer.encoding.encode import encode\n"
         f"left = {renames}\n"
         "rename = pathlib.Path.rename\n"
@@ -98,15 +100,17 @@ def test_a_kill_between_two_renames_is_cleaned_up_by_the_next_run(
         "    left -= 1\n"
         "    return rename(self, target)\n"
         "pathlib.Path.rename = dying\n"
-        f"encode({str(tokenizer_dir)!r}, [{str(path)!r}], {str(tmp_path / 'shard')!r}, num_workers=1)\n"
+        f"encode({str(tokenizer_dir)!r}, [{str(path)!r}], {str(tmp_path / 'shard')!r}, num_workers=1, "
+        "columns=ColumnFields())\n"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False)
-    if renames < 3:
+    if renames < 4:
         assert done.returncode == -signal.SIGKILL
         assert not (tmp_path / "shard.json").exists()
-        encode(tokenizer_dir, [path], tmp_path / "shard")
+        encode(tokenizer_dir, [path], tmp_path / "shard", columns=ColumnFields())
     assert open_shard(tmp_path / "shard").num_documents == 2
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.jsonl", "shard.bin", "shard.idx", "shard.json"]
+    suffixes = ("bin", "documents.parquet", "idx", "json")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.jsonl", *(f"shard.{suffix}" for suffix in suffixes)]
 
 
 def test_files_that_a_killed_run_did_not_write_are_never_removed(tmp_path: Path) -> None:
@@ -180,7 +184,7 @@ def test_an_error_at_any_step_of_finishing_leaves_nothing(
 
     monkeypatch.setattr(writer_module, failing, fail)
     with pytest.raises(UserError, match=r"shard cannot be written: No space left"):
-        encode(tokenizer_dir, [path], tmp_path / "shard", num_workers=1)
+        encode(tokenizer_dir, [path], tmp_path / "shard", num_workers=1, columns=ColumnFields())
     assert [p.name for p in tmp_path.iterdir()] == ["a.jsonl"]
 
 

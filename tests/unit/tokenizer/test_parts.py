@@ -86,7 +86,7 @@ def test_equal_keys_keep_the_order_of_the_input(tmp_path: Path) -> None:
         for first, key in ((0, 5), (10, 5), (20, 4)):
             tokens = np.arange(first, first + 4, dtype=np.uint16)
             shuffler.add(np.full(3, key, np.uint64), lengths, tokens)
-        tokens = np.concatenate([tokens for _, _, tokens in shuffler.in_order()])
+        tokens = np.concatenate([tokens for _, _, tokens, _ in shuffler.in_order()])
     assert tokens.tolist() == [20, 21, 22, 23, 0, 1, 2, 3, 10, 11, 12, 13]
     assert not list(tmp_path.iterdir())
 
