@@ -91,6 +91,7 @@ def all_commands(
     watched.run("train", small_run, run, *steps, "train.train_steps=6")  # from its checkpoint
     watched.run("verify", folder / "run", "--deep")
     watched.run("ledger", folder / "run", "--json")
+    watched.run("report", folder / "run")
     no_other_layout = (
         "model.num_layers=1",
         "model.num_attention_heads=1",
