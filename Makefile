@@ -1,8 +1,8 @@
-# make demo    the whole path in a few minutes: text, tokenizer, shards, training on 4 local ranks, a certified export, sampled text
+# make demo    the whole path in a few minutes: text, tokenizer, shards, training on 4 local ranks, a certified export, sampled text, a report
 # make test    every test, but for those of tests/slurm
 # make test-quick   most tests of one process, one layout beside one rank and one resume, for the loop of work
 # make test-slurm   the tests that start a real Slurm of two nodes; as root, and with apt-get it installs slurm-wlm, munge and shellcheck
-# make interop   other programs read an export: transformers 4 and 5, tokenizers, SentencePiece, lm-eval, llama.cpp, mlx-lm; a shard, Megatron's reader
+# make interop   other programs read an export: transformers 4 and 5, tokenizers, SentencePiece, lm-eval, llama.cpp, mlx-lm; a shard, Megatron's reader; a report, Chromium
 # make kernels our Triton kernels without a GPU: run by Triton's interpreter beside their definitions, compiled ahead for five GPUs
 # make kernels-weekly   the same, and flash-attn 4 compiled ahead for a Hopper GPU through the call that trains (340 MB more)
 # make recipes the small twin of every recipe of configs/models: trained, exported, certified; writes bench/results/recipes.md
@@ -29,6 +29,7 @@
 # make data    the text, the tokenizer and the shards of the demo
 # make check   lint, format and types, then every test
 # make gpu     on a machine with a GPU: kernels, attention, a timed step, resume, layouts, memory, in six minutes and one report (docs/gpu.md)
+# make report-pictures   the pictures of docs/report.md, taken of the demo's report by Chromium
 # make clean   remove all that the targets above have made here
 
 PYTHON ?= python3
@@ -44,6 +45,7 @@ SHARDS := $(foreach split,$(SPLITS),demo/shards/$(split)-code.json demo/shards/$
 
 .DEFAULT_GOAL := help
 .PHONY: help install data demo test test-quick test-slurm interop kernels kernels-weekly check recipes contexts torture fuzz bench-data bench-checkpoint bench-export bench-recipe bench-growth bench-start bench-step bench-optimizers bench-memory bench-layouts bench-context bench-search soak lock sbom gpu clean bench-overlap others transformers-4
+.PHONY: help install data demo test test-quick test-slurm interop kernels kernels-weekly check recipes contexts torture fuzz bench-data bench-checkpoint bench-export bench-recipe bench-growth bench-start bench-step bench-optimizers bench-memory bench-layouts bench-context soak lock sbom gpu report-pictures clean
 
 help:
 	@sed -n '/^#/!q; s/^# //p' Makefile
@@ -102,23 +104,26 @@ data: $(SHARDS)
 # Each stage is named; one whose files are there already prints nothing below its name.
 demo: export TRANSFORMERS_VERBOSITY := error
 demo: $(STAMP)
-	@echo '1/6  A small corpus from this Python'\''s own standard library: code and prose  (demo/corpus)'
+	@echo '1/7  A small corpus from this Python'\''s own standard library: code and prose  (demo/corpus)'
 	@$(MAKE) --no-print-directory --silent $(CORPUS)
-	@echo; echo '2/6  A tokenizer of 2,000 pieces, trained on it  (demo/tokenizer)'
+	@echo; echo '2/7  A tokenizer of 2,000 pieces, trained on it  (demo/tokenizer)'
 	@$(MAKE) --no-print-directory --silent $(TOKENS)
-	@echo; echo '3/6  Token shards, each with a manifest of hashes  (demo/shards)'
+	@echo; echo '3/7  Token shards, each with a manifest of hashes  (demo/shards)'
 	@$(MAKE) --no-print-directory --silent $(SHARDS)
-	@echo; echo '4/6  Training: 2.3 M parameters, tensor 2 x pipeline 2 on 4 local ranks, 200 steps  (runs/tiny)'
+	@echo; echo '4/7  Training: 2.3 M parameters, tensor 2 x pipeline 2 on 4 local ranks, 200 steps  (runs/tiny)'
 	@$(RUN) -m pretrain train configs/tiny.yaml
-	@echo; echo '5/6  Export to Hugging Face, compared with the trained model before it gets its name  (demo/export)'
+	@echo; echo '5/7  Export to Hugging Face, compared with the trained model before it gets its name  (demo/export)'
 	@rm -rf demo/export
 	@$(RUN) -m pretrain export runs/tiny --to demo/export
-	@echo; echo '6/6  Text sampled from the export (temperature 0.8, seed 1); 200 steps teach spelling, not sense'
+	@echo; echo '6/7  Text sampled from the export (temperature 0.8, seed 1); 200 steps teach spelling, not sense'
 	@$(RUN) -m pretrain generate demo/export --prompt 'The function returns' --max-new-tokens 60 \
 	    --temperature 0.8 --top-p 0.95 --seed 1
+	@echo; echo '7/7  A report of the run, one file that opens without a network  (runs/tiny/report.html)'
+	@$(RUN) -m fanal report runs/tiny --export demo/export
 	@echo
 	@echo 'What to try next:'
 	@printf '  %-66s  %s\n' \
+	    'xdg-open runs/tiny/report.html' 'the report: losses, pace, data, costs; on any machine with a browser' \
 	    'less demo/export/README.md' 'the model card, with its certificate' \
 	    'make demo' 'again: the run is complete, and says so' \
 	    '$(FANAL) train configs/tiny.yaml train.train_steps=300' 'go on from the last checkpoint' \
@@ -130,6 +135,16 @@ demo: $(STAMP)
 # The picture of the README, drawn again from the demo's run.
 docs/images/demo-loss.svg: runs/tiny/metrics.jsonl
 	@$(RUN) -m docs.images.loss_curves runs/tiny/metrics.jsonl $@
+
+# Chromium comes from apt-get where there is none.
+CHROMIUM = which chromium chromium-browser google-chrome >/dev/null || ! which apt-get >/dev/null || \
+    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; }
+
+# The pictures of docs/report.md, taken again of the demo's report.
+report-pictures: runs/tiny/metrics.jsonl
+	@$(CHROMIUM)
+	@$(RUN) -m fanal report runs/tiny --export demo/export
+	@$(RUN) -m docs.images.report_pictures runs/tiny/report.html docs/images
 
 # A file stays with one worker, and so does what its tests share. Tests of tests/dist have up to eight ranks, which wait for each other
 # most of the time: one more worker than there are cores keeps these at work.
@@ -170,6 +185,7 @@ INTEROP := .cache/interop
 TRANSFORMERS_4 := transformers==4.57.6 tokenizers==0.22.2 huggingface-hub==0.36.2 kernels==0.11.7
 PURELIB := import sysconfig; print(sysconfig.get_path("purelib"))
 interop: $(INTEROP)/others/.installed $(INTEROP)/transformers-4/.installed
+	@$(CHROMIUM)
 	$(RUN) -m pytest tests/interop -rs
 
 $(INTEROP)/others/.installed $(INTEROP)/transformers-4/.installed: $(STAMP)

@@ -103,19 +103,30 @@ def details(summary: object, content: object, **attributes: object) -> Markup:
 
 
 def table(head: Sequence[object], rows: Sequence[Sequence[object]], *, caption: str | None = None) -> Markup:
-    """Return a table whose first column names its rows."""
+    """Return a table whose first column names its rows. Columns of names and lists are aligned to the left."""
+    is_text = [index == 0 or any(_is_text(row[index]) for row in rows) for index in range(len(head))]
+    classes = ["text" if text else None for text in is_text]
     return element(
         "table",
         element("caption", caption) if caption else None,
-        element("thead", element("tr", [element("th", cell, scope="col") for cell in head])),
         element(
-            "tbody",
-            [
-                element("tr", element("th", row[0], scope="row"), [element("td", cell) for cell in row[1:]])
-                for row in rows
-            ],
+            "thead",
+            element(
+                "tr",
+                [element("th", cell, scope="col", class_=look) for cell, look in zip(head, classes, strict=True)],
+            ),
         ),
+        element("tbody", [_row(row, classes) for row in rows]),
     )
+
+
+def _row(row: Sequence[object], classes: Sequence[str | None]) -> Markup:
+    cells = [element("td", cell, class_=look) for cell, look in zip(row[1:], classes[1:], strict=True)]
+    return element("tr", element("th", row[0], scope="row"), cells)
+
+
+def _is_text(cell: object) -> bool:
+    return isinstance(cell, Markup) and cell.startswith(("<bdi", "<ul", "<code"))
 
 
 def picture(chart: Chart) -> Markup:
@@ -216,11 +227,15 @@ def _legend(lines: Sequence[Line]) -> Markup:
 
 def _swatch(line: Line) -> Markup:
     dash = DASHES[line.look // NUM_COLOURS % len(DASHES)]
-    drawn = element(
-        "path",
-        d="M0 5h24",
-        class_=f"curve {look_class(line.look)}{' faint' if line.faint else ''}",
-        stroke_dasharray=dash,
+    drawn = (
+        element(
+            "path",
+            d="M0 5h24",
+            class_=f"curve {look_class(line.look)}{' faint' if line.faint else ''}",
+            stroke_dasharray=dash,
+        )
+        if line.joins
+        else element("circle", cx=12, cy=5, r=3, class_=f"dot {look_class(line.look)}")
     )
     return element(
         "svg",

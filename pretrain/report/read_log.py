@@ -144,12 +144,12 @@ class _Reader:
         return log
 
     def _take(self, record: Record) -> None:
-        kind, step = record.get("kind"), record.get("step")
-        if not is_count(step):
+        if not is_count(record.get("step")):
             return
+        kind: object = record.get("kind")
+        step: int = record["step"]
         self.log.num_records += 1
-        number = record.get("start")
-        number = number if is_count(number) else None
+        number: int | None = record["start"] if is_count(record.get("start")) else None
         if self._open is None or (number is not None and number != self._open.number):
             self._close()
             self._open = LoggedStart(number=number)
@@ -174,17 +174,17 @@ class _Reader:
             self._close()
 
     def _note_times(self, start: LoggedStart, record: Record) -> None:
-        if is_figure(elapsed := record.get("elapsed_s")) and self._newest_elapsed_s is None:
-            self._newest_elapsed_s = elapsed
-        if is_figure(now := record.get("time_unix_s")):
+        if self._newest_elapsed_s is None and is_figure(record.get("elapsed_s")):
+            self._newest_elapsed_s = record["elapsed_s"]
+        if is_figure(record.get("time_unix_s")):
+            now: float = record["time_unix_s"]
             start.began_unix_s = now
             start.ended_unix_s = now if start.ended_unix_s is None else start.ended_unix_s
 
     def _time_s(self, record: Record) -> float:
         """Seconds of running, counted back from the end of the run."""
-        elapsed = record.get("elapsed_s")
-        if is_figure(elapsed) and self._newest_elapsed_s is not None:
-            return elapsed - self._newest_elapsed_s - self._after_s
+        if self._newest_elapsed_s is not None and is_figure(record.get("elapsed_s")):
+            return record["elapsed_s"] - self._newest_elapsed_s - self._after_s
         return -self._behind_s - self._after_s
 
     def _step(self, start: LoggedStart, record: Record, step: int, *, is_lost: bool) -> None:
@@ -194,10 +194,9 @@ class _Reader:
         self._newer_step = record
         start.first_step = step
         start.last_step = max(start.last_step or 0, step)
-        if is_figure(rate := record.get("tokens_per_second")):
-            log.pace.add(rate)
-        if is_figure(used := record.get("mfu_full")):
-            log.utilization.add(used)
+        for name, median in (("tokens_per_second", log.pace), ("mfu_full", log.utilization)):
+            if is_figure(record.get(name)):
+                median.add(record[name])
         tokens, time_s = _count(record, "consumed_tokens"), self._time_s(record)
         if is_lost:
             _add(log.lost, record.get("loss"), step, tokens, time_s)

@@ -76,9 +76,10 @@ def read_spikes(run_dir: Path, log: RunLog, data: TrainData | None) -> Spikes:
 
 def _is_lost(record: Mapping[str, Any], log: RunLog) -> bool:
     """Whether a later start has trained the step again."""
-    number, step = record.get("start"), record["step"]
-    if not is_count(number):
+    if not is_count(record.get("start")):
         return False
+    number: int = record["start"]
+    step: int = record["step"]
     later = (start.step for start in log.starts if start.number is not None and start.number > number)
     return any(after is not None and after < step for after in later)
 

@@ -28,16 +28,17 @@ figure { margin: 0; min-width: 0; max-width: 38rem; } figcaption { font-weight: 
 figure svg[role=img] { display: block; width: 100%; height: auto; }
 svg text { font: 12.5px system-ui, sans-serif; fill: var(--quiet); unicode-bidi: isolate; }
 .grid { stroke: var(--line); fill: none; } .axis { stroke: var(--quiet); fill: none; }
-.curve { fill: none; stroke-width: 1.8; stroke-linejoin: round; } .faint { stroke-opacity: 0.45; stroke-width: 1.2; }
+.curve { fill: none; stroke-width: 1.8; stroke-linejoin: round; } .faint { stroke-opacity: 0.7; stroke-width: 1.2; }
 .mark { stroke: var(--quiet); stroke-dasharray: 3 3; fill: none; } .flag { fill: var(--alert); stroke: none; }
 .note { color: var(--quiet); font-size: 0.85rem; margin: 0.3rem 0; } .alert { color: var(--alert); font-weight: 600; }
 details { margin: 0.4rem 0; } summary { cursor: pointer; color: var(--quiet); font-size: 0.9rem; }
 .scroll { overflow-x: auto; max-width: 100%; position: relative; }
-table { border-collapse: collapse; font-size: 0.82rem; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
+table { border-collapse: collapse; margin: 0.4rem 0 0.8rem; }
+table { font-size: 0.82rem; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
 caption { text-align: left; color: var(--quiet); padding-bottom: 0.2rem; }
 th, td { border-bottom: 1px solid var(--line); padding: 0.2rem 0.6rem 0.2rem 0; text-align: right; vertical-align: top; }
 th:first-child, td.text, th.text { text-align: left; } tbody th { font-weight: 400; }
-td.text { min-width: 8rem; max-width: 30rem; overflow-wrap: anywhere; }
+td.text { min-width: 6rem; max-width: 34rem; overflow-wrap: anywhere; } td ul.plain { margin: 0; }
 pre { background: var(--panel); border: 1px solid var(--line); border-radius: 6px; padding: 0.6rem; font-size: 0.8rem; margin: 0;
   white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: plaintext; }
 ul.plain { padding-left: 1.2rem; } footer { margin-top: 3rem; color: var(--quiet); font-size: 0.85rem; }
@@ -46,6 +47,7 @@ ul.plain { padding-left: 1.2rem; } footer { margin-top: 3rem; color: var(--quiet
 @media print { :root { --page: #ffffff; --text: #000000; --quiet: #444444; --line: #bbbbbb; --panel: #ffffff; --alert: #a00000;
   LIGHT_COLOURS } body { max-width: none; font-size: 10pt; padding: 0; } nav { display: none; }
   figure, .cards div, tr { break-inside: avoid; } h2, h3, figcaption { break-after: avoid; }
+  details::details-content { content-visibility: visible; block-size: auto; }
   .charts { grid-template-columns: 1fr 1fr; } .scroll { overflow: visible; } table { font-size: 7.5pt; } a { color: inherit; } }
 """
 

@@ -94,6 +94,7 @@ def all_commands(
     watched.run("ledger", folder / "run", "--json")
     watched.run("trace", folder / "run", "--step", 5, "--text")
     watched.run("trace", folder / "run", "--document", "train-code:1", "--deep")
+    watched.run("report", folder / "run")
     no_other_layout = (
         "model.num_layers=1",
         "model.num_attention_heads=1",

@@ -25,6 +25,8 @@ def comparison_parts(first: RunView, second: RunView) -> Iterator[Markup]:
     yield element(
         "div", table(["", *map(name, names)], [[label, *pair] for label, pair in rows.items()]), class_="scroll"
     )
+    if second.untold:
+        yield element("ul", [element("li", name(line)) for line in second.untold], class_="plain note")
     charts = [
         _chart("Training loss of both", "loss (nats per token)", _lines(runs, "loss")),
         _chart("Validation loss of both", "loss (nats per token)", list(_validation_lines(runs))),

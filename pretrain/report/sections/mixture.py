@@ -16,6 +16,8 @@ from pretrain.report.stacked import Area, areas_figure
 from pretrain.report.view import RunView
 
 STRETCHES = 40
+SAMPLES_A_STRETCH = 32
+"""Samples of a stretch, at least: of fewer the shares would jump."""
 MAX_SOURCES = 12
 """Sources with an area of their own: those that were read most."""
 MAX_ROWS = 15
@@ -33,7 +35,8 @@ def mixture_parts(view: RunView) -> Iterator[Markup]:
 
 def _over_steps(history: History, data: TrainData) -> Markup:
     samples, seq_length = trained_samples(history), data.config.seq_length
-    bounds = np.unique(np.linspace(0, samples, min(STRETCHES, samples) + 1).astype(np.int64)).tolist()
+    stretches = min(STRETCHES, max(1, samples // SAMPLES_A_STRETCH))
+    bounds = np.linspace(0, samples, stretches + 1).astype(np.int64).tolist()
     drawn = np.diff(np.stack([data.mixture.drawn(bound) for bound in bounds]), axis=0)  # [stretches, sources]
     in_all = drawn.sum(axis=0)
     largest = sorted(range(len(in_all)), key=lambda source: (-in_all[source], source))[:MAX_SOURCES]
