@@ -140,7 +140,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tokenizer.encoding.merge.BATCH_TOKENS", 300)
 
 
-@pytest.mark.parametrize("group_rows", [16, 1 << 14])
+@pytest.mark.parametrize("group_rows", [16, 1 << 12])
 @pytest.mark.parametrize("shuffle_seed", [None, 7])
 def test_the_file_does_not_depend_on_workers_or_blocks_or_parts(
     tmp_path: Path, tokenizer_dir: Path, inputs: list[Path], monkeypatch: pytest.MonkeyPatch,
