@@ -175,7 +175,8 @@ def main() -> None:
     ]
     summary = (
         f"Debian's translated manual pages in {len(options.languages)} languages, {megabytes:.0f} MB of JSON lines, "
-        f"vocabulary of {VOCAB_SIZE:,}, 1 worker; medians of {options.rounds} rounds in turn. Looking up reads one row group for each of {LOOKUPS:,} documents at random places.\n\n"
+        f"vocabulary of {VOCAB_SIZE:,}, 1 worker; medians of {options.rounds} rounds in turn. Looking up reads "
+        f"one row group for each of {LOOKUPS:,} documents at random places.\n\n"
     )
     append_result(RESULTS, "Columns of documents", summary + table(header, rows))
 
