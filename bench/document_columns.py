@@ -22,7 +22,7 @@ from typing import Any
 
 from bench.compare import append_result, cpu_s, table
 from bench.data_encode import VOCAB_SIZE, make_tokenizer
-from bench.debian_text import make_text
+from bench.debian_text import PACKAGES, make_text
 
 RESULTS = Path(__file__).parent / "results" / "document_columns.md"
 ROUNDS = 5
@@ -31,28 +31,28 @@ LOOKUPS = 1024
 """Documents that a step of as many samples may ask for."""
 
 
-def pages(folder: Path) -> Iterator[dict[str, Any]]:
-    """Every page of every language, with its path as its id."""
-    for path in make_text(folder):
+def pages(folder: Path, languages: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Every page in these languages, with its path as its id."""
+    for path in make_text(folder, languages):
         with path.open(encoding="utf-8") as stream:
             for line in stream:
                 page = json.loads(line)
                 yield {"id": page.pop("source"), **page}
 
 
-def with_address(folder: Path) -> Iterator[dict[str, Any]]:
+def with_address(folder: Path, languages: Sequence[str]) -> Iterator[dict[str, Any]]:
     """The same with a URL, one of 200 sites, and a date, drawn for each page."""
     draw = random.Random(3)
-    for page in pages(folder):
+    for page in pages(folder, languages):
         site = f"www.site-{draw.randrange(200)}.co.uk"
         date = f"{draw.randrange(2000, 2025)}-{draw.randrange(1, 13):02}-{draw.randrange(1, 29):02}"
         yield {**page, "url": f"https://{site}/{page['id']}", "date": date}
 
 
-def with_random_ids(folder: Path) -> Iterator[dict[str, Any]]:
+def with_random_ids(folder: Path, languages: Sequence[str]) -> Iterator[dict[str, Any]]:
     """The same with an id of 128 random bits."""
     draw = random.Random(4)
-    for page in with_address(folder):
+    for page in with_address(folder, languages):
         yield {**page, "id": str(uuid.UUID(int=draw.getrandbits(128)))}
 
 
@@ -139,6 +139,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, help="where texts are kept; a temporary one if left out")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--languages", nargs="+", choices=list(PACKAGES), default=list(PACKAGES), metavar="LANGUAGE")
     parser.add_argument("--only", default="", help="the corpora with these words in their names")
     parser.add_argument("--side", nargs=5, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -153,7 +154,8 @@ def main() -> None:
             text = work / f"corpus-{number}.jsonl"
             with text.open("w", encoding="utf-8") as stream:
                 stream.writelines(
-                    json.dumps(page, ensure_ascii=False) + "\n" for page in make(options.folder or work / "pages")
+                    json.dumps(page, ensure_ascii=False) + "\n"
+                    for page in make(options.folder or work / "pages", options.languages)
                 )
             tokenizer = tokenizer or make_tokenizer(work, text)
             for shuffle_seed in (None, SHUFFLE_SEED):
@@ -172,8 +174,9 @@ def main() -> None:
         "ms to look one up",
     ]
     summary = (
-        f"Debian's translated manual pages, {megabytes:.0f} MB of JSON lines, vocabulary of {VOCAB_SIZE:,}, 1 worker; medians of "
-        f"{options.rounds} rounds in turn. Looking up reads one row group for each of {LOOKUPS:,} documents at random places.\n\n"
+        f"Debian's translated manual pages in {len(options.languages)} languages, {megabytes:.0f} MB of JSON lines, "
+        f"vocabulary of {VOCAB_SIZE:,}, 1 worker; medians of {options.rounds} rounds in turn. Looking up reads "
+        f"one row group for each of {LOOKUPS:,} documents at random places.\n\n"
     )
     append_result(RESULTS, "Columns of documents", summary + table(header, rows))
 

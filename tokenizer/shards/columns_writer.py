@@ -13,8 +13,9 @@ from fanal.files import sha256_of_file, sync
 from tokenizer.documents.column_fields import FILE, ORIGIN, POSITION
 from tokenizer.shards.document_rows import DocumentRows, unpack_rows
 
-ROW_GROUP_ROWS = 1 << 14
-"""Rows that are packed together. Looking one up reads so many; and the footer, read at every opening, has a part for each."""
+ROW_GROUP_ROWS = 1 << 12
+"""Rows that are packed together. Looking one up reads so many, 0.2 us each; and the footer, read at every opening, has 0.5 kB for
+each group: 12 MB for 100 million documents."""
 CUT_FILES = b"fanal.lines"
 """Key of the footer of a part: lines in its share of each input file that other parts read as well, as JSON."""
 

@@ -140,7 +140,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tokenizer.encoding.merge.BATCH_TOKENS", 300)
 
 
-@pytest.mark.parametrize("group_rows", [16, 1 << 14])
+@pytest.mark.parametrize("group_rows", [16, 1 << 12])
 @pytest.mark.parametrize("shuffle_seed", [None, 7])
 def test_the_file_does_not_depend_on_workers_or_blocks_or_parts(
     tmp_path: Path, tokenizer_dir: Path, inputs: list[Path], monkeypatch: pytest.MonkeyPatch,
@@ -405,3 +405,19 @@ def test_a_shard_is_named_by_its_columns_too_and_they_are_no_input(shard: Path) 
     assert [path.name for path in found.paths] == ["a.jsonl"]
     reasons = {Path(one.path).name: one.reason for one in found.left_out}
     assert reasons["shard.documents.parquet"] == "the columns of a token shard"
+
+
+KEPT_SHARD = Path(__file__).parents[2] / "golden" / "columns" / "shard"
+"""`encode --shuffle-seed 4 --keep author` of pages.jsonl beside it, by the version that first wrote columns."""
+
+
+def test_columns_that_an_earlier_version_wrote_are_read() -> None:
+    assert verify([KEPT_SHARD], deep=True)[0].problems == ()
+    same = {"file": "pages.jsonl", "licence": "CC0-1.0"}
+    german = {"position": 1, "id": "a-1", "host": "example.co.uk", "language": "de", "date": "2024-02-01"}
+    english = {"position": 3, "id": "a-2", "host": "xn--mnchen-3ya.de", "language": "en", "date": None}
+    french = {"position": 4, "id": "3", "host": None, "language": "fr", "date": "2024-02-03"}
+    authors = (None, "A. Author", None)
+    assert rows_of(KEPT_SHARD) == [
+        same | said | {"author": author} for said, author in zip((english, german, french), authors, strict=True)
+    ]
