@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from fanal.errors import UserError
 from pretrain.history.data import open_history_data
 from pretrain.history.history import History, history_of
-from pretrain.trace.document import trace_document, trace_text
 from pretrain.trace.show import document_lines, json_text, on_lines, spike_lines, step_lines
 from pretrain.trace.spikes import ListedSpike, listed_spikes
 from pretrain.trace.step import Wanted, trace_step
@@ -53,6 +52,8 @@ def answer(question: Question) -> str:
 
 
 def _of_documents(history: History, question: Question) -> str:
+    from pretrain.trace.document import trace_document, trace_text  # the search, which a step waits for in vain
+
     if question.document is not None:
         documents = trace_document(history, question.document, deep=question.deep)
     else:

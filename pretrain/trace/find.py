@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow
@@ -126,7 +125,7 @@ def _shards(data: TrainData) -> list[Source]:
 
 def _is_named(source: Source, prefix: str) -> bool:
     own = str(source.shard.prefix)
-    return prefix in (own, Path(own).name) or os.path.realpath(prefix) == os.path.realpath(own)
+    return own == prefix or own.endswith(f"/{prefix}") or os.path.realpath(prefix) == os.path.realpath(own)
 
 
 def _with_id(source: Source, name: str) -> np.ndarray:

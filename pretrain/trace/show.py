@@ -2,15 +2,17 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from fanal.shown import on_one_line
-from pretrain.trace.document import DocumentTrace, PhaseTrace, Reading
 from pretrain.trace.parts import Part
 from pretrain.trace.spikes import ListedSpike
 from pretrain.trace.step import SampleTrace, StepTrace
+
+if TYPE_CHECKING:  # it brings the search, which a step waits for in vain
+    from pretrain.trace.document import DocumentTrace, PhaseTrace, Reading
 
 FIRST_COLUMNS = ("licence", "host", "id", "language", "date")
 """Columns that a line begins with; others follow, and the file last."""
@@ -66,7 +68,7 @@ def _columns(columns: Mapping[str, str | int | None] | None) -> str:
     return "; " + ", ".join(known + place)
 
 
-def document_lines(trace: DocumentTrace) -> Iterator[str]:
+def document_lines(trace: "DocumentTrace") -> Iterator[str]:
     """A line for the document, or the text in it, one for each run of the chain, and one for each sample that holds it."""
     document, hit = trace.document, trace.hit
     if hit is not None:
@@ -79,7 +81,7 @@ def document_lines(trace: DocumentTrace) -> Iterator[str]:
         yield from _phase_lines(phase)
 
 
-def _phase_lines(phase: PhaseTrace) -> Iterator[str]:
+def _phase_lines(phase: "PhaseTrace") -> Iterator[str]:
     past = [reading for reading in phase.readings if reading.is_trained]
     held_out = " (held out for validation)" if phase.held_out else ""
     yield (
@@ -97,7 +99,7 @@ def _phase_lines(phase: PhaseTrace) -> Iterator[str]:
         yield f"  and {len(phase.readings) - MOST_READINGS:,} more, which --json lists"
 
 
-def _times(readings: Sequence[Reading]) -> str:
+def _times(readings: "Sequence[Reading]") -> str:
     samples = len({reading.sample for reading in readings})
     return f"{samples:,} {'sample' if samples == 1 else 'samples'}"
 

@@ -12,6 +12,7 @@ import pytest
 
 from pretrain.history.data import open_history_data
 from pretrain.history.history import History, history_of
+from pretrain.trace.document import trace_document
 from pretrain.trace.step import SampleTrace, Wanted, trace_step
 from tests.dist.harness import make_run, run_and_trace
 from tests.runs.cases import DP2, TP2
@@ -156,6 +157,42 @@ def test_every_traced_token_is_one_that_the_spies_saw(spied: Spied) -> None:
     data = open_history_data(history)
     named = {sample.source for step in spied.rows for sample in trace_step(history, data, Wanted(step=step)).samples}
     assert len(named) == 4
+
+
+def test_documents_lead_back_to_the_steps_that_held_them(spied: Spied) -> None:
+    history = history_of(spied.folder)
+    data, held = open_history_data(history), dict[tuple[str, int], list[tuple[int, int, int, int]]]()
+    for step in spied.rows:  # as was compared with what the spies saw
+        for sample in trace_step(history, data, Wanted(step=step)).samples:
+            for part in sample.parts:
+                of = held.setdefault((sample.source, part.document), [])
+                of.append((step, sample.sample, part.offset, part.num_tokens))
+    for prefix, number in random.Random(1).sample(sorted(held), 60):
+        (found,) = trace_document(history, f"{prefix}:{number}")
+        (phase,) = found.phases
+        assert all(reading.is_trained and reading.is_saved for reading in phase.readings)
+        readings = [(r.step, r.sample, r.offset, r.num_tokens) for r in phase.readings]
+        assert sorted(readings) == sorted(held[prefix, number])
+
+
+def test_packed_rows_are_traced_to_the_documents_that_the_spies_saw(
+    small_run: Path, data_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "documents").mkdir()
+    sources = write_documents(data_folder, tmp_path / "documents", longest=150)[:1]
+    packed = ("data.packing=best_fit", "data.validation_fraction=0.1", "data.validation=[]", "data.document_mask=true")
+    steps = ("train.train_steps=4", "train.validation_interval=null")
+    run = make_run(small_run, tmp_path / "run", *sources, *packed, *steps, *DP2)
+    assert run_and_trace(run, SPY).exit_code == 0
+    history, seen = history_of(tmp_path / "run"), rows_seen(tmp_path / "run")
+    data, fills = open_history_data(history), set[int]()
+    for step, rows in seen.items():
+        for sample, row in zip(trace_step(history, data, Wanted(step=step)).samples, rows, strict=True):
+            held = sum(part.num_tokens for part in sample.parts)
+            assert_is(sample, row[:held])
+            assert sample.row is not None and set(row[held:]) <= {data.sources.fill_id}
+            fills.add(len(row) - held)
+    assert sorted(seen) == [1, 2, 3, 4] and len(fills) > 1, "rows are filled up"
 
 
 def test_checkpoints_alone_tell_the_same(spied: Spied, tmp_path: Path) -> None:
