@@ -10,6 +10,7 @@
 # make torture kill real runs with SIGKILL more than a hundred times; appends to docs/torture.md
 # make fuzz    2,000 wrong configs and 500 wrong inputs, generated: each must end in words, in time and in bounded memory (docs/fuzz.md)
 # make bench-data   encode, read and open data beside Megatron's tools; appends to bench/results/data.md
+# make bench-overlap   held-out n-grams searched in training shards: speed and memory; appends to bench/results/overlap.md
 # make bench-checkpoint   save and load beside torch's checkpoints and the bare disk; appends to bench/results/checkpoint.md
 # make bench-export   a 7B checkpoint of random weights, exported beside a raw copy (81 GB of disk; DTYPES=bf16 54)
 # make bench-recipe   the demo's recipe at several learning rates, on several corpora; appends to bench/results/recipe.md
@@ -41,7 +42,7 @@ SPLITS := train validation
 SHARDS := $(foreach split,$(SPLITS),demo/shards/$(split)-code.json demo/shards/$(split)-prose.json)
 
 .DEFAULT_GOAL := help
-.PHONY: help install data demo test test-quick test-slurm interop kernels kernels-weekly check recipes contexts torture fuzz bench-data bench-checkpoint bench-export bench-recipe bench-growth bench-start bench-step bench-optimizers bench-memory bench-layouts bench-context soak lock sbom gpu clean
+.PHONY: help install data demo test test-quick test-slurm interop kernels kernels-weekly check recipes contexts torture fuzz bench-data bench-overlap bench-checkpoint bench-export bench-recipe bench-growth bench-start bench-step bench-optimizers bench-memory bench-layouts bench-context soak lock sbom gpu clean
 
 help:
 	@sed -n '/^#/!q; s/^# //p' Makefile
@@ -92,7 +93,7 @@ $(TOKENS): $(CORPUS)
 
 # demo/shards/SPLIT-DOMAIN.json is a shard's manifest, written last: it is there only when the shard is complete.
 demo/shards/%.json: $(TOKENS)
-	@rm -f demo/shards/$*.bin demo/shards/$*.idx demo/shards/$*.json
+	@rm -f demo/shards/$*.bin demo/shards/$*.idx demo/shards/$*.documents.parquet demo/shards/$*.json
 	@$(RUN) -m tokenizer encode --tokenizer demo/tokenizer --input demo/corpus/$(subst -,/,$*).jsonl --output demo/shards/$*
 
 data: $(SHARDS)
@@ -243,6 +244,10 @@ bench-data: $(STAMP)
 	$(RUN) -m bench.data_encode --folder .cache/debian-text
 	$(RUN) -m bench.data_encode --folder .cache/debian-text --imported
 	$(RUN) -m bench.data_reads
+	$(RUN) -m bench.document_columns --folder .cache/debian-text
+
+bench-overlap: $(STAMP)
+	$(RUN) -m bench.overlap
 
 # BENCH_FOLDER lies on the disk to measure; 3 GB are there at a time, and removed.
 BENCH_FOLDER ?= .cache/bench-checkpoint

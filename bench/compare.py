@@ -4,6 +4,7 @@ import datetime
 import gc
 import os
 import platform
+import resource
 import shutil
 import statistics
 import subprocess
@@ -72,6 +73,12 @@ def ratio(timing: Timing, to: Timing) -> tuple[float, float, float]:
     """Median, smallest and largest of the ratios of two contenders' times, each inside one round."""
     ratios = [own / other for own, other in zip(timing.rounds_s, to.rounds_s, strict=True)]
     return statistics.median(ratios), min(ratios), max(ratios)
+
+
+def cpu_s() -> float:
+    """CPU seconds of this process and of its children that have ended."""
+    own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
 
 
 def machine() -> str:

@@ -13,7 +13,6 @@ import importlib
 import json
 import multiprocessing
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from bench.compare import append_result, table
+from bench.compare import append_result, cpu_s, table
 from bench.debian_text import PACKAGES, make_help, make_text
 from tokenizer.vocabulary.import_folder import import_tokenizer
 from tokenizer.vocabulary.load import load_tokenizer
@@ -126,14 +125,9 @@ def measure(side: str, tokenizer: Path, text: Path, prefix: Path, num_workers: i
 def run_side(side: str, tokenizer: Path, text: Path, prefix: Path, num_workers: int) -> None:
     """Encode on one side, in the process that is measured."""
     importlib.import_module("tokenizer.encoding.encode" if side == "ours" else "megatron.core.datasets.indexed_dataset")
-    before, started = _cpu_s(), time.perf_counter()
+    before, started = cpu_s(), time.perf_counter()
     SIDES[side](tokenizer, text, prefix, num_workers)
-    print(json.dumps({"cpu_s": _cpu_s() - before, "wall_s": time.perf_counter() - started}))
-
-
-def _cpu_s() -> float:
-    own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
-    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
+    print(json.dumps({"cpu_s": cpu_s() - before, "wall_s": time.perf_counter() - started}))
 
 
 def compare(

@@ -53,15 +53,17 @@ class CommandGroup(click.Group):
 class ManyInputsCommand(click.Command):
     """A command whose ``--input a b c`` means ``--input a --input b --input c``, which click has no word for."""
 
+    spread_option = "--input"
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Repeat ``--input`` before each further word, up to a ``--``."""
+        """Repeat the option before each further word, up to a ``--``."""
         spread: list[str] = []
         collecting, ours = False, args.index("--") if "--" in args else len(args)
         for position, word in enumerate(args[:ours]):
             if word.startswith("-"):
-                collecting = word == "--input"
-            elif collecting and args[position - 1] != "--input":
-                spread.append("--input")
+                collecting = word == self.spread_option
+            elif collecting and args[position - 1] != self.spread_option:
+                spread.append(self.spread_option)
             spread.append(word)
         return super().parse_args(ctx, spread + args[ours:])
 

@@ -5,7 +5,6 @@ verification (fanal/errors.py).
 """
 
 import json
-import re
 import signal
 import sys
 from collections.abc import Callable
@@ -16,22 +15,24 @@ import click
 
 from fanal.command_group import CommandGroup, ManyInputsCommand, complete_path
 from fanal.console import print_table
-from fanal.errors import UserError, run_guarded, user_path
+from fanal.errors import UserError, run_guarded
 from fanal.exit_codes import CRASH, DAMAGED, INTERRUPTED, WRONG_INPUT
 from fanal.files import write_bytes_durably
 from fanal.shown import on_one_line
 from tokenizer.column_options import column_fields, column_options
-from tokenizer.documents.blocks import Part
 from tokenizer.documents.input_files import find_inputs
 from tokenizer.documents.parse import Fields
 from tokenizer.documents.sample_corpus import DEFAULT_MAX_BYTES_PER_DOMAIN, make_sample_corpus
 from tokenizer.encoding import encode as encode_module
 from tokenizer.encoding import merge as merge_module
+from tokenizer.new_file import check_new_file
 from tokenizer.notes import imported_line, say_found, say_of_model_alone, say_report
+from tokenizer.part_option import PartType
+from tokenizer.removal_commands import check_overlap, exclude
 from tokenizer.shards import adopt as adopt_module
 from tokenizer.shards import verify as verify_module
 from tokenizer.shards.labels import Labels
-from tokenizer.shards.manifest import prefix_of
+from tokenizer.shards.manifest import prefix_of, prefixes_of
 from tokenizer.tables import check_table, verify_table
 from tokenizer.vocabulary import check as check_module
 from tokenizer.vocabulary.engine import ENGINES
@@ -120,21 +121,6 @@ def labels_options(command: Callable) -> Callable:
     ):
         command = click.option(f"--{name}", metavar="TEXT", help=text)(command)
     return command
-
-
-class PartType(click.ParamType):
-    """Option value I/N: part I of N."""
-
-    name = "I/N"
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> Part:
-        match = re.fullmatch(r"(\d+)/(\d+)", value)
-        if not match:
-            self.fail(f"{value!r} must be I/N, for example 1/8 to 8/8", param, ctx)
-        try:
-            return Part(number=int(match[1]), count=int(match[2]))
-        except UserError as problem:
-            self.fail(str(problem), param, ctx)
 
 
 @commands.command(cls=ManyInputsCommand)
@@ -236,7 +222,7 @@ def merge(parts: tuple[str, ...], output: str) -> None:
 
     The shard is the one that `encode` without --part would have written, byte for byte.
     """
-    manifest = merge_module.merge([prefix_of(part) for part in parts], output)
+    manifest = merge_module.merge(prefixes_of(parts), output)
     click.echo(f"{output}: {manifest.num_documents:,} documents, {manifest.num_tokens:,} tokens of {manifest.dtype}")
 
 
@@ -286,7 +272,7 @@ def verify(prefixes: tuple[str, ...], deep: bool, directory: str | None) -> None
 
     The exit code is 76 if one fails; else 70 if one could not be read for now.
     """
-    results = verify_module.verify([prefix_of(prefix) for prefix in prefixes], deep, directory)
+    results = verify_module.verify(prefixes_of(prefixes), deep, directory)
     print_table(verify_table(results))
     for note in [result.note for result in results if result.note is not None]:
         click.echo(f"note: {on_one_line(note)}", err=True)
@@ -322,7 +308,7 @@ def check(
     documents to which tokenizer.json gives other ids, if Hugging Face's tokenizers is installed.
     """
     if output is not None:
-        _check_new_file(Path(output))
+        check_new_file("--output", Path(output))
     reports = check_module.check_tokenizer(directory, inputs, text_field, by)
     content = {"tokenizer": directory, "by": by, "groups": [report.as_dict() for report in reports]}
     as_text = json.dumps(content, indent=2, ensure_ascii=False)
@@ -336,15 +322,6 @@ def check(
     for report in reports:
         if report.first_failure:
             click.echo(f"{on_one_line(report.name)}: first text that decoding does not restore: {report.first_failure}")
-
-
-def _check_new_file(path: Path) -> None:
-    with user_path(path):
-        exists, has_folder = path.exists(), path.absolute().parent.is_dir()
-    if exists:
-        raise UserError(f"--output {path} exists, and nothing is overwritten; remove it, or name another")
-    if not has_folder:
-        raise UserError(f"--output {path}: folder {path.parent} does not exist; make it, or name another")
 
 
 @commands.command("sample-corpus")
@@ -371,6 +348,10 @@ def sample_corpus(output: str, max_megabytes: float) -> None:
         raise UserError(f"--max-megabytes ({max_megabytes:g}) must be at most 1,000,000; --max-megabytes 4 works")
     for name, num_bytes in make_sample_corpus(output, round(max_megabytes * 1e6)).items():
         click.echo(f"{Path(output) / name}: {num_bytes:,} bytes of text")
+
+
+commands.add_command(exclude)
+commands.add_command(check_overlap)
 
 
 def _end_cleanly(*_: object) -> NoReturn:

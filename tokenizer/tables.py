@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from fanal.shown import on_one_line
+from tokenizer.overlap.report import OverlapReport
 from tokenizer.shards.verify import VerifyResult
 from tokenizer.vocabulary.check import GroupReport
 
@@ -36,5 +37,29 @@ def check_table(by: str, reports: Sequence[GroupReport]) -> Table:
             f"{report.num_altered_documents:,}",
             f"{report.num_round_trip_failures:,}",
             "not compared" if report.num_fast_differences is None else f"{report.num_fast_differences:,}",
+        )
+    return table
+
+
+def overlap_table(report: OverlapReport) -> Table:
+    """Return what each training shard holds of the held-out side, one row each, and what all of them hold."""
+    n = f"{report.ngram} {report.by}"
+    table = Table(
+        *("shard", "documents", "overlapping", "held-out documents found", "20 % or more", "80 % or more"),
+        f"n-grams of {n} found",
+    )
+    rows = [
+        (one.prefix, one.num_documents, one.check.overlapping_documents, one.check.counts) for one in report.training
+    ]
+    if len(rows) > 1:
+        rows.append(("all", sum(row[1] for row in rows), sum(row[2] for row in rows), report.counts))
+    for prefix, documents, overlapping, counts in rows:
+        found = (counts.found_documents, counts.found_20_percent, counts.found_80_percent)
+        table.add_row(
+            on_one_line(prefix),
+            f"{documents:,}",
+            f"{overlapping:,}",
+            *(f"{count:,} of {counts.num_documents:,}" for count in found),
+            f"{counts.found_ngrams:,} of {counts.num_ngrams:,}",
         )
     return table

@@ -123,6 +123,11 @@ def tokenizer_commands(watched: Watched, data: Path, folder: Path) -> None:
         )  # fmt: skip
     watched.run("tokenizer", "merge", folder / "parts" / "1", folder / "parts" / "2", "--output", folder / "shard")
     watched.run("tokenizer", "verify", folder / "shard", "--deep", "--tokenizer", tokenizer)
+    (folder / "list").write_text("0\n")
+    watched.run(
+        "tokenizer", "exclude", folder / "shard", "--documents", folder / "list", "--reason", "a test", "--output", folder / "without",
+    )  # fmt: skip
+    watched.run("tokenizer", "check-overlap", folder / "without", "--against", text, "--tokenizer", tokenizer)
     for kind in ("bin", "idx"):
         (folder / f"bare.{kind}").write_bytes((folder / f"shard.{kind}").read_bytes())
     watched.run("tokenizer", "adopt", folder / "bare", "--tokenizer", tokenizer)

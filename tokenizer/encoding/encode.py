@@ -108,13 +108,9 @@ def encode(
             closing(_encoded(job, reader, num_workers or host_cores(), progress)) as blocks,
         ):
             if shuffle_seed is None:
-                for block in blocks:
-                    tally.add(block)
-                    writer.add_documents(block.lengths, block.tokens)
-                    if block.rows is not None:
-                        writer.add_rows(block.rows, paths)
+                _write_in_turn(blocks, tally, writer, paths)
             else:
-                _shuffle(blocks, tally, writer, reader.text_bytes, paths, keep_keys=part is not None)
+                _shuffle(blocks, tally, writer, paths, reader.text_bytes, keep_keys=part is not None)
         if part is None:
             _refuse_empty(writer, tally)
         manifest = writer.finish(
@@ -138,14 +134,21 @@ def encode(
             left_out=reader.found.left_out[:MAX_LEFT_OUT],
             num_repeated_fields=tally.num_repeated,
         )
+    return _report(manifest, tally, reader, encoder.tokenizer, columns)
+
+
+def _report(
+    manifest: ShardManifest, tally: "Tally", reader: InputReader, tokenizer: Tokenizer, columns: ColumnFields | None
+) -> EncodeReport:
+    keep = () if columns is None else columns.keep
     return EncodeReport(
         manifest=manifest,
         skipped=tuple(tally.skipped),
         num_checked=tally.num_checked,
-        oracle=TITLES[encoder.tokenizer.oracle],
+        oracle=TITLES[tokenizer.oracle],
         found=reader.found,
         repeated=tuple(tally.repeated),
-        not_found=() if columns is None else tuple(set(columns.keep).difference(manifest.documents_columns)),
+        not_found=tuple(name for name in keep if name not in manifest.documents_columns),
         too_long=dict(tally.too_long),
     )
 
@@ -207,12 +210,20 @@ def _refuse_empty(writer: ShardWriter, tally: Tally) -> None:
         raise UserError(f"shard {writer.prefix} would hold no document: {what}")
 
 
+def _write_in_turn(blocks: Iterator[EncodedBlock], tally: Tally, writer: ShardWriter, paths: Sequence[str]) -> None:
+    for block in blocks:
+        tally.add(block)
+        writer.add_documents(block.lengths, block.tokens)
+        if block.rows is not None:
+            writer.add_rows(block.rows, paths)
+
+
 def _shuffle(
     blocks: Iterator[EncodedBlock],
     tally: Tally,
     writer: ShardWriter,
-    text_bytes: int,
     paths: Sequence[str],
+    text_bytes: int,
     *,
     keep_keys: bool,
 ) -> None:

@@ -5,6 +5,7 @@ reads no token.
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,6 +19,8 @@ from tokenizer.documents.folders import SHARD_COLUMNS, LeftOut
 
 FORMAT_VERSION = 2
 OWN_HASH = "manifest_sha256"
+EXCLUDED_END, OVERLAP_END = ".excluded.json", ".overlap.json"
+"""Ends of the names of JSON files beside a shard that are no manifests."""
 
 
 class ShardError(UserError):
@@ -42,6 +45,22 @@ class EncodeOptions:
     """Seed of the order of the documents; None for the order of the input."""
     engine: str | None = None
     """Engine that turned text into ids, with its version; None for a shard that was adopted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exclusion:
+    """One removal of documents (``exclude``): the shard they were in, how many left, and why. Which ones: PREFIX.excluded.json."""
+
+    from_bin_sha256: str
+    """Identity of the shard that they were removed from: its ``bin_sha256``."""
+    from_idx_sha256: str
+    num_documents: int
+    num_tokens: int
+    """Tokens of those documents, BOS and EOS included."""
+    selected_by: tuple[str, ...]
+    """The selections that named them, as options of the command; a document may be in several."""
+    reason: str
+    """Why they left, in the words of the user who removed them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +120,10 @@ class ShardManifest:
     """SHA-256 of PREFIX.documents.parquet, what is known of each document; None if there is no such file."""
     documents_columns: tuple[str, ...] = ()
     """Names of its columns that hold something, in their order; empty if there is no such file."""
+    exclusions: tuple[Exclusion, ...] = ()
+    """Documents that were removed from the shards that this one was made from, the first removal first."""
+    excluded_sha256: str | None = None
+    """SHA-256 of PREFIX.excluded.json, which names each of them; None if none was removed."""
 
     @property
     def bin_sha256(self) -> str:
@@ -124,9 +147,28 @@ def prefix_of(name: str | Path) -> Path:
     return path.with_name(path.name.removesuffix(end)) if is_of_shard else path
 
 
+def prefixes_of(names: Sequence[str | Path]) -> list[Path]:
+    """Return the prefixes that a user means (``prefix_of``), without what `*.json` names beside manifests: lists of removed
+    documents and findings of overlap. Such a name alone stands for its shard."""
+    found: list[Path] = []
+    beside: list[Path] = []
+    for name in names:
+        end = next((end for end in (EXCLUDED_END, OVERLAP_END) if str(name).endswith(end)), None)
+        if end is None or shard_paths(Path(name).with_suffix(""))[0].exists():
+            found.append(prefix_of(name))
+        else:
+            beside.append(Path(str(name).removesuffix(end)))
+    return found + [prefix for prefix in dict.fromkeys(beside) if prefix not in found]
+
+
 def order_path(prefix: str | Path) -> Path:
     """Return the path of a part's shuffle keys: uint64, little-endian, one per document."""
     return Path(f"{prefix}.order")
+
+
+def excluded_path(prefix: str | Path) -> Path:
+    """Return the path of the list of the documents that were removed."""
+    return Path(f"{prefix}{EXCLUDED_END}")
 
 
 def documents_path(prefix: str | Path) -> Path:

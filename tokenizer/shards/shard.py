@@ -11,6 +11,9 @@ PREFIX.idx   little-endian, without padding, for n documents:
               n * int64     byte offset of each sequence in the .bin
         (n + 1) * int64     number of the first sequence of each document, and n
 PREFIX.json  the manifest (manifest.py), written last: without it a shard is unfinished
+PREFIX.documents.parquet
+             where each document came from and what it said of itself (document_columns.py); may be left out, training never
+             opens it
 
 Here a document is always one sequence, so the document indices are 0 to n. Megatron's own reader opens these files, and
 its builder writes the same bytes from the same ids. This room needs neither: no torch is imported. Writing: writer.py.

@@ -9,8 +9,16 @@ import numpy as np
 
 from fanal.errors import DamageError, PassingError, UserError
 from fanal.files import HASH_BLOCK_BYTES, block_sha256_of_file, reading, sha256_of_file
+from tokenizer.shards.excluded_list import excluded_problem
 from tokenizer.shards.index import check_files, read_document_indices, read_lengths, read_pointers
-from tokenizer.shards.manifest import DamagedShardError, ShardManifest, documents_path, order_path, read_manifest
+from tokenizer.shards.manifest import (
+    DamagedShardError,
+    ShardManifest,
+    documents_path,
+    excluded_path,
+    order_path,
+    read_manifest,
+)
 from tokenizer.shards.shard import Shard, open_shard, shard_paths
 from tokenizer.vocabulary.load import load_tokenizer
 
@@ -77,6 +85,8 @@ def _verify_one(prefix: str | Path, deep: bool, tokenizer_sha256: str | None) ->
                 if len(problems) == MAX_PROBLEMS:
                     problems.append(f"{prefix}: more problems are not listed")
                     break
+        elif shard.manifest.excluded_sha256 is not None and not excluded_path(prefix).exists():
+            problems.append(excluded_problem(prefix, shard.manifest) or "")
     except PassingError as error:
         cut_short = True
         problems.append(f"{prefix} cannot be read for now, which says nothing about it: {error}")
@@ -128,6 +138,8 @@ def deep_problems(shard: Shard) -> Iterator[str]:
         found = sha256_of_file(path) if path.is_file() else "no file"
         if found != shard.manifest.order_sha256:
             yield f"{path} has sha256 {found}, expected {shard.manifest.order_sha256}; encode this part again"
+    if (problem := excluded_problem(shard.prefix, shard.manifest)) is not None:
+        yield problem
 
 
 def _index_problems(shard: Shard) -> Iterator[str]:

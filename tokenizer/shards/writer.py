@@ -2,8 +2,8 @@
 
 A process may be killed at any moment. What it leaves is then one of
 - PREFIX.*.part: removed by the next writer of that prefix;
-- PREFIX.bin, .idx or .documents.parquet with a PREFIX.json.part that describes them, but no PREFIX.json: the kill came between
-  two renames, and the next writer removes them too.
+- PREFIX.bin, .idx, .documents.parquet or .excluded.json with a PREFIX.json.part that describes them, but no PREFIX.json: the
+  kill came between two renames, and the next writer removes them too.
 Files without either are somebody's data and are never touched.
 """
 
@@ -30,10 +30,12 @@ from tokenizer.shards.manifest import (
     DTYPES,
     FORMAT_VERSION,
     EncodeOptions,
+    Exclusion,
     ShardError,
     ShardManifest,
     documents_path,
     dtype_for,
+    excluded_path,
     fanal_version,
     is_sha256,
     order_path,
@@ -84,12 +86,14 @@ class ShardWriter:
         self._paths = shard_paths(prefix)
         self._lengths_part = Path(f"{prefix}.lengths.part")
         self._order_part = part_path(order_path(prefix))
-        self._documents = documents_path(prefix)
+        self._documents, self._excluded = documents_path(prefix), excluded_path(prefix)
         self._columns = columns
         self._columns_writer: ColumnsWriter | None = None
         self._hasher = BlockHasher()
         self._order_digest = hashlib.sha256()
         self._has_order = False
+        self._exclusions: tuple[Exclusion, ...] = ()
+        self._excluded_list: bytes | None = None
         self._finished = False
 
     @property
@@ -166,6 +170,10 @@ class ShardWriter:
         self.num_tokens += len(tokens)
         self.highest_token_id = max(self.highest_token_id, highest)
 
+    def note_exclusions(self, exclusions: Sequence[Exclusion], excluded_list: bytes) -> None:
+        """Note the documents that the shard is made without: for its manifest, and the content of PREFIX.excluded.json."""
+        self._exclusions, self._excluded_list = tuple(exclusions), excluded_list
+
     def add_rows(self, rows: DocumentRows, paths: Sequence[str]) -> None:
         """Append rows of the documents' columns. Args: paths of the input files, by the number in each row."""
         assert self._columns_writer is not None, "this shard has no columns"
@@ -233,6 +241,8 @@ class ShardWriter:
             has_other_ids=has_other_ids,
             documents_sha256=columns.sha256 if columns else None,
             documents_columns=columns.names if columns else (),
+            exclusions=self._exclusions,
+            excluded_sha256=None if self._excluded_list is None else hashlib.sha256(self._excluded_list).hexdigest(),
         )
         manifest = with_own_hash(unsealed)
         with self._writing():
@@ -250,6 +260,10 @@ class ShardWriter:
 
     def _publish(self, manifest: ShardManifest) -> None:
         json_part = part_path(self._paths[2])
+        if self._excluded_list is not None:
+            with part_path(self._excluded).open("xb") as stream:
+                stream.write(self._excluded_list)
+                sync(stream)
         with json_part.open("xb") as stream:
             stream.write(record_bytes(manifest))
             sync(stream)
@@ -258,13 +272,18 @@ class ShardWriter:
             self._order_part.rename(order_path(self.prefix))
         else:
             self._order_part.unlink()
-        for path in (self._documents, *self._paths[:2])[self._columns is None :]:
+        for path in (*self._beside(manifest), *self._paths[:2]):
             part_path(path).rename(path)
         sync_path(self.prefix.parent)
         json_part.rename(self._paths[2])
         sync_path(self.prefix.parent)
         self._finished = True
         self._lengths_part.unlink(missing_ok=True)
+
+    def _beside(self, manifest: ShardManifest) -> list[Path]:
+        """Return the files beside .bin and .idx that the manifest gives a hash of, but for the order's."""
+        hashed = ((self._documents, manifest.documents_sha256), (self._excluded, manifest.excluded_sha256))
+        return [path for path, sha256 in hashed if sha256 is not None]
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
@@ -287,7 +306,7 @@ class ShardWriter:
 
     def _refuse_existing(self) -> None:
         bin_path, idx_path, json_path = self._paths
-        others = (order_path(self.prefix), self._documents)
+        others = (order_path(self.prefix), self._documents, self._excluded)
         existing = [path for path in (json_path, bin_path, idx_path, *others) if path.exists()]
         if json_path in existing:
             raise ShardError(
@@ -315,9 +334,10 @@ class ShardWriter:
         """Remove unfinished files, the description last: without it nobody could tell whose the rest is."""
         json_part = part_path(self._paths[2])
         if json_part.exists() and not self._paths[2].exists():
-            for path in (order_path(self.prefix), self._documents, *self._paths[:2]):
+            for path in (order_path(self.prefix), self._documents, self._excluded, *self._paths[:2]):
                 path.unlink(missing_ok=True)
-        parts = [self._lengths_part, self._order_part, *map(part_path, (self._documents, *self._paths))]
+        named = (self._documents, self._excluded, *self._paths)
+        parts = [self._lengths_part, self._order_part, *map(part_path, named)]
         for path in parts:
             path.unlink(missing_ok=True)
         shuffle.remove_leftovers(self.prefix)
