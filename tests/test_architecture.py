@@ -11,7 +11,7 @@ PACKAGES = ("fanal", "tokenizer", "pretrain", "launch")
 """What is installed. ``fanal/kernels`` is a link to ``kernels``: Hugging Face has a package of that name."""
 FLOORS = (
     "fanal", "fanal.kernels",
-    "tokenizer.documents", "tokenizer.vocabulary", "tokenizer.shards", "tokenizer.encoding", "tokenizer.overlap", "tokenizer",
+    "tokenizer.documents", "tokenizer.vocabulary", "tokenizer.shards", "tokenizer.encoding", "tokenizer.overlap", "tokenizer.search", "tokenizer",
     "pretrain.config", "pretrain.model.families", "pretrain.state", "pretrain.parallel", "pretrain.data", "pretrain.model", "pretrain.optim",
     "pretrain.checkpoint.disk", "pretrain.checkpoint.content", "pretrain.checkpoint.saving", "pretrain.checkpoint.loading",
     "pretrain.log", "pretrain.train", "pretrain.history", "pretrain.rehearse",

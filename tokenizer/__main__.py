@@ -19,6 +19,7 @@ from fanal.errors import UserError, run_guarded
 from fanal.exit_codes import CRASH, DAMAGED, INTERRUPTED, WRONG_INPUT
 from fanal.files import write_bytes_durably
 from fanal.shown import on_one_line
+from tokenizer import search_commands
 from tokenizer.column_options import column_fields, column_options
 from tokenizer.documents.input_files import find_inputs
 from tokenizer.documents.parse import Fields
@@ -62,7 +63,7 @@ tokenizer_option = click.option(
 
 @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 def commands() -> None:
-    """Train or import a tokenizer, encode documents to token shards, and check both."""
+    """Train or import a tokenizer, encode documents to token shards, check both, and search them."""
 
 
 @commands.command(cls=ManyInputsCommand)
@@ -352,6 +353,7 @@ def sample_corpus(output: str, max_megabytes: float) -> None:
 
 commands.add_command(exclude)
 commands.add_command(check_overlap)
+search_commands.add_to(commands)
 
 
 def _end_cleanly(*_: object) -> NoReturn:

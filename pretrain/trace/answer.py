@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fanal.errors import UserError
 from pretrain.history.data import open_history_data
 from pretrain.history.history import History, history_of
-from pretrain.trace.document import trace_document
+from pretrain.trace.document import trace_document, trace_text
 from pretrain.trace.show import document_lines, json_text, on_lines, spike_lines, step_lines
 from pretrain.trace.spikes import ListedSpike, listed_spikes
 from pretrain.trace.step import Wanted, trace_step
@@ -22,19 +22,19 @@ class Question:
     sample: int | None = None
     document: str | None = None
     spikes: bool = False
-    with_text: bool = False
+    text: str | None = None
+    """A text that is sought; with a step or a sample, empty, for the text of its documents."""
+    regex: str | None = None
     deep: bool = False
     as_json: bool = False
 
 
 def answer(question: Question) -> str:
     """Return lines, or JSON. Raises: UserError; DamageError."""
-    history = history_of(question.run_dir, chain=question.document is not None)
-    if question.document is not None:
-        documents = trace_document(history, question.document, deep=question.deep)
-        if question.as_json:
-            return json_text(question.run_dir, {"documents": documents})
-        return on_lines(line for document in documents for line in document_lines(document))
+    about_documents = question.step is None and question.sample is None and not question.spikes
+    history = history_of(question.run_dir, chain=about_documents)
+    if about_documents:
+        return _of_documents(history, question)
     spikes = listed_spikes(history.run_dir)
     step = _step(history, question)
     if step is None:
@@ -45,11 +45,23 @@ def answer(question: Question) -> str:
     if question.spikes and not of_step:
         raise UserError(_not_listed(question, spikes))
     data = open_history_data(history, deep=question.deep)
-    wanted = Wanted(step=step, rank=question.rank, sample=question.sample, with_text=question.with_text)
+    wanted = Wanted(step=step, rank=question.rank, sample=question.sample, with_text=question.text is not None)
     found = trace_step(history, data, wanted)
     if question.as_json:
         return json_text(question.run_dir, {"step": found, "spikes": of_step})
     return on_lines(step_lines(question.run_dir, found, of_step))
+
+
+def _of_documents(history: History, question: Question) -> str:
+    if question.document is not None:
+        documents = trace_document(history, question.document, deep=question.deep)
+    else:
+        documents = trace_text(history, text=question.text, regex=question.regex, deep=question.deep)
+    if question.as_json:
+        return json_text(question.run_dir, {"documents": documents})
+    if not documents:
+        return f"no document of {question.run_dir} holds it"
+    return on_lines(line for document in documents for line in document_lines(document))
 
 
 def _step(history: History, question: Question) -> int | None:

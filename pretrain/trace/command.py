@@ -8,6 +8,7 @@ import click
 from fanal.command_group import complete_path
 from fanal.errors import UserError, run_guarded, user_path
 from fanal.exit_codes import FINISHED
+from fanal.shown import shown
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -21,13 +22,23 @@ from fanal.exit_codes import FINISHED
     "--document", metavar="ID", help="Show when a document, PREFIX:NUMBER or an id in its shard, is trained on."
 )
 @click.option("--spikes", is_flag=True, help="List the steps of spikes.jsonl; with --step, show the documents of one.")
-@click.option("--text", "with_text", is_flag=True, help="Show the beginning of the text of each document in a sample.")
+@click.option(
+    "--text",
+    is_flag=False,
+    flag_value="",
+    metavar="[TEXT]",
+    help="Find every occurrence of TEXT in the shards, and show when it is trained on. With --step or --sample, and without TEXT: "
+    "show the beginning of the text of each document.",
+)
+@click.option(
+    "--regex", metavar="REGEX", help="The same of what a regular expression of Python's re finds in a document."
+)
 @click.option("--deep", is_flag=True, help="Compare every byte of the shards with their manifests first.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def trace(run_dir: str, **options: Any) -> None:
     """Say which documents a step trains on, or in which steps a document is trained on, past and to come.
 
-    It follows by arithmetic from what the run folder holds of its starts and checkpoints; no log is read. Shards that are no
+    It follows by arithmetic from what the run folder holds of its starts and checkpoints; no log is needed. Shards that are no
     longer what the run was trained on are refused, with exit code 2, or 76 where their bytes are not those of their manifests.
     """
 
@@ -43,20 +54,33 @@ def trace(run_dir: str, **options: Any) -> None:
 
 def _checked(options: dict[str, Any]) -> None:
     """Refuse options that do not go together. Raises: UserError."""
-    step, sample, document = options["step"], options["sample"], options["document"]
-    asked = [
-        name
-        for name, value in (("--step or --sample", step if step is not None else sample), ("--document", document))
-        if value is not None
-    ]
-    if not asked and not options["spikes"]:
-        raise UserError("trace needs what is to be traced: --step 1 works, or --document PREFIX:0, or --spikes")
-    if len(asked) > 1 or (document is not None and options["spikes"]):
-        others = "--spikes" if options["spikes"] else asked[0]
-        raise UserError(f"--document ({document}) must be alone, without {others}; --document {document} works")
-    if options["rank"] is not None and (step is None or sample is not None):
-        raise UserError(
-            f"--rank ({options['rank']}) needs --step, and no --sample; --step {step or 1} --rank {options['rank']} works"
+    step, sample, rank, text = options["step"], options["sample"], options["rank"], options["text"]
+    of_step = step is not None or sample is not None
+    given = [
+        f"--{name}"
+        for name, is_given in (
+            ("step" if step is not None else "sample", of_step),
+            ("spikes", options["spikes"] and not of_step),
+            ("document", options["document"] is not None),
+            ("text", text is not None and not of_step),
+            ("regex", options["regex"] is not None),
         )
-    if options["with_text"] and step is None and sample is None:
-        raise UserError("--text needs --step or --sample, whose documents it shows the text of; --step 1 --text works")
+        if is_given
+    ]
+    if not given:
+        raise UserError(
+            "trace needs what is to be traced: --step 1 works, or --document PREFIX:0, --text 'a text', or --spikes"
+        )
+    if len(given) > 1:
+        raise UserError(
+            f"{given[1]} must be without {given[0]}, since each is a question of its own; {given[1]} alone works"
+        )
+    if rank is not None and (step is None or sample is not None):
+        raise UserError(f"--rank ({rank}) needs --step, and no --sample; --step {step or 1} --rank {rank} works")
+    if of_step and text:
+        raise UserError(
+            f"--text ({shown(text)}) must be without a text beside {given[0]}, where it shows the text of documents; put it last, "
+            f"as in {given[0]} {step if step is not None else sample} --text"
+        )
+    if text == "" and not of_step:
+        raise UserError("--text needs a text that is sought, or --step; --text 'a text' works")

@@ -1,11 +1,14 @@
 """The parts of documents that samples are made of, with what their shards know of each: columns, text."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
 from fanal.files import HASH_BLOCK_BYTES
+from fanal.host_cores import host_cores
 from pretrain.data.packing.packed_order import PackedOrder
 from pretrain.data.read import TrainData
 from pretrain.data.sources import Source
@@ -14,6 +17,7 @@ from tokenizer.shards.shard import Shard
 from tokenizer.shards.verify import check_tokens
 from tokenizer.vocabulary.load import load_tokenizer
 
+MAX_THREADS = 8
 EXCERPT_CHARACTERS = 160
 """Characters of the text of a part that are shown."""
 EXCERPT_TOKENS = EXCERPT_CHARACTERS + 8
@@ -64,10 +68,10 @@ def pieces_at(source: Source, place: int, seq_length: int) -> list[tuple[int, in
 
 
 def _parts_of_piece(shard: Shard, position: int, start_token: int, num_tokens: int) -> list[Part]:
-    documents = shard.documents_over(start_token, num_tokens)
+    first_document, edges = shard.document_edges(start_token, num_tokens)
     parts = []
-    for document, begin, length in zip(documents, *(a.tolist() for a in shard.document_spans(documents)), strict=True):
-        first, end = max(begin, start_token), min(begin + length, start_token + num_tokens)
+    for document, (begin, finish) in enumerate(pairwise(edges.tolist()), first_document):
+        first, end = max(begin, start_token), min(finish, start_token + num_tokens)
         parts.append(
             Part(
                 position=position + first - start_token,
@@ -75,26 +79,30 @@ def _parts_of_piece(shard: Shard, position: int, start_token: int, num_tokens: i
                 start_token=first,
                 num_tokens=end - first,
                 offset=first - begin,
-                document_tokens=length,
+                document_tokens=finish - begin,
             )
         )
     return parts
 
 
 def with_columns(data: TrainData, sources: np.ndarray, parts: Sequence[Sequence[Part]]) -> list[list[Part]]:
-    """Return parts with the columns of their documents, where the shard has them. Reads each row group once."""
+    """Return parts with the columns of their documents, where the shard has them. Reads each row group once, on several threads:
+    what takes long lets go of the interpreter."""
     found = [list(of_sample) for of_sample in parts]
-    for source in np.unique(sources).tolist():
+
+    def look_up(source: int) -> None:
         shard = data.sources.train[source].shard
         columns = open_columns(shard.prefix, shard.manifest)
         if columns is None:
-            continue
-        places = [
-            (sample, at) for sample in np.flatnonzero(sources == source).tolist() for at in range(len(parts[sample]))
-        ]
-        rows = columns.rows([parts[sample][at].document for sample, at in places])
-        for (sample, at), row in zip(places, rows, strict=True):
-            found[sample][at] = replace(found[sample][at], columns=row)
+            return
+        samples = np.flatnonzero(sources == source).tolist()
+        rows = iter(columns.rows([part.document for sample in samples for part in parts[sample]]))
+        for sample in samples:
+            found[sample] = [replace(part, columns=next(rows)) for part in parts[sample]]
+
+    with ThreadPoolExecutor(min(MAX_THREADS, host_cores())) as threads:
+        for _ in threads.map(look_up, np.unique(sources).tolist()):  # raises what a thread has met
+            pass
     return found
 
 

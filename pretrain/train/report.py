@@ -83,8 +83,9 @@ def list_if_bad(
 ) -> None:
     """Write the samples of a spike, or of a step that was skipped, beside the log. Rank 0 finds them all; no collective."""
     verdict = result.verdict
-    if sinks.stamp is None or not (verdict.is_spike or verdict.skip):
+    if world.rank != 0 or not (verdict.is_spike or verdict.skip):
         return
+    assert sinks.stamp is not None, "rank 0 writes logs"
     record = BadStepRecord(
         step=state.step,
         reason="not finite" if verdict.skip == "not finite" else "spike",

@@ -91,6 +91,8 @@ def all_commands(
     watched.run("train", small_run, run, *steps, "train.train_steps=6")  # from its checkpoint
     watched.run("verify", folder / "run", "--deep")
     watched.run("ledger", folder / "run", "--json")
+    watched.run("trace", folder / "run", "--step", 5, "--text")
+    watched.run("trace", folder / "run", "--document", "train-code:1", "--deep")
     no_other_layout = (
         "model.num_layers=1",
         "model.num_attention_heads=1",

@@ -13,13 +13,14 @@ import torch
 from fanal.run_folder import checkpoints_dir, step_name
 from pretrain.data.read import TrainData
 from pretrain.data.sources import open_sources
+from pretrain.log.stamp import Stamp
 from pretrain.optim.spikes import judge
 from pretrain.parallel.sequence_chunks import in_order
 from pretrain.parallel.world import World
 from pretrain.state import Recent, TrainState
 from pretrain.train.loop import list_if_bad
 from pretrain.train.step import StepResult
-from tests.dist.harness import Trace, make_run, run_and_trace
+from tests.dist.harness import STAMPED, Trace, make_run, run_and_trace
 from tests.runs.cases import DP2, OVERLAP, PP2, TP2
 from tests.runs.context_cases import CP2
 
@@ -38,7 +39,9 @@ def straight(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
 
 
 def listed(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "spikes.jsonl").read_text().splitlines()]
+    """The lines of the list, without what they say of who wrote them when."""
+    lines = [json.loads(line) for line in (folder / "spikes.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in STAMPED} for line in lines]
 
 
 def steps_of_rank(folder: Path, rank: int) -> dict[int, dict[str, Any]]:
@@ -163,6 +166,8 @@ ALONE = World(
 
 class Said:
     """Sinks that keep what is said."""
+
+    stamp = Stamp(start=1, began_s=0.0, start_step=0, logged_step=0)
 
     def __init__(self) -> None:
         self.lines: list[str] = []

@@ -98,7 +98,8 @@ def train_through_resumes(config: Path, folder: Path, overrides: list[str]) -> S
     )  # fmt: skip
     resumed = run_and_trace(third, SPY, fresh=False)
     assert resumed.exit_code == 0 and "resumed after step 12" in resumed.output, resumed.failure
-    assert min(again := rows_seen(folder)) == 13 and len(again[13]) != len(lost[13]), "it is trained again, otherwise"
+    again = rows_seen(folder)
+    assert min(again) == 13 and len(again[13]) != len(lost[13]), "it is trained again, otherwise"
     return Spied(folder, rows | again)
 
 

@@ -105,10 +105,7 @@ class Shard:
         if last == self.num_documents:
             nexts = np.append(nexts, self.num_tokens * self.dtype.itemsize)
         if len(ends) != len(nexts) or (ends != nexts).any() or (first and pointers[first - 1] >= begin):
-            raise DamagedShardError(
-                f"{shard_paths(self.prefix)[1]} does not say where the documents around token {start_token} lie: it changed; "
-                f"`fanal tokenizer verify {self.prefix} --deep` tells more, copy or encode the shard again"
-            )
+            raise self._damaged_around(start_token)
         return pointers[first:last] // self.dtype.itemsize
 
     def document_start(self, token: int) -> int:
@@ -126,17 +123,38 @@ class Shard:
         )
         return range(first, last + 1)
 
-    def document_spans(self, documents: range) -> tuple[np.ndarray, np.ndarray]:
-        """Return (first token, number of tokens) of each of these documents: two int64 [documents], from the mapped index."""
+    def document_span(self, number: int) -> tuple[int, int]:
+        """Return (first token, number of tokens) of one document, from the mapped index."""
         lengths, pointers = self._mapped_tables
-        wanted = slice(documents.start, documents.stop)
-        return pointers[wanted] // self.dtype.itemsize, lengths[wanted].astype(np.int64)
+        return int(pointers[number]) // self.dtype.itemsize, int(lengths[number])
+
+    def document_edges(self, start_token: int, num_tokens: int) -> tuple[int, np.ndarray]:
+        """Return the number of the first document that holds one of the num_tokens tokens from start_token on, and the token at
+        which each of these documents starts, last the one at which they end: int64 [documents + 1]. Searched like ``documents_in``.
+
+        Raises: DamagedShardError if they do not lie one after the other.
+        """
+        numbers = self.documents_over(start_token, num_tokens)
+        edges = self._mapped_tables[1][max(0, numbers.start) : numbers.stop + 1] // self.dtype.itemsize
+        if numbers.stop >= self.num_documents:
+            edges = np.append(edges, self.num_tokens)
+        last_token = start_token + num_tokens - 1
+        around = len(edges) > 1 and edges[0] <= start_token < edges[1] and edges[-2] <= last_token < edges[-1]
+        if numbers.start < 0 or not around or (edges[1:] <= edges[:-1]).any():
+            raise self._damaged_around(start_token)
+        return numbers.start, edges
 
     def document_lengths(self, num_documents: int) -> Iterator[np.ndarray]:
         """Yield the tokens of each document, of so many documents at a time: int32 [documents], mapped."""
         lengths, _ = self._mapped_tables
         for first in range(0, self.num_documents, num_documents):
             yield lengths[first : first + num_documents]
+
+    def _damaged_around(self, token: int) -> DamagedShardError:
+        return DamagedShardError(
+            f"{shard_paths(self.prefix)[1]} does not say where the documents around token {token} lie: it changed; "
+            f"`fanal tokenizer verify {self.prefix} --deep` tells more, copy or encode the shard again"
+        )
 
     @cached_property
     def _mapped_tables(self) -> tuple[np.ndarray, np.ndarray]:

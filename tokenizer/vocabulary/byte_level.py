@@ -34,6 +34,13 @@ def is_byte_level(content: dict[str, Any]) -> bool:
     return any(step.get("type") == "ByteLevel" for step in steps)
 
 
+def spelled_bytes(piece: str) -> bytes:
+    """Return the bytes that a piece spells; those of its own characters if one of them spells none, as in an added token."""
+    if all(character in BYTE_OF for character in piece):
+        return bytes(BYTE_OF[character] for character in piece)
+    return piece.encode()
+
+
 def texts_of_pieces(pieces: Iterable[str], *, byte_level: bool) -> list[str]:
     """Return the text of each piece. Bytes that are a part of a character are completed to one."""
     if not byte_level:

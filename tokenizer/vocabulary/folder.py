@@ -16,6 +16,7 @@ from fanal.errors import UserError, error_type
 from fanal.links import read_inside
 from fanal.plain_files import MAX_TOKENIZER_BYTES
 from tokenizer.vocabulary.sampling import LanguageSample
+from tokenizer.vocabulary.token_bytes import TokenBytes
 
 MODEL_NAME, FAST_NAME, INFO_NAME = "tokenizer.model", "tokenizer.json", "tokenizer-info.json"
 OWN_HASH = "info_sha256"
@@ -75,6 +76,10 @@ class Tokenizer(abc.ABC):
     @abc.abstractmethod
     def byte_ids(self) -> frozenset[int]:
         """Return the ids that stand for one byte of a character without a token of its own."""
+
+    @abc.abstractmethod
+    def token_bytes(self) -> TokenBytes:
+        """Return the bytes that each token adds to a document's text, as ``decode`` gives it."""
 
     @abc.abstractmethod
     def prepare(self, text: str) -> str:

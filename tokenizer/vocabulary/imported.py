@@ -27,6 +27,7 @@ from tokenizer.vocabulary.folder import (
 )
 from tokenizer.vocabulary.oracles import Oracle
 from tokenizer.vocabulary.special_tokens import TOKENIZER_CONFIG, Stated, open_oracle
+from tokenizer.vocabulary.token_bytes import TokenBytes
 
 KIND = "imported"
 FORMAT_VERSION = 1
@@ -109,6 +110,9 @@ class ImportedTokenizer(Tokenizer):
 
     def byte_ids(self) -> frozenset[int]:
         return self._oracle.byte_ids()
+
+    def token_bytes(self) -> TokenBytes:
+        return self._oracle.token_bytes()
 
     def prepare(self, text: str) -> str:
         return self._oracle.normalized(text)

@@ -17,10 +17,11 @@ import numpy as np
 import sentencepiece
 
 from fanal.errors import UserError
-from tokenizer.vocabulary.byte_level import BYTE_OF, is_byte_level, texts_of_pieces
+from tokenizer.vocabulary.byte_level import BYTE_OF, is_byte_level, spelled_bytes, steps_of, texts_of_pieces
 from tokenizer.vocabulary.document_json import for_fast_engine, is_reachable, ordinary_pieces, without_names
 from tokenizer.vocabulary.folder import Library
 from tokenizer.vocabulary.pieces import processor_of
+from tokenizer.vocabulary.token_bytes import TokenBytes, byte_of, plain_token_bytes, token_bytes_by_decoding
 
 EXTRA = "pip install 'fanal[hf]'"
 
@@ -53,6 +54,10 @@ class Oracle(Protocol):
 
     def byte_ids(self) -> frozenset[int]:
         """Return the ids that stand for one byte each."""
+        ...
+
+    def token_bytes(self) -> TokenBytes:
+        """Return the bytes that each token adds to a document's text."""
         ...
 
     def normalized(self, text: str) -> str:
@@ -168,6 +173,18 @@ class TokenizersOracle:
         found = (self._whole.token_to_id(f"<0x{value:02X}>") for value in range(256))
         return frozenset(token for token in found if token is not None)
 
+    def token_bytes(self) -> TokenBytes:
+        pieces = [self.piece(token) for token in range(self.vocab_size)]
+        steps = [step.get("type") for step in steps_of(json.loads(self._whole.to_str()).get("decoder"))]
+        if "ByteLevel" in steps:
+            added = self._whole.get_added_tokens_decoder().items()
+            silent = {token for token, each in added if each.special}
+            return plain_token_bytes(
+                [b"" if token in silent else spelled_bytes(piece) for token, piece in enumerate(pieces)]
+            )
+        known = {token: byte_of(pieces[token]) for token in self.byte_ids()} if "ByteFallback" in steps else {}
+        return token_bytes_by_decoding(self.decode, known=known, num_ids=self.vocab_size)
+
     def normalized(self, text: str) -> str:
         normalizer = self._whole.normalizer
         forms = ("NFC", "NFD", "NFKC", "NFKD")
@@ -219,6 +236,10 @@ class SentencePieceOracle:
 
     def byte_ids(self) -> frozenset[int]:
         return frozenset(token for token in range(self._processor.GetPieceSize()) if self._processor.IsByte(token))
+
+    def token_bytes(self) -> TokenBytes:
+        known = {token: byte_of(self.piece(token)) for token in self.byte_ids()}
+        return token_bytes_by_decoding(self.decode, known=known, num_ids=self.vocab_size)
 
     def normalized(self, text: str) -> str:
         return text

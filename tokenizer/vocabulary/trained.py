@@ -18,7 +18,7 @@ from fanal.errors import UserError
 from fanal.files import InputFile
 from fanal.plain_files import MAX_TOKENIZER_BYTES, read_plain
 from fanal.records import own_hash, record_in
-from tokenizer.vocabulary.fast_json import SPACE_PIECE
+from tokenizer.vocabulary.fast_json import SPACE_PIECE, UNKNOWN_TEXT
 from tokenizer.vocabulary.folder import (
     FAST_NAME,
     INFO_NAME,
@@ -28,7 +28,8 @@ from tokenizer.vocabulary.folder import (
     read_described,
 )
 from tokenizer.vocabulary.sampling import LanguageSample
-from tokenizer.vocabulary.spec import TokenizerSpec, load_spec
+from tokenizer.vocabulary.spec import UNK_ID, TokenizerSpec, load_spec
+from tokenizer.vocabulary.token_bytes import TokenBytes, byte_of, plain_token_bytes
 
 SPEC_NAME = "spec.yaml"
 FORMAT_VERSION = 2
@@ -90,6 +91,16 @@ class TrainedTokenizer(Tokenizer):
 
     def byte_ids(self) -> frozenset[int]:
         return frozenset(token for token in range(self.vocab_size) if self.processor.IsByte(token))
+
+    def token_bytes(self) -> TokenBytes:
+        ids = list(range(self.vocab_size))
+        pieces = [piece.replace(SPACE_PIECE, " ").encode() for piece in self.processor.IdToPiece(ids)]
+        for token in self.control_ids:
+            pieces[token] = b""
+        for token in self.byte_ids():
+            pieces[token] = byte_of(self.piece(token))
+        pieces[UNK_ID] = UNKNOWN_TEXT.encode()
+        return plain_token_bytes(pieces)
 
     def prepare(self, text: str) -> str:
         return self.spec.prepare(text)

@@ -1,6 +1,7 @@
 """The history of a run from the files of its starts: what counts, what is lost, what contradicts itself."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,7 @@ def test_any_starts_give_the_steps_that_walking_them_gives(small_run: Path, data
     segments = segments_of(points, list, last=points[-1].standing)
     expected = samples_by_hand(begun, 40)
     assert [segment.samples_of_step(step) for step, segment in steps_of(segments)] == expected
-    for before, after in zip(segments, segments[1:], strict=False):
+    for before, after in pairwise(segments):
         assert (before.end_step, before.end_sample) == (after.first_step, after.first_sample)
 
 

@@ -1,0 +1,83 @@
+"""The tokens that may lie over a text, and the place in it where the fewest of a shard's tokens do.
+
+However a text was cut into tokens, exactly one token holds its byte p. The tokens that can are known: those whose bytes agree with
+the text where they lie over it. So the ids of a shard are looked up in one table of flags, and only around those with a flag is
+anything decoded. Nothing is missed, whatever the tokens before and behind the text are.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+KEY_BYTES = 256
+"""Bytes of a text, from the first on, among which the place is chosen: a longer text occurs only where these do."""
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """A byte of a text, and the tokens that may hold it."""
+
+    byte: int
+    """Number of the byte in the text."""
+    may_hold: np.ndarray
+    """Whether each id may: bool [vocab_size]."""
+
+
+class Placements:
+    """Every token of a vocabulary at every place where it may lie over a text."""
+
+    def __init__(self, pieces: Sequence[bytes], text: bytes) -> None:
+        self._vocab_size, self._size = len(pieces), min(len(text), KEY_BYTES)
+        rows = np.array(list(_placements(pieces, text[:KEY_BYTES])), dtype=np.int64).reshape(-1, 3)
+        self._tokens = rows[:, 0]
+        self._begins, self._ends = np.maximum(rows[:, 1], 0), np.minimum(rows[:, 2], self._size)
+
+    def anchor(self, counts: np.ndarray) -> Anchor:
+        """Return the byte that the fewest tokens of a shard may hold. Args: counts: how often each id occurs, int [vocab_size]."""
+        weights = counts[self._tokens] + 1e-3
+        changes = np.bincount(self._begins, weights, self._size + 1) - np.bincount(self._ends, weights, self._size + 1)
+        byte = int(np.argmin(np.cumsum(changes)[: self._size]))
+        may_hold = np.zeros(self._vocab_size, dtype=bool)
+        may_hold[self._tokens[(self._begins <= byte) & (byte < self._ends)]] = True
+        return Anchor(byte, may_hold)
+
+
+def _placements(pieces: Sequence[bytes], text: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield (token, byte of the text at which it begins, byte at which it ends); it may begin before the text and end behind."""
+    inside: dict[bytes, list[int]] = defaultdict(list)
+    longest, size = max(map(len, pieces)), len(text)
+    for token, piece in enumerate(pieces):
+        inside[piece].append(token)
+    for begin in range(size):
+        for end in range(begin + 1, min(begin + longest, size) + 1):
+            for token in inside.get(text[begin:end], ()):
+                yield token, begin, end
+    for piece, tokens in inside.items():
+        for begin, end in _beyond(piece, text):
+            for token in tokens:
+                yield token, begin, end
+
+
+def _beyond(piece: bytes, text: bytes) -> Iterator[tuple[int, int]]:
+    """Yield where a piece may lie so that it begins before a text, or ends behind it, or both."""
+    for common in range(1, min(len(piece) - 1, len(text)) + 1):
+        if piece.endswith(text[:common]):
+            yield common - len(piece), common
+        if piece.startswith(text[-common:]):
+            yield len(text) - common, len(text) - common + len(piece)
+    at = piece.find(text, 1)
+    while 0 < at < len(piece) - len(text):
+        yield -at, len(piece) - at
+        at = piece.find(text, at + 1)
+
+
+def sampled_counts(tokens: np.ndarray, vocab_size: int, *, pieces: int = 32, piece_tokens: int = 4096) -> np.ndarray:
+    """Return how often each id occurs in some pieces of a shard's tokens: int64 [vocab_size]. Raises: IndexError."""
+    starts = sorted({len(tokens) * piece // pieces for piece in range(pieces)})
+    sample = np.concatenate([tokens[start : start + piece_tokens] for start in starts])
+    counts = np.bincount(sample, minlength=vocab_size)
+    if len(counts) > vocab_size:
+        raise IndexError("an id is not in the vocabulary")
+    return counts
