@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -13,7 +12,9 @@ from pretrain.history.history import History
 from pretrain.ledger.documents_read import Use, count_documents
 from pretrain.ledger.labels_of_documents import DIMENSIONS, DocumentLabels, Values
 from pretrain.ledger.tally import Amount, Tally
+from tokenizer.overlap.report import OverlapCheck, read_note
 from tokenizer.shards.document_columns import open_columns
+from tokenizer.shards.manifest import Exclusion
 from tokenizer.shards.shard import Shard
 
 SOURCE = "source"
@@ -59,8 +60,10 @@ class TrainedSource:
     """Of DIMENSIONS, those that each document says for itself."""
     documents_sha256: str | None
     """Hash of the file of its columns."""
-    exclusions: tuple[Any, ...]
+    exclusions: tuple[Exclusion, ...]
     """Documents that were removed from the shards that it was made from, the first removal first."""
+    overlap: tuple[OverlapCheck, ...]
+    """What of held-out text it was found to hold (`fanal tokenizer check-overlap`), the newest check last."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +164,7 @@ def _count(
 ) -> TrainedSource:
     """Add the documents of a shard to the sums."""
     shard, manifest = source.shard, source.shard.manifest
-    columns = open_columns(shard.prefix, manifest)
+    columns, note = open_columns(shard.prefix, manifest), read_note(shard.prefix, manifest)
     if columns is not None and deep:
         columns.check_hash()
     labels = DocumentLabels(manifest, columns)
@@ -185,7 +188,8 @@ def _count(
         origin=manifest.source,
         known_by_document=labels.from_columns,
         documents_sha256=manifest.documents_sha256,
-        exclusions=tuple(getattr(manifest, "exclusions", ())),
+        exclusions=manifest.exclusions,
+        overlap=note.checks if note is not None else (),
     )
 
 

@@ -34,6 +34,7 @@ def source_json(source: TrainedSource) -> dict[str, Any]:
         "held_out_tokens": source.num_tokens - source.train_tokens,
         "known_by_document": list(source.known_by_document),
         "exclusions": [asdict(exclusion) for exclusion in source.exclusions],
+        "overlap": [asdict(check) for check in source.overlap],
     }
 
 

@@ -20,6 +20,7 @@ from pretrain.train.loop import train
 from tests.dist import (
     average_faults,
     context_faults,
+    energy_counters,
     family_faults,
     faults,
     group_faults,
@@ -41,6 +42,7 @@ FAULTS = (
     recompute_faults,
     offload_faults,
     reading_spies,
+    energy_counters,
 )
 """Where a fault is looked for by its name."""
 STAMPED = ("start", "time_unix_s", "elapsed_s", "replay")

@@ -19,12 +19,14 @@ from pretrain.ledger import data_read as data_read_module
 from pretrain.ledger.data_read import Amounts
 from pretrain.ledger.documents_read import Use
 from pretrain.ledger.ledger import Ledger, ledger_of
+from pretrain.log.energy_file import RAPL
 from tests.dist.harness import make_run, run_and_trace
 from tests.runs.cases import DP2, TP2
 from tests.runs.labelled_sources import labels_of, write_labelled_sources
 
 SEQ_LENGTH = 64
 SPY, DIES = "every_rank_writes_what_it_trains_on", "every_rank_writes_and_dies_at_step_14"
+HEATS = "every_rank_writes_and_a_counter_begins_again"
 PARTS = ("data.train", "data.phases[0].train", "data.phases[1].train", "data.train")
 """Mixtures of the two runs, in the order of the ledger's parts."""
 STARTS_OF_PARTS = (0, 30, 101)
@@ -76,7 +78,7 @@ def chain(small_run: Path, data_folder: Path, tmp_path_factory: pytest.TempPathF
         small_run, second, f"data.train={mixture((books, 1), (poems, 1))}", f"data.validation=[{{prefix: {code}}}]",
         f"checkpoint.init_from={first}", "checkpoint.init_optimizer=fresh", "data.seed=7",
     )  # fmt: skip
-    done = run_and_trace(next_run, SPY)
+    done = run_and_trace(next_run, HEATS)
     assert done.exit_code == 0, done.failure
     return Chain(first, second, prefixes)
 
@@ -304,7 +306,16 @@ def test_the_command_prints_json_with_its_own_hash_and_tables_of_80_columns(chai
     tables = CliRunner().invoke(cli, ["ledger", str(chain.second), "--co2-g-per-kwh", "50"])
     assert tables.exit_code == 0, tables.output
     assert max(map(len, tables.output.splitlines())) <= 80
-    assert "lemonde.fr" in tables.output and "cc-by-4.0" in tables.output and "energy: -" in tables.output
+    assert "lemonde.fr" in tables.output and "cc-by-4.0" in tables.output and "kWh by RAPL" in tables.output
+    alone = CliRunner().invoke(cli, ["ledger", str(chain.first)])
+    assert "energy: -, CO2: -" in alone.output
+
+
+def test_the_energy_of_a_run_is_what_its_counters_rose_by_and_what_was_not_measured_is_named(ledger: Ledger) -> None:
+    (share,) = ledger.energy.shares
+    assert (share.run_dir, share.starts, share.method) == (ledger.run_dir, (1,), RAPL)
+    assert ledger.energy.joules == share.joules == pytest.approx(10.0)
+    assert "the energy of 3 start(s) was not measured, and is not in the sum" in ledger.not_known()
 
 
 def test_what_was_altered_is_refused(chain: Chain, tmp_path: Path) -> None:
