@@ -31,7 +31,7 @@ from tokenizer.vocabulary.train import train_tokenizer
 RESULTS = Path(__file__).parent / "results" / "overlap.md"
 SPEC = Path(__file__).parents[1] / "tokenizer" / "specs" / "tiny-2k.yaml"
 VOCAB_SIZE, DOCUMENT_TOKENS, PASSAGE_TOKENS = 32_000, 600, 100
-HELD_OUT_TOKENS = (100_000, 1_000_000, 10_000_000)
+HELD_OUT_TOKENS = (100_000, 1_000_000, 4_000_000)
 WRITTEN_DOCUMENTS = 2000
 
 

@@ -206,6 +206,22 @@ def test_the_command_names_what_left_and_a_star_passes_the_list_over(
     assert main([*words, "--reason", REASON]) == 2, "a shard is never overwritten"
 
 
+def test_what_a_killed_writer_left_is_replaced_and_a_list_of_somebody_is_not(shard: Path, tmp_path: Path) -> None:
+    without(shard, tmp_path / "new", [3])
+    wanted = {path.name: path.read_bytes() for path in tmp_path.glob("new.*")}
+    assert set(wanted) == {"new.txt", "new.bin", "new.idx", "new.json", "new.excluded.json"}
+    for renamed in (("new.json",), ("new.json", "new.bin"), ("new.json", "new.bin", "new.idx", "new.excluded.json")):
+        for name in renamed:
+            (tmp_path / name).rename(tmp_path / f"{name}.part")
+        without(shard, tmp_path / "new", [3])
+        assert {path.name: path.read_bytes() for path in tmp_path.glob("new.*")} == wanted
+    for name in ("new.json", "new.bin", "new.idx"):
+        (tmp_path / name).unlink()
+    with pytest.raises(ShardError, match=r"new.excluded.json exists without a manifest, and is not overwritten"):
+        without(shard, tmp_path / "new", [3])
+    assert (tmp_path / "new.excluded.json").read_bytes() == wanted["new.excluded.json"]
+
+
 def test_a_manifest_that_says_another_list_is_caught_by_its_hash(shard: Path, tmp_path: Path) -> None:
     without(shard, tmp_path / "new", [3])
     edit_manifest(tmp_path / "new", excluded_sha256="0" * 64)
