@@ -86,12 +86,12 @@ def lineage(certified: Certified, places: Places, *, deep: bool) -> Iterator[Lin
 def _checkpoint(certified: Certified, path: Path) -> Path:
     """Return the checkpoint of the certificate's hash. Raises: UserError, DamagedCheckpointError."""
     stated, certificate = certified.content["checkpoint"], certified.folder / CERTIFICATE
-    candidates = [real_path(path)] if is_checkpoint(path) else checkpoints_in(checkpoints_dir(path))
+    is_one = is_checkpoint(path)
+    candidates = [real_path(path)] if is_one else checkpoints_in(checkpoints_dir(path))
     for folder in candidates:
         if _sealed(folder) == stated["manifest_sha256"]:
             return folder
-    if is_checkpoint(path) or (same := [c for c in candidates if step_of(c.name) == stated["step"]]):
-        folder = candidates[0] if is_checkpoint(path) else same[0]
+    for folder in candidates if is_one else (c for c in candidates if step_of(c.name) == stated["step"]):
         raise DamagedCheckpointError(
             f"{folder} has the manifest {_sealed(folder)[:12]}, and {certificate} was made of {stated['manifest_sha256'][:12]}: "
             "it is not the checkpoint that was exported, or it changed since"

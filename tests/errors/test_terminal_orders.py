@@ -14,6 +14,7 @@ import pytest
 
 from fanal.console import Bar, Console
 from fanal.shown import ACTS, escaped, on_one_line
+from tests.runs.ssh_keys import make_key
 from tests.unit.launch.run_folder import RunFolder, decided, started, step, submitted, validation
 
 ROOT = Path(__file__).parents[2]
@@ -103,6 +104,25 @@ def test_no_command_has_a_terminal_obey_a_shard(tmp_path: Path, data_folder: Pat
         ["encode", *read, "--output", tmp_path / "made", "--domain", "prose"], [ORDERS], ["verify", f"--{ORDERS}"],
     ):  # fmt: skip
         _, sent = on_a_terminal("-m", "fanal", "tokenizer", *words)
+        assert not obeyed(sent) and "[2J" in sent, (words, sent)
+
+
+def test_no_command_has_a_terminal_obey_an_export(tmp_path: Path) -> None:
+    """The certificate of the first version has no hash of its own: whoever sends one may write anything into it."""
+    golden = ROOT / "tests" / "golden" / "formats" / "v1"
+    folder, key = Path(shutil.copytree(golden / "export", tmp_path / ORDERS)), make_key(tmp_path / "key")
+    path = folder / "certificate.json"
+    content = json.loads(path.read_text())
+    content["checkpoint"]["name"] = ORDERS
+    path.write_text(json.dumps(content | {"verdict": ORDERS, "date": ORDERS}))
+    asked = ["--public-key", f"{key}.pub", "--run", golden / "checkpoint", "--shards", tmp_path / ORDERS]
+    for words in (["verify", folder], ["sign", folder, "--key", key], ["verify", folder, *asked]):
+        _, sent = on_a_terminal("-m", "fanal", *words)
+        assert not obeyed(sent) and "[2J" in sent, (words, sent)
+    (folder / f"{ORDERS}.json").write_text("{}")
+    path.with_name("certificate.json.sig").write_text(ORDERS)
+    for words in (["verify", folder], ["verify", folder, *asked], ["verify", folder / f"{ORDERS}.json"]):
+        _, sent = on_a_terminal("-m", "fanal", *words)
         assert not obeyed(sent) and "[2J" in sent, (words, sent)
 
 
