@@ -88,6 +88,7 @@ class RunLog:
     """The newest MAX_LISTED, newest first."""
     num_failed_saves: int = 0
     decays: list[Record] = field(default_factory=list)
+    """The newest MAX_LISTED, oldest first."""
     starts: list[LoggedStart] = field(default_factory=list)
     """Oldest first; of more than MAX_LISTED the newest."""
     num_starts: int = 0
@@ -164,8 +165,8 @@ class _Reader:
         elif kind == "checkpoint" and not is_lost:
             self._checkpoint(record, step)
         elif kind == "decay" and not is_lost:
-            self.log.decays.insert(0, record)
-            del self.log.decays[MAX_LISTED:]
+            if len(self.log.decays) < MAX_LISTED:
+                self.log.decays.insert(0, record)
         elif kind == "end":
             self._open.end = record
         elif kind == "start":

@@ -37,7 +37,7 @@ def write_report(wanted: Wanted, *, refresh_s: float | None = None) -> int:
     beside = view_of(wanted.beside) if wanted.beside is not None else None
     now = datetime.datetime.now(datetime.UTC)
     text = page_of(view_of(wanted.run_dir), beside=beside, export=wanted.export, refresh_s=refresh_s, now=now)
-    with writing(wanted.path), user_path(wanted.path):
+    with writing(wanted.path, note="--to report.html writes it into the current folder"), user_path(wanted.path):
         write_whole(wanted.path, text)
     return len(text.encode())
 

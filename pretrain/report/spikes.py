@@ -13,6 +13,7 @@ from fanal.errors import FanalError
 from fanal.fields import fit, is_count
 from fanal.json_lines import lines_from_end, parse_lines
 from fanal.run_folder import SPIKES_FILE
+from pretrain.config.rules import LARGEST_SAMPLE
 from pretrain.data.read import TrainData
 from pretrain.report.quantities import finite
 from pretrain.report.read_log import RunLog
@@ -88,10 +89,10 @@ def _spike(record: Mapping[str, Any], data: TrainData | None, found: Spikes) -> 
     samples = record.get("samples")
     kept = [sample for sample in samples if isinstance(sample, dict)] if isinstance(samples, list) else []
     short = {**record, "samples": kept[:MAX_SAMPLES]}
-    if data is None:
+    first, count = record["first_sample"], min(record["num_samples"], MAX_SAMPLES)
+    if data is None or first + count > LARGEST_SAMPLE:
         return Spike(record=short)
-    count = min(record["num_samples"], MAX_SAMPLES)
-    numbers = np.arange(record["first_sample"], record["first_sample"] + count, dtype=np.int64)
+    numbers = np.arange(first, first + count, dtype=np.int64)
     try:
         sources, places = data.places(numbers)
         parts = [of_sample[:MAX_PARTS] for of_sample in parts_of(data, sources, places)]

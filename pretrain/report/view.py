@@ -13,6 +13,7 @@ from pretrain.config.schema import RunConfig
 from pretrain.data.read import TrainData
 from pretrain.history.data import open_history_data
 from pretrain.history.history import History, history_of
+from pretrain.ledger.data_read import trained_samples
 from pretrain.ledger.ledger import Ledger, ledger_of
 from pretrain.log.start_file import StartFile, read_starts
 from pretrain.report.read_log import RunLog, read_log
@@ -33,6 +34,8 @@ class RunView:
     history: History | None
     data: TrainData | None
     """Its shards, where they are still those that it was trained on."""
+    trained_samples: int
+    """Samples of the steps that count; 0 where nothing tells."""
     ledger: Ledger | None
     checkpoints: list[str]
     """Names of the checkpoints on the disk, newest first."""
@@ -84,6 +87,7 @@ def view_of(run_dir: str | Path) -> RunView:
             f"{'has none' if folder.is_dir() else 'is no folder'}; runs/tiny works once that run has begun"
         )
     data = None if history is None else told("its mixture", lambda: open_history_data(history))
+    samples = None if history is None else told("its mixture", lambda: trained_samples(history))
     ledger = None if history is None else told("goodput and energy", lambda: ledger_of(folder))
     return RunView(
         run_dir=folder,
@@ -92,6 +96,7 @@ def view_of(run_dir: str | Path) -> RunView:
         starts={start.number: start for start in starts},
         history=history,
         data=data,
+        trained_samples=samples or 0,
         ledger=ledger,
         checkpoints=[path.name for path in checkpoints_in(checkpoints_dir(folder))],
         set_aside=[path.name for path in bad_in(checkpoints_dir(folder))],

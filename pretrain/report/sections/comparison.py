@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pretrain.config.config_changes import config_changes
 from pretrain.report.chart import Chart, Line, chart_figure, details, table
 from pretrain.report.markup import Markup, element, name
-from pretrain.report.sections.curves import TOKENS, line, time_axis, tokens_of
+from pretrain.report.sections.curves import TOKENS, line, time_unit, tokens_of
 from pretrain.report.sections.head import facts
 from pretrain.report.view import RunView
 
@@ -63,9 +63,7 @@ def _validation_lines(runs: list[tuple[str, RunView]]) -> Iterator[Line]:
 
 
 def _throughput(runs: list[tuple[str, RunView]]) -> Markup:
-    longest = max((view.log for _, view in runs), key=lambda log: log.running_s)
-    label, _ = time_axis(longest)
-    divisor = {"days": 86400.0, "hours": 3600.0, "minutes": 60.0, "seconds": 1.0}[label.split()[0]]
+    divisor, unit = time_unit(max(view.log.running_s for _, view in runs))
     lines = [
         Line(
             label=name_of,
@@ -79,5 +77,11 @@ def _throughput(runs: list[tuple[str, RunView]]) -> Markup:
         if "tokens_per_second" in view.log.steps
     ]
     return chart_figure(
-        Chart(title="Throughput of both", x_label=label, y_label="tokens a second", lines=lines, from_zero=True)
+        Chart(
+            title="Throughput of both",
+            x_label=f"{unit} of running",
+            y_label="tokens a second",
+            lines=lines,
+            from_zero=True,
+        )
     )

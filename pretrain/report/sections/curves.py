@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from pretrain.log.summary import duration
 from pretrain.report.chart import Line, Mark, table
 from pretrain.report.markup import Markup, name
 from pretrain.report.quantities import count, figure, finite, loss, percent
@@ -11,6 +12,7 @@ from pretrain.report.thinning import Curve, Point, Rows
 
 TOKENS = "tokens trained"
 TIME_UNITS = ((2 * 86400, 86400.0, "days"), (2 * 3600, 3600.0, "hours"), (120, 60.0, "minutes"), (0, 1.0, "seconds"))
+"""Seconds from which on a unit is used, its own seconds, and its name."""
 MAX_LABEL = 200
 """Characters of a name beside a curve."""
 Across = Callable[[Point], float]
@@ -21,9 +23,14 @@ def tokens_of(point: Point) -> float:
     return float(point.tokens)
 
 
+def time_unit(seconds: float) -> tuple[float, str]:
+    """Return the seconds of the unit in which so long a time is read, and its name."""
+    return next((unit_s, name) for least_s, unit_s, name in TIME_UNITS if seconds >= least_s)
+
+
 def time_axis(log: RunLog) -> tuple[str, Across]:
     """Return the label of the axis of time, and where a point lies on it: time of running, pauses between starts left out."""
-    _, divisor, unit = next(found for found in TIME_UNITS if log.running_s >= found[0])
+    divisor, unit = time_unit(log.running_s)
     return f"{unit} of running", lambda point: (log.running_s + point.time_s) / divisor
 
 
@@ -62,7 +69,8 @@ def tokens_at(log: RunLog, step: int) -> int:
 
 def step_table(log: RunLog, columns: Mapping[str, Callable[[Mapping[str, Any]], object]]) -> Markup:
     """Return a table of records of steps, evenly spread. Args: columns: what each shows of a record, by its title."""
-    return record_table(log.step_rows, columns, "records of steps")
+    running = {"running": lambda row: duration(log.running_s + row["time_s"])}
+    return record_table(log.step_rows, running | dict(columns), "records of steps")
 
 
 def record_table(rows: Rows, columns: Mapping[str, Callable[[Mapping[str, Any]], object]], what: str) -> Markup:

@@ -5,8 +5,6 @@ from collections.abc import Iterator
 import numpy as np
 
 from pretrain.data.read import TrainData
-from pretrain.history.history import History
-from pretrain.ledger.data_read import trained_samples
 from pretrain.ledger.ledger import Ledger
 from pretrain.report.chart import details, table
 from pretrain.report.markup import Markup, name
@@ -27,14 +25,14 @@ TITLES = {"source": "source", "language": "language", "licence": "licence", "hos
 
 def mixture_parts(view: RunView) -> Iterator[Markup]:
     """Yield the chart of the mixture, and the tables of what was read."""
-    if view.history is not None and view.data is not None and trained_samples(view.history):
-        yield _over_steps(view.history, view.data)
+    if view.data is not None and view.trained_samples:
+        yield _over_steps(view.data, view.trained_samples)
     if view.ledger is not None:
         yield from _in_all(view.ledger)
 
 
-def _over_steps(history: History, data: TrainData) -> Markup:
-    samples, seq_length = trained_samples(history), data.config.seq_length
+def _over_steps(data: TrainData, samples: int) -> Markup:
+    seq_length = data.config.seq_length
     stretches = min(STRETCHES, max(1, samples // SAMPLES_A_STRETCH))
     bounds = np.linspace(0, samples, stretches + 1).astype(np.int64).tolist()
     drawn = np.diff(np.stack([data.mixture.drawn(bound) for bound in bounds]), axis=0)  # [stretches, sources]

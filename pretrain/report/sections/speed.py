@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from pretrain.report.chart import Chart, Line, chart_figure
 from pretrain.report.markup import Markup
+from pretrain.report.quantities import finite, size
 from pretrain.report.sections.curves import line, number_cell, percent_cell, start_marks, step_table, time_axis
 from pretrain.report.thinning import Curve
 from pretrain.report.view import RunView
@@ -51,7 +52,8 @@ def speed_charts(view: RunView) -> Iterator[Markup]:
             lines=[_times(each, 100.0) for each in lines],
             marks=marks,
             from_zero=True,
-        )
+        ),
+        step_table(log, {"MFU": percent_cell("mfu_full"), "MFU, causal": percent_cell("mfu_causal")}),
     )
     memory = line("peak memory", log.steps["peak_memory_bytes"], at_time, 2)
     yield chart_figure(
@@ -62,7 +64,8 @@ def speed_charts(view: RunView) -> Iterator[Markup]:
             lines=[_times(memory, 1 / GIB)],
             marks=marks,
             from_zero=True,
-        )
+        ),
+        step_table(log, {"peak memory": lambda row: size(finite(row.get("peak_memory_bytes")) or 0.0)}),
     )
 
 

@@ -7,7 +7,7 @@ from pretrain.report.chart import details, table
 from pretrain.report.markup import Markup, element, name
 from pretrain.report.quantities import finite, when
 from pretrain.report.read_log import LoggedStart
-from pretrain.report.sections.curves import TIME_UNITS
+from pretrain.report.sections.curves import time_unit
 from pretrain.report.stacked import Bar, timeline_figure
 from pretrain.report.view import RunView
 
@@ -49,7 +49,7 @@ def _drawn(view: RunView, numbered: list[tuple[int, LoggedStart]]) -> Markup:
     begins = [_began_unix_s(view, start) if by_clock else start.begins_at_s for _, start in numbered]
     ends = [begin + start.running_s for begin, (_, start) in zip(begins, numbered, strict=True)]
     first = min(begins)
-    _, divisor, unit = next(found for found in TIME_UNITS if max(ends) - first >= found[0])
+    divisor, unit = time_unit(max(ends) - first)
     looks: dict[object, int] = {}
     bars = []
     for (number, start), begin, end in zip(numbered, begins, ends, strict=True):

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from fanal.run_folder import METRICS_FILE, REPORT_FILE
+from fanal.run_folder import METRICS_FILE, REPORT_FILE, STARTS_DIR, start_name
+from pretrain.log.start_file import Code, StartFile, write_start_file
 from pretrain.report import read_log as module
 from pretrain.report.command import report
 from pretrain.report.quantities import figure, loss
@@ -89,6 +90,30 @@ def test_lost_steps_are_drawn_apart_and_starts_are_marked(tmp_path: Path) -> Non
     assert [(row["after step"], row["last step"], row["lost steps"], row["end"]) for row in rows] == [
         ("0", "30", "10", "no end was written"), ("20", "40", "0", "finished"),
     ]  # fmt: skip
+
+
+def test_jobs_nodes_and_changes_are_those_of_the_start_files(tmp_path: Path) -> None:
+    write_run(tmp_path, resumed())
+    for number, job, hosts in ((1, "4711", ("n1", "n2")), (2, HOSTILE[0], tuple(f"n{at}" for at in range(40)))):
+        write_start_file(tmp_path, StartFile(
+            number=number, time_unix_s=1.7e9, startup_s=1.5, step=20 * (number - 1), consumed_samples=0, decay_start_sample=None,
+            config={}, code=Code(version="0.2", commit="a" * 40, modified=True), versions={}, hosts=hosts, num_ranks=8,
+            devices={"cpu": 8}, device_type="cpu", user=HOSTILE[1], job=job, sources=(), validation_sources=(), origin=None,
+            changes=() if number == 1 else ("train.global_batch_size: 8 -> 16", HOSTILE[2]),
+        ))  # fmt: skip
+    page = page_of(tmp_path)
+    rows = page.table("Starts")
+    assert [(row["job"], row["user"], row["ranks"]) for row in rows] == [
+        ("4711", HOSTILE[1], "8"), (HOSTILE[0], HOSTILE[1], "8"),
+    ]  # fmt: skip
+    assert rows[0]["nodes"] == "n1, n2" and rows[1]["nodes"].endswith("n7 and 32 more")
+    assert rows[0]["code"] == f"0.2, commit {'a' * 10}, modified"
+    assert "train.global_batch_size: 8 -> 16" in page.words()
+    assert "".join(page.figures()["Starts of the run (number · job)"].itertext()).count("4711") == 1
+    start_file = tmp_path / STARTS_DIR / start_name(1)
+    start_file.write_text(start_file.read_text().replace('"n1"', '"n3"'))
+    altered = page_of(tmp_path)
+    assert "What could not be told" in altered.titles() and "it was altered" in altered.words()
 
 
 def test_nothing_is_loaded_and_no_script_runs(tmp_path: Path) -> None:
