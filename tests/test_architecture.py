@@ -13,7 +13,6 @@ FLOORS = (
     "fanal", "fanal.kernels",
     "tokenizer.documents", "tokenizer.vocabulary", "tokenizer.shards", "tokenizer.encoding", "tokenizer.search", "tokenizer.overlap",
     "tokenizer",
-    "tokenizer.documents", "tokenizer.vocabulary", "tokenizer.shards", "tokenizer.encoding", "tokenizer.overlap", "tokenizer.search", "tokenizer",
     "pretrain.config", "pretrain.model.families", "pretrain.state", "pretrain.parallel", "pretrain.data", "pretrain.model", "pretrain.optim",
     "pretrain.checkpoint.disk", "pretrain.checkpoint.content", "pretrain.checkpoint.saving", "pretrain.checkpoint.loading",
     "pretrain.log", "pretrain.train", "pretrain.history", "pretrain.rehearse",

@@ -354,9 +354,6 @@ def sample_corpus(output: str, max_megabytes: float) -> None:
 search_commands.add_to(commands)
 commands.add_command(exclude)
 commands.add_command(check_overlap)
-commands.add_command(exclude)
-commands.add_command(check_overlap)
-search_commands.add_to(commands)
 
 
 def _end_cleanly(*_: object) -> NoReturn:
