@@ -32,7 +32,7 @@ from tokenizer.vocabulary.load import load_tokenizer
 
 RESULTS = Path(__file__).parent / "results" / "search.md"
 SHARD_BYTES = 1_000_000_000
-BATCH_DOCUMENTS = 4000
+BATCH_DOCUMENTS = 1000
 PLANTED = "The lighthouse keeper of Ouessant counted nineteen herons before breakfast."
 ABSENT = "A lighthouse keeper of Molène had counted seventeen cormorants after supper."
 NUM_PLANTED = 10
@@ -51,7 +51,7 @@ class Lines:
 
 def lines_of(folder: Path) -> Lines:
     """Return the lines of code and prose, cut behind each token that ends with a new line, and none of more than 400 tokens."""
-    make_sample_corpus(folder / "text", max_bytes_per_domain=20_000_000)
+    make_sample_corpus(folder / "text", max_bytes_per_domain=8_000_000)
     inputs = [folder / "text" / "train" / f"{domain}.jsonl" for domain in ("code", "prose")]
     for path in inputs:
         encode(folder / "tokenizer", [path], folder / path.stem)
@@ -83,19 +83,19 @@ def make_shards(folder: Path, tokenizer: Tokenizer, num_bytes: int) -> list[Shar
     options, prefixes = EncodeOptions(append_bos=False, append_eos=True, text_field="text"), []
     for number, size in enumerate(sizes):
         prefixes.append(folder / f"shard-{number}")
-        left = NUM_PLANTED // len(sizes) + (number < NUM_PLANTED % len(sizes))
-        every = size // (2 * max(1, left))
+        num_planted = NUM_PLANTED // len(sizes) + (number < NUM_PLANTED % len(sizes))
+        every, done = size // (2 * max(1, num_planted)), 0
         with ShardWriter(
             prefixes[-1], vocab_size=tokenizer.vocab_size, tokenizer_sha256=tokenizer.model_sha256
         ) as writer:
             while 2 * writer.num_tokens < size:
                 lengths, tokens = random_documents(lines, random)
-                if left and writer.num_tokens >= every * (left - 1):
-                    at, left = int(lengths[0]), left - 1  # at the end of the first document
+                if done < num_planted and writer.num_tokens >= every * done:
+                    at, done = int(lengths[0]), done + 1  # at the end of the first document
                     tokens = np.concatenate([tokens[:at], planted, tokens[at:]])
                     lengths[0] += len(planted)
                 writer.add_documents(lengths, tokens)
-            assert not left, f"{left} sentences were not planted"
+            assert done == num_planted, f"{done} of {num_planted} sentences were planted"
             writer.finish(domain="random", licence=None, source=None, input_files=(), options=options)
     return [open_shard(prefix) for prefix in prefixes]
 

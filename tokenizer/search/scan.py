@@ -10,7 +10,7 @@ from tokenizer.search.hits import Place, occurrences, reach
 
 PIECE_TOKENS = 1 << 18
 """Tokens that are looked at together."""
-TOKENS_PER_WINDOW = 1000
+TOKENS_PER_WINDOW = 3000
 """Tokens that are decoded together in the time that a few tokens take by themselves."""
 Range = tuple[int, int]
 
@@ -35,7 +35,7 @@ def pieces_of(ranges: Iterable[Range]) -> Iterator[Range]:
 
 def _in_piece(text: ShardText, wanted: bytes, anchor: Anchor, piece: Range) -> Iterator[Place]:
     with text.in_vocabulary(*piece):
-        holders = np.flatnonzero(anchor.may_hold.take(text.tokens[slice(*piece)])) + piece[0]
+        holders = anchor.holders(text.tokens, *piece)
     if not len(holders):
         return
     number, edges = text.shard.document_edges(piece[0], piece[1] - piece[0])

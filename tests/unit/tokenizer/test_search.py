@@ -90,6 +90,9 @@ FAULTS: dict[str, Callable[[pytest.MonkeyPatch], Any]] = {
     "tokens that begin before a text or end behind it are forgotten": lambda patch: patch.setattr(
         anchor, "_beyond", lambda piece, text: iter(())
     ),
+    "only the commonest neighbours are let pass": lambda patch: patch.setattr(
+        anchor.Placements, "_flags", lambda self, chosen, _flags=anchor.Placements._flags: _flags(self, chosen & (self._begins % 2 == 0))
+    ),
     "a text that goes on in the next block is forgotten": lambda patch: patch.setattr(
         candidates, "_reaching", lambda tables, num_bytes: iter(())
     ),

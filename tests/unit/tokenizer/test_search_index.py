@@ -42,8 +42,11 @@ def opened(prefix: Path) -> SearchIndex:
 
 
 def test_a_search_with_an_index_reads_only_the_blocks_that_may_hold_the_text(
-    small: Tokenizer, code: Path, monkeypatch: pytest.MonkeyPatch
+    small: Tokenizer, corpus: Path, tokenizer_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    code = tmp_path / "larger"
+    encode(tokenizer_dir, [corpus / "train" / "code.jsonl"], code)
+    build_index(code, small)
     texts = texts_of(code, small)
     wanted = max(re.findall(rb"def \w+\(.*\):", b"\n".join(texts)), key=len).decode()
     ranges = candidate_ranges(opened(code), wanted.encode())
@@ -113,7 +116,7 @@ def test_a_search_that_needs_a_flipped_page_is_refused(small: Tokenizer, code: P
     for place in range(0, opened(code).footer.group_bytes, 4096):
         content[place] ^= 1
     path.write_bytes(content)
-    with pytest.raises(DamageError, match="bytes .* to "):
+    with pytest.raises(DamageError, match=r"bytes .* to "):
         list(find_text(code, small, text="import os"))
 
 
