@@ -332,3 +332,21 @@ def test_no_run_is_refused_in_one_line_whose_advice_works(chain: Chain, tmp_path
     refused = CliRunner().invoke(cli, ["ledger", str(chain.first), "--co2-g-per-kwh", "-1"])
     assert refused.exit_code == 2 and "--co2-g-per-kwh 50 works" in refused.output
     assert CliRunner().invoke(cli, ["ledger", str(chain.first), "--co2-g-per-kwh", "50"]).exit_code == 0
+
+
+def test_of_a_run_that_is_not_there_any_more_the_checkpoint_tells_what_it_had_read(
+    chain: Chain, ledger: Ledger
+) -> None:
+    away = chain.first.rename(chain.first.with_name("away"))
+    try:
+        found = ledger_of(chain.second).as_json()
+    finally:
+        away.rename(chain.first)
+    assert [run["run_dir"] for run in found["runs"]] == [str(chain.second)]
+    origin = found["came_from"]
+    assert (origin["step"], origin["tokens"], origin["came_from"]) == (20, ledger.runs[0].tokens, None)
+    read: Counter[str | None] = Counter()
+    for part in ledger.data.parts[:3]:
+        read.update({name: amount.tokens for name, amount in part.amounts["source"].items()})
+    assert {source["prefix"]: source["tokens"] for source in origin["sources"]} == read
+    assert "is not there: its documents, starts and costs are not counted" in found["not_known"][0]
