@@ -9,7 +9,7 @@ import pytest
 
 from fanal.run_folder import SPIKES_FILE
 from fanal.run_progress import metrics
-from pretrain.data.forensics import sample_places
+from pretrain.data.forensics import SamplePlace, sample_places
 from pretrain.data.read import TrainData
 from pretrain.data.sources import open_sources
 from pretrain.ledger.ledger import ledger_of
@@ -135,7 +135,8 @@ def test_a_spike_opens_to_the_documents_of_its_samples(ran: Path, page: Page, sm
     places = sample_places(data, first_sample=last["first_sample"], num_samples=last["num_samples"])
     assert [row["sample"] for row in rows] == [f"{place.sample:,}" for place in places]
     for row, place in zip(rows, places, strict=True):
+        assert isinstance(place, SamplePlace)
         assert f'"start_token": {place.start_token}' in row["where it lies"]
-        assert f"document {place.first_document:,}," in row["documents"]  # type: ignore[union-attr]
+        assert f"document {place.first_document:,}," in row["documents"]
     shown = page.facts()["steps that went wrong"]
     assert int(shown) == len({spike["step"]: spike for spike in listed if spike["start"] == 2 or spike["step"] <= 6})
