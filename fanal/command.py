@@ -41,6 +41,8 @@ COMMANDS = {
         "pretrain", "Write one HTML file about a run: losses, pace, gradients, data, starts, checkpoints, costs, configuration.",
     ),
     "tokenizer": ("tokenizer", "Train or import a tokenizer, encode documents to token shards, check both, and search them."),
+    "report": ("pretrain", "Write one HTML file about a run: losses, pace, gradients, data, starts, costs, configuration."),
+    "tokenizer": ("tokenizer", "Train or import a tokenizer, encode documents to token shards, and check both."),
     "launch": ("launch", "Turn one YAML into a chain of Slurm jobs that restarts itself after a failure."),
 }  # fmt: skip
 """Each command with its package and the first sentence of its help, which is repeated here so that a list imports nothing."""

@@ -26,7 +26,7 @@ SHORTEST_S, USUAL_S = 1.0, 60.0
 def report(
     run_dir: str, to: str | None, beside: str | None, export: str | None, watch: bool, interval: float | None
 ) -> None:
-    """Write one HTML file about a run: losses, pace, gradients, data, starts, checkpoints, costs, configuration.
+    """Write one HTML file about a run: losses, pace, gradients, data, starts, costs, configuration.
 
     It opens without a network and runs no script. Nothing else is changed.
     """
