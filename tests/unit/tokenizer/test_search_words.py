@@ -92,7 +92,7 @@ def test_an_expression_that_takes_too_long_is_stopped_in_time_and_named(
     monkeypatch.setattr(regex_module, "LIMIT_S", 1.0)
     tokenizer = load_tokenizer(tokenizer_dir)
     (ids,) = tokenizer.encode_batch(["a" * 60 + "!"], num_threads=1)
-    prefix = write_shard(tmp_path / "a", tokenizer, [ids])
+    prefix = write_shard(tmp_path / "a", tokenizer, [ids.tolist()])
     started = time.monotonic()
     with pytest.raises(UserError, match=r"'\(a\+\)\+b' takes more than 1 s for document 0 of .*as a\+ for \(a\+\)\+"):
         list(find_text(prefix, tokenizer, regex="(a+)+b"))
