@@ -1,6 +1,6 @@
 """Measure how fast `check-overlap` searches training shards for held-out text, and in how much memory: `make bench-overlap`.
 
-    python -m bench.overlap [--megabytes N] [--rounds N]
+    python -m bench.overlap [--megabytes N] [--rounds N] [--held-out TOKENS,TOKENS] [--units tokens|words]
 
 Tokens: a shard of drawn ids (log-uniform below 32,000, about as frequent as words are), documents of 600 tokens, and held-out sides
 of three sizes; one training document of a hundred holds a passage of the held-out side. Words: this Python's standard library, as
@@ -64,11 +64,9 @@ def search(shard: Shard, held_out: HeldOut, tokenizer_dir: Path | None = None) -
     return findings
 
 
-def token_rows(folder: Path, megabytes: int, rounds: int) -> list[list[str]]:
-    """Time tokens against three sizes of the held-out side."""
-    shards = [
-        write_drawn(folder / f"held-out-{size}", size, seed=number) for number, size in enumerate(HELD_OUT_TOKENS, 1)
-    ]
+def token_rows(folder: Path, megabytes: int, rounds: int, sizes: Sequence[int]) -> list[list[str]]:
+    """Time tokens against held-out sides of these sizes."""
+    shards = [write_drawn(folder / f"held-out-{size}", size, seed=number) for number, size in enumerate(sizes, 1)]
     training = write_drawn(folder / "train", megabytes * 500_000, seed=9, passages=shards[0])
     rows = []
     for shard in shards:
@@ -129,9 +127,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megabytes", type=int, default=200, help="size of the training .bin of tokens")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--held-out", default=",".join(map(str, HELD_OUT_TOKENS)), help="tokens of each held-out side")
+    parser.add_argument("--units", choices=("tokens", "words"), help="what to measure alone")
     options = parser.parse_args(arguments)
+    if options.units != "words":
+        report_tokens(options)
+    if options.units != "tokens":
+        report_words(options)
+
+
+def report_tokens(options: argparse.Namespace) -> None:
+    """Measure tokens, and keep the figures."""
     with tempfile.TemporaryDirectory() as folder:
-        rows = token_rows(Path(folder), options.megabytes, options.rounds)
+        sizes = [int(size) for size in options.held_out.split(",")]
+        rows = token_rows(Path(folder), options.megabytes, options.rounds, sizes)
         header = (
             "held-out tokens", "training documents found", "MB of .bin a core-second", f"range of {options.rounds}",
             "index made in", "index", "search beside it",
@@ -141,6 +150,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"check-overlap, {DEFAULT_NGRAM}-grams of tokens, {options.megabytes} MB of .bin",
             "Memory as tracemalloc counts it; the time of the index is taken with it on.\n\n" + table(header, rows),
         )
+
+
+def report_words(options: argparse.Namespace) -> None:
+    """Measure words, and keep the figures."""
+    with tempfile.TemporaryDirectory() as folder:
         header = (
             "held-out words", "training documents found", "MB of .bin a core-second", f"range of {options.rounds}",
             "MB of JSON lines a core-second",
