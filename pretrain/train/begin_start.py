@@ -130,5 +130,5 @@ def _source(source: Source, *, train_tokens: int) -> StartSource:
         train_tokens=train_tokens,
         domain=source.domain,
         idx_sha256=manifest.idx_sha256,
-        documents_sha256=getattr(manifest, "documents_sha256", None),
+        documents_sha256=manifest.documents_sha256,
     )
