@@ -37,12 +37,8 @@ COMMANDS = {
     ),
     "trace": ("pretrain", "Say which documents a step trains on, or in which steps a document is trained on, past and to come."),
     "ledger": ("pretrain", "Account for a run: what it read, who started and stopped it, and what it cost."),
-    "report": (
-        "pretrain", "Write one HTML file about a run: losses, pace, gradients, data, starts, checkpoints, costs, configuration.",
-    ),
-    "tokenizer": ("tokenizer", "Train or import a tokenizer, encode documents to token shards, check both, and search them."),
     "report": ("pretrain", "Write one HTML file about a run: losses, pace, gradients, data, starts, costs, configuration."),
-    "tokenizer": ("tokenizer", "Train or import a tokenizer, encode documents to token shards, and check both."),
+    "tokenizer": ("tokenizer", "Train or import a tokenizer, encode documents to token shards, check both, and search them."),
     "launch": ("launch", "Turn one YAML into a chain of Slurm jobs that restarts itself after a failure."),
 }  # fmt: skip
 """Each command with its package and the first sentence of its help, which is repeated here so that a list imports nothing."""

@@ -154,7 +154,9 @@ printf '%s\n' "${COMPREPLY[@]}"
 @pytest.mark.parametrize(
     ("words", "offered"),
     [
-        ("tr", ["train"]),
+        ("tr", ["train", "trace"]),
+        ("tra", ["train", "trace"]),
+        ("trai", ["train"]),
         ("tokenizer en", ["encode"]),
         ("launch ren", ["render", "render-encode"]),
         ("export --max", ["--max-shard-bytes"]),
