@@ -246,7 +246,11 @@ def _check_there(request: EncodeRequest, places: Places, prefix: Path) -> None:
 
 def _files_of(prefix: Path) -> list[Path]:
     """Return the files of a shard that are there."""
-    return [path for path in (Path(f"{prefix}{end}") for end in (".json", ".bin", ".idx", ".documents.parquet")) if path.exists()]
+    return [
+        path
+        for path in (Path(f"{prefix}{end}") for end in (".json", ".bin", ".idx", ".documents.parquet"))
+        if path.exists()
+    ]
 
 
 def _check_passed_on(passed_on: tuple[str, ...], places: Places) -> None:
