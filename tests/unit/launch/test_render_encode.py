@@ -16,6 +16,7 @@ from launch.encoding.encode import check_not_queued, plan_encode, queue, render_
 from launch.encoding.job import retries
 from launch.sites.site import known_sites
 from tests.unit.launch.encoding import Encoding, account_of, site_of
+from tokenizer.documents.column_fields import ColumnFields
 from tokenizer.encoding.encode import encode
 
 SHELLCHECK = shutil.which("shellcheck")
@@ -83,8 +84,8 @@ def test_parts_are_encoded_and_merged_to_the_bytes_of_a_single_encode(encoding: 
     assert len(encoding.queued()) == 2
     single = encoding.folder / "single"
     request = encoding.request()
-    encode(request.tokenizer, request.inputs, single, shuffle_seed=7, num_workers=1)
-    for end in (".bin", ".idx", ".json"):
+    encode(request.tokenizer, request.inputs, single, shuffle_seed=7, num_workers=1, columns=ColumnFields())
+    for end in (".bin", ".idx", ".documents.parquet", ".json"):
         assert Path(f"{encoding.prefix}{end}").read_bytes() == Path(f"{single}{end}").read_bytes()
     # Once it is there, both end at once and well.
     assert encoding.run("merge.sbatch").returncode == 0 and encoding.task(1).returncode == 0
