@@ -45,8 +45,8 @@ def check_overlap(
 ) -> OverlapReport:
     """Search training shards for the n-grams of held-out shards and files.
 
-    Memory: about 100 bytes for each unit of the held-out side, and a few million bytes for the training side whatever its size;
-    where units are words, also the largest document's text.
+    Memory: about 100 bytes for each unit of the held-out side, and about 100 MB for the training side whatever its size; where
+    units are words, also the largest document's text.
     Args: documents_out: file for the list of overlapping training documents, as `exclude` takes it.
     Raises: UserError; DamagedShardError.
     """
