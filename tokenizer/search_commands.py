@@ -9,9 +9,6 @@ import click
 from fanal.command_group import complete_path
 from fanal.progress import Progress
 from fanal.shown import on_one_line
-from tokenizer.search.build import build_index, has_sound_index
-from tokenizer.search.find import Search, has_index, rebuild_command
-from tokenizer.search.index_file import index_path
 from tokenizer.shards.manifest import prefix_of
 from tokenizer.shards.shard import open_shard
 from tokenizer.vocabulary.load import load_tokenizer
@@ -37,6 +34,9 @@ def index(prefixes: tuple[str, ...], directory: str) -> None:
 
     An index that fits its shard and is sound is left as it is; any other is replaced.
     """
+    from tokenizer.search.build import build_index, has_sound_index  # pyarrow takes a second to import
+    from tokenizer.search.index_file import index_path
+
     tokenizer = load_tokenizer(directory)
     for prefix in map(prefix_of, prefixes):
         shard = open_shard(prefix)
@@ -64,6 +64,8 @@ def search(
     Every occurrence in the decoded text is found, however it was cut into tokens, and nothing else. A shard with an index
     (`index`) is read only where the text may lie.
     """
+    from tokenizer.search.find import Search, has_index, rebuild_command
+
     wanted = Search(load_tokenizer(directory), text=text, regex=regex)
     found, documents = 0, 0
     for prefix in map(prefix_of, prefixes):
