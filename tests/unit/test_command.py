@@ -154,7 +154,7 @@ printf '%s\n' "${COMPREPLY[@]}"
 @pytest.mark.parametrize(
     ("words", "offered"),
     [
-        ("tr", ["train"]),
+        ("tr", ["train", "trace"]),
         ("tokenizer en", ["encode"]),
         ("launch ren", ["render", "render-encode"]),
         ("export --max", ["--max-shard-bytes"]),
