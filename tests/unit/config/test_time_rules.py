@@ -14,7 +14,7 @@ from pretrain.config.load import load_run
         (
             ["train.walltime_s=100"],
             "train.walltime_s (100.0) must be above train.walltime_margin_s (120.0), which is kept for the last checkpoint, or no time "
-            "is left to train; walltime_s=3720.0 works",
+            "is left to train; train.walltime_s=3720.0 works",
         ),
         (
             ["train.walltime_s=0", "train.walltime_margin_s=0"],
