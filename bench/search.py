@@ -36,7 +36,7 @@ BATCH_DOCUMENTS = 1000
 PLANTED = "The lighthouse keeper of Ouessant counted nineteen herons before breakfast."
 ABSENT = "A lighthouse keeper of Molène had counted seventeen cormorants after supper."
 NUM_PLANTED = 10
-NOT_TOO_MANY = 200_000
+NOT_TOO_MANY = 20_000
 """Occurrences after which a search for a common word stops."""
 
 
@@ -163,11 +163,11 @@ def measure(folder: Path, num_bytes: int) -> None:
         search_row("`--regex '[HQ]\\d+[hq]\\d+'`, no literal", first, tokenizer, expected=None, regex=r"[HQ]\d+[hq]\d+")
     )
     text = (
-        f"{len(shards)} shards with {in_all:,} bytes of .bin, {sum(shard.num_documents for shard in shards):,} documents of a "
+        f"Shards: {len(shards)}, with {in_all:,} bytes of .bin, {sum(shard.num_documents for shard in shards):,} documents of a "
         f"tokenizer of {tokenizer.vocab_size:,} ids. The index takes {index_bytes:,} bytes, {100 * index_bytes / in_all:.2f} % of "
-        f"the .bin; it was built in {build_s:.0f} s of CPU time ({build_clock_s:.0f} s by the clock), {in_all / build_s / 1e6:.0f} "
-        "MB/s of .bin a core, with the hash of every byte. Each search is one process that begins with nothing prepared; CPU "
-        "time, and the clock beside it, on a machine that other work shared.\n\n"
+        f"the .bin; it was built in {build_s:.1f} s of CPU time ({build_clock_s:.0f} s by the clock), {in_all / build_s / 1e6:.0f} "
+        "MB/s of .bin a core, with the hash of every byte. Each search prepares its own tables; CPU time, "
+        "and the clock beside it, on a machine that other work shared.\n\n"
     )
     append_result(RESULTS, f"Search of {in_all / 1e9:.1f} GB", text + table(header, rows))
 
