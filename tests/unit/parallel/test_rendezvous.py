@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -79,19 +80,19 @@ def test_a_port_that_cannot_be_is_refused_with_one_that_works(value: str, monkey
         meet(rank=0, size=1, timeout_s=1, speaks=True)
 
 
-def test_a_store_that_goes_while_ranks_wait_is_one_line(port: int, tmp_path: Path) -> None:
+def test_a_store_that_goes_while_ranks_wait_is_one_line(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     master = "from pretrain.parallel.rendezvous import meet\nmeet(rank=0, size=3, timeout_s=60, speaks=False)"
     process = subprocess.Popen([sys.executable, "-c", master], cwd=ROOT)
     killer = threading.Timer(0.5, process.kill)
+    store_of_torch = rendezvous.TCPStore
 
-    def kill_once_both_are_there() -> None:
-        while not rendezvous._listens("127.0.0.1", port):
-            time.sleep(0.05)
+    def open_and_kill(*arguments: Any, **options: Any) -> Any:
+        store = store_of_torch(*arguments, **options)
         killer.start()
+        return store
 
-    watch = threading.Thread(target=kill_once_both_are_there)
-    watch.start()
+    monkeypatch.setattr(rendezvous, "TCPStore", open_and_kill)
     with pytest.raises(PassingError, match=rf"no meeting of ranks at 127.0.0.1:{port}: "):
         meet(rank=1, size=3, timeout_s=60, speaks=False)
-    watch.join()
+    killer.join()
     process.wait()
