@@ -62,9 +62,14 @@ PRIVATE = (
 
 
 def take_fake_gpu() -> torch.device:
-    """Give this process a device that is no CPU, for good. May be called again."""
+    """Give this process a device that is no CPU, for good. May be called again.
+
+    Its backward runs on this thread. Otherwise torch starts one for the device, which drops what it holds of Python's whenever it
+    gets to it: at the interpreter's end, when nobody may, it ends the process with SIGABRT.
+    """
     if torch._C._get_privateuse1_backend_name() != FAKE_GPU:
         backend_registration._setup_privateuseone_for_python_backend(FAKE_GPU)
+    torch.autograd.set_multithreading_enabled(False)
     return torch.device(FAKE_GPU, 0)
 
 

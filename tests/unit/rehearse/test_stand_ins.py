@@ -160,6 +160,25 @@ def test_fewer_queries_than_keys_are_rehearsed_and_their_products_are_all_querie
         assert flops == [products * 64 * product, products * 24 * product], (name, flops)
 
 
+THREADS = """
+import json, threading, torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from pretrain.rehearse import stand_ins
+device = stand_ins.take_fake_gpu()
+threads = []
+with FakeTensorMode():
+    ones = torch.ones(2, device=device, requires_grad=True)
+    ones.register_hook(lambda gradient: threads.append(threading.get_ident()))
+    ones.sum().backward()
+print(json.dumps([threads, threading.get_ident()]))
+"""
+
+
+def test_the_backward_of_a_fake_gpu_runs_on_the_thread_that_calls_it() -> None:
+    threads, own = answer(THREADS)
+    assert threads == [own], "a thread of torch's that lets go of Python's at the interpreter's end ends it with SIGABRT"
+
+
 def test_what_torch_compiles_is_rehearsed_as_what_it_keeps() -> None:
     torch_s = [f"kernels.{name}=torch" for name in ("rms_norm", "activation", "rotary")]
     plain, compiled = answer(FIGURES.format(cases=[torch_s, [*torch_s, "train.compile=true"]]))
