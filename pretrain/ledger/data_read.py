@@ -19,7 +19,7 @@ from tokenizer.shards.shard import Shard
 
 SOURCE = "source"
 Amounts = dict[str, dict[str | None, Amount]]
-"""By dimension (SOURCE, and DIMENSIONS), by label; None where nothing is said."""
+"""By dimension (SOURCE, and those of DIMENSIONS that were asked for), by label; None where nothing is said."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,10 +103,13 @@ class _Part:
     end_sample: int
 
 
-def data_read(histories: Sequence[History], *, deep: bool = False) -> DataRead:
+def data_read(
+    histories: Sequence[History], *, deep: bool = False, dimensions: Sequence[str] = DIMENSIONS
+) -> DataRead:
     """Count what these runs read, oldest first. Reads indexes and columns, no token.
 
-    Args: deep: whether every byte of shards and columns is compared with the manifests first.
+    Args: deep: whether every byte of shards and columns is compared with the manifests first; dimensions: what documents are
+        grouped by, beside their source: without hosts, memory does not grow with them.
     Raises: UserError for a shard that is gone or another one, DamageError for one that changed.
     """
     opened = [open_history_data(history, deep=deep) for history in histories]
@@ -126,7 +129,7 @@ def data_read(histories: Sequence[History], *, deep: bool = False) -> DataRead:
             shards[key] = source  # the youngest path of the same tokens
             use = Use(part=number, order=source.order, first_draw=first[member], end_draw=end[member])
             uses.setdefault(key, []).append(use)
-    tallies = {name: Tally(len(parts)) for name in (SOURCE, *DIMENSIONS)}
+    tallies = {name: Tally(len(parts)) for name in (SOURCE, *dimensions)}
     sources = [_count(shards[key], uses[key], tallies, len(parts), deep=deep) for key in shards]
     return DataRead(
         parts=tuple(
@@ -167,7 +170,7 @@ def _count(
     columns, note = open_columns(shard.prefix, manifest), read_note(shard.prefix, manifest)
     if columns is not None and deep:
         columns.check_hash()
-    labels = DocumentLabels(manifest, columns)
+    labels = DocumentLabels(manifest, columns, [name for name in tallies if name != SOURCE])
     available = [0] * num_parts
     for use in uses:
         available[use.part] = use.order.num_tokens

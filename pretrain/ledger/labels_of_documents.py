@@ -1,6 +1,6 @@
 """What is said of each document of a shard, block by block: language, licence and host, from its columns or from its manifest."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,9 +26,12 @@ class Values:
 class DocumentLabels:
     """The labels of a shard's documents, taken in order."""
 
-    def __init__(self, manifest: ShardManifest, columns: DocumentColumns | None) -> None:
-        self._given = {"language": manifest.language, "licence": manifest.licence, "host": None}
-        self.from_columns = tuple(name for name in DIMENSIONS if columns is not None and name in columns.names)
+    def __init__(
+        self, manifest: ShardManifest, columns: DocumentColumns | None, dimensions: Sequence[str] = DIMENSIONS
+    ) -> None:
+        given = {"language": manifest.language, "licence": manifest.licence, "host": None}
+        self._given = {name: given[name] for name in dimensions}
+        self.from_columns = tuple(name for name in dimensions if columns is not None and name in columns.names)
         """Dimensions that are known document by document."""
         found = iter(()) if columns is None or not self.from_columns else columns.batches(self.from_columns)
         self._batches: Iterator[pyarrow.RecordBatch] = found
@@ -41,7 +44,7 @@ class DocumentLabels:
             name: self._encoded(name, table.column(name))
             if table is not None and name in self.from_columns
             else Values(np.zeros(count, np.int64), [self._given[name]])
-            for name in DIMENSIONS
+            for name in self._given
         }
 
     def _next_rows(self, count: int) -> pyarrow.Table:

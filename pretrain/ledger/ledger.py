@@ -128,7 +128,7 @@ def ledger_of(
     Raises: UserError if it is no run, or if a shard is not there; DamageError for anything that was altered.
     """
     history = history_of(run_dir, chain=chain)
-    runs = [_account(each) for each in history.phases]
+    runs = [account_of(each) for each in history.phases]
     return Ledger(
         run_dir=str(run_dir),
         runs=tuple(runs),
@@ -144,7 +144,8 @@ def ledger_text(ledger: Ledger) -> str:
     return json.dumps(ledger.as_json(), indent=1, ensure_ascii=False) + "\n"
 
 
-def _account(history: History) -> RunAccount:
+def account_of(history: History) -> RunAccount:
+    """Account for one run of a chain, but for its data. Reads its log, and no shard."""
     starts, samples = attempts_of(history), trained_samples(history)
     seq_length = history.segments[-1].config.data.seq_length
     return RunAccount(
