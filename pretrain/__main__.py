@@ -28,6 +28,7 @@ from fanal.output import let_go_of_output, outlive_output
 from pretrain.check_commands import sign, verify
 from pretrain.config.load import load_run, load_run_to_train
 from pretrain.config.path_rules import paths_of
+from pretrain.drafts.command import draft
 from pretrain.ledger.command import ledger
 from pretrain.parallel.caches import use_private_caches
 from pretrain.report.command import report
@@ -53,6 +54,7 @@ cli.add_command(ledger)
 cli.add_command(verify)
 cli.add_command(sign)
 cli.add_command(report)
+cli.add_command(draft)
 
 
 @cli.command(context_settings=CONTEXT)

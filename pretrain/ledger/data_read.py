@@ -103,9 +103,7 @@ class _Part:
     end_sample: int
 
 
-def data_read(
-    histories: Sequence[History], *, deep: bool = False, dimensions: Sequence[str] = DIMENSIONS
-) -> DataRead:
+def data_read(histories: Sequence[History], *, deep: bool = False, dimensions: Sequence[str] = DIMENSIONS) -> DataRead:
     """Count what these runs read, oldest first. Reads indexes and columns, no token.
 
     Args: deep: whether every byte of shards and columns is compared with the manifests first; dimensions: what documents are
