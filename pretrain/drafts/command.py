@@ -28,6 +28,7 @@ from fanal.exit_codes import FINISHED
     "--co2-g-per-kwh", type=float, metavar="N", help="Grams of CO2 a kilowatt hour, of the place and time of the run."
 )
 @click.option("--chain/--no-chain", default=True, show_default=True, help="Count the runs that it started from, too.")
+@click.option("--deep", is_flag=True, help="Compare every byte of the shards with their manifests first.")
 @click.option("--overwrite", is_flag=True, help="Replace files that are there.")
 def draft(
     run_dir: str,
@@ -36,6 +37,7 @@ def draft(
     export: str | None,
     co2_g_per_kwh: float | None,
     chain: bool,
+    deep: bool,
     overwrite: bool,
 ) -> None:
     """Write drafts of the documents that the law and the hubs ask for, filled from the ledger of a run.
@@ -54,7 +56,11 @@ def draft(
         drafts = chosen(only)
         with user_path(*(path for path in (run_dir, export) if path is not None)):
             facts = facts_of(
-                run_dir, chain=chain, co2_g_per_kwh=co2_g_per_kwh, export=None if export is None else Path(export)
+                run_dir,
+                chain=chain,
+                deep=deep,
+                co2_g_per_kwh=co2_g_per_kwh,
+                export=None if export is None else Path(export),
             )
         for path in write_drafts(drafts, facts, Path(to), overwrite=overwrite):
             print(path)

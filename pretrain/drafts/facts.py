@@ -13,6 +13,7 @@ from typing import Any
 
 from fanal.errors import UserError
 from fanal.links import read_inside
+from fanal.shown import on_one_line
 from pretrain.convert.theirs.certified import CERTIFICATE, read_certified
 from pretrain.ledger.ledger import ledger_of
 
@@ -28,6 +29,13 @@ class Facts:
     """As docs/ledger.md describes it."""
     certificate: Mapping[str, Any] | None = None
     """Of an export whose files were compared with it; None where none is named."""
+    deep: bool = False
+    """Whether every byte of the shards was compared with their manifests, and a draft may take as long again."""
+
+    @property
+    def run_name(self) -> str:
+        """Name of the run's folder, on one line: its path is nobody else's business."""
+        return on_one_line(Path(self.ledger["run_dir"]).resolve().name) or "run"
 
     def follow(self, path: str) -> list[Any]:
         """Return the values of a path: one, or where it has [] one of each element.
@@ -44,14 +52,20 @@ class Facts:
 
 
 def facts_of(
-    run_dir: str | Path, *, chain: bool = True, co2_g_per_kwh: float | None = None, export: Path | None = None
+    run_dir: str | Path,
+    *,
+    chain: bool = True,
+    deep: bool = False,
+    co2_g_per_kwh: float | None = None,
+    export: Path | None = None,
 ) -> Facts:
     """Account for a run, and read the certificate of an export after every file of it was compared with it.
 
+    Args: chain, deep, co2_g_per_kwh: as ``ledger_of``.
     Raises: as ``ledger_of``; UserError if the export has no certificate; DamagedExportError if it was altered.
     """
-    ledger = ledger_of(run_dir, chain=chain, co2_g_per_kwh=co2_g_per_kwh).as_json()
-    return Facts(ledger=ledger, certificate=None if export is None else _certificate_of(export))
+    ledger = ledger_of(run_dir, chain=chain, deep=deep, co2_g_per_kwh=co2_g_per_kwh).as_json()
+    return Facts(ledger=ledger, certificate=None if export is None else _certificate_of(export), deep=deep)
 
 
 def _certificate_of(export: Path) -> Mapping[str, Any]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pretrain.drafts import model_documentation
+from pretrain.drafts import citation, croissant, data_statement, model_documentation
 from pretrain.drafts.facts import Facts
 
 
@@ -26,5 +26,18 @@ DRAFTS = (
         title="Model Documentation Form of the EU's Code of Practice",
         render=model_documentation.render,
     ),
+    Draft(
+        name="data-statement",
+        file_name="data-statement.md",
+        title="Data statement, schema version 3",
+        render=data_statement.render,
+    ),
+    Draft(
+        name="croissant",
+        file_name="croissant.json",
+        title="Croissant file of the shards and their columns",
+        render=croissant.render,
+    ),
+    Draft(name="citation", file_name="CITATION.cff", title="Citation file of the model", render=citation.render),
 )
 """All of them, in the order in which they are written."""
