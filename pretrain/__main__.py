@@ -317,6 +317,12 @@ def generate(
 @click.option("--layer-by-layer", is_flag=True, help="Certify with one layer in memory, even where the model fits.")
 @click.option("--ema", is_flag=True, help="Export the moving average of the weights (optim.ema_decay) in their place.")
 @click.option("--licence", metavar="ID", help="Licence of the model for its card, such as apache-2.0.")
+@click.option(
+    "--co2-g-per-kwh",
+    type=float,
+    metavar="N",
+    help="Grams of CO2 a kilowatt hour, for the card: of the place of the run.",
+)
 @click.option("--date", metavar="YYYY-MM-DD", help="Date of the certificate; by default today.")
 def export_command(checkpoint: str, overrides: tuple[str, ...], folder: str, **options: Any) -> None:
     """Write a checkpoint, or a run's newest complete one, as a Hugging Face folder with a certificate.
@@ -339,6 +345,7 @@ def export_command(checkpoint: str, overrides: tuple[str, ...], folder: str, **o
             memory="layers" if options["layer_by_layer"] else "auto",
             licence=options["licence"],
             ema=options["ema"],
+            co2_g_per_kwh=options["co2_g_per_kwh"],
             date=options["date"] or datetime.date.today().isoformat(),
         )
         with user_path(checkpoint, folder):

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from fanal.command_group import complete_path
-from fanal.errors import UserError, run_guarded, user_path
+from fanal.errors import run_guarded, user_path
 from fanal.exit_codes import FINISHED
 
 
@@ -48,11 +48,9 @@ def draft(
     def act() -> int:
         from pretrain.drafts.facts import facts_of
         from pretrain.drafts.write import chosen, write_drafts
+        from pretrain.ledger.energy import check_co2_factor
 
-        if co2_g_per_kwh is not None and not 0 <= co2_g_per_kwh < float("inf"):
-            raise UserError(
-                f"--co2-g-per-kwh ({co2_g_per_kwh:g}) must be a finite number from 0; --co2-g-per-kwh 50 works"
-            )
+        check_co2_factor(co2_g_per_kwh)
         drafts = chosen(only)
         with user_path(*(path for path in (run_dir, export) if path is not None)):
             facts = facts_of(
