@@ -1,12 +1,11 @@
 """A draft of a document: sections of entries, each with its value and where that comes from, or left blank for the provider.
 
-What a value holds of text from elsewhere (names of hosts, licences, folders) goes through ``as_text``, in which nothing is markup.
+What a value holds of text from elsewhere (names of hosts, licences, folders) goes through ``as_text`` of
+pretrain/convert/exporting/markdown.py, in which nothing is markup.
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-
-from pretrain.convert.exporting.markdown import as_text
 
 TO_BE_STATED = "to be stated by the provider"
 """The words of each blank."""
@@ -68,8 +67,7 @@ def markdown(document: Document) -> str:
 
 def provenance(where: Iterable[str], how: str = "") -> str:
     """Return the words that say where a value comes from, as Markdown."""
-    named = ", ".join(as_text(path) for path in where)
-    return f"From: {named}" + (f"; {how}" if how else "") + "."
+    return f"From: {', '.join(f'`{path}`' for path in where)}" + (f"; {how}" if how else "") + "."
 
 
 def _paragraphs(document: Document) -> Iterator[str]:

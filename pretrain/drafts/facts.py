@@ -15,7 +15,7 @@ from fanal.errors import UserError
 from fanal.links import read_inside
 from fanal.shown import on_one_line
 from pretrain.convert.theirs.certified import CERTIFICATE, read_certified
-from pretrain.ledger.ledger import ledger_of
+from pretrain.ledger.ledger import ledger_of, ledger_text
 
 STEP = re.compile(r"([^.\[\]]+)|\[(\d*)\]")
 """A key, or the number of an element; [] stands for all of them."""
@@ -50,6 +50,11 @@ class Facts:
         (value,) = self.follow(path)
         return value
 
+    @property
+    def last_run(self) -> str:
+        """Path of the run that was asked for, the last of its chain."""
+        return f"ledger runs[{len(self.ledger['runs']) - 1}]"
+
 
 def facts_of(
     run_dir: str | Path,
@@ -64,8 +69,28 @@ def facts_of(
     Args: chain, deep, co2_g_per_kwh: as ``ledger_of``.
     Raises: as ``ledger_of``; UserError if the export has no certificate; DamagedExportError if it was altered.
     """
-    ledger = ledger_of(run_dir, chain=chain, deep=deep, co2_g_per_kwh=co2_g_per_kwh).as_json()
-    return Facts(ledger=ledger, certificate=None if export is None else _certificate_of(export), deep=deep)
+    certificate = None if export is None else _certificate_of(export)
+    # As it is printed: what JSON makes of it is what a path finds.
+    ledger = json.loads(ledger_text(ledger_of(run_dir, chain=chain, deep=deep, co2_g_per_kwh=co2_g_per_kwh)))
+    if export is not None and certificate is not None and not _is_of_run(certificate, ledger):
+        checkpoint = certificate["checkpoint"]
+        raise UserError(
+            f"--export ({export}) must be an export of a checkpoint of {run_dir}, and it is of {checkpoint['name']} with manifest "
+            f"{checkpoint['manifest_sha256'][:12]} of another run; fanal export {run_dir} --to {export}-2 makes one that is"
+        )
+    return Facts(ledger=ledger, certificate=certificate, deep=deep)
+
+
+def _is_of_run(certificate: Mapping[str, Any], ledger: Mapping[str, Any]) -> bool:
+    """Whether an export is of the run's newest checkpoint, or of an earlier one: then the run read all that its weights have."""
+    run, checkpoint = ledger["runs"][-1], certificate["checkpoint"]
+    if run["checkpoint"] is not None and run["checkpoint"]["manifest_sha256"] == checkpoint["manifest_sha256"]:
+        return True
+    identities = {source["identity"] for source in ledger["data"]["sources"]}
+    parts: list[Mapping[str, Any]] = certificate.get("data", [])  # an export of an earlier version does not say it
+    if not parts or parts[0]["consumed_samples"] > run["samples"]:
+        return False
+    return all(shard["identity"] in identities for shard in parts[0]["shards"] if shard["cursor"])
 
 
 def _certificate_of(export: Path) -> Mapping[str, Any]:

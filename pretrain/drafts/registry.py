@@ -3,7 +3,15 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pretrain.drafts import citation, croissant, data_statement, model_documentation
+from pretrain.drafts import (
+    annex_xi,
+    citation,
+    croissant,
+    data_statement,
+    eu_public_summary,
+    eu_public_summary_domains,
+    model_documentation,
+)
 from pretrain.drafts.facts import Facts
 
 
@@ -21,10 +29,28 @@ class Draft:
 
 DRAFTS = (
     Draft(
+        name="eu-public-summary",
+        file_name="eu-public-summary.md",
+        title="Public summary of training content, by the template of the EU",
+        render=eu_public_summary.render,
+    ),
+    Draft(
+        name="eu-public-summary-domains",
+        file_name=eu_public_summary_domains.FILE_NAME,
+        title="Top 10 % of domain names by size, which that summary refers to",
+        render=eu_public_summary_domains.render,
+    ),
+    Draft(
         name="model-documentation",
         file_name="model-documentation.md",
         title="Model Documentation Form of the EU's Code of Practice",
         render=model_documentation.render,
+    ),
+    Draft(
+        name="annex-xi",
+        file_name="annex-xi.md",
+        title="Technical documentation by Annex XI of the AI Act",
+        render=annex_xi.render,
     ),
     Draft(
         name="data-statement",

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 
@@ -9,6 +10,7 @@ from pretrain.data.read import TrainData
 from pretrain.data.sources import Source
 from pretrain.history.data import open_history_data
 from pretrain.history.history import History
+from pretrain.ledger.document_dates import Dates, DocumentDates
 from pretrain.ledger.documents_read import Use, count_documents
 from pretrain.ledger.labels_of_documents import DIMENSIONS, DocumentLabels, Values
 from pretrain.ledger.tally import Amount, Tally
@@ -64,6 +66,8 @@ class TrainedSource:
     """Documents that were removed from the shards that it was made from, the first removal first."""
     overlap: tuple[OverlapCheck, ...]
     """What of held-out text it was found to hold (`fanal tokenizer check-overlap`), the newest check last."""
+    dates: Dates
+    """Dates that the documents that were read state."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +95,11 @@ class DataRead:
     in_all: Amounts
     sources: tuple[TrainedSource, ...]
     held_out: tuple[HeldOut, ...]
+
+    @property
+    def dates(self) -> Dates:
+        """Dates of all documents that were read."""
+        return reduce(Dates.and_of, (source.dates for source in self.sources), Dates())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +178,7 @@ def _count(
     if columns is not None and deep:
         columns.check_hash()
     labels = DocumentLabels(manifest, columns, [name for name in tallies if name != SOURCE])
+    date_column, dates = DocumentDates(columns), Dates()
     available = [0] * num_parts
     for use in uses:
         available[use.part] = use.order.num_tokens
@@ -177,6 +187,7 @@ def _count(
         tallies[SOURCE].add(block, Values(np.zeros(count, np.int64), [str(shard.prefix)]), available)
         for name, values in labels.take(count).items():
             tallies[name].add(block, values, available)
+        dates = dates.and_of(date_column.take(block.distinct_in_all > 0))
     return TrainedSource(
         prefix=str(shard.prefix),
         identity=source.identity,
@@ -191,6 +202,7 @@ def _count(
         documents_sha256=manifest.documents_sha256,
         exclusions=manifest.exclusions,
         overlap=note.checks if note is not None else (),
+        dates=dates,
     )
 
 

@@ -15,7 +15,7 @@ from pretrain.ledger.data_read import DataRead, data_read, trained_samples
 from pretrain.ledger.energy import Energy, energy_of
 from pretrain.ledger.hours import Hours, hours_in_all
 from pretrain.ledger.ledger import RunAccount, account_of
-from pretrain.model.flops import flops_per_token
+from pretrain.ledger.models import flops_of, model_of
 
 DIMENSIONS = ("language", "licence")
 """What the card groups documents by. Hosts are not among them: memory would grow with their number."""
@@ -30,7 +30,7 @@ class Costs:
     hours: Hours
     energy: Energy
     flops: float
-    """Operations of the steps up to the checkpoint, as ``flops_per_token`` counts them where all positions attend to all."""
+    """Operations of the steps up to the checkpoint, where every position attends to every other."""
 
     @property
     def last_step(self) -> int:
@@ -112,9 +112,8 @@ def _costs(history: History, step: int, co2_g_per_kwh: float | None) -> Costs:
 
 
 def _flops(phase: History) -> float:
-    config = phase.segments[-1].config
-    length = config.data.seq_length
-    return flops_per_token(config.model, length, causal=False) * length * trained_samples(phase)
+    tokens = trained_samples(phase) * phase.segments[-1].config.data.seq_length
+    return flops_of(model_of(phase), tokens=tokens, lost_tokens=None).full
 
 
 @contextmanager
