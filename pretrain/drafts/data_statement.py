@@ -10,7 +10,6 @@ from typing import Any
 from pretrain.convert.exporting.markdown import as_text, table
 from pretrain.drafts.draft import Document, Entry, Section, markdown
 from pretrain.drafts.facts import Facts
-from tokenizer.shards.labels import LANGUAGE_TAG
 
 FOLLOWS = (
     "Data Statements, schema version 3 (https://techpolicylab.uw.edu/data-statements/), which goes back to Bender and Friedman "
@@ -35,15 +34,15 @@ HEADER = {
     "Data statement citation": IF_ANY,
     "Links to versions of this data statement in other languages": IF_ANY,
 }
-PEOPLE = (
+PEOPLE: tuple[str, ...] = (
     "Age", "Gender", "Race or ethnicity", "Socioeconomic status", "First languages", "Proficiency in the languages of the data",
 )  # fmt: skip
 """What is asked of who wrote the texts, and of who annotated them."""
-USERS = dict.fromkeys(
+USERS: dict[str, str] = dict.fromkeys(
     (*PEOPLE, "Number of different language users", "Presence of disordered speech or sign"),
     "of those who wrote the texts, or that it is not known.",
 )
-ANNOTATORS = dict.fromkeys(
+ANNOTATORS: dict[str, str] = dict.fromkeys(
     (*PEOPLE, "Number of different annotators", "Relevant training"),
     "of those who annotated the texts and wrote the guidelines, or that nobody did.",
 )
@@ -228,14 +227,12 @@ def _sources(facts: Facts) -> list[Entry]:
 
 
 def _languages(facts: Facts) -> list[Entry]:
-    rows = facts.at("ledger data.in_all.by_language")
-    others = [row["name"] for row in rows if row["name"] is not None and not LANGUAGE_TAG.fullmatch(row["name"])]
-    note = f" No tags of BCP 47: {', '.join(map(as_text, others[:10]))}." if others else ""
     return [
         Entry(
             name="Language tags (BCP 47)",
-            value=_amounts("tag", rows, facts) + (f"\n\n{note.strip()}" if note else ""),
+            value=_amounts("tag", facts.at("ledger data.in_all.by_language"), facts),
             where=("ledger data.in_all.by_language[]", "ledger data.tokens"),
+            how="as documents or their shards state them; in shards of earlier versions that may be no tag",
             blank="of each language a description of its variety in words: where, by whom and in which script it is used.",
         )
     ]

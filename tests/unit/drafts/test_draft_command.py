@@ -118,7 +118,7 @@ def with_names(facts: Facts, name: str) -> Facts:
         (amount,) = [a for a in ledger["data"]["in_all"]["by_source"] if a["name"] == source["prefix"]]
         source["prefix"] = amount["name"] = f"shards/{name.replace('/', '_')}-{source['identity'][:8]}"
         source |= {"domain": name, "origin": name, "licence": name, "language": name}
-        source["exclusions"] = [{"num_documents": 1, "reason": name}]
+        source["exclusions"] = [{"num_documents": 1, "num_tokens": 7, "reason": name}]
     ledger["data"]["held_out"][0]["prefix"] = f"shards/{name.replace('/', '_')}"
     ledger["data"]["dates"] |= {"first": name, "last": name}
     ledger["runs"][0]["run_dir"] = f"runs/{name.replace('/', '_')}"

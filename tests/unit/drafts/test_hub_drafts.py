@@ -13,12 +13,14 @@ from urllib.parse import unquote_to_bytes, urljoin
 import pyarrow.parquet
 import pytest
 import yaml
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from fanal.errors import DamageError
 from fanal.shown import on_one_line
+from pretrain.__main__ import cli
 from pretrain.drafts import citation, croissant, data_statement
 from pretrain.drafts import croissant as croissant_module
 from pretrain.drafts.draft import TO_BE_STATED
@@ -99,6 +101,13 @@ def test_a_shard_that_was_altered_is_not_described(
 ) -> None:
     logged_run(small_run, data_folder, tmp_path)
     found = facts_of(tmp_path / "run")
+    content = bytearray((tmp_path / "web.bin").read_bytes())
+    content[100] ^= 1
+    (tmp_path / "web.bin").write_bytes(content)
+    words = ["draft", str(tmp_path / "run"), "--to", str(tmp_path / "drafts")]
+    done = CliRunner().invoke(cli, [*words, "--deep"])
+    assert done.exit_code == 76 and "web.bin" in done.output and not (tmp_path / "drafts").exists()
+    assert CliRunner().invoke(cli, words).exit_code == 0, "without --deep no token is read"
     path = tmp_path / "web.json"
     path.write_text(path.read_text().replace('"odc-by"', '"cc0-1.0"'))
     with pytest.raises(DamageError, match=r"web\.json has content with sha256"):
@@ -137,6 +146,25 @@ def test_a_data_statement_has_the_elements_of_the_schema_and_the_figures_of_the_
     assert len(people) == 2 and all(
         entry.value is None and entry.blank for section in people for entry in section.entries
     )
+
+
+def test_every_kind_of_run_has_its_drafts(
+    bare_facts: Facts, chain_facts: Facts, import_facts: Facts, alone_facts: Facts
+) -> None:
+    """Shards without labels or columns, a chain of runs, one that continues an import, the last run alone."""
+    for each in (bare_facts, chain_facts, import_facts, alone_facts):
+        document = data_statement.document_of(each)
+        for entry in document.entries():
+            assert all(each.follow(path) for path in entry.where), entry
+        before = [entry for entry in document.entries() if entry.name == "What came before"]
+        assert len(before) == (each.ledger["came_from"] is not None)
+        described = json.loads(croissant.render(each))
+        assert len({file["@id"] for file in described["distribution"]}) == len(described["distribution"]) >= 3
+        content = yaml.safe_load(citation.render(each))
+        assert content["version"] == f"step {each.at(f'{each.last_run}.trained_to')}"
+        assert len([found for found in content["references"] if found["type"] == "data"]) == len(
+            each.at("ledger data.sources")
+        )
 
 
 def test_removals_and_checks_are_told(facts: Facts) -> None:
