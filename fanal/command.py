@@ -38,6 +38,7 @@ COMMANDS = {
     "trace": ("pretrain", "Say which documents a step trains on, or in which steps a document is trained on, past and to come."),
     "ledger": ("pretrain", "Account for a run: what it read, who started and stopped it, and what it cost."),
     "report": ("pretrain", "Write one HTML file about a run: losses, pace, gradients, data, starts, costs, configuration."),
+    "draft": ("pretrain", "Write drafts of the documents that the law and the hubs ask for, filled from the ledger of a run."),
     "tokenizer": ("tokenizer", "Train or import a tokenizer, encode documents to token shards, check both, and search them."),
     "launch": ("launch", "Turn one YAML into a chain of Slurm jobs that restarts itself after a failure."),
 }  # fmt: skip

@@ -28,6 +28,7 @@ from fanal.output import let_go_of_output, outlive_output
 from pretrain.check_commands import sign, verify
 from pretrain.config.load import load_run, load_run_to_train
 from pretrain.config.path_rules import paths_of
+from pretrain.drafts.command import draft
 from pretrain.ledger.command import ledger
 from pretrain.parallel.caches import use_private_caches
 from pretrain.report.command import report
@@ -53,6 +54,7 @@ cli.add_command(ledger)
 cli.add_command(verify)
 cli.add_command(sign)
 cli.add_command(report)
+cli.add_command(draft)
 
 
 @cli.command(context_settings=CONTEXT)
@@ -315,6 +317,12 @@ def generate(
 @click.option("--layer-by-layer", is_flag=True, help="Certify with one layer in memory, even where the model fits.")
 @click.option("--ema", is_flag=True, help="Export the moving average of the weights (optim.ema_decay) in their place.")
 @click.option("--licence", metavar="ID", help="Licence of the model for its card, such as apache-2.0.")
+@click.option(
+    "--co2-g-per-kwh",
+    type=float,
+    metavar="N",
+    help="Grams of CO2 a kilowatt hour, for the card: of the place of the run.",
+)
 @click.option("--date", metavar="YYYY-MM-DD", help="Date of the certificate; by default today.")
 def export_command(checkpoint: str, overrides: tuple[str, ...], folder: str, **options: Any) -> None:
     """Write a checkpoint, or a run's newest complete one, as a Hugging Face folder with a certificate.
@@ -337,6 +345,7 @@ def export_command(checkpoint: str, overrides: tuple[str, ...], folder: str, **o
             memory="layers" if options["layer_by_layer"] else "auto",
             licence=options["licence"],
             ema=options["ema"],
+            co2_g_per_kwh=options["co2_g_per_kwh"],
             date=options["date"] or datetime.date.today().isoformat(),
         )
         with user_path(checkpoint, folder):

@@ -15,9 +15,9 @@ FLOORS = (
     "tokenizer",
     "pretrain.config", "pretrain.model.families", "pretrain.state", "pretrain.parallel", "pretrain.data", "pretrain.model", "pretrain.optim",
     "pretrain.checkpoint.disk", "pretrain.checkpoint.content", "pretrain.checkpoint.saving", "pretrain.checkpoint.loading",
-    "pretrain.log", "pretrain.train", "pretrain.history", "pretrain.rehearse",
+    "pretrain.log", "pretrain.train", "pretrain.history", "pretrain.ledger", "pretrain.rehearse",
     "pretrain.convert.ours", "pretrain.convert.theirs", "pretrain.convert.importing", "pretrain.convert.averaging", "pretrain.convert.certificate",
-    "pretrain.convert.exporting", "pretrain.convert", "pretrain.inspect", "pretrain.trace", "pretrain.ledger", "pretrain.report", "pretrain",
+    "pretrain.convert.exporting", "pretrain.convert", "pretrain.inspect", "pretrain.trace", "pretrain.report", "pretrain.drafts", "pretrain",
     "launch.slurm", "launch.sites", "launch.chain", "launch.preflight", "launch.encoding", "launch.status", "launch",
     "fanal.command", "fanal.__main__",
 )  # fmt: skip

@@ -149,7 +149,7 @@ def _earlier(origin: Origin | None) -> tuple[tuple[History, ...], Origin | None]
         run_dir = _run_of(origin)
         if run_dir is None:
             return tuple(found[::-1]), origin
-        found.append(_until(history_of(run_dir, chain=False), origin.step))
+        found.append(until(history_of(run_dir, chain=False), origin.step))
         origin = origin.origin
     return tuple(found[::-1]), None
 
@@ -169,8 +169,8 @@ def _run_of(origin: Origin) -> Path | None:
     return run_dir if (run_dir / "starts").is_dir() else None
 
 
-def _until(history: History, step: int) -> History:
-    """Return a history that ends with a step."""
+def until(history: History, step: int) -> History:
+    """Return a history that ends with a step which it has trained. The runs before it stay as they are."""
     segments = [segment for segment in history.segments if segment.first_step <= step]
     last = segments[-1]
     if last.has_steps and last.end_step > step + 1:

@@ -5,7 +5,7 @@ import sys
 import click
 
 from fanal.command_group import complete_path
-from fanal.errors import UserError, run_guarded, user_path
+from fanal.errors import run_guarded, user_path
 from fanal.exit_codes import FINISHED
 
 
@@ -24,14 +24,12 @@ def ledger(run_dir: str, as_json: bool, chain: bool, deep: bool, co2_g_per_kwh: 
     and energy. Over all runs of a chain of phases. Nothing is changed.
     """
     from fanal.output import result_output
+    from pretrain.ledger.energy import check_co2_factor
     from pretrain.ledger.ledger import ledger_of, ledger_text
     from pretrain.ledger.text import show
 
     def act() -> int:
-        if co2_g_per_kwh is not None and not 0 <= co2_g_per_kwh < float("inf"):
-            raise UserError(
-                f"--co2-g-per-kwh ({co2_g_per_kwh:g}) must be a finite number from 0; --co2-g-per-kwh 50 works"
-            )
+        check_co2_factor(co2_g_per_kwh)
         with user_path(run_dir):
             found = ledger_of(run_dir, chain=chain, deep=deep, co2_g_per_kwh=co2_g_per_kwh)
         if as_json:

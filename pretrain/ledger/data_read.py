@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 
@@ -9,6 +10,7 @@ from pretrain.data.read import TrainData
 from pretrain.data.sources import Source
 from pretrain.history.data import open_history_data
 from pretrain.history.history import History
+from pretrain.ledger.document_dates import Dates, DocumentDates
 from pretrain.ledger.documents_read import Use, count_documents
 from pretrain.ledger.labels_of_documents import DIMENSIONS, DocumentLabels, Values
 from pretrain.ledger.tally import Amount, Tally
@@ -19,7 +21,7 @@ from tokenizer.shards.shard import Shard
 
 SOURCE = "source"
 Amounts = dict[str, dict[str | None, Amount]]
-"""By dimension (SOURCE, and DIMENSIONS), by label; None where nothing is said."""
+"""By dimension (SOURCE, and those of DIMENSIONS that were asked for), by label; None where nothing is said."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +66,8 @@ class TrainedSource:
     """Documents that were removed from the shards that it was made from, the first removal first."""
     overlap: tuple[OverlapCheck, ...]
     """What of held-out text it was found to hold (`fanal tokenizer check-overlap`), the newest check last."""
+    dates: Dates
+    """Dates that the documents that were read state."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +96,11 @@ class DataRead:
     sources: tuple[TrainedSource, ...]
     held_out: tuple[HeldOut, ...]
 
+    @property
+    def dates(self) -> Dates:
+        """Dates of all documents that were read."""
+        return reduce(Dates.and_of, (source.dates for source in self.sources), Dates())
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Part:
@@ -103,10 +112,11 @@ class _Part:
     end_sample: int
 
 
-def data_read(histories: Sequence[History], *, deep: bool = False) -> DataRead:
+def data_read(histories: Sequence[History], *, deep: bool = False, dimensions: Sequence[str] = DIMENSIONS) -> DataRead:
     """Count what these runs read, oldest first. Reads indexes and columns, no token.
 
-    Args: deep: whether every byte of shards and columns is compared with the manifests first.
+    Args: deep: whether every byte of shards and columns is compared with the manifests first; dimensions: what documents are
+        grouped by, beside their source: without hosts, memory does not grow with them.
     Raises: UserError for a shard that is gone or another one, DamageError for one that changed.
     """
     opened = [open_history_data(history, deep=deep) for history in histories]
@@ -126,7 +136,7 @@ def data_read(histories: Sequence[History], *, deep: bool = False) -> DataRead:
             shards[key] = source  # the youngest path of the same tokens
             use = Use(part=number, order=source.order, first_draw=first[member], end_draw=end[member])
             uses.setdefault(key, []).append(use)
-    tallies = {name: Tally(len(parts)) for name in (SOURCE, *DIMENSIONS)}
+    tallies = {name: Tally(len(parts)) for name in (SOURCE, *dimensions)}
     sources = [_count(shards[key], uses[key], tallies, len(parts), deep=deep) for key in shards]
     return DataRead(
         parts=tuple(
@@ -167,7 +177,8 @@ def _count(
     columns, note = open_columns(shard.prefix, manifest), read_note(shard.prefix, manifest)
     if columns is not None and deep:
         columns.check_hash()
-    labels = DocumentLabels(manifest, columns)
+    labels = DocumentLabels(manifest, columns, [name for name in tallies if name != SOURCE])
+    date_column, dates = DocumentDates(columns), Dates()
     available = [0] * num_parts
     for use in uses:
         available[use.part] = use.order.num_tokens
@@ -176,6 +187,7 @@ def _count(
         tallies[SOURCE].add(block, Values(np.zeros(count, np.int64), [str(shard.prefix)]), available)
         for name, values in labels.take(count).items():
             tallies[name].add(block, values, available)
+        dates = dates.and_of(date_column.take(block.distinct_in_all > 0))
     return TrainedSource(
         prefix=str(shard.prefix),
         identity=source.identity,
@@ -190,6 +202,7 @@ def _count(
         documents_sha256=manifest.documents_sha256,
         exclusions=manifest.exclusions,
         overlap=note.checks if note is not None else (),
+        dates=dates,
     )
 
 

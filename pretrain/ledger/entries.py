@@ -1,5 +1,6 @@
 """Entries of a ledger as JSON has them: names with units, null for what is not known."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ def source_json(source: TrainedSource) -> dict[str, Any]:
         "known_by_document": list(source.known_by_document),
         "exclusions": [asdict(exclusion) for exclusion in source.exclusions],
         "overlap": [asdict(check) for check in source.overlap],
+        "dates": asdict(source.dates),
     }
 
 
@@ -59,7 +61,7 @@ def start_json(attempt: Attempt, run_dir: Path, *, seq_length: int, decision: st
         "versions": dict(record.get("versions") or {}) if file is None else file.versions,
         "hosts": None if file is None else list(file.hosts),
         "num_ranks": attempt.num_ranks,
-        "devices": _devices(attempt),
+        "devices": attempt.devices,
         "device_type": None if file is None else file.device_type,
         "changes": None if file is None else list(file.changes),
         "after_step": attempt.step,
@@ -80,6 +82,11 @@ def hours_json(hours: Hours) -> dict[str, Any]:
     return vars(hours) | {"goodput": hours.goodput}
 
 
+def by_device_json(by_device: Mapping[str | None, float | None]) -> list[dict[str, Any]]:
+    """Return the hours of ranks by device; ``device`` is null where nothing tells which."""
+    return [{"device": device, "hours": hours} for device, hours in by_device.items()]
+
+
 def energy_json(energy: Energy) -> dict[str, Any]:
     """Return the energy, each share with its method."""
     return {
@@ -93,10 +100,3 @@ def energy_json(energy: Energy) -> dict[str, Any]:
         "co2_g_per_kwh": energy.co2_g_per_kwh,
         "co2_method": None if energy.co2_g is None else "energy times the factor that the user gave (--co2-g-per-kwh)",
     }
-
-
-def _devices(attempt: Attempt) -> dict[str, int] | None:
-    if attempt.file is not None:
-        return attempt.file.devices
-    device, ranks = attempt.record.get("device"), attempt.num_ranks
-    return {device: ranks} if device and ranks else None

@@ -1,7 +1,8 @@
 """What the hours of a run's ranks went to."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 from pretrain.ledger.starts import Attempt
 
@@ -37,15 +38,44 @@ def hours_of(attempt: Attempt) -> Hours | None:
     if attempt.num_ranks is None:
         return None
     known = (attempt.useful_s, attempt.lost_s, attempt.evaluation_s, attempt.save_s)
-    total_s, startup_s = attempt.elapsed_s, attempt.startup_s
+    total_s, startup_s = elapsed_s_of(attempt), attempt.startup_s
     other_s = None
     if total_s is not None and startup_s is not None:
-        total_s = max(total_s, startup_s)
         other_s = max(0.0, total_s - startup_s - sum(known))
         total_s = max(total_s, startup_s + sum(known))  # means of records may be a little more than all of the time
     seconds = {"total": total_s, "startup": startup_s, "other": other_s}
     seconds |= dict(zip(("useful", "lost", "evaluation", "save"), known, strict=True))
     return Hours(**{name: _hours(value, attempt.num_ranks) for name, value in seconds.items()})  # type: ignore[arg-type]
+
+
+def elapsed_s_of(attempt: Attempt) -> float | None:
+    """Return the seconds from a start's command to its last line; None where nothing tells."""
+    if attempt.elapsed_s is None or attempt.startup_s is None:
+        return attempt.elapsed_s
+    return max(attempt.elapsed_s, attempt.startup_s)
+
+
+def elapsed_s_in_all(attempts: Iterable[Attempt]) -> float | None:
+    """Return the seconds of all starts, one behind the other; None if one of them is not known, or if there are none."""
+    found = [elapsed_s_of(attempt) for attempt in attempts]
+    known = [value for value in found if value is not None]
+    return sum(known) if known and len(known) == len(found) else None
+
+
+def hours_by_device(attempts: Iterable[Attempt]) -> dict[str | None, float | None]:
+    """Return the hours of ranks by the kind of device that they had, its name as PyTorch has it; None where nothing tells which.
+
+    A sum with a start whose hours are not known is not known.
+    """
+    sums: dict[str | None, float | None] = {}
+    for attempt in attempts:
+        hours = hours_of(attempt)
+        total, ranks = (None, 0) if hours is None else (hours.total, attempt.num_ranks or 0)
+        devices: Mapping[Any, int] = attempt.devices or {None: ranks}
+        for device, count in devices.items():
+            before = sums.get(device, 0.0)
+            sums[device] = None if total is None or before is None or not ranks else before + total * count / ranks
+    return dict(sorted(sums.items(), key=lambda item: (-(item[1] or 0.0), item[0] or "")))
 
 
 def hours_in_all(parts: Iterable[Hours | None]) -> Hours:

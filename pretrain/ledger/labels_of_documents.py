@@ -1,6 +1,6 @@
 """What is said of each document of a shard, block by block: language, licence and host, from its columns or from its manifest."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +8,7 @@ import pyarrow
 
 from tokenizer.shards.document_columns import DocumentColumns
 from tokenizer.shards.manifest import ShardManifest
+from tokenizer.shards.rows_in_turn import RowsInTurn
 
 DIMENSIONS = ("language", "licence", "host")
 """What documents are grouped by, beside their source."""
@@ -26,34 +27,25 @@ class Values:
 class DocumentLabels:
     """The labels of a shard's documents, taken in order."""
 
-    def __init__(self, manifest: ShardManifest, columns: DocumentColumns | None) -> None:
-        self._given = {"language": manifest.language, "licence": manifest.licence, "host": None}
-        self.from_columns = tuple(name for name in DIMENSIONS if columns is not None and name in columns.names)
+    def __init__(
+        self, manifest: ShardManifest, columns: DocumentColumns | None, dimensions: Sequence[str] = DIMENSIONS
+    ) -> None:
+        given = {"language": manifest.language, "licence": manifest.licence, "host": None}
+        self._given = {name: given[name] for name in dimensions}
+        self.from_columns = tuple(name for name in dimensions if columns is not None and name in columns.names)
         """Dimensions that are known document by document."""
-        found = iter(()) if columns is None or not self.from_columns else columns.batches(self.from_columns)
-        self._batches: Iterator[pyarrow.RecordBatch] = found
-        self._left: pyarrow.Table | None = None
+        has_any = columns is not None and bool(self.from_columns)
+        self._rows = RowsInTurn(columns, self.from_columns) if columns is not None and has_any else None
 
     def take(self, count: int) -> dict[str, Values]:
         """The labels of the next ``count`` documents, by dimension."""
-        table = self._next_rows(count) if self.from_columns else None
+        table = self._rows.take(count) if self._rows is not None else None
         return {
             name: self._encoded(name, table.column(name))
             if table is not None and name in self.from_columns
             else Values(np.zeros(count, np.int64), [self._given[name]])
-            for name in DIMENSIONS
+            for name in self._given
         }
-
-    def _next_rows(self, count: int) -> pyarrow.Table:
-        """Rows of as many batches as hold ``count``; what is left of the last waits."""
-        tables = [] if self._left is None else [self._left]
-        held = sum(table.num_rows for table in tables)
-        while held < count:
-            tables.append(pyarrow.Table.from_batches([next(self._batches)]))
-            held += tables[-1].num_rows
-        table = pyarrow.concat_tables(tables)
-        self._left = table.slice(count)
-        return table.slice(0, count)
 
     def _encoded(self, name: str, column: pyarrow.ChunkedArray) -> Values:
         """Where a document says nothing, what its shard says of all counts."""

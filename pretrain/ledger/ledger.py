@@ -5,21 +5,30 @@ Everything in it is arithmetic on what the run folders and shards hold; the same
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from fanal.json_lines import read_lines
 from fanal.records import own_hash
 from fanal.run_folder import SPIKES_FILE
-from pretrain.checkpoint.disk.origin import Origin
+from pretrain.checkpoint.disk.origin import Origin, sealed_hash
 from pretrain.history.history import History, history_of
 from pretrain.inspect.verify_json import LEDGER_HASH
 from pretrain.ledger.data_read import DataRead, data_read, trained_samples
 from pretrain.ledger.ended import Decisions, decisions_of
 from pretrain.ledger.energy import Energy, energy_of
-from pretrain.ledger.entries import amounts_json, energy_json, held_out_json, hours_json, source_json, start_json
-from pretrain.ledger.hours import Hours, hours_in_all, hours_of
+from pretrain.ledger.entries import (
+    amounts_json,
+    by_device_json,
+    energy_json,
+    held_out_json,
+    hours_json,
+    source_json,
+    start_json,
+)
+from pretrain.ledger.hours import Hours, elapsed_s_in_all, hours_by_device, hours_in_all, hours_of
+from pretrain.ledger.models import Flops, TrainedModel, flops_in_all, flops_of, lost_tokens_of, model_json, model_of
 from pretrain.ledger.starts import Attempt, attempts_of
 from tokenizer.shards.manifest import fanal_version
 
@@ -33,6 +42,16 @@ class SkippedStep:
     step: int
     reason: str
     skipped: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sealed:
+    """A checkpoint."""
+
+    name: str
+    step: int
+    manifest_sha256: str
+    """Hash of its manifest, and so of every byte of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +69,14 @@ class RunAccount:
     decisions: Decisions
     bad_steps: tuple[SkippedStep, ...]
     hours: Hours
+    elapsed_s: float | None
+    """Seconds of all of its starts, one behind the other."""
+    model: TrainedModel
+    flops: Flops
+    started_from: Sealed | None
+    """The checkpoint of another run, or of an import, that it started from; None of initial weights."""
+    checkpoint: Sealed | None
+    """The checkpoint that stands for the model: its newest, of an earlier run that which the next one started from."""
 
     def as_hours(self) -> list[Hours | None]:
         """The hours of each start."""
@@ -78,6 +105,10 @@ class Ledger:
     data: DataRead
     hours: Hours
     energy: Energy
+
+    def as_starts(self) -> list[Attempt]:
+        """All starts of all runs, oldest first."""
+        return [start for run in self.runs for start in run.starts]
 
     def not_known(self) -> list[str]:
         """What the folders do not tell, one sentence each."""
@@ -110,8 +141,12 @@ class Ledger:
                 "in_all": amounts_json(self.data.in_all),
                 "sources": [source_json(source) for source in self.data.sources],
                 "held_out": [held_out_json(held) for held in self.data.held_out],
+                "dates": asdict(self.data.dates),
             },
             "rank_hours": hours_json(self.hours),
+            "rank_hours_by_device": by_device_json(hours_by_device(self.as_starts())),
+            "elapsed_s": elapsed_s_in_all(self.as_starts()),
+            "flops": asdict(flops_in_all([run.flops for run in self.runs])),
             "energy": energy_json(self.energy),
             "not_known": self.not_known(),
         }
@@ -128,7 +163,8 @@ def ledger_of(
     Raises: UserError if it is no run, or if a shard is not there; DamageError for anything that was altered.
     """
     history = history_of(run_dir, chain=chain)
-    runs = [_account(each) for each in history.phases]
+    origins = [*(later.origin for later in history.phases[1:]), None]
+    runs = [account_of(each, origin) for each, origin in zip(history.phases, origins, strict=True)]
     return Ledger(
         run_dir=str(run_dir),
         runs=tuple(runs),
@@ -144,9 +180,13 @@ def ledger_text(ledger: Ledger) -> str:
     return json.dumps(ledger.as_json(), indent=1, ensure_ascii=False) + "\n"
 
 
-def _account(history: History) -> RunAccount:
-    starts, samples = attempts_of(history), trained_samples(history)
-    seq_length = history.segments[-1].config.data.seq_length
+def account_of(history: History, continued: Origin | None = None) -> RunAccount:
+    """Account for one run of a chain, but for its data. Reads its log, and no shard.
+
+    Args: continued: the checkpoint of it that the next run started from.
+    """
+    starts, samples = tuple(attempts_of(history)), trained_samples(history)
+    seq_length, model = history.segments[-1].config.data.seq_length, model_of(history)
     return RunAccount(
         run_dir=str(history.run_dir),
         trained_to=history.trained_to,
@@ -154,11 +194,27 @@ def _account(history: History) -> RunAccount:
         samples=samples,
         tokens=samples * seq_length,
         seq_length=seq_length,
-        starts=tuple(starts),
+        starts=starts,
         decisions=decisions_of(history.run_dir, starts),
         bad_steps=tuple(_bad_steps(history)),
         hours=hours_in_all(map(hours_of, starts)),
+        elapsed_s=elapsed_s_in_all(starts),
+        model=model,
+        flops=flops_of(model, tokens=samples * seq_length, lost_tokens=lost_tokens_of(starts, history)),
+        started_from=None if history.origin is None else _sealed(history.origin),
+        checkpoint=_newest(history) if continued is None else _sealed(continued),
     )
+
+
+def _sealed(origin: Origin) -> Sealed:
+    return Sealed(name=Path(origin.checkpoint).name, step=origin.step, manifest_sha256=origin.manifest_sha256)
+
+
+def _newest(history: History) -> Sealed | None:
+    if history.newest is None:
+        return None
+    folder = history.newest.folder
+    return Sealed(name=folder.name, step=history.newest.standing.step, manifest_sha256=sealed_hash(folder))
 
 
 def _bad_steps(history: History) -> Sequence[SkippedStep]:
@@ -194,6 +250,11 @@ def _run_json(run: RunAccount) -> dict[str, Any]:
             for start in run.starts
         ],
         "rank_hours": hours_json(run.hours),
+        "elapsed_s": run.elapsed_s,
+        "model": model_json(run.model),
+        "flops": asdict(run.flops),
+        "started_from": None if run.started_from is None else asdict(run.started_from),
+        "checkpoint": None if run.checkpoint is None else asdict(run.checkpoint),
     }
 
 

@@ -60,6 +60,14 @@ class Attempt:
         return self.file.num_ranks if self.file is not None else self.record.get("num_ranks")
 
     @property
+    def devices(self) -> Mapping[str, int] | None:
+        """Ranks on each kind of device, by its name; None where nothing tells."""
+        if self.file is not None:
+            return self.file.devices
+        device, ranks = self.record.get("device"), self.num_ranks
+        return {device: ranks} if device and ranks else None
+
+    @property
     def startup_s(self) -> float | None:
         """Seconds until it was ready to train; None where nothing tells."""
         return None if self.file is None else self.file.startup_s

@@ -314,6 +314,7 @@ def test_the_card_says_what_the_run_recorded_and_no_path(lab: Lab) -> None:
         "pipeline_tag: text-generation", "| layers | 4 |", "8 query heads and 4 key/value heads of size 8", "theta 5000",
         "| steps | 4 |", "| tokens | 2,048 |", "| layout of the last session | tensor 2, pipeline 2,", "PSF-2.0",
         "| validation loss | code ", "| training loss | ", "| hardware | 4 x cpu |", "11 rows without a token were left out",
+        "up to this checkpoint: 2,048 tokens", "| PSF-2.0 | ", "| hours of ranks | ", "| energy | ", "| CO2 | not known |",
     ):  # fmt: skip
         assert line in card, f"{line!r} is not in\n{card}"
     assert "license:" not in card, "a licence of the data is none of the model"

@@ -15,10 +15,13 @@ from click.testing import CliRunner
 from fanal.errors import DamageError
 from fanal.records import has_own_hash
 from pretrain.__main__ import cli
+from pretrain.checkpoint.disk.config_file import read_config
+from pretrain.checkpoint.disk.origin import sealed_hash
 from pretrain.ledger import data_read as data_read_module
 from pretrain.ledger.data_read import Amounts
 from pretrain.ledger.documents_read import Use
 from pretrain.ledger.ledger import Ledger, ledger_of
+from pretrain.ledger.models import SECTIONS
 from pretrain.log.energy_file import RAPL
 from tests.dist.harness import make_run, run_and_trace
 from tests.runs.cases import DP2, TP2
@@ -264,6 +267,29 @@ def test_hours_are_all_there_and_add_up(ledger: Ledger) -> None:
     assert 0 < (ledger.hours.goodput or 0) < 1
 
 
+def test_models_operations_and_checkpoints_are_those_of_the_runs(chain: Chain, ledger: Ledger) -> None:
+    found = ledger.as_json()
+    for run in found["runs"]:
+        config = read_config(newest_checkpoint(Path(run["run_dir"])))
+        assert run["model"]["configuration"] == {name: config[name] for name in SECTIONS}
+        assert run["flops"]["full"] == run["tokens"] * run["model"]["flops_per_token_full"]
+    first, second = found["runs"]
+    assert first["flops"]["lost_full"] == 6 * SEQ_LENGTH * first["model"]["flops_per_token_full"]
+    assert found["flops"]["full"] == first["flops"]["full"] + second["flops"]["full"]
+    assert first["checkpoint"] == second["started_from"] and first["started_from"] is None
+    sealed = newest_checkpoint(chain.second)
+    assert second["checkpoint"] == {"name": sealed.name, "step": 10, "manifest_sha256": sealed_hash(sealed)}
+    assert second["started_from"]["manifest_sha256"] == sealed_hash(newest_checkpoint(chain.first))
+    elapsed = [start["elapsed_s"] for run in found["runs"] for start in run["starts"]]
+    assert found["elapsed_s"] == pytest.approx(sum(elapsed))
+    (by_device,) = found["rank_hours_by_device"]
+    assert by_device["device"] == "cpu" and by_device["hours"] == pytest.approx(found["rank_hours"]["total"])
+
+
+def newest_checkpoint(run_dir: Path) -> Path:
+    return max(folder for folder in (run_dir / "checkpoints").iterdir() if (folder / "COMPLETE").is_file())
+
+
 def test_what_is_held_out_is_named_and_what_was_trained_on_before(chain: Chain, ledger: Ledger) -> None:
     held = {(Path(held.run_dir).name, Path(held.prefix).name, held.by): held for held in ledger.data.held_out}
     assert held["first", "validation", "data.validation"].trained_by == ()
@@ -292,7 +318,8 @@ def test_an_older_run_without_files_of_its_starts_has_the_same_totals(
     assert [(start.number, start.step, start.last_step, start.lost_steps) for start in run.starts] == [
         (None, 0, 8, 0), (None, 8, 13, 1), (None, 12, 20, 0),
     ]  # fmt: skip
-    assert found.hours.total is None and found.hours.useful > 0
+    assert found.hours.total is None and found.hours.useful > 0 and run.elapsed_s is None
+    assert run.flops.lost_full is None and run.checkpoint is not None and run.checkpoint.step == 20
     assert "only the log tells" in found.not_known()[0]
 
 

@@ -95,6 +95,7 @@ def all_commands(
     watched.run("trace", folder / "run", "--step", 5, "--text")
     watched.run("trace", folder / "run", "--document", "train-code:1", "--deep")
     watched.run("report", folder / "run")
+    watched.run("draft", folder / "run", "--to", folder / "drafts")
     no_other_layout = (
         "model.num_layers=1",
         "model.num_attention_heads=1",

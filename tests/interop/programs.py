@@ -35,7 +35,7 @@ def reason_to_skip(program: Program) -> str | None:
         return f"{program.name} needs the environment {program.python.parents[1]}, which `make interop` makes"
     look = "import importlib.util, sys; print(*(m for m in sys.argv[1:] if importlib.util.find_spec(m) is None))"
     looked = subprocess.run(
-        [program.python, "-c", look, *program.modules], capture_output=True, text=True, check=True, env=_offline()
+        [program.python, "-c", look, *program.modules], capture_output=True, text=True, check=True, env=offline()
     )
     missing = looked.stdout.split()
     return f"{program.name} is not here: {', '.join(missing)} could not be installed" if missing else None
@@ -93,12 +93,12 @@ def ask(program: Program, questions: Questions, folder: Path) -> dict[str, Any]:
     asked.write_text(json.dumps(asdict(questions)), encoding="utf-8")
     done = subprocess.run(
         [program.python, "-W", "ignore", "-m", "tests.interop.ask", program.name, asked, answers],
-        cwd=ROOT, capture_output=True, text=True, timeout=300, check=False, env=_offline(),
+        cwd=ROOT, capture_output=True, text=True, timeout=300, check=False, env=offline(),
     )  # fmt: skip
     assert done.returncode == 0, f"{program.name} does not read the export: {done.stderr[-2000:]}"
     return json.loads(answers.read_text(encoding="utf-8"))
 
 
-def _offline() -> dict[str, str]:
+def offline() -> dict[str, str]:
     """No program looks for anything elsewhere."""
     return {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}

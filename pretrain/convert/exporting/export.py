@@ -21,6 +21,8 @@ from pretrain.convert.certificate.certify import Certificate, Memory, certificat
 from pretrain.convert.certificate.compare import BOUND, mean_loss
 from pretrain.convert.certificate.logged import LoggedLoss
 from pretrain.convert.certificate.texts import check_samples
+from pretrain.convert.exporting.account import Account, account_for
+from pretrain.convert.exporting.card_account import warnings
 from pretrain.convert.exporting.folder import check_target, part_of, write_small
 from pretrain.convert.exporting.model_card import model_card
 from pretrain.convert.exporting.weights import WeightFile, index_json, plan_files, write_file
@@ -33,6 +35,7 @@ from pretrain.convert.theirs.certified import CARD, CERTIFICATE, OWN_HASH
 from pretrain.convert.theirs.model import transformers_module
 from pretrain.convert.theirs.weights import INDEX_JSON
 from pretrain.convert.theirs.write_config import exported_vocab_size, generation_config, hf_config
+from pretrain.ledger.energy import check_co2_factor
 from pretrain.optim.registry import EMA, MASTER
 
 DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
@@ -61,9 +64,12 @@ class ExportOptions:
     """Licence of the model, for its card."""
     ema: bool = False
     """Whether the moving average of the weights is exported in their place (optim.ema_decay)."""
+    co2_g_per_kwh: float | None = None
+    """Grams of CO2 a kilowatt hour, of the place and time of the run; None leaves CO2 out of the card."""
 
     def __post_init__(self) -> None:
-        """Refuse a licence that would add lines to the card's header. Raises: UserError."""
+        """Refuse a licence that would add lines to the card's header, and a factor that is none. Raises: UserError."""
+        check_co2_factor(self.co2_g_per_kwh)
         if self.licence is not None and not self.licence.isprintable():
             raise UserError(f"--licence ({self.licence!r}) must be printable and on one line; apache-2.0 works")
 
@@ -77,6 +83,8 @@ class Exported:
     certificate: Certificate
     dtype: str
     num_bytes: int
+    account: Account
+    """What the run's ledger says of the checkpoint."""
 
 
 def export(checkpoint: str | Path, to: str | Path, options: ExportOptions, overrides: Sequence[str] = ()) -> Exported:
@@ -110,7 +118,8 @@ def export(checkpoint: str | Path, to: str | Path, options: ExportOptions, overr
         mode = mode_of_copies(source.folder, _paths_in(source.folder)) & source.tokenizer.mode
         entries = write_export(part, source, files, dtype, mode=mode)
         certificate = certify(part, source, dtype=dtype, num_samples=options.num_samples, memory=options.memory)
-        card = model_card(source, certificate, dtype=dtype, date=options.date, licence=options.licence)
+        account = account_for(source, co2_g_per_kwh=options.co2_g_per_kwh)
+        card = model_card(source, certificate, account, dtype=dtype, date=options.date, licence=options.licence)
         write_small(part, CARD, card.encode(), mode=mode)
         entries.append(describe_published(part, CARD))
         entries.sort(key=lambda entry: entry.path)
@@ -123,6 +132,7 @@ def export(checkpoint: str | Path, to: str | Path, options: ExportOptions, overr
         certificate=certificate,
         dtype=dtype,
         num_bytes=sum(entry.bytes for entry in entries),
+        account=account,
     )
 
 
@@ -218,4 +228,4 @@ def summary(exported: Exported) -> str:
         lines.append(
             "warning: the run's shards were not read: neither validation text nor the shards' ids were compared"
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, *warnings(exported.account)])

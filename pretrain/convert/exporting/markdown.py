@@ -1,7 +1,7 @@
 """Text from elsewhere in a Markdown file: it is shown, whatever it holds, and is never markup, a link or a line of the header."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import yaml
 
@@ -30,11 +30,16 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
 
 
-def front_matter(content: dict[str, str | list[str]]) -> str:
+def front_matter(content: Mapping[str, str | Sequence[str] | Mapping[str, str | float]]) -> str:
     """Return the header of a card, which the hub reads as YAML. Each value is one line: programs look for the header's end by
     its dashes."""
-    lines = {
-        key: on_one_line(value) if isinstance(value, str) else [*map(on_one_line, value)]
-        for key, value in content.items()
-    }
+    lines = {key: _on_lines(value) for key, value in content.items()}
     return f"---\n{yaml.safe_dump(lines, sort_keys=False, allow_unicode=True, width=10_000)}---\n"
+
+
+def _on_lines(value: str | float | Sequence[str] | Mapping[str, str | float]) -> object:
+    if isinstance(value, str):
+        return on_one_line(value)
+    if isinstance(value, Mapping):
+        return {key: _on_lines(each) for key, each in value.items()}
+    return value if isinstance(value, int | float) else [*map(on_one_line, value)]

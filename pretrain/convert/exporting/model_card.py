@@ -9,6 +9,8 @@ from pretrain.config.stages import unequal_text
 from pretrain.config.steps import last_batch_size
 from pretrain.convert.certificate.certify import Certificate, versions
 from pretrain.convert.certificate.compare import BOUND, mean_loss
+from pretrain.convert.exporting.account import Account
+from pretrain.convert.exporting.card_account import costs_section, documents_section, emissions, languages_read
 from pretrain.convert.exporting.card_architecture import architecture
 from pretrain.convert.exporting.card_objective import objective_lines
 from pretrain.convert.exporting.markdown import as_text, front_matter, table
@@ -28,28 +30,44 @@ NO_LANGUAGE = ("mul", "und", "zxx", "mis")
 """Tags that name no language: several, unknown, none, and one without a code."""
 
 
-def model_card(source: ExportSource, certificate: Certificate, *, dtype: str, date: str, licence: str | None) -> str:
+def model_card(
+    source: ExportSource, certificate: Certificate, account: Account, *, dtype: str, date: str, licence: str | None
+) -> str:
     """Return the card's text. Args: licence: identifier of the model's licence on the hub; None leaves it out."""
     sections = [
-        _front_matter(source, licence),
+        _front_matter(source, account, licence),
         _head(source, dtype),
         architecture(source, dtype),
         _training(source),
         _data(source),
+        documents_section(account),
+        costs_section(account),
         _certificate(source, certificate, date),
         _use(source),
     ]
     return "\n".join(section for section in sections if section)
 
 
-def _front_matter(source: ExportSource, licence: str | None) -> str:
-    content: dict[str, str | list[str]] = {"library_name": "transformers", "pipeline_tag": "text-generation"}
-    languages = sorted({m.language for m in _manifests(source).values() if m.language and is_language(m.language)})
-    if languages:
+def _front_matter(source: ExportSource, account: Account, licence: str | None) -> str:
+    content: dict[str, str | list[str] | dict[str, str | float]] = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+    }
+    labels = languages_read(account)
+    if labels is None:
+        labels = [manifest.language for manifest in _manifests(source).values() if manifest.language]
+    if languages := sorted({hub_code(label) for label in labels if is_language(label)}):
         content["language"] = languages
     if licence:
         content["license"] = licence
+    if (stated := emissions(account)) is not None:
+        content["co2_eq_emissions"] = stated
     return front_matter(content)
+
+
+def hub_code(label: str) -> str:
+    """Return the hub's identifier of a language: its code of ISO 639, without script and region, which the hub does not know."""
+    return label.split("-")[0].lower()
 
 
 def is_language(label: str) -> bool:

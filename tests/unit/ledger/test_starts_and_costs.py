@@ -1,7 +1,7 @@
 """Starts, hours and energy of run folders that are written by hand, whose answers are worked out by hand."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from pretrain.ledger import energy as energy_module
 from pretrain.ledger import slurm_energy as slurm_energy_module
 from pretrain.ledger.ended import decisions_of
 from pretrain.ledger.energy import SLURM, SLURM_STEPS, Energy, energy_of
-from pretrain.ledger.hours import hours_in_all, hours_of
+from pretrain.ledger.hours import elapsed_s_in_all, hours_by_device, hours_in_all, hours_of
 from pretrain.ledger.starts import Attempt, attempts_of
 from pretrain.log.energy_file import RAPL, EnergyFile, write_energy_file
 from pretrain.log.start_file import Code, StartFile
@@ -88,6 +88,19 @@ def test_hours_are_durations_of_the_records_and_what_is_left(folder: Folder) -> 
     assert together.goodput == pytest.approx(24 / 93.5)
 
 
+def test_time_on_the_clock_and_hours_by_device_are_sums_over_starts(folder: Folder) -> None:
+    found = folder.attempts()
+    assert elapsed_s_in_all(found) == pytest.approx(43 + 15 + 35.5)
+    assert hours_by_device(found) == pytest.approx({"cpu": 4 * (43 + 15 + 35.5) / 3600})
+    mixed = replace(folder.starts[1], devices={"H100": 3, "cpu": 1})
+    folder.starts[1] = mixed
+    by_device = hours_by_device(folder.attempts())
+    assert by_device == pytest.approx({"cpu": (4 * 78.5 + 15) / 3600, "H100": 3 * 15 / 3600})
+    found[1].elapsed_s = None
+    assert elapsed_s_in_all(found) is None and hours_by_device(found) == {"cpu": None}
+    assert elapsed_s_in_all([]) is None and hours_by_device([]) == {}
+
+
 def test_a_run_that_the_next_one_left_early_has_lost_the_rest(folder: Folder) -> None:
     folder.trained_to = 7
     assert [a.lost_steps for a in folder.attempts()] == [5, 2, 5]
@@ -112,6 +125,8 @@ def test_lines_of_an_older_version_are_of_the_start_before_them(tmp_path: Path) 
     assert old is not None and old.total is None and old.startup is None
     assert (old.useful, old.lost) == pytest.approx((8 * 2 / 3600, 2 * 2 / 3600))
     assert hours_in_all(map(hours_of, found)).total is None
+    assert elapsed_s_in_all(found) is None
+    assert hours_by_device(found) == {"cpu": None}
 
 
 def measured(folder: Folder, monkeypatch: pytest.MonkeyPatch, accounts: str, **options: Any) -> Energy:
