@@ -11,7 +11,7 @@ from fanal.errors import UserError
 from fanal.run_folder import LAUNCH_DIR
 from launch.sites.hours import slices_of
 from launch.sites.reach import check_reach
-from launch.sites.site import SiteConfig
+from launch.sites.schema import SiteConfig
 from pretrain.config.derive import gathered_elements, model_parallel_size, world_size
 from pretrain.config.layout_words import layout_in_words
 from pretrain.config.rules import check_ranks

@@ -12,7 +12,7 @@ from fanal.run_folder import JOB, REQUESTS, REQUESTS_SINCE_S, STOP
 from fanal.shown import shown
 from launch.chain.request import Job, Places
 from launch.chain.unchanged import is_unchanged, keeps_its_names, refuses
-from launch.sites.site import SiteConfig
+from launch.sites.schema import SiteConfig
 from pretrain.config.derive import data_parallel_size
 from pretrain.config.layout_words import layout_in_words
 from pretrain.config.library_variables import library_variables

@@ -7,7 +7,7 @@ from pathlib import Path
 from launch.chain.request import Places
 from launch.chain.script import EXIT_CODES, log_path, quoted, sbatch, script_text, setting, walltime
 from launch.chain.unchanged import is_unchanged, refuses
-from launch.sites.site import SiteConfig
+from launch.sites.schema import SiteConfig
 
 ENCODE_SCRIPT, MERGE_SCRIPT, LOGS = "encode.sbatch", "merge.sbatch", "logs"
 """Names in PREFIX.launch/: the scripts, and the folder of what each task prints."""

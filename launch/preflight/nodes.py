@@ -22,7 +22,7 @@ from launch import slurm
 from launch.chain import jobs_file
 from launch.chain.avoid import PREFLIGHT_RESULT
 from launch.preflight.outliers import MARK, MEETING_POINT, NodeFinding, NodeReport, NodeVerdict, clock_offsets, judge
-from launch.sites.site import SiteConfig
+from launch.sites.schema import SiteConfig
 
 LIMIT_S = 300
 """Time limit of the check of all nodes, in seconds. The measurements take about 20; hundreds of processes that import torch

@@ -21,7 +21,8 @@ from launch.preflight import nodes as node_looks
 from launch.preflight.node_local import archive_of_job, check_node_local
 from launch.preflight.space import check_space, check_write, quota
 from launch.sites.reach import check_reach, shards_of
-from launch.sites.site import SiteConfig, load_site, site_note
+from launch.sites.schema import SiteConfig
+from launch.sites.site import load_site, site_note
 from pretrain.config.derive import world_size
 from pretrain.config.load import load_run_to_train
 from pretrain.config.path_rules import paths_of

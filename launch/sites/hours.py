@@ -3,7 +3,7 @@
 import math
 
 from fanal.errors import UserError
-from launch.sites.site import QosConfig, SiteConfig
+from launch.sites.schema import QosConfig, SiteConfig
 
 MAX_HOURS, MAX_SLICES = 100_000, 1_000
 """Largest values taken; more is a slip of the hand: ten years, and jobs that a scheduler would rather not see at once."""

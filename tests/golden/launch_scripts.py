@@ -8,7 +8,8 @@ from pathlib import Path
 
 from launch.chain.request import Job, Places, Request, plan_job
 from launch.chain.script import files_of, script
-from launch.sites.site import SiteConfig, known_sites, load_site
+from launch.sites.schema import SiteConfig
+from launch.sites.site import known_sites, load_site
 from pretrain.config.derive import model_parallel_size, world_size
 from pretrain.config.load import load_run
 from pretrain.config.schema import RunConfig

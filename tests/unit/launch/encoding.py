@@ -8,7 +8,8 @@ from pathlib import Path
 
 from launch.chain.request import Places
 from launch.encoding.encode import EncodeRequest, plan_encode, render_encode
-from launch.sites.site import SiteConfig, load_site
+from launch.sites.schema import SiteConfig
+from launch.sites.site import load_site
 
 CODE = Path(__file__).parents[3]
 FAKE_SBATCH = (

@@ -14,7 +14,9 @@ from fanal.errors import UserError
 from launch.__main__ import cli
 from launch.chain.script import environment, script
 from launch.encoding.script import EncodeJobs, encode_script, merge_script
-from launch.sites.site import SET_BY_SCRIPTS, VariableConfig, known_sites, load_site
+from launch.sites.rules import SET_BY_SCRIPTS
+from launch.sites.schema import VariableConfig
+from launch.sites.site import known_sites, load_site
 from pretrain.config.library_variables import library_variables
 from tests.golden.launch_scripts import CONFIGS, golden_job
 from tests.two_users import needs_two_users
