@@ -61,6 +61,9 @@ def job_options(command: Callable[..., None]) -> Callable[..., None]:
                 default=None,
                 help="Run code and packages from each node's own disk. Default: the site's.",
             ),
+            click.option(
+                "--container", metavar="IMAGE", help="Run the ranks in this image, by the site's container runtime."
+            ),
         )
     ):
         command = decorate(command)
@@ -128,6 +131,40 @@ def preflight(config: str, overrides: tuple[str, ...], site_name: str, **options
         from launch.preflight.preflight import preflight as look
 
         return look(config, overrides, site_name, **options)
+
+    sys.exit(run_guarded(act))
+
+
+@cli.command(context_settings=CONTEXT)
+@click.argument("site_name", metavar="[SITE]", required=False, shell_complete=complete_path)
+def sites(site_name: str | None) -> None:
+    """List the sites: machine, GPUs of a node, architecture, container, longest slot. With SITE, all its keys, bases resolved."""
+
+    def act() -> int:
+        from launch.sites.site import load_site, site_text
+        from launch.sites.table import show_sites
+
+        if site_name is None:
+            show_sites()
+        else:
+            print(site_text(load_site(site_name)), end="")
+        return FINISHED
+
+    sys.exit(run_guarded(act))
+
+
+@cli.command("site-check", context_settings=CONTEXT)
+@click.argument("site_name", metavar="SITE", shell_complete=complete_path)
+def site_check(site_name: str) -> None:
+    """Compare a site with what scontrol and sacctmgr say on this machine. Nothing is queued.
+
+    The exit code is 2 if anything differs.
+    """
+
+    def act() -> int:
+        from launch.sites.check import site_check as check
+
+        return check(_site(site_name), site_name)
 
     sys.exit(run_guarded(act))
 

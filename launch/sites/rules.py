@@ -7,13 +7,19 @@ from dataclasses import fields
 
 from fanal.credentials import names_a_secret
 from fanal.errors import UserError
-from launch.sites.schema import EncodeConfig, QosConfig, SiteConfig
+from launch.sites.schema import ContainerConfig, EncodeConfig, QosConfig, SiteConfig
 
 SET_BY_SCRIPTS = re.compile(
     r"(FANAL|PRETRAIN)_\w*|PYTHON|PYTHONPATH|PYTHONSAFEPATH|OMP_NUM_THREADS|SRUN_CPUS_PER_TASK|"
     r"launch_dir|run_dir|found|sha256|name|leaving|code|step|guard|old|prefix|parts|part"
 )
 """Variables that scripts of jobs set for themselves: a site's would be lost, or lead them astray."""
+ARCHITECTURES = ("x86_64", "aarch64")
+INTERNET = ("everywhere", "login", "nowhere")
+RUNTIMES = ("apptainer", "singularity", "pyxis", "edf")
+EXAMPLES_OF_CONTAINERS = {"options": "--nv", "mounts": "/scratch", "modules": "apptainer", "python": "python3"}
+CORES = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*")
+"""A list of cores, as the kernel writes one."""
 
 
 def check_site(site: SiteConfig, where: str) -> None:
@@ -35,6 +41,10 @@ def check_site(site: SiteConfig, where: str) -> None:
         raise UserError(f"{where}: gpu_memory_gib ({site.gpu_memory_gib}) must say the memory of one GPU; 80 works")
     if site.encode and site.encode.cores < 1:
         raise UserError(f"{where}: encode.cores ({site.encode.cores}) must be at least 1; 8 works")
+    _check_words_of_few(site, where)
+    _check_cores(site, where)
+    if site.container:
+        _check_container(site.container, where)
     _check_qos(site.qos, "qos", where)
     _check_qos(site.encode.qos if site.encode else [], "encode.qos", where)
     _check_words(site, where)
@@ -62,6 +72,52 @@ def _check_qos(offered: list[QosConfig], key: str, where: str) -> None:
                 f"{where}: qos {qos.name} must have max_hours ({qos.max_hours}) above 0 and max_gpus ({qos.max_gpus}) of at "
                 "least 1 or null; max_hours: 20, max_gpus: null works"
             )
+        if not 0 <= qos.min_gpus <= (math.inf if qos.max_gpus is None else qos.max_gpus):
+            raise UserError(
+                f"{where}: min_gpus ({qos.min_gpus}) of qos {qos.name} must be from 0 to its max_gpus ({qos.max_gpus}); "
+                "min_gpus: 0 works"
+            )
+
+
+def _check_words_of_few(site: SiteConfig, where: str) -> None:
+    """Refuse a word that is none of the few that a key takes."""
+    for key, word, known in (
+        ("architecture", site.architecture, ("", *ARCHITECTURES)),
+        ("internet", site.internet, INTERNET),
+        ("container.runtime", site.container.runtime if site.container else RUNTIMES[0], RUNTIMES),
+    ):
+        if word not in known:
+            raise UserError(
+                f"{where}: {key} ({word}) must be one of {', '.join(one for one in known if one)}; {key}: {known[-1]} works"
+            )
+
+
+def _check_cores(site: SiteConfig, where: str) -> None:
+    """Refuse cores of ranks that are not cores, or not those of each GPU of a node."""
+    for number, cores in enumerate(site.cores_of_ranks):
+        if not CORES.fullmatch(cores):
+            raise UserError(f"{where}: cores_of_ranks[{number}] ({cores!r}) must be a list of cores; '49-55' works")
+    if site.cores_of_ranks and len(site.cores_of_ranks) != site.gpus_per_node:
+        raise UserError(
+            f"{where}: cores_of_ranks ({len(site.cores_of_ranks)} of them) must be as many as gpus_per_node "
+            f"({site.gpus_per_node}); cores_of_ranks: [] leaves it to bind_numa"
+        )
+
+
+def _check_container(container: ContainerConfig, where: str) -> None:
+    """Refuse words and folders of a container that would not stay what they are on srun's command line."""
+    for key, words in (
+        ("options", container.options),
+        ("mounts", container.mounts),
+        ("modules", container.modules),
+        ("python", [container.python]),
+    ):
+        for word in words:
+            if not word or not re.fullmatch(r"[A-Za-z0-9_./:=+@-]+", word):
+                raise UserError(
+                    f"{where}: container.{key} ({word!r}) must be one word of letters, digits and _./:=+@-; "
+                    f"{EXAMPLES_OF_CONTAINERS[key]} works"
+                )
 
 
 def _check_words(site: SiteConfig, where: str) -> None:
@@ -71,10 +127,11 @@ def _check_words(site: SiteConfig, where: str) -> None:
     words |= {"hint": site.hint, "encode.partition": encode.partition, "encode.constraint": encode.constraint}
     words |= {"encode.account_suffix": encode.account_suffix, "encode.merge_partition": encode.merge_partition}
     words |= {f"name of qos {qos.name}": qos.name for qos in (*site.qos, *encode.qos)}
+    words |= {f"partition of qos {qos.name}": qos.partition for qos in (*site.qos, *encode.qos)}
     for key, word in words.items():
         if re.search(r"[\s#\"'\\]", word):
             raise UserError(f"{where}: {key} ({word!r}) must be one word without quotes and #; gpu_p6 works")
-    lines = {"description": site.description}
+    lines = {"description": site.description, "gpu_name": site.gpu_name}
     lines |= {f"environment.{name}.reason": variable.reason for name, variable in site.environment.items()}
     for key, line in lines.items():
         if not line.isprintable():
@@ -102,6 +159,12 @@ def _check_shell_texts(site: SiteConfig, where: str) -> None:
             raise UserError(
                 f"{where}: {key} ({text!r}) must be one line without double quotes, ` and \\, and $ only before the name of a "
                 "variable; /tmp/$USER works"
+            )
+    for name, variable in site.environment.items():
+        if variable.per_rank and not variable.value.startswith(("/", "$")):
+            raise UserError(
+                f"{where}: environment.{name}.value ({variable.value}) must be an absolute folder where per_rank is true; "
+                "/tmp/mine-$USER works"
             )
     if site.node_local and not site.node_local_dir:
         raise UserError(

@@ -13,8 +13,12 @@ class QosConfig:
     """Name, as ``sbatch --qos`` takes it."""
     max_hours: float = MISSING
     """Longest walltime of one job, in hours."""
+    min_gpus: int = 0
+    """Fewest GPUs of one job, for queues that are meant for large ones."""
     max_gpus: int | None = None
     """Most GPUs of one job; null means no limit of its own."""
+    partition: str = ""
+    """Partition that has these limits, where a cluster has partitions for them and no QoS: a script then names it and no QoS."""
     chain: bool = True
     """Whether long runs may be cut into a chain of jobs here; false for queues that are meant for short tests."""
 
@@ -26,6 +30,8 @@ class VariableConfig:
     value: str = MISSING
     reason: str = MISSING
     """Why it is set; becomes the comment beside it in the script."""
+    per_rank: bool = False
+    """Whether the value is a folder in which each rank of a node has one of its own, named by its local rank."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,9 +83,29 @@ class EncodeConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ContainerConfig:
+    """How the ranks of a job run in an image, if the job names one."""
+
+    runtime: str = MISSING
+    """``apptainer`` or ``singularity``, which srun starts on each node; ``pyxis`` (Enroot) or ``edf`` (CSCS), which add options to
+    srun itself. An image of ``edf`` is the name or the file of an environment definition."""
+    modules: list[str] = field(default_factory=list)
+    """Modules that bring the runtime; loaded where a job uses an image."""
+    options: list[str] = field(default_factory=list)
+    """Words given to the runtime, such as ``--nv``."""
+    mounts: list[str] = field(default_factory=list)
+    """Folders of the host that every job sees in its image, beside those of its code, run and working folder."""
+    python: str = "python3"
+    """Python of the image, with torch and our dependencies."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SiteConfig:
     """One kind of node, and how jobs reach it."""
 
+    base: str = ""
+    """Site, or file of ``launch/sites/bases``, whose keys this one takes over where it has none of its own; resolved when a site is
+    read (launch/sites/bases.py), so that it is empty in what a job has."""
     description: str = MISSING
     gpus_per_node: int = MISSING
     """GPUs per node; 0 on a site without GPUs: ranks then run on the CPUs, as many per node as the layout needs."""
@@ -87,6 +113,12 @@ class SiteConfig:
     """Memory of one GPU; null without GPUs."""
     cores_per_node: int = MISSING
     """Cores a job may have of one node, as Slurm counts them under ``hint``."""
+    gpu_name: str = ""
+    """Name of a GPU as PyTorch reports it, or its start; its peak is in pretrain/model/flops.py. Empty if unknown."""
+    architecture: str = ""
+    """Processor of the nodes as ``uname -m`` says: x86_64 or aarch64. Empty if unknown."""
+    internet: str = "login"
+    """Nodes that reach the internet: everywhere, login or nowhere."""
     bf16: bool = True
     """Whether the GPUs compute in bf16. Where they do not, runs train in fp32: fp16, with its loss scaling, is not implemented."""
     partition: str = ""
@@ -113,6 +145,13 @@ class SiteConfig:
     in place of thousands a rank. It takes the archive's size of each node's memory where that disk is memory."""
     bind_numa: bool = False
     """Whether to bind each rank to the cores beside its GPU (pretrain/parallel/binding.py)."""
+    cores_of_ranks: list[str] = field(default_factory=list)
+    """Cores of each local rank, such as ``49-55``, where the kernel does not say which are beside a GPU, or says the same of two.
+    Empty for what ``bind_numa`` says."""
+    whole_node_memory: bool = False
+    """Whether a job on all GPUs of its nodes asks for all of their memory, which elsewhere follows the cores."""
+    container: ContainerConfig | None = None
+    """Null where no runtime is known: ranks then run on the node itself."""
     stop_margin_s: int = 600
     """Seconds before the end of a job at which the run is told to stop and save."""
     max_restarts_without_checkpoint: int = 3

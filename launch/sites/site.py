@@ -1,7 +1,8 @@
 """A site: a kind of node of a cluster, and the rules of its batch queue. One YAML file each, in ``launch/sites``.
 
-A new site is a copy of ``launch/sites/generic.yaml``; ``--site`` takes the name of a file there or a path. A site is code: jobs
-load its modules and set its variables, and preflight runs its quota commands, with the rights of who uses it.
+A new site is a copy of ``launch/sites/generic.yaml``, or a few keys over a ``base``; ``--site`` takes the name of a file there or a
+path. A site is code, and so is its base: jobs load its modules and set its variables, and preflight runs its quota commands, with
+the rights of who uses it.
 """
 
 import os
@@ -9,15 +10,16 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from fanal.errors import UserError, user_path
 from fanal.interpolations import refuse_any_interpolation
 from fanal.ownership import why_not_own
 from fanal.run_folder import was_written_resolved
+from launch.sites.bases import BASES, SITES, files_of_site, resolved_tree
 from launch.sites.rules import check_site
 from launch.sites.schema import SiteConfig
-from pretrain.config.load import read_mapping, typed
-
-SITES = Path(__file__).parent
+from pretrain.config.load import typed
 
 
 def load_site(name: str) -> SiteConfig:
@@ -33,7 +35,9 @@ def load_site(name: str) -> SiteConfig:
             f"site {name!r} is not known; known are {', '.join(known_sites())}, and the path of a YAML file works, too"
         )
     if path.parent != SITES:
-        _check_own(path)
+        for file in files_of_site(path):
+            if file.parent not in (SITES, BASES):
+                _check_own(file)
     return read_site(path)
 
 
@@ -62,13 +66,18 @@ def _check_own(path: Path) -> None:
 
 def read_site(path: Path) -> SiteConfig:
     """Read the site in a file, whoever may change it: for readers that run nothing of it. Raises: as ``load_site``."""
-    tree = read_mapping(path, SiteConfig, what="site", example="gpus_per_node: 4")
+    tree = resolved_tree(path)
     if was_written_resolved(path):
         refuse_any_interpolation(tree, where=str(path))
     site = typed([tree], SiteConfig, where=str(path), variable="${}")
     _check_quoted(tree, site, str(path))
     check_site(site, str(path))
     return site
+
+
+def site_text(site: SiteConfig) -> str:
+    """Return every key of a site as YAML, as a job reads it."""
+    return OmegaConf.to_yaml(OmegaConf.structured(site))
 
 
 def known_sites() -> list[str]:
