@@ -71,7 +71,7 @@ def _base_path(name: object, path: Path) -> Path:
     if base is None or not base.is_file():
         raise UserError(
             f"{path}: base ({name}) must be one of {', '.join(known_bases())}, or the path of a YAML file from the folder of this "
-            "one; base: infiniband works"
+            "one; infiniband works"
         )
     return base
 

@@ -74,50 +74,45 @@ def _check_qos(offered: list[QosConfig], key: str, where: str) -> None:
             )
         if not 0 <= qos.min_gpus <= (math.inf if qos.max_gpus is None else qos.max_gpus):
             raise UserError(
-                f"{where}: min_gpus ({qos.min_gpus}) of qos {qos.name} must be from 0 to its max_gpus ({qos.max_gpus}); "
-                "min_gpus: 0 works"
+                f"{where}: {key}[{number}].min_gpus ({qos.min_gpus}) must be from 0 to max_gpus ({qos.max_gpus}); 0 works"
             )
 
 
 def _check_words_of_few(site: SiteConfig, where: str) -> None:
     """Refuse a word that is none of the few that a key takes."""
+    runtime = site.container.runtime if site.container else RUNTIMES[0]
     for key, word, known in (
-        ("architecture", site.architecture, ("", *ARCHITECTURES)),
+        ("architecture", site.architecture, ARCHITECTURES),
         ("internet", site.internet, INTERNET),
-        ("container.runtime", site.container.runtime if site.container else RUNTIMES[0], RUNTIMES),
+        ("container.runtime", runtime, RUNTIMES),
     ):
-        if word not in known:
-            raise UserError(
-                f"{where}: {key} ({word}) must be one of {', '.join(one for one in known if one)}; {key}: {known[-1]} works"
-            )
+        if word not in known and not (key == "architecture" and word == ""):
+            raise UserError(f"{where}: {key} ({word}) must be one of {', '.join(known)}; {known[0]} works")
 
 
 def _check_cores(site: SiteConfig, where: str) -> None:
     """Refuse cores of ranks that are not cores, or not those of each GPU of a node."""
     for number, cores in enumerate(site.cores_of_ranks):
         if not CORES.fullmatch(cores):
-            raise UserError(f"{where}: cores_of_ranks[{number}] ({cores!r}) must be a list of cores; '49-55' works")
+            raise UserError(f"{where}: cores_of_ranks[{number}] ({cores!r}) must be a list of cores; 49-55 works")
     if site.cores_of_ranks and len(site.cores_of_ranks) != site.gpus_per_node:
         raise UserError(
             f"{where}: cores_of_ranks ({len(site.cores_of_ranks)} of them) must be as many as gpus_per_node "
-            f"({site.gpus_per_node}); cores_of_ranks: [] leaves it to bind_numa"
+            f"({site.gpus_per_node}), or none; [] works, and leaves it to bind_numa"
         )
 
 
 def _check_container(container: ContainerConfig, where: str) -> None:
     """Refuse words and folders of a container that would not stay what they are on srun's command line."""
-    for key, words in (
-        ("options", container.options),
-        ("mounts", container.mounts),
-        ("modules", container.modules),
-        ("python", [container.python]),
-    ):
-        for word in words:
-            if not word or not re.fullmatch(r"[A-Za-z0-9_./:=+@-]+", word):
-                raise UserError(
-                    f"{where}: container.{key} ({word!r}) must be one word of letters, digits and _./:=+@-; "
-                    f"{EXAMPLES_OF_CONTAINERS[key]} works"
-                )
+    words = {"python": container.python}
+    for key in ("options", "mounts", "modules"):
+        words |= {f"{key}[{number}]": word for number, word in enumerate(getattr(container, key))}
+    for key, word in words.items():
+        if not re.fullmatch(r"[A-Za-z0-9_./:=+@-]+", word):
+            works = EXAMPLES_OF_CONTAINERS[key.partition("[")[0]]
+            raise UserError(
+                f"{where}: container.{key} ({word!r}) must be one word of letters, digits and _./:=+@-; {works} works"
+            )
 
 
 def _check_words(site: SiteConfig, where: str) -> None:
