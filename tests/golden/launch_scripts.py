@@ -55,9 +55,9 @@ def golden_file(path: Path) -> str:
         return golden_text(*cases()[path][0])
     lines: list[str] = []
     for config, site in cases()[path]:
-        names = [f"{name_of(config, one)}.sbatch" for one in (GOLDEN_SITE, site)]
-        texts = [golden_text(config, one).splitlines() for one in (GOLDEN_SITE, site)]
-        lines += difflib.unified_diff(*texts, *names, n=0, lineterm="")
+        base, theirs = (golden_text(config, one).splitlines() for one in (GOLDEN_SITE, site))
+        of_base, of_theirs = (f"{name_of(config, one)}.sbatch" for one in (GOLDEN_SITE, site))
+        lines += difflib.unified_diff(base, theirs, of_base, of_theirs, n=0, lineterm="")
     return "\n".join(lines) + "\n"
 
 
