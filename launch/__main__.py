@@ -169,6 +169,38 @@ def site_check(site_name: str) -> None:
     sys.exit(run_guarded(act))
 
 
+@cli.command("pack-environment", context_settings=CONTEXT)
+@site_option
+@click.option("--to", "archive", type=Path, required=True, metavar="FILE.tar", help="Archive to write.")
+@click.option("--python-version", default="3.11", show_default=True, help="Python of the nodes.")
+@click.option(
+    "--requirements",
+    "locks",
+    type=Path,
+    multiple=True,
+    metavar="FILE",
+    help="Requirements with hashes; may be repeated. Default: the locks of this checkout, and Fanal itself.",
+)
+def pack_environment(site_name: str, archive: Path, python_version: str, locks: tuple[Path, ...]) -> None:
+    """Write an archive of all packages for the nodes of a site, and a script that installs it without internet. Needs internet."""
+
+    def act() -> int:
+        from launch.offline.pack import pack_offline
+
+        site, code_dir = _site(site_name), Path(__file__).parents[1]
+        with user_path(archive, *locks):
+            count = pack_offline(
+                site, site_name, archive=archive, python_version=python_version, locks=locks, code_dir=code_dir
+            )
+        print(
+            f"{archive}: {count} packages for {site.architecture}, Python {python_version}; copied to the machine, "
+            f"`tar -xf {shlex.quote(archive.name)}` and `bash {shlex.quote(archive.stem)}/install.sh FOLDER` install it"
+        )
+        return FINISHED
+
+    sys.exit(run_guarded(act))
+
+
 @cli.group(hidden=True)
 def job() -> None:
     """Steps of a job that its script calls."""
