@@ -52,6 +52,24 @@ def test_a_base_may_be_a_file_from_the_folder_of_the_site_that_names_it(
     assert (load_site(name).cores_per_node, load_site(name).architecture) == (280, "aarch64")
 
 
+def test_words_of_slots_and_lists_of_cores_are_looked_at(tmp_path: Path) -> None:
+    for text, said in (
+        ("cores_of_ranks: [a, '1', '2', '3']", r"cores_of_ranks\[0\] \('a'\) must be a list of cores; 49-55 works"),
+        (
+            "cores_of_ranks: ['0-3,8', '1', '2']",
+            r"cores_of_ranks \(3 of them\) must be as many as gpus_per_node \(4\), or none",
+        ),
+        (
+            "qos: [{name: a, max_hours: 2, partition: a b}]",
+            r"partition of qos a \('a b'\) must be one word without quotes",
+        ),
+    ):
+        with pytest.raises(UserError, match=said):
+            load_site(write(tmp_path, "mine.yaml", f"base: jupiter\n{text}\n"))
+    kept = load_site(write(tmp_path, "mine.yaml", "base: jupiter\ncores_of_ranks: ['0-3,8', '1', '2', 49-55]\n"))
+    assert kept.cores_of_ranks == ["0-3,8", "1", "2", "49-55"]
+
+
 @pytest.mark.parametrize("names", [("a",), ("a", "b"), ("a", "b", "c")])
 def test_bases_that_lead_in_a_circle_are_refused(names: tuple[str, ...], tmp_path: Path) -> None:
     for name, base in zip(names, (*names[1:], names[0]), strict=True):

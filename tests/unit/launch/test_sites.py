@@ -64,10 +64,8 @@ ERRORS = {
         "container: {runtime: apptainer, options: ['--bind /a']}", r"container.options\[0\] \('--bind /a'\) must be one word of .*; --nv works",
     ),
     "a Python with a command": ("container: {runtime: edf, python: 'a;b'}", r"container.python \('a;b'\) must be one word of .*; python3 works"),
-    "cores that are none": ("cores_of_ranks: [a]", r"cores_of_ranks\[0\] \('a'\) must be a list of cores; 49-55 works"),
     "cores of ranks that are not there": ("cores_of_ranks: [0-3]", r"cores_of_ranks \(1 of them\) must be as many as gpus_per_node \(0\), or none; \[\] works"),
     "a least number above the largest": ("qos: [{name: a, max_hours: 2, max_gpus: 4, min_gpus: 8}]", r"qos\[0\].min_gpus \(8\) must be from 0 to max_gpus \(4\); 0 works"),
-    "a partition of two words": ("qos: [{name: a, max_hours: 2, partition: a b}]", r"partition of qos a \('a b'\) must be one word without quotes"),
     "a folder of a rank that is not absolute": (
         "environment: {A: {value: b, reason: why, per_rank: true}}", r"environment.A.value \(b\) must be an absolute folder where per_rank is true; /tmp/mine-\$USER works",
     ),
