@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fanal.errors import UserError
+from fanal.shown import shown
 from launch.sites.schema import SiteConfig
 from pretrain.config.load import read_mapping
 
@@ -63,17 +64,26 @@ def _layers(path: Path) -> list[tuple[Path, dict[str, Any]]]:
 
 def _base_path(name: object, path: Path) -> Path:
     """Return the file that a base names: by a path from the folder of the file that names it, or by a known name."""
+    known = known_bases()
     if isinstance(name, str) and name.endswith((".yaml", ".yml")):
-        base = path.parent / name
+        places = [path.parent / name]
     else:
-        base = next((folder / f"{name}.yaml" for folder in (SITES, BASES) if f"{name}" in known_bases() and
-                     (folder / f"{name}.yaml").is_file()), None)  # fmt: skip
-    if base is None or not base.is_file():
+        places = [folder / f"{name}.yaml" for folder in (SITES, BASES) if name in known]
+    base = next((place for place in places if _is_file(place)), None)
+    if base is None:
         raise UserError(
-            f"{path}: base ({name}) must be one of {', '.join(known_bases())}, or the path of a YAML file from the folder of this "
-            "one; infiniband works"
+            f"{path}: base ({shown(str(name))}) must be one of {', '.join(known)}, or the path of a YAML file from the folder of "
+            "this one; infiniband works"
         )
     return base
+
+
+def _is_file(path: Path) -> bool:
+    """Whether there is a file of this name; not of one that no file can have."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def _circle(files: Sequence[Path], again: Path) -> str:

@@ -82,6 +82,26 @@ def test_bases_that_lead_in_a_circle_are_refused(names: tuple[str, ...], tmp_pat
     assert load_site(str(tmp_path / "a.yaml")).cores_per_node == 1, "the advice works"
 
 
+@pytest.mark.parametrize(
+    "base",
+    [
+        "5",
+        "..",
+        "/etc/passwd.yaml",
+        "'\\0.yaml'",
+        '"\\0.yaml"',
+        "a" * 5000 + ".yaml",
+        "/dev/null.yaml",
+        "GPU",
+        "b" * 300,
+    ],
+)
+def test_a_base_that_names_no_file_is_refused_in_a_line(base: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"base \(.*\) must be one of alps-clariden, .*; infiniband works$") as refused:
+        load_site(write(tmp_path, "mine.yaml", f"base: {base}\n"))
+    assert len(str(refused.value)) < 800 and str(refused.value).isprintable()
+
+
 def test_a_base_that_others_may_change_is_refused(tmp_path: Path) -> None:
     write(tmp_path, "open.yaml", "base: gh200\n")
     name = write(tmp_path, "mine.yaml", "base: open.yaml\ndescription: mine\n")
