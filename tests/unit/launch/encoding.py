@@ -26,7 +26,9 @@ def site_of(site_name: str) -> SiteConfig:
 
 def account_of(site_name: str) -> str | None:
     site = site_of(site_name)
-    return f"xyz@{site.encode.account_suffix}" if site.encode else None
+    if site.encode and site.encode.account_suffix:
+        return f"xyz@{site.encode.account_suffix}"
+    return "xyz" if site.needs_account else None
 
 
 class Encoding:
