@@ -61,6 +61,9 @@ def job_options(command: Callable[..., None]) -> Callable[..., None]:
                 default=None,
                 help="Run code and packages from each node's own disk. Default: the site's.",
             ),
+            click.option(
+                "--container", metavar="IMAGE", help="Run the ranks in this image, by the site's container runtime."
+            ),
         )
     ):
         command = decorate(command)
@@ -128,6 +131,72 @@ def preflight(config: str, overrides: tuple[str, ...], site_name: str, **options
         from launch.preflight.preflight import preflight as look
 
         return look(config, overrides, site_name, **options)
+
+    sys.exit(run_guarded(act))
+
+
+@cli.command(context_settings=CONTEXT)
+@click.argument("site_name", metavar="[SITE]", required=False, shell_complete=complete_path)
+def sites(site_name: str | None) -> None:
+    """List the sites: machine, GPUs of a node, architecture, container, longest slot. With SITE, all its keys, bases resolved."""
+
+    def act() -> int:
+        from launch.sites.site import load_site, site_text
+        from launch.sites.table import show_sites
+
+        if site_name is None:
+            show_sites()
+        else:
+            print(site_text(load_site(site_name)), end="")
+        return FINISHED
+
+    sys.exit(run_guarded(act))
+
+
+@cli.command("site-check", context_settings=CONTEXT)
+@click.argument("site_name", metavar="SITE", shell_complete=complete_path)
+def site_check(site_name: str) -> None:
+    """Compare a site with what scontrol and sacctmgr say on this machine. Nothing is queued.
+
+    The exit code is 2 if anything differs.
+    """
+
+    def act() -> int:
+        from launch.sites.check import site_check as check
+
+        return check(_site(site_name), site_name)
+
+    sys.exit(run_guarded(act))
+
+
+@cli.command("pack-environment", context_settings=CONTEXT)
+@site_option
+@click.option("--to", "archive", type=Path, required=True, metavar="FILE.tar", help="Archive to write.")
+@click.option("--python-version", default="3.11", show_default=True, help="Python of the nodes.")
+@click.option(
+    "--requirements",
+    "locks",
+    type=Path,
+    multiple=True,
+    metavar="FILE",
+    help="Requirements with hashes; may be repeated. Default: the locks of this checkout, and Fanal itself.",
+)
+def pack_environment(site_name: str, archive: Path, python_version: str, locks: tuple[Path, ...]) -> None:
+    """Write an archive of all packages for the nodes of a site, and a script that installs it without internet. Needs internet."""
+
+    def act() -> int:
+        from launch.offline.pack import pack_offline
+
+        site, code_dir = _site(site_name), Path(__file__).parents[1]
+        with user_path(archive, *locks):
+            count = pack_offline(
+                site, site_name, archive=archive, python_version=python_version, locks=locks, code_dir=code_dir
+            )
+        print(
+            f"{archive}: {count} packages for {site.architecture}, Python {python_version}; copied to the machine, "
+            f"`tar -xf {shlex.quote(archive.name)}` and `bash {shlex.quote(archive.stem)}/install.sh FOLDER` install it"
+        )
+        return FINISHED
 
     sys.exit(run_guarded(act))
 

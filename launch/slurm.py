@@ -67,7 +67,7 @@ def job_fields(job: str) -> dict[str, str]:
         text = ask("scontrol", "show", "job", "--oneliner", job)
     except SlurmError:
         return {}
-    return _fields(text)
+    return key_values(text)
 
 
 def hostnames(nodelist: str) -> tuple[str, ...]:
@@ -98,7 +98,7 @@ def lost_nodes(nodes: Sequence[str], since: datetime) -> tuple[str, ...]:
         lines = ask("scontrol", "show", "node", "--oneliner", ",".join(nodes)).splitlines()
     except SlurmError:
         return ()  # nothing is known: not a reason to blame them
-    known = {fields.get("NodeName", ""): fields for fields in map(_fields, lines)}
+    known = {fields.get("NodeName", ""): fields for fields in map(key_values, lines)}
     return tuple(node for node in nodes if node in known and _is_lost(known[node], since))
 
 
@@ -151,7 +151,7 @@ def requeue(job: str) -> None:
 
 def excluded_nodes(job: str) -> set[str]:
     """Return the nodes that a job is kept off: by a user, or by ``exclude``."""
-    nodes = _fields(ask("scontrol", "show", "job", "--oneliner", job)).get("ExcNodeList", "(null)")
+    nodes = key_values(ask("scontrol", "show", "job", "--oneliner", job)).get("ExcNodeList", "(null)")
     return set() if nodes == "(null)" else set(hostnames(nodes))
 
 
@@ -225,6 +225,6 @@ def _is_lost(fields: dict[str, str], since: datetime) -> bool:
         return False
 
 
-def _fields(text: str) -> dict[str, str]:
+def key_values(text: str) -> dict[str, str]:
     """Return the KEY=VALUE pairs of a line; values may hold spaces."""
     return {key: value.strip() for key, value in re.findall(r"(\S+?)=(.*?)(?=\s+\S+?=|\s*$)", text.strip())}

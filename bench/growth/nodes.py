@@ -15,7 +15,8 @@ from launch.chain.request import Places, Request, plan_job
 from launch.chain.script import EXIT_CODES, script
 from launch.preflight.nodes import read_reports, show, write_result
 from launch.preflight.outliers import MARK, NodeReport, judge
-from launch.sites.site import NodeCheckConfig, load_site
+from launch.sites.schema import NodeCheckConfig
+from launch.sites.site import load_site
 from pretrain.config.load import load_run
 
 ROOT = Path(__file__).parents[2]

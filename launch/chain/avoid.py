@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from launch import slurm
-from launch.sites.site import SiteConfig
+from launch.sites.schema import SiteConfig
 
 PREFLIGHT_RESULT = "preflight.json"
 """File in the folder of an attempt that holds what preflight found."""

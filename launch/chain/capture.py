@@ -25,10 +25,10 @@ PACKAGES = (
     "gigatoken",
 )
 EXPLAINS = re.compile(
-    r"(NCCL|RCCL|CUDA|CUBLAS|CUDNN|HIP|HSA|ROCR|GLOO|UCX|FI|NVTE|NVSHMEM|TORCH|TORCHINDUCTOR|PYTORCH|TRITON|OMP|KMP|MKL)_[A-Z0-9_]+|"
+    r"(NCCL|RCCL|CUDA|CUBLAS|CUDNN|HIP|HSA|ROCR|MIOPEN|AITER|MPICH|GLOO|UCX|FI|NVTE|NVSHMEM|TORCH|TORCHINDUCTOR|PYTORCH|TRITON|OMP|KMP|MKL)_[A-Z0-9_]+|"
     r"SLURM_(?!\w*(COMMENT|EXTRA|EXPORT))(JOB|STEP|ARRAY|GPUS?|CPUS?|MEM|NTASKS|NPROCS|NNODES|NODE|TASKS?|DISTRIBUTION|HINT|CLUSTER|RESTART|TOPOLOGY|SUBMIT|"
     r"THREADS|TRES)(_[A-Z_]+)?|SLURM_(PROCID|LOCALID|NODEID|NODELIST)|SLURMD_NODENAME|"
-    r"FANAL_(CONFIG|LOGS|RANKS_PER_NODE|NUMA_BINDING|PACKED|NODE_LOCAL|ATTEMPT|MEET_AT)|PRETRAIN_(EXIT_CODES|REQUESTS_SINCE_S)|"
+    r"FANAL_(CONFIG|LOGS|RANKS_PER_NODE|NUMA_BINDING|CORES_OF_RANKS|PER_RANK|IMAGE|IMAGE_PYTHON|PACKED|NODE_LOCAL|ATTEMPT|MEET_AT)|PRETRAIN_(EXIT_CODES|REQUESTS_SINCE_S)|"
     r"PYTHON|PYTHON(PATH|SAFEPATH|HASHSEED|NOUSERSITE|WARNINGS)|LD_(LIBRARY_PATH|PRELOAD)|LOADEDMODULES|"
     r"(HF_HUB|HF_DATASETS|TRANSFORMERS)_OFFLINE|HF_HOME"
 )
@@ -50,7 +50,8 @@ def write_environment(path: Path, code_dir: Path, nodes: tuple[str, ...]) -> Non
             "commit": _said("git", "-C", str(code_dir), "rev-parse", "HEAD"),
             "changes": _said("git", "-C", str(code_dir), "status", "--porcelain", "--untracked-files=no"),
         },
-        "gpus": _said("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"),
+        "gpus": _said("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
+        or _said("rocm-smi", "--showproductname", "--showdriverversion", "--csv"),
         "cpu": _cpu(),
         "variables": shown,
         "num_variables_left_out": len(os.environ) - len(shown),

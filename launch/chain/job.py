@@ -31,7 +31,8 @@ from launch.chain.decide import Decision, Facts, decide, run_exit_code
 from launch.chain.launch_folder import own_script
 from launch.chain.rank_logs import asked_by, reason_of
 from launch.chain.script import EXIT_CODES, SCRIPT, SITE
-from launch.sites.site import SiteConfig, read_site
+from launch.sites.schema import SiteConfig
+from launch.sites.site import read_site
 
 NO_DECISION_YET = "it ended without giving a reason"
 

@@ -31,4 +31,4 @@ fi
 # The output of every rank is kept; the job's own output shows that of local rank 0 of each node.
 export FANAL_LOGS="$FANAL_ATTEMPT/logs/${SLURMD_NODENAME:-node$SLURM_NODEID}"
 
-"$PYTHON" -m launch.chain.ranks
+"${FANAL_IMAGE_PYTHON:-$PYTHON}" -m launch.chain.ranks

@@ -22,6 +22,8 @@ from fanal.exit_codes import FINISHED, STOPPED
 GRACE_S = 30.0
 """Seconds that the other ranks of a node have to end, once one has failed."""
 LOOK_EVERY_S = 0.1
+PER_RANK = "FANAL_PER_RANK"
+"""Environment variable: names of variables whose value is a folder in which each rank of a node takes one of its own."""
 
 
 def main() -> None:
@@ -38,7 +40,8 @@ def main() -> None:
     ranks: list[subprocess.Popen[bytes]] = []
     signal.signal(signal.SIGTERM, lambda number, _: tell(ranks, number))
     for local in range(here):
-        ranks.append(start(logs / str(local), {**common, "RANK": str(first + local), "LOCAL_RANK": str(local)}))
+        mine = {"RANK": str(first + local), "LOCAL_RANK": str(local), **folders_of_rank(names, local)}
+        ranks.append(start(logs / str(local), {**common, **mine}))
     ended = threading.Event()
     shown = ((logs / "0" / "stdout.log", sys.stdout), (logs / "0" / "stderr.log", sys.stderr))
     threads = [threading.Thread(target=show, args=(log, stream.buffer, ended)) for log, stream in shown]
@@ -49,6 +52,11 @@ def main() -> None:
     for thread in threads:
         thread.join()
     sys.exit(code)
+
+
+def folders_of_rank(names: Mapping[str, str], local: int) -> dict[str, str]:
+    """Return the variables that name a folder of this rank alone, such as that of a cache whose files are locked."""
+    return {name: f"{names[name]}/{local}" for name in names.get(PER_RANK, "").split() if names.get(name)}
 
 
 def start(logs: Path, variables: Mapping[str, str]) -> subprocess.Popen[bytes]:

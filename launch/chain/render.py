@@ -5,8 +5,6 @@ import shlex
 import sys
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
 from fanal.errors import UserError
 from fanal.files import sha256_of_file, write_whole
 from fanal.ownership import keep_names, make_requests_dir, open_parents
@@ -17,6 +15,7 @@ from launch.chain.launch_folder import hold_launch_folder
 from launch.chain.packed import pack_environment
 from launch.chain.request import Job
 from launch.chain.script import CONFIG, NODE_SCRIPT, PACKED, SCRIPT, SITE, files_of, script
+from launch.sites.site import site_text
 from pretrain.config.load import to_yaml
 
 
@@ -71,7 +70,7 @@ def render(job: Job) -> Path:
     script(job, {})  # refuses a name before anything is written
     try:
         write_whole(job.folder / CONFIG, to_yaml(job.run))
-        write_whole(job.folder / SITE, OmegaConf.to_yaml(OmegaConf.structured(job.site)))
+        write_whole(job.folder / SITE, site_text(job.site))
         write_whole(job.folder / JOB, json.dumps(job_facts(job), indent=2) + "\n")
         write_whole(job.folder / NODE_SCRIPT, (Path(__file__).parent / NODE_SCRIPT).read_text(encoding="utf-8"))
         if job.node_local:

@@ -9,9 +9,11 @@ from pathlib import Path
 
 from fanal.errors import UserError
 from fanal.run_folder import LAUNCH_DIR
+from launch.sites.architecture import architecture_warning
+from launch.sites.container import image_of
 from launch.sites.hours import slices_of
 from launch.sites.reach import check_reach
-from launch.sites.site import SiteConfig
+from launch.sites.schema import SiteConfig
 from pretrain.config.derive import gathered_elements, model_parallel_size, world_size
 from pretrain.config.layout_words import layout_in_words
 from pretrain.config.rules import check_ranks
@@ -43,7 +45,9 @@ class Request:
     """Modules loaded after the site's."""
     preflight: bool = True
     node_local: bool | None = None
-    """Whether to run code and packages from each node's own disk; None is what the site says."""
+    """Whether to run code and packages from each node's own disk; None is what the site says, and no with an image."""
+    container: str | None = None
+    """Image in which ranks run, as the site's runtime names one; None runs them on the node itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +86,8 @@ class Job:
     preflight: bool
     node_local: bool
     warnings: tuple[str, ...]
+    container: str = ""
+    """Image in which ranks run; empty where they run on the node itself."""
 
     @property
     def name(self) -> str:
@@ -143,13 +149,15 @@ def plan_job(run: RunConfig, site_name: str, site: SiteConfig, request: Request,
     run_dir = absolute(run.run_dir, places.workdir)
     check_run_dir(run_dir, places.code_dir)
     check_reach(run, site, site_name, run_dir=run_dir, places=[places.workdir, places.code_dir, places.python])
+    image = image_of(site, site_name, request.container)
     return Job(
         run=run, site=site, site_name=site_name, places=places, run_dir=run_dir, nodes=request.nodes, gpus_per_node=gpus,
         ranks_per_node=ranks_per_node, cores=_cores(site, gpus, ranks_per_node), minutes=minutes, slices=slices,
         account=account(site.account_suffix, site.needs_account, site_name, request.account), qos=qos,
-        stop_margin_s=margin, exclude=request.exclude, modules=(*site.modules, *request.modules),
+        stop_margin_s=margin, exclude=request.exclude, container=image,
+        modules=(*site.modules, *(site.container.modules if site.container and image else ()), *request.modules),
         preflight=request.preflight, node_local=_node_local(site, site_name, request),
-        warnings=tuple(_warnings(run, site, gpus)),
+        warnings=(*_warnings(run, site, gpus), *architecture_warning(site, site_name)),
     )  # fmt: skip
 
 
@@ -321,7 +329,12 @@ def _node_local(site: SiteConfig, site_name: str, request: Request) -> bool:
         raise UserError(
             f"--node-local needs node_local_dir, which site {site_name} leaves empty; /dev/shm works on most nodes"
         )
-    return site.node_local if request.node_local is None else request.node_local
+    if request.node_local and request.container:
+        raise UserError(
+            f"--node-local must not be given with --container ({request.container}), whose packages are in the image; "
+            "--no-node-local works"
+        )
+    return (site.node_local and not request.container) if request.node_local is None else request.node_local
 
 
 def _context_across_nodes(run: RunConfig, gpus: int) -> list[str]:

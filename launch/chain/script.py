@@ -10,15 +10,20 @@ from fanal.exit_codes import OF_A_RUN
 from fanal.listener import MEETING_ID
 from fanal.run_folder import JOB, REQUESTS, REQUESTS_SINCE_S, STOP
 from fanal.shown import shown
+from launch.chain.ranks import PER_RANK
 from launch.chain.request import Job, Places
 from launch.chain.unchanged import is_unchanged, keeps_its_names, refuses
-from launch.sites.site import SiteConfig
+from launch.sites.container import IMAGE, IMAGE_PYTHON, step_words
+from launch.sites.hours import queue_of
+from launch.sites.schema import SiteConfig
 from pretrain.config.derive import data_parallel_size
 from pretrain.config.layout_words import layout_in_words
 from pretrain.config.library_variables import library_variables
 from pretrain.config.stages import unequal_text
 from pretrain.model.families.sizes import num_parameters
 
+CORES_OF_RANKS = "FANAL_CORES_OF_RANKS"
+"""Variable that pretrain/parallel/binding.py reads."""
 EXIT_CODES = "exit-codes"
 """Folder in which every rank, or task, leaves its exit code."""
 SCRIPT, CONFIG, SITE, NODE_SCRIPT, PACKED = "job.sbatch", "config.yaml", "site.yaml", "node.sh", "environment.tar"
@@ -74,15 +79,18 @@ def directives(job: Job) -> list[str]:
         sbatch("--dependency=singleton", "and run one at a time, in the order of their submission"),
     ]
     lines += [sbatch(f"--account={job.account}")] if job.account else []
-    lines += [sbatch(f"--partition={site.partition}")] if site.partition else []
+    partition, qos = queue_of(site.qos, job.qos, site.partition)
+    lines += [sbatch(f"--partition={partition}")] if partition else []
     lines += [sbatch(f"--constraint={site.constraint}")] if site.constraint else []
-    lines += [sbatch(f"--qos={job.qos}")] if job.qos else []
+    lines += [sbatch(f"--qos={qos}")] if qos else []
     lines += [
         sbatch(f"--nodes={job.nodes}"),
         sbatch("--ntasks-per-node=1", f"{NODE_SCRIPT}, which starts {job.ranks_per_node} rank(s) a node"),
     ]
     lines += [sbatch(f"--gres=gpu:{job.gpus_per_node}")] if job.gpus_per_node else []
     lines += [sbatch(f"--cpus-per-task={job.cores}", "memory follows the cores" if job.gpus_per_node else "")]
+    whole = site.whole_node_memory and job.gpus_per_node == site.gpus_per_node
+    lines += [sbatch("--mem=0", "all of a node's")] if whole else []
     lines += [sbatch(f"--hint={site.hint}")] if site.hint else []
     lines += [sbatch("--exclude=" + ",".join(job.exclude))] if job.exclude else []
     lines += [
@@ -144,6 +152,12 @@ def log_path(folder: Path, pattern: str) -> str:
     return '"' + path.replace('"', '\\"') + '"'
 
 
+def _in_container(job: Job) -> str:
+    """Return the words of srun between its options and what runs on a node; empty without an image."""
+    words = step_words(job.site.container, job.container, places=(job.places.workdir, job.places.code_dir, job.run_dir))
+    return "".join(f"{quoted(word)} " for word in words)
+
+
 def _title(job: Job) -> list[str]:
     replicas = data_parallel_size(job.run.parallel, num_ranks=job.nodes * job.ranks_per_node)
     layout = layout_in_words(job.run.parallel, replicas=replicas, layers=unequal_text(job.run.model, job.run.parallel))
@@ -190,10 +204,19 @@ def _setting(job: Job) -> list[str]:
         f"export FANAL_RANKS_PER_NODE={job.ranks_per_node}",
         f"export FANAL_NUMA_BINDING={'node' if site.bind_numa and job.gpus_per_node else ''}",
     ]
+    if site.cores_of_ranks and job.gpus_per_node == site.gpus_per_node:  # a part of a node may be any part
+        lines += [f'export {CORES_OF_RANKS}="{" ".join(site.cores_of_ranks)}"  # of each local rank, beside its GPU']
+    if per_rank := [name for name, variable in site.environment.items() if variable.per_rank]:
+        lines += [f'export {PER_RANK}="{" ".join(per_rank)}"  # each rank takes a folder of its own below each']
     if job.gpus_per_node:
         lines += [  # a site's own value stays
             f'export {name}="${{{name}:-{value}}}"  # {reason}'
             for name, (value, reason) in library_variables(job.run).items()
+        ]
+    if job.container and site.container:
+        lines += [
+            f"export {IMAGE}={quoted(job.container)}  # for the check of the nodes",
+            f"export {IMAGE_PYTHON}={quoted(site.container.python)}  # of the image; PYTHON is this script's own",
         ]
     if job.node_local:
         lines += [
@@ -254,7 +277,7 @@ def _body(job: Job) -> list[str]:
             "",
         ]
     lines += [
-        f'srun --kill-on-bad-exit=1 bash "$launch_dir/{NODE_SCRIPT}" &',
+        f'srun --kill-on-bad-exit=1 {_in_container(job)}bash "$launch_dir/{NODE_SCRIPT}" &',
         "step=$!",
         "(  # where a node was lost and is back, srun waits for its ranks forever: not when others have left their exit code",
         "    while sleep 60; do",

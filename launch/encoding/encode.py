@@ -27,7 +27,7 @@ from launch.chain.script import EXIT_CODES
 from launch.encoding.script import ENCODE_SCRIPT, LOGS, MERGE_SCRIPT, EncodeJobs, encode_script, merge_script
 from launch.sites.hours import check_hours, choose_qos
 from launch.sites.reach import check_paths
-from launch.sites.site import SiteConfig
+from launch.sites.schema import SiteConfig
 
 FACTS = "encode.json"
 MAX_PARTS = 100_000

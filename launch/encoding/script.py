@@ -7,7 +7,8 @@ from pathlib import Path
 from launch.chain.request import Places
 from launch.chain.script import EXIT_CODES, log_path, quoted, sbatch, script_text, setting, walltime
 from launch.chain.unchanged import is_unchanged, refuses
-from launch.sites.site import SiteConfig
+from launch.sites.hours import queue_of
+from launch.sites.schema import SiteConfig
 
 ENCODE_SCRIPT, MERGE_SCRIPT, LOGS = "encode.sbatch", "merge.sbatch", "logs"
 """Names in PREFIX.launch/: the scripts, and the folder of what each task prints."""
@@ -125,11 +126,12 @@ def _where(jobs: EncodeJobs, *, partition: str, with_qos: bool) -> list[str]:
     Args: partition, one other than the tasks'; empty for the same.
     """
     of = jobs.site.encode or jobs.site
+    own_partition, qos = queue_of(of.qos, jobs.qos, of.partition)
     chosen = {
         "account": jobs.account,
-        "partition": partition or of.partition,
+        "partition": partition or own_partition,
         "constraint": "" if partition else of.constraint,
-        "qos": jobs.qos if with_qos else "",
+        "qos": qos if with_qos else "",
     }
     return [sbatch(f"--{name}={value}") for name, value in chosen.items() if value]
 

@@ -8,7 +8,6 @@ nodes.py starts this and reads the lines; outliers.py judges them. The only file
 import dataclasses
 import json
 import os
-import socket
 import sys
 import tempfile
 import time
@@ -24,6 +23,7 @@ from fanal.errors import run_guarded
 from fanal.exit_codes import FINISHED
 from fanal.files import sync
 from fanal.listener import listen_at
+from fanal.node_name import node_name
 from launch.preflight.outliers import MARK, MEETING_POINT, NodeReport
 
 REPEATS = 5
@@ -56,7 +56,7 @@ def main(meet_at: str, folder: Path, gpus: int, bf16: bool) -> None:
 def check(meet_at: str, folder: Path, *, gpus: int, bf16: bool) -> int:
     """Measure, reporting each stage. Returns the exit code."""
     rank, num_nodes = int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_NTASKS"])
-    report = NodeReport(node=os.environ.get("SLURMD_NODENAME") or socket.gethostname(), stage="started")
+    report = NodeReport(node=node_name(), stage="started")
     tell(report)
 
     def act() -> int:

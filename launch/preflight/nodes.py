@@ -22,7 +22,8 @@ from launch import slurm
 from launch.chain import jobs_file
 from launch.chain.avoid import PREFLIGHT_RESULT
 from launch.preflight.outliers import MARK, MEETING_POINT, NodeFinding, NodeReport, NodeVerdict, clock_offsets, judge
-from launch.sites.site import SiteConfig
+from launch.sites.container import IMAGE, IMAGE_PYTHON, step_words
+from launch.sites.schema import ContainerConfig, SiteConfig
 
 LIMIT_S = 300
 """Time limit of the check of all nodes, in seconds. The measurements take about 20; hundreds of processes that import torch
@@ -46,7 +47,7 @@ def look_at_nodes(site: SiteConfig, run_dir: Path, *, gpus: int, limit_s: float 
     attempt = os.environ.get("FANAL_ATTEMPT")
     folder = Path(attempt) if attempt else run_dir / LAUNCH_DIR
     make_own_folder(folder, name="the folder of a job's start" if attempt else "the launch folder")
-    reports = ask_nodes(nodes, run_dir, gpus=gpus, bf16=site.bf16, limit_s=limit_s)
+    reports = ask_nodes(nodes, run_dir, gpus=gpus, bf16=site.bf16, limit_s=limit_s, container=site.container)
     verdict = judge(reports, nodes, site.node_check, gpus=gpus, memory_gib=site.gpu_memory_gib if gpus else None)
     node_reports = [reports.get(node) or NodeReport(node=node) for node in nodes]
     common = fault_of_all(verdict, nodes)
@@ -58,8 +59,10 @@ def look_at_nodes(site: SiteConfig, run_dir: Path, *, gpus: int, limit_s: float 
     return say(verdict, broken)
 
 
-def ask_nodes(nodes: tuple[str, ...], run_dir: Path, *, gpus: int, bf16: bool, limit_s: float) -> dict[str, NodeReport]:
-    """Return the last report of each node; nodes that said nothing are not in it."""
+def ask_nodes(
+    nodes: tuple[str, ...], run_dir: Path, *, gpus: int, bf16: bool, limit_s: float, container: ContainerConfig | None
+) -> dict[str, NodeReport]:
+    """Return the last report of each node; nodes that said nothing are not in it. They measure in the job's image, if any."""
     step = [
         "srun", f"--nodes={len(nodes)}", f"--ntasks={len(nodes)}", "--ntasks-per-node=1",
         "--kill-on-bad-exit=0",  # the others say how far they came
@@ -67,8 +70,9 @@ def ask_nodes(nodes: tuple[str, ...], run_dir: Path, *, gpus: int, bf16: bool, l
     ]  # fmt: skip
     cores = os.environ.get("SLURM_CPUS_PER_TASK")  # srun does not take it over from sbatch
     step += [f"--cpus-per-task={cores}"] if cores else []
+    step += step_words(container, os.environ.get(IMAGE, ""), places=(Path.cwd(), Path(__file__).parents[2], run_dir))
     command = [
-        sys.executable, "-m", "launch.preflight.node_check", "--folder", str(run_dir),
+        os.environ.get(IMAGE_PYTHON) or sys.executable, "-m", "launch.preflight.node_check", "--folder", str(run_dir),
         "--gpus", str(gpus), "--bf16" if bf16 else "--fp32",
     ]  # fmt: skip
     variables = {**environment(), MEETING_POINT: _meeting_point(nodes)}

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from statistics import median_low
 from typing import Literal
 
-from launch.sites.site import NodeCheckConfig
+from launch.sites.schema import NodeCheckConfig
 
 STAGES = ("", "started", "measured", "reached", "met", "done")
 """Stages of a node's check, in order: nothing heard of it; torch imported; its own figures measured; the first node

@@ -20,8 +20,11 @@ from launch.chain.request import absolute, check_nodes, check_run_dir
 from launch.preflight import nodes as node_looks
 from launch.preflight.node_local import archive_of_job, check_node_local
 from launch.preflight.space import check_space, check_write, quota
+from launch.sites.architecture import check_architecture
+from launch.sites.container import IMAGE
 from launch.sites.reach import check_reach, shards_of
-from launch.sites.site import SiteConfig, load_site, site_note
+from launch.sites.schema import SiteConfig
+from launch.sites.site import load_site, site_note
 from pretrain.config.derive import world_size
 from pretrain.config.load import load_run_to_train
 from pretrain.config.path_rules import paths_of
@@ -203,19 +206,32 @@ def python_environment(asked: PreflightRequest) -> str:
 
     Raises: UserError if this Python has no torch, or one that cannot use the site's GPUs.
     """
+    if asked.in_job:  # a login node may be of another kind
+        check_architecture(asked.site, asked.site_name)
+    if image := os.environ.get(IMAGE):
+        return f"not checked: ranks run in {image}, with its Python"
     try:
         torch = importlib.metadata.version("torch")
     except importlib.metadata.PackageNotFoundError:
         raise UserError(
             f"{sys.executable} must have torch, and it is not installed; the Python of `make install` (.venv/bin/python) works"
         ) from None
-    if asked.site.gpus_per_node and torch.endswith("+cpu"):
-        raise UserError(
-            f"torch ({torch}) must be a build for CUDA on {asked.site_name}; {torch.removesuffix('+cpu')} from PyPI works"
-        )
+    _check_torch(torch, asked.site, asked.site_name)
     absent = [command for command in SLURM_COMMANDS if shutil.which(command) is None]
     slurm = f"Slurm's commands are missing: {', '.join(absent)}" if absent else "Slurm's commands are available"
     return f"Python {sys.version.split()[0]}, torch {torch}; {slurm}"
+
+
+def _check_torch(torch: str, site: SiteConfig, site_name: str) -> None:
+    """Refuse a build of torch that cannot use the site's GPUs. Raises: UserError."""
+    release, _, build = torch.partition("+")
+    if site.gpu_name.startswith("AMD") and not build.startswith("rocm"):
+        raise UserError(
+            f"torch ({torch}) must be a build for ROCm on {site_name}; {release} of the index of the site's ROCm, below "
+            "https://download.pytorch.org/whl, works"
+        )
+    if site.gpus_per_node and (build == "cpu" or (build.startswith("rocm") and site.gpu_name.startswith("NVIDIA"))):
+        raise UserError(f"torch ({torch}) must be a build for CUDA on {site_name}; {release} from PyPI works")
 
 
 def _try(name: str, check: Callable[[PreflightRequest], str | int], asked: PreflightRequest) -> int:

@@ -17,7 +17,7 @@ from fanal.files import sync
 from fanal.free_space import Free, nearest_folder
 from fanal.run_folder import cannot_write
 from launch.sites.reach import file_systems_of
-from launch.sites.site import SiteConfig
+from launch.sites.schema import SiteConfig
 from pretrain.config.schema import RunConfig
 from pretrain.model.families.sizes import checkpoint_bytes
 from pretrain.optim.registry import num_states

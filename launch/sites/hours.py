@@ -3,7 +3,7 @@
 import math
 
 from fanal.errors import UserError
-from launch.sites.site import QosConfig, SiteConfig
+from launch.sites.schema import QosConfig, SiteConfig
 
 MAX_HOURS, MAX_SLICES = 100_000, 1_000
 """Largest values taken; more is a slip of the hand: ten years, and jobs that a scheduler would rather not see at once."""
@@ -56,11 +56,9 @@ def choose_qos(
     chosen = next((qos for qos in offered if qos.name == wanted), None) if wanted else offered[0]
     if chosen is None:
         raise UserError(f"--qos ({wanted}) is not one of {where}; it has: {', '.join(qos.name for qos in offered)}")
-    wide = [qos for qos in offered if qos.max_gpus is None or num_gpus <= qos.max_gpus]
+    wide = [qos for qos in offered if takes(qos, num_gpus)]
     if chosen not in wide:
-        most = max(qos.max_gpus or 0 for qos in offered)
-        works = f"--qos {wide[0].name} works" if wide else f"{most} GPUs are the most here"
-        raise UserError(f"{num_gpus} GPUs are more than the {chosen.max_gpus} that qos {chosen.name} allows; {works}")
+        raise UserError(_not_so_many(chosen, offered, wide, num_gpus))
     of_a_job = slice_hours if slice_hours is not None else (min(hours, chosen.max_hours) if chosen.chain else hours)
     if of_a_job > chosen.max_hours:
         asked = f"--slice-hours ({slice_hours:g})" if slice_hours is not None else f"--hours ({hours:g})"
@@ -74,6 +72,30 @@ def choose_qos(
             f"is for single jobs; {_what_works(chosen, wide, hours=hours, slice_hours=slice_hours)}"
         )
     return chosen, min(of_a_job, hours)
+
+
+def takes(qos: QosConfig, num_gpus: int) -> bool:
+    """Whether a QoS takes jobs of so many GPUs. None are asked for by CPU work, which no least number is meant for."""
+    return (num_gpus == 0 or qos.min_gpus <= num_gpus) and (qos.max_gpus is None or num_gpus <= qos.max_gpus)
+
+
+def _not_so_many(chosen: QosConfig, offered: list[QosConfig], wide: list[QosConfig], num_gpus: int) -> str:
+    """Return what to say where a QoS does not take so many GPUs, with one that does."""
+    most = max(qos.max_gpus or 0 for qos in offered)
+    works = f"--qos {wide[0].name} works" if wide else f"{most} GPUs are the most here"
+    if num_gpus < chosen.min_gpus:
+        works = works if wide else f"{chosen.min_gpus} GPUs work"
+        return f"{num_gpus} GPUs are fewer than the {chosen.min_gpus} that qos {chosen.name} is for; {works}"
+    return f"{num_gpus} GPUs are more than the {chosen.max_gpus} that qos {chosen.name} allows; {works}"
+
+
+def queue_of(offered: list[QosConfig], qos: str, partition: str) -> tuple[str, str]:
+    """Return (partition, QoS) that a script names for a chosen QoS: of one that is a partition, the partition alone.
+
+    Args: partition, the site's, for all others.
+    """
+    own = next((one.partition for one in offered if one.name == qos), "")
+    return (own, "") if own else (partition, qos)
 
 
 def _what_works(chosen: QosConfig, wide: list[QosConfig], *, hours: float, slice_hours: float | None) -> str:

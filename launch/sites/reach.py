@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fanal.errors import UserError
 from fanal.run_folder import checkpoints_dir
-from launch.sites.site import FileSystemConfig, SiteConfig
+from launch.sites.schema import FileSystemConfig, SiteConfig
 from pretrain.config.path_rules import paths_of
 from pretrain.config.schema import DataConfig, RunConfig, SourceConfig
 

@@ -7,7 +7,7 @@ from pretrain.config.schema import ModelConfig
 from pretrain.model.families.sizes import product_weights
 
 PEAK_TFLOPS = {
-    # Dense bf16 without sparsity, from NVIDIA's data sheets; matched against the start of the device's name.
+    # Dense bf16 without sparsity, from the data sheets of NVIDIA and AMD; matched against the start of the device's name.
     "NVIDIA H100 PCIe": 756.0,
     "NVIDIA H100 NVL": 835.5,
     "NVIDIA H200 NVL": 835.5,
@@ -15,7 +15,9 @@ PEAK_TFLOPS = {
     "NVIDIA H200": 989.4,
     "NVIDIA GH200": 989.4,
     "NVIDIA B200": 2250.0,
-    "NVIDIA A100": 312.0,
+    "NVIDIA A100": 312.0,  # also Leonardo's of 64 GB
+    "AMD Instinct MI250X": 191.5,  # one of the two dies of a card, which software sees as a GPU
+    "AMD Instinct MI300X": 1307.4,
     "NVIDIA L40S": 362.0,
     "NVIDIA GeForce RTX 4090": 165.2,
     "NVIDIA GeForce RTX 3090": 71.0,

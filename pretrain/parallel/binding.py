@@ -1,4 +1,5 @@
-"""A rank bound to the cores beside its GPU, where a job asks for it. Read from sysfs, as torchrun's ``--numa-binding node`` does.
+"""A rank bound to the cores beside its GPU, where a job asks for it: those that the site names, else those that sysfs says, as
+torchrun's ``--numa-binding node`` reads it.
 
 No machine with GPUs has confirmed it.
 """
@@ -11,6 +12,8 @@ import torch
 
 NUMA_BINDING = "FANAL_NUMA_BINDING"
 """Environment variable: ``node`` binds each rank; empty binds none."""
+CORES_OF_RANKS = "FANAL_CORES_OF_RANKS"
+"""Environment variable: the cores of each local rank, such as ``49-55 57-63``; they come before what sysfs says."""
 SYSFS = Path("/sys")
 
 
@@ -19,24 +22,35 @@ def bind_to_gpu(index: int, *, sysfs: Path = SYSFS) -> None:
 
     What sysfs does not say is said in a line, and nothing is bound: a slower rank is better than none.
     """
-    if os.environ.get(NUMA_BINDING) != "node":
+    named = os.environ.get(CORES_OF_RANKS, "").split()
+    if not named and os.environ.get(NUMA_BINDING) != "node":
         return
-    place = torch.cuda.get_device_properties(index)
-    address = f"{place.pci_domain_id:04x}:{place.pci_bus_id:02x}:{place.pci_device_id:02x}.0"
+    address = CORES_OF_RANKS if named else _address(index)
     try:
-        cores = cores_beside(address, sysfs) & os.sched_getaffinity(0)
+        beside = _cores(named[index]) if named else cores_beside(address, sysfs)
+        cores = beside & os.sched_getaffinity(0)
         if not cores:
             raise ValueError("no core beside it is this job's")
         for thread in Path("/proc/self/task").iterdir():
             os.sched_setaffinity(int(thread.name), cores)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, IndexError) as error:
         print(f"warning: rank of GPU {index} ({address}) is bound to no cores: {error}", file=sys.stderr, flush=True)
 
 
 def cores_beside(address: str, sysfs: Path) -> set[int]:
     """Return the cores of the NUMA node of a PCI device, of node 0 where the device has none. Raises: OSError, ValueError."""
     node = max(0, int((sysfs / "bus/pci/devices" / address / "numa_node").read_text()))
-    ranges = (sysfs / f"devices/system/node/node{node}/cpulist").read_text().strip()
+    return _cores((sysfs / f"devices/system/node/node{node}/cpulist").read_text().strip())
+
+
+def _address(index: int) -> str:
+    """Return the PCI address of a GPU."""
+    place = torch.cuda.get_device_properties(index)
+    return f"{place.pci_domain_id:04x}:{place.pci_bus_id:02x}:{place.pci_device_id:02x}.0"
+
+
+def _cores(ranges: str) -> set[int]:
+    """Return the cores of a list as the kernel writes one, such as 0-3,8. Raises: ValueError."""
     cores: set[int] = set()
     for part in ranges.split(","):
         first, _, last = part.partition("-")

@@ -31,7 +31,14 @@ PIPES = (
     "multiprocessing/queues.py:Queue.get",  # the tasks of `fanal rehearse`'s processes, one for each stage
 )
 """Readers of pickles that a process has from its own parent or child, through a pipe that nobody else holds."""
-OF_SLURM = ("launch submit", "launch job begin", "launch job end", "launch job merge", "launch preflight")
+OF_SLURM = (
+    "launch submit",
+    "launch job begin",
+    "launch job end",
+    "launch job merge",
+    "launch preflight",
+    "launch site-check",
+)
 """Commands that end early where no Slurm answers."""
 
 
@@ -152,6 +159,8 @@ def launch_commands(watched: Watched, config: Path, data: Path, folder: Path) ->
     watched.run("launch", "job", "begin", launch, **job)
     watched.run("launch", "job", "end", launch, **job)
     watched.run("launch", "status", folder / "run")
+    watched.run("launch", "sites")
+    watched.run("launch", "site-check", "local", SLURM_CONF="/nonexistent")
     watched.run(
         "launch", "render-encode", "--site", "local", "--tokenizer", data / "tokenizer", "--input",
         data / "corpus" / "validation" / "code.jsonl", "--output", folder / "encoded", "--parts", 2, "--workers", 1, "--hours", 1,

@@ -13,7 +13,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 
-from launch.sites.site import SiteConfig
+from launch.sites.schema import SiteConfig
 from pretrain.config.schema import RunConfig
 
 BASE: dict[str, Any] = {

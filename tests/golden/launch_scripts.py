@@ -1,14 +1,17 @@
-"""The script of every shipped config on every site, for one layout that fits.
+"""Scripts of shipped configs on sites, for one layout that fits: of every config on one site, and of two configs on every site.
 
-Golden files hold those of one config on every site, and of every config on one site: what a site adds to a script does not
-depend on the config, so a file for each pair would hold the same lines again. All pairs are read by bash, shellcheck and Slurm.
+What a site adds to a script does not depend on the config, but for how many GPUs it takes. Golden files hold the scripts of the one
+site whole, and of every other site what differs from these, both configs in one file. All are read by bash, shellcheck and Slurm.
 """
 
+import difflib
 from pathlib import Path
 
 from launch.chain.request import Job, Places, Request, plan_job
 from launch.chain.script import files_of, script
-from launch.sites.site import SiteConfig, known_sites, load_site
+from launch.sites.hours import takes
+from launch.sites.schema import SiteConfig
+from launch.sites.site import known_sites, load_site
 from pretrain.config.derive import model_parallel_size, world_size
 from pretrain.config.load import load_run
 from pretrain.config.schema import RunConfig
@@ -22,22 +25,40 @@ HOURS = 50
 """More than a job may take on the sites that set a limit."""
 
 
+CONFIGS_OF_SITES = (GOLDEN_CONFIG, ROOT / "configs" / "smoke_gpu.yaml")
+"""Hundreds of GPUs, and one: the configs whose script is made for every site."""
+
+
 def pairs() -> dict[str, tuple[Path, str]]:
-    """Name of the script -> (config, site), for every config on every site."""
+    """Name of the script -> (config, site)."""
     return {
-        f"{site}-{'-'.join(config.relative_to(ROOT / 'configs').with_suffix('').parts)}": (config, site)
+        name_of(config, site): (config, site)
         for site in known_sites()
-        for config in CONFIGS
+        for config in (CONFIGS if site == GOLDEN_SITE else CONFIGS_OF_SITES)
     }
 
 
-def cases() -> dict[Path, tuple[Path, str]]:
-    """Golden file -> (config, site)."""
-    return {
-        FOLDER / f"{name}.sbatch": (config, site)
-        for name, (config, site) in pairs().items()
-        if config == GOLDEN_CONFIG or site == GOLDEN_SITE
-    }
+def name_of(config: Path, site: str) -> str:
+    return f"{site}-{'-'.join(config.relative_to(ROOT / 'configs').with_suffix('').parts)}"
+
+
+def cases() -> dict[Path, tuple[tuple[Path, str], ...]]:
+    """Golden file -> (config, site) of the scripts that it is about."""
+    whole = {FOLDER / f"{name_of(config, GOLDEN_SITE)}.sbatch": ((config, GOLDEN_SITE),) for config in CONFIGS}
+    others = [site for site in known_sites() if site != GOLDEN_SITE]
+    return whole | {FOLDER / f"{site}.diff": tuple((config, site) for config in CONFIGS_OF_SITES) for site in others}
+
+
+def golden_file(path: Path) -> str:
+    """What a golden file holds: a script, or what differs in those of a site."""
+    if path.suffix == ".sbatch":
+        return golden_text(*cases()[path][0])
+    lines: list[str] = []
+    for config, site in cases()[path]:
+        base, theirs = (golden_text(config, one).splitlines() for one in (GOLDEN_SITE, site))
+        of_base, of_theirs = (f"{name_of(config, one)}.sbatch" for one in (GOLDEN_SITE, site))
+        lines += difflib.unified_diff(base, theirs, of_base, of_theirs, n=0, lineterm="")
+    return "\n".join(lines) + "\n"
 
 
 def write_all(folder: Path) -> list[Path]:
@@ -67,20 +88,20 @@ def golden_text(config: Path, site_name: str) -> str:
 
 def _request(run: RunConfig, site: SiteConfig) -> Request:
     """Replicas as the config states; where it leaves them open, two nodes, or one GPU for a config of one."""
-    account = f"xyz@{site.account_suffix}" if site.account_suffix else None
+    account = f"xyz@{site.account_suffix}" if site.account_suffix else "xyz" if site.needs_account else None
     hours = HOURS if site.qos else 20
     if not site.gpus_per_node:
         return Request(nodes=2 if world_size(run.parallel) % 2 == 0 else 1, hours=hours, account=account)
     if run.run_dir.endswith("smoke_gpu"):
-        return Request(nodes=1, gpus_per_node=1, hours=2, account=account, qos=_dev(site))
+        dev = next((qos for qos in site.qos if not qos.chain), None)
+        hours = min(2, dev.max_hours) if dev else 2
+        return Request(nodes=1, gpus_per_node=1, hours=hours, account=account, qos=dev.name if dev else None)
     if run.parallel.data_parallel_size is None:
         replica = model_parallel_size(run.parallel)
         return Request(nodes=max(2, replica // site.gpus_per_node), hours=hours, account=account)
-    return Request(nodes=world_size(run.parallel) // site.gpus_per_node, hours=hours, account=account)
-
-
-def _dev(site: SiteConfig) -> str | None:
-    return next((qos.name for qos in site.qos if not qos.chain), None)
+    gpus = world_size(run.parallel)
+    qos = next((qos.name for qos in site.qos if qos.chain and takes(qos, gpus)), None)
+    return Request(nodes=gpus // site.gpus_per_node, hours=hours, account=account, qos=qos)
 
 
 def regenerate() -> None:
@@ -88,5 +109,5 @@ def regenerate() -> None:
     FOLDER.mkdir(exist_ok=True)
     for old in set(FOLDER.iterdir()) - set(cases()):
         old.unlink()
-    for path, (config, site) in cases().items():
-        path.write_text(golden_text(config, site))
+    for path in cases():
+        path.write_text(golden_file(path))

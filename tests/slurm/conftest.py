@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.slurm.cluster import Cluster, why_no_cluster
+from tests.slurm.site_books import BOOKS
 
 REQUIRED = "FANAL_REQUIRE_SLURM"
 """Set to 1 by `make test-slurm`: a machine that cannot start Slurm fails instead of skipping."""
@@ -20,6 +21,15 @@ def cluster() -> Iterator[Cluster]:
             pytest.fail(f"{why} ({REQUIRED}=1)", pytrace=False)
         pytest.skip(why)
     with Cluster() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def books(cluster: Cluster) -> Iterator[Cluster]:
+    """A controller without nodes that run, and the sites in its books. Asked for after ``cluster``, which says whether there is a
+    Slurm."""
+    assert why_no_cluster() is None
+    with Cluster(nodes=(), more_config=BOOKS) as started:
         yield started
 
 

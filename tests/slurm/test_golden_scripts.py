@@ -1,38 +1,12 @@
 """The script of every config on every site is one that Slurm would queue, on a cluster with the sites' partitions, features and GPUs in its books."""
 
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.golden.launch_scripts import golden_text, pairs
-from tests.slurm.cluster import Cluster, why_no_cluster
-
-# Nodes of the kind that a cloud starts when they are needed: Slurm plans with them as if they were there. Accounts and QoS
-# are not looked up, since there is no accounting.
-BOOKS = """
-GresTypes=gpu
-SuspendProgram=/bin/true
-ResumeProgram=/bin/true
-SuspendTime=3600
-NodeName=h[1-128] CPUs=96 RealMemory=500000 Gres=gpu:4 Feature=h100 State=CLOUD
-NodeName=a[1-64] CPUs=64 RealMemory=500000 Gres=gpu:8 Feature=a100 State=CLOUD
-NodeName=v[1-128] CPUs=40 RealMemory=180000 Gres=gpu:4 Feature=v100-32g State=CLOUD
-NodeName=g[1-64] CPUs=64 RealMemory=500000 Gres=gpu:8 State=CLOUD
-PartitionName=gpu_p6 Nodes=h[1-128] DefaultTime=10 MaxTime=INFINITE State=UP
-PartitionName=gpu_p5 Nodes=a[1-64] DefaultTime=10 MaxTime=INFINITE State=UP
-PartitionName=gpu_p13 Nodes=v[1-128] DefaultTime=10 MaxTime=INFINITE State=UP
-PartitionName=gpus Nodes=g[1-64] Default=YES DefaultTime=10 MaxTime=INFINITE State=UP
-"""
-
-
-@pytest.fixture(scope="module")
-def books(cluster: Cluster) -> Iterator[Cluster]:
-    """A controller without nodes that run. Asked for after ``cluster``, which says whether there is a Slurm."""
-    assert why_no_cluster() is None
-    with Cluster(nodes=(), more_config=BOOKS) as started:
-        yield started
+from tests.slurm.cluster import Cluster
 
 
 def ask_slurm(books: Cluster, script: Path, *options: str) -> "subprocess.CompletedProcess[str]":
@@ -59,3 +33,16 @@ def test_slurm_would_not_queue_one_that_asks_for_more_than_there_is(books: Clust
     script = write("jean-zay-h100-lucie-7b-pretrain", tmp_path)
     assert ask_slurm(books, script, "--nodes=129").returncode != 0
     assert ask_slurm(books, script, "--constraint=b200").returncode != 0
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        ("lumi-g-lucie-7b-pretrain", "--partition=small-g"), ("lumi-g-lucie-7b-pretrain", "--time=48:01:00"),
+        ("lumi-g-lucie-7b-pretrain", "--cpus-per-task=113"), ("alps-clariden-lucie-7b-pretrain", "--time=12:01:00"),
+        ("jupiter-lucie-7b-pretrain", "--gres=gpu:8"), ("marenostrum5-lucie-7b-pretrain", "--time=72:01:00"),
+        ("isambard-ai-lucie-7b-pretrain", "--time=24:01:00"), ("leonardo-lucie-7b-pretrain", "--cpus-per-task=33"),
+    ],
+)  # fmt: skip
+def test_slurm_holds_scripts_to_what_a_site_allows(name: str, option: str, books: Cluster, tmp_path: Path) -> None:
+    assert ask_slurm(books, write(name, tmp_path), option).returncode != 0

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from launch.chain.request import Places
 from launch.encoding.encode import EncodeRequest, plan_encode, render_encode
-from launch.sites.site import SiteConfig, load_site
+from launch.sites.schema import SiteConfig
+from launch.sites.site import load_site
 
 CODE = Path(__file__).parents[3]
 FAKE_SBATCH = (
@@ -25,7 +26,9 @@ def site_of(site_name: str) -> SiteConfig:
 
 def account_of(site_name: str) -> str | None:
     site = site_of(site_name)
-    return f"xyz@{site.encode.account_suffix}" if site.encode else None
+    if site.encode and site.encode.account_suffix:
+        return f"xyz@{site.encode.account_suffix}"
+    return "xyz" if site.needs_account else None
 
 
 class Encoding:

@@ -13,7 +13,8 @@ from launch.chain.render import render
 from launch.chain.request import Job, Places, Request, plan_job
 from launch.chain.script import script
 from launch.encoding.encode import plan_encode, render_encode
-from launch.sites.site import SITES, load_site
+from launch.sites.bases import SITES
+from launch.sites.site import load_site
 from pretrain.config.load import load_run
 from tests.unit.launch.encoding import Encoding, site_of
 

@@ -19,7 +19,8 @@ from launch.chain.script import SITE
 from launch.preflight.node_check import ring_rounds
 from launch.preflight.nodes import fault_of_all, look_at_nodes, read_reports
 from launch.preflight.outliers import MARK, NodeFinding, NodeVerdict
-from launch.sites.site import NodeCheckConfig, load_site
+from launch.sites.schema import NodeCheckConfig
+from launch.sites.site import load_site
 
 ROOT = Path(__file__).parents[3]
 # Processes share the cores with each other and with other tests, so only what is planted may stand out.

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from launch.preflight.outliers import NodeReport, NodeVerdict, clock_offsets, judge, medians_of_others
-from launch.sites.site import NodeCheckConfig
+from launch.sites.schema import NodeCheckConfig
 
 LIMITS = NodeCheckConfig()
 

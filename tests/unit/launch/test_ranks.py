@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from launch.chain import ranks
-from launch.chain.ranks import show, wait_for_all
+from launch.chain.ranks import PER_RANK, folders_of_rank, show, wait_for_all
 
 ENDS_WELL = "sleep 0.3"
 STOPS = "exit 75"
@@ -48,3 +48,9 @@ def test_a_file_is_shown_to_its_end(tmp_path: Path) -> None:
     ended.set()
     thread.join(60)
     assert shown.getvalue() == b"first\nlast\n"
+
+
+def test_a_rank_has_folders_of_its_own_where_the_site_says_so() -> None:
+    names = {PER_RANK: "A_DIR B_DIR GONE", "A_DIR": "/tmp/a", "B_DIR": "/tmp/b", "C_DIR": "/tmp/c"}
+    assert folders_of_rank(names, 3) == {"A_DIR": "/tmp/a/3", "B_DIR": "/tmp/b/3"}
+    assert folders_of_rank({"A_DIR": "/tmp/a"}, 3) == {}

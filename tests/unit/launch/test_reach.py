@@ -8,7 +8,8 @@ import pytest
 
 from launch.preflight.space import quota
 from launch.sites.reach import check_paths, check_reach, file_systems_of, readings
-from launch.sites.site import FileSystemConfig, SiteConfig, load_site
+from launch.sites.schema import FileSystemConfig, SiteConfig
+from launch.sites.site import load_site
 from pretrain.config.load import load_run
 
 CONFIG = Path(__file__).parents[3] / "configs" / "tiny.yaml"

@@ -65,6 +65,13 @@ def test_a_site_without_such_nodes_uses_its_own(encoding: Encoding) -> None:
     assert not any("gres" in line or "partition" in line or "account" in line for line in found)
 
 
+def test_a_slot_that_is_a_partition_is_named_as_one(encoding: Encoding) -> None:
+    folder = encoding.render("lumi-g", account="xyz", qos="small-g", parts=2, workers=4)
+    for name in ("encode.sbatch", "merge.sbatch"):
+        found = directives(folder / name)
+        assert "--partition=small-g" in found and not any("--qos" in line for line in found)
+
+
 def test_parts_are_encoded_and_merged_to_the_bytes_of_a_single_encode(encoding: Encoding) -> None:
     encoding.render()
     assert [encoding.task(part).returncode for part in (1, 3)] == [0, 0]

@@ -14,7 +14,9 @@ from fanal.errors import UserError
 from launch.__main__ import cli
 from launch.chain.script import environment, script
 from launch.encoding.script import EncodeJobs, encode_script, merge_script
-from launch.sites.site import SET_BY_SCRIPTS, VariableConfig, known_sites, load_site
+from launch.sites.rules import SET_BY_SCRIPTS
+from launch.sites.schema import VariableConfig
+from launch.sites.site import known_sites, load_site
 from pretrain.config.library_variables import library_variables
 from tests.golden.launch_scripts import CONFIGS, golden_job
 from tests.two_users import needs_two_users
@@ -55,6 +57,19 @@ ERRORS = {
         "file_systems: [{name: W, quota_command: \"echo 'a\"}]",
         r"quota_command of file system W \(\"echo 'a\"\) must be a command, its quotes in pairs; idr_quota_user works",
     ),
+    "another processor": ("architecture: arm64", r"architecture \(arm64\) must be one of x86_64, aarch64; x86_64 works"),
+    "some internet": ("internet: sometimes", r"internet \(sometimes\) must be one of everywhere, login, nowhere; everywhere works"),
+    "another runtime": ("container: {runtime: docker}", r"container.runtime \(docker\) must be one of apptainer, singularity, pyxis, edf; apptainer works"),
+    "an option of two words": (
+        "container: {runtime: apptainer, options: ['--bind /a']}", r"container.options\[0\] \('--bind /a'\) must be one word of .*; --nv works",
+    ),
+    "a Python with a command": ("container: {runtime: edf, python: 'a;b'}", r"container.python \('a;b'\) must be one word of .*; python3 works"),
+    "cores of ranks that are not there": ("cores_of_ranks: [0-3]", r"cores_of_ranks \(1 of them\) must be as many as gpus_per_node \(0\), or none; \[\] works"),
+    "a least number above the largest": ("qos: [{name: a, max_hours: 2, max_gpus: 4, min_gpus: 8}]", r"qos\[0\].min_gpus \(8\) must be from 0 to max_gpus \(4\); 0 works"),
+    "a folder of a rank that is not absolute": (
+        "environment: {A: {value: b, reason: why, per_rank: true}}", r"environment.A.value \(b\) must be an absolute folder where per_rank is true; /tmp/mine-\$USER works",
+    ),
+    "a base that is not there": ("base: nowhere", r"base \(nowhere\) must be one of alps-clariden, .*gh200, .*; infiniband works"),
     "an empty command": ("file_systems: [{name: W, quota_command: ' '}]", r"quota_command of file system W \(' '\) must be a command"),
 }  # fmt: skip
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from fanal.free_space import Free, free_at, nearest_folder
 from fanal.run_progress import whole_steps
 from launch.preflight.space import check_space, check_write, most_at_once, quota
-from launch.sites.site import FileSystemConfig, load_site
+from launch.sites.schema import FileSystemConfig
+from launch.sites.site import load_site
 from pretrain.config.load import load_run
 from pretrain.config.schema import CheckpointConfig, RunConfig, TrainConfig
 from pretrain.model.families.sizes import checkpoint_bytes

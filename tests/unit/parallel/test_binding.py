@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pretrain.parallel.binding import NUMA_BINDING, bind_to_gpu, cores_beside
+from pretrain.parallel.binding import CORES_OF_RANKS, NUMA_BINDING, bind_to_gpu, cores_beside
 
 ADDRESS = "0000:1b:00.0"
 
@@ -57,6 +57,24 @@ def test_a_rank_is_bound_where_the_job_asks_for_it(tmp_path: Path, monkeypatch: 
     folder = sysfs(tmp_path, "0", f"{core},4000-4001")
     assert bound(folder, monkeypatch, asked="node") == {core}
     assert bound(folder, monkeypatch, asked="") == os.sched_getaffinity(0)
+
+
+@pytest.mark.parametrize("asked", ["", "node"])
+def test_cores_that_the_site_names_come_before_what_sysfs_says(
+    asked: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    core = max(os.sched_getaffinity(0))
+    monkeypatch.setenv(CORES_OF_RANKS, f"{core},5000 6000-6001")
+    assert bound(sysfs(tmp_path, "0", "4000"), monkeypatch, asked=asked) == {core}
+
+
+@pytest.mark.parametrize("named", ["6000-6001", "x"])
+def test_cores_that_the_site_names_and_a_job_does_not_have_bind_nothing(
+    named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(CORES_OF_RANKS, named)
+    assert bound(tmp_path, monkeypatch, asked="node") == os.sched_getaffinity(0)
+    assert f"warning: rank of GPU 0 ({CORES_OF_RANKS}) is bound to no cores: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Environments for machines without internet: an archive made elsewhere, for the processor of their nodes."""
