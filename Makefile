@@ -150,9 +150,11 @@ report-pictures: runs/tiny/metrics.jsonl
 SEVERAL_PROCESSES := tests/dist tests/torture
 ELSEWHERE := tests/slurm tests/interop
 WORKERS := $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 8 ? cores + 1 : 8)))
+# Workers get files in the order of tests/order_of_files.py: the longest first.
+BY_FILE := --dist loadfile --no-loadscope-reorder
 test: $(STAMP)
-	$(RUN) -m pytest tests $(ELSEWHERE:%=--ignore %) $(SEVERAL_PROCESSES:%=--ignore %) --numprocesses auto --maxprocesses 8 --dist loadfile
-	$(RUN) -m pytest $(SEVERAL_PROCESSES) --numprocesses $(WORKERS) --dist loadfile
+	$(RUN) -m pytest tests $(ELSEWHERE:%=--ignore %) $(SEVERAL_PROCESSES:%=--ignore %) --numprocesses auto --maxprocesses 8 $(BY_FILE)
+	$(RUN) -m pytest $(SEVERAL_PROCESSES) --numprocesses $(WORKERS) $(BY_FILE)
 
 # Files of tests/unit that start programs, kill them or wait for them.
 NOT_QUICK := tokenizer/test_kill_and_disk_full.py tokenizer/test_tokenizer_cli.py tokenizer/test_encode_memory.py \
@@ -165,9 +167,9 @@ QUICK_RUNS := \
     'tests/dist/test_layout_parity.py::test_a_layout_trains_what_one_rank_trains[tp2-pp2]' \
     'tests/dist/test_layout_parity.py::test_a_planted_fault_breaks_parity[tp2-pp2]' \
     'tests/dist/test_resume.py::test_a_resumed_run_equals_the_straight_one_bit_for_bit[tp2-pp2]'
+QUICK := $(QUICK_RUNS) tests/test_architecture.py tests/unit $(NOT_QUICK:%=--ignore tests/unit/%)
 test-quick: $(STAMP)
-	$(RUN) -m pytest $(QUICK_RUNS) tests/test_architecture.py tests/unit $(NOT_QUICK:%=--ignore tests/unit/%) \
-	    --numprocesses auto --maxprocesses 8 --dist loadfile
+	$(RUN) -m pytest $(QUICK) --numprocesses auto --maxprocesses 8 $(BY_FILE)
 
 # Each worker has a cluster of its own, and its chains wait for Slurm about half of the time.
 # On a machine without these packages and without apt-get the tests fail, and say what is missing.
