@@ -1,6 +1,7 @@
 # make demo    the whole path in a few minutes: text, tokenizer, shards, training on 4 local ranks, a certified export, sampled text, a report
 # make test    every test, but for those of tests/slurm
 # make test-quick   most tests of one process, one layout beside one rank and one resume, for the loop of work
+# make test-user    of these, what may depend on the user or on the Python
 # make test-slurm   the tests that start a real Slurm of two nodes; as root, and with apt-get it installs slurm-wlm, munge and shellcheck
 # make interop   other programs read an export: transformers 4 and 5, tokenizers, SentencePiece, lm-eval, llama.cpp, mlx-lm; a shard, Megatron's reader; a report, Chromium
 # make kernels our Triton kernels without a GPU: run by Triton's interpreter beside their definitions, compiled ahead for five GPUs
@@ -44,7 +45,7 @@ SPLITS := train validation
 SHARDS := $(foreach split,$(SPLITS),demo/shards/$(split)-code.json demo/shards/$(split)-prose.json)
 
 .DEFAULT_GOAL := help
-.PHONY: help install data demo test test-quick test-slurm interop kernels kernels-weekly check recipes contexts torture fuzz bench-data bench-checkpoint bench-export bench-recipe bench-growth bench-start bench-step bench-optimizers bench-memory bench-layouts bench-context bench-search soak lock sbom gpu clean bench-overlap others transformers-4 report-pictures
+.PHONY: help install data demo test test-quick test-user test-slurm interop kernels kernels-weekly check recipes contexts torture fuzz bench-data bench-checkpoint bench-export bench-recipe bench-growth bench-start bench-step bench-optimizers bench-memory bench-layouts bench-context bench-search soak lock sbom gpu clean bench-overlap others transformers-4 report-pictures
 
 help:
 	@sed -n '/^#/!q; s/^# //p' Makefile
@@ -170,6 +171,14 @@ QUICK_RUNS := \
 QUICK := $(QUICK_RUNS) tests/test_architecture.py tests/unit $(NOT_QUICK:%=--ignore tests/unit/%)
 test-quick: $(STAMP)
 	$(RUN) -m pytest $(QUICK) --numprocesses auto --maxprocesses 8 $(BY_FILE)
+
+# The quick tests whose outcome may be another for another user or under another Python: files, programs, texts, configs. Left out are
+# sums of torch, numpy and SentencePiece, whose wheels are the same; what compiles them stays, and so does the command that rehearses.
+NUMBERS := bench kernels model optim rehearse triton_kernels
+OF_NUMBERS := $(filter-out %/test_operation_trial.py %/test_rehearse_command.py,$(wildcard $(NUMBERS:%=tests/unit/%/test_*.py))) \
+    tests/unit/tokenizer/test_engine.py
+test-user: $(STAMP)
+	$(RUN) -m pytest $(QUICK) $(OF_NUMBERS:%=--ignore %) --numprocesses auto --maxprocesses 8 $(BY_FILE)
 
 # Each worker has a cluster of its own, and its chains wait for Slurm about half of the time.
 # On a machine without these packages and without apt-get the tests fail, and say what is missing.
