@@ -1,6 +1,7 @@
 # make demo    the whole path in a few minutes: text, tokenizer, shards, training on 4 local ranks, a certified export, sampled text, a report
 # make test    every test, but for those of tests/slurm
 # make test-quick   most tests of one process, one layout beside one rank and one resume, for the loop of work
+# make test-user    of these, what may depend on the user or on the Python
 # make test-slurm   the tests that start a real Slurm of two nodes; as root, and with apt-get it installs slurm-wlm, munge and shellcheck
 # make interop   other programs read an export: transformers 4 and 5, tokenizers, SentencePiece, lm-eval, llama.cpp, mlx-lm; a shard, Megatron's reader; drafts, mlcroissant and cffconvert; a report, Chromium
 # make kernels our Triton kernels without a GPU: run by Triton's interpreter beside their definitions, compiled ahead for five GPUs
@@ -44,7 +45,7 @@ SPLITS := train validation
 SHARDS := $(foreach split,$(SPLITS),demo/shards/$(split)-code.json demo/shards/$(split)-prose.json)
 
 .DEFAULT_GOAL := help
-.PHONY: help install data demo test test-quick test-slurm interop kernels kernels-weekly check recipes contexts torture fuzz bench-data bench-checkpoint bench-export bench-recipe bench-growth bench-start bench-step bench-optimizers bench-memory bench-layouts bench-context bench-search soak lock sbom gpu clean bench-overlap others transformers-4 report-pictures
+.PHONY: help install data demo test test-quick test-user test-slurm interop kernels kernels-weekly check recipes contexts torture fuzz bench-data bench-checkpoint bench-export bench-recipe bench-growth bench-start bench-step bench-optimizers bench-memory bench-layouts bench-context bench-search soak lock sbom gpu clean bench-overlap others transformers-4 report-pictures
 
 help:
 	@sed -n '/^#/!q; s/^# //p' Makefile
@@ -150,9 +151,11 @@ report-pictures: runs/tiny/metrics.jsonl
 SEVERAL_PROCESSES := tests/dist tests/torture
 ELSEWHERE := tests/slurm tests/interop
 WORKERS := $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 8 ? cores + 1 : 8)))
+# Workers get files in the order of tests/order_of_files.py: the longest first.
+BY_FILE := --dist loadfile --no-loadscope-reorder
 test: $(STAMP)
-	$(RUN) -m pytest tests $(ELSEWHERE:%=--ignore %) $(SEVERAL_PROCESSES:%=--ignore %) --numprocesses auto --maxprocesses 8 --dist loadfile
-	$(RUN) -m pytest $(SEVERAL_PROCESSES) --numprocesses $(WORKERS) --dist loadfile
+	$(RUN) -m pytest tests $(ELSEWHERE:%=--ignore %) $(SEVERAL_PROCESSES:%=--ignore %) --numprocesses auto --maxprocesses 8 $(BY_FILE)
+	$(RUN) -m pytest $(SEVERAL_PROCESSES) --numprocesses $(WORKERS) $(BY_FILE)
 
 # Files of tests/unit that start programs, kill them or wait for them.
 NOT_QUICK := tokenizer/test_kill_and_disk_full.py tokenizer/test_tokenizer_cli.py tokenizer/test_encode_memory.py \
@@ -165,9 +168,17 @@ QUICK_RUNS := \
     'tests/dist/test_layout_parity.py::test_a_layout_trains_what_one_rank_trains[tp2-pp2]' \
     'tests/dist/test_layout_parity.py::test_a_planted_fault_breaks_parity[tp2-pp2]' \
     'tests/dist/test_resume.py::test_a_resumed_run_equals_the_straight_one_bit_for_bit[tp2-pp2]'
+QUICK := $(QUICK_RUNS) tests/test_architecture.py tests/unit $(NOT_QUICK:%=--ignore tests/unit/%)
 test-quick: $(STAMP)
-	$(RUN) -m pytest $(QUICK_RUNS) tests/test_architecture.py tests/unit $(NOT_QUICK:%=--ignore tests/unit/%) \
-	    --numprocesses auto --maxprocesses 8 --dist loadfile
+	$(RUN) -m pytest $(QUICK) --numprocesses auto --maxprocesses 8 $(BY_FILE)
+
+# The quick tests whose outcome may be another for another user or under another Python: files, programs, texts, configs. Left out are
+# sums of torch, numpy and SentencePiece, whose wheels are the same; what compiles them stays, and so does the command that rehearses.
+NUMBERS := bench kernels model optim rehearse triton_kernels
+OF_NUMBERS := $(filter-out %/test_operation_trial.py %/test_rehearse_command.py,$(wildcard $(NUMBERS:%=tests/unit/%/test_*.py))) \
+    tests/unit/tokenizer/test_engine.py
+test-user: $(STAMP)
+	$(RUN) -m pytest $(QUICK) $(OF_NUMBERS:%=--ignore %) --numprocesses auto --maxprocesses 8 $(BY_FILE)
 
 # Each worker has a cluster of its own, and its chains wait for Slurm about half of the time.
 # On a machine without these packages and without apt-get the tests fail, and say what is missing.

@@ -1,5 +1,6 @@
 """Real shards for the tests, made once per session."""
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ import hypothesis
 import pytest
 
 from pretrain.parallel.signals import STOP_SIGNALS
+from tests.order_of_files import longest_files_first
 from tests.runs.small import make_small_data, write_small_run
 
 # An example takes as long as the machine is busy; what a test may cost is not for hypothesis to say.
@@ -22,6 +24,13 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     refuses to start when two workers collect different names.
     """
     return argname if isinstance(val, bytes) else None
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Workers get the longest files first, by ``--no-loadscope-reorder``; a session without workers runs what it is told in that order."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items[:] = longest_files_first(items)
 
 
 @pytest.fixture(autouse=True)

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,6 +45,13 @@ SHIPPED_RANKS = {
     "lucie-7b-annealing": 128,
 }  # fmt: skip
 
+ALIKE = {"lucie-7b-annealing": "lucie-7b-extension"}
+"""Shipped configs that differ from another in sources, rates and checkpoints alone, which no count depends on: not rehearsed again."""
+READ_BY_NO_STEP = {
+    "data": ("train",), "optim": ("lr", "min_lr", "lr_decay_style", "lr_decay_samples"), "checkpoint": ("init_from", "interval"),
+}  # fmt: skip
+"""Keys in which they may differ, by section; and run_dir."""
+
 
 class Case(NamedTuple):
     """One rank of one run."""
@@ -76,11 +84,27 @@ def layouts() -> Iterator[Case]:
             yield Case(f"{name} rank {rank} of {num_ranks}", run, rank, num_ranks)
 
 
+def shipped_runs() -> dict[str, RunConfig]:
+    """Every shipped config, by its path with dashes."""
+    return {
+        "-".join(config.relative_to(ROOT / "configs").with_suffix("").parts): load_run(config) for config in CONFIGS
+    }
+
+
+def what_a_step_reads(run: RunConfig) -> RunConfig:
+    """A run with the keys that no step reads as they are by default."""
+    sections = {
+        name: replace(section, **{key: getattr(type(section)(), key) for key in READ_BY_NO_STEP[name]})
+        for name, section in ((name, getattr(run, name)) for name in READ_BY_NO_STEP)
+    }
+    return replace(run, run_dir="", **sections)
+
+
 def shipped() -> Iterator[Case]:
-    """The first and the last pipeline stage of every shipped config, and one with its loss in chunks."""
-    for config in CONFIGS:
-        name = "-".join(config.relative_to(ROOT / "configs").with_suffix("").parts)
-        run = load_run(config)
+    """The first and the last pipeline stage of every shipped config but those ALIKE another, and one with its loss in chunks."""
+    for name, run in shipped_runs().items():
+        if name in ALIKE:
+            continue
         ranks = first_of_stages(run, SHIPPED_RANKS[name])
         for rank in sorted({ranks[0], ranks[-1]}):
             yield Case(f"{name} rank {rank} of {SHIPPED_RANKS[name]}", run, rank, SHIPPED_RANKS[name])

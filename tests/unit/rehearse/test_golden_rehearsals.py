@@ -41,4 +41,12 @@ def test_a_step_takes_the_memory_that_it_took(both: tuple[dict[str, Any], dict[s
 
 
 def test_every_shipped_config_is_counted() -> None:
-    assert len(rehearsals.SHIPPED_RANKS) == len(rehearsals.CONFIGS)
+    assert rehearsals.SHIPPED_RANKS.keys() == rehearsals.shipped_runs().keys()
+
+
+@pytest.mark.parametrize(("name", "other"), rehearsals.ALIKE.items())
+def test_a_config_that_is_not_counted_differs_from_its_like_in_nothing_that_a_step_reads(name: str, other: str) -> None:
+    runs = rehearsals.shipped_runs()
+    assert runs[name] != runs[other]
+    assert rehearsals.what_a_step_reads(runs[name]) == rehearsals.what_a_step_reads(runs[other])
+    assert rehearsals.SHIPPED_RANKS[name] == rehearsals.SHIPPED_RANKS[other] and other not in rehearsals.ALIKE
