@@ -109,6 +109,8 @@ class SiteConfig:
     """GPUs per node; 0 on a site without GPUs: ranks then run on the CPUs, as many per node as the layout needs."""
     gpu_memory_gib: float | None = None
     """Memory of one GPU; null without GPUs."""
+    machine: str = ""
+    """Figures of its nodes for `fanal plan`: the name of a file in pretrain/plan/machines, or a path; empty if there are none."""
     cores_per_node: int = MISSING
     """Cores a job may have of one node, as Slurm counts them under ``hint``."""
     bf16: bool = True
