@@ -27,6 +27,15 @@ CONTEXT = {"help_option_names": ["-h", "--help"]}
 @click.option(
     "--write", "target", type=click.Path(path_type=Path), metavar="FILE", help="Write the fastest layout here."
 )
+@click.option("--tokens", type=int, metavar="T", help="Tokens of the whole run, in place of train.train_steps.")
+@click.option(
+    "--slice-hours", type=float, metavar="H", help="Hours of one job, with --site. Default: all that its QoS allows."
+)
+@click.option(
+    "--failures-per-1000-gpu-hours", "failures", type=float, metavar="F",
+    help="Failures that end a job. Default: 0.02, as of Llama 3 on 16,384 H100.",
+)  # fmt: skip
+@click.option("--own", is_flag=True, help="Plan the whole run in the layout that CONFIG states, not in the fastest.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def plan(
     config: str,
@@ -38,20 +47,28 @@ def plan(
     top: int,
     rehearsals: int,
     target: Path | None,
+    tokens: int | None,
+    slice_hours: float | None,
+    failures: float | None,
+    own: bool,
     as_json: bool,
 ) -> None:
     """Plan the layout of a run: memory, time of a step and speed of every layout that the config's rules allow.
 
+    Then, of the fastest, the whole run: GPU hours, days, jobs, checkpoints against quotas, passes over the text, energy, CO2.
     Arithmetic from the config and from published figures of the GPU; no GPU, no data and no network is needed. --write gives the
     fastest layout as a file, which any command takes over a config as @FILE.
     """
 
     def act() -> int:
         from launch.planning.plan import make_plan, write
+        from launch.planning.whole_run import WholeRunRequest
 
+        asked = WholeRunRequest(tokens=tokens, slice_hours=slice_hours, failures_per_1000_gpu_hours=failures, own=own)
         made = make_plan(
-            config, overrides, gpus=gpus, gpu=gpu, site_name=site_name, nodes=nodes, top=top, rehearsals=rehearsals
-        )
+            config, overrides, gpus=gpus, gpu=gpu, site_name=site_name, nodes=nodes, top=top, rehearsals=rehearsals,
+            asked=asked,
+        )  # fmt: skip
         if target is not None:
             write(target, made)
         if as_json:

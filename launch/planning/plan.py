@@ -5,12 +5,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from fanal.errors import UserError, user_path
+from launch.planning.whole_run import WholeRunRequest, site_facts
 from launch.sites.site import SiteConfig, known_sites, load_site
 from pretrain.config.load import load_run
+from pretrain.plan.estimate import StepEstimate
 from pretrain.plan.layout_file import write_layout
 from pretrain.plan.machine import FigureConfig, MachineConfig, known_machines, load_machine
 from pretrain.plan.plan import plan
 from pretrain.plan.table import Plan
+from pretrain.plan.whole_run import failure_rate, whole_run, with_tokens
 
 
 def make_plan(
@@ -23,13 +26,18 @@ def make_plan(
     nodes: int | None,
     top: int,
     rehearsals: int,
+    asked: WholeRunRequest,
 ) -> Plan:
     """Return the plan that the command asks for. Args: as the options of ``fanal plan``. Raises: UserError."""
-    run = load_run(config, overrides)
+    run = with_tokens(load_run(config, overrides), asked.tokens)
+    failures = failure_rate(asked.failures_per_1000_gpu_hours)  # refused before a search takes its time
     machine, name, num_gpus = _on_site(site_name, nodes, gpu) if site_name is not None else _without_site(gpus, gpu)
     if site_name is not None and gpus is not None:
         raise UserError(f"--gpus ({gpus}) must be left out beside --site, whose --nodes say it; --nodes {nodes} works")
-    return plan(config, run, machine, name, num_gpus=num_gpus, top=top, rehearsals=rehearsals)
+    facts = site_facts(site_name, run, asked, num_gpus=num_gpus)
+    made = plan(config, run, machine, name, num_gpus=num_gpus, top=top, rehearsals=rehearsals)
+    estimate = _layout_of(made, own=asked.own)
+    return replace(made, whole_run=whole_run(estimate, machine, facts, failures=failures, is_own=asked.own))
 
 
 def write(target: Path, made: Plan) -> None:
@@ -38,6 +46,15 @@ def write(target: Path, made: Plan) -> None:
         if target.suffix not in (".yaml", ".yml"):
             raise UserError(f"--write ({target}) must name a YAML file; --write {target}.yaml works")
         write_layout(target, made.best[0], made.machine_name)
+
+
+def _layout_of(made: Plan, *, own: bool) -> StepEstimate:
+    if own and made.own is None:
+        raise UserError(
+            f"--own plans the whole run in the config's own layout, which does not fit {made.best[0].num_gpus:,} GPUs; without "
+            "--own the fastest that fits is taken"
+        )
+    return made.own if own and made.own is not None else made.best[0]
 
 
 def _without_site(gpus: int | None, gpu: str | None) -> tuple[MachineConfig, str, int]:

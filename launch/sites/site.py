@@ -19,7 +19,9 @@ from fanal.errors import UserError, user_path
 from fanal.interpolations import refuse_any_interpolation
 from fanal.ownership import why_not_own
 from fanal.run_folder import was_written_resolved
+from launch.sites.facts import PlanConfig, check_facts
 from pretrain.config.load import read_mapping, typed
+from pretrain.plan.machine import FigureConfig
 
 SITES = Path(__file__).parent
 SET_BY_SCRIPTS = re.compile(
@@ -67,6 +69,12 @@ class FileSystemConfig:
     """Command that prints how much is used and allowed; empty if there is none. It runs as the user of the site."""
     note: str = ""
     """Other facts that users must know, such as when files are removed."""
+    quota_gb: float | None = None
+    """Room of a user or project by default, in GB of 10^9 bytes; null where not known."""
+    quota_files: int | None = None
+    """Files and folders (inodes) likewise."""
+    write_gb_per_s: FigureConfig | None = None
+    """Rate at which all ranks together write to it, in GB/s; null where not known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +154,8 @@ class SiteConfig:
     node_check: NodeCheckConfig = field(default_factory=NodeCheckConfig)
     encode: EncodeConfig | None = None
     """Nodes for CPU work; null where it runs on the same nodes in the same way as training."""
+    plan: PlanConfig = field(default_factory=PlanConfig)
+    """Figures for `fanal plan`, each with its source."""
 
 
 def load_site(name: str) -> SiteConfig:
@@ -196,6 +206,7 @@ def read_site(path: Path) -> SiteConfig:
     site = typed([tree], SiteConfig, where=str(path), variable="${}")
     _check_quoted(tree, site, str(path))
     check_site(site, str(path))
+    check_facts(site.plan, site.file_systems, str(path))
     return site
 
 

@@ -10,6 +10,8 @@ from pretrain.plan.estimate import GIB, StepEstimate
 from pretrain.plan.layout_file import layout_tree
 from pretrain.plan.machine import MachineConfig, assumed_figures
 from pretrain.plan.search import MEMORY, Found, layout_name
+from pretrain.plan.whole_run import WholeRun
+from pretrain.plan.whole_run_table import whole_run_lines, whole_run_tree
 
 PARTS = ("products", "attention", "memory", "communication", "bubble", "update", "host")
 SHORT = {
@@ -39,6 +41,8 @@ class Plan:
     """The fastest layouts, as many as were asked for."""
     rehearsed: Sequence[int | None]
     """Bytes at the peak of each of the best, as a rehearsal counts them; None where none was made."""
+    whole_run: WholeRun | None = None
+    """The whole run in the fastest layout, or in the config's own."""
 
 
 def to_json(plan: Plan) -> str:
@@ -53,6 +57,7 @@ def to_json(plan: Plan) -> str:
         "layouts": [_as_tree(one, peak) for one, peak in zip(plan.best, plan.rehearsed, strict=True)],
         "left_out": [dataclasses.asdict(one) for one in plan.found.left_out.values()],
         "held_back": None if plan.found.held_back is None else _as_tree(plan.found.held_back, None),
+        "whole_run": None if plan.whole_run is None else whole_run_tree(plan.whole_run),
     }
     return json.dumps(tree, indent=1)
 
@@ -87,6 +92,8 @@ def lines(plan: Plan) -> list[str]:
         + (f", of which {', '.join(guesses)} are assumed." if guesses else ", each measured or published."),
         "A tenth of each GPU's memory is left for what is not counted: CUDA context, NCCL buffers, workspaces, fragmentation.",
     ]
+    if plan.whole_run is not None:
+        said += ["", *whole_run_lines(plan.whole_run)]
     return said
 
 
