@@ -20,6 +20,7 @@ COMMANDS = {
     "rehearse": (
         "pretrain", "Rehearse the step of a run on any number of GPUs, without one: memory, collectives and waits of a rank.",
     ),
+    "plan": ("launch", "Plan the layout of a run: memory, time of a step and speed of every layout that the config's rules allow."),
     "prove": ("pretrain", "Prove that this machine resumes CONFIG as if nothing had happened."),
     "export": ("pretrain", "Write a checkpoint, or a run's newest complete one, as a Hugging Face folder with a certificate."),
     "import": (
@@ -79,9 +80,9 @@ def group_of(package: str) -> click.Group:
 
 
 def load(name: str) -> click.Command:
-    """The command of the table that is called ``name``: one of ``pretrain``, or another package's whole group."""
+    """The command of the table that is called ``name``: one of a package's commands, or its whole group."""
     group = group_of(COMMANDS[name][0])
-    return group.commands[name] if COMMANDS[name][0] == "pretrain" else group
+    return group if COMMANDS[name][0] == name else group.commands[name]
 
 
 def version() -> str:

@@ -15,10 +15,10 @@ FLOORS = (
     "tokenizer",
     "pretrain.config", "pretrain.model.families", "pretrain.state", "pretrain.parallel", "pretrain.data", "pretrain.model", "pretrain.optim",
     "pretrain.checkpoint.disk", "pretrain.checkpoint.content", "pretrain.checkpoint.saving", "pretrain.checkpoint.loading",
-    "pretrain.log", "pretrain.train", "pretrain.history", "pretrain.ledger", "pretrain.rehearse",
+    "pretrain.log", "pretrain.train", "pretrain.history", "pretrain.ledger", "pretrain.rehearse", "pretrain.plan",
     "pretrain.convert.ours", "pretrain.convert.theirs", "pretrain.convert.importing", "pretrain.convert.averaging", "pretrain.convert.certificate",
     "pretrain.convert.exporting", "pretrain.convert", "pretrain.inspect", "pretrain.trace", "pretrain.report", "pretrain.drafts", "pretrain",
-    "launch.slurm", "launch.sites", "launch.chain", "launch.preflight", "launch.encoding", "launch.status", "launch",
+    "launch.slurm", "launch.sites", "launch.planning", "launch.chain", "launch.preflight", "launch.encoding", "launch.status", "launch",
     "fanal.command", "fanal.__main__",
 )  # fmt: skip
 """Rooms from the ground up: a room imports from itself and from those before it."""
@@ -33,6 +33,7 @@ OPEN = {
         "pretrain.config.",
         "pretrain.model.families.",
         "pretrain.optim.registry",
+        "pretrain.plan.",
         "pretrain.data.passes",
         "pretrain.data.sources",
     ),  # the last two: preflight says how often a run reads its text

@@ -4,6 +4,9 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
+from launch.sites.facts import PlanConfig
+from pretrain.plan.machine import FigureConfig
+
 
 @dataclass(frozen=True, kw_only=True)
 class QosConfig:
@@ -49,6 +52,12 @@ class FileSystemConfig:
     """Command that prints how much is used and allowed; empty if there is none. It runs as the user of the site."""
     note: str = ""
     """Other facts that users must know, such as when files are removed."""
+    quota_gb: float | None = None
+    """Room of a user or project by default, in GB of 10^9 bytes; null where not known."""
+    quota_files: int | None = None
+    """Files and folders (inodes) likewise."""
+    write_gb_per_s: FigureConfig | None = None
+    """Rate at which all ranks together write to it, in GB/s; null where not known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +120,8 @@ class SiteConfig:
     """GPUs per node; 0 on a site without GPUs: ranks then run on the CPUs, as many per node as the layout needs."""
     gpu_memory_gib: float | None = None
     """Memory of one GPU; null without GPUs."""
+    machine: str = ""
+    """Figures of its nodes for `fanal plan`: the name of a file in pretrain/plan/machines, or a path; empty if there are none."""
     cores_per_node: int = MISSING
     """Cores a job may have of one node, as Slurm counts them under ``hint``."""
     gpu_name: str = ""
@@ -159,3 +170,5 @@ class SiteConfig:
     node_check: NodeCheckConfig = field(default_factory=NodeCheckConfig)
     encode: EncodeConfig | None = None
     """Nodes for CPU work; null where it runs on the same nodes in the same way as training."""
+    plan: PlanConfig = field(default_factory=PlanConfig)
+    """Figures for `fanal plan`, each with its source."""

@@ -17,6 +17,7 @@ from fanal.interpolations import refuse_any_interpolation
 from fanal.ownership import why_not_own
 from fanal.run_folder import was_written_resolved
 from launch.sites.bases import BASES, SITES, files_of_site, resolved_tree
+from launch.sites.facts import check_facts
 from launch.sites.rules import check_site
 from launch.sites.schema import SiteConfig
 from pretrain.config.load import typed
@@ -72,6 +73,7 @@ def read_site(path: Path) -> SiteConfig:
     site = typed([tree], SiteConfig, where=str(path), variable="${}")
     _check_quoted(tree, site, str(path))
     check_site(site, str(path))
+    check_facts(site.plan, site.file_systems, str(path))
     return site
 
 

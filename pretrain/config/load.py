@@ -56,7 +56,7 @@ def load_run(path: str | Path, overrides: Sequence[str] = (), scale: str | None 
 
     Args:
         path: the YAML file.
-        overrides: ``a.b=value`` in order; values are YAML (``null``, ``[1, 2]``, ``3e-4``).
+        overrides: ``a.b=value`` in order; values are YAML (``null``, ``[1, 2]``, ``3e-4``). ``@FILE`` lays a file's keys over.
         scale: the part of the file's run that the run is a small twin of, such as 1/64; overrides change the twin.
     Raises: UserError naming the file or key, the value, the rule and what works.
     """
@@ -178,6 +178,8 @@ def to_yaml(run: RunConfig) -> str:
 
 
 def _override(text: str) -> dict[str, Any]:
+    if text.startswith("@"):
+        return _overlay(text)
     key, equals, value = text.partition("=")
     try:
         text.encode()
@@ -196,6 +198,22 @@ def _override(text: str) -> dict[str, Any]:
         ) from None
     tree = with_current_names(tree, where="override")
     refuse_misfits(tree, RunConfig, where="override")
+    return tree
+
+
+def _overlay(text: str) -> dict[str, Any]:
+    """Read the keys of the file that ``@FILE`` names."""
+    file = Path(text[1:])
+    with user_path(file):
+        is_file = file.is_file()
+    if not is_file:
+        raise UserError(
+            f"override {shown(text, 200)} must be @ and a YAML file with keys of a config, and {shown(text[1:], 200)} is not a "
+            "file; key=value works, such as train.train_steps=100"
+        )
+    tree = read_mapping(file, RunConfig, what="overlay", example="train: {micro_batch_size: 2}")
+    if was_written_resolved(file):
+        refuse_any_interpolation(tree, where=str(file))
     return tree
 
 

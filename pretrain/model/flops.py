@@ -34,11 +34,11 @@ def flops_per_token(model: ModelConfig, seq_length: int, *, causal: bool) -> flo
 
     Source: Chowdhery et al., PaLM, 2022, appendix B; Narayanan et al., 2021 (arXiv:2104.04473), section 5.1.
     """
-    seen = sum(_positions_seen(model, layer, seq_length, causal=causal) for layer in range(model.num_layers))
+    seen = sum(positions_seen(model, layer, seq_length, causal=causal) for layer in range(model.num_layers))
     return 6 * product_weights(model) + 12 * model.num_attention_heads * kv_channels(model) * seen
 
 
-def _positions_seen(model: ModelConfig, layer: int, seq_length: int, *, causal: bool) -> float:
+def positions_seen(model: ModelConfig, layer: int, seq_length: int, *, causal: bool) -> float:
     """Return the mean number of positions that a position attends to in a layer."""
     window = model.sliding_window if has_sliding_window(model, layer) else None
     width = seq_length if window is None else min(window, seq_length)

@@ -13,7 +13,6 @@ from click.testing import CliRunner
 
 from fanal.run_folder import DATA, MANIFEST, ORIGIN, checkpoints_dir, step_name
 from fanal.run_progress import metrics
-from launch.preflight.space import checkpoint_inodes
 from pretrain.__main__ import cli
 from pretrain.checkpoint.disk.origin import chain, read_origin
 from pretrain.checkpoint.disk.tensor_index import read_index
@@ -23,6 +22,7 @@ from pretrain.config.schema import RunConfig
 from pretrain.data.position import read_position
 from pretrain.data.sources import open_sources
 from pretrain.inspect.bounds import FP32
+from pretrain.plan.retention import checkpoint_inodes
 from tests.dist.harness import Trace, make_run, run_and_trace
 from tests.dist.test_independent_llama import shape_of
 from tests.reference.llama import ReferenceLlama

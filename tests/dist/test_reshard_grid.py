@@ -10,7 +10,6 @@ import pytest
 
 from fanal import checkpoint_files
 from fanal.run_folder import checkpoints_dir, step_name
-from launch.preflight.space import checkpoint_inodes
 from pretrain.checkpoint.disk.stored_sums import sum_problems
 from pretrain.checkpoint.disk.tensor_index import TensorIndex, read_index
 from pretrain.checkpoint.disk.tensors import read_whole
@@ -18,6 +17,7 @@ from pretrain.checkpoint.disk.verify import verify_checkpoint
 from pretrain.config.derive import world_size
 from pretrain.config.schema import RunConfig
 from pretrain.parallel.local import run_local_ranks
+from pretrain.plan.retention import checkpoint_inodes
 from tests.dist.harness import Trace, assert_same_training, make_run, read_trace
 from tests.dist.resharding import (
     FAULTS,

@@ -17,10 +17,10 @@ from fanal.checkpoint_files import (
 )
 from fanal.free_space import free_at
 from fanal.run_folder import STATE, checkpoints_dir, part_name, shard_path, step_name
-from launch.preflight.space import room_for
 from pretrain.checkpoint.disk.retention import Keep
 from pretrain.checkpoint.disk.state_file import state_text
 from pretrain.checkpoint.saving.write_job import FileJob, Job, LeaderJob, SaveError, write_checkpoint
+from pretrain.plan.retention import room_for
 from pretrain.state import TrainState
 from tests.runs.disks import small_disk
 

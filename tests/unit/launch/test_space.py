@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 
 from fanal.free_space import Free, free_at, nearest_folder
 from fanal.run_progress import whole_steps
-from launch.preflight.space import check_space, check_write, most_at_once, quota
+from launch.preflight.space import check_space, check_write, quota
 from launch.sites.schema import FileSystemConfig
 from launch.sites.site import load_site
 from pretrain.config.load import load_run
 from pretrain.config.schema import CheckpointConfig, RunConfig, TrainConfig
 from pretrain.model.families.sizes import checkpoint_bytes
+from pretrain.plan.retention import most_at_once
 from tests.runs.disks import small_disk
 
 ROOT = Path(__file__).parents[3]

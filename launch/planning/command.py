@@ -1,0 +1,85 @@
+"""The command ``fanal plan``. It stands on this floor because a site says what its nodes are; the arithmetic is pretrain.plan."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from fanal.command_group import complete_path
+from fanal.errors import run_guarded
+from fanal.exit_codes import FINISHED
+
+CONTEXT = {"help_option_names": ["-h", "--help"]}
+
+
+@click.command(context_settings=CONTEXT)
+@click.argument("config", shell_complete=complete_path)
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--gpus", type=int, metavar="N", help="GPUs of the run, without a site.")
+@click.option("--gpu", "gpu", metavar="NAME", help="Kind of GPU, such as h100, or a YAML file of its figures.")
+@click.option("--site", "site_name", metavar="NAME", help="A site of launch/sites, or a YAML file.")
+@click.option("--nodes", type=int, metavar="N", help="Nodes of the run, with --site.")
+@click.option("--top", type=int, default=5, show_default=True, metavar="K", help="Layouts to show, the fastest first.")
+@click.option(
+    "--rehearse", "rehearsals", type=int, default=1, show_default=True, metavar="N",
+    help="Layouts to rehearse, the fastest first: 10 to 30 s each.",
+)  # fmt: skip
+@click.option(
+    "--write", "target", type=click.Path(path_type=Path), metavar="FILE", help="Write the fastest layout here."
+)
+@click.option("--tokens", type=int, metavar="T", help="Tokens of the whole run, in place of train.train_steps.")
+@click.option(
+    "--slice-hours", type=float, metavar="H", help="Hours of one job, with --site. Default: all that its QoS allows."
+)
+@click.option(
+    "--failures-per-1000-gpu-hours", "failures", type=float, metavar="F",
+    help="Failures that end a job. Default: 0.02, as of Llama 3 on 16,384 H100.",
+)  # fmt: skip
+@click.option("--own", is_flag=True, help="Plan the whole run in the layout that CONFIG states, not in the fastest.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def plan(
+    config: str,
+    overrides: tuple[str, ...],
+    gpus: int | None,
+    gpu: str | None,
+    site_name: str | None,
+    nodes: int | None,
+    top: int,
+    rehearsals: int,
+    target: Path | None,
+    tokens: int | None,
+    slice_hours: float | None,
+    failures: float | None,
+    own: bool,
+    as_json: bool,
+) -> None:
+    """Plan the layout of a run: memory, time of a step and speed of every layout that the config's rules allow.
+
+    Then, of the fastest, the whole run: GPU hours, days, jobs, checkpoints against quotas, passes over the text, energy, CO2.
+    Arithmetic from the config and from published figures of the GPU; no GPU, no data and no network is needed. --write gives the
+    fastest layout as a file, which any command takes over a config as @FILE.
+    """
+
+    def act() -> int:
+        from launch.planning.plan import make_plan, write
+        from launch.planning.whole_run import WholeRunRequest
+
+        asked = WholeRunRequest(tokens=tokens, slice_hours=slice_hours, failures_per_1000_gpu_hours=failures, own=own)
+        made = make_plan(
+            config, overrides, gpus=gpus, gpu=gpu, site_name=site_name, nodes=nodes, top=top, rehearsals=rehearsals,
+            asked=asked,
+        )  # fmt: skip
+        if target is not None:
+            write(target, made)
+        if as_json:
+            from pretrain.plan.table import to_json
+
+            print(to_json(made))
+        else:
+            from fanal.console import Console
+            from pretrain.plan.table import show
+
+            show(made, Console())
+        return FINISHED
+
+    sys.exit(run_guarded(act))

@@ -1,0 +1,78 @@
+"""What a site says of a whole run: how long its jobs are, which disks a run may lie on, its power."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from fanal.errors import UserError
+from launch.sites.reach import file_systems_of
+from launch.sites.site import QosConfig, SiteConfig, load_site
+from pretrain.config.schema import RunConfig
+from pretrain.plan.energy import EnergyFacts
+from pretrain.plan.whole_run import Disk, SiteFacts
+
+
+@dataclass(frozen=True, kw_only=True)
+class WholeRunRequest:
+    """The options of ``fanal plan`` that speak of the whole run."""
+
+    tokens: int | None = None
+    slice_hours: float | None = None
+    failures_per_1000_gpu_hours: float | None = None
+    own: bool = False
+    """Whether the layout is the config's own."""
+
+
+def site_facts(site_name: str | None, run: RunConfig, asked: WholeRunRequest, *, num_gpus: int) -> SiteFacts | None:
+    """Return what a plan takes of a site; None without one. Raises: UserError if it allows no such job."""
+    if site_name is None:
+        if asked.slice_hours is not None:
+            raise UserError(
+                f"--slice-hours ({asked.slice_hours:g}) must stand beside --site, which says what a job's start and end take; "
+                "--site generic works"
+            )
+        return None
+    site = load_site(site_name)
+    hours, longest, said_by = _slot(site, site_name, asked.slice_hours, num_gpus)
+    plan = site.plan
+    return SiteFacts(
+        name=site_name, gpus_per_node=site.gpus_per_node, slot_h=hours, longest_h=longest, slot_name=said_by,
+        stop_margin_s=site.stop_margin_s, start_up_s=plan.start_up_s, preflight_s=plan.preflight_s, disks=_disks(site, run),
+        energy=EnergyFacts(node_watts=plan.node_watts, pue=plan.pue, co2_g_per_kwh=plan.co2_g_per_kwh),
+    )  # fmt: skip
+
+
+def _slot(
+    site: SiteConfig, site_name: str, asked: float | None, num_gpus: int
+) -> tuple[float | None, float | None, str]:
+    """Return (hours of a job, the most that the site allows, what says so): of the first QoS for chains that is wide enough."""
+    if asked is not None and not 0 < asked < math.inf:
+        raise UserError(f"--slice-hours ({asked:g}) must be above 0 and finite; --slice-hours 20 works")
+    wide = [qos for qos in site.qos if qos.chain and (qos.max_gpus is None or qos.max_gpus >= num_gpus)]
+    if not wide:
+        return asked, None, "--slice-hours"
+    if asked is None:
+        return wide[0].max_hours, wide[0].max_hours, f"max_hours of qos {wide[0].name}"
+    widest: QosConfig = max(wide, key=lambda qos: qos.max_hours)
+    if asked > widest.max_hours:
+        raise UserError(
+            f"--slice-hours ({asked:g}) must not be above the {widest.max_hours:g} h that qos {widest.name} of {site_name} allows "
+            f"a job of {num_gpus:,} GPUs; --slice-hours {widest.max_hours:g} works"
+        )
+    return asked, widest.max_hours, "--slice-hours"
+
+
+def _disks(site: SiteConfig, run: RunConfig) -> tuple[Disk, ...]:
+    """Return the file systems that all nodes share."""
+    lies_on = {file_system.name for _, file_system in file_systems_of(Path.cwd() / run.run_dir, site)[-1:]}
+    return tuple(
+        Disk(
+            name=one.name,
+            quota_bytes=None if one.quota_gb is None else int(one.quota_gb * 1e9),
+            quota_files=one.quota_files,
+            write_gb_per_s=one.write_gb_per_s,
+            holds_run=one.name in lies_on,
+        )
+        for one in site.file_systems
+        if one.shared and one.on_compute_nodes
+    )

@@ -1,0 +1,109 @@
+"""A machine: figures of one kind of GPU and of the node it is in, each with its source. One YAML file each, in ``machines``.
+
+A new machine is a copy of one there; ``--gpu`` takes the name of a file there, or a path. A figure whose source begins with
+"assumed" was measured nowhere: replace it by what your own machine gives.
+"""
+
+import math
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from omegaconf import MISSING
+
+from fanal.errors import UserError, user_path
+from pretrain.config.load import read_mapping, typed
+
+MACHINES = Path(__file__).parent / "machines"
+ASSUMED = "assumed"
+"""How the source of a figure begins that was neither measured nor published."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FigureConfig:
+    """A number and where it comes from."""
+
+    value: float = MISSING
+    source: str = MISSING
+    """Data sheet, publication, or command that measured it; ``assumed: why`` where there is none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineConfig:
+    """One kind of GPU, the node it is in and the network between nodes. Bandwidths are of one GPU, in one direction."""
+
+    description: str = MISSING
+    gpus_per_node: FigureConfig = MISSING
+    """GPUs that node_bandwidth joins."""
+    memory_gib: FigureConfig = MISSING
+    """Memory of a GPU."""
+    bf16_tflops: FigureConfig = MISSING
+    """Dense peak of matrix products in bf16, TFLOP/s."""
+    fp32_tflops: FigureConfig = MISSING
+    """Dense peak of matrix products in fp32, TFLOP/s."""
+    memory_gb_per_s: FigureConfig = MISSING
+    """Peak bandwidth of the GPU's memory, GB/s."""
+    node_gb_per_s: FigureConfig = MISSING
+    """Bandwidth between GPUs of a node, GB/s."""
+    network_gb_per_s: FigureConfig = MISSING
+    """Bandwidth between nodes, GB/s."""
+    node_latency_us: FigureConfig = MISSING
+    """Time of a collective of no bytes inside a node, microseconds."""
+    network_latency_us: FigureConfig = MISSING
+    """The same between nodes."""
+    product_fraction: FigureConfig = MISSING
+    """Share of the peak that large matrix products reach."""
+    attention_fraction: FigureConfig = MISSING
+    """Share of the peak that torch's or flash-attn 2's causal attention reaches, forward and backward."""
+    flash3_fraction: FigureConfig = MISSING
+    """The same of flash-attn 3 and 4."""
+    memory_fraction: FigureConfig = MISSING
+    """Share of the memory bandwidth that elementwise kernels reach."""
+    collective_fraction: FigureConfig = MISSING
+    """Share of a bandwidth that large collectives reach."""
+    host_ms_per_layer: FigureConfig = MISSING
+    """Time of the host to start the kernels of one layer of one micro batch, forward and backward, in milliseconds."""
+    watts: FigureConfig = MISSING
+    """Power of a GPU under load: the limit of its data sheet, or a measurement."""
+
+
+def load_machine(name: str) -> MachineConfig:
+    """Return the machine of this name, or of the YAML file at this path.
+
+    Raises: UserError naming the machines there are, or the figure and the rule it breaks.
+    """
+    is_path = name.endswith((".yaml", ".yml"))
+    path = Path(name) if is_path else MACHINES / f"{name}.yaml"
+    with user_path(path):
+        is_file = path.is_file()
+    if not is_file or (not is_path and name not in known_machines()):
+        raise UserError(
+            f"--gpu ({name}) is not known; known are {', '.join(known_machines())}, and the path of a YAML file works, too"
+        )
+    tree = read_mapping(path, MachineConfig, what="machine", example="description: NVIDIA H100 SXM")
+    machine = typed([tree], MachineConfig, where=str(path), variable="${}")
+    _check(machine, str(path))
+    return machine
+
+
+def known_machines() -> list[str]:
+    """Return the names that ``load_machine`` takes."""
+    return sorted(path.stem for path in MACHINES.glob("*.yaml"))
+
+
+def assumed_figures(machine: MachineConfig) -> list[str]:
+    """Return the names of figures that were neither measured nor published."""
+    return [name for name, figure in _figures(machine) if figure.source.startswith(ASSUMED)]
+
+
+def _figures(machine: MachineConfig) -> list[tuple[str, FigureConfig]]:
+    return [(one.name, getattr(machine, one.name)) for one in fields(machine) if one.name != "description"]
+
+
+def _check(machine: MachineConfig, where: str) -> None:
+    for name, figure in _figures(machine):
+        largest = 1.0 if name.endswith("fraction") else math.inf
+        if not 0 < figure.value <= largest or math.isinf(figure.value):
+            rule = "above 0 and at most 1" if largest == 1 else "above 0 and finite"
+            raise UserError(f"{where}: {name}.value ({figure.value:g}) must be {rule}; 1 works")
+        if not figure.source.strip():
+            raise UserError(f"{where}: {name}.source must say where the value comes from; 'assumed: a guess' works")

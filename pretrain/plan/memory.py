@@ -1,0 +1,187 @@
+"""Memory of a rank at the peak of a step, by arithmetic: what each part takes, in bytes, by pipeline stage.
+
+It counts what a rehearsal counts, tensor by tensor, without building the model: what every operation of a layer holds for its
+backward (kernels/, pretrain/model/layer_spec.py), how many micro batches are under way on a stage, and what is made beside them
+at the three moments of a backward pass that may be the peak. tests/unit/plan compares the two. What neither counts: the CUDA
+context, NCCL's buffers, workspaces, fragmentation.
+"""
+
+from pretrain.config.derive import loss_chunk_tokens, offloaded_layers, recomputed_layers, recomputed_modules
+from pretrain.config.schema import RunConfig
+from pretrain.optim.registry import optimizer_of
+from pretrain.plan.shapes import FP32, Shapes, stage_parameters
+
+WEIGHTS, GRADIENTS, OPTIMIZER = "weights", "gradients of the weights", "optimizer: masters and moments"
+FEED_FORWARD, ATTENTION, NORMS, RESIDUALS = (
+    "activations: feed-forward",
+    "activations: attention",
+    "activations: norms",
+    "activations: residuals",
+)
+ENDS, LOGITS, MESSAGES, BACKWARD = (
+    "activations: ends of stages",
+    "logits and loss",
+    "buffers and messages",
+    "gradients of activations",
+)
+
+Parts = dict[str, int]
+
+
+def stage_memory(run: RunConfig, shapes: Shapes, stage: int) -> Parts:
+    """Return the bytes of each part at the peak of a step on a rank of a pipeline stage. The peak is their sum."""
+    parts = _static(run, shapes, stage)
+    _add(parts, _under_way(run, shapes, stage))
+    _add(parts, _at_the_moment(run, shapes, stage))
+    if shapes.tensor > 1 and run.parallel.sequence_parallel:
+        _add(parts, {MESSAGES: shapes.whole_hidden_bytes})  # into which every layer gathers
+    if shapes.pipeline > 1:
+        _add(parts, {MESSAGES: shapes.hidden_bytes})
+    return {kind: size for kind, size in parts.items() if size}
+
+
+def _static(run: RunConfig, shapes: Shapes, stage: int) -> Parts:
+    """Weights, their gradients in fp32, masters and states."""
+    parameters = stage_parameters(run.model, shapes, stage)
+    numbers = len(optimizer_of(run.optim).states) + (run.optim.ema_decay is not None)
+    numbers += run.train.precision == "bf16"  # in fp32 the weights are the masters
+    kept = -(-parameters // shapes.shards) if run.parallel.use_distributed_optimizer else parameters
+    return {WEIGHTS: parameters * shapes.item, GRADIENTS: parameters * FP32, OPTIMIZER: kept * FP32 * numbers}
+
+
+def _layer(run: RunConfig, shapes: Shapes) -> Parts:
+    """What one layer holds of a micro batch between forward and backward, nothing computed again."""
+    model, tokens, item = run.model, shapes.tokens, shapes.item
+    queries = tokens * shapes.heads * shapes.head_size * item
+    mixed = tokens * (shapes.heads + 2 * shapes.groups) * shapes.head_size * item
+    attention = mixed + queries * (2 if _on_cpu(run) else 1) + tokens * shapes.heads * FP32
+    if model.qk_layernorm:
+        attention += _head_norms(run, shapes, mixed, queries)
+    return {
+        FEED_FORWARD: tokens * (shapes.wide + shapes.ffn) * item,
+        ATTENTION: attention,
+        NORMS: shapes.num_norms * (shapes.hidden_bytes + shapes.split_tokens * FP32),
+        RESIDUALS: 2 * shapes.hidden_bytes,
+    }
+
+
+def _head_norms(run: RunConfig, shapes: Shapes, mixed: int, queries: int) -> int:
+    """What norms of queries and keys hold beside what is held without them."""
+    keys = shapes.tokens * shapes.groups * shapes.head_size * shapes.item
+    if run.model.qk_layernorm_scope == "head":
+        numbers = shapes.tokens * (shapes.heads + shapes.groups) * FP32
+        return mixed - keys + queries + numbers  # values are a part of what is held whole; queries are copied out of it
+    wide = (queries + keys) // shapes.item * FP32
+    return mixed - keys + 3 * wide
+
+
+def _held(run: RunConfig, shapes: Shapes, layer: Parts) -> Parts:
+    """What one layer holds where parts of it are computed again."""
+    again, held = recomputed_modules(run.train), dict(layer)
+    if "core_attn" in again:
+        held[ATTENTION] -= (
+            shapes.tokens * shapes.heads * (shapes.head_size * shapes.item * (2 if _on_cpu(run) else 1) + FP32)
+        )
+    if "layernorm" in again and run.model.norm_placement != "after":
+        held[NORMS] -= 2 * (shapes.hidden_bytes + shapes.split_tokens * FP32)
+    if "mlp" in again:
+        held[FEED_FORWARD] = 0
+    elif "activation" in again:
+        held[FEED_FORWARD] -= shapes.tokens * shapes.ffn * shapes.item
+    return held
+
+
+def chunks_under_way(shapes: Shapes, stage: int) -> int:
+    """Return the forward passes of model chunks that a stage holds at its first backward (Narayanan et al., 2021, figure 4)."""
+    behind = shapes.pipeline - stage - 1
+    if shapes.virtual == 1:
+        return min(shapes.micro_batches, behind + 1)
+    return min(shapes.micro_batches * shapes.virtual, 2 * behind + (shapes.virtual - 1) * shapes.pipeline + 1)
+
+
+def _under_way(run: RunConfig, shapes: Shapes, stage: int) -> Parts:
+    """What the micro batches under way hold."""
+    chunks, count = shapes.chunks_of(stage), chunks_under_way(shapes, stage)
+    parts: Parts = {}
+    for number, chunk in enumerate(chunks):
+        passes = _passes(shapes, stage, number, count)
+        _add(parts, {kind: size * passes for kind, size in _chunk(run, shapes, chunk).items()})
+    return parts
+
+
+def _passes(shapes: Shapes, stage: int, number: int, count: int) -> int:
+    """Return how many of the passes under way are of a rank's model chunk: the schedule goes round them in groups of the stages."""
+    whole, rest = divmod(count, shapes.pipeline * shapes.virtual)
+    return (
+        whole * shapes.pipeline + min(shapes.pipeline, max(0, rest - number * shapes.pipeline))
+        if shapes.virtual > 1
+        else count
+    )
+
+
+def _chunk(run: RunConfig, shapes: Shapes, chunk: int) -> Parts:
+    """What a model chunk holds of one micro batch."""
+    size, last = shapes.chunks[chunk], len(shapes.chunks) - 1
+    again = recomputed_layers(run.train, num_layers=size)
+    kept = _held(run, shapes, _layer(run, shapes))
+    parts = {kind: bytes_ * (size - again) for kind, bytes_ in kept.items()}
+    off = len(offloaded_layers(run.train, chunk=chunk, sizes=shapes.chunks))
+    parts[RESIDUALS] += (again - off) * shapes.hidden_bytes
+    if chunk < last and shapes.virtual == 1:
+        parts[RESIDUALS] -= shapes.hidden_bytes  # its output is let go of when it is sent
+    parts[ENDS] = shapes.hidden_bytes  # the embedding's output, or what came from the stage before
+    if chunk == last:
+        parts[NORMS] += shapes.hidden_bytes + shapes.split_tokens * FP32
+    return parts
+
+
+def _at_the_moment(run: RunConfig, shapes: Shapes, stage: int) -> Parts:
+    """What is there beside all that is held, at the moment of the first backward that takes most."""
+    moments = _layer_moments(run, shapes)
+    if stage == shapes.pipeline - 1:
+        moments.append(_loss_moment(run, shapes))
+    if stage == shapes.pipeline - 1 and shapes.virtual == 1:
+        pass
+    return max(moments, key=lambda parts: sum(parts.values()))
+
+
+def _layer_moments(run: RunConfig, shapes: Shapes) -> list[Parts]:
+    """The moments of a layer's backward: at its second product, its activation, and its first product."""
+    layer, item = _layer(run, shapes), shapes.item
+    active, wide = shapes.tokens * shapes.ffn * item, shapes.tokens * shapes.wide * item
+    whole = shapes.whole_hidden_bytes
+    gathered = whole if run.parallel.sequence_parallel else 0
+    made: Parts = {}
+    if run.train.recompute == "full":
+        made = dict(layer)
+    again = recomputed_modules(run.train)
+    if "mlp" in again:
+        made = {FEED_FORWARD: layer[FEED_FORWARD]}
+    elif "activation" in again:
+        made = {FEED_FORWARD: active}
+    second = gathered + active + shapes.hidden * shapes.ffn * item
+    first = wide + whole + shapes.hidden * shapes.wide * item
+    at_activation = active + wide + (active if _on_cpu(run) else 0)
+    return [
+        {**made, BACKWARD: second},
+        {**made, BACKWARD: at_activation, FEED_FORWARD: made.get(FEED_FORWARD, 0) - active},
+        {**made, BACKWARD: first, FEED_FORWARD: made.get(FEED_FORWARD, 0) - active - wide},
+    ]
+
+
+def _loss_moment(run: RunConfig, shapes: Shapes) -> Parts:
+    """The moment of the output layer's backward: its logits, the gradient of what it was given, and that of its weight."""
+    chunk = loss_chunk_tokens(run.train, tokens=shapes.tokens)
+    tokens = min(shapes.tokens, chunk or shapes.tokens)
+    weight = shapes.vocabulary_weights * shapes.item
+    gradients = weight + shapes.whole_hidden_bytes + (shapes.hidden_bytes if run.parallel.sequence_parallel else 0)
+    return {LOGITS: tokens * shapes.vocabulary * shapes.item, BACKWARD: gradients}
+
+
+def _on_cpu(run: RunConfig) -> bool:
+    return run.parallel.device == "cpu"
+
+
+def _add(parts: Parts, more: Parts) -> None:
+    for kind, size in more.items():
+        parts[kind] = parts.get(kind, 0) + size

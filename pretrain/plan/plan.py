@@ -1,0 +1,52 @@
+"""``fanal plan``: the search, the config's own layout beside it, and rehearsals of the best few."""
+
+from dataclasses import replace
+
+from fanal.errors import UserError
+from pretrain.config.rules import check_ranks
+from pretrain.config.schema import RunConfig
+from pretrain.plan.estimate import StepEstimate, estimate_step
+from pretrain.plan.machine import MachineConfig
+from pretrain.plan.search import search
+from pretrain.plan.table import Plan
+from pretrain.rehearse.rehearse import rehearse
+
+
+def plan(
+    config: str, run: RunConfig, machine: MachineConfig, machine_name: str, *, num_gpus: int, top: int, rehearsals: int
+) -> Plan:
+    """Plan the layout of a run on so many GPUs.
+
+    Args: top: layouts to return; rehearsals: how many of them to rehearse, 10 to 30 s each.
+    Raises: UserError if no layout fits, or a number is out of range.
+    """
+    if top < 1:
+        raise UserError(f"--top ({top}) must be at least 1; --top 5 works")
+    if rehearsals < 0:
+        raise UserError(f"--rehearse ({rehearsals}) must not be negative; --rehearse 0 rehearses none")
+    run = replace(run, parallel=replace(run.parallel, device="cuda"))
+    found = search(run, machine, num_gpus)
+    best = found.fitting[:top]
+    return Plan(
+        config=config,
+        machine_name=machine_name,
+        machine=machine,
+        found=found,
+        own=_own(run, machine, num_gpus),
+        best=best,
+        rehearsed=[_rehearsed(one) if number < rehearsals else None for number, one in enumerate(best)],
+    )
+
+
+def _own(run: RunConfig, machine: MachineConfig, num_gpus: int) -> StepEstimate | None:
+    """Return the estimate of the config's own layout; None where it does not fit the GPUs."""
+    try:
+        check_ranks(run, num_gpus)
+    except UserError:
+        return None
+    return estimate_step(run, machine, num_gpus)
+
+
+def _rehearsed(one: StepEstimate) -> int:
+    ranks = rehearse(one.run, num_ranks=one.num_gpus)
+    return max(rank.peak_bytes for rank in ranks)

@@ -1,0 +1,163 @@
+"""Time of a step on a machine, from the work of its ranks: a roofline with stated fractions. Pure arithmetic."""
+
+from dataclasses import dataclass
+
+from pretrain.config.schema import RunConfig
+from pretrain.plan.machine import MachineConfig
+from pretrain.plan.shapes import Shapes
+from pretrain.plan.work import StepWork, Work, micro_batch_work, step_work
+
+
+@dataclass(frozen=True, kw_only=True)
+class Times:
+    """Seconds of one step, by what they go into; they add up to the step."""
+
+    products: float
+    attention: float
+    memory: float
+    """Elementwise kernels."""
+    communication: float
+    """Messages that nothing hides: of tensor, context and pipeline parallelism, and of gradients and weights."""
+    bubble: float
+    """Waiting of the busiest stage while the pipeline fills and drains."""
+    update: float
+    """Of the optimizer, with all that is done once a step on a rank."""
+    host: float
+    """Waiting for the host to start kernels."""
+
+    @property
+    def step(self) -> float:
+        """Seconds of a step."""
+        return sum(
+            (self.products, self.attention, self.memory, self.communication, self.bubble, self.update, self.host)
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _MicroBatch:
+    """Seconds of one micro batch on a stage."""
+
+    products: float
+    attention: float
+    memory: float
+    communication: float
+    host: float
+    backward: float
+    """Of all of it, the backward's."""
+
+    @property
+    def whole(self) -> float:
+        return self.products + self.attention + self.memory + self.communication + self.host
+
+
+def step_times(run: RunConfig, machine: MachineConfig, shapes: Shapes) -> Times:
+    """Return the parts of a step's time.
+
+    The busiest stage computes all micro batches; the others' times of one, divided by the virtual stages, are its waiting
+    (Narayanan et al., 2021, arXiv:2104.04473, section 2.2).
+    """
+    links = Links(machine, shapes)
+    stages = [
+        _micro_batch(run, machine, links, micro_batch_work(run, shapes, stage)) for stage in range(shapes.pipeline)
+    ]
+    slowest = max(range(shapes.pipeline), key=lambda stage: stages[stage].whole)
+    busy, count = stages[slowest], shapes.micro_batches
+    waits = sum(one.whole for stage, one in enumerate(stages) if stage != slowest) / shapes.virtual
+    steps = [step_work(run, shapes, stage) for stage in range(shapes.pipeline)]
+    exposed = max(_exposed(run, links, one, stages, stage, shapes) for stage, one in enumerate(steps))
+    update = max(one.update_bytes for one in steps) / (
+        machine.memory_gb_per_s.value * machine.memory_fraction.value * 1e9
+    )
+    return Times(
+        products=busy.products * count,
+        attention=busy.attention * count,
+        memory=busy.memory * count,
+        communication=busy.communication * count + exposed,
+        bubble=waits,
+        update=update,
+        host=busy.host * count,
+    )
+
+
+class Links:
+    """Seconds of collectives in the groups of a layout. Ranks count tensor first, then context, data, and pipeline last."""
+
+    def __init__(self, machine: MachineConfig, shapes: Shapes) -> None:
+        self._machine, self._node = machine, int(machine.gpus_per_node.value)
+        self.tensor = self._link(shapes.tensor)
+        self.context = self._link(shapes.tensor * shapes.context)
+        self.data = self._link(shapes.tensor * shapes.context * shapes.data)
+        self.pipeline = self._link(shapes.tensor * shapes.context * shapes.data * shapes.pipeline)
+
+    def _link(self, reach: int) -> tuple[float, float]:
+        """Return (bytes a second, seconds of no bytes) between ranks that lie within ``reach`` of each other."""
+        machine = self._machine
+        inside = reach <= self._node
+        rate = machine.node_gb_per_s if inside else machine.network_gb_per_s
+        latency = machine.node_latency_us if inside else machine.network_latency_us
+        return rate.value * 1e9 * machine.collective_fraction.value, latency.value * 1e-6
+
+    @staticmethod
+    def ring(link: tuple[float, float], num_bytes: float, ranks: int) -> float:
+        """Return the seconds of a gather or a scatter of so many bytes in all, in a ring."""
+        rate, latency = link
+        return 0.0 if ranks == 1 or not num_bytes else num_bytes * (ranks - 1) / ranks / rate + latency
+
+
+def attention_fraction(run: RunConfig, machine: MachineConfig) -> float:
+    """Return the share of the peak that the run's attention reaches; where auto decides, that of torch's own."""
+    newest = run.model.attention_backend in ("flash4", "flash3", "flash")
+    return (machine.flash3_fraction if newest else machine.attention_fraction).value
+
+
+def peak_flops(run: RunConfig, machine: MachineConfig) -> float:
+    """Return the peak of products in the run's precision, operations a second."""
+    return (machine.bf16_tflops if run.train.precision == "bf16" else machine.fp32_tflops).value * 1e12
+
+
+def _micro_batch(run: RunConfig, machine: MachineConfig, links: Links, work: Work) -> _MicroBatch:
+    peak = peak_flops(run, machine)
+    products = work.product_flops / (peak * machine.product_fraction.value)
+    attention = work.attention_flops / (peak * attention_fraction(run, machine))
+    memory = work.memory_bytes / (machine.memory_gb_per_s.value * machine.memory_fraction.value * 1e9)
+    communication = _communication(run, links, work, products)
+    device = products + attention + memory + communication
+    host = max(0.0, work.layers * machine.host_ms_per_layer.value / 1e3 - device)
+    return _MicroBatch(
+        products=products, attention=attention, memory=memory, communication=communication, host=host,
+        backward=(device + host) * work.backward_share,
+    )  # fmt: skip
+
+
+def _communication(run: RunConfig, links: Links, work: Work, products: float) -> float:
+    """Return the seconds of a micro batch's messages that nothing hides."""
+    parallel = run.parallel
+    tensor = Links.ring(links.tensor, work.tensor_bytes, parallel.tensor_model_parallel_size)
+    beside = products / 3  # those of the first projections, backward: what gathers and scatters go beside
+    hidden = max(0.0, tensor * work.tensor_hidden_calls - beside)
+    context = Links.ring(links.context, work.context_bytes, parallel.context_parallel_size) * work.context_calls / 2
+    rate, latency = links.pipeline
+    overlapped = parallel.virtual_pipeline_model_parallel_size > 1
+    pipeline = 0.0 if overlapped else work.pipeline_messages * (work.pipeline_bytes / rate + latency)
+    return tensor * work.tensor_calls + hidden + context + pipeline
+
+
+def _exposed(
+    run: RunConfig, links: Links, work: StepWork, stages: list[_MicroBatch], stage: int, shapes: Shapes
+) -> float:
+    """Return the seconds of summing gradients and gathering weights that a step waits for.
+
+    The first stage sends buckets beside its last backward. The others send all of theirs behind their own, while the stages
+    before them still compute (pretrain/model/gpt.py); so it is with gathers and the first forward.
+    """
+    backward = stages[0].backward / shapes.virtual
+    before = sum(one.backward for one in stages[:stage]) / shapes.virtual
+    forward = (stages[0].whole - stages[0].backward) / shapes.virtual
+    first = sum(one.whole - one.backward for one in stages[:stage]) / shapes.virtual
+    reduce = Links.ring(links.data, work.reduced_bytes, shapes.shards)
+    gather = Links.ring(links.data, work.gathered_bytes, shapes.shards)
+    if run.parallel.overlap_grad_reduce:
+        reduce = max(0.0, reduce - (before if stage else backward))
+    if run.parallel.overlap_param_gather:
+        gather = max(0.0, gather - (first if stage else forward))
+    return reduce + gather
