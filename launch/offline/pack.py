@@ -54,8 +54,8 @@ def pack_offline(
     wanted = [line for lock in chosen for line in requirements_for(lock, site.architecture, python_version)]
     if not wanted:
         raise UserError(
-            f"--requirements ({', '.join(map(str, chosen))}) must name a package for {site.architecture} and Python {python_version}, "
-            "and names none; locks/requirements.txt works"
+            f"--requirements ({', '.join(map(str, chosen))}) must name a package for {site.architecture} and Python "
+            f"{python_version}, and names none; locks/requirements.txt works"
         )
     with tempfile.TemporaryDirectory(prefix="fanal-pack-") as made, replacing(archive) as stream:
         folder = Path(made)
