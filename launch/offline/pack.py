@@ -52,6 +52,11 @@ def pack_offline(
         raise UserError(f"--python-version ({python_version}) must be one of {', '.join(MINOR_VERSIONS)}; 3.11 works")
     chosen = list(locks) or own_locks(site, site_name, code_dir)
     wanted = [line for lock in chosen for line in requirements_for(lock, site.architecture, python_version)]
+    if not wanted:
+        raise UserError(
+            f"--requirements ({', '.join(map(str, chosen))}) must name a package for {site.architecture} and Python "
+            f"{python_version}, and names none; locks/requirements.txt works"
+        )
     with tempfile.TemporaryDirectory(prefix="fanal-pack-") as made, replacing(archive) as stream:
         folder = Path(made)
         (folder / "requirements.txt").write_text("\n".join(wanted) + "\n")

@@ -31,15 +31,11 @@ PIPES = (
     "multiprocessing/queues.py:Queue.get",  # the tasks of `fanal rehearse`'s processes, one for each stage
 )
 """Readers of pickles that a process has from its own parent or child, through a pipe that nobody else holds."""
-OF_SLURM = (
-    "launch submit",
-    "launch job begin",
-    "launch job end",
-    "launch job merge",
-    "launch preflight",
-    "launch site-check",
-)
-"""Commands that end early where no Slurm answers."""
+OF_OTHERS = (
+    "launch submit", "launch job begin", "launch job end", "launch job merge", "launch preflight", "launch site-check",
+    "launch pack-environment",
+)  # fmt: skip
+"""Commands that end early where no Slurm, or no registry of packages, answers."""
 
 
 @dataclass
@@ -61,7 +57,7 @@ class Watched:
             capture_output=True, text=True, timeout=900,
         )  # fmt: skip
         name = " ".join(words)
-        assert done.returncode == 0 or name.startswith(OF_SLURM), f"{name}\n{done.stdout}{done.stderr}"
+        assert done.returncode == 0 or name.startswith(OF_OTHERS), f"{name}\n{done.stdout}{done.stderr}"
         self.commands.append(words)
 
     def reads(self) -> list[dict[str, object]]:
@@ -161,6 +157,10 @@ def launch_commands(watched: Watched, config: Path, data: Path, folder: Path) ->
     watched.run("launch", "status", folder / "run")
     watched.run("launch", "sites")
     watched.run("launch", "site-check", "local", SLURM_CONF="/nonexistent")
+    (folder / "lock").write_text(f"click==8.1.7 --hash=sha256:{'0' * 64}\n")
+    nowhere = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "0"}
+    packed = ("--to", folder / "packed.tar", "--requirements", folder / "lock")
+    watched.run("launch", "pack-environment", "--site", "jupiter", *packed, **nowhere)
     watched.run(
         "launch", "render-encode", "--site", "local", "--tokenizer", data / "tokenizer", "--input",
         data / "corpus" / "validation" / "code.jsonl", "--output", folder / "encoded", "--parts", 2, "--workers", 1, "--hours", 1,

@@ -108,6 +108,11 @@ def test_sites_that_give_no_environment_are_refused(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=said):
             packed(name, **changes)
     assert not list(tmp_path.iterdir())
+    (tmp_path / "windows").write_text(f"colorama==0.4.6 ; sys_platform == 'win32' --hash={HASH}\n")
+    with pytest.raises(
+        UserError, match=r"--requirements \(.*windows\) must name a package for aarch64 and Python 3.11, and names none"
+    ):
+        packed("jupiter", locks=[tmp_path / "windows"])
     assert [path.name for path in own_locks(load_site("jean-zay-v100"), "jean-zay-v100", ROOT)] == list(LOCKS)
 
 

@@ -102,6 +102,12 @@ def test_a_base_that_names_no_file_is_refused_in_a_line(base: str, tmp_path: Pat
     assert len(str(refused.value)) < 800 and str(refused.value).isprintable()
 
 
+def test_a_circle_is_seen_whatever_way_its_files_are_named(tmp_path: Path) -> None:
+    name = write(tmp_path, "a.yaml", f"base: ../{tmp_path.name}/a.yaml\n")
+    with pytest.raises(UserError, match=r"must not lead back .*\(a.yaml -> a.yaml\)"):
+        load_site(name)
+
+
 def test_a_base_that_others_may_change_is_refused(tmp_path: Path) -> None:
     write(tmp_path, "open.yaml", "base: gh200\n")
     name = write(tmp_path, "mine.yaml", "base: open.yaml\ndescription: mine\n")

@@ -163,6 +163,11 @@ def test_a_qos_that_comes_before_its_partition_has_the_last_word() -> None:
     assert not [text for text in differing(longer) if "h100-dev" in text], "its flag says so"
 
 
+def test_without_accounts_a_least_size_of_a_partition_is_seen() -> None:
+    books = replace(with_partition(MinNodes="8"), qos={}, why_no_qos="no accounts")
+    assert differing(books) == [f"min_gpus of {one.name} is 0, and Slurm says 32" for one in SITE.qos]
+
+
 def test_without_accounts_narrower_partitions_are_seen_all_the_same(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
