@@ -293,7 +293,7 @@ def test_drafts_of_the_chain_name_places_in_its_ledger(chain: Chain, ledger: Led
     facts = facts_of(chain.second)
     printed = json.loads(ledger_text(ledger))
     for document_of in (eu_public_summary.document_of, model_documentation.document_of, annex_xi.document_of):
-        assert assert_paths(document_of(facts), printed) > 10
+        assert assert_paths(document_of(facts), printed) > 2
     done = CliRunner().invoke(cli, ["draft", str(chain.second), "--to", str(tmp_path / "drafts")])
     assert done.exit_code == 0, done.output
     summary = (tmp_path / "drafts" / "eu-public-summary.md").read_text()
