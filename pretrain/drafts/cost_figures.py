@@ -54,7 +54,10 @@ def period(facts: Facts) -> Figure | None:
     first, last = (datetime.fromtimestamp(time, UTC).date() for time in (min(begins), max(begins + ends)))
     return Figure(
         text=f"{first} to {last}",
-        where=("ledger runs[].starts[].time_unix_s", "ledger runs[].starts[].last_line_unix_s"),
+        where=(
+            "ledger runs[].starts[].time_unix_s",
+            *(("ledger runs[].starts[].last_line_unix_s",) if ends else ()),
+        ),
         how="earliest start and latest line, by the clocks of the nodes",
     )
 

@@ -29,8 +29,10 @@ def num_tokens(facts: Facts) -> int:
     return sum(facts.follow(f"{BY_SOURCE}[].distinct_tokens"))
 
 
-def size_range(facts: Facts) -> Figure:
-    """The range of the template that the text lies in."""
+def size_range(facts: Facts) -> Figure | None:
+    """The range of the template that the text lies in; None where nothing was read."""
+    if not num_tokens(facts):
+        return None
     return Figure(
         text=in_range(num_tokens(facts), TEXT_SIZES, LARGEST_SIZE),
         where=(f"{BY_SOURCE}[].distinct_tokens",),
@@ -38,8 +40,10 @@ def size_range(facts: Facts) -> Figure:
     )
 
 
-def size(facts: Facts) -> Figure:
-    """Different tokens, documents, and tokens with repeats."""
+def size(facts: Facts) -> Figure | None:
+    """Different tokens, documents, and tokens with repeats; None where nothing was read."""
+    if not num_tokens(facts):
+        return None
     documents = sum(facts.follow(f"{BY_SOURCE}[].documents"))
     read = facts.at("ledger data.tokens")
     return Figure(

@@ -156,7 +156,15 @@ def _summary(facts: Facts) -> list[Entry]:
         "ledger data.sources[].num_documents", "ledger data.sources[].num_tokens", "ledger data.tokens",
         "ledger data.in_all.by_language",
     )  # fmt: skip
-    return [Entry(name="Summary", value=value, where=where, blank="in one sentence, why these texts were chosen.")]
+    return [
+        Entry(
+            name="Summary",
+            value=value,
+            where=where,
+            how="sums over the sources, and names of languages",
+            blank="in one sentence, why these texts were chosen.",
+        )
+    ]
 
 
 def _rationale(facts: Facts) -> list[Entry]:
@@ -221,6 +229,7 @@ def _sources(facts: Facts) -> list[Entry]:
                 name="Web hosts",
                 value=_amounts("host", hosts, facts, most=10),
                 where=("ledger data.in_all.by_host[]", "ledger data.tokens"),
+                how="shares are of data.tokens",
             )
         )
     return entries
@@ -232,7 +241,7 @@ def _languages(facts: Facts) -> list[Entry]:
             name="Language tags (BCP 47)",
             value=_amounts("tag", facts.at("ledger data.in_all.by_language"), facts),
             where=("ledger data.in_all.by_language[]", "ledger data.tokens"),
-            how="as documents or their shards state them; in shards of earlier versions that may be no tag",
+            how="as documents or their shards state them, which of earlier versions may be no tag; shares are of data.tokens",
             blank="of each language a description of its variety in words: where, by whom and in which script it is used.",
         )
     ]
@@ -282,6 +291,7 @@ def _preprocessing(facts: Facts) -> list[Entry]:
             name="Text that was held out",
             value=f"{held_out:,} tokens, on which the runs were validated.",
             where=("ledger data.held_out[].tokens",),
+            how="their sum",
         ),
         *_blanks(
             {
@@ -324,6 +334,7 @@ def _distribution(facts: Facts) -> list[Entry]:
         name="Licences",
         value=_amounts("licence", facts.at("ledger data.in_all.by_licence"), facts),
         where=("ledger data.in_all.by_licence[]", "ledger data.tokens"),
+        how="shares are of data.tokens",
         blank="links to them, and the licence or terms of use of the whole, with fees.",
     )
     asked = {

@@ -7,6 +7,8 @@ from pathlib import Path
 from fanal.errors import UserError, user_path
 from fanal.files import write_whole, writing
 from fanal.shown import shown
+from pretrain.convert.ours.target import harm_of
+from pretrain.convert.theirs.certified import CERTIFICATE
 from pretrain.drafts.facts import Facts
 from pretrain.drafts.registry import DRAFTS, Draft
 
@@ -22,6 +24,16 @@ def chosen(names: Sequence[str]) -> list[Draft]:
     return [draft for name, draft in known.items() if not names or name in names]
 
 
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder whose files are all named elsewhere. Raises: UserError."""
+    if (harm := harm_of(folder / "drafts")) is not None:
+        raise UserError(f"--to ({folder}) {harm}")
+    if os.path.lexists(folder / CERTIFICATE):
+        raise UserError(
+            f"--to ({folder}) must not be an export, whose {CERTIFICATE} names every file of it; --to {folder}-drafts works"
+        )
+
+
 def write_drafts(drafts: Sequence[Draft], facts: Facts, folder: Path, *, overwrite: bool) -> list[Path]:
     """Write drafts, and return their paths. The folder is made if it is not there.
 
@@ -29,6 +41,7 @@ def write_drafts(drafts: Sequence[Draft], facts: Facts, folder: Path, *, overwri
     """
     paths = [folder / draft.file_name for draft in drafts]
     with user_path(folder):
+        _check_folder(folder)
         there = [path for path in paths if os.path.lexists(path)]
     if there and not overwrite:
         raise UserError(

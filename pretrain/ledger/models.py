@@ -90,7 +90,9 @@ def model_json(model: TrainedModel) -> dict[str, Any]:
 
 def _per_token(model: TrainedModel) -> tuple[float, float]:
     config = model.config
-    full, causal = (flops_per_token(config.model, config.data.seq_length, causal=causal) for causal in (False, True))
+    full, causal = (
+        float(flops_per_token(config.model, config.data.seq_length, causal=causal)) for causal in (False, True)
+    )
     return full, causal
 
 

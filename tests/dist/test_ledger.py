@@ -17,15 +17,18 @@ from fanal.records import has_own_hash
 from pretrain.__main__ import cli
 from pretrain.checkpoint.disk.config_file import read_config
 from pretrain.checkpoint.disk.origin import sealed_hash
+from pretrain.drafts import annex_xi, eu_public_summary, model_documentation
+from pretrain.drafts.facts import facts_of
 from pretrain.ledger import data_read as data_read_module
 from pretrain.ledger.data_read import Amounts
 from pretrain.ledger.documents_read import Use
-from pretrain.ledger.ledger import Ledger, ledger_of
+from pretrain.ledger.ledger import Ledger, ledger_of, ledger_text
 from pretrain.ledger.models import SECTIONS
 from pretrain.log.energy_file import RAPL
 from tests.dist.harness import make_run, run_and_trace
 from tests.runs.cases import DP2, TP2
 from tests.runs.labelled_sources import labels_of, write_labelled_sources
+from tests.unit.drafts.followed_paths import assert_paths
 
 SEQ_LENGTH = 64
 SPY, DIES = "every_rank_writes_what_it_trains_on", "every_rank_writes_and_dies_at_step_14"
@@ -284,6 +287,19 @@ def test_models_operations_and_checkpoints_are_those_of_the_runs(chain: Chain, l
     assert found["elapsed_s"] == pytest.approx(sum(elapsed))
     (by_device,) = found["rank_hours_by_device"]
     assert by_device["device"] == "cpu" and by_device["hours"] == pytest.approx(found["rank_hours"]["total"])
+
+
+def test_drafts_of_the_chain_name_places_in_its_ledger(chain: Chain, ledger: Ledger, tmp_path: Path) -> None:
+    facts = facts_of(chain.second)
+    printed = json.loads(ledger_text(ledger))
+    for document_of in (eu_public_summary.document_of, model_documentation.document_of, annex_xi.document_of):
+        assert assert_paths(document_of(facts), printed) > 2
+    done = CliRunner().invoke(cli, ["draft", str(chain.second), "--to", str(tmp_path / "drafts")])
+    assert done.exit_code == 0, done.output
+    summary = (tmp_path / "drafts" / "eu-public-summary.md").read_text()
+    assert printed["ledger_sha256"] in summary and "| lemonde.fr |" in summary
+    form = (tmp_path / "drafts" / "model-documentation.md").read_text()
+    assert sealed_hash(newest_checkpoint(chain.second)) in form and "MWh, measured" in form
 
 
 def newest_checkpoint(run_dir: Path) -> Path:

@@ -40,13 +40,8 @@ class Costs:
     @property
     def devices(self) -> list[str]:
         """Devices of each start, such as "8 x NVIDIA H200", each once."""
-        found = (
-            f"{count} x {name}"
-            for run in self.runs
-            for start in run.starts
-            if start.file is not None
-            for name, count in start.file.devices.items()
-        )
+        starts = (start for run in self.runs for start in run.starts)
+        found = (f"{count} x {name}" for start in starts for name, count in (start.devices or {}).items())
         return list(dict.fromkeys(found))
 
 

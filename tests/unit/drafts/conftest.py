@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pretrain.drafts.facts import Facts, facts_of
-from tests.unit.drafts.drafted_runs import bare_run, chain_of_runs, continued_import, labelled
+from tests.unit.drafts.drafted_runs import bare_run, chain_of_runs, continued_import, labelled, run_without_a_step
 
 
 @pytest.fixture(scope="session")
@@ -16,6 +16,7 @@ def drafted(small_run: Path, data_folder: Path, tmp_path_factory: pytest.TempPat
     return {
         "bare": bare_run(small_run, data_folder, folder / "bare"),
         "chain": chain_of_runs(small_run, folder, prefixes),
+        "no step": run_without_a_step(small_run, folder / "no-step", prefixes),
         "import": continued_import(small_run, folder / "of-an-import", prefixes),
     }
 

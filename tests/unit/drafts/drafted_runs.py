@@ -60,6 +60,12 @@ def bare_run(small_run: Path, data_folder: Path, folder: Path) -> Path:
     return folder
 
 
+def run_without_a_step(small_run: Path, folder: Path, prefixes: list[str]) -> Path:
+    """A run that has begun, and trained nothing yet."""
+    begin(run_of(small_run, folder, prefixes[:1]))
+    return folder
+
+
 def chain_of_runs(small_run: Path, folder: Path, prefixes: list[str]) -> Path:
     """A second run that went on from step 8 of a first one, which had trained to step 10; it has energy counters."""
     first, second = folder / "first", folder / "second"

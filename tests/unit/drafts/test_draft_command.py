@@ -109,6 +109,19 @@ def test_an_export_of_another_run_or_an_altered_one_is_refused(
     assert refused.exit_code == 76 and not os.path.lexists(tmp_path / "x")
 
 
+def test_a_checkpoint_and_an_export_are_no_place_for_drafts(
+    kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(shutil.copytree(kept, tmp_path / "kept"))
+    checkpoint = next(Path("checkpoint/checkpoints").iterdir())
+    for place in (checkpoint, checkpoint / "drafts", Path("export")):
+        before = sorted(Path().rglob("*"))
+        refused = draft("checkpoint", "--to", place, "--only", "annex-xi")
+        assert refused.exit_code == 2 and sorted(Path().rglob("*")) == before, refused.output
+        (advice,) = re.findall(r"(\S+) works", refused.output)
+        assert draft("checkpoint", "--to", advice, "--only", "annex-xi", "--overwrite").exit_code == 0, advice
+
+
 def with_names(facts: Facts, name: str) -> Facts:
     """The same facts, in which everything that has a name from elsewhere has this one."""
     ledger = json.loads(json.dumps(facts.ledger))
