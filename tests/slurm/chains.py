@@ -52,7 +52,7 @@ class Chain:
             arguments.append("--no-preflight")
         return subprocess.run(
             [sys.executable, "-m", "launch", command, str(self.config), *keys, *arguments],
-            env=self.cluster.env, capture_output=True, text=True, timeout=120,
+            env=self.cluster.env, capture_output=True, text=True, timeout=300,  # it may pack all packages, a gigabyte
         )  # fmt: skip
 
     def until_step(self, step: int) -> None:
