@@ -151,6 +151,8 @@ report-pictures: runs/tiny/metrics.jsonl
 SEVERAL_PROCESSES := tests/dist tests/torture
 ELSEWHERE := tests/slurm tests/interop
 WORKERS := $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 8 ? cores + 1 : 8)))
+# Threads of OpenMP that wait for each other sleep. By default they spin, on cores that have another worker's work to do.
+test test-quick test-user test-slurm interop: export OMP_WAIT_POLICY := passive
 # Workers get files in the order of tests/order_of_files.py: the longest first.
 BY_FILE := --dist loadfile --no-loadscope-reorder
 test: $(STAMP)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +32,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Workers get the longest files first, by ``--no-loadscope-reorder``; a session without workers runs what it is told in that order."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         items[:] = longest_files_first(items)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """A test's own tensors are small: several threads of torch spin while they wait for each other, for most of what a test costs
+    where every core has a worker. Programs that a test starts, and ranks, choose for themselves."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
