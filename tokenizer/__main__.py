@@ -31,10 +31,10 @@ from tokenizer.notes import imported_line, say_found, say_of_model_alone, say_re
 from tokenizer.part_option import PartType
 from tokenizer.removal_commands import check_overlap, exclude
 from tokenizer.shards import adopt as adopt_module
-from tokenizer.shards import verify as verify_module
 from tokenizer.shards.labels import Labels
 from tokenizer.shards.manifest import prefix_of, prefixes_of
 from tokenizer.tables import check_table, verify_table
+from tokenizer.verify_shards import verify as verify_shards
 from tokenizer.vocabulary import check as check_module
 from tokenizer.vocabulary.engine import ENGINES
 from tokenizer.vocabulary.import_folder import import_tokenizer
@@ -273,7 +273,7 @@ def verify(prefixes: tuple[str, ...], deep: bool, directory: str | None) -> None
 
     The exit code is 76 if one fails; else 70 if one could not be read for now.
     """
-    results = verify_module.verify(prefixes_of(prefixes), deep, directory)
+    results = verify_shards(prefixes_of(prefixes), deep, directory)
     print_table(verify_table(results))
     for note in [result.note for result in results if result.note is not None]:
         click.echo(f"note: {on_one_line(note)}", err=True)

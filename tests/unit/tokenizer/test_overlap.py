@@ -23,7 +23,7 @@ from tokenizer.shards.exclude import exclude
 from tokenizer.shards.manifest import DamagedShardError, read_manifest
 from tokenizer.shards.selection import Selection
 from tokenizer.shards.shard import open_shard
-from tokenizer.shards.verify import verify
+from tokenizer.verify_shards import verify
 from tokenizer.vocabulary.load import load_tokenizer
 
 
