@@ -64,14 +64,15 @@ def search(
     Every occurrence in the decoded text is found, however it was cut into tokens, and nothing else. A shard with an index
     (`index`) is read only where the text may lie.
     """
-    from tokenizer.search.find import Search, has_index, rebuild_command
+    from tokenizer.search.find import Search, has_index
+    from tokenizer.search.index_file import rebuild_command
 
     wanted = Search(load_tokenizer(directory), text=text, regex=regex)
     found, documents = 0, 0
     for prefix in map(prefix_of, prefixes):
         shard, last = open_shard(prefix), None
         if not has_index(shard):
-            command = rebuild_command(shard, directory)
+            command = rebuild_command(prefix, directory)
             click.echo(f"note: {prefix} has no index, so all of it is read; `{command}` makes one", err=True)
         for hit in islice(wanted.find(shard), None if most is None else most - found):
             found, documents, last = found + 1, documents + (hit.document != last), hit.document

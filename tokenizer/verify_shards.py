@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fanal.errors import DamageError, PassingError, UserError
+from fanal.errors import DamageError, PassingError, UserError, user_path
+from tokenizer.search.index_file import SearchIndex, index_path, rebuild_command
 from tokenizer.shards.excluded_list import excluded_problem
 from tokenizer.shards.index import check_files
 from tokenizer.shards.manifest import ShardManifest, excluded_path, read_manifest
@@ -58,7 +59,7 @@ def _verify_one(prefix: str | Path, deep: bool, tokenizer_sha256: str | None) ->
         note = _note(prefix, manifest)
         if not manifest.num_documents:  # a part that got no document is sound, though nothing opens it
             check_files(prefix, manifest)
-            problems += columns_problems(prefix, manifest, deep=deep)
+            problems += columns_problems(prefix, manifest, deep=deep) + search_problems(prefix, manifest, deep=deep)
             return VerifyResult(prefix=str(prefix), num_documents=0, num_tokens=0, problems=tuple(problems), note=note)
         shard = open_shard(prefix)
         if tokenizer_sha256 not in (None, shard.manifest.tokenizer_sha256):
@@ -66,7 +67,7 @@ def _verify_one(prefix: str | Path, deep: bool, tokenizer_sha256: str | None) ->
                 f"{shard_paths(prefix)[2]} has tokenizer_sha256 {shard.manifest.tokenizer_sha256}, expected {tokenizer_sha256}; "
                 "name the tokenizer that made the shard"
             )
-        problems += columns_problems(prefix, manifest, deep=deep)
+        problems += columns_problems(prefix, manifest, deep=deep) + search_problems(prefix, manifest, deep=deep)
         if deep:
             for problem in deep_problems(shard):
                 problems.append(problem)
@@ -97,3 +98,20 @@ def _note(prefix: str | Path, manifest: ShardManifest) -> str | None:
         f"{shard_paths(prefix)[2]} has no hash of its own, since an earlier version wrote it: a change of its labels (licence, "
         "source, ...) would not be found; encode the shard again to have one"
     )
+
+
+def search_problems(prefix: str | Path, manifest: ShardManifest, *, deep: bool) -> list[str]:
+    """Return what is wrong with the search index, if there is one: of another shard, or altered. Deep: all of its bytes, else its
+    footer and tables. Raises: PassingError."""
+    path = index_path(prefix)
+    with user_path(path):
+        if not path.exists():
+            return []
+    remedy = f"`{rebuild_command(prefix)}`, with DIR the folder of its tokenizer, makes a new one; or remove it"
+    try:
+        index = SearchIndex(Path(prefix), manifest, remedy=remedy)
+        if deep:
+            index.check_pages()
+    except (UserError, DamageError) as error:
+        return [str(error)]
+    return []
