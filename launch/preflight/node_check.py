@@ -8,7 +8,6 @@ nodes.py starts this and reads the lines; outliers.py judges them. The only file
 import dataclasses
 import json
 import os
-import socket
 import sys
 import tempfile
 import time
@@ -23,6 +22,7 @@ import torch.distributed as dist
 from fanal.errors import run_guarded
 from fanal.exit_codes import FINISHED
 from fanal.files import sync
+from fanal.host_name import host_name
 from fanal.listener import listen_at
 from launch.preflight.outliers import MARK, MEETING_POINT, NodeReport
 
@@ -56,7 +56,7 @@ def main(meet_at: str, folder: Path, gpus: int, bf16: bool) -> None:
 def check(meet_at: str, folder: Path, *, gpus: int, bf16: bool) -> int:
     """Measure, reporting each stage. Returns the exit code."""
     rank, num_nodes = int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_NTASKS"])
-    report = NodeReport(node=os.environ.get("SLURMD_NODENAME") or socket.gethostname(), stage="started")
+    report = NodeReport(node=host_name(), stage="started")
     tell(report)
 
     def act() -> int:

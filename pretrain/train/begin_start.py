@@ -5,7 +5,6 @@ import logging
 import os
 import platform
 import pwd
-import socket
 import time
 from collections import Counter
 from dataclasses import asdict
@@ -14,6 +13,7 @@ from typing import Any
 
 from fanal.checkout import checkout_commit, is_checkout_modified
 from fanal.errors import FanalError
+from fanal.host_name import host_name
 from fanal.run_folder import checkpoints_dir, step_name
 from pretrain.checkpoint.disk.config_file import read_config
 from pretrain.checkpoint.disk.origin import Origin
@@ -47,7 +47,7 @@ def begin_start(
 
     A disk that does not take it is named, and keeps nothing from training. Args: number: of the start, on rank 0.
     """
-    gathered = gather_texts(json.dumps([_host(), device_name(world.device)]), world)
+    gathered = gather_texts(json.dumps([host_name(), device_name(world.device)]), world)
     if gathered is None:
         return None
     hosts, devices = zip(*map(json.loads, gathered), strict=True)
@@ -100,11 +100,6 @@ def _before(run: RunConfig, state: TrainState) -> dict[str, Any] | None:
     except (FanalError, OSError) as error:
         logger.warning("what changed since the start before is not known, and training continues: %s", error)
         return None
-
-
-def _host() -> str:
-    """This node's name, as Slurm knows it where Slurm started the run."""
-    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
 def _user() -> str:

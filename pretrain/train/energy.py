@@ -6,7 +6,6 @@ or none that this process may read, there is no thread and no file.
 
 import contextlib
 import logging
-import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from fanal.energy_counters import POWERCAP, Zone, open_zones
 from fanal.errors import FanalError
+from fanal.host_name import host_name
 from pretrain.log.energy_file import EnergyFile, write_energy_file
 from pretrain.parallel.environment import rank_and_size
 
@@ -51,7 +51,7 @@ class EnergyMeter:
         found = EnergyFile(
             start=self._start,
             rank=self._rank,
-            host=socket.gethostname(),
+            host=host_name(),
             measured_s=time.monotonic() - self._began,
             joules={zone.name: zone.total_uj / 1e6 for zone in self._zones},
         )

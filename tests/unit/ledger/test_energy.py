@@ -125,10 +125,13 @@ def test_a_node_writes_what_its_counters_rose_by_and_the_ledger_adds_nodes_up(
     tmp_path: Path, powercap: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(energy_module, "READ_EVERY_S", 0.01)
+    monkeypatch.setenv("SLURMD_NODENAME", "n7")
     with measured_energy(tmp_path, start=3, powercap=powercap["intel-rapl:0"].parents[1]):
         powercap["intel-rapl:0"].write_text("900000000\n")
         powercap["intel-rapl:2"].write_text("990000000\n")
     assert read_energy(tmp_path, 3) == 400.0
+    (path,) = (tmp_path / ENERGY_DIR).iterdir()
+    assert json.loads(path.read_text())["host"] == "n7", "as the file of the start has it"
     second = EnergyMeter(tmp_path, open_zones(powercap["intel-rapl:0"].parents[1]), start=3, rank=8)
     powercap["intel-rapl:1"].write_text("510000000\n")
     second.write()
