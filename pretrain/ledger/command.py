@@ -5,9 +5,10 @@ import sys
 import click
 
 from fanal.command_group import complete_path
-from fanal.errors import UserError, run_guarded, user_path
+from fanal.errors import run_guarded, user_path
 from fanal.exit_codes import FINISHED
 from pretrain.history.moved_option import moved_option
+from pretrain.ledger.co2_option import check_co2_factor, co2_option
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -16,9 +17,7 @@ from pretrain.history.moved_option import moved_option
 @click.option("--chain/--no-chain", default=True, show_default=True, help="Count the runs that it started from, too.")
 @moved_option
 @click.option("--deep", is_flag=True, help="Compare every byte of the shards with their manifests first.")
-@click.option(
-    "--co2-g-per-kwh", type=float, metavar="N", help="Grams of CO2 a kilowatt hour, of the place and time of the run."
-)
+@co2_option
 def ledger(
     run_dir: str, as_json: bool, chain: bool, moved: tuple[str, ...], deep: bool, co2_g_per_kwh: float | None
 ) -> None:
@@ -33,10 +32,7 @@ def ledger(
     from pretrain.ledger.text import show
 
     def act() -> int:
-        if co2_g_per_kwh is not None and not 0 <= co2_g_per_kwh < float("inf"):
-            raise UserError(
-                f"--co2-g-per-kwh ({co2_g_per_kwh:g}) must be a finite number from 0; --co2-g-per-kwh 50 works"
-            )
+        check_co2_factor(co2_g_per_kwh)
         with user_path(run_dir):
             found = ledger_of(run_dir, chain=chain, deep=deep, co2_g_per_kwh=co2_g_per_kwh, moved=moved_of(moved))
         if as_json:

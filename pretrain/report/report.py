@@ -25,6 +25,8 @@ class Wanted:
     export: Path | None = None
     moved: tuple[Moved, ...] = ()
     """Where the data of the run lie now, and those of the run beside it that have such paths."""
+    co2_g_per_kwh: float | None = None
+    """The user's factor for CO2."""
 
     @property
     def path(self) -> Path:
@@ -37,7 +39,7 @@ def write_report(wanted: Wanted, *, refresh_s: float | None = None) -> int:
 
     Raises: UserError for a folder that is no run's, or a place that cannot be written; DamagedExportError for a damaged export.
     """
-    view = view_of(wanted.run_dir, moved=wanted.moved)
+    view = view_of(wanted.run_dir, moved=wanted.moved, co2_g_per_kwh=wanted.co2_g_per_kwh)
     beside = view_of(wanted.beside, moved=wanted.moved, may_be_unused=True) if wanted.beside is not None else None
     now = datetime.datetime.now(datetime.UTC)
     text = page_of(view, beside=beside, export=wanted.export, refresh_s=refresh_s, now=now)

@@ -64,10 +64,13 @@ class RunView:
         return planned if is_count(planned) else None
 
 
-def view_of(run_dir: str | Path, *, moved: Sequence[Moved] = (), may_be_unused: bool = False) -> RunView:
+def view_of(
+    run_dir: str | Path, *, moved: Sequence[Moved] = (), may_be_unused: bool = False, co2_g_per_kwh: float | None = None
+) -> RunView:
     """Gather what a report shows. One pass over the log, of which only bounded parts are kept; the ledger makes its own.
 
-    Args: moved: where its data lie now; may_be_unused: whether that may be said of data of other runs alone.
+    Args: moved: where its data lie now; may_be_unused: whether that may be said of data of other runs alone;
+        co2_g_per_kwh: the user's factor for CO2.
     Raises: UserError if it is the folder of no run that has begun, or for a place that none of its data has moved to.
     """
     folder = Path(run_dir)
@@ -91,7 +94,11 @@ def view_of(run_dir: str | Path, *, moved: Sequence[Moved] = (), may_be_unused: 
     history = None if history is None else with_moved(history, moved, may_be_unused=may_be_unused)
     data = None if history is None else told("its mixture", lambda: open_history_data(history))
     samples = None if history is None else told("its mixture", lambda: trained_samples(history))
-    ledger = None if history is None else told("goodput and energy", lambda: ledger_of_history(history))
+    ledger = (
+        None
+        if history is None
+        else told("goodput and energy", lambda: ledger_of_history(history, co2_g_per_kwh=co2_g_per_kwh))
+    )
     return RunView(
         run_dir=folder,
         log=log,
