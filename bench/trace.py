@@ -26,12 +26,13 @@ from bench.data_corpus import make_run, make_shard
 from fanal.files import BlockHasher
 from fanal.records import record_bytes
 from pretrain.config.schema import RunConfig
-from pretrain.data.sources import Source, open_sources
+from pretrain.data.sources import open_sources
 from pretrain.history.data import open_history_data
 from pretrain.history.history import history_of
-from pretrain.log.start_file import Code, StartFile, StartSource, write_start_file
+from pretrain.log.start_file import Code, StartFile, write_start_file
 from pretrain.trace.answer import Question, answer
 from pretrain.trace.step import Wanted, trace_step
+from pretrain.train.begin_start import training_sources
 from tokenizer.shards.columns_writer import ColumnsWriter
 from tokenizer.shards.index import write_index
 from tokenizer.shards.manifest import DTYPES, documents_path, read_manifest, shard_paths, with_own_hash
@@ -94,18 +95,9 @@ def begin(run: RunConfig) -> None:
         number=1, time_unix_s=time.time(), startup_s=1.0, step=0, consumed_samples=0, decay_start_sample=None,
         config=dataclasses.asdict(run), code=Code(version="0", commit=None, modified=None), versions={}, hosts=("here",),
         num_ranks=1, devices={"cpu": 1}, device_type="cpu", user="bench", job=None,
-        sources=tuple(map(_source, sources.train)), validation_sources=(), origin=None, changes=(),
+        sources=training_sources(sources), validation_sources=(), origin=None, changes=(),
     )  # fmt: skip
     write_start_file(run.run_dir, start)
-
-
-def _source(source: Source) -> StartSource:
-    manifest = source.shard.manifest
-    return StartSource(
-        prefix=str(source.shard.prefix), identity=source.identity, num_tokens=source.shard.num_tokens,
-        train_tokens=source.order.num_tokens, domain=source.domain, idx_sha256=manifest.idx_sha256,
-        documents_sha256=manifest.documents_sha256,
-    )  # fmt: skip
 
 
 def command(*words: str) -> Callable[[], None]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import types
 import typing
-from dataclasses import MISSING, asdict, fields, is_dataclass
+from dataclasses import MISSING, asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,11 @@ def own_hash(content: dict[str, Any], field: str) -> str:
     """
     rest = {name: value for name, value in content.items() if name != field}
     return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def sealed(record: Record, field: str) -> Record:
+    """Return a record, complete but for its own hash, with that hash in its field: the last act before it is written."""
+    return replace(record, **{field: own_hash(asdict(record), field)})  # type: ignore[type-var]
 
 
 def has_own_hash(content: dict[str, Any], field: str) -> bool:

@@ -15,6 +15,7 @@ from fanal.run_folder import SPIKES_FILE
 from pretrain.checkpoint.disk.origin import Origin
 from pretrain.history.history import History, history_of
 from pretrain.history.moved import Moved, with_moved
+from pretrain.inspect.verify_json import LEDGER_HASH
 from pretrain.ledger.data_read import DataRead, data_read, trained_samples
 from pretrain.ledger.ended import Decisions, decisions_of
 from pretrain.ledger.energy import Energy, energy_of
@@ -24,7 +25,6 @@ from pretrain.ledger.starts import Attempt, attempts_of
 from tokenizer.shards.manifest import fanal_version
 
 FORMAT_VERSION = 1
-OWN_HASH = "ledger_sha256"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +116,7 @@ class Ledger:
             "energy": energy_json(self.energy),
             "not_known": self.not_known(),
         }
-        return {**content, OWN_HASH: own_hash(content, OWN_HASH)}
+        return {**content, LEDGER_HASH: own_hash(content, LEDGER_HASH)}
 
 
 def ledger_of(

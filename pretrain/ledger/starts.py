@@ -10,7 +10,7 @@ from typing import Any
 
 from fanal.fields import fit, is_count, is_figure, is_text, or_null
 from fanal.run_folder import METRICS_FILE, STARTS_DIR, start_name
-from fanal.run_progress import Standing, metrics
+from fanal.run_progress import Standing, metrics, newest_metrics
 from pretrain.config.steps import consumed_samples_at
 from pretrain.history.evidence import config_in
 from pretrain.history.history import History
@@ -81,7 +81,7 @@ class Attempt:
 
 
 def attempts_of(history: History) -> list[Attempt]:
-    """Return the starts of a run, oldest first. Two passes over its log."""
+    """Return the starts of a run, oldest first. Two passes over its log, and one over its lines of starts."""
     attempts = _begun(history)
     for attempt, record in _records(history.run_dir, attempts):
         if record["kind"] in ("step", "validation", "checkpoint", "end"):
@@ -108,8 +108,8 @@ def _begun(history: History) -> list[Attempt]:
     ]
     by_number = {attempt.number: attempt for attempt in of_files}
     of_log = []
-    for record in metrics(history.run_dir):
-        if record.get("kind") != "start" or not fit(record, RULES["start"]):
+    for record in reversed(list(newest_metrics(history.run_dir, kinds=("start",)))):
+        if not fit(record, RULES["start"]):
             continue
         if (number := record.get("start")) in by_number:
             by_number[number].record = record

@@ -4,12 +4,12 @@ One process of each node that may read them writes its node's file, again and ag
 what was measured until then.
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from fanal.errors import DamageError, user_path
 from fanal.files import write_bytes_durably
-from fanal.records import has_own_hash, own_hash, read_json, record_bytes, record_in
+from fanal.records import has_own_hash, read_json, record_bytes, record_in, sealed
 from fanal.run_folder import ENERGY_DIR, energy_name
 
 RAPL = "RAPL counters (Linux powercap: sockets and memory, no GPUs, no other parts of the nodes)"
@@ -37,9 +37,7 @@ def write_energy_file(run_dir: str | Path, found: EnergyFile) -> None:
     folder = Path(run_dir) / ENERGY_DIR
     with user_path(folder):
         folder.mkdir(exist_ok=True)
-    bare = replace(found, energy_sha256=None)
-    content = record_bytes(replace(bare, energy_sha256=own_hash(asdict(bare), OWN_HASH)))
-    write_bytes_durably(folder / energy_name(found.start, found.rank), content)
+    write_bytes_durably(folder / energy_name(found.start, found.rank), record_bytes(sealed(found, OWN_HASH)))
 
 
 def read_energy(run_dir: str | Path, start: int) -> float | None:

@@ -6,13 +6,13 @@ step follow from arithmetic, as does which steps were lost: those of a start beh
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fanal.errors import DamageError, UserError, user_path
 from fanal.files import write_bytes_durably
-from fanal.records import has_own_hash, own_hash, read_json, record_bytes, record_in
+from fanal.records import has_own_hash, read_json, record_bytes, record_in, sealed
 from fanal.run_folder import STARTS_DIR, start_name, start_number
 from fanal.run_progress import newest_metrics
 
@@ -98,8 +98,7 @@ def write_start_file(run_dir: str | Path, start: StartFile) -> Path:
     with user_path(folder):
         folder.mkdir(exist_ok=True)
     path = folder / start_name(start.number)
-    bare = replace(start, start_sha256=None)
-    write_bytes_durably(path, record_bytes(replace(bare, start_sha256=own_hash(asdict(bare), OWN_HASH))))
+    write_bytes_durably(path, record_bytes(sealed(start, OWN_HASH)))
     return path
 
 

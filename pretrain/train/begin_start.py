@@ -68,7 +68,7 @@ def begin_start(
         device_type=world.device.type,
         user=_user(),
         job=os.environ.get("SLURM_JOB_ID"),
-        sources=tuple(_source(source, train_tokens=source.order.num_tokens) for source in sources.train),
+        sources=training_sources(sources),
         validation_sources=_validation_sources(sources),
         origin=None if origin is None else asdict(origin),
         changes=() if before is None else config_changes(before, run),
@@ -108,6 +108,11 @@ def _user() -> str:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
         return str(os.geteuid())
+
+
+def training_sources(sources: Sources) -> tuple[StartSource, ...]:
+    """Return what a start's file says of the shards that are trained on."""
+    return tuple(_source(source, train_tokens=source.order.num_tokens) for source in sources.train)
 
 
 def _validation_sources(sources: Sources) -> tuple[StartSource, ...]:

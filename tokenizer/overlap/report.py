@@ -6,14 +6,14 @@ sides and of itself.
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from fanal.errors import DamageError, UserError
 from fanal.files import write_bytes_durably
-from fanal.records import has_own_hash, own_hash, read_json, record_bytes, record_in
+from fanal.records import has_own_hash, read_json, record_bytes, record_in, sealed
 from tokenizer.overlap.held_out import HeldOut, Side
 from tokenizer.overlap.scan import NO_PLACE, Findings, ShardFindings
 from tokenizer.overlap.units import By
@@ -248,12 +248,7 @@ def write_note(prefix: str | Path, manifest: ShardManifest, check: OverlapCheck)
         idx_sha256=manifest.idx_sha256,
         checks=(*kept, check),
     )
-    sealed = replace(unsealed, overlap_sha256=own_hash(_as_json(unsealed), OWN_HASH))
-    write_bytes_durably(overlap_path(prefix), record_bytes(sealed))
-
-
-def _as_json(note: OverlapNote) -> dict[str, object]:
-    return asdict(note)
+    write_bytes_durably(overlap_path(prefix), record_bytes(sealed(unsealed, OWN_HASH)))
 
 
 def _question(check: OverlapCheck) -> tuple[object, ...]:

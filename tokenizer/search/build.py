@@ -4,7 +4,7 @@ import contextlib
 import json
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,7 +15,7 @@ from fanal.errors import UserError, user_path
 from fanal.files import BlockHasher, replacing, sync, sync_path, writing
 from fanal.locks import take_lock_by_name
 from fanal.new_files import open_to_lock
-from fanal.records import own_hash
+from fanal.records import sealed
 from tokenizer.search.decode import Decoder, ShardText
 from tokenizer.search.grams import GRAM_BYTES, NUM_ROWS, grams_of
 from tokenizer.search.index_file import (
@@ -149,8 +149,7 @@ def _footer(manifest: ShardManifest, num_blocks: int, group_bytes: int, tables: 
         tables_blake3=blake3(tables).hexdigest(),
         fanal_version=fanal_version(),
     )
-    footer = replace(footer, footer_sha256=own_hash(asdict(footer), OWN_HASH))
-    content = json.dumps(asdict(footer)).encode()
+    content = json.dumps(asdict(sealed(footer, OWN_HASH))).encode()
     return content + END.pack(len(content), MAGIC)
 
 

@@ -6,7 +6,7 @@ reads no token.
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from fanal.errors import DamageError, UserError, user_path
 from fanal.files import HASH_BLOCK_BYTES, InputFile
-from fanal.records import has_own_hash, own_hash, read_json, record_in
+from fanal.records import has_own_hash, own_hash, read_json, record_in, sealed
 from tokenizer.documents.folders import SHARD_COLUMNS, LeftOut
 
 FORMAT_VERSION = 2
@@ -225,7 +225,7 @@ def read_manifest(prefix: str | Path, *, may_be_empty: bool = False, with_inputs
 
 def with_own_hash(manifest: ShardManifest) -> ShardManifest:
     """Return a manifest, complete but for its own hash, with that hash: the last act of whoever makes one."""
-    return replace(manifest, manifest_sha256=own_hash(asdict(manifest), OWN_HASH))
+    return sealed(manifest, OWN_HASH)
 
 
 def _check_own_hash(content: object, path: Path) -> None:

@@ -2,13 +2,13 @@
 
 import secrets
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from fanal.errors import UserError, user_path
 from fanal.files import sync, sync_path, writing
 from fanal.new_files import create_file
-from fanal.records import own_hash, write_record
+from fanal.records import sealed, write_record
 from tokenizer.vocabulary.engine import open_engine
 from tokenizer.vocabulary.folder import INFO_NAME, OWN_HASH, Tokenizer
 from tokenizer.vocabulary.imported import ImportedInfo
@@ -57,4 +57,4 @@ def publish(
 
 
 def _write_info(folder: Path, info: TokenizerInfo | ImportedInfo) -> None:
-    write_record(folder / INFO_NAME, replace(info, info_sha256=own_hash(asdict(info), OWN_HASH)))
+    write_record(folder / INFO_NAME, sealed(info, OWN_HASH))

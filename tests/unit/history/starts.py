@@ -6,8 +6,9 @@ from typing import Any
 
 from pretrain.config.schema import RunConfig
 from pretrain.config.steps import consumed_samples_at
-from pretrain.data.sources import Source, open_sources
-from pretrain.log.start_file import Code, StartFile, StartSource, write_start_file
+from pretrain.data.sources import open_sources
+from pretrain.log.start_file import Code, StartFile, write_start_file
+from pretrain.train.begin_start import training_sources
 
 
 def begin(
@@ -37,7 +38,7 @@ def begin(
         device_type="cpu",
         user="ada",
         job=None,
-        sources=tuple(map(_source, sources.train)),
+        sources=training_sources(sources),
         validation_sources=(),
         origin=origin,
         changes=(),
@@ -45,12 +46,3 @@ def begin(
     Path(run.run_dir).mkdir(parents=True, exist_ok=True)
     write_start_file(run.run_dir, start)
     return start
-
-
-def _source(source: Source) -> StartSource:
-    manifest = source.shard.manifest
-    return StartSource(
-        prefix=str(source.shard.prefix), identity=source.identity, num_tokens=source.shard.num_tokens,
-        train_tokens=source.order.num_tokens, domain=source.domain, idx_sha256=manifest.idx_sha256,
-        documents_sha256=manifest.documents_sha256,
-    )  # fmt: skip

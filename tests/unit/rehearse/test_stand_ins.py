@@ -176,7 +176,9 @@ print(json.dumps([threads, threading.get_ident()]))
 
 def test_the_backward_of_a_fake_gpu_runs_on_the_thread_that_calls_it() -> None:
     threads, own = answer(THREADS)
-    assert threads == [own], "a thread of torch's that lets go of Python's at the interpreter's end ends it with SIGABRT"
+    assert threads == [own], (
+        "a thread of torch's that lets go of Python's at the interpreter's end ends it with SIGABRT"
+    )
 
 
 def test_what_torch_compiles_is_rehearsed_as_what_it_keeps() -> None:
