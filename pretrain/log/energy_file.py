@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fanal.errors import DamageError, user_path
 from fanal.files import write_bytes_durably
-from fanal.records import has_own_hash, read_json, record_bytes, record_in, sealed
+from fanal.records import read_sealed, record_bytes, record_in, sealed
 from fanal.run_folder import ENERGY_DIR, energy_name
 
 RAPL = "RAPL counters (Linux powercap: sockets and memory, no GPUs, no other parts of the nodes)"
@@ -48,11 +48,6 @@ def read_energy(run_dir: str | Path, start: int) -> float | None:
 
 def _read(path: Path) -> EnergyFile:
     remedy = "copy it again from an intact copy of the run folder, or move it away"
-    content = read_json(path, remedy=remedy, error=DamageError)
-    if (
-        not isinstance(content, dict)
-        or not isinstance(content.get(OWN_HASH), str)
-        or not has_own_hash(content, OWN_HASH)
-    ):
-        raise DamageError(f"{path} must have the content whose sha256 is its {OWN_HASH}, and it has not; {remedy}")
+    altered = f"must have the content whose sha256 is its {OWN_HASH}, and it has not"
+    content = read_sealed(path, OWN_HASH, altered=altered, remedy=remedy)
     return record_in(EnergyFile, content, path, remedy=remedy, error=DamageError)

@@ -7,11 +7,13 @@ import pytest
 
 from fanal.energy_counters import open_zones
 from fanal.errors import DamageError
+from fanal.records import object_bytes
 from fanal.run_folder import ENERGY_DIR
 from pretrain.ledger.slurm_energy import JobEnergy, jobs_energy
-from pretrain.log.energy_file import read_energy
+from pretrain.log.energy_file import EnergyFile, read_energy, write_energy_file
 from pretrain.train import energy as energy_module
 from pretrain.train.energy import EnergyMeter, measured_energy
+from tests.unit.every_bit import unnoticed_bits
 
 
 def put_sacct(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str, *, code: int = 0) -> Path:
@@ -139,13 +141,14 @@ def test_a_node_writes_what_its_counters_rose_by_and_the_ledger_adds_nodes_up(
     assert read_energy(tmp_path, 2) is None
 
 
-def test_an_altered_file_is_refused(tmp_path: Path, powercap: dict[str, Path]) -> None:
-    with measured_energy(tmp_path, start=1, powercap=powercap["intel-rapl:0"].parents[1]):
-        pass
+def test_every_flipped_bit_of_a_file_is_found(tmp_path: Path) -> None:
+    found = EnergyFile(start=1, rank=0, host="n", measured_s=9.0, joules={"intel-rapl:0 package-0": 1e-05})
+    write_energy_file(tmp_path, found)
     (path,) = (tmp_path / ENERGY_DIR).iterdir()
+    assert unnoticed_bits(path, lambda: read_energy(tmp_path, 1)) == []
     content = json.loads(path.read_text())
     content["joules"]["intel-rapl:0 package-0"] = 5.0
-    path.write_text(json.dumps(content))
+    path.write_bytes(object_bytes(content))
     with pytest.raises(DamageError, match="sha256"):
         read_energy(tmp_path, 1)
 
