@@ -21,8 +21,7 @@ def bind_to_gpu(index: int, *, sysfs: Path = SYSFS) -> None:
     """
     if os.environ.get(NUMA_BINDING) != "node":
         return
-    place = torch.cuda.get_device_properties(index)
-    address = f"{place.pci_domain_id:04x}:{place.pci_bus_id:02x}:{place.pci_device_id:02x}.0"
+    address = pci_address(index)
     try:
         cores = cores_beside(address, sysfs) & os.sched_getaffinity(0)
         if not cores:
@@ -31,6 +30,12 @@ def bind_to_gpu(index: int, *, sysfs: Path = SYSFS) -> None:
             os.sched_setaffinity(int(thread.name), cores)
     except (OSError, ValueError) as error:
         print(f"warning: rank of GPU {index} ({address}) is bound to no cores: {error}", file=sys.stderr, flush=True)
+
+
+def pci_address(index: int) -> str:
+    """Return the PCI address of a GPU by its number in this process, as sysfs and NVML spell it."""
+    place = torch.cuda.get_device_properties(index)
+    return f"{place.pci_domain_id:04x}:{place.pci_bus_id:02x}:{place.pci_device_id:02x}.0"
 
 
 def cores_beside(address: str, sysfs: Path) -> set[int]:
