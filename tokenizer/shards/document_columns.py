@@ -109,7 +109,7 @@ class DocumentColumns:
         first_rows = np.cumsum(sizes) - sizes
         inside = numbers - self._starts[groups] + first_rows[np.searchsorted(together, groups)]
         table = self._read(lambda: self._file.read_row_groups(together.tolist(), self.names, use_threads=False))
-        taken = table.take(pyarrow.array(inside)).cast(self._plain_schema)
+        taken = table.take(pyarrow.array(inside.tolist(), pyarrow.int64())).cast(self._plain_schema)
         for values in zip(*(column.to_pylist() for column in taken.columns), strict=True):
             yield dict(zip(self.names, values, strict=True))
 
