@@ -30,7 +30,7 @@
 # make data    the text, the tokenizer and the shards of the demo
 # make check   lint, format and types, then every test
 # make gpu     on a machine with a GPU: kernels, attention, a timed step, resume, layouts, memory, in six minutes and one report (docs/gpu.md)
-# make report-pictures   the pictures of docs/report.md, taken of the demo's report by Chromium
+# make report-pictures   the pictures of docs/report.md, taken by Chromium of the demo's report and of one of a chain of Slurm jobs
 # make clean   remove all that the targets above have made here
 
 PYTHON ?= python3
@@ -140,11 +140,15 @@ docs/images/demo-loss.svg: runs/tiny/metrics.jsonl
 CHROMIUM = which chromium chromium-browser google-chrome >/dev/null || ! which apt-get >/dev/null || \
     { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; }
 
-# The pictures of docs/report.md, taken again of the demo's report.
+# The pictures of docs/report.md, taken again of the demo's report and of that of a chain of jobs whose first one loses a rank, on a
+# Slurm that is started for it (as root).
+CHAIN := a_rank_that_is_killed_is_requeued
 report-pictures: runs/tiny/metrics.jsonl
 	@$(CHROMIUM)
+	@$(SLURM)
+	@FANAL_REQUIRE_SLURM=1 FANAL_SLURM_REPORTS=runs/slurm $(RUN) -m pytest -q tests/slurm/test_chains.py -k $(CHAIN)
 	@$(RUN) -m fanal report runs/tiny --export demo/export
-	@$(RUN) -m docs.images.report_pictures runs/tiny/report.html docs/images
+	@$(RUN) -m docs.images.report_pictures runs/tiny/report.html runs/slurm/test_$(CHAIN).html docs/images
 
 # A file stays with one worker, and so does what its tests share. Tests of tests/dist have up to eight ranks, which wait for each other
 # most of the time: one more worker than there are cores keeps these at work.
@@ -185,10 +189,11 @@ test-user: $(STAMP)
 # Each worker has a cluster of its own, and its chains wait for Slurm about half of the time.
 # On a machine without these packages and without apt-get the tests fail, and say what is missing.
 SLURM_PACKAGES := slurm-wlm munge shellcheck
-test-slurm: $(STAMP)
-	@PATH="$$PATH:/usr/sbin"; if ! which sbatch srun scontrol slurmctld slurmd munged shellcheck >/dev/null && which apt-get >/dev/null; then \
+SLURM = PATH="$$PATH:/usr/sbin"; if ! which sbatch srun scontrol slurmctld slurmd munged shellcheck >/dev/null && which apt-get >/dev/null; then \
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(SLURM_PACKAGES); \
 	fi
+test-slurm: $(STAMP)
+	@$(SLURM)
 	FANAL_REQUIRE_SLURM=1 $(RUN) -m pytest tests/slurm --numprocesses $(WORKERS) --dist worksteal
 
 # Two environments on top of the trainer's, which stays as it is. A package without a wheel for this machine is left out, and the

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 POWERCAP = Path("/sys/class/powercap")
 SOCKET = re.compile(r"(?:intel|amd)-rapl:[0-9]+")
@@ -17,6 +18,17 @@ MEMORY = "dram"
 """The one part of a socket's zone that its counter does not hold; its cores would count twice."""
 WHOLE_PLATFORM = "psys"
 """Zone of the machine with its sockets in it, which would count them twice."""
+
+
+class Counter(Protocol):
+    """A counter of energy."""
+
+    name: str
+    total_uj: int
+    """Energy since it was first read."""
+
+    def read(self) -> None:
+        """Add what it rose by."""
 
 
 @dataclass

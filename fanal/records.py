@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from fanal.errors import FanalError, UserError, error_type, may_pass
+from fanal.errors import DamageError, FanalError, UserError, error_type, may_pass
 from fanal.files import TRY_AGAIN, write_bytes_durably
 from fanal.plain_files import read_plain
 from fanal.shown import KINDS, shown_json
@@ -28,7 +28,12 @@ class MisfitError(ValueError):
 
 def record_bytes(record: Any) -> bytes:
     """Return a dataclass as an indented JSON object."""
-    return (json.dumps(asdict(record), indent=2, ensure_ascii=False) + "\n").encode("utf-8")
+    return object_bytes(asdict(record))
+
+
+def object_bytes(content: dict[str, Any]) -> bytes:
+    """Return a JSON object as ``record_bytes`` writes it."""
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode("utf-8")
 
 
 def write_record(path: Path, record: Any) -> None:
@@ -50,11 +55,16 @@ def read_json(path: Path, *, remedy: str, error: type[FanalError] = UserError) -
 
     A whole number of more than 64 bits may come as a float, which is no count either.
     """
+    return _read(path, remedy=remedy, error=error)[1]
+
+
+def _read(path: Path, *, remedy: str, error: type[FanalError]) -> tuple[bytes, Any]:
+    """Return the bytes of a JSON file, and its parsed content."""
     try:
         content = read_plain(path, max_bytes=MAX_RECORD_BYTES)
         with contextlib.suppress(orjson.JSONDecodeError):  # what it does not take (NaN, other encodings), Python's may
-            return orjson.loads(content)
-        return json.loads(content)
+            return content, orjson.loads(content)
+        return content, json.loads(content)
     except FileNotFoundError:
         raise error(f"{path} does not exist; {remedy}") from None
     except (ValueError, OSError, RecursionError) as problem:
@@ -98,6 +108,28 @@ def has_own_hash(content: dict[str, Any], field: str) -> bool:
         if hashlib.sha256(orjson.dumps(rest, option=orjson.OPT_SORT_KEYS)).hexdigest() == content[field]:
             return True
     return own_hash(content, field) == content[field]
+
+
+def read_sealed(
+    path: Path, field: str, *, altered: str, remedy: str, error: type[FanalError] = DamageError
+) -> dict[str, Any]:
+    """Return the parsed content of a file that ``record_bytes`` of a ``sealed`` record is, of any version.
+
+    Every byte is compared, since equal content may be written in other ones (1e-05 as 1E-05).
+    Args: field: that of its own hash; altered: what a file that is not such is said to be, between its path and the remedy; error:
+        raised for what is no JSON.
+    Raises: DamageError; as ``read_json``.
+    """
+    written, content = _read(path, remedy=remedy, error=error)
+    is_as_written = (
+        isinstance(content, dict)
+        and isinstance(content.get(field), str)
+        and has_own_hash(content, field)
+        and object_bytes(content) == written
+    )
+    if not is_as_written:
+        raise DamageError(f"{path} {altered}; {remedy}")
+    return content
 
 
 def record_of(record_type: type[Record], content: Any) -> Record:

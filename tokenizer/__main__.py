@@ -21,6 +21,7 @@ from fanal.files import write_bytes_durably
 from fanal.shown import on_one_line
 from tokenizer import search_commands
 from tokenizer.column_options import column_fields, column_options
+from tokenizer.common_options import prefixes_argument, tokenizer_option
 from tokenizer.documents.input_files import find_inputs
 from tokenizer.documents.parse import Fields
 from tokenizer.documents.sample_corpus import DEFAULT_MAX_BYTES_PER_DOMAIN, make_sample_corpus
@@ -31,10 +32,10 @@ from tokenizer.notes import imported_line, say_found, say_of_model_alone, say_re
 from tokenizer.part_option import PartType
 from tokenizer.removal_commands import check_overlap, exclude
 from tokenizer.shards import adopt as adopt_module
-from tokenizer.shards import verify as verify_module
 from tokenizer.shards.labels import Labels
 from tokenizer.shards.manifest import prefix_of, prefixes_of
 from tokenizer.tables import check_table, verify_table
+from tokenizer.verify_shards import verify as verify_shards
 from tokenizer.vocabulary import check as check_module
 from tokenizer.vocabulary.engine import ENGINES
 from tokenizer.vocabulary.import_folder import import_tokenizer
@@ -51,14 +52,6 @@ input_option = click.option(
     help="Files of documents, or folders; several may follow.",
 )
 text_field_option = click.option("--text-field", default="text", show_default=True, help="Field that holds the text.")
-tokenizer_option = click.option(
-    "--tokenizer",
-    "directory",
-    metavar="DIR",
-    shell_complete=complete_path,
-    required=True,
-    help="Folder of a tokenizer, trained or imported.",
-)
 
 
 @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -125,7 +118,7 @@ def labels_options(command: Callable) -> Callable:
 
 
 @commands.command(cls=ManyInputsCommand)
-@tokenizer_option
+@tokenizer_option()
 @input_option
 @click.option(
     "--output",
@@ -210,7 +203,7 @@ def encode(directory: str, inputs: tuple[str, ...], output: str, **options: Any)
 
 
 @commands.command()
-@click.argument("parts", metavar="PART_PREFIX...", shell_complete=complete_path, nargs=-1, required=True)
+@prefixes_argument("PART_PREFIX...", "parts")
 @click.option(
     "--output",
     metavar="PREFIX",
@@ -229,7 +222,7 @@ def merge(parts: tuple[str, ...], output: str) -> None:
 
 @commands.command()
 @click.argument("prefix", metavar="PREFIX", shell_complete=complete_path)
-@tokenizer_option
+@tokenizer_option()
 @click.option(
     "--ids-of-another-tokenizer",
     "has_other_ids",
@@ -259,21 +252,15 @@ def adopt(prefix: str, directory: str, has_other_ids: bool, output: str | None, 
 
 
 @commands.command()
-@click.argument("prefixes", metavar="PREFIX...", shell_complete=complete_path, nargs=-1, required=True)
+@prefixes_argument()
 @click.option("--deep", is_flag=True, help="Read everything: hashes, ids, offsets.")
-@click.option(
-    "--tokenizer",
-    "directory",
-    metavar="DIR",
-    shell_complete=complete_path,
-    help="Also check that this tokenizer made them.",
-)
+@tokenizer_option("Also check that this tokenizer made them.", required=False)
 def verify(prefixes: tuple[str, ...], deep: bool, directory: str | None) -> None:
     """Check shards against their manifests.
 
     The exit code is 76 if one fails; else 70 if one could not be read for now.
     """
-    results = verify_module.verify(prefixes_of(prefixes), deep, directory)
+    results = verify_shards(prefixes_of(prefixes), deep, directory)
     print_table(verify_table(results))
     for note in [result.note for result in results if result.note is not None]:
         click.echo(f"note: {on_one_line(note)}", err=True)
@@ -285,7 +272,7 @@ def verify(prefixes: tuple[str, ...], deep: bool, directory: str | None) -> None
 
 
 @commands.command(cls=ManyInputsCommand)
-@tokenizer_option
+@tokenizer_option()
 @input_option
 @text_field_option
 @click.option(

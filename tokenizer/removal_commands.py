@@ -10,6 +10,7 @@ from fanal.console import print_table
 from fanal.files import write_bytes_durably
 from fanal.records import record_bytes
 from fanal.shown import on_one_line
+from tokenizer.common_options import prefixes_argument, tokenizer_option
 from tokenizer.new_file import check_new_file
 from tokenizer.overlap import check as overlap_module
 from tokenizer.overlap.check import DEFAULT_NGRAM, OverlapOptions
@@ -77,7 +78,7 @@ class CheckOverlapCommand(ManyInputsCommand):
 
 
 @click.command("check-overlap", cls=CheckOverlapCommand)
-@click.argument("prefixes", metavar="TRAIN_PREFIX...", shell_complete=complete_path, nargs=-1, required=True)
+@prefixes_argument("TRAIN_PREFIX...")
 @click.option(
     "--against",
     metavar="PREFIX_OR_FILE...",
@@ -101,13 +102,7 @@ class CheckOverlapCommand(ManyInputsCommand):
     show_default=True,
     help="Distinct shared n-grams from which on a training document counts as overlapping.",
 )
-@click.option(
-    "--tokenizer",
-    "directory",
-    metavar="DIR",
-    shell_complete=complete_path,
-    help="The tokenizer of the shards; needed where text is on either side.",
-)
+@tokenizer_option("The tokenizer of the shards; needed where text is on either side.", required=False)
 @click.option("--text-field", default="text", show_default=True, help="Field that holds the text of held-out files.")
 @click.option("--json", "report_path", metavar="REPORT", shell_complete=complete_path, help="Write the whole report.")
 @click.option(

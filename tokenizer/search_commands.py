@@ -6,29 +6,19 @@ from itertools import islice
 
 import click
 
-from fanal.command_group import complete_path
 from fanal.progress import Progress
 from fanal.shown import on_one_line
+from tokenizer.common_options import prefixes_argument, tokenizer_option
 from tokenizer.shards.manifest import prefix_of
 from tokenizer.shards.shard import open_shard
 from tokenizer.vocabulary.load import load_tokenizer
 
-prefixes_argument = click.argument(
-    "prefixes", metavar="PREFIX...", shell_complete=complete_path, nargs=-1, required=True
-)
-tokenizer_option = click.option(
-    "--tokenizer",
-    "directory",
-    metavar="DIR",
-    shell_complete=complete_path,
-    required=True,
-    help="Folder of the tokenizer that made the shards.",
-)
+made_by_option = tokenizer_option("Folder of the tokenizer that made the shards.")
 
 
 @click.command()
-@prefixes_argument
-@tokenizer_option
+@prefixes_argument()
+@made_by_option
 def index(prefixes: tuple[str, ...], directory: str) -> None:
     """Build the search index of shards, PREFIX.search, with which `search` reads only what may hold a text.
 
@@ -50,8 +40,8 @@ def index(prefixes: tuple[str, ...], directory: str) -> None:
 
 
 @click.command()
-@prefixes_argument
-@tokenizer_option
+@prefixes_argument()
+@made_by_option
 @click.option("--text", metavar="TEXT", help="Text to find, every occurrence.")
 @click.option("--regex", metavar="REGEX", help="Regular expression of Python's re to find, in each document's text.")
 @click.option("--max", "most", type=click.IntRange(min=1), metavar="N", help="Stop after N occurrences.")
@@ -64,14 +54,15 @@ def search(
     Every occurrence in the decoded text is found, however it was cut into tokens, and nothing else. A shard with an index
     (`index`) is read only where the text may lie.
     """
-    from tokenizer.search.find import Search, has_index, rebuild_command
+    from tokenizer.search.find import Search, has_index
+    from tokenizer.search.index_file import rebuild_command
 
     wanted = Search(load_tokenizer(directory), text=text, regex=regex)
     found, documents = 0, 0
     for prefix in map(prefix_of, prefixes):
         shard, last = open_shard(prefix), None
         if not has_index(shard):
-            command = rebuild_command(shard, directory)
+            command = rebuild_command(prefix, directory)
             click.echo(f"note: {prefix} has no index, so all of it is read; `{command}` makes one", err=True)
         for hit in islice(wanted.find(shard), None if most is None else most - found):
             found, documents, last = found + 1, documents + (hit.document != last), hit.document

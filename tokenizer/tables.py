@@ -6,7 +6,7 @@ from rich.table import Table
 
 from fanal.shown import on_one_line
 from tokenizer.overlap.report import OverlapReport
-from tokenizer.shards.verify import VerifyResult
+from tokenizer.verify_shards import VerifyResult
 from tokenizer.vocabulary.check import GroupReport
 
 

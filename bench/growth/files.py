@@ -12,7 +12,7 @@ from tokenizer.documents.input_files import find_inputs
 from tokenizer.encoding.encode import encode
 from tokenizer.shards.manifest import ShardManifest, read_manifest, with_own_hash
 from tokenizer.shards.shard import open_shard
-from tokenizer.shards.verify import verify
+from tokenizer.verify_shards import verify
 from tokenizer.vocabulary.spec import load_spec
 from tokenizer.vocabulary.train import train_tokenizer
 

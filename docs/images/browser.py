@@ -47,14 +47,25 @@ class Page:
             raise ValueError(f"{expression}: {found['exceptionDetails']}")
         return found["result"].get("value")
 
-    def picture(self, *, height: int | None = None) -> bytes:
-        """Return it as a PNG: what the window shows, or from the top down to a height."""
+    def top_of(self, heading: str) -> float:
+        """Return how far a heading with these words is below the top of the page. Raises: ValueError if there is none."""
+        words = json.dumps(heading)
+        found = f"[...document.querySelectorAll('h1, h2')].find((one) => one.textContent.includes({words}))"
+        return self.ask(f"{found}.getBoundingClientRect().top + window.scrollY")
+
+    def open_part(self, words: str) -> None:
+        """Open the part of the page that a click on these words opens. Raises: ValueError if there is none."""
+        found = "[...document.querySelectorAll('summary')]"
+        self.ask(f"{found}.find((one) => one.textContent === {json.dumps(words)}).parentElement.open = true")
+
+    def picture(self, *, top: float = 0.0, height: int | None = None) -> bytes:
+        """Return it as a PNG: what the window shows, or so many pixels from the top, or what is below it."""
         shown: dict[str, Any] = {"format": "png", "optimizeForSpeed": False}
         if height is not None:
             width = self.ask("window.innerWidth")
             shown |= {
                 "captureBeyondViewport": True,
-                "clip": {"x": 0, "y": 0, "width": width, "height": height, "scale": 1},
+                "clip": {"x": 0, "y": top, "width": width, "height": height, "scale": 1},
             }
         return base64.b64decode(self.tell("Page.captureScreenshot", **shown)["data"])
 

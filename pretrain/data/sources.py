@@ -27,6 +27,8 @@ from tokenizer.vocabulary.load import load_tokenizer
 
 SHARD_ENDS = ("", ".bin", ".idx", ".json")
 """What follows a prefix in the names of a shard's files; or such a name itself."""
+PREFIX_KEY = ".prefix"
+"""End of the keys of shards."""
 OTHER_OPEN_FILES = 256
 """Most files that a process holds open beside shards."""
 NO_PADDING = -1
@@ -84,6 +86,12 @@ def shard_identity(manifest: ShardManifest) -> str:
     return manifest.bin_sha256
 
 
+def is_there(key: str, path: str) -> bool:
+    """Return whether anything lies at a path of the data, the value of a key of the configuration. Raises: UserError."""
+    with user_path(path):
+        return any(os.path.lexists(f"{path}{end}") for end in (SHARD_ENDS if key.endswith(PREFIX_KEY) else ("",)))
+
+
 def _refuse_elsewhere(run: RunConfig) -> None:
     """Refuse a relative path that leads nowhere from the current folder, such as of a command that was started in another one."""
     seen = set()
@@ -91,12 +99,10 @@ def _refuse_elsewhere(run: RunConfig) -> None:
         if path in seen or path.startswith("/") or not key.startswith("data."):
             continue
         seen.add(path)
-        is_shard = key.endswith(".prefix")
-        with user_path(path):
-            is_there = any(os.path.lexists(f"{path}{end}") for end in (SHARD_ENDS if is_shard else ("",)))
-        if not is_there:
+        if not is_there(key, path):
+            what = "the prefix of a shard" if key.endswith(PREFIX_KEY) else "the folder of a tokenizer"
             raise UserError(
-                f"{key} ({path}) must be {'the prefix of a shard' if is_shard else 'the folder of a tokenizer'}, and there is none "
+                f"{key} ({path}) must be {what}, and there is none "
                 f"at {Path.cwd() / path}: a relative path counts from the current folder; start in the folder that it counts from, "
                 "or give its absolute path"
             )

@@ -6,6 +6,7 @@ from pretrain.data.read import TrainData
 from pretrain.data.same_data import data_differences
 from pretrain.data.sources import open_sources
 from pretrain.history.history import History
+from pretrain.history.moved import refuse_missing
 from tokenizer.shards.manifest import DamagedShardError
 from tokenizer.shards.verify import deep_problems
 
@@ -18,9 +19,11 @@ def open_history_data(history: History, *, deep: bool = False) -> TrainData:
     only resumes if that is so.
 
     Args: deep: whether every byte of them is compared with the manifests too.
-    Raises: UserError naming each shard that is not what the run was trained on; DamagedShardError for bytes that changed.
+    Raises: UserError naming a shard that is not there, or each that the run was not trained on; DamagedShardError for bytes that
+        changed.
     """
     run = history.segments[-1].config
+    refuse_missing(history)
     data = TrainData(open_sources(run), run.data)
     differences = [*_from_checkpoint(history, data), *_from_start(history, data)]
     if differences:

@@ -24,7 +24,7 @@ from pretrain.convert.ours.trained_on import ReadShard, TrainedOn, trained_on_in
 from pretrain.convert.theirs.certified import CERTIFICATE, Certified
 from pretrain.data.sources import shard_identity
 from tokenizer.shards.manifest import ShardManifest, read_manifest, shard_paths
-from tokenizer.shards.verify import verify as verify_shards
+from tokenizer.verify_shards import verify as verify_shards
 
 MAX_THREADS = 8
 

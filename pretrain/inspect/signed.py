@@ -14,7 +14,7 @@ from pretrain.convert.theirs.certified import CERTIFICATE, DamagedExportError, r
 from pretrain.inspect.verify_export import export_problems
 from pretrain.inspect.verify_json import verify_json
 from tokenizer.shards.manifest import DamagedShardError, prefix_of, shard_paths
-from tokenizer.shards.verify import verify as verify_shards
+from tokenizer.verify_shards import verify as verify_shards
 
 KINDS = "an export's folder, a checkpoint's folder, the prefix of a shard, or a file that ends in .json"
 

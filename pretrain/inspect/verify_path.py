@@ -21,7 +21,7 @@ from pretrain.inspect.verify import verify as verify_checkpoints
 from pretrain.inspect.verify_export import verify_export
 from pretrain.inspect.verify_json import verify_json
 from tokenizer.shards.manifest import prefix_of
-from tokenizer.shards.verify import verify as verify_shards
+from tokenizer.verify_shards import verify as verify_shards
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from fanal.errors import UserError
 from pretrain.ledger.ended import noted
 from pretrain.ledger.slurm_energy import jobs_energy
 from pretrain.ledger.starts import Attempt
-from pretrain.log.energy_file import RAPL, read_energy
+from pretrain.log.energy_file import read_energy
 
 JOULES_PER_KWH = 3.6e6
 SLURM = "Slurm accounting (sacct, ConsumedEnergyRaw of the job)"
@@ -55,7 +55,8 @@ def check_co2_factor(co2_g_per_kwh: float | None) -> None:
 
 
 def energy_of(runs: Sequence[tuple[Path, Sequence[Attempt]]], *, co2_g_per_kwh: float | None) -> Energy:
-    """Return the energy of these runs' starts: of a job once, by Slurm's accounts where they know it, else by RAPL's counters."""
+    """Return the energy of these runs' starts: of a job once, by Slurm's accounts where they know it, else by counters, of nodes
+    (RAPL) and of GPUs (NVML)."""
     of_jobs = _by_job(runs)
     accounts, problem = jobs_energy(list(of_jobs))
     shares: list[EnergyShare] = []
@@ -75,12 +76,12 @@ def energy_of(runs: Sequence[tuple[Path, Sequence[Attempt]]], *, co2_g_per_kwh: 
             jobs = [attempt.file.job] if attempt.file is not None else jobs_noted(run_dir)
             if jobs and all(job in measured for job in jobs):
                 continue
-            joules = None if attempt.number is None else read_energy(run_dir, attempt.number)
-            without += joules is None
-            if joules is not None:
-                job = attempt.file.job if attempt.file is not None else None
-                share = EnergyShare(run_dir=str(run_dir), job=job, starts=(attempt.number,), joules=joules, method=RAPL)
-                shares.append(share)
+            counted = {} if attempt.number is None else read_energy(run_dir, attempt.number)
+            without += not counted
+            job = attempt.file.job if attempt.file is not None else None
+            for method, joules in counted.items():
+                number = (attempt.number,)
+                shares.append(EnergyShare(run_dir=str(run_dir), job=job, starts=number, joules=joules, method=method))
     joules = sum(share.joules for share in shares) if shares else None
     return Energy(
         shares=tuple(shares),

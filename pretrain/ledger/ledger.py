@@ -14,6 +14,7 @@ from fanal.records import own_hash
 from fanal.run_folder import SPIKES_FILE
 from pretrain.checkpoint.disk.origin import Origin, sealed_hash
 from pretrain.history.history import History, history_of
+from pretrain.history.moved import Moved, with_moved
 from pretrain.inspect.verify_json import LEDGER_HASH
 from pretrain.ledger.data_read import DataRead, data_read, trained_samples
 from pretrain.ledger.ended import Decisions, decisions_of
@@ -154,21 +155,31 @@ class Ledger:
 
 
 def ledger_of(
-    run_dir: str | Path, *, chain: bool = True, deep: bool = False, co2_g_per_kwh: float | None = None
+    run_dir: str | Path,
+    *,
+    chain: bool = True,
+    deep: bool = False,
+    co2_g_per_kwh: float | None = None,
+    moved: Sequence[Moved] = (),
 ) -> Ledger:
     """Account for a run, and for those that it came from.
 
     Args: chain: whether earlier runs count too; deep: whether every byte of the shards is compared with their manifests first;
-        co2_g_per_kwh: the user's factor for CO2.
+        co2_g_per_kwh: the user's factor for CO2; moved: where its data lie now.
     Raises: UserError if it is no run, or if a shard is not there; DamageError for anything that was altered.
     """
-    history = history_of(run_dir, chain=chain)
+    history = with_moved(history_of(run_dir, chain=chain), moved)
+    return ledger_of_history(history, deep=deep, co2_g_per_kwh=co2_g_per_kwh)
+
+
+def ledger_of_history(history: History, *, deep: bool = False, co2_g_per_kwh: float | None = None) -> Ledger:
+    """Account for all runs of a history. Args and errors: as ``ledger_of``."""
     origins = [*(later.origin for later in history.phases[1:]), None]
     runs = [account_of(each, origin) for each, origin in zip(history.phases, origins, strict=True)]
     return Ledger(
-        run_dir=str(run_dir),
+        run_dir=str(history.run_dir),
         runs=tuple(runs),
-        missing=history.missing if chain else None,
+        missing=history.missing,
         data=data_read(history.phases, deep=deep),
         hours=hours_in_all(hours for run in runs for hours in run.as_hours()),
         energy=energy_of([(Path(run.run_dir), run.starts) for run in runs], co2_g_per_kwh=co2_g_per_kwh),

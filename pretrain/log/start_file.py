@@ -5,14 +5,13 @@ Rank 0 writes one file for each start, whole or not at all, before the first ste
 step follow from arithmetic, as does which steps were lost: those of a start behind the step from which the next one goes on.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fanal.errors import DamageError, UserError, user_path
 from fanal.files import write_bytes_durably
-from fanal.records import has_own_hash, read_json, record_bytes, record_in, sealed
+from fanal.records import read_sealed, record_bytes, record_in, sealed
 from fanal.run_folder import STARTS_DIR, start_name, start_number
 from fanal.run_progress import newest_metrics
 
@@ -123,13 +122,10 @@ def read_start(run_dir: str | Path, number: int) -> StartFile:
     """
     path = Path(run_dir) / STARTS_DIR / start_name(number)
     remedy = "copy it again from an intact copy of the run folder, or move it away: the run trains on without it"
-    content = read_json(path, remedy=remedy, error=DamageError)
-    if not isinstance(content, Mapping) or not isinstance(content.get(OWN_HASH), str):
-        raise DamageError(f"{path} must be the record of a start with its {OWN_HASH}, and it is not; {remedy}")
-    if not has_own_hash(dict(content), OWN_HASH) or content.get("number") != number:
-        raise DamageError(
-            f"{path} must have the content whose sha256 is its {OWN_HASH}, and the number in its name; it was altered; {remedy}"
-        )
+    altered = f"must have the content whose sha256 is its {OWN_HASH}, and the number in its name; it was altered"
+    content = read_sealed(path, OWN_HASH, altered=altered, remedy=remedy)
+    if content.get("number") != number:
+        raise DamageError(f"{path} {altered}; {remedy}")
     return record_in(StartFile, content, path, remedy="read it with the version that wrote it", error=UserError)
 
 

@@ -25,7 +25,7 @@ def bind_to_gpu(index: int, *, sysfs: Path = SYSFS) -> None:
     named = os.environ.get(CORES_OF_RANKS, "").split()
     if not named and os.environ.get(NUMA_BINDING) != "node":
         return
-    address = CORES_OF_RANKS if named else _address(index)
+    address = CORES_OF_RANKS if named else pci_address(index)
     try:
         beside = _cores(named[index]) if named else cores_beside(address, sysfs)
         cores = beside & os.sched_getaffinity(0)
@@ -37,16 +37,16 @@ def bind_to_gpu(index: int, *, sysfs: Path = SYSFS) -> None:
         print(f"warning: rank of GPU {index} ({address}) is bound to no cores: {error}", file=sys.stderr, flush=True)
 
 
+def pci_address(index: int) -> str:
+    """Return the PCI address of a GPU by its number in this process, as sysfs and NVML spell it."""
+    place = torch.cuda.get_device_properties(index)
+    return f"{place.pci_domain_id:04x}:{place.pci_bus_id:02x}:{place.pci_device_id:02x}.0"
+
+
 def cores_beside(address: str, sysfs: Path) -> set[int]:
     """Return the cores of the NUMA node of a PCI device, of node 0 where the device has none. Raises: OSError, ValueError."""
     node = max(0, int((sysfs / "bus/pci/devices" / address / "numa_node").read_text()))
     return _cores((sysfs / f"devices/system/node/node{node}/cpulist").read_text().strip())
-
-
-def _address(index: int) -> str:
-    """Return the PCI address of a GPU."""
-    place = torch.cuda.get_device_properties(index)
-    return f"{place.pci_domain_id:04x}:{place.pci_bus_id:02x}:{place.pci_device_id:02x}.0"
 
 
 def _cores(ranges: str) -> set[int]:

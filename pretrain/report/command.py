@@ -8,6 +8,8 @@ import click
 from fanal.command_group import complete_path
 from fanal.errors import UserError, run_guarded, user_path
 from fanal.exit_codes import FINISHED
+from pretrain.history.moved_option import moved_option
+from pretrain.ledger.co2_option import check_co2_factor, co2_option
 
 SHORTEST_S, USUAL_S = 1.0, 60.0
 
@@ -19,12 +21,21 @@ SHORTEST_S, USUAL_S = 1.0, 60.0
 )
 @click.option("--beside", metavar="RUN_DIR2", shell_complete=complete_path, help="Compare with this run, side by side.")
 @click.option("--export", metavar="DIR", shell_complete=complete_path, help="Show the certificate of this export.")
+@moved_option
+@co2_option
 @click.option("--watch", is_flag=True, help="Write it again and again while the run trains, until Ctrl-C.")
 @click.option(
     "--interval", type=float, metavar="SECONDS", help=f"Seconds between two writes of --watch; {USUAL_S:g} by default."
 )
 def report(
-    run_dir: str, to: str | None, beside: str | None, export: str | None, watch: bool, interval: float | None
+    run_dir: str,
+    to: str | None,
+    beside: str | None,
+    export: str | None,
+    moved: tuple[str, ...],
+    co2_g_per_kwh: float | None,
+    watch: bool,
+    interval: float | None,
 ) -> None:
     """Write one HTML file about a run: losses, pace, gradients, data, starts, costs, configuration.
 
@@ -32,6 +43,7 @@ def report(
     """
 
     def act() -> int:
+        from pretrain.history.moved import moved_of
         from pretrain.report.report import Wanted, watch_report, write_report
 
         if interval is not None and not watch:
@@ -40,11 +52,14 @@ def report(
             raise UserError(
                 f"--interval ({interval:g}) must be a finite number of at least {SHORTEST_S:g}; --interval 60 works"
             )
+        check_co2_factor(co2_g_per_kwh)
         wanted = Wanted(
             run_dir=Path(run_dir),
             to=Path(to) if to is not None else None,
             beside=Path(beside) if beside is not None else None,
             export=Path(export) if export is not None else None,
+            moved=moved_of(moved),
+            co2_g_per_kwh=co2_g_per_kwh,
         )
         with user_path(*(path for path in (run_dir, beside, export) if path is not None)):
             if watch:

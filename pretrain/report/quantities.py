@@ -90,5 +90,6 @@ def labels(numbers: Sequence[float]) -> list[str]:
     gap = min((abs(b - a) for a, b in itertools.pairwise(numbers)), default=largest or 1.0) / scale
     digits = max(0, math.ceil(-math.log10(gap) - 1e-9)) if gap else 0
     if digits > 5:
-        return [f"{number:.2g}" for number in numbers]
+        significant = max(2, 1 + math.ceil(math.log10(largest / (gap * scale)) - 1e-9))
+        return [f"{number:.{significant}g}" for number in numbers]
     return [f"{number / scale:,.{digits}f}{unit if number else ''}" for number in numbers]

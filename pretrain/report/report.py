@@ -9,6 +9,7 @@ from pathlib import Path
 from fanal.errors import user_path
 from fanal.files import write_whole, writing
 from fanal.run_folder import REPORT_FILE
+from pretrain.history.moved import Moved
 from pretrain.report.page import page_of
 from pretrain.report.view import view_of
 
@@ -22,6 +23,10 @@ class Wanted:
     """File to write; by default REPORT_FILE in the run folder."""
     beside: Path | None = None
     export: Path | None = None
+    moved: tuple[Moved, ...] = ()
+    """Where the data of the run lie now, and those of the run beside it that have such paths."""
+    co2_g_per_kwh: float | None = None
+    """The user's factor for CO2."""
 
     @property
     def path(self) -> Path:
@@ -34,9 +39,10 @@ def write_report(wanted: Wanted, *, refresh_s: float | None = None) -> int:
 
     Raises: UserError for a folder that is no run's, or a place that cannot be written; DamagedExportError for a damaged export.
     """
-    beside = view_of(wanted.beside) if wanted.beside is not None else None
+    view = view_of(wanted.run_dir, moved=wanted.moved, co2_g_per_kwh=wanted.co2_g_per_kwh)
+    beside = view_of(wanted.beside, moved=wanted.moved, may_be_unused=True) if wanted.beside is not None else None
     now = datetime.datetime.now(datetime.UTC)
-    text = page_of(view_of(wanted.run_dir), beside=beside, export=wanted.export, refresh_s=refresh_s, now=now)
+    text = page_of(view, beside=beside, export=wanted.export, refresh_s=refresh_s, now=now)
     with writing(wanted.path, note="--to report.html writes it into the current folder"), user_path(wanted.path):
         write_whole(wanted.path, text)
     return len(text.encode())

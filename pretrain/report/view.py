@@ -1,6 +1,6 @@
 """Everything that a report shows of one run, gathered once; what cannot be told is a sentence, and its section is left out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -13,8 +13,9 @@ from pretrain.config.schema import RunConfig
 from pretrain.data.read import TrainData
 from pretrain.history.data import open_history_data
 from pretrain.history.history import History, history_of
+from pretrain.history.moved import Moved, with_moved
 from pretrain.ledger.data_read import trained_samples
-from pretrain.ledger.ledger import Ledger, ledger_of
+from pretrain.ledger.ledger import Ledger, ledger_of_history
 from pretrain.log.start_file import StartFile, read_starts
 from pretrain.report.read_log import RunLog, read_log
 from pretrain.report.spikes import Spikes, read_spikes
@@ -63,10 +64,14 @@ class RunView:
         return planned if is_count(planned) else None
 
 
-def view_of(run_dir: str | Path) -> RunView:
+def view_of(
+    run_dir: str | Path, *, moved: Sequence[Moved] = (), may_be_unused: bool = False, co2_g_per_kwh: float | None = None
+) -> RunView:
     """Gather what a report shows. One pass over the log, of which only bounded parts are kept; the ledger makes its own.
 
-    Raises: UserError if it is the folder of no run that has begun.
+    Args: moved: where its data lie now; may_be_unused: whether that may be said of data of other runs alone;
+        co2_g_per_kwh: the user's factor for CO2.
+    Raises: UserError if it is the folder of no run that has begun, or for a place that none of its data has moved to.
     """
     folder = Path(run_dir)
     untold: list[str] = []
@@ -86,9 +91,14 @@ def view_of(run_dir: str | Path) -> RunView:
             f"RUN_DIR ({run_dir}) must be the folder of a run that has begun, with {METRICS_FILE} in it, and it "
             f"{'has none' if folder.is_dir() else 'is no folder'}; runs/tiny works once that run has begun"
         )
+    history = None if history is None else with_moved(history, moved, may_be_unused=may_be_unused)
     data = None if history is None else told("its mixture", lambda: open_history_data(history))
     samples = None if history is None else told("its mixture", lambda: trained_samples(history))
-    ledger = None if history is None else told("goodput and energy", lambda: ledger_of(folder))
+    ledger = (
+        None
+        if history is None
+        else told("goodput and energy", lambda: ledger_of_history(history, co2_g_per_kwh=co2_g_per_kwh))
+    )
     return RunView(
         run_dir=folder,
         log=log,

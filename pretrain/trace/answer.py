@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from fanal.errors import UserError
 from pretrain.history.data import open_history_data
 from pretrain.history.history import History, history_of
+from pretrain.history.moved import moved_of, with_moved
 from pretrain.trace.show import document_lines, json_text, on_lines, spike_lines, step_lines
 from pretrain.trace.spikes import ListedSpike, listed_spikes
 from pretrain.trace.step import Wanted, trace_step
@@ -26,12 +27,15 @@ class Question:
     regex: str | None = None
     deep: bool = False
     as_json: bool = False
+    moved: Sequence[str] = ()
+    """OLD=NEW of paths of shards and tokenizers that lie elsewhere now."""
 
 
 def answer(question: Question) -> str:
     """Return lines, or JSON. Raises: UserError; DamageError."""
     about_documents = question.step is None and question.sample is None and not question.spikes
-    history = history_of(question.run_dir, chain=about_documents)
+    moved = moved_of(question.moved)
+    history = with_moved(history_of(question.run_dir, chain=about_documents), moved)
     if about_documents:
         return _of_documents(history, question)
     spikes = listed_spikes(history.run_dir)

@@ -9,6 +9,7 @@ from fanal.command_group import complete_path
 from fanal.errors import UserError, run_guarded, user_path
 from fanal.exit_codes import FINISHED
 from fanal.shown import shown
+from pretrain.history.moved_option import moved_option
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -33,6 +34,7 @@ from fanal.shown import shown
 @click.option(
     "--regex", metavar="REGEX", help="The same of what a regular expression of Python's re finds in a document."
 )
+@moved_option
 @click.option("--deep", is_flag=True, help="Compare every byte of the shards with their manifests first.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def trace(run_dir: str, **options: Any) -> None:

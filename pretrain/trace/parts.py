@@ -98,7 +98,7 @@ def with_columns(data: TrainData, sources: np.ndarray, parts: Sequence[Sequence[
         samples = np.flatnonzero(sources == source).tolist()
         rows = iter(columns.rows([part.document for sample in samples for part in parts[sample]]))
         for sample in samples:
-            found[sample] = [replace(part, columns=next(rows)) for part in parts[sample]]
+            found[sample] = [Part(**{**vars(part), "columns": next(rows)}) for part in parts[sample]]
 
     with ThreadPoolExecutor(min(MAX_THREADS, host_cores())) as threads:
         for _ in threads.map(look_up, np.unique(sources).tolist()):  # raises what a thread has met

@@ -1,20 +1,24 @@
-"""A thread that reads a node's energy counters while a run trains, and writes what they rose by into the run's folder.
+"""A thread that reads energy counters while a run trains, and writes what they rose by into the run's folder.
 
-One process of each node does it, beside its training: no collective, no clock but the monotonic one. Where there are no counters,
-or none that this process may read, there is no thread and no file.
+Each rank reads that of its own GPU, and the first of a node those of the node, beside training: no collective, no clock but the
+monotonic one. Where there are no counters, or none that this process may read, there is no thread and no file.
 """
 
 import contextlib
 import logging
-import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from fanal.energy_counters import POWERCAP, Zone, open_zones
+import torch
+
+from fanal.energy_counters import POWERCAP, Counter, open_zones
 from fanal.errors import FanalError
+from fanal.gpu_energy import open_gpu
+from fanal.node_name import node_name
 from pretrain.log.energy_file import EnergyFile, write_energy_file
+from pretrain.parallel.binding import pci_address
 from pretrain.parallel.environment import rank_and_size
 
 logger = logging.getLogger(__name__)
@@ -27,10 +31,10 @@ WRITE_EVERY = 10
 
 
 class EnergyMeter:
-    """The counters of this node during one start."""
+    """The counters of this process during one start."""
 
-    def __init__(self, run_dir: str | Path, zones: Sequence[Zone], *, start: int, rank: int) -> None:
-        self._run_dir, self._zones, self._start, self._rank = run_dir, zones, start, rank
+    def __init__(self, run_dir: str | Path, counters: Sequence[Counter], *, start: int, rank: int) -> None:
+        self._run_dir, self._counters, self._start, self._rank = run_dir, counters, start, rank
         self._began, self._ended = time.monotonic(), threading.Event()
         self._failed = False
         self._thread = threading.Thread(target=self._measure, name="energy", daemon=True)
@@ -51,15 +55,15 @@ class EnergyMeter:
         found = EnergyFile(
             start=self._start,
             rank=self._rank,
-            host=socket.gethostname(),
+            host=node_name(),
             measured_s=time.monotonic() - self._began,
-            joules={zone.name: zone.total_uj / 1e6 for zone in self._zones},
+            joules={counter.name: counter.total_uj / 1e6 for counter in self._counters},
         )
         try:
             write_energy_file(self._run_dir, found)
         except (FanalError, OSError) as error:
             if not self._failed:
-                logger.warning("the energy of this node is not written, and training continues: %s", error)
+                logger.warning("the energy of this process is not written, and training continues: %s", error)
             self._failed = True
 
     def _measure(self) -> None:
@@ -73,17 +77,22 @@ class EnergyMeter:
                 self.write()
 
     def _read(self) -> None:
-        for zone in self._zones:
-            zone.read()
+        for counter in self._counters:
+            counter.read()
 
 
 @contextlib.contextmanager
-def measured_energy(run_dir: str | Path, *, start: int, powercap: Path = POWERCAP) -> Iterator[None]:
-    """Measure this node's energy while the block runs, if this is the first rank on it and it has counters. No collective."""
+def measured_energy(
+    run_dir: str | Path, *, start: int, device: torch.device, powercap: Path = POWERCAP
+) -> Iterator[None]:
+    """Measure the energy of this rank's GPU while the block runs, and of the node if it is the first rank on it, where there are
+    counters. No collective."""
     rank, _, local_rank = rank_and_size()
     zones = open_zones(powercap) if local_rank == 0 else []
-    if not zones:
+    gpu = open_gpu(pci_address(device.index)) if device.type == "cuda" else None
+    counters: list[Counter] = [*zones, *([gpu] if gpu is not None else [])]
+    if not counters:
         yield
         return
-    with EnergyMeter(run_dir, zones, start=start, rank=rank):
+    with EnergyMeter(run_dir, counters, start=start, rank=rank):
         yield

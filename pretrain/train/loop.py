@@ -168,7 +168,8 @@ def _train(run: RunConfig, rank: int, watchdog: Watchdog) -> Outcome:
                 sinks=sinks, requests=requests, watchdog=watchdog, tracer=tracer,
                 stability=Stability(run, world, model, optimizer), passes=PassWatch(run, sources, state.consumed_samples),
             )  # fmt: skip
-            with measured_energy(run.run_dir, start=int(share_text(str(number), world) or 0)):
+            start = int(share_text(str(number), world) or 0)
+            with measured_energy(run.run_dir, start=start, device=world.device):
                 return _steps(training, state)
 
 

@@ -18,7 +18,7 @@ def every_rank_writes_and_a_counter_begins_again() -> None:
     measured_energy, train_step = loop.measured_energy, loop.train_step
 
     @contextlib.contextmanager
-    def of_made_counters(run_dir: str, *, start: int) -> Iterator[None]:
+    def of_made_counters(run_dir: str, *, start: int, device: Any) -> Iterator[None]:
         zone = _zone(run_dir)
         zone.mkdir(parents=True)
         for name, value in (
@@ -27,7 +27,7 @@ def every_rank_writes_and_a_counter_begins_again() -> None:
             ("energy_uj", RANGE_UJ - 3_500_000),
         ):
             (zone / name).write_text(f"{value}\n")
-        with measured_energy(run_dir, start=start, powercap=zone.parent):
+        with measured_energy(run_dir, start=start, device=device, powercap=zone.parent):
             yield
 
     def heating(model: Any, optimizer: Any, micro_batches: Any, run: Any, world: Any, **kwargs: Any) -> Any:

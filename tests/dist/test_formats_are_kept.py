@@ -31,7 +31,7 @@ from tests.runs.cases import PP2, TP2
 from tests.runs.files import files_below
 from tokenizer.encoding.encode import encode
 from tokenizer.shards.shard import open_shard
-from tokenizer.shards.verify import verify
+from tokenizer.verify_shards import verify
 from tokenizer.vocabulary.load import load_tokenizer
 
 TP2_PP2 = (*TP2, *PP2, "parallel.data_parallel_size=1")

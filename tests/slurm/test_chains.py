@@ -1,24 +1,35 @@
 """Chains that something happens to, on a real Slurm: each ends as decided, and trains what an unbroken run trains."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import sysconfig
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import pretrain
+from pretrain.report.report import Wanted, write_report
 from tests.runs.shared import shared_folder
 from tests.slurm.chains import INTERVAL, STEPS, Chain, same, unbroken, until_unbroken
 from tests.slurm.cluster import Cluster
 
+REPORTS = "FANAL_SLURM_REPORTS"
+"""Environment variable: a folder into which the report of each test's chain is written, by the name of the test."""
+
 
 @pytest.fixture
-def chain(cluster: Cluster, small_run: Path, tmp_path: Path) -> Chain:
-    return Chain(cluster, small_run, tmp_path / "run")
+def chain(cluster: Cluster, small_run: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Chain]:
+    """A run; its report is kept if REPORTS says where."""
+    one = Chain(cluster, small_run, tmp_path / "run")
+    yield one
+    if (folder := os.environ.get(REPORTS)) is not None:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        write_report(Wanted(run_dir=one.run_dir, to=Path(folder) / f"{request.node.name}.html"))
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import numpy as np
 
 from fanal.errors import DamageError, UserError
 from fanal.files import write_bytes_durably
-from fanal.records import has_own_hash, read_json, record_bytes, record_in, sealed
+from fanal.records import read_sealed, record_bytes, record_in, sealed
 from tokenizer.overlap.held_out import HeldOut, Side
 from tokenizer.overlap.scan import NO_PLACE, Findings, ShardFindings
 from tokenizer.overlap.units import By
@@ -229,9 +229,8 @@ def read_note(prefix: str | Path, manifest: ShardManifest) -> OverlapNote | None
     path = overlap_path(prefix)
     if not path.exists():
         return None
-    content = read_json(path, remedy=REMEDY)
-    if not isinstance(content, dict) or OWN_HASH not in content or not has_own_hash(content, OWN_HASH):
-        raise DamageError(f"{path} is not what its {OWN_HASH} says: it changed after it was written; {REMEDY}")
+    altered = f"is not what its {OWN_HASH} says: it changed after it was written"
+    content = read_sealed(path, OWN_HASH, altered=altered, remedy=REMEDY, error=UserError)
     note = record_in(OverlapNote, content, path, remedy=REMEDY)
     return note if (note.bin_sha256, note.idx_sha256) == (manifest.bin_sha256, manifest.idx_sha256) else None
 

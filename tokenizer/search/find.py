@@ -1,6 +1,5 @@
 """Find a text, or a regular expression, in token shards."""
 
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from tokenizer.search.anchor import Placements
 from tokenizer.search.candidates import candidate_ranges
 from tokenizer.search.decode import Decoder, ShardText
 from tokenizer.search.hits import Hit, Place, Places
-from tokenizer.search.index_file import SearchIndex, index_path
+from tokenizer.search.index_file import SearchIndex, index_path, rebuild_command
 from tokenizer.search.regex import Expression
 from tokenizer.search.scan import Range, find_places, pieces_of
 from tokenizer.shards.shard import Shard, open_shard
@@ -64,7 +63,7 @@ class Search:
         """Return the tokens among which a text may lie: all of them where there is no index."""
         if not has_index(shard):
             return [(0, shard.num_tokens)]
-        command = rebuild_command(shard, self._tokenizer.directory)
+        command = rebuild_command(shard.prefix, self._tokenizer.directory)
         remedy = f"`{command}` makes a new one, and without one a search reads everything"
         return candidate_ranges(SearchIndex(shard.prefix, shard.manifest, remedy=remedy), wanted)
 
@@ -74,11 +73,6 @@ def has_index(shard: Shard) -> bool:
     path = index_path(shard.prefix)
     with user_path(path):
         return path.exists()
-
-
-def rebuild_command(shard: Shard, directory: str | Path) -> str:
-    """Return the command that makes the index of a shard. Args: directory: of its tokenizer."""
-    return shlex.join(("fanal", "tokenizer", "index", str(shard.prefix), "--tokenizer", str(directory)))
 
 
 def _prepared(tokenizer: Tokenizer, text: str | None) -> bytes:

@@ -13,6 +13,7 @@ footer   JSON (IndexFooter): the shard that this is of, sizes, the hash of the t
 """
 
 import json
+import shlex
 import struct
 import zlib
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ from fanal.errors import DamageError
 from fanal.files import reading
 from fanal.records import MisfitError, has_own_hash, record_of
 from tokenizer.search.grams import NUM_ROWS
-from tokenizer.shards.manifest import ShardError, ShardManifest
+from tokenizer.shards.manifest import SEARCH_END, ShardError, ShardManifest
 
 FORMAT_VERSION = 1
 MAGIC = b"FANALSCH"
@@ -92,7 +93,12 @@ class Tables:
 
 def index_path(prefix: str | Path) -> Path:
     """Return the path of a shard's search index."""
-    return Path(f"{prefix}.search")
+    return Path(f"{prefix}{SEARCH_END}")
+
+
+def rebuild_command(prefix: str | Path, directory: str | Path = "DIR") -> str:
+    """Return the command that makes the index of a shard. Args: directory: of its tokenizer."""
+    return shlex.join(("fanal", "tokenizer", "index", str(prefix), "--tokenizer", str(directory)))
 
 
 def group_widths(num_blocks: int) -> list[int]:

@@ -21,6 +21,8 @@ FORMAT_VERSION = 2
 OWN_HASH = "manifest_sha256"
 EXCLUDED_END, OVERLAP_END = ".excluded.json", ".overlap.json"
 """Ends of the names of JSON files beside a shard that are no manifests."""
+SEARCH_END = ".search"
+"""End of the name of a shard's search index."""
 
 
 class ShardError(UserError):
@@ -143,7 +145,7 @@ def prefix_of(name: str | Path) -> Path:
     path = Path(name)
     end = SHARD_COLUMNS if path.name.endswith(SHARD_COLUMNS) else path.suffix
     with user_path(path):
-        is_of_shard = end in (".bin", ".idx", ".json", SHARD_COLUMNS) and path.is_file()
+        is_of_shard = end in (".bin", ".idx", ".json", SEARCH_END, SHARD_COLUMNS) and path.is_file()
     return path.with_name(path.name.removesuffix(end)) if is_of_shard else path
 
 

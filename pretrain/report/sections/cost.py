@@ -37,5 +37,8 @@ def cost_parts(view: RunView) -> Iterator[Markup]:
             f"; {energy.without} starts were not measured" if energy.without else None,
             ".",
         )
+    if energy.co2_g is not None:
+        factor = f"{energy.co2_g_per_kwh:g} g a kilowatt hour, as given"
+        yield element("p", f"CO2: {figure(energy.co2_g / 1000)} kg, at {factor}.")
     if untold := view.ledger.not_known():
         yield element("ul", [element("li", name(line)) for line in untold], class_="plain note")

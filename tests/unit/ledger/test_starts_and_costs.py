@@ -14,7 +14,7 @@ from pretrain.ledger.ended import decisions_of
 from pretrain.ledger.energy import SLURM, SLURM_STEPS, Energy, energy_of
 from pretrain.ledger.hours import elapsed_s_in_all, hours_by_device, hours_in_all, hours_of
 from pretrain.ledger.starts import Attempt, attempts_of
-from pretrain.log.energy_file import RAPL, EnergyFile, write_energy_file
+from pretrain.log.energy_file import NVML, RAPL, EnergyFile, write_energy_file
 from pretrain.log.start_file import Code, StartFile
 
 
@@ -145,14 +145,15 @@ def test_each_share_of_the_energy_has_its_method_and_no_job_counts_twice(
     made = Folder(
         tmp_path, 12, [start(1, 0, job="7"), start(2, 6, job="7"), start(3, 8, job="8"), start(4, 9), start(5, 10)]
     )
-    for number, joules in ((1, 1.0), (4, 1_000_000.0)):
-        write_energy_file(tmp_path, EnergyFile(start=number, rank=0, host="n", measured_s=1.0, joules={"a": joules}))
+    for number, joules in ((1, {"a": 1.0}), (2, {"nvml:0": 5.0}), (4, {"a": 1_000_000.0, "nvml:0": 2_000_000.0})):
+        write_energy_file(tmp_path, EnergyFile(start=number, rank=0, host="n", measured_s=1.0, joules=joules))
     found = measured(made, monkeypatch, "7|9|3600000\n7.0|9|3000000\n8|9|\n8.0|9|3600000\n", co2_g_per_kwh=50.0)
     assert [(share.job, share.starts, share.joules, share.method) for share in found.shares] == [
         ("7", (1, 2), 3_600_000, SLURM), ("8", (3,), 3_600_000, SLURM_STEPS), (None, (4,), 1_000_000, RAPL),
+        (None, (4,), 2_000_000, NVML),
     ]  # fmt: skip
-    assert (found.joules, found.without, found.slurm_problem) == (8_200_000, 1, None)
-    assert found.co2_g == pytest.approx(8.2 / 3.6 * 50)
+    assert (found.joules, found.without, found.slurm_problem) == (10_200_000, 1, None)
+    assert found.co2_g == pytest.approx(10.2 / 3.6 * 50)
 
 
 def test_without_accounts_or_counters_energy_is_not_known_and_says_why(

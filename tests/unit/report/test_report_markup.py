@@ -3,7 +3,7 @@
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pretrain.report import markup
@@ -53,6 +53,7 @@ def test_a_builder_that_forgets_to_escape_is_found(monkeypatch: pytest.MonkeyPat
 
 
 @given(st.floats(-1e15, 1e15), st.floats(1e-9, 1e15))
+@example(low=1e-06, span=1e-09)
 def test_ticks_are_few_round_and_told_apart(low: float, span: float) -> None:
     high = low + span
     if not high > low or span < 1e-9 * abs(low):

@@ -13,7 +13,7 @@ from tokenizer.__main__ import main
 from tokenizer.shards.adopt import adopt
 from tokenizer.shards.labels import Labels
 from tokenizer.shards.shard import ShardError, ShardWriter, open_shard
-from tokenizer.shards.verify import verify
+from tokenizer.verify_shards import verify
 from tokenizer.vocabulary.load import load_tokenizer
 from tokenizer.vocabulary.train import train_tokenizer
 

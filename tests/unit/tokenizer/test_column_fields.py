@@ -95,7 +95,7 @@ def test_a_label_of_another_field_takes_the_name_of_its_column() -> None:
 
 def test_no_command_imports_arrow_or_the_suffix_list_before_it_needs_them() -> None:
     script = (
-        "import sys; import tokenizer.__main__, tokenizer.encoding.merge, tokenizer.shards.verify; "
+        "import sys; import tokenizer.__main__, tokenizer.encoding.merge, tokenizer.verify_shards; "
         "sys.exit(', '.join({'pyarrow', 'publicsuffixlist'} & set(sys.modules)) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)

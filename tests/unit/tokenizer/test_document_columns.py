@@ -24,7 +24,7 @@ from tokenizer.shards.adopt import adopt
 from tokenizer.shards.document_columns import DocumentColumns, open_columns
 from tokenizer.shards.manifest import DamagedShardError, ShardError, documents_path, prefix_of, read_manifest
 from tokenizer.shards.shard import open_shard
-from tokenizer.shards.verify import verify
+from tokenizer.verify_shards import verify
 from tokenizer.vocabulary.load import load_tokenizer
 
 SUFFIXES = ("bin", "idx", "json", "documents.parquet")

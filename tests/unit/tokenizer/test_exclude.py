@@ -30,7 +30,7 @@ from tokenizer.shards.manifest import (
 from tokenizer.shards.selection import Selection
 from tokenizer.shards.shard import open_shard
 from tokenizer.shards.shuffle import document_keys
-from tokenizer.shards.verify import verify
+from tokenizer.verify_shards import verify
 
 REASON = "request 17"
 TEXTS = [f"document {number} " + "some words of it " * (number % 7) for number in range(60)]

@@ -22,7 +22,7 @@ from tokenizer.search.build import BLOCK_TOKENS, build_index
 from tokenizer.search.find import find_text
 from tokenizer.shards.adopt import adopt
 from tokenizer.shards.shard import open_shard
-from tokenizer.shards.verify import verify
+from tokenizer.verify_shards import verify
 from tokenizer.vocabulary import engine as engine_module
 from tokenizer.vocabulary.check import check_tokenizer
 from tokenizer.vocabulary.engine import PROBES, EngineError, GigatokenEngine, open_engine

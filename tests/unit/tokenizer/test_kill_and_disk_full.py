@@ -16,7 +16,7 @@ from tokenizer.documents.column_fields import ColumnFields
 from tokenizer.encoding.encode import encode
 from tokenizer.shards import writer as writer_module
 from tokenizer.shards.shard import ShardError, ShardWriter, open_shard
-from tokenizer.shards.verify import verify
+from tokenizer.verify_shards import verify
 
 ROOT = Path(__file__).parents[3]
 KILLS = 20

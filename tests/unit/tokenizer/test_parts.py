@@ -15,7 +15,7 @@ from tokenizer.shards.labels import Labels
 from tokenizer.shards.manifest import DamagedShardError
 from tokenizer.shards.shard import ShardError, ShardWriter, open_shard
 from tokenizer.shards.shuffle import Shuffler, document_keys
-from tokenizer.shards.verify import verify
+from tokenizer.verify_shards import verify
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,10 @@ from tokenizer.search import scan
 from tokenizer.search.build import build_index
 from tokenizer.search.candidates import candidate_ranges
 from tokenizer.search.find import find_text
-from tokenizer.search.index_file import SearchIndex
+from tokenizer.search.index_file import END, SearchIndex, index_path
+from tokenizer.shards.manifest import prefix_of
 from tokenizer.shards.shard import open_shard
+from tokenizer.verify_shards import verify
 from tokenizer.vocabulary.folder import Tokenizer
 from tokenizer.vocabulary.load import load_tokenizer
 
@@ -233,3 +235,36 @@ def test_the_commands_index_and_search(
     said = capsys.readouterr()
     assert len(said.out.splitlines()) == 3 and "the first 3 occurrences, of --max 3" in said.err
     assert said.out.startswith(f"{prefixes[0]}: document ")
+
+
+def flipped(content: bytes, at: int) -> bytes:
+    return content[: at // 8] + bytes([content[at // 8] ^ 1 << at % 8]) + content[at // 8 + 1 :]
+
+
+def test_verify_finds_an_altered_index_and_its_advice_mends_it(code: Path, tokenizer_dir: Path) -> None:
+    path, sound = index_path(code), index_path(code).read_bytes()
+    footer_bytes = END.unpack(sound[-END.size :])[0] + END.size
+    footer = range(8 * (len(sound) - footer_bytes), 8 * len(sound), 7)
+    groups = range(0, 8 * opened(code).footer.group_bytes, 20_011)
+    tables = range(8 * opened(code).footer.group_bytes, footer.start, 11)
+    assert len(groups) > 5 and len(tables) > 5
+    assert prefix_of(path) == code and main(["verify", str(path), "--deep"]) == 0
+    for bits, deep in ((footer, False), (tables, False), (groups, True)):
+        for at in bits:
+            path.write_bytes(flipped(sound, at))
+            (problem,) = verify([code], deep=deep)[0].problems
+            assert problem.startswith(f"{path} "), f"bit {at}"
+    (advised,) = re.findall("`(.*?)`", problem)
+    words = [str(tokenizer_dir) if word == "DIR" else word for word in shlex.split(advised)]
+    assert main(words[2:]) == 0 and path.read_bytes() == sound
+    assert not verify([code], deep=True)[0].problems
+
+
+def test_verify_finds_the_index_of_another_shard(
+    code: Path, corpus: Path, tokenizer_dir: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    index = index_path(code).read_bytes()
+    encode(tokenizer_dir, [corpus / "validation" / "prose.jsonl"], code.with_name("prose"))
+    index_path(code.with_name("prose")).write_bytes(index)
+    assert main(["verify", str(code), str(code.with_name("prose"))]) == 76
+    assert "prose.search is the index of another shard: it has idx_sha256" in capfd.readouterr().err

@@ -15,7 +15,7 @@ from tests.unit.tokenizer.manifests import edit_manifest
 from tokenizer.encoding.encode import encode
 from tokenizer.shards.manifest import DamagedShardError
 from tokenizer.shards.shard import ShardError, ShardWriter, open_shard
-from tokenizer.shards.verify import verify
+from tokenizer.verify_shards import verify
 from tokenizer.vocabulary.load import load_tokenizer
 
 ROOT = Path(__file__).parents[3]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.unit.tokenizer.manifests import edit_manifest
 from tokenizer.shards.manifest import DamagedShardError
 from tokenizer.shards.shard import EncodeOptions, ShardError, ShardManifest, ShardWriter, open_shard
-from tokenizer.shards.verify import verify
+from tokenizer.verify_shards import verify
 
 SHA = "ab" * 32
 OPTIONS = EncodeOptions(append_bos=True, append_eos=True, text_field="text")

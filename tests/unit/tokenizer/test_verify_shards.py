@@ -14,7 +14,7 @@ from tokenizer.__main__ import main
 from tokenizer.shards.index import write_index
 from tokenizer.shards.manifest import DamagedShardError
 from tokenizer.shards.shard import EncodeOptions, ShardError, ShardWriter, open_shard
-from tokenizer.shards.verify import verify
+from tokenizer.verify_shards import verify
 
 
 @pytest.fixture

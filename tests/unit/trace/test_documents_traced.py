@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from pretrain.data.order import ChunkOrders
 from pretrain.data.read import TrainData
 from pretrain.data.sources import open_sources
 from pretrain.history.history import history_of
+from pretrain.ledger.command import ledger
+from pretrain.report.command import report
 from pretrain.trace.command import trace
 from pretrain.trace.document import DocumentTrace, trace_document
 from tests.unit.data.shards import copy_shard, write_token
@@ -195,6 +198,43 @@ def test_a_planted_sentence_is_found_with_the_steps_that_read_it_and_nothing_els
             assert any(row[at : at + len(held)] == held for at in range(len(row)))
     assert any(one["phases"][0]["readings"] for one in found)
     assert ask(begun, "--text", "no document says this") == (0, f"no document of {begun} holds it\n")
+
+
+def test_moved_shards_are_found_by_the_advice_of_the_error(
+    small_run: Path, prefixes: dict[str, Path], data_folder: Path, tmp_path: Path
+) -> None:
+    tokenizer = tmp_path / "old/tokenizer"
+    shutil.copytree(data_folder / "tokenizer", tokenizer)
+    copies = {name: copy_with_columns(prefix, tmp_path / "old" / name) for name, prefix in prefixes.items()}
+    begin(run_of(small_run, tmp_path / "run", copies, f"data.tokenizer={tokenizer}"))
+    before = answer_of(tmp_path / "run", "--step", 3, "--text")["step"]
+    (tmp_path / "old").rename(tmp_path / "new")
+    code, output = ask(tmp_path / "run", "--step", 3)
+    assert code == WRONG_INPUT and f"data.tokenizer ({tokenizer}) of {tmp_path / 'run'} is not there" in output
+    advised = re.findall(r"--moved \S+", output)[0].replace("=NEW", f"={tmp_path / 'new'}").split()
+    after = answer_of(tmp_path / "run", "--step", 3, "--text", *advised)["step"]
+    for sample in after["samples"]:
+        assert sample["source"].startswith(str(tmp_path / "new"))
+        sample["source"] = sample["source"].replace(str(tmp_path / "new"), str(tmp_path / "old"))
+    assert after == before
+    for command in (ledger, report):
+        found = CliRunner().invoke(command, [str(tmp_path / "run"), *advised])
+        assert found.exit_code == 0 and "is not there" not in found.output, found.output
+    page = (tmp_path / "run/report.html").read_text()
+    assert "is not there" not in page
+    CliRunner().invoke(report, [str(tmp_path / "run")])
+    assert "is not there" in (tmp_path / "run/report.html").read_text()
+
+    code, output = ask(tmp_path / "run", "--step", 3, "--moved", f"{tmp_path / 'ol'}={tmp_path / 'new'}")
+    assert code == WRONG_INPUT and "and none of them does" in output
+    assert ask(tmp_path / "run", "--step", 3, *re.findall(r"--moved \S+(?= works)", output)[0].split())[0] == 0
+    code, output = ask(tmp_path / "run", "--step", 3, "--moved", "elsewhere")
+    assert code == WRONG_INPUT and "--moved (elsewhere) must be OLD=NEW" in output
+    for suffix in (".bin", ".idx", ".json", ".documents.parquet"):
+        shutil.copyfile(f"{prefixes['prose']}{suffix}", tmp_path / f"new/code{suffix}")
+        shutil.copyfile(f"{prefixes['code']}{suffix}", tmp_path / f"new/prose{suffix}")
+    code, output = ask(tmp_path / "run", "--step", 3, *advised)
+    assert code == WRONG_INPUT and "are not those of start 1" in output, "another shard of that name is no moved one"
 
 
 def test_altered_shards_are_refused(small_run: Path, prefixes: dict[str, Path], tmp_path: Path) -> None:
