@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fanal.console import Console
-from pretrain.plan.estimate import GIB, StepEstimate
+from pretrain.plan.estimate import GIB, StepEstimate, usable_bytes
 from pretrain.plan.layout_file import layout_tree
 from pretrain.plan.machine import MachineConfig, assumed_figures
 from pretrain.plan.search import MEMORY, Found, layout_name
@@ -77,7 +77,12 @@ def lines(plan: Plan) -> list[str]:
     named += [
         (str(number + 1), one, peak) for number, (one, peak) in enumerate(zip(plan.best, plan.rehearsed, strict=True))
     ]
-    said += [f"{name:>3}  {layout_name(one.run, one.num_gpus)}" for name, one, _ in named if one is not None]
+    usable = usable_bytes(plan.machine)
+    said += [
+        f"{name:>3}  {layout_name(one.run, one.num_gpus)}" + (": does not fit" if one.peak_bytes > usable else "")
+        for name, one, _ in named
+        if one is not None
+    ]
     said += ["", *_speed_table(named), "", *_time_table(named), "", *_memory_table(first)]
     said += ["", *_left_out(plan)]
     guesses = assumed_figures(plan.machine)
