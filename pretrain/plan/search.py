@@ -51,7 +51,8 @@ class Found:
     nearest: StepEstimate | None = None
     """Of those that do not fit, the one that takes least memory."""
     held_back: StepEstimate | None = None
-    """The fastest that would fit, and that only the schedule of the batch forbids, without that schedule."""
+    """The fastest that would fit, and that only the schedule of the batch forbids, without that schedule. One in larger steps,
+    of ``samples_at_a_time``, would allow it."""
 
     def leave_out(self, reason: str, example: str) -> None:
         """Count a layout that is left out."""
@@ -91,6 +92,13 @@ def shapes(run: RunConfig, machine: MachineConfig, num_gpus: int) -> Iterator[tu
                         parallel = _layout(run, tensor, pipeline, virtual, context, num_gpus, sequence)
                         if parallel is not None:
                             yield from ((parallel, micro_batch) for micro_batch in micro_batches)
+
+
+def samples_at_a_time(run: RunConfig) -> int:
+    """Return the samples of which every batch of a layout is a multiple."""
+    parallel = run.parallel
+    groups = parallel.pipeline_model_parallel_size if parallel.virtual_pipeline_model_parallel_size > 1 else 1
+    return run.train.micro_batch_size * (parallel.data_parallel_size or 1) * groups
 
 
 def layout_name(run: RunConfig, num_gpus: int) -> str:
@@ -138,7 +146,9 @@ def _look(
                 _too_large(found, estimate, usable)
         elif reason is None:
             found.fitting.append(estimate)
-        elif found.held_back is None or estimate.step_s < found.held_back.step_s:
+        elif 2 * samples_at_a_time(laid) <= laid.train.global_batch_size and (
+            found.held_back is None or estimate.step_s < found.held_back.step_s
+        ):
             found.held_back = estimate
 
 

@@ -13,7 +13,7 @@ from pretrain.config.rules import check, check_ranks
 from pretrain.plan.estimate import StepEstimate, estimate_step, usable_bytes
 from pretrain.plan.layout_file import write_layout
 from pretrain.plan.machine import FigureConfig, load_machine
-from pretrain.plan.search import MEMORY, SCHEDULE, Found, search
+from pretrain.plan.search import MEMORY, SCHEDULE, Found, samples_at_a_time, search
 
 H100 = load_machine("h100")
 FAST = "configs/lucie-7b/pretrain-fast.yaml"
@@ -50,13 +50,18 @@ def test_every_layout_fits_or_has_a_reason(lucie: tuple[Found, float]) -> None:
     assert "train.batch_ramp" in found.left_out[SCHEDULE].example
 
 
-def test_the_batch_ramp_holds_back_a_faster_layout_which_then_is_found(lucie: tuple[Found, float]) -> None:
+def test_the_batch_ramp_holds_back_a_faster_layout_and_the_advised_one_allows_it(lucie: tuple[Found, float]) -> None:
     found, _ = lucie
     held = found.held_back
     assert held is not None and held.step_s < found.fitting[0].step_s
-    steady = search(load_run(FAST, ["train.batch_ramp=null"]), H100, 512)
-    assert steady.fitting[0].step_s == held.step_s
-    assert SCHEDULE not in steady.left_out
+    samples = samples_at_a_time(held.run)
+    advised = load_run(FAST, [f"train.batch_ramp.start={samples}", f"train.batch_ramp.increment={samples}"])
+    with pytest.raises(UserError, match="batch_ramp"):
+        check(replace(load_run(FAST), parallel=held.run.parallel))
+    allowed = replace(held.run, train=replace(held.run.train, batch_ramp=advised.train.batch_ramp))
+    check(allowed)
+    check_ranks(allowed, 512)
+    assert estimate_step(allowed, H100, 512).step_s == held.step_s
 
 
 def test_the_layout_of_the_file_says_the_same_figures(lucie: tuple[Found, float], tmp_path: Path) -> None:

@@ -26,10 +26,9 @@ def made() -> Plan:
 
 def test_the_table_fits_a_page(made: Plan) -> None:
     said = lines(made)
-    tables = [line for line in said if line.startswith(("own", "  1", "  2", "  3", "     "))]
-    assert len(tables) >= 12 and max(map(len, tables)) <= 100
+    assert len(said) > 25 and max(map(len, said)) <= 100
     assert any("MFU full" in line for line in said) and any("gradients of the weights" in line for line in said)
-    assert "node_latency_us" in said[-2], "figures that are assumed are named"
+    assert any("node_latency_us" in line for line in said[-6:]), "figures that are assumed are named"
 
 
 def test_the_json_holds_what_the_table_says(made: Plan) -> None:
