@@ -34,7 +34,7 @@ COMMAND = re.compile(r"(?:^|\s)(?:\.venv/bin/)?fanal +([a-z].*)")
 
 def commands() -> dict[str, click.Command]:
     """Every command of ``fanal`` by the words that it is called with."""
-    table = pretrain_commands.commands | planning_commands.commands
+    table = {**pretrain_commands.commands, **planning_commands.commands}
     for group, members in (("tokenizer", tokenizer_commands.commands), ("launch", launch_commands.commands)):
         table |= {f"{group} {name}": command for name, command in members.items()}
     return table
