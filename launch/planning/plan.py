@@ -26,7 +26,7 @@ def make_plan(
     nodes: int | None,
     top: int,
     rehearsals: int,
-    asked: WholeRunRequest,
+    asked: WholeRunRequest = WholeRunRequest(),  # noqa: B008, frozen
 ) -> Plan:
     """Return the plan that the command asks for. Args: as the options of ``fanal plan``. Raises: UserError."""
     run = with_tokens(load_run(config, overrides), asked.tokens)

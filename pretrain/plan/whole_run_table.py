@@ -78,7 +78,7 @@ def _time_rows(whole: WholeRun) -> list[Row]:
         parts.append(f"{_hours(whole.waiting_s, num_gpus)} of waiting for checkpoints")
     rows.append(("training", ", ".join(parts)))
     if jobs is None or whole.slot is None:
-        days = f"{whole.work_s / 86400:,.1f} days if nothing stops it"
+        days = f"{whole.work_s / 86400:,.1f} if nothing stops it"
         return [
             *rows,
             ("days", f"{days}; starts, saves and failures are not counted"),
