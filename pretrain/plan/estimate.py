@@ -1,8 +1,9 @@
 """What a step of one layout takes: memory by pipeline stage, time by its parts, speed and MFU."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
-from pretrain.config.schema import RunConfig
+from pretrain.config.schema import ModelConfig, RunConfig
 from pretrain.config.steps import last_batch_size
 from pretrain.model.flops import flops_per_token
 from pretrain.plan.machine import MachineConfig
@@ -66,7 +67,7 @@ def estimate_step(run: RunConfig, machine: MachineConfig, num_gpus: int) -> Step
     times = step_times(run, machine, shapes)
     tokens = last_batch_size(run.train) * run.data.seq_length
     rate = tokens / times.step / num_gpus / peak_flops(run, machine)
-    full, causal = (flops_per_token(run.model, run.data.seq_length, causal=causal) for causal in (False, True))
+    full, causal = (_flops_per_token(run.model, run.data.seq_length, causal) for causal in (False, True))
     return StepEstimate(
         run=run,
         num_gpus=num_gpus,
@@ -76,6 +77,11 @@ def estimate_step(run: RunConfig, machine: MachineConfig, num_gpus: int) -> Step
         mfu_full=rate * full,
         mfu_causal=rate * causal,
     )
+
+
+@lru_cache(maxsize=64)
+def _flops_per_token(model: ModelConfig, seq_length: int, causal: bool) -> float:
+    return flops_per_token(model, seq_length, causal=causal)
 
 
 def usable_bytes(machine: MachineConfig) -> int:

@@ -25,6 +25,8 @@ ENDS, LOGITS, MESSAGES, BACKWARD = (
     "gradients of activations",
 )
 
+XIELU_BYTES = 6 * FP32 + 1
+"""For each number of an xIELU: what its backward has at once, six tensors in fp32 and a mask (kernels/activations.py)."""
 Parts = dict[str, int]
 
 
@@ -37,6 +39,8 @@ def stage_memory(run: RunConfig, shapes: Shapes, stage: int) -> Parts:
         _add(parts, {MESSAGES: shapes.whole_hidden_bytes})  # into which every layer gathers
     if shapes.pipeline > 1:
         _add(parts, {MESSAGES: shapes.hidden_bytes})
+    if shapes.virtual > 1:  # the interleaved schedule receives ahead, and holds gradients between chunks
+        _add(parts, {MESSAGES: shapes.hidden_bytes, BACKWARD: 2 * shapes.hidden_bytes})
     return {kind: size for kind, size in parts.items() if size}
 
 
@@ -54,7 +58,7 @@ def _layer(run: RunConfig, shapes: Shapes) -> Parts:
     model, tokens, item = run.model, shapes.tokens, shapes.item
     queries = tokens * shapes.heads * shapes.head_size * item
     mixed = tokens * (shapes.heads + 2 * shapes.groups) * shapes.head_size * item
-    attention = mixed + queries * (2 if _on_cpu(run) else 1) + tokens * shapes.heads * FP32
+    attention = queries + _keys_and_values(run, shapes) + queries * _outputs(run, shapes) + tokens * shapes.heads * FP32
     if model.qk_layernorm:
         attention += _head_norms(run, shapes, mixed, queries)
     return {
@@ -65,6 +69,19 @@ def _layer(run: RunConfig, shapes: Shapes) -> Parts:
     }
 
 
+def _keys_and_values(run: RunConfig, shapes: Shapes) -> int:
+    """What attention holds of keys and values: of whole rows, where ranks share them (pretrain/model/context_parallel.py)."""
+    whole = 2 * shapes.tokens * shapes.context * shapes.groups * shapes.head_size * shapes.item
+    if shapes.context > 1 and _on_cpu(run):  # the rows up to the end of each of two chunks, copied
+        return whole * (2 * shapes.context + 1) // (2 * shapes.context)
+    return whole
+
+
+def _outputs(run: RunConfig, shapes: Shapes) -> int:
+    """Return how many times attention's output is held: by itself, and where it was copied, by the product behind it."""
+    return 2 if shapes.context > 1 or _on_cpu(run) else 1
+
+
 def _head_norms(run: RunConfig, shapes: Shapes, mixed: int, queries: int) -> int:
     """What norms of queries and keys hold beside what is held without them."""
     keys = shapes.tokens * shapes.groups * shapes.head_size * shapes.item
@@ -72,18 +89,21 @@ def _head_norms(run: RunConfig, shapes: Shapes, mixed: int, queries: int) -> int
         numbers = shapes.tokens * (shapes.heads + shapes.groups) * FP32
         return mixed - keys + queries + numbers  # values are a part of what is held whole; queries are copied out of it
     wide = (queries + keys) // shapes.item * FP32
-    return mixed - keys + 3 * wide
+    return mixed - keys + 2 * wide  # in fp32, and normed
 
 
 def _held(run: RunConfig, shapes: Shapes, layer: Parts) -> Parts:
     """What one layer holds where parts of it are computed again."""
     again, held = recomputed_modules(run.train), dict(layer)
-    if "core_attn" in again:
-        held[ATTENTION] -= (
-            shapes.tokens * shapes.heads * (shapes.head_size * shapes.item * (2 if _on_cpu(run) else 1) + FP32)
-        )
+    if "core_attn" in again:  # what goes into it is held, of this rank alone
+        queries = shapes.tokens * shapes.heads * shapes.head_size * shapes.item
+        own = 2 * shapes.tokens * shapes.groups * shapes.head_size * shapes.item
+        held[ATTENTION] -= queries * _outputs(run, shapes) + shapes.tokens * shapes.heads * FP32
+        held[ATTENTION] -= _keys_and_values(run, shapes) - own
     if "layernorm" in again and run.model.norm_placement != "after":
         held[NORMS] -= 2 * (shapes.hidden_bytes + shapes.split_tokens * FP32)
+    if "layernorm" in again and run.model.qk_layernorm and run.model.qk_layernorm_scope == "full":
+        held[ATTENTION] -= 2 * shapes.tokens * (shapes.heads + shapes.groups) * shapes.head_size * FP32
     if "mlp" in again:
         held[FEED_FORWARD] = 0
     elif "activation" in again:
@@ -140,8 +160,6 @@ def _at_the_moment(run: RunConfig, shapes: Shapes, stage: int) -> Parts:
     moments = _layer_moments(run, shapes)
     if stage == shapes.pipeline - 1:
         moments.append(_loss_moment(run, shapes))
-    if stage == shapes.pipeline - 1 and shapes.virtual == 1:
-        pass
     return max(moments, key=lambda parts: sum(parts.values()))
 
 
@@ -162,7 +180,17 @@ def _layer_moments(run: RunConfig, shapes: Shapes) -> list[Parts]:
     second = gathered + active + shapes.hidden * shapes.ffn * item
     first = wide + whole + shapes.hidden * shapes.wide * item
     at_activation = active + wide + (active if _on_cpu(run) else 0)
+    if run.model.activation == "xielu":
+        at_activation += shapes.tokens * shapes.ffn * XIELU_BYTES
+    held = _held(run, shapes, layer)
+    mixed = shapes.tokens * (shapes.heads + 2 * shapes.groups * shapes.context) * shapes.head_size * item
+    at_attention = {
+        ATTENTION: layer[ATTENTION] - held[ATTENTION],
+        FEED_FORWARD: -held[FEED_FORWARD],
+        BACKWARD: mixed + shapes.tokens * shapes.heads * shapes.head_size * item,
+    }
     return [
+        *([] if run.train.recompute == "full" else [at_attention]),
         {**made, BACKWARD: second},
         {**made, BACKWARD: at_activation, FEED_FORWARD: made.get(FEED_FORWARD, 0) - active},
         {**made, BACKWARD: first, FEED_FORWARD: made.get(FEED_FORWARD, 0) - active - wide},

@@ -1,10 +1,12 @@
 """``fanal plan``: the search, the config's own layout beside it, and rehearsals of the best few."""
 
+import os
 from dataclasses import replace
 
 from fanal.errors import UserError
 from pretrain.config.rules import check_ranks
 from pretrain.config.schema import RunConfig
+from pretrain.parallel.caches import use_private_caches
 from pretrain.plan.estimate import StepEstimate, estimate_step
 from pretrain.plan.machine import MachineConfig
 from pretrain.plan.search import search
@@ -48,5 +50,9 @@ def _own(run: RunConfig, machine: MachineConfig, num_gpus: int) -> StepEstimate 
 
 
 def _rehearsed(one: StepEstimate) -> int:
+    """Return the bytes at the peak of the stage that takes most. Its processes warn of packages that nobody misses, as in
+    ``fanal rehearse``."""
+    use_private_caches()
+    os.environ.setdefault("PYTHONWARNINGS", "ignore::UserWarning,ignore::FutureWarning")
     ranks = rehearse(one.run, num_ranks=one.num_gpus)
     return max(rank.peak_bytes for rank in ranks)

@@ -1,5 +1,6 @@
 """The layouts of a run on a number of GPUs: all that the rules of a config accept, each estimated, the fastest that fit first."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -8,7 +9,7 @@ from pretrain.config.layout_words import layout_in_words
 from pretrain.config.rules import check, check_ranks
 from pretrain.config.schema import ParallelConfig, RunConfig, SourceConfig, TrainConfig
 from pretrain.config.stages import balanced_sizes, unequal_text
-from pretrain.plan.estimate import StepEstimate, estimate_step, usable_bytes
+from pretrain.plan.estimate import MARGIN, StepEstimate, estimate_step, usable_bytes
 from pretrain.plan.machine import MachineConfig
 
 MICRO_BATCHES = (1, 2, 4, 8, 16)
@@ -24,8 +25,8 @@ RECOMPUTE: tuple[tuple[str, tuple[str, ...]], ...] = (
 """Choices of train.recompute and train.recompute_modules, from what is held most to what is held least."""
 MEMORY = "memory"
 """The reason of a layout that does not fit."""
-BATCHES = ("train.batch_ramp", "train.batch_stages")
-"""How the reason of a layout begins that only a part of the batch's schedule forbids."""
+SCHEDULE = "train.batch_ramp and train.batch_stages"
+"""The reason of a layout that would take the full batch, and not those before it or behind it."""
 
 
 @dataclass(kw_only=True)
@@ -50,7 +51,8 @@ class Found:
     nearest: StepEstimate | None = None
     """Of those that do not fit, the one that takes least memory."""
     held_back: StepEstimate | None = None
-    """The fastest that would fit, and that only the schedule of the batch forbids, without that schedule."""
+    """The fastest that would fit, and that only the schedule of the batch forbids, without that schedule. One in larger steps,
+    of ``samples_at_a_time``, would allow it."""
 
     def leave_out(self, reason: str, example: str) -> None:
         """Count a layout that is left out."""
@@ -88,8 +90,15 @@ def shapes(run: RunConfig, machine: MachineConfig, num_gpus: int) -> Iterator[tu
                 for virtual in VIRTUAL_SIZES[: len(VIRTUAL_SIZES) if pipeline > 1 else 1]:
                     for sequence in (False, True)[: 1 + (tensor > 1)]:
                         parallel = _layout(run, tensor, pipeline, virtual, context, num_gpus, sequence)
-                        for micro_batch in micro_batches if parallel is not None else ():
-                            yield parallel, micro_batch
+                        if parallel is not None:
+                            yield from ((parallel, micro_batch) for micro_batch in micro_batches)
+
+
+def samples_at_a_time(run: RunConfig) -> int:
+    """Return the samples of which every batch of a layout is a multiple."""
+    parallel = run.parallel
+    groups = parallel.pipeline_model_parallel_size if parallel.virtual_pipeline_model_parallel_size > 1 else 1
+    return run.train.micro_batch_size * (parallel.data_parallel_size or 1) * groups
 
 
 def layout_name(run: RunConfig, num_gpus: int) -> str:
@@ -117,14 +126,18 @@ def _look(
     """Estimate one layout with every choice of recomputation, or count why not."""
     laid = replace(run, parallel=parallel, train=_train(run.train, micro_batch, RECOMPUTE[0]))
     reason = _broken_rule(laid, num_gpus)
-    only_batches = reason is not None and reason.startswith(BATCHES)
-    if only_batches:
-        laid = replace(laid, train=replace(laid.train, batch_ramp=None, batch_stages=[]))
-        only_batches = _broken_rule(laid, num_gpus) is None
+    has_schedule = run.train.batch_ramp is not None or bool(run.train.batch_stages)
+    only_batches = False
+    if reason is not None and has_schedule:
+        steady = replace(laid, train=replace(laid.train, batch_ramp=None, batch_stages=[]))
+        only_batches = _broken_rule(steady, num_gpus) is None
+        laid = steady if only_batches else laid
     for choice in RECOMPUTE:
         found.tried += 1
         if reason is not None:
-            found.leave_out(reason.split(" (")[0], f"{layout_name(laid, num_gpus)}: {reason}")
+            found.leave_out(
+                SCHEDULE if only_batches else reason.split(" (")[0], f"{layout_name(laid, num_gpus)}: {reason}"
+            )
             if not only_batches:
                 continue
         estimate = estimate_step(replace(laid, train=_train(laid.train, micro_batch, choice)), machine, num_gpus)
@@ -133,7 +146,9 @@ def _look(
                 _too_large(found, estimate, usable)
         elif reason is None:
             found.fitting.append(estimate)
-        elif found.held_back is None or estimate.step_s < found.held_back.step_s:
+        elif 2 * samples_at_a_time(laid) <= laid.train.global_batch_size and (
+            found.held_back is None or estimate.step_s < found.held_back.step_s
+        ):
             found.held_back = estimate
 
 
@@ -215,5 +230,5 @@ def _nothing_fits(found: Found, machine: MachineConfig, num_gpus: int) -> str:
     return (
         f"no layout of {num_gpus:,} GPUs fits {memory:g} GiB, of which a tenth is left for what is not counted; the nearest, "
         f"{layout_name(found.nearest.run, num_gpus)}, takes {takes:,.1f} GiB: more GPUs work, or GPUs of "
-        f"{takes / 0.9:,.0f} GiB and more"
+        f"{math.ceil(takes / (1 - MARGIN)):,} GiB and more"
     )

@@ -1,7 +1,6 @@
 """Sizes of one rank that memory and work follow from: tokens, widths, parameters, by pipeline stage. Pure integers.
 
-Letters: T tokens of a micro batch on a rank, h hidden, f feed-forward, n query heads, g key/value heads, d head size, v vocabulary rows;
-all of one rank, split by tensor parallelism.
+All are of one rank, split by tensor parallelism; tokens are those of a micro batch.
 """
 
 import math

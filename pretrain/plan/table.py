@@ -2,14 +2,15 @@
 
 import dataclasses
 import json
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
 from fanal.console import Console
-from pretrain.plan.estimate import GIB, StepEstimate
+from pretrain.plan.estimate import GIB, StepEstimate, usable_bytes
 from pretrain.plan.layout_file import layout_tree
 from pretrain.plan.machine import MachineConfig, assumed_figures
-from pretrain.plan.search import MEMORY, Found, layout_name
+from pretrain.plan.search import MEMORY, Found, layout_name, samples_at_a_time
 
 PARTS = ("products", "attention", "memory", "communication", "bubble", "update", "host")
 SHORT = {
@@ -21,6 +22,8 @@ SHORT = {
     "update": "update",
     "host": "host",
 }
+WIDTH = 100
+"""Columns."""
 SMALL = 0.005
 """GiB; parts of the memory that would be shown as 0.00 are one."""
 
@@ -77,17 +80,24 @@ def lines(plan: Plan) -> list[str]:
     named += [
         (str(number + 1), one, peak) for number, (one, peak) in enumerate(zip(plan.best, plan.rehearsed, strict=True))
     ]
-    said += [f"{name:>3}  {layout_name(one.run, one.num_gpus)}" for name, one, _ in named if one is not None]
-    said += ["", *_speed_table(named), "", *_time_table(named), "", *_memory_table(first)]
-    said += ["", *_left_out(plan)]
-    guesses = assumed_figures(plan.machine)
+    usable = usable_bytes(plan.machine)
     said += [
-        "",
+        f"{name:>3}  {layout_name(one.run, one.num_gpus)}" + (": does not fit" if one.peak_bytes > usable else "")
+        for name, one, _ in named
+        if one is not None
+    ]
+    said += ["", *_speed_table(named), "", *_time_table(named), "", *_memory_table(first)]
+    guesses = assumed_figures(plan.machine)
+    words = [
+        *_left_out(plan),
         f"Arithmetic with the figures of --gpu {plan.machine_name}"
         + (f", of which {', '.join(guesses)} are assumed." if guesses else ", each measured or published."),
         "A tenth of each GPU's memory is left for what is not counted: CUDA context, NCCL buffers, workspaces, fragmentation.",
     ]
-    return said
+    wrapped = [
+        part for line in words for part in textwrap.wrap(line, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+    ]
+    return [*said, "", *wrapped]
 
 
 Named = Sequence[tuple[str, Any, int | None]]
@@ -131,12 +141,20 @@ def _left_out(plan: Plan) -> list[str]:
         rows += [f"{group.count:,} layouts {what}, such as {group.example}"]
     held = plan.found.held_back
     if held is not None and held.step_s < plan.best[0].step_s:
+        samples = samples_at_a_time(held.run)
         rows.append(
             f"held back by the schedule of the batch alone: {layout_name(held.run, held.num_gpus)}, {held.step_s:.3f} s a step, "
-            f"{plan.best[0].step_s / held.step_s:.2f} times as fast: train.batch_ramp and train.batch_stages in steps of "
-            f"{held.run.train.micro_batch_size * (held.run.parallel.data_parallel_size or 1)} samples would allow it"
+            f"{plan.best[0].step_s / held.step_s:.2f} times as fast; {_larger_steps(plan, samples)} would allow it"
         )
     return rows
+
+
+def _larger_steps(plan: Plan, samples: int) -> str:
+    """Return a schedule of the batch whose sizes are multiples of so many samples."""
+    train = plan.best[0].run.train
+    said = [f"train.batch_ramp.start={samples} train.batch_ramp.increment={samples}"] if train.batch_ramp else []
+    said += [f"train.batch_stages of multiples of {samples}"] if train.batch_stages else []
+    return " and ".join(said)
 
 
 def _as_tree(one: StepEstimate, rehearsed: int | None) -> dict[str, Any]:

@@ -57,13 +57,14 @@ def step_times(run: RunConfig, machine: MachineConfig, shapes: Shapes) -> Times:
     (Narayanan et al., 2021, arXiv:2104.04473, section 2.2).
     """
     links = Links(machine, shapes)
-    stages = [
-        _micro_batch(run, machine, links, micro_batch_work(run, shapes, stage)) for stage in range(shapes.pipeline)
-    ]
+    alike = [_alike(run, shapes, stage) for stage in range(shapes.pipeline)]
+    ones = {stage: _micro_batch(run, machine, links, micro_batch_work(run, shapes, stage)) for stage in set(alike)}
+    stages = [ones[stage] for stage in alike]
     slowest = max(range(shapes.pipeline), key=lambda stage: stages[stage].whole)
     busy, count = stages[slowest], shapes.micro_batches
     waits = sum(one.whole for stage, one in enumerate(stages) if stage != slowest) / shapes.virtual
-    steps = [step_work(run, shapes, stage) for stage in range(shapes.pipeline)]
+    works = {stage: step_work(run, shapes, stage) for stage in ones}
+    steps = [works[stage] for stage in alike]
     exposed = max(_exposed(run, links, one, stages, stage, shapes) for stage, one in enumerate(steps))
     update = max(one.update_bytes for one in steps) / (
         machine.memory_gb_per_s.value * machine.memory_fraction.value * 1e9
@@ -77,6 +78,17 @@ def step_times(run: RunConfig, machine: MachineConfig, shapes: Shapes) -> Times:
         update=update,
         host=busy.host * count,
     )
+
+
+def _alike(run: RunConfig, shapes: Shapes, stage: int) -> int:
+    """Return the first stage that has the same work as a stage: those between the ends do where their layers are as many."""
+    if stage in (0, shapes.pipeline - 1) or run.model.sliding_window is not None:
+        return stage
+    return next(one for one in range(1, stage + 1) if _sizes(shapes, one) == _sizes(shapes, stage))
+
+
+def _sizes(shapes: Shapes, stage: int) -> list[int]:
+    return [shapes.chunks[chunk] for chunk in shapes.chunks_of(stage)]
 
 
 class Links:

@@ -88,6 +88,7 @@ def all_commands(
     run, steps = f"run_dir={folder / 'run'}", ("parallel.data_parallel_size=2", "checkpoint.interval=4")
     watched.run("show", small_run)
     watched.run("rehearse", small_run, "--ranks", 1, "--rank", 0)
+    watched.run("plan", small_run, "--gpus", 1, "--gpu", "h100", "--top", 1)
     watched.run("train", small_run, run, *steps, "train.train_steps=4")
     watched.run("train", small_run, run, *steps, "train.train_steps=6")  # from its checkpoint
     watched.run("verify", folder / "run", "--deep")

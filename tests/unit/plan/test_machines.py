@@ -1,0 +1,50 @@
+"""Machines are data: every figure has a source, and a wrong one is refused with what works."""
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from fanal.errors import UserError
+from pretrain.model.flops import PEAK_TFLOPS
+from pretrain.plan.machine import MACHINES, assumed_figures, known_machines, load_machine
+
+
+@pytest.mark.parametrize("name", known_machines())
+def test_every_figure_has_a_source(name: str) -> None:
+    machine = load_machine(name)
+    figures = [getattr(machine, one.name) for one in fields(machine) if one.name != "description"]
+    assert all(len(figure.source) > 20 for figure in figures)
+    assert "product_fraction" in assumed_figures(machine)
+
+
+def test_the_peaks_are_those_of_the_log() -> None:
+    for name, device in (
+        ("h100", "NVIDIA H100"),
+        ("h200", "NVIDIA H200"),
+        ("gh200", "NVIDIA GH200"),
+        ("a100-80", "NVIDIA A100"),
+    ):
+        assert load_machine(name).bf16_tflops.value == PEAK_TFLOPS[device]
+
+
+@pytest.mark.parametrize("name", ["v900", "../machines/h100", ""])
+def test_an_unknown_gpu_lists_those_that_are_known(name: str) -> None:
+    with pytest.raises(UserError, match="known are a100-40, a100-80, gh200, h100, h200, mi250x"):
+        load_machine(name)
+
+
+def test_a_file_of_ones_own_works_and_its_wrong_figure_is_named(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    text = (MACHINES / "h100.yaml").read_text()
+    mine.write_text(text)
+    assert load_machine(str(mine)) == load_machine("h100")
+    mine.write_text(text.replace("product_fraction: {value: 0.7", "product_fraction: {value: 1.7"))
+    with pytest.raises(UserError, match=r"product_fraction.value \(1.7\) must be above 0 and at most 1"):
+        load_machine(str(mine))
+    mine.write_text(text.replace("watts:", "wats:"))
+    with pytest.raises(UserError, match="wats"):
+        load_machine(str(mine))
+    mine.write_text("\n".join(line for line in text.splitlines() if not line.startswith("watts")))
+    with pytest.raises(UserError, match="watts"):
+        load_machine(str(mine))

@@ -1,0 +1,94 @@
+"""``fanal plan`` as it is called: its options, its sites, its words, and what is wrong with them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fanal.errors import UserError
+from launch.planning.plan import make_plan, write
+from pretrain.config.load import load_run
+from pretrain.plan.table import Plan, lines, to_json
+
+SMALL = ("model.num_layers=4",)
+OPTIONS: dict[str, Any] = {"gpus": None, "gpu": None, "site_name": None, "nodes": None, "top": 3, "rehearsals": 0}
+
+
+def planned(*overrides: str, **options: Any) -> Plan:
+    return make_plan("configs/1b.yaml", (*SMALL, *overrides), **{**OPTIONS, **options})
+
+
+@pytest.fixture(scope="module")
+def made() -> Plan:
+    return planned(gpus=8, gpu="h100")
+
+
+def test_the_table_fits_a_page(made: Plan) -> None:
+    said = lines(made)
+    assert len(said) > 25 and max(map(len, said)) <= 100
+    assert any("MFU full" in line for line in said) and any("gradients of the weights" in line for line in said)
+    assert any("node_latency_us" in line for line in said[-6:]), "figures that are assumed are named"
+
+
+def test_the_json_holds_what_the_table_says(made: Plan) -> None:
+    tree = json.loads(to_json(made))
+    first = tree["layouts"][0]
+    assert first["peak_bytes"] == made.best[0].peak_bytes == max(sum(stage.values()) for stage in first["stages"])
+    assert first["step_s"] == pytest.approx(sum(first["times"].values()))
+    assert tree["figures"]["watts"]["source"]
+
+
+def test_a_written_layout_is_a_config_over_the_config(made: Plan, tmp_path: Path) -> None:
+    target = tmp_path / "layout.yaml"
+    write(target, made)
+    again = make_plan("configs/1b.yaml", (*SMALL, f"@{target}"), **{**OPTIONS, "gpus": 8, "gpu": "h100"})
+    assert again.own is not None
+    assert (again.own.stages, again.own.times) == (made.best[0].stages, made.best[0].times)
+    with pytest.raises(UserError, match="must name a YAML file"):
+        write(tmp_path / "layout.txt", made)
+
+
+def test_a_site_says_its_machine_and_its_nodes() -> None:
+    found = planned(site_name="jean-zay-h100", nodes=2)
+    assert found.best[0].num_gpus == 8
+    assert found.machine.gpus_per_node.value == 4 and found.machine.gpus_per_node.source == "site jean-zay-h100"
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({}, "--gpus 8 --gpu h100 works"),
+        ({"gpus": 8}, "--gpus 8 --gpu h100 works"),
+        ({"gpus": 8, "gpu": "h900"}, "known are a100-40"),
+        ({"gpus": 0, "gpu": "h100"}, "--gpus 8 works"),
+        ({"gpus": 8, "gpu": "h100", "top": 0}, "--top 5 works"),
+        ({"gpus": 8, "gpu": "h100", "rehearsals": -1}, "--rehearse 0"),
+        ({"site_name": "jean-zay-h100"}, "--nodes 1 works"),
+        (
+            {"site_name": "jean-zay-h100", "nodes": 129},
+            "no qos of jean-zay-h100 allows a job more than 512 .*--nodes 128 works",
+        ),
+        ({"site_name": "jean-zay-v100", "nodes": 1}, "so do the sites jean-zay-a100, jean-zay-h100"),
+        ({"site_name": "jean-zay-h100", "nodes": 1, "gpus": 8}, "must be left out beside --site"),
+    ],
+)
+def test_wrong_options_are_refused_with_what_works(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        planned(**options)
+
+
+def test_the_advice_for_too_many_nodes_works() -> None:
+    assert planned(site_name="jean-zay-h100", nodes=128, top=1).best
+
+
+def test_an_overlay_that_is_no_file_or_has_a_wrong_key_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="must be @ and a YAML file"):
+        load_run("configs/1b.yaml", ["@nowhere.yaml"])
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text("parallel: {tensor_parallel: 2}\n")
+    with pytest.raises(UserError, match=r"parallel.tensor_parallel is not a key"):
+        load_run("configs/1b.yaml", [f"@{wrong}"])
+    wrong.write_text("train: {micro_batch_size: 4}\n")
+    assert load_run("configs/1b.yaml", [f"@{wrong}"]).train.micro_batch_size == 4
+    assert load_run("configs/1b.yaml", [f"@{wrong}", "train.micro_batch_size=8"]).train.micro_batch_size == 8
