@@ -16,13 +16,13 @@ import yaml
 from omegaconf import MISSING
 
 from bench.compare import table
-from fanal.errors import UserError
+from pretrain.config.derive import data_parallel_size
 from pretrain.config.load import load_run, typed
 from pretrain.config.schema import RunConfig
 from pretrain.model.flops import flops_per_token
 from pretrain.plan.estimate import StepEstimate, estimate_step, usable_bytes
 from pretrain.plan.machine import FigureConfig, MachineConfig, load_machine
-from pretrain.plan.search import RECOMPUTE, layout_name, search
+from pretrain.plan.search import RECOMPUTE, layout_name
 
 FACTS = Path(__file__).parent / "published"
 LEFT_OUT = "left-out.yaml"
@@ -72,7 +72,7 @@ class RunFacts:
     """tokens a second, or model TFLOP/s with attention counted tflops_full or tflops_causal."""
     kind: str | None = None
     unknown: list[str] | None = None
-    """What is not published and therefore searched: micro, virtual, recompute, or the whole layout."""
+    """What is not published and therefore searched: micro, virtual, recompute."""
     note: str = ""
 
 
@@ -131,10 +131,17 @@ def families() -> list[FamilyFacts]:
 
 
 def rows(
-    *, estimate: Estimate = estimate_step, changed: Callable[[MachineConfig], MachineConfig] = lambda machine: machine
+    *,
+    only: str = "",
+    estimate: Estimate = estimate_step,
+    changed: Callable[[MachineConfig], MachineConfig] = lambda machine: machine,
 ) -> list[Row]:
-    """Return every published run with its plan. Args: estimate, changed: for faults that a test plants."""
-    return [_row(family, facts, estimate, changed) for family in families() for facts in family.runs]
+    """Return every published run with its plan.
+
+    Args: only: of families whose names begin so; estimate, changed: for faults that a test plants.
+    """
+    some = [family for family in families() if family.family.startswith(only)]
+    return [_row(family, facts, estimate, changed) for family in some for facts in family.runs]
 
 
 def median_error(some: Sequence[Row]) -> float:
@@ -212,36 +219,41 @@ def _fastest(
     run: RunConfig, machine: MachineConfig, gpus: int, unknown: Sequence[str], estimate: Estimate
 ) -> StepEstimate:
     """Return the estimate of the run; of what is not published, the fastest choice that fits, or that takes least memory."""
-    if "layout" in unknown:
-        return estimate(search(run, machine, gpus).fitting[0].run, machine, gpus)
-    found = []
-    for one in _choices(run, unknown):
-        try:
+    found: list[StepEstimate] = []
+    for choices in _choices(run, unknown, gpus):
+        for one in choices:  # from what computes least again
             found.append(estimate(one, machine, gpus))
-        except UserError:  # micro batches do not divide the batch, or virtual stages the layers
-            continue
+            if found[-1].peak_bytes <= usable_bytes(machine):
+                break
     fitting = [one for one in found if one.peak_bytes <= usable_bytes(machine)]
-    if unknown and fitting:
-        return min(fitting, key=lambda one: one.step_s)
-    return min(found, key=lambda one: one.peak_bytes)
+    return min(fitting, key=lambda one: one.step_s) if fitting else min(found, key=lambda one: one.peak_bytes)
 
 
-def _choices(run: RunConfig, unknown: Sequence[str]) -> Iterator[RunConfig]:
+def _choices(run: RunConfig, unknown: Sequence[str], gpus: int) -> Iterator[list[RunConfig]]:
+    """Yield the choices of recomputation for every micro batch and number of virtual stages that the run may have."""
     train, parallel = run.train, run.parallel
     micros = MICRO_BATCHES if "micro" in unknown else (train.micro_batch_size,)
     virtuals = VIRTUAL_SIZES if "virtual" in unknown else (parallel.virtual_pipeline_model_parallel_size,)
     again = RECOMPUTE if "recompute" in unknown else ((train.recompute, tuple(train.recompute_modules)),)
-    for micro, virtual, (recompute, modules) in product(micros, virtuals, again):
-        stages = parallel.pipeline_model_parallel_size
-        if virtual > 1 and (stages == 1 or run.model.num_layers % (stages * virtual)):
+    stages, replicas = parallel.pipeline_model_parallel_size, data_parallel_size(parallel, num_ranks=gpus)
+    for micro, virtual in product(micros, virtuals):
+        batches, rest = divmod(train.global_batch_size, micro * replicas)
+        uneven = stages == 1 or run.model.num_layers % (stages * virtual) or batches % stages
+        if "micro" in unknown and rest or virtual > 1 and "virtual" in unknown and uneven:
             continue
-        kept = replace(
-            train,
-            micro_batch_size=micro,
-            recompute=recompute,  # pyright: ignore[reportArgumentType]
-            recompute_modules=list(modules),
-        )
-        yield replace(run, train=kept, parallel=replace(parallel, virtual_pipeline_model_parallel_size=virtual))
+        yield [
+            replace(
+                run,
+                train=replace(
+                    train,
+                    micro_batch_size=micro,
+                    recompute=recompute,  # pyright: ignore[reportArgumentType]
+                    recompute_modules=list(modules),
+                ),
+                parallel=replace(parallel, virtual_pipeline_model_parallel_size=virtual),
+            )
+            for recompute, modules in again
+        ]
 
 
 def page(some: Sequence[Row]) -> str:
@@ -282,7 +294,22 @@ def _summary(some: Sequence[Row]) -> str:
         for name, rows in lines
         if rows
     ]
-    return f"{table(head, body)}\n\nMedian of the families' medians: {_percent(statistics.median(medians))}."
+    fitted = statistics.median(_errors_with_one_factor(counted))
+    return (
+        f"{table(head, body)}\n\nMedian of the families' medians: {_percent(statistics.median(medians))}. With one factor for all "
+        "times, fitted to the families but the one that it is tried on (the median of the others' median ratios): "
+        f"{_percent(fitted)} of all runs."
+    )
+
+
+def _errors_with_one_factor(counted: Sequence[Row]) -> list[float]:
+    """Return the errors after each family's speeds are divided by the median of the others' median ratios."""
+    ratios: dict[str, list[float]] = {}
+    for row in counted:
+        ratios.setdefault(row.family.family, []).append(row.ratio)
+    middle = {name: statistics.median(some) for name, some in ratios.items()}
+    factors = {name: statistics.median(value for other, value in middle.items() if other != name) for name in middle}
+    return [abs(ratio / factors[name] - 1) for name, some in ratios.items() for ratio in some]
 
 
 def _family(some: Sequence[Row], family: FamilyFacts) -> str:
