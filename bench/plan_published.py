@@ -167,9 +167,7 @@ def _machine(family: FamilyFacts, facts: RunFacts) -> MachineConfig:
     figures: dict[str, float] = dict(family.machine_figures)
     if facts.node is not None:
         figures["gpus_per_node"] = facts.node
-    changes: dict[str, Any] = {
-        name: FigureConfig(value=value, source=family.source) for name, value in figures.items()
-    }
+    changes: dict[str, Any] = {name: FigureConfig(value=value, source=family.source) for name, value in figures.items()}
     return replace(load_machine(facts.machine or family.machine), **changes)
 
 
@@ -354,7 +352,11 @@ def _lucie(some: Sequence[Row]) -> str:
     parts = [("model operations at the peak", useful)]
     parts += [("products and attention below the peak, and computed again", times.products + times.attention - useful)]
     parts += [(name, getattr(times, key)) for key, name in _PARTS.items()]
-    parts += [("the plan's step", one.step_s), ("not explained by the plan", real - one.step_s), ("published step", real)]
+    parts += [
+        ("the plan's step", one.step_s),
+        ("not explained by the plan", real - one.step_s),
+        ("published step", real),
+    ]
     body = [[name, f"{seconds:.3f}", _percent(seconds / real)] for name, seconds in parts]
     return (
         "### Lucie-7B's 7.8 % of the peak\n\n"
@@ -376,8 +378,12 @@ _PARTS = {
 def _explained(row: Row, real: float) -> str:
     one, run = row.estimate, row.estimate.run
     machine = load_machine("h100")
-    micro_batches = one.tokens // run.data.seq_length // run.train.micro_batch_size // (run.parallel.data_parallel_size or 1)
-    layers = run.model.num_layers / run.parallel.pipeline_model_parallel_size * 1.5  # computed again: half more to start
+    micro_batches = (
+        one.tokens // run.data.seq_length // run.train.micro_batch_size // (run.parallel.data_parallel_size or 1)
+    )
+    layers = (
+        run.model.num_layers / run.parallel.pipeline_model_parallel_size * 1.5
+    )  # computed again: half more to start
     launches = layers * machine.host_ms_per_layer.value / 1e3 * micro_batches
     ramp = run.train.batch_ramp
     in_ramp = ramp.samples / ((run.train.train_steps or 0) * run.train.global_batch_size) if ramp is not None else 0.0
@@ -385,7 +391,7 @@ def _explained(row: Row, real: float) -> str:
         f"The plan explains a fall from the peak to {_percent(one.mfu_full)}: full recomputation, tensor parallelism of 4 without "
         "sequence parallelism or overlap, four stages without virtual ones, gradients summed in full and not beside the backward. The ramp of the batch is no part of "
         f"it: it holds {_percent(in_ramp)} of the samples, and the figure is the log's median. Left are {real - one.step_s:.1f} of "
-        f"{real:.1f} seconds, a factor of {row.ratio:.1f}, which the plan does not explain. One cause is published: the job set "
+        f"{real:.1f} seconds, a factor of {row.ratio:.1f}, which the plan does not explain. One cause is known: scripts of such runs on that machine set "
         f"CUDA_LAUNCH_BLOCKING=1, so that nothing is started beside a running kernel. If all host time stood beside the "
         f"GPU's ({machine.host_ms_per_layer.value:g} ms a layer), it would be {launches:.2f} s a step, "
         f"{_percent(launches / (real - one.step_s))} of what is missing. The others are not known: kernels that are not fused, waits for the "

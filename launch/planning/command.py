@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from fanal.command_group import complete_path
-from fanal.errors import run_guarded
+from fanal.errors import UserError, run_guarded
 from fanal.exit_codes import FINISHED
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}
@@ -27,6 +27,10 @@ CONTEXT = {"help_option_names": ["-h", "--help"]}
 @click.option(
     "--write", "target", type=click.Path(path_type=Path), metavar="FILE", help="Write the fastest layout here."
 )
+@click.option(
+    "--scaling", "picture", type=click.Path(path_type=Path), metavar="FILE",
+    help="Strong and weak scaling to 4,096 GPUs instead: a table, and its curves in this SVG file.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def plan(
     config: str,
@@ -38,6 +42,7 @@ def plan(
     top: int,
     rehearsals: int,
     target: Path | None,
+    picture: Path | None,
     as_json: bool,
 ) -> None:
     """Plan the layout of a run: memory, time of a step and speed of every layout that the config's rules allow.
@@ -47,8 +52,13 @@ def plan(
     """
 
     def act() -> int:
-        from launch.planning.plan import make_plan, write
+        from launch.planning.plan import make_plan, make_scaling, write
 
+        if picture is not None:
+            if target is not None or as_json:
+                raise UserError("--scaling stands alone: leave out --write and --json; --scaling scaling.svg works")
+            print(make_scaling(config, overrides, gpus=gpus, gpu=gpu, site_name=site_name, nodes=nodes, target=picture))
+            return FINISHED
         made = make_plan(
             config, overrides, gpus=gpus, gpu=gpu, site_name=site_name, nodes=nodes, top=top, rehearsals=rehearsals
         )

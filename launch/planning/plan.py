@@ -5,11 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from fanal.errors import UserError, user_path
+from launch.planning.scaling_picture import check_picture, draw
 from launch.sites.site import SiteConfig, known_sites, load_site
 from pretrain.config.load import load_run
 from pretrain.plan.layout_file import write_layout
 from pretrain.plan.machine import FigureConfig, MachineConfig, known_machines, load_machine
 from pretrain.plan.plan import plan
+from pretrain.plan.scaling import scale_up, words
 from pretrain.plan.table import Plan
 
 
@@ -26,10 +28,27 @@ def make_plan(
 ) -> Plan:
     """Return the plan that the command asks for. Args: as the options of ``fanal plan``. Raises: UserError."""
     run = load_run(config, overrides)
-    machine, name, num_gpus = _on_site(site_name, nodes, gpu) if site_name is not None else _without_site(gpus, gpu)
-    if site_name is not None and gpus is not None:
-        raise UserError(f"--gpus ({gpus}) must be left out beside --site, whose --nodes say it; --nodes {nodes} works")
+    machine, name, num_gpus = _where(gpus, gpu, site_name, nodes)
     return plan(config, run, machine, name, num_gpus=num_gpus, top=top, rehearsals=rehearsals)
+
+
+def make_scaling(
+    config: str,
+    overrides: Sequence[str],
+    *,
+    gpus: int | None,
+    gpu: str | None,
+    site_name: str | None,
+    nodes: int | None,
+    target: Path,
+) -> str:
+    """Return the tables of strong and weak scaling, and draw them. Args: as the options of ``fanal plan``. Raises: UserError."""
+    check_picture(target)
+    run = load_run(config, overrides)
+    machine, _, num_gpus = _where(gpus, gpu, site_name, nodes)
+    points = scale_up(run, machine, num_gpus)
+    draw(target, points, f"Planned scaling of {config} on {machine.description}")
+    return words(points)
 
 
 def write(target: Path, made: Plan) -> None:
@@ -38,6 +57,18 @@ def write(target: Path, made: Plan) -> None:
         if target.suffix not in (".yaml", ".yml"):
             raise UserError(f"--write ({target}) must name a YAML file; --write {target}.yaml works")
         write_layout(target, made.best[0], made.machine_name)
+
+
+def _where(
+    gpus: int | None, gpu: str | None, site_name: str | None, nodes: int | None
+) -> tuple[MachineConfig, str, int]:
+    """Return the machine, its name and the number of GPUs."""
+    if site_name is None:
+        return _without_site(gpus, gpu)
+    found = _on_site(site_name, nodes, gpu)
+    if gpus is not None:
+        raise UserError(f"--gpus ({gpus}) must be left out beside --site, whose --nodes say it; --nodes {nodes} works")
+    return found
 
 
 def _without_site(gpus: int | None, gpu: str | None) -> tuple[MachineConfig, str, int]:
