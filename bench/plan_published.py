@@ -237,7 +237,7 @@ def _choices(run: RunConfig, unknown: Sequence[str], gpus: int) -> Iterator[list
     for micro, virtual in product(micros, virtuals):
         batches, rest = divmod(train.global_batch_size, micro * replicas)
         uneven = stages == 1 or run.model.num_layers % (stages * virtual) or batches % stages
-        if "micro" in unknown and rest or virtual > 1 and "virtual" in unknown and uneven:
+        if ("micro" in unknown and rest) or (virtual > 1 and "virtual" in unknown and uneven):
             continue
         yield [
             replace(
@@ -387,15 +387,17 @@ def _explained(row: Row, real: float) -> str:
     launches = layers * machine.host_ms_per_layer.value / 1e3 * micro_batches
     ramp = run.train.batch_ramp
     in_ramp = ramp.samples / ((run.train.train_steps or 0) * run.train.global_batch_size) if ramp is not None else 0.0
+    left = real - one.step_s
     return (
-        f"The plan explains a fall from the peak to {_percent(one.mfu_full)}: full recomputation, tensor parallelism of 4 without "
-        "sequence parallelism or overlap, four stages without virtual ones, gradients summed in full and not beside the backward. The ramp of the batch is no part of "
-        f"it: it holds {_percent(in_ramp)} of the samples, and the figure is the log's median. Left are {real - one.step_s:.1f} of "
-        f"{real:.1f} seconds, a factor of {row.ratio:.1f}, which the plan does not explain. One cause is known: scripts of such runs on that machine set "
-        f"CUDA_LAUNCH_BLOCKING=1, so that nothing is started beside a running kernel. If all host time stood beside the "
-        f"GPU's ({machine.host_ms_per_layer.value:g} ms a layer), it would be {launches:.2f} s a step, "
-        f"{_percent(launches / (real - one.step_s))} of what is missing. The others are not known: kernels that are not fused, waits for the "
-        "host in every pipeline message, data. The machine is not the cause: Luciole-23B ran on it at "
+        f"The plan explains a fall from the peak to {_percent(one.mfu_full)}: full recomputation, tensor parallelism of 4 "
+        "without sequence parallelism or overlap, four stages without virtual ones, gradients summed in full and not beside "
+        "the backward. The ramp of the batch is no part of "
+        f"it: it holds {_percent(in_ramp)} of the samples, and the figure is the log's median. Left are {left:.1f} of "
+        f"{real:.1f} seconds, a factor of {row.ratio:.1f}, which the plan does not explain. One cause is known: scripts of "
+        "such runs on that machine set CUDA_LAUNCH_BLOCKING=1, so that nothing is started beside a running kernel. If all "
+        f"host time stood beside the GPU's ({machine.host_ms_per_layer.value:g} ms a layer), it would be {launches:.2f} s a "
+        f"step, {_percent(launches / left)} of what is missing. The others are not known: kernels that are not "
+        "fused, waits for the host in every pipeline message, data. The machine is not the cause: Luciole-23B ran on it at "
         "33.6 % (attention counted causal) by its GPU hours."
     )
 
