@@ -20,7 +20,10 @@ COMMANDS = {
     "rehearse": (
         "pretrain", "Rehearse the step of a run on any number of GPUs, without one: memory, collectives and waits of a rank.",
     ),
-    "plan": ("launch", "Plan the layout of a run: memory, time of a step and speed of every layout that the config's rules allow."),
+    "plan": (
+        "launch.planning",
+        "Plan the layout of a run: memory, time of a step and speed of every layout that the config's rules allow.",
+    ),
     "prove": ("pretrain", "Prove that this machine resumes CONFIG as if nothing had happened."),
     "export": ("pretrain", "Write a checkpoint, or a run's newest complete one, as a Hugging Face folder with a certificate."),
     "import": (
@@ -44,7 +47,7 @@ COMMANDS = {
 }  # fmt: skip
 """Each command with its package and the first sentence of its help, which is repeated here so that a list imports nothing."""
 
-GROUPS = {"pretrain": "cli", "tokenizer": "commands", "launch": "cli"}
+GROUPS = {"pretrain": "cli", "tokenizer": "commands", "launch": "cli", "launch.planning": "cli"}
 """The name of each package's group of commands in its ``__main__``."""
 
 SHELLS = ("bash", "zsh", "fish")

@@ -12,7 +12,6 @@ import click
 from fanal.command_group import CommandGroup, ManyInputsCommand, complete_path
 from fanal.errors import PassingError, run_guarded, user_path
 from fanal.exit_codes import FINISHED
-from launch.planning.command import plan
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 
@@ -20,9 +19,6 @@ CONTEXT = {"help_option_names": ["-h", "--help"]}
 @click.group(cls=CommandGroup, context_settings=CONTEXT)
 def cli() -> None:
     """Turn one YAML into a chain of Slurm jobs that restarts itself after a failure."""
-
-
-cli.add_command(plan)
 
 
 site_option = click.option(

@@ -12,6 +12,7 @@ import pytest
 
 from docs.images.loss_curves import loss_curves
 from launch.__main__ import cli as launch_commands
+from launch.planning.__main__ import cli as planning_commands
 from pretrain.__main__ import cli as pretrain_commands
 from tokenizer.__main__ import commands as tokenizer_commands
 
@@ -33,7 +34,7 @@ COMMAND = re.compile(r"(?:^|\s)(?:\.venv/bin/)?fanal +([a-z].*)")
 
 def commands() -> dict[str, click.Command]:
     """Every command of ``fanal`` by the words that it is called with."""
-    table = dict(pretrain_commands.commands)
+    table = {**pretrain_commands.commands, **planning_commands.commands}
     for group, members in (("tokenizer", tokenizer_commands.commands), ("launch", launch_commands.commands)):
         table |= {f"{group} {name}": command for name, command in members.items()}
     return table
