@@ -34,9 +34,12 @@ OPEN = {
         "pretrain.model.families.",
         "pretrain.optim.registry",
         "pretrain.plan.",
+        "pretrain.report.chart",
+        "pretrain.report.markup",
+        "pretrain.report.style",
         "pretrain.data.passes",
         "pretrain.data.sources",
-    ),  # the last two: preflight says how often a run reads its text
+    ),  # the report's: a picture of scaling; the last two: preflight says how often a run reads its text
     "fanal.kernels": ("fanal.kernels.", "fanal.errors"),
 }
 MAX_FILE_LINES = 400

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from fanal.command_group import complete_path
-from fanal.errors import run_guarded
+from fanal.errors import UserError, run_guarded
 from fanal.exit_codes import FINISHED
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}
@@ -36,6 +36,10 @@ CONTEXT = {"help_option_names": ["-h", "--help"]}
     help="Failures that end a job. Default: 0.02, as of Llama 3 on 16,384 H100.",
 )  # fmt: skip
 @click.option("--own", is_flag=True, help="Plan the whole run in the layout that CONFIG states, not in the fastest.")
+@click.option(
+    "--scaling", "picture", type=click.Path(path_type=Path), metavar="FILE",
+    help="Strong and weak scaling to 4,096 GPUs instead: a table, and its curves in this SVG file.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def plan(
     config: str,
@@ -51,6 +55,7 @@ def plan(
     slice_hours: float | None,
     failures: float | None,
     own: bool,
+    picture: Path | None,
     as_json: bool,
 ) -> None:
     """Plan the layout of a run: memory, time of a step and speed of every layout that the config's rules allow.
@@ -61,10 +66,18 @@ def plan(
     """
 
     def act() -> int:
-        from launch.planning.plan import make_plan, write
+        from launch.planning.plan import make_plan, make_scaling, write
         from launch.planning.whole_run import WholeRunRequest
 
         asked = WholeRunRequest(tokens=tokens, slice_hours=slice_hours, failures_per_1000_gpu_hours=failures, own=own)
+        if picture is not None:
+            if target is not None or as_json or asked != WholeRunRequest():
+                raise UserError(
+                    "--scaling stands alone: leave out --write, --json and the options of a whole run (--tokens, --slice-hours, "
+                    "--failures-per-1000-gpu-hours, --own); --scaling scaling.svg works"
+                )
+            print(make_scaling(config, overrides, gpus=gpus, gpu=gpu, site_name=site_name, nodes=nodes, target=picture))
+            return FINISHED
         made = make_plan(
             config, overrides, gpus=gpus, gpu=gpu, site_name=site_name, nodes=nodes, top=top, rehearsals=rehearsals,
             asked=asked,

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fanal.errors import UserError, user_path
+from launch.planning.scaling_picture import check_picture, draw
 from launch.planning.whole_run import WholeRunRequest, site_facts
 from launch.sites.site import SiteConfig, known_sites, load_site
 from pretrain.config.load import load_run
@@ -12,6 +13,7 @@ from pretrain.plan.estimate import StepEstimate
 from pretrain.plan.layout_file import write_layout
 from pretrain.plan.machine import FigureConfig, MachineConfig, known_machines, load_machine
 from pretrain.plan.plan import plan
+from pretrain.plan.scaling import scale_up, words
 from pretrain.plan.table import Plan
 from pretrain.plan.whole_run import failure_rate, whole_run, with_tokens
 
@@ -31,13 +33,30 @@ def make_plan(
     """Return the plan that the command asks for. Args: as the options of ``fanal plan``. Raises: UserError."""
     run = with_tokens(load_run(config, overrides), asked.tokens)
     failures = failure_rate(asked.failures_per_1000_gpu_hours)  # refused before a search takes its time
-    machine, name, num_gpus = _on_site(site_name, nodes, gpu) if site_name is not None else _without_site(gpus, gpu)
-    if site_name is not None and gpus is not None:
-        raise UserError(f"--gpus ({gpus}) must be left out beside --site, whose --nodes say it; --nodes {nodes} works")
+    machine, name, num_gpus = _where(gpus, gpu, site_name, nodes)
     facts = site_facts(site_name, run, asked, num_gpus=num_gpus)
     made = plan(config, run, machine, name, num_gpus=num_gpus, top=top, rehearsals=rehearsals)
     estimate = _layout_of(made, own=asked.own)
     return replace(made, whole_run=whole_run(estimate, machine, facts, failures=failures, is_own=asked.own))
+
+
+def make_scaling(
+    config: str,
+    overrides: Sequence[str],
+    *,
+    gpus: int | None,
+    gpu: str | None,
+    site_name: str | None,
+    nodes: int | None,
+    target: Path,
+) -> str:
+    """Return the tables of strong and weak scaling, and draw them. Args: as the options of ``fanal plan``. Raises: UserError."""
+    check_picture(target)
+    run = load_run(config, overrides)
+    machine, _, num_gpus = _where(gpus, gpu, site_name, nodes)
+    points = scale_up(run, machine, num_gpus)
+    draw(target, points, f"Planned scaling of {config} on {machine.description}")
+    return words(points)
 
 
 def write(target: Path, made: Plan) -> None:
@@ -55,6 +74,18 @@ def _layout_of(made: Plan, *, own: bool) -> StepEstimate:
             "--own the fastest that fits is taken"
         )
     return made.own if own and made.own is not None else made.best[0]
+
+
+def _where(
+    gpus: int | None, gpu: str | None, site_name: str | None, nodes: int | None
+) -> tuple[MachineConfig, str, int]:
+    """Return the machine, its name and the number of GPUs."""
+    if site_name is None:
+        return _without_site(gpus, gpu)
+    found = _on_site(site_name, nodes, gpu)
+    if gpus is not None:
+        raise UserError(f"--gpus ({gpus}) must be left out beside --site, whose --nodes say it; --nodes {nodes} works")
+    return found
 
 
 def _without_site(gpus: int | None, gpu: str | None) -> tuple[MachineConfig, str, int]:

@@ -92,22 +92,29 @@ def _sizes(shapes: Shapes, stage: int) -> list[int]:
 
 
 class Links:
-    """Seconds of collectives in the groups of a layout. Ranks count tensor first, then context, data, and pipeline last."""
+    """Seconds of collectives in the groups of a layout. Ranks count tensor first, then context, data, and pipeline last.
+
+    Between nodes, the ranks of a group that share a node share its ports: each of NCCL's rings goes through one port into a node,
+    through all of the group's GPUs there, and out again, so that only one in so many bytes crosses the network at each port.
+    """
 
     def __init__(self, machine: MachineConfig, shapes: Shapes) -> None:
         self._machine, self._node = machine, int(machine.gpus_per_node.value)
-        self.tensor = self._link(shapes.tensor)
-        self.context = self._link(shapes.tensor * shapes.context)
-        self.data = self._link(shapes.tensor * shapes.context * shapes.data)
-        self.pipeline = self._link(shapes.tensor * shapes.context * shapes.data * shapes.pipeline)
+        self.tensor = self._link(shapes.tensor, apart=1)
+        self.context = self._link(shapes.tensor * shapes.context, apart=shapes.tensor)
+        self.data = self._link(shapes.tensor * shapes.context * shapes.data, apart=shapes.tensor)
+        self.pipeline = self._link(shapes.tensor * shapes.context * shapes.data * shapes.pipeline, apart=self._node)
 
-    def _link(self, reach: int) -> tuple[float, float]:
-        """Return (bytes a second, seconds of no bytes) between ranks that lie within ``reach`` of each other."""
+    def _link(self, reach: int, *, apart: int) -> tuple[float, float]:
+        """Return (bytes a second, seconds of no bytes) between ranks that lie within ``reach``, each so far ``apart``."""
         machine = self._machine
-        inside = reach <= self._node
-        rate = machine.node_gb_per_s if inside else machine.network_gb_per_s
-        latency = machine.node_latency_us if inside else machine.network_latency_us
-        return rate.value * 1e9 * machine.collective_fraction.value, latency.value * 1e-6
+        inside = machine.node_gb_per_s.value
+        if reach <= self._node:
+            rate, latency = inside, machine.node_latency_us
+        else:
+            sharing = max(1, self._node // apart)
+            rate, latency = min(inside, machine.network_gb_per_s.value * sharing), machine.network_latency_us
+        return rate * 1e9 * machine.collective_fraction.value, latency.value * 1e-6
 
     @staticmethod
     def ring(link: tuple[float, float], num_bytes: float, ranks: int) -> float:
