@@ -7,7 +7,8 @@ from pathlib import Path
 from fanal.errors import UserError, user_path
 from launch.planning.scaling_picture import check_picture, draw
 from launch.planning.whole_run import WholeRunRequest, site_facts
-from launch.sites.site import SiteConfig, known_sites, load_site
+from launch.sites.schema import SiteConfig
+from launch.sites.site import known_sites, load_site
 from pretrain.config.load import load_run
 from pretrain.plan.estimate import StepEstimate
 from pretrain.plan.layout_file import write_layout

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from fanal.errors import UserError
 from launch.sites.reach import file_systems_of
-from launch.sites.site import QosConfig, SiteConfig, load_site
+from launch.sites.schema import QosConfig, SiteConfig
+from launch.sites.site import load_site
 from pretrain.config.schema import RunConfig
 from pretrain.plan.energy import EnergyFacts
 from pretrain.plan.whole_run import Disk, SiteFacts

@@ -13,8 +13,8 @@ from fanal.records import MAX_RECORD_BYTES, own_hash
 from fanal.shown import on_one_line, shown
 from pretrain.convert.ours.tokenizer_files import json_bytes
 from pretrain.convert.theirs.certified import OWN_HASH as CERTIFICATE_HASH
+from pretrain.ledger.ledger import LEDGER_HASH
 
-LEDGER_HASH = "ledger_sha256"
 OWN_HASHES = (CERTIFICATE_HASH, LEDGER_HASH)
 """Keys of the hash of everything else in a file, of the files that ``json_bytes`` writes."""
 

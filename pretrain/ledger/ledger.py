@@ -15,7 +15,6 @@ from fanal.run_folder import SPIKES_FILE
 from pretrain.checkpoint.disk.origin import Origin, sealed_hash
 from pretrain.history.history import History, history_of
 from pretrain.history.moved import Moved, with_moved
-from pretrain.inspect.verify_json import LEDGER_HASH
 from pretrain.ledger.data_read import DataRead, data_read, trained_samples
 from pretrain.ledger.ended import Decisions, decisions_of
 from pretrain.ledger.energy import Energy, energy_of
@@ -34,6 +33,8 @@ from pretrain.ledger.starts import Attempt, attempts_of
 from tokenizer.shards.manifest import fanal_version
 
 FORMAT_VERSION = 1
+LEDGER_HASH = "ledger_sha256"
+"""Key of the hash of everything else."""
 
 
 @dataclass(frozen=True, kw_only=True)

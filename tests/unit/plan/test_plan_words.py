@@ -69,7 +69,7 @@ def test_a_site_says_its_machine_and_its_nodes() -> None:
             {"site_name": "jean-zay-h100", "nodes": 129},
             "no qos of jean-zay-h100 allows a job more than 512 .*--nodes 128 works",
         ),
-        ({"site_name": "jean-zay-v100", "nodes": 1}, "so do the sites jean-zay-a100, jean-zay-h100"),
+        ({"site_name": "jean-zay-v100", "nodes": 1}, "so do the sites .*jean-zay-a100, jean-zay-h100"),
         ({"site_name": "jean-zay-h100", "nodes": 1, "gpus": 8}, "must be left out beside --site"),
     ],
 )

@@ -13,7 +13,8 @@ from fanal.errors import UserError
 from launch.planning.plan import make_plan
 from launch.planning.whole_run import WholeRunRequest, site_facts
 from launch.sites.facts import PlanConfig, check_facts
-from launch.sites.site import FileSystemConfig, read_site
+from launch.sites.schema import FileSystemConfig
+from launch.sites.site import read_site
 from pretrain.config.load import load_run
 from pretrain.config.schema import BatchRampConfig, BatchStageConfig, RunConfig
 from pretrain.config.steps import global_batch_size_at
