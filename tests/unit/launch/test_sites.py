@@ -69,7 +69,7 @@ ERRORS = {
     "a folder of a rank that is not absolute": (
         "environment: {A: {value: b, reason: why, per_rank: true}}", r"environment.A.value \(b\) must be an absolute folder where per_rank is true; /tmp/mine-\$USER works",
     ),
-    "a base that is not there": ("base: nowhere", r"base \(nowhere\) must be one of alps-clariden, .*gh200, .*; infiniband works"),
+    "a base that is not there": ("base: nowhere", r"base \('nowhere'\) must be one of alps-clariden, .*gh200, .*; infiniband works"),
     "an empty command": ("file_systems: [{name: W, quota_command: ' '}]", r"quota_command of file system W \(' '\) must be a command"),
 }  # fmt: skip
 
