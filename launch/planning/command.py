@@ -67,6 +67,7 @@ def plan(
 
     def act() -> int:
         from launch.planning.plan import make_plan, make_scaling, write
+        from launch.planning.target import check_target
         from launch.planning.whole_run import WholeRunRequest
 
         asked = WholeRunRequest(tokens=tokens, slice_hours=slice_hours, failures_per_1000_gpu_hours=failures, own=own)
@@ -78,6 +79,8 @@ def plan(
                 )
             print(make_scaling(config, overrides, gpus=gpus, gpu=gpu, site_name=site_name, nodes=nodes, target=picture))
             return FINISHED
+        if target is not None:
+            check_target("--write", target, (".yaml", ".yml"), may_replace=False)
         made = make_plan(
             config, overrides, gpus=gpus, gpu=gpu, site_name=site_name, nodes=nodes, top=top, rehearsals=rehearsals,
             asked=asked,

@@ -1,13 +1,17 @@
 """A plan for a site or a number of GPUs: what the options mean, and what a site says of its nodes."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from fanal.errors import UserError, user_path
-from launch.planning.scaling_picture import check_picture, draw
+from fanal.errors import UserError
+from fanal.files import writing
+from launch.planning.scaling_picture import draw
+from launch.planning.target import check_target
 from launch.planning.whole_run import WholeRunRequest, site_facts
-from launch.sites.schema import SiteConfig
+from launch.sites.hours import takes
+from launch.sites.schema import QosConfig, SiteConfig
 from launch.sites.site import known_sites, load_site
 from pretrain.config.load import load_run
 from pretrain.plan.estimate import StepEstimate
@@ -52,7 +56,7 @@ def make_scaling(
     target: Path,
 ) -> str:
     """Return the tables of strong and weak scaling, and draw them. Args: as the options of ``fanal plan``. Raises: UserError."""
-    check_picture(target)
+    check_target("--scaling", target, (".svg",), may_replace=True)
     run = load_run(config, overrides)
     machine, _, num_gpus = _where(gpus, gpu, site_name, nodes)
     points = scale_up(run, machine, num_gpus)
@@ -61,10 +65,8 @@ def make_scaling(
 
 
 def write(target: Path, made: Plan) -> None:
-    """Write the fastest layout of a plan. Raises: UserError if there is no such folder, or the target is one."""
-    with user_path(target):
-        if target.suffix not in (".yaml", ".yml"):
-            raise UserError(f"--write ({target}) must name a YAML file; --write {target}.yaml works")
+    """Write the fastest layout, to a target that ``check_target`` took. Raises: UserError if the disk does not take it."""
+    with writing(target):
         write_layout(target, made.best[0], made.machine_name)
 
 
@@ -82,11 +84,16 @@ def _where(
 ) -> tuple[MachineConfig, str, int]:
     """Return the machine, its name and the number of GPUs."""
     if site_name is None:
+        if nodes is not None:
+            raise UserError(
+                f"--nodes ({nodes}) must stand beside --site; without a site, --gpus {gpus or 8} --gpu h100 works"
+            )
         return _without_site(gpus, gpu)
-    found = _on_site(site_name, nodes, gpu)
     if gpus is not None:
-        raise UserError(f"--gpus ({gpus}) must be left out beside --site, whose --nodes say it; --nodes {nodes} works")
-    return found
+        raise UserError(
+            f"--gpus ({gpus}) must be left out beside --site, whose --nodes say it; --site {site_name} --nodes {nodes or 1} works"
+        )
+    return _on_site(site_name, nodes, gpu)
 
 
 def _without_site(gpus: int | None, gpu: str | None) -> tuple[MachineConfig, str, int]:
@@ -102,7 +109,8 @@ def _on_site(site_name: str, nodes: int | None, gpu: str | None) -> tuple[Machin
     """Return the machine of a site, its name and the number of GPUs. Raises: UserError if no QoS of the site allows so many."""
     site = load_site(site_name)
     if nodes is None or nodes < 1:
-        raise UserError(f"--nodes ({nodes}) must say how many nodes the run has, at least 1; --nodes 1 works")
+        said = "is missing and" if nodes is None else f"({nodes})"
+        raise UserError(f"--nodes {said} must say how many nodes the run has, at least 1; --nodes 1 works")
     name = gpu or site.machine
     if not site.gpus_per_node or not name:
         with_machine = [one for one in known_sites() if load_site(one).machine]
@@ -120,13 +128,22 @@ def _on_site(site_name: str, nodes: int | None, gpu: str | None) -> tuple[Machin
 
 
 def _check_qos(site: SiteConfig, site_name: str, num_gpus: int) -> None:
-    """Refuse more GPUs than any QoS for long runs allows a job."""
+    """Refuse so many GPUs as no QoS for long runs takes."""
     chains = [qos for qos in site.qos if qos.chain] or site.qos
-    if not chains or any(qos.max_gpus is None or qos.max_gpus >= num_gpus for qos in chains):
+    if not chains or any(takes(qos, num_gpus) for qos in chains):
         return
-    widest = max(chains, key=lambda qos: qos.max_gpus or 0)
-    most = (widest.max_gpus or 0) // site.gpus_per_node
+    per_node = site.gpus_per_node
+    fewer = [qos.max_gpus // per_node for qos in chains if qos.max_gpus is not None and qos.max_gpus < num_gpus]
+    more = [math.ceil(qos.min_gpus / per_node) for qos in chains if qos.min_gpus > num_gpus]
+    works = sorted(fewer)[-1:] + sorted(more)[:1]
     raise UserError(
-        f"--nodes ({num_gpus // site.gpus_per_node}) are {num_gpus:,} GPUs, and no qos of {site_name} allows a job more than "
-        f"{widest.max_gpus:,} ({widest.name}); --nodes {most} works"
+        f"--nodes ({num_gpus // per_node}) are {num_gpus:,} GPUs, and no qos of {site_name} for long runs takes a job of so many ("
+        + ", ".join(f"{qos.name}: {_range(qos)}" for qos in chains)
+        + f"); --nodes {' and --nodes '.join(map(str, works))} work{'s' * (len(works) == 1)}"
     )
+
+
+def _range(qos: QosConfig) -> str:
+    """How many GPUs a QoS takes, in words."""
+    least = f"from {qos.min_gpus:,} " if qos.min_gpus else ""
+    return f"{least}{f'up to {qos.max_gpus:,}' if qos.max_gpus is not None else 'any more'}".strip()

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from fanal.errors import UserError, user_path
-from fanal.files import write_whole
+from fanal.files import write_whole, writing
 from pretrain.plan.scaling import KINDS, Point
 from pretrain.report.chart import HEIGHT, Chart, Line, look_class, picture
 from pretrain.report.markup import Markup, element, joined
@@ -13,20 +12,10 @@ ROW = 16
 """Height of a line of the legend."""
 
 
-def check_picture(target: Path) -> None:
-    """Raises: UserError if the file is no SVG, or its folder is not there."""
-    with user_path(target):
-        if target.suffix != ".svg":
-            raise UserError(f"--scaling ({target}) must name an SVG file; --scaling {target}.svg works")
-        if target.is_dir() or not target.absolute().parent.is_dir():
-            raise UserError(
-                f"--scaling ({target}) must name a file in a folder that exists; --scaling scaling.svg works"
-            )
-
-
 def draw(target: Path, points: list[Point], title: str) -> None:
     """Write the curves of tokens a second and GPU over the number of GPUs."""
-    write_whole(target, str(svg(points, title)) + "\n")
+    with writing(target):
+        write_whole(target, str(svg(points, title)) + "\n")
 
 
 def svg(points: list[Point], title: str) -> Markup:

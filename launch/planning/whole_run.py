@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fanal.errors import UserError
+from launch.sites.hours import takes
 from launch.sites.reach import file_systems_of
 from launch.sites.schema import QosConfig, SiteConfig
 from launch.sites.site import load_site
@@ -30,7 +31,7 @@ def site_facts(site_name: str | None, run: RunConfig, asked: WholeRunRequest, *,
         if asked.slice_hours is not None:
             raise UserError(
                 f"--slice-hours ({asked.slice_hours:g}) must stand beside --site, which says what a job's start and end take; "
-                "--site generic works"
+                "--site jean-zay-h100 --nodes 2 in place of --gpus and --gpu works"
             )
         return None
     site = load_site(site_name)
@@ -49,7 +50,7 @@ def _slot(
     """Return (hours of a job, the most that the site allows, what says so): of the first QoS for chains that is wide enough."""
     if asked is not None and not 0 < asked < math.inf:
         raise UserError(f"--slice-hours ({asked:g}) must be above 0 and finite; --slice-hours 20 works")
-    wide = [qos for qos in site.qos if qos.chain and (qos.max_gpus is None or qos.max_gpus >= num_gpus)]
+    wide = [qos for qos in site.qos if qos.chain and takes(qos, num_gpus)]
     if not wide:
         return asked, None, "--slice-hours"
     if asked is None:

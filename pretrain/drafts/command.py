@@ -8,6 +8,8 @@ import click
 from fanal.command_group import complete_path
 from fanal.errors import run_guarded, user_path
 from fanal.exit_codes import FINISHED
+from pretrain.history.moved_option import moved_option
+from pretrain.ledger.co2_option import check_co2_factor, co2_option
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -24,10 +26,9 @@ from fanal.exit_codes import FINISHED
     shell_complete=complete_path,
     help="Take hashes and licence from this export's certificate.",
 )
-@click.option(
-    "--co2-g-per-kwh", type=float, metavar="N", help="Grams of CO2 a kilowatt hour, of the place and time of the run."
-)
+@co2_option
 @click.option("--chain/--no-chain", default=True, show_default=True, help="Count the runs that it started from, too.")
+@moved_option
 @click.option("--deep", is_flag=True, help="Compare every byte of the shards with their manifests first.")
 @click.option("--overwrite", is_flag=True, help="Replace files that are there.")
 def draft(
@@ -37,6 +38,7 @@ def draft(
     export: str | None,
     co2_g_per_kwh: float | None,
     chain: bool,
+    moved: tuple[str, ...],
     deep: bool,
     overwrite: bool,
 ) -> None:
@@ -48,7 +50,7 @@ def draft(
     def act() -> int:
         from pretrain.drafts.facts import facts_of
         from pretrain.drafts.write import chosen, write_drafts
-        from pretrain.ledger.energy import check_co2_factor
+        from pretrain.history.moved import moved_of
 
         check_co2_factor(co2_g_per_kwh)
         drafts = chosen(only)
@@ -59,6 +61,7 @@ def draft(
                 deep=deep,
                 co2_g_per_kwh=co2_g_per_kwh,
                 export=None if export is None else Path(export),
+                moved=moved_of(moved),
             )
         for path in write_drafts(drafts, facts, Path(to), overwrite=overwrite):
             print(path)

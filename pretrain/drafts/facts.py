@@ -6,7 +6,7 @@ A value is named by a path: "ledger data.tokens", "ledger runs[0].trained_to", "
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from fanal.errors import UserError
 from fanal.links import read_inside
 from fanal.shown import on_one_line
 from pretrain.convert.theirs.certified import CERTIFICATE, read_certified
+from pretrain.history.moved import Moved
 from pretrain.ledger.ledger import ledger_of, ledger_text
 
 STEP = re.compile(r"([^.\[\]]+)|\[(\d*)\]")
@@ -63,15 +64,18 @@ def facts_of(
     deep: bool = False,
     co2_g_per_kwh: float | None = None,
     export: Path | None = None,
+    moved: Sequence[Moved] = (),
 ) -> Facts:
     """Account for a run, and read the certificate of an export after every file of it was compared with it.
 
-    Args: chain, deep, co2_g_per_kwh: as ``ledger_of``.
+    Args: chain, deep, co2_g_per_kwh, moved: as ``ledger_of``.
     Raises: as ``ledger_of``; UserError if the export has no certificate; DamagedExportError if it was altered.
     """
     certificate = None if export is None else _certificate_of(export)
     # As it is printed: what JSON makes of it is what a path finds.
-    ledger = json.loads(ledger_text(ledger_of(run_dir, chain=chain, deep=deep, co2_g_per_kwh=co2_g_per_kwh)))
+    ledger = json.loads(
+        ledger_text(ledger_of(run_dir, chain=chain, deep=deep, co2_g_per_kwh=co2_g_per_kwh, moved=moved))
+    )
     if export is not None and certificate is not None and not _is_of_run(certificate, ledger):
         checkpoint = certificate["checkpoint"]
         raise UserError(

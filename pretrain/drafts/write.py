@@ -25,7 +25,9 @@ def chosen(names: Sequence[str]) -> list[Draft]:
 
 
 def _check_folder(folder: Path) -> None:
-    """Refuse a folder whose files are all named elsewhere. Raises: UserError."""
+    """Refuse what is no folder, and a folder whose files are all named elsewhere. Raises: UserError."""
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise UserError(f"--to ({folder}) must be a folder, or not be there yet; --to {folder}-drafts works")
     if (harm := harm_of(folder / "drafts")) is not None:
         raise UserError(f"--to ({folder}) {harm}")
     if os.path.lexists(folder / CERTIFICATE):
@@ -42,6 +44,11 @@ def write_drafts(drafts: Sequence[Draft], facts: Facts, folder: Path, *, overwri
     paths = [folder / draft.file_name for draft in drafts]
     with user_path(folder):
         _check_folder(folder)
+        for path in paths:
+            if path.is_dir():
+                raise UserError(
+                    f"--to ({folder}) must not hold a folder of the name {path.name}; --to {folder}-2 works"
+                )
         there = [path for path in paths if os.path.lexists(path)]
     if there and not overwrite:
         raise UserError(
@@ -49,7 +56,7 @@ def write_drafts(drafts: Sequence[Draft], facts: Facts, folder: Path, *, overwri
             "--overwrite replaces it"
         )
     texts = [draft.render(facts) for draft in drafts]
-    with writing(folder, note="--to drafts writes into the current folder"), user_path(folder):
+    with writing(folder, note="--to drafts makes a folder in the current one"), user_path(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for path, text in zip(paths, texts, strict=True):
             write_whole(path, text)

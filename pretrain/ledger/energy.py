@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fanal.errors import UserError
 from pretrain.ledger.ended import noted
 from pretrain.ledger.slurm_energy import jobs_energy
 from pretrain.ledger.starts import Attempt
@@ -46,12 +45,6 @@ class Energy:
     def kwh(self) -> float | None:
         """The same in kilowatt hours."""
         return None if self.joules is None else self.joules / JOULES_PER_KWH
-
-
-def check_co2_factor(co2_g_per_kwh: float | None) -> None:
-    """Check a user's factor for CO2; None is no factor. Raises: UserError."""
-    if co2_g_per_kwh is not None and not 0 <= co2_g_per_kwh < float("inf"):
-        raise UserError(f"--co2-g-per-kwh ({co2_g_per_kwh:g}) must be a finite number from 0; --co2-g-per-kwh 50 works")
 
 
 def energy_of(runs: Sequence[tuple[Path, Sequence[Attempt]]], *, co2_g_per_kwh: float | None) -> Energy:

@@ -35,7 +35,7 @@ from pretrain.convert.theirs.certified import CARD, CERTIFICATE, OWN_HASH
 from pretrain.convert.theirs.model import transformers_module
 from pretrain.convert.theirs.weights import INDEX_JSON
 from pretrain.convert.theirs.write_config import exported_vocab_size, generation_config, hf_config
-from pretrain.ledger.energy import check_co2_factor
+from pretrain.ledger.co2_option import check_co2_factor
 from pretrain.optim.registry import EMA, MASTER
 
 DTYPES = {"bf16": "bfloat16", "fp32": "float32"}

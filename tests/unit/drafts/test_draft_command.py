@@ -16,6 +16,7 @@ from pretrain.__main__ import cli
 from pretrain.drafts.eu_public_summary_domains import render as render_domains
 from pretrain.drafts.facts import Facts
 from pretrain.drafts.registry import DRAFTS
+from pretrain.ledger.ledger import ledger_of, ledger_text
 from tests.golden.formats.kept import LLAMA
 
 HOSTILE = "a|b`c`\n\n# Free\n<script>alert(1)</script> [x](javascript:alert(1)) ![y](http://evil.example/x.png) \x1b[2J"
@@ -43,6 +44,30 @@ def test_a_file_that_is_there_is_refused_before_anything_is_written(drafted: dic
     assert draft(drafted["bare"], "--to", f"{tmp_path}-2").exit_code == 0  # the two ways that the message names
     assert draft(drafted["bare"], "--to", tmp_path, "--overwrite").exit_code == 0
     assert filled.read_text().startswith("# Technical documentation")
+
+
+def test_what_is_no_folder_and_a_folder_in_the_place_of_a_file_are_refused_before_anything_is_written(
+    drafted: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    refused = draft(drafted["bare"], "--to", tmp_path / "file")
+    assert refused.exit_code == 2 and "must be a folder, or not be there yet" in refused.output
+    (tmp_path / "drafts" / "CITATION.cff").mkdir(parents=True)
+    refused = draft(drafted["bare"], "--to", tmp_path / "drafts", "--overwrite")
+    assert refused.exit_code == 2 and "must not hold a folder of the name CITATION.cff" in refused.output
+    assert [path.name for path in (tmp_path / "drafts").iterdir()] == ["CITATION.cff"]
+
+
+def test_shards_that_were_moved_are_found_by_the_advice_of_the_error(tmp_path: Path, drafted: dict[str, Path]) -> None:
+    prefix = Path(json.loads(ledger_text(ledger_of(drafted["bare"])))["data"]["sources"][0]["prefix"])
+    shutil.move(prefix.parent, tmp_path / "new")
+    try:
+        refused = draft(drafted["bare"], "--to", tmp_path / "drafts")
+        advised = re.findall(r"--moved \S+", refused.output)[0].replace("=NEW", f"={tmp_path / 'new'}").split()
+        assert refused.exit_code == 2 and not (tmp_path / "drafts").exists()
+        assert draft(drafted["bare"], "--to", tmp_path / "drafts", *advised).exit_code == 0
+    finally:
+        shutil.move(tmp_path / "new", prefix.parent)
 
 
 def test_a_link_in_the_place_of_a_file_is_not_followed(drafted: dict[str, Path], tmp_path: Path) -> None:

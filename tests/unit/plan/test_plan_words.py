@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from fanal.errors import UserError
+from launch.planning.command import plan as command
 from launch.planning.plan import make_plan, write
+from launch.planning.target import check_target
 from pretrain.config.load import load_run
 from pretrain.plan.table import Plan, lines, to_json
 
@@ -45,8 +48,30 @@ def test_a_written_layout_is_a_config_over_the_config(made: Plan, tmp_path: Path
     again = make_plan("configs/1b.yaml", (*SMALL, f"@{target}"), **{**OPTIONS, "gpus": 8, "gpu": "h100"})
     assert again.own is not None
     assert (again.own.stages, again.own.times) == (made.best[0].stages, made.best[0].times)
-    with pytest.raises(UserError, match="must name a YAML file"):
-        write(tmp_path / "layout.txt", made)
+    with pytest.raises(UserError, match=r"must not be there yet; --write .*layout-2\.yaml works"):
+        check_target("--write", target, (".yaml",), may_replace=False)
+    check_target("--write", tmp_path / "layout-2.yaml", (".yaml",), may_replace=False)
+    for wrong, says in (("layout.txt", "must name a YAML file"), ("none/layout.yaml", "in a folder that exists")):
+        with pytest.raises(UserError, match=says):
+            check_target("--write", tmp_path / wrong, (".yaml",), may_replace=False)
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_the_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("launch.planning.plan.make_plan", lambda *_, **__: pytest.fail("it searched"))
+    config = tmp_path / "mine.yaml"
+    config.write_text(Path("configs/1b.yaml").read_text())
+    for target, says in (
+        (config, "must not be there yet"),
+        (tmp_path / "none" / "x.yaml", "a folder that exists"),
+        (Path(), "must name a YAML file"),
+    ):
+        done = CliRunner().invoke(
+            command, [str(config), "--gpus", "8", "--gpu", "h100", "--write", str(target) if target.name else ""]
+        )
+        assert done.exit_code == 2 and says in done.output, done.output
+    assert config.read_text() == Path("configs/1b.yaml").read_text()
 
 
 def test_a_site_says_its_machine_and_its_nodes() -> None:
@@ -67,10 +92,16 @@ def test_a_site_says_its_machine_and_its_nodes() -> None:
         ({"site_name": "jean-zay-h100"}, "--nodes 1 works"),
         (
             {"site_name": "jean-zay-h100", "nodes": 129},
-            "no qos of jean-zay-h100 allows a job more than 512 .*--nodes 128 works",
+            r"no qos of jean-zay-h100 .*qos_gpu_h100-t3: up to 512.*--nodes 128 works",
         ),
         ({"site_name": "jean-zay-v100", "nodes": 1}, "so do the sites .*jean-zay-a100, jean-zay-h100"),
         ({"site_name": "jean-zay-h100", "nodes": 1, "gpus": 8}, "must be left out beside --site"),
+        ({"site_name": "jean-zay-h100", "gpus": 8}, "must be left out beside --site"),
+        ({"gpus": 8, "gpu": "h100", "nodes": 4}, "must stand beside --site"),
+        (  # more than the one queue takes, and fewer than the other is for
+            {"site_name": "leonardo", "gpu": "a100-80", "nodes": 100},
+            r"normal: up to 256, boost_qos_bprod: from 512 any more, .*--nodes 64 and --nodes 128 work",
+        ),
     ],
 )
 def test_wrong_options_are_refused_with_what_works(options: dict[str, Any], says: str) -> None:

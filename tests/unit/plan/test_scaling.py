@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from fanal.errors import UserError
-from launch.planning.scaling_picture import check_picture, draw
+from launch.planning.scaling_picture import draw
+from launch.planning.target import check_target
 from pretrain.config.load import load_run
 from pretrain.plan.machine import load_machine
 from pretrain.plan.scaling import MOST_GPUS, STRONG, WEAK, Point, efficiency, scale_up, words
@@ -41,7 +42,7 @@ def test_wrong_input_says_what_works(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"1 to 2,048 GPUs .*--gpus 8 works"):
         scale_up(load_run("configs/1b.yaml"), load_machine("h100"), 0)
     with pytest.raises(UserError, match=r"must name an SVG file; --scaling .*\.svg works"):
-        check_picture(tmp_path / "scaling.png")
-    check_picture(tmp_path / "scaling.png.svg")
+        check_target("--scaling", tmp_path / "scaling.png", (".svg",), may_replace=True)
+    check_target("--scaling", tmp_path / "scaling.png.svg", (".svg",), may_replace=True)
     with pytest.raises(UserError, match="folder that exists"):
-        check_picture(tmp_path / "none" / "scaling.svg")
+        check_target("--scaling", tmp_path / "none" / "scaling.svg", (".svg",), may_replace=True)

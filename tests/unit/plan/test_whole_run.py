@@ -243,7 +243,7 @@ def test_slices_that_no_qos_allows(asked: WholeRunRequest, message: str) -> None
         site_facts("jean-zay-h100", one_b(), asked, num_gpus=8)
     facts = site_facts("jean-zay-h100", one_b(), WholeRunRequest(slice_hours=100), num_gpus=8)
     assert facts is not None and facts.slot_h == 100
-    with pytest.raises(UserError, match="--site generic works"):
+    with pytest.raises(UserError, match=r"--site jean-zay-h100 --nodes 2 .* works"):
         site_facts(None, one_b(), asked, num_gpus=8)
 
 
