@@ -1,4 +1,4 @@
-"""The layouts of a run on a number of GPUs: all of these sizes that a config's rules accept, estimated, the fastest that fit first."""
+"""The layouts of a run on a number of GPUs: all of these sizes that its rules accept, estimated, the fastest that fit first."""
 
 import math
 from collections.abc import Iterator
