@@ -117,7 +117,8 @@ def energy_method(facts: Facts) -> Figure | None:
     return Figure(
         text="; ".join(map(as_text, methods))
         + ". Slurm's accounts are those of whole nodes, as the cluster measures them; RAPL counters are those of processor sockets "
-        "and memory, from the moment a start was ready to train, and know nothing of GPUs",
+        "and memory, from the moment a start was ready to train, and know nothing of GPUs; NVML counters are those of GPUs alone, "
+        "from the same moment",
         where=("ledger energy.methods",),
     )
 

@@ -7,8 +7,7 @@ pretrain/convert/exporting/markdown.py, in which nothing is markup.
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-TO_BE_STATED = "to be stated by the provider"
-"""The words of each blank."""
+from pretrain.convert.exporting.card_account import TO_BE_STATED
 
 
 @dataclass(frozen=True, kw_only=True)

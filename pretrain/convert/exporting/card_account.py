@@ -13,7 +13,8 @@ from pretrain.ledger.tally import Amount
 MOST_ROWS = 50
 """Rows of a table; of more, the largest, and the others together."""
 NOT_KNOWN = "not known"
-BLANK = "to be stated by the provider"
+TO_BE_STATED = "to be stated by the provider"
+"""The words of each blank, of the card as of every draft."""
 
 
 def languages_read(account: Account) -> list[str] | None:
@@ -41,8 +42,8 @@ def emissions(account: Account) -> dict[str, str | float] | None:
         "emissions": float(f"{costs.energy.co2_g:.6g}"),
         "source": source,
         "training_type": "pre-training",
-        "geographical_location": BLANK,
-        "hardware_used": ", ".join(costs.devices) or BLANK,
+        "geographical_location": TO_BE_STATED,
+        "hardware_used": ", ".join(costs.devices) or TO_BE_STATED,
     }
 
 

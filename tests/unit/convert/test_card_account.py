@@ -19,7 +19,7 @@ from pretrain.config.schema import RunConfig
 from pretrain.convert.exporting import account as account_module
 from pretrain.convert.exporting.account import Account, account_for
 from pretrain.convert.exporting.card_account import (
-    BLANK,
+    TO_BE_STATED,
     costs_section,
     documents_section,
     emissions,
@@ -96,7 +96,7 @@ def test_the_header_is_what_the_hub_reads(run: RunConfig) -> None:
     stated = header["co2_eq_emissions"]
     assert stated["emissions"] == JOULES / 3.6e6 * G_PER_KWH and isinstance(stated["emissions"], float)
     assert stated["training_type"] == "pre-training" and stated["hardware_used"] == "2 x cpu"
-    assert stated["geographical_location"] == BLANK and stated["source"].startswith("2 kWh by RAPL counters")
+    assert stated["geographical_location"] == TO_BE_STATED and stated["source"].startswith("2 kWh by RAPL counters")
     without = account_for(checkpoint_of(run, STEPS))
     assert "co2_eq_emissions" not in header_of(without) and rows_of(costs_section(without))["CO2"] == ["not known"]
     assert [hub_code(label) for label in ("fr-CA", "zh-Hant", "FRA", "code")] == ["fr", "zh", "fra", "code"]
