@@ -6,6 +6,7 @@ Source: Citation File Format 1.2.0 (https://citation-file-format.github.io). It 
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 from fanal.shown import on_one_line
 from pretrain.drafts.draft import TO_BE_STATED
@@ -79,7 +80,7 @@ def _sources(facts: Facts) -> Iterator[str]:
     """The shards that were trained on; each needs the authors of its texts."""
     for number, source in enumerate(facts.ledger["data"]["sources"]):
         where = f"ledger data.sources[{number}]"
-        name = source["prefix"].rstrip("/").rpartition("/")[2]
+        name = Path(source["prefix"]).name
         yield "  - type: data"
         yield f"    title: {_scalar(name)}  # {where}.prefix, its last part"
         yield "    authors:"

@@ -5,9 +5,11 @@ Friedman, Data Statements for Natural Language Processing, TACL 6, 2018. The tit
 """
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from pretrain.convert.exporting.markdown import as_text, table
+from pretrain.drafts.data_figures import NOT_STATED
 from pretrain.drafts.draft import Document, Entry, Section, markdown
 from pretrain.drafts.facts import Facts
 
@@ -22,7 +24,6 @@ GLOSSARY = (
 )
 MOST_ROWS = 200
 """Rows of a table; of more, the largest."""
-NOT_STATED = "not stated"
 Row = dict[str, Any]
 
 IF_ANY = "or that there is none."
@@ -171,7 +172,7 @@ def _rationale(facts: Facts) -> list[Entry]:
     parts = facts.at("ledger data.parts")
     rows = [
         (
-            as_text(_last(part["run_dir"])),
+            as_text(Path(part["run_dir"]).name),
             as_text(part["mixture"]),
             f"{part['end_sample'] - part['first_sample']:,}",
             f"{part['tokens']:,}",
@@ -201,7 +202,7 @@ def _sources(facts: Facts) -> list[Entry]:
     sources = facts.at("ledger data.sources")
     rows = [
         (
-            as_text(_last(source["prefix"])),
+            as_text(Path(source["prefix"]).name),
             *(
                 NOT_STATED if source[label] is None else as_text(source[label])
                 for label in ("origin", "licence", "language")
@@ -262,12 +263,12 @@ def _situation(facts: Facts) -> list[Entry]:
 def _preprocessing(facts: Facts) -> list[Entry]:
     sources = facts.at("ledger data.sources")
     removed = [
-        (as_text(_last(source["prefix"])), f"{each['num_documents']:,}", f"{each['num_tokens']:,}", as_text(each["reason"]))
+        (as_text(Path(source["prefix"]).name), f"{each['num_documents']:,}", f"{each['num_tokens']:,}", as_text(each["reason"]))
         for source in sources
         for each in source["exclusions"]
     ]  # fmt: skip
     checked = [
-        (as_text(_last(source["prefix"])), f"{check['ngram']} {as_text(check['by'])}", f"{check['overlapping_documents']:,}")
+        (as_text(Path(source["prefix"]).name), f"{check['ngram']} {as_text(check['by'])}", f"{check['overlapping_documents']:,}")
         for source in sources
         for check in source["overlap"]
     ]  # fmt: skip
@@ -369,8 +370,3 @@ def _more(rows: Sequence[Any], most: int = MOST_ROWS) -> str:
 
 def _share(part: int, whole: int) -> str:
     return f" ({part / whole:.2%})" if whole else ""
-
-
-def _last(path: str) -> str:
-    """The last part of a path: where it lies on the disk is nobody else's business."""
-    return path.rstrip("/").rpartition("/")[2] or path

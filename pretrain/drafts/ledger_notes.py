@@ -1,7 +1,5 @@
 """What every draft says of the ledger that it was made from: which one, and what that does not know."""
 
-from pathlib import Path
-
 from pretrain.convert.exporting.markdown import as_text
 from pretrain.drafts.draft import Entry, Section
 from pretrain.drafts.facts import Facts
@@ -11,7 +9,7 @@ def made_from(facts: Facts) -> str:
     """Return the paragraph that names the ledger, so that a figure can be looked up in it."""
     ledger, run = facts.ledger, facts.at(facts.last_run)
     return (
-        f"Made from the ledger of {as_text(Path(ledger['run_dir']).resolve().name)} up to step {run['trained_to']:,}, by Fanal "
+        f"Made from the ledger of {as_text(facts.run_name)} up to step {run['trained_to']:,}, by Fanal "
         f"{as_text(ledger['fanal_version'])}; ledger_sha256 {as_text(ledger['ledger_sha256'])}. A source such as "
         "`ledger data.tokens` is a path in the JSON of `fanal ledger RUN_DIR --json`; `[]` stands for each element of a list."
     )
