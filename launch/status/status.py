@@ -28,7 +28,6 @@ from fanal.run_folder import (
 )
 from fanal.run_folder import CONFIG as CHECKPOINT_CONFIG
 from fanal.run_progress import newest_metrics, standing
-from launch import slurm
 from launch.chain import jobs_file
 from launch.chain.request import launch_dir
 from launch.chain.script import CONFIG, SITE
@@ -45,13 +44,10 @@ from launch.status.progress import (
     pace,
     timeline,
 )
+from launch.status.queue import jobs_of, queue_of, state_of
 from pretrain.config.load import load_run
 from pretrain.config.schema import RunConfig
 from pretrain.config.steps import consumed_samples_at, global_batch_size_at, has_one_batch
-
-QUEUE_FIELDS = ("job", "state", "reason", "start_local", "time_left", "nodes", "excluded_nodes")
-QUEUE_FORMAT = "%A|%T|%r|%S|%L|%N|%x"
-WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "SUSPENDED")
 
 UNREADABLE = (FanalError, ValueError, OSError, TypeError)
 """Errors that reading damaged YAML raises; omegaconf answers a mapping in the place of a list with a TypeError."""
@@ -101,13 +97,13 @@ def _status(run_dir: Path) -> dict[str, Any]:
     facts = _facts(run_dir)
     records = jobs_file.read_run(run_dir)
     attempts = jobs_file.attempts(records)
-    queue, no_queue = _queue(run_dir, facts)
+    queue, no_queue = queue_of(run_dir, facts)
     line, age_s = _timeline(run_dir, attempts[-1] if attempts else None, now)
     step = max((record["step"] for record in [*line.steps[-1:], *([line.end] if line.end else [])]), default=0)
     step = max(step, checkpoint["step"] or 0)
     run = _config(run_dir, checkpoint["step"], at_step=step)
     train_steps = _train_steps(run_dir, run, line)
-    state = _state(records, attempts, queue, line, complete=train_steps is None or step >= train_steps)
+    state = state_of(records, attempts, queue, line, complete=train_steps is None or step >= train_steps)
     # What is not in a checkpoint is trained again, unless it is being trained now.
     stands_at = step if state in ("running", "unknown") else (checkpoint["step"] or 0)
     speed = pace(line, attempts[-1].step if attempts else None)
@@ -121,7 +117,7 @@ def _status(run_dir: Path) -> dict[str, Any]:
         "checkpoint": checkpoint,
         "skipped_steps": last.get("skipped_steps"),
         "skipped_spikes": last.get("skipped_spikes"),
-        **_jobs(records, attempts, queue), "slurm_problem": no_queue,
+        **jobs_of(records, attempts, queue), "slurm_problem": no_queue,
     }  # fmt: skip
 
 
@@ -231,52 +227,6 @@ def _timeline(run_dir: Path, attempt: jobs_file.Attempt | None, now: float) -> t
     return line, max(0.0, now - written)
 
 
-def _queue(run_dir: Path, facts: dict[str, Any] | None) -> tuple[list[dict[str, str]] | None, str | None]:
-    """Return (the jobs in the queue of this run's owner, None); or (None, why that is unknown). Without jobs of ours Slurm is not
-    asked, and whoever else gives a job their name is not meant."""
-    if facts is None:
-        return None, None
-    try:
-        owner = f"--user={(launch_dir(run_dir) / JOB).stat().st_uid}"
-        text = slurm.ask("squeue", "--noheader", owner, f"--name={facts['name']}", f"--format={QUEUE_FORMAT}")
-    except (slurm.SlurmError, ValueError, OSError) as error:  # ValueError: of a name that no command can take
-        return None, str(error)
-    rows = (line.strip().split("|") for line in text.splitlines() if line.strip())
-    return [dict(zip(QUEUE_FIELDS, row, strict=False)) for row in rows], None
-
-
-def _state(
-    records: list[dict[str, Any]],
-    attempts: list[jobs_file.Attempt],
-    queue: list[dict[str, str]] | None,
-    line: Timeline,
-    *,
-    complete: bool,
-) -> str:
-    current = jobs_file.since_submission(records)
-    decided = [record for record in current if record["event"] == "decided"]
-    open_attempt = bool(attempts) and attempts[-1].decision is None
-    waiting = [job for job in queue or () if job["state"] in WAITING]
-    # A job that has decided takes a while to leave the queue.
-    if any(job["state"] != "COMPLETING" or open_attempt for job in queue or () if job not in waiting):
-        return "running"
-    if complete and line.end is not None and line.end.get("outcome") == "finished":
-        return "finished"
-    if waiting:
-        return "waiting"
-    if not open_attempt and decided and decided[-1]["action"] == "finish" and not complete:
-        return "unknown" if line.end is None else "stopped"  # made longer since, by hand
-    if not open_attempt and decided and decided[-1]["action"] in ("finish", "stop"):
-        return {"finish": "finished", "stop": "stopped"}[decided[-1]["action"]]
-    if current:
-        if queue is not None:
-            return "gone"
-        return "running" if open_attempt else "waiting"
-    if line.end is not None:
-        return "stopped"
-    return "unknown" if line.steps or line.validations else "not started"
-
-
 def _losses(line: Timeline) -> dict[str, Any]:
     """Return the last training loss, the one of LOSS_BACK_RECORDS records before, and the last validation (validation)
     losses, in nats."""
@@ -362,30 +312,3 @@ def _ended(attempts: list[jobs_file.Attempt]) -> list[Ended]:
         for attempt in attempts
         if attempt.decision is not None and attempt.decision.get("by") == f"{attempt.job}-{attempt.restart}"
     ]
-
-
-def _jobs(
-    records: list[dict[str, Any]], attempts: list[jobs_file.Attempt], queue: list[dict[str, str]] | None
-) -> dict[str, Any]:
-    submitted = [record for record in records if record["event"] == "submitted"]
-    decided = [record for record in jobs_file.since_submission(records) if record["event"] == "decided"]
-    excluded = list(jobs_file.excluded(records))
-    for job in queue or ():
-        try:
-            excluded.extend(slurm.hostnames(job.get("excluded_nodes", "").replace("(null)", "")))
-        except slurm.SlurmError:
-            continue
-    return {
-        "submitted": submitted,
-        "attempts": [
-            {
-                **{key: value for key, value in asdict(attempt).items() if key != "time_utc"},
-                "start_utc": attempt.time_utc,
-            }
-            for attempt in attempts
-        ],
-        "last_decision": decided[-1] if decided else None,
-        "excluded_nodes": list(dict.fromkeys(excluded)),
-        "jobs_running": None if queue is None else [job for job in queue if job["state"] not in WAITING],
-        "jobs_waiting": None if queue is None else [job for job in queue if job["state"] in WAITING],
-    }
