@@ -7,30 +7,33 @@ from pathlib import Path
 import click
 
 from fanal.command_group import complete_path
-from fanal.errors import run_guarded
-from fanal.exit_codes import FINISHED
+from fanal.errors import UserError, run_guarded
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 
 @click.command(context_settings=CONTEXT)
-@click.argument("run_dir", type=Path, shell_complete=complete_path)
+@click.argument("run_dirs", nargs=-1, required=True, type=Path, metavar="RUN_DIR...", shell_complete=complete_path)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, units in its keys, null for unknown.")
-def status(run_dir: Path, as_json: bool) -> None:
-    """Show how a run is doing: steps, losses, pace, time to go, checkpoints, jobs. Needs no Slurm, and changes nothing."""
+@click.option("--watch", is_flag=True, help="Show it again and again, until Ctrl-C.")
+@click.option("--every", "every_s", type=float, metavar="SECONDS", help="With --watch: time between two. Default: 10.")
+def status(run_dirs: tuple[Path, ...], as_json: bool, watch: bool, every_s: float | None) -> None:
+    """Show how runs are doing: steps, losses, pace, time to go, checkpoints, jobs. Needs no Slurm, and changes nothing.
+
+    Several runs, or a folder of runs, are a table with a line each. The exit code is 2 if one of them cannot be read.
+    """
 
     def act() -> int:
-        from launch.status.status import status as look
-        from launch.status.status import to_json
-        from launch.status.text import show
+        from launch.status.show import show_once, show_until_interrupted
+        from launch.status.watch import LEAST_S
 
-        found = look(run_dir)
-        if as_json:
-            print(to_json(found))
-        else:
-            if isinstance(sys.stdout, io.TextIOWrapper):
-                sys.stdout.reconfigure(errors="backslashreplace")  # a path in a reason may hold bytes that are not text
-            show(found)
-        return FINISHED
+        if every_s is not None and (not watch or not LEAST_S <= every_s < 86_400):
+            rule = f"be from {LEAST_S} to 86400 seconds" if watch else "stand beside --watch"
+            raise UserError(f"--every ({every_s:g}) must {rule}; --watch --every 30 works")
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # a path in a reason may hold bytes that are not text
+        if not watch:
+            return show_once(run_dirs, as_json=as_json)
+        return show_until_interrupted(run_dirs, as_json=as_json, every_s=10.0 if every_s is None else every_s)
 
     sys.exit(run_guarded(act))

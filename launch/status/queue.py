@@ -1,5 +1,6 @@
 """Jobs of a run: those in Slurm's queue, those that its own lines tell of, and the state of the run that follows from both."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,18 +16,55 @@ QUEUE_FORMAT = "%A|%T|%r|%S|%L|%N|%x"
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "SUSPENDED")
 
 
-def queue_of(run_dir: Path, facts: dict[str, Any] | None) -> tuple[list[dict[str, str]] | None, str | None]:
+Answer = tuple[list[dict[str, str]] | None, str | None]
+Queue = Callable[[Path, dict[str, Any] | None], Answer]
+"""Way to ask for the jobs of a run, as ``queue_of``."""
+
+
+def queue_of(run_dir: Path, facts: dict[str, Any] | None) -> Answer:
     """Return (the jobs in the queue of this run's owner, None); or (None, why that is unknown). Without jobs of ours Slurm is not
     asked, and whoever else gives a job their name is not meant."""
     if facts is None:
         return None, None
     try:
-        owner = f"--user={(launch_dir(run_dir) / JOB).stat().st_uid}"
+        owner = f"--user={_owner(run_dir)}"
         text = slurm.ask("squeue", "--noheader", owner, f"--name={facts['name']}", f"--format={QUEUE_FORMAT}")
     except (slurm.SlurmError, ValueError, OSError) as error:  # ValueError: of a name that no command can take
         return None, str(error)
-    rows = (line.strip().split("|") for line in text.splitlines() if line.strip())
-    return [dict(zip(QUEUE_FIELDS, row, strict=False)) for row in rows], None
+    return [dict(zip(QUEUE_FIELDS, row, strict=False)) for row in _rows(text)], None
+
+
+def ask_once(runs: Mapping[Path, dict[str, Any]]) -> Queue:
+    """Ask Slurm for the jobs of all these runs at once, and return what answers for each as ``queue_of`` does.
+
+    Args: runs: by run folder, its facts. A controller that is down keeps many runs waiting once, and not each of them.
+    """
+    problem, jobs = None, dict[tuple[str, str], list[dict[str, str]]]()
+    if runs:
+        try:
+            owners = ",".join(sorted({str(_owner(run)) for run in runs}))
+            names = ",".join(sorted({facts["name"] for facts in runs.values()}))
+            form = f"{QUEUE_FORMAT}|%U|%j"
+            text = slurm.ask("squeue", "--noheader", f"--user={owners}", f"--name={names}", f"--format={form}")
+            for *row, owner, name in _rows(text):
+                jobs.setdefault((owner, name), []).append(dict(zip(QUEUE_FIELDS, row, strict=False)))
+        except (slurm.SlurmError, ValueError, OSError) as error:
+            problem = str(error)
+
+    def answer(run_dir: Path, facts: dict[str, Any] | None) -> Answer:
+        if facts is None or problem is not None:
+            return None, None if facts is None else problem
+        return jobs.get((str(_owner(run_dir)), facts["name"]), []), None
+
+    return answer
+
+
+def _owner(run_dir: Path) -> int:
+    return (launch_dir(run_dir) / JOB).stat().st_uid
+
+
+def _rows(text: str) -> list[list[str]]:
+    return [line.strip().split("|") for line in text.splitlines() if line.strip()]
 
 
 def state_of(

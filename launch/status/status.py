@@ -32,6 +32,7 @@ from launch.chain import jobs_file
 from launch.chain.request import launch_dir
 from launch.chain.script import CONFIG, SITE
 from launch.sites.site import read_site
+from launch.status.against_plan import against_plan
 from launch.status.collectives import hang
 from launch.status.progress import (
     LOSS_BACK_RECORDS,
@@ -44,41 +45,39 @@ from launch.status.progress import (
     pace,
     timeline,
 )
-from launch.status.queue import jobs_of, queue_of, state_of
+from launch.status.queue import Queue, jobs_of, queue_of, state_of
+from launch.status.unreadable import UNREADABLE
 from pretrain.config.load import load_run
 from pretrain.config.schema import RunConfig
 from pretrain.config.steps import consumed_samples_at, global_batch_size_at, has_one_batch
 
-UNREADABLE = (FanalError, ValueError, OSError, TypeError)
-"""Errors that reading damaged YAML raises; omegaconf answers a mapping in the place of a list with a TypeError."""
+SIGNS = (METRICS_FILE, JOBS_FILE, f"{LAUNCH_DIR}/{JOB}", checkpoints_dir("").name)
+"""Files and folders of which a run has at least one."""
 
 
-def status(run_dir: Path) -> dict[str, Any]:
+def status(run_dir: Path, *, queue: Queue = queue_of) -> dict[str, Any]:
     """Return everything that is known of a run, ready for JSON: units in the keys, null for what is not known.
 
     ``state`` is one of: not started, waiting (for the queue), running, finished, stopped, gone (it should be in the queue and
     is not), unknown (no job of ours, and no end of its own).
+    Args: queue: how Slurm's queue is asked.
     Raises: UserError if the folder is not that of a run, or cannot be read.
     """
     run_dir = run_dir.absolute()
     try:
-        return _status(run_dir)
+        return _status(run_dir, queue)
     except OSError as error:
         if not str(error.filename).startswith(str(run_dir)):
             raise  # not of a file of the run: a bug, or a library's
         raise _cannot_read(run_dir, error) from None
 
 
-def to_json(found: dict[str, Any]) -> str:
-    """Return a status as one JSON object; null for NaN and infinities, which JSON does not have."""
-    return json.dumps(_finite(found), indent=2, allow_nan=False)
-
-
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Return a value with null for NaN and infinities, which JSON does not have."""
     if isinstance(value, dict):
-        return {name: _finite(inner) for name, inner in value.items()}
+        return {name: finite(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
+        return [finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -90,14 +89,14 @@ def _cannot_read(run_dir: Path, error: OSError) -> FanalError:
     return error_type(error)(f"{error.filename or run_dir} must be readable for a status: {error.strerror}; {works}")
 
 
-def _status(run_dir: Path) -> dict[str, Any]:
+def _status(run_dir: Path, ask: Queue) -> dict[str, Any]:
     _check_is_run(run_dir)
     now = time.time()
     checkpoint = _checkpoints(run_dir, now)
-    facts = _facts(run_dir)
+    facts = facts_of(run_dir)
     records = jobs_file.read_run(run_dir)
     attempts = jobs_file.attempts(records)
-    queue, no_queue = queue_of(run_dir, facts)
+    queue, no_queue = ask(run_dir, facts)
     line, age_s = _timeline(run_dir, attempts[-1] if attempts else None, now)
     step = max((record["step"] for record in [*line.steps[-1:], *([line.end] if line.end else [])]), default=0)
     step = max(step, checkpoint["step"] or 0)
@@ -107,12 +106,14 @@ def _status(run_dir: Path) -> dict[str, Any]:
     # What is not in a checkpoint is trained again, unless it is being trained now.
     stands_at = step if state in ("running", "unknown") else (checkpoint["step"] or 0)
     speed = pace(line, attempts[-1].step if attempts else None)
+    plan, no_plan = against_plan(run_dir, run, line)
     last = line.steps[-1] if line.steps else {}  # .get: a run may be older than a field
     left = None if train_steps is None else 0 if state == "finished" else max(0, train_steps - stands_at)
     return {
         "run_dir": str(run_dir), "state": state, "step": step, "train_steps": train_steps, "steps_left": left,
         "consumed_tokens": last.get("consumed_tokens"),
         "metrics_age_s": age_s, "hang": hang(run_dir), **_losses(line), "pace": asdict(speed) if speed else None,
+        "plan": plan, "plan_problem": no_plan,
         **_eta(line, attempts, run, facts, run_dir, speed, left, stands_at),
         "checkpoint": checkpoint,
         "skipped_steps": last.get("skipped_steps"),
@@ -122,13 +123,17 @@ def _status(run_dir: Path) -> dict[str, Any]:
 
 
 def _check_is_run(run_dir: Path) -> None:
-    signs = [METRICS_FILE, JOBS_FILE, f"{LAUNCH_DIR}/{JOB}", checkpoints_dir("").name]
-    if not any(_is_there(run_dir / sign) for sign in signs):
-        what = "does not exist" if not _is_there(run_dir) else f"holds none of {', '.join(signs)}"
+    if not is_run(run_dir):
+        what = "does not exist" if not _is_there(run_dir) else f"holds none of {', '.join(SIGNS)}"
         raise UserError(
-            f"RUN_DIR ({run_dir}) must be the folder of a run, which the config names run_dir, and it {what}; "
+            f"RUN_DIR ({run_dir}) must be the folder of a run, which the config names run_dir, or of runs, and it {what}; "
             "the folder that `fanal launch submit` printed works, such as runs/mine"
         )
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder is that of a run. Raises: OSError where nobody may look."""
+    return any(_is_there(path / sign) for sign in SIGNS)
 
 
 def _is_there(path: Path) -> bool:
@@ -140,7 +145,7 @@ def _is_there(path: Path) -> bool:
     return True
 
 
-def _facts(run_dir: Path) -> dict[str, Any] | None:
+def facts_of(run_dir: Path) -> dict[str, Any] | None:
     """Return the content of job.json; None for a run that launch did not start, or where it is damaged."""
     try:
         facts = json.loads(read_plain(launch_dir(run_dir) / JOB))
