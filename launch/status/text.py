@@ -100,7 +100,9 @@ def _plan(found: Status) -> list[tuple[str, str]]:
     if plan is None:
         return []
     parts = sorted(plan["parts_s"].items(), key=lambda one: -one[1])
-    shares = ", ".join(f"{name} {seconds / plan['step_time_s']:.0%}" for name, seconds in parts if seconds > 0)
+    shares = ", ".join(
+        f"{name} {seconds / plan['step_time_s']:.0%}" for name, seconds in parts if seconds >= plan["step_time_s"] / 200
+    )
     slower = " (slower than tolerated)" if plan["is_slower"] else ""
     return [
         ("plan", f"{_speeds(plan, '')}; on {plan['num_ranks']:,} x {plan['machine']}"),
