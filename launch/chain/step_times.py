@@ -15,7 +15,8 @@ FEWEST = 10
 """Records below which a median says too little: the first steps of a start are slower than the rest."""
 RULES: dict[str, Rule] = {
     "step": is_count, "step_time_s": is_figure, "global_batch_size": is_count, "tokens_per_second": is_figure,
-    "tokens_per_second_per_gpu": is_figure, "start": or_null(is_count), "time_unix_s": or_null(is_figure),
+    "tokens_per_second_per_gpu": is_figure, "data_wait_s": or_null(is_figure), "start": or_null(is_count),
+    "time_unix_s": or_null(is_figure),
 }  # fmt: skip
 Record = dict[str, Any]
 
@@ -34,6 +35,8 @@ class StepTimes:
     """Of the newest start's last records."""
     fastest_s: float
     """Time of which a tenth of these records have less: the steps that nothing disturbed."""
+    data_wait_s: float
+    """Median of what the rank that waited longest for its data waited in a step; 0 in a log of an earlier version."""
     num_before: int
     before_s: float | None
     """Median of the records before these, of this start and of earlier ones; None where they are too few."""
@@ -63,6 +66,7 @@ def step_times(newest_first: Iterable[Record], *, since_unix_s: float = 0.0) -> 
     return StepTimes(
         step=found[0]["step"], num_ranks=num_ranks, global_batch_size=batch, num_records=len(now),
         median_s=statistics.median(now), fastest_s=statistics.quantiles(now, n=10, method="inclusive")[0],
+        data_wait_s=statistics.median(record.get("data_wait_s") or 0.0 for record in found[:of_start]),
         num_before=len(before), before_s=statistics.median(before) if len(before) >= FEWEST else None,
     )  # fmt: skip
 

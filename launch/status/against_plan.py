@@ -51,6 +51,7 @@ def compared(run: RunConfig, site: SiteConfig, times: StepTimes, expected: Expec
         "real_step_time_s": times.median_s,
         "real_fastest_step_time_s": times.fastest_s,
         "real_step_time_before_s": times.before_s,
+        "real_data_wait_s": times.data_wait_s,
         "real_tokens_per_second_per_gpu": expected.tokens_per_second_per_gpu / times_as_long,
         "real_mfu_full": expected.mfu_full / times_as_long,
         "real_mfu_causal": expected.mfu_causal / times_as_long,
@@ -68,6 +69,9 @@ def slower_parts(
     """Yield what takes longer than planned, and which part of it the log shows: it times a step as a whole, and what pauses it."""
     if times.median_s > limits.than_plan * expected.step_time_s:
         yield _whose_steps(limits, times, expected)
+        share = times.data_wait_s / times.median_s
+        if share > MIN_SHARE:
+            yield f"a rank waits {times.data_wait_s:.3g} s of a step for its data, {share:.1%} of it"
     if times.before_s is not None and times.median_s > limits.than_before * times.before_s:
         yield (
             f"steps take {times.median_s / times.before_s:.2f} times as long as before: {times.before_s:.3g} s was the median of "
