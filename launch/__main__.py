@@ -1,6 +1,5 @@
 """Command line of ``fanal launch``: parse the arguments, call one function, return an exit code."""
 
-import io
 import shlex
 import sys
 from collections.abc import Callable
@@ -12,6 +11,7 @@ import click
 from fanal.command_group import CommandGroup, ManyInputsCommand, complete_path
 from fanal.errors import PassingError, run_guarded, user_path
 from fanal.exit_codes import FINISHED
+from launch.status.command import status
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 
@@ -253,29 +253,6 @@ def job_merge(folder: Path) -> None:
     sys.exit(run_guarded(act))
 
 
-@cli.command(context_settings=CONTEXT)
-@click.argument("run_dir", type=Path, shell_complete=complete_path)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, units in its keys, null for unknown.")
-def status(run_dir: Path, as_json: bool) -> None:
-    """Show how a run is doing: steps, losses, pace, time to go, checkpoints, jobs. Needs no Slurm, and changes nothing."""
-
-    def act() -> int:
-        from launch.status.status import status as look
-        from launch.status.status import to_json
-        from launch.status.text import show
-
-        found = look(run_dir)
-        if as_json:
-            print(to_json(found))
-        else:
-            if isinstance(sys.stdout, io.TextIOWrapper):
-                sys.stdout.reconfigure(errors="backslashreplace")  # a path in a reason may hold bytes that are not text
-            show(found)
-        return FINISHED
-
-    sys.exit(run_guarded(act))
-
-
 @cli.command("render-encode", cls=ManyInputsCommand, context_settings=CONTEXT)
 @site_option
 @click.option(
@@ -367,6 +344,8 @@ def _summary(job: Any) -> str:
     )
     return f"{job.slices} job(s) of {walltime(job.minutes)} on {job.nodes} node(s), {of_gpus}"
 
+
+cli.add_command(status)
 
 if __name__ == "__main__":
     cli()

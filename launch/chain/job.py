@@ -31,6 +31,7 @@ from launch.chain.decide import Decision, Facts, decide, run_exit_code
 from launch.chain.launch_folder import own_script
 from launch.chain.rank_logs import asked_by, reason_of
 from launch.chain.script import EXIT_CODES, SCRIPT, SITE
+from launch.chain.slow import slow_notice
 from launch.sites.schema import SiteConfig
 from launch.sites.site import read_site
 
@@ -137,7 +138,12 @@ def end(folder: Path, *, before_training: int | None, walltime: bool) -> int:
         jobs_waiting=_jobs_waiting(at),
     )
     decision = decide(facts, max_restarts_without_checkpoint=at.site.max_restarts_without_checkpoint)
-    _note(at, at.job, at.restart, facts, decision)
+    notice = (
+        ""
+        if began is None
+        else slow_notice(folder, at.run_dir, at.site, since_unix_s=jobs_file.seconds(began.time_utc))
+    )
+    _note(at, at.job, at.restart, facts, decision, notice=notice)
     try:
         _tidy(attempt, codes, good=code in _GOOD)
     except OSError as error:  # no room, perhaps: the chain must continue all the same
@@ -184,15 +190,17 @@ def _local(time_utc: str) -> datetime:
     return datetime.fromtimestamp(jobs_file.seconds(time_utc))
 
 
-def _note(at: Here, job: str, restart: int, facts: Facts, decision: Decision) -> None:
-    """Write a decision down, and print it."""
+def _note(at: Here, job: str, restart: int, facts: Facts, decision: Decision, *, notice: str = "") -> None:
+    """Write a decision down, and print it. Args: notice: what else people should know of the attempt; nothing follows from it."""
     jobs_file.try_note(
         at.folder, "decided", job=job, restart=restart, action=decision.action, reason=decision.reason,
         exit_code=facts.exit_code, step=facts.step_after,
         restarts_without_checkpoint=decision.restarts_without_checkpoint, exclude=list(decision.exclude),
-        by=f"{at.job}-{at.restart}",
+        by=f"{at.job}-{at.restart}", **({"notice": notice} if notice else {}),
     )  # fmt: skip
     print(f"job {job}: {decision.action}: {on_one_line(decision.reason)}", file=sys.stderr, flush=True)
+    if notice:
+        print(f"job {job}: notice: {on_one_line(notice)}", file=sys.stderr, flush=True)
 
 
 def _settle_lost_attempt(at: Here) -> bool:

@@ -3,7 +3,8 @@
 Every line has ``time_utc`` and ``event``:
     submitted   jobs, slices, nodes, hours, account, qos, site, config_sha256, script_sha256
     started     job, restart, nodes, step (of the newest complete checkpoint)
-    decided     job, restart, action, reason, exit_code, step, restarts_without_checkpoint, exclude; by (the job that found out)
+    decided     job, restart, action, reason, exit_code, step, restarts_without_checkpoint, exclude; by (the job that found out);
+                notice (what else people should know, such as slow steps), where there is something
 Jobs of one run run one at a time, so one process writes at a time. What is decided next rests on these lines, so they are believed
 only where nobody but the owner of the run writes. Version 0.1 kept them in the run folder itself.
 """
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from fanal.errors import error_type
-from fanal.fields import Rule, fit, is_count, is_text, is_texts
+from fanal.fields import Rule, fit, is_count, is_text, is_texts, or_null
 from fanal.files import sync
 from fanal.json_lines import read_lines
 from fanal.new_files import append, open_to_append
@@ -34,7 +35,7 @@ FIELDS: dict[str, dict[str, Rule]] = {
     "started": {"job": is_text, "restart": is_count, "nodes": is_texts, "step": is_count},
     "decided": {
         "job": is_text, "restart": is_count, "action": is_text, "reason": is_text, "step": is_count,
-        "restarts_without_checkpoint": is_count, "exclude": is_texts,
+        "restarts_without_checkpoint": is_count, "exclude": is_texts, "notice": or_null(is_text),
     },
 }  # fmt: skip
 """Rules for the fields that readers rely on, by event."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fanal.errors import UserError
 from fanal.files import writing
+from launch.planning.expected import machine_of_site
 from launch.planning.scaling_picture import draw
 from launch.planning.target import check_target
 from launch.planning.whole_run import WholeRunRequest, site_facts
@@ -16,7 +17,7 @@ from launch.sites.site import known_sites, load_site
 from pretrain.config.load import load_run
 from pretrain.plan.estimate import StepEstimate
 from pretrain.plan.layout_file import write_layout
-from pretrain.plan.machine import FigureConfig, MachineConfig, known_machines, load_machine
+from pretrain.plan.machine import MachineConfig, known_machines, load_machine
 from pretrain.plan.plan import plan
 from pretrain.plan.scaling import scale_up, words
 from pretrain.plan.table import Plan
@@ -120,11 +121,7 @@ def _on_site(site_name: str, nodes: int | None, gpu: str | None) -> tuple[Machin
         )
     num_gpus = nodes * site.gpus_per_node
     _check_qos(site, site_name, num_gpus)
-    source = f"site {site_name}"
-    machine = replace(load_machine(name), gpus_per_node=FigureConfig(value=site.gpus_per_node, source=source))
-    if site.gpu_memory_gib:
-        machine = replace(machine, memory_gib=FigureConfig(value=site.gpu_memory_gib, source=source))
-    return machine, name, num_gpus
+    return machine_of_site(site, site_name, name), name, num_gpus
 
 
 def _check_qos(site: SiteConfig, site_name: str, num_gpus: int) -> None:

@@ -49,6 +49,12 @@ def check_site(site: SiteConfig, where: str) -> None:
     _check_qos(site.encode.qos if site.encode else [], "encode.qos", where)
     _check_words(site, where)
     _check_shell_texts(site, where)
+    for ratio in fields(site.slow_step):
+        value = getattr(site.slow_step, ratio.name)
+        if not (1.0 < value < math.inf):
+            raise UserError(
+                f"{where}: slow_step.{ratio.name} ({value}) must be a ratio above 1 and finite; {ratio.default} works"
+            )
     limits = site.node_check
     for limit in fields(limits):
         value = getattr(limits, limit.name)

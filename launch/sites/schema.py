@@ -77,6 +77,20 @@ class NodeCheckConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SlowStepConfig:
+    """When a run counts as slower than it should be, which ``launch status`` and the decision after a job say. Nothing is stopped.
+
+    Each is a ratio of medians of the time of a step.
+    """
+
+    than_plan: float = 1.5
+    """Tolerated slowdown against the plan. That of figures which nobody has measured is too fast: 1.28 times in the median of the
+    published runs (docs/plan.md); of a measured machine 1.15 says more."""
+    than_before: float = 1.15
+    """Tolerated slowdown against the run's own earlier steps."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class EncodeConfig:
     """Nodes for CPU work: tokenization and merging."""
 
@@ -168,6 +182,7 @@ class SiteConfig:
     max_restarts_without_checkpoint: int = 3
     """Number of restarts in a row without a new checkpoint after which the chain stops."""
     node_check: NodeCheckConfig = field(default_factory=NodeCheckConfig)
+    slow_step: SlowStepConfig = field(default_factory=SlowStepConfig)
     encode: EncodeConfig | None = None
     """Nodes for CPU work; null where it runs on the same nodes in the same way as training."""
     plan: PlanConfig = field(default_factory=PlanConfig)

@@ -28,11 +28,11 @@ from fanal.run_folder import (
 )
 from fanal.run_folder import CONFIG as CHECKPOINT_CONFIG
 from fanal.run_progress import newest_metrics, standing
-from launch import slurm
 from launch.chain import jobs_file
 from launch.chain.request import launch_dir
 from launch.chain.script import CONFIG, SITE
 from launch.sites.site import read_site
+from launch.status.against_plan import against_plan
 from launch.status.collectives import hang
 from launch.status.progress import (
     LOSS_BACK_RECORDS,
@@ -45,44 +45,39 @@ from launch.status.progress import (
     pace,
     timeline,
 )
+from launch.status.queue import Queue, jobs_of, queue_of, state_of
+from launch.status.unreadable import UNREADABLE
 from pretrain.config.load import load_run
 from pretrain.config.schema import RunConfig
 from pretrain.config.steps import consumed_samples_at, global_batch_size_at, has_one_batch
 
-QUEUE_FIELDS = ("job", "state", "reason", "start_local", "time_left", "nodes", "excluded_nodes")
-QUEUE_FORMAT = "%A|%T|%r|%S|%L|%N|%x"
-WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "SUSPENDED")
-
-UNREADABLE = (FanalError, ValueError, OSError, TypeError)
-"""Errors that reading damaged YAML raises; omegaconf answers a mapping in the place of a list with a TypeError."""
+SIGNS = (METRICS_FILE, JOBS_FILE, f"{LAUNCH_DIR}/{JOB}", checkpoints_dir("").name)
+"""Files and folders of which a run has at least one."""
 
 
-def status(run_dir: Path) -> dict[str, Any]:
+def status(run_dir: Path, *, queue: Queue = queue_of) -> dict[str, Any]:
     """Return everything that is known of a run, ready for JSON: units in the keys, null for what is not known.
 
     ``state`` is one of: not started, waiting (for the queue), running, finished, stopped, gone (it should be in the queue and
     is not), unknown (no job of ours, and no end of its own).
+    Args: queue: how Slurm's queue is asked.
     Raises: UserError if the folder is not that of a run, or cannot be read.
     """
     run_dir = run_dir.absolute()
     try:
-        return _status(run_dir)
+        return _status(run_dir, queue)
     except OSError as error:
         if not str(error.filename).startswith(str(run_dir)):
             raise  # not of a file of the run: a bug, or a library's
         raise _cannot_read(run_dir, error) from None
 
 
-def to_json(found: dict[str, Any]) -> str:
-    """Return a status as one JSON object; null for NaN and infinities, which JSON does not have."""
-    return json.dumps(_finite(found), indent=2, allow_nan=False)
-
-
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Return a value with null for NaN and infinities, which JSON does not have."""
     if isinstance(value, dict):
-        return {name: _finite(inner) for name, inner in value.items()}
+        return {name: finite(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
+        return [finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -94,45 +89,51 @@ def _cannot_read(run_dir: Path, error: OSError) -> FanalError:
     return error_type(error)(f"{error.filename or run_dir} must be readable for a status: {error.strerror}; {works}")
 
 
-def _status(run_dir: Path) -> dict[str, Any]:
+def _status(run_dir: Path, ask: Queue) -> dict[str, Any]:
     _check_is_run(run_dir)
     now = time.time()
     checkpoint = _checkpoints(run_dir, now)
-    facts = _facts(run_dir)
+    facts = facts_of(run_dir)
     records = jobs_file.read_run(run_dir)
     attempts = jobs_file.attempts(records)
-    queue, no_queue = _queue(run_dir, facts)
+    queue, no_queue = ask(run_dir, facts)
     line, age_s = _timeline(run_dir, attempts[-1] if attempts else None, now)
     step = max((record["step"] for record in [*line.steps[-1:], *([line.end] if line.end else [])]), default=0)
     step = max(step, checkpoint["step"] or 0)
     run = _config(run_dir, checkpoint["step"], at_step=step)
     train_steps = _train_steps(run_dir, run, line)
-    state = _state(records, attempts, queue, line, complete=train_steps is None or step >= train_steps)
+    state = state_of(records, attempts, queue, line, complete=train_steps is None or step >= train_steps)
     # What is not in a checkpoint is trained again, unless it is being trained now.
     stands_at = step if state in ("running", "unknown") else (checkpoint["step"] or 0)
     speed = pace(line, attempts[-1].step if attempts else None)
+    plan, no_plan = against_plan(run_dir, run, line)
     last = line.steps[-1] if line.steps else {}  # .get: a run may be older than a field
     left = None if train_steps is None else 0 if state == "finished" else max(0, train_steps - stands_at)
     return {
         "run_dir": str(run_dir), "state": state, "step": step, "train_steps": train_steps, "steps_left": left,
         "consumed_tokens": last.get("consumed_tokens"),
         "metrics_age_s": age_s, "hang": hang(run_dir), **_losses(line), "pace": asdict(speed) if speed else None,
+        "plan": plan, "plan_problem": no_plan,
         **_eta(line, attempts, run, facts, run_dir, speed, left, stands_at),
         "checkpoint": checkpoint,
         "skipped_steps": last.get("skipped_steps"),
         "skipped_spikes": last.get("skipped_spikes"),
-        **_jobs(records, attempts, queue), "slurm_problem": no_queue,
+        **jobs_of(records, attempts, queue), "slurm_problem": no_queue,
     }  # fmt: skip
 
 
 def _check_is_run(run_dir: Path) -> None:
-    signs = [METRICS_FILE, JOBS_FILE, f"{LAUNCH_DIR}/{JOB}", checkpoints_dir("").name]
-    if not any(_is_there(run_dir / sign) for sign in signs):
-        what = "does not exist" if not _is_there(run_dir) else f"holds none of {', '.join(signs)}"
+    if not is_run(run_dir):
+        what = "does not exist" if not _is_there(run_dir) else f"holds none of {', '.join(SIGNS)}"
         raise UserError(
-            f"RUN_DIR ({run_dir}) must be the folder of a run, which the config names run_dir, and it {what}; "
+            f"RUN_DIR ({run_dir}) must be the folder of a run, which the config names run_dir, or of runs, and it {what}; "
             "the folder that `fanal launch submit` printed works, such as runs/mine"
         )
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder is that of a run. Raises: OSError where nobody may look."""
+    return any(_is_there(path / sign) for sign in SIGNS)
 
 
 def _is_there(path: Path) -> bool:
@@ -144,7 +145,7 @@ def _is_there(path: Path) -> bool:
     return True
 
 
-def _facts(run_dir: Path) -> dict[str, Any] | None:
+def facts_of(run_dir: Path) -> dict[str, Any] | None:
     """Return the content of job.json; None for a run that launch did not start, or where it is damaged."""
     try:
         facts = json.loads(read_plain(launch_dir(run_dir) / JOB))
@@ -229,52 +230,6 @@ def _timeline(run_dir: Path, attempt: jobs_file.Attempt | None, now: float) -> t
         line.cut_after(attempt.step)  # started, nothing written yet: what was trained since its checkpoint is lost
         line.end = None
     return line, max(0.0, now - written)
-
-
-def _queue(run_dir: Path, facts: dict[str, Any] | None) -> tuple[list[dict[str, str]] | None, str | None]:
-    """Return (the jobs in the queue of this run's owner, None); or (None, why that is unknown). Without jobs of ours Slurm is not
-    asked, and whoever else gives a job their name is not meant."""
-    if facts is None:
-        return None, None
-    try:
-        owner = f"--user={(launch_dir(run_dir) / JOB).stat().st_uid}"
-        text = slurm.ask("squeue", "--noheader", owner, f"--name={facts['name']}", f"--format={QUEUE_FORMAT}")
-    except (slurm.SlurmError, ValueError, OSError) as error:  # ValueError: of a name that no command can take
-        return None, str(error)
-    rows = (line.strip().split("|") for line in text.splitlines() if line.strip())
-    return [dict(zip(QUEUE_FIELDS, row, strict=False)) for row in rows], None
-
-
-def _state(
-    records: list[dict[str, Any]],
-    attempts: list[jobs_file.Attempt],
-    queue: list[dict[str, str]] | None,
-    line: Timeline,
-    *,
-    complete: bool,
-) -> str:
-    current = jobs_file.since_submission(records)
-    decided = [record for record in current if record["event"] == "decided"]
-    open_attempt = bool(attempts) and attempts[-1].decision is None
-    waiting = [job for job in queue or () if job["state"] in WAITING]
-    # A job that has decided takes a while to leave the queue.
-    if any(job["state"] != "COMPLETING" or open_attempt for job in queue or () if job not in waiting):
-        return "running"
-    if complete and line.end is not None and line.end.get("outcome") == "finished":
-        return "finished"
-    if waiting:
-        return "waiting"
-    if not open_attempt and decided and decided[-1]["action"] == "finish" and not complete:
-        return "unknown" if line.end is None else "stopped"  # made longer since, by hand
-    if not open_attempt and decided and decided[-1]["action"] in ("finish", "stop"):
-        return {"finish": "finished", "stop": "stopped"}[decided[-1]["action"]]
-    if current:
-        if queue is not None:
-            return "gone"
-        return "running" if open_attempt else "waiting"
-    if line.end is not None:
-        return "stopped"
-    return "unknown" if line.steps or line.validations else "not started"
 
 
 def _losses(line: Timeline) -> dict[str, Any]:
@@ -362,30 +317,3 @@ def _ended(attempts: list[jobs_file.Attempt]) -> list[Ended]:
         for attempt in attempts
         if attempt.decision is not None and attempt.decision.get("by") == f"{attempt.job}-{attempt.restart}"
     ]
-
-
-def _jobs(
-    records: list[dict[str, Any]], attempts: list[jobs_file.Attempt], queue: list[dict[str, str]] | None
-) -> dict[str, Any]:
-    submitted = [record for record in records if record["event"] == "submitted"]
-    decided = [record for record in jobs_file.since_submission(records) if record["event"] == "decided"]
-    excluded = list(jobs_file.excluded(records))
-    for job in queue or ():
-        try:
-            excluded.extend(slurm.hostnames(job.get("excluded_nodes", "").replace("(null)", "")))
-        except slurm.SlurmError:
-            continue
-    return {
-        "submitted": submitted,
-        "attempts": [
-            {
-                **{key: value for key, value in asdict(attempt).items() if key != "time_utc"},
-                "start_utc": attempt.time_utc,
-            }
-            for attempt in attempts
-        ],
-        "last_decision": decided[-1] if decided else None,
-        "excluded_nodes": list(dict.fromkeys(excluded)),
-        "jobs_running": None if queue is None else [job for job in queue if job["state"] not in WAITING],
-        "jobs_waiting": None if queue is None else [job for job in queue if job["state"] in WAITING],
-    }

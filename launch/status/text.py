@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -12,19 +13,22 @@ SHOWN_ATTEMPTS = 8
 Status = dict[str, Any]
 
 
-def show(found: Status, console: Console | None = None) -> None:
+def show(found: Status) -> None:
     """Print what ``launch.status.status`` found."""
-    console = console or Console()
+    console = Console()
     if not console.is_terminal:
         console = Console(file=console.file, width=200)  # a pipe has no width to fit
+    console.print(drawn(found))
+
+
+def drawn(found: Status) -> RenderableType:
+    """Return the same for a console to print."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
     for name, text in lines(found):
         grid.add_row(Text(name, style="bold"), on_one_line(text))
-    console.print(grid)
-    if found["attempts"]:
-        console.print(_attempts(found["attempts"]))
+    return Group(grid, _attempts(found["attempts"])) if found["attempts"] else grid
 
 
 def lines(found: Status) -> list[tuple[str, str]]:
@@ -41,6 +45,7 @@ def lines(found: Status) -> list[tuple[str, str]]:
         rows.append(("validation loss", f"{losses} after step {found['validation_step']:,}"))
     if found["pace"] is not None:
         rows.append(("pace", _pace(found["pace"])))
+    rows.extend(_plan(found))
     if found["eta_hours"] is not None and found["state"] != "finished":
         rows.append(("to go", _eta(found)))
     rows.append(("checkpoint", _checkpoint(found["checkpoint"])))
@@ -51,6 +56,8 @@ def lines(found: Status) -> list[tuple[str, str]]:
     if decision is not None:
         said = f"{decision['action']}: {decision['reason']}"
         rows.append(("last decision", f"{said} (job {decision['job']}, {decision['time_utc']})"))
+        if decision.get("notice"):
+            rows.append(("notice", decision["notice"]))
     if found["excluded_nodes"]:
         rows.append(("excluded nodes", ", ".join(found["excluded_nodes"])))
     rows.extend(_queue(found))
@@ -84,6 +91,32 @@ def _pace(pace: dict[str, Any]) -> str:
         f"{pace['tokens_per_second']:,.0f} tokens/s, {pace['tokens_per_second_per_gpu']:,.0f} per GPU, "
         f"{pace['step_time_s']:.3g} s a step (median of {pace['num_records']} records{whose})"
     )
+
+
+def _plan(found: Status) -> list[tuple[str, str]]:
+    if found["plan_problem"] is not None:
+        return [("plan", f"not known: {found['plan_problem']}")]
+    plan = found["plan"]
+    if plan is None:
+        return []
+    parts = sorted(plan["parts_s"].items(), key=lambda one: -one[1])
+    shares = ", ".join(
+        f"{name} {seconds / plan['step_time_s']:.0%}" for name, seconds in parts if seconds >= plan["step_time_s"] / 200
+    )
+    slower = " (slower than tolerated)" if plan["is_slower"] else ""
+    return [
+        ("plan", f"{_speeds(plan, '')}; on {plan['num_ranks']:,} x {plan['machine']}"),
+        ("against plan", f"{_speeds(plan, 'real_')}; {plan['times_as_long']:.2f} times as long{slower}"),
+        ("planned parts", shares),
+        *(("slower", part) for part in plan["slower_parts"]),
+    ]
+
+
+def _speeds(plan: dict[str, Any], whose: str) -> str:
+    step, rate, full, causal = (
+        plan[whose + name] for name in ("step_time_s", "tokens_per_second_per_gpu", "mfu_full", "mfu_causal")
+    )
+    return f"{step:.3g} s a step, {rate:,.0f} tokens/s per GPU, MFU {full:.1%} (causal {causal:.1%})"
 
 
 def _eta(found: Status) -> str:

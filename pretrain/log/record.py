@@ -44,6 +44,9 @@ class StepRecord:
     loss_tokens: int | None = None
     """Tokens of this step's batch whose prediction counts, of global_batch_size * seq_length that are read. Rates and MFU count
     what is read, since all of it is computed. None in a log of an earlier version."""
+    data_wait_s: float | None = None
+    """Of step_time_s, the seconds that a host waited for its micro batches, on the rank where that was most. A GPU that is behind
+    its host may not have waited. None in a log of an earlier version."""
 
 
 @dataclass(frozen=True, kw_only=True)

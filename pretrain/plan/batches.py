@@ -46,7 +46,7 @@ def batch_speeds(estimate: StepEstimate, machine: MachineConfig) -> tuple[BatchS
     run, num_gpus = estimate.run, estimate.num_gpus
     found = batch_sizes(run)
     seconds = {
-        batch: estimate_step(_with_batch(run, batch), machine, num_gpus).step_s
+        batch: estimate_step(with_batch(run, batch), machine, num_gpus).step_s
         for batch in {batch for batch, _ in found}
     }
     best = max(batch / seconds[batch] for batch in seconds)
@@ -62,5 +62,6 @@ def batch_speeds(estimate: StepEstimate, machine: MachineConfig) -> tuple[BatchS
     return tuple(speeds)
 
 
-def _with_batch(run: RunConfig, batch: int) -> RunConfig:
+def with_batch(run: RunConfig, batch: int) -> RunConfig:
+    """Return the run with one batch from its first step to its last."""
     return replace(run, train=replace(run.train, global_batch_size=batch, batch_ramp=None, batch_stages=[]))

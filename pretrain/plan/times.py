@@ -3,9 +3,13 @@
 from dataclasses import dataclass
 
 from pretrain.config.schema import RunConfig
+from pretrain.config.steps import last_batch_size
 from pretrain.plan.machine import MachineConfig
 from pretrain.plan.shapes import Shapes
 from pretrain.plan.work import StepWork, Work, micro_batch_work, step_work
+
+FORWARD = 1 / 3
+"""Part of a step's time that a sample takes in a validation: a backward is two forwards."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +93,15 @@ def _alike(run: RunConfig, shapes: Shapes, stage: int) -> int:
 
 def _sizes(shapes: Shapes, stage: int) -> list[int]:
     return [shapes.chunks[chunk] for chunk in shapes.chunks_of(stage)]
+
+
+def validation_s(run: RunConfig, step_s: float) -> float:
+    """Return the seconds of one validation, each sample of which takes a forward's part of its time in a step; 0 without one.
+
+    Args: step_s: of the run's last batch.
+    """
+    num_sources = len(run.data.validation) or (len(run.data.train) if run.data.validation_fraction else 0)
+    return num_sources * run.train.validation_samples / last_batch_size(run.train) * step_s * FORWARD
 
 
 class Links:

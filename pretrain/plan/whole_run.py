@@ -10,7 +10,7 @@ from fanal.free_space import Free
 from fanal.run_progress import NEW_RUN
 from fanal.shown import on_one_line
 from pretrain.config.schema import RunConfig
-from pretrain.config.steps import last_batch_size, last_step, step_at, train_samples
+from pretrain.config.steps import last_step, step_at, train_samples
 from pretrain.data.passes import SourcePasses, passes_warning, source_passes
 from pretrain.data.sources import open_sources
 from pretrain.model.families.sizes import checkpoint_bytes
@@ -21,6 +21,7 @@ from pretrain.plan.estimate import StepEstimate
 from pretrain.plan.machine import FigureConfig, MachineConfig
 from pretrain.plan.retention import checkpoint_inodes, most_at_once, room_for, saved_steps, what_fits
 from pretrain.plan.slots import Jobs, Slot, check_slot, jobs_of
+from pretrain.plan.times import validation_s
 
 FAILURES = FigureConfig(
     value=0.02,
@@ -28,8 +29,6 @@ FAILURES = FigureConfig(
     "16,384 H100",
 )
 """Failures that end a job, in 1,000 GPU hours."""
-FORWARD = 1 / 3
-"""Part of a step's time that a sample takes in a validation: a backward is two forwards."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,8 +172,8 @@ def whole_run(
     saves = saved_steps(run, after=0)
     num_saves = max(0, -(-(saves.stop - saves.start) // saves.step))
     waiting_s = 0.0 if run.checkpoint.asynchronous else num_saves * (checkpoints.write_s or 0.0)
-    validation_s = _validation_s(run, steps, estimate.step_s)
-    work_s = training_s + validation_s + waiting_s
+    validations_s = _num_validations(run, steps) * validation_s(run, estimate.step_s)
+    work_s = training_s + validations_s + waiting_s
     slot, no_jobs = _slot(facts, checkpoints)
     jobs = None
     if slot is not None and facts is not None:
@@ -192,7 +191,7 @@ def whole_run(
     sources, no_sources, remark = _sources(run)
     return WholeRun(
         estimate=estimate, is_own=is_own, steps=steps,
-        tokens=train_samples(run.optim, run.train) * run.data.seq_length, training_s=training_s, validation_s=validation_s,
+        tokens=train_samples(run.optim, run.train) * run.data.seq_length, training_s=training_s, validation_s=validations_s,
         waiting_s=waiting_s, slot=slot, jobs=jobs, no_jobs=no_jobs, failures_per_1000_gpu_hours=failures,
         checkpoints=checkpoints, disks=disks, no_disks=no_disks, batches=batches, sources=sources, no_sources=no_sources,
         boundaries=boundaries(
@@ -205,14 +204,9 @@ def whole_run(
     )  # fmt: skip
 
 
-def _validation_s(run: RunConfig, steps: int, step_s: float) -> float:
-    """Return the seconds of all validations, each sample of which takes a forward's part of its time in a step."""
-    num_sources = len(run.data.validation) or (len(run.data.train) if run.data.validation_fraction else 0)
-    if not num_sources:
-        return 0.0
+def _num_validations(run: RunConfig, steps: int) -> int:
     interval = run.train.validation_interval
-    times = 1 if interval is None else -(-steps // interval)  # the last step has one in any case
-    return times * num_sources * run.train.validation_samples / last_batch_size(run.train) * step_s * FORWARD
+    return 1 if interval is None else -(-steps // interval)  # the last step has one in any case
 
 
 def _checkpoints(run: RunConfig, num_gpus: int, facts: SiteFacts | None) -> Checkpoints:

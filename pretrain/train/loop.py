@@ -190,7 +190,7 @@ def _steps(training: Training, state: TrainState) -> Outcome:
         rate = learning_rate(run.optim, run.train, state.consumed_samples, state.standing)
         batch_size = global_batch_size_at(run.train, state.consumed_samples)
         with training.tracer.around(state.step + 1), training.stability.around(state.step + 1):
-            state, result = _step(training, state, rate, batch_size)
+            state, result = _step(training, state, rate, batch_size, clock)
         report = training.stability.record(state)
         sinks.step_done(state.step)
         list_if_bad(run, world, training.reader.data, state, result, batch_size, sinks)
@@ -237,7 +237,9 @@ def _begins_with_validation(training: Training, state: TrainState) -> bool:
     return not any_rank(there, training.world)
 
 
-def _step(training: Training, state: TrainState, rate: float, batch_size: int) -> tuple[TrainState, StepResult]:
+def _step(
+    training: Training, state: TrainState, rate: float, batch_size: int, clock: Clock
+) -> tuple[TrainState, StepResult]:
     """Run one optimizer step; return the state of the run after it. Collective."""
     run, world, reader = training.run, training.world, training.reader
     set_learning_rate(training.optimizer, rate)
@@ -253,7 +255,7 @@ def _step(training: Training, state: TrainState, rate: float, batch_size: int) -
     result = train_step(
         training.model,
         training.optimizer,
-        batches,
+        clock.timed(batches),
         run,
         world,
         state=state,

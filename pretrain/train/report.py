@@ -1,6 +1,8 @@
 """The reports of a run's steps, and the clock behind its rates."""
 
 import time
+from collections.abc import Iterator
+from typing import TypeVar
 
 import torch
 
@@ -27,6 +29,7 @@ from pretrain.state import TrainState
 from pretrain.train.begin_start import library_versions
 from pretrain.train.step import StepResult
 
+Batch = TypeVar("Batch")
 MOST_SOURCES = 1_000
 """Sources of a start's record: of more, those that are read most often."""
 
@@ -112,6 +115,19 @@ class Clock:
     def restart(self, state: TrainState) -> None:
         """Count from here."""
         self.step, self.tokens, self.started = state.step, state.consumed_tokens, time.perf_counter()
+        self.data_wait_s = 0.0
+
+    def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Yield the micro batches of a step, and count the time that each is waited for."""
+        while True:
+            began = time.perf_counter()
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            finally:
+                self.data_wait_s += time.perf_counter() - began
+            yield batch
 
 
 def step_record(
@@ -124,7 +140,10 @@ def step_record(
     batch_size: int,
 ) -> StepRecord:
     """Return the record of this step, the same on every rank. Collective; one device sync."""
-    memory, *held = largest_each([peak_memory_bytes(world.device), *(gpu_held_bytes(world.device) or ())], world)
+    wait_us = round(clock.data_wait_s / (state.step - clock.step) * 1e6)
+    memory, wait_us, *held = largest_each(
+        [peak_memory_bytes(world.device), wait_us, *(gpu_held_bytes(world.device) or ())], world
+    )
     samples_left = train_samples(run.optim, run.train, state.standing) - state.consumed_samples
     pace = throughput(
         tokens=state.consumed_tokens - clock.tokens,
@@ -165,4 +184,5 @@ def step_record(
         reserved_memory_bytes=held[0] if held else None,
         used_memory_bytes=held[1] if held else None,
         eta_s=pace.eta_s,
+        data_wait_s=wait_us / 1e6,
     )

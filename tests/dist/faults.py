@@ -1,6 +1,7 @@
 """Planted faults: each breaks one rank's work the way a real bug would. Called in every rank before the run starts."""
 
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -501,3 +502,17 @@ def rank_1_fails_at_its_start() -> None:
         return step(*args, **kwargs)
 
     loop.train_step = broken
+
+
+def data_come_late_on_one_rank() -> None:
+    """The last rank's micro batches come 30 ms late each."""
+    from pretrain.train import loop
+
+    batches_of = loop.train_micro_batches
+
+    def late(reader: Any, run: Any, world: Any, **kwargs: Any) -> Iterator[Any]:
+        for batch in batches_of(reader, run, world, **kwargs):
+            time.sleep(0.03 if world.rank == world.size - 1 else 0.0)
+            yield batch
+
+    loop.train_micro_batches = late

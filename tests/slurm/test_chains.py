@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 import pretrain
+from launch.sites.bases import SITES
+from launch.status.status import status
 from pretrain.report.report import Wanted, write_report
 from tests.runs.shared import shared_folder
 from tests.slurm.chains import INTERVAL, STEPS, Chain, same, unbroken, until_unbroken
@@ -65,8 +67,10 @@ def test_the_jobs_train_what_local_ranks_train(straight: Chain, small_run: Path,
     assert same(local, straight)
 
 
-def test_the_end_of_a_job_makes_it_save_requeue_and_go_on(chain: Chain, straight: Chain) -> None:
-    (job,) = chain.submit()
+def test_the_end_of_a_job_makes_it_save_requeue_and_go_on(chain: Chain, straight: Chain, tmp_path: Path) -> None:
+    as_fast_as_a_gpu = tmp_path / "my-site.yaml"
+    as_fast_as_a_gpu.write_text((SITES / "local.yaml").read_text() + "machine: h100\n")
+    (job,) = chain.submit("--site", str(as_fast_as_a_gpu), "--hours", "0.5")
     chain.until_step(10)
     chain.cluster.scancel("--batch", "--signal=USR1", job)  # as --signal=B:USR1@... does
     chain.until_over()
@@ -75,6 +79,10 @@ def test_the_end_of_a_job_makes_it_save_requeue_and_go_on(chain: Chain, straight
     assert second == ("finish", "the run is complete")
     assert [(r["job"], r["restart"]) for r in chain.records("started")] == [(str(job), 0), (str(job), 1)]
     assert chain.records("started")[1]["step"] >= 10, "it stopped between checkpoints, and saved"
+    notices = [record["notice"] for record in chain.records("decided")]
+    assert all("planned for h100" in notice for notice in notices), "and the chain went on all the same"
+    plan = status(chain.run_dir)["plan"]
+    assert plan["num_ranks"] == 4 and plan["is_slower"] and f"{plan['times_as_long']:.2f} times the" in notices[-1]
     assert same(chain, straight)
 
 

@@ -299,7 +299,7 @@ def test_a_job_that_has_decided_and_is_leaving_the_queue_does_not_run(
 
 KEYS = {
     "run_dir", "state", "step", "train_steps", "steps_left", "consumed_tokens", "metrics_age_s", "hang", "loss_nats", "loss_step",
-    "loss_before_nats", "loss_before_step", "validation_loss_nats", "validation_step", "pace", "eta_hours", "eta_jobs",
+    "loss_before_nats", "loss_before_step", "validation_loss_nats", "validation_step", "pace", "plan", "plan_problem", "eta_hours", "eta_jobs",
     "eta_counts", "lost_share", "hours_per_job", "checkpoint", "skipped_steps", "skipped_spikes", "submitted", "attempts",
     "last_decision", "excluded_nodes", "jobs_running", "jobs_waiting", "slurm_problem",
 }  # fmt: skip

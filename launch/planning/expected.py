@@ -1,0 +1,58 @@
+"""What the plan expects of a run as it trains now: its own layout, its batch of the moment, on the machine of its site.
+
+Computed anew from the run's config, which takes milliseconds: a plan that was kept would stay behind when a machine's figures are
+measured.
+"""
+
+from dataclasses import asdict, dataclass, replace
+
+from launch.sites.schema import SiteConfig
+from pretrain.config.schema import RunConfig
+from pretrain.plan.batches import with_batch
+from pretrain.plan.estimate import estimate_step
+from pretrain.plan.machine import FigureConfig, MachineConfig, load_machine
+from pretrain.plan.times import validation_s
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """One step of a run, as planned."""
+
+    machine: str
+    num_ranks: int
+    global_batch_size: int
+    step_time_s: float
+    parts_s: dict[str, float]
+    """Seconds of a step by what they go into (pretrain/plan/times.py)."""
+    tokens_per_second_per_gpu: float
+    mfu_full: float
+    """Share of the machine's peak, 0 to 1, attention counted in full."""
+    mfu_causal: float
+    validation_time_s: float
+    """Seconds of one validation; 0 without one."""
+
+
+def machine_of_site(site: SiteConfig, site_name: str, machine: str) -> MachineConfig:
+    """Return a machine with the GPUs of a node and their memory as a site has them. Raises: UserError if it cannot be read."""
+    found, source = load_machine(machine), f"site {site_name}"
+    if site.gpus_per_node:
+        found = replace(found, gpus_per_node=FigureConfig(value=site.gpus_per_node, source=source))
+    if site.gpu_memory_gib:
+        found = replace(found, memory_gib=FigureConfig(value=site.gpu_memory_gib, source=source))
+    return found
+
+
+def expected_step(run: RunConfig, site: SiteConfig, *, num_ranks: int, global_batch_size: int) -> Expected | None:
+    """Return what is planned for a step of so many samples; None where the site names no machine.
+
+    Raises: UserError if the machine cannot be read, or the ranks or the batch do not fit the layout.
+    """
+    if not site.machine:
+        return None
+    now = with_batch(run, global_batch_size)
+    estimate = estimate_step(now, machine_of_site(site, site.description, site.machine), num_ranks)
+    return Expected(
+        machine=site.machine, num_ranks=num_ranks, global_batch_size=global_batch_size, step_time_s=estimate.step_s,
+        parts_s=asdict(estimate.times), tokens_per_second_per_gpu=estimate.tokens_per_second_per_gpu,
+        mfu_full=estimate.mfu_full, mfu_causal=estimate.mfu_causal, validation_time_s=validation_s(now, estimate.step_s),
+    )  # fmt: skip
