@@ -20,6 +20,7 @@ from fanal.run_folder import METRICS_FILE, STARTS_DIR, cannot_write
 from fanal.shown import on_one_line
 from pretrain.checkpoint.saving.save import SaveReport
 from pretrain.config.schema import LogConfig, RunConfig
+from pretrain.log.mlflow_sink import open_mlflow
 from pretrain.log.record import DecayRecord, EndRecord, StartRecord, StepRecord, ValidationRecord
 from pretrain.log.scalars import Record
 from pretrain.log.sink import Opener, Opening, Sink
@@ -28,6 +29,7 @@ from pretrain.log.stamp import Stamp, last_logged_step
 from pretrain.log.start_file import next_start
 from pretrain.log.summary import bars_for, duration, summary
 from pretrain.log.tensorboard_sink import open_tensorboard
+from pretrain.log.wandb_sink import open_wandb
 from pretrain.parallel.environment import started_at
 from pretrain.parallel.world import World
 
@@ -45,7 +47,7 @@ KINDS = {
 """Name of each record in a line of metrics.jsonl."""
 OF_A_STEP = (StepRecord, ValidationRecord, StabilityRecord)
 """Records that say what training a step came to: those of a step that was trained again are marked."""
-OPENERS: dict[str, Opener] = {"tensorboard": open_tensorboard}
+OPENERS: dict[str, Opener] = {"tensorboard": open_tensorboard, "wandb": open_wandb, "mlflow": open_mlflow}
 """Sinks that a run may have beside its own log and the console, a file each."""
 
 
@@ -111,7 +113,7 @@ def open_sinks(run: RunConfig, world: World, *, start_step: int) -> Iterator[Sin
 
 
 def _chosen(log: LogConfig) -> list[str]:
-    return ["tensorboard"] if log.tensorboard else []
+    return [*(["tensorboard"] if log.tensorboard else []), *dict.fromkeys(log.sinks)]
 
 
 def _stamp(folder: Path, start_step: int) -> Stamp:
