@@ -30,7 +30,8 @@ direct dependency is there stands in `pyproject.toml`; [trust.md](trust.md#packa
 names who asks for a package, for an option of its own perhaps.
 
 Not among them, since `make install` leaves them out: the extras `wandb` (wandb, MIT) and `mlflow` (mlflow-skinny, Apache-2.0;
-SQLAlchemy and Alembic, MIT), with what these bring ([logs.md](logs.md)), and those of `make interop`; `constraints.txt` has the versions that were tested.
+SQLAlchemy and Alembic, MIT), with what these bring ([logs.md](logs.md)), and those of `make interop`; `constraints.txt` has the
+versions that were tested.
 
 | package | licence | brought by |
 |---|---|---|
