@@ -3,7 +3,7 @@
 # make test-quick   most tests of one process, one layout beside one rank and one resume, for the loop of work
 # make test-user    of these, what may depend on the user or on the Python
 # make test-slurm   the tests that start a real Slurm of two nodes; as root, and with apt-get it installs slurm-wlm, munge and shellcheck
-# make interop   other programs read an export: transformers 4 and 5, tokenizers, SentencePiece, lm-eval, llama.cpp, mlx-lm; a shard, Megatron's reader; drafts, mlcroissant and cffconvert; a report, Chromium
+# make interop   other programs read an export: transformers 4 and 5, tokenizers, SentencePiece, lm-eval, llama.cpp, mlx-lm; a shard, Megatron's reader; drafts, mlcroissant and cffconvert; a report, Chromium; wandb and mlflow keep a log
 # make kernels our Triton kernels without a GPU: run by Triton's interpreter beside their definitions, compiled ahead for five GPUs
 # make kernels-weekly   the same, and flash-attn 4 compiled ahead for a Hopper GPU through the call that trains (340 MB more)
 # make recipes the small twin of every recipe of configs/models: trained, exported, certified; writes bench/results/recipes.md

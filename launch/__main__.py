@@ -253,6 +253,30 @@ def job_merge(folder: Path) -> None:
     sys.exit(run_guarded(act))
 
 
+@cli.command(context_settings=CONTEXT)
+@click.option(
+    "--from",
+    "run_dir",
+    type=Path,
+    required=True,
+    metavar="RUN_DIR",
+    shell_complete=complete_path,
+    help="Run whose decisions are told.",
+)
+def notify(run_dir: Path) -> None:
+    """Send the decisions of a chain that are not yet told to the webhook of FANAL_WEBHOOK_URL or FANAL_WEBHOOK_FILE.
+
+    For machines whose compute nodes have no internet: run it on a login node, again and again if you like.
+    """
+
+    def act() -> int:
+        from launch.chain.notify import notify_now
+
+        return notify_now(run_dir)
+
+    sys.exit(run_guarded(act))
+
+
 @cli.command("render-encode", cls=ManyInputsCommand, context_settings=CONTEXT)
 @site_option
 @click.option(

@@ -29,6 +29,10 @@ What `make install` brings, from the bill of materials that `make sbom` writes (
 direct dependency is there stands in `pyproject.toml`; [trust.md](trust.md#packages) says how their bytes are held. "Brought by"
 names who asks for a package, for an option of its own perhaps.
 
+Not among them, since `make install` leaves them out: the extras `wandb` (wandb, MIT) and `mlflow` (mlflow-skinny, Apache-2.0;
+SQLAlchemy and Alembic, MIT), with what these bring ([logs.md](logs.md)), and those of `make interop`; `constraints.txt` has the
+versions that were tested.
+
 | package | licence | brought by |
 |---|---|---|
 """

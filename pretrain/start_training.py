@@ -40,8 +40,10 @@ def train_local(run: RunConfig) -> int:
     from fanal.run_folder import LOGS_DIR, cannot_write, rank_log
     from pretrain.config.derive import world_size
     from pretrain.data.sources import open_sources
+    from pretrain.log.elsewhere import check_sinks
     from pretrain.log.finished import finished_lines, is_finished
 
+    check_sinks(run.log)
     with user_path(run.run_dir, *paths_of(run).values()):
         sources = open_sources(run, keeps_plans=True)
         if stop_signal() is None and is_finished(run, sources):

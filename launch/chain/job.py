@@ -29,6 +29,7 @@ from launch.chain.avoid import broken_nodes, keep_off, other_nodes
 from launch.chain.capture import write_environment
 from launch.chain.decide import Decision, Facts, decide, run_exit_code
 from launch.chain.launch_folder import own_script
+from launch.chain.notify import announce
 from launch.chain.rank_logs import asked_by, reason_of
 from launch.chain.script import EXIT_CODES, SCRIPT, SITE
 from launch.chain.slow import slow_notice
@@ -201,6 +202,7 @@ def _note(at: Here, job: str, restart: int, facts: Facts, decision: Decision, *,
     print(f"job {job}: {decision.action}: {on_one_line(decision.reason)}", file=sys.stderr, flush=True)
     if notice:
         print(f"job {job}: notice: {on_one_line(notice)}", file=sys.stderr, flush=True)
+    announce(at.run_dir, internet=at.site.internet)
 
 
 def _settle_lost_attempt(at: Here) -> bool:

@@ -1,1 +1,1 @@
-"""Log room: one record, three sinks."""
+"""Log room: one record, several sinks."""

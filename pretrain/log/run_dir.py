@@ -17,9 +17,11 @@ from fanal.run_folder import (
     ENERGY_DIR,
     LOCK,
     LOGS_DIR,
+    MLFLOW_DIR,
     PROFILE_DIR,
     STARTS_DIR,
     TENSORBOARD_DIR,
+    WANDB_DIR,
     cannot_write,
     checkpoints_dir,
 )
@@ -60,7 +62,7 @@ def _keep_names(folder: Path) -> None:
 
 def _check_links(folder: Path) -> None:
     """Refuse a folder of the run that is a link which another user made: files would be written, and deleted, where he wants."""
-    names = (LOGS_DIR, TENSORBOARD_DIR, PROFILE_DIR, STARTS_DIR, ENERGY_DIR)
+    names = (LOGS_DIR, TENSORBOARD_DIR, WANDB_DIR, MLFLOW_DIR, PROFILE_DIR, STARTS_DIR, ENERGY_DIR)
     for own in (checkpoints_dir(folder), *(folder / name for name in names)):
         if own.is_symlink() and own.lstat().st_uid not in (ROOT, os.geteuid()):
             raise UserError(

@@ -1,4 +1,5 @@
-"""The sinks of records: console, JSONL, TensorBoard. Only one rank writes; the others hold sinks that do nothing."""
+"""The sinks of records: JSON lines, console, and those that a run may have beside them. Only one rank writes; the others hold
+sinks that do nothing."""
 
 import contextlib
 import dataclasses
@@ -6,31 +7,34 @@ import json
 import logging
 import math
 import os
-import secrets
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO
 
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from fanal.console import Bar, Console
 from fanal.new_files import open_to_append
-from fanal.run_folder import METRICS_FILE, STARTS_DIR, TENSORBOARD_DIR, cannot_write
-from fanal.shown import escaped, on_one_line
+from fanal.run_folder import METRICS_FILE, STARTS_DIR, cannot_write
+from fanal.shown import on_one_line
 from pretrain.checkpoint.saving.save import SaveReport
-from pretrain.config.schema import RunConfig
+from pretrain.config.schema import LogConfig, RunConfig
+from pretrain.log.mlflow_sink import open_mlflow
 from pretrain.log.record import DecayRecord, EndRecord, StartRecord, StepRecord, ValidationRecord
-from pretrain.log.stability_record import StabilityRecord, scalars, stability_line
+from pretrain.log.scalars import Record
+from pretrain.log.sink import Opener, Opening, Sink
+from pretrain.log.stability_record import StabilityRecord, stability_line
 from pretrain.log.stamp import Stamp, last_logged_step
 from pretrain.log.start_file import next_start
 from pretrain.log.summary import bars_for, duration, summary
+from pretrain.log.tensorboard_sink import open_tensorboard
+from pretrain.log.wandb_sink import open_wandb
 from pretrain.parallel.environment import started_at
 from pretrain.parallel.world import World
 
 logger = logging.getLogger(__name__)
 
-Record = StartRecord | StepRecord | ValidationRecord | StabilityRecord | SaveReport | DecayRecord | EndRecord
 KINDS = {
     StartRecord: "start",
     StepRecord: "step",
@@ -43,19 +47,8 @@ KINDS = {
 """Name of each record in a line of metrics.jsonl."""
 OF_A_STEP = (StepRecord, ValidationRecord, StabilityRecord)
 """Records that say what training a step came to: those of a step that was trained again are marked."""
-
-
-class Sink(Protocol):
-    """Takes records as they come. Each method may raise OSError."""
-
-    lost: str
-    """Message for when it cannot be written."""
-
-    def write(self, record: Record) -> None: ...
-
-    def say(self, message: str) -> None: ...
-
-    def step_done(self, step: int) -> None: ...
+OPENERS: dict[str, Opener] = {"tensorboard": open_tensorboard, "wandb": open_wandb, "mlflow": open_mlflow}
+"""Sinks that a run may have beside its own log and the console, a file each."""
 
 
 class Sinks:
@@ -112,10 +105,15 @@ def open_sinks(run: RunConfig, world: World, *, start_step: int) -> Iterator[Sin
                 raise cannot_write(run.run_dir, f"{METRICS_FILE}: {error.strerror}", error) from None
             stamp = _stamp(folder, start_step)
             sinks.append(JsonLines(stream, str(folder / METRICS_FILE), stamp))
-            if run.log.tensorboard:
-                sinks += _open_tensorboard(folder / TENSORBOARD_DIR, start_step, stack)
+            for name in _chosen(run.log):
+                opened = stack.enter_context(OPENERS[name](Opening(run=run, stamp=stamp)))
+                sinks += [] if opened is None else [opened]
             sinks.append(stack.enter_context(open_terminal(run.train.train_steps, start_step)))
         yield Sinks(sinks, stamp)
+
+
+def _chosen(log: LogConfig) -> list[str]:
+    return [*(["tensorboard"] if log.tensorboard else []), *dict.fromkeys(log.sinks)]
 
 
 def _stamp(folder: Path, start_step: int) -> Stamp:
@@ -155,68 +153,6 @@ class JsonLines:
     def say(self, message: str) -> None: ...
 
     def step_done(self, step: int) -> None: ...
-
-
-class TensorBoard:
-    """Scalars by name; steps on the axis. Steps that are trained again after a resume replace the old ones."""
-
-    def __init__(self, folder: Path, start_step: int) -> None:
-        """Raises: OSError."""
-        from torch.utils.tensorboard import SummaryWriter  # costs a second: only the rank that writes pays it
-
-        self.lost = _no_curves(folder)
-        # It opens its file through a link, if one has that name: nobody can foresee this one.
-        self._writer = SummaryWriter(
-            str(folder), purge_step=start_step + 1 if start_step else None, filename_suffix=f".{secrets.token_hex(8)}"
-        )
-
-    def write(self, record: Record) -> None:
-        if isinstance(record, StartRecord | DecayRecord | EndRecord):
-            return
-        if isinstance(record, ValidationRecord):
-            for domain, loss in record.validation_loss.items():
-                self._writer.add_scalar(f"validation_loss/{escaped(domain)}", loss, record.step)
-            for domain, loss in (record.ema_validation_loss or {}).items():
-                self._writer.add_scalar(f"ema_validation_loss/{escaped(domain)}", loss, record.step)
-            return
-        if isinstance(record, StabilityRecord):
-            for name, value in scalars(record):
-                self._writer.add_scalar(name, value, record.step)
-            return
-        if isinstance(record, SaveReport):
-            if record.failure is None:
-                self._writer.add_scalar("checkpoint/stall_s", record.stall_s, record.step)
-                self._writer.add_scalar("checkpoint/save_s", record.save_s, record.step)
-            return
-        for domain, loss in record.loss_by_domain.items():
-            self._writer.add_scalar(f"loss_by_domain/{escaped(domain)}", loss, record.step)
-        for name, value in dataclasses.asdict(record).items():
-            if name not in ("step", "loss_by_domain") and value is not None:
-                self._writer.add_scalar(f"train/{name}", value, record.step)
-
-    def say(self, message: str) -> None: ...
-
-    def step_done(self, step: int) -> None: ...
-
-    def close(self) -> None:
-        """Write out what is buffered."""
-        try:
-            self._writer.close()
-        except OSError as error:
-            logger.warning("%s: %s", self.lost, error.strerror or error)
-
-
-def _open_tensorboard(folder: Path, start_step: int, stack: contextlib.ExitStack) -> list[TensorBoard]:
-    try:
-        board = TensorBoard(folder, start_step)
-    except OSError as error:
-        logger.warning("%s, and training continues: %s", _no_curves(folder), error.strerror or error)
-        return []
-    return [stack.enter_context(contextlib.closing(board))]
-
-
-def _no_curves(folder: Path) -> str:
-    return f"{folder} cannot be written (its curves end here until the next start)"
 
 
 class Terminal:

@@ -30,6 +30,7 @@ from pretrain.data.passes import passes_warning
 from pretrain.data.reader import TrainReader, open_reader
 from pretrain.data.sources import open_sources
 from pretrain.data.validation import ValidationSamples
+from pretrain.log.elsewhere import check_sinks
 from pretrain.log.record import EndRecord
 from pretrain.log.run_dir import hold_run_dir, open_run_dir
 from pretrain.log.sinks import Sinks, open_sinks
@@ -98,6 +99,7 @@ def train(run: RunConfig) -> Outcome:
     """
     rank, num_ranks, _ = rank_and_size()
     check_ranks(run, num_ranks)
+    check_sinks(run.log)
     for name, (value, _) in library_variables(run).items():
         os.environ.setdefault(name, value)  # before anything asks for a GPU, which starts the driver
     watched = open_watchdog(run.train.watchdog, run.run_dir, rank=rank)

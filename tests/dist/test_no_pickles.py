@@ -33,9 +33,9 @@ PIPES = (
 """Readers of pickles that a process has from its own parent or child, through a pipe that nobody else holds."""
 OF_OTHERS = (
     "launch submit", "launch job begin", "launch job end", "launch job merge", "launch preflight", "launch site-check",
-    "launch pack-environment",
+    "launch pack-environment", "launch notify",
 )  # fmt: skip
-"""Commands that end early where no Slurm, or no registry of packages, answers."""
+"""Commands that end early where no Slurm, no registry of packages or no webhook answers."""
 
 
 @dataclass
@@ -155,6 +155,7 @@ def launch_commands(watched: Watched, config: Path, data: Path, folder: Path) ->
     watched.run("launch", "preflight", config, *keys, *options)
     watched.run("launch", "job", "begin", launch, **job)
     watched.run("launch", "job", "end", launch, **job)
+    watched.run("launch", "notify", "--from", folder / "chain", FANAL_WEBHOOK_URL="http://127.0.0.1:9/x")
     watched.run("launch", "status", folder / "run")
     watched.run("launch", "sites")
     watched.run("launch", "site-check", "local", SLURM_CONF="/nonexistent")

@@ -1,6 +1,6 @@
 """Keys of ``log``: what is recorded, and how often."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 
@@ -12,6 +12,8 @@ class LogConfig:
     """Steps between records."""
     tensorboard: bool = True
     """Also write TensorBoard events."""
+    sinks: list[Literal["wandb", "mlflow"]] = field(default_factory=list)
+    """Also write to Weights & Biases or MLflow, in the run folder unless their variables name a server (docs/logs.md)."""
     losses_by: Literal["domain", "language"] = "domain"
     """What losses are recorded by, in training and validation: the domain of a source, or the language in its shard's manifest."""
     max_domains: int = 100

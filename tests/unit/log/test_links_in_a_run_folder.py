@@ -135,7 +135,9 @@ def test_a_run_folder_that_is_a_link_works(tmp_path: Path) -> None:
 
 
 @needs_two_users
-@pytest.mark.parametrize("name", ["checkpoints", "energy", "logs", "profile", "starts", "tensorboard"])
+@pytest.mark.parametrize(
+    "name", ["checkpoints", "energy", "logs", "mlflow", "profile", "starts", "tensorboard", "wandb"]
+)
 def test_a_link_of_a_colleague_in_the_place_of_a_folder_is_refused_and_the_owners_is_followed(name: str) -> None:
     with shared_place() as place:
         run_dir = share(place / "run")

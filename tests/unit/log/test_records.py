@@ -9,9 +9,10 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pretrain.log.record import StepRecord, ValidationRecord, throughput
-from pretrain.log.sinks import JsonLines, TensorBoard, step_line, validation_line
+from pretrain.log.sinks import JsonLines, step_line, validation_line
 from pretrain.log.stamp import Stamp
 from pretrain.log.summary import ASCII_BARS, BARS, bars_for, duration, sparkline, summary
+from pretrain.log.tensorboard_sink import TensorBoard
 
 STEP = StepRecord(
     step=20, consumed_samples=320, consumed_tokens=81920, global_batch_size=16, loss=5.25,

@@ -18,8 +18,9 @@ from pretrain.checkpoint.saving.save import SaveReport
 from pretrain.config.load import load_run
 from pretrain.config.schema import RunConfig
 from pretrain.log.record import DecayRecord, StepRecord, ValidationRecord
-from pretrain.log.sinks import Sinks, TensorBoard, Terminal, open_sinks, open_terminal, step_line
+from pretrain.log.sinks import Sinks, Terminal, open_sinks, open_terminal, step_line
 from pretrain.log.summary import summary
+from pretrain.log.tensorboard_sink import TensorBoard
 from pretrain.parallel.world import World
 from tests.runs.disks import fill, small_disk
 

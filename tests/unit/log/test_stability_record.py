@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from pretrain.log.sinks import JsonLines, TensorBoard
+from pretrain.log.sinks import JsonLines
 from pretrain.log.stability_record import BY_LAYER, OF_THE_MODEL, Norms, StabilityRecord, scalars, stability_line
 from pretrain.log.stamp import Stamp
+from pretrain.log.tensorboard_sink import TensorBoard
 from pretrain.model.figures import MAXIMA, SUMS
 from pretrain.state import TrainState
 from pretrain.train.stability import stability_record

@@ -1,0 +1,45 @@
+"""What is said of a decision: a sentence for a person, and its facts for a program."""
+
+from pathlib import Path
+from typing import Any
+
+from fanal.credentials import without_credentials
+
+EVENTS = {"finish": "finished", "hand over": "handed over", "requeue": "requeued", "stop": "stopped"}
+"""What has happened to a chain, by the action that was decided."""
+ASKED_FOR = ("a STOP file", "the job was cancelled by hand")
+"""Beginnings of the reasons of an end that a person has asked for (launch/chain/decide.py)."""
+
+
+def message(record: dict[str, Any], run_dir: Path) -> dict[str, Any]:
+    """Return the payload for a ``decided`` line of jobs.jsonl: ``text`` for people, as Slack and Mattermost show it, and
+    ``fanal`` for programs."""
+    action, reason = record["action"], without_credentials(record["reason"])
+    event = EVENTS.get(action, action)
+    needs_a_person = action == "stop" and not reason.startswith(ASKED_FOR)
+    excluded = list(record["exclude"])
+    urgent = "NEEDS A PERSON: " if needs_a_person else ""
+    nodes = f"; left out from now on: {', '.join(excluded)}" if excluded else ""
+    return {
+        "text": _escaped(
+            f"{urgent}{run_dir.name}: job {record['job']} {event} at step {record['step']}: {reason}{nodes}"
+        ),
+        "fanal": {
+            "event": event,
+            "needs_a_person": needs_a_person,
+            "run": run_dir.name,
+            "run_dir": str(run_dir),
+            "job": record["job"],
+            "restart": record["restart"],
+            "step": record["step"],
+            "exit_code": record.get("exit_code"),
+            "reason": reason,
+            "excluded_nodes": excluded,
+            "time_utc": record["time_utc"],
+        },
+    }
+
+
+def _escaped(text: str) -> str:
+    """A text in which nothing is a link, or calls a channel."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

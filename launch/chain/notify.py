@@ -1,0 +1,130 @@
+"""Decisions that are not yet told are sent, oldest first: by the job that decided, or later by ``fanal launch notify``.
+
+``jobs.jsonl`` is the spool. How many of its decisions have been told is in ``notified.json`` beside it; who sends holds that file's
+lock. A message that was taken just before a kill is sent again.
+"""
+
+import atexit
+import contextlib
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from fanal.errors import FanalError, PassingError, UserError
+from fanal.exit_codes import FINISHED
+from fanal.files import write_whole
+from fanal.locks import take_lock
+from fanal.new_files import open_to_lock
+from fanal.plain_files import read_plain
+from fanal.run_folder import LAUNCH_DIR
+from launch.chain import jobs_file
+from launch.chain.decision_message import message
+from launch.chain.webhook import URL, URL_FILE, host_of, post, reaches_out, webhook_url
+
+NOTIFIED, LOCK = "notified.json", "notify.lock"
+MOST_AT_ONCE = 20
+"""Messages of one call; of a longer backlog the newest are sent, and the rest is counted in a line."""
+IN_A_JOB_S = 15.0
+"""Seconds that the end of a job's Python waits for its messages, at most. What was decided is done meanwhile."""
+
+
+def notify(run_dir: Path, url: str) -> tuple[int, str]:
+    """Send what is not yet told. Returns: how many messages were taken, and why the next one was not, empty if there is none."""
+    folder = run_dir / LAUNCH_DIR
+    with _held(folder) as is_held:
+        if not is_held:
+            return 0, "another process is sending"
+        decided = [record for record in jobs_file.read_run(run_dir) if record["event"] == "decided"]
+        told = min(_told(folder), len(decided))
+        first, sent = max(told, len(decided) - MOST_AT_ONCE), 0
+        if first > told:
+            print(f"{first - told} older decisions are not sent; {folder / jobs_file.JOBS_FILE} has them", flush=True)
+        for number, record in enumerate(decided[first:], start=first):
+            if why := post(url, message(record, run_dir)):
+                return sent, why
+            sent += 1
+            write_whole(folder / NOTIFIED, json.dumps({"decisions": number + 1}) + "\n")
+        return sent, ""
+
+
+def notify_now(run_dir: Path) -> int:
+    """Send what is not yet told, and say how many messages that were; return the exit code.
+
+    Raises: UserError without an address or a launch folder; PassingError if a message is not taken.
+    """
+    url = webhook_url(os.environ)
+    if url is None:
+        raise UserError(
+            f"{URL} or {URL_FILE} must name a webhook, and neither is set; {URL_FILE}=~/.config/fanal/webhook works where that "
+            "file holds its address and only you may read it (chmod 600)"
+        )
+    if not (run_dir / LAUNCH_DIR).is_dir():
+        raise UserError(
+            f"--from ({run_dir}) must be the run folder of a chain, with {LAUNCH_DIR} in it; `fanal launch submit` makes it"
+        )
+    sent, why = notify(run_dir, url)
+    print(f"told {host_of(url)} {sent} decision(s)", flush=True)
+    if why:
+        raise PassingError(f"{host_of(url)} was not told the next one: {why}; the same command sends what is left")
+    return FINISHED
+
+
+def announce(run_dir: Path, *, internet: str) -> None:
+    """Send what a job has just decided, beside what it does then. Delays it by nothing, its end by IN_A_JOB_S at most, and raises
+    nothing: what cannot be sent is said, and sent by ``fanal launch notify``.
+
+    Args: internet: which nodes of the site reach it.
+    """
+    try:
+        url = webhook_url(os.environ)
+        if url is None:
+            return
+        if not reaches_out(url, internet=internet):
+            _warn(run_dir, "compute nodes of this site have no internet, and no proxy is set")
+            return
+        thread = threading.Thread(target=_announce, args=(run_dir, url), name="notify", daemon=True)
+        thread.start()
+        until = time.monotonic() + IN_A_JOB_S
+        atexit.register(lambda: thread.join(max(0.0, until - time.monotonic())))
+    except Exception as error:  # the chain continues whatever is wrong with a message about it
+        _warn(run_dir, str(error))
+
+
+def _announce(run_dir: Path, url: str) -> None:
+    try:
+        _, why = notify(run_dir, url)
+    except (FanalError, OSError, ValueError) as error:
+        why = str(error)
+    if why:
+        _warn(run_dir, f"{host_of(url)} was not told: {why}")
+
+
+def _warn(run_dir: Path, why: str) -> None:
+    with contextlib.suppress(OSError):
+        print(
+            f"webhook: {why}; `fanal launch notify --from {run_dir}` where there is internet sends what waits",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def _told(folder: Path) -> int:
+    """Return how many decisions have been told; 0 where that is not known."""
+    with contextlib.suppress(OSError, ValueError, TypeError, LookupError, RecursionError):
+        told = json.loads(read_plain(folder / NOTIFIED, max_bytes=4096))["decisions"]
+        return told if type(told) is int and told > 0 else 0
+    return 0
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[bool]:
+    """Hold the lock of who sends, for which a few seconds are waited; yield whether it is held."""
+    until = time.monotonic() + 5
+    with open_to_lock(folder / LOCK) as stream:
+        while not (is_held := take_lock(stream.fileno())) and time.monotonic() < until:
+            time.sleep(0.1)
+        yield is_held
