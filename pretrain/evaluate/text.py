@@ -26,9 +26,9 @@ def figures_table(figures: tuple[Figure, ...]) -> Table:
     for name in COLUMNS:
         table.add_column(name.removeprefix(">"), justify="right" if name[0] == ">" else "left", overflow="fold")
     for figure in figures:
-        name, metric = figure.name.rsplit("/", 1)
+        name, metric = map(on_one_line, figure.name.rsplit("/", 1))
         table.add_row(
-            on_one_line(name), on_one_line(metric), figure_text(figure.value), figure_text(figure.stderr), f"{figure.num_samples:,}",
+            name, metric, figure_text(figure.value), figure_text(figure.stderr), f"{figure.num_samples:,}",
             "-" if figure.num_fewshot is None else str(figure.num_fewshot),
         )  # fmt: skip
     return table
