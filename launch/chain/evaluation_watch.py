@@ -37,7 +37,11 @@ POLL_S = 30.0
 LOCK_PATIENCE_S = 30.0
 FACTS = "evaluations"
 """Key of job.json: how often, in steps, and the last step of the run."""
-REASONS = {FINISHED: "its figures are recorded", WRONG_INPUT: "the input is wrong, or the checkpoint was deleted meanwhile", DAMAGED: "the checkpoint or the export is damaged"}  # fmt: skip
+REASONS = {
+    FINISHED: "its figures are recorded",
+    WRONG_INPUT: "the input is wrong, or the checkpoint was deleted meanwhile",
+    DAMAGED: "the checkpoint or the export is damaged",
+}
 
 
 def watch(folder: Path, *, parent: int | None, poll_s: float = POLL_S) -> None:
@@ -76,7 +80,7 @@ def queue_due(at: Here, told: set[int]) -> None:
 def due_steps(run_dir: Path, facts: dict[str, Any]) -> list[int]:
     """Return the steps of complete checkpoints that are to be evaluated, rising."""
     folder = checkpoints_dir(run_dir)
-    names = os.listdir(folder) if folder.is_dir() else ()
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     steps = sorted(step for name in names if (step := step_of(name)) is not None)
     return [
         step
