@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from tokenizer.documents.column_fields import ColumnFields
+from tokenizer.encoding.encode import encode
+
 V1 = Path(__file__).parents[2] / "golden" / "formats" / "v1"
 TEXTS = [
     ("en", "prose", "The lamp is on the table, and the table is in the house. " * 4),
     ("fr", "prose", "La lampe est sur la table."),
-    ("en", "code", "def f(x):\n    return x + 1\n"),
+    ("en", "code", "def f(x):\n    return x + 1\n" * 3),
     ("fr", "prose", "Une maison, deux maisons, trois maisons. " * 3),
     (None, "code", "x = 3"),
 ]
@@ -58,10 +59,7 @@ def encoded(tmp_path_factory: pytest.TempPathFactory) -> Path:
         of_it = [(tag, text) for tag, one, text in TEXTS if one == domain]
         lines = [{"text": text, "domain": domain} | ({"language": tag} if tag else {}) for tag, text in of_it]
         (folder / f"{domain}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        subprocess.run(
-            [sys.executable, "-m", "tokenizer", "encode", "--tokenizer", V1 / "tokenizer", "--input", folder / f"{domain}.jsonl",
-             "--output", folder / domain], check=True, capture_output=True, timeout=120,
-        )  # fmt: skip
+        encode(V1 / "tokenizer", [folder / f"{domain}.jsonl"], folder / domain, num_workers=1, columns=ColumnFields())
     return folder
 
 

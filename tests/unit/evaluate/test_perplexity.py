@@ -3,6 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,25 +11,30 @@ import torch
 from fanal.errors import UserError
 from pretrain.convert.open_model import open_model
 from pretrain.evaluate import perplexity
-from pretrain.evaluate.perplexity import ALL, UNSTATED, PerplexityRequest, evaluate_perplexity
+from pretrain.evaluate.perplexity import ALL, PerplexityRequest, evaluate_perplexity
 from pretrain.evaluate.windows import batches_of, windows_of
 from pretrain.inspect.generate import load_decoder
 from pretrain.log.evaluation_file import EvaluationFile, read_evaluations
-from tests.unit.evaluate.conftest import TEXTS, Made
+from tests.unit.evaluate.conftest import TEXTS, V1, Made
 from tokenizer.vocabulary.load import load_tokenizer
 
 BOUND = 1e-5
 
 
-def by_one_token_at_a_time(made: Made, by: str) -> dict[str, float]:
-    """Bits per byte of each group, from the texts themselves: no shard, no window, no batch."""
-    tokenizer = load_tokenizer(made.tokenizer)
-    with open_model(made.run_dir, tokenizer=made.tokenizer) as opened:
+Right = dict[str, dict[str, float]]
+
+
+@pytest.fixture(scope="session")
+def right(encoded: Path) -> Right:
+    """Bits per byte by language, domain and source, from the texts themselves: no shard, no window, no batch."""
+    tokenizer = load_tokenizer(V1 / "tokenizer")
+    with open_model(V1 / "checkpoint", tokenizer=V1 / "tokenizer") as opened:
         decoder, length = load_decoder(opened, torch.device("cpu")), opened.max_length
-    nats, num_bytes = defaultdict[str, float](float), defaultdict[str, int](int)
+    nats, num_bytes = defaultdict[tuple[str, str], float](float), defaultdict[tuple[str, str], int](int)
     for language, domain, text in TEXTS:
         ids = [tokenizer.bos_id, *tokenizer.encode_batch([text], num_threads=1)[0].tolist()]
-        label = {"language": language or UNSTATED, "domain": domain, "source": str(made.held_out / domain)}[by]
+        # A shard of several languages says so, and that counts for a document that says nothing.
+        labels = {"language": language or "mul", "domain": domain, "source": str(encoded / domain)}
         total = 0.0
         for place in range(1, len(ids)):
             end = min(
@@ -36,10 +42,13 @@ def by_one_token_at_a_time(made: Made, by: str) -> dict[str, float]:
             )  # of the window that the token is predicted in
             context = ids[max(0, end - 1 - length) : place]
             total -= decoder.logits(torch.tensor([context]))[0, -1].log_softmax(-1)[ids[place]].item()
-        for group in (ALL, label):
+        for group in [*labels.items(), *((by, ALL) for by in labels)]:
             nats[group] += total
             num_bytes[group] += len(tokenizer.decode(ids[1:]).encode())
-    return {group: nats[group] / math.log(2) / num_bytes[group] for group in nats}
+    found: Right = defaultdict(dict)
+    for by, name in nats:
+        found[by][name] = nats[by, name] / math.log(2) / num_bytes[by, name]
+    return found
 
 
 def bits(found: EvaluationFile) -> dict[str, float | None]:
@@ -47,9 +56,9 @@ def bits(found: EvaluationFile) -> dict[str, float | None]:
 
 
 @pytest.mark.parametrize("by", ["language", "domain", "source"])
-def test_figures_are_those_of_one_token_at_a_time(made: Made, by: str) -> None:
+def test_figures_are_those_of_one_token_at_a_time(made: Made, by: str, right: Right) -> None:
     found, _ = evaluate_perplexity(made.run_dir, PerplexityRequest(by=by, overrides=made.overrides))
-    assert bits(found) == pytest.approx(by_one_token_at_a_time(made, by), rel=BOUND)
+    assert bits(found) == pytest.approx(right[by], rel=BOUND)
     groups = {figure.task: figure for figure in found.figures if figure.metric == "loss"}
     assert {name: one.num_samples for name, one in groups.items() if name == ALL} == {ALL: len(TEXTS)}
     assert groups[ALL].num_bytes == sum(len(text.encode()) for _, _, text in TEXTS)
@@ -63,18 +72,17 @@ def _next_label(real, *arguments) -> Iterator[str]:
     return iter([*labels[1:], labels[0]])
 
 
-def test_labels_of_other_documents_would_be_noticed(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_labels_of_other_documents_would_be_noticed(made: Made, right: Right, monkeypatch: pytest.MonkeyPatch) -> None:
     """The planted fault: each document has the label of the next."""
     real = perplexity.labels_of
     monkeypatch.setattr(perplexity, "labels_of", lambda *arguments: _next_label(real, *arguments))
     found, _ = evaluate_perplexity(made.run_dir, PerplexityRequest(by="language", overrides=made.overrides))
-    right = by_one_token_at_a_time(made, "language")
-    assert bits(found)["en"] != pytest.approx(right["en"], rel=BOUND) and bits(found)[ALL] == pytest.approx(
-        right[ALL], rel=BOUND
+    assert bits(found)["en"] != pytest.approx(right["language"]["en"], rel=BOUND) and bits(found)[ALL] == pytest.approx(
+        right["language"][ALL], rel=BOUND
     )
 
 
-def test_a_bos_too_many_would_be_noticed(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bos_too_many_would_be_noticed(made: Made, right: Right, monkeypatch: pytest.MonkeyPatch) -> None:
     """The planted fault: every document begins with one more BOS."""
     real = perplexity.windows_of
 
@@ -83,7 +91,7 @@ def test_a_bos_too_many_would_be_noticed(made: Made, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(perplexity, "windows_of", with_another)
     found, _ = evaluate_perplexity(made.run_dir, PerplexityRequest(by="source", overrides=made.overrides))
-    assert bits(found)[ALL] != pytest.approx(by_one_token_at_a_time(made, "source")[ALL], rel=BOUND)
+    assert bits(found)[ALL] != pytest.approx(right["source"][ALL], rel=BOUND)
 
 
 def test_the_same_question_is_answered_from_the_record(made: Made) -> None:
