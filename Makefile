@@ -213,7 +213,7 @@ $(INTEROP)/others/.installed $(INTEROP)/transformers-4/.installed: $(STAMP)
 	@$(MAKE) --no-print-directory --silent $(notdir $(@D)) && touch $@
 
 others:
-	@$(RUN) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["interop"], sep="\n")' | \
+	@$(RUN) -c 'import tomllib; extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]; print(*extras["evaluate"], *extras["interop"], sep="\n")' | \
 	while read -r package; do \
 	    PIP_ROOT_USER_ACTION=ignore $(INTEROP)/others/bin/python -m pip install -qq --disable-pip-version-check --prefer-binary \
 	        --constraint constraints.txt "$$package" </dev/null || echo "not installed: $$package"; \

@@ -33,6 +33,9 @@ COMMANDS = {
         "pretrain", "Make a checkpoint whose weights are the mean of several: of a run's newest, or of those that are named.",
     ),
     "generate": ("pretrain", "Generate text from a prompt with a checkpoint, a run's newest one, or a Hugging Face folder."),
+    "evaluate": (
+        "pretrain", "Evaluate a checkpoint of a run: tasks of lm-eval on a certified export, or perplexity on held-out text.",
+    ),
     "verify": (
         "pretrain", "Check a checkpoint, every checkpoint of a run, an export, or a shard, against its manifest or certificate.",
     ),

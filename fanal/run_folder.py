@@ -17,6 +17,10 @@ STARTS_DIR = "starts"
 """A file for each start of the run: where it went on from, with what, on what (pretrain/log/start_file.py)."""
 ENERGY_DIR = "energy"
 """A file for each node and start: what its energy counters rose by (pretrain/log/energy_file.py)."""
+EVALUATIONS_DIR = "evaluations"
+"""A file for each evaluation of a checkpoint: what was asked, with what, and its figures (pretrain/log/evaluation_file.py)."""
+EVALUATIONS_FILE = "evaluations.jsonl"
+"""The figures of each evaluation, a line each. Not in METRICS_FILE: a run that trains is the only one to write there."""
 REPORT_FILE = "report.html"
 """The report of the run, where nobody named another place."""
 TENSORBOARD_DIR = "tensorboard"
@@ -67,6 +71,7 @@ REASON = "REASON"
 """File beside a folder that was set aside, ``step-N.bad.REASON``: what was wrong with it."""
 
 _START = re.compile(r"start-([0-9]{5,})\.json")
+_EVALUATION = re.compile(r"evaluation-([0-9]{5,})\.json")
 _STEP = re.compile(r"step-([0-9]{8,})")
 _PART = re.compile(r"step-[0-9]{8,}\.part")
 _SHARD = re.compile(SHARDS + r"/rank-([0-9]{5,})\.safetensors")
@@ -157,3 +162,15 @@ def start_number(name: str) -> int | None:
     match = _START.fullmatch(name)
     number = int(match.group(1)) if match else None
     return number if number is not None and start_name(number) == name else None
+
+
+def evaluation_name(number: int) -> str:
+    """Return the name of an evaluation's file in EVALUATIONS_DIR. Args: number: from 1."""
+    return f"evaluation-{number:05d}.json"
+
+
+def evaluation_number(name: str) -> int | None:
+    """Return the number of the evaluation whose file has this name; None for any other name."""
+    match = _EVALUATION.fullmatch(name)
+    number = int(match.group(1)) if match else None
+    return number if number is not None and evaluation_name(number) == name else None

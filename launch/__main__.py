@@ -11,6 +11,8 @@ import click
 from fanal.command_group import CommandGroup, ManyInputsCommand, complete_path
 from fanal.errors import PassingError, run_guarded, user_path
 from fanal.exit_codes import FINISHED
+from launch.chain.evaluation_commands import evaluations
+from launch.chain.evaluations import evaluation_options, evaluations_of
 from launch.status.command import status
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}
@@ -20,6 +22,8 @@ CONTEXT = {"help_option_names": ["-h", "--help"]}
 def cli() -> None:
     """Turn one YAML into a chain of Slurm jobs that restarts itself after a failure."""
 
+
+cli.add_command(evaluations)
 
 site_option = click.option(
     "--site",
@@ -67,7 +71,7 @@ def job_options(command: Callable[..., None]) -> Callable[..., None]:
         )
     ):
         command = decorate(command)
-    return command
+    return evaluation_options(command)
 
 
 @cli.command(context_settings=CONTEXT)
@@ -335,7 +339,7 @@ def _plan(config: str, overrides: tuple[str, ...], site_name: str, options: dict
     from pretrain.config.path_rules import paths_of
 
     exclude = tuple(node for node in (options["exclude"] or "").split(",") if node)
-    request = Request(**{**options, "exclude": exclude})
+    request = Request(**{**evaluations_of(options), "exclude": exclude})
     run, site = load_run_to_train(config, overrides), _site(site_name)
     with user_path(run.run_dir, *paths_of(run).values()):
         planned = plan_job(run, site_name, site, request, _places())

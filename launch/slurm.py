@@ -61,6 +61,11 @@ def submit(script: Path, *options: str) -> str:
     return ask("sbatch", "--parsable", *options, str(script)).strip().split(";")[0]
 
 
+def submit_with(script: Path, *words: str) -> str:
+    """Queue a script that is given these words; returns the job's number."""
+    return ask("sbatch", "--parsable", str(script), *words).strip().split(";")[0]
+
+
 def job_fields(job: str) -> dict[str, str]:
     """Return what ``scontrol show job`` knows of a job; empty if it is forgotten."""
     try:

@@ -29,6 +29,7 @@ from pretrain.check_commands import sign, verify
 from pretrain.config.load import load_run, load_run_to_train
 from pretrain.config.path_rules import paths_of
 from pretrain.drafts.command import draft
+from pretrain.evaluate.command import evaluate
 from pretrain.ledger.command import ledger
 from pretrain.parallel.caches import use_private_caches
 from pretrain.report.command import report
@@ -55,6 +56,7 @@ cli.add_command(verify)
 cli.add_command(sign)
 cli.add_command(report)
 cli.add_command(draft)
+cli.add_command(evaluate)
 
 
 @cli.command(context_settings=CONTEXT)

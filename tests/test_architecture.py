@@ -17,7 +17,7 @@ FLOORS = (
     "pretrain.checkpoint.disk", "pretrain.checkpoint.content", "pretrain.checkpoint.saving", "pretrain.checkpoint.loading",
     "pretrain.log", "pretrain.train", "pretrain.history", "pretrain.ledger", "pretrain.rehearse", "pretrain.plan",
     "pretrain.convert.ours", "pretrain.convert.theirs", "pretrain.convert.importing", "pretrain.convert.averaging", "pretrain.convert.certificate",
-    "pretrain.convert.exporting", "pretrain.convert", "pretrain.inspect", "pretrain.trace", "pretrain.report", "pretrain.drafts", "pretrain",
+    "pretrain.convert.exporting", "pretrain.convert", "pretrain.inspect", "pretrain.evaluate", "pretrain.trace", "pretrain.report", "pretrain.drafts", "pretrain",
     "launch.slurm", "launch.sites", "launch.planning", "launch.chain", "launch.preflight", "launch.encoding", "launch.status", "launch",
     "fanal.command", "fanal.__main__",
 )  # fmt: skip

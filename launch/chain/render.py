@@ -11,6 +11,9 @@ from fanal.ownership import keep_names, make_requests_dir, open_parents
 from fanal.run_folder import JOB, cannot_write
 from launch import slurm
 from launch.chain import jobs_file
+from launch.chain.evaluation_script import evaluation_script
+from launch.chain.evaluation_watch import FACTS
+from launch.chain.evaluations import EVALUATE_SCRIPT, Evaluations
 from launch.chain.launch_folder import hold_launch_folder
 from launch.chain.packed import pack_environment
 from launch.chain.request import Job
@@ -73,6 +76,8 @@ def render(job: Job) -> Path:
         write_whole(job.folder / SITE, site_text(job.site))
         write_whole(job.folder / JOB, json.dumps(job_facts(job), indent=2) + "\n")
         write_whole(job.folder / NODE_SCRIPT, (Path(__file__).parent / NODE_SCRIPT).read_text(encoding="utf-8"))
+        if job.evaluations is not None:
+            write_whole(job.folder / EVALUATE_SCRIPT, evaluation_script(job, job.evaluations))
         if job.node_local:
             pack_environment(job.places.python, job.places.code_dir, job.folder / PACKED)
         # The archive takes as long to hash as to read: 1.7 GB at 0.5 to 1.6 GB/s, here and at each start.
@@ -134,4 +139,11 @@ def job_facts(job: Job) -> dict[str, object]:
         "slices": job.slices,
         "stop_margin_s": job.stop_margin_s,
         "code_dir": str(job.places.code_dir),
+        **({FACTS: _evaluation_facts(job, job.evaluations)} if job.evaluations is not None else {}),
     }
+
+
+def _evaluation_facts(job: Job, wanted: Evaluations) -> dict[str, int]:
+    """Return what the watch over checkpoints goes by."""
+    assert job.run.checkpoint.interval is not None, "checked_evaluations refuses a run without"
+    return {"steps": wanted.every * job.run.checkpoint.interval, "train_steps": job.run.train.train_steps}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fanal.errors import UserError
 from fanal.run_folder import LAUNCH_DIR
+from launch.chain.evaluations import Evaluations, checked_evaluations, may_be_deleted
 from launch.sites.architecture import architecture_warning
 from launch.sites.container import image_of
 from launch.sites.hours import slices_of
@@ -48,6 +49,7 @@ class Request:
     """Whether to run code and packages from each node's own disk; None is what the site says, and no with an image."""
     container: str | None = None
     """Image in which ranks run, as the site's runtime names one; None runs them on the node itself."""
+    evaluations: Evaluations | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +90,7 @@ class Job:
     warnings: tuple[str, ...]
     container: str = ""
     """Image in which ranks run; empty where they run on the node itself."""
+    evaluations: Evaluations | None = None
 
     @property
     def name(self) -> str:
@@ -150,6 +153,8 @@ def plan_job(run: RunConfig, site_name: str, site: SiteConfig, request: Request,
     check_run_dir(run_dir, places.code_dir)
     check_reach(run, site, site_name, run_dir=run_dir, places=[places.workdir, places.code_dir, places.python])
     image = image_of(site, site_name, request.container)
+    evaluations = checked_evaluations(request.evaluations, run, container=image, workdir=places.workdir)
+    deleted = may_be_deleted(evaluations, run) if evaluations else None
     return Job(
         run=run, site=site, site_name=site_name, places=places, run_dir=run_dir, nodes=request.nodes, gpus_per_node=gpus,
         ranks_per_node=ranks_per_node, cores=_cores(site, gpus, ranks_per_node), minutes=minutes, slices=slices,
@@ -157,7 +162,8 @@ def plan_job(run: RunConfig, site_name: str, site: SiteConfig, request: Request,
         stop_margin_s=margin, exclude=request.exclude, container=image,
         modules=(*site.modules, *(site.container.modules if site.container and image else ()), *request.modules),
         preflight=request.preflight, node_local=_node_local(site, site_name, request),
-        warnings=(*_warnings(run, site, gpus), *architecture_warning(site, site_name)),
+        warnings=(*_warnings(run, site, gpus), *architecture_warning(site, site_name), *([deleted] if deleted else [])),
+        evaluations=evaluations,
     )  # fmt: skip
 
 

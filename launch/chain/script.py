@@ -279,6 +279,7 @@ def _body(job: Job) -> list[str]:
     lines += [
         f'srun --kill-on-bad-exit=1 {_in_container(job)}bash "$launch_dir/{NODE_SCRIPT}" &',
         "step=$!",
+        *_evaluations(job),
         "(  # where a node was lost and is back, srun waits for its ranks forever: not when others have left their exit code",
         "    while sleep 60; do",
         '        old=$(find "$PRETRAIN_EXIT_CODES" -name "rank-*" -mmin +5 -print -quit 2>/dev/null)',
@@ -289,7 +290,28 @@ def _body(job: Job) -> list[str]:
         'wait_for "$step"  # srun passes signals on to the ranks; its exit code says nothing of theirs',
         'kill "$guard" 2>/dev/null',
         "",
+        *_last_evaluations(job),
         "# --- after",
         "decide",
     ]
     return lines
+
+
+def _evaluations(job: Job) -> list[str]:
+    """Return the line that has evaluations queued while the run trains; none where none are wanted."""
+    if job.evaluations is None:
+        return []
+    return [
+        '"$PYTHON" -m launch evaluations watch "$launch_dir" &  # queues evaluations of checkpoints; nothing waits for it',
+        "evaluations=$!",
+    ]
+
+
+def _last_evaluations(job: Job) -> list[str]:
+    if job.evaluations is None:
+        return []
+    return [
+        'kill "$evaluations" 2>/dev/null',
+        '"$PYTHON" -m launch evaluations watch "$launch_dir" --once  # of the last checkpoint',
+        "",
+    ]

@@ -30,6 +30,7 @@ from pretrain.ledger.entries import (
 from pretrain.ledger.hours import Hours, elapsed_s_in_all, hours_by_device, hours_in_all, hours_of
 from pretrain.ledger.models import Flops, TrainedModel, flops_in_all, flops_of, lost_tokens_of, model_json, model_of
 from pretrain.ledger.starts import Attempt, attempts_of
+from pretrain.log.evaluation_file import EvaluationFile, read_evaluations
 from tokenizer.shards.manifest import fanal_version
 
 FORMAT_VERSION = 1
@@ -79,6 +80,8 @@ class RunAccount:
     """The checkpoint of another run, or of an import, that it started from; None of initial weights."""
     checkpoint: Sealed | None
     """The checkpoint that stands for the model: its newest, of an earlier run that which the next one started from."""
+    evaluations: tuple[EvaluationFile, ...] = ()
+    """Evaluations of its checkpoints, in the order of their numbers."""
 
     def as_hours(self) -> list[Hours | None]:
         """The hours of each start."""
@@ -215,6 +218,7 @@ def account_of(history: History, continued: Origin | None = None) -> RunAccount:
         flops=flops_of(model, tokens=samples * seq_length, lost_tokens=lost_tokens_of(starts, history)),
         started_from=None if history.origin is None else _sealed(history.origin),
         checkpoint=_newest(history) if continued is None else _sealed(continued),
+        evaluations=tuple(read_evaluations(history.run_dir)),
     )
 
 
@@ -267,6 +271,7 @@ def _run_json(run: RunAccount) -> dict[str, Any]:
         "flops": asdict(run.flops),
         "started_from": None if run.started_from is None else asdict(run.started_from),
         "checkpoint": None if run.checkpoint is None else asdict(run.checkpoint),
+        "evaluations": [asdict(evaluation) for evaluation in run.evaluations],
     }
 
 

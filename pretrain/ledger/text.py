@@ -1,6 +1,6 @@
 """A ledger for people: tables of 80 columns. The JSON has everything."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from pretrain.ledger.energy import Energy
 from pretrain.ledger.hours import Hours
 from pretrain.ledger.ledger import Ledger, RunAccount
 from pretrain.ledger.starts import Attempt
+from pretrain.log.evaluation_file import EvaluationFile, figure_text
 
 WIDTH = 80
 MOST_ROWS = 10
@@ -52,6 +53,8 @@ def _parts(ledger: Ledger) -> Iterator[Table | str]:
         yield _starts(each)
         yield from _changes(each)
         yield _steps(each)
+        if each.evaluations:
+            yield _evaluations(each.evaluations)
     yield ""
     yield _hours(ledger)
     yield _energy(ledger.energy)
@@ -125,6 +128,21 @@ def _changes(run: RunAccount) -> Iterator[str]:
 def _steps(run: RunAccount) -> str:
     name = Path(run.run_dir).name
     return f"{name}: {run.trained_to:,} steps, {run.skipped_steps:,} of them skipped; {run.lost_steps:,} more were lost"
+
+
+def _evaluations(evaluations: Sequence[EvaluationFile]) -> Table:
+    """The figures of the newest evaluations, a row each."""
+    table = _table(">step", "evaluated on", "metric", ">value", ">± stderr", ">samples")
+    rows = [(evaluation, figure) for evaluation in reversed(evaluations) for figure in evaluation.figures]
+    for evaluation, figure in rows[:MOST_ROWS]:
+        task, metric = figure.name.rsplit("/", 1)
+        what = task if (by := evaluation.question.get("by")) is None else f"held-out {by} {task}"
+        table.add_row(
+            f"{evaluation.step:,}", on_one_line(_tail(what, 30)), on_one_line(metric), figure_text(figure.value),
+            figure_text(figure.stderr), f"{figure.num_samples:,}",
+        )  # fmt: skip
+    _say_left_out(table, len(rows))
+    return table
 
 
 def _hours(ledger: Ledger) -> str:

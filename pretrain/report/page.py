@@ -11,6 +11,7 @@ from pretrain.report.sections.checkpoints import checkpoint_parts
 from pretrain.report.sections.comparison import comparison_parts
 from pretrain.report.sections.configuration import configuration_parts
 from pretrain.report.sections.cost import cost_parts
+from pretrain.report.sections.evaluations import evaluation_parts
 from pretrain.report.sections.gradients import gradient_charts, spike_list
 from pretrain.report.sections.head import head_parts
 from pretrain.report.sections.loss import loss_charts
@@ -78,6 +79,7 @@ def _sections(view: RunView, beside: RunView | None, export: Path | None) -> Ite
     yield _section("gradients", "Gradients and learning rate", _charts(gradient_charts(view)), spike_list(view))
     yield _section("data", "Mixture", joined(mixture_parts(view)))
     yield _section("starts", "Starts, jobs and nodes", joined(timeline_parts(view)))
+    yield _section("evaluations", "Evaluations", joined(evaluation_parts(view)))
     yield _section("checkpoints", "Checkpoints", joined(checkpoint_parts(view)))
     yield _section("cost", "Goodput and energy", joined(cost_parts(view)))
     if export is not None:

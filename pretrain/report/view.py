@@ -16,6 +16,7 @@ from pretrain.history.history import History, history_of
 from pretrain.history.moved import Moved, with_moved
 from pretrain.ledger.data_read import trained_samples
 from pretrain.ledger.ledger import Ledger, ledger_of_history
+from pretrain.log.evaluation_file import EvaluationFile, read_evaluations
 from pretrain.log.start_file import StartFile, read_starts
 from pretrain.report.read_log import RunLog, read_log
 from pretrain.report.spikes import Spikes, read_spikes
@@ -42,6 +43,8 @@ class RunView:
     """Names of the checkpoints on the disk, newest first."""
     set_aside: list[str]
     """Names of those that were found damaged."""
+    evaluations: list[EvaluationFile] = field(default_factory=list)
+    """Evaluations of its checkpoints, in the order of their numbers."""
     untold: list[str] = field(default_factory=list)
     """What could not be told, and why."""
 
@@ -110,5 +113,6 @@ def view_of(
         ledger=ledger,
         checkpoints=[path.name for path in checkpoints_in(checkpoints_dir(folder))],
         set_aside=[path.name for path in bad_in(checkpoints_dir(folder))],
+        evaluations=told("its evaluations", lambda: read_evaluations(folder)) or [],
         untold=list(dict.fromkeys(untold)),
     )

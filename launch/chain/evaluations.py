@@ -1,0 +1,129 @@
+"""Evaluations beside a chain: which checkpoints are due, and what the request for them says. The chain waits for none of them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fanal.command_group import complete_path
+from fanal.errors import UserError
+from pretrain.config.schema import RunConfig
+
+EVALUATE_SCRIPT = "evaluate.sbatch"
+"""File in the launch folder: the script of the job that evaluates the checkpoint of the step it is given."""
+BY = ("source", "domain", "language", "licence", "host")
+MAX_HOURS = 24.0
+PREFIX = "evaluate_"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluations:
+    """The options ``--evaluate-...`` of ``fanal launch render`` and ``submit``."""
+
+    every: int
+    """Checkpoints are evaluated whose step is a multiple of so many checkpoint intervals, and that of the last step."""
+    tasks: str | None = None
+    """Names of lm-eval's tasks, with commas between."""
+    by: str | None = None
+    """What a perplexity of held-out text is by; None leaves it out."""
+    include_path: str | None = None
+    fewshot: int | None = None
+    limit: int | None = None
+    packed: str | None = None
+    python: str | None = None
+    """Python with the extra ``evaluate``; None is that of the run."""
+    hours: float = 1.0
+    """Walltime of one evaluation."""
+    partition: str | None = None
+    qos: str | None = None
+
+
+def evaluation_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options to a command."""
+    folder = {"metavar": "FOLDER", "shell_complete": complete_path}
+    for decorate in reversed(
+        (
+            click.option("--evaluate-every", type=int, metavar="N", help="Evaluate every Nth checkpoint, in jobs of their own."),
+            click.option("--evaluate-tasks", metavar="NAME,...", help="With tasks of lm-eval (`fanal evaluate --tasks`)."),
+            click.option("--evaluate-by", type=click.Choice(BY), help="With perplexity on held-out text, by this."),
+            click.option("--evaluate-include-path", **folder, help="Folder with YAMLs of more tasks."),
+            click.option("--evaluate-fewshot", type=int, metavar="N", help="Examples in front of each sample."),
+            click.option("--evaluate-limit", type=int, metavar="N", help="Samples of each task, at most."),
+            click.option("--evaluate-packed", **folder, help="Folder of `fanal evaluate --pack`, for nodes without a network."),
+            click.option("--evaluate-python", metavar="FILE", help="Python that has lm-eval. Default: the run's."),
+            click.option("--evaluate-hours", type=float, metavar="H", help="Walltime of one evaluation. Default: 1."),
+            click.option("--evaluate-partition", metavar="NAME", help="Partition of the evaluations. Default: the chain's."),
+            click.option("--evaluate-qos", metavar="NAME", help="QoS of the evaluations. Default: the chain's."),
+        )
+    ):  # fmt: skip
+        command = decorate(command)
+    return command
+
+
+def evaluations_of(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of a command with those of the evaluations as one, ``evaluations``. Raises: UserError."""
+    given = {name.removeprefix(PREFIX): options[name] for name in options if name.startswith(PREFIX)}
+    rest = {name: value for name, value in options.items() if not name.startswith(PREFIX)}
+    stated = {name: value for name, value in given.items() if value is not None}
+    if not stated:
+        return rest
+    if "every" not in stated:
+        option = f"--evaluate-{next(iter(stated)).replace('_', '-')}"
+        raise UserError(f"{option} needs --evaluate-every, which says how often; --evaluate-every 1 works")
+    return {**rest, "evaluations": Evaluations(**stated)}
+
+
+def checked_evaluations(
+    wanted: Evaluations | None, run: RunConfig, *, container: str, workdir: Path
+) -> Evaluations | None:
+    """Refuse what could not run, and make paths absolute. Raises: UserError naming the option, its value and what works."""
+    if wanted is None:
+        return None
+    if wanted.every < 1:
+        raise UserError(f"--evaluate-every ({wanted.every}) must be at least 1; --evaluate-every 1 works")
+    if run.checkpoint.interval is None:
+        raise UserError(
+            f"--evaluate-every ({wanted.every}) counts in checkpoint.interval, which is null; checkpoint.interval=1000 works"
+        )
+    if wanted.tasks is None and wanted.by is None:
+        raise UserError("--evaluate-every needs --evaluate-tasks, --evaluate-by, or both; --evaluate-by domain works")
+    if not 0 < wanted.hours <= MAX_HOURS:
+        raise UserError(
+            f"--evaluate-hours ({wanted.hours:g}) must be above 0 and up to {MAX_HOURS:g}; --evaluate-hours 1 works"
+        )
+    if container:
+        raise UserError(
+            f"--evaluate-every must not be given with --container ({container}): evaluations run on the node itself; "
+            "`fanal evaluate` by hand works"
+        )
+    found = {name: getattr(wanted, name) for name in vars(wanted)}
+    for name, is_there in (("include_path", Path.is_dir), ("packed", Path.is_dir), ("python", Path.is_file)):
+        if found[name] is not None:
+            path = workdir / found[name]
+            if not is_there(path):
+                kind = "file" if name == "python" else "folder"
+                raise UserError(
+                    f"--evaluate-{name.replace('_', '-')} ({found[name]}) must be a {kind} that is there, and {path} is none; "
+                    "it may be left out"
+                )
+            found[name] = str(path)
+    return Evaluations(**found)
+
+
+def due(step: int, *, every: int, interval: int, train_steps: int) -> bool:
+    """Whether the checkpoint of a step is to be evaluated."""
+    return step > 0 and (step % (every * interval) == 0 or step == train_steps)
+
+
+def may_be_deleted(wanted: Evaluations, run: RunConfig) -> str | None:
+    """Return a warning if the run deletes checkpoints before their evaluation may have started."""
+    keep, last = run.checkpoint.keep_every_steps, run.checkpoint.keep_last
+    steps = wanted.every * (run.checkpoint.interval or 1)
+    if last is None or (keep is not None and steps % keep == 0):
+        return None
+    return (
+        f"checkpoint.keep_last ({last}) deletes checkpoints while their evaluations wait in the queue, which then end without "
+        f"figures; checkpoint.keep_every_steps={steps} keeps those that are evaluated"
+    )
