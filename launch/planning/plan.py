@@ -112,16 +112,19 @@ def _on_site(site_name: str, nodes: int | None, gpu: str | None) -> tuple[Machin
         said = "is missing and" if nodes is None else f"({nodes})"
         raise UserError(f"--nodes {said} must say how many nodes the run has, at least 1; --nodes 1 works")
     name = gpu or site.machine
-    if not site.gpus_per_node or not name:
+    on_cores = bool(name) and not site.gpus_per_node and load_machine(name).device == "cpu"
+    if not name or not (site.gpus_per_node or on_cores):
         with_machine = [one for one in known_sites() if load_site(one).machine]
         raise UserError(
             f"site {site_name} does not say which machine its nodes are (machine, known: {', '.join(known_machines())}); --gpu "
             f"h100 works where they have H100, and so do the sites {', '.join(with_machine)}"
         )
+    machine, source = load_machine(name), f"site {site_name}"
+    if on_cores:
+        return machine, name, nodes * int(machine.gpus_per_node.value)
     num_gpus = nodes * site.gpus_per_node
     _check_qos(site, site_name, num_gpus)
-    source = f"site {site_name}"
-    machine = replace(load_machine(name), gpus_per_node=FigureConfig(value=site.gpus_per_node, source=source))
+    machine = replace(machine, gpus_per_node=FigureConfig(value=site.gpus_per_node, source=source))
     if site.gpu_memory_gib:
         machine = replace(machine, memory_gib=FigureConfig(value=site.gpu_memory_gib, source=source))
     return machine, name, num_gpus
