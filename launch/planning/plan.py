@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fanal.errors import UserError
 from fanal.files import writing
+from launch.planning.calibration import CalibrationRequest, calibrated_machine, calibration_path
 from launch.planning.scaling_picture import draw
 from launch.planning.target import check_target
 from launch.planning.whole_run import WholeRunRequest, site_facts
@@ -34,15 +35,19 @@ def make_plan(
     top: int,
     rehearsals: int,
     asked: WholeRunRequest = WholeRunRequest(),  # noqa: B008, frozen
+    calibration: CalibrationRequest = CalibrationRequest(),  # noqa: B008, frozen
 ) -> Plan:
     """Return the plan that the command asks for. Args: as the options of ``fanal plan``. Raises: UserError."""
     run = with_tokens(load_run(config, overrides), asked.tokens)
     failures = failure_rate(asked.failures_per_1000_gpu_hours)  # refused before a search takes its time
     machine, name, num_gpus = _where(gpus, gpu, site_name, nodes)
+    path = calibration_path(site=site_name, machine=name)
+    machine, said, fitted = calibrated_machine(machine, path, calibration)
     facts = site_facts(site_name, run, asked, num_gpus=num_gpus)
     made = plan(config, run, machine, name, num_gpus=num_gpus, top=top, rehearsals=rehearsals)
     estimate = _layout_of(made, own=asked.own)
-    return replace(made, whole_run=whole_run(estimate, machine, facts, failures=failures, is_own=asked.own))
+    whole = whole_run(estimate, machine, facts, failures=failures, is_own=asked.own)
+    return replace(made, whole_run=whole, calibration=said, fitted=fitted)
 
 
 def make_scaling(
@@ -54,14 +59,17 @@ def make_scaling(
     site_name: str | None,
     nodes: int | None,
     target: Path,
+    calibration: CalibrationRequest = CalibrationRequest(),  # noqa: B008, frozen
 ) -> str:
     """Return the tables of strong and weak scaling, and draw them. Args: as the options of ``fanal plan``. Raises: UserError."""
     check_target("--scaling", target, (".svg",), may_replace=True)
     run = load_run(config, overrides)
-    machine, _, num_gpus = _where(gpus, gpu, site_name, nodes)
+    machine, name, num_gpus = _where(gpus, gpu, site_name, nodes)
+    path = calibration_path(site=site_name, machine=name)
+    machine, said, fitted = calibrated_machine(machine, path, calibration)
     points = scale_up(run, machine, num_gpus)
     draw(target, points, f"Planned scaling of {config} on {machine.description}")
-    return words(points)
+    return "\n".join([*fitted, words(points), *([said] if said else [])])
 
 
 def write(target: Path, made: Plan) -> None:

@@ -45,6 +45,11 @@ def test_a_file_of_ones_own_works_and_its_wrong_figure_is_named(tmp_path: Path) 
     mine.write_text(text.replace("watts:", "wats:"))
     with pytest.raises(UserError, match="wats"):
         load_machine(str(mine))
+    mine.write_text("\n".join(line for line in text.splitlines() if not line.startswith("memory_fraction")))
+    with pytest.raises(UserError, match="memory_fraction"):
+        load_machine(str(mine))
     mine.write_text("\n".join(line for line in text.splitlines() if not line.startswith("watts")))
-    with pytest.raises(UserError, match="watts"):
+    assert load_machine(str(mine)).watts is None, "of a machine whose power nobody knows, the energy is not known"
+    mine.write_text(text + "device: tpu\n")
+    with pytest.raises(UserError, match=r"device \(tpu\) must be cuda or cpu; cuda works"):
         load_machine(str(mine))
