@@ -159,12 +159,15 @@ def attention_tflops(world: World, sizes: Sizes, dtype: torch.dtype) -> float:
     rows = max(1, sizes.tokens // sizes.seq_length)
     shape = (sizes.seq_length, rows, sizes.heads, sizes.head_size)
     tensors = [torch.randn(*shape, device=world.device, dtype=dtype, requires_grad=True) for _ in range(3)]
+    query, key, value = tensors
     situation = situation_here(
         device=world.device, dtype=dtype, head_size=sizes.head_size, num_heads=sizes.heads, num_groups=sizes.heads
     )
     backend = select_attention_backend("auto", situation, world.device).name
     gradient = torch.ones(sizes.seq_length, rows, sizes.heads * sizes.head_size, device=world.device, dtype=dtype)
-    seconds = best_s(world, lambda: torch.autograd.grad(causal_attention(*tensors, backend), tensors, gradient))
+    seconds = best_s(
+        world, lambda: torch.autograd.grad(causal_attention(query, key, value, backend), tensors, gradient)
+    )
     seen = sizes.seq_length / 2
     return (
         4 * sizes.seq_length * rows * sizes.heads * sizes.head_size * seen * (1 + ATTENTION_BACKWARD) / seconds / 1e12

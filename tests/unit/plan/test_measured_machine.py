@@ -10,9 +10,10 @@ import pytest
 
 from fanal.errors import UserError
 from launch.chain.avoid import PREFLIGHT_RESULT
-from launch.preflight.machine_file import check_machine_file, exchange_of
+from launch.preflight.machine_file import check_machine_file, exchange_of, measure_machine
 from launch.sites.site import load_site
 from pretrain.config.load import load_run
+from pretrain.plan import measure as measuring
 from pretrain.plan.estimate import estimate_step, on_device_of
 from pretrain.plan.machine import MachineConfig, assumed_figures, figures, load_machine
 from pretrain.plan.measured_machine import Measured, machine_of, write_machine
@@ -97,3 +98,20 @@ def test_a_gpu_site_is_measured_in_its_jobs_alone(tmp_path: Path, monkeypatch: p
         UserError, match=r"--write-machine .* must not be there yet; --write-machine .*here-2\.yaml works"
     ):
         check_machine_file(target, site, "jean-zay-h100")
+
+
+def test_preflight_writes_a_file_that_plans_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    asked: list[dict[str, str]] = []
+
+    def measure(**options: str) -> Measured:
+        asked.append(options)
+        return CORES if options["device"] == "cpu" else H100
+
+    monkeypatch.setattr(measuring, "measure", measure)
+    said = measure_machine(tmp_path / "cores.yaml", load_site("local"), tmp_path, precision="fp32")
+    assert "cores.yaml has the figures of 2 ranks of this node" in said
+    assert load_machine(str(tmp_path / "cores.yaml")).device == "cpu"
+    measure_machine(tmp_path / "gpus.yaml", load_site("jean-zay-h100"), tmp_path, precision="bf16")
+    assert load_machine(str(tmp_path / "gpus.yaml")).bf16_tflops == load_machine("h100").bf16_tflops
+    assert asked == [{"device": "cpu", "precision": "fp32"}, {"device": "cuda", "precision": "bf16"}]
