@@ -31,11 +31,14 @@ XIELU_BYTES = 6 * FP32 + 1
 Parts = dict[str, int]
 
 
-def stage_memory(run: RunConfig, shapes: Shapes, stage: int) -> Parts:
-    """Return the bytes of each part at the peak of a step on a rank of a pipeline stage. The peak is their sum."""
+def stage_memory(run: RunConfig, shapes: Shapes, stage: int, *, tensors_alone: bool = False) -> Parts:
+    """Return the bytes of each part at the peak of a step on a rank of a pipeline stage. The peak is their sum.
+
+    Args: tensors_alone: leave out COPIES, as a rehearsal does.
+    """
     parts = _static(run, shapes, stage)
     _add(parts, _under_way(run, shapes, stage))
-    _add(parts, _at_the_moment(run, shapes, stage))
+    _add(parts, _at_the_moment(run, shapes, stage, tensors_alone=tensors_alone))
     if shapes.tensor > 1 and run.parallel.sequence_parallel:
         _add(parts, {MESSAGES: shapes.whole_hidden_bytes})  # into which every layer gathers
     if shapes.pipeline > 1:
@@ -156,11 +159,13 @@ def _chunk(run: RunConfig, shapes: Shapes, chunk: int) -> Parts:
     return parts
 
 
-def _at_the_moment(run: RunConfig, shapes: Shapes, stage: int) -> Parts:
+def _at_the_moment(run: RunConfig, shapes: Shapes, stage: int, *, tensors_alone: bool) -> Parts:
     """What is there beside all that is held, at the moment of the first backward that takes most."""
     moments = _layer_moments(run, shapes)
     if stage == shapes.pipeline - 1:
         moments.append(_loss_moment(run, shapes))
+    if tensors_alone:
+        moments = [{kind: size for kind, size in parts.items() if kind != COPIES} for parts in moments]
     return max(moments, key=lambda parts: sum(parts.values()))
 
 
