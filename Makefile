@@ -20,7 +20,7 @@
 # make soak    a run of 3,000 steps whose processes must not grow; appends to bench/results/soak.md
 # make bench-step   one training step beside megatron-core, plain PyTorch, the same compiled and Hugging Face, and each optimizer; appends to bench/results/step.md
 # make bench-optimizers   the update of every optimizer beside torch's fused AdamW, and bytes a parameter; appends to bench/results/optimizers.md
-# make bench-plan     peaks that fanal plan computes beside rehearsed and real ones on a CPU; appends to bench/results/plan_memory.md
+# make bench-plan     peaks and step times that fanal plan computes beside real ones on a CPU; appends to bench/results/plan_{memory,speed}.md
 # make bench-memory   peak memory of a step by parameter and token, and of the loss; rehearsed peaks beside those of ranks that share sequences; appends to bench/results/memory.md
 # make bench-layouts   local ranks in several layouts beside one process: CPU time, collectives, threads; appends to bench/results/layouts.md
 # make bench-context   rows of 4,096 and 16,384 tokens on two ranks, by context and by tensor parallelism, beside one; appends to bench/results/context.md
@@ -335,6 +335,7 @@ bench-memory: $(STAMP)
 
 bench-plan: $(STAMP)
 	$(RUN) -W ignore -m bench.plan_memory
+	$(RUN) -W ignore -m bench.plan_speed
 
 bench-layouts: $(STAMP)
 	$(RUN) -W ignore -m bench.layouts

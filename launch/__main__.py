@@ -125,6 +125,10 @@ def submit(config: str, overrides: tuple[str, ...], site_name: str, **options: A
 @click.option("--nodes", type=int, help="Nodes of each job. Default: what the config or the job says.")
 @click.option("--gpus-per-node", type=int, help="GPUs to use of one node, with --nodes 1. Default: all.")
 @click.option("--deep", is_flag=True, help="Read all data, to check hashes, ids and offsets.")
+@click.option(
+    "--write-machine", "machine_file", type=click.Path(path_type=Path), metavar="FILE.yaml",
+    help="Measure this node, too, and write its figures for `fanal plan --gpu FILE.yaml`; a minute.",
+)  # fmt: skip
 def preflight(config: str, overrides: tuple[str, ...], site_name: str, **options: Any) -> None:
     """Check config, paths, data and free space, and inside a job also every node of it. Nothing is trained or queued.
 

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,9 @@ import pytest
 from pretrain.parallel.signals import STOP_SIGNALS
 from tests.order_of_files import longest_files_first
 from tests.runs.small import make_small_data, write_small_run
+
+# What the user of this machine keeps for plans (launch/planning/calibration.py) changes no test.
+os.environ["XDG_CONFIG_HOME"] = f"{tempfile.gettempdir()}/fanal-tests-no-settings-{os.getuid()}"
 
 # An example takes as long as the machine is busy; what a test may cost is not for hypothesis to say.
 hypothesis.settings.register_profile("no deadline", deadline=None)

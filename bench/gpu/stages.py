@@ -75,6 +75,10 @@ STAGES = (
         arguments=["-m", "bench.gpu.bandwidths"], limit_s=60, needs=("torch", "triton"),
     ),
     Stage(
+        name="machine", title="Figures of this machine for `fanal plan`, in machine.yaml beside the report",
+        arguments=["-m", "bench.gpu.machine"], limit_s=60, needs=TRAINER,
+    ),
+    Stage(
         name="trace", title="A trace of one step, and the kernels that take its time",
         arguments=["-m", "bench.gpu.trace"], limit_s=60, needs=TRAINER,
     ),

@@ -40,6 +40,11 @@ CONTEXT = {"help_option_names": ["-h", "--help"]}
     "--scaling", "picture", type=click.Path(path_type=Path), metavar="FILE",
     help="Strong and weak scaling to 4,096 GPUs instead: a table, and its curves in this SVG file.",
 )  # fmt: skip
+@click.option(
+    "--calibrate", "runs", multiple=True, metavar="RUN_DIR",
+    help="Fit the machine's factors to the steps of this run, and keep them; may be repeated, for all at once.",
+)  # fmt: skip
+@click.option("--no-calibration", is_flag=True, help="Plan without the factors that are kept for the machine.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def plan(
     config: str,
@@ -56,6 +61,8 @@ def plan(
     failures: float | None,
     own: bool,
     picture: Path | None,
+    runs: tuple[str, ...],
+    no_calibration: bool,
     as_json: bool,
 ) -> None:
     """Plan the layout of a run: memory, time of a step and speed of every layout that the config's rules allow.
@@ -66,24 +73,30 @@ def plan(
     """
 
     def act() -> int:
+        from launch.planning.calibration import CalibrationRequest
         from launch.planning.plan import make_plan, make_scaling, write
         from launch.planning.target import check_target
         from launch.planning.whole_run import WholeRunRequest
 
         asked = WholeRunRequest(tokens=tokens, slice_hours=slice_hours, failures_per_1000_gpu_hours=failures, own=own)
+        calibration = CalibrationRequest(run_dirs=runs, ignored=no_calibration)
         if picture is not None:
             if target is not None or as_json or asked != WholeRunRequest():
                 raise UserError(
                     "--scaling stands alone: leave out --write, --json and the options of a whole run (--tokens, --slice-hours, "
                     "--failures-per-1000-gpu-hours, --own); --scaling scaling.svg works"
                 )
-            print(make_scaling(config, overrides, gpus=gpus, gpu=gpu, site_name=site_name, nodes=nodes, target=picture))
+            said = make_scaling(
+                config, overrides, gpus=gpus, gpu=gpu, site_name=site_name, nodes=nodes, target=picture,
+                calibration=calibration,
+            )  # fmt: skip
+            print(said)
             return FINISHED
         if target is not None:
             check_target("--write", target, (".yaml", ".yml"), may_replace=False)
         made = make_plan(
             config, overrides, gpus=gpus, gpu=gpu, site_name=site_name, nodes=nodes, top=top, rehearsals=rehearsals,
-            asked=asked,
+            asked=asked, calibration=calibration,
         )  # fmt: skip
         if target is not None:
             write(target, made)

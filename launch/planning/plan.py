@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fanal.errors import UserError
 from fanal.files import writing
+from launch.planning.calibration import CalibrationRequest, calibrated_machine, calibration_path
 from launch.planning.expected import machine_of_site
 from launch.planning.scaling_picture import draw
 from launch.planning.target import check_target
@@ -35,15 +36,19 @@ def make_plan(
     top: int,
     rehearsals: int,
     asked: WholeRunRequest = WholeRunRequest(),  # noqa: B008, frozen
+    calibration: CalibrationRequest = CalibrationRequest(),  # noqa: B008, frozen
 ) -> Plan:
     """Return the plan that the command asks for. Args: as the options of ``fanal plan``. Raises: UserError."""
     run = with_tokens(load_run(config, overrides), asked.tokens)
     failures = failure_rate(asked.failures_per_1000_gpu_hours)  # refused before a search takes its time
     machine, name, num_gpus = _where(gpus, gpu, site_name, nodes)
+    path = calibration_path(site=site_name, machine=name)
+    machine, said, fitted = calibrated_machine(machine, path, calibration)
     facts = site_facts(site_name, run, asked, num_gpus=num_gpus)
     made = plan(config, run, machine, name, num_gpus=num_gpus, top=top, rehearsals=rehearsals)
     estimate = _layout_of(made, own=asked.own)
-    return replace(made, whole_run=whole_run(estimate, machine, facts, failures=failures, is_own=asked.own))
+    whole = whole_run(estimate, machine, facts, failures=failures, is_own=asked.own)
+    return replace(made, whole_run=whole, calibration=said, fitted=fitted)
 
 
 def make_scaling(
@@ -55,14 +60,17 @@ def make_scaling(
     site_name: str | None,
     nodes: int | None,
     target: Path,
+    calibration: CalibrationRequest = CalibrationRequest(),  # noqa: B008, frozen
 ) -> str:
     """Return the tables of strong and weak scaling, and draw them. Args: as the options of ``fanal plan``. Raises: UserError."""
     check_target("--scaling", target, (".svg",), may_replace=True)
     run = load_run(config, overrides)
-    machine, _, num_gpus = _where(gpus, gpu, site_name, nodes)
+    machine, name, num_gpus = _where(gpus, gpu, site_name, nodes)
+    path = calibration_path(site=site_name, machine=name)
+    machine, said, fitted = calibrated_machine(machine, path, calibration)
     points = scale_up(run, machine, num_gpus)
     draw(target, points, f"Planned scaling of {config} on {machine.description}")
-    return words(points)
+    return "\n".join([*fitted, words(points), *([said] if said else [])])
 
 
 def write(target: Path, made: Plan) -> None:
@@ -113,12 +121,16 @@ def _on_site(site_name: str, nodes: int | None, gpu: str | None) -> tuple[Machin
         said = "is missing and" if nodes is None else f"({nodes})"
         raise UserError(f"--nodes {said} must say how many nodes the run has, at least 1; --nodes 1 works")
     name = gpu or site.machine
-    if not site.gpus_per_node or not name:
+    on_cores = bool(name) and not site.gpus_per_node and load_machine(name).device == "cpu"
+    if not name or not (site.gpus_per_node or on_cores):
         with_machine = [one for one in known_sites() if load_site(one).machine]
         raise UserError(
             f"site {site_name} does not say which machine its nodes are (machine, known: {', '.join(known_machines())}); --gpu "
             f"h100 works where they have H100, and so do the sites {', '.join(with_machine)}"
         )
+    if on_cores:
+        machine = load_machine(name)
+        return machine, name, nodes * int(machine.gpus_per_node.value)
     num_gpus = nodes * site.gpus_per_node
     _check_qos(site, site_name, num_gpus)
     return machine_of_site(site, site_name, name), name, num_gpus

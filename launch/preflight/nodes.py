@@ -44,9 +44,9 @@ def look_at_nodes(site: SiteConfig, run_dir: Path, *, gpus: int, limit_s: float 
     Raises: UserError if every node has the same fault, so that the nodes are not to blame.
     """
     nodes = slurm.hostnames(os.environ.get("SLURM_JOB_NODELIST") or os.environ.get("SLURM_NODELIST", ""))
-    attempt = os.environ.get("FANAL_ATTEMPT")
-    folder = Path(attempt) if attempt else run_dir / LAUNCH_DIR
-    make_own_folder(folder, name="the folder of a job's start" if attempt else "the launch folder")
+    folder = result_folder(run_dir)
+    name = "the launch folder" if folder == run_dir / LAUNCH_DIR else "the folder of a job's start"
+    make_own_folder(folder, name=name)
     reports = ask_nodes(nodes, run_dir, gpus=gpus, bf16=site.bf16, limit_s=limit_s, container=site.container)
     verdict = judge(reports, nodes, site.node_check, gpus=gpus, memory_gib=site.gpu_memory_gib if gpus else None)
     node_reports = [reports.get(node) or NodeReport(node=node) for node in nodes]
@@ -57,6 +57,12 @@ def look_at_nodes(site: SiteConfig, run_dir: Path, *, gpus: int, limit_s: float 
     if common:
         raise UserError(common)
     return say(verdict, broken)
+
+
+def result_folder(run_dir: Path) -> Path:
+    """Return the folder of the result: that of the job's start, or the launch folder where no job of a chain runs."""
+    attempt = os.environ.get("FANAL_ATTEMPT")
+    return Path(attempt) if attempt else run_dir / LAUNCH_DIR
 
 
 def ask_nodes(

@@ -18,6 +18,7 @@ from fanal.free_space import free_at, nearest_folder
 from fanal.run_progress import standing, whole_steps
 from launch.chain.request import absolute, check_nodes, check_run_dir
 from launch.preflight import nodes as node_looks
+from launch.preflight.machine_file import check_machine_file, measure_machine
 from launch.preflight.node_local import archive_of_job, check_node_local
 from launch.preflight.space import check_space, check_write, quota
 from launch.sites.architecture import check_architecture
@@ -57,13 +58,23 @@ class PreflightRequest:
 
 
 def preflight(
-    config: str, overrides: Sequence[str], site_name: str, *, nodes: int | None, gpus_per_node: int | None, deep: bool
+    config: str,
+    overrides: Sequence[str],
+    site_name: str,
+    *,
+    nodes: int | None,
+    gpus_per_node: int | None,
+    deep: bool,
+    machine_file: Path | None = None,
 ) -> int:
     """Check all, and print what was found. Returns the exit code: WRONG_INPUT before DAMAGED, CRASH for broken nodes.
 
-    Raises: UserError if the config or the site cannot be read.
+    Args: machine_file: where the measured figures of this node go, once every check has passed; None measures none.
+    Raises: UserError if the config or the site cannot be read, or the file of figures could not be written.
     """
     run, site = load_run_to_train(config, overrides), load_site(site_name)
+    if machine_file is not None:
+        check_machine_file(machine_file, site, site_name)
     if "SLURM_JOB_ID" not in os.environ and (line := site_note(site_name)):
         print(line, flush=True)
     in_job = "SLURM_JOB_ID" in os.environ and "SLURM_JOB_NUM_NODES" in os.environ
@@ -87,10 +98,13 @@ def preflight(
         codes.append(_try(name, check, asked))
     wrong = next((code for code in (CRASH, WRONG_INPUT, DAMAGED) if code in codes), FINISHED)
     if wrong or not in_job:
-        print("nodes: not checked: " + ("fix the errors above first" if wrong else "this is not a job"))
-        return wrong
-    gpus = site.gpus_per_node if gpus_per_node is None else gpus_per_node
-    return node_looks.look_at_nodes(site, asked.run_dir, gpus=gpus)
+        print("nodes: not checked: " + ("fix the errors above first" if wrong else "this is not a job"), flush=True)
+    else:
+        gpus = site.gpus_per_node if gpus_per_node is None else gpus_per_node
+        wrong = node_looks.look_at_nodes(site, asked.run_dir, gpus=gpus)
+    if machine_file is not None and not wrong:
+        print(measure_machine(machine_file, site, asked.run_dir, precision=run.train.precision), flush=True)
+    return wrong
 
 
 def number_of_nodes(

@@ -36,14 +36,19 @@ class Boundary:
 
 
 def boundaries(
-    *, gpu_hours: float, node_hours: float | None, watts: FigureConfig, facts: EnergyFacts | None
+    *, gpu_hours: float, node_hours: float | None, watts: FigureConfig | None, facts: EnergyFacts | None
 ) -> tuple[Boundary, ...]:
     """Return the energy of the GPUs, of the nodes, and of the site for them.
 
-    Args: node_hours, and facts: None without a site; watts: power of one GPU.
+    Args: node_hours, and facts: None without a site; watts: power of one GPU, None where it is not known.
     """
     facts_or_none = facts or EnergyFacts()
     no = "no --site" if facts is None else "not known of this site: "
+    if watts is None:
+        no_watts = "not known of this machine: watts"
+        return tuple(
+            Boundary(name=name, counts="", kwh=None, co2_kg=None, missing=no_watts) for name in (GPUS, NODES, SITE)
+        )
     gpus = gpu_hours * watts.value / 1e3
     node, pue, factor = facts_or_none.node_watts, facts_or_none.pue, facts_or_none.co2_g_per_kwh
     nodes = None if node is None or node_hours is None else gpus + node_hours * node.value / 1e3

@@ -1,6 +1,6 @@
 """What a step of one layout takes: memory by pipeline stage, time by its parts, speed and MFU."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from pretrain.config.schema import ModelConfig, RunConfig
@@ -82,6 +82,11 @@ def estimate_step(run: RunConfig, machine: MachineConfig, num_gpus: int) -> Step
 @lru_cache(maxsize=64)
 def _flops_per_token(model: ModelConfig, seq_length: int, causal: bool) -> float:
     return flops_per_token(model, seq_length, causal=causal)
+
+
+def on_device_of(run: RunConfig, machine: MachineConfig) -> RunConfig:
+    """Return a run on the device that a machine has, whatever device the config states."""
+    return replace(run, parallel=replace(run.parallel, device=machine.device))
 
 
 def usable_bytes(machine: MachineConfig) -> int:

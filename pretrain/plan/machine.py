@@ -14,6 +14,7 @@ from fanal.errors import UserError, user_path
 from pretrain.config.load import read_mapping, typed
 
 MACHINES = Path(__file__).parent / "machines"
+DEVICES = ("cuda", "cpu")
 ASSUMED = "assumed"
 """How the source of a figure begins that was neither measured nor published."""
 
@@ -32,6 +33,11 @@ class MachineConfig:
     """One kind of GPU, the node it is in and the network between nodes. Bandwidths are of one GPU, in one direction."""
 
     description: str = MISSING
+    device: str = "cuda"
+    """``cuda``, or ``cpu`` for a machine whose ranks are on cores: what the figures call a GPU is then the cores of one rank."""
+    device_name: str = ""
+    """How the name of its device begins in the log of a run: that of a GPU as PyTorch reports it, or cpu. A run on another device
+    does not calibrate this machine."""
     gpus_per_node: FigureConfig = MISSING
     """GPUs that node_bandwidth joins."""
     memory_gib: FigureConfig = MISSING
@@ -62,8 +68,8 @@ class MachineConfig:
     """Share of a bandwidth that large collectives reach."""
     host_ms_per_layer: FigureConfig = MISSING
     """Time of the host to start the kernels of one layer of one micro batch, forward and backward, in milliseconds."""
-    watts: FigureConfig = MISSING
-    """Power of a GPU under load: the limit of its data sheet, or a measurement."""
+    watts: FigureConfig | None = None
+    """Power of a GPU under load: the limit of its data sheet, or a measurement; null where it is not known."""
 
 
 def load_machine(name: str) -> MachineConfig:
@@ -92,15 +98,19 @@ def known_machines() -> list[str]:
 
 def assumed_figures(machine: MachineConfig) -> list[str]:
     """Return the names of figures that were neither measured nor published."""
-    return [name for name, figure in _figures(machine) if figure.source.startswith(ASSUMED)]
+    return [name for name, figure in figures(machine) if figure.source.startswith(ASSUMED)]
 
 
-def _figures(machine: MachineConfig) -> list[tuple[str, FigureConfig]]:
-    return [(one.name, getattr(machine, one.name)) for one in fields(machine) if one.name != "description"]
+def figures(machine: MachineConfig) -> list[tuple[str, FigureConfig]]:
+    """Return the figures of a machine that are known, by their names."""
+    values = ((one.name, getattr(machine, one.name)) for one in fields(machine))
+    return [(name, value) for name, value in values if isinstance(value, FigureConfig)]
 
 
 def _check(machine: MachineConfig, where: str) -> None:
-    for name, figure in _figures(machine):
+    if machine.device not in DEVICES:
+        raise UserError(f"{where}: device ({machine.device}) must be cuda or cpu; cuda works")
+    for name, figure in figures(machine):
         largest = 1.0 if name.endswith("fraction") else math.inf
         if not 0 < figure.value <= largest or math.isinf(figure.value):
             rule = "above 0 and at most 1" if largest == 1 else "above 0 and finite"

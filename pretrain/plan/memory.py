@@ -3,7 +3,7 @@
 It counts what a rehearsal counts, tensor by tensor, without building the model: what every operation of a layer holds for its
 backward (kernels/, pretrain/model/layer_spec.py), how many micro batches are under way on a stage, and what is made beside them
 at the three moments of a backward pass that may be the peak. tests/unit/plan compares the two. What neither counts: the CUDA
-context, NCCL's buffers, workspaces, fragmentation.
+context, NCCL's buffers, workspaces, fragmentation. COPIES are counted here alone: no tensor holds them.
 """
 
 from pretrain.config.derive import loss_chunk_tokens, offloaded_layers, recomputed_layers, recomputed_modules
@@ -18,11 +18,12 @@ FEED_FORWARD, ATTENTION, NORMS, RESIDUALS = (
     "activations: norms",
     "activations: residuals",
 )
-ENDS, LOGITS, MESSAGES, BACKWARD = (
+ENDS, LOGITS, MESSAGES, BACKWARD, COPIES = (
     "activations: ends of stages",
     "logits and loss",
     "buffers and messages",
     "gradients of activations",
+    "copies that libraries make",
 )
 
 XIELU_BYTES = 6 * FP32 + 1
@@ -30,11 +31,14 @@ XIELU_BYTES = 6 * FP32 + 1
 Parts = dict[str, int]
 
 
-def stage_memory(run: RunConfig, shapes: Shapes, stage: int) -> Parts:
-    """Return the bytes of each part at the peak of a step on a rank of a pipeline stage. The peak is their sum."""
+def stage_memory(run: RunConfig, shapes: Shapes, stage: int, *, tensors_alone: bool = False) -> Parts:
+    """Return the bytes of each part at the peak of a step on a rank of a pipeline stage. The peak is their sum.
+
+    Args: tensors_alone: leave out COPIES, as a rehearsal does.
+    """
     parts = _static(run, shapes, stage)
     _add(parts, _under_way(run, shapes, stage))
-    _add(parts, _at_the_moment(run, shapes, stage))
+    _add(parts, _at_the_moment(run, shapes, stage, tensors_alone=tensors_alone))
     if shapes.tensor > 1 and run.parallel.sequence_parallel:
         _add(parts, {MESSAGES: shapes.whole_hidden_bytes})  # into which every layer gathers
     if shapes.pipeline > 1:
@@ -155,11 +159,13 @@ def _chunk(run: RunConfig, shapes: Shapes, chunk: int) -> Parts:
     return parts
 
 
-def _at_the_moment(run: RunConfig, shapes: Shapes, stage: int) -> Parts:
+def _at_the_moment(run: RunConfig, shapes: Shapes, stage: int, *, tensors_alone: bool) -> Parts:
     """What is there beside all that is held, at the moment of the first backward that takes most."""
     moments = _layer_moments(run, shapes)
     if stage == shapes.pipeline - 1:
         moments.append(_loss_moment(run, shapes))
+    if tensors_alone:
+        moments = [{kind: size for kind, size in parts.items() if kind != COPIES} for parts in moments]
     return max(moments, key=lambda parts: sum(parts.values()))
 
 
@@ -191,9 +197,9 @@ def _layer_moments(run: RunConfig, shapes: Shapes) -> list[Parts]:
     }
     return [
         *([] if run.train.recompute == "full" else [at_attention]),
-        {**made, BACKWARD: second},
+        {**made, BACKWARD: second, COPIES: _copied(run, whole)},
         {**made, BACKWARD: at_activation, FEED_FORWARD: made.get(FEED_FORWARD, 0) - active},
-        {**made, BACKWARD: first, FEED_FORWARD: made.get(FEED_FORWARD, 0) - active - wide},
+        {**made, BACKWARD: first, COPIES: _copied(run, wide), FEED_FORWARD: made.get(FEED_FORWARD, 0) - active - wide},
     ]
 
 
@@ -203,7 +209,21 @@ def _loss_moment(run: RunConfig, shapes: Shapes) -> Parts:
     tokens = min(shapes.tokens, chunk or shapes.tokens)
     weight = shapes.vocabulary_weights * shapes.item
     gradients = weight + shapes.whole_hidden_bytes + (shapes.hidden_bytes if run.parallel.sequence_parallel else 0)
-    return {LOGITS: tokens * shapes.vocabulary * shapes.item, BACKWARD: gradients}
+    logits = tokens * shapes.vocabulary * shapes.item
+    return {LOGITS: logits, BACKWARD: gradients, COPIES: _copied(run, logits)}
+
+
+def _copied(run: RunConfig, gradient: int) -> int:
+    """Return the bytes that a library copies of an output's gradient where it multiplies it for the gradient of a weight.
+
+    oneDNN turns it over, in fp32 on a CPU (fanal/kernels/products.py): measured, to a part in a hundred, for six shapes. It is no
+    tensor, so that a rehearsal does not see it. Whether products go to oneDNN is known of this machine's processor alone.
+    """
+    if not _on_cpu(run) or run.train.precision != "fp32":
+        return 0
+    from fanal.kernels.products import onednn_is_faster  # torch, which no plan for GPUs needs
+
+    return gradient if onednn_is_faster() else 0
 
 
 def _on_cpu(run: RunConfig) -> bool:

@@ -1,13 +1,12 @@
 """``fanal plan``: the search, the config's own layout beside it, and rehearsals of the best few."""
 
 import os
-from dataclasses import replace
 
 from fanal.errors import UserError
 from pretrain.config.rules import check_ranks
 from pretrain.config.schema import RunConfig
 from pretrain.parallel.caches import use_private_caches
-from pretrain.plan.estimate import StepEstimate, estimate_step
+from pretrain.plan.estimate import StepEstimate, estimate_step, on_device_of
 from pretrain.plan.machine import MachineConfig
 from pretrain.plan.search import search
 from pretrain.plan.table import Plan
@@ -26,7 +25,7 @@ def plan(
         raise UserError(f"--top ({top}) must be at least 1; --top 5 works")
     if rehearsals < 0:
         raise UserError(f"--rehearse ({rehearsals}) must not be negative; --rehearse 0 rehearses none")
-    run = replace(run, parallel=replace(run.parallel, device="cuda"))
+    run = on_device_of(run, machine)
     found = search(run, machine, num_gpus)
     best = found.fitting[:top]
     return Plan(

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from fanal.errors import UserError
 from pretrain.config.schema import RunConfig
 from pretrain.config.steps import last_batch_size
-from pretrain.plan.estimate import StepEstimate
+from pretrain.plan.estimate import StepEstimate, on_device_of
 from pretrain.plan.machine import MachineConfig
 from pretrain.plan.search import layout_name, search
 
@@ -78,7 +78,7 @@ def _line(point: Point, first: Point) -> str:
 
 
 def _point(run: RunConfig, machine: MachineConfig, kind: str, num_gpus: int, *, factor: int) -> Point:
-    larger = _with_batch(run, factor=factor)
+    larger = on_device_of(_with_batch(run, factor=factor), machine)
     try:
         best = search(larger, machine, num_gpus).fitting[0]
     except UserError:
@@ -89,4 +89,4 @@ def _point(run: RunConfig, machine: MachineConfig, kind: str, num_gpus: int, *, 
 def _with_batch(run: RunConfig, *, factor: int) -> RunConfig:
     batch = last_batch_size(run.train) * factor
     train = replace(run.train, global_batch_size=batch, batch_ramp=None, batch_stages=[])
-    return replace(run, train=train, parallel=replace(run.parallel, device="cuda"))
+    return replace(run, train=train)

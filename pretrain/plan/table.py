@@ -46,6 +46,10 @@ class Plan:
     """Bytes at the peak of each of the best, as a rehearsal counts them; None where none was made."""
     whole_run: WholeRun | None = None
     """The whole run in the fastest layout, or in the config's own."""
+    calibration: str = ""
+    """What the machine's figures were multiplied by, and from which runs; empty where they are as their file has them."""
+    fitted: Sequence[str] = ()
+    """The runs that factors were fitted to just now, as lines."""
 
 
 def to_json(plan: Plan) -> str:
@@ -54,6 +58,7 @@ def to_json(plan: Plan) -> str:
         "config": plan.config,
         "machine": plan.machine_name,
         "figures": dataclasses.asdict(plan.machine),
+        "calibration": plan.calibration,
         "tried": plan.found.tried,
         "fitting": len(plan.found.fitting),
         "own": None if plan.own is None else _as_tree(plan.own, None),
@@ -76,6 +81,7 @@ def lines(plan: Plan) -> list[str]:
     first = plan.best[0]
     train, data = first.run.train, first.run.data
     said = [
+        *plan.fitted,
         f"{plan.config} on {first.num_gpus:,} x {plan.machine.description}: {first.tokens:,} tokens a step, "
         f"{data.seq_length:,} a sample, {train.precision}",
         f"{plan.found.tried:,} layouts tried, {len(plan.found.fitting):,} pass the config's rules and fit",
@@ -97,6 +103,7 @@ def lines(plan: Plan) -> list[str]:
         *_left_out(plan),
         f"Arithmetic with the figures of --gpu {plan.machine_name}"
         + (f", of which {', '.join(guesses)} are assumed." if guesses else ", each measured or published."),
+        *([plan.calibration] if plan.calibration else []),
         "A tenth of each GPU's memory is left for what is not counted: CUDA context, NCCL buffers, workspaces, fragmentation.",
     ]
     wrapped = [

@@ -154,11 +154,17 @@ def _micro_batch(run: RunConfig, machine: MachineConfig, links: Links, work: Wor
     memory = work.memory_bytes / (machine.memory_gb_per_s.value * machine.memory_fraction.value * 1e9)
     communication = _communication(run, links, work, products)
     device = products + attention + memory + communication
-    host = max(0.0, work.layers * machine.host_ms_per_layer.value / 1e3 - device)
+    starts = work.layers * machine.host_ms_per_layer.value / 1e3
+    host = max(0.0, starts - device) if _works_beside(run) else starts
     return _MicroBatch(
         products=products, attention=attention, memory=memory, communication=communication, host=host,
         backward=(device + host) * work.backward_share,
     )  # fmt: skip
+
+
+def _works_beside(run: RunConfig) -> bool:
+    """Return whether kernels, their starts and messages go on beside each other; on a CPU one core does all of it in turn."""
+    return run.parallel.device != "cpu"
 
 
 def _communication(run: RunConfig, links: Links, work: Work, products: float) -> float:
@@ -166,7 +172,7 @@ def _communication(run: RunConfig, links: Links, work: Work, products: float) ->
     parallel = run.parallel
     tensor = Links.ring(links.tensor, work.tensor_bytes, parallel.tensor_model_parallel_size)
     beside = products / 3  # those of the first projections, backward: what gathers and scatters go beside
-    hidden = max(0.0, tensor * work.tensor_hidden_calls - beside)
+    hidden = max(0.0, tensor * work.tensor_hidden_calls - (beside if _works_beside(run) else 0.0))
     context = Links.ring(links.context, work.context_bytes, parallel.context_parallel_size) * work.context_calls / 2
     rate, latency = links.pipeline
     overlapped = parallel.virtual_pipeline_model_parallel_size > 1
@@ -188,8 +194,8 @@ def _exposed(
     first = sum(one.whole - one.backward for one in stages[:stage]) / shapes.virtual
     reduce = Links.ring(links.data, work.reduced_bytes, shapes.shards)
     gather = Links.ring(links.data, work.gathered_bytes, shapes.shards)
-    if run.parallel.overlap_grad_reduce:
+    if run.parallel.overlap_grad_reduce and _works_beside(run):
         reduce = max(0.0, reduce - (before if stage else backward))
-    if run.parallel.overlap_param_gather:
+    if run.parallel.overlap_param_gather and _works_beside(run):
         gather = max(0.0, gather - (first if stage else forward))
     return reduce + gather

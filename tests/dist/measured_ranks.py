@@ -28,7 +28,10 @@ MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", 
 
 
 def measured(folder: Path, config: Path, *overrides: str) -> list[int]:
-    """The bytes that each rank takes at the peak of its second step, above what it had before the model was built."""
+    """The bytes that each rank takes at the peak of its second step, above what it had before the model was built.
+
+    Pages of files are left out: they are the libraries', which all processes share, and come when their code first runs.
+    """
     environment = {**os.environ, **MALLOC, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
     command = [sys.executable, "-m", "tests.dist.measured_ranks", str(folder), str(config), *overrides]
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
@@ -41,7 +44,7 @@ def rank_main(run: RunConfig, folder: str) -> int:
     torch.set_num_threads(1)
     with open_world(run.parallel, seed=run.train.seed) as world:
         warm_up(run)
-        before = status_bytes("VmRSS")
+        before = status_bytes("VmRSS") - file_bytes()
         model = build_model(run, world)
         optimizer = build_optimizer(run, model)
         count = num_microbatches(
@@ -57,7 +60,7 @@ def rank_main(run: RunConfig, folder: str) -> int:
                 model, optimizer, batches, run, world,
                 state=TrainState(), global_batch_size=run.train.global_batch_size, domains=["all"],
             )  # fmt: skip
-        peak = status_bytes("VmHWM") - before
+        peak = status_bytes("VmHWM") - file_bytes() - before
         Path(folder, f"rank-{world.rank:05d}.json").write_text(json.dumps(peak))
     return 0
 
@@ -74,6 +77,11 @@ def status_bytes(name: str) -> int:
     """A figure of /proc/self/status."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{name}:"))
     return int(line.split()[1]) * 1024
+
+
+def file_bytes() -> int:
+    """The pages of files that this process has mapped and used. They stay, so that those at the peak are those at the end."""
+    return status_bytes("RssFile")
 
 
 def main(folder: str, config: str, *overrides: str) -> int:

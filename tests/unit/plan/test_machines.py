@@ -1,20 +1,20 @@
 """Machines are data: every figure has a source, and a wrong one is refused with what works."""
 
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from fanal.errors import UserError
 from pretrain.model.flops import PEAK_TFLOPS
-from pretrain.plan.machine import MACHINES, assumed_figures, known_machines, load_machine
+from pretrain.plan.machine import MACHINES, assumed_figures, figures, known_machines, load_machine
 
 
 @pytest.mark.parametrize("name", known_machines())
 def test_every_figure_has_a_source(name: str) -> None:
     machine = load_machine(name)
-    figures = [getattr(machine, one.name) for one in fields(machine) if one.name != "description"]
-    assert all(len(figure.source) > 20 for figure in figures)
+    found = figures(machine)
+    assert len(found) == 16
+    assert all(len(figure.source) > 20 for _, figure in found)
     assert "product_fraction" in assumed_figures(machine)
 
 
@@ -45,6 +45,11 @@ def test_a_file_of_ones_own_works_and_its_wrong_figure_is_named(tmp_path: Path) 
     mine.write_text(text.replace("watts:", "wats:"))
     with pytest.raises(UserError, match="wats"):
         load_machine(str(mine))
+    mine.write_text("\n".join(line for line in text.splitlines() if not line.startswith("memory_fraction")))
+    with pytest.raises(UserError, match="memory_fraction"):
+        load_machine(str(mine))
     mine.write_text("\n".join(line for line in text.splitlines() if not line.startswith("watts")))
-    with pytest.raises(UserError, match="watts"):
+    assert load_machine(str(mine)).watts is None, "of a machine whose power nobody knows, the energy is not known"
+    mine.write_text(text + "device: tpu\n")
+    with pytest.raises(UserError, match=r"device \(tpu\) must be cuda or cpu; cuda works"):
         load_machine(str(mine))

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from bench.recipes import MEMORY, RECIPES, name_of
+from fanal.kernels import products
 from pretrain.config.derive import world_size
 from pretrain.config.load import load_run
 from pretrain.model.families.sizes import checkpoint_bytes
@@ -23,7 +24,7 @@ def computed(case: Case) -> tuple[int, Shapes, int]:
     """The computed peak of a case's rank, its sizes and its stage."""
     shapes = shapes_of(case.run, case.num_ranks)
     stage = case.rank // (case.num_ranks // shapes.pipeline)
-    return sum(stage_memory(case.run, shapes, stage).values()), shapes, stage
+    return sum(stage_memory(case.run, shapes, stage, tensors_alone=True).values()), shapes, stage
 
 
 def errors(name: str) -> dict[str, float]:
@@ -47,7 +48,10 @@ def test_the_computed_peak_of_every_recipe_is_the_rehearsed_one() -> None:
     for path in RECIPES:
         run = load_run(path)
         shapes = shapes_of(run, world_size(run.parallel))
-        peaks = [sum(stage_memory(run, shapes, stage).values()) for stage in sorted({0, shapes.pipeline - 1})]
+        peaks = [
+            sum(stage_memory(run, shapes, stage, tensors_alone=True).values())
+            for stage in sorted({0, shapes.pipeline - 1})
+        ]
         for stage, (peak, counted) in enumerate(zip(peaks, golden[name_of(path)]["peaks_gib"], strict=True)):
             found[f"{name_of(path)} {stage}"] = peak / 2**30 / counted - 1
     worst, middle = max(found, key=lambda one: abs(found[one])), statistics.median(map(abs, found.values()))
@@ -92,3 +96,26 @@ def test_the_parameters_of_all_ranks_are_those_of_the_run() -> None:
         norms = (2 * case.run.model.num_layers + 1) * case.run.model.hidden_size  # every tensor rank has a copy
         whole = checkpoint_bytes(case.run.model, num_states=1) // 4  # padding included
         assert found * shapes.tensor - norms * (shapes.tensor - 1) == whole, case.name
+
+
+def test_copies_of_a_library_count_where_it_makes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """oneDNN copies the logits' gradient, which is as large as they are; in bf16, on a GPU, and with MKL nothing does."""
+    alone = [
+        "parallel.tensor_model_parallel_size=1",
+        "parallel.pipeline_model_parallel_size=1",
+        "parallel.sequence_parallel=false",
+    ]
+
+    def copies(*overrides: str) -> int:
+        run = load_run("configs/tiny.yaml", [*alone, *overrides])
+        shapes = shapes_of(run, 1)
+        whole, tensors = (stage_memory(run, shapes, 0, tensors_alone=flag) for flag in (False, True))
+        assert memory.COPIES not in tensors
+        assert sum(whole.values()) - sum(tensors.values()) == whole.get(memory.COPIES, 0), "the moment is the same"
+        return whole.get(memory.COPIES, 0)
+
+    monkeypatch.setattr(products, "onednn_is_faster", lambda: True)
+    assert copies() == 4 * 256 * 2048 * 4
+    assert copies("train.precision=bf16") == copies("parallel.device=cuda") == 0
+    monkeypatch.setattr(products, "onednn_is_faster", lambda: False)
+    assert copies() == 0

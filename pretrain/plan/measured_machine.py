@@ -1,0 +1,118 @@
+"""A machine whose figures were measured, as ``fanal launch preflight --write-machine`` and ``make gpu`` write it."""
+
+import datetime
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import yaml
+
+from fanal.files import write_whole
+from pretrain.plan.machine import ASSUMED, FigureConfig, MachineConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What a rank of a machine reaches while all others are at work."""
+
+    device: Literal["cuda", "cpu"]
+    device_name: str
+    precision: Literal["bf16", "fp32"]
+    """Of the products of a layer and of attention."""
+    ranks: int
+    """Ranks that measured at once, all on one node."""
+    threads: int
+    """Of each rank, on a CPU."""
+    memory_gib: float
+    bf16_tflops: float
+    """Of a square product."""
+    fp32_tflops: float
+    product_tflops: float
+    """Of the products of a layer, forward and backward."""
+    attention_tflops: float
+    copy_gb_per_s: float
+    elementwise_gb_per_s: float
+    """Of norms and activations, forward and backward."""
+    message_gb_per_s: float
+    """Of a gather among the ranks, as a ring counts it."""
+    latency_us: float
+    """Of a gather of four bytes."""
+    host_ms_per_layer: float
+
+
+def machine_of(
+    measured: Measured,
+    base: MachineConfig | None,
+    *,
+    node: str,
+    date: datetime.date,
+    exchange_gb_per_s: float | None = None,
+) -> MachineConfig:
+    """Return the machine that a node was measured to be.
+
+    Args: base: the machine that its nodes were taken for, whose data sheet keeps the peaks, so that MFU stays comparable; rates are
+        then fractions of these. None: the peaks are the best that was measured. Rates above a stated peak replace it.
+        exchange_gb_per_s: what a node sends to another one while it receives as much; None if only one was measured.
+    """
+    said = f"measured, {date.isoformat()}, {node}"
+    on_cpu = measured.device == "cpu"
+    each = f"mean of {measured.ranks} ranks at once" + f", {measured.threads} thread each" * on_cpu
+    group = f"gather among {measured.ranks} ranks"
+
+    def figure(value: float, what: str) -> FigureConfig:
+        return FigureConfig(value=float(f"{value:.4g}"), source=f"{said}: {what}")
+
+    def peak(name: str, best: float, what: str) -> FigureConfig:
+        stated: FigureConfig | None = None if base is None else getattr(base, name)
+        return stated if stated is not None and stated.value >= best else figure(best, what)
+
+    def fraction(rate: float, of: FigureConfig, what: str) -> FigureConfig:
+        return figure(min(1.0, rate / of.value), what)
+
+    rate = dict.fromkeys(("bf16", "fp32"), 0.0) | {measured.precision: measured.product_tflops}
+    peaks = {
+        "bf16": peak("bf16_tflops", max(measured.bf16_tflops, rate["bf16"]), f"product in bf16, {each}"),
+        "fp32": peak("fp32_tflops", max(measured.fp32_tflops, rate["fp32"]), f"product in fp32, {each}"),
+    }
+    top = peaks[measured.precision]
+    memory = peak("memory_gb_per_s", max(measured.copy_gb_per_s, measured.elementwise_gb_per_s), f"copy, {each}")
+    link = peak("node_gb_per_s", measured.message_gb_per_s, group)
+    collective = fraction(measured.message_gb_per_s, link, group)
+    latency = figure(measured.latency_us, f"{group}, of four bytes")
+    attention = fraction(measured.attention_tflops, top, f"causal attention, forward and backward, {each}")
+    if exchange_gb_per_s is not None:  # the plan takes the same fraction of it
+        network = figure(exchange_gb_per_s / collective.value, "exchange between nodes, over collective_fraction")
+    elif base is not None:
+        network = base.network_gb_per_s
+    else:
+        network = replace(link, source=f"{ASSUMED}: one node was measured; between nodes as inside")
+    return MachineConfig(
+        description=base.description if base is not None else f"{node}, {measured.device_name}",
+        device=measured.device,
+        device_name=measured.device_name,
+        gpus_per_node=figure(measured.ranks, "ranks that measured at once"),
+        memory_gib=figure(measured.memory_gib, "an equal part of the node's" if on_cpu else "of a GPU"),
+        bf16_tflops=peaks["bf16"],
+        fp32_tflops=peaks["fp32"],
+        memory_gb_per_s=memory,
+        node_gb_per_s=link,
+        network_gb_per_s=network,
+        node_latency_us=latency,
+        network_latency_us=base.network_latency_us if base is not None else replace(latency, source=network.source),
+        product_fraction=fraction(
+            measured.product_tflops, top, f"products in {measured.precision}, forward and backward, {each}"
+        ),
+        attention_fraction=attention,
+        flash3_fraction=base.flash3_fraction if base is not None else attention,
+        memory_fraction=fraction(measured.elementwise_gb_per_s, memory, f"norms and activation, both ways, {each}"),
+        collective_fraction=collective,
+        host_ms_per_layer=figure(measured.host_ms_per_layer, f"step of a small model, {each}"),
+        watts=base.watts if base is not None else None,
+    )
+
+
+def write_machine(path: Path, machine: MachineConfig) -> None:
+    """Write a machine as ``--gpu`` and a site's ``machine`` read it, whole or not at all."""
+    head = "# Figures that a node was measured to have, and those of its data sheet. Read by: fanal plan CONFIG --gpu THIS_FILE\n"
+    tree = {name: value for name, value in asdict(machine).items() if value is not None}
+    write_whole(path, head + yaml.safe_dump(tree, sort_keys=False, width=130, allow_unicode=True))
