@@ -54,8 +54,8 @@ def test_the_operations_are_those_that_a_rehearsal_counts() -> None:
 
 
 def test_the_bytes_that_replicas_exchange_are_those_that_a_rehearsal_counts() -> None:
-    golden = json.loads(golden_path("shipped").read_text())["lucie-7b-pretrain-fast rank 0 of 512"]["collectives"]
-    case = next(case for case in SETS["shipped"]() if case.name == "lucie-7b-pretrain-fast rank 0 of 512")
+    golden = json.loads(golden_path("shipped").read_text())["lucie-7b-pretrain-fast, TP4 x PP2, rank 0 of 512"]["collectives"]
+    case = next(case for case in SETS["shipped"]() if case.name == "lucie-7b-pretrain-fast, TP4 x PP2, rank 0 of 512")
     found = step_work(case.run, shapes_of(case.run, 512), 0)
     counted = [
         golden[f"dp of 64: {one}"]["bytes"]
