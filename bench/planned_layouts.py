@@ -1,7 +1,7 @@
-"""The layouts of shipped configs that ``fanal plan`` chose, and its reasons, in their comments: ``python -m bench.planned_layouts``.
+"""Shipped configs whose layouts ``fanal plan`` chose have its reasons in their comments: ``python -m bench.planned_layouts``.
 
-It writes the planner's lines between the marks of each file. It changes no layout: tests/unit/plan/test_planned_layouts.py says when
-the planner finds a faster one.
+It writes the planner's lines between the marks of each file. It changes no layout: tests/unit/plan/test_planned_layouts.py says
+when the planner finds a faster one.
 """
 
 import textwrap
@@ -38,7 +38,9 @@ class Planned:
     @property
     def command(self) -> str:
         """The command that plans it."""
-        where = f"--gpus {self.gpus} --gpu {self.gpu}" if self.site is None else f"--site {self.site} --nodes {self.nodes}"
+        where = (
+            f"--gpus {self.gpus} --gpu {self.gpu}" if self.site is None else f"--site {self.site} --nodes {self.nodes}"
+        )
         return f"fanal plan configs/{self.config} {where}"
 
 

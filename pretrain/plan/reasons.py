@@ -1,4 +1,4 @@
-"""Why a layout is the fastest: for each choice in it, the fastest layout that chooses otherwise, and the parts of a step that differ."""
+"""A layout is the fastest for reasons: for each choice in it, the fastest layout that chooses otherwise, and what differs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -73,7 +73,9 @@ def test_the_layout_of_the_file_says_the_same_figures(lucie: tuple[Found, float]
     write_layout(tmp_path / "layout.yaml", best, "h100")
     again = estimate_step(load_run(FAST, [*PUBLISHED_RAMP, f"@{tmp_path / 'layout.yaml'}"]), H100, 512)
     assert figures(again) == figures(best)
-    other = estimate_step(load_run(FAST, [*PUBLISHED_RAMP, f"@{tmp_path / 'layout.yaml'}", "train.recompute=full"]), H100, 512)
+    other = estimate_step(
+        load_run(FAST, [*PUBLISHED_RAMP, f"@{tmp_path / 'layout.yaml'}", "train.recompute=full"]), H100, 512
+    )
     assert figures(other) != figures(best)
 
 
