@@ -33,6 +33,7 @@ def make_plan(
     nodes: int | None,
     top: int,
     rehearsals: int,
+    document_tokens: int | None = None,
     asked: WholeRunRequest = WholeRunRequest(),  # noqa: B008, frozen
 ) -> Plan:
     """Return the plan that the command asks for. Args: as the options of ``fanal plan``. Raises: UserError."""
@@ -40,7 +41,8 @@ def make_plan(
     failures = failure_rate(asked.failures_per_1000_gpu_hours)  # refused before a search takes its time
     machine, name, num_gpus = _where(gpus, gpu, site_name, nodes)
     facts = site_facts(site_name, run, asked, num_gpus=num_gpus)
-    made = plan(config, run, machine, name, num_gpus=num_gpus, top=top, rehearsals=rehearsals)
+    made = plan(config, run, machine, name, num_gpus=num_gpus, top=top, rehearsals=rehearsals,
+                document_tokens=document_tokens)  # fmt: skip
     estimate = _layout_of(made, own=asked.own)
     return replace(made, whole_run=whole_run(estimate, machine, facts, failures=failures, is_own=asked.own))
 

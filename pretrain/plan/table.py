@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fanal.console import Console
+from pretrain.plan.documents import document_lines
 from pretrain.plan.estimate import GIB, StepEstimate, usable_bytes
 from pretrain.plan.layout_file import layout_tree
 from pretrain.plan.machine import MachineConfig, assumed_figures
@@ -86,6 +87,7 @@ def lines(plan: Plan) -> list[str]:
     guesses = assumed_figures(plan.machine)
     words = [
         *reason_lines(plan.found),
+        *document_lines(first, plan.machine),
         *_left_out(plan),
         f"Arithmetic with the figures of --gpu {plan.machine_name}"
         + (f", of which {', '.join(guesses)} are assumed." if guesses else ", each measured or published."),
