@@ -79,7 +79,8 @@ def plan(
         if picture is not None:
             if target is not None or as_json or document_tokens is not None or asked != WholeRunRequest():
                 raise UserError(
-                    "--scaling stands alone: leave out --write, --json, --document-tokens and the options of a whole run (--tokens, --slice-hours, "
+                    "--scaling stands alone: leave out --write, --json, --document-tokens and the options of a whole run "
+                    "(--tokens, --slice-hours, "
                     "--failures-per-1000-gpu-hours, --own); --scaling scaling.svg works"
                 )
             print(make_scaling(config, overrides, gpus=gpus, gpu=gpu, site_name=site_name, nodes=nodes, target=picture))
