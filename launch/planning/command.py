@@ -35,6 +35,10 @@ CONTEXT = {"help_option_names": ["-h", "--help"]}
     "--failures-per-1000-gpu-hours", "failures", type=float, metavar="F",
     help="Failures that end a job. Default: 0.02, as of Llama 3 on 16,384 H100.",
 )  # fmt: skip
+@click.option(
+    "--document-tokens", type=int, metavar="D",
+    help="Tokens of a document in the mean, for attention under data.document_mask. Default: as many as a sample.",
+)  # fmt: skip
 @click.option("--own", is_flag=True, help="Plan the whole run in the layout that CONFIG states, not in the fastest.")
 @click.option(
     "--scaling", "picture", type=click.Path(path_type=Path), metavar="FILE",
@@ -59,6 +63,7 @@ def plan(
     tokens: int | None,
     slice_hours: float | None,
     failures: float | None,
+    document_tokens: int | None,
     own: bool,
     picture: Path | None,
     runs: tuple[str, ...],
@@ -81,9 +86,10 @@ def plan(
         asked = WholeRunRequest(tokens=tokens, slice_hours=slice_hours, failures_per_1000_gpu_hours=failures, own=own)
         calibration = CalibrationRequest(run_dirs=runs, ignored=no_calibration)
         if picture is not None:
-            if target is not None or as_json or asked != WholeRunRequest():
+            if target is not None or as_json or document_tokens is not None or asked != WholeRunRequest():
                 raise UserError(
-                    "--scaling stands alone: leave out --write, --json and the options of a whole run (--tokens, --slice-hours, "
+                    "--scaling stands alone: leave out --write, --json, --document-tokens and the options of a whole run "
+                    "(--tokens, --slice-hours, "
                     "--failures-per-1000-gpu-hours, --own); --scaling scaling.svg works"
                 )
             said = make_scaling(
@@ -96,7 +102,7 @@ def plan(
             check_target("--write", target, (".yaml", ".yml"), may_replace=False)
         made = make_plan(
             config, overrides, gpus=gpus, gpu=gpu, site_name=site_name, nodes=nodes, top=top, rehearsals=rehearsals,
-            asked=asked, calibration=calibration,
+            document_tokens=document_tokens, asked=asked, calibration=calibration,
         )  # fmt: skip
         if target is not None:
             write(target, made)

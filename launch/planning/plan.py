@@ -35,6 +35,7 @@ def make_plan(
     nodes: int | None,
     top: int,
     rehearsals: int,
+    document_tokens: int | None = None,
     asked: WholeRunRequest = WholeRunRequest(),  # noqa: B008, frozen
     calibration: CalibrationRequest = CalibrationRequest(),  # noqa: B008, frozen
 ) -> Plan:
@@ -45,7 +46,8 @@ def make_plan(
     path = calibration_path(site=site_name, machine=name)
     machine, said, fitted = calibrated_machine(machine, path, calibration)
     facts = site_facts(site_name, run, asked, num_gpus=num_gpus)
-    made = plan(config, run, machine, name, num_gpus=num_gpus, top=top, rehearsals=rehearsals)
+    made = plan(config, run, machine, name, num_gpus=num_gpus, top=top, rehearsals=rehearsals,
+                document_tokens=document_tokens)  # fmt: skip
     estimate = _layout_of(made, own=asked.own)
     whole = whole_run(estimate, machine, facts, failures=failures, is_own=asked.own)
     return replace(made, whole_run=whole, calibration=said, fitted=fitted)

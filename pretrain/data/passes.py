@@ -44,6 +44,37 @@ def source_passes(run: RunConfig, sources: Sources, since: Standing) -> list[Sou
     ]
 
 
+@dataclass(frozen=True, kw_only=True)
+class PhasePasses:
+    """What a run reads of each training source in one phase of its mixture."""
+
+    start_sample: int
+    end_sample: int
+    """The first sample of the next phase, or the end of the run."""
+    samples: tuple[int, ...]
+    """Of each training source, in their order."""
+    passes: tuple[float, ...]
+
+    def share(self, source: int) -> float:
+        """Return the part of the phase's samples that a source gives."""
+        return self.samples[source] / (self.end_sample - self.start_sample)
+
+
+def phase_passes(run: RunConfig, sources: Sources, since: Standing) -> list[PhasePasses]:
+    """Return what each phase reads, of those that begin before the run's last step. Reads no token."""
+    end = min(train_samples(run.optim, run.train, since), LARGEST_SAMPLE)
+    starts = [phase.start_sample for phase in sources.phases if phase.start_sample < end]
+    chunks = [source.order.chunks_per_epoch for source in sources.train]
+    found, before = [], [0] * len(chunks)
+    for start, stop in zip(starts, [*starts[1:], end], strict=True):
+        after = list(_drawn(run, sources, stop))
+        samples = tuple(more - less for more, less in zip(after, before, strict=True))
+        passes = tuple(count / each for count, each in zip(samples, chunks, strict=True))
+        found.append(PhasePasses(start_sample=start, end_sample=stop, samples=samples, passes=passes))
+        before = after
+    return found
+
+
 def most_read(sources: Sequence[SourcePasses], count: int) -> list[SourcePasses]:
     """Return the sources in their order, or of more than ``count`` those that are read most often."""
     if len(sources) <= count:

@@ -34,18 +34,18 @@ from pretrain.config.steps import (
     step_at,
     train_samples,
 )
-from pretrain.data.packing.padding import padding_line
-from pretrain.data.passes import most_read, passes_text, passes_warning, source_passes
-from pretrain.data.sources import open_sources
+from pretrain.inspect.mixture import show_mixture
 from pretrain.model.families import family_of
 from pretrain.model.families.sizes import checkpoint_bytes, num_parameters
 from pretrain.model.flops import flops_per_token
 from pretrain.optim.registry import num_states, optimizer_of
 from pretrain.optim.schedule import final_decay_start
+from pretrain.plan.estimate import GIB
+from pretrain.plan.memory import stage_peaks
+from pretrain.plan.retention import checkpoint_inodes, most_at_once
+from pretrain.plan.whole_run_table import size_text
 from pretrain.train.least_memory import WEIGHT_BYTES
 
-MOST_SOURCES = 100
-"""Rows of the table of sources: of more, those that are read most often."""
 MOST_STAGES = 20
 """Batch stages that a row names."""
 WIDTH = 10_000
@@ -84,6 +84,7 @@ def consequences(run: RunConfig, since: Standing = NEW_RUN) -> dict[str, str]:
         "computed again": _recomputed(run),
         **_offloaded(run),
         "logits in memory": _logits_of(run),
+        "memory of a rank, planned": _memory_of(run),
         "begins with": begins_with(run.checkpoint.init_from, run.checkpoint.init_optimizer),
         "steps": f"{last_step(run.optim, train, since):,}"
         + (f" ({since.step:,} done, with {since.consumed_samples:,} samples)" if since.step else ""),
@@ -91,6 +92,7 @@ def consequences(run: RunConfig, since: Standing = NEW_RUN) -> dict[str, str]:
         "tokens": f"{samples * seq_length:,}",
         "optimizer": f"{stated.title}, {stated.described(run.optim)}",
         "masters and states": _bytes_a_parameter(run),
+        "checkpoint": _checkpoint_of(run),
         "learning rate": f"{run.optim.lr:g} -> {run.optim.min_lr:g}, {run.optim.lr_decay_style}",
         **_final_decay_of(run, since),
         "warm-up": f"{run.optim.lr_warmup_samples:,} of {lr_decay_samples(run.optim, train, since):,} samples",
@@ -136,6 +138,21 @@ def _logits_of(run: RunConfig) -> str:
     tokens = tokens_per_pass(run)
     chunk = loss_chunk_tokens(run.train, tokens=tokens)
     return f"{min(tokens, chunk or tokens):,} of {tokens:,} tokens of a micro batch"
+
+
+def _memory_of(run: RunConfig) -> str:
+    """Return a phrase of the memory at the peak of a step, of the pipeline stage that takes most (pretrain/plan/memory.py)."""
+    peaks = stage_peaks(run, world_size(run.parallel))
+    worst = max(range(len(peaks)), key=peaks.__getitem__)
+    stage = f" of stage {worst} of {len(peaks)}" if len(peaks) > 1 else ""
+    return f"{peaks[worst] / GIB:,.2f} GiB at the peak{stage}"
+
+
+def _checkpoint_of(run: RunConfig) -> str:
+    """Return a phrase of the size of a checkpoint and of how many there are at most."""
+    size = checkpoint_bytes(run.model, num_states=num_states(run.optim))
+    files, _ = checkpoint_inodes(run, num_ranks=world_size(run.parallel))
+    return f"{size_text(size)}, {files:,} files; up to {most_at_once(run, ()):,} at once"
 
 
 def _stages_of(train: TrainConfig, seq_length: int, since: Standing) -> dict[str, str]:
@@ -226,33 +243,7 @@ def show(run: RunConfig, console: Console) -> None:
         table.add_row(name, on_one_line(value))
     wide = console if console.is_terminal else Console(file=console.file, width=WIDTH)
     wide.print(table)
-    _show_passes(run, since, wide)
-
-
-def _show_passes(run: RunConfig, since: Standing, console: Console) -> None:
-    """Print how often the run reads each of its sources, where these are on this machine."""
-    try:
-        sources = open_sources(run)
-    except (FanalError, OSError) as error:
-        console.print(f"passes over the sources: not known: {on_one_line(str(error))}", soft_wrap=True)
-        return
-    table = Table("source", "domain", "tokens", "passes", show_edge=False, header_style="bold")
-    found = source_passes(run, sources, since)
-    listed = most_read(found, MOST_SOURCES)
-    for source in listed:
-        table.add_row(
-            on_one_line(source.prefix),
-            on_one_line(source.domain),
-            f"{source.train_tokens:,}",
-            passes_text(source.passes),
-        )
-    console.print(table)
-    if len(listed) < len(found):
-        console.print(f"and {len(found) - len(listed):,} more sources, none read more often than these")
-    if (padding := padding_line(sources)) is not None:
-        console.print(on_one_line(padding), soft_wrap=True)
-    if (warning := passes_warning(run, sources, since)) is not None:
-        console.print(on_one_line(warning), soft_wrap=True)
+    show_mixture(run, since, wide)
 
 
 def at_the_resume(run: RunConfig, since: Standing) -> dict[str, str]:

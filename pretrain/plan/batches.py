@@ -46,7 +46,7 @@ def batch_speeds(estimate: StepEstimate, machine: MachineConfig) -> tuple[BatchS
     run, num_gpus = estimate.run, estimate.num_gpus
     found = batch_sizes(run)
     seconds = {
-        batch: estimate_step(with_batch(run, batch), machine, num_gpus).step_s
+        batch: estimate_step(with_batch(run, batch), machine, num_gpus, document_tokens=estimate.document_tokens).step_s
         for batch in {batch for batch, _ in found}
     }
     best = max(batch / seconds[batch] for batch in seconds)

@@ -27,6 +27,8 @@ class StepEstimate:
     times: Times
     tokens: int
     """Of a step."""
+    document_tokens: int | None = None
+    """Tokens that every document is taken to have where masks keep documents apart; None: as many as a sample."""
     mfu_full: float
     """Share of the peak that goes into the model, 0 to 1, attention counted in full (pretrain/model/flops.py)."""
     mfu_causal: float
@@ -58,22 +60,26 @@ class StepEstimate:
         return self.tokens / self.times.step / self.num_gpus
 
 
-def estimate_step(run: RunConfig, machine: MachineConfig, num_gpus: int) -> StepEstimate:
+def estimate_step(
+    run: RunConfig, machine: MachineConfig, num_gpus: int, *, document_tokens: int | None = None
+) -> StepEstimate:
     """Return what a step of a run takes on so many GPUs of a machine, in the layout that the run states.
 
+    Args: document_tokens: of every document, for a run whose masks keep them apart.
     Raises: UserError if the ranks or the batch do not fit the layout.
     """
-    shapes = shapes_of(run, num_gpus)
+    shapes = shapes_of(run, num_gpus, document_tokens=document_tokens)
     times = step_times(run, machine, shapes)
     tokens = last_batch_size(run.train) * run.data.seq_length
     rate = tokens / times.step / num_gpus / peak_flops(run, machine)
-    full, causal = (_flops_per_token(run.model, run.data.seq_length, causal) for causal in (False, True))
+    full, causal = (_flops_per_token(run.model, shapes.attended, causal) for causal in (False, True))
     return StepEstimate(
         run=run,
         num_gpus=num_gpus,
         stages=tuple(stage_memory(run, shapes, stage) for stage in range(shapes.pipeline)),
         times=times,
         tokens=tokens,
+        document_tokens=document_tokens,
         mfu_full=rate * full,
         mfu_causal=rate * causal,
     )

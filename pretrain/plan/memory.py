@@ -9,7 +9,7 @@ context, NCCL's buffers, workspaces, fragmentation. COPIES are counted here alon
 from pretrain.config.derive import loss_chunk_tokens, offloaded_layers, recomputed_layers, recomputed_modules
 from pretrain.config.schema import RunConfig
 from pretrain.optim.registry import optimizer_of
-from pretrain.plan.shapes import FP32, Shapes, stage_parameters
+from pretrain.plan.shapes import FP32, Shapes, shapes_of, stage_parameters
 
 WEIGHTS, GRADIENTS, OPTIMIZER = "weights", "gradients of the weights", "optimizer: masters and moments"
 FEED_FORWARD, ATTENTION, NORMS, RESIDUALS = (
@@ -46,6 +46,12 @@ def stage_memory(run: RunConfig, shapes: Shapes, stage: int, *, tensors_alone: b
     if shapes.virtual > 1:  # the interleaved schedule receives ahead, and holds gradients between chunks
         _add(parts, {MESSAGES: shapes.hidden_bytes, BACKWARD: 2 * shapes.hidden_bytes})
     return {kind: size for kind, size in parts.items() if size}
+
+
+def stage_peaks(run: RunConfig, num_ranks: int) -> list[int]:
+    """Return the bytes at the peak of a step of every pipeline stage. Raises: UserError if the ranks do not fit the layout."""
+    shapes = shapes_of(run, num_ranks)
+    return [sum(stage_memory(run, shapes, stage).values()) for stage in range(shapes.pipeline)]
 
 
 def _static(run: RunConfig, shapes: Shapes, stage: int) -> Parts:

@@ -44,6 +44,8 @@ class LeftOut:
 class Found:
     """What a search found."""
 
+    document_tokens: int | None = None
+    """Tokens that every document was taken to have."""
     tried: int = 0
     fitting: list[StepEstimate] = field(default_factory=list)
     """Layouts that the config accepts and that fit, the fastest first."""
@@ -60,14 +62,15 @@ class Found:
         group.count += 1
 
 
-def search(run: RunConfig, machine: MachineConfig, num_gpus: int) -> Found:
+def search(run: RunConfig, machine: MachineConfig, num_gpus: int, *, document_tokens: int | None = None) -> Found:
     """Estimate every layout of a run on so many GPUs.
 
+    Args: document_tokens: of every document, for a run whose masks keep them apart.
     Raises: UserError if there are no GPUs, or no layout that the config accepts fits, with what the least takes.
     """
     if num_gpus < 1:
         raise UserError(f"--gpus ({num_gpus}) must be at least 1; --gpus 8 works")
-    found, usable = Found(), usable_bytes(machine)
+    found, usable = Found(document_tokens=document_tokens), usable_bytes(machine)
     light = _without_sources(run)
     for parallel, micro_batch in shapes(light, machine, num_gpus):
         _look(found, light, machine, num_gpus, usable, parallel, micro_batch)
@@ -140,7 +143,8 @@ def _look(
             )
             if not only_batches:
                 continue
-        estimate = estimate_step(replace(laid, train=_train(laid.train, micro_batch, choice)), machine, num_gpus)
+        chosen = replace(laid, train=_train(laid.train, micro_batch, choice))
+        estimate = estimate_step(chosen, machine, num_gpus, document_tokens=found.document_tokens)
         if estimate.peak_bytes > usable:
             if reason is None:
                 _too_large(found, estimate, usable)

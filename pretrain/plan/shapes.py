@@ -40,6 +40,8 @@ class Shapes:
     item: int
     """Bytes of a weight or an activation."""
     tokens: int
+    attended: int
+    """Tokens of a sample that see one another: the sample, or a document where masks keep documents apart."""
     split_tokens: int
     """Tokens of norms and residuals: a part of T under sequence parallelism."""
     hidden: int
@@ -90,8 +92,12 @@ class Shapes:
         return sum(self.chunks[chunk] for chunk in self.chunks_of(stage))
 
 
-def shapes_of(run: RunConfig, num_ranks: int) -> Shapes:
-    """Return the sizes of a run on so many ranks. Raises: UserError if the ranks or the batch do not fit the layout."""
+def shapes_of(run: RunConfig, num_ranks: int, *, document_tokens: int | None = None) -> Shapes:
+    """Return the sizes of a run on so many ranks.
+
+    Args: document_tokens: of every document, where data.document_mask keeps them apart; None: as long as a sample.
+    Raises: UserError if the ranks or the batch do not fit the layout.
+    """
     model, parallel, train = run.model, run.parallel, run.train
     tensor = parallel.tensor_model_parallel_size
     data = data_parallel_size(parallel, num_ranks=num_ranks)
@@ -105,6 +111,7 @@ def shapes_of(run: RunConfig, num_ranks: int) -> Shapes:
         data=data,
         item=ITEM_BYTES[train.precision],
         tokens=tokens,
+        attended=attended_tokens(run, document_tokens),
         split_tokens=tokens // tensor if parallel.sequence_parallel else tokens,
         hidden=model.hidden_size,
         ffn=model.ffn_hidden_size // tensor,
@@ -124,6 +131,13 @@ def shapes_of(run: RunConfig, num_ranks: int) -> Shapes:
         ),
         chunks=tuple(chunk_sizes(model, parallel)),
     )
+
+
+def attended_tokens(run: RunConfig, document_tokens: int | None) -> int:
+    """Return the tokens of a sample that attention is computed over: on a GPU torch's own takes the whole sample and a mask."""
+    whole = run.data.seq_length
+    apart = run.data.document_mask and run.model.attention_backend != "sdpa"
+    return min(whole, document_tokens) if apart and document_tokens is not None else whole
 
 
 def stage_parameters(model: ModelConfig, shapes: Shapes, stage: int) -> int:

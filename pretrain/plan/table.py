@@ -7,23 +7,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from fanal.console import Console
+from pretrain.plan.documents import document_lines
 from pretrain.plan.estimate import GIB, StepEstimate, usable_bytes
 from pretrain.plan.layout_file import layout_tree
 from pretrain.plan.machine import MachineConfig, assumed_figures
+from pretrain.plan.reasons import SHORT, reason_lines
 from pretrain.plan.search import MEMORY, Found, layout_name, samples_at_a_time
 from pretrain.plan.whole_run import WholeRun
 from pretrain.plan.whole_run_table import whole_run_lines, whole_run_tree
 
-PARTS = ("products", "attention", "memory", "communication", "bubble", "update", "host")
-SHORT = {
-    "products": "prod.",
-    "attention": "attn.",
-    "memory": "memory",
-    "communication": "comm.",
-    "bubble": "bubble",
-    "update": "update",
-    "host": "host",
-}
 WIDTH = 100
 """Columns."""
 SMALL = 0.005
@@ -100,6 +92,8 @@ def lines(plan: Plan) -> list[str]:
     said += ["", *_speed_table(named), "", *_time_table(named), "", *_memory_table(first)]
     guesses = assumed_figures(plan.machine)
     words = [
+        *reason_lines(plan.found),
+        *document_lines(first, plan.machine),
         *_left_out(plan),
         f"Arithmetic with the figures of --gpu {plan.machine_name}"
         + (f", of which {', '.join(guesses)} are assumed." if guesses else ", each measured or published."),
@@ -128,8 +122,8 @@ def _speed_table(named: Named) -> list[str]:
 
 
 def _time_table(named: Named) -> list[str]:
-    rows = [f"{'':>3} " + " ".join(f"{SHORT[part]:>8}" for part in PARTS) + "   seconds of a step"]
-    rows += [f"{name:>3} " + " ".join(f"{getattr(one.times, part):>8.3f}" for part in PARTS) for name, one, _ in named]
+    rows = [f"{'':>3} " + " ".join(f"{short:>8}" for short in SHORT.values()) + "   seconds of a step"]
+    rows += [f"{name:>3} " + " ".join(f"{getattr(one.times, part):>8.3f}" for part in SHORT) for name, one, _ in named]
     return rows
 
 

@@ -128,8 +128,7 @@ def _score_flops(run: RunConfig, shapes: Shapes, stage: int) -> float:
     for number, size in enumerate(shapes.chunks):
         if number in mine:
             seen += sum(
-                positions_seen(run.model, layer, run.data.seq_length, causal=True)
-                for layer in range(first, first + size)
+                positions_seen(run.model, layer, shapes.attended, causal=True) for layer in range(first, first + size)
             )
         first += size
     return 4.0 * shapes.tokens * shapes.heads * shapes.head_size * seen

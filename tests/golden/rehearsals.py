@@ -45,6 +45,12 @@ SHIPPED_RANKS = {
     "lucie-7b-annealing": 128,
 }  # fmt: skip
 
+WIDE = (
+    "parallel.tensor_model_parallel_size=4", "parallel.pipeline_model_parallel_size=2", "parallel.data_parallel_size=64",
+    "parallel.sequence_parallel=true", "train.batch_ramp.start=256", "train.batch_ramp.increment=64",
+)  # fmt: skip
+"""The fastest layout of Lucie-7B that keeps the published ramp of the batch without sharing sequences: three kinds of groups."""
+
 ALIKE = {"lucie-7b-annealing": "lucie-7b-extension"}
 """Shipped configs that differ from another in sources, rates and checkpoints alone, which no count depends on: not rehearsed again."""
 READ_BY_NO_STEP = {
@@ -101,15 +107,17 @@ def what_a_step_reads(run: RunConfig) -> RunConfig:
 
 
 def shipped() -> Iterator[Case]:
-    """The first and the last pipeline stage of every shipped config but those ALIKE another, and one with its loss in chunks."""
+    """The first and the last pipeline stage of every shipped config but those ALIKE another, and one in a WIDE layout."""
     for name, run in shipped_runs().items():
         if name in ALIKE:
             continue
         ranks = first_of_stages(run, SHIPPED_RANKS[name])
         for rank in sorted({ranks[0], ranks[-1]}):
             yield Case(f"{name} rank {rank} of {SHIPPED_RANKS[name]}", run, rank, SHIPPED_RANKS[name])
-    chunked = load_run(ROOT / "configs" / "lucie-7b" / "pretrain-fast.yaml", ["train.loss_chunk_tokens=1024"])
-    yield Case("lucie-7b-pretrain-fast, loss in chunks, rank 256 of 512", chunked, 256, 512)
+    fast = ROOT / "configs" / "lucie-7b" / "pretrain-fast.yaml"
+    yield Case("lucie-7b-pretrain-fast, TP4 x PP2, rank 0 of 512", load_run(fast, WIDE), 0, 512)
+    chunked = load_run(fast, [*WIDE, "train.loss_chunk_tokens=1024"])
+    yield Case("lucie-7b-pretrain-fast, TP4 x PP2, loss in chunks, rank 256 of 512", chunked, 256, 512)
 
 
 SETS = {"layouts": layouts, "shipped": shipped}

@@ -57,7 +57,7 @@ def test_every_phase_of_lucie_is_the_published_model(phase: str) -> None:
     ("phase", "ranks", "steps", "samples", "tokens", "tokens_per_step"),
     [
         ("pretrain", 512, 753_851, 762_144_064, 3_121_742_086_144, 4_194_304),
-        ("pretrain-fast", 512, 753_851, 762_144_064, 3_121_742_086_144, 4_194_304),
+        ("pretrain-fast", 512, 754_047, 762_143_744, 3_121_740_775_424, 4_194_304),
         ("extension", 128, 1_220, 156_160, 4_997_120_000, 4_096_000),
         ("annealing", 128, 1_220, 156_160, 4_997_120_000, 4_096_000),
     ],
@@ -73,14 +73,23 @@ def test_a_phase_of_lucie_has_the_published_length(
     assert run.train.global_batch_size * run.data.seq_length == tokens_per_step
 
 
-@pytest.mark.parametrize("phase", ["pretrain", "pretrain-fast"])
 @pytest.mark.parametrize(
     ("consumed", "batch"),
     [(0, 256), (833_333, 256), (833_334, 320), (1_666_667, 384), (5_000_000, 640), (9_999_999, 960), (10_000_000, 1024),
      (10_000_001, 1024), (700_000_000, 1024)],
 )  # fmt: skip
-def test_lucie_s_batch_grows_from_256_by_64_over_10_million_samples(phase: str, consumed: int, batch: int) -> None:
-    assert global_batch_size_at(lucie(phase).train, consumed) == batch
+def test_lucie_s_batch_grows_from_256_by_64_over_10_million_samples(consumed: int, batch: int) -> None:
+    assert global_batch_size_at(lucie("pretrain").train, consumed) == batch
+
+
+@pytest.mark.parametrize(("consumed", "batch"), [(0, 512), (9_999_999, 512), (10_000_000, 1024), (700_000_000, 1024)])
+def test_the_fast_layout_s_batch_is_512_over_the_same_10_million_samples(consumed: int, batch: int) -> None:
+    assert global_batch_size_at(lucie("pretrain-fast").train, consumed) == batch
+
+
+def test_the_fast_layout_reads_the_published_samples_but_for_less_than_a_step() -> None:
+    fast, published = (train_samples(run.optim, run.train) for run in (lucie("pretrain-fast"), lucie("pretrain")))
+    assert 0 <= published - fast < 512
 
 
 @pytest.mark.parametrize(
@@ -123,12 +132,13 @@ def test_the_phases_of_lucie_begin_with_one_another() -> None:
     assert extension.data.tokenizer == annealing.data.tokenizer == pretrain.data.tokenizer
 
 
-def test_the_fast_layout_changes_the_layout_alone() -> None:
+def test_the_fast_layout_changes_the_layout_and_the_ramp_alone() -> None:
     published, fast = lucie("pretrain"), lucie("pretrain-fast")
     assert fast.model == published.model
     assert fast.data == published.data
     assert fast.optim == published.optim
-    assert fast.parallel.sequence_parallel and fast.parallel.use_distributed_optimizer
+    assert fast.parallel.use_distributed_optimizer
     assert fast.parallel.overlap_grad_reduce and fast.parallel.overlap_param_gather
     assert fast.train.recompute == "none" and published.train.recompute == "full"
-    assert fast.train.batch_ramp == published.train.batch_ramp
+    ramps = fast.train.batch_ramp, published.train.batch_ramp
+    assert None not in ramps and len({ramp.samples for ramp in ramps if ramp is not None}) == 1

@@ -11,7 +11,7 @@ import pytest
 from fanal.console import Console
 from fanal.run_folder import COMPLETE, CONFIG, STATE, checkpoints_dir, step_name
 from pretrain.config.load import load_run, to_yaml
-from pretrain.inspect import show as show_module
+from pretrain.inspect import mixture
 from pretrain.inspect.show import consequences, show
 from tests.unit.config.test_rules import CONFIG as YAML
 
@@ -163,7 +163,7 @@ def test_sources_that_are_not_on_this_machine_are_no_error(config: Path) -> None
 def test_of_many_sources_the_table_has_those_that_are_read_most(
     small_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(show_module, "MOST_SOURCES", 1)
+    monkeypatch.setattr(mixture, "MOST_SOURCES", 1)
     console = Console(file=io.StringIO())
     show(load_run(small_run), console)
     assert isinstance(console.file, io.StringIO)
@@ -187,3 +187,34 @@ def test_a_window_is_shown_with_its_layers_and_whether_a_sample_is_longer(
 ) -> None:
     (tmp_path / "run.yaml").write_text(YAML)
     assert consequences(load_run(tmp_path / "run.yaml", overrides)).get("window") == window
+
+
+def test_memory_and_checkpoints_have_a_row_each_by_the_planner_s_arithmetic() -> None:
+    rows = consequences(load_run("configs/lucie-7b/pretrain-fast.yaml"))
+    assert rows["memory of a rank, planned"] == "54.23 GiB at the peak"
+    assert rows["checkpoint"] == "80.5 GB, 520 files; up to 151 at once"
+    stages = consequences(load_run("configs/lucie-7b/pretrain.yaml"))["memory of a rank, planned"]
+    assert stages.endswith(" GiB at the peak of stage 0 of 4")
+
+
+def test_the_mixture_is_shown_by_phase_and_its_passes_add_up(small_run: Path, tmp_path: Path) -> None:
+    run = load_run(small_run)
+    code, prose = (source.prefix for source in run.data.train)
+    steps = run.train.train_steps
+    assert steps is not None
+    half = steps * run.train.global_batch_size // 2
+    path = tmp_path / "phases.yaml"
+    text = to_yaml(run).replace(
+        "  phases: []\n",
+        f"  phases:\n  - start_sample: {half}\n    train:\n    - prefix: {prose}\n      weight: 1.0\n",
+    )
+    path.write_text(text)
+    said = shown(path)
+    rows = [[cell.strip() for cell in line.split("│")] for line in said.splitlines() if "│" in line and "%" in line]
+    assert [row[0] for row in rows if row[0]] == ["0", f"{half:,}"]
+    assert rows[-1][2] == "100.0%" and rows[-1][1] == prose
+    totals = {line.split("│")[0].strip(): float(line.split("│")[3]) for line in said.splitlines() if "shards/train-" in line
+              and line.count("│") == 3 and "%" not in line}  # fmt: skip
+    for prefix in (code, prose):
+        assert sum(float(row[3]) for row in rows if row[1] == prefix) == pytest.approx(totals[prefix], rel=0.02)
+    assert "from sample" not in shown(small_run), "one phase has no table of its own"

@@ -17,6 +17,10 @@ from pretrain.plan.search import MEMORY, SCHEDULE, Found, samples_at_a_time, sea
 
 H100 = load_machine("h100")
 FAST = "configs/lucie-7b/pretrain-fast.yaml"
+PUBLISHED_RAMP = ("train.batch_ramp.start=256", "train.batch_ramp.increment=64")
+"""Of Lucie-7B: it holds back what the shipped file has."""
+TP8 = ("parallel.tensor_model_parallel_size=8", "parallel.data_parallel_size=64")
+"""A layout that the published ramp allows."""
 SECONDS = 20
 """CPU time that 10,000 layouts may take, on one core."""
 
@@ -24,7 +28,7 @@ SECONDS = 20
 @pytest.fixture(scope="module")
 def lucie() -> Iterator[tuple[Found, float]]:
     began = time.process_time()
-    yield search(load_run(FAST), H100, 512), time.process_time() - began
+    yield search(load_run(FAST, [*PUBLISHED_RAMP, *TP8]), H100, 512), time.process_time() - began
 
 
 def test_ten_thousand_layouts_take_seconds(lucie: tuple[Found, float]) -> None:
@@ -57,7 +61,7 @@ def test_the_batch_ramp_holds_back_a_faster_layout_and_the_advised_one_allows_it
     samples = samples_at_a_time(held.run)
     advised = load_run(FAST, [f"train.batch_ramp.start={samples}", f"train.batch_ramp.increment={samples}"])
     with pytest.raises(UserError, match="batch_ramp"):
-        check(replace(load_run(FAST), parallel=held.run.parallel))
+        check(replace(load_run(FAST, [*PUBLISHED_RAMP, *TP8]), parallel=held.run.parallel))
     allowed = replace(held.run, train=replace(held.run.train, batch_ramp=advised.train.batch_ramp))
     check(allowed)
     check_ranks(allowed, 512)
@@ -67,9 +71,11 @@ def test_the_batch_ramp_holds_back_a_faster_layout_and_the_advised_one_allows_it
 def test_the_layout_of_the_file_says_the_same_figures(lucie: tuple[Found, float], tmp_path: Path) -> None:
     best = lucie[0].fitting[0]
     write_layout(tmp_path / "layout.yaml", best, "h100")
-    again = estimate_step(load_run(FAST, [f"@{tmp_path / 'layout.yaml'}"]), H100, 512)
+    again = estimate_step(load_run(FAST, [*PUBLISHED_RAMP, f"@{tmp_path / 'layout.yaml'}"]), H100, 512)
     assert figures(again) == figures(best)
-    other = estimate_step(load_run(FAST, [f"@{tmp_path / 'layout.yaml'}", "train.recompute=full"]), H100, 512)
+    other = estimate_step(
+        load_run(FAST, [*PUBLISHED_RAMP, f"@{tmp_path / 'layout.yaml'}", "train.recompute=full"]), H100, 512
+    )
     assert figures(other) != figures(best)
 
 

@@ -30,7 +30,7 @@ def test_products_are_six_operations_a_weight_and_a_token() -> None:
     shapes = shapes_of(run, 8)
     layer = 2048 * (16 + 2 * 8) * 128 + 2048 * 2048 + 3 * 2048 * 5632
     weights = 24 * layer + 32768 * 2048
-    assert micro_batch_work(run, shapes, 0).product_flops == 6 * 2 * 4096 * weights
+    assert micro_batch_work(run, shapes, 0).product_flops == 6 * 4 * 4096 * weights
     found = estimate_step(run, H100, 8)
     assert found.times.products == pytest.approx(16 * 6 * 2 * 4096 * weights / (989.4e12 * 0.7))
 
@@ -54,8 +54,10 @@ def test_the_operations_are_those_that_a_rehearsal_counts() -> None:
 
 
 def test_the_bytes_that_replicas_exchange_are_those_that_a_rehearsal_counts() -> None:
-    golden = json.loads(golden_path("shipped").read_text())["lucie-7b-pretrain-fast rank 0 of 512"]["collectives"]
-    case = next(case for case in SETS["shipped"]() if case.name == "lucie-7b-pretrain-fast rank 0 of 512")
+    golden = json.loads(golden_path("shipped").read_text())["lucie-7b-pretrain-fast, TP4 x PP2, rank 0 of 512"][
+        "collectives"
+    ]
+    case = next(case for case in SETS["shipped"]() if case.name == "lucie-7b-pretrain-fast, TP4 x PP2, rank 0 of 512")
     found = step_work(case.run, shapes_of(case.run, 512), 0)
     counted = [
         golden[f"dp of 64: {one}"]["bytes"]
