@@ -2,7 +2,7 @@
 
 The type says how the process ends (``exit_code``), and that the message is all there is to say: one line, no traceback. It is
 raised where the input is judged. An error of any other type is a bug or a surprise, whatever its words and wherever it was
-raised: a traceback, and CRASH.
+raised: a traceback, and CRASH, or HARDWARE where a driver says that its device failed.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import ClassVar
 
-from fanal.exit_codes import CRASH, DAMAGED, OUTPUT_CLOSED, WRONG_INPUT
+from fanal.exit_codes import CRASH, DAMAGED, HARDWARE, OUTPUT_CLOSED, WRONG_INPUT
 from fanal.shown import on_one_line
 
 
@@ -69,6 +69,19 @@ FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT})
 WRONG_PATH = frozenset({errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP})
 """Errors of a path that no file system takes, or that this user may not use."""
 
+HARDWARE_WORDS = (
+    "uncorrectable ECC error encountered",  # cudaErrorECCUncorrectable, hipErrorECCNotCorrectable
+    "uncorrectable NVLink error detected during the execution",  # cudaErrorNvlinkUncorrectable
+    "hardware stack error",  # cudaErrorHardwareStackError
+)
+"""Words of a GPU's driver for a device that failed and that no program is the cause of; PyTorch raises them as a RuntimeError.
+From CUDA's list of errors; not yet run on a GPU."""
+
+
+def is_hardware(error: BaseException) -> bool:
+    """Whether an error says that the device of this process failed, so that another node would do."""
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in HARDWARE_WORDS)
+
 
 def may_pass(error: BaseException) -> bool:
     """Whether another try, perhaps on another node, may not meet this error of a library or the operating system."""
@@ -90,7 +103,9 @@ def full_disk(error: BaseException | None, *, log: Path) -> PassingError | None:
 
 def exit_code_of(error: BaseException) -> int:
     """Return the exit code of a process that ends with this error."""
-    return error.exit_code if isinstance(error, FanalError) else CRASH
+    if isinstance(error, FanalError):
+        return error.exit_code
+    return HARDWARE if is_hardware(error) else CRASH
 
 
 @contextlib.contextmanager
@@ -127,7 +142,7 @@ def run_guarded(
 ) -> int:
     """Run a command's ``act`` and return the exit code. This is the one policy of all commands and processes.
 
-    A FanalError is one line on standard error, and its own exit code. Any other error is a traceback, and CRASH.
+    A FanalError is one line on standard error, and its own exit code. Any other error is a traceback, and CRASH or HARDWARE.
 
     Args: speaks: whether this process says the one line, where others of the same command say it too; then: called with the
     error after it was printed.
@@ -144,4 +159,4 @@ def run_guarded(
     except Exception as error:
         traceback.print_exc()
         then(error)
-        return CRASH
+        return exit_code_of(error)

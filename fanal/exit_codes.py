@@ -8,6 +8,8 @@ DIFFERENT: Final = 1
 WRONG_INPUT: Final = 2
 """The user's input is wrong; starting again will not help."""
 CRASH: Final = 70
+HARDWARE: Final = 71
+"""Of a rank alone: its device or node failed, as its driver says. The run itself ends with CRASH; another node may work."""
 STOPPED: Final = 75
 """Stopped on request with a checkpoint saved; start again to continue."""
 DAMAGED: Final = 76

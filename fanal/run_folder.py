@@ -46,6 +46,8 @@ STOP, SAVE, DECAY = "STOP", "SAVE", "DECAY"
 REQUESTS, or in the run folder itself."""
 REQUESTS_SINCE_S = "PRETRAIN_REQUESTS_SINCE_S"
 """Variable of a job: when it began, in seconds since the epoch. Request files that are older were meant for an earlier start."""
+UNTIL_STEP = "PRETRAIN_UNTIL_STEP"
+"""Variable of a job: the step after which its run stops, with a checkpoint, before its last one."""
 
 COMPLETE = "COMPLETE"
 """Marker of a complete step folder, written last: the hash of the manifest."""

@@ -11,6 +11,7 @@ import click
 from fanal.command_group import CommandGroup, ManyInputsCommand, complete_path
 from fanal.errors import PassingError, run_guarded, user_path
 from fanal.exit_codes import FINISHED
+from launch.chain import commands
 from launch.chain.evaluation_commands import evaluations
 from launch.chain.evaluations import evaluation_options, evaluations_of
 from launch.status.command import status
@@ -24,6 +25,8 @@ def cli() -> None:
 
 
 cli.add_command(evaluations)
+cli.add_command(commands.nodes)
+cli.add_command(commands.chain)
 
 site_option = click.option(
     "--site",
@@ -101,15 +104,31 @@ def render(config: str, overrides: tuple[str, ...], site_name: str, **options: A
 
 @cli.command(context_settings=CONTEXT)
 @job_options
-def submit(config: str, overrides: tuple[str, ...], site_name: str, **options: Any) -> None:
+@click.option("--until-step", type=int, help="End the chain with the checkpoint of this step.")
+@click.option(
+    "--until-loss", type=float, help="End it once the validation loss is this or less (`fanal launch chain -h`)."
+)
+def submit(
+    config: str,
+    overrides: tuple[str, ...],
+    site_name: str,
+    until_step: int | None,
+    until_loss: float | None,
+    **options: Any,
+) -> None:
     """Render the job, and queue every job of its chain."""
 
     def act() -> int:
         from launch.chain.render import render_and_submit
+        from launch.chain.until import asked_until
 
         job = _plan(config, overrides, site_name, options)
         with user_path(job.run_dir):
-            queued = render_and_submit(job, hours=options["hours"])
+            until = asked_until(
+                job.run_dir, step=until_step, loss=until_loss, train_steps=job.run.train.train_steps,
+                has_validation=bool(job.run.data.validation),
+            )  # fmt: skip
+            queued = render_and_submit(job, hours=options["hours"], until=until)
         run_dir = shlex.quote(str(job.run_dir))
         print(f"queued {', '.join(queued)}: {_summary(job)}")
         print(f"watch: fanal launch status {run_dir}; stop with a checkpoint: touch {run_dir}/requests/STOP")

@@ -4,7 +4,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -121,6 +121,12 @@ def usable_nodes(partition: str, constraint: str) -> set[str]:
     return found
 
 
+def nodes_of(partition: str) -> set[str]:
+    """Return all nodes of a partition ("" for any), also those that are down."""
+    options = [f"--partition={partition}"] if partition else []
+    return set(ask("sinfo", "--noheader", "--Node", *options, "--format=%N").split())
+
+
 def cancel(jobs: Sequence[str]) -> None:
     """Take jobs out of the queue."""
     if jobs:
@@ -154,16 +160,22 @@ def requeue(job: str) -> None:
     ask("scontrol", "requeue", job)
 
 
-def excluded_nodes(job: str) -> set[str]:
-    """Return the nodes that a job is kept off: by a user, or by ``exclude``."""
-    nodes = key_values(ask("scontrol", "show", "job", "--oneliner", job)).get("ExcNodeList", "(null)")
+def my_queue() -> dict[str, tuple[str, str]]:
+    """Return the number of each of this user's jobs in the queue with its (state, name)."""
+    lines = ask("squeue", "--noheader", "--me", "--format=%A %T %j").splitlines()
+    words = (line.split(maxsplit=2) for line in lines)
+    return {found[0]: (found[1], found[2]) for found in words if len(found) == 3}
+
+
+def excluded_in(fields: dict[str, str]) -> set[str]:
+    """Return the nodes that a job is kept off, by whomever. Args: fields: what ``job_fields`` said."""
+    nodes = fields.get("ExcNodeList", "(null)")
     return set() if nodes == "(null)" else set(hostnames(nodes))
 
 
-def exclude(job: str, nodes: Sequence[str]) -> None:
-    """Keep a waiting job off nodes, including those that it was kept off before: Slurm replaces the list."""
-    listed = ",".join(sorted({*nodes, *excluded_nodes(job)}))
-    ask("scontrol", "update", f"JobId={job}", f"ExcNodeList={listed}")
+def set_excluded(job: str, nodes: Collection[str]) -> None:
+    """Keep a waiting job off these nodes and no others: Slurm replaces the list."""
+    ask("scontrol", "update", f"JobId={job}", f"ExcNodeList={','.join(sorted(nodes))}")
 
 
 def why_ending(job: str, restart: int) -> EndedBy:

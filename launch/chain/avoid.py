@@ -1,42 +1,285 @@
-"""Avoidance of nodes that broke a run before: whether others could take their place, and how jobs are kept off them."""
+"""Avoidance of bad nodes: waiting jobs of every chain that shares a list of nodes are kept off them, as far as they can still run.
+
+Slurm's ExcNodeList of a waiting job is replaced as a whole, and does not say who excluded what. So what was added here is kept
+beside the list (``applied_nodes``): only that is taken away again when a node is allowed or its entry expires, and never what a
+user excluded.
+"""
 
 import json
-import os
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from fanal.errors import FanalError
+from fanal.files import write_whole
+from fanal.ownership import why_not_own
+from fanal.run_folder import JOB
 from launch import slurm
-from launch.sites.schema import SiteConfig
+from launch.chain import jobs_file
+from launch.chain.node_list import DEFAULT_HOURS, Entry, edit_list, list_path, locked, read_list, utc_now
+from launch.chain.script import SCRIPT
 
-PREFLIGHT_RESULT = "preflight.json"
-"""File in the folder of an attempt that holds what preflight found."""
+MAX_SHARE = 0.25
+"""Largest share of a partition's nodes that jobs list by themselves, of which one node may be listed in any case: more is rather a
+fault of the run than of so many nodes. People may list more."""
 
 
-def other_nodes(site: SiteConfig, job: str, noted: Collection[str]) -> set[str]:
-    """Return the nodes that this job could run on, now or later, without the noted ones and those that a user keeps it off.
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """What became of one waiting job."""
 
+    job: str
+    folder: Path
+    """Its launch folder."""
+    kept_off: tuple[Entry, ...] = ()
+    """Nodes that it is newly kept off."""
+    freed: tuple[str, ...] = ()
+    """Nodes that it may use again."""
+    left_in: tuple[str, ...] = ()
+    """Nodes that are to be avoided and that it could not run without."""
+
+    def words(self) -> str:
+        """Return the change, with its reasons, in one line."""
+        parts = [f"kept off {entry.node} ({reason_of(entry)})" for entry in self.kept_off]
+        parts += [f"may use {', '.join(self.freed)} again"] if self.freed else []
+        parts += [f"needs {', '.join(self.left_in)}: no other nodes could take the place"] if self.left_in else []
+        return f"job {self.job}: {'; '.join(parts)}"
+
+
+def reason_of(entry: Entry) -> str:
+    """Return why a node is avoided and until when."""
+    until = "for good" if entry.until is None else f"until {entry.until:%Y-%m-%d %H:%M} UTC"
+    return f"{entry.reason or 'no reason given'}, {until}"
+
+
+def entries_to_obey(path: Path) -> list[Entry]:
+    """Return the entries of a list that hold now, the newest last. What cannot be read is said in a warning, and not obeyed."""
+    try:
+        entries, faults = read_list(path)
+    except FanalError as error:
+        entries, faults = [], [str(error)]
+    for fault in faults:
+        print(f"warning: {fault}", file=sys.stderr, flush=True)
+    now = utc_now()
+    return [entry for entry in entries if entry.holds(now)]
+
+
+def own_notes(records: Sequence[dict[str, Any]]) -> list[Entry]:
+    """Return the nodes that a chain alone has noted, in no list: those of version 0.1, and of jobs that could not write to one."""
+    notes = {}
+    for record in jobs_file.since_submission(records):
+        if record["event"] == "decided":
+            began = jobs_file.time_of(record["time_utc"])
+            for node in record["exclude"]:
+                if node not in record.get("listed", ()):
+                    notes[node] = Entry(
+                        node=node, until=began + timedelta(hours=DEFAULT_HOURS), reason=record["reason"]
+                    )
+    return [entry for entry in notes.values() if entry.holds(utc_now())]
+
+
+def list_sick(facts: dict[str, Any], sick: dict[str, str], *, by: str, partition: str) -> tuple[str, ...]:
+    """Add nodes to the list of a chain, each with its reason, as many as MAX_SHARE allows. Returns those that are in it now; says
+    the others.
+
+    Args: facts: those of job.json.
+    Nothing that goes wrong is raised: the chain keeps a note of its own (``own_notes``).
+    """
+    if not sick:
+        return ()
+    try:
+        path = list_of_chain(facts)
+        there = [entry.node for entry in entries_to_obey(path) if entry.by.startswith("job ")]
+        nodes = slurm.nodes_of(partition)
+        most = max(1, int(len(nodes) * MAX_SHARE))
+        room = max(0, most - len(nodes & set(there) - set(sick)))
+        listed, others = list(sick)[:room], list(sick)[room:]
+        entries = [Entry.beginning_now(node, hours=DEFAULT_HOURS, reason=sick[node], by=by) for node in listed]
+        if entries:
+            edit_list(path, add=entries)
+    except FanalError as error:
+        print(f"warning: {', '.join(sick)} cannot be listed for other chains: {error}", file=sys.stderr, flush=True)
+        return ()
+    for entry in entries:
+        print(
+            f"{entry.node} is avoided by all chains that read {path}: {reason_of(entry)}", file=sys.stderr, flush=True
+        )
+    if others:
+        print(
+            f"warning: {', '.join(others)} not listed in {path}: jobs list at most {most} of {len(nodes)} nodes by themselves; "
+            f"`fanal launch nodes --exclude {','.join(others)}` does it",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
+    return tuple(listed)
+
+
+def apply_list(path: Path, *, also: Sequence[str] = ()) -> list[Change]:
+    """Bring the waiting jobs of all chains that share this list in line with it, and say what changed.
+
+    Args: also: jobs that count as waiting: those that have just been put back, which Slurm shows otherwise for a while.
+    Raises: SlurmError if Slurm does not answer; UserError or PassingError if what was applied cannot be kept.
+    """
+    with locked(_applied_path(path)):
+        queue = slurm.my_queue()
+        applied = {job: nodes for job, nodes in applied_nodes(path).items() if job in queue or job in also}
+        entries, changes = entries_to_obey(path), []
+        for job, (state, name) in queue.items():
+            if not name.startswith("fanal-") or (state != "PENDING" and job not in also):
+                continue
+            fields = slurm.job_fields(job)
+            folder = _chain_that_reads(path, fields)
+            if folder is None:
+                continue
+            wanted = {entry.node: entry for entry in (*own_notes(jobs_file.read(folder)), *entries)}
+            try:
+                change, ours = _apply(job, fields, folder, wanted, set(applied.get(job, ())))
+            except slurm.SlurmError as error:
+                print(f"warning: job {job} may use {', '.join(wanted)}: {error}", file=sys.stderr, flush=True)
+                continue
+            applied[job] = sorted(ours)
+            if change.kept_off or change.freed or change.left_in:
+                changes.append(change)
+        _keep_applied(path, {job: nodes for job, nodes in applied.items() if nodes})
+    for change in changes:
+        print(change.words(), file=sys.stderr, flush=True)
+    return changes
+
+
+def _apply(
+    job: str, fields: dict[str, str], folder: Path, wanted: dict[str, Entry], ours: set[str]
+) -> tuple[Change, set[str]]:
+    """Keep one job off the wanted nodes. Returns what changed, and the nodes that it is kept off by us."""
+    current = slurm.excluded_in(fields)
+    theirs = current - ours
+    usable = slurm.usable_nodes(_field(fields, "Partition"), _field(fields, "Features")) if wanted else set[str]()
+    avoided = permitted(wanted, usable - theirs, needed=int(_field(fields, "NumNodes").partition("-")[0] or 1))
+    if theirs | avoided != current:
+        slurm.set_excluded(job, theirs | avoided)
+    change = Change(
+        job=job, folder=folder, kept_off=tuple(wanted[node] for node in sorted(avoided - current)),
+        freed=tuple(sorted(current - theirs - avoided)), left_in=tuple(sorted(set(wanted) - avoided - theirs)),
+    )  # fmt: skip
+    return change, avoided - theirs
+
+
+def permitted(wanted: Sequence[str] | dict[str, Entry], usable: set[str], *, needed: int) -> set[str]:
+    """Return those of the wanted nodes that a job can be kept off, so that it still has as many as it needs. The newest first.
+
+    Nodes that are down now, or another partition's, cost it nothing.
+    """
+    room, avoided = len(usable) - needed, set()
+    for node in reversed(list(wanted)):
+        if node not in usable or room > 0:
+            room -= node in usable
+            avoided.add(node)
+    return avoided
+
+
+def why_not_on(
+    nodes: Sequence[str],
+    facts: dict[str, Any],
+    records: Sequence[dict[str, Any]],
+    *,
+    job: str,
+    partition: str,
+    constraint: str,
+) -> str:
+    """Return why a job that starts on these nodes must not; empty if none is to be avoided, or if no other could take its place.
+
+    Args: facts: those of job.json; records: those of jobs.jsonl.
     Raises: SlurmError if Slurm does not answer.
     """
-    partition = os.environ.get("SLURM_JOB_PARTITION") or site.partition
-    return slurm.usable_nodes(partition, site.constraint) - set(noted) - slurm.excluded_nodes(job)
+    path = list_of_chain(facts)
+    wanted = {entry.node: entry for entry in (*own_notes(records), *entries_to_obey(path))}
+    mine = [node for node in nodes if node in wanted]
+    if not mine:
+        return ""
+    usable = slurm.usable_nodes(partition, constraint) - slurm.excluded_in(slurm.job_fields(job))
+    could = permitted(wanted, usable, needed=len(nodes))
+    if not could.intersection(mine):
+        print(
+            f"{', '.join(mine)} is to be avoided; used again, since no other node can take its place", file=sys.stderr
+        )
+        return ""
+    return "; ".join(f"{node} is to be avoided ({reason_of(wanted[node])})" for node in mine if node in could)
 
 
-def keep_off(site: SiteConfig, noted: Sequence[str], jobs: Sequence[str], *, needed: int) -> None:
-    """Keep waiting jobs of a chain off nodes, each as long as that leaves it as many as it needs."""
-    for job in jobs:
-        try:
-            if len(other_nodes(site, job, noted)) >= needed:
-                slurm.exclude(job, noted)
-        except slurm.SlurmError as error:
-            print(f"warning: job {job} may use {', '.join(noted)} again: {error}", file=sys.stderr, flush=True)
+def list_of_chain(facts: dict[str, Any]) -> Path:
+    """Return the list that a chain reads. Args: facts: those of job.json. Raises: SlurmError, as ``list_path``."""
+    return list_path(str(facts.get("nodes_file") or ""))
 
 
-def broken_nodes(attempt: Path) -> tuple[str, ...]:
-    """Return the nodes that a preflight in this attempt found broken; none if there was no preflight."""
+def note_changes(folder: Path, changes: Sequence[Change]) -> None:
+    """Write the changes of a chain's own jobs into its jobs.jsonl."""
+    for change in changes:
+        if change.folder == folder:
+            jobs_file.try_note(
+                folder, "nodes", job=change.job, kept_off=[entry.node for entry in change.kept_off],
+                freed=list(change.freed), left_in=list(change.left_in), reason=change.words(),
+            )  # fmt: skip
+
+
+def note_start(folder: Path, job: str, facts: dict[str, Any], records: Sequence[dict[str, Any]]) -> None:
+    """Note the nodes that a job was kept off while it waited, by others: they do not write into this chain's file."""
     try:
-        content: dict[str, Any] = json.loads((attempt / PREFLIGHT_RESULT).read_text(encoding="utf-8"))
+        path = list_of_chain(facts)
+    except slurm.SlurmError:
+        return
+    nodes = applied_nodes(path).get(job, [])
+    known = {
+        node for record in records if record["event"] == "nodes" and record["job"] == job for node in record["kept_off"]
+    }
+    if new := [node for node in nodes if node not in known]:
+        by_node = {entry.node: entry for entry in entries_to_obey(path)}
+        why = "; ".join(
+            f"{node} ({reason_of(by_node[node]) if node in by_node else 'no longer listed'})" for node in new
+        )
+        jobs_file.try_note(
+            folder, "nodes", job=job, kept_off=new, freed=[], left_in=[], reason=f"kept off {why} by the list {path}"
+        )
+
+
+def applied_nodes(path: Path) -> dict[str, list[str]]:
+    """Return the nodes that each job in the queue is kept off by us; none if that is not known."""
+    try:
+        found = json.loads(_applied_path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return ()
-    return tuple(content.get("broken", ()))
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    return {
+        job: [node for node in nodes if isinstance(node, str)]
+        for job, nodes in found.items()
+        if isinstance(nodes, list)
+    }
+
+
+def _keep_applied(path: Path, applied: dict[str, list[str]]) -> None:
+    if applied != applied_nodes(path):
+        write_whole(_applied_path(path), json.dumps(applied, indent=1, sort_keys=True) + "\n")
+
+
+def _applied_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.applied.json")
+
+
+def _chain_that_reads(path: Path, fields: dict[str, str]) -> Path | None:
+    """Return the launch folder of a job if it is one of a chain that reads this list."""
+    script = Path(fields.get("Command", ""))
+    if script.name != SCRIPT:
+        return None
+    try:
+        if why_not_own(script.parent) or why_not_own(script.parent / JOB):
+            return None
+        facts = json.loads((script.parent / JOB).read_text(encoding="utf-8"))
+        return script.parent if list_of_chain(facts) == path else None
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _field(fields: dict[str, str], name: str) -> str:
+    value = fields.get(name, "")
+    return "" if value == "(null)" else value

@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import tarfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -24,10 +25,10 @@ from fanal.run_folder import JOB, LOGS_DIR, REQUESTS, STOP
 from fanal.run_progress import newest_step
 from fanal.shown import on_one_line
 from launch import slurm
-from launch.chain import jobs_file
-from launch.chain.avoid import broken_nodes, keep_off, other_nodes
+from launch.chain import avoid, jobs_file, until
+from launch.chain.blame import sick_nodes
 from launch.chain.capture import write_environment
-from launch.chain.decide import Decision, Facts, decide, run_exit_code
+from launch.chain.decide import Action, Decision, Facts, decide, run_exit_code
 from launch.chain.launch_folder import own_script
 from launch.chain.notify import announce
 from launch.chain.rank_logs import asked_by, reason_of
@@ -92,8 +93,11 @@ def begin(folder: Path) -> str | None:
     attempt = attempt_dir(folder, at.job, at.restart)
     for own in (attempt, attempt / EXIT_CODES):
         make_own_folder(own, name="the folder of a job's start")
-    if not _settle_lost_attempt(at) or _was_asked_to_stop(at) or not _avoid_noted_nodes(at, nodes):
+    if not _settle_lost_attempt(at) or _was_asked_to_stop(at) or _has_reached_its_end(at):
         return None
+    if not _avoid_noted_nodes(at, nodes):
+        return None
+    avoid.note_start(at.folder, at.job, at.facts, jobs_file.read_run(at.run_dir))
     write_environment(attempt / "environment.json", Path(at.facts["code_dir"]), nodes)
     jobs_file.note(
         at.folder, "started", job=at.job, restart=at.restart, nodes=list(nodes), step=newest_step(at.run_dir)
@@ -120,9 +124,7 @@ def end(folder: Path, *, before_training: int | None, walltime: bool) -> int:
         code = exit_codes.STOPPED if walltime else _known_code(before_training)
     records = jobs_file.read_run(at.run_dir)
     began = next((a for a in reversed(jobs_file.attempts(records)) if (a.job, a.restart) == (at.job, at.restart)), None)
-    lost = slurm.lost_nodes(began.nodes, _local(began.time_utc)) if began and code not in _GOOD else ()
-    if before_training is not None and code == exit_codes.CRASH:
-        lost = tuple(dict.fromkeys((*lost, *broken_nodes(attempt))))  # Slurm does not know what preflight has seen
+    sick = _sick(at, began, codes, in_preflight=before_training is not None) if began and code in _BLAMES else {}
     step_after, restarts = newest_step(at.run_dir), jobs_file.restarts_without_checkpoint(records)
     if began is None:  # it could not even be noted: no progress, and Slurm's count is the one that is left
         restarts = max(restarts, at.restart)
@@ -132,19 +134,19 @@ def end(folder: Path, *, before_training: int | None, walltime: bool) -> int:
         asked_by=asked_by(attempt) if code == exit_codes.STOPPED and before_training is None else "",
         walltime_signal=walltime,
         ended_by=ended_by,
-        lost_nodes=lost,
+        lost_nodes=tuple(sick),
         step_before=began.step if began else step_after,
         step_after=step_after,
         restarts_without_checkpoint=restarts,
         jobs_waiting=_jobs_waiting(at),
     )
-    decision = decide(facts, max_restarts_without_checkpoint=at.site.max_restarts_without_checkpoint)
+    decision = _decide(at, facts)
     notice = (
         ""
         if began is None
         else slow_notice(folder, at.run_dir, at.site, since_unix_s=jobs_file.seconds(began.time_utc))
     )
-    _note(at, at.job, at.restart, facts, decision, notice=notice)
+    _note(at, at.job, at.restart, facts, decision, listed=_list(at, sick), notice=notice)
     try:
         _tidy(attempt, codes, good=code in _GOOD)
     except OSError as error:  # no room, perhaps: the chain must continue all the same
@@ -178,6 +180,36 @@ def rank_exit_codes(attempt: Path) -> dict[int, int]:
 
 
 _GOOD = (exit_codes.FINISHED, exit_codes.STOPPED)
+_BLAMES = (exit_codes.CRASH, exit_codes.HANG)
+"""Exit codes of an attempt that a node may be to blame for."""
+
+
+def _sick(at: Here, began: jobs_file.Attempt, codes: dict[int, int], *, in_preflight: bool = False) -> dict[str, str]:
+    """Return the nodes of an attempt that are to blame for its end, with reasons."""
+    attempt, lost = (
+        attempt_dir(at.folder, began.job, began.restart),
+        slurm.lost_nodes(began.nodes, _local(began.time_utc)),
+    )
+    return sick_nodes(
+        attempt=attempt, nodes=began.nodes, codes=codes, ranks_per_node=at.num_ranks(1), lost=lost, preflight=in_preflight
+    )  # fmt: skip
+
+
+def _decide(at: Here, facts: Facts) -> Decision:
+    """Return the decision after an attempt; a condition that ends the chain counts before what would start it again."""
+    why = until.reached(at.run_dir) if facts.exit_code != exit_codes.FINISHED else ""
+    if why and decide(facts, max_restarts_without_checkpoint=2**31).action != "stop":
+        return Decision(action="finish", reason=why, exclude=facts.lost_nodes)
+    return decide(facts, max_restarts_without_checkpoint=at.site.max_restarts_without_checkpoint)
+
+
+def _list(at: Here, sick: dict[str, str]) -> tuple[str, ...]:
+    """Put nodes on the list that other chains read as well. Returns those that are on it."""
+    return avoid.list_sick(at.facts, sick, by=f"job {at.job}-{at.restart}", partition=_partition(at))
+
+
+def _partition(at: Here) -> str:
+    return os.environ.get("SLURM_JOB_PARTITION") or at.site.partition
 
 
 def _known_code(code: int) -> int:
@@ -191,13 +223,20 @@ def _local(time_utc: str) -> datetime:
     return datetime.fromtimestamp(jobs_file.seconds(time_utc))
 
 
-def _note(at: Here, job: str, restart: int, facts: Facts, decision: Decision, *, notice: str = "") -> None:
-    """Write a decision down, and print it. Args: notice: what else people should know of the attempt; nothing follows from it."""
+def _note(
+    at: Here, job: str, restart: int, facts: Facts, decision: Decision, *, listed: Sequence[str] = (), notice: str = ""
+) -> None:
+    """Write a decision down, and print it.
+
+    Args:
+        listed: nodes of ``exclude`` that are on the list of nodes to avoid.
+        notice: what else people should know of the attempt; nothing follows from it.
+    """
     jobs_file.try_note(
         at.folder, "decided", job=job, restart=restart, action=decision.action, reason=decision.reason,
         exit_code=facts.exit_code, step=facts.step_after,
         restarts_without_checkpoint=decision.restarts_without_checkpoint, exclude=list(decision.exclude),
-        by=f"{at.job}-{at.restart}", **({"notice": notice} if notice else {}),
+        listed=list(listed), by=f"{at.job}-{at.restart}", **({"notice": notice} if notice else {}),
     )  # fmt: skip
     print(f"job {job}: {decision.action}: {on_one_line(decision.reason)}", file=sys.stderr, flush=True)
     if notice:
@@ -215,17 +254,18 @@ def _settle_lost_attempt(at: Here) -> bool:
     attempt = attempt_dir(at.folder, last.job, last.restart)
     codes = rank_exit_codes(attempt)
     code = run_exit_code(codes, at.num_ranks(len(last.nodes)))
+    sick = _sick(at, last, codes)
     facts = Facts(
         exit_code=code,
         asked_by=asked_by(attempt) if code == exit_codes.STOPPED else NO_DECISION_YET,
         ended_by=slurm.why_ended(last.job) if last.job != at.job else "requeued by Slurm",
-        lost_nodes=slurm.lost_nodes(last.nodes, _local(last.time_utc)),
+        lost_nodes=tuple(sick),
         step_before=last.step,
         step_after=newest_step(at.run_dir),
         restarts_without_checkpoint=jobs_file.restarts_without_checkpoint(records),
     )
-    decision = decide(facts, max_restarts_without_checkpoint=at.site.max_restarts_without_checkpoint)
-    _note(at, last.job, last.restart, facts, decision)
+    decision = _decide(at, facts)
+    _note(at, last.job, last.restart, facts, decision, listed=_list(at, sick))
     if decision.action in ("finish", "stop"):
         _act(at, decision)
         return False
@@ -284,35 +324,42 @@ def _take_stop(folder: Path, since: float) -> bool:
     return True
 
 
+def _has_reached_its_end(at: Here) -> bool:
+    """Whether a condition for the chain's end (launch/chain/until.py) holds before this start, which is then noted."""
+    why = until.reached(at.run_dir)
+    if why:
+        _decide_before_start(at, "finish", why)
+    return bool(why)
+
+
 def _avoid_noted_nodes(at: Here, nodes: tuple[str, ...]) -> bool:
-    """Requeue where a node that was lost before is back and others could take its place. False if this job must not run."""
-    noted = set(jobs_file.excluded(jobs_file.read_run(at.run_dir)))
-    mine = sorted(noted & set(nodes))
-    if not mine:
-        return True
+    """Requeue where a node is to be avoided and others could take its place. False if this job must not run."""
+    records = jobs_file.read_run(at.run_dir)
     try:
-        others = other_nodes(at.site, at.job, noted)
+        why = avoid.why_not_on(
+            nodes, at.facts, records, job=at.job, partition=_partition(at), constraint=at.site.constraint
+        )
     except slurm.SlurmError as error:
         print(f"warning: {error}", file=sys.stderr, flush=True)
-        others = set[str]()
-    if len(others) < len(nodes):
-        print(
-            f"{', '.join(mine)} was lost before; used again, since no other node is free to take its place",
-            file=sys.stderr,
-        )
         return True
-    records = jobs_file.read_run(at.run_dir)
-    decision = Decision(
-        action="requeue",
-        reason=f"{', '.join(mine)} was lost before, and there are other nodes",
-        restarts_without_checkpoint=jobs_file.restarts_without_checkpoint(records),
-        exclude=tuple(mine),
-    )
+    if any(
+        r["event"] == "decided" and (r["job"], r["restart"], r["reason"]) == (at.job, at.restart - 1, why)
+        for r in records
+    ):
+        print(f"warning: {why}; used all the same, since Slurm gave it once more", file=sys.stderr)
+        return True
+    if why:
+        _decide_before_start(at, "requeue", why)
+    return not why
+
+
+def _decide_before_start(at: Here, action: Action, reason: str) -> None:
+    """Note and carry out a decision by which this start of the job does not run."""
+    count = jobs_file.restarts_without_checkpoint(jobs_file.read_run(at.run_dir))
+    decision = Decision(action=action, reason=reason, restarts_without_checkpoint=count)
     step = newest_step(at.run_dir)
-    facts = Facts(exit_code=exit_codes.STOPPED, step_before=step, step_after=step)
-    _note(at, at.job, at.restart, facts, decision)
+    _note(at, at.job, at.restart, Facts(exit_code=exit_codes.STOPPED, step_before=step, step_after=step), decision)
     _act(at, decision)
-    return False
 
 
 def _act(at: Here, decision: Decision, *, is_requeued: bool = False) -> None:
@@ -320,7 +367,6 @@ def _act(at: Here, decision: Decision, *, is_requeued: bool = False) -> None:
 
     Args: is_requeued, Slurm has put the job back into the queue already.
     """
-    waiting: list[str] = []
     try:
         waiting = [job for job in slurm.waiting_jobs(at.facts["name"]) if job != at.job]
         if decision.action in ("finish", "stop"):
@@ -331,10 +377,11 @@ def _act(at: Here, decision: Decision, *, is_requeued: bool = False) -> None:
     if decision.action == "requeue" and not is_requeued:
         _requeue(at)
     # After the requeue: a running job's list of nodes cannot be changed, one that is put back can, while we still live.
-    noted = jobs_file.excluded(jobs_file.read_run(at.run_dir))
-    if noted:
-        jobs = [*waiting, *([at.job] if decision.action == "requeue" else [])]
-        keep_off(at.site, noted, jobs, needed=at.facts["nodes"])
+    try:
+        changes = avoid.apply_list(avoid.list_of_chain(at.facts), also=[at.job] if decision.action == "requeue" else [])
+        avoid.note_changes(at.folder, changes)
+    except FanalError as error:
+        print(f"warning: waiting jobs are not kept off nodes: {error}", file=sys.stderr, flush=True)
 
 
 def _requeue(at: Here) -> None:

@@ -3,8 +3,10 @@
 Every line has ``time_utc`` and ``event``:
     submitted   jobs, slices, nodes, hours, account, qos, site, config_sha256, script_sha256
     started     job, restart, nodes, step (of the newest complete checkpoint)
-    decided     job, restart, action, reason, exit_code, step, restarts_without_checkpoint, exclude; by (the job that found out);
-                notice (what else people should know, such as slow steps), where there is something
+    decided     job, restart, action, reason, exit_code, step, restarts_without_checkpoint, exclude; listed (those of exclude that
+                are in the list of nodes to avoid); by (the job that found out); notice (what else people should know, such as
+                slow steps), where there is something
+    nodes       job, kept_off, freed, left_in, reason: what became of the nodes that a waiting job may run on
 Jobs of one run run one at a time, so one process writes at a time. What is decided next rests on these lines, so they are believed
 only where nobody but the owner of the run writes. Version 0.1 kept them in the run folder itself.
 """
@@ -37,6 +39,7 @@ FIELDS: dict[str, dict[str, Rule]] = {
         "job": is_text, "restart": is_count, "action": is_text, "reason": is_text, "step": is_count,
         "restarts_without_checkpoint": is_count, "exclude": is_texts, "notice": or_null(is_text),
     },
+    "nodes": {"job": is_text, "kept_off": is_texts, "freed": is_texts, "reason": is_text},
 }  # fmt: skip
 """Rules for the fields that readers rely on, by event."""
 
@@ -152,7 +155,12 @@ def now_utc() -> str:
 
 def seconds(time_utc: str) -> float:
     """Return the ``time_utc`` of a line in seconds since the epoch."""
-    return datetime.strptime(time_utc, TIME).replace(tzinfo=UTC).timestamp()
+    return time_of(time_utc).timestamp()
+
+
+def time_of(time_utc: str) -> datetime:
+    """Return the ``time_utc`` of a line as a time in UTC."""
+    return datetime.strptime(time_utc, TIME).replace(tzinfo=UTC)
 
 
 def attempts(records: Sequence[dict[str, Any]]) -> list[Attempt]:

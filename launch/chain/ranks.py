@@ -14,10 +14,14 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
+from fanal.errors import UserError
 from fanal.exit_codes import FINISHED, STOPPED
+from fanal.run_folder import UNTIL_STEP
+from launch.chain import until
 
 GRACE_S = 30.0
 """Seconds that the other ranks of a node have to end, once one has failed."""
@@ -33,7 +37,7 @@ def main() -> None:
     here = int(names["FANAL_RANKS_PER_NODE"])
     common = {
         "MASTER_ADDR": host, "MASTER_PORT": port, "WORLD_SIZE": str(int(names["SLURM_JOB_NUM_NODES"]) * here),
-        "LOCAL_WORLD_SIZE": str(here),
+        "LOCAL_WORLD_SIZE": str(here), **last_step(Path(names["FANAL_CONFIG"]).parent),
     }  # fmt: skip
     logs = Path(names["FANAL_LOGS"])
     first = int(names["SLURM_NODEID"]) * here
@@ -45,6 +49,11 @@ def main() -> None:
     ended = threading.Event()
     shown = ((logs / "0" / "stdout.log", sys.stdout), (logs / "0" / "stderr.log", sys.stderr))
     threads = [threading.Thread(target=show, args=(log, stream.buffer, ended)) for log, stream in shown]
+    if first == 0:
+        folder, ask = Path(names["FANAL_CONFIG"]).parent, partial(tell, ranks, signal.SIGTERM)
+        threads.append(
+            threading.Thread(target=until.watch, args=(folder, ask, ended, partial(print, file=sys.stderr, flush=True)))
+        )
     for thread in threads:
         thread.start()
     code = wait_for_all(ranks)
@@ -57,6 +66,15 @@ def main() -> None:
 def folders_of_rank(names: Mapping[str, str], local: int) -> dict[str, str]:
     """Return the variables that name a folder of this rank alone, such as that of a cache whose files are locked."""
     return {name: f"{names[name]}/{local}" for name in names.get(PER_RANK, "").split() if names.get(name)}
+
+
+def last_step(folder: Path) -> dict[str, str]:
+    """Return the variable by which the trainer stops after the step that ends the chain; none without such a condition."""
+    try:
+        step = until.read_until(folder).step
+    except UserError:  # ``until.watch`` says so
+        return {}
+    return {} if step is None else {UNTIL_STEP: str(step)}
 
 
 def start(logs: Path, variables: Mapping[str, str]) -> subprocess.Popen[bytes]:

@@ -1,23 +1,26 @@
 """Rendering of a job's folder, and queueing of its slices."""
 
 import json
+import os
 import shlex
 import sys
 from pathlib import Path
 
-from fanal.errors import UserError
+from fanal.errors import FanalError, UserError
 from fanal.files import sha256_of_file, write_whole
 from fanal.ownership import keep_names, make_requests_dir, open_parents
 from fanal.run_folder import JOB, cannot_write
 from launch import slurm
-from launch.chain import jobs_file
+from launch.chain import avoid, jobs_file
 from launch.chain.evaluation_script import evaluation_script
 from launch.chain.evaluation_watch import FACTS
 from launch.chain.evaluations import EVALUATE_SCRIPT, Evaluations
 from launch.chain.launch_folder import hold_launch_folder
+from launch.chain.node_list import NODES_FILE
 from launch.chain.packed import pack_environment
 from launch.chain.request import Job
 from launch.chain.script import CONFIG, NODE_SCRIPT, PACKED, SCRIPT, SITE, files_of, script
+from launch.chain.until import Until, write_until
 from launch.sites.site import site_text
 from pretrain.config.load import to_yaml
 
@@ -29,7 +32,7 @@ def render_alone(job: Job) -> Path:
         return render(job)
 
 
-def render_and_submit(job: Job, *, hours: float) -> list[str]:
+def render_and_submit(job: Job, *, hours: float, until: Until) -> list[str]:
     """Render the job and queue every slice of its chain, unless it has jobs in the queue. Returns the numbers of the jobs.
 
     Raises: UserError, before any file is written, if it has; or if another command is just about to queue some.
@@ -38,7 +41,9 @@ def render_and_submit(job: Job, *, hours: float) -> list[str]:
     prepare_run_dir(job.run_dir)
     with hold_launch_folder(job.folder):
         check_not_queued(job)  # once more: another command may have been faster
-        return submit(job, render(job), hours=hours)
+        path = render(job)
+        keep_until(job, until)
+        return submit(job, path, hours=hours)
 
 
 def prepare_run_dir(run_dir: Path) -> None:
@@ -89,6 +94,17 @@ def render(job: Job) -> Path:
     return job.folder / SCRIPT
 
 
+def keep_until(job: Job, until: Until) -> None:
+    """Write the conditions that end the chain; a submission without any takes those of the one before away.
+
+    Raises: UserError if the folder cannot be written.
+    """
+    try:
+        write_until(job.folder, until)
+    except OSError as error:
+        raise cannot_write(job.run_dir, f"{error.strerror} ({error.filename})", error) from None
+
+
 def check_not_queued(job: Job) -> None:
     """Refuse a run that has jobs in the queue.
 
@@ -122,8 +138,17 @@ def submit(job: Job, path: Path, *, hours: float) -> list[str]:
             job.folder, "submitted", jobs=queued, slices=job.slices, nodes=job.nodes, hours=hours, account=job.account,
             qos=job.qos, site=job.site_name, config_sha256=sha256_of_file(job.folder / CONFIG), script_sha256=sha256_of_file(path),
         )  # fmt: skip
+        _keep_off_bad_nodes(job)
         slurm.ask("scontrol", "release", ",".join(queued))
     return queued
+
+
+def _keep_off_bad_nodes(job: Job) -> None:
+    """Keep the jobs that wait off the nodes on the list. They run all the same where that fails, and look again when they start."""
+    try:
+        avoid.note_changes(job.folder, avoid.apply_list(avoid.list_of_chain(job_facts(job))))
+    except FanalError as error:
+        print(f"warning: the jobs are not kept off bad nodes: {error}", file=sys.stderr)
 
 
 def job_facts(job: Job) -> dict[str, object]:
@@ -140,6 +165,7 @@ def job_facts(job: Job) -> dict[str, object]:
         "stop_margin_s": job.stop_margin_s,
         "code_dir": str(job.places.code_dir),
         **({FACTS: _evaluation_facts(job, job.evaluations)} if job.evaluations is not None else {}),
+        "nodes_file": str(Path(os.environ[NODES_FILE]).absolute()) if os.environ.get(NODES_FILE) else "",
     }
 
 

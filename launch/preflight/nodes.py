@@ -20,7 +20,7 @@ from fanal.ownership import make_own_folder
 from fanal.run_folder import LAUNCH_DIR
 from launch import slurm
 from launch.chain import jobs_file
-from launch.chain.avoid import PREFLIGHT_RESULT
+from launch.chain.blame import PREFLIGHT_RESULT
 from launch.preflight.outliers import MARK, MEETING_POINT, NodeFinding, NodeReport, NodeVerdict, clock_offsets, judge
 from launch.sites.container import IMAGE, IMAGE_PYTHON, step_words
 from launch.sites.schema import ContainerConfig, SiteConfig

@@ -2,16 +2,18 @@
 on them after the same step.
 
 Who may ask: SIGTERM, SIGUSR1 or SIGINT to any rank, the files STOP, SAVE and DECAY in RUN_DIR/requests, the walltime of the
-config.
+config, the last step that the job was given.
 """
 
 import contextlib
+import os
 import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from fanal.run_folder import DECAY, SAVE, STOP
+from fanal.errors import UserError
+from fanal.run_folder import DECAY, SAVE, STOP, UNTIL_STEP
 from pretrain.config.schema import TrainConfig
 from pretrain.parallel.environment import started_at
 from pretrain.parallel.reduce import any_rank_each
@@ -39,6 +41,7 @@ class Requests:
         self._walltime, self._files = Walltime(train), files
         self._decay_step: int | None = None
         """Step after which a decay began that no checkpoint is known to hold yet."""
+        self._until_step, self._is_at_until = until_step(), False
 
     def asked_here(
         self, *, step: int | None = None, save_failed: bool = False, next_batch_grows: float = 1.0
@@ -50,6 +53,7 @@ class Requests:
         """
         if step is not None:
             self._walltime.in_step(step, next_batch_grows)
+            self._is_at_until = self._until_step is not None and step >= self._until_step
         stop = self._reason() is not None
         save, decay = (self._files is not None and self._files.asks(name) for name in (SAVE, DECAY))
         return [stop, save, save_failed, decay]
@@ -95,7 +99,17 @@ class Requests:
             return signal.name
         if self._files is not None and self._files.asks(STOP):
             return "STOP file"
+        if self._is_at_until:
+            return f"until step {self._until_step}"
         return "walltime" if self._walltime.is_spent() else None
+
+
+def until_step() -> int | None:
+    """Return the step after which the job asks to stop; None if it does not say. Raises: UserError if it is no step."""
+    said = os.environ.get(UNTIL_STEP, "")
+    if said and not (said.isascii() and said.isdigit() and int(said) > 0):
+        raise UserError(f"{UNTIL_STEP} ({said!r}) must be a step, from 1 on; {UNTIL_STEP}=5000 works")
+    return int(said) if said else None
 
 
 class Walltime:

@@ -157,6 +157,8 @@ def launch_commands(watched: Watched, config: Path, data: Path, folder: Path) ->
     watched.run("launch", "job", "end", launch, **job)
     watched.run("launch", "notify", "--from", folder / "chain", FANAL_WEBHOOK_URL="http://127.0.0.1:9/x")
     watched.run("launch", "status", folder / "run")
+    watched.run("launch", "chain", folder / "chain", "--until-step", 1)
+    watched.run("launch", "nodes", FANAL_NODES_FILE=folder / "nodes.txt")
     watched.run("launch", "sites")
     watched.run("launch", "site-check", "local", SLURM_CONF="/nonexistent")
     (folder / "lock").write_text(f"click==8.1.7 --hash=sha256:{'0' * 64}\n")

@@ -43,6 +43,20 @@ def test_a_bug_is_a_traceback_and_70_for_every_guard(bug: str, capfd: pytest.Cap
         is_crash(capfd.readouterr().err, code, bug)
 
 
+def test_a_device_that_failed_is_a_traceback_and_a_code_of_its_own(capfd: pytest.CaptureFixture[str]) -> None:
+    for words, code in (
+        ("CUDA error: uncorrectable ECC error encountered\nmore", 71),
+        ("CUDA error: out of memory", 70),
+    ):
+
+        def fails(words: str = words) -> int:
+            raise RuntimeError(words)
+
+        assert run_guarded(fails) == code
+        assert "Traceback" in capfd.readouterr().err
+    assert exit_code_of(ValueError("hardware stack error")) == 70, "only what PyTorch raises"
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [(UserError("lr (-1) must be above 0"), 2), (DamageError("a.bin changed"), 76), (PassingError("a.bin: I/O error"), 70)],

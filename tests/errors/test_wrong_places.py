@@ -9,7 +9,7 @@ import pytest
 
 from fanal.errors import DamageError, UserError
 from fanal.records import read_record
-from launch.chain.avoid import PREFLIGHT_RESULT, broken_nodes
+from launch.chain.blame import PREFLIGHT_RESULT, broken_nodes
 from launch.chain.job import JOB, here
 from pretrain.config.load import load_run
 from pretrain.convert.exporting.export import ExportOptions
@@ -76,7 +76,7 @@ def test_a_data_position_that_is_not_one_is_damage(tmp_path: Path) -> None:
 def test_files_of_a_job_that_are_not_text_are_not_a_crash(tmp_path: Path) -> None:
     for name in (JOB, PREFLIGHT_RESULT):
         (tmp_path / name).write_bytes(b"\xff\xfe")
-    assert broken_nodes(tmp_path) == ()
+    assert broken_nodes(tmp_path) == {}
     with pytest.raises(UserError, match="must be the launch folder of a run"):
         here(tmp_path)
 

@@ -115,16 +115,21 @@ def test_jobs_that_ignore_every_signal_are_cleared_at_once(cluster: Cluster, tmp
     assert time.monotonic() - began < KILL_WAIT_S / 2
 
 
-def test_nodes_to_avoid_are_added_to_those_that_a_person_excluded(
+def test_the_nodes_that_a_waiting_job_is_kept_off_are_replaced(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in cluster.env.items():
         monkeypatch.setenv(name, value)
     job = str(cluster.sbatch(write_job(tmp_path, "true\n"), "--hold", "--exclude=n2"))
-    assert slurm.excluded_nodes(job) == {"n2"}
-    slurm.exclude(job, ["n1"])
-    assert slurm.excluded_nodes(job) == {"n1", "n2"}
-    assert slurm.excluded_nodes(str(cluster.sbatch(write_job(tmp_path, "true\n"), "--hold"))) == set()
+
+    def excluded(job: str) -> set[str]:
+        return slurm.excluded_in(slurm.job_fields(job))
+
+    assert excluded(job) == {"n2"}
+    for nodes in ({"n1", "n2"}, {"n2"}, set[str]()):
+        slurm.set_excluded(job, nodes)
+        assert excluded(job) == nodes
+    assert excluded(str(cluster.sbatch(write_job(tmp_path, "true\n"), "--hold"))) == set()
 
 
 def test_values_of_several_words_belong_to_the_key_before_them() -> None:

@@ -12,7 +12,6 @@ from fanal.run_folder import JOBS_FILE
 from launch import slurm
 from launch.__main__ import cli
 from launch.chain import job, jobs_file
-from launch.chain.avoid import keep_off
 from launch.sites.site import load_site
 
 SITE = "description: a machine\ngpus_per_node: 0\ncores_per_node: 4\n"
@@ -66,6 +65,7 @@ def launch_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "site.yaml").write_text(SITE)
     for name, value in {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n1", "SLURM_JOB_NUM_NODES": "1"}.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("FANAL_NODES_FILE", str(tmp_path / "nodes.txt"))
     jobs_file.note(folder, "submitted", jobs=["7", "8"])
     return folder
 
@@ -207,27 +207,6 @@ def test_a_chain_that_has_ended_does_not_begin_again_where_slurm_is_silent(
     job.end(launch_folder, before_training=None, walltime=False)
     monkeypatch.setenv("SLURM_JOB_ID", "8")
     assert job.begin(launch_folder) is None
-
-
-def test_nodes_that_a_person_keeps_a_job_off_stay_excluded_and_replace_nobody(
-    launch_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    called: list[str] = []
-
-    def ask(*command: str) -> str:
-        called.append(" ".join(command))
-        if command[:3] == ("scontrol", "show", "hostnames"):
-            return "n5\nn6\n"
-        nodes = "".join(f"n{number} idle (null)\n" for number in usable)
-        return nodes if command[0] == "sinfo" else "JobId=8 ExcNodeList=n[5-6] Requeue=1"
-
-    monkeypatch.setattr(slurm, "ask", ask)
-    usable = [1, 2, 5, 6]
-    keep_off(load_site(str(launch_folder / "site.yaml")), ("n2",), ("8",), needed=2)
-    assert not any("update" in command for command in called), "n1 alone is left"
-    usable = [1, 2, 3, 5, 6]
-    keep_off(load_site(str(launch_folder / "site.yaml")), ("n2",), ("8",), needed=2)
-    assert called[-1] == "scontrol update JobId=8 ExcNodeList=n2,n5,n6"
 
 
 def test_how_a_job_ended_that_slurm_has_forgotten_is_in_its_accounts(monkeypatch: pytest.MonkeyPatch) -> None:

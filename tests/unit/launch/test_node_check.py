@@ -162,7 +162,7 @@ def test_a_broken_node_fails_the_preflight_of_a_job_and_is_named(
     assert "ranks: 2 nodes x 1 = 2 ranks fit the layout (this job)" in said.out
     assert "BROKEN: cannot write to the run folder: Read-only file system" in said.out
     assert "error: broken: n2; --exclude=n2 avoids them" in said.err
-    assert broken_nodes(cluster.attempt) == ("n2",)
+    assert broken_nodes(cluster.attempt) == {"n2": "preflight: cannot write to the run folder: Read-only file system"}
 
 
 def test_a_node_that_does_not_come_is_named(cluster: Cluster, capfd: pytest.CaptureFixture[str]) -> None:

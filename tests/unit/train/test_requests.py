@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from fanal.errors import UserError
+from fanal.run_folder import UNTIL_STEP
 from pretrain.config.load import load_run
 from pretrain.config.schema import TrainConfig
 from pretrain.parallel.environment import STARTED_AT
 from pretrain.train import stop
-from pretrain.train.stop import Walltime, in_words
+from pretrain.train.stop import Requests, Walltime, in_words
 
 
 @pytest.mark.parametrize(
@@ -97,3 +99,19 @@ def test_before_a_larger_batch_as_much_more_time_is_kept(small_run: Path, monkey
 def test_without_a_walltime_nothing_is_spent(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     budget, times = walltime(small_run, monkeypatch)
     assert steps_until_spent(budget, times, [1e6] * 5) == 6
+
+
+def test_a_job_s_last_step_asks_for_a_stop_after_that_step(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(UNTIL_STEP, "3")
+    requests = Requests(load_run(small_run).train, None)
+    assert [requests.asked_here(step=step)[0] for step in (1, 2, 3, 4)] == [False, False, True, True]
+    assert requests._reason() == "until step 3"
+    monkeypatch.delenv(UNTIL_STEP)
+    assert not Requests(load_run(small_run).train, None).asked_here(step=3)[0]
+
+
+@pytest.mark.parametrize("said", ["0", "-1", "five", "5.0"])
+def test_a_last_step_that_is_none_is_refused(said: str, small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(UNTIL_STEP, said)
+    with pytest.raises(UserError, match=f"{UNTIL_STEP} .* must be a step, from 1 on; {UNTIL_STEP}=5000 works"):
+        Requests(load_run(small_run).train, None)

@@ -1,0 +1,143 @@
+"""Commands about chains and nodes: ``fanal launch nodes`` and ``fanal launch chain``. What they call is imported when they run."""
+
+import getpass
+import re
+import sys
+from pathlib import Path
+
+import click
+
+from fanal.command_group import complete_path
+from fanal.errors import UserError, run_guarded, user_path
+from fanal.exit_codes import FINISHED
+from fanal.run_folder import LAUNCH_DIR
+
+CONTEXT = {"help_option_names": ["-h", "--help"]}
+
+
+@click.command(context_settings=CONTEXT)
+@click.option("--exclude", metavar="NODE,...", help="Nodes to avoid; names, or groups such as n[7-9].")
+@click.option("--allow", metavar="NODE,...", help="Nodes to use again.")
+@click.option("--hours", type=float, help="Hours for which to avoid them. Default: 48.")
+@click.option("--reason", help="Why, in a few words.")
+@click.option(
+    "--apply", "to_apply", is_flag=True, help="Bring waiting jobs in line with the list, after an edit by hand."
+)
+def nodes(exclude: str | None, allow: str | None, hours: float | None, reason: str | None, to_apply: bool) -> None:
+    """Show the nodes that your chains on this cluster avoid: until when, why, who added them. Or add and remove some.
+
+    Jobs add nodes that preflight, exit codes of ranks or Slurm blame. The list is a text file: edit it as you like.
+    """
+
+    def act() -> int:
+        from launch.chain import avoid
+        from launch.chain.node_list import DEFAULT_HOURS, Entry, edit_list, list_path, read_list
+
+        path = list_path()
+        with user_path(path):
+            _, faults = read_list(path)
+            if faults:
+                more = f" ({len(faults) - 1} more such lines)" if len(faults) > 1 else ""
+                raise UserError(f"{faults[0]}{more}")
+            added, allowed = _names("--exclude", exclude), _names("--allow", allow)
+            _check_options(added, allowed, hours, reason)
+            if added or allowed:
+                chosen = DEFAULT_HOURS if hours is None else hours
+                who = getpass.getuser()
+                new = [Entry.beginning_now(node, hours=chosen, reason=reason or "", by=who) for node in added]
+                gone = edit_list(path, add=new, remove=(*allowed, *added))
+                there = {entry.node for entry in gone}
+                for node in allowed:
+                    print(f"{node} may be used again" if node in there else f"{node} was not avoided")
+                for entry in new:
+                    print(f"{entry.node} is avoided ({avoid.reason_of(entry)})")
+            if added or allowed or to_apply:
+                changes = avoid.apply_list(path)
+                print(f"{len(changes)} waiting job(s) changed" if changes else "no waiting job had to change")
+            else:
+                _show(path)
+        return FINISHED
+
+    sys.exit(run_guarded(act))
+
+
+@click.command(context_settings=CONTEXT)
+@click.argument("run_dir", type=Path, shell_complete=complete_path)
+@click.option("--until-step", type=int, help="End the chain with the checkpoint of this step.")
+@click.option(
+    "--until-loss",
+    type=float,
+    help="End it once the validation loss (mean over domains) is this or less; without validation, the train loss.",
+)
+@click.option("--no-until", is_flag=True, help="Take the conditions away.")
+def chain(run_dir: Path, until_step: int | None, until_loss: float | None, no_until: bool) -> None:
+    """Show, or set, the condition that ends the chain of a run before its last step. It counts for jobs that run, too."""
+
+    def act() -> int:
+        from launch.chain.launch_folder import hold_launch_folder
+        from launch.chain.until import Until, asked_until, last_step_of, read_until, write_until
+
+        folder = run_dir / LAUNCH_DIR
+        with user_path(run_dir):
+            train_steps, has_validation = last_step_of(folder)
+            if until_step is None and until_loss is None and not no_until:
+                print(f"{run_dir}: until {read_until(folder).words()}")
+                return FINISHED
+            if no_until and (until_step is not None or until_loss is not None):
+                raise UserError(
+                    "--no-until must stand alone: it takes conditions away; leave out --until-step and --until-loss"
+                )
+            until = Until() if no_until else asked_until(
+                run_dir, step=until_step, loss=until_loss, train_steps=train_steps, has_validation=has_validation
+            )  # fmt: skip
+            with hold_launch_folder(folder):
+                write_until(folder, until)
+        print(f"{run_dir}: until {until.words()}")
+        return FINISHED
+
+    sys.exit(run_guarded(act))
+
+
+def _names(option: str, given: str | None) -> tuple[str, ...]:
+    """Return the names of nodes in an option's value. Raises: UserError if it is none."""
+    from launch import slurm
+
+    if given is None:
+        return ()
+    group = r"\[\d+(-\d+)?(,\d+(-\d+)?)*\]"
+    item = rf"[A-Za-z0-9]([A-Za-z0-9_.-]|{group})*"
+    if not re.fullmatch(f"{item}(,{item})*", given):
+        raise UserError(
+            f"{option} ({given!r}) must be names of nodes, or groups such as n[7-9], with commas between; {option} n7,n8 works"
+        )
+    return slurm.hostnames(given) if "[" in given else tuple(given.split(","))
+
+
+def _check_options(added: tuple[str, ...], allowed: tuple[str, ...], hours: float | None, reason: str | None) -> None:
+    from launch.chain.node_list import MAX_HOURS
+
+    if both := sorted(set(added) & set(allowed)):
+        raise UserError(f"--exclude and --allow must not both name {both[0]}; --allow {both[0]} alone works")
+    if not added and (hours is not None or reason is not None):
+        raise UserError("--hours and --reason must come with --exclude NODE; leave them out")
+    if hours is not None and not 0 < hours <= MAX_HOURS:
+        raise UserError(f"--hours ({hours:g}) must be above 0 and at most {MAX_HOURS:g}; --hours 48 works")
+
+
+def _show(path: Path) -> None:
+    from rich.table import Table
+
+    from fanal.console import print_table
+    from fanal.shown import on_one_line
+    from launch.chain.node_list import read_list, utc_now
+
+    entries, now = read_list(path)[0], utc_now()
+    holding = [entry for entry in entries if entry.holds(now)]
+    if holding:
+        table = Table("node", "until (UTC)", "reason", "by", "added (UTC)", show_edge=False, header_style="bold")
+        for entry in holding:
+            until = "for good" if entry.until is None else f"{entry.until:%Y-%m-%d %H:%M}"
+            table.add_row(*map(on_one_line, (entry.node, until, entry.reason, entry.by, entry.added)))
+        print_table(table, columns=250)
+    expired = len(entries) - len(holding)
+    print(f"{len(holding)} node(s) avoided{f', {expired} expired' if expired else ''}: {path}")

@@ -1,0 +1,245 @@
+"""The list of nodes to avoid: what people and jobs write into it, and what it does to waiting jobs of a Slurm that is made up."""
+
+import json
+import re
+from concurrent.futures import ProcessPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from fanal.errors import UserError
+from fanal.run_folder import JOBS_FILE
+from launch import slurm
+from launch.__main__ import cli
+from launch.chain import avoid, jobs_file
+from launch.chain.blame import sick_nodes
+from launch.chain.decide import run_exit_code
+from launch.chain.node_list import Entry, edit_list, list_path, read_list
+
+NOW = datetime.now(UTC)
+
+
+@pytest.fixture
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The list."""
+    monkeypatch.setenv("FANAL_NODES_FILE", str(tmp_path / "nodes.txt"))
+    return tmp_path / "nodes.txt"
+
+
+class Slurm:
+    """Nodes n1 to n4 and waiting jobs, each of a chain with a launch folder of its own."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, jobs: dict[str, int]) -> None:
+        """Args: jobs: number of each with the nodes that it needs."""
+        self.excluded: dict[str, str] = dict.fromkeys(jobs, "(null)")
+        self.jobs, self.folder, self.nodes = jobs, folder, ["n1", "n2", "n3", "n4"]
+        for job in jobs:
+            (folder / job).mkdir()
+            (folder / job / "job.json").write_text("{}")
+        monkeypatch.setattr(slurm, "ask", self.ask)
+
+    def ask(self, *command: str) -> str:
+        match command:
+            case ("squeue", *_):
+                return "".join(f"{job} PENDING fanal-{job}-abcdef\n" for job in self.jobs)
+            case ("sinfo", *options):
+                long = any("%T" in option for option in options)
+                return "".join(f"{node} idle (null)\n" if long else f"{node}\n" for node in self.nodes)
+            case ("scontrol", "show", "hostnames", nodes):
+                return nodes.replace(",", "\n")
+            case ("scontrol", "show", "job", _, job):
+                script = self.folder / job / "job.sbatch"
+                return f"JobId={job} NumNodes={self.jobs[job]} Features=(null) ExcNodeList={self.excluded[job]} Command={script}\n"
+            case ("scontrol", "update", job, nodes):
+                self.excluded[job.partition("=")[2]] = nodes.partition("=")[2] or "(null)"
+                return ""
+        raise slurm.SlurmError(f"{command[0]}: no answer")
+
+
+def test_a_line_says_node_end_reason_author_and_date_and_reads_back(path: Path) -> None:
+    new = Entry.beginning_now("n1", hours=48, reason="a | b\nc", by="job 7-0")
+    edit_list(path, add=[new])
+    (back,), faults = read_list(path)
+    assert faults == [] and (back.node, back.until, back.reason, back.by) == ("n1", new.until, "a / b c", "job 7-0")
+    assert timedelta(hours=48) <= back.until - NOW < timedelta(hours=48, minutes=2)  # type: ignore[operator]
+    assert back.holds(NOW) and not back.holds(NOW + timedelta(hours=49))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("n1 | tomorrow", "'tomorrow' is not a time such as 2026-12-31 12:00"),
+        ("n[1-3]", "'n[1-3]' is not the name of one node"),
+        ("n1 n2", "'n1 n2' is not the name of one node"),
+        ("-n1", "'-n1' is not the name of one node"),
+        ("n1 | | why | me | today | more", "there are more than five fields"),
+    ],
+)
+def test_a_broken_line_is_one_line_of_advice_and_stays(line: str, message: str, path: Path) -> None:
+    path.write_text(f"n7\n{line}\n")
+    entries, (fault,) = read_list(path)
+    assert [entry.node for entry in entries] == ["n7"] and f"{path}, line 2" in fault and message in fault
+    works = re.search(r"'([^']+)' works", fault)
+    assert works
+    shown = CliRunner().invoke(cli, ["nodes"])
+    assert shown.exit_code == 2 and shown.stderr.count("\n") == 1 and message in shown.stderr
+    edit_list(path, add=[Entry(node="n9")])
+    assert path.read_text() == f"n7\n{line}\nn9\n"
+    path.write_text(works[1])
+    assert CliRunner().invoke(cli, ["nodes"]).exit_code == 0
+
+
+def test_what_expired_goes_with_the_next_change_and_a_job_shortens_nothing(path: Path) -> None:
+    path.write_text("# mine\nn1 | 2020-01-01 00:00 | old\nn2 | 2999-01-01 | of a person\n\nn3 | 2020-01-01\n")
+    edit_list(path, add=[Entry.beginning_now("n2", hours=1, reason="", by="job 1-0"), Entry(node="n3")])
+    assert path.read_text() == "# mine\nn2 | 2999-01-01 | of a person\n\nn3\n"
+
+
+def _add_ten(path: Path, writer: int) -> None:
+    for number in range(10):
+        edit_list(path, add=[Entry(node=f"n{writer}-{number}")], remove=[f"n{writer}-{number - 2}"])
+
+
+def test_writers_at_once_lose_no_line(path: Path) -> None:
+    with ProcessPoolExecutor(3) as pool:
+        for done in [pool.submit(_add_ten, path, writer) for writer in range(3)]:
+            done.result()
+    assert sorted(entry.node for entry in read_list(path)[0]) == [
+        f"n{writer}-{last}" for writer in range(3) for last in (8, 9)
+    ]
+
+
+def test_each_cluster_has_a_list_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("FANAL_NODES_FILE", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setenv("SLURM_CLUSTER_NAME", "jean/zay")
+    assert list_path() == tmp_path / "fanal" / "nodes-jean-zay.txt"
+    monkeypatch.delenv("SLURM_CLUSTER_NAME")
+    monkeypatch.setattr(slurm, "ask", lambda *_: "AuthType = munge\nClusterName             = lumi\n")
+    assert list_path().name == "nodes-lumi.txt"
+    assert list_path("/group/nodes.txt") == Path("/group/nodes.txt")
+
+
+def test_waiting_jobs_of_all_chains_are_kept_off_and_freed_and_what_a_user_excluded_stays(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = Slurm(tmp_path, monkeypatch, {"8": 1, "9": 2})
+    cluster.excluded["8"] = "n4"
+    path.write_text("n1 | 2999-01-01 | slow fan\n")
+    changes = avoid.apply_list(path)
+    assert cluster.excluded == {"8": "n1,n4", "9": "n1"}
+    assert changes[0].words() == "job 8: kept off n1 (slow fan, until 2999-01-01 00:00 UTC)"
+    assert avoid.apply_list(path) == [], "once is enough"
+    path.write_text("n4\n")
+    avoid.apply_list(path)
+    assert cluster.excluded == {"8": "n4", "9": "n4"}
+    path.write_text("n4 | 2020-01-01\n")
+    avoid.apply_list(path)
+    assert cluster.excluded == {"8": "n4", "9": "(null)"}, "job 8 was kept off n4 by a user"
+
+
+def test_a_job_keeps_as_many_nodes_as_it_needs_and_the_newest_lines_count_first(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = Slurm(tmp_path, monkeypatch, {"8": 2})
+    path.write_text("n1\nn2\nn3\ndown1\n")
+    (change,) = avoid.apply_list(path)
+    assert cluster.excluded["8"] == "down1,n2,n3" and change.left_in == ("n1",)
+    cluster.jobs["8"] = 4
+    avoid.apply_list(path)
+    assert cluster.excluded["8"] == "down1"
+
+
+def test_a_chain_with_another_list_and_jobs_of_others_are_left_alone(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = Slurm(tmp_path, monkeypatch, {"8": 1, "9": 1, "10": 1})
+    (tmp_path / "8" / "job.json").write_text(json.dumps({"nodes_file": "/group/nodes.txt"}))
+    (tmp_path / "9" / "job.json").unlink()
+    path.write_text("n1\n")
+    avoid.apply_list(path)
+    assert cluster.excluded == {"8": "(null)", "9": "(null)", "10": "n1"}
+
+
+def test_jobs_list_no_more_than_a_share_of_the_nodes(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster = Slurm(tmp_path, monkeypatch, {})
+    facts = {"nodes_file": str(path)}
+    assert avoid.list_sick(facts, {"n1": "lost", "n2": "lost"}, by="job 7-0", partition="") == ("n1",)
+    assert "n2 not listed" in capsys.readouterr().err
+    assert avoid.list_sick(facts, {"n2": "lost"}, by="job 7-1", partition="") == ()
+    cluster.nodes = [f"n{number}" for number in range(1, 9)]
+    assert avoid.list_sick(facts, {"n2": "lost"}, by="job 7-1", partition="") == ("n2",)
+    path.unlink()
+    path.mkdir()
+    assert avoid.list_sick(facts, {"n3": "lost"}, by="job 7-2", partition="") == (), (
+        "a list that cannot be written fails no job"
+    )
+    assert "n3 cannot be listed for other chains" in capsys.readouterr().err
+
+
+def test_notes_of_a_chain_alone_count_as_long_and_those_that_are_listed_are_the_list_s(tmp_path: Path) -> None:
+    fields = {
+        "job": "7",
+        "restart": 0,
+        "action": "requeue",
+        "reason": "lost n1",
+        "step": 0,
+        "restarts_without_checkpoint": 1,
+    }
+    old = {
+        "time_utc": (NOW - timedelta(hours=49)).strftime(jobs_file.TIME),
+        "event": "decided",
+        **fields,
+        "exclude": ["n3"],
+    }
+    (tmp_path / JOBS_FILE).write_text(json.dumps(old) + "\n")
+    jobs_file.note(tmp_path, "decided", **fields, exclude=["n1"])  # of a version without a list
+    jobs_file.note(tmp_path, "decided", **fields, exclude=["n2"], listed=["n2"])
+    assert [(entry.node, entry.reason) for entry in avoid.own_notes(jobs_file.read(tmp_path))] == [("n1", "lost n1")]
+
+
+@pytest.mark.parametrize(
+    ("codes", "sick"),
+    [
+        ({0: 70, 1: 70, 2: 71, 3: 70}, {"n2": "rank 2 there ended with exit code 71: its hardware failed"}),
+        ({0: 77, 1: 77}, {"n2": "no rank there left an exit code, while all others ended a hang (77)"}),
+        ({0: 77, 1: 77, 2: 77}, {}),
+        ({0: 70, 1: 70}, {}),
+        ({}, {}),
+    ],
+    ids=["a device failed", "a node stands still", "one rank stands still", "killed after a crash", "all killed"],
+)
+def test_exit_codes_blame_a_node_only_where_they_mean_its_hardware(
+    codes: dict[int, int], sick: dict[str, str], tmp_path: Path
+) -> None:
+    asked = {"attempt": tmp_path, "nodes": ("n1", "n2"), "codes": codes, "ranks_per_node": 2, "preflight": False}
+    assert sick_nodes(**asked, lost=()) == sick
+    assert "n1" in sick_nodes(**asked, lost=("n1",))
+    assert run_exit_code(codes, 4) in (70, 77)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--exclude", "n1", "--hours", "0"], "--hours (0) must be above 0"),
+        (["--exclude", "n1", "--hours", "nan"], "--hours (nan) must be above 0"),
+        (["--exclude", "n1;rm"], "--exclude ('n1;rm') must be names of nodes"),
+        (["--exclude", "n1", "--allow", "n1"], "must not both name n1"),
+        (["--hours", "3"], "must come with --exclude NODE"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options: list[str], message: str, path: Path) -> None:
+    done = CliRunner().invoke(cli, ["nodes", *options])
+    assert (done.exit_code, done.stderr.count("\n"), path.exists()) == (2, 1, False) and message in done.stderr
+
+
+def test_a_list_that_is_no_text_is_one_error(path: Path) -> None:
+    path.mkdir()
+    with pytest.raises(
+        UserError, match=r"must be a list of nodes that you can read and write: Is a directory; FANAL_NODES_FILE=PATH"
+    ):
+        read_list(path)
