@@ -1,6 +1,7 @@
 """The peak that `fanal plan` computes, the one that a rehearsal counts, and that of real ranks on a CPU: `make bench-plan`.
 
-Twelve layouts of at most four ranks. tests/unit/plan/test_memory_arithmetic.py compares plan and rehearsal for layouts of GPUs.
+The plan counts copies that oneDNN makes in fp32, which no rehearsal sees: the two differ by them. Twelve layouts of at most four
+ranks. tests/unit/plan/test_memory_arithmetic.py compares plan and rehearsal for layouts of GPUs.
 """
 
 import statistics

@@ -26,7 +26,7 @@ from tests.dist.measured_ranks import ROOT
 from tests.runs.small import make_small_data, write_small_run
 
 RESULTS = Path(__file__).parent / "results" / "plan_speed.md"
-STEPS = 16
+STEPS = 13
 MODEL = (
     "model.hidden_size=384", "model.ffn_hidden_size=1024", "model.num_attention_heads=6", "model.num_query_groups=2",
     "data.seq_length=256", "train.micro_batch_size=2", "train.global_batch_size=4", f"train.train_steps={STEPS}",

@@ -175,7 +175,7 @@ def _communication(run: RunConfig, links: Links, work: Work, products: float) ->
     hidden = max(0.0, tensor * work.tensor_hidden_calls - (beside if _works_beside(run) else 0.0))
     context = Links.ring(links.context, work.context_bytes, parallel.context_parallel_size) * work.context_calls / 2
     rate, latency = links.pipeline
-    overlapped = parallel.virtual_pipeline_model_parallel_size > 1
+    overlapped = parallel.virtual_pipeline_model_parallel_size > 1 and _works_beside(run)
     pipeline = 0.0 if overlapped else work.pipeline_messages * (work.pipeline_bytes / rate + latency)
     return tensor * work.tensor_calls + hidden + context + pipeline
 
