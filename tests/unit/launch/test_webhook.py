@@ -18,9 +18,12 @@ import pytest
 
 from fanal.errors import PassingError, UserError
 from fanal.run_folder import LAUNCH_DIR
-from launch.chain import jobs_file, notify, webhook
+from launch.chain import job, jobs_file, notify, webhook
 from launch.chain.decide import Facts, decide
 from launch.chain.decision_message import message
+from tests.unit.launch.test_jobs import asked, launch_folder
+
+__all__ = ["launch_folder"]
 
 SECRET = "/hooks/T0SECRET"
 ROOT = Path(__file__).parents[3]
@@ -76,6 +79,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Limits of a tenth, and no proxy: what is held is that they hold."""
     monkeypatch.setattr(webhook, "TRY_S", 0.4)
     monkeypatch.setattr(webhook, "ALL_TRIES_S", 1.0)
+    monkeypatch.setattr(webhook, "PAUSE_S", 0.02)
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", webhook.URL, webhook.URL_FILE):
         monkeypatch.delenv(name, raising=False)
 
@@ -108,8 +112,8 @@ def decided(
 
 
 def test_each_decision_is_told_once_oldest_first(server: Server, run_dir: Path) -> None:
-    for job in ("1", "2"):
-        decided(run_dir, job)
+    for number in ("1", "2"):
+        decided(run_dir, number)
     assert notify.notify(run_dir, server.url) == (2, "")
     decided(run_dir, "3", action="stop", exclude=("n1",))
     assert notify.notify(run_dir, server.url) == (1, "") and notify.notify(run_dir, server.url) == (0, "")
@@ -200,7 +204,8 @@ def test_a_job_is_not_delayed_by_a_server_that_hangs(server: Server, run_dir: Pa
     decided(run_dir, "1")
     server.answers = [60.0] * 9
     code = (
-        "import sys, time; from pathlib import Path; from launch.chain.notify import announce\n"
+        "import sys, time; from pathlib import Path; from launch.chain import webhook; from launch.chain.notify import announce\n"
+        "webhook.TRY_S, webhook.ALL_TRIES_S = 1, 2\n"
         f"began = time.monotonic(); announce(Path({str(run_dir)!r}), internet='nowhere')\n"
         "print(time.monotonic() - began, flush=True); sys.exit(75)"
     )
@@ -331,3 +336,17 @@ def test_a_text_calls_no_channel_and_holds_no_credential() -> None:
     }
     told = json.dumps(message(line, Path("run")))
     assert "&lt;!channel&gt; (hidden) &amp; more" in told and "abcdefgh12345678" not in told
+
+
+def test_the_end_of_a_job_tells_what_it_decided(
+    server: Server, launch_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called = asked(monkeypatch, {"squeue": "", "scontrol": ""})
+    monkeypatch.setenv(webhook.URL, server.url)
+    assert job.end(launch_folder, before_training=2, walltime=False) == 2
+    assert called, "it acts on its decision as well"
+    until = time.monotonic() + 10
+    while not server.asked and time.monotonic() < until:
+        time.sleep(0.01)
+    ((_, body),) = server.asked
+    assert body["fanal"]["event"] == "stopped" and body["fanal"]["needs_a_person"] and body["fanal"]["exit_code"] == 2
