@@ -135,4 +135,4 @@ def _try(url: str, payload: dict[str, Any], *, timeout_s: float) -> tuple[str, b
 
 
 def _words(reason: object) -> str:
-    return str(getattr(reason, "strerror", None) or getattr(reason, "verify_message", None) or "no answer")
+    return str(getattr(reason, "verify_message", None) or getattr(reason, "strerror", None) or "no answer")
