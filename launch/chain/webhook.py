@@ -29,7 +29,8 @@ TRY_S = 4.0
 """Seconds for one try: to connect, and between any two parts of an answer."""
 ALL_TRIES_S = 10.0
 """Seconds for one message in all, whatever the other side does."""
-TRIES = 3
+TRIES, PAUSE_S = 3, 0.5
+"""Tries of one message, and seconds between the first two; twice as long between the next."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -103,9 +104,9 @@ def _tries(url: str, payload: dict[str, Any], answer: list[str]) -> None:
         if left <= 0:
             return
         answer[0], again = _try(url, payload, timeout_s=min(TRY_S, left))
-        if not again:
+        if not again or number == TRIES - 1:
             return
-        time.sleep(min(0.5 * 2**number, max(0.0, until - time.monotonic())))
+        time.sleep(min(PAUSE_S * 2**number, max(0.0, until - time.monotonic())))
 
 
 def _try(url: str, payload: dict[str, Any], *, timeout_s: float) -> tuple[str, bool]:
@@ -134,4 +135,4 @@ def _try(url: str, payload: dict[str, Any], *, timeout_s: float) -> tuple[str, b
 
 
 def _words(reason: object) -> str:
-    return str(getattr(reason, "strerror", None) or getattr(reason, "verify_message", None) or "no answer")
+    return str(getattr(reason, "verify_message", None) or getattr(reason, "strerror", None) or "no answer")

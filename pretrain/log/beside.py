@@ -83,7 +83,8 @@ class Beside:
                 self._farewell = f"; {store.farewell()}"
         except (Exception, SystemExit) as error:  # of libraries, which raise anything
             self._is_broken = True
-            logger.warning("%s, and training continues: %s: %s", self.lost, type(error).__name__, error)
+            first_line = (str(error).splitlines() or [""])[0]
+            logger.warning("%s, and training continues: %s: %s", self.lost, type(error).__name__, first_line)
         finally:
             self._thread_s = time.thread_time()
 

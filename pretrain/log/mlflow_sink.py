@@ -103,8 +103,10 @@ def _open_run(opening: Opening) -> Iterator[MlflowRun]:
     folder.mkdir(exist_ok=True)
     elsewhere = os.environ.get("MLFLOW_TRACKING_URI")
     place = elsewhere or f"sqlite:///{(folder / 'mlflow.db').absolute()}"
-    client = mlflow.MlflowClient(tracking_uri=place)
     run_id, is_known = identity(folder)
+    if not is_known and not elsewhere:  # a full disk left a part of its tables, which MLflow cannot complete
+        (folder / "mlflow.db").unlink(missing_ok=True)
+    client = mlflow.MlflowClient(tracking_uri=place)
     if not is_known:
         experiment = _experiment(client, None if elsewhere else folder / "artifacts")
         run_id = client.create_run(experiment, run_name=opening.run_dir.name).info.run_id

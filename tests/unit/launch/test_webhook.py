@@ -5,22 +5,30 @@ import http.server
 import json
 import os
 import socket
+import ssl
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from fanal.errors import PassingError, UserError
 from fanal.run_folder import LAUNCH_DIR
-from launch.chain import jobs_file, notify, webhook
+from launch.chain import job, jobs_file, notify, webhook
 from launch.chain.decide import Facts, decide
 from launch.chain.decision_message import message
+from tests.unit.launch.test_jobs import asked, launch_folder
+
+__all__ = ["launch_folder"]
 
 SECRET = "/hooks/T0SECRET"
 ROOT = Path(__file__).parents[3]
@@ -41,7 +49,7 @@ class Server:
 
 
 @contextlib.contextmanager
-def serve() -> Iterator[Server]:
+def serve(certificate: Path | None = None) -> Iterator[Server]:
     server = Server()
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -66,6 +74,10 @@ def serve() -> Iterator[Server]:
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
         server.port = listening.server_port
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            listening.socket = context.wrap_socket(listening.socket, server_side=True)
         threading.Thread(target=listening.serve_forever, args=(0.05,), daemon=True).start()
         yield server
         listening.shutdown()
@@ -76,6 +88,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Limits of a tenth, and no proxy: what is held is that they hold."""
     monkeypatch.setattr(webhook, "TRY_S", 0.4)
     monkeypatch.setattr(webhook, "ALL_TRIES_S", 1.0)
+    monkeypatch.setattr(webhook, "PAUSE_S", 0.02)
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", webhook.URL, webhook.URL_FILE):
         monkeypatch.delenv(name, raising=False)
 
@@ -108,8 +121,8 @@ def decided(
 
 
 def test_each_decision_is_told_once_oldest_first(server: Server, run_dir: Path) -> None:
-    for job in ("1", "2"):
-        decided(run_dir, job)
+    for number in ("1", "2"):
+        decided(run_dir, number)
     assert notify.notify(run_dir, server.url) == (2, "")
     decided(run_dir, "3", action="stop", exclude=("n1",))
     assert notify.notify(run_dir, server.url) == (1, "") and notify.notify(run_dir, server.url) == (0, "")
@@ -200,7 +213,8 @@ def test_a_job_is_not_delayed_by_a_server_that_hangs(server: Server, run_dir: Pa
     decided(run_dir, "1")
     server.answers = [60.0] * 9
     code = (
-        "import sys, time; from pathlib import Path; from launch.chain.notify import announce\n"
+        "import sys, time; from pathlib import Path; from launch.chain import webhook; from launch.chain.notify import announce\n"
+        "webhook.TRY_S, webhook.ALL_TRIES_S = 1, 2\n"
         f"began = time.monotonic(); announce(Path({str(run_dir)!r}), internet='nowhere')\n"
         "print(time.monotonic() - began, flush=True); sys.exit(75)"
     )
@@ -331,3 +345,53 @@ def test_a_text_calls_no_channel_and_holds_no_credential() -> None:
     }
     told = json.dumps(message(line, Path("run")))
     assert "&lt;!channel&gt; (hidden) &amp; more" in told and "abcdefgh12345678" not in told
+
+
+def test_the_end_of_a_job_tells_what_it_decided(
+    server: Server, launch_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called = asked(monkeypatch, {"squeue": "", "scontrol": ""})
+    monkeypatch.setenv(webhook.URL, server.url)
+    assert job.end(launch_folder, before_training=2, walltime=False) == 2
+    assert called, "it acts on its decision as well"
+    until = time.monotonic() + 10
+    while not server.asked and time.monotonic() < until:
+        time.sleep(0.01)
+    ((_, body),) = server.asked
+    assert body["fanal"]["event"] == "stopped" and body["fanal"]["needs_a_person"] and body["fanal"]["exit_code"] == 2
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate of localhost, signed by itself, and its key in one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    day = datetime(2026, 1, 1, tzinfo=UTC)
+    made = (
+        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
+        .not_valid_before(day).not_valid_after(day + timedelta(days=40_000))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )  # fmt: skip
+    path = tmp_path_factory.mktemp("tls") / "both.pem"
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    path.write_bytes(private + made.public_bytes(serialization.Encoding.PEM))
+    return path
+
+
+@pytest.mark.parametrize("is_trusted", [True, False])
+def test_a_server_is_told_over_tls_and_only_if_its_certificate_is_trusted(
+    is_trusted: bool, run_dir: Path, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhook, "TRY_S", 5)
+    monkeypatch.setattr(webhook, "ALL_TRIES_S", 10)
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    if is_trusted:
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    decided(run_dir, "1")
+    with serve(certificate) as server:
+        sent, why = notify.notify(run_dir, f"https://localhost:{server.port}{SECRET}")
+    assert (sent, len(server.asked)) == ((1, 1) if is_trusted else (0, 0))
+    assert why.startswith("localhost: SSLCertVerificationError: self") if not is_trusted else why == ""
