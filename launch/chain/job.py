@@ -338,6 +338,7 @@ def _avoid_noted_nodes(at: Here, nodes: tuple[str, ...]) -> bool:
 
 def _decide_before_start(at: Here, action: Action, reason: str) -> None:
     """Note and carry out a decision by which this start of the job does not run."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a requeue would end this process before waiting jobs are kept off nodes
     count = jobs_file.restarts_without_checkpoint(jobs_file.read_run(at.run_dir))
     decision = Decision(action=action, reason=reason, restarts_without_checkpoint=count)
     step = newest_step(at.run_dir)
