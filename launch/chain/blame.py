@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from fanal import exit_codes
+from fanal.run_folder import LOGS_DIR
+from launch.chain.ranks import FIRST_RANK
 
 PREFLIGHT_RESULT = "preflight.json"
 """File in the folder of an attempt that holds what preflight found."""
@@ -23,7 +25,7 @@ def sick_nodes(
     """Return the nodes to avoid after an attempt that ended badly, with reasons.
 
     Args:
-        nodes: those of the attempt, in the order of their ranks.
+        nodes: those of the attempt; which ranks ran on each is what it left itself (FIRST_RANK).
         codes: exit codes by rank; a rank that was killed left none.
         lost: nodes that Slurm counts as down, or that were restarted since.
         preflight: whether the attempt ended in its preflight.
@@ -32,21 +34,30 @@ def sick_nodes(
     if preflight:
         return {**broken_nodes(attempt), **found}
     of_node = {
-        node: [codes.get(rank) for rank in range(first, first + ranks_per_node)]
-        for node, first in zip(nodes, range(0, len(nodes) * ranks_per_node, ranks_per_node), strict=True)
+        node: {rank: codes.get(rank) for rank in range(first, first + ranks_per_node)}
+        for node in nodes
+        if (first := _first_rank(attempt / LOGS_DIR / node)) is not None
     }
     for node, its_codes in of_node.items():
-        if exit_codes.HARDWARE in its_codes:
-            rank = nodes.index(node) * ranks_per_node + its_codes.index(exit_codes.HARDWARE)
-            found.setdefault(node, f"rank {rank} there ended with exit code {exit_codes.HARDWARE}: its hardware failed")
-    silent = [node for node, its_codes in of_node.items() if not any(code is not None for code in its_codes)]
-    others = [code for node, its_codes in of_node.items() if node not in silent for code in its_codes]
+        if failed := [rank for rank, code in its_codes.items() if code == exit_codes.HARDWARE]:
+            why = f"rank {failed[0]} there ended with exit code {exit_codes.HARDWARE}: its hardware failed"
+            found.setdefault(node, why)
+    silent = [node for node, its_codes in of_node.items() if not any(code is not None for code in its_codes.values())]
+    others = [code for node, its_codes in of_node.items() if node not in silent for code in its_codes.values()]
     # A watchdog is a thread: where none of a node's wrote its code while all others did, the machine itself stands still.
     if len(silent) == 1 and others and set(others) == {exit_codes.HANG}:
         found.setdefault(
             silent[0], f"no rank there left an exit code, while all others ended a hang ({exit_codes.HANG})"
         )
     return found
+
+
+def _first_rank(logs: Path) -> int | None:
+    """Return the first of the ranks that a node started; None if it did not come as far."""
+    try:
+        return int((logs / FIRST_RANK).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def broken_nodes(attempt: Path) -> dict[str, str]:

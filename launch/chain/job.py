@@ -186,10 +186,8 @@ _BLAMES = (exit_codes.CRASH, exit_codes.HANG)
 
 def _sick(at: Here, began: jobs_file.Attempt, codes: dict[int, int], *, in_preflight: bool = False) -> dict[str, str]:
     """Return the nodes of an attempt that are to blame for its end, with reasons."""
-    attempt, lost = (
-        attempt_dir(at.folder, began.job, began.restart),
-        slurm.lost_nodes(began.nodes, _local(began.time_utc)),
-    )
+    attempt = attempt_dir(at.folder, began.job, began.restart)
+    lost = slurm.lost_nodes(began.nodes, _local(began.time_utc))
     return sick_nodes(
         attempt=attempt, nodes=began.nodes, codes=codes, ranks_per_node=at.num_ranks(1), lost=lost, preflight=in_preflight
     )  # fmt: skip
@@ -355,6 +353,7 @@ def _avoid_noted_nodes(at: Here, nodes: tuple[str, ...]) -> bool:
 
 def _decide_before_start(at: Here, action: Action, reason: str) -> None:
     """Note and carry out a decision by which this start of the job does not run."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # of a requeue: waiting jobs are kept off nodes after it
     count = jobs_file.restarts_without_checkpoint(jobs_file.read_run(at.run_dir))
     decision = Decision(action=action, reason=reason, restarts_without_checkpoint=count)
     step = newest_step(at.run_dir)

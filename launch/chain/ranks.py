@@ -26,6 +26,8 @@ from launch.chain import until
 GRACE_S = 30.0
 """Seconds that the other ranks of a node have to end, once one has failed."""
 LOOK_EVERY_S = 0.1
+FIRST_RANK = "first-rank"
+"""File beside the logs of a node: the number of its first rank, so that an exit code is known to be of that node."""
 PER_RANK = "FANAL_PER_RANK"
 """Environment variable: names of variables whose value is a folder in which each rank of a node takes one of its own."""
 
@@ -41,6 +43,8 @@ def main() -> None:
     }  # fmt: skip
     logs = Path(names["FANAL_LOGS"])
     first = int(names["SLURM_NODEID"]) * here
+    logs.mkdir(parents=True, exist_ok=True)
+    (logs / FIRST_RANK).write_text(str(first), encoding="utf-8")
     ranks: list[subprocess.Popen[bytes]] = []
     signal.signal(signal.SIGTERM, lambda number, _: tell(ranks, number))
     for local in range(here):

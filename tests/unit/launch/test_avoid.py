@@ -216,7 +216,16 @@ def test_notes_of_a_chain_alone_count_as_long_and_those_that_are_listed_are_the_
 def test_exit_codes_blame_a_node_only_where_they_mean_its_hardware(
     codes: dict[int, int], sick: dict[str, str], tmp_path: Path
 ) -> None:
-    asked = {"attempt": tmp_path, "nodes": ("n1", "n2"), "codes": codes, "ranks_per_node": 2, "preflight": False}
+    for node, first in (("n1", "0"), ("n2", "2")):
+        (tmp_path / "logs" / node).mkdir(parents=True)
+        (tmp_path / "logs" / node / "first-rank").write_text(first)
+    asked = {
+        "attempt": tmp_path,
+        "nodes": ("spare", "n1", "n2"),
+        "codes": codes,
+        "ranks_per_node": 2,
+        "preflight": False,
+    }
     assert sick_nodes(**asked, lost=()) == sick
     assert "n1" in sick_nodes(**asked, lost=("n1",))
     assert run_exit_code(codes, 4) in (70, 77)

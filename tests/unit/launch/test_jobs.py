@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from datetime import datetime
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from fanal.run_folder import JOBS_FILE
 from launch import slurm
 from launch.__main__ import cli
 from launch.chain import job, jobs_file
+from launch.chain.until import Until, write_until
 from launch.sites.site import load_site
 
 SITE = "description: a machine\ngpus_per_node: 0\ncores_per_node: 4\n"
@@ -247,3 +249,50 @@ def test_a_site_whose_words_would_not_stay_words_is_refused(line: str, message: 
     (tmp_path / "site.yaml").write_text(SITE + line + "\n")
     with pytest.raises(ValueError, match=message):
         load_site(str(tmp_path / "site.yaml"))
+
+
+def test_a_start_on_a_listed_node_puts_itself_back_once_and_outlives_its_own_requeue(
+    launch_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "nodes.txt").write_text("n1 | | slow fan\n")
+    called: list[str] = []
+
+    def ask(*command: str) -> str:
+        called.append(" ".join(command))
+        if command[:2] == ("scontrol", "requeue"):
+            os.kill(os.getpid(), signal.SIGTERM)  # as Slurm does to the processes of the job
+        return {"sinfo": "n1 idle (null)\nn2 idle (null)\n", "scontrol": "n1\n"}.get(command[0], "")
+
+    def ended(*_: object) -> None:
+        raise AssertionError("SIGTERM ends the process")
+
+    monkeypatch.setattr(slurm, "ask", ask)
+    before = signal.signal(signal.SIGTERM, ended)
+    try:
+        assert job.begin(launch_folder) is None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    decided = jobs_file.read_run(tmp_path)[-1]
+    assert (decided["action"], decided["reason"]) == ("requeue", "n1 is to be avoided (slow fan, for good)")
+    assert called[-1].startswith("squeue"), "and then it looked for waiting jobs to keep off the node"
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert job.begin(launch_folder), "given the node once more, it runs"
+
+
+def test_a_chain_whose_condition_is_met_finishes_after_a_job_and_before_one(
+    launch_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called = asked(monkeypatch, {"scontrol": "n1\n", "squeue": "8\n", "scancel": ""})
+    write_until(launch_folder, Until(step=5))
+    assert job.begin(launch_folder)
+    (launch_folder / "7-0" / "exit-codes" / "rank-0").write_text("75")
+    (tmp_path / "checkpoints" / "step-00000005").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "step-00000005" / "COMPLETE").touch()
+    assert job.end(launch_folder, before_training=None, walltime=False) == 0
+    why = "--until-step 5 is reached: the newest checkpoint is of step 5"
+    decided = jobs_file.read_run(tmp_path)[-1]
+    assert (decided["action"], decided["reason"]) == ("finish", why) and "scancel 8" in called
+    jobs_file.note(launch_folder, "submitted", jobs=["9"])
+    monkeypatch.setenv("SLURM_JOB_ID", "9")
+    assert job.begin(launch_folder) is None
+    assert (jobs_file.read_run(tmp_path)[-1]["job"], jobs_file.read_run(tmp_path)[-1]["reason"]) == ("9", why)

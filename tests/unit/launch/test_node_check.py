@@ -14,7 +14,7 @@ import pytest
 
 from fanal.run_folder import JOB
 from launch.chain import job, jobs_file
-from launch.chain.avoid import broken_nodes
+from launch.chain.blame import broken_nodes
 from launch.chain.script import SITE
 from launch.preflight.node_check import ring_rounds
 from launch.preflight.nodes import fault_of_all, look_at_nodes, read_reports
