@@ -33,7 +33,7 @@ PIPES = (
 """Readers of pickles that a process has from its own parent or child, through a pipe that nobody else holds."""
 OF_OTHERS = (
     "launch submit", "launch job begin", "launch job end", "launch job merge", "launch preflight", "launch site-check",
-    "launch pack-environment",
+    "launch pack-environment", "launch evaluations watch",
 )  # fmt: skip
 """Commands that end early where no Slurm, or no registry of packages, answers."""
 
@@ -100,6 +100,7 @@ def all_commands(
     watched.run("trace", folder / "run", "--document", "train-code:1", "--deep")
     watched.run("report", folder / "run")
     watched.run("draft", folder / "run", "--to", folder / "drafts")
+    watched.run("evaluate", folder / "run", "--perplexity", "--limit", 1)
     no_other_layout = (
         "model.num_layers=1",
         "model.num_attention_heads=1",
@@ -155,6 +156,8 @@ def launch_commands(watched: Watched, config: Path, data: Path, folder: Path) ->
     watched.run("launch", "preflight", config, *keys, *options)
     watched.run("launch", "job", "begin", launch, **job)
     watched.run("launch", "job", "end", launch, **job)
+    watched.run("launch", "evaluations", "watch", launch, "--once", **job)
+    watched.run("launch", "evaluations", "end", launch, 4, 0, **job)
     watched.run("launch", "status", folder / "run")
     watched.run("launch", "sites")
     watched.run("launch", "site-check", "local", SLURM_CONF="/nonexistent")
