@@ -34,7 +34,7 @@ COMMANDS = {
     ),
     "generate": ("pretrain", "Generate text from a prompt with a checkpoint, a run's newest one, or a Hugging Face folder."),
     "evaluate": (
-        "pretrain", "Evaluate a checkpoint of a run: tasks of lm-eval on a certified export, or perplexity on held-out text.",
+        "pretrain", "Evaluate a checkpoint of a run: tasks on a certified export of it, or perplexity on text kept from training.",
     ),
     "verify": (
         "pretrain", "Check a checkpoint, every checkpoint of a run, an export, or a shard, against its manifest or certificate.",

@@ -26,7 +26,8 @@ from fanal.ownership import close_new_files, close_to_others, why_not_own
 from fanal.run_folder import COMPLETE, checkpoints_dir, step_name, step_of
 from fanal.shown import on_one_line
 from launch import slurm
-from launch.chain.evaluations import EVALUATE_SCRIPT, due
+from launch.chain.evaluation_rules import due
+from launch.chain.evaluations import EVALUATE_SCRIPT
 from launch.chain.job import Here, here
 from launch.chain.jobs_file import now_utc
 from launch.chain.launch_folder import own_script

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from fanal.errors import UserError
 from fanal.run_folder import LAUNCH_DIR
-from launch.chain.evaluations import Evaluations, checked_evaluations, may_be_deleted
+from launch.chain.evaluation_rules import checked_evaluations, may_be_deleted
+from launch.chain.evaluations import Evaluations
 from launch.sites.architecture import architecture_warning
 from launch.sites.container import image_of
 from launch.sites.hours import slices_of

@@ -54,7 +54,7 @@ BY = ("source", "domain", "language", "licence", "host")
 )
 @click.option("--to", metavar="FOLDER", shell_complete=complete_path, help="With --pack: the folder.")
 def evaluate(run_dir: str | None, overrides: tuple[str, ...], **options: Any) -> None:
-    """Evaluate a checkpoint of a run: tasks of lm-eval on a certified export, or perplexity on held-out text.
+    """Evaluate a checkpoint of a run: tasks on a certified export of it, or perplexity on text kept from training.
 
     The figures are kept in RUN_DIR/evaluations, and shown by TensorBoard, `fanal ledger` and `fanal report`. Nothing else of the
     run is changed, and it may be training meanwhile.

@@ -2,8 +2,8 @@
 
 Nothing is exported: the weights are the checkpoint's masters, in the decoder that ``fanal generate`` has. Every document is read on
 its own, from its first token on: behind a BOS every token of its text is predicted once; without one the first token has nothing
-before it, and is not predicted. The end of a document is not predicted, since it has no bytes. So the figures are those of
-lm-eval's ``loglikelihood_rolling`` on the same text.
+before it, and is not predicted. The end of a document is not predicted, since it has no bytes. lm-eval's
+``loglikelihood_rolling`` has the same windows, but a BOS of its own in front of the tokenizer's.
 
 Bits per byte compares models whose tokenizers differ: nats / ln 2 / bytes of the text in UTF-8 (Gao et al. 2020, "The Pile").
 """

@@ -2,7 +2,7 @@
 
 A window predicts as many tokens as a model's longest sequence has, the last one what is left. Its inputs are the tokens in front
 of its last target, as many as fit: so the last window has a full context, of which it scores the end. These are the windows of
-lm-eval's ``loglikelihood_rolling``, so that the figures compare.
+lm-eval's ``loglikelihood_rolling``.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

@@ -34,6 +34,7 @@ PIPES = (
 OF_OTHERS = (
     "launch submit", "launch job begin", "launch job end", "launch job merge", "launch preflight", "launch site-check",
     "launch pack-environment", "launch notify",
+    "launch pack-environment", "launch evaluations watch",
 )  # fmt: skip
 """Commands that end early where no Slurm, no registry of packages or no webhook answers."""
 
@@ -100,6 +101,7 @@ def all_commands(
     watched.run("trace", folder / "run", "--document", "train-code:1", "--deep")
     watched.run("report", folder / "run")
     watched.run("draft", folder / "run", "--to", folder / "drafts")
+    watched.run("evaluate", folder / "run", "--perplexity", "--limit", 1)
     no_other_layout = (
         "model.num_layers=1",
         "model.num_attention_heads=1",
@@ -156,6 +158,8 @@ def launch_commands(watched: Watched, config: Path, data: Path, folder: Path) ->
     watched.run("launch", "job", "begin", launch, **job)
     watched.run("launch", "job", "end", launch, **job)
     watched.run("launch", "notify", "--from", folder / "chain", FANAL_WEBHOOK_URL="http://127.0.0.1:9/x")
+    watched.run("launch", "evaluations", "watch", launch, "--once", **job)
+    watched.run("launch", "evaluations", "end", launch, 4, 0, **job)
     watched.run("launch", "status", folder / "run")
     watched.run("launch", "chain", folder / "chain", "--until-step", 1)
     watched.run("launch", "nodes", FANAL_NODES_FILE=folder / "nodes.txt")

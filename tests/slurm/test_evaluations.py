@@ -11,7 +11,7 @@ from tests.slurm.chains import INTERVAL, STEPS, Chain
 from tests.slurm.cluster import Cluster
 
 LONGER = 5 * STEPS
-EVERY = 2 * INTERVAL
+EVERY = 5 * INTERVAL
 
 
 def figures(found: EvaluationFile) -> list[tuple[str, float | None]]:

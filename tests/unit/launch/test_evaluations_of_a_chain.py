@@ -9,9 +9,10 @@ import pytest
 
 from fanal.errors import UserError
 from launch import slurm
+from launch.chain.evaluation_rules import checked_evaluations, may_be_deleted
 from launch.chain.evaluation_script import evaluation_script
 from launch.chain.evaluation_watch import due_steps, ended, noted, queued_steps, watch
-from launch.chain.evaluations import Evaluations, checked_evaluations, evaluations_of, may_be_deleted
+from launch.chain.evaluations import Evaluations, evaluations_of
 from launch.chain.request import Job
 from launch.chain.script import files_of, script
 from pretrain.config.load import load_run
