@@ -102,6 +102,8 @@ class WholeRun:
     waiting_s: float
     """For checkpoints that the training waits for."""
     slot: Slot | None
+    slot_name: str
+    """What says how long a job is: ``--slice-hours`` or a QoS; empty without a slot."""
     jobs: Jobs | None
     no_jobs: str
     """Why there are none; empty if there are."""
@@ -193,7 +195,9 @@ def whole_run(
     return WholeRun(
         estimate=estimate, is_own=is_own, steps=steps,
         tokens=train_samples(run.optim, run.train) * run.data.seq_length, training_s=training_s, validation_s=validation_s,
-        waiting_s=waiting_s, slot=slot, jobs=jobs, no_jobs=no_jobs, failures_per_1000_gpu_hours=failures,
+        waiting_s=waiting_s, slot=slot,
+        slot_name=facts.slot_name if facts is not None and slot is not None else "",
+        jobs=jobs, no_jobs=no_jobs, failures_per_1000_gpu_hours=failures,
         checkpoints=checkpoints, disks=disks, no_disks=no_disks, batches=batches, sources=sources, no_sources=no_sources,
         boundaries=boundaries(
             gpu_hours=gpu_hours,
