@@ -12,7 +12,7 @@ from launch.planning.target import check_target
 from launch.planning.whole_run import WholeRunRequest, site_facts
 from launch.sites.hours import takes
 from launch.sites.schema import QosConfig, SiteConfig
-from launch.sites.site import known_sites, load_site
+from launch.sites.site import known_sites, load_site, machine_key
 from pretrain.config.load import load_run
 from pretrain.plan.estimate import StepEstimate
 from pretrain.plan.layout_file import write_layout
@@ -21,6 +21,9 @@ from pretrain.plan.plan import plan
 from pretrain.plan.scaling import scale_up, words
 from pretrain.plan.table import Plan
 from pretrain.plan.whole_run import failure_rate, whole_run, with_tokens
+
+MOST_GPUS = 1_048_576
+"""GPUs that a plan takes; more is a slip of the hand."""
 
 
 def make_plan(
@@ -104,6 +107,8 @@ def _without_site(gpus: int | None, gpu: str | None) -> tuple[MachineConfig, str
             f"fanal plan needs --gpus and --gpu, or --site and --nodes; --gpus 8 --gpu h100 works (known: "
             f"{', '.join(known_machines())})"
         )
+    if gpus > MOST_GPUS:
+        raise UserError(f"--gpus ({gpus}) must be at most {MOST_GPUS:,}; --gpus {MOST_GPUS} works")
     return load_machine(gpu), gpu, gpus
 
 
@@ -121,9 +126,15 @@ def _on_site(site_name: str, nodes: int | None, gpu: str | None) -> tuple[Machin
             f"h100 works where they have H100, and so do the sites {', '.join(with_machine)}"
         )
     num_gpus = nodes * site.gpus_per_node
+    if num_gpus > MOST_GPUS:
+        most = MOST_GPUS // site.gpus_per_node
+        raise UserError(
+            f"--nodes ({nodes}) must be at most {most:,}, which have {MOST_GPUS:,} GPUs; --nodes {most} works"
+        )
     _check_qos(site, site_name, num_gpus)
     source = f"site {site_name}"
-    machine = replace(load_machine(name), gpus_per_node=FigureConfig(value=site.gpus_per_node, source=source))
+    found = load_machine(name, key="--gpu" if gpu else machine_key(site_name))
+    machine = replace(found, gpus_per_node=FigureConfig(value=site.gpus_per_node, source=source))
     if site.gpu_memory_gib:
         machine = replace(machine, memory_gib=FigureConfig(value=site.gpu_memory_gib, source=source))
     return machine, name, num_gpus

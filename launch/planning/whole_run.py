@@ -1,11 +1,10 @@
 """What a site says of a whole run: how long its jobs are, which disks a run may lie on, its power."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from fanal.errors import UserError
-from launch.sites.hours import takes
+from launch.sites.hours import check_slice_hours, takes
 from launch.sites.reach import file_systems_of
 from launch.sites.schema import QosConfig, SiteConfig
 from launch.sites.site import load_site
@@ -56,8 +55,7 @@ def _slot(
 ) -> tuple[float | None, float | None, str]:
     """Return (hours of a job, the most that the site allows, what says so): of the first QoS for chains that is wide enough."""
     asked = request.slice_hours
-    if asked is not None and not 0 < asked < math.inf:
-        raise UserError(f"--slice-hours ({asked:g}) must be above 0 and finite; --slice-hours 20 works")
+    check_slice_hours(asked, works=20)
     wide = [qos for qos in site.qos if qos.chain and takes(qos, num_gpus)]
     if request.qos is not None:
         named = [qos for qos in wide if qos.name == request.qos]

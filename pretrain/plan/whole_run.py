@@ -9,6 +9,7 @@ from fanal.errors import FanalError, UserError
 from fanal.free_space import Free
 from fanal.run_progress import NEW_RUN
 from fanal.shown import on_one_line
+from pretrain.config.rules import LARGEST_SAMPLE
 from pretrain.config.schema import RunConfig
 from pretrain.config.steps import last_batch_size, last_step, step_at, train_samples
 from pretrain.data.passes import SourcePasses, passes_warning, source_passes
@@ -139,6 +140,11 @@ def with_tokens(run: RunConfig, tokens: int | None) -> RunConfig:
         return run
     if tokens < 1:
         raise UserError(f"--tokens ({tokens}) must be at least 1; --tokens 1000000000 works")
+    most = LARGEST_SAMPLE * run.data.seq_length
+    if tokens > most:
+        raise UserError(
+            f"--tokens ({tokens}) must be at most {most:,}, which are {LARGEST_SAMPLE:,} samples; --tokens {most} works"
+        )
     steps = step_at(run.train, -(-tokens // run.data.seq_length))
     return replace(run, train=replace(run.train, train_steps=steps))
 
