@@ -44,7 +44,7 @@ def slices_of(
 def check_slice_hours(slice_hours: float | None, *, works: float) -> None:
     """Refuse hours of a job that are none or no number. Args: works: those that the refusal advises."""
     if slice_hours is not None and not 0 < slice_hours < math.inf:
-        raise UserError(f"--slice-hours ({slice_hours:g}) must be above 0 and finite; --slice-hours {works:g} works")
+        raise UserError(f"--slice-hours ({slice_hours}) must be above 0 and finite; --slice-hours {works:g} works")
 
 
 def choose_qos(
