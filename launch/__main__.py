@@ -168,13 +168,17 @@ def sites(site_name: str | None) -> None:
     """List the sites: machine, GPUs of a node, architecture, container, longest slot. With SITE, all its keys, bases resolved."""
 
     def act() -> int:
-        from launch.sites.site import load_site, site_text
+        from launch.sites.site import load_site, machine_key, site_text
         from launch.sites.table import show_sites
+        from pretrain.plan.machine import load_machine
 
         if site_name is None:
             show_sites()
         else:
-            print(site_text(load_site(site_name)), end="")
+            site = load_site(site_name)
+            if site.machine:
+                load_machine(site.machine, key=machine_key(site_name))
+            print(site_text(site), end="")
         return FINISHED
 
     sys.exit(run_guarded(act))

@@ -36,6 +36,11 @@ CONTEXT = {"help_option_names": ["-h", "--help"]}
     help="Failures that end a job. Default: 0.02, as of Llama 3 on 16,384 H100.",
 )  # fmt: skip
 @click.option(
+    "--qos",
+    metavar="NAME",
+    help="Quality of service whose slots the jobs have, with --site. Default: as fanal launch takes it.",
+)
+@click.option(
     "--document-tokens", type=int, metavar="D",
     help="Tokens of a document in the mean, for attention under data.document_mask. Default: as many as a sample.",
 )  # fmt: skip
@@ -62,6 +67,7 @@ def plan(
     target: Path | None,
     tokens: int | None,
     slice_hours: float | None,
+    qos: str | None,
     failures: float | None,
     document_tokens: int | None,
     own: bool,
@@ -83,14 +89,15 @@ def plan(
         from launch.planning.target import check_target
         from launch.planning.whole_run import WholeRunRequest
 
-        asked = WholeRunRequest(tokens=tokens, slice_hours=slice_hours, failures_per_1000_gpu_hours=failures, own=own)
+        asked = WholeRunRequest(
+            tokens=tokens, slice_hours=slice_hours, qos=qos, failures_per_1000_gpu_hours=failures, own=own
+        )
         calibration = CalibrationRequest(run_dirs=runs, ignored=no_calibration)
         if picture is not None:
             if target is not None or as_json or document_tokens is not None or asked != WholeRunRequest():
                 raise UserError(
                     "--scaling stands alone: leave out --write, --json, --document-tokens and the options of a whole run "
-                    "(--tokens, --slice-hours, "
-                    "--failures-per-1000-gpu-hours, --own); --scaling scaling.svg works"
+                    "(--tokens, --slice-hours, --qos, --failures-per-1000-gpu-hours, --own); --scaling scaling.svg works"
                 )
             said = make_scaling(
                 config, overrides, gpus=gpus, gpu=gpu, site_name=site_name, nodes=nodes, target=picture,

@@ -32,9 +32,12 @@ class Expected:
     """Seconds of one validation; 0 without one."""
 
 
-def machine_of_site(site: SiteConfig, site_name: str, machine: str) -> MachineConfig:
-    """Return a machine with the GPUs of a node and their memory as a site has them. Raises: UserError if it cannot be read."""
-    found, source = load_machine(machine), f"site {site_name}"
+def machine_of_site(site: SiteConfig, site_name: str, machine: str, *, key: str = "machine") -> MachineConfig:
+    """Return a machine with the GPUs of a node and their memory as a site has them.
+
+    Raises: UserError, which names ``key``, if it cannot be read.
+    """
+    found, source = load_machine(machine, key=key), f"site {site_name}"
     if site.gpus_per_node:
         found = replace(found, gpus_per_node=FigureConfig(value=site.gpus_per_node, source=source))
     if site.gpu_memory_gib:

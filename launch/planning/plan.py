@@ -14,7 +14,7 @@ from launch.planning.target import check_target
 from launch.planning.whole_run import WholeRunRequest, site_facts
 from launch.sites.hours import takes
 from launch.sites.schema import QosConfig, SiteConfig
-from launch.sites.site import known_sites, load_site
+from launch.sites.site import known_sites, load_site, machine_key
 from pretrain.config.load import load_run
 from pretrain.plan.estimate import StepEstimate
 from pretrain.plan.layout_file import write_layout
@@ -23,6 +23,9 @@ from pretrain.plan.plan import plan
 from pretrain.plan.scaling import scale_up, words
 from pretrain.plan.table import Plan
 from pretrain.plan.whole_run import failure_rate, whole_run, with_tokens
+
+MOST_GPUS = 1_048_576
+"""GPUs that a plan takes; more is a slip of the hand."""
 
 
 def make_plan(
@@ -113,6 +116,8 @@ def _without_site(gpus: int | None, gpu: str | None) -> tuple[MachineConfig, str
             f"fanal plan needs --gpus and --gpu, or --site and --nodes; --gpus 8 --gpu h100 works (known: "
             f"{', '.join(known_machines())})"
         )
+    if gpus > MOST_GPUS:
+        raise UserError(f"--gpus ({gpus}) must be at most {MOST_GPUS:,}; --gpus {MOST_GPUS} works")
     return load_machine(gpu), gpu, gpus
 
 
@@ -122,8 +127,8 @@ def _on_site(site_name: str, nodes: int | None, gpu: str | None) -> tuple[Machin
     if nodes is None or nodes < 1:
         said = "is missing and" if nodes is None else f"({nodes})"
         raise UserError(f"--nodes {said} must say how many nodes the run has, at least 1; --nodes 1 works")
-    name = gpu or site.machine
-    on_cores = bool(name) and not site.gpus_per_node and load_machine(name).device == "cpu"
+    name, key = gpu or site.machine, "--gpu" if gpu else machine_key(site_name)
+    on_cores = bool(name) and not site.gpus_per_node and load_machine(name, key=key).device == "cpu"
     if not name or not (site.gpus_per_node or on_cores):
         with_machine = [one for one in known_sites() if load_site(one).machine]
         raise UserError(
@@ -131,11 +136,16 @@ def _on_site(site_name: str, nodes: int | None, gpu: str | None) -> tuple[Machin
             f"h100 works where they have H100, and so do the sites {', '.join(with_machine)}"
         )
     if on_cores:
-        machine = load_machine(name)
+        machine = load_machine(name, key=key)
         return machine, name, nodes * int(machine.gpus_per_node.value)
     num_gpus = nodes * site.gpus_per_node
+    if num_gpus > MOST_GPUS:
+        most = MOST_GPUS // site.gpus_per_node
+        raise UserError(
+            f"--nodes ({nodes}) must be at most {most:,}, which have {MOST_GPUS:,} GPUs; --nodes {most} works"
+        )
     _check_qos(site, site_name, num_gpus)
-    return machine_of_site(site, site_name, name), name, num_gpus
+    return machine_of_site(site, site_name, name, key=key), name, num_gpus
 
 
 def _check_qos(site: SiteConfig, site_name: str, num_gpus: int) -> None:

@@ -1,11 +1,10 @@
 """What a site says of a whole run: how long its jobs are, which disks a run may lie on, its power."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from fanal.errors import UserError
-from launch.sites.hours import takes
+from launch.sites.hours import check_slice_hours, takes
 from launch.sites.reach import file_systems_of
 from launch.sites.schema import QosConfig, SiteConfig
 from launch.sites.site import load_site
@@ -20,6 +19,8 @@ class WholeRunRequest:
 
     tokens: int | None = None
     slice_hours: float | None = None
+    qos: str | None = None
+    """The QoS whose slots the jobs have; None: the first for chains that is wide enough."""
     failures_per_1000_gpu_hours: float | None = None
     own: bool = False
     """Whether the layout is the config's own."""
@@ -33,9 +34,14 @@ def site_facts(site_name: str | None, run: RunConfig, asked: WholeRunRequest, *,
                 f"--slice-hours ({asked.slice_hours:g}) must stand beside --site, which says what a job's start and end take; "
                 "--site jean-zay-h100 --nodes 2 in place of --gpus and --gpu works"
             )
+        if asked.qos is not None:
+            raise UserError(
+                f"--qos ({asked.qos}) must stand beside --site, which says what a QoS allows; --site jean-zay-h100 --nodes 2 --qos "
+                "qos_gpu_h100-t3 in place of --gpus and --gpu works"
+            )
         return None
     site = load_site(site_name)
-    hours, longest, said_by = _slot(site, site_name, asked.slice_hours, num_gpus)
+    hours, longest, said_by = _slot(site, site_name, asked, num_gpus)
     plan = site.plan
     return SiteFacts(
         name=site_name, gpus_per_node=site.gpus_per_node, slot_h=hours, longest_h=longest, slot_name=said_by,
@@ -45,16 +51,28 @@ def site_facts(site_name: str | None, run: RunConfig, asked: WholeRunRequest, *,
 
 
 def _slot(
-    site: SiteConfig, site_name: str, asked: float | None, num_gpus: int
+    site: SiteConfig, site_name: str, request: WholeRunRequest, num_gpus: int
 ) -> tuple[float | None, float | None, str]:
     """Return (hours of a job, the most that the site allows, what says so): of the first QoS for chains that is wide enough."""
-    if asked is not None and not 0 < asked < math.inf:
-        raise UserError(f"--slice-hours ({asked:g}) must be above 0 and finite; --slice-hours 20 works")
+    asked = request.slice_hours
+    check_slice_hours(asked, works=20)
     wide = [qos for qos in site.qos if qos.chain and takes(qos, num_gpus)]
+    if request.qos is not None:
+        named = [qos for qos in wide if qos.name == request.qos]
+        if not named:
+            can = f"--qos {wide[0].name} works" if wide else "leave it out and say --slice-hours"
+            raise UserError(
+                f"--qos ({request.qos}) must be a QoS of {site_name} for chains of jobs of {num_gpus:,} GPUs (there are: "
+                f"{', '.join(qos.name for qos in wide) or 'none'}); {can}"
+            )
+        wide = named
     if not wide:
         return asked, None, "--slice-hours"
     if asked is None:
-        return wide[0].max_hours, wide[0].max_hours, f"max_hours of qos {wide[0].name}"
+        of_launch = (
+            "" if wide[0] is site.qos[0] or request.qos else f", for which fanal launch needs --qos {wide[0].name}"
+        )
+        return wide[0].max_hours, wide[0].max_hours, f"max_hours of qos {wide[0].name}{of_launch}"
     widest: QosConfig = max(wide, key=lambda qos: qos.max_hours)
     if asked > widest.max_hours:
         raise UserError(

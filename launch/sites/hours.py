@@ -18,9 +18,8 @@ def slices_of(
     Raises: UserError naming the option, its value, the rule and what works.
     """
     hours = check_hours(hours, site.default_walltime_minutes)
-    if slice_hours is not None and not 0 < slice_hours < math.inf:
-        longest = min([hours, *(one.max_hours for one in site.qos if qos in (None, one.name))][:2])
-        raise UserError(f"--slice-hours ({slice_hours}) must be above 0 and finite; --slice-hours {longest:g} works")
+    longest = min([hours, *(one.max_hours for one in site.qos if qos in (None, one.name))][:2])
+    check_slice_hours(slice_hours, works=longest)
     chosen, of_a_job = choose_qos(
         site.qos, qos, hours=hours, slice_hours=slice_hours, num_gpus=num_gpus, where=site_name
     )
@@ -40,6 +39,12 @@ def slices_of(
     # Slices of equal length: a shorter job waits less. Slurm counts in minutes.
     minutes = max(1, math.ceil(hours / slices * 60 - 1e-6))
     return chosen.name if chosen else "", minutes, slices
+
+
+def check_slice_hours(slice_hours: float | None, *, works: float) -> None:
+    """Refuse hours of a job that are none or no number. Args: works: those that the refusal advises."""
+    if slice_hours is not None and not 0 < slice_hours < math.inf:
+        raise UserError(f"--slice-hours ({slice_hours}) must be above 0 and finite; --slice-hours {works:g} works")
 
 
 def choose_qos(

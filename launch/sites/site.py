@@ -42,6 +42,11 @@ def load_site(name: str) -> SiteConfig:
     return read_site(path)
 
 
+def machine_key(name: str) -> str:
+    """Return what a refusal calls the key of a site that names a machine."""
+    return f"machine of site {name}"
+
+
 def site_note(name: str) -> str:
     """Return the line that says what a site from elsewhere may do; empty for one of ours."""
     path = _path_of(name)

@@ -72,9 +72,10 @@ class MachineConfig:
     """Power of a GPU under load: the limit of its data sheet, or a measurement; null where it is not known."""
 
 
-def load_machine(name: str) -> MachineConfig:
+def load_machine(name: str, *, key: str = "--gpu") -> MachineConfig:
     """Return the machine of this name, or of the YAML file at this path.
 
+    Args: key: the option, or the key of a file, that names it.
     Raises: UserError naming the machines there are, or the figure and the rule it breaks.
     """
     is_path = name.endswith((".yaml", ".yml"))
@@ -83,7 +84,7 @@ def load_machine(name: str) -> MachineConfig:
         is_file = path.is_file()
     if not is_file or (not is_path and name not in known_machines()):
         raise UserError(
-            f"--gpu ({name}) is not known; known are {', '.join(known_machines())}, and the path of a YAML file works, too"
+            f"{key} ({name}) is not known; known are {', '.join(known_machines())}, and the path of a YAML file works, too"
         )
     tree = read_mapping(path, MachineConfig, what="machine", example="description: NVIDIA H100 SXM")
     machine = typed([tree], MachineConfig, where=str(path), variable="${}")

@@ -9,6 +9,7 @@ from fanal.errors import FanalError, UserError
 from fanal.free_space import Free
 from fanal.run_progress import NEW_RUN
 from fanal.shown import on_one_line
+from pretrain.config.rules import LARGEST_SAMPLE
 from pretrain.config.schema import RunConfig
 from pretrain.config.steps import last_step, step_at, train_samples
 from pretrain.data.passes import SourcePasses, passes_warning, source_passes
@@ -101,6 +102,8 @@ class WholeRun:
     waiting_s: float
     """For checkpoints that the training waits for."""
     slot: Slot | None
+    slot_name: str
+    """What says how long a job is: ``--slice-hours`` or a QoS; empty without a slot."""
     jobs: Jobs | None
     no_jobs: str
     """Why there are none; empty if there are."""
@@ -136,6 +139,11 @@ def with_tokens(run: RunConfig, tokens: int | None) -> RunConfig:
         return run
     if tokens < 1:
         raise UserError(f"--tokens ({tokens}) must be at least 1; --tokens 1000000000 works")
+    most = LARGEST_SAMPLE * run.data.seq_length
+    if tokens > most:
+        raise UserError(
+            f"--tokens ({tokens}) must be at most {most:,}, which are {LARGEST_SAMPLE:,} samples; --tokens {most} works"
+        )
     steps = step_at(run.train, -(-tokens // run.data.seq_length))
     return replace(run, train=replace(run.train, train_steps=steps))
 
@@ -192,7 +200,9 @@ def whole_run(
     return WholeRun(
         estimate=estimate, is_own=is_own, steps=steps,
         tokens=train_samples(run.optim, run.train) * run.data.seq_length, training_s=training_s, validation_s=validations_s,
-        waiting_s=waiting_s, slot=slot, jobs=jobs, no_jobs=no_jobs, failures_per_1000_gpu_hours=failures,
+        waiting_s=waiting_s, slot=slot,
+        slot_name=facts.slot_name if facts is not None and slot is not None else "",
+        jobs=jobs, no_jobs=no_jobs, failures_per_1000_gpu_hours=failures,
         checkpoints=checkpoints, disks=disks, no_disks=no_disks, batches=batches, sources=sources, no_sources=no_sources,
         boundaries=boundaries(
             gpu_hours=gpu_hours,

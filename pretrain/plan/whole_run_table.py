@@ -54,6 +54,7 @@ def whole_run_tree(whole: WholeRun) -> dict[str, Any]:
         "gpu_hours": whole.gpu_hours,
         "slot": None if whole.slot is None else dataclasses.asdict(whole.slot),
         "jobs": None if jobs is None else dataclasses.asdict(jobs),
+        "slot_name": whole.slot_name,
         "no_jobs": whole.no_jobs,
         "failures_per_1000_gpu_hours": dataclasses.asdict(whole.failures_per_1000_gpu_hours),
         "checkpoints": dataclasses.asdict(whole.checkpoints),
@@ -88,7 +89,8 @@ def _time_rows(whole: WholeRun) -> list[Row]:
     rows += [
         (
             "jobs",
-            f"{jobs.count:,} of up to {slot.length_s / 3600:g} h, told to stop {slot.stop_margin_s:,.0f} s before the end; each "
+            f"{jobs.count:,} of up to {slot.length_s / 3600:g} h ({whole.slot_name}), "
+            f"told to stop {slot.stop_margin_s:,.0f} s before the end; each "
             "start "
             + (
                 f"{slot.start_s:,.0f} s"

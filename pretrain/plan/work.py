@@ -139,7 +139,24 @@ def _layer_bytes(run: RunConfig, shapes: Shapes) -> float:
     rows, item = shapes.hidden_bytes, shapes.item
     mixed = shapes.tokens * (shapes.heads + 2 * shapes.groups) * shapes.head_size * item
     norms = 2 * rows * shapes.num_norms + (2 * mixed if run.model.qk_layernorm else 0)
-    return norms + 6 * rows + 2 * mixed + shapes.tokens * (shapes.wide + shapes.ffn) * item
+    fused = norms + 6 * rows + 2 * mixed + shapes.tokens * (shapes.wide + shapes.ffn) * item
+    return fused + _unfused_bytes(run, shapes)
+
+
+def _unfused_bytes(run: RunConfig, shapes: Shapes) -> float:
+    """Return what torch's operations move beside the fused kernels in one of three passes, where a run takes them, not compiled.
+
+    Counted by operation: a gated activation 5 f forward (its function, the product) and 13 f backward (two products, the
+    function, both gradients into one tensor) where a kernel has 9 f; a rotary embedding 22 times queries and keys instead of 4.
+    """
+    if run.train.compile:
+        return 0.0
+    more = 0.0
+    if run.kernels.activation == "torch" and shapes.wide > shapes.ffn:
+        more += (18 - 9) / 3 * shapes.tokens * shapes.ffn * shapes.item
+    if run.kernels.rotary == "torch":
+        more += (22 - 4) / 3 * shapes.tokens * (shapes.heads + shapes.groups) * shapes.head_size * shapes.item
+    return more
 
 
 def _tensor_calls(run: RunConfig, shapes: Shapes, layers: int, again: int, *, ends: int) -> tuple[float, float]:

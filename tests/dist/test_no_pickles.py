@@ -33,8 +33,7 @@ PIPES = (
 """Readers of pickles that a process has from its own parent or child, through a pipe that nobody else holds."""
 OF_OTHERS = (
     "launch submit", "launch job begin", "launch job end", "launch job merge", "launch preflight", "launch site-check",
-    "launch pack-environment", "launch notify",
-    "launch pack-environment", "launch evaluations watch",
+    "launch pack-environment", "launch notify", "launch evaluations watch",
 )  # fmt: skip
 """Commands that end early where no Slurm, no registry of packages or no webhook answers."""
 

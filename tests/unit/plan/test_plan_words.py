@@ -8,9 +8,11 @@ import pytest
 from click.testing import CliRunner
 
 from fanal.errors import UserError
+from launch.__main__ import sites
 from launch.planning.command import plan as command
 from launch.planning.plan import make_plan, write
 from launch.planning.target import check_target
+from launch.planning.whole_run import WholeRunRequest
 from pretrain.config.load import load_run
 from pretrain.plan.table import Plan, lines, to_json
 
@@ -123,3 +125,30 @@ def test_an_overlay_that_is_no_file_or_has_a_wrong_key_is_refused(tmp_path: Path
     wrong.write_text("train: {micro_batch_size: 4}\n")
     assert load_run("configs/1b.yaml", [f"@{wrong}"]).train.micro_batch_size == 4
     assert load_run("configs/1b.yaml", [f"@{wrong}", "train.micro_batch_size=8"]).train.micro_batch_size == 8
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"gpus": 10**18, "gpu": "h100"}, r"--gpus \(1000000000000000000\) must be at most 1,048,576; --gpus 1048576 works"),
+        ({"site_name": "alps-clariden", "nodes": 10**9}, r"--nodes \(1000000000\) must be at most 262,144, .* --nodes 262144 works"),
+        ({"gpus": 8, "gpu": "h100", "asked": WholeRunRequest(tokens=10**30)}, r"--tokens \(1000\d*\) must be at most .* works"),
+        ({"gpus": 8, "gpu": "h100", "asked": WholeRunRequest(tokens=0)}, r"--tokens \(0\) must be at least 1"),
+    ],
+)  # fmt: skip
+def test_what_is_too_much_is_refused_under_the_name_of_its_option(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        planned(**options)
+
+
+def test_a_site_s_machine_that_is_not_known_is_named_by_its_key_and_when_the_site_is_shown(tmp_path: Path) -> None:
+    site = tmp_path / "mine.yaml"
+    site.write_text("base: jean-zay-h100\nmachine: h1000\n")
+    says = rf"machine of site {site} \(h1000\) is not known; known are "
+    with pytest.raises(UserError, match=says):
+        planned(site_name=str(site), nodes=2)
+    with pytest.raises(UserError, match=r"^--gpu \(h1000\) is not known"):
+        planned(site_name=str(site), nodes=2, gpu="h1000")
+    shown = CliRunner().invoke(sites, [str(site)])
+    assert shown.exit_code == 2 and "machine of site" in shown.output + (shown.stderr or "")
+    assert CliRunner().invoke(sites, ["jean-zay-h100"]).exit_code == 0

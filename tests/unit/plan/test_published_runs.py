@@ -73,3 +73,10 @@ def test_a_wrong_factor_does_not_pass() -> None:
     assert not same(rows(only=NARROW[0], estimate=without_bubble), megatron)
     assert not same(rows(only=NARROW[0], changed=times_ten("node_gb_per_s")), megatron)
     assert not same(rows(only=NARROW[1], changed=times_ten("network_gb_per_s")), slow)
+
+
+def test_torchtitan_s_eager_rows_are_planned_slower_than_its_compiled_ones() -> None:
+    """By 6 %; published are 16 %, of which norms that are not fused are a part that no plan counts."""
+    eager, compiled, *_ = rows(only="torchtitan, H100")
+    assert 1.05 < compiled.estimate.tokens_per_second_per_gpu / eager.estimate.tokens_per_second_per_gpu < 1.08
+    assert compiled.published / eager.published == pytest.approx(1.157, abs=0.001)

@@ -13,8 +13,9 @@ from fanal.errors import UserError
 from launch.planning.plan import make_plan
 from launch.planning.whole_run import WholeRunRequest, site_facts
 from launch.sites.facts import PlanConfig, check_facts
+from launch.sites.hours import choose_qos
 from launch.sites.schema import FileSystemConfig
-from launch.sites.site import read_site
+from launch.sites.site import load_site, read_site
 from pretrain.config.load import load_run
 from pretrain.config.schema import BatchRampConfig, BatchStageConfig, RunConfig
 from pretrain.config.steps import global_batch_size_at
@@ -101,7 +102,8 @@ def test_a_site_that_says_little() -> None:
     said = "\n".join(whole_run_lines(whole_of(one_b(), facts)))
     assert "jobs           - (site here states no qos; --slice-hours says how" in said
     said = "\n".join(whole_run_lines(whole_of(one_b(), replace(facts, slot_h=5.0))))
-    assert "each start - (start_up_s" in said and "counted as 0)" in said
+    words = " ".join(said.split())
+    assert "each start - (start_up_s" in words and "counted as 0)" in words
 
 
 @pytest.mark.parametrize("by_files", [False, True])
@@ -206,8 +208,8 @@ def test_a_ramp_costs_speed_where_a_bubble_or_the_update_is_shared_by_few() -> N
 
 def test_a_plan_for_a_site_says_the_whole_run() -> None:
     made = make_plan(
-        str(ROOT / "configs" / "1b.yaml"), ["run_dir=runs/x"], gpus=None, gpu=None, site_name="jean-zay-h100", nodes=2, top=1,
-        rehearsals=0, asked=WholeRunRequest(tokens=10**10, own=True),
+        str(ROOT / "configs" / "1b.yaml"), ["run_dir=runs/x", "train.micro_batch_size=2"], gpus=None, gpu=None,
+        site_name="jean-zay-h100", nodes=2, top=1, rehearsals=0, asked=WholeRunRequest(tokens=10**10, own=True),
     )  # fmt: skip
     own = made.whole_run
     assert own is not None and own.is_own and own.estimate.run.train.micro_batch_size == 2
@@ -271,3 +273,22 @@ def test_wrong_figures_are_refused(value: float, tmp_path: Path) -> None:
     )
     with pytest.raises(UserError, match=r"value of plan.pue .* must be at least 1 and finite"):
         read_site(tmp_path / "site.yaml")
+
+
+def test_the_slot_is_that_of_the_qos_that_launch_takes_by_default_or_of_the_named_one() -> None:
+    def slot(qos: str | None, site: str = "jean-zay-h100", num_gpus: int = 8) -> tuple[float | None, str]:
+        facts = site_facts(site, one_b(), WholeRunRequest(qos=qos), num_gpus=num_gpus)
+        assert facts is not None
+        return facts.slot_h, facts.slot_name
+
+    by_launch, _ = choose_qos(
+        load_site("jean-zay-h100").qos, None, hours=1000, slice_hours=None, num_gpus=8, where="jean-zay-h100"
+    )
+    assert by_launch is not None and slot(None) == (by_launch.max_hours, f"max_hours of qos {by_launch.name}")
+    assert slot("qos_gpu_h100-t4") == (100, "max_hours of qos qos_gpu_h100-t4")
+    assert slot(None, "leonardo", 512)[1].endswith("for which fanal launch needs --qos boost_qos_bprod")
+    for qos, num_gpus in (("qos_gpu_h100-t4", 512), ("qos_gpu_h100-dev", 8), ("none", 8)):
+        with pytest.raises(UserError, match=rf"--qos \({qos}\) must be .* --qos qos_gpu_h100-t3 works"):
+            slot(qos, num_gpus=num_gpus)
+    with pytest.raises(UserError, match=r"--qos \(x\) must stand beside --site"):
+        site_facts(None, one_b(), WholeRunRequest(qos="x"), num_gpus=8)
