@@ -2,12 +2,14 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
 from fanal.command_group import complete_path
 from fanal.errors import UserError, run_guarded
 from fanal.exit_codes import FINISHED
+from launch.planning.ladder_options import LadderRequest, ladder_options
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 
@@ -40,6 +42,7 @@ CONTEXT = {"help_option_names": ["-h", "--help"]}
     "--scaling", "picture", type=click.Path(path_type=Path), metavar="FILE",
     help="Strong and weak scaling to 4,096 GPUs instead: a table, and its curves in this SVG file.",
 )  # fmt: skip
+@ladder_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def plan(
     config: str,
@@ -57,6 +60,7 @@ def plan(
     own: bool,
     picture: Path | None,
     as_json: bool,
+    **of_ladder: Any,
 ) -> None:
     """Plan the layout of a run: memory, time of a step and speed of every layout that the config's rules allow.
 
@@ -71,6 +75,13 @@ def plan(
         from launch.planning.whole_run import WholeRunRequest
 
         asked = WholeRunRequest(tokens=tokens, slice_hours=slice_hours, failures_per_1000_gpu_hours=failures, own=own)
+        if (rungs := LadderRequest(**of_ladder)) != LadderRequest():
+            from launch.planning.ladder import make_ladder
+
+            alone = target is None and picture is None and asked == WholeRunRequest()
+            place = {"gpus": gpus, "gpu": gpu, "site_name": site_name, "nodes": nodes}
+            print(make_ladder(config, overrides, rungs, place, alone=alone, as_json=as_json))
+            return FINISHED
         if picture is not None:
             if target is not None or as_json or asked != WholeRunRequest():
                 raise UserError(
