@@ -51,26 +51,20 @@ def olmo() -> dict[str, tuple[Size, float]]:
 
 def published_rows() -> Iterator[Sequence[str]]:
     """Yield a row for each run that was predicted from smaller ones."""
-    sizes, losses = chinchilla()
-    small = [number for number, size in enumerate(sizes) if size.flops < 1e20]
-    for number, size in enumerate(sizes):
-        if size.flops > 3e21:
-            yield _row(
-                "Hoffmann et al., from below 1e20 FLOPs to above 3e21", f"{size.parameters / 1e9:.2f}B", "parameters and tokens",
-                [sizes[one] for one in small], [losses[one] for one in small], size, losses[number],
-            )  # fmt: skip
+    points = list(zip(*chinchilla(), strict=True))
+    small = [point for point in points if point[0].flops < 1e20]
+    for large in points:
+        if large[0].flops > 3e21:
+            name = f"Hoffmann et al., from below 1e20 FLOPs to above 3e21: {large[0].parameters / 1e9:.2f}B"
+            yield _row(name, "parameters and tokens", small, *large)
     runs = olmo()
     ladder = [run for name, run in runs.items() if name.startswith(SIZES)]
-    for name, (size, loss) in runs.items():
+    for name, run in runs.items():
         if not name.startswith(SIZES):
-            yield _row(
-                "OLMo's ladder, 190M to 1B", name, "parameters and tokens", *zip(*ladder, strict=True), size, loss
-            )
+            yield _row(f"OLMo's ladder, 190M to 1B: {name}", "parameters and tokens", ladder, *run)
     for ratio in (1, 2, 5, 10):
         alike = [runs[f"{size}-{ratio}xC"] for size in SIZES]
-        yield _row(
-            f"the same at {ratio}xC", f"3B-{ratio}xC", "compute", *zip(*alike, strict=True), *runs[f"3B-{ratio}xC"]
-        )
+        yield _row(f"the same at {ratio}xC: 3B-{ratio}xC", "compute", alike, *runs[f"3B-{ratio}xC"])
 
 
 def simulated_rows(trials: int = 50) -> Iterator[Sequence[str]]:
@@ -114,13 +108,11 @@ def coverage(law: Law, sizes: Sequence[Size], further: float, *, noise: float, t
     return inside / trials, float(np.median(widths))
 
 
-def _row(
-    source: str, name: str, form: Form, sizes: Sequence[Size], losses: Sequence[float], target: Size, was: float
-) -> list[str]:
-    assert len(sizes) >= FEWEST_RUNS[form]
-    found = predict(form, sizes, losses, target)
+def _row(name: str, form: Form, runs: Sequence[tuple[Size, float]], target: Size, was: float) -> list[str]:
+    assert len(runs) >= FEWEST_RUNS[form]
+    found = predict(form, [size for size, _ in runs], [loss for _, loss in runs], target)
     return [
-        f"{source}: {name}", f"{len(sizes)}", form, f"{found.loss:.4f}", f"{found.low:.4f} to {found.high:.4f}", f"{was:.4f}",
+        name, f"{len(runs)}", form, f"{found.loss:.4f}", f"{found.low:.4f} to {found.high:.4f}", f"{was:.4f}",
         f"{found.loss / was - 1:+.2%}", "yes" if found.low <= was <= found.high else "no",
     ]  # fmt: skip
 

@@ -25,7 +25,7 @@ from pretrain.plan.law import Law
 CONFIG = "configs/1b.yaml"
 
 
-def planned(*words: str | Path, code: int = 0) -> str:
+def planned(*words: str | int | Path, code: int = 0) -> str:
     done = CliRunner().invoke(command, [str(word) for word in words])
     assert done.exit_code == code, done.output
     return done.output
