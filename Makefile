@@ -21,6 +21,7 @@
 # make bench-step   one training step beside megatron-core, plain PyTorch, the same compiled and Hugging Face, and each optimizer; appends to bench/results/step.md
 # make bench-optimizers   the update of every optimizer beside torch's fused AdamW, and bytes a parameter; appends to bench/results/optimizers.md
 # make bench-plan     peaks and step times that fanal plan computes beside real ones on a CPU; appends to bench/results/plan_{memory,speed}.md
+# make bench-ladder   what fanal plan --fit predicts of published ladders, and of a run on the demo's text by nine small ones; appends to bench/results/ladder.md
 # make bench-memory   peak memory of a step by parameter and token, and of the loss; rehearsed peaks beside those of ranks that share sequences; appends to bench/results/memory.md
 # make bench-layouts   local ranks in several layouts beside one process: CPU time, collectives, threads; appends to bench/results/layouts.md
 # make bench-context   rows of 4,096 and 16,384 tokens on two ranks, by context and by tensor parallelism, beside one; appends to bench/results/context.md
@@ -46,7 +47,7 @@ SPLITS := train validation
 SHARDS := $(foreach split,$(SPLITS),demo/shards/$(split)-code.json demo/shards/$(split)-prose.json)
 
 .DEFAULT_GOAL := help
-.PHONY: help install data demo test test-quick test-user test-slurm interop kernels kernels-weekly check recipes contexts torture fuzz bench-data bench-checkpoint bench-export bench-recipe bench-growth bench-start bench-step bench-optimizers bench-memory bench-layouts bench-context bench-plan bench-search soak lock sbom gpu clean bench-overlap others transformers-4 report-pictures
+.PHONY: help install data demo test test-quick test-user test-slurm interop kernels kernels-weekly check recipes contexts torture fuzz bench-data bench-checkpoint bench-export bench-recipe bench-growth bench-start bench-step bench-optimizers bench-memory bench-layouts bench-context bench-plan bench-ladder bench-search soak lock sbom gpu clean bench-overlap others transformers-4 report-pictures
 
 help:
 	@sed -n '/^#/!q; s/^# //p' Makefile
@@ -332,6 +333,11 @@ bench-optimizers: $(STAMP)
 bench-memory: $(STAMP)
 	$(RUN) -W ignore -m bench.memory
 	$(RUN) -W ignore -m bench.rehearsed_ranks
+
+# Ten minutes on two quiet cores.
+bench-ladder: data
+	$(RUN) -W ignore -m bench.ladder_laws
+	$(RUN) -W ignore -m bench.ladder
 
 bench-plan: $(STAMP)
 	$(RUN) -W ignore -m bench.plan_memory

@@ -2,12 +2,14 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
 from fanal.command_group import complete_path
 from fanal.errors import UserError, run_guarded
 from fanal.exit_codes import FINISHED
+from launch.planning.ladder_options import LadderRequest, ladder_options
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 
@@ -54,6 +56,7 @@ CONTEXT = {"help_option_names": ["-h", "--help"]}
     help="Fit the machine's factors to the steps of this run, and keep them; may be repeated, for all at once.",
 )  # fmt: skip
 @click.option("--no-calibration", is_flag=True, help="Plan without the factors that are kept for the machine.")
+@ladder_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def plan(
     config: str,
@@ -75,6 +78,7 @@ def plan(
     runs: tuple[str, ...],
     no_calibration: bool,
     as_json: bool,
+    **of_ladder: Any,
 ) -> None:
     """Plan the layout of a run: memory, time of a step and speed of every layout that the config's rules allow.
 
@@ -93,6 +97,14 @@ def plan(
             tokens=tokens, slice_hours=slice_hours, qos=qos, failures_per_1000_gpu_hours=failures, own=own
         )
         calibration = CalibrationRequest(run_dirs=runs, ignored=no_calibration)
+        if (rungs := LadderRequest(**of_ladder)) != LadderRequest():
+            from launch.planning.ladder import make_ladder
+
+            others = {target, picture, document_tokens}
+            alone = others == {None} and asked == WholeRunRequest() and calibration == CalibrationRequest()
+            place = {"gpus": gpus, "gpu": gpu, "site_name": site_name, "nodes": nodes}
+            print(make_ladder(config, overrides, rungs, place, alone=alone, as_json=as_json))
+            return FINISHED
         if picture is not None:
             if target is not None or as_json or document_tokens is not None or asked != WholeRunRequest():
                 raise UserError(

@@ -45,7 +45,7 @@ def make_plan(
     """Return the plan that the command asks for. Args: as the options of ``fanal plan``. Raises: UserError."""
     run = with_tokens(load_run(config, overrides), asked.tokens)
     failures = failure_rate(asked.failures_per_1000_gpu_hours)  # refused before a search takes its time
-    machine, name, num_gpus = _where(gpus, gpu, site_name, nodes)
+    machine, name, num_gpus = where(gpus, gpu, site_name, nodes)
     path = calibration_path(site=site_name, machine=name)
     machine, said, fitted = calibrated_machine(machine, path, calibration)
     facts = site_facts(site_name, run, asked, num_gpus=num_gpus)
@@ -70,7 +70,7 @@ def make_scaling(
     """Return the tables of strong and weak scaling, and draw them. Args: as the options of ``fanal plan``. Raises: UserError."""
     check_target("--scaling", target, (".svg",), may_replace=True)
     run = load_run(config, overrides)
-    machine, name, num_gpus = _where(gpus, gpu, site_name, nodes)
+    machine, name, num_gpus = where(gpus, gpu, site_name, nodes)
     path = calibration_path(site=site_name, machine=name)
     machine, said, fitted = calibrated_machine(machine, path, calibration)
     points = scale_up(run, machine, num_gpus)
@@ -93,7 +93,7 @@ def _layout_of(made: Plan, *, own: bool) -> StepEstimate:
     return made.own if own and made.own is not None else made.best[0]
 
 
-def _where(
+def where(
     gpus: int | None, gpu: str | None, site_name: str | None, nodes: int | None
 ) -> tuple[MachineConfig, str, int]:
     """Return the machine, its name and the number of GPUs."""

@@ -10,7 +10,8 @@ What the scale s changes, and by which rule:
 - Initial values keep width times variance, the size of what a product gives (Yang et al., 2022, arXiv:2203.03466).
 - Tokens become s times as many: as many for each parameter. All counts of samples follow, those of the schedule among them.
 - With both, compute becomes s^2 of it, and the laws of DeepSeek LLM (2024, arXiv:2401.02954), learning rate by compute^-0.125 and
-  batch by compute^0.3271, give s^-0.25 and s^0.6542.
+  batch by compute^0.3271, give s^-0.25 and s^0.6542. Where another part of the tokens is asked for, s is the root of both parts'
+  product.
 - Counts of steps keep their share of the run. The layout is one rank, or as many replicas as there are ranks.
 
 None of these rules was fitted to our own runs. Pure arithmetic; reads no file.
@@ -49,9 +50,9 @@ LARGEST_GROWTH = 10.0
 """Times that a learning rate may grow: the laws were fitted to models from a thousandth of the size on."""
 
 
-def parse_scale(text: str) -> Fraction:
-    """Read a scale, such as 1/64 or 0.01. Raises: UserError unless it is above 0 and below 1."""
-    problem = f"--scale ({shown(text, 40)}) must be a fraction above 0 and below 1; --scale 1/64 works"
+def parse_scale(text: str, option: str = "--scale") -> Fraction:
+    """Read a scale, such as 1/64 or 0.01. Raises: UserError naming the option unless it is above 0 and below 1."""
+    problem = f"{option} ({shown(text, 40)}) must be a fraction above 0 and below 1; {option} 1/64 works"
     if not re.fullmatch(r"[0-9]{1,12}(/[0-9]{1,12}|\.[0-9]{1,12})?|\.[0-9]{1,12}", text) or re.search(r"/0+$", text):
         raise UserError(problem)
     scale = Fraction(text)
@@ -60,17 +61,22 @@ def parse_scale(text: str) -> Fraction:
     return scale
 
 
-def scaled(run: RunConfig, scale: Fraction) -> RunConfig:
-    """Return the small twin of a valid run, in a run folder of its own. A phase begins with the twin of the phase before it."""
-    train = _scaled_train(run.train, scale)
+def scaled(run: RunConfig, scale: Fraction, tokens: Fraction | None = None) -> RunConfig:
+    """Return the small twin of a valid run, in a run folder of its own. A phase begins with the twin of the phase before it.
+
+    Args: scale: the part of the layers' parameters; tokens: the part of the tokens, which may be more than all; None: the scale's.
+    """
+    part = scale if tokens is None else tokens
+    size = float(scale) if tokens is None else math.sqrt(scale * tokens)
+    train = _scaled_train(run.train, part, size)
     steps = Fraction(train.train_steps, run.train.train_steps)
     return replace(
         run,
         run_dir=twin_path(run.run_dir, scale),
         model=scaled_model(run.model, scale),
-        data=_scaled_data(run.data, scale),
+        data=_scaled_data(run.data, part),
         parallel=_one_rank(run.parallel),
-        optim=_scaled_optim(run.optim, run.train, scale, steps),
+        optim=_scaled_optim(run.optim, run.train, part, steps, size),
         train=replace(train, validation_interval=_part(train.validation_interval, steps)),
         checkpoint=_scaled_checkpoint(run.checkpoint, steps, scale),
     )
@@ -142,9 +148,12 @@ def _samples(count: int, scale: Fraction) -> int:
     return _part(count, scale) or 0
 
 
-def _scaled_train(train: TrainConfig, scale: Fraction) -> TrainConfig:
-    """Return batches and steps; what else counts steps is not changed yet."""
-    batch_factor, ramp = float(scale) ** BATCH_POWER, train.batch_ramp
+def _scaled_train(train: TrainConfig, scale: Fraction, size: float) -> TrainConfig:
+    """Return batches and steps; what else counts steps is not changed yet.
+
+    Args: scale: part of the samples; size: root of the part of the compute.
+    """
+    batch_factor, ramp = size**BATCH_POWER, train.batch_ramp
     if ramp is None:
         micro = min(train.micro_batch_size, max(1, round(train.global_batch_size * batch_factor)))
         batch = _near(train.global_batch_size * batch_factor, micro)
@@ -183,7 +192,7 @@ def _scaled_stages(
     return [BatchStageConfig(start_sample=start, global_batch_size=size) for start, size in stages.items()]
 
 
-def _scaled_optim(optim: OptimConfig, train: TrainConfig, scale: Fraction, steps: Fraction) -> OptimConfig:
+def _scaled_optim(optim: OptimConfig, train: TrainConfig, scale: Fraction, steps: Fraction, size: float) -> OptimConfig:
     """Return the schedule of the same shape. Its end is stated, so that a run of fewer steps is the beginning of the same one.
 
     Whatever key ends in _samples or _sample counts samples, in _steps updates.
@@ -191,7 +200,7 @@ def _scaled_optim(optim: OptimConfig, train: TrainConfig, scale: Fraction, steps
     counts = {field.name: getattr(optim, field.name) for field in fields(optim)}
     parts = {name: _part(count, scale) for name, count in counts.items() if name.endswith(("_samples", "_sample"))}
     parts |= {name: _part(count, steps) for name, count in counts.items() if name.endswith("_steps")}
-    rate_factor = min(float(scale) ** RATE_POWER, LARGEST_GROWTH)
+    rate_factor = min(size**RATE_POWER, LARGEST_GROWTH)
     decay = _samples(optim.lr_decay_samples or consumed_samples_at(train, train.train_steps), scale)
     final = _part(optim.lr_wsd_decay_samples, scale)
     warmup = min(_samples(optim.lr_warmup_samples, scale), decay - (final is not None))
