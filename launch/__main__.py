@@ -53,6 +53,13 @@ def job_options(command: Callable[..., None]) -> Callable[..., None]:
             ),
             click.option("--exclude", metavar="NODE,...", help="Nodes never to run on."),
             click.option(
+                "--spare-nodes",
+                type=int,
+                default=0,
+                show_default=True,
+                help="Nodes beyond --nodes that idle until one of these is sick or lost.",
+            ),
+            click.option(
                 "--module", "modules", multiple=True, metavar="NAME", help="Module to load, too; may be repeated."
             ),
             click.option("--preflight/--no-preflight", default=True, help="Check data, space and every node first."),
@@ -225,6 +232,24 @@ def job_begin(folder: Path) -> None:
     sys.exit(run_guarded(act))
 
 
+@job.command("choose")
+@click.argument("folder", type=Path)
+def job_choose(folder: Path) -> None:
+    """Choose the nodes that train, of a job with spare ones: print where ranks meet, the nodes, and a node that stands by."""
+
+    def act() -> int:
+        from launch.chain.choose import choose
+        from launch.slurm import SlurmError
+
+        try:
+            print(choose(folder))
+        except SlurmError as error:  # as in job_begin
+            raise PassingError(str(error)) from None
+        return FINISHED
+
+    sys.exit(run_guarded(act))
+
+
 @job.command("end")
 @click.argument("folder", type=Path)
 @click.option("--before-training", type=int)
@@ -361,11 +386,13 @@ def _places() -> Any:
 
 def _summary(job: Any) -> str:
     from launch.chain.script import walltime
+    from launch.chain.spare import cost_of_spares
 
     of_gpus = (
         f"{job.nodes * job.gpus_per_node} GPUs" if job.gpus_per_node else f"{job.nodes * job.ranks_per_node} CPU ranks"
     )
-    return f"{job.slices} job(s) of {walltime(job.minutes)} on {job.nodes} node(s), {of_gpus}"
+    cost = cost_of_spares(job.spare_nodes, job.nodes, hours=job.slices * job.minutes / 60)
+    return f"{job.slices} job(s) of {walltime(job.minutes)} on {job.nodes} node(s), {of_gpus}{cost}"
 
 
 if __name__ == "__main__":

@@ -11,16 +11,15 @@ import signal
 import socket
 import sys
 import tarfile
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from fanal import exit_codes
-from fanal.errors import FanalError, error_type
+from fanal.errors import FanalError
 from fanal.new_files import create_file, write_new
-from fanal.ownership import close_file, close_new_files, make_own_folder, why_not_own
-from fanal.run_folder import JOB, LOGS_DIR, REQUESTS, STOP
+from fanal.ownership import close_file, close_new_files, make_own_folder
+from fanal.run_folder import LOGS_DIR, REQUESTS, STOP
 from fanal.run_progress import newest_step
 from fanal.shown import on_one_line
 from launch import slurm
@@ -28,55 +27,15 @@ from launch.chain import jobs_file
 from launch.chain.avoid import broken_nodes, keep_off, other_nodes
 from launch.chain.capture import write_environment
 from launch.chain.decide import Decision, Facts, decide, run_exit_code
+from launch.chain.inside import AGAIN, Room, room
 from launch.chain.launch_folder import own_script
+from launch.chain.rank_codes import known_code, rank_exit_codes
 from launch.chain.rank_logs import asked_by, reason_of
-from launch.chain.script import EXIT_CODES, SCRIPT, SITE
-from launch.sites.schema import SiteConfig
-from launch.sites.site import read_site
+from launch.chain.script import CONFIG, EXIT_CODES, SCRIPT, SITE
+from launch.chain.spare import candidates, num_training_nodes, spare_nodes
+from launch.chain.this_job import Here, attempt_dir, here
 
 NO_DECISION_YET = "it ended without giving a reason"
-
-
-@dataclass(frozen=True)
-class Here:
-    """The job this process belongs to, with what its launch folder says."""
-
-    folder: Path
-    facts: dict[str, Any]
-    site: SiteConfig
-    job: str
-    restart: int
-
-    @property
-    def run_dir(self) -> Path:
-        return Path(self.facts["run_dir"])
-
-    def num_ranks(self, nodes: int | None = None) -> int:
-        """Return the number of ranks of this start, or of one on so many nodes. The job's variables count before
-        job.json: a render may have changed the file."""
-        if nodes is None:
-            nodes = int(os.environ.get("SLURM_JOB_NUM_NODES") or self.facts["nodes"])
-        return nodes * int(os.environ.get("FANAL_RANKS_PER_NODE") or self.facts["ranks_per_node"])
-
-
-def here(folder: Path) -> Here:
-    """Read the launch folder of the running job.
-
-    Raises: UserError if it is not one, or outside a job.
-    """
-    try:
-        facts = json.loads((folder / JOB).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise error_type(error)(
-            f"{folder} must be the launch folder of a run, with {JOB} ({error}); `fanal launch render` makes it"
-        ) from None
-    job, restart = slurm.this_job()
-    return Here(folder, facts, read_site(folder / SITE), job, restart)
-
-
-def attempt_dir(folder: Path, job: str, restart: int) -> Path:
-    """Return the folder of one start of a job: environment, exit codes, logs, preflight of its nodes."""
-    return folder / f"{job}-{restart}"
 
 
 def begin(folder: Path) -> str | None:
@@ -86,23 +45,26 @@ def begin(folder: Path) -> str | None:
     make_own_folder(folder, name="the launch folder")
     close_file(folder / SITE)
     at = here(folder)
-    nodes = slurm.hostnames(os.environ.get("SLURM_JOB_NODELIST", ""))
-    attempt = attempt_dir(folder, at.job, at.restart)
+    nodes = (
+        candidates(at.job, at.run_dir) if spare_nodes() else slurm.hostnames(os.environ.get("SLURM_JOB_NODELIST", ""))
+    )
+    attempt = attempt_dir(folder, at.job, at.restart, at.inside)
     for own in (attempt, attempt / EXIT_CODES):
         make_own_folder(own, name="the folder of a job's start")
     if not _settle_lost_attempt(at) or _was_asked_to_stop(at) or not _avoid_noted_nodes(at, nodes):
         return None
     write_environment(attempt / "environment.json", Path(at.facts["code_dir"]), nodes)
     jobs_file.note(
-        at.folder, "started", job=at.job, restart=at.restart, nodes=list(nodes), step=newest_step(at.run_dir)
-    )
+        at.folder, "started", job=at.job, restart=at.restart, inside=at.inside or 0, nodes=list(nodes),
+        step=newest_step(at.run_dir),
+    )  # fmt: skip
     with socket.socket() as probe:
         probe.bind(("", 0))
         return f"{socket.gethostname()}:{probe.getsockname()[1]}"
 
 
 def end(folder: Path, *, before_training: int | None, walltime: bool) -> int:
-    """Finish the run: decide, note, act. Returns the exit code of the job.
+    """Finish the run: decide, note, act; prints AGAIN where the script is to start it again. Returns the exit code of the job.
 
     Args: before_training, the exit code of what came before the ranks, if it failed.
     """
@@ -110,14 +72,15 @@ def end(folder: Path, *, before_training: int | None, walltime: bool) -> int:
     close_new_files()
     at = here(folder)
     ended_by = slurm.why_ending(at.job, at.restart)
-    attempt = attempt_dir(folder, at.job, at.restart)
+    attempt = attempt_dir(folder, at.job, at.restart, at.inside)
     codes = rank_exit_codes(attempt)
     if before_training is None:
         code = run_exit_code(codes, at.num_ranks())
     else:  # a preflight that the end of the job cut short has found nothing
-        code = exit_codes.STOPPED if walltime else _known_code(before_training)
+        code = exit_codes.STOPPED if walltime else known_code(before_training)
     records = jobs_file.read_run(at.run_dir)
-    began = next((a for a in reversed(jobs_file.attempts(records)) if (a.job, a.restart) == (at.job, at.restart)), None)
+    this = (at.job, at.restart, at.inside or 0)
+    began = next((a for a in reversed(jobs_file.attempts(records)) if (a.job, a.restart, a.inside) == this), None)
     lost = slurm.lost_nodes(began.nodes, _local(began.time_utc)) if began and code not in _GOOD else ()
     if before_training is not None and code == exit_codes.CRASH:
         lost = tuple(dict.fromkeys((*lost, *broken_nodes(attempt))))  # Slurm does not know what preflight has seen
@@ -135,15 +98,43 @@ def end(folder: Path, *, before_training: int | None, walltime: bool) -> int:
         step_after=step_after,
         restarts_without_checkpoint=restarts,
         jobs_waiting=_jobs_waiting(at),
+        room=None if before_training is not None or began is None else _room(at, began, lost),
     )
-    decision = decide(facts, max_restarts_without_checkpoint=at.site.max_restarts_without_checkpoint)
-    _note(at, at.job, at.restart, facts, decision)
+    decision = decide(
+        facts,
+        max_restarts_without_checkpoint=at.site.max_restarts_without_checkpoint,
+        restarts_inside=at.site.restarts_inside,
+    )
+    _note(at, this, facts, decision)
     try:
         _tidy(attempt, codes, good=code in _GOOD)
     except OSError as error:  # no room, perhaps: the chain must continue all the same
         print(f"warning: {attempt} is not tidied up: {error}", file=sys.stderr, flush=True)
     _act(at, decision, is_requeued=ended_by == "requeued by Slurm")
+    if decision.action == "restart":
+        print(AGAIN)
     return exit_codes.FINISHED if decision.action in ("finish", "hand over") else code
+
+
+def _room(at: Here, began: jobs_file.Attempt, lost: tuple[str, ...]) -> Room | None:
+    """Return the room for another try here; None if the script makes none, or if the nodes that are left are too few."""
+    if at.inside is None or (lost and not _can_replace(at, lost)):
+        return None
+    return room(
+        at.run_dir, at.folder / CONFIG, began_s=jobs_file.seconds(began.time_utc), end_s=slurm.end_s(at.job),
+        stop_margin_s=at.facts.get("stop_margin_s", at.site.stop_margin_s),
+    )  # fmt: skip
+
+
+def _can_replace(at: Here, lost: tuple[str, ...]) -> bool:
+    """Whether this job has spare nodes that can take the place of those that are lost."""
+    if not spare_nodes():
+        return False
+    try:
+        return len(set(candidates(at.job, at.run_dir)) - set(lost)) >= num_training_nodes()
+    except slurm.SlurmError as error:
+        print(f"warning: {error}", file=sys.stderr, flush=True)
+        return False
 
 
 def _jobs_waiting(at: Here) -> int:
@@ -156,27 +147,7 @@ def _jobs_waiting(at: Here) -> int:
         return 0
 
 
-def rank_exit_codes(attempt: Path) -> dict[int, int]:
-    """Return the exit code that each rank left; ranks that were killed left none. What another user may have written is none."""
-    codes, folder = {}, attempt / EXIT_CODES
-    if not folder.exists() or why_not_own(attempt) or why_not_own(folder):
-        return codes
-    for path in folder.glob("rank-*"):
-        if why_not_own(path):
-            continue
-        text = path.read_text(encoding="utf-8").strip()
-        if text.isdigit():
-            codes[int(path.name.removeprefix("rank-"))] = int(text)
-    return codes
-
-
 _GOOD = (exit_codes.FINISHED, exit_codes.STOPPED)
-
-
-def _known_code(code: int) -> int:
-    """Return the exit code, or CRASH for a code that is not ours, such as 1 of a Python that cannot import."""
-    ours = (exit_codes.WRONG_INPUT, exit_codes.DAMAGED, exit_codes.HANG, exit_codes.STOPPED)
-    return code if code in ours else exit_codes.CRASH
 
 
 def _local(time_utc: str) -> datetime:
@@ -184,10 +155,14 @@ def _local(time_utc: str) -> datetime:
     return datetime.fromtimestamp(jobs_file.seconds(time_utc))
 
 
-def _note(at: Here, job: str, restart: int, facts: Facts, decision: Decision) -> None:
-    """Write a decision down, and print it."""
+def _note(at: Here, start: tuple[str, int, int], facts: Facts, decision: Decision) -> None:
+    """Write a decision down, and print it.
+
+    Args: start, which it is about: job, restart, and restart inside its allocation.
+    """
+    job, restart, inside = start
     jobs_file.try_note(
-        at.folder, "decided", job=job, restart=restart, action=decision.action, reason=decision.reason,
+        at.folder, "decided", job=job, restart=restart, inside=inside, action=decision.action, reason=decision.reason,
         exit_code=facts.exit_code, step=facts.step_after,
         restarts_without_checkpoint=decision.restarts_without_checkpoint, exclude=list(decision.exclude),
         by=f"{at.job}-{at.restart}",
@@ -202,7 +177,7 @@ def _settle_lost_attempt(at: Here) -> bool:
     if not before or before[-1].decision is not None:
         return _is_still_wanted(at, records)
     last = before[-1]
-    attempt = attempt_dir(at.folder, last.job, last.restart)
+    attempt = attempt_dir(at.folder, last.job, last.restart, last.inside)
     codes = rank_exit_codes(attempt)
     code = run_exit_code(codes, at.num_ranks(len(last.nodes)))
     facts = Facts(
@@ -215,7 +190,7 @@ def _settle_lost_attempt(at: Here) -> bool:
         restarts_without_checkpoint=jobs_file.restarts_without_checkpoint(records),
     )
     decision = decide(facts, max_restarts_without_checkpoint=at.site.max_restarts_without_checkpoint)
-    _note(at, last.job, last.restart, facts, decision)
+    _note(at, (last.job, last.restart, last.inside), facts, decision)
     if decision.action in ("finish", "stop"):
         _act(at, decision)
         return False
@@ -254,7 +229,8 @@ def _was_asked_to_stop(at: Here) -> bool:
     if not any(found):
         return False
     decision = Decision(action="stop", reason="a STOP file in the run folder asked for it, before this start")
-    _note(at, at.job, at.restart, Facts(exit_code=exit_codes.STOPPED, step_after=newest_step(at.run_dir)), decision)
+    facts = Facts(exit_code=exit_codes.STOPPED, step_after=newest_step(at.run_dir))
+    _note(at, (at.job, at.restart, at.inside or 0), facts, decision)
     _act(at, decision)
     return True
 
@@ -285,7 +261,7 @@ def _avoid_noted_nodes(at: Here, nodes: tuple[str, ...]) -> bool:
     except slurm.SlurmError as error:
         print(f"warning: {error}", file=sys.stderr, flush=True)
         others = set[str]()
-    if len(others) < len(nodes):
+    if len(others) < len(nodes) or spare_nodes():
         print(
             f"{', '.join(mine)} was lost before; used again, since no other node is free to take its place",
             file=sys.stderr,
@@ -300,7 +276,7 @@ def _avoid_noted_nodes(at: Here, nodes: tuple[str, ...]) -> bool:
     )
     step = newest_step(at.run_dir)
     facts = Facts(exit_code=exit_codes.STOPPED, step_before=step, step_after=step)
-    _note(at, at.job, at.restart, facts, decision)
+    _note(at, (at.job, at.restart, at.inside or 0), facts, decision)
     _act(at, decision)
     return False
 
@@ -324,7 +300,7 @@ def _act(at: Here, decision: Decision, *, is_requeued: bool = False) -> None:
     noted = jobs_file.excluded(jobs_file.read_run(at.run_dir))
     if noted:
         jobs = [*waiting, *([at.job] if decision.action == "requeue" else [])]
-        keep_off(at.site, noted, jobs, needed=at.facts["nodes"])
+        keep_off(at.site, noted, jobs, needed=at.facts["nodes"] + at.facts.get("spare_nodes", 0))
 
 
 def _requeue(at: Here) -> None:
@@ -339,10 +315,8 @@ def _requeue(at: Here) -> None:
             print(f"{refused}; queued job {queued} in its place", file=sys.stderr, flush=True)
         except FanalError as error:  # of Slurm, or of the script
             reason = f"the chain cannot continue: {refused}; {error}; `sbatch {at.folder / SCRIPT}` continues it"
-            decision = Decision(action="stop", reason=reason)
-            _note(
-                at, at.job, at.restart, Facts(exit_code=exit_codes.CRASH, step_after=newest_step(at.run_dir)), decision
-            )
+            facts = Facts(exit_code=exit_codes.CRASH, step_after=newest_step(at.run_dir))
+            _note(at, (at.job, at.restart, at.inside or 0), facts, Decision(action="stop", reason=reason))
 
 
 def _tidy(attempt: Path, codes: dict[int, int], *, good: bool) -> None:

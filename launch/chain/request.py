@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fanal.errors import UserError
 from fanal.run_folder import LAUNCH_DIR
+from launch.chain.spare import check_spare_nodes
 from launch.sites.architecture import architecture_warning
 from launch.sites.container import image_of
 from launch.sites.hours import slices_of
@@ -41,6 +42,8 @@ class Request:
     stop_margin_s: int | None = None
     exclude: tuple[str, ...] = ()
     """Nodes never to run on."""
+    spare_nodes: int = 0
+    """Nodes that each job is given beyond those that it trains on."""
     modules: tuple[str, ...] = ()
     """Modules loaded after the site's."""
     preflight: bool = True
@@ -86,6 +89,8 @@ class Job:
     preflight: bool
     node_local: bool
     warnings: tuple[str, ...]
+    spare_nodes: int = 0
+    """Nodes that a job has beyond ``nodes``, those that it trains on."""
     container: str = ""
     """Image in which ranks run; empty where they run on the node itself."""
 
@@ -123,13 +128,14 @@ def plan_job(run: RunConfig, site_name: str, site: SiteConfig, request: Request,
     Raises: UserError naming the option or key, its value, the rule and what works.
     """
     gpus, ranks_per_node = check_nodes(run, site, site_name, nodes=request.nodes, gpus_per_node=request.gpus_per_node)
+    check_spare_nodes(request.spare_nodes, gpus_per_node=request.gpus_per_node)
     qos, minutes, slices = slices_of(
         site,
         site_name,
         hours=request.hours,
         slice_hours=request.slice_hours,
         qos=request.qos,
-        num_gpus=request.nodes * gpus,
+        num_gpus=(request.nodes + request.spare_nodes) * gpus,
     )
     margin = site.stop_margin_s if request.stop_margin_s is None else request.stop_margin_s
     if not 0 < margin < minutes * 60:
@@ -154,7 +160,7 @@ def plan_job(run: RunConfig, site_name: str, site: SiteConfig, request: Request,
         run=run, site=site, site_name=site_name, places=places, run_dir=run_dir, nodes=request.nodes, gpus_per_node=gpus,
         ranks_per_node=ranks_per_node, cores=_cores(site, gpus, ranks_per_node), minutes=minutes, slices=slices,
         account=account(site.account_suffix, site.needs_account, site_name, request.account), qos=qos,
-        stop_margin_s=margin, exclude=request.exclude, container=image,
+        stop_margin_s=margin, exclude=request.exclude, container=image, spare_nodes=request.spare_nodes,
         modules=(*site.modules, *(site.container.modules if site.container and image else ()), *request.modules),
         preflight=request.preflight, node_local=_node_local(site, site_name, request),
         warnings=(*_warnings(run, site, gpus), *architecture_warning(site, site_name)),
