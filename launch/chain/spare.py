@@ -47,7 +47,7 @@ def check_spare_nodes(spare: int, *, gpus_per_node: int | None) -> None:
     Raises: UserError naming the option, its value, the rule and one that works.
     """
     if spare < 0:
-        raise UserError(f"--spare-nodes ({spare}) must be at least 0; --spare-nodes 1 works")
+        raise UserError(f"--spare-nodes ({spare}) must be at least 0; --spare-nodes 0 works")
     if spare and gpus_per_node is not None:
         raise UserError(
             f"--spare-nodes ({spare}) must be 0 with --gpus-per-node ({gpus_per_node}), a part of one node; --spare-nodes 0 works"
