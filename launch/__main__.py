@@ -9,11 +9,12 @@ from typing import Any
 import click
 
 from fanal.command_group import CommandGroup, ManyInputsCommand, complete_path
-from fanal.errors import PassingError, run_guarded, user_path
+from fanal.errors import run_guarded, user_path
 from fanal.exit_codes import FINISHED
 from launch.chain import commands
 from launch.chain.evaluation_commands import evaluations
 from launch.chain.evaluations import evaluation_options, evaluations_of
+from launch.chain.job_commands import job
 from launch.status.command import status
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}
@@ -27,6 +28,8 @@ def cli() -> None:
 cli.add_command(evaluations)
 cli.add_command(commands.nodes)
 cli.add_command(commands.chain)
+cli.add_command(commands.notify)
+cli.add_command(job)
 
 site_option = click.option(
     "--site",
@@ -59,6 +62,13 @@ def job_options(command: Callable[..., None]) -> Callable[..., None]:
                 "--stop-margin-s", type=int, help="Seconds kept for the last checkpoint. Default: the site's."
             ),
             click.option("--exclude", metavar="NODE,...", help="Nodes never to run on."),
+            click.option(
+                "--spare-nodes",
+                type=int,
+                default=0,
+                show_default=True,
+                help="Nodes beyond --nodes that idle until one of these is sick or lost.",
+            ),
             click.option(
                 "--module", "modules", multiple=True, metavar="NAME", help="Module to load, too; may be repeated."
             ),
@@ -232,82 +242,6 @@ def pack_environment(site_name: str, archive: Path, python_version: str, locks: 
     sys.exit(run_guarded(act))
 
 
-@cli.group(hidden=True)
-def job() -> None:
-    """Steps of a job that its script calls."""
-
-
-@job.command("begin")
-@click.argument("folder", type=Path)
-def job_begin(folder: Path) -> None:
-    """Prepare the run: print where ranks meet, or nothing if this job must not run."""
-
-    def act() -> int:
-        from launch.chain.job import begin
-        from launch.slurm import SlurmError
-
-        try:
-            meet_at = begin(folder)
-        except SlurmError as error:  # whatever it says, the input is not wrong in a job that has started
-            raise PassingError(str(error)) from None
-        print(meet_at or "", end="")
-        return FINISHED
-
-    sys.exit(run_guarded(act))
-
-
-@job.command("end")
-@click.argument("folder", type=Path)
-@click.option("--before-training", type=int)
-@click.option("--walltime", is_flag=True)
-def job_end(folder: Path, before_training: int | None, walltime: bool) -> None:
-    """Finish the run: decide what follows, note the decision, act on it."""
-
-    def act() -> int:
-        from launch.chain.job import end
-
-        return end(folder, before_training=before_training, walltime=walltime)
-
-    sys.exit(run_guarded(act))
-
-
-@job.command("merge")
-@click.argument("folder", type=Path)
-def job_merge(folder: Path) -> None:
-    """Finish the array of an encoding: join the parts, or queue the missing ones again."""
-
-    def act() -> int:
-        from launch.encoding.job import merge
-
-        return merge(folder)
-
-    sys.exit(run_guarded(act))
-
-
-@cli.command(context_settings=CONTEXT)
-@click.option(
-    "--from",
-    "run_dir",
-    type=Path,
-    required=True,
-    metavar="RUN_DIR",
-    shell_complete=complete_path,
-    help="Run whose decisions are told.",
-)
-def notify(run_dir: Path) -> None:
-    """Send the decisions of a chain that are not yet told to the webhook of FANAL_WEBHOOK_URL or FANAL_WEBHOOK_FILE.
-
-    For machines whose compute nodes have no internet: run it on a login node, again and again if you like.
-    """
-
-    def act() -> int:
-        from launch.chain.notify import notify_now
-
-        return notify_now(run_dir)
-
-    sys.exit(run_guarded(act))
-
-
 @cli.command("render-encode", cls=ManyInputsCommand, context_settings=CONTEXT)
 @site_option
 @click.option(
@@ -393,11 +327,13 @@ def _places() -> Any:
 
 def _summary(job: Any) -> str:
     from launch.chain.script import walltime
+    from launch.chain.spare_request import cost_of_spares
 
     of_gpus = (
         f"{job.nodes * job.gpus_per_node} GPUs" if job.gpus_per_node else f"{job.nodes * job.ranks_per_node} CPU ranks"
     )
-    return f"{job.slices} job(s) of {walltime(job.minutes)} on {job.nodes} node(s), {of_gpus}"
+    cost = cost_of_spares(job.spare_nodes, job.nodes, hours=job.slices * job.minutes / 60)
+    return f"{job.slices} job(s) of {walltime(job.minutes)} on {job.nodes} node(s), {of_gpus}{cost}"
 
 
 cli.add_command(status)

@@ -80,6 +80,18 @@ def hostnames(nodelist: str) -> tuple[str, ...]:
     return tuple(ask("scontrol", "show", "hostnames", nodelist).split()) if nodelist else ()
 
 
+def allocated_nodes(job: str) -> tuple[str, ...]:
+    """Return the nodes that a job has now: those that were lost are no longer among them where it outlives them."""
+    return hostnames(
+        key_values(ask("scontrol", "show", "job", "--oneliner", job)).get("NodeList", "").replace("(null)", "")
+    )
+
+
+def node_host(node: str) -> str:
+    """Return the name of the host that a node is, by which others reach it; its own name where Slurm does not say."""
+    return key_values(ask("scontrol", "show", "node", "--oneliner", node)).get("NodeHostName") or node
+
+
 def queued_jobs(*names: str, arrays: bool = False) -> list[str]:
     """Return the numbers of this user's queued jobs of these names, each once, oldest first; of a task its array's, if
     ``arrays``."""
@@ -190,6 +202,14 @@ def why_ending(job: str, restart: int) -> EndedBy:
         return "itself"
     by_reason: dict[str, EndedBy] = {"TimeLimit": "time limit", "NodeDown": "node failure"}
     return by_reason.get(fields.get("Reason", ""), "cancelled")
+
+
+def end_s(job: str) -> float | None:
+    """Return when Slurm will end a running job, in seconds since the epoch; None if it has no end, or if Slurm does not say."""
+    try:
+        return datetime.fromisoformat(job_fields(job).get("EndTime", "")).timestamp()
+    except ValueError:
+        return None
 
 
 def why_ended(job: str) -> EndedBy:

@@ -9,7 +9,7 @@ from pathlib import Path
 from bench.growth.case import Act, Growth
 from fanal.exit_codes import FINISHED, STOPPED
 from launch.chain.decide import Facts, decide, run_exit_code
-from launch.chain.job import rank_exit_codes
+from launch.chain.rank_codes import rank_exit_codes
 from launch.chain.rank_logs import asked_by
 from launch.chain.request import Places, Request, plan_job
 from launch.chain.script import EXIT_CODES, script

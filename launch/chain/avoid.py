@@ -16,7 +16,7 @@ from typing import Any
 from fanal.errors import FanalError
 from fanal.files import write_whole
 from fanal.ownership import why_not_own
-from fanal.run_folder import JOB
+from fanal.run_folder import JOB, LAUNCH_DIR
 from launch import slurm
 from launch.chain import jobs_file
 from launch.chain.node_list import DEFAULT_HOURS, Entry, edit_list, list_path, locked, read_list, utc_now
@@ -71,7 +71,7 @@ def own_notes(records: Sequence[dict[str, Any]]) -> list[Entry]:
     """Return the nodes that a chain alone has noted, in no list: those of version 0.1, and of jobs that could not write to one."""
     notes = {}
     for record in jobs_file.since_submission(records):
-        if record["event"] == "decided":
+        if record["event"] in ("chosen", "decided"):
             began = jobs_file.time_of(record["time_utc"])
             for node in record["exclude"]:
                 if node not in record.get("listed", ()):
@@ -79,6 +79,17 @@ def own_notes(records: Sequence[dict[str, Any]]) -> list[Entry]:
                         node=node, until=began + timedelta(hours=DEFAULT_HOURS), reason=record["reason"]
                     )
     return [entry for entry in notes.values() if entry.holds(utc_now())]
+
+
+def noted_nodes(run_dir: Path) -> set[str]:
+    """Return the nodes that a run's jobs are to avoid now, by the list that its chain reads and by its own notes."""
+    entries = own_notes(jobs_file.read_run(run_dir))
+    try:
+        facts = json.loads((run_dir / LAUNCH_DIR / JOB).read_text(encoding="utf-8"))
+        entries += entries_to_obey(list_of_chain(facts))
+    except (FanalError, OSError, ValueError) as error:
+        print(f"warning: the list of nodes to avoid is not read: {error}", file=sys.stderr, flush=True)
+    return {entry.node for entry in entries}
 
 
 def list_sick(facts: dict[str, Any], sick: dict[str, str], *, by: str, partition: str) -> tuple[str, ...]:

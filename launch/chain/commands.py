@@ -1,4 +1,4 @@
-"""Commands about chains and nodes: ``fanal launch nodes`` and ``fanal launch chain``. What they call is imported when they run."""
+"""Commands about chains and nodes: ``fanal launch nodes``, ``chain`` and ``notify``. What they call is imported when they run."""
 
 import getpass
 import re
@@ -141,3 +141,27 @@ def _show(path: Path) -> None:
         print_table(table, columns=250)
     expired = len(entries) - len(holding)
     print(f"{len(holding)} node(s) avoided{f', {expired} expired' if expired else ''}: {path}")
+
+
+@click.command(context_settings=CONTEXT)
+@click.option(
+    "--from",
+    "run_dir",
+    type=Path,
+    required=True,
+    metavar="RUN_DIR",
+    shell_complete=complete_path,
+    help="Run whose decisions are told.",
+)
+def notify(run_dir: Path) -> None:
+    """Send the decisions of a chain that are not yet told to the webhook of FANAL_WEBHOOK_URL or FANAL_WEBHOOK_FILE.
+
+    For machines whose compute nodes have no internet: run it on a login node, again and again if you like.
+    """
+
+    def act() -> int:
+        from launch.chain.notify import notify_now
+
+        return notify_now(run_dir)
+
+    sys.exit(run_guarded(act))

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fanal import exit_codes
+from launch.chain.inside import Room
 from launch.slurm import EndedBy
 
-Action = Literal["finish", "hand over", "requeue", "stop"]
+Action = Literal["finish", "hand over", "restart", "requeue", "stop"]
 """Next action of a chain. finish: the run is complete, cancel the waiting jobs. hand over: the next job of the chain
-continues. requeue: this job continues later, under its number. stop: cancel the waiting jobs and say why; ``launch
-submit`` continues."""
+continues. restart: this job continues now, in its allocation. requeue: this job continues later, under its number.
+stop: cancel the waiting jobs and say why; ``launch submit`` continues."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,8 @@ class Facts:
     """Number of restarts in a row before this attempt that brought no new checkpoint."""
     jobs_waiting: int = 0
     """Number of other jobs of the chain in the queue."""
+    room: Room | None = None
+    """Room for another try in the allocation; None where there can be none: ranks were not started, or nodes are too few."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +71,11 @@ def run_exit_code(codes: Mapping[int, int], num_ranks: int) -> int:
     return exit_codes.STOPPED if exit_codes.STOPPED in found else exit_codes.FINISHED
 
 
-def decide(facts: Facts, *, max_restarts_without_checkpoint: int) -> Decision:
-    """Decide what happens after an attempt."""
+def decide(facts: Facts, *, max_restarts_without_checkpoint: int, restarts_inside: int = 0) -> Decision:
+    """Decide what happens after an attempt.
+
+    Args: restarts_inside, number of restarts in a row without a new checkpoint that may be made inside an allocation.
+    """
     final = _final(facts)
     if final is not None:
         return final
@@ -81,6 +87,13 @@ def decide(facts: Facts, *, max_restarts_without_checkpoint: int) -> Decision:
             action="stop",
             reason=f"{count} restarts in a row without a new checkpoint (the newest is of step {facts.step_after}); "
             f"the last: {reason}",
+            restarts_without_checkpoint=count,
+            exclude=facts.lost_nodes,
+        )
+    if facts.room is not None and count <= restarts_inside and _heals(facts):
+        return Decision(
+            action="restart" if facts.room.is_enough else "requeue",
+            reason=f"{reason}; {facts.room}",
             restarts_without_checkpoint=count,
             exclude=facts.lost_nodes,
         )
@@ -111,6 +124,11 @@ def _final(facts: Facts) -> Decision | None:
         )
         return Decision(action="stop", reason=f"the job was cancelled by hand{saved}")
     return None
+
+
+def _heals(facts: Facts) -> bool:
+    """Whether the same job can go on at once: the ranks failed, and neither Slurm nor the end of the job is why."""
+    return facts.exit_code != exit_codes.STOPPED and facts.ended_by == "itself" and not facts.walltime_signal
 
 
 def _why_again(facts: Facts) -> str:

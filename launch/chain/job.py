@@ -4,24 +4,18 @@ before  note the start; settle the attempt before, if it was lost silently; choo
 after   read the exit codes of the ranks, decide (launch/chain/decide.py), note the decision, act
 """
 
-import json
 import os
-import shutil
 import signal
 import socket
 import sys
-import tarfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from fanal import exit_codes
-from fanal.errors import FanalError, error_type
-from fanal.new_files import create_file, write_new
-from fanal.ownership import close_file, close_new_files, make_own_folder, why_not_own
-from fanal.run_folder import JOB, LOGS_DIR, REQUESTS, STOP
+from fanal.errors import FanalError
+from fanal.ownership import close_file, close_new_files, make_own_folder
 from fanal.run_progress import newest_step
 from fanal.shown import on_one_line
 from launch import slurm
@@ -29,57 +23,19 @@ from launch.chain import avoid, jobs_file, until
 from launch.chain.blame import sick_nodes
 from launch.chain.capture import write_environment
 from launch.chain.decide import Action, Decision, Facts, decide, run_exit_code
+from launch.chain.inside import AGAIN, Room, room
 from launch.chain.launch_folder import own_script
 from launch.chain.notify import announce
+from launch.chain.rank_codes import known_code, rank_exit_codes
 from launch.chain.rank_logs import asked_by, reason_of
-from launch.chain.script import EXIT_CODES, SCRIPT, SITE
+from launch.chain.script import CONFIG, EXIT_CODES, SCRIPT, SITE
 from launch.chain.slow import slow_notice
-from launch.sites.schema import SiteConfig
-from launch.sites.site import read_site
+from launch.chain.spare import candidates, num_training_nodes, spare_nodes
+from launch.chain.stop_file import stop_came
+from launch.chain.this_job import Here, attempt_dir, here
+from launch.chain.tidy import tidy
 
 NO_DECISION_YET = "it ended without giving a reason"
-
-
-@dataclass(frozen=True)
-class Here:
-    """The job this process belongs to, with what its launch folder says."""
-
-    folder: Path
-    facts: dict[str, Any]
-    site: SiteConfig
-    job: str
-    restart: int
-
-    @property
-    def run_dir(self) -> Path:
-        return Path(self.facts["run_dir"])
-
-    def num_ranks(self, nodes: int | None = None) -> int:
-        """Return the number of ranks of this start, or of one on so many nodes. The job's variables count before
-        job.json: a render may have changed the file."""
-        if nodes is None:
-            nodes = int(os.environ.get("SLURM_JOB_NUM_NODES") or self.facts["nodes"])
-        return nodes * int(os.environ.get("FANAL_RANKS_PER_NODE") or self.facts["ranks_per_node"])
-
-
-def here(folder: Path) -> Here:
-    """Read the launch folder of the running job.
-
-    Raises: UserError if it is not one, or outside a job.
-    """
-    try:
-        facts = json.loads((folder / JOB).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise error_type(error)(
-            f"{folder} must be the launch folder of a run, with {JOB} ({error}); `fanal launch render` makes it"
-        ) from None
-    job, restart = slurm.this_job()
-    return Here(folder, facts, read_site(folder / SITE), job, restart)
-
-
-def attempt_dir(folder: Path, job: str, restart: int) -> Path:
-    """Return the folder of one start of a job: environment, exit codes, logs, preflight of its nodes."""
-    return folder / f"{job}-{restart}"
 
 
 def begin(folder: Path) -> str | None:
@@ -89,8 +45,10 @@ def begin(folder: Path) -> str | None:
     make_own_folder(folder, name="the launch folder")
     close_file(folder / SITE)
     at = here(folder)
-    nodes = slurm.hostnames(os.environ.get("SLURM_JOB_NODELIST", ""))
-    attempt = attempt_dir(folder, at.job, at.restart)
+    nodes = (
+        candidates(at.job, at.run_dir) if spare_nodes() else slurm.hostnames(os.environ.get("SLURM_JOB_NODELIST", ""))
+    )
+    attempt = attempt_dir(folder, at.job, at.restart, at.inside)
     for own in (attempt, attempt / EXIT_CODES):
         make_own_folder(own, name="the folder of a job's start")
     if not _settle_lost_attempt(at) or _was_asked_to_stop(at) or _has_reached_its_end(at):
@@ -100,15 +58,16 @@ def begin(folder: Path) -> str | None:
     avoid.note_start(at.folder, at.job, at.facts, jobs_file.read_run(at.run_dir))
     write_environment(attempt / "environment.json", Path(at.facts["code_dir"]), nodes)
     jobs_file.note(
-        at.folder, "started", job=at.job, restart=at.restart, nodes=list(nodes), step=newest_step(at.run_dir)
-    )
+        at.folder, "started", job=at.job, restart=at.restart, inside=at.inside or 0, nodes=list(nodes),
+        step=newest_step(at.run_dir),
+    )  # fmt: skip
     with socket.socket() as probe:
         probe.bind(("", 0))
         return f"{socket.gethostname()}:{probe.getsockname()[1]}"
 
 
 def end(folder: Path, *, before_training: int | None, walltime: bool) -> int:
-    """Finish the run: decide, note, act. Returns the exit code of the job.
+    """Finish the run: decide, note, act; prints AGAIN where the script is to start it again. Returns the exit code of the job.
 
     Args: before_training, the exit code of what came before the ranks, if it failed.
     """
@@ -116,14 +75,15 @@ def end(folder: Path, *, before_training: int | None, walltime: bool) -> int:
     close_new_files()
     at = here(folder)
     ended_by = slurm.why_ending(at.job, at.restart)
-    attempt = attempt_dir(folder, at.job, at.restart)
+    attempt = attempt_dir(folder, at.job, at.restart, at.inside)
     codes = rank_exit_codes(attempt)
     if before_training is None:
         code = run_exit_code(codes, at.num_ranks())
     else:  # a preflight that the end of the job cut short has found nothing
-        code = exit_codes.STOPPED if walltime else _known_code(before_training)
+        code = exit_codes.STOPPED if walltime else known_code(before_training)
     records = jobs_file.read_run(at.run_dir)
-    began = next((a for a in reversed(jobs_file.attempts(records)) if (a.job, a.restart) == (at.job, at.restart)), None)
+    this = (at.job, at.restart, at.inside or 0)
+    began = next((a for a in reversed(jobs_file.attempts(records)) if (a.job, a.restart, a.inside) == this), None)
     sick = _sick(at, began, codes, in_preflight=before_training is not None) if began and code in _BLAMES else {}
     step_after, restarts = newest_step(at.run_dir), jobs_file.restarts_without_checkpoint(records)
     if began is None:  # it could not even be noted: no progress, and Slurm's count is the one that is left
@@ -139,20 +99,44 @@ def end(folder: Path, *, before_training: int | None, walltime: bool) -> int:
         step_after=step_after,
         restarts_without_checkpoint=restarts,
         jobs_waiting=_jobs_waiting(at),
+        room=None if before_training is not None or began is None else _room(at, began, tuple(sick)),
     )
-    decision = _decide(at, facts)
+    decision = _decide(at, facts, restarts_inside=at.site.restarts_inside)
     notice = (
         ""
         if began is None
         else slow_notice(folder, at.run_dir, at.site, since_unix_s=jobs_file.seconds(began.time_utc))
     )
-    _note(at, at.job, at.restart, facts, decision, listed=_list(at, sick), notice=notice)
+    _note(at, this, facts, decision, listed=_list(at, sick), notice=notice)
     try:
-        _tidy(attempt, codes, good=code in _GOOD)
+        tidy(attempt, codes, good=code in _GOOD)
     except OSError as error:  # no room, perhaps: the chain must continue all the same
         print(f"warning: {attempt} is not tidied up: {error}", file=sys.stderr, flush=True)
     _act(at, decision, is_requeued=ended_by == "requeued by Slurm")
+    if decision.action == "restart":
+        print(AGAIN)
     return exit_codes.FINISHED if decision.action in ("finish", "hand over") else code
+
+
+def _room(at: Here, began: jobs_file.Attempt, lost: tuple[str, ...]) -> Room | None:
+    """Return the room for another try here; None if the script makes none, or if the nodes that are left are too few."""
+    if at.inside is None or (lost and not _can_replace(at, lost)):
+        return None
+    return room(
+        at.run_dir, at.folder / CONFIG, began_s=jobs_file.seconds(began.time_utc), end_s=slurm.end_s(at.job),
+        stop_margin_s=at.facts.get("stop_margin_s", at.site.stop_margin_s),
+    )  # fmt: skip
+
+
+def _can_replace(at: Here, lost: tuple[str, ...]) -> bool:
+    """Whether this job has spare nodes that can take the place of those that are lost."""
+    if not spare_nodes():
+        return False
+    try:
+        return len(set(candidates(at.job, at.run_dir)) - set(lost)) >= num_training_nodes()
+    except slurm.SlurmError as error:
+        print(f"warning: {error}", file=sys.stderr, flush=True)
+        return False
 
 
 def _jobs_waiting(at: Here) -> int:
@@ -165,20 +149,6 @@ def _jobs_waiting(at: Here) -> int:
         return 0
 
 
-def rank_exit_codes(attempt: Path) -> dict[int, int]:
-    """Return the exit code that each rank left; ranks that were killed left none. What another user may have written is none."""
-    codes, folder = {}, attempt / EXIT_CODES
-    if not folder.exists() or why_not_own(attempt) or why_not_own(folder):
-        return codes
-    for path in folder.glob("rank-*"):
-        if why_not_own(path):
-            continue
-        text = path.read_text(encoding="utf-8").strip()
-        if text.isdigit():
-            codes[int(path.name.removeprefix("rank-"))] = int(text)
-    return codes
-
-
 _GOOD = (exit_codes.FINISHED, exit_codes.STOPPED)
 _BLAMES = (exit_codes.CRASH, exit_codes.HANG)
 """Exit codes of an attempt that a node may be to blame for."""
@@ -186,34 +156,26 @@ _BLAMES = (exit_codes.CRASH, exit_codes.HANG)
 
 def _sick(at: Here, began: jobs_file.Attempt, codes: dict[int, int], *, in_preflight: bool = False) -> dict[str, str]:
     """Return the nodes of an attempt that are to blame for its end, with reasons."""
-    attempt = attempt_dir(at.folder, began.job, began.restart)
+    attempt = attempt_dir(at.folder, began.job, began.restart, began.inside)
     lost = slurm.lost_nodes(began.nodes, _local(began.time_utc))
     return sick_nodes(
         attempt=attempt, nodes=began.nodes, codes=codes, ranks_per_node=at.num_ranks(1), lost=lost, preflight=in_preflight
     )  # fmt: skip
 
 
-def _decide(at: Here, facts: Facts) -> Decision:
+def _decide(at: Here, facts: Facts, *, restarts_inside: int = 0) -> Decision:
     """Return the decision after an attempt; a condition that ends the chain counts before what would start it again."""
     why = until.reached(at.run_dir) if facts.exit_code != exit_codes.FINISHED else ""
     if why and decide(facts, max_restarts_without_checkpoint=2**31).action != "stop":
         return Decision(action="finish", reason=why, exclude=facts.lost_nodes)
-    return decide(facts, max_restarts_without_checkpoint=at.site.max_restarts_without_checkpoint)
+    return decide(
+        facts, max_restarts_without_checkpoint=at.site.max_restarts_without_checkpoint, restarts_inside=restarts_inside
+    )
 
 
 def _list(at: Here, sick: dict[str, str]) -> tuple[str, ...]:
     """Put nodes on the list that other chains read as well. Returns those that are on it."""
-    return avoid.list_sick(at.facts, sick, by=f"job {at.job}-{at.restart}", partition=_partition(at))
-
-
-def _partition(at: Here) -> str:
-    return os.environ.get("SLURM_JOB_PARTITION") or at.site.partition
-
-
-def _known_code(code: int) -> int:
-    """Return the exit code, or CRASH for a code that is not ours, such as 1 of a Python that cannot import."""
-    ours = (exit_codes.WRONG_INPUT, exit_codes.DAMAGED, exit_codes.HANG, exit_codes.STOPPED)
-    return code if code in ours else exit_codes.CRASH
+    return avoid.list_sick(at.facts, sick, by=f"job {at.job}-{at.restart}", partition=at.partition)
 
 
 def _local(time_utc: str) -> datetime:
@@ -222,16 +184,24 @@ def _local(time_utc: str) -> datetime:
 
 
 def _note(
-    at: Here, job: str, restart: int, facts: Facts, decision: Decision, *, listed: Sequence[str] = (), notice: str = ""
+    at: Here,
+    start: tuple[str, int, int],
+    facts: Facts,
+    decision: Decision,
+    *,
+    listed: Sequence[str] = (),
+    notice: str = "",
 ) -> None:
     """Write a decision down, and print it.
 
     Args:
+        start: what it is about: job, restart, and restart inside its allocation.
         listed: nodes of ``exclude`` that are on the list of nodes to avoid.
         notice: what else people should know of the attempt; nothing follows from it.
     """
+    job, restart, inside = start
     jobs_file.try_note(
-        at.folder, "decided", job=job, restart=restart, action=decision.action, reason=decision.reason,
+        at.folder, "decided", job=job, restart=restart, inside=inside, action=decision.action, reason=decision.reason,
         exit_code=facts.exit_code, step=facts.step_after,
         restarts_without_checkpoint=decision.restarts_without_checkpoint, exclude=list(decision.exclude),
         listed=list(listed), by=f"{at.job}-{at.restart}", **({"notice": notice} if notice else {}),
@@ -249,7 +219,7 @@ def _settle_lost_attempt(at: Here) -> bool:
     if not before or before[-1].decision is not None:
         return _is_still_wanted(at, records)
     last = before[-1]
-    attempt = attempt_dir(at.folder, last.job, last.restart)
+    attempt = attempt_dir(at.folder, last.job, last.restart, last.inside)
     codes = rank_exit_codes(attempt)
     code = run_exit_code(codes, at.num_ranks(len(last.nodes)))
     sick = _sick(at, last, codes)
@@ -263,7 +233,7 @@ def _settle_lost_attempt(at: Here) -> bool:
         restarts_without_checkpoint=jobs_file.restarts_without_checkpoint(records),
     )
     decision = _decide(at, facts)
-    _note(at, last.job, last.restart, facts, decision, listed=_list(at, sick))
+    _note(at, (last.job, last.restart, last.inside), facts, decision, listed=_list(at, sick))
     if decision.action in ("finish", "stop"):
         _act(at, decision)
         return False
@@ -287,38 +257,13 @@ def _is_still_wanted(at: Here, records: list[dict[str, Any]]) -> bool:
 
 
 def _was_asked_to_stop(at: Here) -> bool:
-    """Whether a STOP file came while no rank was there to see it: while the chain waited in the queue, or as a job crashed.
-
-    One from before the last submission is not meant for this chain; the trainer removes it.
-    """
-    records = jobs_file.read_run(at.run_dir)
-    submissions = [jobs_file.seconds(record["time_utc"]) for record in records if record["event"] == "submitted"]
-    try:
-        # A chain that was never submitted started with its script: sbatch may add a job to it at any time.
-        since = submissions[-1] if submissions else (at.folder / SCRIPT).stat().st_mtime
-    except FileNotFoundError:
-        return False
-    found = [_take_stop(folder, since) for folder in (at.run_dir, at.run_dir / REQUESTS)]
-    if not any(found):
+    """Whether a STOP file came while no rank was there to see it, which is then noted."""
+    if not stop_came(at.folder, at.run_dir):
         return False
     decision = Decision(action="stop", reason="a STOP file in the run folder asked for it, before this start")
-    _note(at, at.job, at.restart, Facts(exit_code=exit_codes.STOPPED, step_after=newest_step(at.run_dir)), decision)
+    facts = Facts(exit_code=exit_codes.STOPPED, step_after=newest_step(at.run_dir))
+    _note(at, (at.job, at.restart, at.inside or 0), facts, decision)
     _act(at, decision)
-    return True
-
-
-def _take_stop(folder: Path, since: float) -> bool:
-    """Whether a STOP file lies in a folder that is younger than this; it is removed."""
-    stop = folder / STOP
-    try:
-        if (folder.name == REQUESTS and folder.is_symlink()) or stop.lstat().st_mtime < since:
-            return False
-    except OSError:  # none, for most
-        return False
-    try:
-        stop.unlink(missing_ok=True)
-    except OSError as error:
-        print(f"warning: {error}", file=sys.stderr, flush=True)  # of a colleague, in a folder that only he may clean
     return True
 
 
@@ -335,10 +280,12 @@ def _avoid_noted_nodes(at: Here, nodes: tuple[str, ...]) -> bool:
     records = jobs_file.read_run(at.run_dir)
     try:
         why = avoid.why_not_on(
-            nodes, at.facts, records, job=at.job, partition=_partition(at), constraint=at.site.constraint
+            nodes, at.facts, records, job=at.job, partition=at.partition, constraint=at.site.constraint
         )
     except slurm.SlurmError as error:
         print(f"warning: {error}", file=sys.stderr, flush=True)
+        return True
+    if spare_nodes():  # ``candidates`` has none of them, unless the others are too few
         return True
     if any(
         r["event"] == "decided" and (r["job"], r["restart"], r["reason"]) == (at.job, at.restart - 1, why)
@@ -357,7 +304,8 @@ def _decide_before_start(at: Here, action: Action, reason: str) -> None:
     count = jobs_file.restarts_without_checkpoint(jobs_file.read_run(at.run_dir))
     decision = Decision(action=action, reason=reason, restarts_without_checkpoint=count)
     step = newest_step(at.run_dir)
-    _note(at, at.job, at.restart, Facts(exit_code=exit_codes.STOPPED, step_before=step, step_after=step), decision)
+    facts = Facts(exit_code=exit_codes.STOPPED, step_before=step, step_after=step)
+    _note(at, (at.job, at.restart, at.inside or 0), facts, decision)
     _act(at, decision)
 
 
@@ -395,20 +343,5 @@ def _requeue(at: Here) -> None:
             print(f"{refused}; queued job {queued} in its place", file=sys.stderr, flush=True)
         except FanalError as error:  # of Slurm, or of the script
             reason = f"the chain cannot continue: {refused}; {error}; `sbatch {at.folder / SCRIPT}` continues it"
-            decision = Decision(action="stop", reason=reason)
-            _note(
-                at, at.job, at.restart, Facts(exit_code=exit_codes.CRASH, step_after=newest_step(at.run_dir)), decision
-            )
-
-
-def _tidy(attempt: Path, codes: dict[int, int], *, good: bool) -> None:
-    """Pack all exit codes into one file, and the logs of an attempt that ended well into another: inodes are counted on
-    clusters."""
-    text = json.dumps({str(rank): code for rank, code in sorted(codes.items())}) + "\n"
-    write_new(attempt / f"{EXIT_CODES}.json", text)
-    logs = attempt / LOGS_DIR
-    if good and logs.is_dir():
-        with create_file(attempt / "logs.tar.gz") as stream, tarfile.open(fileobj=stream, mode="w:gz") as tar:
-            tar.add(logs, LOGS_DIR)
-        shutil.rmtree(logs, ignore_errors=True)
-    shutil.rmtree(attempt / EXIT_CODES, ignore_errors=True)
+            facts = Facts(exit_code=exit_codes.CRASH, step_after=newest_step(at.run_dir))
+            _note(at, (at.job, at.restart, at.inside or 0), facts, Decision(action="stop", reason=reason))

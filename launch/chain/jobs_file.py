@@ -2,11 +2,13 @@
 
 Every line has ``time_utc`` and ``event``:
     submitted   jobs, slices, nodes, hours, account, qos, site, config_sha256, script_sha256
-    started     job, restart, nodes, step (of the newest complete checkpoint)
-    decided     job, restart, action, reason, exit_code, step, restarts_without_checkpoint, exclude; listed (those of exclude that
-                are in the list of nodes to avoid); by (the job that found out); notice (what else people should know, such as
-                slow steps), where there is something
+    started     job, restart, inside, nodes, step (of the newest complete checkpoint)
+    chosen      job, restart, inside, nodes (those that train, of a job with spare ones), left_out, exclude, reason; listed
+    decided     job, restart, inside, action, reason, exit_code, step, restarts_without_checkpoint, exclude; listed (those of
+                exclude that are in the list of nodes to avoid); by (the job that found out); notice (what else people should
+                know, such as slow steps), where there is something
     nodes       job, kept_off, freed, left_in, reason: what became of the nodes that a waiting job may run on
+``inside`` counts the restarts inside the allocation before this try; lines of older versions lack it, and mean 0.
 Jobs of one run run one at a time, so one process writes at a time. What is decided next rests on these lines, so they are believed
 only where nobody but the owner of the run writes. Version 0.1 kept them in the run folder itself.
 """
@@ -17,7 +19,7 @@ import os
 import stat
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,9 +36,12 @@ from fanal.run_folder import JOBS_FILE, LAUNCH_DIR
 TIME = "%Y-%m-%dT%H:%M:%SZ"
 FIELDS: dict[str, dict[str, Rule]] = {
     "submitted": {"jobs": is_texts},
-    "started": {"job": is_text, "restart": is_count, "nodes": is_texts, "step": is_count},
+    "started": {"job": is_text, "restart": is_count, "inside": or_null(is_count), "nodes": is_texts, "step": is_count},
+    "chosen": {
+        "job": is_text, "restart": is_count, "inside": or_null(is_count), "nodes": is_texts, "exclude": is_texts,
+    },
     "decided": {
-        "job": is_text, "restart": is_count, "action": is_text, "reason": is_text, "step": is_count,
+        "job": is_text, "restart": is_count, "inside": or_null(is_count), "action": is_text, "reason": is_text, "step": is_count,
         "restarts_without_checkpoint": is_count, "exclude": is_texts, "notice": or_null(is_text),
     },
     "nodes": {"job": is_text, "kept_off": is_texts, "freed": is_texts, "reason": is_text},
@@ -46,10 +51,12 @@ FIELDS: dict[str, dict[str, Rule]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """One start of a job."""
+    """One start of a job, or a restart inside its allocation."""
 
     job: str
     restart: int
+    inside: int = 0
+    """Restarts inside the allocation before this one."""
     nodes: tuple[str, ...]
     step: int
     """Step of the newest complete checkpoint at the start; 0 if there was none."""
@@ -166,14 +173,21 @@ def time_of(time_utc: str) -> datetime:
 def attempts(records: Sequence[dict[str, Any]]) -> list[Attempt]:
     """Return every start of a job since the last ``submitted`` line, with its decision."""
     current = since_submission(records)
-    decisions = {(r["job"], r["restart"]): r for r in current if r["event"] == "decided"}
+    decisions = {_start_of(r): r for r in current if r["event"] == "decided"}
+    chosen = {_start_of(r): r["nodes"] for r in current if r["event"] == "chosen"}
     return [
         Attempt(
-            job=record["job"], restart=record["restart"], nodes=tuple(record["nodes"]), step=record["step"],
-            time_utc=record["time_utc"], decision=decisions.get((record["job"], record["restart"])),
+            job=record["job"], restart=record["restart"], inside=record.get("inside") or 0,
+            nodes=tuple(chosen.get(_start_of(record), record["nodes"])),
+            step=record["step"], time_utc=record["time_utc"], decision=decisions.get(_start_of(record)),
         )
         for record in current if record["event"] == "started"
     ]  # fmt: skip
+
+
+def _start_of(record: Mapping[str, Any]) -> tuple[str, int, int]:
+    """Return what names the start that a line is about."""
+    return record["job"], record["restart"], record.get("inside") or 0
 
 
 def since_submission(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -190,5 +204,5 @@ def restarts_without_checkpoint(records: Sequence[dict[str, Any]]) -> int:
 
 def excluded(records: Sequence[dict[str, Any]]) -> tuple[str, ...]:
     """Return the nodes that were noted since the last submission, in the order of their being noted."""
-    noted = [node for r in since_submission(records) if r["event"] == "decided" for node in r["exclude"]]
+    noted = [node for r in since_submission(records) if r["event"] in ("chosen", "decided") for node in r["exclude"]]
     return tuple(dict.fromkeys(noted))

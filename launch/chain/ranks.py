@@ -37,8 +37,10 @@ def main() -> None:
     names = os.environ
     host, _, port = names["FANAL_MEET_AT"].rpartition(":")
     here = int(names["FANAL_RANKS_PER_NODE"])
+    # Of this step: a job with spare nodes has more.
+    num_nodes = int(names.get("SLURM_STEP_NUM_NODES") or names["SLURM_JOB_NUM_NODES"])
     common = {
-        "MASTER_ADDR": host, "MASTER_PORT": port, "WORLD_SIZE": str(int(names["SLURM_JOB_NUM_NODES"]) * here),
+        "MASTER_ADDR": host, "MASTER_PORT": port, "WORLD_SIZE": str(num_nodes * here),
         "LOCAL_WORLD_SIZE": str(here), **last_step(Path(names["FANAL_CONFIG"]).parent),
     }  # fmt: skip
     logs = Path(names["FANAL_LOGS"])

@@ -135,8 +135,9 @@ def submit(job: Job, path: Path, *, hours: float) -> list[str]:
         # Held until all are there and noted: a job that starts reads jobs.jsonl.
         queued.extend(slurm.submit(path, "--hold") for _ in range(job.slices))
         jobs_file.must_note(
-            job.folder, "submitted", jobs=queued, slices=job.slices, nodes=job.nodes, hours=hours, account=job.account,
-            qos=job.qos, site=job.site_name, config_sha256=sha256_of_file(job.folder / CONFIG), script_sha256=sha256_of_file(path),
+            job.folder, "submitted", jobs=queued, slices=job.slices, nodes=job.nodes, spare_nodes=job.spare_nodes,
+            hours=hours, account=job.account, qos=job.qos, site=job.site_name, config_sha256=sha256_of_file(job.folder / CONFIG),
+            script_sha256=sha256_of_file(path),
         )  # fmt: skip
         _keep_off_bad_nodes(job)
         slurm.ask("scontrol", "release", ",".join(queued))
@@ -158,6 +159,7 @@ def job_facts(job: Job) -> dict[str, object]:
         "run_dir": str(job.run_dir),
         "site": job.site_name,
         "nodes": job.nodes,
+        "spare_nodes": job.spare_nodes,
         "ranks_per_node": job.ranks_per_node,
         "gpus_per_node": job.gpus_per_node,
         "minutes": job.minutes,

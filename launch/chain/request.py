@@ -11,6 +11,7 @@ from fanal.errors import UserError
 from fanal.run_folder import LAUNCH_DIR
 from launch.chain.evaluation_rules import checked_evaluations, may_be_deleted
 from launch.chain.evaluations import Evaluations
+from launch.chain.spare_request import check_spare_nodes
 from launch.sites.architecture import architecture_warning
 from launch.sites.container import image_of
 from launch.sites.hours import slices_of
@@ -43,6 +44,8 @@ class Request:
     stop_margin_s: int | None = None
     exclude: tuple[str, ...] = ()
     """Nodes never to run on."""
+    spare_nodes: int = 0
+    """Nodes that each job is given beyond those that it trains on."""
     modules: tuple[str, ...] = ()
     """Modules loaded after the site's."""
     preflight: bool = True
@@ -89,6 +92,8 @@ class Job:
     preflight: bool
     node_local: bool
     warnings: tuple[str, ...]
+    spare_nodes: int = 0
+    """Nodes that a job has beyond ``nodes``, those that it trains on."""
     container: str = ""
     """Image in which ranks run; empty where they run on the node itself."""
     evaluations: Evaluations | None = None
@@ -127,13 +132,14 @@ def plan_job(run: RunConfig, site_name: str, site: SiteConfig, request: Request,
     Raises: UserError naming the option or key, its value, the rule and what works.
     """
     gpus, ranks_per_node = check_nodes(run, site, site_name, nodes=request.nodes, gpus_per_node=request.gpus_per_node)
+    check_spare_nodes(request.spare_nodes, gpus_per_node=request.gpus_per_node)
     qos, minutes, slices = slices_of(
         site,
         site_name,
         hours=request.hours,
         slice_hours=request.slice_hours,
         qos=request.qos,
-        num_gpus=request.nodes * gpus,
+        num_gpus=(request.nodes + request.spare_nodes) * gpus,
     )
     margin = site.stop_margin_s if request.stop_margin_s is None else request.stop_margin_s
     if not 0 < margin < minutes * 60:
@@ -160,7 +166,7 @@ def plan_job(run: RunConfig, site_name: str, site: SiteConfig, request: Request,
         run=run, site=site, site_name=site_name, places=places, run_dir=run_dir, nodes=request.nodes, gpus_per_node=gpus,
         ranks_per_node=ranks_per_node, cores=_cores(site, gpus, ranks_per_node), minutes=minutes, slices=slices,
         account=account(site.account_suffix, site.needs_account, site_name, request.account), qos=qos,
-        stop_margin_s=margin, exclude=request.exclude, container=image,
+        stop_margin_s=margin, exclude=request.exclude, container=image, spare_nodes=request.spare_nodes,
         modules=(*site.modules, *(site.container.modules if site.container and image else ()), *request.modules),
         preflight=request.preflight, node_local=_node_local(site, site_name, request),
         warnings=(*_warnings(run, site, gpus), *architecture_warning(site, site_name), *([deleted] if deleted else [])),

@@ -10,8 +10,10 @@ from fanal.exit_codes import OF_A_RUN
 from fanal.listener import MEETING_ID
 from fanal.run_folder import JOB, REQUESTS, REQUESTS_SINCE_S, STOP
 from fanal.shown import shown
+from launch.chain.inside import AGAIN, RESTARTS_INSIDE
 from launch.chain.ranks import PER_RANK
 from launch.chain.request import Job, Places
+from launch.chain.spare_request import SPARE_NODES
 from launch.chain.unchanged import is_unchanged, keeps_its_names, refuses
 from launch.sites.container import IMAGE, IMAGE_PYTHON, step_words
 from launch.sites.hours import queue_of
@@ -84,7 +86,9 @@ def directives(job: Job) -> list[str]:
     lines += [sbatch(f"--constraint={site.constraint}")] if site.constraint else []
     lines += [sbatch(f"--qos={qos}")] if qos else []
     lines += [
-        sbatch(f"--nodes={job.nodes}"),
+        sbatch(
+            f"--nodes={job.nodes + job.spare_nodes}", f"of these {job.spare_nodes} spare" if job.spare_nodes else ""
+        ),
         sbatch("--ntasks-per-node=1", f"{NODE_SCRIPT}, which starts {job.ranks_per_node} rank(s) a node"),
     ]
     lines += [sbatch(f"--gres=gpu:{job.gpus_per_node}")] if job.gpus_per_node else []
@@ -92,6 +96,9 @@ def directives(job: Job) -> list[str]:
     whole = site.whole_node_memory and job.gpus_per_node == site.gpus_per_node
     lines += [sbatch("--mem=0", "all of a node's")] if whole else []
     lines += [sbatch(f"--hint={site.hint}")] if site.hint else []
+    lines += (
+        [sbatch("--no-kill", "the job outlives a lost node: a spare one takes its place")] if job.spare_nodes else []
+    )
     lines += [sbatch("--exclude=" + ",".join(job.exclude))] if job.exclude else []
     lines += [
         sbatch(f"--time={walltime(job.minutes)}"),
@@ -213,6 +220,8 @@ def _setting(job: Job) -> list[str]:
             f'export {name}="${{{name}:-{value}}}"  # {reason}'
             for name, (value, reason) in library_variables(job.run).items()
         ]
+    if job.spare_nodes:
+        lines += [f"export {SPARE_NODES}={job.spare_nodes}"]
     if job.container and site.container:
         lines += [
             f"export {IMAGE}={quoted(job.container)}  # for the check of the nodes",
@@ -228,22 +237,58 @@ def _setting(job: Job) -> list[str]:
 
 
 def _body(job: Job) -> list[str]:
-    lines = [
+    chosen = _chosen(job) if job.spare_nodes else []
+    tries = [
+        *_before(),
+        "",
+        *(_preflight(job) if job.preflight else []),
+        *chosen,
+        *_run(job),
+        "",
+        "# --- after",
+        "decide",
+    ]
+    return [
+        *_signals(),
+        "",
+        "# --- a try, and more of them where ranks fail and the allocation can still be used",
+        f"for (({RESTARTS_INSIDE} = 0; ; {RESTARTS_INSIDE}++)); do",
+        f"    export {RESTARTS_INSIDE}",
+        *(f"    {line}" if line else "" for line in tries),
+        "done",
+    ]
+
+
+def _signals() -> list[str]:
+    return [
         "# --- signals, from the first moment on",
         "leaving=()",
         "trap 'leaving=(--walltime)' USR1  # the end of the job is near",
         "trap : TERM  # Slurm tells the ranks itself; this script must live to note what became of them",
         "",
-        "decide() {  # by the exit codes of the ranks: requeue, hand over or stop",
-        "    trap '' TERM USR1",
-        '    "$PYTHON" -m launch job end "$launch_dir" "$@" "${leaving[@]}"',
+        "decide() {  # by the exit codes of the ranks: try again here, requeue, hand over or stop",
+        "    trap '' TERM",
+        """    next=$(trap '' USR1; exec "$PYTHON" -m launch job end "$launch_dir" "$@" "${leaving[@]}")""",
         "    code=$?",
+        f'    if [ "$next" = {AGAIN} ]; then trap : TERM; return; fi',
         f'    case "$code" in {"|".join(map(str, OF_A_RUN))}) exit "$code" ;; esac',
         '    try_again "$code"  # its Python did not run',
         "}",
         "",
-        "# --- before: note the start, see what became of the job before, choose where ranks meet",
+        "wait_for() {  # until the process is gone; the announcement is repeated, for ranks that were not there yet",
+        '    while kill -0 "$1" 2>/dev/null; do',
+        '        if [ ${#leaving[@]} -gt 0 ]; then kill -USR1 "$1" 2>/dev/null; sleep 2 & wait $!; else wait "$1"; fi',
+        "    done",
+        '    wait "$1"',
+        "}",
+    ]
+
+
+def _before() -> list[str]:
+    return [
+        "# --- before: note the start, see what became of the one before, choose where ranks meet",
         "export FANAL_ATTEMPT=$launch_dir/$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}",
+        f'[ "${RESTARTS_INSIDE}" -eq 0 ] || FANAL_ATTEMPT+=.${RESTARTS_INSIDE}',
         f"export PRETRAIN_EXIT_CODES=$FANAL_ATTEMPT/{EXIT_CODES}",
         f"{REQUESTS_SINCE_S}=$(date +%s)",
         f"export {REQUESTS_SINCE_S}  # a STOP file from now on is for this job, though its ranks are not there yet",
@@ -256,28 +301,44 @@ def _body(job: Job) -> list[str]:
         "export FANAL_MEET_AT",
         f"{MEETING_ID}=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \\n')",
         f"export {MEETING_ID}  # so that no rank of another job is taken for one of ours",
-        "",
-        "# --- the run, which is told of signals",
-        "wait_for() {  # until the process is gone; the announcement is repeated, for ranks that were not there yet",
-        '    while kill -0 "$1" 2>/dev/null; do',
-        '        if [ ${#leaving[@]} -gt 0 ]; then kill -USR1 "$1" 2>/dev/null; sleep 2 & wait $!; else wait "$1"; fi',
-        "    done",
-        '    wait "$1"',
-        "}",
+    ]
+
+
+def _preflight(job: Job) -> list[str]:
+    part = f" --gpus-per-node {job.gpus_per_node}" if job.gpus_per_node != job.site.gpus_per_node else ""
+    return [
+        "# --- preflight: config, data and space, then a look at every node",
+        f'"$PYTHON" -m launch preflight "$FANAL_CONFIG" --site "$launch_dir/{SITE}" --nodes {job.nodes}{part} &',
+        "wait_for $!",
+        "code=$?",
+        '[ "$code" -eq 0 ] || decide --before-training "$code"',
         "",
     ]
-    if job.preflight:
-        part = f" --gpus-per-node {job.gpus_per_node}" if job.gpus_per_node != job.site.gpus_per_node else ""
-        lines += [
-            "# --- preflight: config, data and space, then a look at every node",
-            f'"$PYTHON" -m launch preflight "$FANAL_CONFIG" --site "$launch_dir/{SITE}" --nodes {job.nodes}{part} &',
-            "wait_for $!",
-            "code=$?",
-            '[ "$code" -eq 0 ] || decide --before-training "$code"',
-            "",
-        ]
-    lines += [
-        f'srun --kill-on-bad-exit=1 {_in_container(job)}bash "$launch_dir/{NODE_SCRIPT}" &',
+
+
+def _chosen(job: Job) -> list[str]:
+    """Return the lines that choose the nodes of a try, and have another node than the script's watch over the script's."""
+    return [
+        "# --- the nodes that train: not the sick ones, else not the slowest",
+        'chosen=$("$PYTHON" -m launch job choose "$launch_dir")',
+        "code=$?",
+        '[ "$code" -eq 0 ] || decide --before-training "$code"',
+        'read -r FANAL_MEET_AT nodes stands_by <<<"$chosen"',
+        'kill "$watch" 2>/dev/null',
+        'if [ -n "$stands_by" ]; then  # where this script is lost with its node, the job would live on without it',
+        '    srun --overlap --nodes=1 --ntasks=1 --cpus-per-task=1 --gres=none --nodelist="$stands_by" \\',
+        '        "$PYTHON" -m launch.chain.script_node "$SLURMD_NODENAME" &',
+        "    watch=$!",
+        "fi",
+        "",
+    ]
+
+
+def _run(job: Job) -> list[str]:
+    of_nodes = f'--overlap --nodes={job.nodes} --ntasks={job.nodes} --nodelist="$nodes" ' if job.spare_nodes else ""
+    return [
+        "# --- the run, which is told of signals",
+        f'srun --kill-on-bad-exit=1 {of_nodes}{_in_container(job)}bash "$launch_dir/{NODE_SCRIPT}" &',
         "step=$!",
         *_evaluations(job),
         "(  # where a node was lost and is back, srun waits for its ranks forever: not when others have left their exit code",
@@ -289,12 +350,8 @@ def _body(job: Job) -> list[str]:
         "guard=$!",
         'wait_for "$step"  # srun passes signals on to the ranks; its exit code says nothing of theirs',
         'kill "$guard" 2>/dev/null',
-        "",
         *_last_evaluations(job),
-        "# --- after",
-        "decide",
     ]
-    return lines
 
 
 def _evaluations(job: Job) -> list[str]:

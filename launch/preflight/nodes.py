@@ -21,7 +21,17 @@ from fanal.run_folder import LAUNCH_DIR
 from launch import slurm
 from launch.chain import jobs_file
 from launch.chain.blame import PREFLIGHT_RESULT
-from launch.preflight.outliers import MARK, MEETING_POINT, NodeFinding, NodeReport, NodeVerdict, clock_offsets, judge
+from launch.chain.spare import candidates, num_training_nodes, spare_nodes
+from launch.preflight.outliers import (
+    MARK,
+    MEETING_POINT,
+    NodeFinding,
+    NodeReport,
+    NodeVerdict,
+    clock_offsets,
+    judge,
+    slowdowns,
+)
 from launch.sites.container import IMAGE, IMAGE_PYTHON, step_words
 from launch.sites.schema import ContainerConfig, SiteConfig
 
@@ -43,7 +53,10 @@ def look_at_nodes(site: SiteConfig, run_dir: Path, *, gpus: int, limit_s: float 
     Args: gpus, those of a node that the job uses; 0 on CPUs.
     Raises: UserError if every node has the same fault, so that the nodes are not to blame.
     """
+    spare = spare_nodes()
     nodes = slurm.hostnames(os.environ.get("SLURM_JOB_NODELIST") or os.environ.get("SLURM_NODELIST", ""))
+    if spare:
+        nodes = candidates(slurm.this_job()[0], run_dir)
     folder = result_folder(run_dir)
     name = "the launch folder" if folder == run_dir / LAUNCH_DIR else "the folder of a job's start"
     make_own_folder(folder, name=name)
@@ -56,6 +69,9 @@ def look_at_nodes(site: SiteConfig, run_dir: Path, *, gpus: int, limit_s: float 
     show(node_reports, verdict)
     if common:
         raise UserError(common)
+    if spare and not verdict.stuck and len(nodes) - len(broken) >= num_training_nodes():
+        say(verdict, broken)
+        return FINISHED  # they are left out
     return say(verdict, broken)
 
 
@@ -76,6 +92,8 @@ def ask_nodes(
     ]  # fmt: skip
     cores = os.environ.get("SLURM_CPUS_PER_TASK")  # srun does not take it over from sbatch
     step += [f"--cpus-per-task={cores}"] if cores else []
+    # Of a job with spare nodes, not all may be there any more, and a step that was lost with one of them may still be in the books.
+    step += ["--overlap", f"--nodelist={','.join(nodes)}"] if spare_nodes() else []
     step += step_words(container, os.environ.get(IMAGE, ""), places=(Path.cwd(), Path(__file__).parents[2], run_dir))
     command = [
         os.environ.get(IMAGE_PYTHON) or sys.executable, "-m", "launch.preflight.node_check", "--folder", str(run_dir),
@@ -158,6 +176,7 @@ def write_result(path: Path, node_reports: list[NodeReport], verdict: NodeVerdic
         "job": os.environ.get("SLURM_JOB_ID"),
         "broken": broken,
         "slow": verdict.nodes("slow"),
+        "slowdown": slowdowns(node_reports),
         "stuck": verdict.stuck,
         "findings": [dataclasses.asdict(finding) for finding in verdict.findings],
         "nodes": [dataclasses.asdict(report) for report in node_reports],

@@ -228,3 +228,18 @@ def _slow_writes(seconds: Mapping[str, float], limit: float) -> list[NodeFinding
                 )
             )  # fmt: skip
     return found
+
+
+def slowdowns(node_reports: Sequence[NodeReport]) -> dict[str, float]:
+    """Return how many times as slow as the median of the others each node is, in the worst of what was measured of all of them."""
+    worst: dict[str, float] = {}
+    for figures in (
+        {r.node: r.gemm_tflops for r in node_reports},
+        {r.node: r.copy_gb_per_s for r in node_reports},
+        {r.node: r.exchange_gb_per_s for r in node_reports},
+    ):
+        slowest = {node: min(values) for node, values in figures.items() if values}
+        for node, middle in medians_of_others(slowest).items():
+            if slowest[node] > 0:
+                worst[node] = max(worst.get(node, 0.0), middle / slowest[node])
+    return worst

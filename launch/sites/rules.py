@@ -32,6 +32,7 @@ def check_site(site: SiteConfig, where: str) -> None:
         ("cores_per_node", 1),
         ("stop_margin_s", 1),
         ("max_restarts_without_checkpoint", 1),
+        ("restarts_inside", 0),
     ):
         if getattr(site, name) < least:
             raise UserError(f"{where}: {name} ({getattr(site, name)}) must be at least {least}; {max(least, 1)} works")

@@ -181,6 +181,9 @@ class SiteConfig:
     """Seconds before the end of a job at which the run is told to stop and save."""
     max_restarts_without_checkpoint: int = 3
     """Number of restarts in a row without a new checkpoint after which the chain stops."""
+    restarts_inside: int = 1
+    """Of these, how many may be inside the allocation of a job, before it goes back to the queue, where it may get other nodes;
+    0 has every restart wait in the queue."""
     node_check: NodeCheckConfig = field(default_factory=NodeCheckConfig)
     slow_step: SlowStepConfig = field(default_factory=SlowStepConfig)
     encode: EncodeConfig | None = None

@@ -156,7 +156,8 @@ def _attempts(attempts: list[dict[str, Any]]) -> Table:
         decision = attempt["decision"]
         reached = "" if decision is None else f"{decision['step']:,}"
         said = "none yet" if decision is None else f"{decision['action']}: {decision['reason']}"
-        cells = [attempt["job"], str(attempt["restart"]), attempt["start_utc"], _nodes(attempt["nodes"])]
+        restart = f"{attempt['restart']}" + (f".{attempt['inside']}" if attempt["inside"] else "")
+        cells = [attempt["job"], restart, attempt["start_utc"], _nodes(attempt["nodes"])]
         table.add_row(*map(on_one_line, [*cells, f"{attempt['step']:,}", reached, said]))
     return table
 

@@ -4,16 +4,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from fanal.fields import fit, is_count, is_text
+from fanal.fields import Rule, fit, is_count, is_text, or_null
 from fanal.json_lines import read_lines
 from fanal.ownership import why_not_own
 from fanal.run_folder import JOBS_FILE, LAUNCH_DIR
 from pretrain.ledger.starts import Attempt
 
-RULES = {
-    "started": {"job": is_text, "restart": is_count},
-    "decided": {"job": is_text, "restart": is_count, "action": is_text, "reason": is_text},
-}
+RULES: dict[str, dict[str, Rule]] = {
+    "started": {"job": is_text, "restart": is_count, "inside": or_null(is_count)},
+    "decided": {
+        "job": is_text, "restart": is_count, "inside": or_null(is_count), "action": is_text, "reason": is_text,
+    },
+}  # fmt: skip
 Decisions = dict[int, str]
 """By the id of an attempt: the action and its reason."""
 
@@ -21,27 +23,28 @@ Decisions = dict[int, str]
 def decisions_of(run_dir: Path, attempts: Sequence[Attempt]) -> Decisions:
     """Return what was decided after each start of a job, as far as it is noted: the n-th start of a job's file is its n-th that the
     trainer has a file of, where there are as many of both."""
-    begun: dict[str, list[int]] = {}
-    decided: dict[tuple[str, int], str] = {}
+    begun: dict[str, list[tuple[int, int]]] = {}
+    decided: dict[tuple[str, tuple[int, int]], str] = {}
     for record in noted(run_dir):
         event = record.get("event")
         if event not in RULES or not fit(record, RULES[event]):
             continue
+        start = record["restart"], record.get("inside") or 0
         if event == "started":
-            begun.setdefault(record["job"], []).append(record["restart"])
+            begun.setdefault(record["job"], []).append(start)
         else:
-            decided[record["job"], record["restart"]] = f"{record['action']}: {record['reason']}"
+            decided[record["job"], start] = f"{record['action']}: {record['reason']}"
     of_job: dict[str, list[Attempt]] = {}
     for attempt in attempts:
         if attempt.file is not None and attempt.file.job is not None:
             of_job.setdefault(attempt.file.job, []).append(attempt)
     found: Decisions = {}
     for job, starts in of_job.items():
-        restarts = begun.get(job, [])
-        if len(restarts) != len(starts):
+        noted_starts = begun.get(job, [])
+        if len(noted_starts) != len(starts):
             continue
-        for attempt, restart in zip(starts, restarts, strict=True):
-            if (decision := decided.get((job, restart))) is not None:
+        for attempt, start in zip(starts, noted_starts, strict=True):
+            if (decision := decided.get((job, start))) is not None:
                 found[id(attempt)] = decision
     return found
 

@@ -99,16 +99,7 @@ def test_slurm_itself_announces_the_end_of_a_job(cluster: Cluster, small_run: Pa
     assert long.decisions()[-1] == ("stop", "a STOP file in the run folder asked for it")
 
 
-def test_a_rank_that_is_killed_is_requeued(chain: Chain, straight: Chain) -> None:
-    chain.submit()
-    chain.until_step(INTERVAL + 3)
-    chain.ranks()[2].kill()
-    chain.until_over()
-    assert chain.decisions() == [("requeue", "a crash (exit code 70)"), ("finish", "the run is complete")]
-    assert same(chain, straight)
-
-
-def test_a_rank_that_hangs_is_cut_off_and_requeued(
+def test_a_rank_that_hangs_is_cut_off_and_the_run_restarted_inside(
     cluster: Cluster, small_run: Path, tmp_path: Path, straight: Chain
 ) -> None:
     # The rank is stopped some steps after a checkpoint, or in the next save where the machine is busy.
@@ -120,7 +111,7 @@ def test_a_rank_that_hangs_is_cut_off_and_requeued(
     chain.ranks()[1].send_signal(signal.SIGSTOP)
     chain.until_over()
     (first, second) = chain.decisions()
-    assert first[0] == "requeue" and first[1].startswith("a hang was cut off (exit code 77): watchdog: rank ")
+    assert first[0] == "restart" and first[1].startswith("a hang was cut off (exit code 77): watchdog: rank ")
     assert second == ("finish", "the run is complete")
     assert same(chain, straight)
 
@@ -191,7 +182,7 @@ def test_a_crash_loop_is_stopped_and_a_submission_goes_on(chain: Chain, straight
         chain.until(lambda now=attempt: len(chain.decisions()) > now or chain.kill_a_rank(), "a rank to kill")
         chain.until(lambda now=attempt: len(chain.decisions()) > now, "the decision")
     chain.until_over()
-    assert [action for action, _ in chain.decisions()] == ["requeue", "requeue", "stop"]
+    assert [action for action, _ in chain.decisions()] == ["restart", "requeue", "stop"], chain.story()
     assert chain.decisions()[-1][1].startswith("3 restarts in a row without a new checkpoint (the newest is of step 0)")
     chain.submit()
     chain.until_over()

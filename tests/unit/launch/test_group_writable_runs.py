@@ -16,6 +16,7 @@ from fanal.run_folder import JOBS_FILE, LAUNCH_DIR
 from launch import slurm
 from launch.__main__ import cli
 from launch.chain import job, jobs_file
+from launch.chain.rank_codes import rank_exit_codes
 from launch.status.status import status
 from tests.two_users import COLLEAGUE, GROUP, as_colleague, colleague, needs_two_users, share, shared_place
 
@@ -231,13 +232,13 @@ def test_exit_codes_that_a_colleague_left_count_for_nothing(run: SharedRun) -> N
     attempt = share(run.run_dir / "attempt")
     codes = share(attempt / "exit-codes")
     assert colleague("echo 0 >exit-codes/rank-00000", attempt).returncode == 0
-    assert job.rank_exit_codes(attempt) == {}
+    assert rank_exit_codes(attempt) == {}
     for folder in (attempt, codes):
         folder.chmod(0o755)
-    assert job.rank_exit_codes(attempt) == {}
+    assert rank_exit_codes(attempt) == {}
     (codes / "rank-00001").write_text("75")
     (codes / "rank-00001").chmod(0o644)
-    assert job.rank_exit_codes(attempt) == {1: 75}
+    assert rank_exit_codes(attempt) == {1: 75}
 
 
 @needs_two_users

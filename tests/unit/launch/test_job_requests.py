@@ -21,6 +21,7 @@ def plan(config: str = "1b.yaml", *overrides: str, site: str = "jean-zay-h100", 
 
 LUCIE = "lucie-7b/pretrain.yaml"
 ERRORS = {
+    "fewer spare nodes than none": ((LUCIE,), {"nodes": 128, "spare_nodes": -1}, r"--spare-nodes \(-1\) must be at least 0; "),
     "layout, stated replicas": (
         (LUCIE,), {"nodes": 64},
         r"64 nodes x 4 GPUs = 256 ranks must be the 512 of the layout \(TP4 x PP4 x DP32\); --nodes 128 works, or parallel.data_parallel_size=16",

@@ -29,9 +29,14 @@ def advised(message: str) -> tuple[dict[str, object], list[str]]:
     options: dict[str, object] = {}
     for name, value in re.findall(r"--([a-z-]+) (\S+?)(?=,? |$)", last):
         key = NAMES.get(name, name.replace("-", "_"))
-        kind = {"nodes": int, "gpus_per_node": int, "stop_margin_s": int, "hours": float, "slice_hours": float}.get(
-            key, str
-        )
+        kind = {
+            "nodes": int,
+            "gpus_per_node": int,
+            "spare_nodes": int,
+            "stop_margin_s": int,
+            "hours": float,
+            "slice_hours": float,
+        }.get(key, str)
         options[key] = (value,) if key in ("exclude", "modules") else kind(value)
     overrides = re.findall(r"\b((?:run_dir|train|parallel|data|model|optim|checkpoint)(?:\.\w+)*=\S+?)(?=,? |$)", last)
     if not options and not overrides:
