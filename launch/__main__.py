@@ -15,6 +15,7 @@ from launch.chain import commands
 from launch.chain.evaluation_commands import evaluations
 from launch.chain.evaluations import evaluation_options, evaluations_of
 from launch.chain.job_commands import job
+from launch.encoding.commands import job_merge
 from launch.status.command import status
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}
@@ -30,6 +31,7 @@ cli.add_command(commands.nodes)
 cli.add_command(commands.chain)
 cli.add_command(commands.notify)
 cli.add_command(job)
+job.add_command(job_merge)
 
 site_option = click.option(
     "--site",

@@ -5,7 +5,10 @@ from typing import Any
 
 from fanal.credentials import without_credentials
 
-EVENTS = {"finish": "finished", "hand over": "handed over", "requeue": "requeued", "stop": "stopped"}
+EVENTS = {
+    "finish": "finished", "hand over": "handed over", "requeue": "requeued", "restart": "restarted in its allocation",
+    "stop": "stopped",
+}  # fmt: skip
 """What has happened to a chain, by the action that was decided."""
 ASKED_FOR = ("a STOP file", "the job was cancelled by hand")
 """Beginnings of the reasons of an end that a person has asked for (launch/chain/decide.py)."""

@@ -64,16 +64,3 @@ def job_end(folder: Path, before_training: int | None, walltime: bool) -> None:
         return end(folder, before_training=before_training, walltime=walltime)
 
     sys.exit(run_guarded(act))
-
-
-@job.command("merge")
-@click.argument("folder", type=Path)
-def job_merge(folder: Path) -> None:
-    """Finish the array of an encoding: join the parts, or queue the missing ones again."""
-
-    def act() -> int:
-        from launch.encoding.job import merge
-
-        return merge(folder)
-
-    sys.exit(run_guarded(act))
