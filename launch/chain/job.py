@@ -102,11 +102,7 @@ def end(folder: Path, *, before_training: int | None, walltime: bool) -> int:
         room=None if before_training is not None or began is None else _room(at, began, tuple(sick)),
     )
     decision = _decide(at, facts, restarts_inside=at.site.restarts_inside)
-    notice = (
-        ""
-        if began is None
-        else slow_notice(folder, at.run_dir, at.site, since_unix_s=jobs_file.seconds(began.time_utc))
-    )
+    notice = _notice(at, began) if began is not None else ""
     _note(at, this, facts, decision, listed=_list(at, sick), notice=notice)
     try:
         tidy(attempt, codes, good=code in _GOOD)
@@ -171,6 +167,12 @@ def _decide(at: Here, facts: Facts, *, restarts_inside: int = 0) -> Decision:
     return decide(
         facts, max_restarts_without_checkpoint=at.site.max_restarts_without_checkpoint, restarts_inside=restarts_inside
     )
+
+
+def _notice(at: Here, began: jobs_file.Attempt) -> str:
+    return slow_notice(
+        at.folder, at.run_dir, at.site, since_unix_s=jobs_file.seconds(began.time_utc), site_name=str(at.facts.get("site") or "")
+    )  # fmt: skip
 
 
 def _list(at: Here, sick: dict[str, str]) -> tuple[str, ...]:

@@ -12,25 +12,28 @@ from launch.sites.schema import SiteConfig, SlowStepConfig
 from pretrain.config.load import load_run
 
 
-def slow_notice(folder: Path, run_dir: Path, site: SiteConfig, *, since_unix_s: float) -> str:
+def slow_notice(folder: Path, run_dir: Path, site: SiteConfig, *, since_unix_s: float, site_name: str = "") -> str:
     """Return what makes the start that began then a slow one; empty if nothing does, or if nothing can be told.
 
-    Args: folder: the launch folder. Whatever fails here is printed: a chain goes on without it.
+    Args: folder: the launch folder; site_name: as the chain was submitted with it, for its calibration.
+    Whatever fails here is printed: a chain goes on without it.
     """
     try:
         times = step_times(newest_metrics(run_dir, kinds=("step",)), since_unix_s=since_unix_s)
         if times is None:
             return ""
-        expected = _expected(folder, site, times) if site.machine else None
+        expected = _expected(folder, site, times, site_name) if site.machine else None
         return "; ".join(slow_reasons(times, expected, site.slow_step))
     except Exception as error:
         print(f"warning: step times are not compared: {error}", file=sys.stderr, flush=True)
         return ""
 
 
-def _expected(folder: Path, site: SiteConfig, times: StepTimes) -> Expected | None:
+def _expected(folder: Path, site: SiteConfig, times: StepTimes, site_name: str) -> Expected | None:
     run = load_run(folder / CONFIG)
-    return expected_step(run, site, num_ranks=times.num_ranks, global_batch_size=times.global_batch_size)
+    return expected_step(
+        run, site, num_ranks=times.num_ranks, global_batch_size=times.global_batch_size, site_name=site_name
+    )
 
 
 def slow_reasons(times: StepTimes, expected: Expected | None, limits: SlowStepConfig) -> Iterator[str]:

@@ -6,9 +6,11 @@ measured.
 
 from dataclasses import asdict, dataclass, replace
 
+from launch.planning.calibration import calibration_path
 from launch.sites.schema import SiteConfig
 from pretrain.config.schema import RunConfig
 from pretrain.plan.batches import with_batch
+from pretrain.plan.calibration import calibrated, read_calibration
 from pretrain.plan.estimate import estimate_step
 from pretrain.plan.machine import FigureConfig, MachineConfig, load_machine
 from pretrain.plan.times import validation_s
@@ -45,17 +47,24 @@ def machine_of_site(site: SiteConfig, site_name: str, machine: str, *, key: str 
     return found
 
 
-def expected_step(run: RunConfig, site: SiteConfig, *, num_ranks: int, global_batch_size: int) -> Expected | None:
+def expected_step(
+    run: RunConfig, site: SiteConfig, *, num_ranks: int, global_batch_size: int, site_name: str = ""
+) -> Expected | None:
     """Return what is planned for a step of so many samples; None where the site names no machine.
 
-    Raises: UserError if the machine cannot be read, or the ranks or the batch do not fit the layout.
+    Args: site_name: as a chain was submitted with it; the calibration that is kept for it counts, if there is one.
+    Raises: UserError if machine or calibration cannot be read, or the ranks or the batch do not fit the layout.
     """
     if not site.machine:
         return None
-    now = with_batch(run, global_batch_size)
-    estimate = estimate_step(now, machine_of_site(site, site.description, site.machine), num_ranks)
+    now, machine = with_batch(run, global_batch_size), machine_of_site(site, site.description, site.machine)
+    kept = read_calibration(calibration_path(site=site_name, machine=site.machine), machine) if site_name else None
+    if kept is not None:
+        machine = calibrated(machine, kept.factors)
+    estimate = estimate_step(now, machine, num_ranks)
     return Expected(
-        machine=site.machine, num_ranks=num_ranks, global_batch_size=global_batch_size, step_time_s=estimate.step_s,
+        machine=f"{site.machine}, calibrated" if kept is not None else site.machine, num_ranks=num_ranks,
+        global_batch_size=global_batch_size, step_time_s=estimate.step_s,
         parts_s=asdict(estimate.times), tokens_per_second_per_gpu=estimate.tokens_per_second_per_gpu,
         mfu_full=estimate.mfu_full, mfu_causal=estimate.mfu_causal, validation_time_s=validation_s(now, estimate.step_s),
     )  # fmt: skip

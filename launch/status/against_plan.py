@@ -22,9 +22,12 @@ MIN_SHARE = 0.01
 """Share of a run's time below which a pause is not worth a line."""
 
 
-def against_plan(run_dir: Path, run: RunConfig | None, line: Timeline) -> tuple[dict[str, Any] | None, str | None]:
+def against_plan(
+    run_dir: Path, run: RunConfig | None, line: Timeline, *, site_name: str = ""
+) -> tuple[dict[str, Any] | None, str | None]:
     """Return (what was planned beside what is, why there is no plan), units in the keys.
 
+    Args: site_name: as the chain was submitted with it, for its calibration.
     Both are None for a run whose site names no machine, or whose newest start has too few records.
     """
     try:
@@ -37,7 +40,9 @@ def against_plan(run_dir: Path, run: RunConfig | None, line: Timeline) -> tuple[
     if times is None:
         return None, None
     try:
-        expected = expected_step(run, site, num_ranks=times.num_ranks, global_batch_size=times.global_batch_size)
+        expected = expected_step(
+            run, site, num_ranks=times.num_ranks, global_batch_size=times.global_batch_size, site_name=site_name
+        )
     except UserError as error:
         return None, str(error)
     return None if expected is None else compared(run, site, times, expected, line), None

@@ -106,7 +106,7 @@ def _status(run_dir: Path, ask: Queue) -> dict[str, Any]:
     # What is not in a checkpoint is trained again, unless it is being trained now.
     stands_at = step if state in ("running", "unknown") else (checkpoint["step"] or 0)
     speed = pace(line, attempts[-1].step if attempts else None)
-    plan, no_plan = against_plan(run_dir, run, line)
+    plan, no_plan = against_plan(run_dir, run, line, site_name=str((facts or {}).get("site") or ""))
     last = line.steps[-1] if line.steps else {}  # .get: a run may be older than a field
     left = None if train_steps is None else 0 if state == "finished" else max(0, train_steps - stands_at)
     return {

@@ -11,6 +11,7 @@ from launch import slurm
 from launch.chain import job, jobs_file
 from launch.chain.slow import slow_notice, slow_reasons
 from launch.chain.step_times import step_times
+from launch.planning.calibration import calibration_path
 from launch.planning.expected import expected_step
 from launch.planning.plan import make_plan
 from launch.sites.schema import SlowStepConfig
@@ -18,6 +19,8 @@ from launch.sites.site import load_site, read_site
 from launch.status.status import status
 from launch.status.text import lines
 from pretrain.config.load import load_run
+from pretrain.plan.calibration import CalibratedRun, Calibration, Factors, write_calibration
+from pretrain.plan.machine import load_machine
 from tests.unit.launch.run_folder import START_S, RunFolder, saved, step, validation
 
 pytestmark = pytest.mark.usefixtures("no_slurm")
@@ -139,6 +142,26 @@ def test_medians_are_of_the_newest_start_and_what_is_before_has_its_batch_and_it
         "the start that is asked for has logged nothing"
     )
     assert step_times([]) is None
+
+
+def test_a_calibration_that_is_kept_for_the_site_counts(tmp_path: Path, config: str) -> None:
+    run, seconds = planned(tmp_path / "run", config)
+    path = calibration_path(site="mine", machine="h100")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kept = CalibratedRun(run_dir="/runs/a", step_s=2.0, before_s=1.0, after_s=2.0)
+    factors = Factors(products=3.0, memory=3.0, communication=3.0, host=3.0)
+    write_calibration(
+        path, Calibration(machine=load_machine("h100").description, date="2026-11-30", factors=factors, runs=[kept])
+    )
+    try:
+        run.metrics(*(record(number, 2 * seconds) for number in range(1, 21)))
+        facts = {"name": "fanal-mine", "minutes": 60, "run_dir": str(run.path), "site": "mine"}
+        (run.path / "launch" / "job.json").write_text(json.dumps(facts))
+        plan = status(run.path)["plan"]
+    finally:
+        path.unlink()
+    assert plan["machine"] == "h100, calibrated" and plan["step_time_s"] == pytest.approx(3 * seconds, rel=0.05)
+    assert plan["times_as_long"] == pytest.approx(2 * seconds / plan["step_time_s"]) and not plan["is_slower"]
 
 
 def test_a_notice_needs_more_than_the_site_tolerates(tmp_path: Path, config: str) -> None:
