@@ -25,7 +25,8 @@ from tests.interop.programs import ALL, ROOT, offline, reason_to_skip
 
 LM_EVAL = next(program for program in ALL if program.name == "lm-eval")
 BOUND = 1e-5
-CHOICES = [" a lamp on the table", " return x + 1", " the house"]
+CHOICES = [" a", " b", " c"]
+"""Of one length, so that none has all of the probability."""
 QUESTIONS = [("What is it?", 0), ("def f(x):", 1), ("Where is the lamp?", 2), ("The function", 1), ("A", 0)]
 PAGES = ["The lamp is on the table, and the table is in the house. " * 5, "def f(x):\n    return x + 1\n" * 9, "x = 3"]
 LENGTH = 64
