@@ -42,9 +42,9 @@ def write_task(folder: Path, name: str, lines: Sequence[dict[str, Any]], **keys:
 
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A choice and a text, and each with a BOS too many."""
+    """A choice and a text, and each with a BOS too many: where a text begins with the name of one, lm-eval adds none."""
     folder = tmp_path_factory.mktemp("tasks")
-    for end, front in (("", ""), ("_bos", "<s>")):
+    for end, front in (("", ""), ("_bos", "<s><s>")):
         write_task(
             folder, f"local_choice{end}", [{"q": front + question, "choices": CHOICES, "label": label} for question, label in QUESTIONS],
             output_type="multiple_choice", doc_to_text="{{q}}", doc_to_choice="{{choices}}", doc_to_target="label", target_delimiter="",
