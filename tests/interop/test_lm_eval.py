@@ -25,7 +25,8 @@ from tests.interop.programs import ALL, ROOT, offline, reason_to_skip
 
 LM_EVAL = next(program for program in ALL if program.name == "lm-eval")
 BOUND = 1e-5
-CHOICES = [" a lamp on the table", " return x + 1", " the house"]
+CHOICES = [" a", " b", " c"]
+"""Of one length, so that none has all of the probability."""
 QUESTIONS = [("What is it?", 0), ("def f(x):", 1), ("Where is the lamp?", 2), ("The function", 1), ("A", 0)]
 PAGES = ["The lamp is on the table, and the table is in the house. " * 5, "def f(x):\n    return x + 1\n" * 9, "x = 3"]
 LENGTH = 64
@@ -41,9 +42,9 @@ def write_task(folder: Path, name: str, lines: Sequence[dict[str, Any]], **keys:
 
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A choice and a text, and each with a BOS too many."""
+    """A choice and a text, and each with a BOS too many: where a text begins with the name of one, lm-eval adds none."""
     folder = tmp_path_factory.mktemp("tasks")
-    for end, front in (("", ""), ("_bos", "<s>")):
+    for end, front in (("", ""), ("_bos", "<s><s>")):
         write_task(
             folder, f"local_choice{end}", [{"q": front + question, "choices": CHOICES, "label": label} for question, label in QUESTIONS],
             output_type="multiple_choice", doc_to_text="{{q}}", doc_to_choice="{{choices}}", doc_to_target="label", target_delimiter="",
