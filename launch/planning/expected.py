@@ -11,7 +11,7 @@ from launch.sites.schema import SiteConfig
 from pretrain.config.schema import RunConfig
 from pretrain.plan.batches import with_batch
 from pretrain.plan.calibration import calibrated, read_calibration
-from pretrain.plan.estimate import estimate_step
+from pretrain.plan.estimate import estimate_step, on_device_of
 from pretrain.plan.machine import FigureConfig, MachineConfig, load_machine
 from pretrain.plan.times import validation_s
 
@@ -57,7 +57,8 @@ def expected_step(
     """
     if not site.machine:
         return None
-    now, machine = with_batch(run, global_batch_size), machine_of_site(site, site.description, site.machine)
+    machine = machine_of_site(site, site.description, site.machine)
+    now = on_device_of(with_batch(run, global_batch_size), machine)
     kept = read_calibration(calibration_path(site=site_name, machine=site.machine), machine) if site_name else None
     if kept is not None:
         machine = calibrated(machine, kept.factors)

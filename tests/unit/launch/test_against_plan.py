@@ -148,7 +148,7 @@ def test_a_calibration_that_is_kept_for_the_site_counts(tmp_path: Path, config: 
     run, seconds = planned(tmp_path / "run", config)
     path = calibration_path(site="mine", machine="h100")
     path.parent.mkdir(parents=True, exist_ok=True)
-    kept = CalibratedRun(run_dir="/runs/a", step_s=2.0, before_s=1.0, after_s=2.0)
+    kept = CalibratedRun(run_dir="/runs/a", num_ranks=4, steps=20, step_s=2.0, before_s=1.0, after_s=2.0)
     factors = Factors(products=3.0, memory=3.0, communication=3.0, host=3.0)
     write_calibration(
         path, Calibration(machine=load_machine("h100").description, date="2026-11-30", factors=factors, runs=[kept])

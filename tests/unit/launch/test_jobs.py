@@ -130,7 +130,7 @@ def test_a_job_whose_slurm_is_silent_at_its_end_has_said_what_became_of_it(
     def no_room(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(job, "_tidy", no_room)
+    monkeypatch.setattr(job, "tidy", no_room)
     called = asked(monkeypatch, {"scontrol": ""})
     assert job.end(launch_folder, before_training=None, walltime=True) == 75
     decided = jobs_file.read_run(launch_folder.parent)[-1]
