@@ -144,22 +144,22 @@ def test_medians_are_of_the_newest_start_and_what_is_before_has_its_batch_and_it
     assert step_times([]) is None
 
 
-def test_a_calibration_that_is_kept_for_the_site_counts(tmp_path: Path, config: str) -> None:
+def test_a_calibration_that_is_kept_for_the_site_counts(
+    tmp_path: Path, config: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     run, seconds = planned(tmp_path / "run", config)
     path = calibration_path(site="mine", machine="h100")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True)
     kept = CalibratedRun(run_dir="/runs/a", num_ranks=4, steps=20, step_s=2.0, before_s=1.0, after_s=2.0)
     factors = Factors(products=3.0, memory=3.0, communication=3.0, host=3.0)
     write_calibration(
         path, Calibration(machine=load_machine("h100").description, date="2026-11-30", factors=factors, runs=[kept])
     )
-    try:
-        run.metrics(*(record(number, 2 * seconds) for number in range(1, 21)))
-        facts = {"name": "fanal-mine", "minutes": 60, "run_dir": str(run.path), "site": "mine"}
-        (run.path / "launch" / "job.json").write_text(json.dumps(facts))
-        plan = status(run.path)["plan"]
-    finally:
-        path.unlink()
+    run.metrics(*(record(number, 2 * seconds) for number in range(1, 21)))
+    facts = {"name": "fanal-mine", "minutes": 60, "run_dir": str(run.path), "site": "mine"}
+    (run.path / "launch" / "job.json").write_text(json.dumps(facts))
+    plan = status(run.path)["plan"]
     assert plan["machine"] == "h100, calibrated" and plan["step_time_s"] == pytest.approx(3 * seconds, rel=0.05)
     assert plan["times_as_long"] == pytest.approx(2 * seconds / plan["step_time_s"]) and not plan["is_slower"]
 
