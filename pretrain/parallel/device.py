@@ -80,6 +80,12 @@ def share_groups() -> None:
     parallel_state.create_group = create_group
 
 
+def keep_groups_apart() -> None:
+    """Have megatron-core make its own groups again: what ``share_groups`` made is of the world that this process had before."""
+    parallel_state: Any = importlib.import_module("megatron.core.parallel_state")
+    parallel_state.create_group = inspect.unwrap(parallel_state.create_group)
+
+
 def put_in_place_of_cuda(stand_in: "CudaStandIn") -> None:
     """Give megatron-core another ``torch.cuda``, and its device wherever it says "cuda". May be called again."""
     in_place_of_torch = _TorchStandIn(stand_in)

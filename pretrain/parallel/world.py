@@ -12,7 +12,7 @@ from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 
 from pretrain.config.derive import data_parallel_size
 from pretrain.config.schema import ParallelConfig
-from pretrain.parallel.device import prepare_device, share_groups
+from pretrain.parallel.device import keep_groups_apart, prepare_device, share_groups
 from pretrain.parallel.device_type import resolve_device
 from pretrain.parallel.environment import name_first_host, rank_and_size
 from pretrain.parallel.plain_objects import read_plain_objects_alone
@@ -114,6 +114,8 @@ def open_layout(config: ParallelConfig, *, seed: int, device: torch.device) -> I
     replicas = data_parallel_size(config, num_ranks=size)
     if device.type == "cpu":
         share_groups()
+    else:
+        keep_groups_apart()
     virtual = config.virtual_pipeline_model_parallel_size
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=config.tensor_model_parallel_size,

@@ -1,6 +1,5 @@
 """On a CPU the groups of the same ranks are one group, and all ranks agree on which those are."""
 
-import inspect
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from pretrain.parallel.device import share_groups
+from pretrain.parallel.device import keep_groups_apart, share_groups
 from pretrain.parallel.world import open_lone_world
 
 Members = dict[tuple[int, ...], set[str]]
@@ -21,13 +20,8 @@ def groups_of(
 ) -> tuple[Members, dict[str, list[int]]]:
     """Open the groups of one rank without the others; also the ranks of the groups that a step uses, by what they are for."""
     dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=num_ranks)
-    original: Any = parallel_state.create_group
-    parallel_state.create_group = inspect.unwrap(
-        original
-    )  # a world before this one in the process may have shared its groups
+    (share_groups if shared else keep_groups_apart)()  # whatever the world before this one in the process did
     try:
-        if shared:
-            share_groups()
         parallel_state.initialize_model_parallel(create_gloo_process_groups=False, **layout)
         members: Members = {}
         for group, ranks in dist.distributed_c10d._world.pg_group_ranks.items():
@@ -43,7 +37,6 @@ def groups_of(
     finally:
         parallel_state.destroy_model_parallel()
         dist.destroy_process_group()
-        parallel_state.create_group = original
 
 
 LAYOUTS = {
