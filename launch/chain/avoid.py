@@ -179,11 +179,12 @@ def _apply(
 def permitted(wanted: Sequence[str] | dict[str, Entry], usable: set[str], *, needed: int) -> set[str]:
     """Return those of the wanted nodes that a job can be kept off, so that it still has as many as it needs. The newest first.
 
-    Nodes that are down now, or another partition's, cost it nothing.
+    A node that is not usable now costs it nothing while others suffice. Where they do not, the job needs that node, once it is back:
+    nobody would take the exclusion away before the entry expires.
     """
-    room, avoided = len(usable) - needed, set()
+    room, avoided = len(usable) - needed, set[str]()
     for node in reversed(list(wanted)):
-        if node not in usable or room > 0:
+        if room > 0 or (room == 0 and node not in usable):
             room -= node in usable
             avoided.add(node)
     return avoided

@@ -8,7 +8,7 @@ from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import Field, fields, is_dataclass
 from functools import cache
 from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 from omegaconf import MISSING
@@ -70,6 +70,8 @@ def _refuse_in_list(value: Any, item: Any, where: str, name: str, default: Any, 
 def _list_that_works(found: list[Any], item: Any, default: Any = None) -> str:
     """The values given as a list of whole items: what a source needs and was not given has an example's value. Of words, which a
     rule of their own judges, the default."""
+    if get_origin(item) is Literal:
+        return flow([word for word in found if word in get_args(item)] or [get_args(item)[0]])
     if not is_dataclass(item):
         return flow(default or found)
     known = {field.name for field in fields(item)}

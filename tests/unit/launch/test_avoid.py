@@ -14,6 +14,7 @@ from fanal.run_folder import JOBS_FILE
 from launch import slurm
 from launch.__main__ import cli
 from launch.chain import avoid, jobs_file
+from launch.chain.avoid import permitted
 from launch.chain.blame import sick_nodes
 from launch.chain.decide import run_exit_code
 from launch.chain.node_list import Entry, edit_list, list_path, read_list
@@ -252,3 +253,19 @@ def test_a_list_that_is_no_text_is_one_error(path: Path) -> None:
         UserError, match=r"must be a list of nodes that you can read and write: Is a directory; FANAL_NODES_FILE=PATH"
     ):
         read_list(path)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "usable", "needed", "avoided"),
+    [
+        (["n2"], {"n1", "n3"}, 2, {"n2"}),  # down, and the others suffice
+        (["n2"], {"n1"}, 2, set()),  # down, and the job runs again only once it is back
+        (["n1", "n2"], {"n1", "n2", "n3"}, 2, {"n2"}),  # the newest first
+        (["n4", "n2"], {"n1", "n2", "n3"}, 2, {"n2", "n4"}),
+        (["n1"], {"n1", "n2"}, 2, set()),
+    ],
+)
+def test_a_job_is_kept_off_as_many_nodes_as_leave_it_those_that_it_needs(
+    wanted: list[str], usable: set[str], needed: int, avoided: set[str]
+) -> None:
+    assert permitted(wanted, usable, needed=needed) == avoided

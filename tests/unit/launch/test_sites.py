@@ -112,6 +112,7 @@ def test_every_variable_that_a_script_sets_is_known(site_name: str) -> None:
     scripts = [
         script(job, {}),
         script(replace(job, node_local=True), {}),
+        script(replace(job, spare_nodes=1), {}),
         encode_script(encode),
         merge_script(encode, {}),
     ]
