@@ -30,8 +30,8 @@ def checked_evaluations(
     _check_question(wanted)
     if wanted.by is not None and not run.data.validation and not run.data.validation_fraction:
         raise UserError(
-            f"--evaluate-by ({wanted.by}) needs held-out text, and the run has none: data.validation and data.validation_fraction are "
-            "not set; data.validation_fraction=0.001 works"
+            f"--evaluate-by ({wanted.by}) needs held-out text, and the run has none: data.validation and "
+            "data.validation_fraction are not set; data.validation_fraction=0.001 works"
         )
     if not 0 < wanted.hours <= MAX_HOURS:
         raise UserError(
@@ -54,8 +54,8 @@ def checked_evaluations(
                 )
             if name == "packed" and not (path / PACKED).is_file():
                 raise UserError(
-                    f"--evaluate-packed ({wanted.packed}) must be a folder that `fanal evaluate --pack` wrote, and it has no {PACKED}; "
-                    "it may be left out"
+                    f"--evaluate-packed ({wanted.packed}) must be a folder that `fanal evaluate --pack` wrote, and it has no "
+                    f"{PACKED}; it may be left out"
                 )
             found[name] = str(path)
     return Evaluations(**found)
