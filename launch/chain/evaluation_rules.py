@@ -7,6 +7,10 @@ from launch.chain.evaluations import Evaluations
 from pretrain.config.schema import RunConfig
 
 MAX_HOURS = 24.0
+OF_TASKS = ("include_path", "fewshot", "packed")
+"""Options that tasks of lm-eval have, and a perplexity has not."""
+PACKED = "packed.json"
+"""File by which a folder of ``fanal evaluate --pack`` is known (pretrain/evaluate/packed.py)."""
 
 
 def checked_evaluations(
@@ -23,6 +27,12 @@ def checked_evaluations(
         )
     if wanted.tasks is None and wanted.by is None:
         raise UserError("--evaluate-every needs --evaluate-tasks, --evaluate-by, or both; --evaluate-by domain works")
+    _check_question(wanted)
+    if wanted.by is not None and not run.data.validation and not run.data.validation_fraction:
+        raise UserError(
+            f"--evaluate-by ({wanted.by}) needs held-out text, and the run has none: data.validation and "
+            "data.validation_fraction are not set; data.validation_fraction=0.001 works"
+        )
     if not 0 < wanted.hours <= MAX_HOURS:
         raise UserError(
             f"--evaluate-hours ({wanted.hours:g}) must be above 0 and up to {MAX_HOURS:g}; --evaluate-hours 1 works"
@@ -42,8 +52,33 @@ def checked_evaluations(
                     f"--evaluate-{name.replace('_', '-')} ({found[name]}) must be a {kind} that is there, and {path} is none; "
                     "it may be left out"
                 )
+            if name == "packed" and not (path / PACKED).is_file():
+                raise UserError(
+                    f"--evaluate-packed ({wanted.packed}) must be a folder that `fanal evaluate --pack` wrote, and it has no "
+                    f"{PACKED}; it may be left out"
+                )
             found[name] = str(path)
     return Evaluations(**found)
+
+
+def _check_question(wanted: Evaluations) -> None:
+    """Refuse what `fanal evaluate` would, once a checkpoint is there. Raises: UserError."""
+    if wanted.tasks is None:
+        for name in OF_TASKS:
+            if (value := getattr(wanted, name)) is not None:
+                raise UserError(
+                    f"--evaluate-{name.replace('_', '-')} ({value}) belongs to --evaluate-tasks, which is not given; leave it out"
+                )
+    else:
+        names = [name.strip() for name in wanted.tasks.split(",")]
+        if not all(names) or len(set(names)) < len(names) or any(name.startswith("-") for name in names):
+            raise UserError(
+                f"--evaluate-tasks ({wanted.tasks!r}) must be names of tasks, each once, with commas between; "
+                "--evaluate-tasks hellaswag,arc_easy works"
+            )
+    for name, value, least in (("limit", wanted.limit, 1), ("fewshot", wanted.fewshot, 0)):
+        if value is not None and value < least:
+            raise UserError(f"--evaluate-{name} ({value}) must be at least {least}; --evaluate-{name} {least} works")
 
 
 def due(step: int, *, every: int, interval: int, train_steps: int) -> bool:

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from fanal.errors import FanalError
+from fanal.errors import FanalError, UserError
 from fanal.exit_codes import DAMAGED, FINISHED, WRONG_INPUT
 from fanal.fields import is_count, is_text
 from fanal.files import sync
@@ -31,6 +31,7 @@ from launch.chain.evaluations import EVALUATE_SCRIPT
 from launch.chain.job import Here, here
 from launch.chain.jobs_file import now_utc
 from launch.chain.launch_folder import own_script
+from launch.chain.until import read_until
 
 EVALUATIONS_NOTED = "evaluations.jsonl"
 POLL_S = 30.0
@@ -64,7 +65,7 @@ def queue_due(at: Here, told: set[int]) -> None:
     facts = at.facts.get(FACTS)
     if not isinstance(facts, dict):
         return
-    for step in due_steps(at.run_dir, facts):
+    for step in due_steps(at.run_dir, {**facts, "train_steps": _last_step(at, facts)}):
         if step in told or step in queued_steps(at.folder):
             continue
         try:
@@ -76,6 +77,14 @@ def queue_due(at: Here, told: set[int]) -> None:
             reason = on_one_line(str(error))
             print(f"warning: the evaluation of step {step:,} is not queued: {reason}", file=sys.stderr, flush=True)
             note(at.folder, "not queued", step=step, reason=reason)
+
+
+def _last_step(at: Here, facts: dict[str, Any]) -> int:
+    """Return the step whose checkpoint ends the chain: that of ``--until-step``, else of the run."""
+    try:
+        return read_until(at.folder).step or facts["train_steps"]
+    except UserError:  # ``until.watch`` says so
+        return facts["train_steps"]
 
 
 def due_steps(run_dir: Path, facts: dict[str, Any]) -> list[int]:

@@ -202,7 +202,14 @@ def restarts_without_checkpoint(records: Sequence[dict[str, Any]]) -> int:
     return decided[-1]["restarts_without_checkpoint"] if decided else 0
 
 
-def excluded(records: Sequence[dict[str, Any]]) -> tuple[str, ...]:
-    """Return the nodes that were noted since the last submission, in the order of their being noted."""
-    noted = [node for r in since_submission(records) if r["event"] in ("chosen", "decided") for node in r["exclude"]]
-    return tuple(dict.fromkeys(noted))
+def excluded(records: Sequence[dict[str, Any]], *, since: datetime) -> tuple[str, ...]:
+    """Return the nodes that were noted since the last submission and since then, in that order, without those that a waiting job
+    may use again."""
+    found: dict[str, None] = {}
+    for record in since_submission(records):
+        if record["event"] == "nodes":
+            for node in record["freed"]:
+                found.pop(node, None)
+        elif record["event"] in ("chosen", "decided") and time_of(record["time_utc"]) >= since:
+            found.update(dict.fromkeys(record["exclude"]))
+    return tuple(found)

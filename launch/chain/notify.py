@@ -42,7 +42,12 @@ def notify(run_dir: Path, url: str) -> tuple[int, str]:
         told = min(_told(folder), len(decided))
         first, sent = max(told, len(decided) - MOST_AT_ONCE), 0
         if first > told:
-            print(f"{first - told} older decisions are not sent; {folder / jobs_file.JOBS_FILE} has them", flush=True)
+            # Standard output is for what a step of a job tells its script.
+            print(
+                f"{first - told} older decisions are not sent; {folder / jobs_file.JOBS_FILE} has them",
+                file=sys.stderr,
+                flush=True,
+            )
         for number, record in enumerate(decided[first:], start=first):
             if why := post(url, message(record, run_dir)):
                 return sent, why

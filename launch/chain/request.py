@@ -132,7 +132,7 @@ def plan_job(run: RunConfig, site_name: str, site: SiteConfig, request: Request,
     Raises: UserError naming the option or key, its value, the rule and what works.
     """
     gpus, ranks_per_node = check_nodes(run, site, site_name, nodes=request.nodes, gpus_per_node=request.gpus_per_node)
-    check_spare_nodes(request.spare_nodes, gpus_per_node=request.gpus_per_node)
+    check_spare_nodes(request.spare_nodes, gpus_per_node=request.gpus_per_node, most=MAX_NODES - request.nodes)
     qos, minutes, slices = slices_of(
         site,
         site_name,
@@ -153,6 +153,8 @@ def plan_job(run: RunConfig, site_name: str, site: SiteConfig, request: Request,
             f"{MAX_STOP_MARGIN_S}, the most that sbatch --signal takes; --stop-margin-s 600 works"
         )
     check_word("--qos", request.qos, example="normal")
+    for name in ("qos", "partition"):
+        check_word(f"--evaluate-{name}", getattr(request.evaluations, name, None), example="normal")
     _check_node_list(request.exclude)
     for module in request.modules:
         check_word("--module", module, example="cuda/12.4")

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from fanal.run_folder import JOB
 from launch import slurm
 from launch.chain import jobs_file
+from launch.chain.node_list import DEFAULT_HOURS, utc_now
 from launch.chain.request import launch_dir
 from launch.status.progress import Timeline
 
@@ -104,7 +106,7 @@ def jobs_of(
 ) -> dict[str, Any]:
     submitted = [record for record in records if record["event"] == "submitted"]
     decided = [record for record in jobs_file.since_submission(records) if record["event"] == "decided"]
-    excluded = list(jobs_file.excluded(records))
+    excluded = list(jobs_file.excluded(records, since=utc_now() - timedelta(hours=DEFAULT_HOURS)))
     for job in queue or ():
         try:
             excluded.extend(slurm.hostnames(job.get("excluded_nodes", "").replace("(null)", "")))

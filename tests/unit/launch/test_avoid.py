@@ -60,12 +60,13 @@ class Slurm:
 
 
 def test_a_line_says_node_end_reason_author_and_date_and_reads_back(path: Path) -> None:
+    now = datetime.now(UTC)  # not NOW: the tests before this one may have taken minutes
     new = Entry.beginning_now("n1", hours=48, reason="a | b\nc", by="job 7-0")
     edit_list(path, add=[new])
     (back,), faults = read_list(path)
     assert faults == [] and (back.node, back.until, back.reason, back.by) == ("n1", new.until, "a / b c", "job 7-0")
-    assert timedelta(hours=48) <= back.until - NOW < timedelta(hours=48, minutes=2)  # type: ignore[operator]
-    assert back.holds(NOW) and not back.holds(NOW + timedelta(hours=49))
+    assert timedelta(hours=48) <= back.until - now < timedelta(hours=48, minutes=2)  # type: ignore[operator]
+    assert back.holds(now) and not back.holds(now + timedelta(hours=49))
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from launch.chain.evaluation_watch import due_steps, ended, noted, queued_steps,
 from launch.chain.evaluations import Evaluations, evaluations_of
 from launch.chain.request import Job
 from launch.chain.script import files_of, script
+from launch.chain.until import Until, write_until
 from pretrain.config.load import load_run
 from pretrain.config.schema import RunConfig
 from tests.golden.launch_scripts import GOLDEN_CONFIG, GOLDEN_SITE, golden_job
@@ -68,6 +69,12 @@ def test_each_checkpoint_that_is_due_is_queued_once(folder: Path, asked: list[li
     (folder.parent / "checkpoints" / "step-00000050" / "COMPLETE").touch()
     watch(folder, parent=None)
     assert asked[2:] == [["sbatch", "--parsable", "evaluate.sbatch", "50"]], "that of the last step, too"
+
+
+def test_the_checkpoint_that_ends_the_chain_early_is_evaluated(folder: Path, asked: list[list[str]]) -> None:
+    write_until(folder, Until(step=30))
+    watch(folder, parent=None)
+    assert [words[-1] for words in asked] == ["20", "30", "40"]
 
 
 def test_what_slurm_refuses_is_noted_and_tried_again_by_the_next_job(
@@ -141,7 +148,7 @@ def test_the_script_of_a_chain_is_as_it_was_but_for_three_lines() -> None:
 
 
 def a_run(*overrides: str) -> RunConfig:
-    return load_run(GOLDEN_CONFIG, [*overrides])
+    return load_run(GOLDEN_CONFIG, ["data.validation_fraction=0.01", *overrides])
 
 
 @pytest.mark.parametrize(
@@ -151,7 +158,15 @@ def a_run(*overrides: str) -> RunConfig:
         ({"by": None, "tasks": None}, (), "--evaluate-by domain works"),
         ({"hours": 0.0}, (), "--evaluate-hours 1 works"),
         ({}, ("checkpoint.interval=null",), "checkpoint.interval=1000 works"),
+        ({}, ("data.validation_fraction=0.0",), "data.validation_fraction=0.001 works"),
         ({"packed": "not there"}, (), "may be left out"),
+        ({"packed": "."}, (), "has no packed.json"),
+        ({"tasks": None}, (), r"--evaluate-fewshot \(3\) belongs to --evaluate-tasks"),
+        ({"tasks": "a,,b"}, (), "--evaluate-tasks hellaswag,arc_easy works"),
+        ({"tasks": ""}, (), "--evaluate-tasks hellaswag,arc_easy works"),
+        ({"tasks": "a,a"}, (), "each once"),
+        ({"limit": 0}, (), "--evaluate-limit 1 works"),
+        ({"fewshot": -1}, (), "--evaluate-fewshot 0 works"),
     ],
 )
 def test_what_could_not_run_is_refused(

@@ -3,7 +3,7 @@
 import json
 import os
 import signal
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,18 @@ from launch.chain import job, jobs_file
 from launch.chain.until import Until, write_until
 from launch.sites.site import load_site
 
+LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
 SITE = "description: a machine\ngpus_per_node: 0\ncores_per_node: 4\n"
+
+
+def test_a_node_is_excluded_until_its_note_is_too_old_or_a_job_may_use_it_again() -> None:
+    decision = {"time_utc": "2026-03-01T10:00:00Z", "event": "decided", "exclude": ["n1", "n2"]}
+    freed = {"time_utc": "2026-03-01T11:00:00Z", "event": "nodes", "freed": ["n1"]}
+    noted = jobs_file.time_of(decision["time_utc"])
+    assert jobs_file.excluded([decision], since=noted) == ("n1", "n2")
+    assert jobs_file.excluded([decision, freed], since=noted) == ("n2",)
+    assert jobs_file.excluded([freed, decision], since=noted) == ("n1", "n2"), "noted once more"
+    assert jobs_file.excluded([decision], since=noted + timedelta(seconds=1)) == ()
 
 
 def test_a_line_after_a_torn_one_is_not_lost(tmp_path: Path) -> None:
@@ -31,7 +42,7 @@ def test_lines_that_are_none_of_ours_count_for_nothing(tmp_path: Path) -> None:
     lines = ["", "[]", "7", '{"event": "decided"}', '{"event": "started", "time_utc": "yesterday"}', '{"event": 7}']
     (tmp_path / "jobs.jsonl").write_text("\n".join(lines))
     records = jobs_file.read(tmp_path)
-    assert (jobs_file.attempts(records), jobs_file.excluded(records)) == ([], ())
+    assert (jobs_file.attempts(records), jobs_file.excluded(records, since=LONG_AGO)) == ([], ())
     assert jobs_file.restarts_without_checkpoint(records) == 0
 
 
@@ -48,7 +59,7 @@ def test_a_decision_with_a_field_of_another_kind_counts_for_nothing(tmp_path: Pa
     # Of two fields with one name, JSON takes the last.
     (tmp_path / "jobs.jsonl").write_text(f"{whole}\n{whole[:-1]}, {field}}}\n")
     records = jobs_file.read(tmp_path)
-    assert len(records) == 1 and jobs_file.excluded(records) == ("n1",)
+    assert len(records) == 1 and jobs_file.excluded(records, since=LONG_AGO) == ("n1",)
 
 
 @pytest.mark.parametrize("nodes", [[3], ["n1", None], [["n1"]], {"n1": 1}])

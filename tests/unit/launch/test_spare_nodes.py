@@ -151,8 +151,10 @@ def test_the_nodes_of_a_start_are_those_that_were_chosen(tmp_path: Path) -> None
 def test_spare_nodes_say_what_they_cost_and_a_part_of_a_node_has_none() -> None:
     assert cost_of_spares(2, 8, hours=10) == ", and 2 spare node(s), idle for up to 20.0 of 100.0 node hours"
     assert cost_of_spares(0, 8, hours=10) == ""
-    check_spare_nodes(1, gpus_per_node=None)
+    check_spare_nodes(1, gpus_per_node=None, most=9)
     with pytest.raises(UserError, match=r"--spare-nodes \(-1\) must be at least 0; --spare-nodes 0 works"):
-        check_spare_nodes(-1, gpus_per_node=None)
+        check_spare_nodes(-1, gpus_per_node=None, most=9)
     with pytest.raises(UserError, match="--spare-nodes 0 works"):
-        check_spare_nodes(1, gpus_per_node=2)
+        check_spare_nodes(1, gpus_per_node=2, most=9)
+    with pytest.raises(UserError, match=r"--spare-nodes \(10\) must not be above 9, .*--spare-nodes 1 works"):
+        check_spare_nodes(10, gpus_per_node=None, most=9)
