@@ -179,7 +179,7 @@ def _apply(
 def permitted(wanted: Sequence[str] | dict[str, Entry], usable: set[str], *, needed: int) -> set[str]:
     """Return those of the wanted nodes that a job can be kept off, so that it still has as many as it needs. The newest first.
 
-    A node that is not usable now costs it nothing while others suffice. Where they do not, the job needs that node, once it is back:
+    A node that is not usable now costs it nothing while others suffice. Where they do not, the job needs it, once it is back:
     nobody would take the exclusion away before the entry expires.
     """
     room, avoided = len(usable) - needed, set[str]()

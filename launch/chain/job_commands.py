@@ -5,11 +5,12 @@ from pathlib import Path
 
 import click
 
+from fanal.command_group import CommandGroup
 from fanal.errors import PassingError, run_guarded
 from fanal.exit_codes import FINISHED
 
 
-@click.group(hidden=True)
+@click.group(hidden=True, cls=CommandGroup)
 def job() -> None:
     """Steps of a job that its script calls."""
 

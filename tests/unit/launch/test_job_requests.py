@@ -184,7 +184,7 @@ def test_tensor_parallelism_across_nodes_is_warned_of() -> None:
 
 
 CONTEXT = "parallel.context_parallel_size"
-LONG = ("1b.yaml", "train.global_batch_size=240", "data.seq_length=4096")
+LONG = ("1b.yaml", "train.global_batch_size=240", "train.micro_batch_size=2", "data.seq_length=4096")
 
 
 @pytest.mark.parametrize(("tensor", "context"), [(1, 8), (2, 4), (4, 2), (1, 3), (2, 6)])
