@@ -38,7 +38,7 @@ def text(site: str, image: str | None, **asked: object) -> list[str]:
     job = plan(
         "smoke_gpu.yaml", site=site, nodes=1, account="xyz", container=image, gpus_per_node=1, hours=0.5, **asked
     )
-    return script(job, dict.fromkeys(files_of(job), "0" * 64)).splitlines()
+    return [line.strip() for line in script(job, dict.fromkeys(files_of(job), "0" * 64)).splitlines()]
 
 
 def test_a_script_runs_its_nodes_in_the_image_and_itself_outside() -> None:
