@@ -74,7 +74,7 @@ def own_notes(records: Sequence[dict[str, Any]]) -> list[Entry]:
         if record["event"] in ("chosen", "decided"):
             began = jobs_file.time_of(record["time_utc"])
             for node in record["exclude"]:
-                if node not in record.get("listed", ()):
+                if node not in (record.get("listed") or ()):
                     notes[node] = Entry(
                         node=node, until=began + timedelta(hours=DEFAULT_HOURS), reason=record["reason"]
                     )

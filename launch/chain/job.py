@@ -235,7 +235,9 @@ def _settle_lost_attempt(at: Here) -> bool:
         restarts_without_checkpoint=jobs_file.restarts_without_checkpoint(records),
     )
     decision = _decide(at, facts)
-    _note(at, (last.job, last.restart, last.inside), facts, decision, listed=_list(at, sick))
+    # Nobody saw the end. Several nodes that were restarted since are a maintenance rather than bad: only this chain notes them.
+    listed = _list(at, sick) if len(sick) == 1 else ()
+    _note(at, (last.job, last.restart, last.inside), facts, decision, listed=listed)
     if decision.action in ("finish", "stop"):
         _act(at, decision)
         return False

@@ -369,6 +369,6 @@ def _last_evaluations(job: Job) -> list[str]:
         return []
     return [
         'kill "$evaluations" 2>/dev/null',
-        '"$PYTHON" -m launch evaluations watch "$launch_dir" --once  # of the last checkpoint',
+        'timeout 30 "$PYTHON" -m launch evaluations watch "$launch_dir" --once  # of the last checkpoint',
         "",
     ]
