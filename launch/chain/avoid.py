@@ -76,7 +76,7 @@ def own_notes(records: Sequence[dict[str, Any]]) -> list[Entry]:
             for node in record["exclude"]:
                 if node not in (record.get("listed") or ()):
                     notes[node] = Entry(
-                        node=node, until=began + timedelta(hours=DEFAULT_HOURS), reason=record["reason"]
+                        node=node, until=began + timedelta(hours=DEFAULT_HOURS), reason=record.get("reason") or ""
                     )
     return [entry for entry in notes.values() if entry.holds(utc_now())]
 

@@ -39,7 +39,7 @@ FIELDS: dict[str, dict[str, Rule]] = {
     "started": {"job": is_text, "restart": is_count, "inside": or_null(is_count), "nodes": is_texts, "step": is_count},
     "chosen": {
         "job": is_text, "restart": is_count, "inside": or_null(is_count), "nodes": is_texts, "exclude": is_texts,
-        "reason": is_text, "listed": or_null(is_texts),
+        "reason": or_null(is_text), "listed": or_null(is_texts),
     },
     "decided": {
         "job": is_text, "restart": is_count, "inside": or_null(is_count), "action": is_text, "reason": is_text, "step": is_count,
