@@ -58,8 +58,9 @@ def _folder(asked: LadderRequest, *, alone: bool) -> Path:
         raise UserError(f"{words} must stand beside --ladder, which names a folder; --ladder ladder works")
     if not alone:
         raise UserError(
-            "--ladder takes no --write, --scaling, nor an option of a whole run (--tokens, --slice-hours, "
-            f"--failures-per-1000-gpu-hours, --own); --ladder {asked.ladder} alone works, and beside it --gpus 8 --gpu h100"
+            "--ladder takes no --write, --scaling, --document-tokens, --calibrate, --no-calibration, nor an option of a whole run "
+            "(--tokens, --slice-hours, --qos, --failures-per-1000-gpu-hours, --own); "
+            f"--ladder {asked.ladder} alone works, and beside it --gpus 8 --gpu h100"
         )
     return asked.ladder
 

@@ -129,7 +129,12 @@ def _on_site(site_name: str, nodes: int | None, gpu: str | None) -> tuple[Machin
         raise UserError(f"--nodes {said} must say how many nodes the run has, at least 1; --nodes 1 works")
     name, key = gpu or site.machine, "--gpu" if gpu else machine_key(site_name)
     on_cores = bool(name) and not site.gpus_per_node and load_machine(name, key=key).device == "cpu"
-    if not name or not (site.gpus_per_node or on_cores):
+    if name and not (site.gpus_per_node or on_cores):
+        raise UserError(
+            f"site {site_name} has no GPUs (gpus_per_node), and {name} is a machine of GPUs; without --site, "
+            f"--gpus {min(nodes * 8, MOST_GPUS)} --gpu {name} works"
+        )
+    if not name:
         with_machine = [one for one in known_sites() if load_site(one).machine]
         raise UserError(
             f"site {site_name} does not say which machine its nodes are (machine, known: {', '.join(known_machines())}); --gpu "
@@ -139,12 +144,12 @@ def _on_site(site_name: str, nodes: int | None, gpu: str | None) -> tuple[Machin
         machine = load_machine(name, key=key)
         return machine, name, nodes * int(machine.gpus_per_node.value)
     num_gpus = nodes * site.gpus_per_node
+    _check_qos(site, site_name, num_gpus)
     if num_gpus > MOST_GPUS:
         most = MOST_GPUS // site.gpus_per_node
         raise UserError(
             f"--nodes ({nodes}) must be at most {most:,}, which have {MOST_GPUS:,} GPUs; --nodes {most} works"
         )
-    _check_qos(site, site_name, num_gpus)
     return machine_of_site(site, site_name, name, key=key), name, num_gpus
 
 

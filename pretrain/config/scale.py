@@ -48,6 +48,8 @@ RATE_POWER = -0.25
 BATCH_POWER = 0.6542
 LARGEST_GROWTH = 10.0
 """Times that a learning rate may grow: the laws were fitted to models from a thousandth of the size on."""
+WITHIN_AN_UPDATE = "muon_num_ns_steps"
+"""The one key of the optimizer whose steps are no updates of the run: iterations inside each, of Newton and Schulz."""
 
 
 def parse_scale(text: str, option: str = "--scale") -> Fraction:
@@ -195,9 +197,9 @@ def _scaled_stages(
 def _scaled_optim(optim: OptimConfig, train: TrainConfig, scale: Fraction, steps: Fraction, size: float) -> OptimConfig:
     """Return the schedule of the same shape. Its end is stated, so that a run of fewer steps is the beginning of the same one.
 
-    Whatever key ends in _samples or _sample counts samples, in _steps updates.
+    Whatever key ends in _samples or _sample counts samples, in _steps updates, but for those within an update.
     """
-    counts = {field.name: getattr(optim, field.name) for field in fields(optim)}
+    counts = {field.name: getattr(optim, field.name) for field in fields(optim) if field.name != WITHIN_AN_UPDATE}
     parts = {name: _part(count, scale) for name, count in counts.items() if name.endswith(("_samples", "_sample"))}
     parts |= {name: _part(count, steps) for name, count in counts.items() if name.endswith("_steps")}
     rate_factor = min(size**RATE_POWER, LARGEST_GROWTH)

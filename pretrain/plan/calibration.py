@@ -33,6 +33,8 @@ ERROR = 0.02
 """Spread of the logarithm of a step's time that the plan's arithmetic leaves, as the fit takes it."""
 SPREAD = math.log(2)
 """Spread of the logarithm of a factor, as the fit takes it before it has seen a run."""
+MOST = 1e6
+"""Largest factor that a plan reads, and its inverse the least: what is beyond was not fitted to a run."""
 ROUNDS = 20
 STEP = 0.01
 """Change of a factor's logarithm by which its effect is found."""
@@ -174,11 +176,9 @@ def read_calibration(path: Path, machine: MachineConfig) -> Calibration | None:
         return None
     tree = read_mapping(path, Calibration, what="calibration", example="machine: NVIDIA H100 SXM, 80 GB")
     found = typed([tree], Calibration, where=str(path), variable="${}")
-    wrong = {name: value for name, value in asdict(found.factors).items() if not 0 < value < math.inf}
-    if wrong or not found.runs:
-        said = f"factors must be above 0 and finite ({wrong})" if wrong else "runs must name those it is from"
+    if said := _misfit(found):
         raise UserError(
-            f"calibration {path}: {said}; fanal plan --calibrate RUN_DIR writes it anew, once the file is gone"
+            f"calibration {path}: {said}; fanal plan --calibrate RUN_DIR writes it anew, and --no-calibration plans without it"
         )
     if found.machine != machine.description:
         raise UserError(
@@ -186,6 +186,20 @@ def read_calibration(path: Path, machine: MachineConfig) -> Calibration | None:
             "it, and --calibrate RUN_DIR replaces it"
         )
     return found
+
+
+def _misfit(found: Calibration) -> str:
+    """Return what a calibration that was read breaks; empty if it may be used."""
+    wrong = {name: value for name, value in asdict(found.factors).items() if not 1 / MOST <= value <= MOST}
+    if wrong:
+        return f"factors must be from {1 / MOST:g} to {MOST:g} ({wrong})"
+    if not found.runs:
+        return "runs must name those it is from"
+    for one in found.runs:
+        times = {"step_s": one.step_s, "before_s": one.before_s, "after_s": one.after_s}
+        if not all(0 < value < math.inf for value in times.values()):
+            return f"times of a run must be above 0 and finite ({one.run_dir}: {times})"
+    return ""
 
 
 def words(calibration: Calibration, path: Path) -> str:

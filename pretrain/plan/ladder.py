@@ -118,15 +118,22 @@ def _parameters(model: ModelConfig) -> int:
 def _twin(run: RunConfig, own: Size, part: Fraction, tokens: float) -> RunConfig:
     model = scaled_model(run.model, part)
     found = Fraction(_parameters(model), _parameters(run.model))  # the rules go by the size that came out
-    small = scaled(run, found, Fraction(tokens / own.tokens))
-    return replace(small, run_dir=run.run_dir, model=model, train=_with_even_batches(small.train))
+    by_samples = replace(
+        run, train=replace(run.train, micro_batch_size=1)
+    )  # CONFIG's layout says nothing of a rung's batch
+    small = scaled(by_samples, found, Fraction(tokens / own.tokens))
+    train = _with_even_batches(small.train, run.train.micro_batch_size)
+    return replace(small, run_dir=run.run_dir, model=model, train=train)
 
 
-def _with_even_batches(train: TrainConfig) -> TrainConfig:
-    """Return the same samples in batches that divide among replicas: each within a sixteenth, and none of a ramp."""
+def _with_even_batches(train: TrainConfig, most: int) -> TrainConfig:
+    """Return the same samples in batches that divide among replicas: each within a sixteenth, and none of a ramp.
+
+    Args: most: the micro batch, if it divides them all.
+    """
     batch = _even(train.global_batch_size)
     stages = [replace(one, global_batch_size=_even(one.global_batch_size)) for one in train.batch_stages]
-    micro_batch = math.gcd(train.micro_batch_size, batch, *(one.global_batch_size for one in stages))
+    micro_batch = math.gcd(most, batch, *(one.global_batch_size for one in stages))
     made = replace(train, global_batch_size=batch, micro_batch_size=micro_batch, batch_stages=stages, batch_ramp=None)
     return replace(made, train_steps=step_at(made, consumed_samples_at(train, train.train_steps)))
 

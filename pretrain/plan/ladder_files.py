@@ -14,13 +14,14 @@ from pretrain.plan.ladder import Rung
 def check_ladder_folder(folder: Path) -> None:
     """Refuse a folder that could not be made, or that is there already. Raises: UserError."""
     with user_path(folder):
-        if os.path.lexists(folder):
+        parent = folder.absolute().parent
+        named = folder.name not in ("", "..")
+        if named and os.path.lexists(folder):
             raise UserError(
                 f"--ladder ({folder}) must not be there yet; --ladder {folder.with_name(folder.name + '-2')} works, and "
                 "--fit reads one that is there"
             )
-        parent = folder.absolute().parent
-        if not folder.name or not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        if not named or not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
             raise UserError(
                 f"--ladder ({folder}) must name a folder in one that exists and that you may write; --ladder ladder works"
             )

@@ -4,7 +4,6 @@ A new machine is a copy of one there; ``--gpu`` takes the name of a file there, 
 "assumed" was measured nowhere: replace it by what your own machine gives.
 """
 
-import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -15,6 +14,10 @@ from pretrain.config.load import read_mapping, typed
 
 MACHINES = Path(__file__).parent / "machines"
 DEVICES = ("cuda", "cpu")
+LARGEST = 1e9
+"""Largest value of a figure in any unit, and its inverse the least: with these no sum of a plan is infinite."""
+MOST_PER_NODE = 4_096
+"""GPUs, or ranks on cores, that a node may have; more is a slip of the hand."""
 ASSUMED = "assumed"
 """How the source of a figure begins that was neither measured nor published."""
 
@@ -112,9 +115,13 @@ def _check(machine: MachineConfig, where: str) -> None:
     if machine.device not in DEVICES:
         raise UserError(f"{where}: device ({machine.device}) must be cuda or cpu; cuda works")
     for name, figure in figures(machine):
-        largest = 1.0 if name.endswith("fraction") else math.inf
-        if not 0 < figure.value <= largest or math.isinf(figure.value):
-            rule = "above 0 and at most 1" if largest == 1 else "above 0 and finite"
+        largest = 1.0 if name.endswith("fraction") else LARGEST
+        if not 1 / LARGEST <= figure.value <= largest:
+            rule = f"from {1 / LARGEST:g} to {largest:g}"
             raise UserError(f"{where}: {name}.value ({figure.value:g}) must be {rule}; 1 works")
+        if name == "gpus_per_node" and not (figure.value.is_integer() and figure.value <= MOST_PER_NODE):
+            raise UserError(
+                f"{where}: {name}.value ({figure.value:g}) must be a whole number up to {MOST_PER_NODE}; 8 works"
+            )
         if not figure.source.strip():
             raise UserError(f"{where}: {name}.source must say where the value comes from; 'assumed: a guess' works")

@@ -37,7 +37,7 @@ FOLLOWS = {
 }
 """Counts of steps and samples that a twin has fewer of."""
 STAYS = {
-    "optim": set(),
+    "optim": {"muon_num_ns_steps"},
     "train": {"loss_chunk_tokens", "recompute_num_layers", "seed", "validation_samples", "max_skipped_steps"},
     "checkpoint": {"keep_last", "max_failed_saves"},
     "data": {"seq_length", "seed", "prefetch_bytes"},
@@ -234,13 +234,26 @@ def test_steps_between_validations_and_checkpoints_are_the_same_part_of_the_run(
     assert small.checkpoint.keep_last == 3
 
 
+def test_a_twin_keeps_the_iterations_inside_an_update() -> None:
+    """Newton-Schulz steps of Muon are no steps of the run: with one of five its updates are far from orthogonal."""
+    run = load_run(
+        ROOT / "configs" / "1b.yaml",
+        ["optim.name=ademamix", "optim.ademamix_alpha_warmup_steps=1000", "optim.ademamix_beta3_warmup_steps=0"],
+    )
+    small = scaled(run, Fraction(1, 64))
+    assert small.optim.muon_num_ns_steps == run.optim.muon_num_ns_steps == 5
+    assert small.optim.ademamix_alpha_warmup_steps == int(
+        1000 * Fraction(small.train.train_steps, run.train.train_steps)
+    )
+
+
 @pytest.mark.parametrize("section", FOLLOWS)
 def test_every_whole_number_of_a_config_is_known_to_follow_or_to_stay(section: str) -> None:
     """A new key that counts steps or samples must be scaled in pretrain/config/scale.py; say here which it is."""
     annotations = {field.name: str(field.type) for field in fields(getattr(load_run(LUCIE), section))}
     whole = {name for name, kind in annotations.items() if kind in ("int", "int | None", "<class 'int'>")}
     follow = (
-        {name for name in whole if name.endswith(("_samples", "_sample", "_steps"))}
+        {name for name in whole if name.endswith(("_samples", "_sample", "_steps"))} - STAYS[section]
         if section == "optim"
         else FOLLOWS[section]
     )

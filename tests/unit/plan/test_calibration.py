@@ -1,6 +1,7 @@
 """Factors fitted to the steps of runs: they find what a machine really does, keep to their machine, and are named by plans."""
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -96,8 +97,14 @@ def test_what_is_kept_is_read_back_and_of_its_machine_alone(tmp_path: Path) -> N
     with pytest.raises(UserError, match=r"is of NVIDIA H100 SXM.*--no-calibration plans without it"):
         read_calibration(path, load_machine("a100-80"))
     path.write_text(path.read_text().replace("host: ", "host: -"))
-    with pytest.raises(UserError, match="factors must be above 0 and finite"):
+    with pytest.raises(UserError, match=r"factors must be from 1e-06 to 1e\+06"):
         read_calibration(path, H100)
+    for changed in ({"step_s": 0.0}, {"before_s": math.nan}, {"after_s": -1.0}):
+        write_calibration(path, replace(found, runs=[replace(found.runs[0], **changed)]))
+        with pytest.raises(
+            UserError, match=r"times of a run must be above 0 and finite .*--calibrate RUN_DIR writes it anew"
+        ):
+            read_calibration(path, H100)
 
 
 def test_a_calibration_lies_beside_its_file_or_in_the_users_settings(

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from fanal.errors import UserError
 from pretrain.model.flops import PEAK_TFLOPS
@@ -40,8 +41,19 @@ def test_a_file_of_ones_own_works_and_its_wrong_figure_is_named(tmp_path: Path) 
     mine.write_text(text)
     assert load_machine(str(mine)) == load_machine("h100")
     mine.write_text(text.replace("product_fraction: {value: 0.7", "product_fraction: {value: 1.7"))
-    with pytest.raises(UserError, match=r"product_fraction.value \(1.7\) must be above 0 and at most 1"):
+    with pytest.raises(UserError, match=r"product_fraction.value \(1.7\) must be from 1e-09 to 1; 1 works"):
         load_machine(str(mine))
+    for figure, wrong, works in (
+        ("memory_gib", "1e300", "1"),
+        ("watts", "nan", "1"),
+        ("gpus_per_node", "1e9", "8"),
+        ("gpus_per_node", "2.5", "8"),
+    ):
+        absurd = yaml.safe_load(text)
+        absurd[figure]["value"] = float(wrong)
+        mine.write_text(yaml.safe_dump(absurd))
+        with pytest.raises(UserError, match=rf"{figure}.value .* must be .*; {works} works"):
+            load_machine(str(mine))
     mine.write_text(text.replace("watts:", "wats:"))
     with pytest.raises(UserError, match="wats"):
         load_machine(str(mine))

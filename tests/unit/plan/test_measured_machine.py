@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fanal.errors import UserError
-from launch.chain.avoid import PREFLIGHT_RESULT
+from launch.chain.blame import PREFLIGHT_RESULT
 from launch.preflight.machine_file import check_machine_file, exchange_of, measure_machine
 from launch.sites.site import load_site
 from pretrain.config.load import load_run

@@ -132,6 +132,8 @@ def test_an_overlay_that_is_no_file_or_has_a_wrong_key_is_refused(tmp_path: Path
     [
         ({"gpus": 10**18, "gpu": "h100"}, r"--gpus \(1000000000000000000\) must be at most 1,048,576; --gpus 1048576 works"),
         ({"site_name": "alps-clariden", "nodes": 10**9}, r"--nodes \(1000000000\) must be at most 262,144, .* --nodes 262144 works"),
+        ({"site_name": "jean-zay-h100", "nodes": 10**9}, r"no qos of jean-zay-h100 .*; --nodes 128 works"),
+        ({"site_name": "local", "nodes": 2, "gpu": "h100"}, r"site local has no GPUs .*; without --site, --gpus 16 --gpu h100 works"),
         ({"gpus": 8, "gpu": "h100", "asked": WholeRunRequest(tokens=10**30)}, r"--tokens \(1000\d*\) must be at most .* works"),
         ({"gpus": 8, "gpu": "h100", "asked": WholeRunRequest(tokens=0)}, r"--tokens \(0\) must be at least 1"),
     ],
