@@ -6,13 +6,15 @@ from typing import IO, Any
 
 import rich.console
 import rich.progress
-from rich.console import ConsoleOptions, RenderableType
+from rich.console import ConsoleOptions, Group, RenderableType
 from rich.file_proxy import FileProxy
 from rich.segment import Segment
 from rich.table import Table
 
 from fanal.output import as_it_is
 from fanal.shown import escaped
+
+__all__ = ["Bar", "Console", "Group", "RenderableType", "print_table"]
 
 
 class Console(rich.console.Console):

@@ -1,5 +1,6 @@
 """Real shards for the tests, made once per session."""
 
+import logging
 import os
 import signal
 import sys
@@ -55,6 +56,14 @@ def signals_as_before() -> Iterator[None]:
     for number, handler in before.items():
         if signal.getsignal(number) != handler:
             signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True)
+def warnings_as_before() -> Iterator[None]:
+    """A program that runs in the test's own process and silences warnings does so for the tests behind it."""
+    before = logging.root.manager.disable
+    yield
+    logging.disable(before)
 
 
 @pytest.fixture(scope="session")

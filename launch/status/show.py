@@ -5,10 +5,9 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from rich.console import Group, RenderableType
 from rich.text import Text
 
-from fanal.console import Console
+from fanal.console import Console, Group, RenderableType
 from fanal.exit_codes import FINISHED
 from launch.status.several import Look, is_folder_of_runs, look_at, runs_of, tree_of
 from launch.status.status import finite, status

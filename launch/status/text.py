@@ -2,11 +2,10 @@
 
 from typing import Any
 
-from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fanal.console import Console
+from fanal.console import Console, Group, RenderableType
 from fanal.shown import on_one_line
 
 SHOWN_ATTEMPTS = 8

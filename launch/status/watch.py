@@ -4,9 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
-from rich.console import Group, RenderableType
-
-from fanal.console import Console
+from fanal.console import Console, Group, RenderableType
 
 LEAST_S = 1
 """Shortest time between two looks: each asks Slurm's controller, which all users share."""
