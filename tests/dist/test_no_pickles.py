@@ -32,7 +32,7 @@ PIPES = (
 )
 """Readers of pickles that a process has from its own parent or child, through a pipe that nobody else holds."""
 OF_OTHERS = (
-    "launch submit", "launch job begin", "launch job end", "launch job merge", "launch preflight", "launch site-check",
+    "launch submit", "launch job begin", "launch job choose", "launch job end", "launch job merge", "launch preflight", "launch site-check",
     "launch pack-environment", "launch notify", "launch evaluations watch",
 )  # fmt: skip
 """Commands that end early where no Slurm, no registry of packages or no webhook answers."""
@@ -155,6 +155,7 @@ def launch_commands(watched: Watched, config: Path, data: Path, folder: Path) ->
     watched.run("launch", "submit", config, *keys, *options, "--hours", 1, SLURM_CONF="/nonexistent")
     watched.run("launch", "preflight", config, *keys, *options)
     watched.run("launch", "job", "begin", launch, **job)
+    watched.run("launch", "job", "choose", launch, **job)
     watched.run("launch", "job", "end", launch, **job)
     watched.run("launch", "notify", "--from", folder / "chain", FANAL_WEBHOOK_URL="http://127.0.0.1:9/x")
     watched.run("launch", "evaluations", "watch", launch, "--once", **job)
