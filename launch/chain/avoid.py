@@ -166,7 +166,7 @@ def _apply(
     current = slurm.excluded_in(fields)
     theirs = current - ours
     usable = slurm.usable_nodes(_field(fields, "Partition"), _field(fields, "Features")) if wanted else set[str]()
-    avoided = permitted(wanted, usable - theirs, needed=int(_field(fields, "NumNodes").partition("-")[0] or 1))
+    avoided = permitted(wanted, usable - theirs, needed=_needed(fields, folder))
     if theirs | avoided != current:
         slurm.set_excluded(job, theirs | avoided)
     change = Change(
@@ -174,6 +174,13 @@ def _apply(
         freed=tuple(sorted(current - theirs - avoided)), left_in=tuple(sorted(set(wanted) - avoided - theirs)),
     )  # fmt: skip
     return change, avoided - theirs
+
+
+def _needed(fields: dict[str, str], folder: Path) -> int:
+    """Return how many nodes a job needs: of one that has just lost a node Slurm counts the others alone."""
+    facts = json.loads((folder / JOB).read_text(encoding="utf-8"))
+    said = int(_field(fields, "NumNodes").partition("-")[0] or 1)
+    return max(said, int(facts.get("nodes") or 1) + int(facts.get("spare_nodes") or 0))
 
 
 def permitted(wanted: Sequence[str] | dict[str, Entry], usable: set[str], *, needed: int) -> set[str]:

@@ -154,6 +154,16 @@ def test_a_job_keeps_as_many_nodes_as_it_needs_and_the_newest_lines_count_first(
     assert cluster.excluded["8"] == "down1"
 
 
+def test_a_job_that_has_just_lost_a_node_needs_as_many_as_it_was_queued_for(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = Slurm(tmp_path, monkeypatch, {"8": 1})  # Slurm counts the nodes that are left
+    (tmp_path / "8" / "job.json").write_text(json.dumps({"nodes": 3, "spare_nodes": 1}))
+    path.write_text("n1\n")
+    avoid.apply_list(path)
+    assert cluster.excluded["8"] == "(null)"
+
+
 def test_a_chain_with_another_list_and_jobs_of_others_are_left_alone(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
