@@ -9,8 +9,9 @@ import pytest
 
 from fanal.errors import DamageError, UserError
 from fanal.records import read_record
+from fanal.run_folder import JOB
 from launch.chain.blame import PREFLIGHT_RESULT, broken_nodes
-from launch.chain.job import JOB, here
+from launch.chain.this_job import here
 from pretrain.config.load import load_run
 from pretrain.convert.exporting.export import ExportOptions
 from pretrain.convert.exporting.folder import ExportTargetError, check_target
