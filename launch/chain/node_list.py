@@ -56,7 +56,7 @@ class Entry:
     def beginning_now(cls, node: str, *, hours: float, reason: str, by: str) -> "Entry":
         """Return an entry that begins now. The file has minutes; the last one counts."""
         now = utc_now()
-        until = (now + timedelta(hours=hours, seconds=59)).replace(second=0, microsecond=0)
+        until = (now + timedelta(hours=hours, seconds=59, microseconds=999_999)).replace(second=0, microsecond=0)
         return cls(node=node, until=until, reason=reason, by=by, added=now.strftime(_FORMS[0]))
 
     def holds(self, now: datetime) -> bool:
