@@ -10,7 +10,7 @@ import io
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 
 def create_file(path: Path, *, mode: int = 0o666, buffering: int = -1) -> BinaryIO:
@@ -53,6 +53,13 @@ def open_to_lock(path: Path) -> io.FileIO:
     if found.st_uid == os.geteuid() and mode & 0o044 != readers:
         os.fchmod(stream.fileno(), mode & ~0o044 | readers)
     return stream
+
+
+def ends_inside_a_line(stream: IO[bytes]) -> bool:
+    """Whether the last line lacks its end, as a power cut may leave it: what is appended to it would be lost with it."""
+    end = stream.seek(0, os.SEEK_END)
+    stream.seek(max(0, end - 1))
+    return stream.read(1) not in (b"", b"\n")
 
 
 def append(stream: io.FileIO, content: bytes) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import MISSING, asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,25 @@ def read_sealed(
     if not is_as_written:
         raise DamageError(f"{path} {altered}; {remedy}")
     return content
+
+
+def read_numbered(record_type: type[Record], path: Path, number: int, field: str, *, remedy: str) -> Record:
+    """Read one of the numbered files of a folder, each a ``sealed`` record with its number.
+
+    Args: number: that of its name; field: that of its own hash; remedy: for one that was altered.
+    Raises: DamageError if it is not what was written; UserError if another version of Fanal wrote it.
+    """
+    altered = f"must have the content whose sha256 is its {field}, and the number in its name; it was altered"
+    content = read_sealed(path, field, altered=altered, remedy=remedy)
+    if content.get("number") != number:
+        raise DamageError(f"{path} {altered}; {remedy}")
+    return record_in(record_type, content, path, remedy="read it with the version that wrote it")
+
+
+def numbers_in(folder: Path, number_of: Callable[[str], int | None]) -> list[int]:
+    """Return the numbers of a folder's files, rising; none where there is no folder. Args: number_of: as ``start_number``."""
+    numbers = (number_of(path.name) for path in folder.iterdir()) if folder.is_dir() else ()
+    return sorted(number for number in numbers if number is not None)
 
 
 def record_of(record_type: type[Record], content: Any) -> Record:

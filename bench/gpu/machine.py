@@ -7,21 +7,10 @@ from bench.gpu.found import findings_here
 from bench.gpu.setting import here
 from fanal.node_name import node_name
 from pretrain.plan.machine import figures, known_machines, load_machine
-from pretrain.plan.measure import Sizes, measure
+from pretrain.plan.measure import TINY, measure
 from pretrain.plan.measured_machine import Measured, machine_of, write_machine
 
 FILE = "machine.yaml"
-TINY = Sizes(
-    square=128,
-    tokens=64,
-    hidden=64,
-    ffn=128,
-    heads=2,
-    head_size=32,
-    seq_length=32,
-    copy_bytes=1 << 20,
-    message_bytes=1 << 20,
-)
 
 
 def main() -> int:

@@ -29,7 +29,7 @@ from fanal.errors import error_type
 from fanal.fields import Rule, fit, is_count, is_text, is_texts, or_null
 from fanal.files import sync
 from fanal.json_lines import read_lines
-from fanal.new_files import append, open_to_append
+from fanal.new_files import append, ends_inside_a_line, open_to_append
 from fanal.ownership import ROOT, close_to_others, others_write, why_not_own
 from fanal.run_folder import JOBS_FILE, LAUNCH_DIR
 
@@ -73,10 +73,7 @@ def note(folder: Path, event: str, **fields: Any) -> dict[str, Any]:
     _set_aside_if_open(folder / JOBS_FILE)
     with open_to_append(folder / JOBS_FILE) as stream:
         close_to_others(stream.fileno())
-        end = stream.seek(0, os.SEEK_END)
-        stream.seek(max(0, end - 1))
-        torn = stream.read(1) not in (b"", b"\n")  # the line before lacks its end: ours must not be lost with it
-        append(stream, (("\n" if torn else "") + json.dumps(record) + "\n").encode())
+        append(stream, (("\n" if ends_inside_a_line(stream) else "") + json.dumps(record) + "\n").encode())
         sync(stream)
     return record
 

@@ -7,7 +7,6 @@ evaluations.jsonl, and as curves of a TensorBoard run of their own.
 """
 
 import json
-import os
 import secrets
 import time
 from collections.abc import Iterator
@@ -16,11 +15,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fanal.errors import DamageError, PassingError, UserError, user_path
+from fanal.errors import PassingError, user_path
 from fanal.files import sync, write_bytes_durably
 from fanal.locks import take_lock
-from fanal.new_files import append, open_to_append, open_to_lock
-from fanal.records import read_sealed, record_bytes, record_in, sealed
+from fanal.new_files import append, ends_inside_a_line, open_to_append, open_to_lock
+from fanal.records import numbers_in, read_numbered, record_bytes, sealed
 from fanal.run_folder import (
     EVALUATIONS_DIR,
     EVALUATIONS_FILE,
@@ -145,10 +144,9 @@ def _append_line(path: Path, made: EvaluationFile) -> None:
         "figures": {figure.name: figure.value for figure in made.figures},
     }  # fmt: skip
     with open_to_append(path) as stream:
-        end = stream.seek(0, os.SEEK_END)
-        stream.seek(max(0, end - 1))
-        torn = stream.read(1) not in (b"", b"\n")
-        append(stream, (("\n" if torn else "") + json.dumps(line, allow_nan=False) + "\n").encode())
+        append(
+            stream, (("\n" if ends_inside_a_line(stream) else "") + json.dumps(line, allow_nan=False) + "\n").encode()
+        )
         sync(stream)
 
 
@@ -167,9 +165,7 @@ def _draw(folder: Path, made: EvaluationFile) -> None:
 
 def evaluation_numbers(run_dir: str | Path) -> list[int]:
     """Return the numbers of a run's evaluations, rising; none in the folder of a run that was not evaluated. Raises: OSError."""
-    folder = Path(run_dir) / EVALUATIONS_DIR
-    numbers = (evaluation_number(path.name) for path in folder.iterdir()) if folder.is_dir() else ()
-    return sorted(number for number in numbers if number is not None)
+    return numbers_in(Path(run_dir) / EVALUATIONS_DIR, evaluation_number)
 
 
 def read_evaluation(run_dir: str | Path, number: int) -> EvaluationFile:
@@ -179,11 +175,7 @@ def read_evaluation(run_dir: str | Path, number: int) -> EvaluationFile:
     """
     path = Path(run_dir) / EVALUATIONS_DIR / evaluation_name(number)
     remedy = "copy it again from an intact copy of the run folder, or move it away and evaluate again"
-    altered = f"must have the content whose sha256 is its {OWN_HASH}, and the number in its name; it was altered"
-    content = read_sealed(path, OWN_HASH, altered=altered, remedy=remedy)
-    if content.get("number") != number:
-        raise DamageError(f"{path} {altered}; {remedy}")
-    return record_in(EvaluationFile, content, path, remedy="read it with the version that wrote it", error=UserError)
+    return read_numbered(EvaluationFile, path, number, OWN_HASH, remedy=remedy)
 
 
 def read_evaluations(run_dir: str | Path) -> list[EvaluationFile]:

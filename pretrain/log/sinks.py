@@ -6,7 +6,6 @@ import dataclasses
 import json
 import logging
 import math
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import IO
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from fanal.console import Bar, Console
-from fanal.new_files import open_to_append
+from fanal.new_files import ends_inside_a_line, open_to_append
 from fanal.run_folder import METRICS_FILE, STARTS_DIR, cannot_write
 from fanal.shown import on_one_line
 from pretrain.checkpoint.saving.save import SaveReport
@@ -138,9 +137,7 @@ class JsonLines:
             stream,
             f"{name} cannot be written (what is missing follows when it can)",
         )
-        end = stream.seek(0, os.SEEK_END)
-        stream.seek(max(0, end - 1))
-        self._waiting = b"" if stream.read(1) in (b"", b"\n") else b"\n"
+        self._waiting = b"\n" if ends_inside_a_line(stream) else b""
 
     def write(self, record: Record) -> None:
         fields = {name: json_value(value) for name, value in dataclasses.asdict(record).items()}

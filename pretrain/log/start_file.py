@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fanal.errors import DamageError, UserError, user_path
+from fanal.errors import user_path
 from fanal.files import write_bytes_durably
-from fanal.records import read_sealed, record_bytes, record_in, sealed
+from fanal.records import numbers_in, read_numbered, record_bytes, sealed
 from fanal.run_folder import STARTS_DIR, start_name, start_number
 from fanal.run_progress import newest_metrics
 
@@ -103,9 +103,7 @@ def write_start_file(run_dir: str | Path, start: StartFile) -> Path:
 
 def start_numbers(run_dir: str | Path) -> list[int]:
     """Return the numbers of the starts that have a file, rising; none in the folder of an older run. Raises: OSError."""
-    folder = Path(run_dir) / STARTS_DIR
-    numbers = (start_number(path.name) for path in folder.iterdir()) if folder.is_dir() else ()
-    return sorted(number for number in numbers if number is not None)
+    return numbers_in(Path(run_dir) / STARTS_DIR, start_number)
 
 
 def next_start(run_dir: str | Path) -> int:
@@ -122,11 +120,7 @@ def read_start(run_dir: str | Path, number: int) -> StartFile:
     """
     path = Path(run_dir) / STARTS_DIR / start_name(number)
     remedy = "copy it again from an intact copy of the run folder, or move it away: the run trains on without it"
-    altered = f"must have the content whose sha256 is its {OWN_HASH}, and the number in its name; it was altered"
-    content = read_sealed(path, OWN_HASH, altered=altered, remedy=remedy)
-    if content.get("number") != number:
-        raise DamageError(f"{path} {altered}; {remedy}")
-    return record_in(StartFile, content, path, remedy="read it with the version that wrote it", error=UserError)
+    return read_numbered(StartFile, path, number, OWN_HASH, remedy=remedy)
 
 
 def read_starts(run_dir: str | Path) -> list[StartFile]:

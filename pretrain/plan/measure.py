@@ -76,6 +76,10 @@ ON_CPU = Sizes(
     copy_bytes=64 << 20,
     message_bytes=16 << 20,
 )
+TINY = Sizes(
+    square=128, tokens=64, hidden=64, ffn=128, heads=2, head_size=32, seq_length=32, copy_bytes=1 << 20, message_bytes=1 << 20,
+)  # fmt: skip
+"""For a rehearsal of the measurement: its figures say nothing."""
 LAYERS = (1, 5)
 """Layers of the two small models whose times differ by the host's time for layers."""
 

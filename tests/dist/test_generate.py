@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,15 +35,6 @@ from tests.runs.cases import PP2, TP2
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 GREEDY = GenerationRequest(prompt="The function", max_new_tokens=12, sampling=Sampling(), device="cpu")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """The models are small, and threads cost them more than they give."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module", params=["untied", "tied"])

@@ -8,21 +8,9 @@ import pytest
 from fanal.host_cores import host_cores
 from pretrain.config.load import load_run
 from pretrain.plan.machine import assumed_figures, load_machine
-from pretrain.plan.measure import Sizes, measure
+from pretrain.plan.measure import TINY, measure
 from pretrain.plan.measured_machine import machine_of, write_machine
 from pretrain.plan.plan import plan
-
-TINY = Sizes(
-    square=128,
-    tokens=64,
-    hidden=64,
-    ffn=128,
-    heads=2,
-    head_size=32,
-    seq_length=32,
-    copy_bytes=1 << 20,
-    message_bytes=1 << 20,
-)
 
 
 def test_a_machine_is_measured_written_and_planned_with(tmp_path: Path) -> None:

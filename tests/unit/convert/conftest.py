@@ -1,25 +1,15 @@
 """Hugging Face folders for the tests, and one thread: the models are small, and threads cost them more than they give."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from pretrain.convert.exporting.export import ExportOptions, export
 from tests.unit.convert.folders import MakeFolder, save_model
 
 V1 = Path(__file__).parents[2] / "golden" / "formats" / "v1"
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -2,12 +2,10 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
 
 from tokenizer.documents.column_fields import ColumnFields
 from tokenizer.encoding.encode import encode
@@ -41,14 +39,6 @@ class Made:
             f"data.train={train}",
             "data.validation=[" + ", ".join(f"{{prefix: {self.held_out / domain}}}" for domain in DOMAINS) + "]",
         )
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

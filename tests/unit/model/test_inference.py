@@ -1,7 +1,5 @@
 """The decoder for looking at a model: against a Llama written from the papers, and with its cache against itself without."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -17,15 +15,6 @@ MODEL = ModelConfig(
     vocab_size=100, rotary_base=2000.0, layernorm_epsilon=1e-3,
 )  # fmt: skip
 TIED = ModelConfig(**{**MODEL.__dict__, "share_embeddings_and_output_weights": True})
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """The models are small, and threads cost them more than they give."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def weights_of(model: ModelConfig) -> dict[str, np.ndarray]:
