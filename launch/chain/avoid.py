@@ -141,12 +141,13 @@ def apply_list(path: Path, *, also: Sequence[str] = ()) -> list[Change]:
             if not name.startswith("fanal-") or (state != "PENDING" and job not in also):
                 continue
             fields = slurm.job_fields(job)
-            folder = _chain_that_reads(path, fields)
-            if folder is None:
+            chain = _chain_that_reads(path, fields)
+            if chain is None:
                 continue
+            folder, facts = chain
             wanted = {entry.node: entry for entry in (*own_notes(jobs_file.read(folder)), *entries)}
             try:
-                change, ours = _apply(job, fields, folder, wanted, set(applied.get(job, ())))
+                change, ours = _apply(job, fields, folder, facts, wanted, set(applied.get(job, ())))
             except slurm.SlurmError as error:
                 print(f"warning: job {job} may use {', '.join(wanted)}: {error}", file=sys.stderr, flush=True)
                 continue
@@ -160,13 +161,13 @@ def apply_list(path: Path, *, also: Sequence[str] = ()) -> list[Change]:
 
 
 def _apply(
-    job: str, fields: dict[str, str], folder: Path, wanted: dict[str, Entry], ours: set[str]
+    job: str, fields: dict[str, str], folder: Path, facts: dict[str, Any], wanted: dict[str, Entry], ours: set[str]
 ) -> tuple[Change, set[str]]:
     """Keep one job off the wanted nodes. Returns what changed, and the nodes that it is kept off by us."""
     current = slurm.excluded_in(fields)
     theirs = current - ours
     usable = slurm.usable_nodes(_field(fields, "Partition"), _field(fields, "Features")) if wanted else set[str]()
-    avoided = permitted(wanted, usable - theirs, needed=_needed(fields, folder))
+    avoided = permitted(wanted, usable - theirs, needed=_needed(fields, facts))
     if theirs | avoided != current:
         slurm.set_excluded(job, theirs | avoided)
     change = Change(
@@ -176,9 +177,8 @@ def _apply(
     return change, avoided - theirs
 
 
-def _needed(fields: dict[str, str], folder: Path) -> int:
+def _needed(fields: dict[str, str], facts: dict[str, Any]) -> int:
     """Return how many nodes a job needs: of one that has just lost a node Slurm counts the others alone."""
-    facts = json.loads((folder / JOB).read_text(encoding="utf-8"))
     said = int(_field(fields, "NumNodes").partition("-")[0] or 1)
     return max(said, int(facts.get("nodes") or 1) + int(facts.get("spare_nodes") or 0))
 
@@ -285,8 +285,8 @@ def _applied_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.applied.json")
 
 
-def _chain_that_reads(path: Path, fields: dict[str, str]) -> Path | None:
-    """Return the launch folder of a job if it is one of a chain that reads this list."""
+def _chain_that_reads(path: Path, fields: dict[str, str]) -> tuple[Path, dict[str, Any]] | None:
+    """Return the launch folder of a job and its job.json, if it is one of a chain that reads this list."""
     script = Path(fields.get("Command", ""))
     if script.name != SCRIPT:
         return None
@@ -294,7 +294,7 @@ def _chain_that_reads(path: Path, fields: dict[str, str]) -> Path | None:
         if why_not_own(script.parent) or why_not_own(script.parent / JOB):
             return None
         facts = json.loads((script.parent / JOB).read_text(encoding="utf-8"))
-        return script.parent if list_of_chain(facts) == path else None
+        return (script.parent, facts) if list_of_chain(facts) == path else None
     except (OSError, ValueError, AttributeError):
         return None
 
