@@ -42,6 +42,8 @@ from pretrain.train.memory import check_memory
 CONFIG, OUTPUT = "config.yaml", "output.txt"
 MOST_CHAINS_PER_KILL = 3
 """A run that ends before its planned kill is compared all the same, and another one takes its place: so often."""
+SOONER = 10.0
+"""Each next try of a kill waits so many times less: the step or the save of a fast machine was over before the last one came."""
 
 Start = Callable[[Path, Sequence[str], Path], Running]
 """Starts a training run: config, overrides, the file that takes its output."""
@@ -165,24 +167,27 @@ def prepare(
 
 
 def same_layout(proof: Proof, straight: Evidence) -> list[ProvedRun]:
-    """One run that is killed at each planned moment and resumed after it, to its end; another one in its place if it ends
-    before. Each scene of a kill is also kept for the other layouts to resume from."""
+    """One run that is killed at each planned moment and resumed after it, to its end; another one in its place if it ends before,
+    or is killed when its last checkpoint is whole already: no layout has a step left to resume. Each scene of a kill is also kept
+    for the other layouts to resume from."""
     chains: list[tuple[Path, list[Kill], int]] = []
     run_dir, landed = proof.folder / "killed-1", []
     for index, plan in enumerate(proof.plans):
-        for _ in range(MOST_CHAINS_PER_KILL):
+        for attempt in range(MOST_CHAINS_PER_KILL):
             proof.progress.begin(f"a run that is killed, kill {index + 1} of {len(proof.plans)}")
             process = proof.begin(run_dir, proof.base)
-            kill = watch(process, run_dir, plan, proof.base)
+            kill = watch(process, run_dir, replace(plan, delay_s=plan.delay_s / SOONER**attempt), proof.base)
             code = FINISHED if kill else proof.progress.wait_for(process, run_dir)
             proof.progress.end()
             if kill is not None:
-                break
+                landed.append(kill)
+                if newest_step(run_dir) < proof.steps:
+                    break
+                code = proof.run_to_the_end(run_dir, proof.base, what="a run that was killed at its end")
             chains.append((run_dir, landed, code))
             run_dir, landed = proof.folder / f"killed-{len(chains) + 1}", []
         else:
             return [judged(proof, *chain, straight) for chain in chains] + [never_killed(run_dir, proof.base, plan)]
-        landed.append(kill)
         for other in proof.others[index :: len(proof.plans)]:
             keep_scene(run_dir, proof.folder / other.name.lower())
     code = proof.run_to_the_end(run_dir, proof.base, what="the killed run, to its end")

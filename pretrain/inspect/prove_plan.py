@@ -79,7 +79,8 @@ def proof_overrides(optim: OptimConfig, train: TrainConfig, steps: int, *, devic
 def kill_plans(*, kills: int, steps: int, num_ranks: int, seed: int) -> list[KillPlan]:
     """Moments for one run that is killed again and again: saves and steps in turn, later and later, each target in turn.
 
-    Each waits for a whole checkpoint, so that every kill is followed by a resume and not by a fresh start.
+    Each waits for a whole checkpoint, so that every kill is followed by a resume and not by a fresh start; and no save of the last
+    step is aimed at, which may be whole before the kill comes and then leaves no step to resume.
     Raises: UserError if there is none to plan.
     """
     if kills < 1:
@@ -89,13 +90,13 @@ def kill_plans(*, kills: int, steps: int, num_ranks: int, seed: int) -> list[Kil
             f"--kills ({kills}) must not be above {MOST_KILLS:,}, each with a start of all ranks; --kills 3 works"
         )
     draw = random.Random(seed)
-    last = max(steps - 1, CHECKPOINT_INTERVAL + 1)
-    moments = sorted(draw.randint(CHECKPOINT_INTERVAL + 1, last) for _ in range(kills))
+    last_save = (steps - 1) // CHECKPOINT_INTERVAL * CHECKPOINT_INTERVAL  # of those that a step follows
+    moments = sorted(draw.randint(CHECKPOINT_INTERVAL, last_save) for _ in range(kills))
     first_target = draw.randrange(len(TARGETS))
     low, high = math.log(SHORTEST_DELAY_S), math.log(LONGEST_DELAY_S)
     return [
         KillPlan(
-            aim="save" if index % 2 == 0 else "step",
+            aim="save" if index % 2 == 0 and last_save > CHECKPOINT_INTERVAL else "step",
             target=TARGETS[(first_target + index) % len(TARGETS)],
             rank=draw.randrange(num_ranks),
             after_step=moment,

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -12,7 +13,10 @@ import psutil
 import pytest
 
 from fanal.console import Console
-from pretrain.inspect.prove import prove
+from fanal.run_progress import newest_step
+from pretrain.inspect.kill import Kill, KillPlan, Running
+from pretrain.inspect.layouts import Layout
+from pretrain.inspect.prove import prove, watch
 from tests.dist.harness import make_run
 from tests.runs.cases import DP2
 from tests.torture.warm import warm_start
@@ -42,11 +46,11 @@ def test_a_sound_run_is_proved_from_the_command_line_and_the_run_itself_is_left_
     small_run: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "metrics.jsonl").write_text("a run's own\n")
-    options = ("--steps", 4, "--kills", 1, "--seed", 3)
+    options = ("--steps", 6, "--kills", 1, "--seed", 3)
     result = command_line(small_run, f"run_dir={tmp_path}", "optim.ema_decay=0.9", *NO_OTHER_LAYOUT, *options)
     assert result.returncode == 0, result.stdout + result.stderr
     assert (
-        "4 steps as one-rank on 1 x cpu, 1 kills, seed 3; resumed also as: none, no other layout fits" in result.stdout
+        "6 steps as one-rank on 1 x cpu, 1 kills, seed 3; resumed also as: none, no other layout fits" in result.stdout
     )
     assert "equal: every run trained what the straight run trained" in result.stdout and not result.stderr
     said = [line for line in result.stdout.splitlines() if line.startswith("start ")]
@@ -85,12 +89,42 @@ def test_a_run_that_divides_its_sequences_is_killed_and_proved_in_other_layouts(
     small_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = make_run(small_run, tmp_path, "parallel.context_parallel_size=2", "parallel.data_parallel_size=1")
-    code = prove(run, steps=4, kills=1, seed=2, console=Console(width=200), start=warm_start())
+    code = prove(run, steps=6, kills=1, seed=2, console=Console(width=200), start=warm_start())
     captured = capsys.readouterr()
     assert code == 0, captured.out + captured.err
     runs = record_of(tmp_path)["runs"]
     assert [found["layout"]["name"] for found in runs] == ["CP2", "one-rank", "TP2", "PP2", "DP2"]
     assert all(figure["holds"] for found in runs for figure in found["comparisons"])
+
+
+def test_a_kill_behind_the_last_checkpoint_is_no_scene_to_resume_from_and_another_takes_its_place(
+    small_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = [True]
+
+    def first_too_late(process: Running, run_dir: Path, plan: KillPlan, layout: Layout) -> Kill | None:
+        if not late:
+            assert plan.delay_s < 0.001, "the next try comes sooner"
+            return watch(process, run_dir, plan, layout)
+        late.clear()
+        while newest_step(run_dir) < 4:
+            time.sleep(0.001)
+        os.kill(process.pid, signal.SIGKILL)
+        while (code := process.poll()) is None:
+            time.sleep(0.001)
+        assert code == -signal.SIGKILL, "the run was over: this case met nothing"
+        return Kill(
+            plan=plan, phase="step", last_step=4, after_s=0.0, date="", pids=(process.pid,), seen_whole=(), exit_code=code
+        )  # fmt: skip
+
+    monkeypatch.setattr("pretrain.inspect.prove.watch", first_too_late)
+    run = make_run(small_run, tmp_path, "parallel.data_parallel_size=1")
+    code = prove(run, steps=4, kills=1, seed=3, console=Console(width=200), start=warm_start())
+    captured = capsys.readouterr()
+    assert code == 0, captured.out + captured.err
+    runs = record_of(tmp_path)["runs"]
+    assert [len(found["kills"]) for found in runs if found["same_layout"]] == [1, 1]
+    assert {found["resumed_from_step"] for found in runs if not found["same_layout"]} == {2}
 
 
 def test_a_resume_that_forgets_moments_is_a_difference_that_is_named(

@@ -26,7 +26,7 @@ SHORT = ("train.train_steps=4", "train.validation_interval=null", "optim.lr_deca
 
 def test_a_run_that_is_killed_goes_on_bit_for_bit(small_run: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pretrain", "prove", str(small_run), f"run_dir={tmp_path}", *ALONE, *BF16]
-    command += [f"parallel.device={DEVICE}", "--steps", "4", "--kills", "1", "--seed", "3"]
+    command += [f"parallel.device={DEVICE}", "--steps", "6", "--kills", "1", "--seed", "3"]
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=400, env={**os.environ, "COLUMNS": "200"}
     )

@@ -143,5 +143,15 @@ def test_a_seed_gives_the_same_kills_and_each_target_in_turn() -> None:
     )
     assert {plan.target for plan in plans} == {"one rank", "all ranks", "launcher"}
     assert {plan.aim for plan in plans} == {"save", "step"}
-    assert all(plan.needs_checkpoint and 3 <= plan.after_step <= 7 for plan in plans)
+    assert all(plan.needs_checkpoint and 2 <= plan.after_step <= 6 for plan in plans)
     assert [plan.after_step for plan in plans] == sorted(plan.after_step for plan in plans)
+
+
+@pytest.mark.parametrize("steps", [4, 5, 8, 9])
+def test_no_kill_is_aimed_at_the_last_save(steps: int) -> None:
+    plans = [plan for seed in range(20) for plan in kill_plans(kills=4, steps=steps, num_ranks=1, seed=seed)]
+    last_save = {4: 2, 5: 4, 8: 6, 9: 8}[steps]
+    assert max(plan.after_step for plan in plans) == last_save < steps
+    assert any(plan.aim == "save" for plan in plans) == (steps > 4), (
+        "of 4 steps only the last save follows a whole checkpoint"
+    )
