@@ -1,11 +1,12 @@
 """What a plan says of published runs, beside what they published: ``python -m bench.plan_published``.
 
-Facts lie in bench/published, one file for each family, with sources; nothing is fitted to them here. The table is
-bench/results/plan_published.md; tests/unit/plan recomputes it.
+Facts lie in bench/published, one file for each family, with sources. The parts of a step are planned without a figure fitted to
+them. Then each family is planned with one factor for all times, fitted to the other families; the factor of all families is the
+``step_factor`` of the machines that are shipped. The table is bench/results/plan_published.md; tests/unit/plan recomputes it.
 """
 
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import product
@@ -109,13 +110,17 @@ class Row:
 
     @property
     def ratio(self) -> float:
-        """Planned over published speed."""
+        """Planned over published speed, the plan without its factor."""
         return self.estimate.tokens_per_second_per_gpu / self.published
 
     @property
     def error(self) -> float:
-        """How far the plan is off, without its sign."""
+        """How far the plan without its factor is off, without its sign."""
         return abs(self.ratio - 1)
+
+    def error_with(self, factor: float) -> float:
+        """Return how far the plan is off where steps take so many times as long."""
+        return abs(self.ratio / factor - 1)
 
     @property
     def kind(self) -> str:
@@ -144,15 +149,33 @@ def rows(
     return [_row(family, facts, estimate, changed) for family in some for facts in family.runs]
 
 
-def median_error(some: Sequence[Row]) -> float:
-    """Return the median of the errors of those that count."""
-    return statistics.median(row.error for row in some if row.kind in COUNTED)
+def median_error(some: Sequence[Row], factors: Mapping[str, float] | None = None) -> float:
+    """Return the median of the errors of those that count. Args: factors: by family; None: the plans without one."""
+    counted = [row for row in some if row.kind in COUNTED]
+    return statistics.median(row.error_with(1.0 if factors is None else factors[row.family.family]) for row in counted)
+
+
+def step_factor(some: Sequence[Row], *, but: str = "") -> float:
+    """Return the middle of the families' median ratios: how many times as long steps take as their parts say.
+
+    Args: but: a family that is left out.
+    """
+    ratios: dict[str, list[float]] = {}
+    for row in some:
+        if row.kind in COUNTED and row.family.family != but:
+            ratios.setdefault(row.family.family, []).append(row.ratio)
+    return statistics.median(statistics.median(one) for one in ratios.values())
+
+
+def factors_of_others(some: Sequence[Row]) -> dict[str, float]:
+    """Return each family's factor, fitted to the other families alone (leave one out)."""
+    return {name: step_factor(some, but=name) for name in {row.family.family for row in some}}
 
 
 def _row(
     family: FamilyFacts, facts: RunFacts, estimate: Estimate, changed: Callable[[MachineConfig], MachineConfig]
 ) -> Row:
-    machine = changed(_machine(family, facts))
+    machine = replace(changed(_machine(family, facts)), step_factor=None)
     unknown = family.unknown if facts.unknown is None else facts.unknown
     run = _run(family, facts)
     best = _fastest(run, machine, facts.gpus, unknown, estimate)
@@ -265,21 +288,24 @@ def _head(some: Sequence[Row]) -> str:
     return (
         "## Published runs beside their plans\n\n"
         "Written by `python -m bench.plan_published`, which computes it anew from `bench/published` and "
-        "`pretrain/plan/machines` in seconds; no GPU. Planned speed is `fanal plan`'s arithmetic in the published layout; "
-        "nothing is fitted to these runs. Ratio: planned over published tokens/s/GPU, so above 1 the plan is too fast. Error: "
-        f"the ratio's distance from 1. {count} runs count."
+        "`pretrain/plan/machines` in seconds; no GPU. Planned speed is `fanal plan`'s arithmetic in the published layout, without "
+        "the machine's `step_factor`; nothing is fitted to these runs. Ratio: planned over published tokens/s/GPU, so above 1 the "
+        "plan is too fast. Error: the ratio's distance from 1. Last column: the same error where all times are multiplied by one "
+        "factor, fitted to the other families and not to the one that it is tried on: the middle of the others' median ratios. So "
+        "is a plan off that was made with `step_factor`, which is the middle of all families' "
+        f"({step_factor(some):.2f}). {count} runs count."
     )
 
 
 def _summary(some: Sequence[Row]) -> str:
-    counted = [row for row in some if row.kind in COUNTED]
+    counted, factors = [row for row in some if row.kind in COUNTED], factors_of_others(some)
     lines = [("all", counted)]
     lines += [
         (f"all {name}", [row for row in counted if row.kind == kind]) for kind, name in KINDS.items() if kind in COUNTED
     ]
     lines += [(one.family, [row for row in counted if row.family.family == one.family]) for one in families()]
-    head = ["runs", "count", "median error", "median ratio", "ratios", "within 15 %"]
-    medians = [median_error(rows) for name, rows in lines[3:]]
+    head = ["runs", "count", "median error", "median ratio", "ratios", "within 15 %", "factor of the others",
+            "median error with it", "within 15 %"]  # fmt: skip
     body = [
         [
             name,
@@ -288,39 +314,32 @@ def _summary(some: Sequence[Row]) -> str:
             f"{statistics.median(row.ratio for row in rows):.2f}",
             f"{min(row.ratio for row in rows):.2f} to {max(row.ratio for row in rows):.2f}",
             f"{sum(row.error <= TARGET for row in rows)}",
+            f"{factors[name]:.2f}" if name in factors else "",
+            _percent(median_error(rows, factors)),
+            f"{sum(row.error_with(factors[row.family.family]) <= TARGET for row in rows)}",
         ]
         for name, rows in lines
         if rows
     ]
-    fitted = statistics.median(_errors_with_one_factor(counted))
+    medians = [[median_error(rows, with_them) for _, rows in lines[3:]] for with_them in (None, factors)]
     return (
-        f"{table(head, body)}\n\nMedian of the families' medians: {_percent(statistics.median(medians))}. With one factor for all "
-        "times, fitted to the families but the one that it is tried on (the median of the others' median ratios): "
-        f"{_percent(fitted)} of all runs."
+        f"{table(head, body)}\n\nMedian of the families' medians: {_percent(statistics.median(medians[0]))}, with the others' "
+        f"factors {_percent(statistics.median(medians[1]))}."
     )
-
-
-def _errors_with_one_factor(counted: Sequence[Row]) -> list[float]:
-    """Return the errors after each family's speeds are divided by the median of the others' median ratios."""
-    ratios: dict[str, list[float]] = {}
-    for row in counted:
-        ratios.setdefault(row.family.family, []).append(row.ratio)
-    middle = {name: statistics.median(some) for name, some in ratios.items()}
-    factors = {name: statistics.median(value for other, value in middle.items() if other != name) for name in middle}
-    return [abs(ratio / factors[name] - 1) for name, some in ratios.items() for ratio in some]
 
 
 def _family(some: Sequence[Row], family: FamilyFacts) -> str:
     mine = [row for row in some if row.family.family == family.family]
+    factor = step_factor(some, but=family.family)
     head = ["run", "GPUs", "sequence", "batch", "layout planned", "published, tokens/s/GPU", "planned", "MFU full, published",
-            "planned", "ratio", "error"]  # fmt: skip
-    body = [_line(row) for row in mine]
+            "planned", "ratio", "error", "with the others' factor"]  # fmt: skip
+    body = [_line(row, factor) for row in mine]
     notes = [f"{row.facts.name}, {row.facts.gpus:,} GPUs: {row.facts.note}." for row in mine if row.facts.note]
     said = [f"Source: {family.source}."] + ([f"Assumed: {family.assumed}."] if family.assumed else []) + notes
     return f"### {family.family}\n\n" + " ".join(" ".join(one.split()) for one in said) + "\n\n" + table(head, body)
 
 
-def _line(row: Row) -> list[str]:
+def _line(row: Row, factor: float) -> list[str]:
     run, one = row.estimate.run, row.estimate
     published = row.published / one.tokens_per_second_per_gpu * one.mfu_full
     return [
@@ -335,6 +354,7 @@ def _line(row: Row) -> list[str]:
         _percent(one.mfu_full),
         f"{row.ratio:.3f}",
         _percent(row.error) if row.kind in COUNTED else f"({KINDS[row.kind]})",
+        _percent(row.error_with(factor)),
     ]
 
 
@@ -408,4 +428,4 @@ def _percent(value: float) -> str:
 
 if __name__ == "__main__":
     RESULTS.write_text(page(rows()))
-    print(f"{RESULTS}: median error {_percent(median_error(rows()))}")
+    print(f"{RESULTS} is written")

@@ -71,6 +71,8 @@ class MachineConfig:
     """Share of a bandwidth that large collectives reach."""
     host_ms_per_layer: FigureConfig = MISSING
     """Time of the host to start the kernels of one layer of one micro batch, forward and backward, in milliseconds."""
+    step_factor: FigureConfig | None = None
+    """How many times as long a real step takes as all other figures say of its parts, from runs; null: as long."""
     watts: FigureConfig | None = None
     """Power of a GPU under load: the limit of its data sheet, or a measurement; null where it is not known."""
 

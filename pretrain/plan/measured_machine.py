@@ -107,6 +107,7 @@ def machine_of(
         memory_fraction=fraction(measured.elementwise_gb_per_s, memory, f"norms and activation, both ways, {each}"),
         collective_fraction=collective,
         host_ms_per_layer=figure(measured.host_ms_per_layer, f"step of a small model, {each}"),
+        step_factor=base.step_factor if base is not None else None,
         watts=base.watts if base is not None else None,
     )
 

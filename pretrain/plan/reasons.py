@@ -19,7 +19,7 @@ CHOICES: dict[str, Callable[[RunConfig], object]] = {
 """What a layout chooses, each independent of the others but for the number of replicas that follows."""
 SHORT = {
     "products": "prod.", "attention": "attn.", "memory": "memory", "communication": "comm.", "bubble": "bubble", "update": "update",
-    "host": "host",
+    "host": "host", "rest": "rest",
 }  # fmt: skip
 """Parts of a step's time, as a table names them."""
 SMALL_S = 0.0005

@@ -28,13 +28,14 @@ class Times:
     """Of the optimizer, with all that is done once a step on a rank."""
     host: float
     """Waiting for the host to start kernels."""
+    rest: float
+    """What real steps take beyond these parts, by the machine's step_factor: kernels that are slower in a long run than alone, or
+    not fused, waits, data."""
 
     @property
     def step(self) -> float:
         """Seconds of a step."""
-        return sum(
-            (self.products, self.attention, self.memory, self.communication, self.bubble, self.update, self.host)
-        )
+        return sum(vars(self).values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,15 +74,17 @@ def step_times(run: RunConfig, machine: MachineConfig, shapes: Shapes) -> Times:
     update = max(one.update_bytes for one in steps) / (
         machine.memory_gb_per_s.value * machine.memory_fraction.value * 1e9
     )
-    return Times(
-        products=busy.products * count,
-        attention=busy.attention * count,
-        memory=busy.memory * count,
-        communication=busy.communication * count + exposed,
-        bubble=waits,
-        update=update,
-        host=busy.host * count,
-    )
+    parts = {
+        "products": busy.products * count,
+        "attention": busy.attention * count,
+        "memory": busy.memory * count,
+        "communication": busy.communication * count + exposed,
+        "bubble": waits,
+        "update": update,
+        "host": busy.host * count,
+    }
+    factor = 1.0 if machine.step_factor is None else machine.step_factor.value
+    return Times(**parts, rest=(factor - 1) * sum(parts.values()))
 
 
 def _alike(run: RunConfig, shapes: Shapes, stage: int) -> int:

@@ -14,7 +14,7 @@ from pretrain.plan.machine import MACHINES, assumed_figures, figures, known_mach
 def test_every_figure_has_a_source(name: str) -> None:
     machine = load_machine(name)
     found = figures(machine)
-    assert len(found) == 16
+    assert len(found) == 17
     assert all(len(figure.source) > 20 for _, figure in found)
     assert "product_fraction" in assumed_figures(machine)
 
