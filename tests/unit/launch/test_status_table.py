@@ -142,7 +142,8 @@ def watching(run: Path, *options: str, output: int) -> subprocess.Popen[bytes]:
     """``fanal launch status --watch`` as a process of its own."""
     command = [sys.executable, "-m", "launch", "status", str(run), "--watch", "--every", "1", *options]
     return subprocess.Popen(
-        command, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, "TERM": "xterm", "COLUMNS": "80", "LINES": "30"}
+        command, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, "TERM": "xterm", "COLUMNS": "80", "LINES": "30"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a shell's background jobs ignore it
     )  # fmt: skip
 
 
