@@ -21,7 +21,8 @@ def test_a_machine_is_measured_written_and_planned_with(tmp_path: Path) -> None:
         and 1e-4 < measured.fp32_product_tflops < 10
         and 0.1 < measured.copy_gb_per_s < 1000
     )
-    assert 1 < measured.latency_us < 1e6 and 0.05 < measured.host_ms_per_layer < 1e3
+    assert 1e-4 < measured.sum_gb_per_s < 1000 and 1 <= measured.sum_latency_us < 1e6
+    assert 1 <= measured.latency_us < 1e6 and 0.05 < measured.host_ms_per_layer < 1e3
     machine = machine_of(measured, None, node="here", date=datetime.date(2026, 11, 30))
     write_machine(tmp_path / "here.yaml", machine)
     machine = load_machine(str(tmp_path / "here.yaml"))

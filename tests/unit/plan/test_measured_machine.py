@@ -55,6 +55,15 @@ def test_a_step_takes_its_operations_over_the_measured_rates() -> None:
     assert slower.products == pytest.approx(2 * times.products), "a wrong rate shows"
 
 
+def test_sums_and_gathers_are_planned_as_they_were_measured_whichever_is_faster() -> None:
+    run = load_run("configs/tiny.yaml", ["parallel.pipeline_model_parallel_size=1"])
+    for measured in (CORES, replace(CORES, sum_gb_per_s=3), H100):
+        link = Links(made(measured, "h100" if measured is H100 else None), shapes_of(run, 2)).tensor
+        gather = 0.5e6 / (measured.message_gb_per_s * 1e9) + measured.latency_us * 1e-6
+        scatter = 0.5e6 / (measured.sum_gb_per_s * 1e9) + measured.sum_latency_us * 1e-6
+        assert (link.gather_s(1e6, 2), link.sum_s(1e6, 2)) == pytest.approx((gather, scatter), rel=1e-3)
+
+
 def test_attention_products_and_norms_have_rates_of_their_own_in_each_precision() -> None:
     overrides = (
         "parallel.tensor_model_parallel_size=1",
