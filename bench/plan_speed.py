@@ -122,12 +122,15 @@ def _factors(fitted: Calibration) -> str:
 
 def _figures(machine: MachineConfig) -> str:
     known = {name: figure.value for name, figure in figures(machine)}
+    link = known["node_gb_per_s"]
     return (
         f"Measured for a core: {known['fp32_tflops'] * 1e3:.1f} GFLOP/s in fp32 and {known['bf16_tflops'] * 1e3:.1f} in bf16, of "
-        f"which products reach {known['product_fraction']:.0%} and attention {known['attention_fraction']:.0%}; copies "
-        f"{known['memory_gb_per_s']:.1f} GB/s, of which elementwise kernels reach {known['memory_fraction']:.0%}; gathers "
-        f"{known['node_gb_per_s']:.2f} GB/s and {known['node_latency_us']:.0f} us; host {known['host_ms_per_layer']:.2f} ms "
-        "a layer."
+        f"which products reach {known['fp32_product_fraction']:.0%} and {known['product_fraction']:.0%}, and attention "
+        f"{known['fp32_attention_fraction']:.0%} and {known['attention_fraction']:.0%}; copies "
+        f"{known['memory_gb_per_s']:.1f} GB/s, of which elementwise kernels reach {known['fp32_memory_fraction']:.0%} and "
+        f"{known['memory_fraction']:.0%}; gathers {link * known['collective_fraction']:.2f} GB/s and "
+        f"{known['node_latency_us']:.0f} us, sums {link * known['sum_fraction']:.2f} GB/s and "
+        f"{known['node_sum_latency_us']:.0f} us; host {known['host_ms_per_layer']:.2f} ms a layer."
     )
 
 

@@ -33,7 +33,7 @@ def check_machine_file(target: Path, site: SiteConfig, site_name: str) -> None:
 def measure_machine(target: Path, site: SiteConfig, run_dir: Path, *, precision: str) -> str:
     """Measure this node and write its figures; returns what was done, in words.
 
-    Args: precision: train.precision of the run, in which products and attention are measured.
+    Args: precision: train.precision of the run, in which the host's time for a layer is measured; rates are in bf16 and in fp32.
     Raises: PassingError if a rank fails; UserError if the disk does not take the file.
     """
     from pretrain.plan.measure import measure  # imports torch and megatron-core, which take seconds

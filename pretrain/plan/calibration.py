@@ -23,9 +23,15 @@ from pretrain.plan.machine import FigureConfig, MachineConfig
 from pretrain.plan.run_log import LoggedRun
 
 FIGURES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "products": (("product_fraction",), ()),
-    "memory": (("memory_fraction", "attention_fraction", "flash3_fraction"), ()),
-    "communication": (("collective_fraction",), ("node_latency_us", "network_latency_us")),
+    "products": (("product_fraction", "fp32_product_fraction"), ()),
+    "memory": (
+        ("memory_fraction", "attention_fraction", "flash3_fraction", "fp32_memory_fraction", "fp32_attention_fraction"),
+        (),
+    ),
+    "communication": (
+        ("collective_fraction", "sum_fraction"),
+        ("node_latency_us", "node_sum_latency_us", "network_latency_us"),
+    ),
     "host": ((), ("host_ms_per_layer",)),
 }
 """Of each factor, the figures of a machine that it divides, and those that it multiplies."""
@@ -91,7 +97,9 @@ def calibrated(machine: MachineConfig, factors: Factors) -> MachineConfig:
     for part, (divided, multiplied) in FIGURES.items():
         factor = getattr(factors, part)
         for name in (*divided, *multiplied):
-            figure: FigureConfig = getattr(machine, name)
+            figure: FigureConfig | None = getattr(machine, name)
+            if figure is None:
+                continue
             value = figure.value / factor if name in divided else figure.value * factor
             changes[name] = FigureConfig(value=value, source=f"calibrated, {part} x {factor:.3g}, from {figure.source}")
     return replace(machine, **changes)

@@ -67,8 +67,18 @@ class MachineConfig:
     """The same of flash-attn 3 and 4."""
     memory_fraction: FigureConfig = MISSING
     """Share of the memory bandwidth that elementwise kernels reach."""
+    fp32_product_fraction: FigureConfig | None = None
+    """Share of the fp32 peak that products in fp32 reach; null: product_fraction. So it is with the next two."""
+    fp32_attention_fraction: FigureConfig | None = None
+    """Share of the fp32 peak that attention in fp32 reaches."""
+    fp32_memory_fraction: FigureConfig | None = None
+    """Share of the memory bandwidth that elementwise kernels reach in fp32, the optimizer's among them."""
     collective_fraction: FigureConfig = MISSING
     """Share of a bandwidth that large collectives reach."""
+    sum_fraction: FigureConfig | None = None
+    """Share of a bandwidth that large sums reach, which are reduce-scatters, as a ring counts them; null: collective_fraction."""
+    node_sum_latency_us: FigureConfig | None = None
+    """Time of a sum of no bytes inside a node, microseconds; null: node_latency_us."""
     host_ms_per_layer: FigureConfig = MISSING
     """Time of the host to start the kernels of one layer of one micro batch, forward and backward, in milliseconds."""
     step_factor: FigureConfig | None = None

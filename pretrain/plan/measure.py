@@ -42,7 +42,9 @@ from pretrain.train.step import train_step
 
 REPEATS = 7
 SMALL_CALLS = 20
-"""Collectives of no bytes: timed together on a GPU, whose host waits once, and apart on a CPU, of which the best counts."""
+"""Collectives of no bytes that are timed together."""
+LARGE_CALLS = 4
+"""Large ones that are timed together on a CPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,15 +111,16 @@ def measure_rank(device: Literal["cuda", "cpu"], precision: Literal["bf16", "fp3
     threads = 1 if device == "cpu" else torch.get_num_threads()
     torch.set_num_threads(threads)
     run = small_run(device, precision, layers=LAYERS[0])
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     with open_world(run.parallel, seed=0) as world:
         found = {
             "bf16_tflops": square_tflops(world, sizes, torch.bfloat16),
             "fp32_tflops": square_tflops(world, sizes, torch.float32),
-            "product_tflops": product_tflops(world, sizes, dtype),
-            "attention_tflops": attention_tflops(world, sizes, dtype),
+            **{
+                f"{name}_{what}": rate(world, sizes, dtype)
+                for name, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32))
+                for what, rate in RATES.items()
+            },
             "copy_gb_per_s": copy_gb_per_s(world, sizes),
-            "elementwise_gb_per_s": elementwise_gb_per_s(world, sizes, dtype),
             **messages(world, sizes),
             "host_ms_per_layer": host_ms_per_layer(world, device, precision),
         }
@@ -202,25 +205,53 @@ def elementwise_gb_per_s(world: World, sizes: Sizes, dtype: torch.dtype) -> floa
     return counted / best_s(world, once) / 1e9
 
 
-def messages(world: World, sizes: Sizes) -> dict[str, float]:
-    """Return the rate of a gather, in GB/s as a ring counts it, and the time of one without bytes, in microseconds. Collective.
+RATES: dict[str, Callable[[World, Sizes, torch.dtype], float]] = {
+    "product_tflops": product_tflops,
+    "attention_tflops": attention_tflops,
+    "elementwise_gb_per_s": elementwise_gb_per_s,
+}
+"""What is measured in each precision."""
 
-    A rank alone has nobody to send to: a copy stands for its messages.
+
+def messages(world: World, sizes: Sizes) -> dict[str, float]:
+    """Return the rates of a gather and of a sum, GB/s as a ring counts them, and the times of those of no bytes, us. Collective.
+
+    A sum is a reduce-scatter: sequence, context and data parallelism have no other. A rank alone has nobody to send to: a copy
+    stands for its messages.
     """
     if world.size == 1:
-        return {"message_gb_per_s": copy_gb_per_s(world, sizes), "latency_us": 1.0}
+        copied = copy_gb_per_s(world, sizes)
+        return {"message_gb_per_s": copied, "latency_us": 1.0, "sum_gb_per_s": copied, "sum_latency_us": 1.0}
     count = sizes.message_bytes // 4 // world.size
-    mine, small = torch.zeros(count, device=world.device), torch.zeros(1, device=world.device)
-    whole, few = torch.zeros(count * world.size, device=world.device), torch.zeros(world.size, device=world.device)
-    together = SMALL_CALLS if world.device.type == "cuda" else 1
-    calls = [
-        best_s(world, lambda: [dist.all_gather_into_tensor(few, small) for _ in range(together)]) / together
-        for _ in range(SMALL_CALLS // together)
-    ]
-    latency = min(calls)
-    seconds = best_s(world, lambda: dist.all_gather_into_tensor(whole, mine))
-    sent = 4 * count * (world.size - 1)
-    return {"message_gb_per_s": sent / max(seconds - latency, seconds / 2) / 1e9, "latency_us": latency * 1e6}
+
+    def of(act: Callable[[Tensor, Tensor], object]) -> tuple[float, float]:
+        """Return (GB/s, us) of a collective of what all ranks have and what one has."""
+        few, small = torch.zeros(world.size, device=world.device), torch.zeros(1, device=world.device)
+        all_, one = torch.zeros(count * world.size, device=world.device), torch.zeros(count, device=world.device)
+        latency = max(1e-6, _call_s(world, sizes, lambda: act(few, small), SMALL_CALLS))
+        seconds = max(2e-6, _call_s(world, sizes, lambda: act(all_, one), LARGE_CALLS))
+        return 4 * count * (world.size - 1) / max(seconds - latency, seconds / 2) / 1e9, latency * 1e6
+
+    gathers = of(lambda whole, mine: dist.all_gather_into_tensor(whole, mine))
+    sums = of(lambda whole, mine: dist.reduce_scatter_tensor(mine, whole))
+    return dict(zip(("message_gb_per_s", "latency_us", "sum_gb_per_s", "sum_latency_us"), gathers + sums, strict=True))
+
+
+def _call_s(world: World, sizes: Sizes, call: Callable[[], object], times: int) -> float:
+    """Return the seconds that a collective adds to a rank's work. Collective.
+
+    On a CPU the thread that sends and the one that computes share a core, and a rank that computes is not at once there to receive:
+    a collective alone says little of it. It is timed behind a product, as a step has it, and the product taken off.
+    """
+    if world.device.type != "cpu":
+        return best_s(world, lambda: [call() for _ in range(times)]) / times
+    left, right = torch.randn(sizes.tokens, sizes.hidden), torch.randn(sizes.ffn, sizes.hidden)
+
+    def product() -> None:
+        torch.nn.functional.linear(left, right)
+
+    alone = best_s(world, lambda: [product() for _ in range(times)])
+    return (best_s(world, lambda: [(product(), call()) for _ in range(times)]) - alone) / times
 
 
 def host_ms_per_layer(world: World, device: Literal["cuda", "cpu"], precision: Literal["bf16", "fp32"]) -> float:

@@ -1,6 +1,7 @@
 """A machine whose figures were measured, as ``fanal launch preflight --write-machine`` and ``make gpu`` write it."""
 
 import datetime
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -18,7 +19,7 @@ class Measured:
     device: Literal["cuda", "cpu"]
     device_name: str
     precision: Literal["bf16", "fp32"]
-    """Of the products of a layer and of attention."""
+    """Of the small model that gives the host's time."""
     ranks: int
     """Ranks that measured at once, all on one node."""
     threads: int
@@ -27,16 +28,23 @@ class Measured:
     bf16_tflops: float
     """Of a square product."""
     fp32_tflops: float
-    product_tflops: float
+    bf16_product_tflops: float
     """Of the products of a layer, forward and backward."""
-    attention_tflops: float
+    fp32_product_tflops: float
+    bf16_attention_tflops: float
+    fp32_attention_tflops: float
     copy_gb_per_s: float
-    elementwise_gb_per_s: float
+    bf16_elementwise_gb_per_s: float
     """Of norms and activations, forward and backward."""
+    fp32_elementwise_gb_per_s: float
     message_gb_per_s: float
     """Of a gather among the ranks, as a ring counts it."""
     latency_us: float
-    """Of a gather of four bytes."""
+    """Of a gather of four bytes of each rank."""
+    sum_gb_per_s: float
+    """Of a reduce-scatter among the ranks, as a ring counts it."""
+    sum_latency_us: float
+    """Of one of four bytes for each rank."""
     host_ms_per_layer: float
 
 
@@ -57,7 +65,8 @@ def machine_of(
     said = f"measured, {date.isoformat()}, {node}"
     on_cpu = measured.device == "cpu"
     each = f"mean of {measured.ranks} ranks at once" + f", {measured.threads} thread each" * on_cpu
-    group = f"gather among {measured.ranks} ranks"
+    behind = ", behind a product" * on_cpu
+    group, sums = (f"{what} among {measured.ranks} ranks{behind}" for what in ("gather", "reduce-scatter"))
 
     def figure(value: float, what: str) -> FigureConfig:
         return FigureConfig(value=float(f"{value:.4g}"), source=f"{said}: {what}")
@@ -69,17 +78,23 @@ def machine_of(
     def fraction(rate: float, of: FigureConfig, what: str) -> FigureConfig:
         return figure(min(1.0, rate / of.value), what)
 
-    rate = dict.fromkeys(("bf16", "fp32"), 0.0) | {measured.precision: measured.product_tflops}
+    def shares(what: str, rates: Mapping[str, float], of: Mapping[str, FigureConfig]) -> dict[str, FigureConfig]:
+        return {one: fraction(rates[one], of[one], f"{what} in {one}, forward and backward, {each}") for one in rates}
+
+    products = {"bf16": measured.bf16_product_tflops, "fp32": measured.fp32_product_tflops}
+    attention = {"bf16": measured.bf16_attention_tflops, "fp32": measured.fp32_attention_tflops}
+    elementwise = {"bf16": measured.bf16_elementwise_gb_per_s, "fp32": measured.fp32_elementwise_gb_per_s}
     peaks = {
-        "bf16": peak("bf16_tflops", max(measured.bf16_tflops, rate["bf16"]), f"product in bf16, {each}"),
-        "fp32": peak("fp32_tflops", max(measured.fp32_tflops, rate["fp32"]), f"product in fp32, {each}"),
+        "bf16": peak("bf16_tflops", max(measured.bf16_tflops, products["bf16"]), f"product in bf16, {each}"),
+        "fp32": peak("fp32_tflops", max(measured.fp32_tflops, products["fp32"]), f"product in fp32, {each}"),
     }
-    top = peaks[measured.precision]
-    memory = peak("memory_gb_per_s", max(measured.copy_gb_per_s, measured.elementwise_gb_per_s), f"copy, {each}")
-    link = peak("node_gb_per_s", measured.message_gb_per_s, group)
+    memory = peak("memory_gb_per_s", max(measured.copy_gb_per_s, *elementwise.values()), f"copy, {each}")
+    link = peak("node_gb_per_s", max(measured.message_gb_per_s, measured.sum_gb_per_s), f"{group}, or {sums}")
+    product_shares = shares("products", products, peaks)
+    attention_shares = shares("causal attention", attention, peaks)
+    memory_shares = shares("norms and activation", elementwise, dict.fromkeys(elementwise, memory))
     collective = fraction(measured.message_gb_per_s, link, group)
-    latency = figure(measured.latency_us, f"{group}, of four bytes")
-    attention = fraction(measured.attention_tflops, top, f"causal attention, forward and backward, {each}")
+    latency = figure(measured.latency_us, f"{group}, of four bytes each")
     if exchange_gb_per_s is not None:  # the plan takes the same fraction of it
         network = figure(exchange_gb_per_s / collective.value, "exchange between nodes, over collective_fraction")
     elif base is not None:
@@ -99,13 +114,16 @@ def machine_of(
         network_gb_per_s=network,
         node_latency_us=latency,
         network_latency_us=base.network_latency_us if base is not None else replace(latency, source=network.source),
-        product_fraction=fraction(
-            measured.product_tflops, top, f"products in {measured.precision}, forward and backward, {each}"
-        ),
-        attention_fraction=attention,
-        flash3_fraction=base.flash3_fraction if base is not None else attention,
-        memory_fraction=fraction(measured.elementwise_gb_per_s, memory, f"norms and activation, both ways, {each}"),
+        product_fraction=product_shares["bf16"],
+        fp32_product_fraction=product_shares["fp32"],
+        attention_fraction=attention_shares["bf16"],
+        fp32_attention_fraction=attention_shares["fp32"],
+        flash3_fraction=base.flash3_fraction if base is not None else attention_shares["bf16"],
+        memory_fraction=memory_shares["bf16"],
+        fp32_memory_fraction=memory_shares["fp32"],
         collective_fraction=collective,
+        sum_fraction=fraction(measured.sum_gb_per_s, link, sums),
+        node_sum_latency_us=figure(measured.sum_latency_us, f"{sums}, of four bytes each"),
         host_ms_per_layer=figure(measured.host_ms_per_layer, f"step of a small model, {each}"),
         step_factor=base.step_factor if base is not None else None,
         watts=base.watts if base is not None else None,

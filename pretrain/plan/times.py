@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from pretrain.config.schema import RunConfig
 from pretrain.config.steps import last_batch_size
-from pretrain.plan.machine import MachineConfig
+from pretrain.plan.machine import FigureConfig, MachineConfig
 from pretrain.plan.shapes import Shapes
 from pretrain.plan.work import StepWork, Work, micro_batch_work, step_work
 
@@ -71,9 +71,7 @@ def step_times(run: RunConfig, machine: MachineConfig, shapes: Shapes) -> Times:
     works = {stage: step_work(run, shapes, stage) for stage in ones}
     steps = [works[stage] for stage in alike]
     exposed = max(_exposed(run, links, one, stages, stage, shapes) for stage, one in enumerate(steps))
-    update = max(one.update_bytes for one in steps) / (
-        machine.memory_gb_per_s.value * machine.memory_fraction.value * 1e9
-    )
+    update = max(one.update_bytes for one in steps) / _memory_rate(machine, "fp32")  # nearly all of it is fp32
     parts = {
         "products": busy.products * count,
         "attention": busy.attention * count,
@@ -107,6 +105,30 @@ def validation_s(run: RunConfig, step_s: float) -> float:
     return num_sources * run.train.validation_samples / last_batch_size(run.train) * step_s * FORWARD
 
 
+@dataclass(frozen=True, kw_only=True)
+class Link:
+    """What the ranks of a group reach with one another: of gathers, which copy, and of sums, which add as well."""
+
+    rate: float
+    """Bytes a second of a gather, or of one rank's message to another."""
+    latency: float
+    """Seconds of one of no bytes."""
+    sum_rate: float
+    sum_latency: float
+
+    def gather_s(self, num_bytes: float, ranks: int) -> float:
+        """Return the seconds of a gather of so many bytes in all, in a ring."""
+        return _ring(self.rate, self.latency, num_bytes, ranks)
+
+    def sum_s(self, num_bytes: float, ranks: int) -> float:
+        """Return the seconds of a reduce-scatter of so many bytes in all, in a ring."""
+        return _ring(self.sum_rate, self.sum_latency, num_bytes, ranks)
+
+
+def _ring(rate: float, latency: float, num_bytes: float, ranks: int) -> float:
+    return 0.0 if ranks == 1 or not num_bytes else num_bytes * (ranks - 1) / ranks / rate + latency
+
+
 class Links:
     """Seconds of collectives in the groups of a layout. Ranks count tensor first, then context, data, and pipeline last.
 
@@ -121,28 +143,41 @@ class Links:
         self.data = self._link(shapes.tensor * shapes.context * shapes.data, apart=shapes.tensor)
         self.pipeline = self._link(shapes.tensor * shapes.context * shapes.data * shapes.pipeline, apart=self._node)
 
-    def _link(self, reach: int, *, apart: int) -> tuple[float, float]:
-        """Return (bytes a second, seconds of no bytes) between ranks that lie within ``reach``, each so far ``apart``."""
+    def _link(self, reach: int, *, apart: int) -> Link:
+        """Return the link between ranks that lie within ``reach``, each so far ``apart``."""
         machine = self._machine
         inside = machine.node_gb_per_s.value
         if reach <= self._node:
             rate, latency = inside, machine.node_latency_us
+            sum_latency = machine.node_sum_latency_us or latency
         else:
             sharing = max(1, self._node // apart)
             rate, latency = min(inside, machine.network_gb_per_s.value * sharing), machine.network_latency_us
-        return rate * 1e9 * machine.collective_fraction.value, latency.value * 1e-6
-
-    @staticmethod
-    def ring(link: tuple[float, float], num_bytes: float, ranks: int) -> float:
-        """Return the seconds of a gather or a scatter of so many bytes in all, in a ring."""
-        rate, latency = link
-        return 0.0 if ranks == 1 or not num_bytes else num_bytes * (ranks - 1) / ranks / rate + latency
+            sum_latency = latency
+        return Link(
+            rate=rate * 1e9 * machine.collective_fraction.value,
+            latency=latency.value * 1e-6,
+            sum_rate=rate * 1e9 * (machine.sum_fraction or machine.collective_fraction).value,
+            sum_latency=sum_latency.value * 1e-6,
+        )
 
 
 def attention_fraction(run: RunConfig, machine: MachineConfig) -> float:
     """Return the share of the peak that the run's attention reaches; where auto decides, that of torch's own."""
-    newest = run.model.attention_backend in ("flash4", "flash3", "flash")
-    return (machine.flash3_fraction if newest else machine.attention_fraction).value
+    if run.model.attention_backend in ("flash4", "flash3", "flash"):
+        return machine.flash3_fraction.value
+    return _own_or(machine.fp32_attention_fraction, machine.attention_fraction, run.train.precision)
+
+
+def _own_or(fp32: FigureConfig | None, figure: FigureConfig, precision: str) -> float:
+    """Return a share in a precision; where that of fp32 is not known apart, the one share there is."""
+    return (figure if precision == "bf16" or fp32 is None else fp32).value
+
+
+def _memory_rate(machine: MachineConfig, precision: str) -> float:
+    """Return what elementwise kernels read and write in a precision, bytes a second."""
+    share = _own_or(machine.fp32_memory_fraction, machine.memory_fraction, precision)
+    return machine.memory_gb_per_s.value * share * 1e9
 
 
 def peak_flops(run: RunConfig, machine: MachineConfig) -> float:
@@ -152,9 +187,10 @@ def peak_flops(run: RunConfig, machine: MachineConfig) -> float:
 
 def _micro_batch(run: RunConfig, machine: MachineConfig, links: Links, work: Work) -> _MicroBatch:
     peak = peak_flops(run, machine)
-    products = work.product_flops / (peak * machine.product_fraction.value)
+    share = _own_or(machine.fp32_product_fraction, machine.product_fraction, run.train.precision)
+    products = work.product_flops / (peak * share)
     attention = work.attention_flops / (peak * attention_fraction(run, machine))
-    memory = work.memory_bytes / (machine.memory_gb_per_s.value * machine.memory_fraction.value * 1e9)
+    memory = work.memory_bytes / _memory_rate(machine, run.train.precision)
     communication = _communication(run, links, work, products)
     device = products + attention + memory + communication
     starts = work.layers * machine.host_ms_per_layer.value / 1e3
@@ -173,14 +209,26 @@ def _works_beside(run: RunConfig) -> bool:
 def _communication(run: RunConfig, links: Links, work: Work, products: float) -> float:
     """Return the seconds of a micro batch's messages that nothing hides."""
     parallel = run.parallel
-    tensor = Links.ring(links.tensor, work.tensor_bytes, parallel.tensor_model_parallel_size)
+    gather = links.tensor.gather_s(work.tensor_bytes, parallel.tensor_model_parallel_size)
+    scatter = links.tensor.sum_s(work.tensor_bytes, parallel.tensor_model_parallel_size)
     beside = products / 3  # those of the first projections, backward: what gathers and scatters go beside
-    hidden = max(0.0, tensor * work.tensor_hidden_calls - (beside if _works_beside(run) else 0.0))
-    context = Links.ring(links.context, work.context_bytes, parallel.context_parallel_size) * work.context_calls / 2
-    rate, latency = links.pipeline
+    waits = gather * (work.tensor_calls - work.tensor_sums) + scatter * work.tensor_sums
+    hidden = (gather + scatter) / 2 * work.tensor_hidden_calls
+    waits += max(0.0, hidden - (beside if _works_beside(run) else 0.0))
+    pipeline = links.pipeline
     overlapped = parallel.virtual_pipeline_model_parallel_size > 1 and _works_beside(run)
-    pipeline = 0.0 if overlapped else work.pipeline_messages * (work.pipeline_bytes / rate + latency)
-    return tensor * work.tensor_calls + hidden + context + pipeline
+    if not overlapped:
+        waits += work.pipeline_messages * (work.pipeline_bytes / pipeline.rate + pipeline.latency)
+    return waits + _context(run, links.context, work)
+
+
+def _context(run: RunConfig, link: Link, work: Work) -> float:
+    """Return the seconds that keys and values are waited for: half, where one piece goes beside another's attention."""
+    beside, ranks = _works_beside(run), run.parallel.context_parallel_size
+    pieces = 1 if beside else work.context_pieces
+    piece = work.context_bytes / pieces
+    both = link.gather_s(piece, ranks) * work.context_gathers + link.sum_s(piece, ranks) * work.context_sums
+    return both / 2 if beside else both * pieces
 
 
 def _exposed(
@@ -195,8 +243,8 @@ def _exposed(
     before = sum(one.backward for one in stages[:stage]) / shapes.virtual
     forward = (stages[0].whole - stages[0].backward) / shapes.virtual
     first = sum(one.whole - one.backward for one in stages[:stage]) / shapes.virtual
-    reduce = Links.ring(links.data, work.reduced_bytes, shapes.shards)
-    gather = Links.ring(links.data, work.gathered_bytes, shapes.shards)
+    reduce = links.data.sum_s(work.reduced_bytes, shapes.shards)
+    gather = links.data.gather_s(work.gathered_bytes, shapes.shards)
     if run.parallel.overlap_grad_reduce and _works_beside(run):
         reduce = max(0.0, reduce - (before if stage else backward))
     if run.parallel.overlap_param_gather and _works_beside(run):

@@ -16,6 +16,8 @@ from pretrain.plan.shapes import FP32, Shapes, stage_parameters
 
 ATTENTION_BACKWARD = 2.5
 """Operations of attention's backward for one of its forward."""
+CONTEXT_PIECES = 2
+"""Messages in which ranks that share a sequence send keys and values at most (pretrain/model/context_parallel.py)."""
 SCHEDULE_PASSES = 5
 """Times that a step reads or writes the fp32 gradients beside the products: to zero, to divide, to sum their squares."""
 
@@ -35,10 +37,17 @@ class Work:
     tensor_calls: float
     """Gathers and scatters of tensor parallelism that nothing hides; an all-reduce is two."""
     tensor_hidden_calls: float
-    """Those that go beside a product."""
+    """Those that go beside a product; half of them sum."""
+    tensor_sums: float
+    """Of tensor_calls, those that sum: scatters."""
     tensor_bytes: float
     """Of the whole tensor of one of them."""
-    context_calls: float
+    context_gathers: float
+    """Of keys and values."""
+    context_sums: float
+    """Of their gradients."""
+    context_pieces: int
+    """Messages that one of these gathers or sums goes in."""
     context_bytes: float
     """Of the whole tensor of one gather of keys and values."""
     pipeline_bytes: float
@@ -73,7 +82,8 @@ def micro_batch_work(run: RunConfig, shapes: Shapes, stage: int) -> Work:
         memory += 3 * shapes.tokens * shapes.vocabulary * shapes.item + 2 * FP32 * shapes.vocabulary_weights
     if stage == 0:
         memory += 4 * shapes.hidden_bytes
-    calls, hidden = _tensor_calls(run, shapes, layers, again, ends=(stage == 0) + (stage == shapes.pipeline - 1))
+    ends = (stage == 0) + (stage == shapes.pipeline - 1)
+    calls, hidden = _tensor_calls(run, shapes, layers, again, ends=ends)
     boundaries = 2 * len(shapes.chunks_of(stage)) - (stage == 0) - (stage == shapes.pipeline - 1)
     forward = 2.0 * shapes.tokens * shapes.layer_weights * layers + scores
     whole = products + attention
@@ -85,8 +95,11 @@ def micro_batch_work(run: RunConfig, shapes: Shapes, stage: int) -> Work:
         layers=layers + again / 2,
         tensor_calls=calls,
         tensor_hidden_calls=hidden,
+        tensor_sums=2 * layers + 2 * again + ends if shapes.tensor > 1 else 0,
         tensor_bytes=shapes.whole_hidden_bytes,
-        context_calls=(2 * layers + again) if shapes.context > 1 else 0,
+        context_gathers=layers + again if shapes.context > 1 else 0,
+        context_sums=layers if shapes.context > 1 else 0,
+        context_pieces=min(shapes.groups, CONTEXT_PIECES),
         context_bytes=2 * shapes.tokens * shapes.context * shapes.groups * shapes.head_size * shapes.item,
         pipeline_bytes=shapes.hidden_bytes,
         pipeline_messages=2 * boundaries if num_chunks(run.parallel) > 1 else 0,

@@ -14,7 +14,7 @@ from pretrain.plan.machine import figures, load_machine
 from pretrain.plan.measured_machine import Measured
 
 BY_NAME = {stage.name: stage for stage in STAGES}
-FIGURES = 15
+FIGURES = 20
 """Of a CPU's machine file, whose power is not known."""
 CPU = Setting(device="cpu", tiny=True)
 
@@ -47,7 +47,8 @@ def test_a_known_gpu_keeps_the_peaks_of_its_data_sheet() -> None:
     ):
         measured = Measured(
             device="cuda", device_name=device, precision="bf16", ranks=1, threads=1, memory_gib=memory, bf16_tflops=1, fp32_tflops=1,
-            product_tflops=1, attention_tflops=1, copy_gb_per_s=1, elementwise_gb_per_s=1, message_gb_per_s=1, latency_us=1,
-            host_ms_per_layer=1,
+            bf16_product_tflops=1, fp32_product_tflops=1, bf16_attention_tflops=1, fp32_attention_tflops=1, copy_gb_per_s=1,
+            bf16_elementwise_gb_per_s=1, fp32_elementwise_gb_per_s=1, message_gb_per_s=1, latency_us=1, sum_gb_per_s=1,
+            sum_latency_us=1, host_ms_per_layer=1,
         )  # fmt: skip
         assert machine_like(measured) == name

@@ -10,7 +10,7 @@ from pretrain.config.schema import RunConfig
 from pretrain.plan.estimate import estimate_step
 from pretrain.plan.machine import FigureConfig, MachineConfig, load_machine
 from pretrain.plan.shapes import shapes_of
-from pretrain.plan.work import micro_batch_work, step_work
+from pretrain.plan.work import CONTEXT_PIECES, micro_batch_work, step_work
 from tests.golden.rehearsals import SETS, golden_path
 
 H100 = load_machine("h100")
@@ -117,3 +117,54 @@ def test_operations_of_torch_move_more_than_kernels_unless_they_are_compiled() -
     assert moved("kernels.activation=torch", "kernels.rotary=torch", "train.compile=true") == fused
     ungated = ("model.activation=squared_relu",)
     assert moved(*ungated, "kernels.activation=torch") == moved(*ungated)
+
+
+CORE_LAYOUT = (
+    "parallel.device=cpu", "train.precision=fp32", "model.hidden_size=384", "model.ffn_hidden_size=1024", "model.num_layers=4",
+    "model.num_attention_heads=6", "model.num_query_groups=2", "data.seq_length=256", "train.micro_batch_size=2",
+    "train.global_batch_size=4", "parallel.tensor_model_parallel_size=1", "parallel.pipeline_model_parallel_size=1",
+    "parallel.sequence_parallel=false",
+)  # fmt: skip
+CORE = replace(
+    H100, node_gb_per_s=FigureConfig(value=1, source="a test"), collective_fraction=FigureConfig(value=1, source="a test"),
+    sum_fraction=FigureConfig(value=0.25, source="a test"), node_latency_us=FigureConfig(value=100, source="a test"),
+    node_sum_latency_us=FigureConfig(value=300, source="a test"),
+)  # fmt: skip
+GATHER, SUM = (1e9, 100e-6), (0.25e9, 300e-6)
+
+
+def seconds(rate_and_latency: tuple[float, float], calls: int, num_bytes: float) -> float:
+    rate, latency = rate_and_latency
+    return calls * (num_bytes / 2 / rate + latency)
+
+
+def replicas_s(run: RunConfig) -> float:
+    work = step_work(run, shapes_of(run, 2), 0)
+    return seconds(SUM, 1, work.reduced_bytes) + seconds(GATHER, 1, work.gathered_bytes)
+
+
+@pytest.mark.parametrize(
+    ("layout", "calls", "num_bytes"),
+    [
+        # two micro batches: for each of 4 layers 6 gathers and 4 scatters of the hidden state, and at each end one of each
+        (("parallel.tensor_model_parallel_size=2", "parallel.sequence_parallel=true"), (52, 36), 512 * 384 * 4),
+        # for each layer keys and values of both groups, one message for a group; a core does nothing beside them
+        (("parallel.context_parallel_size=2",), (16, 16), 512 * 2 * 64 * 4),
+        (("parallel.data_parallel_size=2",), (0, 0), 0),
+    ],
+    ids=["tensor 2 + SP", "context 2", "data 2"],
+)
+def test_messages_of_cores_by_hand(layout: tuple[str, ...], calls: tuple[int, int], num_bytes: int) -> None:
+    """As traces of the layouts count them: 52 gathers and 36 reduce-scatters a step, 16 and 16; replicas sum and gather once."""
+    run = load_run("configs/tiny.yaml", [*CORE_LAYOUT, *layout])
+    expected = seconds(GATHER, calls[0], num_bytes) + seconds(SUM, calls[1], num_bytes)
+    expected += 0 if run.parallel.tensor_model_parallel_size > 1 else replicas_s(run)
+    assert estimate_step(run, CORE, 2).times.communication == pytest.approx(expected)
+    no_sums = replace(CORE, sum_fraction=None, node_sum_latency_us=None)
+    assert estimate_step(run, no_sums, 2).times.communication < 0.6 * expected, "sums planned as gathers show"
+
+
+def test_pieces_of_context_parallelism_are_those_of_the_model() -> None:
+    from pretrain.model.context_parallel import MAX_PIECES  # imports megatron-core
+
+    assert CONTEXT_PIECES == MAX_PIECES
