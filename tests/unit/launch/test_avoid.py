@@ -1,6 +1,7 @@
 """The list of nodes to avoid: what people and jobs write into it, and what it does to waiting jobs of a Slurm that is made up."""
 
 import json
+import os
 import re
 from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -323,6 +324,14 @@ def test_a_list_that_is_no_text_is_one_error(path: Path) -> None:
         UserError, match=r"must be a list of nodes that you can read and write: Is a directory; FANAL_NODES_FILE=PATH"
     ):
         read_list(path)
+
+
+@pytest.mark.parametrize("options", [[], ["--exclude", "n1"], ["--allow", "n1"], ["--apply"]])
+def test_a_pipe_or_a_device_is_no_list_and_stays_what_it_is(options: list[str], path: Path) -> None:
+    os.mkfifo(path)
+    done = CliRunner().invoke(cli, ["nodes", *options])
+    assert done.exit_code == 2 and f"{path} must be a file, and is a device, a pipe or the like" in done.stderr
+    assert path.is_fifo() and not path.with_name(f".{path.name}.lock").exists()
 
 
 @pytest.mark.parametrize(
