@@ -336,6 +336,17 @@ def test_the_address_comes_from_a_file_that_nobody_else_may_read(tmp_path: Path)
     assert webhook.webhook_url({}) is None
 
 
+@pytest.mark.parametrize("name", ["not there", "file/below", "folder", "~nobody knows/x"])
+def test_a_file_of_the_address_that_cannot_be_read_is_one_line(name: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder").mkdir(mode=0o700)
+    path = name if name.startswith("~") else str(tmp_path / name)
+    with pytest.raises(
+        UserError, match=r"^FANAL_WEBHOOK_FILE \(.*\) must be a file that you can read, with the address"
+    ):
+        webhook.webhook_url({webhook.URL_FILE: path})
+
+
 @pytest.mark.parametrize(
     "url",
     [
