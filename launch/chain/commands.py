@@ -1,6 +1,7 @@
 """Commands about chains and nodes: ``fanal launch nodes``, ``chain`` and ``notify``. What they call is imported when they run."""
 
 import getpass
+import os
 import re
 import sys
 from pathlib import Path
@@ -45,8 +46,7 @@ def nodes(exclude: str | None, allow: str | None, hours: float | None, reason: s
             _check_options(added, allowed, hours, reason)
             if added or allowed:
                 chosen = DEFAULT_HOURS if hours is None else hours
-                who = getpass.getuser()
-                new = [Entry.beginning_now(node, hours=chosen, reason=reason or "", by=who) for node in added]
+                new = [Entry.beginning_now(node, hours=chosen, reason=reason or "", by=_user()) for node in added]
                 gone = edit_list(path, add=new, remove=(*allowed, *added))
                 if allowed:
                     avoid.allow(path, allowed)
@@ -62,6 +62,14 @@ def nodes(exclude: str | None, allow: str | None, hours: float | None, reason: s
         return FINISHED
 
     sys.exit(run_guarded(act))
+
+
+def _user() -> str:
+    """Return the name of the user; the number of one without a name, as in a container."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"user {os.geteuid()}"
 
 
 def _apply(path: Path, *, is_written: bool) -> None:

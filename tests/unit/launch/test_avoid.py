@@ -326,6 +326,18 @@ def test_a_list_that_is_no_text_is_one_error(path: Path) -> None:
         read_list(path)
 
 
+def test_a_user_without_a_name_lists_nodes_by_number(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nameless() -> str:
+        raise KeyError("getpwuid(): uid not found: 4711")
+
+    Slurm(tmp_path, monkeypatch, {})
+    monkeypatch.setattr("getpass.getuser", nameless)
+    assert CliRunner().invoke(cli, ["nodes", "--exclude", "n1"]).exit_code == 0
+    assert read_list(path)[0][0].by == f"user {os.geteuid()}"
+
+
 @pytest.mark.parametrize("options", [[], ["--exclude", "n1"], ["--allow", "n1"], ["--apply"]])
 def test_a_pipe_or_a_device_is_no_list_and_stays_what_it_is(options: list[str], path: Path) -> None:
     os.mkfifo(path)
