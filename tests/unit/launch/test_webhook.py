@@ -265,6 +265,19 @@ def test_a_job_is_not_delayed_by_a_server_that_hangs(server: Server, run_dir: Pa
     assert "127.0.0.1 was not told" in done.stderr and SECRET not in done.stderr + done.stdout
 
 
+def test_what_a_job_had_no_time_to_tell_is_said(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = threading.Event()
+    thread = threading.Thread(target=told.wait, daemon=True)
+    thread.start()
+    notify._wait_for(thread, run_dir, time.monotonic())
+    assert (
+        f"webhook: not everything was sent in 15 s; `fanal launch notify --from {run_dir}`" in capsys.readouterr().err
+    )
+    told.set()
+    notify._wait_for(thread, run_dir, time.monotonic() + 10)
+    assert capsys.readouterr().err == ""
+
+
 def test_a_job_tells_its_decision(server: Server, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decided(run_dir, "1")
     monkeypatch.setenv(webhook.URL, server.url)
