@@ -61,9 +61,9 @@ def submit(script: Path, *options: str) -> str:
     return ask("sbatch", "--parsable", *options, str(script)).strip().split(";")[0]
 
 
-def submit_with(script: Path, *words: str) -> str:
+def submit_with(script: Path, *words: str, options: Sequence[str] = ()) -> str:
     """Queue a script that is given these words; returns the job's number."""
-    return ask("sbatch", "--parsable", str(script), *words).strip().split(";")[0]
+    return ask("sbatch", "--parsable", *options, str(script), *words).strip().split(";")[0]
 
 
 def job_fields(job: str) -> dict[str, str]:
@@ -188,6 +188,11 @@ def excluded_in(fields: dict[str, str]) -> set[str]:
 def set_excluded(job: str, nodes: Collection[str]) -> None:
     """Keep a waiting job off these nodes and no others: Slurm replaces the list."""
     ask("scontrol", "update", f"JobId={job}", f"ExcNodeList={','.join(sorted(nodes))}")
+
+
+def start_now(job: str) -> None:
+    """Take from a waiting job the time before which it must not start."""
+    ask("scontrol", "update", f"JobId={job}", "StartTime=now")
 
 
 def why_ending(job: str, restart: int) -> EndedBy:

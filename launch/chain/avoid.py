@@ -5,11 +5,12 @@ beside the list (``applied_nodes``): only that is taken away again when a node i
 user excluded.
 """
 
+import contextlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from fanal.ownership import why_not_own
 from fanal.run_folder import JOB, LAUNCH_DIR
 from launch import slurm
 from launch.chain import jobs_file
+from launch.chain.evaluations import EVALUATE_SCRIPT
 from launch.chain.node_list import DEFAULT_HOURS, Entry, edit_list, list_path, locked, read_list, utc_now
 from launch.chain.script import SCRIPT
 
@@ -34,6 +36,8 @@ class Change:
     job: str
     folder: Path
     """Its launch folder."""
+    trains: bool = True
+    """Whether it is one of the chain itself; otherwise it evaluates a checkpoint of the chain's run."""
     kept_off: tuple[Entry, ...] = ()
     """Nodes that it is newly kept off."""
     freed: tuple[str, ...] = ()
@@ -67,14 +71,18 @@ def entries_to_obey(path: Path) -> list[Entry]:
     return [entry for entry in entries if entry.holds(now)]
 
 
-def own_notes(records: Sequence[dict[str, Any]]) -> list[Entry]:
-    """Return the nodes that a chain alone has noted, in no list: those of version 0.1, and of jobs that could not write to one."""
-    notes = {}
+def own_notes(records: Sequence[dict[str, Any]], allowed: Mapping[str, datetime] | None = None) -> list[Entry]:
+    """Return the nodes that a chain alone has noted, in no list: those of version 0.1, and of jobs that could not write to one.
+
+    Args: allowed: nodes that a person allowed since, each with the time (``allowed_nodes``).
+    """
+    notes, allowed = {}, allowed or {}
     for record in jobs_file.since_submission(records):
         if record["event"] in ("chosen", "decided"):
             began = jobs_file.time_of(record["time_utc"])
             for node in record["exclude"]:
-                if node not in (record.get("listed") or ()):
+                is_allowed = node in allowed and began <= allowed[node]
+                if node not in (record.get("listed") or ()) and not is_allowed:
                     notes[node] = Entry(
                         node=node, until=began + timedelta(hours=DEFAULT_HOURS), reason=record.get("reason") or ""
                     )
@@ -83,13 +91,19 @@ def own_notes(records: Sequence[dict[str, Any]]) -> list[Entry]:
 
 def noted_nodes(run_dir: Path) -> set[str]:
     """Return the nodes that a run's jobs are to avoid now, by the list that its chain reads and by its own notes."""
-    entries = own_notes(jobs_file.read_run(run_dir))
+    records = jobs_file.read_run(run_dir)
     try:
-        facts = json.loads((run_dir / LAUNCH_DIR / JOB).read_text(encoding="utf-8"))
-        entries += entries_to_obey(list_of_chain(facts))
+        path = list_of_chain(json.loads((run_dir / LAUNCH_DIR / JOB).read_text(encoding="utf-8")))
+        entries = nodes_to_avoid(path, records)
     except (FanalError, OSError, ValueError) as error:
         print(f"warning: the list of nodes to avoid is not read: {error}", file=sys.stderr, flush=True)
-    return {entry.node for entry in entries}
+        entries = {entry.node: entry for entry in own_notes(records)}
+    return set(entries)
+
+
+def nodes_to_avoid(path: Path, records: Sequence[dict[str, Any]]) -> dict[str, Entry]:
+    """Return the entries by node that hold now for a chain, by its own notes and by a list, the newest of the list last."""
+    return {entry.node: entry for entry in (*own_notes(records, allowed_nodes(path)), *entries_to_obey(path))}
 
 
 def list_sick(facts: dict[str, Any], sick: dict[str, str], *, by: str, partition: str) -> tuple[str, ...]:
@@ -136,7 +150,7 @@ def apply_list(path: Path, *, also: Sequence[str] = ()) -> list[Change]:
     with locked(_applied_path(path)):
         queue = slurm.my_queue()
         applied = {job: nodes for job, nodes in applied_nodes(path).items() if job in queue or job in also}
-        entries, changes = entries_to_obey(path), []
+        entries, allowed, changes = entries_to_obey(path), allowed_nodes(path), []
         for job, (state, name) in queue.items():
             if not name.startswith("fanal-") or (state != "PENDING" and job not in also):
                 continue
@@ -145,7 +159,7 @@ def apply_list(path: Path, *, also: Sequence[str] = ()) -> list[Change]:
             if chain is None:
                 continue
             folder, facts = chain
-            wanted = {entry.node: entry for entry in (*own_notes(jobs_file.read(folder)), *entries)}
+            wanted = {entry.node: entry for entry in (*own_notes(jobs_file.read(folder), allowed), *entries)}
             try:
                 change, ours = _apply(job, fields, folder, facts, wanted, set(applied.get(job, ())))
             except slurm.SlurmError as error:
@@ -171,15 +185,18 @@ def _apply(
     if theirs | avoided != current:
         slurm.set_excluded(job, theirs | avoided)
     change = Change(
-        job=job, folder=folder, kept_off=tuple(wanted[node] for node in sorted(avoided - current)),
+        job=job, folder=folder, trains=_script_of(fields).name == SCRIPT,
+        kept_off=tuple(wanted[node] for node in sorted(avoided - current)),
         freed=tuple(sorted(current - theirs - avoided)), left_in=tuple(sorted(set(wanted) - avoided - theirs)),
     )  # fmt: skip
     return change, avoided - theirs
 
 
 def _needed(fields: dict[str, str], facts: dict[str, Any]) -> int:
-    """Return how many nodes a job needs: of one that has just lost a node Slurm counts the others alone."""
+    """Return how many nodes a job needs: of one that trains and has just lost a node, Slurm counts the others alone."""
     said = int(_field(fields, "NumNodes").partition("-")[0] or 1)
+    if _script_of(fields).name != SCRIPT:
+        return said
     return max(said, int(facts.get("nodes") or 1) + int(facts.get("spare_nodes") or 0))
 
 
@@ -211,8 +228,7 @@ def why_not_on(
     Args: facts: those of job.json; records: those of jobs.jsonl.
     Raises: SlurmError if Slurm does not answer.
     """
-    path = list_of_chain(facts)
-    wanted = {entry.node: entry for entry in (*own_notes(records), *entries_to_obey(path))}
+    wanted = nodes_to_avoid(list_of_chain(facts), records)
     mine = [node for node in nodes if node in wanted]
     if not mine:
         return ""
@@ -232,9 +248,9 @@ def list_of_chain(facts: dict[str, Any]) -> Path:
 
 
 def note_changes(folder: Path, changes: Sequence[Change]) -> None:
-    """Write the changes of a chain's own jobs into its jobs.jsonl."""
+    """Write the changes of a chain's own jobs into its jobs.jsonl, which knows nothing of evaluations."""
     for change in changes:
-        if change.folder == folder:
+        if change.folder == folder and change.trains:
             jobs_file.try_note(
                 folder, "nodes", job=change.job, kept_off=[entry.node for entry in change.kept_off],
                 freed=list(change.freed), left_in=list(change.left_in), reason=change.words(),
@@ -263,17 +279,42 @@ def note_start(folder: Path, job: str, facts: dict[str, Any], records: Sequence[
 
 def applied_nodes(path: Path) -> dict[str, list[str]]:
     """Return the nodes that each job in the queue is kept off by us; none if that is not known."""
-    try:
-        found = json.loads(_applied_path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    if not isinstance(found, dict):
-        return {}
     return {
         job: [node for node in nodes if isinstance(node, str)]
-        for job, nodes in found.items()
+        for job, nodes in _read_object(_applied_path(path)).items()
         if isinstance(nodes, list)
     }
+
+
+def allow(path: Path, nodes: Collection[str]) -> None:
+    """Have chains forget what they alone noted of these nodes until now. Their files are not touched: the nodes are kept beside the
+    list, each with the time, for as long as such a note holds.
+
+    Raises: UserError or PassingError if that cannot be written.
+    """
+    now = utc_now()
+    with locked(path):
+        kept = {node: at for node, at in allowed_nodes(path).items() if now < at + timedelta(hours=DEFAULT_HOURS)}
+        times = {node: at.strftime(jobs_file.TIME) for node, at in (kept | dict.fromkeys(nodes, now)).items()}
+        write_whole(_allowed_path(path), json.dumps(times, indent=1, sort_keys=True) + "\n")
+
+
+def allowed_nodes(path: Path) -> dict[str, datetime]:
+    """Return the nodes that a person allowed, each with the time; none if that is not known."""
+    found = {}
+    for node, at in _read_object(_allowed_path(path)).items():
+        with contextlib.suppress(ValueError, TypeError):
+            found[node] = jobs_file.time_of(at)
+    return found
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """Return what a file of ours beside the list holds; nothing if it is not there, or was damaged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _keep_applied(path: Path, applied: dict[str, list[str]]) -> None:
@@ -285,10 +326,21 @@ def _applied_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.applied.json")
 
 
+def _allowed_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.allowed.json")
+
+
+def _script_of(fields: dict[str, str]) -> Path:
+    """Return the script of a job. Of an evaluation Slurm shows the step behind it."""
+    command = fields.get("Command", "")
+    script, _, step = command.rpartition(" ")
+    return Path(script if step.isdecimal() and script.endswith(f"/{EVALUATE_SCRIPT}") else command)
+
+
 def _chain_that_reads(path: Path, fields: dict[str, str]) -> tuple[Path, dict[str, Any]] | None:
-    """Return the launch folder of a job and its job.json, if it is one of a chain that reads this list."""
-    script = Path(fields.get("Command", ""))
-    if script.name != SCRIPT:
+    """Return the launch folder of a job and its job.json, if it is one of a chain that reads this list, or an evaluation of one."""
+    script = _script_of(fields)
+    if script.name not in (SCRIPT, EVALUATE_SCRIPT):
         return None
     try:
         if why_not_own(script.parent) or why_not_own(script.parent / JOB):

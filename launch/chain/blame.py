@@ -11,6 +11,8 @@ from launch.chain.ranks import FIRST_RANK
 
 PREFLIGHT_RESULT = "preflight.json"
 """File in the folder of an attempt that holds what preflight found."""
+LOST = "lost: Slurm counts it as down or unwell, or it was restarted while the job ran"
+"""Reason of a node that Slurm blames, where nothing says more."""
 
 
 def sick_nodes(
@@ -30,9 +32,10 @@ def sick_nodes(
         lost: nodes that Slurm counts as down, or that were restarted since.
         preflight: whether the attempt ended in its preflight.
     """
-    found = dict.fromkeys(lost, "lost: Slurm counts it as down or unwell, or it was restarted while the job ran")
+    gone = dict.fromkeys(lost, LOST)
     if preflight:
-        return {**broken_nodes(attempt), **found}
+        return {**broken_nodes(attempt), **gone}
+    found: dict[str, str] = {}
     of_node = {
         node: {rank: codes.get(rank) for rank in range(first, first + ranks_per_node)}
         for node in nodes
@@ -41,7 +44,8 @@ def sick_nodes(
     for node, its_codes in of_node.items():
         if failed := [rank for rank, code in its_codes.items() if code == exit_codes.HARDWARE]:
             why = f"rank {failed[0]} there ended with exit code {exit_codes.HARDWARE}: its hardware failed"
-            found.setdefault(node, why)
+            found[node] = why
+    found = {**gone, **found}
     silent = [node for node, its_codes in of_node.items() if not any(code is not None for code in its_codes.values())]
     others = [code for node, its_codes in of_node.items() if node not in silent for code in its_codes.values()]
     # A watchdog is a thread: where none of a node's wrote its code while all others did, the machine itself stands still.

@@ -1,6 +1,7 @@
 """Commands about chains and nodes: ``fanal launch nodes``, ``chain`` and ``notify``. What they call is imported when they run."""
 
 import getpass
+import os
 import re
 import sys
 from pathlib import Path
@@ -8,11 +9,13 @@ from pathlib import Path
 import click
 
 from fanal.command_group import complete_path
-from fanal.errors import UserError, run_guarded, user_path
+from fanal.errors import FanalError, UserError, run_guarded, user_path
 from fanal.exit_codes import FINISHED
 from fanal.run_folder import LAUNCH_DIR
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}
+_ALLOWED = "may be used again"
+_NOT_LISTED = f"{_ALLOWED}: it was not listed, and a chain that noted it by itself forgets that"
 
 
 @click.command(context_settings=CONTEXT)
@@ -43,22 +46,43 @@ def nodes(exclude: str | None, allow: str | None, hours: float | None, reason: s
             _check_options(added, allowed, hours, reason)
             if added or allowed:
                 chosen = DEFAULT_HOURS if hours is None else hours
-                who = getpass.getuser()
-                new = [Entry.beginning_now(node, hours=chosen, reason=reason or "", by=who) for node in added]
+                new = [Entry.beginning_now(node, hours=chosen, reason=reason or "", by=_user()) for node in added]
                 gone = edit_list(path, add=new, remove=(*allowed, *added))
+                if allowed:
+                    avoid.allow(path, allowed)
                 there = {entry.node for entry in gone}
                 for node in allowed:
-                    print(f"{node} may be used again" if node in there else f"{node} was not avoided")
+                    print(f"{node} {_ALLOWED if node in there else _NOT_LISTED}")
                 for entry in new:
                     print(f"{entry.node} is avoided ({avoid.reason_of(entry)})")
             if added or allowed or to_apply:
-                changes = avoid.apply_list(path)
-                print(f"{len(changes)} waiting job(s) changed" if changes else "no waiting job had to change")
+                _apply(path, is_written=bool(added or allowed))
             else:
                 _show(path)
         return FINISHED
 
     sys.exit(run_guarded(act))
+
+
+def _user() -> str:
+    """Return the name of the user; the number of one without a name, as in a container."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"user {os.geteuid()}"
+
+
+def _apply(path: Path, *, is_written: bool) -> None:
+    """Bring waiting jobs in line with the list, and say how many changed. Raises: FanalError, which says what was written."""
+    from launch.chain import avoid
+
+    try:
+        changes = avoid.apply_list(path)
+    except FanalError as error:
+        what = f"{path} is written, and jobs obey it when they start; those that wait" if is_written else "waiting jobs"
+        works = "`fanal launch nodes --apply` where Slurm answers changes them"
+        raise type(error)(f"{what} are not yet changed: {error}; {works}") from None
+    print(f"{len(changes)} waiting job(s) changed" if changes else "no waiting job had to change")
 
 
 @click.command(context_settings=CONTEXT)

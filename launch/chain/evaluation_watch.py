@@ -26,6 +26,7 @@ from fanal.ownership import close_new_files, close_to_others, why_not_own
 from fanal.run_folder import COMPLETE, checkpoints_dir, step_name, step_of
 from fanal.shown import on_one_line
 from launch import slurm
+from launch.chain import avoid
 from launch.chain.evaluation_rules import due
 from launch.chain.evaluations import EVALUATE_SCRIPT
 from launch.chain.job import Here, here
@@ -37,6 +38,9 @@ EVALUATIONS_NOTED = "evaluations.jsonl"
 POLL_S = 30.0
 """Seconds between two looks at the names of the run's checkpoints."""
 LOCK_PATIENCE_S = 30.0
+EXCLUDE_S = 120
+"""Seconds for which an evaluation does not start by itself where nodes are to be avoided, until they are excluded. It is not held:
+if this process ends meanwhile, it starts later, and blocks no other."""
 FACTS = "evaluations"
 """Key of job.json: how often, in steps, and the last step of the run."""
 REASONS = {
@@ -69,14 +73,26 @@ def queue_due(at: Here, told: set[int]) -> None:
         if step in told or step in queued_steps(at.folder):
             continue
         try:
-            job = slurm.submit_with(own_script(at.folder, EVALUATE_SCRIPT), str(step))
+            later = (f"--begin=now+{EXCLUDE_S}",) if avoid.noted_nodes(at.run_dir) else ()
+            job = slurm.submit_with(own_script(at.folder, EVALUATE_SCRIPT), str(step), options=later)
             note(at.folder, "queued", step=step, job=job)
             print(f"evaluation of step {step:,}: job {job}", file=sys.stderr, flush=True)
+            if later:
+                _keep_off_bad_nodes(at, job)
         except (FanalError, OSError) as error:
             told.add(step)
             reason = on_one_line(str(error))
             print(f"warning: the evaluation of step {step:,} is not queued: {reason}", file=sys.stderr, flush=True)
             note(at.folder, "not queued", step=step, reason=reason)
+
+
+def _keep_off_bad_nodes(at: Here, job: str) -> None:
+    """Keep an evaluation off the nodes that its chain avoids, before it may start. It runs all the same where that fails."""
+    try:
+        avoid.apply_list(avoid.list_of_chain(at.facts))
+        slurm.start_now(job)
+    except (FanalError, OSError) as error:
+        print(f"warning: job {job} starts in {EXCLUDE_S} s: {on_one_line(str(error))}", file=sys.stderr, flush=True)
 
 
 def _last_step(at: Here, facts: dict[str, Any]) -> int:

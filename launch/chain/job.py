@@ -20,7 +20,7 @@ from fanal.run_progress import newest_step
 from fanal.shown import on_one_line
 from launch import slurm
 from launch.chain import avoid, jobs_file, until
-from launch.chain.blame import sick_nodes
+from launch.chain.blame import LOST, sick_nodes
 from launch.chain.capture import write_environment
 from launch.chain.decide import Action, Decision, Facts, decide, run_exit_code
 from launch.chain.inside import AGAIN, Room, room
@@ -236,7 +236,8 @@ def _settle_lost_attempt(at: Here) -> bool:
     )
     decision = _decide(at, facts)
     # Nobody saw the end. Several nodes that were restarted since are a maintenance rather than bad: only this chain notes them.
-    listed = _list(at, sick) if len(sick) == 1 else ()
+    lost = [node for node, why in sick.items() if why == LOST]
+    listed = _list(at, {node: why for node, why in sick.items() if why != LOST or len(lost) == 1})
     _note(at, (last.job, last.restart, last.inside), facts, decision, listed=listed)
     if decision.action in ("finish", "stop"):
         _act(at, decision)

@@ -9,6 +9,7 @@ somebody removes the line. Lines that begin with # are kept as they are. A line 
 import contextlib
 import os
 import re
+import stat
 import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -169,7 +170,13 @@ def locked(path: Path) -> Iterator[None]:
 
 def _text(path: Path) -> str:
     try:
-        if path.stat().st_size > MAX_BYTES:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
+            # It would be replaced by a file, a device of the machine too.
+            raise UserError(
+                f"{path} must be a file, and is a device, a pipe or the like; {NODES_FILE}=PATH names another"
+            )
+        if found.st_size > MAX_BYTES:
             raise UserError(f"{path} must be a list of nodes of at most {MAX_BYTES:,} bytes; an empty file works")
         return path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:

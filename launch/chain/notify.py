@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from fanal.errors import FanalError, PassingError, UserError
 from fanal.exit_codes import FINISHED
@@ -38,22 +39,35 @@ def notify(run_dir: Path, url: str) -> tuple[int, str]:
     with _held(folder) as is_held:
         if not is_held:
             return 0, "another process is sending"
-        decided = [record for record in jobs_file.read_run(run_dir) if record["event"] == "decided"]
-        told = min(_told(folder), len(decided))
-        first, sent = max(told, len(decided) - MOST_AT_ONCE), 0
-        if first > told:
-            # Standard output is for what a step of a job tells its script.
-            print(
-                f"{first - told} older decisions are not sent; {folder / jobs_file.JOBS_FILE} has them",
-                file=sys.stderr,
-                flush=True,
-            )
-        for number, record in enumerate(decided[first:], start=first):
-            if why := post(url, message(record, run_dir)):
-                return sent, why
-            sent += 1
-            write_whole(folder / NOTIFIED, json.dumps({"decisions": number + 1}) + "\n")
+        sent = 0
+        while waiting := _waiting(
+            run_dir, folder
+        ):  # once more: others may have decided meanwhile, and found the lock held
+            for number, record in waiting:
+                if why := post(url, message(record, run_dir)):
+                    return sent, why
+                sent += 1
+                write_whole(folder / NOTIFIED, json.dumps({"decisions": number}) + "\n")
         return sent, ""
+
+
+def _waiting(run_dir: Path, folder: Path) -> list[tuple[int, dict[str, Any]]]:
+    """Return the decisions to be told, each with the number of decisions up to it. Of a run that has told none, those since its
+    last submission; says how many older ones are left out."""
+    records = jobs_file.read_run(run_dir)
+    decided = [record for record in records if record["event"] == "decided"]
+    known = _told(folder)
+    told = min(known or 0, len(decided))
+    of_this_chain = sum(record["event"] == "decided" for record in jobs_file.since_submission(records))
+    most = MOST_AT_ONCE if known else min(MOST_AT_ONCE, of_this_chain)
+    first = max(told, len(decided) - most)
+    if len(decided) > first > told:
+        # Standard output is for what a step of a job tells its script.
+        print(
+            f"{first - told} older decisions are not sent; {folder / jobs_file.JOBS_FILE} has them",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
+    return list(enumerate(decided, start=1))[first:]
 
 
 def notify_now(run_dir: Path) -> int:
@@ -94,7 +108,7 @@ def announce(run_dir: Path, *, internet: str) -> None:
         thread = threading.Thread(target=_announce, args=(run_dir, url), name="notify", daemon=True)
         thread.start()
         until = time.monotonic() + IN_A_JOB_S
-        atexit.register(lambda: thread.join(max(0.0, until - time.monotonic())))
+        atexit.register(_wait_for, thread, run_dir, until)
     except Exception as error:  # the chain continues whatever is wrong with a message about it
         _warn(run_dir, str(error))
 
@@ -108,6 +122,13 @@ def _announce(run_dir: Path, url: str) -> None:
         _warn(run_dir, f"{host_of(url)} was not told: {why}")
 
 
+def _wait_for(thread: threading.Thread, run_dir: Path, until: float) -> None:
+    """Wait for messages at the end of a job's Python, and say if not all could be sent."""
+    thread.join(max(0.0, until - time.monotonic()))
+    if thread.is_alive():
+        _warn(run_dir, f"not everything was sent in {IN_A_JOB_S:g} s")
+
+
 def _warn(run_dir: Path, why: str) -> None:
     with contextlib.suppress(OSError):
         print(
@@ -117,12 +138,12 @@ def _warn(run_dir: Path, why: str) -> None:
         )
 
 
-def _told(folder: Path) -> int:
-    """Return how many decisions have been told; 0 where that is not known."""
+def _told(folder: Path) -> int | None:
+    """Return how many decisions have been told; None where that is not known, as before the first."""
     with contextlib.suppress(OSError, ValueError, TypeError, LookupError, RecursionError):
         told = json.loads(read_plain(folder / NOTIFIED, max_bytes=4096))["decisions"]
-        return told if type(told) is int and told > 0 else 0
-    return 0
+        return told if type(told) is int and told > 0 else None
+    return None
 
 
 @contextlib.contextmanager

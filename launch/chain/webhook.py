@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from fanal.errors import UserError, user_path
+from fanal.errors import UserError, error_type
 from fanal.ownership import ROOT
 from fanal.plain_files import read_plain
 
@@ -50,8 +50,9 @@ def webhook_url(variables: Mapping[str, str]) -> str | None:
         return _checked(variables[URL].strip(), where=URL)
     if not variables.get(URL_FILE):
         return None
-    path = Path(variables[URL_FILE]).expanduser()
-    with user_path(path):
+    path = Path(variables[URL_FILE])
+    try:
+        path = path.expanduser()
         found = path.stat()
         if found.st_uid not in (ROOT, os.geteuid()) or stat.S_IMODE(found.st_mode) & 0o077:
             raise UserError(
@@ -59,6 +60,11 @@ def webhook_url(variables: Mapping[str, str]) -> str | None:
                 f"{stat.S_IMODE(found.st_mode):o}, its owner user {found.st_uid}; `chmod 600 {path}` works on a file of yours"
             )
         content = read_plain(path, max_bytes=4096).decode(errors="replace")
+    except (OSError, RuntimeError) as error:  # RuntimeError: ~ of a user whose home is not known
+        raise error_type(error)(
+            f"{URL_FILE} ({path}) must be a file that you can read, with the address of a webhook in it: "
+            f"{getattr(error, 'strerror', None) or error}; `(umask 077; cat > {path})` makes it from what is pasted"
+        ) from None
     return _checked(content.strip(), where=str(path))
 
 

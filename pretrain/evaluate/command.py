@@ -1,5 +1,6 @@
 """``fanal evaluate``: the command line, parsed, checked and handed on."""
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -76,8 +77,10 @@ def _check(run_dir: str | None, overrides: tuple[str, ...], options: dict[str, A
     acts = [f"--{name}" for name in ("tasks", "perplexity", "pack") if options[name] not in (None, False)]
     if len(acts) != 1:
         given = " and ".join(acts) if acts else "none"
+        folder = "RUN_DIR" if run_dir is None else shlex.quote(run_dir)
         raise UserError(
-            f"evaluate needs one of --tasks, --perplexity and --pack ({given} given); --perplexity alone works"
+            f"evaluate needs one of --tasks, --perplexity and --pack ({given} given); `fanal evaluate {folder} --perplexity` works"
+            f"{', with the folder of a run as RUN_DIR' if run_dir is None else ''}"
         )
     (act,) = acts
     if act == "--pack":
@@ -131,7 +134,7 @@ def _evaluate(run_dir: str, overrides: tuple[str, ...], options: dict[str, Any])
     from pretrain.evaluate.text import show
     from pretrain.parallel.device_type import resolve_device
 
-    device = resolve_device(options["device"])
+    device = resolve_device(options["device"], name="--device", between=" ")
     if options["tasks"] is not None:
         from pretrain.evaluate.tasks import TaskRequest, evaluate_tasks
 

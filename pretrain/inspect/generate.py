@@ -52,7 +52,7 @@ def generate(
     """
     if request.max_new_tokens < 1:
         raise UserError(f"max_new_tokens ({request.max_new_tokens}) must be above 0; 64 works")
-    device = torch.device(resolve_device(request.device))
+    device = torch.device(resolve_device(request.device, name="--device", between=" "))
     with open_model(path, tokenizer=tokenizer, deep=deep, weights_state=EMA if ema else MASTER) as opened:
         ids = prompt_ids(opened, request.prompt)
         decoder = load_decoder(opened, device)

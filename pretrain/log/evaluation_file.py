@@ -187,12 +187,13 @@ def read_evaluations(run_dir: str | Path) -> list[EvaluationFile]:
 
 
 def answered(run_dir: str | Path, like: EvaluationFile) -> EvaluationFile | None:
-    """Return the newest evaluation that asked the same of the same bytes with the same versions; None if there is none."""
+    """Return the newest evaluation that asked the same of the same bytes with the same versions, on the same kind of device, which
+    says in which precision; None if there is none."""
     same = [
         found
         for found in read_evaluations(run_dir)
-        if (found.kind, found.manifest_sha256, found.question, found.versions)
-        == (like.kind, like.manifest_sha256, like.question, like.versions)
+        if (found.kind, found.manifest_sha256, found.question, found.versions, found.device)
+        == (like.kind, like.manifest_sha256, like.question, like.versions, like.device)
     ]
     return same[-1] if same else None
 

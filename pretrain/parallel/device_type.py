@@ -21,9 +21,12 @@ MOST_CPU_RANKS = 4
 """Limit of the ranks on one machine's CPU: more take longer to start and show nothing new."""
 
 
-def resolve_device(requested: Literal["auto", "cuda", "cpu"]) -> Literal["cuda", "cpu"]:
+def resolve_device(
+    requested: Literal["auto", "cuda", "cpu"], *, name: str = "parallel.device", between: str = "="
+) -> Literal["cuda", "cpu"]:
     """Return the device type that a run uses.
 
+    Args: name: of the key or option that asks, and what stands between it and its value.
     Raises: UserError if CUDA is asked for and PyTorch sees none.
     """
     if requested == "cpu":
@@ -31,7 +34,7 @@ def resolve_device(requested: Literal["auto", "cuda", "cpu"]) -> Literal["cuda",
     if _cuda_is_available():
         return "cuda"
     if requested == "cuda":
-        raise UserError("parallel.device (cuda) needs a GPU and PyTorch sees none; parallel.device=cpu works")
+        raise UserError(f"{name} (cuda) needs a GPU and PyTorch sees none; {name}{between}cpu works")
     return "cpu"
 
 

@@ -5,8 +5,11 @@ site whole, and of every other site what differs from these, both configs in one
 """
 
 import difflib
+from dataclasses import replace
 from pathlib import Path
 
+from launch.chain.evaluation_script import evaluation_script
+from launch.chain.evaluations import Evaluations
 from launch.chain.request import Job, Places, Request, plan_job
 from launch.chain.script import files_of, script
 from launch.sites.hours import takes
@@ -21,6 +24,7 @@ FOLDER = Path(__file__).parent / "launch"
 CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if "models" not in path.parts)
 PLACES = Places(workdir=Path("/project"), code_dir=Path("/project"), python=Path("/project/.venv/bin/python"))
 GOLDEN_CONFIG, GOLDEN_SITE = ROOT / "configs" / "lucie-7b" / "pretrain.yaml", "jean-zay-h100"
+SPARED_SITES = (GOLDEN_SITE, "local")
 HOURS = 50
 """More than a job may take on the sites that set a limit."""
 
@@ -62,12 +66,25 @@ def golden_file(path: Path) -> str:
 
 
 def write_all(folder: Path) -> list[Path]:
-    """The scripts of all pairs, written into a folder."""
-    paths = []
-    for name, pair in pairs().items():
-        paths.append(folder / f"{name}.sbatch")
-        paths[-1].write_text(golden_text(*pair))
-    return paths
+    """The scripts of all pairs, written into a folder; and those of a chain with spare nodes and evaluations, with GPUs and without."""
+    texts = {name: golden_text(*pair) for name, pair in pairs().items()}
+    for site in SPARED_SITES:
+        job = spared_and_evaluated(site)
+        assert job.evaluations is not None
+        texts[f"{site}-spare"] = script(job, dict.fromkeys(files_of(job), "0" * 64))
+        texts[f"{site}-evaluate"] = evaluation_script(job, job.evaluations)
+    for name, text in texts.items():
+        (folder / f"{name}.sbatch").write_text(text)
+    return [folder / f"{name}.sbatch" for name in texts]
+
+
+def spared_and_evaluated(site: str) -> Job:
+    """The job of the golden config with two spare nodes, whose checkpoints are evaluated with all that may be asked."""
+    wanted = Evaluations(
+        every=2, tasks="arc_easy,hellaswag", by="language", include_path="/my tasks", packed="/packed", python="/lm eval/python",
+        fewshot=5, limit=10,
+    )  # fmt: skip
+    return replace(golden_job(GOLDEN_CONFIG, site), spare_nodes=2, exclude=("n7", "n8"), evaluations=wanted)
 
 
 def golden_job(config: Path, site_name: str) -> Job:

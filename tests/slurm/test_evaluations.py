@@ -42,16 +42,19 @@ def test_checkpoints_are_evaluated_in_jobs_of_their_own_while_the_run_trains_on(
     assert by_hand.job is None and figures(by_hand) == figures(by_job[EVERY]) != figures(by_job[2 * EVERY])
 
 
-def test_an_evaluation_that_fails_is_noted_and_the_chain_goes_on(
+def test_an_evaluation_that_fails_is_noted_and_the_chain_goes_on_and_bad_nodes_are_left_out_of_it(
     cluster: Cluster, small_run: Path, tmp_path: Path
 ) -> None:
     chain = Chain(cluster, small_run, tmp_path / "run")
     fails = tmp_path / "python"
     fails.write_text("#!/bin/sh\nexit 70\n")
     fails.chmod(0o755)
+    cluster.nodes_file.write_text("n1 | | by hand\n")  # which the chain cannot do without
     chain.submit("--hours", "0.5", "--evaluate-every", "1", "--evaluate-by", "domain", "--evaluate-python", str(fails))
     chain.until_over()
     assert chain.decisions() == [("finish", "the run is complete")] and max(chain.losses()) == STEPS
     ended = [line for line in noted(chain.run_dir / "launch") if line["event"] == "ended"]
     assert ended and {(line["exit_code"], line["reason"]) for line in ended} == {(70, "it failed with exit code 70")}
     assert not read_evaluations(chain.run_dir)
+    jobs = [cluster.job(int(line["job"])) for line in ended]
+    assert {(job["ExcNodeList"], job["NodeList"]) for job in jobs} == {("n1", "n2")}, chain.story()

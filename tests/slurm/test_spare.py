@@ -1,8 +1,11 @@
 """Spare nodes on a real Slurm of three nodes, of which two train: a job outlives a node, and trains what an unbroken run trains."""
 
+import re
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,11 @@ from tests.slurm.chains import INTERVAL, STEPS, Chain
 from tests.slurm.cluster import Cluster
 
 ONE_RANK_A_NODE = ("parallel.tensor_model_parallel_size=1", "parallel.data_parallel_size=2")
+FAULTS = {
+    "slow": "clock = time.perf_counter; time.perf_counter = lambda: 50 * clock()",
+    "broken": "os.fsync = lambda _: open('/no such disk')",
+}
+"""What the check of n1 begins with: a clock by which the node takes fifty times as long as it does, a disk that takes no write."""
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +73,37 @@ def test_a_node_that_is_drained_trains_no_more_after_a_restart(chain: Chain) -> 
     assert [action for action, _ in chain.decisions()] == ["restart", "finish"], chain.story()
     assert [r["nodes"] for r in chain.records("chosen")] == [["n1", "n2"], ["n2", "n3"]], "the script stays on n1"
     assert chain.cluster.job(job)["Restarts"] == "0"
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_node_that_preflight_finds_slow_or_broken_is_the_one_that_idles(
+    fault: str, chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(
+        "import os, time\n"
+        "is_check = b'launch.preflight.node_check' in open('/proc/self/cmdline', 'rb').read()\n"
+        f"if is_check and os.environ.get('SLURMD_NODENAME') == 'n1':\n    {FAULTS[fault]}\n"
+    )
+    monkeypatch.setitem(
+        chain.cluster.env, "PYTHONPATH", f"{tmp_path / 'site'}:{chain.cluster.env.get('PYTHONPATH', '')}"
+    )
+    short = replace(chain, overrides=(*chain.overrides, "train.train_steps=2"))
+    (job,) = short.submit("--hours", "0.5", "--spare-nodes", "1", "--preflight")
+    short.until_over()
+    assert short.decisions() == [("finish", "the run is complete")], short.story()
+    (chosen,) = short.records("chosen")
+    assert (chosen["nodes"], chosen["left_out"]) == (["n2", "n3"], ["n1"]), short.story()
+    with tarfile.open(short.run_dir / "launch" / f"{job}-0" / "logs.tar.gz") as archive:
+        names = {Path(name).parts[1] for name in archive.getnames() if len(Path(name).parts) > 1}
+    assert {"n2", "n3"} <= names and "n1" not in names
+    listed = chain.cluster.nodes_file.read_text() if chain.cluster.nodes_file.exists() else ""
+    if fault == "broken":
+        assert chosen["exclude"] == chosen["listed"] == ["n1"] and chosen["reason"] == "n1 is broken"
+        assert "n1 | 20" in listed and "preflight: cannot write to the run folder" in listed
+    else:
+        times = re.fullmatch(r"n1 is ([\d.]+) times as slow as the others", chosen["reason"])
+        assert times and float(times[1]) > 10 and chosen["exclude"] == [] and not listed, chosen
 
 
 def test_a_job_whose_script_is_lost_with_its_node_goes_back_to_the_queue(chain: Chain) -> None:

@@ -1,6 +1,7 @@
 """The list of nodes to avoid: what people and jobs write into it, and what it does to waiting jobs of a Slurm that is made up."""
 
 import json
+import os
 import re
 from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -39,6 +40,7 @@ class Slurm:
         for job in jobs:
             (folder / job).mkdir()
             (folder / job / "job.json").write_text("{}")
+        self.command = {job: str(folder / job / "job.sbatch") for job in jobs}
         monkeypatch.setattr(slurm, "ask", self.ask)
 
     def ask(self, *command: str) -> str:
@@ -51,8 +53,8 @@ class Slurm:
             case ("scontrol", "show", "hostnames", nodes):
                 return nodes.replace(",", "\n")
             case ("scontrol", "show", "job", _, job):
-                script = self.folder / job / "job.sbatch"
-                return f"JobId={job} NumNodes={self.jobs[job]} Features=(null) ExcNodeList={self.excluded[job]} Command={script}\n"
+                fields = f"JobId={job} NumNodes={self.jobs[job]} Features=(null) ExcNodeList={self.excluded[job]}"
+                return f"{fields} Command={self.command[job]}\n"
             case ("scontrol", "update", job, nodes):
                 self.excluded[job.partition("=")[2]] = nodes.partition("=")[2] or "(null)"
                 return ""
@@ -164,6 +166,26 @@ def test_a_job_that_has_just_lost_a_node_needs_as_many_as_it_was_queued_for(
     assert cluster.excluded["8"] == "(null)"
 
 
+def test_an_evaluation_that_waits_is_kept_off_and_freed_as_its_chain_is_and_needs_one_node_alone(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = Slurm(tmp_path, monkeypatch, {"a chain": 3, "9": 1})
+    cluster.jobs = {"9": 1}
+    cluster.command["9"] = str(tmp_path / "a chain" / "evaluate.sbatch 20")
+    (tmp_path / "a chain" / "job.json").write_text(json.dumps({"nodes": 4}))
+    path.write_text("n1 | 2999-01-01 | slow fan\n")
+    changes = avoid.apply_list(path)
+    assert cluster.excluded["9"] == "n1" and changes[0].kept_off[0].node == "n1"
+    avoid.note_changes(tmp_path / "a chain", changes)
+    assert not (tmp_path / "a chain" / JOBS_FILE).exists(), "a chain decides by its own jobs alone"
+    path.write_text("")
+    avoid.apply_list(path)
+    assert cluster.excluded["9"] == "(null)"
+    cluster.command["9"] = str(tmp_path / "a chain" / "mine.sbatch 20")
+    path.write_text("n1\n")
+    assert avoid.apply_list(path) == [], "a script that is not ours"
+
+
 def test_a_chain_with_another_list_and_jobs_of_others_are_left_alone(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,6 +234,44 @@ def test_notes_of_a_chain_alone_count_as_long_and_those_that_are_listed_are_the_
     jobs_file.note(tmp_path, "decided", **fields, exclude=["n1"])  # of a version without a list
     jobs_file.note(tmp_path, "decided", **fields, exclude=["n2"], listed=["n2"])
     assert [(entry.node, entry.reason) for entry in avoid.own_notes(jobs_file.read(tmp_path))] == [("n1", "lost n1")]
+
+
+def test_a_node_that_a_chain_alone_has_noted_is_allowed_by_the_command_and_a_note_after_that_counts(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = Slurm(tmp_path, monkeypatch, {"8": 1})
+    chosen = {"job": "7", "restart": 0, "nodes": ["n2"], "left_out": ["n1"], "reason": "n1 is broken"}
+    jobs_file.note(tmp_path / "8", "chosen", **chosen, exclude=["n1", "n3"])
+    avoid.apply_list(path)
+    assert cluster.excluded["8"] == "n1,n3"
+    done = CliRunner().invoke(cli, ["nodes", "--allow", "n1"])
+    assert done.exit_code == 0 and "n1 may be used again: it was not listed" in done.stdout
+    assert cluster.excluded["8"] == "n3"
+    later = (datetime.now(UTC) + timedelta(seconds=2)).strftime(jobs_file.TIME)
+    monkeypatch.setattr(jobs_file, "now_utc", lambda: later)
+    jobs_file.note(tmp_path / "8", "chosen", **chosen, exclude=["n1"])
+    avoid.apply_list(path)
+    assert cluster.excluded["8"] == "n1,n3"
+    avoid.allow(path, ["n9"])
+    assert avoid.allowed_nodes(path).keys() == {"n1", "n9"}
+    path.with_name(f"{path.name}.allowed.json").write_text('{"n1": 3, "n9": "soon"}')
+    assert avoid.allowed_nodes(path) == {}, "a damaged file allows nothing"
+
+
+@pytest.mark.parametrize("option", ["--exclude", "--allow", "--apply"])
+def test_where_slurm_does_not_answer_what_was_written_is_said(
+    option: str, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(*command: str) -> str:
+        raise slurm.NoAnswerError(f"{command[0]}: no answer in 120 s")
+
+    monkeypatch.setattr(slurm, "ask", ask)
+    is_written = option != "--apply"
+    done = CliRunner().invoke(cli, ["nodes", option, *(["n1"] if is_written else [])])
+    assert done.exit_code == 70 and done.stderr.count("\n") == 1
+    assert (f"{path} is written, and jobs obey it when they start" in done.stderr) is is_written
+    assert "squeue: no answer in 120 s; `fanal launch nodes --apply` where Slurm answers changes them" in done.stderr
+    assert ("n1" in path.read_text()) is (option == "--exclude") if is_written else not path.exists()
 
 
 @pytest.mark.parametrize(
@@ -264,6 +324,26 @@ def test_a_list_that_is_no_text_is_one_error(path: Path) -> None:
         UserError, match=r"must be a list of nodes that you can read and write: Is a directory; FANAL_NODES_FILE=PATH"
     ):
         read_list(path)
+
+
+def test_a_user_without_a_name_lists_nodes_by_number(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nameless() -> str:
+        raise KeyError("getpwuid(): uid not found: 4711")
+
+    Slurm(tmp_path, monkeypatch, {})
+    monkeypatch.setattr("getpass.getuser", nameless)
+    assert CliRunner().invoke(cli, ["nodes", "--exclude", "n1"]).exit_code == 0
+    assert read_list(path)[0][0].by == f"user {os.geteuid()}"
+
+
+@pytest.mark.parametrize("options", [[], ["--exclude", "n1"], ["--allow", "n1"], ["--apply"]])
+def test_a_pipe_or_a_device_is_no_list_and_stays_what_it_is(options: list[str], path: Path) -> None:
+    os.mkfifo(path)
+    done = CliRunner().invoke(cli, ["nodes", *options])
+    assert done.exit_code == 2 and f"{path} must be a file, and is a device, a pipe or the like" in done.stderr
+    assert path.is_fifo() and not path.with_name(f".{path.name}.lock").exists()
 
 
 @pytest.mark.parametrize(

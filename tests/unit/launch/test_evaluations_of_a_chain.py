@@ -42,6 +42,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (launch / "site.yaml").write_text("description: a machine\ngpus_per_node: 0\ncores_per_node: 4\n")
     (launch / "evaluate.sbatch").write_text("#!/bin/bash\n")
     monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("FANAL_NODES_FILE", str(tmp_path / "nodes.txt"))
     return launch
 
 
@@ -69,6 +70,48 @@ def test_each_checkpoint_that_is_due_is_queued_once(folder: Path, asked: list[li
     (folder.parent / "checkpoints" / "step-00000050" / "COMPLETE").touch()
     watch(folder, parent=None)
     assert asked[2:] == [["sbatch", "--parsable", "evaluate.sbatch", "50"]], "that of the last step, too"
+
+
+def test_an_evaluation_starts_once_it_is_kept_off_the_nodes_to_avoid(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def ask(*command: str) -> str:
+        asked.append(" ".join(Path(word).name for word in command))
+        match command:
+            case ("sbatch", *_):
+                return "9\n"
+            case ("squeue", *_):
+                return "9 PENDING fanal-mine-evaluate\n"
+            case ("sinfo", *_):
+                return "n1 idle (null)\nn2 idle (null)\n"
+            case ("scontrol", "show", *_):
+                return f"JobId=9 NumNodes=1 Features=(null) ExcNodeList=(null) Command={folder}/evaluate.sbatch 20\n"
+        return ""
+
+    monkeypatch.setattr(slurm, "ask", ask)
+    write_until(folder, Until(step=20))
+    (folder.parent / "checkpoints" / "step-00000040" / "COMPLETE").unlink()
+    (folder.parent / "nodes.txt").write_text("n1\n")
+    watch(folder, parent=None)
+    assert asked[0] == "sbatch --parsable --begin=now+120 evaluate.sbatch 20"
+    assert asked[-2:] == ["scontrol update JobId=9 ExcNodeList=n1", "scontrol update JobId=9 StartTime=now"]
+    assert queued_steps(folder) == {20}
+
+
+def test_an_evaluation_waits_for_no_list_that_slurm_does_not_take(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ask(*command: str) -> str:
+        if command[0] == "sbatch":
+            return "9\n"
+        raise slurm.SlurmError(f"{command[0]}: no answer")
+
+    monkeypatch.setattr(slurm, "ask", ask)
+    (folder.parent / "nodes.txt").write_text("n1\n")
+    watch(folder, parent=None)
+    assert queued_steps(folder) == {20, 40} and "job 9 starts in 120 s: squeue: no answer" in capsys.readouterr().err
 
 
 def test_the_checkpoint_that_ends_the_chain_early_is_evaluated(folder: Path, asked: list[list[str]]) -> None:

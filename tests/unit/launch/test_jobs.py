@@ -307,3 +307,50 @@ def test_a_chain_whose_condition_is_met_finishes_after_a_job_and_before_one(
     monkeypatch.setenv("SLURM_JOB_ID", "9")
     assert job.begin(launch_folder) is None
     assert (jobs_file.read_run(tmp_path)[-1]["job"], jobs_file.read_run(tmp_path)[-1]["reason"]) == ("9", why)
+
+
+@pytest.mark.parametrize(
+    ("codes", "down", "listed"),
+    [
+        ({0: 71, 1: 71, 2: 70, 3: 70}, (), ["n1", "n2"]),
+        ({0: 71, 1: 71}, ("n1", "n3", "n4"), ["n1", "n2"]),
+        ({}, ("n3",), ["n3"]),
+        ({}, ("n3", "n4"), []),
+        ({0: 71}, ("n3",), ["n3", "n1"]),
+    ],
+    ids=["two devices", "two devices and a maintenance", "a lost node", "a maintenance", "a device and a lost node"],
+)
+def test_nodes_of_an_attempt_that_decided_nothing_are_listed_unless_several_were_but_restarted(
+    codes: dict[int, int],
+    down: tuple[str, ...],
+    listed: list[str],
+    launch_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nodes = [f"n{number}" for number in range(1, 10)]
+
+    def ask(*command: str) -> str:
+        match command:
+            case ("scontrol", "show", "node", *_):
+                return "".join(f"NodeName={node} State={'DOWN' if node in down else 'IDLE'}\n" for node in nodes[:4])
+            case ("scontrol", "show", "hostnames", _):
+                return "n9\n"
+            case ("sinfo", *options):
+                return "".join(f"{node} idle (null)\n" if "%T" in options[-1] else f"{node}\n" for node in nodes)
+        return ""
+
+    monkeypatch.setattr(slurm, "ask", ask)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    jobs_file.note(launch_folder, "started", job="7", restart=0, nodes=nodes[:4], step=0)
+    attempt = launch_folder / "7-0"
+    for rank, node in enumerate(nodes[:4]):
+        (attempt / "logs" / node).mkdir(parents=True)
+        (attempt / "logs" / node / "first-rank").write_text(str(rank))
+    (attempt / "exit-codes").mkdir()
+    for rank, code in codes.items():
+        (attempt / "exit-codes" / f"rank-{rank}").write_text(str(code))
+    assert job.begin(launch_folder)
+    (decided,) = (record for record in jobs_file.read_run(tmp_path) if record["event"] == "decided")
+    failed = [f"n{rank + 1}" for rank, code in codes.items() if code == 71]
+    assert set(decided["exclude"]) == {*failed, *down} and decided["listed"] == listed

@@ -18,6 +18,7 @@ from tests.golden.launch_scripts import (
     GOLDEN_CONFIG,
     GOLDEN_SITE,
     PLACES,
+    SPARED_SITES,
     cases,
     golden_file,
     golden_job,
@@ -32,7 +33,7 @@ IDS = [path.stem for path in CASES]
 
 @pytest.fixture(scope="module")
 def scripts(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Of every config on every site, and the one that each node runs."""
+    """Of every config on every site, of chains with spare nodes and evaluations there, and the one that each node runs."""
     return [*write_all(tmp_path_factory.mktemp("scripts")), NODE_SCRIPT]
 
 
@@ -57,6 +58,14 @@ def test_bash_reads_every_script(scripts: list[Path]) -> None:
     for path in scripts:
         read = subprocess.run(["bash", "-n", str(path)], capture_output=True, text=True)
         assert read.returncode == 0, f"{path.name}: {read.stderr}"
+
+
+def test_scripts_of_spare_nodes_and_evaluations_are_among_those_that_are_read(scripts: list[Path]) -> None:
+    texts = {path.name: path.read_text() for path in scripts}
+    for site in SPARED_SITES:
+        assert "launch job choose" in texts[f"{site}-spare.sbatch"]
+        assert "launch evaluations watch" in texts[f"{site}-spare.sbatch"]
+        assert "--tasks arc_easy,hellaswag" in texts[f"{site}-evaluate.sbatch"]
 
 
 @pytest.mark.skipif(

@@ -138,6 +138,39 @@ def test_each_decision_is_told_once_oldest_first(server: Server, run_dir: Path) 
     assert server.asked[2][1]["fanal"]["excluded_nodes"] == ["n1"]
 
 
+def test_a_webhook_that_is_new_to_an_old_run_is_told_what_was_decided_since_the_last_submission(
+    server: Server, run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in ("1", "2"):
+        decided(run_dir, number)
+    jobs_file.note(run_dir / LAUNCH_DIR, "submitted", jobs=["3"])
+    assert notify.notify(run_dir, server.url) == (0, "") and not server.asked
+    decided(run_dir, "3")
+    assert notify.notify(run_dir, server.url) == (1, "")
+    assert [body["fanal"]["job"] for _, body in server.asked] == ["3"]
+    assert "2 older decisions are not sent" in capsys.readouterr().err
+    decided(run_dir, "4")
+    jobs_file.note(run_dir / LAUNCH_DIR, "submitted", jobs=["5"])
+    decided(run_dir, "5")
+    assert notify.notify(run_dir, server.url) == (2, ""), "one that is known already is told all that waits"
+    assert capsys.readouterr().err == ""
+
+
+def test_what_is_decided_while_a_message_is_on_its_way_is_told_by_who_sends(server: Server, run_dir: Path) -> None:
+    decided(run_dir, "1")
+    post = notify.post
+
+    def slow(url: str, payload: dict[str, Any]) -> str:
+        if payload["fanal"]["job"] == "1":
+            decided(run_dir, "2")  # by a process that found the lock held
+        return post(url, payload)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(notify, "post", slow)
+        assert notify.notify(run_dir, server.url) == (2, "")
+    assert [body["fanal"]["job"] for _, body in server.asked] == ["1", "2"]
+
+
 @pytest.mark.parametrize("status", [500, 503, 429])
 def test_what_may_pass_is_tried_again_a_few_times(
     server: Server, run_dir: Path, status: int, monkeypatch: pytest.MonkeyPatch
@@ -232,6 +265,19 @@ def test_a_job_is_not_delayed_by_a_server_that_hangs(server: Server, run_dir: Pa
     assert "127.0.0.1 was not told" in done.stderr and SECRET not in done.stderr + done.stdout
 
 
+def test_what_a_job_had_no_time_to_tell_is_said(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = threading.Event()
+    thread = threading.Thread(target=told.wait, daemon=True)
+    thread.start()
+    notify._wait_for(thread, run_dir, time.monotonic())
+    assert (
+        f"webhook: not everything was sent in 15 s; `fanal launch notify --from {run_dir}`" in capsys.readouterr().err
+    )
+    told.set()
+    notify._wait_for(thread, run_dir, time.monotonic() + 10)
+    assert capsys.readouterr().err == ""
+
+
 def test_a_job_tells_its_decision(server: Server, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decided(run_dir, "1")
     monkeypatch.setenv(webhook.URL, server.url)
@@ -301,6 +347,17 @@ def test_the_address_comes_from_a_file_that_nobody_else_may_read(tmp_path: Path)
     path.chmod(0o600)
     assert webhook.webhook_url({webhook.URL_FILE: str(path)}) == f"https://chat.example.org{SECRET}"
     assert webhook.webhook_url({}) is None
+
+
+@pytest.mark.parametrize("name", ["not there", "file/below", "folder", "~nobody knows/x"])
+def test_a_file_of_the_address_that_cannot_be_read_is_one_line(name: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder").mkdir(mode=0o700)
+    path = name if name.startswith("~") else str(tmp_path / name)
+    with pytest.raises(
+        UserError, match=r"^FANAL_WEBHOOK_FILE \(.*\) must be a file that you can read, with the address"
+    ):
+        webhook.webhook_url({webhook.URL_FILE: path})
 
 
 @pytest.mark.parametrize(

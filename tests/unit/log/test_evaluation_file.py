@@ -71,8 +71,9 @@ def test_only_the_same_question_of_the_same_bytes_is_answered(tmp_path: Path) ->
     others = (
         replace(MADE, manifest_sha256="c" * 64), replace(MADE, question={"tasks": ["arc_easy"], "limit": 3}),
         replace(MADE, versions={"lm-eval": "0.4.14"}), replace(MADE, kind="perplexity"),
+        replace(MADE, device="cuda"),
     )  # fmt: skip
-    assert [answered(tmp_path, other) for other in others] == [None] * 4
+    assert [answered(tmp_path, other) for other in others] == [None] * len(others)
 
 
 def test_a_run_that_was_not_evaluated_has_none(tmp_path: Path) -> None:
