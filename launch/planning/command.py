@@ -89,6 +89,7 @@ def plan(
 
     def act() -> int:
         from launch.planning.calibration import CalibrationRequest
+        from launch.planning.place import Place
         from launch.planning.plan import make_plan, make_scaling, write
         from launch.planning.target import check_target
         from launch.planning.whole_run import WholeRunRequest
@@ -97,12 +98,12 @@ def plan(
             tokens=tokens, slice_hours=slice_hours, qos=qos, failures_per_1000_gpu_hours=failures, own=own
         )
         calibration = CalibrationRequest(run_dirs=runs, ignored=no_calibration)
+        place = Place(gpus=gpus, gpu=gpu, site_name=site_name, nodes=nodes)
         if (rungs := LadderRequest(**of_ladder)) != LadderRequest():
             from launch.planning.ladder import make_ladder
 
             others = {target, picture, document_tokens}
             alone = others == {None} and asked == WholeRunRequest() and calibration == CalibrationRequest()
-            place = {"gpus": gpus, "gpu": gpu, "site_name": site_name, "nodes": nodes}
             print(make_ladder(config, overrides, rungs, place, alone=alone, as_json=as_json))
             return FINISHED
         if picture is not None:
@@ -111,17 +112,13 @@ def plan(
                     "--scaling stands alone: leave out --write, --json, --document-tokens and the options of a whole run "
                     "(--tokens, --slice-hours, --qos, --failures-per-1000-gpu-hours, --own); --scaling scaling.svg works"
                 )
-            said = make_scaling(
-                config, overrides, gpus=gpus, gpu=gpu, site_name=site_name, nodes=nodes, target=picture,
-                calibration=calibration,
-            )  # fmt: skip
-            print(said)
+            print(make_scaling(config, overrides, place, target=picture, calibration=calibration))
             return FINISHED
         if target is not None:
             check_target("--write", target, (".yaml", ".yml"), may_replace=False)
         made = make_plan(
-            config, overrides, gpus=gpus, gpu=gpu, site_name=site_name, nodes=nodes, top=top, rehearsals=rehearsals,
-            document_tokens=document_tokens, asked=asked, calibration=calibration,
+            config, overrides, place, top=top, rehearsals=rehearsals, document_tokens=document_tokens, asked=asked,
+            calibration=calibration,
         )  # fmt: skip
         if target is not None:
             write(target, made)

@@ -1,14 +1,13 @@
 """``fanal plan --ladder``: what its options mean."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from fanal.errors import UserError
 from fanal.shown import shown
 from launch.planning.ladder_options import LadderRequest
-from launch.planning.plan import where
+from launch.planning.place import Place, where
 from pretrain.config.load import load_run
 from pretrain.config.scale import parse_scale
 from pretrain.plan.ladder import PARTS, Wish, ladder, size_of
@@ -19,16 +18,16 @@ from pretrain.plan.ladder_table import fit_json, fit_lines, ladder_json, ladder_
 
 
 def make_ladder(
-    config: str, overrides: Sequence[str], asked: LadderRequest, place: Mapping[str, Any], *, alone: bool, as_json: bool
+    config: str, overrides: Sequence[str], asked: LadderRequest, place: Place, *, alone: bool, as_json: bool
 ) -> str:
     """Write a ladder, or fit the one that is there, and return what to print.
 
-    Args: place: what ``where`` takes; alone: whether no option stands beside it that has no meaning for a ladder.
+    Args: alone: whether no option stands beside it that has no meaning for a ladder.
     Raises: UserError.
     """
     folder = _folder(asked, alone=alone)
     run = load_run(config, overrides)
-    has_machine = any(one is not None for one in place.values())
+    has_machine = place != Place()
     if asked.fit:
         if has_machine or asked != LadderRequest(ladder=folder, fit=True):
             raise UserError(
@@ -39,7 +38,8 @@ def make_ladder(
         return fit_json(found) if as_json else "\n".join(fit_lines(found))
     check_ladder_folder(folder)
     wish = _wish(asked)
-    machine, _, num_gpus = where(**place) if has_machine else (None, "", 1)
+    nodes = where(place) if has_machine else None
+    machine, num_gpus = (nodes.machine, nodes.num_gpus) if nodes is not None else (None, 1)
     rungs = ladder(run, wish, folder.name, machine, num_gpus)
     write_ladder(folder, config, rungs)
     own = size_of(run)

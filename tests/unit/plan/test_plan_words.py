@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from fanal.errors import UserError
 from launch.__main__ import sites
 from launch.planning.command import plan as command
+from launch.planning.place import Place
 from launch.planning.plan import make_plan, write
 from launch.planning.target import check_target
 from launch.planning.whole_run import WholeRunRequest
@@ -17,11 +18,14 @@ from pretrain.config.load import load_run
 from pretrain.plan.table import Plan, lines, to_json
 
 SMALL = ("model.num_layers=4",)
-OPTIONS: dict[str, Any] = {"gpus": None, "gpu": None, "site_name": None, "nodes": None, "top": 3, "rehearsals": 0}
+OPTIONS: dict[str, Any] = {"top": 3, "rehearsals": 0}
+PLACE = {"gpus", "gpu", "site_name", "nodes"}
 
 
 def planned(*overrides: str, **options: Any) -> Plan:
-    return make_plan("configs/1b.yaml", (*SMALL, *overrides), **{**OPTIONS, **options})
+    place = Place(**{name: value for name, value in options.items() if name in PLACE})
+    others = {name: value for name, value in options.items() if name not in PLACE}
+    return make_plan("configs/1b.yaml", (*SMALL, *overrides), place, **{**OPTIONS, **others})
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +51,7 @@ def test_the_json_holds_what_the_table_says(made: Plan) -> None:
 def test_a_written_layout_is_a_config_over_the_config(made: Plan, tmp_path: Path) -> None:
     target = tmp_path / "layout.yaml"
     write(target, made)
-    again = make_plan("configs/1b.yaml", (*SMALL, f"@{target}"), **{**OPTIONS, "gpus": 8, "gpu": "h100"})
+    again = planned(f"@{target}", gpus=8, gpu="h100")
     assert again.own is not None
     assert (again.own.stages, again.own.times) == (made.best[0].stages, made.best[0].times)
     with pytest.raises(UserError, match=r"must not be there yet; --write .*layout-2\.yaml works"):
