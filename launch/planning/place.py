@@ -1,14 +1,13 @@
 """Where a run is planned to be: the options that say it, and the nodes that they name."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fanal.errors import UserError
-from launch.planning.expected import machine_of_site
 from launch.sites.hours import takes
 from launch.sites.schema import QosConfig, SiteConfig
 from launch.sites.site import known_sites, load_site, machine_key
-from pretrain.plan.machine import MachineConfig, known_machines, load_machine
+from pretrain.plan.machine import FigureConfig, MachineConfig, known_machines, load_machine
 
 MOST_GPUS = 1_048_576
 """GPUs that a plan takes; more is a slip of the hand."""
@@ -35,6 +34,16 @@ class Nodes:
     num_gpus: int
     site_name: str | None = None
     site: SiteConfig | None = None
+
+    @property
+    def own_machine(self) -> str:
+        """The machine that the site names; empty if it names none, or there is no site."""
+        return "" if self.site is None else self.site.machine
+
+    @property
+    def is_own_machine(self) -> bool:
+        """Whether no other machine stands in place of the site's."""
+        return self.site is None or self.machine_name == self.site.machine
 
 
 def where(place: Place) -> Nodes:
@@ -95,6 +104,19 @@ def _on_site(site_name: str, nodes: int | None, gpu: str | None) -> Nodes:
         )
     machine = machine_of_site(site, site_name, name, key=key)
     return Nodes(machine=machine, machine_name=name, num_gpus=num_gpus, site_name=site_name, site=site)
+
+
+def machine_of_site(site: SiteConfig, site_name: str, machine: str, *, key: str = "machine") -> MachineConfig:
+    """Return a machine with the GPUs of a node and their memory as a site has them.
+
+    Raises: UserError, which names ``key``, if it cannot be read.
+    """
+    found, source = load_machine(machine, key=key), f"site {site_name}"
+    if site.gpus_per_node:
+        found = replace(found, gpus_per_node=FigureConfig(value=site.gpus_per_node, source=source))
+    if site.gpu_memory_gib:
+        found = replace(found, memory_gib=FigureConfig(value=site.gpu_memory_gib, source=source))
+    return found
 
 
 def _check_qos(site: SiteConfig, site_name: str, num_gpus: int) -> None:

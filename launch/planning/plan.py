@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fanal.errors import UserError
 from fanal.files import writing
-from launch.planning.calibration import CalibrationRequest, calibrated_machine, calibration_path
+from launch.planning.calibration import CalibrationRequest, calibrated_machine
 from launch.planning.place import Place, where
 from launch.planning.scaling_picture import draw
 from launch.planning.target import check_target
@@ -35,8 +35,7 @@ def make_plan(
     run = with_tokens(load_run(config, overrides), asked.tokens)
     failures = failure_rate(asked.failures_per_1000_gpu_hours)  # refused before a search takes its time
     nodes = where(place)
-    path = calibration_path(site=nodes.site_name, machine=nodes.machine_name)
-    machine, said, fitted = calibrated_machine(nodes.machine, path, calibration)
+    machine, said, fitted = calibrated_machine(nodes, calibration)
     facts = site_facts(nodes, run, asked)
     made = plan(config, run, machine, nodes.machine_name, num_gpus=nodes.num_gpus, top=top, rehearsals=rehearsals,
                 document_tokens=document_tokens)  # fmt: skip
@@ -57,8 +56,7 @@ def make_scaling(
     check_target("--scaling", target, (".svg",), may_replace=True)
     run = load_run(config, overrides)
     nodes = where(place)
-    path = calibration_path(site=nodes.site_name, machine=nodes.machine_name)
-    machine, said, fitted = calibrated_machine(nodes.machine, path, calibration)
+    machine, said, fitted = calibrated_machine(nodes, calibration)
     points = scale_up(run, machine, nodes.num_gpus)
     draw(target, points, f"Planned scaling of {config} on {machine.description}")
     return "\n".join([*fitted, words(points), *([said] if said else [])])

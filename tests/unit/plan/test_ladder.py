@@ -119,6 +119,11 @@ def test_budgets_and_ratios(tmp_path: Path) -> None:
     )
 
 
+def test_a_ladder_of_one_run_is_called_so(tmp_path: Path) -> None:
+    said = planned(CONFIG, "--ladder", tmp_path / "ladder", "--parts", "1/64")
+    assert said.startswith(f"a ladder of 1 run below {CONFIG}: ")
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -129,16 +134,14 @@ def test_budgets_and_ratios(tmp_path: Path) -> None:
         (("--ladder", "{new}", "--tokens-per-parameter", "nan"), "--tokens-per-parameter 20,40,80 works"),
         (("--ladder", "{new}", "--rung-flops", "1"), "--rung-flops (1) must be between"),
         (("--ladder", "{new}", "--rung-flops", "1e18", "--parts", "1/64"), "--rung-flops (1e18) stands in place of --parts"),
-        (("--ladder", "{new}", "--tokens", "1000000"), "--ladder takes no --write"),
+        (("--ladder", "{new}", "--parts", "1/64,"), "--parts ('1/64,') must have a part between its commas; --parts 1/64 works"),
+        (("--ladder", "{new}", "--parts", ","), "--parts (',') must have a part between its commas; --parts 1/64,1/16 works"),
         (("--ladder", "{new}", "--gpus", "0", "--gpu", "h100"), "--gpus (0) must be at least 1"),
-        (("--ladder", "{new}", "--qos", "any"), "(--tokens, --slice-hours, --qos, "),
-        (("--ladder", "{new}", "--no-calibration"), "--calibrate, --no-calibration, "),
         (("--ladder", "{new}/below"), "must name a folder in one that exists"),
         (("--ladder", ""), "must name a folder in one that exists"),
         (("--ladder", "/"), "must name a folder in one that exists"),
         (("--ladder", ".."), "must name a folder in one that exists"),
         (("--ladder", "{new}", "--fit"), "must be a folder with the config of every rung"),
-        (("--ladder", "{new}", "--fit", "--parts", "1/64"), "--fit reads the ladder that is there"),
         (("checkpoint.init_from=runs/other", "--ladder", "{new}"), "checkpoint.init_from=null works"),
     ],
 )  # fmt: skip

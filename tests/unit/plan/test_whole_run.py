@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fanal.errors import UserError
-from launch.planning.place import Nodes, Place
+from launch.planning.place import Nodes, Place, machine_of_site
 from launch.planning.plan import make_plan
 from launch.planning.whole_run import WholeRunRequest, site_facts
 from launch.sites.facts import PlanConfig, check_facts
@@ -42,7 +42,8 @@ FACTS = SiteFacts(
 
 def nodes(site: str | None, num_gpus: int) -> Nodes:
     loaded = None if site is None else load_site(site)
-    return Nodes(machine=H100, machine_name="h100", num_gpus=num_gpus, site_name=site, site=loaded)
+    machine = H100 if loaded is None else machine_of_site(loaded, str(site), "h100")
+    return Nodes(machine=machine, machine_name="h100", num_gpus=num_gpus, site_name=site, site=loaded)
 
 
 def one_b(*words: str) -> RunConfig:
@@ -227,6 +228,16 @@ def test_a_plan_for_a_site_says_the_whole_run() -> None:
     assert best.gpu_hours < own.gpu_hours and best.tokens == own.tokens >= 10**10
     assert best.boundaries[2].kwh == pytest.approx(best.gpu_hours * 0.7 * 1.2)
     assert best.boundaries[2].co2_kg == pytest.approx(best.gpu_hours * 0.7 * 1.2 * 21.7e-3)
+
+
+def test_a_site_of_cores_has_a_whole_run_too(tmp_path: Path) -> None:
+    cores = ROOT / "tests" / "golden" / "formats" / "v3" / "plan" / "cores.yaml"
+    made = make_plan(
+        str(ROOT / "configs" / "tiny.yaml"), [f"run_dir={tmp_path}/x"], Place(site_name="local", nodes=1, gpu=str(cores)), top=1,
+        rehearsals=0, asked=WholeRunRequest(slice_hours=20),
+    )  # fmt: skip
+    assert made.whole_run is not None and made.whole_run.jobs is not None and made.whole_run.jobs.count >= 1
+    assert made.best[0].num_gpus == 2
 
 
 def test_a_job_too_short_says_one_that_works() -> None:
