@@ -78,12 +78,19 @@ def _on_site(site_name: str, nodes: int | None, gpu: str | None) -> Nodes:
     if nodes is None or nodes < 1:
         said = "is missing and" if nodes is None else f"({nodes})"
         raise UserError(f"--nodes {said} must say how many nodes the run has, at least 1; --nodes 1 works")
-    name, key = gpu or site.machine, "--gpu" if gpu else machine_key(site_name)
+    name, key = (site.machine, machine_key(site_name)) if gpu is None else (gpu, "--gpu")
+    if gpu == "":
+        load_machine(gpu)  # refuses it
     on_cores = bool(name) and not site.gpus_per_node and load_machine(name, key=key).device == "cpu"
     if name and not (site.gpus_per_node or on_cores):
         raise UserError(
             f"site {site_name} has no GPUs (gpus_per_node), and {name} is a machine of GPUs; without --site, "
             f"--gpus {min(nodes * 8, MOST_GPUS)} --gpu {name} works"
+        )
+    if not name and not site.gpus_per_node:
+        raise UserError(
+            f"site {site_name} has no GPUs, and does not say which machine its cores are (machine); --gpu cores.yaml works, with "
+            f"the file that fanal launch preflight CONFIG --site {site_name} --write-machine cores.yaml writes"
         )
     if not name:
         with_machine = [one for one in known_sites() if load_site(one).machine]

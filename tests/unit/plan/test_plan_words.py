@@ -62,6 +62,12 @@ def test_a_written_layout_is_a_config_over_the_config(made: Plan, tmp_path: Path
             check_target("--write", tmp_path / wrong, (".yaml",), may_replace=False)
 
 
+def test_a_name_that_is_no_text_of_one_line_leaves_the_file_readable(made: Plan, tmp_path: Path) -> None:
+    for name in ("two\nlines.yaml", "\udcff.yaml"):
+        write(tmp_path / name, made)
+        assert planned(f"@{tmp_path / name}", gpus=8, gpu="h100", top=1).own is not None
+
+
 def test_a_file_that_cannot_be_written_is_refused_before_the_search(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,6 +107,8 @@ def test_a_site_says_its_machine_and_its_nodes() -> None:
             r"no qos of jean-zay-h100 .*qos_gpu_h100-t3: up to 512.*--nodes 128 works",
         ),
         ({"site_name": "jean-zay-v100", "nodes": 1}, "so do the sites .*jean-zay-a100, jean-zay-h100"),
+        ({"site_name": "jean-zay-h100", "nodes": 1, "gpu": ""}, r"--gpu \(\) is not known; known are a100-40"),
+        ({"site_name": "local", "nodes": 1}, r"--gpu cores\.yaml works, .*--site local --write-machine cores\.yaml"),
         ({"site_name": "jean-zay-h100", "nodes": 1, "gpus": 8}, "must be left out beside --site"),
         ({"site_name": "jean-zay-h100", "gpus": 8}, "must be left out beside --site"),
         ({"gpus": 8, "gpu": "h100", "nodes": 4}, "must stand beside --site"),
