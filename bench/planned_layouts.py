@@ -8,6 +8,7 @@ import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
+from launch.planning.place import Place
 from launch.planning.plan import make_plan
 from pretrain.plan.estimate import GIB
 from pretrain.plan.reasons import reason_lines
@@ -52,10 +53,8 @@ PLANNED = (
 
 def plan_of(planned: Planned) -> Plan:
     """Return the plan that the command of a config makes."""
-    return make_plan(
-        str(planned.path), (), gpus=planned.gpus, gpu=planned.gpu, site_name=planned.site, nodes=planned.nodes, top=1,
-        rehearsals=0,
-    )  # fmt: skip
+    place = Place(gpus=planned.gpus, gpu=planned.gpu, site_name=planned.site, nodes=planned.nodes)
+    return make_plan(str(planned.path), (), place, top=1, rehearsals=0)
 
 
 def comment_of(planned: Planned, made: Plan) -> str:

@@ -1,15 +1,24 @@
 """Where calibrations are kept, and what ``fanal plan --calibrate`` does with a run."""
 
 import datetime
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from fanal.errors import UserError
 from fanal.files import writing
-from pretrain.plan.calibration import Calibration, calibrated, comparison, read_calibration, words, write_calibration
-from pretrain.plan.machine import MachineConfig
+from fanal.settings_folder import settings_folder
+from launch.planning.place import Nodes
+from pretrain.plan.calibration import (
+    Calibration,
+    calibrated,
+    comparison,
+    machine_in,
+    read_calibration,
+    words,
+    write_calibration,
+)
+from pretrain.plan.machine import MachineConfig, load_machine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,41 +31,65 @@ class CalibrationRequest:
     """Whether the machine's figures are taken as they are."""
 
 
-def calibration_path(*, site: str | None, machine: str) -> Path:
-    """Return the file of a site's calibration, or of a machine's where there is no site.
+def calibration_path(*, site: str | None, machine: str, is_own: bool = True) -> Path:
+    """Return the file of a site's calibration; of a machine's where there is no site; of both for a machine that is not the site's.
 
     A site or a machine that is a file of its own has it beside it; one that goes by its name, in the user's folder of settings.
+    Args: is_own: whether the machine is the one that the site names.
     """
-    named = site or machine
-    if named.endswith((".yaml", ".yml")):
-        return Path(named).with_suffix(".calibration.yaml")
-    settings = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
-    return Path(settings).expanduser() / "fanal" / "calibrations" / f"{named}.yaml"
+    if site is None or is_own:
+        return _kept_under(site or machine)
+    return _kept_under(machine, site) if _is_file(machine) else _kept_under(site, machine)
 
 
-def calibrated_machine(
-    machine: MachineConfig, path: Path, asked: CalibrationRequest
-) -> tuple[MachineConfig, str, list[str]]:
+def _kept_under(name: str, beside: str = "") -> Path:
+    """Return the file of a name. Args: beside: a second name, whose stem becomes part of the file's."""
+    second = f".{Path(beside).stem}" if beside else ""
+    if _is_file(name):
+        return Path(name).with_suffix(f"{second}.calibration.yaml")
+    return settings_folder() / "calibrations" / f"{name}{second}.yaml"
+
+
+def _is_file(name: str) -> bool:
+    return name.endswith((".yaml", ".yml"))
+
+
+def calibrated_machine(nodes: Nodes, asked: CalibrationRequest) -> tuple[MachineConfig, str, list[str]]:
     """Return the machine with the factors that are kept or are fitted now, what a plan says of them, and the lines of a fit.
 
     Raises: UserError if a run cannot be taken, or what is kept is not readable or is another machine's.
     """
+    machine = nodes.machine
     if asked.ignored:
         if asked.run_dirs:
             raise UserError(
                 f"--calibrate ({asked.run_dirs[0]}) must stand without --no-calibration; leave out one of the two"
             )
         return machine, "", []
+    path = calibration_path(site=nodes.site_name, machine=nodes.machine_name, is_own=nodes.is_own_machine)
     said: list[str] = []
     kept: Calibration | None
     if asked.run_dirs:
         kept = _fit(machine, path, asked.run_dirs)
         said = [*comparison(kept), f"kept in {path}, which plans of this machine read from now on", ""]
     else:
+        path = path if nodes.is_own_machine or path.exists() else _of_the_site_alone(nodes, otherwise=path)
         kept = read_calibration(path, machine)
     if kept is None:
         return machine, "", said
     return calibrated(machine, kept.factors), words(kept, path), said
+
+
+def _of_the_site_alone(nodes: Nodes, *, otherwise: Path) -> Path:
+    """Return the file that is named by the site alone, where it must be of this machine: earlier versions kept there whatever
+    ``--gpu`` named. Factors of the site's own machine stay its own, also where both machines have one description.
+    """
+    older = calibration_path(site=nodes.site_name, machine=nodes.machine_name)
+    if not older.is_file() or (
+        nodes.own_machine and load_machine(nodes.own_machine).description == nodes.machine.description
+    ):
+        return otherwise
+    return older if machine_in(older) == nodes.machine.description else otherwise
 
 
 def _fit(machine: MachineConfig, path: Path, run_dirs: Sequence[str]) -> Calibration:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from fanal.command_group import complete_path
-from fanal.errors import UserError, run_guarded
+from fanal.errors import run_guarded
 from fanal.exit_codes import FINISHED
 from launch.planning.ladder_options import LadderRequest, ladder_options
 
@@ -58,7 +58,9 @@ CONTEXT = {"help_option_names": ["-h", "--help"]}
 @click.option("--no-calibration", is_flag=True, help="Plan without the factors that are kept for the machine.")
 @ladder_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
 def plan(
+    context: click.Context,
     config: str,
     overrides: tuple[str, ...],
     gpus: int | None,
@@ -89,39 +91,32 @@ def plan(
 
     def act() -> int:
         from launch.planning.calibration import CalibrationRequest
+        from launch.planning.modes import check_options, stated_options
+        from launch.planning.place import Place
         from launch.planning.plan import make_plan, make_scaling, write
         from launch.planning.target import check_target
         from launch.planning.whole_run import WholeRunRequest
 
+        check_options(stated_options(context))
         asked = WholeRunRequest(
             tokens=tokens, slice_hours=slice_hours, qos=qos, failures_per_1000_gpu_hours=failures, own=own
         )
         calibration = CalibrationRequest(run_dirs=runs, ignored=no_calibration)
-        if (rungs := LadderRequest(**of_ladder)) != LadderRequest():
+        place = Place(gpus=gpus, gpu=gpu, site_name=site_name, nodes=nodes)
+        rungs = LadderRequest(**of_ladder)
+        if rungs.ladder is not None:
             from launch.planning.ladder import make_ladder
 
-            others = {target, picture, document_tokens}
-            alone = others == {None} and asked == WholeRunRequest() and calibration == CalibrationRequest()
-            place = {"gpus": gpus, "gpu": gpu, "site_name": site_name, "nodes": nodes}
-            print(make_ladder(config, overrides, rungs, place, alone=alone, as_json=as_json))
+            print(make_ladder(config, overrides, rungs.ladder, rungs, place, calibration=calibration, as_json=as_json))
             return FINISHED
         if picture is not None:
-            if target is not None or as_json or document_tokens is not None or asked != WholeRunRequest():
-                raise UserError(
-                    "--scaling stands alone: leave out --write, --json, --document-tokens and the options of a whole run "
-                    "(--tokens, --slice-hours, --qos, --failures-per-1000-gpu-hours, --own); --scaling scaling.svg works"
-                )
-            said = make_scaling(
-                config, overrides, gpus=gpus, gpu=gpu, site_name=site_name, nodes=nodes, target=picture,
-                calibration=calibration,
-            )  # fmt: skip
-            print(said)
+            print(make_scaling(config, overrides, place, target=picture, calibration=calibration))
             return FINISHED
         if target is not None:
             check_target("--write", target, (".yaml", ".yml"), may_replace=False)
         made = make_plan(
-            config, overrides, gpus=gpus, gpu=gpu, site_name=site_name, nodes=nodes, top=top, rehearsals=rehearsals,
-            document_tokens=document_tokens, asked=asked, calibration=calibration,
+            config, overrides, place, top=top, rehearsals=rehearsals, document_tokens=document_tokens, asked=asked,
+            calibration=calibration,
         )  # fmt: skip
         if target is not None:
             write(target, made)

@@ -4,15 +4,15 @@ Computed anew from the run's config, which takes milliseconds: a plan that was k
 measured.
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 from launch.planning.calibration import calibration_path
+from launch.planning.place import machine_of_site
 from launch.sites.schema import SiteConfig
 from pretrain.config.schema import RunConfig
 from pretrain.plan.batches import with_batch
 from pretrain.plan.calibration import calibrated, read_calibration
 from pretrain.plan.estimate import estimate_step, on_device_of
-from pretrain.plan.machine import FigureConfig, MachineConfig, load_machine
 from pretrain.plan.times import validation_s
 
 
@@ -32,19 +32,6 @@ class Expected:
     mfu_causal: float
     validation_time_s: float
     """Seconds of one validation; 0 without one."""
-
-
-def machine_of_site(site: SiteConfig, site_name: str, machine: str, *, key: str = "machine") -> MachineConfig:
-    """Return a machine with the GPUs of a node and their memory as a site has them.
-
-    Raises: UserError, which names ``key``, if it cannot be read.
-    """
-    found, source = load_machine(machine, key=key), f"site {site_name}"
-    if site.gpus_per_node:
-        found = replace(found, gpus_per_node=FigureConfig(value=site.gpus_per_node, source=source))
-    if site.gpu_memory_gib:
-        found = replace(found, memory_gib=FigureConfig(value=site.gpu_memory_gib, source=source))
-    return found
 
 
 def expected_step(

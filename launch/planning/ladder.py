@@ -1,14 +1,15 @@
 """``fanal plan --ladder``: what its options mean."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 from fanal.errors import UserError
 from fanal.shown import shown
+from launch.planning.calibration import CalibrationRequest, calibrated_machine
 from launch.planning.ladder_options import LadderRequest
-from launch.planning.plan import where
+from launch.planning.place import Place, where
 from pretrain.config.load import load_run
 from pretrain.config.scale import parse_scale
 from pretrain.plan.ladder import PARTS, Wish, ladder, size_of
@@ -19,50 +20,31 @@ from pretrain.plan.ladder_table import fit_json, fit_lines, ladder_json, ladder_
 
 
 def make_ladder(
-    config: str, overrides: Sequence[str], asked: LadderRequest, place: Mapping[str, Any], *, alone: bool, as_json: bool
+    config: str,
+    overrides: Sequence[str],
+    folder: Path,
+    asked: LadderRequest,
+    place: Place,
+    *,
+    calibration: CalibrationRequest,
+    as_json: bool,
 ) -> str:
-    """Write a ladder, or fit the one that is there, and return what to print.
-
-    Args: place: what ``where`` takes; alone: whether no option stands beside it that has no meaning for a ladder.
-    Raises: UserError.
-    """
-    folder = _folder(asked, alone=alone)
+    """Write a ladder into a folder, or fit the one that is there, and return what to print. Raises: UserError."""
     run = load_run(config, overrides)
-    has_machine = any(one is not None for one in place.values())
     if asked.fit:
-        if has_machine or asked != LadderRequest(ladder=folder, fit=True):
-            raise UserError(
-                "--fit reads the ladder that is there: leave out --parts, --tokens-per-parameter, --rung-flops and the machine; "
-                f"fanal plan {config} --ladder {folder} --fit works"
-            )
         found = fit_ladder(config, run, read_ladder(folder, run))
         return fit_json(found) if as_json else "\n".join(fit_lines(found))
     check_ladder_folder(folder)
     wish = _wish(asked)
-    machine, _, num_gpus = where(**place) if has_machine else (None, "", 1)
+    machine, num_gpus, said = None, 1, ""
+    if place != Place():
+        nodes = where(place)
+        machine, said, _ = calibrated_machine(nodes, calibration)
+        num_gpus = nodes.num_gpus
     rungs = ladder(run, wish, folder.name, machine, num_gpus)
     write_ladder(folder, config, rungs)
     own = size_of(run)
-    return ladder_json(config, own, rungs) if as_json else "\n".join(ladder_lines(config, own, rungs))
-
-
-def _folder(asked: LadderRequest, *, alone: bool) -> Path:
-    """Return the folder of the ladder. Raises: UserError if there is none, or something stands beside it that may not."""
-    if asked.ladder is None:
-        found = {
-            "--parts": asked.parts,
-            "--tokens-per-parameter": asked.tokens_per_parameter,
-            "--rung-flops": asked.rung_flops,
-        }
-        words = next((f"{name} ({value})" for name, value in found.items() if value is not None), "--fit")
-        raise UserError(f"{words} must stand beside --ladder, which names a folder; --ladder ladder works")
-    if not alone:
-        raise UserError(
-            "--ladder takes no --write, --scaling, --document-tokens, --calibrate, --no-calibration, nor an option of a whole run "
-            "(--tokens, --slice-hours, --qos, --failures-per-1000-gpu-hours, --own); "
-            f"--ladder {asked.ladder} alone works, and beside it --gpus 8 --gpu h100"
-        )
-    return asked.ladder
+    return ladder_json(config, own, rungs, said) if as_json else "\n".join(ladder_lines(config, own, rungs, said))
 
 
 def _wish(asked: LadderRequest) -> Wish:
@@ -70,12 +52,19 @@ def _wish(asked: LadderRequest) -> Wish:
         raise UserError(
             f"--rung-flops ({asked.rung_flops}) stands in place of --parts ({asked.parts}); leave one of them out"
         )
-    parts = PARTS if asked.parts is None else tuple(parse_scale(one, "--parts") for one in _listed(asked.parts))
     return Wish(
-        parts=parts,
+        parts=PARTS if asked.parts is None else _parts(asked.parts),
         ratios=_numbers("--tokens-per-parameter", asked.tokens_per_parameter, "20,40,80", most=1e9),
         budgets=_numbers("--rung-flops", asked.rung_flops, "1e18,1e19", most=1e30),
     )
+
+
+def _parts(text: str) -> tuple[Fraction, ...]:
+    listed = _listed(text)
+    if not all(listed):
+        works = ",".join(one for one in listed if one) or "1/64,1/16"
+        raise UserError(f"--parts ({shown(text, 60)}) must have a part between its commas; --parts {works} works")
+    return tuple(parse_scale(one, "--parts") for one in listed)
 
 
 def _listed(text: str) -> list[str]:

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fanal.errors import UserError
+from launch.planning.place import Nodes
 from launch.sites.hours import check_slice_hours, takes
 from launch.sites.reach import file_systems_of
 from launch.sites.schema import QosConfig, SiteConfig
-from launch.sites.site import load_site
 from pretrain.config.schema import RunConfig
 from pretrain.plan.energy import EnergyFacts
 from pretrain.plan.whole_run import Disk, SiteFacts
@@ -26,9 +26,10 @@ class WholeRunRequest:
     """Whether the layout is the config's own."""
 
 
-def site_facts(site_name: str | None, run: RunConfig, asked: WholeRunRequest, *, num_gpus: int) -> SiteFacts | None:
+def site_facts(nodes: Nodes, run: RunConfig, asked: WholeRunRequest) -> SiteFacts | None:
     """Return what a plan takes of a site; None without one. Raises: UserError if it allows no such job."""
-    if site_name is None:
+    site, site_name = nodes.site, nodes.site_name
+    if site is None or site_name is None:
         if asked.slice_hours is not None:
             raise UserError(
                 f"--slice-hours ({asked.slice_hours:g}) must stand beside --site, which says what a job's start and end take; "
@@ -39,12 +40,21 @@ def site_facts(site_name: str | None, run: RunConfig, asked: WholeRunRequest, *,
                 f"--qos ({asked.qos}) must stand beside --site, which says what a QoS allows; --site jean-zay-h100 --nodes 2 --qos "
                 "qos_gpu_h100-t3 in place of --gpus and --gpu works"
             )
+        if asked.failures_per_1000_gpu_hours is not None:
+            raise UserError(
+                f"--failures-per-1000-gpu-hours ({asked.failures_per_1000_gpu_hours:g}) must stand beside --site, which says how "
+                "long the jobs are that fail; --site jean-zay-h100 --nodes 2 in place of --gpus and --gpu works"
+            )
         return None
-    site = load_site(site_name)
-    hours, longest, said_by = _slot(site, site_name, asked, num_gpus)
+    hours, longest, said_by = _slot(site, site_name, asked, nodes.num_gpus)
+    if hours is None and asked.failures_per_1000_gpu_hours is not None:
+        raise UserError(
+            f"--failures-per-1000-gpu-hours ({asked.failures_per_1000_gpu_hours:g}) must stand beside --slice-hours, since no qos "
+            f"of {site_name} says how long the jobs are that fail; --slice-hours 20 works"
+        )
     plan = site.plan
     return SiteFacts(
-        name=site_name, gpus_per_node=site.gpus_per_node, slot_h=hours, longest_h=longest, slot_name=said_by,
+        name=site_name, gpus_per_node=int(nodes.machine.gpus_per_node.value), slot_h=hours, longest_h=longest, slot_name=said_by,
         stop_margin_s=site.stop_margin_s, start_up_s=plan.start_up_s, preflight_s=plan.preflight_s, disks=_disks(site, run),
         energy=EnergyFacts(node_watts=plan.node_watts, pue=plan.pue, co2_g_per_kwh=plan.co2_g_per_kwh),
     )  # fmt: skip

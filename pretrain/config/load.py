@@ -151,17 +151,19 @@ def typed(layers: list[dict[str, Any]], cls: type[T], *, where: str, variable: s
         found: Any = OmegaConf.to_object(merged)
         return with_lists(found, lists, merged, partial(_converted, variable=variable))
 
-    return _converted(None, made, variable=variable, where=where)
+    # the layers of a run are files and overrides, so that a key alone says where it stands
+    return _converted(None, made, variable=variable, where=where, file="" if cls is RunConfig else f"{where}: ")
 
 
-def _converted(key: str | None, make: Callable[[], T], *, variable: str, where: str = "") -> T:
-    """What a function returns; where omegaconf refuses a value, the error names its key, or where it stands."""
+def _converted(key: str | None, make: Callable[[], T], *, variable: str, where: str = "", file: str = "") -> T:
+    """What a function returns; where omegaconf refuses a value, the error names its key, behind ``file``, or where it stands."""
     try:
         return make()
     except UserError:
         raise
     except (OmegaConfBaseException, ValueError, OverflowError, RecursionError) as error:
-        place = key or getattr(error, "full_key", None) or where
+        full_key = getattr(error, "full_key", None)
+        place = key or (f"{file}{full_key}" if full_key else where)
         first_line = _reason(error, lines=1)
         raise UserError(f"{place}: {first_line}{_hint(first_line, variable)}") from None
 

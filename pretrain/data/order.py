@@ -95,9 +95,12 @@ class Order(Protocol):
 def check_long_enough(num_tokens: int, seq_length: int, name: str) -> None:
     """Refuse a source without a sample. Raises: UserError."""
     if num_tokens < seq_length + 1:
+        shorter = ""
+        if num_tokens > 1:  # a power of two, which divides among the ranks of a sequence, too
+            shorter = f", and so does data.seq_length={1 << (num_tokens - 1).bit_length() - 1}"
         raise UserError(
             f"data.seq_length ({seq_length}) needs sources of at least seq_length + 1 = {seq_length + 1} tokens and "
-            f"{name} has {num_tokens}; data.seq_length={max(1, num_tokens - 1)} works"
+            f"{name} has {num_tokens}; a longer source works{shorter}"
         )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import yaml
 from omegaconf import MISSING
 
-from fanal.errors import UserError
+from fanal.errors import UserError, user_path
 from fanal.files import write_whole
 from pretrain.config.load import read_mapping, typed
 from pretrain.plan.estimate import StepEstimate, estimate_step, on_device_of
@@ -180,10 +180,9 @@ def read_calibration(path: Path, machine: MachineConfig) -> Calibration | None:
 
     Raises: UserError if the file cannot be read, or is of another machine.
     """
-    if not path.is_file():
+    found = _read(path)
+    if found is None:
         return None
-    tree = read_mapping(path, Calibration, what="calibration", example="machine: NVIDIA H100 SXM, 80 GB")
-    found = typed([tree], Calibration, where=str(path), variable="${}")
     if said := _misfit(found):
         raise UserError(
             f"calibration {path}: {said}; fanal plan --calibrate RUN_DIR writes it anew, and --no-calibration plans without it"
@@ -194,6 +193,20 @@ def read_calibration(path: Path, machine: MachineConfig) -> Calibration | None:
             "it, and --calibrate RUN_DIR replaces it"
         )
     return found
+
+
+def machine_in(path: Path) -> str | None:
+    """Return the description of the machine that a file's factors are of; None if there is no file. Raises: UserError."""
+    found = _read(path)
+    return None if found is None else found.machine
+
+
+def _read(path: Path) -> Calibration | None:
+    with user_path(path):
+        if not path.exists():
+            return None
+    tree = read_mapping(path, Calibration, what="calibration", example="machine: NVIDIA H100 SXM, 80 GB")
+    return typed([tree], Calibration, where=str(path), variable="${}")
 
 
 def _misfit(found: Calibration) -> str:

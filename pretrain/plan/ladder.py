@@ -18,7 +18,7 @@ from pretrain.config.scale import SMALLEST, scaled, scaled_model
 from pretrain.config.schema import ModelConfig, RunConfig, TrainConfig
 from pretrain.config.steps import consumed_samples_at, step_at, train_samples
 from pretrain.model.flops import flops_per_token
-from pretrain.plan.estimate import StepEstimate, estimate_step, usable_bytes
+from pretrain.plan.estimate import StepEstimate, estimate_step, on_device_of, usable_bytes
 from pretrain.plan.law import Size
 from pretrain.plan.machine import MachineConfig
 from pretrain.plan.search import MICRO_BATCHES, search
@@ -178,8 +178,7 @@ def _rung(
     small = replace(small, run_dir=f"{run.run_dir.rstrip('/')}-{folder_name}/{name}")
     if machine is None:
         return Rung(name=name, run=small, size=size, estimate=None)
-    on_gpus = replace(small, parallel=replace(small.parallel, device="cuda"))
-    estimate = _laid_out(on_gpus, machine, num_gpus)
+    estimate = _laid_out(on_device_of(small, machine), machine, num_gpus)
     laid = replace(estimate.run, parallel=replace(estimate.run.parallel, device=run.parallel.device))
     return Rung(name=name, run=laid, size=size, estimate=estimate)
 
@@ -200,10 +199,10 @@ def _laid_out(run: RunConfig, machine: MachineConfig, num_gpus: int) -> StepEsti
 
 
 def _counts(num_gpus: int) -> Iterator[int]:
-    """Yield numbers of GPUs: all, and half of them as long as there are."""
+    """Yield numbers of GPUs: all, and half of them, rounded down, to one."""
     while num_gpus > 0:
         yield num_gpus
-        num_gpus = num_gpus // 2 if num_gpus % 2 == 0 else 0
+        num_gpus //= 2
 
 
 def _replicas(run: RunConfig, machine: MachineConfig, num_gpus: int) -> StepEstimate | None:

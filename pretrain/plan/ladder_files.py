@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fanal.errors import UserError, user_path
 from fanal.files import part_path, sync_path, write_whole, writing
+from fanal.shown import on_one_line
 from pretrain.config.load import to_yaml
 from pretrain.plan.ladder import Rung
 
@@ -38,9 +39,8 @@ def write_ladder(folder: Path, config: str, rungs: Sequence[Rung]) -> None:
         part.mkdir()
         try:
             for rung in rungs:
-                said = (
-                    f"# Rung {rung.name} of a ladder below {config}: {rung.size.parameters:,.0f} parameters in layers, "
-                )
+                said = f"# Rung {rung.name} of a ladder below {on_one_line(config)}: "
+                said += f"{rung.size.parameters:,.0f} parameters in layers, "
                 said += f"{rung.size.tokens:,.0f} tokens, {rung.size.flops:.3g} FLOPs.\n"
                 write_whole(part / f"{rung.name}.yaml", said + to_yaml(rung.run))
             sync_path(part)

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fanal.errors import UserError
+from fanal.errors import UserError, user_path
 from fanal.fields import is_count, is_figure
 from fanal.run_progress import NEW_RUN, newest_metrics
 from fanal.shown import in_yaml, on_one_line
@@ -60,16 +60,22 @@ def read_ladder(folder: Path, run: RunConfig) -> Finished:
 
     Raises: UserError if the folder has no rung, a rung is of another family, or a run is not of its rung; DamageError.
     """
-    files = sorted(folder.glob("*.yaml")) if folder.is_dir() else []
+    with user_path(folder):
+        files = sorted(folder.glob("*.yaml")) if folder.is_dir() else []
     if not files:
         raise UserError(
             f"--ladder ({folder}) must be a folder with the config of every rung to fit their losses; without --fit it is written"
         )
     found: list[tuple[str, RunConfig, int]] = []
-    missing, sources = [], {}
+    missing, sources, owners = [], {}, {}
     for file in files:
         rung = load_run(file)
         _check_family(file, rung, run)
+        if (first := owners.setdefault(rung.run_dir, file)) != file:
+            raise UserError(
+                f"{file} and {first} have the same run_dir ({rung.run_dir}), whose loss would count twice; move one of the two out "
+                "of the folder"
+            )
         last, starts = last_step(rung.optim, rung.train, NEW_RUN), read_starts(rung.run_dir)
         for start in starts:
             _check_run(file, rung, start)
@@ -153,16 +159,16 @@ def _finished_at(run_dir: Path) -> int | None:
 def _losses(found: Sequence[tuple[str, RunConfig, int]]) -> tuple[list[FinishedRung], str]:
     """Return the runs with their losses, and which loss that is: of validation if all have it, over the same domains."""
     validated = [_validation(Path(run.run_dir), last) for _, run, last in found]
-    domains = {tuple(sorted(losses)) for losses in validated}
+    domains = {tuple(sorted(losses)): name for (name, _, _), losses in reversed([*zip(found, validated, strict=True)])}
     if len(domains) == 1 and (names := next(iter(domains))):
         what = f"validation loss at the last step, mean over {', '.join(map(on_one_line, names))}"
         values = [sum(losses.values()) / len(losses) for losses in validated]
     else:
         if len(domains) > 1:
             raise UserError(
-                "the runs of a ladder must have validation losses of the same domains, and they have "
-                + " and ".join(sorted(", ".join(names) or "none" for names in domains))
-                + "; the same data.validation in every rung works"
+                "the runs of a ladder must have validation losses of the same domains, finite ones, at their last steps: "
+                + " and ".join(sorted(f"{name} has {', '.join(names) or 'none'}" for names, name in domains.items()))
+                + "; the same data.validation in every rung works, and without the file of a run that diverged it is left out"
             )
         what = f"training loss, mean of the last {LAST_PART:.0%} of the steps"
         values = [_training(Path(run.run_dir), last) for _, run, last in found]

@@ -23,10 +23,10 @@ RULE = (
 FORMS = {"parameters and tokens": "L = E + A / N^alpha + B / D^beta", "compute": "L = E + A / C^alpha"}
 
 
-def ladder_lines(config: str, own: Size, rungs: Sequence[Rung]) -> list[str]:
-    """Return the lines of a ladder. Args: own: of the large run."""
+def ladder_lines(config: str, own: Size, rungs: Sequence[Rung], calibration: str = "") -> list[str]:
+    """Return the lines of a ladder. Args: own: of the large run; calibration: what is said of the machine's."""
     said = [
-        f"a ladder of {len(rungs)} runs below {config}: {count(own.parameters)} parameters in layers, {count(own.tokens)} tokens",
+        f"a ladder of {_runs(len(rungs))} below {config}: {count(own.parameters)} parameters in layers, {count(own.tokens)} tokens",
         "",
         f"{'':<18} {'layers':>6} {'width':>6} {'heads':>9} {'ratio':>7} {'FLOPs':>8} {'steps':>8} {'batch':>6} {'lr':>9} "
         f"{'GPU h':>9}",
@@ -50,11 +50,11 @@ def ladder_lines(config: str, own: Size, rungs: Sequence[Rung]) -> list[str]:
         said += _wrapped(
             "GPU hours: --gpus 8 --gpu h100, or --site and --nodes, say them and choose a layout for each run."
         )
-    return [*said, *_wrapped(RULE)]
+    return [*said, *(_wrapped(calibration) if calibration else []), *_wrapped(RULE)]
 
 
-def ladder_json(config: str, own: Size, rungs: Sequence[Rung]) -> str:
-    """Return a ladder as one JSON object."""
+def ladder_json(config: str, own: Size, rungs: Sequence[Rung], calibration: str = "") -> str:
+    """Return a ladder as one JSON object. Args: as of ``ladder_lines``."""
     trees = [
         {
             "name": one.name,
@@ -68,7 +68,8 @@ def ladder_json(config: str, own: Size, rungs: Sequence[Rung]) -> str:
         }
         for one in rungs
     ]
-    return json.dumps({"config": config, "own": asdict(own), "rungs": trees}, indent=1)
+    tree = {"config": config, "own": asdict(own), "rungs": trees, "calibration": calibration}
+    return json.dumps(tree, indent=1)
 
 
 def fit_lines(found: LadderFit) -> list[str]:
@@ -92,7 +93,8 @@ def fit_lines(found: LadderFit) -> list[str]:
     others = len(found.finished.rungs) - len(found.used)
     if others:
         said += _wrapped(
-            f"{others} finished runs have other tokens for each parameter than CONFIG, and too few of them to fit both."
+            f"{others} finished {'run has' if others == 1 else 'runs have'} other tokens for each parameter than CONFIG, and too "
+            "few of them to fit both."
         )
     if found.finished.missing:
         said += _wrapped(f"not finished: {', '.join(found.finished.missing)}")
@@ -129,6 +131,10 @@ def fit_json(found: LadderFit) -> str:
         "not_finished": list(found.finished.missing),
     }
     return json.dumps(tree, indent=1)
+
+
+def _runs(number: int) -> str:
+    return f"{number} run{'s' * (number != 1)}"
 
 
 def _largest(found: LadderFit) -> Any:

@@ -6,6 +6,7 @@ from typing import Any
 import yaml
 
 from fanal.files import write_whole
+from fanal.shown import on_one_line
 from pretrain.plan.estimate import GIB, StepEstimate
 from pretrain.plan.search import layout_name
 
@@ -29,8 +30,9 @@ def layout_tree(estimate: StepEstimate) -> dict[str, dict[str, Any]]:
 def write_layout(path: Path, estimate: StepEstimate, machine: str) -> None:
     """Write a layout, whole or not at all, with what was planned for it in comments."""
     said = (
-        f"# {layout_name(estimate.run, estimate.num_gpus)}, on {estimate.num_gpus:,} GPUs ({machine}), as planned: "
+        f"# {layout_name(estimate.run, estimate.num_gpus)}, on {estimate.num_gpus:,} GPUs ({on_one_line(machine)}), as planned: "
         f"{estimate.peak_bytes / GIB:.1f} GiB, {estimate.step_s:.3f} s a step, "
-        f"{estimate.tokens_per_second_per_gpu:,.0f} tokens/s/GPU.\n# Laid over a config by: fanal train CONFIG @{path.name}\n"
+        f"{estimate.tokens_per_second_per_gpu:,.0f} tokens/s/GPU.\n"
+        f"# Laid over a config by: fanal train CONFIG @{on_one_line(path.name)}\n"
     )
     write_whole(path, said + yaml.safe_dump(layout_tree(estimate), sort_keys=False))

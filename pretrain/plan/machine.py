@@ -97,6 +97,12 @@ def load_machine(name: str, *, key: str = "--gpu") -> MachineConfig:
     path = Path(name) if is_path else MACHINES / f"{name}.yaml"
     with user_path(path):
         is_file = path.is_file()
+        is_folder = is_path and path.is_dir()
+    if is_folder:
+        raise UserError(
+            f"{key} ({name}) must be a YAML file, and it is a folder; known are {', '.join(known_machines())}, and the path of a "
+            "file works, too"
+        )
     if not is_file or (not is_path and name not in known_machines()):
         raise UserError(
             f"{key} ({name}) is not known; known are {', '.join(known_machines())}, and the path of a YAML file works, too"

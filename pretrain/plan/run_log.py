@@ -1,12 +1,18 @@
 """What a run's own log says of its speed: the layout that its newest start had, on which device, and the time of its steps."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
 from fanal.errors import UserError, user_path
-from fanal.run_progress import newest_metrics
+from fanal.fields import Rule, fit, is_count, is_figure, or_null
+from fanal.json_lines import parse_lines
+from fanal.plain_files import plain_stream
+from fanal.run_folder import METRICS_FILE
+from fanal.run_progress import RECORD_BEGINS, newest_metrics
+from fanal.shown import shown_json
 from pretrain.config.schema import RunConfig
 from pretrain.config.steps import last_batch_size
 from pretrain.history.evidence import config_in
@@ -19,6 +25,20 @@ LEAST_STEPS = 10
 LEAST_RECORDS = 3
 MOST_SCATTER = 0.3
 """Half of the records must lie within so much of their median, or something else took the machine's time."""
+
+FIELDS: dict[str, Rule] = {
+    "start": or_null(is_count),
+    "step": is_count,
+    "global_batch_size": is_count,
+    "step_time_s": lambda value: is_figure(value) and value > 0,
+}
+"""Fields of a step's record that say its speed; an older version wrote no start."""
+WORDS = {
+    "start": "the number of a start",
+    "step": "a number of steps",
+    "global_batch_size": "a number of samples",
+    "step_time_s": "seconds above 0",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +78,7 @@ def logged_run(run_dir: str | Path) -> LoggedRun:
         )
     records: dict[int, list[dict[str, Any]]] = {}
     for record in newest_metrics(folder, kinds=("step",)):
+        _check(record, folder)
         if not record.get("replay"):
             records.setdefault(record.get("start", 0), []).append(record)
     most = 0
@@ -74,6 +95,29 @@ def logged_run(run_dir: str | Path) -> LoggedRun:
         f"start, behind its first {WARM_UP_STEPS}, and has {most}; "
         f"a run of {LEAST_STEPS + WARM_UP_STEPS} steps with log.interval=1 works"
     )
+
+
+def _check(record: dict[str, Any], folder: Path) -> None:
+    """Refuse a record with a field that no run writes so: its line was changed, and what it says of the run is not known."""
+    if fit(record, FIELDS):
+        return
+    name = next(name for name, rule in FIELDS.items() if not fit(record, {name: rule}))
+    path = folder / METRICS_FILE
+    stated = f"({shown_json(record[name])}) " if name in record else ""
+    raise UserError(
+        f"{path}, line {_line_of(record, path)}: {name} {stated}must be {WORDS[name]}; without this line the file works"
+    )
+
+
+def _line_of(record: dict[str, Any], path: Path) -> int | str:
+    """Return the number of the line that holds a record."""
+    text = json.dumps(record)  # NaN is not equal to itself
+    with plain_stream(path) as stream:
+        for number, line in enumerate(stream, start=1):
+            found = parse_lines([line.decode(errors="replace")], begins=RECORD_BEGINS)
+            if any(json.dumps(one) == text for one in found):
+                return number
+    return "?"  # the run has changed its file since
 
 
 def _counted(records: list[dict[str, Any]], start: StartFile, run: RunConfig) -> list[dict[str, Any]]:

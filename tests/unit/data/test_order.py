@@ -196,11 +196,12 @@ def test_validation_chunks_lie_in_a_row_from_the_first_token() -> None:
 
 
 def test_a_source_shorter_than_a_sample_is_refused_with_a_length_that_works() -> None:
-    with pytest.raises(
-        ValueError, match=r"data.seq_length \(8\) needs .* = 9 tokens and 42/a has 8; data.seq_length=7 works"
-    ):
+    says = r"data.seq_length \(8\) needs .* = 9 tokens and 42/a has 8; a longer source works, and so does data.seq_length=4$"
+    with pytest.raises(ValueError, match=says):
         order(8)
-    assert order(8, seq_length=7).chunks_per_epoch == 1
+    assert order(8, seq_length=4).chunks_per_epoch == 1
+    with pytest.raises(ValueError, match=r"42/a has 1; a longer source works$"):
+        order(1)
 
 
 def test_every_token_but_the_first_and_the_slack_is_predicted_once_in_an_epoch() -> None:

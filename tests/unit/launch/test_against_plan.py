@@ -13,6 +13,7 @@ from launch.chain.slow import slow_notice, slow_reasons
 from launch.chain.step_times import step_times
 from launch.planning.calibration import calibration_path
 from launch.planning.expected import expected_step
+from launch.planning.place import Place
 from launch.planning.plan import make_plan
 from launch.sites.schema import SlowStepConfig
 from launch.sites.site import load_site, read_site
@@ -55,7 +56,7 @@ def test_the_plan_of_a_run_is_that_of_fanal_plan_on_its_site(tmp_path: Path, con
     (tmp_path / "my.yaml").write_text(SITE)
     (tmp_path / "gpus.yaml").write_text(config)
     made = make_plan(
-        str(tmp_path / "gpus.yaml"), [], gpus=None, gpu=None, site_name=str(tmp_path / "my.yaml"), nodes=1, top=1, rehearsals=0
+        str(tmp_path / "gpus.yaml"), [], Place(site_name=str(tmp_path / "my.yaml"), nodes=1), top=1, rehearsals=0
     )  # fmt: skip
     assert made.own is not None and plan["step_time_s"] == pytest.approx(made.own.step_s, rel=1e-12)
     assert plan["tokens_per_second_per_gpu"] == pytest.approx(made.own.tokens_per_second_per_gpu)

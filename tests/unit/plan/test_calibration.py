@@ -14,9 +14,12 @@ from bench.plan_speed import rank_correlation
 from fanal.errors import UserError
 from launch.planning.calibration import CalibrationRequest, calibrated_machine, calibration_path
 from launch.planning.command import plan as command
+from launch.planning.place import Nodes, Place, where
 from pretrain.config.load import load_run
 from pretrain.log.start_file import Code, StartFile, write_start_file
 from pretrain.plan.calibration import (
+    CalibratedRun,
+    Calibration,
     Factors,
     calibrate,
     calibrated,
@@ -24,7 +27,7 @@ from pretrain.plan.calibration import (
     read_calibration,
     write_calibration,
 )
-from pretrain.plan.machine import load_machine
+from pretrain.plan.machine import MACHINES, load_machine
 from pretrain.plan.run_log import LoggedRun, logged_run
 
 H100 = load_machine("h100")
@@ -116,7 +119,47 @@ def test_a_calibration_lies_beside_its_file_or_in_the_users_settings(
     assert calibration_path(site="jean-zay-h100", machine="h100") == tmp_path / "fanal/calibrations/jean-zay-h100.yaml"
     assert calibration_path(site=None, machine="h100") == tmp_path / "fanal/calibrations/h100.yaml"
     with pytest.raises(UserError, match="must stand without --no-calibration"):
-        calibrated_machine(H100, tmp_path / "none.yaml", CalibrationRequest(run_dirs=["runs/x"], ignored=True))
+        calibrated_machine(
+            Nodes(machine=H100, machine_name="h100", num_gpus=8), CalibrationRequest(run_dirs=["runs/x"], ignored=True)
+        )
+
+
+def test_a_machine_that_is_not_the_site_s_has_a_file_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    settings = tmp_path / "fanal/calibrations"
+
+    def of(site: str, machine: str) -> Path:
+        return calibration_path(site=site, machine=machine, is_own=False)
+
+    assert of("jean-zay-h100", "h200") == settings / "jean-zay-h100.h200.yaml"
+    assert of("b/site.yaml", "h200") == Path("b/site.h200.calibration.yaml")
+    assert of("jean-zay-h100", "a/mine.yaml") == Path("a/mine.jean-zay-h100.calibration.yaml")
+    assert of("b/site.yaml", "a/mine.yaml") == Path("a/mine.site.calibration.yaml")
+
+
+def test_without_a_home_the_settings_folder_must_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(_: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CONFIG_HOME")
+    monkeypatch.setattr(Path, "expanduser", unknown)
+    with pytest.raises(UserError, match=r"XDG_CONFIG_HOME is not set.* export XDG_CONFIG_HOME=\S+ works") as caught:
+        calibration_path(site=None, machine="h100")
+    monkeypatch.undo()
+    works = str(caught.value).split("XDG_CONFIG_HOME=")[1].split()[0]
+    monkeypatch.setenv("XDG_CONFIG_HOME", works)
+    assert calibration_path(site=None, machine="h100") == Path(works) / "fanal/calibrations/h100.yaml"
+    monkeypatch.setenv("XDG_CONFIG_HOME", "~nobody-of-this-name")
+    with pytest.raises(UserError, match=r"XDG_CONFIG_HOME \(~nobody-of-this-name\) must name"):
+        calibration_path(site=None, machine="h100")
+
+
+def test_a_calibration_that_is_a_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "kept.yaml").mkdir()
+    with pytest.raises(UserError, match=r"calibration \S+kept\.yaml is not readable YAML: .*directory"):
+        read_calibration(tmp_path / "kept.yaml", H100)
 
 
 RunMaker = Callable[..., Path]
@@ -163,6 +206,93 @@ def test_runs_that_say_too_little_are_refused(make_run: RunMaker, tmp_path: Path
     assert logged_run(make_run("enough", times=[2.0] * 13)).steps == 10
     with pytest.raises(UserError, match="steps of one pace"):
         logged_run(make_run("disturbed", times=[*[2.0] * 10, *[5.0] * 9]))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("step", "ten", r'step \("ten"\) must be a number of steps'),
+        ("step", None, r"step \(null\) must be"),
+        ("start", [1], r"start \(\[1\]\) must be the number of a start"),
+        ("global_batch_size", 2.5, r"global_batch_size \(2\.5\) must be a number of samples"),
+        ("step_time_s", 0, r"step_time_s \(0\) must be seconds above 0"),
+        ("step_time_s", math.nan, r"step_time_s \(NaN\) must be"),
+        ("step_time_s", ..., r"step_time_s must be"),
+    ],
+)
+def test_a_record_that_was_changed_is_named_by_file_line_and_field(
+    make_run: RunMaker, field: str, value: Any, says: str
+) -> None:
+    path = make_run() / "metrics.jsonl"
+    lines = path.read_text().splitlines()
+    record = json.loads(lines[7]) | {field: value}
+    lines[7] = json.dumps({name: one for name, one in record.items() if one is not ...})
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(UserError, match=rf"{path}, line 8: {says}.*; without this line the file works"):
+        logged_run(path.parent)
+    path.write_text("\n".join(lines[:7] + lines[8:]) + "\n")
+    assert logged_run(path.parent).steps == 11
+
+
+def kept(path: Path, machine: str = H100.description, factor: float = 3.0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    factors = Factors(products=factor, memory=factor, communication=factor, host=factor)
+    run = CalibratedRun(run_dir="/runs/a", num_ranks=4, steps=20, step_s=2.0, before_s=1.0, after_s=2.0)
+    write_calibration(path, Calibration(machine=machine, date="2026-11-30", factors=factors, runs=[run]))
+
+
+def test_a_site_with_another_machine_keeps_the_site_s_factors_and_reads_what_was_kept_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    of_site, of_both = (tmp_path / f"fanal/calibrations/jean-zay-h100{name}.yaml" for name in ("", ".h200"))
+
+    def said(gpu: str | None) -> str:
+        return calibrated_machine(where(Place(site_name="jean-zay-h100", nodes=2, gpu=gpu)), CalibrationRequest())[1]
+
+    kept(of_site)
+    assert f"by {of_site} " in said(None) and f"by {of_site} " in said("h100") and not said("h200")
+    measured = tmp_path / "measured.yaml"  # of one description with the site's machine, and of other figures
+    measured.write_text((MACHINES / "h100.yaml").read_text())
+    assert not said(str(measured))
+    kept(of_site, load_machine("h200").description)  # as an earlier version kept it for --gpu h200
+    assert f"by {of_site} " in said("h200") and not said("a100-80")
+    kept(of_both, load_machine("h200").description)
+    assert f"by {of_both} " in said("h200")
+
+
+def test_what_is_fitted_for_another_machine_than_the_site_s_is_not_the_site_s(
+    make_run: RunMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "settings"))
+    mine, run = tmp_path / "mine.yaml", make_run(hosts=("node1", "node2"))
+    mine.write_text((MACHINES / "h100.yaml").read_text())
+    calibrated_machine(
+        where(Place(site_name="jean-zay-h100", nodes=2, gpu=str(mine))), CalibrationRequest(run_dirs=[str(run)])
+    )
+    assert (tmp_path / "mine.jean-zay-h100.calibration.yaml").is_file() and not (tmp_path / "settings").exists()
+
+
+def test_a_ladder_is_planned_with_the_factors_that_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+
+    def ladder(name: str, *words: str) -> Any:
+        asked = ["configs/1b.yaml", "--gpus", "8", "--gpu", "h100", "--parts", "1/64", "--json", *words]
+        done = CliRunner().invoke(command, [*asked, "--ladder", str(tmp_path / name)])
+        assert done.exit_code == 0, done.output
+        return json.loads(done.output)
+
+    plain = ladder("plain")
+    kept(tmp_path / "fanal/calibrations/h100.yaml")
+    slower, without = ladder("slower"), ladder("without", "--no-calibration")
+    assert (
+        plain["calibration"] == without["calibration"] == ""
+        and plain["rungs"][0]["gpu_hours"] == without["rungs"][0]["gpu_hours"]
+    )
+    assert slower["rungs"][0]["gpu_hours"] > 2 * plain["rungs"][0]["gpu_hours"]
+    assert slower["calibration"].startswith(f"Calibrated by {tmp_path}/fanal/calibrations/h100.yaml")
+    words = ["configs/1b.yaml", "--gpus", "8", "--gpu", "h100", "--parts", "1/64", "--ladder", str(tmp_path / "words")]
+    assert "Calibrated by" in CliRunner().invoke(command, words).output
 
 
 def test_the_command_says_the_error_before_and_after_and_later_plans_name_it(

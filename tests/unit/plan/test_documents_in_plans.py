@@ -3,6 +3,7 @@
 import pytest
 
 from fanal.errors import UserError
+from launch.planning.place import Place
 from launch.planning.plan import make_plan
 from pretrain.config.load import load_run
 from pretrain.plan.batches import batch_speeds
@@ -66,8 +67,7 @@ def test_what_is_assumed_is_said(overrides: list[str], tokens: int | None, says:
 
 
 def made(tokens: int) -> Plan:
-    return make_plan("configs/1b.yaml", ["model.num_layers=4", MASK], gpus=8, gpu="h100", site_name=None, nodes=None, top=1,
-                     rehearsals=0, document_tokens=tokens)  # fmt: skip
+    return make_plan("configs/1b.yaml", ["model.num_layers=4", MASK], Place(gpus=8, gpu="h100"), top=1, rehearsals=0, document_tokens=tokens)  # fmt: skip
 
 
 def test_the_search_and_the_own_layout_count_it_alike_and_nothing_is_refused_in_its_words() -> None:

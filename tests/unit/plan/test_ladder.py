@@ -119,6 +119,31 @@ def test_budgets_and_ratios(tmp_path: Path) -> None:
     )
 
 
+def test_an_odd_number_of_gpus_is_the_most_that_a_rung_takes(tmp_path: Path) -> None:
+    said = planned(
+        CONFIG, "--ladder", tmp_path / "ladder", "--parts", "1/128", "--gpus", "7", "--gpu", "h100", "--json"
+    )
+    (one,) = json.loads(said)["rungs"]
+    assert one["gpus"] in (1, 3, 7) and one["global_batch_size"] % one["gpus"] == 0
+
+
+def test_a_ladder_on_cores_is_planned_for_cores(tmp_path: Path) -> None:
+    cores = "tests/golden/formats/v3/plan/cores.yaml"
+    said = planned(
+        "configs/tiny.yaml", "--ladder", tmp_path / "ladder", "--parts", "1/2", "--gpus", "2", "--gpu", cores, "--json"
+    )
+    (one,) = json.loads(said)["rungs"]
+    (file,) = (tmp_path / "ladder").iterdir()
+    alone = planned(file, "--gpus", one["gpus"], "--gpu", cores, "--own", "--rehearse", 0, "--json")
+    speed = json.loads(alone)["own"]["tokens_per_second_per_gpu"]
+    assert one["gpu_hours"] == pytest.approx(one["tokens"] / speed / 3600)
+
+
+def test_a_ladder_of_one_run_is_called_so(tmp_path: Path) -> None:
+    said = planned(CONFIG, "--ladder", tmp_path / "ladder", "--parts", "1/64")
+    assert said.startswith(f"a ladder of 1 run below {CONFIG}: ")
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -129,16 +154,15 @@ def test_budgets_and_ratios(tmp_path: Path) -> None:
         (("--ladder", "{new}", "--tokens-per-parameter", "nan"), "--tokens-per-parameter 20,40,80 works"),
         (("--ladder", "{new}", "--rung-flops", "1"), "--rung-flops (1) must be between"),
         (("--ladder", "{new}", "--rung-flops", "1e18", "--parts", "1/64"), "--rung-flops (1e18) stands in place of --parts"),
-        (("--ladder", "{new}", "--tokens", "1000000"), "--ladder takes no --write"),
+        (("--ladder", "{new}", "--parts", "1/64,"), "--parts ('1/64,') must have a part between its commas; --parts 1/64 works"),
+        (("--ladder", "{new}", "--parts", ","), "--parts (',') must have a part between its commas; --parts 1/64,1/16 works"),
         (("--ladder", "{new}", "--gpus", "0", "--gpu", "h100"), "--gpus (0) must be at least 1"),
-        (("--ladder", "{new}", "--qos", "any"), "(--tokens, --slice-hours, --qos, "),
-        (("--ladder", "{new}", "--no-calibration"), "--calibrate, --no-calibration, "),
         (("--ladder", "{new}/below"), "must name a folder in one that exists"),
         (("--ladder", ""), "must name a folder in one that exists"),
         (("--ladder", "/"), "must name a folder in one that exists"),
         (("--ladder", ".."), "must name a folder in one that exists"),
+        (("--ladder", "a" * 300, "--fit"), "File name too long"),
         (("--ladder", "{new}", "--fit"), "must be a folder with the config of every rung"),
-        (("--ladder", "{new}", "--fit", "--parts", "1/64"), "--fit reads the ladder that is there"),
         (("checkpoint.init_from=runs/other", "--ladder", "{new}"), "checkpoint.init_from=null works"),
     ],
 )  # fmt: skip
@@ -223,6 +247,21 @@ def test_too_few_finished_runs_are_refused_and_the_others_named(trained: Callabl
         finish(load_run(file), None)
     said = fitted(folder, code=2)
     assert "--fit needs 4 finished runs" in said and "there are 3" in said and "01-" in said and "last step" in said
+
+
+def test_a_run_of_two_files_and_a_run_that_diverged_are_named(trained: Callable[..., Path]) -> None:
+    folder = trained(COMPUTE)
+    one, two = sorted(folder.glob("*.yaml"))[:2]
+    finish(load_run(one), math.nan)
+    said = fitted(folder, code=2)
+    assert f"{one.stem} has none and {two.stem} has validation" in said and "without the file of a run" in said
+    text = one.read_text()
+    one.unlink()
+    fitted(folder)
+    one.write_text(text)
+    two.write_text(text)
+    said = fitted(folder, code=2)
+    assert f"{two} and {one} have the same run_dir" in said and "move one of the two out of the folder" in said
 
 
 @pytest.mark.parametrize(

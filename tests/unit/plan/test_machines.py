@@ -65,3 +65,14 @@ def test_a_file_of_ones_own_works_and_its_wrong_figure_is_named(tmp_path: Path) 
     mine.write_text(text + "device: tpu\n")
     with pytest.raises(UserError, match=r"device \(tpu\) must be cuda or cpu; cuda works"):
         load_machine(str(mine))
+    wrong = yaml.safe_load(text)
+    wrong["memory_gib"]["value"] = "x"
+    mine.write_text(yaml.safe_dump(wrong))
+    with pytest.raises(UserError, match=rf"^{mine}: memory_gib\.value: Value 'x'"):
+        load_machine(str(mine))
+    folder = tmp_path / "folder.yaml"
+    folder.mkdir()
+    with pytest.raises(
+        UserError, match=r"--gpu \(\S+folder\.yaml\) must be a YAML file, and it is a folder; known are a100-40"
+    ):
+        load_machine(str(folder))

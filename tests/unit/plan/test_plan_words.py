@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from fanal.errors import UserError
 from launch.__main__ import sites
 from launch.planning.command import plan as command
+from launch.planning.place import Place
 from launch.planning.plan import make_plan, write
 from launch.planning.target import check_target
 from launch.planning.whole_run import WholeRunRequest
@@ -17,11 +18,14 @@ from pretrain.config.load import load_run
 from pretrain.plan.table import Plan, lines, to_json
 
 SMALL = ("model.num_layers=4",)
-OPTIONS: dict[str, Any] = {"gpus": None, "gpu": None, "site_name": None, "nodes": None, "top": 3, "rehearsals": 0}
+OPTIONS: dict[str, Any] = {"top": 3, "rehearsals": 0}
+PLACE = {"gpus", "gpu", "site_name", "nodes"}
 
 
 def planned(*overrides: str, **options: Any) -> Plan:
-    return make_plan("configs/1b.yaml", (*SMALL, *overrides), **{**OPTIONS, **options})
+    place = Place(**{name: value for name, value in options.items() if name in PLACE})
+    others = {name: value for name, value in options.items() if name not in PLACE}
+    return make_plan("configs/1b.yaml", (*SMALL, *overrides), place, **{**OPTIONS, **others})
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +51,7 @@ def test_the_json_holds_what_the_table_says(made: Plan) -> None:
 def test_a_written_layout_is_a_config_over_the_config(made: Plan, tmp_path: Path) -> None:
     target = tmp_path / "layout.yaml"
     write(target, made)
-    again = make_plan("configs/1b.yaml", (*SMALL, f"@{target}"), **{**OPTIONS, "gpus": 8, "gpu": "h100"})
+    again = planned(f"@{target}", gpus=8, gpu="h100")
     assert again.own is not None
     assert (again.own.stages, again.own.times) == (made.best[0].stages, made.best[0].times)
     with pytest.raises(UserError, match=r"must not be there yet; --write .*layout-2\.yaml works"):
@@ -56,6 +60,12 @@ def test_a_written_layout_is_a_config_over_the_config(made: Plan, tmp_path: Path
     for wrong, says in (("layout.txt", "must name a YAML file"), ("none/layout.yaml", "in a folder that exists")):
         with pytest.raises(UserError, match=says):
             check_target("--write", tmp_path / wrong, (".yaml",), may_replace=False)
+
+
+def test_a_name_that_is_no_text_of_one_line_leaves_the_file_readable(made: Plan, tmp_path: Path) -> None:
+    for name in ("two\nlines.yaml", "\udcff.yaml"):
+        write(tmp_path / name, made)
+        assert planned(f"@{tmp_path / name}", gpus=8, gpu="h100", top=1).own is not None
 
 
 def test_a_file_that_cannot_be_written_is_refused_before_the_search(
@@ -97,6 +107,8 @@ def test_a_site_says_its_machine_and_its_nodes() -> None:
             r"no qos of jean-zay-h100 .*qos_gpu_h100-t3: up to 512.*--nodes 128 works",
         ),
         ({"site_name": "jean-zay-v100", "nodes": 1}, "so do the sites .*jean-zay-a100, jean-zay-h100"),
+        ({"site_name": "jean-zay-h100", "nodes": 1, "gpu": ""}, r"--gpu \(\) is not known; known are a100-40"),
+        ({"site_name": "local", "nodes": 1}, r"--gpu cores\.yaml works, .*--site local --write-machine cores\.yaml"),
         ({"site_name": "jean-zay-h100", "nodes": 1, "gpus": 8}, "must be left out beside --site"),
         ({"site_name": "jean-zay-h100", "gpus": 8}, "must be left out beside --site"),
         ({"gpus": 8, "gpu": "h100", "nodes": 4}, "must stand beside --site"),

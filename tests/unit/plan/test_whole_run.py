@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fanal.errors import UserError
+from launch.planning.place import Nodes, Place, machine_of_site
 from launch.planning.plan import make_plan
 from launch.planning.whole_run import WholeRunRequest, site_facts
 from launch.sites.facts import PlanConfig, check_facts
@@ -37,6 +38,12 @@ FACTS = SiteFacts(
     start_up_s=FigureConfig(value=240, source="measured"), preflight_s=FigureConfig(value=60, source="measured"), disks=(),
     energy=EnergyFacts(),
 )  # fmt: skip
+
+
+def nodes(site: str | None, num_gpus: int) -> Nodes:
+    loaded = None if site is None else load_site(site)
+    machine = H100 if loaded is None else machine_of_site(loaded, str(site), "h100")
+    return Nodes(machine=machine, machine_name="h100", num_gpus=num_gpus, site_name=site, site=loaded)
 
 
 def one_b(*words: str) -> RunConfig:
@@ -208,24 +215,34 @@ def test_a_ramp_costs_speed_where_a_bubble_or_the_update_is_shared_by_few() -> N
 
 def test_a_plan_for_a_site_says_the_whole_run() -> None:
     made = make_plan(
-        str(ROOT / "configs" / "1b.yaml"), ["run_dir=runs/x", "train.micro_batch_size=2"], gpus=None, gpu=None,
-        site_name="jean-zay-h100", nodes=2, top=1, rehearsals=0, asked=WholeRunRequest(tokens=10**10, own=True),
+        str(ROOT / "configs" / "1b.yaml"), ["run_dir=runs/x", "train.micro_batch_size=2"],
+        Place(site_name="jean-zay-h100", nodes=2), top=1, rehearsals=0, asked=WholeRunRequest(tokens=10**10, own=True),
     )  # fmt: skip
     own = made.whole_run
     assert own is not None and own.is_own and own.estimate.run.train.micro_batch_size == 2
     text = whole_run_lines(own)
     assert all(len(line) <= 100 for line in text) and lines(made)[-len(text) :] == text
     assert json.loads(to_json(made))["whole_run"] == json.loads(json.dumps(whole_run_tree(own)))
-    facts = site_facts("jean-zay-h100", one_b(), WholeRunRequest(), num_gpus=8)
+    facts = site_facts(nodes("jean-zay-h100", 8), one_b(), WholeRunRequest())
     best = whole_run(made.best[0], made.machine, facts, failures=failure_rate(None))
     assert best.gpu_hours < own.gpu_hours and best.tokens == own.tokens >= 10**10
     assert best.boundaries[2].kwh == pytest.approx(best.gpu_hours * 0.7 * 1.2)
     assert best.boundaries[2].co2_kg == pytest.approx(best.gpu_hours * 0.7 * 1.2 * 21.7e-3)
 
 
+def test_a_site_of_cores_has_a_whole_run_too(tmp_path: Path) -> None:
+    cores = ROOT / "tests" / "golden" / "formats" / "v3" / "plan" / "cores.yaml"
+    made = make_plan(
+        str(ROOT / "configs" / "tiny.yaml"), [f"run_dir={tmp_path}/x"], Place(site_name="local", nodes=1, gpu=str(cores)), top=1,
+        rehearsals=0, asked=WholeRunRequest(slice_hours=20),
+    )  # fmt: skip
+    assert made.whole_run is not None and made.whole_run.jobs is not None and made.whole_run.jobs.count >= 1
+    assert made.best[0].num_gpus == 2
+
+
 def test_a_job_too_short_says_one_that_works() -> None:
     def planned(hours: float) -> WholeRun:
-        return whole_of(one_b(), site_facts("jean-zay-h100", one_b(), WholeRunRequest(slice_hours=hours), num_gpus=8))
+        return whole_of(one_b(), site_facts(nodes("jean-zay-h100", 8), one_b(), WholeRunRequest(slice_hours=hours)))
 
     with pytest.raises(UserError, match=r"--slice-hours \(0.1\) must be longer than a start") as caught:
         planned(0.1)
@@ -242,16 +259,16 @@ def test_a_job_too_short_says_one_that_works() -> None:
 )
 def test_slices_that_no_qos_allows(asked: WholeRunRequest, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        site_facts("jean-zay-h100", one_b(), asked, num_gpus=8)
-    facts = site_facts("jean-zay-h100", one_b(), WholeRunRequest(slice_hours=100), num_gpus=8)
+        site_facts(nodes("jean-zay-h100", 8), one_b(), asked)
+    facts = site_facts(nodes("jean-zay-h100", 8), one_b(), WholeRunRequest(slice_hours=100))
     assert facts is not None and facts.slot_h == 100
     with pytest.raises(UserError, match=r"--site jean-zay-h100 --nodes 2 .* works"):
-        site_facts(None, one_b(), asked, num_gpus=8)
+        site_facts(nodes(None, 8), one_b(), asked)
 
 
 def test_the_disk_of_the_run_folder_is_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("WORK", str(tmp_path))
-    facts = site_facts("jean-zay-h100", one_b(f"run_dir={tmp_path}/x"), WholeRunRequest(), num_gpus=8)
+    facts = site_facts(nodes("jean-zay-h100", 8), one_b(f"run_dir={tmp_path}/x"), WholeRunRequest())
     assert facts is not None and [one.name for one in facts.disks if one.holds_run] == ["WORK"]
     whole = whole_of(one_b(f"run_dir={tmp_path}/x"), facts)
     assert [fit.disk.quota_files for fit in whole.disks] == [500_000]
@@ -277,7 +294,7 @@ def test_wrong_figures_are_refused(value: float, tmp_path: Path) -> None:
 
 def test_the_slot_is_that_of_the_qos_that_launch_takes_by_default_or_of_the_named_one() -> None:
     def slot(qos: str | None, site: str = "jean-zay-h100", num_gpus: int = 8) -> tuple[float | None, str]:
-        facts = site_facts(site, one_b(), WholeRunRequest(qos=qos), num_gpus=num_gpus)
+        facts = site_facts(nodes(site, num_gpus), one_b(), WholeRunRequest(qos=qos))
         assert facts is not None
         return facts.slot_h, facts.slot_name
 
@@ -291,4 +308,4 @@ def test_the_slot_is_that_of_the_qos_that_launch_takes_by_default_or_of_the_name
         with pytest.raises(UserError, match=rf"--qos \({qos}\) must be .* --qos qos_gpu_h100-t3 works"):
             slot(qos, num_gpus=num_gpus)
     with pytest.raises(UserError, match=r"--qos \(x\) must stand beside --site"):
-        site_facts(None, one_b(), WholeRunRequest(qos="x"), num_gpus=8)
+        site_facts(nodes(None, 8), one_b(), WholeRunRequest(qos="x"))
