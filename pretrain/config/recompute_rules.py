@@ -8,10 +8,9 @@ from pretrain.config.schema import TrainConfig
 DEFAULT = TrainConfig().recompute_modules
 
 
-def check_recompute(train: TrainConfig, num_layers: int) -> None:
-    """Refuse parts that a layer does not have, more layers than there are, and a choice of layers or parts that does nothing.
+def check_recompute(train: TrainConfig) -> None:
+    """Refuse parts that a layer does not have, and a choice of layers or parts that does nothing.
 
-    Args: num_layers: of the whole model. Each chunk of it may have fewer than are stated, and is then recomputed whole.
     Raises: UserError naming the first broken rule.
     """
     layers, modules = train.recompute_num_layers, train.recompute_modules
@@ -19,11 +18,6 @@ def check_recompute(train: TrainConfig, num_layers: int) -> None:
         raise UserError(
             f"train.recompute_num_layers ({layers}) counts whole layers, and needs train.recompute=full (now {train.recompute}); "
             f"train.recompute_num_layers=null works{_or_full(modules)}"
-        )
-    if layers is not None and layers > num_layers:
-        raise UserError(
-            f"train.recompute_num_layers ({layers}) must be at most the model's {num_layers} layers (model.num_layers); "
-            "train.recompute_num_layers=null works, and recomputes all"
         )
     if train.offload_activations and train.recompute != "full":
         raise UserError(

@@ -21,7 +21,7 @@ CHOICES = {
     "all three": PARTS,
     "norms and feed-forwards": FEED_FORWARDS,
     "three layers": ("train.recompute=full", "train.recompute_num_layers=3"),
-    "all layers, counted": ("train.recompute=full", "train.recompute_num_layers=8"),
+    "more layers than there are": ("train.recompute=full", "train.recompute_num_layers=9"),
 }
 FAMILIES = {
     "olmo2": "norms over all heads, and norms behind attention and feed-forward alone",
@@ -36,12 +36,6 @@ LAYOUTS = {
     "DP2 with overlap, parts": (*DP2, *OVERLAP, *PARTS),
     "PP2 of 2 virtual stages, parts": (*PP2, *VP2, *PARTS),
     "PP2 of 2 virtual stages, the first layer of each": (*PP2, *VP2, *FULL_1),
-    "PP2 of 2 virtual stages, more layers than each has": (
-        *PP2,
-        *VP2,
-        "train.recompute=full",
-        "train.recompute_num_layers=3",
-    ),
 }
 FAULTS = {
     "recomputed_without_documents": (*TP2, *SP, SELECTIVE),

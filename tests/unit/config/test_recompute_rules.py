@@ -24,7 +24,6 @@ REFUSED = {
     "layers beside parts": ("train.recompute=selective", "train.recompute_num_layers=2"),
     "inputs on the host without whole layers": ("train.offload_activations=true",),
     "inputs on the host beside parts": ("train.recompute=selective", "train.offload_activations=true"),
-    "more layers than there are": ("train.recompute=full", "train.recompute_num_layers=5"),
     "no layer": ("train.recompute=full", "train.recompute_num_layers=0"),
     "parts that are not there": ("train.recompute=selective", "train.recompute_modules=[norms]"),
     "no parts": ("train.recompute=selective", "train.recompute_modules=[]"),
