@@ -37,13 +37,15 @@ CONFIG = Path("configs/1b.yaml").absolute()
 DATE = datetime.date(2026, 11, 30)
 CORES = Measured(
     device="cpu", device_name="cpu", precision="fp32", ranks=2, threads=1, memory_gib=8, bf16_tflops=0.2, fp32_tflops=0.1,
-    product_tflops=0.08, attention_tflops=0.03, copy_gb_per_s=20, elementwise_gb_per_s=10, message_gb_per_s=1.5, latency_us=200,
-    host_ms_per_layer=4,
+    bf16_product_tflops=0.18, fp32_product_tflops=0.08, bf16_attention_tflops=0.04, fp32_attention_tflops=0.03, copy_gb_per_s=20,
+    bf16_elementwise_gb_per_s=8, fp32_elementwise_gb_per_s=10, message_gb_per_s=1.5, latency_us=200, sum_gb_per_s=0.75,
+    sum_latency_us=300, host_ms_per_layer=4,
 )  # fmt: skip
 GPUS = Measured(
     device="cuda", device_name="NVIDIA H100 80GB HBM3", precision="bf16", ranks=8, threads=1, memory_gib=79.1, bf16_tflops=700,
-    fp32_tflops=50, product_tflops=600, attention_tflops=300, copy_gb_per_s=2900, elementwise_gb_per_s=2500, message_gb_per_s=300,
-    latency_us=20, host_ms_per_layer=1,
+    fp32_tflops=50, bf16_product_tflops=600, fp32_product_tflops=45, bf16_attention_tflops=300, fp32_attention_tflops=20,
+    copy_gb_per_s=2900, bf16_elementwise_gb_per_s=2500, fp32_elementwise_gb_per_s=2600, message_gb_per_s=300, latency_us=20,
+    sum_gb_per_s=280, sum_latency_us=25, host_ms_per_layer=1,
 )  # fmt: skip
 LAYOUTS = {"runs/data": (), "runs/tensor": ("parallel.tensor_model_parallel_size=4", "train.micro_batch_size=8")}
 LAW = Law(form="compute", least_loss=1.8, factors=(300.0,), exponents=(0.13,))

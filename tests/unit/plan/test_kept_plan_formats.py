@@ -24,18 +24,20 @@ KEPT = Path(__file__).parents[2] / "golden" / "formats" / "v3" / "plan"
 MACHINES = {
     "cores": {
         "gpus_per_node": 2, "memory_gib": 8, "bf16_tflops": 0.2, "fp32_tflops": 0.1, "memory_gb_per_s": 20, "node_gb_per_s": 1.5,
-        "network_gb_per_s": 1.5, "node_latency_us": 200, "network_latency_us": 200, "product_fraction": 0.8, "attention_fraction": 0.3,
-        "flash3_fraction": 0.3, "memory_fraction": 0.5, "collective_fraction": 1, "host_ms_per_layer": 4,
+        "network_gb_per_s": 1.5, "node_latency_us": 200, "network_latency_us": 200, "product_fraction": 0.9, "attention_fraction": 0.2,
+        "flash3_fraction": 0.2, "memory_fraction": 0.4, "fp32_product_fraction": 0.8, "fp32_attention_fraction": 0.3,
+        "fp32_memory_fraction": 0.5, "collective_fraction": 1, "sum_fraction": 0.5, "node_sum_latency_us": 300, "host_ms_per_layer": 4,
     },
     "gpus": {
         "gpus_per_node": 8, "memory_gib": 79.1, "bf16_tflops": 989.4, "fp32_tflops": 67, "memory_gb_per_s": 3350, "node_gb_per_s": 450,
         "network_gb_per_s": 60, "node_latency_us": 20, "network_latency_us": 30, "product_fraction": 0.6064,
-        "attention_fraction": 0.3032, "flash3_fraction": 0.496, "memory_fraction": 0.7463, "collective_fraction": 0.6667,
-        "host_ms_per_layer": 1, "watts": 700,
+        "attention_fraction": 0.3032, "flash3_fraction": 0.496, "memory_fraction": 0.7463, "fp32_product_fraction": 0.6716,
+        "fp32_attention_fraction": 0.2985, "fp32_memory_fraction": 0.7761, "collective_fraction": 0.6667, "sum_fraction": 0.6222,
+        "node_sum_latency_us": 25, "host_ms_per_layer": 1, "step_factor": 1.25, "watts": 700,
     },
 }  # fmt: skip
 FACTORS = {
-    "products": 1.3920521751316641, "memory": 0.7911862969529222, "communication": 0.6679023781398751, "host": 1.0,
+    "products": 1.1205512394651234, "memory": 0.6200202008416512, "communication": 0.5349498524210685, "host": 1.0,
 }  # fmt: skip
 RUNGS = [
     ("01-4.67M-108M", 4_669_440, 108_093_440, 4.135642),
@@ -70,8 +72,8 @@ def test_a_kept_calibration_has_its_factors_and_its_runs() -> None:
         ("runs/data", 8, 20, 3.0),
         ("runs/tensor", 8, 20, 3.75),
     ]
-    assert found.worst_before == pytest.approx(1 - 2.586050178895021 / 3)
-    assert found.worst_after == pytest.approx(3.7624433228074734 / 3.75 - 1)
+    assert found.worst_before == pytest.approx(4.606456610740229 / 3.75 - 1)
+    assert found.worst_after == pytest.approx(3.768554641757863 / 3.75 - 1)
 
 
 def test_a_kept_ladder_is_fitted_to_the_losses_of_its_runs(folder: Path) -> None:
@@ -89,7 +91,7 @@ def test_a_kept_layout_is_laid_over_its_config(folder: Path) -> None:
         command, ["config.yaml", "@layout.yaml", "--gpus", "8", "--gpu", "gpus.yaml", "--rehearse", "0", "--json"]
     )
     tree = json.loads(done.output)
-    assert tree["calibration"].startswith("Calibrated by gpus.calibration.yaml (2026-11-30): products x1.39")
+    assert tree["calibration"].startswith("Calibrated by gpus.calibration.yaml (2026-11-30): products x1.12")
     assert tree["own"]["step_s"] > 0
 
 
