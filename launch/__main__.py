@@ -229,7 +229,9 @@ def pack_environment(site_name: str, archive: Path, python_version: str, locks: 
 
     def act() -> int:
         from launch.offline.pack import pack_offline
+        from launch.planning.target import check_target
 
+        check_target("--to", archive, (".tar",), may_replace=False)
         site, code_dir = _site(site_name), Path(__file__).parents[1]
         with user_path(archive, *locks):
             count = pack_offline(

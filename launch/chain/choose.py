@@ -4,6 +4,7 @@ import os
 import sys
 from pathlib import Path
 
+from fanal.node_name import node_name
 from fanal.ownership import close_new_files
 from launch.chain import avoid, jobs_file
 from launch.chain.blame import broken_nodes
@@ -14,7 +15,7 @@ from launch.chain.this_job import attempt_dir, here
 def choose(folder: Path) -> str:
     """Choose the nodes that train, and note them.
 
-    Returns: HOST:PORT where ranks meet, the nodes with commas between, and a node that is not the script's, if there is one.
+    Returns: HOST:PORT where ranks meet, the nodes with commas between, the script's node, and one that is not, if there is one.
     Raises: PassingError if too few are left.
     """
     close_new_files()
@@ -29,6 +30,8 @@ def choose(folder: Path) -> str:
     )  # fmt: skip
     others = f"without {', '.join(found.left_out)}: " if found.left_out else ""
     print(f"job {at.job}: trains on {', '.join(found.nodes)}, {others}{found.reason}", file=sys.stderr, flush=True)
-    mine = os.environ.get("SLURMD_NODENAME", "")
+    mine = node_name()
     whole = [node for node in (*found.nodes, *found.left_out) if node not in (mine, *found.broken)]
-    return " ".join((meeting_point(found.nodes[0], os.environ["FANAL_MEET_AT"]), ",".join(found.nodes), *whole[-1:]))
+    return " ".join(
+        (meeting_point(found.nodes[0], os.environ["FANAL_MEET_AT"]), ",".join(found.nodes), mine, *whole[-1:])
+    )

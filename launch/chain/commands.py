@@ -95,7 +95,10 @@ def _apply(path: Path, *, is_written: bool) -> None:
 )
 @click.option("--no-until", is_flag=True, help="Take the conditions away.")
 def chain(run_dir: Path, until_step: int | None, until_loss: float | None, no_until: bool) -> None:
-    """Show, or set, the condition that ends the chain of a run before its last step. It counts for jobs that run, too."""
+    """Show, or set, the condition that ends the chain of a run before its last step. It counts for jobs that run, too.
+
+    A job that trains to an earlier step stops there, and the next one goes on.
+    """
 
     def act() -> int:
         from launch.chain.launch_folder import hold_launch_folder

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fanal.errors import PassingError
+from fanal.node_name import node_name
 from launch import slurm
 from launch.chain.avoid import noted_nodes
 from launch.chain.blame import PREFLIGHT_RESULT
@@ -94,6 +95,6 @@ def preflight_result(attempt: Path) -> dict[str, Any]:
 
 def meeting_point(first: str, here: str) -> str:
     """Return where ranks meet: ``here``, HOST:PORT of this node, if it is the first that trains, else a port of the one that is."""
-    if first == os.environ.get("SLURMD_NODENAME"):
+    if first == node_name():
         return here
     return f"{slurm.node_host(first)}:{random.SystemRandom().choice(PORTS)}"

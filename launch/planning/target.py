@@ -1,9 +1,12 @@
-"""The file that an option of ``fanal plan`` names, looked at before a search takes its time."""
+"""The file that an option names, looked at before a search or a download takes its time."""
 
 import os
 from pathlib import Path
 
 from fanal.errors import UserError, user_path
+
+KINDS = {".yaml": "a YAML", ".svg": "an SVG", ".tar": "a tar"}
+EXAMPLES = {".yaml": "layout.yaml", ".svg": "scaling.svg", ".tar": "environment.tar"}
 
 
 def check_target(option: str, target: Path, suffixes: tuple[str, ...], *, may_replace: bool) -> None:
@@ -12,12 +15,11 @@ def check_target(option: str, target: Path, suffixes: tuple[str, ...], *, may_re
     Args: suffixes: endings that the name may have, the first for advice; may_replace: whether a file that is there is replaced.
     Raises: UserError naming the option, its value, the rule and what works.
     """
-    example = f"{option} {'layout' if not may_replace else 'scaling'}{suffixes[0]} works"
+    example = f"{option} {EXAMPLES[suffixes[0]]} works"
     with user_path(target):
         if target.suffix not in suffixes:
-            kinds = {".yaml": "a YAML", ".svg": "an SVG"}
             works = f"{option} {target}{suffixes[0]} works" if target.name else example
-            raise UserError(f"{option} ({target}) must name {kinds[suffixes[0]]} file; {works}")
+            raise UserError(f"{option} ({target}) must name {KINDS[suffixes[0]]} file; {works}")
         folder = target.absolute().parent
         if target.is_dir() or not folder.is_dir():
             raise UserError(f"{option} ({target}) must name a file in a folder that exists; {example}")

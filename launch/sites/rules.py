@@ -11,7 +11,7 @@ from launch.sites.schema import ContainerConfig, EncodeConfig, QosConfig, SiteCo
 
 SET_BY_SCRIPTS = re.compile(
     r"(FANAL|PRETRAIN)_\w*|PYTHON|PYTHONPATH|PYTHONSAFEPATH|OMP_NUM_THREADS|SRUN_CPUS_PER_TASK|"
-    r"launch_dir|run_dir|found|sha256|name|leaving|code|step|guard|old|next|chosen|nodes|stands_by|watch|evaluations|prefix|parts|part"
+    r"launch_dir|run_dir|found|sha256|name|leaving|code|step|guard|old|next|chosen|nodes|mine|stands_by|watch|evaluations|prefix|parts|part"
 )
 """Variables that scripts of jobs set for themselves: a site's would be lost, or lead them astray."""
 ARCHITECTURES = ("x86_64", "aarch64")

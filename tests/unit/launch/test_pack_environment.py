@@ -214,3 +214,19 @@ def test_what_pip_says_is_the_error_and_no_archive_is_left(tmp_path: Path) -> No
     assert done.exit_code == PackingError.exit_code
     assert "error: pip download failed (1): " in done.output and "one==1.0" in done.output
     assert [path.name for path in tmp_path.iterdir()] == ["lock"]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("none/a.tar", "must name a file in a folder that exists"), ("there.tar", "must not be there yet; --to "),
+        ("a.yaml", "must name a tar file; --to "),
+    ],
+)  # fmt: skip
+def test_an_archive_that_could_not_be_written_is_refused_before_a_download(
+    name: str, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "there.tar").write_text("somebody's")
+    done = CliRunner().invoke(cli, ["pack-environment", "--site", "jupiter", "--to", str(tmp_path / name)])
+    assert done.exit_code == 2 and said in done.output and len(done.output.splitlines()) == 1
+    assert (tmp_path / "there.tar").read_text() == "somebody's" and len([*tmp_path.iterdir()]) == 1

@@ -12,7 +12,7 @@ from launch import slurm
 from launch.chain import jobs_file
 from launch.chain.decide import Facts, decide
 from launch.chain.inside import Room, room
-from launch.chain.spare import candidates, choice
+from launch.chain.spare import candidates, choice, meeting_point
 from launch.chain.spare_request import SPARE_NODES, check_spare_nodes, cost_of_spares
 from launch.preflight.outliers import NodeReport, slowdowns
 from pretrain.config.load import load_run, to_yaml
@@ -158,3 +158,12 @@ def test_spare_nodes_say_what_they_cost_and_a_part_of_a_node_has_none() -> None:
         check_spare_nodes(1, gpus_per_node=2, most=9)
     with pytest.raises(UserError, match=r"--spare-nodes \(10\) must not be above 9, .*--spare-nodes 1 works"):
         check_spare_nodes(10, gpus_per_node=None, most=9)
+
+
+def test_the_script_s_node_is_known_where_no_slurmd_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SLURMD_NODENAME", raising=False)
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "n[1-3]")
+    monkeypatch.setenv("SLURM_NODEID", "0")
+    monkeypatch.setattr(slurm, "node_host", lambda node: f"host-of-{node}")
+    assert meeting_point("n1", "here:29500") == "here:29500"
+    assert meeting_point("n2", "here:29500").startswith("host-of-n2:")
