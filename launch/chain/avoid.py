@@ -1,12 +1,13 @@
 """Avoidance of bad nodes: waiting jobs of every chain that shares a list of nodes are kept off them, as far as they can still run.
 
 Slurm's ExcNodeList of a waiting job is replaced as a whole, and does not say who excluded what. So what was added here is kept
-beside the list (``applied_nodes``): only that is taken away again when a node is allowed or its entry expires, and never what a
+beside the list (``applied_nodes``), by each user who shares it apart: only that is taken away again when a node is allowed or its entry expires, and never what a
 user excluded.
 """
 
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from fanal.run_folder import JOB, LAUNCH_DIR
 from launch import slurm
 from launch.chain import jobs_file
 from launch.chain.evaluations import EVALUATE_SCRIPT
-from launch.chain.node_list import DEFAULT_HOURS, Entry, edit_list, list_path, locked, read_list, utc_now
+from launch.chain.node_list import DEFAULT_HOURS, Entry, edit_list, list_path, locked, read_list, utc_now, write_shared
 from launch.chain.script import SCRIPT
 
 MAX_SHARE = 0.25
@@ -168,7 +169,7 @@ def apply_list(path: Path, *, also: Sequence[str] = ()) -> list[Change]:
             applied[job] = sorted(ours)
             if change.kept_off or change.freed or change.left_in:
                 changes.append(change)
-        _keep_applied(path, {job: nodes for job, nodes in applied.items() if nodes})
+        _keep_applied(path, applied)
     for change in changes:
         print(change.words(), file=sys.stderr, flush=True)
     return changes
@@ -278,10 +279,14 @@ def note_start(folder: Path, job: str, facts: dict[str, Any], records: Sequence[
 
 
 def applied_nodes(path: Path) -> dict[str, list[str]]:
-    """Return the nodes that each job in the queue is kept off by us; none if that is not known."""
+    """Return the nodes that each job of this user in the queue is kept off by us; none if that is not known."""
+    return _lists_in(_old_applied_path(path)) | _lists_in(_applied_path(path))
+
+
+def _lists_in(path: Path) -> dict[str, list[str]]:
     return {
         job: [node for node in nodes if isinstance(node, str)]
-        for job, nodes in _read_object(_applied_path(path)).items()
+        for job, nodes in _read_object(path).items()
         if isinstance(nodes, list)
     }
 
@@ -296,7 +301,7 @@ def allow(path: Path, nodes: Collection[str]) -> None:
     with locked(path):
         kept = {node: at for node, at in allowed_nodes(path).items() if now < at + timedelta(hours=DEFAULT_HOURS)}
         times = {node: at.strftime(jobs_file.TIME) for node, at in (kept | dict.fromkeys(nodes, now)).items()}
-        write_whole(_allowed_path(path), json.dumps(times, indent=1, sort_keys=True) + "\n")
+        write_shared(_allowed_path(path), json.dumps(times, indent=1, sort_keys=True) + "\n")
 
 
 def allowed_nodes(path: Path) -> dict[str, datetime]:
@@ -318,11 +323,19 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 
 def _keep_applied(path: Path, applied: dict[str, list[str]]) -> None:
-    if applied != applied_nodes(path):
-        write_whole(_applied_path(path), json.dumps(applied, indent=1, sort_keys=True) + "\n")
+    """Keep what is applied. Of a job that the file of old versions names none is kept as well: that file is not written any more."""
+    old = _lists_in(_old_applied_path(path))
+    kept = {job: nodes for job, nodes in applied.items() if nodes or job in old}
+    if kept != _lists_in(_applied_path(path)):
+        write_whole(_applied_path(path), json.dumps(kept, indent=1, sort_keys=True) + "\n")
 
 
 def _applied_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.applied.{os.geteuid()}.json")
+
+
+def _old_applied_path(path: Path) -> Path:
+    """Return the file of versions that knew one user of a list alone."""
     return path.with_name(f"{path.name}.applied.json")
 
 

@@ -17,9 +17,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from fanal.errors import PassingError, UserError, error_type
-from fanal.files import write_whole
+from fanal.files import replacing
 from fanal.locks import take_lock
 from fanal.new_files import open_to_lock
+from fanal.ownership import open_as_folder
 from fanal.shown import shown
 from launch import slurm
 
@@ -139,11 +140,21 @@ def edit_list(path: Path, *, add: Sequence[Entry] = (), remove: Collection[str] 
                     adding.pop(entry.node, None)
                     kept.append(line)
         lines = [*(kept or HEADER.splitlines()), *(entry.line() for entry in adding.values())]
-        try:
-            write_whole(path, "\n".join(lines) + "\n")
-        except OSError as error:
-            raise _unusable(path, error) from None
+        write_shared(path, "\n".join(lines) + "\n")
     return removed
+
+
+def write_shared(path: Path, text: str) -> None:
+    """Write a list, or a file beside it, as a whole: those may write to it who may write in its folder.
+
+    Raises: UserError or PassingError if it cannot be written.
+    """
+    try:
+        with replacing(path) as stream:
+            open_as_folder(stream.fileno(), path.parent)
+            stream.write(text.encode("utf-8"))
+    except OSError as error:
+        raise _unusable(path, error) from None
 
 
 @contextlib.contextmanager
@@ -156,6 +167,7 @@ def locked(path: Path) -> Iterator[None]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open_to_lock(lock) as stream:
+            open_as_folder(stream.fileno(), path.parent)
             give_up_at = time.monotonic() + LOCK_WAIT_S
             while not take_lock(stream.fileno()):
                 if time.monotonic() > give_up_at:
