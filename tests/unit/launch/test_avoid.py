@@ -197,6 +197,66 @@ def test_a_chain_with_another_list_and_jobs_of_others_are_left_alone(
     assert cluster.excluded == {"8": "(null)", "9": "(null)", "10": "n1"}
 
 
+@pytest.mark.parametrize("is_done", [False, True], ids=["before Slurm did it", "after"])
+def test_what_was_excluded_by_a_process_that_is_killed_is_taken_back(
+    is_done: bool, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = Slurm(tmp_path, monkeypatch, {"8": 1, "9": 1})
+    cluster.excluded["8"] = "n4"
+
+    def killed(*command: str) -> str:
+        if command[:3] == ("scontrol", "update", "JobId=9"):
+            if is_done:
+                cluster.ask(*command)
+            raise KeyboardInterrupt
+        return cluster.ask(*command)
+
+    path.write_text("n1\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(slurm, "ask", killed)
+        with pytest.raises(KeyboardInterrupt):
+            avoid.apply_list(path)
+    assert cluster.excluded == {"8": "n1,n4", "9": "n1" if is_done else "(null)"}
+    path.write_text("")
+    avoid.apply_list(path)
+    assert cluster.excluded == {"8": "n4", "9": "(null)"}
+
+
+def test_a_job_whose_list_slurm_does_not_tell_or_that_it_refuses_keeps_no_other_from_its_change(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster = Slurm(tmp_path, monkeypatch, {"7": 1, "8": 1, "9": 1})
+    monkeypatch.delenv("FANAL_NODES_FILE")  # job 7 has the list of its cluster, and Slurm does not say which that is
+    monkeypatch.delenv("SLURM_CLUSTER_NAME", raising=False)
+    for job in ("8", "9"):
+        (tmp_path / job / "job.json").write_text(json.dumps({"nodes_file": str(path)}))
+
+    def refuses(*command: str) -> str:
+        if command[:3] == ("scontrol", "update", "JobId=8"):
+            raise slurm.SlurmError("no permission")
+        return cluster.ask(*command)
+
+    monkeypatch.setattr(slurm, "ask", refuses)
+    path.write_text("n1\n")
+    avoid.apply_list(path)
+    assert cluster.excluded == {"7": "(null)", "8": "(null)", "9": "n1"}
+    said = capsys.readouterr().err
+    assert "warning: job 7 is left as it is: scontrol: no answer" in said
+    assert "warning: job 8 is left as it is: no permission" in said
+
+
+def test_a_node_of_the_list_that_a_chain_noted_before_counts_as_the_list_s(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = Slurm(tmp_path, monkeypatch, {"8": 3})
+    chosen = {"job": "7", "restart": 0, "nodes": ["n3"], "left_out": ["n1"], "reason": "n1 is broken"}
+    jobs_file.note(tmp_path / "8", "chosen", **chosen, exclude=["n1", "n2"])
+    path.write_text("n4\nn1\n")
+    assert list(avoid.nodes_to_avoid(path, jobs_file.read(tmp_path / "8"))) == ["n2", "n4", "n1"]
+    avoid.apply_list(path)
+    assert cluster.excluded["8"] == "n1", "the job can do without one node"
+
+
 def test_jobs_list_no_more_than_a_share_of_the_nodes(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
