@@ -19,6 +19,7 @@ from fanal.errors import FanalError
 from fanal.files import write_whole
 from fanal.ownership import why_not_own
 from fanal.run_folder import JOB, LAUNCH_DIR
+from fanal.shown import on_one_line
 from launch import slurm
 from launch.chain import jobs_file
 from launch.chain.evaluations import EVALUATE_SCRIPT
@@ -55,9 +56,9 @@ class Change:
 
 
 def reason_of(entry: Entry) -> str:
-    """Return why a node is avoided and until when."""
+    """Return why a node is avoided and until when, in one line."""
     until = "for good" if entry.until is None else f"until {entry.until:%Y-%m-%d %H:%M} UTC"
-    return f"{entry.reason or 'no reason given'}, {until}"
+    return f"{on_one_line(entry.reason) or 'no reason given'}, {until}"
 
 
 def entries_to_obey(path: Path) -> list[Entry]:

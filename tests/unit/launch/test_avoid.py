@@ -378,6 +378,62 @@ def test_options_that_make_no_sense_are_refused(options: list[str], message: str
     assert (done.exit_code, done.stderr.count("\n"), path.exists()) == (2, 1, False) and message in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("given", "message", "works"),
+    [
+        ("n[2-1]", "must count upwards, and 2-1 does not; 1-2 in its place works", "n[1-2]"),
+        ("m1,n[1,3-2]x", "must count upwards, and 3-2 does not; 2-3 in its place works", "m1,n[1,2-3]x"),
+        ("n[1-99999999]", "must name at most 10,000 nodes, and names 99,999,999; --exclude n[1-9] works", "n[1-9]"),
+        ("n[99999999-1]", "must name at most 10,000 nodes, and names 99,999,999; --exclude n[1-9] works", "n[1-9]"),
+        ("n[1-101][1-100]", "must name at most 10,000 nodes, and names 10,100; --exclude n[1-9] works", "n[1-9]"),
+        (f"n[{'9' * 5000}]", "or groups such as n[7-9], with commas between; --exclude n7,n8 works", "n7,n8"),
+        ("none[1-2]", "must name nodes, and Slurm finds none in it; --exclude n7,n8 works", "n7,n8"),
+    ],
+)
+def test_a_group_that_names_no_nodes_or_too_many_is_refused(
+    given: str, message: str, works: str, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Slurm(tmp_path, monkeypatch, {})
+    monkeypatch.setattr(slurm, "hostnames", lambda group: () if group.startswith("none") else ("n1", "n2"))
+    done = CliRunner().invoke(cli, ["nodes", "--exclude", given])
+    assert (done.exit_code, done.stderr.count("\n"), path.exists()) == (2, 1, False) and message in done.stderr
+    assert CliRunner().invoke(cli, ["nodes", "--exclude", works]).exit_code == 0 and path.exists()
+
+
+def test_a_node_that_is_named_twice_is_said_once_with_its_reason_on_one_line(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Slurm(tmp_path, monkeypatch, {})
+    reason = "slow | fan\ntwo \x1b[2J\udce9"
+    done = CliRunner().invoke(cli, ["nodes", "--exclude", "n7,n7", "--reason", reason])
+    first, last = done.stdout.splitlines()
+    assert (
+        first.startswith("n7 is avoided (slow / fan two \\x1b[2J\ufffd, until 2")
+        and last == "no waiting job had to change"
+    )
+    assert path.read_text().count("n7") == 1
+
+
+def test_bytes_that_are_not_text_and_ends_of_lines_of_another_system_stay(path: Path) -> None:
+    written = b"# caf\xe9\r\n\r\nn2 | | ventilateur \xe9teint\r\nno node \xff\n# \xe2\x80\xa8 \x0c\n"
+    path.write_bytes(written)
+    edit_list(path, add=[Entry(node="n9")])
+    assert path.read_bytes() == written + b"n9\n"
+    entries, (fault,) = read_list(path)
+    assert [(entry.node, entry.reason) for entry in entries] == [("n2", "ventilateur \ufffdteint"), ("n9", "")]
+    assert f"{path}, line 4 ('no node \ufffd')" in fault
+
+
+def test_a_list_that_would_be_longer_than_is_read_is_not_written(path: Path) -> None:
+    path.write_text("# mine\n")
+    new = [Entry(node=f"n{number}", reason="slow fan " * 20) for number in range(10_000)]
+    with pytest.raises(UserError, match=r"at most 1,000,000 bytes, and would be more with 10,000 new lines; fewer"):
+        edit_list(path, add=new)
+    assert path.read_text() == "# mine\n"
+    edit_list(path, add=[Entry(node=entry.node, reason="slow fan") for entry in new])
+    assert len(read_list(path)[0]) == 10_000
+
+
 def test_a_list_that_is_no_text_is_one_error(path: Path) -> None:
     path.mkdir()
     with pytest.raises(
