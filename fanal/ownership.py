@@ -82,6 +82,27 @@ def close_to_others(descriptor: int) -> None:
         os.fchmod(descriptor, mode & ~OTHERS)
 
 
+def open_as_folder(descriptor: int, folder: Path) -> None:
+    """Let those read and write an open file of this user who may write in its folder, whatever umask says; no others get more.
+
+    The group of the file becomes that of the folder, where its group may write there. Another user's file stays as it is: whoever
+    made it has opened it. Raises: OSError.
+    """
+    found, above = os.fstat(descriptor), folder.stat()
+    writers = above.st_mode & OTHERS
+    if found.st_uid != os.geteuid() or not writers:
+        return
+    if writers & stat.S_IWGRP and found.st_gid != above.st_gid:
+        try:
+            os.fchown(descriptor, -1, above.st_gid)
+        except OSError:  # this user is not of that group: it would be opened to another one
+            writers &= ~stat.S_IWGRP
+    mode = stat.S_IMODE(found.st_mode)
+    wanted = mode | writers | writers << 1
+    if wanted != mode:
+        os.fchmod(descriptor, wanted)
+
+
 def close_new_files() -> int:
     """See to it that others may not write to what this process makes from now on, whatever umask says; returns what it said."""
     before = os.umask(OTHERS)

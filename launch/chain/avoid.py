@@ -1,12 +1,13 @@
 """Avoidance of bad nodes: waiting jobs of every chain that shares a list of nodes are kept off them, as far as they can still run.
 
 Slurm's ExcNodeList of a waiting job is replaced as a whole, and does not say who excluded what. So what was added here is kept
-beside the list (``applied_nodes``): only that is taken away again when a node is allowed or its entry expires, and never what a
-user excluded.
+beside the list, apart for each user who shares it (``applied_nodes``): only that is taken away again when a node is allowed or its
+entry expires, and never what a user excluded.
 """
 
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,10 +19,11 @@ from fanal.errors import FanalError
 from fanal.files import write_whole
 from fanal.ownership import why_not_own
 from fanal.run_folder import JOB, LAUNCH_DIR
+from fanal.shown import on_one_line
 from launch import slurm
 from launch.chain import jobs_file
 from launch.chain.evaluations import EVALUATE_SCRIPT
-from launch.chain.node_list import DEFAULT_HOURS, Entry, edit_list, list_path, locked, read_list, utc_now
+from launch.chain.node_list import DEFAULT_HOURS, Entry, edit_list, list_path, locked, read_list, utc_now, write_shared
 from launch.chain.script import SCRIPT
 
 MAX_SHARE = 0.25
@@ -54,9 +56,9 @@ class Change:
 
 
 def reason_of(entry: Entry) -> str:
-    """Return why a node is avoided and until when."""
+    """Return why a node is avoided and until when, in one line."""
     until = "for good" if entry.until is None else f"until {entry.until:%Y-%m-%d %H:%M} UTC"
-    return f"{entry.reason or 'no reason given'}, {until}"
+    return f"{on_one_line(entry.reason) or 'no reason given'}, {until}"
 
 
 def entries_to_obey(path: Path) -> list[Entry]:
@@ -103,7 +105,16 @@ def noted_nodes(run_dir: Path) -> set[str]:
 
 def nodes_to_avoid(path: Path, records: Sequence[dict[str, Any]]) -> dict[str, Entry]:
     """Return the entries by node that hold now for a chain, by its own notes and by a list, the newest of the list last."""
-    return {entry.node: entry for entry in (*own_notes(records, allowed_nodes(path)), *entries_to_obey(path))}
+    return _newest_last([*own_notes(records, allowed_nodes(path)), *entries_to_obey(path)])
+
+
+def _newest_last(entries: Sequence[Entry]) -> dict[str, Entry]:
+    """Return entries by node, each in the place of the node's last one: ``permitted`` drops the first."""
+    found: dict[str, Entry] = {}
+    for entry in entries:
+        found.pop(entry.node, None)
+        found[entry.node] = entry
+    return found
 
 
 def list_sick(facts: dict[str, Any], sick: dict[str, str], *, by: str, partition: str) -> tuple[str, ...]:
@@ -141,55 +152,72 @@ def list_sick(facts: dict[str, Any], sick: dict[str, str], *, by: str, partition
     return tuple(listed)
 
 
-def apply_list(path: Path, *, also: Sequence[str] = ()) -> list[Change]:
-    """Bring the waiting jobs of all chains that share this list in line with it, and say what changed.
+def apply_list(path: Path, *, also: Sequence[str] = (), must: str = "") -> list[Change]:
+    """Bring the waiting jobs of all chains that share this list in line with it, and say what changed, and which could not be.
 
-    Args: also: jobs that count as waiting: those that have just been put back, which Slurm shows otherwise for a while.
-    Raises: SlurmError if Slurm does not answer; UserError or PassingError if what was applied cannot be kept.
+    Args:
+        also: jobs that count as waiting: those that have just been put back, which Slurm shows otherwise for a while.
+        must: a job that is an error, once the others are done, if it could not be brought in line; empty for none.
+    Raises: SlurmError if Slurm does not answer, or because of ``must``; UserError or PassingError if what was applied cannot be
+        kept.
     """
     with locked(_applied_path(path)):
         queue = slurm.my_queue()
         applied = {job: nodes for job, nodes in applied_nodes(path).items() if job in queue or job in also}
-        entries, allowed, changes = entries_to_obey(path), allowed_nodes(path), []
+        entries, allowed, changes, left = entries_to_obey(path), allowed_nodes(path), [], {}
+        if must:
+            left[must] = "Slurm does not show it waiting, with a script of this chain"
         for job, (state, name) in queue.items():
             if not name.startswith("fanal-") or (state != "PENDING" and job not in also):
                 continue
-            fields = slurm.job_fields(job)
-            chain = _chain_that_reads(path, fields)
-            if chain is None:
-                continue
-            folder, facts = chain
-            wanted = {entry.node: entry for entry in (*own_notes(jobs_file.read(folder), allowed), *entries)}
             try:
-                change, ours = _apply(job, fields, folder, facts, wanted, set(applied.get(job, ())))
+                change = _bring_in_line(path, job, applied, entries, allowed)
             except slurm.SlurmError as error:
-                print(f"warning: job {job} may use {', '.join(wanted)}: {error}", file=sys.stderr, flush=True)
+                left[job] = str(error)
                 continue
-            applied[job] = sorted(ours)
-            if change.kept_off or change.freed or change.left_in:
-                changes.append(change)
-        _keep_applied(path, {job: nodes for job, nodes in applied.items() if nodes})
+            if change:
+                left.pop(job, None)
+                changes += [change] if change.kept_off or change.freed or change.left_in else []
+        _keep_applied(path, applied)
     for change in changes:
         print(change.words(), file=sys.stderr, flush=True)
+    for job, reason in left.items():
+        if job != must:
+            print(f"warning: job {job} is left as it is: {reason}", file=sys.stderr, flush=True)
+    if must in left:
+        raise slurm.SlurmError(f"job {must} is not kept off the nodes to avoid: {left[must]}")
     return changes
 
 
-def _apply(
-    job: str, fields: dict[str, str], folder: Path, facts: dict[str, Any], wanted: dict[str, Entry], ours: set[str]
-) -> tuple[Change, set[str]]:
-    """Keep one job off the wanted nodes. Returns what changed, and the nodes that it is kept off by us."""
-    current = slurm.excluded_in(fields)
+def _bring_in_line(
+    path: Path, job: str, applied: dict[str, list[str]], entries: list[Entry], allowed: dict[str, datetime]
+) -> Change | None:
+    """Keep one job off the nodes that it is to avoid; None if it is not of a chain that reads this list.
+
+    Args: applied: what jobs are kept off by us, to which this one's is added. It is kept before Slurm is asked, too: what a process
+        excludes that is killed, or that gets no answer, the next one takes back.
+    Raises: SlurmError.
+    """
+    fields = slurm.job_fields(job)
+    chain = _chain_that_reads(path, fields)
+    if chain is None:
+        return None
+    folder, facts = chain
+    wanted = _newest_last([*own_notes(jobs_file.read(folder), allowed), *entries])
+    ours, current = set(applied.get(job, ())), slurm.excluded_in(fields)
     theirs = current - ours
     usable = slurm.usable_nodes(_field(fields, "Partition"), _field(fields, "Features")) if wanted else set[str]()
     avoided = permitted(wanted, usable - theirs, needed=_needed(fields, facts))
     if theirs | avoided != current:
+        applied[job] = sorted(ours | avoided - theirs)
+        _keep_applied(path, applied)
         slurm.set_excluded(job, theirs | avoided)
-    change = Change(
+    applied[job] = sorted(avoided - theirs)
+    return Change(
         job=job, folder=folder, trains=_script_of(fields).name == SCRIPT,
         kept_off=tuple(wanted[node] for node in sorted(avoided - current)),
         freed=tuple(sorted(current - theirs - avoided)), left_in=tuple(sorted(set(wanted) - avoided - theirs)),
     )  # fmt: skip
-    return change, avoided - theirs
 
 
 def _needed(fields: dict[str, str], facts: dict[str, Any]) -> int:
@@ -278,10 +306,14 @@ def note_start(folder: Path, job: str, facts: dict[str, Any], records: Sequence[
 
 
 def applied_nodes(path: Path) -> dict[str, list[str]]:
-    """Return the nodes that each job in the queue is kept off by us; none if that is not known."""
+    """Return the nodes that each job of this user in the queue is kept off by us; none if that is not known."""
+    return _lists_in(_old_applied_path(path)) | _lists_in(_applied_path(path))
+
+
+def _lists_in(path: Path) -> dict[str, list[str]]:
     return {
         job: [node for node in nodes if isinstance(node, str)]
-        for job, nodes in _read_object(_applied_path(path)).items()
+        for job, nodes in _read_object(path).items()
         if isinstance(nodes, list)
     }
 
@@ -296,7 +328,7 @@ def allow(path: Path, nodes: Collection[str]) -> None:
     with locked(path):
         kept = {node: at for node, at in allowed_nodes(path).items() if now < at + timedelta(hours=DEFAULT_HOURS)}
         times = {node: at.strftime(jobs_file.TIME) for node, at in (kept | dict.fromkeys(nodes, now)).items()}
-        write_whole(_allowed_path(path), json.dumps(times, indent=1, sort_keys=True) + "\n")
+        write_shared(_allowed_path(path), json.dumps(times, indent=1, sort_keys=True) + "\n")
 
 
 def allowed_nodes(path: Path) -> dict[str, datetime]:
@@ -318,11 +350,19 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 
 def _keep_applied(path: Path, applied: dict[str, list[str]]) -> None:
-    if applied != applied_nodes(path):
-        write_whole(_applied_path(path), json.dumps(applied, indent=1, sort_keys=True) + "\n")
+    """Keep what is applied; that it is nothing, too, of a job that the file of old versions names, since that stays as it is."""
+    old = _lists_in(_old_applied_path(path))
+    kept = {job: nodes for job, nodes in applied.items() if nodes or job in old}
+    if kept != _lists_in(_applied_path(path)):
+        write_whole(_applied_path(path), json.dumps(kept, indent=1, sort_keys=True) + "\n")
 
 
 def _applied_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.applied.{os.geteuid()}.json")
+
+
+def _old_applied_path(path: Path) -> Path:
+    """Return the file of versions that knew one user of a list alone."""
     return path.with_name(f"{path.name}.applied.json")
 
 

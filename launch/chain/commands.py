@@ -12,8 +12,11 @@ from fanal.command_group import complete_path
 from fanal.errors import FanalError, UserError, run_guarded, user_path
 from fanal.exit_codes import FINISHED
 from fanal.run_folder import LAUNCH_DIR
+from fanal.shown import shown
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}
+MAX_NODES = 10_000
+"""Most nodes that an option names: a list has room for that many."""
 _ALLOWED = "may be used again"
 _NOT_LISTED = f"{_ALLOWED}: it was not listed, and a chain that noted it by itself forgets that"
 
@@ -131,13 +134,43 @@ def _names(option: str, given: str | None) -> tuple[str, ...]:
 
     if given is None:
         return ()
-    group = r"\[\d+(-\d+)?(,\d+(-\d+)?)*\]"
+    group = r"\[[0-9]{1,9}(-[0-9]{1,9})?(,[0-9]{1,9}(-[0-9]{1,9})?)*\]"
     item = rf"[A-Za-z0-9]([A-Za-z0-9_.-]|{group})*"
     if not re.fullmatch(f"{item}(,{item})*", given):
         raise UserError(
             f"{option} ({given!r}) must be names of nodes, or groups such as n[7-9], with commas between; {option} n7,n8 works"
         )
-    return slurm.hostnames(given) if "[" in given else tuple(given.split(","))
+    if "[" not in given:
+        return tuple(dict.fromkeys(given.split(",")))
+    _check_groups(option, given)
+    found = slurm.hostnames(given)
+    if not found:
+        raise UserError(f"{option} ({given!r}) must name nodes, and Slurm finds none in it; {option} n7,n8 works")
+    return tuple(dict.fromkeys(found))
+
+
+def _check_groups(option: str, given: str) -> None:
+    """Refuse groups that count down, of which Slurm finds no node, and more nodes than a list has room for."""
+    number, falling = 0, ""
+    for item in re.findall(r"(?:[^,\[]|\[[^]]*\])+", given):
+        size = 1
+        for group in re.findall(r"\[([^]]*)\]", item):
+            ranges = [
+                (int(first), int(last or first))
+                for first, _, last in (part.partition("-") for part in group.split(","))
+            ]
+            falling = next((f"{first}-{last}" for first, last in ranges if first > last), falling)
+            size *= sum(abs(last - first) + 1 for first, last in ranges)
+        number += size
+    if number > MAX_NODES:
+        raise UserError(
+            f"{option} ({shown(given)}) must name at most {MAX_NODES:,} nodes, and names {number:,}; {option} n[1-9] works"
+        )
+    if falling:
+        works = "-".join(reversed(falling.split("-")))
+        raise UserError(
+            f"{option} ({shown(given)}) must count upwards, and {falling} does not; {works} in its place works"
+        )
 
 
 def _check_options(added: tuple[str, ...], allowed: tuple[str, ...], hours: float | None, reason: str | None) -> None:

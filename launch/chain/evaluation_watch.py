@@ -87,9 +87,9 @@ def queue_due(at: Here, told: set[int]) -> None:
 
 
 def _keep_off_bad_nodes(at: Here, job: str) -> None:
-    """Keep an evaluation off the nodes that its chain avoids, before it may start. It runs all the same where that fails."""
+    """Keep an evaluation off the nodes that its chain avoids, and only then let it start. Where that fails it starts later."""
     try:
-        avoid.apply_list(avoid.list_of_chain(at.facts))
+        avoid.apply_list(avoid.list_of_chain(at.facts), must=job)
         slurm.start_now(job)
     except (FanalError, OSError) as error:
         print(f"warning: job {job} starts in {EXCLUDE_S} s: {on_one_line(str(error))}", file=sys.stderr, flush=True)

@@ -17,9 +17,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from fanal.errors import PassingError, UserError, error_type
-from fanal.files import write_whole
+from fanal.files import replacing
 from fanal.locks import take_lock
 from fanal.new_files import open_to_lock
+from fanal.ownership import open_as_folder
 from fanal.shown import shown
 from launch import slurm
 
@@ -57,6 +58,7 @@ class Entry:
     def beginning_now(cls, node: str, *, hours: float, reason: str, by: str) -> "Entry":
         """Return an entry that begins now. The file has minutes; the last one counts."""
         now = utc_now()
+        reason, by = _one_field(reason), _one_field(by)
         until = (now + timedelta(hours=hours, seconds=59, microseconds=999_999)).replace(second=0, microsecond=0)
         return cls(node=node, until=until, reason=reason, by=by, added=now.strftime(_FORMS[0]))
 
@@ -101,7 +103,8 @@ def read_list(path: Path) -> tuple[list[Entry], list[str]]:
     Raises: UserError or PassingError if the file is there and cannot be read.
     """
     entries, faults = [], []
-    for number, line in enumerate(_text(path).splitlines(), start=1):
+    for number, written in enumerate(_lines(path), start=1):
+        line = _readable(written)
         try:
             entry = _parsed(line)
         except ValueError as error:
@@ -117,16 +120,16 @@ def read_list(path: Path) -> tuple[list[Entry], list[str]]:
 def edit_list(path: Path, *, add: Sequence[Entry] = (), remove: Collection[str] = ()) -> list[Entry]:
     """Add and remove entries, and drop those that have expired. Returns the entries that were removed because of ``remove``.
 
-    What a person wrote otherwise stays as it is. Of two entries of one node the one that holds longer stays, unless both are of a
-    person: ``remove`` it first to shorten it. Safe under several writers at once.
-    Raises: UserError or PassingError if the file cannot be read, locked or written.
+    What a person wrote otherwise stays as it is, byte for byte. Of two entries of one node the one that holds longer stays, unless
+    both are of a person: ``remove`` it first to shorten it. Safe under several writers at once.
+    Raises: UserError or PassingError if the file cannot be read, locked or written, or would be more than is read.
     """
     with locked(path):
         now, kept, removed = utc_now(), [], []
         adding = {entry.node: entry for entry in add}
-        for line in _text(path).splitlines():
+        for line in _lines(path):
             try:
-                entry = _parsed(line)
+                entry = _parsed(_readable(line))
             except ValueError:
                 entry = None
             if entry is None:
@@ -139,11 +142,27 @@ def edit_list(path: Path, *, add: Sequence[Entry] = (), remove: Collection[str] 
                     adding.pop(entry.node, None)
                     kept.append(line)
         lines = [*(kept or HEADER.splitlines()), *(entry.line() for entry in adding.values())]
-        try:
-            write_whole(path, "\n".join(lines) + "\n")
-        except OSError as error:
-            raise _unusable(path, error) from None
+        text = "\n".join(lines) + "\n"
+        if len(text.encode("utf-8", "surrogateescape")) > MAX_BYTES:
+            raise UserError(
+                f"{path} must be a list of nodes of at most {MAX_BYTES:,} bytes, and would be more with {len(adding):,} new lines; "
+                f"fewer of them work, or a shorter reason, or {NODES_FILE}=PATH names another"
+            )
+        write_shared(path, text)
     return removed
+
+
+def write_shared(path: Path, text: str) -> None:
+    """Write a list, or a file beside it, as a whole: those may write to it who may write in its folder.
+
+    Raises: UserError or PassingError if it cannot be written.
+    """
+    try:
+        with replacing(path) as stream:
+            open_as_folder(stream.fileno(), path.parent)
+            stream.write(text.encode("utf-8", "surrogateescape"))
+    except OSError as error:
+        raise _unusable(path, error) from None
 
 
 @contextlib.contextmanager
@@ -156,6 +175,7 @@ def locked(path: Path) -> Iterator[None]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open_to_lock(lock) as stream:
+            open_as_folder(stream.fileno(), path.parent)
             give_up_at = time.monotonic() + LOCK_WAIT_S
             while not take_lock(stream.fileno()):
                 if time.monotonic() > give_up_at:
@@ -168,7 +188,18 @@ def locked(path: Path) -> Iterator[None]:
         raise _unusable(path, error) from None
 
 
-def _text(path: Path) -> str:
+def _lines(path: Path) -> list[str]:
+    """Return the lines of a list without their ends; bytes that are not UTF-8 as Python keeps those of a file's name."""
+    lines = _bytes(path).decode("utf-8", "surrogateescape").split("\n")
+    return lines if lines[-1] else lines[:-1]
+
+
+def _readable(text: str) -> str:
+    """Return text as it can be printed: with a mark in place of each byte that is not UTF-8."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _bytes(path: Path) -> bytes:
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
@@ -178,9 +209,9 @@ def _text(path: Path) -> str:
             )
         if found.st_size > MAX_BYTES:
             raise UserError(f"{path} must be a list of nodes of at most {MAX_BYTES:,} bytes; an empty file works")
-        return path.read_text(encoding="utf-8", errors="replace")
+        return path.read_bytes()
     except FileNotFoundError:
-        return ""
+        return b""
     except OSError as error:
         raise _unusable(path, error) from None
 
@@ -215,4 +246,4 @@ def _holds_longer(there: Entry, new: Entry) -> bool:
 
 
 def _one_field(text: str) -> str:
-    return " ".join(text.replace("|", "/").split())
+    return " ".join(_readable(text).replace("|", "/").split())

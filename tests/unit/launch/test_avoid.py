@@ -197,6 +197,66 @@ def test_a_chain_with_another_list_and_jobs_of_others_are_left_alone(
     assert cluster.excluded == {"8": "(null)", "9": "(null)", "10": "n1"}
 
 
+@pytest.mark.parametrize("is_done", [False, True], ids=["before Slurm did it", "after"])
+def test_what_was_excluded_by_a_process_that_is_killed_is_taken_back(
+    is_done: bool, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = Slurm(tmp_path, monkeypatch, {"8": 1, "9": 1})
+    cluster.excluded["8"] = "n4"
+
+    def killed(*command: str) -> str:
+        if command[:3] == ("scontrol", "update", "JobId=9"):
+            if is_done:
+                cluster.ask(*command)
+            raise KeyboardInterrupt
+        return cluster.ask(*command)
+
+    path.write_text("n1\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(slurm, "ask", killed)
+        with pytest.raises(KeyboardInterrupt):
+            avoid.apply_list(path)
+    assert cluster.excluded == {"8": "n1,n4", "9": "n1" if is_done else "(null)"}
+    path.write_text("")
+    avoid.apply_list(path)
+    assert cluster.excluded == {"8": "n4", "9": "(null)"}
+
+
+def test_a_job_whose_list_slurm_does_not_tell_or_that_it_refuses_keeps_no_other_from_its_change(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster = Slurm(tmp_path, monkeypatch, {"7": 1, "8": 1, "9": 1})
+    monkeypatch.delenv("FANAL_NODES_FILE")  # job 7 has the list of its cluster, and Slurm does not say which that is
+    monkeypatch.delenv("SLURM_CLUSTER_NAME", raising=False)
+    for job in ("8", "9"):
+        (tmp_path / job / "job.json").write_text(json.dumps({"nodes_file": str(path)}))
+
+    def refuses(*command: str) -> str:
+        if command[:3] == ("scontrol", "update", "JobId=8"):
+            raise slurm.SlurmError("no permission")
+        return cluster.ask(*command)
+
+    monkeypatch.setattr(slurm, "ask", refuses)
+    path.write_text("n1\n")
+    avoid.apply_list(path)
+    assert cluster.excluded == {"7": "(null)", "8": "(null)", "9": "n1"}
+    said = capsys.readouterr().err
+    assert "warning: job 7 is left as it is: scontrol: no answer" in said
+    assert "warning: job 8 is left as it is: no permission" in said
+
+
+def test_a_node_of_the_list_that_a_chain_noted_before_counts_as_the_list_s(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = Slurm(tmp_path, monkeypatch, {"8": 3})
+    chosen = {"job": "7", "restart": 0, "nodes": ["n3"], "left_out": ["n1"], "reason": "n1 is broken"}
+    jobs_file.note(tmp_path / "8", "chosen", **chosen, exclude=["n1", "n2"])
+    path.write_text("n4\nn1\n")
+    assert list(avoid.nodes_to_avoid(path, jobs_file.read(tmp_path / "8"))) == ["n2", "n4", "n1"]
+    avoid.apply_list(path)
+    assert cluster.excluded["8"] == "n1", "the job can do without one node"
+
+
 def test_jobs_list_no_more_than_a_share_of_the_nodes(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -316,6 +376,62 @@ def test_exit_codes_blame_a_node_only_where_they_mean_its_hardware(
 def test_options_that_make_no_sense_are_refused(options: list[str], message: str, path: Path) -> None:
     done = CliRunner().invoke(cli, ["nodes", *options])
     assert (done.exit_code, done.stderr.count("\n"), path.exists()) == (2, 1, False) and message in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "message", "works"),
+    [
+        ("n[2-1]", "must count upwards, and 2-1 does not; 1-2 in its place works", "n[1-2]"),
+        ("m1,n[1,3-2]x", "must count upwards, and 3-2 does not; 2-3 in its place works", "m1,n[1,2-3]x"),
+        ("n[1-99999999]", "must name at most 10,000 nodes, and names 99,999,999; --exclude n[1-9] works", "n[1-9]"),
+        ("n[99999999-1]", "must name at most 10,000 nodes, and names 99,999,999; --exclude n[1-9] works", "n[1-9]"),
+        ("n[1-101][1-100]", "must name at most 10,000 nodes, and names 10,100; --exclude n[1-9] works", "n[1-9]"),
+        (f"n[{'9' * 5000}]", "or groups such as n[7-9], with commas between; --exclude n7,n8 works", "n7,n8"),
+        ("none[1-2]", "must name nodes, and Slurm finds none in it; --exclude n7,n8 works", "n7,n8"),
+    ],
+)
+def test_a_group_that_names_no_nodes_or_too_many_is_refused(
+    given: str, message: str, works: str, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Slurm(tmp_path, monkeypatch, {})
+    monkeypatch.setattr(slurm, "hostnames", lambda group: () if group.startswith("none") else ("n1", "n2"))
+    done = CliRunner().invoke(cli, ["nodes", "--exclude", given])
+    assert (done.exit_code, done.stderr.count("\n"), path.exists()) == (2, 1, False) and message in done.stderr
+    assert CliRunner().invoke(cli, ["nodes", "--exclude", works]).exit_code == 0 and path.exists()
+
+
+def test_a_node_that_is_named_twice_is_said_once_with_its_reason_on_one_line(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Slurm(tmp_path, monkeypatch, {})
+    reason = "slow | fan\ntwo \x1b[2J\udce9"
+    done = CliRunner().invoke(cli, ["nodes", "--exclude", "n7,n7", "--reason", reason])
+    first, last = done.stdout.splitlines()
+    assert (
+        first.startswith("n7 is avoided (slow / fan two \\x1b[2J\ufffd, until 2")
+        and last == "no waiting job had to change"
+    )
+    assert path.read_text().count("n7") == 1
+
+
+def test_bytes_that_are_not_text_and_ends_of_lines_of_another_system_stay(path: Path) -> None:
+    written = b"# caf\xe9\r\n\r\nn2 | | ventilateur \xe9teint\r\nno node \xff\n# \xe2\x80\xa8 \x0c\n"
+    path.write_bytes(written)
+    edit_list(path, add=[Entry(node="n9")])
+    assert path.read_bytes() == written + b"n9\n"
+    entries, (fault,) = read_list(path)
+    assert [(entry.node, entry.reason) for entry in entries] == [("n2", "ventilateur \ufffdteint"), ("n9", "")]
+    assert f"{path}, line 4 ('no node \ufffd')" in fault
+
+
+def test_a_list_that_would_be_longer_than_is_read_is_not_written(path: Path) -> None:
+    path.write_text("# mine\n")
+    new = [Entry(node=f"n{number}", reason="slow fan " * 20) for number in range(10_000)]
+    with pytest.raises(UserError, match=r"at most 1,000,000 bytes, and would be more with 10,000 new lines; fewer"):
+        edit_list(path, add=new)
+    assert path.read_text() == "# mine\n"
+    edit_list(path, add=[Entry(node=entry.node, reason="slow fan") for entry in new])
+    assert len(read_list(path)[0]) == 10_000
 
 
 def test_a_list_that_is_no_text_is_one_error(path: Path) -> None:

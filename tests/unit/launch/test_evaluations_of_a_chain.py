@@ -100,6 +100,40 @@ def test_an_evaluation_starts_once_it_is_kept_off_the_nodes_to_avoid(
     assert queued_steps(folder) == {20}
 
 
+@pytest.mark.parametrize(
+    ("shown", "reason"),
+    [
+        ("9 PENDING fanal-mine-evaluate", "scontrol failed (1): no permission"),
+        ("9 CONFIGURING fanal-mine-evaluate", "Slurm does not show it waiting"),
+        ("", "Slurm does not show it waiting"),
+    ],
+    ids=["refused", "not waiting", "not yet in the queue"],
+)
+def test_an_evaluation_that_could_not_be_kept_off_is_not_started_early(
+    shown: str, reason: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[str] = []
+
+    def ask(*command: str) -> str:
+        asked.append(command[-1])
+        match command:
+            case ("sbatch", *_):
+                return "9\n"
+            case ("squeue", *_):
+                return f"{shown}\n"
+            case ("sinfo", *_):
+                return "n1 idle (null)\nn2 idle (null)\n"
+            case ("scontrol", "show", *_):
+                return f"JobId=9 NumNodes=1 Features=(null) ExcNodeList=(null) Command={folder}/evaluate.sbatch 20\n"
+        raise slurm.SlurmError("scontrol failed (1): no permission")
+
+    monkeypatch.setattr(slurm, "ask", ask)
+    (folder.parent / "nodes.txt").write_text("n1\n")
+    watch(folder, parent=None)
+    assert "StartTime=now" not in asked and queued_steps(folder) == {20, 40}
+    assert f"job 9 starts in 120 s: job 9 is not kept off the nodes to avoid: {reason}" in capsys.readouterr().err
+
+
 def test_an_evaluation_waits_for_no_list_that_slurm_does_not_take(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
