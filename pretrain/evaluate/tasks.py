@@ -46,7 +46,7 @@ def evaluate_tasks(run_dir: str | Path, wanted: TaskRequest) -> tuple[Evaluation
     The same tasks on the same checkpoint with the same versions are answered from the record.
     Raises: UserError for input that must change; DamagedCheckpointError; CertificateError.
     """
-    require_harness()
+    require_harness("--tasks")
     transformers_module()
     asked, chosen = wanted.asked, choose(run_dir, wanted.step)
     packed = None if wanted.packed is None else open_packed(wanted.packed)

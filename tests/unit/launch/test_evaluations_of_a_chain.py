@@ -210,6 +210,8 @@ def a_run(*overrides: str) -> RunConfig:
         ({"tasks": "a,a"}, (), "each once"),
         ({"limit": 0}, (), "--evaluate-limit 1 works"),
         ({"fewshot": -1}, (), "--evaluate-fewshot 0 works"),
+        ({"limit": 10**24}, (), "--evaluate-limit 1000 works"),
+        ({"fewshot": 10**5}, (), "--evaluate-fewshot 5 works"),
     ],
 )
 def test_what_could_not_run_is_refused(
