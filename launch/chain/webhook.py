@@ -80,8 +80,8 @@ def reaches_out(url: str, *, internet: str) -> bool:
 
 
 def post(url: str, payload: dict[str, Any]) -> str:
-    """Send a message; return why it was not taken, empty if it was. Takes ALL_TRIES_S at most, and raises nothing."""
-    answer = [f"no answer after {ALL_TRIES_S:g} s"]
+    """Send a message; return why it was not taken, naming the host, else "". Takes ALL_TRIES_S at most, and raises nothing."""
+    answer = [f"{host_of(url)}: no answer after {ALL_TRIES_S:g} s"]
     thread = threading.Thread(target=_tries, args=(url, payload, answer), name="webhook", daemon=True)
     thread.start()
     thread.join(ALL_TRIES_S)  # a name server, or a host that sends a byte a second, keeps no promise of TRY_S
