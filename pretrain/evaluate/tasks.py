@@ -22,7 +22,7 @@ from pretrain.convert.theirs.model import transformers_module
 from pretrain.evaluate.checkpoint import Chosen, begun, choose
 from pretrain.evaluate.harness import Asked, figures_in, require_harness, run_harness, versions
 from pretrain.evaluate.packed import open_packed
-from pretrain.log.evaluation_file import TASKS, EvaluationFile, answered, record_evaluation
+from pretrain.log.evaluation_file import TASKS, EvaluationFile, answered, check_place, record_evaluation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +62,7 @@ def evaluate_tasks(run_dir: str | Path, wanted: TaskRequest) -> tuple[Evaluation
     record = begun(chosen, TASKS, question=question, versions=versions(), device=asked.device)
     if not wanted.again and (known := answered(run_dir, record)) is not None:
         return known, True
+    check_place(run_dir)
     began = time.monotonic()
     with _work_folder(chosen) as work:
         folder, certificate = _exported(chosen, wanted, work / "export")

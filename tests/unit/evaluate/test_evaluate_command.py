@@ -1,9 +1,12 @@
 """``fanal evaluate`` on a command line: what is refused names a command that works."""
 
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -96,3 +99,32 @@ def test_without_lm_eval_an_option_is_refused_in_one_line_that_names_it(
     )
     assert done.returncode == 2 and done.stderr.startswith(f"error: {option} needs lm-eval"), done.stderr
     assert done.stderr.count("\n") == 1 and ("--perplexity works" in done.stderr) is (option == "--tasks")
+
+
+@pytest.mark.parametrize(("name", "makes"), [("evaluations", Path.touch), ("evaluations.jsonl", Path.mkdir)])
+def test_a_place_that_takes_no_figures_is_refused_before_they_are_computed(
+    made: Made, name: str, makes: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    makes(made.run_dir / name)
+    words = (made.run_dir, *made.overrides, "--perplexity")
+    with monkeypatch.context() as patch:
+        patch.setattr("pretrain.evaluate.perplexity.score", None)
+        refused = asked(*words)
+    assert refused.exit_code == 2 and refused.stderr.count("\n") == 1, refused.stderr
+    subprocess.run(["bash", "-c", refused.stderr.split("`")[1]], check=True)
+    assert asked(*words).exit_code == 0 and len(read_evaluations(made.run_dir)) == 1
+
+
+@pytest.mark.parametrize("name", ["", "evaluations", "evaluations.jsonl"])
+def test_a_place_that_this_user_may_not_write_to_is_refused_and_a_copy_works(
+    made: Made, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (made.run_dir / "evaluations").mkdir()
+    (made.run_dir / "evaluations.jsonl").touch()
+    # Root may write everywhere, so the kernel's answer for another user is put in its place.
+    monkeypatch.setattr(os, "access", lambda path, mode: path != made.run_dir / name)
+    refused = asked(made.run_dir, *made.overrides, "--perplexity")
+    assert refused.exit_code == 2 and "may write to" in refused.stderr and refused.stderr.count("\n") == 1
+    assert not read_evaluations(made.run_dir)
+    copy = shutil.copytree(made.run_dir, tmp_path / "copy")
+    assert asked(copy, *made.overrides, "--perplexity").exit_code == 0

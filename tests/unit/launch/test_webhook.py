@@ -389,6 +389,35 @@ def test_the_address_comes_from_a_file_that_nobody_else_may_read(tmp_path: Path)
     assert webhook.webhook_url({}) is None
 
 
+def test_the_advice_about_the_file_works_where_its_path_has_a_space(tmp_path: Path) -> None:
+    path, url = tmp_path / "w h" / "hook", f"https://chat.example.org{SECRET}"
+
+    def advised() -> str:
+        with pytest.raises(UserError) as refused:
+            webhook.webhook_url({webhook.URL_FILE: str(path)})
+        assert SECRET not in str(refused.value)
+        return str(refused.value).split("`")[1]
+
+    subprocess.run(["bash", "-c", advised()], input=url, text=True, check=True)
+    assert webhook.webhook_url({webhook.URL_FILE: str(path)}) == url
+    path.chmod(0o644)
+    subprocess.run(["bash", "-c", advised()], check=True)
+    assert webhook.webhook_url({webhook.URL_FILE: str(path)}) == url
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("", "it is a folder; the path of a file of yours works"),
+        ("~no-such-user/x", "; its whole path, from / on, works"),
+    ],
+)
+def test_no_command_is_advised_that_does_not_work(name: str, why: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as refused:
+        webhook.webhook_url({webhook.URL_FILE: name or str(tmp_path)})
+    assert str(refused.value).endswith(why) and "`" not in str(refused.value)
+
+
 @pytest.mark.parametrize("name", ["not there", "file/below", "folder", "~nobody knows/x"])
 def test_a_file_of_the_address_that_cannot_be_read_is_one_line(name: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
