@@ -122,15 +122,22 @@ def read_sealed(
     Raises: DamageError; as ``read_json``.
     """
     written, content = _read(path, remedy=remedy, error=error)
-    is_as_written = (
+    if _is_as_written(written, content, field):
+        return content
+    with contextlib.suppress(ValueError, RecursionError):
+        exact = json.loads(written)  # of a whole number of more than 64 bits orjson makes a float
+        if _is_as_written(written, exact, field):
+            return exact
+    raise DamageError(f"{path} {altered}; {remedy}")
+
+
+def _is_as_written(written: bytes, content: Any, field: str) -> bool:
+    return (
         isinstance(content, dict)
         and isinstance(content.get(field), str)
         and has_own_hash(content, field)
         and object_bytes(content) == written
     )
-    if not is_as_written:
-        raise DamageError(f"{path} {altered}; {remedy}")
-    return content
 
 
 def read_numbered(record_type: type[Record], path: Path, number: int, field: str, *, remedy: str) -> Record:

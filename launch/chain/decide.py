@@ -17,6 +17,10 @@ continues. restart: this job continues now, in its allocation. requeue: this job
 stop: cancel the waiting jobs and say why; ``launch submit`` continues."""
 
 
+STOP_FILE, CANCELLED = "a STOP file in the run folder asked for it", "the job was cancelled by hand"
+"""Reasons of an end that a person has asked for, or the beginnings of them; lines of jobs.jsonl hold them."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Facts:
     """Facts about how an attempt ended: one start of a job, until it ended or was lost."""
@@ -117,12 +121,12 @@ def _final(facts: Facts) -> Decision | None:
             action="stop", reason=f"data or a checkpoint failed verification (exit code 76){_quoted(facts)}"
         )
     if "STOP file" in facts.asked_by:
-        return Decision(action="stop", reason="a STOP file in the run folder asked for it")
+        return Decision(action="stop", reason=STOP_FILE)
     if facts.ended_by == "cancelled":
         saved = (
             "" if facts.exit_code == exit_codes.STOPPED else f"; its newest checkpoint is of step {facts.step_after}"
         )
-        return Decision(action="stop", reason=f"the job was cancelled by hand{saved}")
+        return Decision(action="stop", reason=f"{CANCELLED}{saved}")
     return None
 
 

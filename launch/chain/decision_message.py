@@ -4,14 +4,13 @@ from pathlib import Path
 from typing import Any
 
 from fanal.credentials import without_credentials
+from launch.chain.decide import CANCELLED, STOP_FILE
 
 EVENTS = {
     "finish": "finished", "hand over": "handed over", "requeue": "requeued", "restart": "restarted in its allocation",
     "stop": "stopped",
 }  # fmt: skip
 """What has happened to a chain, by the action that was decided."""
-ASKED_FOR = ("a STOP file", "the job was cancelled by hand")
-"""Beginnings of the reasons of an end that a person has asked for (launch/chain/decide.py)."""
 
 
 def message(record: dict[str, Any], run_dir: Path) -> dict[str, Any]:
@@ -19,7 +18,7 @@ def message(record: dict[str, Any], run_dir: Path) -> dict[str, Any]:
     ``fanal`` for programs."""
     action, reason = record["action"], without_credentials(record["reason"])
     event = EVENTS.get(action, action)
-    needs_a_person = action == "stop" and not reason.startswith(ASKED_FOR)
+    needs_a_person = action == "stop" and not reason.startswith((STOP_FILE, CANCELLED))
     excluded = list(record["exclude"])
     urgent = "NEEDS A PERSON: " if needs_a_person else ""
     nodes = f"; left out from now on: {', '.join(excluded)}" if excluded else ""

@@ -3,14 +3,13 @@
 from pathlib import Path
 
 from fanal.errors import UserError
+from fanal.evaluation_options import PACKED, check_number
 from launch.chain.evaluations import Evaluations
 from pretrain.config.schema import RunConfig
 
 MAX_HOURS = 24.0
 OF_TASKS = ("include_path", "fewshot", "packed")
 """Options that tasks of lm-eval have, and a perplexity has not."""
-PACKED = "packed.json"
-"""File by which a folder of ``fanal evaluate --pack`` is known (pretrain/evaluate/packed.py)."""
 
 
 def checked_evaluations(
@@ -76,9 +75,8 @@ def _check_question(wanted: Evaluations) -> None:
                 f"--evaluate-tasks ({wanted.tasks!r}) must be names of tasks, each once, with commas between; "
                 "--evaluate-tasks hellaswag,arc_easy works"
             )
-    for name, value, least in (("limit", wanted.limit, 1), ("fewshot", wanted.fewshot, 0)):
-        if value is not None and value < least:
-            raise UserError(f"--evaluate-{name} ({value}) must be at least {least}; --evaluate-{name} {least} works")
+    for name, value in (("limit", wanted.limit), ("fewshot", wanted.fewshot)):
+        check_number(f"--evaluate-{name}", value, of=name)
 
 
 def due(step: int, *, every: int, interval: int, train_steps: int) -> bool:

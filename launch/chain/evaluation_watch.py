@@ -53,25 +53,27 @@ REASONS = {
 def watch(folder: Path, *, parent: int | None, poll_s: float = POLL_S) -> None:
     """Queue evaluations of checkpoints as they come, until the process of the job's script is gone; without one, once."""
     close_new_files()
-    at, told = here(folder), set[int]()
+    at, tried = here(folder), set[int]()
     while True:
-        queue_due(at, told)
+        queue_due(at, tried)
         if parent is None or os.getppid() != parent:
             return
         time.sleep(poll_s)
 
 
-def queue_due(at: Here, told: set[int]) -> None:
+def queue_due(at: Here, tried: set[int]) -> None:
     """Queue the evaluation of each complete checkpoint that is due and was not queued yet.
 
-    Args: told: steps whose refusal was noted; those that are refused now are added.
+    Args: tried: steps that this process has tried, with those that it tries now added: one whose line a full disk did not take is
+        queued once all the same.
     """
     facts = at.facts.get(FACTS)
     if not isinstance(facts, dict):
         return
     for step in due_steps(at.run_dir, {**facts, "train_steps": _last_step(at, facts)}):
-        if step in told or step in queued_steps(at.folder):
+        if step in tried or step in queued_steps(at.folder):
             continue
+        tried.add(step)
         try:
             later = (f"--begin=now+{EXCLUDE_S}",) if avoid.noted_nodes(at.run_dir) else ()
             job = slurm.submit_with(own_script(at.folder, EVALUATE_SCRIPT), str(step), options=later)
@@ -80,7 +82,6 @@ def queue_due(at: Here, told: set[int]) -> None:
             if later:
                 _keep_off_bad_nodes(at, job)
         except (FanalError, OSError) as error:
-            told.add(step)
             reason = on_one_line(str(error))
             print(f"warning: the evaluation of step {step:,} is not queued: {reason}", file=sys.stderr, flush=True)
             note(at.folder, "not queued", step=step, reason=reason)

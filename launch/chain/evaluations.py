@@ -8,10 +8,10 @@ import click
 
 from fanal.command_group import complete_path
 from fanal.errors import UserError
+from fanal.evaluation_options import BY
 
 EVALUATE_SCRIPT = "evaluate.sbatch"
 """File in the launch folder: the script of the job that evaluates the checkpoint of the step it is given."""
-BY = ("source", "domain", "language", "licence", "host")
 PREFIX = "evaluate_"
 
 

@@ -22,7 +22,7 @@ from launch import slurm
 from launch.chain import avoid, jobs_file, until
 from launch.chain.blame import LOST, sick_nodes
 from launch.chain.capture import write_environment
-from launch.chain.decide import Action, Decision, Facts, decide, run_exit_code
+from launch.chain.decide import STOP_FILE, Action, Decision, Facts, decide, run_exit_code
 from launch.chain.inside import AGAIN, Room, room
 from launch.chain.launch_folder import own_script
 from launch.chain.notify import announce
@@ -265,7 +265,7 @@ def _was_asked_to_stop(at: Here) -> bool:
     """Whether a STOP file came while no rank was there to see it, which is then noted."""
     if not stop_came(at.folder, at.run_dir):
         return False
-    decision = Decision(action="stop", reason="a STOP file in the run folder asked for it, before this start")
+    decision = Decision(action="stop", reason=f"{STOP_FILE}, before this start")
     facts = Facts(exit_code=exit_codes.STOPPED, step_after=newest_step(at.run_dir))
     _note(at, (at.job, at.restart, at.inside or 0), facts, decision)
     _act(at, decision)

@@ -1,6 +1,7 @@
 """Decisions that are not yet told are sent, oldest first: by the job that decided, or later by ``fanal launch notify``.
 
-``jobs.jsonl`` is the spool. How many of its decisions have been told is in ``notified.json`` beside it; who sends holds that file's
+``jobs.jsonl`` is the spool. ``notified.json`` beside it has how many of its decisions have been told, ``decisions``, and which was
+the newest of them, ``newest``, so that a spool that began anew is noticed; older versions wrote no ``newest``. Who sends holds a
 lock. A message that was taken just before a kill is sent again.
 """
 
@@ -27,6 +28,9 @@ from launch.chain.decision_message import message
 from launch.chain.webhook import URL, URL_FILE, host_of, post, reaches_out, webhook_url
 
 NOTIFIED, LOCK = "notified.json", "notify.lock"
+NEWEST = "newest"
+NAMED_BY = ("time_utc", "job", "restart", "inside", "action")
+"""Fields of a decision that tell it from all others."""
 MOST_AT_ONCE = 20
 """Messages of one call; of a longer backlog the newest are sent, and the rest is counted in a line."""
 IN_A_JOB_S = 15.0
@@ -47,7 +51,8 @@ def notify(run_dir: Path, url: str) -> tuple[int, str]:
                 if why := post(url, message(record, run_dir)):
                     return sent, why
                 sent += 1
-                write_whole(folder / NOTIFIED, json.dumps({"decisions": number}) + "\n")
+                told = {"decisions": number, NEWEST: {name: record.get(name) for name in NAMED_BY}}
+                write_whole(folder / NOTIFIED, json.dumps(told) + "\n")
         return sent, ""
 
 
@@ -56,8 +61,8 @@ def _waiting(run_dir: Path, folder: Path) -> list[tuple[int, dict[str, Any]]]:
     last submission; says how many older ones are left out."""
     records = jobs_file.read_run(run_dir)
     decided = [record for record in records if record["event"] == "decided"]
-    known = _told(folder)
-    told = min(known or 0, len(decided))
+    known, newest = _told(folder)
+    told = _number_told(decided, known, newest)
     of_this_chain = sum(record["event"] == "decided" for record in jobs_file.since_submission(records))
     most = MOST_AT_ONCE if known else min(MOST_AT_ONCE, of_this_chain)
     first = max(told, len(decided) - most)
@@ -88,7 +93,7 @@ def notify_now(run_dir: Path) -> int:
     sent, why = notify(run_dir, url)
     print(f"told {host_of(url)} {sent} decision(s)", flush=True)
     if why:
-        raise PassingError(f"{host_of(url)} was not told the next one: {why}; the same command sends what is left")
+        raise PassingError(f"the next one was not told: {why}; the same command sends what is left")
     return FINISHED
 
 
@@ -119,7 +124,7 @@ def _announce(run_dir: Path, url: str) -> None:
     except (FanalError, OSError, ValueError) as error:
         why = str(error)
     if why:
-        _warn(run_dir, f"{host_of(url)} was not told: {why}")
+        _warn(run_dir, f"not told: {why}")
 
 
 def _wait_for(thread: threading.Thread, run_dir: Path, until: float) -> None:
@@ -138,12 +143,30 @@ def _warn(run_dir: Path, why: str) -> None:
         )
 
 
-def _told(folder: Path) -> int | None:
-    """Return how many decisions have been told; None where that is not known, as before the first."""
+def _told(folder: Path) -> tuple[int | None, dict[str, Any] | None]:
+    """Return how many decisions have been told, None where that is not known, as before the first; and what names the newest of
+    them, None where an older version wrote that."""
     with contextlib.suppress(OSError, ValueError, TypeError, LookupError, RecursionError):
-        told = json.loads(read_plain(folder / NOTIFIED, max_bytes=4096))["decisions"]
-        return told if type(told) is int and told > 0 else None
-    return None
+        content = json.loads(read_plain(folder / NOTIFIED, max_bytes=4096))
+        told, newest = content["decisions"], content.get(NEWEST)
+        if type(told) is int and told > 0:
+            return told, newest if isinstance(newest, dict) and isinstance(newest.get("time_utc"), str) else None
+    return None, None
+
+
+def _number_told(decided: list[dict[str, Any]], known: int | None, newest: dict[str, Any] | None) -> int:
+    """Return how many of the decisions have been told, also where the file began anew since, or lost lines."""
+    if known is None:
+        return 0
+    if newest is None:
+        return known if known <= len(decided) else 0
+    named = [{name: record.get(name) for name in NAMED_BY} for record in decided]
+    if known <= len(decided) and named[known - 1] == newest:
+        return known
+    if newest in named:
+        return len(named) - named[::-1].index(newest)
+    # One of the same second may be told twice; none is lost.
+    return next((number for number, each in enumerate(named) if each["time_utc"] >= newest["time_utc"]), len(named))
 
 
 @contextlib.contextmanager

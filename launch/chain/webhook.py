@@ -8,6 +8,7 @@ import contextlib
 import http.client
 import json
 import os
+import shlex
 import ssl
 import stat
 import threading
@@ -50,22 +51,37 @@ def webhook_url(variables: Mapping[str, str]) -> str | None:
         return _checked(variables[URL].strip(), where=URL)
     if not variables.get(URL_FILE):
         return None
-    path = Path(variables[URL_FILE])
+    content, path = _read_private(Path(variables[URL_FILE]))
+    return _checked(content.strip(), where=str(path))
+
+
+def _read_private(path: Path) -> tuple[str, Path]:
+    """Return what a file holds that nobody else may read, and its whole path. Raises: UserError."""
+    rule = "must be a file that you can read, with the address of a webhook in it"
     try:
         path = path.expanduser()
         found = path.stat()
-        if found.st_uid not in (ROOT, os.geteuid()) or stat.S_IMODE(found.st_mode) & 0o077:
+        if not stat.S_ISREG(found.st_mode):
+            kind = "it is a folder" if stat.S_ISDIR(found.st_mode) else "it is no plain file"
+            raise UserError(f"{URL_FILE} ({path}) {rule}: {kind}; the path of a file of yours works")
+        mode, name = stat.S_IMODE(found.st_mode), shlex.quote(str(path))
+        if found.st_uid not in (ROOT, os.geteuid()) or mode & 0o077:
             raise UserError(
-                f"{URL_FILE} ({path}) must be a file that nobody but you may read, and its mode is "
-                f"{stat.S_IMODE(found.st_mode):o}, its owner user {found.st_uid}; `chmod 600 {path}` works on a file of yours"
+                f"{URL_FILE} ({path}) must be a file that nobody but you may read, and its mode is {mode:o}, its owner user "
+                f"{found.st_uid}; `chmod 600 {name}` works on a file of yours"
             )
-        content = read_plain(path, max_bytes=4096).decode(errors="replace")
-    except (OSError, RuntimeError) as error:  # RuntimeError: ~ of a user whose home is not known
-        raise error_type(error)(
-            f"{URL_FILE} ({path}) must be a file that you can read, with the address of a webhook in it: "
-            f"{getattr(error, 'strerror', None) or error}; `(umask 077; cat > {path})` makes it from what is pasted"
+        return read_plain(path, max_bytes=4096).decode(errors="replace"), path
+    except FileNotFoundError as error:
+        folder, name = shlex.quote(str(path.parent)), shlex.quote(str(path))
+        raise UserError(
+            f"{URL_FILE} ({path}) {rule}: {error.strerror}; `(umask 077; mkdir -p {folder} && cat > {name})` makes it from what is "
+            "pasted"
         ) from None
-    return _checked(content.strip(), where=str(path))
+    except RuntimeError as error:  # ~ of a user whose home is not known
+        raise UserError(f"{URL_FILE} ({path}) {rule}: {error}; its whole path, from / on, works") from None
+    except OSError as error:
+        why = error.strerror or error
+        raise error_type(error)(f"{URL_FILE} ({path}) {rule}: {why}; the path of a file of yours works") from None
 
 
 def host_of(url: str) -> str:
@@ -80,8 +96,8 @@ def reaches_out(url: str, *, internet: str) -> bool:
 
 
 def post(url: str, payload: dict[str, Any]) -> str:
-    """Send a message; return why it was not taken, empty if it was. Takes ALL_TRIES_S at most, and raises nothing."""
-    answer = [f"no answer after {ALL_TRIES_S:g} s"]
+    """Send a message; return why it was not taken, naming the host, else "". Takes ALL_TRIES_S at most, and raises nothing."""
+    answer = [f"{host_of(url)}: no answer after {ALL_TRIES_S:g} s"]
     thread = threading.Thread(target=_tries, args=(url, payload, answer), name="webhook", daemon=True)
     thread.start()
     thread.join(ALL_TRIES_S)  # a name server, or a host that sends a byte a second, keeps no promise of TRY_S

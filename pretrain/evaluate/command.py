@@ -9,10 +9,9 @@ import click
 
 from fanal.command_group import complete_path
 from fanal.errors import UserError, run_guarded, user_path
+from fanal.evaluation_options import BY, check_number
 from fanal.exit_codes import FINISHED
-
-BY = ("source", "domain", "language", "licence", "host")
-"""What a perplexity may be by."""
+from fanal.shown import shown
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -96,10 +95,15 @@ def _check(run_dir: str | None, overrides: tuple[str, ...], options: dict[str, A
         name = "num_fewshot" if option == "--fewshot" else option[2:].replace("-", "_")
         if options[name] is not None and act not in of:
             raise UserError(f"{option} ({options[name]}) belongs to {' or '.join(of)}; {act} without it works")
-    for option, least in (("limit", 1), ("batch_size", 1), ("num_fewshot", 0), ("step", 0)):
-        if options[option] is not None and options[option] < least:
-            flag = "--fewshot" if option == "num_fewshot" else f"--{option.replace('_', '-')}"
-            raise UserError(f"{flag} ({options[option]}) must be at least {least}; {flag} {max(1, least)} works")
+    for name, value in (
+        ("limit", options["limit"]), ("batch-size", options["batch_size"]), ("fewshot", options["num_fewshot"]),
+    ):  # fmt: skip
+        check_number(f"--{name}", value, of=name)
+    for override in overrides:
+        if not override.startswith("data."):
+            raise UserError(
+                f"override {shown(override, 200)} must be data.KEY=VALUE: an evaluation reads nothing else from it; leave it out"
+            )
 
 
 def _asked(names: str, option: str, options: dict[str, Any], *, device: str) -> Any:
@@ -122,6 +126,9 @@ def _asked(names: str, option: str, options: dict[str, Any], *, device: str) -> 
 
 
 def _pack(options: dict[str, Any]) -> int:
+    from pretrain.evaluate.harness import require_harness
+
+    require_harness("--pack")  # before more is imported, which warns
     from pretrain.evaluate.packed import pack
 
     made = pack(_asked(options["pack"], "--pack", options, device="cpu"), options["to"])
@@ -131,6 +138,10 @@ def _pack(options: dict[str, Any]) -> int:
 
 
 def _evaluate(run_dir: str, overrides: tuple[str, ...], options: dict[str, Any]) -> int:
+    if options["tasks"] is not None:
+        from pretrain.evaluate.harness import require_harness
+
+        require_harness("--tasks")  # before more is imported, which warns
     from pretrain.evaluate.text import show
     from pretrain.parallel.device_type import resolve_device
 

@@ -47,13 +47,13 @@ class Asked:
     """Variables of its environment: where datasets lie, and that nothing is fetched."""
 
 
-def require_harness() -> None:
-    """Raises: UserError, with what installs it, if lm-eval is not there."""
+def require_harness(option: str) -> None:
+    """Refuse an option, ``--tasks`` or ``--pack``, without lm-eval. Raises: UserError, with what installs it."""
     missing = [package for module, package in NEEDED.items() if importlib.util.find_spec(module) is None]
     if missing:
+        without = ", and --perplexity works without" if option == "--tasks" else ""
         raise UserError(
-            f"--tasks needs {', '.join(missing)}, which is not installed for {sys.executable}; {EXTRA} installs it, and "
-            "--perplexity works without"
+            f"{option} needs {', '.join(missing)}, which is not installed for {sys.executable}; {EXTRA} installs it{without}"
         )
 
 

@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fanal.errors import DamageError, UserError, user_path
+from fanal.evaluation_options import PACKED
 from fanal.files import sha256_of_file, write_bytes_durably
 from fanal.part_folder import part_folder, publish
 from fanal.records import read_sealed, record_bytes, record_in, sealed
 from pretrain.evaluate.harness import Asked, require_harness, run_harness, versions
 
-PACKED, OWN_HASH = "packed.json", "packed_sha256"
+OWN_HASH = "packed_sha256"
 HUB, INCLUDED = "huggingface", "tasks"
 """Subfolders: the cache of Hugging Face's libraries, and a copy of ``--include-path``."""
 OFFLINE = dict.fromkeys(("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE", "TRANSFORMERS_OFFLINE"), "1")
@@ -55,7 +56,7 @@ def pack(asked: Asked, to: str | Path) -> PackedFile:
 
     Raises: UserError if the folder is there, lm-eval is not, or a task cannot be had.
     """
-    require_harness()
+    require_harness("--pack")
     final = Path(to)
     if final.exists():
         raise UserError(f"--to ({final}) must not exist; --to {final}-2 works, or remove what is there")

@@ -26,7 +26,7 @@ from pretrain.data.sources import Source, open_sources
 from pretrain.evaluate.checkpoint import begun, choose
 from pretrain.evaluate.windows import Window, batches_of, windows_of
 from pretrain.inspect.generate import load_decoder
-from pretrain.log.evaluation_file import PERPLEXITY, EvaluationFile, Figure, answered, record_evaluation
+from pretrain.log.evaluation_file import PERPLEXITY, EvaluationFile, Figure, answered, check_place, record_evaluation
 from pretrain.model.inference import InferenceDecoder
 from tokenizer.shards.document_columns import open_columns
 from tokenizer.shards.manifest import fanal_version
@@ -100,6 +100,7 @@ def evaluate_perplexity(run_dir: str | Path, wanted: PerplexityRequest) -> tuple
     record = begun(chosen, PERPLEXITY, question=question, versions=versions, device=wanted.device)
     if not wanted.again and (known := answered(run_dir, record)) is not None:
         return known, True
+    check_place(run_dir)
     with open_model(chosen.folder, tokenizer=run.data.tokenizer) as opened:
         decoder = load_decoder(opened, torch.device(wanted.device))
     codec = opened.codec

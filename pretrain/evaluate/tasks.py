@@ -22,7 +22,7 @@ from pretrain.convert.theirs.model import transformers_module
 from pretrain.evaluate.checkpoint import Chosen, begun, choose
 from pretrain.evaluate.harness import Asked, figures_in, require_harness, run_harness, versions
 from pretrain.evaluate.packed import open_packed
-from pretrain.log.evaluation_file import TASKS, EvaluationFile, answered, record_evaluation
+from pretrain.log.evaluation_file import TASKS, EvaluationFile, answered, check_place, record_evaluation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ def evaluate_tasks(run_dir: str | Path, wanted: TaskRequest) -> tuple[Evaluation
     The same tasks on the same checkpoint with the same versions are answered from the record.
     Raises: UserError for input that must change; DamagedCheckpointError; CertificateError.
     """
-    require_harness()
+    require_harness("--tasks")
     transformers_module()
     asked, chosen = wanted.asked, choose(run_dir, wanted.step)
     packed = None if wanted.packed is None else open_packed(wanted.packed)
@@ -62,6 +62,7 @@ def evaluate_tasks(run_dir: str | Path, wanted: TaskRequest) -> tuple[Evaluation
     record = begun(chosen, TASKS, question=question, versions=versions(), device=asked.device)
     if not wanted.again and (known := answered(run_dir, record)) is not None:
         return known, True
+    check_place(run_dir)
     began = time.monotonic()
     with _work_folder(chosen) as work:
         folder, certificate = _exported(chosen, wanted, work / "export")

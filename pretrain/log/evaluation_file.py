@@ -7,7 +7,9 @@ evaluations.jsonl, and as curves of a TensorBoard run of their own.
 """
 
 import json
+import os
 import secrets
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -15,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fanal.errors import PassingError, user_path
+from fanal.errors import PassingError, UserError, user_path
 from fanal.files import sync, write_bytes_durably
 from fanal.locks import take_lock
 from fanal.new_files import append, ends_inside_a_line, open_to_append, open_to_lock
@@ -105,6 +107,24 @@ class EvaluationFile:
     figures: tuple[Figure, ...]
     evaluation_sha256: str | None = None
     """SHA-256 of everything else in this file (``own_hash``)."""
+
+
+def check_place(run_dir: str | Path) -> None:
+    """Refuse a run folder that could not take an evaluation, before one is computed. Raises: UserError."""
+    run_dir = Path(run_dir)
+    folder, lines = run_dir / EVALUATIONS_DIR, run_dir / EVALUATIONS_FILE
+    for path, is_right, kind in ((folder, Path.is_dir, "folder"), (lines, Path.is_file, "file")):
+        if os.path.lexists(path) and not is_right(path):
+            raise UserError(
+                f"{path} must be a {kind}, where evaluations of the run are kept, and is none; "
+                f"`mv {shlex.quote(str(path))} {shlex.quote(f'{path}.other')}` works"
+            )
+    for path in (run_dir, folder, lines):
+        if path.exists() and not os.access(path, os.W_OK):
+            raise UserError(
+                f"{path} must be one that user {os.geteuid()} may write to, since the figures are kept there; a copy of {run_dir} "
+                "that is your own works"
+            )
 
 
 def record_evaluation(run_dir: str | Path, made: EvaluationFile) -> Path:

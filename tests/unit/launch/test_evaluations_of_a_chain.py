@@ -1,5 +1,6 @@
 """Evaluations beside a chain: what is due is queued once, what Slurm refuses is said, and the chain knows of neither."""
 
+import errno
 import json
 import subprocess
 from dataclasses import replace
@@ -9,10 +10,12 @@ import pytest
 
 from fanal.errors import UserError
 from launch import slurm
+from launch.chain import evaluation_watch
 from launch.chain.evaluation_rules import checked_evaluations, may_be_deleted
 from launch.chain.evaluation_script import evaluation_script
 from launch.chain.evaluation_watch import due_steps, ended, noted, queued_steps, watch
 from launch.chain.evaluations import Evaluations, evaluations_of
+from launch.chain.job import here
 from launch.chain.request import Job
 from launch.chain.script import files_of, script
 from launch.chain.until import Until, write_until
@@ -169,6 +172,22 @@ def test_what_slurm_refuses_is_noted_and_tried_again_by_the_next_job(
     assert queued_steps(folder) == {20, 40}
 
 
+def test_a_full_disk_does_not_queue_an_evaluation_again_and_again(
+    folder: Path, asked: list[list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(evaluation_watch, "append", full)
+    at, tried = here(folder), set[int]()
+    for _ in range(3):
+        evaluation_watch.queue_due(at, tried)
+    assert [words[-1] for words in asked] == ["20", "40"] and queued_steps(folder) == set()
+    assert "'queued' is not noted" in capsys.readouterr().err
+    evaluation_watch.queue_due(at, set())
+    assert [words[-1] for words in asked[2:]] == ["20", "40"], "what the process remembers is why"
+
+
 def test_a_script_that_others_may_change_is_not_queued(folder: Path, asked: list[list[str]]) -> None:
     (folder / "evaluate.sbatch").chmod(0o666)
     watch(folder, parent=None)
@@ -244,6 +263,8 @@ def a_run(*overrides: str) -> RunConfig:
         ({"tasks": "a,a"}, (), "each once"),
         ({"limit": 0}, (), "--evaluate-limit 1 works"),
         ({"fewshot": -1}, (), "--evaluate-fewshot 0 works"),
+        ({"limit": 10**24}, (), "--evaluate-limit 1000 works"),
+        ({"fewshot": 10**5}, (), "--evaluate-fewshot 5 works"),
     ],
 )
 def test_what_could_not_run_is_refused(

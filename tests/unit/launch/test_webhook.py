@@ -156,6 +156,42 @@ def test_a_webhook_that_is_new_to_an_old_run_is_told_what_was_decided_since_the_
     assert capsys.readouterr().err == ""
 
 
+def test_a_file_that_began_anew_is_told_from_its_first_decision_on(server: Server, run_dir: Path) -> None:
+    for number in ("1", "2", "3"):
+        decided(run_dir, number)
+    assert notify.notify(run_dir, server.url) == (3, "")
+    jobs = run_dir / LAUNCH_DIR / jobs_file.JOBS_FILE
+    jobs.chmod(0o666)  # it is not believed, and set aside with the next line
+    for number in ("4", "5", "6", "7"):
+        decided(run_dir, number)
+    assert len(list(jobs.parent.glob("jobs.jsonl.not-believed-*"))) == 1
+    assert notify.notify(run_dir, server.url) == (4, "") and notify.notify(run_dir, server.url) == (0, "")
+    assert [body["fanal"]["job"] for _, body in server.asked] == list("1234567")
+    lines = jobs.read_text().splitlines(keepends=True)
+    jobs.write_text("".join(lines[1:]))
+    decided(run_dir, "8")
+    assert notify.notify(run_dir, server.url) == (1, ""), "of a file that lost a line, the new one"
+
+
+def test_decisions_older_than_the_newest_told_are_not_told_again(server: Server, run_dir: Path) -> None:
+    decided(run_dir, "1")
+    decided(run_dir, "2")
+    gone = {"time_utc": "2999-01-01T00:00:00Z", "job": "9", "restart": 0, "inside": None, "action": "stop"}
+    told = run_dir / LAUNCH_DIR / notify.NOTIFIED
+    told.write_text(json.dumps({"decisions": 3, "newest": gone}))
+    assert notify.notify(run_dir, server.url) == (0, "")
+    told.write_text(json.dumps({"decisions": 3, "newest": {**gone, "time_utc": "2000-01-01T00:00:00Z"}}))
+    assert notify.notify(run_dir, server.url) == (2, "")
+
+
+@pytest.mark.parametrize(("number", "sent"), [(1, 1), (2, 0), (3, 2)])
+def test_a_count_of_an_older_version_is_read(server: Server, run_dir: Path, number: int, sent: int) -> None:
+    decided(run_dir, "1")
+    decided(run_dir, "2")
+    (run_dir / LAUNCH_DIR / notify.NOTIFIED).write_text(json.dumps({"decisions": number}))
+    assert notify.notify(run_dir, server.url) == (sent, "")
+
+
 def test_what_is_decided_while_a_message_is_on_its_way_is_told_by_who_sends(server: Server, run_dir: Path) -> None:
     decided(run_dir, "1")
     post = notify.post
@@ -237,7 +273,10 @@ def test_a_server_that_sends_a_byte_now_and_then_costs_seconds_too(run_dir: Path
 
         threading.Thread(target=drip, daemon=True).start()
         began = time.monotonic()
-        assert notify.notify(run_dir, f"http://127.0.0.1:{listening.getsockname()[1]}/x") == (0, "no answer after 1 s")
+        assert notify.notify(run_dir, f"http://127.0.0.1:{listening.getsockname()[1]}/x") == (
+            0,
+            "127.0.0.1: no answer after 1 s",
+        )
         assert time.monotonic() - began < 5
 
 
@@ -262,7 +301,8 @@ def test_a_job_is_not_delayed_by_a_server_that_hangs(server: Server, run_dir: Pa
     )
     assert done.returncode == 75 and float(done.stdout) < 1, done.stderr
     assert time.monotonic() - began < 60
-    assert "127.0.0.1 was not told" in done.stderr and SECRET not in done.stderr + done.stdout
+    assert "webhook: not told: 127.0.0.1: " in done.stderr and done.stderr.count("127.0.0.1") == 1
+    assert SECRET not in done.stderr + done.stdout
 
 
 def test_what_a_job_had_no_time_to_tell_is_said(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -330,7 +370,7 @@ def test_the_command_says_what_it_did(
     decided(run_dir, "99")
     server.answers = [404]
     with pytest.raises(
-        PassingError, match=r"was not told the next one: 127\.0\.0\.1 answers HTTP 404; the same command"
+        PassingError, match=r"^the next one was not told: 127\.0\.0\.1 answers HTTP 404; the same command"
     ):
         notify.notify_now(run_dir)
     with pytest.raises(UserError, match="must be the run folder of a chain"):
@@ -347,6 +387,35 @@ def test_the_address_comes_from_a_file_that_nobody_else_may_read(tmp_path: Path)
     path.chmod(0o600)
     assert webhook.webhook_url({webhook.URL_FILE: str(path)}) == f"https://chat.example.org{SECRET}"
     assert webhook.webhook_url({}) is None
+
+
+def test_the_advice_about_the_file_works_where_its_path_has_a_space(tmp_path: Path) -> None:
+    path, url = tmp_path / "w h" / "hook", f"https://chat.example.org{SECRET}"
+
+    def advised() -> str:
+        with pytest.raises(UserError) as refused:
+            webhook.webhook_url({webhook.URL_FILE: str(path)})
+        assert SECRET not in str(refused.value)
+        return str(refused.value).split("`")[1]
+
+    subprocess.run(["bash", "-c", advised()], input=url, text=True, check=True)
+    assert webhook.webhook_url({webhook.URL_FILE: str(path)}) == url
+    path.chmod(0o644)
+    subprocess.run(["bash", "-c", advised()], check=True)
+    assert webhook.webhook_url({webhook.URL_FILE: str(path)}) == url
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("", "it is a folder; the path of a file of yours works"),
+        ("~no-such-user/x", "; its whole path, from / on, works"),
+    ],
+)
+def test_no_command_is_advised_that_does_not_work(name: str, why: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as refused:
+        webhook.webhook_url({webhook.URL_FILE: name or str(tmp_path)})
+    assert str(refused.value).endswith(why) and "`" not in str(refused.value)
 
 
 @pytest.mark.parametrize("name", ["not there", "file/below", "folder", "~nobody knows/x"])

@@ -1,6 +1,7 @@
 """The record of an evaluation: kept whole, numbered, and refused once it was altered."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,15 @@ def test_a_changed_figure_is_damage(tmp_path: Path, old: str, new: str) -> None:
         read_evaluation(tmp_path, 1)
 
 
+def test_a_whole_number_of_more_than_64_bits_does_not_make_a_record_unreadable(tmp_path: Path) -> None:
+    made = replace(MADE, question={"limit": 10**24})
+    path = record_evaluation(tmp_path, made)
+    assert read_evaluation(tmp_path, 1).question == {"limit": 10**24} and answered(tmp_path, made) is not None
+    path.write_text(path.read_text().replace(str(10**24), str(10**24 + 1)))
+    with pytest.raises(DamageError, match="must have the content whose sha256"):
+        read_evaluation(tmp_path, 1)
+
+
 def test_a_record_under_another_number_is_damage(tmp_path: Path) -> None:
     path = record_evaluation(tmp_path, MADE)
     path.rename(path.with_name("evaluation-00002.json"))
@@ -64,8 +74,6 @@ def test_a_record_under_another_number_is_damage(tmp_path: Path) -> None:
 
 
 def test_only_the_same_question_of_the_same_bytes_is_answered(tmp_path: Path) -> None:
-    from dataclasses import replace
-
     record_evaluation(tmp_path, MADE)
     assert answered(tmp_path, MADE) is not None
     others = (
