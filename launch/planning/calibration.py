@@ -54,8 +54,30 @@ def _is_file(name: str) -> bool:
     return name.endswith((".yaml", ".yml"))
 
 
-def calibrated_machine(nodes: Nodes, asked: CalibrationRequest) -> tuple[MachineConfig, str, list[str]]:
-    """Return the machine with the factors that are kept or are fitted now, what a plan says of them, and the lines of a fit.
+@dataclass(frozen=True, kw_only=True)
+class CalibratedMachine:
+    """A machine with the factors that are kept, or are fitted now."""
+
+    machine: MachineConfig
+    said: str = ""
+    """What a plan says of the factors."""
+    fitted: Sequence[str] = ()
+    """The lines of a fit."""
+    new: Calibration | None = None
+    """A fit that is to be kept, once all else that was asked for is done."""
+    path: Path | None = None
+    """Where it is to be kept."""
+
+    def keep(self) -> None:
+        """Keep a fit. Raises: UserError if the disk does not take it."""
+        if self.new is not None and self.path is not None:
+            with writing(self.path):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                write_calibration(self.path, self.new)
+
+
+def calibrated_machine(nodes: Nodes, asked: CalibrationRequest) -> CalibratedMachine:
+    """Return the machine with the factors that are kept or are fitted now. Nothing is written.
 
     Raises: UserError if a run cannot be taken, or what is kept is not readable or is another machine's.
     """
@@ -65,19 +87,19 @@ def calibrated_machine(nodes: Nodes, asked: CalibrationRequest) -> tuple[Machine
             raise UserError(
                 f"--calibrate ({asked.run_dirs[0]}) must stand without --no-calibration; leave out one of the two"
             )
-        return machine, "", []
+        return CalibratedMachine(machine=machine)
     path = calibration_path(site=nodes.site_name, machine=nodes.machine_name, is_own=nodes.is_own_machine)
-    said: list[str] = []
-    kept: Calibration | None
     if asked.run_dirs:
-        kept = _fit(machine, path, asked.run_dirs)
-        said = [*comparison(kept), f"kept in {path}, which plans of this machine read from now on", ""]
-    else:
-        path = path if nodes.is_own_machine or path.exists() else _of_the_site_alone(nodes, otherwise=path)
-        kept = read_calibration(path, machine)
+        new = _fit(machine, asked.run_dirs)
+        return CalibratedMachine(
+            machine=calibrated(machine, new.factors), said=words(new, path), new=new, path=path,
+            fitted=[*comparison(new), f"kept in {path}, which plans of this machine read from now on", ""],
+        )  # fmt: skip
+    path = path if nodes.is_own_machine or path.exists() else _of_the_site_alone(nodes, otherwise=path)
+    kept = read_calibration(path, machine)
     if kept is None:
-        return machine, "", said
-    return calibrated(machine, kept.factors), words(kept, path), said
+        return CalibratedMachine(machine=machine)
+    return CalibratedMachine(machine=calibrated(machine, kept.factors), said=words(kept, path))
 
 
 def _of_the_site_alone(nodes: Nodes, *, otherwise: Path) -> Path:
@@ -92,13 +114,9 @@ def _of_the_site_alone(nodes: Nodes, *, otherwise: Path) -> Path:
     return older if machine_in(older) == nodes.machine.description else otherwise
 
 
-def _fit(machine: MachineConfig, path: Path, run_dirs: Sequence[str]) -> Calibration:
+def _fit(machine: MachineConfig, run_dirs: Sequence[str]) -> Calibration:
     from pretrain.plan.calibration import calibrate
     from pretrain.plan.run_log import logged_run
 
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    found = calibrate([logged_run(one) for one in run_dirs], machine, date=today)
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_calibration(path, found)
-    return found
+    return calibrate([logged_run(one) for one in run_dirs], machine, date=today)

@@ -39,7 +39,8 @@ def make_ladder(
     machine, num_gpus, said = None, 1, ""
     if place != Place():
         nodes = where(place)
-        machine, said, _ = calibrated_machine(nodes, calibration)
+        made = calibrated_machine(nodes, calibration)
+        machine, said = made.machine, made.said
         num_gpus = nodes.num_gpus
     rungs = ladder(run, wish, folder.name, machine, num_gpus)
     write_ladder(folder, config, rungs)

@@ -101,16 +101,21 @@ def _on_site(site_name: str, nodes: int | None, gpu: str | None) -> Nodes:
     if on_cores:
         machine = load_machine(name, key=key)
         num_gpus = nodes * int(machine.gpus_per_node.value)
+        _check_number(nodes, num_gpus)
         return Nodes(machine=machine, machine_name=name, num_gpus=num_gpus, site_name=site_name, site=site)
     num_gpus = nodes * site.gpus_per_node
     _check_qos(site, site_name, num_gpus)
+    _check_number(nodes, num_gpus)
+    machine = machine_of_site(site, site_name, name, key=key)
+    return Nodes(machine=machine, machine_name=name, num_gpus=num_gpus, site_name=site_name, site=site)
+
+
+def _check_number(nodes: int, num_gpus: int) -> None:
     if num_gpus > MOST_GPUS:
-        most = MOST_GPUS // site.gpus_per_node
+        most = MOST_GPUS // (num_gpus // nodes)
         raise UserError(
             f"--nodes ({nodes}) must be at most {most:,}, which have {MOST_GPUS:,} GPUs; --nodes {most} works"
         )
-    machine = machine_of_site(site, site_name, name, key=key)
-    return Nodes(machine=machine, machine_name=name, num_gpus=num_gpus, site_name=site_name, site=site)
 
 
 def machine_of_site(site: SiteConfig, site_name: str, machine: str, *, key: str = "machine") -> MachineConfig:

@@ -35,13 +35,14 @@ def make_plan(
     run = with_tokens(load_run(config, overrides), asked.tokens)
     failures = failure_rate(asked.failures_per_1000_gpu_hours)  # refused before a search takes its time
     nodes = where(place)
-    machine, said, fitted = calibrated_machine(nodes, calibration)
+    on = calibrated_machine(nodes, calibration)
     facts = site_facts(nodes, run, asked)
-    made = plan(config, run, machine, nodes.machine_name, num_gpus=nodes.num_gpus, top=top, rehearsals=rehearsals,
+    made = plan(config, run, on.machine, nodes.machine_name, num_gpus=nodes.num_gpus, top=top, rehearsals=rehearsals,
                 document_tokens=document_tokens)  # fmt: skip
     estimate = _layout_of(made, own=asked.own)
-    whole = whole_run(estimate, machine, facts, failures=failures, is_own=asked.own)
-    return replace(made, whole_run=whole, calibration=said, fitted=fitted)
+    whole = whole_run(estimate, on.machine, facts, failures=failures, is_own=asked.own)
+    on.keep()
+    return replace(made, whole_run=whole, calibration=on.said, fitted=on.fitted)
 
 
 def make_scaling(
@@ -56,10 +57,11 @@ def make_scaling(
     check_target("--scaling", target, (".svg",), may_replace=True)
     run = load_run(config, overrides)
     nodes = where(place)
-    machine, said, fitted = calibrated_machine(nodes, calibration)
-    points = scale_up(run, machine, nodes.num_gpus)
-    draw(target, points, f"Planned scaling of {config} on {machine.description}")
-    return "\n".join([*fitted, words(points), *([said] if said else [])])
+    on = calibrated_machine(nodes, calibration)
+    points = scale_up(run, on.machine, nodes.num_gpus)
+    draw(target, points, f"Planned scaling of {config} on {on.machine.description}")
+    on.keep()
+    return "\n".join([*on.fitted, words(points), *([on.said] if on.said else [])])
 
 
 def write(target: Path, made: Plan) -> None:

@@ -26,7 +26,7 @@ WANTED = {int: "an integer", float: "a number", bool: "true or false", str: "a t
 EXAMPLES = {
     "prefix": "shards/train", "tokenizer": "my/tokenizer", "start_sample": 1000, "train": [{"prefix": "shards/train"}],
     "num_layers": 4, "lr": 3e-4, "train_steps": 1000, "global_batch_size": 8, "start": 8, "increment": 8, "samples": 1000,
-    "value": "mine", "reason": "why it is set", "start_token": "<|user|>", "end_token": "<|end|>",
+    "value": "mine", "source": "measured", "reason": "why it is set", "start_token": "<|user|>", "end_token": "<|end|>",
 }  # fmt: skip
 """Values of keys that have no default."""
 
@@ -176,6 +176,8 @@ def _example(hint: Any) -> str:
 
 
 def _example_of(field: Field[Any]) -> Any:
+    if field.type is float and isinstance(EXAMPLES.get(field.name), str):
+        return 1.0  # another class has a text of that name
     if field.name in EXAMPLES:
         return EXAMPLES[field.name]
     return field.default if field.default not in (MISSING, NO_DEFAULT) else 1

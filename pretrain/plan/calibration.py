@@ -41,6 +41,8 @@ SPREAD = math.log(2)
 """Spread of the logarithm of a factor, as the fit takes it before it has seen a run."""
 MOST = 1e6
 """Largest factor that a plan reads, and its inverse the least: what is beyond was not fitted to a run."""
+MOST_OFF = 2.0
+"""How many times as long as planned, or as short, the steps of a run that factors are kept of may be."""
 ROUNDS = 20
 STEP = 0.01
 """Change of a factor's logarithm by which its effect is found."""
@@ -114,13 +116,14 @@ def plan_of(logged: LoggedRun, machine: MachineConfig) -> StepEstimate:
 def calibrate(runs: Sequence[LoggedRun], machine: MachineConfig, *, date: str) -> Calibration:
     """Fit the factors of a machine to the steps of runs.
 
-    Raises: UserError if a run was on another kind of device, or had more ranks on a node than the machine has room for.
+    Raises: UserError if a run was on another kind of device, or had more ranks on a node than the machine has room for, or if no
+        factors explain its steps.
     """
     for logged in runs:
         _refuse_another_machine(logged, machine)
     factors = fit(runs, machine)
     after = calibrated(machine, factors)
-    return Calibration(
+    found = Calibration(
         machine=machine.description,
         date=date,
         factors=factors,
@@ -132,6 +135,13 @@ def calibrate(runs: Sequence[LoggedRun], machine: MachineConfig, *, date: str) -
             for one in runs
         ],
     )  # fmt: skip
+    worst = max(found.runs, key=lambda one: abs(math.log(one.after_s / one.step_s)))
+    if _misfit(found) or not 1 / MOST_OFF <= worst.after_s / worst.step_s <= MOST_OFF:
+        raise UserError(
+            f"--calibrate ({worst.run_dir}) took {worst.step_s:.3g} s a step, which no factors of {machine.description} explain: "
+            f"{worst.before_s:.3g} s is planned without, {worst.after_s:.3g} s with them; the log of another run works"
+        )
+    return found
 
 
 def fit(runs: Sequence[LoggedRun], machine: MachineConfig) -> Factors:

@@ -16,6 +16,8 @@ MACHINES = Path(__file__).parent / "machines"
 DEVICES = ("cuda", "cpu")
 LARGEST = 1e9
 """Largest value of a figure in any unit, and its inverse the least: with these no sum of a plan is infinite."""
+RANGES = {"step_factor": (0.1, 100.0)}
+"""Least and largest value of figures for which more, or less, is a slip of the hand."""
 MOST_PER_NODE = 4_096
 """GPUs, or ranks on cores, that a node may have; more is a slip of the hand."""
 ASSUMED = "assumed"
@@ -42,7 +44,7 @@ class MachineConfig:
     """How the name of its device begins in the log of a run: that of a GPU as PyTorch reports it, or cpu. A run on another device
     does not calibrate this machine."""
     gpus_per_node: FigureConfig = MISSING
-    """GPUs that node_bandwidth joins."""
+    """GPUs that node_gb_per_s joins."""
     memory_gib: FigureConfig = MISSING
     """Memory of a GPU."""
     bf16_tflops: FigureConfig = MISSING
@@ -133,9 +135,9 @@ def _check(machine: MachineConfig, where: str) -> None:
     if machine.device not in DEVICES:
         raise UserError(f"{where}: device ({machine.device}) must be cuda or cpu; cuda works")
     for name, figure in figures(machine):
-        largest = 1.0 if name.endswith("fraction") else LARGEST
-        if not 1 / LARGEST <= figure.value <= largest:
-            rule = f"from {1 / LARGEST:g} to {largest:g}"
+        least, largest = RANGES.get(name, (1 / LARGEST, 1.0 if name.endswith("fraction") else LARGEST))
+        if not least <= figure.value <= largest:
+            rule = f"from {least:g} to {largest:g}"
             raise UserError(f"{where}: {name}.value ({figure.value:g}) must be {rule}; 1 works")
         if name == "gpus_per_node" and not (figure.value.is_integer() and figure.value <= MOST_PER_NODE):
             raise UserError(

@@ -8,7 +8,7 @@ context, NCCL's buffers, workspaces, fragmentation. COPIES are counted here alon
 
 from pretrain.config.derive import loss_chunk_tokens, offloaded_layers, recomputed_layers, recomputed_modules
 from pretrain.config.schema import RunConfig
-from pretrain.optim.registry import optimizer_of
+from pretrain.plan.optimizer_states import state_numbers
 from pretrain.plan.shapes import FP32, Shapes, shapes_of, stage_parameters
 
 WEIGHTS, GRADIENTS, OPTIMIZER = "weights", "gradients of the weights", "optimizer: masters and moments"
@@ -57,10 +57,10 @@ def stage_peaks(run: RunConfig, num_ranks: int) -> list[int]:
 def _static(run: RunConfig, shapes: Shapes, stage: int) -> Parts:
     """Weights, their gradients in fp32, masters and states."""
     parameters = stage_parameters(run.model, shapes, stage)
-    numbers = len(optimizer_of(run.optim).states) + (run.optim.ema_decay is not None)
-    numbers += run.train.precision == "bf16"  # in fp32 the weights are the masters
-    kept = -(-parameters // shapes.shards) if run.parallel.use_distributed_optimizer else parameters
-    return {WEIGHTS: parameters * shapes.item, GRADIENTS: parameters * FP32, OPTIMIZER: kept * FP32 * numbers}
+    copies = (run.optim.ema_decay is not None) + (run.train.precision == "bf16")  # in fp32 the weights are the masters
+    numbers = parameters * copies + state_numbers(run, shapes, stage)
+    kept = -(-numbers // shapes.shards) if run.parallel.use_distributed_optimizer else numbers
+    return {WEIGHTS: parameters * shapes.item, GRADIENTS: parameters * FP32, OPTIMIZER: kept * FP32}
 
 
 def _layer(run: RunConfig, shapes: Shapes) -> Parts:

@@ -34,7 +34,9 @@ def scale_up(run: RunConfig, machine: MachineConfig, num_gpus: int) -> list[Poin
     the first number of GPUs, or it is out of range.
     """
     if not 1 <= num_gpus <= MOST_GPUS // 2:
-        raise UserError(f"--scaling needs 1 to {MOST_GPUS // 2:,} GPUs to start from ({num_gpus:,}); --gpus 8 works")
+        raise UserError(
+            f"--scaling starts from 1 to {MOST_GPUS // 2:,} GPUs, and these are {num_gpus:,}; as many as {MOST_GPUS // 2:,} work"
+        )
     counts = [num_gpus]
     while counts[-1] * 2 <= MOST_GPUS:
         counts.append(counts[-1] * 2)

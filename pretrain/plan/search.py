@@ -27,6 +27,8 @@ MEMORY = "memory"
 """The reason of a layout that does not fit."""
 SCHEDULE = "train.batch_ramp and train.batch_stages"
 """The reason of a layout that would take the full batch, and not those before it or behind it."""
+MORE = (2, 4, 8)
+"""Times as many GPUs, of which the first is named with which a run fits that fits nowhere."""
 
 
 @dataclass(kw_only=True)
@@ -70,6 +72,15 @@ def search(run: RunConfig, machine: MachineConfig, num_gpus: int, *, document_to
     """
     if num_gpus < 1:
         raise UserError(f"--gpus ({num_gpus}) must be at least 1; --gpus 8 works")
+    found = _all(run, machine, num_gpus, document_tokens)
+    if not found.fitting:
+        more = (num_gpus * factor for factor in MORE)
+        works = next((count for count in more if _all(run, machine, count, document_tokens).fitting), None)
+        raise UserError(_nothing_fits(found, machine, num_gpus, works))
+    return found
+
+
+def _all(run: RunConfig, machine: MachineConfig, num_gpus: int, document_tokens: int | None) -> Found:
     found, usable = Found(document_tokens=document_tokens), usable_bytes(machine)
     light = _without_sources(run)
     for parallel, micro_batch in shapes(light, machine, num_gpus):
@@ -78,8 +89,6 @@ def search(run: RunConfig, machine: MachineConfig, num_gpus: int, *, document_to
     found.fitting = [replace(one, run=_with_data_of(run, one.run)) for one in found.fitting]
     if found.held_back is not None:
         found.held_back = replace(found.held_back, run=_with_data_of(run, found.held_back.run))
-    if not found.fitting:
-        raise UserError(_nothing_fits(found, machine, num_gpus))
     return found
 
 
@@ -225,14 +234,15 @@ def _is_power_of_two(size: int) -> bool:
     return size & (size - 1) == 0
 
 
-def _nothing_fits(found: Found, machine: MachineConfig, num_gpus: int) -> str:
-    memory = machine.memory_gib.value
+def _nothing_fits(found: Found, machine: MachineConfig, num_gpus: int, works: int | None) -> str:
+    """Args: works: a number of GPUs that some layout fits; None if none was found."""
+    memory, more = machine.memory_gib.value, "" if works is None else f"{works:,} GPUs work"
     if found.nearest is None:
         why = "; ".join(group.example for group in list(found.left_out.values())[:3])
-        return f"no layout of {num_gpus:,} GPUs passes the rules of the config: {why}"
+        return f"no layout of {num_gpus:,} GPUs passes the rules of the config: {why}{more and f'; {more}'}"
     takes = found.nearest.peak_bytes / 2**30
     return (
         f"no layout of {num_gpus:,} GPUs fits {memory:g} GiB, of which a tenth is left for what is not counted; the nearest, "
-        f"{layout_name(found.nearest.run, num_gpus)}, takes {takes:,.1f} GiB: more GPUs work, or GPUs of "
+        f"{layout_name(found.nearest.run, num_gpus)}, takes {takes:,.1f} GiB: {more and f'{more}, or '}GPUs of "
         f"{math.ceil(takes / (1 - MARGIN)):,} GiB and more"
     )

@@ -11,7 +11,7 @@ from pretrain.config.derive import loss_chunk_tokens, recomputed_layers, recompu
 from pretrain.config.schema import RunConfig
 from pretrain.config.stages import num_chunks
 from pretrain.model.flops import positions_seen
-from pretrain.optim.registry import optimizer_of
+from pretrain.plan.optimizer_states import state_numbers
 from pretrain.plan.shapes import FP32, Shapes, stage_parameters
 
 ATTENTION_BACKWARD = 2.5
@@ -110,9 +110,12 @@ def step_work(run: RunConfig, shapes: Shapes, stage: int) -> StepWork:
     """Return what a rank of a pipeline stage does once a step: sums of gradients, the update, gathers of weights."""
     parameters = stage_parameters(run.model, shapes, stage)
     distributed, alone = run.parallel.use_distributed_optimizer, shapes.shards == 1
-    kept = parameters / (shapes.shards if distributed else 1)
-    states = len(optimizer_of(run.optim).states) + 1
-    update = kept * (FP32 * (2 * states + 1) + shapes.item) + parameters * FP32 * SCHEDULE_PASSES
+    shared = shapes.shards if distributed else 1
+    written = parameters + state_numbers(run, shapes, stage)  # masters and states, which are read, too
+    if run.optim.ema_decay is not None:
+        written += parameters * 1.5  # the average, and its masters once more, read
+    update = (FP32 * (2 * written + parameters) + parameters * shapes.item) / shared
+    update += parameters * FP32 * SCHEDULE_PASSES
     return StepWork(
         reduced_bytes=0.0 if alone else parameters * FP32 * (1 if distributed else 2),
         gathered_bytes=parameters * shapes.item if distributed and not alone else 0.0,

@@ -248,7 +248,7 @@ def test_a_site_with_another_machine_keeps_the_site_s_factors_and_reads_what_was
     of_site, of_both = (tmp_path / f"fanal/calibrations/jean-zay-h100{name}.yaml" for name in ("", ".h200"))
 
     def said(gpu: str | None) -> str:
-        return calibrated_machine(where(Place(site_name="jean-zay-h100", nodes=2, gpu=gpu)), CalibrationRequest())[1]
+        return calibrated_machine(where(Place(site_name="jean-zay-h100", nodes=2, gpu=gpu)), CalibrationRequest()).said
 
     kept(of_site)
     assert f"by {of_site} " in said(None) and f"by {of_site} " in said("h100") and not said("h200")
@@ -269,7 +269,7 @@ def test_what_is_fitted_for_another_machine_than_the_site_s_is_not_the_site_s(
     mine.write_text((MACHINES / "h100.yaml").read_text())
     calibrated_machine(
         where(Place(site_name="jean-zay-h100", nodes=2, gpu=str(mine))), CalibrationRequest(run_dirs=[str(run)])
-    )
+    ).keep()
     assert (tmp_path / "mine.jean-zay-h100.calibration.yaml").is_file() and not (tmp_path / "settings").exists()
 
 
@@ -323,6 +323,44 @@ def test_a_refused_run_writes_nothing(make_run: RunMaker, tmp_path: Path, monkey
     asked = ["configs/1b.yaml", "--gpus", "8", "--gpu", "h100", "--rehearse", "0", "--calibrate", str(other)]
     done = CliRunner().invoke(command, asked)
     assert done.exit_code == 2 and not (tmp_path / "settings").exists()
+
+
+@pytest.mark.parametrize(
+    "wrong", [["--top", "0"], ["--document-tokens", "0"], ["--tokens", "0"]], ids=lambda one: one[0]
+)
+def test_a_plan_that_is_refused_keeps_no_factors(
+    wrong: list[str], make_run: RunMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "settings"))
+    asked = [
+        "configs/1b.yaml",
+        "--gpus",
+        "8",
+        "--gpu",
+        "h100",
+        "--rehearse",
+        "0",
+        "--calibrate",
+        str(make_run()),
+        *wrong,
+    ]
+    done = CliRunner().invoke(command, asked)
+    assert done.exit_code == 2 and not (tmp_path / "settings").exists()
+
+
+@pytest.mark.parametrize("step_s", [1e9, 1e-9])
+def test_steps_that_no_factors_explain_are_refused_and_what_was_kept_stays(
+    step_s: float, make_run: RunMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "settings"))
+    before = tmp_path / "settings/fanal/calibrations/h100.yaml"
+    kept(before)
+    text = before.read_text()
+    asked = ["configs/1b.yaml", "--gpus", "8", "--gpu", "h100", "--rehearse", "0"]
+    absurd = make_run("absurd", times=[step_s] * 20)
+    done = CliRunner().invoke(command, [*asked, "--calibrate", str(absurd)])
+    assert done.exit_code == 2 and "which no factors of NVIDIA H100" in done.output and before.read_text() == text
+    assert CliRunner().invoke(command, [*asked, "--calibrate", str(make_run())]).exit_code == 0, "as is advised"
 
 
 def test_the_rank_correlation_is_spearmans() -> None:

@@ -96,6 +96,8 @@ def test_a_model_that_fits_nowhere_is_told_the_nearest_and_a_size_that_works() -
     advised = int(str(refused.value).split("GPUs of ")[-1].split()[0].replace(",", ""))
     larger = replace(H100, memory_gib=FigureConfig(value=advised, source="a test"))
     assert search(run, larger, 8).fitting
+    more = int(str(refused.value).split(" GPUs work")[0].split()[-1])
+    assert search(run, H100, more).fitting and more > 8
 
 
 def test_no_gpus_are_refused() -> None:

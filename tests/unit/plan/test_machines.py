@@ -7,7 +7,7 @@ import yaml
 
 from fanal.errors import UserError
 from pretrain.model.flops import PEAK_TFLOPS
-from pretrain.plan.machine import MACHINES, assumed_figures, figures, known_machines, load_machine
+from pretrain.plan.machine import MACHINES, FigureConfig, assumed_figures, figures, known_machines, load_machine
 
 
 @pytest.mark.parametrize("name", known_machines())
@@ -47,6 +47,8 @@ def test_a_file_of_ones_own_works_and_its_wrong_figure_is_named(tmp_path: Path) 
         ("memory_gib", "1e300", "1"),
         ("watts", "nan", "1"),
         ("gpus_per_node", "1e9", "8"),
+        ("step_factor", "1e-9", "1"),
+        ("step_factor", "1e9", "1"),
         ("gpus_per_node", "2.5", "8"),
     ):
         absurd = yaml.safe_load(text)
@@ -76,3 +78,15 @@ def test_a_file_of_ones_own_works_and_its_wrong_figure_is_named(tmp_path: Path) 
         UserError, match=r"--gpu \(\S+folder\.yaml\) must be a YAML file, and it is a folder; known are a100-40"
     ):
         load_machine(str(folder))
+
+
+def test_a_figure_without_its_source_is_told_one_that_works(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    tree = yaml.safe_load((MACHINES / "h100.yaml").read_text())
+    mine.write_text(yaml.safe_dump(tree | {"step_factor": 1.25}))
+    with pytest.raises(
+        UserError, match=r"step_factor \(1.25\) must be a mapping such as {value: 1.0, source: measured}"
+    ):
+        load_machine(str(mine))
+    mine.write_text(yaml.safe_dump(tree | {"step_factor": {"value": 1.0, "source": "measured"}}))
+    assert load_machine(str(mine)).step_factor == FigureConfig(value=1.0, source="measured")

@@ -12,6 +12,7 @@ from fanal.kernels import products
 from pretrain.config.derive import world_size
 from pretrain.config.load import load_run
 from pretrain.model.families.sizes import checkpoint_bytes
+from pretrain.optim.registry import num_states
 from pretrain.plan import memory
 from pretrain.plan.memory import stage_memory
 from pretrain.plan.shapes import Shapes, shapes_of, stage_parameters
@@ -119,3 +120,17 @@ def test_copies_of_a_library_count_where_it_makes_them(monkeypatch: pytest.Monke
     assert copies("train.precision=bf16") == copies("parallel.device=cuda") == 0
     monkeypatch.setattr(products, "onednn_is_faster", lambda: False)
     assert copies() == 0
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_states_are_those_that_a_checkpoint_has(optimizer: str) -> None:
+    """Of matrices Muon keeps one, as a checkpoint does; fp32 weights are the masters, and the rest of the checkpoint is states."""
+    alone = [
+        "parallel.tensor_model_parallel_size=1",
+        "parallel.pipeline_model_parallel_size=1",
+        "parallel.sequence_parallel=false",
+    ]
+    run = load_run("configs/tiny.yaml", [*alone, f"optim.name={optimizer}", "train.precision=fp32"])
+    planned = stage_memory(run, shapes_of(run, 1), 0)[memory.OPTIMIZER]
+    kept = checkpoint_bytes(run.model, num_states=num_states(run.optim)) - checkpoint_bytes(run.model, num_states=1)
+    assert planned == kept
