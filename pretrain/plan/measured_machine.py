@@ -113,9 +113,7 @@ def machine_of(
         node_gb_per_s=link,
         network_gb_per_s=network,
         node_latency_us=latency,
-        network_latency_us=base.network_latency_us
-        if base is not None
-        else replace(latency, source=f"{ASSUMED}: as inside a node"),
+        network_latency_us=base.network_latency_us if base else replace(latency, source=f"{ASSUMED}: as in a node"),
         product_fraction=product_shares["bf16"],
         fp32_product_fraction=product_shares["fp32"],
         attention_fraction=attention_shares["bf16"],
