@@ -21,6 +21,7 @@ from fanal.files import replacing
 from fanal.locks import take_lock
 from fanal.new_files import open_to_lock
 from fanal.ownership import open_as_folder
+from fanal.settings_folder import settings_folder
 from fanal.shown import shown
 from launch import slurm
 
@@ -75,13 +76,13 @@ class Entry:
 def list_path(stated: str = "") -> Path:
     """Return the path of the list. Args: stated: what job.json says; empty where a user did not say at submission.
 
-    Raises: SlurmError if the name of the cluster, by which each cluster has a list of its own, is not to be had.
+    Raises: SlurmError if the name of the cluster, by which each cluster has a list of its own, is not to be had; UserError where no
+        home folder is known that it could be in.
     """
     if stated or (stated := os.environ.get(NODES_FILE, "")):
         return Path(stated).absolute()
     cluster = os.environ.get("SLURM_CLUSTER_NAME") or _cluster_name()
-    config = Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser()
-    return config / "fanal" / f"nodes-{re.sub(r'[^A-Za-z0-9_.-]', '-', cluster)}.txt"
+    return settings_folder() / f"nodes-{re.sub(r'[^A-Za-z0-9_.-]', '-', cluster)}.txt"
 
 
 def _cluster_name() -> str:
