@@ -228,8 +228,8 @@ def pack_environment(site_name: str, archive: Path, python_version: str, locks: 
     """Write an archive of all packages for the nodes of a site, and a script that installs it without internet. Needs internet."""
 
     def act() -> int:
+        from fanal.target_file import check_target
         from launch.offline.pack import pack_offline
-        from launch.planning.target import check_target
 
         check_target("--to", archive, (".tar",), may_replace=False)
         site, code_dir = _site(site_name), Path(__file__).parents[1]

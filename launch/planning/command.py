@@ -90,11 +90,11 @@ def plan(
     """
 
     def act() -> int:
+        from fanal.target_file import check_target
         from launch.planning.calibration import CalibrationRequest
         from launch.planning.modes import check_options, stated_options
         from launch.planning.place import Place
         from launch.planning.plan import make_plan, make_scaling, write
-        from launch.planning.target import check_target
         from launch.planning.whole_run import WholeRunRequest
 
         check_options(stated_options(context))

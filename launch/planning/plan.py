@@ -6,10 +6,10 @@ from pathlib import Path
 
 from fanal.errors import UserError
 from fanal.files import writing
+from fanal.target_file import check_target
 from launch.planning.calibration import CalibrationRequest, calibrated_machine
 from launch.planning.place import Place, where
 from launch.planning.scaling_picture import draw
-from launch.planning.target import check_target
 from launch.planning.whole_run import WholeRunRequest, site_facts
 from pretrain.config.load import load_run
 from pretrain.plan.estimate import StepEstimate

@@ -9,8 +9,8 @@ from statistics import median
 from fanal.errors import UserError
 from fanal.files import writing
 from fanal.node_name import node_name
+from fanal.target_file import check_target
 from launch.chain.blame import PREFLIGHT_RESULT
-from launch.planning.target import check_target
 from launch.preflight.nodes import result_folder
 from launch.sites.schema import SiteConfig
 from pretrain.plan.machine import load_machine

@@ -8,11 +8,11 @@ import pytest
 from click.testing import CliRunner
 
 from fanal.errors import UserError
+from fanal.target_file import check_target
 from launch.__main__ import sites
 from launch.planning.command import plan as command
 from launch.planning.place import Place
 from launch.planning.plan import make_plan, write
-from launch.planning.target import check_target
 from launch.planning.whole_run import WholeRunRequest
 from pretrain.config.load import load_run
 from pretrain.plan.table import Plan, lines, to_json

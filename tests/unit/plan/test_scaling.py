@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from fanal.errors import UserError
+from fanal.target_file import check_target
 from launch.planning.scaling_picture import draw
-from launch.planning.target import check_target
 from pretrain.config.load import load_run
 from pretrain.plan.machine import load_machine
 from pretrain.plan.scaling import MOST_GPUS, STRONG, WEAK, Point, efficiency, scale_up, words
